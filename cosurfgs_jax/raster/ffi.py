@@ -1,0 +1,84 @@
+"""The bridge to the native library: the only file that touches `jax.ffi`.
+
+The library is loaded and its targets are registered at the first call, so importing the package costs nothing and works
+where the library is missing.
+"""
+
+import ctypes
+import functools
+import importlib.resources
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+_CPU_TARGETS = {
+    "cosurfgs_raster_forward": "CosurfgsRasterForward",
+    "cosurfgs_raster_backward": "CosurfgsRasterBackward",
+    "cosurfgs_ssim_forward": "CosurfgsSsimForward",
+    "cosurfgs_ssim_backward": "CosurfgsSsimBackward",
+}
+
+
+@functools.cache
+def _load_cpu_library() -> ctypes.CDLL:
+    path = importlib.resources.files("cosurfgs_jax") / "lib" / "libcosurfgs_cpu.so"
+    library = ctypes.CDLL(str(path))
+    for name, symbol in _CPU_TARGETS.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    return library
+
+
+@functools.cache
+def why_no_cpu_library() -> str:
+    """Why the native CPU library cannot be used; empty if it can."""
+    try:
+        _load_cpu_library()
+    except (OSError, AttributeError) as error:
+        return f"the native CPU library cannot be loaded ({error}); reinstall with a C++17 compiler present: pip install ."
+    return ""
+
+
+def cpu_instruction_set() -> str:
+    """Which compiled variant of the kernels this machine runs, e.g. "x86-64-v3"."""
+    function = _load_cpu_library().cosurfgs_instruction_set
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _varying_axes(x) -> frozenset:
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
+def match_varying(*operands):
+    """Operands that all vary over the same mesh axes (inside shard_map). Call it outside a custom_vjp: the transpose
+    of the cast is the sum of the cotangents over the axes."""
+    axes = frozenset().union(*(_varying_axes(x) for x in operands))
+    return tuple(jax.lax.pcast(x, tuple(axes - _varying_axes(x)), to="varying") if axes - _varying_axes(x) else x
+                 for x in operands)
+
+
+def _result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
+    kind = jax.typeof(reference)
+    if not kind.manual_axis_type.varying:
+        return jax.ShapeDtypeStruct(shape, dtype)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(kind.sharding.mesh, PartitionSpec()),
+                                manual_axis_type=kind.manual_axis_type)
+
+
+def call(target: str, results: list[tuple[tuple[int, ...], np.dtype]], *operands, **attributes):
+    """Calls a native target.
+
+    Args:
+        target: a registered name.
+        results: shape and dtype of each result.
+        *operands: arrays that vary over the same mesh axes (see `match_varying`).
+        **attributes: int -> int64, float -> float32, bool and str as they are.
+    Returns:
+        A tuple of arrays.
+    """
+    _load_cpu_library()
+    shapes = tuple(_result_like(operands[0], shape, dtype) for shape, dtype in results)
+    static = {name: np.float32(value) if isinstance(value, float) else np.int64(value) if type(value) is int else value
+              for name, value in attributes.items()}
+    return tuple(jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*operands, **static))

@@ -1,0 +1,197 @@
+"""Every setting of the package: one dataclass per consumer, each with `validate()`. No JAX here.
+
+A config file (`configs/*.py`) returns a `Settings`; flags `--config.a.b=value` change single fields. A value of 0 (or "")
+where the comment says "from the data" is replaced by the consumer, which logs what it chose.
+"""
+
+import dataclasses
+
+from cosurfgs_jax.errors import InputError
+
+
+def _require(condition: bool, name: str, expected: str, got) -> None:
+    if not condition:
+        raise InputError(f"config.{name}: expected {expected}, got {got!r}")
+
+
+@dataclasses.dataclass
+class DataSettings:
+    """Where the photographs and their poses are, and which of them are kept for testing."""
+
+    path: str = "generated"  # a dataset folder, or "generated" for the built-in town
+    images: str = ""  # image folder inside the dataset; "" = images, or images_<downscale> where it exists
+    model: str = ""  # COLMAP model folder inside the dataset; "" = the one with most images
+    downscale: int = 1  # images are shrunk by this whole factor
+    split: str = "every8"  # "every<n>": each n-th by name is test; "all": no test view; "folders"; or a list file of test names
+    host_memory_mb: int = 4096  # decoded images are cached as uint8 up to this
+
+    def validate(self) -> None:
+        _require(self.downscale >= 1, "data.downscale", "a whole number of at least 1", self.downscale)
+        _require(self.host_memory_mb >= 64, "data.host_memory_mb", "at least 64", self.host_memory_mb)
+        _require(self.path != "", "data.path", 'a dataset folder or "generated"', self.path)
+
+
+@dataclasses.dataclass
+class GeneratedSettings:
+    """The built-in town."""
+
+    num_views: int = 120
+    width: int = 640  # pixels
+    height: int = 480
+    size_m: float = 200.0  # side of the square town, metres
+    seed: int = 0
+
+    def validate(self) -> None:
+        _require(self.num_views >= 4, "generated.num_views", "at least 4", self.num_views)
+        _require(min(self.width, self.height) >= 32, "generated.width, height", "at least 32", (self.width, self.height))
+        _require(self.size_m > 0, "generated.size_m", "a positive length", self.size_m)
+
+
+@dataclasses.dataclass
+class SurfelSettings:
+    """The model's arrays."""
+
+    capacity: int = 0  # the most surfels there may ever be; 0 = from the data (pixels of all images)
+    sh_degree: int = 3
+    init_opacity: float = 0.1
+
+    def validate(self) -> None:
+        _require(self.capacity >= 0, "surfels.capacity", "0 (from the data) or a positive number", self.capacity)
+        _require(0 <= self.sh_degree <= 3, "surfels.sh_degree", "0 to 3", self.sh_degree)
+        _require(0 < self.init_opacity < 1, "surfels.init_opacity", "a number in (0, 1)", self.init_opacity)
+
+
+@dataclasses.dataclass
+class RasterSettings:
+    """How surfels are drawn."""
+
+    backend: str = ""  # "" = the best for the device
+    near: float = 0.01  # world lengths: a fraction of the scene scale
+    background: float = 0.0  # grey level behind the surfels
+
+    def validate(self) -> None:
+        _require(self.near > 0, "raster.near", "a positive fraction of the scene scale", self.near)
+
+
+@dataclasses.dataclass
+class LossSettings:
+    """Weights of the training losses (method: EC-RGB; optional distortion)."""
+
+    ssim_weight: float = 0.2
+    distortion_weight: float = 0.0  # multiplies the mean distortion map in world lengths
+
+    def validate(self) -> None:
+        _require(0 <= self.ssim_weight <= 1, "loss.ssim_weight", "a number in [0, 1]", self.ssim_weight)
+        _require(self.distortion_weight >= 0, "loss.distortion_weight", "0 or more", self.distortion_weight)
+
+
+@dataclasses.dataclass
+class AppearanceSettings:
+    """The exposure model: one embedding per photograph and a small network."""
+
+    enabled: bool = True
+    embedding_dim: int = 16
+    hidden_dim: int = 32
+    learning_rate: float = 1e-3
+    identity_weight: float = 0.01  # pull of the mean colour transform towards the identity
+
+    def validate(self) -> None:
+        _require(self.embedding_dim >= 1, "appearance.embedding_dim", "at least 1", self.embedding_dim)
+
+
+@dataclasses.dataclass
+class OptimSettings:
+    """Learning rates; lengths are in units of the scene scale."""
+
+    means_start: float = 1.6e-4
+    means_end: float = 1.6e-6
+    quats: float = 1e-3
+    log_scales: float = 5e-3
+    logit_opacities: float = 0.05
+    sh_dc: float = 2.5e-3
+    sh_rest: float = 1.25e-4
+    adam_eps: float = 1e-15
+
+    def validate(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(value > 0, f"optim.{field.name}", "a positive number", value)
+
+
+@dataclasses.dataclass
+class DensitySettings:
+    """Density control. Times are fractions of the number of steps, so that short and long runs follow the same course."""
+
+    enabled: bool = True
+    start: float = 0.0167  # of train.steps
+    stop: float = 0.5
+    every: float = 0.00333
+    opacity_reset_every: float = 0.1
+    gradient_threshold: float = 2e-4  # mean norm of the screen gradient, loss per normalised image half-width
+    absolute_gradient_threshold: float = 8e-4
+    split_scale: float = 0.01  # larger surfels are split, smaller ones cloned; world lengths
+    prune_opacity: float = 0.005
+    prune_scale: float = 0.1  # world lengths; larger surfels are dropped after the first opacity reset
+    growth_factor: float = 1.5  # of the allocated slots, at a recompile
+
+    def validate(self) -> None:
+        _require(0 <= self.start <= self.stop <= 1, "density.start, stop", "0 <= start <= stop <= 1", (self.start, self.stop))
+        _require(self.every > 0, "density.every", "a positive fraction", self.every)
+        _require(self.growth_factor > 1, "density.growth_factor", "more than 1", self.growth_factor)
+
+
+@dataclasses.dataclass
+class TrainSettings:
+    """The course of training."""
+
+    steps: int = 7000
+    sh_degree_every: float = 1 / 30  # of steps: one more degree of spherical harmonics
+    checkpoint_every: int = 500  # steps
+    log_every: int = 50
+    test_every: int = 0  # steps between PSNR on test views; 0 = only at the end
+
+    def validate(self) -> None:
+        _require(self.steps >= 1, "train.steps", "at least 1", self.steps)
+        _require(self.checkpoint_every >= 1, "train.checkpoint_every", "at least 1", self.checkpoint_every)
+        _require(self.log_every >= 1, "train.log_every", "at least 1", self.log_every)
+
+
+@dataclasses.dataclass
+class SurfaceSettings:
+    """Mesh extraction. Lengths are in the dataset's unit; 0 = from the data."""
+
+    depth_map: str = "median"  # which rendered depth is fused: "plane", "median" or "expected"
+    voxel_size: float = 0.0
+    truncation_voxels: float = 4.0
+    max_angle_deg: float = 80.0  # between ray and normal
+    min_neighbor_views: int = 2  # views that must confirm a depth
+    min_cluster_share: float = 0.005  # smaller connected pieces (of the largest, by triangles) are dropped
+    memory_mb: int = 4096
+
+    def validate(self) -> None:
+        _require(self.depth_map in ("plane", "median", "expected"), "surface.depth_map",
+                 '"plane", "median" or "expected"', self.depth_map)
+        _require(self.voxel_size >= 0, "surface.voxel_size", "0 (from the data) or a positive length", self.voxel_size)
+
+
+@dataclasses.dataclass
+class Settings:
+    """All of them; what a config file returns."""
+
+    seed: int = 0
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    generated: GeneratedSettings = dataclasses.field(default_factory=GeneratedSettings)
+    surfels: SurfelSettings = dataclasses.field(default_factory=SurfelSettings)
+    raster: RasterSettings = dataclasses.field(default_factory=RasterSettings)
+    loss: LossSettings = dataclasses.field(default_factory=LossSettings)
+    appearance: AppearanceSettings = dataclasses.field(default_factory=AppearanceSettings)
+    optim: OptimSettings = dataclasses.field(default_factory=OptimSettings)
+    density: DensitySettings = dataclasses.field(default_factory=DensitySettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
+
+    def validate(self) -> None:
+        for field in dataclasses.fields(self):
+            part = getattr(self, field.name)
+            if dataclasses.is_dataclass(part):
+                part.validate()
