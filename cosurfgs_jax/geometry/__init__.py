@@ -1,1 +1,1 @@
-""""""
+"""Rotations, cameras, spherical harmonics and the frame of a scene."""

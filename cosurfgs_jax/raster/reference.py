@@ -1,0 +1,264 @@
+"""The rasterizer's definition in plain jax.numpy: slow on purpose, differentiable by JAX itself, float32 or float64.
+
+Surfels are blended one by one in depth order (`lax.scan`), vectorised over pixels; every surfel visits every pixel. The
+native kernels are checked against this file, value and gradient, so it has no tiles, no bounds and no hand-written
+derivative. Masked-out values are replaced *before* the operation that could make them NaN or infinite, since a later
+`where` would still multiply the infinite derivative by zero.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
+from cosurfgs_jax.raster.maps import RawMaps
+
+MIN_ALPHA = 1 / 255
+MAX_ALPHA = 0.99
+MIN_TRANSMITTANCE = 1e-4
+
+
+class _Projected(NamedTuple):
+    """Per surfel, in the order of the arguments; rows of surfels that are not drawn hold harmless numbers."""
+
+    pixel_from_disc: Float[Array, "n 3 3"]  # (u, v, 1) to homogeneous pixels; the third row gives camera z
+    center_px: Float[Array, "n 2"]
+    opacity: Float[Array, " n"]
+    color: Float[Array, "n 3"]
+    normal_world: Float[Array, "n 3"]  # towards the camera
+    plane_distance: Float[Array, " n"]
+    depth: Float[Array, " n"]  # camera z of the centre
+    is_drawn: Bool[Array, " n"]
+
+
+class _Hits(NamedTuple):
+    """One surfel at every pixel."""
+
+    alpha: Float[Array, "h w"]  # 0 where it is not hit
+    z: Float[Array, "h w"]  # 0 where it is not hit
+    is_hit: Bool[Array, "h w"]
+    margin: Float[Array, "h w"]  # relative distance to the nearest decision that jumps
+
+
+class _State(NamedTuple):
+    """What is blended so far."""
+
+    transmittance: Float[Array, "h w"]
+    is_stopped: Bool[Array, "h w"]
+    color: Float[Array, "h w 3"]
+    depth_sum: Float[Array, "h w"]
+    median_depth: Float[Array, "h w"]
+    normal_sum: Float[Array, "h w 3"]
+    plane_sum: Float[Array, "h w"]
+    distortion: Float[Array, "h w"]
+    margin: Float[Array, "h w"]
+
+
+def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
+    """All fields (and the scales themselves) are finite and the quaternion is not zero."""
+    finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
+              for x in (means, quats, log_scales, logit_opacities, sh, jnp.exp(log_scales))]
+    squared = (quats * quats).sum(axis=-1)
+    return jnp.stack(finite).all(axis=0) & jnp.isfinite(squared) & (squared > 0)
+
+
+def _keep(mask, values, otherwise: float):
+    """`values` where the surfel's mask holds, else a constant; the gradient of the others is exactly zero."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 1)), values, jnp.asarray(otherwise, values.dtype))
+
+
+def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, near, sh_degree):
+    """Projects surfels.
+
+    Returns:
+        `_Projected`, and the number of living surfels with a field that is not finite.
+    """
+    is_valid = _is_valid(means, quats, log_scales, logit_opacities, sh)
+    num_invalid = (alive & ~is_valid).sum().astype(jnp.int32)
+    means, log_scales, sh = (_keep(is_valid, x, 0.0) for x in (means, log_scales, sh))
+    quats, logit_opacities = _keep(is_valid, quats, 1.0), _keep(is_valid, logit_opacities, 0.0)
+
+    rotation, translation = camera_from_world[:3, :3], camera_from_world[:3, 3]
+    opacity = jax.nn.sigmoid(logit_opacities)
+    mean_camera = means @ rotation.T + translation[None, :]
+    depth = mean_camera[:, 2]
+    is_drawn = alive & is_valid & (depth > near) & (opacity >= MIN_ALPHA)
+    mean_camera = jnp.where(is_drawn[:, None], mean_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :])
+
+    axes_world = rotations.matrix_from_quat(quats)
+    axes_camera = jnp.einsum("ij,njk->nik", rotation, axes_world)
+    tangents = axes_camera[:, :, :2] * jnp.exp(log_scales)[:, None, :]
+    camera_from_disc = jnp.concatenate([tangents, mean_camera[:, :, None]], axis=2)
+    pixel_from_disc = jnp.einsum("ij,njk->nik", intrinsics, camera_from_disc)
+    center_px = pixel_from_disc[:, :2, 2] / pixel_from_disc[:, 2:, 2]
+
+    towards = (axes_camera[:, :, 2] * mean_camera).sum(axis=-1)
+    flip = jnp.where(towards > 0, -jnp.ones_like(towards), jnp.ones_like(towards))
+    offset = _keep(is_drawn, means - cameras.camera_center(camera_from_world)[None, :], 1.0)
+    direction = offset / jnp.sqrt((offset * offset).sum(axis=-1, keepdims=True))
+    shade = spherical_harmonics.evaluate(sh_degree, sh, direction) + 0.5
+    color = jnp.where(shade > 0, shade, jnp.zeros_like(shade))
+    projected = _Projected(pixel_from_disc, center_px, opacity, color, axes_world[:, :, 2] * flip[:, None],
+                           -flip * towards, mean_camera[:, 2], is_drawn)
+    return projected, num_invalid
+
+
+def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
+    """Alpha and camera z of one surfel at pixel positions x, y [H,W], its image moved by shift [2] or [H,W,2]."""
+    x, y = x - shift[..., 0], y - shift[..., 1]
+    m = surfel.pixel_from_disc
+    k = [x * m[2, i] - m[0, i] for i in range(3)]
+    l = [y * m[2, i] - m[1, i] for i in range(3)]  # noqa: E741  (the letter of the paper)
+    p = [k[1] * l[2] - k[2] * l[1], k[2] * l[0] - k[0] * l[2], k[0] * l[1] - k[1] * l[0]]
+
+    dx, dy = x - surfel.center_px[0], y - surfel.center_px[1]
+    sigma_screen = 2 * (dx * dx + dy * dy)
+    is_crossed = p[2] != 0
+    divisor = jnp.where(is_crossed, p[2], jnp.ones_like(x))
+    sigma_disc = (p[0] / divisor) ** 2 + (p[1] / divisor) ** 2
+    use_disc = is_crossed & jnp.isfinite(sigma_disc) & (sigma_disc <= sigma_screen)
+
+    divisor = jnp.where(use_disc, p[2], jnp.ones_like(x))
+    u, v = (jnp.where(use_disc, p[i], jnp.zeros_like(x)) / divisor for i in range(2))
+    sigma = jnp.where(use_disc, u * u + v * v, sigma_screen)
+    z = u * m[2, 0] + v * m[2, 1] + m[2, 2]
+    raw = surfel.opacity * jnp.exp(-sigma / 2)
+    alpha = jnp.where(raw < MAX_ALPHA, raw, jnp.full_like(raw, MAX_ALPHA))
+    is_visible = surfel.is_drawn & (alpha >= MIN_ALPHA)
+    is_hit = is_visible & (z >= near)
+
+    # Changing sides of sigma_disc = sigma_screen keeps alpha and moves z: it counts by how far z jumps.
+    far_from_switch = jnp.abs(sigma_disc - sigma_screen) / jnp.maximum(sigma_screen, jnp.ones_like(x))
+    margin = jnp.minimum(jnp.where(is_visible, jnp.abs(z / near - 1), jnp.full_like(x, jnp.inf)),
+                         jnp.where(is_visible & is_crossed, far_from_switch, jnp.full_like(x, jnp.inf)))
+    margin = jnp.minimum(margin, jnp.where(surfel.is_drawn, jnp.abs(raw / MIN_ALPHA - 1), jnp.full_like(x, jnp.inf)))
+    zero = jnp.zeros_like(x)
+    return _Hits(jnp.where(is_hit, alpha, zero), jnp.where(is_hit, z, zero), is_hit, jax.lax.stop_gradient(margin))
+
+
+def _blend(state: _State, surfel: _Projected, hits: _Hits):
+    """Blends one surfel; returns the new state and the surfel's contributions [4]."""
+    after = state.transmittance * (1 - hits.alpha)
+    is_candidate = hits.is_hit & ~state.is_stopped
+    is_stopped = state.is_stopped | (is_candidate & (after < MIN_TRANSMITTANCE))
+    is_blended = is_candidate & ~is_stopped
+    is_front = is_blended & (state.transmittance > 0.5)
+    zero = jnp.zeros_like(after)
+    weight = jnp.where(is_blended, hits.alpha * state.transmittance, zero)
+    plane, normal, color = surfel.plane_distance, surfel.normal_world[None, None, :], surfel.color[None, None, :]
+    infinite = jnp.full_like(after, jnp.inf)
+    margin = jnp.minimum(jnp.where(state.is_stopped, infinite, hits.margin), jnp.where(
+        is_candidate,
+        jnp.minimum(jnp.abs(after / MIN_TRANSMITTANCE - 1), jnp.abs(state.transmittance * 2 - 1)), infinite))
+    new = _State(
+        transmittance=jnp.where(is_blended, after, state.transmittance),
+        is_stopped=is_stopped,
+        color=state.color + weight[..., None] * color,
+        depth_sum=state.depth_sum + weight * hits.z,
+        median_depth=jnp.where(is_front, hits.z, state.median_depth),
+        normal_sum=state.normal_sum + weight[..., None] * normal,
+        plane_sum=state.plane_sum + weight * plane,
+        distortion=state.distortion + 2 * weight * (hits.z * (1 - state.transmittance) - state.depth_sum),
+        margin=jnp.minimum(state.margin, jax.lax.stop_gradient(margin)),
+    )
+    counts = [weight.sum(), weight.max(), is_blended.sum().astype(after.dtype), is_front.sum().astype(after.dtype)]
+    return new, jax.lax.stop_gradient(jnp.stack(counts))
+
+
+def _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
+            image_size, near, sh_degree, screen_shift):
+    projected, num_invalid = _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
+                                      intrinsics, near, sh_degree)
+    # Depths are compared in float32 and ties keep the order of the arrays, as in the kernels.
+    depth = jax.lax.stop_gradient(projected.depth).astype(jnp.float32)
+    order = jnp.argsort(jnp.where(projected.is_drawn, depth, jnp.full_like(depth, jnp.inf)), stable=True)
+    if screen_shift is None:
+        screen_shift = jnp.zeros((means.shape[0], 2), means.dtype)
+    height, width = image_size
+    x = jnp.broadcast_to((jnp.arange(width, dtype=means.dtype) + 0.5)[None, :], image_size)
+    y = jnp.broadcast_to((jnp.arange(height, dtype=means.dtype) + 0.5)[:, None], image_size)
+
+    # Recomputing the hits in the backward pass keeps its memory at one state per surfel.
+    @jax.checkpoint
+    def step(state, surfel_and_shift):
+        surfel, shift = surfel_and_shift
+        return _blend(state, surfel, _intersect(surfel, x, y, shift, near))
+
+    zero, zero3 = jnp.zeros(image_size, means.dtype), jnp.zeros((*image_size, 3), means.dtype)
+    state = _State(zero + 1, jnp.zeros(image_size, bool), zero3, zero, zero, zero3, zero, zero, zero + jnp.inf)
+    state, counts = jax.lax.scan(step, state, jax.tree.map(lambda leaf: leaf[order], (projected, screen_shift)))
+    contributions = jnp.zeros((means.shape[0], 4), means.dtype).at[order].set(counts)
+    color = state.color + state.transmittance[..., None] * background[None, None, :]
+    return RawMaps(
+        color=color, transmittance=state.transmittance, depth_sum=state.depth_sum, median_depth=state.median_depth,
+        normal_sum=state.normal_sum, plane_sum=state.plane_sum, distortion=state.distortion,
+        contributions=contributions, num_invalid=num_invalid), state.margin
+
+
+def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: Float[Array, "n 2"],
+           logit_opacities: Float[Array, " n"], sh: Float[Array, "n k 3"], alive: Bool[Array, " n"],
+           camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], background: Float[Array, "3"], *,
+           image_size: tuple[int, int], near: float, sh_degree: int,
+           screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None) -> RawMaps:
+    """Renders all raw maps of one view.
+
+    Args:
+        means, quats, log_scales, logit_opacities, sh, alive: as in `types.Surfels`, all of one float dtype. Gradient to
+            all but `alive`.
+        camera_from_world: [4,4], rigid. Takes gradient, as twelve free numbers: the camera's centre is -rotation.T @
+            translation and the surfel's direction is its mean minus that centre.
+        intrinsics: [3,3], pixels. Takes gradient.
+        background: [3]. Takes gradient.
+        image_size: (H, W) in pixels.
+        near: hits and centres with less camera z are not drawn; world length.
+        sh_degree: 0 to 3, bands above are ignored.
+        screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] with another shift for
+            every pixel. None = no shift. Takes gradient: at zero, it is the surfel's screen gradient.
+    Returns:
+        `RawMaps` with every map; `contributions` and `num_invalid` carry no gradient.
+    Source: method 1.1 and 1.3, after Huang et al. 2024 (2DGS). Differs from 2DGS: the low-pass filter is centred at the
+        projected centre, depth of low-pass hits is that of the centre, and a median and a plane distance are blended.
+    """
+    maps, _ = _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
+                      image_size, near, sh_degree, screen_shift)
+    return maps
+
+
+def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background, *,
+                     image_size: tuple[int, int], near: float, sh_degree: int) -> Float[Array, "h w"]:
+    """How far each pixel is from a decision that rounding could turn.
+
+    Args:
+        Those of `render`. No gradient.
+    Returns:
+        [H,W], the smallest relative distance, over the surfels met before the stop, to: the alpha threshold, the near
+        plane, the stop at T(1-alpha) = 1e-4, the median's T = 0.5, and the switch between disc and low-pass filter.
+        Infinite where nothing is near any of them.
+    """
+    _, margin = _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
+                        image_size, near, sh_degree, None)
+    return margin
+
+
+def screen_gradients(cotangents: RawMaps, means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
+                     intrinsics, background, *, image_size: tuple[int, int], near: float,
+                     sh_degree: int) -> Float[Array, "n 4"]:
+    """The definition of the gradient probe, in N*H*W memory.
+
+    Args:
+        cotangents: derivative of a loss with respect to each map (zeros for the integer ones).
+        The others are those of `render`.
+    Returns:
+        [N,4], loss per pixel of shift: sum over pixels of the derivative with respect to a shift of the surfel's image
+        along x and along y, then the sums of the absolute values of the same per-pixel terms.
+    """
+    def loss(shift):
+        maps = render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
+                      image_size=image_size, near=near, sh_degree=sh_degree, screen_shift=shift)
+        floats = [(a * b).sum() for a, b in zip(maps[:-2], cotangents[:-2], strict=True)]
+        return sum(floats)
+
+    per_pixel = jax.grad(loss)(jnp.zeros((means.shape[0], *image_size, 2), means.dtype))
+    return jnp.concatenate([per_pixel.sum(axis=(1, 2)), jnp.abs(per_pixel).sum(axis=(1, 2))], axis=-1)
