@@ -1,0 +1,122 @@
+"""Drawing surfels: `rasterize`, the differentiable surfel rasterizer."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.raster import ffi, ops, reference
+from cosurfgs_jax.raster.maps import RawMaps, finish
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+
+BACKENDS = ("cpu", "reference")
+
+
+def available_backends() -> dict[str, str]:
+    """Every backend with "" if it can be used here, else the reason why not."""
+    return {"cpu": ffi.why_no_cpu_library(), "reference": ""}
+
+
+def _choose_backend(backend: str | None) -> str:
+    if backend in (None, ""):
+        backend = "cpu"
+    if backend not in BACKENDS:
+        raise InputError(f"rasterize: backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    reason = available_backends()[backend]
+    if reason:
+        raise InputError(f"rasterize: backend {backend!r} is not available: {reason}")
+    return backend
+
+
+def _check(surfels: Surfels, camera: Camera, image_size, maps_wanted: str, sh_degree: int) -> None:
+    num = surfels.means.shape[0]
+    expected = {"means": (num, 3), "quats": (num, 4), "log_scales": (num, 2), "logit_opacities": (num,),
+                "sh": (num, surfels.sh.shape[1], 3) if surfels.sh.ndim == 3 else (num, "K", 3), "alive": (num,)}
+    for name, shape in expected.items():
+        got = getattr(surfels, name).shape
+        if got != shape:
+            raise InputError(f"rasterize: surfels.{name}: expected shape {shape}, got {got}")
+    views = camera.camera_from_world.shape[:-2]
+    if len(views) > 1 or camera.camera_from_world.shape[-2:] != (4, 4) or camera.intrinsics.shape != (*views, 3, 3):
+        raise InputError("rasterize: camera: expected camera_from_world [4,4] and intrinsics [3,3], or both with one "
+                         f"leading axis, got {camera.camera_from_world.shape} and {camera.intrinsics.shape}")
+    if maps_wanted not in ops.MAP_LEVELS:
+        raise InputError(f"rasterize: maps: expected one of {', '.join(ops.MAP_LEVELS)}, got {maps_wanted!r}")
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise InputError(f"rasterize: image_size: expected (H, W) of at least 1 pixel, got {image_size}")
+    if not 0 <= sh_degree <= 3 or (sh_degree + 1) ** 2 > surfels.sh.shape[1]:
+        raise InputError(f"rasterize: sh_degree: expected 0 to 3 and (sh_degree + 1)^2 <= {surfels.sh.shape[1]} stored "
+                         f"coefficients, got {sh_degree}")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _shifts_of_probe(probe, image_size):
+    """Zero shifts of every surfel at every pixel; their cotangents become the probe's."""
+    return jnp.zeros((probe.shape[0], *image_size, 2), probe.dtype)
+
+
+_shifts_of_probe.defvjp(
+    lambda probe, image_size: (_shifts_of_probe(probe, image_size), None),
+    lambda image_size, _, g: (jnp.concatenate([g.sum(axis=(1, 2)), jnp.abs(g).sum(axis=(1, 2))], axis=-1),))
+
+
+def _render_reference(surfels: Surfels, camera: Camera, background, probe, *, image_size, near, sh_degree, maps,
+                      with_contributions) -> RawMaps:
+    def render_view(camera: Camera) -> RawMaps:
+        shift = None if probe is None else _shifts_of_probe(probe, tuple(image_size))
+        raw = reference.render(surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh,
+                               surfels.alive, camera.camera_from_world, camera.intrinsics, background,
+                               image_size=image_size, near=near, sh_degree=sh_degree, screen_shift=shift)
+        unwanted = () if maps == "all" else ("distortion",)
+        if maps == "color":
+            unwanted += ("depth_sum", "median_depth", "normal_sum", "plane_sum")
+        if not with_contributions:
+            unwanted += ("contributions",)
+        return raw._replace(**dict.fromkeys(unwanted))
+
+    return render_view(camera) if camera.camera_from_world.ndim == 2 else jax.lax.map(render_view, camera)
+
+
+def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,
+              background: Float[Array, "3"] | None = None, sh_degree: int | None = None, backend: str | None = None,
+              maps: str = "all", gradient_probe: Float[Array, "n 4"] | None = None,
+              with_contributions: bool = False) -> RenderOutput:
+    """Draws surfels into the maps of one view or of a batch of views.
+
+    Differentiable in every float field of `surfels`, in `camera.camera_from_world` and in `background`; works under jit,
+    grad, vmap and shard_map. Two calls with the same input give the same bits.
+
+    Args:
+        surfels: N surfels; dead ones are not drawn, living ones with a value that is not finite are skipped and counted
+            in `num_invalid`.
+        camera: one view, or V with a leading axis on both fields.
+        image_size: (H, W) in pixels.
+        near: world length; hits nearer to the camera plane are skipped.
+        background: RGB behind everything; black if None.
+        sh_degree: 0 to 3, degree of the colours that is used; None = all that `surfels.sh` holds.
+        backend: "cpu" (native kernel), "reference" (plain JAX, slow), or None for the best one here.
+        maps: "color" (color and alpha only), "geometry" (also depths and normals) or "all" (also distortion).
+        gradient_probe: any f32[N,4] (zeros, say). Its value is not used; its cotangent is, per surfel, the gradient of
+            the loss with respect to a shift of the surfel's image in x and y, summed over pixels, and the sums of the
+            absolute values of the pixels' parts, per pixel of shift. Density control reads it.
+        with_contributions: also fill `RenderOutput.contributions`.
+    Returns:
+        RenderOutput, with the leading axis of `camera`.
+    Raises:
+        InputError: an operand of the wrong shape, an unknown or unavailable backend.
+    Source: 2DGS (Huang et al. 2024); plane depth after PGSR (Chen et al. 2024).
+    """
+    if sh_degree is None:
+        sh_degree = int(round(surfels.sh.shape[1] ** 0.5)) - 1
+    _check(surfels, camera, image_size, maps, sh_degree)
+    if background is None:
+        background = jnp.zeros((3,), jnp.float32)
+    if _choose_backend(backend) == "reference":
+        raw = _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
+                                     sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
+    else:
+        raw = ops.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
+                         sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
+    return finish(raw, camera)

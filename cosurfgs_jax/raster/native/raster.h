@@ -1,0 +1,95 @@
+// What the handlers (handlers.cc) and the kernels (raster_kernels.cc, one copy per instruction set) share.
+#pragma once
+
+#include <cstdint>
+
+#include "constants.h"
+#include "dispatch.h"
+#include "surfel_types.h"
+
+namespace cosurfgs {
+
+// The parameters of N surfels as JAX lays them out.
+struct Surfels {
+  const float *means, *quats, *log_scales, *logit_opacities, *sh;
+  const bool* alive;
+  int64_t num_surfels, num_sh;  // num_sh = K, coefficients stored per surfel
+  int sh_degree;                // coefficients used: (sh_degree + 1)^2 <= K
+};
+
+// What blending reads of one surfel: Projected<float> plus what depends on it. One or two cache lines.
+struct alignas(64) Record {
+  Projected<float> s;
+  float cutoff;        // sigma at which alpha falls below kMinAlpha
+  int16_t x0, x1, y0, y1;  // pixels covered, inclusive; x0 > x1 where nothing is drawn
+  bool may_be_near;    // a hit within the cut-off may be nearer than `near`
+};
+static_assert(sizeof(Record) == 128, "two cache lines");
+
+enum class Fate : uint8_t { kDrawn, kHidden, kInvalid };
+
+// How much is computed, in the order of RenderOutput's groups.
+enum Maps : int { kColorOnly = 0, kGeometry = 1, kEverything = 2 };
+
+// The image-sized maps of one view, row-major; those that `maps` leaves out are not touched.
+struct Image {
+  float *color, *transmittance;
+  float *depth_sum, *median_depth, *normal_sum, *plane_sum;
+  float* distortion;
+  int32_t *last, *median_index;  // position in the tile's list of the last blended hit and of the median hit, or -1
+};
+// Gradients with respect to the maps; median_depth etc. as above.
+struct ImageGradient {
+  const float *color, *transmittance, *depth_sum, *median_depth, *normal_sum, *plane_sum, *distortion;
+};
+
+// The work of one tile.
+struct Tile {
+  int x, y;             // first pixel
+  const int32_t* list;  // indices into records, front to back
+  int32_t count;
+};
+
+// Where results per (surfel, tile) pair go: row `offset[id] + (tile_y - y0 tile) * width + ...`, see PairRow.
+struct PairRows {
+  float* rows;
+  const int64_t* offset;  // per record, of the current band
+  int first_tile_row;     // of the band
+};
+static inline int64_t PairRow(const PairRows& pairs, const Record& r, int32_t id, int tile_x, int tile_y) {
+  const int tx0 = r.x0 / kTile, tx1 = r.x1 / kTile, ty0 = r.y0 / kTile;
+  const int first = ty0 > pairs.first_tile_row ? ty0 : pairs.first_tile_row;
+  return pairs.offset[id] + int64_t(tile_y - first) * (tx1 - tx0 + 1) + (tile_x - tx0);
+}
+
+// Gradient rows: the fields in this order. With kColorOnly the first kColorGradient are written.
+enum GradientSlot : int {
+  kGradA = 0, kGradB = 3, kGradC = 6, kGradCenter = 7, kGradAbsolute = 9, kGradAlpha = 11, kGradColor = 12,
+  kColorGradient = 15, kGradM2 = 15, kGradNormal = 18, kGradPlane = 21, kAllGradient = 22
+};
+constexpr int kContributions = 4;  // sum w, max w, pixels, front-half pixels
+
+// Rows are padded to a whole number of any variant's vectors.
+static inline int GradientRowSize(int maps) { return maps == kColorOnly ? 16 : 32; }
+
+// Where the surfel gradients are added up.
+struct SurfelGradients {
+  float *means, *quats, *log_scales, *logit_opacities, *sh, *probe;
+};
+
+COSURFGS_DECLARE_VARIANTS(
+    // Projects surfels [begin, end): writes records, depths (camera z) and fates.
+    void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end, Record* records,
+                        float* depths, Fate* fates);
+    // Blends one tile. contributions (may be null) get kContributions floats per pair.
+    void BlendTile(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
+                   const Image& image, const PairRows* contributions);
+    // Gradients of one tile's pairs.
+    void BlendTileBackward(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
+                           const Image& image, const ImageGradient& gradient, const PairRows& pairs);
+    // From the summed pair gradients (`rows`, GradientRowSize each, for ids[begin, end)) to the surfels; adds the
+    // camera's gradient (9 rotation, 3 translation) to `camera`.
+    void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* ids, int64_t begin, int64_t end,
+                         const float* rows, int row_size, const SurfelGradients& out, double* camera);)
+
+}  // namespace cosurfgs

@@ -1,0 +1,535 @@
+// The kernels of the rasterizer, vectorised over surfels (projection) or over the pixels of a block (blending).
+// Compiled once per instruction set, into the namespace COSURFGS_VARIANT.
+//
+// A tile of 16x16 pixels is cut into blocks of one vector each: 4 pixels wide, kLanes / 4 high. Per-pixel state lies block by
+// block in L1. The outer loop goes over the tile's surfels front to back, the inner one over those blocks that the surfel's box
+// touches and that still let light through, so small surfels cost a few blocks and a finished tile costs nothing.
+
+#include "raster.h"
+#include "vec.h"
+// After vec.h, whose functions its templates call.
+#include "surfel_math.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace cosurfgs {
+namespace COSURFGS_VARIANT {
+namespace {
+
+constexpr int kBlockWidth = 4, kBlockHeight = kLanes / kBlockWidth;
+constexpr int kBlocksX = kTile / kBlockWidth, kBlocksY = kTile / kBlockHeight, kBlocks = kBlocksX * kBlocksY;
+
+// --- projection ------------------------------------------------------------------------------------------------------------
+
+// kLanes surfels from JAX's arrays, transposed into vectors. Lanes past the end repeat the last surfel.
+void Gather(const Surfels& surfels, const int64_t* ids, SurfelParams<Vec>& out) {
+  alignas(64) float buffer[10][kLanes];
+  alignas(64) float sh[kMaxSh * 3][kLanes];
+  const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t id = ids[lane];
+    for (int i = 0; i < 3; ++i) buffer[i][lane] = surfels.means[3 * id + i];
+    for (int i = 0; i < 4; ++i) buffer[3 + i][lane] = surfels.quats[4 * id + i];
+    for (int i = 0; i < 2; ++i) buffer[7 + i][lane] = surfels.log_scales[2 * id + i];
+    buffer[9][lane] = surfels.logit_opacities[id];
+    const float* source = surfels.sh + id * surfels.num_sh * 3;
+    for (int i = 0; i < num_sh; ++i) sh[i][lane] = source[i];
+  }
+  for (int i = 0; i < 3; ++i) out.mean[i] = Load(buffer[i]);
+  for (int i = 0; i < 4; ++i) out.quat[i] = Load(buffer[3 + i]);
+  for (int i = 0; i < 2; ++i) out.log_scale[i] = Load(buffer[7 + i]);
+  out.logit_opacity = Load(buffer[9]);
+  for (int i = 0; i < num_sh; ++i) out.sh[i] = Load(sh[i]);
+}
+
+// 0 in lanes where all values are finite, NaN elsewhere.
+Vec NotFinite(const SurfelParams<Vec>& s, int num_sh) {
+  Vec sum = s.logit_opacity * 0.0f;
+  for (int i = 0; i < 3; ++i) sum += s.mean[i] * 0.0f;
+  for (int i = 0; i < 4; ++i) sum += s.quat[i] * 0.0f;
+  for (int i = 0; i < 2; ++i) sum += s.log_scale[i] * 0.0f;
+  for (int i = 0; i < num_sh; ++i) sum += s.sh[i] * 0.0f;
+  return sum;
+}
+
+// The pixels whose centres lie in [low, high], clipped to [0, size).
+void PixelRange(float low, float high, int size, int16_t& first, int16_t& last) {
+  const float begin = std::max(0.0f, std::ceil(low - 0.5f));
+  const float end = std::min(float(size - 1), std::floor(high - 0.5f));
+  if (begin <= end) {
+    first = int16_t(begin);
+    last = int16_t(end);
+  } else {
+    first = 1;
+    last = 0;
+  }
+}
+
+}  // namespace
+
+void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end, Record* records,
+                    float* depths, Fate* fates) {
+  const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
+  int64_t ids[kLanes];
+  int filled = 0;
+  auto flush = [&](int count) {
+    for (int lane = count; lane < kLanes; ++lane) ids[lane] = ids[count - 1];
+    SurfelParams<Vec> params;
+    Pose<Vec> pose;
+    Projected<Vec> projected;
+    Bounds<Vec> bounds;
+    Gather(surfels, ids, params);
+    ComputePose(params, view, pose);
+    Project(params, view, surfels.sh_degree, pose, projected);
+    // alpha = opacity exp(-sigma / 2) >= 1/255 where sigma <= 2 log(255 opacity).
+    alignas(64) float log_opacity[kLanes];
+    Store(log_opacity, projected.opacity);
+    for (float& x : log_opacity) x = 2.0f * std::log(x / kMinAlpha);
+    const Vec cutoff = Load(log_opacity);
+    ComputeBounds(pose, projected, cutoff, bounds);
+    const Vec invalid = NotFinite(params, num_sh) + pose.inv_quat_norm * 0.0f +
+                        pose.scale[0] * 0.0f + pose.scale[1] * 0.0f + pose.p[0] * 0.0f + pose.p[1] * 0.0f +
+                        pose.p[2] * 0.0f;
+    // Projected<Vec> is a plain array of vectors, Projected<float> one of floats.
+    constexpr int kFields = sizeof(Projected<float>) / sizeof(float);
+    const Vec* fields = reinterpret_cast<const Vec*>(&projected);
+    for (int lane = 0; lane < count; ++lane) {
+      const int64_t id = ids[lane];
+      Record& record = records[id];
+      if (!(invalid[lane] == 0.0f)) {
+        fates[id] = Fate::kInvalid;
+        continue;
+      }
+      const float z = pose.p[2][lane];
+      if (!(z > view.near) || !(cutoff[lane] >= 0.0f)) continue;
+      float* target = reinterpret_cast<float*>(&record.s);
+      for (int i = 0; i < kFields; ++i) target[i] = fields[i][lane];
+      record.cutoff = cutoff[lane] + 1e-3f;  // a margin: the exact test is on alpha
+      PixelRange(bounds.x0[lane], bounds.x1[lane], view.width, record.x0, record.x1);
+      PixelRange(bounds.y0[lane], bounds.y1[lane], view.height, record.y0, record.y1);
+      record.may_be_near = !(bounds.min_z[lane] >= view.near);
+      if (record.x0 > record.x1 || record.y0 > record.y1) continue;
+      depths[id] = z;
+      fates[id] = Fate::kDrawn;
+    }
+  };
+  for (int64_t id = begin; id < end; ++id) {
+    fates[id] = Fate::kHidden;
+    if (!surfels.alive[id]) continue;
+    ids[filled++] = id;
+    if (filled == kLanes) {
+      flush(kLanes);
+      filled = 0;
+    }
+  }
+  if (filled) flush(filled);
+}
+
+// --- blending --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Pixel centres of a tile's blocks, and which of their pixels lie in the image.
+struct TileGrid {
+  Vec x[kBlocksX], y[kBlocksY];
+  TileGrid(const Tile& tile) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int b = 0; b < kBlocksX; ++b) x[b][lane] = tile.x + b * kBlockWidth + lane % kBlockWidth + 0.5f;
+      for (int b = 0; b < kBlocksY; ++b) y[b][lane] = tile.y + b * kBlockHeight + lane / kBlockWidth + 0.5f;
+    }
+  }
+};
+
+// One bit per block that the record's box touches.
+uint64_t CoveredBlocks(const Record& r, const Tile& tile) {
+  const int bx0 = std::max(0, r.x0 - tile.x) / kBlockWidth, bx1 = std::min(kTile - 1, r.x1 - tile.x) / kBlockWidth;
+  const int by0 = std::max(0, r.y0 - tile.y) / kBlockHeight, by1 = std::min(kTile - 1, r.y1 - tile.y) / kBlockHeight;
+  const uint64_t columns = ((2ull << bx1) - (1ull << bx0)) & 0xf;
+  const uint64_t below = by1 == 15 ? ~0ull : (1ull << (4 * (by1 + 1))) - 1;
+  return columns * 0x1111111111111111ull & below & ~((1ull << (4 * by0)) - 1);
+}
+
+// One hit of a surfel on the pixels of a block.
+struct Hit {
+  Vec dx, dy, u, v, inv_pz, alpha, unclamped, z;
+  Mask is_disc, valid;
+};
+
+// False if no pixel of the block is reached. Without kWithDepth z is only set where it may be too near.
+template <bool kWithDepth>
+inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
+  const auto& s = r.s;
+  h.dx = x - s.center[0];
+  h.dy = y - s.center[1];
+  const Vec px = h.dx * s.a[0] + h.dy * s.b[0];
+  const Vec py = h.dx * s.a[1] + h.dy * s.b[1];
+  const Vec pz = h.dx * s.a[2] + (h.dy * s.b[2] + s.c);
+  h.inv_pz = Reciprocal(pz);
+  h.u = px * h.inv_pz;
+  h.v = py * h.inv_pz;
+  const Vec sigma_disc = h.u * h.u + h.v * h.v;
+  const Vec sigma_screen = (h.dx * h.dx + h.dy * h.dy) * kLowPass;
+  h.is_disc = LessEqual(sigma_disc, sigma_screen);  // false where the ray lies in the disc's plane: NaN or infinity
+  const Vec sigma = Select(h.is_disc, sigma_disc, sigma_screen);
+  if (!Any(LessEqual(sigma, Splat(r.cutoff)))) return false;
+  h.unclamped = Exp(sigma * -0.5f) * s.opacity;
+  h.alpha = Min(h.unclamped, Splat(kMaxAlpha));
+  h.valid = LessEqual(Splat(kMinAlpha), h.alpha);
+  if (kWithDepth || r.may_be_near) {
+    h.z = Select(h.is_disc, h.u * s.m2[0] + (h.v * s.m2[1] + s.m2[2]), Splat(s.m2[2]));
+    if (r.may_be_near) h.valid = And(h.valid, LessEqual(Splat(near), h.z));
+  }
+  return true;
+}
+
+inline float SumLanes(Vec v) {
+  float sum = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) sum += v[lane];
+  return sum;
+}
+inline float MaxLanes(Vec v) {
+  float best = v[0];
+  for (int lane = 1; lane < kLanes; ++lane) best = std::max(best, v[lane]);
+  return best;
+}
+
+struct ForwardState {
+  Vec transmittance[kBlocks], color[kBlocks][3];
+  Vec depth[kBlocks], median[kBlocks], normal[kBlocks][3], plane[kBlocks], distortion[kBlocks];
+  IntVec last[kBlocks], median_index[kBlocks];
+  Mask active[kBlocks];
+};
+
+// Copies a block-ordered value to the image.
+template <class Get>
+inline void ForPixels(const Tile& tile, const View& view, Get get) {
+  const int width = std::min(kTile, view.width - tile.x), height = std::min(kTile, view.height - tile.y);
+  for (int y = 0; y < height; ++y) {
+    const int64_t row = int64_t(tile.y + y) * view.width + tile.x;
+    for (int x = 0; x < width; ++x) {
+      const int block = y / kBlockHeight * kBlocksX + x / kBlockWidth;
+      get(row + x, block, y % kBlockHeight * kBlockWidth + x % kBlockWidth);
+    }
+  }
+}
+
+template <int kMaps>
+void WriteTile(const Tile& tile, const View& view, const float* background, const ForwardState& state,
+               const Image& image) {
+  ForPixels(tile, view, [&](int64_t pixel, int b, int lane) {
+    const float t = state.transmittance[b][lane];
+    image.transmittance[pixel] = t;
+    for (int c = 0; c < 3; ++c) image.color[3 * pixel + c] = state.color[b][c][lane] + t * background[c];
+    image.last[pixel] = state.last[b][lane];
+    if (kMaps >= kGeometry) {
+      image.depth_sum[pixel] = state.depth[b][lane];
+      image.median_depth[pixel] = state.median[b][lane];
+      image.median_index[pixel] = state.median_index[b][lane];
+      image.plane_sum[pixel] = state.plane[b][lane];
+      for (int c = 0; c < 3; ++c) image.normal_sum[3 * pixel + c] = state.normal[b][c][lane];
+    }
+    if (kMaps >= kEverything) image.distortion[pixel] = state.distortion[b][lane];
+  });
+}
+
+template <int kMaps, bool kContributing>
+void BlendTileImpl(const Tile& tile, const Record* records, const View& view, const float* background,
+                   const Image& image, const PairRows* contributions) {
+  ForwardState state;
+  const TileGrid grid(tile);
+  uint64_t open = 0;  // blocks that still let light through
+  for (int b = 0; b < kBlocks; ++b) {
+    state.transmittance[b] = Splat(1.0f);
+    state.last[b] = SplatInt(-1);
+    for (int c = 0; c < 3; ++c) state.color[b][c] = Vec{};
+    if (kMaps >= kGeometry) {
+      state.depth[b] = state.median[b] = state.plane[b] = state.distortion[b] = Vec{};
+      state.median_index[b] = SplatInt(-1);
+      for (int c = 0; c < 3; ++c) state.normal[b][c] = Vec{};
+    }
+    state.active[b] = And(Less(grid.x[b % kBlocksX], Splat(float(view.width))),
+                          Less(grid.y[b / kBlocksX], Splat(float(view.height))));
+    if (Any(state.active[b])) open |= 1ull << b;
+  }
+  for (int32_t i = 0; i < tile.count; ++i) {
+    if (open == 0 && !kContributing) break;  // with contributions the rows of hidden surfels are written too
+    const int32_t id = tile.list[i];
+    const Record& r = records[id];
+    if (i + 4 < tile.count) __builtin_prefetch(&records[tile.list[i + 4]]);
+    Vec sum_w = Vec{}, max_w = Vec{};
+    int pixels = 0, front_pixels = 0;
+    for (uint64_t blocks = CoveredBlocks(r, tile) & open; blocks; blocks &= blocks - 1) {
+      const int b = __builtin_ctzll(blocks);
+      Hit h;
+      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near, h)) continue;
+      const Vec t = state.transmittance[b];
+      const Vec t_after = t - t * h.alpha;
+      const Mask valid = And(h.valid, state.active[b]);
+      const Mask stop = And(valid, Less(t_after, Splat(kMinTransmittance)));
+      const Mask blend = AndNot(valid, stop);
+      state.active[b] = AndNot(state.active[b], stop);
+      if (!Any(state.active[b])) open &= ~(1ull << b);
+      const Vec w = Keep(blend, h.alpha * t);
+      state.transmittance[b] = Select(blend, t_after, t);
+      state.last[b] = SelectInt(blend, SplatInt(i), state.last[b]);
+      for (int c = 0; c < 3; ++c) state.color[b][c] += w * r.s.color[c];
+      if (kMaps >= kGeometry) {
+        const Mask front = And(blend, Less(Splat(kMedianTransmittance), t));
+        const Vec z = Keep(blend, h.z);
+        if (kMaps >= kEverything) {
+          state.distortion[b] += w * (z * (1.0f - t) - state.depth[b]) * 2.0f;
+        }
+        state.depth[b] += w * z;
+        state.median[b] = Select(front, z, state.median[b]);
+        state.median_index[b] = SelectInt(front, SplatInt(i), state.median_index[b]);
+        state.plane[b] += w * r.s.plane_distance;
+        for (int c = 0; c < 3; ++c) state.normal[b][c] += w * r.s.normal[c];
+      }
+      if (kContributing) {
+        sum_w += w;
+        max_w = Max(max_w, w);
+        pixels += Count(blend);
+        front_pixels += Count(And(blend, Less(Splat(kMedianTransmittance), t)));
+      }
+    }
+    if (kContributing) {
+      float* row = contributions->rows +
+                   kContributions * PairRow(*contributions, r, id, tile.x / kTile, tile.y / kTile);
+      row[0] = SumLanes(sum_w);
+      row[1] = MaxLanes(max_w);
+      row[2] = float(pixels);
+      row[3] = float(front_pixels);
+    }
+  }
+  WriteTile<kMaps>(tile, view, background, state, image);
+}
+
+struct BackwardState {
+  Vec transmittance[kBlocks];  // behind the surfels replayed so far
+  Vec behind[kBlocks];         // sum of w e over those behind, plus the background's part
+  Vec color[kBlocks][3];       // gradients
+  Vec depth[kBlocks], median[kBlocks], normal[kBlocks][3], plane[kBlocks], distortion[kBlocks];
+  Vec final_transmittance[kBlocks], depth_total[kBlocks], depth_behind[kBlocks];
+  IntVec last[kBlocks], median_index[kBlocks];
+  int32_t last_of_block[kBlocks];
+};
+
+template <int kMaps>
+void LoadTile(const Tile& tile, const View& view, const float* background, const Image& image,
+              const ImageGradient& gradient, BackwardState& state) {
+  for (int b = 0; b < kBlocks; ++b) {
+    state.last[b] = SplatInt(-1);
+    state.transmittance[b] = Splat(1.0f);
+    state.behind[b] = state.final_transmittance[b] = Vec{};
+    for (int c = 0; c < 3; ++c) state.color[b][c] = Vec{};
+    state.last_of_block[b] = -1;
+    if (kMaps >= kGeometry) {
+      state.median_index[b] = SplatInt(-1);
+      state.depth[b] = state.median[b] = state.plane[b] = Vec{};
+      for (int c = 0; c < 3; ++c) state.normal[b][c] = Vec{};
+    }
+    if (kMaps >= kEverything) state.distortion[b] = state.depth_total[b] = state.depth_behind[b] = Vec{};
+  }
+  ForPixels(tile, view, [&](int64_t pixel, int b, int lane) {
+    const float t = image.transmittance[pixel];
+    float g_transmittance = gradient.transmittance[pixel];
+    for (int c = 0; c < 3; ++c) {
+      state.color[b][c][lane] = gradient.color[3 * pixel + c];
+      g_transmittance += background[c] * gradient.color[3 * pixel + c];
+    }
+    state.transmittance[b][lane] = t;
+    state.behind[b][lane] = t * g_transmittance;
+    state.last[b][lane] = image.last[pixel];
+    state.last_of_block[b] = std::max(state.last_of_block[b], image.last[pixel]);
+    if (kMaps >= kGeometry) {
+      state.depth[b][lane] = gradient.depth_sum[pixel];
+      state.median[b][lane] = gradient.median_depth[pixel];
+      state.median_index[b][lane] = image.median_index[pixel];
+      state.plane[b][lane] = gradient.plane_sum[pixel];
+      for (int c = 0; c < 3; ++c) state.normal[b][c][lane] = gradient.normal_sum[3 * pixel + c];
+    }
+    if (kMaps >= kEverything) {
+      state.final_transmittance[b][lane] = t;
+      state.distortion[b][lane] = gradient.distortion[pixel];
+      state.depth_total[b][lane] = image.depth_sum[pixel];
+    }
+  });
+}
+
+template <int kMaps>
+void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& view, const float* background,
+                           const Image& image, const ImageGradient& gradient, const PairRows& pairs) {
+  constexpr int kRow = kMaps == kColorOnly ? 16 : 32;
+  constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
+  constexpr int kSums = (kUsed + kLanes - 1) / kLanes * kLanes;
+  BackwardState state;
+  LoadTile<kMaps>(tile, view, background, image, gradient, state);
+  const TileGrid grid(tile);
+  // Blocks by their last hit, the latest first: each joins when the replay reaches it.
+  int order[kBlocks];
+  for (int b = 0; b < kBlocks; ++b) order[b] = b;
+  std::sort(order, order + kBlocks, [&](int a, int b) { return state.last_of_block[a] > state.last_of_block[b]; });
+  int joined = 0;
+  uint64_t open = 0;
+  for (int32_t i = tile.count - 1; i >= 0; --i) {
+    while (joined < kBlocks && state.last_of_block[order[joined]] >= i) open |= 1ull << order[joined++];
+    const int32_t id = tile.list[i];
+    const Record& r = records[id];
+    if (i >= 4) __builtin_prefetch(&records[tile.list[i - 4]]);
+    float* row = pairs.rows + kRow * PairRow(pairs, r, id, tile.x / kTile, tile.y / kTile);
+    Vec sums[kSums] = {};
+    bool any = false;
+    for (uint64_t blocks = CoveredBlocks(r, tile) & open; blocks; blocks &= blocks - 1) {
+      const int b = __builtin_ctzll(blocks);
+      Hit h;
+      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near, h)) continue;
+      const Mask blend = And(h.valid, LessEqualInt(SplatInt(i), state.last[b]));
+      if (!Any(blend)) continue;
+      any = true;
+      const Vec alpha = Keep(blend, h.alpha);
+      const Vec inv = Reciprocal(1.0f - alpha);
+      const Vec t = Select(blend, state.transmittance[b] * inv, state.transmittance[b]);
+      const Vec w = alpha * t;
+      // e: what the loss gains per unit of this hit's weight.
+      Vec e = state.color[b][0] * r.s.color[0] + state.color[b][1] * r.s.color[1] + state.color[b][2] * r.s.color[2];
+      Vec g_z = Vec{};
+      if (kMaps >= kGeometry) {
+        const Vec z = Keep(blend, h.z);
+        e += state.normal[b][0] * r.s.normal[0] + state.normal[b][1] * r.s.normal[1] +
+             state.normal[b][2] * r.s.normal[2] + state.plane[b] * r.s.plane_distance + state.depth[b] * z;
+        g_z = w * state.depth[b] + Keep(And(blend, EqualInt(state.median_index[b], SplatInt(i))), state.median[b]);
+        if (kMaps >= kEverything) {
+          const Vec alpha_front = 1.0f - t;
+          const Vec alpha_behind = state.transmittance[b] - state.final_transmittance[b];
+          const Vec depth_front = state.depth_total[b] - state.depth_behind[b] - w * z;
+          const Vec g = state.distortion[b] * 2.0f;
+          e += g * (z * (alpha_front - alpha_behind) + state.depth_behind[b] - depth_front);
+          g_z += g * w * (alpha_front - alpha_behind);
+          state.depth_behind[b] += w * z;
+        }
+      }
+      const Vec g_alpha = Keep(And(blend, LessEqual(h.unclamped, Splat(kMaxAlpha))), t * e - state.behind[b] * inv);
+      state.behind[b] += w * e;
+      state.transmittance[b] = t;
+      const Vec g_log_alpha = g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
+      const Vec g_sigma = g_log_alpha * -0.5f;
+      // The disc: sigma = u^2 + v^2.
+      const Vec u = Keep(h.is_disc, h.u), v = Keep(h.is_disc, h.v), inv_pz = Keep(h.is_disc, h.inv_pz);
+      Vec g_u = g_sigma * u * 2.0f, g_v = g_sigma * v * 2.0f;
+      if (kMaps >= kGeometry) {
+        g_u += Keep(h.is_disc, g_z) * r.s.m2[0];
+        g_v += Keep(h.is_disc, g_z) * r.s.m2[1];
+        sums[kGradM2] += g_z * u;
+        sums[kGradM2 + 1] += g_z * v;
+        sums[kGradM2 + 2] += g_z;
+        sums[kGradPlane] += w * state.plane[b];
+        for (int c = 0; c < 3; ++c) sums[kGradNormal + c] += w * state.normal[b][c];
+      }
+      const Vec g_px = g_u * inv_pz, g_py = g_v * inv_pz, g_pz = -(g_px * u + g_py * v);
+      // The screen-space filter: sigma = 2 (dx^2 + dy^2).
+      const Vec g_screen = Select(h.is_disc, Vec{}, g_sigma) * (2.0f * kLowPass);
+      const Vec g_dx = g_px * r.s.a[0] + g_py * r.s.a[1] + g_pz * r.s.a[2] + g_screen * h.dx;
+      const Vec g_dy = g_px * r.s.b[0] + g_py * r.s.b[1] + g_pz * r.s.b[2] + g_screen * h.dy;
+      sums[kGradA] += g_px * h.dx;
+      sums[kGradA + 1] += g_py * h.dx;
+      sums[kGradA + 2] += g_pz * h.dx;
+      sums[kGradB] += g_px * h.dy;
+      sums[kGradB + 1] += g_py * h.dy;
+      sums[kGradB + 2] += g_pz * h.dy;
+      sums[kGradC] += g_pz;
+      sums[kGradCenter] -= g_dx;
+      sums[kGradCenter + 1] -= g_dy;
+      sums[kGradAbsolute] += Abs(g_dx);
+      sums[kGradAbsolute + 1] += Abs(g_dy);
+      sums[kGradAlpha] += g_log_alpha;
+      for (int c = 0; c < 3; ++c) sums[kGradColor + c] += w * state.color[b][c];
+    }
+    if (any) {
+      for (int group = 0; group < kSums; group += kLanes) Store(row + group, ReduceLanes(sums + group));
+    } else {
+      std::memset(row, 0, kRow * sizeof(float));
+    }
+  }
+}
+
+}  // namespace
+
+void BlendTile(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
+               const Image& image, const PairRows* contributions) {
+  auto run = [&](auto kernel) { kernel(tile, records, view, background, image, contributions); };
+  if (contributions) {
+    run(maps == kColorOnly  ? BlendTileImpl<kColorOnly, true>
+        : maps == kGeometry ? BlendTileImpl<kGeometry, true>
+                            : BlendTileImpl<kEverything, true>);
+  } else {
+    run(maps == kColorOnly  ? BlendTileImpl<kColorOnly, false>
+        : maps == kGeometry ? BlendTileImpl<kGeometry, false>
+                            : BlendTileImpl<kEverything, false>);
+  }
+}
+
+void BlendTileBackward(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
+                       const Image& image, const ImageGradient& gradient, const PairRows& pairs) {
+  auto kernel = maps == kColorOnly  ? BlendTileBackwardImpl<kColorOnly>
+                : maps == kGeometry ? BlendTileBackwardImpl<kGeometry>
+                                    : BlendTileBackwardImpl<kEverything>;
+  kernel(tile, records, view, background, image, gradient, pairs);
+}
+
+void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* ids, int64_t begin, int64_t end,
+                     const float* rows, int row_size, const SurfelGradients& out, double* camera) {
+  const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
+  for (int64_t first = begin; first < end; first += kLanes) {
+    const int count = int(std::min<int64_t>(kLanes, end - first));
+    int64_t lane_ids[kLanes];
+    alignas(64) float transposed[kAllGradient][kLanes] = {};
+    for (int lane = 0; lane < kLanes; ++lane) {
+      lane_ids[lane] = ids[first + std::min(lane, count - 1)];
+      if (lane >= count) continue;
+      const float* row = rows + (first + lane) * row_size;
+      const int used = row_size == 16 ? kColorGradient : kAllGradient;
+      for (int i = 0; i < used; ++i) transposed[i][lane] = row[i];
+    }
+    SurfelParams<Vec> params, result;
+    Pose<Vec> pose;
+    Projected<Vec> forward, g;
+    CameraGradient<Vec> g_camera;
+    Gather(surfels, lane_ids, params);
+    ComputePose(params, view, pose);
+    Project(params, view, surfels.sh_degree, pose, forward);
+    for (int i = 0; i < 3; ++i) {
+      g.a[i] = Load(transposed[kGradA + i]);
+      g.b[i] = Load(transposed[kGradB + i]);
+      g.m2[i] = Load(transposed[kGradM2 + i]);
+      g.color[i] = Load(transposed[kGradColor + i]);
+      g.normal[i] = Load(transposed[kGradNormal + i]);
+    }
+    g.c = Load(transposed[kGradC]);
+    g.center[0] = Load(transposed[kGradCenter]);
+    g.center[1] = Load(transposed[kGradCenter + 1]);
+    g.plane_distance = Load(transposed[kGradPlane]);
+    g.opacity = Load(transposed[kGradAlpha]) * Reciprocal(forward.opacity);  // rows hold the gradient of log alpha
+    ProjectVjp(params, view, surfels.sh_degree, pose, forward, g, result, g_camera);
+    for (int lane = 0; lane < count; ++lane) {
+      const int64_t id = lane_ids[lane];
+      for (int i = 0; i < 3; ++i) out.means[3 * id + i] += result.mean[i][lane];
+      for (int i = 0; i < 4; ++i) out.quats[4 * id + i] += result.quat[i][lane];
+      for (int i = 0; i < 2; ++i) out.log_scales[2 * id + i] += result.log_scale[i][lane];
+      out.logit_opacities[id] += result.logit_opacity[lane];
+      float* sh = out.sh + id * surfels.num_sh * 3;
+      for (int i = 0; i < num_sh; ++i) sh[i] += result.sh[i][lane];
+      if (out.probe) {
+        for (int i = 0; i < 2; ++i) {
+          out.probe[4 * id + i] += transposed[kGradCenter + i][lane];
+          out.probe[4 * id + 2 + i] += transposed[kGradAbsolute + i][lane];
+        }
+      }
+      for (int i = 0; i < 9; ++i) camera[i] += g_camera.rotation[i][lane];
+      for (int i = 0; i < 3; ++i) camera[9 + i] += g_camera.translation[i][lane];
+    }
+  }
+}
+
+}  // namespace COSURFGS_VARIANT
+}  // namespace cosurfgs

@@ -1,0 +1,164 @@
+// Explicit vectors of floats, one width per instruction set. Included only by files that are compiled once per variant.
+//
+// The width decides the speed, so it is never left to the auto-vectoriser: 16 lanes with AVX-512, 8 with AVX2, 4 elsewhere
+// (SSE2 and NEON through the compiler's generic vectors).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace cosurfgs {
+namespace COSURFGS_VARIANT {
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+// alignas(4 * kLanes) comes with the type.
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+
+inline Vec Splat(float x) { return x - Vec{}; }
+inline IntVec SplatInt(int32_t x) { return x - IntVec{}; }
+inline Vec Load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+
+// A mask is a bit per lane with AVX-512 and a vector of 0 / -1 elsewhere.
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+using Mask = __mmask16;
+inline Mask Less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline Mask LessEqual(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+inline Mask LessEqualInt(IntVec a, IntVec b) { return _mm512_cmple_epi32_mask((__m512i)a, (__m512i)b); }
+inline Mask EqualInt(IntVec a, IntVec b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
+inline Vec Select(Mask m, Vec a, Vec b) { return _mm512_mask_blend_ps(m, b, a); }
+inline Vec Keep(Mask m, Vec a) { return _mm512_maskz_mov_ps(m, a); }  // 0 where the mask is not set
+inline IntVec SelectInt(Mask m, IntVec a, IntVec b) {
+  return (IntVec)_mm512_mask_blend_epi32(m, (__m512i)b, (__m512i)a);
+}
+inline bool Any(Mask m) { return m != 0; }
+inline Mask And(Mask a, Mask b) { return a & b; }
+inline Mask AndNot(Mask a, Mask b) { return a & ~b; }
+inline Mask Or(Mask a, Mask b) { return a | b; }
+inline int Count(Mask m) { return __builtin_popcount(m); }
+inline Mask MaskNone() { return 0; }
+inline Mask MaskAll() { return 0xffff; }
+#else
+using Mask = IntVec;
+inline Mask Less(Vec a, Vec b) { return a < b; }
+inline Mask LessEqual(Vec a, Vec b) { return a <= b; }
+inline Mask LessEqualInt(IntVec a, IntVec b) { return a <= b; }
+inline Mask EqualInt(IntVec a, IntVec b) { return a == b; }
+inline Vec Select(Mask m, Vec a, Vec b) { return m ? a : b; }
+inline Vec Keep(Mask m, Vec a) { return (Vec)(m & (IntVec)a); }
+inline IntVec SelectInt(Mask m, IntVec a, IntVec b) { return m ? a : b; }
+#if defined(__AVX2__)
+inline bool Any(Mask m) { return !_mm256_testz_si256((__m256i)m, (__m256i)m); }
+inline int Count(Mask m) { return __builtin_popcount(_mm256_movemask_ps((__m256)m)); }
+#else
+inline bool Any(Mask m) {
+  typedef int64_t Halves __attribute__((vector_size(16)));
+  Halves h = (Halves)m;
+  return (h[0] | h[1]) != 0;
+}
+inline int Count(Mask m) { return -(m[0] + m[1] + m[2] + m[3]); }
+#endif
+inline Mask And(Mask a, Mask b) { return a & b; }
+inline Mask AndNot(Mask a, Mask b) { return a & ~b; }
+inline Mask Or(Mask a, Mask b) { return a | b; }
+inline Mask MaskNone() { return IntVec{}; }
+inline Mask MaskAll() { return ~IntVec{}; }
+#endif
+
+inline Vec Min(Vec a, Vec b) { return Select(Less(a, b), a, b); }
+inline Vec Max(Vec a, Vec b) { return Select(Less(b, a), a, b); }
+inline Vec Abs(Vec a) { return (Vec)((IntVec)a & SplatInt(0x7fffffff)); }
+
+// Reciprocal to about 1 ulp; NaN (not infinity) for zeros and denormals. The estimate and one Newton step take 4
+// operations where a division blocks the divider for 10 to 24 cycles.
+inline Vec Reciprocal(Vec a) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  Vec r = _mm512_rcp14_ps(a);
+  return r * (2.0f - a * r);
+#elif defined(__AVX2__)
+  Vec r = _mm256_rcp_ps(a);
+  return r * (2.0f - a * r);
+#else
+  return 1.0f / a;
+#endif
+}
+
+inline Vec Sqrt(Vec a) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return _mm512_sqrt_ps(a);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(a);
+#else
+  for (int i = 0; i < kLanes; ++i) a[i] = std::sqrt(a[i]);
+  return a;
+#endif
+}
+
+inline IntVec RoundToInt(Vec a) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return (IntVec)_mm512_cvtps_epi32(a);
+#elif defined(__AVX2__)
+  return (IntVec)_mm256_cvtps_epi32(a);
+#else
+  return __builtin_convertvector(a + Select(Less(a, Vec{}), Splat(-0.5f), Splat(0.5f)), IntVec);
+#endif
+}
+
+// exp on [-87, 87], relative error 8e-8: 2^n times a degree 5 polynomial on [-0.5, 0.5]. Arguments are clamped.
+inline Vec Exp(Vec x) {
+  x = Min(Max(x, Splat(-87.0f)), Splat(87.0f)) * 1.44269504f;
+  IntVec n = RoundToInt(x);
+  Vec f = x - __builtin_convertvector(n, Vec);
+  Vec p = Splat(0.0013276472f);
+  p = p * f + 0.00967554148f;
+  p = p * f + 0.0555071327f;
+  p = p * f + 0.240221197f;
+  p = p * f + 0.693146967f;
+  p = p * f + 1.00000007f;
+  return (Vec)((IntVec)p + (n << 23));
+}
+
+// Sums of kLanes vectors over their lanes: lane j of the result is the sum of v[j]. Overwrites v.
+// Each step turns the lane groups [a0 a1], [b0 b1] of two vectors into [a0 + a1, b0 + b1].
+template <int kBlock, int... kLane>
+inline Vec CombineGroups(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+  constexpr auto source = [](int i) {
+    int group = i / (2 * kBlock) * (2 * kBlock), r = i % (2 * kBlock);
+    return r < kBlock ? group + r : kLanes + group + (r - kBlock);
+  };
+  return __builtin_shufflevector(a, b, source(kLane)...) + __builtin_shufflevector(a, b, (source(kLane) + kBlock)...);
+}
+template <int kBlock>
+inline void ReduceStep(Vec* v) {
+  if constexpr (kBlock >= 1) {
+    for (int i = 0; i < kBlock; ++i) {
+      v[i] = CombineGroups<kBlock>(v[i], v[i + kBlock], std::make_integer_sequence<int, kLanes>{});
+    }
+    ReduceStep<kBlock / 2>(v);
+  }
+}
+inline Vec ReduceLanes(Vec* v) {
+  ReduceStep<kLanes / 2>(v);
+  return v[0];
+}
+
+}  // namespace COSURFGS_VARIANT
+}  // namespace cosurfgs

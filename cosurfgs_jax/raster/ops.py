@@ -1,0 +1,107 @@
+"""The native rasterizer as a differentiable JAX function."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.raster.maps import RawMaps
+from cosurfgs_jax.types import Camera, Surfels
+
+MAP_LEVELS = {"color": 0, "geometry": 1, "all": 2}
+
+
+class _Static(NamedTuple):
+    """What the compiled program is specialised to."""
+
+    height: int
+    width: int
+    near: float
+    sh_degree: int
+    maps: int  # a value of MAP_LEVELS
+    with_contributions: bool
+
+
+def _forward_call(static: _Static, params, cameras, background):
+    """Calls the forward target for V cameras; params = means, quats, log_scales, logit_opacities, sh, alive."""
+    num_views, num_surfels = cameras[0].shape[0], params[0].shape[0]
+    image = (num_views, static.height, static.width)
+    f32, i32, none = np.float32, np.int32, (0,)
+    geometry, everything = static.maps >= 1, static.maps >= 2
+    results = [
+        ((*image, 3), f32), (image, f32),
+        (image if geometry else none, f32), (image if geometry else none, f32),
+        ((*image, 3) if geometry else none, f32), (image if geometry else none, f32),
+        (image if everything else none, f32),
+        (image, i32), (image if geometry else none, i32),
+        ((num_views, num_surfels, 4) if static.with_contributions else none, f32),
+        ((num_views, 2), i32),
+    ]
+    return ffi.call("cosurfgs_raster_forward", results, *params, *cameras, background, width=static.width,
+                    height=static.height, near=static.near, sh_degree=static.sh_degree, maps=static.maps,
+                    with_contributions=static.with_contributions)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _render(static: _Static, params, cameras, background, probe):
+    del probe  # exists for its cotangent
+    return _forward_call(static, params, cameras, background)
+
+
+def _render_fwd(static, params, cameras, background, probe):
+    out = _forward_call(static, params, cameras, background)
+    transmittance, depth_sum, last, median_index = out[1], out[2], out[7], out[8]
+    return out, (params, cameras, background, probe, transmittance, depth_sum, last, median_index)
+
+
+def _render_bwd(static, residuals, cotangents):
+    params, cameras, background, probe, transmittance, depth_sum, last, median_index = residuals
+    f32 = np.float32
+    results = [(x.shape, f32) for x in params[:5]] + [(cameras[0].shape, f32), (probe.shape, f32)]
+    *g_params, g_pose, g_probe = ffi.call(
+        "cosurfgs_raster_backward", results, *params, *cameras, background, transmittance, depth_sum, last,
+        median_index, *cotangents[:7], width=static.width, height=static.height, near=static.near,
+        sh_degree=static.sh_degree, maps=static.maps)
+    g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents[0])
+    return (*g_params, None), (g_pose, jnp.zeros_like(cameras[1])), g_background, g_probe
+
+
+_render.defvjp(_render_fwd, _render_bwd)
+
+
+def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.Array | None, *, image_size, near: float,
+           sh_degree: int, maps: str, with_contributions: bool) -> RawMaps:
+    """Draws the views of `camera` with the native CPU kernel; the same definition as `reference.render`.
+
+    Args:
+        surfels, background f32[3]: with gradient.
+        camera: one view, or V with a leading axis; gradient to camera_from_world, none to the intrinsics.
+        probe: f32[N,4] or None; see `rasterize`.
+        image_size: (H, W).
+        near: world length; hits nearer than this are skipped.
+        sh_degree: degree used, at most the stored one.
+        maps: "color", "geometry" or "all".
+        with_contributions: also make the per-surfel sums.
+    Returns:
+        RawMaps with the leading axes of `camera`.
+    """
+    is_single = camera.camera_from_world.ndim == 2
+    params = (surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh, surfels.alive)
+    cameras = (camera.camera_from_world, camera.intrinsics)
+    if is_single:
+        cameras = tuple(x[None] for x in cameras)
+    if probe is None:
+        probe = jnp.zeros((0,), jnp.float32)
+    static = _Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
+                     bool(with_contributions))
+    *operands, background, probe = ffi.match_varying(*params, *cameras, background, probe)
+    out = _render(static, tuple(operands[:6]), tuple(operands[6:]), background, probe)
+    color, transmittance, depth, median, normal, plane, distortion, _, _, contributions, status = out
+    geometry, everything = static.maps >= 1, static.maps >= 2
+    raw = RawMaps(color, transmittance, depth if geometry else None, median if geometry else None,
+                  normal if geometry else None, plane if geometry else None, distortion if everything else None,
+                  jax.lax.stop_gradient(contributions) if with_contributions else None, status[:, 0])
+    return jax.tree.map(lambda x: x[0], raw) if is_single else raw
