@@ -57,8 +57,8 @@ class _State(NamedTuple):
 
 
 def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
-    """All fields (and the scales themselves) are finite and the quaternion is not zero."""
-    finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
+    """All fields and the scales themselves are finite, and the quaternion is not zero."""
+    finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
               for x in (means, quats, log_scales, logit_opacities, sh, jnp.exp(log_scales))]
     squared = (quats * quats).sum(axis=-1)
     return jnp.stack(finite).all(axis=0) & jnp.isfinite(squared) & (squared > 0)
@@ -75,6 +75,7 @@ def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_w
     Returns:
         `_Projected`, and the number of living surfels with a field that is not finite.
     """
+    sh = sh[:, : spherical_harmonics.num_coefficients(sh_degree)]
     is_valid = _is_valid(means, quats, log_scales, logit_opacities, sh)
     num_invalid = (alive & ~is_valid).sum().astype(jnp.int32)
     means, log_scales, sh = (_keep(is_valid, x, 0.0) for x in (means, log_scales, sh))
