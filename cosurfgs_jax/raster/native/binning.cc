@@ -73,6 +73,9 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
   }
   RadixSort(keys, out.order, scratch.other_keys.Get(n), scratch.other.Get(n), out.num_drawn);
 
+  out.boxes = scratch.boxes.Get(out.num_drawn);
+  for (int64_t i = 0; i < out.num_drawn; ++i) out.boxes[i] = out.records[out.order[i]].box;
+
   // Counting sort by tile: each chunk of the order counts, then writes behind the chunks before it, so lists keep the order
   // whatever the number of chunks.
   out.tiles_x = (view.width + kTile - 1) / kTile;
@@ -84,10 +87,10 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
   auto for_tiles = [&](int64_t chunk, auto&& visit) {
     const int64_t end = std::min<int64_t>(out.num_drawn, (chunk + 1) * chunk_size);
     for (int64_t i = chunk * chunk_size; i < end; ++i) {
-      const Record& r = out.records[out.order[i]];
-      const int tx0 = r.x0 / kTile, tx1 = r.x1 / kTile, ty0 = r.y0 / kTile, ty1 = r.y1 / kTile;
-      for (int ty = ty0; ty <= ty1; ++ty) {
-        for (int tx = tx0; tx <= tx1; ++tx) visit(ty * out.tiles_x + tx, out.order[i]);
+      const Box& box = out.boxes[i];
+      const int x0 = box.tile_x0(), x1 = box.tile_x1(), y1 = box.tile_y1();
+      for (int y = box.tile_y0(); y <= y1; ++y) {
+        for (int x = x0; x <= x1; ++x) visit(y * out.tiles_x + x, out.order[i]);
       }
     }
   };

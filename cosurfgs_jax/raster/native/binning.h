@@ -13,6 +13,7 @@ namespace cosurfgs {
 struct Binned {
   Record* records;
   int32_t* order;  // ids of the drawn surfels by camera z, ties by id
+  Box* boxes;      // of the drawn surfels, in that order
   int32_t num_drawn, num_invalid;
   int tiles_x, tiles_y;
   int64_t* tile_begin;  // num_tiles + 1 positions in `lists`
@@ -27,6 +28,7 @@ struct Binned {
 struct BinningScratch {
   Scratch<Record> records;
   Scratch<float> depths;
+  Scratch<Box> boxes;
   Scratch<Fate> fates;
   Scratch<int32_t> order, other, lists;
   Scratch<uint32_t> keys, other_keys;

@@ -17,11 +17,20 @@ struct Surfels {
   int sh_degree;                // coefficients used: (sh_degree + 1)^2 <= K
 };
 
+// Pixels that a surfel may cover, inclusive.
+struct Box {
+  int16_t x0, x1, y0, y1;
+  int tile_x0() const { return x0 / kTile; }
+  int tile_x1() const { return x1 / kTile; }
+  int tile_y0() const { return y0 / kTile; }
+  int tile_y1() const { return y1 / kTile; }
+};
+
 // What blending reads of one surfel: Projected<float> plus what depends on it. One or two cache lines.
 struct alignas(64) Record {
   Projected<float> s;
   float cutoff;        // sigma at which alpha falls below kMinAlpha
-  int16_t x0, x1, y0, y1;  // pixels covered, inclusive; x0 > x1 where nothing is drawn
+  Box box;
   bool may_be_near;    // a hit within the cut-off may be nearer than `near`
 };
 static_assert(sizeof(Record) == 128, "two cache lines");
@@ -50,16 +59,15 @@ struct Tile {
   int32_t count;
 };
 
-// Where results per (surfel, tile) pair go: row `offset[id] + (tile_y - y0 tile) * width + ...`, see PairRow.
+// Where results per (surfel, tile) pair go: the rows of a surfel follow each other, tile row by tile row of the band.
 struct PairRows {
   float* rows;
   const int64_t* offset;  // per record, of the current band
   int first_tile_row;     // of the band
 };
-static inline int64_t PairRow(const PairRows& pairs, const Record& r, int32_t id, int tile_x, int tile_y) {
-  const int tx0 = r.x0 / kTile, tx1 = r.x1 / kTile, ty0 = r.y0 / kTile;
-  const int first = ty0 > pairs.first_tile_row ? ty0 : pairs.first_tile_row;
-  return pairs.offset[id] + int64_t(tile_y - first) * (tx1 - tx0 + 1) + (tile_x - tx0);
+static inline int64_t PairRow(const PairRows& pairs, const Box& box, int32_t id, int tile_x, int tile_y) {
+  const int first = box.tile_y0() > pairs.first_tile_row ? box.tile_y0() : pairs.first_tile_row;
+  return pairs.offset[id] + int64_t(tile_y - first) * (box.tile_x1() - box.tile_x0() + 1) + (tile_x - box.tile_x0());
 }
 
 // Gradient rows: the fields in this order. With kColorOnly the first kColorGradient are written.

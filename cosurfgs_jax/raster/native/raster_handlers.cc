@@ -109,18 +109,17 @@ View MakeView(const float* camera_from_world, const float* intrinsics, int64_t w
   return view;
 }
 
-int64_t PairsInRows(const Record& r, int first_tile_row, int end_tile_row) {
-  const int ty0 = std::max(r.y0 / kTile, first_tile_row), ty1 = std::min(r.y1 / kTile, end_tile_row - 1);
-  return ty1 < ty0 ? 0 : int64_t(ty1 - ty0 + 1) * (r.x1 / kTile - r.x0 / kTile + 1);
+int64_t PairsInRows(const Box& box, int first_tile_row, int end_tile_row) {
+  const int y0 = std::max(box.tile_y0(), first_tile_row), y1 = std::min(box.tile_y1(), end_tile_row - 1);
+  return y1 < y0 ? 0 : int64_t(y1 - y0 + 1) * (box.tile_x1() - box.tile_x0() + 1);
 }
 
 // Offsets of the pair rows of a band of tile rows, in drawing order; returns their number.
 int64_t PairOffsets(const Binned& binned, int first_tile_row, int end_tile_row, int64_t* offsets) {
   int64_t total = 0;
   for (int32_t i = 0; i < binned.num_drawn; ++i) {
-    const int32_t id = binned.order[i];
-    offsets[id] = total;
-    total += PairsInRows(binned.records[id], first_tile_row, end_tile_row);
+    offsets[binned.order[i]] = total;
+    total += PairsInRows(binned.boxes[i], first_tile_row, end_tile_row);
   }
   return total;
 }
@@ -187,7 +186,7 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
           const int32_t id = binned.order[i];
           const float* row = rows.rows + kContributions * rows.offset[id];
           float* target = out + kContributions * id;
-          for (int64_t pair = PairsInRows(binned.records[id], 0, binned.tiles_y); pair > 0; --pair, row += kContributions) {
+          for (int64_t pair = PairsInRows(binned.boxes[i], 0, binned.tiles_y); pair > 0; --pair, row += kContributions) {
             target[0] += row[0];
             target[1] = std::max(target[1], row[1]);
             target[2] += row[2];
@@ -231,10 +230,9 @@ void BackwardView(const Surfels& surfels, const View& view, const float* backgro
     });
     parallel.For(num_chunks, [&](int64_t chunk) {
       for (int64_t i = chunk * kSurfelChunk; i < chunk_end(chunk); ++i) {
-        const int32_t id = binned.order[i];
-        const float* row = rows.rows + row_size * offsets[id];
+        const float* row = rows.rows + row_size * offsets[binned.order[i]];
         float* target = sums + row_size * i;
-        for (int64_t pair = PairsInRows(binned.records[id], first, end); pair > 0; --pair, row += row_size) {
+        for (int64_t pair = PairsInRows(binned.boxes[i], first, end); pair > 0; --pair, row += row_size) {
           for (int k = 0; k < row_size; ++k) target[k] += row[k];
         }
       }

@@ -106,10 +106,10 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
       float* target = reinterpret_cast<float*>(&record.s);
       for (int i = 0; i < kFields; ++i) target[i] = fields[i][lane];
       record.cutoff = cutoff[lane] + 1e-3f;  // a margin: the exact test is on alpha
-      PixelRange(bounds.x0[lane], bounds.x1[lane], view.width, record.x0, record.x1);
-      PixelRange(bounds.y0[lane], bounds.y1[lane], view.height, record.y0, record.y1);
+      PixelRange(bounds.x0[lane], bounds.x1[lane], view.width, record.box.x0, record.box.x1);
+      PixelRange(bounds.y0[lane], bounds.y1[lane], view.height, record.box.y0, record.box.y1);
       record.may_be_near = !(bounds.min_z[lane] >= view.near);
-      if (record.x0 > record.x1 || record.y0 > record.y1) continue;
+      if (record.box.x0 > record.box.x1 || record.box.y0 > record.box.y1) continue;
       depths[id] = z;
       fates[id] = Fate::kDrawn;
     }
@@ -141,8 +141,8 @@ struct TileGrid {
   }
 };
 
-// One bit per block that the record's box touches.
-uint64_t CoveredBlocks(const Record& r, const Tile& tile) {
+// One bit per block that the box touches.
+uint64_t CoveredBlocks(const Box& r, const Tile& tile) {
   const int bx0 = std::max(0, r.x0 - tile.x) / kBlockWidth, bx1 = std::min(kTile - 1, r.x1 - tile.x) / kBlockWidth;
   const int by0 = std::max(0, r.y0 - tile.y) / kBlockHeight, by1 = std::min(kTile - 1, r.y1 - tile.y) / kBlockHeight;
   const uint64_t columns = ((2ull << bx1) - (1ull << bx0)) & 0xf;
@@ -201,35 +201,86 @@ struct ForwardState {
   Mask active[kBlocks];
 };
 
-// Copies a block-ordered value to the image.
+// Four pixels of one row: the width of a block, and what is copied between blocks and images at a time.
+typedef float Quad __attribute__((vector_size(16)));
+typedef int32_t IntQuad __attribute__((vector_size(16)));
+static_assert(kBlockWidth == 4, "quads");
+
+template <class Q, class V>
+inline Q GetQuad(const V& v, int row) {
+  Q quad;
+  std::memcpy(&quad, reinterpret_cast<const char*>(&v) + 16 * row, 16);
+  return quad;
+}
+template <class Q, class V>
+inline void SetQuad(V& v, int row, Q quad) {
+  std::memcpy(reinterpret_cast<char*>(&v) + 16 * row, &quad, 16);
+}
+
+// Calls get(pixel, block, row of the block, pixels to copy: 1 to 4) for all that lies in the image.
 template <class Get>
-inline void ForPixels(const Tile& tile, const View& view, Get get) {
+inline void ForQuads(const Tile& tile, const View& view, Get get) {
   const int width = std::min(kTile, view.width - tile.x), height = std::min(kTile, view.height - tile.y);
   for (int y = 0; y < height; ++y) {
-    const int64_t row = int64_t(tile.y + y) * view.width + tile.x;
-    for (int x = 0; x < width; ++x) {
-      const int block = y / kBlockHeight * kBlocksX + x / kBlockWidth;
-      get(row + x, block, y % kBlockHeight * kBlockWidth + x % kBlockWidth);
+    const int64_t line = int64_t(tile.y + y) * view.width + tile.x;
+    for (int x = 0; x < width; x += kBlockWidth) {
+      get(line + x, y / kBlockHeight * kBlocksX + x / kBlockWidth, y % kBlockHeight, std::min(kBlockWidth, width - x));
     }
   }
+}
+
+template <class T, class Q>
+inline void StoreQuad(T* image, Q quad, int count) {
+  if (count == 4) {
+    std::memcpy(image, &quad, 16);
+  } else {
+    for (int i = 0; i < count; ++i) image[i] = quad[i];
+  }
+}
+template <class Q, class T>
+inline Q LoadQuad(const T* image, int count, T otherwise) {
+  Q quad = otherwise - Q{};
+  if (count == 4) {
+    std::memcpy(&quad, image, 16);
+  } else {
+    for (int i = 0; i < count; ++i) quad[i] = image[i];
+  }
+  return quad;
+}
+inline void StoreQuad3(float* image, Quad r, Quad g, Quad b, int count) {
+  const Quad rg = __builtin_shufflevector(r, g, 0, 4, 1, 5), rg_high = __builtin_shufflevector(r, g, 2, 6, 3, 7);
+  const Quad parts[3] = {__builtin_shufflevector(rg, b, 0, 1, 4, 2),
+                         __builtin_shufflevector(__builtin_shufflevector(rg, b, 3, 5, 0, 0), rg_high, 0, 1, 4, 5),
+                         __builtin_shufflevector(__builtin_shufflevector(b, rg_high, 2, 6, 7, 3), b, 0, 1, 2, 3)};
+  std::memcpy(image, parts, count * 12);
+}
+inline void LoadQuad3(const float* image, int count, Quad& r, Quad& g, Quad& b) {
+  Quad p[3] = {};
+  std::memcpy(p, image, count * 12);
+  r = __builtin_shufflevector(__builtin_shufflevector(p[0], p[1], 0, 3, 6, 6), p[2], 0, 1, 2, 5);
+  g = __builtin_shufflevector(__builtin_shufflevector(p[0], p[1], 1, 4, 7, 7), p[2], 0, 1, 2, 6);
+  b = __builtin_shufflevector(__builtin_shufflevector(p[0], p[1], 2, 5, 5, 5), p[2], 0, 1, 4, 7);
 }
 
 template <int kMaps>
 void WriteTile(const Tile& tile, const View& view, const float* background, const ForwardState& state,
                const Image& image) {
-  ForPixels(tile, view, [&](int64_t pixel, int b, int lane) {
-    const float t = state.transmittance[b][lane];
-    image.transmittance[pixel] = t;
-    for (int c = 0; c < 3; ++c) image.color[3 * pixel + c] = state.color[b][c][lane] + t * background[c];
-    image.last[pixel] = state.last[b][lane];
+  ForQuads(tile, view, [&](int64_t pixel, int b, int row, int count) {
+    const auto quad = [&](const Vec& v) { return GetQuad<Quad>(v, row); };
+    const Quad t = quad(state.transmittance[b]);
+    StoreQuad(image.transmittance + pixel, t, count);
+    StoreQuad(image.last + pixel, GetQuad<IntQuad>(state.last[b], row), count);
+    StoreQuad3(image.color + 3 * pixel, quad(state.color[b][0]) + t * background[0],
+               quad(state.color[b][1]) + t * background[1], quad(state.color[b][2]) + t * background[2], count);
     if (kMaps >= kGeometry) {
-      image.depth_sum[pixel] = state.depth[b][lane];
-      image.median_depth[pixel] = state.median[b][lane];
-      image.median_index[pixel] = state.median_index[b][lane];
-      image.plane_sum[pixel] = state.plane[b][lane];
-      for (int c = 0; c < 3; ++c) image.normal_sum[3 * pixel + c] = state.normal[b][c][lane];
+      StoreQuad(image.depth_sum + pixel, quad(state.depth[b]), count);
+      StoreQuad(image.median_depth + pixel, quad(state.median[b]), count);
+      StoreQuad(image.median_index + pixel, GetQuad<IntQuad>(state.median_index[b], row), count);
+      StoreQuad(image.plane_sum + pixel, quad(state.plane[b]), count);
+      StoreQuad3(image.normal_sum + 3 * pixel, quad(state.normal[b][0]), quad(state.normal[b][1]),
+                 quad(state.normal[b][2]), count);
     }
-    if (kMaps >= kEverything) image.distortion[pixel] = state.distortion[b][lane];
+    if (kMaps >= kEverything) StoreQuad(image.distortion + pixel, quad(state.distortion[b]), count);
   });
 }
 
@@ -259,7 +310,7 @@ void BlendTileImpl(const Tile& tile, const Record* records, const View& view, co
     if (i + 4 < tile.count) __builtin_prefetch(&records[tile.list[i + 4]]);
     Vec sum_w = Vec{}, max_w = Vec{};
     int pixels = 0, front_pixels = 0;
-    for (uint64_t blocks = CoveredBlocks(r, tile) & open; blocks; blocks &= blocks - 1) {
+    for (uint64_t blocks = CoveredBlocks(r.box, tile) & open; blocks; blocks &= blocks - 1) {
       const int b = __builtin_ctzll(blocks);
       Hit h;
       if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near, h)) continue;
@@ -295,7 +346,7 @@ void BlendTileImpl(const Tile& tile, const Record* records, const View& view, co
     }
     if (kContributing) {
       float* row = contributions->rows +
-                   kContributions * PairRow(*contributions, r, id, tile.x / kTile, tile.y / kTile);
+                   kContributions * PairRow(*contributions, r.box, id, tile.x / kTile, tile.y / kTile);
       row[0] = SumLanes(sum_w);
       row[1] = MaxLanes(max_w);
       row[2] = float(pixels);
@@ -331,28 +382,33 @@ void LoadTile(const Tile& tile, const View& view, const float* background, const
     }
     if (kMaps >= kEverything) state.distortion[b] = state.depth_total[b] = state.depth_behind[b] = Vec{};
   }
-  ForPixels(tile, view, [&](int64_t pixel, int b, int lane) {
-    const float t = image.transmittance[pixel];
-    float g_transmittance = gradient.transmittance[pixel];
-    for (int c = 0; c < 3; ++c) {
-      state.color[b][c][lane] = gradient.color[3 * pixel + c];
-      g_transmittance += background[c] * gradient.color[3 * pixel + c];
-    }
-    state.transmittance[b][lane] = t;
-    state.behind[b][lane] = t * g_transmittance;
-    state.last[b][lane] = image.last[pixel];
-    state.last_of_block[b] = std::max(state.last_of_block[b], image.last[pixel]);
+  ForQuads(tile, view, [&](int64_t pixel, int b, int row, int count) {
+    const auto load = [&](const float* map, Vec& v) { SetQuad(v, row, LoadQuad<Quad>(map + pixel, count, 0.0f)); };
+    const auto load3 = [&](const float* map, Vec* v) {
+      Quad q[3];
+      LoadQuad3(map + 3 * pixel, count, q[0], q[1], q[2]);
+      for (int c = 0; c < 3; ++c) SetQuad(v[c], row, q[c]);
+    };
+    load3(gradient.color, state.color[b]);
+    const Quad t = LoadQuad<Quad>(image.transmittance + pixel, count, 1.0f);
+    Quad g_transmittance = LoadQuad<Quad>(gradient.transmittance + pixel, count, 0.0f);
+    for (int c = 0; c < 3; ++c) g_transmittance += GetQuad<Quad>(state.color[b][c], row) * background[c];
+    SetQuad(state.transmittance[b], row, t);
+    SetQuad(state.behind[b], row, t * g_transmittance);
+    const IntQuad last = LoadQuad<IntQuad>(image.last + pixel, count, -1);
+    SetQuad(state.last[b], row, last);
+    for (int i = 0; i < 4; ++i) state.last_of_block[b] = std::max(state.last_of_block[b], last[i]);
     if (kMaps >= kGeometry) {
-      state.depth[b][lane] = gradient.depth_sum[pixel];
-      state.median[b][lane] = gradient.median_depth[pixel];
-      state.median_index[b][lane] = image.median_index[pixel];
-      state.plane[b][lane] = gradient.plane_sum[pixel];
-      for (int c = 0; c < 3; ++c) state.normal[b][c][lane] = gradient.normal_sum[3 * pixel + c];
+      load(gradient.depth_sum, state.depth[b]);
+      load(gradient.median_depth, state.median[b]);
+      load(gradient.plane_sum, state.plane[b]);
+      load3(gradient.normal_sum, state.normal[b]);
+      SetQuad(state.median_index[b], row, LoadQuad<IntQuad>(image.median_index + pixel, count, -1));
     }
     if (kMaps >= kEverything) {
-      state.final_transmittance[b][lane] = t;
-      state.distortion[b][lane] = gradient.distortion[pixel];
-      state.depth_total[b][lane] = image.depth_sum[pixel];
+      SetQuad(state.final_transmittance[b], row, t);
+      load(gradient.distortion, state.distortion[b]);
+      load(image.depth_sum, state.depth_total[b]);
     }
   });
 }
@@ -377,10 +433,10 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
     const int32_t id = tile.list[i];
     const Record& r = records[id];
     if (i >= 4) __builtin_prefetch(&records[tile.list[i - 4]]);
-    float* row = pairs.rows + kRow * PairRow(pairs, r, id, tile.x / kTile, tile.y / kTile);
+    float* row = pairs.rows + kRow * PairRow(pairs, r.box, id, tile.x / kTile, tile.y / kTile);
     Vec sums[kSums] = {};
     bool any = false;
-    for (uint64_t blocks = CoveredBlocks(r, tile) & open; blocks; blocks &= blocks - 1) {
+    for (uint64_t blocks = CoveredBlocks(r.box, tile) & open; blocks; blocks &= blocks - 1) {
       const int b = __builtin_ctzll(blocks);
       Hit h;
       if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near, h)) continue;
