@@ -1,0 +1,153 @@
+"""The PLY container: elements of scalar columns, and triangle lists. What columns mean is their owners' business."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cosurfgs_jax.atomic import atomic_path
+from cosurfgs_jax.errors import InputError
+
+_TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
+          "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
+          "double": "f8", "float64": "f8"}
+_NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float",
+          "f8": "double"}
+_LIST_LENGTH = "_length_of_"
+
+
+def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray | None = None,
+              comments: tuple[str, ...] = ()) -> None:
+    """Writes a binary little-endian PLY file atomically.
+
+    Args:
+        path: the file.
+        vertices: structured array; its fields are the columns, in order.
+        triangles: i32[F,3] vertex numbers, or None for a file without faces.
+        comments: lines for the header.
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    columns = [(name, vertices.dtype[name].str[1:]) for name in vertices.dtype.names]
+    header = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    header += [f"element vertex {len(vertices)}", *(f"property {_NAMES[kind]} {name}" for name, kind in columns)]
+    if triangles is not None:
+        header += [f"element face {len(triangles)}", "property list uchar int vertex_indices"]
+    header.append("end_header\n")
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write("\n".join(header).encode("ascii"))
+        file.write(vertices.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes())
+        if triangles is not None:
+            faces = np.empty(len(triangles), np.dtype([("n", "u1"), ("v", "<i4", (3,))]))
+            faces["n"], faces["v"] = 3, triangles
+            file.write(faces.tobytes())
+
+
+def _parse_header(file, path) -> tuple[str, list[tuple[str, int, list[tuple[str, str, str]]]], list[str]]:
+    if file.readline().strip() != b"ply":
+        raise InputError(f"{path}: expected a PLY file, got something else (the first line is not 'ply')")
+    form, elements, comments = "", [], []
+    while True:
+        line = file.readline()
+        if not line:
+            raise InputError(f"{path}: the PLY header has no end; the file is cut off")
+        words = line.decode("ascii", "replace").split()
+        match words:
+            case ["format", form, *_]:
+                pass
+            case ["comment", *rest]:
+                comments.append(" ".join(rest))
+            case ["element", name, count]:
+                elements.append((name, int(count), []))
+            case ["property", "list", count_type, item_type, name] if count_type in _TYPES and item_type in _TYPES:
+                elements[-1][2].append((name, _TYPES[item_type], _TYPES[count_type]))
+            case ["property", item_type, name] if item_type in _TYPES:
+                elements[-1][2].append((name, _TYPES[item_type], ""))
+            case ["property", *_]:
+                raise InputError(f"{path}: unknown PLY property line {line.decode('ascii', 'replace').strip()!r}")
+            case ["end_header"]:
+                break
+    if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
+        raise InputError(f"{path}: expected an ascii or binary PLY file, got format {form!r}")
+    return form, elements, comments
+
+
+def _element_dtype(properties: list[tuple[str, str, str]], order: str) -> np.dtype:
+    fields = []
+    for name, item, count in properties:
+        if count:
+            fields.append((_LIST_LENGTH + name, order + count))
+            fields.append((name, order + item, (3,)))
+        else:
+            fields.append((name, order + item))
+    return np.dtype(fields)
+
+
+def _read_ascii(file, count: int, dtype: np.dtype, path) -> np.ndarray:
+    rows = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2)
+    if rows.shape[0] != count:
+        raise InputError(f"{path}: expected {count} rows, got {rows.shape[0]}; the file is cut off")
+    table, column = np.empty(count, dtype), 0
+    for name in dtype.names:
+        width = dtype[name].shape[0] if dtype[name].shape else 1
+        part = rows[:, column:column + width]
+        table[name] = part if dtype[name].shape else part[:, 0]
+        column += width
+    return table
+
+
+def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Reads an ascii or binary PLY file.
+
+    Args:
+        path: the file.
+    Returns:
+        A dict from element name to structured array (native byte order; list columns are [n,3]), and the comments.
+    Raises:
+        InputError: missing, cut off, not PLY, or with faces that are not triangles.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            form, elements, comments = _parse_header(file, path)
+            order = ">" if form == "binary_big_endian" else "<"
+            tables = {}
+            for name, count, properties in elements:
+                dtype = _element_dtype(properties, order)
+                if form == "ascii":
+                    table = _read_ascii(file, count, dtype, path) if count else np.empty(0, dtype)
+                else:
+                    data = file.read(count * dtype.itemsize)
+                    if len(data) != count * dtype.itemsize:
+                        # Polygons with another number of corners also end here, or below at the lengths.
+                        raise InputError(f"{path}: expected {count * dtype.itemsize} bytes of {name!r}, got "
+                                         f"{len(data)}; the file is cut off or its faces are not triangles")
+                    table = np.frombuffer(data, dtype)
+                for column, _, list_count in properties:
+                    if list_count and np.any(table[_LIST_LENGTH + column] != 3):
+                        raise InputError(f"{path}: expected triangles, got faces with another number of corners; "
+                                         "triangulate the mesh first")
+                tables[name] = table.astype(dtype.newbyteorder("="))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return tables, comments
+
+
+def columns(table: np.ndarray, names: tuple[str, ...], path, dtype=np.float64) -> np.ndarray:
+    """Stacks scalar columns to [n, len(names)]; InputError names those that are missing."""
+    missing = [name for name in names if name not in (table.dtype.names or ())]
+    if missing:
+        raise InputError(f"{path}: expected the properties {' '.join(names)}, got a file without {' '.join(missing)}")
+    return np.stack([table[name].astype(dtype) for name in names], axis=-1)
+
+
+def read_points_ply(path: str | os.PathLike) -> np.ndarray:
+    """Reads the vertices of a PLY file, e.g. a laser scan: f64[M,3] in the file's frame and unit.
+
+    Raises:
+        InputError: unreadable, without x y z, or empty.
+    """
+    tables, _ = read_ply(path)
+    if "vertex" not in tables or not len(tables["vertex"]):
+        raise InputError(f"{path}: expected a PLY file with points, got none")
+    return columns(tables["vertex"], ("x", "y", "z"), path)

@@ -1,0 +1,195 @@
+"""Which pixels of rendered depth maps are trustworthy enough to be fused, and in which range depth makes sense."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from scipy.spatial import cKDTree
+
+from cosurfgs_jax.geometry import cameras
+
+
+def choose_neighbors(camera_from_world: np.ndarray, num_neighbors: int = 8, max_axis_angle_deg: float = 45.0,
+                     min_baseline: float = 0.05) -> list[np.ndarray]:
+    """For each view the nearest others that look the same way from another place.
+
+    Args:
+        camera_from_world: f64[V,4,4].
+        num_neighbors: the most per view.
+        max_axis_angle_deg: between the optical axes.
+        min_baseline: as a share of the median distance between nearest cameras; nearer ones confirm anything.
+    Returns:
+        V arrays of view numbers, nearest first; empty where there is none.
+    """
+    centers = cameras.camera_center(camera_from_world)
+    axes = camera_from_world[:, 2, :3]
+    if len(centers) < 2:
+        return [np.zeros(0, np.int64) for _ in centers]
+    shortest = min_baseline * np.median(cKDTree(centers).query(centers, k=2)[0][:, 1])
+    result = []
+    for view in range(len(centers)):
+        # Row by row: the full table of distances does not fit into memory for tens of thousands of photographs.
+        distances = np.linalg.norm(centers - centers[view], axis=1)
+        is_candidate = (axes @ axes[view] > np.cos(np.radians(max_axis_angle_deg))) & (distances >= shortest)
+        is_candidate[view] = False
+        order = np.flatnonzero(is_candidate)
+        result.append(order[np.argsort(distances[order], kind="stable")][:num_neighbors])
+    return result
+
+
+def _points_of_view(view: int, points: np.ndarray, camera_from_world: np.ndarray, intrinsics: np.ndarray,
+                    image_size: np.ndarray, tracks_of_view: np.ndarray | None) -> np.ndarray:
+    """Camera z of the points that a view sees: by tracks, or by projection where there are none."""
+    chosen = points if tracks_of_view is None else points[tracks_of_view]
+    pixels, z = cameras.project(chosen, camera_from_world[view], intrinsics[view])
+    inside = (z > 0) & (pixels >= 0).all(axis=-1) & (pixels < image_size[::-1]).all(axis=-1)
+    return z[inside]
+
+
+def seen_depths(points: np.ndarray, camera_from_world: np.ndarray, intrinsics: np.ndarray, image_sizes: np.ndarray,
+                track_offsets: np.ndarray | None = None, track_views: np.ndarray | None = None) -> list[np.ndarray]:
+    """Camera z of the SfM points that each view sees.
+
+    Args:
+        points: f64[P,3], dataset. camera_from_world: f64[V,4,4]. intrinsics: f64[V,3,3]. image_sizes: i64[V,2] (H, W).
+        track_offsets, track_views: i64[P+1], i32[T]: which views see which point; None or empty = all points that fall
+            into the image (which lets through what is hidden).
+    Returns:
+        V arrays of depths, in the unit of the points.
+    """
+    num_views = len(camera_from_world)
+    members: list[np.ndarray | None] = [None] * num_views
+    if track_views is not None and len(track_views):
+        point_of_entry = np.repeat(np.arange(len(points)), np.diff(track_offsets))
+        order = np.argsort(track_views, kind="stable")
+        bounds = np.searchsorted(track_views[order], np.arange(num_views + 1))
+        members = [point_of_entry[order[bounds[v]:bounds[v + 1]]] for v in range(num_views)]
+        # A view without tracks (added later, or not matched) falls back to projection.
+        members = [m if len(m) >= 10 else None for m in members]
+    return [_points_of_view(v, points, camera_from_world, intrinsics, image_sizes[v], members[v])
+            for v in range(num_views)]
+
+
+def depth_limits(depths: list[np.ndarray], margin: float = 1.5) -> np.ndarray:
+    """Nearest and farthest depth worth fusing per view.
+
+    Args:
+        depths: from `seen_depths`.
+        margin: factor by which the 1st and 99th percentile are widened.
+    Returns:
+        f64[V,2]; views that see fewer than 10 points take the limits over all views.
+    """
+    enough = [d for d in depths if len(d) >= 10]
+    everywhere = np.percentile(np.concatenate(enough), [1, 99]) if enough else np.array([0.0, np.inf])
+    ranges = np.array([np.percentile(d, [1, 99]) if len(d) >= 10 else everywhere for d in depths])
+    return ranges * np.array([1 / margin, margin])
+
+
+@functools.partial(jax.jit, static_argnames=("image_size",))
+def _is_confirmed(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
+                  neighbor_intrinsics: Float[Array, "3 3"], neighbor_from_view: Float[Array, "4 4"], max_pixels,
+                  max_relative_depth, *, image_size) -> Bool[Array, "h w"]:
+    height, width = image_size
+    points = cameras.unproject(depth, intrinsics)
+    pixels, z = cameras.project(points, neighbor_from_view, neighbor_intrinsics)
+    x, y = pixels[..., 0] - 0.5, pixels[..., 1] - 0.5  # positions between pixel centres
+    is_inside = (depth > 0) & (z > 0) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    left = jnp.clip(jnp.floor(x), 0, width - 2).astype(jnp.int32)
+    top = jnp.clip(jnp.floor(y), 0, height - 2).astype(jnp.int32)
+    corners = jnp.stack([neighbor_depth[top + i, left + j] for i in (0, 1) for j in (0, 1)], axis=-1)
+    right, down = x - left.astype(x.dtype), y - top.astype(y.dtype)
+    weights = jnp.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], axis=-1)
+    is_inside &= (corners > 0).all(axis=-1)
+    # Inverse depth is linear in the image on any plane, depth is not.
+    found = 1 / (weights / jnp.where(corners > 0, corners, 1)).sum(axis=-1)
+    ray = jnp.stack([(pixels[..., 0] - neighbor_intrinsics[0, 2]) / neighbor_intrinsics[0, 0],
+                     (pixels[..., 1] - neighbor_intrinsics[1, 2]) / neighbor_intrinsics[1, 1], jnp.ones_like(found)],
+                    axis=-1)
+    back, back_z = cameras.project(ray * found[..., None], cameras.invert_rigid(neighbor_from_view), intrinsics)
+    here_y, here_x = jnp.meshgrid(jnp.arange(depth.shape[0], dtype=x.dtype) + 0.5,
+                                  jnp.arange(depth.shape[1], dtype=x.dtype) + 0.5, indexing="ij")
+    distance = jnp.hypot(back[..., 0] - here_x, back[..., 1] - here_y)
+    is_same_depth = jnp.abs(back_z - depth) <= max_relative_depth * depth
+    return is_inside & (back_z > 0) & (distance <= max_pixels) & is_same_depth
+
+
+def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
+                        neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_pixels: float = 1.0,
+                        max_relative_depth: float = 0.01) -> np.ndarray:
+    """How many neighbours agree with each pixel's depth.
+
+    A pixel goes to the neighbour by its depth and comes back by the neighbour's depth there (bilinear, all four pixels
+    valid); it is confirmed if it lands within `max_pixels` of itself and at its depth.
+
+    Args:
+        depth: f32[H,W], 0 = invalid. intrinsics: f64[3,3], pixels. camera_from_world: f64[4,4].
+        neighbors: (depth f32[h,w], intrinsics, camera_from_world) of each, any image size.
+        max_pixels: distance after the way there and back.
+        max_relative_depth: difference of the depths as a share; it catches what a short baseline cannot.
+    Returns:
+        i32[H,W].
+    """
+    count = np.zeros(depth.shape, np.int32)
+    for neighbor_depth, neighbor_intrinsics, neighbor_pose in neighbors:
+        # Relative poses in float64: map coordinates of 1e6 would leave float32 no digits.
+        neighbor_from_view = neighbor_pose @ cameras.invert_rigid(camera_from_world)
+        arrays = (np.asarray(a, np.float32) for a in (
+            depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view))
+        count += np.asarray(_is_confirmed(*arrays, np.float32(max_pixels), np.float32(max_relative_depth),
+                                          image_size=neighbor_depth.shape), np.int32)
+    return count
+
+
+def drop_by_itself(depth: np.ndarray, normal: np.ndarray | None, intrinsics: np.ndarray,
+                   camera_from_world: np.ndarray, *, limits: tuple[float, float] = (0.0, np.inf),
+                   max_angle_deg: float = 80.0) -> tuple[np.ndarray, dict[str, int]]:
+    """Sets depths to 0 that a view alone shows to be untrustworthy: invalid, out of range, seen edge-on.
+
+    Args:
+        depth: f32[H,W], camera z, 0 or not finite = invalid.
+        normal: f32[H,W,3], world frame, any length, either sign; None = from the depth map.
+        intrinsics: f64[3,3], pixels. camera_from_world: f64[4,4].
+        limits: nearest and farthest depth.
+        max_angle_deg: between ray and normal.
+    Returns:
+        The depth f32[H,W] and counts {"pixels", "invalid", "out_of_range", "grazing"}; each dropped pixel is counted at
+        the first check that drops it.
+    """
+    depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+    is_valid = depth > 0
+    is_near = is_valid & (depth >= limits[0]) & (depth <= limits[1])
+    intrinsics = np.asarray(intrinsics, np.float32)
+    if normal is None:
+        normal_camera = cameras.normals_from_depth(depth, intrinsics)
+    else:
+        normal_camera = np.asarray(normal, np.float32) @ np.asarray(camera_from_world[:3, :3].T, np.float32)
+    rays = cameras.pixel_rays(intrinsics, depth.shape)
+    lengths = np.linalg.norm(rays, axis=-1) * np.linalg.norm(normal_camera, axis=-1)
+    cosine = np.abs((rays * normal_camera).sum(axis=-1)) / np.where(lengths > 0, lengths, 1)
+    keep = is_near & (cosine >= np.cos(np.radians(max_angle_deg)))
+    counts = {"pixels": depth.size, "invalid": int((~is_valid).sum()), "out_of_range": int((is_valid & ~is_near).sum()),
+              "grazing": int((is_near & ~keep).sum())}
+    return np.where(keep, depth, 0).astype(np.float32), counts
+
+
+def drop_unconfirmed(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
+                     neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]], *, min_neighbor_views: int = 2,
+                     max_pixels: float = 1.0, max_relative_depth: float = 0.01) -> tuple[np.ndarray, dict[str, int]]:
+    """Sets depths to 0 that too few neighbours confirm.
+
+    Args:
+        depth, intrinsics, camera_from_world, neighbors, max_pixels, max_relative_depth: see `count_confirmations`.
+        min_neighbor_views: confirmations needed; 0 keeps everything. A view with fewer neighbours needs all of them,
+            and one without any loses all its depths.
+    Returns:
+        The depth f32[H,W] and counts {"unconfirmed", "kept"}.
+    """
+    keep = depth > 0
+    if min_neighbor_views > 0:
+        needed = max(1, min(min_neighbor_views, len(neighbors)))
+        keep &= count_confirmations(depth, intrinsics, camera_from_world, neighbors, max_pixels,
+                                    max_relative_depth) >= needed
+    counts = {"unconfirmed": int(((depth > 0) & ~keep).sum()), "kept": int(keep.sum())}
+    return np.where(keep, depth, 0).astype(np.float32), counts

@@ -1,0 +1,371 @@
+"""Fusion of exact depth: planes and spheres come back where they are, tiles change nothing, reasons are given."""
+
+import types
+
+import numpy as np
+import pytest
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import SurfaceSettings
+from cosurfgs_jax.surface import depth_filter, extraction, fusion
+from cosurfgs_jax.surface import mesh as meshes
+from cosurfgs_jax.surface.fusion import DepthView
+
+HEIGHT, WIDTH = 96, 128
+INTRINSICS = np.array([[115.0, 0, 67.3], [0, 120.0, 44.9], [0, 0, 1]])  # off-centre, not square
+# Map coordinates: float32 has steps of half a metre there.
+FAR = np.array([451_234.5, 5_212_345.25, 310.0])
+
+
+def rays():
+    u, v = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    return np.stack([(u - INTRINSICS[0, 2]) / INTRINSICS[0, 0], (v - INTRINSICS[1, 2]) / INTRINSICS[1, 1],
+                     np.ones_like(u)], axis=-1)
+
+
+def look_at(center, target, up=(0.1, 0.2, 1.0)):
+    z = (target - center) / np.linalg.norm(target - center)
+    x = np.cross(z, up)
+    x /= np.linalg.norm(x)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([x, np.cross(z, x), z])
+    pose[:3, 3] = -pose[:3, :3] @ center
+    return pose
+
+
+def plane_view(pose, normal, offset, color=(60, 120, 200)):
+    """Exact depth of the plane normal . x = offset."""
+    normal_camera = pose[:3, :3] @ normal
+    depth = ((offset + normal_camera @ pose[:3, 3]) / (rays() @ normal_camera)).astype(np.float32)
+    depth[(depth <= 0) | (depth > 12)] = 0
+    return DepthView(depth, np.broadcast_to(np.array(color, np.uint8), (HEIGHT, WIDTH, 3)), INTRINSICS, pose)
+
+
+def sphere_view(pose, center, radius):
+    """Exact depth and normals of a sphere."""
+    directions, offset = rays(), pose[:3, :3] @ center + pose[:3, 3]
+    a, b, c = (directions**2).sum(-1), directions @ offset, offset @ offset - radius**2
+    inside = b * b - a * c
+    depth = np.where(inside > 0, (b - np.sqrt(np.maximum(inside, 0))) / a, 0).astype(np.float32)
+    normal = np.where(depth[..., None] > 0, (directions * depth[..., None] - offset) / radius, 0) @ pose[:3, :3]
+    return DepthView(depth, np.full((HEIGHT, WIDTH, 3), (10, 200, 90), np.uint8), INTRINSICS, pose), normal
+
+
+def ring_of_views(center=FAR, radius=1.5, num=12, distance=5.0, elevations=(0.5, -0.5, 1.4, -1.4)):
+    views = []
+    for elevation in elevations:
+        for angle in np.linspace(0, 2 * np.pi, num, endpoint=False):
+            place = np.array([np.cos(elevation) * np.cos(angle), np.cos(elevation) * np.sin(angle), np.sin(elevation)])
+            views.append(sphere_view(look_at(center + distance * place, center), center, radius))
+    return views
+
+
+@pytest.fixture(scope="module")
+def open3d():
+    return pytest.importorskip("open3d")
+
+
+@pytest.mark.parametrize("tilt", [0.7, -0.7])
+@pytest.mark.parametrize("swap", [False, True])
+def test_tilted_plane_has_no_half_pixel_shift(open3d, tilt, swap):
+    """Half a pixel would move this plane by 0.2 to 0.5 voxels, one way for each sign of the tilt."""
+    normal = np.array([np.sin(tilt), 0.1, np.cos(tilt)])
+    normal = normal[[1, 0, 2]] if swap else normal
+    normal /= np.linalg.norm(normal)
+    voxel = 0.06
+    mesh = fusion.fuse([plane_view(np.eye(4), normal, 6.0)], voxel)
+    error = (mesh.vertices @ normal - 6.0) / voxel
+    assert abs(np.median(error)) < 0.01
+    assert abs(error.mean()) < 0.02
+    assert np.abs(error).mean() < 0.1
+    assert (mesh.vertex_normals @ normal).mean() < -0.98  # towards the camera
+    assert np.abs(mesh.vertex_colors.astype(float) - [60, 120, 200]).max() <= 1  # no black rims
+
+
+def test_sphere_far_from_the_origin(open3d):
+    """Depth seen at more than 60 degrees is dropped: distances along such rays are not those to a curved surface, which
+    moves this sphere outwards by 0.06 voxels (0.016 with voxels half as large), whatever the pixel convention."""
+    voxel, views = 0.06, []
+    for view, normal in ring_of_views():
+        depth, _ = depth_filter.drop_by_itself(view.depth, normal, view.intrinsics, view.camera_from_world,
+                                               max_angle_deg=60)
+        views.append(view._replace(depth=depth))
+    mesh = fusion.fuse(views, voxel, min_views=2)
+    outward = mesh.vertices - FAR
+    radius = np.linalg.norm(outward, axis=1)
+    error = (radius - 1.5) / voxel
+    assert abs(error.mean()) < 0.01
+    assert np.percentile(np.abs(error), 95) < 0.06
+    assert (mesh.vertex_normals * outward / radius[:, None]).sum(axis=1).mean() > 0.995
+    # Closed: every edge has two triangles, once in each direction.
+    edges = mesh.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
+    forward = set((edges[:, 0] * len(mesh.vertices) + edges[:, 1]).tolist())
+    backward = set((edges[:, 1] * len(mesh.vertices) + edges[:, 0]).tolist())
+    assert forward == backward and len(forward) == len(edges)
+
+
+def test_tiles_give_the_same_mesh(open3d, monkeypatch):
+    views = [view for view, _ in ring_of_views(num=4)]
+    whole = fusion.fuse(views, 0.04)
+    num_tiles = []
+    split = fusion._split_into_tiles
+    monkeypatch.setattr(fusion, "_check_budget", lambda *_: 40)
+    monkeypatch.setattr(fusion, "_split_into_tiles", lambda *a: num_tiles.append(split(*a)) or num_tiles[-1])
+    tiled = fusion.fuse(views, 0.04)
+    assert len(num_tiles[0]) >= 4
+    assert len(tiled.triangles) == len(whole.triangles)
+    for a, b in ((whole, tiled), (tiled, whole)):
+        order_a, order_b = (np.lexsort(m.vertices.T) for m in (a, b))
+        assert np.array_equal(a.vertices[order_a], b.vertices[order_b])
+        assert np.array_equal(a.vertex_colors[order_a], b.vertex_colors[order_b])
+    assert np.allclose(np.sort(whole.vertices[whole.triangles].mean(axis=1), axis=0),
+                       np.sort(tiled.vertices[tiled.triangles].mean(axis=1), axis=0))
+
+
+def test_too_small_voxels_are_refused_with_a_size_that_fits(open3d):
+    views = [view for view, _ in ring_of_views(num=4)]
+    with pytest.raises(InputError, match="config.surface.voxel_size=") as refusal:
+        fusion.fuse(views, 0.02, memory_mb=5)
+    size = float(str(refusal.value).split("config.surface.voxel_size=")[1].split()[0])
+    assert 0.02 < size < 0.5
+    assert len(fusion.fuse(views, size, memory_mb=5).triangles)
+
+
+def test_empty_mesh_names_the_check_that_emptied_it(open3d):
+    view = plane_view(np.eye(4), np.array([0, 0, 1.0]), 6.0)
+    depth, own = depth_filter.drop_by_itself(view.depth, None, INTRINSICS, view.camera_from_world, limits=(7.0, 9.0))
+    num = WIDTH * HEIGHT
+    with pytest.raises(InputError, match=f"of {num} depth pixels {num} were outside the depth range"):
+        fusion.fuse([view._replace(depth=depth)], 0.05, counts=own)
+
+
+def test_refined_depth_is_exact_on_planes_and_sharp_at_edges():
+    normal = np.array([0.5, -0.3, 0.8])
+    pose = np.eye(4)
+    depth = plane_view(pose, normal, 4.0).depth
+    fine = fusion.refine_depth(depth, 3, max_step=1.0)
+    u, v = np.meshgrid((np.arange(3 * WIDTH) + 0.5) / 3, (np.arange(3 * HEIGHT) + 0.5) / 3)
+    directions = np.stack([(u - 67.3) / 115, (v - 44.9) / 120, np.ones_like(u)], axis=-1)
+    exact = 4.0 / (directions @ normal)
+    inner = (slice(3, -3), slice(3, -3))
+    smooth = (exact > 0) & (exact < 8)
+    assert np.abs(fine - exact)[inner][smooth[inner]].max() < 1e-3
+    step = np.ones((6, 6), np.float32)
+    step[:, 3:] = 5.0
+    step[0, 0] = 0.0
+    fine = fusion.refine_depth(step, 4, max_step=1.0)
+    assert set(np.unique(fine)) == {0.0, 1.0, 5.0}
+    assert np.array_equal(fine[:, :12] == 5.0, np.zeros((24, 12), bool))
+
+
+def test_voxel_size_is_a_pixel_on_the_surface():
+    depths = [np.array([9.0, 10, 11]), np.array([18.0, 20, 22]), np.zeros(0), np.array([30.0])]
+    intrinsics = np.tile(np.diag([100.0, 100.0, 1.0]), (4, 1, 1))
+    assert fusion.choose_voxel_size(depths, intrinsics, pixels=2.0) == pytest.approx(0.4)
+    with pytest.raises(InputError, match="config.surface.voxel_size"):
+        fusion.choose_voxel_size([np.zeros(0)], intrinsics[:1])
+
+
+def test_depth_limits_follow_tracks_or_projection():
+    generator = np.random.default_rng(0)
+    near = np.concatenate([generator.uniform(-1, 1, (200, 2)), generator.uniform(4, 6, (200, 1))], axis=1)
+    behind_wall = near + np.array([0, 0, 30.0])
+    points = np.concatenate([near, behind_wall])
+    poses, intrinsics = np.tile(np.eye(4), (2, 1, 1)), np.tile(INTRINSICS, (2, 1, 1))
+    sizes = np.full((2, 2), (HEIGHT, WIDTH))
+    projected = depth_filter.seen_depths(points, poses, intrinsics, sizes)
+    assert projected[0].max() > 30
+    offsets = np.concatenate([np.arange(201), np.full(200, 200)])  # the first 200 points are tracked by view 0 only
+    tracked = depth_filter.seen_depths(points, poses, intrinsics, sizes, offsets, np.zeros(200, np.int32))
+    assert tracked[0].max() < 6.1 and len(tracked[0]) > 150
+    assert tracked[1].max() > 30  # without tracks: by projection
+    limits = depth_filter.depth_limits([tracked[0], np.zeros(0)], margin=1.5)
+    assert limits[0] == pytest.approx([4 / 1.5, 6 * 1.5], rel=0.03)
+    assert np.array_equal(limits[0], limits[1])  # a view that sees nothing takes everybody's
+
+
+def test_neighbors_look_the_same_way_from_elsewhere():
+    centers = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0.001, 0, 0], [1, 1, 0.0]])
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    poses[:, :3, 3] = -centers
+    turn = np.diag([-1.0, 1.0, -1.0])  # the last one looks back
+    poses[4, :3, :3], poses[4, :3, 3] = turn, -turn @ centers[4]
+    neighbors = depth_filter.choose_neighbors(poses, num_neighbors=2)
+    assert neighbors[0].tolist() == [1, 2]  # not 3: almost the same place
+    assert neighbors[2].tolist() == [1, 3]
+    assert neighbors[4].tolist() == []
+    assert depth_filter.choose_neighbors(poses[:1])[0].size == 0
+
+
+def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
+    normal, views = np.array([0.2, 0.1, 1.0]), []
+    for x in (0.0, 0.4, -0.4):
+        views.append(plane_view(look_at(FAR + np.array([x, 0.1 * x, -5.0]), FAR), normal, FAR @ normal))
+    geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
+    wrong = views[0].depth.copy()
+    wrong[40:50, 60:70] *= 1.1
+    count = depth_filter.count_confirmations(wrong, *geometry[0][1:], geometry[1:])
+    inner = (slice(20, 76), slice(25, 103))
+    expected = np.full((HEIGHT, WIDTH), 2)
+    expected[40:50, 60:70] = 0
+    assert np.array_equal(count[inner], expected[inner])
+    filtered, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], geometry[1:])
+    assert (filtered[40:50, 60:70] == 0).all() and counts["unconfirmed"] >= 100
+    assert counts["kept"] == (filtered > 0).sum()
+    alone, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [])
+    assert counts["kept"] == 0  # nobody can confirm it
+    kept, _ = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [], min_neighbor_views=0)
+    assert np.array_equal(kept, wrong)
+
+
+def test_confirmation_is_within_a_pixel_not_two():
+    """A depth error that moves the point by a known number of pixels in the neighbour and back."""
+    poses = [np.eye(4), np.eye(4)]
+    poses[1][0, 3] = -0.5  # half a unit to the right
+    depth = np.full((HEIGHT, WIDTH), 5.0, np.float32)
+    for shift_px, is_confirmed in ((0.8, True), (1.2, False)):
+        # Disparity is focal * baseline / depth; the neighbour's depth decides where the point comes back to.
+        disparity = INTRINSICS[0, 0] * 0.5 / 5.0 + shift_px
+        neighbor = np.full((HEIGHT, WIDTH), INTRINSICS[0, 0] * 0.5 / disparity, np.float32)
+        count = depth_filter.count_confirmations(depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])],
+                                                 max_relative_depth=0.5)
+        assert (count[30:60, 40:90] == is_confirmed).all()
+
+
+def test_exact_depth_is_confirmed_to_a_hundredth_of_a_pixel():
+    """Reading the neighbour half a pixel beside would cost 0.1 to 0.2 pixels on these slopes."""
+    for normal in (np.array([0.7, 0.1, 0.7]), np.array([0.1, -0.6, 0.8])):
+        views = [plane_view(look_at(np.array([x, y, -5.0]), np.zeros(3), up=(0, -1.0, 0)), normal, 0.0)
+                 for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))]
+        geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
+        count = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
+        assert (count[30:66, 45:83] == 2).all()
+
+
+def test_grazing_and_invalid_depth_is_dropped_and_counted():
+    normal = np.array([np.sin(1.35), 0, np.cos(1.35)])
+    view = plane_view(np.eye(4), normal, 1.0)
+    angle = np.degrees(np.arccos(np.abs(rays() @ normal) / np.linalg.norm(rays(), axis=-1)))
+    depth = view.depth.copy()
+    depth[:4] = np.nan
+    expected = (view.depth > 0) & (angle <= 75)
+    expected[:4] = False
+    for normal_map in (np.broadcast_to(-normal * 0.6, (HEIGHT, WIDTH, 3)), None):
+        filtered, counts = depth_filter.drop_by_itself(depth, normal_map, INTRINSICS, np.eye(4), max_angle_deg=75)
+        inner = (slice(8, -1), slice(1, -1))
+        if normal_map is not None:
+            assert np.array_equal(filtered > 0, expected)
+        assert ((filtered > 0) == expected)[inner].mean() > 0.97
+        num_dropped = sum(counts[key] for key in ("invalid", "out_of_range", "grazing"))
+        assert num_dropped + (filtered > 0).sum() == counts["pixels"]
+        assert 0 < counts["grazing"] < counts["pixels"]
+
+
+def test_blocks_cover_the_truncation_band():
+    view = plane_view(np.eye(4), np.array([0.3, 0.1, 1.0]), 5.0)
+    voxel, truncation = 0.05, 0.2
+    keys = fusion.touched_blocks(view, np.zeros(3), voxel, truncation)
+    assert np.array_equal(fusion._pack(fusion._unpack(keys).astype(float)), keys)
+    for offset in (-0.95 * truncation, 0.0, 0.95 * truncation):
+        points = rays() * (view.depth + offset)[..., None]
+        needed, pixels = np.unique(fusion._pack(np.floor(points.reshape(-1, 3) / (16 * voxel))), return_counts=True)
+        # Blocks of which rays clip but a corner may be missed.
+        assert pixels[~np.isin(needed, keys)].sum() <= 10
+    assert len(keys) < 400
+
+
+def two_squares(num_small=1):
+    """A square of 4 x 4 cells and, apart, `num_small` triangles."""
+    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
+    vertices = np.stack([x.ravel(), y.ravel(), np.zeros(25)], axis=1)
+    corner = (np.arange(4)[:, None] * 5 + np.arange(4)).ravel()
+    triangles = np.concatenate([np.stack([corner, corner + a, corner + b], axis=1) for a, b in ((1, 6), (6, 5))])
+    extra = np.array([[10, 0, 0], [11, 0, 0], [10, 1, 0.0]])
+    for i in range(num_small):
+        triangles = np.concatenate([triangles, [[len(vertices), len(vertices) + 1, len(vertices) + 2]]])
+        vertices = np.concatenate([vertices, extra + i * 5])
+    triangles = triangles.astype(np.int32)
+    return meshes.Mesh(vertices, triangles, np.arange(3 * len(vertices), dtype=np.uint8).reshape(-1, 3),
+                       meshes.vertex_normals(vertices, triangles))
+
+
+def test_small_clusters_are_dropped_by_share_of_the_largest():
+    mesh = two_squares(num_small=2)
+    assert len(meshes.drop_small_clusters(mesh, 0.0).triangles) == 34
+    assert len(meshes.drop_small_clusters(mesh, 1 / 32).triangles) == 34
+    cleaned = meshes.drop_small_clusters(mesh, 0.05)
+    assert len(cleaned.triangles) == 32 and len(cleaned.vertices) == 25
+    assert np.array_equal(cleaned.vertices[cleaned.triangles], mesh.vertices[mesh.triangles[:32]])
+    assert np.array_equal(cleaned.vertex_colors, mesh.vertex_colors[:25])
+
+
+def test_meshes_move_by_similarities_only():
+    mesh = two_squares()
+    assert np.allclose(mesh.vertex_normals, [0, 0, 1])
+    transform = np.eye(4)
+    transform[:3, :3] = 2.5 * np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # a quarter turn around x: z -> -y
+    transform[:3, 3] = [1, 2, 3]
+    moved = meshes.transform_mesh(mesh, transform)
+    assert np.allclose(moved.vertices[6], 2.5 * np.array([1, 0, 1]) + [1, 2, 3])
+    assert np.allclose(moved.vertex_normals, [0, -1, 0], atol=1e-6)
+    with pytest.raises(InputError, match="similarity"):
+        meshes.transform_mesh(mesh, np.diag([1.0, 1, -1, 1]))
+    with pytest.raises(InputError, match="similarity"):
+        meshes.transform_mesh(mesh, np.diag([1.0, 2, 1, 1]))
+
+
+@pytest.mark.parametrize(("offset", "kind"), [(0.0, "f4"), (5e6, "f8")])
+def test_mesh_files_keep_positions_even_in_map_coordinates(tmp_path, offset, kind):
+    mesh = two_squares()
+    mesh = meshes.transform_mesh(mesh, np.array([[0.1, 0, 0, offset], [0, 0.1, 0, 0], [0, 0, 0.1, 0], [0, 0, 0, 1]]))
+    meshes.write_mesh_ply(tmp_path / "m.ply", mesh)
+    assert (b"property double x" in (tmp_path / "m.ply").read_bytes()) == (kind == "f8")
+    back = meshes.read_mesh_ply(tmp_path / "m.ply")
+    assert np.abs(back.vertices - mesh.vertices).max() < 1e-6
+    assert np.array_equal(back.triangles, mesh.triangles)
+    assert np.array_equal(back.vertex_colors, mesh.vertex_colors)
+    assert np.array_equal(back.vertex_normals, mesh.vertex_normals)
+    empty = meshes.keep_vertices(mesh, np.zeros(len(mesh.triangles), bool))
+    with pytest.raises(InputError, match="no triangle"):
+        meshes.write_mesh_ply(tmp_path / "e.ply", empty)
+
+
+def test_extraction_from_rendered_views(open3d):
+    """From maps to a clean mesh; a floater in one view is not confirmed, and lengths come from the points."""
+    views = ring_of_views(num=10, elevations=(0.6, 1.2))
+    generator = np.random.default_rng(1)
+    directions = generator.normal(size=(500, 3))
+    points = FAR + 1.5 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+    def render(view):
+        exact, normal = views[view]
+        depth = exact.depth.copy()
+        if view == 3:
+            depth[5:20, 5:20] = 4.0
+        return {"color": exact.color / np.float32(255), "alpha": (depth > 0).astype(np.float32), "median_depth": depth,
+                "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(np.float32)}
+
+    scene = types.SimpleNamespace(
+        camera_from_world=np.stack([v.camera_from_world for v, _ in views]), points=points,
+        intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)), image_sizes=np.full((len(views), 2), (HEIGHT, WIDTH)),
+        track_offsets=np.zeros(501, np.int64), track_views=np.zeros(0, np.int32))
+    done = []
+    mesh, info = extraction.extract_mesh(render, scene, np.arange(len(views)), SurfaceSettings(),
+                                         progress=lambda what, i, n: done.append((what, i, n)))
+    assert info["voxel_size"] == pytest.approx(1.5 * 5.0 / 117.5, rel=0.3)
+    radius = np.linalg.norm(mesh.vertices - FAR, axis=1)
+    assert np.abs(radius - 1.5).max() < info["voxel_size"]
+    # Two rows of views on one side see a cap of more than a third of the sphere.
+    corners = mesh.vertices[mesh.triangles]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    assert area > 0.35 * 4 * np.pi * 1.5**2
+    assert info["counts"]["unconfirmed"] >= 15 * 15
+    assert ("fuse", 1, 1) in done and ("render depth", 20, 20) in done
+    with pytest.raises(InputError, match="at least one view"):
+        extraction.extract_mesh(render, scene, np.arange(0), SurfaceSettings())
+
+
+def test_missing_open3d_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "open3d", None)
+    with pytest.raises(InputError, match=r'pip install "cosurfgs_jax\[mesh\]"'):
+        fusion.import_open3d()
