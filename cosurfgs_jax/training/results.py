@@ -1,0 +1,190 @@
+"""What is made of a trained model: scores, pictures, mesh, files, and the report. Everything is in the dataset's frame."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cosurfgs_jax import files, pictures, report, settings_file
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.export.ply import write_surfels_ply
+from cosurfgs_jax.ply_file import read_points_ply
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface import extract_mesh as fuse_mesh
+from cosurfgs_jax.surface import read_mesh_ply, write_mesh_ply
+from cosurfgs_jax.training import evaluation, loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.logging import History, Progress
+from cosurfgs_jax.training.views import make_render_fn
+from cosurfgs_jax.types import Surfels
+
+_log = logging.getLogger(__name__)
+_MESH_PATH = Path("mesh") / "mesh.ply"
+_TIMINGS = "timings.json"
+
+
+class Trained(NamedTuple):
+    """A trained model and its place."""
+
+    settings: Settings
+    place: loop.Place
+    surfels: Surfels  # world frame
+    step: int
+
+    def render_fn(self, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
+        """View number -> maps in the dataset's frame (see `make_render_fn`)."""
+        return make_render_fn(self.surfels, self.place.views, self.place.frame, self.settings.raster, maps)
+
+
+def load_trained(workdir: Path) -> Trained:
+    """The newest saved model of a workdir.
+
+    Raises:
+        InputError: nothing was trained there yet, or the dataset has changed.
+    """
+    settings = settings_file.load(workdir / settings_file.NAME)
+    place = loop.open_place(settings, workdir)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        restored = loop.restore(checkpoints, place, settings)
+    if restored is None:
+        raise InputError(f"{workdir}: expected a trained model, got no checkpoint; run `python -m cosurfgs_jax.train` first")
+    if restored.step < settings.train.steps:
+        _log.info("the model is of step %d of %d: training is not finished", restored.step, settings.train.steps)
+    return Trained(settings, place, restored.state.surfels(), restored.step)
+
+
+def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
+    path = workdir / _TIMINGS
+    timings = files.read_json(path) if path.exists() else {}
+    files.write_json(path, timings | {name: seconds})
+
+
+def write_report(workdir: Path, up: np.ndarray) -> Path:
+    """report.html of what lies in the workdir now."""
+    rows = History(workdir / "history.jsonl", resume_step=10**12).rows if (workdir / "history.jsonl").exists() else []
+    timings = files.read_json(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
+    return report.write_report(workdir, curves=report.curves_from_rows(rows), timings=timings, up=up)
+
+
+def evaluate(workdir: Path, gt_points: str = "") -> None:
+    """Scores the model on the test views, and its mesh against the true surface if there are both.
+
+    Args:
+        workdir: of the run; gets test/, results.json, per_view.json, metrics.json and report.html.
+        gt_points: PLY file of true surface points in the dataset's frame; "" = those of the dataset, if it has any.
+    Raises:
+        InputError: there are no test views and no surface to score, a file is not readable, or frames differ.
+    """
+    started = time.monotonic()
+    truth = read_points_ply(gt_points) if gt_points else None
+    trained = load_trained(workdir)
+    scene, settings = trained.place.scene, trained.settings
+    views, mesh_path = scene.test_views, workdir / _MESH_PATH
+    if not len(views) and not (mesh_path.exists() and (gt_points or scene.ground_truth)):
+        raise InputError("config.data.split: expected test views to evaluate, got none; train with config.data.split=every8")
+    if len(views):
+        with ImageStore(scene, settings.data.host_memory_mb) as images, Progress("evaluate", len(views)) as progress:
+            scores = evaluation.evaluate_views(trained.render_fn(), scene, images, views, workdir, trained.step,
+                                               lambda done, total: progress.update(done))
+        evaluation.merge_metrics(workdir / "metrics.json", final=evaluation.final_part(
+            scores, int(np.asarray(trained.surfels.alive).sum())))
+        _log.info("test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views", scores["psnr"],
+                  scores["psnr_color_corrected"], scores["ssim"], len(views))
+    if mesh_path.exists():
+        mesh = read_mesh_ply(mesh_path)
+        geometry = evaluation.evaluate_surface((mesh.vertices, mesh.triangles), scene, truth)
+        evaluation.merge_metrics(workdir / "metrics.json", geometry=geometry)
+        if geometry:
+            for row in geometry["thresholds"]:
+                _log.info("surface at %.4g %s: precision %.3f, recall %.3f, F1 %.3f", row["tau"], geometry["unit"],
+                          row["precision"], row["recall"], row["f1"])
+    elif gt_points:
+        _log.info("no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` first")
+    _note_seconds(workdir, "evaluate", time.monotonic() - started)
+    _log.info("report: %s", write_report(workdir, scene.up))
+
+
+def choose_views(scene, choice: str) -> np.ndarray:
+    """The views that a text names: "test", "train", "all", or image names with commas between.
+
+    Raises:
+        InputError: an unknown name, or no view.
+    """
+    groups = {"test": scene.test_views, "train": scene.train_views, "all": np.arange(scene.num_views)}
+    if choice in groups:
+        if not len(groups[choice]):
+            raise InputError(f"--views={choice}: expected at least one view, got none; try --views=all")
+        return groups[choice]
+    names = {name: view for view, name in enumerate(scene.image_names)}
+    unknown = [name for name in choice.split(",") if name not in names]
+    if unknown:
+        raise InputError(f"--views: expected test, train, all or image names, got {unknown[0]!r}; there is for example "
+                         f"{scene.image_names[0]!r}")
+    return np.array([names[name] for name in choice.split(",")])
+
+
+def render(workdir: Path, out: str = "", choice: str = "test") -> None:
+    """Writes colour, depth and normals of views as pictures, and the depth also as float32.
+
+    Args:
+        workdir: of the run.
+        out: folder; "" = workdir/renders.
+        choice: see `choose_views`.
+    """
+    trained = load_trained(workdir)
+    scene, folder = trained.place.scene, Path(out) if out else workdir / "renders"
+    views, render_view = choose_views(scene, choice), trained.render_fn()
+    with Progress("render", len(views)) as progress:
+        for done, view in enumerate(views):
+            maps, stem = render_view(int(view)), Path(scene.image_names[view]).with_suffix("")
+            pictures.write_image(folder / f"{stem}_color.png", pictures.to_uint8(maps["color"]))
+            pictures.write_image(folder / f"{stem}_depth.png", pictures.colorize_depth(maps["depth"]))
+            pictures.write_image(folder / f"{stem}_normal.png",
+                                 pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]))
+            np.savez_compressed(folder / f"{stem}_depth.npz", **{
+                name: maps[name] for name in ("depth", "median_depth", "plane_depth")})
+            progress.update(done + 1)
+    _log.info("%d views in %s", len(views), folder)
+
+
+def extract_mesh(workdir: Path) -> None:
+    """Fuses the model's depth over all training views into workdir/mesh/mesh.ply.
+
+    Raises:
+        InputError: the mesh would be empty (with the reason) or too large for the memory, or open3d is missing.
+    """
+    started = time.monotonic()
+    trained = load_trained(workdir)
+    scene = trained.place.scene
+    with Progress("mesh", 2 * len(scene.train_views) + 1) as progress:
+        def tell(what: str, done: int, total: int) -> None:
+            before = {"render depth": 0, "filter depth": total, "fuse": 2 * len(scene.train_views)}[what]
+            progress.update(before + done)
+
+        mesh, choices = fuse_mesh(trained.render_fn(), scene, scene.train_views, trained.settings.surface, workdir, tell)
+    write_mesh_ply(workdir / _MESH_PATH, mesh)
+    files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
+    _note_seconds(workdir, "mesh", time.monotonic() - started)
+    _log.info("mesh: %d triangles, voxel size %.4g, in %s", len(mesh.triangles), choices["voxel_size"], workdir / _MESH_PATH)
+    _log.info("report: %s", write_report(workdir, scene.up))
+
+
+def export(workdir: Path, form: str = "ply") -> None:
+    """Writes the model to workdir/export/ in a format that viewers read.
+
+    Args:
+        workdir: of the run.
+        form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for viewers of 3DGS).
+    """
+    if form != "ply":
+        raise InputError(f"--format: expected ply, got {form!r}")
+    trained = load_trained(workdir)
+    surfels = trained.place.frame.surfels_to_dataset(trained.surfels)
+    for kind in ("2d", "3dgs"):
+        path = workdir / "export" / f"point_cloud_{kind}.ply"
+        count = write_surfels_ply(path, surfels, kind)
+        _log.info("%d surfels in %s", count, path)

@@ -1,0 +1,83 @@
+"""When what happens: fractions of the run turned into step numbers, and the order of the photographs."""
+
+import dataclasses
+
+import numpy as np
+
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.step import StepShape
+
+_MIN_BETWEEN_DENSIFICATIONS = 20  # steps: fewer views say little of a surfel
+_MIN_BETWEEN_RESETS = 500  # steps: opacities need about as many to come back
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The course of one run. A step number counts finished steps: after step 1 one photograph was used."""
+
+    num_steps: int
+    density_start: int
+    density_stop: int
+    density_every: int
+    reset_every: int
+    sh_every: int
+    sh_degree: int
+    is_growing: bool
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Schedule":
+        """Rounds the fractions of `train.steps`, with floors where a few steps would show nothing yet."""
+        num_steps, density = settings.train.steps, settings.density
+
+        def steps(share: float, least: int = 1) -> int:
+            return max(least, round(share * num_steps))
+
+        return cls(num_steps, steps(density.start, _MIN_BETWEEN_DENSIFICATIONS), steps(density.stop),
+                   steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
+                   steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
+                   steps(settings.train.sh_degree_every), settings.surfels.sh_degree, density.enabled)
+
+    def shape(self, step: int) -> StepShape:
+        """What the step after `step` finished ones is compiled for."""
+        return StepShape(self.is_growing and step < self.density_stop)
+
+    def sh_degree_at(self, step: int) -> int:
+        """The highest degree of spherical harmonics that learns in the step after `step` finished ones."""
+        return min(self.sh_degree, step // self.sh_every)
+
+    def densifies_after(self, step: int) -> bool:
+        """Whether density control runs after this many steps."""
+        return self.is_growing and self.density_start <= step <= self.density_stop and step % self.density_every == 0
+
+    def resets_after(self, step: int) -> bool:
+        """Whether the opacities are lowered after this many steps; not so late that density control could not follow."""
+        return self.is_growing and step % self.reset_every == 0 and step + self.reset_every <= self.density_stop
+
+    def is_after_reset(self, step: int) -> bool:
+        """Whether the opacities were lowered before this step."""
+        return any(self.resets_after(earlier) for earlier in range(self.reset_every, step, self.reset_every))
+
+
+class ViewOrder:
+    """Which photograph each step uses: all once per epoch, in an order that follows from seed and epoch alone."""
+
+    def __init__(self, views: np.ndarray, seed: int):
+        """
+        Args:
+            views: i64[n] training views.
+            seed: of the run.
+        """
+        self._views, self._seed = views, seed
+        self._epoch, self._order = -1, views
+
+    def view(self, step: int) -> int:
+        """The view of the step after `step` finished ones."""
+        epoch, position = divmod(step, len(self._views))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self._seed, epoch]).permutation(self._views)
+        return int(self._order[position])
+
+    def views(self, first: int, count: int) -> list[int]:
+        """The views of `count` steps from `first` on."""
+        return [self.view(step) for step in range(first, first + count)]

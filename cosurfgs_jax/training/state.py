@@ -1,0 +1,75 @@
+"""What training changes from step to step: one pytree, whose shapes follow from three numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool
+
+from cosurfgs_jax import appearance, density, optim
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.types import Surfels
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All of it; a checkpoint holds nothing else that has a shape.
+
+    | field                  | what                                                                   |
+    |------------------------|------------------------------------------------------------------------|
+    | `params`               | trainable fields of N slots (`optim.SurfelParams`)                     |
+    | `alive`                | bool[N], slots in use                                                  |
+    | `optimizer`            | Adam moments of `params`                                               |
+    | `stats`                | screen gradients since the last densification                          |
+    | `appearance`           | exposure model of V photographs; None where it is off                  |
+    | `appearance_optimizer` | its optimiser's state, or None                                         |
+    """
+
+    params: optim.SurfelParams
+    alive: Bool[Array, " n"]
+    optimizer: optax.ScaleByAdamState
+    stats: density.DensityStats
+    appearance: appearance.AppearanceParams | None
+    appearance_optimizer: appearance.AppearanceState | None
+
+    def surfels(self) -> Surfels:
+        """The model."""
+        return optim.to_surfels(self.params, self.alive)
+
+
+def init_state(surfels: Surfels, num_views: int, settings: Settings) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        surfels: initial model with all its slots.
+        num_views: photographs of the scene, training and test.
+        settings: `seed` and `appearance` are used.
+    """
+    params, alive = optim.from_surfels(surfels)
+    exposure = exposure_optimizer = None
+    if settings.appearance.enabled:
+        exposure = appearance.init(jax.random.fold_in(jax.random.key(settings.seed), 1), num_views, settings.appearance)
+        exposure_optimizer = appearance.init_optimizer(exposure)
+    return TrainState(params, alive, optim.init_optimizer(params), density.init_stats(alive.shape[0]), exposure,
+                      exposure_optimizer)
+
+
+def abstract_state(num_slots: int, num_views: int, settings: Settings):
+    """The shapes of a state, for restoring: a TrainState of `jax.ShapeDtypeStruct`."""
+    num_sh = (settings.surfels.sh_degree + 1) ** 2
+
+    def make():
+        f32 = jnp.float32
+        surfels = Surfels(jnp.zeros((num_slots, 3), f32), jnp.zeros((num_slots, 4), f32), jnp.zeros((num_slots, 2), f32),
+                          jnp.zeros((num_slots,), f32), jnp.zeros((num_slots, num_sh, 3), f32),
+                          jnp.zeros((num_slots,), bool))
+        return init_state(surfels, num_views, settings)
+
+    return jax.eval_shape(make)
+
+
+def with_surfels(state: TrainState, params, optimizer, alive, stats) -> TrainState:
+    """The state with other slots."""
+    return dataclasses.replace(state, params=params, optimizer=optimizer, alive=alive, stats=stats)

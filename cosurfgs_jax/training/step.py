@@ -1,0 +1,120 @@
+"""One step of training and one of density control: pure functions of the state of one block."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from cosurfgs_jax import appearance, density, metrics, optim
+from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.state import TrainState, with_surfels
+from cosurfgs_jax.types import Camera
+
+
+class Batch(NamedTuple):
+    """One photograph of one step."""
+
+    camera: Camera
+    photo: UInt8[Array, "h w c"]  # RGB, or RGB and 255 where the pixel counts
+    view: Int[Array, ""]
+    progress: Float[Array, ""]  # share of all steps done before this one
+    sh_degree: Int[Array, ""]  # bands above it do not learn yet
+
+
+class StepReport(NamedTuple):
+    """Scalars of one step."""
+
+    loss: Float[Array, ""]
+    psnr: Float[Array, ""]  # of the exposed render against the photograph
+    num_alive: Int[Array, ""]
+    num_invalid: Int[Array, ""]  # living surfels that were skipped because a value is not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class StepShape:
+    """What a compiled step is specialised to."""
+
+    is_densifying: bool  # the screen gradients are gathered
+
+
+def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Settings):
+    height, width = batch.photo.shape[:2]
+    photo = batch.photo.astype(jnp.float32) / 255
+    target, mask = photo[..., :3], photo[..., 3] if photo.shape[-1] == 4 else None
+    needs_distortion = settings.loss.distortion_weight > 0
+    out = rasterize(optim.to_surfels(params, state.alive), batch.camera, image_size=(height, width),
+                    near=settings.raster.near, background=jnp.full((3,), settings.raster.background, jnp.float32),
+                    backend=settings.raster.backend or None,
+                    maps="all" if needs_distortion else "color", gradient_probe=probe)
+    exposed = appearance.apply(exposure, batch.view, out.color) if exposure is not None else out.color
+    loss = photometric_loss(out.color, exposed, target, mask, settings.loss.ssim_weight)
+    if exposure is not None:
+        loss += appearance.identity_penalty(exposure, settings.appearance)
+    if needs_distortion:
+        loss += settings.loss.distortion_weight * out.distortion.mean()
+    psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if mask is None else mask > 0.5)
+    return loss, (psnr, out.num_invalid)
+
+
+def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepShape) -> tuple[TrainState, StepReport]:
+    """Renders one photograph's view, and moves surfels and exposure down the loss.
+
+    Args:
+        state: of one block.
+        batch: the photograph; its size is static.
+        settings, shape: static.
+    Returns:
+        The new state and what to show.
+    """
+    probe = jnp.zeros((state.alive.shape[0], 4), jnp.float32) if shape.is_densifying else None
+    arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
+    grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
+    (loss, (psnr, num_invalid)), gradients = grad(state.params, state.appearance, probe, state, batch, settings)
+    params, optimizer = optim.update(state.params, gradients[0], state.optimizer, state.alive, settings.optim,
+                                     batch.progress, batch.sh_degree)
+    exposure, appearance_optimizer = state.appearance, state.appearance_optimizer
+    if exposure is not None:
+        exposure, appearance_optimizer = appearance.update(exposure, gradients[1], appearance_optimizer, batch.view,
+                                                           settings.appearance)
+    stats = state.stats
+    if shape.is_densifying:
+        # The sums of absolute values are zero only for surfels that no pixel saw.
+        is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
+        stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
+    new = TrainState(params, state.alive, optimizer, stats, exposure, appearance_optimizer)
+    return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid)
+
+
+def densify_step(state: TrainState, key, is_after_reset, settings: Settings) -> tuple[TrainState, density.DensityReport]:
+    """One round of density control (`density.densify`) on the state."""
+    *slots, report = density.densify(state.params, state.optimizer, state.alive, state.stats, key, settings.density,
+                                     is_after_reset)
+    return with_surfels(state, *slots), report
+
+
+def reset_opacity_step(state: TrainState) -> TrainState:
+    """Lowers all opacities (`density.reset_opacity`)."""
+    params, optimizer = density.reset_opacity(state.params, state.optimizer)
+    return dataclasses.replace(state, params=params, optimizer=optimizer)
+
+
+class Steps(NamedTuple):
+    """The compiled steps of one run. The state is donated, so each call reuses its memory."""
+
+    train: Callable  # (state, batch, shape=StepShape) -> (state, StepReport)
+    densify: Callable  # (state, key, is_after_reset) -> (state, DensityReport)
+    reset_opacity: Callable  # state -> state
+
+
+def compile_steps(settings: Settings) -> Steps:
+    """The jitted `train_step`, `densify_step` and `reset_opacity_step` of these settings."""
+    return Steps(
+        jax.jit(functools.partial(train_step, settings=settings), static_argnames="shape", donate_argnums=0),
+        jax.jit(functools.partial(densify_step, settings=settings), donate_argnums=0),
+        jax.jit(reset_opacity_step, donate_argnums=0))

@@ -1,0 +1,72 @@
+"""The views of a scene in the world frame of training, and the maps of a model in the dataset's frame."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import RasterSettings
+from cosurfgs_jax.types import Camera, Surfels
+
+
+class WorldViews:
+    """Cameras of a scene, moved to the training world in float64 and rounded once."""
+
+    def __init__(self, scene, frame: SceneFrame):
+        """
+        Args:
+            scene: a Scene.
+            frame: the similarity from the dataset's frame to the world.
+        """
+        self._poses = frame.camera_to_world_frame(scene.camera_from_world).astype(np.float32)
+        self._intrinsics = scene.intrinsics.astype(np.float32)
+        self._sizes = scene.image_sizes
+
+    def camera(self, view: int) -> Camera:
+        """One view's camera, world frame."""
+        return Camera(jnp.asarray(self._poses[view]), jnp.asarray(self._intrinsics[view]))
+
+    def image_size(self, view: int) -> tuple[int, int]:
+        """(H, W) of the view's loaded image."""
+        height, width = self._sizes[view]
+        return int(height), int(width)
+
+    def centers(self) -> np.ndarray:
+        """Where the cameras stand, f32[V,3], world."""
+        return -np.einsum("vji,vj->vi", self._poses[:, :3, :3], self._poses[:, :3, 3])
+
+
+@functools.partial(jax.jit, static_argnames=("image_size", "near", "background", "backend", "maps"))
+def _render(surfels: Surfels, camera: Camera, image_size, near, background, backend, maps):
+    return rasterize(surfels, camera, image_size=image_size, near=near, backend=backend or None, maps=maps,
+                     background=jnp.full((3,), background, jnp.float32))
+
+
+def make_render_fn(surfels: Surfels, views: WorldViews, frame: SceneFrame,
+                   settings: RasterSettings, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
+    """A function from view number to maps in the dataset's frame and unit.
+
+    Args:
+        surfels: the model, world frame.
+        views, frame: of the scene.
+        settings: backend, near plane, background.
+        maps: see `rasterize`.
+    Returns:
+        view -> {"color" f32[H,W,3], "alpha" f32[H,W], and with maps other than "color": "depth", "median_depth",
+        "plane_depth" f32[H,W] (0 = nothing), "normal" f32[H,W,3] (dataset axes)}.
+    """
+    def render(view: int) -> dict[str, np.ndarray]:
+        out = _render(surfels, views.camera(view), views.image_size(view), settings.near, settings.background,
+                      settings.backend, maps)
+        result = {"color": np.asarray(out.color), "alpha": np.asarray(out.alpha)}
+        if maps != "color":
+            for name in ("depth", "median_depth", "plane_depth"):
+                result[name] = frame.depth_to_dataset(np.asarray(getattr(out, name))).astype(np.float32)
+            result["normal"] = frame.directions_to_dataset(np.asarray(out.normal)).astype(np.float32)
+        return result
+
+    return render
