@@ -1,0 +1,218 @@
+"""transforms.json: frames of reference, cameras, points, masks and the file's own split."""
+
+import json
+import logging
+
+import dataset_files
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.split import views_for_testing
+from cosurfgs_jax.data.transforms_json import lens_of
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import DataSettings, GeneratedSettings
+
+CAMERA = {"fl_x": 60.0, "fl_y": 61.0, "cx": 31.5, "cy": 24.25, "w": 64, "h": 48}
+# What nerfstudio does to COLMAP's poses: z up.
+APPLIED = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]])
+
+
+def _load(root, **data):
+    return load_scene(DataSettings(path=str(root), **data), GeneratedSettings(), root / "cache")
+
+
+def _write_points(path, points, colors=None, kind="float"):
+    lines = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
+    lines += [f"property {kind} {axis}" for axis in "xyz"]
+    lines += [f"property uchar {name}" for name in ("red", "green", "blue")] if colors is not None else []
+    rows = points if colors is None else np.concatenate([points, colors], axis=1)
+    kinds = [repr] * 3 + [lambda value: str(int(value))] * 3
+    lines += ["end_header", *(" ".join(k(float(v)) for k, v in zip(kinds, row, strict=False)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write(root, model, applied=None, scale=1.0, camera=CAMERA, per_frame=False, **extra):
+    """The same dataset as a COLMAP model: OpenGL poses, moved as `applied` says."""
+    root.mkdir(exist_ok=True)
+    full = np.eye(4)
+    full[:3] = scale * (np.eye(4)[:3] if applied is None else applied)
+    dataset_files.write_binary(model, root / "kept" / "apart")
+    frames = []
+    for i, name in enumerate(model.names):
+        w, x, y, z = model.quats[i]
+        rotation = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = rotation.T @ np.diag([1, -1, -1]), -rotation.T @ model.shifts[i]
+        pose = full @ pose
+        pose[:3, :3] /= scale
+        frames.append({"file_path": f"./images/{name}", "transform_matrix": pose.tolist(), **(camera if per_frame else {})})
+    table = {"frames": frames, "ply_file_path": "points.ply", **({} if per_frame else camera), **extra}
+    if applied is not None:
+        table["applied_transform"] = applied.tolist()
+    if scale != 1:
+        table["applied_scale"] = scale
+    _write_points(root / "points.ply", model.points @ full[:3, :3].T + full[:3, 3], model.colors, "double")
+    (root / "transforms.json").write_text(json.dumps(table))
+    dataset_files.write_images(model, root / "images")
+    return table
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize(("applied", "scale"), [(None, 1.0), (APPLIED, 1.0), (APPLIED + np.eye(3, 4, 3), 2.5)])
+def test_gives_the_same_scene_as_the_colmap_model_it_was_made_from(tmp_path, applied, scale, per_frame):
+    model = dataset_files.make_model(names=["b.png", "sub/c.png", "a.png"], with_tracks=False)
+    _write(tmp_path / "nerf", model, applied, scale, per_frame=per_frame)
+    dataset_files.write_dataset(tmp_path / "colmap", model)
+    got, expected = _load(tmp_path / "nerf"), _load(tmp_path / "colmap")
+    assert got.image_names == expected.image_names == ["a.png", "b.png", "sub/c.png"]
+    for field in ("camera_from_world", "intrinsics", "points", "image_sizes", "point_colors", "track_offsets", "up"):
+        np.testing.assert_allclose(getattr(got, field), getattr(expected, field), atol=1e-12, err_msg=field)
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "coefficients"),
+    [
+        ({}, "OPENCV", (0, 0, 0, 0)),
+        ({"camera_model": "PINHOLE", "k1": 0.1}, "PINHOLE", ()),
+        ({"k1": 0.1, "k2": 0.2, "p1": 0.3, "p2": 0.4}, "OPENCV", (0.1, 0.2, 0.3, 0.4)),
+        ({"k1": 0.1, "k2": 0.2, "k3": 0.5, "p1": 0.3}, "FULL_OPENCV", (0.1, 0.2, 0.3, 0, 0.5, 0, 0, 0)),
+        ({"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.4}, "OPENCV_FISHEYE", (0.1, 0, 0, 0.4)),
+    ],
+)
+def test_camera_models(fields, model, coefficients):
+    lens = lens_of({**CAMERA, **fields}, (1, 1), "x")
+    assert (lens.model, lens.coefficients) == (model, coefficients)
+    assert (lens.focal_px, lens.principal_px, lens.width, lens.height) == ((60, 61), (31.5, 24.25), 64, 48)
+
+
+def test_camera_from_an_angle_and_the_size_of_the_file():
+    lens = lens_of({"camera_angle_x": np.pi / 2}, (48, 64), "x")
+    np.testing.assert_allclose([*lens.focal_px, *lens.principal_px], [32, 32, 32, 24], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"camera_model": "EQUIRECTANGULAR"}, "camera_model OPENCV"),
+        ({"k4": 0.1}, "no k4"),
+        ({"fl_x": None}, "fl_x"),
+        ({"fl_x": "60"}, "expected a number as fl_x, got '60'"),
+        ({"fl_x": -60.0}, "positive focal length"),
+    ],
+)
+def test_cameras_that_make_no_sense(fields, message):
+    with pytest.raises(InputError, match=f"^here: .*{message}"):
+        lens_of({**CAMERA, **fields}, (48, 64), "here")
+
+
+def test_missing_photographs_are_left_out_with_a_count(tmp_path, caplog):
+    _write(tmp_path, dataset_files.make_model(num_views=5))
+    for name in ("view_01.png", "view_03.png"):
+        (tmp_path / "images" / name).unlink()
+    with caplog.at_level(logging.WARNING):
+        scene = _load(tmp_path)
+    assert scene.image_names == ["view_00.png", "view_02.png", "view_04.png"]
+    assert "2 frames left out" in caplog.text
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"expected photographs beside it, got none of 5 .*view_00\.png"):
+        _load(tmp_path)
+
+
+def test_masks_and_reduced_images(tmp_path):
+    model = dataset_files.make_model()
+    table = _write(tmp_path, model)
+    keep = np.zeros((48, 64), np.uint8)
+    keep[:, :30] = 255
+    Image.fromarray(keep).save(tmp_path / "somewhere.png")
+    table["frames"][1]["mask_path"] = "somewhere.png"
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    dataset_files.write_images(model, tmp_path / "images_2", divide=2)
+    scene = _load(tmp_path, downscale=2)
+    assert scene.has_masks and [bool(path) for path in scene.mask_paths] == [False, True, False, False]
+    assert "images_2" in scene.image_paths[0] and scene.shrink_factors.tolist() == [1] * 4
+    np.testing.assert_allclose(scene.intrinsics[0, 0], [30, 0, 15.75])
+    table["frames"][1]["mask_path"] = "gone.png"
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    with pytest.raises(InputError, match=r"frame 1: expected the mask .*gone\.png"):
+        _load(tmp_path)
+
+
+def test_own_split(tmp_path):
+    names = {"test_filenames": ["./images/view_02.png"], "val_filenames": ["./images/view_00.png"]}
+    _write(tmp_path, dataset_files.make_model(), **names)
+    assert _load(tmp_path, split="folders").test_views.tolist() == [0, 2]
+    assert _load(tmp_path).test_views.tolist() == [0]
+
+
+def test_a_colmap_model_goes_first(tmp_path):
+    _write(tmp_path, dataset_files.make_model())
+    (tmp_path / "kept" / "apart").rename(tmp_path / "sparse")
+    assert len(_load(tmp_path).track_views) > 0
+
+
+def test_points(tmp_path):
+    model = dataset_files.make_model()
+    table = _write(tmp_path, model)
+    _write_points(tmp_path / "points.ply", model.points[:3])
+    assert _load(tmp_path).point_colors.tolist() == [[128] * 3] * 3
+    (tmp_path / "points.ply").rename(tmp_path / "sparse_pc.ply")
+    with pytest.raises(InputError, match=r"points\.ply"):
+        _load(tmp_path)
+    del table["ply_file_path"]
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    assert len(_load(tmp_path).points) == 3
+    (tmp_path / "sparse_pc.ply").unlink()
+    with pytest.raises(InputError, match=r"expected ply_file_path"):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.pop("frames"), "list of frames"),
+        (lambda table: table["frames"][2].pop("file_path"), "frame 2: expected an object with file_path"),
+        (lambda table: table["frames"][2].pop("transform_matrix"), "frame 2: transform_matrix: expected a matrix"),
+        (lambda table: table["frames"][2].update(transform_matrix=[[1, 2]]), "frame 2: transform_matrix: expected a matrix"),
+        (lambda table: table["frames"][2].update(transform_matrix=np.diag([2, 2, 2, 1]).tolist()), "frame 2: .*rotation"),
+        (lambda table: table["frames"][2].update(transform_matrix=np.diag([-1, 1, 1, 1]).tolist()), "frame 2: .*rotation"),
+        (lambda table: table["frames"][2]["transform_matrix"][0].__setitem__(1, float("nan")), "expected finite poses"),
+        (lambda table: table.update(applied_transform=np.diag([1, 2, 1, 1]).tolist()), "expected applied_transform"),
+        (lambda table: table.update(applied_transform=np.diag([-1, 1, 1, 1]).tolist()), "expected applied_transform"),
+        (lambda table: table["frames"][3].update(file_path="images/view_00.png"), r"view_00\.png twice"),
+        (lambda table: table.update(w=65), r"view_00\.png: expected 65x48 pixels .*got 64x48"),
+    ],
+)
+def test_files_that_make_no_sense(tmp_path, change, message):
+    table = _write(tmp_path, dataset_files.make_model())
+    change(table)
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    with pytest.raises(InputError, match=message):
+        _load(tmp_path)
+
+
+def test_a_damaged_file(tmp_path):
+    _write(tmp_path, dataset_files.make_model())
+    (tmp_path / "transforms.json").write_text('{"frames": [')
+    with pytest.raises(InputError, match=r"transforms\.json"):
+        _load(tmp_path)
+
+
+def test_names_without_ending_and_paths_above(tmp_path):
+    model = dataset_files.make_model()
+    table = _write(tmp_path, model)
+    (tmp_path / "inner").mkdir()
+    for frame in table["frames"]:
+        frame["file_path"] = "../images/" + frame["file_path"].rsplit("/", 1)[1].removesuffix(".png")
+    table["ply_file_path"] = "../points.ply"
+    (tmp_path / "inner" / "transforms.json").write_text(json.dumps(table))
+    scene = _load(tmp_path / "inner")
+    assert scene.image_names == model.names
+    assert views_for_testing("every8", scene.image_names, tmp_path).sum() == 1
