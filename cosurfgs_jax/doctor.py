@@ -1,0 +1,80 @@
+"""Says what this machine offers: Python, JAX, devices, native library, memory, optional packages. Always exits with 0.
+
+python -m cosurfgs_jax.doctor
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+
+from cosurfgs_jax import program
+
+_NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
+_OPTIONAL = (("open3d", "mesh", "meshes"), ("pycolmap", "sfm", "prepare: poses from photographs"),
+             ("viser", "view", "view: looking at a model in a browser"), ("rasterio", "geo", "georeferenced maps"))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _memory() -> str:
+    page = os.sysconf("SC_PAGE_SIZE")
+    text = f"{_gib(os.sysconf('SC_PHYS_PAGES') * page)}, {_gib(os.sysconf('SC_AVPHYS_PAGES') * page)} free"
+    try:  # a container may have less than the machine
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+    except OSError:
+        limit = "max"
+    return text if limit == "max" else f"{text}; this container's limit is {_gib(int(limit))}"
+
+
+def _devices() -> list[str]:
+    import jax
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:  # a GPU or TPU plugin that is installed but does not start
+        return [f"none: {str(error).splitlines()[0]}"]
+    lines = []
+    for device in devices:
+        stats = device.memory_stats() or {}
+        memory = f", {_gib(stats['bytes_limit'])} of memory" if "bytes_limit" in stats else ""
+        lines.append(f"{device.platform}:{device.id} {device.device_kind}{memory}")
+    return lines
+
+
+def _native_library() -> str:
+    from cosurfgs_jax.raster import ffi
+
+    reason = ffi.why_no_cpu_library()
+    return f"not available: {reason}" if reason else f"available, instruction set {ffi.cpu_instruction_set()}"
+
+
+def main(options: program.Options) -> None:
+    """Prints one line per fact."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines = [("python", f"{platform.python_version()} ({sys.executable})"), ("system", platform.platform()),
+             ("cosurfgs_jax", _version("cosurfgs_jax") or "not installed, only importable")]
+    lines += [(name, _version(name) or "MISSING: pip install cosurfgs_jax") for name in _NEEDED]
+    lines += [("devices", text) for text in _devices()]
+    lines += [("cpu rasterizer", _native_library()), ("cpu cores", str(cores)), ("memory", _memory()),
+              ("free disk here", _gib(shutil.disk_usage(".").free))]
+    lines += [(name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
+              for name, extra, use in _OPTIONAL]
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        print(f"{name:<{width}}  {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main))

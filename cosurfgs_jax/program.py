@@ -1,0 +1,199 @@
+"""What all programs share: flags to `Settings`, a workdir, and one sentence instead of a traceback for a user's mistake.
+
+Exit codes: 0 done; 2 a mistake that the user can mend; 130 and 143 stopped by Ctrl-C or SIGTERM; 1 anything else.
+"""
+
+import dataclasses
+import errno
+import importlib.util
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from cosurfgs_jax import settings_file
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+
+_HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a program was asked to do."""
+
+    settings: Settings
+    workdir: Path | None  # None for a program that has none
+    flags: flags.FlagValues  # the program's own flags by name
+
+
+def no_flags(values: flags.FlagValues) -> None:
+    """Declares nothing, for a program that has no flags of its own."""
+
+
+def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], None] = no_flags, *,
+        workdir: str = "", argv: Sequence[str] | None = None) -> int:
+    """Runs a program.
+
+    Args:
+        main: the program; its module's docstring is the help text.
+        declare: adds the program's own flags to the FlagValues it is given.
+        workdir: "create": --workdir and --config, the folder is made; "trained": --workdir is the folder of an earlier
+            `train`, whose settings apply, and --config may change what is free after training; "": neither.
+        argv: the command line with the program's name first; None = that of the process.
+    Returns:
+        The exit code.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    try:
+        values = _declared(declare, workdir, argv)
+        if _HELP.intersection(argv[1:]):
+            print(_help(main, values, workdir))
+            return 0
+        _start_logging()
+        main(_options(values, workdir, argv))
+        return 0
+    except (InputError, flags.Error) as error:
+        return _fail(_one_line(error))
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if _is_disk_full(error):
+            where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+            return _fail(f"the disk is full{where}; free some space and give the same command again")
+        traceback.print_exc()
+        return 1
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _one_line(error: Exception) -> str:
+    """The message of a user's mistake; absl's words for a bad value become the name, the expected and the got."""
+    text = str(error)
+    bad_value = re.match(r"flag --config\.([\w.]+)=(.*?): ", text, re.DOTALL)
+    if isinstance(error, flags.IllegalFlagValueError) and bad_value:
+        name, got = bad_value.groups()
+        kinds = {leaf: kind for leaf, kind, _ in settings_file.leaves(Settings())}
+        return f"config.{name}: expected {settings_file.kind_words(kinds[name])}, got {got!r}"
+    return re.sub(r"^flag --config=.*?: (?=--config=)", "", text, flags=re.DOTALL)
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether the disk was full, also where a library wrapped the error in one of its own."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _start_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("cosurfgs_jax")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    absl_logging.set_verbosity(absl_logging.FATAL)  # orbax raises what goes wrong and also logs it, with tracebacks
+    # XLA reads these when its backend starts. Programs with collectives in flight can deadlock on virtual CPU devices
+    # when the pool has fewer threads than waiting shards; and uneven shards may keep each other waiting for minutes.
+    os.environ.setdefault("PJRT_NPROC", str(max(32, os.cpu_count() or 1)))
+    timeouts = ("--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
+                "--xla_cpu_collective_call_terminate_timeout_seconds=1800")
+    if "xla_cpu_collective_call" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {timeouts}".strip()
+
+
+def _declared(declare: Callable, workdir: str, argv: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    if workdir:
+        for argument in argv[1:]:
+            override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+            if override:
+                settings_file.check_name(override.group(1))
+        meaning = {"create": "folder of the run; the same one again resumes it",
+                   "trained": "folder of a run that `train` made"}[workdir]
+        flags.DEFINE_string("workdir", None, meaning, flag_values=values)
+        config_flags.DEFINE_config_dataclass(
+            "config", Settings(), "Python file with get_config() -> Settings; --config.NAME=VALUE changes one setting",
+            flag_values=values, sys_argv=list(argv), parse_fn=load_config_file)
+    declare(values)
+    return values
+
+
+def load_config_file(path: str) -> Settings:
+    """What `get_config()` of a Python file returns.
+
+    Raises:
+        InputError: no such file, it fails, it has no get_config, or that returns something else.
+    """
+    spec = importlib.util.spec_from_file_location("cosurfgs_config", path)
+    if not path.endswith(".py") or spec is None or not os.path.isfile(path):
+        raise InputError(f"--config={path}: expected a Python file, got {'another' if os.path.exists(path) else 'no'} file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise InputError(f"--config={path}: expected a function get_config() that returns Settings, got none")
+        settings = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        raise InputError(f"--config={path}: line {line} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(settings, Settings):
+        raise InputError(f"--config={path}: expected get_config() to return Settings, got {type(settings).__name__}")
+    return settings
+
+
+def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Options:
+    surplus = values(argv)[1:]
+    if surplus:
+        hint = f"; did you mean --config={surplus[0]}?" if surplus[0].endswith(".py") else ""
+        raise InputError(f"{surplus[0]}: expected flags only, got an argument without --{hint}")
+    if not workdir:
+        return Options(Settings(), None, values)
+    if not values.workdir:
+        raise InputError("--workdir: expected a folder, got none; give --workdir=DIR")
+    folder = Path(values.workdir).expanduser().absolute()
+    saved = folder / settings_file.NAME
+    if workdir == "trained" and not saved.exists():
+        raise InputError(f"--workdir={values.workdir}: expected the folder of a trained run, got no {settings_file.NAME} "
+                         "in it; run `python -m cosurfgs_jax.train` first")
+    settings = values.config
+    is_run = workdir == "trained" or settings_file.has_begun(folder)
+    if saved.exists() and is_run and not any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
+        settings = settings_file.load(saved)
+        for name, value in config_flags.get_override_values(values["config"]).items():
+            settings_file.set_value(settings, name, value)
+    settings_file.check(settings)
+    settings = settings_file.with_absolute_paths(settings)
+    free = settings_file.FREE_AFTER_TRAINING if workdir == "trained" else settings_file.FREE_TO_CHANGE
+    settings_file.adopt(settings, folder, free)
+    return Options(settings, folder, values)
+
+
+def _help(main: Callable, values: flags.FlagValues, workdir: str) -> str:
+    spec = sys.modules[main.__module__].__spec__
+    name = spec.name.removesuffix(".__main__") if spec else main.__module__
+    lines = [(main.__globals__.get("__doc__") or "").strip(), "", f"python -m {name} --flag=value ..."]
+    for flag in sorted(values):
+        default = values[flag].default
+        shown = "" if flag == "config" or default in (None, "") else f" (default {default})"
+        lines.append(f"  --{flag}: {values[flag].help}{shown}")
+    if workdir:
+        lines += ["", "Settings:"]
+        lines += [f"  --config.{leaf}={value}" for leaf, _, value in settings_file.leaves(Settings())]
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""Settings to and from flat names and `config.json`, and what may change between two runs on one workdir. No JAX here."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cosurfgs_jax import files
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+
+NAME = "config.json"
+
+# They change how a run is logged, saved and cached or what is done after it, never the trained model.
+FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "surface.")
+# A trained model may be looked at on another machine: the photographs lie elsewhere there, the backend differs.
+FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "data.path", "raster.backend")
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
+    """Dotted name, type and value of every setting below a dataclass instance."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(field.type):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field.type, value
+
+
+def kind_words(kind: type) -> str:
+    """What a setting of this type takes, in words."""
+    return _KINDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def check_name(name: str) -> None:
+    """Refuses a dotted name that is no setting, and names the near ones.
+
+    Raises:
+        InputError: unknown name, or the name of a group.
+    """
+    names = [leaf for leaf, _, _ in leaves(Settings())]
+    if name in names:
+        return
+    below = [leaf for leaf in names if leaf.startswith(f"{name}.")]
+    if below:
+        raise InputError(f"config.{name}: expected one setting, got a group; set config.{below[0]} or another of its "
+                         f"{len(below)} settings")
+    last = name.rsplit(".", 1)[-1]
+    same_end = [leaf for leaf in names if leaf.rsplit(".", 1)[-1] == last]
+    near = (same_end + [leaf for leaf in difflib.get_close_matches(name, names, n=3) if leaf not in same_end])[:3]
+    hint = f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?" if near else "--help lists all settings"
+    raise InputError(f"config.{name}: no such setting; {hint}")
+
+
+def set_value(settings: Settings, name: str, value: Any) -> None:
+    """Sets one setting by its dotted name; the type is checked by `check`."""
+    check_name(name)
+    *groups, last = name.split(".")
+    holder = settings
+    for group in groups:
+        holder = getattr(holder, group)
+    setattr(holder, last, value)
+
+
+def check(settings: Settings) -> None:
+    """Checks the type of every setting, then its value (`Settings.validate`).
+
+    Raises:
+        InputError: names the setting, what was expected and what was got.
+    """
+    for group in dataclasses.fields(settings):
+        part = getattr(settings, group.name)
+        if dataclasses.is_dataclass(group.type) and not isinstance(part, group.type):
+            raise InputError(f"config.{group.name}: expected {group.type.__name__}(...), got {part!r}")
+    for name, kind, value in leaves(settings):
+        accepted = isinstance(value, int | float if kind is float else kind)
+        if not accepted or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"config.{name}: expected {kind_words(kind)}, got {value!r}")
+    settings.validate()
+
+
+def load(path: Path | str) -> Settings:
+    """Settings from a `config.json`; settings that it does not name have their defaults.
+
+    Raises:
+        InputError: missing or damaged file, unknown setting, wrong type or value.
+    """
+    content = files.read_json(path)
+    settings = Settings()
+    try:
+        _fill(settings, content, "")
+        check(settings)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return settings
+
+
+def _fill(settings: Settings, content: Any, prefix: str) -> None:
+    if not isinstance(content, dict):
+        raise InputError(f"config.{prefix[:-1]}: expected an object with settings, got {content!r}")
+    groups = {field.name for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.type)}
+    for key, value in content.items():
+        if not prefix and key in groups:
+            _fill(settings, value, f"{key}.")
+        else:
+            set_value(settings, prefix + key, value)
+
+
+def save(settings: Settings, path: Path | str) -> None:
+    """Writes settings as JSON, as a whole."""
+    files.write_json(path, dataclasses.asdict(settings))
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The same settings with paths that hold from any folder."""
+    data = dataclasses.replace(settings.data)
+    if data.path != "generated":
+        data.path = os.path.abspath(os.path.expanduser(data.path))
+    if os.path.isfile(os.path.expanduser(data.split)):
+        data.split = os.path.abspath(os.path.expanduser(data.split))
+    return dataclasses.replace(settings, data=data)
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a run has saved a step there. Before that its settings bind nobody: the first try may have failed early."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").rglob("*"))
+
+
+def adopt(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
+    """Makes `settings` those of a workdir: writes `config.json`. Once the run has begun, checks first that they fit it.
+
+    Args:
+        settings: checked settings.
+        workdir: made if missing.
+        free: names, or groups with a final dot, that may differ from what the workdir has.
+    Raises:
+        InputError: a setting that shapes the model differs; the message has its name, both values and what to do.
+    """
+    path = workdir / NAME
+    if path.exists() and has_begun(workdir):
+        before = {name: value for name, _, value in leaves(load(path))}
+        for name, _, value in leaves(settings):
+            is_free = any(name == item or (item.endswith(".") and name.startswith(item)) for item in free)
+            if value == before[name] or is_free:
+                continue
+            hint = f", or edit {path} if the data only moved" if name == "data.path" else ""
+            raise InputError(f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give the old "
+                             f"value, use another --workdir{hint}")
+    save(settings, path)

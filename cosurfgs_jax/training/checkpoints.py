@@ -1,0 +1,191 @@
+"""Training state on disk: saved in the background, whole or not at all, restored on any devices, checked before use."""
+
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from cosurfgs_jax.errors import InputError
+
+FORMAT = 1  # of the state's layout; raised whenever an older checkpoint can no longer be read
+_CHECKSUMS = "checksums.json"
+
+_log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read."""
+
+    step: int
+    state: Any
+    meta: dict
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+class Checkpoints:
+    """The last few checkpoints of one run.
+
+    A checkpoint is a pytree (`state`) and JSON data (`meta`). `meta` is read first, since the shapes of the state depend on
+    what it says. Use as a context manager, or call `close`: a save may still be under way.
+    """
+
+    def __init__(self, folder: Path | str, keep: int = 2):
+        """
+        Args:
+            folder: made if missing.
+            keep: how many steps stay; at least 2, as the newest may turn out to be damaged.
+        """
+        self._folder = Path(folder).absolute()
+        self._saving_step = -1
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums))
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=("state", "meta"))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the save that is under way."""
+        self._manager.close()
+
+    def wait(self) -> None:
+        """Waits for the save that is under way; raises what went wrong with it."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def steps(self) -> list[int]:
+        """The saved steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Starts to save; arrays may be donated right after. Does nothing if the step is there already.
+
+        Args:
+            step: number of finished training steps.
+            state: pytree of arrays, PRNG keys and numbers.
+            meta: JSON data; what the shapes of `state` follow from belongs in it.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._manager.wait_until_finished()  # the checksums' callback must see its own step
+        self._saving_step = step
+        meta = {**meta, "format": FORMAT}
+        self._manager.save(step, force=True, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False)))))
+
+    def restore_latest(self, make_abstract: Callable[[dict], Any]) -> Restored | None:
+        """Reads the newest checkpoint that is not damaged.
+
+        A damaged newer one is set aside as `damaged-<step>` and a line is logged.
+
+        Args:
+            make_abstract: from meta to the state's pytree of `jax.ShapeDtypeStruct` (`jax.eval_shape`), with plain
+                numbers where the state has them. A leaf without a sharding goes to the first device.
+        Returns:
+            None if nothing was saved yet.
+        Raises:
+            InputError: the format is not known here, or every checkpoint is damaged.
+        """
+        self._manager.wait_until_finished()
+        damage = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self._restore(step, make_abstract)
+            except _Damaged as error:
+                damage.append((step, error))
+                continue
+            for newer, error in damage:
+                _log.warning("checkpoint %d is damaged (%s); going on from step %d", newer, error, step)
+                self._set_aside(newer)
+            return restored
+        if damage:
+            step, error = damage[0]
+            raise InputError(f"{self._folder}: expected a checkpoint that can be read, got only damaged ones (step {step}: "
+                             f"{error}); restore the folder from a backup, or delete it to start again")
+        return None
+
+    def _restore(self, step: int, make_abstract: Callable[[dict], Any]) -> Restored:
+        is_verified = self._verify(step)
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        except Exception as error:  # orbax raises whatever its parts raise: KeyError, ValueError, OSError
+            raise _Damaged(f"its meta data cannot be read: {_first_line(error)}") from error
+        if meta.get("format") != FORMAT:
+            raise InputError(f"{self._folder / str(step)}: expected checkpoint format {FORMAT}, got "
+                             f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it")
+        abstract = jax.tree.map(_placed, make_abstract(meta))
+        try:
+            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
+        except Exception as error:
+            if is_verified:  # the files are as they were written: the caller asks for the wrong shapes, or memory is short
+                raise
+            raise _Damaged(_first_line(error)) from error
+        return Restored(step, state, meta)
+
+    def _write_checksums(self) -> None:
+        """Called in the saving thread when all files of a step are written, just before its folder gets its final name.
+
+        Without them a flipped bit is restored as if it were a number, and a truncated file is found only half-way through.
+        """
+        if jax.process_index() != 0:
+            return
+        for folder in self._folder.glob(f"{self._saving_step}.*tmp*"):
+            sums = {str(path.relative_to(folder)): _checksum(path) for item in ("state", "meta")
+                    for path in sorted((folder / item).rglob("*")) if path.is_file()}
+            (folder / _CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
+
+    def _verify(self, step: int) -> bool:
+        """Whether the files were compared with their checksums; False where there are none."""
+        folder = self._folder / str(step)
+        try:
+            sums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError) as error:
+            raise _Damaged(f"{_CHECKSUMS}: {_first_line(error)}") from error
+        for name, expected in sums.items():
+            path = folder / name
+            if not path.is_file():
+                raise _Damaged(f"{name} is missing")
+            if _checksum(path) != expected:
+                raise _Damaged(f"{name} is not what was written")
+        return True
+
+    def _set_aside(self, step: int) -> None:
+        """Frees the step's name, so that training can save it again."""
+        aside = self._folder / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._folder / str(step)).rename(aside)
+        self._manager.reload()
+
+
+def _checksum(path: Path) -> str:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _placed(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    return leaf

@@ -1,0 +1,220 @@
+"""Checkpoints come back bit by bit, survive kills, and damage is found before it is used."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.types import Surfels
+
+
+class State(NamedTuple):
+    surfels: Surfels
+    moments: dict
+    key: jax.Array
+    count: int
+    nothing: None
+
+
+def make_state(num: int, seed: int = 0) -> State:
+    keys = jax.random.split(jax.random.key(seed), 7)
+    surfels = Surfels(means=jax.random.normal(keys[0], (num, 3)), quats=jax.random.normal(keys[1], (num, 4)),
+                      log_scales=jax.random.normal(keys[2], (num, 2)), logit_opacities=jax.random.normal(keys[3], (num,)),
+                      sh=jax.random.normal(keys[4], (num, 4, 3)), alive=jax.random.bernoulli(keys[5], shape=(num,)))
+    moments = {"means": {"first": surfels.means * 2, "steps": jnp.arange(num, dtype=jnp.int32)}}
+    return State(surfels, moments, keys[6], seed + 3, None)
+
+
+def make_abstract(meta: dict) -> State:
+    shapes = jax.eval_shape(lambda: make_state(meta["capacity"])._replace(count=0))
+    return shapes._replace(count=0)
+
+
+def assert_same(a: State, b: State) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        x, y = np.asarray(x), np.asarray(y)
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        assert x.tobytes() == y.tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Steps 10, 20 and 30, with a capacity that grows at each; two are kept."""
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in (10, 20, 30):
+            checkpoints.save(step, make_state(10 * step, step), {"capacity": 10 * step, "seconds": step / 3})
+    return tmp_path / "checkpoints"
+
+
+def biggest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_nothing_saved(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(make_abstract) is None
+
+
+def test_round_trip_is_exact_and_two_steps_stay(folder):
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == [20, 30]
+        restored = checkpoints.restore_latest(make_abstract)
+    assert restored.step == 30
+    assert restored.meta == {"capacity": 300, "seconds": 10.0, "format": 1}
+    assert_same(restored.state, make_state(300, 30))
+
+
+def test_special_numbers_come_back(tmp_path):
+    values = jnp.array([jnp.nan, jnp.inf, -0.0, 1e-42, 3.4e38], jnp.float32)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": values}, {})
+        state = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((5,), jnp.float32)}).state
+    assert np.asarray(state["x"]).tobytes() == np.asarray(values).tobytes()
+
+
+def test_state_may_be_donated_during_the_save(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    values = jnp.zeros((1 << 20,), jnp.float32)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": values}, {})
+        for _ in range(5):
+            values = step(values)
+        state = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((1 << 20,), jnp.float32)}).state
+    assert float(jnp.max(state["x"])) == 0.0
+
+
+def test_restores_on_other_devices(tmp_path):
+    mesh = jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("device"))
+    values = jnp.arange(32, dtype=jnp.float32)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jax.device_put(values, sharding)}, {})
+        one = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((32,), jnp.float32)}).state["x"]
+        four = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((32,), jnp.float32, sharding=sharding)})
+    assert len(one.sharding.device_set) == 1 and len(four.state["x"].sharding.device_set) == 4
+    np.testing.assert_array_equal(one, values)
+    np.testing.assert_array_equal(four.state["x"], values)
+
+
+def test_saving_a_step_twice_changes_nothing(folder):
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(30, make_state(10), {"capacity": 10})
+        assert checkpoints.restore_latest(make_abstract).meta["capacity"] == 300
+
+
+def truncate(folder):
+    path = biggest_file(folder / "30" / "state")
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(folder):
+    path = biggest_file(folder / "30" / "state")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def remove_data(folder):
+    biggest_file(folder / "30" / "state").unlink()
+
+
+def truncate_meta(folder):
+    os.truncate(folder / "30" / "meta" / "metadata", 5)
+
+
+def truncate_checksums(folder):
+    os.truncate(folder / "30" / "checksums.json", 5)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove_data, truncate_meta, truncate_checksums])
+def test_damaged_step_is_set_aside_and_saved_again(folder, damage, caplog):
+    damage(folder)
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore_latest(make_abstract)
+        assert restored.step == 20
+        assert_same(restored.state, make_state(200, 20))
+        assert "checkpoint 30 is damaged" in caplog.text
+        assert checkpoints.steps() == [20]
+        checkpoints.save(30, make_state(300, 31), {"capacity": 300})
+        again = checkpoints.restore_latest(make_abstract)
+    assert again.step == 30
+    assert_same(again.state, make_state(300, 31))
+    assert (folder / "damaged-30").is_dir()
+
+
+def test_damage_is_found_without_checksums_too(folder):
+    (folder / "30" / "checksums.json").unlink()
+    truncate_meta(folder)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.restore_latest(make_abstract).step == 20
+
+
+def test_all_damaged_is_one_sentence_and_nothing_is_moved(folder):
+    for step in (20, 30):
+        os.truncate(biggest_file(folder / str(step) / "state"), 10)
+    with Checkpoints(folder) as checkpoints, pytest.raises(InputError, match="only damaged ones.*backup, or delete"):
+        checkpoints.restore_latest(make_abstract)
+    assert (folder / "20").is_dir() and (folder / "30").is_dir()
+
+
+def test_unknown_format_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("cosurfgs_jax.training.checkpoints.FORMAT", 2)
+    with Checkpoints(folder) as checkpoints, pytest.raises(InputError, match="expected checkpoint format 2, got 1"):
+        checkpoints.restore_latest(make_abstract)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves its coroutines behind
+def test_wrong_shapes_are_no_damage(folder):
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(ValueError, match="not compatible"):
+            checkpoints.restore_latest(lambda meta: make_abstract({"capacity": 7}))
+        assert checkpoints.steps() == [20, 30]
+    gc.collect()
+
+
+KILLED = """
+import os, signal, sys
+import jax.numpy as jnp
+from cosurfgs_jax.training.checkpoints import Checkpoints
+
+class Dying(Checkpoints):
+    def _write_checksums(self):
+        if self._saving_step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._write_checksums()
+
+checkpoints = Dying(sys.argv[1])
+for step in (1, 2):
+    checkpoints.save(step, {"x": jnp.full((1 << 18,), float(step))}, {"step": step})
+    checkpoints.wait()
+"""
+
+
+def test_kill_during_a_save_loses_only_that_save(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("2")], "the second save had not begun"
+
+    def abstract(meta):
+        return {"x": jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}
+
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(abstract)
+        assert (restored.step, restored.meta["step"], float(restored.state["x"][0])) == (1, 1, 1.0)
+        checkpoints.save(2, {"x": jnp.full((1 << 18,), 5.0)}, {"step": 2})
+        assert float(checkpoints.restore_latest(abstract).state["x"][-1]) == 5.0
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1, 2]

@@ -1,0 +1,172 @@
+"""Exit codes and messages of the shared program wrapper, in this process and as a user sees them."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from cosurfgs_jax import program, settings_file
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+
+
+def _run(main, *arguments, workdir="create", declare=program.no_flags):
+    return program.run(main, declare, workdir=workdir, argv=["prog", *arguments])
+
+
+def _capture(*arguments, workdir="create", declare=program.no_flags):
+    seen = []
+    code = _run(seen.append, *arguments, workdir=workdir, declare=declare)
+    return code, seen[0] if seen else None
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text):
+        path = tmp_path / "my_config.py"
+        path.write_text(text)
+        return f"--config={path}"
+    return write
+
+
+GOOD = """
+from cosurfgs_jax.settings import Settings, TrainSettings
+
+def get_config():
+    return Settings(seed=3, train=TrainSettings(steps=11))
+"""
+
+
+def test_flags_change_single_settings(tmp_path, config_file):
+    code, options = _capture(config_file(GOOD), "--config.train.log_every=5", "--config.optim.quats", "0.25",
+                             "--noconfig.density.enabled", "--config.data.path=photos", f"--workdir={tmp_path}/run")
+    assert code == 0
+    assert (options.settings.seed, options.settings.train.steps, options.settings.train.log_every) == (3, 11, 5)
+    assert options.settings.optim.quats == 0.25
+    assert options.settings.density.enabled is False
+    assert options.settings.data.path.startswith("/") and options.settings.data.path.endswith("/photos")
+    assert settings_file.load(tmp_path / "run" / "config.json") == options.settings
+
+
+def test_the_settings_of_a_run_that_has_begun_are_the_start(tmp_path, config_file):
+    workdir = f"--workdir={tmp_path}"
+    _capture(config_file(GOOD), workdir)
+    assert _capture(workdir)[1].settings.train.steps == Settings().train.steps  # nothing was trained: it binds nobody
+    _capture(config_file(GOOD), workdir)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    code, options = _capture(workdir, "--config.train.log_every=2")
+    assert code == 0
+    assert (options.settings.train.steps, options.settings.train.log_every) == (11, 2)
+
+
+def test_changed_setting_on_resume_is_refused(tmp_path, capsys):
+    _capture(f"--workdir={tmp_path}")
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    assert _capture(f"--workdir={tmp_path}", "--config.seed=1") == (2, None)
+    assert "config.seed" in capsys.readouterr().err
+
+
+def test_own_flags(tmp_path):
+    def declare(values):
+        flags.DEFINE_string("format", "ply", "file format", flag_values=values)
+
+    assert _capture("--format=glb", f"--workdir={tmp_path}", declare=declare)[1].flags.format == "glb"
+    assert _capture(workdir="")[1].workdir is None
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "--workdir: expected a folder"),
+    (["--workdir={tmp}", "--config.train.setps=3"], "did you mean config.train.steps"),
+    (["--workdir={tmp}", "--config.train.steps=abc"], "config.train.steps: expected a whole number, got 'abc'"),
+    (["--workdir={tmp}", "--config.train.steps=-1"], "config.train.steps: expected at least 1, got -1"),
+    (["--workdir={tmp}", "--config.density.enabled=maybe"], "config.density.enabled: expected true or false"),
+    (["--workdir={tmp}", "--config.train=3"], "got a group"),
+    (["--workdr={tmp}"], "Did you mean: workdir"),
+    (["--workdir={tmp}", "configs/x.py"], "did you mean --config=configs/x.py?"),
+    (["--workdir={tmp}", "--config=/nowhere/x.py"], "got no file"),
+    (["--workdir=/proc/nowhere"], "could not be written"),
+])
+def test_mistake_is_one_message_and_exit_code_2(tmp_path, capsys, arguments, words):
+    assert _capture(*[argument.format(tmp=tmp_path) for argument in arguments]) == (2, None)
+    message = capsys.readouterr().err
+    assert words in message
+    assert len(message.splitlines()) == 1 and message.startswith("error: ")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("def get_config(:\n", "line 1 fails: SyntaxError"),
+    ("import nothing_like_this\n", "line 1 fails: ModuleNotFoundError"),
+    ("x = 1\n", "expected a function get_config()"),
+    ("def get_config():\n    return {}\n", "expected get_config() to return Settings, got dict"),
+    ("def get_config():\n    return 1 / 0\n", "line 2 fails: ZeroDivisionError"),
+    ("from cosurfgs_jax.settings import Settings\ndef get_config():\n    s = Settings()\n    s.train.steps = 'x'\n"
+     "    return s\n", "config.train.steps: expected a whole number, got 'x'"),
+])
+def test_bad_config_file_is_one_message(tmp_path, capsys, config_file, text, words):
+    assert _capture(config_file(text), f"--workdir={tmp_path}/run") == (2, None)
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("error: ") == 1 and message.count("--config=") <= 1
+
+
+def test_overrides_before_the_config_file_are_refused(tmp_path, capsys, config_file):
+    assert _capture("--config.seed=1", config_file(GOOD), f"--workdir={tmp_path}/run") == (2, None)
+    assert "before" in capsys.readouterr().err
+
+
+def test_trained_run_is_needed(tmp_path, capsys):
+    assert _capture(f"--workdir={tmp_path}", workdir="trained") == (2, None)
+    assert "cosurfgs_jax.train" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def _raiser(error):
+    def main(options):
+        raise error
+    return main
+
+
+def _wrapped_disk_full():
+    error = RuntimeError("the background save failed")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    return error
+
+
+@pytest.mark.parametrize("error, code, words", [
+    (InputError("data.path: expected images, got none"), 2, "error: data.path: expected images, got none"),
+    (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 2, "the disk is full (/data/x)"),
+    (_wrapped_disk_full(), 2, "the disk is full"),
+    (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+    (RuntimeError("a bug"), 1, "Traceback"),
+    (FileNotFoundError(2, "No such file"), 1, "Traceback"),
+])
+def test_exit_codes(capsys, error, code, words):
+    assert _run(_raiser(error), workdir="") == code
+    message = capsys.readouterr().err
+    assert words in message
+    assert ("Traceback" in message) == (code == 1)
+
+
+def test_help_lists_flags_and_settings(capsys):
+    assert _run(_raiser(RuntimeError()), "--help") == 0
+    text = capsys.readouterr().out
+    assert "--workdir" in text and "--config.train.steps=7000" in text
+
+
+def _python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_a_program_as_a_user_sees_it(tmp_path):
+    result = _python("-m", "cosurfgs_jax.train", f"--workdir={tmp_path}/run", "--config.train.setps=3")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "did you mean config.train.steps" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_doctor_always_succeeds():
+    result = _python("-m", "cosurfgs_jax.doctor")
+    assert result.returncode == 0, result.stderr
+    for word in ("python", "jax", "devices", "cpu rasterizer", "memory", "open3d"):
+        assert word in result.stdout

@@ -1,0 +1,139 @@
+import dataclasses
+
+import pytest
+
+from cosurfgs_jax import settings_file
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+
+
+def test_defaults_are_valid():
+    settings_file.check(Settings())
+
+
+@pytest.mark.parametrize("name, value", [
+    ("train.steps", 0), ("data.downscale", 0), ("surfels.sh_degree", 4), ("surfels.init_opacity", 1.0),
+    ("loss.ssim_weight", 1.5), ("density.start", 0.9), ("surface.depth_map", "nearest"), ("optim.quats", 0.0),
+    ("raster.near", -1.0), ("data.path", ""),
+])
+def test_bad_value_is_named(name, value):
+    settings = Settings()
+    settings_file.set_value(settings, name, value)
+    with pytest.raises(InputError, match=rf"config\.{name}.*expected"):
+        settings_file.check(settings)
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("train.steps", 10.5, "a whole number"), ("train.steps", True, "a whole number"),
+    ("train.steps", "10", "a whole number"),
+    ("optim.quats", "fast", "a number"), ("density.enabled", 1, "true or false"), ("data.path", None, "a text"),
+])
+def test_wrong_type_is_named(name, value, words):
+    settings = Settings()
+    settings_file.set_value(settings, name, value)
+    with pytest.raises(InputError, match=rf"config\.{name}: expected {words}, got"):
+        settings_file.check(settings)
+
+
+def test_whole_number_is_accepted_as_a_number():
+    settings = Settings()
+    settings.surface.voxel_size = 1
+    settings_file.check(settings)
+
+
+def test_group_of_the_wrong_type_is_named():
+    settings = Settings()
+    settings.train = {"steps": 3}
+    with pytest.raises(InputError, match=r"config\.train: expected TrainSettings"):
+        settings_file.check(settings)
+
+
+def test_unknown_name_suggests_near_ones():
+    with pytest.raises(InputError, match=r"config\.train\.setps: no such setting; did you mean config\.train\.steps"):
+        settings_file.check_name("train.setps")
+    with pytest.raises(InputError, match=r"did you mean config\.train\.steps"):
+        settings_file.check_name("steps")
+    with pytest.raises(InputError, match="--help lists all"):
+        settings_file.check_name("qqqqqqqq")
+    with pytest.raises(InputError, match="expected one setting, got a group"):
+        settings_file.check_name("train")
+
+
+def test_save_and_load_give_the_same_settings(tmp_path):
+    settings = Settings(seed=7)
+    settings.optim.means_start = 1 / 3
+    settings.data.path = "/photos/Größe"
+    settings_file.save(settings, tmp_path / "config.json")
+    assert settings_file.load(tmp_path / "config.json") == settings
+
+
+def test_load_fills_in_defaults(tmp_path):
+    (tmp_path / "config.json").write_text('{"train": {"steps": 12}}')
+    assert settings_file.load(tmp_path / "config.json").train == dataclasses.replace(Settings().train, steps=12)
+
+
+@pytest.mark.parametrize("text, words", [
+    ('{"train": {"steps": ', "damaged"), ('{"train": {"stepz": 3}}', "did you mean config.train.steps"), ("[]", "an object"),
+    ('{"train": 3}', "an object"), ('{"train": {"steps": "3"}}', "a whole number"), ('{"nothing": 3}', "no such setting"),
+])
+def test_damaged_file_is_one_sentence(tmp_path, text, words):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        settings_file.load(path)
+    assert str(path) in str(caught.value)
+
+
+def _begin(workdir):
+    (workdir / "checkpoints" / "100").mkdir(parents=True)
+
+
+def test_settings_bind_once_a_step_is_saved(tmp_path):
+    settings_file.adopt(Settings(), tmp_path)
+    changed = Settings()
+    changed.train.steps = 9
+    settings_file.adopt(changed, tmp_path)
+    assert settings_file.load(tmp_path / "config.json").train.steps == 9
+    _begin(tmp_path)
+    with pytest.raises(InputError, match=r"config\.train\.steps: .* was made with 9, got 7000.*another --workdir"):
+        settings_file.adopt(Settings(), tmp_path)
+    assert settings_file.load(tmp_path / "config.json") == changed
+
+
+def test_free_settings_may_change_later(tmp_path):
+    settings_file.adopt(Settings(), tmp_path)
+    _begin(tmp_path)
+    changed = Settings()
+    changed.train.log_every = 3
+    changed.train.checkpoint_every = 7
+    changed.data.host_memory_mb = 100
+    changed.surface.voxel_size = 0.5
+    settings_file.adopt(changed, tmp_path)
+    assert settings_file.load(tmp_path / "config.json") == changed
+
+
+def test_data_may_move_only_after_training(tmp_path):
+    settings_file.adopt(Settings(), tmp_path)
+    _begin(tmp_path)
+    moved = Settings()
+    moved.data.path = "/elsewhere"
+    with pytest.raises(InputError, match=r"config\.data\.path.*edit .*config\.json if the data only moved"):
+        settings_file.adopt(moved, tmp_path)
+    settings_file.adopt(moved, tmp_path, settings_file.FREE_AFTER_TRAINING)
+
+
+def test_every_free_name_is_a_setting():
+    names = [name for name, _, _ in settings_file.leaves(Settings())]
+    for free in settings_file.FREE_AFTER_TRAINING:
+        assert free in names or any(free.endswith(".") and name.startswith(free) for name in names), free
+
+
+def test_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_views.txt").write_text("a.jpg\n")
+    settings = Settings()
+    settings.data.path, settings.data.split = "photos", "test_views.txt"
+    absolute = settings_file.with_absolute_paths(settings)
+    assert absolute.data.path == str(tmp_path / "photos")
+    assert absolute.data.split == str(tmp_path / "test_views.txt")
+    assert settings_file.with_absolute_paths(Settings()) == Settings()
