@@ -18,6 +18,8 @@ from cosurfgs_jax.raster.maps import RawMaps
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99
 MIN_TRANSMITTANCE = 1e-4
+# World length, a billion scenes: what is larger or farther is as bad as infinite, since its squares leave float32.
+MAX_LENGTH = 1e9
 
 
 class _Projected(NamedTuple):
@@ -57,11 +59,12 @@ class _State(NamedTuple):
 
 
 def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
-    """All fields and the scales themselves are finite, and the quaternion is not zero."""
-    finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-              for x in (means, quats, log_scales, logit_opacities, sh, jnp.exp(log_scales))]
+    """All fields are finite, no length is absurd and the quaternion is not zero."""
+    is_finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+                 for x in (means, quats, log_scales, logit_opacities, sh)]
+    has_sane_lengths = jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
     squared = (quats * quats).sum(axis=-1)
-    return jnp.stack(finite).all(axis=0) & jnp.isfinite(squared) & (squared > 0)
+    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
 
 
 def _keep(mask, values, otherwise: float):
@@ -201,7 +204,7 @@ def _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_wo
 def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: Float[Array, "n 2"],
            logit_opacities: Float[Array, " n"], sh: Float[Array, "n k 3"], alive: Bool[Array, " n"],
            camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], background: Float[Array, "3"], *,
-           image_size: tuple[int, int], near: float, sh_degree: int,
+           image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int,
            screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None) -> RawMaps:
     """Renders all raw maps of one view.
 
@@ -213,7 +216,7 @@ def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: F
         intrinsics: [3,3], pixels. Takes gradient.
         background: [3]. Takes gradient.
         image_size: (H, W) in pixels.
-        near: hits and centres with less camera z are not drawn; world length.
+        near: hits and centres with less camera z are not drawn; world length. May be traced, takes no gradient.
         sh_degree: 0 to 3, bands above are ignored.
         screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] with another shift for
             every pixel. None = no shift. Takes gradient: at zero, it is the surfel's screen gradient.
@@ -228,7 +231,7 @@ def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: F
 
 
 def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background, *,
-                     image_size: tuple[int, int], near: float, sh_degree: int) -> Float[Array, "h w"]:
+                     image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int) -> Float[Array, "h w"]:
     """How far each pixel is from a decision that rounding could turn.
 
     Args:
@@ -244,7 +247,7 @@ def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camer
 
 
 def screen_gradients(cotangents: RawMaps, means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                     intrinsics, background, *, image_size: tuple[int, int], near: float,
+                     intrinsics, background, *, image_size: tuple[int, int], near: float | Float[Array, ""],
                      sh_degree: int) -> Float[Array, "n 4"]:
     """The definition of the gradient probe, in N*H*W memory.
 

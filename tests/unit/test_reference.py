@@ -163,7 +163,7 @@ def test_colour_depends_on_the_direction_in_the_world():
 
 
 BAD_VALUES = [(name, value) for name in FIELDS for value in (np.nan, np.inf, -np.inf)]
-BAD_VALUES += [("quats", 0.0), ("log_scales", 100.0)]
+BAD_VALUES += [("quats", 0.0), ("log_scales", 100.0), ("means", 2e9)]
 
 
 @pytest.mark.parametrize("name, value", BAD_VALUES)
