@@ -1,0 +1,201 @@
+"""report.html: what a run produced, in one file that opens anywhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cosurfgs_jax import files, pictures, settings_file
+from cosurfgs_jax.atomic import atomic_path
+from cosurfgs_jax.report import page
+from cosurfgs_jax.report.charts import line_chart, short_number
+from cosurfgs_jax.report.mesh_picture import draw_mesh
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface.mesh import read_mesh_ply
+
+__all__ = ["curves_from_rows", "write_report"]
+
+_KINDS = (("gt", "photograph"), ("renders", "render"), ("depth", "depth"), ("normal", "normals"))
+_PICTURE_WIDTH = 400
+Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
+
+
+def curves_from_rows(rows: list[dict], x_name: str = "step") -> Curves:
+    """One chart per number from rows of a log ({"step": 50, "loss": 0.1, ...}).
+
+    Names with a slash share a chart: "psnr/train" and "psnr/test" are two lines of "psnr".
+    """
+    charts: Curves = {}
+    for row in rows:
+        for name, value in row.items():
+            if name == x_name or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            chart, _, line = name.partition("/")
+            steps, values = charts.setdefault(chart, {}).setdefault(line or chart, ([], []))
+            steps.append(row[x_name])
+            values.append(value)
+    return charts
+
+
+def _format(value, digits: int = 4) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+def _newest_test_folder(workdir: Path) -> Path | None:
+    folders = [f for f in (workdir / "test").glob("ours_*") if f.name[5:].isdigit() and (f / "renders").is_dir()]
+    return max(folders, key=lambda f: int(f.name[5:]), default=None)
+
+
+def _view_pictures(workdir: Path, num_views: int) -> str:
+    folder = _newest_test_folder(workdir)
+    names = sorted(path.name for path in (folder / "renders").glob("*.png")) if folder else []
+    if not names:
+        return ""
+    photo_names = files.read_json(folder / "views.json") if (folder / "views.json").exists() else {}
+    per_view = files.read_json(workdir / "per_view.json") if (workdir / "per_view.json").exists() else {}
+    psnr = per_view.get(folder.name, {}).get("PSNR", {})
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, num_views).round().astype(int))]
+    rows = []
+    for name in chosen:
+        cells = []
+        for kind, title in _KINDS:
+            if (folder / kind / name).exists():
+                image = pictures.shrink(pictures.read_image(folder / kind / name), _PICTURE_WIDTH)
+                caption = f"{title}: {photo_names.get(name, name)}" if kind == "gt" else title
+                caption += f", {psnr[name]:.2f} dB" if kind == "renders" and name in psnr else ""
+                cells.append(page.figure(pictures.data_url(image), caption))
+        error = pictures.colorize_error(*(pictures.read_image(folder / kind / name) for kind in ("renders", "gt")))
+        error = pictures.shrink(error, _PICTURE_WIDTH)
+        cells.append(page.figure(pictures.data_url(error), "error, bright = 25 % or more"))
+        layout = f"grid-template-columns: repeat({len(cells)}, 1fr)"
+        rows.append(f'<div class="views" style="{layout}">{"".join(cells)}</div>')
+    return "".join(rows)
+
+
+def _mesh_pictures(workdir: Path, up: np.ndarray) -> str:
+    path = workdir / "mesh" / "mesh.ply"
+    if not path.exists():
+        return ""
+    mesh = read_mesh_ply(path)
+    cells = []
+    for title, azimuth, elevation in (("from above", -90.0, 90.0), ("from the side", -60.0, 30.0)):
+        for kind, is_shaded in (("colours", False), ("shape", True)):
+            image = draw_mesh(mesh, up=up, azimuth_deg=azimuth, elevation_deg=elevation, is_shaded=is_shaded)
+            cells.append(page.figure(pictures.data_url(image), f"{title}, {kind}"))
+    return f'<div class="pair">{"".join(cells)}</div>'
+
+
+def _key_numbers(metrics: dict) -> str:
+    final, geometry = metrics.get("final") or {}, metrics.get("geometry") or {}
+    unit = geometry.get("unit") or ""
+    numbers = [(f"{final[key]:.{digits}f}{end}", name) for key, name, digits, end in (
+        ("psnr", "PSNR, test views", 2, " dB"), ("psnr_color_corrected", "PSNR, colours fitted", 2, " dB"),
+        ("ssim", "SSIM, test views", 3, "")) if final.get(key) is not None]
+    if final.get("num_surfels") is not None:
+        numbers.append((short_number(final["num_surfels"]), "surfels"))
+    if geometry.get("thresholds"):
+        first = geometry["thresholds"][0]
+        numbers.append((f"{first['f1']:.3f}", f"F1 at {first['tau']:.3g} {unit}".strip()))
+        numbers += [(f"{geometry[key]:.3g} {unit}".strip(), key)
+                    for key in ("accuracy", "completeness") if key in geometry]
+    seconds = [stage["seconds"] for stage in metrics.get("stages") or [] if stage.get("seconds") is not None]
+    if seconds:
+        numbers.append((_duration(sum(seconds)), "time of all stages"))
+    return page.tiles(numbers) if numbers else ""
+
+
+def _stage_table(metrics: dict, timings: dict[str, float]) -> str:
+    rows = []
+    for stage in metrics.get("stages") or []:
+        counts = stage.get("num_surfels") or []
+        counts = counts if isinstance(counts, list) else [counts]
+        peak = stage.get("peak_bytes_per_device")
+        rows.append([str(stage.get("name", "")), _format(stage.get("steps")),
+                     _duration(stage["seconds"]) if stage.get("seconds") is not None else "",
+                     f"{sum(counts):,}" + (f" in {len(counts)} blocks" if len(counts) > 1 else "") if counts else "",
+                     _format(stage.get("psnr_test")), _format(stage.get("ssim_test")), _format(stage.get("psnr_seam")),
+                     f"{peak / 2**20:,.0f} MB" if peak else ""])
+    stages = page.table(["stage", "steps", "time", "surfels", "PSNR", "SSIM", "PSNR at seams", "peak per device"], rows)
+    return stages + page.table(["part", "time"], [[name, _duration(value)] for name, value in timings.items()])
+
+
+def _geometry_table(geometry: dict | None) -> tuple[str, str]:
+    """The table of thresholds, and the choices that the numbers depend on as a sentence."""
+    if not geometry or not geometry.get("thresholds"):
+        return "", ""
+    unit = geometry.get("unit") or "units of the dataset"
+    rows = [[row.get("kind", ""), f"{row['tau']:.4g}"] + [f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
+            for row in geometry["thresholds"]]
+    named = (("surface", "sampling"), ("crop", "crop"), ("alignment", "alignment"),
+             ("distances clipped at", "max_distance"), ("ground truth thinned to a grid of", "truth_grid"),
+             ("its mean nearest-neighbour distance", "truth_spacing"), ("accuracy (mean)", "accuracy"),
+             ("completeness (mean)", "completeness"), ("accuracy (median)", "accuracy_median"),
+             ("completeness (median)", "completeness_median"))
+    choices = "; ".join(f"{title}: {_format(geometry[key])}" for title, key in named if key in geometry)
+    table = page.table(["threshold", unit, "precision", "recall", "F1"], rows)
+    return table, f"Lengths in {unit}. {choices}."
+
+
+def _settings_table(workdir: Path) -> str:
+    path = workdir / settings_file.NAME
+    if not path.exists():
+        return ""
+    defaults = {name: value for name, _, value in settings_file.leaves(Settings())}
+    changed = [[f"config.{name}", repr(value), repr(defaults.get(name))]
+               for name, _, value in settings_file.leaves(settings_file.load(path)) if value != defaults.get(name)]
+    return page.table(["setting", "value", "default"], changed, "words") or "<p>All settings have their defaults.</p>"
+
+
+def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None = None,
+                 timings: dict[str, float] | None = None, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0),
+                 num_views: int = 4) -> Path:
+    """Writes workdir/report.html from what lies in the workdir; what is not there is left out.
+
+    Looks at metrics.json, config.json, per_view.json, the newest test/ours_<step> and mesh/mesh.ply.
+
+    Args:
+        workdir: folder of a run.
+        title: of the page; "" = the folder's name.
+        curves: chart -> line -> (steps, values); `curves_from_rows` makes them from a log.
+        timings: name -> seconds, of parts that are no stages in metrics.json (mesh, evaluation).
+        up: f64[3], which way is up in the dataset's frame, for the pictures of the mesh.
+        num_views: test views shown.
+    Returns:
+        The path of the report.
+    Raises:
+        InputError: a file is damaged, or the disk is full.
+    """
+    workdir = Path(workdir)
+    metrics = files.read_json(workdir / "metrics.json") if (workdir / "metrics.json").exists() else {}
+    final = metrics.get("final") or {}
+    geometry, choices = _geometry_table(metrics.get("geometry"))
+    charts = "".join(line_chart(name, lines) for name, lines in (curves or {}).items())
+    scores = page.table(["score", "value"],
+                        [[name.replace("_", " "), _format(value, 5)] for name, value in final.items()])
+    parts = [
+        _key_numbers(metrics),
+        page.section("Test views", _view_pictures(workdir, num_views),
+                     "Photographs that training did not see. Depth: near is bright. Normals: red right, green up, blue "
+                     "towards the viewer."),
+        page.section("Mesh", _mesh_pictures(workdir, np.asarray(up, np.float64)),
+                     "Drawn without perspective. Reddish parts are seen from behind."),
+        page.section("Course of training", f'<div class="charts">{charts}</div>' if charts else ""),
+        page.section("Stages", _stage_table(metrics, timings or {})),
+        page.section("Scores on test views", scores,
+                     "On 8-bit images read back from files; means over views. 'Color corrected' is after a quadratic "
+                     "colour fit to each photograph, which hides differences of exposure. LPIPS is not computed."),
+        page.section("Surface against ground truth", geometry, choices),
+        page.section("Settings that differ from the defaults", _settings_table(workdir)),
+    ]
+    text = page.document(title or workdir.resolve().name, "cosurfgs_jax report", parts)
+    path = workdir / "report.html"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

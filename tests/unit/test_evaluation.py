@@ -1,0 +1,137 @@
+"""Scores and files of an evaluation, on pictures and surfaces whose scores are known."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from cosurfgs_jax import pictures
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.training import evaluation
+
+SIZE = (24, 32)
+
+
+class Store:
+    """Photographs in memory."""
+
+    def __init__(self, photos):
+        self.photos = photos
+
+    def load(self, view):
+        return self.photos[view]
+
+
+def make_scene(num=3, **changes):
+    poses = np.tile(np.diag([1.0, -1.0, -1.0, 1.0]), (num, 1, 1))
+    poses[:, 2, 3] = 5.0
+    fields = dict(image_names=[f"a/{i}.jpg" for i in range(num)], camera_from_world=poses, ground_truth=None,
+                  intrinsics=np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1)),
+                  image_sizes=np.full((num, 2), SIZE))
+    return types.SimpleNamespace(**(fields | changes))
+
+
+def photo(view, channels=3):
+    image = np.random.default_rng(view).integers(60, 190, (*SIZE, channels)).astype(np.uint8)
+    if channels == 4:
+        image[..., 3] = 255
+    return image
+
+
+def render_with_error(grey_levels):
+    def render(view):
+        color = (photo(view)[..., :3].astype(np.float32) + grey_levels) / 255
+        return {"color": color, "alpha": np.ones(SIZE, np.float32), "depth": np.full(SIZE, 5.0, np.float32),
+                "normal": np.tile(np.array([0, 0, 1.0], np.float32), (*SIZE, 1))}
+    return render
+
+
+def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path):
+    store = Store([photo(v) for v in range(3)])
+    # 5.2 grey levels are written as 5: the score is of the 8-bit image.
+    scores = evaluation.evaluate_views(render_with_error(5.2), make_scene(), store, np.array([0, 2]), tmp_path, 700)
+    expected = 20 * np.log10(255 / 5)
+    assert scores["psnr"] == pytest.approx(expected, abs=1e-3)
+    assert scores["psnr_color_corrected"] > 50 and scores["ssim"] < scores["ssim_color_corrected"] <= 1
+    assert scores["num_test_views"] == 2 and set(scores["per_view"]) == {"a/0.jpg", "a/2.jpg"}
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["ours_700"]["PSNR"] == pytest.approx(expected, abs=1e-3) and "SSIM" in results["ours_700"]
+    assert "LPIPS" not in results["ours_700"]
+    per_view = json.loads((tmp_path / "per_view.json").read_text())
+    assert list(per_view["ours_700"]["SSIM"]) == ["00000.png", "00001.png"]
+    folder = tmp_path / "test" / "ours_700"
+    for kind in ("renders", "gt", "depth", "normal"):
+        assert sorted(p.name for p in (folder / kind).iterdir()) == ["00000.png", "00001.png"]
+    assert np.array_equal(pictures.read_image(folder / "gt" / "00001.png"), photo(2))
+    assert json.loads((folder / "views.json").read_text()) == {"00000.png": "a/0.jpg", "00001.png": "a/2.jpg"}
+    # A second evaluation of fewer views leaves no old pictures between the new ones.
+    evaluation.evaluate_views(render_with_error(0), make_scene(), store, np.array([1]), tmp_path, 700)
+    assert [p.name for p in (folder / "renders").iterdir()] == ["00000.png"]
+
+
+def test_equal_pictures_have_a_psnr_that_json_can_hold(tmp_path):
+    store = Store([photo(0)])
+    scores = evaluation.evaluate_views(render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1)
+    assert scores["psnr"] == 100.0 and scores["ssim"] == pytest.approx(1, abs=1e-5)
+
+
+def test_masked_pixels_do_not_count(tmp_path):
+    image = photo(0, 4)
+    image[:12, :, 3] = 0
+    masked = image.copy()
+    masked[:12, :, :3] = 0  # a wrong upper half, but masked
+    render = {"color": image[..., :3].astype(np.float32) / 255 + 5 / 255, "alpha": np.ones(SIZE, np.float32)}
+    scores = evaluation.evaluate_views(lambda view: render, make_scene(1), Store([masked]), np.array([0]), tmp_path, 1)
+    assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
+    assert not (tmp_path / "test" / "ours_1" / "depth").exists()
+
+
+def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
+    depth, normal = np.full(SIZE, 5.25, np.float32), np.zeros((*SIZE, 3), np.float32)
+    normal[:] = [0, np.sin(np.radians(10)), np.cos(np.radians(10))]
+    depth[:3] = 0  # sky
+    np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
+    truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "0.npz") if view == 0 else None)
+    store = Store([photo(v) for v in range(2)])
+    scores = evaluation.evaluate_views(render_with_error(1), make_scene(2, ground_truth=truth), store, np.arange(2),
+                                       tmp_path / "out", 1)
+    assert scores["depth_error"] == pytest.approx(0.25)
+    assert scores["normal_error_deg"] == pytest.approx(10, abs=1e-3)
+    assert "depth_error" not in scores["per_view"]["a/1.jpg"]
+
+
+def test_mistakes_are_named(tmp_path):
+    store = Store([photo(0)[:10]])
+    with pytest.raises(InputError, match="expected the photograph's size"):
+        evaluation.evaluate_views(render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1)
+    with pytest.raises(InputError, match="at least one"):
+        evaluation.evaluate_views(render_with_error(0), make_scene(1), store, np.array([], int), tmp_path, 1)
+
+
+def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
+    x, y = np.meshgrid(np.linspace(-3, 3, 121), np.linspace(-2, 2, 81))
+    ground = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
+    truth = types.SimpleNamespace(points=ground, unit="m")
+    raised = ground + np.array([0, 0, 0.1])
+    scores = evaluation.evaluate_surface(raised, make_scene(ground_truth=truth), thresholds=(0.2,))
+    assert scores["accuracy"] == pytest.approx(0.1 if 0.1 < scores["max_distance"] else scores["max_distance"])
+    assert scores["unit"] == "m" and scores["thresholds"][0]["f1"] == 1.0 and "2 images" in scores["crop"]
+    assert evaluation.evaluate_surface(raised, make_scene()) is None
+    of_user = evaluation.evaluate_surface(raised, make_scene(), raised, unit="ft", thresholds=(0.2,))
+    assert of_user["accuracy"] == 0 and of_user["unit"] == "ft"
+
+
+def test_metrics_parts_are_merged(tmp_path):
+    path = tmp_path / "metrics.json"
+    evaluation.merge_metrics(path, stages=[{"name": "device"}])
+    final = evaluation.final_part({"psnr": 20.0, "per_view": {"a": 1}}, 5)
+    content = evaluation.merge_metrics(path, final=final)
+    assert content == json.loads(path.read_text()) == {
+        "format": 1, "stages": [{"name": "device"}], "final": {"psnr": 20.0, "num_surfels": 5}, "geometry": None}
+    assert evaluation.merge_metrics(path, geometry={"unit": "m"})["final"] == final
+    with pytest.raises(InputError, match="expected the parts"):
+        evaluation.merge_metrics(path, finale={})
+    path.write_text('{"format": 2}')
+    with pytest.raises(InputError, match="expected format 1, got 2"):
+        evaluation.merge_metrics(path, final={})

@@ -1,0 +1,220 @@
+"""Pictures, charts and the report: what is drawn is where it should be, and the page is whole by itself."""
+
+import html.parser
+import json
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from cosurfgs_jax import files, pictures, report, settings_file
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.report.charts import line_chart, nice_ticks, short_number
+from cosurfgs_jax.report.mesh_picture import draw_mesh
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
+
+
+def brightness(image):
+    return image.astype(float).mean(axis=-1)
+
+
+def test_depth_colours_near_is_bright_and_nothing_is_grey():
+    depth = np.array([[1.0, 2.0, 4.0, 8.0, 0.0, np.nan]], np.float32)
+    colors = pictures.colorize_depth(depth, (1.0, 8.0))
+    values = brightness(colors)[0]
+    assert (np.diff(values[:4]) < 0).all()
+    assert np.array_equal(colors[0, 4], colors[0, 5]) and np.array_equal(colors[0, 4], [38, 38, 42])
+    # Without limits the scale follows the map, whatever its unit.
+    assert np.array_equal(pictures.colorize_depth(depth), pictures.colorize_depth(depth * 1000))
+    assert pictures.colorize_depth(np.zeros((2, 2))).shape == (2, 2, 3)
+
+
+def test_normal_colours_are_in_the_frame_of_the_viewer():
+    facing = np.zeros((1, 3, 3), np.float32)
+    facing[0, 0] = [0, 0, -0.8]  # towards a camera that looks along +z; blended normals are shorter than 1
+    facing[0, 1] = [0, -1, 0]  # image up
+    colors = pictures.colorize_normals(facing, np.eye(4))
+    assert colors[0, 0].tolist() == [128, 128, 255]
+    assert colors[0, 1].tolist() == [128, 255, 128]
+    assert colors[0, 2].tolist() == [38, 38, 42]
+    assert pictures.colorize_normals(facing)[0, 0].tolist() == [128, 128, 0]
+
+
+def test_error_colours_and_8_bit_images(tmp_path):
+    photo = np.zeros((1, 3, 3), np.uint8)
+    render = np.array([[[0] * 3, [20] * 3, [200] * 3]], np.uint8)
+    assert (np.diff(brightness(pictures.colorize_error(render, photo))[0]) > 0).all()
+    image = pictures.to_uint8(np.array([[[-1.0, 0.5, 2.0], [np.nan, np.inf, 1 / 255]]]))
+    assert image.tolist() == [[[0, 128, 255], [0, 255, 1]]]
+    pictures.write_image(tmp_path / "a" / "b.png", image)
+    assert np.array_equal(pictures.read_image(tmp_path / "a" / "b.png"), image)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.png"]
+    assert pictures.shrink(np.zeros((60, 200, 3), np.uint8), 50).shape == (15, 50, 3)
+    assert pictures.data_url(image, "PNG").startswith("data:image/png;base64,iVBOR")
+
+
+def test_ticks_are_round_and_inside():
+    assert nice_ticks(0, 100) == [0, 25, 50, 75, 100]
+    assert nice_ticks(-0.013, 0.027) == pytest.approx([-0.01, 0, 0.01, 0.02])
+    assert nice_ticks(3, 3) == [3]
+    assert [short_number(v) for v in (1234567, 45678, 950, 0.01234)] == ["1.23M", "45.7k", "950", "0.01234"]
+
+
+def chart_points(svg):
+    root = xml.etree.ElementTree.fromstring(svg)
+    lines = [node for node in root if node.tag == "polyline"]
+    return [np.array([[float(v) for v in p.split(",")] for p in line.get("points").split()]) for line in lines]
+
+
+def test_line_chart_draws_the_data():
+    steps, values = list(range(10)), [float(v) for v in range(10)]
+    (points,) = chart_points(line_chart("loss <1>", {"loss": (steps, values)}))
+    assert len(points) == 10
+    # To the right, and upwards as values grow, in equal steps.
+    assert np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0], atol=0.11) and points[1, 0] > points[0, 0]
+    assert (np.diff(points[:, 1]) < 0).all()
+    assert "loss &lt;1&gt;" in line_chart("loss <1>", {"loss": (steps, values)})
+
+
+def test_line_chart_leaves_out_what_is_not_finite_and_thins_long_curves():
+    first, second = chart_points(line_chart("x", {"a": ([0, 1, 2, 3], [1, np.nan, 2, np.inf]),
+                                                  "b": (list(range(100_000)), list(np.arange(1e5) % 7))}))
+    assert len(first) == 2 and len(second) == 300
+    assert line_chart("x", {"a": ([0.0], [np.nan])}) == "" and line_chart("x", {}) == ""
+    assert "circle" in line_chart("x", {"a": ([5], [3.0])})
+    assert np.isfinite(chart_points(line_chart("x", {"a": ([0, 1], [2.0, 2.0])})[0:])[0]).all()
+
+
+def slab(height, color, low=0.0, high=1.0, is_flipped=False):
+    """A square of two triangles parallel to the ground."""
+    vertices = np.array([[low, low, height], [high, low, height], [high, high, height], [low, high, height]])
+    triangles = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    triangles = triangles[:, ::-1] if is_flipped else triangles
+    return vertices, triangles, np.tile(np.array(color, np.uint8), (4, 1))
+
+
+def join(*parts):
+    starts = np.cumsum([0] + [len(part[0]) for part in parts])
+    vertices = np.concatenate([part[0] for part in parts])
+    triangles = np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32)
+    return Mesh(vertices, triangles, np.concatenate([part[2] for part in parts]), vertex_normals(vertices, triangles))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_mesh_from_above_shows_the_top_with_north_up(order):
+    red, blue = slab(0.0, (255, 0, 0)), slab(1.0, (0, 0, 255), low=0.0, high=0.5)
+    image = draw_mesh(join(*(red, blue)[::order]), azimuth_deg=-90, elevation_deg=90, width=200)
+    assert image.shape == (200, 200, 3)
+    is_blue = (image == [0, 0, 255]).all(axis=-1)
+    rows, columns = np.nonzero(is_blue)
+    # The blue square lies over the quarter of small x (left) and small y (below).
+    assert columns.max() < 101 and rows.min() > 98
+    assert is_blue.mean() == pytest.approx(0.25 / 1.04**2, abs=0.01)
+    assert (image == [255, 0, 0]).all(axis=-1).mean() == pytest.approx(0.75 / 1.04**2, abs=0.02)
+    assert (image[0] == 255).all()  # white around
+
+
+def test_mesh_from_the_side_and_other_up_axes():
+    mesh = join(slab(0.0, (255, 0, 0)), slab(1.0, (0, 0, 255)))
+    image = draw_mesh(mesh, azimuth_deg=-90, elevation_deg=30, width=120)
+    column = image[:, 60]
+    blue, red = np.nonzero((column == [0, 0, 255]).all(-1))[0], np.nonzero((column == [255, 0, 0]).all(-1))[0]
+    assert blue.max() < red.min()  # the higher one is above
+    flipped = draw_mesh(mesh, up=(0, 0, -1), azimuth_deg=-90, elevation_deg=30, width=120)[:, 60]
+    assert np.nonzero((flipped == [255, 0, 0]).all(-1))[0].max() < np.nonzero((flipped == [0, 0, 255]).all(-1))[0].min()
+
+
+def test_shape_pictures_show_the_back_in_red_and_survive_odd_meshes():
+    front = draw_mesh(join(slab(0, (0, 0, 0))), elevation_deg=90, azimuth_deg=-90, width=64, is_shaded=True)[32, 32]
+    back = draw_mesh(join(slab(0, (0, 0, 0), is_flipped=True)), elevation_deg=90, azimuth_deg=-90, width=64,
+                     is_shaded=True)[32, 32].astype(int)
+    assert front.max() - front.min() < 20 and back[0] > 1.5 * back[1]
+    huge = slab(0, (9, 9, 9), low=-1e4, high=1e4)
+    mesh = join(slab(1, (255, 0, 0)), huge)
+    mesh.vertices[4, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert draw_mesh(Mesh(mesh.vertices[:4], mesh.triangles[:2], mesh.vertex_colors[:4],
+                              mesh.vertex_normals[:4])).shape[1] == 720
+    with pytest.raises(InputError, match="none"):
+        draw_mesh(Mesh(mesh.vertices, mesh.triangles[:0], mesh.vertex_colors, mesh.vertex_normals))
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would fetch and checks that tags are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.open_tags, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("img", "meta"):
+            self.open_tags.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        assert tag in ("line", "polyline", "circle")
+
+    def handle_endtag(self, tag):
+        assert self.open_tags.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data + " "
+
+
+def make_workdir(folder):
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        for kind in ("renders", "gt", "depth", "normal"):
+            pictures.write_image(folder / "test" / "ours_300" / kind / f"{number:05d}.png",
+                                 generator.integers(0, 255, (30, 40, 3)).astype(np.uint8))
+    pictures.write_image(folder / "test" / "ours_20" / "renders" / "00000.png", np.zeros((5, 5, 3), np.uint8))
+    names = {f"{i:05d}.png": f"north/<{i}>.jpg" for i in range(6)}
+    files.write_json(folder / "test" / "ours_300" / "views.json", names)
+    files.write_json(folder / "per_view.json", {"ours_300": {"PSNR": {"00000.png": 23.456}}})
+    files.write_json(folder / "metrics.json", {
+        "format": 1, "final": {"psnr": 24.321, "ssim": 0.81, "psnr_color_corrected": 25.5, "num_surfels": 123456},
+        "stages": [{"name": "device", "steps": 300, "seconds": 3725, "num_surfels": [100, 200], "psnr_test": 20.5,
+                    "ssim_test": 0.7, "psnr_seam": None, "peak_bytes_per_device": 512 * 2**20}],
+        "geometry": {"thresholds": [{"tau": 0.25, "kind": "given", "precision": 0.5, "recall": 0.25, "f1": 1 / 3}],
+                     "accuracy": 0.12, "completeness": 0.34, "unit": "m", "crop": "inside 2 images"}})
+    settings = Settings()
+    settings.train.steps = 300
+    settings_file.save(settings, folder / "config.json")
+    write_mesh_ply(folder / "mesh" / "mesh.ply", join(slab(0.0, (255, 0, 0))))
+
+
+def test_report_is_one_whole_page(tmp_path):
+    make_workdir(tmp_path)
+    rows = [{"step": 10 * i, "loss": 1 / (i + 1), "psnr/train": 20.0 + i, "note": "x"} for i in range(5)]
+    rows.append({"step": 50, "psnr/test": 19.0, "surfels": 7})
+    path = report.write_report(tmp_path, title="A & B", curves=report.curves_from_rows(rows), timings={"mesh": 61.0},
+                               num_views=3)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open_tags == []
+    assert len(page.sources) == 3 * 5 + 4 and all(source.startswith("data:image/") for source in page.sources)
+    assert path.read_text().count("<svg") == 3
+    for text in ("A & B", "24.32 dB", "25.50 dB", "0.810", "123k", "F1 at 0.25 m", "0.12 m", "1:02:05", "1:01",
+                 "300 in 2 blocks", "512 MB", "north/<0>.jpg", "23.46 dB", "0.3333", "config.train.steps", "7000",
+                 "inside 2 images"):
+        assert text in page.text, text
+    assert "north/<1>.jpg" not in page.text  # three of six views, evenly: 0, 2 or 3, 5
+    assert "north/<5>.jpg" in page.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "mesh", "metrics.json", "per_view.json",
+                                                          "report.html", "test"]
+
+
+def test_report_of_an_unfinished_run_leaves_out_what_is_not_there(tmp_path):
+    page = Page(report.write_report(tmp_path / "run").read_text())
+    assert page.open_tags == [] and page.sources == []
+    assert "Mesh" not in page.text and "Test views" not in page.text
+    (tmp_path / "run" / "metrics.json").write_text("{")
+    with pytest.raises(InputError, match="metrics.json"):
+        report.write_report(tmp_path / "run")
+
+
+def test_curves_from_rows_group_by_the_name_before_the_slash():
+    curves = report.curves_from_rows([{"step": 1, "psnr/a": 2.0}, {"step": 3, "psnr/a": 4, "psnr/b": 5, "ok": True}])
+    assert curves == {"psnr": {"a": ([1, 3], [2.0, 4]), "b": ([3], [5])}}
+    assert json.dumps(curves)
