@@ -1,4 +1,4 @@
-"""Says what this machine offers: Python, JAX, devices, native library, memory, optional packages. Always exits with 0.
+"""Says what this machine offers: Python, JAX, devices, rasterizers, memory, optional packages. Always exits with 0.
 
 python -m cosurfgs_jax.doctor
 """
@@ -53,11 +53,16 @@ def _devices() -> list[str]:
     return lines
 
 
-def _native_library() -> str:
-    from cosurfgs_jax.raster import ffi
+def _backends() -> list[tuple[str, str]]:
+    from cosurfgs_jax import raster
 
-    reason = ffi.why_no_cpu_library()
-    return f"not available: {reason}" if reason else f"available, instruction set {ffi.cpu_instruction_set()}"
+    lines = []
+    for name, reason in raster.available_backends().items():
+        text = f"not available: {reason}" if reason else "available"
+        if name == "cpu" and not reason:
+            text += f", instruction set {raster.ffi.cpu_instruction_set()}"
+        lines.append((f"rasterizer {name}", text))
+    return lines
 
 
 def main(options: program.Options) -> None:
@@ -67,8 +72,8 @@ def main(options: program.Options) -> None:
              ("cosurfgs_jax", _version("cosurfgs_jax") or "not installed, only importable")]
     lines += [(name, _version(name) or "MISSING: pip install cosurfgs_jax") for name in _NEEDED]
     lines += [("devices", text) for text in _devices()]
-    lines += [("cpu rasterizer", _native_library()), ("cpu cores", str(cores)), ("memory", _memory()),
-              ("free disk here", _gib(shutil.disk_usage(".").free))]
+    lines += _backends()
+    lines += [("cpu cores", str(cores)), ("memory", _memory()), ("free disk here", _gib(shutil.disk_usage(".").free))]
     lines += [(name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
               for name, extra, use in _OPTIONAL]
     width = max(len(name) for name, _ in lines)

@@ -1,9 +1,11 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.program import load_config_file
 from cosurfgs_jax.settings import Settings
 
 
@@ -137,3 +139,9 @@ def test_paths_become_absolute(tmp_path, monkeypatch):
     assert absolute.data.path == str(tmp_path / "photos")
     assert absolute.data.split == str(tmp_path / "test_views.txt")
     assert settings_file.with_absolute_paths(Settings()) == Settings()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_config_files_are_valid(path):
+    settings_file.check(load_config_file(str(path)))
+    assert f"configs/{path.name}" in path.read_text(), "a config file opens with its command"

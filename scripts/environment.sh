@@ -1,0 +1,100 @@
+# Sourced by the other scripts: a Python environment with the package and what it needs. Quiet, and quick when all is there.
+# Uses the active virtual environment, or makes .venv in the repository. Sets PYTHON.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() { say "error: $*"; exit 1; }
+
+# Runs a command silently; shows what it printed if it fails.
+quietly() {
+  local log
+  log="$(mktemp)"
+  if ! "$@" >"$log" 2>&1; then
+    cat "$log" >&2
+    rm -f "$log"
+    return 1
+  fi
+  rm -f "$log"
+}
+
+find_python() {
+  local name
+  for name in python3 python3.11 python3.12 python3.13; do
+    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "Python 3.11, 3.12 or 3.13 is needed, and there is none on the PATH. On Debian 12 or Ubuntu 24.04:" \
+      "apt-get install python3 python3-venv"
+}
+
+install_system_packages() {
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    root=(sudo -n)
+  fi
+  if ! command -v apt-get >/dev/null || ! "${root[@]}" true 2>/dev/null; then
+    die "these system packages are missing and cannot be installed from here: $*"
+  fi
+  say "installing $*"
+  quietly "${root[@]}" apt-get update -q || true
+  quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" \
+    || die "apt-get could not install: $*"
+}
+
+has_library() { ldconfig -p 2>/dev/null | grep -qF "$1" || /sbin/ldconfig -p 2>/dev/null | grep -qF "$1"; }
+
+ensure_system_packages() {
+  local missing=()
+  command -v g++ >/dev/null || command -v clang++ >/dev/null || missing+=(g++)
+  # What open3d loads.
+  has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
+  has_library libGL.so.1 || missing+=(libgl1)
+  has_library libgomp.so.1 || missing+=(libgomp1)
+  has_library libX11.so.6 || missing+=(libx11-6)
+  if [ "${#missing[@]}" -gt 0 ]; then
+    install_system_packages "${missing[@]}"
+  fi
+}
+
+ensure_virtual_environment() {
+  if [ -n "${VIRTUAL_ENV:-}" ]; then
+    PYTHON="$VIRTUAL_ENV/bin/python"
+    return
+  fi
+  PYTHON="$PWD/.venv/bin/python"
+  if "$PYTHON" -m pip --version >/dev/null 2>&1; then
+    return
+  fi
+  local base
+  base="$(find_python)"
+  say "making .venv with $("$base" --version)"
+  rm -rf .venv
+  if ! "$base" -m venv .venv >/dev/null 2>&1; then
+    install_system_packages "python$("$base" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+    rm -rf .venv
+    quietly "$base" -m venv .venv || die "$base -m venv .venv fails"
+  fi
+}
+
+# Installs the pinned requirements, then the package in place. A stamp says what was installed from which files.
+ensure_packages() {
+  local stamp="$1/.cosurfgs_jax_installed" wanted
+  wanted="$(cat requirements.txt pyproject.toml CMakeLists.txt $(find cosurfgs_jax/raster/native -type f | LC_ALL=C sort) | sha256sum) $PWD"
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && (cd / && "$PYTHON" -c 'import cosurfgs_jax') 2>/dev/null; then
+    return
+  fi
+  say "installing Python packages (the first time takes some minutes)"
+  quietly "$PYTHON" -m pip install -q --disable-pip-version-check -r requirements.txt || die "pip could not install requirements.txt"
+  say "building the package"
+  quietly "$PYTHON" -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e . \
+    || die "the package could not be built"
+  printf '%s' "$wanted" >"$stamp"
+}
+
+ensure_virtual_environment
+ensure_system_packages
+ensure_packages "$(dirname "$(dirname "$PYTHON")")"
