@@ -100,6 +100,7 @@ class Run:
         self._schedule = Schedule.from_settings(settings)
         self._order = ViewOrder(place.scene.train_views, settings.seed)
         self._capacity = choose_capacity(place.scene, settings)
+        self._num_first = min(len(place.scene.points), self._capacity)
         self._key = jax.random.fold_in(jax.random.key(settings.seed), 2)
         restored = restore(checkpoints, place, settings)
         if restored is None:
@@ -166,24 +167,25 @@ class Run:
     def _control_density(self, steps, progress: Progress) -> None:
         if self._schedule.densifies_after(self.step):
             key = jax.random.fold_in(self._key, self.step)
-            self.state, report = steps.densify(self.state, key, self._schedule.is_after_reset(self.step))
-            if int(report.num_without_room) and not self.num_without_room and self.state.alive.shape[0] == self._capacity:
-                progress.message(f"the model is full: {self._capacity:,d} surfels (surfels.capacity); from now on only the "
-                                 "most wanted ones are added")
-            self.num_without_room += int(report.num_without_room)
-            self._make_room(int(report.num_alive))
+            budget = self._schedule.budget(self.step, self._num_first, self._capacity)
+            self._make_room(budget)
+            self.state, report = steps.densify(self.state, key, self._schedule.is_after_reset(self.step), budget)
+            if budget == self._capacity and int(report.num_without_room):
+                if not self.num_without_room:
+                    progress.message(f"the model is full: {self._capacity:,d} surfels (surfels.capacity); from now on only "
+                                     "the most wanted ones are added")
+                self.num_without_room += int(report.num_without_room)
         if self._schedule.resets_after(self.step):
             self.state = steps.reset_opacity(self.state)
 
-    def _make_room(self, num_alive: int) -> None:
-        """Grows the arrays before they are full: what finds no slot would have to wait for the next round."""
+    def _make_room(self, budget: int) -> None:
+        """Grows the arrays when the budget outgrows them."""
         num_slots = self.state.alive.shape[0]
-        if num_slots < self._capacity and num_alive > 0.8 * num_slots:
-            new = _slots_for(num_alive, self._capacity, self.settings.density.growth_factor)
-            if new > num_slots:
-                state = self.state
-                slots = grow_capacity(state.params, state.optimizer, state.alive, state.stats, new)
-                self.state = with_surfels(state, *slots)
+        if budget > num_slots:
+            new = _slots_for(budget, self._capacity, self.settings.density.growth_factor)
+            state = self.state
+            slots = grow_capacity(state.params, state.optimizer, state.alive, state.stats, new)
+            self.state = with_surfels(state, *slots)
 
 
 def restore(checkpoints: Checkpoints, place: Place, settings: Settings):

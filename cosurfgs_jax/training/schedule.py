@@ -8,6 +8,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.step import StepShape
 
 _MIN_BETWEEN_DENSIFICATIONS = 20  # steps: fewer views say little of a surfel
+_BUDGET_LEAD = 1.25  # the budget is all given at 1/1.25 of density control's time, the rest of which moves surfels
 _MIN_BETWEEN_RESETS = 500  # steps: opacities need about as many to come back
 
 
@@ -48,6 +49,14 @@ class Schedule:
     def densifies_after(self, step: int) -> bool:
         """Whether density control runs after this many steps."""
         return self.is_growing and self.density_start <= step <= self.density_stop and step % self.density_every == 0
+
+    def budget(self, step: int, first: int, capacity: int) -> int:
+        """How many surfels may live after the density control of this step: from `first` to `capacity` in a straight line.
+
+        Without it the large gradients of the first steps fill all slots at once, with surfels that nobody needs later.
+        """
+        share = (step - self.density_start) / max(1, self.density_stop - self.density_start)
+        return max(first, round(first + (capacity - first) * min(1.0, share * _BUDGET_LEAD)))
 
     def resets_after(self, step: int) -> bool:
         """Whether the opacities are lowered after this many steps; not so late that density control could not follow."""

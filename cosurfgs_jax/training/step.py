@@ -91,10 +91,11 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
     return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid)
 
 
-def densify_step(state: TrainState, key, is_after_reset, settings: Settings) -> tuple[TrainState, density.DensityReport]:
+def densify_step(state: TrainState, key, is_after_reset, budget,
+                 settings: Settings) -> tuple[TrainState, density.DensityReport]:
     """One round of density control (`density.densify`) on the state."""
     *slots, report = density.densify(state.params, state.optimizer, state.alive, state.stats, key, settings.density,
-                                     is_after_reset)
+                                     is_after_reset, budget)
     return with_surfels(state, *slots), report
 
 
@@ -108,7 +109,7 @@ class Steps(NamedTuple):
     """The compiled steps of one run. The state is donated, so each call reuses its memory."""
 
     train: Callable  # (state, batch, shape=StepShape) -> (state, StepReport)
-    densify: Callable  # (state, key, is_after_reset) -> (state, DensityReport)
+    densify: Callable  # (state, key, is_after_reset, budget) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
 
 

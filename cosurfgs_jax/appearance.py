@@ -1,0 +1,165 @@
+"""The exposure of each photograph: a learned colour transform between the canonical colours and the picture.
+
+The transform is a 3x3 matrix and an offset per image: the diagonal is exposure and white balance, the other entries are
+saturation and the camera's colour profile, the offset is haze and black level. It is applied to every pixel alike, so
+it cannot paint structure into the picture, and the exported model keeps the canonical colours.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cosurfgs_jax.raster.ffi import match_varying
+from cosurfgs_jax.settings import AppearanceSettings
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+AppearanceParams = dict
+
+
+class AppearanceState(NamedTuple):
+    """Adam's moments, like the parameters, and how many steps each image's embedding took."""
+
+    count: Int[Array, ""]
+    view_counts: Int[Array, " v"]
+    mu: AppearanceParams
+    nu: AppearanceParams
+
+
+class _Exposure(nn.Module):
+    """From an embedding to the change of the identity transform."""
+
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self, embeddings: Float[Array, "v e"]) -> Float[Array, "v 3 4"]:
+        hidden = nn.relu(nn.Dense(self.hidden_dim, name="hidden")(embeddings))
+        # Zero weights: the first output is the identity, exactly.
+        return nn.Dense(12, kernel_init=nn.initializers.zeros, name="output")(hidden).reshape(-1, 3, 4)
+
+
+def init(key, num_views: int, settings: AppearanceSettings) -> AppearanceParams:
+    """Parameters whose transforms are all exactly the identity.
+
+    Args:
+        key: of `jax.random`. num_views: V, number of photographs. settings: sizes.
+    Returns:
+        {"embeddings": f32[V,E], "network": weights of a two-layer perceptron}.
+    """
+    embedding_key, network_key = jax.random.split(key)
+    embeddings = jax.random.normal(embedding_key, (num_views, settings.embedding_dim))
+    network = _Exposure(settings.hidden_dim).init(network_key, embeddings[:1])["params"]
+    return {"embeddings": embeddings, "network": network}
+
+
+def _changes(params: AppearanceParams, embeddings: Float[Array, "v e"]) -> Float[Array, "v 3 4"]:
+    hidden_dim = params["network"]["hidden"]["bias"].shape[0]
+    return _Exposure(hidden_dim).apply({"params": params["network"]}, embeddings)
+
+
+@jax.custom_vjp
+def _transform_colors(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Float[Array, "h w 3"]:
+    return (render[..., 0:1] * transform[None, None, :, 0] + render[..., 1:2] * transform[None, None, :, 1]
+            + render[..., 2:3] * transform[None, None, :, 2] + transform[None, None, :, 3])
+
+
+def _transform_colors_backward(residuals, cotangent):
+    # JAX's own derivative of the line above (slices become padded sums) takes ten times as long on the CPU, 50 ms for
+    # 1000 x 751 pixels; a matrix product with three columns is slower still.
+    render, transform = residuals
+    by_render = _transform_colors(cotangent, jnp.zeros((3, 4)).at[:, :3].set(transform[:, :3].T))
+    inputs, slopes = jnp.moveaxis(render, -1, 0), jnp.moveaxis(cotangent, -1, 0)
+    by_transform = [[(slope * value).sum() for value in inputs] + [slope.sum()] for slope in slopes]
+    return by_render, jnp.stack([jnp.stack(row) for row in by_transform])
+
+
+_transform_colors.defvjp(lambda render, transform: (_transform_colors(render, transform), (render, transform)),
+                         _transform_colors_backward)
+
+
+def transforms(params: AppearanceParams) -> Float[Array, "v 3 4"]:
+    """The colour transform [matrix, offset] of every photograph."""
+    return _changes(params, params["embeddings"]) + jnp.eye(3, 4)[None]
+
+
+def apply(params: AppearanceParams, image_id: Int[Array, "*views"] | int,
+          render: Float[Array, "*views h w 3"]) -> Float[Array, "*views h w 3"]:
+    """A render as the photograph would show it.
+
+    Args:
+        params: from `init`. Take gradient.
+        image_id: i32[], which photograph, or i32[B] with a batch of renders.
+        render: [H,W,3], canonical colours. Takes gradient.
+    Returns:
+        matrix @ colour + offset, for every pixel; not clipped.
+    Source: VastGaussian (Lin et al. 2024) and PGSR learn an exposure per image; the transform's form is ours.
+    """
+    image_id = jnp.asarray(image_id)
+    changes = _changes(params, params["embeddings"][image_id.reshape(-1)])
+    transform = (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
+    function = jax.vmap(_transform_colors) if image_id.ndim else _transform_colors
+    return function(*match_varying(render, transform))
+
+
+def identity_penalty(params: AppearanceParams, settings: AppearanceSettings) -> Float[Array, ""]:
+    """The pull of the mean transform over all photographs to the identity: what anchors the canonical colours.
+
+    A single transform is free to differ, but model and transforms cannot drift together. The gradient goes to the
+    network only, which can shift all transforms at once; so a step still touches only the embedding of its photograph.
+
+    Args:
+        params: from `init`. settings: the weight.
+    Returns:
+        weight * squared Frobenius norm of the mean change.
+    """
+    changes = _changes(params, jax.lax.stop_gradient(params["embeddings"]))
+    return settings.identity_weight * jnp.sum(jnp.square(changes.mean(axis=0)))
+
+
+def init_optimizer(params: AppearanceParams) -> AppearanceState:
+    """Zero moments and counts."""
+    # Two trees of zeros: a buffer that stands in the state twice could not be donated.
+    mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+    return AppearanceState(jnp.zeros((), jnp.int32), jnp.zeros(params["embeddings"].shape[0], jnp.int32), mu, nu)
+
+
+def update(params: AppearanceParams, gradient: AppearanceParams, state: AppearanceState,
+           image_ids: Int[Array, "*views"] | int,
+           settings: AppearanceSettings) -> tuple[AppearanceParams, AppearanceState]:
+    """One step of Adam that moves the network and only the embeddings of these photographs.
+
+    Plain Adam would go on moving every embedding by its old momentum, and let its second moment decay, over the
+    hundreds of steps until its photograph is drawn again. Here the moments and the step count of an embedding advance
+    only when it is used.
+
+    Args:
+        params, gradient: like `init`'s.
+        state: from `init_optimizer`.
+        image_ids: i32[] or i32[B], the photographs of this step.
+        settings: the learning rate.
+    Returns:
+        The new parameters and state.
+    Source: Adam (Kingma and Ba 2015), row-wise as in "lazy" Adam for embeddings.
+    """
+    used = jnp.zeros(state.view_counts.shape).at[image_ids].set(1.0)
+    count, view_counts = state.count + 1, state.view_counts + used.astype(jnp.int32)
+
+    def step(value, slope, mu, nu, steps, keep):
+        steps = jnp.maximum(steps, 1).astype(jnp.float32)
+        mu = mu + (1 - _BETA1) * keep * (slope - mu)
+        nu = nu + (1 - _BETA2) * keep * (slope * slope - nu)
+        unbiased = jnp.sqrt(nu / (1 - _BETA2**steps)) + _EPSILON
+        return value - settings.learning_rate * keep * (mu / (1 - _BETA1**steps)) / unbiased, mu, nu
+
+    # Each leaf becomes a triple; the embeddings differ from the rest in their count and mask.
+    triples = {
+        "embeddings": step(params["embeddings"], gradient["embeddings"], state.mu["embeddings"], state.nu["embeddings"],
+                           view_counts[:, None], used[:, None]),
+        "network": jax.tree.map(lambda *leaf: step(*leaf, count, 1.0), params["network"], gradient["network"],
+                                state.mu["network"], state.nu["network"])}
+    params, mu, nu = (jax.tree.map(lambda triple, part=part: triple[part], triples, is_leaf=lambda x: type(x) is tuple)
+                      for part in range(3))
+    return params, AppearanceState(count, view_counts, mu, nu)
