@@ -40,11 +40,13 @@ class GeneratedSettings:
     height: int = 480
     size_m: float = 200.0  # side of the square town, metres
     seed: int = 0
+    exposure_jitter: float = 0.0  # standard deviation of the photographs' exposure, stops
 
     def validate(self) -> None:
         _require(self.num_views >= 4, "generated.num_views", "at least 4", self.num_views)
         _require(min(self.width, self.height) >= 32, "generated.width, height", "at least 32", (self.width, self.height))
-        _require(self.size_m > 0, "generated.size_m", "a positive length", self.size_m)
+        _require(self.size_m >= 30, "generated.size_m", "at least 30 metres", self.size_m)
+        _require(self.exposure_jitter >= 0, "generated.exposure_jitter", "0 or more stops", self.exposure_jitter)
 
 
 @dataclasses.dataclass

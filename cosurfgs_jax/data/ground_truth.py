@@ -71,11 +71,11 @@ def load_ground_truth(folder) -> GroundTruth | None:
 def _columns(vertices: np.ndarray, names: tuple[str, ...], path) -> np.ndarray:
     missing = [name for name in names if name not in vertices.dtype.names]
     if missing:
-        raise InputError(f"{path}: expected the vertex properties {names}, got none named {missing}; write the file again")
+        raise InputError(f"{path}: expected the vertex properties {names}, got no {missing}; write the file again")
     return np.stack([vertices[name].astype(np.float64) for name in names], axis=1)
 
 
-def write_ply(path, vertices: np.ndarray, normals: np.ndarray | None = None, triangles: np.ndarray | None = None) -> None:
+def write_ply(path, vertices: np.ndarray, normals: np.ndarray | None = None, triangles: np.ndarray | None = None):
     """Write points or a triangle mesh as a binary PLY.
 
     Args:
