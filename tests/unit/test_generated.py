@@ -13,7 +13,6 @@ from PIL import Image
 from scenes import SMALL, TINY, town_folder, town_scene
 
 from cosurfgs_jax.data import generated, town_mesh, town_sfm
-from cosurfgs_jax.data.ground_truth import load_ground_truth, read_ply, write_ply
 from cosurfgs_jax.errors import InputError
 
 PIXEL_M = 0.6  # on the ground, in SMALL
@@ -27,8 +26,13 @@ def scene():
 @pytest.fixture(scope="module")
 def maps(scene):
     """Depth f32[V,H,W] and normals f32[V,H,W,3] as written."""
-    files = [np.load(scene.ground_truth.depth_path(view)) for view in range(scene.num_views)]
-    return np.stack([file["depth"] for file in files]), np.stack([file["normal"] for file in files])
+    views = [load_maps(scene.ground_truth.depth_path(view)) for view in range(scene.num_views)]
+    return np.stack([depth for depth, _ in views]), np.stack([normal for _, normal in views])
+
+
+def load_maps(path):
+    with np.load(path) as file:
+        return file["depth"], file["normal"]
 
 
 @pytest.fixture(scope="module")
@@ -366,9 +370,9 @@ def test_an_empty_folder_is_filled(tmp_path):
 def test_odd_sizes(tmp_path, width, height, size):
     settings = dataclasses.replace(TINY, num_views=4, width=width, height=height, size_m=size)
     generated.make_town(settings, tmp_path / "town")
-    maps = np.load(tmp_path / "town/ground_truth/depth/DJI_0001.npz")
-    assert maps["depth"].shape == (height, width) and maps["normal"].shape == (height, width, 3)
-    assert np.isfinite(maps["depth"]).all() and 40 < maps["depth"].min() < maps["depth"].max() < 200
+    depth, normal = load_maps(tmp_path / "town/ground_truth/depth/DJI_0001.npz")
+    assert depth.shape == (height, width) and normal.shape == (height, width, 3)
+    assert np.isfinite(depth).all() and 40 < depth.min() < depth.max() < 200
 
 
 def test_model_opens_in_colmap():
@@ -378,27 +382,3 @@ def test_model_opens_in_colmap():
     stored = model.compute_mean_reprojection_error()
     model.update_point_3d_errors()
     assert 0.2 < stored < 0.4 and model.compute_mean_reprojection_error() == pytest.approx(stored, rel=1e-6)
-
-
-def test_no_ground_truth_is_none(tmp_path):
-    assert load_ground_truth(tmp_path) is None
-
-
-def test_ply_round_trip_and_broken_files(tmp_path):
-    rng = np.random.default_rng(4)
-    vertices, normals = rng.normal(1e5, 1, (7, 3)), rng.normal(size=(7, 3)).astype(np.float32)
-    triangles = rng.integers(0, 7, (5, 3))
-    path = tmp_path / "mesh.ply"
-    write_ply(path, vertices, normals, triangles)
-    table, read = read_ply(path)
-    np.testing.assert_array_equal(np.stack([table["x"], table["y"], table["z"]], 1), vertices)
-    np.testing.assert_array_equal(np.stack([table["nx"], table["ny"], table["nz"]], 1), normals)
-    np.testing.assert_array_equal(read, triangles)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="whole PLY data"):
-        read_ply(path)
-    path.write_text("solid")
-    with pytest.raises(InputError, match="expected a PLY file"):
-        read_ply(path)
-    with pytest.raises(InputError, match="got no file"):
-        read_ply(tmp_path / "none.ply")
