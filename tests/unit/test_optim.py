@@ -1,0 +1,120 @@
+"""Adam over surfels, and the two forms of the parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosurfgs_jax import optim
+from cosurfgs_jax.settings import OptimSettings
+from cosurfgs_jax.types import Surfels
+
+
+def _surfels(num=50, num_sh=4, seed=0):
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(generator.standard_normal(shape), jnp.float32)
+
+    return Surfels(means=normal(num, 3), quats=normal(num, 4), log_scales=normal(num, 2), logit_opacities=normal(num),
+                   sh=normal(num, num_sh, 3), alive=jnp.asarray(generator.random(num) < 0.7))
+
+
+def _step(params, gradient, state, alive, settings=None, progress=0.0):
+    settings = settings or OptimSettings()
+    return jax.jit(lambda *arguments: optim.update(*arguments, settings, progress))(params, gradient, state, alive)
+
+
+@pytest.mark.parametrize("num_sh", [1, 16])
+def test_parameters_make_the_same_surfels(num_sh):
+    surfels = _surfels(num_sh=num_sh)
+    again = optim.to_surfels(*optim.from_surfels(surfels))
+    jax.tree.map(np.testing.assert_array_equal, again, surfels)
+
+
+def test_update_is_adam():
+    settings = OptimSettings()
+    params, alive = optim.from_surfels(_surfels())
+    alive = jnp.ones_like(alive)
+    generator = np.random.default_rng(1)
+    expected = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    first = {name: 0.0 for name in params}
+    second = {name: 0.0 for name in params}
+    state = optim.init_optimizer(params)
+    step = jax.jit(lambda p, g, s, t: optim.update(p, g, s, alive, settings, t))
+    for i in range(5):
+        gradient = {name: 1e-3 * generator.standard_normal(value.shape) for name, value in params.items()}
+        params, state = step(params, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient), state,
+                             jnp.float32(i / 10))
+        sh_rates = np.array([settings.sh_dc] + [settings.sh_rest] * 3)[:, None]
+        rates = {"means": settings.means_start * (settings.means_end / settings.means_start) ** (i / 10),
+                 "quats": settings.quats, "log_scales": settings.log_scales,
+                 "logit_opacities": settings.logit_opacities, "sh": sh_rates}
+        for name, slope in gradient.items():
+            first[name] = 0.9 * first[name] + 0.1 * slope
+            second[name] = 0.999 * second[name] + 0.001 * slope**2
+            unbiased = first[name] / (1 - 0.9 ** (i + 1)), second[name] / (1 - 0.999 ** (i + 1))
+            expected[name] -= rates[name] * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-15)
+    for name in params:
+        np.testing.assert_allclose(params[name], expected[name], rtol=1e-6, atol=2e-6)
+        np.testing.assert_allclose(state.mu[name], first[name], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(state.nu[name], second[name], rtol=1e-5, atol=1e-12)
+
+
+def test_dead_slots_stand_still():
+    params, alive = optim.from_surfels(_surfels())
+    state = optim.init_optimizer(params)
+    gradient = jax.tree.map(jnp.ones_like, params)
+    moved, state = _step(params, gradient, state, alive)
+    # A slot that dies with moments must not drift either.
+    died = alive.at[jnp.flatnonzero(alive)[0]].set(False)
+    moved_twice, _ = _step(moved, gradient, state, died)
+    for name in params:
+        np.testing.assert_array_equal(moved[name][~alive], params[name][~alive])
+        np.testing.assert_array_equal(state.mu[name][~alive], 0)
+        np.testing.assert_array_equal(state.nu[name][~alive], 0)
+        np.testing.assert_array_equal(moved_twice[name][~died], moved[name][~died])
+        assert (moved[name][alive] != params[name][alive]).all()
+
+
+def test_first_step_has_the_length_of_the_rate_for_tiny_gradients():
+    settings = OptimSettings()
+    params, _ = optim.from_surfels(_surfels())
+    gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-9), params)
+    moved, _ = _step(params, gradient, optim.init_optimizer(params), jnp.ones(50, bool), settings)
+    for name in ("means", "quats", "log_scales", "logit_opacities"):
+        rate = getattr(settings, name + "_start" * (name == "means"))
+        np.testing.assert_allclose(params[name] - moved[name], rate, rtol=2e-2, atol=3e-7)
+    change = params["sh"] - moved["sh"]
+    np.testing.assert_allclose(change[:, 0], settings.sh_dc, rtol=2e-2, atol=3e-7)
+    np.testing.assert_allclose(change[:, 1:], settings.sh_rest, rtol=2e-2, atol=3e-7)
+
+
+def test_bands_above_the_degree_wait():
+    params, _ = optim.from_surfels(_surfels(num_sh=16))
+    gradient, state = jax.tree.map(jnp.ones_like, params), optim.init_optimizer(params)
+    everywhere = jnp.ones(50, bool)
+    step = jax.jit(lambda degree: optim.update(params, gradient, state, everywhere, OptimSettings(), 0.0, degree))
+    for degree in range(4):
+        moved, moments = step(jnp.int32(degree))
+        num = (degree + 1) ** 2
+        is_moved = np.asarray(moved["sh"] != params["sh"])
+        assert is_moved[:, :num].all() and not is_moved[:, num:].any()
+        np.testing.assert_array_equal(moments.mu["sh"][:, num:], 0)
+        np.testing.assert_array_equal(moments.nu["sh"][:, num:], 0)
+
+
+def test_rate_of_the_means_is_log_linear():
+    settings = OptimSettings(means_start=1e-2, means_end=1e-4)
+    rates = [float(optim.learning_rates(settings, t, num_sh=1)["means"]) for t in (0.0, 0.5, 1.0, 2.0)]
+    np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-4, 1e-4], rtol=1e-5)
+
+
+def test_updates_can_be_donated():
+    params, alive = optim.from_surfels(_surfels())
+    step = jax.jit(lambda p, s, g: optim.update(p, g, s, alive, OptimSettings(), 0.0), donate_argnums=(0, 1))
+    gradient = jax.tree.map(jnp.ones_like, params)
+    state = optim.init_optimizer(params)
+    new_params, new_state = step(params, state, gradient)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
+    assert all(not leaf.is_deleted() for leaf in jax.tree.leaves((new_params, new_state)))
