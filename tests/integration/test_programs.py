@@ -1,0 +1,149 @@
+"""The programs as a user runs them: from photographs to scores, stopped and resumed, and with wrong input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scenes import TINY, town_folder
+
+from cosurfgs_jax.export.ply import read_surfels_ply
+
+SHORT = ["--config.train.steps=80", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
+         "--config.surfels.sh_degree=1"]
+
+
+def _command(name: str, workdir: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags]
+
+
+def _run(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(_command(name, workdir, *flags), capture_output=True, text=True, timeout=300)
+
+
+def _model(workdir: Path):
+    return read_surfels_ply(workdir / "point_cloud" / "iteration_80" / "point_cloud.ply")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("town") / "town"
+    shutil.copytree(town_folder(TINY), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory) -> Path:
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_training_improves_the_render_and_writes_what_users_read(trained):
+    rows = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 80
+    losses = [row["loss"] for row in rows]
+    assert np.mean(losses[-3:]) < 0.6 * losses[0]
+    metrics = json.loads((trained / "metrics.json").read_text())
+    stage = metrics["stages"][0]
+    assert stage["name"] == "device" and stage["steps"] == 80 and stage["psnr_test"] > 15
+    assert stage["num_surfels"] == [int(np.asarray(_model(trained).alive).sum())]
+    assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 80
+    assert any((trained / "tensorboard").iterdir())
+
+
+def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
+    before = (trained / "point_cloud" / "iteration_80" / "point_cloud.ply").stat().st_mtime_ns
+    result = _run("train", trained, f"--config.data.path={dataset}", *SHORT)
+    assert result.returncode == 0 and "finished already" in result.stderr
+    assert (trained / "point_cloud" / "iteration_80" / "point_cloud.ply").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path):
+    workdir = tmp_path / "run"
+    command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not any(path.name in ("20", "40", "60") for path in (workdir / "checkpoints").glob("*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, text = process.communicate(timeout=120)
+    if number == signal.SIGTERM and process.returncode == 143:
+        assert "the same command goes on" in text
+    assert process.returncode in (-signal.SIGKILL, 143, 0)
+    result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    assert result.returncode == 0, result.stderr
+    expected, got = _model(trained), _model(workdir)
+    for name in ("means", "quats", "log_scales", "logit_opacities", "sh"):
+        np.testing.assert_array_equal(np.asarray(getattr(got, name)), np.asarray(getattr(expected, name)), err_msg=name)
+
+
+def test_from_model_to_mesh_scores_and_files(trained):
+    pytest.importorskip("open3d")
+    result = _run("extract_mesh", trained)
+    assert result.returncode == 0, result.stderr
+    result = _run("evaluate", trained)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["final"]["num_test_views"] == 1 and metrics["final"]["psnr"] > 15
+    assert len(metrics["geometry"]["thresholds"]) >= 3 and metrics["geometry"]["unit"] == "m"
+    assert (trained / "report.html").stat().st_size > 10_000
+    assert "ours_80" in json.loads((trained / "results.json").read_text())
+    for name, flags in (("render", ["--views=all"]), ("export", ["--format=ply"])):
+        result = _run(name, trained, *flags)
+        assert result.returncode == 0, result.stderr
+    assert len(list((trained / "renders").glob("*_color.png"))) == TINY.num_views
+    assert {path.name for path in (trained / "export").iterdir()} == {"point_cloud_2d.ply", "point_cloud_3dgs.ply"}
+
+
+def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
+    assert result.returncode == 2, (result.returncode, result.stderr)
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path):
+    workdir = tmp_path / "run"
+    _expect_sentence(_run("train", workdir, "--config.data.path=/nowhere/at/all"), "config.data.path", "/nowhere/at/all")
+    _expect_sentence(_run("train", workdir, "--config.train.stepz=3"), "config.train.stepz", "config.train.steps")
+    _expect_sentence(_run("train", workdir, "--config.train.steps=many"), "config.train.steps", "whole number", "many")
+    _expect_sentence(_run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"), "gpu9")
+    _expect_sentence(_run("evaluate", workdir), "train")
+    assert not (workdir / "checkpoints").exists() or not any((workdir / "checkpoints").glob("[0-9]*"))
+    _expect_sentence(_run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
+    _expect_sentence(_run("export", trained, "--format=docx"), "docx", "ply")
+    _expect_sentence(_run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
+                     "config.optim.quats", "0.001", "0.5")
+
+
+def test_a_damaged_or_other_dataset_is_refused(dataset, trained, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(dataset, broken)
+    photo = sorted((broken / "images").iterdir())[0]
+    content = photo.read_bytes()
+    photo.write_bytes(content[: len(content) // 2])
+    _expect_sentence(_run("train", tmp_path / "a", f"--config.data.path={broken}", *SHORT), photo.name)
+    photo.unlink()
+    _expect_sentence(_run("train", tmp_path / "b", f"--config.data.path={broken}", *SHORT), photo.name)
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["data"]["path"] = str(other)
+    (moved / "config.json").write_text(json.dumps(config))
+    images = other / "sparse" / "0"
+    text = [path for path in images.iterdir() if path.name.startswith("points3D")][0]
+    os.replace(text, text.with_suffix(".gone"))
+    _expect_sentence(_run("train", moved, *SHORT), str(other))
