@@ -133,7 +133,7 @@ def _geometry_table(geometry: dict | None) -> tuple[str, str]:
     unit = geometry.get("unit") or "units of the dataset"
     rows = [[row.get("kind", ""), f"{row['tau']:.4g}"] + [f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
             for row in geometry["thresholds"]]
-    named = (("surface", "sampling"), ("crop", "crop"), ("alignment", "alignment"),
+    named = (("surface", "sampling"), ("distances", "distances"), ("crop", "crop"), ("alignment", "alignment"),
              ("distances clipped at", "max_distance"), ("ground truth thinned to a grid of", "truth_grid"),
              ("its mean nearest-neighbour distance", "truth_spacing"), ("accuracy (mean)", "accuracy"),
              ("completeness (mean)", "completeness"), ("accuracy (median)", "accuracy_median"),

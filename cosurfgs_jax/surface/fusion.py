@@ -57,7 +57,8 @@ def choose_voxel_size(depths: Sequence[np.ndarray], intrinsics: np.ndarray, pixe
     Args:
         depths: per view the camera z of the SfM points that it sees (`depth_filter.seen_depths`).
         intrinsics: f64[V,3,3], pixels.
-        pixels: sides of a pixel, on the surface, per voxel.
+        pixels: sides of a pixel, on the surface, per voxel. On the generated town with 0.3 % noise on the depths, 1, 1.5
+            and 2.5 pixels gave a mean error of 34, 35 and 47 mm from 1.7, 0.7 and 0.25 million triangles.
     Returns:
         Length in the unit of the depths: `pixels` times the median over views of median depth / focal length.
     Raises:

@@ -130,12 +130,14 @@ def evaluate_surface(surface, scene, truth_points: np.ndarray | None = None, uni
     Raises:
         InputError: frames or units differ, or nothing is left after the crop.
     """
+    truth_mesh = None
     if truth_points is None:
-        if scene.ground_truth is None:
+        truth = scene.ground_truth
+        if truth is None:
             return None
-        truth_points, unit = scene.ground_truth.points, scene.ground_truth.unit
+        truth_points, unit, truth_mesh = truth.points, truth.unit, (truth.mesh_vertices, truth.mesh_triangles)
     region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
-    return metrics.surface_scores(surface, truth_points, region=region, unit=unit, **choices)
+    return metrics.surface_scores(surface, truth_points, truth_mesh=truth_mesh, region=region, unit=unit, **choices)
 
 
 def merge_metrics(path: str | Path, **parts) -> dict:

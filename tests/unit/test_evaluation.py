@@ -112,10 +112,12 @@ def test_mistakes_are_named(tmp_path):
 def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
     x, y = np.meshgrid(np.linspace(-3, 3, 121), np.linspace(-2, 2, 81))
     ground = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
-    truth = types.SimpleNamespace(points=ground, unit="m")
+    corners = np.array([[-3, -2, 0], [3, -2, 0], [3, 2, 0], [-3, 2, 0.0]])
+    truth = types.SimpleNamespace(points=ground, unit="m", mesh_vertices=corners,
+                                  mesh_triangles=np.array([[0, 1, 2], [0, 2, 3]]))
     raised = ground + np.array([0, 0, 0.1])
     scores = evaluation.evaluate_surface(raised, make_scene(ground_truth=truth), thresholds=(0.2,))
-    assert scores["accuracy"] == pytest.approx(0.1 if 0.1 < scores["max_distance"] else scores["max_distance"])
+    assert scores["accuracy"] == pytest.approx(0.1) and scores["completeness"] == pytest.approx(0.1)
     assert scores["unit"] == "m" and scores["thresholds"][0]["f1"] == 1.0 and "2 images" in scores["crop"]
     assert evaluation.evaluate_surface(raised, make_scene()) is None
     of_user = evaluation.evaluate_surface(raised, make_scene(), raised, unit="ft", thresholds=(0.2,))

@@ -137,6 +137,29 @@ def test_scores_of_a_plane_at_a_known_distance():
     assert [row["f1"] for row in scores["thresholds"]] == [0.0, pytest.approx(1.0, abs=1e-3)]
 
 
+def test_distances_to_triangles_are_exact_inside_at_edges_and_at_corners():
+    vertices = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 9], [0, 0, 9], [1, 0, 9.0]])
+    triangles = np.array([[0, 1, 2], [3, 4, 5]])  # the second one has no area
+    points = np.array([[1, 1, 0.5], [1, 1, -0.5], [2, -3, 0], [3, 3, 0], [-3, -4, 0], [1, -3, 4], [1, 1, 0]])
+    expected = [0.5, 0.5, 3.0, np.sqrt(2), 5.0, 5.0, 0.0]
+    assert metrics.distance_to_mesh(points, vertices, triangles, num_samples=50) == pytest.approx(expected, abs=1e-12)
+    flat = np.repeat(vertices[None, 3:], 2, axis=0)
+    assert metrics._distance_to_triangles(np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat) == pytest.approx([2, 2])
+
+
+def test_an_exact_mesh_takes_the_gaps_of_the_points_out_of_the_scores():
+    vertices, triangles = np.array([[0, 0, 0], [10, 0, 0], [10, 10, 0], [0, 10, 0.0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    raised = (vertices + np.array([0, 0, 0.01]), triangles)
+    sparse = square(num=11)  # one point per unit
+    with_gaps = metrics.surface_scores(raised, sparse, thresholds=(0.1,), num_samples=20_000)
+    exact = metrics.surface_scores(raised, sparse, truth_mesh=(vertices, triangles), thresholds=(0.1,),
+                                   num_samples=20_000)
+    assert with_gaps["accuracy"] > 0.2 and "finer than the ground truth" in with_gaps["thresholds"][0]["kind"]
+    assert exact["accuracy"] == pytest.approx(0.01) and exact["thresholds"][0]["precision"] == 1.0
+    assert exact["thresholds"][0]["kind"] == "given" and "to triangles of the ground truth" in exact["distances"]
+    assert exact["completeness"] == pytest.approx(0.01)  # whatever the number of samples
+
+
 def test_missing_half_costs_recall_and_a_stray_sheet_costs_precision():
     truth = square()
     half = truth[truth[:, 0] <= 5]
@@ -154,6 +177,7 @@ def test_missing_half_costs_recall_and_a_stray_sheet_costs_precision():
 def test_default_thresholds_come_from_spacing_and_width():
     scores = metrics.surface_scores(square(), square(), unit="m")
     spacing, width = 10 / 80, 10.0
+    assert "finer" in scores["thresholds"][1]["kind"] and "finer" not in scores["thresholds"][0]["kind"]
     assert [row["tau"] for row in scores["thresholds"]] == pytest.approx(
         [1.5 * spacing, 0.001 * width, 0.0025 * width, 0.005 * width], rel=0.02)
     assert scores["unit"] == "m" and scores["truth_spacing"] == pytest.approx(spacing, rel=0.01)
