@@ -65,9 +65,9 @@ def update(params: SurfelParams, gradient: SurfelParams, state: optax.ScaleByAda
             so that the next degree needs no new program.
     Returns:
         The new parameters and state.
-    Source: Kingma and Ba 2015, as in optax: 5 ms for 100k x 59 floats and 75 for a million on two cores, which is what the
-    memory gives. Written out by hand it takes the same on quiet cores and three quarters on busy ones. Masks multiply:
-    `jnp.where` on parameters and moments takes 4 times as long.
+    Source: Kingma and Ba 2015, as in optax: 5 ms for 100k x 59 floats and 75 for a million on two cores, which is what
+    the memory gives. Written out by hand it takes the same on quiet cores and three quarters on busy ones. Masks
+    multiply: `jnp.where` on parameters and moments takes 4 times as long.
     """
     num_sh = params["sh"].shape[1]
     band = np.sqrt(np.arange(num_sh)).astype(np.int32)
