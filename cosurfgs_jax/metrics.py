@@ -274,6 +274,15 @@ def _thresholds(given: tuple[float, ...] | None, spacing: float, width: float,
     return [(tau, kind + ("" if is_mesh or tau >= spacing else ", finer than the ground truth")) for tau, kind in taus]
 
 
+def _rows(taus: list[tuple[float, str]], to_truth: np.ndarray, to_surface: np.ndarray) -> list[dict]:
+    rows = []
+    for tau, kind in taus:
+        precision, recall = float((to_truth < tau).mean()), float((to_surface < tau).mean())
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+        rows.append({"tau": tau, "kind": kind, "precision": precision, "recall": recall, "f1": f1})
+    return rows
+
+
 def _crop(points: np.ndarray, truth: np.ndarray, box: tuple[np.ndarray, np.ndarray],
           region: SeenRegion | None) -> tuple[np.ndarray, np.ndarray, str]:
     """Which surface points and which ground-truth points count, bool[M] and bool[G], and the rule in words."""
@@ -344,14 +353,10 @@ def surface_scores(surface, truth_points: np.ndarray, *, truth_mesh: tuple[np.nd
     to_surface = (distance_to_mesh(truth, *surface, num_samples, seed) if is_mesh
                   else cKDTree(points).query(truth, workers=-1)[0])
     to_truth, to_surface = np.minimum(to_truth, max_distance), np.minimum(to_surface, max_distance)
-    rows = []
-    for tau, kind in taus:
-        precision, recall = float((to_truth < tau).mean()), float((to_surface < tau).mean())
-        f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-        rows.append({"tau": tau, "kind": kind, "precision": precision, "recall": recall, "f1": f1})
     return {"accuracy": float(to_truth.mean()), "completeness": float(to_surface.mean()),
             "accuracy_median": float(np.median(to_truth)), "completeness_median": float(np.median(to_surface)),
-            "thresholds": rows, "unit": unit, "max_distance": max_distance, "scene_width": width, "crop": crop,
+            "thresholds": _rows(taus, to_truth, to_surface), "unit": unit, "max_distance": max_distance,
+            "scene_width": width, "crop": crop,
             "sampling": f"{num_samples} points by area, seed {seed}" if is_mesh else f"{len(inside)} points as given",
             "distances": f"to {'points' if truth_mesh is None else 'triangles'} of the ground truth, "
                          f"to {'triangles' if is_mesh else 'points'} of the surface",

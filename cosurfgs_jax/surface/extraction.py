@@ -53,6 +53,16 @@ class _StoredViews(Sequence):
             np.save(self._folder / f"{number}_color.npy", color)
 
 
+def _render_view(maps: dict[str, np.ndarray], intrinsics: np.ndarray, pose: np.ndarray, limits: np.ndarray,
+                 settings: SurfaceSettings) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """The depth of a view that it may trust by itself, its colours u8[H,W,3], and what was dropped."""
+    # Where more than half of the light passes, what was hit is no surface.
+    opaque = np.where(np.asarray(maps["alpha"]) >= 0.5, maps[_MAP_OF[settings.depth_map]], 0)
+    depth, dropped = depth_filter.drop_by_itself(opaque, maps.get("normal"), intrinsics, pose, limits=tuple(limits),
+                                                 max_angle_deg=settings.max_angle_deg)
+    return depth, np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8), dropped
+
+
 def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views: np.ndarray, settings: SurfaceSettings,
                  scratch_dir: str | Path | None = None,
                  progress: Callable[[str, int, int], None] | None = None) -> tuple[Mesh, dict]:
@@ -89,21 +99,15 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
         rendered = _StoredViews(Path(folder) / "rendered", intrinsics, poses)
         confirmed = _StoredViews(Path(folder) / "confirmed", intrinsics, poses, num_cached=1)
         for number, view in enumerate(views):
-            maps = render_fn(int(view))
-            # Where more than half of the light passes, what was hit is no surface.
-            opaque = np.where(np.asarray(maps["alpha"]) >= 0.5, maps[_MAP_OF[settings.depth_map]], 0)
-            depth, dropped = depth_filter.drop_by_itself(
-                opaque, maps.get("normal"), intrinsics[number], poses[number], limits=tuple(limits[number]),
-                max_angle_deg=settings.max_angle_deg)
+            depth, color, dropped = _render_view(render_fn(int(view)), intrinsics[number], poses[number],
+                                                 limits[number], settings)
             counts.update(dropped)
-            color = np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8)
             rendered.store(number, depth)
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
-        neighbors = depth_filter.choose_neighbors(poses)
-        for number in range(len(views)):
+        for number, neighbors in enumerate(depth_filter.choose_neighbors(poses)):
             depth, dropped = depth_filter.drop_unconfirmed(
-                *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors[number]],
+                *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors],
                 min_neighbor_views=settings.min_neighbor_views)
             counts.update(dropped)
             confirmed.store(number, depth)

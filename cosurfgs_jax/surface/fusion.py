@@ -23,10 +23,10 @@ class DepthView(NamedTuple):
 
     | field               | shape                       | unit, frame                                       |
     |---------------------|-----------------------------|---------------------------------------------------|
-    | `depth`             | f32[H,W]                    | camera z in the unit of the poses, 0 = invalid     |
+    | `depth`             | f32[H,W]                    | camera z in the unit of the poses, 0 = invalid    |
     | `color`             | u8[H,W,3] or f32 in [0,1]   | RGB                                               |
-    | `intrinsics`        | f64[3,3]                    | pixels, x+0.5 is the centre of pixel x             |
-    | `camera_from_world` | f64[4,4]                    | rigid; the world frame is the frame of the mesh    |
+    | `intrinsics`        | f64[3,3]                    | pixels, x+0.5 is the centre of pixel x            |
+    | `camera_from_world` | f64[4,4]                    | rigid; the world frame is the frame of the mesh   |
     """
 
     depth: np.ndarray
@@ -57,8 +57,8 @@ def choose_voxel_size(depths: Sequence[np.ndarray], intrinsics: np.ndarray, pixe
     Args:
         depths: per view the camera z of the SfM points that it sees (`depth_filter.seen_depths`).
         intrinsics: f64[V,3,3], pixels.
-        pixels: sides of a pixel, on the surface, per voxel. On the generated town with 0.3 % noise on the depths, 1, 1.5
-            and 2.5 pixels gave a mean error of 34, 35 and 47 mm from 1.7, 0.7 and 0.25 million triangles.
+        pixels: sides of a pixel, on the surface, per voxel. On the generated town with 0.3 % noise on the depths,
+            1, 1.5 and 2.5 pixels gave a mean error of 34, 35 and 47 mm from 1.7, 0.7 and 0.25 million triangles.
     Returns:
         Length in the unit of the depths: `pixels` times the median over views of median depth / focal length.
     Raises:
