@@ -11,6 +11,7 @@ import importlib.resources
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 _CPU_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsRasterForward",
@@ -21,7 +22,7 @@ _CPU_TARGETS = {
 
 
 @functools.cache
-def _load_cpu_library() -> ctypes.CDLL:
+def load_cpu_library() -> ctypes.CDLL:
     path = importlib.resources.files("cosurfgs_jax") / "lib" / "libcosurfgs_cpu.so"
     library = ctypes.CDLL(str(path))
     for name, symbol in _CPU_TARGETS.items():
@@ -33,7 +34,7 @@ def _load_cpu_library() -> ctypes.CDLL:
 def why_no_cpu_library() -> str:
     """Why the native CPU library cannot be used; empty if it can."""
     try:
-        _load_cpu_library()
+        load_cpu_library()
     except (OSError, AttributeError) as error:
         return f"the native CPU library cannot be loaded ({error}); reinstall with a C++17 compiler present: pip install ."
     return ""
@@ -41,7 +42,7 @@ def why_no_cpu_library() -> str:
 
 def cpu_instruction_set() -> str:
     """Which compiled variant of the kernels this machine runs, e.g. "x86-64-v3"."""
-    function = _load_cpu_library().cosurfgs_instruction_set
+    function = load_cpu_library().cosurfgs_instruction_set
     function.restype = ctypes.c_char_p
     return function().decode()
 
@@ -66,7 +67,7 @@ def _result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
                                 manual_axis_type=kind.manual_axis_type)
 
 
-def call(target: str, results: list[tuple[tuple[int, ...], np.dtype]], *operands, **attributes):
+def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operands, **attributes):
     """Calls a native target.
 
     Args:
@@ -77,7 +78,7 @@ def call(target: str, results: list[tuple[tuple[int, ...], np.dtype]], *operands
     Returns:
         A tuple of arrays.
     """
-    _load_cpu_library()
+    load_cpu_library()
     shapes = tuple(_result_like(operands[0], shape, dtype) for shape, dtype in results)
     static = {name: np.float32(value) if isinstance(value, float) else np.int64(value) if type(value) is int else value
               for name, value in attributes.items()}
