@@ -231,7 +231,8 @@ def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: F
 
 
 def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background, *,
-                     image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int) -> Float[Array, "h w"]:
+                     image_size: tuple[int, int], near: float | Float[Array, ""],
+                     sh_degree: int) -> Float[Array, "h w"]:
     """How far each pixel is from a decision that rounding could turn.
 
     Args:

@@ -83,7 +83,7 @@ def _slots_for(num_surfels: int, capacity: int, factor: float) -> int:
     return min(max(wanted, _SLOT_ROUNDING), capacity)
 
 
-def _first_state(place: Place, settings: Settings, capacity: int) -> TrainState:
+def first_state(place: Place, settings: Settings, capacity: int) -> TrainState:
     num_slots = _slots_for(len(place.scene.points), capacity, settings.density.growth_factor)
     surfels = initialize.surfels_from_points(
         place.frame.to_world(place.scene.points), place.scene.point_colors, num_slots, settings.surfels.sh_degree,
@@ -104,7 +104,7 @@ class Run:
         self._key = jax.random.fold_in(jax.random.key(settings.seed), 2)
         restored = restore(checkpoints, place, settings)
         if restored is None:
-            self.step, self.state = 0, _first_state(place, settings, self._capacity)
+            self.step, self.state = 0, first_state(place, settings, self._capacity)
             self.num_without_room, seconds = 0, 0.0
         else:
             self.step, self.state, meta = restored

@@ -173,7 +173,7 @@ inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
   h.is_disc = LessEqual(sigma_disc, sigma_screen);  // false where the ray lies in the disc's plane: NaN or infinity
   const Vec sigma = Select(h.is_disc, sigma_disc, sigma_screen);
   if (!Any(LessEqual(sigma, Splat(r.cutoff)))) return false;
-  h.unclamped = Exp(sigma * -0.5f) * s.opacity;
+  h.unclamped = ExpMinusHalf(sigma) * s.opacity;
   h.alpha = Min(h.unclamped, Splat(kMaxAlpha));
   h.valid = LessEqual(Splat(kMinAlpha), h.alpha);
   if (kWithDepth || r.may_be_near) {
@@ -194,11 +194,12 @@ inline float MaxLanes(Vec v) {
   return best;
 }
 
-struct ForwardState {
-  Vec transmittance[kBlocks], color[kBlocks][3];
-  Vec depth[kBlocks], median[kBlocks], normal[kBlocks][3], plane[kBlocks], distortion[kBlocks];
-  IntVec last[kBlocks], median_index[kBlocks];
-  Mask active[kBlocks];
+// What one block has gathered; lives in registers while a chunk of surfels is blended into it.
+struct BlockState {
+  Vec transmittance, color[3];
+  Vec depth, median, normal[3], plane, distortion;
+  IntVec last, median_index;
+  Mask active;  // pixels that still take hits
 };
 
 // Four pixels of one row: the width of a block, and what is copied between blocks and images at a time.
@@ -263,97 +264,118 @@ inline void LoadQuad3(const float* image, int count, Quad& r, Quad& g, Quad& b) 
 }
 
 template <int kMaps>
-void WriteTile(const Tile& tile, const View& view, const float* background, const ForwardState& state,
+void WriteTile(const Tile& tile, const View& view, const float* background, const BlockState* states,
                const Image& image) {
   ForQuads(tile, view, [&](int64_t pixel, int b, int row, int count) {
+    const BlockState& state = states[b];
     const auto quad = [&](const Vec& v) { return GetQuad<Quad>(v, row); };
-    const Quad t = quad(state.transmittance[b]);
+    const Quad t = quad(state.transmittance);
     StoreQuad(image.transmittance + pixel, t, count);
-    StoreQuad(image.last + pixel, GetQuad<IntQuad>(state.last[b], row), count);
-    StoreQuad3(image.color + 3 * pixel, quad(state.color[b][0]) + t * background[0],
-               quad(state.color[b][1]) + t * background[1], quad(state.color[b][2]) + t * background[2], count);
+    StoreQuad(image.last + pixel, GetQuad<IntQuad>(state.last, row), count);
+    StoreQuad3(image.color + 3 * pixel, quad(state.color[0]) + t * background[0],
+               quad(state.color[1]) + t * background[1], quad(state.color[2]) + t * background[2], count);
     if (kMaps >= kGeometry) {
-      StoreQuad(image.depth_sum + pixel, quad(state.depth[b]), count);
-      StoreQuad(image.median_depth + pixel, quad(state.median[b]), count);
-      StoreQuad(image.median_index + pixel, GetQuad<IntQuad>(state.median_index[b], row), count);
-      StoreQuad(image.plane_sum + pixel, quad(state.plane[b]), count);
-      StoreQuad3(image.normal_sum + 3 * pixel, quad(state.normal[b][0]), quad(state.normal[b][1]),
-                 quad(state.normal[b][2]), count);
+      StoreQuad(image.depth_sum + pixel, quad(state.depth), count);
+      StoreQuad(image.median_depth + pixel, quad(state.median), count);
+      StoreQuad(image.median_index + pixel, GetQuad<IntQuad>(state.median_index, row), count);
+      StoreQuad(image.plane_sum + pixel, quad(state.plane), count);
+      StoreQuad3(image.normal_sum + 3 * pixel, quad(state.normal[0]), quad(state.normal[1]), quad(state.normal[2]),
+                 count);
     }
-    if (kMaps >= kEverything) StoreQuad(image.distortion + pixel, quad(state.distortion[b]), count);
+    if (kMaps >= kEverything) StoreQuad(image.distortion + pixel, quad(state.distortion), count);
   });
 }
 
+// Blends one surfel into one block. contribution (may be null) gains what the block adds to the surfel's.
+template <int kMaps, bool kContributing>
+inline void BlendHit(const Record& r, Vec x, Vec y, float near, int32_t index, BlockState& state, float* contribution) {
+  Hit h;
+  if (!Intersect<(kMaps >= kGeometry)>(r, x, y, near, h)) return;
+  const Vec t = state.transmittance;
+  const Vec t_after = t - t * h.alpha;
+  const Mask valid = And(h.valid, state.active);
+  const Mask stop = And(valid, Less(t_after, Splat(kMinTransmittance)));
+  const Mask blend = AndNot(valid, stop);
+  state.active = AndNot(state.active, stop);
+  const Vec w = Keep(blend, h.alpha * t);
+  state.transmittance = Select(blend, t_after, t);
+  state.last = SelectInt(blend, SplatInt(index), state.last);
+  for (int c = 0; c < 3; ++c) state.color[c] += w * r.s.color[c];
+  if (kMaps >= kGeometry) {
+    const Mask front = And(blend, Less(Splat(kMedianTransmittance), t));
+    const Vec z = Keep(blend, h.z);
+    if (kMaps >= kEverything) state.distortion += w * (z * (1.0f - t) - state.depth) * 2.0f;
+    state.depth += w * z;
+    state.median = Select(front, z, state.median);
+    state.median_index = SelectInt(front, SplatInt(index), state.median_index);
+    state.plane += w * r.s.plane_distance;
+    for (int c = 0; c < 3; ++c) state.normal[c] += w * r.s.normal[c];
+  }
+  if (kContributing) {
+    contribution[0] += SumLanes(w);
+    contribution[1] = std::max(contribution[1], MaxLanes(w));
+    contribution[2] += float(Count(blend));
+    contribution[3] += float(Count(And(blend, Less(Splat(kMedianTransmittance), t))));
+  }
+}
+
+// Surfels are taken in chunks whose records stay in L1; in a chunk, each block goes through the surfels that touch it with its
+// state in registers.
 template <int kMaps, bool kContributing>
 void BlendTileImpl(const Tile& tile, const Record* records, const View& view, const float* background,
                    const Image& image, const PairRows* contributions) {
-  ForwardState state;
+  constexpr int kChunk = 128;  // 16 KB of records
+  BlockState states[kBlocks];
+  uint8_t lists[kBlocks][kChunk];
+  float sums[kChunk][kContributions];
   const TileGrid grid(tile);
   uint64_t open = 0;  // blocks that still let light through
   for (int b = 0; b < kBlocks; ++b) {
-    state.transmittance[b] = Splat(1.0f);
-    state.last[b] = SplatInt(-1);
-    for (int c = 0; c < 3; ++c) state.color[b][c] = Vec{};
-    if (kMaps >= kGeometry) {
-      state.depth[b] = state.median[b] = state.plane[b] = state.distortion[b] = Vec{};
-      state.median_index[b] = SplatInt(-1);
-      for (int c = 0; c < 3; ++c) state.normal[b][c] = Vec{};
-    }
-    state.active[b] = And(Less(grid.x[b % kBlocksX], Splat(float(view.width))),
-                          Less(grid.y[b / kBlocksX], Splat(float(view.height))));
-    if (Any(state.active[b])) open |= 1ull << b;
+    BlockState& state = states[b];
+    state.transmittance = Splat(1.0f);
+    state.depth = state.median = state.plane = state.distortion = Vec{};
+    for (int c = 0; c < 3; ++c) state.color[c] = state.normal[c] = Vec{};
+    state.last = state.median_index = SplatInt(-1);
+    state.active = And(Less(grid.x[b % kBlocksX], Splat(float(view.width))),
+                       Less(grid.y[b / kBlocksX], Splat(float(view.height))));
+    if (Any(state.active)) open |= 1ull << b;
   }
-  for (int32_t i = 0; i < tile.count; ++i) {
+  for (int32_t first = 0; first < tile.count; first += kChunk) {
     if (open == 0 && !kContributing) break;  // with contributions the rows of hidden surfels are written too
-    const int32_t id = tile.list[i];
-    const Record& r = records[id];
-    if (i + 4 < tile.count) __builtin_prefetch(&records[tile.list[i + 4]]);
-    Vec sum_w = Vec{}, max_w = Vec{};
-    int pixels = 0, front_pixels = 0;
-    for (uint64_t blocks = CoveredBlocks(r.box, tile) & open; blocks; blocks &= blocks - 1) {
+    const int32_t size = std::min(kChunk, tile.count - first);
+    const int32_t* ids = tile.list + first;
+    int counts[kBlocks] = {};
+    for (int32_t i = 0; i < size; ++i) {
+      __builtin_prefetch(&records[ids[i]]);
+      if (i + 8 < size) __builtin_prefetch(&records[ids[i + 8]].box);
+      for (uint64_t blocks = CoveredBlocks(records[ids[i]].box, tile) & open; blocks; blocks &= blocks - 1) {
+        const int b = __builtin_ctzll(blocks);
+        lists[b][counts[b]++] = uint8_t(i);
+      }
+    }
+    if (kContributing) std::memset(sums, 0, sizeof(sums));
+    for (uint64_t blocks = open; blocks; blocks &= blocks - 1) {
       const int b = __builtin_ctzll(blocks);
-      Hit h;
-      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near, h)) continue;
-      const Vec t = state.transmittance[b];
-      const Vec t_after = t - t * h.alpha;
-      const Mask valid = And(h.valid, state.active[b]);
-      const Mask stop = And(valid, Less(t_after, Splat(kMinTransmittance)));
-      const Mask blend = AndNot(valid, stop);
-      state.active[b] = AndNot(state.active[b], stop);
-      if (!Any(state.active[b])) open &= ~(1ull << b);
-      const Vec w = Keep(blend, h.alpha * t);
-      state.transmittance[b] = Select(blend, t_after, t);
-      state.last[b] = SelectInt(blend, SplatInt(i), state.last[b]);
-      for (int c = 0; c < 3; ++c) state.color[b][c] += w * r.s.color[c];
-      if (kMaps >= kGeometry) {
-        const Mask front = And(blend, Less(Splat(kMedianTransmittance), t));
-        const Vec z = Keep(blend, h.z);
-        if (kMaps >= kEverything) {
-          state.distortion[b] += w * (z * (1.0f - t) - state.depth[b]) * 2.0f;
+      const Vec x = grid.x[b % kBlocksX], y = grid.y[b / kBlocksX];
+      BlockState state = states[b];
+      for (int k = 0; k < counts[b]; ++k) {
+        const int i = lists[b][k];
+        BlendHit<kMaps, kContributing>(records[ids[i]], x, y, view.near, first + i, state, sums[i]);
+        if (!Any(state.active)) {
+          open &= ~(1ull << b);
+          break;
         }
-        state.depth[b] += w * z;
-        state.median[b] = Select(front, z, state.median[b]);
-        state.median_index[b] = SelectInt(front, SplatInt(i), state.median_index[b]);
-        state.plane[b] += w * r.s.plane_distance;
-        for (int c = 0; c < 3; ++c) state.normal[b][c] += w * r.s.normal[c];
       }
-      if (kContributing) {
-        sum_w += w;
-        max_w = Max(max_w, w);
-        pixels += Count(blend);
-        front_pixels += Count(And(blend, Less(Splat(kMedianTransmittance), t)));
-      }
+      states[b] = state;
     }
     if (kContributing) {
-      float* row = contributions->rows +
-                   kContributions * PairRow(*contributions, r.box, id, tile.x / kTile, tile.y / kTile);
-      row[0] = SumLanes(sum_w);
-      row[1] = MaxLanes(max_w);
-      row[2] = float(pixels);
-      row[3] = float(front_pixels);
+      for (int32_t i = 0; i < size; ++i) {
+        const int64_t row = PairRow(*contributions, records[ids[i]].box, ids[i], tile.x / kTile, tile.y / kTile);
+        std::memcpy(contributions->rows + kContributions * row, sums[i], sizeof(sums[i]));
+      }
     }
   }
-  WriteTile<kMaps>(tile, view, background, state, image);
+  WriteTile<kMaps>(tile, view, background, states, image);
 }
 
 struct BackwardState {

@@ -83,8 +83,17 @@ inline Mask MaskNone() { return IntVec{}; }
 inline Mask MaskAll() { return ~IntVec{}; }
 #endif
 
+// b where either is NaN.
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+inline Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+#elif defined(__AVX2__)
+inline Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+inline Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+#else
 inline Vec Min(Vec a, Vec b) { return Select(Less(a, b), a, b); }
 inline Vec Max(Vec a, Vec b) { return Select(Less(b, a), a, b); }
+#endif
 inline Vec Abs(Vec a) { return (Vec)((IntVec)a & SplatInt(0x7fffffff)); }
 
 // Reciprocal to about 1 ulp; NaN (not infinity) for zeros and denormals. The estimate and one Newton step take 4
@@ -122,9 +131,8 @@ inline IntVec RoundToInt(Vec a) {
 #endif
 }
 
-// exp on [-87, 87], relative error 8e-8: 2^n times a degree 5 polynomial on [-0.5, 0.5]. Arguments are clamped.
-inline Vec Exp(Vec x) {
-  x = Min(Max(x, Splat(-87.0f)), Splat(87.0f)) * 1.44269504f;
+// 2^x on [-126, 126], relative error 8e-8: 2^n times a degree 5 polynomial on [-0.5, 0.5].
+inline Vec Exp2InRange(Vec x) {
   IntVec n = RoundToInt(x);
   Vec f = x - __builtin_convertvector(n, Vec);
   Vec p = Splat(0.0013276472f);
@@ -135,6 +143,11 @@ inline Vec Exp(Vec x) {
   p = p * f + 1.00000007f;
   return (Vec)((IntVec)p + (n << 23));
 }
+constexpr float kLog2E = 1.44269504f;
+// Arguments are clamped to [-87, 87].
+inline Vec Exp(Vec x) { return Exp2InRange(Min(Max(x, Splat(-87.0f)), Splat(87.0f)) * kLog2E); }
+// exp(-x / 2) for x >= 0; NaN gives the smallest value.
+inline Vec ExpMinusHalf(Vec x) { return Exp2InRange(Max(x * (-0.5f * kLog2E), Splat(-126.0f))); }
 
 // Sums of kLanes vectors over their lanes: lane j of the result is the sum of v[j]. Overwrites v.
 // Each step turns the lane groups [a0 a1], [b0 b1] of two vectors into [a0 + a1, b0 + b1].
