@@ -186,9 +186,7 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
 
 
 def _help(main: Callable, values: flags.FlagValues, workdir: str) -> str:
-    spec = sys.modules[main.__module__].__spec__
-    name = spec.name.removesuffix(".__main__") if spec else main.__module__
-    lines = [(main.__globals__.get("__doc__") or "").strip(), "", f"python -m {name} --flag=value ..."]
+    lines = [(main.__globals__.get("__doc__") or "").strip(), "", "Flags:"]
     for flag in sorted(values):
         default = values[flag].default
         shown = "" if flag == "config" or default in (None, "") else f" (default {default})"
