@@ -43,14 +43,22 @@ void Gather(const Surfels& surfels, const int64_t* ids, SurfelParams<Vec>& out) 
   for (int i = 0; i < num_sh; ++i) out.sh[i] = Load(sh[i]);
 }
 
-// 0 in lanes where all values are finite, NaN elsewhere.
-Vec NotFinite(const SurfelParams<Vec>& s, int num_sh) {
-  Vec sum = s.logit_opacity * 0.0f;
-  for (int i = 0; i < 3; ++i) sum += s.mean[i] * 0.0f;
-  for (int i = 0; i < 4; ++i) sum += s.quat[i] * 0.0f;
-  for (int i = 0; i < 2; ++i) sum += s.log_scale[i] * 0.0f;
+// Lanes whose values are finite, whose lengths are sane and whose quaternion is not zero (reference.py, _is_valid).
+Mask IsValid(const SurfelParams<Vec>& s, int num_sh) {
+  Vec sum = s.logit_opacity * 0.0f;  // 0, or NaN as soon as one value is not finite
+  Vec length = Vec{}, norm2 = Vec{};
+  for (int i = 0; i < 3; ++i) {
+    sum += s.mean[i] * 0.0f;
+    length = Max(Abs(s.mean[i]), length);
+  }
+  for (int i = 0; i < 4; ++i) norm2 += s.quat[i] * s.quat[i];
+  sum += norm2 * 0.0f;
+  for (int i = 0; i < 2; ++i) {
+    sum += s.log_scale[i] * 0.0f;
+    length = Max(Exp(s.log_scale[i]), length);
+  }
   for (int i = 0; i < num_sh; ++i) sum += s.sh[i] * 0.0f;
-  return sum;
+  return And(And(LessEqual(sum, Vec{}), Less(Vec{}, norm2)), LessEqual(length, Splat(kMaxLength)));
 }
 
 // The pixels whose centres lie in [low, high], clipped to [0, size).
@@ -88,16 +96,15 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
     for (float& x : log_opacity) x = 2.0f * std::log(x / kMinAlpha);
     const Vec cutoff = Load(log_opacity);
     ComputeBounds(pose, projected, cutoff, bounds);
-    const Vec invalid = NotFinite(params, num_sh) + pose.inv_quat_norm * 0.0f +
-                        pose.scale[0] * 0.0f + pose.scale[1] * 0.0f + pose.p[0] * 0.0f + pose.p[1] * 0.0f +
-                        pose.p[2] * 0.0f;
+    alignas(64) float is_valid[kLanes];
+    Store(is_valid, Keep(IsValid(params, num_sh), Splat(1.0f)));
     // Projected<Vec> is a plain array of vectors, Projected<float> one of floats.
     constexpr int kFields = sizeof(Projected<float>) / sizeof(float);
     const Vec* fields = reinterpret_cast<const Vec*>(&projected);
     for (int lane = 0; lane < count; ++lane) {
       const int64_t id = ids[lane];
       Record& record = records[id];
-      if (!(invalid[lane] == 0.0f)) {
+      if (is_valid[lane] == 0.0f) {
         fates[id] = Fate::kInvalid;
         continue;
       }
