@@ -1,11 +1,11 @@
-"""Aerial photographs with poses, e.g. of a drone: downscaled to a quarter, with the exposure model, 30000 steps.
+"""Aerial photographs with poses, e.g. of a drone, at their full size: 7000 steps with the exposure model.
 
 python -m cosurfgs_jax.train --config=configs/aerial.py --config.data.path=DATASET --workdir=DIR
 """
 
-from cosurfgs_jax.settings import DataSettings, Settings, TrainSettings
+from cosurfgs_jax.settings import Settings, TrainSettings
 
 
 def get_config() -> Settings:
-    """Photographs of 20 megapixels and more have no detail that a quarter of their width would lose for a surface."""
-    return Settings(data=DataSettings(downscale=4), train=TrainSettings(steps=30000, checkpoint_every=1000, log_every=100))
+    """For photographs of a megapixel; larger ones want --config.data.downscale=2 or 4 on a CPU."""
+    return Settings(train=TrainSettings(steps=7000, checkpoint_every=1000, log_every=100))

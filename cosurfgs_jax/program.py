@@ -108,6 +108,7 @@ def _start_logging() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax raises what goes wrong and also logs it, with tracebacks
     # XLA reads these when its backend starts. Programs with collectives in flight can deadlock on virtual CPU devices
     # when the pool has fewer threads than waiting shards; and uneven shards may keep each other waiting for minutes.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the kernels of other devices are not there yet
     os.environ.setdefault("PJRT_NPROC", str(max(32, os.cpu_count() or 1)))
     timeouts = ("--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
                 "--xla_cpu_collective_call_terminate_timeout_seconds=1800")

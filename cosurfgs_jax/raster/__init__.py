@@ -16,7 +16,10 @@ BACKENDS = ("cpu", "reference")
 
 def available_backends() -> dict[str, str]:
     """Every backend with "" if it can be used here, else the reason why not."""
-    return {"cpu": ffi.why_no_cpu_library(), "reference": ""}
+    why_not = ffi.why_no_cpu_library()
+    if not why_not and jax.default_backend() != "cpu":
+        why_not = f"JAX computes on {jax.default_backend()} here, and there is no kernel for that yet; set JAX_PLATFORMS=cpu"
+    return {"cpu": why_not, "reference": ""}
 
 
 def _choose_backend(backend: str | None) -> str:

@@ -33,7 +33,7 @@ from cosurfgs_jax.training.state import TrainState, abstract_state, init_state, 
 from cosurfgs_jax.training.step import Batch, compile_steps
 from cosurfgs_jax.training.views import WorldViews, make_render_fn
 
-_PIXELS_PER_SURFEL = 16  # of the place's own pixels: finer surfels than 4x4 pixels are not seen in the photographs
+_PIXELS_PER_SURFEL = 32  # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain ground
 _MIN_CAPACITY, _MAX_CAPACITY = 20_000, 5_000_000
 _SLOT_ROUNDING = 1024
 _PREFETCH = 8  # photographs decoded ahead
@@ -64,7 +64,7 @@ def open_place(settings: Settings, workdir: Path) -> Place:
 
 
 def choose_capacity(scene: Scene, settings: Settings) -> int:
-    """The most surfels that the model may have: `surfels.capacity`, or one per 16 pixels of the place.
+    """The most surfels that the model may have: `surfels.capacity`, or one per 32 pixels of the place.
 
     The place's own pixels are those of all training photographs over the number of photographs that see a point.
     """
