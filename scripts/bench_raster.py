@@ -4,8 +4,9 @@
     python scripts/bench_raster.py [--scenes=solid,dense,town] [--cores=1,2] [--maps=geometry] [--out=bench.json]
 
 Every number comes from this run: floor.cc is compiled here and timed before and after the kernels, on one core. It does
-the arithmetic of one pair and nothing else, so a kernel that visits every pair can approach it and one that skips what a
-surfel cannot reach may pass it. Each number of cores is measured in a process of its own, confined to those cores.
+the arithmetic of one pair and nothing else, so a kernel that visits every pair can approach it and one that skips what
+a surfel cannot reach may pass it. Each number of cores is measured in a process of its own, confined to those cores.
+Speeds and shares are from wall time. On a busy machine the share by processor time is the fairer one.
 
 Scenes (fronto-parallel to random surfels, colours of degree 3):
     solid   surfels larger than the image, too faint to stop a pixel: every nominal pair is blended, none can be skipped
@@ -92,14 +93,15 @@ def count_nominal_pairs(arrays: dict[str, np.ndarray], image_size: tuple[int, in
     return int(tiles[cutoff > 0].sum()) * TILE * TILE
 
 
-def best_seconds(function, repeats: int) -> float:
-    """The shortest of several calls: other programs on the machine can only make a call longer."""
+def best_seconds(function, repeats: int) -> tuple[float, float]:
+    """Wall and processor seconds of the shortest of several calls: other programs can only make a call longer."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    wall, cpu = zip(*times, strict=True)
+    return min(wall), min(cpu)
 
 
 def measure(scene_name: str, image_size: tuple[int, int], maps: str, backend: str | None, repeats: int) -> dict:
@@ -126,15 +128,17 @@ def measure(scene_name: str, image_size: tuple[int, int], maps: str, backend: st
     counted = jax.jit(lambda surfels: rasterize(surfels, camera, **options, with_contributions=True))(surfels)
     for function in (forward, both):
         jax.block_until_ready(function(surfels))
-    return {
+    row = {
         "scene": scene_name,
         "num_surfels": int(surfels.means.shape[0]),
         "nominal_pairs": count_nominal_pairs(arrays, image_size),
         "blended_pairs": int(np.asarray(counted.contributions[:, 2], np.float64).sum()),
         "mean_alpha": float(counted.alpha.mean()),
-        "forward_s": best_seconds(lambda: jax.block_until_ready(forward(surfels)), repeats),
-        "forward_backward_s": best_seconds(lambda: jax.block_until_ready(both(surfels)), repeats),
     }
+    for kind, function in (("forward", forward), ("forward_backward", both)):
+        wall, cpu = best_seconds(lambda function=function: jax.block_until_ready(function(surfels)), repeats)
+        row |= {f"{kind}_s": wall, f"{kind}_cpu_s": cpu}
+    return row
 
 
 def build_floor(folder: str) -> str:
@@ -177,14 +181,15 @@ def describe_machine() -> dict:
 
 
 def add_speeds(row: dict, num_cores: int, floor: dict) -> dict:
-    """Pairs per second and core, and the share of the floor they are."""
+    """Pairs per second and core by wall time, and shares of the floor by wall and by processor time."""
     floor_both = 1 / (1 / floor["forward_mpairs"] + 1 / floor["backward_mpairs"])
     row = {**row, "num_cores": num_cores}
     for kind, limit in (("forward", floor["forward_mpairs"]), ("forward_backward", floor_both)):
+        core_seconds = row[f"{kind}_s"] * num_cores
         for count in ("nominal", "blended"):
-            speed = row[f"{count}_pairs"] / row[f"{kind}_s"] / num_cores / 1e6
-            row[f"{kind}_{count}_mpairs_per_core"] = speed
-            row[f"{kind}_{count}_share_of_floor"] = speed / limit
+            row[f"{kind}_{count}_mpairs_per_core"] = row[f"{count}_pairs"] / core_seconds / 1e6
+        row[f"{kind}_share_of_floor"] = row[f"{kind}_nominal_mpairs_per_core"] / limit
+        row[f"{kind}_cpu_share_of_floor"] = row["nominal_pairs"] / row[f"{kind}_cpu_s"] / 1e6 / limit
     return row
 
 
@@ -192,16 +197,16 @@ def print_table(machine: dict, floor: dict, rows: list[dict]) -> None:
     """The results for people."""
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"floor, one core, {floor['lanes']} lanes: forward {floor['forward_mpairs']:.0f}, backward "
-          f"{floor['backward_mpairs']:.0f} Mpair/s\n")
-    print(f"{'scene':8}{'cores':>6}{'surfels':>9}{'nominal':>10}{'blended':>10}{'alpha':>7}  "
-          f"{'pass':17}{'ms':>9}{'Mpair/s/core':>14}{'of floor':>10}{'blended/s/core':>16}{'of floor':>10}")
+          f"{floor['backward_mpairs']:.0f} Mpair/s; speeds below in Mpair/s and core\n")
+    print(f"{'scene':8}{'cores':>6}{'surfels':>9}{'nominal':>10}{'blended':>10}{'alpha':>7}  {'pass':17}"
+          f"{'ms':>9}{'cpu ms':>9}{'nominal':>9}{'blended':>9}{'of floor':>10}{'by cpu ms':>10}")
     for row in rows:
         for kind in ("forward", "forward_backward"):
             print(f"{row['scene']:8}{row['num_cores']:6}{row['num_surfels']:9}{row['nominal_pairs'] / 1e6:9.1f}M"
                   f"{row['blended_pairs'] / 1e6:9.1f}M{row['mean_alpha']:7.2f}  {kind.replace('_', ' + '):17}"
-                  f"{row[f'{kind}_s'] * 1e3:9.1f}{row[f'{kind}_nominal_mpairs_per_core']:14.0f}"
-                  f"{row[f'{kind}_nominal_share_of_floor']:10.2f}{row[f'{kind}_blended_mpairs_per_core']:16.0f}"
-                  f"{row[f'{kind}_blended_share_of_floor']:10.2f}")
+                  f"{row[f'{kind}_s'] * 1e3:9.1f}{row[f'{kind}_cpu_s'] * 1e3:9.1f}"
+                  f"{row[f'{kind}_nominal_mpairs_per_core']:9.0f}{row[f'{kind}_blended_mpairs_per_core']:9.0f}"
+                  f"{row[f'{kind}_share_of_floor']:10.2f}{row[f'{kind}_cpu_share_of_floor']:10.2f}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -7,6 +7,11 @@ Tolerances are about four times the largest errors measured with AVX-512. The re
 they are the price of float32 and not of the kernels.
 """
 
+import os
+import platform
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,3 +279,45 @@ def test_exactly_edge_on_surfels_have_finite_gradients(backend):
     case = cases.build(UNDECIDED_NORMALS)
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
     assert all(np.isfinite(x).all() for x in cases.kernel_gradients(backend, case, cotangents).values())
+
+
+# Other instruction sets --------------------------------------------------------------------------------------------
+
+CHOSEN = ("random_cloud", "near_plane", "extreme_scales", "opaque_stack", "ties")
+CHILD = """
+import sys
+import numpy as np
+import raster_cases as cases
+with np.load(sys.argv[1]) as keep:
+    keep = dict(keep)
+results = {}
+for name in keep:
+    case = cases.build(name)
+    maps = cases.kernel_maps("cpu", case)
+    gradients = cases.kernel_gradients("cpu", case, cases.random_cotangents(case, keep[name]))
+    results |= {f"{name}/{field}": value for field, value in {**maps._asdict(), **gradients}.items()}
+from cosurfgs_jax.raster import ffi
+np.savez(sys.argv[2], instruction_set=ffi.cpu_instruction_set(), **results)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set here")
+@pytest.mark.parametrize("instruction_set", ["baseline", "v3"])
+def test_every_compiled_instruction_set(instruction_set, tmp_path):
+    """The kernels for older machines, in a process that is told to use them (v3 where this machine has it)."""
+    margins = {name: cases.reference_maps(cases.build(name))[1] for name in CHOSEN}
+    keep = {name: margin > cases.SAFE_MARGIN for name, margin in margins.items()}
+    np.savez(tmp_path / "keep.npz", **keep)
+    environment = {**os.environ, "COSURFGS_INSTRUCTION_SET": instruction_set, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", CHILD, tmp_path / "keep.npz", tmp_path / "out.npz"], check=True,
+                   env=environment)
+    with np.load(tmp_path / "out.npz") as results:
+        assert instruction_set == "v3" or str(results["instruction_set"]) == "baseline"
+        for name in CHOSEN:
+            got = {key.split("/")[1]: results[key] for key in results if key.startswith(name + "/")}
+            case = cases.build(name)
+            errors = _errors(RawMaps(*(got[field] for field in RawMaps._fields)), cases.reference_maps(case)[0])
+            for map_name, error in errors.items():
+                assert error[keep[name]].max() < TOLERANCES.get(name, TOLERANCE), (name, map_name)
+            want = cases.reference_gradients(case, cases.random_cotangents(case, keep[name]))
+            _assert_close_gradients(got, want, name)

@@ -95,7 +95,7 @@ def test_alpha_is_a_share_and_the_background_gets_the_rest(backend, name):
 
 
 def test_plane_depth_is_exact_for_a_plane_of_faint_surfels(backend):
-    """Unbiased whatever the opacity: the expected depth of overlapping discs on one plane is not, the plane depth is."""
+    """Unbiased whatever the opacity, where many discs on one plane overlap."""
     rng = np.random.default_rng(0)
     normal = np.array([0.3, -0.2, -0.93])
     normal /= np.linalg.norm(normal)
