@@ -97,7 +97,7 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
         camera: one view, or V with a leading axis on both fields.
         image_size: (H, W) in pixels.
         near: world length; hits nearer to the camera plane are skipped.
-        background: RGB behind everything; black if None.
+        background: f[3], RGB behind everything; black if None.
         sh_degree: 0 to 3, degree of the colours that is used; None = all that `surfels.sh` holds.
         backend: "cpu" (native kernel), "reference" (plain JAX, slow), or None for the best one here.
         maps: "color" (color and alpha only), "geometry" (also depths and normals) or "all" (also distortion).
@@ -111,11 +111,13 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
         InputError: an operand of the wrong shape, an unknown or unavailable backend.
     Source: 2DGS (Huang et al. 2024); plane depth after PGSR (Chen et al. 2024).
     """
+    surfels, camera = jax.tree.map(jnp.asarray, (surfels, camera))
     if sh_degree is None:
         sh_degree = int(round(surfels.sh.shape[1] ** 0.5)) - 1
     _check(surfels, camera, image_size, maps, sh_degree)
-    if background is None:
-        background = jnp.zeros((3,), jnp.float32)
+    background = jnp.asarray([0.0, 0.0, 0.0] if background is None else background, surfels.means.dtype)
+    if background.shape != (3,):
+        raise InputError(f"rasterize: background: expected 3 values, got shape {background.shape}")
     if _choose_backend(backend) == "reference":
         raw = _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
                                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)

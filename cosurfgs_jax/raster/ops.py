@@ -88,16 +88,17 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
     Returns:
         RawMaps with the leading axes of `camera`.
     """
-    is_single = camera.camera_from_world.ndim == 2
-    params = (surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh, surfels.alive)
-    cameras = (camera.camera_from_world, camera.intrinsics)
+    is_single = np.ndim(camera.camera_from_world) == 2
+    floats = (surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
+    params = (*(jnp.asarray(x, jnp.float32) for x in floats), jnp.asarray(surfels.alive, bool))
+    cameras = tuple(jnp.asarray(x, jnp.float32) for x in (camera.camera_from_world, camera.intrinsics))
     if is_single:
         cameras = tuple(x[None] for x in cameras)
     if probe is None:
         probe = jnp.zeros((0,), jnp.float32)
     static = _Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
                      bool(with_contributions))
-    *operands, background, probe = ffi.match_varying(*params, *cameras, background, probe)
+    *operands, background, probe = ffi.match_varying(*params, *cameras, jnp.asarray(background, jnp.float32), probe)
     out = _render(static, tuple(operands[:6]), tuple(operands[6:]), background, probe)
     color, transmittance, depth, median, normal, plane, distortion, _, _, contributions, status = out
     geometry, everything = static.maps >= 1, static.maps >= 2

@@ -65,6 +65,9 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
     rows = []
     for name in chosen:
         cells = []
+        if (workdir / "before" / name).exists():
+            image = pictures.shrink(pictures.read_image(workdir / "before" / name), _PICTURE_WIDTH)
+            cells.append(page.figure(pictures.data_url(image), "before training"))
         for kind, title in _KINDS:
             if (folder / kind / name).exists():
                 image = pictures.shrink(pictures.read_image(folder / kind / name), _PICTURE_WIDTH)
@@ -158,7 +161,7 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
                  num_views: int = 4) -> Path:
     """Writes workdir/report.html from what lies in the workdir; what is not there is left out.
 
-    Looks at metrics.json, config.json, per_view.json, the newest test/ours_<step> and mesh/mesh.ply.
+    Looks at metrics.json, config.json, per_view.json, before/, the newest test/ours_<step> and mesh/mesh.ply.
 
     Args:
         workdir: folder of a run.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import initialize, metrics
+from cosurfgs_jax import initialize, metrics, pictures
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.density import grow_capacity
@@ -221,6 +221,13 @@ def score_test_views(state: TrainState, place: Place, images: ImageStore,
     return float(psnr), float(ssim)
 
 
+def _draw_before(run: Run) -> None:
+    """Pictures of the test views as the SfM points alone show them, for the report."""
+    render = make_render_fn(run.state.surfels(), run.place.views, run.place.frame, run.settings.raster, "color")
+    for number, view in enumerate(run.place.scene.test_views):
+        pictures.write_image(run.workdir / "before" / f"{number:05d}.png", pictures.to_uint8(render(int(view))["color"]))
+
+
 def model_path(workdir: Path, step: int) -> Path:
     """Where the model's splat file lies."""
     return workdir / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
@@ -248,7 +255,7 @@ def train(settings: Settings, workdir: Path) -> None:
 
     Args:
         settings: validated.
-        workdir: gets checkpoints/, tensorboard/, history.jsonl, point_cloud/, cameras.json, metrics.json.
+        workdir: gets checkpoints/, before/, tensorboard/, history.jsonl, point_cloud/, cameras.json, metrics.json.
     Raises:
         InputError: the dataset is not usable, or is not the one that the workdir was made with.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
@@ -266,6 +273,8 @@ def train(settings: Settings, workdir: Path) -> None:
             return
         if run.step:
             _log.info("going on from step %d", run.step)
+        else:
+            _draw_before(run)
         if not is_done:
             history = History(workdir / "history.jsonl", run.step)
             with TensorBoard(workdir / "tensorboard", run.step) as board:
