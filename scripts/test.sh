@@ -15,5 +15,6 @@ for argument in "$@"; do
 done
 
 "$PYTHON" -m ruff check --quiet .
-# Not `python -m pytest`: that would put the source folder on the path, and the native library lies with the installation.
-exec "$(dirname "$PYTHON")/pytest" -x -q "${arguments[@]}"
+# Most of the time goes into compiling, one core per test: two workers halve it.
+workers="$(nproc)"
+exec "$PYTHON" -m pytest -x -q -n "$((workers < 4 ? workers : 4))" --dist loadfile "${arguments[@]}"

@@ -6,6 +6,7 @@ where the library is missing.
 
 import ctypes
 import functools
+import importlib.metadata
 import importlib.resources
 
 import jax
@@ -21,10 +22,28 @@ _CPU_TARGETS = {
 }
 
 
+def _library_path(name: str) -> str:
+    """Where the installation keeps a library, also when Python took the package from a source folder that it stands in."""
+    try:
+        folder = importlib.metadata.distribution("cosurfgs_jax").locate_file("cosurfgs_jax")
+    except importlib.metadata.PackageNotFoundError:
+        folder = importlib.resources.files("cosurfgs_jax")
+    return str(folder / "lib" / name)
+
+
 @functools.cache
 def load_cpu_library() -> ctypes.CDLL:
-    path = importlib.resources.files("cosurfgs_jax") / "lib" / "libcosurfgs_cpu.so"
-    library = ctypes.CDLL(str(path))
+    """The native CPU library, loaded and its targets registered at the first call.
+
+    Raises:
+        OSError, AttributeError: it is missing, or was built from other sources.
+    """
+    """The native library, with its targets registered.
+
+    Raises:
+        OSError, AttributeError: it is missing, or was built from other sources.
+    """
+    library = ctypes.CDLL(_library_path("libcosurfgs_cpu.so"))
     for name, symbol in _CPU_TARGETS.items():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
     return library
