@@ -50,11 +50,13 @@ has_library() { ldconfig -p 2>/dev/null | grep -qF "$1" || /sbin/ldconfig -p 2>/
 ensure_system_packages() {
   local missing=()
   command -v g++ >/dev/null || command -v clang++ >/dev/null || missing+=(g++)
-  # What open3d loads.
+  # What open3d loads, also where it draws nothing.
   has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
   has_library libGL.so.1 || missing+=(libgl1)
-  has_library libgomp.so.1 || missing+=(libgomp1)
+  has_library libEGL.so.1 || missing+=(libegl1)
   has_library libX11.so.6 || missing+=(libx11-6)
+  has_library libidn2.so.0 || missing+=(libidn2-0)
+  has_library libudev.so.1 || missing+=(libudev1)
   if [ "${#missing[@]}" -gt 0 ]; then
     install_system_packages "${missing[@]}"
   fi
