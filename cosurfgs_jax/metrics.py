@@ -57,7 +57,7 @@ def ssim_map(image: Float[AnyArray, "h w c"], truth: Float[AnyArray, "h w c"]) -
     variance_a, variance_b = square_a - mean_a * mean_a, square_b - mean_b * mean_b
     covariance = product - mean_a * mean_b
     return ((2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
-            / ((mean_a * mean_a + mean_b * mean_b + SSIM_C1) * (variance_a + variance_b + SSIM_C2)))
+            / ((mean_a * mean_a + mean_b * mean_b + SSIM_C1) * (jnp.maximum(variance_a + variance_b, 0) + SSIM_C2)))
 
 
 def ssim(image: Float[AnyArray, "h w c"], truth: Float[AnyArray, "h w c"],

@@ -84,6 +84,7 @@ def _slots_for(num_surfels: int, capacity: int, factor: float) -> int:
 
 
 def first_state(place: Place, settings: Settings, capacity: int) -> TrainState:
+    """The state before the first step: a surfel on every SfM point, and free slots, but never more than `capacity`."""
     num_slots = _slots_for(len(place.scene.points), capacity, settings.density.growth_factor)
     surfels = initialize.surfels_from_points(
         place.frame.to_world(place.scene.points), place.scene.point_colors, num_slots, settings.surfels.sh_degree,

@@ -10,7 +10,6 @@ from helpers import real_scene
 from PIL import Image
 
 from cosurfgs_jax.data import images
-from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import distortion
@@ -22,7 +21,7 @@ def _load(root, **data):
 
 
 def _first(scene, view=0):
-    with ImageStore(scene, 64) as store:
+    with images.ImageStore(scene, 64) as store:
         return store.load(view)
 
 
@@ -170,7 +169,7 @@ def test_jpegs_with_something_behind_the_end_are_fine(tmp_path):
 def test_images_that_change_after_the_check(tmp_path):
     dataset_files.write_dataset(tmp_path)
     scene = _load(tmp_path)
-    with ImageStore(scene, 64) as store:
+    with images.ImageStore(scene, 64) as store:
         Image.new("RGB", (64, 47)).save(scene.image_paths[1])
         with pytest.raises(InputError, match=r"view_01\.png: expected 64x48 pixels .*got 64x47"):
             store.load(1)
@@ -308,7 +307,7 @@ def test_cache_stays_within_the_budget_and_drops_the_longest_unused(tmp_path, mo
     reads = []
     original = images.read_photograph
     monkeypatch.setattr(images, "read_photograph", lambda path: reads.append(path[-6:-4]) or original(path))
-    with ImageStore(scene, 64) as store:
+    with images.ImageStore(scene, 64) as store:
         store._budget = 3 * 48 * 64 * 3
         for view in (0, 1, 2, 0, 3, 0, 2, 1):
             store.load(view)
@@ -327,7 +326,7 @@ def test_prefetch_reads_once_and_no_more_than_fits(tmp_path, monkeypatch):
     reads = []
     original = images.read_photograph
     monkeypatch.setattr(images, "read_photograph", lambda path: reads.append(path) or original(path))
-    with ImageStore(scene, 64) as store:
+    with images.ImageStore(scene, 64) as store:
         store._budget = 5 * 48 * 64 * 3
         store.prefetch(range(8))
         for view in range(5):
@@ -350,7 +349,7 @@ def test_many_threads_get_the_same_pictures(tmp_path):
         except BaseException as error:  # noqa: BLE001 - reported below, in the main thread
             errors.append(error)
 
-    with ImageStore(scene, 64) as store:
+    with images.ImageStore(scene, 64) as store:
         store._budget = 2 * 48 * 64 * 3
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
         for thread in threads:

@@ -1,4 +1,4 @@
-// What the handlers (handlers.cc) and the kernels (raster_kernels.cc, one copy per instruction set) share.
+// What the handlers (handlers.cc) and the kernels (project_kernels.cc, blend_kernels.cc; one copy per instruction set) share.
 #pragma once
 
 #include <cstdint>
