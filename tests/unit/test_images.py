@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import dataset_files
 import numpy as np
@@ -173,14 +174,13 @@ def test_images_that_change_after_the_check(tmp_path):
         Image.new("RGB", (64, 47)).save(scene.image_paths[1])
         with pytest.raises(InputError, match=r"view_01\.png: expected 64x48 pixels .*got 64x47"):
             store.load(1)
-        data = open(scene.image_paths[2], "rb").read()
-        open(scene.image_paths[2], "wb").write(data[:500])
+        data = Path(scene.image_paths[2]).read_bytes()
+        Path(scene.image_paths[2]).write_bytes(data[:500])
         store.prefetch([2])
         for _ in range(2):
             with pytest.raises(InputError, match=r"view_02\.png: expected a whole image"):
                 store.load(2)
-        # What was wrong once is not wrong for ever.
-        open(scene.image_paths[2], "wb").write(data)
+        Path(scene.image_paths[2]).write_bytes(data)  # what was wrong once is not wrong for ever
         np.testing.assert_array_equal(store.load(2), dataset_files.picture(48, 64, seed=2))
 
 
