@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 a mistake that the user can mend; 130 and 143 stopped by C
 """
 
 import dataclasses
+import difflib
 import errno
 import importlib.util
 import logging
@@ -141,7 +142,10 @@ def load_config_file(path: str) -> Settings:
     """
     spec = importlib.util.spec_from_file_location("cosurfgs_config", path)
     if not path.endswith(".py") or spec is None or not os.path.isfile(path):
-        raise InputError(f"--config={path}: expected a Python file, got {'another' if os.path.exists(path) else 'no'} file")
+        near = _near_config_files(Path(path))
+        hint = f"; did you mean --config={' or '.join(near)}?" if near else ""
+        raise InputError(f"--config={path}: expected a Python file, got {'another' if os.path.exists(path) else 'no'} "
+                         f"file{hint}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -159,6 +163,12 @@ def load_config_file(path: str) -> Settings:
     return settings
 
 
+def _near_config_files(path: Path) -> list[str]:
+    """Python files beside a path, and in configs/, with nearly its name."""
+    files = {near.stem: str(near) for folder in (Path("configs"), path.parent) for near in sorted(folder.glob("*.py"))}
+    return [files[stem] for stem in difflib.get_close_matches(path.stem, files, n=2)]
+
+
 def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Options:
     surplus = values(argv)[1:]
     if surplus:
@@ -173,10 +183,12 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
     if workdir == "trained" and not saved.exists():
         raise InputError(f"--workdir={values.workdir}: expected the folder of a trained run, got no {settings_file.NAME} "
                          "in it; run `python -m cosurfgs_jax.train` first")
-    settings = values.config
-    is_run = workdir == "trained" or settings_file.has_begun(folder)
-    if saved.exists() and is_run and not any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
+    given, has_file = values.config, any(re.match(r"--?config(=|$)", argument) for argument in argv[1:])
+    settings = given
+    if workdir == "trained" or (saved.exists() and settings_file.has_begun(folder) and not has_file):
         settings = settings_file.load(saved)
+        if has_file:  # it knows neither the dataset nor the other flags that the run was started with
+            settings_file.take_free(settings, given)
         for name, value in config_flags.get_override_values(values["config"]).items():
             settings_file.set_value(settings, name, value)
     settings_file.check(settings)

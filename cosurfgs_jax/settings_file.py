@@ -130,6 +130,17 @@ def has_begun(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").rglob("*"))
 
 
+def _is_free(name: str, free: tuple[str, ...]) -> bool:
+    return any(name == item or (item.endswith(".") and name.startswith(item)) for item in free)
+
+
+def take_free(settings: Settings, source: Settings) -> None:
+    """Sets what never changes a trained model (`FREE_TO_CHANGE`) to what it is in `source`."""
+    for name, _, value in leaves(source):
+        if _is_free(name, FREE_TO_CHANGE):
+            set_value(settings, name, value)
+
+
 def adopt(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
     """Makes `settings` those of a workdir: writes `config.json`. Once the run has begun, checks first that they fit it.
 
@@ -144,8 +155,7 @@ def adopt(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHA
     if path.exists() and has_begun(workdir):
         before = {name: value for name, _, value in leaves(load(path))}
         for name, _, value in leaves(settings):
-            is_free = any(name == item or (item.endswith(".") and name.startswith(item)) for item in free)
-            if value == before[name] or is_free:
+            if value == before[name] or _is_free(name, free):
                 continue
             hint = f", or edit {path} if the data only moved" if name == "data.path" else ""
             raise InputError(f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give the old "

@@ -68,6 +68,29 @@ def test_changed_setting_on_resume_is_refused(tmp_path, capsys):
     assert "config.seed" in capsys.readouterr().err
 
 
+def test_a_config_file_does_not_undo_the_settings_of_a_trained_run(tmp_path, config_file):
+    text = GOOD.replace("return Settings(", "return Settings(surface=SurfaceSettings(voxel_size=2.5), ").replace(
+        "import Settings,", "import Settings, SurfaceSettings,")
+    workdir = f"--workdir={tmp_path}/run"
+    _capture(config_file(GOOD), workdir, f"--config.data.path={tmp_path}", "--config.train.steps=60")
+    (tmp_path / "run" / "checkpoints" / "60").mkdir(parents=True)
+    code, options = _capture(config_file(text), workdir, "--config.surface.memory_mb=99", workdir="trained")
+    assert code == 0
+    assert (options.settings.data.path, options.settings.train.steps) == (str(tmp_path), 60)
+    assert (options.settings.surface.voxel_size, options.settings.surface.memory_mb) == (2.5, 99)
+    assert settings_file.load(tmp_path / "run" / "config.json") == options.settings
+    assert _capture(config_file(text), workdir, "--config.train.steps=61", workdir="trained") == (2, None)
+
+
+def test_a_misspelt_config_file_is_answered_with_the_near_one(tmp_path, capsys, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "aerial.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    for path in ("configs/arial.py", "aerial", "aerial.py"):
+        assert _capture(f"--config={path}", "--workdir=run") == (2, None)
+        assert "did you mean --config=configs/aerial.py?" in capsys.readouterr().err
+
+
 def test_own_flags(tmp_path):
     def declare(values):
         flags.DEFINE_string("format", "ply", "file format", flag_values=values)
