@@ -1,5 +1,6 @@
 """A dataset, whatever its format: photographs with poses, points, and the split into training and test views."""
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -18,6 +19,8 @@ from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
 _ENDINGS = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".tif", ".TIF", ".tiff", ".webp")
 _MIN_SIDE = 8  # pixels; smaller images are a downscale set by mistake
+# Sides of undistorted images are cropped to whole multiples of this share of the photograph's, where lenses differ.
+_SIDE_STEP = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +234,27 @@ def _resized_lens(lens: Lens, header: images.PhotoHeader, factor: int) -> Lens:
     return on_disk.resized(header.height // factor, header.width // factor, 1 / factor, 1 / factor)
 
 
+def _in_few_sizes(pinholes: list[Lens], lenses: list[Lens | None]) -> list[Lens]:
+    """The pinhole cameras, cropped at the right and below where undistorted images of one camera differ a little in size.
+
+    Each image size compiles the training step anew, a second or more. A camera that was calibrated for every photograph
+    separately would give every photograph a size of its own.
+    """
+    sizes_of = collections.defaultdict(set)
+    for pinhole, lens in zip(pinholes, lenses, strict=True):
+        if lens is not None:
+            sizes_of[lens.height, lens.width].add((pinhole.height, pinhole.width))
+
+    def crop(pinhole: Lens, lens: Lens | None) -> Lens:
+        if lens is None or len(sizes_of[lens.height, lens.width]) == 1:
+            return pinhole
+        step_y, step_x = (max(1, round(side * _SIDE_STEP)) for side in (lens.height, lens.width))
+        return dataclasses.replace(pinhole, height=pinhole.height // step_y * step_y,
+                                   width=pinhole.width // step_x * step_x)
+
+    return [crop(pinhole, lens) for pinhole, lens in zip(pinholes, lenses, strict=True)]
+
+
 def _load_cameras(capture: Capture, headers, paths, is_full: bool, data: DataSettings) -> dict:
     """The fields of the scene that say how photographs become the images that training sees."""
     reduced, factor = 1, data.downscale
@@ -255,6 +279,7 @@ def _load_cameras(capture: Capture, headers, paths, is_full: bool, data: DataSet
             pinholes.append(resized if lenses[-1] is None else undistorted_pinhole(resized))
         except InputError as error:
             raise InputError(f"{capture.source}: image {name}: {error}") from None
+    pinholes = _in_few_sizes(pinholes, lenses)
     return {
         "intrinsics": np.stack([pinhole.intrinsics for pinhole in pinholes]),
         "image_sizes": np.array([(pinhole.height, pinhole.width) for pinhole in pinholes], np.int64),

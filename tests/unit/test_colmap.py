@@ -11,8 +11,10 @@ from helpers import real_scene
 from PIL import Image
 
 from cosurfgs_jax.data import colmap
+from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry import distortion
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
 
@@ -254,3 +256,21 @@ def test_images_of_another_size_are_named(tmp_path):
     Image.fromarray(dataset_files.picture(24, 32)).save(path)
     with pytest.raises(InputError, match=r"view_02\.png: expected 64x48 pixels .*got 32x24"):
         _load(tmp_path)
+
+
+def test_a_lens_per_photograph_gives_few_image_sizes(tmp_path):
+    def lens(number):
+        return ("OPENCV", 400, 300, [380.0, 380.0, 201.0, 149.0, -0.06 - 0.002 * number, 0.01, 1e-4 * number, 0.0])
+
+    cameras = {number: lens(number) for number in range(1, 13)}
+    dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=12, cameras=cameras))
+    scene = _load(tmp_path)
+    exact = [distortion.undistorted_pinhole(scene.distortion[view]) for view in range(12)]
+    assert len({(pinhole.height, pinhole.width) for pinhole in exact}) >= 5
+    assert len(np.unique(scene.image_sizes, axis=0)) <= 2
+    for view, pinhole in enumerate(exact):
+        np.testing.assert_array_equal(scene.intrinsics[view], pinhole.intrinsics)  # nothing is cropped left or above
+        lost = np.array([pinhole.height, pinhole.width]) - scene.image_sizes[view]
+        assert np.all((lost >= 0) & (lost <= [6, 8]))
+    with ImageStore(scene, 64) as store:
+        assert all(store.load(view).shape[:2] == tuple(scene.image_sizes[view]) for view in range(12))
