@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,7 +100,14 @@ def _is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def _on_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Keeps quiet about a full disk: the main thread meets it too, and says it in one sentence."""
+    if not _is_disk_full(args.exc_value):
+        threading.__excepthook__(args)
+
+
 def _start_logging() -> None:
+    threading.excepthook = _on_thread_error  # the writer of TensorBoard files ends with a traceback where a disk is full
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("cosurfgs_jax")

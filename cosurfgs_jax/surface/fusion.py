@@ -276,5 +276,6 @@ def fuse(views: Sequence[DepthView], voxel_size: float, *, truncation_voxels: fl
     mesh = _join([part for part in parts if len(part.triangles)] or parts[:1], origin)
     if not len(mesh.triangles):
         raise InputError(f"mesh: the fused depth has no surface seen by {min_views} views at voxel size "
-                         f"{voxel_size:.4g} ({explain_counts(counts)}); set a larger config.surface.voxel_size")
+                         f"{voxel_size:.4g} ({explain_counts(counts)}); set config.surface.voxel_size to another length "
+                         "in the unit of the dataset, or to 0 to take it from the data")
     return mesh

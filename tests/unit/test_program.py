@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+import threading
 
 import pytest
 from absl import flags
@@ -10,6 +11,12 @@ from absl import flags
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _restored_thread_hook(monkeypatch):
+    """A program sets it for its process; pytest has one of its own."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 
 
 def _run(main, *arguments, workdir="create", declare=program.no_flags):
@@ -170,6 +177,19 @@ def test_exit_codes(capsys, error, code, words):
     message = capsys.readouterr().err
     assert words in message
     assert ("Traceback" in message) == (code == 1)
+
+
+@pytest.mark.parametrize("error, is_told", [(OSError(errno.ENOSPC, "No space left on device"), False),
+                                            (ValueError("a bug"), True)])
+def test_a_full_disk_in_a_background_thread_is_left_to_the_main_thread(capsys, error, is_told):
+    def main(options):
+        thread = threading.Thread(target=_raiser(error), args=[None])
+        thread.start()
+        thread.join()
+
+    assert _run(main, workdir="") == 0
+    assert ("a bug" in capsys.readouterr().err) == is_told
+    assert threading.excepthook is program._on_thread_error
 
 
 def test_help_lists_flags_and_settings(capsys):
