@@ -1,5 +1,6 @@
 """Surfels as splat files that viewers open (binary PLY)."""
 
+import logging
 import os
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from cosurfgs_jax.types import Surfels
 # Thickness that stands for "flat" in files that need a third scale, as a share of the model's spread: thin enough to be
 # invisible, thick enough that its square stays a normal float32 (1e-12).
 _THICKNESS = 1e-6
+_log = logging.getLogger(__name__)
 
 
 def _rest_names(num_coefficients: int) -> list[str]:
@@ -31,8 +33,18 @@ def _is_drawable(surfels: Surfels) -> np.ndarray:
     return keep & (np.abs(np.asarray(surfels.quats)).sum(axis=1) > 0)
 
 
+def _needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
+    """Whether centres in float64 would be off by more than a tenth of a typical surfel in float32."""
+    if means.dtype != np.float64:
+        return False
+    rounding = np.abs(means).max() * 2.0**-24
+    return bool(rounding > 0.1 * np.exp(np.median(log_scales.astype(np.float64))))
+
+
 def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d") -> int:
-    """Writes the living surfels in the column layout of 3DGS files, all float32, atomically.
+    """Writes the living surfels in the column layout of 3DGS files, atomically.
+
+    All columns are float, but x y z are double where float would be too coarse (large map coordinates).
 
     Args:
         path: the file.
@@ -50,8 +62,9 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
     num_kept = int(keep.sum())
     if num_kept == 0:
         raise InputError(f"{path}: there is no living surfel to write; was the model trained?")
-    means, quats, log_scales, logits, sh = (np.asarray(field, np.float32)[keep] for field in (
-        surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh))
+    means = np.asarray(surfels.means)[keep]
+    quats, log_scales, logits, sh = (np.asarray(field, np.float32)[keep] for field in (
+        surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh))
     named = dict(zip("xyz", means.T, strict=True))
     named |= dict(zip(("nx", "ny", "nz"), _normals(quats).T, strict=True))
     named |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
@@ -65,7 +78,11 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
         # Never thicker than a hundredth of the smaller side: the file must stay one of discs.
         named["scale_2"] = np.minimum(np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0))
     named |= {f"rot_{i}": quats[:, i] for i in range(4)}
-    table = np.empty(num_kept, [(name, "f4") for name in named])
+    is_double = _needs_double(means, log_scales)
+    if is_double:
+        _log.warning("%s: coordinates up to %.3g need double precision, which some viewers of splats do not read", path,
+                     np.abs(means).max())
+    table = np.empty(num_kept, [(name, "f8" if is_double and name in "xyz" else "f4") for name in named])
     for name, values in named.items():
         table[name] = values
     write_ply(path, table, comments=("cosurfgs_jax surfels", f"form {form}"))

@@ -37,6 +37,19 @@ def test_round_trip_is_bit_exact(tmp_path, form, num_coefficients):
     assert np.asarray(back.alive).all()
 
 
+@pytest.mark.parametrize("form", ["2d", "3dgs"])
+@pytest.mark.parametrize("offset, kind", [(0.0, "f4"), (500.0, "f4"), (5_412_345.0, "f8")])
+def test_map_coordinates_keep_their_digits(tmp_path, caplog, form, offset, kind):
+    surfels = make_surfels()
+    means = np.asarray(surfels.means, np.float64) + offset
+    write_surfels_ply(tmp_path / "s.ply", surfels.replace(means=means), form)
+    table = ply_file.read_ply(tmp_path / "s.ply")[0]["vertex"]
+    assert {table.dtype[name].str[1:] for name in "xyz"} == {kind}
+    assert {table.dtype[name].str[1:] for name in table.dtype.names if name not in "xyz"} == {"f4"}
+    assert ("double precision" in caplog.text) == (kind == "f8")
+    np.testing.assert_allclose(np.stack([table[name] for name in "xyz"], axis=1), means, rtol=0, atol=1e-4)
+
+
 def test_only_living_finite_surfels_are_written(tmp_path):
     surfels = make_surfels()
     alive = np.ones(7, bool)
