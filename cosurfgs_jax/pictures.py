@@ -7,7 +7,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax.atomic import atomic_path
+from cosurfgs_jax.files import atomic_path
 
 # Colours along [0, 1], dark to bright with steadily rising lightness, so that a grey print still reads right.
 _RAMP = np.array([[0.09, 0.08, 0.22], [0.17, 0.19, 0.46], [0.15, 0.37, 0.60], [0.12, 0.55, 0.60], [0.25, 0.71, 0.52],

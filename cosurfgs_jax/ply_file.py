@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.atomic import atomic_path
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import atomic_path
 
 _TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
           "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",

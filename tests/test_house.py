@@ -14,8 +14,7 @@ PACKAGE = ROOT / "cosurfgs_jax"
 # Imports point down only, and modules of one layer do not import each other; files in one folder may.
 LAYERS = [
     {"errors"},
-    {"atomic", "types", "settings"},
-    {"files"},
+    {"files", "types", "settings"},
     {"settings_file", "geometry", "metrics", "ply_file", "pictures"},
     {"raster"},
     {"losses", "appearance", "density", "optim", "initialize", "data", "partition", "surface", "export"},

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax import files, pictures, settings_file
-from cosurfgs_jax.atomic import atomic_path
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import line_chart, short_number
 from cosurfgs_jax.report.mesh_picture import draw_mesh
@@ -199,6 +198,5 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
     ]
     text = page.document(title or workdir.resolve().name, "cosurfgs_jax report", parts)
     path = workdir / "report.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    files.write_text(path, text)
     return path
