@@ -19,7 +19,7 @@ def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
     from cosurfgs_jax.training import results
 
-    results.evaluate(options.workdir, options.flags.gt_points)
+    results.evaluate(options.settings, options.workdir, options.flags.gt_points)
 
 
 if __name__ == "__main__":

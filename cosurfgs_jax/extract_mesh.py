@@ -12,7 +12,7 @@ def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
     from cosurfgs_jax.training import results
 
-    results.extract_mesh(options.workdir)
+    results.extract_mesh(options.settings, options.workdir)
 
 
 if __name__ == "__main__":

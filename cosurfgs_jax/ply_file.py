@@ -141,6 +141,27 @@ def columns(table: np.ndarray, names: tuple[str, ...], path, dtype=np.float64) -
     return np.stack([table[name].astype(dtype) for name in names], axis=-1)
 
 
+def table_of(*parts: tuple[str, str, np.ndarray]) -> np.ndarray:
+    """The inverse of `columns`: a structured array from (names separated by spaces, type such as "f4", [n, names])."""
+    table = np.empty(len(parts[0][2]), [(name, kind) for names, kind, _ in parts for name in names.split()])
+    for names, _, values in parts:
+        for name, column in zip(names.split(), values.T, strict=True):
+            table[name] = column
+    return table
+
+
+def triangles_of(tables: dict[str, np.ndarray], path) -> np.ndarray:
+    """The triangles i32[F,3] of what `read_ply` gave; InputError where there is none or one names a missing vertex."""
+    faces = tables.get("face", np.empty(0, [("none", "u1")]))
+    name = next((n for n in ("vertex_indices", "vertex_index") if n in faces.dtype.names), "")
+    if not name or not len(faces):
+        raise InputError(f"{path}: expected a mesh, got a PLY file without triangles")
+    numbers, num_vertices = faces[name].astype(np.int32), len(tables.get("vertex", ()))
+    if numbers.min() < 0 or numbers.max() >= num_vertices:
+        raise InputError(f"{path}: a triangle names vertex {numbers.max()}, but there are {num_vertices}")
+    return numbers
+
+
 def read_points_ply(path: str | os.PathLike) -> np.ndarray:
     """Reads the vertices of a PLY file, e.g. a laser scan: f64[M,3] in the file's frame and unit.
 

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -177,6 +178,19 @@ def _near_config_files(path: Path) -> list[str]:
     return [files[stem] for stem in difflib.get_close_matches(path.stem, files, n=2)]
 
 
+def _make_writable(folder: Path) -> None:
+    """Makes the workdir, and tries it, before the long work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if _is_disk_full(error):
+            raise
+        raise InputError(f"--workdir={folder}: expected a folder that can be written, but it could not be written "
+                         f"({error.strerror}); choose another one") from error
+
+
 def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Options:
     surplus = values(argv)[1:]
     if surplus:
@@ -191,9 +205,10 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
     if workdir == "trained" and not saved.exists():
         raise InputError(f"--workdir={values.workdir}: expected the folder of a trained run, got no {settings_file.NAME} "
                          "in it; run `python -m cosurfgs_jax.train` first")
+    _make_writable(folder)
     given, has_file = values.config, any(re.match(r"--?config(=|$)", argument) for argument in argv[1:])
     settings = given
-    if workdir == "trained" or (saved.exists() and settings_file.has_begun(folder) and not has_file):
+    if workdir == "trained" or (saved.exists() and not has_file):
         settings = settings_file.load(saved)
         if has_file:  # it knows neither the dataset nor the other flags that the run was started with
             settings_file.take_free(settings, given)
@@ -202,7 +217,7 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
     settings_file.check(settings)
     settings = settings_file.with_absolute_paths(settings)
     free = settings_file.FREE_AFTER_TRAINING if workdir == "trained" else settings_file.FREE_TO_CHANGE
-    settings_file.adopt(settings, folder, free)
+    settings_file.check_fits(settings, folder, free)
     return Options(settings, folder, values)
 
 

@@ -20,7 +20,7 @@ def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
     from cosurfgs_jax.training import results
 
-    results.render(options.workdir, options.flags.out, options.flags.views)
+    results.render(options.settings, options.workdir, options.flags.out, options.flags.views)
 
 
 if __name__ == "__main__":

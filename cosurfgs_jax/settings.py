@@ -96,9 +96,11 @@ class AppearanceSettings:
     hidden_dim: int = 32
     learning_rate: float = 1e-3
     identity_weight: float = 0.01  # pull of the mean colour transform towards the identity
+    start: float = 0.1  # of train.steps; earlier, the transforms would learn the faults of an unfinished model
 
     def validate(self) -> None:
         _require(self.embedding_dim >= 1, "appearance.embedding_dim", "at least 1", self.embedding_dim)
+        _require(0 <= self.start <= 1, "appearance.start", "a share of the steps, 0 to 1", self.start)
 
 
 @dataclasses.dataclass
@@ -134,11 +136,15 @@ class DensitySettings:
     split_scale: float = 0.01  # larger surfels are split, smaller ones cloned; world lengths
     prune_opacity: float = 0.005
     prune_scale: float = 0.1  # world lengths; larger surfels are dropped after the first opacity reset
+    trim_every: float = 0.0333  # of train.steps: drop what too few photographs see in the front half of their light
+    trim_min_views: int = 2  # 0 = never trim
     growth_factor: float = 1.5  # of the allocated slots, at a recompile
 
     def validate(self) -> None:
         _require(0 <= self.start <= self.stop <= 1, "density.start, stop", "0 <= start <= stop <= 1", (self.start, self.stop))
         _require(self.every > 0, "density.every", "a positive fraction", self.every)
+        _require(self.trim_every > 0, "density.trim_every", "a positive fraction", self.trim_every)
+        _require(self.trim_min_views >= 0, "density.trim_min_views", "0 (never) or more", self.trim_min_views)
         _require(self.growth_factor > 1, "density.growth_factor", "more than 1", self.growth_factor)
 
 

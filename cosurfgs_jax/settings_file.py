@@ -13,10 +13,11 @@ from cosurfgs_jax.settings import Settings
 
 NAME = "config.json"
 
-# They change how a run is logged, saved and cached or what is done after it, never the trained model.
-FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "surface.")
-# A trained model may be looked at on another machine: the photographs lie elsewhere there, the backend differs.
-FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "data.path", "raster.backend")
+# They change how a run is logged, saved and cached or what is done after it, never the trained model. The data may move: that
+# it is the same is checked by its content (`training.loop.restore`).
+FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "data.path", "surface.")
+# A trained model may be looked at on another machine, where the backend differs.
+FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -127,7 +128,7 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 def has_begun(workdir: Path) -> bool:
     """Whether a run has saved a step there. Before that its settings bind nobody: the first try may have failed early."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").rglob("*"))
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def _is_free(name: str, free: tuple[str, ...]) -> bool:
@@ -135,29 +136,27 @@ def _is_free(name: str, free: tuple[str, ...]) -> bool:
 
 
 def take_free(settings: Settings, source: Settings) -> None:
-    """Sets what never changes a trained model (`FREE_TO_CHANGE`) to what it is in `source`."""
+    """Sets what never changes a trained model (`FREE_TO_CHANGE`) to what it is in `source`; the data stays where it is."""
     for name, _, value in leaves(source):
-        if _is_free(name, FREE_TO_CHANGE):
+        if _is_free(name, FREE_TO_CHANGE) and name != "data.path":
             set_value(settings, name, value)
 
 
-def adopt(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
-    """Makes `settings` those of a workdir: writes `config.json`. Once the run has begun, checks first that they fit it.
+def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
+    """Checks that a workdir's run can go on with these settings. Before its first saved step any settings can.
 
     Args:
         settings: checked settings.
-        workdir: made if missing.
+        workdir: of the run; may be missing.
         free: names, or groups with a final dot, that may differ from what the workdir has.
     Raises:
         InputError: a setting that shapes the model differs; the message has its name, both values and what to do.
     """
     path = workdir / NAME
-    if path.exists() and has_begun(workdir):
-        before = {name: value for name, _, value in leaves(load(path))}
-        for name, _, value in leaves(settings):
-            if value == before[name] or _is_free(name, free):
-                continue
-            hint = f", or edit {path} if the data only moved" if name == "data.path" else ""
+    if not (path.exists() and has_begun(workdir)):
+        return
+    before = {name: value for name, _, value in leaves(load(path))}
+    for name, _, value in leaves(settings):
+        if value != before[name] and not _is_free(name, free):
             raise InputError(f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give the old "
-                             f"value, use another --workdir{hint}")
-    save(settings, path)
+                             "value, or use another --workdir")

@@ -1,6 +1,8 @@
 """Where the time of a training step goes: data, rasterizer by stage, loss, optimiser, density control.
 
-python scripts/bench_step.py [--data=DATASET] [--surfels=100000] [--steps=20] [--out=FILE.json]
+python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [--steps=20] [--out=FILE.json]
+
+With --workdir it goes on from the checkpoint of a run, which it leaves alone; else from SfM points, repeated up to --surfels.
 
 The parts are measured inside one run: those of the rasterizer by the library's own counters while whole steps run, the others as
 programs of their own on the same arrays. The rest is what the whole step takes beyond its parts. Medians; this is a benchmark on
@@ -19,12 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import density, optim
+from cosurfgs_jax import density, optim, settings_file
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.state import with_surfels
 from cosurfgs_jax.training.step import Batch, StepShape, compile_steps
 
@@ -116,21 +119,28 @@ def measure(place, settings, state, images, repeats: int) -> dict[str, float]:
 def main() -> None:
     """Flags to table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", default="", help="of a trained run")
     parser.add_argument("--data", default="generated", help="dataset folder, or the generated town")
     parser.add_argument("--surfels", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=20, help="repeats of each part")
     parser.add_argument("--out", default="", help="JSON file")
     options = parser.parse_args()
-    settings = Settings()
-    settings.data.path = options.data
+    settings = settings_file.load(Path(options.workdir) / settings_file.NAME) if options.workdir else Settings()
+    if not options.workdir:
+        settings.data.path = options.data
     with tempfile.TemporaryDirectory() as folder:
-        place = loop.open_place(settings, Path(folder))
-        with ImageStore(place.scene, settings.data.host_memory_mb) as images:
+        place = loop.open_place(settings, Path(options.workdir or folder))
+        if options.workdir:
+            with Checkpoints(Path(options.workdir) / "checkpoints") as checkpoints:
+                state = loop.restore(checkpoints, place, settings).state
+        else:
             state = first_state(place, settings, options.surfels)
+        num_surfels = int(state.alive.sum())
+        with ImageStore(place.scene, settings.data.host_memory_mb) as images:
             parts = measure(place, settings, state, images, options.steps)
     height, width = place.views.image_size(0)
     machine = f"{platform.machine()}, {ffi.cpu_instruction_set()}, {jax.local_device_count()} device(s), jax {jax.__version__}"
-    print(f"{place.scene.name}, {width}x{height}, {options.surfels:,d} surfels; {machine}")
+    print(f"{place.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
     for name, value in parts.items():
         print(f"  {name:28s} {value:8.2f} ms  {100 * value / parts['whole step']:5.1f} %")
     raster = sum(parts[name] for name in STAGES)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from cosurfgs_jax.data import town_mesh, town_sfm
-from cosurfgs_jax.data.ground_truth import FOLDER, load_ground_truth, write_ply
+from cosurfgs_jax.data.ground_truth import FOLDER
 from cosurfgs_jax.data.town_facades import paint_faces
 from cosurfgs_jax.data.town_flight import plan_flight
 from cosurfgs_jax.data.town_ground import paint_ground
@@ -27,9 +27,10 @@ from cosurfgs_jax.data.town_layout import make_town_plan
 from cosurfgs_jax.data.town_render import Renderer, View
 from cosurfgs_jax.data.town_terrain import make_terrain
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.ply_file import table_of, write_ply
 from cosurfgs_jax.settings import GeneratedSettings
 
-__all__ = ["ORIGIN_M", "load_ground_truth", "make_town"]
+__all__ = ["ORIGIN_M", "make_town"]
 
 ORIGIN_M = np.array([500.0, -300.0, 40.0])  # of the town's centre, dataset frame
 _MARKER = "generated.json"
@@ -127,8 +128,10 @@ def _write_dataset(settings: GeneratedSettings, folder: pathlib.Path) -> None:
             times_seen[seen] += 1
             observations.append(observed)
     is_seen = times_seen >= 2
-    write_ply(folder / FOLDER / "points.ply", points[is_seen] + ORIGIN_M, normals[is_seen])
-    write_ply(folder / FOLDER / "mesh.ply", mesh.vertices + ORIGIN_M, triangles=mesh.triangles)
+    # Double precision: large coordinates lose millimetres in float32.
+    table = table_of(("x y z", "f8", points[is_seen] + ORIGIN_M), ("nx ny nz", "f4", normals[is_seen]))
+    write_ply(folder / FOLDER / "points.ply", table)
+    write_ply(folder / FOLDER / "mesh.ply", table_of(("x y z", "f8", mesh.vertices + ORIGIN_M)), mesh.triangles)
     sparse = town_sfm.triangulate(flight, observations, points[few], num_sparse)
     town_sfm.write_colmap(folder / "sparse" / "0", flight, names, sparse, ORIGIN_M)
 

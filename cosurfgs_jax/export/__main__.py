@@ -19,7 +19,7 @@ def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
     from cosurfgs_jax.training import results
 
-    results.export(options.workdir, options.flags.format)
+    results.export(options.settings, options.workdir, options.flags.format)
 
 
 if __name__ == "__main__":

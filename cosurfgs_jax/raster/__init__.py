@@ -11,7 +11,7 @@ from cosurfgs_jax.raster import ffi, ops, reference
 from cosurfgs_jax.raster.maps import RawMaps, finish
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "tpu", "portable", "reference")
 
 
 def available_backends() -> dict[str, str]:
@@ -19,7 +19,8 @@ def available_backends() -> dict[str, str]:
     why_not = ffi.why_no_cpu_library()
     if not why_not and jax.default_backend() != "cpu":
         why_not = f"JAX computes on {jax.default_backend()} here, and there is no kernel for that yet; set JAX_PLATFORMS=cpu"
-    return {"cpu": why_not, "reference": ""}
+    not_built = dict.fromkeys(("cuda", "tpu", "portable"), "it is not part of this version")
+    return {"cpu": why_not, **not_built, "reference": ""}
 
 
 def _choose_backend(backend: str | None) -> str:
@@ -33,7 +34,7 @@ def _choose_backend(backend: str | None) -> str:
     return backend
 
 
-def _check(surfels: Surfels, camera: Camera, image_size, maps_wanted: str, sh_degree: int) -> None:
+def _check(surfels: Surfels, camera: Camera, image_size, near: float, maps_wanted: str, sh_degree: int) -> None:
     num = surfels.means.shape[0]
     expected = {"means": (num, 3), "quats": (num, 4), "log_scales": (num, 2), "logit_opacities": (num,),
                 "sh": (num, surfels.sh.shape[1], 3) if surfels.sh.ndim == 3 else (num, "K", 3), "alive": (num,)}
@@ -47,6 +48,8 @@ def _check(surfels: Surfels, camera: Camera, image_size, maps_wanted: str, sh_de
                          f"leading axis, got {camera.camera_from_world.shape} and {camera.intrinsics.shape}")
     if maps_wanted not in ops.MAP_LEVELS:
         raise InputError(f"rasterize: maps: expected one of {', '.join(ops.MAP_LEVELS)}, got {maps_wanted!r}")
+    if not near > 0:
+        raise InputError(f"rasterize: near: expected a positive world length, got {near}")
     if len(image_size) != 2 or min(image_size) < 1:
         raise InputError(f"rasterize: image_size: expected (H, W) of at least 1 pixel, got {image_size}")
     if not 0 <= sh_degree <= 3 or (sh_degree + 1) ** 2 > surfels.sh.shape[1]:
@@ -99,7 +102,8 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
         near: world length; hits nearer to the camera plane are skipped.
         background: f[3], RGB behind everything; black if None.
         sh_degree: 0 to 3, degree of the colours that is used; None = all that `surfels.sh` holds.
-        backend: "cpu" (native kernel), "reference" (plain JAX, slow), or None for the best one here.
+        backend: "cpu" (native kernel), "reference" (plain JAX, slow), or None for the best one here; "cuda", "tpu" and
+            "portable" are names without a kernel yet.
         maps: "color" (color and alpha only), "geometry" (also depths and normals) or "all" (also distortion).
         gradient_probe: any f32[N,4] (zeros, say). Its value is not used; its cotangent is, per surfel, the gradient of
             the loss with respect to a shift of the surfel's image in x and y, summed over pixels, and the sums of the
@@ -114,7 +118,7 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
     surfels, camera = jax.tree.map(jnp.asarray, (surfels, camera))
     if sh_degree is None:
         sh_degree = int(round(surfels.sh.shape[1] ** 0.5)) - 1
-    _check(surfels, camera, image_size, maps, sh_degree)
+    _check(surfels, camera, image_size, near, maps, sh_degree)
     background = jnp.asarray([0.0, 0.0, 0.0] if background is None else background, surfels.means.dtype)
     if background.shape != (3,):
         raise InputError(f"rasterize: background: expected 3 values, got shape {background.shape}")

@@ -2,7 +2,7 @@
 
 from cosurfgs_jax.surface.extraction import extract_mesh
 from cosurfgs_jax.surface.fusion import DepthView, choose_voxel_size, fuse
-from cosurfgs_jax.surface.mesh import Mesh, drop_small_clusters, read_mesh_ply, transform_mesh, write_mesh_ply
+from cosurfgs_jax.surface.mesh import Mesh, drop_small_clusters, read_mesh_ply, write_mesh_ply
 
 __all__ = ["DepthView", "Mesh", "choose_voxel_size", "drop_small_clusters", "extract_mesh", "fuse", "read_mesh_ply",
-           "transform_mesh", "write_mesh_ply"]
+           "write_mesh_ply"]

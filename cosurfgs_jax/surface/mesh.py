@@ -8,7 +8,7 @@ import scipy.sparse
 from scipy.sparse import csgraph
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.ply_file import columns, read_ply, write_ply
+from cosurfgs_jax.ply_file import columns, read_ply, table_of, triangles_of, write_ply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,28 +69,6 @@ def drop_small_clusters(mesh: Mesh, min_share: float) -> Mesh:
     return keep_vertices(mesh, sizes[cluster] >= min_share * sizes.max())
 
 
-def transform_mesh(mesh: Mesh, target_from_source: np.ndarray) -> Mesh:
-    """Moves a mesh by a similarity.
-
-    Args:
-        mesh: in the source frame.
-        target_from_source: f64[4,4], rotation times one positive scale, and translation.
-    Returns:
-        The mesh in the target frame; normals keep unit length.
-    Raises:
-        InputError: the matrix mirrors or shears.
-    """
-    linear = np.asarray(target_from_source, np.float64)[:3, :3]
-    determinant = np.linalg.det(linear)
-    scale = np.cbrt(determinant)
-    if determinant <= 0 or not np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-6 * scale**2):
-        raise InputError("target_from_source: expected a similarity (rotation, one positive scale, translation), "
-                         f"got a linear part with determinant {determinant:.4g} that mirrors or shears")
-    vertices = mesh.vertices @ linear.T + np.asarray(target_from_source)[:3, 3]
-    normals = (mesh.vertex_normals @ (linear / scale).T).astype(np.float32)
-    return dataclasses.replace(mesh, vertices=vertices, vertex_normals=normals)
-
-
 def _needs_double(mesh: Mesh) -> bool:
     """Whether float32 coordinates would move vertices by more than a thousandth of a typical edge."""
     some = mesh.triangles[:: max(1, len(mesh.triangles) // 10_000)]
@@ -110,12 +88,8 @@ def write_mesh_ply(path: str | os.PathLike, mesh: Mesh) -> None:
     if not len(mesh.triangles):
         raise InputError(f"{path}: the mesh has no triangle; nothing was written")
     kind = "f8" if _needs_double(mesh) else "f4"
-    parts = ((("x", "y", "z"), kind, mesh.vertices), (("nx", "ny", "nz"), "f4", mesh.vertex_normals),
-             (("red", "green", "blue"), "u1", mesh.vertex_colors))
-    table = np.empty(len(mesh.vertices), [(name, kind) for names, kind, _ in parts for name in names])
-    for names, _, values in parts:
-        for axis, name in enumerate(names):
-            table[name] = values[:, axis]
+    table = table_of(("x y z", kind, mesh.vertices), ("nx ny nz", "f4", mesh.vertex_normals),
+                     ("red green blue", "u1", mesh.vertex_colors))
     write_ply(path, table, mesh.triangles, comments=("cosurfgs_jax mesh",))
 
 
@@ -126,15 +100,9 @@ def read_mesh_ply(path: str | os.PathLike) -> Mesh:
         InputError: unreadable, or without triangles.
     """
     tables, _ = read_ply(path)
-    faces = tables.get("face", np.empty(0, [("none", "u1")]))
-    name = next((n for n in ("vertex_indices", "vertex_index") if n in faces.dtype.names), "")
-    if not name or not len(faces):
-        raise InputError(f"{path}: expected a mesh, got a PLY file without triangles")
+    triangles = triangles_of(tables, path)
     table = tables["vertex"]
     vertices = columns(table, ("x", "y", "z"), path)
-    triangles = faces[name].astype(np.int32)
-    if triangles.min() < 0 or triangles.max() >= len(vertices):
-        raise InputError(f"{path}: a triangle names vertex {triangles.max()}, but there are {len(vertices)}")
     present = table.dtype.names
     colors = (columns(table, ("red", "green", "blue"), path, np.uint8) if "red" in present
               else np.full((len(vertices), 3), 160, np.uint8))

@@ -127,14 +127,9 @@ class History:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(files.to_json(row) + "\n")
 
-    def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of the rows that have this number."""
-        rows = [row for row in self.rows if row.get(name) is not None]
-        return [row["step"] for row in rows], [row[name] for row in rows]
-
 
 class TensorBoard:
-    """Scalars and pictures for TensorBoard. A context manager."""
+    """Scalars for TensorBoard. A context manager."""
 
     def __init__(self, folder: Path | str, resume_step: int = 0):
         """
@@ -157,10 +152,6 @@ class TensorBoard:
         """Adds one point to the curve of each name."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, float(value), step)
-
-    def image(self, step: int, name: str, image: Any) -> None:
-        """Adds a picture, uint8 or float in [0, 1], [H, W, 3]."""
-        self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes what is buffered."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import initialize, metrics, pictures
+from cosurfgs_jax import initialize, metrics, pictures, settings_file
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.density import grow_capacity
@@ -19,6 +19,7 @@ from cosurfgs_jax.export.ply import write_surfels_ply
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.evaluation import merge_metrics
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.logging import (
     History,
@@ -123,6 +124,7 @@ class Run:
         """Runs to the last step, or to a stop request; saves at the end of either."""
         steps = compile_steps(self.settings)
         cadence, total = self.settings.train, self._schedule.num_steps
+        recent = []  # loss and PSNR of each step since the last line; those of one photograph alone jump
         with Progress("train", total, self.step) as progress:
             while self.step < total and not stop:
                 view = self._order.view(self.step)
@@ -131,11 +133,12 @@ class Run:
                               jnp.asarray(self.step / total, jnp.float32),
                               jnp.asarray(self._schedule.sh_degree_at(self.step), jnp.int32))
                 self.state, report = steps.train(self.state, batch, shape=self._schedule.shape(self.step))
-                # One step in flight: more only hold memory, and on a CPU they would share the same cores.
-                jax.block_until_ready(report.loss)
+                # This waits: more than one step in flight only holds memory, and on a CPU they would share the same cores.
+                recent.append((float(report.loss), float(report.psnr)))
                 self.step += 1
                 if self.step % cadence.log_every == 0 or self.step == total:
-                    self._log(report, progress, history, board)
+                    self._log(np.mean(recent, axis=0), report, progress, history, board)
+                    recent = []
                 else:
                     progress.update(self.step)
                 self._control_density(steps, progress)
@@ -147,15 +150,15 @@ class Run:
             self.save()
         self._checkpoints.wait()
 
-    def _log(self, report, progress: Progress, history: History, board: TensorBoard) -> None:
-        loss, num_invalid = float(report.loss), int(report.num_invalid)
+    def _log(self, means, report, progress: Progress, history: History, board: TensorBoard) -> None:
+        (loss, psnr), num_invalid = means.tolist(), int(report.num_invalid)
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} after step {self.step}; the last checkpoint is intact")
         if num_invalid:
             progress.message(f"{num_invalid} surfels with values that are not finite are skipped")
-        numbers = {"loss": loss, "psnr": float(report.psnr), "surfels": int(report.num_alive)}
+        numbers = {"loss": loss, "psnr": psnr, "surfels": int(report.num_alive)}
         progress.update(self.step, **numbers)
-        rows = {"loss": loss, "psnr/train": numbers["psnr"], "surfels": numbers["surfels"]}
+        rows = {"loss": loss, "psnr/train": psnr, "surfels": numbers["surfels"]}
         history.append(self.step, **rows)
         board.scalars(self.step, **rows)
 
@@ -169,21 +172,37 @@ class Run:
         if self._schedule.densifies_after(self.step):
             key = jax.random.fold_in(self._key, self.step)
             budget = self._schedule.budget(self.step, self._num_first, self._capacity)
-            self._make_room(budget)
+            self._make_room(budget, progress)
             self.state, report = steps.densify(self.state, key, self._schedule.is_after_reset(self.step), budget)
             if budget == self._capacity and int(report.num_without_room):
                 if not self.num_without_room:
                     progress.message(f"the model is full: {self._capacity:,d} surfels (surfels.capacity); from now on only "
                                      "the most wanted ones are added")
                 self.num_without_room += int(report.num_without_room)
+        if self._schedule.trims_after(self.step):
+            self._trim(steps, progress)
         if self._schedule.resets_after(self.step):
             self.state = steps.reset_opacity(self.state)
 
-    def _make_room(self, budget: int) -> None:
+    def _trim(self, steps, progress: Progress) -> None:
+        """Drops what too few photographs see in front. Where there are too few to judge by, nothing is dropped."""
+        views = self.place.scene.train_views
+        if len(views) <= self.settings.density.trim_min_views:
+            return
+        num_views = jnp.zeros(self.state.alive.shape, jnp.int32)
+        for view in views:
+            num_views = steps.count_front_view(num_views, self.state, self.place.views.camera(view),
+                                               image_size=self.place.views.image_size(view))
+        self.state, num_dropped = steps.trim(self.state, num_views)
+        progress.message(f"step {self.step}: dropped {int(num_dropped):,d} surfels that fewer than "
+                         f"{self.settings.density.trim_min_views} photographs see in front")
+
+    def _make_room(self, budget: int, progress: Progress) -> None:
         """Grows the arrays when the budget outgrows them."""
         num_slots = self.state.alive.shape[0]
         if budget > num_slots:
             new = _slots_for(budget, self._capacity, self.settings.density.growth_factor)
+            progress.message(f"step {self.step}: room for {new:,d} surfels instead of {num_slots:,d}")
             state = self.state
             slots = grow_capacity(state.params, state.optimizer, state.alive, state.stats, new)
             self.state = with_surfels(state, *slots)
@@ -243,7 +262,9 @@ def _finish(run: Run, images: ImageStore) -> None:
     psnr, ssim = score_test_views(run.state, place, images, settings)
     write_stage(
         run.workdir, "device", steps=run.step, seconds=run.stopwatch.seconds, num_surfels=[count], psnr_test=psnr,
-        ssim_test=ssim, psnr_seam=None, peak_bytes_per_device=peak_bytes_per_device(), num_without_room=run.num_without_room)
+        ssim_test=ssim, psnr_seam=None, peak_bytes_per_device=peak_bytes_per_device(), num_without_room=run.num_without_room,
+        num_slots=run.state.alive.shape[0])
+    merge_metrics(run.workdir / "metrics.json", final=None, geometry=None)  # what stood there was of an earlier step
     scores = "no test views" if psnr is None else f"test PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"
     _log.info("finished: %d surfels, %s; model in %s", count, scores, path)
     if run.num_without_room:
@@ -268,6 +289,7 @@ def train(settings: Settings, workdir: Path) -> None:
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints, \
             ImageStore(scene, settings.data.host_memory_mb) as images:
         run = Run(settings, workdir, place, checkpoints)
+        settings_file.save(settings, workdir / settings_file.NAME)
         is_done = run.step >= settings.train.steps
         if is_done and model_path(workdir, run.step).exists() and (workdir / "metrics.json").exists():
             _log.info("finished already, after step %d: %s", run.step, model_path(workdir, run.step))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosurfgs_jax import files, pictures, report, settings_file
+from cosurfgs_jax import files, pictures, report
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.export.ply import write_surfels_ply
@@ -25,6 +25,7 @@ from cosurfgs_jax.types import Surfels
 _log = logging.getLogger(__name__)
 _MESH_PATH = Path("mesh") / "mesh.ply"
 _TIMINGS = "timings.json"
+_GIVEN_UNIT = "dataset units"  # of a point cloud that comes without one
 
 
 class Trained(NamedTuple):
@@ -40,13 +41,15 @@ class Trained(NamedTuple):
         return make_render_fn(self.surfels, self.place.views, self.place.frame, self.settings.raster, maps)
 
 
-def load_trained(workdir: Path) -> Trained:
+def load_trained(settings: Settings, workdir: Path) -> Trained:
     """The newest saved model of a workdir.
 
+    Args:
+        settings: those of the run, but for what may change after training (`settings_file.FREE_AFTER_TRAINING`).
+        workdir: of the run.
     Raises:
         InputError: nothing was trained there yet, or the dataset has changed.
     """
-    settings = settings_file.load(workdir / settings_file.NAME)
     place = loop.open_place(settings, workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = loop.restore(checkpoints, place, settings)
@@ -70,10 +73,13 @@ def write_report(workdir: Path, up: np.ndarray) -> Path:
     return report.write_report(workdir, curves=report.curves_from_rows(rows), timings=timings, up=up)
 
 
-def evaluate(workdir: Path, gt_points: str = "") -> None:
+def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
+    With `gt_points` the mesh is extracted first where it is missing.
+
     Args:
+        settings: see `load_trained`.
         workdir: of the run; gets test/, results.json, per_view.json, metrics.json and report.html.
         gt_points: PLY file of true surface points in the dataset's frame; "" = those of the dataset, if it has any.
     Raises:
@@ -81,9 +87,13 @@ def evaluate(workdir: Path, gt_points: str = "") -> None:
     """
     started = time.monotonic()
     truth = read_points_ply(gt_points) if gt_points else None
-    trained = load_trained(workdir)
-    scene, settings = trained.place.scene, trained.settings
-    views, mesh_path = scene.test_views, workdir / _MESH_PATH
+    mesh_path = workdir / _MESH_PATH
+    if gt_points and not mesh_path.exists():
+        _log.info("there is no mesh to compare with %s yet; extracting it first", gt_points)
+        extract_mesh(settings, workdir)
+    trained = load_trained(settings, workdir)
+    scene = trained.place.scene
+    views = scene.test_views
     if not len(views) and not (mesh_path.exists() and (gt_points or scene.ground_truth)):
         raise InputError("config.data.split: expected test views to evaluate, got none; train with config.data.split=every8")
     if len(views):
@@ -96,13 +106,13 @@ def evaluate(workdir: Path, gt_points: str = "") -> None:
                   scores["psnr_color_corrected"], scores["ssim"], len(views))
     if mesh_path.exists():
         mesh = read_mesh_ply(mesh_path)
-        geometry = evaluation.evaluate_surface((mesh.vertices, mesh.triangles), scene, truth)
+        geometry = evaluation.evaluate_surface((mesh.vertices, mesh.triangles), scene, truth, _GIVEN_UNIT if gt_points else "")
         evaluation.merge_metrics(workdir / "metrics.json", geometry=geometry)
         if geometry:
             for row in geometry["thresholds"]:
                 _log.info("surface at %.4g %s: precision %.3f, recall %.3f, F1 %.3f", row["tau"], geometry["unit"],
                           row["precision"], row["recall"], row["f1"])
-    elif gt_points:
+    elif scene.ground_truth:
         _log.info("no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` first")
     _note_seconds(workdir, "evaluate", time.monotonic() - started)
     _log.info("report: %s", write_report(workdir, scene.up))
@@ -127,15 +137,16 @@ def choose_views(scene, choice: str) -> np.ndarray:
     return np.array([names[name] for name in choice.split(",")])
 
 
-def render(workdir: Path, out: str = "", choice: str = "test") -> None:
+def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test") -> None:
     """Writes colour, depth and normals of views as pictures, and the depth also as float32.
 
     Args:
+        settings: see `load_trained`.
         workdir: of the run.
         out: folder; "" = workdir/renders.
         choice: see `choose_views`.
     """
-    trained = load_trained(workdir)
+    trained = load_trained(settings, workdir)
     scene, folder = trained.place.scene, Path(out) if out else workdir / "renders"
     views, render_view = choose_views(scene, choice), trained.render_fn()
     with Progress("render", len(views)) as progress:
@@ -145,20 +156,20 @@ def render(workdir: Path, out: str = "", choice: str = "test") -> None:
             pictures.write_image(folder / f"{stem}_depth.png", pictures.colorize_depth(maps["depth"]))
             pictures.write_image(folder / f"{stem}_normal.png",
                                  pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]))
-            np.savez_compressed(folder / f"{stem}_depth.npz", **{
-                name: maps[name] for name in ("depth", "median_depth", "plane_depth")})
+            with files.atomic_path(folder / f"{stem}_depth.npz") as path:
+                np.savez_compressed(path, **{name: maps[name] for name in ("depth", "median_depth", "plane_depth")})
             progress.update(done + 1)
     _log.info("%d views in %s", len(views), folder)
 
 
-def extract_mesh(workdir: Path) -> None:
+def extract_mesh(settings: Settings, workdir: Path) -> None:
     """Fuses the model's depth over all training views into workdir/mesh/mesh.ply.
 
     Raises:
         InputError: the mesh would be empty (with the reason) or too large for the memory, or open3d is missing.
     """
     started = time.monotonic()
-    trained = load_trained(workdir)
+    trained = load_trained(settings, workdir)
     scene = trained.place.scene
     with Progress("mesh", 2 * len(scene.train_views) + 1) as progress:
         def tell(what: str, done: int, total: int) -> None:
@@ -173,16 +184,17 @@ def extract_mesh(workdir: Path) -> None:
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
-def export(workdir: Path, form: str = "ply") -> None:
+def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
     """Writes the model to workdir/export/ in a format that viewers read.
 
     Args:
+        settings: see `load_trained`.
         workdir: of the run.
         form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for viewers of 3DGS).
     """
     if form != "ply":
         raise InputError(f"--format: expected ply, got {form!r}")
-    trained = load_trained(workdir)
+    trained = load_trained(settings, workdir)
     surfels = trained.place.frame.surfels_to_dataset(trained.surfels)
     for kind in ("2d", "3dgs"):
         path = workdir / "export" / f"point_cloud_{kind}.ply"

@@ -9,6 +9,7 @@ from cosurfgs_jax.training.step import StepShape
 
 _MIN_BETWEEN_DENSIFICATIONS = 20  # steps: fewer views say little of a surfel
 _BUDGET_LEAD = 1.25  # the budget is all given at 1/1.25 of density control's time, the rest of which moves surfels
+_MIN_BETWEEN_TRIMS = 200  # steps: a trim draws all photographs once
 _MIN_BETWEEN_RESETS = 500  # steps: opacities need about as many to come back
 
 
@@ -21,6 +22,7 @@ class Schedule:
     density_stop: int
     density_every: int
     reset_every: int
+    trim_every: int  # 0 = never
     sh_every: int
     sh_degree: int
     is_growing: bool
@@ -36,6 +38,7 @@ class Schedule:
         return cls(num_steps, steps(density.start, _MIN_BETWEEN_DENSIFICATIONS), steps(density.stop),
                    steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
                    steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
+                   steps(density.trim_every, _MIN_BETWEEN_TRIMS) if density.trim_min_views else 0,
                    steps(settings.train.sh_degree_every), settings.surfels.sh_degree, density.enabled)
 
     def shape(self, step: int) -> StepShape:
@@ -61,6 +64,13 @@ class Schedule:
     def resets_after(self, step: int) -> bool:
         """Whether the opacities are lowered after this many steps; not so late that density control could not follow."""
         return self.is_growing and step % self.reset_every == 0 and step + self.reset_every <= self.density_stop
+
+    def trims_after(self, step: int) -> bool:
+        """Whether what too few photographs see is dropped after this many steps; not while opacities are low."""
+        if not (self.is_growing and self.trim_every and self.density_start <= step <= self.density_stop):
+            return False
+        resets = [earlier for earlier in range(self.reset_every, step + 1, self.reset_every) if self.resets_after(earlier)]
+        return step % self.trim_every == 0 and (not resets or step - resets[-1] >= self.reset_every // 2)
 
     def is_after_reset(self, step: int) -> bool:
         """Whether the opacities were lowered before this step."""

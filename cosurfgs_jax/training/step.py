@@ -52,7 +52,10 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
                     near=settings.raster.near, background=jnp.full((3,), settings.raster.background, jnp.float32),
                     backend=settings.raster.backend or None,
                     maps="all" if needs_distortion else "color", gradient_probe=probe)
-    exposed = appearance.apply(exposure, batch.view, out.color) if exposure is not None else out.color
+    exposed = out.color
+    if exposure is not None:
+        has_begun = batch.progress >= settings.appearance.start
+        exposed = jnp.where(has_begun, appearance.apply(exposure, batch.view, out.color), out.color)
     loss = photometric_loss(out.color, exposed, target, mask, settings.loss.ssim_weight)
     if exposure is not None:
         loss += appearance.identity_penalty(exposure, settings.appearance)
@@ -99,6 +102,33 @@ def densify_step(state: TrainState, key, is_after_reset, budget,
     return with_surfels(state, *slots), report
 
 
+def count_front_view(num_views, state: TrainState, camera: Camera, image_size: tuple[int, int], settings: Settings):
+    """Counts one more photograph for each surfel that some pixel of it sees in the front half of its light.
+
+    Args:
+        num_views: i32[N], so far.
+        state: of one block; its surfels are drawn.
+        camera, image_size: of the photograph; the size is static.
+        settings: static.
+    Returns:
+        i32[N].
+    """
+    out = rasterize(state.surfels(), camera, image_size=image_size, near=settings.raster.near,
+                    backend=settings.raster.backend or None, maps="color", with_contributions=True)
+    return num_views + (out.contributions[:, 3] > 0).astype(jnp.int32)
+
+
+def trim_step(state: TrainState, num_views: Int[Array, " n"], settings: Settings) -> tuple[TrainState, Int[Array, ""]]:
+    """Drops what fewer than `trim_min_views` photographs see in front: floaters before one camera, and what lies hidden.
+
+    Returns:
+        The state, and how many surfels were dropped.
+    Source: PGSR (Chen et al. 2024), multi-view trimming.
+    """
+    is_kept = state.alive & (num_views >= settings.density.trim_min_views)
+    return dataclasses.replace(state, alive=is_kept), (state.alive & ~is_kept).sum(dtype=jnp.int32)
+
+
 def reset_opacity_step(state: TrainState) -> TrainState:
     """Lowers all opacities (`density.reset_opacity`)."""
     params, optimizer = density.reset_opacity(state.params, state.optimizer)
@@ -111,11 +141,15 @@ class Steps(NamedTuple):
     train: Callable  # (state, batch, shape=StepShape) -> (state, StepReport)
     densify: Callable  # (state, key, is_after_reset, budget) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
+    count_front_view: Callable  # (num_views, state, camera, image_size=) -> num_views
+    trim: Callable  # (state, num_views) -> (state, number dropped)
 
 
 def compile_steps(settings: Settings) -> Steps:
-    """The jitted `train_step`, `densify_step` and `reset_opacity_step` of these settings."""
+    """The jitted functions of this file for these settings."""
     return Steps(
         jax.jit(functools.partial(train_step, settings=settings), static_argnames="shape", donate_argnums=0),
         jax.jit(functools.partial(densify_step, settings=settings), donate_argnums=0),
-        jax.jit(reset_opacity_step, donate_argnums=0))
+        jax.jit(reset_opacity_step, donate_argnums=0),
+        jax.jit(functools.partial(count_front_view, settings=settings), static_argnames="image_size", donate_argnums=0),
+        jax.jit(functools.partial(trim_step, settings=settings), donate_argnums=0))

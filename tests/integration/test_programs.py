@@ -52,6 +52,7 @@ def test_training_improves_the_render_and_writes_what_users_read(trained):
     assert rows[-1]["step"] == 80
     losses = [row["loss"] for row in rows]
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
+    assert rows[-1]["surfels"] <= json.loads((trained / "metrics.json").read_text())["stages"][0]["num_slots"]
     metrics = json.loads((trained / "metrics.json").read_text())
     stage = metrics["stages"][0]
     assert stage["name"] == "device" and stage["steps"] == 80 and stage["psnr_test"] > 15
@@ -120,11 +121,32 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path)
     _expect_sentence(_run("train", workdir, "--config.train.steps=many"), "config.train.steps", "whole number", "many")
     _expect_sentence(_run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"), "gpu9")
     _expect_sentence(_run("evaluate", workdir), "train")
+    assert not (workdir / "config.json").exists()  # nothing is half-begun
     assert not (workdir / "checkpoints").exists() or not any((workdir / "checkpoints").glob("[0-9]*"))
     _expect_sentence(_run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
     _expect_sentence(_run("export", trained, "--format=docx"), "docx", "ply")
     _expect_sentence(_run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
                      "config.optim.quats", "0.001", "0.5")
+
+
+def test_ground_truth_points_are_enough_to_score_the_surface(dataset, trained, tmp_path):
+    pytest.importorskip("open3d")
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / "mesh", ignore_errors=True)
+    result = _run("evaluate", workdir, f"--gt_points={dataset / 'ground_truth' / 'points.ply'}")
+    assert result.returncode == 0, result.stderr
+    geometry = json.loads((workdir / "metrics.json").read_text())["geometry"]
+    assert geometry["thresholds"][0]["f1"] > 0 and geometry["unit"] == "dataset units"
+
+
+def test_a_dataset_may_move(dataset, trained, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(dataset, moved)
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    result = _run("train", workdir, f"--config.data.path={moved}")
+    assert result.returncode == 0 and "finished already" in result.stderr, result.stderr
 
 
 def test_a_damaged_or_other_dataset_is_refused(dataset, trained, tmp_path):

@@ -299,25 +299,10 @@ def test_small_clusters_are_dropped_by_share_of_the_largest():
     assert np.array_equal(cleaned.vertex_colors, mesh.vertex_colors[:25])
 
 
-def test_meshes_move_by_similarities_only():
-    mesh = two_squares()
-    assert np.allclose(mesh.vertex_normals, [0, 0, 1])
-    transform = np.eye(4)
-    transform[:3, :3] = 2.5 * np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # a quarter turn around x: z -> -y
-    transform[:3, 3] = [1, 2, 3]
-    moved = meshes.transform_mesh(mesh, transform)
-    assert np.allclose(moved.vertices[6], 2.5 * np.array([1, 0, 1]) + [1, 2, 3])
-    assert np.allclose(moved.vertex_normals, [0, -1, 0], atol=1e-6)
-    with pytest.raises(InputError, match="similarity"):
-        meshes.transform_mesh(mesh, np.diag([1.0, 1, -1, 1]))
-    with pytest.raises(InputError, match="similarity"):
-        meshes.transform_mesh(mesh, np.diag([1.0, 2, 1, 1]))
-
-
 @pytest.mark.parametrize(("offset", "kind"), [(0.0, "f4"), (5e6, "f8")])
 def test_mesh_files_keep_positions_even_in_map_coordinates(tmp_path, offset, kind):
     mesh = two_squares()
-    mesh = meshes.transform_mesh(mesh, np.array([[0.1, 0, 0, offset], [0, 0.1, 0, 0], [0, 0, 0.1, 0], [0, 0, 0, 1]]))
+    mesh = dataclasses.replace(mesh, vertices=0.1 * mesh.vertices + [offset, 0, 0])
     meshes.write_mesh_ply(tmp_path / "m.ply", mesh)
     assert (b"property double x" in (tmp_path / "m.ply").read_bytes()) == (kind == "f8")
     back = meshes.read_mesh_ply(tmp_path / "m.ply")

@@ -3,29 +3,45 @@
 import numpy as np
 import pytest
 
-from cosurfgs_jax.data.ground_truth import load_ground_truth, read_ply, write_ply
+from cosurfgs_jax.data.ground_truth import load_ground_truth
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.ply_file import table_of, write_ply
+
+VERTICES = np.random.default_rng(4).normal(1e5, 1, (7, 3))
+NORMALS = np.random.default_rng(5).normal(size=(7, 3)).astype(np.float32)
+TRIANGLES = np.array([[0, 1, 2], [4, 3, 6]])
+
+
+def _write(root):
+    write_ply(root / "ground_truth/points.ply", table_of(("x y z", "f8", VERTICES), ("nx ny nz", "f4", NORMALS)))
+    write_ply(root / "ground_truth/mesh.ply", table_of(("x y z", "f8", VERTICES)), TRIANGLES)
 
 
 def test_no_ground_truth_is_none(tmp_path):
     assert load_ground_truth(tmp_path) is None
 
 
-def test_ply_round_trip_and_broken_files(tmp_path):
-    rng = np.random.default_rng(4)
-    vertices, normals = rng.normal(1e5, 1, (7, 3)), rng.normal(size=(7, 3)).astype(np.float32)
-    triangles = rng.integers(0, 7, (5, 3))
-    path = tmp_path / "mesh.ply"
-    write_ply(path, vertices, normals, triangles)
-    table, read = read_ply(path)
-    np.testing.assert_array_equal(np.stack([table["x"], table["y"], table["z"]], 1), vertices)
-    np.testing.assert_array_equal(np.stack([table["nx"], table["ny"], table["nz"]], 1), normals)
-    np.testing.assert_array_equal(read, triangles)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="whole PLY data"):
-        read_ply(path)
-    path.write_text("solid")
-    with pytest.raises(InputError, match="expected a PLY file"):
-        read_ply(path)
-    with pytest.raises(InputError, match="got no file"):
-        read_ply(tmp_path / "none.ply")
+def test_what_was_written_comes_back_exactly(tmp_path):
+    _write(tmp_path)
+    truth = load_ground_truth(tmp_path)
+    for got, expected in ((truth.points, VERTICES), (truth.mesh_vertices, VERTICES), (truth.normals, NORMALS),
+                          (truth.mesh_triangles, TRIANGLES)):
+        np.testing.assert_array_equal(got, expected)
+    assert truth.depth_path(0) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "points.ply").unlink(), r"points\.ply: cannot be read"),
+        (lambda folder: write_ply(folder / "points.ply", table_of(("x y z", "f8", VERTICES))), r"points\.ply: .*without nx"),
+        (lambda folder: write_ply(folder / "mesh.ply", table_of(("x y z", "f8", VERTICES))), r"mesh\.ply: .*without triangles"),
+        (lambda folder: write_ply(folder / "mesh.ply", table_of(("x y z", "f8", VERTICES[:4])), TRIANGLES),
+         r"mesh\.ply: a triangle names vertex 6, but there are 4"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, change, message):
+    _write(tmp_path)
+    change(tmp_path / "ground_truth")
+    with pytest.raises(InputError, match=message):
+        load_ground_truth(tmp_path)

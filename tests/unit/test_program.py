@@ -10,7 +10,6 @@ from absl import flags
 
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +23,15 @@ def _run(main, *arguments, workdir="create", declare=program.no_flags):
 
 
 def _capture(*arguments, workdir="create", declare=program.no_flags):
+    """Runs a program that keeps its options, and writes them down as `train` does once the data is open."""
     seen = []
-    code = _run(seen.append, *arguments, workdir=workdir, declare=declare)
+
+    def main(options):
+        seen.append(options)
+        if workdir == "create":
+            settings_file.save(options.settings, options.workdir / settings_file.NAME)
+
+    code = _run(main, *arguments, workdir=workdir, declare=declare)
     return code, seen[0] if seen else None
 
 
@@ -57,10 +63,12 @@ def test_flags_change_single_settings(tmp_path, config_file):
     assert settings_file.load(tmp_path / "run" / "config.json") == options.settings
 
 
-def test_the_settings_of_a_run_that_has_begun_are_the_start(tmp_path, config_file):
+def test_the_settings_of_a_run_are_the_start(tmp_path, config_file):
     workdir = f"--workdir={tmp_path}"
     _capture(config_file(GOOD), workdir)
-    assert _capture(workdir)[1].settings.train.steps == Settings().train.steps  # nothing was trained: it binds nobody
+    # Also before the first checkpoint: a run that was killed early must not go on with the defaults.
+    assert _capture(workdir)[1].settings.train.steps == 11
+    assert _capture(workdir, "--config.train.steps=12")[1].settings.train.steps == 12  # nothing is saved: it binds nobody
     _capture(config_file(GOOD), workdir)
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     code, options = _capture(workdir, "--config.train.log_every=2")
@@ -85,7 +93,7 @@ def test_a_config_file_does_not_undo_the_settings_of_a_trained_run(tmp_path, con
     assert code == 0
     assert (options.settings.data.path, options.settings.train.steps) == (str(tmp_path), 60)
     assert (options.settings.surface.voxel_size, options.settings.surface.memory_mb) == (2.5, 99)
-    assert settings_file.load(tmp_path / "run" / "config.json") == options.settings
+    assert settings_file.load(tmp_path / "run" / "config.json").surface.voxel_size == 0  # only training writes it
     assert _capture(config_file(text), workdir, "--config.train.steps=61", workdir="trained") == (2, None)
 
 

@@ -107,6 +107,31 @@ def test_densification_keeps_to_its_budget(place):
     assert int(report.num_without_room) > 0
 
 
+def test_trimming_drops_what_too_few_photographs_see(place):
+    settings = _settings(density=DensitySettings(trim_min_views=4))
+    steps, state = compile_steps(settings), loop.first_state(place, settings, 4096)
+    counts = jnp.zeros(state.alive.shape, jnp.int32)
+    for view in range(place.scene.num_views):
+        counts = steps.count_front_view(counts, state, place.views.camera(view), image_size=place.views.image_size(view))
+    seen, alive = np.asarray(counts), np.asarray(state.alive)
+    assert seen[alive].max() > 4 and (seen[alive] < 4).any() and (seen[~alive] == 0).all()
+    trimmed, num_dropped = steps.trim(state, counts)
+    np.testing.assert_array_equal(np.asarray(trimmed.alive), alive & (seen >= 4))
+    assert int(num_dropped) == (alive & (seen < 4)).sum()
+
+
+def test_the_exposure_model_waits(place):
+    settings = _settings()
+    steps, batch = compile_steps(settings), _batch(place)
+    state = loop.first_state(place, settings, 4096)
+    before = jax.tree.map(np.asarray, state.appearance)
+    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.05)), shape=StepShape(is_densifying=False))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state.appearance))
+    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.15)), shape=StepShape(is_densifying=False))
+    assert any((a != np.asarray(b)).any() for a, b in
+               zip(jax.tree.leaves(before), jax.tree.leaves(state.appearance), strict=True))
+
+
 def test_the_schedule_scales_with_the_number_of_steps():
     short, long = (Schedule.from_settings(_settings(train=TrainSettings(steps=n))) for n in (7000, 30000))
     assert long.density_every == 100 and long.density_start == pytest.approx(500, abs=2) and long.density_stop == 15000
@@ -116,6 +141,9 @@ def test_the_schedule_scales_with_the_number_of_steps():
     assert not long.shape(15000).is_densifying and long.shape(14999).is_densifying
     resets = [step for step in range(1, 30001) if long.resets_after(step)]
     assert resets == [3000, 6000, 9000, 12000]
+    trims = [step for step in range(1, 30001) if long.trims_after(step)]
+    assert trims[0] >= 500 and trims[-1] <= 15000 and len(trims) > 5
+    assert all(min(step - reset for reset in resets if reset <= step) >= 1500 for step in trims if step >= 3000)
     assert not long.is_after_reset(3000) and long.is_after_reset(3001)
     budgets = [long.budget(step, 1000, 5000) for step in (500, 8000, 12500, 15000)]
     assert budgets[0] == 1000 and budgets[-2:] == [5000, 5000] and 3000 < budgets[1] < 4500
