@@ -1,4 +1,4 @@
-"""Triangle meshes: cleaning, moving between frames, files and a simple renderer for pictures of them."""
+"""Triangle meshes: cleaning and files."""
 
 import dataclasses
 import os
