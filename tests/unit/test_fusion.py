@@ -1,5 +1,6 @@
 """Fusion of exact depth: planes and spheres come back where they are, tiles change nothing, reasons are given."""
 
+import dataclasses
 import types
 
 import numpy as np
