@@ -3,6 +3,7 @@
 python -m cosurfgs_jax.doctor
 """
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -12,8 +13,7 @@ import sys
 from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
-_OPTIONAL = (("open3d", "mesh", "meshes"), ("pycolmap", "sfm", "prepare: poses from photographs"),
-             ("viser", "view", "view: looking at a model in a browser"), ("rasterio", "geo", "georeferenced maps"))
+_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"),)
 
 
 def _version(name: str) -> str:
@@ -53,6 +53,15 @@ def _devices() -> list[str]:
     return lines
 
 
+def _build() -> str:
+    """What CMake wrote when the native library was built; absent where the package is taken from a folder of sources."""
+    try:
+        info = importlib.import_module("cosurfgs_jax._build_info")
+    except ImportError:
+        return "unknown: the package is imported from a folder that holds no build"
+    return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}"
+
+
 def _backends() -> list[tuple[str, str]]:
     from cosurfgs_jax import raster
 
@@ -72,7 +81,7 @@ def main(options: program.Options) -> None:
              ("cosurfgs_jax", _version("cosurfgs_jax") or "not installed, only importable")]
     lines += [(name, _version(name) or "MISSING: pip install cosurfgs_jax") for name in _NEEDED]
     lines += [("devices", text) for text in _devices()]
-    lines += _backends()
+    lines += [("native library built", _build()), *_backends()]
     lines += [("cpu cores", str(cores)), ("memory", _memory()), ("free disk here", _gib(shutil.disk_usage(".").free))]
     lines += [(name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
               for name, extra, use in _OPTIONAL]
