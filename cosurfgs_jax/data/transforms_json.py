@@ -1,4 +1,4 @@
-"""`transforms.json` of nerfstudio and its relatives: poses, cameras, and a PLY file of points."""
+"""`transforms.json` of nerfstudio and its relatives: poses, cameras, and points from a PLY file or a COLMAP model."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cosurfgs_jax.data import colmap
 from cosurfgs_jax.data.capture import Capture
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import read_json
@@ -19,6 +20,8 @@ _POINT_FILES = ("sparse_pc.ply", "points3D.ply")  # where ply_file_path is not g
 _ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")  # for names without one
 # Rotations are written with 6 to 17 digits; beyond this a matrix is none.
 _ROTATION_TOLERANCE = 1e-3
+# Of the reach of the cameras, and of a rotation's entries: far above rounding, far below any change of frame.
+_POSE_TOLERANCE = 1e-2
 
 
 def _number(table: dict, key: str, where: str) -> float | None:
@@ -135,13 +138,56 @@ def _short_names(paths: list[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def _points(root: Path, meta: dict, applied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _is_other_frame(camera_from_world: np.ndarray, all_expected: np.ndarray, views: list[int]) -> bool:
+    """Whether poses differ from `all_expected[views]`. Those that are not finite do not: they are refused later, by name."""
+    centers, expected = (-np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3])
+                         for poses in (camera_from_world, all_expected))
+    reach = np.linalg.norm(expected - expected.mean(axis=0), axis=1).max()
+    is_moved = np.linalg.norm(centers - expected[views], axis=1) > _POSE_TOLERANCE * reach
+    is_turned = np.abs(camera_from_world[:, :3, :3] - all_expected[views, :3, :3]) > _POSE_TOLERANCE
+    return bool(is_moved.any() or is_turned.any())
+
+
+def _colmap_points(root: Path, names: list[str], camera_from_world: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Points and colours of the COLMAP model that the file was made from, or None where there is no model.
+
+    Whether the model has the frame of the poses is not said anywhere (some programs move the poses and do not write
+    applied_transform), so the poses of photographs that both name are compared.
+    """
+    folder = colmap.find_model(root) or colmap.find_model(root / "colmap")
+    if folder is None:
+        return None
+    model = colmap.read_model(folder)
+    views = {name.rpartition(".")[0]: view for view, name in enumerate(model.image_names)}
+    pairs = []
+    for ours, name in enumerate(names):
+        parts = name.rpartition(".")[0].split("/")
+        tails = ("/".join(parts[first:]) for first in range(len(parts)))
+        pairs += [(ours, views[tail]) for tail in tails if tail in views][:1]
+    what = "no photograph that both name"
+    if pairs:
+        ours, theirs = (list(numbers) for numbers in zip(*pairs, strict=True))
+        what = "other poses there" if _is_other_frame(camera_from_world[ours], model.camera_from_world, theirs) else ""
+    if what:
+        raise InputError(
+            f"{root / FILE_NAME}: expected ply_file_path, or the poses of the COLMAP model in {folder}, whose points would "
+            f"be taken; got neither ({what}); write the file again with its point cloud or with applied_transform"
+        )
+    return model.points, model.point_colors
+
+
+def _points(root: Path, meta: dict, applied: np.ndarray, names: list[str],
+            camera_from_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     named = meta.get("ply_file_path")
     path = root / named if named else next((root / name for name in _POINT_FILES if (root / name).is_file()), None)
     if path is None:
+        found = _colmap_points(root, names, camera_from_world)
+        if found is not None:
+            return found
         raise InputError(
-            f"{root / FILE_NAME}: expected ply_file_path with the points of the reconstruction, got none; training "
-            "starts from them: write the file again with its point cloud, or give the COLMAP model itself"
+            f"{root / FILE_NAME}: expected ply_file_path with the points of the reconstruction, or a COLMAP model in "
+            "colmap/sparse/0, got neither; training starts from points: write the file again with its point cloud, or add "
+            "the COLMAP model that it was made from"
         )
     table = read_ply(path)[0].get("vertex", np.empty(0))
     if not len(table):
@@ -170,7 +216,8 @@ def read_transforms(root: Path, size_of) -> Capture:
 
     Output is in the frame from before `applied_transform` and `applied_scale`: both are undone for poses and points, as
     nerfstudio does when it exports to the world frame. Results then fit the model that the file was made from.
-    Frames whose photograph is missing are left out, with a count in the log.
+    Frames whose photograph is missing are left out, with a count in the log. Points come from `ply_file_path`, a PLY file
+    of a usual name, or the COLMAP model in colmap/.
 
     Args:
         root: the dataset's folder.
@@ -209,14 +256,15 @@ def read_transforms(root: Path, size_of) -> Capture:
         )
     if num_missing:
         logging.getLogger(__name__).warning("%s: %d frames left out: no such photograph", source, num_missing)
-    points, colors = _points(root, meta, applied)
-    names = _short_names([(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths])
+    relative = [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    names, camera_from_world = _short_names(relative), np.stack(poses)
+    points, colors = _points(root, meta, applied, relative, camera_from_world)
     return Capture(
         source=source,
         image_names=names,
         image_paths=[str(path) for path in paths],
         lenses=lenses,
-        camera_from_world=np.stack(poses),
+        camera_from_world=camera_from_world,
         points=points,
         point_colors=colors,
         track_offsets=np.zeros(len(points) + 1, np.int64),

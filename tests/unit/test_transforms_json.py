@@ -174,6 +174,37 @@ def test_points(tmp_path):
         _load(tmp_path)
 
 
+def _without_point_file(root, table):
+    del table["ply_file_path"]
+    (root / "points.ply").unlink()
+    (root / "transforms.json").write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(("applied", "scale"), [(None, 1.0), (APPLIED, 1.0), (APPLIED + np.eye(3, 4, 3), 2.5)])
+def test_points_of_the_colmap_model_that_the_file_was_made_from(tmp_path, applied, scale):
+    model = dataset_files.make_model(names=["b.png", "sub/c.png", "a.png"])
+    _without_point_file(tmp_path, _write(tmp_path, model, applied, scale))
+    dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
+    scene = _load(tmp_path)
+    np.testing.assert_array_equal(scene.points, model.points)
+    np.testing.assert_array_equal(scene.point_colors, model.colors)
+
+
+def test_points_of_a_colmap_model_in_another_frame_are_refused(tmp_path):
+    model = dataset_files.make_model()
+    table = _write(tmp_path, model, APPLIED)
+    dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
+    assert len(_load(tmp_path).points) == len(model.points)
+    del table["applied_transform"]  # poses that were moved, and nothing says how
+    _without_point_file(tmp_path, table)
+    with pytest.raises(InputError, match=r"expected ply_file_path, or the poses .*other poses there"):
+        _load(tmp_path)
+    model.names = [f"another_{name}" for name in model.names]
+    dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
+    with pytest.raises(InputError, match="no photograph that both name"):
+        _load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
