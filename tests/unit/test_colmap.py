@@ -274,3 +274,20 @@ def test_a_lens_per_photograph_gives_few_image_sizes(tmp_path):
         assert np.all((lost >= 0) & (lost <= [6, 8]))
     with ImageStore(scene, 64) as store:
         assert all(store.load(view).shape[:2] == tuple(scene.image_sizes[view]) for view in range(12))
+
+
+@pytest.mark.parametrize("lens", ["PINHOLE", "OPENCV"])
+def test_landscape_and_portrait_in_one_dataset(tmp_path, lens):
+    distorted = [-0.05, 0.01, 0.0, 0.0] if lens == "OPENCV" else []
+    cameras = {1: (lens, 64, 48, [60.0, 61.0, 31.5, 24.25, *distorted]),
+               2: (lens, 40, 56, [55.0, 54.0, 19.5, 28.25, *distorted])}
+    dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=5, cameras=cameras))
+    scene = _load(tmp_path)
+    assert (scene.image_sizes[:, 1] > scene.image_sizes[:, 0]).tolist() == [True, False, True, False, True]
+    if lens == "PINHOLE":
+        assert scene.image_sizes.tolist() == [[48, 64], [56, 40]] * 2 + [[48, 64]]
+        assert scene.intrinsics[:, 0, 0].tolist() == [60, 55, 60, 55, 60]
+    with ImageStore(scene, 64) as store:
+        assert all(store.load(view).shape == (*scene.image_sizes[view], 3) for view in range(5))
+    half = _load(tmp_path, downscale=2)
+    assert np.all(np.abs(half.image_sizes - scene.image_sizes / 2) <= 1)
