@@ -38,11 +38,6 @@ def load_cpu_library() -> ctypes.CDLL:
     Raises:
         OSError, AttributeError: it is missing, or was built from other sources.
     """
-    """The native library, with its targets registered.
-
-    Raises:
-        OSError, AttributeError: it is missing, or was built from other sources.
-    """
     library = ctypes.CDLL(_library_path("libcosurfgs_cpu.so"))
     for name, symbol in _CPU_TARGETS.items():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
