@@ -96,7 +96,7 @@ class AppearanceSettings:
     hidden_dim: int = 32
     learning_rate: float = 1e-3
     identity_weight: float = 0.01  # pull of the mean colour transform towards the identity
-    start: float = 0.1  # of train.steps; earlier, the transforms would learn the faults of an unfinished model
+    start: float = 0.03  # of train.steps; earlier, the transforms would learn the faults of an unfinished model
 
     def validate(self) -> None:
         _require(self.embedding_dim >= 1, "appearance.embedding_dim", "at least 1", self.embedding_dim)

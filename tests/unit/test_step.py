@@ -125,9 +125,9 @@ def test_the_exposure_model_waits(place):
     steps, batch = compile_steps(settings), _batch(place)
     state = loop.first_state(place, settings, 4096)
     before = jax.tree.map(np.asarray, state.appearance)
-    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.05)), shape=StepShape(is_densifying=False))
+    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.02)), shape=StepShape(is_densifying=False))
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state.appearance))
-    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.15)), shape=StepShape(is_densifying=False))
+    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.04)), shape=StepShape(is_densifying=False))
     assert any((a != np.asarray(b)).any() for a, b in
                zip(jax.tree.leaves(before), jax.tree.leaves(state.appearance), strict=True))
 
