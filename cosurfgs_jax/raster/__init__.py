@@ -23,7 +23,14 @@ def available_backends() -> dict[str, str]:
     return {"cpu": why_not, **not_built, "reference": ""}
 
 
-def _choose_backend(backend: str | None) -> str:
+def choose_backend(backend: str | None) -> str:
+    """The backend that `rasterize` uses for this name.
+
+    Args:
+        backend: one of `BACKENDS`; None or "" = the best one here.
+    Raises:
+        InputError: an unknown name, or a backend that cannot be used here, with the reason.
+    """
     if backend in (None, ""):
         backend = "cpu"
     if backend not in BACKENDS:
@@ -122,7 +129,7 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
     background = jnp.asarray([0.0, 0.0, 0.0] if background is None else background, surfels.means.dtype)
     if background.shape != (3,):
         raise InputError(f"rasterize: background: expected 3 values, got shape {background.shape}")
-    if _choose_backend(backend) == "reference":
+    if choose_backend(backend) == "reference":
         raw = _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
                                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
     else:

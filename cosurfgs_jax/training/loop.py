@@ -17,6 +17,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.export.cameras import write_cameras_json
 from cosurfgs_jax.export.ply import write_surfels_ply
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.evaluation import merge_metrics
@@ -282,6 +283,7 @@ def train(settings: Settings, workdir: Path) -> None:
         InputError: the dataset is not usable, or is not the one that the workdir was made with.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
+    choose_backend(settings.raster.backend)
     place = open_place(settings, workdir)
     scene = place.scene
     _log.info("%s: %d photographs for training, %d for testing, %d points", scene.name, len(scene.train_views),
