@@ -133,7 +133,10 @@ def test_the_exposure_model_waits(place):
 
 
 def test_the_schedule_scales_with_the_number_of_steps():
-    short, long = (Schedule.from_settings(_settings(train=TrainSettings(steps=n))) for n in (7000, 30000))
+    trimming = DensitySettings(trim_min_views=2)
+    short, long = (Schedule.from_settings(_settings(train=TrainSettings(steps=n), density=trimming)) for n in (7000, 30000))
+    never = Schedule.from_settings(_settings())
+    assert not any(never.trims_after(step) for step in range(7001))
     assert long.density_every == 100 and long.density_start == pytest.approx(500, abs=2) and long.density_stop == 15000
     assert long.reset_every == 3000 and long.sh_every == 1000
     assert short.density_stop == 3500
