@@ -99,6 +99,18 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def read_history(path: Path | str) -> list[dict[str, Any]]:
+    """The rows that a `History` has written; none if there is no file."""
+    rows = []
+    if Path(path).exists():
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # the line that was being written when the process was killed
+                continue
+    return rows
+
+
 class History:
     """Rows of numbers, one JSON object a line, so that curves go on after a resume."""
 
@@ -109,15 +121,7 @@ class History:
             resume_step: the step that training goes on from. Later rows are cut: they will come again.
         """
         self._path = Path(path)
-        self.rows: list[dict[str, Any]] = []
-        if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the line that was being written when the process was killed
-                    continue
-                if row["step"] <= resume_step:
-                    self.rows.append(row)
+        self.rows = [row for row in read_history(self._path) if row["step"] <= resume_step]
         files.write_text(self._path, "".join(files.to_json(row) + "\n" for row in self.rows))
 
     def append(self, step: int, **numbers: Any) -> None:

@@ -18,7 +18,7 @@ from cosurfgs_jax.surface import extract_mesh as fuse_mesh
 from cosurfgs_jax.surface import read_mesh_ply, write_mesh_ply
 from cosurfgs_jax.training import evaluation, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.logging import History, Progress
+from cosurfgs_jax.training.logging import Progress, read_history
 from cosurfgs_jax.training.views import make_render_fn
 from cosurfgs_jax.types import Surfels
 
@@ -68,7 +68,7 @@ def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
 
 def write_report(workdir: Path, up: np.ndarray) -> Path:
     """report.html of what lies in the workdir now."""
-    rows = History(workdir / "history.jsonl", resume_step=10**12).rows if (workdir / "history.jsonl").exists() else []
+    rows = read_history(workdir / "history.jsonl")
     timings = files.read_json(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
     return report.write_report(workdir, curves=report.curves_from_rows(rows), timings=timings, up=up)
 
