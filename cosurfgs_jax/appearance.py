@@ -104,7 +104,8 @@ def apply(params: AppearanceParams, image_id: Int[Array, "*views"] | int,
     return function(*match_varying(render, transform))
 
 
-def identity_penalty(params: AppearanceParams, settings: AppearanceSettings) -> Float[Array, ""]:
+def identity_penalty(params: AppearanceParams, settings: AppearanceSettings,
+                     num_views: Int[Array, ""] | int) -> Float[Array, ""]:
     """The pull of the mean transform over all photographs to the identity: what anchors the canonical colours.
 
     A single transform is free to differ, but model and transforms cannot drift together. The gradient goes to the
@@ -112,11 +113,14 @@ def identity_penalty(params: AppearanceParams, settings: AppearanceSettings) -> 
 
     Args:
         params: from `init`. settings: the weight.
+        num_views: the first so many embeddings belong to photographs, those behind them fill up the array.
     Returns:
         weight * squared Frobenius norm of the mean change.
     """
     changes = _changes(params, jax.lax.stop_gradient(params["embeddings"]))
-    return settings.identity_weight * jnp.sum(jnp.square(changes.mean(axis=0)))
+    is_real = (jnp.arange(changes.shape[0]) < num_views).astype(jnp.float32)[:, None, None]
+    mean = (is_real * changes).sum(axis=0) / jnp.maximum(is_real.sum(), 1.0)
+    return settings.identity_weight * jnp.sum(jnp.square(mean))
 
 
 def init_optimizer(params: AppearanceParams) -> AppearanceState:

@@ -77,12 +77,12 @@ def _zero_moments(state: optax.ScaleByAdamState, mask: Bool[Array, " n"]) -> opt
     return state._replace(mu=jax.tree.map(zero, state.mu), nu=jax.tree.map(zero, state.nu))
 
 
-def _is_prunable(params: Params, alive, settings: DensitySettings, is_after_reset) -> Bool[Array, " n"]:
+def _is_prunable(params: Params, alive, settings: DensitySettings, is_after_reset, length) -> Bool[Array, " n"]:
     is_finite = jnp.ones_like(alive)
     for value in params.values():
         is_finite &= jnp.isfinite(value).reshape(alive.shape[0], -1).all(axis=-1)
     is_faint = jax.nn.sigmoid(params["logit_opacities"]) < settings.prune_opacity
-    is_large = jnp.exp(params["log_scales"].max(axis=-1)) > settings.prune_scale
+    is_large = jnp.exp(params["log_scales"].max(axis=-1)) > settings.prune_scale * length
     return alive & (~is_finite | is_faint | (is_large & is_after_reset))
 
 
@@ -110,7 +110,7 @@ def _sources(is_parent: Bool[Array, " n"], alive: Bool[Array, " n"]) -> tuple[In
 
 def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array, " n"], stats: DensityStats, key,
             settings: DensitySettings, is_after_reset: Bool[Array, ""] | bool,
-            budget: Int[Array, ""] | int | None = None,
+            budget: Int[Array, ""] | int | None = None, length: Float[Array, ""] | float = 1.0,
             ) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
     """Prunes, then clones small and splits large surfels where the screen gradient is high.
 
@@ -119,9 +119,10 @@ def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array
         alive: bool[N].
         stats: since the last call.
         key: of `jax.random`; the same key gives the same surfels.
-        settings: thresholds; lengths in world units. Static.
+        settings: thresholds; lengths in extents of the block. Static.
         is_after_reset: whether the opacities were ever reset; only then are surfels pruned for their size.
         budget: how many surfels may live afterwards; None = as many as there are slots.
+        length: extent of the block in world lengths.
     Returns:
         The new parameters, optimiser state and mask, zero statistics, and what was done. Where room is short the
         surfels of the largest gradients go first.
@@ -129,13 +130,13 @@ def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array
     first, so that its slots can be used, and takes non-finite surfels too; one child of a split takes its parent's
     slot; both children lie in the parent's plane; needles are not split.
     """
-    is_pruned = _is_prunable(params, alive, settings, jnp.asarray(is_after_reset))
+    is_pruned = _is_prunable(params, alive, settings, jnp.asarray(is_after_reset), length)
     kept = alive & ~is_pruned
     views = jnp.maximum(stats.num_views, 1).astype(jnp.float32)
     strength = jnp.maximum(stats.gradient_sum / (views * settings.gradient_threshold),
                            stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold))
     scales = jnp.exp(params["log_scales"])
-    is_large = scales.max(axis=-1) > settings.split_scale
+    is_large = scales.max(axis=-1) > settings.split_scale * length
     is_needle = scales.min(axis=-1) < _NEEDLE_RATIO * scales.max(axis=-1)
     wanted = kept & (strength > 1) & ~(is_large & is_needle)
     limit = jnp.minimum(kept.size, kept.size if budget is None else budget)

@@ -51,8 +51,8 @@ def learning_rates(settings: OptimSettings, progress: Float[Array, ""] | float,
 
 
 def update(params: SurfelParams, gradient: SurfelParams, state: optax.ScaleByAdamState, alive: Bool[Array, " n"],
-           settings: OptimSettings, progress: Float[Array, ""] | float,
-           sh_degree: Int[Array, ""] | int = 3) -> tuple[SurfelParams, optax.ScaleByAdamState]:
+           settings: OptimSettings, progress: Float[Array, ""] | float, sh_degree: Int[Array, ""] | int = 3,
+           length: Float[Array, ""] | float = 1.0) -> tuple[SurfelParams, optax.ScaleByAdamState]:
     """One step of Adam. Dead slots keep their values, and their gradient counts as zero.
 
     Args:
@@ -63,6 +63,7 @@ def update(params: SurfelParams, gradient: SurfelParams, state: optax.ScaleByAda
         progress: see `learning_rates`.
         sh_degree: bands of the spherical harmonics above it neither learn nor gather moments. A number on the device,
             so that the next degree needs no new program.
+        length: extent of the block in world lengths; the rate of the means is per extent.
     Returns:
         The new parameters and state.
     Source: Kingma and Ba 2015, as in optax: 5 ms for 100k x 59 floats and 75 for a million on two cores, which is what
@@ -76,6 +77,7 @@ def update(params: SurfelParams, gradient: SurfelParams, state: optax.ScaleByAda
     learns["sh"] = learns["sh"] * (band <= sh_degree).astype(jnp.float32)[None, :, None]
     rates = learning_rates(settings, progress, num_sh)
     rates["sh"] = rates["sh"][None, :, None]
+    rates["means"] = rates["means"] * length
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         steps, state = optax.scale_by_adam(eps=settings.adam_eps).update(
             {name: learns[name] * value for name, value in gradient.items()}, state)

@@ -165,6 +165,82 @@ class TrainSettings:
 
 
 @dataclasses.dataclass
+class PartitionSettings:
+    """How a place is cut into blocks, and which blocks form an edge. Both are logical: any number of devices carries them."""
+
+    num_blocks: int = 1
+    num_edges: int = 1
+    expansion: float = 0.2  # of a cell's side, on each side: what a block trains on beyond its cell
+    min_coverage: float = 0.25  # of an image's area that a cell's airspace must cover to make it one of the block's
+    min_views: int = 3  # a block with fewer training views is merged with its neighbour
+    min_points: int = 100  # likewise
+
+    def validate(self) -> None:
+        _require(self.num_blocks >= 1, "partition.num_blocks", "at least 1", self.num_blocks)
+        _require(1 <= self.num_edges <= self.num_blocks, "partition.num_edges",
+                 f"1 to partition.num_blocks ({self.num_blocks}), as an edge is a group of blocks", self.num_edges)
+        _require(0 <= self.expansion <= 1, "partition.expansion", "a share of a cell's side, 0 to 1", self.expansion)
+        _require(0 < self.min_coverage <= 1, "partition.min_coverage", "a number in (0, 1]", self.min_coverage)
+        _require(self.min_views >= 1, "partition.min_views", "at least 1", self.min_views)
+        _require(self.min_points >= 1, "partition.min_points", "at least 1", self.min_points)
+
+
+@dataclasses.dataclass
+class MeshSettings:
+    """The devices that carry the blocks."""
+
+    num_devices: int = 0  # 0 = all that JAX sees
+
+    def validate(self) -> None:
+        _require(self.num_devices >= 0, "mesh.num_devices", "0 (all that JAX sees) or a positive number", self.num_devices)
+
+
+@dataclasses.dataclass
+class LmcSettings:
+    """Local model compression (LMC): importance, pruning, and training to recover. Only where there are several blocks."""
+
+    enabled: bool = True
+    prune_ratio: float = 0.4  # of a block's surfels
+    importance_share: float = 0.0  # or: keep the smallest head that carries this share of the importance; 0 = by ratio
+    camera_switch: bool = True  # importance counts only photographs that really look at the block's cell
+    min_cell_share: float = 0.25  # of a photograph's light that must come from the cell to call it used
+    min_front_views: int = 2  # used photographs that must see a surfel in front; else its importance is 0
+    area_exponent: float = 0.1
+    recovery: float = 0.15  # of train.steps: steps of training after pruning
+    edge_prune_ratio: float = 0.1  # of an edge's surfels, between edge and cloud
+
+    def validate(self) -> None:
+        _require(0 <= self.prune_ratio < 1, "lmc.prune_ratio", "a share in [0, 1)", self.prune_ratio)
+        _require(0 <= self.edge_prune_ratio < 1, "lmc.edge_prune_ratio", "a share in [0, 1)", self.edge_prune_ratio)
+        _require(0 <= self.importance_share < 1, "lmc.importance_share", "0 (by ratio) or a share below 1",
+                 self.importance_share)
+        _require(0 <= self.min_cell_share <= 1, "lmc.min_cell_share", "a share, 0 to 1", self.min_cell_share)
+        _require(self.min_front_views >= 0, "lmc.min_front_views", "0 or more", self.min_front_views)
+        _require(0 <= self.recovery <= 1, "lmc.recovery", "a share of train.steps, 0 to 1", self.recovery)
+
+
+@dataclasses.dataclass
+class MasSettings:
+    """Model aggregation (MAS): the blocks distilled into one model."""
+
+    enabled: bool = True
+    steps: int = 0  # of each stage, one photograph of every block a step; 0 = a tenth of train.steps
+    teacher_weight: float = 0.5  # of the frozen local models' colours; the rest is that of the devices' own photographs
+    depth_weight: float = 0.2  # of the teachers' depth, relative to the depth
+    normal_weight: float = 0.05  # of the teachers' normals
+    start_progress: float = 0.5  # where on the course of the learning rates a stage begins; it ends at 1
+    max_partners: int = 8  # devices that may be asked to draw parts of one device's view, where there are more
+
+    def validate(self) -> None:
+        _require(self.steps >= 0, "mas.steps", "0 (a tenth of train.steps) or a positive number", self.steps)
+        _require(0 <= self.teacher_weight <= 1, "mas.teacher_weight", "a share, 0 to 1", self.teacher_weight)
+        _require(self.depth_weight >= 0, "mas.depth_weight", "0 or more", self.depth_weight)
+        _require(self.normal_weight >= 0, "mas.normal_weight", "0 or more", self.normal_weight)
+        _require(0 <= self.start_progress <= 1, "mas.start_progress", "a share of the course, 0 to 1", self.start_progress)
+        _require(self.max_partners >= 1, "mas.max_partners", "at least 1", self.max_partners)
+
+
+@dataclasses.dataclass
 class SurfaceSettings:
     """Mesh extraction. Lengths are in the dataset's unit; 0 = from the data."""
 
@@ -196,6 +272,10 @@ class Settings:
     optim: OptimSettings = dataclasses.field(default_factory=OptimSettings)
     density: DensitySettings = dataclasses.field(default_factory=DensitySettings)
     train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    partition: PartitionSettings = dataclasses.field(default_factory=PartitionSettings)
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+    lmc: LmcSettings = dataclasses.field(default_factory=LmcSettings)
+    mas: MasSettings = dataclasses.field(default_factory=MasSettings)
     surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
 
     def validate(self) -> None:

@@ -15,7 +15,8 @@ NAME = "config.json"
 
 # They change how a run is logged, saved and cached or what is done after it, never the trained model. The data may move: that
 # it is the same is checked by its content (`training.loop.restore`).
-FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "data.path", "surface.")
+FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "data.path", "mesh.",
+                  "surface.")
 # A trained model may be looked at on another machine, where the backend differs.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
 
@@ -128,7 +129,7 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 def has_begun(workdir: Path) -> bool:
     """Whether a run has saved a step there. Before that its settings bind nobody: the first try may have failed early."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*/*"))
 
 
 def _is_free(name: str, free: tuple[str, ...]) -> bool:

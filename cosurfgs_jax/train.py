@@ -10,9 +10,9 @@ from cosurfgs_jax import program
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
-    from cosurfgs_jax.training import loop
+    from cosurfgs_jax.collab import pipeline
 
-    loop.train(options.settings, options.workdir)
+    pipeline.train(options.settings, options.workdir)
 
 
 if __name__ == "__main__":

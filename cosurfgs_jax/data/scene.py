@@ -31,7 +31,7 @@ class Scene:
     |---------------------|------------|-----------------------------------------------------------------------------|
     | `name`, `path`      |            | of the dataset folder                                                       |
     | `image_names`       | V names    | relative, with sub-folders                                                  |
-    | `image_paths`       | V paths    | of the files that are read                                                  |
+    | `image_paths`       | V paths    | of the files that are read; "" where another process of the run has it      |
     | `camera_from_world` | f64[V,4,4] | rigid, from the dataset frame                                               |
     | `intrinsics`        | f64[V,3,3] | pixels of the loaded image: shrunk and undistorted                          |
     | `image_sizes`       | i64[V,2]   | (H, W) of the loaded image                                                  |
@@ -83,6 +83,10 @@ class Scene:
     def test_views(self) -> np.ndarray:
         """i64, ascending."""
         return np.flatnonzero(self.is_test)
+
+    def with_masks(self, has_masks: bool) -> "Scene":
+        """The same scene, its photographs with or without a channel for masks: all processes of a run load them alike."""
+        return dataclasses.replace(self, has_masks=has_masks)
 
     def pinhole(self, view: int | np.integer) -> Lens:
         """The camera of a loaded image."""
@@ -190,8 +194,9 @@ def _with_any_ending(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _find_photographs(root: Path, capture: Capture, data: DataSettings) -> tuple[list[Path], bool]:
-    """Paths, and whether the files must have the cameras' own size."""
+def _find_photographs(root: Path, capture: Capture, data: DataSettings,
+                      allow_missing: bool) -> tuple[list[Path | None], bool]:
+    """Paths, None for files that may be missing and are, and whether the files must have the cameras' own size."""
     is_full = True
     if capture.image_paths[0] is None or data.images:
         folder, is_full = _image_folder(root, data)
@@ -203,7 +208,7 @@ def _find_photographs(root: Path, capture: Capture, data: DataSettings) -> tuple
             wanted, is_full = reduced, False
     found = [_with_any_ending(path) for path in wanted]
     missing = [path for path, file in zip(wanted, found, strict=True) if file is None]
-    if missing:
+    if len(missing) > (len(found) - 1 if allow_missing else 0):
         raise InputError(
             f"{missing[0]}: expected this image, which {capture.source} lists, got no such file; {len(missing)} of "
             f"{len(found)} images are missing: copy them there, or give their folder as config.data.images"
@@ -258,12 +263,15 @@ def _in_few_sizes(pinholes: list[Lens], lenses: list[Lens | None]) -> list[Lens]
 def _load_cameras(capture: Capture, headers, paths, is_full: bool, data: DataSettings) -> dict:
     """The fields of the scene that say how photographs become the images that training sees."""
     reduced, factor = 1, data.downscale
+    first = next(view for view, path in enumerate(paths) if path is not None)
     if not is_full:
-        reduced, factor = _shrink_factor(paths[0].parent, capture.lenses[0], headers[0], data)
-    lenses, pinholes = [], []
+        reduced, factor = _shrink_factor(paths[first].parent, capture.lenses[first], headers[first], data)
+    lenses, pinholes, headers_used = [], [], []
     for name, path, lens, header in zip(capture.image_names, paths, capture.lenses, headers, strict=True):
-        got = (header.height, header.width)
         expected = (round(lens.height / reduced), round(lens.width / reduced))
+        header = header or images.PhotoHeader(*expected, has_alpha=False)  # of a file that another process has
+        headers_used.append(header)
+        got = (header.height, header.width)
         # Other programs round reduced sizes up, down or to the nearest.
         slack = 0 if is_full else 1
         if max(abs(got[0] - lens.height / reduced), abs(got[1] - lens.width / reduced)) > slack:
@@ -284,7 +292,7 @@ def _load_cameras(capture: Capture, headers, paths, is_full: bool, data: DataSet
         "intrinsics": np.stack([pinhole.intrinsics for pinhole in pinholes]),
         "image_sizes": np.array([(pinhole.height, pinhole.width) for pinhole in pinholes], np.int64),
         "distortion": lenses,
-        "photo_sizes": np.array([(header.height, header.width) for header in headers], np.int64),
+        "photo_sizes": np.array([(header.height, header.width) for header in headers_used], np.int64),
         "shrink_factors": np.full(len(headers), factor, np.int64),
     }
 
@@ -302,13 +310,15 @@ def _load_masks(root: Path, capture: Capture) -> list[str | None]:
     return masks
 
 
-def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir) -> Scene:
+def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allow_missing: bool = False) -> Scene:
     """Reads a dataset and checks all that can be checked without decoding every photograph.
 
     Args:
         data: which dataset, size and split. The format is recognised by what is in the folder.
         generated: the built-in town, used if data.path is "generated"; it is made once and kept in `cache_dir`.
         cache_dir: a folder for what is made from settings.
+        allow_missing: photographs may be missing, as long as there is one: other processes of the run have them. Their
+            `image_paths` are "" and their sizes those that the camera model says.
     Returns:
         The scene. Photographs are not in memory; see `ImageStore`.
     Raises:
@@ -322,18 +332,18 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir) -> S
         raise InputError(f"config.data.path: expected a dataset folder, got {root}, which is not there")
     capture = _sorted_by_name(_read_capture(root, data))
     _check(capture)
-    paths, is_full = _find_photographs(root, capture, data)
+    paths, is_full = _find_photographs(root, capture, data, allow_missing)
     is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names)
-    headers = [images.read_header(path) for path in paths]
+    headers = [None if path is None else images.read_header(path) for path in paths]
     masks = _load_masks(root, capture)
     return Scene(
         name="generated" if is_generated else root.resolve().name,
         path=str(root),
         image_names=capture.image_names,
-        image_paths=[str(path) for path in paths],
+        image_paths=[str(path or "") for path in paths],
         camera_from_world=capture.camera_from_world,
         mask_paths=masks,
-        has_masks=any(masks) or any(header.has_alpha for header in headers),
+        has_masks=any(masks) or any(header.has_alpha for header in headers if header),
         points=capture.points,
         point_colors=capture.point_colors,
         track_offsets=capture.track_offsets,

@@ -122,6 +122,21 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
         InputError: an operand of the wrong shape, an unknown or unavailable backend.
     Source: 2DGS (Huang et al. 2024); plane depth after PGSR (Chen et al. 2024).
     """
+    raw = rasterize_sums(surfels, camera, image_size=image_size, near=near, background=background, sh_degree=sh_degree,
+                         backend=backend, maps=maps, gradient_probe=gradient_probe, with_contributions=with_contributions)
+    return finish(raw, jax.tree.map(jnp.asarray, camera))
+
+
+def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,
+                   background: Float[Array, "3"] | None = None, sh_degree: int | None = None, backend: str | None = None,
+                   maps: str = "all", gradient_probe: Float[Array, "n 4"] | None = None,
+                   with_contributions: bool = False) -> RawMaps:
+    """`rasterize` before its sums along rays become maps: what is put together from parts of a model (`collab.composite`).
+
+    Args, Raises: those of `rasterize`.
+    Returns:
+        RawMaps, with the leading axis of `camera`; `maps.finish` makes the maps.
+    """
     surfels, camera = jax.tree.map(jnp.asarray, (surfels, camera))
     if sh_degree is None:
         sh_degree = int(round(surfels.sh.shape[1] ** 0.5)) - 1
@@ -130,9 +145,7 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
     if background.shape != (3,):
         raise InputError(f"rasterize: background: expected 3 values, got shape {background.shape}")
     if choose_backend(backend) == "reference":
-        raw = _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
-                                     sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
-    else:
-        raw = ops.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
-                         sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
-    return finish(raw, camera)
+        return _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
+                                 sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
+    return ops.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
+                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)

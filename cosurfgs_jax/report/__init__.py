@@ -9,6 +9,7 @@ from cosurfgs_jax import files, pictures, settings_file
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import line_chart, short_number
 from cosurfgs_jax.report.mesh_picture import draw_mesh
+from cosurfgs_jax.report.partition_picture import partition_picture
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
 
@@ -20,16 +21,22 @@ Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 
 
 def curves_from_rows(rows: list[dict], x_name: str = "step") -> Curves:
-    """One chart per number from rows of a log ({"step": 50, "loss": 0.1, ...}).
+    """One chart per number and stage from rows of a log ({"stage": "device", "step": 50, "block": 0, "loss": 0.1, ...}).
 
-    Names with a slash share a chart: "psnr/train" and "psnr/test" are two lines of "psnr".
+    Names with a slash share a chart: "psnr/train" and "psnr/test" are two lines of "psnr". Each block has its own lines.
     """
     charts: Curves = {}
+    has_blocks = len({row.get("block") for row in rows}) > 1
+    has_stages = len({row.get("stage") for row in rows}) > 1
     for row in rows:
         for name, value in row.items():
-            if name == x_name or isinstance(value, bool) or not isinstance(value, int | float):
+            if name in (x_name, "block") or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             chart, _, line = name.partition("/")
+            if has_stages:
+                chart = f"{chart}, {row.get('stage')}"
+            if has_blocks:
+                line = f"{line} block {row.get('block')}".strip()
             steps, values = charts.setdefault(chart, {}).setdefault(line or chart, ([], []))
             steps.append(row[x_name])
             values.append(value)
@@ -113,6 +120,14 @@ def _key_numbers(metrics: dict) -> str:
     return page.tiles(numbers) if numbers else ""
 
 
+def _partition(workdir: Path) -> str:
+    path = workdir / "partition.json"
+    if not path.exists():
+        return ""
+    table = files.read_json(path)
+    return f'<div class="pair">{partition_picture(table)}</div>'
+
+
 def _stage_table(metrics: dict, timings: dict[str, float]) -> str:
     rows = []
     for stage in metrics.get("stages") or []:
@@ -189,6 +204,7 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         page.section("Mesh", _mesh_pictures(workdir, np.asarray(up, np.float64)),
                      "Drawn without perspective. Reddish parts are seen from behind."),
         page.section("Course of training", f'<div class="charts">{charts}</div>' if charts else ""),
+        page.section("Partition", _partition(workdir), "The cells that blocks train, with their photographs and SfM points."),
         page.section("Stages", _stage_table(metrics, timings or {})),
         page.section("Scores on test views", scores,
                      "On 8-bit images read back from files; means over views. 'Color corrected' is after a quadratic "

@@ -12,8 +12,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.training import processes
 
-FORMAT = 1  # of the state's layout; raised whenever an older checkpoint can no longer be read
+FORMAT = 2  # of the state's layout; raised whenever an older checkpoint can no longer be read
 _CHECKSUMS = "checksums.json"
 
 _log = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ class Checkpoints:
 
         Args:
             make_abstract: from meta to the state's pytree of `jax.ShapeDtypeStruct` (`jax.eval_shape`), with plain
-                numbers where the state has them. A leaf without a sharding goes to the first device.
+                numbers where the state has them. A leaf without a sharding goes to the first device. A leaf may be longer or
+                shorter along its axes than what was saved: it is filled up with zeros, or cut.
         Returns:
             None if nothing was saved yet.
         Raises:
@@ -128,7 +130,8 @@ class Checkpoints:
                              f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it")
         abstract = jax.tree.map(_placed, make_abstract(meta))
         try:
-            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
+            arguments = ocp.args.StandardRestore(abstract, strict=False)
+            state = self._manager.restore(step, args=ocp.args.Composite(state=arguments)).state
         except Exception as error:
             if is_verified:  # the files are as they were written: the caller asks for the wrong shapes, or memory is short
                 raise
@@ -167,8 +170,10 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         """Frees the step's name, so that training can save it again."""
         aside = self._folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        (self._folder / str(step)).rename(aside)
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
+        processes.barrier("set-aside")
         self._manager.reload()
 
 
@@ -186,6 +191,6 @@ def _first_line(error: Exception) -> str:
 
 def _placed(leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
     return leaf

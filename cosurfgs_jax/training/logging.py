@@ -99,11 +99,10 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def read_history(path: Path | str) -> list[dict[str, Any]]:
-    """The rows that a `History` has written; none if there is no file."""
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    if Path(path).exists():
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:  # the line that was being written when the process was killed
@@ -111,55 +110,58 @@ def read_history(path: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
-class History:
-    """Rows of numbers, one JSON object a line, so that curves go on after a resume."""
+def read_history(workdir: Path | str) -> list[dict[str, Any]]:
+    """The rows that the `Log`s of all processes of a workdir have written."""
+    return [row for path in sorted(Path(workdir).glob("history*.jsonl")) for row in _read_rows(path)]
 
-    def __init__(self, path: Path | str, resume_step: int = 0):
+
+class Log:
+    """Rows of numbers, one JSON object a line, so that curves go on after a resume; and the same for TensorBoard.
+
+    A context manager. Every process writes its own blocks' rows to its own file.
+    """
+
+    def __init__(self, workdir: Path | str, process: int = 0):
         """
         Args:
-            path: the file; its folder is made if missing.
-            resume_step: the step that training goes on from. Later rows are cut: they will come again.
+            workdir: gets history.jsonl (of process n > 0: history.<n>.jsonl) and tensorboard/.
+            process: number of this process.
         """
-        self._path = Path(path)
-        self.rows = [row for row in read_history(self._path) if row["step"] <= resume_step]
-        files.write_text(self._path, "".join(files.to_json(row) + "\n" for row in self.rows))
+        self._path = Path(workdir) / (f"history.{process}.jsonl" if process else "history.jsonl")
+        self._board_folder = Path(workdir) / "tensorboard" / (f"process_{process}" if process else "")
+        self._board = None
 
-    def append(self, step: int, **numbers: Any) -> None:
-        """Adds a row and writes it at once."""
-        row = {"step": step, **numbers}
-        self.rows.append(row)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(files.to_json(row) + "\n")
-
-
-class TensorBoard:
-    """Scalars for TensorBoard. A context manager."""
-
-    def __init__(self, folder: Path | str, resume_step: int = 0):
-        """
-        Args:
-            folder: of the event files.
-            resume_step: what was logged at later steps is hidden, as it will come again.
-        """
-        from tensorboardX import SummaryWriter
-
-        purge = {"purge_step": resume_step + 1} if resume_step else {}
-        self._writer = SummaryWriter(str(folder), flush_secs=30, **purge)
-
-    def __enter__(self) -> "TensorBoard":
+    def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def scalars(self, step: int, **numbers: float) -> None:
-        """Adds one point to the curve of each name."""
+    def begin(self, stage: str, step: int) -> None:
+        """A stage goes on from a step: its later rows, and those of stages that ended after it, are cut: they come again."""
+        kept, is_later = [], False
+        for row in _read_rows(self._path):
+            is_later = is_later or (row["stage"] == stage and row["step"] > step)
+            if row["stage"] == stage and row["step"] <= step or not is_later:
+                kept.append(row)
+        files.write_text(self._path, "".join(files.to_json(row) + "\n" for row in kept))
+
+    def row(self, stage: str, step: int, block: int, **numbers: float) -> None:
+        """Adds a row and writes it at once."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(files.to_json({"stage": stage, "step": step, "block": block, **numbers}) + "\n")
+        if self._board is None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self._board_folder), flush_secs=30)
         for name, value in numbers.items():
-            self._writer.add_scalar(name, float(value), step)
+            self._board.add_scalar(f"{stage}/{name}/block_{block}", float(value), step)
 
     def close(self) -> None:
         """Writes what is buffered."""
-        self._writer.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
 
 class Stopwatch:

@@ -1,310 +1,399 @@
-"""The training run: cadence, logging, saving, resuming. No mathematics."""
+"""The training of blocks, all in lockstep: cadence, logging, saving, resuming. No mathematics."""
 
-import hashlib
+import functools
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import initialize, metrics, pictures, settings_file
+from cosurfgs_jax import metrics
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.density import grow_capacity
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.export.cameras import write_cameras_json
-from cosurfgs_jax.export.ply import write_surfels_ply
-from cosurfgs_jax.geometry.scene_frame import SceneFrame
-from cosurfgs_jax.raster import choose_backend
+from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import processes
+from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.evaluation import merge_metrics
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.logging import (
-    History,
-    Progress,
-    Stopwatch,
-    TensorBoard,
-    peak_bytes_per_device,
-    write_stage,
-)
+from cosurfgs_jax.training.layout import Layout, sharded
+from cosurfgs_jax.training.logging import Log, Progress, Stopwatch
+from cosurfgs_jax.training.place import Block, Place, load_photo, slots_for, split_photo
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
-from cosurfgs_jax.training.state import TrainState, abstract_state, init_state, with_surfels
-from cosurfgs_jax.training.step import Batch, compile_steps
-from cosurfgs_jax.training.views import WorldViews, make_render_fn
+from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
+from cosurfgs_jax.training.step import Batch, DensifyOrder, StepReport
+from cosurfgs_jax.types import Camera
 
-_PIXELS_PER_SURFEL = 32  # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain ground
-_MIN_CAPACITY, _MAX_CAPACITY = 20_000, 5_000_000
-_SLOT_ROUNDING = 1024
-_PREFETCH = 8  # photographs decoded ahead
+_PREFETCH = 4  # photographs of each block decoded ahead
+_STEPS_BETWEEN_AGREEMENTS = 20  # of several processes: whether one was asked to stop, and whether all are still there
 _log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """A dataset as training sees it."""
+class Context(NamedTuple):
+    """What every stage of a run works with."""
 
-    scene: Scene
-    frame: SceneFrame
-    views: WorldViews
+    settings: Settings
+    workdir: Path
+    place: Place
+    layout: Layout
+    images: ImageStore
+    stop: StopRequest
+    log: Log
 
-    def fingerprint(self) -> str:
-        """Changes when names, cameras, image sizes or points change."""
-        digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
-        for array in (self.scene.camera_from_world, self.scene.intrinsics, self.scene.image_sizes, self.scene.points,
-                      self.scene.is_test):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+    def any_process(self, flag: bool) -> bool:
+        """Whether it is true in any process; all must call it."""
+        return processes.any_process(flag)
 
-
-def open_place(settings: Settings, workdir: Path) -> Place:
-    """Reads the dataset of a run; the generated one lies in the workdir."""
-    scene = load_scene(settings.data, settings.generated, workdir / "data")
-    frame = SceneFrame.from_scene(scene)
-    return Place(scene, frame, WorldViews(scene, frame))
+    def most(self, counts: Sequence[int]) -> int:
+        """The largest number of any process; all must call it."""
+        return int(processes.gather(np.array(max(counts, default=0))).max())
 
 
-def choose_capacity(scene: Scene, settings: Settings) -> int:
-    """The most surfels that the model may have: `surfels.capacity`, or one per 32 pixels of the place.
-
-    The place's own pixels are those of all training photographs over the number of photographs that see a point.
-    """
-    if settings.surfels.capacity:
-        return settings.surfels.capacity
-    pixels = int(scene.image_sizes[scene.train_views].prod(axis=1).sum())
-    lengths = np.diff(scene.track_offsets)
-    views_per_point = max(2.0, lengths[lengths > 0].mean() if (lengths > 0).any() else 4.0)
-    capacity = int(pixels / views_per_point / _PIXELS_PER_SURFEL)
-    return min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)
+class Stopped(Exception):
+    """The run was asked to stop, and has saved its state."""
 
 
-def _slots_for(num_surfels: int, capacity: int, factor: float) -> int:
-    """Slots that leave room for `factor` times as many surfels, in few distinct sizes: each one compiles the step anew."""
-    wanted = -(-int(num_surfels * factor) // _SLOT_ROUNDING) * _SLOT_ROUNDING
-    return min(max(wanted, _SLOT_ROUNDING), capacity)
+def asked_to_stop(context: Context, step: int) -> bool:
+    """Whether to stop after this step; the same answer in all processes."""
+    if jax.process_count() == 1:
+        return bool(context.stop)
+    return step % _STEPS_BETWEEN_AGREEMENTS == 0 and processes.any_process(bool(context.stop))
 
 
-def first_state(place: Place, settings: Settings, capacity: int) -> TrainState:
-    """The state before the first step: a surfel on every SfM point, and free slots, but never more than `capacity`."""
-    num_slots = _slots_for(len(place.scene.points), capacity, settings.density.growth_factor)
-    surfels = initialize.surfels_from_points(
-        place.frame.to_world(place.scene.points), place.scene.point_colors, num_slots, settings.surfels.sh_degree,
-        settings.surfels.init_opacity, jax.random.key(settings.seed), place.views.centers())
-    return init_state(surfels, place.scene.num_views, settings)
+class Stage(NamedTuple):
+    """Blocks in the course of a stage: what its checkpoints hold."""
+
+    name: str
+    rows: list[Any]  # TrainState [D, ...] of the blocks in each row of the layout
+    step: int
+    num_without_room: int
+    seconds: float
 
 
-class Run:
-    """One block's training, from its checkpoints on."""
-
-    def __init__(self, settings: Settings, workdir: Path, place: Place, checkpoints: Checkpoints):
-        self.settings, self.workdir, self.place = settings, workdir, place
-        self._checkpoints = checkpoints
-        self._schedule = Schedule.from_settings(settings)
-        self._order = ViewOrder(place.scene.train_views, settings.seed)
-        self._capacity = choose_capacity(place.scene, settings)
-        self._num_first = min(len(place.scene.points), self._capacity)
-        self._key = jax.random.fold_in(jax.random.key(settings.seed), 2)
-        restored = restore(checkpoints, place, settings)
-        if restored is None:
-            self.step, self.state = 0, first_state(place, settings, self._capacity)
-            self.num_without_room, seconds = 0, 0.0
-        else:
-            self.step, self.state, meta = restored
-            self.num_without_room, seconds = meta["num_without_room"], meta["seconds"]
-        self.stopwatch = Stopwatch(seconds)
-
-    def save(self) -> None:
-        """Starts to save the state as it is now."""
-        self._checkpoints.save(self.step, self.state, {
-            "num_slots": self.state.alive.shape[0], "num_views": self.place.scene.num_views,
-            "frame": self.place.frame.to_dict(), "fingerprint": self.place.fingerprint(),
-            "num_without_room": self.num_without_room, "seconds": self.stopwatch.seconds})
-
-    def train(self, images: ImageStore, stop: StopRequest, history: History, board: TensorBoard) -> None:
-        """Runs to the last step, or to a stop request; saves at the end of either."""
-        steps = compile_steps(self.settings)
-        cadence, total = self.settings.train, self._schedule.num_steps
-        recent = []  # loss and PSNR of each step since the last line; those of one photograph alone jump
-        with Progress("train", total, self.step) as progress:
-            while self.step < total and not stop:
-                view = self._order.view(self.step)
-                images.prefetch(self._order.views(self.step + 1, _PREFETCH))
-                batch = Batch(self.place.views.camera(view), jnp.asarray(images.load(view)), jnp.asarray(view, jnp.int32),
-                              jnp.asarray(self.step / total, jnp.float32),
-                              jnp.asarray(self._schedule.sh_degree_at(self.step), jnp.int32))
-                self.state, report = steps.train(self.state, batch, shape=self._schedule.shape(self.step))
-                # This waits: more than one step in flight only holds memory, and on a CPU they would share the same cores.
-                recent.append((float(report.loss), float(report.psnr)))
-                self.step += 1
-                if self.step % cadence.log_every == 0 or self.step == total:
-                    self._log(np.mean(recent, axis=0), report, progress, history, board)
-                    recent = []
-                else:
-                    progress.update(self.step)
-                self._control_density(steps, progress)
-                if cadence.test_every and self.step % cadence.test_every == 0 and self.step < total:
-                    self._log_test(images, history, board)
-                if self.step % cadence.checkpoint_every == 0 or self.step == total:
-                    self.save()
-        if stop:
-            self.save()
-        self._checkpoints.wait()
-
-    def _log(self, means, report, progress: Progress, history: History, board: TensorBoard) -> None:
-        (loss, psnr), num_invalid = means.tolist(), int(report.num_invalid)
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} after step {self.step}; the last checkpoint is intact")
-        if num_invalid:
-            progress.message(f"{num_invalid} surfels with values that are not finite are skipped")
-        numbers = {"loss": loss, "psnr": psnr, "surfels": int(report.num_alive)}
-        progress.update(self.step, **numbers)
-        rows = {"loss": loss, "psnr/train": psnr, "surfels": numbers["surfels"]}
-        history.append(self.step, **rows)
-        board.scalars(self.step, **rows)
-
-    def _log_test(self, images: ImageStore, history: History, board: TensorBoard) -> None:
-        psnr, ssim = score_test_views(self.state, self.place, images, self.settings)
-        if psnr is not None:
-            history.append(self.step, **{"psnr/test": psnr, "ssim/test": ssim})
-            board.scalars(self.step, **{"psnr/test": psnr, "ssim/test": ssim})
-
-    def _control_density(self, steps, progress: Progress) -> None:
-        if self._schedule.densifies_after(self.step):
-            key = jax.random.fold_in(self._key, self.step)
-            budget = self._schedule.budget(self.step, self._num_first, self._capacity)
-            self._make_room(budget, progress)
-            self.state, report = steps.densify(self.state, key, self._schedule.is_after_reset(self.step), budget)
-            if budget == self._capacity and int(report.num_without_room):
-                if not self.num_without_room:
-                    progress.message(f"the model is full: {self._capacity:,d} surfels (surfels.capacity); from now on only "
-                                     "the most wanted ones are added")
-                self.num_without_room += int(report.num_without_room)
-        if self._schedule.trims_after(self.step):
-            self._trim(steps, progress)
-        if self._schedule.resets_after(self.step):
-            self.state = steps.reset_opacity(self.state)
-
-    def _trim(self, steps, progress: Progress) -> None:
-        """Drops what too few photographs see in front. Where there are too few to judge by, nothing is dropped."""
-        views = self.place.scene.train_views
-        if len(views) <= self.settings.density.trim_min_views:
-            return
-        num_views = jnp.zeros(self.state.alive.shape, jnp.int32)
-        for view in views:
-            num_views = steps.count_front_view(num_views, self.state, self.place.views.camera(view),
-                                               image_size=self.place.views.image_size(view))
-        self.state, num_dropped = steps.trim(self.state, num_views)
-        progress.message(f"step {self.step}: dropped {int(num_dropped):,d} surfels that fewer than "
-                         f"{self.settings.density.trim_min_views} photographs see in front")
-
-    def _make_room(self, budget: int, progress: Progress) -> None:
-        """Grows the arrays when the budget outgrows them."""
-        num_slots = self.state.alive.shape[0]
-        if budget > num_slots:
-            new = _slots_for(budget, self._capacity, self.settings.density.growth_factor)
-            progress.message(f"step {self.step}: room for {new:,d} surfels instead of {num_slots:,d}")
-            state = self.state
-            slots = grow_capacity(state.params, state.optimizer, state.alive, state.stats, new)
-            self.state = with_surfels(state, *slots)
+Advance = Callable[[Stage, Progress], tuple[Stage, dict[int, StepReport]]]
 
 
-def restore(checkpoints: Checkpoints, place: Place, settings: Settings):
-    """The newest state of a run, or None.
+def checkpoint_folder(workdir: Path, name: str) -> Path:
+    """Where a stage's checkpoints lie."""
+    return workdir / "checkpoints" / name
+
+
+def restore_stage(context: Context, name: str, checkpoints: Checkpoints) -> Stage | None:
+    """The newest saved state of a stage, on whatever devices there are now; None if there is none.
 
     Raises:
-        InputError: the checkpoints are of another dataset, or damaged.
+        InputError: the checkpoints are of another dataset or partition, or damaged.
     """
+    place, layout = context.place, context.layout
+
     def make_abstract(meta: dict):
-        if meta["fingerprint"] != place.fingerprint():
-            raise InputError(f"config.data.path: the checkpoints in the workdir were made with another dataset than "
-                             f"{place.scene.path} is now (names, cameras, sizes, points or split differ); give the old one, "
-                             "or use another --workdir")
-        return abstract_state(meta["num_slots"], meta["num_views"], settings)
+        check_identity(place, meta)
+        return layout.abstract_rows(abstract_state(meta["num_slots"], meta["max_views"], context.settings))
 
-    return checkpoints.restore_latest(make_abstract)
-
-
-def score_test_views(state: TrainState, place: Place, images: ImageStore,
-                     settings: Settings) -> tuple[float | None, float | None]:
-    """Mean PSNR and SSIM over the test views, without colour correction; None where there are none."""
-    views = place.scene.test_views
-    if not len(views):
-        return None, None
-    render = make_render_fn(state.surfels(), place.views, place.frame, settings.raster, "color")
-    scores = []
-    for view in views:
-        photo = images.load(int(view)).astype(np.float32) / 255
-        mask = photo[..., 3] > 0.5 if photo.shape[-1] == 4 else None
-        color = np.clip(render(int(view))["color"], 0, 1)
-        scores.append((float(metrics.psnr(color, photo[..., :3], mask)), float(metrics.ssim(color, photo[..., :3], mask))))
-    psnr, ssim = np.mean(scores, axis=0)
-    return float(psnr), float(ssim)
+    restored = checkpoints.restore_latest(make_abstract)
+    if restored is None:
+        return None
+    meta = restored.meta
+    return Stage(name, layout.split_rows(restored.state), restored.step, meta["num_without_room"], meta["seconds"])
 
 
-def _draw_before(run: Run) -> None:
-    """Pictures of the test views as the SfM points alone show them, for the report."""
-    render = make_render_fn(run.state.surfels(), run.place.views, run.place.frame, run.settings.raster, "color")
-    for number, view in enumerate(run.place.scene.test_views):
-        pictures.write_image(run.workdir / "before" / f"{number:05d}.png", pictures.to_uint8(render(int(view))["color"]))
+def check_identity(place: Place, meta: dict) -> None:
+    """Raises InputError if a checkpoint is of another dataset or another partition than the run."""
+    for key, value in place.identity().items():
+        if meta[key] != value:
+            what = ("dataset", "names, cameras, sizes, points or split differ") if key == "fingerprint" else \
+                ("partition", "its cells, or the photographs and points of its blocks, differ")
+            raise InputError(f"config.data.path: the checkpoints in the workdir were made with another {what[0]} than "
+                             f"{place.scene.path} gives now ({what[1]}); give the old one, or use another --workdir")
 
 
-def model_path(workdir: Path, step: int) -> Path:
-    """Where the model's splat file lies."""
-    return workdir / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
+def save_stage(context: Context, stage: Stage, checkpoints: Checkpoints) -> None:
+    """Starts to save a stage as it is now."""
+    place = context.place
+    checkpoints.save(stage.step, context.layout.join_rows(stage.rows), {
+        "num_slots": stage.rows[0].alive.shape[1], "max_views": place.max_views, "frame": place.frame.to_dict(),
+        "num_without_room": stage.num_without_room, "seconds": stage.seconds, "num_blocks": len(place.blocks),
+        **place.identity()})
 
 
-def _finish(run: Run, images: ImageStore) -> None:
-    """Writes what others read: the model in the dataset's frame, cameras, scores of the stage."""
-    place, settings = run.place, run.settings
-    path = model_path(run.workdir, run.step)
-    count = write_surfels_ply(path, place.frame.surfels_to_dataset(run.state.surfels()))
-    write_cameras_json(run.workdir / "cameras.json", place.scene)
-    psnr, ssim = score_test_views(run.state, place, images, settings)
-    write_stage(
-        run.workdir, "device", steps=run.step, seconds=run.stopwatch.seconds, num_surfels=[count], psnr_test=psnr,
-        ssim_test=ssim, psnr_seam=None, peak_bytes_per_device=peak_bytes_per_device(), num_without_room=run.num_without_room,
-        num_slots=run.state.alive.shape[0])
-    merge_metrics(run.workdir / "metrics.json", final=None, geometry=None)  # what stood there was of an earlier step
-    scores = "no test views" if psnr is None else f"test PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"
-    _log.info("finished: %d surfels, %s; model in %s", count, scores, path)
-    if run.num_without_room:
-        _log.info("%d times a surfel was to be added and found no room; config.surfels.capacity=%d sets the limit",
-                  run.num_without_room, run.state.alive.shape[0])
+class BlockViews:
+    """Which photograph each block uses at each step, and the batch of a row's blocks."""
+
+    def __init__(self, context: Context):
+        """
+        Args:
+            context: of the run.
+        """
+        self._context = context
+        self._orders = [ViewOrder(block.views, context.settings.seed, block.number) for block in context.place.blocks]
+        self._blank = None  # what a device without a block is given, made at first use
+
+    def view(self, block: int, step: int) -> int:
+        """The view of a block's step."""
+        return self._orders[block].view(step)
+
+    def prefetch(self, step: int, count: int = _PREFETCH) -> None:
+        """Starts to decode the photographs of the next steps."""
+        blocks = self._context.layout.local_blocks
+        self._context.images.prefetch([self.view(block, later) for later in range(step, step + count) for block in blocks])
+
+    def batch(self, row: int, step: int, progress: float, sh_degree: int) -> Batch:
+        """What the blocks of a row train on in a step."""
+        context = self._context
+        place = context.place
+
+        def make(number: int | None) -> Batch:
+            block = place.blocks[0 if number is None else number]
+            view = self.view(block.number, step)
+            if number is None:
+                photo = self.blank_photo()
+            else:
+                photo = load_photo(place, context.images, view)
+            index = np.int32(np.searchsorted(block.views, view))
+            return Batch(place.views.camera_arrays(view), photo, index, np.float32(progress), np.int32(sh_degree))
+
+        return context.layout.put_row(row, make)
+
+    def blank_photo(self) -> np.ndarray:
+        """What stands in for the photograph of a block that a device does not have."""
+        place = self._context.place
+        if self._blank is None:
+            self._blank = np.zeros((*place.photo_size, 4 if place.has_masked_photos else 3), np.uint8)
+        return self._blank
 
 
-def train(settings: Settings, workdir: Path) -> None:
-    """Trains a model, or goes on where an earlier call stopped, or says that it is finished.
+def run_stage(context: Context, stage: Stage, num_steps: int, advance: Advance, checkpoints: Checkpoints) -> Stage:
+    """Takes a stage to its last step: progress, logging, saving. Saves at the end.
 
     Args:
-        settings: validated.
-        workdir: gets checkpoints/, before/, tensorboard/, history.jsonl, point_cloud/, cameras.json, metrics.json.
+        context: of the run.
+        stage: where it starts.
+        num_steps: where it ends.
+        advance: (stage, progress line) -> the stage one step later, and a report of each local block.
+        checkpoints: of this stage.
     Raises:
-        InputError: the dataset is not usable, or is not the one that the workdir was made with.
-        SystemExit: after SIGINT or SIGTERM, when the state is saved.
+        Stopped: the run was asked to stop; the state is saved.
+        FloatingPointError: a loss is not finite.
     """
-    choose_backend(settings.raster.backend)
-    place = open_place(settings, workdir)
-    scene = place.scene
-    _log.info("%s: %d photographs for training, %d for testing, %d points", scene.name, len(scene.train_views),
-              len(scene.test_views), len(scene.points))
-    with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints, \
-            ImageStore(scene, settings.data.host_memory_mb) as images:
-        run = Run(settings, workdir, place, checkpoints)
-        settings_file.save(settings, workdir / settings_file.NAME)
-        is_done = run.step >= settings.train.steps
-        if is_done and model_path(workdir, run.step).exists() and (workdir / "metrics.json").exists():
-            _log.info("finished already, after step %d: %s", run.step, model_path(workdir, run.step))
+    cadence, stopwatch = context.settings.train, Stopwatch(stage.seconds)
+    recent = []  # loss and PSNR of each local block and step since the last line; those of one photograph alone jump
+    context.log.begin(stage.name, stage.step)
+    with Progress(stage.name, num_steps, stage.step) as progress:
+        while stage.step < num_steps:
+            stage, reports = advance(stage, progress)
+            recent.append(np.array([[report.loss, report.psnr] for report in reports.values()]).reshape(-1, 2))
+            if stage.step % cadence.log_every == 0 or stage.step == num_steps:
+                _write_log(context, stage, reports, np.mean(recent, axis=0), progress)
+                recent = []
+            else:
+                progress.update(stage.step)
+            is_stopping = asked_to_stop(context, stage.step)
+            if stage.step % cadence.checkpoint_every == 0 or stage.step == num_steps or is_stopping:
+                stage = stage._replace(seconds=stopwatch.seconds)
+                save_stage(context, stage, checkpoints)
+            if is_stopping and stage.step < num_steps:
+                checkpoints.wait()
+                raise Stopped
+    if num_steps == 0:
+        save_stage(context, stage, checkpoints)
+    checkpoints.wait()
+    return stage
+
+
+def _write_log(context: Context, stage: Stage, reports: dict, means: np.ndarray, progress: Progress) -> None:
+    for (block, report), (loss, psnr) in zip(reports.items(), means.tolist(), strict=True):
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss of block {block} is {loss} after step {stage.step} of stage {stage.name}; the "
+                                     "last checkpoint is intact")
+        if report.num_invalid:
+            progress.message(f"block {block}: {int(report.num_invalid)} surfels with values that are not finite are skipped")
+        context.log.row(stage.name, stage.step, block, loss=loss, surfels=int(report.num_alive), **{"psnr/train": psnr})
+    if reports:
+        loss, psnr = means.mean(axis=0).tolist()
+        progress.update(stage.step, loss=loss, psnr=psnr, surfels=sum(int(report.num_alive) for report in reports.values()))
+
+
+class Trainer:
+    """Trains blocks on their own photographs: the device stage, or the recovery after compression."""
+
+    def __init__(self, context: Context, schedule: Schedule, first_progress: float = 0.0):
+        """
+        Args:
+            context: of the run.
+            schedule: the course of the stage.
+            first_progress: where on the course of the learning rates it begins; it ends at 1.
+        """
+        self._context, self._schedule, self._first_progress = context, schedule, first_progress
+        self._steps = compile_blocks(context.settings, context.layout)
+        self._views = BlockViews(context)
+        self.stage: Stage | None = None
+
+    def advance(self, stage: Stage, progress: Progress) -> tuple[Stage, dict[int, StepReport]]:
+        """One step of all blocks, and density control where it is due (`run_stage`)."""
+        step, schedule = stage.step, self._schedule
+        self._views.prefetch(step + 1)
+        share = self._first_progress + (1 - self._first_progress) * step / schedule.num_steps
+        rows, reports = list(stage.rows), []
+        for row in range(len(rows)):
+            batch = self._views.batch(row, step, share, schedule.sh_degree_at(step))
+            rows[row], report = self._steps.train(rows[row], batch, shape=schedule.shape(step))
+            # This waits: more than one step in flight only holds memory, and on a CPU they would share the same cores.
+            reports.append(jax.block_until_ready(report))
+        self.stage = stage._replace(rows=rows, step=step + 1)
+        self._control_density(progress)
+        test_every = self._context.settings.train.test_every
+        if test_every and self.stage.step % test_every == 0 and self.stage.step < schedule.num_steps:
+            log_test_views(self._context, self.stage)
+        return self.stage, self._context.layout.get_blocks(reports)
+
+    def _control_density(self, progress: Progress) -> None:
+        step, schedule = self.stage.step, self._schedule
+        if schedule.densifies_after(step):
+            self._make_room(progress)
+            self._densify(progress)
+        if schedule.trims_after(step):
+            self._trim(progress)
+        if schedule.resets_after(step):
+            self.stage = self.stage._replace(rows=[self._steps.reset_opacity(row) for row in self.stage.rows])
+
+    def _budget(self, block: Block) -> int:
+        return self._schedule.budget(self.stage.step, block.num_first, block.capacity)
+
+    def _densify(self, progress: Progress) -> None:
+        blocks, step, layout = self._context.place.blocks, self.stage.step, self._context.layout
+
+        def order(number: int | None) -> DensifyOrder:
+            budget = 0 if number is None else self._budget(blocks[number])
+            return DensifyOrder(np.int32(number or 0), np.int32(step), np.bool_(self._schedule.is_after_reset(step)),
+                                np.int32(budget))
+
+        pairs = [self._steps.densify(state, layout.put_row(row, order)) for row, state in enumerate(self.stage.rows)]
+        reports = layout.get_blocks([report for _, report in pairs])
+        num_without_room = sum(int(report.num_without_room) for number, report in reports.items()
+                               if self._budget(blocks[number]) == blocks[number].capacity)
+        if num_without_room and not self.stage.num_without_room:
+            progress.message("the model is full: config.surfels.capacity sets how many surfels there may be; from now on only "
+                             "the most wanted ones are added")
+        self.stage = self.stage._replace(rows=[state for state, _ in pairs],
+                                         num_without_room=self.stage.num_without_room + num_without_room)
+
+    def _trim(self, progress: Progress) -> None:
+        """Drops what too few photographs see in front. Where there are too few to judge by, nothing is dropped."""
+        place, layout = self._context.place, self._context.layout
+        least = self._context.settings.density.trim_min_views
+        pairs = []
+        for row, state in enumerate(self.stage.rows):
+            num_views = layout.put(lambda _: np.zeros(state.alive.shape[1], np.int32))  # noqa: B023 - called at once
+            for camera, is_real, size in each_view(place, layout, row):
+                num_views = self._steps.count_front_view(num_views, state, camera, is_real, image_size=size)
+            is_enough = layout.put_row(row, lambda number: np.bool_(number is not None
+                                                                     and len(place.blocks[number].views) > least))
+            pairs.append(self._steps.trim(state, num_views, is_enough))
+        self.stage = self.stage._replace(rows=[state for state, _ in pairs])
+        dropped = sum(int(number) for number in layout.get_blocks([number for _, number in pairs]).values())
+        progress.message(f"step {self.stage.step}: dropped {dropped:,d} surfels that fewer than {least} photographs see in front")
+
+    def _make_room(self, progress: Progress) -> None:
+        """Grows the arrays of all blocks when the budget of one outgrows them."""
+        num_slots = self.stage.rows[0].alive.shape[1]
+        blocks = self._context.place.blocks
+        if max(map(self._budget, blocks)) <= num_slots:
             return
-        if run.step:
-            _log.info("going on from step %d", run.step)
-        else:
-            _draw_before(run)
-        if not is_done:
-            history = History(workdir / "history.jsonl", run.step)
-            with TensorBoard(workdir / "tensorboard", run.step) as board:
-                run.train(images, stop, history, board)
-        if run.step < settings.train.steps:
-            _log.info("stopped after step %d; the same command goes on from there", run.step)
-            stop.exit()
-        _finish(run, images)
+        new = common_slots(blocks, map(self._budget, blocks), self._context.settings)
+        progress.message(f"step {self.stage.step}: room for {new:,d} surfels a block instead of {num_slots:,d}")
+        self.stage = self.stage._replace(rows=resize_rows(self._context.layout, self.stage.rows, new))
+
+
+def common_slots(blocks: Sequence[Block], counts, settings: Settings) -> int:
+    """Slots that hold these numbers of surfels in every block, with room to grow: blocks in lockstep have one shape."""
+    return max(slots_for(count, block.capacity, settings.density.growth_factor)
+               for block, count in zip(blocks, counts, strict=True))
+
+
+def resize_rows(layout: Layout, rows: Sequence[Any], num_slots: int) -> list[Any]:
+    """States with more slots; the new ones are empty."""
+    def grow(state):
+        return with_surfels(state, *grow_capacity(state.params, state.optimizer, state.alive, state.stats, num_slots))
+
+    return [layout.put(lambda device, row=row: grow(layout.get(row, device))) for row in rows]
+
+
+def each_view(place: Place, layout: Layout, row: int):
+    """All training views of the blocks in a row, in step.
+
+    Yields:
+        (Camera [D, ...], bool[D] whether it is one of the block's or stands in for one that it lacks, image size).
+    """
+    blocks = [place.blocks[number] for device in range(layout.num_devices)
+              if (number := layout.block_at(device, row)) is not None]
+    for index in range(max(len(block.views) for block in blocks)):
+        def make(number: int | None, index=index) -> tuple[Camera, np.bool_]:
+            views = place.blocks[0 if number is None else number].views
+            is_real = number is not None and index < len(views)
+            return place.views.camera_arrays(int(views[index if is_real else 0])), np.bool_(is_real)
+
+        camera, is_real = layout.put_row(row, make)
+        yield camera, is_real, place.photo_size or place.views.image_size(int(blocks[0].views[index]))
+
+
+def start_stage(context: Context, name: str, make_state, num_slots: int) -> Stage:
+    """A stage before its first step.
+
+    Args:
+        context, name: of the run and the stage.
+        make_state: number of a block -> its TrainState of `num_slots` slots.
+        num_slots: of every block.
+    """
+    layout, settings = context.layout, context.settings
+    empty = empty_state(num_slots, context.place.max_views, settings)
+    rows = [layout.put_row(row, lambda number: empty if number is None else make_state(number))
+            for row in range(layout.blocks_per_device)]
+    return Stage(name, rows, 0, 0, 0.0)
+
+
+def render_blocks(context: Context, rows: Sequence[Any], views: dict[int, int | None]) -> dict[int, np.ndarray]:
+    """What each block's own model shows from one view each: f32[H,W,3] for every local block that has a view."""
+    place, layout, raster = context.place, context.layout, context.settings.raster
+    size = place.photo_size or place.views.image_size(next(view for view in views.values() if view is not None))
+    draw = _compile_drawing(layout, size, raster.near, raster.background, raster.backend)
+    colors = []
+    for row, state in enumerate(rows):
+        def camera(number: int | None) -> Camera:
+            view = None if number is None else views[number]
+            return place.views.camera_arrays(0 if view is None else view)
+
+        colors.append(jax.block_until_ready(draw(state, layout.put_row(row, camera))))
+    return {block: color for block, color in layout.get_blocks(colors).items() if views[block] is not None}
+
+
+@functools.lru_cache(maxsize=8)
+def _compile_drawing(layout: Layout, size: tuple[int, int], near: float, background: float, backend: str):
+    def draw(state, camera):
+        return rasterize(state.surfels(), camera, image_size=size, near=near, backend=backend or None, maps="color",
+                         background=jnp.full((3,), background, jnp.float32)).color
+
+    return sharded(draw, layout)
+
+
+def test_views_in_step(place: Place):
+    """All test views, one of each block at a time: {block: view or None}. A view belongs to the block in whose cell it stands."""
+    scene = place.scene
+    owned = [scene.test_views[place.partition.home[scene.test_views] == block.number] for block in place.blocks]
+    for index in range(max(map(len, owned))):
+        yield {number: int(views[index]) if index < len(views) else None for number, views in enumerate(owned)}
+
+
+def log_test_views(context: Context, stage: Stage) -> None:
+    """Logs for each block the mean PSNR of its own model on the test views that stand in its cell."""
+    place, scores = context.place, {}
+    for views in test_views_in_step(place):
+        for block, color in render_blocks(context, stage.rows, views).items():
+            photo, mask = split_photo(context.images.load(views[block]))
+            color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
+            scores.setdefault(block, []).append(float(metrics.psnr(color, photo, mask)))
+    for block, values in scores.items():
+        context.log.row(stage.name, stage.step, block, **{"psnr/test": float(np.mean(values))})

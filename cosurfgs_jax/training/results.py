@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import files, pictures, report
+from cosurfgs_jax import files, pictures, report, settings_file
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.export.ply import write_surfels_ply
@@ -16,9 +18,10 @@ from cosurfgs_jax.ply_file import read_points_ply
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
 from cosurfgs_jax.surface import read_mesh_ply, write_mesh_ply
-from cosurfgs_jax.training import evaluation, loop
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training import evaluation
 from cosurfgs_jax.training.logging import Progress, read_history
+from cosurfgs_jax.training.merged import load_merged, stage_names, total_steps
+from cosurfgs_jax.training.place import Place, open_place
 from cosurfgs_jax.training.views import make_render_fn
 from cosurfgs_jax.types import Surfels
 
@@ -32,7 +35,7 @@ class Trained(NamedTuple):
     """A trained model and its place."""
 
     settings: Settings
-    place: loop.Place
+    place: Place
     surfels: Surfels  # world frame
     step: int
 
@@ -50,14 +53,14 @@ def load_trained(settings: Settings, workdir: Path) -> Trained:
     Raises:
         InputError: nothing was trained there yet, or the dataset has changed.
     """
-    place = loop.open_place(settings, workdir)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        restored = loop.restore(checkpoints, place, settings)
-    if restored is None:
+    if not settings_file.has_begun(workdir):
         raise InputError(f"{workdir}: expected a trained model, got no checkpoint; run `python -m cosurfgs_jax.train` first")
-    if restored.step < settings.train.steps:
-        _log.info("the model is of step %d of %d: training is not finished", restored.step, settings.train.steps)
-    return Trained(settings, place, restored.state.surfels(), restored.step)
+    place = open_place(settings, workdir)
+    surfels, step = load_merged(settings, workdir, place)
+    total = sum(total_steps(settings, name) for name in stage_names(settings, place.partition))
+    if step < total:
+        _log.info("the model is of step %d of %d: training is not finished", step, total)
+    return Trained(settings, place, jax.tree.map(jnp.asarray, surfels), step)
 
 
 def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
@@ -68,7 +71,7 @@ def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
 
 def write_report(workdir: Path, up: np.ndarray) -> Path:
     """report.html of what lies in the workdir now."""
-    rows = read_history(workdir / "history.jsonl")
+    rows = read_history(workdir)
     timings = files.read_json(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
     return report.write_report(workdir, curves=report.curves_from_rows(rows), timings=timings, up=up)
 

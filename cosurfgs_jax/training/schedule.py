@@ -23,7 +23,7 @@ class Schedule:
     density_every: int
     reset_every: int
     trim_every: int  # 0 = never
-    sh_every: int
+    sh_every: int  # 0 = all degrees from the start
     sh_degree: int
     is_growing: bool
 
@@ -41,13 +41,18 @@ class Schedule:
                    steps(density.trim_every, _MIN_BETWEEN_TRIMS) if density.trim_min_views else 0,
                    steps(settings.train.sh_degree_every), settings.surfels.sh_degree, density.enabled)
 
+    @classmethod
+    def without_growth(cls, settings: Settings, num_steps: int) -> "Schedule":
+        """A course on which the surfels stay as many as they are, all of their colours learning."""
+        return dataclasses.replace(cls.from_settings(settings), num_steps=num_steps, is_growing=False, sh_every=0)
+
     def shape(self, step: int) -> StepShape:
         """What the step after `step` finished ones is compiled for."""
         return StepShape(self.is_growing and step < self.density_stop)
 
     def sh_degree_at(self, step: int) -> int:
         """The highest degree of spherical harmonics that learns in the step after `step` finished ones."""
-        return min(self.sh_degree, step // self.sh_every)
+        return min(self.sh_degree, step // self.sh_every) if self.sh_every else self.sh_degree
 
     def densifies_after(self, step: int) -> bool:
         """Whether density control runs after this many steps."""
@@ -78,15 +83,16 @@ class Schedule:
 
 
 class ViewOrder:
-    """Which photograph each step uses: all once per epoch, in an order that follows from seed and epoch alone."""
+    """Which photograph each step uses: all once per epoch, in an order that follows from seed, block and epoch alone."""
 
-    def __init__(self, views: np.ndarray, seed: int):
+    def __init__(self, views: np.ndarray, seed: int, block: int = 0):
         """
         Args:
-            views: i64[n] training views.
+            views: i64[n] training views of the block.
             seed: of the run.
+            block: its number.
         """
-        self._views, self._seed = views, seed
+        self._views, self._seed = views, (seed, block)
         self._epoch, self._order = -1, views
 
     def view(self, step: int) -> int:
@@ -94,7 +100,7 @@ class ViewOrder:
         epoch, position = divmod(step, len(self._views))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng([self._seed, epoch]).permutation(self._views)
+            self._order = np.random.default_rng([*self._seed, epoch]).permutation(self._views)
         return int(self._order[position])
 
     def views(self, first: int, count: int) -> list[int]:

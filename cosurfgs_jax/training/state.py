@@ -4,8 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax import appearance, density, optim
 from cosurfgs_jax.settings import Settings
@@ -25,6 +26,8 @@ class TrainState:
     | `stats`                | screen gradients since the last densification                          |
     | `appearance`           | exposure model of V photographs; None where it is off                  |
     | `appearance_optimizer` | its optimiser's state, or None                                         |
+    | `num_views`            | i32[], how many of the V belong to this block; the rest fill up        |
+    | `length`               | f32[], extent of the block in world lengths                            |
     """
 
     params: optim.SurfelParams
@@ -33,31 +36,41 @@ class TrainState:
     stats: density.DensityStats
     appearance: appearance.AppearanceParams | None
     appearance_optimizer: appearance.AppearanceState | None
+    num_views: Int[Array, ""]
+    length: Float[Array, ""]
 
     def surfels(self) -> Surfels:
         """The model."""
         return optim.to_surfels(self.params, self.alive)
 
 
-def init_state(surfels: Surfels, num_views: int, settings: Settings) -> TrainState:
+def init_state(surfels: Surfels, num_views: int, settings: Settings, max_views: int | None = None,
+               length: float = 1.0) -> TrainState:
     """The state before the first step.
 
     Args:
         surfels: initial model with all its slots.
-        num_views: photographs of the scene, training and test.
+        num_views: training photographs of the block.
         settings: `seed` and `appearance` are used.
+        max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
+        length: extent of the block in world lengths.
     """
+    max_views = num_views if max_views is None else max_views
     params, alive = optim.from_surfels(surfels)
     exposure = exposure_optimizer = None
     if settings.appearance.enabled:
-        exposure = appearance.init(jax.random.fold_in(jax.random.key(settings.seed), 1), num_views, settings.appearance)
+        exposure = appearance.init(jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance)
         exposure_optimizer = appearance.init_optimizer(exposure)
     return TrainState(params, alive, optim.init_optimizer(params), density.init_stats(alive.shape[0]), exposure,
-                      exposure_optimizer)
+                      exposure_optimizer, jnp.int32(num_views), jnp.float32(length))
 
 
-def abstract_state(num_slots: int, num_views: int, settings: Settings):
-    """The shapes of a state, for restoring: a TrainState of `jax.ShapeDtypeStruct`."""
+def abstract_state(num_slots: int, max_views: int, settings: Settings):
+    """The shapes of a state, for restoring: a TrainState of `jax.ShapeDtypeStruct`.
+
+    Args:
+        num_slots: N. max_views: V. settings: `surfels` and `appearance` are used.
+    """
     num_sh = (settings.surfels.sh_degree + 1) ** 2
 
     def make():
@@ -65,9 +78,16 @@ def abstract_state(num_slots: int, num_views: int, settings: Settings):
         surfels = Surfels(jnp.zeros((num_slots, 3), f32), jnp.zeros((num_slots, 4), f32), jnp.zeros((num_slots, 2), f32),
                           jnp.zeros((num_slots,), f32), jnp.zeros((num_slots, num_sh, 3), f32),
                           jnp.zeros((num_slots,), bool))
-        return init_state(surfels, num_views, settings)
+        return init_state(surfels, max_views, settings)
 
     return jax.eval_shape(make)
+
+
+def empty_state(num_slots: int, max_views: int, settings: Settings) -> TrainState:
+    """A block without surfels, for a device that has nothing to do: NumPy zeros of `abstract_state`'s shapes."""
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_state(num_slots, max_views, settings))
+    state.params["quats"][:, 0] = 1
+    return state
 
 
 def with_surfels(state: TrainState, params, optimizer, alive, stats) -> TrainState:

@@ -1,17 +1,16 @@
 """One step of training and one of density control: pure functions of the state of one block."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax import appearance, density, metrics, optim
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster.ffi import match_varying
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.types import Camera
@@ -22,7 +21,7 @@ class Batch(NamedTuple):
 
     camera: Camera
     photo: UInt8[Array, "h w c"]  # RGB, or RGB and 255 where the pixel counts
-    view: Int[Array, ""]
+    view: Int[Array, ""]  # which of the block's exposures is the photograph's
     progress: Float[Array, ""]  # share of all steps done before this one
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
 
@@ -58,7 +57,7 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
         exposed = jnp.where(has_begun, appearance.apply(exposure, batch.view, out.color), out.color)
     loss = photometric_loss(out.color, exposed, target, mask, settings.loss.ssim_weight)
     if exposure is not None:
-        loss += appearance.identity_penalty(exposure, settings.appearance)
+        loss += appearance.identity_penalty(exposure, settings.appearance, state.num_views)
     if needs_distortion:
         loss += settings.loss.distortion_weight * out.distortion.mean()
     psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if mask is None else mask > 0.5)
@@ -75,12 +74,15 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
     Returns:
         The new state and what to show.
     """
-    probe = jnp.zeros((state.alive.shape[0], 4), jnp.float32) if shape.is_densifying else None
+    probe = None
+    if shape.is_densifying:
+        # Of this block alone: a probe that all devices shared would get the sum of their gradients, by communication.
+        probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
     arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     (loss, (psnr, num_invalid)), gradients = grad(state.params, state.appearance, probe, state, batch, settings)
     params, optimizer = optim.update(state.params, gradients[0], state.optimizer, state.alive, settings.optim,
-                                     batch.progress, batch.sh_degree)
+                                     batch.progress, batch.sh_degree, state.length)
     exposure, appearance_optimizer = state.appearance, state.appearance_optimizer
     if exposure is not None:
         exposure, appearance_optimizer = appearance.update(exposure, gradients[1], appearance_optimizer, batch.view,
@@ -90,42 +92,57 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
         stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
-    new = TrainState(params, state.alive, optimizer, stats, exposure, appearance_optimizer)
+    new = dataclasses.replace(state, params=params, optimizer=optimizer, stats=stats, appearance=exposure,
+                              appearance_optimizer=appearance_optimizer)
     return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid)
 
 
-def densify_step(state: TrainState, key, is_after_reset, budget,
-                 settings: Settings) -> tuple[TrainState, density.DensityReport]:
+class DensifyOrder(NamedTuple):
+    """What one round of density control needs besides the state; scalars."""
+
+    block: Int[Array, ""]  # with `step` and the run's seed it makes the random numbers
+    step: Int[Array, ""]
+    is_after_reset: Bool[Array, ""]
+    budget: Int[Array, ""]
+
+
+def densify_step(state: TrainState, order: DensifyOrder, settings: Settings) -> tuple[TrainState, density.DensityReport]:
     """One round of density control (`density.densify`) on the state."""
-    *slots, report = density.densify(state.params, state.optimizer, state.alive, state.stats, key, settings.density,
-                                     is_after_reset, budget)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
+    *slots, report = density.densify(state.params, state.optimizer, state.alive, state.stats,
+                                     jax.random.fold_in(key, order.step), settings.density, order.is_after_reset, order.budget,
+                                     state.length)
     return with_surfels(state, *slots), report
 
 
-def count_front_view(num_views, state: TrainState, camera: Camera, image_size: tuple[int, int], settings: Settings):
+def count_front_view(num_views: Int[Array, " n"], state: TrainState, camera: Camera, is_real: Bool[Array, ""],
+                     image_size: tuple[int, int], settings: Settings) -> Int[Array, " n"]:
     """Counts one more photograph for each surfel that some pixel of it sees in the front half of its light.
 
     Args:
         num_views: i32[N], so far.
         state: of one block; its surfels are drawn.
         camera, image_size: of the photograph; the size is static.
+        is_real: whether it counts at all: blocks with fewer photographs than others are given some to draw for nothing.
         settings: static.
-    Returns:
-        i32[N].
     """
     out = rasterize(state.surfels(), camera, image_size=image_size, near=settings.raster.near,
                     backend=settings.raster.backend or None, maps="color", with_contributions=True)
-    return num_views + (out.contributions[:, 3] > 0).astype(jnp.int32)
+    return num_views + ((out.contributions[:, 3] > 0) & is_real).astype(jnp.int32)
 
 
-def trim_step(state: TrainState, num_views: Int[Array, " n"], settings: Settings) -> tuple[TrainState, Int[Array, ""]]:
+def trim_step(state: TrainState, num_views: Int[Array, " n"], is_enough: Bool[Array, ""],
+              settings: Settings) -> tuple[TrainState, Int[Array, ""]]:
     """Drops what fewer than `trim_min_views` photographs see in front: floaters before one camera, and what lies hidden.
 
+    Args:
+        state, num_views: of one block.
+        is_enough: whether the block has photographs enough to judge by; else nothing is dropped.
     Returns:
         The state, and how many surfels were dropped.
     Source: PGSR (Chen et al. 2024), multi-view trimming.
     """
-    is_kept = state.alive & (num_views >= settings.density.trim_min_views)
+    is_kept = state.alive & ((num_views >= settings.density.trim_min_views) | ~is_enough)
     return dataclasses.replace(state, alive=is_kept), (state.alive & ~is_kept).sum(dtype=jnp.int32)
 
 
@@ -133,23 +150,3 @@ def reset_opacity_step(state: TrainState) -> TrainState:
     """Lowers all opacities (`density.reset_opacity`)."""
     params, optimizer = density.reset_opacity(state.params, state.optimizer)
     return dataclasses.replace(state, params=params, optimizer=optimizer)
-
-
-class Steps(NamedTuple):
-    """The compiled steps of one run. The state is donated, so each call reuses its memory."""
-
-    train: Callable  # (state, batch, shape=StepShape) -> (state, StepReport)
-    densify: Callable  # (state, key, is_after_reset, budget) -> (state, DensityReport)
-    reset_opacity: Callable  # state -> state
-    count_front_view: Callable  # (num_views, state, camera, image_size=) -> num_views
-    trim: Callable  # (state, num_views) -> (state, number dropped)
-
-
-def compile_steps(settings: Settings) -> Steps:
-    """The jitted functions of this file for these settings."""
-    return Steps(
-        jax.jit(functools.partial(train_step, settings=settings), static_argnames="shape", donate_argnums=0),
-        jax.jit(functools.partial(densify_step, settings=settings), donate_argnums=0),
-        jax.jit(reset_opacity_step, donate_argnums=0),
-        jax.jit(functools.partial(count_front_view, settings=settings), static_argnames="image_size", donate_argnums=0),
-        jax.jit(functools.partial(trim_step, settings=settings), donate_argnums=0))

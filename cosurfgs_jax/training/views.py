@@ -30,6 +30,10 @@ class WorldViews:
         """One view's camera, world frame."""
         return Camera(jnp.asarray(self._poses[view]), jnp.asarray(self._intrinsics[view]))
 
+    def camera_arrays(self, view: int) -> Camera:
+        """The same as NumPy arrays, for input that is put onto chosen devices."""
+        return Camera(self._poses[view], self._intrinsics[view])
+
     def image_size(self, view: int) -> tuple[int, int]:
         """(H, W) of the view's loaded image."""
         height, width = self._sizes[view]

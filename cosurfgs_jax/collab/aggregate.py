@@ -1,0 +1,174 @@
+"""Model aggregation (MAS): the blocks' models distilled into one, which stays sharded by cell.
+
+One step: every block takes one of its photographs. The devices whose cells its camera sees draw their cells for it
+(`composite.render_views`), and the block's device compares the composite with what the frozen teacher shows, and with its own
+photograph, which never leaves it. Gradients run back through composite and exchange; each device moves only its own surfels.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from cosurfgs_jax import appearance, metrics, optim
+from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
+from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
+from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
+from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.loop import BlockViews, Context, Stage
+from cosurfgs_jax.training.place import load_photo
+from cosurfgs_jax.training.state import TrainState
+from cosurfgs_jax.training.step import StepReport
+from cosurfgs_jax.types import RenderOutput, Surfels
+
+
+class MasBatch(NamedTuple):
+    """What one device needs for a step; b own blocks."""
+
+    jobs: Jobs
+    photos: UInt8[Array, "b h w c"]
+    exposures: Int[Array, " b"]  # which of the block's exposures is the photograph's
+    teachers: TeacherMaps  # [b, ...]
+    is_real: Bool[Array, " b"]  # False where the device has no block
+    progress: Float[Array, ""]
+
+
+def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Array, "h w c"], teacher: TeacherMaps,
+              settings: Settings) -> Float[Array, ""]:
+    """The loss of one composite view.
+
+    Args:
+        out: the student's maps. Take gradient.
+        exposed: [H,W,3], its colours with the photograph's exposure. Takes gradient.
+        photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts.
+        teacher: the frozen model's maps.
+        settings: static; `mas` and `loss`.
+    """
+    mas = settings.mas
+    target = photo[..., :3].astype(jnp.float32) / 255
+    photo_mask = ((teacher.flags & IS_PHOTO_VALID) > 0).astype(jnp.float32)
+    if photo.shape[-1] == 4:
+        photo_mask *= photo[..., 3].astype(jnp.float32) / 255
+    teacher_mask = ((teacher.flags & IS_TEACHER_VALID) > 0).astype(jnp.float32)
+    weight, loss = settings.loss.ssim_weight, jnp.float32(0.0)
+    if mas.teacher_weight < 1:
+        loss += (1 - mas.teacher_weight) * photometric_loss(out.color, exposed, target, photo_mask, weight)
+    if mas.teacher_weight > 0:
+        shown = teacher.color.astype(jnp.float32) / 255
+        loss += mas.teacher_weight * photometric_loss(out.color, out.color, shown, teacher_mask, weight)
+    if mas.depth_weight > 0:
+        loss += mas.depth_weight * depth_loss(out.depth, out.alpha, teacher.depth, teacher_mask)
+    if mas.normal_weight > 0:
+        loss += mas.normal_weight * normal_loss(out.normal, teacher.normal.astype(jnp.float32) / 127, teacher_mask)
+    return loss
+
+
+def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBatch, exchange: Exchange, settings: Settings):
+    """Sum over this device's own cameras; the parts of others' losses come back through the exchange."""
+    cells = [Surfels(**own, alive=state.alive) for own, state in zip(params, states, strict=True)]
+    size = batch.photos.shape[1:3]
+    total, reports = jnp.float32(0.0), []
+    for i, out in enumerate(render_views(cells, batch.jobs, exchange, size, settings.raster)):
+        exposed = out.color
+        if exposures[i] is not None:
+            exposed = appearance.apply(exposures[i], batch.exposures[i], out.color)
+        loss = view_loss(out, exposed, batch.photos[i], jax.tree.map(lambda leaf, i=i: leaf[i], batch.teachers), settings)
+        if exposures[i] is not None:
+            loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
+        total += jnp.where(batch.is_real[i], loss, 0.0)
+        photo = batch.photos[i]
+        psnr = metrics.psnr(jnp.clip(exposed, 0, 1), photo[..., :3].astype(jnp.float32) / 255,
+                            photo[..., 3] > 127 if photo.shape[-1] == 4 else None)
+        reports.append((loss, psnr))
+    return total, reports
+
+
+def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
+             exchange: Exchange) -> tuple[list[TrainState], list[StepReport]]:
+    """One step of a device: draws, exchanges, compares, and moves its own surfels and exposures.
+
+    Args:
+        states: of its b cells.
+        batch: of this device.
+        settings, exchange: static.
+    Returns:
+        The new states and what to show of each block.
+    """
+    grad = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
+    (_, shown), (by_params, by_exposures) = grad([state.params for state in states], [state.appearance for state in states],
+                                                 states, batch, exchange, settings)
+    new, reports = [], []
+    for i, state in enumerate(states):
+        params, optimizer = optim.update(state.params, by_params[i], state.optimizer, state.alive, settings.optim,
+                                         batch.progress, settings.surfels.sh_degree, state.length)
+        exposure, exposure_optimizer = state.appearance, state.appearance_optimizer
+        if exposure is not None:
+            exposure, exposure_optimizer = appearance.update(exposure, by_exposures[i], exposure_optimizer, batch.exposures[i],
+                                                             settings.appearance)
+        new.append(TrainState(params, state.alive, optimizer, state.stats, exposure, exposure_optimizer, state.num_views,
+                              state.length))
+        reports.append(StepReport(*shown[i], state.alive.sum(dtype=jnp.int32), jnp.zeros((), jnp.int32)))
+    return new, reports
+
+
+class Aggregation:
+    """One MAS stage: devices to edges, or edges to the cloud."""
+
+    def __init__(self, context: Context, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int):
+        """
+        Args:
+            context: of the run.
+            exchange: between the devices.
+            groups: i64[B], which blocks become one model.
+            teachers: rendered already.
+            num_steps: of the stage.
+        """
+        self._context, self._teachers, self._num_steps = context, teachers, num_steps
+        self._planner = Planner(context.place, context.layout, exchange, groups)
+        self._views = BlockViews(context)
+        self._step = compile_step(context.settings, context.layout, exchange)
+
+    def advance(self, stage: Stage, progress) -> tuple[Stage, dict[int, StepReport]]:
+        """One step of all blocks (`loop.run_stage`)."""
+        self._views.prefetch(stage.step + 1)
+        batch = self.batch(stage.step)
+        rows, reports = self._step(stage.rows, batch)
+        jax.block_until_ready(reports)
+        return stage._replace(rows=rows, step=stage.step + 1), self._context.layout.get_blocks(reports)
+
+    def batch(self, step: int) -> MasBatch:
+        """What all devices need for a step, with the device axis in front."""
+        context = self._context
+        place, layout, start = context.place, context.layout, context.settings.mas.start_progress
+        views = {block.number: self._views.view(block.number, step) for block in place.blocks}
+        jobs = self._planner.jobs(views)
+        share = np.float32(start + (1 - start) * step / self._num_steps)
+
+        def own(device: int):
+            return [self._own(layout.block_at(device, row), views) for row in range(layout.blocks_per_device)]
+
+        data = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *own(device)))
+        return MasBatch(jobs, *data, layout.put(lambda _: share))
+
+    def _own(self, block: int | None, views: dict[int, int]):
+        """Photograph, exposure and teacher of one block; blank where there is none."""
+        context, place = self._context, self._context.place
+        if block is None:
+            height, width = place.photo_size
+            return (self._views.blank_photo(), np.int32(0), TeacherMaps(
+                np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8),
+                np.zeros((height, width), np.float32), np.zeros((height, width, 3), np.int8)), np.bool_(False))
+        view = views[block]
+        return (load_photo(place, context.images, view), np.int32(np.searchsorted(place.blocks[block].views, view)),
+                self._teachers.load(block, view), np.bool_(True))
+
+
+def compile_step(settings: Settings, layout, exchange: Exchange):
+    """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device axis; the rows are donated."""
+    return sharded(functools.partial(mas_step, settings=settings, exchange=exchange), layout, donate=(0,))

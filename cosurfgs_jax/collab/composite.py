@@ -1,0 +1,181 @@
+"""Sort-last rendering: every device draws its own cells, and each camera's owner puts the parts together, front to back.
+
+Cells of a kd-tree can be ordered front to back from any viewpoint, so the composite of their partial images is the image of the
+whole model, but for surfels that reach across a wall.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.raster import rasterize_sums
+from cosurfgs_jax.raster.maps import RawMaps, finish
+from cosurfgs_jax.settings import RasterSettings
+from cosurfgs_jax.training.layout import Layout
+from cosurfgs_jax.training.place import Place
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+
+_BEHIND = np.float32(-1e6)  # camera z of everything, for a camera that sees nothing
+
+
+class Part(NamedTuple):
+    """Sums along rays over the surfels of one cell, with any leading axes. All zero is a cell that is not there."""
+
+    color: Float[Array, "*parts h w 3"]  # without background
+    alpha: Float[Array, "*parts h w"]
+    depth: Float[Array, "*parts h w"]
+    normal: Float[Array, "*parts h w 3"]
+    plane: Float[Array, "*parts h w"]
+
+
+class Jobs(NamedTuple):
+    """What a device draws for others and what it makes of what comes back. Leaves of one device, without the device axis.
+
+    b cells and cameras a device, S slots of the exchange.
+    """
+
+    cameras: Camera  # [b, S * b, ...]: for each own cell the cameras to draw it for; a blind one where it is not wanted
+    own_cameras: Camera  # [b, ...]
+    order: Int[Array, "b s"]  # i32[b, S * b]: received parts (slot by slot, cell by cell) front to back for each own camera
+
+
+def blind_camera(camera: Camera) -> Camera:
+    """A camera that sees nothing, so that drawing for it costs no more than a look at the surfels."""
+    pose = np.eye(4, dtype=np.float32)
+    pose[2, 3] = _BEHIND
+    return Camera(pose, camera.intrinsics)
+
+
+class Planner:
+    """Makes the jobs of a step from the views that the blocks use."""
+
+    def __init__(self, place: Place, layout: Layout, exchange: Exchange, groups: np.ndarray):
+        """
+        Args:
+            place, layout: of the run.
+            exchange: between the devices.
+            groups: i64[B]; a block's cameras see the cells of its own group.
+        """
+        self._place, self._layout, self._exchange, self._groups = place, layout, exchange, groups
+        poses = place.views.centers()
+        self._orders = place.partition.front_to_back(poses)  # [V, B]
+
+    def partners(self, block: int) -> np.ndarray:
+        """The blocks whose cells are drawn for a block's cameras."""
+        device = block // self._layout.blocks_per_device
+        cells = [cell for other in self._exchange.receives_of[device] if other >= 0 for cell in self._layout.blocks_of(other)]
+        return np.array([cell for cell in sorted(cells) if self._groups[cell] == self._groups[block]])
+
+    def jobs(self, views: dict[int, int | None]) -> Jobs:
+        """The jobs of all devices, with the device axis in front.
+
+        Args:
+            views: for every block (of all processes) the view that it looks from; None = it looks from nowhere.
+        """
+        return self._layout.put(lambda device: self._jobs_of(device, views))
+
+    def _camera(self, block: int | None, cell: int | None, views: dict[int, int | None]) -> Camera:
+        """The camera that a cell is drawn for; blind where there is no such cell, or the camera's group lacks it."""
+        view = None if block is None else views[block]
+        camera = self._place.views.camera_arrays(0 if view is None else view)
+        is_wanted = view is not None and cell is not None and self._groups[block] == self._groups[cell]
+        return camera if is_wanted else blind_camera(camera)
+
+    def _jobs_of(self, device: int, views: dict[int, int | None]) -> Jobs:
+        layout, exchange = self._layout, self._exchange
+        rows = range(layout.blocks_per_device)
+
+        def blocks_at(other: int) -> list[int | None]:
+            return [layout.block_at(other, row) if other >= 0 else None for row in rows]
+
+        own = blocks_at(device)
+        asked = [block for other in exchange.draws_for[device] for block in blocks_at(other)]
+        cells = [cell for other in exchange.receives_of[device] for cell in blocks_at(other)]
+        cameras = _stack([_stack([self._camera(block, cell, views) for block in asked]) for cell in own])
+        own_cameras = _stack([self._camera(block, block, views) for block in own])
+        return Jobs(cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own]))
+
+    def _order(self, block: int | None, cells: list[int | None], views: dict[int, int | None]) -> np.ndarray:
+        view = None if block is None else views[block]
+        if view is None:
+            return np.arange(len(cells), dtype=np.int32)
+        rank = np.empty(self._layout.num_blocks, np.int64)
+        rank[self._orders[view]] = np.arange(self._layout.num_blocks)
+        ranks = [self._layout.num_blocks if cell is None else rank[cell] for cell in cells]
+        return np.argsort(ranks, kind="stable").astype(np.int32)
+
+
+def _stack(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def draw_part(surfels: Surfels, cameras: Camera, image_size: tuple[int, int], settings: RasterSettings) -> Part:
+    """Draws the surfels of one cell for several cameras.
+
+    Args:
+        surfels: of the cell. cameras: [n, ...]. image_size: (H, W). settings: near plane and backend.
+    Returns:
+        Part with a leading axis of n.
+    """
+    raw = rasterize_sums(surfels, cameras, image_size=image_size, near=settings.near, backend=settings.backend or None,
+                         maps="geometry")
+    return Part(raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum)
+
+
+def composite(parts: Part, order: Int[Array, " s"]) -> Part:
+    """Puts the parts of one view together.
+
+    Args:
+        parts: [s, H, W, ...], of cells. Take gradient.
+        order: i32[s], front to back.
+    Returns:
+        Part without the leading axis: the sums over all cells.
+    """
+    ordered = jax.tree.map(lambda leaf: leaf[order], parts)
+    first = jax.tree.map(lambda leaf: leaf[0], ordered)
+    total, light = first, 1.0 - first.alpha
+    for i in range(1, order.shape[0]):
+        part = jax.tree.map(lambda leaf, i=i: leaf[i], ordered)
+        total = jax.tree.map(lambda a, b, light=light: a + (light if b.ndim == 2 else light[..., None]) * b, total, part)
+        light = light * (1.0 - part.alpha)
+    return total
+
+
+def to_output(total: Part, camera: Camera, background: float) -> RenderOutput:
+    """The maps of a view from its sums. There is no median depth: it cannot be had from the parts."""
+    light = 1.0 - total.alpha
+    raw = RawMaps(color=total.color + background * light[..., None], transmittance=light, depth_sum=total.depth,
+                  median_depth=None, normal_sum=total.normal, plane_sum=total.plane, distortion=None, contributions=None,
+                  num_invalid=jnp.zeros((), jnp.int32))
+    return finish(raw, camera)
+
+
+def render_views(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_size: tuple[int, int],
+                 settings: RasterSettings) -> list[RenderOutput]:
+    """Renders the views of this device's cameras from the whole model. Inside shard_map; differentiable in the surfels.
+
+    Args:
+        cells: b models, this device's own cells.
+        jobs: of this device.
+        exchange, image_size, settings: static.
+    Returns:
+        b outputs, one for each own camera.
+    """
+    num_cells, num_slots = len(cells), exchange.num_slots
+    drawn = [draw_part(surfels, jax.tree.map(lambda leaf, i=i: leaf[i], jobs.cameras), image_size, settings)
+             for i, surfels in enumerate(cells)]
+
+    def by_slot(*leaves):  # b of [S * b, H, W, ...] -> [S, b cells, b cameras, H, W, ...]
+        return jnp.stack([leaf.reshape(num_slots, num_cells, *leaf.shape[1:]) for leaf in leaves], axis=1)
+
+    received = exchange.swap(jax.tree.map(by_slot, *drawn))
+    outputs = []
+    for i in range(num_cells):
+        parts = jax.tree.map(lambda leaf, i=i: leaf[:, :, i].reshape(num_slots * num_cells, *leaf.shape[3:]), received)
+        camera = jax.tree.map(lambda leaf, i=i: leaf[i], jobs.own_cameras)
+        outputs.append(to_output(composite(parts, jobs.order[i]), camera, settings.background))
+    return outputs

@@ -1,0 +1,188 @@
+"""Local model compression (LMC): how much each surfel matters to the photographs that look at the block, and what is pruned.
+
+Source: CoSurfGS, section LMC, does not give the formula; ours follows LightGaussian (Fan et al. 2023) in weighting a surfel's
+summed blending weights by its size.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cosurfgs_jax import density
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.loop import Context, Stage, each_view
+from cosurfgs_jax.training.place import round_slots
+from cosurfgs_jax.training.state import TrainState, with_surfels
+from cosurfgs_jax.types import Camera
+
+_AREA_PERCENTILE = 90.0
+
+
+class Importance(NamedTuple):
+    """What the photographs of a block have seen of its surfels so far."""
+
+    weight: Float[Array, " n"]  # sum of blending weights over the pixels of used photographs
+    num_front_views: Int[Array, " n"]  # used photographs that see it in the front half of their light
+    num_used: Int[Array, ""]  # photographs that really look at the block's cell
+
+
+def init_importance(num_slots: int) -> Importance:
+    """Nothing seen yet; NumPy."""
+    return Importance(np.zeros(num_slots, np.float32), np.zeros(num_slots, np.int32), np.int32(0))
+
+
+def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Array, " n"], camera: Camera,
+                 is_real: Bool[Array, ""], image_size: tuple[int, int], settings: Settings) -> Importance:
+    """Adds one photograph.
+
+    With the camera switch, photographs that mostly show other blocks are abandoned: they would praise what explains the outside.
+
+    Args:
+        importance: so far.
+        state: of one block.
+        is_inside: bool[N], surfels in the block's cell.
+        camera, image_size: of the photograph.
+        is_real: whether it is one of the block's at all.
+        settings: static.
+    """
+    out = rasterize(state.surfels(), camera, image_size=image_size, near=settings.raster.near,
+                    backend=settings.raster.backend or None, maps="color", with_contributions=True)
+    weight = out.contributions[:, 0]
+    is_used = is_real
+    if settings.lmc.camera_switch:
+        is_used &= (weight * is_inside).sum() >= settings.lmc.min_cell_share * weight.sum()
+    return Importance(importance.weight + weight * is_used,
+                      importance.num_front_views + ((out.contributions[:, 3] > 0) & is_used).astype(jnp.int32),
+                      importance.num_used + is_used.astype(jnp.int32))
+
+
+def importance_scores(importance: Importance, log_scales: Float[Array, "n 2"], alive: Bool[Array, " n"],
+                      settings: Settings) -> Float[Array, " n"]:
+    """S_imp: summed weights times (area / 90th percentile of the areas, at most 1) to the power of `lmc.area_exponent`.
+
+    Returns:
+        f32[N]; 0 for what fewer than `lmc.min_front_views` used photographs see in front, and for dead slots.
+    """
+    log_area = log_scales.sum(axis=-1)
+    limit = jnp.nanpercentile(jnp.where(alive, log_area, jnp.nan), _AREA_PERCENTILE)
+    size = jnp.exp(settings.lmc.area_exponent * jnp.minimum(log_area - limit, 0.0))
+    least = jnp.minimum(settings.lmc.min_front_views, importance.num_used)
+    return jnp.where(alive & (importance.num_front_views >= least), size * importance.weight, 0.0)
+
+
+def keep_head(scores: Float[Array, " n"], among: Bool[Array, " n"], prune_ratio: float,
+              importance_share: float) -> Bool[Array, " n"]:
+    """The most important of some surfels.
+
+    Args:
+        scores: f32[N], 0 or more. among: bool[N], which are judged.
+        prune_ratio: share of them that is dropped, if `importance_share` is 0.
+        importance_share: else the smallest head whose scores sum to this share of all is kept.
+    Returns:
+        bool[N]; ties by index.
+    """
+    order = jnp.argsort(jnp.where(among, -scores, jnp.inf), stable=True)
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)
+    num = among.sum(dtype=jnp.int32)
+    if importance_share > 0:
+        sums = jnp.cumsum(jnp.where(among, scores, 0.0)[order])
+        num_kept = jnp.minimum((sums < importance_share * sums[-1]).sum(dtype=jnp.int32) + 1, num)
+    else:
+        num_kept = num - jnp.floor(prune_ratio * num.astype(jnp.float32)).astype(jnp.int32)
+    return among & (rank < num_kept)
+
+
+def prune_step(state: TrainState, importance: Importance, is_inside: Bool[Array, " n"], settings: Settings,
+               prune_ratio: float) -> TrainState:
+    """Prunes the surfels in the cell and those around it, each by the rule, and moves the rest to the front of the arrays.
+
+    Judged together, what lies around the cell, which used photographs hardly see, would all go first, and what goes into the
+    merged model would not get smaller. Moments and statistics move with their surfels.
+    """
+    scores = importance_scores(importance, state.params["log_scales"], state.alive, settings)
+    alive = keep_head(scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share)
+    alive |= keep_head(scores, state.alive & ~is_inside, prune_ratio, settings.lmc.importance_share)
+    return with_surfels(state, *density.compact(state.params, state.optimizer, alive, state.stats))
+
+
+def inside_masks(context: Context, rows: list) -> list:
+    """For every row bool[D, N]: which living surfels have their centre in their block's cell."""
+    partition, layout = context.place.partition, context.layout
+
+    def mask(device: int, row: int) -> np.ndarray:
+        state, block = layout.get(rows[row], device), layout.block_at(device, row)
+        if block is None:
+            return np.zeros_like(state.alive)
+        return state.alive & (partition.cell_of(state.params["means"]) == block)
+
+    return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(rows))]
+
+
+def shrink_rows(context: Context, rows: list) -> list:
+    """The same states with as few slots as hold the living surfels of every block, which must be in front."""
+    layout = context.layout
+    counts = [int(state.alive.sum()) for state in layout.get_blocks(rows).values()]
+    num_slots = min(round_slots(context.most(counts)), rows[0].alive.shape[1])
+
+    def cut(state: TrainState) -> TrainState:
+        slots = jax.tree.map(lambda leaf: leaf[:num_slots], (state.params, state.optimizer.mu, state.optimizer.nu, state.alive,
+                                                             state.stats))
+        params, mu, nu, alive, stats = slots
+        return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
+
+    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in rows]
+
+
+class Compression(NamedTuple):
+    """What a compression did, for each block of this process."""
+
+    rows: list  # the states
+    num_before: dict[int, int]
+    num_after: dict[int, int]
+    num_used: dict[int, int]  # photographs
+    num_inside: dict[int, int]  # surfels in the cell afterwards
+
+
+def compress(context: Context, stage: Stage, prune_ratio: float) -> Compression:
+    """Measures the importance of all surfels of all blocks over their photographs, and prunes.
+
+    Args:
+        context: of the run.
+        stage: the blocks.
+        prune_ratio: see `keep_head`.
+    """
+    layout, settings, place = context.layout, context.settings, context.place
+    measure = sharded(functools.partial(measure_view, settings=settings), layout, donate=(0,), static=("image_size",))
+    prune = sharded(functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio), layout, donate=(0,))
+    before = {block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.rows).items()}
+    rows, used = [], []
+    for row, (state, is_inside) in enumerate(zip(stage.rows, inside_masks(context, stage.rows), strict=True)):
+        importance = layout.put(lambda _: init_importance(state.alive.shape[1]))  # noqa: B023 - called at once
+        for camera, is_real, size in each_view(place, layout, row):
+            importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
+            jax.block_until_ready(importance.num_used)
+        used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
+        rows.append(prune(state, importance, is_inside))
+    rows = shrink_rows(context, rows)
+    after = layout.get_blocks(rows)
+    inside = layout.get_blocks(inside_masks(context, rows))
+    return Compression(rows, before, {block: int(state.alive.sum()) for block, state in after.items()},
+                       {block: int(number) for block, number in layout.get_blocks(used).items()},
+                       {block: int(mask.sum()) for block, mask in inside.items()})
+
+
+def crop_rows(context: Context, rows: list) -> list:
+    """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells of the merged model."""
+    layout = context.layout
+
+    def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
+        return with_surfels(state, *density.compact(state.params, state.optimizer, is_inside, state.stats))
+
+    cut = sharded(crop, layout)
+    return shrink_rows(context, [cut(state, mask) for state, mask in zip(rows, inside_masks(context, rows), strict=True)])

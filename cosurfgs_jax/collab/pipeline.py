@@ -1,0 +1,277 @@
+"""The whole run: device -> compression -> edge -> compression -> cloud, each stage resumable, then the merged model's files."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cosurfgs_jax import pictures, settings_file
+from cosurfgs_jax.collab import compress
+from cosurfgs_jax.collab.aggregate import Aggregation
+from cosurfgs_jax.collab.composite import Planner
+from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
+from cosurfgs_jax.collab.score import SeamMasks, score_cells
+from cosurfgs_jax.collab.teachers import Teachers
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.export.cameras import write_cameras_json
+from cosurfgs_jax.export.ply import write_surfels_ply
+from cosurfgs_jax.raster import choose_backend
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import loop, processes
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.evaluation import merge_metrics
+from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.layout import check_num_devices, make_layout
+from cosurfgs_jax.training.logging import Log, peak_bytes_per_device, write_stage
+from cosurfgs_jax.training.merged import load_merged, model_path, stage_names, total_steps
+from cosurfgs_jax.training.place import Place, bind_partition, first_state, open_place
+from cosurfgs_jax.training.schedule import Schedule
+
+_RECOVERY_PROGRESS = 0.8  # where on the course of the learning rates the recovery after pruning begins
+_log = logging.getLogger(__name__)
+
+
+class _Plans(NamedTuple):
+    """Exchanges between the devices of a run, and which blocks form one model in each."""
+
+    alone: Exchange  # every block by itself
+    edge: Exchange
+    cloud: Exchange
+    edge_groups: np.ndarray  # i64[B]
+    cloud_groups: np.ndarray
+    alone_groups: np.ndarray
+
+
+def _make_plans(context: loop.Context) -> _Plans:
+    place, layout = context.place, context.layout
+    num_devices, per_device = layout.num_devices, layout.blocks_per_device
+    needs = np.zeros((num_devices, num_devices))
+    for block in place.blocks:
+        for cell, share in enumerate(place.partition.coverage[block.views].sum(axis=0)):
+            needs[block.number // per_device, cell // per_device] += share
+    rows, width = layout.mesh.devices.shape
+    edges = place.partition.edge_of_block
+    row_of_block = np.arange(len(place.blocks)) // (width * per_device)
+    # Edges lie within rows unless there is one row for several edges; then the row is the group, and views are told apart by it.
+    is_within_rows = all(len(np.unique(row_of_block[edges == edge])) == 1 for edge in np.unique(edges))
+    most = context.settings.mas.max_partners
+    alone = Exchange(("device",), (), *(tuple((device,) for device in range(num_devices)),) * 2)
+    return _Plans(alone, plan_exchange((rows, width), needs, is_within_rows, most),
+                  plan_exchange((rows, width), needs, False, most), edges, np.zeros(len(edges), np.int64),
+                  np.arange(len(edges)))
+
+
+class _Pipeline:
+    """One run, stage by stage."""
+
+    def __init__(self, context: loop.Context):
+        self._context = context
+        self._plans = _make_plans(context)
+        self._seams = SeamMasks(context.place, context.settings)
+        self._names = stage_names(context.settings, context.place.partition)
+
+    def run(self) -> loop.Stage:
+        """All stages that are not done yet; returns the last one."""
+        context = self._context
+        makers = {"device": self._device, "lmc_device": self._lmc_device, "edge": self._edge, "cloud": self._cloud}
+        stage = None
+        for position, name in enumerate(self._names):
+            later = self._names[position + 1:]
+            if stage is None and any(self._has_begun(other) for other in later):
+                continue  # what a later stage began with, it has
+            folder = loop.checkpoint_folder(context.workdir, name)
+            with Checkpoints(folder, keep=2) as checkpoints:
+                restored = loop.restore_stage(context, name, checkpoints)
+                if restored is not None and restored.step:
+                    _log.info("%s: going on from step %d", name, restored.step)
+                num_steps = self._num_steps(name)
+                is_new = restored is None or restored.step < num_steps or not self._is_scored(name)
+                stage = makers[name](stage, restored, num_steps, checkpoints)
+            if is_new:
+                self._score(stage, name)
+        return stage
+
+    def _has_begun(self, name: str) -> bool:
+        folder = loop.checkpoint_folder(self._context.workdir, name)
+        return any(path.name.isdigit() for path in folder.glob("*"))
+
+    def _is_scored(self, name: str) -> bool:
+        path = self._context.workdir / "metrics.json"
+        return path.exists() and any(row["name"] == name for row in merge_metrics(path)["stages"])
+
+    def _num_steps(self, name: str) -> int:
+        return total_steps(self._context.settings, name)
+
+    def _device(self, _, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
+        context = self._context
+        place, settings = context.place, context.settings
+        if restored is None:
+            num_slots = loop.common_slots(place.blocks, [block.num_first for block in place.blocks], settings)
+            restored = loop.start_stage(context, "device",
+                                        lambda number: first_state(place, place.blocks[number], settings, num_slots), num_slots)
+            _draw_before(context, restored)
+        trainer = loop.Trainer(context, Schedule.from_settings(settings))
+        return loop.run_stage(context, restored, num_steps, trainer.advance, checkpoints)
+
+    def _lmc_device(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
+        context = self._context
+        if restored is None:
+            result = compress.compress(context, before, context.settings.lmc.prune_ratio)
+            _tell_compression(result)
+            restored = loop.Stage("lmc_device", result.rows, 0, 0, 0.0)
+        if restored.step >= num_steps > 0:
+            return restored
+        trainer = loop.Trainer(context, Schedule.without_growth(context.settings, max(num_steps, 1)), _RECOVERY_PROGRESS)
+        return loop.run_stage(context, restored, num_steps, trainer.advance, checkpoints)
+
+    def _edge(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
+        plans = self._plans
+        return self._aggregate("edge", before, restored, num_steps, checkpoints, (plans.alone, plans.alone_groups),
+                               (plans.edge, plans.edge_groups))
+
+    def _cloud(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
+        plans, context = self._plans, self._context
+        has_edges = "edge" in self._names
+        of_teachers = (plans.edge, plans.edge_groups) if has_edges else (plans.alone, plans.alone_groups)
+        if restored is None and has_edges and context.settings.lmc.enabled:
+            result = compress.compress(context, before, context.settings.lmc.edge_prune_ratio)
+            _tell_compression(result)
+            before = before._replace(rows=result.rows, name="lmc_edge", step=0, seconds=0.0)
+            self._score(before, "lmc_edge")
+        return self._aggregate("cloud", before, restored, num_steps, checkpoints, of_teachers, (plans.cloud, plans.cloud_groups))
+
+    def _aggregate(self, name: str, before, restored, num_steps: int, checkpoints: Checkpoints, of_teachers,
+                   of_students) -> loop.Stage:
+        context = self._context
+        teachers = Teachers(context, name)
+        if restored is None:
+            planner = Planner(context.place, context.layout, *of_students)
+            partners = {block: planner.partners(block) for block in context.layout.local_blocks}
+            teachers.render(before.rows, *of_teachers, partners)
+            restored = loop.Stage(name, compress.crop_rows(context, before.rows), 0, 0, 0.0)
+            loop.save_stage(context, restored, checkpoints)  # from here on the models of the stage before are not needed
+            checkpoints.wait()
+        aggregation = Aggregation(context, *of_students, teachers, num_steps)
+        stage = loop.run_stage(context, restored, num_steps, aggregation.advance, checkpoints)
+        teachers.drop()
+        return stage
+
+    def _score(self, stage: loop.Stage, name: str) -> None:
+        """Writes the stage's row of metrics.json: the scores are those of its cells put together."""
+        context = self._context
+        cells = stage.rows if name in ("edge", "lmc_edge", "cloud") else compress.crop_rows(context, stage.rows)
+        scores = score_cells(context, cells, self._plans.cloud, self._seams)
+        counts = np.zeros(len(context.place.blocks), np.int64)
+        merged = counts.copy()
+        for table, rows in ((counts, stage.rows), (merged, cells)):
+            for block, state in context.layout.get_blocks(rows).items():
+                table[block] = int(state.alive.sum())
+        counts, merged = processes.gather(counts).sum(axis=0), processes.gather(merged).sum(axis=0)
+        peak = int(processes.gather(np.int64(peak_bytes_per_device())).max())
+        if processes.is_first():
+            write_stage(context.workdir, name, steps=stage.step, seconds=stage.seconds, num_surfels=counts.tolist(),
+                        psnr_test=scores.psnr, ssim_test=scores.ssim, psnr_seam=scores.psnr_seam, peak_bytes_per_device=peak,
+                        num_surfels_merged=int(merged.sum()), num_without_room=stage.num_without_room)
+        seam = "" if scores.psnr_seam is None else f", {scores.psnr_seam:.2f} dB at the seams"
+        told = "no test views" if scores.psnr is None else f"test PSNR {scores.psnr:.2f} dB{seam}, SSIM {scores.ssim:.4f}"
+        _log.info("%s: %d surfels in %d blocks, %d merged; %s", name, counts.sum(), len(counts), merged.sum(), told)
+
+
+def _tell_compression(result: compress.Compression) -> None:
+    for block, before in result.num_before.items():
+        after = result.num_after[block]
+        _log.info("block %d: %d photographs used; %d of %d surfels pruned, %d kept, %d of them in its cell", block,
+                  result.num_used[block], before - after, before, after, result.num_inside[block])
+
+
+def _draw_before(context: loop.Context, stage: loop.Stage) -> None:
+    """Pictures of the test views as the SfM points alone show them, for the report."""
+    place = context.place
+    numbers = {int(view): number for number, view in enumerate(place.scene.test_views)}
+    if not numbers:
+        return
+    for views in loop.test_views_in_step(place):
+        for block, color in loop.render_blocks(context, stage.rows, views).items():
+            height, width = place.views.image_size(views[block])
+            pictures.write_image(context.workdir / "before" / f"{numbers[views[block]]:05d}.png",
+                                 pictures.to_uint8(color[:height, :width]))
+
+
+def _finish(settings: Settings, workdir: Path, place: Place) -> None:
+    """Writes what others read: the merged model in the dataset's frame, cameras."""
+    surfels, step = load_merged(settings, workdir, place)
+    path = model_path(workdir, step)
+    count = write_surfels_ply(path, place.frame.surfels_to_dataset(surfels))
+    merge_metrics(workdir / "metrics.json", final=None, geometry=None)  # what stood there was of an earlier step
+    write_cameras_json(workdir / "cameras.json", place.scene)
+    _log.info("finished: %d surfels in %s", count, path)
+
+
+def _open(settings: Settings, workdir: Path) -> Place:
+    """The place, agreed on by all processes."""
+    processes.check_settings_agree(settings)
+    processes.check_shared_folder(workdir)
+    is_shared = settings.data.path == "generated"
+    if is_shared and not processes.is_first():
+        processes.barrier("generated")  # the first one makes the photographs
+    place = open_place(settings, workdir, allow_missing=processes.count() > 1)
+    if is_shared and processes.is_first():
+        processes.barrier("generated")
+    identity = place.identity()
+    for key, value in identity.items():
+        processes.check_equal(f"config.data.path ({key})", value,
+                              "give all processes the same cameras, points and split; only photographs may be missing")
+    return place._replace(scene=place.scene.with_masks(processes.any_process(place.scene.has_masks)))
+
+
+def _check_photographs(context: loop.Context) -> None:
+    """Raises InputError if this process lacks a photograph of its own blocks."""
+    place = context.place
+    wanted = {int(view) for block in context.layout.local_blocks for view in place.blocks[block].views}
+    wanted |= {int(view) for view in place.scene.test_views if place.partition.home[view] in context.layout.local_blocks}
+    missing = [place.scene.image_names[view] for view in sorted(wanted) if not place.scene.image_paths[view]]
+    if processes.any_process(bool(missing)):
+        mine = f"{missing[0]} and {len(missing) - 1} more are missing here" if missing else "they are missing in another process"
+        raise InputError(f"config.data.path={place.scene.path}: expected the photographs of all blocks that a process carries "
+                         f"(here blocks {', '.join(map(str, context.layout.local_blocks))}), got some that are not there: {mine}")
+
+
+def train(settings: Settings, workdir: Path) -> None:
+    """Trains a model of a place, or goes on where an earlier call stopped, or says that it is finished.
+
+    Args:
+        settings: validated.
+        workdir: gets checkpoints/, before/, tensorboard/, history.jsonl, partition.json, point_cloud/, cameras.json,
+            metrics.json. All processes of a run share it.
+    Raises:
+        InputError: the dataset is not usable, is not the one that the workdir was made with, or processes disagree.
+        SystemExit: after SIGINT or SIGTERM, when the state is saved.
+    """
+    choose_backend(settings.raster.backend)
+    check_num_devices(settings.mesh.num_devices)
+    place = _open(settings, workdir)
+    layout = make_layout(place.partition.edge_of_block, settings.mesh.num_devices)
+    bind_partition(place, workdir)
+    scene = place.scene
+    _log.info("%s: %d photographs for training, %d for testing, %d points; %d block(s) on %d device(s)", scene.name,
+              len(scene.train_views), len(scene.test_views), len(scene.points), len(place.blocks), layout.num_devices)
+    steps = sum(total_steps(settings, name) for name in stage_names(settings, place.partition))
+    if model_path(workdir, steps).exists() and (workdir / "metrics.json").exists() and (workdir / "cameras.json").exists():
+        _log.info("finished already, after step %d: %s", steps, model_path(workdir, steps))
+        return
+    with StopRequest() as stop, ImageStore(scene, settings.data.host_memory_mb) as images, \
+            Log(workdir, processes.index()) as log:
+        context = loop.Context(settings, workdir, place, layout, images, stop, log)
+        _check_photographs(context)
+        if processes.is_first():
+            settings_file.save(settings, workdir / settings_file.NAME)
+        try:
+            _Pipeline(context).run()
+        except loop.Stopped:
+            _log.info("stopped; the same command goes on from there")
+            stop.exit()
+        if processes.is_first():
+            _finish(settings, workdir, place)
+        processes.barrier("finished")

@@ -1,0 +1,130 @@
+"""How good the merged model is at a stage: test views rendered sort-last, and the band along the walls between cells."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from cosurfgs_jax import metrics
+from cosurfgs_jax.collab.composite import Planner, render_views
+from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.training import processes
+from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.loop import Context, test_views_in_step
+from cosurfgs_jax.training.place import Block, Place, first_state, split_photo
+from cosurfgs_jax.types import Surfels
+
+SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
+_SOLID_LOGIT = 3.0  # opacity 0.95 of the SfM discs that say where a pixel's hit is
+_ssim = jax.jit(metrics.ssim)
+
+
+class Scores(NamedTuple):
+    """Means over the test views; None where there are none, or no pixel at a seam."""
+
+    psnr: float | None
+    ssim: float | None
+    psnr_seam: float | None
+
+
+class SeamMasks:
+    """Which pixels of a view show the band along the walls.
+
+    Where a pixel's hit lies is read from the discs of the SfM points, not from a trained model: so every model of a place is
+    judged on the same pixels.
+    """
+
+    def __init__(self, place: Place, settings):
+        """
+        Args:
+            place: with its partition.
+            settings: `surfels`, `raster`, `seed`.
+        """
+        self._place, self._settings = place, settings
+        self._discs: dict[int, Surfels] = {}
+        self._masks: dict[int, np.ndarray] = {}
+
+    def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
+        """bool[H,W]; all False for one block."""
+        if view not in self._masks:
+            self._masks[view] = self._make(view)
+        return self._masks[view]
+
+    def _make(self, view: int) -> np.ndarray:
+        place, size = self._place, self._place.views.image_size(view)
+        if place.partition.num_blocks == 1:
+            return np.zeros(size, bool)
+        block: Block = place.blocks[int(place.partition.home[view])]
+        if block.number not in self._discs:
+            surfels = first_state(place, block, self._settings, block.num_first).surfels()
+            self._discs[block.number] = surfels.replace(logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT))
+        camera = place.views.camera_arrays(view)
+        out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps"))(
+            self._discs[block.number], camera, image_size=size, near=self._settings.raster.near, maps="geometry")
+        points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
+        return (np.asarray(out.alpha) >= 0.5) & (place.partition.wall_distance(points) <= SEAM_WIDTH)
+
+
+def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]) -> np.ndarray:
+    """Sums that means are made of: f64[5] = PSNR, SSIM, 1, squared error over the seam's pixels, their number.
+
+    Args:
+        color: the render, at least as large as the photograph.
+        photo: u8[H,W,3 or 4].
+        seam: which pixels are at a seam.
+    """
+    target, mask = split_photo(photo)
+    color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
+    counts = seam if mask is None else seam & mask
+    error = np.square(color - target, dtype=np.float64).mean(axis=-1)[counts]
+    return np.array([float(metrics.psnr(color, target, mask)), float(_ssim(color, target, mask)), 1.0, error.sum(), error.size])
+
+
+def scores_from_sums(sums: np.ndarray) -> Scores:
+    """The means of added `score_view`s. PSNR and SSIM are means over views; the seam's is of all its pixels together."""
+    psnr, ssim, num_views, error, num_pixels = sums.tolist()
+    if not num_views:
+        return Scores(None, None, None)
+    seam = -10 * np.log10(max(error / num_pixels, 1e-10)) if num_pixels else None
+    return Scores(psnr / num_views, ssim / num_views, None if seam is None else float(seam))
+
+
+def render_test_views(context: Context, rows: list, exchange: Exchange):
+    """Renders all test views of the whole model, sort-last.
+
+    Args:
+        context: of the run.
+        rows: states of the cells.
+        exchange: between all devices.
+    Yields:
+        (view, maps "color" f32[H,W,3], "alpha", "depth" f32[H,W]) of this process's test views.
+    """
+    place, raster = context.place, context.settings.raster
+    groups = np.zeros(len(place.blocks), np.int64)
+    planner = Planner(place, context.layout, exchange, groups)
+
+    def on_device(size):
+        def run(states, jobs):
+            outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
+            return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
+        return sharded(run, context.layout)
+
+    compiled = {}
+    for views in test_views_in_step(place):
+        size = place.photo_size or place.views.image_size(next(view for view in views.values() if view is not None))
+        compiled[size] = compiled.get(size) or on_device(size)
+        maps = context.layout.get_blocks(jax.block_until_ready(compiled[size](rows, planner.jobs(views))))
+        yield from ((views[block], own) for block, own in maps.items() if views[block] is not None)
+
+
+def score_cells(context: Context, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:
+    """Scores of the merged model on all test views; the same in all processes."""
+    sums = np.zeros(5)
+    if len(context.place.scene.test_views):
+        for view, maps in render_test_views(context, rows, exchange):
+            sums += score_view(maps["color"], context.images.load(view), seams.mask(view))
+    return scores_from_sums(processes.gather(sums).sum(axis=0))

@@ -1,0 +1,114 @@
+"""What the frozen models of a stage show of their photographs: rendered once, kept in files, read as the student needs them."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int8, UInt8
+
+from cosurfgs_jax import files
+from cosurfgs_jax.collab.composite import Planner, render_views
+from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.raster.maps import MIN_PLANE_ALPHA
+from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.logging import Progress
+from cosurfgs_jax.training.loop import Context
+
+IS_TEACHER_VALID, IS_PHOTO_VALID = 1, 2
+_log = logging.getLogger(__name__)
+
+
+class TeacherMaps(NamedTuple):
+    """Of one photograph's view. About 11 bytes a pixel."""
+
+    color: UInt8[Array, "h w 3"]
+    flags: UInt8[Array, "h w"]  # IS_TEACHER_VALID: a solid hit in the region that the teacher was trained on;
+    # IS_PHOTO_VALID: what is seen there lies in a cell that takes part in the student's view
+    depth: Float[Array, "h w"]  # expected camera z, world lengths; 0 = nothing
+    normal: Int8[Array, "h w 3"]  # blended, times 127
+
+
+def _flags(context: Context, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> np.ndarray:
+    partition, camera = context.place.partition, context.place.views.camera_arrays(view)
+    is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
+    points = unproject(maps["depth"], camera.intrinsics, camera.camera_from_world)
+    is_known = is_solid & partition.is_in_expanded(group, points)
+    flags = np.where(is_known, IS_TEACHER_VALID, 0)
+    is_covered = np.ones_like(is_solid)
+    if len(partners) < partition.num_blocks:  # somebody's part of the view will be missing: do not judge the student there
+        is_covered = is_solid & np.isin(partition.cell_of(points), partners)
+        flags *= is_covered
+    return (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
+
+
+def _views_in_step(context: Context):
+    """All photographs of all blocks, one of each block at a time; None where a block has no more."""
+    blocks = context.place.blocks
+    for index in range(context.place.max_views):
+        yield {block.number: int(block.views[index]) if index < len(block.views) else None for block in blocks}
+
+
+class Teachers:
+    """The maps of a stage's teachers, on disk."""
+
+    def __init__(self, context: Context, stage_name: str):
+        """
+        Args:
+            context: of the run.
+            stage_name: of the stage that they teach.
+        """
+        self._context = context
+        self._folder = context.workdir / "teachers" / stage_name
+
+    def _path(self, block: int, view: int) -> Path:
+        return self._folder / f"{block:04d}" / f"{view:06d}.npz"
+
+    def load(self, block: int, view: int) -> TeacherMaps:
+        """The maps of one of a block's views."""
+        with np.load(self._path(block, view)) as content:
+            return TeacherMaps(*(content[name] for name in TeacherMaps._fields))
+
+    def drop(self) -> None:
+        """Deletes the files of this process's blocks."""
+        for block in self._context.layout.local_blocks:
+            shutil.rmtree(self._folder / f"{block:04d}", ignore_errors=True)
+
+    def render(self, rows: list, exchange: Exchange, groups: np.ndarray, partners: dict[int, np.ndarray]) -> None:
+        """Renders every photograph's view of every block by its group's frozen model; what is on disk already stays.
+
+        Args:
+            rows: states of the frozen blocks: whole local models, or the cells of edges.
+            exchange, groups: between the devices; the models are those of `groups`.
+            partners: for each local block the blocks that will take part in the student's view.
+        """
+        context, place = self._context, self._context.place
+        raster = context.settings.raster
+        size = place.photo_size
+
+        def on_device(states, jobs):
+            outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
+            return [{"color": out.color, "alpha": out.alpha, "depth": out.depth, "normal": out.normal} for out in outputs]
+
+        run = sharded(on_device, context.layout)
+        planner = Planner(place, context.layout, exchange, groups)
+        with Progress(f"{self._folder.name} teachers", place.max_views) as progress:
+            for number, views in enumerate(_views_in_step(context)):
+                missing = [block for block in context.layout.local_blocks
+                           if views[block] is not None and not self._path(block, views[block]).exists()]
+                if context.any_process(bool(missing)):
+                    maps = context.layout.get_blocks(jax.block_until_ready(run(rows, planner.jobs(views))))
+                    for block in missing:
+                        group = np.flatnonzero(groups == groups[block])
+                        self._store(block, views[block], maps[block], group, partners[block])
+                progress.update(number + 1)
+
+    def _store(self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray) -> None:
+        flags = _flags(self._context, block, group, partners, maps, view)
+        color = np.round(np.clip(maps["color"], 0, 1) * 255).astype(np.uint8)
+        normal = np.round(np.clip(maps["normal"], -1, 1) * 127).astype(np.int8)
+        with files.atomic_path(self._path(block, view)) as path:
+            np.savez(path, color=color, flags=flags, depth=maps["depth"], normal=normal)

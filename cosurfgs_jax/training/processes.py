@@ -1,0 +1,95 @@
+"""Several processes of one run: that they agree at the start, stop together, and wait for each other."""
+
+import logging
+import zlib
+
+import jax
+import numpy as np
+
+from cosurfgs_jax import settings_file
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+
+# What each process may set for itself: its own copy of the photographs, and how much of it is kept in memory.
+_OWN_SETTINGS = ("data.path", "data.host_memory_mb")
+_log = logging.getLogger(__name__)
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def index() -> int:
+    """Which of them this one is."""
+    return jax.process_index()
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """The values of all processes, [processes, ...]; all must call it, with equal shapes."""
+    values = np.asarray(values)
+    if jax.process_count() == 1:
+        return values[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether it is true anywhere; all must call it."""
+    return bool(gather(np.array(flag)).any())
+
+
+def _digest(text: str) -> np.uint32:
+    return np.uint32(zlib.crc32(text.encode()))
+
+
+def check_settings_agree(settings: Settings) -> None:
+    """Compares the settings of all processes.
+
+    Raises:
+        InputError: in every process, with the name of the first setting that differs and the processes that differ from
+            process 0 in it.
+    """
+    leaves = [(name, value) for name, _, value in settings_file.leaves(settings) if name not in _OWN_SETTINGS]
+    digests = gather(np.array([_digest(repr(value)) for _, value in leaves]))
+    for column, (name, value) in enumerate(leaves):
+        others = np.flatnonzero(digests[:, column] != digests[0, column])
+        if len(others):
+            raise InputError(f"config.{name}: expected the same value in all processes, got another one in process "
+                             f"{', '.join(map(str, others))} than in process 0 (here, in process {jax.process_index()}, it is "
+                             f"{value!r}); start all processes with the same configuration")
+
+
+def check_equal(what: str, value: str, hint: str) -> None:
+    """Raises InputError in every process where a text is not the same in all."""
+    digests = gather(_digest(value))
+    others = np.flatnonzero(digests != digests[0])
+    if len(others):
+        raise InputError(f"{what}: expected the same in all processes, got another one in process "
+                         f"{', '.join(map(str, others))} than in process 0; {hint}")
+
+
+def check_shared_folder(folder) -> None:
+    """Raises InputError in every process unless all see one folder: checkpoints and results of all go there."""
+    if jax.process_count() == 1:
+        return
+    mark = folder / ".processes"
+    if is_first():
+        mark.write_text(str(np.random.default_rng().integers(2**62)), encoding="utf-8")
+    barrier("mark")
+    text = mark.read_text(encoding="utf-8") if mark.exists() else ""
+    check_equal(f"--workdir={folder}", text, "give a folder that all processes share")
