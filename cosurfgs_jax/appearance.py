@@ -10,9 +10,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.raster.ffi import match_varying
+from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import AppearanceSettings
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -68,8 +69,11 @@ def _transform_colors(render: Float[Array, "h w 3"], transform: Float[Array, "3 
 
 def _transform_colors_backward(residuals, cotangent):
     # JAX's own derivative of the line above (slices become padded sums) takes ten times as long on the CPU, 50 ms for
-    # 1000 x 751 pixels; a matrix product with three columns is slower still.
+    # 1000 x 751 pixels; the native library goes over the pixels once.
     render, transform = residuals
+    if ffi.has_native(render, cotangent, transform):
+        return ffi.call("cosurfgs_color_backward", [(render.shape, np.float32), ((3, 4), np.float32)], render, cotangent,
+                        transform)
     by_render = _transform_colors(cotangent, jnp.zeros((3, 4)).at[:, :3].set(transform[:, :3].T))
     inputs, slopes = jnp.moveaxis(render, -1, 0), jnp.moveaxis(cotangent, -1, 0)
     by_transform = [[(slope * value).sum() for value in inputs] + [slope.sum()] for slope in slopes]
@@ -101,7 +105,7 @@ def apply(params: AppearanceParams, image_id: Int[Array, "*views"] | int,
     changes = _changes(params, params["embeddings"][image_id.reshape(-1)])
     transform = (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
     function = jax.vmap(_transform_colors) if image_id.ndim else _transform_colors
-    return function(*match_varying(render, transform))
+    return function(*ffi.match_varying(render, transform))
 
 
 def identity_penalty(params: AppearanceParams, settings: AppearanceSettings,
@@ -118,8 +122,9 @@ def identity_penalty(params: AppearanceParams, settings: AppearanceSettings,
         weight * squared Frobenius norm of the mean change.
     """
     changes = _changes(params, jax.lax.stop_gradient(params["embeddings"]))
-    is_real = (jnp.arange(changes.shape[0]) < num_views).astype(jnp.float32)[:, None, None]
-    mean = (is_real * changes).sum(axis=0) / jnp.maximum(is_real.sum(), 1.0)
+    share = 1.0 / jnp.maximum(jnp.asarray(num_views), 1).astype(jnp.float32)
+    weights = jnp.where(jnp.arange(changes.shape[0]) < num_views, share, 0.0)
+    mean = (weights[:, None, None] * changes).sum(axis=0)
     return settings.identity_weight * jnp.sum(jnp.square(mean))
 
 
@@ -155,8 +160,11 @@ def update(params: AppearanceParams, gradient: AppearanceParams, state: Appearan
         steps = jnp.maximum(steps, 1).astype(jnp.float32)
         mu = mu + (1 - _BETA1) * keep * (slope - mu)
         nu = nu + (1 - _BETA2) * keep * (slope * slope - nu)
-        unbiased = jnp.sqrt(nu / (1 - _BETA2**steps)) + _EPSILON
-        return value - settings.learning_rate * keep * (mu / (1 - _BETA1**steps)) / unbiased, mu, nu
+        # Powers and multiply-adds have other last bits where they are fused into what follows, which the compiler decides
+        # otherwise for one device than for several.
+        mu, nu, bias1, bias2 = jax.lax.optimization_barrier((mu, nu, 1 - _BETA1**steps, 1 - _BETA2**steps))
+        unbiased = jnp.sqrt(nu / bias2) + _EPSILON
+        return value - settings.learning_rate * keep * (mu / bias1) / unbiased, mu, nu
 
     # Each leaf becomes a triple; the embeddings differ from the rest in their count and mask.
     triples = {

@@ -203,7 +203,7 @@ class LmcSettings:
     prune_ratio: float = 0.4  # of a block's surfels
     importance_share: float = 0.0  # or: keep the smallest head that carries this share of the importance; 0 = by ratio
     camera_switch: bool = True  # importance counts only photographs that really look at the block's cell
-    min_cell_share: float = 0.25  # of a photograph's light that must come from the cell to call it used
+    min_cell_share: float = 0.25  # of a photograph's pixels, by rendered weight, that must come from the cell to call it used
     min_front_views: int = 2  # used photographs that must see a surfel in front; else its importance is 0
     area_exponent: float = 0.1
     recovery: float = 0.15  # of train.steps: steps of training after pruning

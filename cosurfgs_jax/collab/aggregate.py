@@ -39,6 +39,12 @@ class MasBatch(NamedTuple):
     progress: Float[Array, ""]
 
 
+def photo_mask(photo: UInt8[Array, "h w c"], flags: UInt8[Array, "h w"]) -> Bool[Array, "h w"]:
+    """Where a photograph judges the student: not under its own mask, nor where parts of the model are not drawn."""
+    mask = (flags & IS_PHOTO_VALID) > 0
+    return mask & (photo[..., 3] > 127) if photo.shape[-1] == 4 else mask
+
+
 def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Array, "h w c"], teacher: TeacherMaps,
               settings: Settings) -> Float[Array, ""]:
     """The loss of one composite view.
@@ -52,13 +58,11 @@ def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Ar
     """
     mas = settings.mas
     target = photo[..., :3].astype(jnp.float32) / 255
-    photo_mask = ((teacher.flags & IS_PHOTO_VALID) > 0).astype(jnp.float32)
-    if photo.shape[-1] == 4:
-        photo_mask *= photo[..., 3].astype(jnp.float32) / 255
     teacher_mask = ((teacher.flags & IS_TEACHER_VALID) > 0).astype(jnp.float32)
     weight, loss = settings.loss.ssim_weight, jnp.float32(0.0)
     if mas.teacher_weight < 1:
-        loss += (1 - mas.teacher_weight) * photometric_loss(out.color, exposed, target, photo_mask, weight)
+        loss += (1 - mas.teacher_weight) * photometric_loss(out.color, exposed, target,
+                                                                 photo_mask(photo, teacher.flags).astype(jnp.float32), weight)
     if mas.teacher_weight > 0:
         shown = teacher.color.astype(jnp.float32) / 255
         loss += mas.teacher_weight * photometric_loss(out.color, out.color, shown, teacher_mask, weight)
@@ -82,9 +86,8 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
         if exposures[i] is not None:
             loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
         total += jnp.where(batch.is_real[i], loss, 0.0)
-        photo = batch.photos[i]
-        psnr = metrics.psnr(jnp.clip(exposed, 0, 1), photo[..., :3].astype(jnp.float32) / 255,
-                            photo[..., 3] > 127 if photo.shape[-1] == 4 else None)
+        psnr = metrics.psnr(jnp.clip(exposed, 0, 1), batch.photos[i][..., :3].astype(jnp.float32) / 255,
+                            photo_mask(batch.photos[i], batch.teachers.flags[i]))
         reports.append((loss, psnr))
     return total, reports
 

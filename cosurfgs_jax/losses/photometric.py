@@ -36,9 +36,7 @@ def _choose_backend(backend: str | None, *images: Array) -> str:
     if backend == "cpu" and ffi.why_no_cpu_library():
         raise InputError(f'backend: "cpu" was asked for, but {ffi.why_no_cpu_library()}')
     if backend is None:
-        is_native = (jax.default_backend() == "cpu" and all(image.dtype == jnp.float32 for image in images)
-                     and not ffi.why_no_cpu_library())
-        return "cpu" if is_native else "reference"
+        return "cpu" if ffi.has_native(*images) else "reference"
     return backend
 
 

@@ -19,6 +19,7 @@ _CPU_TARGETS = {
     "cosurfgs_raster_backward": "CosurfgsRasterBackward",
     "cosurfgs_ssim_forward": "CosurfgsSsimForward",
     "cosurfgs_ssim_backward": "CosurfgsSsimBackward",
+    "cosurfgs_color_backward": "CosurfgsColorBackward",
 }
 
 
@@ -52,6 +53,12 @@ def why_no_cpu_library() -> str:
     except (OSError, AttributeError) as error:
         return f"the native CPU library cannot be loaded ({error}); reinstall with a C++17 compiler present: pip install ."
     return ""
+
+
+def has_native(*operands: jax.Array) -> bool:
+    """Whether native targets besides the rasterizer's can take these: float32 on a CPU, with the library there."""
+    return (jax.default_backend() == "cpu" and all(operand.dtype == np.float32 for operand in operands)
+            and not why_no_cpu_library())
 
 
 def cpu_instruction_set() -> str:
