@@ -25,6 +25,8 @@ from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
 
+MAX_VIRTUAL_DEVICES = 16  # of one processor: more only share its cores
+_START_TIMEOUT_S, _HEARTBEAT_S = 120, 15
 _HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 
 
@@ -64,16 +66,81 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
         main(_options(values, workdir, argv))
         return 0
     except (InputError, flags.Error) as error:
-        return _fail(_one_line(error))
+        return _leave(_fail(_one_line(error)))
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        return _leave(130)
     except Exception as error:
+        if _has_peers() and type(error).__name__ == "JaxRuntimeError":
+            print("error: another process of this run ended or cannot be reached; start all processes again, and training goes on "
+                  f"from the last checkpoint ({str(error).splitlines()[0][:200]})", file=sys.stderr)
+            return _leave(1)
         if _is_disk_full(error):
             where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-            return _fail(f"the disk is full{where}; free some space and give the same command again")
+            return _leave(_fail(f"the disk is full{where}; free some space and give the same command again"))
         traceback.print_exc()
-        return 1
+        return _leave(1)
+
+
+def _has_peers() -> bool:
+    """Whether this process is one of several of a run."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _leave(code: int) -> int:
+    """Ends at once where other processes are in the run: a regular exit would wait for them, and they for this one."""
+    if _has_peers():
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _is_in_cluster() -> bool:
+    """Whether a scheduler started several processes; JAX finds out the rest by itself."""
+    environment = os.environ
+    sizes = (environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    return (any(size.isdigit() and int(size) > 1 for size in sizes) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+            or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment))
+
+
+def start_devices(num_devices: int, coordinator_address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Makes the devices and processes of a run known to JAX, before its backend starts.
+
+    On a CPU JAX sees one device unless the environment asks for more; where more are wanted they are made, up to
+    MAX_VIRTUAL_DEVICES a process.
+
+    Args:
+        num_devices: of all processes together; 0 = what there is.
+        coordinator_address, num_processes, process_id: of a run of several processes; empty, 0 and -1 where the cluster
+            tells them, or where there is one process.
+    Raises:
+        InputError: some of the three are given and others not, or the other processes cannot be reached.
+    """
+    import jax
+
+    given = (bool(coordinator_address), num_processes > 0, process_id >= 0)
+    if any(given) and not all(given):
+        raise InputError("--coordinator_address, --num_processes, --process_id: expected all three or none, got "
+                         f"{coordinator_address!r}, {num_processes}, {process_id}")
+    if all(given) and process_id >= num_processes:
+        raise InputError(f"--process_id: expected 0 to {num_processes - 1} for {num_processes} processes, got {process_id}")
+    is_counted = "JAX_NUM_CPU_DEVICES" in os.environ or "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    per_process = -(-num_devices // max(num_processes, 1))
+    if os.environ["JAX_PLATFORMS"] == "cpu" and not is_counted and 1 < per_process <= MAX_VIRTUAL_DEVICES:
+        jax.config.update("jax_num_cpu_devices", per_process)
+    if not all(given) and not _is_in_cluster():
+        return
+    where = {"coordinator_address": coordinator_address, "num_processes": num_processes,
+             "process_id": process_id} if all(given) else {}
+    try:
+        jax.distributed.initialize(**where, initialization_timeout=_START_TIMEOUT_S, heartbeat_timeout_seconds=_HEARTBEAT_S,
+                                   shutdown_timeout_seconds=_HEARTBEAT_S)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--coordinator_address={coordinator_address}: the processes of this run could not find each other "
+                         f"({str(error).splitlines()[0][:200]}); start all of them, with one address and number of "
+                         "processes") from error
 
 
 def _fail(message: str) -> int:

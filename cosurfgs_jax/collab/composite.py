@@ -19,6 +19,7 @@ from cosurfgs_jax.training.layout import Layout
 from cosurfgs_jax.training.place import Place
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
+PART_BYTES = 4 * 9  # of a pixel of a Part
 _BEHIND = np.float32(-1e6)  # camera z of everything, for a camera that sees nothing
 
 

@@ -43,6 +43,13 @@ class Exchange:
         """S."""
         return len(self.draws_for[0])
 
+    @property
+    def num_sent(self) -> int:
+        """Slots whose images leave the busiest device in one swap."""
+        if not self.rounds:
+            return self.num_slots - 1
+        return max(sum(other >= 0 for other in slots[1:]) for slots in self.draws_for)
+
     def swap(self, parts: Any) -> Any:
         """Sends what was drawn in each slot to whom it was drawn for. Inside shard_map; differentiable.
 

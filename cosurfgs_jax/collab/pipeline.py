@@ -9,7 +9,7 @@ import numpy as np
 from cosurfgs_jax import pictures, settings_file
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.aggregate import Aggregation
-from cosurfgs_jax.collab.composite import Planner
+from cosurfgs_jax.collab.composite import PART_BYTES, Planner
 from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
 from cosurfgs_jax.collab.score import SeamMasks, score_cells
 from cosurfgs_jax.collab.teachers import Teachers
@@ -158,6 +158,14 @@ class _Pipeline:
         teachers.drop()
         return stage
 
+    def _bytes_sent(self, name: str) -> int:
+        """What leaves the busiest device in a step: its parts of others' views, and the gradients of what it got."""
+        exchange = {"edge": self._plans.edge, "cloud": self._plans.cloud}.get(name, self._plans.alone)
+        context = self._context
+        images = exchange.num_sent * context.layout.blocks_per_device**2
+        height, width = context.place.photo_size or (0, 0)
+        return 2 * images * height * width * PART_BYTES
+
     def _score(self, stage: loop.Stage, name: str) -> None:
         """Writes the stage's row of metrics.json: the scores are those of its cells put together."""
         context = self._context
@@ -173,7 +181,8 @@ class _Pipeline:
         if processes.is_first():
             write_stage(context.workdir, name, steps=stage.step, seconds=stage.seconds, num_surfels=counts.tolist(),
                         psnr_test=scores.psnr, ssim_test=scores.ssim, psnr_seam=scores.psnr_seam, peak_bytes_per_device=peak,
-                        num_surfels_merged=int(merged.sum()), num_without_room=stage.num_without_room)
+                        num_surfels_merged=int(merged.sum()), num_without_room=stage.num_without_room,
+                        bytes_sent_per_step=self._bytes_sent(name))
         seam = "" if scores.psnr_seam is None else f", {scores.psnr_seam:.2f} dB at the seams"
         told = "no test views" if scores.psnr is None else f"test PSNR {scores.psnr:.2f} dB{seam}, SSIM {scores.ssim:.4f}"
         _log.info("%s: %d surfels in %d blocks, %d merged; %s", name, counts.sum(), len(counts), merged.sum(), told)

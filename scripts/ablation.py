@@ -1,0 +1,113 @@
+"""Centralised training against blocks that are cropped and merged, compressed (LMC), distilled (MAS), and both, on one scene.
+
+python scripts/ablation.py --data=DATASET --workdir=DIR [--only=full,lmc] [--config.NAME=VALUE ...]
+
+Runs configs/ablation/*.py, each in a folder of its own below DIR; stages that two of them share are trained once. Interrupted, the
+same command goes on. Writes DIR/ablation.json and DIR/ablation.md: PSNR on test views, the same along the walls between cells
+(on the same pixels for all), surfels, memory, time, bytes sent a step.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosurfgs_jax import settings_file
+from cosurfgs_jax.collab.score import SeamMasks, score_view, scores_from_sums
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.training.merged import load_merged
+from cosurfgs_jax.training.place import open_place
+from cosurfgs_jax.training.views import make_render_fn
+
+ROOT = Path(__file__).parents[1]
+# Name, title, and whose stages it begins with.
+VARIANTS = (("centralised", "centralised, one block", None), ("crop_merge", "4 blocks, cropped and merged", None),
+            ("lmc", "+ LMC", "crop_merge"), ("mas", "+ MAS", "crop_merge"), ("full", "+ LMC + MAS", "lmc"))
+SHARED_STAGES = ("device", "lmc_device")
+
+
+def share_stages(source: Path, target: Path) -> None:
+    """Copies finished stages from one run to another that begins with the same ones."""
+    if (target / "config.json").exists():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    rows = json.loads((source / "metrics.json").read_text())
+    for name in SHARED_STAGES:
+        if (source / "checkpoints" / name).is_dir():
+            shutil.copytree(source / "checkpoints" / name, target / "checkpoints" / name, dirs_exist_ok=True)
+    rows |= {"stages": [row for row in rows["stages"] if row["name"] in SHARED_STAGES], "final": None, "geometry": None}
+    (target / "metrics.json").write_text(json.dumps(rows))
+    if (source / "data").is_dir():  # a generated scene
+        shutil.copytree(source / "data", target / "data", dirs_exist_ok=True)
+
+
+def run(name: str, workdir: Path, data: str, overrides: list[str]) -> None:
+    """Trains one variant, or lets it go on."""
+    command = [sys.executable, "-m", "cosurfgs_jax.train", f"--config={ROOT / 'configs' / 'ablation' / name}.py",
+               f"--config.data.path={data}", f"--workdir={workdir / name}", *overrides]
+    if name == "centralised":
+        command = [part for part in command if not part.startswith("--config.partition.")]
+    subprocess.run(command, check=True)
+
+
+def score(workdir: Path, name: str, seams: SeamMasks) -> dict:
+    """Scores of the merged model, drawn as a whole."""
+    settings = settings_file.load(workdir / name / settings_file.NAME)
+    place = open_place(settings, workdir / name)
+    surfels, step = load_merged(settings, workdir / name, place)
+    render = make_render_fn(jax.tree.map(jnp.asarray, surfels), place.views, place.frame, settings.raster, "color")
+    sums = np.zeros(5)
+    with ImageStore(place.scene, 1024) as images:
+        for view in place.scene.test_views:
+            sums += score_view(render(int(view))["color"], images.load(view), seams.mask(int(view)))
+    scores = scores_from_sums(sums)
+    stages = json.loads((workdir / name / "metrics.json").read_text())["stages"]
+    return {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_seam": scores.psnr_seam, "surfels": len(surfels.alive), "steps": step,
+            "peak_bytes": max(row["peak_bytes_per_device"] for row in stages), "stages": stages,
+            "bytes_sent_per_step": max(row.get("bytes_sent_per_step", 0) for row in stages)}
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown."""
+    lines = ["| variant | PSNR | PSNR at seams | SSIM | surfels | process memory | time by stage | sent a step and device |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name, title, _ in VARIANTS:
+        if name in results:
+            row = results[name]
+            times = ", ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in row["stages"] if stage["seconds"])
+            lines.append(f"| {title} | {row['psnr']:.2f} dB | {row['psnr_seam']:.2f} dB | {row['ssim']:.4f} | {row['surfels']:,d} "
+                         f"| {row['peak_bytes'] / 2**30:.2f} GiB | {times} | {row['bytes_sent_per_step'] / 2**20:.1f} MiB |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Flags -> runs -> table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="generated", help='dataset folder, or "generated"')
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--only", default="", help="names of variants, with commas between; empty = all")
+    arguments, overrides = parser.parse_known_args()
+    chosen = [name for name, *_ in VARIANTS if not arguments.only or name in arguments.only.split(",")]
+    for name, _, source in VARIANTS:
+        if name in chosen:
+            if source:
+                share_stages(arguments.workdir / source, arguments.workdir / name)
+            run(name, arguments.workdir, arguments.data, overrides)
+    divided = next(name for name in ("crop_merge", "lmc", "mas", "full") if (arguments.workdir / name).is_dir())
+    settings = settings_file.load(arguments.workdir / divided / settings_file.NAME)
+    seams = SeamMasks(open_place(settings, arguments.workdir / divided), settings)
+    results = {name: score(arguments.workdir, name, seams) for name, *_ in VARIANTS
+               if (arguments.workdir / name / "metrics.json").exists()}
+    (arguments.workdir / "ablation.json").write_text(json.dumps(results, indent=2))
+    (arguments.workdir / "ablation.md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
