@@ -72,7 +72,7 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
         return _leave(130)
     except Exception as error:
         if _has_peers() and type(error).__name__ == "JaxRuntimeError":
-            print("error: another process of this run ended or cannot be reached; start all processes again, and training goes on "
+            print("error: another process of this run ended or cannot be reached; start all processes again, and it goes on "
                   f"from the last checkpoint ({str(error).splitlines()[0][:200]})", file=sys.stderr)
             return _leave(1)
         if _is_disk_full(error):

@@ -2,9 +2,9 @@
 
 python scripts/ablation.py --data=DATASET --workdir=DIR [--only=full,lmc] [--config.NAME=VALUE ...]
 
-Runs configs/ablation/*.py, each in a folder of its own below DIR; stages that two of them share are trained once. Interrupted, the
-same command goes on. Writes DIR/ablation.json and DIR/ablation.md: PSNR on test views, the same along the walls between cells
-(on the same pixels for all), surfels, memory, time, bytes sent a step.
+Runs configs/ablation/*.py, each in a folder of its own below DIR; stages that two of them share are trained once. Interrupted,
+the same command goes on. Writes DIR/ablation.json and DIR/ablation.md: PSNR on test views, the same along the walls between
+cells (on the same pixels for all), surfels, memory, time, bytes sent a step.
 """
 
 import argparse
@@ -81,8 +81,9 @@ def table(results: dict[str, dict]) -> str:
         if name in results:
             row = results[name]
             times = ", ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in row["stages"] if stage["seconds"])
-            lines.append(f"| {title} | {row['psnr']:.2f} dB | {row['psnr_seam']:.2f} dB | {row['ssim']:.4f} | {row['surfels']:,d} "
-                         f"| {row['peak_bytes'] / 2**30:.2f} GiB | {times} | {row['bytes_sent_per_step'] / 2**20:.1f} MiB |")
+            cells = [title, f"{row['psnr']:.2f} dB", f"{row['psnr_seam']:.2f} dB", f"{row['ssim']:.4f}", f"{row['surfels']:,d}",
+                     f"{row['peak_bytes'] / 2**30:.2f} GiB", times, f"{row['bytes_sent_per_step'] / 2**20:.1f} MiB"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LARGEST_ALL_TO_ALL = 8  # devices; beyond, the fixed partners cost less
+LARGEST_ALL_TO_ALL = 8  # devices; beyond, the fixed partners cost less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,8 @@ def _swap_path(sends, gets, start: int, first: int, second: int) -> None:
         sends[j, color], gets[i, color] = i, j
 
 
-def plan_exchange(mesh_shape: tuple[int, int], needs: np.ndarray, is_within_rows: bool, most: int) -> Exchange:
+def plan_exchange(mesh_shape: tuple[int, int], needs: np.ndarray, is_within_rows: bool, most: int,
+                  largest_all_to_all: int = LARGEST_ALL_TO_ALL) -> Exchange:
     """The plan for a mesh.
 
     Args:
@@ -139,11 +140,12 @@ def plan_exchange(mesh_shape: tuple[int, int], needs: np.ndarray, is_within_rows
         needs: f64[D,D], see `choose_partners`; D devices in the mesh's order.
         is_within_rows: each row is a group of its own (an edge); else all devices are one group.
         most: partners of a device in groups that are too large for an all_to_all.
+        largest_all_to_all: devices of a group up to which everyone draws for everyone.
     """
     rows, width = mesh_shape
     axes = ("device",) if is_within_rows else ("edge", "device")
     size = width if is_within_rows else rows * width
-    if size <= _LARGEST_ALL_TO_ALL:
+    if size <= largest_all_to_all:
         groups = [tuple(range(device // size * size, device // size * size + size)) for device in range(rows * width)]
         return Exchange(axes, (), tuple(groups), tuple(groups))
     rounds: list[set] = []
