@@ -210,7 +210,9 @@ def _draw_before(context: loop.Context, stage: loop.Stage) -> None:
 
 def _finish(settings: Settings, workdir: Path, place: Place) -> None:
     """Writes what others read: the merged model in the dataset's frame, cameras."""
-    surfels, step = load_merged(settings, workdir, place)
+    surfels, step = load_merged(settings, workdir, place)  # by all processes together: checkpoints are read so
+    if not processes.is_first():
+        return
     path = model_path(workdir, step)
     count = write_surfels_ply(path, place.frame.surfels_to_dataset(surfels))
     merge_metrics(workdir / "metrics.json", final=None, geometry=None)  # what stood there was of an earlier step
@@ -281,6 +283,5 @@ def train(settings: Settings, workdir: Path) -> None:
         except loop.Stopped:
             _log.info("stopped; the same command goes on from there")
             stop.exit()
-        if processes.is_first():
-            _finish(settings, workdir, place)
+        _finish(settings, workdir, place)
         processes.barrier("finished")

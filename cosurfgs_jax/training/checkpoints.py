@@ -95,7 +95,7 @@ class Checkpoints:
         Args:
             make_abstract: from meta to the state's pytree of `jax.ShapeDtypeStruct` (`jax.eval_shape`), with plain
                 numbers where the state has them. A leaf without a sharding goes to the first device. A leaf may be longer or
-                shorter along its axes than what was saved: it is filled up with zeros, or cut.
+                shorter along its first axis than what was saved: it is filled up with zeros, or cut.
         Returns:
             None if nothing was saved yet.
         Raises:
@@ -130,6 +130,8 @@ class Checkpoints:
                              f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it")
         abstract = jax.tree.map(_placed, make_abstract(meta))
         try:
+            saved = ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / "state")
+            _check_shapes(saved.tree, abstract)
             arguments = ocp.args.StandardRestore(abstract, strict=False)
             state = self._manager.restore(step, args=ocp.args.Composite(state=arguments)).state
         except Exception as error:
@@ -187,6 +189,24 @@ def _checksum(path: Path) -> str:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every array but PRNG keys, whose bits have an axis more in the file."""
+    def name(key):
+        return str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)))
+
+    return {".".join(map(name, path)): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+            if hasattr(leaf, "shape") and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)}
+
+
+def _check_shapes(saved: Any, wanted: Any) -> None:
+    """Raises ValueError where more than the first axis differs: orbax would cut or fill up any."""
+    saved = _shapes(saved)
+    for name, shape in _shapes(wanted).items():
+        if name in saved and (len(shape) != len(saved[name]) or shape[1:] != saved[name][1:]):
+            raise ValueError(f"checkpoint: {name}: expected an array of shape {shape}, got one of {saved[name]}; they are not "
+                             "compatible: only the first axis may differ")
 
 
 def _placed(leaf: Any) -> Any:

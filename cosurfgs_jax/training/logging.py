@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from cosurfgs_jax import files
+from cosurfgs_jax.training import processes
 from cosurfgs_jax.training.evaluation import merge_metrics
 
 
@@ -111,8 +112,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_history(workdir: Path | str) -> list[dict[str, Any]]:
-    """The rows that the `Log`s of all processes of a workdir have written."""
-    return [row for path in sorted(Path(workdir).glob("history*.jsonl")) for row in _read_rows(path)]
+    """The rows that the `Log`s of all processes of a workdir have written, by stage and step."""
+    paths = sorted(Path(workdir).glob("history*.jsonl"), key=lambda path: (len(path.name), path.name))  # the first process first
+    rows = [row for path in paths for row in _read_rows(path)]
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["step"]))
 
 
 class Log:
@@ -127,6 +131,7 @@ class Log:
             workdir: gets history.jsonl (of process n > 0: history.<n>.jsonl) and tensorboard/.
             process: number of this process.
         """
+        self._process = process
         self._path = Path(workdir) / (f"history.{process}.jsonl" if process else "history.jsonl")
         self._board_folder = Path(workdir) / "tensorboard" / (f"process_{process}" if process else "")
         self._board = None
@@ -139,12 +144,17 @@ class Log:
 
     def begin(self, stage: str, step: int) -> None:
         """A stage goes on from a step: its later rows, and those of stages that ended after it, are cut: they come again."""
-        kept, is_later = [], False
-        for row in _read_rows(self._path):
-            is_later = is_later or (row["stage"] == stage and row["step"] > step)
-            if row["stage"] == stage and row["step"] <= step or not is_later:
-                kept.append(row)
-        files.write_text(self._path, "".join(files.to_json(row) + "\n" for row in kept))
+        paths = [self._path]
+        if self._process == 0:  # an earlier run may have had more processes
+            paths += [path for path in self._path.parent.glob("history.*.jsonl")
+                      if int(path.name.split(".")[1]) >= processes.count()]
+        for path in paths:
+            kept, is_later = [], False
+            for row in _read_rows(path):
+                is_later = is_later or (row["stage"] == stage and row["step"] > step)
+                if row["stage"] == stage and row["step"] <= step or not is_later:
+                    kept.append(row)
+            files.write_text(path, "".join(files.to_json(row) + "\n" for row in kept))
 
     def row(self, stage: str, step: int, block: int, **numbers: float) -> None:
         """Adds a row and writes it at once."""

@@ -31,7 +31,7 @@ def test_starts_as_the_exact_identity():
     params = appearance.init(jax.random.key(3), 4, SETTINGS)
     np.testing.assert_array_equal(appearance.apply(params, 2, _render()), _render())
     np.testing.assert_array_equal(appearance.transforms(params), np.broadcast_to(np.eye(3, 4), (4, 3, 4)))
-    assert appearance.identity_penalty(params, SETTINGS) == 0
+    assert appearance.identity_penalty(params, SETTINGS, 4) == 0
 
 
 def test_applies_matrix_and_offset():
@@ -85,7 +85,7 @@ def test_one_image_touches_one_embedding():
     assert len(set(buffers)) == len(buffers)  # so that the state can be donated
 
     def loss(p):
-        return appearance.apply(p, 1, _render()).mean() + appearance.identity_penalty(p, SETTINGS)
+        return appearance.apply(p, 1, _render()).mean() + appearance.identity_penalty(p, SETTINGS, 4)
 
     gradient = jax.jit(jax.grad(loss))
     for _ in range(3):
@@ -122,7 +122,7 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
     def loss(params, image_id):
         photo = gains[image_id] * canonical
         return (jnp.square(appearance.apply(params["exposure"], image_id, params["picture"]) - photo).mean()
-                + appearance.identity_penalty(params["exposure"], settings))
+                + appearance.identity_penalty(params["exposure"], settings, 2))
 
     @jax.jit
     def step(params, state, image_id):
@@ -138,4 +138,4 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
         np.testing.assert_allclose(shown, gains[image_id] * canonical, atol=0.03)
     mean = appearance.transforms(params["exposure"]).mean(axis=0)
     np.testing.assert_allclose(mean, np.eye(3, 4), atol=0.03)
-    assert appearance.identity_penalty(params["exposure"], settings) < 1e-3
+    assert appearance.identity_penalty(params["exposure"], settings, 2) < 1e-3

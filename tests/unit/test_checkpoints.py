@@ -1,5 +1,6 @@
 """Checkpoints come back bit by bit, survive kills, and damage is found before it is used."""
 
+import dataclasses
 import gc
 import os
 import signal
@@ -73,7 +74,7 @@ def test_round_trip_is_exact_and_two_steps_stay(folder):
         assert checkpoints.steps() == [20, 30]
         restored = checkpoints.restore_latest(make_abstract)
     assert restored.step == 30
-    assert restored.meta == {"capacity": 300, "seconds": 10.0, "format": 1}
+    assert restored.meta == {"capacity": 300, "seconds": 10.0, "format": 2}
     assert_same(restored.state, make_state(300, 30))
 
 
@@ -107,6 +108,21 @@ def test_restores_on_other_devices(tmp_path):
     assert len(one.sharding.device_set) == 1 and len(four.state["x"].sharding.device_set) == 4
     np.testing.assert_array_equal(one, values)
     np.testing.assert_array_equal(four.state["x"], values)
+
+
+def test_the_first_axis_is_filled_up_or_cut_for_other_numbers_of_devices(tmp_path):
+    mesh = jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("device"))
+    values = jnp.arange(1, 13, dtype=jnp.float32).reshape(6, 2)  # 5 blocks, two on each of 3 devices
+
+    def restore(num, **options):
+        wanted = {"x": jax.ShapeDtypeStruct((num, 2), jnp.float32, **options)}
+        return np.asarray(checkpoints.restore_latest(lambda meta: wanted).state["x"])
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": values}, {})
+        np.testing.assert_array_equal(restore(5), values[:5])
+        np.testing.assert_array_equal(restore(8, sharding=sharding), np.pad(values, ((0, 2), (0, 0))))
 
 
 def test_saving_a_step_twice_changes_nothing(folder):
@@ -171,16 +187,21 @@ def test_all_damaged_is_one_sentence_and_nothing_is_moved(folder):
 
 
 def test_unknown_format_is_refused(folder, monkeypatch):
-    monkeypatch.setattr("cosurfgs_jax.training.checkpoints.FORMAT", 2)
-    with Checkpoints(folder) as checkpoints, pytest.raises(InputError, match="expected checkpoint format 2, got 1"):
+    monkeypatch.setattr("cosurfgs_jax.training.checkpoints.FORMAT", 3)
+    with Checkpoints(folder) as checkpoints, pytest.raises(InputError, match="expected checkpoint format 3, got 2"):
         checkpoints.restore_latest(make_abstract)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves its coroutines behind
 def test_wrong_shapes_are_no_damage(folder):
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(ValueError, match="not compatible"):
-            checkpoints.restore_latest(lambda meta: make_abstract({"capacity": 7}))
+        wanted = make_abstract({"capacity": 300})
+        for shape in ((300, 9, 3), (300, 12)):
+            surfels = dataclasses.replace(wanted.surfels, sh=jax.ShapeDtypeStruct(shape, jnp.float32))
+            with pytest.raises(ValueError, match="surfels.sh.*not compatible"):
+                checkpoints.restore_latest(lambda meta, surfels=surfels: wanted._replace(surfels=surfels))
+        with pytest.raises(ValueError, match="structure"):
+            checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((300,), jnp.float32)})
         assert checkpoints.steps() == [20, 30]
     gc.collect()
 

@@ -70,7 +70,7 @@ def test_the_settings_of_a_run_are_the_start(tmp_path, config_file):
     assert _capture(workdir)[1].settings.train.steps == 11
     assert _capture(workdir, "--config.train.steps=12")[1].settings.train.steps == 12  # nothing is saved: it binds nobody
     _capture(config_file(GOOD), workdir)
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "device" / "5").mkdir(parents=True)
     code, options = _capture(workdir, "--config.train.log_every=2")
     assert code == 0
     assert (options.settings.train.steps, options.settings.train.log_every) == (11, 2)
@@ -78,7 +78,7 @@ def test_the_settings_of_a_run_are_the_start(tmp_path, config_file):
 
 def test_changed_setting_on_resume_is_refused(tmp_path, capsys):
     _capture(f"--workdir={tmp_path}")
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "device" / "5").mkdir(parents=True)
     assert _capture(f"--workdir={tmp_path}", "--config.seed=1") == (2, None)
     assert "config.seed" in capsys.readouterr().err
 
@@ -88,7 +88,7 @@ def test_a_config_file_does_not_undo_the_settings_of_a_trained_run(tmp_path, con
         "import Settings,", "import Settings, SurfaceSettings,")
     workdir = f"--workdir={tmp_path}/run"
     _capture(config_file(GOOD), workdir, f"--config.data.path={tmp_path}", "--config.train.steps=60")
-    (tmp_path / "run" / "checkpoints" / "60").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "device" / "60").mkdir(parents=True)
     code, options = _capture(config_file(text), workdir, "--config.surface.memory_mb=99", workdir="trained")
     assert code == 0
     assert (options.settings.data.path, options.settings.train.steps) == (str(tmp_path), 60)
