@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.collab.score import SeamMasks, score_view, scores_from_sums
+from cosurfgs_jax.collab.score import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.training.merged import load_merged
 from cosurfgs_jax.training.place import open_place
@@ -62,26 +62,28 @@ def score(workdir: Path, name: str, seams: SeamMasks) -> dict:
     place = open_place(settings, workdir / name)
     surfels, step = load_merged(settings, workdir / name, place)
     render = make_render_fn(jax.tree.map(jnp.asarray, surfels), place.views, place.frame, settings.raster, "color")
-    sums = np.zeros(5)
+    sums = np.zeros(NUM_SUMS)
     with ImageStore(place.scene, 1024) as images:
         for view in place.scene.test_views:
             sums += score_view(render(int(view))["color"], images.load(view), seams.mask(int(view)))
     scores = scores_from_sums(sums)
     stages = json.loads((workdir / name / "metrics.json").read_text())["stages"]
-    return {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_seam": scores.psnr_seam, "surfels": len(surfels.alive), "steps": step,
+    return {**scores._asdict(), "surfels": len(surfels.alive), "steps": step,
             "peak_bytes": max(row["peak_bytes_per_device"] for row in stages), "stages": stages,
             "bytes_sent_per_step": max(row.get("bytes_sent_per_step", 0) for row in stages)}
 
 
 def table(results: dict[str, dict]) -> str:
     """Markdown."""
-    lines = ["| variant | PSNR | PSNR at seams | SSIM | surfels | process memory | time by stage | sent a step and device |",
-             "|---|---|---|---|---|---|---|---|"]
+    titles = ("variant", "PSNR (fitted)", "at seams (fitted)", "SSIM", "surfels", "process memory", "time by stage",
+              "sent a step and device")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, title, _ in VARIANTS:
         if name in results:
             row = results[name]
             times = ", ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in row["stages"] if stage["seconds"])
-            cells = [title, f"{row['psnr']:.2f} dB", f"{row['psnr_seam']:.2f} dB", f"{row['ssim']:.4f}", f"{row['surfels']:,d}",
+            cells = [title, f"{row['psnr']:.2f} ({row['psnr_fitted']:.2f}) dB",
+                     f"{row['psnr_seam']:.2f} ({row['psnr_seam_fitted']:.2f}) dB", f"{row['ssim']:.4f}", f"{row['surfels']:,d}",
                      f"{row['peak_bytes'] / 2**30:.2f} GiB", times, f"{row['bytes_sent_per_step'] / 2**20:.1f} MiB"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

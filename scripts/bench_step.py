@@ -1,8 +1,9 @@
 """Where the time of a training step goes: data, rasterizer by stage, loss, optimiser, density control.
 
-python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [--steps=20] [--out=FILE.json]
+python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [--block=0] [--steps=20] [--out=FILE.json]
 
-With --workdir it goes on from the checkpoint of a run, which it leaves alone; else from SfM points, repeated up to --surfels.
+With --workdir it goes on from the checkpoint of a run's device stage, which it leaves alone; else from SfM points, repeated up to
+--surfels. The step is that of one block on one device, which has all cores.
 
 The parts are measured inside one run: those of the rasterizer by the library's own counters while whole steps run, the others as
 programs of their own on the same arrays. The rest is what the whole step takes beyond its parts. Medians; this is a benchmark on
@@ -21,15 +22,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import density, optim, settings_file
+from cosurfgs_jax import density, initialize, optim, settings_file
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.state import with_surfels
-from cosurfgs_jax.training.step import Batch, StepShape, compile_steps
+from cosurfgs_jax.training.layout import make_layout
+from cosurfgs_jax.training.place import load_photo, open_place
+from cosurfgs_jax.training.state import init_state, with_surfels
+from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
 
 STAGES = ("project", "bin", "blend forward", "blend backward", "project backward")
 
@@ -52,24 +56,39 @@ def median_ms(function, repeats: int) -> float:
     return 1e3 * float(np.median(times))
 
 
-def first_state(place, settings, num_surfels: int):
-    """The state before the first step, with each SfM point repeated (and jittered) up to `num_surfels`."""
+def first_state(place, block, settings, num_surfels: int):
+    """The state before the first step, with the SfM points repeated (and jittered) up to `num_surfels`."""
     rng = np.random.default_rng(0)
     points = place.scene.points
     picks = rng.integers(0, len(points), num_surfels)
     spread = 0.3 * np.median(np.linalg.norm(np.diff(points[np.lexsort(points[:, :2].T)], axis=0), axis=1))
-    object.__setattr__(place.scene, "point_colors", place.scene.point_colors[picks])
-    object.__setattr__(place.scene, "points", points[picks] + rng.normal(0, spread, (num_surfels, 3)))
-    return loop.first_state(place, settings, num_surfels)
+    jittered = place.frame.to_world(points[picks] + rng.normal(0, spread, (num_surfels, 3)))
+    surfels = initialize.surfels_from_points(jittered, place.scene.point_colors[picks], num_surfels, settings.surfels.sh_degree,
+                                             settings.surfels.init_opacity, jax.random.key(settings.seed),
+                                             place.views.centers()[block.views])
+    return init_state(surfels, len(block.views), settings, place.max_views, block.length)
 
 
-def measure(place, settings, state, images, repeats: int) -> dict[str, float]:
+def saved_state(place, layout, block, settings, workdir: Path):
+    """The newest state of a block in the device stage of a run."""
+    context = loop.Context(settings, workdir, place, layout, None, None, None)  # restoring needs no more
+    folder = loop.checkpoint_folder(workdir, "device")
+    if not settings_file.has_begun(workdir) or not folder.exists():
+        raise SystemExit(f"--workdir={workdir}: expected a run with a checkpoint of its device stage, got none; train it first")
+    with Checkpoints(folder) as checkpoints:
+        return loop.restore_stage(context, "device", checkpoints).rows[block.number]  # on one device a block is a row
+
+
+def measure(place, layout, block, settings, state, images, repeats: int) -> dict[str, float]:
     """Milliseconds per part."""
-    steps, views = compile_steps(settings), place.scene.train_views
+    def put(tree):
+        return layout.put(lambda _: tree)
+
+    steps, views = compile_blocks(settings, layout), block.views
     batches = []
-    for view in views[:: max(1, len(views) // 8)][:8]:
-        batches.append(Batch(place.views.camera(view), jnp.asarray(images.load(view)), jnp.asarray(view, jnp.int32),
-                             jnp.float32(0.1), jnp.int32(3)))
+    for view in views[:: max(1, len(views) // 8)][:8].tolist():
+        batches.append(put(Batch(place.views.camera_arrays(view), load_photo(place, images, view),
+                                 np.int32(np.searchsorted(views, view)), np.float32(0.1), np.int32(3))))
     shape, holder = StepShape(is_densifying=True), {"state": state, "at": 0}
 
     def whole():
@@ -84,14 +103,13 @@ def measure(place, settings, state, images, repeats: int) -> dict[str, float]:
     spent = 1e3 * (stage_seconds() - before) / (repeats + 1)
     parts |= dict(zip(STAGES, spent.tolist(), strict=True))
 
-    state, photo = holder["state"], batches[0].photo
-    image = jnp.asarray(photo[..., :3], jnp.float32) / 255
+    state, photo = jax.tree.map(jnp.asarray, layout.get((holder["state"], batches[0].photo), 0))
+    image = photo[..., :3].astype(jnp.float32) / 255
     render = jnp.clip(image + 0.05, 0, 1)
-    loss = jax.jit(jax.value_and_grad(lambda x: photometric_loss(
-        x, x, jnp.asarray(photo[..., :3], jnp.float32) / 255, None, 0.2)))
+    loss = jax.jit(jax.value_and_grad(lambda x: photometric_loss(x, x, photo[..., :3].astype(jnp.float32) / 255, None, 0.2)))
     parts["loss"] = median_ms(lambda: jax.block_until_ready(loss(render)), repeats)
 
-    update = jax.jit(lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1), donate_argnums=(0, 2))
+    update = jax.jit(lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=state.length), donate_argnums=(0, 2))
     gradient = jax.tree.map(jnp.ones_like, state.params)
 
     def step_optimizer():
@@ -100,17 +118,18 @@ def measure(place, settings, state, images, repeats: int) -> dict[str, float]:
 
     holder["params"], holder["optimizer"] = jax.tree.map(jnp.copy, (state.params, state.optimizer))
     parts["optimiser"] = median_ms(step_optimizer, repeats)
-    state = with_surfels(state, holder["params"], holder["optimizer"], state.alive, density.init_stats(state.alive.size))
-    holder["state"] = state
+    holder["state"] = put(with_surfels(state, holder["params"], holder["optimizer"], state.alive,
+                                       density.init_stats(state.alive.size)))
+    order = put(DensifyOrder(np.int32(block.number), np.int32(0), np.bool_(False), np.int32(state.alive.size)))
 
     def control():
-        holder["state"], _ = steps.densify(holder["state"], jax.random.key(0), False, state.alive.size)
+        holder["state"], _ = steps.densify(holder["state"], order)
         jax.block_until_ready(holder["state"])
 
     parts["density control, once"] = median_ms(control, 3)
     every = max(1, round(settings.density.every * settings.train.steps))
     parts["density control, per step"] = parts["density control, once"] / every
-    parts["data"] = median_ms(lambda: jax.block_until_ready(jnp.asarray(images.load(views[0]))), repeats)
+    parts["data"] = median_ms(lambda: jax.block_until_ready(put(load_photo(place, images, int(views[0])))), repeats)
     known = sum(parts[name] for name in (*STAGES, "loss", "optimiser"))
     parts["rest of the step"] = parts["whole step"] - known
     return parts
@@ -122,6 +141,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="", help="of a trained run")
     parser.add_argument("--data", default="generated", help="dataset folder, or the generated town")
     parser.add_argument("--surfels", type=int, default=100_000)
+    parser.add_argument("--block", type=int, default=0, help="number of the block")
     parser.add_argument("--steps", type=int, default=20, help="repeats of each part")
     parser.add_argument("--out", default="", help="JSON file")
     options = parser.parse_args()
@@ -129,16 +149,19 @@ def main() -> None:
     if not options.workdir:
         settings.data.path = options.data
     with tempfile.TemporaryDirectory() as folder:
-        place = loop.open_place(settings, Path(options.workdir or folder))
+        place = open_place(settings, Path(options.workdir or folder))
+        if not 0 <= options.block < len(place.blocks):
+            parser.error(f"--block: expected one of the {len(place.blocks)} blocks (0 is the first), got {options.block}")
+        block, layout = place.blocks[options.block], make_layout(place.partition.edge_of_block, num_devices=1)
         if options.workdir:
-            with Checkpoints(Path(options.workdir) / "checkpoints") as checkpoints:
-                state = loop.restore(checkpoints, place, settings).state
+            state = saved_state(place, layout, block, settings, Path(options.workdir))
         else:
-            state = first_state(place, settings, options.surfels)
+            first = first_state(place, block, settings, options.surfels)
+            state = layout.put(lambda _: first)
         num_surfels = int(state.alive.sum())
         with ImageStore(place.scene, settings.data.host_memory_mb) as images:
-            parts = measure(place, settings, state, images, options.steps)
-    height, width = place.views.image_size(0)
+            parts = measure(place, layout, block, settings, state, images, options.steps)
+    height, width = place.photo_size or place.views.image_size(int(block.views[0]))
     machine = f"{platform.machine()}, {ffi.cpu_instruction_set()}, {jax.local_device_count()} device(s), jax {jax.__version__}"
     print(f"{place.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
     for name, value in parts.items():

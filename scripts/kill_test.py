@@ -70,7 +70,8 @@ def main() -> None:
             num_kills += 1
             took = time.monotonic() - killed
             slowest = max(slowest, took)
-            print(f"kill {num_kills}: process {victim} after {wait:.1f} s; the other ended {took:.1f} s later with {code}", flush=True)
+            print(f"kill {num_kills}: process {victim} after {wait:.1f} s; the other ended {took:.1f} s later, code {code}",
+                  flush=True)
     same = digest(calm) == digest(wild)
     print(f"{num_kills} kills: model {digest(wild)}, {'the same bits' if same else 'ANOTHER MODEL'}; slowest end of a survivor "
           f"{slowest:.1f} s")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cosurfgs_jax.data.generated import make_town
 from cosurfgs_jax.data.scene import Scene, load_scene
-from cosurfgs_jax.settings import DataSettings, GeneratedSettings
+from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings
+from cosurfgs_jax.training.place import Place, open_place
 
 # 0.6 m per pixel on the ground; neighbouring photographs overlap by more than 70 %. Takes about a second to make.
 SMALL = GeneratedSettings(num_views=12, width=160, height=120, size_m=80.0)
@@ -32,3 +33,10 @@ def town_scene(settings: GeneratedSettings = SMALL, split: str = "every8", downs
     """A generated town, loaded from its folder, with ground truth."""
     data = DataSettings(path=str(town_folder(settings)), split=split, downscale=downscale)
     return load_scene(data, settings, _root().name)
+
+
+def town_place(settings: GeneratedSettings = TINY, num_blocks: int = 1, num_edges: int = 1) -> Place:
+    """A generated town as training sees it; no block is too small to be one."""
+    partition = PartitionSettings(num_blocks=num_blocks, num_edges=num_edges, min_views=1, min_points=1)
+    given = Settings(data=DataSettings(path=str(town_folder(settings))), generated=settings, partition=partition)
+    return open_place(given, Path(_root().name))

@@ -181,10 +181,14 @@ class _Pipeline:
         if processes.is_first():
             write_stage(context.workdir, name, steps=stage.step, seconds=stage.seconds, num_surfels=counts.tolist(),
                         psnr_test=scores.psnr, ssim_test=scores.ssim, psnr_seam=scores.psnr_seam, peak_bytes_per_device=peak,
+                        psnr_test_fitted=scores.psnr_fitted, psnr_seam_fitted=scores.psnr_seam_fitted,
                         num_surfels_merged=int(merged.sum()), num_without_room=stage.num_without_room,
                         bytes_sent_per_step=self._bytes_sent(name))
-        seam = "" if scores.psnr_seam is None else f", {scores.psnr_seam:.2f} dB at the seams"
-        told = "no test views" if scores.psnr is None else f"test PSNR {scores.psnr:.2f} dB{seam}, SSIM {scores.ssim:.4f}"
+        seam = ""
+        if scores.psnr_seam is not None:
+            seam = f", at the seams {scores.psnr_seam:.2f} ({scores.psnr_seam_fitted:.2f})"
+        told = "no test views" if scores.psnr is None else \
+            f"test PSNR {scores.psnr:.2f} dB ({scores.psnr_fitted:.2f} fitted){seam}, SSIM {scores.ssim:.4f}"
         _log.info("%s: %d surfels in %d blocks, %d merged; %s", name, counts.sum(), len(counts), merged.sum(), told)
 
 

@@ -19,16 +19,22 @@ from cosurfgs_jax.training.place import Block, Place, first_state, split_photo
 from cosurfgs_jax.types import Surfels
 
 SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
+NUM_SUMS = 7  # of `score_view`
 _SOLID_LOGIT = 3.0  # opacity 0.95 of the SfM discs that say where a pixel's hit is
 _ssim = jax.jit(metrics.ssim)
 
 
 class Scores(NamedTuple):
-    """Means over the test views; None where there are none, or no pixel at a seam."""
+    """Means over the test views; None where there are none, or no pixel at a seam.
+
+    "Fitted" is after a quadratic colour fit to each photograph (`metrics.color_correct`), which takes exposure out.
+    """
 
     psnr: float | None
+    psnr_fitted: float | None
     ssim: float | None
     psnr_seam: float | None
+    psnr_seam_fitted: float | None
 
 
 class SeamMasks:
@@ -70,7 +76,7 @@ class SeamMasks:
 
 
 def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]) -> np.ndarray:
-    """Sums that means are made of: f64[5] = PSNR, SSIM, 1, squared error over the seam's pixels, their number.
+    """Sums that means are made of: f64[7] = 1, PSNR, fitted PSNR, SSIM; at the seam pixels, squared error, fitted squared error.
 
     Args:
         color: the render, at least as large as the photograph.
@@ -79,18 +85,20 @@ def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[
     """
     target, mask = split_photo(photo)
     color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
+    fitted = np.clip(metrics.color_correct(color, target, mask), 0, 1).astype(np.float32)
     counts = seam if mask is None else seam & mask
-    error = np.square(color - target, dtype=np.float64).mean(axis=-1)[counts]
-    return np.array([float(metrics.psnr(color, target, mask)), float(_ssim(color, target, mask)), 1.0, error.sum(), error.size])
+    errors = [np.square(image - target, dtype=np.float64).mean(axis=-1)[counts].sum() for image in (color, fitted)]
+    psnrs = [float(metrics.psnr(image, target, mask)) for image in (color, fitted)]
+    return np.array([1.0, *psnrs, float(_ssim(color, target, mask)), counts.sum(), *errors])
 
 
 def scores_from_sums(sums: np.ndarray) -> Scores:
     """The means of added `score_view`s. PSNR and SSIM are means over views; the seam's is of all its pixels together."""
-    psnr, ssim, num_views, error, num_pixels = sums.tolist()
+    num_views, psnr, fitted, ssim, num_pixels, *errors = sums.tolist()
     if not num_views:
-        return Scores(None, None, None)
-    seam = -10 * np.log10(max(error / num_pixels, 1e-10)) if num_pixels else None
-    return Scores(psnr / num_views, ssim / num_views, None if seam is None else float(seam))
+        return Scores(None, None, None, None, None)
+    seams = [float(-10 * np.log10(max(error / num_pixels, 1e-10))) if num_pixels else None for error in errors]
+    return Scores(psnr / num_views, fitted / num_views, ssim / num_views, *seams)
 
 
 def render_test_views(context: Context, rows: list, exchange: Exchange):
@@ -123,7 +131,7 @@ def render_test_views(context: Context, rows: list, exchange: Exchange):
 
 def score_cells(context: Context, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:
     """Scores of the merged model on all test views; the same in all processes."""
-    sums = np.zeros(5)
+    sums = np.zeros(NUM_SUMS)
     if len(context.place.scene.test_views):
         for view, maps in render_test_views(context, rows, exchange):
             sums += score_view(maps["color"], context.images.load(view), seams.mask(view))

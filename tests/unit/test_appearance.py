@@ -45,6 +45,17 @@ def test_applies_matrix_and_offset():
     np.testing.assert_allclose(batch[1], appearance.apply(params, 1, _render(1)), rtol=1e-5, atol=1e-6)
 
 
+def test_embeddings_that_fill_up_do_not_pull():
+    params = _perturbed(6)
+    of_four = {"embeddings": params["embeddings"][:4], "network": params["network"]}
+    penalty = jax.jit(lambda params, num_views: appearance.identity_penalty(params, SETTINGS, num_views))
+    np.testing.assert_allclose(penalty(params, 4), penalty(of_four, 4), rtol=1e-6)
+    assert abs(penalty(params, 6) - penalty(params, 4)) > 1e-3 * penalty(params, 4) > 0
+    expected = SETTINGS.identity_weight * np.square(appearance.transforms(of_four).mean(axis=0) - np.eye(3, 4)).sum()
+    np.testing.assert_allclose(penalty(params, 4), expected, rtol=1e-4)
+    assert penalty(params, 0) == 0  # of a device without a block: no division by zero
+
+
 def test_gradients_of_the_transform():
     params, photo = _perturbed(), _render(5)
 

@@ -121,6 +121,14 @@ def test_pruning():
         assert all((leaf[1:3] == 0).all() for leaf in jax.tree.leaves((new_opt.mu, new_opt.nu)))
 
 
+def test_lengths_are_in_extents_of_the_block():
+    params, opt_state, alive, stats = _state([LARGE, np.log(0.2)], [1, 1])
+    stats = _with_gradient(stats, [0])
+    for length, expected in [(1.0, [0, 1, 1, 0, 2]), (4.0, [0, 1, 0, 0, 3]), (10.0, [1, 0, 0, 0, 3])]:
+        *_, report = densify(params, opt_state, alive, stats, jax.random.key(0), is_after_reset=True, length=length)
+        assert [int(x) for x in report] == expected, length
+
+
 def test_slots_of_the_pruned_are_used_at_once():
     params, opt_state, alive, stats = _state([], [1] * 12)
     params["logit_opacities"] = params["logit_opacities"].at[0].set(-9.0)

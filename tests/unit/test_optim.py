@@ -61,6 +61,17 @@ def test_update_is_adam():
         np.testing.assert_allclose(state.nu[name], second[name], rtol=1e-5, atol=1e-12)
 
 
+def test_means_move_by_extents_of_the_block():
+    params, alive = optim.from_surfels(_surfels())
+    gradient, state = jax.tree.map(jnp.cos, params), optim.init_optimizer(params)
+    step = jax.jit(lambda length: optim.update(params, gradient, state, alive, OptimSettings(), 0.3, length=length)[0])
+    one, three = step(1.0), step(3.0)
+    np.testing.assert_allclose(three["means"] - params["means"], 3 * (one["means"] - params["means"]), rtol=1e-2, atol=1e-6)
+    assert (one["means"] != params["means"]).any()
+    for name in set(params) - {"means"}:
+        np.testing.assert_array_equal(one[name], three[name])
+
+
 def test_dead_slots_stand_still():
     params, alive = optim.from_surfels(_surfels())
     state = optim.init_optimizer(params)

@@ -9,9 +9,12 @@ import pytest
 
 from cosurfgs_jax import files, pictures, report, settings_file
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.cameras import camera_center
+from cosurfgs_jax.partition import build_partition
 from cosurfgs_jax.report.charts import line_chart, nice_ticks, short_number
 from cosurfgs_jax.report.mesh_picture import draw_mesh
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.report.partition_picture import partition_table
+from cosurfgs_jax.settings import PartitionSettings, Settings
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
 
 
@@ -154,7 +157,7 @@ class Page(html.parser.HTMLParser):
             self.open_tags.append(tag)
 
     def handle_startendtag(self, tag, attributes):
-        assert tag in ("line", "polyline", "circle")
+        assert tag in ("line", "polyline", "circle", "rect", "path")
 
     def handle_endtag(self, tag):
         assert self.open_tags.pop() == tag
@@ -212,6 +215,35 @@ def test_report_of_an_unfinished_run_leaves_out_what_is_not_there(tmp_path):
     (tmp_path / "run" / "metrics.json").write_text("{")
     with pytest.raises(InputError, match="metrics.json"):
         report.write_report(tmp_path / "run")
+
+
+def test_report_shows_the_partition(tmp_path):
+    points = np.random.default_rng(0).uniform(-1, 1, (500, 3))
+    poses = np.tile(np.diag([1.0, -1.0, -1.0, 1.0]), (8, 1, 1))
+    poses[:, :3, 3] = np.array([[np.cos(i), np.sin(i), 1.0] for i in range(8)]) * [-1, 1, 1]
+    intrinsics = np.tile([[40.0, 0, 20], [0, 40, 15], [0, 0, 1]], (8, 1, 1))
+    limits = PartitionSettings(num_blocks=3, min_views=1, min_points=1)
+    partition = build_partition(points, np.zeros(501, np.int64), np.zeros(0, np.int32), poses, intrinsics,
+                                np.full((8, 2), (30, 40)), np.arange(8), limits)
+    table = partition_table(partition, points, camera_center(poses), np.zeros(8, bool))
+    files.write_json(tmp_path / "partition.json", {"fingerprint": partition.fingerprint(), **table})
+    page = Page(report.write_report(tmp_path).read_text())
+    assert page.open_tags == [] and "Partition" in page.text and "3 blocks in 1 edge" in page.text
+
+
+def test_curves_have_a_chart_per_stage_and_a_line_per_block():
+    rows = [{"stage": stage, "step": step, "block": block, "loss": 0.5, "psnr/train": 20.0 + block}
+            for stage in ("device", "cloud") for step in (10, 20) for block in (0, 1)]
+    rows.append({"stage": "device", "step": 20, "block": 1, "psnr/test": 19.0})
+    curves = report.curves_from_rows(rows)
+    assert list(curves) == ["loss, device", "psnr, device", "loss, cloud", "psnr, cloud"]
+    assert curves["psnr, device"] == {"train block 0": ([10, 20], [20.0, 20.0]), "train block 1": ([10, 20], [21.0, 21.0]),
+                                      "test block 1": ([20], [19.0])}
+    assert list(curves["loss, cloud"]) == ["block 0", "block 1"]
+    # One block in several stages, and several blocks in one.
+    assert report.curves_from_rows([row for row in rows if row["block"] == 0])["loss, cloud"] == {
+        "loss, cloud": ([10, 20], [0.5, 0.5])}
+    assert list(report.curves_from_rows([row for row in rows if row["stage"] == "device"])) == ["loss", "psnr"]
 
 
 def test_curves_from_rows_group_by_the_name_before_the_slash():

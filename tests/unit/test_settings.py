@@ -16,8 +16,9 @@ def test_defaults_are_valid():
 @pytest.mark.parametrize("name, value", [
     ("train.steps", 0), ("data.downscale", 0), ("surfels.sh_degree", 4), ("surfels.init_opacity", 1.0),
     ("loss.ssim_weight", 1.5), ("density.start", 0.9), ("surface.depth_map", "nearest"), ("optim.quats", 0.0),
-    ("raster.near", -1.0), ("data.path", ""), ("partition.num_blocks", 0), ("partition.num_edges", 2), ("partition.min_coverage", 0.0),
-    ("mesh.num_devices", -1), ("lmc.prune_ratio", 1.0), ("lmc.recovery", 1.5), ("mas.teacher_weight", 2.0), ("mas.max_partners", 0),
+    ("raster.near", -1.0), ("data.path", ""), ("partition.num_blocks", 0), ("partition.num_edges", 2),
+    ("partition.min_coverage", 0.0), ("mesh.num_devices", -1), ("lmc.prune_ratio", 1.0), ("lmc.recovery", 1.5),
+    ("mas.teacher_weight", 2.0), ("mas.max_partners", 0),
 ])
 def test_bad_value_is_named(name, value):
     settings = Settings()

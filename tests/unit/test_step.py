@@ -1,56 +1,70 @@
 """One step of training, its schedule, and what its compiled program holds."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes import TINY, town_scene
+from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.settings import DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
-from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.blocks import compile_blocks
+from cosurfgs_jax.training.layout import make_layout
+from cosurfgs_jax.training.place import first_state, load_photo
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
-from cosurfgs_jax.training.state import abstract_state
-from cosurfgs_jax.training.step import Batch, StepShape, compile_steps
-from cosurfgs_jax.training.views import WorldViews
+from cosurfgs_jax.training.state import abstract_state, empty_state
+from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
 
 
 @pytest.fixture(scope="module")
 def place():
-    scene = town_scene(TINY)
-    frame = SceneFrame.from_scene(scene)
-    return loop.Place(scene, frame, WorldViews(scene, frame))
+    return town_place()
 
 
 def _settings(**parts) -> Settings:
     return Settings(**{"surfels": SurfelSettings(sh_degree=1), **parts})
 
 
-def _batch(place, view: int = 1) -> Batch:
+LAYOUT = make_layout(np.zeros(1, np.int64), num_devices=1)
+
+
+def _put(tree):
+    """As the one block on the one device."""
+    return LAYOUT.put(lambda _: tree)
+
+
+def _get(tree):
+    return LAYOUT.get(tree, 0)
+
+
+def _first_state(place, settings):
+    return _put(first_state(place, place.blocks[0], settings, 4096))
+
+
+def _batch(place, view: int = 1, **changes) -> Batch:
     with ImageStore(place.scene, 64) as images:
-        photo = jnp.asarray(images.load(view))
-    return Batch(place.views.camera(view), photo, jnp.asarray(view, jnp.int32), jnp.float32(0.0), jnp.int32(1))
+        photo = load_photo(place, images, view)
+    index = np.int32(np.searchsorted(place.blocks[0].views, view))
+    return _put(Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1))._replace(**changes))
 
 
 def test_steps_lower_the_loss_and_are_equal_to_the_bit(place):
     settings, batch = _settings(), _batch(place)
-    steps = compile_steps(settings)
+    steps = compile_blocks(settings, LAYOUT)
     ends = []
     for _ in range(2):
-        state, losses = loop.first_state(place, settings, 4096), []
+        state, losses = _first_state(place, settings), []
         for _ in range(15):
             state, report = steps.train(state, batch, shape=StepShape(is_densifying=True))
-            losses.append(float(report.loss))
-        ends.append(state)
+            losses.append(float(_get(report).loss))
+        ends.append(_get(state))
     assert losses[-1] < 0.8 * losses[0]
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 def test_a_step_reuses_the_memory_of_its_state(place):
     settings, batch = _settings(), _batch(place)
-    state = loop.first_state(place, settings, 4096)
-    compiled = compile_steps(settings).train.lower(state, batch, shape=StepShape(is_densifying=True)).compile()
+    state = _first_state(place, settings)
+    compiled = compile_blocks(settings, LAYOUT).train.lower(state, batch, shape=StepShape(is_densifying=True)).compile()
     memory = compiled.memory_analysis()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes >= 0.99 * state_bytes  # donated: no second state
@@ -61,28 +75,27 @@ def test_a_step_reuses_the_memory_of_its_state(place):
 
 def test_bands_above_the_degree_do_not_learn(place):
     settings = _settings()
-    state = loop.first_state(place, settings, 4096)
-    before = np.asarray(state.params["sh"])
-    batch = _batch(place)._replace(sh_degree=jnp.int32(0))
-    state, _ = compile_steps(settings).train(state, batch, shape=StepShape(is_densifying=False))
-    after = np.asarray(state.params["sh"])
+    state = _first_state(place, settings)
+    before = _get(state).params["sh"]
+    batch = _batch(place, sh_degree=np.int32(0))
+    state, _ = compile_blocks(settings, LAYOUT).train(state, batch, shape=StepShape(is_densifying=False))
+    after = _get(state).params["sh"]
     assert (after[:, 1:] == before[:, 1:]).all() and (after[:, 0] != before[:, 0]).any()
 
 
 def test_masked_pixels_do_not_count(place):
     # Without SSIM, whose windows at the mask's edge see the photograph behind it.
-    settings, batch = _settings(loss=LossSettings(ssim_weight=0.0)), _batch(place)
-    height, width = batch.photo.shape[:2]
+    settings, photo = _settings(loss=LossSettings(ssim_weight=0.0)), _get(_batch(place)).photo
+    height, width = photo.shape[:2]
     keep = np.zeros((height, width, 1), np.uint8)
     keep[: height // 2] = 255
-    photo = np.asarray(batch.photo)
     states = []
     for below in (0, 255):
         altered = photo.copy()
         altered[height // 2:] = below
-        masked = batch._replace(photo=jnp.asarray(np.concatenate([altered, keep], axis=-1)))
-        state = loop.first_state(place, settings, 4096)
-        states.append(compile_steps(settings).train(state, masked, shape=StepShape(is_densifying=False)))
+        masked = _batch(place, photo=np.concatenate([altered, keep], axis=-1))
+        state = _first_state(place, settings)
+        states.append(_get(compile_blocks(settings, LAYOUT).train(state, masked, shape=StepShape(is_densifying=False))))
     (one, report), (two, _) = states
     assert np.isfinite(report.loss)
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
@@ -90,46 +103,72 @@ def test_masked_pixels_do_not_count(place):
 
 def test_the_abstract_state_has_the_shapes_of_the_real_one(place):
     settings = _settings()
-    state = loop.first_state(place, settings, 4096)
-    abstract = abstract_state(state.alive.shape[0], place.scene.num_views, settings)
+    state = first_state(place, place.blocks[0], settings, 4096)
+    abstract = abstract_state(state.alive.shape[0], place.max_views, settings)
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    empty = empty_state(4096, place.max_views, settings)
+    assert jax.tree.structure(empty) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(empty), jax.tree.leaves(state), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert not empty.alive.any()
 
 
 def test_densification_keeps_to_its_budget(place):
     settings = _settings(density=DensitySettings(gradient_threshold=1e-12, absolute_gradient_threshold=1e-12))
-    steps, state = compile_steps(settings), loop.first_state(place, settings, 4096)
+    steps, state = compile_blocks(settings, LAYOUT), _first_state(place, settings)
     num_before = int(state.alive.sum())
     state, _ = steps.train(state, _batch(place), shape=StepShape(is_densifying=True))
-    state, report = steps.densify(state, jax.random.key(0), False, num_before + 7)
+    order = DensifyOrder(np.int32(0), np.int32(20), np.bool_(False), np.int32(num_before + 7))
+    state, report = _get(steps.densify(state, _put(order)))
     assert int(report.num_alive) == num_before + 7 == int(state.alive.sum())
     assert int(report.num_without_room) > 0
 
 
+def test_densification_draws_by_seed_block_and_step(place):
+    density = DensitySettings(gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, split_scale=1e-6)
+    settings, drawn = _settings(density=density), []
+    steps = compile_blocks(settings, LAYOUT)
+    for block, step in ((0, 20), (0, 20), (1, 20), (0, 40)):
+        state, _ = steps.train(_first_state(place, settings), _batch(place), shape=StepShape(is_densifying=True))
+        order = DensifyOrder(np.int32(block), np.int32(step), np.bool_(False), np.int32(4096))
+        state, report = _get(steps.densify(state, _put(order)))
+        assert int(report.num_split) > 0
+        drawn.append(state.params["means"])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any() and (drawn[0] != drawn[3]).any() and (drawn[2] != drawn[3]).any()
+
+
 def test_trimming_drops_what_too_few_photographs_see(place):
     settings = _settings(density=DensitySettings(trim_min_views=4))
-    steps, state = compile_steps(settings), loop.first_state(place, settings, 4096)
-    counts = jnp.zeros(state.alive.shape, jnp.int32)
+    steps, state = compile_blocks(settings, LAYOUT), _first_state(place, settings)
+    counts = _put(np.zeros(4096, np.int32))
     for view in range(place.scene.num_views):
-        counts = steps.count_front_view(counts, state, place.views.camera(view), image_size=place.views.image_size(view))
-    seen, alive = np.asarray(counts), np.asarray(state.alive)
+        for is_real in (True, False):  # what only stands in for a photograph is not counted
+            counts = steps.count_front_view(counts, state, _put(place.views.camera_arrays(view)), _put(np.bool_(is_real)),
+                                            image_size=place.views.image_size(view))
+    seen, alive = _get(counts), _get(state.alive)
+    assert seen.max() <= place.scene.num_views
     assert seen[alive].max() > 4 and (seen[alive] < 4).any() and (seen[~alive] == 0).all()
-    trimmed, num_dropped = steps.trim(state, counts)
-    np.testing.assert_array_equal(np.asarray(trimmed.alive), alive & (seen >= 4))
+    # A block with too few photographs to judge by keeps all.
+    state, num_dropped = steps.trim(state, counts, _put(np.bool_(False)))
+    np.testing.assert_array_equal(_get(state.alive), alive)
+    assert int(_get(num_dropped)) == 0
+    trimmed, num_dropped = _get(steps.trim(state, counts, _put(np.bool_(True))))
+    np.testing.assert_array_equal(trimmed.alive, alive & (seen >= 4))
     assert int(num_dropped) == (alive & (seen < 4)).sum()
 
 
 def test_the_exposure_model_waits(place):
     settings = _settings()
-    steps, batch = compile_steps(settings), _batch(place)
-    state = loop.first_state(place, settings, 4096)
-    before = jax.tree.map(np.asarray, state.appearance)
-    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.02)), shape=StepShape(is_densifying=False))
-    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state.appearance))
-    state, _ = steps.train(state, batch._replace(progress=jnp.float32(0.04)), shape=StepShape(is_densifying=False))
-    assert any((a != np.asarray(b)).any() for a, b in
-               zip(jax.tree.leaves(before), jax.tree.leaves(state.appearance), strict=True))
+    steps, state = compile_blocks(settings, LAYOUT), _first_state(place, settings)
+    before = _get(state.appearance)
+    state, _ = steps.train(state, _batch(place, progress=np.float32(0.02)), shape=StepShape(is_densifying=False))
+    jax.tree.map(np.testing.assert_array_equal, before, _get(state.appearance))
+    state, _ = steps.train(state, _batch(place, progress=np.float32(0.04)), shape=StepShape(is_densifying=False))
+    assert any((a != b).any() for a, b in
+               zip(jax.tree.leaves(before), jax.tree.leaves(_get(state.appearance)), strict=True))
 
 
 def test_the_schedule_scales_with_the_number_of_steps():
@@ -160,3 +199,7 @@ def test_every_photograph_is_used_once_per_epoch():
         assert sorted(used[5 * epoch: 5 * epoch + 5]) == views.tolist()
     assert used[:5] != used[5:10]
     assert [ViewOrder(views, seed=3).view(step) for step in (12, 4)] == [used[12], used[4]]
+    assert ViewOrder(views, seed=3).views(2, 6) == used[2:8]
+    others = [ViewOrder(views, seed=seed, block=block).views(0, 15) for seed, block in ((3, 1), (4, 0))]
+    assert used != others[0] != others[1] != used
+    assert ViewOrder(views, seed=3, block=1).views(0, 15) == others[0]
