@@ -126,6 +126,7 @@ def start_devices(num_devices: int, coordinator_address: str = "", num_processes
                          f"{coordinator_address!r}, {num_processes}, {process_id}")
     if all(given) and process_id >= num_processes:
         raise InputError(f"--process_id: expected 0 to {num_processes - 1} for {num_processes} processes, got {process_id}")
+    set_environment()
     is_counted = "JAX_NUM_CPU_DEVICES" in os.environ or "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     per_process = -(-num_devices // max(num_processes, 1))
     if os.environ["JAX_PLATFORMS"] == "cpu" and not is_counted and 1 < per_process <= MAX_VIRTUAL_DEVICES:
@@ -183,7 +184,12 @@ def _start_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax raises what goes wrong and also logs it, with tracebacks
-    # XLA reads these when its backend starts. Programs with collectives in flight can deadlock on virtual CPU devices
+    set_environment()
+
+
+def set_environment() -> None:
+    """Sets what XLA reads when its backend starts, where the user has not."""
+    # Programs with collectives in flight can deadlock on virtual CPU devices
     # when the pool has fewer threads than waiting shards; and uneven shards may keep each other waiting for minutes.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the kernels of other devices are not there yet
     os.environ.setdefault("PJRT_NPROC", str(max(32, os.cpu_count() or 1)))

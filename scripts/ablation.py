@@ -28,7 +28,8 @@ from cosurfgs_jax.training.views import make_render_fn
 ROOT = Path(__file__).parents[1]
 # Name, title, and whose stages it begins with.
 VARIANTS = (("centralised", "centralised, one block", None), ("crop_merge", "4 blocks, cropped and merged", None),
-            ("lmc", "+ LMC", "crop_merge"), ("mas", "+ MAS", "crop_merge"), ("full", "+ LMC + MAS", "lmc"))
+            ("lmc", "+ LMC", "crop_merge"), ("mas", "+ MAS", "crop_merge"), ("full", "+ LMC + MAS", "lmc"),
+            ("centralised_equal", "centralised, as many surfels as + LMC + MAS", None))
 SHARED_STAGES = ("device", "lmc_device")
 
 
@@ -49,10 +50,14 @@ def share_stages(source: Path, target: Path) -> None:
 
 def run(name: str, workdir: Path, data: str, overrides: list[str]) -> None:
     """Trains one variant, or lets it go on."""
-    command = [sys.executable, "-m", "cosurfgs_jax.train", f"--config={ROOT / 'configs' / 'ablation' / name}.py",
+    config = "centralised" if name.startswith("centralised") else name
+    command = [sys.executable, "-m", "cosurfgs_jax.train", f"--config={ROOT / 'configs' / 'ablation' / config}.py",
                f"--config.data.path={data}", f"--workdir={workdir / name}", *overrides]
-    if name == "centralised":
+    if config == "centralised":
         command = [part for part in command if not part.startswith("--config.partition.")]
+    if name == "centralised_equal":
+        stages = json.loads((workdir / "full" / "metrics.json").read_text())["stages"]
+        command.append(f"--config.surfels.capacity={stages[-1]['num_surfels_merged']}")
     subprocess.run(command, check=True)
 
 

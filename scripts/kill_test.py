@@ -20,7 +20,7 @@ from pathlib import Path
 FLAGS = ["--config=configs/quickstart.py", "--config.generated.num_views=24", "--config.generated.width=160",
          "--config.generated.height=120", "--config.partition.num_blocks=4", "--config.partition.num_edges=2",
          "--config.mesh.num_devices=4", "--config.train.test_every=0", "--config.train.checkpoint_every=20",
-         "--config.train.log_every=20", "--config.train.steps=400", "--config.mas.steps=40"]
+         "--config.train.log_every=20", "--config.train.steps=800", "--config.mas.steps=60"]
 
 
 def start(workdir: Path, log) -> list[subprocess.Popen]:
@@ -50,15 +50,23 @@ def main() -> None:
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     chance, slowest, num_kills = random.Random(arguments.seed), 0.0, 0
     with open(arguments.workdir / "log.txt", "w", encoding="utf-8") as log:
+        shutil.rmtree(calm, ignore_errors=True)
         started = time.monotonic()
-        codes = [process.wait() for process in start(calm, log)]
+        pair = start(calm, log)
+        while not any(calm.glob("checkpoints/device/[0-9]*")) and pair[0].poll() is None:
+            time.sleep(0.05)
+        begin = time.monotonic() - started
+        codes = [process.wait() for process in pair]
         length = time.monotonic() - started
-        print(f"undisturbed: exit codes {codes}, {length:.0f} s, model {digest(calm)}", flush=True)
+        # Late enough that half of the tries get somewhere, early enough that the run is not over before the last kill.
+        latest = 2 * begin + (length - begin) / arguments.kills
+        print(f"undisturbed: exit codes {codes}, {length:.0f} s, first checkpoint after {begin:.0f} s, model {digest(calm)}",
+              flush=True)
         shutil.rmtree(wild, ignore_errors=True)
         while True:
             pair = start(wild, log)
             victim = chance.randrange(2)
-            wait = chance.uniform(8.0, 16.0 + length / arguments.kills) if num_kills < arguments.kills else 1e9
+            wait = chance.uniform(1.0, latest) if num_kills < arguments.kills else 1e9
             ended = time.monotonic() + wait
             while time.monotonic() < ended and any(process.poll() is None for process in pair):
                 time.sleep(0.05)

@@ -29,11 +29,11 @@ from cosurfgs_jax.training.merged import load_merged, model_path, stage_names, t
 from cosurfgs_jax.training.place import Place, bind_partition, first_state, open_place
 from cosurfgs_jax.training.schedule import Schedule
 
-_RECOVERY_PROGRESS = 0.8  # where on the course of the learning rates the recovery after pruning begins
+RECOVERY_PROGRESS = 0.8  # where on the course of the learning rates the recovery after pruning begins
 _log = logging.getLogger(__name__)
 
 
-class _Plans(NamedTuple):
+class Plans(NamedTuple):
     """Exchanges between the devices of a run, and which blocks form one model in each."""
 
     alone: Exchange  # every block by itself
@@ -44,7 +44,8 @@ class _Plans(NamedTuple):
     alone_groups: np.ndarray
 
 
-def _make_plans(context: loop.Context) -> _Plans:
+def make_plans(context: loop.Context) -> Plans:
+    """The exchanges of a run."""
     place, layout = context.place, context.layout
     num_devices, per_device = layout.num_devices, layout.blocks_per_device
     needs = np.zeros((num_devices, num_devices))
@@ -58,7 +59,7 @@ def _make_plans(context: loop.Context) -> _Plans:
     is_within_rows = all(len(np.unique(row_of_block[edges == edge])) == 1 for edge in np.unique(edges))
     most = context.settings.mas.max_partners
     alone = Exchange(("device",), (), *(tuple((device,) for device in range(num_devices)),) * 2)
-    return _Plans(alone, plan_exchange((rows, width), needs, is_within_rows, most),
+    return Plans(alone, plan_exchange((rows, width), needs, is_within_rows, most),
                   plan_exchange((rows, width), needs, False, most), edges, np.zeros(len(edges), np.int64),
                   np.arange(len(edges)))
 
@@ -68,7 +69,7 @@ class _Pipeline:
 
     def __init__(self, context: loop.Context):
         self._context = context
-        self._plans = _make_plans(context)
+        self._plans = make_plans(context)
         self._seams = SeamMasks(context.place, context.settings)
         self._names = stage_names(context.settings, context.place.partition)
 
@@ -123,7 +124,7 @@ class _Pipeline:
             restored = loop.Stage("lmc_device", result.rows, 0, 0, 0.0)
         if restored.step >= num_steps > 0:
             return restored
-        trainer = loop.Trainer(context, Schedule.without_growth(context.settings, max(num_steps, 1)), _RECOVERY_PROGRESS)
+        trainer = loop.Trainer(context, Schedule.without_growth(context.settings, max(num_steps, 1)), RECOVERY_PROGRESS)
         return loop.run_stage(context, restored, num_steps, trainer.advance, checkpoints)
 
     def _edge(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
