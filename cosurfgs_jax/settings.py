@@ -205,7 +205,7 @@ class LmcSettings:
     camera_switch: bool = True  # importance counts only photographs that really look at the block's cell
     min_cell_share: float = 0.25  # of a photograph's pixels, by rendered weight, that must come from the cell to call it used
     min_front_views: int = 2  # used photographs that must see a surfel in front; else its importance is 0
-    area_exponent: float = 0.1
+    area_exponent: float = -0.3  # below 0: of surfels that matter as much, large ones go first; see docs/results.md
     recovery: float = 0.15  # of train.steps: steps of training after pruning
     edge_prune_ratio: float = 0.1  # of an edge's surfels, between edge and cloud
 

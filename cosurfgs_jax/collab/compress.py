@@ -66,6 +66,9 @@ def importance_scores(importance: Importance, log_scales: Float[Array, "n 2"], a
                       settings: Settings) -> Float[Array, " n"]:
     """S_imp: summed weights times (area / 90th percentile of the areas, at most 1) to the power of `lmc.area_exponent`.
 
+    LightGaussian's exponent is +0.1; a negative one spares small surfels, which carry detail. At -0.3 a model pruned by 40 % kept
+    0.6 dB more (caliterra) or as much (the generated town) as at 0.1, before any recovery.
+
     Returns:
         f32[N]; 0 for what fewer than `lmc.min_front_views` used photographs see in front, and for dead slots.
     """

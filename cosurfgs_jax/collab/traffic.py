@@ -7,7 +7,8 @@ _KINDS = ("all-to-all", "collective-permute", "all-gather", "all-reduce", "reduc
           "ragged-all-to-all")
 _BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8,
           "u64": 8}
-_LINE = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\(")
+# Of an asynchronous pair the second counts: its type is the result alone, that of the first holds the operands too.
+_LINE = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-done)?\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 

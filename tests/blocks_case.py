@@ -1,0 +1,107 @@
+"""A town in four blocks of two edges, a model of discs for each, and what a run works with: for tests of collaboration."""
+
+import contextlib
+import dataclasses
+import functools
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from scenes import town_place
+
+from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exchange
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.settings import GeneratedSettings, Settings, SurfelSettings
+from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.layout import Layout, make_layout
+from cosurfgs_jax.training.logging import Log
+from cosurfgs_jax.training.place import Place, first_state
+from cosurfgs_jax.training.state import TrainState
+from cosurfgs_jax.training.views import WorldViews
+from cosurfgs_jax.types import Surfels
+
+SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
+NUM_BLOCKS, REACH = 4, 3.4  # a solid disc is drawn up to 3.3 of its standard deviations
+_TOWN = GeneratedSettings(num_views=16, width=96, height=72, size_m=60.0)
+_SOLID_LOGIT = 3.0  # opacity 0.95
+_RIM, _HEIGHT = 1.1, 0.3  # world lengths: outside the town, not above its roofs by much
+
+
+@functools.cache
+def four_blocks() -> Place:
+    """The town as its photographs show it, from above."""
+    place = town_place(_TOWN, num_blocks=NUM_BLOCKS, num_edges=2)
+    assert len(place.blocks) == NUM_BLOCKS and place.partition.num_edges == 2
+    return place
+
+
+def from_the_rim(place: Place) -> Place:
+    """The same place, but its views look across it from outside, so that rays go through several cells."""
+    angles = np.linspace(0, 2 * np.pi, place.scene.num_views, endpoint=False)
+    poses = np.tile(np.eye(4), (len(angles), 1, 1))
+    for pose, angle in zip(poses, angles, strict=True):
+        center = np.array([_RIM * np.cos(angle), _RIM * np.sin(angle), _HEIGHT])
+        forward = -center / np.linalg.norm(center)
+        right = np.cross(forward, [0, 0, 1]) / np.linalg.norm(np.cross(forward, [0, 0, 1]))
+        pose[:3, :3] = right, np.cross(forward, right), forward
+        pose[:3, 3] = -pose[:3, :3] @ center
+    views = types.SimpleNamespace(camera_from_world=poses, intrinsics=place.scene.intrinsics,
+                                  image_sizes=place.scene.image_sizes)
+    return place._replace(views=WorldViews(views, types.SimpleNamespace(camera_to_world_frame=lambda poses: poses)))
+
+
+@contextlib.contextmanager
+def run_context(place: Place, workdir: Path, num_devices: int, settings: Settings = SETTINGS) -> Iterator[loop.Context]:
+    """What a run works with, on so many devices."""
+    layout = make_layout(place.partition.edge_of_block, num_devices)
+    with ImageStore(place.scene, 64) as images, Log(workdir) as log:
+        yield loop.Context(settings, workdir, place, layout, images, StopRequest(), log)
+
+
+def num_slots(place: Place) -> int:
+    """That hold the first surfels of every block."""
+    return max(block.num_first for block in place.blocks)
+
+
+def solid_state(place: Place, number: int, size: float = 0.5, is_clear_of_walls: bool = False,
+                settings: Settings = SETTINGS) -> TrainState:
+    """A block's first state, opaque.
+
+    Args:
+        place, number: of the block.
+        size: of the discs, in terms of the first ones, which are as large as this town's few points are apart.
+        is_clear_of_walls: without the discs that reach into another cell.
+        settings: of the model.
+    """
+    state = first_state(place, place.blocks[number], settings, num_slots(place))
+    params = {name: np.array(value) for name, value in state.params.items()}
+    params["logit_opacities"][:] = _SOLID_LOGIT
+    params["log_scales"] += np.float32(np.log(size))
+    alive = np.array(state.alive)
+    if is_clear_of_walls:
+        partition, means = place.partition, params["means"].astype(np.float64)[:, :2]
+        cells = partition.cell_of(means)
+        to_wall = np.minimum(means - partition.lows[cells], partition.highs[cells] - means).min(axis=1)
+        alive &= to_wall > REACH * np.exp(params["log_scales"]).max(axis=1)
+    return dataclasses.replace(state, params=params, alive=alive)
+
+
+def put_states(context: loop.Context, make_state) -> list:
+    """The rows of a context's layout from `make_state(number of a block)`."""
+    return loop.start_stage(context, "device", make_state, num_slots(context.place)).rows
+
+
+def exchange_of(layout: Layout, is_within_rows: bool = False, largest_all_to_all: int = LARGEST_ALL_TO_ALL,
+                most: int = 8) -> Exchange:
+    """Everyone needs everyone alike."""
+    needs = np.ones((layout.num_devices,) * 2)
+    return plan_exchange(layout.mesh.devices.shape, needs, is_within_rows, most, largest_all_to_all)
+
+
+def merged_surfels(context: loop.Context, rows: list) -> Surfels:
+    """All blocks' surfels as one model, in the order of blocks, dead slots too."""
+    models = [Surfels(**state.params, alive=state.alive) for state in context.layout.get_blocks(rows).values()]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)

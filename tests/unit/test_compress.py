@@ -1,0 +1,218 @@
+"""Compression: what importance is, what is pruned by it, and that moments and statistics stay with their surfels."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, num_slots, put_states, run_context, solid_state
+
+from cosurfgs_jax import metrics
+from cosurfgs_jax.collab.compress import (
+    Importance, compress, crop_rows, importance_scores, init_importance, inside_masks, keep_head, measure_view, prune_step,
+)
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import LmcSettings
+from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.loop import Stage, each_view
+from cosurfgs_jax.training.place import first_state, round_slots
+from cosurfgs_jax.training.state import TrainState
+from cosurfgs_jax.types import Surfels
+
+NUM = 200  # slots of the states without a place
+_ARRAYS = 32  # more than a state has; slot times this is exact in f32
+
+
+def with_lmc(**changes):
+    return dataclasses.replace(SETTINGS, lmc=LmcSettings(**changes))
+
+
+@pytest.fixture(scope="module")
+def place():
+    return four_blocks()
+
+
+@pytest.fixture
+def context(place, tmp_path):
+    with run_context(place, tmp_path, 4) as context:
+        yield context
+
+
+@functools.cache
+def contributions(block: int) -> list[np.ndarray]:
+    """What each photograph of a block gets from each of its surfels: f32[N,4] of `RenderOutput`."""
+    place, state = four_blocks(), solid_state(four_blocks(), block)
+    draw = jax.jit(functools.partial(rasterize, image_size=place.photo_size, maps="color", with_contributions=True))
+    return [np.asarray(draw(state.surfels(), place.views.camera(int(view))).contributions)
+            for view in place.blocks[block].views]
+
+
+@pytest.mark.parametrize("camera_switch, share", [(False, 0.25), (True, 0.25), (True, 0.4)])
+def test_importance_is_the_sum_over_used_photographs(context, place, camera_switch, share):
+    settings = with_lmc(camera_switch=camera_switch, min_cell_share=share)
+    layout, (state,) = context.layout, put_states(context, lambda number: solid_state(place, number))
+    (is_inside,) = inside_masks(context, [state])
+    measure = sharded(functools.partial(measure_view, settings=settings), layout, static=("image_size",))
+    importance = layout.put(lambda _: init_importance(num_slots(place)))
+    num_padded = 0
+    for camera, is_real, size in each_view(place, layout, 0):
+        num_padded += int((~np.asarray(is_real)).sum())
+        importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
+    assert num_padded == NUM_BLOCKS * place.max_views - sum(len(block.views) for block in place.blocks) > 0
+    num_abandoned = 0
+    for block, got in layout.get_blocks([importance]).items():
+        inside = place.partition.cell_of(solid_state(place, block).params["means"]) == block
+        used = [one for one in contributions(block)
+                if not camera_switch or one[inside, 0].sum() >= share * np.prod(place.photo_size)]
+        num_abandoned += len(place.blocks[block].views) - len(used)
+        assert got.num_used == len(used) > 0
+        np.testing.assert_array_equal(got.num_front_views, sum((one[:, 3] > 0).astype(np.int32) for one in used))
+        np.testing.assert_allclose(got.weight, sum(one[:, 0] for one in used), rtol=1e-5, atol=1e-4)
+        assert got.weight.max() > 10
+    assert (num_abandoned > 0) == camera_switch
+
+
+def test_scores_weigh_by_area_and_need_views_from_the_front():
+    random = np.random.default_rng(0)
+    alive = random.random(NUM) < 0.8
+    log_scales = random.normal(-4, 1, (NUM, 2)).astype(np.float32)
+    log_scales[~alive] = 9  # must not set the percentile
+    weight, fronts = random.uniform(0, 5, NUM).astype(np.float32), random.integers(0, 4, NUM).astype(np.int32)
+    area = np.exp(log_scales.astype(np.float64).sum(axis=1))
+    share = np.minimum(area / np.exp(np.percentile(np.log(area[alive]), 90)), 1)
+    for exponent, least, num_used, expected_least in [(0.1, 2, 7, 2), (1.0, 3, 7, 3), (0.0, 0, 7, 0), (0.1, 3, 1, 1), (0.1, 2, 0, 0)]:
+        importance = Importance(jnp.asarray(weight), jnp.asarray(fronts), jnp.int32(num_used))
+        got = importance_scores(importance, jnp.asarray(log_scales), jnp.asarray(alive),
+                                with_lmc(area_exponent=exponent, min_front_views=least))
+        expected = np.where(alive & (fronts >= expected_least), share**exponent * weight, 0)
+        np.testing.assert_allclose(got, expected, rtol=2e-5)
+        assert (expected == 0).sum() > (~alive).sum() or expected_least == 0
+
+
+def kept(scores, among, prune_ratio=0.0, importance_share=0.0) -> list[int]:
+    mask = keep_head(jnp.asarray(scores, jnp.float32), jnp.asarray(among, bool), prune_ratio, importance_share)
+    return np.flatnonzero(mask).tolist()
+
+
+def test_a_ratio_drops_the_least_important_among_those_that_are_judged():
+    random = np.random.default_rng(1)
+    scores, among = random.permutation(NUM).astype(np.float32), random.random(NUM) < 0.6
+    judged = np.flatnonzero(among)
+    for ratio in (0.0, 0.1, 0.25, 0.4, 0.99):
+        num_kept = len(judged) - int(ratio * len(judged))
+        assert kept(scores, among, ratio) == sorted(judged[np.argsort(-scores[judged])][:num_kept].tolist())
+    assert kept(scores, among, 0.0) == judged.tolist()
+    assert kept(scores, np.zeros(NUM), 0.4) == []
+
+
+def test_ties_are_kept_by_index():
+    assert kept([1, 2, 1, 1, 2, 1], [1, 1, 1, 0, 1, 1], 0.4) == [0, 1, 4]
+    assert kept([0, 0, 0, 0], [0, 1, 1, 1], 0.34) == [1, 2]
+    assert kept([1, 1, 1, 1], [1, 1, 1, 1], importance_share=0.6) == [0, 1, 2]
+
+
+def test_a_share_keeps_the_smallest_head_that_carries_it():
+    scores, everyone = [4, 1, 0, 3, 2], [1, 1, 1, 1, 1]  # shares 0.4, 0.7, 0.9, 1
+    heads = {0.1: [0], 0.39: [0], 0.41: [0, 3], 0.69: [0, 3], 0.71: [0, 3, 4], 0.89: [0, 3, 4], 0.95: [0, 1, 3, 4], 0.999: [0, 1, 3, 4]}
+    for share, head in heads.items():
+        assert kept(scores, everyone, 0.9, share) == head, "the ratio does not count where there is a share"
+    assert kept(scores, [0, 1, 1, 0, 1], 0.0, 0.5) == [4]
+    assert kept(scores, [0] * 5, 0.0, 0.5) == []
+
+
+def _arrays_of_slots(state: TrainState):
+    """All that must move with a surfel, but for its position."""
+    params = {name: value for name, value in state.params.items() if name != "means"}
+    return params, state.optimizer.mu, state.optimizer.nu, state.stats
+
+
+def tagged(state: TrainState) -> TrainState:
+    """The state with numbers in all arrays, but for the positions, that tell the slot and the array."""
+    leaves, tree = jax.tree.flatten(_arrays_of_slots(state))
+    numbers = [np.arange(len(state.alive)).reshape(-1, *[1] * (leaf.ndim - 1)) * _ARRAYS + i for i, leaf in enumerate(leaves)]
+    params, mu, nu, stats = jax.tree.unflatten(
+        tree, [np.broadcast_to(number, leaf.shape).astype(leaf.dtype) for number, leaf in zip(numbers, leaves, strict=True)])
+    return dataclasses.replace(state, params=state.params | params, optimizer=state.optimizer._replace(mu=mu, nu=nu), stats=stats)
+
+
+def slots_of(state: TrainState) -> np.ndarray:
+    """The slot that each living surfel had when it was tagged; all its arrays must agree on it."""
+    leaves = jax.tree.leaves(_arrays_of_slots(state))
+    assert len(leaves) == 4 + 5 + 5 + 3
+    living = [np.asarray(leaf)[state.alive].reshape(int(state.alive.sum()), -1) - i for i, leaf in enumerate(leaves)]
+    for other in living:
+        np.testing.assert_array_equal(other, np.broadcast_to(living[0][:, :1], other.shape))
+    return living[0][:, 0].astype(int) // _ARRAYS
+
+
+@pytest.mark.parametrize("ratio, share", [(0.4, 0.0), (0.0, 0.0), (0.4, 0.8)])
+def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_together(ratio, share):
+    random = np.random.default_rng(2)
+    alive, is_inside = random.random(NUM) < 0.9, random.random(NUM) < 0.3
+    # What is outside is hardly seen: judged together with the rest it would all go.
+    weight = np.where(is_inside, random.uniform(1, 2, NUM), random.uniform(0, 0.1, NUM)).astype(np.float32)
+    importance = Importance(jnp.asarray(weight), jnp.full(NUM, 5, jnp.int32), jnp.int32(5))
+    settings = with_lmc(area_exponent=0.0, importance_share=share)
+    state = first_state(four_blocks(), four_blocks().blocks[0], SETTINGS, NUM)
+    state = jax.tree.map(jnp.asarray, tagged(dataclasses.replace(state, alive=alive)))
+    prune = jax.jit(functools.partial(prune_step, settings=settings, prune_ratio=ratio))
+    new = jax.tree.map(np.asarray, prune(state, importance, jnp.asarray(is_inside)))
+    expected = []
+    for side in (is_inside, ~is_inside):
+        slots = np.flatnonzero(alive & side)
+        order = slots[np.argsort(-weight[slots])]
+        shares = np.cumsum(weight[order]) / weight[order].sum()
+        expected += order[:np.searchsorted(shares, share) + 1 if share else len(slots) - int(ratio * len(slots))].tolist()
+    assert (len(expected) < alive.sum()) == (ratio > 0)
+    assert slots_of(new).tolist() == sorted(expected)
+    assert new.alive[:len(expected)].all() and not new.alive[len(expected):].any(), "the living are in front"
+    assert new.optimizer.count == state.optimizer.count
+    jax.tree.map(np.testing.assert_array_equal, new.appearance, jax.tree.map(np.asarray, state.appearance))
+
+
+def test_compression_prunes_every_block_and_makes_room(context, place):
+    before = {block: solid_state(place, block) for block in range(NUM_BLOCKS)}
+    result = compress(context, Stage("device", put_states(context, before.get), 0, 0, 0.0), 0.4)
+    draw = jax.jit(functools.partial(rasterize, image_size=place.photo_size, maps="color"))
+    states = context.layout.get_blocks(result.rows)
+    for block, state in states.items():
+        means = before[block].params["means"][before[block].alive]
+        inside = place.partition.cell_of(means) == block
+        expected = [len(part) - int(0.4 * len(part)) for part in (means[inside], means[~inside])]
+        assert result.num_before[block] == len(means) and result.num_after[block] == state.alive.sum() == sum(expected)
+        assert result.num_inside[block] == expected[0] == (place.partition.cell_of(state.params["means"][state.alive]) == block).sum()
+        share = [one[:len(means)][inside, 0].sum() / np.prod(place.photo_size) for one in contributions(block)]
+        assert result.num_used[block] == sum(one >= 0.25 for one in share)
+        assert state.alive.shape == (round_slots(max(result.num_after.values())),)
+        assert state.alive.shape[0] < num_slots(place)
+    # The head explains the photographs better than as many surfels by chance.
+    block, view = 0, place.views.camera(int(place.blocks[0].views[0]))
+    chance = np.random.default_rng(0).permutation(num_slots(place))[:result.num_after[block]]
+    whole = draw(before[block].surfels(), view).color
+    pictures = [draw(Surfels(**states[block].params, alive=states[block].alive), view).color,
+                draw(dataclasses.replace(before[block], alive=np.isin(np.arange(num_slots(place)), chance)).surfels(), view).color]
+    by_importance, by_chance = (float(metrics.psnr(picture, whole)) for picture in pictures)
+    assert by_importance > by_chance + 3
+
+
+@pytest.mark.parametrize("num_devices", [4, 2])
+def test_cropping_keeps_what_lies_in_the_cell_and_only_that(place, tmp_path, num_devices):
+    def make_state(block):
+        return tagged(solid_state(place, block))
+
+    with run_context(place, tmp_path, num_devices) as context:
+        cropped = context.layout.get_blocks(crop_rows(context, put_states(context, make_state)))
+    assert list(cropped) == list(range(NUM_BLOCKS))
+    slots = {state.alive.shape[0] for state in cropped.values()}
+    assert slots == {round_slots(max(int(state.alive.sum()) for state in cropped.values()))}
+    for block, state in cropped.items():
+        before = make_state(block)
+        expected = np.flatnonzero(before.alive & (place.partition.cell_of(before.params["means"]) == block))
+        num = len(expected)
+        assert 100 < num < before.alive.sum() and state.alive[:num].all() and not state.alive[num:].any()
+        np.testing.assert_array_equal(state.params["means"][:num], before.params["means"][expected])
+        np.testing.assert_array_equal(slots_of(state), expected)
+    # Every point of the place is in one cell, and none is lost.
+    assert sum(int(state.alive.sum()) for state in cropped.values()) == len(place.scene.points)
