@@ -395,6 +395,6 @@ def build_partition(
                                                    for seen, views in zip(points, cells.views, strict=True)]
     work = cells.num_blocks * np.bincount(cells.cell_of(ground), weights, minlength=cells.num_blocks)
     sizes = [len(numbers) for numbers in points]
-    _log.info("%d blocks in %d edges: %d..%d photographs and %d..%d points a block, %.2f..%.2f of an equal share of the work",
+    _log.info("blocks: %d, edges: %d; %d..%d photographs and %d..%d points a block, %.2f..%.2f of an equal share of the work",
               cells.num_blocks, cells.num_edges, num_views.min(), num_views.max(), min(sizes), max(sizes), work.min(), work.max())
     return dataclasses.replace(cells, points=points, lengths=np.array(lengths))

@@ -26,7 +26,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
 
 MAX_VIRTUAL_DEVICES = 16  # of one processor: more only share its cores
-_START_TIMEOUT_S, _HEARTBEAT_S = 120, 15
+_HEARTBEAT_S = 15  # after which a process that is not heard of counts as dead
 _HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 
 
@@ -105,7 +105,8 @@ def _is_in_cluster() -> bool:
             or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment))
 
 
-def start_devices(num_devices: int, coordinator_address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+def start_devices(num_devices: int, coordinator_address: str = "", num_processes: int = 0, process_id: int = -1,
+                  start_timeout: int = 45) -> None:
     """Makes the devices and processes of a run known to JAX, before its backend starts.
 
     On a CPU JAX sees one device unless the environment asks for more; where more are wanted they are made, up to
@@ -115,6 +116,7 @@ def start_devices(num_devices: int, coordinator_address: str = "", num_processes
         num_devices: of all processes together; 0 = what there is.
         coordinator_address, num_processes, process_id: of a run of several processes; empty, 0 and -1 where the cluster
             tells them, or where there is one process.
+        start_timeout: seconds to wait for the other processes.
     Raises:
         InputError: some of the three are given and others not, or the other processes cannot be reached.
     """
@@ -135,8 +137,11 @@ def start_devices(num_devices: int, coordinator_address: str = "", num_processes
         return
     where = {"coordinator_address": coordinator_address, "num_processes": num_processes,
              "process_id": process_id} if all(given) else {}
+    if all(given):  # where one is missing the runtime ends the program by itself, in words of its own
+        print(f"process {process_id} of {num_processes}: waiting up to {start_timeout} s for the others at {coordinator_address}",
+              file=sys.stderr)
     try:
-        jax.distributed.initialize(**where, initialization_timeout=_START_TIMEOUT_S, heartbeat_timeout_seconds=_HEARTBEAT_S,
+        jax.distributed.initialize(**where, initialization_timeout=start_timeout, heartbeat_timeout_seconds=_HEARTBEAT_S,
                                    shutdown_timeout_seconds=_HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator_address={coordinator_address}: the processes of this run could not find each other "

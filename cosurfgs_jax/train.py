@@ -19,12 +19,13 @@ def declare(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator_address", "", "host:port of process 0, for a run of several processes", flag_values=values)
     flags.DEFINE_integer("num_processes", 0, "how many processes the run has", flag_values=values)
     flags.DEFINE_integer("process_id", -1, "number of this process, from 0", flag_values=values)
+    flags.DEFINE_integer("start_timeout", 45, "seconds to wait at the start for the other processes", flag_values=values)
 
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
     program.start_devices(options.settings.mesh.num_devices, options.flags.coordinator_address, options.flags.num_processes,
-                          options.flags.process_id)
+                          options.flags.process_id, options.flags.start_timeout)
     from cosurfgs_jax.collab import pipeline
 
     pipeline.train(options.settings, options.workdir)

@@ -101,7 +101,12 @@ def exchange_of(layout: Layout, is_within_rows: bool = False, largest_all_to_all
     return plan_exchange(layout.mesh.devices.shape, needs, is_within_rows, most, largest_all_to_all)
 
 
+def surfels_of(state: TrainState) -> Surfels:
+    """The model of a state of NumPy arrays, which is what devices hand back."""
+    return Surfels(**state.params, alive=state.alive)
+
+
 def merged_surfels(context: loop.Context, rows: list) -> Surfels:
     """All blocks' surfels as one model, in the order of blocks, dead slots too."""
-    models = [Surfels(**state.params, alive=state.alive) for state in context.layout.get_blocks(rows).values()]
+    models = [surfels_of(state) for state in context.layout.get_blocks(rows).values()]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)

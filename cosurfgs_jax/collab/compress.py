@@ -56,8 +56,8 @@ def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Arra
     weight = out.contributions[:, 0]
     is_used = is_real
     if settings.lmc.camera_switch:
-        is_used &= (weight * is_inside).sum() >= settings.lmc.min_cell_share * image_size[0] * image_size[1]
-    return Importance(importance.weight + weight * is_used,
+        is_used &= jnp.where(is_inside, weight, 0.0).sum() >= settings.lmc.min_cell_share * image_size[0] * image_size[1]
+    return Importance(importance.weight + jnp.where(is_used, weight, 0.0),
                       importance.num_front_views + ((out.contributions[:, 3] > 0) & is_used).astype(jnp.int32),
                       importance.num_used + is_used.astype(jnp.int32))
 

@@ -184,6 +184,7 @@ class _Pipeline:
                         psnr_test=scores.psnr, ssim_test=scores.ssim, psnr_seam=scores.psnr_seam, peak_bytes_per_device=peak,
                         psnr_test_fitted=scores.psnr_fitted, psnr_seam_fitted=scores.psnr_seam_fitted,
                         num_surfels_merged=int(merged.sum()), num_without_room=stage.num_without_room,
+                        num_slots=stage.rows[0].alive.shape[1],
                         bytes_sent_per_step=self._bytes_sent(name))
         seam = ""
         if scores.psnr_seam is not None:

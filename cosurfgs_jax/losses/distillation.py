@@ -16,7 +16,7 @@ def depth_loss(depth: Float[Array, "h w"], alpha: Float[Array, "h w"], teacher_d
         teacher_depth: [H,W], same unit.
         mask: [H,W], 1 where the teacher counts.
     """
-    weight = mask * (alpha > _MIN_ALPHA) * (teacher_depth > 0)
+    weight = jnp.where((alpha > _MIN_ALPHA) & (teacher_depth > 0), mask, 0.0)
     return (weight * jnp.abs(depth - teacher_depth) / jnp.where(teacher_depth > 0, teacher_depth, 1.0)).mean()
 
 

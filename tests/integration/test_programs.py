@@ -74,7 +74,7 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
     command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not any(path.name in ("20", "40", "60") for path in (workdir / "checkpoints").glob("*")):
+    while not any(path.name in ("20", "40", "60") for path in (workdir / "checkpoints" / "device").glob("*")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(number)
@@ -122,7 +122,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path)
     _expect_sentence(_run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"), "gpu9")
     _expect_sentence(_run("evaluate", workdir), "train")
     assert not (workdir / "config.json").exists()  # nothing is half-begun
-    assert not (workdir / "checkpoints").exists() or not any((workdir / "checkpoints").glob("[0-9]*"))
+    assert not (workdir / "checkpoints").exists() or not any((workdir / "checkpoints").glob("*/[0-9]*"))
     _expect_sentence(_run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
     _expect_sentence(_run("export", trained, "--format=docx"), "docx", "ply")
     _expect_sentence(_run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
