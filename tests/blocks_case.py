@@ -25,7 +25,7 @@ from cosurfgs_jax.types import Surfels
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
 NUM_BLOCKS, REACH = 4, 3.4  # a solid disc is drawn up to 3.3 of its standard deviations
-_TOWN = GeneratedSettings(num_views=16, width=96, height=72, size_m=60.0)
+TOWN = GeneratedSettings(num_views=16, width=96, height=72, size_m=60.0)
 _SOLID_LOGIT = 3.0  # opacity 0.95
 _RIM, _HEIGHT = 1.1, 0.3  # world lengths: outside the town, not above its roofs by much
 
@@ -33,7 +33,7 @@ _RIM, _HEIGHT = 1.1, 0.3  # world lengths: outside the town, not above its roofs
 @functools.cache
 def four_blocks() -> Place:
     """The town as its photographs show it, from above."""
-    place = town_place(_TOWN, num_blocks=NUM_BLOCKS, num_edges=2)
+    place = town_place(TOWN, num_blocks=NUM_BLOCKS, num_edges=2)
     assert len(place.blocks) == NUM_BLOCKS and place.partition.num_edges == 2
     return place
 

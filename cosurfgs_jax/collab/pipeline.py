@@ -154,6 +154,8 @@ class _Pipeline:
             restored = loop.Stage(name, compress.crop_rows(context, before.rows), 0, 0, 0.0)
             loop.save_stage(context, restored, checkpoints)  # from here on the models of the stage before are not needed
             checkpoints.wait()
+        if restored.step < num_steps:
+            teachers.check()
         aggregation = Aggregation(context, *of_students, teachers, num_steps)
         stage = loop.run_stage(context, restored, num_steps, aggregation.advance, checkpoints)
         teachers.drop()

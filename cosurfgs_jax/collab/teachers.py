@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int8, UInt8
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster.maps import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.layout import sharded
@@ -71,6 +72,15 @@ class Teachers:
         """The maps of one of a block's views."""
         with np.load(self._path(block, view)) as content:
             return TeacherMaps(*(content[name] for name in TeacherMaps._fields))
+
+    def check(self) -> None:
+        """Raises InputError, in every process, if maps of one of the blocks' photographs are not on disk."""
+        blocks = self._context.place.blocks
+        missing = [path for block in self._context.layout.local_blocks for view in blocks[block].views
+                   if not (path := self._path(block, int(view))).exists()]
+        if self._context.any_process(bool(missing)):
+            raise InputError(f"{self._folder}: expected what the teachers show of all photographs, got {len(missing)} files "
+                             f"missing here; delete {self._context.workdir / 'checkpoints' / self._folder.name} to begin the stage anew")
 
     def drop(self) -> None:
         """Deletes the files of this process's blocks."""

@@ -1,13 +1,25 @@
 """Sort-last rendering: what the devices' parts make together is what one device would draw of the whole, and so are gradients."""
 
+import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks_case import NUM_BLOCKS, exchange_of, four_blocks, from_the_rim, merged_surfels, put_states, run_context, solid_state
-from scenes import TINY, town_place
+from blocks_case import (
+    NUM_BLOCKS,
+    TOWN,
+    exchange_of,
+    four_blocks,
+    from_the_rim,
+    merged_surfels,
+    put_states,
+    run_context,
+    solid_state,
+    surfels_of,
+)
+from scenes import town_place
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.composite import Part, Planner, blind_camera, composite, draw_part, render_views, to_output
@@ -18,7 +30,6 @@ from cosurfgs_jax.optim import to_surfels
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training.layout import sharded
-from cosurfgs_jax.types import Surfels
 
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
 RASTER = RasterSettings(background=0.3)
@@ -28,27 +39,38 @@ LEAST_PSNR = 45.0  # dB: what method and maps allow surfels that reach across a 
 STOP = 1e-4
 
 
-@pytest.fixture(scope="module", params=["from above", "from the rim"])
-def place(request):
-    return four_blocks() if request.param == "from above" else from_the_rim(four_blocks())
-
-
 @pytest.fixture(scope="module")
 def rim():
     return from_the_rim(four_blocks())
 
 
-def cropped(context, **options) -> list:
+def cropped(context, is_clear_of_walls: bool) -> list:
+    """The cells of opaque models, with or without the discs that reach into other cells."""
     place = context.place
-    return crop_rows(context, put_states(context, lambda number: solid_state(place, number, **options)))
+    return crop_rows(context, put_states(context, lambda number: solid_state(place, number, is_clear_of_walls=is_clear_of_walls)))
+
+
+@pytest.fixture(scope="module")
+def cells(rim, tmp_path_factory):
+    """(context, rows) of the cells on so many devices, seen from the rim; made once."""
+    with contextlib.ExitStack() as stack:
+        @functools.cache
+        def make(num_devices: int, is_clear_of_walls: bool):
+            context = stack.enter_context(run_context(rim, tmp_path_factory.mktemp("run"), num_devices))
+            return context, cropped(context, is_clear_of_walls)
+
+        yield make
+
+
+@functools.cache
+def _compiled(layout, exchange, size):
+    return sharded(lambda states, jobs: render_views([state.surfels() for state in states], jobs, exchange, size, RASTER), layout)
 
 
 def composites(context, rows, exchange, views: dict, groups=TOGETHER, change=lambda jobs: jobs) -> dict:
     """The maps of every block's view, sort-last."""
-    size = context.place.photo_size
-    run = sharded(lambda states, jobs: render_views([state.surfels() for state in states], jobs, exchange, size, RASTER),
-                  context.layout)
-    return context.layout.get_blocks(run(rows, change(Planner(context.place, context.layout, exchange, groups).jobs(views))))
+    jobs = Planner(context.place, context.layout, exchange, groups).jobs(views)
+    return context.layout.get_blocks(_compiled(context.layout, exchange, context.place.photo_size)(rows, change(jobs)))
 
 
 @functools.cache
@@ -80,9 +102,10 @@ def assert_same_maps(out, expected, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("num_devices", [4, 2, 1])
-def test_test_views_of_the_cells_are_those_of_one_model(place, tmp_path, num_devices):
-    with run_context(place, tmp_path, num_devices) as context:
-        rows = cropped(context)
+def test_test_views_of_the_cells_are_those_of_one_model(cells, num_devices):
+    context, rows = cells(num_devices, False)
+    for place in (four_blocks(), context.place):
+        context = context._replace(place=place)
         rendered = dict(render_test_views(context, rows, exchange_of(context.layout)))
         assert sorted(rendered) == place.scene.test_views.tolist() and len(rendered) >= 2
         surfels = merged_surfels(context, rows)
@@ -95,58 +118,56 @@ def test_test_views_of_the_cells_are_those_of_one_model(place, tmp_path, num_dev
             assert hit.mean() > 0.2 and errors.mean() < 1e-3 and np.median(errors) < 1e-6
 
 
-def test_every_camera_sees_the_whole_and_only_discs_across_walls_are_in_the_wrong_order(rim, tmp_path):
-    with run_context(rim, tmp_path, 4) as context:
-        for is_clear in (False, True):
-            rows = cropped(context, is_clear_of_walls=is_clear)
-            outputs = composites(context, rows, exchange_of(context.layout), views_of(rim))
-            for block, view in views_of(rim).items():
-                expected = whole(context, rows, view)
-                num_cells = sum(np.asarray(whole(context, rows, view, [cell]).alpha) > 0.05 for cell in range(NUM_BLOCKS))
-                assert (num_cells > 1).mean() > 0.02, "nothing to put in order"
-                if is_clear:
-                    assert_same_maps(outputs[block], expected, 20 * STOP)
-                    assert metrics.psnr(outputs[block].color, np.asarray(expected.color)) > 85
-                else:
-                    assert metrics.psnr(outputs[block].color, np.asarray(expected.color)) >= LEAST_PSNR
-
-
-def test_the_order_of_cells_matters(rim, tmp_path):
-    with run_context(rim, tmp_path, 4) as context:
-        rows, exchange = cropped(context), exchange_of(context.layout)
-        right = composites(context, rows, exchange, views_of(rim))
-        wrong = composites(context, rows, exchange, views_of(rim), change=lambda jobs: jobs._replace(order=jobs.order[..., ::-1]))
+def test_every_camera_sees_the_whole_and_only_discs_across_walls_are_in_the_wrong_order(cells, rim):
+    for is_clear in (False, True):
+        context, rows = cells(4, is_clear)
+        outputs = composites(context, rows, exchange_of(context.layout), views_of(rim))
         for block, view in views_of(rim).items():
-            expected = np.asarray(whole(context, rows, view).color)
-            assert metrics.psnr(wrong[block].color, expected) < metrics.psnr(right[block].color, expected) - 15
+            expected = whole(context, rows, view)
+            num_cells = sum(np.asarray(whole(context, rows, view, [cell]).alpha) > 0.05 for cell in range(NUM_BLOCKS))
+            assert (num_cells > 1).mean() > 0.02, "nothing to put in order"
+            if is_clear:
+                assert_same_maps(outputs[block], expected, 20 * STOP)
+                assert metrics.psnr(outputs[block].color, np.asarray(expected.color)) > 85
+            else:
+                assert metrics.psnr(outputs[block].color, np.asarray(expected.color)) >= LEAST_PSNR
+
+
+def test_the_order_of_cells_matters(cells, rim):
+    context, rows = cells(4, False)
+    exchange = exchange_of(context.layout)
+    right = composites(context, rows, exchange, views_of(rim))
+    wrong = composites(context, rows, exchange, views_of(rim), change=lambda jobs: jobs._replace(order=jobs.order[..., ::-1]))
+    for block, view in views_of(rim).items():
+        expected = np.asarray(whole(context, rows, view).color)
+        assert metrics.psnr(wrong[block].color, expected) < metrics.psnr(right[block].color, expected) - 15
 
 
 @pytest.mark.parametrize("num_devices", [4, 2])
-def test_rounds_give_the_bits_of_an_all_to_all(rim, tmp_path, num_devices):
-    with run_context(rim, tmp_path, num_devices) as context:
-        rows = cropped(context)
-        plans = [exchange_of(context.layout, largest_all_to_all=largest) for largest in (8, 0)]
-        assert [bool(plan.rounds) for plan in plans] == [False, True]
-        jax.tree.map(np.testing.assert_array_equal, *(composites(context, rows, plan, views_of(rim)) for plan in plans))
+def test_rounds_give_the_bits_of_an_all_to_all(cells, rim, num_devices):
+    context, rows = cells(num_devices, False)
+    plans = [exchange_of(context.layout, largest_all_to_all=largest) for largest in (8, 0)]
+    assert [bool(plan.rounds) for plan in plans] == [False, True]
+    jax.tree.map(np.testing.assert_array_equal, *(composites(context, rows, plan, views_of(rim)) for plan in plans))
 
 
-def test_cells_of_other_groups_and_of_no_partner_are_not_seen(rim, tmp_path):
-    with run_context(rim, tmp_path, 4) as context:
-        rows, edges = cropped(context, is_clear_of_walls=True), rim.partition.edge_of_block
-        assert edges.tolist() == [0, 0, 1, 1]
-        for plan, groups in ((exchange_of(context.layout), edges), (exchange_of(context.layout, is_within_rows=True), edges),
-                             (exchange_of(context.layout, largest_all_to_all=0, most=1), TOGETHER)):
-            outputs, planner = composites(context, rows, plan, views_of(rim), groups), Planner(rim, context.layout, plan, groups)
-            for block, view in views_of(rim).items():
-                partners = planner.partners(block).tolist()
-                assert len(partners) == 2 and block in partners
-                assert groups is TOGETHER or partners == np.flatnonzero(edges == edges[block]).tolist()
-                assert_same_maps(outputs[block], whole(context, rows, view, partners), 20 * STOP)
+def test_cells_of_other_groups_and_of_no_partner_are_not_seen(cells, rim):
+    context, rows = cells(4, True)
+    edges = rim.partition.edge_of_block
+    assert edges.tolist() == [0, 0, 1, 1]
+    for plan, groups in ((exchange_of(context.layout), edges), (exchange_of(context.layout, is_within_rows=True), edges),
+                         (exchange_of(context.layout, largest_all_to_all=0, most=1), TOGETHER)):
+        outputs, planner = composites(context, rows, plan, views_of(rim), groups), Planner(rim, context.layout, plan, groups)
+        for block, view in views_of(rim).items():
+            partners = planner.partners(block).tolist()
+            assert len(partners) == 2 and block in partners
+            assert groups is TOGETHER or partners == np.flatnonzero(edges == edges[block]).tolist()
+            assert_same_maps(outputs[block], whole(context, rows, view, partners), 20 * STOP)
 
 
 def test_devices_with_fewer_blocks_than_others_are_no_cells(tmp_path):
-    place = from_the_rim(town_place(TINY, num_blocks=3))
-    views = {block: 2 * block for block in range(3)}
+    place = from_the_rim(town_place(TOWN, num_blocks=3))
+    views = {block: 5 * block + 1 for block in range(3)}
     with run_context(place, tmp_path, 2) as context:
         assert [context.layout.blocks_of(device) for device in range(2)] == [[0, 1], [2]]
         rows = cropped(context, is_clear_of_walls=True)
@@ -155,23 +176,22 @@ def test_devices_with_fewer_blocks_than_others_are_no_cells(tmp_path):
             assert_same_maps(outputs[block], whole(context, rows, view), 20 * STOP)
 
 
-def test_blind_cameras_contribute_nothing(rim, tmp_path):
-    surfels = solid_state(rim, 0)
+def test_blind_cameras_contribute_nothing(cells, rim):
     cameras = jax.tree.map(lambda *leaves: np.stack(leaves), rim.views.camera_arrays(1), blind_camera(rim.views.camera_arrays(1)))
-    part = draw_part(Surfels(**surfels.params, alive=surfels.alive), cameras, rim.photo_size, RASTER)
+    part = draw_part(surfels_of(solid_state(rim, 0)), cameras, rim.photo_size, RASTER)
     for leaf in part:
         assert (leaf[0] != 0).any() and (leaf[1] == 0).all()
-    with run_context(rim, tmp_path, 4) as context:
-        rows, exchange = cropped(context), exchange_of(context.layout)
-        for views in ({**views_of(rim), 2: None}, dict.fromkeys(range(NUM_BLOCKS))):
-            outputs = composites(context, rows, exchange, views)
-            for block, view in views.items():
-                if view is None:
-                    np.testing.assert_array_equal(outputs[block].color, np.float32(RASTER.background))
-                    assert all((leaf == 0).all() for leaf in (outputs[block].alpha, outputs[block].depth, outputs[block].normal))
-                else:
-                    expected = np.asarray(whole(context, rows, view).color)
-                    assert metrics.psnr(outputs[block].color, expected) >= LEAST_PSNR
+    context, rows = cells(4, False)
+    exchange = exchange_of(context.layout)
+    for views in ({**views_of(rim), 2: None}, dict.fromkeys(range(NUM_BLOCKS))):
+        outputs = composites(context, rows, exchange, views)
+        for block, view in views.items():
+            if view is None:
+                np.testing.assert_array_equal(outputs[block].color, np.float32(RASTER.background))
+                assert all((leaf == 0).all() for leaf in (outputs[block].alpha, outputs[block].depth, outputs[block].normal))
+            else:
+                expected = np.asarray(whole(context, rows, view).color)
+                assert metrics.psnr(outputs[block].color, expected) >= LEAST_PSNR
 
 
 def random_parts(num: int, seed: int = 0) -> Part:
@@ -201,8 +221,7 @@ def test_a_composite_of_one_part_is_the_part():
 
 
 def test_the_maps_of_a_part_are_those_of_the_rasterizer(rim):
-    state, camera = solid_state(rim, 0), rim.views.camera_arrays(1)
-    surfels = Surfels(**state.params, alive=state.alive)
+    surfels, camera = surfels_of(solid_state(rim, 0)), rim.views.camera_arrays(1)
     part = draw_part(surfels, jax.tree.map(lambda leaf: leaf[None], camera), rim.photo_size, RASTER)
     out = to_output(jax.tree.map(lambda leaf: leaf[0], part), camera, RASTER.background)
     assert_same_maps(out, _draw(rim.photo_size)(surfels, camera), 1e-5)
@@ -233,14 +252,13 @@ def gradients_of_cells(context, rows, views, target) -> tuple[float, list]:
 
 
 # Without discs across walls the rest is the end of rays (STOP) and the order of sums in float32.
-@pytest.mark.parametrize("num_devices, is_clear, tolerance", [(4, True, 2e-3), (2, True, 2e-3), (1, True, 2e-3), (4, False, .06)])
-def test_gradients_through_the_composite_are_those_of_one_model(rim, tmp_path, num_devices, is_clear, tolerance):
+@pytest.mark.parametrize("num_devices, is_clear, tolerance", [(4, True, 2e-3), (2, True, 2e-3), (4, False, 0.06)])
+def test_gradients_through_the_composite_are_those_of_one_model(cells, rim, num_devices, is_clear, tolerance):
     target = np.random.default_rng(0).random((*rim.photo_size, 3)).astype(np.float32)
     views = views_of(rim) | {2: None}
-    with run_context(rim, tmp_path, num_devices) as context:
-        rows = cropped(context, is_clear_of_walls=is_clear)
-        value, gradients = gradients_of_cells(context, rows, views, target)
-        surfels = merged_surfels(context, rows)
+    context, rows = cells(num_devices, is_clear)
+    value, gradients = gradients_of_cells(context, rows, views, target)
+    surfels = merged_surfels(context, rows)
 
     def loss(params):
         return sum(loss_of(_draw(rim.photo_size)(to_surfels(params, jnp.asarray(surfels.alive)), rim.views.camera(view)), target)

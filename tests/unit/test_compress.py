@@ -92,8 +92,9 @@ def test_scores_weigh_by_area_and_need_views_from_the_front():
 
 
 def kept(scores, among, prune_ratio=0.0, importance_share=0.0) -> list[int]:
-    mask = keep_head(jnp.asarray(scores, jnp.float32), jnp.asarray(among, bool), prune_ratio, importance_share)
-    return np.flatnonzero(mask).tolist()
+    room = (0, NUM - len(scores))  # one shape for all: slots that are not judged
+    scores, among = jnp.asarray(np.pad(scores, room), jnp.float32), jnp.asarray(np.pad(among, room), bool)
+    return np.flatnonzero(keep_head(scores, among, prune_ratio, importance_share)).tolist()
 
 
 def test_a_ratio_drops_the_least_important_among_those_that_are_judged():
