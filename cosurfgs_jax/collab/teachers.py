@@ -80,7 +80,7 @@ class Teachers:
                    if not (path := self._path(block, int(view))).exists()]
         if self._context.any_process(bool(missing)):
             raise InputError(f"{self._folder}: expected what the teachers show of all photographs, got {len(missing)} files "
-                             f"missing here; delete {self._context.workdir / 'checkpoints' / self._folder.name} to begin the stage anew")
+                             f"missing here; delete checkpoints/{self._folder.name} in the workdir to begin the stage anew")
 
     def drop(self) -> None:
         """Deletes the files of this process's blocks."""
