@@ -8,6 +8,7 @@ Four blocks in two edges: training on the devices, compression, distillation to 
 
 from cosurfgs_jax.settings import (
     GeneratedSettings,
+    LmcSettings,
     MasSettings,
     MeshSettings,
     PartitionSettings,
@@ -22,4 +23,6 @@ def get_config() -> Settings:
     return Settings(generated=GeneratedSettings(num_views=60, width=320, height=240, size_m=100.0),
                     surfels=SurfelSettings(sh_degree=1), partition=PartitionSettings(num_blocks=4, num_edges=2),
                     mesh=MeshSettings(num_devices=4), mas=MasSettings(steps=100),
+                    # Little time to recover, and surfels are few here: prune less than the default.
+                    lmc=LmcSettings(prune_ratio=0.2, recovery=0.2, edge_prune_ratio=0.02),
                     train=TrainSettings(steps=1000, log_every=50, checkpoint_every=500, test_every=250))

@@ -1,6 +1,6 @@
 """Centralised training against blocks that are cropped and merged, compressed (LMC), distilled (MAS), and both, on one scene.
 
-python scripts/ablation.py --data=DATASET --workdir=DIR [--only=full,lmc] [--config.NAME=VALUE ...]
+python scripts/ablation.py --data=DATASET --workdir=DIR [--only=crop_merge,mas] [--config.NAME=VALUE ...]
 
 Runs configs/ablation/*.py, each in a folder of its own below DIR; stages that two of them share are trained once. Interrupted,
 the same command goes on. Writes DIR/ablation.json and DIR/ablation.md: PSNR on test views, the same along the walls between

@@ -2,7 +2,7 @@
 
 python -m cosurfgs_jax.train --config=configs/ablation/lmc.py --config.data.path=DATASET --workdir=DIR
 
-All five at once, with their table: python scripts/ablation.py --data=DATASET --workdir=DIR
+All of them at once, with their table: python scripts/ablation.py --data=DATASET --workdir=DIR
 """
 
 from cosurfgs_jax.settings import MasSettings, PartitionSettings, Settings, TrainSettings
