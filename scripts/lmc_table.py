@@ -28,7 +28,7 @@ from cosurfgs_jax.training.schedule import Schedule
 
 def measure(context: loop.Context, ratio: float, recovery: int, seams: SeamMasks, scratch: Path) -> dict:
     """One row: after pruning, and after recovery."""
-    exchange = make_plans(context).cloud
+    exchange = make_plans(context).whole_cloud
     with Checkpoints(loop.checkpoint_folder(context.workdir, "device")) as checkpoints:
         stage = loop.restore_stage(context, "device", checkpoints)
     result = compress.compress(context, stage, ratio)

@@ -4,6 +4,7 @@ Source: CoSurfGS, section LMC, does not give the formula; ours follows LightGaus
 summed blending weights by its size.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cosurfgs_jax import density
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.layout import Layout, sharded
 from cosurfgs_jax.training.loop import Context, Stage, each_view
 from cosurfgs_jax.training.place import round_slots
 from cosurfgs_jax.training.state import TrainState, with_surfels
@@ -96,6 +97,7 @@ def keep_head(scores: Float[Array, " n"], among: Bool[Array, " n"], prune_ratio:
     if importance_share > 0:
         sums = jnp.cumsum(jnp.where(among, scores, 0.0)[order])
         num_kept = jnp.minimum((sums < importance_share * sums[-1]).sum(dtype=jnp.int32) + 1, num)
+        num_kept = jnp.where(sums[-1] > 0, num_kept, num)  # nothing is known of them
     else:
         num_kept = num - jnp.floor(prune_ratio * num.astype(jnp.float32)).astype(jnp.int32)
     return among & (rank < num_kept)
@@ -152,6 +154,23 @@ class Compression(NamedTuple):
     num_inside: dict[int, int]  # surfels in the cell afterwards
 
 
+def _measure_row(context: Context, measure, state: TrainState, is_inside, row: int) -> Importance:
+    importance = context.layout.put(lambda _: init_importance(state.alive.shape[1]))
+    for camera, is_real, size in each_view(context.place, context.layout, row):
+        importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
+        jax.block_until_ready(importance.num_used)
+    return importance
+
+
+def _choose(layout: Layout, importance: Importance, everything: Importance) -> Importance:
+    """The second where a device's block has no used photograph."""
+    def pick(device: int) -> Importance:
+        own = layout.get(importance, device)
+        return own if own.num_used else layout.get(everything, device)
+
+    return layout.put(pick)
+
+
 def compress(context: Context, stage: Stage, prune_ratio: float) -> Compression:
     """Measures the importance of all surfels of all blocks over their photographs, and prunes.
 
@@ -160,16 +179,20 @@ def compress(context: Context, stage: Stage, prune_ratio: float) -> Compression:
         stage: the blocks.
         prune_ratio: see `keep_head`.
     """
-    layout, settings, place = context.layout, context.settings, context.place
+    layout, settings = context.layout, context.settings
     measure = sharded(functools.partial(measure_view, settings=settings), layout, donate=(0,), static=("image_size",))
+    all_used = dataclasses.replace(settings, lmc=dataclasses.replace(settings.lmc, camera_switch=False))
+    measure_all = sharded(functools.partial(measure_view, settings=all_used), layout, donate=(0,), static=("image_size",))
     prune = sharded(functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio), layout, donate=(0,))
     before = {block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.rows).items()}
     rows, used = [], []
     for row, (state, is_inside) in enumerate(zip(stage.rows, inside_masks(context, stage.rows), strict=True)):
-        importance = layout.put(lambda _: init_importance(state.alive.shape[1]))  # noqa: B023 - called at once
-        for camera, is_real, size in each_view(place, layout, row):
-            importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
-            jax.block_until_ready(importance.num_used)
+        importance = _measure_row(context, measure, state, is_inside, row)
+        if context.any_process(any(layout.block_at(device, row) is not None and not layout.get(importance.num_used, device)
+                                   for device in layout.local_devices)):
+            # Small cells under wide photographs: none of them looks mostly at the cell, so all of them count.
+            everything = _measure_row(context, measure_all, state, is_inside, row)
+            importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
         rows.append(prune(state, importance, is_inside))
     rows = shrink_rows(context, rows)

@@ -39,6 +39,8 @@ class Plans(NamedTuple):
     alone: Exchange  # every block by itself
     edge: Exchange
     cloud: Exchange
+    whole_edge: Exchange  # everyone draws for everyone: for teachers and scores, which must lack nothing, and take no gradient
+    whole_cloud: Exchange
     edge_groups: np.ndarray  # i64[B]
     cloud_groups: np.ndarray
     alone_groups: np.ndarray
@@ -48,20 +50,23 @@ def make_plans(context: loop.Context) -> Plans:
     """The exchanges of a run."""
     place, layout = context.place, context.layout
     num_devices, per_device = layout.num_devices, layout.blocks_per_device
-    needs = np.zeros((num_devices, num_devices))
+    rows, width = layout.mesh.devices.shape
+    edges = place.partition.edge_of_block
+    needs, edge_needs = np.zeros((num_devices, num_devices)), np.zeros((num_devices, num_devices))
     for block in place.blocks:
         for cell, share in enumerate(place.partition.coverage[block.views].sum(axis=0)):
             needs[block.number // per_device, cell // per_device] += share
-    rows, width = layout.mesh.devices.shape
-    edges = place.partition.edge_of_block
+            edge_needs[block.number // per_device, cell // per_device] += share * (edges[cell] == edges[block.number])
     row_of_block = np.arange(len(place.blocks)) // (width * per_device)
     # Edges lie within rows unless there is one row for several edges; then the row is the group, and views are told apart by it.
     is_within_rows = all(len(np.unique(row_of_block[edges == edge])) == 1 for edge in np.unique(edges))
     most = context.settings.mas.max_partners
     alone = Exchange(("device",), (), *(tuple((device,) for device in range(num_devices)),) * 2)
-    return Plans(alone, plan_exchange((rows, width), needs, is_within_rows, most),
-                  plan_exchange((rows, width), needs, False, most), edges, np.zeros(len(edges), np.int64),
-                  np.arange(len(edges)))
+    return Plans(alone, plan_exchange((rows, width), edge_needs, is_within_rows, most),
+                 plan_exchange((rows, width), needs, False, most),
+                 plan_exchange((rows, width), edge_needs, is_within_rows, most, num_devices),
+                 plan_exchange((rows, width), needs, False, most, num_devices), edges, np.zeros(len(edges), np.int64),
+                 np.arange(len(edges)))
 
 
 class _Pipeline:
@@ -135,7 +140,7 @@ class _Pipeline:
     def _cloud(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
         plans, context = self._plans, self._context
         has_edges = "edge" in self._names
-        of_teachers = (plans.edge, plans.edge_groups) if has_edges else (plans.alone, plans.alone_groups)
+        of_teachers = (plans.whole_edge, plans.edge_groups) if has_edges else (plans.alone, plans.alone_groups)
         if restored is None and has_edges and context.settings.lmc.enabled:
             result = compress.compress(context, before, context.settings.lmc.edge_prune_ratio)
             _tell_compression(result)
@@ -173,7 +178,7 @@ class _Pipeline:
         """Writes the stage's row of metrics.json: the scores are those of its cells put together."""
         context = self._context
         cells = stage.rows if name in ("edge", "lmc_edge", "cloud") else compress.crop_rows(context, stage.rows)
-        scores = score_cells(context, cells, self._plans.cloud, self._seams)
+        scores = score_cells(context, cells, self._plans.whole_cloud, self._seams)
         counts = np.zeros(len(context.place.blocks), np.int64)
         merged = counts.copy()
         for table, rows in ((counts, stage.rows), (merged, cells)):
@@ -233,6 +238,7 @@ def _open(settings: Settings, workdir: Path) -> Place:
     processes.check_settings_agree(settings)
     processes.check_shared_folder(workdir)
     is_shared = settings.data.path == "generated"
+    processes.check_equal("config.data.path", str(is_shared), 'give all processes a folder, or all of them "generated"')
     if is_shared and not processes.is_first():
         processes.barrier("generated")  # the first one makes the photographs
     place = open_place(settings, workdir, allow_missing=processes.count() > 1)

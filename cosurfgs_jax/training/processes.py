@@ -37,7 +37,10 @@ def gather(values: np.ndarray) -> np.ndarray:
         return values[None]
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(values))
+    # As bytes: JAX would cut 64-bit numbers to 32.
+    flat = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(flat))
+    return np.frombuffer(gathered.tobytes(), values.dtype).reshape(-1, *values.shape)
 
 
 def barrier(name: str) -> None:
