@@ -20,6 +20,7 @@ from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import LossSettings, MasSettings, Settings
+from cosurfgs_jax.training.loop import BlockViews
 from cosurfgs_jax.types import RenderOutput
 
 STEPS = 4
@@ -98,6 +99,25 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
             assert has_moved[state.alive].mean() > 0.5 and not has_moved[~state.alive].any(), name
         has_moved = (state.appearance["embeddings"] != before[block].appearance["embeddings"]).any(axis=1)
         assert np.flatnonzero(has_moved).tolist() == used[block].tolist()
+
+
+@pytest.mark.parametrize("num_devices", [4, 1])
+def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_each_block(contexts, steps, num_devices):
+    context, place = contexts(num_devices), four_blocks()
+    layout, _, batches, _ = steps(num_devices, ALL_TO_ALL)
+    order, used = BlockViews(context), set()
+    for step, batch in enumerate(batches):
+        for block in range(NUM_BLOCKS):
+            own, row = layout.get(batch, block // layout.blocks_per_device), block % layout.blocks_per_device
+            view = order.view(block, step)
+            assert own.is_real[row] and place.blocks[block].views[own.exposures[row]] == view
+            np.testing.assert_array_equal(own.photos[row], context.images.load(view))
+            np.testing.assert_array_equal(own.jobs.own_cameras.camera_from_world[row],
+                                          place.views.camera_arrays(view).camera_from_world)
+            for got, expected in zip(own.teachers, Teachers(context, "cloud").load(block, view), strict=True):
+                np.testing.assert_array_equal(got[row], expected)
+            used.add((block, view))
+    assert len(used) == NUM_BLOCKS * STEPS
 
 
 def assert_same_steps(got, expected) -> None:

@@ -81,7 +81,7 @@ def test_scores_weigh_by_area_and_need_views_from_the_front():
     weight, fronts = random.uniform(0, 5, NUM).astype(np.float32), random.integers(0, 4, NUM).astype(np.int32)
     area = np.exp(log_scales.astype(np.float64).sum(axis=1))
     share = np.minimum(area / np.exp(np.percentile(np.log(area[alive]), 90)), 1)
-    cases = [(0.1, 2, 7, 2), (1.0, 3, 7, 3), (0.0, 0, 7, 0), (0.1, 3, 1, 1), (0.1, 2, 0, 0)]
+    cases = [(0.1, 2, 7, 2), (1.0, 3, 7, 3), (0.0, 0, 7, 0), (-0.3, 3, 1, 1), (-0.3, 2, 0, 0)]
     for exponent, least, num_used, expected_least in cases:
         importance = Importance(jnp.asarray(weight), jnp.asarray(fronts), jnp.int32(num_used))
         got = importance_scores(importance, jnp.asarray(log_scales), jnp.asarray(alive),
@@ -122,6 +122,7 @@ def test_a_share_keeps_the_smallest_head_that_carries_it():
         assert kept(scores, everyone, 0.9, share) == head, "the ratio does not count where there is a share"
     assert kept(scores, [0, 1, 1, 0, 1], 0.0, 0.5) == [4]
     assert kept(scores, [0] * 5, 0.0, 0.5) == []
+    assert kept([0] * 5, [0, 1, 1, 0, 1], 0.0, 0.5) == [1, 2, 4], "nothing is known of them"
 
 
 def _arrays_of_slots(state: TrainState):
@@ -198,6 +199,23 @@ def test_compression_prunes_every_block_and_makes_room(context, place):
     by_chance = draw(Surfels(**{name: value[order[:result.num_after[block]]] for name, value in params.items()},
                              alive=np.ones(result.num_after[block], bool)), view).color
     assert metrics.psnr(by_importance, whole) > metrics.psnr(by_chance, whole) + 3
+
+
+def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(context, place):
+    before = {block: solid_state(place, block) for block in range(NUM_BLOCKS)}
+    inside = [place.partition.cell_of(state.params["means"]) == block for block, state in before.items()]
+    shares = [[one[inside[block], 0].sum() / np.prod(place.photo_size) for one in contributions(block)] for block in before]
+    share = float(np.mean(sorted(map(max, shares))[1:3]))  # two blocks have photographs that show their cell so much, two have none
+    results = [compress.compress(context._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
+                                 Stage("device", put_states(context, before.get), 0, 0, 0.0), 0.4) for switch in (True, False)]
+    switched, by_all = (context.layout.get_blocks(result.rows) for result in results)
+    is_same = []
+    for block, state in switched.items():
+        num_used = sum(one >= share for one in shares[block])
+        assert results[0].num_used[block] == (num_used or len(shares[block]))
+        is_same.append(np.array_equal(state.params["means"], by_all[block].params["means"]))
+        assert is_same[-1] == (num_used == 0)
+    assert sorted(is_same) == [False, False, True, True]
 
 
 @pytest.mark.parametrize("num_devices", [4, 2])
