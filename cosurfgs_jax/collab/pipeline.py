@@ -24,7 +24,7 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.evaluation import merge_metrics
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import check_num_devices, make_layout
-from cosurfgs_jax.training.logging import Log, peak_bytes_per_device, write_stage
+from cosurfgs_jax.training.logging import Log, Stopwatch, peak_bytes_per_device, write_stage
 from cosurfgs_jax.training.merged import load_merged, model_path, stage_names, total_steps
 from cosurfgs_jax.training.place import Place, bind_partition, first_state, open_place
 from cosurfgs_jax.training.schedule import Schedule
@@ -124,9 +124,10 @@ class _Pipeline:
     def _lmc_device(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
         context = self._context
         if restored is None:
+            stopwatch = Stopwatch()
             result = compress.compress(context, before, context.settings.lmc.prune_ratio)
             _tell_compression(result)
-            restored = loop.Stage("lmc_device", result.rows, 0, 0, 0.0)
+            restored = loop.Stage("lmc_device", result.rows, 0, 0, stopwatch.seconds)
         if restored.step >= num_steps > 0:
             return restored
         trainer = loop.Trainer(context, Schedule.without_growth(context.settings, max(num_steps, 1)), RECOVERY_PROGRESS)
@@ -142,9 +143,10 @@ class _Pipeline:
         has_edges = "edge" in self._names
         of_teachers = (plans.whole_edge, plans.edge_groups) if has_edges else (plans.alone, plans.alone_groups)
         if restored is None and has_edges and context.settings.lmc.enabled:
+            stopwatch = Stopwatch()
             result = compress.compress(context, before, context.settings.lmc.edge_prune_ratio)
             _tell_compression(result)
-            before = before._replace(rows=result.rows, name="lmc_edge", step=0, seconds=0.0)
+            before = before._replace(rows=result.rows, name="lmc_edge", step=0, seconds=stopwatch.seconds)
             self._score(before, "lmc_edge")
         return self._aggregate("cloud", before, restored, num_steps, checkpoints, of_teachers, (plans.cloud, plans.cloud_groups))
 
@@ -153,10 +155,11 @@ class _Pipeline:
         context = self._context
         teachers = Teachers(context, name)
         if restored is None:
+            stopwatch = Stopwatch()
             planner = Planner(context.place, context.layout, *of_students)
             partners = {block: planner.partners(block) for block in context.layout.local_blocks}
             teachers.render(before.rows, *of_teachers, partners)
-            restored = loop.Stage(name, compress.crop_rows(context, before.rows), 0, 0, 0.0)
+            restored = loop.Stage(name, compress.crop_rows(context, before.rows), 0, 0, stopwatch.seconds)
             loop.save_stage(context, restored, checkpoints)  # from here on the models of the stage before are not needed
             checkpoints.wait()
         if restored.step < num_steps:

@@ -17,7 +17,7 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster.maps import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.training.logging import Progress
-from cosurfgs_jax.training.loop import Context
+from cosurfgs_jax.training.loop import Context, Stopped
 
 IS_TEACHER_VALID, IS_PHOTO_VALID = 1, 2
 _log = logging.getLogger(__name__)
@@ -115,6 +115,8 @@ class Teachers:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])
                 progress.update(number + 1)
+                if context.any_process(bool(context.stop)):
+                    raise Stopped
 
     def _store(self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray) -> None:
         flags = _flags(self._context, block, group, partners, maps, view)

@@ -205,7 +205,7 @@ def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(conte
     before = {block: solid_state(place, block) for block in range(NUM_BLOCKS)}
     inside = [place.partition.cell_of(state.params["means"]) == block for block, state in before.items()]
     shares = [[one[inside[block], 0].sum() / np.prod(place.photo_size) for one in contributions(block)] for block in before]
-    share = float(np.mean(sorted(map(max, shares))[1:3]))  # two blocks have photographs that show their cell so much, two have none
+    share = float(np.mean(sorted(map(max, shares))[1:3]))  # two blocks have none that shows their cell so much
     results = [compress.compress(context._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
                                  Stage("device", put_states(context, before.get), 0, 0, 0.0), 0.4) for switch in (True, False)]
     switched, by_all = (context.layout.get_blocks(result.rows) for result in results)
