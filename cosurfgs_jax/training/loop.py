@@ -317,6 +317,7 @@ def common_slots(blocks: Sequence[Block], counts, settings: Settings) -> int:
 def resize_rows(layout: Layout, rows: Sequence[Any], num_slots: int) -> list[Any]:
     """States with more slots; the new ones are empty."""
     def grow(state):
+        state = jax.tree.map(jnp.asarray, state)
         return with_surfels(state, *grow_capacity(state.params, state.optimizer, state.alive, state.stats, num_slots))
 
     return [layout.put(lambda device, row=row: grow(layout.get(row, device))) for row in rows]
