@@ -364,4 +364,4 @@ def test_the_summary_says_what_was_made(caplog):
     with caplog.at_level(logging.INFO, "cosurfgs_jax.partition"):
         cut(skewed_input(), 4, 2)
     (record,) = caplog.records
-    assert record.getMessage().startswith("4 blocks in 2 edges: ") and "an equal share of the work" in record.getMessage()
+    assert record.getMessage().startswith("blocks: 4, edges: 2; ") and "an equal share of the work" in record.getMessage()
