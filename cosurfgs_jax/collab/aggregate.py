@@ -186,7 +186,6 @@ class Aggregation:
         context = self._context
         place, layout, start = context.place, context.layout, context.settings.mas.start_progress
         views = {block.number: self._views.view(block.number, step) for block in place.blocks}
-        has_seconds = context.settings.loss.has_multi_view
         jobs = self._planner.jobs(views)
         share = np.float32(start + (1 - start) * step / self._num_steps)
 
@@ -194,8 +193,10 @@ class Aggregation:
             return [self._own(layout.block_at(device, row), views) for row in range(layout.blocks_per_device)]
 
         data = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *own(device)))
-        seconds = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *[
-            self._second(layout.block_at(device, row), step) for row in range(layout.blocks_per_device)])) if has_seconds else None
+        seconds = None
+        if context.settings.loss.has_multi_view:
+            seconds = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *[
+                self._second(layout.block_at(device, row), step) for row in range(layout.blocks_per_device)]))
         return MasBatch(jobs, *data, layout.put(lambda _: share), seconds)
 
     def _own(self, block: int | None, views: dict[int, int]):
