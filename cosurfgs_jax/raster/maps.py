@@ -27,7 +27,7 @@ class RawMaps(NamedTuple):
     num_invalid: Int[Array, "*views"]
 
 
-def _finish_view(raw: RawMaps, camera: Camera) -> RenderOutput:
+def _finish_view(raw: RawMaps, camera: Camera, projection: str) -> RenderOutput:
     alpha = 1.0 - raw.transmittance
     depth = plane_depth = is_valid = None
     if raw.depth_sum is not None:
@@ -36,27 +36,34 @@ def _finish_view(raw: RawMaps, camera: Camera) -> RenderOutput:
         rays = pixel_rays(camera.intrinsics, alpha.shape)
         rotation = camera.camera_from_world[:3, :3]
         normal_camera = raw.normal_sum @ rotation.T
-        facing = -(normal_camera * rays).sum(axis=-1)
-        cosine = facing / jnp.linalg.norm(rays, axis=-1)
+        if projection == "orthographic":  # pixel_rays holds where the ray starts in x and y; it goes along z
+            facing = cosine = -normal_camera[..., 2]
+            distance = raw.plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)
+        else:
+            facing, distance = -(normal_camera * rays).sum(axis=-1), raw.plane_sum
+            cosine = facing / jnp.linalg.norm(rays, axis=-1)
         is_valid = (alpha >= MIN_PLANE_ALPHA) & (cosine >= MIN_PLANE_COSINE * alpha)
-        plane_depth = jnp.where(is_valid, raw.plane_sum / jnp.where(is_valid, facing, 1.0), 0.0)
+        plane_depth = jnp.where(is_valid, distance / jnp.where(is_valid, facing, 1.0), 0.0)
     return RenderOutput(color=raw.color, alpha=alpha, depth=depth, median_depth=raw.median_depth,
                         plane_depth=plane_depth, is_plane_depth_valid=is_valid, normal=raw.normal_sum,
                         distortion=raw.distortion, contributions=raw.contributions, num_invalid=raw.num_invalid)
 
 
-def finish(raw: RawMaps, camera: Camera) -> RenderOutput:
+def finish(raw: RawMaps, camera: Camera, projection: str = "perspective") -> RenderOutput:
     """The maps of `RenderOutput` from the raw sums.
 
     Plane depth is the blended plane distance over the cosine between blended normal and ray: both sums carry the same
-    weights, so for a plane it is exact whatever the opacity (PGSR, "unbiased depth").
+    weights, so for a plane it is exact whatever the opacity (PGSR, "unbiased depth"). With D = sum w d, where d = -n.p of a
+    point p on the surfel's plane, and N = sum w n, the blended plane is N.x + D = 0 in the camera frame. It meets x = z ray at
+    z = D / -N.ray, and the parallel ray x = (X, Y, z) of an orthographic pixel at z = (D + N.x X + N.y Y) / -N.z.
 
     Args:
         raw: sums of one view or of V.
         camera: the same views; its rotation takes normals to the camera frame (with gradient).
+        projection: that of the sums.
     Returns:
         RenderOutput with the leading axes of `raw`.
     """
     if camera.camera_from_world.ndim == 2:
-        return _finish_view(raw, camera)
-    return jax.vmap(_finish_view)(raw, camera)
+        return _finish_view(raw, camera, projection)
+    return jax.vmap(lambda raw, camera: _finish_view(raw, camera, projection))(raw, camera)
