@@ -267,7 +267,7 @@ class MasSettings:
 class SurfaceSettings:
     """Mesh extraction. Lengths are in the dataset's unit; 0 = from the data."""
 
-    depth_map: str = "median"  # which rendered depth is fused: "plane", "median" or "expected"
+    depth_map: str = "plane"  # which rendered depth is fused: "plane", "median" or "expected"
     voxel_size: float = 0.0
     truncation_voxels: float = 4.0
     max_angle_deg: float = 80.0  # between ray and normal
