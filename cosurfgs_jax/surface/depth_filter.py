@@ -1,7 +1,5 @@
 """Which pixels of rendered depth maps are trustworthy enough to be fused, and in which range depth makes sense."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,11 +85,11 @@ def depth_limits(depths: list[np.ndarray], margin: float = 1.5) -> np.ndarray:
     return ranges * np.array([1 / margin, margin])
 
 
-@functools.partial(jax.jit, static_argnames=("image_size",))
-def _is_confirmed(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
-                  neighbor_intrinsics: Float[Array, "3 3"], neighbor_from_view: Float[Array, "4 4"], max_pixels,
-                  max_relative_depth, *, image_size) -> Bool[Array, "h w"]:
-    height, width = image_size
+def _round_trip(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
+                neighbor_intrinsics: Float[Array, "3 3"],
+                neighbor_from_view: Float[Array, "4 4"]) -> tuple[Bool[Array, "h w"], Float[Array, "h w 2"], Float[Array, "h w"]]:
+    """Each pixel goes to the neighbour by its own depth and comes back by the neighbour's: if it could, to where, how deep."""
+    height, width = neighbor_depth.shape
     points = cameras.unproject(depth, intrinsics)
     pixels, z = cameras.project(points, neighbor_from_view, neighbor_intrinsics)
     x, y = pixels[..., 0] - 0.5, pixels[..., 1] - 0.5  # positions between pixel centres
@@ -108,11 +106,42 @@ def _is_confirmed(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], n
                      (pixels[..., 1] - neighbor_intrinsics[1, 2]) / neighbor_intrinsics[1, 1], jnp.ones_like(found)],
                     axis=-1)
     back, back_z = cameras.project(ray * found[..., None], cameras.invert_rigid(neighbor_from_view), intrinsics)
-    here_y, here_x = jnp.meshgrid(jnp.arange(depth.shape[0], dtype=x.dtype) + 0.5,
-                                  jnp.arange(depth.shape[1], dtype=x.dtype) + 0.5, indexing="ij")
+    return is_inside & (back_z > 0), back, back_z
+
+
+@jax.jit
+def _is_confirmed(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
+                  neighbor_intrinsics: Float[Array, "3 3"], neighbor_from_view: Float[Array, "4 4"], max_pixels,
+                  max_relative_depth) -> Bool[Array, "h w"]:
+    is_back, back, back_z = _round_trip(depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view)
+    here_y, here_x = jnp.meshgrid(jnp.arange(depth.shape[0], dtype=back.dtype) + 0.5,
+                                  jnp.arange(depth.shape[1], dtype=back.dtype) + 0.5, indexing="ij")
     distance = jnp.hypot(back[..., 0] - here_x, back[..., 1] - here_y)
     is_same_depth = jnp.abs(back_z - depth) <= max_relative_depth * depth
-    return is_inside & (back_z > 0) & (distance <= max_pixels) & is_same_depth
+    return is_back & (distance <= max_pixels) & is_same_depth
+
+
+_compiled_round_trip = jax.jit(_round_trip)
+
+
+def inconsistency(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
+                  neighbor: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """How much a neighbour disagrees with each pixel's depth.
+
+    A pixel goes to the neighbour by its depth and comes back by the neighbour's depth there (bilinear in inverse depth).
+
+    Args:
+        depth: f32[H,W], 0 = invalid. intrinsics: [3,3], pixels. camera_from_world: [4,4].
+        neighbor: (depth f32[h,w], intrinsics, camera_from_world), any image size.
+    Returns:
+        f32[H,W]: |depth after the way there and back - depth| / depth; NaN where the neighbour has no depth for the pixel.
+        What the neighbour sees something in front of is far off, and so should be looked at by medians.
+    """
+    neighbor_depth, neighbor_intrinsics, neighbor_pose = neighbor
+    neighbor_from_view = np.asarray(neighbor_pose, np.float64) @ cameras.invert_rigid(np.asarray(camera_from_world, np.float64))
+    arrays = [np.asarray(a, np.float32) for a in (depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view)]
+    is_back, _, back_z = map(np.asarray, _compiled_round_trip(*arrays))
+    return np.where(is_back, np.abs(back_z - arrays[0]) / np.where(is_back, arrays[0], 1), np.nan).astype(np.float32)
 
 
 def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
@@ -137,8 +166,7 @@ def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_w
         neighbor_from_view = neighbor_pose @ cameras.invert_rigid(camera_from_world)
         arrays = (np.asarray(a, np.float32) for a in (
             depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view))
-        count += np.asarray(_is_confirmed(*arrays, np.float32(max_pixels), np.float32(max_relative_depth),
-                                          image_size=neighbor_depth.shape), np.int32)
+        count += np.asarray(_is_confirmed(*arrays, np.float32(max_pixels), np.float32(max_relative_depth)), np.int32)
     return count
 
 
