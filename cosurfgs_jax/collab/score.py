@@ -12,12 +12,13 @@ from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.composite import Planner, receive_parts, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
-from cosurfgs_jax.surface.depth_filter import choose_neighbors
 from cosurfgs_jax.training import processes
+from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.layout import Layout, sharded
-from cosurfgs_jax.training.loop import Context, test_views_in_step
+from cosurfgs_jax.training.loop import test_views_in_step
 from cosurfgs_jax.training.place import Block, Place, first_state, split_photo
 from cosurfgs_jax.types import Surfels
 

@@ -15,7 +15,8 @@ from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster.maps import MIN_PLANE_ALPHA
 from cosurfgs_jax.surface.depth_filter import inconsistency
 from cosurfgs_jax.training import processes
-from cosurfgs_jax.training.loop import Context, test_views_in_step
+from cosurfgs_jax.training.context import Context
+from cosurfgs_jax.training.loop import test_views_in_step
 from cosurfgs_jax.types import Camera
 
 
