@@ -12,6 +12,7 @@ from cosurfgs_jax.raster.maps import RawMaps, finish
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 BACKENDS = ("cpu", "cuda", "tpu", "portable", "reference")
+PROJECTIONS = ("perspective", "orthographic")
 
 
 def available_backends() -> dict[str, str]:
@@ -41,7 +42,8 @@ def choose_backend(backend: str | None) -> str:
     return backend
 
 
-def _check(surfels: Surfels, camera: Camera, image_size, near: float, maps_wanted: str, sh_degree: int) -> None:
+def _check(surfels: Surfels, camera: Camera, image_size, near: float, maps_wanted: str, sh_degree: int,
+           projection: str) -> None:
     num = surfels.means.shape[0]
     expected = {"means": (num, 3), "quats": (num, 4), "log_scales": (num, 2), "logit_opacities": (num,),
                 "sh": (num, surfels.sh.shape[1], 3) if surfels.sh.ndim == 3 else (num, "K", 3), "alive": (num,)}
@@ -55,6 +57,8 @@ def _check(surfels: Surfels, camera: Camera, image_size, near: float, maps_wante
                          f"leading axis, got {camera.camera_from_world.shape} and {camera.intrinsics.shape}")
     if maps_wanted not in ops.MAP_LEVELS:
         raise InputError(f"rasterize: maps: expected one of {', '.join(ops.MAP_LEVELS)}, got {maps_wanted!r}")
+    if projection not in PROJECTIONS:
+        raise InputError(f"rasterize: projection: expected one of {', '.join(PROJECTIONS)}, got {projection!r}")
     if not near > 0:
         raise InputError(f"rasterize: near: expected a positive world length, got {near}")
     if len(image_size) != 2 or min(image_size) < 1:
@@ -76,12 +80,16 @@ _shifts_of_probe.defvjp(
 
 
 def _render_reference(surfels: Surfels, camera: Camera, background, probe, *, image_size, near, sh_degree, maps,
-                      with_contributions) -> RawMaps:
+                      with_contributions, projection) -> RawMaps:
+    if projection == "orthographic":
+        surfels, camera, background, probe = ops.refuse_gradient((surfels, camera, background, probe))
+
     def render_view(camera: Camera) -> RawMaps:
         shift = None if probe is None else _shifts_of_probe(probe, tuple(image_size))
         raw = reference.render(surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh,
                                surfels.alive, camera.camera_from_world, camera.intrinsics, background,
-                               image_size=image_size, near=near, sh_degree=sh_degree, screen_shift=shift)
+                               image_size=image_size, near=near, sh_degree=sh_degree, screen_shift=shift,
+                               projection=projection)
         unwanted = () if maps == "all" else ("distortion",)
         if maps == "color":
             unwanted += ("depth_sum", "median_depth", "normal_sum", "plane_sum")
@@ -95,7 +103,7 @@ def _render_reference(surfels: Surfels, camera: Camera, background, probe, *, im
 def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,
               background: Float[Array, "3"] | None = None, sh_degree: int | None = None, backend: str | None = None,
               maps: str = "all", gradient_probe: Float[Array, "n 4"] | None = None,
-              with_contributions: bool = False) -> RenderOutput:
+              with_contributions: bool = False, projection: str = "perspective") -> RenderOutput:
     """Draws surfels into the maps of one view or of a batch of views.
 
     Differentiable in every float field of `surfels`, in `camera.camera_from_world` and in `background`; works under jit,
@@ -116,6 +124,10 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
             the loss with respect to a shift of the surfel's image in x and y, summed over pixels, and the sums of the
             absolute values of the pixels' parts, per pixel of shift. Density control reads it.
         with_contributions: also fill `RenderOutput.contributions`.
+        projection: "perspective", or "orthographic": rays parallel to the camera's z axis, for maps and plans. Then fx and fy
+            of the intrinsics are pixels per world length: the point (x, y, z) of the camera frame is at the pixel (fx x + cx,
+            fy y + cy); depths still are camera z from the camera's origin, and colours are those seen along the z axis. It
+            has no gradient: differentiating it is an InputError.
     Returns:
         RenderOutput, with the leading axis of `camera`.
     Raises:
@@ -123,14 +135,16 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
     Source: 2DGS (Huang et al. 2024); plane depth after PGSR (Chen et al. 2024).
     """
     raw = rasterize_sums(surfels, camera, image_size=image_size, near=near, background=background, sh_degree=sh_degree,
-                         backend=backend, maps=maps, gradient_probe=gradient_probe, with_contributions=with_contributions)
-    return finish(raw, jax.tree.map(jnp.asarray, camera))
+                         backend=backend, maps=maps, gradient_probe=gradient_probe, with_contributions=with_contributions,
+                         projection=projection)
+    is_native = False if choose_backend(backend) == "reference" else None
+    return finish(raw, jax.tree.map(jnp.asarray, camera), projection, is_native)
 
 
 def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,
                    background: Float[Array, "3"] | None = None, sh_degree: int | None = None, backend: str | None = None,
                    maps: str = "all", gradient_probe: Float[Array, "n 4"] | None = None,
-                   with_contributions: bool = False) -> RawMaps:
+                   with_contributions: bool = False, projection: str = "perspective") -> RawMaps:
     """`rasterize` before its sums along rays become maps: what is put together from parts of a model (`collab.composite`).
 
     Args, Raises: those of `rasterize`.
@@ -140,12 +154,12 @@ def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, i
     surfels, camera = jax.tree.map(jnp.asarray, (surfels, camera))
     if sh_degree is None:
         sh_degree = int(round(surfels.sh.shape[1] ** 0.5)) - 1
-    _check(surfels, camera, image_size, near, maps, sh_degree)
+    _check(surfels, camera, image_size, near, maps, sh_degree, projection)
     background = jnp.asarray([0.0, 0.0, 0.0] if background is None else background, surfels.means.dtype)
     if background.shape != (3,):
         raise InputError(f"rasterize: background: expected 3 values, got shape {background.shape}")
     if choose_backend(backend) == "reference":
         return _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
-                                 sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
+                                 sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection)
     return ops.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
-                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions)
+                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection)

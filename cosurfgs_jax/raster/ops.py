@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.raster.maps import RawMaps
 from cosurfgs_jax.types import Camera, Surfels
@@ -23,6 +24,7 @@ class _Static(NamedTuple):
     sh_degree: int
     maps: int  # a value of MAP_LEVELS
     with_contributions: bool
+    orthographic: bool
 
 
 def _forward_call(static: _Static, params, cameras, background):
@@ -42,7 +44,21 @@ def _forward_call(static: _Static, params, cameras, background):
     ]
     return ffi.call("cosurfgs_raster_forward", results, *params, *cameras, background, width=static.width,
                     height=static.height, near=static.near, sh_degree=static.sh_degree, maps=static.maps,
-                    with_contributions=static.with_contributions)
+                    with_contributions=static.with_contributions, orthographic=static.orthographic)
+
+
+@jax.custom_vjp
+def refuse_gradient(operands):
+    """The same arrays; whoever differentiates through them gets an InputError."""
+    return operands
+
+
+def _refuse(*_):
+    raise InputError('rasterize: projection "orthographic" has no gradient, got a derivative to be taken through it; keep it '
+                     "out of the loss, or use jax.lax.stop_gradient on its operands")
+
+
+refuse_gradient.defvjp(_refuse, _refuse)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -73,7 +89,7 @@ _render.defvjp(_render_fwd, _render_bwd)
 
 
 def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.Array | None, *, image_size, near: float,
-           sh_degree: int, maps: str, with_contributions: bool) -> RawMaps:
+           sh_degree: int, maps: str, with_contributions: bool, projection: str = "perspective") -> RawMaps:
     """Draws the views of `camera` with the native CPU kernel; the same definition as `reference.render`.
 
     Args:
@@ -85,6 +101,7 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         sh_degree: degree used, at most the stored one.
         maps: "color", "geometry" or "all".
         with_contributions: also make the per-surfel sums.
+        projection: see `rasterize`; "orthographic" has no gradient.
     Returns:
         RawMaps with the leading axes of `camera`.
     """
@@ -97,8 +114,11 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
     if probe is None:
         probe = jnp.zeros((0,), jnp.float32)
     static = _Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
-                     bool(with_contributions))
-    *operands, background, probe = ffi.match_varying(*params, *cameras, jnp.asarray(background, jnp.float32), probe)
+                     bool(with_contributions), projection == "orthographic")
+    operands = (*params, *cameras, jnp.asarray(background, jnp.float32), probe)
+    if static.orthographic:
+        operands = refuse_gradient(operands)
+    *operands, background, probe = ffi.match_varying(*operands)
     out = _render(static, tuple(operands[:6]), tuple(operands[6:]), background, probe)
     color, transmittance, depth, median, normal, plane, distortion, _, _, contributions, status = out
     geometry, everything = static.maps >= 1, static.maps >= 2

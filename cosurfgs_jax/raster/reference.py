@@ -25,7 +25,8 @@ MAX_LENGTH = 1e9
 class _Projected(NamedTuple):
     """Per surfel, in the order of the arguments; rows of surfels that are not drawn hold harmless numbers."""
 
-    pixel_from_disc: Float[Array, "n 3 3"]  # (u, v, 1) to homogeneous pixels; the third row gives camera z
+    pixel_from_disc: Float[Array, "n 3 3"]  # (u, v, 1) to homogeneous pixels
+    z_from_disc: Float[Array, "n 3"]  # (u, v, 1) to camera z; in perspective the third row of pixel_from_disc
     center_px: Float[Array, "n 2"]
     opacity: Float[Array, " n"]
     color: Float[Array, "n 3"]
@@ -72,7 +73,8 @@ def _keep(mask, values, otherwise: float):
     return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 1)), values, jnp.asarray(otherwise, values.dtype))
 
 
-def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, near, sh_degree):
+def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, near, sh_degree,
+             projection):
     """Projects surfels.
 
     Returns:
@@ -95,24 +97,29 @@ def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_w
     axes_camera = jnp.einsum("ij,njk->nik", rotation, axes_world)
     tangents = axes_camera[:, :, :2] * jnp.exp(log_scales)[:, None, :]
     camera_from_disc = jnp.concatenate([tangents, mean_camera[:, :, None]], axis=2)
-    pixel_from_disc = jnp.einsum("ij,njk->nik", intrinsics, camera_from_disc)
+    is_parallel = projection == "orthographic"
+    undivided = camera_from_disc.at[:, 2].set(jnp.asarray([0, 0, 1], means.dtype)) if is_parallel else camera_from_disc
+    pixel_from_disc = jnp.einsum("ij,njk->nik", intrinsics, undivided)
     center_px = pixel_from_disc[:, :2, 2] / pixel_from_disc[:, 2:, 2]
 
     towards = (axes_camera[:, :, 2] * mean_camera).sum(axis=-1)
-    flip = jnp.where(towards > 0, -jnp.ones_like(towards), jnp.ones_like(towards))
+    along_ray = axes_camera[:, 2, 2] if is_parallel else towards
+    flip = jnp.where(along_ray > 0, -jnp.ones_like(towards), jnp.ones_like(towards))
     offset = _keep(is_drawn, means - cameras.camera_center(camera_from_world)[None, :], 1.0)
     direction = offset / jnp.sqrt((offset * offset).sum(axis=-1, keepdims=True))
+    if is_parallel:
+        direction = jnp.broadcast_to(rotation[2][None, :], offset.shape)
     shade = spherical_harmonics.evaluate(sh_degree, sh, direction) + 0.5
     color = jnp.where(shade > 0, shade, jnp.zeros_like(shade))
-    projected = _Projected(pixel_from_disc, center_px, opacity, color, axes_world[:, :, 2] * flip[:, None],
-                           -flip * towards, mean_camera[:, 2], is_drawn)
+    projected = _Projected(pixel_from_disc, camera_from_disc[:, 2], center_px, opacity, color,
+                           axes_world[:, :, 2] * flip[:, None], -flip * towards, mean_camera[:, 2], is_drawn)
     return projected, num_invalid
 
 
 def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
     """Alpha and camera z of one surfel at pixel positions x, y [H,W], its image moved by shift [2] or [H,W,2]."""
     x, y = x - shift[..., 0], y - shift[..., 1]
-    m = surfel.pixel_from_disc
+    m, to_z = surfel.pixel_from_disc, surfel.z_from_disc
     k = [x * m[2, i] - m[0, i] for i in range(3)]
     l = [y * m[2, i] - m[1, i] for i in range(3)]  # noqa: E741  (the letter of the paper)
     p = [k[1] * l[2] - k[2] * l[1], k[2] * l[0] - k[0] * l[2], k[0] * l[1] - k[1] * l[0]]
@@ -127,7 +134,7 @@ def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
     divisor = jnp.where(use_disc, p[2], jnp.ones_like(x))
     u, v = (jnp.where(use_disc, p[i], jnp.zeros_like(x)) / divisor for i in range(2))
     sigma = jnp.where(use_disc, u * u + v * v, sigma_screen)
-    z = u * m[2, 0] + v * m[2, 1] + m[2, 2]
+    z = u * to_z[0] + v * to_z[1] + to_z[2]
     raw = surfel.opacity * jnp.exp(-sigma / 2)
     alpha = jnp.where(raw < MAX_ALPHA, raw, jnp.full_like(raw, MAX_ALPHA))
     is_visible = surfel.is_drawn & (alpha >= MIN_ALPHA)
@@ -172,9 +179,9 @@ def _blend(state: _State, surfel: _Projected, hits: _Hits):
 
 
 def _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-            image_size, near, sh_degree, screen_shift):
+            image_size, near, sh_degree, screen_shift, projection):
     projected, num_invalid = _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                                      intrinsics, near, sh_degree)
+                                      intrinsics, near, sh_degree, projection)
     # Depths are compared in float32 and ties keep the order of the arrays, as in the kernels.
     depth = jax.lax.stop_gradient(projected.depth).astype(jnp.float32)
     order = jnp.argsort(jnp.where(projected.is_drawn, depth, jnp.full_like(depth, jnp.inf)), stable=True)
@@ -205,7 +212,8 @@ def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: F
            logit_opacities: Float[Array, " n"], sh: Float[Array, "n k 3"], alive: Bool[Array, " n"],
            camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], background: Float[Array, "3"], *,
            image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int,
-           screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None) -> RawMaps:
+           screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None,
+           projection: str = "perspective") -> RawMaps:
     """Renders all raw maps of one view.
 
     Args:
@@ -220,19 +228,21 @@ def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: F
         sh_degree: 0 to 3, bands above are ignored.
         screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] with another shift for
             every pixel. None = no shift. Takes gradient: at zero, it is the surfel's screen gradient.
+        projection: "perspective", or "orthographic": rays are parallel to the camera's z axis, which is the direction of view
+            for colours and normals; fx and fy are pixels per world length, and pixels are not divided by camera z.
     Returns:
         `RawMaps` with every map; `contributions` and `num_invalid` carry no gradient.
     Source: method 1.1 and 1.3, after Huang et al. 2024 (2DGS). Differs from 2DGS: the low-pass filter is centred at the
         projected centre, depth of low-pass hits is that of the centre, and a median and a plane distance are blended.
     """
     maps, _ = _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-                      image_size, near, sh_degree, screen_shift)
+                      image_size, near, sh_degree, screen_shift, projection)
     return maps
 
 
 def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background, *,
-                     image_size: tuple[int, int], near: float | Float[Array, ""],
-                     sh_degree: int) -> Float[Array, "h w"]:
+                     image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int,
+                     projection: str = "perspective") -> Float[Array, "h w"]:
     """How far each pixel is from a decision that rounding could turn.
 
     Args:
@@ -243,7 +253,7 @@ def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camer
         Infinite where nothing is near any of them.
     """
     _, margin = _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-                        image_size, near, sh_degree, None)
+                        image_size, near, sh_degree, None, projection)
     return margin
 
 

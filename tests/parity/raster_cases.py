@@ -48,6 +48,7 @@ class Case:
     image_size: tuple[int, int] = SIZE
     near: float = 0.05
     sh_degree: int = 3
+    projection: str = "perspective"
 
     def replace(self, **changes) -> "Case":
         """A copy with some arrays changed, as float32."""
@@ -63,7 +64,7 @@ class Case:
     def options(self) -> dict:
         """Keyword arguments of `rasterize` that go with the case."""
         return {"image_size": self.image_size, "near": self.near, "background": jnp.asarray(self.background),
-                "sh_degree": self.sh_degree}
+                "sh_degree": self.sh_degree, "projection": self.projection}
 
     def num_views(self) -> int:
         return self.camera_from_world.shape[0] if self.camera_from_world.ndim == 3 else 1
@@ -201,6 +202,39 @@ def three_cameras() -> Case:
     return case.replace(camera_from_world=np.stack(poses), intrinsics=np.stack(cameras))
 
 
+def seen_in_parallel(case: Case, matrix: np.ndarray | None = None) -> Case:
+    """A case drawn with parallel rays: at its middle depth, 2.6, about as large as in perspective."""
+    matrix = intrinsics(15.5, 17, 22.1, 18.7) if matrix is None else matrix
+    return dataclasses.replace(case.replace(intrinsics=matrix), projection="orthographic")
+
+
+def edge_on_in_parallel(degrees: float) -> Case:
+    """Planes that hold the direction of parallel rays up to this angle."""
+    case, rng = random_cloud(21), np.random.default_rng(21)
+    upright = Rotation.from_matrix(POSE[:3, :3].T) * Rotation.from_rotvec([np.pi / 2, 0, 0])
+    tilt = np.radians(degrees) * rng.choice([-1, -0.5, 0.5, 1], COUNT)
+    turns = Rotation.from_rotvec(np.stack([np.zeros(COUNT), rng.uniform(-np.pi, np.pi, COUNT), np.zeros(COUNT)], -1))
+    tilts = Rotation.from_rotvec(np.stack([tilt, np.zeros(COUNT), np.zeros(COUNT)], -1))
+    quats = (upright * turns * tilts).as_quat()[:, [3, 0, 1, 2]]
+    return seen_in_parallel(case.replace(quats=quats, log_scales=rng.uniform(-2.5, -0.7, (COUNT, 2))))
+
+
+ORTHOGRAPHIC: dict[str, Callable[[], Case]] = {
+    "parallel_cloud": lambda: seen_in_parallel(random_cloud(20)),
+    "parallel_low_degree": lambda: seen_in_parallel(random_cloud(22, sh_degree=1)),
+    # A tile of a large map: the camera's axis is far outside the image.
+    "parallel_far_tile": lambda: seen_in_parallel(random_cloud(23).replace(
+        means=random_cloud(23).means + np.float32([8, -5, 0]) @ np.float32(POSE[:3, :3])),
+        intrinsics(15.5, 17, 22.1 - 8 * 15.5, 18.7 + 5 * 17)),
+    "parallel_edge_on": lambda: edge_on_in_parallel(2.0),
+    "parallel_near_plane": lambda: seen_in_parallel(near_plane(), intrinsics(30, 25, 22, 19)),
+    # Moved a little: else a pixel's centre lies on the line of a needle to within 6e-5 pixels, the needle's width.
+    "parallel_extreme_scales": lambda: seen_in_parallel(extreme_scales(), intrinsics(15.5, 17, 22.4, 18.9)),
+    "parallel_opaque_stack": lambda: seen_in_parallel(opaque_stack()),
+    "parallel_ties": lambda: seen_in_parallel(ties()),
+    "parallel_no_surfels": lambda: seen_in_parallel(random_cloud(24, 0)),
+}
+
 CASES: dict[str, Callable[[], Case]] = {
     "random_cloud": random_cloud,
     "whole_tiles": lambda: random_cloud(9, image_size=(32, 48)),
@@ -219,6 +253,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "extreme_scales": extreme_scales,
     "ties": ties,
     "opaque_stack": opaque_stack,
+    **ORTHOGRAPHIC,
 }
 
 # One surfel of the random cloud with one bad number; every one of these surfels is visible before it is broken.
@@ -250,9 +285,9 @@ def _arguments(case: Case, dtype) -> list:
 
 
 @functools.cache
-def _reference_function(image_size, sh_degree):
+def _reference_function(image_size, sh_degree, projection):
     def render(near, *arguments):
-        options = {"image_size": image_size, "near": near, "sh_degree": sh_degree}
+        options = {"image_size": image_size, "near": near, "sh_degree": sh_degree, "projection": projection}
         return (reference.render(*arguments, **options), reference.decision_margins(*arguments, **options))
 
     return jax.jit(render)
@@ -271,8 +306,8 @@ def _reference_gradient_function(image_size, sh_degree):
 def reference_maps(case: Case, dtype=np.float64) -> tuple[RawMaps, np.ndarray]:
     """All raw maps of a one-camera case and the margins of its pixels, as NumPy arrays."""
     with jax.enable_x64(dtype == np.float64):
-        result = _reference_function(case.image_size, case.sh_degree)(jnp.asarray(case.near, dtype),
-                                                                      *_arguments(case, dtype))
+        render = _reference_function(case.image_size, case.sh_degree, case.projection)
+        result = render(jnp.asarray(case.near, dtype), *_arguments(case, dtype))
         return jax.tree.map(np.asarray, result)
 
 
@@ -320,12 +355,13 @@ def require(backend: str) -> None:
 
 
 @functools.cache
-def _kernel_function(backend, image_size, near, sh_degree, maps):
+def _kernel_function(backend, image_size, near, sh_degree, maps, projection):
     def render(floats, alive, camera_intrinsics):
         surfels = Surfels(**{name: floats[name] for name in FIELDS}, alive=alive)
         camera = Camera(floats["camera_from_world"], camera_intrinsics)
         return RENDERERS[backend](surfels, camera, floats["background"], floats["probe"], image_size=image_size,
-                                  near=near, sh_degree=sh_degree, maps=maps, with_contributions=True)
+                                  near=near, sh_degree=sh_degree, maps=maps, with_contributions=True,
+                                  projection=projection)
 
     def loss(floats, alive, camera_intrinsics, cotangents):
         raw = render(floats, alive, camera_intrinsics)
@@ -341,14 +377,14 @@ def _floats(case: Case) -> dict[str, jax.Array]:
 
 def kernel_maps(backend: str, case: Case, maps: str = "all") -> RawMaps:
     """All raw maps of a backend, as NumPy arrays; views in front if the case has them."""
-    render, _ = _kernel_function(backend, case.image_size, case.near, case.sh_degree, maps)
+    render, _ = _kernel_function(backend, case.image_size, case.near, case.sh_degree, maps, case.projection)
     return jax.tree.map(np.asarray, render(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics)))
 
 
 def kernel_gradients(backend: str, case: Case, cotangents: dict[str, np.ndarray],
                      maps: str = "all") -> dict[str, np.ndarray]:
     """Gradient of sum(map * cotangent) to the fields, the pose, the background, and the probe."""
-    _, gradient = _kernel_function(backend, case.image_size, case.near, case.sh_degree, maps)
+    _, gradient = _kernel_function(backend, case.image_size, case.near, case.sh_degree, maps, case.projection)
     cotangents = {name: jnp.asarray(value, jnp.float32) for name, value in cotangents.items()}
     return jax.tree.map(np.asarray, gradient(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics),
                                              cotangents))

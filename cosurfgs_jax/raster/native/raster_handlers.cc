@@ -89,7 +89,8 @@ Surfels MakeSurfels(const FloatBuffer& means, const FloatBuffer& quats, const Fl
           static_cast<int>(sh_degree)};
 }
 
-View MakeView(const float* camera_from_world, const float* intrinsics, int64_t width, int64_t height, float near) {
+View MakeView(const float* camera_from_world, const float* intrinsics, int64_t width, int64_t height, float near,
+              bool orthographic) {
   View view;
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 3; ++j) view.rotation[3 * i + j] = camera_from_world[4 * i + j];
@@ -106,6 +107,7 @@ View MakeView(const float* camera_from_world, const float* intrinsics, int64_t w
   view.width = static_cast<int>(width);
   view.height = static_cast<int>(height);
   view.near = near;
+  view.is_orthographic = orthographic;
   return view;
 }
 
@@ -151,7 +153,7 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
                    ffi::Result<FloatBuffer> plane_sum, ffi::Result<FloatBuffer> distortion,
                    ffi::Result<IntBuffer> last, ffi::Result<IntBuffer> median_index,
                    ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status, int64_t width, int64_t height,
-                   float near, int64_t sh_degree, int64_t maps, bool with_contributions) {
+                   float near, int64_t sh_degree, int64_t maps, bool with_contributions, bool orthographic) {
   const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                                           intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
@@ -160,8 +162,8 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
   const Surfels surfels = MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
   const int64_t pixels = width * height, n = surfels.num_surfels;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
-    const View view =
-        MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near);
+    const View view = MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near,
+                               orthographic);
     const Binned binned = ProjectAndBin(surfels, view, parallel, scratch->binning);
     const double start = Now();
     Image image{Slice(color, v, 3 * pixels),      Slice(transmittance, v, pixels), Slice(depth_sum, v, pixels),
@@ -290,8 +292,8 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, 
   }
   const int64_t pixels = width * height;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
-    const View view =
-        MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near);
+    const View view = MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near,
+                               false);
     Image image{};
     image.transmittance = transmittance.typed_data() + v * pixels;
     image.last = last.typed_data() + v * pixels;
@@ -338,7 +340,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsRasterForward, cosurfgs::Forward,
                                   .Attr<float>("near")
                                   .Attr<int64_t>("sh_degree")
                                   .Attr<int64_t>("maps")
-                                  .Attr<bool>("with_contributions"));
+                                  .Attr<bool>("with_contributions")
+                                  .Attr<bool>("orthographic"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsRasterBackward, cosurfgs::Backward,
                               ffi::Ffi::Bind()

@@ -11,6 +11,9 @@
 // the intersection at pixel (cx + dx, cy + dy) is p = dx A + dy B + (0, 0, C), u = p.x / p.z, v = p.y / p.z, where
 //   A = N1 x M2, B = M2 x N0, C = (N0 x N1).z.
 // Seven numbers instead of nine, and no cancellation between large pixel coordinates.
+//
+// An orthographic camera divides pixels by 1 instead of camera z: the same with (0, 0, 1) for M2 in all of the above (`ray`),
+// while the depth of a hit stays u U.z + v V.z + P.z.
 #pragma once
 
 #include "constants.h"
@@ -122,15 +125,21 @@ COSURFGS_FN void ComputePose(const SurfelParams<F>& s, const View& view, Pose<F>
     o.v[i] = o.v[i] * o.scale[1];
     o.p[i] = o.p[i] + view.translation[i];
   }
-  o.inv_z = Reciprocal(o.p[2]);
+  const F zero = o.p[2] * 0.0f;
+  o.ray[0] = view.is_orthographic ? zero : o.u[2];
+  o.ray[1] = view.is_orthographic ? zero : o.v[2];
+  o.ray[2] = view.is_orthographic ? zero + 1.0f : o.p[2];
+  o.inv_z = Reciprocal(o.ray[2]);
   o.ex = o.p[0] * o.inv_z * -view.fx;
   o.ey = o.p[1] * o.inv_z * -view.fy;
-  o.n0[0] = o.u[0] * view.fx + o.ex * o.u[2];
-  o.n0[1] = o.v[0] * view.fx + o.ex * o.v[2];
-  o.n1[0] = o.u[1] * view.fy + o.ey * o.u[2];
-  o.n1[1] = o.v[1] * view.fy + o.ey * o.v[2];
+  o.n0[0] = o.u[0] * view.fx + o.ex * o.ray[0];
+  o.n0[1] = o.v[0] * view.fx + o.ex * o.ray[1];
+  o.n1[0] = o.u[1] * view.fy + o.ey * o.ray[0];
+  o.n1[1] = o.v[1] * view.fy + o.ey * o.ray[1];
   F to_surfel[3];
-  for (int i = 0; i < 3; ++i) to_surfel[i] = s.mean[i] - view.center[i];
+  for (int i = 0; i < 3; ++i) {
+    to_surfel[i] = view.is_orthographic ? zero + view.rotation[6 + i] : s.mean[i] - view.center[i];
+  }
   const F facing = Dot3(o.axes[2], to_surfel);
   const F one = facing * 0.0f + 1.0f;
   o.sign = Select(Less(facing * 0.0f, facing), -one, one);
@@ -141,19 +150,18 @@ COSURFGS_FN void ComputePose(const SurfelParams<F>& s, const View& view, Pose<F>
 template <class F>
 COSURFGS_FN void Project(const SurfelParams<F>& s, const View& view, int sh_degree, const Pose<F>& o,
                          Projected<F>& out) {
-  const F z = o.p[2];
   out.center[0] = view.cx - o.ex;
   out.center[1] = view.cy - o.ey;
-  out.a[0] = o.n1[1] * z;
-  out.a[1] = -o.n1[0] * z;
-  out.a[2] = o.n1[0] * o.v[2] - o.n1[1] * o.u[2];
-  out.b[0] = -z * o.n0[1];
-  out.b[1] = z * o.n0[0];
-  out.b[2] = o.u[2] * o.n0[1] - o.v[2] * o.n0[0];
+  out.a[0] = o.n1[1] * o.ray[2];
+  out.a[1] = -o.n1[0] * o.ray[2];
+  out.a[2] = o.n1[0] * o.ray[1] - o.n1[1] * o.ray[0];
+  out.b[0] = -o.ray[2] * o.n0[1];
+  out.b[1] = o.ray[2] * o.n0[0];
+  out.b[2] = o.ray[0] * o.n0[1] - o.ray[1] * o.n0[0];
   out.c = o.n0[0] * o.n1[1] - o.n0[1] * o.n1[0];
   out.m2[0] = o.u[2];
   out.m2[1] = o.v[2];
-  out.m2[2] = z;
+  out.m2[2] = o.p[2];
   out.opacity = Reciprocal(Exp(-s.logit_opacity) + 1.0f);
   F basis[kMaxSh];
   ShBasis(sh_degree, o.direction, basis);
@@ -172,15 +180,15 @@ COSURFGS_FN void Project(const SurfelParams<F>& s, const View& view, int sh_degr
 // the camera has no such box: it gets one that covers every pixel.
 template <class F>
 COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff, Bounds<F>& out) {
-  const F z = o.p[2];
-  const F denominator = cutoff * (o.u[2] * o.u[2] + o.v[2] * o.v[2]) - z * z;
+  const F z = o.ray[2];
+  const F denominator = cutoff * (o.ray[0] * o.ray[0] + o.ray[1] * o.ray[1]) - z * z;
   const F inv = Reciprocal(denominator);
   const F low_pass = Sqrt(cutoff * (1.0f / kLowPass)) + kBoxMargin;
   const F* n[2] = {o.n0, o.n1};
   F low[2], high[2];
   const auto is_whole = Less(denominator, z * z * -1e-3f);
   for (int i = 0; i < 2; ++i) {
-    const F middle = cutoff * (n[i][0] * o.u[2] + n[i][1] * o.v[2]) * inv;
+    const F middle = cutoff * (n[i][0] * o.ray[0] + n[i][1] * o.ray[1]) * inv;
     const F half2 = middle * middle - cutoff * (n[i][0] * n[i][0] + n[i][1] * n[i][1]) * inv;
     const F half = Sqrt(Select(Less(half2 * 0.0f, half2), half2, half2 * 0.0f)) * 1.0001f + kBoxMargin;
     const F disc_low = middle - half, disc_high = middle + half;
@@ -193,10 +201,10 @@ COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff
   out.y0 = low[1];
   out.y1 = high[1];
   const F reach2 = cutoff * (o.u[2] * o.u[2] + o.v[2] * o.v[2]);
-  out.min_z = z - Sqrt(reach2) * 1.0001f;
+  out.min_z = o.p[2] - Sqrt(reach2) * 1.0001f;
 }
 
-// The way back: from `g`, the gradient with respect to every field of Projected, to the parameters and the camera.
+// The way back, for perspective cameras: from `g`, the gradient with respect to every field of Projected, to the parameters and the camera.
 // `color_value` fields at 0 take no gradient (the clamp of Project).
 template <class F>
 COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_degree, const Pose<F>& o,

@@ -6,14 +6,15 @@ namespace cosurfgs {
 
 constexpr int kMaxSh = 16;
 
-// A pinhole camera. rotation is row-major, camera from world.
+// A camera. rotation is row-major, camera from world.
 struct View {
   float rotation[9];
   float translation[3];
   float center[3];  // the camera centre in the world
-  float fx, fy, cx, cy;
+  float fx, fy, cx, cy;  // pixels; of an orthographic camera fx and fy are pixels per world length
   int width, height;
   float near;
+  bool is_orthographic;  // rays are parallel to the camera's z axis; there is no way back
 };
 
 template <class F>
@@ -47,6 +48,7 @@ struct Pose {
   F axes[3][3];    // tangents and (unflipped) normal, world
   F scale[2];
   F u[3], v[3], p[3];  // scaled tangents and centre, camera
+  F ray[3];  // what divides pixels: (u, v, 1) . ray is camera z, or 1 where rays are parallel
   F inv_z, ex, ey;
   F n0[2], n1[2];
   F sign;  // of the normal
