@@ -12,7 +12,6 @@ from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.composite import Planner, receive_parts, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.geometry.cameras import unproject
-from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training import processes
@@ -58,13 +57,6 @@ class SeamMasks:
         self._place, self._settings = place, settings
         self._discs: dict[int, Surfels] = {}
         self._masks: dict[int, np.ndarray] = {}
-        self._neighbors: list[np.ndarray] | None = None
-
-    def neighbor(self, view: int) -> int | None:
-        """The nearest view, for training or testing, that looks the same way from another place; None if there is none."""
-        if self._neighbors is None:
-            self._neighbors = choose_neighbors(self._place.scene.camera_from_world, num_neighbors=1)
-        return int(self._neighbors[view][0]) if len(self._neighbors[view]) else None
 
     def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
         """bool[H,W]; all False for one block."""

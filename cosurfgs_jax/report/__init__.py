@@ -151,10 +151,13 @@ def _seam_table(metrics: dict) -> str:
         seam, rest = ("" if value is None else f"{value:.3%}" for value in values)
         return f"{seam} ({rest})" if rest else seam
 
-    keys = ("disagreement", "step", "inconsistency", "error")
-    rows = [[str(stage.get("name", "")), *cells] for stage in metrics.get("stages") or []
-            if any(cells := [both(stage, key) for key in keys])]
-    return page.table(["stage", "blocks disagree", "step across walls", "between views", "error"], rows)
+    rows = []
+    for stage in metrics.get("stages") or []:
+        excess = stage.get("depth_step_excess")
+        disagreement, step, error = (both(stage, key) for key in ("disagreement", "step", "error"))
+        rows.append([str(stage.get("name", "")), disagreement, step, "" if excess is None else f"{excess:.3%}", error])
+    rows = [row for row in rows if any(row[1:])]
+    return page.table(["stage", "blocks disagree", "step across walls", "beyond roughness", "error"], rows)
 
 
 def _geometry_table(geometry: dict | None) -> tuple[str, str]:
@@ -239,16 +242,17 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         page.section("Partition", _partition(workdir), "The cells that blocks train, with their photographs and SfM points."),
         page.section("Stages", _stage_table(metrics, timings or {})),
         page.section("Depth at the seams", _seam_table(metrics),
-                     "Medians over pixels as shares of the depth, in the band along the walls between cells and, in brackets, elsewhere. "
-                     "Blocks disagree: whole local models of two blocks about the same pixels, before they are cropped. Step: the "
-                     "jump of the merged model's depth across a wall beyond its slope; elsewhere it is roughness. Between views: "
-                     "there and back by the depth of a neighbouring view."),
+                     "Medians over pixels as shares of the depth, in the band along the walls between cells and, in brackets, "
+                     "elsewhere. Blocks disagree: whole local models of two blocks about the same pixels, before they are "
+                     "cropped. Step: the jump of the merged model's depth across a wall beyond its slope; elsewhere it is "
+                     "roughness, which is taken off in squares."),
         page.section("Scores on test views", scores,
                      "On 8-bit images read back from files; means over views. 'Color corrected' is after a quadratic "
                      "colour fit to each photograph, which hides differences of exposure. LPIPS is not computed."),
         page.section("Depth and normals against exact ones, test views", _depth_tables(final),
                      "Means over views. Median and 90th percentile are over the pixels that have a depth; 'within 1 %' is the "
-                     "share of all pixels with an exact depth whose error is at most 1 % of it. Walls: more than 60 degrees from up."),
+                     "share of all pixels with an exact depth whose error is at most 1 % of it. Pixels through which more than "
+                     "half of the light passes have none. Walls: more than 60 degrees from up."),
         page.section("Surface against ground truth", geometry, choices),
         page.section("Settings that differ from the defaults", _settings_table(workdir)),
     ]

@@ -15,6 +15,7 @@ from cosurfgs_jax.errors import InputError
 FORMAT = 1  # of metrics.json
 _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
 DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}  # kind -> name among the maps
+_DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
 _ssim = jax.jit(metrics.ssim)
 
 
@@ -86,7 +87,7 @@ def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
     if "all" in means.get("normal_error_deg", {}):
         found["normal_error_deg"] = means["normal_error_deg"]["all"]
         found["normal_errors_deg"] = means["normal_error_deg"]
-    return found | ({"depth": means["depth"] | {"unit": unit}} if "depth" in means else {})
+    return found | ({"depth": means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}} if "depth" in means else {})
 
 
 def tell_geometry(scores: dict) -> str:
@@ -96,7 +97,7 @@ def tell_geometry(scores: dict) -> str:
         return ""
     parts = [f"{kind} {depth[kind]['median']:.3g} {depth['unit']} ({depth[kind]['relative_median']:.3%}, "
              f"{depth[kind]['within_1_percent']:.1%} within 1 %)" for kind in DEPTH_MAPS if kind in depth]
-    text = f"median error of depth: {', '.join(parts)}"
+    text = f"median error of depth ({scores['num_test_views']} views; {depth['choices']}): {', '.join(parts)}"
     if "normal_errors_deg" in scores:
         names = {"all": "", "up_facing": " on roofs and ground", "walls": " on walls"}
         text += "; of normals: " + ", ".join(f"{scores['normal_errors_deg'][key]:.1f} deg{name}" for key, name in names.items()
@@ -129,7 +130,7 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
         (after a quadratic colour fit per image, see `metrics.color_correct`), "num_test_views", and "per_view", a dict
         from image name to the same numbers. For datasets with exact depth also, all means over views: "depth_error" (the
         median over pixels of the error of expected depth, dataset unit), "normal_error_deg" (the median over pixels),
-        "depth" ({"unit", and of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
+        "depth" ({"unit", "choices", and of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
         (`metrics.normal_errors`).
     Raises:
         InputError: no view, or a full disk.
@@ -212,12 +213,6 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
             return content["depth"]
 
     return depth_of if depth_of(0).shape == tuple(scene.image_sizes[0]) else None
-
-
-def evaluate_surface(surface, scene, truth_points: np.ndarray | None = None, unit: str = "", **choices) -> dict | None:
-    """The scores of `compare_to_truth`, see `metrics.surface_scores`; None without ground truth."""
-    comparison = compare_to_truth(surface, scene, truth_points, unit, **choices)
-    return None if comparison is None else comparison.scores
 
 
 def merge_metrics(path: str | Path, **parts) -> dict:
