@@ -29,7 +29,8 @@ class SeamDepth(NamedTuple):
     | `depth_step_excess`       | what of the step is no roughness: sqrt(seam^2 - rest^2), 0 where it is the smaller one        |
     | `depth_error_*`           | against exact depth                                                                           |
 
-    The first is of two models and exists before aggregation only; the step is what it leaves in one model. Its excess is what
+    The first is of two models and exists before aggregation only; the step is what it leaves in one model, less than the
+    disagreement where discs reach across the wall and smear it. Its excess goes with the disagreement, and is what
     distillation is to take away: compare that between stages. A check between views would not do: a solid step looks the same
     from everywhere (there and back by a neighbour's depth gave 0.024 % at seams and 0.026 % elsewhere before and after).
     """

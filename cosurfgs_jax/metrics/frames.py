@@ -63,8 +63,12 @@ def _changes(surface: _Cloud, truth: _Cloud) -> list[_Change]:
     shift = surface.center - truth.center
     if np.linalg.norm(shift) > _LEAST_SHIFT * surface.width:
         changes.append(_Change("it seems to be shifted: it fits after adding "
-                               f"{np.array2string(shift, precision=4)}; was an origin subtracted?", shift=shift))
+                               f"{_vector(shift)}; was an origin subtracted?", shift=shift))
     return changes
+
+
+def _vector(values: np.ndarray) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in values)})"
 
 
 def _times(ratio: float) -> str:
@@ -102,7 +106,8 @@ def check_same_frame(surface: np.ndarray, truth: np.ndarray) -> None:
     """Tells a mistake of unit, origin or axes from a bad surface.
 
     Medians and spreads are compared loosely, as one side may cover a part of the other only. Then, where the two are not near
-    each other, other units, all orders and signs of the axes and a shift are tried.
+    each other, other units, all orders and signs of the axes and a shift are tried. What maps a place onto itself stays unseen: x
+    and y swapped over flat ground, which scores tell well enough.
 
     Args:
         surface: f64[M,3]. truth: f64[G,3].
@@ -118,6 +123,6 @@ def check_same_frame(surface: np.ndarray, truth: np.ndarray) -> None:
     if cause or is_elsewhere:
         raise InputError(
             "ground truth: expected the frame and unit of the model, got median "
-            f"{np.array2string(theirs.center, precision=4)} with spread {theirs.spread:.4g} against the surface's median "
-            f"{np.array2string(ours.center, precision=4)} with spread {ours.spread:.4g}; {cause or _guess(ratio)}; "
+            f"{_vector(theirs.center)} with spread {theirs.spread:.4g} against the surface's median "
+            f"{_vector(ours.center)} with spread {ours.spread:.4g}; {cause or _guess(ratio)}; "
             "transform or rescale the ground truth first")
