@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cosurfgs_jax import metrics
+from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.score import CellRenderer, SeamMasks
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.partition import Partition
@@ -128,7 +129,8 @@ def _true_depth(context: Context, view: int) -> np.ndarray | None:
     return depth / place.frame.depth_to_dataset(1.0) if depth.shape == place.views.image_size(view) else None
 
 
-def score_seam_depth(context: Context, rows: list, exchange, seams: SeamMasks, whole_rows: list | None = None) -> SeamDepth:
+def score_seam_depth(context: Context, rows: list, exchange: Exchange, seams: SeamMasks,
+                     whole_rows: list | None = None) -> SeamDepth:
     """The depth at the seams of the merged model on all test views; the same in all processes.
 
     Args:
