@@ -28,6 +28,11 @@ def ramp(values: np.ndarray) -> np.ndarray:
     return to_uint8(np.stack([np.interp(position, knots, _RAMP[:, c]) for c in range(3)], axis=-1))
 
 
+def ramp_on_white(values: np.ndarray) -> np.ndarray:
+    """Like `ramp`, ending in a strong yellow that is not taken for white paper."""
+    return ramp(np.clip(np.asarray(values, np.float64), 0, 1) * (len(_RAMP) - 2) / (len(_RAMP) - 1))
+
+
 def depth_range(depth: np.ndarray) -> tuple[float, float]:
     """The 1st and 99th percentile of the depths above 0; (0, 1) if there are none."""
     valid = depth[np.isfinite(depth) & (depth > 0)]

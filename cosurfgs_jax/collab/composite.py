@@ -79,6 +79,13 @@ class Planner:
         """
         return self._layout.put(lambda device: self._jobs_of(device, views))
 
+    def _blocks_at(self, device: int) -> list[int | None]:
+        return [self._layout.block_at(device, row) if device >= 0 else None for row in range(self._layout.blocks_per_device)]
+
+    def cells_received(self, device: int) -> list[int | None]:
+        """The cells whose parts come to a device, in their order there: slot by slot, cell by cell; None where there is none."""
+        return [cell for other in self._exchange.receives_of[device] for cell in self._blocks_at(other)]
+
     def _camera(self, block: int | None, cell: int | None, views: dict[int, int | None]) -> Camera:
         """The camera that a cell is drawn for; blind where there is no such cell, or the camera's group lacks it."""
         view = None if block is None else views[block]
@@ -87,15 +94,8 @@ class Planner:
         return camera if is_wanted else blind_camera(camera)
 
     def _jobs_of(self, device: int, views: dict[int, int | None]) -> Jobs:
-        layout, exchange = self._layout, self._exchange
-        rows = range(layout.blocks_per_device)
-
-        def blocks_at(other: int) -> list[int | None]:
-            return [layout.block_at(other, row) if other >= 0 else None for row in rows]
-
-        own = blocks_at(device)
-        asked = [block for other in exchange.draws_for[device] for block in blocks_at(other)]
-        cells = [cell for other in exchange.receives_of[device] for cell in blocks_at(other)]
+        own, cells = self._blocks_at(device), self.cells_received(device)
+        asked = [block for other in self._exchange.draws_for[device] for block in self._blocks_at(other)]
         cameras = _stack([_stack([self._camera(block, cell, views) for block in asked]) for cell in own])
         own_cameras = _stack([self._camera(block, block, views) for block in own])
         return Jobs(cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own]))
@@ -155,16 +155,16 @@ def to_output(total: Part, camera: Camera, background: float) -> RenderOutput:
     return finish(raw, camera)
 
 
-def render_views(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_size: tuple[int, int],
-                 settings: RasterSettings) -> list[RenderOutput]:
-    """Renders the views of this device's cameras from the whole model. Inside shard_map; differentiable in the surfels.
+def receive_parts(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_size: tuple[int, int],
+                  settings: RasterSettings) -> list[Part]:
+    """Draws this device's cells for the cameras that want them, and gets the parts of its own cameras' views. Inside shard_map.
 
     Args:
-        cells: b models, this device's own cells.
+        cells: b models, this device's own cells. Take gradient.
         jobs: of this device.
         exchange, image_size, settings: static.
     Returns:
-        b outputs, one for each own camera.
+        b Parts with a leading axis of S * b, one for each own camera; `Planner.cells_received` says whose they are.
     """
     num_cells, num_slots = len(cells), exchange.num_slots
     drawn = [draw_part(surfels, jax.tree.map(lambda leaf, i=i: leaf[i], jobs.cameras), image_size, settings)
@@ -174,9 +174,21 @@ def render_views(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_siz
         return jnp.stack([leaf.reshape(num_slots, num_cells, *leaf.shape[1:]) for leaf in leaves], axis=1)
 
     received = exchange.swap(jax.tree.map(by_slot, *drawn))
+    return [jax.tree.map(lambda leaf, i=i: leaf[:, :, i].reshape(num_slots * num_cells, *leaf.shape[3:]), received)
+            for i in range(num_cells)]
+
+
+def render_views(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_size: tuple[int, int],
+                 settings: RasterSettings) -> list[RenderOutput]:
+    """Renders the views of this device's cameras from the whole model. Inside shard_map; differentiable in the surfels.
+
+    Args:
+        cells, jobs, exchange, image_size, settings: see `receive_parts`.
+    Returns:
+        b outputs, one for each own camera.
+    """
     outputs = []
-    for i in range(num_cells):
-        parts = jax.tree.map(lambda leaf, i=i: leaf[:, :, i].reshape(num_slots * num_cells, *leaf.shape[3:]), received)
+    for i, parts in enumerate(receive_parts(cells, jobs, exchange, image_size, settings)):
         camera = jax.tree.map(lambda leaf, i=i: leaf[i], jobs.own_cameras)
         outputs.append(to_output(composite(parts, jobs.order[i]), camera, settings.background))
     return outputs

@@ -12,6 +12,7 @@ from cosurfgs_jax.collab.aggregate import Aggregation
 from cosurfgs_jax.collab.composite import PART_BYTES, Planner
 from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
 from cosurfgs_jax.collab.score import SeamMasks, score_cells
+from cosurfgs_jax.collab.seam_depth import score_seam_depth, tell_seam_depth
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
@@ -185,8 +186,10 @@ class _Pipeline:
     def _score(self, stage: loop.Stage, name: str) -> None:
         """Writes the stage's row of metrics.json: the scores are those of its cells put together."""
         context = self._context
-        cells = stage.rows if name in ("edge", "lmc_edge", "cloud") else compress.crop_rows(context, stage.rows)
+        is_cropped = name in ("edge", "lmc_edge", "cloud")
+        cells = stage.rows if is_cropped else compress.crop_rows(context, stage.rows)
         scores = score_cells(context, cells, self._plans.whole_cloud, self._seams)
+        depth = score_seam_depth(context, cells, self._plans.whole_cloud, self._seams, None if is_cropped else stage.rows)
         counts = np.zeros(len(context.place.blocks), np.int64)
         merged = counts.copy()
         for table, rows in ((counts, stage.rows), (merged, cells)):
@@ -200,13 +203,15 @@ class _Pipeline:
                         psnr_test_fitted=scores.psnr_fitted, psnr_seam_fitted=scores.psnr_seam_fitted,
                         num_surfels_merged=int(merged.sum()), num_without_room=stage.num_without_room,
                         num_slots=stage.rows[0].alive.shape[1],
-                        bytes_sent_per_step=self._bytes_sent(name))
+                        bytes_sent_per_step=self._bytes_sent(name), **depth._asdict())
         seam = ""
         if scores.psnr_seam is not None:
             seam = f", at the seams {scores.psnr_seam:.2f} ({scores.psnr_seam_fitted:.2f})"
         told = "no test views" if scores.psnr is None else \
             f"test PSNR {scores.psnr:.2f} dB ({scores.psnr_fitted:.2f} fitted){seam}, SSIM {scores.ssim:.4f}"
         _log.info("%s: %d surfels in %d blocks, %d merged; %s", name, counts.sum(), len(counts), merged.sum(), told)
+        if told := tell_seam_depth(depth):
+            _log.info("%s: %s", name, told)
 
 
 def _tell_compression(result: compress.Compression) -> None:

@@ -1,5 +1,6 @@
 """How good the merged model is at a stage: test views rendered sort-last, and the band along the walls between cells."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -8,13 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.collab.composite import Planner, render_views
+from cosurfgs_jax.collab.composite import Planner, receive_parts, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training import processes
 from cosurfgs_jax.training.context import Context
-from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.layout import Layout, sharded
 from cosurfgs_jax.training.loop import test_views_in_step
 from cosurfgs_jax.training.place import Block, Place, first_state, split_photo
 from cosurfgs_jax.types import Surfels
@@ -22,6 +24,7 @@ from cosurfgs_jax.types import Surfels
 SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
 NUM_SUMS = 7  # of `score_view`
 _SOLID_LOGIT = 3.0  # opacity 0.95 of the SfM discs that say where a pixel's hit is
+_LEAST_ALPHA = 1e-6  # thinner hits have no depth
 _ssim = jax.jit(metrics.ssim)
 
 
@@ -102,6 +105,53 @@ def scores_from_sums(sums: np.ndarray) -> Scores:
     return Scores(psnr / num_views, fitted / num_views, ssim / num_views, *seams)
 
 
+@functools.lru_cache(maxsize=16)
+def _compile(layout: Layout, exchange: Exchange, size: tuple[int, int], near: float, background: float, backend: str,
+             is_apart: bool):
+    raster = RasterSettings(near=near, background=background, backend=backend)
+
+    def together(states, jobs):
+        outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
+        return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
+
+    def apart(states, jobs):
+        parts = receive_parts([state.surfels() for state in states], jobs, exchange, size, raster)
+        return [{"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)} for part in parts]
+
+    return sharded(apart if is_apart else together, layout)
+
+
+class CellRenderer:
+    """Renders views of a model whose cells lie on several devices; all processes ask for the same views together."""
+
+    def __init__(self, context: Context, rows: list, exchange: Exchange, is_apart: bool = False):
+        """
+        Args:
+            context: of the run.
+            rows: states of the cells.
+            exchange: between all devices.
+            is_apart: each block's model by itself, instead of all put together.
+        """
+        self._context, self._rows, self._exchange, self._is_apart = context, rows, exchange, is_apart
+        self._planner = Planner(context.place, context.layout, exchange, np.zeros(len(context.place.blocks), np.int64))
+
+    def maps(self, views: dict[int, int | None]) -> dict[int, dict]:
+        """Maps of one view of every block (None: it looks from nowhere).
+
+        Returns:
+            For each block of this process "alpha", "depth" f32[H,W] and "color" f32[H,W,3]; or, apart, [n,H,W] of the models
+            of "cells", n block numbers (None: no model), without colour.
+        """
+        place, layout, raster = self._context.place, self._context.layout, self._context.settings.raster
+        size = place.photo_size or place.views.image_size(next(view for view in views.values() if view is not None))
+        run = _compile(layout, self._exchange, size, raster.near, raster.background, raster.backend, self._is_apart)
+        maps = layout.get_blocks(jax.block_until_ready(run(self._rows, self._planner.jobs(views))))
+        if self._is_apart:
+            for block, own in maps.items():
+                own["cells"] = self._planner.cells_received(block // layout.blocks_per_device)
+        return maps
+
+
 def render_test_views(context: Context, rows: list, exchange: Exchange):
     """Renders all test views of the whole model, sort-last.
 
@@ -112,22 +162,9 @@ def render_test_views(context: Context, rows: list, exchange: Exchange):
     Yields:
         (view, maps "color" f32[H,W,3], "alpha", "depth" f32[H,W]) of this process's test views.
     """
-    place, raster = context.place, context.settings.raster
-    groups = np.zeros(len(place.blocks), np.int64)
-    planner = Planner(place, context.layout, exchange, groups)
-
-    def on_device(size):
-        def run(states, jobs):
-            outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
-            return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
-        return sharded(run, context.layout)
-
-    compiled = {}
-    for views in test_views_in_step(place):
-        size = place.photo_size or place.views.image_size(next(view for view in views.values() if view is not None))
-        compiled[size] = compiled.get(size) or on_device(size)
-        maps = context.layout.get_blocks(jax.block_until_ready(compiled[size](rows, planner.jobs(views))))
-        yield from ((views[block], own) for block, own in maps.items() if views[block] is not None)
+    renderer = CellRenderer(context, rows, exchange)
+    for views in test_views_in_step(context.place):
+        yield from ((views[block], own) for block, own in renderer.maps(views).items() if views[block] is not None)
 
 
 def score_cells(context: Context, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:

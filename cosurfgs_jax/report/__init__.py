@@ -8,12 +8,13 @@ import numpy as np
 from cosurfgs_jax import files, pictures, settings_file
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import line_chart, short_number
+from cosurfgs_jax.report.error_picture import drop_error_files, error_pictures, write_error_files
 from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.partition_picture import partition_picture
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
 
-__all__ = ["curves_from_rows", "write_report"]
+__all__ = ["curves_from_rows", "drop_error_files", "write_error_files", "write_report"]
 
 _KINDS = (("gt", "photograph"), ("renders", "render"), ("depth", "depth"), ("normal", "normals"))
 _PICTURE_WIDTH = 400
@@ -143,6 +144,22 @@ def _stage_table(metrics: dict, timings: dict[str, float]) -> str:
     return stages + page.table(["part", "time"], [[name, _duration(value)] for name, value in timings.items()])
 
 
+def _seam_table(metrics: dict) -> str:
+    """Depth at the seams after each stage; "" where none was measured."""
+    def both(stage: dict, key: str) -> str:
+        values = [stage.get(f"depth_{key}_{where}") for where in ("seam", "rest")]
+        seam, rest = ("" if value is None else f"{value:.3%}" for value in values)
+        return f"{seam} ({rest})" if rest else seam
+
+    rows = []
+    for stage in metrics.get("stages") or []:
+        excess = stage.get("depth_step_excess")
+        disagreement, step, error = (both(stage, key) for key in ("disagreement", "step", "error"))
+        rows.append([str(stage.get("name", "")), disagreement, step, "" if excess is None else f"{excess:.3%}", error])
+    rows = [row for row in rows if any(row[1:])]
+    return page.table(["stage", "blocks disagree", "step across walls", "beyond roughness", "error"], rows)
+
+
 def _geometry_table(geometry: dict | None) -> tuple[str, str]:
     """The table of thresholds, and the choices that the numbers depend on as a sentence."""
     if not geometry or not geometry.get("thresholds"):
@@ -160,6 +177,19 @@ def _geometry_table(geometry: dict | None) -> tuple[str, str]:
     return table, f"Lengths in {unit}. {choices}."
 
 
+def _depth_tables(final: dict) -> str:
+    """Errors of every depth map, and of normals; "" without exact ones."""
+    depth, normals = final.get("depth") or {}, final.get("normal_errors_deg") or {}
+    unit = depth.get("unit") or "units of the dataset"
+    rows = [[kind, _format(row["median"], 3), _format(row["p90"], 3), f"{row['relative_median']:.3%}",
+             f"{row['within_1_percent']:.1%}", f"{row['covered']:.1%}"] for kind, row in depth.items() if isinstance(row, dict)]
+    table = page.table(["depth", f"median, {unit}", f"90th percentile, {unit}", "median, of the depth", "within 1 %",
+                        "has a depth"], rows)
+    names = {"all": "all pixels", "up_facing": "roofs and ground", "walls": "walls"}
+    return table + page.table(["normals", "median angle"], [[title, f"{normals[key]:.1f}°"] for key, title in names.items()
+                                                             if key in normals])
+
+
 def _settings_table(workdir: Path) -> str:
     path = workdir / settings_file.NAME
     if not path.exists():
@@ -175,7 +205,8 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
                  num_views: int = 4) -> Path:
     """Writes workdir/report.html from what lies in the workdir; what is not there is left out.
 
-    Looks at metrics.json, config.json, per_view.json, before/, the newest test/ours_<step> and mesh/mesh.ply.
+    Looks at metrics.json, config.json, per_view.json, before/, the newest test/ours_<step>, mesh/mesh.ply and the files of
+    `write_error_files` beside it.
 
     Args:
         workdir: folder of a run.
@@ -194,8 +225,8 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
     final = metrics.get("final") or {}
     geometry, choices = _geometry_table(metrics.get("geometry"))
     charts = "".join(line_chart(name, lines) for name, lines in (curves or {}).items())
-    scores = page.table(["score", "value"],
-                        [[name.replace("_", " "), _format(value, 5)] for name, value in final.items()])
+    scores = page.table(["score", "value"], [[name.replace("_", " "), _format(value, 5)] for name, value in final.items()
+                                             if not isinstance(value, dict)])
     parts = [
         _key_numbers(metrics),
         page.section("Test views", _view_pictures(workdir, num_views),
@@ -203,12 +234,25 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
                      "towards the viewer."),
         page.section("Mesh", _mesh_pictures(workdir, np.asarray(up, np.float64)),
                      "Drawn without perspective. Reddish parts are seen from behind."),
+        page.section("Error of the surface", error_pictures(workdir / "mesh", np.asarray(up, np.float64)),
+                     "Left, the mesh coloured by the distance to ground truth: bright parts are wrong, grey ones lie outside "
+                     "of what is compared. Right, ground truth coloured by the distance to the mesh: bright parts are missing "
+                     "there. The scale ends at the largest threshold of the scores."),
         page.section("Course of training", f'<div class="charts">{charts}</div>' if charts else ""),
         page.section("Partition", _partition(workdir), "The cells that blocks train, with their photographs and SfM points."),
         page.section("Stages", _stage_table(metrics, timings or {})),
+        page.section("Depth at the seams", _seam_table(metrics),
+                     "Medians over pixels as shares of the depth, in the band along the walls between cells and, in brackets, "
+                     "elsewhere. Blocks disagree: whole local models of two blocks about the same pixels, before they are "
+                     "cropped. Step: the jump of the merged model's depth across a wall beyond its slope; elsewhere it is "
+                     "roughness, which is taken off in squares."),
         page.section("Scores on test views", scores,
                      "On 8-bit images read back from files; means over views. 'Color corrected' is after a quadratic "
                      "colour fit to each photograph, which hides differences of exposure. LPIPS is not computed."),
+        page.section("Depth and normals against exact ones, test views", _depth_tables(final),
+                     "Means over views. Median and 90th percentile are over the pixels that have a depth; 'within 1 %' is the "
+                     "share of all pixels with an exact depth whose error is at most 1 % of it. Pixels through which more than "
+                     "half of the light passes have none. Walls: more than 60 degrees from up."),
         page.section("Surface against ground truth", geometry, choices),
         page.section("Settings that differ from the defaults", _settings_table(workdir)),
     ]

@@ -1,4 +1,4 @@
-"""Pictures of a mesh without a graphics library: an orthographic z-buffer in NumPy."""
+"""Pictures of a mesh, and of points, without a graphics library: an orthographic z-buffer in NumPy."""
 
 from collections.abc import Sequence
 
@@ -74,6 +74,26 @@ class _ZBuffer:
                 hit, pixel, b, c = hit[wins], pixel[wins], b[wins, None], c[wins, None]
                 self.color[pixel] = (1 - b - c) * colors[hit, 0] + b * colors[hit, 1] + c * colors[hit, 2]
 
+    def add_squares(self, places: np.ndarray, colors: np.ndarray, size: int) -> None:
+        """Draws squares of `size` pixels around f64[N,3] (column, row, nearness), colours f32[N,3]."""
+        height, width = self.shape
+        corner = np.floor(places[:, :2] - 0.5 * size + 0.5).astype(np.int64)
+        for row in range(size):
+            for column in range(size):
+                x, y = corner[:, 0] + column, corner[:, 1] + row
+                hit = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
+                pixel, nearness = y[hit] * width + x[hit], places[hit, 2]
+                np.maximum.at(self.nearest, pixel, nearness)
+                wins = nearness == self.nearest[pixel]
+                self.color[pixel[wins]] = colors[hit[wins]]
+
+    def image(self) -> np.ndarray:
+        """u8[h,w,3], white where nothing was drawn."""
+        height, width = (size // _SUPERSAMPLING for size in self.shape)
+        image = np.where(np.isfinite(self.nearest)[:, None], self.color, 1.0)
+        image = image.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING, 3).mean(axis=(1, 3))
+        return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
 
 def _cut_in_four(triangles: np.ndarray) -> np.ndarray:
     """Each of T triangles [T,3,...] cut at the middles of its sides: [4T,3,...]."""
@@ -92,7 +112,8 @@ def _shade(normals: np.ndarray) -> np.ndarray:
 
 
 def draw_mesh(mesh: Mesh, *, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0), azimuth_deg: float = -60.0,
-              elevation_deg: float = 35.0, width: int = 720, is_shaded: bool = False) -> np.ndarray:
+              elevation_deg: float = 35.0, width: int = 720, is_shaded: bool = False,
+              fitting: np.ndarray | None = None) -> np.ndarray:
     """Draws a mesh orthographically on white.
 
     Args:
@@ -102,6 +123,7 @@ def draw_mesh(mesh: Mesh, *, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0),
         elevation_deg: 90 = from above, 0 = from the side.
         width: pixels; the height follows the mesh.
         is_shaded: grey, lit by normals; otherwise the vertex colours.
+        fitting: f64[K,3], what must fit into the picture; None = the mesh. Pictures of the same view and points are in register.
     Returns:
         u8[h,width,3].
     Raises:
@@ -110,21 +132,46 @@ def draw_mesh(mesh: Mesh, *, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0),
     if not len(mesh.triangles):
         raise InputError("mesh: expected triangles to draw, got none")
     axes = _view_axes(up, azimuth_deg, elevation_deg)
-    seen = (mesh.vertices - mesh.vertices.mean(axis=0)) @ axes.T
     colors = (_shade(mesh.vertex_normals @ axes.T) if is_shaded else mesh.vertex_colors / 255.0).astype(np.float32)
+    placed, buffer = _place(mesh.vertices, axes, width, fitting)
+    for start in range(0, len(mesh.triangles), _CHUNK):
+        triangles = mesh.triangles[start:start + _CHUNK]
+        buffer.add(placed[triangles], colors[triangles])
+    return buffer.image()
+
+
+def draw_points(points: np.ndarray, colors: np.ndarray, *, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0),
+                azimuth_deg: float = -60.0, elevation_deg: float = 35.0, width: int = 720,
+                fitting: np.ndarray | None = None) -> np.ndarray:
+    """Draws points as squares, about as large as the gaps between them, orthographically on white.
+
+    Args:
+        points: f64[N,3], any frame. colors: u8[N,3].
+        up, azimuth_deg, elevation_deg, width, fitting: see `draw_mesh`.
+    Returns:
+        u8[h,width,3].
+    Raises:
+        InputError: there is no point.
+    """
+    if not len(points):
+        raise InputError("points: expected some to draw, got none")
+    placed, buffer = _place(points, _view_axes(up, azimuth_deg, elevation_deg), width, fitting)
+    size = int(np.clip(round(1.5 * np.sqrt(np.prod(buffer.shape) / len(points))), 1, _LARGEST))
+    buffer.add_squares(placed, (colors / 255.0).astype(np.float32), size)
+    return buffer.image()
+
+
+def _place(points: np.ndarray, axes: np.ndarray, width: int, fitting: np.ndarray | None) -> tuple[np.ndarray, _ZBuffer]:
+    """Points as (column, row, nearness) f64[N,3] in pixels of an empty picture that fits them, or other points."""
+    center = points.mean(axis=0)
+    seen = (points - center) @ axes.T
+    bounds = seen if fitting is None else (fitting - center) @ axes.T
     # A few stray pieces must not make the rest tiny.
-    low, high = np.percentile(seen[:, :2], [0.1, 99.9], axis=0)
+    low, high = np.percentile(bounds[:, :2], [0.1, 99.9], axis=0)
     margin = 0.02 * (high - low).max()
     low, high = low - margin, high + margin
     height = int(np.clip(round(width * (high[1] - low[1]) / (high[0] - low[0])), width // 4, 2 * width))
     scale = _SUPERSAMPLING * min(width / (high[0] - low[0]), height / (high[1] - low[1]))
     size = _SUPERSAMPLING * np.array([width, height])
     placed = (seen[:, :2] - (low + high) / 2) * scale * np.array([1, -1]) + size / 2
-    placed = np.concatenate([placed, seen[:, 2:] * scale], axis=1)
-    buffer = _ZBuffer(int(size[1]), int(size[0]))
-    for start in range(0, len(mesh.triangles), _CHUNK):
-        triangles = mesh.triangles[start:start + _CHUNK]
-        buffer.add(placed[triangles], colors[triangles])
-    image = np.where(np.isfinite(buffer.nearest)[:, None], buffer.color, 1.0)
-    image = image.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING, 3).mean(axis=(1, 3))
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.concatenate([placed, seen[:, 2:] * scale], axis=1), _ZBuffer(int(size[1]), int(size[0]))

@@ -28,6 +28,7 @@ figcaption { color: var(--soft); font-size: 12.5px; padding: 3px 0 6px; }
 .pair figure { margin: 0; }
 .pair, .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
 svg.chart { width: 100%; height: auto; background: var(--wash); border: 1px solid var(--line); border-radius: 8px; }
+svg.bar { max-width: 480px; margin: 0 0 12px; display: block; }
 svg .title { font: 600 14px system-ui, sans-serif; fill: var(--ink); }
 svg .tick { font: 11px system-ui, sans-serif; fill: var(--soft); } svg .grid { stroke: var(--line); }
 """

@@ -1,5 +1,7 @@
 """Scores of a trained model: pictures against photographs, its surface against the true one; files that others read."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from cosurfgs_jax.errors import InputError
 
 FORMAT = 1  # of metrics.json
 _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
+DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}  # kind -> name among the maps
+_DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
 _ssim = jax.jit(metrics.ssim)
 
 
@@ -21,28 +25,31 @@ def _scores(render: np.ndarray, photo: np.ndarray, mask: np.ndarray | None) -> d
     return {"psnr": min(float(metrics.psnr(a, b, kept)), _HIGHEST_PSNR), "ssim": float(_ssim(a, b, kept))}
 
 
-def _geometry_errors(maps: dict[str, np.ndarray], depth_path: str | None) -> dict[str, float]:
-    """Medians over pixels of a view, where both the model and the exact depth have a surface."""
+def _geometry_errors(maps: dict[str, np.ndarray], depth_path: str | None, mask: np.ndarray | None, up) -> dict:
+    """Errors of a view's depth maps and normals where exact ones are known: {"depth": ..., "normal_error_deg": ...}, or {}."""
     if depth_path is None or "depth" not in maps:
         return {}
     with np.load(depth_path) as true:
         true_depth, true_normal = true["depth"], true["normal"] if "normal" in true else None
-    depth = np.asarray(maps["depth"])
-    if true_depth.shape != depth.shape:  # rendered at another size than the ground truth was written
+    if true_depth.shape != maps["depth"].shape:  # rendered at another size than the ground truth was written
         return {}
-    both = (true_depth > 0) & (depth > 0) & (np.asarray(maps["alpha"]) >= 0.5)
-    if not both.any():
+    # Where more than half of the light passes, what was hit is no surface.
+    is_solid = np.asarray(maps["alpha"]) >= 0.5
+    depth = {kind: errors for kind, name in DEPTH_MAPS.items() if maps.get(name) is not None and
+             (errors := metrics.depth_errors(np.where(is_solid, maps[name], 0), true_depth, mask)) is not None}
+    if not depth:
         return {}
-    errors = {"depth_error": float(np.median(np.abs(depth - true_depth)[both]))}
+    errors: dict = {"depth": depth}
     if true_normal is not None and maps.get("normal") is not None:
-        normal = np.asarray(maps["normal"], np.float64)[both]
-        cosine = (normal * true_normal[both]).sum(axis=-1) / np.maximum(np.linalg.norm(normal, axis=-1), 1e-12)
-        errors["normal_error_deg"] = float(np.degrees(np.median(np.arccos(np.clip(cosine, -1, 1)))))
+        both = (true_depth > 0) & (np.asarray(maps["depth"]) > 0) & is_solid
+        both = both if mask is None else both & mask
+        if both.any():
+            errors["normal_error_deg"] = metrics.normal_errors(maps["normal"], true_normal, both, up)
     return errors
 
 
-def _evaluate_view(maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path, pose: np.ndarray,
-                   depth_path: str | None) -> dict[str, float]:
+def _evaluate_view(maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path,
+                   pose: np.ndarray) -> dict[str, float]:
     """Writes the pictures of a view and scores them as read back."""
     mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
     color = np.asarray(maps["color"], np.float32)
@@ -59,7 +66,43 @@ def _evaluate_view(maps: dict[str, np.ndarray], photo: np.ndarray, name: str, fo
     corrected = metrics.color_correct(render / np.float32(255), photo / np.float32(255), mask)
     scores |= {f"{key}_color_corrected": value
                for key, value in _scores(pictures.to_uint8(corrected), photo, mask).items()}
-    return scores | _geometry_errors(maps, depth_path)
+    return scores
+
+
+def _mean_of(rows: list[dict]) -> dict:
+    """Means over rows of nested dicts, of each number over the rows that have it."""
+    means = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row[key] for row in rows if key in row]
+        means[key] = _mean_of(values) if isinstance(values[0], dict) else float(np.mean(values))
+    return means
+
+
+def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
+    """What `evaluate_views` says of geometry, from the views' own errors."""
+    means = _mean_of([row for row in rows.values() if row])
+    found = {}
+    if "expected" in means.get("depth", {}):
+        found["depth_error"] = means["depth"]["expected"]["median"]
+    if "all" in means.get("normal_error_deg", {}):
+        found["normal_error_deg"] = means["normal_error_deg"]["all"]
+        found["normal_errors_deg"] = means["normal_error_deg"]
+    return found | ({"depth": means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}} if "depth" in means else {})
+
+
+def tell_geometry(scores: dict) -> str:
+    """One line on depth and normals from what `evaluate_views` returns; "" without exact depth."""
+    depth = scores.get("depth")
+    if not depth:
+        return ""
+    parts = [f"{kind} {depth[kind]['median']:.3g} {depth['unit']} ({depth[kind]['relative_median']:.3%}, "
+             f"{depth[kind]['within_1_percent']:.1%} within 1 %)" for kind in DEPTH_MAPS if kind in depth]
+    text = f"median error of depth ({scores['num_test_views']} views; {depth['choices']}): {', '.join(parts)}"
+    if "normal_errors_deg" in scores:
+        names = {"all": "", "up_facing": " on roofs and ground", "walls": " on walls"}
+        text += "; of normals: " + ", ".join(f"{scores['normal_errors_deg'][key]:.1f} deg{name}" for key, name in names.items()
+                                              if key in scores["normal_errors_deg"])
+    return text
 
 
 def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, image_store, views: np.ndarray,
@@ -67,13 +110,16 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
     """Renders views, writes pictures and scores, and returns the scores.
 
     Writes out_dir/test/ours_<step>/{renders,gt,depth,normal}/00000.png, views.json (which photograph is which), and
-    out_dir/results.json and per_view.json in the form of 3DGS tools. There is no LPIPS: it needs the weights of a
-    network that this package does not carry.
+    out_dir/results.json and per_view.json in the form of 3DGS tools; where exact depth is known, per_view.json has one key
+    more beside "PSNR" and the others, "geometry": picture name -> {"depth": {"expected" | "median" | "plane": see
+    `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. There is no LPIPS: it needs the weights of
+    a network that this package does not carry.
 
     Args:
         render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are pictures of them to be,
-            "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal" f32[H,W,3] (dataset axes).
-        scene: with image_names, camera_from_world and ground_truth.
+            "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal" f32[H,W,3] (dataset axes); "median_depth" and
+            "plane_depth" are scored too.
+        scene: with image_names, camera_from_world, up and ground_truth.
         image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not count.
         views: i64[n].
         out_dir: the workdir.
@@ -81,9 +127,11 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
         progress: called with (done, total).
     Returns:
         "psnr", "ssim" (means over views, on 8-bit images read back), "psnr_color_corrected", "ssim_color_corrected"
-        (after a quadratic colour fit per image, see `metrics.color_correct`), "num_test_views", for datasets with exact
-        depth "depth_error" (dataset unit) and "normal_error_deg" (means over views of the median over pixels), and
-        "per_view", a dict from image name to the same numbers.
+        (after a quadratic colour fit per image, see `metrics.color_correct`), "num_test_views", and "per_view", a dict
+        from image name to the same numbers. For datasets with exact depth also, all means over views: "depth_error" (the
+        median over pixels of the error of expected depth, dataset unit), "normal_error_deg" (the median over pixels),
+        "depth" ({"unit", "choices", and of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
+        (`metrics.normal_errors`).
     Raises:
         InputError: no view, or a full disk.
     """
@@ -94,50 +142,77 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
     for kind in ("renders", "gt", "depth", "normal"):  # an earlier evaluation may have had more views
         for stale in (folder / kind).glob("*.png"):
             stale.unlink()
-    rows = {}
-    truth = getattr(scene, "ground_truth", None)
+    rows, geometry = {}, {}
+    truth = scene.ground_truth
     for number, view in enumerate(int(v) for v in views):
-        depth_path = truth.depth_path(view) if truth is not None else None
-        rows[f"{number:05d}.png"] = _evaluate_view(render_fn(view), image_store.load(view), f"{number:05d}.png", folder,
-                                                   scene.camera_from_world[view], depth_path)
+        name, maps, photo = f"{number:05d}.png", render_fn(view), image_store.load(view)
+        rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_world[view])
+        if truth is not None:
+            mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
+            geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
         if progress:
             progress(number + 1, len(views))
     names = {name: scene.image_names[int(view)] for name, view in zip(rows, views, strict=True)}
     files.write_json(folder / "views.json", names)
-    # Means over the views that have a number: exact depth may be there for some only.
-    keys = dict.fromkeys(key for row in rows.values() for key in row)
-    means = {key: float(np.mean([row[key] for row in rows.values() if key in row])) for key in keys}
+    means = _mean_of(list(rows.values()))
     titles = {"ssim": "SSIM", "psnr": "PSNR", "ssim_color_corrected": "SSIM_color_corrected",
               "psnr_color_corrected": "PSNR_color_corrected"}
     files.write_json(out_dir / "results.json", {f"ours_{step}": {title: means[key] for key, title in titles.items()}})
-    files.write_json(out_dir / "per_view.json", {f"ours_{step}": {
-        title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()}})
-    return means | {"num_test_views": len(views), "per_view": {names[name]: row for name, row in rows.items()}}
+    per_view = {title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()}
+    if any(geometry.values()):
+        per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}
+        means |= _geometry_means(geometry, truth.unit)
+    files.write_json(out_dir / "per_view.json", {f"ours_{step}": per_view})
+    return means | {"num_test_views": len(views),
+                    "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()}}
 
 
-def evaluate_surface(surface, scene, truth_points: np.ndarray | None = None, unit: str = "",
-                     **choices) -> dict | None:
-    """Scores of a mesh or of points against the true surface.
+def compare_to_truth(surface, scene, truth_points: np.ndarray | None = None, unit: str = "",
+                     **choices) -> metrics.Comparison | None:
+    """A mesh or points against the true surface: the one protocol of `evaluate`, tests and benchmarks.
+
+    Both sides are cropped to what at least two photographs show. The points of a generated dataset are those which two of its
+    photographs see. Of a user's points, those count that two photographs of the dataset see by its exact depth, or, where
+    there is none, that no other ground truth hides (`metrics.SeenRegion.hidden_by`).
 
     Args:
         surface: (vertices f64[N,3], triangles i64[F,3]) or points f64[M,3], dataset frame.
         scene: with camera_from_world, intrinsics, image_sizes and ground_truth.
         truth_points: f64[G,3] of the user, dataset frame; None = those of the scene.
         unit: of `truth_points`.
-        **choices: passed to `metrics.surface_scores`.
+        **choices: passed to `metrics.compare_surfaces`.
     Returns:
-        The dict of `metrics.surface_scores`, cropped to what at least two photographs see; None without ground truth.
+        None without ground truth.
     Raises:
         InputError: frames or units differ, or nothing is left after the crop.
     """
-    truth_mesh = None
+    region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
+    truth, truth_mesh = scene.ground_truth, None
+    depth_of = None if truth is None else _exact_depth(scene)
     if truth_points is None:
-        truth = scene.ground_truth
         if truth is None:
             return None
         truth_points, unit, truth_mesh = truth.points, truth.unit, (truth.mesh_vertices, truth.mesh_triangles)
-    region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
-    return metrics.surface_scores(surface, truth_points, truth_mesh=truth_mesh, region=region, unit=unit, **choices)
+        region = dataclasses.replace(region, hiding="only points that two photographs see were given")
+    elif depth_of is not None:
+        region = dataclasses.replace(region, depth_of=depth_of, hiding="what the exact depth hides is left out")
+    else:
+        choices = {"is_hidden_by_truth": True} | choices
+    return metrics.compare_surfaces(surface, truth_points, truth_mesh=truth_mesh, region=region, unit=unit, **choices)
+
+
+def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
+    """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size than the image."""
+    paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_world))]
+    if not all(paths):
+        return None
+
+    @functools.lru_cache(maxsize=1)
+    def depth_of(view: int) -> np.ndarray:
+        with np.load(paths[view]) as content:
+            return content["depth"]
+
+    return depth_of if depth_of(0).shape == tuple(scene.image_sizes[0]) else None
 
 
 def merge_metrics(path: str | Path, **parts) -> dict:

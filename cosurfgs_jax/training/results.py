@@ -107,18 +107,32 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
             scores, int(np.asarray(trained.surfels.alive).sum())))
         _log.info("test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views", scores["psnr"],
                   scores["psnr_color_corrected"], scores["ssim"], len(views))
+        if geometry_line := evaluation.tell_geometry(scores):
+            _log.info("test views: %s", geometry_line)
     if mesh_path.exists():
         mesh = read_mesh_ply(mesh_path)
-        geometry = evaluation.evaluate_surface((mesh.vertices, mesh.triangles), scene, truth, _GIVEN_UNIT if gt_points else "")
+        comparison = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene, truth, _GIVEN_UNIT if gt_points else "",
+                                                 has_vertex_distances=True)
+        geometry = None if comparison is None else comparison.scores
         evaluation.merge_metrics(workdir / "metrics.json", geometry=geometry)
-        if geometry:
-            for row in geometry["thresholds"]:
-                _log.info("surface at %.4g %s: precision %.3f, recall %.3f, F1 %.3f", row["tau"], geometry["unit"],
-                          row["precision"], row["recall"], row["f1"])
+        report.drop_error_files(mesh_path.parent)
+        if comparison is not None:
+            report.write_error_files(mesh_path.parent, mesh, comparison)
+            _tell_surface(geometry)
     elif scene.ground_truth:
         _log.info("no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` first")
     _note_seconds(workdir, "evaluate", time.monotonic() - started)
     _log.info("report: %s", write_report(workdir, scene.up))
+
+
+def _tell_surface(geometry: dict) -> None:
+    unit = geometry["unit"]
+    _log.info("surface: accuracy %.4g %s, completeness %.4g %s; crop: %s; %s; distances %s, clipped at %.4g %s; alignment: %s",
+              geometry["accuracy"], unit, geometry["completeness"], unit, geometry["crop"], geometry["sampling"],
+              geometry["distances"], geometry["max_distance"], unit, geometry["alignment"])
+    for row in geometry["thresholds"]:
+        _log.info("surface at %.4g %s (%s): precision %.3f, recall %.3f, F1 %.3f", row["tau"], unit, row["kind"],
+                  row["precision"], row["recall"], row["f1"])
 
 
 def choose_views(scene, choice: str) -> np.ndarray:
@@ -180,6 +194,7 @@ def extract_mesh(settings: Settings, workdir: Path) -> None:
             progress.update(before + done)
 
         mesh, choices = fuse_mesh(trained.render_fn(), scene, scene.train_views, trained.settings.surface, workdir, tell)
+    report.drop_error_files((workdir / _MESH_PATH).parent)
     write_mesh_ply(workdir / _MESH_PATH, mesh)
     files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
     _note_seconds(workdir, "mesh", time.monotonic() - started)

@@ -101,6 +101,8 @@ def test_every_stage_is_there(trained):
     assert [stage["steps"] for stage in stages] == [STEPS, RECOVERY, MAS_STEPS, 0, MAS_STEPS]
     for stage in stages:
         assert len(stage["num_surfels"]) == 4 and stage["psnr_test"] > 10 and stage["psnr_seam"] > 10
+        assert stage["depth_step_seam"] > 0 and stage["depth_step_excess"] >= 0 and stage["depth_error_seam"] > 0
+        assert (stage["depth_disagreement_seam"] is not None) == ("device" in stage["name"])
         assert stage["peak_bytes_per_device"] > 0
     assert sum(stages[1]["num_surfels"]) == pytest.approx(0.6 * sum(stages[0]["num_surfels"]), abs=8)
     assert stages[2]["bytes_sent_per_step"] > 0 and stages[0]["bytes_sent_per_step"] == 0

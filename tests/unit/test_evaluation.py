@@ -28,7 +28,7 @@ def make_scene(num=3, **changes):
     poses[:, 2, 3] = 5.0
     fields = dict(image_names=[f"a/{i}.jpg" for i in range(num)], camera_from_world=poses, ground_truth=None,
                   intrinsics=np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1)),
-                  image_sizes=np.full((num, 2), SIZE))
+                  image_sizes=np.full((num, 2), SIZE), up=np.array([0, 0, 1.0]))
     return types.SimpleNamespace(**(fields | changes))
 
 
@@ -92,13 +92,33 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
     normal[:] = [0, np.sin(np.radians(10)), np.cos(np.radians(10))]
     depth[:3] = 0  # sky
     np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
-    truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "0.npz") if view == 0 else None)
+    normal[12:] = [1, 0, 0]  # a wall, which the render shows as ground
+    truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "0.npz") if view == 0 else None, unit="m")
+    np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
+    alpha = np.ones(SIZE, np.float32)
+    alpha[:, :8] = 0.4  # nothing solid in a quarter of the picture
+
+    def render(view):
+        maps = render_with_error(1)(view)
+        # Right in all solid pixels, and wrong where nothing is solid.
+        plane = np.where(alpha < 0.5, 50.0, 5.25).astype(np.float32)
+        return maps | {"alpha": alpha, "median_depth": np.full(SIZE, 5.15, np.float32), "plane_depth": plane}
+
     store = Store([photo(v) for v in range(2)])
-    scores = evaluation.evaluate_views(render_with_error(1), make_scene(2, ground_truth=truth), store, np.arange(2),
-                                       tmp_path / "out", 1)
+    scores = evaluation.evaluate_views(render, make_scene(2, ground_truth=truth), store, np.arange(2), tmp_path / "out", 1)
     assert scores["depth_error"] == pytest.approx(0.25)
-    assert scores["normal_error_deg"] == pytest.approx(10, abs=1e-3)
-    assert "depth_error" not in scores["per_view"]["a/1.jpg"]
+    assert scores["normal_errors_deg"] == {"all": pytest.approx(90, abs=1e-3), "up_facing": pytest.approx(10, abs=1e-3),
+                                           "walls": pytest.approx(90, abs=1e-3)}
+    depth = scores["depth"]
+    assert depth["unit"] == "m" and depth["expected"]["median"] == pytest.approx(0.25)
+    assert depth["median"]["relative_median"] == pytest.approx(0.1 / 5.25, rel=1e-4)
+    assert depth["plane"]["p90"] == 0 and depth["plane"]["covered"] == depth["plane"]["within_1_percent"] == 0.75
+    told = evaluation.tell_geometry(scores)
+    for words in ("half of the light", "expected 0.25 m", "plane 0 m", "10.0 deg on roofs and ground", "90.0 deg on walls"):
+        assert words in told
+    per_view = json.loads((tmp_path / "out" / "per_view.json").read_text())["ours_1"]["geometry"]
+    assert list(per_view) == ["00000.png"] and per_view["00000.png"]["depth"]["expected"]["median"] == pytest.approx(0.25)
+    assert "depth" in scores["per_view"]["a/0.jpg"] and "depth" not in scores["per_view"]["a/1.jpg"]
 
 
 def test_mistakes_are_named(tmp_path):
@@ -116,11 +136,11 @@ def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
     truth = types.SimpleNamespace(points=ground, unit="m", mesh_vertices=corners,
                                   mesh_triangles=np.array([[0, 1, 2], [0, 2, 3]]))
     raised = ground + np.array([0, 0, 0.1])
-    scores = evaluation.evaluate_surface(raised, make_scene(ground_truth=truth), thresholds=(0.2,))
+    scores = evaluation.compare_to_truth(raised, make_scene(ground_truth=truth), thresholds=(0.2,)).scores
     assert scores["accuracy"] == pytest.approx(0.1) and scores["completeness"] == pytest.approx(0.1)
     assert scores["unit"] == "m" and scores["thresholds"][0]["f1"] == 1.0 and "2 images" in scores["crop"]
-    assert evaluation.evaluate_surface(raised, make_scene()) is None
-    of_user = evaluation.evaluate_surface(raised, make_scene(), raised, unit="ft", thresholds=(0.2,))
+    assert evaluation.compare_to_truth(raised, make_scene()) is None
+    of_user = evaluation.compare_to_truth(raised, make_scene(), raised, "ft", thresholds=(0.2,)).scores
     assert of_user["accuracy"] == 0 and of_user["unit"] == "ft"
 
 

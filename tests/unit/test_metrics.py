@@ -9,6 +9,7 @@ from jax.test_util import check_grads
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.metrics import surface
 
 
 def noise(*shape, seed=0):
@@ -144,7 +145,7 @@ def test_distances_to_triangles_are_exact_inside_at_edges_and_at_corners():
     expected = [0.5, 0.5, 3.0, np.sqrt(2), 5.0, 5.0, 0.0]
     assert metrics.distance_to_mesh(points, vertices, triangles, num_samples=50) == pytest.approx(expected, abs=1e-12)
     flat = np.repeat(vertices[None, 3:], 2, axis=0)
-    assert metrics._distance_to_triangles(np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat) == pytest.approx([2, 2])
+    assert surface._distance_to_triangles(np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat) == pytest.approx([2, 2])
 
 
 def test_an_exact_mesh_takes_the_gaps_of_the_points_out_of_the_scores():

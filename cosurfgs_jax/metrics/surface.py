@@ -1,126 +1,14 @@
-"""How good a picture or a surface is: the only copy of every score that the package reports."""
+"""How near a surface is to ground truth: distances to meshes and points, precision, recall, and what the cameras saw."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 from scipy.spatial import cKDTree
 
 from cosurfgs_jax.errors import InputError
-
-AnyArray = np.ndarray | jax.Array
-SSIM_WINDOW = 11  # pixels
-SSIM_SIGMA = 1.5  # pixels
-SSIM_C1 = 0.01**2
-SSIM_C2 = 0.03**2
-
-
-def psnr(image: Float[AnyArray, "h w c"], truth: Float[AnyArray, "h w c"],
-         mask: Bool[AnyArray, "h w"] | None = None) -> Float[Array, ""]:
-    """Peak signal-to-noise ratio for a peak of 1.
-
-    Args:
-        image: [H,W,C] in [0, 1]. Takes gradient.
-        truth: [H,W,C] in [0, 1].
-        mask: [H,W], True = counts; None = every pixel counts.
-    Returns:
-        Decibel; infinite for equal images, NaN if no pixel counts.
-    """
-    squared = jnp.square(jnp.asarray(image) - truth)
-    if mask is None:
-        return -10 * jnp.log10(squared.mean())
-    weights = mask[..., None].astype(squared.dtype)
-    return -10 * jnp.log10((squared * weights).sum() / (weights.sum() * squared.shape[-1]))
-
-
-def _blur(image: Float[AnyArray, "h w c"]) -> Float[Array, "h w c"]:
-    """The Gaussian window of SSIM with zeros beyond the border, as two passes of shifted sums."""
-    radius = SSIM_WINDOW // 2
-    window = np.exp(-np.square(np.arange(SSIM_WINDOW) - radius) / (2 * SSIM_SIGMA**2))
-    window = [float(weight) for weight in window / window.sum()]
-    for axis in (0, 1):
-        size = image.shape[axis]
-        padded = jnp.pad(image, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
-        image = sum(weight * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k, weight in enumerate(window))
-    return image
-
-
-def ssim_map(image: Float[AnyArray, "h w c"], truth: Float[AnyArray, "h w c"]) -> Float[Array, "h w c"]:
-    """Structural similarity of every pixel and channel; see `ssim`."""
-    channels = image.shape[-1]
-    stacked = jnp.concatenate([image, truth, image * image, truth * truth, image * truth], axis=-1)
-    mean_a, mean_b, square_a, square_b, product = (
-        part for part in jnp.split(_blur(stacked), [channels * i for i in range(1, 5)], axis=-1))
-    variance_a, variance_b = square_a - mean_a * mean_a, square_b - mean_b * mean_b
-    covariance = product - mean_a * mean_b
-    return ((2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
-            / ((mean_a * mean_a + mean_b * mean_b + SSIM_C1) * (jnp.maximum(variance_a + variance_b, 0) + SSIM_C2)))
-
-
-def ssim(image: Float[AnyArray, "h w c"], truth: Float[AnyArray, "h w c"],
-         mask: Bool[AnyArray, "h w"] | None = None) -> Float[Array, ""]:
-    """Structural similarity for a peak of 1, mean over pixels and channels.
-
-    Args:
-        image: [H,W,C] in [0, 1]. Takes gradient.
-        truth: [H,W,C] in [0, 1]. Takes gradient.
-        mask: [H,W], True = counts. Other pixels are black in both images, as if they lay beyond the border.
-    Returns:
-        At most 1.
-    Source: Wang et al. 2004, Gaussian window 11x11 of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2, variances by weights (not
-    n-1). Zeros beyond the border, so that the map has the size of the image: what the papers of this field report.
-    """
-    if mask is None:
-        return ssim_map(image, truth).mean()
-    weights = mask[..., None].astype(image.dtype)
-    values = ssim_map(image * weights, truth * weights)
-    return (values * weights).sum() / (weights.sum() * values.shape[-1])
-
-
-def color_correct(render: np.ndarray, photo: np.ndarray, mask: np.ndarray | None = None,
-                  iterations: int = 5) -> np.ndarray:
-    """Fits the colours of a render to a photograph by a quadratic map per channel and applies it.
-
-    Args:
-        render: f32[H,W,3] in [0, 1].
-        photo: f32[H,W,3] in [0, 1].
-        mask: bool[H,W], True = used for the fit; None = all.
-        iterations: times that fit and clipping are repeated on the result.
-    Returns:
-        f32[H,W,3] in [0, 1].
-    Source: the evaluation of RawNeRF and mip-NeRF 360 (Mildenhall et al. 2022, Barron et al. 2022): features are 1, the
-    three colours, their squares and cross terms; pixels within half a grey level of black or white, in the render as
-    it came, in its present state or in the photograph, are left out of that channel's fit. Least squares by normal
-    equations in float64. Fewer than 100 usable pixels leave a channel as it is.
-    """
-    lowest, highest = 0.5 / 255, 1 - 0.5 / 255
-    current = render.reshape(-1, 3).astype(np.float64)
-    target = photo.reshape(-1, 3).astype(np.float64)
-
-    def is_unclipped(values: np.ndarray) -> np.ndarray:
-        return (values >= lowest) & (values <= highest)
-
-    usable = is_unclipped(current) & is_unclipped(target)
-    if mask is not None:
-        usable &= mask.reshape(-1, 1)
-    for _ in range(iterations):
-        red, green, blue = current.T
-        features = np.stack([np.ones_like(red), red, green, blue, red * red, green * green, blue * blue,
-                             red * green, green * blue, blue * red], axis=1)
-        result = current.copy()
-        for channel in range(3):
-            rows = usable[:, channel] & is_unclipped(current[:, channel])
-            if rows.sum() < 100:
-                continue
-            used = features[rows]
-            # lstsq on the 10x10 system: a rank-deficient fit (a grey image) takes the smallest solution.
-            weights = np.linalg.lstsq(used.T @ used, used.T @ target[rows, channel], rcond=1e-12)[0]
-            result[:, channel] = features @ weights
-        current = np.clip(result, 0, 1)
-    return current.reshape(render.shape).astype(np.float32)
+from cosurfgs_jax.metrics.frames import check_same_frame
 
 
 def sample_mesh(vertices: np.ndarray, triangles: np.ndarray, num_samples: int,
@@ -202,6 +90,10 @@ def grid_downsample(points: np.ndarray, cell: float) -> np.ndarray:
     return sums / counts[:, None] + origin
 
 
+_MOST_HIDING = 300_000  # points that hide others: each camera looks at all of them
+_MOST_VERTICES = 300_000  # of a mesh that are measured for pictures: a million takes 5 s
+
+
 @dataclasses.dataclass(frozen=True)
 class SeenRegion:
     """Which points some cameras could see: in enough images, in front, and (if depth maps are given) not hidden.
@@ -211,6 +103,7 @@ class SeenRegion:
         min_views: how many cameras must see a point.
         depth_of: function from view number to f32[H,W] (0 = nothing there), or None for no test of hiding.
         depth_tolerance: a point farther than the depth map by more than this share of the depth is hidden.
+        hiding: what hides, in words, or why nothing is tested; for the reader of scores.
     """
 
     camera_from_world: np.ndarray
@@ -219,6 +112,45 @@ class SeenRegion:
     min_views: int = 2
     depth_of: Callable[[int], np.ndarray] | None = None
     depth_tolerance: float = 0.01
+    hiding: str = "none is left out as hidden"
+
+    def hidden_by(self, points: np.ndarray, spacing: float) -> "SeenRegion":
+        """The same region with points that hide each other.
+
+        Each camera gets the nearest points of a coarse image, whose pixels are two spacings wide, so that points of a surface
+        in front leave no gap for those behind; what lies behind them by more than four such pixels (a surface seen at 76
+        degrees from its normal) and `depth_tolerance` is hidden. The rule looks at ground truth only: with the depth of the
+        model that is judged, a sheet in front of the truth would hide what it fails to show, and score better for it.
+
+        Args:
+            points: f64[G,3]; some of them are used if there are very many.
+            spacing: between neighbours.
+        """
+        every = -(-len(points) // _MOST_HIDING)
+        chosen, reach = points[::every], 2 * spacing * np.sqrt(every)
+
+        def depth_of(view: int) -> np.ndarray:
+            x, y, z, inside = self._project(view, chosen)
+            height, width = (int(size) for size in self.image_sizes[view])
+            if not len(inside):
+                return np.zeros((height, width), np.float32)
+            focal = self.intrinsics[view, 0, 0]
+            cell = max(1, int(np.ceil(reach * focal / np.median(z[inside]))))
+            nearest = np.full((-(-height // cell), -(-width // cell)), np.inf)
+            np.minimum.at(nearest, (y[inside].astype(np.int64) // cell, x[inside].astype(np.int64) // cell), z[inside])
+            farthest = np.where(np.isfinite(nearest), nearest * (1 + 4 * cell / focal), 0).astype(np.float32)
+            return np.repeat(np.repeat(farthest, cell, axis=0), cell, axis=1)[:height, :width]
+
+        return dataclasses.replace(self, depth_of=depth_of, hiding="what other ground truth hides is left out")
+
+    def _project(self, view: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels x and y, camera z (NaN behind the camera), and the numbers of the points inside the image."""
+        pose, (height, width) = self.camera_from_world[view], self.image_sizes[view]
+        camera = points @ pose[:3, :3].T + pose[:3, 3]
+        z = np.where(camera[:, 2] > 0, camera[:, 2], np.nan)
+        x = self.intrinsics[view, 0, 0] * camera[:, 0] / z + self.intrinsics[view, 0, 2]
+        y = self.intrinsics[view, 1, 1] * camera[:, 1] / z + self.intrinsics[view, 1, 2]
+        return x, y, z, np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
 
     def contains(self, points: np.ndarray, is_hiding_tested: bool = True) -> np.ndarray:
         """Which of the points are seen.
@@ -234,32 +166,13 @@ class SeenRegion:
         for view in range(len(self.camera_from_world)):
             if not len(waiting):
                 break
-            pose, (height, width) = self.camera_from_world[view], self.image_sizes[view]
-            camera = points[waiting] @ pose[:3, :3].T + pose[:3, 3]
-            z = np.where(camera[:, 2] > 0, camera[:, 2], np.nan)
-            x = self.intrinsics[view, 0, 0] * camera[:, 0] / z + self.intrinsics[view, 0, 2]
-            y = self.intrinsics[view, 1, 1] * camera[:, 1] / z + self.intrinsics[view, 1, 2]
-            inside = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
+            x, y, z, inside = self._project(view, points[waiting])
             if is_hiding_tested and self.depth_of is not None and len(inside):
                 depth = self.depth_of(view)[y[inside].astype(np.int64), x[inside].astype(np.int64)]
                 inside = inside[(depth > 0) & (z[inside] <= depth * (1 + self.depth_tolerance))]
             num_views_of[waiting[inside]] += 1
             waiting = waiting[num_views_of[waiting] < self.min_views]
         return num_views_of >= self.min_views
-
-
-def _check_same_frame(surface: np.ndarray, truth: np.ndarray) -> None:
-    center_a, center_b = np.median(surface, axis=0), np.median(truth, axis=0)
-    spread_a = np.median(np.linalg.norm(surface - center_a, axis=1))
-    spread_b = np.median(np.linalg.norm(truth - center_b, axis=1))
-    shift, ratio = np.linalg.norm(center_a - center_b), spread_a / max(spread_b, 1e-300)
-    # Loose: a surface that covers a part of the truth, or much more than it, is not a mistake of frame or unit.
-    if not 0.1 <= ratio <= 10 or shift > 4 * max(spread_a, spread_b):
-        raise InputError(
-            "ground truth: expected the frame and unit of the model, got median "
-            f"{np.array2string(center_b, precision=4)} with spread {spread_b:.4g} against the surface's median "
-            f"{np.array2string(center_a, precision=4)} with spread {spread_a:.4g} ({ratio:.3g} times as large); "
-            "transform or rescale the ground truth first")
 
 
 def _thresholds(given: tuple[float, ...] | None, spacing: float, width: float,
@@ -290,20 +203,36 @@ def _crop(points: np.ndarray, truth: np.ndarray, box: tuple[np.ndarray, np.ndarr
     inside, is_seen = np.all((points >= box[0]) & (points <= box[1]), axis=1), np.ones(len(truth), bool)
     words = "box of the ground truth"
     if region is not None:
-        inside &= region.contains(points, is_hiding_tested=False)
+        waiting = np.flatnonzero(inside)
+        inside[waiting] = region.contains(points[waiting], is_hiding_tested=False)
         is_seen = region.contains(truth)
-        words += f" and inside at least {region.min_views} images"
-        words += "" if region.depth_of is None else "; ground truth hidden in them is left out"
+        words += f" and inside at least {region.min_views} images; of ground truth {region.hiding}"
     if not inside.any() or not is_seen.any():
         raise InputError(f"surface scores: expected points after the crop ({words}), got {int(inside.sum())} of the "
                          f"surface and {int(is_seen.sum())} of ground truth; is it in the frame of the cameras?")
     return inside, is_seen, words
 
 
-def surface_scores(surface, truth_points: np.ndarray, *, truth_mesh: tuple[np.ndarray, np.ndarray] | None = None,
-                   thresholds: tuple[float, ...] | None = None, region: SeenRegion | None = None,
-                   num_samples: int = 1_000_000, downsample: float | None = None, seed: int = 0,
-                   unit: str = "") -> dict:
+class Comparison(NamedTuple):
+    """A surface against ground truth."""
+
+    scores: dict  # of `surface_scores`
+    truth: np.ndarray  # f64[G,3], the thinned ground truth that counts
+    to_surface: np.ndarray  # f64[G], its distances to the surface, not clipped
+    vertex_to_truth: np.ndarray | None  # f64[N], distances of a mesh's vertices, NaN where they do not count
+
+
+def _distances(points: np.ndarray, surface, num_samples: int, seed: int) -> np.ndarray:
+    """f64[M] to (vertices, triangles) or to points."""
+    if isinstance(surface, tuple):
+        return distance_to_mesh(points, *surface, num_samples, seed)
+    return cKDTree(surface).query(points, workers=-1)[0]
+
+
+def compare_surfaces(surface, truth_points: np.ndarray, *, truth_mesh: tuple[np.ndarray, np.ndarray] | None = None,
+                     thresholds: tuple[float, ...] | None = None, region: SeenRegion | None = None,
+                     is_hidden_by_truth: bool = False, num_samples: int = 1_000_000, downsample: float | None = None,
+                     seed: int = 0, unit: str = "", has_vertex_distances: bool = False) -> Comparison:
     """Distances between a surface and ground truth, with every choice that the numbers depend on.
 
     Args:
@@ -315,14 +244,16 @@ def surface_scores(surface, truth_points: np.ndarray, *, truth_mesh: tuple[np.nd
             thinned ground truth, then 0.1 %, 0.25 % and 0.5 % of the scene width.
         region: what the cameras saw; both sides are cropped to it. Hidden ground truth (inside of walls) does not
             count; of the surface only what lies outside the images is dropped: a surface at a hidden place is wrong.
+        is_hidden_by_truth: ground truth hides ground truth behind it from the cameras of the region, see
+            `SeenRegion.hidden_by`; for points without depth maps.
         num_samples: points on a mesh.
         downsample: side of the cubes to which the ground truth is thinned; None = 0.1 % of the scene width.
         seed: of the sampling.
         unit: of lengths, for the reader.
+        has_vertex_distances: also measure a mesh's vertices, for pictures; of more than 300,000 only some, whose distances
+            their neighbours take.
     Returns:
-        A dict for JSON: accuracy (mean distance surface -> truth) and completeness (truth -> surface), each clipped at
-        `max_distance` = 1 % of the scene width (or 3 times the largest tau) so that few stray pieces do not set the
-        mean; their medians; thresholds [{tau, kind, precision, recall, f1}]; and the choices made.
+        The scores (see `surface_scores`) and the distances.
     Raises:
         InputError: nothing to compare, or frames or units differ.
     Source: the protocol of Knapitsch et al. 2017 (Tanks and Temples) without its alignment; thinned to means of cubes,
@@ -330,12 +261,13 @@ def surface_scores(surface, truth_points: np.ndarray, *, truth_mesh: tuple[np.nd
     """
     is_mesh = isinstance(surface, tuple)
     points = sample_mesh(*surface, num_samples, seed)[0] if is_mesh else np.asarray(surface, np.float64)
+    num_scored = len(points)
     truth_all = np.asarray(truth_points, np.float64)
     truth_all = truth_all[np.isfinite(truth_all).all(axis=1)]
     if not len(points) or not len(truth_all):
         raise InputError(f"surface scores: expected points on both sides, got {len(points)} on the surface and "
                          f"{len(truth_all)} of ground truth")
-    _check_same_frame(points, truth_all)
+    check_same_frame(points, truth_all)
     low, high = np.percentile(truth_all, [0.5, 99.5], axis=0)
     width = float(np.max(high - low))
     cell = float(downsample or width / 1000)
@@ -345,20 +277,55 @@ def surface_scores(surface, truth_points: np.ndarray, *, truth_mesh: tuple[np.nd
     max_distance = max(0.01 * width, 3 * max(tau for tau, _ in taus))
 
     box = truth_all.min(axis=0) - max_distance, truth_all.max(axis=0) + max_distance
+    if has_vertex_distances and is_mesh:  # measured together with the samples: one search tree for both
+        every = -(-len(surface[0]) // _MOST_VERTICES)
+        points = np.concatenate([points, surface[0][::every]])
+    if region is not None and is_hidden_by_truth:
+        region = region.hidden_by(truth, spacing)
     inside, is_seen, crop = _crop(points, truth, box, region)
-    points, truth = points[inside], truth[is_seen]
+    truth = truth[is_seen]
     # Without a mesh, against all points of the ground truth: thinning must not push the surface away from it.
-    to_truth = (distance_to_mesh(points, *truth_mesh, num_samples, seed) if truth_mesh is not None
-                else cKDTree(truth_all).query(points, workers=-1)[0])
-    to_surface = (distance_to_mesh(truth, *surface, num_samples, seed) if is_mesh
-                  else cKDTree(points).query(truth, workers=-1)[0])
-    to_truth, to_surface = np.minimum(to_truth, max_distance), np.minimum(to_surface, max_distance)
+    distances = np.full(len(points), np.nan)
+    distances[inside] = _distances(points[inside], truth_all if truth_mesh is None else truth_mesh, num_samples, seed)
+    to_truth, is_scored = distances[:num_scored], inside[:num_scored]
+    to_truth, to_surface = to_truth[is_scored], _distances(truth, surface if is_mesh else points[inside], num_samples, seed)
+    if not len(to_truth):
+        raise InputError(f"surface scores: expected samples of the surface after the crop ({crop}), got none")
+    scores = _summary(np.minimum(to_truth, max_distance), np.minimum(to_surface, max_distance), taus) | {
+        "unit": unit, "max_distance": max_distance, "scene_width": width, "crop": crop,
+        "sampling": f"{num_samples} points by area, seed {seed}" if is_mesh else f"{num_scored} points as given",
+        "distances": f"to {'points' if truth_mesh is None else 'triangles'} of the ground truth, "
+                     f"to {'triangles' if is_mesh else 'points'} of the surface",
+        "alignment": "none", "truth_grid": cell, "truth_spacing": spacing, "num_surface_points": len(to_truth),
+        "num_truth_points": len(truth), "share_of_surface_cropped": float(1 - is_scored.mean()),
+        "share_of_truth_cropped": float(1 - is_seen.mean())}
+    at_vertices = _to_all(distances[num_scored:], surface[0], every) if has_vertex_distances and is_mesh else None
+    return Comparison(scores, truth, to_surface, at_vertices)
+
+
+def _to_all(values: np.ndarray, vertices: np.ndarray, every: int) -> np.ndarray:
+    """Values of every n-th vertex given to all: each takes that of the nearest."""
+    if every == 1:
+        return values
+    return values[cKDTree(vertices[::every]).query(vertices, workers=-1)[1]]
+
+
+def _summary(to_truth: np.ndarray, to_surface: np.ndarray, taus: list[tuple[float, str]]) -> dict:
     return {"accuracy": float(to_truth.mean()), "completeness": float(to_surface.mean()),
             "accuracy_median": float(np.median(to_truth)), "completeness_median": float(np.median(to_surface)),
-            "thresholds": _rows(taus, to_truth, to_surface), "unit": unit, "max_distance": max_distance,
-            "scene_width": width, "crop": crop,
-            "sampling": f"{num_samples} points by area, seed {seed}" if is_mesh else f"{len(inside)} points as given",
-            "distances": f"to {'points' if truth_mesh is None else 'triangles'} of the ground truth, "
-                         f"to {'triangles' if is_mesh else 'points'} of the surface",
-            "alignment": "none", "truth_grid": cell, "truth_spacing": spacing, "num_surface_points": len(points),
-            "num_truth_points": len(truth), "share_of_surface_cropped": float(1 - inside.mean())}
+            "thresholds": _rows(taus, to_truth, to_surface)}
+
+
+def surface_scores(surface, truth_points: np.ndarray, **choices) -> dict:
+    """The scores of a surface.
+
+    Args:
+        surface, truth_points, **choices: see `compare_surfaces`.
+    Returns:
+        A dict for JSON: accuracy (mean distance surface -> truth) and completeness (truth -> surface), each clipped at
+        `max_distance` = 1 % of the scene width (or 3 times the largest tau) so that few stray pieces do not set the
+        mean; their medians; thresholds [{tau, kind, precision, recall, f1}]; and the choices made.
+    Raises:
+        InputError: nothing to compare, or frames or units differ.
+    """
+    return compare_surfaces(surface, truth_points, **choices).scores

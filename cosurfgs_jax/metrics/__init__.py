@@ -1,0 +1,16 @@
+"""How good a picture, a depth map or a surface is: the only copy of every score that the package reports."""
+
+from cosurfgs_jax.metrics.depth import depth_errors, depth_steps, normal_angles, normal_errors
+from cosurfgs_jax.metrics.images import color_correct, psnr, ssim, ssim_map
+from cosurfgs_jax.metrics.surface import (
+    Comparison,
+    SeenRegion,
+    compare_surfaces,
+    distance_to_mesh,
+    grid_downsample,
+    sample_mesh,
+    surface_scores,
+)
+
+__all__ = ["Comparison", "SeenRegion", "color_correct", "compare_surfaces", "depth_errors", "depth_steps", "distance_to_mesh",
+           "grid_downsample", "normal_angles", "normal_errors", "psnr", "sample_mesh", "ssim", "ssim_map", "surface_scores"]
