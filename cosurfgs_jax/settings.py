@@ -78,14 +78,37 @@ class RasterSettings:
 
 @dataclasses.dataclass
 class LossSettings:
-    """Weights of the training losses (method: EC-RGB; optional distortion)."""
+    """Weights of the training losses: EC-RGB, SV-Reg, MV-Reg; optional distortion."""
 
     ssim_weight: float = 0.2
+    single_view_weight: float = 0.015  # SV-Reg: rendered normals against those of the plane depth
+    multi_view_geometric_weight: float = 0.03  # MV-Reg: pixels return from a neighbouring view to where they came from
+    multi_view_photometric_weight: float = 0.15  # MV-Reg: patches look alike in a neighbouring view
+    geometry_start: float = 0.25  # of train.steps, where SV-Reg and MV-Reg begin: before, there is no surface to judge
+    patch_stride: int = 3  # pixels between the places at which MV-Reg looks, along both axes
+    max_neighbor_angle_deg: float = 30.0  # between the optical axes of neighbouring views
+    num_neighbors: int = 8  # of a view, nearest first, taken in turn
     distortion_weight: float = 0.0  # multiplies the mean distortion map in world lengths
 
     def validate(self) -> None:
         _require(0 <= self.ssim_weight <= 1, "loss.ssim_weight", "a number in [0, 1]", self.ssim_weight)
-        _require(self.distortion_weight >= 0, "loss.distortion_weight", "0 or more", self.distortion_weight)
+        for name in ("distortion_weight", "single_view_weight", "multi_view_geometric_weight", "multi_view_photometric_weight"):
+            _require(getattr(self, name) >= 0, f"loss.{name}", "0 or more", getattr(self, name))
+        _require(0 <= self.geometry_start <= 1, "loss.geometry_start", "a share of the steps, 0 to 1", self.geometry_start)
+        _require(self.patch_stride >= 1, "loss.patch_stride", "at least 1 pixel", self.patch_stride)
+        _require(0 < self.max_neighbor_angle_deg < 90, "loss.max_neighbor_angle_deg", "above 0 and below 90 degrees",
+                 self.max_neighbor_angle_deg)
+        _require(self.num_neighbors >= 1, "loss.num_neighbors", "at least 1", self.num_neighbors)
+
+    @property
+    def has_single_view(self) -> bool:
+        """Whether SV-Reg is on."""
+        return self.single_view_weight > 0
+
+    @property
+    def has_multi_view(self) -> bool:
+        """Whether MV-Reg is on."""
+        return self.multi_view_geometric_weight > 0 or self.multi_view_photometric_weight > 0
 
 
 @dataclasses.dataclass

@@ -30,6 +30,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.layout import make_layout
 from cosurfgs_jax.training.place import load_photo, open_place
 from cosurfgs_jax.training.state import init_state, with_surfels
@@ -71,7 +72,7 @@ def first_state(place, block, settings, num_surfels: int):
 
 def saved_state(place, layout, block, settings, workdir: Path):
     """The newest state of a block in the device stage of a run."""
-    context = loop.Context(settings, workdir, place, layout, None, None, None)  # restoring needs no more
+    context = Context(settings, workdir, place, layout, None, None, None)  # restoring needs no more
     folder = loop.checkpoint_folder(workdir, "device")
     if not settings_file.has_begun(workdir) or not folder.exists():
         raise SystemExit(f"--workdir={workdir}: expected a run with a checkpoint of its device stage, got none; train it first")

@@ -19,6 +19,7 @@ from cosurfgs_jax.collab.score import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import make_layout
 from cosurfgs_jax.training.logging import Log
@@ -26,7 +27,7 @@ from cosurfgs_jax.training.place import open_place
 from cosurfgs_jax.training.schedule import Schedule
 
 
-def measure(context: loop.Context, ratio: float, recovery: int, seams: SeamMasks, scratch: Path) -> dict:
+def measure(context: Context, ratio: float, recovery: int, seams: SeamMasks, scratch: Path) -> dict:
     """One row: after pruning, and after recovery."""
     exchange = make_plans(context).whole_cloud
     with Checkpoints(loop.checkpoint_folder(context.workdir, "device")) as checkpoints:
@@ -67,7 +68,7 @@ def main() -> None:
     with ImageStore(place.scene, settings.data.host_memory_mb) as images, StopRequest() as stop:
         for is_on in (True, False):
             own = dataclasses.replace(settings, lmc=dataclasses.replace(settings.lmc, camera_switch=is_on))
-            context = loop.Context(own, workdir, place, make_layout(place.partition.edge_of_block), images, stop, None)
+            context = Context(own, workdir, place, make_layout(place.partition.edge_of_block), images, stop, None)
             for ratio in map(float, arguments.ratios.split(",")):
                 with tempfile.TemporaryDirectory() as scratch:
                     row = measure(context, ratio, recovery, seams, Path(scratch))

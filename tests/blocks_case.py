@@ -15,6 +15,7 @@ from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exch
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.settings import GeneratedSettings, Settings, SurfelSettings
 from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import Layout, make_layout
 from cosurfgs_jax.training.logging import Log
@@ -54,11 +55,11 @@ def from_the_rim(place: Place) -> Place:
 
 
 @contextlib.contextmanager
-def run_context(place: Place, workdir: Path, num_devices: int, settings: Settings = SETTINGS) -> Iterator[loop.Context]:
+def run_context(place: Place, workdir: Path, num_devices: int, settings: Settings = SETTINGS) -> Iterator[Context]:
     """What a run works with, on so many devices."""
     layout = make_layout(place.partition.edge_of_block, num_devices)
     with ImageStore(place.scene, 64) as images, Log(workdir) as log:
-        yield loop.Context(settings, workdir, place, layout, images, StopRequest(), log)
+        yield Context(settings, workdir, place, layout, images, StopRequest(), log)
 
 
 def num_slots(place: Place) -> int:
@@ -89,7 +90,7 @@ def solid_state(place: Place, number: int, size: float = 0.5, is_clear_of_walls:
     return dataclasses.replace(state, params=params, alive=alive)
 
 
-def put_states(context: loop.Context, make_state) -> list:
+def put_states(context: Context, make_state) -> list:
     """The rows of a context's layout from `make_state(number of a block)`."""
     return loop.start_stage(context, "device", make_state, num_slots(context.place)).rows
 
@@ -106,7 +107,7 @@ def surfels_of(state: TrainState) -> Surfels:
     return Surfels(**state.params, alive=state.alive)
 
 
-def merged_surfels(context: loop.Context, rows: list) -> Surfels:
+def merged_surfels(context: Context, rows: list) -> Surfels:
     """All blocks' surfels as one model, in the order of blocks, dead slots too."""
     models = [surfels_of(state) for state in context.layout.get_blocks(rows).values()]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)

@@ -18,14 +18,25 @@ from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
+from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.losses.single_view import single_view_loss
+from cosurfgs_jax.settings import LossSettings, Settings
+from cosurfgs_jax.training.context import Context
+from cosurfgs_jax.training.feed import BlockViews
 from cosurfgs_jax.training.layout import sharded
-from cosurfgs_jax.training.loop import BlockViews, Context, Stage
+from cosurfgs_jax.training.loop import Stage
 from cosurfgs_jax.training.place import load_photo
 from cosurfgs_jax.training.state import TrainState
-from cosurfgs_jax.training.step import StepReport
-from cosurfgs_jax.types import RenderOutput, Surfels
+from cosurfgs_jax.training.step import SecondView, StepReport, gray_of, weigh_multi_view
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+
+
+class TaughtView(NamedTuple):
+    """A second view of a block, for MV-Reg: its own photograph from nearby, and the surface that its teacher shows there."""
+
+    view: SecondView
+    plane_depth: Float[Array, "h w"]
 
 
 class MasBatch(NamedTuple):
@@ -37,6 +48,7 @@ class MasBatch(NamedTuple):
     teachers: TeacherMaps  # [b, ...]
     is_real: Bool[Array, " b"]  # False where the device has no block
     progress: Float[Array, ""]
+    seconds: TaughtView | None = None  # [b, ...], where MV-Reg is on
 
 
 def photo_mask(photo: UInt8[Array, "h w c"], flags: UInt8[Array, "h w"]) -> Bool[Array, "h w"]:
@@ -73,6 +85,28 @@ def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Ar
     return loss
 
 
+def geometric_loss(out: RenderOutput, camera: Camera, photo: UInt8[Array, "h w c"], mask: Bool[Array, "h w"],
+                   second: TaughtView | None, settings: LossSettings) -> Float[Array, ""]:
+    """SV-Reg and MV-Reg of one composite view, weighted: those of training, but the neighbour's surface is the teacher's.
+
+    Args:
+        out: the student's maps. Take gradient.
+        camera: of the view.
+        photo: of the view, u8.
+        mask: where the photograph judges the student.
+        second: None where MV-Reg is off.
+        settings: static.
+    """
+    gray, weight, loss = gray_of(photo), mask.astype(jnp.float32), jnp.float32(0.0)
+    if settings.has_single_view:
+        loss += settings.single_view_weight * single_view_loss(out, camera, gray, weight)
+    if second is not None:
+        neighbor = Neighbor(second.view.camera, gray_of(second.view.photo), second.plane_depth, second.view.is_used)
+        loss += weigh_multi_view(multi_view_losses(out, camera, gray, weight, neighbor, second.view.offset,
+                                                   settings.patch_stride), settings)
+    return loss
+
+
 def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBatch, exchange: Exchange, settings: Settings):
     """Sum over this device's own cameras; the parts of others' losses come back through the exchange."""
     cells = [Surfels(**own, alive=state.alive) for own, state in zip(params, states, strict=True)]
@@ -82,7 +116,9 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
         exposed = out.color
         if exposures[i] is not None:
             exposed = appearance.apply(exposures[i], batch.exposures[i], out.color)
-        loss = view_loss(out, exposed, batch.photos[i], jax.tree.map(lambda leaf, i=i: leaf[i], batch.teachers), settings)
+        teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.jobs.own_cameras, batch.seconds))
+        loss = view_loss(out, exposed, batch.photos[i], teacher, settings)
+        loss += geometric_loss(out, camera, batch.photos[i], photo_mask(batch.photos[i], teacher.flags), second, settings.loss)
         if exposures[i] is not None:
             loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
         total += jnp.where(batch.is_real[i], loss, 0.0)
@@ -139,7 +175,7 @@ class Aggregation:
 
     def advance(self, stage: Stage, progress) -> tuple[Stage, dict[int, StepReport]]:
         """One step of all blocks (`loop.run_stage`)."""
-        self._views.prefetch(stage.step + 1)
+        self._views.prefetch(stage.step + 1, with_second=True)
         batch = self.batch(stage.step)
         rows, reports = self._step(stage.rows, batch)
         jax.block_until_ready(reports)
@@ -157,7 +193,11 @@ class Aggregation:
             return [self._own(layout.block_at(device, row), views) for row in range(layout.blocks_per_device)]
 
         data = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *own(device)))
-        return MasBatch(jobs, *data, layout.put(lambda _: share))
+        seconds = None
+        if context.settings.loss.has_multi_view:
+            seconds = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *[
+                self._second(layout.block_at(device, row), step) for row in range(layout.blocks_per_device)]))
+        return MasBatch(jobs, *data, layout.put(lambda _: share), seconds)
 
     def _own(self, block: int | None, views: dict[int, int]):
         """Photograph, exposure and teacher of one block; blank where there is none."""
@@ -166,10 +206,18 @@ class Aggregation:
             height, width = place.photo_size
             return (self._views.blank_photo(), np.int32(0), TeacherMaps(
                 np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8),
-                np.zeros((height, width), np.float32), np.zeros((height, width, 3), np.int8)), np.bool_(False))
+                *np.zeros((2, height, width), np.float32), np.zeros((height, width, 3), np.int8)), np.bool_(False))
         view = views[block]
         return (load_photo(place, context.images, view), np.int32(np.searchsorted(place.blocks[block].views, view)),
                 self._teachers.load(block, view), np.bool_(True))
+
+
+    def _second(self, block: int | None, step: int) -> TaughtView:
+        """The second view of a block's step and its teacher's surface; a stand-in that does not count where there is none."""
+        second = self._views.second(block, step)
+        view = None if block is None else self._views.second_view(block, step)
+        depth = np.zeros(second.photo.shape[:2], np.float32) if view is None else self._teachers.load(block, view).plane_depth
+        return TaughtView(second, depth)
 
 
 def compile_step(settings: Settings, layout, exchange: Exchange):

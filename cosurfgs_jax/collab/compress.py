@@ -16,8 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from cosurfgs_jax import density
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.context import Context
+from cosurfgs_jax.training.feed import each_view
 from cosurfgs_jax.training.layout import Layout, sharded
-from cosurfgs_jax.training.loop import Context, Stage, each_view
+from cosurfgs_jax.training.loop import Stage
 from cosurfgs_jax.training.place import round_slots
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.types import Camera

@@ -21,7 +21,9 @@ from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop, processes
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.context import Context, Stopped
 from cosurfgs_jax.training.evaluation import merge_metrics
+from cosurfgs_jax.training.feed import check_neighbors
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import check_num_devices, make_layout
 from cosurfgs_jax.training.logging import Log, Stopwatch, peak_bytes_per_device, write_stage
@@ -46,7 +48,7 @@ class Plans(NamedTuple):
     alone_groups: np.ndarray
 
 
-def make_plans(context: loop.Context) -> Plans:
+def make_plans(context: Context) -> Plans:
     """The exchanges of a run."""
     place, layout = context.place, context.layout
     num_devices, per_device = layout.num_devices, layout.blocks_per_device
@@ -72,7 +74,7 @@ def make_plans(context: loop.Context) -> Plans:
 class _Pipeline:
     """One run, stage by stage."""
 
-    def __init__(self, context: loop.Context):
+    def __init__(self, context: Context):
         self._context = context
         self._plans = make_plans(context)
         self._seams = SeamMasks(context.place, context.settings)
@@ -211,7 +213,7 @@ def _tell_compression(result: compress.Compression) -> None:
                   result.num_used[block], before - after, before, after, result.num_inside[block])
 
 
-def _draw_before(context: loop.Context, stage: loop.Stage) -> None:
+def _draw_before(context: Context, stage: loop.Stage) -> None:
     """Pictures of the test views as the SfM points alone show them, for the report."""
     place = context.place
     numbers = {int(view): number for number, view in enumerate(place.scene.test_views)}
@@ -254,7 +256,7 @@ def _open(settings: Settings, workdir: Path) -> Place:
     return place._replace(scene=place.scene.with_masks(processes.any_process(place.scene.has_masks)))
 
 
-def _check_photographs(context: loop.Context) -> None:
+def _check_photographs(context: Context) -> None:
     """Raises InputError if this process lacks a photograph of its own blocks."""
     place = context.place
     wanted = {int(view) for block in context.layout.local_blocks for view in place.blocks[block].views}
@@ -280,6 +282,7 @@ def train(settings: Settings, workdir: Path) -> None:
     choose_backend(settings.raster.backend)
     check_num_devices(settings.mesh.num_devices)
     place = _open(settings, workdir)
+    check_neighbors(place, settings.loss)
     layout = make_layout(place.partition.edge_of_block, settings.mesh.num_devices)
     bind_partition(place, workdir)
     scene = place.scene
@@ -291,13 +294,13 @@ def train(settings: Settings, workdir: Path) -> None:
         return
     with StopRequest() as stop, ImageStore(scene, settings.data.host_memory_mb) as images, \
             Log(workdir, processes.index()) as log:
-        context = loop.Context(settings, workdir, place, layout, images, stop, log)
+        context = Context(settings, workdir, place, layout, images, stop, log)
         _check_photographs(context)
         if processes.is_first():
             settings_file.save(settings, workdir / settings_file.NAME)
         try:
             _Pipeline(context).run()
-        except loop.Stopped:
+        except Stopped:
             _log.info("stopped; the same command goes on from there")
             stop.exit()
         _finish(settings, workdir, place)

@@ -13,8 +13,9 @@ from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.training import processes
+from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.layout import sharded
-from cosurfgs_jax.training.loop import Context, test_views_in_step
+from cosurfgs_jax.training.loop import test_views_in_step
 from cosurfgs_jax.training.place import Block, Place, first_state, split_photo
 from cosurfgs_jax.types import Surfels
 

@@ -15,21 +15,22 @@ from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster.maps import MIN_PLANE_ALPHA
+from cosurfgs_jax.training.context import Context, Stopped
 from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.training.logging import Progress
-from cosurfgs_jax.training.loop import Context, Stopped
 
 IS_TEACHER_VALID, IS_PHOTO_VALID = 1, 2
 _log = logging.getLogger(__name__)
 
 
 class TeacherMaps(NamedTuple):
-    """Of one photograph's view. About 11 bytes a pixel."""
+    """Of one photograph's view. About 15 bytes a pixel."""
 
     color: UInt8[Array, "h w 3"]
     flags: UInt8[Array, "h w"]  # IS_TEACHER_VALID: a solid hit in the region that the teacher was trained on;
     # IS_PHOTO_VALID: what is seen there lies in a cell that takes part in the student's view
     depth: Float[Array, "h w"]  # expected camera z, world lengths; 0 = nothing
+    plane_depth: Float[Array, "h w"]  # camera z of the blended plane; 0 = invalid
     normal: Int8[Array, "h w 3"]  # blended, times 127
 
 
@@ -101,7 +102,8 @@ class Teachers:
 
         def on_device(states, jobs):
             outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
-            return [{"color": out.color, "alpha": out.alpha, "depth": out.depth, "normal": out.normal} for out in outputs]
+            return [{"color": out.color, "alpha": out.alpha, "depth": out.depth, "normal": out.normal,
+                     "plane_depth": out.plane_depth} for out in outputs]
 
         run = sharded(on_device, context.layout)
         planner = Planner(place, context.layout, exchange, groups)
@@ -123,4 +125,5 @@ class Teachers:
         color = np.round(np.clip(maps["color"], 0, 1) * 255).astype(np.uint8)
         normal = np.round(np.clip(maps["normal"], -1, 1) * 127).astype(np.int8)
         with files.atomic_path(self._path(block, view)) as path:
-            np.savez(path, color=color, flags=flags, depth=maps["depth"], normal=normal)
+            np.savez(path, color=color, flags=flags, depth=maps["depth"], plane_depth=maps["plane_depth"],
+                     normal=normal)

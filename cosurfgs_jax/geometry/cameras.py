@@ -92,6 +92,23 @@ def project(points_world: Float[AnyArray, "*batch 3"], camera_from_world: Float[
     return xp.stack([x, y], axis=-1), z
 
 
+def back_project(pixels: Float[AnyArray, "*batch 2"], depth: Float[AnyArray, "*batch"],
+                 intrinsics: Float[AnyArray, "3 3"]) -> Float[AnyArray, "*batch 3"]:
+    """The points that single pixels show.
+
+    Args:
+        pixels: [...,2] (x, y). Take gradient.
+        depth: [...], camera z. Takes gradient.
+        intrinsics: [3,3], pixels, no skew. Takes gradient.
+    Returns:
+        [...,3], camera frame, in the unit of the depth.
+    """
+    xp = depth.__array_namespace__()
+    x = (pixels[..., 0] - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (pixels[..., 1] - intrinsics[1, 2]) / intrinsics[1, 1]
+    return xp.stack([x * depth, y * depth, depth], axis=-1)
+
+
 def normals_from_depth(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray, "3 3"],
                        camera_from_world: Float[AnyArray, "4 4"] | None = None) -> Float[AnyArray, "h w 3"]:
     """Unit normals of a depth map by central differences, towards the camera.

@@ -20,6 +20,7 @@ _CPU_TARGETS = {
     "cosurfgs_ssim_forward": "CosurfgsSsimForward",
     "cosurfgs_ssim_backward": "CosurfgsSsimBackward",
     "cosurfgs_color_backward": "CosurfgsColorBackward",
+    "cosurfgs_patch_ncc": "CosurfgsPatchNcc",
 }
 
 

@@ -6,37 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.spatial import cKDTree
 
 from cosurfgs_jax.geometry import cameras
-
-
-def choose_neighbors(camera_from_world: np.ndarray, num_neighbors: int = 8, max_axis_angle_deg: float = 45.0,
-                     min_baseline: float = 0.05) -> list[np.ndarray]:
-    """For each view the nearest others that look the same way from another place.
-
-    Args:
-        camera_from_world: f64[V,4,4].
-        num_neighbors: the most per view.
-        max_axis_angle_deg: between the optical axes.
-        min_baseline: as a share of the median distance between nearest cameras; nearer ones confirm anything.
-    Returns:
-        V arrays of view numbers, nearest first; empty where there is none.
-    """
-    centers = cameras.camera_center(camera_from_world)
-    axes = camera_from_world[:, 2, :3]
-    if len(centers) < 2:
-        return [np.zeros(0, np.int64) for _ in centers]
-    shortest = min_baseline * np.median(cKDTree(centers).query(centers, k=2)[0][:, 1])
-    result = []
-    for view in range(len(centers)):
-        # Row by row: the full table of distances does not fit into memory for tens of thousands of photographs.
-        distances = np.linalg.norm(centers - centers[view], axis=1)
-        is_candidate = (axes @ axes[view] > np.cos(np.radians(max_axis_angle_deg))) & (distances >= shortest)
-        is_candidate[view] = False
-        order = np.flatnonzero(is_candidate)
-        result.append(order[np.argsort(distances[order], kind="stable")][:num_neighbors])
-    return result
 
 
 def _points_of_view(view: int, points: np.ndarray, camera_from_world: np.ndarray, intrinsics: np.ndarray,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion
 from cosurfgs_jax.surface.fusion import DepthView
@@ -105,7 +106,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
             rendered.store(number, depth)
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
-        for number, neighbors in enumerate(depth_filter.choose_neighbors(poses)):
+        for number, neighbors in enumerate(choose_neighbors(poses)):
             depth, dropped = depth_filter.drop_unconfirmed(
                 *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors],
                 min_neighbor_views=settings.min_neighbor_views)

@@ -11,57 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.density import grow_capacity
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import processes
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.context import Context, Stopped, asked_to_stop
+from cosurfgs_jax.training.feed import BlockViews, each_view
 from cosurfgs_jax.training.layout import Layout, sharded
-from cosurfgs_jax.training.logging import Log, Progress, Stopwatch
-from cosurfgs_jax.training.place import Block, Place, load_photo, slots_for, split_photo
-from cosurfgs_jax.training.schedule import Schedule, ViewOrder
+from cosurfgs_jax.training.logging import Progress, Stopwatch
+from cosurfgs_jax.training.place import Block, Place, slots_for, split_photo
+from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
-from cosurfgs_jax.training.step import Batch, DensifyOrder, StepReport
+from cosurfgs_jax.training.step import DensifyOrder, StepReport
 from cosurfgs_jax.types import Camera
 
-_PREFETCH = 4  # photographs of each block decoded ahead
-_STEPS_BETWEEN_AGREEMENTS = 20  # of several processes: whether one was asked to stop, and whether all are still there
 _log = logging.getLogger(__name__)
-
-
-class Context(NamedTuple):
-    """What every stage of a run works with."""
-
-    settings: Settings
-    workdir: Path
-    place: Place
-    layout: Layout
-    images: ImageStore
-    stop: StopRequest
-    log: Log
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether it is true in any process; all must call it."""
-        return processes.any_process(flag)
-
-    def most(self, counts: Sequence[int]) -> int:
-        """The largest number of any process; all must call it."""
-        return int(processes.gather(np.array(max(counts, default=0))).max())
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and has saved its state."""
-
-
-def asked_to_stop(context: Context, step: int) -> bool:
-    """Whether to stop after this step; the same answer in all processes."""
-    if jax.process_count() == 1:
-        return bool(context.stop)
-    return step % _STEPS_BETWEEN_AGREEMENTS == 0 and processes.any_process(bool(context.stop))
 
 
 class Stage(NamedTuple):
@@ -118,52 +84,6 @@ def save_stage(context: Context, stage: Stage, checkpoints: Checkpoints) -> None
         "num_slots": stage.rows[0].alive.shape[1], "max_views": place.max_views, "frame": place.frame.to_dict(),
         "num_without_room": stage.num_without_room, "seconds": stage.seconds, "num_blocks": len(place.blocks),
         **place.identity()})
-
-
-class BlockViews:
-    """Which photograph each block uses at each step, and the batch of a row's blocks."""
-
-    def __init__(self, context: Context):
-        """
-        Args:
-            context: of the run.
-        """
-        self._context = context
-        self._orders = [ViewOrder(block.views, context.settings.seed, block.number) for block in context.place.blocks]
-        self._blank = None  # what a device without a block is given, made at first use
-
-    def view(self, block: int, step: int) -> int:
-        """The view of a block's step."""
-        return self._orders[block].view(step)
-
-    def prefetch(self, step: int, count: int = _PREFETCH) -> None:
-        """Starts to decode the photographs of the next steps."""
-        blocks = self._context.layout.local_blocks
-        self._context.images.prefetch([self.view(block, later) for later in range(step, step + count) for block in blocks])
-
-    def batch(self, row: int, step: int, progress: float, sh_degree: int) -> Batch:
-        """What the blocks of a row train on in a step."""
-        context = self._context
-        place = context.place
-
-        def make(number: int | None) -> Batch:
-            block = place.blocks[0 if number is None else number]
-            view = self.view(block.number, step)
-            if number is None:
-                photo = self.blank_photo()
-            else:
-                photo = load_photo(place, context.images, view)
-            index = np.int32(np.searchsorted(block.views, view))
-            return Batch(place.views.camera_arrays(view), photo, index, np.float32(progress), np.int32(sh_degree))
-
-        return context.layout.put_row(row, make)
-
-    def blank_photo(self) -> np.ndarray:
-        """What stands in for the photograph of a block that a device does not have."""
-        place = self._context.place
-        if self._blank is None:
-            self._blank = np.zeros((*place.photo_size, 4 if place.has_masked_photos else 3), np.uint8)
-        return self._blank
 
 
 def run_stage(context: Context, stage: Stage, num_steps: int, advance: Advance, checkpoints: Checkpoints) -> Stage:
@@ -235,12 +155,13 @@ class Trainer:
     def advance(self, stage: Stage, progress: Progress) -> tuple[Stage, dict[int, StepReport]]:
         """One step of all blocks, and density control where it is due (`run_stage`)."""
         step, schedule = stage.step, self._schedule
-        self._views.prefetch(step + 1)
+        shape = schedule.shape(step)
+        self._views.prefetch(step + 1, with_second=shape.has_geometry)
         share = self._first_progress + (1 - self._first_progress) * step / schedule.num_steps
         rows, reports = list(stage.rows), []
         for row in range(len(rows)):
-            batch = self._views.batch(row, step, share, schedule.sh_degree_at(step))
-            rows[row], report = self._steps.train(rows[row], batch, shape=schedule.shape(step))
+            batch = self._views.batch(row, step, share, schedule.sh_degree_at(step), shape.has_geometry)
+            rows[row], report = self._steps.train(rows[row], batch, shape=shape)
             # This waits: more than one step in flight only holds memory, and on a CPU they would share the same cores.
             reports.append(jax.block_until_ready(report))
         self.stage = stage._replace(rows=rows, step=step + 1)
@@ -321,24 +242,6 @@ def resize_rows(layout: Layout, rows: Sequence[Any], num_slots: int) -> list[Any
         return with_surfels(state, *grow_capacity(state.params, state.optimizer, state.alive, state.stats, num_slots))
 
     return [layout.put(lambda device, row=row: grow(layout.get(row, device))) for row in rows]
-
-
-def each_view(place: Place, layout: Layout, row: int):
-    """All training views of the blocks in a row, in step.
-
-    Yields:
-        (Camera [D, ...], bool[D] whether it is one of the block's or stands in for one that it lacks, image size).
-    """
-    blocks = [place.blocks[number] for device in range(layout.num_devices)
-              if (number := layout.block_at(device, row)) is not None]
-    for index in range(max(len(block.views) for block in blocks)):
-        def make(number: int | None, index=index) -> tuple[Camera, np.bool_]:
-            views = place.blocks[0 if number is None else number].views
-            is_real = number is not None and index < len(views)
-            return place.views.camera_arrays(int(views[index if is_real else 0])), np.bool_(is_real)
-
-        camera, is_real = layout.put_row(row, make)
-        yield camera, is_real, place.photo_size or place.views.image_size(int(blocks[0].views[index]))
 
 
 def start_stage(context: Context, name: str, make_state, num_slots: int) -> Stage:

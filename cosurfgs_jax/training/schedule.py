@@ -26,6 +26,7 @@ class Schedule:
     sh_every: int  # 0 = all degrees from the start
     sh_degree: int
     is_growing: bool
+    geometry_start: int | None  # steps before SV-Reg and MV-Reg begin; None = never
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Schedule":
@@ -39,16 +40,21 @@ class Schedule:
                    steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
                    steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
                    steps(density.trim_every, _MIN_BETWEEN_TRIMS) if density.trim_min_views else 0,
-                   steps(settings.train.sh_degree_every), settings.surfels.sh_degree, density.enabled)
+                   steps(settings.train.sh_degree_every), settings.surfels.sh_degree, density.enabled,
+                   steps(settings.loss.geometry_start, 0) if settings.loss.has_single_view or settings.loss.has_multi_view
+                   else None)
 
     @classmethod
     def without_growth(cls, settings: Settings, num_steps: int) -> "Schedule":
         """A course on which the surfels stay as many as they are, all of their colours learning."""
-        return dataclasses.replace(cls.from_settings(settings), num_steps=num_steps, is_growing=False, sh_every=0)
+        course = cls.from_settings(settings)
+        return dataclasses.replace(course, num_steps=num_steps, is_growing=False, sh_every=0,
+                                   geometry_start=None if course.geometry_start is None else 0)
 
     def shape(self, step: int) -> StepShape:
         """What the step after `step` finished ones is compiled for."""
-        return StepShape(self.is_growing and step < self.density_stop)
+        has_geometry = self.geometry_start is not None and step >= self.geometry_start
+        return StepShape(self.is_growing and step < self.density_stop, has_geometry)
 
     def sh_degree_at(self, step: int) -> int:
         """The highest degree of spherical harmonics that learns in the step after `step` finished ones."""

@@ -8,12 +8,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax import appearance, density, metrics, optim
+from cosurfgs_jax.losses.multi_view import MultiViewLosses, Neighbor, multi_view_losses
 from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.losses.single_view import single_view_loss
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.raster.ffi import match_varying
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import LossSettings, Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
-from cosurfgs_jax.types import Camera
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class SecondView(NamedTuple):
+    """A photograph from nearby, for MV-Reg."""
+
+    camera: Camera
+    photo: UInt8[Array, "h w c"]
+    is_used: Bool[Array, ""]  # False: the view has no neighbour, this one stands in
+    offset: Int[Array, "2"]  # of the lattice at which patches are compared
 
 
 class Batch(NamedTuple):
@@ -24,6 +37,7 @@ class Batch(NamedTuple):
     view: Int[Array, ""]  # which of the block's exposures is the photograph's
     progress: Float[Array, ""]  # share of all steps done before this one
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
+    second: SecondView | None = None  # where MV-Reg is on
 
 
 class StepReport(NamedTuple):
@@ -40,17 +54,54 @@ class StepShape:
     """What a compiled step is specialised to."""
 
     is_densifying: bool  # the screen gradients are gathered
+    has_geometry: bool = False  # SV-Reg and MV-Reg are on
 
 
-def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Settings):
+def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
+    """Brightness f32[H,W] in [0, 1] of a photograph."""
+    return photo[..., :3].astype(jnp.float32) @ jnp.asarray([share / 255 for share in _LUMA], jnp.float32)
+
+
+def geometric_loss(out: RenderOutput, surfels: Surfels, batch: Batch, mask: Float[Array, "h w"] | None,
+                   settings: Settings) -> Float[Array, ""]:
+    """SV-Reg and MV-Reg, weighted.
+
+    Args:
+        out: maps of the batch's view. Take gradient.
+        surfels: the model, which the second view is drawn of, without gradient.
+        batch, mask: of the step.
+        settings: static.
+    """
+    weights, loss = settings.loss, jnp.float32(0.0)
+    gray = gray_of(batch.photo)
+    if weights.has_single_view:
+        loss += weights.single_view_weight * single_view_loss(out, batch.camera, gray, mask)
+    if weights.has_multi_view:
+        second = batch.second
+        drawn = rasterize(jax.lax.stop_gradient(surfels), second.camera, image_size=second.photo.shape[:2],
+                          near=settings.raster.near, backend=settings.raster.backend or None, maps="geometry")
+        neighbor = Neighbor(second.camera, gray_of(second.photo), drawn.plane_depth, second.is_used)
+        loss += weigh_multi_view(multi_view_losses(out, batch.camera, gray, mask, neighbor, second.offset,
+                                                   weights.patch_stride), weights)
+    return loss
+
+
+def weigh_multi_view(terms: MultiViewLosses, weights: LossSettings) -> Float[Array, ""]:
+    """The sum of MV-Reg's terms."""
+    return (weights.multi_view_geometric_weight * terms.geometric
+            + weights.multi_view_photometric_weight * terms.photometric)
+
+
+def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape):
     height, width = batch.photo.shape[:2]
     photo = batch.photo.astype(jnp.float32) / 255
     target, mask = photo[..., :3], photo[..., 3] if photo.shape[-1] == 4 else None
     needs_distortion = settings.loss.distortion_weight > 0
-    out = rasterize(optim.to_surfels(params, state.alive), batch.camera, image_size=(height, width),
-                    near=settings.raster.near, background=jnp.full((3,), settings.raster.background, jnp.float32),
-                    backend=settings.raster.backend or None,
-                    maps="all" if needs_distortion else "color", gradient_probe=probe)
+    maps = "all" if needs_distortion else "geometry" if shape.has_geometry else "color"
+    surfels = optim.to_surfels(params, state.alive)
+    out = rasterize(surfels, batch.camera, image_size=(height, width), near=settings.raster.near,
+                    background=jnp.full((3,), settings.raster.background, jnp.float32),
+                    backend=settings.raster.backend or None, maps=maps, gradient_probe=probe)
     exposed = out.color
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start
@@ -60,6 +111,8 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
         loss += appearance.identity_penalty(exposure, settings.appearance, state.num_views)
     if needs_distortion:
         loss += settings.loss.distortion_weight * out.distortion.mean()
+    if shape.has_geometry:
+        loss += geometric_loss(out, surfels, batch, mask, settings)
     psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if mask is None else mask > 0.5)
     return loss, (psnr, out.num_invalid)
 
@@ -80,7 +133,7 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
     arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
-    (loss, (psnr, num_invalid)), gradients = grad(state.params, state.appearance, probe, state, batch, settings)
+    (loss, (psnr, num_invalid)), gradients = grad(state.params, state.appearance, probe, state, batch, settings, shape)
     params, optimizer = optim.update(state.params, gradients[0], state.optimizer, state.alive, settings.optim,
                                      batch.progress, batch.sh_degree, state.length)
     exposure, appearance_optimizer = state.appearance, state.appearance_optimizer

@@ -20,7 +20,7 @@ from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import LossSettings, MasSettings, Settings
-from cosurfgs_jax.training.loop import BlockViews
+from cosurfgs_jax.training.feed import BlockViews
 from cosurfgs_jax.types import RenderOutput
 
 STEPS = 4

@@ -1,5 +1,6 @@
 """Blocks in lockstep: their compiled steps do not communicate, and give the same bits on any number of devices."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, TrainSettings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.blocks import compile_blocks
+from cosurfgs_jax.training.context import Context
+from cosurfgs_jax.training.feed import BlockViews, each_view
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import make_layout, sharded
 from cosurfgs_jax.training.logging import Log
@@ -41,7 +44,7 @@ def place():
 def context(place, tmp_path):
     """What a run works with, on so many devices."""
     with ImageStore(place.scene, 64) as images, Log(tmp_path) as log:
-        yield lambda num_devices: loop.Context(SETTINGS, Path(tmp_path), place, make_layout(
+        yield lambda num_devices: Context(SETTINGS, Path(tmp_path), place, make_layout(
             place.partition.edge_of_block, num_devices), images, StopRequest(), log)
 
 
@@ -75,10 +78,10 @@ def test_the_steps_of_blocks_do_not_communicate(context):
     context = context(4)
     layout, steps, (state,) = context.layout, compile_blocks(SETTINGS, context.layout), start(context).rows
     assert layout.mesh.devices.shape == (2, 2)
-    batch = loop.BlockViews(context).batch(0, 0, 0.1, 1)
-    camera, is_real, size = next(iter(loop.each_view(context.place, layout, 0)))
+    batch = BlockViews(context).batch(0, 0, 0.1, 1, with_second=True)
+    camera, is_real, size = next(iter(each_view(context.place, layout, 0)))
     counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
-    programs = [steps.train.lower(state, batch, shape=StepShape(is_densifying)) for is_densifying in (True, False)]
+    programs = [steps.train.lower(state, batch, shape=StepShape(*shape)) for shape in itertools.product((True, False), repeat=2)]
     programs += [steps.densify.lower(state, layout.put_row(0, order)), steps.reset_opacity.lower(state),
                  steps.count_front_view.lower(counts, state, camera, is_real, image_size=size),
                  steps.trim.lower(state, counts, is_real)]
@@ -91,17 +94,17 @@ def test_the_steps_of_blocks_do_not_communicate(context):
 def _trained(context) -> dict[int, list]:
     """States of each block after three steps and after density control: growth, lower opacities, trimming."""
     layout, steps, stage = context.layout, compile_blocks(SETTINGS, context.layout), start(context)
-    views = loop.BlockViews(context)
+    views = BlockViews(context)
     for step in range(3):
         for row in range(layout.blocks_per_device):
-            batch = views.batch(row, step, step / 3, 1)
-            stage.rows[row], _ = steps.train(stage.rows[row], batch, shape=StepShape(is_densifying=True))
+            batch = views.batch(row, step, step / 3, 1, with_second=step > 0)
+            stage.rows[row], _ = steps.train(stage.rows[row], batch, shape=StepShape(True, has_geometry=step > 0))
     history = [layout.get_blocks(stage.rows)]
     for row in range(layout.blocks_per_device):
         state, _ = steps.densify(stage.rows[row], layout.put_row(row, order))
         state = steps.reset_opacity(state)
         counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
-        for camera, is_real, size in loop.each_view(context.place, layout, row):
+        for camera, is_real, size in each_view(context.place, layout, row):
             counts = steps.count_front_view(counts, state, camera, is_real, image_size=size)
         stage.rows[row], _ = steps.trim(state, counts, layout.put_row(row, lambda number: np.bool_(number is not None)))
     history.append(layout.get_blocks(stage.rows))

@@ -14,8 +14,9 @@ from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.compress import Importance, importance_scores, keep_head
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import LmcSettings
+from cosurfgs_jax.training.feed import each_view
 from cosurfgs_jax.training.layout import sharded
-from cosurfgs_jax.training.loop import Stage, each_view
+from cosurfgs_jax.training.loop import Stage
 from cosurfgs_jax.training.place import first_state, round_slots
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Surfels

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, extraction, fusion
 from cosurfgs_jax.surface import mesh as meshes
@@ -191,11 +192,11 @@ def test_neighbors_look_the_same_way_from_elsewhere():
     poses[:, :3, 3] = -centers
     turn = np.diag([-1.0, 1.0, -1.0])  # the last one looks back
     poses[4, :3, :3], poses[4, :3, 3] = turn, -turn @ centers[4]
-    neighbors = depth_filter.choose_neighbors(poses, num_neighbors=2)
+    neighbors = choose_neighbors(poses, num_neighbors=2)
     assert neighbors[0].tolist() == [1, 2]  # not 3: almost the same place
     assert neighbors[2].tolist() == [1, 3]
     assert neighbors[4].tolist() == []
-    assert depth_filter.choose_neighbors(poses[:1])[0].size == 0
+    assert choose_neighbors(poses[:1])[0].size == 0
 
 
 def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():

@@ -1,0 +1,203 @@
+"""MV-Reg: what two neighbouring views show of a surface agrees, in depth and in the texture of small patches.
+
+Both terms are measured at the pixels of a lattice that moves from step to step: every `stride`-th pixel of every
+`stride`-th row.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.view_pairs import relative_pose, there_and_back
+from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.types import Camera, RenderOutput
+
+PATCH_RADIUS = 3  # pixels: patches of 7 x 7
+NOISE_STD = 2 / 255  # of a photograph's brightness; weaker texture says little of where a patch belongs
+MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
+MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
+_F32 = np.dtype(np.float32)
+
+
+class Neighbor(NamedTuple):
+    """The second view of a step."""
+
+    camera: Camera
+    gray: Float[Array, "h w"]  # its photograph
+    plane_depth: Float[Array, "h w"]  # what the model shows there; 0 = invalid
+    is_used: Bool[Array, ""]  # False: the view has no neighbour, this is a stand-in
+
+
+class MultiViewLosses(NamedTuple):
+    """Scalars; 0 where no pixel counts."""
+
+    geometric: Float[Array, ""]
+    photometric: Float[Array, ""]
+    share: Float[Array, ""]  # of the lattice's pixels that count in the geometric one
+
+
+def lattice_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Rows and columns of the lattice."""
+    return image_size[0] // stride, image_size[1] // stride
+
+
+def lattice_pixels(image_size: tuple[int, int], stride: int, offset: Int[Array, "2"]) -> Float[Array, "n m 2"]:
+    """Pixel centres (x, y) of the lattice that starts at row offset[0] and column offset[1]."""
+    rows, columns = lattice_size(image_size, stride)
+    y = (jnp.arange(rows, dtype=jnp.int32) * stride + offset[0]).astype(jnp.float32) + 0.5
+    x = (jnp.arange(columns, dtype=jnp.int32) * stride + offset[1]).astype(jnp.float32) + 0.5
+    return jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None]), axis=-1)
+
+
+def at_lattice(image: Float[Array, "h w *c"], stride: int, offset: Int[Array, "2"]) -> Float[Array, "n m *c"]:
+    """The pixels of the lattice."""
+    rows, columns = lattice_size(image.shape[:2], stride)
+    # A slice of every stride-th pixel from a moving start, so that the way back is a pad and not a scatter.
+    rolled = jax.lax.dynamic_slice(
+        image, (offset[0], offset[1], *(0,) * (image.ndim - 2)),
+        ((rows - 1) * stride + 1, (columns - 1) * stride + 1, *image.shape[2:]))
+    return rolled[::stride, ::stride]
+
+
+def _bilinear(image, pixels):
+    height, width = image.shape
+    x, y = pixels[..., 0] - 0.5, pixels[..., 1] - 0.5
+    is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    left = jnp.clip(jnp.floor(x), 0, width - 2).astype(jnp.int32)
+    top = jnp.clip(jnp.floor(y), 0, height - 2).astype(jnp.int32)
+    right, down = x - left.astype(x.dtype), y - top.astype(y.dtype)
+    above = image[top, left] + (image[top, left + 1] - image[top, left]) * right
+    below = image[top + 1, left] + (image[top + 1, left + 1] - image[top + 1, left]) * right
+    return above + (below - above) * down, is_inside
+
+
+def _reference_ncc(gray, neighbor_gray, planes, offset, warp, epipole, intrinsics, stride):
+    """The definition of `patch_ncc`, one array of 49 samples per lattice pixel."""
+    reach = jnp.arange(-PATCH_RADIUS, PATCH_RADIUS + 1).astype(planes.dtype)
+    steps = jnp.stack(jnp.meshgrid(reach, reach, indexing="xy"), axis=-1).reshape(-1, 2)
+    pixels = lattice_pixels(gray.shape, stride, offset).astype(planes.dtype)[..., None, :] + steps[None, None]
+    inverse_depth = (cameras.back_project(pixels, jnp.ones_like(pixels[..., 0]), intrinsics) * planes[..., None, :]).sum(-1)
+    homogeneous = jnp.concatenate([pixels, jnp.ones_like(pixels[..., :1])], axis=-1)
+    there = homogeneous @ warp.T + inverse_depth[..., None] * epipole[None, None, None]
+    is_front = there[..., 2] > 0
+    there = there[..., :2] / jnp.where(is_front, there[..., 2], 1)[..., None]
+    own, is_own_inside = _bilinear(gray, pixels)
+    other, is_inside = _bilinear(neighbor_gray, there)
+    is_valid = (is_own_inside & is_inside & is_front & (inverse_depth > 0)).all(axis=-1)
+    own, other = (values - values.mean(axis=-1, keepdims=True) for values in (own, other))
+    variances = ((own * own).mean(axis=-1) + NOISE_STD**2) * ((other * other).mean(axis=-1) + NOISE_STD**2)
+    return jnp.where(is_valid, (own * other).mean(axis=-1) / jnp.sqrt(variances), 0.0), is_valid
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _native_ncc(stride, planes, *others):
+    score, is_valid, _ = _call_native(stride, planes, *others)
+    return score, is_valid
+
+
+def _call_native(stride, planes, gray, neighbor_gray, offset, warp, epipole, intrinsics):
+    shape = planes.shape[:2]
+    return ffi.call("cosurfgs_patch_ncc", [(shape, _F32), (shape, np.dtype(bool)), (planes.shape, _F32)], planes, gray,
+                    neighbor_gray, offset, warp, epipole, intrinsics, stride=stride, radius=PATCH_RADIUS,
+                    noise_variance=float(NOISE_STD**2))
+
+
+def _native_ncc_forward(stride, planes, *others):
+    # One pass gives the score and its three derivatives: what it reads from the images is the same for both.
+    score, is_valid, gradient = _call_native(stride, planes, *others)
+    return (score, is_valid), gradient
+
+
+def _native_ncc_backward(stride, gradient, cotangents):
+    del stride
+    return (cotangents[0][..., None] * gradient, *(None,) * 6)
+
+
+_native_ncc.defvjp(_native_ncc_forward, _native_ncc_backward)
+
+
+def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], planes: Float[Array, "n m 3"],
+              offset: Int[Array, "2"], intrinsics: Float[Array, "3 3"], neighbor_intrinsics: Float[Array, "3 3"],
+              neighbor_from_view: Float[Array, "4 4"], stride: int,
+              backend: str | None = None) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
+    """Normalised cross-correlation of the patch around each lattice pixel with what its plane projects it to in a neighbour.
+
+    Args:
+        gray, neighbor_gray: [H,W] each, brightness in [0, 1].
+        planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is planes . (x, y, 1), so planes =
+            normal / (normal . point). Take gradient; nothing else does.
+        offset: i32[2], first row and column of the lattice.
+        intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
+        stride: of the lattice, static.
+        backend: "cpu" (native kernel), "reference" (plain JAX), or None: native where it can run.
+    Returns:
+        NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches without texture score 0; and
+        whether the patch lies inside both images, in front of the neighbour. 0 where it does not.
+    Source: plane-homography NCC of PGSR (Chen et al. 2024). x' = (K' R K^-1) x + (K' t) w(x), with w(x) the plane's inverse
+    depth at x, is its homography times that inverse depth.
+    """
+    intrinsics, neighbor_intrinsics = jnp.asarray(intrinsics), jnp.asarray(neighbor_intrinsics)
+    inverse = jnp.linalg.inv(intrinsics)
+    warp = neighbor_intrinsics @ neighbor_from_view[:3, :3] @ inverse
+    epipole = neighbor_intrinsics @ neighbor_from_view[:3, 3]
+    others = tuple(jax.lax.stop_gradient(x) for x in (gray, neighbor_gray, offset, warp, epipole, intrinsics))
+    is_native = ffi.has_native(planes, gray, neighbor_gray) if backend is None else backend == "cpu"
+    if not is_native:
+        gray, neighbor_gray, offset, warp, epipole, intrinsics = others
+        return _reference_ncc(gray, neighbor_gray, planes, offset, warp, epipole, intrinsics, stride)
+    planes, *others = ffi.match_varying(planes, *others)
+    return _native_ncc(stride, planes, *others)
+
+
+def _mean_where(values, is_counted):
+    return jnp.where(is_counted, values, 0.0).sum() / jnp.maximum(is_counted.sum(dtype=jnp.int32), 1).astype(values.dtype)
+
+
+def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w"], mask: Float[Array, "h w"] | None,
+                      neighbor: Neighbor, offset: Int[Array, "2"], stride: int, backend: str | None = None) -> MultiViewLosses:
+    """How well a view and a neighbour agree about the surface.
+
+    Geometric: a pixel goes to the neighbour by its plane depth and comes back by the neighbour's; phi is how far from itself
+    it lands, in pixels. The mean of exp(-phi) phi, the factor without gradient, over the pixels with phi < 1: farther ones
+    are hidden in one view. Photometric: at the same pixels 1 - NCC^2 of 7 x 7 patches that the rendered plane (plane depth
+    and normal at the pixel) takes to the neighbour; the mean over those below 0.9.
+
+    Args:
+        out: maps of the view with plane depth, its validity and normals. Take gradient.
+        camera: of the view. Takes no gradient.
+        gray: [H,W], its photograph, brightness in [0, 1].
+        mask: [H,W], 0 = ignore the pixel; None = all count.
+        neighbor: see `Neighbor`; takes no gradient: it has its own steps.
+        offset: i32[2], of the lattice, each in [0, stride).
+        stride: of the lattice, pixels; static.
+        backend: see `patch_ncc`.
+    Source: PGSR (Chen et al. 2024), which takes all pixels for the first and a random choice for the second.
+    """
+    pose, neighbor = jax.lax.stop_gradient((camera.camera_from_world, neighbor))
+    depth = at_lattice(out.plane_depth, stride, offset)  # 0 where invalid
+    normal = at_lattice(out.normal, stride, offset) @ pose[:3, :3].T
+    pixels = lattice_pixels(gray.shape, stride, offset)
+    neighbor_from_view = relative_pose(neighbor.camera.camera_from_world, pose)
+    back, _, is_valid = there_and_back(pixels, depth, camera.intrinsics, neighbor.plane_depth, neighbor.camera.intrinsics,
+                                       neighbor_from_view)
+    squared = ((back - pixels) ** 2).sum(axis=-1)
+    is_apart = squared > 1e-8  # no gradient through the tip of the distance
+    phi = jnp.sqrt(jnp.where(is_apart, squared, 1e-8))
+    is_seen = is_valid & (phi < MAX_REPROJECTION_PX) & neighbor.is_used
+    if mask is not None:
+        is_seen &= at_lattice(mask, stride, offset) > 0.5
+    geometric = _mean_where(jax.lax.stop_gradient(jnp.exp(-phi)) * phi, is_seen)
+
+    points = cameras.back_project(pixels, jnp.where(is_seen, depth, 1.0), camera.intrinsics)
+    distance = (normal * points).sum(axis=-1)  # negative: normals look at the camera
+    planes = normal / jnp.where(is_seen, distance, -1.0)[..., None]
+    score, is_inside = patch_ncc(gray, neighbor.gray, planes, offset, camera.intrinsics, neighbor.camera.intrinsics,
+                                 neighbor_from_view, stride, backend)
+    dissimilarity = 1 - score * score
+    photometric = _mean_where(dissimilarity, is_seen & is_inside & (score > 0) & (dissimilarity < MAX_DISSIMILARITY))
+    return MultiViewLosses(geometric, photometric, is_seen.mean(dtype=jnp.float32))

@@ -1,0 +1,247 @@
+"""SV-Reg and MV-Reg: against plain definitions and differences, and on planes whose right geometry is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.view_pairs import choose_neighbors, there_and_back
+from cosurfgs_jax.losses import multi_view
+from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses, patch_ncc
+from cosurfgs_jax.losses.single_view import edge_weights, single_view_loss
+from cosurfgs_jax.types import Camera, RenderOutput
+
+SIZE = (60, 80)
+INTRINSICS = np.array([[70.0, 0, 41], [0, 72.0, 29], [0, 0, 1]], np.float32)
+STRIDE, OFFSET = 3, np.array([1, 2], np.int32)
+
+
+def rotation(axis: int, angle: float) -> np.ndarray:
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    result = np.eye(3)
+    result[i, i] = result[j, j] = np.cos(angle)
+    result[i, j], result[j, i] = -np.sin(angle), np.sin(angle)
+    return result
+
+
+def pose(angles=(0.0, 0.0, 0.0), shift=(0.0, 0.0, 0.0)) -> np.ndarray:
+    result = np.eye(4)
+    for axis, angle in enumerate(angles):
+        result[:3, :3] = rotation(axis, angle) @ result[:3, :3]
+    result[:3, 3] = shift
+    return result.astype(np.float32)
+
+
+POSE, OTHER = pose((0.04, -0.03, 0.2), (0.1, -0.05, 0.02)), pose((0.02, 0.05, 0.15), (-0.25, 0.1, 0.05))
+NORMAL = np.array([0.2, -0.1, -1.0]) / np.linalg.norm([0.2, -0.1, -1.0])  # of a plane in the world: NORMAL . x = LEVEL
+LEVEL = -3.0
+
+
+def texture(points: np.ndarray) -> np.ndarray:
+    """Brightness of the plane's points, smooth enough for bilinear sampling."""
+    x, y = points[..., 0], points[..., 1]
+    waves = np.sin(17 * x + 1) + np.cos(18 * y - 6 * x) + np.sin(12 * y + 9 * x)
+    return (0.5 + 0.3 * waves).astype(np.float32)
+
+
+def plane_view(camera_from_world: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and photograph of the plane NORMAL . x = level."""
+    camera_from_world = camera_from_world.astype(np.float64)
+    rays = cameras.pixel_rays(INTRINSICS.astype(np.float64), SIZE) @ camera_from_world[:3, :3]
+    center = cameras.camera_center(camera_from_world)
+    depth = (level - NORMAL @ center) / (rays @ NORMAL)
+    return depth.astype(np.float32), texture(center + rays * depth[..., None])
+
+
+def maps(depth, normal=NORMAL, alpha: float = 1.0) -> RenderOutput:
+    normals = jnp.broadcast_to(jnp.asarray(normal, jnp.float32), (*SIZE, 3)) * alpha
+    return RenderOutput(color=jnp.zeros((*SIZE, 3)), alpha=jnp.full(SIZE, alpha, jnp.float32), depth=None, median_depth=None,
+                        plane_depth=jnp.asarray(depth), is_plane_depth_valid=jnp.asarray(depth) > 0, normal=normals,
+                        distortion=None, contributions=None, num_invalid=jnp.zeros((), jnp.int32))
+
+
+def camera(matrix: np.ndarray) -> Camera:
+    return Camera(jnp.asarray(matrix), jnp.asarray(INTRINSICS))
+
+
+def compare(depth=None, normal=NORMAL, neighbor_level: float = LEVEL, mask=None, is_used: bool = True, backend=None):
+    true_depth, photo = plane_view(POSE)
+    _, other_photo = plane_view(OTHER)
+    neighbor = Neighbor(camera(OTHER), jnp.asarray(other_photo), jnp.asarray(plane_view(OTHER, neighbor_level)[0]),
+                        jnp.bool_(is_used))
+    return multi_view_losses(maps(true_depth if depth is None else depth, normal), camera(POSE), jnp.asarray(photo), mask,
+                             neighbor, jnp.asarray(OFFSET), STRIDE, backend)
+
+
+def test_the_right_plane_costs_nothing():
+    losses = compare()
+    assert losses.geometric < 2e-3  # float32: pixels come back within a thousandth of a pixel
+    assert losses.photometric < 4e-3  # bilinear sampling, and the noise that photographs are taken to have
+    assert losses.share > 0.4
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.05])
+def test_a_wrong_depth_costs_and_is_pulled_back(factor):
+    depth, _ = plane_view(POSE)
+
+    def cost(scale, term):
+        return getattr(compare(depth * scale), term)
+
+    for term in ("geometric", "photometric"):
+        slope = jax.grad(cost)(jnp.float32(factor), term)
+        assert cost(factor, term) > 3 * cost(1.0, term)
+        assert np.sign(slope) == np.sign(factor - 1)
+
+
+@pytest.mark.parametrize("tilt", [-0.8, 0.8])
+def test_a_wrong_normal_is_turned_back_by_the_patches(tilt):
+    def cost(angle):
+        axis = jnp.asarray([1.0, 0, 0.2])
+        turned = jnp.asarray(NORMAL, jnp.float32) + angle * axis
+        return compare(normal=turned / jnp.linalg.norm(turned)).photometric
+
+    assert cost(tilt) > 2 * cost(0.0)
+    assert np.sign(jax.grad(cost)(jnp.float32(tilt))) == np.sign(tilt)
+
+
+def test_what_only_one_view_sees_does_not_count():
+    losses = compare(neighbor_level=LEVEL * 0.8)  # the neighbour shows another surface: pixels land far away
+    assert losses == (0, 0, 0)
+    assert compare(mask=jnp.zeros(SIZE)) == (0, 0, 0)
+    assert compare(is_used=False) == (0, 0, 0)
+    assert compare(depth=np.zeros(SIZE, np.float32)) == (0, 0, 0)
+
+
+def _ncc_case(dtype=np.float32):
+    depth, photo = plane_view(POSE)
+    rng = np.random.default_rng(0)
+    lattice = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
+    normals = (POSE[:3, :3] @ NORMAL + rng.normal(0, 0.1, (*lattice.shape, 3))).astype(np.float32)
+    points = cameras.back_project(multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)), lattice, jnp.asarray(INTRINSICS))
+    planes = normals / (normals * np.asarray(points)).sum(-1, keepdims=True)
+    neighbor_from_view = OTHER @ cameras.invert_rigid(POSE)
+    arrays = [photo, plane_view(OTHER)[1], planes, OFFSET, INTRINSICS, INTRINSICS, neighbor_from_view]
+    return [jnp.asarray(a if a.dtype == np.int32 else a.astype(dtype)) for a in arrays]
+
+
+def test_the_kernel_is_the_definition_in_values_and_gradients():
+    photo, other, planes, *rest = _ncc_case()
+
+    def run(planes, backend):
+        score, is_valid = patch_ncc(photo, other, planes, *rest, STRIDE, backend)
+        return (score**2).sum(), (score, is_valid)
+
+    (_, (expected, valid)), slope = jax.value_and_grad(run, has_aux=True)(planes, "reference")
+    (_, (score, is_valid)), gradient = jax.value_and_grad(run, has_aux=True)(planes, "cpu")
+    assert 0.3 < valid.mean(dtype=jnp.float32) < 1
+    np.testing.assert_array_equal(is_valid, valid)
+    np.testing.assert_allclose(score, expected, atol=2e-5)
+    # Samples within rounding of a pixel's border take the slope of the one or of the other side.
+    error = np.abs(gradient - slope) / (np.abs(slope).max() + 1e-9)
+    assert np.quantile(error, 0.98) < 2e-4 and error.max() < 0.05
+
+
+def test_the_gradient_of_ncc_is_its_difference_quotient():
+    with jax.enable_x64(True):
+        photo, other, planes, *rest = _ncc_case(np.float64)
+
+        def run(planes):
+            return patch_ncc(photo, other, planes, *rest, STRIDE, "reference")[0].sum()
+
+        direction = jnp.asarray(np.random.default_rng(1).normal(0, 1, planes.shape))
+        step = 1e-7
+        expected = (run(planes + step * direction) - run(planes - step * direction)) / (2 * step)
+        np.testing.assert_allclose((jax.grad(run)(planes) * direction).sum(), expected, rtol=1e-4)
+
+
+def test_ncc_ignores_exposure_and_needs_texture():
+    photo, other, planes, *rest = _ncc_case()
+    score, is_valid = patch_ncc(photo, other, planes, *rest, STRIDE)
+    brighter, _ = patch_ncc(photo, 0.6 * other + 0.3, planes, *rest, STRIDE)
+    np.testing.assert_allclose(score[is_valid], brighter[is_valid], atol=0.02)
+    flat, _ = patch_ncc(photo, jnp.full_like(other, 0.5), planes, *rest, STRIDE)
+    np.testing.assert_allclose(flat, 0, atol=1e-5)
+
+
+def test_pixels_go_there_and_back():
+    depth, _ = plane_view(POSE)
+    other, _ = plane_view(OTHER)
+    pixels = multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET))
+    at = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
+    back, z, is_valid = there_and_back(pixels, at, jnp.asarray(INTRINSICS), jnp.asarray(other), jnp.asarray(INTRINSICS),
+                                       jnp.asarray(OTHER @ cameras.invert_rigid(POSE)))
+    assert 0.4 < is_valid.mean(dtype=jnp.float32) < 1
+    np.testing.assert_allclose(back[is_valid], pixels[is_valid], atol=2e-3)
+    np.testing.assert_allclose(z[is_valid], at[is_valid], rtol=1e-5)
+
+
+def _plain_single_view(depth, normal, alpha, photo):
+    """Pixel by pixel."""
+    height, width = SIZE
+    points = np.asarray(cameras.unproject(depth.astype(np.float64), INTRINSICS.astype(np.float64), POSE.astype(np.float64)))
+    slopes = np.zeros(SIZE)
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            slopes[y, x] = np.hypot(photo[y, x + 1] - photo[y, x - 1], photo[y + 1, x] - photo[y - 1, x])
+    total = 0.0
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            if (depth[[y, y, y, y - 1, y + 1], [x, x - 1, x + 1, x, x]] > 0).all():
+                cross = np.cross(points[y + 1, x] - points[y - 1, x], points[y, x + 1] - points[y, x - 1])
+                cross /= np.linalg.norm(cross)
+                total += (1 - slopes[y, x] / slopes.max()) ** 2 * np.abs(alpha * cross - normal).sum()
+    return total / (height * width)
+
+
+def test_single_view_is_its_definition():
+    depth, photo = plane_view(POSE)
+    depth = depth * (1 + 0.01 * np.sin(np.arange(SIZE[1], dtype=np.float32) / 3))
+    depth[10:20, 30:40] = 0
+    loss = single_view_loss(maps(depth, alpha=0.9), camera(POSE), jnp.asarray(photo))
+    np.testing.assert_allclose(loss, _plain_single_view(depth, 0.9 * NORMAL, 0.9, photo), rtol=1e-3)
+    half = jnp.zeros(SIZE).at[:, :40].set(1)
+    assert 0 < single_view_loss(maps(depth, alpha=0.9), camera(POSE), jnp.asarray(photo), half) < loss
+
+
+def test_single_view_is_zero_on_the_right_plane_and_pulls_both_ways():
+    depth, photo = plane_view(POSE)
+    gray = jnp.asarray(photo)
+    assert single_view_loss(maps(depth), camera(POSE), gray) < 1e-3
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        noisy = jnp.asarray(depth * (1 + 0.01 * rng.normal(0, 1, SIZE)))
+        normal = jnp.asarray(NORMAL + [0.1, 0.05, 0.0])
+
+        def cost(depth, normal):
+            out = maps(depth)
+            out = RenderOutput(**{**out.__dict__, "alpha": out.alpha.astype(jnp.float64)})
+            normals = jnp.broadcast_to(normal, (*SIZE, 3))
+            out = RenderOutput(**{**out.__dict__, "normal": normals})
+            view = Camera(jnp.asarray(POSE, jnp.float64), jnp.asarray(INTRINSICS, jnp.float64))
+            return single_view_loss(out, view, gray.astype(jnp.float64))
+
+        by_depth, by_normal = jax.grad(cost, argnums=(0, 1))(noisy, normal)
+        direction, step = jnp.asarray(rng.normal(0, 1, SIZE)), 1e-8
+        expected = (cost(noisy + step * direction, normal) - cost(noisy - step * direction, normal)) / (2 * step)
+        np.testing.assert_allclose((by_depth * direction).sum(), expected, rtol=1e-3)
+        expected = (cost(noisy, normal + 1e-7) - cost(noisy, normal - 1e-7)) / 2e-7
+        np.testing.assert_allclose(by_normal.sum(), expected, rtol=1e-3)
+        assert by_normal[0] > 0  # turned too far along x
+
+
+def test_edges_weigh_little_and_borders_nothing():
+    step = np.zeros(SIZE, np.float32)
+    step[:, 40:] = 1
+    weights = np.asarray(edge_weights(jnp.asarray(step)))
+    assert (weights[1:-1, 39:41] == 0).all() and (weights[1:-1, 1:38] == 1).all()
+    assert not weights[0].any() and not weights[:, -1].any()
+
+
+def test_neighbours_stand_off_by_a_share_of_the_depth():
+    poses = np.stack([np.eye(4)] * 5)
+    poses[:, 0, 3] = [0, -0.05, -0.5, -1.0, -30]
+    near = choose_neighbors(poses)[0]
+    np.testing.assert_array_equal(near, [1, 2, 3, 4])
+    np.testing.assert_array_equal(choose_neighbors(poses, depths=np.full(5, 5.0))[0], [2, 3])
+    np.testing.assert_array_equal(choose_neighbors(poses, depths=np.full(5, np.nan))[0], near)
