@@ -84,7 +84,7 @@ def import_laspy():
 
 def _geo_keys(epsg: int) -> bytes:
     """The GeoTIFF keys of a projected system, as LAS 1.2 keeps them."""
-    keys = ((1024, 0, 1, 1), (1025, 0, 1, 1), (3072, 0, 1, epsg))  # projected, by areas (as laspy's kin write it), the system
+    keys = ((1024, 0, 1, 1), (1025, 0, 1, 1), (3072, 0, 1, epsg))  # model type: projected; raster type: areas; the system
     return struct.pack(f"<{4 + 4 * len(keys)}H", 1, 1, 0, len(keys), *(number for key in keys for number in key))
 
 
@@ -92,7 +92,7 @@ def write_points_las(path: str | os.PathLike, points: Points, offset: tuple[floa
                      epsg: int = 0) -> None:
     """Writes a LAS 1.2 file (point format 2: coordinates and colours), atomically.
 
-    Coordinates are whole steps from an offset: powers of ten, at most a millionth of the extent.
+    LAS keeps coordinates as whole numbers of steps from an origin; a step is a power of ten, at most a millionth of the extent.
 
     Args:
         path: the file.

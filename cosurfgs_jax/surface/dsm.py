@@ -56,8 +56,8 @@ class _Drawing:
         self._low = np.stack([row - reach, column - reach]).astype(np.float32)
         self._high = np.stack([row + reach, column + reach]).astype(np.float32)
 
-    def _near_tile(self, row: int, column: int) -> Surfels:
-        """The surfels that may touch a tile, with dead ones behind them up to one of few array sizes."""
+    def _near_tile(self, row: int, column: int) -> Surfels | None:
+        """The surfels that may touch a tile, with dead ones behind them up to one of few array sizes; None: there is none."""
         keep = np.flatnonzero(self._is_used & (self._high[0] >= row) & (self._low[0] <= row + TILE)
                               & (self._high[1] >= column) & (self._low[1] <= column + TILE))
         if not len(keep):
@@ -169,14 +169,13 @@ def _tags(axes: GroundFrame) -> dict[str, str]:
 
 
 def check_geo(scene, settings: GeoSettings) -> None:
-    """What can be refused before a model is loaded.
+    """Refuses map coordinates that a dataset cannot have.
 
     Raises:
         InputError: an offset or a coordinate system for a dataset whose z is not up, an unknown one, or rasterio is missing.
     """
     geotiff.check_epsg(settings.epsg)
-    is_map = scene.up[2] >= np.cos(np.radians(ground.MAP_ANGLE_DEG))
-    if (settings.epsg or any(settings.offset_xyz())) and not is_map:
+    if (settings.epsg or any(settings.offset_xyz())) and not ground.is_map(scene.up):
         raise InputError("config.geo.offset, geo.epsg: expected none for a dataset whose z axis is not up "
                          f"(up is {np.round(scene.up, 3).tolist()}), as its axes are not those of a map; align the dataset first")
 

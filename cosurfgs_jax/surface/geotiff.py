@@ -24,7 +24,8 @@ def import_rasterio():
         import rasterio
         import rasterio.windows
     except ImportError as error:
-        raise InputError(f'rasterio is needed for GeoTIFF files ({error}): pip install "cosurfgs_jax[geo]"') from error
+        raise InputError(f'rasterio is needed for GeoTIFF files and EPSG numbers ({error}): '
+                         'pip install "cosurfgs_jax[geo]"') from error
     return rasterio
 
 

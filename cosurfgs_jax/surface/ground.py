@@ -8,8 +8,6 @@ from jaxtyping import Float
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 
-# Degrees from +z up to which the dataset is taken for a map: axes are then its own, so that coordinates stay those of the map.
-MAP_ANGLE_DEG = 3.0
 BYTES_PER_PIXEL = 8  # float32 height and four bytes of colour
 # Of the range of percentiles, by which it is widened (never beyond the points themselves).
 _EXTENT_MARGIN = 0.05
@@ -62,14 +60,20 @@ class GroundGrid(NamedTuple):
         return rows, columns, inside
 
 
+def is_map(up: Float[np.ndarray, "3"]) -> bool:
+    """Whether a dataset's z axis is its vertical (`scene_frame.estimate_up` gives +z exactly where it is about that), so that
+    its coordinates can be those of a map."""
+    return bool(up[2] > 1 - 1e-9)
+
+
 def choose_frame(up: Float[np.ndarray, "3"], frame: SceneFrame) -> GroundFrame:
-    """The dataset's own axes where its z is up to within MAP_ANGLE_DEG, else those of the training world, around its origin.
+    """The dataset's own axes where its z is up, so that coordinates stay; else those of the training world, around its origin.
 
     Args:
         up: unit vector, dataset.
         frame: of the scene; its world has +z up and lies around the middle of the ground.
     """
-    if up[2] >= np.cos(np.radians(MAP_ANGLE_DEG)):
+    if is_map(up):
         return GroundFrame(np.eye(3), np.zeros(3), True)
     return GroundFrame(np.array(frame.rotation), frame.to_dataset(np.zeros(3)), False)
 
@@ -84,20 +88,22 @@ def choose_grid(ground: Float[np.ndarray, "n 3"], pixel_size: float, memory_mb: 
     Returns:
         A grid whose edges are whole multiples of the pixel size.
     Raises:
-        InputError: it would be larger; the message has a pixel size that fits.
+        InputError: there is no point, or the raster would be larger; the message has a pixel size that fits.
     """
+    if not len(ground):
+        raise InputError("height map: expected SfM points, whose extent it covers, got none; give a dataset with points")
     low, high = np.percentile(ground[:, :2], [1, 99], axis=0)
     margin = _EXTENT_MARGIN * (high - low)
     low = np.maximum(low - margin, ground[:, :2].min(axis=0))
     high = np.minimum(high + margin, ground[:, :2].max(axis=0))
     first, end = np.floor(low / pixel_size), np.ceil(high / pixel_size)
     width, height = np.maximum(end - first, 1)
-    need, budget = width * height * BYTES_PER_PIXEL / 2**20, memory_mb
-    if need > budget:
+    need = width * height * BYTES_PER_PIXEL / 2**20
+    if need > memory_mb:
         raise InputError(
             f"geo.pixel_size: {pixel_size:.4g} gives a raster of {width:.0f}x{height:.0f} pixels, {need:.0f} MB, expected at "
             f"most config.surface.memory_mb = {memory_mb}; set "
-            f"config.geo.pixel_size={pixel_size * np.sqrt(need / budget) * 1.02:.3g} or allow more memory")
+            f"config.geo.pixel_size={pixel_size * np.sqrt(need / memory_mb) * 1.02:.3g} or allow more memory")
     top = (first[1] + height) * pixel_size
     return GroundGrid(float(first[0] * pixel_size), float(top), float(pixel_size), int(width), int(height))
 

@@ -18,8 +18,8 @@ from cosurfgs_jax.export.ply import write_surfels_ply
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.ply_file import read_points_ply
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface import check_geo, geotiff, read_mesh_ply, write_dsm, write_mesh_ply
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
-from cosurfgs_jax.surface import geotiff, read_mesh_ply, write_dsm, write_mesh_ply
 from cosurfgs_jax.training import evaluation
 from cosurfgs_jax.training.logging import Progress, read_history
 from cosurfgs_jax.training.merged import load_merged, stage_names, total_steps
@@ -214,10 +214,10 @@ def _export_points(trained: Trained, folder: Path, form: str) -> None:
 
 def _export_dsm(trained: Trained, folder: Path) -> None:
     started, settings, place = time.monotonic(), trained.settings, trained.place
-    with Progress("height map", 1) as progress:
+    with Progress("height map, percent", 100) as progress:
         found = write_dsm(folder / "dsm.tif", folder / "orthophoto.tif", trained.surfels, place.frame, place.scene, settings.geo,
                           memory_mb=settings.surface.memory_mb, backend=settings.raster.backend,
-                          progress=lambda done, total: progress.update(done, total))
+                          progress=lambda done, total: progress.update(100 * done // total))
     files.write_json(folder / "dsm.json", found | {"step": trained.step, "seconds": round(time.monotonic() - started, 1)})
     _log.info("height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s", found["width"], found["height"],
               found["pixel_size"], 100 * found["covered_share"], folder)
@@ -231,7 +231,7 @@ def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
     """Writes the model to workdir/export/ in a format that other programs read.
 
     Args:
-        settings: see `load_trained`; `geo` and `surface.memory_mb` are used by the last three.
+        settings: see `load_trained`; `geo` is used by "las" and "dsm", `surface.memory_mb` and `raster.backend` by "dsm".
         workdir: of the run.
         form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for viewers of 3DGS);
             "points": points.ply, the centres with colours and normals; "las": points.las, without normals; "dsm": dsm.tif
@@ -241,11 +241,13 @@ def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
     """
     if form not in EXPORT_FORMATS:
         raise InputError(f"--format: expected one of {', '.join(EXPORT_FORMATS)}, got {form!r}")
-    # A missing package is said before the model is loaded.
+    # A missing package or a wrong number is said before the model is loaded.
     if form == "las":
         point_files.import_laspy()
     if form == "dsm":
         geotiff.import_rasterio()
+    if form in ("las", "dsm"):
+        geotiff.check_epsg(settings.geo.epsg)
     trained, folder = load_trained(settings, workdir), workdir / "export"
     if form == "ply":
         _export_surfels(trained, folder)
