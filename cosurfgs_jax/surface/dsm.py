@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import GeoSettings
@@ -137,7 +138,8 @@ class _PointHeights:
 
 
 def choose_pixel_size(scene, settings: GeoSettings) -> float:
-    """The setting, or the median footprint of a photograph's pixel on the SfM points that it sees; dataset length.
+    """The setting, or the median footprint of a photograph's pixel on the SfM points that it sees, to two digits, as maps have;
+    dataset length.
 
     Raises:
         InputError: no photograph sees a point.
@@ -149,7 +151,7 @@ def choose_pixel_size(scene, settings: GeoSettings) -> float:
     if not any(map(len, seen)):
         raise InputError("geo.pixel_size: expected SfM points inside the images to derive it from, got none; set "
                          "config.geo.pixel_size in the unit of the dataset")
-    return fusion.choose_voxel_size(seen, scene.intrinsics, pixels=1)
+    return float(f"{fusion.choose_voxel_size(seen, scene.intrinsics, pixels=1):.2g}")
 
 
 def _tiles(grid: GroundGrid) -> Iterator[tuple[int, int]]:
@@ -192,7 +194,7 @@ def write_dsm(dsm_path: Path, orthophoto_path: Path, surfels: Surfels, frame: Sc
         orthophoto_path: of uint8 red, green, blue and alpha (255 or 0).
         surfels: N, world frame.
         frame: the similarity from the dataset to the world.
-        scene: `points`, `up`, and for the pixel size the cameras and tracks are used.
+        scene: `points`, `up`, the cameras, and for the pixel size the tracks are used.
         settings: pixel size, offset and coordinate system.
         memory_mb: the largest raster.
         backend: of the rasterizer.
@@ -206,7 +208,8 @@ def write_dsm(dsm_path: Path, orthophoto_path: Path, surfels: Surfels, frame: Sc
     axes = ground.choose_frame(scene.up, frame)
     points = axes.from_dataset(scene.points)
     grid = ground.choose_grid(points, choose_pixel_size(scene, settings), memory_mb)
-    limits, offset = ground.height_limits(points[:, 2]), settings.offset_xyz()
+    camera_heights = axes.from_dataset(camera_center(scene.camera_from_world))[:, 2]
+    limits, offset = ground.height_limits(points[:, 2], camera_heights), settings.offset_xyz()
     drawing = _Drawing(surfels, frame, axes, grid, limits, backend)
     at_points, tiles, num_covered = _PointHeights(points, grid), list(_tiles(grid)), 0
     options = {"offset": offset, "epsg": settings.epsg, "tags": _tags(axes)}
@@ -229,7 +232,7 @@ def write_dsm(dsm_path: Path, orthophoto_path: Path, surfels: Surfels, frame: Sc
                 f"stops half of the light ({drawing.num_above} of {len(surfels.alive)} surfels are above, {drawing.num_below} "
                 "below); train longer, or look at the model with `python -m cosurfgs_jax.render`")
     if drawing.num_above:
-        _LOG.info("height map: %d surfels above %.4g, far above all SfM points, were not drawn", drawing.num_above, limits[1])
+        _LOG.info("height map: %d surfels above %.4g, far above the SfM points, were not drawn", drawing.num_above, limits[1])
     return {"pixel_size": grid.pixel_size, "width": grid.width, "height": grid.height, "left": grid.left + offset[0],
             "top": grid.top + offset[1], "offset": offset, "epsg": settings.epsg, "nodata": geotiff.NODATA,
             "is_map": axes.is_map, "axes": axes.axes, "axes_origin": axes.origin, "min_alpha": MIN_ALPHA,

@@ -70,7 +70,10 @@ def sfm_points():
 
 
 def scene_of(points, axes):
-    return types.SimpleNamespace(points=points @ axes + ORIGIN, up=axes[2])
+    pose = np.eye(4)
+    pose[:3, :3] = np.diag([1.0, -1, -1]) @ axes
+    pose[:3, 3] = -pose[:3, :3] @ ([40.0, 35.0, 60.0] @ axes + ORIGIN)
+    return types.SimpleNamespace(points=points @ axes + ORIGIN, up=axes[2], camera_from_world=pose[None])
 
 
 def frame_of(axes):
@@ -261,12 +264,12 @@ def test_a_raster_beyond_the_memory_names_a_pixel_size_that_fits(rasterio, tmp_p
 
 def test_the_pixel_size_is_that_of_the_photographs_on_the_ground():
     pose = np.diag([1.0, -1, -1, 1])
-    pose[:3, 3] = -pose[:3, :3] @ [40.0, 35.0, 60.0]
+    pose[:3, 3] = -pose[:3, :3] @ [40.0, 35.0, 61.7]  # 0.2057 a pixel
     points = sfm_points()[0] * [1, 1, 0]
     scene = types.SimpleNamespace(points=points, camera_from_world=pose[None], image_sizes=np.array([[400, 500]]),
                                   intrinsics=np.array([[[300.0, 0, 250], [0, 300, 200], [0, 0, 1]]]),
                                   track_offsets=None, track_views=None)
-    assert dsm.choose_pixel_size(scene, GeoSettings()) == pytest.approx(60 / 300)
+    assert dsm.choose_pixel_size(scene, GeoSettings()) == 0.21
     assert dsm.choose_pixel_size(scene, GeoSettings(pixel_size=0.7)) == 0.7
     with pytest.raises(InputError, match="config.geo.pixel_size"):
         dsm.choose_pixel_size(types.SimpleNamespace(**{**vars(scene), "points": points + [1e4, 0, 0]}), GeoSettings())

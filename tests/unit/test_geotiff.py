@@ -82,10 +82,12 @@ def test_stray_points_do_not_widen_the_raster():
     assert (moved.width, moved.height) == (201, 101)
 
 
-def test_heights_of_surfaces_reach_half_the_range_beyond_the_points():
+@pytest.mark.parametrize("cameras, expected", [([45.0, 50.0, 900.0], 40), ([5.0], 40), ([120.0, 110.0, 20.0], 50)])
+def test_heights_of_surfaces_reach_beyond_the_points_but_not_to_the_cameras(cameras, expected):
+    """Half the range of the points, or a third of the way to the cameras; stray points and single cameras do not matter."""
     heights = np.concatenate([np.linspace(10, 30, 10_001), [500.0, -300.0]])
-    low, high = ground.height_limits(heights)
-    assert low == pytest.approx(0, abs=0.2) and high == pytest.approx(40, abs=0.2)
+    low, high = ground.height_limits(heights, np.array(cameras))
+    assert low == pytest.approx(0, abs=0.2) and high == pytest.approx(expected, abs=0.2)
 
 
 def test_axes_are_those_of_the_map_or_of_the_ground():
