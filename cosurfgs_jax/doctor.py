@@ -13,7 +13,8 @@ import sys
 from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
-_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"),)
+_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("rasterio", "geo", "export --format=dsm"),
+             ("laspy", "geo", "export --format=las"))
 
 
 def _version(name: str) -> str:

@@ -5,6 +5,7 @@ where the comment says "from the data" is replaced by the consumer, which logs w
 """
 
 import dataclasses
+import math
 
 from cosurfgs_jax.errors import InputError
 
@@ -282,6 +283,30 @@ class SurfaceSettings:
 
 
 @dataclasses.dataclass
+class GeoSettings:
+    """Height map, orthophoto and points for maps. Lengths are in the dataset's unit."""
+
+    pixel_size: float = 0.0  # on the ground; 0 = from the data: the median size of a photograph's pixel there
+    offset: str = ""  # "x,y,z" that makes map coordinates of the dataset's; it is added in the files that are written
+    epsg: int = 0  # number of the projected coordinate system that coordinates are in then; 0 = none is written
+
+    def offset_xyz(self) -> tuple[float, float, float]:
+        """The offset as numbers."""
+        parts = self.offset.replace(" ", "").split(",") if self.offset.strip() else ["0"] * 3
+        try:
+            numbers = tuple(map(float, parts))
+        except ValueError:
+            numbers = ()
+        _require(len(numbers) == 3 and all(map(math.isfinite, numbers)), "geo.offset", 'three numbers "x,y,z"', self.offset)
+        return numbers[0], numbers[1], numbers[2]
+
+    def validate(self) -> None:
+        _require(self.pixel_size >= 0, "geo.pixel_size", "0 (from the data) or a positive length", self.pixel_size)
+        _require(self.epsg >= 0, "geo.epsg", "0 (none) or the EPSG number of a projected system", self.epsg)
+        self.offset_xyz()
+
+
+@dataclasses.dataclass
 class Settings:
     """All of them; what a config file returns."""
 
@@ -300,6 +325,7 @@ class Settings:
     lmc: LmcSettings = dataclasses.field(default_factory=LmcSettings)
     mas: MasSettings = dataclasses.field(default_factory=MasSettings)
     surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
+    geo: GeoSettings = dataclasses.field(default_factory=GeoSettings)
 
     def validate(self) -> None:
         for field in dataclasses.fields(self):

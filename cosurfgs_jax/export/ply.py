@@ -20,12 +20,14 @@ def _rest_names(num_coefficients: int) -> list[str]:
     return [f"f_rest_{i}" for i in range(3 * (num_coefficients - 1))]
 
 
-def _normals(quats: np.ndarray) -> np.ndarray:
+def unit_normals(quats: np.ndarray) -> np.ndarray:
+    """Third axes [n,3] of quaternions wxyz [n,4] of any length but zero."""
     w, x, y, z = (quats / np.linalg.norm(quats, axis=-1, keepdims=True)).T
     return np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], axis=-1)
 
 
-def _is_drawable(surfels: Surfels) -> np.ndarray:
+def is_drawable(surfels: Surfels) -> np.ndarray:
+    """Which surfels bool[N] are alive with finite numbers."""
     fields = (surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
     keep = np.asarray(surfels.alive)
     for field in fields:
@@ -33,7 +35,7 @@ def _is_drawable(surfels: Surfels) -> np.ndarray:
     return keep & (np.abs(np.asarray(surfels.quats)).sum(axis=1) > 0)
 
 
-def _needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
+def needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
     """Whether centres in float64 would be off by more than a tenth of a typical surfel in float32."""
     if means.dtype != np.float64:
         return False
@@ -58,7 +60,7 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
     """
     if form not in ("2d", "3dgs"):
         raise InputError(f'form: expected "2d" or "3dgs", got {form!r}')
-    keep = _is_drawable(surfels)
+    keep = is_drawable(surfels)
     num_kept = int(keep.sum())
     if num_kept == 0:
         raise InputError(f"{path}: there is no living surfel to write; was the model trained?")
@@ -66,7 +68,7 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
     quats, log_scales, logits, sh = (np.asarray(field, np.float32)[keep] for field in (
         surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh))
     named = dict(zip("xyz", means.T, strict=True))
-    named |= dict(zip(("nx", "ny", "nz"), _normals(quats).T, strict=True))
+    named |= dict(zip(("nx", "ny", "nz"), unit_normals(quats).T, strict=True))
     named |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
     # Channel-major: all coefficients of red, then green, then blue.
     rest = np.transpose(sh[:, 1:], (0, 2, 1)).reshape(num_kept, -1)
@@ -78,7 +80,7 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
         # Never thicker than a hundredth of the smaller side: the file must stay one of discs.
         named["scale_2"] = np.minimum(np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0))
     named |= {f"rot_{i}": quats[:, i] for i in range(4)}
-    is_double = _needs_double(means, log_scales)
+    is_double = needs_double(means, log_scales)
     if is_double:
         _log.warning("%s: coordinates up to %.3g need double precision, which some viewers of splats do not read", path,
                      np.abs(means).max())

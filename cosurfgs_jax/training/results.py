@@ -13,11 +13,13 @@ import numpy as np
 from cosurfgs_jax import files, pictures, report, settings_file
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.export import points as point_files
 from cosurfgs_jax.export.ply import write_surfels_ply
+from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.ply_file import read_points_ply
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface import check_geo, geotiff, read_mesh_ply, write_dsm, write_mesh_ply
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
-from cosurfgs_jax.surface import read_mesh_ply, write_mesh_ply
 from cosurfgs_jax.training import evaluation
 from cosurfgs_jax.training.logging import Progress, read_history
 from cosurfgs_jax.training.merged import load_merged, stage_names, total_steps
@@ -28,6 +30,7 @@ from cosurfgs_jax.types import Surfels
 _log = logging.getLogger(__name__)
 _MESH_PATH = Path("mesh") / "mesh.ply"
 _TIMINGS = "timings.json"
+EXPORT_FORMATS = ("ply", "dsm", "las", "points")
 _GIVEN_UNIT = "dataset units"  # of a point cloud that comes without one
 
 
@@ -202,19 +205,68 @@ def extract_mesh(settings: Settings, workdir: Path) -> None:
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
-def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
-    """Writes the model to workdir/export/ in a format that viewers read.
-
-    Args:
-        settings: see `load_trained`.
-        workdir: of the run.
-        form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for viewers of 3DGS).
-    """
-    if form != "ply":
-        raise InputError(f"--format: expected ply, got {form!r}")
-    trained = load_trained(settings, workdir)
+def _export_surfels(trained: Trained, folder: Path) -> None:
     surfels = trained.place.frame.surfels_to_dataset(trained.surfels)
     for kind in ("2d", "3dgs"):
-        path = workdir / "export" / f"point_cloud_{kind}.ply"
+        path = folder / f"point_cloud_{kind}.ply"
         count = write_surfels_ply(path, surfels, kind)
         _log.info("%d surfels in %s", count, path)
+
+
+def _export_points(trained: Trained, folder: Path, form: str) -> None:
+    scene, geo = trained.place.scene, trained.settings.geo
+    if form == "las":
+        check_geo(scene, geo)
+    points = point_files.points_of(trained.place.frame.surfels_to_dataset(trained.surfels),
+                                   camera_center(scene.camera_from_world))
+    path = folder / ("points.las" if form == "las" else "points.ply")
+    if form == "las":
+        point_files.write_points_las(path, points, geo.offset_xyz(), geo.epsg)
+    else:
+        point_files.write_points_ply(path, points)
+    _log.info("%d points in %s", len(points.positions), path)
+
+
+def _export_dsm(trained: Trained, folder: Path) -> None:
+    started, settings, place = time.monotonic(), trained.settings, trained.place
+    with Progress("height map, percent", 100) as progress:
+        found = write_dsm(folder / "dsm.tif", folder / "orthophoto.tif", trained.surfels, place.frame, place.scene, settings.geo,
+                          memory_mb=settings.surface.memory_mb, backend=settings.raster.backend,
+                          progress=lambda done, total: progress.update(100 * done // total))
+    files.write_json(folder / "dsm.json", found | {"step": trained.step, "seconds": round(time.monotonic() - started, 1)})
+    _log.info("height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s", found["width"], found["height"],
+              found["pixel_size"], 100 * found["covered_share"], folder)
+    figures = found["agreement"]["visible_points"]
+    if figures:
+        _log.info("SfM points: median difference %.3g pixels, signed %+.3g (height map minus point)",
+                  figures["median_absolute_pixels"], figures["median_signed_pixels"])
+
+
+def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
+    """Writes the model to workdir/export/ in a format that other programs read.
+
+    Args:
+        settings: see `load_trained`; `geo` is used by "las" and "dsm", `surface.memory_mb` and `raster.backend` by "dsm".
+        workdir: of the run.
+        form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for viewers of 3DGS);
+            "points": points.ply, the centres with colours and normals; "las": points.las, without normals; "dsm": dsm.tif
+            (heights), orthophoto.tif, and dsm.json with what was chosen and how well the heights fit the SfM points.
+    Raises:
+        InputError: an unknown format, a missing package, or what `write_dsm` refuses.
+    """
+    if form not in EXPORT_FORMATS:
+        raise InputError(f"--format: expected one of {', '.join(EXPORT_FORMATS)}, got {form!r}")
+    # A missing package or a wrong number is said before the model is loaded.
+    if form == "las":
+        point_files.import_laspy()
+    if form == "dsm":
+        geotiff.import_rasterio()
+    if form in ("las", "dsm"):
+        geotiff.check_epsg(settings.geo.epsg)
+    trained, folder = load_trained(settings, workdir), workdir / "export"
+    if form == "ply":
+        _export_surfels(trained, folder)
+    elif form == "dsm":
+        _export_dsm(trained, folder)
+    else:
+        _export_points(trained, folder, form)

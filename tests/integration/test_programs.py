@@ -107,6 +107,24 @@ def test_from_model_to_mesh_scores_and_files(trained):
     assert {path.name for path in (trained / "export").iterdir()} == {"point_cloud_2d.ply", "point_cloud_3dgs.ply"}
 
 
+@pytest.mark.parametrize("form, package, names", [("points", "numpy", {"points.ply"}), ("las", "laspy", {"points.las"}), (
+    "dsm", "rasterio", {"dsm.tif", "orthophoto.tif", "dsm.json"})])
+def test_exports_for_maps(trained, tmp_path, form, package, names):
+    pytest.importorskip(package)
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / "export", ignore_errors=True)
+    result = _run("export", workdir, f"--format={form}", "--config.geo.offset=100,200,3", "--config.geo.pixel_size=0.5")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (workdir / "export").iterdir()} == names
+    if form == "dsm":
+        found = json.loads((workdir / "export" / "dsm.json").read_text())
+        assert found["offset"] == [100, 200, 3] and found["pixel_size"] == 0.5 and found["covered_share"] > 0.3
+        assert found["agreement"]["visible_points"]["median_absolute_pixels"] < 3
+        _expect_sentence(_run("export", workdir, "--format=dsm", "--config.geo.epsg=4326"), "config.geo.epsg", "4326")
+        _expect_sentence(_run("export", workdir, "--format=dsm", "--config.geo.pixel_size=0.0001"), "config.geo.pixel_size=")
+
+
 def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
     assert result.returncode == 2, (result.returncode, result.stderr)
     assert "Traceback" not in result.stderr
