@@ -35,7 +35,8 @@ def _finish_view(raw: RawMaps, camera: Camera, projection: str) -> RenderOutput:
         depth = jnp.where(is_hit, raw.depth_sum / jnp.where(is_hit, alpha, 1.0), 0.0)
         rays = pixel_rays(camera.intrinsics, alpha.shape)
         rotation = camera.camera_from_world[:3, :3]
-        normal_camera = raw.normal_sum @ rotation.T
+        # GPUs would multiply with 10-bit mantissas (TF32) by default.
+        normal_camera = jnp.matmul(raw.normal_sum, rotation.T, precision="highest")
         if projection == "orthographic":  # pixel_rays holds where the ray starts in x and y; it goes along z
             facing = cosine = -normal_camera[..., 2]
             distance = raw.plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)

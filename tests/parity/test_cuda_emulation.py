@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_fewer_maps(emulation, maps, wanted):
             assert getattr(fewer, name) is None
     cotangents = {name: value for name, value in _cotangents(case).items() if name in wanted}
     _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents, maps) for backend in ("emulation", "cpu")), maps)
+
+
+@pytest.mark.parametrize("maps", ops.MAP_LEVELS)
+def test_without_contributions_the_maps_are_the_same(emulation, maps):
+    """Other kernels, as nothing is added up over pixels."""
+    emulation()
+    case = cases.build("random_cloud")
+    with_them, without = (
+        jax.jit(functools.partial(cases.RENDERERS["emulation"], image_size=case.image_size, near=case.near, sh_degree=3,
+                                  maps=maps, with_contributions=with_contributions))(
+            case.surfels(), case.camera(), jnp.asarray(case.background), None) for with_contributions in (True, False))
+    assert without.contributions is None
+    _assert_same(without, with_them._replace(contributions=None))
 
 
 def test_a_batch_of_cameras(emulation):

@@ -6,6 +6,8 @@
 // within a batch, and the order of additions is fixed.
 #pragma once
 
+#include <string.h>
+
 #include <type_traits>
 
 #include "raster.h"
@@ -73,18 +75,22 @@ COSURFGS_FN bool Intersect(const Record& r, int x, int y, float near, Hit& h) {
   return true;
 }
 
-// Copies the records of a batch, and their ids, into shared memory; 16 bytes a thread and turn.
-struct alignas(16) Chunk {
-  uint32_t words[4];
-};
+// Copies the records of a batch, and their ids, into shared memory; 16 bytes a thread and turn. By memcpy, as a compiler may
+// take for granted that words are not the floats that are read afterwards.
 template <int kBatch>
 COSURFGS_FN void CopyBatch(const BlendArgs& args, int64_t first, int size, int thread, Record* records, int32_t* ids) {
-  constexpr int kChunks = sizeof(Record) / sizeof(Chunk);
+  constexpr int kBytes = 16, kChunks = sizeof(Record) / kBytes;
+  struct alignas(kBytes) Chunk {
+    char bytes[kBytes];
+  } chunk;
   static_assert(kBatch <= kTileThreads, "a thread per id");
   if (thread < size) ids[thread] = args.lists[first + thread];
   for (int i = thread; i < size * kChunks; i += kTileThreads) {
-    const Chunk* source = reinterpret_cast<const Chunk*>(args.records + args.lists[first + i / kChunks]);
-    reinterpret_cast<Chunk*>(records + i / kChunks)[i % kChunks] = source[i % kChunks];
+    const int64_t offset = i % kChunks * kBytes;
+    const char* source = reinterpret_cast<const char*>(args.records + args.lists[first + i / kChunks]) + offset;
+    char* target = reinterpret_cast<char*>(records + i / kChunks) + offset;
+    memcpy(&chunk, __builtin_assume_aligned(source, kBytes), kBytes);
+    memcpy(__builtin_assume_aligned(target, kBytes), &chunk, kBytes);
   }
 }
 
@@ -106,6 +112,7 @@ COSURFGS_BLOCK_FN void HalveWidth(Warp& warp) {
         kWidth, [](int, const float* values) { return values[0]; },
         [](int lane, float* values, float other) { values[0] = Op::Combine(lane % kSize, values[0], other); });
   } else {
+    COSURFGS_UNROLL
     for (int i = 0; i < kWidth; ++i) {
       warp.Exchange(
           kWidth, [i](int lane, const float* values) { return lane & kWidth ? values[i] : values[i + kWidth]; },

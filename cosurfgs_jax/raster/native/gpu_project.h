@@ -5,6 +5,8 @@
 // Run(block, args, i) is a whole block's, written in phases (see cuda_device.h for what a block offers).
 #pragma once
 
+#include <string.h>
+
 #include "raster.h"
 #include "scalar.h"
 // After scalar.h, whose functions its templates call.
@@ -105,11 +107,7 @@ struct ProjectSurfel {
     record.cutoff = cutoff + 1e-3f;  // a margin: the exact test is on alpha
     record.may_be_near = !(bounds.min_z >= view.near);
     args.records[id] = record;
-    union {
-      float value;
-      uint32_t bits;
-    } depth = {z};
-    args.keys[id] = depth.bits;  // positive floats sort like their bits
+    memcpy(&args.keys[id], &z, sizeof(z));  // positive floats sort like their bits
   }
 };
 
