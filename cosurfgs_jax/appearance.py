@@ -89,6 +89,25 @@ def transforms(params: AppearanceParams) -> Float[Array, "v 3 4"]:
     return _changes(params, params["embeddings"]) + jnp.eye(3, 4)[None]
 
 
+def gray_responses(params: AppearanceParams) -> Float[Array, "v 3"]:
+    """What each photograph shows of a canonical mid-grey (0.5)."""
+    return transforms(params) @ jnp.asarray([0.5, 0.5, 0.5, 1.0])
+
+
+def divide(params: AppearanceParams, gain: Float[Array, "3"]) -> AppearanceParams:
+    """The model whose transforms show canonical colours times `gain` as the old one shows the colours themselves.
+
+    Args:
+        params: from `init`.
+        gain: per channel, positive.
+    """
+    output = params["network"]["output"]
+    factors = jnp.tile(jnp.concatenate([1 / gain, jnp.ones(1)]), 3)  # of the 12 outputs, rows of the 3x4 transform
+    shift = jnp.concatenate([jnp.diag(1 / gain - 1), jnp.zeros((3, 1))], axis=1).reshape(-1)  # the identity is not an output
+    output = output | {"kernel": output["kernel"] * factors[None], "bias": output["bias"] * factors + shift}
+    return params | {"network": params["network"] | {"output": output}}
+
+
 def apply(params: AppearanceParams, image_id: Int[Array, "*views"] | int,
           render: Float[Array, "*views h w 3"]) -> Float[Array, "*views h w 3"]:
     """A render as the photograph would show it.

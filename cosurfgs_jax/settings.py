@@ -271,7 +271,7 @@ class SurfaceSettings:
     voxel_size: float = 0.0
     truncation_voxels: float = 4.0
     max_angle_deg: float = 80.0  # between ray and normal
-    min_neighbor_views: int = 2  # views that must confirm a depth
+    min_neighbor_views: int = 2  # views that must confirm a depth, where so many could
     min_cluster_share: float = 0.005  # smaller connected pieces (of the largest, by triangles) are dropped
     memory_mb: int = 4096
 

@@ -6,7 +6,8 @@ With --workdir it goes on from the checkpoint of a run's device stage, which it 
 --surfels. The step is that of one block on one device, which has all cores.
 
 The parts are measured inside one run: those of the rasterizer by the library's own counters while whole steps run, the others as
-programs of their own on the same arrays. The rest is what the whole step takes beyond its parts. Medians; this is a benchmark on
+programs of their own on the same arrays. The whole step is the photometric one; the one with SV-Reg and MV-Reg (second view
+included) stands beside it. The rest is what the whole step takes beyond its parts. Medians; this is a benchmark on
 whatever else the machine does, not a test.
 """
 
@@ -31,10 +32,11 @@ from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context
+from cosurfgs_jax.training.feed import BlockViews
 from cosurfgs_jax.training.layout import make_layout
 from cosurfgs_jax.training.place import load_photo, open_place
 from cosurfgs_jax.training.state import init_state, with_surfels
-from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
+from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
 STAGES = ("project", "bin", "blend forward", "blend backward", "project backward")
 
@@ -86,23 +88,25 @@ def measure(place, layout, block, settings, state, images, repeats: int) -> dict
         return layout.put(lambda _: tree)
 
     steps, views = compile_blocks(settings, layout), block.views
-    batches = []
-    for view in views[:: max(1, len(views) // 8)][:8].tolist():
-        batches.append(put(Batch(place.views.camera_arrays(view), load_photo(place, images, view),
-                                 np.int32(np.searchsorted(views, view)), np.float32(0.1), np.int32(3))))
-    shape, holder = StepShape(is_densifying=True), {"state": state, "at": 0}
+    context = Context(settings, Path(), place, layout, images, None, None)  # feeding needs no more
+    feed = BlockViews(context)
+    batches = [feed.batch(block.number, step, 0.5, 3, with_second=True) for step in range(8)]  # on one device a block is a row
+    holder = {"state": state, "at": 0}
 
-    def whole():
+    def whole(has_geometry: bool):
         batch = batches[holder["at"] % len(batches)]
         holder["at"] += 1
-        holder["state"], report = steps.train(holder["state"], batch, shape=shape)
+        holder["state"], report = steps.train(holder["state"], batch if has_geometry else batch._replace(second=None),
+                                              shape=StepShape(is_densifying=not has_geometry, has_geometry=has_geometry))
         jax.block_until_ready(holder["state"])
 
-    whole()
+    whole(False)
     before = stage_seconds()
-    parts = {"whole step": median_ms(whole, repeats)}
+    parts = {"whole step": median_ms(lambda: whole(False), repeats)}
     spent = 1e3 * (stage_seconds() - before) / (repeats + 1)
     parts |= dict(zip(STAGES, spent.tolist(), strict=True))
+    if settings.loss.has_single_view or settings.loss.has_multi_view:
+        parts["whole step with geometric terms"] = median_ms(lambda: whole(True), repeats)
 
     state, photo = jax.tree.map(jnp.asarray, layout.get((holder["state"], batches[0].photo), 0))
     image = photo[..., :3].astype(jnp.float32) / 255
@@ -166,7 +170,7 @@ def main() -> None:
     machine = f"{platform.machine()}, {ffi.cpu_instruction_set()}, {jax.local_device_count()} device(s), jax {jax.__version__}"
     print(f"{place.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
     for name, value in parts.items():
-        print(f"  {name:28s} {value:8.2f} ms  {100 * value / parts['whole step']:5.1f} %")
+        print(f"  {name:32s} {value:8.2f} ms  {100 * value / parts['whole step']:5.1f} %")
     raster = sum(parts[name] for name in STAGES)
     print(f"  the rasterizer is {100 * raster / parts['whole step']:.0f} % of the step")
     if options.out:

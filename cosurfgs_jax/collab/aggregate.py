@@ -18,18 +18,17 @@ from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
-from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses
+from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.losses.single_view import single_view_loss
-from cosurfgs_jax.settings import LossSettings, Settings
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import BlockViews
 from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.training.loop import Stage
 from cosurfgs_jax.training.place import load_photo
 from cosurfgs_jax.training.state import TrainState
-from cosurfgs_jax.training.step import SecondView, StepReport, gray_of, weigh_multi_view
-from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+from cosurfgs_jax.training.step import StepReport
+from cosurfgs_jax.types import RenderOutput, Surfels
 
 
 class TaughtView(NamedTuple):
@@ -85,28 +84,6 @@ def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Ar
     return loss
 
 
-def geometric_loss(out: RenderOutput, camera: Camera, photo: UInt8[Array, "h w c"], mask: Bool[Array, "h w"],
-                   second: TaughtView | None, settings: LossSettings) -> Float[Array, ""]:
-    """SV-Reg and MV-Reg of one composite view, weighted: those of training, but the neighbour's surface is the teacher's.
-
-    Args:
-        out: the student's maps. Take gradient.
-        camera: of the view.
-        photo: of the view, u8.
-        mask: where the photograph judges the student.
-        second: None where MV-Reg is off.
-        settings: static.
-    """
-    gray, weight, loss = gray_of(photo), mask.astype(jnp.float32), jnp.float32(0.0)
-    if settings.has_single_view:
-        loss += settings.single_view_weight * single_view_loss(out, camera, gray, weight)
-    if second is not None:
-        neighbor = Neighbor(second.view.camera, gray_of(second.view.photo), second.plane_depth, second.view.is_used)
-        loss += weigh_multi_view(multi_view_losses(out, camera, gray, weight, neighbor, second.view.offset,
-                                                   settings.patch_stride), settings)
-    return loss
-
-
 def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBatch, exchange: Exchange, settings: Settings):
     """Sum over this device's own cameras; the parts of others' losses come back through the exchange."""
     cells = [Surfels(**own, alive=state.alive) for own, state in zip(params, states, strict=True)]
@@ -118,7 +95,10 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
             exposed = appearance.apply(exposures[i], batch.exposures[i], out.color)
         teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.jobs.own_cameras, batch.seconds))
         loss = view_loss(out, exposed, batch.photos[i], teacher, settings)
-        loss += geometric_loss(out, camera, batch.photos[i], photo_mask(batch.photos[i], teacher.flags), second, settings.loss)
+        if settings.loss.has_single_view or settings.loss.has_multi_view:
+            mask = photo_mask(batch.photos[i], teacher.flags).astype(jnp.float32)
+            second_view, second_depth = (None, None) if second is None else second
+            loss += geometric_losses(out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss).total
         if exposures[i] is not None:
             loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
         total += jnp.where(batch.is_real[i], loss, 0.0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosurfgs_jax import pictures, settings_file
-from cosurfgs_jax.collab import compress
+from cosurfgs_jax.collab import compress, exposure
 from cosurfgs_jax.collab.aggregate import Aggregation
 from cosurfgs_jax.collab.composite import PART_BYTES, Planner
 from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
@@ -158,6 +158,9 @@ class _Pipeline:
         teachers = Teachers(context, name)
         if restored is None:
             stopwatch = Stopwatch()
+            if before.name in ("device", "lmc_device"):  # later models are of one brightness already
+                before, gains = exposure.agree(context, before)
+                _tell_gains(gains)
             planner = Planner(context.place, context.layout, *of_students)
             partners = {block: planner.partners(block) for block in context.layout.local_blocks}
             teachers.render(before.rows, *of_teachers, partners)
@@ -211,6 +214,12 @@ def _tell_compression(result: compress.Compression) -> None:
         after = result.num_after[block]
         _log.info("block %d: %d photographs used; %d of %d surfels pruned, %d kept, %d of them in its cell", block,
                   result.num_used[block], before - after, before, after, result.num_inside[block])
+
+
+def _tell_gains(gains: np.ndarray) -> None:
+    if len(gains) > 1:
+        means = gains.mean(axis=1)
+        _log.info("brightness of the blocks: made to agree by factors of %.3f to %.3f", means.min(), means.max())
 
 
 def _draw_before(context: Context, stage: loop.Stage) -> None:

@@ -1,6 +1,5 @@
 """Which views look at the same place from another one, and how pixels go from one to the other and back."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -96,6 +95,7 @@ def there_and_back(pixels: Float[Array, "*batch 2"], depth: Float[Array, "*batch
     return back, back_z, is_valid & is_found & (z > 0) & (back_z > 0)
 
 
-def relative_pose(neighbor: jax.Array, view: jax.Array) -> jax.Array:
+def relative_pose(neighbor: Float[cameras.AnyArray, "4 4"],
+                  view: Float[cameras.AnyArray, "4 4"]) -> Float[cameras.AnyArray, "4 4"]:
     """neighbor_from_view [4,4] of two camera_from_world [4,4]."""
     return neighbor @ cameras.invert_rigid(view)

@@ -4,24 +4,20 @@ Both terms are measured at the pixels of a lattice that moves from step to step:
 `stride`-th row.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import relative_pose, there_and_back
-from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.types import Camera, RenderOutput
 
 PATCH_RADIUS = 3  # pixels: patches of 7 x 7
 NOISE_STD = 2 / 255  # of a photograph's brightness; weaker texture says little of where a patch belongs
 MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
 MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
-_F32 = np.dtype(np.float32)
 
 
 class Neighbor(NamedTuple):
@@ -76,8 +72,28 @@ def _bilinear(image, pixels):
     return above + (below - above) * down, is_inside
 
 
-def _reference_ncc(gray, neighbor_gray, planes, offset, warp, epipole, intrinsics, stride):
-    """The definition of `patch_ncc`, one array of 49 samples per lattice pixel."""
+def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], planes: Float[Array, "n m 3"],
+              offset: Int[Array, "2"], intrinsics: Float[Array, "3 3"], neighbor_intrinsics: Float[Array, "3 3"],
+              neighbor_from_view: Float[Array, "4 4"], stride: int) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
+    """Normalised cross-correlation of the patch around each lattice pixel with what its plane projects it to in a neighbour.
+
+    Args:
+        gray, neighbor_gray: [H,W] each, brightness in [0, 1].
+        planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is planes . (x, y, 1), so planes =
+            normal / (normal . point). Take gradient; nothing else does.
+        offset: i32[2], first row and column of the lattice.
+        intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
+        stride: of the lattice, static.
+    Returns:
+        NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches without texture score 0; and
+        whether the patch lies inside both images, in front of the neighbour. 0 where it does not.
+    Source: plane-homography NCC of PGSR (Chen et al. 2024). x' = (K' R K^-1) x + (K' t) w(x), with w(x) the plane's inverse
+    depth at x, is its homography times that inverse depth.
+    """
+    intrinsics, neighbor_intrinsics = jnp.asarray(intrinsics), jnp.asarray(neighbor_intrinsics)
+    warp = neighbor_intrinsics @ neighbor_from_view[:3, :3] @ jnp.linalg.inv(intrinsics)
+    epipole = neighbor_intrinsics @ neighbor_from_view[:3, 3]
+    gray, neighbor_gray, warp, epipole, intrinsics = jax.lax.stop_gradient((gray, neighbor_gray, warp, epipole, intrinsics))
     reach = jnp.arange(-PATCH_RADIUS, PATCH_RADIUS + 1).astype(planes.dtype)
     steps = jnp.stack(jnp.meshgrid(reach, reach, indexing="xy"), axis=-1).reshape(-1, 2)
     pixels = lattice_pixels(gray.shape, stride, offset).astype(planes.dtype)[..., None, :] + steps[None, None]
@@ -94,72 +110,12 @@ def _reference_ncc(gray, neighbor_gray, planes, offset, warp, epipole, intrinsic
     return jnp.where(is_valid, (own * other).mean(axis=-1) / jnp.sqrt(variances), 0.0), is_valid
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _native_ncc(stride, planes, *others):
-    score, is_valid, _ = _call_native(stride, planes, *others)
-    return score, is_valid
-
-
-def _call_native(stride, planes, gray, neighbor_gray, offset, warp, epipole, intrinsics):
-    shape = planes.shape[:2]
-    return ffi.call("cosurfgs_patch_ncc", [(shape, _F32), (shape, np.dtype(bool)), (planes.shape, _F32)], planes, gray,
-                    neighbor_gray, offset, warp, epipole, intrinsics, stride=stride, radius=PATCH_RADIUS,
-                    noise_variance=float(NOISE_STD**2))
-
-
-def _native_ncc_forward(stride, planes, *others):
-    # One pass gives the score and its three derivatives: what it reads from the images is the same for both.
-    score, is_valid, gradient = _call_native(stride, planes, *others)
-    return (score, is_valid), gradient
-
-
-def _native_ncc_backward(stride, gradient, cotangents):
-    del stride
-    return (cotangents[0][..., None] * gradient, *(None,) * 6)
-
-
-_native_ncc.defvjp(_native_ncc_forward, _native_ncc_backward)
-
-
-def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], planes: Float[Array, "n m 3"],
-              offset: Int[Array, "2"], intrinsics: Float[Array, "3 3"], neighbor_intrinsics: Float[Array, "3 3"],
-              neighbor_from_view: Float[Array, "4 4"], stride: int,
-              backend: str | None = None) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
-    """Normalised cross-correlation of the patch around each lattice pixel with what its plane projects it to in a neighbour.
-
-    Args:
-        gray, neighbor_gray: [H,W] each, brightness in [0, 1].
-        planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is planes . (x, y, 1), so planes =
-            normal / (normal . point). Take gradient; nothing else does.
-        offset: i32[2], first row and column of the lattice.
-        intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
-        stride: of the lattice, static.
-        backend: "cpu" (native kernel), "reference" (plain JAX), or None: native where it can run.
-    Returns:
-        NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches without texture score 0; and
-        whether the patch lies inside both images, in front of the neighbour. 0 where it does not.
-    Source: plane-homography NCC of PGSR (Chen et al. 2024). x' = (K' R K^-1) x + (K' t) w(x), with w(x) the plane's inverse
-    depth at x, is its homography times that inverse depth.
-    """
-    intrinsics, neighbor_intrinsics = jnp.asarray(intrinsics), jnp.asarray(neighbor_intrinsics)
-    inverse = jnp.linalg.inv(intrinsics)
-    warp = neighbor_intrinsics @ neighbor_from_view[:3, :3] @ inverse
-    epipole = neighbor_intrinsics @ neighbor_from_view[:3, 3]
-    others = tuple(jax.lax.stop_gradient(x) for x in (gray, neighbor_gray, offset, warp, epipole, intrinsics))
-    is_native = ffi.has_native(planes, gray, neighbor_gray) if backend is None else backend == "cpu"
-    if not is_native:
-        gray, neighbor_gray, offset, warp, epipole, intrinsics = others
-        return _reference_ncc(gray, neighbor_gray, planes, offset, warp, epipole, intrinsics, stride)
-    planes, *others = ffi.match_varying(planes, *others)
-    return _native_ncc(stride, planes, *others)
-
-
 def _mean_where(values, is_counted):
     return jnp.where(is_counted, values, 0.0).sum() / jnp.maximum(is_counted.sum(dtype=jnp.int32), 1).astype(values.dtype)
 
 
 def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w"], mask: Float[Array, "h w"] | None,
-                      neighbor: Neighbor, offset: Int[Array, "2"], stride: int, backend: str | None = None) -> MultiViewLosses:
+                      neighbor: Neighbor, offset: Int[Array, "2"], stride: int) -> MultiViewLosses:
     """How well a view and a neighbour agree about the surface.
 
     Geometric: a pixel goes to the neighbour by its plane depth and comes back by the neighbour's; phi is how far from itself
@@ -175,7 +131,6 @@ def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w
         neighbor: see `Neighbor`; takes no gradient: it has its own steps.
         offset: i32[2], of the lattice, each in [0, stride).
         stride: of the lattice, pixels; static.
-        backend: see `patch_ncc`.
     Source: PGSR (Chen et al. 2024), which takes all pixels for the first and a random choice for the second.
     """
     pose, neighbor = jax.lax.stop_gradient((camera.camera_from_world, neighbor))
@@ -197,7 +152,7 @@ def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w
     distance = (normal * points).sum(axis=-1)  # negative: normals look at the camera
     planes = normal / jnp.where(is_seen, distance, -1.0)[..., None]
     score, is_inside = patch_ncc(gray, neighbor.gray, planes, offset, camera.intrinsics, neighbor.camera.intrinsics,
-                                 neighbor_from_view, stride, backend)
+                                 neighbor_from_view, stride)
     dissimilarity = 1 - score * score
     photometric = _mean_where(dissimilarity, is_seen & is_inside & (score > 0) & (dissimilarity < MAX_DISSIMILARITY))
     return MultiViewLosses(geometric, photometric, is_seen.mean(dtype=jnp.float32))

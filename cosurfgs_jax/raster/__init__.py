@@ -141,7 +141,8 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
     raw = rasterize_sums(surfels, camera, image_size=image_size, near=near, background=background, sh_degree=sh_degree,
                          backend=backend, maps=maps, gradient_probe=gradient_probe, with_contributions=with_contributions,
                          projection=projection, deterministic=deterministic)
-    return finish(raw, jax.tree.map(jnp.asarray, camera), projection)
+    is_native = False if choose_backend(backend) == "reference" else None
+    return finish(raw, jax.tree.map(jnp.asarray, camera), projection, is_native)
 
 
 def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,

@@ -21,7 +21,9 @@ _CPU_TARGETS = {
     "cosurfgs_ssim_forward": "CosurfgsSsimForward",
     "cosurfgs_ssim_backward": "CosurfgsSsimBackward",
     "cosurfgs_color_backward": "CosurfgsColorBackward",
-    "cosurfgs_patch_ncc": "CosurfgsPatchNcc",
+    "cosurfgs_plane_depth": "CosurfgsPlaneDepth",
+    "cosurfgs_plane_depth_backward": "CosurfgsPlaneDepthBackward",
+    "cosurfgs_geometric_losses": "CosurfgsGeometricLosses",
 }
 # What is not here runs as plain JAX on GPUs, where XLA fuses it well (see `has_native`).
 _CUDA_TARGETS = {

@@ -1,13 +1,12 @@
 """Which pixels of rendered depth maps are trustworthy enough to be fused, and in which range depth makes sense."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.view_pairs import relative_pose, sample_inverse_depth, there_and_back
 
 
 def _points_of_view(view: int, points: np.ndarray, camera_from_world: np.ndarray, intrinsics: np.ndarray,
@@ -58,41 +57,29 @@ def depth_limits(depths: list[np.ndarray], margin: float = 1.5) -> np.ndarray:
     return ranges * np.array([1 / margin, margin])
 
 
-@functools.partial(jax.jit, static_argnames=("image_size",))
-def _is_confirmed(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
+@jax.jit
+def _ask_neighbor(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
                   neighbor_intrinsics: Float[Array, "3 3"], neighbor_from_view: Float[Array, "4 4"], max_pixels,
-                  max_relative_depth, *, image_size) -> Bool[Array, "h w"]:
-    height, width = image_size
-    points = cameras.unproject(depth, intrinsics)
-    pixels, z = cameras.project(points, neighbor_from_view, neighbor_intrinsics)
-    x, y = pixels[..., 0] - 0.5, pixels[..., 1] - 0.5  # positions between pixel centres
-    is_inside = (depth > 0) & (z > 0) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    left = jnp.clip(jnp.floor(x), 0, width - 2).astype(jnp.int32)
-    top = jnp.clip(jnp.floor(y), 0, height - 2).astype(jnp.int32)
-    corners = jnp.stack([neighbor_depth[top + i, left + j] for i in (0, 1) for j in (0, 1)], axis=-1)
-    right, down = x - left.astype(x.dtype), y - top.astype(y.dtype)
-    weights = jnp.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], axis=-1)
-    is_inside &= (corners > 0).all(axis=-1)
-    # Inverse depth is linear in the image on any plane, depth is not.
-    found = 1 / (weights / jnp.where(corners > 0, corners, 1)).sum(axis=-1)
-    ray = jnp.stack([(pixels[..., 0] - neighbor_intrinsics[0, 2]) / neighbor_intrinsics[0, 0],
-                     (pixels[..., 1] - neighbor_intrinsics[1, 2]) / neighbor_intrinsics[1, 1], jnp.ones_like(found)],
-                    axis=-1)
-    back, back_z = cameras.project(ray * found[..., None], cameras.invert_rigid(neighbor_from_view), intrinsics)
-    here_y, here_x = jnp.meshgrid(jnp.arange(depth.shape[0], dtype=x.dtype) + 0.5,
-                                  jnp.arange(depth.shape[1], dtype=x.dtype) + 0.5, indexing="ij")
-    distance = jnp.hypot(back[..., 0] - here_x, back[..., 1] - here_y)
-    is_same_depth = jnp.abs(back_z - depth) <= max_relative_depth * depth
-    return is_inside & (back_z > 0) & (distance <= max_pixels) & is_same_depth
+                  max_relative_depth) -> tuple[Bool[Array, "h w"], Bool[Array, "h w"]]:
+    """Whether a neighbour confirms each pixel's depth, and whether it could: it has a depth there, and nothing nearer."""
+    x, y = (jnp.arange(size, dtype=depth.dtype) + 0.5 for size in (depth.shape[1], depth.shape[0]))
+    pixels = jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None]), axis=-1)
+    back, back_z, is_back = there_and_back(pixels, depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view)
+    distance = jnp.hypot(back[..., 0] - pixels[..., 0], back[..., 1] - pixels[..., 1])
+    is_confirmed = is_back & (distance <= max_pixels) & (jnp.abs(back_z - depth) <= max_relative_depth * depth)
+    there, z = cameras.project(cameras.back_project(pixels, depth, intrinsics), neighbor_from_view, neighbor_intrinsics)
+    shown, _ = sample_inverse_depth(neighbor_depth, there)
+    return is_confirmed, is_back & (shown >= (1 - max_relative_depth) * z)
 
 
 def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
                         neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_pixels: float = 1.0,
-                        max_relative_depth: float = 0.01) -> np.ndarray:
-    """How many neighbours agree with each pixel's depth.
+                        max_relative_depth: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+    """How many neighbours agree with each pixel's depth, and how many could.
 
     A pixel goes to the neighbour by its depth and comes back by the neighbour's depth there (bilinear, all four pixels
-    valid); it is confirmed if it lands within `max_pixels` of itself and at its depth.
+    valid); it is confirmed if it lands within `max_pixels` of itself and at its depth. A neighbour could confirm it unless the
+    pixel lies outside its image, where it has no depth, or behind what it shows.
 
     Args:
         depth: f32[H,W], 0 = invalid. intrinsics: f64[3,3], pixels. camera_from_world: f64[4,4].
@@ -100,17 +87,18 @@ def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_w
         max_pixels: distance after the way there and back.
         max_relative_depth: difference of the depths as a share; it catches what a short baseline cannot.
     Returns:
-        i32[H,W].
+        Two i32[H,W].
     """
-    count = np.zeros(depth.shape, np.int32)
+    count, possible = np.zeros((2, *depth.shape), np.int32)
     for neighbor_depth, neighbor_intrinsics, neighbor_pose in neighbors:
         # Relative poses in float64: map coordinates of 1e6 would leave float32 no digits.
-        neighbor_from_view = neighbor_pose @ cameras.invert_rigid(camera_from_world)
+        neighbor_from_view = relative_pose(neighbor_pose, camera_from_world)
         arrays = (np.asarray(a, np.float32) for a in (
             depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view))
-        count += np.asarray(_is_confirmed(*arrays, np.float32(max_pixels), np.float32(max_relative_depth),
-                                          image_size=neighbor_depth.shape), np.int32)
-    return count
+        answers = _ask_neighbor(*arrays, np.float32(max_pixels), np.float32(max_relative_depth))
+        count += np.asarray(answers[0], np.int32)
+        possible += np.asarray(answers[1], np.int32)
+    return count, possible
 
 
 def drop_by_itself(depth: np.ndarray, normal: np.ndarray | None, intrinsics: np.ndarray,
@@ -152,15 +140,14 @@ def drop_unconfirmed(depth: np.ndarray, intrinsics: np.ndarray, camera_from_worl
 
     Args:
         depth, intrinsics, camera_from_world, neighbors, max_pixels, max_relative_depth: see `count_confirmations`.
-        min_neighbor_views: confirmations needed; 0 keeps everything. A view with fewer neighbours needs all of them,
-            and one without any loses all its depths.
+        min_neighbor_views: confirmations needed, of as many as could confirm the pixel if those are fewer, but at least one: at
+            the rim of a flight two photographs see what no third does. 0 keeps everything.
     Returns:
         The depth f32[H,W] and counts {"unconfirmed", "kept"}.
     """
     keep = depth > 0
     if min_neighbor_views > 0:
-        needed = max(1, min(min_neighbor_views, len(neighbors)))
-        keep &= count_confirmations(depth, intrinsics, camera_from_world, neighbors, max_pixels,
-                                    max_relative_depth) >= needed
+        count, possible = count_confirmations(depth, intrinsics, camera_from_world, neighbors, max_pixels, max_relative_depth)
+        keep &= count >= np.clip(possible, 1, min_neighbor_views)
     counts = {"unconfirmed": int(((depth > 0) & ~keep).sum()), "kept": int(keep.sum())}
     return np.where(keep, depth, 0).astype(np.float32), counts

@@ -16,13 +16,16 @@ from cosurfgs_jax.surface.fusion import DepthView
 from cosurfgs_jax.surface.mesh import Mesh, drop_small_clusters
 
 _LOG = logging.getLogger(__name__)
+# On the generated town with exact depth the 8 nearest confirm 91.7 % of the pixels twice, 16 97.5 %, 30 98.3 %: the nearest do
+# not see the far side of a picture.
+_NUM_NEIGHBORS = 16
 _MAP_OF = {"plane": "plane_depth", "median": "median_depth", "expected": "depth"}
 
 
 class _StoredViews(Sequence):
     """DepthViews in files of a folder, loaded when asked for; the last few stay in memory for their neighbours."""
 
-    def __init__(self, folder: Path, intrinsics: np.ndarray, camera_from_world: np.ndarray, num_cached: int = 16):
+    def __init__(self, folder: Path, intrinsics: np.ndarray, camera_from_world: np.ndarray, num_cached: int = 2 * _NUM_NEIGHBORS):
         self._folder, self._intrinsics, self._poses = folder, intrinsics, camera_from_world
         self._depths: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_cached = num_cached
@@ -106,7 +109,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
             rendered.store(number, depth)
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
-        for number, neighbors in enumerate(choose_neighbors(poses)):
+        for number, neighbors in enumerate(choose_neighbors(poses, _NUM_NEIGHBORS)):
             depth, dropped = depth_filter.drop_unconfirmed(
                 *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors],
                 min_neighbor_views=settings.min_neighbor_views)

@@ -7,13 +7,14 @@ import numpy as np
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
+from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.surface.depth_filter import seen_depths
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.layout import Layout
 from cosurfgs_jax.training.place import Place, load_photo
 from cosurfgs_jax.training.schedule import ViewOrder
-from cosurfgs_jax.training.step import Batch, SecondView
+from cosurfgs_jax.training.step import Batch
 
 _PREFETCH = 4  # photographs of each block decoded ahead
 _MAX_POINTS = 20_000  # of a scene without tracks, to tell how far its views look

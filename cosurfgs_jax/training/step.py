@@ -8,25 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax import appearance, density, metrics, optim
-from cosurfgs_jax.losses.multi_view import MultiViewLosses, Neighbor, multi_view_losses
+from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.losses.single_view import single_view_loss
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.raster.ffi import match_varying
-from cosurfgs_jax.settings import LossSettings, Settings
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
-from cosurfgs_jax.types import Camera, RenderOutput, Surfels
-
-_LUMA = (0.299, 0.587, 0.114)
-
-
-class SecondView(NamedTuple):
-    """A photograph from nearby, for MV-Reg."""
-
-    camera: Camera
-    photo: UInt8[Array, "h w c"]
-    is_used: Bool[Array, ""]  # False: the view has no neighbour, this one stands in
-    offset: Int[Array, "2"]  # of the lattice at which patches are compared
+from cosurfgs_jax.types import Camera, Surfels
 
 
 class Batch(NamedTuple):
@@ -57,39 +45,11 @@ class StepShape:
     has_geometry: bool = False  # SV-Reg and MV-Reg are on
 
 
-def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
-    """Brightness f32[H,W] in [0, 1] of a photograph."""
-    return photo[..., :3].astype(jnp.float32) @ jnp.asarray([share / 255 for share in _LUMA], jnp.float32)
-
-
-def geometric_loss(out: RenderOutput, surfels: Surfels, batch: Batch, mask: Float[Array, "h w"] | None,
-                   settings: Settings) -> Float[Array, ""]:
-    """SV-Reg and MV-Reg, weighted.
-
-    Args:
-        out: maps of the batch's view. Take gradient.
-        surfels: the model, which the second view is drawn of, without gradient.
-        batch, mask: of the step.
-        settings: static.
-    """
-    weights, loss = settings.loss, jnp.float32(0.0)
-    gray = gray_of(batch.photo)
-    if weights.has_single_view:
-        loss += weights.single_view_weight * single_view_loss(out, batch.camera, gray, mask)
-    if weights.has_multi_view:
-        second = batch.second
-        drawn = rasterize(jax.lax.stop_gradient(surfels), second.camera, image_size=second.photo.shape[:2],
-                          near=settings.raster.near, backend=settings.raster.backend or None, maps="geometry")
-        neighbor = Neighbor(second.camera, gray_of(second.photo), drawn.plane_depth, second.is_used)
-        loss += weigh_multi_view(multi_view_losses(out, batch.camera, gray, mask, neighbor, second.offset,
-                                                   weights.patch_stride), weights)
-    return loss
-
-
-def weigh_multi_view(terms: MultiViewLosses, weights: LossSettings) -> Float[Array, ""]:
-    """The sum of MV-Reg's terms."""
-    return (weights.multi_view_geometric_weight * terms.geometric
-            + weights.multi_view_photometric_weight * terms.photometric)
+def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
+    """The plane depth that the model shows in a second view, without gradient."""
+    drawn = rasterize(jax.lax.stop_gradient(surfels), second.camera, image_size=second.photo.shape[:2],
+                      near=settings.raster.near, backend=settings.raster.backend or None, maps="geometry")
+    return drawn.plane_depth
 
 
 def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape):
@@ -112,7 +72,8 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
     if needs_distortion:
         loss += settings.loss.distortion_weight * out.distortion.mean()
     if shape.has_geometry:
-        loss += geometric_loss(out, surfels, batch, mask, settings)
+        second_depth = _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
+        loss += geometric_losses(out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss).total
     psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if mask is None else mask > 0.5)
     return loss, (psnr, out.num_invalid)
 

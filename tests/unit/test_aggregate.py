@@ -213,7 +213,7 @@ def random_maps(seed: int) -> tuple[RenderOutput, jnp.ndarray, jnp.ndarray, Teac
     depth[1, :3] = 0
     teacher = TeacherMaps(jnp.asarray(random.integers(0, 256, (*SIZE, 3)), jnp.uint8),
                           jnp.asarray(random.integers(0, 4, SIZE), jnp.uint8), jnp.asarray(depth, jnp.float32),
-                          jnp.asarray(random.integers(-127, 128, (*SIZE, 3)), jnp.int8))
+                          jnp.asarray(depth, jnp.float32), jnp.asarray(random.integers(-127, 128, (*SIZE, 3)), jnp.int8))
     return out, 0.9 * color + 0.03, photo, teacher
 
 

@@ -206,11 +206,12 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
     wrong = views[0].depth.copy()
     wrong[40:50, 60:70] *= 1.1
-    count = depth_filter.count_confirmations(wrong, *geometry[0][1:], geometry[1:])
+    count, possible = depth_filter.count_confirmations(wrong, *geometry[0][1:], geometry[1:])
     inner = (slice(20, 76), slice(25, 103))
     expected = np.full((HEIGHT, WIDTH), 2)
     expected[40:50, 60:70] = 0
     assert np.array_equal(count[inner], expected[inner])
+    assert np.array_equal(possible[inner], expected[inner])  # what lies behind the neighbours' surface, they could not confirm
     filtered, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], geometry[1:])
     assert (filtered[40:50, 60:70] == 0).all() and counts["unconfirmed"] >= 100
     assert counts["kept"] == (filtered > 0).sum()
@@ -218,6 +219,27 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     assert counts["kept"] == 0  # nobody can confirm it
     kept, _ = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [], min_neighbor_views=0)
     assert np.array_equal(kept, wrong)
+
+
+def test_one_confirmation_is_enough_where_one_neighbour_looks():
+    """Two views of a plane, and a third that shows its left half only: the right half is confirmed by one, floaters by none."""
+    normal = np.array([0.0, 0.1, 1.0])
+    views = [plane_view(look_at(FAR + np.array([x, 0, -5.0]), FAR), normal, FAR @ normal) for x in (0.0, 0.4, -0.4)]
+    geometry = [(view.depth.copy(), view.intrinsics, view.camera_from_world) for view in views]
+    geometry[2][0][:, WIDTH // 2:] = 0
+    own, right, left = geometry[0][0], (slice(20, 76), slice(90, 103)), (slice(20, 76), slice(25, 40))
+    own[30:40, 92:98] *= 0.9  # before the surface: one neighbour could confirm it, and does not
+    own[30:40, 30:36] *= 0.9
+    count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
+    assert (possible[right] == 1).all() and (possible[left] == 2).all()
+    kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:])
+    is_floater = np.zeros(own.shape, bool)
+    is_floater[30:40, 92:98] = is_floater[30:40, 30:36] = True
+    for part in (left, right):
+        assert np.array_equal(kept[part] > 0, ~is_floater[part])
+    geometry[2][0][:] = views[2].depth * 1.1  # where a second neighbour sees farther, one is not enough
+    kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:])
+    assert not kept[right].any()
 
 
 def test_confirmation_is_within_a_pixel_not_two():
@@ -229,8 +251,8 @@ def test_confirmation_is_within_a_pixel_not_two():
         # Disparity is focal * baseline / depth; the neighbour's depth decides where the point comes back to.
         disparity = INTRINSICS[0, 0] * 0.5 / 5.0 + shift_px
         neighbor = np.full((HEIGHT, WIDTH), INTRINSICS[0, 0] * 0.5 / disparity, np.float32)
-        count = depth_filter.count_confirmations(depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])],
-                                                 max_relative_depth=0.5)
+        count, _ = depth_filter.count_confirmations(depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])],
+                                                    max_relative_depth=0.5)
         assert (count[30:60, 40:90] == is_confirmed).all()
 
 
@@ -240,7 +262,7 @@ def test_exact_depth_is_confirmed_to_a_hundredth_of_a_pixel():
         views = [plane_view(look_at(np.array([x, y, -5.0]), np.zeros(3), up=(0, -1.0, 0)), normal, 0.0)
                  for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))]
         geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
-        count = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
+        count, _ = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
         assert (count[30:66, 45:83] == 2).all()
 
 

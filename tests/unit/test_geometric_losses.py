@@ -1,5 +1,7 @@
 """SV-Reg and MV-Reg: against plain definitions and differences, and on planes whose right geometry is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors, there_and_back
 from cosurfgs_jax.losses import multi_view
+from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses, patch_ncc
 from cosurfgs_jax.losses.single_view import edge_weights, single_view_loss
+from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.types import Camera, RenderOutput
 
 SIZE = (60, 80)
@@ -65,13 +69,13 @@ def camera(matrix: np.ndarray) -> Camera:
     return Camera(jnp.asarray(matrix), jnp.asarray(INTRINSICS))
 
 
-def compare(depth=None, normal=NORMAL, neighbor_level: float = LEVEL, mask=None, is_used: bool = True, backend=None):
+def compare(depth=None, normal=NORMAL, neighbor_level: float = LEVEL, mask=None, is_used: bool = True):
     true_depth, photo = plane_view(POSE)
     _, other_photo = plane_view(OTHER)
     neighbor = Neighbor(camera(OTHER), jnp.asarray(other_photo), jnp.asarray(plane_view(OTHER, neighbor_level)[0]),
                         jnp.bool_(is_used))
     return multi_view_losses(maps(true_depth if depth is None else depth, normal), camera(POSE), jnp.asarray(photo), mask,
-                             neighbor, jnp.asarray(OFFSET), STRIDE, backend)
+                             neighbor, jnp.asarray(OFFSET), STRIDE)
 
 
 def test_the_right_plane_costs_nothing():
@@ -125,21 +129,58 @@ def _ncc_case(dtype=np.float32):
     return [jnp.asarray(a if a.dtype == np.int32 else a.astype(dtype)) for a in arrays]
 
 
-def test_the_kernel_is_the_definition_in_values_and_gradients():
-    photo, other, planes, *rest = _ncc_case()
+def _kernel_case(single: float, geometric: float, photometric: float, seed: int = 0):
+    """A rough surface with holes, and a neighbour that shows nearly the same."""
+    rng = np.random.default_rng(seed)
+    (depth, photo), (other_depth, other_photo) = plane_view(POSE), plane_view(OTHER)
+    depth = depth * (1 + 0.002 * rng.normal(0, 1, SIZE)).astype(np.float32)
+    depth[10:20, 30:40] = 0
+    normal = (0.9 * (NORMAL + rng.normal(0, 0.1, (*SIZE, 3)))).astype(np.float32)
+    mask = np.ones(SIZE, np.float32)
+    mask[40:, :20] = 0
+    channels = np.array([1, 0.5, 1, 1], np.float32)
+    as_photo = [jnp.asarray((np.clip(255 * gray, 0, 255)[..., None] * channels).astype(np.uint8))
+                for gray in (photo, other_photo)]
+    second = SecondView(camera(OTHER), as_photo[1], jnp.bool_(True), jnp.asarray(OFFSET))
+    weights = LossSettings(single_view_weight=single, multi_view_geometric_weight=geometric,
+                           multi_view_photometric_weight=photometric, patch_stride=STRIDE)
 
-    def run(planes, backend):
-        score, is_valid = patch_ncc(photo, other, planes, *rest, STRIDE, backend)
-        return (score**2).sum(), (score, is_valid)
+    def run(depth, normal, backend, is_used=True):
+        out = dataclasses.replace(maps(depth, alpha=0.9), normal=normal)
+        losses = geometric_losses(out, camera(POSE), as_photo[0], jnp.asarray(mask), second._replace(is_used=jnp.bool_(is_used)),
+                                  jnp.asarray(other_depth), weights, backend)
+        return losses.total, losses
 
-    (_, (expected, valid)), slope = jax.value_and_grad(run, has_aux=True)(planes, "reference")
-    (_, (score, is_valid)), gradient = jax.value_and_grad(run, has_aux=True)(planes, "cpu")
-    assert 0.3 < valid.mean(dtype=jnp.float32) < 1
-    np.testing.assert_array_equal(is_valid, valid)
-    np.testing.assert_allclose(score, expected, atol=2e-5)
-    # Samples within rounding of a pixel's border take the slope of the one or of the other side.
-    error = np.abs(gradient - slope) / (np.abs(slope).max() + 1e-9)
-    assert np.quantile(error, 0.98) < 2e-4 and error.max() < 0.05
+    return run, jnp.asarray(depth), jnp.asarray(normal)
+
+
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.3, 0.5, 0.7)])
+def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
+    run, depth, normal = _kernel_case(*weights)
+    slopes = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
+    (total, expected), by_definition = slopes(depth, normal, "reference")
+    (kernel_total, losses), by_kernel = slopes(depth, normal, "cpu")
+    np.testing.assert_allclose(kernel_total, total, rtol=1e-4)
+    is_multi = weights[1] + weights[2] > 0
+    for name, is_on in (("single_view", weights[0] > 0), ("geometric", is_multi), ("photometric", is_multi)):
+        if is_on:
+            assert getattr(expected, name) > 0
+            np.testing.assert_allclose(getattr(losses, name), getattr(expected, name), rtol=2e-4)
+    if is_multi:
+        assert 0.2 < losses.share < 0.9
+        np.testing.assert_allclose(losses.share, expected.share, atol=2e-3)
+    for gradient, slope in zip(by_kernel, by_definition, strict=True):
+        # Samples within rounding of a pixel's border, and differences of about 0, take the slope of the one or of the other side.
+        error = np.abs(gradient - slope) / (np.abs(slope).max() + 1e-9)
+        assert np.quantile(error, 0.98) < 3e-4 and error.max() < 0.1
+        assert bool(np.any(gradient != 0)) == bool(np.any(slope != 0))
+
+
+def test_the_kernel_without_a_neighbour():
+    run, depth, normal = _kernel_case(0.5, 1.0, 1.0)
+    total, losses = run(depth, normal, "cpu", is_used=False)
+    assert losses[2:] == (0, 0, 0)
+    np.testing.assert_allclose(total, 0.5 * losses.single_view, rtol=1e-6)
 
 
 def test_the_gradient_of_ncc_is_its_difference_quotient():
@@ -147,7 +188,7 @@ def test_the_gradient_of_ncc_is_its_difference_quotient():
         photo, other, planes, *rest = _ncc_case(np.float64)
 
         def run(planes):
-            return patch_ncc(photo, other, planes, *rest, STRIDE, "reference")[0].sum()
+            return patch_ncc(photo, other, planes, *rest, STRIDE)[0].sum()
 
         direction = jnp.asarray(np.random.default_rng(1).normal(0, 1, planes.shape))
         step = 1e-7
