@@ -55,12 +55,13 @@ def _devices() -> list[str]:
 
 
 def _build() -> str:
-    """What CMake wrote when the native library was built; absent where the package is taken from a folder of sources."""
+    """What CMake wrote when the native libraries were built; absent where the package is taken from a folder of sources."""
     try:
         info = importlib.import_module("cosurfgs_jax._build_info")
     except ImportError:
         return "unknown: the package is imported from a folder that holds no build"
-    return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}"
+    cuda = f"with CUDA by {info.CUDA}" if info.CUDA else f"without CUDA: {info.WHY_NO_CUDA}"
+    return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}; {cuda}"
 
 
 def _backends() -> list[tuple[str, str]]:
@@ -82,7 +83,7 @@ def main(options: program.Options) -> None:
              ("cosurfgs_jax", _version("cosurfgs_jax") or "not installed, only importable")]
     lines += [(name, _version(name) or "MISSING: pip install cosurfgs_jax") for name in _NEEDED]
     lines += [("devices", text) for text in _devices()]
-    lines += [("native library built", _build()), *_backends()]
+    lines += [("native libraries built", _build()), *_backends()]
     lines += [("cpu cores", str(cores)), ("memory", _memory()), ("free disk here", _gib(shutil.disk_usage(".").free))]
     lines += [(name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
               for name, extra, use in _OPTIONAL]

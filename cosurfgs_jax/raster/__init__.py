@@ -19,21 +19,21 @@ def available_backends() -> dict[str, str]:
     """Every backend with "" if it can be used here, else the reason why not."""
     why_not = ffi.why_no_cpu_library()
     if not why_not and jax.default_backend() != "cpu":
-        why_not = f"JAX computes on {jax.default_backend()} here, and there is no kernel for that yet; set JAX_PLATFORMS=cpu"
-    not_built = dict.fromkeys(("cuda", "tpu", "portable"), "it is not part of this version")
-    return {"cpu": why_not, **not_built, "reference": ""}
+        why_not = f"JAX computes on {jax.default_backend()} here; set JAX_PLATFORMS=cpu to compute on the CPU"
+    not_built = dict.fromkeys(("tpu", "portable"), "it is not part of this version")
+    return {"cpu": why_not, "cuda": ffi.why_no_cuda_library(), **not_built, "reference": ""}
 
 
 def choose_backend(backend: str | None) -> str:
     """The backend that `rasterize` uses for this name.
 
     Args:
-        backend: one of `BACKENDS`; None or "" = the best one here.
+        backend: one of `BACKENDS`; None or "" = the native one of the platform that JAX computes on.
     Raises:
         InputError: an unknown name, or a backend that cannot be used here, with the reason.
     """
     if backend in (None, ""):
-        backend = "cpu"
+        backend = "cuda" if ffi.is_cuda() else "cpu"
     if backend not in BACKENDS:
         raise InputError(f"rasterize: backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     reason = available_backends()[backend]
@@ -103,11 +103,12 @@ def _render_reference(surfels: Surfels, camera: Camera, background, probe, *, im
 def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,
               background: Float[Array, "3"] | None = None, sh_degree: int | None = None, backend: str | None = None,
               maps: str = "all", gradient_probe: Float[Array, "n 4"] | None = None,
-              with_contributions: bool = False, projection: str = "perspective") -> RenderOutput:
+              with_contributions: bool = False, projection: str = "perspective",
+              deterministic: bool = True) -> RenderOutput:
     """Draws surfels into the maps of one view or of a batch of views.
 
     Differentiable in every float field of `surfels`, in `camera.camera_from_world` and in `background`; works under jit,
-    grad, vmap and shard_map. Two calls with the same input give the same bits.
+    grad, vmap and shard_map. Two calls with the same input give the same bits (but see `deterministic`).
 
     Args:
         surfels: N surfels; dead ones are not drawn, living ones with a value that is not finite are skipped and counted
@@ -117,8 +118,8 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
         near: world length; hits nearer to the camera plane are skipped.
         background: f[3], RGB behind everything; black if None.
         sh_degree: 0 to 3, degree of the colours that is used; None = all that `surfels.sh` holds.
-        backend: "cpu" (native kernel), "reference" (plain JAX, slow), or None for the best one here; "cuda", "tpu" and
-            "portable" are names without a kernel yet.
+        backend: "cpu" or "cuda" (native kernels), "reference" (plain JAX, slow), or None for the native one of the platform
+            that JAX computes on; "tpu" and "portable" are names without a kernel yet.
         maps: "color" (color and alpha only), "geometry" (also depths and normals) or "all" (also distortion).
         gradient_probe: any f32[N,4] (zeros, say). Its value is not used; its cotangent is, per surfel, the gradient of
             the loss with respect to a shift of the surfel's image in x and y, summed over pixels, and the sums of the
@@ -128,6 +129,9 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
             of the intrinsics are pixels per world length: the point (x, y, z) of the camera frame is at the pixel (fx x + cx,
             fy y + cy); depths still are camera z from the camera's origin, and colours are those seen along the z axis. It
             has no gradient: differentiating it is an InputError.
+        deterministic: on GPUs, whether gradients are added up in one order, for 88 bytes of memory per pair of surfel and tile;
+            False adds them as they come, without that memory, and no two runs are the same to the bit. CPUs always have one
+            order.
     Returns:
         RenderOutput, with the leading axis of `camera`.
     Raises:
@@ -136,7 +140,7 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
     """
     raw = rasterize_sums(surfels, camera, image_size=image_size, near=near, background=background, sh_degree=sh_degree,
                          backend=backend, maps=maps, gradient_probe=gradient_probe, with_contributions=with_contributions,
-                         projection=projection)
+                         projection=projection, deterministic=deterministic)
     is_native = False if choose_backend(backend) == "reference" else None
     return finish(raw, jax.tree.map(jnp.asarray, camera), projection, is_native)
 
@@ -144,7 +148,8 @@ def rasterize(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], 
 def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, int], near: float = 0.01,
                    background: Float[Array, "3"] | None = None, sh_degree: int | None = None, backend: str | None = None,
                    maps: str = "all", gradient_probe: Float[Array, "n 4"] | None = None,
-                   with_contributions: bool = False, projection: str = "perspective") -> RawMaps:
+                   with_contributions: bool = False, projection: str = "perspective",
+                   deterministic: bool = True) -> RawMaps:
     """`rasterize` before its sums along rays become maps: what is put together from parts of a model (`collab.composite`).
 
     Args, Raises: those of `rasterize`.
@@ -162,4 +167,5 @@ def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, i
         return _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
                                  sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection)
     return ops.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
-                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection)
+                      sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection,
+                      deterministic=deterministic)

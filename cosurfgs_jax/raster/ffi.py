@@ -1,7 +1,7 @@
-"""The bridge to the native library: the only file that touches `jax.ffi`.
+"""The bridge to the native libraries, one per platform: the only file that touches `jax.ffi`.
 
-The library is loaded and its targets are registered at the first call, so importing the package costs nothing and works
-where the library is missing.
+A library is loaded and its targets are registered at the first call, so importing the package costs nothing and works
+where the library is missing. A target has the same name, operands and results on every platform that has it.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import importlib.resources
 
 import jax
 import numpy as np
+from jax.extend.backend import get_backend
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -24,6 +25,11 @@ _CPU_TARGETS = {
     "cosurfgs_plane_depth_backward": "CosurfgsPlaneDepthBackward",
     "cosurfgs_geometric_losses": "CosurfgsGeometricLosses",
 }
+# What is not here runs as plain JAX on GPUs, where XLA fuses it well (see `has_native`).
+_CUDA_TARGETS = {
+    "cosurfgs_raster_forward": "CosurfgsCudaRasterForward",
+    "cosurfgs_raster_backward": "CosurfgsCudaRasterBackward",
+}
 
 
 def _library_path(name: str) -> str:
@@ -35,6 +41,13 @@ def _library_path(name: str) -> str:
     return str(folder / "lib" / name)
 
 
+def _load(file_name: str, targets: dict[str, str], platform: str) -> ctypes.CDLL:
+    library = ctypes.CDLL(_library_path(file_name))
+    for name, symbol in targets.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform=platform)
+    return library
+
+
 @functools.cache
 def load_cpu_library() -> ctypes.CDLL:
     """The native CPU library, loaded and its targets registered at the first call.
@@ -42,10 +55,17 @@ def load_cpu_library() -> ctypes.CDLL:
     Raises:
         OSError, AttributeError: it is missing, or was built from other sources.
     """
-    library = ctypes.CDLL(_library_path("libcosurfgs_cpu.so"))
-    for name, symbol in _CPU_TARGETS.items():
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    return library
+    return _load("libcosurfgs_cpu.so", _CPU_TARGETS, "cpu")
+
+
+@functools.cache
+def load_cuda_library() -> ctypes.CDLL:
+    """The native CUDA library, loaded and its targets registered at the first call; a driver is not needed for that.
+
+    Raises:
+        OSError, AttributeError: it is missing, or was built from other sources.
+    """
+    return _load("libcosurfgs_cuda.so", _CUDA_TARGETS, "CUDA")
 
 
 @functools.cache
@@ -56,6 +76,37 @@ def why_no_cpu_library() -> str:
     except (OSError, AttributeError) as error:
         return f"the native CPU library cannot be loaded ({error}); reinstall with a C++17 compiler present: pip install ."
     return ""
+
+
+@functools.cache
+def cuda_problem() -> str:
+    """Why the GPUs of this machine, as CUDA itself sees them, cannot run the native CUDA library; empty if they can.
+
+    Raises:
+        OSError, AttributeError: see `load_cuda_library`.
+    """
+    function = load_cuda_library().cosurfgs_cuda_problem
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+@functools.cache
+def why_no_cuda_library() -> str:
+    """Why the native CUDA library cannot be used; empty if it can."""
+    if not is_cuda():
+        return (f"JAX computes on {jax.default_backend()} here; on a machine with an NVIDIA GPU, pip install "
+                '"cosurfgs_jax[cuda13]" or "cosurfgs_jax[cuda12]"')
+    try:
+        problem = cuda_problem()
+    except (OSError, AttributeError) as error:
+        return (f"the native CUDA library cannot be loaded ({error}); reinstall with nvcc 12 or 13 on the PATH: "
+                "COSURFGS_CUDA=ON pip install .")
+    return f"the native CUDA library cannot run: {problem}" if problem else ""
+
+
+def is_cuda() -> bool:
+    """Whether JAX computes on NVIDIA GPUs; of the others it says "gpu", too."""
+    return jax.default_backend() == "gpu" and "cuda" in get_backend().platform_version.lower()
 
 
 def has_native(*operands: jax.Array) -> bool:
@@ -102,7 +153,10 @@ def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operand
     Returns:
         A tuple of arrays.
     """
-    load_cpu_library()
+    if is_cuda():
+        load_cuda_library()
+    else:
+        load_cpu_library()
     shapes = tuple(_result_like(operands[0], shape, dtype) for shape, dtype in results)
     static = {name: np.float32(value) if isinstance(value, float) else np.int64(value) if type(value) is int else value
               for name, value in attributes.items()}

@@ -25,6 +25,8 @@ class _Static(NamedTuple):
     maps: int  # a value of MAP_LEVELS
     with_contributions: bool
     orthographic: bool
+    deterministic: bool
+    targets: str  # how the names of the native targets begin
 
 
 def _forward_call(static: _Static, params, cameras, background):
@@ -42,7 +44,7 @@ def _forward_call(static: _Static, params, cameras, background):
         ((num_views, num_surfels, 4) if static.with_contributions else none, f32),
         ((num_views, 2), i32),
     ]
-    return ffi.call("cosurfgs_raster_forward", results, *params, *cameras, background, width=static.width,
+    return ffi.call(f"{static.targets}_forward", results, *params, *cameras, background, width=static.width,
                     height=static.height, near=static.near, sh_degree=static.sh_degree, maps=static.maps,
                     with_contributions=static.with_contributions, orthographic=static.orthographic)
 
@@ -78,9 +80,9 @@ def _render_bwd(static, residuals, cotangents):
     f32 = np.float32
     results = [(x.shape, f32) for x in params[:5]] + [(cameras[0].shape, f32), (probe.shape, f32)]
     *g_params, g_pose, g_probe = ffi.call(
-        "cosurfgs_raster_backward", results, *params, *cameras, background, transmittance, depth_sum, last,
+        f"{static.targets}_backward", results, *params, *cameras, background, transmittance, depth_sum, last,
         median_index, *cotangents[:7], width=static.width, height=static.height, near=static.near,
-        sh_degree=static.sh_degree, maps=static.maps)
+        sh_degree=static.sh_degree, maps=static.maps, deterministic=static.deterministic)
     g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents[0])
     return (*g_params, None), (g_pose, jnp.zeros_like(cameras[1])), g_background, g_probe
 
@@ -89,8 +91,9 @@ _render.defvjp(_render_fwd, _render_bwd)
 
 
 def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.Array | None, *, image_size, near: float,
-           sh_degree: int, maps: str, with_contributions: bool, projection: str = "perspective") -> RawMaps:
-    """Draws the views of `camera` with the native CPU kernel; the same definition as `reference.render`.
+           sh_degree: int, maps: str, with_contributions: bool, projection: str = "perspective", deterministic: bool = True,
+           targets: str = "cosurfgs_raster") -> RawMaps:
+    """Draws the views of `camera` with the native kernels of the platform; the same definition as `reference.render`.
 
     Args:
         surfels, background f32[3]: with gradient.
@@ -102,6 +105,8 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         maps: "color", "geometry" or "all".
         with_contributions: also make the per-surfel sums.
         projection: see `rasterize`; "orthographic" has no gradient.
+        deterministic: see `rasterize`.
+        targets: how the names of the native targets begin; a test puts an emulation there.
     Returns:
         RawMaps with the leading axes of `camera`.
     """
@@ -114,7 +119,7 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
     if probe is None:
         probe = jnp.zeros((0,), jnp.float32)
     static = _Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
-                     bool(with_contributions), projection == "orthographic")
+                     bool(with_contributions), projection == "orthographic", bool(deterministic), targets)
     operands = (*params, *cameras, jnp.asarray(background, jnp.float32), probe)
     if static.orthographic:
         operands = refuse_gradient(operands)

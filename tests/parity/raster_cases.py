@@ -19,8 +19,8 @@ from cosurfgs_jax import Camera, Surfels
 from cosurfgs_jax.raster import available_backends, ops, reference
 from cosurfgs_jax.raster.maps import RawMaps
 
-RENDERERS = {"cpu": ops.render}  # all called like it
-BACKENDS = tuple(RENDERERS)
+RENDERERS = {"cpu": ops.render, "cuda": ops.render}  # all called like it
+BACKENDS = ("cpu",)  # "cuda" has its turn in tests/gpu
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
 FLOAT_MAPS = ("color", "transmittance", "depth_sum", "median_depth", "normal_sum", "plane_sum", "distortion")
 

@@ -219,5 +219,5 @@ def test_a_program_as_a_user_sees_it(tmp_path):
 def test_doctor_always_succeeds():
     result = _python("-m", "cosurfgs_jax.doctor")
     assert result.returncode == 0, result.stderr
-    for word in ("python", "jax", "devices", "rasterizer cpu", "memory", "open3d", "rasterio", "laspy"):
+    for word in ("python", "jax", "devices", "rasterizer cpu", "rasterizer cuda", "memory", "open3d", "rasterio", "laspy"):
         assert word in result.stdout

@@ -1,10 +1,12 @@
-// What the handlers (handlers.cc) and the kernels (project_kernels.cc, blend_kernels.cc; one copy per instruction set) share.
+// What the handlers (raster_handlers.cc), the CPU kernels (project_kernels.cc, blend_kernels.cc; one copy per instruction set)
+// and the GPU kernels (gpu_*.h) share.
 #pragma once
 
 #include <cstdint>
 
 #include "constants.h"
 #include "dispatch.h"
+#include "host_device.h"
 #include "surfel_types.h"
 
 namespace cosurfgs {
@@ -17,13 +19,36 @@ struct Surfels {
   int sh_degree;                // coefficients used: (sh_degree + 1)^2 <= K
 };
 
+// A camera from the operands f32[4,4] and f32[3,3] of one view.
+static COSURFGS_FN View MakeView(const float* camera_from_world, const float* intrinsics, int64_t width, int64_t height,
+                                 float near, bool orthographic) {
+  View view;
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) view.rotation[3 * i + j] = camera_from_world[4 * i + j];
+    view.translation[i] = camera_from_world[4 * i + 3];
+  }
+  for (int j = 0; j < 3; ++j) {
+    view.center[j] = 0.0f;
+    for (int i = 0; i < 3; ++i) view.center[j] -= view.rotation[3 * i + j] * view.translation[i];
+  }
+  view.fx = intrinsics[0];
+  view.cx = intrinsics[2];
+  view.fy = intrinsics[4];
+  view.cy = intrinsics[5];
+  view.width = static_cast<int>(width);
+  view.height = static_cast<int>(height);
+  view.near = near;
+  view.is_orthographic = orthographic;
+  return view;
+}
+
 // Pixels that a surfel may cover, inclusive.
 struct Box {
   int16_t x0, x1, y0, y1;
-  int tile_x0() const { return x0 / kTile; }
-  int tile_x1() const { return x1 / kTile; }
-  int tile_y0() const { return y0 / kTile; }
-  int tile_y1() const { return y1 / kTile; }
+  COSURFGS_FN int tile_x0() const { return x0 / kTile; }
+  COSURFGS_FN int tile_x1() const { return x1 / kTile; }
+  COSURFGS_FN int tile_y0() const { return y0 / kTile; }
+  COSURFGS_FN int tile_y1() const { return y1 / kTile; }
 };
 
 // What blending reads of one surfel: Projected<float> plus what depends on it. One or two cache lines.
@@ -65,7 +90,7 @@ struct PairRows {
   const int64_t* offset;  // per record, of the current band
   int first_tile_row;     // of the band
 };
-static inline int64_t PairRow(const PairRows& pairs, const Box& box, int32_t id, int tile_x, int tile_y) {
+static COSURFGS_FN int64_t PairRow(const PairRows& pairs, const Box& box, int32_t id, int tile_x, int tile_y) {
   const int first = box.tile_y0() > pairs.first_tile_row ? box.tile_y0() : pairs.first_tile_row;
   return pairs.offset[id] + int64_t(tile_y - first) * (box.tile_x1() - box.tile_x0() + 1) + (tile_x - box.tile_x0());
 }
@@ -76,6 +101,13 @@ enum GradientSlot : int {
   kColorGradient = 15, kGradM2 = 15, kGradNormal = 18, kGradPlane = 21, kAllGradient = 22
 };
 constexpr int kContributions = 4;  // sum w, max w, pixels, front-half pixels
+
+// Tiles that the box touches in tile rows [first_tile_row, end_tile_row).
+static COSURFGS_FN int64_t PairsInRows(const Box& box, int first_tile_row, int end_tile_row) {
+  const int y0 = box.tile_y0() > first_tile_row ? box.tile_y0() : first_tile_row;
+  const int y1 = box.tile_y1() < end_tile_row ? box.tile_y1() : end_tile_row - 1;
+  return y1 < y0 ? 0 : int64_t(y1 - y0 + 1) * (box.tile_x1() - box.tile_x0() + 1);
+}
 
 // Rows are padded to a whole number of any variant's vectors.
 static inline int GradientRowSize(int maps) { return maps == kColorOnly ? 16 : 32; }

@@ -5,15 +5,9 @@
 
 #include <cmath>
 #include <cstring>
-#include <string>
-#include <vector>
 
 #include "binning.h"
-
-namespace ffi = xla::ffi;
-using FloatBuffer = ffi::Buffer<ffi::F32>;
-using IntBuffer = ffi::Buffer<ffi::S32>;
-using BoolBuffer = ffi::Buffer<ffi::PRED>;
+#include "raster_operands.h"
 
 namespace cosurfgs {
 namespace {
@@ -35,87 +29,6 @@ struct BackwardScratch {
 constexpr int64_t kMaxBandPairs = int64_t(4) << 20;
 constexpr int64_t kSurfelChunk = 1024;
 
-template <class B>
-std::string Shape(const B& buffer) {
-  std::string text = "[";
-  for (size_t i = 0; i < buffer.dimensions().size(); ++i) {
-    text += (i ? "," : "") + std::to_string(buffer.dimensions()[i]);
-  }
-  return text + "]";
-}
-
-// Empty if `buffer` has the wanted shape (-1: any), else a message with name, expected and got.
-template <class B>
-std::string Check(const char* name, const B& buffer, std::initializer_list<int64_t> wanted) {
-  bool fits = buffer.dimensions().size() == wanted.size();
-  size_t i = 0;
-  std::string expected = "[";
-  for (int64_t size : wanted) {
-    fits = fits && (size < 0 || buffer.dimensions()[i] == size);
-    expected += (i++ ? "," : "") + (size < 0 ? std::string("any") : std::to_string(size));
-  }
-  if (fits) return "";
-  return std::string("rasterize: ") + name + ": expected shape " + expected + "], got " + Shape(buffer) + ". ";
-}
-
-std::string CheckOperands(const FloatBuffer& means, const FloatBuffer& quats, const FloatBuffer& log_scales,
-                          const FloatBuffer& logit_opacities, const FloatBuffer& sh, const BoolBuffer& alive,
-                          const FloatBuffer& camera_from_world, const FloatBuffer& intrinsics,
-                          const FloatBuffer& background, int64_t width, int64_t height, int64_t sh_degree) {
-  std::string error = Check("means", means, {-1, 3});
-  if (!error.empty()) return error;
-  const int64_t n = means.dimensions()[0];
-  error += Check("quats", quats, {n, 4}) + Check("log_scales", log_scales, {n, 2}) +
-           Check("logit_opacities", logit_opacities, {n}) + Check("sh", sh, {n, -1, 3}) + Check("alive", alive, {n}) +
-           Check("camera_from_world", camera_from_world, {-1, 4, 4}) + Check("background", background, {3});
-  if (!error.empty()) return error;
-  error += Check("intrinsics", intrinsics, {camera_from_world.dimensions()[0], 3, 3});
-  if (sh_degree < 0 || sh_degree > 3 || sh.dimensions()[1] < (sh_degree + 1) * (sh_degree + 1)) {
-    error += "rasterize: sh_degree: expected 0 to 3 with (sh_degree + 1)^2 coefficients in sh, got " +
-             std::to_string(sh_degree) + " with " + std::to_string(sh.dimensions()[1]) + ". ";
-  }
-  if (width < 1 || height < 1 || width > 32767 || height > 32767) {
-    error += "rasterize: image_size: expected 1 to 32767 pixels, got " + std::to_string(height) + "x" +
-             std::to_string(width) + ". ";
-  }
-  return error;
-}
-
-Surfels MakeSurfels(const FloatBuffer& means, const FloatBuffer& quats, const FloatBuffer& log_scales,
-                    const FloatBuffer& logit_opacities, const FloatBuffer& sh, const BoolBuffer& alive,
-                    int64_t sh_degree) {
-  return {means.typed_data(),           quats.typed_data(), log_scales.typed_data(), logit_opacities.typed_data(),
-          sh.typed_data(),              alive.typed_data(), means.dimensions()[0],   sh.dimensions()[1],
-          static_cast<int>(sh_degree)};
-}
-
-View MakeView(const float* camera_from_world, const float* intrinsics, int64_t width, int64_t height, float near,
-              bool orthographic) {
-  View view;
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j) view.rotation[3 * i + j] = camera_from_world[4 * i + j];
-    view.translation[i] = camera_from_world[4 * i + 3];
-  }
-  for (int j = 0; j < 3; ++j) {
-    view.center[j] = 0.0f;
-    for (int i = 0; i < 3; ++i) view.center[j] -= view.rotation[3 * i + j] * view.translation[i];
-  }
-  view.fx = intrinsics[0];
-  view.cx = intrinsics[2];
-  view.fy = intrinsics[4];
-  view.cy = intrinsics[5];
-  view.width = static_cast<int>(width);
-  view.height = static_cast<int>(height);
-  view.near = near;
-  view.is_orthographic = orthographic;
-  return view;
-}
-
-int64_t PairsInRows(const Box& box, int first_tile_row, int end_tile_row) {
-  const int y0 = std::max(box.tile_y0(), first_tile_row), y1 = std::min(box.tile_y1(), end_tile_row - 1);
-  return y1 < y0 ? 0 : int64_t(y1 - y0 + 1) * (box.tile_x1() - box.tile_x0() + 1);
-}
-
 // Offsets of the pair rows of a band of tile rows, in drawing order; returns their number.
 int64_t PairOffsets(const Binned& binned, int first_tile_row, int end_tile_row, int64_t* offsets) {
   int64_t total = 0;
@@ -135,14 +48,6 @@ void ForTiles(Parallel& parallel, int first, int end, Function fn) {
     const int begin = first + static_cast<int>(task) * kTilesPerTask;
     for (int tile = begin; tile < std::min(end, begin + kTilesPerTask); ++tile) fn(tile);
   });
-}
-
-// pixels per view; null where the result was not asked for.
-float* Slice(ffi::Result<FloatBuffer>& buffer, int64_t view, int64_t size) {
-  return buffer->element_count() ? buffer->typed_data() + view * size : nullptr;
-}
-const float* Slice(const FloatBuffer& buffer, int64_t view, int64_t size) {
-  return buffer.element_count() ? buffer.typed_data() + view * size : nullptr;
 }
 
 ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, FloatBuffer log_scales,
@@ -278,7 +183,7 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, 
                     ffi::Result<FloatBuffer> out_quats, ffi::Result<FloatBuffer> out_log_scales,
                     ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
                     ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe, int64_t width,
-                    int64_t height, float near, int64_t sh_degree, int64_t maps) {
+                    int64_t height, float near, int64_t sh_degree, int64_t maps, bool) {
   const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                                           intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
@@ -313,68 +218,8 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, 
 }  // namespace cosurfgs
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsRasterForward, cosurfgs::Forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<FloatBuffer>()   // means
-                                  .Arg<FloatBuffer>()   // quats
-                                  .Arg<FloatBuffer>()   // log_scales
-                                  .Arg<FloatBuffer>()   // logit_opacities
-                                  .Arg<FloatBuffer>()   // sh
-                                  .Arg<BoolBuffer>()    // alive
-                                  .Arg<FloatBuffer>()   // camera_from_world
-                                  .Arg<FloatBuffer>()   // intrinsics
-                                  .Arg<FloatBuffer>()   // background
-                                  .Ret<FloatBuffer>()   // color
-                                  .Ret<FloatBuffer>()   // transmittance
-                                  .Ret<FloatBuffer>()   // depth_sum
-                                  .Ret<FloatBuffer>()   // median_depth
-                                  .Ret<FloatBuffer>()   // normal_sum
-                                  .Ret<FloatBuffer>()   // plane_sum
-                                  .Ret<FloatBuffer>()   // distortion
-                                  .Ret<IntBuffer>()     // last
-                                  .Ret<IntBuffer>()     // median_index
-                                  .Ret<FloatBuffer>()   // contributions
-                                  .Ret<IntBuffer>()     // status
-                                  .Attr<int64_t>("width")
-                                  .Attr<int64_t>("height")
-                                  .Attr<float>("near")
-                                  .Attr<int64_t>("sh_degree")
-                                  .Attr<int64_t>("maps")
-                                  .Attr<bool>("with_contributions")
-                                  .Attr<bool>("orthographic"));
+                              cosurfgs::BindForward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
 
+// Its attribute `deterministic` has nothing to choose here: sums always have one order.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsRasterBackward, cosurfgs::Backward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<FloatBuffer>()   // means
-                                  .Arg<FloatBuffer>()   // quats
-                                  .Arg<FloatBuffer>()   // log_scales
-                                  .Arg<FloatBuffer>()   // logit_opacities
-                                  .Arg<FloatBuffer>()   // sh
-                                  .Arg<BoolBuffer>()    // alive
-                                  .Arg<FloatBuffer>()   // camera_from_world
-                                  .Arg<FloatBuffer>()   // intrinsics
-                                  .Arg<FloatBuffer>()   // background
-                                  .Arg<FloatBuffer>()   // transmittance
-                                  .Arg<FloatBuffer>()   // depth_sum
-                                  .Arg<IntBuffer>()     // last
-                                  .Arg<IntBuffer>()     // median_index
-                                  .Arg<FloatBuffer>()   // gradients: color
-                                  .Arg<FloatBuffer>()   // transmittance
-                                  .Arg<FloatBuffer>()   // depth_sum
-                                  .Arg<FloatBuffer>()   // median_depth
-                                  .Arg<FloatBuffer>()   // normal_sum
-                                  .Arg<FloatBuffer>()   // plane_sum
-                                  .Arg<FloatBuffer>()   // distortion
-                                  .Ret<FloatBuffer>()   // means
-                                  .Ret<FloatBuffer>()   // quats
-                                  .Ret<FloatBuffer>()   // log_scales
-                                  .Ret<FloatBuffer>()   // logit_opacities
-                                  .Ret<FloatBuffer>()   // sh
-                                  .Ret<FloatBuffer>()   // camera_from_world
-                                  .Ret<FloatBuffer>()   // probe
-                                  .Attr<int64_t>("width")
-                                  .Attr<int64_t>("height")
-                                  .Attr<float>("near")
-                                  .Attr<int64_t>("sh_degree")
-                                  .Attr<int64_t>("maps"));
+                              cosurfgs::BindBackward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));

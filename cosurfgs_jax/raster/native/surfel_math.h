@@ -2,7 +2,7 @@
 //
 // Templated on the real type F, so that one text serves floats (GPU threads, host tests) and vectors of surfels (CPU).
 // F needs + - * /, and the including file must have declared Sqrt, Exp, Reciprocal and Select(Less(a, b), x, y) for it in the
-// namespace COSURFGS_VARIANT (vec.h does). Everything lives in that namespace: code compiled for one instruction set must
+// namespace COSURFGS_VARIANT (vec.h and scalar.h do). Everything lives in that namespace: code compiled for one instruction set must
 // never be linked in place of another's.
 //
 // Source: the ray transform of 2DGS (Huang et al. 2024). Ours: everything is relative to the projected centre (cx, cy) of the
@@ -17,13 +17,8 @@
 #pragma once
 
 #include "constants.h"
+#include "host_device.h"
 #include "surfel_types.h"
-
-#if defined(__CUDACC__)
-#define COSURFGS_FN __host__ __device__ inline
-#else
-#define COSURFGS_FN inline
-#endif
 
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {

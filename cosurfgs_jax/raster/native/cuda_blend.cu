@@ -1,0 +1,25 @@
+// The CUDA kernels that work block by block: blending, and the way back.
+
+#define COSURFGS_VARIANT cuda
+
+#include "cuda_launch.cuh"
+#include "gpu_project.h"
+
+namespace cosurfgs {
+namespace cuda {
+
+#define COSURFGS_INSTANTIATE(maps)                                                                                        \
+  template void CudaDevice::Blocks<BlendTileBlock<maps, false>>(int64_t, const BlendArgs&);                              \
+  template void CudaDevice::Blocks<BlendTileBlock<maps, true>>(int64_t, const BlendArgs&);                               \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false>>(int64_t, const BlendArgs&);                      \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true>>(int64_t, const BlendArgs&)
+
+COSURFGS_INSTANTIATE(kColorOnly);
+COSURFGS_INSTANTIATE(kGeometry);
+COSURFGS_INSTANTIATE(kEverything);
+
+template void CudaDevice::Blocks<ProjectBackwardBlock>(int64_t, const ProjectBackwardBlock::Args&);
+template void CudaDevice::Blocks<CameraSumBlock>(int64_t, const CameraSumBlock::Args&);
+
+}  // namespace cuda
+}  // namespace cosurfgs

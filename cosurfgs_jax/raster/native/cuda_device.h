@@ -1,0 +1,64 @@
+// Launches the pipeline's bodies on a CUDA stream. No kernel here, so that files without device code can include it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace cosurfgs {
+namespace COSURFGS_VARIANT {
+
+// The first thing that goes wrong is kept, and what comes after it does nothing.
+class CudaDevice {
+ public:
+  // allocate: device memory that lives as long as the call; null if there is none.
+  CudaDevice(cudaStream_t stream, std::function<void*(size_t)> allocate) : stream_(stream), allocate_(std::move(allocate)) {}
+
+  void* Allocate(size_t bytes);
+  void Zero(void* data, size_t bytes);
+
+  // A thread for each of Body::Run(args, i), i in [0, n).
+  template <class Body>
+  void For(int64_t n, const typename Body::Args& args);
+
+  // A block of Body::kThreads for each of Body::Run(block, args, i). A block offers
+  //   shared()            its Body::Shared;
+  //   Each(f)             f(thread, state) on every thread, then a barrier;
+  //   None(f)             whether f(state) is false on every thread, after a barrier;
+  //   Rows<S, Op>(n, slab, f)   for i in [0, n), f(state, i, row) on every thread fills a row (zero before) and says whether it
+  //                       did; the rows of a warp are put together by Op into the slab; then a barrier. S: a power of two, no
+  //                       less than the numbers of a row.
+  template <class Body>
+  void Blocks(int64_t n, const typename Body::Args& args);
+
+  // Sorts pairs by the low `bits` of their keys, keeping the order of equal ones.
+  void SortPairs(const uint32_t* keys, uint32_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n, int bits);
+  void ExclusiveSum(const int64_t* in, int64_t* out, int64_t n);
+
+  // A number from device memory, after all that was launched before: waits for the stream.
+  int64_t Read(const int64_t* value);
+
+  // Rows of gradients in memory at a time: 16 M of 88 bytes are 1.4 GB.
+  int64_t max_band_pairs() const { return int64_t(1) << 24; }
+
+  cudaError_t error() const { return error_; }
+  size_t refused_bytes() const { return refused_bytes_; }  // of the allocation that failed, or 0
+  bool failed() const { return error_ != cudaSuccess || refused_bytes_ != 0; }
+
+ private:
+  void Keep(cudaError_t error) {
+    if (error_ == cudaSuccess) error_ = error;
+  }
+  void* Temporary(size_t bytes);
+
+  cudaStream_t stream_;
+  std::function<void*(size_t)> allocate_;
+  void* temporary_ = nullptr;  // what cub asks for
+  size_t temporary_bytes_ = 0, refused_bytes_ = 0;
+  cudaError_t error_ = cudaSuccess;
+};
+
+}  // namespace COSURFGS_VARIANT
+}  // namespace cosurfgs

@@ -1,0 +1,253 @@
+// The order of work on a GPU, for any `Device` that launches bodies: cuda_device.h, or the emulation in tests/native/.
+//
+// Views are drawn one after the other, each with one read-back: the number of (surfel, tile) pairs decides how much memory the
+// binning takes and how many threads it has. Waiting for it costs the host some ten microseconds and an empty queue; an upper
+// bound instead would have to be guessed, paid for in memory and sorting by every call, and be wrong some day in the middle
+// of a training. Only the stream is waited for, never the device. The backward call projects and bins again, like the CPU's.
+#pragma once
+
+#include <algorithm>
+
+#include "gpu_bin.h"
+#include "gpu_blend.h"
+#include "gpu_project.h"
+
+namespace cosurfgs {
+namespace COSURFGS_VARIANT {
+
+// What both calls share.
+struct RasterCall {
+  Surfels surfels;
+  const float *camera_from_world, *intrinsics, *background;
+  int64_t num_views;
+  int width, height;
+  float near;
+  int maps;
+  bool is_orthographic;
+};
+
+// Pointers of the first view, those of maps that were not asked for are null.
+struct ForwardResults {
+  Image image;
+  float* contributions;
+  int32_t* status;
+};
+
+struct BackwardCall {
+  Image image;
+  ImageGradient gradient;
+  SurfelGradients out;
+  int64_t num_probe;        // elements of out.probe
+  float* camera_gradient;   // [views, 4, 4]
+  bool is_deterministic;    // the same bits in every call; else gradients are added by whoever comes first
+};
+
+inline Image Offset(const Image& image, int64_t pixels) {
+  const auto at = [](auto* map, int64_t offset) { return map ? map + offset : nullptr; };
+  return {at(image.color, 3 * pixels),     at(image.transmittance, pixels), at(image.depth_sum, pixels),
+          at(image.median_depth, pixels),  at(image.normal_sum, 3 * pixels), at(image.plane_sum, pixels),
+          at(image.distortion, pixels),    at(image.last, pixels),          at(image.median_index, pixels)};
+}
+inline ImageGradient Offset(const ImageGradient& g, int64_t pixels) {
+  const auto at = [](const float* map, int64_t offset) { return map ? map + offset : nullptr; };
+  return {at(g.color, 3 * pixels),        at(g.transmittance, pixels), at(g.depth_sum, pixels), at(g.median_depth, pixels),
+          at(g.normal_sum, 3 * pixels),   at(g.plane_sum, pixels),     at(g.distortion, pixels)};
+}
+
+template <class Device>
+class Pipeline {
+ public:
+  // max_band_pairs: rows of gradients in memory at a time, 88 bytes each.
+  Pipeline(Device& device, const RasterCall& call, int64_t max_band_pairs)
+      : device_(device),
+        call_(call),
+        max_band_pairs_(max_band_pairs),
+        n_(call.surfels.num_surfels),
+        pixels_(int64_t(call.width) * call.height),
+        tiles_x_((call.width + kTile - 1) / kTile),
+        tiles_y_((call.height + kTile - 1) / kTile) {
+    views_ = Get<View>(kViews, call.num_views);
+    device_.template For<MakeViews>(call.num_views, {call.camera_from_world, call.intrinsics, call.width, call.height,
+                                                     call.near, call.is_orthographic, views_});
+  }
+
+  void Forward(const ForwardResults& results) {
+    for (int64_t v = 0; v < call_.num_views; ++v) {
+      Bin(v);
+      BlendArgs args = MakeBlendArgs(v);
+      args.image = Offset(results.image, v * pixels_);
+      if (results.contributions) {
+        args.rows = MakeRows(kContributions, num_pairs_, offsets_, 0);
+      }
+      switch (call_.maps) {
+        case kColorOnly: Blend<kColorOnly>(args); break;
+        case kGeometry: Blend<kGeometry>(args); break;
+        default: Blend<kEverything>(args);
+      }
+      if (results.contributions) {
+        float* sums = results.contributions + v * n_ * kContributions;
+        device_.template For<AddContributions>(
+            n_ * kContributions, {keys_, records_, args.rows.offset, args.rows.rows, kContributions, 0, tiles_y_, sums});
+      }
+      device_.template For<WriteStatus>(1, {num_invalid_, num_pairs_, results.status + 2 * v});
+    }
+  }
+
+  void Backward(const BackwardCall& backward) {
+    const SurfelGradients& out = backward.out;
+    const struct {
+      float* data;
+      int64_t count;
+    } results[] = {{out.means, 3 * n_}, {out.quats, 4 * n_}, {out.log_scales, 2 * n_}, {out.logit_opacities, n_},
+                   {out.sh, 3 * call_.surfels.num_sh * n_}, {out.probe, backward.num_probe},
+                   {backward.camera_gradient, 16 * call_.num_views}};
+    for (const auto& result : results) device_.Zero(result.data, result.count * sizeof(float));
+    for (int64_t v = 0; v < call_.num_views; ++v) {
+      Bin(v);
+      BlendArgs args = MakeBlendArgs(v);
+      args.image = Offset(backward.image, v * pixels_);
+      args.gradient = Offset(backward.gradient, v * pixels_);
+      switch (call_.maps) {
+        case kColorOnly: BlendBackward<kColorOnly>(args, backward.is_deterministic); break;
+        case kGeometry: BlendBackward<kGeometry>(args, backward.is_deterministic); break;
+        default: BlendBackward<kEverything>(args, backward.is_deterministic);
+      }
+      const int row_size = call_.maps == kColorOnly ? kColorGradient : kAllGradient;
+      const int64_t blocks = (n_ + ProjectBackwardBlock::kThreads - 1) / ProjectBackwardBlock::kThreads;
+      double* parts = Get<double>(kCameraParts, 12 * blocks);
+      device_.template Blocks<ProjectBackwardBlock>(
+          blocks, {call_.surfels, views_ + v, keys_, args.sums, row_size, out, parts});
+      device_.template Blocks<CameraSumBlock>(1, {parts, blocks, backward.camera_gradient + 16 * v});
+    }
+  }
+
+ private:
+  enum Slot {
+    kViews, kRecords, kKeys, kIds, kSortedKeys, kOrder, kCounts, kOffsets, kNumInvalid, kTiles, kPairIds, kSortedTiles, kLists,
+    kTileBegin, kOffsetOf, kRows, kSums, kCameraParts, kNumSlots
+  };
+
+  // Uninitialised memory that lives as long as the call; a slot is used again by the next view.
+  template <class T>
+  T* Get(Slot slot, int64_t count) {
+    const size_t bytes = std::max<int64_t>(1, count) * sizeof(T);
+    if (bytes > capacity_[slot]) {
+      memory_[slot] = device_.Allocate(bytes);
+      capacity_[slot] = bytes;
+    }
+    return static_cast<T*>(memory_[slot]);
+  }
+
+  // Projects view v and makes the lists of its tiles.
+  void Bin(int64_t v) {
+    view_ = views_ + v;
+    records_ = Get<Record>(kRecords, n_);
+    keys_ = Get<uint32_t>(kKeys, n_);
+    num_invalid_ = Get<int32_t>(kNumInvalid, 1);
+    int32_t* ids = Get<int32_t>(kIds, n_);
+    device_.Zero(num_invalid_, sizeof(int32_t));
+    device_.template For<ProjectSurfel>(n_, {call_.surfels, view_, records_, keys_, ids, num_invalid_});
+
+    sorted_keys_ = Get<uint32_t>(kSortedKeys, n_);
+    order_ = Get<int32_t>(kOrder, n_);
+    device_.SortPairs(keys_, sorted_keys_, ids, order_, n_, 32);
+    num_pairs_ = CountRows(0, tiles_y_);
+
+    uint32_t *tiles = Get<uint32_t>(kTiles, num_pairs_), *sorted_tiles = Get<uint32_t>(kSortedTiles, num_pairs_);
+    int32_t* pair_ids = Get<int32_t>(kPairIds, num_pairs_);
+    lists_ = Get<int32_t>(kLists, num_pairs_);
+    device_.template For<EmitPair>(num_pairs_, {offsets_, order_, records_, n_, tiles_x_, tiles, pair_ids});
+    const int num_tiles = tiles_x_ * tiles_y_;
+    int bits = 1;
+    while ((int64_t(1) << bits) < num_tiles) ++bits;
+    device_.SortPairs(tiles, sorted_tiles, pair_ids, lists_, num_pairs_, bits);
+    tile_begin_ = Get<int64_t>(kTileBegin, num_tiles + 1);
+    device_.template For<FindTileBegin>(num_tiles + 1, {sorted_tiles, num_pairs_, tile_begin_});
+  }
+
+  // Makes offsets_: where the pairs of each surfel (by rank) in tile rows [first, end) begin. Returns their number.
+  int64_t CountRows(int first, int end) {
+    int64_t* counts = Get<int64_t>(kCounts, n_ + 1);
+    offsets_ = Get<int64_t>(kOffsets, n_ + 1);
+    device_.template For<CountPairs>(n_ + 1, {sorted_keys_, order_, records_, n_, first, end, counts});
+    device_.ExclusiveSum(counts, offsets_, n_ + 1);
+    return device_.Read(offsets_ + n_);
+  }
+
+  BlendArgs MakeBlendArgs(int64_t v) {
+    BlendArgs args{};
+    args.view = views_ + v;
+    args.records = records_;
+    args.tile_begin = tile_begin_;
+    args.lists = lists_;
+    args.tiles_x = tiles_x_;
+    args.background = call_.background;
+    return args;
+  }
+
+  // Zeroed rows for pairs: blocks write only those that a pixel adds to.
+  PairRows MakeRows(int row_size, int64_t num_pairs, const int64_t* offsets, int first_tile_row) {
+    float* rows = Get<float>(kRows, row_size * num_pairs);
+    int64_t* offset_of = Get<int64_t>(kOffsetOf, n_);
+    device_.Zero(rows, row_size * num_pairs * sizeof(float));
+    device_.template For<ScatterOffset>(n_, {offsets, order_, offset_of});
+    return {rows, offset_of, first_tile_row};
+  }
+
+  template <int kMaps>
+  void Blend(const BlendArgs& args) {
+    if (args.rows.rows) {
+      device_.template Blocks<BlendTileBlock<kMaps, true>>(tiles_x_ * tiles_y_, args);
+    } else {
+      device_.template Blocks<BlendTileBlock<kMaps, false>>(tiles_x_ * tiles_y_, args);
+    }
+  }
+
+  // Fills args.sums with the gradients of every surfel's projection: band by band of tile rows, so that their rows stay within
+  // max_band_pairs_ (or one tile row), or in one go if they are added by whoever comes first.
+  template <int kMaps>
+  void BlendBackward(BlendArgs& args, bool is_deterministic) {
+    constexpr int kUsed = BlendTileBackwardBlock<kMaps, true>::kUsed;
+    args.sums = Get<float>(kSums, kUsed * n_);
+    device_.Zero(args.sums, kUsed * n_ * sizeof(float));
+    if (!is_deterministic) {
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, false>>(tiles_x_ * tiles_y_, args);
+      return;
+    }
+    for (int first = 0, end; first < tiles_y_; first = end) {
+      end = BandEnd(first);
+      const bool is_all = first == 0 && end == tiles_y_;
+      const int64_t pairs = is_all ? num_pairs_ : CountRows(first, end);
+      args.rows = MakeRows(kUsed, pairs, offsets_, first);
+      args.first_tile = first * tiles_x_;
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, true>>((end - first) * tiles_x_, args);
+      device_.template For<AddRows>(
+          n_ * kUsed, {keys_, records_, args.rows.offset, args.rows.rows, kUsed, first, end, args.sums});
+    }
+  }
+
+  int BandEnd(int first) {
+    if (num_pairs_ <= max_band_pairs_) return tiles_y_;
+    const int64_t before = device_.Read(tile_begin_ + int64_t(first) * tiles_x_);
+    int end = first + 1;
+    while (end < tiles_y_ && device_.Read(tile_begin_ + int64_t(end + 1) * tiles_x_) - before <= max_band_pairs_) ++end;
+    return end;
+  }
+
+  Device& device_;
+  const RasterCall call_;
+  const int64_t max_band_pairs_, n_, pixels_;
+  const int tiles_x_, tiles_y_;
+  void* memory_[kNumSlots] = {};
+  size_t capacity_[kNumSlots] = {};
+  // Of the present view.
+  View *views_ = nullptr, *view_ = nullptr;
+  Record* records_ = nullptr;
+  uint32_t *keys_ = nullptr, *sorted_keys_ = nullptr;
+  int32_t *order_ = nullptr, *lists_ = nullptr, *num_invalid_ = nullptr;
+  int64_t *offsets_ = nullptr, *tile_begin_ = nullptr;
+  int64_t num_pairs_ = 0;
+};
+
+}  // namespace COSURFGS_VARIANT
+}  // namespace cosurfgs

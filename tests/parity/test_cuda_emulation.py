@@ -1,0 +1,173 @@
+"""The CUDA rasterizer's bodies and order of work, run on the host, against the CPU kernels.
+
+`tests/native/emulated_handlers.cc` puts loops where a GPU has threads and makes custom calls with the operands of the real
+ones. Against the CPU's kernels and not the definition, which is slower: those are held to it in test_raster_parity.py.
+"""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import pytest
+import raster_cases as cases
+from test_raster_parity import TOLERANCE, TOLERANCES, UNDECIDED_NORMALS, _assert_close_gradients, _errors
+
+from cosurfgs_jax.raster import ops
+
+ROOT = Path(__file__).parents[2]
+BANDS = 1 << 24  # pairs; as on a GPU
+
+
+@pytest.fixture(scope="module")
+def emulation(tmp_path_factory):
+    """Compiles the emulation, makes its targets known, and adds it to the renderers."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        pytest.skip("no C++ compiler; apt-get install g++")
+    path = tmp_path_factory.mktemp("emulation") / "libemulated.so"
+    subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
+                    "-I", ROOT / "cosurfgs_jax" / "raster" / "native", "-I", sysconfig.get_path("include"),
+                    "-isystem", Path(jaxlib.__file__).parent / "include",
+                    ROOT / "tests" / "native" / "emulated_handlers.cc", "-o", path], check=True)
+    library = ctypes.CDLL(str(path))
+    for target, symbol in (("forward", "EmulatedRasterForward"), ("backward", "EmulatedRasterBackward")):
+        jax.ffi.register_ffi_target(f"emulated_raster_{target}", jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    for name, deterministic in (("emulation", True), ("emulation_atomic", False)):
+        cases.RENDERERS[name] = functools.partial(ops.render, targets="emulated_raster", deterministic=deterministic)
+
+    def configure(is_reversed=False, band_pairs=BANDS):
+        library.emulation_set(ctypes.c_bool(is_reversed), ctypes.c_int64(band_pairs))
+
+    yield configure
+    for name in ("emulation", "emulation_atomic"):
+        del cases.RENDERERS[name]
+
+
+def _cotangents(case):
+    _, margins = cases.reference_maps(case)
+    return cases.random_cotangents(case, margins > cases.SAFE_MARGIN)
+
+
+def _assert_same(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_maps_and_contributions(emulation, name):
+    emulation()
+    case = cases.build(name)
+    _, margins = cases.reference_maps(case)
+    got, want = (cases.kernel_maps(backend, case) for backend in ("emulation", "cpu"))
+    assert got.num_invalid == want.num_invalid
+    safe = margins > cases.SAFE_MARGIN
+    errors = _errors(got, want)
+    if name == UNDECIDED_NORMALS:
+        errors.pop("normal_sum")
+    for map_name, error in errors.items():
+        assert np.isfinite(error).all(), map_name
+        assert error[safe].max() < TOLERANCES.get(name, TOLERANCE), map_name
+    assert errors["transmittance"].max() < 4 / 255
+    turned = (~safe).sum()
+    sums, largest, pixels, front = (np.abs(got.contributions - want.contributions)[:, i] for i in range(4))
+    assert (sums <= 1e-4 * (1 + want.contributions[:, 0]) + turned * 2 / 255).all()
+    assert (largest <= 1e-4 + (turned > 0) * 2 / 255).all()
+    assert (pixels <= turned).all() and (front <= turned).all()
+
+
+@pytest.mark.parametrize("backend", ["emulation", "emulation_atomic"])
+@pytest.mark.parametrize("name", [name for name in cases.CASES if name not in (UNDECIDED_NORMALS, *cases.ORTHOGRAPHIC)])
+def test_gradients_and_probe(emulation, backend, name):
+    emulation()
+    case = cases.build(name)
+    cotangents = _cotangents(case)
+    got, want = (cases.kernel_gradients(b, case, cotangents) for b in (backend, "cpu"))
+    _assert_close_gradients(got, want, name)
+
+
+@pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6])])
+def test_fewer_maps(emulation, maps, wanted):
+    emulation()
+    case = cases.build("random_cloud")
+    everything, fewer = cases.kernel_maps("emulation", case), cases.kernel_maps("emulation", case, maps)
+    for name in cases.FLOAT_MAPS:
+        if name in wanted:
+            np.testing.assert_array_equal(getattr(fewer, name), getattr(everything, name))
+        else:
+            assert getattr(fewer, name) is None
+    cotangents = {name: value for name, value in _cotangents(case).items() if name in wanted}
+    _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents, maps) for backend in ("emulation", "cpu")), maps)
+
+
+@pytest.mark.parametrize("maps", ops.MAP_LEVELS)
+def test_without_contributions_the_maps_are_the_same(emulation, maps):
+    """Other kernels, as nothing is added up over pixels."""
+    emulation()
+    case = cases.build("random_cloud")
+    with_them, without = (
+        jax.jit(functools.partial(cases.RENDERERS["emulation"], image_size=case.image_size, near=case.near, sh_degree=3,
+                                  maps=maps, with_contributions=with_contributions))(
+            case.surfels(), case.camera(), jnp.asarray(case.background), None) for with_contributions in (True, False))
+    assert without.contributions is None
+    _assert_same(without, with_them._replace(contributions=None))
+
+
+def test_a_batch_of_cameras(emulation):
+    emulation()
+    case = cases.three_cameras()
+    got, want = (cases.kernel_maps(backend, case) for backend in ("emulation", "cpu"))
+    for i in range(3):
+        alone = cases.kernel_maps("emulation", case.view(i))
+        _assert_same(jax.tree.map(lambda x, i=i: x[i], got), alone)
+    assert (np.abs(got.color - want.color).max(axis=-1) > 1e-4).mean() < 0.01
+    keep = np.stack([cases.reference_maps(case.view(i))[1] > cases.SAFE_MARGIN for i in range(3)])
+    cotangents = {name: np.stack([value] * 3) * keep.reshape(keep.shape + (1,) * (value.ndim - 2))
+                  for name, value in cases.random_cotangents(case, np.ones(case.image_size, bool)).items()}
+    _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents) for backend in ("emulation", "cpu")), "batch")
+
+
+@pytest.mark.parametrize("name", ["random_cloud", "one_tile", "opaque_stack", "ties"])
+def test_results_do_not_depend_on_the_order_of_threads(emulation, name):
+    """The same bits when threads, warps and blocks run backwards: nobody reads what another of its phase writes."""
+    case = cases.build(name)
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
+    results = []
+    for is_reversed in (False, True):
+        emulation(is_reversed=is_reversed)
+        results.append((cases.kernel_maps("emulation", case), cases.kernel_gradients("emulation", case, cotangents)))
+    _assert_same(*results)
+
+
+@pytest.mark.parametrize("name", ["random_cloud", "extreme_scales"])
+def test_bands_of_gradient_rows(emulation, name):
+    """With little memory the rows of gradients are made for a few rows of tiles at a time."""
+    case = cases.build(name)
+    cotangents = _cotangents(case)
+    results = []
+    for band_pairs in (BANDS, 150, 1):
+        emulation(band_pairs=band_pairs)
+        results.append(cases.kernel_gradients("emulation", case, cotangents))
+    for got in results[1:]:
+        # Sums of sums: only the place of brackets differs.
+        _assert_close_gradients(got, results[0], name)
+    assert any((got["means"] != results[0]["means"]).any() for got in results[1:]), "bands were not used"
+
+
+@pytest.mark.parametrize("field, value", [("means", np.nan), ("sh", np.inf), ("quats", 0.0), ("log_scales", 100.0)])
+def test_a_broken_surfel_is_as_if_dead_but_counted(emulation, field, value):
+    emulation()
+    case = cases.broken_cloud(field, value)
+    alive = case.alive.copy()
+    alive[cases.BROKEN] = False
+    healed = cases.random_cloud().replace(alive=alive)
+    got, want = cases.kernel_maps("emulation", case), cases.kernel_maps("emulation", healed)
+    assert got.num_invalid == 1 and want.num_invalid == 0
+    _assert_same(got._replace(num_invalid=want.num_invalid), want)
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
+    _assert_same(*(cases.kernel_gradients("emulation", c, cotangents) for c in (case, healed)))
