@@ -83,7 +83,7 @@ class LossSettings:
     ssim_weight: float = 0.2
     single_view_weight: float = 0.015  # SV-Reg: rendered normals against those of the plane depth
     multi_view_geometric_weight: float = 0.03  # MV-Reg: pixels return from a neighbouring view to where they came from
-    multi_view_photometric_weight: float = 0.15  # MV-Reg: patches look alike in a neighbouring view
+    multi_view_photometric_weight: float = 0.5  # MV-Reg: patches look alike in a neighbouring view
     geometry_start: float = 0.25  # of train.steps, where SV-Reg and MV-Reg begin: before, there is no surface to judge
     patch_stride: int = 3  # pixels between the places at which MV-Reg looks, along both axes
     max_neighbor_angle_deg: float = 30.0  # between the optical axes of neighbouring views
