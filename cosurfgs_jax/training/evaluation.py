@@ -188,13 +188,12 @@ def compare_to_truth(surface, scene, truth_points: np.ndarray | None = None, uni
     """
     region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
     truth, truth_mesh = scene.ground_truth, None
-    depth_of = None if truth is None else _exact_depth(scene)
     if truth_points is None:
         if truth is None:
             return None
         truth_points, unit, truth_mesh = truth.points, truth.unit, (truth.mesh_vertices, truth.mesh_triangles)
         region = dataclasses.replace(region, hiding="only points that two photographs see were given")
-    elif depth_of is not None:
+    elif truth is not None and (depth_of := _exact_depth(scene)) is not None:
         region = dataclasses.replace(region, depth_of=depth_of, hiding="what the exact depth hides is left out")
     else:
         choices = {"is_hidden_by_truth": True} | choices

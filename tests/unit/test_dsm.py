@@ -189,9 +189,13 @@ def test_points_above_the_map_count_and_those_far_below_do_not():
     assert nothing["visible_points"] is None and nothing["num_without_data"] == 5
 
 
-def test_tiles_are_one_picture(rasterio, written):
-    """Against the plain definition: one camera, all surfels, the whole raster at once."""
-    folder, info = written
+def test_tiles_are_one_picture(rasterio, tmp_path):
+    """Against the plain definition: one camera, all surfels, the whole raster at once. Every surfel has a colour of its own, so
+    that one which is missing beyond a tile's edge shows."""
+    surfels = model()
+    colors = np.random.default_rng(0).uniform(-1.5, 1.5, surfels.sh.shape)
+    surfels = surfels.replace(sh=jnp.asarray(colors, jnp.float32))
+    info = write(tmp_path, surfels, sfm_points()[0])
     height, width = info["height"], info["width"]
     eye = np.array([0.5 + width * PIXEL / 2, 69.5 - height * PIXEL / 2, info["height_limits"][1] - ORIGIN[2] + 10.0])
     pose = np.diag([1.0, -1, -1, 1])
@@ -199,14 +203,14 @@ def test_tiles_are_one_picture(rasterio, written):
     pixels = 1 / (PIXEL * SCALE)
     camera = Camera(jnp.asarray(pose, jnp.float32),
                     jnp.asarray([[pixels, 0, width / 2], [0, pixels, height / 2], [0, 0, 1]], jnp.float32))
-    out = rasterize(model(), camera, image_size=(height, width), near=0.1, projection="orthographic")
+    out = rasterize(surfels, camera, image_size=(height, width), near=0.1, projection="orthographic")
     alpha, depth, color = (np.asarray(a, np.float64) for a in (out.alpha, out.median_depth, out.color))
     is_surface = alpha >= 0.5
-    with rasterio.open(folder / "dsm.tif") as file:
-        heights = file.read(1) - (ORIGIN[2] + OFFSET[2])
+    with rasterio.open(tmp_path / "dsm.tif") as file:
+        heights = file.read(1) - ORIGIN[2]
         assert (file.read_masks(1) > 0).mean() == pytest.approx(info["covered_share"])
         differs = (file.read_masks(1) > 0) != is_surface
-    with rasterio.open(folder / "orthophoto.tif") as file:
+    with rasterio.open(tmp_path / "orthophoto.tif") as file:
         bands = np.moveaxis(file.read(), 0, -1)
     # Rounding turns decisions on single surfels at rims of the roof and the hole.
     off = differs | (is_surface & (np.abs(heights - (eye[2] - depth / SCALE)) > 2e-3))

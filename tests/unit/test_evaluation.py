@@ -141,7 +141,17 @@ def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
     assert scores["unit"] == "m" and scores["thresholds"][0]["f1"] == 1.0 and "2 images" in scores["crop"]
     assert evaluation.compare_to_truth(raised, make_scene()) is None
     of_user = evaluation.compare_to_truth(raised, make_scene(), raised, "ft", thresholds=(0.2,)).scores
-    assert of_user["accuracy"] == 0 and of_user["unit"] == "ft"
+    assert of_user["accuracy"] == 0 and of_user["unit"] == "ft" and "other ground truth hides" in of_user["crop"]
+
+
+def test_of_a_user_s_points_those_count_that_the_exact_depth_does_not_hide(tmp_path):
+    x, y = np.meshgrid(np.linspace(-3, 3, 61), np.linspace(-2, 2, 41))
+    roof = np.stack([x.ravel(), y.ravel(), np.full(x.size, 1.0)], axis=1)
+    np.savez(tmp_path / "depth.npz", depth=np.full(SIZE, 4.0, np.float32))  # the cameras are at 5
+    truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "depth.npz"), unit="m")
+    points = np.concatenate([roof, roof - [0, 0, 1.0]])
+    scores = evaluation.compare_to_truth(roof, make_scene(ground_truth=truth), points, "m", thresholds=(0.2,)).scores
+    assert scores["thresholds"][0]["recall"] == 1.0 and "what the exact depth hides" in scores["crop"]
 
 
 def test_metrics_parts_are_merged(tmp_path):

@@ -219,6 +219,24 @@ def test_hidden_ground_truth_does_not_count_but_a_hidden_surface_does():
     assert scores["thresholds"][0]["precision"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_points_hide_what_lies_behind_them_without_depth_maps():
+    poses, intrinsics, sizes = cameras_above()
+    region = metrics.SeenRegion(poses, intrinsics, sizes)
+    roof = square(2.0, num=41) + np.array([1.5, 1.5, 1.0])
+    wide = square(5.0, num=101)  # the ground, under the roof and around it
+    truth = np.concatenate([roof, wide])
+    is_seen = region.hidden_by(truth, 0.05).contains(truth)
+    assert is_seen[: len(roof)].all()
+    x, y = wide[:, 0] - 2.5, wide[:, 1] - 2.55
+    is_under, is_open = (np.maximum(abs(x), abs(y)) < 1.0, np.maximum(abs(x), abs(y)) > 1.6)
+    seen = is_seen[len(roof):]
+    assert not seen[is_under].any() and seen[is_open & (abs(x) < 2.4) & (abs(y) < 2.3)].all()
+    shown = np.concatenate([roof, wide[~is_under]])
+    scores = metrics.surface_scores(shown, truth, thresholds=(0.1,), region=region, is_hidden_by_truth=True)
+    assert scores["thresholds"][0]["recall"] == 1.0 and "other ground truth hides" in scores["crop"]
+    assert metrics.surface_scores(shown, truth, thresholds=(0.1,), region=region)["thresholds"][0]["recall"] < 0.9
+
+
 @pytest.mark.parametrize("change", [lambda p: p * 100, lambda p: p + np.array([1000.0, 0, 0])])
 def test_wrong_unit_or_frame_is_refused(change):
     with pytest.raises(InputError, match="frame and unit"):
