@@ -13,7 +13,7 @@ import sys
 from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
-_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"),)
+_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("trimesh", "mesh", "meshes as OBJ and GLB"))
 
 
 def _version(name: str) -> str:
