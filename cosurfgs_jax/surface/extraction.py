@@ -113,7 +113,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
         progress: called with (what is done now, done, total), as `PHASES` says.
     Returns:
         What was chosen and counted: voxel_size, counts, num_views, num_triangles, num_triangles_before_cleaning,
-        num_tiles, depth_map, truncation_voxels, min_neighbor_views, max_angle_deg, target_triangles.
+        num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views, max_angle_deg, target_triangles.
     Raises:
         InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface is left.
     """
@@ -153,8 +153,9 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
         store = TileStore(Path(folder) / "tiles")
         whole_mesh_bytes = max(simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
                                mesh_files.BYTES_PER_TRIANGLE[form])
-        fusion.fuse_into(store, confirmed, voxel_size, truncation_voxels=settings.truncation_voxels,
-                         memory_mb=settings.memory_mb, whole_mesh_bytes=whole_mesh_bytes, counts=counts, progress=tell)
+        num_blocks = fusion.fuse_into(store, confirmed, voxel_size, truncation_voxels=settings.truncation_voxels,
+                                      memory_mb=settings.memory_mb, whole_mesh_bytes=whole_mesh_bytes, counts=counts,
+                                      progress=tell)
         joined = store.join(settings.min_cluster_share)
         if not joined.num_triangles:
             raise InputError(fusion.explain_empty(voxel_size, 1, counts))
@@ -162,6 +163,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
         tell("write", 1, 1)
     return {"voxel_size": voxel_size, "counts": dict(counts), "num_views": len(views), "num_triangles": num_triangles,
             "num_triangles_before_cleaning": joined.num_triangles_before, "num_tiles": store.num_tiles,
+            "num_blocks": num_blocks, "num_voxels": num_blocks * fusion.BLOCK**3,
             "depth_map": settings.depth_map, "truncation_voxels": settings.truncation_voxels,
             "min_neighbor_views": settings.min_neighbor_views, "max_angle_deg": settings.max_angle_deg,
             "target_triangles": settings.target_triangles}

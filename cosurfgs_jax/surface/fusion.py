@@ -217,14 +217,32 @@ def _extract(grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_vie
     return mesh, is_on_seam
 
 
+# What drops depth pixels, in words, and what to do where it drops all of them.
+_DROPS = {
+    "invalid": ("had no depth", "the model shows no opaque surface there: train longer (config.train.steps), or look at it with "
+                                "`python -m cosurfgs_jax.render`"),
+    "out_of_range": ("were outside the depth range of the SfM points", "the model's surface is not where the SfM points are: "
+                                                                       "check the poses, or train longer"),
+    "grazing": ("were seen edge-on", "set a larger config.surface.max_angle_deg"),
+    "unconfirmed": ("were not confirmed by enough neighbours", "train longer, use photographs that overlap more, or set "
+                                                               "config.surface.min_neighbor_views=1 or 0"),
+}
+
+
 def explain_counts(counts: dict[str, int] | None) -> str:
     """How many depth pixels there were and which check dropped how many, as words for a message."""
     if not counts:
         return "nothing is known of what was dropped before"
-    names = {"invalid": "had no depth", "out_of_range": "were outside the depth range of the SfM points",
-             "grazing": "were seen edge-on", "unconfirmed": "were not confirmed by enough neighbours"}
-    parts = [f"{counts[key]} {text}" for key, text in names.items() if counts.get(key)]
+    parts = [f"{counts[key]} {text}" for key, (text, _) in _DROPS.items() if counts.get(key)]
     return f"of {counts['pixels']} depth pixels {', '.join(parts) or 'none was dropped'}"
+
+
+def _cure(counts: dict[str, int] | None) -> str:
+    """What to do about the check that dropped most. Much of an image may well show nothing: that is blamed last."""
+    counts = counts or {}
+    others = {key: counts.get(key, 0) for key in _DROPS if key != "invalid"}
+    is_empty = sum(others.values()) < 0.1 * counts.get("pixels", 1)
+    return _DROPS["invalid" if is_empty else max(others, key=others.__getitem__)][1]
 
 
 def _usable_memory(memory_mb: int) -> int:
@@ -260,13 +278,13 @@ def _find_blocks(views: Sequence[DepthView], voxel_size: float, truncation: floa
         _refuse("lists of voxel blocks", num_keys * _KEY_BYTES, usable / 2, "half of config.surface.memory_mb", voxel_size)
         tell("find blocks", number + 1, len(views))
     if origin is None:
-        raise InputError(f"mesh: there is no depth to fuse: {explain_counts(counts)}")
+        raise InputError(f"mesh: there is no depth to fuse: {explain_counts(counts)}; {_cure(counts)}")
     return origin, keys_of_view
 
 
 def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *, truncation_voxels: float = 4.0,
               memory_mb: int = 2048, min_views: int = 1, whole_mesh_bytes: int = 0, counts: dict[str, int] | None = None,
-              progress: Callable[[str, int, int], None] | None = None) -> None:
+              progress: Callable[[str, int, int], None] | None = None) -> int:
     """Fuses depth maps into the meshes of tiles, one tile in memory at a time.
 
     Args:
@@ -279,6 +297,8 @@ def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *
         whole_mesh_bytes: memory per triangle that the caller needs for the joined mesh at once; 0 = it does not.
         counts: what the filters dropped (`depth_filter`), for the message if nothing is left.
         progress: called with ("find blocks", "fuse" or "extract", done, total).
+    Returns:
+        The number of voxel blocks, each once.
     Raises:
         InputError: open3d is missing; no depth, with the reason; or the voxel size needs more memory or disk than there is.
     """
@@ -308,13 +328,14 @@ def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *
         store.add(*_extract(grid, low, high, voxel_size, min_views))
         del grid  # before the next tile's is made
         tell("extract", store.num_tiles, len(tiles))
+    return len(keys)
 
 
 def explain_empty(voxel_size: float, min_views: int, counts: dict[str, int] | None) -> str:
     """The message for depth that gave no surface."""
     return (f"mesh: the fused depth has no surface seen by {min_views} views at voxel size {voxel_size:.4g} "
-            f"({explain_counts(counts)}); set config.surface.voxel_size to another length in the unit of the dataset, or to 0 "
-            "to take it from the data")
+            f"({explain_counts(counts)}); {_cure(counts)}; or set config.surface.voxel_size to another length in the unit of "
+            "the dataset, 0 takes it from the data")
 
 
 def fuse(views: Sequence[DepthView], voxel_size: float, *, min_views: int = 1, counts: dict[str, int] | None = None,

@@ -8,8 +8,7 @@ import pytest
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
-from cosurfgs_jax.settings import SurfaceSettings
-from cosurfgs_jax.surface import depth_filter, extraction, fusion
+from cosurfgs_jax.surface import depth_filter, fusion
 from cosurfgs_jax.surface import mesh as meshes
 from cosurfgs_jax.surface.fusion import DepthView
 from cosurfgs_jax.surface.tile_store import TileStore
@@ -387,41 +386,6 @@ def test_mesh_files_keep_positions_even_in_map_coordinates(tmp_path, offset, kin
     empty = meshes.keep_vertices(mesh, np.zeros(len(mesh.triangles), bool))
     with pytest.raises(InputError, match="no triangle"):
         meshes.write_mesh_ply(tmp_path / "e.ply", empty)
-
-
-def test_extraction_from_rendered_views(open3d):
-    """From maps to a clean mesh; a floater in one view is not confirmed, and lengths come from the points."""
-    views = ring_of_views(num=10, elevations=(0.6, 1.2))
-    generator = np.random.default_rng(1)
-    directions = generator.normal(size=(500, 3))
-    points = FAR + 1.5 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
-
-    def render(view):
-        exact, normal = views[view]
-        depth = exact.depth.copy()
-        if view == 3:
-            depth[5:20, 5:20] = 4.0
-        return {"color": exact.color / np.float32(255), "alpha": (depth > 0).astype(np.float32), "median_depth": depth,
-                "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(np.float32)}
-
-    scene = types.SimpleNamespace(
-        camera_from_world=np.stack([v.camera_from_world for v, _ in views]), points=points,
-        intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)), image_sizes=np.full((len(views), 2), (HEIGHT, WIDTH)),
-        track_offsets=np.zeros(501, np.int64), track_views=np.zeros(0, np.int32))
-    done = []
-    mesh, info = extraction.extract_mesh(render, scene, np.arange(len(views)), SurfaceSettings(),
-                                         progress=lambda what, i, n: done.append((what, i, n)))
-    assert info["voxel_size"] == pytest.approx(1.5 * 5.0 / 117.5, rel=0.3)
-    radius = np.linalg.norm(mesh.vertices - FAR, axis=1)
-    assert np.abs(radius - 1.5).max() < info["voxel_size"]
-    # Two rows of views on one side see a cap of more than a third of the sphere.
-    corners = mesh.vertices[mesh.triangles]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
-    assert area > 0.35 * 4 * np.pi * 1.5**2
-    assert info["counts"]["unconfirmed"] >= 15 * 15
-    assert ("fuse", 1, 1) in done and ("render depth", 20, 20) in done
-    with pytest.raises(InputError, match="at least one view"):
-        extraction.extract_mesh(render, scene, np.arange(0), SurfaceSettings())
 
 
 def test_missing_open3d_is_one_sentence(monkeypatch):
