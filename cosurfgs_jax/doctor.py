@@ -13,8 +13,8 @@ import sys
 from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
-_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("rasterio", "geo", "export --format=dsm"),
-             ("laspy", "geo", "export --format=las"))
+_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("trimesh", "mesh", "meshes as OBJ and GLB"),
+             ("rasterio", "geo", "export --format=dsm"), ("laspy", "geo", "export --format=las"))
 
 
 def _version(name: str) -> str:

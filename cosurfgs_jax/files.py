@@ -12,6 +12,17 @@ from typing import Any
 from cosurfgs_jax.errors import InputError
 
 
+def available_memory() -> int | None:
+    """Bytes that programs may still take without swapping, file caches included; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`; it is renamed to `path` on success and removed on any failure.

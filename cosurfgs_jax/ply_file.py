@@ -1,6 +1,8 @@
 """The PLY container: elements of scalar columns, and triangle lists. What columns mean is their owners' business."""
 
+import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +30,39 @@ def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarr
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
-    columns = [(name, vertices.dtype[name].str[1:]) for name in vertices.dtype.names]
+    write_ply_parts(path, len(vertices), [vertices], None if triangles is None else len(triangles),
+                    () if triangles is None else [triangles], comments)
+
+
+def write_ply_parts(path: str | os.PathLike, num_vertices: int, vertex_parts: Iterable[np.ndarray],
+                    num_triangles: int | None, triangle_parts: Iterable[np.ndarray],
+                    comments: tuple[str, ...] = ()) -> None:
+    """Writes a PLY file of which only a part is in memory at a time; otherwise as `write_ply`.
+
+    Args:
+        path: the file.
+        num_vertices, num_triangles: the sums over the parts; None triangles = a file without faces.
+        vertex_parts: at least one structured array, all of one type.
+        triangle_parts: i32[f,3]; read after the vertices.
+        comments: lines for the header.
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    vertex_parts = iter(vertex_parts)
+    first = next(vertex_parts)
+    columns = [(name, first.dtype[name].str[1:]) for name in first.dtype.names]
     header = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
-    header += [f"element vertex {len(vertices)}", *(f"property {_NAMES[kind]} {name}" for name, kind in columns)]
-    if triangles is not None:
-        header += [f"element face {len(triangles)}", "property list uchar int vertex_indices"]
+    header += [f"element vertex {num_vertices}", *(f"property {_NAMES[kind]} {name}" for name, kind in columns)]
+    if num_triangles is not None:
+        header += [f"element face {num_triangles}", "property list uchar int vertex_indices"]
     header.append("end_header\n")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write("\n".join(header).encode("ascii"))
-        file.write(vertices.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes())
-        if triangles is not None:
-            faces = np.empty(len(triangles), np.dtype([("n", "u1"), ("v", "<i4", (3,))]))
-            faces["n"], faces["v"] = 3, triangles
+        for part in itertools.chain([first], vertex_parts):
+            file.write(part.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes())
+        for part in triangle_parts:
+            faces = np.empty(len(part), np.dtype([("n", "u1"), ("v", "<i4", (3,))]))
+            faces["n"], faces["v"] = 3, part
             file.write(faces.tobytes())
 
 

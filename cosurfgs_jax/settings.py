@@ -274,9 +274,13 @@ class SurfaceSettings:
     max_angle_deg: float = 80.0  # between ray and normal
     min_neighbor_views: int = 2  # views that must confirm a depth, where so many could
     min_cluster_share: float = 0.005  # smaller connected pieces (of the largest, by triangles) are dropped
-    memory_mb: int = 4096
+    target_triangles: int = 0  # collapse edges until so few are left; 0 = keep all. Needs the whole mesh in memory
+    memory_mb: int = 2048  # a place that needs more is fused tile by tile, with the same result
 
     def validate(self) -> None:
+        _require(self.memory_mb >= 64, "surface.memory_mb", "at least 64", self.memory_mb)
+        _require(self.target_triangles >= 0, "surface.target_triangles", "0 (keep all) or a positive number",
+                 self.target_triangles)
         _require(self.depth_map in ("plane", "median", "expected"), "surface.depth_map",
                  '"plane", "median" or "expected"', self.depth_map)
         _require(self.voxel_size >= 0, "surface.voxel_size", "0 (from the data) or a positive length", self.voxel_size)

@@ -25,7 +25,7 @@ LAYERS = [
 ]
 PROGRAMS = {"train", "evaluate", "extract_mesh", "render", "view", "prepare", "plan", "doctor", "export.__main__"}
 PUBLIC_NAMES = ["Camera", "RenderOutput", "Surfels", "rasterize"]
-OPTIONAL = {"open3d", "pycolmap", "viser", "rasterio", "laspy"}
+OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy"}
 HEAVY = OPTIONAL | {"orbax", "tensorboardX", "tqdm", "flax", "optax", "scipy", "absl", "ml_collections"}
 PYTHON_LINES, NATIVE_LINES, FUNCTION_LINES = 400, 600, 60
 

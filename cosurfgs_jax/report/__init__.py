@@ -18,6 +18,7 @@ __all__ = ["curves_from_rows", "drop_error_files", "write_error_files", "write_r
 
 _KINDS = (("gt", "photograph"), ("renders", "render"), ("depth", "depth"), ("normal", "normals"))
 _PICTURE_WIDTH = 400
+_MESH_MEMORY = 5  # bytes to read and draw a mesh per byte of its file; 3.9 measured on 4 million triangles
 Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 
 
@@ -93,6 +94,9 @@ def _mesh_pictures(workdir: Path, up: np.ndarray) -> str:
     path = workdir / "mesh" / "mesh.ply"
     if not path.exists():
         return ""
+    memory = files.available_memory()
+    if memory is not None and _MESH_MEMORY * path.stat().st_size > memory:
+        return f"<p>The mesh has {path.stat().st_size / 2**30:.1f} GB, too much to be drawn in the memory of this machine.</p>"
     mesh = read_mesh_ply(path)
     cells = []
     for title, azimuth, elevation in (("from above", -90.0, 90.0), ("from the side", -60.0, 30.0)):

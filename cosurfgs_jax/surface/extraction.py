@@ -1,4 +1,4 @@
-"""From rendered views to a clean mesh: render, filter, fuse, drop small pieces. Depth maps wait on disk, not in RAM."""
+"""From rendered views to a clean mesh: render, filter, fuse, drop small pieces. Depth maps and tiles wait on disk, not in RAM."""
 
 import collections
 import logging
@@ -11,14 +11,17 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.settings import SurfaceSettings
-from cosurfgs_jax.surface import depth_filter, fusion
+from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.fusion import DepthView
-from cosurfgs_jax.surface.mesh import Mesh, drop_small_clusters
+from cosurfgs_jax.surface.mesh import write_mesh_ply
+from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
 
 _LOG = logging.getLogger(__name__)
 # On the generated town with exact depth the 8 nearest confirm 91.7 % of the pixels twice, 16 97.5 %, 30 98.3 %: the nearest do
 # not see the far side of a picture.
 _NUM_NEIGHBORS = 16
+# What `progress` of `extract_mesh` is told, in this order; "extract" comes once per tile, amid "fuse".
+PHASES = ("render depth", "filter depth", "find blocks", "fuse", "extract", "write")
 _MAP_OF = {"plane": "plane_depth", "median": "median_depth", "expected": "depth"}
 
 
@@ -67,30 +70,63 @@ def _render_view(maps: dict[str, np.ndarray], intrinsics: np.ndarray, pose: np.n
     return depth, np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8), dropped
 
 
+def _check_neighbors(neighbors: list[np.ndarray], min_neighbor_views: int) -> None:
+    """Says before the long work that depth cannot be confirmed."""
+    num_alone = sum(not len(others) for others in neighbors)
+    if min_neighbor_views <= 0 or not num_alone:
+        return
+    if num_alone == len(neighbors):
+        raise InputError(f"mesh: none of the {num_alone} views has a neighbour that looks the same way from another place, so "
+                         "no depth could be confirmed; use photographs that overlap, or set "
+                         "config.surface.min_neighbor_views=0 to fuse depth that nothing confirms")
+    _LOG.warning("mesh: %d of %d views have no neighbour that could confirm their depth, and are left out; "
+                 "config.surface.min_neighbor_views=0 takes them", num_alone, len(neighbors))
+
+
+def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_triangles: int) -> int:
+    """Writes the mesh as PLY, and in another format if one is wanted; returns the number of triangles written."""
+    mesh = joined
+    if target_triangles or form != "ply":
+        mesh = simplify.decimate(joined.to_mesh(), target_triangles)
+        if target_triangles and mesh.num_triangles > 1.1 * target_triangles:
+            _LOG.warning("mesh: %d triangles are left, not %d: no more edges could be collapsed", mesh.num_triangles,
+                         target_triangles)
+    write_mesh_ply(path, mesh)
+    if form != "ply":
+        mesh_files.write_mesh(path.with_suffix(f".{form}"), mesh, form, up)
+    return mesh.num_triangles
+
+
 def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views: np.ndarray, settings: SurfaceSettings,
-                 scratch_dir: str | Path | None = None,
-                 progress: Callable[[str, int, int], None] | None = None) -> tuple[Mesh, dict]:
-    """Fuses the rendered depth of a model into a mesh.
+                 path: str | Path, *, form: str = "ply", scratch_dir: str | Path | None = None,
+                 progress: Callable[[str, int, int], None] | None = None) -> dict:
+    """Fuses the rendered depth of a model into a mesh file.
 
     Args:
         render_fn: view number -> maps of the model: "color" f32[H,W,3], "alpha" f32[H,W], "normal" f32[H,W,3] (world
             frame, may be left out) and the depth that `settings.depth_map` names ("plane_depth", "median_depth" or
             "depth"), f32[H,W], 0 = invalid; all in the frame and unit of the scene (the dataset's).
-        scene: with camera_from_world, intrinsics, image_sizes, points, track_offsets, track_views.
+        scene: with camera_from_world, intrinsics, image_sizes, points, track_offsets, track_views, up.
         views: i64[n], which to render, usually the training views.
         settings: lengths of 0 are derived from the SfM points.
-        scratch_dir: folder for temporary files (5 to 7 bytes per pixel and view); None = the system's.
-        progress: called with (what is done now, done, total).
+        path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory as a whole, unless
+            settings.target_triangles or `form` wants it.
+        form: one of `mesh_files.FORMATS`; obj and glb are written beside the PLY file.
+        scratch_dir: folder for temporary files (5 to 7 bytes per pixel and view, 30 per triangle); None = the system's.
+        progress: called with (what is done now, done, total), as `PHASES` says.
     Returns:
-        The mesh in the dataset's frame, and what was chosen and counted: voxel_size, counts, num_views,
-        num_triangles_before_cleaning, depth_map, truncation_voxels, min_neighbor_views, max_angle_deg.
+        What was chosen and counted: voxel_size, counts, num_views, num_triangles, num_triangles_before_cleaning,
+        num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views, max_angle_deg, target_triangles.
     Raises:
-        InputError: see `fusion.fuse`; or there is no view.
+        InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface is left.
     """
     if not len(views):
         raise InputError("mesh: expected at least one view to render, got none; check config.data.split")
-    fusion.import_open3d()  # a missing library is said before the long work
+    fusion.import_open3d()  # what is missing is said before the long work
+    mesh_files.check_format(form)
     poses, intrinsics = scene.camera_from_world[views], scene.intrinsics[views]
+    all_neighbors = choose_neighbors(poses, _NUM_NEIGHBORS)
+    _check_neighbors(all_neighbors, settings.min_neighbor_views)
     all_seen = depth_filter.seen_depths(scene.points, scene.camera_from_world, scene.intrinsics, scene.image_sizes,
                                         scene.track_offsets, scene.track_views)
     seen = [all_seen[view] for view in views]
@@ -98,7 +134,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
     limits, tell = depth_filter.depth_limits(seen), progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:
-        for name in ("rendered", "confirmed"):
+        for name in ("rendered", "confirmed", "tiles"):
             (Path(folder) / name).mkdir()
         rendered = _StoredViews(Path(folder) / "rendered", intrinsics, poses)
         confirmed = _StoredViews(Path(folder) / "confirmed", intrinsics, poses, num_cached=1)
@@ -109,7 +145,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
             rendered.store(number, depth)
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
-        for number, neighbors in enumerate(choose_neighbors(poses, _NUM_NEIGHBORS)):
+        for number, neighbors in enumerate(all_neighbors):
             depth, dropped = depth_filter.drop_unconfirmed(
                 *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors],
                 min_neighbor_views=settings.min_neighbor_views)
@@ -117,12 +153,20 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
             confirmed.store(number, depth)
             tell("filter depth", number + 1, len(views))
         _LOG.info("mesh: voxel size %.4g, %s", voxel_size, fusion.explain_counts(counts))
-        tell("fuse", 0, 1)
-        mesh = fusion.fuse(confirmed, voxel_size, truncation_voxels=settings.truncation_voxels,
-                           memory_mb=settings.memory_mb, counts=counts)
-    cleaned = drop_small_clusters(mesh, settings.min_cluster_share)
-    tell("fuse", 1, 1)
-    return cleaned, {"voxel_size": voxel_size, "counts": dict(counts), "num_views": len(views),
-                     "num_triangles": len(cleaned.triangles), "num_triangles_before_cleaning": len(mesh.triangles),
-                     "depth_map": settings.depth_map, "truncation_voxels": settings.truncation_voxels,
-                     "min_neighbor_views": settings.min_neighbor_views, "max_angle_deg": settings.max_angle_deg}
+        store = TileStore(Path(folder) / "tiles")
+        whole_mesh_bytes = max(simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
+                               mesh_files.BYTES_PER_TRIANGLE[form])
+        num_blocks = fusion.fuse_into(store, confirmed, voxel_size, truncation_voxels=settings.truncation_voxels,
+                                      memory_mb=settings.memory_mb, whole_mesh_bytes=whole_mesh_bytes, counts=counts,
+                                      progress=tell)
+        joined = store.join(settings.min_cluster_share)
+        if not joined.num_triangles:
+            raise InputError(fusion.explain_empty(voxel_size, 1, counts))
+        num_triangles = _write(joined, Path(path), form, scene.up, settings.target_triangles)
+        tell("write", 1, 1)
+    return {"voxel_size": voxel_size, "counts": dict(counts), "num_views": len(views), "num_triangles": num_triangles,
+            "num_triangles_before_cleaning": joined.num_triangles_before, "num_tiles": store.num_tiles,
+            "num_blocks": num_blocks, "num_voxels": num_blocks * fusion.BLOCK**3,
+            "depth_map": settings.depth_map, "truncation_voxels": settings.truncation_voxels,
+            "min_neighbor_views": settings.min_neighbor_views, "max_angle_deg": settings.max_angle_deg,
+            "target_triangles": settings.target_triangles}

@@ -1,19 +1,30 @@
 """Fusion of depth maps into a mesh: a sparse truncated signed distance field, tile by tile within a memory budget."""
 
-from collections.abc import Sequence
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import available_memory
 from cosurfgs_jax.geometry import cameras
-from cosurfgs_jax.surface.mesh import Mesh, keep_vertices, vertex_normals
+from cosurfgs_jax.surface.mesh import Mesh, keep_vertices
+from cosurfgs_jax.surface.tile_store import TileStore
 
-BLOCK = 16  # voxels along the side of a block
-# Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of the surface.
-BYTES_PER_BLOCK = BLOCK**3 * (20 + 16)
-# What a block leaves in the finished mesh and its temporaries: 200 vertices and 400 triangles (measured on a sphere).
-MESH_BYTES_PER_BLOCK = 32 * 1024
+_LOG = logging.getLogger(__name__)
+# Voxels along the side of a block. On the generated town blocks of 16 hold 1.6 times as many voxels around the same surface, and
+# those of a view take 1.7 times as long.
+BLOCK = 8
+TRIANGLES_PER_BLOCK = 75  # of the finished mesh; 71 measured on the town
+# Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of the surface; then the mesh of
+# the tile and its temporaries.
+BYTES_PER_BLOCK = BLOCK**3 * (20 + 16) + 8 * 1024
+_DISK_BYTES_PER_BLOCK = 5 * 1024  # 12 bytes a triangle and 31 a vertex wait in the scratch folder, 13 and 27 are in the file
+_KEY_BYTES = 16  # of a block that a view touches: its key, and once more while they are sorted
+_SPACING_VOXELS = 2  # between the places at which a view is asked for the blocks that it touches
 _MAX_REFINED_PIXELS = 8_000_000
 _KEY_BITS = 20
 
@@ -78,15 +89,15 @@ def touched_blocks(view: DepthView, origin: np.ndarray, voxel_size: float, trunc
     depth, block_size = view.depth, BLOCK * voxel_size
     if not (depth > 0).any():
         return np.zeros(0, np.int64)
-    # Rays an eighth of a block apart on the farthest surface clip at most a corner of two voxels; with half a block and
-    # without the last row and column 6 % of the blocks at the surface were missed.
-    stride = int(np.clip(BLOCK / 8 * voxel_size * focal_px / np.percentile(depth[depth > 0], 99), 1, 8))
+    # Rays two voxels apart on the farthest surface clip at most a corner of two voxels; with eight and without the last row
+    # and column 6 % of the blocks at the surface were missed.
+    stride = int(np.clip(_SPACING_VOXELS * voxel_size * focal_px / np.percentile(depth[depth > 0], 99), 1, 8))
     rows, columns = (np.append(np.arange(0, size - 1, stride), size - 1) for size in depth.shape)
     rays = cameras.pixel_rays(view.intrinsics, depth.shape)[np.ix_(rows, columns)].reshape(-1, 3)
     z = depth[np.ix_(rows, columns)].reshape(-1).astype(np.float64)
     rays, z = rays[z > 0], z[z > 0]
     world_from_camera = cameras.invert_rigid(view.camera_from_world)
-    num_steps = int(np.ceil(4 * truncation / block_size)) + 1
+    num_steps = int(np.ceil(truncation / (_SPACING_VOXELS * voxel_size)))
     keys = []
     for offset in np.linspace(-truncation, truncation, 2 * num_steps + 1):
         points = (rays * (z + offset)[:, None]) @ world_from_camera[:3, :3].T + (world_from_camera[:3, 3] - origin)
@@ -142,17 +153,23 @@ def refine_depth(depth: np.ndarray, factor: int, max_step: float) -> np.ndarray:
     """
     if factor == 1:
         return depth
-    nearest = np.repeat(np.repeat(depth, factor, axis=0), factor, axis=1)
+    height, width = depth.shape
     padded = np.pad(depth, 1, mode="edge")
-    positions = [(np.arange(size * factor) + 0.5) / factor + 0.5 for size in depth.shape]
-    (top, down), (left, right) = ((p.astype(np.int64), (p % 1).astype(np.float32)) for p in positions)
-    windows = np.stack([padded[i:i + depth.shape[0] + 1, j:j + depth.shape[1] + 1] for i in (0, 1) for j in (0, 1)])
+    windows = np.stack([padded[i:i + height + 1, j:j + width + 1] for i in (0, 1) for j in (0, 1)])
     is_smooth = (windows > 0).all(axis=0) & (windows.max(axis=0) - windows.min(axis=0) <= max_step)
     inverse = 1 / np.where(padded > 0, padded, 1)
-    rows_a, rows_b = inverse[top], inverse[top + 1]
-    rows = rows_a + (rows_b - rows_a) * down[:, None]
-    blended = rows[:, left] + (rows[:, left + 1] - rows[:, left]) * right[None, :]
-    return np.where(is_smooth[np.ix_(top, left)], 1 / blended, nearest).astype(np.float32)
+    fine = np.empty((height, factor, width, factor), np.float32)
+    # The new pixels at one place within their pixels are one blend of shifted images: 5 times as fast as gathering them.
+    places = [divmod((i + 0.5) / factor + 0.5, 1) for i in range(factor)]
+    for i, (top, down) in enumerate(places):
+        above, below = (inverse[int(top) + k:int(top) + k + height] for k in (0, 1))
+        rows = above + (below - above) * np.float32(down)
+        for j, (left, right) in enumerate(places):
+            here, beside = (rows[:, int(left) + k:int(left) + k + width] for k in (0, 1))
+            blended = here + (beside - here) * np.float32(right)
+            smooth = is_smooth[int(top):int(top) + height, int(left):int(left) + width]
+            fine[:, i, :, j] = np.where(smooth, 1 / blended, depth)
+    return fine.reshape(height * factor, width * factor)
 
 
 def _float_color(color: np.ndarray) -> np.ndarray:
@@ -180,102 +197,163 @@ def _integrate(grid, open3d, view: DepthView, keys: np.ndarray, origin: np.ndarr
                    float(truncation_voxels))
 
 
-def _extract(grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_views: int) -> Mesh:
-    """The surface of the cubes that the tile [low, high) owns, relative to the origin."""
+def _extract(grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_views: int) -> tuple[Mesh, np.ndarray]:
+    """The surface of the cubes that the tile [low, high) owns, relative to the origin, and which vertices are on its faces."""
     # Every view weighs 1; half a view less than asked is safe whether a voxel must reach or exceed the threshold.
     extracted = grid.extract_triangle_mesh(min_views - 0.5)
     if not extracted.triangle or not len(extracted.triangle.indices):
-        return Mesh(*(np.zeros((0, 3), kind) for kind in (np.float32, np.int32, np.uint8, np.float32)))
+        return Mesh(*(np.zeros((0, 3), kind) for kind in (np.float32, np.int32, np.uint8, np.float32))), np.zeros(0, bool)
     vertices = extracted.vertex.positions.numpy()
     triangles = extracted.triangle.indices.numpy().astype(np.int32)
     colors = np.round(np.clip(extracted.vertex.colors.numpy(), 0, 1) * 255).astype(np.uint8)
-    mesh = Mesh(vertices, triangles, colors, np.zeros_like(vertices))
-    block = np.floor(vertices[triangles].mean(axis=1, dtype=np.float64) / (BLOCK * voxel_size))
-    return keep_vertices(mesh, np.all((block >= low) & (block < high), axis=1))
+    block_size = BLOCK * voxel_size
+    block = np.floor(vertices[triangles].mean(axis=1, dtype=np.float64) / block_size)
+    mesh = keep_vertices(Mesh(vertices, triangles, colors, np.zeros_like(vertices)),
+                         np.all((block >= low) & (block < high), axis=1))
+    # Generous: a vertex that only this tile has does no harm on the list.
+    is_on_seam = np.zeros(len(mesh.vertices), bool)
+    for face in (low, high):
+        is_on_seam |= (np.abs(mesh.vertices - face * block_size) < 0.5 * voxel_size).any(axis=1)
+    return mesh, is_on_seam
 
 
-def _join(parts: list[Mesh], origin: np.ndarray) -> Mesh:
-    """One mesh of the tiles'; vertices on common faces are equal to the last bit: both tiles computed them alike."""
-    vertices = np.concatenate([part.vertices for part in parts])
-    colors = np.concatenate([part.vertex_colors for part in parts])
-    starts = np.cumsum([0] + [len(part.vertices) for part in parts])
-    triangles = np.concatenate([part.triangles + start for part, start in zip(parts, starts, strict=False)])
-    if len(parts) > 1:
-        _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
-        vertices, colors, triangles = vertices[first], colors[first], inverse.reshape(-1)[triangles]
-    triangles = triangles.astype(np.int32)
-    absolute = vertices.astype(np.float64)
-    normals = vertex_normals(absolute, triangles)
-    return Mesh(absolute + origin, triangles, colors, normals)
+# What drops depth pixels, in words, and what to do where it drops all of them.
+_DROPS = {
+    "invalid": ("had no depth", "the model shows no opaque surface there: train longer (config.train.steps), or look at it with "
+                                "`python -m cosurfgs_jax.render`"),
+    "out_of_range": ("were outside the depth range of the SfM points", "the model's surface is not where the SfM points are: "
+                                                                       "check the poses, or train longer"),
+    "grazing": ("were seen edge-on", "set a larger config.surface.max_angle_deg"),
+    "unconfirmed": ("were not confirmed by enough neighbours", "train longer, use photographs that overlap more, or set "
+                                                               "config.surface.min_neighbor_views=1 or 0"),
+}
 
 
 def explain_counts(counts: dict[str, int] | None) -> str:
     """How many depth pixels there were and which check dropped how many, as words for a message."""
     if not counts:
         return "nothing is known of what was dropped before"
-    names = {"invalid": "had no depth", "out_of_range": "were outside the depth range of the SfM points",
-             "grazing": "were seen edge-on", "unconfirmed": "were not confirmed by enough neighbours"}
-    parts = [f"{counts[key]} {text}" for key, text in names.items() if counts.get(key)]
+    parts = [f"{counts[key]} {text}" for key, (text, _) in _DROPS.items() if counts.get(key)]
     return f"of {counts['pixels']} depth pixels {', '.join(parts) or 'none was dropped'}"
 
 
-def _check_budget(num_blocks: int, voxel_size: float, memory_mb: int) -> int:
-    """The blocks that one tile may hold; refuses what cannot fit whatever the tiles."""
-    budget = memory_mb * 2**20
-    need = num_blocks * MESH_BYTES_PER_BLOCK
-    if need > budget:
+def _cure(counts: dict[str, int] | None) -> str:
+    """What to do about the check that dropped most. Much of an image may well show nothing: that is blamed last."""
+    counts = counts or {}
+    others = {key: counts.get(key, 0) for key in _DROPS if key != "invalid"}
+    is_empty = sum(others.values()) < 0.1 * counts.get("pixels", 1)
+    return _DROPS["invalid" if is_empty else max(others, key=others.__getitem__)][1]
+
+
+def _usable_memory(memory_mb: int) -> int:
+    """Bytes: what the setting allows, and no more than four fifths of what the machine has to give."""
+    allowed, available = memory_mb * 2**20, available_memory()
+    if available is not None and 0.8 * available < allowed:
+        _LOG.info("mesh: config.surface.memory_mb = %d, but only %d MB are free: smaller tiles", memory_mb, available // 2**20)
+        return int(0.8 * available)
+    return allowed
+
+
+def _refuse(what: str, need: float, have: float, name: str, voxel_size: float) -> None:
+    """An error if more bytes are needed than there are, with the voxel size that fits."""
+    if need > have:
         # The number of blocks along a surface falls with the square of the voxel size.
-        fitting = voxel_size * np.sqrt(need / budget) * 1.05
-        raise InputError(
-            f"surface.voxel_size: {voxel_size:.4g} gives about {num_blocks} voxel blocks and a mesh of "
-            f"{need / 2**20:.0f} MB, expected at most config.surface.memory_mb = {memory_mb}; "
-            f"set config.surface.voxel_size={fitting:.3g} or allow more memory")
-    return max(64, (budget - need // 2) // BYTES_PER_BLOCK)
+        fitting = voxel_size * np.sqrt(need / max(have, 1)) * 1.05
+        raise InputError(f"surface.voxel_size: {voxel_size:.4g} gives {what} of about {need / 2**20:.0f} MB, expected at most "
+                         f"{have / 2**20:.0f} MB ({name}); set config.surface.voxel_size={fitting:.3g} or make more room")
 
 
-def fuse(views: Sequence[DepthView], voxel_size: float, *, truncation_voxels: float = 4.0, memory_mb: int = 4096,
-         min_views: int = 1, counts: dict[str, int] | None = None) -> Mesh:
-    """Fuses depth maps into a triangle mesh.
-
-    Args:
-        views: a sequence that is read twice or more (once to find the blocks, then tile by tile); it may load lazily.
-        voxel_size: length in the unit of the poses.
-        truncation_voxels: distance to the surface, in voxels, up to which the field is kept.
-        memory_mb: budget; a scene that needs more is fused tile by tile, with the same result.
-        min_views: views that must see a voxel.
-        counts: what the filters dropped (`depth_filter`), for the message if nothing is left.
-    Returns:
-        A mesh in the frame of the poses.
-    Raises:
-        InputError: open3d is missing; no surface, with the reason; or the mesh itself would not fit.
-    """
-    open3d = import_open3d()
-    origin, keys_of_view = None, []
-    for view in views:
+def _find_blocks(views: Sequence[DepthView], voxel_size: float, truncation: float, usable: int, counts: dict[str, int] | None,
+                 tell: Callable[[str, int, int], None]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The origin f64[3] of the grid, amid the surface, and per view the keys of the blocks that it touches."""
+    origin, keys_of_view, num_keys = None, [], 0
+    for number, view in enumerate(views):
         if origin is None and (view.depth > 0).any():
             points = cameras.unproject(view.depth.astype(np.float64), view.intrinsics, view.camera_from_world)
             origin = points[view.depth > 0].mean(axis=0)
         keys_of_view.append(np.zeros(0, np.int64) if origin is None else
-                            touched_blocks(view, origin, voxel_size, truncation_voxels * voxel_size))
+                            touched_blocks(view, origin, voxel_size, truncation))
+        num_keys += len(keys_of_view[-1])
+        # Half of the memory is for tiles. Said as soon as it is known: a tiny voxel size finds blocks for hours.
+        _refuse("lists of voxel blocks", num_keys * _KEY_BYTES, usable / 2, "half of config.surface.memory_mb", voxel_size)
+        tell("find blocks", number + 1, len(views))
     if origin is None:
-        raise InputError(f"mesh: there is no depth to fuse: {explain_counts(counts)}")
+        raise InputError(f"mesh: there is no depth to fuse: {explain_counts(counts)}; {_cure(counts)}")
+    return origin, keys_of_view
+
+
+def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *, truncation_voxels: float = 4.0,
+              memory_mb: int = 2048, min_views: int = 1, whole_mesh_bytes: int = 0, counts: dict[str, int] | None = None,
+              progress: Callable[[str, int, int], None] | None = None) -> int:
+    """Fuses depth maps into the meshes of tiles, one tile in memory at a time.
+
+    Args:
+        store: an empty one; gets the tiles.
+        views: a sequence that is read twice or more (once to find the blocks, then tile by tile); it may load lazily.
+        voxel_size: length in the unit of the poses.
+        truncation_voxels: distance to the surface, in voxels, up to which the field is kept.
+        memory_mb: budget of a tile and of the lists of blocks; tiles do not change the result.
+        min_views: views that must see a voxel.
+        whole_mesh_bytes: memory per triangle that the caller needs for the joined mesh at once; 0 = it does not.
+        counts: what the filters dropped (`depth_filter`), for the message if nothing is left.
+        progress: called with ("find blocks", "fuse" or "extract", done, total).
+    Returns:
+        The number of voxel blocks, each once.
+    Raises:
+        InputError: open3d is missing; no depth, with the reason; or the voxel size needs more memory or disk than there is.
+    """
+    open3d = import_open3d()
+    tell, usable = progress or (lambda *_: None), _usable_memory(memory_mb)
+    store.origin, keys_of_view = _find_blocks(views, voxel_size, truncation_voxels * voxel_size, usable, counts, tell)
     keys = np.unique(np.concatenate(keys_of_view))
-    parts = []
-    for low, high, tile_keys in _split_into_tiles(keys, _check_budget(len(keys), voxel_size, memory_mb)):
+    _refuse("files", len(keys) * _DISK_BYTES_PER_BLOCK, shutil.disk_usage(store.folder).free, f"free in {store.folder}",
+            voxel_size)
+    _refuse("a mesh that is wanted in memory", len(keys) * TRIANGLES_PER_BLOCK * whole_mesh_bytes, usable,
+            "config.surface.memory_mb; target_triangles and formats other than ply need it", voxel_size)
+    tiles = _split_into_tiles(keys, max(512, usable // 2 // BYTES_PER_BLOCK))
+    common = [[np.intersect1d(view_keys, tile_keys, assume_unique=True) for view_keys in keys_of_view]
+              for _, _, tile_keys in tiles]
+    total, done = sum(len(blocks) > 0 for of_view in common for blocks in of_view), 0
+    for (low, high, tile_keys), of_view in zip(tiles, common, strict=True):
         float32 = open3d.core.float32
         grid = open3d.t.geometry.VoxelBlockGrid(
             attr_names=("tsdf", "weight", "color"), attr_dtypes=(float32,) * 3, attr_channels=(1, 1, 3),
             voxel_size=voxel_size, block_resolution=BLOCK, block_count=len(tile_keys),
             device=open3d.core.Device("CPU:0"))
-        for number, view_keys in enumerate(keys_of_view):
-            common = np.intersect1d(view_keys, tile_keys, assume_unique=True)
-            if len(common):
-                _integrate(grid, open3d, views[number], common, origin, voxel_size, truncation_voxels)
-        parts.append(_extract(grid, low, high, voxel_size, min_views))
+        for number, blocks in enumerate(of_view):
+            if len(blocks):
+                _integrate(grid, open3d, views[number], blocks, store.origin, voxel_size, truncation_voxels)
+                done += 1
+                tell("fuse", done, total)
+        store.add(*_extract(grid, low, high, voxel_size, min_views))
         del grid  # before the next tile's is made
-    mesh = _join([part for part in parts if len(part.triangles)] or parts[:1], origin)
+        tell("extract", store.num_tiles, len(tiles))
+    return len(keys)
+
+
+def explain_empty(voxel_size: float, min_views: int, counts: dict[str, int] | None) -> str:
+    """The message for depth that gave no surface."""
+    return (f"mesh: the fused depth has no surface seen by {min_views} views at voxel size {voxel_size:.4g} "
+            f"({explain_counts(counts)}); {_cure(counts)}; or set config.surface.voxel_size to another length in the unit of "
+            "the dataset, 0 takes it from the data")
+
+
+def fuse(views: Sequence[DepthView], voxel_size: float, *, min_views: int = 1, counts: dict[str, int] | None = None,
+         **choices) -> Mesh:
+    """Fuses depth maps into a triangle mesh in memory.
+
+    Args:
+        views, voxel_size, min_views, counts: see `fuse_into`.
+        **choices: the others of `fuse_into`.
+    Returns:
+        A mesh in the frame of the poses.
+    Raises:
+        InputError: see `fuse_into`; or there is no surface, with the reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
+        store = TileStore(folder)
+        fuse_into(store, views, voxel_size, min_views=min_views, counts=counts, **choices)
+        mesh = store.join().to_mesh()
     if not len(mesh.triangles):
-        raise InputError(f"mesh: the fused depth has no surface seen by {min_views} views at voxel size "
-                         f"{voxel_size:.4g} ({explain_counts(counts)}); set config.surface.voxel_size to another length "
-                         "in the unit of the dataset, or to 0 to take it from the data")
+        raise InputError(explain_empty(voxel_size, min_views, counts))
     return mesh

@@ -1,18 +1,43 @@
 """Triangle meshes: cleaning and files."""
 
+import abc
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
 from scipy.sparse import csgraph
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.ply_file import columns, read_ply, table_of, triangles_of, write_ply
+from cosurfgs_jax.ply_file import columns, read_ply, table_of, triangles_of, write_ply_parts
+
+
+class MeshParts(abc.ABC):
+    """A mesh that can be read part by part: `Mesh` is one part, `tile_store.JoinedMesh` is many.
+
+    Attributes:
+        num_vertices, num_triangles: of all parts.
+        largest_coordinate: the largest absolute value of any coordinate.
+        typical_edge: the median length of an edge.
+    """
+
+    num_vertices: int
+    num_triangles: int
+    largest_coordinate: float
+    typical_edge: float
+
+    @abc.abstractmethod
+    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Vertices f64[m,3], unit normals f32[m,3] and colours u8[m,3], part by part."""
+
+    @abc.abstractmethod
+    def triangle_parts(self) -> Iterator[np.ndarray]:
+        """Vertex numbers i32[f,3], part by part."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class Mesh(MeshParts):
     """A coloured triangle mesh; triangles turn anticlockwise seen from outside.
 
     | field            | shape    | unit, frame                                              |
@@ -28,13 +53,47 @@ class Mesh:
     vertex_colors: np.ndarray
     vertex_normals: np.ndarray
 
+    @property
+    def num_vertices(self) -> int:
+        """How many vertices."""
+        return len(self.vertices)
+
+    @property
+    def num_triangles(self) -> int:
+        """How many triangles."""
+        return len(self.triangles)
+
+    @property
+    def largest_coordinate(self) -> float:
+        """The largest absolute value of any coordinate."""
+        return float(np.abs(self.vertices).max(initial=0))
+
+    @property
+    def typical_edge(self) -> float:
+        """The median length of an edge of 10,000 triangles."""
+        some = self.vertices[self.triangles[:: max(1, self.num_triangles // 10_000), :2]]
+        return float(np.median(np.linalg.norm(some[:, 0] - some[:, 1], axis=1))) if len(some) else 0.0
+
+    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """See `MeshParts`."""
+        yield self.vertices, self.vertex_normals, self.vertex_colors
+
+    def triangle_parts(self) -> Iterator[np.ndarray]:
+        """See `MeshParts`."""
+        yield self.triangles
+
+
+def vertex_normal_sums(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Sum f64[M,3] over the triangles of each vertex of their normals, as long as twice their area."""
+    corners = vertices[triangles]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return np.stack([np.bincount(triangles.ravel(), weights=np.repeat(cross[:, axis], 3), minlength=len(vertices))
+                     for axis in range(3)], axis=1)
+
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals f32[M,3]: the mean over the triangles of a vertex, weighted by area."""
-    corners = vertices[triangles]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    sums = np.stack([np.bincount(triangles.ravel(), weights=np.repeat(cross[:, axis], 3), minlength=len(vertices))
-                     for axis in range(3)], axis=1)
+    sums = vertex_normal_sums(vertices, triangles)
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     return (sums / np.where(length > 0, length, 1)).astype(np.float32)
 
@@ -49,6 +108,14 @@ def keep_vertices(mesh: Mesh, is_kept_triangle: np.ndarray) -> Mesh:
                 mesh.vertex_normals[is_used])
 
 
+def triangle_components(triangles: np.ndarray, num_vertices: int) -> tuple[np.ndarray, int]:
+    """The connected piece i32[M] of each vertex, and how many pieces there are (a vertex without triangles is one)."""
+    edges = triangles[:, [0, 1, 1, 2]].reshape(-1, 2)
+    graph = scipy.sparse.coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(num_vertices,) * 2)
+    num, labels = csgraph.connected_components(graph, directed=False)
+    return labels, num
+
+
 def drop_small_clusters(mesh: Mesh, min_share: float) -> Mesh:
     """Drops connected pieces with fewer triangles than a share of the largest piece.
 
@@ -60,37 +127,30 @@ def drop_small_clusters(mesh: Mesh, min_share: float) -> Mesh:
     """
     if not len(mesh.triangles):
         return mesh
-    edges = mesh.triangles[:, [0, 1, 1, 2]].reshape(-1, 2)
-    graph = scipy.sparse.coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])),
-                                    shape=(len(mesh.vertices),) * 2)
-    _, labels = csgraph.connected_components(graph, directed=False)
-    cluster = labels[mesh.triangles[:, 0]]
+    cluster = triangle_components(mesh.triangles, len(mesh.vertices))[0][mesh.triangles[:, 0]]
     sizes = np.bincount(cluster)
     return keep_vertices(mesh, sizes[cluster] >= min_share * sizes.max())
 
 
-def _needs_double(mesh: Mesh) -> bool:
-    """Whether float32 coordinates would move vertices by more than a thousandth of a typical edge."""
-    some = mesh.triangles[:: max(1, len(mesh.triangles) // 10_000)]
-    edges = np.linalg.norm(mesh.vertices[some[:, 0]] - mesh.vertices[some[:, 1]], axis=1)
-    rounding = np.abs(mesh.vertices).max() * 2.0**-24
-    return bool(rounding > 1e-3 * np.median(edges))
-
-
-def write_mesh_ply(path: str | os.PathLike, mesh: Mesh) -> None:
+def write_mesh_ply(path: str | os.PathLike, mesh: MeshParts) -> None:
     """Writes a binary PLY with normals and colours, atomically.
 
     Coordinates are float, or double where float would be too coarse (large map coordinates).
 
+    Args:
+        path: the file.
+        mesh: a `Mesh`, or one on disk (`tile_store.JoinedMesh`), of which one part is in memory at a time.
     Raises:
         InputError: the mesh is empty, or the disk is full.
     """
-    if not len(mesh.triangles):
+    if not mesh.num_triangles:
         raise InputError(f"{path}: the mesh has no triangle; nothing was written")
-    kind = "f8" if _needs_double(mesh) else "f4"
-    table = table_of(("x y z", kind, mesh.vertices), ("nx ny nz", "f4", mesh.vertex_normals),
-                     ("red green blue", "u1", mesh.vertex_colors))
-    write_ply(path, table, mesh.triangles, comments=("cosurfgs_jax mesh",))
+    # Double where float32 would move vertices by more than a thousandth of a typical edge.
+    kind = "f8" if mesh.largest_coordinate * 2.0**-24 > 1e-3 * mesh.typical_edge else "f4"
+    tables = (table_of(("x y z", kind, vertices), ("nx ny nz", "f4", normals), ("red green blue", "u1", colors))
+              for vertices, normals, colors in mesh.vertex_parts())
+    write_ply_parts(path, mesh.num_vertices, tables, mesh.num_triangles, mesh.triangle_parts(),
+                    comments=("cosurfgs_jax mesh",))
 
 
 def read_mesh_ply(path: str | os.PathLike) -> Mesh:

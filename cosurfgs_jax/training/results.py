@@ -18,7 +18,7 @@ from cosurfgs_jax.export.ply import write_surfels_ply
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.ply_file import read_points_ply
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import check_geo, geotiff, read_mesh_ply, write_dsm, write_mesh_ply
+from cosurfgs_jax.surface import PHASES, check_geo, geotiff, mesh_files, read_mesh_ply, write_dsm
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
 from cosurfgs_jax.training import evaluation
 from cosurfgs_jax.training.logging import Progress, read_history
@@ -182,26 +182,32 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
     _log.info("%d views in %s", len(views), folder)
 
 
-def extract_mesh(settings: Settings, workdir: Path) -> None:
+def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
     """Fuses the model's depth over all training views into workdir/mesh/mesh.ply.
 
+    Args:
+        settings: see `load_trained`.
+        workdir: of the run.
+        form: "obj" or "glb": a file of that format beside mesh.ply, which everything else reads.
     Raises:
-        InputError: the mesh would be empty (with the reason) or too large for the memory, or open3d is missing.
+        InputError: the mesh would be empty (with the reason) or needs more room than there is, or a library is missing.
     """
     started = time.monotonic()
+    mesh_files.check_format(form)
     trained = load_trained(settings, workdir)
-    scene = trained.place.scene
-    with Progress("mesh", 2 * len(scene.train_views) + 1) as progress:
+    scene, num_views = trained.place.scene, len(trained.place.scene.train_views)
+    with Progress("mesh", len(PHASES) * num_views) as progress:
         def tell(what: str, done: int, total: int) -> None:
-            before = {"render depth": 0, "filter depth": total, "fuse": 2 * len(scene.train_views)}[what]
-            progress.update(before + done)
+            if what != "extract":  # comes amid "fuse"
+                progress.update(num_views * PHASES.index(what) + num_views * done // total)
 
-        mesh, choices = fuse_mesh(trained.render_fn(), scene, scene.train_views, trained.settings.surface, workdir, tell)
+        choices = fuse_mesh(trained.render_fn(), scene, scene.train_views, trained.settings.surface, workdir / _MESH_PATH,
+                            form=form, scratch_dir=workdir, progress=tell)
     report.drop_error_files((workdir / _MESH_PATH).parent)
-    write_mesh_ply(workdir / _MESH_PATH, mesh)
     files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
     _note_seconds(workdir, "mesh", time.monotonic() - started)
-    _log.info("mesh: %d triangles, voxel size %.4g, in %s", len(mesh.triangles), choices["voxel_size"], workdir / _MESH_PATH)
+    _log.info("mesh: %d triangles, voxel size %.4g, in %s", choices["num_triangles"], choices["voxel_size"],
+              workdir / _MESH_PATH.with_suffix(f".{form}"))
     _log.info("report: %s", write_report(workdir, scene.up))
 
 

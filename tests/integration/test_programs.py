@@ -91,8 +91,9 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
 
 def test_from_model_to_mesh_scores_and_files(trained):
     pytest.importorskip("open3d")
-    result = _run("extract_mesh", trained)
+    result = _run("extract_mesh", trained, "--format=glb")
     assert result.returncode == 0, result.stderr
+    assert {path.name for path in (trained / "mesh").iterdir()} == {"mesh.ply", "mesh.glb", "mesh.json"}
     result = _run("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -143,6 +144,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path)
     assert not (workdir / "checkpoints").exists() or not any((workdir / "checkpoints").glob("*/[0-9]*"))
     _expect_sentence(_run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
     _expect_sentence(_run("export", trained, "--format=docx"), "docx", "ply")
+    _expect_sentence(_run("extract_mesh", trained, "--format=docx"), "docx", "ply, obj, glb")
     _expect_sentence(_run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
                      "config.optim.quats", "0.001", "0.5")
 

@@ -8,10 +8,10 @@ import pytest
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
-from cosurfgs_jax.settings import SurfaceSettings
-from cosurfgs_jax.surface import depth_filter, extraction, fusion
+from cosurfgs_jax.surface import depth_filter, fusion
 from cosurfgs_jax.surface import mesh as meshes
 from cosurfgs_jax.surface.fusion import DepthView
+from cosurfgs_jax.surface.tile_store import TileStore
 
 HEIGHT, WIDTH = 96, 128
 INTRINSICS = np.array([[115.0, 0, 67.3], [0, 120.0, 44.9], [0, 0, 1]])  # off-centre, not square
@@ -106,31 +106,102 @@ def test_sphere_far_from_the_origin(open3d):
     assert forward == backward and len(forward) == len(edges)
 
 
-def test_tiles_give_the_same_mesh(open3d, monkeypatch):
+def triangle_set(mesh):
+    """Triangles as sorted rows of corners f[F,9], each turned so that its smallest corner is first."""
+    corners = mesh.vertices[mesh.triangles]
+    order = np.lexsort(corners.reshape(-1, 3).T[::-1])
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    start = rank.reshape(-1, 3).argmin(axis=1)
+    turned = corners[np.arange(len(corners))[:, None], (start[:, None] + np.arange(3)) % 3].reshape(-1, 9)
+    return turned[np.lexsort(turned.T[::-1])]
+
+
+def tile_by_tile(monkeypatch, max_blocks=200):
+    """Makes tiles small; the list that is returned gets the tiles of every fusion."""
+    fused, split = [], fusion._split_into_tiles
+    monkeypatch.setattr(fusion, "_split_into_tiles", lambda keys, _: fused.append(split(keys, max_blocks)) or fused[-1])
+    return fused
+
+
+def test_tiles_give_the_same_triangles(open3d, monkeypatch):
     views = [view for view, _ in ring_of_views(num=4)]
     whole = fusion.fuse(views, 0.04)
-    num_tiles = []
-    split = fusion._split_into_tiles
-    monkeypatch.setattr(fusion, "_check_budget", lambda *_: 40)
-    monkeypatch.setattr(fusion, "_split_into_tiles", lambda *a: num_tiles.append(split(*a)) or num_tiles[-1])
+    fused = tile_by_tile(monkeypatch)
     tiled = fusion.fuse(views, 0.04)
-    assert len(num_tiles[0]) >= 4
-    assert len(tiled.triangles) == len(whole.triangles)
-    for a, b in ((whole, tiled), (tiled, whole)):
-        order_a, order_b = (np.lexsort(m.vertices.T) for m in (a, b))
-        assert np.array_equal(a.vertices[order_a], b.vertices[order_b])
-        assert np.array_equal(a.vertex_colors[order_a], b.vertex_colors[order_b])
-    assert np.allclose(np.sort(whole.vertices[whole.triangles].mean(axis=1), axis=0),
-                       np.sort(tiled.vertices[tiled.triangles].mean(axis=1), axis=0))
+    assert len(fused[0]) >= 4
+    assert np.array_equal(triangle_set(whole), triangle_set(tiled))
+    assert len(whole.vertices) == len(tiled.vertices)  # seams are joined: no vertex is there twice
+    order_a, order_b = (np.lexsort(m.vertices.T) for m in (whole, tiled))
+    assert np.array_equal(whole.vertex_colors[order_a], tiled.vertex_colors[order_b])
+    assert np.abs(whole.vertex_normals[order_a] - tiled.vertex_normals[order_b]).max() < 1e-5
 
 
-def test_too_small_voxels_are_refused_with_a_size_that_fits(open3d):
+def test_clusters_are_connected_through_seams(open3d, monkeypatch, tmp_path):
+    """A large sphere cut by tiles is one piece; a small one beside it is dropped, in parts as in memory."""
     views = [view for view, _ in ring_of_views(num=4)]
-    with pytest.raises(InputError, match="config.surface.voxel_size=") as refusal:
-        fusion.fuse(views, 0.02, memory_mb=5)
-    size = float(str(refusal.value).split("config.surface.voxel_size=")[1].split()[0])
-    assert 0.02 < size < 0.5
-    assert len(fusion.fuse(views, size, memory_mb=5).triangles)
+    small = FAR + np.array([0.0, 0.0, 2.6])
+    views += [sphere_view(look_at(small + offset, small), small, 0.3)[0]
+              for offset in (np.array([2.0, 0, 0.5]), np.array([-2.0, 0, 0.5]))]
+    whole = fusion.fuse(views, 0.04)
+    fused = tile_by_tile(monkeypatch)
+    store = TileStore(tmp_path)
+    fusion.fuse_into(store, views, 0.04)
+    assert len(fused[0]) >= 4
+    for share in (0.0, 0.05):
+        joined, expected = store.join(share), meshes.drop_small_clusters(whole, share)
+        assert np.array_equal(triangle_set(joined.to_mesh()), triangle_set(expected))
+        assert (joined.num_triangles, joined.num_vertices) == (len(expected.triangles), len(expected.vertices))
+        assert joined.num_triangles_before == len(whole.triangles)
+    assert store.join(0.05).num_triangles < store.join(0.0).num_triangles
+    meshes.write_mesh_ply(tmp_path / "parts.ply", joined)
+    back = meshes.read_mesh_ply(tmp_path / "parts.ply")
+    assert np.array_equal(back.vertices[back.triangles], joined.to_mesh().vertices[joined.to_mesh().triangles])
+    assert (np.sum(back.vertex_normals * joined.to_mesh().vertex_normals, axis=1) > 0.999).all()
+
+
+def test_refined_depth_is_that_of_gathering_four_pixels():
+    depth = np.random.default_rng(3).uniform(3, 4, (23, 31)).astype(np.float32)
+    depth[5:9, 7:12] = 0
+    for factor in (2, 3, 4):
+        expected = np.empty((23 * factor, 31 * factor))
+        padded = np.pad(depth, 1, mode="edge").astype(np.float64)
+        for y in range(expected.shape[0]):
+            for x in range(expected.shape[1]):
+                v, u = (y + 0.5) / factor + 0.5, (x + 0.5) / factor + 0.5
+                corners = padded[int(v):int(v) + 2, int(u):int(u) + 2]
+                blend = np.outer([1 - v % 1, v % 1], [1 - u % 1, u % 1])
+                is_smooth = (corners > 0).all() and np.ptp(corners) <= 0.6
+                expected[y, x] = 1 / (blend / np.where(corners > 0, corners, 1)).sum() if is_smooth else \
+                    depth[y // factor, x // factor]
+        assert np.abs(fusion.refine_depth(depth, factor, 0.6) - expected).max() < 1e-5
+
+
+def test_what_does_not_fit_is_refused_with_a_size_that_fits(open3d, monkeypatch):
+    views = [view for view, _ in ring_of_views(num=4)]
+
+    def size_that_fits(voxel_size, *words, **choices):
+        with pytest.raises(InputError, match="config.surface.voxel_size=") as refusal:
+            fusion.fuse(views, voxel_size, **choices)
+        assert all(word in str(refusal.value) for word in words)
+        size = float(str(refusal.value).split("config.surface.voxel_size=")[1].split()[0])
+        assert voxel_size < size < 0.5
+        return size
+
+    # The lists of blocks, whose length is known only view by view.
+    size = 0.005
+    for _ in range(5):
+        size = size_that_fits(size, "lists of voxel blocks", memory_mb=1) if size < 0.02 else size
+    assert len(fusion.fuse(views, max(size, 0.03), memory_mb=1).triangles)
+    # A mesh that is wanted in memory as a whole, and the same in parts, which fits.
+    size = size_that_fits(0.03, "in memory", memory_mb=20, whole_mesh_bytes=1000)
+    assert len(fusion.fuse(views, size, memory_mb=20, whole_mesh_bytes=1000).triangles)
+    assert len(fusion.fuse(views, 0.03, memory_mb=20).triangles)
+    # The machine has less than the setting allows.
+    monkeypatch.setattr(fusion, "available_memory", lambda: 25 * 2**20)
+    size_that_fits(0.03, "in memory", memory_mb=4096, whole_mesh_bytes=1000)
+    monkeypatch.setattr(fusion.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1 << 20))
+    size_that_fits(0.03, "files")
 
 
 def test_empty_mesh_names_the_check_that_emptied_it(open3d):
@@ -292,10 +363,10 @@ def test_blocks_cover_the_truncation_band():
     assert np.array_equal(fusion._pack(fusion._unpack(keys).astype(float)), keys)
     for offset in (-0.95 * truncation, 0.0, 0.95 * truncation):
         points = rays() * (view.depth + offset)[..., None]
-        needed, pixels = np.unique(fusion._pack(np.floor(points.reshape(-1, 3) / (16 * voxel))), return_counts=True)
+        needed, pixels = np.unique(fusion._pack(np.floor(points.reshape(-1, 3) / (fusion.BLOCK * voxel))), return_counts=True)
         # Blocks of which rays clip but a corner may be missed.
         assert pixels[~np.isin(needed, keys)].sum() <= 10
-    assert len(keys) < 400
+    assert len(keys) < 500
 
 
 def two_squares(num_small=1):
@@ -337,41 +408,6 @@ def test_mesh_files_keep_positions_even_in_map_coordinates(tmp_path, offset, kin
     empty = meshes.keep_vertices(mesh, np.zeros(len(mesh.triangles), bool))
     with pytest.raises(InputError, match="no triangle"):
         meshes.write_mesh_ply(tmp_path / "e.ply", empty)
-
-
-def test_extraction_from_rendered_views(open3d):
-    """From maps to a clean mesh; a floater in one view is not confirmed, and lengths come from the points."""
-    views = ring_of_views(num=10, elevations=(0.6, 1.2))
-    generator = np.random.default_rng(1)
-    directions = generator.normal(size=(500, 3))
-    points = FAR + 1.5 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
-
-    def render(view):
-        exact, normal = views[view]
-        depth = exact.depth.copy()
-        if view == 3:
-            depth[5:20, 5:20] = 4.0
-        return {"color": exact.color / np.float32(255), "alpha": (depth > 0).astype(np.float32), "median_depth": depth,
-                "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(np.float32)}
-
-    scene = types.SimpleNamespace(
-        camera_from_world=np.stack([v.camera_from_world for v, _ in views]), points=points,
-        intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)), image_sizes=np.full((len(views), 2), (HEIGHT, WIDTH)),
-        track_offsets=np.zeros(501, np.int64), track_views=np.zeros(0, np.int32))
-    done = []
-    mesh, info = extraction.extract_mesh(render, scene, np.arange(len(views)), SurfaceSettings(),
-                                         progress=lambda what, i, n: done.append((what, i, n)))
-    assert info["voxel_size"] == pytest.approx(1.5 * 5.0 / 117.5, rel=0.3)
-    radius = np.linalg.norm(mesh.vertices - FAR, axis=1)
-    assert np.abs(radius - 1.5).max() < info["voxel_size"]
-    # Two rows of views on one side see a cap of more than a third of the sphere.
-    corners = mesh.vertices[mesh.triangles]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
-    assert area > 0.35 * 4 * np.pi * 1.5**2
-    assert info["counts"]["unconfirmed"] >= 15 * 15
-    assert ("fuse", 1, 1) in done and ("render depth", 20, 20) in done
-    with pytest.raises(InputError, match="at least one view"):
-        extraction.extract_mesh(render, scene, np.arange(0), SurfaceSettings())
 
 
 def test_missing_open3d_is_one_sentence(monkeypatch):

@@ -208,6 +208,16 @@ def test_report_is_one_whole_page(tmp_path):
                                                           "report.html", "test"]
 
 
+def test_a_mesh_larger_than_memory_is_not_drawn(tmp_path, monkeypatch):
+    make_workdir(tmp_path)
+    size = (tmp_path / "mesh" / "mesh.ply").stat().st_size
+    for available, num_pictures in ((4 * size, 0), (6 * size, 4), (None, 4)):
+        monkeypatch.setattr(report.files, "available_memory", lambda available=available: available)
+        page = Page(report.write_report(tmp_path, num_views=0).read_text())
+        assert len(page.sources) == num_pictures
+        assert ("too much to be drawn" in page.text) == (num_pictures == 0)
+
+
 def test_report_of_an_unfinished_run_leaves_out_what_is_not_there(tmp_path):
     page = Page(report.write_report(tmp_path / "run").read_text())
     assert page.open_tags == [] and page.sources == []
