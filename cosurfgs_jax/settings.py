@@ -71,6 +71,8 @@ class RasterSettings:
     backend: str = ""  # "" = the best for the device
     near: float = 0.01  # world lengths: a fraction of the scene scale
     background: float = 0.0  # grey level behind the surfels
+    # A colour of its own behind each training step: black would let shadows be left transparent, and holes in the surface.
+    random_background: bool = True
 
     def validate(self) -> None:
         _require(self.near > 0, "raster.near", "a positive fraction of the scene scale", self.near)

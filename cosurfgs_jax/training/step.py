@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     view: Int[Array, ""]  # which of the block's exposures is the photograph's
     progress: Float[Array, ""]  # share of all steps done before this one
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
+    background: Float[Array, "3"]  # RGB behind the surfels
     second: SecondView | None = None  # where MV-Reg is on
 
 
@@ -60,8 +61,7 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
     maps = "all" if needs_distortion else "geometry" if shape.has_geometry else "color"
     surfels = optim.to_surfels(params, state.alive)
     out = rasterize(surfels, batch.camera, image_size=(height, width), near=settings.raster.near,
-                    background=jnp.full((3,), settings.raster.background, jnp.float32),
-                    backend=settings.raster.backend or None, maps=maps, gradient_probe=probe)
+                    background=batch.background, backend=settings.raster.backend or None, maps=maps, gradient_probe=probe)
     exposed = out.color
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start

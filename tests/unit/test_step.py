@@ -6,7 +6,7 @@ import pytest
 from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.settings import DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
+from cosurfgs_jax.settings import AppearanceSettings, DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.layout import make_layout
 from cosurfgs_jax.training.place import first_state, load_photo
@@ -44,7 +44,24 @@ def _batch(place, view: int = 1, **changes) -> Batch:
     with ImageStore(place.scene, 64) as images:
         photo = load_photo(place, images, view)
     index = np.int32(np.searchsorted(place.blocks[0].views, view))
-    return _put(Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1))._replace(**changes))
+    batch = Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1), np.zeros(3, np.float32))
+    return _put(batch._replace(**changes))
+
+
+def test_what_is_dark_becomes_solid_before_a_bright_background(place):
+    settings = Settings(appearance=AppearanceSettings(enabled=False))
+    steps, changes = compile_blocks(settings, LAYOUT), []
+    for background in (0.0, 1.0):
+        dark = np.zeros((*place.views.image_size(1), 3), np.uint8)
+        batch = _batch(place, photo=dark, background=np.full(3, background, np.float32))
+        state = _first_state(place, settings)
+        before = _get(state).params["logit_opacities"]
+        after, _ = steps.train(state, batch, shape=StepShape(is_densifying=False))
+        changes.append(_get(after).params["logit_opacities"] - before)
+    moved = (changes[0] != 0) & (changes[1] != 0)
+    assert moved.sum() > 50
+    assert (changes[0][moved] < 0).mean() > 0.9  # a black background does the work of a black surface
+    assert (changes[1][moved] > 0).mean() > 0.9
 
 
 def test_steps_lower_the_loss_and_are_equal_to_the_bit(place):
