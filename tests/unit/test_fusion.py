@@ -5,52 +5,12 @@ import types
 
 import numpy as np
 import pytest
+from depth_views import FAR, HEIGHT, INTRINSICS, WIDTH, look_at, plane_view, rays, sphere_view
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.surface import depth_filter, fusion
 from cosurfgs_jax.surface import mesh as meshes
-from cosurfgs_jax.surface.fusion import DepthView
 from cosurfgs_jax.surface.tile_store import TileStore
-
-HEIGHT, WIDTH = 96, 128
-INTRINSICS = np.array([[115.0, 0, 67.3], [0, 120.0, 44.9], [0, 0, 1]])  # off-centre, not square
-# Map coordinates: float32 has steps of half a metre there.
-FAR = np.array([451_234.5, 5_212_345.25, 310.0])
-
-
-def rays():
-    u, v = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
-    return np.stack([(u - INTRINSICS[0, 2]) / INTRINSICS[0, 0], (v - INTRINSICS[1, 2]) / INTRINSICS[1, 1],
-                     np.ones_like(u)], axis=-1)
-
-
-def look_at(center, target, up=(0.1, 0.2, 1.0)):
-    z = (target - center) / np.linalg.norm(target - center)
-    x = np.cross(z, up)
-    x /= np.linalg.norm(x)
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([x, np.cross(z, x), z])
-    pose[:3, 3] = -pose[:3, :3] @ center
-    return pose
-
-
-def plane_view(pose, normal, offset, color=(60, 120, 200)):
-    """Exact depth of the plane normal . x = offset."""
-    normal_camera = pose[:3, :3] @ normal
-    depth = ((offset + normal_camera @ pose[:3, 3]) / (rays() @ normal_camera)).astype(np.float32)
-    depth[(depth <= 0) | (depth > 12)] = 0
-    return DepthView(depth, np.broadcast_to(np.array(color, np.uint8), (HEIGHT, WIDTH, 3)), INTRINSICS, pose)
-
-
-def sphere_view(pose, center, radius):
-    """Exact depth and normals of a sphere."""
-    directions, offset = rays(), pose[:3, :3] @ center + pose[:3, 3]
-    a, b, c = (directions**2).sum(-1), directions @ offset, offset @ offset - radius**2
-    inside = b * b - a * c
-    depth = np.where(inside > 0, (b - np.sqrt(np.maximum(inside, 0))) / a, 0).astype(np.float32)
-    normal = np.where(depth[..., None] > 0, (directions * depth[..., None] - offset) / radius, 0) @ pose[:3, :3]
-    return DepthView(depth, np.full((HEIGHT, WIDTH, 3), (10, 200, 90), np.uint8), INTRINSICS, pose), normal
 
 
 def ring_of_views(center=FAR, radius=1.5, num=12, distance=5.0, elevations=(0.5, -0.5, 1.4, -1.4)):
@@ -237,123 +197,6 @@ def test_voxel_size_is_a_pixel_on_the_surface():
     assert fusion.choose_voxel_size(depths, intrinsics, pixels=2.0) == pytest.approx(0.4)
     with pytest.raises(InputError, match="config.surface.voxel_size"):
         fusion.choose_voxel_size([np.zeros(0)], intrinsics[:1])
-
-
-def test_depth_limits_follow_tracks_or_projection():
-    generator = np.random.default_rng(0)
-    near = np.concatenate([generator.uniform(-1, 1, (200, 2)), generator.uniform(4, 6, (200, 1))], axis=1)
-    behind_wall = near + np.array([0, 0, 30.0])
-    points = np.concatenate([near, behind_wall])
-    poses, intrinsics = np.tile(np.eye(4), (2, 1, 1)), np.tile(INTRINSICS, (2, 1, 1))
-    sizes = np.full((2, 2), (HEIGHT, WIDTH))
-    projected = depth_filter.seen_depths(points, poses, intrinsics, sizes)
-    assert projected[0].max() > 30
-    offsets = np.concatenate([np.arange(201), np.full(200, 200)])  # the first 200 points are tracked by view 0 only
-    tracked = depth_filter.seen_depths(points, poses, intrinsics, sizes, offsets, np.zeros(200, np.int32))
-    assert tracked[0].max() < 6.1 and len(tracked[0]) > 150
-    assert tracked[1].max() > 30  # without tracks: by projection
-    limits = depth_filter.depth_limits([tracked[0], np.zeros(0)], margin=1.5)
-    assert limits[0] == pytest.approx([4 / 1.5, 6 * 1.5], rel=0.03)
-    assert np.array_equal(limits[0], limits[1])  # a view that sees nothing takes everybody's
-
-
-def test_neighbors_look_the_same_way_from_elsewhere():
-    centers = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0.001, 0, 0], [1, 1, 0.0]])
-    poses = np.tile(np.eye(4), (5, 1, 1))
-    poses[:, :3, 3] = -centers
-    turn = np.diag([-1.0, 1.0, -1.0])  # the last one looks back
-    poses[4, :3, :3], poses[4, :3, 3] = turn, -turn @ centers[4]
-    neighbors = choose_neighbors(poses, num_neighbors=2)
-    assert neighbors[0].tolist() == [1, 2]  # not 3: almost the same place
-    assert neighbors[2].tolist() == [1, 3]
-    assert neighbors[4].tolist() == []
-    assert choose_neighbors(poses[:1])[0].size == 0
-
-
-def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
-    normal, views = np.array([0.2, 0.1, 1.0]), []
-    for x in (0.0, 0.4, -0.4):
-        views.append(plane_view(look_at(FAR + np.array([x, 0.1 * x, -5.0]), FAR), normal, FAR @ normal))
-    geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
-    wrong = views[0].depth.copy()
-    wrong[40:50, 60:70] *= 1.1
-    count, possible = depth_filter.count_confirmations(wrong, *geometry[0][1:], geometry[1:])
-    inner = (slice(20, 76), slice(25, 103))
-    expected = np.full((HEIGHT, WIDTH), 2)
-    expected[40:50, 60:70] = 0
-    assert np.array_equal(count[inner], expected[inner])
-    assert np.array_equal(possible[inner], expected[inner])  # what lies behind the neighbours' surface, they could not confirm
-    filtered, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], geometry[1:])
-    assert (filtered[40:50, 60:70] == 0).all() and counts["unconfirmed"] >= 100
-    assert counts["kept"] == (filtered > 0).sum()
-    alone, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [])
-    assert counts["kept"] == 0  # nobody can confirm it
-    kept, _ = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [], min_neighbor_views=0)
-    assert np.array_equal(kept, wrong)
-
-
-def test_one_confirmation_is_enough_where_one_neighbour_looks():
-    """Two views of a plane, and a third that shows its left half only: the right half is confirmed by one, floaters by none."""
-    normal = np.array([0.0, 0.1, 1.0])
-    views = [plane_view(look_at(FAR + np.array([x, 0, -5.0]), FAR), normal, FAR @ normal) for x in (0.0, 0.4, -0.4)]
-    geometry = [(view.depth.copy(), view.intrinsics, view.camera_from_world) for view in views]
-    geometry[2][0][:, WIDTH // 2:] = 0
-    own, right, left = geometry[0][0], (slice(20, 76), slice(90, 103)), (slice(20, 76), slice(25, 40))
-    own[30:40, 92:98] *= 0.9  # before the surface: one neighbour could confirm it, and does not
-    own[30:40, 30:36] *= 0.9
-    count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
-    assert (possible[right] == 1).all() and (possible[left] == 2).all()
-    kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:])
-    is_floater = np.zeros(own.shape, bool)
-    is_floater[30:40, 92:98] = is_floater[30:40, 30:36] = True
-    for part in (left, right):
-        assert np.array_equal(kept[part] > 0, ~is_floater[part])
-    geometry[2][0][:] = views[2].depth * 1.1  # where a second neighbour sees farther, one is not enough
-    kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:])
-    assert not kept[right].any()
-
-
-def test_confirmation_is_within_a_pixel_not_two():
-    """A depth error that moves the point by a known number of pixels in the neighbour and back."""
-    poses = [np.eye(4), np.eye(4)]
-    poses[1][0, 3] = -0.5  # half a unit to the right
-    depth = np.full((HEIGHT, WIDTH), 5.0, np.float32)
-    for shift_px, is_confirmed in ((0.8, True), (1.2, False)):
-        # Disparity is focal * baseline / depth; the neighbour's depth decides where the point comes back to.
-        disparity = INTRINSICS[0, 0] * 0.5 / 5.0 + shift_px
-        neighbor = np.full((HEIGHT, WIDTH), INTRINSICS[0, 0] * 0.5 / disparity, np.float32)
-        count, _ = depth_filter.count_confirmations(depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])],
-                                                    max_relative_depth=0.5)
-        assert (count[30:60, 40:90] == is_confirmed).all()
-
-
-def test_exact_depth_is_confirmed_to_a_hundredth_of_a_pixel():
-    """Reading the neighbour half a pixel beside would cost 0.1 to 0.2 pixels on these slopes."""
-    for normal in (np.array([0.7, 0.1, 0.7]), np.array([0.1, -0.6, 0.8])):
-        views = [plane_view(look_at(np.array([x, y, -5.0]), np.zeros(3), up=(0, -1.0, 0)), normal, 0.0)
-                 for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))]
-        geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
-        count, _ = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
-        assert (count[30:66, 45:83] == 2).all()
-
-
-def test_grazing_and_invalid_depth_is_dropped_and_counted():
-    normal = np.array([np.sin(1.35), 0, np.cos(1.35)])
-    view = plane_view(np.eye(4), normal, 1.0)
-    angle = np.degrees(np.arccos(np.abs(rays() @ normal) / np.linalg.norm(rays(), axis=-1)))
-    depth = view.depth.copy()
-    depth[:4] = np.nan
-    expected = (view.depth > 0) & (angle <= 75)
-    expected[:4] = False
-    for normal_map in (np.broadcast_to(-normal * 0.6, (HEIGHT, WIDTH, 3)), None):
-        filtered, counts = depth_filter.drop_by_itself(depth, normal_map, INTRINSICS, np.eye(4), max_angle_deg=75)
-        inner = (slice(8, -1), slice(1, -1))
-        if normal_map is not None:
-            assert np.array_equal(filtered > 0, expected)
-        assert ((filtered > 0) == expected)[inner].mean() > 0.97
-        num_dropped = sum(counts[key] for key in ("invalid", "out_of_range", "grazing"))
-        assert num_dropped + (filtered > 0).sum() == counts["pixels"]
-        assert 0 < counts["grazing"] < counts["pixels"]
 
 
 def test_blocks_cover_the_truncation_band():
