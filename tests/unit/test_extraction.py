@@ -27,7 +27,7 @@ def sphere_scene(num=10, elevations=(0.6, 1.2)):
         depth = exact.depth.copy()
         if view == 3:
             depth[5:20, 5:20] = 4.0
-        return {"color": exact.color / np.float32(255), "alpha": (depth > 0).astype(np.float32), "median_depth": depth,
+        return {"color": exact.color / np.float32(255), "alpha": (depth > 0).astype(np.float32), "plane_depth": depth,
                 "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(np.float32)}
 
     return render, types.SimpleNamespace(
@@ -94,9 +94,9 @@ def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
 
 @pytest.mark.parametrize(("change", "words"), [
     (lambda maps, _: maps | {"alpha": maps["alpha"] * 0.3}, "had no depth.*train longer"),
-    (lambda maps, _: maps | {"median_depth": maps["median_depth"] * np.float32(np.nan)}, "had no depth.*train longer"),
-    (lambda maps, _: maps | {"median_depth": maps["median_depth"] * np.float32(20)}, "outside the depth range.*SfM points"),
-    (lambda maps, view: maps | {"median_depth": maps["median_depth"] * np.float32(1 + 0.02 * view)},
+    (lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(np.nan)}, "had no depth.*train longer"),
+    (lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(20)}, "outside the depth range.*SfM points"),
+    (lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(0.7)},
      "not confirmed.*config.surface.min_neighbor_views"),
 ])
 def test_depth_that_is_nowhere_valid_is_one_sentence(tmp_path, capsys, change, words):
