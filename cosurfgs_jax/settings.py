@@ -71,8 +71,9 @@ class RasterSettings:
     backend: str = ""  # "" = the best for the device
     near: float = 0.01  # world lengths: a fraction of the scene scale
     background: float = 0.0  # grey level behind the surfels
-    # A colour of its own behind each training step: black would let shadows be left transparent, and holes in the surface.
-    random_background: bool = True
+    # A colour of its own behind each training step: before black, shadows can stay transparent, and become holes of the mesh. On
+    # the generated town it closes them (F1 0.899 -> 0.929 at 0.1 % of the width) and costs 1.3 dB of PSNR.
+    random_background: bool = False
 
     def validate(self) -> None:
         _require(self.near > 0, "raster.near", "a positive fraction of the scene scale", self.near)
