@@ -50,8 +50,10 @@ def trained(dataset, tmp_path_factory) -> Path:
 def test_training_improves_the_render_and_writes_what_users_read(trained):
     rows = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 80
-    losses = [row["loss"] for row in rows]
-    assert np.mean(losses[-3:]) < 0.6 * losses[0]
+    # The loss has more terms from a quarter of the steps on; it can be compared among those, the render from the start.
+    losses, psnr = ([row[key] for row in rows] for key in ("loss", "psnr/train"))
+    assert np.mean(losses[-3:]) < 0.85 * losses[2]
+    assert np.mean(psnr[-3:]) > psnr[0] + 5
     assert rows[-1]["surfels"] <= json.loads((trained / "metrics.json").read_text())["stages"][0]["num_slots"]
     metrics = json.loads((trained / "metrics.json").read_text())
     stage = metrics["stages"][0]
