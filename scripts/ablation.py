@@ -4,7 +4,7 @@ python scripts/ablation.py --data=DATASET --workdir=DIR [--only=crop_merge,mas] 
 
 Runs configs/ablation/*.py, each in a folder of its own below DIR; stages that two of them share are trained once. Interrupted,
 the same command goes on. Writes DIR/ablation.json and DIR/ablation.md: PSNR on test views, the same along the walls between
-cells (on the same pixels for all), surfels, memory, time, bytes sent a step.
+cells (on the same pixels for all), surfels, memory, time, bytes sent a step; where the true surface is known, F1 of the mesh.
 """
 
 import argparse
@@ -21,6 +21,8 @@ import numpy as np
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.score import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.surface import read_mesh_ply
+from cosurfgs_jax.training import evaluation
 from cosurfgs_jax.training.merged import load_merged
 from cosurfgs_jax.training.place import open_place
 from cosurfgs_jax.training.views import make_render_fn
@@ -73,15 +75,24 @@ def score(workdir: Path, name: str, seams: SeamMasks) -> dict:
             sums += score_view(render(int(view))["color"], images.load(view), seams.mask(int(view)))
     scores = scores_from_sums(sums)
     stages = json.loads((workdir / name / "metrics.json").read_text())["stages"]
-    return {**scores._asdict(), "surfels": len(surfels.alive), "steps": step,
+    surface = None
+    if place.scene.ground_truth is not None:
+        if not (workdir / name / "mesh" / "mesh.ply").exists():
+            subprocess.run([sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir / name}"], check=True)
+        mesh = read_mesh_ply(workdir / name / "mesh" / "mesh.ply")
+        surface = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), place.scene).scores
+    return {"surface": surface, **scores._asdict(), "surfels": len(surfels.alive), "steps": step,
             "peak_bytes": max(row["peak_bytes_per_device"] for row in stages), "stages": stages,
             "bytes_sent_per_step": max(row.get("bytes_sent_per_step", 0) for row in stages)}
 
 
 def table(results: dict[str, dict]) -> str:
     """Markdown."""
-    titles = ("variant", "PSNR (fitted)", "at seams (fitted)", "SSIM", "surfels", "process memory", "time by stage",
-              "sent a step and device")
+    titles = ["variant", "PSNR (fitted)", "at seams (fitted)", "SSIM", "surfels", "process memory", "time by stage",
+              "sent a step and device"]
+    has_truth = any(row["surface"] for row in results.values())
+    if has_truth:
+        titles.append("F1 at 0.1 / 0.25 / 0.5 % of the width")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, title, _ in VARIANTS:
         if name in results:
@@ -90,6 +101,8 @@ def table(results: dict[str, dict]) -> str:
             cells = [title, f"{row['psnr']:.2f} ({row['psnr_fitted']:.2f}) dB",
                      f"{row['psnr_seam']:.2f} ({row['psnr_seam_fitted']:.2f}) dB", f"{row['ssim']:.4f}", f"{row['surfels']:,d}",
                      f"{row['peak_bytes'] / 2**30:.2f} GiB", times, f"{row['bytes_sent_per_step'] / 2**20:.1f} MiB"]
+            if has_truth:
+                cells.append(" / ".join(f"{at['f1']:.3f}" for at in row["surface"]["thresholds"] if "of the width" in at["kind"]))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -19,7 +19,7 @@ from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.losses.photometric import photometric_loss, transparency_loss
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import BlockViews
@@ -71,9 +71,11 @@ def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Ar
     target = photo[..., :3].astype(jnp.float32) / 255
     teacher_mask = ((teacher.flags & IS_TEACHER_VALID) > 0).astype(jnp.float32)
     weight, loss = settings.loss.ssim_weight, jnp.float32(0.0)
+    mask = photo_mask(photo, teacher.flags).astype(jnp.float32)
+    if settings.loss.transparency_weight > 0:
+        loss += settings.loss.transparency_weight * transparency_loss(out.alpha, mask)
     if mas.teacher_weight < 1:
-        loss += (1 - mas.teacher_weight) * photometric_loss(out.color, exposed, target,
-                                                                 photo_mask(photo, teacher.flags).astype(jnp.float32), weight)
+        loss += (1 - mas.teacher_weight) * photometric_loss(out.color, exposed, target, mask, weight)
     if mas.teacher_weight > 0:
         shown = teacher.color.astype(jnp.float32) / 255
         loss += mas.teacher_weight * photometric_loss(out.color, out.color, shown, teacher_mask, weight)

@@ -1,4 +1,4 @@
-"""How far a render is from its photograph: absolute difference and structural similarity."""
+"""How far a render is from its photograph: absolute difference, structural similarity, and light that passes through."""
 
 import jax
 import jax.numpy as jnp
@@ -86,3 +86,18 @@ def photometric_loss(render: Float[Array, "h w 3"], exposed_render: Float[Array,
     share = jnp.maximum(mask.mean(), 1 / mask.size)
     dissimilarity = 1 - ssim(weights * render + (1 - weights) * target, target, backend)
     return ((1 - ssim_weight) * (weights * difference).mean() + ssim_weight * dissimilarity) / share
+
+
+def transparency_loss(alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | None) -> Float[Array, ""]:
+    """Mean share of light that passes through the model, over the pixels that count (0 if none does).
+
+    Before a black background a shadow may stay half transparent at no photometric cost, and becomes a hole of the mesh; every
+    pixel of a photograph shows some surface.
+
+    Args:
+        alpha: [H,W]. Takes gradient.
+        mask: [H,W] weights in [0, 1], 0 = ignore the pixel; None = all count.
+    """
+    if mask is None:
+        return 1 - alpha.mean()
+    return (mask * (1 - alpha)).mean() / jnp.maximum(mask.mean(), 1 / mask.size)

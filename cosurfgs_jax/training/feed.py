@@ -112,13 +112,6 @@ class BlockViews:
         random.integers(2)  # the first number chooses the neighbour
         return random.integers(self._context.settings.loss.patch_stride, size=2).astype(np.int32)
 
-    def background(self, block: int, step: int) -> np.ndarray:
-        """f32[3], what a block's step draws behind its surfels."""
-        raster, seed = self._context.settings.raster, self._context.settings.seed
-        if not raster.random_background:
-            return np.full(3, raster.background, np.float32)
-        return np.random.default_rng([seed, block, step, 4]).uniform(size=3).astype(np.float32)
-
     def prefetch(self, step: int, count: int = _PREFETCH, with_second: bool = False) -> None:
         """Starts to decode the photographs of the next steps."""
         blocks = self._context.layout.local_blocks
@@ -145,8 +138,7 @@ class BlockViews:
             photo = self.blank_photo() if number is None else load_photo(place, context.images, view)
             index = np.int32(np.searchsorted(block.views, view))
             second = self.second(number, step) if with_second and self._neighbors is not None else None
-            return Batch(place.views.camera_arrays(view), photo, index, np.float32(progress), np.int32(sh_degree),
-                         self.background(block.number, step), second)
+            return Batch(place.views.camera_arrays(view), photo, index, np.float32(progress), np.int32(sh_degree), second)
 
         return context.layout.put_row(row, make)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax import appearance, density, metrics, optim
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.losses.photometric import photometric_loss, transparency_loss
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.raster.ffi import match_varying
 from cosurfgs_jax.settings import Settings
@@ -25,7 +25,6 @@ class Batch(NamedTuple):
     view: Int[Array, ""]  # which of the block's exposures is the photograph's
     progress: Float[Array, ""]  # share of all steps done before this one
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
-    background: Float[Array, "3"]  # RGB behind the surfels
     second: SecondView | None = None  # where MV-Reg is on
 
 
@@ -61,12 +60,15 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
     maps = "all" if needs_distortion else "geometry" if shape.has_geometry else "color"
     surfels = optim.to_surfels(params, state.alive)
     out = rasterize(surfels, batch.camera, image_size=(height, width), near=settings.raster.near,
-                    background=batch.background, backend=settings.raster.backend or None, maps=maps, gradient_probe=probe)
+                    background=jnp.full((3,), settings.raster.background, jnp.float32), backend=settings.raster.backend or None,
+                    maps=maps, gradient_probe=probe)
     exposed = out.color
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start
         exposed = jnp.where(has_begun, appearance.apply(exposure, batch.view, out.color), out.color)
     loss = photometric_loss(out.color, exposed, target, mask, settings.loss.ssim_weight)
+    if settings.loss.transparency_weight > 0:
+        loss += settings.loss.transparency_weight * transparency_loss(out.alpha, mask)
     if exposure is not None:
         loss += appearance.identity_penalty(exposure, settings.appearance, state.num_views)
     if needs_distortion:

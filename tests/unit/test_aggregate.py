@@ -219,7 +219,7 @@ def random_maps(seed: int) -> tuple[RenderOutput, jnp.ndarray, jnp.ndarray, Teac
 
 def settings_of(teacher_weight=0.5, depth_weight=0.2, normal_weight=0.05, ssim_weight=0.2) -> Settings:
     return Settings(mas=MasSettings(teacher_weight=teacher_weight, depth_weight=depth_weight, normal_weight=normal_weight),
-                    loss=LossSettings(ssim_weight=ssim_weight))
+                    loss=LossSettings(ssim_weight=ssim_weight, transparency_weight=0.05))
 
 
 def expected_depth_loss(depth, alpha, teacher_depth, mask) -> float:
@@ -243,7 +243,9 @@ def test_the_loss_of_a_view_is_the_sum_of_its_parts(weights):
     by_depth = expected_depth_loss(out.depth, out.alpha, teacher.depth, is_teacher)
     by_normal = expected_normal_loss(out.normal, np.asarray(teacher.normal) / 127, is_teacher)
     assert min(by_photo, by_teacher, by_depth, by_normal) > 0.05
-    expected = (1 - weights[0]) * by_photo + weights[0] * by_teacher + weights[1] * by_depth + weights[2] * by_normal
+    by_light = (is_photo * (1 - out.alpha)).sum() / is_photo.sum()
+    expected = ((1 - weights[0]) * by_photo + weights[0] * by_teacher + weights[1] * by_depth + weights[2] * by_normal
+                + 0.05 * by_light)
     assert view_loss(out, exposed, photo, teacher, settings_of(*weights)) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -159,6 +159,17 @@ def test_masked_pixels_are_not_judged():
     assert photometric.photometric_loss(render, render, target, jnp.zeros((40, 50)), 0.2) == 0
 
 
+def test_light_that_passes_counts_where_the_photograph_does():
+    alpha = jnp.asarray(np.random.default_rng(0).uniform(size=(30, 40)), jnp.float32)
+    mask = jnp.ones((30, 40)).at[:, 10:].set(0)
+    value, gradient = jax.value_and_grad(photometric.transparency_loss)(alpha, mask)
+    np.testing.assert_allclose(value, 1 - alpha[:, :10].mean(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, -mask / 300, rtol=1e-5)
+    np.testing.assert_allclose(photometric.transparency_loss(alpha, None), 1 - alpha.mean(), rtol=1e-6)
+    assert photometric.transparency_loss(alpha, 0 * mask) == 0
+    assert photometric.transparency_loss(jnp.ones((3, 4)), None) == 0
+
+
 def test_reference_backend_and_bad_arguments():
     render, target = _images((12, 14, 3))
     np.testing.assert_allclose(photometric.ssim(render, target, backend="reference"), photometric.ssim(render, target),

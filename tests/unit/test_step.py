@@ -44,16 +44,16 @@ def _batch(place, view: int = 1, **changes) -> Batch:
     with ImageStore(place.scene, 64) as images:
         photo = load_photo(place, images, view)
     index = np.int32(np.searchsorted(place.blocks[0].views, view))
-    batch = Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1), np.zeros(3, np.float32))
+    batch = Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1))
     return _put(batch._replace(**changes))
 
 
-def test_what_is_dark_becomes_solid_before_a_bright_background(place):
-    settings = Settings(appearance=AppearanceSettings(enabled=False))
-    steps, changes = compile_blocks(settings, LAYOUT), []
-    for background in (0.0, 1.0):
-        dark = np.zeros((*place.views.image_size(1), 3), np.uint8)
-        batch = _batch(place, photo=dark, background=np.full(3, background, np.float32))
+def test_what_is_dark_becomes_solid_as_light_must_not_pass(place):
+    changes = []
+    for weight in (0.0, 10.0):
+        settings = Settings(appearance=AppearanceSettings(enabled=False), loss=LossSettings(transparency_weight=weight))
+        steps = compile_blocks(settings, LAYOUT)
+        batch = _batch(place, photo=np.zeros((*place.views.image_size(1), 3), np.uint8))
         state = _first_state(place, settings)
         before = _get(state).params["logit_opacities"]
         after, _ = steps.train(state, batch, shape=StepShape(is_densifying=False))
