@@ -60,6 +60,8 @@ def _build() -> str:
         info = importlib.import_module("cosurfgs_jax._build_info")
     except ImportError:
         return "unknown: the package is imported from a folder that holds no build"
+    if not info.COMPILER:
+        return "no: CMake found no C++ compiler; install one (apt-get install g++) and the package again"
     cuda = f"with CUDA by {info.CUDA}" if info.CUDA else f"without CUDA: {info.WHY_NO_CUDA}"
     return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}; {cuda}"
 
@@ -72,6 +74,10 @@ def _backends() -> list[tuple[str, str]]:
         text = f"not available: {reason}" if reason else "available"
         if name == "cpu" and not reason:
             text += f", instruction set {raster.ffi.cpu_instruction_set()}"
+        if name == "portable":
+            text += f": plain JAX, {raster.PORTABLE_COST}"
+        if name == raster.best_backend():
+            text += "; what is used here unless raster.backend says otherwise"
         lines.append((f"rasterizer {name}", text))
     return lines
 

@@ -68,7 +68,7 @@ class SurfelSettings:
 class RasterSettings:
     """How surfels are drawn."""
 
-    backend: str = ""  # "" = the best for the device
+    backend: str = ""  # "cpu", "portable" (plain JAX), "reference" (the definition, slow); "" = the best for the device
     near: float = 0.01  # world lengths: a fraction of the scene scale
     background: float = 0.0  # grey level behind the surfels
 

@@ -48,8 +48,10 @@ install_system_packages() {
 has_library() { ldconfig -p 2>/dev/null | grep -qF "$1" || /sbin/ldconfig -p 2>/dev/null | grep -qF "$1"; }
 
 ensure_system_packages() {
+  if ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
+    (install_system_packages g++) || say "going on without a C++ compiler: everything works, in plain JAX, several times slower"
+  fi
   local missing=()
-  command -v g++ >/dev/null || command -v clang++ >/dev/null || missing+=(g++)
   # What open3d loads, also where it draws nothing.
   has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
   has_library libGL.so.1 || missing+=(libgl1)

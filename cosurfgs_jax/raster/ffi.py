@@ -134,7 +134,8 @@ def match_varying(*operands):
                  for x in operands)
 
 
-def _result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
+def result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
+    """The type of a result that varies over the same mesh axes as the reference (inside shard_map)."""
     kind = jax.typeof(reference)
     if not kind.manual_axis_type.varying:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -157,7 +158,7 @@ def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operand
         load_cuda_library()
     else:
         load_cpu_library()
-    shapes = tuple(_result_like(operands[0], shape, dtype) for shape, dtype in results)
+    shapes = tuple(result_like(operands[0], shape, dtype) for shape, dtype in results)
     static = {name: np.float32(value) if isinstance(value, float) else np.int64(value) if type(value) is int else value
               for name, value in attributes.items()}
     return tuple(jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*operands, **static))

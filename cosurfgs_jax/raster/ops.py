@@ -1,7 +1,7 @@
 """The native rasterizer as a differentiable JAX function."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +10,13 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.raster.maps import RawMaps
+from cosurfgs_jax.raster.projection import Static
 from cosurfgs_jax.types import Camera, Surfels
 
 MAP_LEVELS = {"color": 0, "geometry": 1, "all": 2}
 
 
-class _Static(NamedTuple):
-    """What the compiled program is specialised to."""
-
-    height: int
-    width: int
-    near: float
-    sh_degree: int
-    maps: int  # a value of MAP_LEVELS
-    with_contributions: bool
-    orthographic: bool
-    deterministic: bool
-    targets: str  # how the names of the native targets begin
-
-
-def _forward_call(static: _Static, params, cameras, background):
+def _forward_call(static: Static, params, cameras, background):
     """Calls the forward target for V cameras; params = means, quats, log_scales, logit_opacities, sh, alive."""
     num_views, num_surfels = cameras[0].shape[0], params[0].shape[0]
     image = (num_views, static.height, static.width)
@@ -64,18 +51,30 @@ refuse_gradient.defvjp(_refuse, _refuse)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _render(static: _Static, params, cameras, background, probe):
+def draw(static: Static, params, cameras, background, probe):
+    """The maps of V views from the native kernel.
+
+    Args:
+        static: what the program is specialised to.
+        params: means, quats, log_scales, logit_opacities, sh, alive.
+        cameras: camera_from_world f32[V,4,4], intrinsics f32[V,3,3].
+        background: f32[3]. probe: f32[N,4] or empty.
+    Returns:
+        color, transmittance, depth_sum, median_depth, normal_sum, plane_sum, distortion, what the way back needs (2),
+        contributions, status i32[V,2]: surfels that were skipped, pairs of surfel and tile. With a leading axis of views;
+        anything where it was not asked for.
+    """
     del probe  # exists for its cotangent
     return _forward_call(static, params, cameras, background)
 
 
-def _render_fwd(static, params, cameras, background, probe):
+def _draw_fwd(static, params, cameras, background, probe):
     out = _forward_call(static, params, cameras, background)
     transmittance, depth_sum, last, median_index = out[1], out[2], out[7], out[8]
     return out, (params, cameras, background, probe, transmittance, depth_sum, last, median_index)
 
 
-def _render_bwd(static, residuals, cotangents):
+def _draw_bwd(static, residuals, cotangents):
     params, cameras, background, probe, transmittance, depth_sum, last, median_index = residuals
     f32 = np.float32
     results = [(x.shape, f32) for x in params[:5]] + [(cameras[0].shape, f32), (probe.shape, f32)]
@@ -87,13 +86,13 @@ def _render_bwd(static, residuals, cotangents):
     return (*g_params, None), (g_pose, jnp.zeros_like(cameras[1])), g_background, g_probe
 
 
-_render.defvjp(_render_fwd, _render_bwd)
+draw.defvjp(_draw_fwd, _draw_bwd)
 
 
 def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.Array | None, *, image_size, near: float,
            sh_degree: int, maps: str, with_contributions: bool, projection: str = "perspective", deterministic: bool = True,
-           targets: str = "cosurfgs_raster") -> RawMaps:
-    """Draws the views of `camera` with the native kernels of the platform; the same definition as `reference.render`.
+           draw: Callable = draw, targets: str = "cosurfgs_raster") -> RawMaps:
+    """Draws the views of `camera`; the same definition as `reference.render`.
 
     Args:
         surfels, background f32[3]: with gradient.
@@ -106,6 +105,7 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         with_contributions: also make the per-surfel sums.
         projection: see `rasterize`; "orthographic" has no gradient.
         deterministic: see `rasterize`.
+        draw: what makes the maps: the native kernels, or others that take and give the same.
         targets: how the names of the native targets begin; a test puts an emulation there.
     Returns:
         RawMaps with the leading axes of `camera`.
@@ -118,13 +118,13 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         cameras = tuple(x[None] for x in cameras)
     if probe is None:
         probe = jnp.zeros((0,), jnp.float32)
-    static = _Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
-                     bool(with_contributions), projection == "orthographic", bool(deterministic), targets)
+    static = Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
+                    bool(with_contributions), projection == "orthographic", bool(deterministic), targets)
     operands = (*params, *cameras, jnp.asarray(background, jnp.float32), probe)
     if static.orthographic:
         operands = refuse_gradient(operands)
     *operands, background, probe = ffi.match_varying(*operands)
-    out = _render(static, tuple(operands[:6]), tuple(operands[6:]), background, probe)
+    out = draw(static, tuple(operands[:6]), tuple(operands[6:]), background, probe)
     color, transmittance, depth, median, normal, plane, distortion, _, _, contributions, status = out
     geometry, everything = static.maps >= 1, static.maps >= 2
     raw = RawMaps(color, transmittance, depth if geometry else None, median if geometry else None,

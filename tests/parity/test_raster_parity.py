@@ -7,6 +7,7 @@ Tolerances are about four times the largest errors measured with AVX-512. The re
 they are the price of float32 and not of the kernels.
 """
 
+import dataclasses
 import os
 import platform
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import raster_cases as cases
 
 from cosurfgs_jax import rasterize
+from cosurfgs_jax.raster import pairs
 from cosurfgs_jax.raster.maps import RawMaps, finish
 from cosurfgs_jax.types import Camera
 
@@ -341,3 +343,20 @@ def test_every_compiled_instruction_set(instruction_set, tmp_path):
                 continue
             want = cases.reference_gradients(case, cases.random_cotangents(case, keep[name]))
             _assert_close_gradients(got, want, name)
+
+
+# Windows of pairs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_many_windows_are_as_one(monkeypatch):
+    """The portable rasterizer, which takes the pairs of a view in windows: some thirty of them."""
+    whole = cases.random_cloud()
+    margins = cases.reference_maps(whole)[1]
+    cotangents = cases.random_cotangents(whole, margins > cases.SAFE_MARGIN)
+    want = cases.kernel_maps("portable", whole), cases.kernel_gradients("portable", whole, cotangents)
+    monkeypatch.setattr(pairs, "_MIN_WINDOW", 16)
+    monkeypatch.setattr(pairs, "_PAIRS_PER_SURFEL", 0)
+    case = dataclasses.replace(whole, near=whole.near * (1 + 1e-6))  # another program, compiled anew
+    got = cases.kernel_maps("portable", case), cases.kernel_gradients("portable", case, cotangents)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * (1 + np.abs(b).max())), got, want)

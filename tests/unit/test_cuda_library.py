@@ -58,13 +58,14 @@ def test_a_step_lowers_for_cuda_to_the_same_calls(monkeypatch):
     assert "cosurfgs_" not in text.replace("cosurfgs_raster_forward", "").replace("cosurfgs_raster_backward", "")
 
 
-def test_the_backend_follows_the_platform(monkeypatch):
+def test_the_backend_follows_the_platform(monkeypatch, caplog):
     monkeypatch.setattr(ffi, "is_cuda", lambda: True)
     monkeypatch.setattr(ffi, "why_no_cuda_library", lambda: "")
     assert raster.choose_backend(None) == raster.choose_backend("cuda") == "cuda"
     monkeypatch.setattr(ffi, "why_no_cuda_library", lambda: "the moon is full")
     with pytest.raises(InputError, match="'cuda' is not available: the moon is full"):
-        raster.choose_backend(None)
+        raster.choose_backend("cuda")
+    assert raster.choose_backend(None) == "portable" and "the moon is full" in caplog.text
 
 
 def test_a_missing_library_is_one_sentence_that_helps(monkeypatch):
