@@ -24,6 +24,7 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
+    program.keep_freed_memory()
     program.start_devices(options.settings.mesh.num_devices, options.flags.coordinator_address, options.flags.num_processes,
                           options.flags.process_id, options.flags.start_timeout)
     from cosurfgs_jax.collab import pipeline

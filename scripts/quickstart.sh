@@ -13,6 +13,7 @@ if [ "$#" -gt 0 ] && [ "${1#-}" = "$1" ]; then
   shift
 fi
 
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"  # four virtual devices: this shows how blocks work together, also where a GPU is
 say "1/3 training"
 "$PYTHON" -m cosurfgs_jax.train --config=configs/quickstart.py --workdir="$workdir" "$@"
 say "2/3 extracting the mesh"

@@ -1,6 +1,8 @@
 """Exit codes and messages of the shared program wrapper, in this process and as a user sees them."""
 
 import errno
+import os
+import platform
 import subprocess
 import sys
 import threading
@@ -221,3 +223,34 @@ def test_doctor_always_succeeds():
     assert result.returncode == 0, result.stderr
     for word in ("python", "jax", "devices", "rasterizer cpu", "rasterizer cuda", "memory", "open3d", "rasterio", "laspy"):
         assert word in result.stdout
+
+
+def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(program, "_has_accelerator", lambda: True)
+    program.set_environment()
+    assert "JAX_PLATFORMS" not in os.environ
+    monkeypatch.setattr(program, "_has_accelerator", lambda: False)
+    program.set_environment()
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+_ALLOCATE = """
+import resource, sys
+import numpy as np
+from cosurfgs_jax import program
+if sys.argv[1] == "keep":
+    program.keep_freed_memory()
+np.ones(2**24, np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    np.ones(2**24, np.float32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_freed_memory_is_kept():
+    faults = {how: int(subprocess.run([sys.executable, "-c", _ALLOCATE, how], capture_output=True, text=True, check=True).stdout)
+              for how in ("keep", "give back")}
+    assert faults["keep"] < 0.1 * faults["give back"]
