@@ -208,9 +208,10 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        trim_threshold, mmap_max = -1, -4  # of malloc.h
+        trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
         mallopt(trim_threshold, -1)
         mallopt(mmap_max, 0)
+        mallopt(arena_max, 1)  # the arenas of threads are of pieces that go back as soon as they are empty
 
 
 def set_environment() -> None:

@@ -236,15 +236,22 @@ def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
 
 
 _ALLOCATE = """
-import resource, sys
+import resource, sys, threading
 import numpy as np
 from cosurfgs_jax import program
 if sys.argv[1] == "keep":
     program.keep_freed_memory()
-np.ones(2**24, np.float32)
+
+def allocate():
+    for size in (2**21, 2**22, 2**24) * 4:
+        np.ones(size, np.float32)
+
+allocate()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8):
-    np.ones(2**24, np.float32)
+allocate()
+thread = threading.Thread(target=allocate)
+thread.start()
+thread.join()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
