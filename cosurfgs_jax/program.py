@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -64,6 +65,8 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
             print(_help(main, values, workdir))
             return 0
         _start_logging()
+        if workdir != "create" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _stop)  # temporary files go, too; training saves first, by a handler of its own
         main(_options(values, workdir, argv))
         return 0
     except (InputError, flags.Error) as error:
@@ -81,6 +84,10 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
             return _leave(_fail(f"the disk is full{where}; free some space and give the same command again"))
         traceback.print_exc()
         return _leave(1)
+
+
+def _stop(signal_number: int, _frame) -> None:
+    raise SystemExit(128 + signal_number)
 
 
 def _has_peers() -> bool:

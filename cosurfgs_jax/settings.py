@@ -9,6 +9,8 @@ import math
 
 from cosurfgs_jax.errors import InputError
 
+BACKENDS = ("cpu", "cuda", "tpu", "portable", "reference")  # of the rasterizer
+
 
 def _require(condition: bool, name: str, expected: str, got) -> None:
     if not condition:
@@ -68,12 +70,14 @@ class SurfelSettings:
 class RasterSettings:
     """How surfels are drawn."""
 
-    backend: str = ""  # "cpu", "portable" (plain JAX), "reference" (the definition, slow); "" = the best for the device
+    backend: str = ""  # one of BACKENDS; "" = the best for the device
     near: float = 0.01  # world lengths: a fraction of the scene scale
     background: float = 0.0  # grey level behind the surfels
 
     def validate(self) -> None:
         _require(self.near > 0, "raster.near", "a positive fraction of the scene scale", self.near)
+        _require(0 <= self.background <= 1, "raster.background", "a grey level, 0 to 1", self.background)
+        _require(self.backend in ("", *BACKENDS), "raster.backend", f"one of {', '.join(BACKENDS)}, or nothing", self.backend)
 
 
 @dataclasses.dataclass
@@ -126,6 +130,9 @@ class AppearanceSettings:
 
     def validate(self) -> None:
         _require(self.embedding_dim >= 1, "appearance.embedding_dim", "at least 1", self.embedding_dim)
+        _require(self.hidden_dim >= 1, "appearance.hidden_dim", "at least 1", self.hidden_dim)
+        _require(self.learning_rate > 0, "appearance.learning_rate", "a positive number", self.learning_rate)
+        _require(self.identity_weight >= 0, "appearance.identity_weight", "0 or more", self.identity_weight)
         _require(0 <= self.start <= 1, "appearance.start", "a share of the steps, 0 to 1", self.start)
 
 
@@ -286,6 +293,10 @@ class SurfaceSettings:
         _require(self.depth_map in ("plane", "median", "expected"), "surface.depth_map",
                  '"plane", "median" or "expected"', self.depth_map)
         _require(self.voxel_size >= 0, "surface.voxel_size", "0 (from the data) or a positive length", self.voxel_size)
+        _require(self.truncation_voxels >= 1, "surface.truncation_voxels", "at least 1", self.truncation_voxels)
+        _require(0 < self.max_angle_deg <= 90, "surface.max_angle_deg", "above 0, at most 90 degrees", self.max_angle_deg)
+        _require(self.min_neighbor_views >= 0, "surface.min_neighbor_views", "0 or more", self.min_neighbor_views)
+        _require(0 <= self.min_cluster_share < 1, "surface.min_cluster_share", "a share in [0, 1)", self.min_cluster_share)
 
 
 @dataclasses.dataclass

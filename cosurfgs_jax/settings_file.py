@@ -55,7 +55,7 @@ def check_name(name: str) -> None:
     same_end = [leaf for leaf in names if leaf.rsplit(".", 1)[-1] == last]
     near = (same_end + [leaf for leaf in difflib.get_close_matches(name, names, n=3) if leaf not in same_end])[:3]
     hint = f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?" if near else "--help lists all settings"
-    raise InputError(f"config.{name}: no such setting; {hint}")
+    raise InputError(f"config.{name}: no such setting; {hint} (in a config.json: one of another version? Delete the line)")
 
 
 def set_value(settings: Settings, name: str, value: Any) -> None:

@@ -114,13 +114,17 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--only", default="", help="names of variants, with commas between; empty = all")
     arguments, overrides = parser.parse_known_args()
+    if unknown := set(filter(None, arguments.only.split(","))) - {name for name, *_ in VARIANTS}:
+        parser.error(f"--only: expected some of {', '.join(name for name, *_ in VARIANTS)}, got {', '.join(sorted(unknown))}")
     chosen = [name for name, *_ in VARIANTS if not arguments.only or name in arguments.only.split(",")]
     for name, _, source in VARIANTS:
         if name in chosen:
             if source:
                 share_stages(arguments.workdir / source, arguments.workdir / name)
             run(name, arguments.workdir, arguments.data, overrides)
-    divided = next(name for name in ("crop_merge", "lmc", "mas", "full") if (arguments.workdir / name).is_dir())
+    divided = next((name for name in ("crop_merge", "lmc", "mas", "full") if (arguments.workdir / name).is_dir()), None)
+    if divided is None:
+        sys.exit("a table needs one variant of several blocks, for where the seams are; add crop_merge to --only")
     settings = settings_file.load(arguments.workdir / divided / settings_file.NAME)
     seams = SeamMasks(open_place(settings, arguments.workdir / divided), settings)
     results = {name: score(arguments.workdir, name, seams) for name, *_ in VARIANTS

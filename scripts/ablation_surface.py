@@ -40,7 +40,7 @@ def run(name: str, absent: tuple[str, ...], workdir: Path, overrides: list[str])
     subprocess.run([sys.executable, "-m", "cosurfgs_jax.train", f"--config={ROOT / 'configs' / 'default.py'}",
                     f"--workdir={folder}", *overrides, *(f"--config.{weight}=0" for weight in absent)], check=True)
     settings = settings_file.load(folder / settings_file.NAME)
-    scene = load_scene(settings.data, settings.generated, folder)
+    scene = load_scene(settings.data, settings.generated, folder / "data")
     final = json.loads((folder / "metrics.json").read_text())["final"]
     row = {key: final.get(key) for key in ("psnr", "ssim", "num_surfels", "depth", "normal_errors_deg")} | {"surface": {}}
     for kind in DEPTH_MAPS:

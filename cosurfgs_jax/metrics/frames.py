@@ -75,12 +75,14 @@ def _times(ratio: float) -> str:
     return f"{ratio:.4g} times as large"
 
 
-def _likely_cause(surface: _Cloud, truth: _Cloud) -> str | None:
+def _misfit_now(surface: _Cloud, truth: _Cloud) -> float:
+    """How far the nearer side lies from the other as it is, as a share of the smaller one's width."""
+    distance = min(truth.median_distance(surface.points), surface.median_distance(truth.points))
+    return distance / max(min(surface.width, truth.width), 1e-300)
+
+
+def _likely_cause(surface: _Cloud, truth: _Cloud, now: float) -> str | None:
     """What would bring the two together, in words; None if nothing that is thought of here."""
-    width = min(surface.width, truth.width)
-    now = min(truth.median_distance(surface.points), surface.median_distance(truth.points)) / max(width, 1e-300)
-    if now <= _ALIKE:
-        return None
     best, words = np.inf, None
     for change in _changes(surface, truth):
         farthest = 2 * _FOUND * surface.width
@@ -118,8 +120,11 @@ def check_same_frame(surface: np.ndarray, truth: np.ndarray) -> None:
     ours, theirs = _Cloud(surface), _Cloud(truth)
     ratio = theirs.spread / max(ours.spread, 1e-300)
     shift = np.linalg.norm(ours.center - theirs.center)
+    now = _misfit_now(ours, theirs)
+    if now <= _ALIKE:  # also a scan of a small part
+        return
     is_elsewhere = not 0.1 <= ratio <= 10 or shift > 4 * max(ours.spread, theirs.spread)
-    cause = _likely_cause(ours, theirs)
+    cause = _likely_cause(ours, theirs, now)
     if cause or is_elsewhere:
         raise InputError(
             "ground truth: expected the frame and unit of the model, got median "

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi, ops, portable, reference
 from cosurfgs_jax.raster.maps import RawMaps, finish
+from cosurfgs_jax.settings import BACKENDS
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("cpu", "cuda", "tpu", "portable", "reference")
 # Processor time, 640 x 480: 20,000 surfels take 5.2 to 5.8 times as long forward, and 5.4 with the way back.
 PORTABLE_COST = "about 5 times slower than the native CPU kernel, and on one core"
 PROJECTIONS = ("perspective", "orthographic")

@@ -112,7 +112,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
         path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory as a whole, unless
             settings.target_triangles or `form` wants it.
         form: one of `mesh_files.FORMATS`; obj and glb are written beside the PLY file.
-        scratch_dir: folder for temporary files (5 to 7 bytes per pixel and view, 30 per triangle); None = the system's.
+        scratch_dir: folder for temporary files (11 bytes per pixel and view, 30 per triangle); None = the system's.
         progress: called with (what is done now, done, total), as `PHASES` says.
     Returns:
         What was chosen and counted: voxel_size, counts, num_views, num_triangles, num_triangles_before_cleaning,
@@ -131,6 +131,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
                                         scene.track_offsets, scene.track_views)
     seen = [all_seen[view] for view in views]
     voxel_size = settings.voxel_size or fusion.choose_voxel_size(seen, intrinsics)
+    fusion.check_voxel_size(voxel_size, seen, intrinsics)
     limits, tell = depth_filter.depth_limits(seen), progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from cosurfgs_jax import files, metrics, pictures
 from cosurfgs_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1  # of metrics.json
 _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
@@ -31,7 +34,9 @@ def _geometry_errors(maps: dict[str, np.ndarray], depth_path: str | None, mask: 
         return {}
     with np.load(depth_path) as true:
         true_depth, true_normal = true["depth"], true["normal"] if "normal" in true else None
-    if true_depth.shape != maps["depth"].shape:  # rendered at another size than the ground truth was written
+    if true_depth.shape != maps["depth"].shape:
+        _log.info("depth and normals of this view are not scored: exact depth is there at %s, the render is %s",
+                  *("x".join(map(str, shape[::-1])) for shape in (true_depth.shape, maps["depth"].shape)))
         return {}
     # Where more than half of the light passes, what was hit is no surface.
     is_solid = np.asarray(maps["alpha"]) >= 0.5

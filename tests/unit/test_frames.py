@@ -44,3 +44,13 @@ def test_the_likely_cause_is_named(change, cause):
 ])
 def test_a_bad_surface_is_scored_and_not_refused(change):
     check_same_frame(change(SURFACE), block(seed=1))
+
+
+def test_a_scan_of_a_small_part_is_no_mistake():
+    generator = np.random.default_rng(1)
+
+    def ground(num, side, center=(0.0, 0.0)):
+        xy = generator.uniform(-side / 2, side / 2, (num, 2)) + center
+        return np.c_[xy, 2 * np.sin(xy[:, 0] / 7) + np.cos(xy[:, 1] / 5)]
+
+    check_same_frame(ground(200_000, 1000.0), ground(20_000, 80.0, (200.0, 100.0)))

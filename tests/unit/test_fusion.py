@@ -197,6 +197,10 @@ def test_voxel_size_is_a_pixel_on_the_surface():
     assert fusion.choose_voxel_size(depths, intrinsics, pixels=2.0) == pytest.approx(0.4)
     with pytest.raises(InputError, match="config.surface.voxel_size"):
         fusion.choose_voxel_size([np.zeros(0)], intrinsics[:1])
+    fusion.check_voxel_size(0.06, depths, intrinsics)
+    fusion.check_voxel_size(1e-9, [np.zeros(0)], intrinsics[:1])  # nothing to judge by
+    with pytest.raises(InputError, match=r"surface.voxel_size: expected at least 0.05 .* got 0.04"):
+        fusion.check_voxel_size(0.04, depths, intrinsics)
 
 
 def test_blocks_cover_the_truncation_band():

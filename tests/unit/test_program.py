@@ -5,7 +5,9 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -261,3 +263,24 @@ def test_freed_memory_is_kept():
     faults = {how: int(subprocess.run([sys.executable, "-c", _ALLOCATE, how], capture_output=True, text=True, check=True).stdout)
               for how in ("keep", "give back")}
     assert faults["keep"] < 0.1 * faults["give back"]
+
+
+def test_sigterm_lets_a_program_clean_up(tmp_path):
+    script = tmp_path / "program_under_test.py"
+    script.write_text(textwrap.dedent("""\
+        '''Waits.'''
+        import sys, tempfile, time
+        from cosurfgs_jax import program
+        def main(options):
+            with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
+                print(folder, flush=True)
+                time.sleep(60)
+        sys.exit(program.run(main, argv=["prog"]))
+        """))
+    process = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True)
+    folder = Path(process.stdout.readline().strip())
+    assert folder.is_dir()
+    process.terminate()
+    assert process.wait(30) == 143
+    process.stdout.close()
+    assert not folder.exists()

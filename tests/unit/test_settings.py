@@ -18,7 +18,9 @@ def test_defaults_are_valid():
     ("loss.ssim_weight", 1.5), ("density.start", 0.9), ("surface.depth_map", "nearest"), ("optim.quats", 0.0),
     ("raster.near", -1.0), ("data.path", ""), ("partition.num_blocks", 0), ("partition.num_edges", 2),
     ("partition.min_coverage", 0.0), ("mesh.num_devices", -1), ("lmc.prune_ratio", 1.0), ("lmc.recovery", 1.5),
-    ("mas.teacher_weight", 2.0), ("mas.max_partners", 0),
+    ("mas.teacher_weight", 2.0), ("mas.max_partners", 0), ("surface.truncation_voxels", 0.0), ("surface.max_angle_deg", -1.0),
+    ("surface.min_cluster_share", 2.0), ("surface.min_neighbor_views", -1), ("raster.background", 7.0),
+    ("raster.backend", "gpuu"), ("appearance.learning_rate", -1.0), ("loss.transparency_weight", -0.1),
 ])
 def test_bad_value_is_named(name, value):
     settings = Settings()
