@@ -43,12 +43,17 @@ def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     return photo[..., :3].astype(jnp.float32) @ jnp.asarray([share / 255 for share in _LUMA], jnp.float32)
 
 
+def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
+    gray = gray_of(photo)
+    return gray if photo.shape[-1] == 3 else jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
+
+
 def _reference(out, camera, photo, mask, second, second_depth, weights: LossSettings) -> GeometricLosses:
     gray, nothing = gray_of(photo), jnp.zeros((), out.normal.dtype)
     single = single_view_loss(out, camera, gray, mask) if weights.has_single_view else nothing
     terms = multi_view.MultiViewLosses(nothing, nothing, nothing)
     if weights.has_multi_view:
-        neighbor = multi_view.Neighbor(second.camera, gray_of(second.photo), second_depth, second.is_used)
+        neighbor = multi_view.Neighbor(second.camera, _neighbor_gray(second.photo), second_depth, second.is_used)
         terms = multi_view.multi_view_losses(out, camera, gray, mask, neighbor, second.offset, weights.patch_stride)
     total = (weights.single_view_weight * single + weights.multi_view_geometric_weight * terms.geometric
              + weights.multi_view_photometric_weight * terms.photometric)
@@ -96,7 +101,7 @@ def geometric_losses(out: RenderOutput, camera: Camera, photo: UInt8[Array, "h w
     Args:
         out: maps of the view. Plane depth and normals take gradient.
         camera: of the view. Takes no gradient.
-        photo: u8[H,W,3 or 4], its photograph; a fourth channel is not read.
+        photo: u8[H,W,3 or 4], its photograph; a fourth channel is not read here, but says in the second one what does not count.
         mask: [H,W], 0 = ignore the pixel; None = all count.
         second: a photograph from nearby; may be None where MV-Reg is off.
         second_depth: the plane depth that the model shows there, 0 = invalid. Takes no gradient.

@@ -17,6 +17,8 @@ from cosurfgs_jax.types import Camera, RenderOutput
 PATCH_RADIUS = 3  # pixels: patches of 7 x 7
 NOISE_STD = 2 / 255  # of a photograph's brightness; weaker texture says little of where a patch belongs
 MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
+# Brightness of what does not count in a neighbour's photograph. A sample that takes a two-thousandth of it is below LEAST_GRAY.
+MASKED_GRAY, LEAST_GRAY = -1000.0, -0.5  # as in native/patch.h
 MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
 
 
@@ -24,7 +26,7 @@ class Neighbor(NamedTuple):
     """The second view of a step."""
 
     camera: Camera
-    gray: Float[Array, "h w"]  # its photograph
+    gray: Float[Array, "h w"]  # its photograph; MASKED_GRAY where it does not count
     plane_depth: Float[Array, "h w"]  # what the model shows there; 0 = invalid
     is_used: Bool[Array, ""]  # False: the view has no neighbour, this is a stand-in
 
@@ -78,7 +80,7 @@ def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], p
     """Normalised cross-correlation of the patch around each lattice pixel with what its plane projects it to in a neighbour.
 
     Args:
-        gray, neighbor_gray: [H,W] each, brightness in [0, 1].
+        gray, neighbor_gray: [H,W] each, brightness in [0, 1]; MASKED_GRAY where the neighbour's does not count.
         planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is planes . (x, y, 1), so planes =
             normal / (normal . point). Take gradient; nothing else does.
         offset: i32[2], first row and column of the lattice.
@@ -86,7 +88,7 @@ def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], p
         stride: of the lattice, static.
     Returns:
         NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches without texture score 0; and
-        whether the patch lies inside both images, in front of the neighbour. 0 where it does not.
+        whether the patch lies inside both images, in front of the neighbour and where that counts. 0 where it does not.
     Source: plane-homography NCC of PGSR (Chen et al. 2024). x' = (K' R K^-1) x + (K' t) w(x), with w(x) the plane's inverse
     depth at x, is its homography times that inverse depth.
     """
@@ -104,7 +106,7 @@ def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], p
     there = there[..., :2] / jnp.where(is_front, there[..., 2], 1)[..., None]
     own, is_own_inside = _bilinear(gray, pixels)
     other, is_inside = _bilinear(neighbor_gray, there)
-    is_valid = (is_own_inside & is_inside & is_front & (inverse_depth > 0)).all(axis=-1)
+    is_valid = (is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= LEAST_GRAY)).all(axis=-1)
     own, other = (values - values.mean(axis=-1, keepdims=True) for values in (own, other))
     variances = ((own * own).mean(axis=-1) + NOISE_STD**2) * ((other * other).mean(axis=-1) + NOISE_STD**2)
     return jnp.where(is_valid, (own * other).mean(axis=-1) / jnp.sqrt(variances), 0.0), is_valid

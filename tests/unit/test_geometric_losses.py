@@ -138,9 +138,10 @@ def _kernel_case(single: float, geometric: float, photometric: float, seed: int 
     normal = (0.9 * (NORMAL + rng.normal(0, 0.1, (*SIZE, 3)))).astype(np.float32)
     mask = np.ones(SIZE, np.float32)
     mask[40:, :20] = 0
-    channels = np.array([1, 0.5, 1, 1], np.float32)
-    as_photo = [jnp.asarray((np.clip(255 * gray, 0, 255)[..., None] * channels).astype(np.uint8))
-                for gray in (photo, other_photo)]
+    channels, counts = np.array([1, 0.5, 1], np.float32), np.full((*SIZE, 1), 255, np.uint8)
+    counts[15:30, 20:35] = 0  # of the neighbour alone: something that moved
+    as_photo = [jnp.asarray(np.concatenate([(np.clip(255 * gray, 0, 255)[..., None] * channels).astype(np.uint8), fourth], -1))
+                for gray, fourth in ((photo, np.full_like(counts, 255)), (other_photo, counts))]
     second = SecondView(camera(OTHER), as_photo[1], jnp.bool_(True), jnp.asarray(OFFSET))
     weights = LossSettings(single_view_weight=single, multi_view_geometric_weight=geometric,
                            multi_view_photometric_weight=photometric, patch_stride=STRIDE)
@@ -174,6 +175,27 @@ def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
         error = np.abs(gradient - slope) / (np.abs(slope).max() + 1e-9)
         assert np.quantile(error, 0.98) < 3e-4 and error.max() < 0.1
         assert bool(np.any(gradient != 0)) == bool(np.any(slope != 0))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_what_is_masked_in_the_neighbour_does_not_count(backend):
+    (depth, photo), (other_depth, other_photo) = plane_view(POSE), plane_view(OTHER)
+    weights = LossSettings(single_view_weight=0, multi_view_geometric_weight=0, multi_view_photometric_weight=1,
+                           patch_stride=STRIDE)
+
+    def run(is_masked, is_spoilt):
+        shown = np.repeat((255 * np.clip([photo, other_photo], 0, 1)).astype(np.uint8)[..., None], 4, axis=-1)
+        shown[..., 3] = 255
+        if is_spoilt:
+            shown[1, 15:30, 20:35, :3] = np.random.default_rng(0).integers(0, 255, (15, 15, 1))
+        if is_masked:
+            shown[1, 15:30, 20:35, 3] = 0
+        second = SecondView(camera(OTHER), jnp.asarray(shown[1]), jnp.bool_(True), jnp.asarray(OFFSET))
+        return geometric_losses(maps(depth), camera(POSE), jnp.asarray(shown[0]), None, second, jnp.asarray(other_depth), weights,
+                                backend).photometric
+
+    assert run(False, True) > 2 * run(False, False)
+    assert run(True, True) == run(True, False) > 0
 
 
 def test_the_kernel_without_a_neighbour():

@@ -49,12 +49,14 @@ void RotationOf(const Map& pose, float* rotation) {
   for (int i = 0; i < 9; ++i) rotation[i] = pose.typed_data()[i / 3 * 4 + i % 3];
 }
 
-void ToGray(Parallel& parallel, const Photo& photo, float* gray) {
+// Where a fourth channel says that a pixel does not count, its brightness is kMaskedGray if that is asked for.
+void ToGray(Parallel& parallel, const Photo& photo, bool is_masked, float* gray) {
   const auto shape = photo.dimensions();
   ForRows(parallel, shape[0], [&](int64_t y) {
     const uint8_t* pixel = photo.typed_data() + y * shape[1] * shape[2];
     for (int64_t x = 0; x < shape[1]; ++x, pixel += shape[2]) {
-      gray[y * shape[1] + x] = kLuma[0] * pixel[0] + kLuma[1] * pixel[1] + kLuma[2] * pixel[2];
+      const bool counts = !is_masked || shape[2] == 3 || pixel[3] > 127;
+      gray[y * shape[1] + x] = counts ? kLuma[0] * pixel[0] + kLuma[1] * pixel[1] + kLuma[2] * pixel[2] : kMaskedGray;
     }
   });
 }
@@ -170,7 +172,7 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
   Parallel parallel(pool);
   Borrowed<Workspace> work;
   float* gray = work->gray.Get(size);
-  ToGray(parallel, photo, gray);
+  ToGray(parallel, photo, false, gray);
   const float* mask_data = has_mask ? mask.typed_data() : nullptr;
   float *depth_slope = by_depth->typed_data(), *normal_slope = by_normal->typed_data();
   double single_view = 0;
@@ -186,7 +188,7 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
   MultiViewSums sums;
   if (has_neighbor && is_used.typed_data()[0]) {
     float* neighbor_gray = work->neighbor_gray.Get(other[0] * other[1]);
-    ToGray(parallel, neighbor_photo, neighbor_gray);
+    ToGray(parallel, neighbor_photo, true, neighbor_gray);
     const int32_t* start = offset.typed_data();
     MultiViewCall call{};
     call.patch = {gray, neighbor_gray, height, width, other[0], other[1], height / stride, width / stride, stride,

@@ -21,10 +21,12 @@ struct PatchCall {
 };
 
 constexpr int kMaxPatchRadius = 5;
+// Brightness of what does not count in the neighbour. A sample that takes a two-thousandth of it is below kLeastGray.
+constexpr float kMaskedGray = -1000.0f, kLeastGray = -0.5f;
 
 // PatchRow: for row i of the lattice, planes f32[columns, 3] (inverse depth = planes . ray) to
 //   score f32[columns], is_valid bool[columns], gradient f32[columns, 3] = d score / d planes; all 0 where the patch is not
-// wholly inside both images and in front of the neighbour.
+// wholly inside both images, in front of the neighbour and where that counts.
 COSURFGS_DECLARE_VARIANTS(
     void PatchRow(const PatchCall& call, int64_t row, const float* planes, float* score, bool* is_valid, float* gradient);)
 

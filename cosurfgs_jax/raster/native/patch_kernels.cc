@@ -93,6 +93,7 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
     const Vec by_u = (b - a) + ((e - d) - (b - a)) * fy, by_v = below - above;
     own[k] = Gather(own_center, s.index[k]);
     other[k] = above + by_v * fy;
+    if (Count(LessEqual(Splat(kLeastGray), other[k])) != kLanes) return false;
     by_w[k] = (by_u * (c.epipole[0] - u * c.epipole[2]) + by_v * (c.epipole[1] - v * c.epipole[2])) * inv_z;
     own_sum += own[k] * s.weight[k];
     other_sum += other[k] * s.weight[k];
