@@ -198,8 +198,11 @@ class Aggregation:
         """The second view of a block's step and its teacher's surface; a stand-in that does not count where there is none."""
         second = self._views.second(block, step)
         view = None if block is None else self._views.second_view(block, step)
-        depth = np.zeros(second.photo.shape[:2], np.float32) if view is None else self._teachers.load(block, view).plane_depth
-        return TaughtView(second, depth)
+        if view is None:
+            return TaughtView(second, np.zeros(second.photo.shape[:2], np.float32))
+        teacher = self._teachers.load(block, view)
+        # Beyond where a teacher was trained it shows floaters.
+        return TaughtView(second, np.where(teacher.flags & IS_TEACHER_VALID, teacher.plane_depth, np.float32(0)))
 
 
 def compile_step(settings: Settings, layout, exchange: Exchange):
