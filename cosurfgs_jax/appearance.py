@@ -10,10 +10,8 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import AppearanceSettings
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -61,29 +59,6 @@ def _changes(params: AppearanceParams, embeddings: Float[Array, "v e"]) -> Float
     return _Exposure(hidden_dim).apply({"params": params["network"]}, embeddings)
 
 
-@jax.custom_vjp
-def _transform_colors(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Float[Array, "h w 3"]:
-    return (render[..., 0:1] * transform[None, None, :, 0] + render[..., 1:2] * transform[None, None, :, 1]
-            + render[..., 2:3] * transform[None, None, :, 2] + transform[None, None, :, 3])
-
-
-def _transform_colors_backward(residuals, cotangent):
-    # JAX's own derivative of the line above (slices become padded sums) takes ten times as long on the CPU, 50 ms for
-    # 1000 x 751 pixels; the native library goes over the pixels once.
-    render, transform = residuals
-    if ffi.has_native(render, cotangent, transform):
-        return ffi.call("cosurfgs_color_backward", [(render.shape, np.float32), ((3, 4), np.float32)], render, cotangent,
-                        transform)
-    by_render = _transform_colors(cotangent, jnp.zeros((3, 4)).at[:, :3].set(transform[:, :3].T))
-    inputs, slopes = jnp.moveaxis(render, -1, 0), jnp.moveaxis(cotangent, -1, 0)
-    by_transform = [[(slope * value).sum() for value in inputs] + [slope.sum()] for slope in slopes]
-    return by_render, jnp.stack([jnp.stack(row) for row in by_transform])
-
-
-_transform_colors.defvjp(lambda render, transform: (_transform_colors(render, transform), (render, transform)),
-                         _transform_colors_backward)
-
-
 def transforms(params: AppearanceParams) -> Float[Array, "v 3 4"]:
     """The colour transform [matrix, offset] of every photograph."""
     return _changes(params, params["embeddings"]) + jnp.eye(3, 4)[None]
@@ -108,23 +83,17 @@ def divide(params: AppearanceParams, gain: Float[Array, "3"]) -> AppearanceParam
     return params | {"network": params["network"] | {"output": output}}
 
 
-def apply(params: AppearanceParams, image_id: Int[Array, "*views"] | int,
-          render: Float[Array, "*views h w 3"]) -> Float[Array, "*views h w 3"]:
-    """A render as the photograph would show it.
+def transform_of(params: AppearanceParams, image_id: Int[Array, "*views"] | int) -> Float[Array, "*views 3 4"]:
+    """The colour transform [matrix, offset] of one photograph, or of some (`losses.photometric.expose` applies it).
 
     Args:
         params: from `init`. Take gradient.
-        image_id: i32[], which photograph, or i32[B] with a batch of renders.
-        render: [H,W,3], canonical colours. Takes gradient.
-    Returns:
-        matrix @ colour + offset, for every pixel; not clipped.
+        image_id: i32[], which photograph, or i32[B].
     Source: VastGaussian (Lin et al. 2024) and PGSR learn an exposure per image; the transform's form is ours.
     """
     image_id = jnp.asarray(image_id)
     changes = _changes(params, params["embeddings"][image_id.reshape(-1)])
-    transform = (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
-    function = jax.vmap(_transform_colors) if image_id.ndim else _transform_colors
-    return function(*ffi.match_varying(render, transform))
+    return (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
 
 
 def identity_penalty(params: AppearanceParams, settings: AppearanceSettings,

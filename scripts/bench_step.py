@@ -25,7 +25,7 @@ import numpy as np
 
 from cosurfgs_jax import density, initialize, optim, settings_file
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
@@ -109,10 +109,11 @@ def measure(place, layout, block, settings, state, images, repeats: int) -> dict
         parts["whole step with geometric terms"] = median_ms(lambda: whole(True), repeats)
 
     state, photo = jax.tree.map(jnp.asarray, layout.get((holder["state"], batches[0].photo), 0))
-    image = photo[..., :3].astype(jnp.float32) / 255
-    render = jnp.clip(image + 0.05, 0, 1)
-    loss = jax.jit(jax.value_and_grad(lambda x: photometric_loss(x, x, photo[..., :3].astype(jnp.float32) / 255, None, 0.2)))
-    parts["loss"] = median_ms(lambda: jax.block_until_ready(loss(render)), repeats)
+    render, alpha = jnp.clip(photo[..., :3].astype(jnp.float32) / 255 + 0.05, 0, 1), jnp.full(photo.shape[:2], 0.9)
+    weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
+    loss = jax.jit(jax.value_and_grad(lambda render, alpha, transform: photometric_losses(
+        render, alpha, photo, None, transform, weights).total, argnums=(0, 1, 2)))
+    parts["loss"] = median_ms(lambda: jax.block_until_ready(loss(render, alpha, jnp.eye(3, 4))), repeats)
 
     update = jax.jit(lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=state.length), donate_argnums=(0, 2))
     gradient = jax.tree.map(jnp.ones_like, state.params)

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax import appearance, metrics, optim
+from cosurfgs_jax import appearance, optim
 from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import photometric_loss, transparency_loss
+from cosurfgs_jax.losses.photometric import PhotometricLosses, PhotometricWeights, photometric_losses
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import BlockViews
@@ -56,34 +56,30 @@ def photo_mask(photo: UInt8[Array, "h w c"], flags: UInt8[Array, "h w"]) -> Bool
     return mask & (photo[..., 3] > 127) if photo.shape[-1] == 4 else mask
 
 
-def view_loss(out: RenderOutput, exposed: Float[Array, "h w 3"], photo: UInt8[Array, "h w c"], teacher: TeacherMaps,
-              settings: Settings) -> Float[Array, ""]:
-    """The loss of one composite view.
+def view_loss(out: RenderOutput, transform: Float[Array, "3 4"] | None, photo: UInt8[Array, "h w c"], teacher: TeacherMaps,
+              settings: Settings) -> PhotometricLosses:
+    """The loss of one composite view, and its PSNR against the photograph.
 
     Args:
         out: the student's maps. Take gradient.
-        exposed: [H,W,3], its colours with the photograph's exposure. Takes gradient.
+        transform: of the photograph's exposure (`appearance.transform_of`), or None. Takes gradient.
         photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts.
         teacher: the frozen model's maps.
         settings: static; `mas` and `loss`.
     """
-    mas = settings.mas
-    target = photo[..., :3].astype(jnp.float32) / 255
-    teacher_mask = ((teacher.flags & IS_TEACHER_VALID) > 0).astype(jnp.float32)
-    weight, loss = settings.loss.ssim_weight, jnp.float32(0.0)
-    mask = photo_mask(photo, teacher.flags).astype(jnp.float32)
-    if settings.loss.transparency_weight > 0:
-        loss += settings.loss.transparency_weight * transparency_loss(out.alpha, mask)
-    if mas.teacher_weight < 1:
-        loss += (1 - mas.teacher_weight) * photometric_loss(out.color, exposed, target, mask, weight)
+    mas, weights = settings.mas, settings.loss
+    by_photo = PhotometricWeights(weights.ssim_weight, weights.transparency_weight, 1 - mas.teacher_weight)
+    loss, psnr = photometric_losses(out.color, out.alpha, photo, (teacher.flags & IS_PHOTO_VALID) > 0, transform, by_photo)
+    is_taught = (teacher.flags & IS_TEACHER_VALID) > 0
     if mas.teacher_weight > 0:
-        shown = teacher.color.astype(jnp.float32) / 255
-        loss += mas.teacher_weight * photometric_loss(out.color, out.color, shown, teacher_mask, weight)
+        by_teacher = PhotometricWeights(weights.ssim_weight, photometric=mas.teacher_weight)
+        loss += photometric_losses(out.color, out.alpha, teacher.color, is_taught, None, by_teacher).total
+    teacher_mask = is_taught.astype(jnp.float32)
     if mas.depth_weight > 0:
         loss += mas.depth_weight * depth_loss(out.depth, out.alpha, teacher.depth, teacher_mask)
     if mas.normal_weight > 0:
         loss += mas.normal_weight * normal_loss(out.normal, teacher.normal.astype(jnp.float32) / 127, teacher_mask)
-    return loss
+    return PhotometricLosses(loss, psnr)
 
 
 def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBatch, exchange: Exchange, settings: Settings):
@@ -92,11 +88,9 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
     size = batch.photos.shape[1:3]
     total, reports = jnp.float32(0.0), []
     for i, out in enumerate(render_views(cells, batch.jobs, exchange, size, settings.raster)):
-        exposed = out.color
-        if exposures[i] is not None:
-            exposed = appearance.apply(exposures[i], batch.exposures[i], out.color)
+        transform = None if exposures[i] is None else appearance.transform_of(exposures[i], batch.exposures[i])
         teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.jobs.own_cameras, batch.seconds))
-        loss = view_loss(out, exposed, batch.photos[i], teacher, settings)
+        loss, psnr = view_loss(out, transform, batch.photos[i], teacher, settings)
         if settings.loss.has_single_view or settings.loss.has_multi_view:
             mask = photo_mask(batch.photos[i], teacher.flags).astype(jnp.float32)
             second_view, second_depth = (None, None) if second is None else second
@@ -104,8 +98,6 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
         if exposures[i] is not None:
             loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
         total += jnp.where(batch.is_real[i], loss, 0.0)
-        psnr = metrics.psnr(jnp.clip(exposed, 0, 1), batch.photos[i][..., :3].astype(jnp.float32) / 255,
-                            photo_mask(batch.photos[i], batch.teachers.flags[i]))
         reports.append((loss, psnr))
     return total, reports
 

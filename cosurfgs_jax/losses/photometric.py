@@ -1,9 +1,12 @@
 """How far a render is from its photograph: absolute difference, structural similarity, and light that passes through."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.errors import InputError
@@ -12,66 +15,55 @@ from cosurfgs_jax.raster import ffi
 _F32 = np.dtype(np.float32)
 
 
+class PhotometricWeights(NamedTuple):
+    """Static numbers, 0 or more."""
+
+    ssim: float  # at most 1, see `photometric_loss`
+    transparency: float = 0.0  # of `transparency_loss`
+    photometric: float = 1.0  # of `photometric_loss`
+
+
+class PhotometricLosses(NamedTuple):
+    """Scalars; only `total` takes gradient."""
+
+    total: Float[Array, ""]  # weighted sum
+    psnr: Float[Array, ""]  # of the exposed render, clipped to [0, 1]; NaN where no pixel counts
+
+
 @jax.custom_vjp
-def _native_ssim(render, target):
-    return ffi.call("cosurfgs_ssim_forward", [((), _F32)], render, target)[0]
-
-
-def _native_ssim_forward(render, target):
-    # One pass over the image gives value and gradient together: the four filtered images stay in the cache, where a
-    # backward pass of its own would filter them again. What is kept is as large as the render.
-    return ffi.call("cosurfgs_ssim_backward", [((), _F32), (render.shape, _F32)], render, target)
-
-
-def _native_ssim_backward(gradient, cotangent):
-    return cotangent * gradient, jnp.zeros_like(gradient)
-
-
-_native_ssim.defvjp(_native_ssim_forward, _native_ssim_backward)
-
-
-def _choose_backend(backend: str | None, *images: Array) -> str:
-    if backend not in (None, "cpu", "reference"):
-        raise InputError(f'backend: expected None, "cpu" or "reference" for ssim, got {backend!r}')
-    if backend == "cpu" and ffi.why_no_cpu_library():
-        raise InputError(f'backend: "cpu" was asked for, but {ffi.why_no_cpu_library()}')
-    if backend is None:
-        return "cpu" if ffi.has_native(*images) else "reference"
-    return backend
-
-
-def ssim(render: Float[Array, "h w c"], target: Float[Array, "h w c"], backend: str | None = None) -> Float[Array, ""]:
-    """Structural similarity of a render and a photograph, mean over pixels and channels.
+def expose(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Float[Array, "h w 3"]:
+    """A render as the photograph would show it: matrix @ colour + offset, for every pixel; not clipped.
 
     Args:
-        render: [H,W,C]. Takes gradient.
-        target: [H,W,C] in [0, 1]. Takes no gradient.
-        backend: "cpu" (native kernel, float32), "reference" (`metrics.ssim`), or None: native where it can run.
-    Returns:
-        At most 1; the definition is that of `metrics.ssim`.
-    Raises:
-        InputError: the images differ in shape, or the backend is unknown or not there.
+        render: [H,W,3], canonical colours. Takes gradient.
+        transform: [3,4], matrix and offset (see `appearance`). Takes gradient.
     """
-    if render.ndim != 3 or render.shape != target.shape:
-        raise InputError(f"render, target: expected one shape [H,W,C], got {render.shape} and {target.shape}")
-    target = jax.lax.stop_gradient(target)
-    if _choose_backend(backend, render, target) == "reference":
-        return metrics.ssim(render, target)
-    return _native_ssim(*ffi.match_varying(render, target))
+    return (render[..., 0:1] * transform[None, None, :, 0] + render[..., 1:2] * transform[None, None, :, 1]
+            + render[..., 2:3] * transform[None, None, :, 2] + transform[None, None, :, 3])
+
+
+def _expose_backward(residuals, cotangent):
+    # JAX's own derivative of the lines above turns slices into padded sums, which takes five times as long.
+    render, transform = residuals
+    by_render = expose(cotangent, jnp.zeros((3, 4), transform.dtype).at[:, :3].set(transform[:, :3].T))
+    inputs, slopes = jnp.moveaxis(render, -1, 0), jnp.moveaxis(cotangent, -1, 0)
+    by_transform = [[(slope * value).sum() for value in inputs] + [slope.sum()] for slope in slopes]
+    return by_render, jnp.stack([jnp.stack(row) for row in by_transform])
+
+
+expose.defvjp(lambda render, transform: (expose(render, transform), (render, transform)), _expose_backward)
 
 
 def photometric_loss(render: Float[Array, "h w 3"], exposed_render: Float[Array, "h w 3"],
-                     target: Float[Array, "h w 3"], mask: Float[Array, "h w"] | None, ssim_weight: float,
-                     backend: str | None = None) -> Float[Array, ""]:
+                     target: Float[Array, "h w 3"], mask: Float[Array, "h w"] | None, ssim_weight: float) -> Float[Array, ""]:
     """(1 - w) L1(exposed render, photograph) + w (1 - SSIM(render, photograph)).
 
     Args:
         render: [H,W,3], canonical colours. Takes gradient.
         exposed_render: [H,W,3], the render with the photograph's exposure applied. Takes gradient.
-        target: [H,W,3] in [0, 1], the photograph.
+        target: [H,W,3] in [0, 1], the photograph. Takes no gradient.
         mask: [H,W] weights in [0, 1], 0 = ignore the pixel; None = all count.
         ssim_weight: w.
-        backend: see `ssim`.
     Returns:
         The loss, a mean over the pixels that count (0 if none does). Ignored pixels of the render are replaced by the
         photograph before SSIM, so that neither they nor the windows that reach them are judged; what is left of 1 -
@@ -79,12 +71,15 @@ def photometric_loss(render: Float[Array, "h w 3"], exposed_render: Float[Array,
     Source: 3DGS (L1 and SSIM, w = 0.2) with the exposure of VastGaussian, which judges structure on the raw render:
     the colour transform must not be able to buy structure.
     """
+    target = jax.lax.stop_gradient(target)
     difference = jnp.abs(exposed_render - target)
     if mask is None:
-        return (1 - ssim_weight) * difference.mean() + ssim_weight * (1 - ssim(render, target, backend))
+        return (1 - ssim_weight) * difference.mean() + ssim_weight * (1 - metrics.ssim(render, target))
     weights = mask[..., None]
     share = jnp.maximum(mask.mean(), 1 / mask.size)
-    dissimilarity = 1 - ssim(weights * render + (1 - weights) * target, target, backend)
+    dissimilarity = 1 - metrics.ssim(weights * render + (1 - weights) * target, target)
+    # Where no pixel counts, the rounding of SSIM must not be all that is left.
+    dissimilarity = jnp.where(mask.any(), dissimilarity, 0.0)
     return ((1 - ssim_weight) * (weights * difference).mean() + ssim_weight * dissimilarity) / share
 
 
@@ -101,3 +96,76 @@ def transparency_loss(alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | No
     if mask is None:
         return 1 - alpha.mean()
     return (mask * (1 - alpha)).mean() / jnp.maximum(mask.mean(), 1 / mask.size)
+
+
+def _reference(render, alpha, transform, photo, mask, weights: PhotometricWeights) -> PhotometricLosses:
+    target, share = photo[..., :3].astype(render.dtype) / 255, None
+    if photo.shape[-1] == 4 or mask is not None:
+        share = photo[..., 3].astype(render.dtype) / 255 if photo.shape[-1] == 4 else jnp.ones(mask.shape, render.dtype)
+        share = share if mask is None else jnp.where(mask, share, 0.0)
+    exposed = render if transform is None else expose(*ffi.match_varying(render, transform))
+    total = weights.photometric * photometric_loss(render, exposed, target, share, weights.ssim)
+    if weights.transparency > 0:
+        total += weights.transparency * transparency_loss(alpha, share)
+    psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if share is None else share > 0.5)
+    return PhotometricLosses(total, jax.lax.stop_gradient(psnr))
+
+
+def _call(weights: PhotometricWeights, render, alpha, transform, photo, mask):
+    results = [((2,), _F32), (render.shape, _F32), (alpha.shape, _F32), (transform.shape, _F32)]
+    return ffi.call("cosurfgs_photometric_losses", results, render, alpha, transform, photo, mask,
+                    color_weight=float(weights.photometric * (1 - weights.ssim)),
+                    ssim_weight=float(weights.photometric * weights.ssim), light_weight=float(weights.transparency))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _native(weights: PhotometricWeights, render, alpha, transform, photo, mask):
+    return _call(weights, render, alpha, transform, photo, mask)[0]
+
+
+def _native_forward(weights, *operands):
+    # One pass over the image gives the losses and their derivatives: the filtered images of SSIM stay in the cache, where a
+    # backward pass of its own would filter them again.
+    losses, *gradients = _call(weights, *operands)
+    return losses, gradients
+
+
+def _native_backward(weights, gradients, cotangent):
+    del weights
+    return *(cotangent[0] * gradient for gradient in gradients), None, None
+
+
+_native.defvjp(_native_forward, _native_backward)
+
+
+def photometric_losses(render: Float[Array, "h w 3"], alpha: Float[Array, "h w"], photo: UInt8[Array, "h w c"],
+                       mask: Bool[Array, "h w"] | None, transform: Float[Array, "3 4"] | None, weights: PhotometricWeights,
+                       backend: str | None = None) -> PhotometricLosses:
+    """All that compares a render with its photograph: `photometric_loss`, `transparency_loss`, and the PSNR to show.
+
+    Args:
+        render: [H,W,3], canonical colours. Takes gradient.
+        alpha: [H,W]. Takes gradient.
+        photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts (between 0 and 255: its weight).
+        mask: [H,W], False = ignore the pixel, too; None = the photograph decides alone.
+        transform: [3,4], from canonical colours to the photograph's (see `expose`). Takes gradient. None = none.
+        weights: static.
+        backend: "cpu" (native kernel, float32), "reference" (plain JAX), or None: native where it can run.
+    Raises:
+        InputError: operands that do not fit, an unknown backend, or one that is not there.
+    """
+    shape = render.shape[:2]
+    if photo.ndim != 3 or photo.shape[:2] != shape or photo.shape[2] not in (3, 4) or alpha.shape != shape:
+        raise InputError(f"photo, alpha: expected [H,W,3 or 4] and [H,W] of a render {render.shape}, got {photo.shape} and "
+                         f"{alpha.shape}")
+    if backend not in (None, "cpu", "reference"):
+        raise InputError(f'backend: expected None, "cpu" or "reference" for photometric losses, got {backend!r}')
+    if backend == "cpu" and ffi.why_no_cpu_library():
+        raise InputError(f'backend: "cpu" was asked for, but {ffi.why_no_cpu_library()}')
+    is_native = ffi.has_native(render, alpha) if backend is None else backend == "cpu"
+    if not is_native:
+        return _reference(render, alpha, transform, photo, mask, weights)
+    transform = jnp.eye(3, 4) if transform is None else transform
+    mask = jnp.zeros((0, 0), bool) if mask is None else mask
+    losses = _native(weights, *ffi.match_varying(render, alpha, transform, photo, mask))
+    return PhotometricLosses(losses[0], jax.lax.stop_gradient(losses[1]))

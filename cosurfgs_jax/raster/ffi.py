@@ -18,9 +18,7 @@ from jax.typing import DTypeLike
 _CPU_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsRasterForward",
     "cosurfgs_raster_backward": "CosurfgsRasterBackward",
-    "cosurfgs_ssim_forward": "CosurfgsSsimForward",
-    "cosurfgs_ssim_backward": "CosurfgsSsimBackward",
-    "cosurfgs_color_backward": "CosurfgsColorBackward",
+    "cosurfgs_photometric_losses": "CosurfgsPhotometricLosses",
     "cosurfgs_plane_depth": "CosurfgsPlaneDepth",
     "cosurfgs_plane_depth_backward": "CosurfgsPlaneDepthBackward",
     "cosurfgs_geometric_losses": "CosurfgsGeometricLosses",

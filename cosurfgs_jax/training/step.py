@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax import appearance, density, metrics, optim
+from cosurfgs_jax import appearance, density, optim
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import photometric_loss, transparency_loss
+from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.raster.ffi import match_varying
 from cosurfgs_jax.settings import Settings
@@ -54,29 +54,26 @@ def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> F
 
 def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape):
     height, width = batch.photo.shape[:2]
-    photo = batch.photo.astype(jnp.float32) / 255
-    target, mask = photo[..., :3], photo[..., 3] if photo.shape[-1] == 4 else None
     needs_distortion = settings.loss.distortion_weight > 0
     maps = "all" if needs_distortion else "geometry" if shape.has_geometry else "color"
     surfels = optim.to_surfels(params, state.alive)
     out = rasterize(surfels, batch.camera, image_size=(height, width), near=settings.raster.near,
                     background=jnp.full((3,), settings.raster.background, jnp.float32), backend=settings.raster.backend or None,
                     maps=maps, gradient_probe=probe)
-    exposed = out.color
+    transform = None
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start
-        exposed = jnp.where(has_begun, appearance.apply(exposure, batch.view, out.color), out.color)
-    loss = photometric_loss(out.color, exposed, target, mask, settings.loss.ssim_weight)
-    if settings.loss.transparency_weight > 0:
-        loss += settings.loss.transparency_weight * transparency_loss(out.alpha, mask)
+        transform = jnp.where(has_begun, appearance.transform_of(exposure, batch.view), jnp.eye(3, 4))
+    weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
+    loss, psnr = photometric_losses(out.color, out.alpha, batch.photo, None, transform, weights)
     if exposure is not None:
         loss += appearance.identity_penalty(exposure, settings.appearance, state.num_views)
     if needs_distortion:
         loss += settings.loss.distortion_weight * out.distortion.mean()
     if shape.has_geometry:
         second_depth = _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
+        mask = batch.photo[..., 3].astype(jnp.float32) / 255 if batch.photo.shape[-1] == 4 else None
         loss += geometric_losses(out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss).total
-    psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if mask is None else mask > 0.5)
     return loss, (psnr, out.num_invalid)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from blocks_case import NUM_BLOCKS, SETTINGS, exchange_of, four_blocks, put_states, run_context, solid_state, surfels_of
 
+from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.aggregate import Aggregation, compile_step, photo_mask, view_loss
 from cosurfgs_jax.collab.compress import crop_rows
 from cosurfgs_jax.collab.exchange import Exchange
@@ -200,8 +201,11 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
     assert not list((context.workdir / "teachers" / "few").rglob("*.npz"))
 
 
-def random_maps(seed: int) -> tuple[RenderOutput, jnp.ndarray, jnp.ndarray, TeacherMaps]:
-    """A student's maps, its colours with exposure, a photograph and a teacher, of which parts are masked."""
+TRANSFORM = jnp.asarray([[0.9, 0, 0, 0.03], [0, 0.9, 0, 0.03], [0, 0, 0.9, 0.03]], jnp.float32)  # of an exposure
+
+
+def random_maps(seed: int) -> tuple[RenderOutput, jnp.ndarray, TeacherMaps]:
+    """A student's maps, a photograph and a teacher, of which parts are masked."""
     random = np.random.default_rng(seed)
     color, normal = (jnp.asarray(random.uniform(0.1, 0.9, (*SIZE, 3)), jnp.float32) for _ in range(2))
     alpha = random.uniform(0.5, 1, SIZE)
@@ -214,7 +218,7 @@ def random_maps(seed: int) -> tuple[RenderOutput, jnp.ndarray, jnp.ndarray, Teac
     teacher = TeacherMaps(jnp.asarray(random.integers(0, 256, (*SIZE, 3)), jnp.uint8),
                           jnp.asarray(random.integers(0, 4, SIZE), jnp.uint8), jnp.asarray(depth, jnp.float32),
                           jnp.asarray(depth, jnp.float32), jnp.asarray(random.integers(-127, 128, (*SIZE, 3)), jnp.int8))
-    return out, 0.9 * color + 0.03, photo, teacher
+    return out, photo, teacher
 
 
 def settings_of(teacher_weight=0.5, depth_weight=0.2, normal_weight=0.05, ssim_weight=0.2) -> Settings:
@@ -235,10 +239,10 @@ def expected_normal_loss(normal, teacher_normal, mask) -> float:
 
 @pytest.mark.parametrize("weights", [(0.5, 0.2, 0.05), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.3, 1.0, 0.0), (0.0, 0.0, 2.0)])
 def test_the_loss_of_a_view_is_the_sum_of_its_parts(weights):
-    out, exposed, photo, teacher = random_maps(0)
+    out, photo, teacher = random_maps(0)
     flags = np.asarray(teacher.flags)
     is_teacher, is_photo = (jnp.asarray((flags & flag) > 0, jnp.float32) for flag in (1, 2))
-    by_photo = photometric_loss(out.color, exposed, photo / 255, is_photo, 0.2)
+    by_photo = photometric_loss(out.color, 0.9 * out.color + 0.03, photo / 255, is_photo, 0.2)
     by_teacher = photometric_loss(out.color, out.color, teacher.color / 255, is_teacher, 0.2)
     by_depth = expected_depth_loss(out.depth, out.alpha, teacher.depth, is_teacher)
     by_normal = expected_normal_loss(out.normal, np.asarray(teacher.normal) / 127, is_teacher)
@@ -246,11 +250,13 @@ def test_the_loss_of_a_view_is_the_sum_of_its_parts(weights):
     by_light = (is_photo * (1 - out.alpha)).sum() / is_photo.sum()
     expected = ((1 - weights[0]) * by_photo + weights[0] * by_teacher + weights[1] * by_depth + weights[2] * by_normal
                 + 0.05 * by_light)
-    assert view_loss(out, exposed, photo, teacher, settings_of(*weights)) == pytest.approx(float(expected), rel=1e-5)
+    loss, psnr = view_loss(out, TRANSFORM, photo, teacher, settings_of(*weights))
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert psnr == pytest.approx(float(metrics.psnr(0.9 * out.color + 0.03, photo / 255, is_photo > 0)), rel=1e-5)
 
 
 def test_masked_pixels_take_no_gradient_and_nothing_under_a_mask_counts():
-    out, _, photo, teacher = random_maps(1)
+    out, photo, teacher = random_maps(1)
     flags = np.asarray(teacher.flags)
     photo = jnp.concatenate([photo, jnp.full((*SIZE, 1), 255, jnp.uint8).at[2].set(0)], axis=-1)
     is_teacher, is_photo = (flags & IS_TEACHER_VALID) > 0, ((flags & IS_PHOTO_VALID) > 0) & (np.arange(SIZE[0]) != 2)[:, None]
@@ -259,7 +265,7 @@ def test_masked_pixels_take_no_gradient_and_nothing_under_a_mask_counts():
 
     def loss(color, depth, normal, photo, teacher, settings):
         shown = dataclasses.replace(out, color=color, depth=depth, normal=normal)
-        return view_loss(shown, color, photo, teacher, settings)
+        return view_loss(shown, None, photo, teacher, settings).total
 
     gradient = jax.grad(loss, argnums=(0, 1, 2))
     maps = out.color, out.depth, out.normal
@@ -269,7 +275,7 @@ def test_masked_pixels_take_no_gradient_and_nothing_under_a_mask_counts():
         np.testing.assert_array_equal(by_depth != 0, is_teacher & (teacher.depth > 0) & (out.alpha > 1e-3))
         np.testing.assert_array_equal((by_normal != 0).any(axis=-1), is_teacher)
     # What stands under the masks does not matter, but to the windows of SSIM that reach there, which see it in both images.
-    settings, (_, _, other_photo, other_teacher) = settings_of(ssim_weight=0.0), random_maps(2)
+    settings, (_, other_photo, other_teacher) = settings_of(ssim_weight=0.0), random_maps(2)
     other_photo = jnp.where(is_photo[..., None], photo[..., :3], other_photo)
     leaves = [jnp.where(is_teacher.reshape(*SIZE, *[1] * (mine.ndim - 2)), mine, other)
               for mine, other in zip(teacher, other_teacher, strict=True)]
@@ -280,7 +286,7 @@ def test_masked_pixels_take_no_gradient_and_nothing_under_a_mask_counts():
 
 
 def test_distillation_losses_are_their_definitions_and_their_gradients_are_slopes():
-    out, _, _, teacher = random_maps(3)
+    out, _, teacher = random_maps(3)
     mask = jnp.asarray(np.random.default_rng(4).choice([0, 0.5, 1], SIZE), jnp.float32)
     normals = teacher.normal.astype(jnp.float32) / 127
     losses = {"depth": (lambda depth: depth_loss(depth, out.alpha, teacher.depth, mask), out.depth,

@@ -9,6 +9,8 @@ import optax
 from jax.sharding import AxisType, PartitionSpec
 
 from cosurfgs_jax import appearance
+from cosurfgs_jax.losses.photometric import expose
+from cosurfgs_jax.raster.ffi import match_varying
 from cosurfgs_jax.settings import AppearanceSettings
 
 SETTINGS = AppearanceSettings(learning_rate=1e-2)
@@ -24,12 +26,18 @@ def _perturbed(num_views=4):
     return jax.tree.map(lambda x: x + jnp.asarray(0.1 * generator.standard_normal(x.shape), jnp.float32), params)
 
 
+def _exposed(params, image_id, render):
+    """The render, or renders, as the photograph would show it."""
+    function = jax.vmap(expose) if jnp.ndim(image_id) else expose
+    return function(*match_varying(render, appearance.transform_of(params, image_id)))
+
+
 update = jax.jit(functools.partial(appearance.update, settings=SETTINGS))
 
 
 def test_starts_as_the_exact_identity():
     params = appearance.init(jax.random.key(3), 4, SETTINGS)
-    np.testing.assert_array_equal(appearance.apply(params, 2, _render()), _render())
+    np.testing.assert_array_equal(_exposed(params, 2, _render()), _render())
     np.testing.assert_array_equal(appearance.transforms(params), np.broadcast_to(np.eye(3, 4), (4, 3, 4)))
     assert appearance.identity_penalty(params, SETTINGS, 4) == 0
 
@@ -39,10 +47,10 @@ def test_applies_matrix_and_offset():
     transform = np.asarray(appearance.transforms(params))[3]
     assert np.abs(transform - np.eye(3, 4)).max() > 0.01
     expected = np.asarray(_render()) @ transform[:, :3].T + transform[:, 3]
-    np.testing.assert_allclose(appearance.apply(params, jnp.int32(3), _render()), expected, rtol=1e-5, atol=1e-6)
-    batch = appearance.apply(params, jnp.array([3, 1]), jnp.stack([_render(0), _render(1)]))
+    np.testing.assert_allclose(_exposed(params, jnp.int32(3), _render()), expected, rtol=1e-5, atol=1e-6)
+    batch = _exposed(params, jnp.array([3, 1]), jnp.stack([_render(0), _render(1)]))
     np.testing.assert_allclose(batch[0], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(batch[1], appearance.apply(params, 1, _render(1)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batch[1], _exposed(params, 1, _render(1)), rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_that_fill_up_do_not_pull():
@@ -60,7 +68,7 @@ def test_gradients_of_the_transform():
     params, photo = _perturbed(), _render(5)
 
     def loss(params, render):
-        return (jnp.square(appearance.apply(params, 2, render) - photo) * (1 + render)).mean()
+        return (jnp.square(_exposed(params, 2, render) - photo) * (1 + render)).mean()
 
     def plain(params, render):
         transform = appearance.transforms(params)[2]
@@ -77,14 +85,14 @@ def test_replicated_parameters_under_shard_map():
 
     def total(params, renders):
         def local(params, image_ids, renders):
-            return jax.lax.psum(jnp.square(appearance.apply(params, image_ids[0], renders[0])).mean(), "device")
+            return jax.lax.psum(jnp.square(_exposed(params, image_ids[0], renders[0])).mean(), "device")
 
         sharded = PartitionSpec("device")
         return jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), sharded, sharded),
                              out_specs=PartitionSpec())(params, jnp.array([3, 1]), renders)
 
     def plain(params, renders):
-        return jnp.square(appearance.apply(params, jnp.array([3, 1]), renders)).mean() * 2
+        return jnp.square(_exposed(params, jnp.array([3, 1]), renders)).mean() * 2
 
     gradients, expected = (jax.jit(jax.grad(function))(params, renders) for function in (total, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients, expected)
@@ -96,7 +104,7 @@ def test_one_image_touches_one_embedding():
     assert len(set(buffers)) == len(buffers)  # so that the state can be donated
 
     def loss(p):
-        return appearance.apply(p, 1, _render()).mean() + appearance.identity_penalty(p, SETTINGS, 4)
+        return _exposed(p, 1, _render()).mean() + appearance.identity_penalty(p, SETTINGS, 4)
 
     gradient = jax.jit(jax.grad(loss))
     for _ in range(3):
@@ -132,7 +140,7 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
 
     def loss(params, image_id):
         photo = gains[image_id] * canonical
-        return (jnp.square(appearance.apply(params["exposure"], image_id, params["picture"]) - photo).mean()
+        return (jnp.square(_exposed(params["exposure"], image_id, params["picture"]) - photo).mean()
                 + appearance.identity_penalty(params["exposure"], settings, 2))
 
     @jax.jit
@@ -145,7 +153,7 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
     for i in range(600):
         params, state = step(params, state, jnp.int32(i % 2))
     for image_id in range(2):
-        shown = appearance.apply(params["exposure"], image_id, params["picture"])
+        shown = _exposed(params["exposure"], image_id, params["picture"])
         np.testing.assert_allclose(shown, gains[image_id] * canonical, atol=0.03)
     mean = appearance.transforms(params["exposure"]).mean(axis=0)
     np.testing.assert_allclose(mean, np.eye(3, 4), atol=0.03)

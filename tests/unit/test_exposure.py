@@ -9,6 +9,7 @@ from blocks_case import NUM_BLOCKS, four_blocks, put_states, run_context, solid_
 
 from cosurfgs_jax import appearance
 from cosurfgs_jax.collab import exposure
+from cosurfgs_jax.losses.photometric import expose
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.training.loop import Stage
 
@@ -54,7 +55,7 @@ def test_a_model_with_other_colours_shows_its_photographs_as_before():
     colors, photos = [], []
     for state in (before, after):
         colors.append(rasterize(state.surfels(), camera, image_size=(24, 32), maps="color").color)
-        photos.append(appearance.apply(state.appearance, 1, colors[-1]))
+        photos.append(expose(colors[-1], appearance.transform_of(state.appearance, 1)))
     assert (colors[0] > 0.05).mean() > 0.3
     np.testing.assert_allclose(photos[1], photos[0], atol=2e-6)
     np.testing.assert_allclose(colors[1], colors[0] * jnp.asarray([1.3, 0.8, 1.1])[None, None], atol=2e-6)

@@ -1,4 +1,5 @@
-// The kernels of geometry.h; compiled once per instruction set. Nothing from the C++ library is used here (see ssim_kernels.cc).
+// The kernels of geometry.h; compiled once per instruction set. Nothing from the C++ library is used here: see
+// photometric_kernels.cc.
 
 #include "geometry.h"
 

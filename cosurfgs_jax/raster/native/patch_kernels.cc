@@ -2,7 +2,7 @@
 //
 // A sample at q = patch centre + (dx, dy) lies in the neighbour at p = warp q + epipole w(q), w = planes . ray(q) its inverse
 // depth. Both are linear in (dx, dy), so a patch costs two starting points and two slopes, then per sample a division, four
-// gathered values and some 40 multiply-adds. Nothing from the C++ library is used here (see ssim_kernels.cc).
+// gathered values and some 40 multiply-adds. Nothing from the C++ library is used here (see photometric_kernels.cc).
 
 #include "patch.h"
 

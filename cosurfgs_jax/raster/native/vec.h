@@ -173,5 +173,32 @@ inline Vec ReduceLanes(Vec* v) {
   return v[0];
 }
 
+// kLanes RGB pixels between three vectors as they lie in memory and one vector per channel. Each result takes two shuffles: what
+// the first cannot reach, the second replaces.
+template <int kChannel, int... kLane>
+inline Vec SeparateChannel(Vec a, Vec b, Vec c, std::integer_sequence<int, kLane...>) {
+  constexpr auto at = [](int j) { return 3 * j + kChannel; };
+  const Vec ab = __builtin_shufflevector(a, b, (at(kLane) < 2 * kLanes ? at(kLane) : 0)...);
+  return __builtin_shufflevector(ab, c, (at(kLane) < 2 * kLanes ? kLane : at(kLane) - kLanes)...);
+}
+inline void Separate(Vec a, Vec b, Vec c, Vec* channels) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes>{};
+  channels[0] = SeparateChannel<0>(a, b, c, lanes);
+  channels[1] = SeparateChannel<1>(a, b, c, lanes);
+  channels[2] = SeparateChannel<2>(a, b, c, lanes);
+}
+template <int kPart, int... kLane>
+inline Vec JoinPart(Vec red, Vec green, Vec blue, std::integer_sequence<int, kLane...>) {
+  constexpr auto at = [](int j) { return kPart * kLanes + j; };
+  const Vec two = __builtin_shufflevector(red, green, (at(kLane) % 3 < 2 ? at(kLane) % 3 * kLanes + at(kLane) / 3 : 0)...);
+  return __builtin_shufflevector(two, blue, (at(kLane) % 3 < 2 ? kLane : kLanes + at(kLane) / 3)...);
+}
+inline void Join(Vec red, Vec green, Vec blue, Vec* parts) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes>{};
+  parts[0] = JoinPart<0>(red, green, blue, lanes);
+  parts[1] = JoinPart<1>(red, green, blue, lanes);
+  parts[2] = JoinPart<2>(red, green, blue, lanes);
+}
+
 }  // namespace COSURFGS_VARIANT
 }  // namespace cosurfgs
