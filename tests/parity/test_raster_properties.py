@@ -317,13 +317,13 @@ def test_shared_surfels_and_a_camera_per_device(backend, mesh, with_probe):
     arguments = (case.surfels(), case.camera(), probe)
     want = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), allow_int=True))(*arguments)
     got = jax.jit(jax.value_and_grad(sharded, argnums=(0, 1, 2), allow_int=True))(*arguments)
-    _compare(got, want)
+    _compare(got, want, backend)
 
     # The same with the gradient taken inside, where replicated arguments get their sum by the transpose of the cast.
     inside = jax.shard_map(jax.value_and_grad(lambda *x: jax.lax.psum(loss(*x), "device"), argnums=0, allow_int=True),
                            mesh=mesh, in_specs=(P(), P("device"), P()), out_specs=P())
     value, gradient = jax.jit(inside)(*arguments)
-    _compare((value, gradient), (want[0], want[1][0]))
+    _compare((value, gradient), (want[0], want[1][0]), backend)
 
 
 def test_own_surfels_and_own_camera_per_device(backend, mesh):
@@ -344,12 +344,15 @@ def test_own_surfels_and_own_camera_per_device(backend, mesh):
         camera = jax.tree.map(lambda x, i=i: x[i : i + 1], four.camera())
         value, gradient = jax.jit(step)(cloud.surfels(), camera)
         rows = slice(i * cases.COUNT, (i + 1) * cases.COUNT)
-        _compare((values[i : i + 1], jax.tree.map(lambda x, rows=rows: x[rows], gradients)), (value, gradient))
+        _compare((values[i : i + 1], jax.tree.map(lambda x, rows=rows: x[rows], gradients)), (value, gradient), backend)
 
 
-def _compare(got, want):
+def _compare(got, want, backend):
+    # XLA makes two programs of plain JAX, each with roundings of its own; gradients of surfels that are seen nearly edge-on
+    # differ by as much as each differs from the definition (1.6e-4 was seen, with maps equal to 1e-6).
+    tolerance = 2e-5 if backend in ("cpu", "cuda") else 5e-4
     got, want = ([np.asarray(x) for x in jax.tree.leaves(tree) if x.dtype == jnp.float32] for tree in (got, want))
-    _assert_close(got, want, 2e-5)
+    _assert_close(got, want, tolerance)
 
 
 # Mistakes of callers -----------------------------------------------------------------------------------------------
