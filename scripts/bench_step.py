@@ -33,7 +33,7 @@ from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import BlockViews
-from cosurfgs_jax.training.layout import make_layout
+from cosurfgs_jax.training.layout import make_layout, sharded
 from cosurfgs_jax.training.place import load_photo, open_place
 from cosurfgs_jax.training.state import init_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
@@ -115,17 +115,19 @@ def measure(place, layout, block, settings, state, images, repeats: int) -> dict
         render, alpha, photo, None, transform, weights).total, argnums=(0, 1, 2)))
     parts["loss"] = median_ms(lambda: jax.block_until_ready(loss(render, alpha, jnp.eye(3, 4))), repeats)
 
-    update = jax.jit(lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=state.length), donate_argnums=(0, 2))
-    gradient = jax.tree.map(jnp.ones_like, state.params)
+    # As in a step: arguments of a mesh's device, which Adam changes in place.
+    length = state.length
+    update = sharded(lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=length), layout, donate=(0, 2))
+    gradient, alive = put(jax.tree.map(jnp.ones_like, state.params)), put(state.alive)
 
     def step_optimizer():
-        holder["params"], holder["optimizer"] = update(holder["params"], gradient, holder["optimizer"], state.alive)
+        holder["params"], holder["optimizer"] = update(holder["params"], gradient, holder["optimizer"], alive)
         jax.block_until_ready(holder["params"])
 
-    holder["params"], holder["optimizer"] = jax.tree.map(jnp.copy, (state.params, state.optimizer))
+    holder["params"], holder["optimizer"] = put((state.params, state.optimizer))
     parts["optimiser"] = median_ms(step_optimizer, repeats)
-    holder["state"] = put(with_surfels(state, holder["params"], holder["optimizer"], state.alive,
-                                       density.init_stats(state.alive.size)))
+    params, optimizer = jax.tree.map(jnp.asarray, layout.get((holder["params"], holder["optimizer"]), 0))
+    holder["state"] = put(with_surfels(state, params, optimizer, state.alive, density.init_stats(state.alive.size)))
     order = put(DensifyOrder(np.int32(block.number), np.int32(0), np.bool_(False), np.int32(state.alive.size)))
 
     def control():

@@ -22,6 +22,7 @@ _CPU_TARGETS = {
     "cosurfgs_plane_depth": "CosurfgsPlaneDepth",
     "cosurfgs_plane_depth_backward": "CosurfgsPlaneDepthBackward",
     "cosurfgs_geometric_losses": "CosurfgsGeometricLosses",
+    "cosurfgs_adam": "CosurfgsAdam",
 }
 # What is not here runs as plain JAX on GPUs, where XLA fuses it well (see `has_native`).
 _CUDA_TARGETS = {
@@ -141,13 +142,15 @@ def result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
                                 manual_axis_type=kind.manual_axis_type)
 
 
-def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operands, **attributes):
+def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operands, in_place: dict[int, int] | None = None,
+         **attributes):
     """Calls a native target.
 
     Args:
         target: a registered name.
         results: shape and dtype of each result.
         *operands: arrays that vary over the same mesh axes (see `match_varying`).
+        in_place: which operand's memory becomes that of which result; XLA copies where the operand is needed afterwards.
         **attributes: int -> int64, float -> float32, bool and str as they are.
     Returns:
         A tuple of arrays.
@@ -159,4 +162,5 @@ def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operand
     shapes = tuple(result_like(operands[0], shape, dtype) for shape, dtype in results)
     static = {name: np.float32(value) if isinstance(value, float) else np.int64(value) if type(value) is int else value
               for name, value in attributes.items()}
-    return tuple(jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*operands, **static))
+    function = jax.ffi.ffi_call(target, shapes, vmap_method="sequential", input_output_aliases=in_place)
+    return tuple(function(*operands, **static))

@@ -1,11 +1,14 @@
 """Adam over surfels, and the two forms of the parameters."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cosurfgs_jax import optim
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import Surfels
 
@@ -32,7 +35,8 @@ def test_parameters_make_the_same_surfels(num_sh):
     jax.tree.map(np.testing.assert_array_equal, again, surfels)
 
 
-def test_update_is_adam():
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_update_is_adam(backend):
     settings = OptimSettings()
     params, alive = optim.from_surfels(_surfels())
     alive = jnp.ones_like(alive)
@@ -41,7 +45,7 @@ def test_update_is_adam():
     first = {name: 0.0 for name in params}
     second = {name: 0.0 for name in params}
     state = optim.init_optimizer(params)
-    step = jax.jit(lambda p, g, s, t: optim.update(p, g, s, alive, settings, t))
+    step = jax.jit(lambda p, g, s, t: optim.update(p, g, s, alive, settings, t, backend=backend))
     for i in range(5):
         gradient = {name: 1e-3 * generator.standard_normal(value.shape) for name, value in params.items()}
         params, state = step(params, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient), state,
@@ -59,6 +63,43 @@ def test_update_is_adam():
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-6, atol=2e-6)
         np.testing.assert_allclose(state.mu[name], first[name], rtol=1e-5, atol=1e-9)
         np.testing.assert_allclose(state.nu[name], second[name], rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("num", [1, 3000])
+def test_the_kernel_is_the_definition(num):
+    params, alive = optim.from_surfels(_surfels(num, num_sh=16))
+    states = {backend: (params, optim.init_optimizer(params)) for backend in ("cpu", "reference")}
+    for i in range(3):
+        gradient = jax.tree.map(lambda leaf, i=i: jnp.sin(40 * leaf + i), params)
+        for backend, (own, state) in states.items():
+            states[backend] = jax.jit(lambda p, s, g, d, b=backend: optim.update(
+                p, g, s, alive, OptimSettings(), 0.4, d, 2.0, b))(own, state, gradient, jnp.int32(i))
+    (ours, ours_state), (expected, expected_state) = states["cpu"], states["reference"]
+    assert ours_state.count == expected_state.count == 3
+    for name, start in params.items():
+        np.testing.assert_allclose(ours[name] - start, expected[name] - start, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(ours_state.mu[name], expected_state.mu[name], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(ours_state.nu[name], expected_state.nu[name], rtol=1e-5, atol=1e-9)
+        np.testing.assert_array_equal(ours[name][~alive], start[~alive])
+
+
+def test_the_kernel_changes_donated_memory_in_place():
+    params, alive = optim.from_surfels(_surfels())
+    arguments = jax.tree.map(lambda leaf: leaf[None], (params, optim.init_optimizer(params), params))
+
+    def step(*arguments):  # of one device of a mesh
+        params, state, gradient = jax.tree.map(lambda leaf: leaf[0], arguments)
+        new = optim.update(params, gradient, state, alive, OptimSettings(), 0.0, backend="cpu")
+        return jax.tree.map(lambda leaf: leaf[None], new)
+
+    text = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().as_text()
+    assert "cosurfgs_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)
+
+
+def test_an_unknown_backend_is_refused():
+    params, alive = optim.from_surfels(_surfels())
+    with pytest.raises(InputError, match="backend"):
+        optim.update(params, params, optim.init_optimizer(params), alive, OptimSettings(), 0.0, backend="cuda")
 
 
 def test_means_move_by_extents_of_the_block():

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "huge_pages.h"
 #include "parallel_for.h"
 #include "workspace.h"
 #include "xla/ffi/api/ffi.h"
@@ -60,6 +61,8 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, Map3 render, Map alpha, Map t
         "photometric_losses: expected a render [H,W,3], alpha [H,W], a transform [3,4], a photograph u8[H,W,3 or 4] and a mask "
         "[H,W] or of no element");
   }
+  AskForHugePages(by_render);
+  AskForHugePages(by_alpha);
   Parallel parallel(pool);
   Borrowed<Workspace> work;
   PhotometricRowSums* sums = work->sums.Get(height);

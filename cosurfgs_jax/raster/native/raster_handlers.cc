@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "binning.h"
+#include "huge_pages.h"
 #include "raster_operands.h"
 
 namespace cosurfgs {
@@ -62,6 +63,11 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
   const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                                           intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
+  for (auto* result : {&color, &transmittance, &depth_sum, &median_depth, &normal_sum, &plane_sum, &distortion}) {
+    AskForHugePages(*result);
+  }
+  AskForHugePages(last);
+  AskForHugePages(median_index);
   Borrowed<ForwardScratch> scratch;
   Parallel parallel(pool);
   const Surfels surfels = MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
@@ -192,9 +198,12 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, 
   const Surfels surfels = MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
   const SurfelGradients out{out_means->typed_data(),           out_quats->typed_data(), out_log_scales->typed_data(),
                             out_logit_opacities->typed_data(), out_sh->typed_data(),    Slice(out_probe, 0, 0)};
+  const double start = Now();
   for (auto* result : {&out_means, &out_quats, &out_log_scales, &out_logit_opacities, &out_sh, &out_camera, &out_probe}) {
+    AskForHugePages(*result);
     Zero(parallel, (*result)->typed_data(), static_cast<int64_t>((*result)->element_count()));
   }
+  AddStageTime(kStageProjectBackward, Now() - start);
   const int64_t pixels = width * height;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
     const View view = MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near,

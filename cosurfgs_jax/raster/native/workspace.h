@@ -9,6 +9,8 @@
 #include <new>
 #include <vector>
 
+#include "huge_pages.h"
+
 namespace cosurfgs {
 
 // An uninitialised array that only grows.
@@ -22,6 +24,7 @@ class Scratch {
       size_t bytes = (size + size / 8) * sizeof(T);
       data_.reset(static_cast<T*>(std::aligned_alloc(64, (bytes + 127) / 64 * 64)));
       if (!data_) throw std::bad_alloc();
+      AskForHugePages(data_.get(), bytes);
       capacity_ = size + size / 8;
     }
     return data_.get();
