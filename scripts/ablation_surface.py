@@ -2,8 +2,9 @@
 
 python scripts/ablation_surface.py --workdir=DIR [--only=photometric,all] [--config.NAME=VALUE ...]
 
-Trains configs/default.py on the generated town with some of the losses, each in a folder of its own below DIR, fuses each model
-three times (plane, median, expected depth), and scores the meshes as `evaluate` does. Interrupted, the same command goes on.
+Trains configs/default.py on the generated town with some of the losses, each in a folder of its own below DIR, fuses the plane
+depth of each model (of the first and the last also the median and the expected depth), and scores the meshes as `evaluate` does.
+Interrupted, the same command goes on.
 Writes DIR/ablation_surface.json and DIR/ablation_surface.md.
 """
 
@@ -13,11 +14,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from cosurfgs_jax import settings_file
-from cosurfgs_jax.data.scene import load_scene
-from cosurfgs_jax.surface import read_mesh_ply
-from cosurfgs_jax.training import evaluation
 
 ROOT = Path(__file__).parents[1]
 SINGLE, GEOMETRIC, PHOTOMETRIC, TRANSPARENCY = ("loss.single_view_weight", "loss.multi_view_geometric_weight",
@@ -29,6 +25,12 @@ VARIANTS = (("photometric", "photometric alone", (SINGLE, GEOMETRIC, PHOTOMETRIC
             ("both", "+ SV-Reg + MV-Reg", (TRANSPARENCY,)),
             ("all", "+ no light passes through", ()))
 DEPTH_MAPS = ("plane", "median", "expected")
+FUSED_THREE_TIMES = ("photometric", "all")
+
+
+def program(name: str, workdir: Path, *arguments: str) -> None:
+    """Runs one of the package's programs."""
+    subprocess.run([sys.executable, "-m", f"cosurfgs_jax.{name}", f"--workdir={workdir}", *arguments], check=True)
 
 
 def run(name: str, absent: tuple[str, ...], workdir: Path, overrides: list[str]) -> dict:
@@ -37,23 +39,20 @@ def run(name: str, absent: tuple[str, ...], workdir: Path, overrides: list[str])
     first = workdir / VARIANTS[0][0] / "data"
     if first.is_dir() and not folder.exists():
         shutil.copytree(first, folder / "data")
-    subprocess.run([sys.executable, "-m", "cosurfgs_jax.train", f"--config={ROOT / 'configs' / 'default.py'}",
-                    f"--workdir={folder}", *overrides, *(f"--config.{weight}=0" for weight in absent)], check=True)
-    settings = settings_file.load(folder / settings_file.NAME)
-    scene = load_scene(settings.data, settings.generated, folder / "data")
-    final = json.loads((folder / "metrics.json").read_text())["final"]
-    row = {key: final.get(key) for key in ("psnr", "ssim", "num_surfels", "depth", "normal_errors_deg")} | {"surface": {}}
-    for kind in DEPTH_MAPS:
-        path = folder / f"mesh_{kind}.ply"
+    program("train", folder, f"--config={ROOT / 'configs' / 'default.py'}", *overrides,
+            *(f"--config.{weight}=0" for weight in absent))
+    row = {"surface": {}}
+    for kind in reversed(DEPTH_MAPS if name in FUSED_THREE_TIMES else DEPTH_MAPS[:1]):  # the mesh of plane depth stays
+        path = folder / f"scores_{kind}.json"
         if not path.exists():
-            subprocess.run([sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={folder}",
-                            f"--config.surface.depth_map={kind}"], check=True)
-            (folder / "mesh" / "mesh.ply").rename(path)
-        mesh = read_mesh_ply(path)
-        compared = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene)
-        if compared is None:
-            sys.exit(f"{settings.data.path}: expected a scene with ground truth, found none")
-        row["surface"][kind] = compared.scores
+            program("extract_mesh", folder, f"--config.surface.depth_map={kind}")
+            program("evaluate", folder)
+            path.write_text((folder / "metrics.json").read_text())
+        scores = json.loads(path.read_text())
+        if scores["geometry"] is None:
+            sys.exit(f"{folder}: expected a scene with ground truth, found none")
+        row |= {key: scores["final"].get(key) for key in ("psnr", "ssim", "num_surfels", "depth", "normal_errors_deg")}
+        row["surface"][kind] = scores["geometry"]
     return row
 
 
@@ -65,7 +64,7 @@ def table(results: dict[str, dict]) -> str:
         if name in results:
             shares = {kind: [at for at in scores["thresholds"] if "of the width" in at["kind"]]
                       for kind, scores in results[name]["surface"].items()}
-            cells = [title, *(" / ".join(f"{at['f1']:.3f}" for at in shares[kind]) for kind in DEPTH_MAPS),
+            cells = [title, *(" / ".join(f"{at['f1']:.3f}" for at in shares.get(kind, [])) for kind in DEPTH_MAPS),
                      f"{shares['plane'][0]['precision']:.3f}, {shares['plane'][0]['recall']:.3f}",
                      f"{results[name]['psnr']:.2f} dB", f"{results[name]['ssim']:.3f}"]
             lines.append(f"| {' | '.join(cells)} |")

@@ -91,14 +91,16 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
         transform = None if exposures[i] is None else appearance.transform_of(exposures[i], batch.exposures[i])
         teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.jobs.own_cameras, batch.seconds))
         loss, psnr = view_loss(out, transform, batch.photos[i], teacher, settings)
+        geometry = None
         if settings.loss.has_single_view or settings.loss.has_multi_view:
             mask = photo_mask(batch.photos[i], teacher.flags).astype(jnp.float32)
             second_view, second_depth = (None, None) if second is None else second
-            loss += geometric_losses(out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss).total
+            geometry = geometric_losses(out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss)
+            loss += geometry.total
         if exposures[i] is not None:
             loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
         total += jnp.where(batch.is_real[i], loss, 0.0)
-        reports.append((loss, psnr))
+        reports.append((loss, psnr, geometry))
     return total, reports
 
 
@@ -126,7 +128,8 @@ def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
                                                              settings.appearance)
         new.append(TrainState(params, state.alive, optimizer, state.stats, exposure, exposure_optimizer, state.num_views,
                               state.length))
-        reports.append(StepReport(*shown[i], state.alive.sum(dtype=jnp.int32), jnp.zeros((), jnp.int32)))
+        loss, psnr, geometry = shown[i]
+        reports.append(StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), jnp.zeros((), jnp.int32), geometry))
     return new, reports
 
 

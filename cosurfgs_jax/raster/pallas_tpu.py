@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import blending, ffi, pairs, projection
 from cosurfgs_jax.raster.blending import NUM_GRADIENTS, Cotangents, Pixels, Replay
 from cosurfgs_jax.raster.pairs import Grid, Ordered
@@ -22,7 +23,8 @@ from cosurfgs_jax.raster.tiled import TILE, Blender, empty_rows, like, make_draw
 CHUNK = 128  # pairs
 _LANES = 128
 _SHAPE = (TILE * TILE // _LANES, _LANES)
-_RANK = projection.NUM_FEATURES  # row of a chunk that holds the rank, exact as a float below 2^24
+_RANK = projection.NUM_FEATURES  # row of a chunk that holds the rank, as a float
+_MAX_SURFELS = 2**24  # ranks up to it are exact floats
 _ROWS = 24  # of a chunk: features and rank, or results
 
 
@@ -179,6 +181,9 @@ def _laid_out(tree):
 
 def _blend_view(static: Static, grid: Grid, ordered: Ordered):
     """See `Blender.blend`."""
+    if ordered.ids.shape[0] > _MAX_SURFELS:
+        raise InputError(f'backend "tpu": expected at most {_MAX_SURFELS:,d} surfels on a device, got {ordered.ids.shape[0]:,d}; '
+                         "train more blocks (config.partition.num_blocks) on more devices")
     size = pairs.window_size(ordered.ids.shape[0], grid)
     inside = like(to_tiles(jnp.ones((static.height, static.width)), grid), ordered.features)
     state = blending.empty(inside * 0, static.maps)._replace(is_open=inside)

@@ -159,6 +159,11 @@ def _split_into_tiles(keys: np.ndarray, max_blocks: int) -> list[tuple[np.ndarra
     return tiles
 
 
+def _is_among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool[n]: which of the sorted `keys` are among the sorted `others`, of which there is at least one."""
+    return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
+
+
 def refine_depth(depth: np.ndarray, factor: int, max_step: float) -> np.ndarray:
     """Interpolates depth to `factor` times as many pixels per side, so that the nearest pixel is near enough.
 
@@ -329,16 +334,17 @@ def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *
     _refuse("a mesh that is wanted in memory", len(keys) * TRIANGLES_PER_BLOCK * whole_mesh_bytes, usable,
             "config.surface.memory_mb; target_triangles and formats other than ply need it", voxel_size)
     tiles = _split_into_tiles(keys, max(512, usable // 2 // BYTES_PER_BLOCK))
-    common = [[np.intersect1d(view_keys, tile_keys, assume_unique=True) for view_keys in keys_of_view]
-              for _, _, tile_keys in tiles]
-    total, done = sum(len(blocks) > 0 for of_view in common for blocks in of_view), 0
-    for (low, high, tile_keys), of_view in zip(tiles, common, strict=True):
+    # Found again tile by tile: the lists of all tiles at once would be as large as those of all views.
+    total = sum(bool(_is_among(view_keys, tile_keys).any()) for _, _, tile_keys in tiles for view_keys in keys_of_view)
+    done = 0
+    for low, high, tile_keys in tiles:
         float32 = open3d.core.float32
         grid = open3d.t.geometry.VoxelBlockGrid(
             attr_names=("tsdf", "weight", "color"), attr_dtypes=(float32,) * 3, attr_channels=(1, 1, 3),
             voxel_size=voxel_size, block_resolution=BLOCK, block_count=len(tile_keys),
             device=open3d.core.Device("CPU:0"))
-        for number, blocks in enumerate(of_view):
+        for number, view_keys in enumerate(keys_of_view):
+            blocks = view_keys[_is_among(view_keys, tile_keys)]
             if len(blocks):
                 _integrate(grid, open3d, views[number], blocks, store.origin, voxel_size, truncation_voxels)
                 done += 1

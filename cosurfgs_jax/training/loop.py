@@ -100,14 +100,14 @@ def run_stage(context: Context, stage: Stage, num_steps: int, advance: Advance, 
         FloatingPointError: a loss is not finite.
     """
     cadence, stopwatch = context.settings.train, Stopwatch(stage.seconds)
-    recent = []  # loss and PSNR of each local block and step since the last line; those of one photograph alone jump
+    recent = []  # numbers of each step since the last line, of each local block; those of one photograph alone jump
     context.log.begin(stage.name, stage.step)
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
             stage, reports = advance(stage, progress)
-            recent.append(np.array([[report.loss, report.psnr] for report in reports.values()]).reshape(-1, 2))
+            recent.append({block: _numbers(report) for block, report in reports.items()})
             if stage.step % cadence.log_every == 0 or stage.step == num_steps:
-                _write_log(context, stage, reports, np.mean(recent, axis=0), progress)
+                _write_log(context, stage, reports, recent, progress)
                 recent = []
             else:
                 progress.update(stage.step)
@@ -124,17 +124,36 @@ def run_stage(context: Context, stage: Stage, num_steps: int, advance: Advance, 
     return stage
 
 
-def _write_log(context: Context, stage: Stage, reports: dict, means: np.ndarray, progress: Progress) -> None:
-    for (block, report), (loss, psnr) in zip(reports.items(), means.tolist(), strict=True):
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss of block {block} is {loss} after step {stage.step} of stage {stage.name}; the "
-                                     "last checkpoint is intact")
+def _numbers(report: StepReport) -> dict[str, float]:
+    """What is logged as a mean over steps, under the names of the log. The parts of the loss are without their weights."""
+    numbers = {"loss": report.loss, "psnr/train": report.psnr}
+    if report.geometry is not None:
+        terms = report.geometry
+        numbers |= {"geometry/single_view": terms.single_view, "geometry/multi_view_geometric": terms.geometric,
+                    "geometry/multi_view_photometric": terms.photometric, "seen_in_neighbor": terms.share}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def _mean_numbers(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each name over the rows that have it: the geometric losses may begin between two lines."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+
+
+def _write_log(context: Context, stage: Stage, reports: dict[int, StepReport], recent: list[dict[int, dict[str, float]]],
+               progress: Progress) -> None:
+    means = {block: _mean_numbers([step[block] for step in recent]) for block in reports}
+    for block, report in reports.items():
+        if not np.isfinite(means[block]["loss"]):
+            raise FloatingPointError(f"the loss of block {block} is {means[block]['loss']} after step {stage.step} of stage "
+                                     f"{stage.name}; the last checkpoint is intact")
         if report.num_invalid:
             progress.message(f"block {block}: {int(report.num_invalid)} surfels with values that are not finite are skipped")
-        context.log.row(stage.name, stage.step, block, loss=loss, surfels=int(report.num_alive), **{"psnr/train": psnr})
+        context.log.row(stage.name, stage.step, block, surfels=int(report.num_alive), **means[block])
     if reports:
-        loss, psnr = means.mean(axis=0).tolist()
-        progress.update(stage.step, loss=loss, psnr=psnr, surfels=sum(int(report.num_alive) for report in reports.values()))
+        shown = _mean_numbers(list(means.values()))
+        progress.update(stage.step, loss=shown["loss"], psnr=shown["psnr/train"],
+                        surfels=sum(int(report.num_alive) for report in reports.values()))
 
 
 class Trainer:

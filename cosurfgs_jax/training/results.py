@@ -116,12 +116,11 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
         mesh = read_mesh_ply(mesh_path)
         comparison = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene, truth, _GIVEN_UNIT if gt_points else "",
                                                  has_vertex_distances=True)
-        geometry = None if comparison is None else comparison.scores
-        evaluation.merge_metrics(workdir / "metrics.json", geometry=geometry)
-        report.drop_error_files(mesh_path.parent)
-        if comparison is not None:
+        if comparison is not None:  # else what earlier truth said of this mesh stays
+            evaluation.merge_metrics(workdir / "metrics.json", geometry=comparison.scores)
+            report.drop_error_files(mesh_path.parent)
             report.write_error_files(mesh_path.parent, mesh, comparison)
-            _tell_surface(geometry)
+            _tell_surface(comparison.scores)
     elif scene.ground_truth:
         _log.info("no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` first")
     _note_seconds(workdir, "evaluate", time.monotonic() - started)
@@ -204,6 +203,7 @@ def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
         choices = fuse_mesh(trained.render_fn(), scene, scene.train_views, trained.settings.surface, workdir / _MESH_PATH,
                             form=form, scratch_dir=workdir, progress=tell)
     report.drop_error_files((workdir / _MESH_PATH).parent)
+    evaluation.merge_metrics(workdir / "metrics.json", geometry=None)  # it was another mesh's
     files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
     _note_seconds(workdir, "mesh", time.monotonic() - started)
     _log.info("mesh: %d triangles, voxel size %.4g, in %s", choices["num_triangles"], choices["voxel_size"],

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax import appearance, density, optim
-from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
+from cosurfgs_jax.losses.geometric import GeometricLosses, SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.raster.ffi import match_varying
@@ -35,6 +35,7 @@ class StepReport(NamedTuple):
     psnr: Float[Array, ""]  # of the exposed render against the photograph
     num_alive: Int[Array, ""]
     num_invalid: Int[Array, ""]  # living surfels that were skipped because a value is not finite
+    geometry: GeometricLosses | None = None  # where SV-Reg or MV-Reg is on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +71,13 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
         loss += appearance.identity_penalty(exposure, settings.appearance, state.num_views)
     if needs_distortion:
         loss += settings.loss.distortion_weight * out.distortion.mean()
+    geometry = None
     if shape.has_geometry:
         second_depth = _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
         mask = batch.photo[..., 3].astype(jnp.float32) / 255 if batch.photo.shape[-1] == 4 else None
-        loss += geometric_losses(out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss).total
-    return loss, (psnr, out.num_invalid)
+        geometry = geometric_losses(out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss)
+        loss += geometry.total
+    return loss, (psnr, out.num_invalid, geometry)
 
 
 def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepShape) -> tuple[TrainState, StepReport]:
@@ -93,7 +96,7 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
     arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
-    (loss, (psnr, num_invalid)), gradients = grad(state.params, state.appearance, probe, state, batch, settings, shape)
+    (loss, (psnr, num_invalid, geometry)), gradients = grad(state.params, state.appearance, probe, state, batch, settings, shape)
     params, optimizer = optim.update(state.params, gradients[0], state.optimizer, state.alive, settings.optim,
                                      batch.progress, batch.sh_degree, state.length)
     exposure, appearance_optimizer = state.appearance, state.appearance_optimizer
@@ -107,7 +110,7 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
         stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
     new = dataclasses.replace(state, params=params, optimizer=optimizer, stats=stats, appearance=exposure,
                               appearance_optimizer=appearance_optimizer)
-    return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid)
+    return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid, geometry)
 
 
 class DensifyOrder(NamedTuple):

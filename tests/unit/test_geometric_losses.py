@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors, there_and_back
@@ -216,6 +217,77 @@ def test_the_gradient_of_ncc_is_its_difference_quotient():
         step = 1e-7
         expected = (run(planes + step * direction) - run(planes - step * direction)) / (2 * step)
         np.testing.assert_allclose((jax.grad(run)(planes) * direction).sum(), expected, rtol=1e-4)
+
+
+def test_the_score_of_a_patch_is_that_of_the_pixels_which_its_plane_shows():
+    photo, other, planes, *rest = _ncc_case()
+    score, is_valid = map(np.asarray, patch_ncc(photo, other, planes, *rest, STRIDE))
+    photo, other, planes = (np.asarray(array, np.float64) for array in (photo, other, planes))
+    intrinsics, neighbor_from_view = INTRINSICS.astype(np.float64), OTHER.astype(np.float64) @ cameras.invert_rigid(POSE)
+    pixels = np.asarray(multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)), np.float64)
+    reach = np.stack(np.mgrid[-3:4, -3:4][::-1], axis=-1).reshape(-1, 2)
+    for row, column in np.ndindex(score.shape):
+        # The homography of the plane p . x = 1.
+        homography = intrinsics @ (neighbor_from_view[:3, :3] + np.outer(neighbor_from_view[:3, 3], planes[row, column]))
+        patch = np.column_stack([pixels[row, column] + reach, np.ones(len(reach))])
+        there = patch @ (homography @ np.linalg.inv(intrinsics)).T
+        there = there[:, :2] / there[:, 2:]
+        is_inside = all((at >= 0.5).all() and (at[:, 0] <= SIZE[1] - 0.5).all() and (at[:, 1] <= SIZE[0] - 0.5).all()
+                        for at in (patch, there))
+        assert is_inside == is_valid[row, column]
+        if is_inside:
+            own = photo[tuple(np.floor(patch[:, 1::-1]).astype(int).T)]
+            seen = ndimage.map_coordinates(other, there.T[::-1] - 0.5, order=1)
+            own, seen = own - own.mean(), seen - seen.mean()
+            noise = multi_view.NOISE_STD**2
+            expected = (own * seen).mean() / np.sqrt(((own**2).mean() + noise) * ((seen**2).mean() + noise))
+            np.testing.assert_allclose(score[row, column], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quotient(backend):
+    rng = np.random.default_rng(0)
+    other_depth = plane_view(OTHER)[0]
+    depth, direction = plane_view(POSE)[0] * (1 + 0.003 * rng.normal(size=SIZE)), rng.normal(size=SIZE)
+    intrinsics = INTRINSICS.astype(np.float64)
+
+    def distances(depth):
+        """Pixel by pixel, float64: how far each one of the lattice comes back from itself; infinity where it does not."""
+        result = []
+        for y in range(OFFSET[0], OFFSET[0] + SIZE[0] // STRIDE * STRIDE, STRIDE):
+            for x in range(OFFSET[1], OFFSET[1] + SIZE[1] // STRIDE * STRIDE, STRIDE):
+                point = np.linalg.inv(intrinsics) @ [x + 0.5, y + 0.5, 1] * depth[y, x]
+                point = (OTHER.astype(np.float64) @ cameras.invert_rigid(POSE.astype(np.float64)) @ [*point, 1])[:3]
+                column, line, scale = intrinsics @ point
+                column, line = column / scale, line / scale
+                if not (0.5 <= column <= SIZE[1] - 0.5 and 0.5 <= line <= SIZE[0] - 0.5):
+                    result.append(np.inf)
+                    continue
+                inverse = ndimage.map_coordinates(1 / other_depth.astype(np.float64), [[line - 0.5], [column - 0.5]], order=1)[0]
+                point = np.linalg.inv(intrinsics) @ [column, line, 1] / inverse
+                point = (POSE.astype(np.float64) @ cameras.invert_rigid(OTHER.astype(np.float64)) @ [*point, 1])[:3]
+                back = intrinsics @ point
+                result.append(np.hypot(*(back[:2] / back[2] - [x + 0.5, y + 0.5])))
+        return np.array(result)
+
+    phi = distances(depth)
+    is_seen = phi < 1
+    weights = np.exp(-phi[is_seen])  # take no gradient
+    expected = (weights * phi[is_seen]).mean()
+    step = 1e-6
+    ahead, behind = (distances(depth + sign * step * direction)[is_seen] for sign in (1, -1))
+    slope = (weights * (ahead - behind)).mean() / (2 * step)
+
+    def run(depth):
+        second = SecondView(camera(OTHER), jnp.zeros((*SIZE, 3), jnp.uint8), jnp.bool_(True), jnp.asarray(OFFSET))
+        only = LossSettings(single_view_weight=0.0, multi_view_geometric_weight=1.0, multi_view_photometric_weight=0.0,
+                            patch_stride=STRIDE)
+        return geometric_losses(maps(depth), camera(POSE), jnp.zeros((*SIZE, 3), jnp.uint8), None, second,
+                                jnp.asarray(other_depth), only, backend).total
+
+    value, gradient = jax.value_and_grad(run)(jnp.asarray(depth, jnp.float32))
+    np.testing.assert_allclose(value, expected, rtol=1e-3)
+    np.testing.assert_allclose((np.asarray(gradient, np.float64) * direction).sum(), slope, rtol=5e-3)
 
 
 def test_ncc_ignores_exposure_and_needs_texture():
