@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosurfgs_jax import pictures, settings_file
-from cosurfgs_jax.collab import compress, exposure
+from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.aggregate import Aggregation
 from cosurfgs_jax.collab.composite import PART_BYTES, Planner
 from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
@@ -20,7 +20,7 @@ from cosurfgs_jax.export.cameras import write_cameras_json
 from cosurfgs_jax.export.ply import write_surfels_ply
 from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import loop, processes
+from cosurfgs_jax.training import exposure, loop, processes
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context, Stopped
 from cosurfgs_jax.training.evaluation import merge_metrics

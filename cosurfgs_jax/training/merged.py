@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import loop
+from cosurfgs_jax.training import exposure, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.place import Place
 from cosurfgs_jax.training.state import abstract_state
@@ -40,7 +41,7 @@ def model_path(workdir: Path, step: int) -> Path:
 def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfels, int]:
     """The surfels of all cells of the newest stage that was saved, and how many steps were taken to there.
 
-    Blocks that are not distilled yet are cropped to their cells.
+    Blocks that are not distilled yet are cropped to their cells, and their colours made to agree in brightness (`exposure`).
 
     Args:
         settings: those of the run.
@@ -71,7 +72,14 @@ def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfel
         restored = checkpoints.restore_latest(make_abstract)
     state = restored.state
     alive, means = np.asarray(state.alive), np.asarray(state.params["means"])
+    params = state.params
     if name in ("device", "lmc_device"):
         alive = alive & (place.partition.cell_of(means) == np.arange(len(alive))[:, None])
-    fields = {key: np.asarray(value)[alive] for key, value in state.params.items()}
+        if settings.appearance.enabled and len(alive) > 1:
+            models = {block: jax.tree.map(lambda leaf, block=block: leaf[block], state.appearance) for block in range(len(alive))}
+            gains = exposure.block_gains(exposure.gray_responses(place, models),
+                                         np.array([len(block.views) for block in place.blocks]))
+            harmonics = zip(map(jnp.asarray, params["sh"]), jnp.asarray(gains, jnp.float32), strict=True)
+            params = params | {"sh": np.stack([exposure.scale_harmonics(sh, gain) for sh, gain in harmonics])}
+    fields = {key: np.asarray(value)[alive] for key, value in params.items()}
     return Surfels(**fields, alive=np.ones(int(alive.sum()), bool)), steps_before + restored.step

@@ -54,6 +54,8 @@ def test_training_improves_the_render_and_writes_what_users_read(trained):
     losses, psnr = ([row[key] for row in rows] for key in ("loss", "psnr/train"))
     assert np.mean(losses[-3:]) < 0.85 * losses[2]
     assert np.mean(psnr[-3:]) > psnr[0] + 5
+    terms = {"geometry/single_view", "geometry/multi_view_geometric", "geometry/multi_view_photometric", "seen_in_neighbor"}
+    assert not terms & set(rows[0]) and terms < set(rows[-1]) and 0 < rows[-1]["seen_in_neighbor"] <= 1
     assert rows[-1]["surfels"] <= json.loads((trained / "metrics.json").read_text())["stages"][0]["num_slots"]
     metrics = json.loads((trained / "metrics.json").read_text())
     stage = metrics["stages"][0]

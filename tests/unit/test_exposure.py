@@ -5,13 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blocks_case import NUM_BLOCKS, four_blocks, put_states, run_context, solid_state
+from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_context, solid_state
 
 from cosurfgs_jax import appearance
-from cosurfgs_jax.collab import exposure
+from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.losses.photometric import expose
 from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import LmcSettings, MasSettings
+from cosurfgs_jax.training import exposure, loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.merged import load_merged
 
 
 def test_gains_are_found_from_shared_photographs():
@@ -77,3 +81,24 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
     for number, state in blocks.items():
         sh = _with_exposure(solid_state(place, number), float(gains[number] * found[number, 0]), 7).params["sh"]
         np.testing.assert_allclose(state.params["sh"][..., 0], sh[..., 0], atol=1e-4)
+
+
+def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
+    place, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
+
+    def merged_colors(factors):
+        workdir = tmp_path / str(factors[0])
+        settings = dataclasses.replace(SETTINGS, lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False))
+        with run_context(place, workdir, 1, settings) as context, \
+                Checkpoints(loop.checkpoint_folder(workdir, "device")) as checkpoints:
+            rows = put_states(context, lambda number: jax.tree.map(
+                np.asarray, _with_exposure(solid_state(place, number), float(factors[number]), 7)))
+            loop.save_stage(context, Stage("device", rows, 1, 0, 0.0), checkpoints)
+            checkpoints.wait()
+        surfels, _ = load_merged(settings, workdir, place)
+        return surfels.means, 0.5 + spherical_harmonics.C0 * surfels.sh[:, 0]
+
+    (means, level), (other_means, colors) = merged_colors(np.ones(4)), merged_colors(gains)
+    np.testing.assert_array_equal(means, other_means)
+    ratio = colors[level[:, 0] > 0.05, 0] / level[level[:, 0] > 0.05, 0]
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.05)  # of all cells; it was 0.8 to 1.25

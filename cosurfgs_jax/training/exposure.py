@@ -18,6 +18,7 @@ from cosurfgs_jax.training import processes
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.place import Place
 from cosurfgs_jax.training.state import TrainState
 
 _LARGEST_GAIN = 4.0  # more is no exposure but a failure
@@ -55,6 +56,26 @@ def block_gains(responses: Float[np.ndarray, "b v 3"], num_views: Int[np.ndarray
     return np.clip(np.exp(gains), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
 
 
+def gray_responses(place: Place, exposures: dict[int, dict]) -> Float[np.ndarray, "b v 3"]:
+    """What each block's transform of a photograph makes of one canonical grey; NaN where a block has no such photograph.
+
+    Args:
+        place: of the run.
+        exposures: number of a block -> its exposure model; the rows of other blocks are NaN.
+    """
+    table = np.full((len(place.blocks), place.scene.num_views, 3), np.nan, np.float32)
+    for block, exposure in exposures.items():
+        shown = place.blocks[block].views
+        responses = appearance.gray_responses(jax.tree.map(jnp.asarray, exposure))
+        table[block, shown] = np.asarray(responses)[: len(shown)]
+    return table
+
+
+def scale_harmonics(sh: Float[Array, "n k 3"], gain: Float[Array, "3"]) -> Float[Array, "n k 3"]:
+    """The coefficients of colours that are `gain` times as bright."""
+    return (sh * gain[None, None]).at[:, 0].add((0.5 * (gain - 1) / spherical_harmonics.C0)[None])  # colour = harmonics + 0.5
+
+
 def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
     """The state with canonical colours times `gain` and transforms that undo it: what it shows of its photographs is the same.
 
@@ -62,8 +83,7 @@ def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
         state: of one block, with an exposure model.
         gain: per channel, positive.
     """
-    sh = state.params["sh"] * gain[None, None]
-    sh = sh.at[:, 0].add((0.5 * (gain - 1) / spherical_harmonics.C0)[None])  # colour = harmonics + 0.5
+    sh = scale_harmonics(state.params["sh"], gain)
     return dataclasses.replace(state, params=state.params | {"sh": sh}, appearance=appearance.divide(state.appearance, gain))
 
 
@@ -81,11 +101,7 @@ def agree(context: Context, stage: Stage) -> tuple[Stage, Float[np.ndarray, "b 3
     views = np.array([len(block.views) for block in place.blocks])
     if not context.settings.appearance.enabled or num_blocks == 1:
         return stage, np.ones((num_blocks, 3))
-    table = np.full((num_blocks, place.scene.num_views, 3), np.nan, np.float32)
-    for block, state in layout.get_blocks(stage.rows).items():
-        shown = place.blocks[block].views
-        responses = appearance.gray_responses(jax.tree.map(jnp.asarray, state.appearance))
-        table[block, shown] = np.asarray(responses)[: len(shown)]
+    table = gray_responses(place, {block: state.appearance for block, state in layout.get_blocks(stage.rows).items()})
     gains = block_gains(np.fmax.reduce(processes.gather(table), axis=0), views)
     scale = sharded(scale_colors, layout, donate=(0,))
     rows = [scale(state, layout.put_row(row, lambda number: np.ones(3, np.float32) if number is None else
