@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Speed of the rasterizer in (surfel, pixel) pairs per second and core, beside the floor of this machine.
 
-    python scripts/bench_raster.py [--scenes=solid,dense,town] [--cores=1,2] [--maps=geometry] [--out=bench.json]
+    python scripts/bench_raster.py [--scenes=solid,dense,town] [--cores=1,2] [--maps=geometry] [--backends=cpu,portable]
+        [--out=bench.json]
 
 Every number comes from this run: floor.cc is compiled here and timed before and after the kernels, on one core. It does
 the arithmetic of one pair and nothing else, so a kernel that visits every pair can approach it and one that skips what
@@ -12,6 +13,7 @@ Scenes (fronto-parallel to random surfels, colours of degree 3):
     solid   surfels larger than the image, too faint to stop a pixel: every nominal pair is blended, none can be skipped
     dense   surfels of 6 pixels, faint: several hundred hits a pixel
     town    surfels of 2 pixels, mostly opaque: what training sees
+    few     a hundred large ones: what the definition (backend "reference") can draw
 
 Pairs: *nominal* = tiles that a surfel's bounding box touches times 256 pixels, what a plain tile rasterizer visits,
 counted here in NumPy; *blended* = hits that end up in a pixel, from the contributions output.
@@ -19,6 +21,7 @@ counted here in NumPy; *blended* = hits that end up in a pixel, from the contrib
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -47,6 +50,7 @@ SCENES = {
     "solid": Scene(600, (1500.0, 3000.0), (0.008, 0.016)),
     "dense": Scene(60_000, (4.0, 8.0), (0.01, 0.05)),
     "town": Scene(150_000, (1.0, 3.0), (0.1, 0.95)),
+    "few": Scene(100, (40.0, 120.0), (0.1, 0.95)),
 }
 
 
@@ -209,22 +213,34 @@ def print_table(machine: dict, floor: dict, rows: list[dict]) -> None:
                   f"{row[f'{kind}_share_of_floor']:10.2f}{row[f'{kind}_cpu_share_of_floor']:10.2f}")
 
 
+def print_backends(rows: list[dict]) -> None:
+    """The time of each backend over that of the first one."""
+    print(f"\n{'scene':8}{'cores':>6}  {'backend':12}{'forward':>10}{'+ backward':>12}{'by cpu ms':>11}{'+ backward':>12}")
+    first = {(row["scene"], row["num_cores"]): row for row in reversed(rows)}
+    for row in rows:
+        base = first[row["scene"], row["num_cores"]]
+        ratios = [row[key] / base[key] for key in ("forward_s", "forward_backward_s", "forward_cpu_s", "forward_backward_cpu_s")]
+        print(f"{row['scene']:8}{row['num_cores']:6}  {row['backend']:12}{ratios[0]:9.2f}x{ratios[1]:11.2f}x{ratios[2]:10.2f}x"
+              f"{ratios[3]:11.2f}x")
+
+
 def parse_arguments() -> argparse.Namespace:
     """Flags, with comma-separated lists split."""
     available = sorted(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", default=",".join(SCENES), help="of " + ", ".join(SCENES))
+    parser.add_argument("--scenes", default="solid,dense,town", help="of " + ", ".join(SCENES))
     parser.add_argument("--cores", default=",".join(str(n + 1) for n in range(len(available))), help="numbers of cores")
     parser.add_argument("--height", type=int, default=384)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--maps", default="geometry", choices=("color", "geometry", "all"))
-    parser.add_argument("--backend", default=None)
+    parser.add_argument("--backends", default="", help="compared with the first one; empty = the default of this machine")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--floor_seconds", type=float, default=1.0)
     parser.add_argument("--out", default="", help="JSON file")
     parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.scenes, arguments.cores = arguments.scenes.split(","), [int(n) for n in arguments.cores.split(",")]
+    arguments.backends = arguments.backends.split(",")
     unknown = set(arguments.scenes) - set(SCENES)
     if unknown or max(arguments.cores) > len(available) or min(arguments.cores) < 1:
         parser.error(f"expected scenes of {', '.join(SCENES)} and 1 to {len(available)} cores")
@@ -235,7 +251,8 @@ def main() -> None:
     arguments = parse_arguments()
     image_size = (arguments.height, arguments.width)
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, image_size, arguments.maps, arguments.backend, arguments.repeats)))
+        print(json.dumps(measure(arguments.measure, image_size, arguments.maps, arguments.backends[0] or None,
+                                 arguments.repeats)))
         return
     available = sorted(os.sched_getaffinity(0))
     machine = describe_machine()
@@ -243,16 +260,17 @@ def main() -> None:
         floor_command = [build_floor(folder), str(arguments.floor_seconds)]
         floors, timings = [confined(floor_command, available[-1:])], []
         for num_cores in arguments.cores:
-            for scene in arguments.scenes:
-                command = [sys.executable, __file__, f"--measure={scene}", f"--height={arguments.height}",
+            for scene, backend in itertools.product(arguments.scenes, arguments.backends):
+                command = [sys.executable, __file__, f"--measure={scene}", f"--backends={backend}", f"--height={arguments.height}",
                            f"--width={arguments.width}", f"--maps={arguments.maps}", f"--repeats={arguments.repeats}"]
-                command += [f"--backend={arguments.backend}"] if arguments.backend else []
-                timings.append((confined(command, available[-num_cores:]), num_cores))
-                print(f"{scene} on {num_cores} core(s) done", file=sys.stderr)
+                timings.append((confined(command, available[-num_cores:]) | {"backend": backend}, num_cores))
+                print(f"{scene} {backend} on {num_cores} core(s) done", file=sys.stderr)
         floors.append(confined(floor_command, available[-1:]))
     floor = {name: max(f[name] for f in floors) for name in floors[0]}
     rows = [add_speeds(row, num_cores, floor) for row, num_cores in timings]
     print_table(machine, floor, rows)
+    if len(arguments.backends) > 1:
+        print_backends(rows)
     if arguments.out:
         content = {"machine": machine, "floor": floor, "image_size": image_size, "maps": arguments.maps, "rows": rows}
         pathlib.Path(arguments.out).write_text(json.dumps(content, indent=1) + "\n")
