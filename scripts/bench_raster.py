@@ -261,8 +261,8 @@ def main() -> None:
         floors, timings = [confined(floor_command, available[-1:])], []
         for num_cores in arguments.cores:
             for scene, backend in itertools.product(arguments.scenes, arguments.backends):
-                command = [sys.executable, __file__, f"--measure={scene}", f"--backends={backend}", f"--height={arguments.height}",
-                           f"--width={arguments.width}", f"--maps={arguments.maps}", f"--repeats={arguments.repeats}"]
+                command = [sys.executable, __file__, f"--measure={scene}", f"--backends={backend}", f"--maps={arguments.maps}",
+                           f"--height={arguments.height}", f"--width={arguments.width}", f"--repeats={arguments.repeats}"]
                 timings.append((confined(command, available[-num_cores:]) | {"backend": backend}, num_cores))
                 print(f"{scene} {backend} on {num_cores} core(s) done", file=sys.stderr)
         floors.append(confined(floor_command, available[-1:]))
