@@ -57,7 +57,7 @@ def exact_maps(scene, images):
         with np.load(scene.ground_truth.depth_path(view)) as maps:
             depth, normal = maps["depth"], maps["normal"]
         return {"color": images.load(view)[..., :3] / np.float32(255), "alpha": (depth > 0).astype(np.float32),
-                "median_depth": depth, "normal": normal}
+                "depth": depth, "median_depth": depth, "plane_depth": depth, "normal": normal}
     return render
 
 
