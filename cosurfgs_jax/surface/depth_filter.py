@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import relative_pose, sample_inverse_depth, there_and_back
 
+_SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 
 def _points_of_view(view: int, points: np.ndarray, camera_from_world: np.ndarray, intrinsics: np.ndarray,
                     image_size: np.ndarray, tracks_of_view: np.ndarray | None) -> np.ndarray:
@@ -58,12 +59,11 @@ def depth_limits(depths: list[np.ndarray], margin: float = 1.5) -> np.ndarray:
 
 
 @jax.jit
-def _ask_neighbor(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], neighbor_depth: Float[Array, "hn wn"],
-                  neighbor_intrinsics: Float[Array, "3 3"], neighbor_from_view: Float[Array, "4 4"], max_pixels,
-                  max_relative_depth) -> tuple[Bool[Array, "h w"], Bool[Array, "h w"]]:
+def _ask_neighbor(pixels: Float[Array, "n 2"], depth: Float[Array, " n"], intrinsics: Float[Array, "3 3"],
+                  neighbor_depth: Float[Array, "h w"], neighbor_intrinsics: Float[Array, "3 3"],
+                  neighbor_from_view: Float[Array, "4 4"], max_pixels,
+                  max_relative_depth) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
     """Whether a neighbour confirms each pixel's depth, and whether it could: it has a depth there, and nothing nearer."""
-    x, y = (jnp.arange(size, dtype=depth.dtype) + 0.5 for size in (depth.shape[1], depth.shape[0]))
-    pixels = jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None]), axis=-1)
     back, back_z, is_back = there_and_back(pixels, depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view)
     distance = jnp.hypot(back[..., 0] - pixels[..., 0], back[..., 1] - pixels[..., 1])
     is_confirmed = is_back & (distance <= max_pixels) & (jnp.abs(back_z - depth) <= max_relative_depth * depth)
@@ -72,9 +72,16 @@ def _ask_neighbor(depth: Float[Array, "h w"], intrinsics: Float[Array, "3 3"], n
     return is_confirmed, is_back & (shown >= (1 - max_relative_depth) * z)
 
 
+def _bucket(count: int, total: int) -> int:
+    """The least of total, total/2, total/4, ... that holds `count`: programs are compiled for few sizes only."""
+    while total > _SMALLEST_BUCKET and count <= (total + 1) // 2:
+        total = (total + 1) // 2
+    return total
+
+
 def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
                         neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_pixels: float = 1.0,
-                        max_relative_depth: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+                        max_relative_depth: float = 0.01, enough: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """How many neighbours agree with each pixel's depth, and how many could.
 
     A pixel goes to the neighbour by its depth and comes back by the neighbour's depth there (bilinear, all four pixels
@@ -86,19 +93,27 @@ def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_w
         neighbors: (depth f32[h,w], intrinsics, camera_from_world) of each, any image size.
         max_pixels: distance after the way there and back.
         max_relative_depth: difference of the depths as a share; it catches what a short baseline cannot.
+        enough: neighbours farther down the list are not asked about a pixel that so many have confirmed; None = all are.
     Returns:
-        Two i32[H,W].
+        Two i32[H,W]; where there were enough, of the neighbours that were asked.
     """
-    count, possible = np.zeros((2, *depth.shape), np.int32)
+    depth = np.asarray(depth, np.float32)
+    count, possible = np.zeros((2, depth.size), np.int32)
     for neighbor_depth, neighbor_intrinsics, neighbor_pose in neighbors:
+        asked = np.flatnonzero((depth.ravel() > 0) & (enough is None or count < enough))
+        if not len(asked):
+            break
+        padded = np.resize(asked, _bucket(len(asked), depth.size))
+        rows, columns = np.divmod(padded, depth.shape[1])
         # Relative poses in float64: map coordinates of 1e6 would leave float32 no digits.
         neighbor_from_view = relative_pose(neighbor_pose, camera_from_world)
         arrays = (np.asarray(a, np.float32) for a in (
-            depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view))
+            np.stack([columns, rows], axis=-1) + 0.5, depth.ravel()[padded], intrinsics, neighbor_depth, neighbor_intrinsics,
+            neighbor_from_view))
         answers = _ask_neighbor(*arrays, np.float32(max_pixels), np.float32(max_relative_depth))
-        count += np.asarray(answers[0], np.int32)
-        possible += np.asarray(answers[1], np.int32)
-    return count, possible
+        for total, answer in zip((count, possible), answers, strict=True):
+            total[asked] += np.asarray(answer)[:len(asked)]
+    return count.reshape(depth.shape), possible.reshape(depth.shape)
 
 
 def drop_by_itself(depth: np.ndarray, normal: np.ndarray | None, intrinsics: np.ndarray,
@@ -147,7 +162,8 @@ def drop_unconfirmed(depth: np.ndarray, intrinsics: np.ndarray, camera_from_worl
     """
     keep = depth > 0
     if min_neighbor_views > 0:
-        count, possible = count_confirmations(depth, intrinsics, camera_from_world, neighbors, max_pixels, max_relative_depth)
+        count, possible = count_confirmations(depth, intrinsics, camera_from_world, neighbors, max_pixels, max_relative_depth,
+                                              enough=min_neighbor_views)
         keep &= count >= np.clip(possible, 1, min_neighbor_views)
     counts = {"unconfirmed": int(((depth > 0) & ~keep).sum()), "kept": int(keep.sum())}
     return np.where(keep, depth, 0).astype(np.float32), counts

@@ -62,6 +62,23 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     assert np.array_equal(kept, wrong)
 
 
+def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_changes():
+    rng = np.random.default_rng(0)
+    normal, geometry = np.array([0.1, 0.1, 1.0]), []
+    for x in (0.0, 0.3, -0.4, 0.5, -0.6, 0.7):
+        view = plane_view(look_at(FAR + np.array([x, 0.3 * x, -5.0]), FAR), normal, FAR @ normal)
+        depth = np.where(rng.uniform(size=view.depth.shape) < 0.97, view.depth, 0)
+        depth[(rng.uniform(size=(HEIGHT // 4, WIDTH // 4)) < 0.4).repeat(4, axis=0).repeat(4, axis=1)] *= 1.2
+        geometry.append((depth.astype(np.float32), view.intrinsics, view.camera_from_world))
+    count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
+    fewer, fewer_possible = depth_filter.count_confirmations(*geometry[0], geometry[1:], enough=2)
+    assert (fewer < count).any() and (fewer >= np.minimum(count, 2)).all() and (fewer_possible <= possible).all()
+    for least in (1, 2, 3):
+        kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:], min_neighbor_views=least)
+        assert np.array_equal(kept > 0, (geometry[0][0] > 0) & (count >= np.clip(possible, 1, least)))
+        assert 0.2 < (kept > 0).mean() < 0.9
+
+
 def test_one_confirmation_is_enough_where_one_neighbour_looks():
     """Two views of a plane, and a third that shows its left half only: the right half is confirmed by one, floaters by none."""
     normal = np.array([0.0, 0.1, 1.0])
