@@ -23,6 +23,8 @@ import time
 import numpy as np
 from bench_raster import Scene, build_scene, describe_machine
 
+from cosurfgs_jax import program
+
 # Of 150,000 surfels at 512 pixels' width, as in bench_raster.SCENES["town"].
 _NUM, _WIDTH, _SIZE_PX = 150_000, 512, (1.0, 3.0)
 _COLORS = {"raster": "#2b6cb0", "step": "#c05621"}
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--plot", default="", help="SVG file")
     parser.add_argument("--case", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    program.keep_freed_memory()  # as `train` does
     if options.case:
         num, width, height, views = map(int, options.case.split(","))
         print(json.dumps(measure(num, (width, height), views, options.backend or None, options.seconds)))

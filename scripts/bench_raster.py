@@ -26,12 +26,15 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+
+from cosurfgs_jax import program
 
 HERE = pathlib.Path(__file__).resolve().parent
 TILE = 16
@@ -169,17 +172,19 @@ def describe_machine() -> dict:
 
     names = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
-    compiler = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True)
+    compiler = os.environ.get("CXX", "g++")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout if shutil.which(compiler) else ""
     commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": sorted(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
-        "kernel_variant": ffi.cpu_instruction_set(),
+        "device": jax.devices()[0].device_kind,
+        "kernel_variant": "none" if ffi.why_no_cpu_library() else ffi.cpu_instruction_set(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
-        "compiler": compiler.stdout.splitlines()[0] if compiler.stdout else "",
+        "compiler": version.splitlines()[0] if version else "",
         "commit": commit.stdout.strip(),
     }
 
@@ -249,11 +254,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    program.keep_freed_memory()  # as `train` does
     image_size = (arguments.height, arguments.width)
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, image_size, arguments.maps, arguments.backends[0] or None,
                                  arguments.repeats)))
         return
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        sys.exit("bench_raster.py compiles the floor with g++ (or $CXX), and there is none; bench_growth.py does without")
     available = sorted(os.sched_getaffinity(0))
     machine = describe_machine()
     with tempfile.TemporaryDirectory() as folder:

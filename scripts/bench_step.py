@@ -5,10 +5,11 @@ python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [
 With --workdir it goes on from the checkpoint of a run's device stage, which it leaves alone; else from SfM points, repeated up to
 --surfels. The step is that of one block on one device, which has all cores.
 
-The parts are measured inside one run: those of the rasterizer by the library's own counters while whole steps run, the others as
-programs of their own on the same arrays. The whole step is the photometric one; the one with SV-Reg and MV-Reg (second view
-included) stands beside it. The rest is what the whole step takes beyond its parts. Medians; this is a benchmark on
-whatever else the machine does, not a test.
+The parts are measured inside one run: those of the rasterizer by the native CPU library's own counters while whole steps run (on
+other backends drawing is not told apart from the rest), the others as programs of their own on the same arrays. The floor of a
+part that moves more than it computes is its bytes over the memory's speed, which is measured first. The whole step is the
+photometric one; the one with SV-Reg and MV-Reg (second view included) stands beside it. The rest is what the whole step takes
+beyond its parts. Medians; this is a benchmark on whatever else the machine does, not a test.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import density, initialize, optim, settings_file
+from cosurfgs_jax import density, initialize, optim, program, settings_file
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.raster import ffi
@@ -44,8 +45,29 @@ STAGES = ("project", "bin", "blend forward", "blend backward", "project backward
 def stage_seconds() -> np.ndarray:
     """What each stage of the rasterizer has taken since the library was loaded."""
     seconds = np.zeros(len(STAGES))
-    ffi.load_cpu_library().cosurfgs_stage_seconds(seconds.ctypes.data_as(ctypes.c_void_p))
+    if not ffi.why_no_cpu_library():
+        ffi.load_cpu_library().cosurfgs_stage_seconds(seconds.ctypes.data_as(ctypes.c_void_p))
     return seconds
+
+
+def memory_speed() -> float:
+    """Bytes a second of a + 2 b over arrays that no cache holds, in JAX, best of several."""
+    a, b = jnp.zeros(1 << 26, jnp.float32), jnp.ones(1 << 26, jnp.float32)
+    triad = jax.jit(lambda a, b: a + 2 * b, donate_argnums=0)
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        a = jax.block_until_ready(triad(a, b))
+        best = min(best, time.perf_counter() - started)
+    return 3 * a.nbytes / best
+
+
+def moved_bytes(state, image_size: tuple[int, int]) -> dict[str, float]:
+    """What parts must read and write at least: parameters, moments and gradients of surfels; pixels of maps."""
+    floats, pixels = 4 * sum(x.size for x in state.params.values()), image_size[0] * image_size[1]
+    features = 128 * state.alive.size  # what the projection writes of a surfel
+    return {"project": 2 * (floats + features), "project backward": 2 * floats + features, "optimiser": 7 * floats,
+            "loss": pixels * (3 + 4 * 4 + 4 * 4)}
 
 
 def median_ms(function, repeats: int) -> float:
@@ -153,6 +175,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="repeats of each part")
     parser.add_argument("--out", default="", help="JSON file")
     options = parser.parse_args()
+    program.keep_freed_memory()  # as `train` does
     settings = settings_file.load(Path(options.workdir) / settings_file.NAME) if options.workdir else Settings()
     if not options.workdir:
         settings.data.path = options.data
@@ -167,17 +190,21 @@ def main() -> None:
             first = first_state(place, block, settings, options.surfels)
             state = layout.put(lambda _: first)
         num_surfels = int(state.alive.sum())
+        floors = {name: 1e3 * size / memory_speed() for name, size in moved_bytes(
+            layout.get(state, 0), place.photo_size or place.views.image_size(int(block.views[0]))).items()}
         with ImageStore(place.scene, settings.data.host_memory_mb) as images:
             parts = measure(place, layout, block, settings, state, images, options.steps)
     height, width = place.photo_size or place.views.image_size(int(block.views[0]))
-    machine = f"{platform.machine()}, {ffi.cpu_instruction_set()}, {jax.local_device_count()} device(s), jax {jax.__version__}"
+    kernel = f"no native kernel ({why_not})" if (why_not := ffi.why_no_cpu_library()) else ffi.cpu_instruction_set()
+    machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, {kernel}, jax {jax.__version__}"
     print(f"{place.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
     for name, value in parts.items():
-        print(f"  {name:32s} {value:8.2f} ms  {100 * value / parts['whole step']:5.1f} %")
-    raster = sum(parts[name] for name in STAGES)
-    print(f"  the rasterizer is {100 * raster / parts['whole step']:.0f} % of the step")
+        floor = f"   floor {floors[name]:6.2f} ms" if name in floors else ""
+        print(f"  {name:32s} {value:8.2f} ms  {100 * value / parts['whole step']:5.1f} %{floor}")
+    if raster := sum(parts[name] for name in STAGES):
+        print(f"  the rasterizer is {100 * raster / parts['whole step']:.0f} % of the step")
     if options.out:
-        Path(options.out).write_text(json.dumps({"machine": machine, "parts_ms": parts}, indent=2))
+        Path(options.out).write_text(json.dumps({"machine": machine, "parts_ms": parts, "floors_ms": floors}, indent=2))
 
 
 if __name__ == "__main__":

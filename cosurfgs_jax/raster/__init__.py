@@ -16,8 +16,8 @@ from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 _log = logging.getLogger(__name__)
 
-# Processor time, 640 x 480: 20,000 surfels take 5.2 to 5.8 times as long forward, and 5.4 with the way back.
-PORTABLE_COST = "about 5 times slower than the native CPU kernel, and on one core"
+# Of processor time, measured: docs/performance.md.
+PORTABLE_COST = "about 5 times the work of the native CPU kernel, and on one core"
 PROJECTIONS = ("perspective", "orthographic")
 
 
@@ -42,7 +42,8 @@ def _draw_function(backend: str) -> Callable:
 
 @functools.cache
 def _say_portable(why_not: str) -> None:
-    _log.warning("Surfels are drawn by the portable rasterizer, in plain JAX, %s: %s", PORTABLE_COST, why_not)
+    cost = PORTABLE_COST if jax.default_backend() == "cpu" else "slower than a native kernel"
+    _log.warning("Surfels are drawn by the portable rasterizer, in plain JAX, %s: %s", cost, why_not)
 
 
 def native_backend() -> str:

@@ -82,7 +82,7 @@ def _draw_bwd(static, residuals, cotangents):
         f"{static.targets}_backward", results, *params, *cameras, background, transmittance, depth_sum, last,
         median_index, *cotangents[:7], width=static.width, height=static.height, near=static.near,
         sh_degree=static.sh_degree, maps=static.maps, deterministic=static.deterministic)
-    g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents[0])
+    g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents[0], precision="highest")
     return (*g_params, None), (g_pose, jnp.zeros_like(cameras[1])), g_background, g_probe
 
 

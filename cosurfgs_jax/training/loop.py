@@ -24,7 +24,7 @@ from cosurfgs_jax.training.logging import Progress, Stopwatch
 from cosurfgs_jax.training.place import Block, Place, slots_for, split_photo
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
-from cosurfgs_jax.training.step import DensifyOrder, StepReport
+from cosurfgs_jax.training.step import Batch, DensifyOrder, StepReport
 from cosurfgs_jax.types import Camera
 
 _log = logging.getLogger(__name__)
@@ -169,6 +169,7 @@ class Trainer:
         self._context, self._schedule, self._first_progress = context, schedule, first_progress
         self._steps = compile_blocks(context.settings, context.layout)
         self._views = BlockViews(context)
+        self._next_batches: dict[tuple[int, int], Batch] = {}  # by row and step
         self.stage: Stage | None = None
 
     def advance(self, stage: Stage, progress: Progress) -> tuple[Stage, dict[int, StepReport]]:
@@ -176,11 +177,12 @@ class Trainer:
         step, schedule = stage.step, self._schedule
         shape = schedule.shape(step)
         self._views.prefetch(step + 1, with_second=shape.has_geometry)
-        share = self._first_progress + (1 - self._first_progress) * step / schedule.num_steps
         rows, reports = list(stage.rows), []
         for row in range(len(rows)):
-            batch = self._views.batch(row, step, share, schedule.sh_degree_at(step), shape.has_geometry)
+            batch = self._next_batches.pop((row, step), None) or self._batch(row, step)
             rows[row], report = self._steps.train(rows[row], batch, shape=shape)
+            if step + 1 < schedule.num_steps:  # goes to the device while that computes
+                self._next_batches[row, step + 1] = self._batch(row, step + 1)
             # This waits: more than one step in flight only holds memory, and on a CPU they would share the same cores.
             reports.append(jax.block_until_ready(report))
         self.stage = stage._replace(rows=rows, step=step + 1)
@@ -189,6 +191,11 @@ class Trainer:
         if test_every and self.stage.step % test_every == 0 and self.stage.step < schedule.num_steps:
             log_test_views(self._context, self.stage)
         return self.stage, self._context.layout.get_blocks(reports)
+
+    def _batch(self, row: int, step: int) -> Batch:
+        schedule = self._schedule
+        share = self._first_progress + (1 - self._first_progress) * step / schedule.num_steps
+        return self._views.batch(row, step, share, schedule.sh_degree_at(step), schedule.shape(step).has_geometry)
 
     def _control_density(self, progress: Progress) -> None:
         step, schedule = self.stage.step, self._schedule

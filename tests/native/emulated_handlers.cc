@@ -117,6 +117,11 @@ class HostDevice {
     }
   }
   int64_t Read(const int64_t* value) { return *value; }
+  std::vector<int64_t> ReadEvery(const int64_t* values, int64_t stride, int64_t count) {
+    std::vector<int64_t> result(count);
+    for (int64_t i = 0; i < count; ++i) result[i] = values[i * stride];
+    return result;
+  }
   int64_t max_band_pairs() const { return band_pairs; }
   ffi::Error Finish() { return ffi::Error::Success(); }
 

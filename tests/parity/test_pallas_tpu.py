@@ -36,7 +36,9 @@ def test_values_and_gradients(name):
     assert got.num_invalid == 0
     for field in cases.FLOAT_MAPS:
         np.testing.assert_allclose(getattr(got, field)[safe], getattr(want, field)[safe], rtol=1e-4, atol=1e-4, err_msg=field)
-    np.testing.assert_allclose(got.contributions, want.contributions, rtol=1e-3, atol=(~safe).sum() * 2 + 1e-3)
+    turned = (~safe).sum()  # a weight that is just below or above the least one may count or not
+    for column, reach in enumerate((turned * 2 / 255, (turned > 0) * 2 / 255, turned, turned)):
+        np.testing.assert_allclose(got.contributions[:, column], want.contributions[:, column], rtol=1e-3, atol=reach + 1e-3)
     cotangents = cases.random_cotangents(case, safe)
     want, got = (cases.kernel_gradients(backend, case, cotangents) for backend in ("cpu", "tpu"))
     for field, reference in want.items():

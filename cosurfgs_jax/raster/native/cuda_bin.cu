@@ -2,6 +2,8 @@
 
 #define COSURFGS_VARIANT cuda
 
+#include <algorithm>
+
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
 
@@ -60,12 +62,16 @@ void CudaDevice::ExclusiveSum(const int64_t* in, int64_t* out, int64_t n) {
   Keep(cub::DeviceScan::ExclusiveSum(temporary, bytes, in, out, n, stream_));
 }
 
-int64_t CudaDevice::Read(const int64_t* value) {
-  int64_t result = 0;
+int64_t CudaDevice::Read(const int64_t* value) { return ReadEvery(value, 1, 1)[0]; }
+
+std::vector<int64_t> CudaDevice::ReadEvery(const int64_t* values, int64_t stride, int64_t count) {
+  std::vector<int64_t> result(count);
   if (failed()) return result;
-  Keep(cudaMemcpyAsync(&result, value, sizeof(result), cudaMemcpyDeviceToHost, stream_));
+  Keep(cudaMemcpy2DAsync(result.data(), sizeof(int64_t), values, stride * sizeof(int64_t), sizeof(int64_t), count,
+                         cudaMemcpyDeviceToHost, stream_));
   Keep(cudaStreamSynchronize(stream_));
-  return failed() ? 0 : result;
+  if (failed()) std::fill(result.begin(), result.end(), 0);
+  return result;
 }
 
 }  // namespace cuda

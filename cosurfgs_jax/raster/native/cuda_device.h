@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
@@ -39,6 +40,8 @@ class CudaDevice {
 
   // A number from device memory, after all that was launched before: waits for the stream.
   int64_t Read(const int64_t* value);
+  // Likewise `count` numbers that are `stride` apart.
+  std::vector<int64_t> ReadEvery(const int64_t* values, int64_t stride, int64_t count);
 
   // Rows of gradients in memory at a time: 16 M of 88 bytes are 1.4 GB.
   int64_t max_band_pairs() const { return int64_t(1) << 24; }

@@ -79,7 +79,7 @@ COSURFGS_FN bool Intersect(const Record& r, int x, int y, float near, Hit& h) {
 // take for granted that words are not the floats that are read afterwards.
 template <int kBatch>
 COSURFGS_FN void CopyBatch(const BlendArgs& args, int64_t first, int size, int thread, Record* records, int32_t* ids) {
-  constexpr int kBytes = 16, kChunks = sizeof(Record) / kBytes;
+  constexpr int kBytes = 16, kChunks = kRecordBytes / kBytes;
   struct alignas(kBytes) Chunk {
     char bytes[kBytes];
   } chunk;

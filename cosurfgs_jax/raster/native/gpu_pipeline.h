@@ -1,12 +1,13 @@
 // The order of work on a GPU, for any `Device` that launches bodies: cuda_device.h, or the emulation in tests/native/.
 //
-// Views are drawn one after the other, each with one read-back: the number of (surfel, tile) pairs decides how much memory the
+// Views are drawn one after the other, each with one read-back (bands of gradients: a few more): the number of (surfel, tile) pairs decides how much memory the
 // binning takes and how many threads it has. Waiting for it costs the host some ten microseconds and an empty queue; an upper
 // bound instead would have to be guessed, paid for in memory and sorting by every call, and be wrong some day in the middle
 // of a training. Only the stream is waited for, never the device. The backward call projects and bins again, like the CPU's.
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "gpu_bin.h"
 #include "gpu_blend.h"
@@ -214,8 +215,11 @@ class Pipeline {
       device_.template Blocks<BlendTileBackwardBlock<kMaps, false>>(tiles_x_ * tiles_y_, args);
       return;
     }
+    const bool has_bands = num_pairs_ > max_band_pairs_;
+    const std::vector<int64_t> begins =
+        has_bands ? device_.ReadEvery(tile_begin_, tiles_x_, tiles_y_ + 1) : std::vector<int64_t>();
     for (int first = 0, end; first < tiles_y_; first = end) {
-      end = BandEnd(first);
+      end = has_bands ? BandEnd(begins, first) : tiles_y_;
       const bool is_all = first == 0 && end == tiles_y_;
       const int64_t pairs = is_all ? num_pairs_ : CountRows(first, end);
       args.rows = MakeRows(kUsed, pairs, offsets_, first);
@@ -226,11 +230,10 @@ class Pipeline {
     }
   }
 
-  int BandEnd(int first) {
-    if (num_pairs_ <= max_band_pairs_) return tiles_y_;
-    const int64_t before = device_.Read(tile_begin_ + int64_t(first) * tiles_x_);
+  // begins: where the pairs of each row of tiles begin, and where they end.
+  int BandEnd(const std::vector<int64_t>& begins, int first) const {
     int end = first + 1;
-    while (end < tiles_y_ && device_.Read(tile_begin_ + int64_t(end + 1) * tiles_x_) - before <= max_band_pairs_) ++end;
+    while (end < tiles_y_ && begins[end + 1] - begins[first] <= max_band_pairs_) ++end;
     return end;
   }
 

@@ -107,7 +107,9 @@ struct ProjectSurfel {
     record.cutoff = cutoff + 1e-3f;  // a margin: the exact test is on alpha
     record.may_be_near = !(bounds.min_z >= view.near);
     args.records[id] = record;
-    memcpy(&args.keys[id], &z, sizeof(z));  // positive floats sort like their bits
+    uint32_t key;  // positive floats sort like their bits
+    memcpy(&key, &z, sizeof(key));
+    args.keys[id] = key;
   }
 };
 

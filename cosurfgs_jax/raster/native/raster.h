@@ -2,6 +2,7 @@
 // and the GPU kernels (gpu_*.h) share.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "constants.h"
@@ -56,9 +57,10 @@ struct alignas(64) Record {
   Projected<float> s;
   float cutoff;        // sigma at which alpha falls below kMinAlpha
   Box box;
-  bool may_be_near;    // a hit within the cut-off may be nearer than `near`
+  int32_t may_be_near;  // whether a hit within the cut-off may be nearer than `near`
 };
-static_assert(sizeof(Record) == 128, "two cache lines");
+constexpr int kRecordBytes = 96;  // that are used
+static_assert(sizeof(Record) == 128 && offsetof(Record, may_be_near) + 4 == kRecordBytes, "two cache lines");
 
 enum class Fate : uint8_t { kDrawn, kHidden, kInvalid };
 
