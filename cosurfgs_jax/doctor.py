@@ -75,7 +75,7 @@ def _backends() -> list[tuple[str, str]]:
         if name == "cpu" and not reason:
             text += f", instruction set {raster.ffi.cpu_instruction_set()}"
         if name == "portable":
-            text += f": plain JAX, {raster.PORTABLE_COST}"
+            text += f": plain JAX, {raster.portable_cost()}"
         if name == raster.best_backend():
             text += "; what is used here unless raster.backend says otherwise"
         lines.append((f"rasterizer {name}", text))

@@ -190,11 +190,11 @@ def main() -> None:
             first = first_state(place, block, settings, options.surfels)
             state = layout.put(lambda _: first)
         num_surfels = int(state.alive.sum())
-        floors = {name: 1e3 * size / memory_speed() for name, size in moved_bytes(
-            layout.get(state, 0), place.photo_size or place.views.image_size(int(block.views[0]))).items()}
+        height, width = place.photo_size or place.views.image_size(int(block.views[0]))
+        speed = memory_speed()
+        floors = {name: 1e3 * size / speed for name, size in moved_bytes(layout.get(state, 0), (height, width)).items()}
         with ImageStore(place.scene, settings.data.host_memory_mb) as images:
             parts = measure(place, layout, block, settings, state, images, options.steps)
-    height, width = place.photo_size or place.views.image_size(int(block.views[0]))
     kernel = f"no native kernel ({why_not})" if (why_not := ffi.why_no_cpu_library()) else ffi.cpu_instruction_set()
     machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, {kernel}, jax {jax.__version__}"
     print(f"{place.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")

@@ -5,10 +5,16 @@ import functools
 import tempfile
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from cosurfgs_jax.data.generated import make_town
 from cosurfgs_jax.data.scene import Scene, load_scene
+from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings
 from cosurfgs_jax.training.place import Place, open_place
+from cosurfgs_jax.training.step import Batch
+from cosurfgs_jax.types import Camera
 
 # 0.6 m per pixel on the ground; neighbouring photographs overlap by more than 70 %. Takes about a second to make.
 SMALL = GeneratedSettings(num_views=12, width=160, height=120, size_m=80.0)
@@ -40,3 +46,11 @@ def town_place(settings: GeneratedSettings = TINY, num_blocks: int = 1, num_edge
     partition = PartitionSettings(num_blocks=num_blocks, num_edges=num_edges, min_views=1, min_points=1)
     given = Settings(data=DataSettings(path=str(town_folder(settings))), generated=settings, partition=partition)
     return open_place(given, Path(_root().name))
+
+
+def abstract_batch(size: tuple[int, int]) -> Batch:
+    """Shapes of what a training step with a second view takes."""
+    shape, photo = jax.ShapeDtypeStruct, (*size, 3)
+    camera = Camera(shape((4, 4), np.float32), shape((3, 3), np.float32))
+    second = SecondView(camera, shape(photo, np.uint8), shape((), bool), shape((2,), np.int32))
+    return Batch(camera, shape(photo, np.uint8), shape((), np.int32), shape((), np.float32), shape((), np.int32), second)

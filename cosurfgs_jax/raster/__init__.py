@@ -40,10 +40,14 @@ def _draw_function(backend: str) -> Callable:
     return {"cpu": ops.draw, "cuda": ops.draw, "portable": portable.draw}[backend]
 
 
+def portable_cost() -> str:
+    """What the portable rasterizer costs on this platform, in words."""
+    return PORTABLE_COST if jax.default_backend() == "cpu" else "slower than a native kernel"
+
+
 @functools.cache
 def _say_portable(why_not: str) -> None:
-    cost = PORTABLE_COST if jax.default_backend() == "cpu" else "slower than a native kernel"
-    _log.warning("Surfels are drawn by the portable rasterizer, in plain JAX, %s: %s", cost, why_not)
+    _log.warning("Surfels are drawn by the portable rasterizer, in plain JAX, %s: %s", portable_cost(), why_not)
 
 
 def native_backend() -> str:

@@ -10,6 +10,7 @@ from cosurfgs_jax.geometry.view_pairs import relative_pose, sample_inverse_depth
 
 _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 
+
 def _points_of_view(view: int, points: np.ndarray, camera_from_world: np.ndarray, intrinsics: np.ndarray,
                     image_size: np.ndarray, tracks_of_view: np.ndarray | None) -> np.ndarray:
     """Camera z of the points that a view sees: by tracks, or by projection where there are none."""

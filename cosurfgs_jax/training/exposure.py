@@ -71,6 +71,11 @@ def gray_responses(place: Place, exposures: dict[int, dict]) -> Float[np.ndarray
     return table
 
 
+def gains_of(place: Place, responses: Float[np.ndarray, "b v 3"]) -> Float[np.ndarray, "b 3"]:
+    """`block_gains` for the blocks of a place, from their `gray_responses`."""
+    return block_gains(responses, np.array([len(block.views) for block in place.blocks]))
+
+
 def scale_harmonics(sh: Float[Array, "n k 3"], gain: Float[Array, "3"]) -> Float[Array, "n k 3"]:
     """The coefficients of colours that are `gain` times as bright."""
     return (sh * gain[None, None]).at[:, 0].add((0.5 * (gain - 1) / spherical_harmonics.C0)[None])  # colour = harmonics + 0.5
@@ -98,11 +103,10 @@ def agree(context: Context, stage: Stage) -> tuple[Stage, Float[np.ndarray, "b 3
     """
     place, layout = context.place, context.layout
     num_blocks = len(place.blocks)
-    views = np.array([len(block.views) for block in place.blocks])
     if not context.settings.appearance.enabled or num_blocks == 1:
         return stage, np.ones((num_blocks, 3))
     table = gray_responses(place, {block: state.appearance for block, state in layout.get_blocks(stage.rows).items()})
-    gains = block_gains(np.fmax.reduce(processes.gather(table), axis=0), views)
+    gains = gains_of(place, np.fmax.reduce(processes.gather(table), axis=0))
     scale = sharded(scale_colors, layout, donate=(0,))
     rows = [scale(state, layout.put_row(row, lambda number: np.ones(3, np.float32) if number is None else
                                         gains[number].astype(np.float32))) for row, state in enumerate(stage.rows)]

@@ -77,8 +77,7 @@ def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfel
         alive = alive & (place.partition.cell_of(means) == np.arange(len(alive))[:, None])
         if settings.appearance.enabled and len(alive) > 1:
             models = {block: jax.tree.map(lambda leaf, block=block: leaf[block], state.appearance) for block in range(len(alive))}
-            gains = exposure.block_gains(exposure.gray_responses(place, models),
-                                         np.array([len(block.views) for block in place.blocks]))
+            gains = exposure.gains_of(place, exposure.gray_responses(place, models))
             harmonics = zip(map(jnp.asarray, params["sh"]), jnp.asarray(gains, jnp.float32), strict=True)
             params = params | {"sh": np.stack([exposure.scale_harmonics(sh, gain) for sh, gain in harmonics])}
     fields = {key: np.asarray(value)[alive] for key, value in params.items()}

@@ -9,13 +9,14 @@ import pytest
 import raster_cases as cases
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
+from scenes import abstract_batch
 
-from cosurfgs_jax import Camera, raster, rasterize
+from cosurfgs_jax import raster, rasterize
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import RasterSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.state import abstract_state
-from cosurfgs_jax.training.step import Batch, SecondView, StepShape, train_step
+from cosurfgs_jax.training.step import StepShape, train_step
 
 KINDS = ("TPU v5e", "TPU v6 lite")
 
@@ -83,11 +84,8 @@ def test_it_lowers_for_tpus(kind, as_on_tpus):
 def test_a_training_step_of_two_blocks_lowers_for_two_tpus(kind, as_on_tpus):
     """The project's own step, with all losses, under shard_map; its two drawings share the forward kernel."""
     settings = Settings(surfels=SurfelSettings(sh_degree=1), raster=RasterSettings(backend="tpu"))
-    shape, photo = jax.ShapeDtypeStruct, (32, 48, 3)
-    camera = Camera(shape((4, 4), np.float32), shape((3, 3), np.float32))
-    second = SecondView(camera, shape(photo, np.uint8), shape((), bool), shape((2,), np.int32))
-    batch = Batch(camera, shape(photo, np.uint8), shape((), np.int32), shape((), np.float32), shape((), np.int32), second)
-    arguments = jax.tree.map(lambda x: shape((2, *x.shape), x.dtype), (abstract_state(256, 4, settings), batch))
+    one = abstract_state(256, 4, settings), abstract_batch((32, 48))
+    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), one)
 
     def on_device(*blocks):
         result = train_step(*jax.tree.map(lambda x: x[0], blocks), settings, StepShape(is_densifying=True, has_geometry=True))

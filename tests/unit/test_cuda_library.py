@@ -6,16 +6,15 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from scenes import abstract_batch
 
 from cosurfgs_jax import Camera, Surfels, raster, rasterize
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import Settings, SurfelSettings
 from cosurfgs_jax.training.state import abstract_state
-from cosurfgs_jax.training.step import Batch, StepShape, train_step
+from cosurfgs_jax.training.step import StepShape, train_step
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +65,13 @@ def test_a_step_lowers_for_cuda_to_the_same_calls(monkeypatch):
 def test_the_training_step_lowers_for_cuda_with_our_kernels_in_it(monkeypatch):
     """The project's own step with all losses: both views are drawn, and only the first one goes back."""
     monkeypatch.setattr(ffi, "has_native", lambda *operands: False)
-    settings, shape, photo = Settings(surfels=SurfelSettings(sh_degree=1)), jax.ShapeDtypeStruct, (32, 48, 3)
-    camera = Camera(shape((4, 4), np.float32), shape((3, 3), np.float32))
-    second = SecondView(camera, shape(photo, np.uint8), shape((), bool), shape((2,), np.int32))
-    batch = Batch(camera, shape(photo, np.uint8), shape((), np.int32), shape((), np.float32), shape((), np.int32), second)
+    settings = Settings(surfels=SurfelSettings(sh_degree=1))
 
     def step(state, batch):
         return train_step(state, batch, settings, StepShape(is_densifying=True, has_geometry=True))
 
     with jax.default_matmul_precision("highest"):
-        text = jax.jit(step, donate_argnums=0).trace(abstract_state(256, 4, settings), batch).lower(
+        text = jax.jit(step, donate_argnums=0).trace(abstract_state(256, 4, settings), abstract_batch((32, 48))).lower(
             lowering_platforms=("cuda",)).as_text()
     assert text.count("@cosurfgs_raster_forward(") == 2 and text.count("@cosurfgs_raster_backward(") == 1
     assert "cosurfgs_" not in text.replace("cosurfgs_raster_forward", "").replace("cosurfgs_raster_backward", "")
