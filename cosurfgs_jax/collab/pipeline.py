@@ -12,7 +12,7 @@ from cosurfgs_jax.collab.aggregate import Aggregation
 from cosurfgs_jax.collab.composite import PART_BYTES, Planner
 from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
 from cosurfgs_jax.collab.score import SeamMasks, score_cells
-from cosurfgs_jax.collab.seam_depth import score_seam_depth, tell_seam_depth
+from cosurfgs_jax.collab.seam_depth import score_seam_depth, tell_seam_depth, wall_roughness
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
@@ -23,7 +23,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import exposure, loop, processes
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context, Stopped
-from cosurfgs_jax.training.evaluation import merge_metrics
+from cosurfgs_jax.training.evaluation import merge_metrics, read_metrics
 from cosurfgs_jax.training.feed import check_neighbors
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import check_num_devices, make_layout
@@ -80,6 +80,7 @@ class _Pipeline:
         self._plans = make_plans(context)
         self._seams = SeamMasks(context.place, context.settings)
         self._names = stage_names(context.settings, context.place.partition)
+        self._roughness = wall_roughness(self._rows_of_stages())
 
     def run(self) -> loop.Stage:
         """All stages that are not done yet; returns the last one."""
@@ -107,8 +108,10 @@ class _Pipeline:
         return any(path.name.isdigit() for path in folder.glob("*"))
 
     def _is_scored(self, name: str) -> bool:
-        path = self._context.workdir / "metrics.json"
-        return path.exists() and any(row["name"] == name for row in merge_metrics(path)["stages"])
+        return any(row["name"] == name for row in self._rows_of_stages())
+
+    def _rows_of_stages(self) -> list[dict]:
+        return read_metrics(self._context.workdir / "metrics.json")["stages"]
 
     def _num_steps(self, name: str) -> int:
         return total_steps(self._context.settings, name)
@@ -189,7 +192,9 @@ class _Pipeline:
         is_cropped = name in ("edge", "lmc_edge", "cloud")
         cells = stage.rows if is_cropped else compress.crop_rows(context, stage.rows)
         scores = score_cells(context, cells, self._plans.whole_cloud, self._seams)
-        depth = score_seam_depth(context, cells, self._plans.whole_cloud, self._seams, None if is_cropped else stage.rows)
+        depth = score_seam_depth(context, cells, self._plans.whole_cloud, self._seams, None if is_cropped else stage.rows,
+                                 self._roughness)
+        self._roughness = wall_roughness([depth._asdict()]) or self._roughness
         counts = np.zeros(len(context.place.blocks), np.int64)
         merged = counts.copy()
         for table, rows in ((counts, stage.rows), (merged, cells)):
@@ -233,7 +238,7 @@ def _draw_before(context: Context, stage: loop.Stage) -> None:
     numbers = {int(view): number for number, view in enumerate(place.scene.test_views)}
     if not numbers:
         return
-    for views in loop.test_views_in_step(place):
+    for views in loop.views_in_step(place, place.scene.test_views):
         for block, color in loop.render_blocks(context, stage.rows, views).items():
             height, width = place.views.image_size(views[block])
             pictures.write_image(context.workdir / "before" / f"{numbers[views[block]]:05d}.png",

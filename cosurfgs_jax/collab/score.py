@@ -17,7 +17,7 @@ from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training import processes
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.layout import Layout, sharded
-from cosurfgs_jax.training.loop import test_views_in_step
+from cosurfgs_jax.training.loop import views_in_step
 from cosurfgs_jax.training.place import Block, Place, first_state, split_photo
 from cosurfgs_jax.types import Surfels
 
@@ -163,7 +163,7 @@ def render_test_views(context: Context, rows: list, exchange: Exchange):
         (view, maps "color" f32[H,W,3], "alpha", "depth" f32[H,W]) of this process's test views.
     """
     renderer = CellRenderer(context, rows, exchange)
-    for views in test_views_in_step(context.place):
+    for views in views_in_step(context.place, context.place.scene.test_views):
         yield from ((views[block], own) for block, own in renderer.maps(views).items() if views[block] is not None)
 
 

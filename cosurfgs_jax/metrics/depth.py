@@ -1,5 +1,7 @@
 """How good depth and normals of a view are, against exact ones and by themselves. NumPy."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -72,39 +74,60 @@ def _line_ends(values: np.ndarray, reach: int) -> np.ndarray:
     return windows @ weights
 
 
-def depth_steps(depth: Float[np.ndarray, "h w"], labels: Int[np.ndarray, "h w"],
-                reach: int = STEP_REACH) -> tuple[Float[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
-    """How far a depth map jumps between neighbouring pixels, beyond its slope: at borders of labels, and elsewhere.
+def _are_equal(values: np.ndarray, count: int) -> np.ndarray:
+    """Whether `count` neighbours along the last axis are equal: [..., n] -> [..., n - count + 1]."""
+    windows = np.lib.stride_tricks.sliding_window_view(values, count, axis=-1)
+    return (windows == windows[..., :1]).all(axis=-1)
+
+
+def _of_pairs(of_lines: Callable[[np.ndarray], np.ndarray], values: np.ndarray, reach: int, fill) -> np.ndarray:
+    """Numbers for pairs of neighbouring pixels: [2,h,w], [0] of a pixel and the next of its row, [1] of its column.
+
+    `of_lines` makes them from the pixels of lines, [lines, n] -> [lines, n - 2 * reach + 1]: for the pairs that have `reach`
+    pixels on either side. The others get `fill`.
+    """
+    result = np.full((2, *values.shape), fill)
+    for target, lines in ((result[0], values), (result[1].T, values.T)):
+        if lines.shape[1] >= 2 * reach:
+            target[:, reach - 1: lines.shape[1] - reach] = of_lines(lines)
+    return result
+
+
+def depth_steps(depth: Float[np.ndarray, "h w"], reach: int = STEP_REACH) -> Float[np.ndarray, "2 h w"]:
+    """How far a depth map jumps between neighbouring pixels, beyond its slope.
 
     On either side of the border between two pixels, along the row or the column, a line is fitted to the inverse depth of
     `reach` pixels, and both are continued to the border. Inverse depth is linear in the image on any plane, so that a plane
-    has no step however it is seen. What has a step elsewhere too is rough.
+    has no step however it is seen. What has steps everywhere is rough.
 
     Args:
         depth: camera z, 0 = nothing.
-        labels: which part (cell) each pixel's hit belongs to; a border counts where each side is of one label.
         reach: pixels of a line.
     Returns:
-        The steps as shares of the depth f64[k], each at least 0, and whether it is one between labels bool[k].
+        The steps as shares of the depth, each at least 0: [0] from a pixel to the next of its row, [1] to the next of its column;
+        NaN where there are not `reach` pixels with depth on either side.
     """
-    steps, borders = [], []
-    for turned, names in ((depth, labels), (depth.T, labels.T)):
-        if turned.shape[1] < 2 * reach:
-            continue
-        is_valid = turned > 0
-        inverse = np.where(is_valid, 1 / np.where(is_valid, turned, 1).astype(np.float64), 0)
+    def steps(inverse):
         before = _line_ends(inverse, reach)[:, :-reach]
         after = _line_ends(inverse[:, ::-1], reach)[:, ::-1][:, reach:]
+        middle = 0.5 * (before + after)
+        return np.abs(before - after) / np.where(middle > 0, middle, np.nan)  # rough lines can end behind the camera
 
-        def windows(values):
-            return np.lib.stride_tricks.sliding_window_view(values, reach, axis=1)
+    has_depth = depth > 0
+    return _of_pairs(steps, np.where(has_depth, 1 / np.where(has_depth, depth, 1).astype(np.float64), np.nan), reach, np.nan)
 
-        is_one = windows(is_valid).all(axis=-1) & (windows(names) == names[:, : names.shape[1] - reach + 1, None]).all(axis=-1)
-        is_used = is_one[:, :-reach] & is_one[:, reach:]
-        first, second = before[is_used], after[is_used]
-        middle = 0.5 * (first + second)
-        is_sane = middle > 0  # lines through rough depth can end behind the camera
-        steps.append((np.abs(first - second) / np.where(is_sane, middle, 1))[is_sane])
-        last = names[:, reach - 1: names.shape[1] - reach]
-        borders.append((last != names[:, reach: names.shape[1] - reach + 1])[is_used][is_sane])
-    return (np.concatenate(steps), np.concatenate(borders)) if steps else (np.zeros(0), np.zeros(0, bool))
+
+def label_borders(labels: Int[np.ndarray, "h w"],
+                  reach: int = STEP_REACH) -> tuple[Bool[np.ndarray, "2 h w"], Bool[np.ndarray, "2 h w"]]:
+    """Where neighbouring pixels have different labels, and where they lie within one.
+
+    Args:
+        labels: of pixels.
+        reach: so many pixels on either side must be of one label each.
+    Returns:
+        (is_border, is_within) of the pairs of pixels of `depth_steps`.
+    """
+    is_same = _of_pairs(lambda lines: _are_equal(lines, 2 * reach), labels, reach, False)
+    is_split = _of_pairs(lambda lines: _are_equal(lines, reach)[:, :-reach] & _are_equal(lines, reach)[:, reach:], labels, reach,
+                         False)
+    return is_split & ~is_same, is_same

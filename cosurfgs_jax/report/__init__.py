@@ -157,11 +157,12 @@ def _seam_table(metrics: dict) -> str:
 
     rows = []
     for stage in metrics.get("stages") or []:
-        excess = stage.get("depth_step_excess")
+        expected, excess = (stage.get(f"depth_step_{key}") for key in ("expected", "excess"))
         disagreement, step, error = (both(stage, key) for key in ("disagreement", "step", "error"))
-        rows.append([str(stage.get("name", "")), disagreement, step, "" if excess is None else f"{excess:.3%}", error])
+        rows.append([str(stage.get("name", "")), disagreement, step,
+                     *("" if value is None else f"{value:.3%}" for value in (expected, excess)), error])
     rows = [row for row in rows if any(row[1:])]
-    return page.table(["stage", "blocks disagree", "step across walls", "beyond roughness", "error"], rows)
+    return page.table(["stage", "blocks disagree", "step across walls", "without a wall", "due to the wall", "error"], rows)
 
 
 def _geometry_table(geometry: dict | None) -> tuple[str, str]:
@@ -248,8 +249,9 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         page.section("Depth at the seams", _seam_table(metrics),
                      "Medians over pixels as shares of the depth, in the band along the walls between cells and, in brackets, "
                      "elsewhere. Blocks disagree: whole local models of two blocks about the same pixels, before they are "
-                     "cropped. Step: the jump of the merged model's depth across a wall beyond its slope; elsewhere it is "
-                     "roughness, which is taken off in squares."),
+                     "cropped. Step: the jump of the merged model's depth across a wall beyond its slope. Without a wall: "
+                     "that jump at the same places in models that are of one piece there, for edges and roughness make jumps "
+                     "too; it is taken off in squares, and what is left is due to the wall."),
         page.section("Scores on test views", scores,
                      "On 8-bit images read back from files; means over views. 'Color corrected' is after a quadratic "
                      "colour fit to each photograph, which hides differences of exposure. LPIPS is not computed."),

@@ -219,6 +219,23 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
     return depth_of if depth_of(0).shape == tuple(scene.image_sizes[0]) else None
 
 
+def read_metrics(path: str | Path) -> dict:
+    """The content of metrics.json; without a file, that of an empty one.
+
+    Raises:
+        InputError: a file of another format.
+    """
+    path = Path(path)
+    content = {"format": FORMAT, "stages": [], "final": None, "geometry": None}
+    if path.exists():
+        old = files.read_json(path)
+        if not isinstance(old, dict) or old.get("format") != FORMAT:
+            found = old.get("format") if isinstance(old, dict) else old
+            raise InputError(f"{path}: expected format {FORMAT}, got {found!r}; move the file away")
+        content |= old
+    return content
+
+
 def merge_metrics(path: str | Path, **parts) -> dict:
     """Updates metrics.json: parts that are given replace the old ones, the others stay.
 
@@ -230,18 +247,10 @@ def merge_metrics(path: str | Path, **parts) -> dict:
     Raises:
         InputError: an unknown part, or a file of another format.
     """
-    path = Path(path)
     unknown = set(parts) - {"stages", "final", "geometry"}
     if unknown:
         raise InputError(f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}")
-    content = {"format": FORMAT, "stages": [], "final": None, "geometry": None}
-    if path.exists():
-        old = files.read_json(path)
-        if not isinstance(old, dict) or old.get("format") != FORMAT:
-            found = old.get("format") if isinstance(old, dict) else old
-            raise InputError(f"{path}: expected format {FORMAT}, got {found!r}; move the file away")
-        content |= old
-    content |= parts
+    content = read_metrics(path) | parts
     files.write_json(path, content)
     return content
 

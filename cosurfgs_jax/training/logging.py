@@ -11,7 +11,7 @@ import jax
 
 from cosurfgs_jax import files
 from cosurfgs_jax.training import processes
-from cosurfgs_jax.training.evaluation import merge_metrics
+from cosurfgs_jax.training.evaluation import merge_metrics, read_metrics
 
 
 class Progress:
@@ -202,7 +202,7 @@ def peak_bytes_per_device() -> int:
 def write_stage(workdir: Path | str, name: str, **numbers: Any) -> None:
     """Adds a stage to DIR/metrics.json, or replaces the one of this name where it stands."""
     path = Path(workdir) / "metrics.json"
-    stages = files.read_json(path)["stages"] if path.exists() else []
+    stages = read_metrics(path)["stages"]
     row = {"name": name, **numbers}
     if any(stage["name"] == name for stage in stages):
         stages = [row if stage["name"] == name else stage for stage in stages]

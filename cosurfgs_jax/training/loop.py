@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.density import grow_capacity
@@ -309,10 +310,17 @@ def _compile_drawing(layout: Layout, size: tuple[int, int], near: float, backgro
     return sharded(draw, layout)
 
 
-def test_views_in_step(place: Place):
-    """All test views, one of each block at a time: {block: view or None}. A view belongs to the block in whose cell it stands."""
-    scene = place.scene
-    owned = [scene.test_views[place.partition.home[scene.test_views] == block.number] for block in place.blocks]
+def views_in_step(place: Place, views: Int[np.ndarray, " n"], most: int | None = None):
+    """Views, one of each block at a time: {block: view or None}. A view belongs to the block in whose cell it stands.
+
+    Args:
+        place: with its blocks.
+        views: numbers.
+        most: of each block, spread evenly over its own; None = all.
+    """
+    owned = [views[place.partition.home[views] == block.number] for block in place.blocks]
+    if most is not None:
+        owned = [own[np.linspace(0, len(own) - 1, min(len(own), most)).round().astype(int)] for own in owned]
     for index in range(max(map(len, owned))):
         yield {number: int(views[index]) if index < len(views) else None for number, views in enumerate(owned)}
 
@@ -320,7 +328,7 @@ def test_views_in_step(place: Place):
 def log_test_views(context: Context, stage: Stage) -> None:
     """Logs for each block the mean PSNR of its own model on the test views that stand in its cell."""
     place, scores = context.place, {}
-    for views in test_views_in_step(place):
+    for views in views_in_step(place, place.scene.test_views):
         for block, color in render_blocks(context, stage.rows, views).items():
             photo, mask = split_photo(context.images.load(views[block]))
             color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)

@@ -59,32 +59,44 @@ def plane(slope_x=0.004, slope_y=-0.003):
 def test_a_plane_has_no_steps_however_tilted():
     cells = np.zeros((40, 50), int)
     cells[:, 25:] = 1
-    steps, is_border = metrics.depth_steps(plane(), cells)
-    assert is_border.sum() == 40 and steps.max() < 1e-12
+    steps = metrics.depth_steps(plane())
+    is_border, is_within = metrics.label_borders(cells)
+    assert is_border.sum() == 40 and is_border[0, :, 24].all()
+    assert np.nanmax(steps) < 1e-12 and np.isfinite(steps[is_border | is_within]).all()
+    assert np.isfinite(steps).sum() == 40 * (50 - 7) + 50 * (40 - 7)
     # On two of 49 borders a row, and on two of 39 a column, there are not four pixels of one cell on either side.
-    assert len(steps) == 40 * (2 * (25 - 7) + 1) + 50 * (40 - 7)
+    assert is_within.sum() == 40 * 2 * (25 - 7) + 50 * (40 - 7)
 
 
 def test_a_step_between_cells_is_found_as_a_share_of_the_depth_and_elsewhere_is_roughness():
     depth, cells = plane(), np.zeros((40, 50), int)
     cells[:, 25:] = 1
     depth[:, 25:] *= 1.01
-    steps, is_border = metrics.depth_steps(depth, cells)
-    assert steps[is_border] == pytest.approx(0.01, rel=0.01) and steps[~is_border].max() < 1e-12
-    farther, _ = metrics.depth_steps(depth * 1000, cells)  # in another unit
-    assert farther == pytest.approx(steps)
-    rough = depth * (1 + 1e-3 * np.random.default_rng(0).standard_normal(depth.shape))
-    steps, is_border = metrics.depth_steps(rough, cells)
-    assert 5e-4 < np.median(steps[~is_border]) < 3e-3 and np.median(steps[is_border]) == pytest.approx(0.01, rel=0.1)
+    steps = metrics.depth_steps(depth)
+    is_border, is_within = metrics.label_borders(cells)
+    assert steps[is_border] == pytest.approx(0.01, rel=0.01) and steps[is_within].max() < 1e-12
+    assert metrics.depth_steps(depth * 1000) == pytest.approx(steps, nan_ok=True)  # in another unit
+    turned = metrics.depth_steps(depth.T)
+    assert np.array_equal(turned[0], steps[1].T, equal_nan=True) and np.array_equal(turned[1], steps[0].T, equal_nan=True)
+    steps = metrics.depth_steps(depth * (1 + 1e-3 * np.random.default_rng(0).standard_normal(depth.shape)))
+    assert 5e-4 < np.median(steps[is_within]) < 3e-3 and np.median(steps[is_border]) == pytest.approx(0.01, rel=0.1)
 
 
 def test_steps_are_measured_only_where_both_sides_have_depth():
-    depth, cells = plane(), np.zeros((40, 50), int)
-    cells[:, 25:] = 1
+    depth = plane()
     depth[:20, 23] = 0
-    _, is_border = metrics.depth_steps(depth, cells)
-    assert is_border.sum() == 20
-    steps, _ = metrics.depth_steps(np.zeros((40, 50)), cells)
-    assert len(steps) == 0
-    steps, is_border = metrics.depth_steps(np.ones((5, 6)), np.zeros((5, 6), int))
-    assert len(steps) == len(is_border) == 0
+    is_known = np.isfinite(metrics.depth_steps(depth))
+    assert is_known[0, 20:, 24].all() and not is_known[0, :20, 19:27].any() and is_known[0, :20, 18].all()
+    assert not np.isfinite(metrics.depth_steps(np.zeros((40, 50)))).any()
+    assert not np.isfinite(metrics.depth_steps(np.ones((5, 6)))).any()
+    assert not np.any(metrics.label_borders(np.zeros((5, 6), int)))
+
+
+def test_a_border_needs_one_label_on_either_side():
+    cells = np.zeros((9, 20), int)
+    cells[:, 10:] = 1
+    cells[:, 13] = 2
+    assert not metrics.label_borders(cells)[0].any()
+    cells[:, 13] = 1
+    is_border, _ = metrics.label_borders(cells)
+    assert is_border[0, :, 9].all() and is_border.sum() == 9

@@ -16,7 +16,9 @@ from cosurfgs_jax.collab.seam_depth import (
     seam_depth_from_sums,
     tell_seam_depth,
     view_sums,
+    wall_roughness,
 )
+from cosurfgs_jax.geometry.cameras import unproject
 
 HEIGHT = 0.02  # world lengths
 
@@ -40,29 +42,30 @@ def flat_state(place, number, height):
     return dataclasses.replace(state, params=params, alive=np.arange(len(state.alive)) < count**2)
 
 
-def scores(context, heights, is_whole_known=True):
+def scores(context, heights, is_whole_known=True, roughness=None):
     place, layout = context.place, context.layout
     rows = put_states(context, lambda number: flat_state(place, number, heights[number]))
     return score_seam_depth(context, crop_rows(context, rows), exchange_of(layout), SeamMasks(place, context.settings),
-                            rows if is_whole_known else None)
+                            rows if is_whole_known else None, roughness)
 
 
 def test_blocks_that_disagree_leave_a_step_half_of_it_half_a_step_and_equal_ones_none(place, tmp_path):
     with run_context(place, tmp_path / "one", 1) as context:
         apart, half, equal = (scores(context, heights) for heights in ((0.0, HEIGHT), (0.0, HEIGHT / 2), (HEIGHT, HEIGHT)))
     # A ray meets the two planes at depths that go with the camera's height over them: one share for all pixels of a view.
-    above = place.views.centers()[place.scene.test_views][:, 2]
+    above = place.views.centers()[:, 2]
     expected = HEIGHT / (above - HEIGHT / 2)
     assert expected.min() * 0.98 < apart.depth_disagreement_seam < expected.max() * 1.02
     assert equal.depth_disagreement_seam < 0.01 * expected.mean()
     # These discs are large, and reach across the wall so far that they smear most of the step.
     assert 0.2 * expected.min() < apart.depth_step_seam < expected.max() and apart.depth_step_rest < 0.02 * expected.mean()
-    assert apart.depth_step_excess == pytest.approx(np.sqrt(apart.depth_step_seam**2 - apart.depth_step_rest**2))
+    assert apart.depth_step_expected < 0.02 * expected.mean()
+    assert apart.depth_step_excess == pytest.approx(np.sqrt(apart.depth_step_seam**2 - apart.depth_step_expected**2))
     assert half.depth_step_excess == pytest.approx(apart.depth_step_excess / 2, rel=0.05)
     assert equal.depth_step_excess < 0.02 * apart.depth_step_excess
     assert apart.depth_error_seam > 0 and apart.depth_error_rest > 0
     with run_context(place, tmp_path / "two", 2) as context:
-        merged = scores(context, (0.0, HEIGHT), is_whole_known=False)
+        merged = scores(context, (0.0, HEIGHT), False, wall_roughness([apart._asdict()]))
     assert merged.depth_disagreement_seam is None
     for name in SeamDepth._fields[1:]:
         assert getattr(merged, name) == pytest.approx(getattr(apart, name), rel=1e-3), name
@@ -93,12 +96,60 @@ def test_disagreement_counts_only_where_both_blocks_were_trained(place):
     assert result.depth_error_seam == pytest.approx(0.2) and result.depth_error_rest is None
 
 
-def test_the_excess_takes_roughness_off():
-    def sums(seam, rest):
-        return np.array([[0, 0], [10, 10 * seam], [90, 90 * rest], [0, 0], [0, 0.0]])
+def sums_of(**means):
+    """One view of ten pixels for each of the fields."""
+    rows = [(10, 10 * means[name]) if name in means else (0, 0) for name in SeamDepth._fields[:-1]]
+    return np.array(rows, float)
 
-    depth = seam_depth_from_sums(sums(0.005, 0.003))
+
+def test_the_excess_takes_off_what_the_same_places_have_without_a_wall():
+    depth = seam_depth_from_sums(sums_of(depth_step_seam=0.005, depth_step_rest=0.002, depth_step_expected=0.003))
     assert depth.depth_step_excess == pytest.approx(0.004) and depth.depth_disagreement_seam is None
-    assert seam_depth_from_sums(sums(0.003, 0.005)).depth_step_excess == 0
-    assert tell_seam_depth(depth) == ("depth at the seams, as a share of it: step across walls 0.500% (0.300% elsewhere), "
-                                      "step beyond roughness 0.400%")
+    assert tell_seam_depth(depth) == ("depth at the seams, as a share of it: step across walls 0.500% (0.200% elsewhere), "
+                                      "0.400% of the step due to the wall")
+    smaller = seam_depth_from_sums(sums_of(depth_step_seam=0.003, depth_step_rest=0.002, depth_step_expected=0.005))
+    assert smaller.depth_step_excess == 0
+
+
+def test_later_stages_expect_what_goes_with_the_roughness_elsewhere():
+    before = seam_depth_from_sums(sums_of(depth_step_seam=0.005, depth_step_rest=0.002, depth_step_expected=0.003))
+    merged = sums_of(depth_step_seam=0.0025, depth_step_rest=0.001)
+    assert seam_depth_from_sums(merged).depth_step_excess is None and wall_roughness([]) is None
+    roughness = wall_roughness([SeamDepth()._asdict(), before._asdict(), {"name": "edge", "depth_step_rest": 0.001}])
+    after = seam_depth_from_sums(merged, roughness)
+    assert after.depth_step_expected == pytest.approx(0.0015) and after.depth_step_excess == pytest.approx(0.002)
+    # What was measured counts more than what an earlier stage says.
+    assert seam_depth_from_sums(sums_of(depth_step_seam=0.005, depth_step_rest=0.002, depth_step_expected=0.003), 9.0) == before
+
+
+def test_edges_that_leap_over_walls_are_no_seam(place):
+    """Towers stand everywhere; their edges hide strips of ground, also where walls run, so that steps are larger at walls."""
+    view = max(map(int, place.scene.train_views), key=lambda view: np.ptp(_ground(place, view, 0.0)[0]))  # the most oblique one
+    camera, size = place.views.camera_arrays(view), place.views.image_size(view)
+    rng = np.random.default_rng(0)
+
+    def rough(depth):
+        return depth * (1 + 1e-3 * rng.standard_normal(size))
+
+    ground, _ = _ground(place, view, 0.0)
+    roof, points = _ground(place, view, 0.1 * place.views.centers()[view, 2])
+    side = np.ptp(points[..., 0]) / 12
+    towers = np.where((np.floor(points[..., :2] / side) % 2 == 0).all(axis=-1), roof, ground)
+    whole = {block: rough(towers) for block in (0, 1)}
+    everywhere = np.ones(size, bool)
+    one_piece = seam_depth_from_sums(view_sums(rough(towers), camera, place.partition, everywhere, alone=whole))
+    assert one_piece.depth_step_seam > 3 * one_piece.depth_step_rest  # what a difference to elsewhere would call a seam
+    assert one_piece.depth_step_excess < 0.2 * one_piece.depth_step_seam
+    cells = place.partition.cell_of(unproject(towers, camera.intrinsics, camera.camera_from_world))
+    apart = seam_depth_from_sums(view_sums(rough(np.where(cells == 0, 1.01, 1.0) * towers), camera, place.partition, everywhere,
+                                           alone=whole))
+    assert apart.depth_step_excess == pytest.approx(0.01, rel=0.2)
+
+
+def _ground(place, view, height):
+    """Depth of a plane parallel to the ground in a view, and the points there."""
+    camera, size = place.views.camera_arrays(view), place.views.image_size(view)
+    one = unproject(np.ones(size, np.float32), camera.intrinsics, camera.camera_from_world)
+    center = place.views.centers()[view]
+    depth = (height - center[2]) / (one - center)[..., 2]
+    return depth, center + depth[..., None] * (one - center)
