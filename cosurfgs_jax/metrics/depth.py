@@ -127,7 +127,9 @@ def label_borders(labels: Int[np.ndarray, "h w"],
     Returns:
         (is_border, is_within) of the pairs of pixels of `depth_steps`.
     """
+    def is_one_each(lines):
+        is_one = _are_equal(lines, reach)
+        return is_one[:, :-reach] & is_one[:, reach:]
+
     is_same = _of_pairs(lambda lines: _are_equal(lines, 2 * reach), labels, reach, False)
-    is_split = _of_pairs(lambda lines: _are_equal(lines, reach)[:, :-reach] & _are_equal(lines, reach)[:, reach:], labels, reach,
-                         False)
-    return is_split & ~is_same, is_same
+    return _of_pairs(is_one_each, labels, reach, False) & ~is_same, is_same

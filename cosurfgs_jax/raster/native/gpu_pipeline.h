@@ -1,9 +1,10 @@
 // The order of work on a GPU, for any `Device` that launches bodies: cuda_device.h, or the emulation in tests/native/.
 //
 // Views are drawn one after the other, each with one read-back (bands of gradients: a few more): the number of (surfel, tile)
-// pairs decides how much memory the binning takes and how many threads it has. Waiting for it costs the host some ten microseconds and an empty queue; an upper
-// bound instead would have to be guessed, paid for in memory and sorting by every call, and be wrong some day in the middle
-// of a training. Only the stream is waited for, never the device. The backward call projects and bins again, like the CPU's.
+// pairs decides how much memory the binning takes and how many threads it has. Waiting for it costs the host some ten
+// microseconds and an empty queue; an upper bound instead would have to be guessed, paid for in memory and sorting by every
+// call, and be wrong some day in the middle of a training. Only the stream is waited for, never the device. The backward call
+// projects and bins again, like the CPU's.
 #pragma once
 
 #include <algorithm>
