@@ -1,7 +1,8 @@
-"""The CUDA rasterizer's bodies and order of work, run on the host, against the CPU kernels.
+"""The CUDA rasterizer's custom calls, run on the host, against the CPU kernels.
 
-`tests/native/emulated_handlers.cc` puts loops where a GPU has threads and makes custom calls with the operands of the real
-ones. Against the CPU's kernels and not the definition, which is slower: those are held to it in test_raster_parity.py.
+`tests/native/emulated_handlers.cc` has the text of the real calls, puts loops where a GPU has threads, and stands in for what XLA
+offers on GPUs, with XLA's limits. Against the CPU's kernels and not the definition, which is slower: those are held to it in
+test_raster_parity.py.
 """
 
 import ctypes
@@ -22,32 +23,52 @@ from test_raster_parity import TOLERANCE, TOLERANCES, UNDECIDED_NORMALS, _assert
 from cosurfgs_jax.raster import ops
 
 ROOT = Path(__file__).parents[2]
-BANDS = 1 << 24  # pairs; as on a GPU
+CALL_ERRORS = (jax.errors.JaxRuntimeError, ValueError)  # the latter where JAX waits for the call when it dispatches it
+
+
+class Emulation(ctypes.Structure):
+    """The knobs and counters of emulated_handlers.cc."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in (
+        "is_reversed", "band_pairs", "max_alignment", "address_offset", "failing_allocation", "failing_launch",
+        "allocations", "launches", "largest_alignment", "refused_bytes")]
 
 
 @pytest.fixture(scope="module")
-def emulation(tmp_path_factory):
+def library(tmp_path_factory):
     """Compiles the emulation, makes its targets known, and adds it to the renderers."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         pytest.skip("no C++ compiler; apt-get install g++")
     path = tmp_path_factory.mktemp("emulation") / "libemulated.so"
+    native = ROOT / "tests" / "native"
     subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-                    "-I", ROOT / "cosurfgs_jax" / "raster" / "native", "-I", sysconfig.get_path("include"),
-                    "-isystem", Path(jaxlib.__file__).parent / "include",
-                    ROOT / "tests" / "native" / "emulated_handlers.cc", "-o", path], check=True)
+                    "-DCOSURFGS_CUDA_CONTENT=\"machine code of 8.0\"", "-I", native / "cuda_stub",
+                    "-I", ROOT / "cosurfgs_jax" / "raster" / "native", "-isystem", Path(jaxlib.__file__).parent / "include",
+                    native / "emulated_handlers.cc", "-o", path], check=True)
     library = ctypes.CDLL(str(path))
     for target, symbol in (("forward", "EmulatedRasterForward"), ("backward", "EmulatedRasterBackward")):
         jax.ffi.register_ffi_target(f"emulated_raster_{target}", jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
     for name, deterministic in (("emulation", True), ("emulation_atomic", False)):
         cases.RENDERERS[name] = functools.partial(ops.render, targets="emulated_raster", deterministic=deterministic)
-
-    def configure(is_reversed=False, band_pairs=BANDS):
-        library.emulation_set(ctypes.c_bool(is_reversed), ctypes.c_int64(band_pairs))
-
-    yield configure
+    yield library
     for name in ("emulation", "emulation_atomic"):
         del cases.RENDERERS[name]
+
+
+@pytest.fixture
+def emulation(library):
+    """Sets knobs of the emulation, all others as they were, and returns them together with the counters."""
+    knobs = Emulation.in_dll(library, "emulation")
+    untouched = {name: getattr(knobs, name) for name, _ in Emulation._fields_}
+
+    def configure(**wanted):
+        for name, value in {**untouched, **wanted}.items():
+            setattr(knobs, name, value)
+        return knobs
+
+    yield configure
+    configure()
 
 
 def _cotangents(case):
@@ -150,8 +171,8 @@ def test_bands_of_gradient_rows(emulation, name):
     case = cases.build(name)
     cotangents = _cotangents(case)
     results = []
-    for band_pairs in (BANDS, 150, 1):
-        emulation(band_pairs=band_pairs)
+    for knobs in ({}, {"band_pairs": 150}, {"band_pairs": 1}):
+        emulation(**knobs)
         results.append(cases.kernel_gradients("emulation", case, cotangents))
     for got in results[1:]:
         # Sums of sums: only the place of brackets differs.
@@ -171,3 +192,81 @@ def test_a_broken_surfel_is_as_if_dead_but_counted(emulation, field, value):
     _assert_same(got._replace(num_invalid=want.num_invalid), want)
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
     _assert_same(*(cases.kernel_gradients("emulation", c, cotangents) for c in (case, healed)))
+
+
+def _calls(case):
+    """Both calls of a case as functions without arguments that return what they compute."""
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
+    return {"forward": lambda: cases.kernel_maps("emulation", case),
+            "backward": lambda: cases.kernel_gradients("emulation", case, cotangents)}
+
+
+@pytest.mark.parametrize("offset", [0, 16])
+def test_scratch_memory_is_asked_for_as_xla_allows_and_aligned(emulation, offset):
+    """XLA refuses to be asked for more than 16, and the kernels need 256: also where XLA's memory is only aligned to 16. The
+    emulation calls it a fault where scratch memory is not aligned."""
+    case = cases.build("one_tile")
+    wanted = {name: call() for name, call in _calls(case).items()}
+    knobs = emulation(address_offset=offset)
+    for name, call in _calls(case).items():
+        _assert_same(call(), wanted[name])
+        assert knobs.allocations and knobs.largest_alignment == 16
+
+
+def test_a_refusal_is_not_called_want_of_memory(emulation):
+    emulation(max_alignment=8)
+    with pytest.raises(CALL_ERRORS, match="INTERNAL: rasterize: XLA refused.*Unsupported alignment: 16"):
+        _calls(cases.build("one_tile"))["forward"]()
+
+
+def _failures(emulation, call, knob, counter):
+    """The error of a call for each of the pieces of memory it asks for, or of its launches, when that one fails."""
+    knobs = emulation()
+    wanted = call()
+    count = getattr(knobs, counter)
+    for index in range(count):
+        emulation(**{knob: index})
+        with pytest.raises(CALL_ERRORS) as error:
+            call()
+        # An error of the call, not the emulation's: nothing was launched afterwards, and all memory was given back.
+        yield str(error.value), knobs, index
+    emulation()
+    _assert_same(call(), wanted)  # the next call works
+    assert count == getattr(knobs, counter) > 8
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_without_scratch_memory_calls_say_how_much_they_wanted(emulation, name):
+    call = _calls(cases.build("one_tile"))[name]
+    for message, knobs, _ in _failures(emulation, call, "failing_allocation", "allocations"):
+        assert f"RESOURCE_EXHAUSTED: rasterize: the GPU has no {knobs.refused_bytes} bytes left" in message
+        assert "Out of memory while trying to allocate" in message, "XLA's own words"
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_a_failing_launch_ends_the_call(emulation, name):
+    call = _calls(cases.build("one_tile"))[name]
+    for message, knobs, index in _failures(emulation, call, "failing_launch", "launches"):
+        assert "INTERNAL: rasterize: CUDA: unspecified launch failure" in message
+        assert knobs.launches == index + 1
+
+
+def _problem(library, capabilities, asked=(), needed=80):
+    """What cosurfgs_cuda_problem says of `asked` of a machine's GPUs, and that it leaves the present one as it was."""
+    library.emulation_set_gpus((ctypes.c_int32 * len(capabilities))(*capabilities), len(capabilities), needed, 1)
+    function = library.cosurfgs_cuda_problem
+    function.restype = ctypes.c_char_p
+    text = function((ctypes.c_int32 * len(asked))(*asked), len(asked)).decode()
+    assert library.emulation_present_gpu() == 1
+    return text
+
+
+def test_each_gpu_is_asked_whether_it_has_kernels(library):
+    assert _problem(library, [80, 90]) == ""
+    old = _problem(library, [80, 90, 75])
+    assert "GPU 2 (a played GPU, compute capability 7.5): no kernel image" in old and "8.0 (Ampere) or newer" in old
+    assert _problem(library, [80, 90, 75], asked=[0, 1]) == ""
+    new = _problem(library, [80, 120], needed=121)
+    assert "GPU 0 (a played GPU, compute capability 8.0)" in new and "machine code of 8.0" in new
+    assert "COSURFGS_CUDA_ARCHITECTURES=80 in" in new
+    assert _problem(library, []) == "no CUDA-capable device is detected"

@@ -11,10 +11,13 @@
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 
+// Of scratch memory: cub asks for it, and records are loaded 16 bytes at a time.
+constexpr size_t kScratchAlignment = 256;
+
 // The first thing that goes wrong is kept, and what comes after it does nothing.
 class CudaDevice {
  public:
-  // allocate: device memory that lives as long as the call; null if there is none.
+  // allocate: device memory at a multiple of kScratchAlignment that lives as long as the call; null if there is none.
   CudaDevice(cudaStream_t stream, std::function<void*(size_t)> allocate) : stream_(stream), allocate_(std::move(allocate)) {}
 
   void* Allocate(size_t bytes);
@@ -43,8 +46,12 @@ class CudaDevice {
   // Likewise `count` numbers that are `stride` apart.
   std::vector<int64_t> ReadEvery(const int64_t* values, int64_t stride, int64_t count);
 
-  // Rows of gradients in memory at a time: 16 M of 88 bytes are 1.4 GB.
-  int64_t max_band_pairs() const { return int64_t(1) << 24; }
+  // Rows of gradients in memory at a time.
+  int64_t max_band_pairs() const;
+
+  // Whether the present device has a kernel of this library to run, with a reason if not. Loads it, so a device that needs the
+  // PTX compiles it now.
+  static cudaError_t TryKernel();
 
   cudaError_t error() const { return error_; }
   size_t refused_bytes() const { return refused_bytes_; }  // of the allocation that failed, or 0
