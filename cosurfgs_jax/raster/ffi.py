@@ -77,16 +77,35 @@ def why_no_cpu_library() -> str:
     return ""
 
 
-@functools.cache
-def cuda_problem() -> str:
-    """Why the GPUs of this machine, as CUDA itself sees them, cannot run the native CUDA library; empty if they can.
+def cuda_code(capability: str, machine_code: list[str], ptx: list[str]) -> str:
+    """What a GPU runs of a CUDA library.
 
+    Args:
+        capability: the GPU's compute capability as JAX says it, e.g. "8.6".
+        machine_code, ptx: what the library holds, as _build_info.py says it: "86" for 8.6.
+    Returns:
+        "machine code" if there is some of the same generation that is not newer; else "PTX" if there is some that is not
+        newer, which the driver compiles; else "".
+    Source: CUDA C++ programming guide, binary and PTX compatibility.
+    """
+    major, minor = (int(number) for number in capability.split("."))
+    if any(divmod(int(code), 10)[0] == major and int(code) % 10 <= minor for code in machine_code):
+        return "machine code"
+    return "PTX" if any(int(code) <= 10 * major + minor for code in ptx) else ""
+
+
+def cuda_problem(devices: tuple[int, ...] = ()) -> str:
+    """Why GPUs cannot run the native CUDA library; empty if they can.
+
+    Args:
+        devices: numbers of GPUs as CUDA counts them; empty: all of this machine. A GPU that is asked gets a context, which
+            takes some of its memory, so those of other processes are better left out.
     Raises:
         OSError, AttributeError: see `load_cuda_library`.
     """
     function = load_cuda_library().cosurfgs_cuda_problem
     function.restype = ctypes.c_char_p
-    return function().decode()
+    return function((ctypes.c_int32 * len(devices))(*devices), ctypes.c_int32(len(devices))).decode()
 
 
 @functools.cache
@@ -96,7 +115,7 @@ def why_no_cuda_library() -> str:
         return (f"JAX computes on {jax.default_backend()} here; on a machine with an NVIDIA GPU, pip install "
                 '"cosurfgs_jax[cuda13]" or "cosurfgs_jax[cuda12]"')
     try:
-        problem = cuda_problem()
+        problem = cuda_problem(tuple(device.local_hardware_id for device in jax.local_devices()))
     except (OSError, AttributeError) as error:
         return (f"the native CUDA library cannot be loaded ({error}); reinstall with nvcc 12 or 13 on the PATH: "
                 "COSURFGS_CUDA=ON pip install .")

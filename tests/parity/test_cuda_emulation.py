@@ -9,7 +9,6 @@ import ctypes
 import functools
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import jax

@@ -2,14 +2,19 @@
 
 import importlib
 import os
+import re
 import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from scenes import abstract_batch
 
-from cosurfgs_jax import Camera, Surfels, raster, rasterize
+from cosurfgs_jax import Camera, Surfels, doctor, raster, rasterize
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import Settings, SurfelSettings
@@ -29,9 +34,109 @@ def build():
 
 def test_the_library_is_built_and_exports_its_calls(build):
     assert build.CUDA, build.WHY_NO_CUDA
-    assert "sm_80" in build.CUDA and "sm_90" in build.CUDA
     library = ffi.load_cuda_library()  # looks up every symbol
     assert library.CosurfgsCudaRasterForward and library.CosurfgsCudaRasterBackward
+
+
+@pytest.mark.parametrize("capability, code", [
+    ("7.5", ""), ("8.0", "machine code"), ("8.6", "machine code"), ("8.7", "machine code"), ("8.9", "machine code"),
+    ("9.0", "machine code"), ("10.0", "machine code"), ("10.3", "machine code"), ("11.0", "PTX"), ("12.0", "machine code"),
+    ("12.1", "machine code"), ("13.0", "PTX")])
+def test_what_a_gpu_runs_of_the_whole_library(capability, code):
+    """Machine code runs on its own generation from its own version on; PTX is compiled for what is as new or newer."""
+    assert ffi.cuda_code(capability, ["80", "86", "89", "90", "100", "120"], ["90"]) == code
+
+
+@pytest.mark.parametrize("capability, code", [("8.9", ""), ("9.0", "machine code"), ("8.6", ""), ("10.0", "PTX")])
+def test_what_a_gpu_runs_of_a_quick_build(capability, code):
+    assert ffi.cuda_code(capability, ["90"], ["90"]) == code
+    assert ffi.cuda_code("8.0", ["86"], []) == ffi.cuda_code("12.0", ["86"], []) == ""
+
+
+PTX, MACHINE_CODE = 1, 2
+
+
+def fat_binary_content(path: Path) -> dict[int, set[str]]:
+    """PTX and MACHINE_CODE -> versions ("90") that EVERY fat binary of a library holds, as nvcc embeds them: a header of
+    magic number, version, its size and that of the entries; each entry with a kind, its header's size, its size, and the
+    version at byte 28."""
+    data, found = path.read_bytes(), []
+    for match in re.finditer(re.escape(struct.pack("<I", 0xBA55ED50)), data):
+        _, version, header, size = struct.unpack_from("<IHHQ", data, match.start())
+        if version != 1 or header != 16:
+            continue
+        content = {PTX: set(), MACHINE_CODE: set()}
+        place = match.start() + header
+        while place < match.start() + header + size:
+            kind, _, entry_header, entry_size = struct.unpack_from("<HHIQ", data, place)
+            content[kind].add(str(struct.unpack_from("<I", data, place + 28)[0]))
+            place += entry_header + entry_size
+        found.append(content)
+    assert found, "no fat binary"
+    return {kind: set.intersection(*(content[kind] for content in found)) for kind in (PTX, MACHINE_CODE)}
+
+
+def test_the_library_holds_what_the_build_says(build):
+    """And so all that doctor calls usable: what the build says decides that."""
+    path = Path(ffi._library_path("libcosurfgs_cuda.so"))
+    content = fat_binary_content(path)
+    assert content == {PTX: set(build.CUDA_PTX), MACHINE_CODE: set(build.CUDA_MACHINE_CODE)}
+    usable = doctor.runs_on(build)
+    assert usable and all(ffi.cuda_code(name, sorted(content[MACHINE_CODE]), sorted(content[PTX])) for name in usable)
+    if not os.environ.get("COSURFGS_CUDA_ARCHITECTURES") and "100" in build.CUDA_MACHINE_CODE:
+        assert usable == [name for name in doctor.CAPABILITIES if name != "7.5"]
+    cuobjdump = shutil.which("cuobjdump")
+    if cuobjdump:
+        for option, kind in (("--list-elf", MACHINE_CODE), ("--list-ptx", PTX)):
+            listed = subprocess.run([cuobjdump, option, path], capture_output=True, text=True, check=True).stdout
+            assert set(re.findall(r"\.sm_(\d+)\.", listed)) == content[kind]
+
+
+@pytest.mark.parametrize("wanted, expected", [
+    ("", "80;86;89;90;100;120|90|"), ("90", "90|90|"), ("80;100", "80;100|80|"), ("120, 100", "100;120|100|"),
+    ("90a", "||COSURFGS_CUDA_ARCHITECTURES: expected native or a list of compute capabilities as 80;90, got 90a"),
+    ("75", "||COSURFGS_CUDA_ARCHITECTURES: compute capability 8.0 (Ampere) or newer is needed, got 75"),
+    ("103", "||COSURFGS_CUDA_ARCHITECTURES: this nvcc does not know 103; a newer one is needed"),
+    ("native", "86;90|90|")])
+def test_architectures_to_compile_for(tmp_path, wanted, expected):
+    """With an nvcc that does not know 10.3, and "native" on a machine with three GPUs."""
+    _assert_architectures(tmp_path, wanted, expected, "printf '9.0\\n8.6\\n9.0\\n'")
+
+
+def test_native_architectures_without_a_gpu(tmp_path):
+    _assert_architectures(tmp_path, "native", "||COSURFGS_CUDA_ARCHITECTURES=native, but nvidia-smi finds no GPU", "exit 9")
+
+
+def _assert_architectures(folder, wanted, expected, query):
+    cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if not cmake:
+        pytest.skip("cmake is not here")
+    known = "\n".join(f"sm_{number}" for number in ("75", "80", "86", "89", "90", "90a", "100", "120")) + "\n"
+    (folder / "smi").write_text(f"#!/bin/sh\n{query}\n")
+    (folder / "smi").chmod(0o755)
+    (folder / "ask.cmake").write_text(f"""
+include("{Path(__file__).parents[2]}/cmake/cuda_architectures.cmake")
+cosurfgs_cuda_architectures("{wanted}" "{known}" "{folder}/smi")
+message("${{CUDA_MACHINE_CODE}}|${{CUDA_PTX}}|${{CUDA_PROBLEM}}")
+""")
+    result = subprocess.run([cmake, "-P", folder / "ask.cmake"], capture_output=True, text=True, check=True)
+    assert result.stderr.startswith(expected), result.stderr
+
+
+def test_doctor_says_what_a_gpu_runs(monkeypatch):
+    class Device:
+        compute_capability = "10.3"
+
+    class Build:
+        COMPILER, VARIANTS, CUDA, CUDA_MACHINE_CODE, CUDA_PTX = "GNU 12", ["v3"], "nvcc 13.0", ["86", "90"], ["90"]
+
+    monkeypatch.setattr(doctor, "_build_info", lambda: Build)
+    assert "compute capability 10.3: the CUDA library has PTX" in doctor._cuda_code(Device)
+    Device.compute_capability = "8.0"
+    assert "no code for it: COSURFGS_CUDA_ARCHITECTURES=80 pip install ." in doctor._cuda_code(Device)
+    assert doctor._cuda_code(object()) == ""
+    text = "machine code of 8.6 9.0 and PTX of 9.0, which runs on GPUs of compute capability 8.6 8.7 8.9 9.0 10.0"
+    assert text in doctor._build()
 
 
 def test_without_a_gpu_cuda_says_why(build):
@@ -92,7 +197,7 @@ def test_the_backend_follows_the_platform(monkeypatch, caplog):
 def test_a_missing_library_is_one_sentence_that_helps(monkeypatch):
     monkeypatch.setattr(ffi, "is_cuda", lambda: True)
     monkeypatch.setattr(ffi, "_library_path", lambda name: f"/nowhere/{name}")
-    for function in (ffi.load_cuda_library, ffi.cuda_problem, ffi.why_no_cuda_library):
+    for function in (ffi.load_cuda_library, ffi.why_no_cuda_library):
         monkeypatch.setattr(ffi, function.__name__, function.__wrapped__)  # without what they remember
     why = ffi.why_no_cuda_library()
     assert "/nowhere/libcosurfgs_cuda.so" in why and "COSURFGS_CUDA=ON pip install ." in why
