@@ -1,5 +1,6 @@
-// CudaDevice on the host: the members that cuda_bin.cu and cuda_launch.cuh give it, with loops for threads, blocks and warps, and
-// the standard library for cub. What it cannot show is what nvcc and a GPU make of it: races within a phase, occupancy, speed.
+// CudaDevice on the host: the members that cuda_bin.cu and cuda_launch.cuh give it (but TryKernel), with loops for threads, blocks
+// and warps, and the standard library for cub. What it cannot show is what nvcc and a GPU make of it: races within a phase,
+// occupancy, speed.
 //
 // It keeps an eye on what a GPU would not forgive: a stream that is not the caller's, memory that is not aligned, work after an
 // error. A test can have a launch fail.
@@ -116,11 +117,6 @@ inline void CudaDevice::ExclusiveSum(const int64_t* in, int64_t* out, int64_t n)
 }
 
 inline int64_t CudaDevice::max_band_pairs() const { return watch.band_pairs; }
-
-inline cudaError_t CudaDevice::TryKernel() {
-  const cuda_stub::Machine& machine = cuda_stub::machine;
-  return machine.capability[machine.present] < machine.needed ? cudaErrorNoKernelImageForDevice : cudaSuccess;
-}
 
 inline int64_t CudaDevice::Read(const int64_t* value) { return ReadEvery(value, 1, 1)[0]; }
 

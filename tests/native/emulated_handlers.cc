@@ -14,6 +14,17 @@
 // After the device, so that its templates are known where they are used.
 #include "cuda_handlers.cc"
 
+namespace cosurfgs {
+namespace cuda {
+
+cudaError_t CudaDevice::TryKernel() {
+  const cuda_stub::Machine& machine = cuda_stub::machine;
+  return machine.capability[machine.present] < machine.needed ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
+}  // namespace cuda
+}  // namespace cosurfgs
+
 extern "C" {
 // What tests set, and what they read after a call. All int64, as they see it through ctypes.
 struct Emulation {
