@@ -114,9 +114,9 @@ struct Difference {
   double rows = 0, over = 0, worst = 0;  // of how many rows more than 0.2 % apart, and the largest
 };
 Difference Compare(const std::vector<float>& got, const std::vector<float>& want, int row_size) {
-  if (got.size() != want.size()) return {1.0, INFINITY, INFINITY};
   double sum = 0;
   for (float value : want) sum += double(value) * value;
+  if (got.size() != want.size() || !std::isfinite(sum)) return {1, INFINITY, INFINITY};
   const double scale = want.empty() ? 0 : std::sqrt(sum / want.size()) + 1e-12;
   const int64_t rows = want.size() / row_size;
   Difference result;
@@ -125,12 +125,12 @@ Difference Compare(const std::vector<float>& got, const std::vector<float>& want
     double largest = 0, apart = 0;
     for (int64_t k = i * row_size; k < (i + 1) * row_size; ++k) {
       const double difference = std::fabs(double(got[k]) - want[k]);
-      apart = difference <= apart ? apart : difference;  // NaN stays
+      apart = std::isfinite(difference) ? std::max(apart, difference) : INFINITY;
       largest = std::max(largest, std::fabs(double(want[k])));
     }
     apart /= largest + scale;
-    if (!(apart <= 2e-3)) result.over += 1;
-    if (!(apart <= result.worst)) result.worst = apart;
+    if (apart > 2e-3) result.over += 1;
+    result.worst = std::max(result.worst, apart);
   }
   return result;
 }
@@ -161,8 +161,12 @@ struct Limit {
 };
 constexpr Limit kOtherProcessor{2e-3, 3, INFINITY}, kOtherOrder{0, 0, 2e-2};
 
+struct Verdict {
+  bool is_close;
+  std::string text;
+};
 template <class Results>
-void CheckClose(const std::string& name, const Results& got, const Results& want, Limit limit) {
+Verdict Judge(const Results& got, const Results& want, Limit limit) {
   const auto got_rows = Rows(got), want_rows = Rows(want);
   std::string over;
   double worst = 0;
@@ -176,8 +180,14 @@ void CheckClose(const std::string& name, const Results& got, const Results& want
     worst = difference.worst;
     worst_in = got_rows[i].name;
   }
-  Report(is_ok, name, Text("differences up to %.2g (%s)", worst, worst_in) +
-                          (over.empty() ? "" : "; rows over 0.2 %:" + over.substr(0, over.size() - 1)));
+  return {is_ok, Text("differences up to %.2g (%s)", worst, worst_in) +
+                     (over.empty() ? "" : "; rows over 0.2 %:" + over.substr(0, over.size() - 1))};
+}
+
+template <class Results>
+void CheckClose(const std::string& name, const Results& got, const Results& want, Limit limit) {
+  const Verdict verdict = Judge(got, want, limit);
+  Report(verdict.is_close, name, verdict.text);
 }
 
 bool IsSame(const std::vector<float>& a, const std::vector<float>& b) {
@@ -332,7 +342,22 @@ void CheckEmpty() {
   }
 }
 
+// That comparisons can fail.
+void CheckComparisons() {
+  const Scene scene = program::MakeScene({200, 40, 40});
+  const Request request;
+  const Maps maps = Draw(scene, request);
+  const Gradients gradients = GoBack(scene, request, maps);
+  Gradients wrong = gradients;
+  for (size_t i = 0; i < wrong.means.size(); i += 10) wrong.means[i] *= 1.1f;
+  Report(!Judge(wrong, gradients, kOtherProcessor).is_close, "comparisons", "see means 10 % too large");
+  wrong = gradients;
+  wrong.camera[0] = NAN;
+  Report(!Judge(wrong, gradients, kOtherProcessor).is_close, "comparisons", "see a NaN");
+}
+
 void Quick() {
+  CheckComparisons();
   CheckEmpty();
   CheckScene("one tile", {60, 16, 16});
   CheckScene("small", {1500, 150, 110});

@@ -128,7 +128,10 @@ def test_doctor_says_what_a_gpu_runs(monkeypatch):
         compute_capability = "10.3"
 
     class Build:
-        COMPILER, VARIANTS, CUDA, CUDA_MACHINE_CODE, CUDA_PTX = "GNU 12", ["v3"], "nvcc 13.0", ["86", "90"], ["90"]
+        COMPILER = CUDA = WHY_NO_CUDA = "GNU, nvcc, none"
+        VARIANTS = ["v3"]
+        CUDA_MACHINE_CODE = ["86", "90"]
+        CUDA_PTX = ["90"]
 
     monkeypatch.setattr(doctor, "_build_info", lambda: Build)
     assert "compute capability 10.3: the CUDA library has PTX" in doctor._cuda_code(Device)
