@@ -19,7 +19,7 @@ namespace cuda {
 
 cudaError_t CudaDevice::TryKernel() {
   const cuda_stub::Machine& machine = cuda_stub::machine;
-  return machine.capability[machine.present] < machine.needed ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+  return machine.capability[cuda_stub::present] < machine.needed ? cudaErrorNoKernelImageForDevice : cudaSuccess;
 }
 
 }  // namespace cuda
@@ -42,10 +42,10 @@ void emulation_set_gpus(const int32_t* capabilities, int32_t count, int32_t need
   cuda_stub::machine = {};
   cuda_stub::machine.count = count;
   cuda_stub::machine.needed = needed;
-  cuda_stub::machine.present = present;
+  cuda_stub::present = present;
   for (int i = 0; i < count; ++i) cuda_stub::machine.capability[i] = capabilities[i];
 }
-int32_t emulation_present_gpu() { return cuda_stub::machine.present; }
+int32_t emulation_present_gpu() { return cuda_stub::present; }
 }
 
 namespace {

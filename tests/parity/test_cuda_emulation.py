@@ -41,7 +41,7 @@ def library(tmp_path_factory):
         pytest.skip("no C++ compiler; apt-get install g++")
     path = tmp_path_factory.mktemp("emulation") / "libemulated.so"
     native = ROOT / "tests" / "native"
-    subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
+    subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread",
                     "-DCOSURFGS_CUDA_CONTENT=\"machine code of 8.0\"", "-I", native / "cuda_stub",
                     "-I", ROOT / "cosurfgs_jax" / "raster" / "native", "-isystem", Path(jaxlib.__file__).parent / "include",
                     native / "emulated_handlers.cc", "-o", path], check=True)

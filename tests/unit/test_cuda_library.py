@@ -206,6 +206,13 @@ def test_a_missing_library_is_one_sentence_that_helps(monkeypatch):
     assert "/nowhere/libcosurfgs_cuda.so" in why and "COSURFGS_CUDA=ON pip install ." in why
 
 
+def test_only_the_gpus_that_jax_uses_are_asked(monkeypatch):
+    """The others may be those of other processes."""
+    monkeypatch.setattr(ffi, "is_cuda", lambda: True)
+    monkeypatch.setattr(ffi, "cuda_problem", lambda devices: f"asked {len(devices)}")
+    assert ffi.why_no_cuda_library.__wrapped__() == f"the native CUDA library cannot run: asked {len(jax.local_devices())}"
+
+
 def test_on_a_cpu_cuda_says_what_to_install():
     if jax.default_backend() != "cpu":
         pytest.skip("there is a GPU here")

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "cuda_device.h"
 #include "gpu_handlers.h"
@@ -111,15 +112,18 @@ static std::string Problem(int device) {
 // Why one of these GPUs, all if count is 0, cannot run the library, or "". The text is valid until the thread's next call.
 extern "C" const char* cosurfgs_cuda_problem(const int32_t* devices, int32_t count) {
   static thread_local std::string problem;
-  int present = 0, all = 0;
-  cudaError_t error = cudaGetDeviceCount(&all);
-  if (error == cudaSuccess) error = cudaGetDevice(&present);
+  int all = 0;
+  const cudaError_t error = cudaGetDeviceCount(&all);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  problem.clear();
-  for (int i = 0; problem.empty() && i < (count ? count : all); ++i) {
-    problem = cosurfgs::cuda::Problem(count ? devices[i] : i);
-  }
-  cudaSetDevice(present);
+  std::string found;
+  // In a thread of its own, so that the caller's present device stays what it is: to set it again would give it a context, which
+  // takes hundreds of megabytes of a GPU that this process may not use.
+  std::thread([&] {
+    for (int i = 0; found.empty() && i < (count ? count : all); ++i) {
+      found = cosurfgs::cuda::Problem(count ? devices[i] : i);
+    }
+  }).join();
+  problem = found;
   return problem.c_str();
 }
 

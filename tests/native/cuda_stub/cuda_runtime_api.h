@@ -29,11 +29,12 @@ struct cudaDeviceProp {
 namespace cuda_stub {
 constexpr int kMaxDevices = 8;
 struct Machine {
-  int count = 0, present = 0;
+  int count = 0;
   int capability[kMaxDevices] = {};  // 86 for 8.6
   int needed = 0;                    // what the library holds runs from here on
 };
 inline Machine machine;
+inline thread_local int present = 0;
 }  // namespace cuda_stub
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -52,13 +53,9 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = cuda_stub::machine.count;
   return *count ? cudaSuccess : cudaErrorNoDevice;
 }
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = cuda_stub::machine.present;
-  return cudaSuccess;
-}
 inline cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= cuda_stub::machine.count) return cudaErrorInvalidDevice;
-  cuda_stub::machine.present = device;
+  cuda_stub::present = device;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
