@@ -6,7 +6,7 @@
 #   CUDA_CONTENT       both in words
 #   CUDA_PROBLEM       or why nothing can be said
 # WANTED: "" for all GPUs that are about, a list of numbers, or "native" for those of this machine. KNOWN: what
-# `nvcc --list-gpu-code` prints. QUERY: programs to ask for the compute capabilities of this machine, if WANTED is "native".
+# `nvcc --list-gpu-code` prints. QUERY: the program to ask for the GPUs of this machine as nvidia-smi is, if WANTED is "native".
 #
 # PTX of 9.0 and not of the newest: it is what the GPUs without machine code of their own (10.3 has that of 10.0; 11.0 and what
 # comes later do not) compile from, and the kernels use nothing that came after it. A second PTX of 12.0 would add to the size
@@ -19,14 +19,12 @@ function(cosurfgs_cuda_architectures WANTED KNOWN QUERY)
   string(REGEX REPLACE "[, ]+" ";" wanted "${WANTED}")
   if(wanted STREQUAL "native")
     set(wanted "")
-    foreach(program ${QUERY})
-      execute_process(COMMAND ${program} --query-gpu=compute_cap --format=csv,noheader
-        OUTPUT_VARIABLE printed ERROR_QUIET RESULT_VARIABLE result)
-      if(result EQUAL 0)
-        string(REGEX MATCHALL "[0-9]+\\.[0-9]" wanted "${printed}")
-        string(REPLACE "." "" wanted "${wanted}")
-      endif()
-    endforeach()
+    execute_process(COMMAND "${QUERY}" --query-gpu=compute_cap --format=csv,noheader
+      OUTPUT_VARIABLE printed ERROR_QUIET RESULT_VARIABLE result)
+    if(result EQUAL 0)
+      string(REGEX MATCHALL "[0-9]+\\.[0-9]" wanted "${printed}")
+      string(REPLACE "." "" wanted "${wanted}")
+    endif()
     if(NOT wanted)
       set(CUDA_PROBLEM "COSURFGS_CUDA_ARCHITECTURES=native, but nvidia-smi finds no GPU on this machine; give a list such as 90, or leave it away" PARENT_SCOPE)
       return()

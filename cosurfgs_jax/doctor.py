@@ -72,9 +72,12 @@ def _cuda_code(device) -> str:
     if not info or not info.CUDA or not isinstance(capability, str) or not capability.replace(".", "", 1).isdigit():
         return ""
     found = ffi.cuda_code(capability, info.CUDA_MACHINE_CODE, info.CUDA_PTX)
+    remedy = "8.0 (Ampere) or newer is needed"
+    if float(capability) >= 8:
+        remedy = f"COSURFGS_CUDA_ARCHITECTURES={capability.replace('.', '')} pip install ."
     what = {"machine code": "the CUDA library has machine code for it",
             "PTX": "the CUDA library has PTX for it, which the driver compiles at the first call",
-            "": f"the CUDA library has no code for it: COSURFGS_CUDA_ARCHITECTURES={capability.replace('.', '')} pip install ."}
+            "": f"the CUDA library has no code for it: {remedy}"}
     return f", compute capability {capability}: {what[found]}"
 
 

@@ -16,10 +16,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 native=$root/cosurfgs_jax/raster/native
 tests=$root/tests/native
 cxx=$(command -v "${CXX:-g++}" || command -v c++) || die "no C++ compiler; apt-get install g++"
-flags=(-std=c++17 -O2 -Wall -Wextra -I "$native" -I "$tests")
 
 if [ "$mode" = --emulated ]; then
-  exec "$cxx" "${flags[@]}" -DCOSURFGS_EMULATED -I "$tests/cuda_stub" "$tests/gpu_program.cc" -o "$output"
+  exec "$cxx" -std=c++17 -O2 -Wall -Wextra -DCOSURFGS_EMULATED -I "$tests/cuda_stub" -I "$native" -I "$tests" \
+    "$tests/gpu_program.cc" -o "$output"
 fi
 
 nvcc=${NVCC:-}
@@ -46,11 +46,11 @@ for file in cuda_bin cuda_blend; do
   "$nvcc" -ccbin "$cxx" -std=c++17 -O3 --threads=0 "${architectures[@]}" -c "$native/$file.cu" -o "$folder/$file.o" &
   jobs+=($!)
 done
-# The headers that nvcc itself uses.
-include=$("$nvcc" --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#\$ INCLUDES="-I\([^"]*\)".*/\1/p')
-for file in gpu_program gpu_reference; do
-  "$cxx" "${flags[@]}" -isystem "$include" -c "$tests/$file.cc" -o "$folder/$file.o" &
+for file in gpu_program gpu_reference; do  # by nvcc, which knows where its headers are; for such files it only calls the C++ compiler
+  "$nvcc" -ccbin "$cxx" -std=c++17 -O2 -Xcompiler=-Wall,-Wextra -I "$native" -I "$tests" -c "$tests/$file.cc" -o "$folder/$file.o" &
   jobs+=($!)
 done
-for job in "${jobs[@]}"; do wait "$job"; done
+status=0
+for job in "${jobs[@]}"; do wait "$job" || status=$?; done
+[ "$status" = 0 ] || exit "$status"
 "$nvcc" -ccbin "$cxx" "${architectures[@]}" "$folder"/*.o -o "$output"

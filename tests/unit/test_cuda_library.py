@@ -137,6 +137,8 @@ def test_doctor_says_what_a_gpu_runs(monkeypatch):
     assert "compute capability 10.3: the CUDA library has PTX" in doctor._cuda_code(Device)
     Device.compute_capability = "8.0"
     assert "no code for it: COSURFGS_CUDA_ARCHITECTURES=80 pip install ." in doctor._cuda_code(Device)
+    Device.compute_capability = "7.5"
+    assert "no code for it: 8.0 (Ampere) or newer is needed" in doctor._cuda_code(Device)
     assert doctor._cuda_code(object()) == ""
     text = "machine code of 8.6 9.0 and PTX of 9.0, which runs on GPUs of compute capability 8.6 8.7 8.9 9.0 10.0"
     assert text in doctor._build()
