@@ -90,6 +90,15 @@ extern "C" void emulation_set(bool is_reversed, int64_t band_pairs) {
   cosurfgs::emulated::band_pairs = band_pairs;
 }
 
+// Ballots, visits and hits since the last call.
+extern "C" void emulation_work(int64_t* numbers) {
+  using cosurfgs::emulated::work;
+  numbers[0] = work.ballots;
+  numbers[1] = work.visits;
+  numbers[2] = work.hits;
+  work = {};
+}
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(EmulatedRasterForward, cosurfgs::emulated::kForward,
                               cosurfgs::BindForward(xla::ffi::Ffi::Bind()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(EmulatedRasterBackward, cosurfgs::emulated::kBackward,

@@ -5,6 +5,7 @@ ones. Against the CPU's kernels and not the definition, which is slower: those a
 """
 
 import ctypes
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -89,6 +90,70 @@ def test_gradients_and_probe(emulation, backend, name):
     cotangents = _cotangents(case)
     got, want = (cases.kernel_gradients(b, case, cotangents) for b in (backend, "cpu"))
     _assert_close_gradients(got, want, name)
+
+
+def _patch_borders() -> cases.Case:
+    """Surfels that end or begin within a twentieth of a pixel of the borders of warps' 8x8 patches, on both sides, and
+    surfels of one pixel in all corners of the patches; an image that ends within tiles and patches."""
+    rng = np.random.default_rng(30)
+    height, width = cases.SIZE
+    radius = np.sqrt(np.log(255 * 0.5))  # where alpha is 1/255 for opacity 0.5 and the low-pass filter alone
+    centers, opacities = [], []
+    for axis, size in enumerate((width, height)):
+        for border in range(8, size, 8):
+            for reach in (0.45, 0.55, -0.45, -0.55):  # the last pixel's centre of one side, the first of the other
+                along = border - reach - np.sign(reach) * radius
+                across = rng.integers(2, (height, width)[axis] - 2) + 0.5
+                centers.append((along, across) if axis == 0 else (across, along))
+                opacities.append(0.5)
+    for x in range(width):
+        for y in range(height):
+            if {x % 8, y % 8} <= {0, 7}:
+                centers.append((x + 0.5, y + 0.5))
+                opacities.append(1.2 / 255)
+    count = len(centers)
+    rays = np.concatenate([(np.array(centers) - cases.intrinsics()[:2, 2]) / np.diag(cases.intrinsics())[:2], np.ones((count, 1))], 1)
+    case = cases.random_cloud(30, count, camera_from_world=np.eye(4), alive=np.ones(count, bool))
+    return case.replace(means=rays * rng.uniform(1.2, 4, (count, 1)), log_scales=np.full((count, 2), -12.0),
+                        logit_opacities=cases._logit(np.array(opacities)))
+
+
+def test_patches_are_visited_up_to_their_borders(emulation):
+    """Every pixel and surfel gets what the CPU gives it: which patches a surfel touches is right to the pixel."""
+    emulation()
+    case = _patch_borders()
+    _, margins = cases.reference_maps(case)
+    assert (margins > cases.SAFE_MARGIN).all(), "the surfels must not end at pixels' centres to within rounding"
+    got, want = (cases.kernel_maps(backend, case) for backend in ("emulation", "cpu"))
+    for name, error in _errors(got, want).items():
+        assert error.max() < TOLERANCE, name
+    np.testing.assert_array_equal(got.contributions[:, 2:], want.contributions[:, 2:])
+    single = want.contributions[:, 2] == 1
+    assert single.sum() >= 100 and (want.contributions[~single, 2] > 10).sum() >= 30, "too few of either kind are seen"
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
+    _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents) for backend in ("emulation", "cpu")), "borders")
+
+
+@pytest.mark.parametrize("backend", ["emulation", "emulation_atomic"])
+@pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6]),
+                                          ("all", cases.FLOAT_MAPS)])
+def test_without_a_probe_the_gradients_are_the_same(emulation, backend, maps, wanted):
+    """Other kernels, which leave the absolute gradients out."""
+    emulation()
+    case = cases.build("random_cloud")
+    cotangents = {name: value for name, value in _cotangents(case).items() if name in wanted}
+
+    def loss(means, probe):
+        raw = cases.RENDERERS[backend](
+            dataclasses.replace(case.surfels(), means=means), case.camera(), jnp.asarray(case.background), probe,
+            image_size=case.image_size, near=case.near, sh_degree=3, maps=maps, with_contributions=False)
+        return sum((getattr(raw, name) * cotangent).sum() for name, cotangent in cotangents.items())
+
+    means = jnp.asarray(case.means)
+    gradient = jax.jit(jax.grad(loss))
+    without, with_probe = gradient(means, None), gradient(means, jnp.zeros((len(means), 4)))
+    assert np.abs(without).max() > 0
+    _assert_same(np.asarray(without), np.asarray(with_probe))
 
 
 @pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6])])
