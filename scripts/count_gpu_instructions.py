@@ -9,10 +9,11 @@ exponential in it. The instructions of a visit lie between the shortest way roun
 that a hit asks for; calls of slow ways for denormal numbers are left out). A visit is of one warp, 32 lanes with two pixels each.
 
 The work is that of the scene "town" of bench_peers.py: the kernels' emulation on this CPU (tests/native/) renders it and counts
-how often a warp looks which surfels to visit ("ballots", one for 32 surfels), how many it visits and in how many visits a pixel is
-hit. The time is the product over what the GPU's schedulers can issue at the clock, times the share of cycles in which they do
-(--issue: a guess). What a tile does besides (loads, sums over its warps) is in the table as "rest": its instructions on the longest
-way through the loop over batches, loops in it taken once. Nothing here has been measured on a GPU.
+how many batches of surfels a warp has, how often it looks which surfels to visit ("ballots", one for 32 surfels; kernels with one
+ballot a batch have its instructions in "rest"), how many it visits and in how many visits a pixel is hit. "rest" is what a warp
+does besides for each batch (copies surfels, adds up over the tile's warps): the longest way round the loop over batches, less
+visits and ballots. The time is the product over what the GPU's schedulers can issue at the clock, times the share of cycles in
+which they do (--issue: a guess). Nothing here has been measured on a GPU.
 """
 
 import argparse
@@ -34,6 +35,7 @@ LINE = re.compile(r"\s*(?:/\*(?P<address>[0-9a-f]{4,})\*/\s+)?(?:@(?P<guard>!?U?
 FLAGS = {"BlendTileBlock": ["contributions"], "BlendTileBackwardBlock": ["deterministic", "probe"]}
 MAPS = ["color", "geometry", "all"]
 COUNTED = ("MUFU", "LDS", "SHFL")
+WORK = ("batches", "ballots", "visits", "hits")  # as emulation_work in tests/native/emulated_handlers.cc gives them
 
 
 class Block:
@@ -192,7 +194,7 @@ def count_machine_code(source: Path, arch: str, nvdisasm: str) -> list[tuple[str
         kind = "backward" if "Backward" in match[1] else "forward"
         rows.append((" ".join([kind, MAPS[int(match[2])], *flags]),
                      counts | {"registers": registers, "shared": shared, "spilled": spilled}))
-    return sorted(rows)
+    return sorted(rows, key=lambda row: row[0])
 
 
 def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, dict[str, int]]:
@@ -218,11 +220,11 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
         return out.color.sum() + out.normal_sum.sum() + out.depth_sum.sum() + out.transmittance.sum()
 
     def counted(function) -> dict[str, int]:
-        numbers = (ctypes.c_int64 * 3)()
+        numbers = (ctypes.c_int64 * len(WORK))()
         library.emulation_work(numbers)
         jax.block_until_ready(function(surfels))
         library.emulation_work(numbers)
-        return dict(zip(("ballots", "visits", "hits"), numbers, strict=True))
+        return dict(zip(WORK, numbers, strict=True))
 
     forward = counted(jax.jit(loss))
     both = counted(jax.jit(jax.grad(loss, allow_int=True)))
@@ -257,10 +259,10 @@ def print_work(scene: str, work: dict[str, dict[str, int]], code: dict[str, dict
     """Warp instructions and milliseconds of one scene."""
     for kind, name in (("forward", "forward geometry"), ("backward", "backward geometry deterministic")):
         counts, cost = work[kind], code[name]
-        parts = [counts["ballots"] * cost["ballot"], (counts["visits"] - counts["hits"]) * cost["no_hit"],
-                 counts["hits"] * cost["hit"]]
-        numbers = "".join(f"{counts[key] / 1e6:9.2f}" for key in ("ballots", "visits", "hits"))
-        print(f"{scene:24}{kind:10}{numbers}{sum(parts) / 1e6:12.0f}{1e3 * sum(parts) / per_second:8.2f}", flush=True)
+        parts = [counts["batches"] * cost["rest"], counts["ballots"] * cost["ballot"],
+                 (counts["visits"] - counts["hits"]) * cost["no_hit"], counts["hits"] * cost["hit"]]
+        numbers = "".join(f"{counts[key] / 1e6:9.2f}" for key in WORK)
+        print(f"{scene:24}{kind:10}{numbers}{sum(parts) / 1e6:14.0f}{1e3 * sum(parts) / per_second:8.2f}", flush=True)
 
 
 def main() -> None:
@@ -281,7 +283,7 @@ def main() -> None:
         print(f"{name:40}" + "".join(f"{counts[column]:10d}" for column in columns))
     if options.scenes:
         per_second = options.multiprocessors * 4 * options.ghz * 1e9 * options.issue
-        print(f"\n{'scene (millions)':24}{'':10}{'ballots':>9}{'visits':>9}{'hits':>9}{'instructions':>12}{'ms':>8}")
+        print(f"\n{'scene (millions)':34}" + "".join(f"{name:>9}" for name in WORK) + f"{'instructions':>14}{'ms':>8}")
         with tempfile.TemporaryDirectory() as folder:
             library = build_emulation(options.source, folder)
             for scene in options.scenes.split(","):

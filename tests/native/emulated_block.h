@@ -16,10 +16,10 @@ namespace {
 
 bool is_reversed = false;
 
-// What the warps did, for who counts it: ballots over surfels of which some can be reached, surfels visited, and visits in which
-// a pixel was hit.
+// What the warps did, for who counts it: batches, ballots over surfels of which some can be reached, surfels visited, and visits
+// in which a pixel was hit.
 struct Work {
-  int64_t ballots, visits, hits;
+  int64_t batches, ballots, visits, hits;
 } work;
 
 template <class Function>
@@ -66,6 +66,7 @@ class HostBlock {
 
   template <class Found, int kBatch, class Reach, class Meet, class Fill>
   void Visit(const uint8_t (&patches)[kBatch], Order order, Reach reach, Meet meet, Fill fill) {
+    work.batches += kTileWarps;
     InOrder(kTileWarps, [&](int64_t w) {
       for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
         ForMarked(Marked(patches, chunk, order, reach, w), chunk, order, [&](int i) {
@@ -84,6 +85,7 @@ class HostBlock {
 
   template <class Op, class Found, int kBatch, int kUsed, class Reach, class Meet, class Fill>
   void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab, Order order, Reach reach, Meet meet, Fill fill) {
+    work.batches += kTileWarps;
     InOrder(kTileWarps, [&](int64_t w) {
       for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
         uint32_t is_hit = 0;

@@ -90,12 +90,13 @@ extern "C" void emulation_set(bool is_reversed, int64_t band_pairs) {
   cosurfgs::emulated::band_pairs = band_pairs;
 }
 
-// Ballots, visits and hits since the last call.
+// Batches, ballots, visits and hits since the last call.
 extern "C" void emulation_work(int64_t* numbers) {
   using cosurfgs::emulated::work;
-  numbers[0] = work.ballots;
-  numbers[1] = work.visits;
-  numbers[2] = work.hits;
+  numbers[0] = work.batches;
+  numbers[1] = work.ballots;
+  numbers[2] = work.visits;
+  numbers[3] = work.hits;
   work = {};
 }
 

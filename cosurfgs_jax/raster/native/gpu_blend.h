@@ -13,15 +13,12 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "gpu_slab.h"
 #include "raster.h"
 #include "scalar.h"
 
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
-
-constexpr int kWarp = 32, kPatch = 8, kPixels = 2;  // kPatch: pixels, square, of a warp; kPixels: of a thread
-constexpr int kPatches = kTile / kPatch, kTileWarps = kPatches * kPatches, kTileThreads = kTileWarps * kWarp;
-static_assert(kWarp * kPixels == kPatch * kPatch && kTile == 2 * kPatch, "two pixels a thread, two patches a side");
 
 struct BlendArgs {
   const View* view;
@@ -73,7 +70,7 @@ struct alignas(16) Visited {
 template <int kBatch>
 struct Batch {
   Visited surfels[kBatch];
-  int64_t rows[kBatch];    // where sums over the tile's pixels go
+  float* rows[kBatch];      // where sums over the tile's pixels go
   uint8_t patches[kBatch];  // bit w: the surfel's box touches the patch of warp w
 };
 
@@ -180,72 +177,6 @@ enum class Order { kForward, kBackward };
 struct Hits {
   Hit of[kPixels];
 };
-
-// How numbers of a row are put together.
-struct Sum {
-  COSURFGS_FN static float Combine(int, float a, float b) { return a + b; }
-};
-struct SumOfContributions {  // the second is a maximum
-  COSURFGS_FN static float Combine(int k, float a, float b) { return k == 1 ? Max(a, b) : a + b; }
-};
-
-// Puts together kCount numbers of each of 32 lanes: afterwards values[0] of a lane is number LaneNumber<kCount>(lane) over all
-// lanes. At every step a lane keeps half of the numbers that it is in charge of and sends the others away; where their count is
-// odd, both lanes keep the middle one. 23 exchanges for 22 numbers, where a sum for each would take 110.
-// exchange(width, i, j, combine): lanes whose bit `width` is 0 keep values[i], the others values[j], and send the other one to
-// lane ^ width; values[i] becomes combine(lane, kept, received).
-template <int kCount, int kWidth = kWarp / 2>
-COSURFGS_FN int LaneNumber(int lane, int slot = 0) {
-  constexpr int kKept = (kCount + 1) / 2;
-  if constexpr (kWidth > 1) slot = LaneNumber<kKept, kWidth / 2>(lane, slot);
-  return lane & kWidth && slot + kKept < kCount ? slot + kKept : slot;
-}
-// The same of a slot while numbers are still being put together: its number among those of the steps before and this one.
-template <int kAll, int kWidth>
-COSURFGS_FN int SlotNumber(int lane, int slot) {
-  if constexpr (kWidth >= kWarp) {
-    return slot;
-  } else {
-    constexpr int kShare = kWarp / kWidth, kBefore = (kAll + kShare / 2 - 1) / (kShare / 2), kKept = (kBefore + 1) / 2;
-    return SlotNumber<kAll, 2 * kWidth>(lane, lane & kWidth && slot + kKept < kBefore ? slot + kKept : slot);
-  }
-}
-template <int kAll, class Op, int kCount = kAll, int kWidth = kWarp / 2, class Warp>
-COSURFGS_BLOCK_FN void CombineLanes(Warp& warp) {
-  constexpr int kKept = (kCount + 1) / 2;
-  COSURFGS_UNROLL
-  for (int i = 0; i < kKept; ++i) {
-    warp.Exchange(kWidth, i, i + kKept < kCount ? i + kKept : i, [=](int lane, float kept, float received) {
-      return Op::Combine(SlotNumber<kAll, kWidth>(lane, i), kept, received);
-    });
-  }
-  if constexpr (kWidth > 1) CombineLanes<kAll, Op, kKept, kWidth / 2>(warp);
-}
-
-// What the warps of a block have gathered for the surfels of a batch.
-template <int kBatch, int kUsed>
-struct Slab {
-  static_assert(kBatch % kWarp == 0 && kUsed <= kWarp, "bits of words, and a lane for each number");
-  float values[kTileWarps][kBatch][kUsed];
-  uint32_t is_hit[kTileWarps][kBatch / kWarp];  // a bit for each surfel
-};
-
-// Calls write(surfel of the batch, number, value) for this thread's part of the batch.
-template <class Op, int kBatch, int kUsed, class Write>
-COSURFGS_BLOCK_FN void ReadSlab(const Slab<kBatch, kUsed>& slab, int size, int thread, Write write) {
-  for (int index = thread; index < size * kUsed; index += kTileThreads) {
-    const int i = index / kUsed, k = index % kUsed;
-    float value = 0.0f;
-    bool is_any = false;
-    COSURFGS_UNROLL
-    for (int warp = 0; warp < kTileWarps; ++warp) {
-      const bool is_hit = slab.is_hit[warp][i / kWarp] >> i % kWarp & 1;
-      if (is_hit) value = Op::Combine(k, value, slab.values[warp][i][k]);
-      is_any = is_any || is_hit;
-    }
-    if (is_any) write(i, k, value);
-  }
-}
 
 // Forward. Rows of contributions that no pixel adds to are not written: they must be zero before.
 template <int kMaps, bool kContributing>
@@ -354,7 +285,7 @@ struct BlendTileBlock {
       const int32_t position = int32_t(first - begin);  // in the tile's list
       block.Each([&](int thread, State&) {
         CopyBatch(args, tile, first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
-          return kContributing ? kContributions * PairRow(args.rows, box, id, tile.x, tile.y) : 0;
+          return kContributing ? args.rows.rows + kContributions * PairRow(args.rows, box, id, tile.x, tile.y) : nullptr;
         });
       });
       const auto reach = [size](const State& state) { return IsActive(state) ? size : 0; };
@@ -368,7 +299,7 @@ struct BlendTileBlock {
             });
         block.Each([&](int thread, State&) {
           ReadSlab<SumOfContributions>(shared.slab, size, thread,
-                                       [&](int i, int k, float value) { args.rows.rows[shared.batch.rows[i] + k] = value; });
+                                       [&](int i, int k, float value) { shared.batch.rows[i][k] = value; });
         });
       } else {
         block.template Visit<Hits>(
@@ -547,12 +478,12 @@ struct BlendTileBackwardBlock {
     for (int c = 0; c < 3; ++c) row.Add(kGradColor + c, w, pixel.color[c]);
   }
 
-  // Adds one number of a surfel's sum over the tile's pixels to what the surfel gets.
-  COSURFGS_FN static void WriteNumber(const Args& args, int64_t row, int k, float value) {
+  // Writes one number of a surfel's sum over the tile's pixels, or adds it to what the surfel has.
+  COSURFGS_FN static void WriteNumber(float* row, int k, float value) {
     if (kDeterministic) {
-      args.rows.rows[row + SlotOf(k)] = value;
+      row[SlotOf(k)] = value;
     } else {
-      AtomicAdd(args.sums + row + SlotOf(k), value);
+      AtomicAdd(row + SlotOf(k), value);
     }
   }
 
@@ -572,7 +503,8 @@ struct BlendTileBackwardBlock {
       const int32_t first = end > kBatch ? end - kBatch : 0, size = end - first;
       block.Each([&](int thread, State&) {
         CopyBatch(args, tile, begin + first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
-          return kUsed * (kDeterministic ? PairRow(args.rows, box, id, tile.x, tile.y) : int64_t(id));
+          return kDeterministic ? args.rows.rows + kUsed * PairRow(args.rows, box, id, tile.x, tile.y)
+                                : args.sums + kUsed * int64_t(id);
         });
       });
       block.template Rows<Sum, Hits>(
@@ -586,7 +518,7 @@ struct BlendTileBackwardBlock {
           });
       block.Each([&](int thread, State&) {
         ReadSlab<Sum>(shared.slab, size, thread,
-                      [&](int i, int k, float value) { WriteNumber(args, shared.batch.rows[i], k, value); });
+                      [&](int i, int k, float value) { WriteNumber(shared.batch.rows[i], k, value); });
       });
     }
   }
