@@ -5,8 +5,9 @@ python scripts/count_gpu_instructions.py [--nvdisasm=PATH] [--arch=sm_90] [--sce
 
 The machine code is what nvcc makes of cuda_blend.cu, as nvdisasm shows it (of the CUDA toolkit, or of the package
 nvidia-cuda-nvdisasm; also $NVDISASM). In each kernel the loop over the surfels that a warp visits is the innermost one with an
-exponential in it. The instructions of a visit lie between the shortest way round the loop (no pixel is hit) and the longest (all
-that a hit asks for; calls of slow ways for denormal numbers are left out). A visit is of one warp, 32 lanes with two pixels each.
+exponential in it. The instructions of a visit are those on the shortest way round the loop ("no_hit"), or on the longest ("hit";
+calls of slow ways for denormal numbers are left out). A visit is of one warp, 32 lanes with two pixels each; "half" is a hit of
+only first or only second pixels of the lanes: the shortest way on which lanes exchange numbers. "whole" counts the other hits.
 
 The work is that of the scene "town" of bench_peers.py: the kernels' emulation on this CPU (tests/native/) renders it and counts
 how many batches of surfels a warp has, how often it looks which surfels to visit ("ballots", one for 32 surfels; kernels with one
@@ -35,7 +36,7 @@ LINE = re.compile(r"\s*(?:/\*(?P<address>[0-9a-f]{4,})\*/\s+)?(?:@(?P<guard>!?U?
 FLAGS = {"BlendTileBlock": ["contributions"], "BlendTileBackwardBlock": ["deterministic", "probe"]}
 MAPS = ["color", "geometry", "all"]
 COUNTED = ("MUFU", "LDS", "SHFL")
-WORK = ("batches", "ballots", "visits", "hits")  # as emulation_work in tests/native/emulated_handlers.cc gives them
+WORK = ("batches", "ballots", "visits", "hits", "whole")  # as emulation_work in tests/native/emulated_handlers.cc gives them
 
 
 class Block:
@@ -113,8 +114,16 @@ def find_loops(blocks: list[Block]) -> list[tuple[int, set[int]]]:
     return list(loops.items())
 
 
-def way_round(blocks: list[Block], header: int, body: set[int], choose, skip: frozenset[int] = frozenset()) -> list[str]:
-    """The operations on the shortest or longest way (choose: min or max) from a loop's header back to it, each block once."""
+def way_round(blocks: list[Block], header: int, body: set[int], choose, skip: frozenset[int] = frozenset(),
+              via: frozenset[int] = frozenset()) -> list[str]:
+    """The operations on a way from a loop's header back to it, each block once.
+
+    Args:
+        header, body: of the loop.
+        choose: min or max, by the number of operations.
+        skip: blocks whose operations do not count.
+        via: blocks that the shortest way must go through, where there is one.
+    """
     @functools.cache
     def from_block(number: int) -> tuple[int, tuple[int, ...]] | None:
         block = blocks[number]
@@ -126,7 +135,7 @@ def way_round(blocks: list[Block], header: int, body: set[int], choose, skip: fr
         if not ways:
             return None
         length, way = choose(ways, key=lambda way: way[0])
-        own = 0 if number in skip else len(block.operations)
+        own = 0 if number in skip else len(block.operations) - (number in via) * 10**6
         return length + own, (number, *way)
 
     on_way: set[int] = set()
@@ -151,7 +160,9 @@ def count_kernel(lines: list[str]) -> dict[str, int] | None:
         return None
     header, body = around[0]
     hit = way_round(blocks, header, body, max)
-    counts = {"no_hit": len(way_round(blocks, header, body, min)), "hit": len(hit)}
+    adding = frozenset(number for number in body if any(operation.startswith("SHFL") for operation in blocks[number].operations))
+    half = way_round(blocks, header, body, min, via=adding) if adding else hit
+    counts = {"no_hit": len(way_round(blocks, header, body, min)), "half": len(half), "hit": len(hit)}
     counts |= {name: sum(operation.startswith(name) for operation in hit) for name in COUNTED}
     outer_header, outer = around[-1]
     chunk_header, chunk = around[1] if len(around) > 2 else (outer_header, outer)
@@ -228,7 +239,8 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
 
     forward = counted(jax.jit(loss))
     both = counted(jax.jit(jax.grad(loss, allow_int=True)))
-    return {"forward": forward, "backward": {name: both[name] - forward[name] for name in both}}
+    backward = {name: both[name] - forward[name] for name in both}
+    return {"forward": forward | {"whole": forward["hits"]}, "backward": backward}  # forward makes no difference
 
 
 def build_emulation(source: Path, folder: str) -> ctypes.CDLL:
@@ -260,7 +272,8 @@ def print_work(scene: str, work: dict[str, dict[str, int]], code: dict[str, dict
     for kind, name in (("forward", "forward geometry"), ("backward", "backward geometry deterministic")):
         counts, cost = work[kind], code[name]
         parts = [counts["batches"] * cost["rest"], counts["ballots"] * cost["ballot"],
-                 (counts["visits"] - counts["hits"]) * cost["no_hit"], counts["hits"] * cost["hit"]]
+                 (counts["visits"] - counts["hits"]) * cost["no_hit"], (counts["hits"] - counts["whole"]) * cost["half"],
+                 counts["whole"] * cost["hit"]]
         numbers = "".join(f"{counts[key] / 1e6:9.2f}" for key in WORK)
         print(f"{scene:24}{kind:10}{numbers}{sum(parts) / 1e6:14.0f}{1e3 * sum(parts) / per_second:8.2f}", flush=True)
 
@@ -277,7 +290,7 @@ def main() -> None:
     parser.add_argument("--issue", type=float, default=0.7, help="share of cycles in which a scheduler issues")
     options = parser.parse_args()
     rows = count_machine_code(options.source, options.arch, find_nvdisasm(options.nvdisasm))
-    columns = ["no_hit", "hit", *COUNTED, "ballot", "rest", "registers", "shared", "spilled"]
+    columns = ["no_hit", "half", "hit", *COUNTED, "ballot", "rest", "registers", "shared", "spilled"]
     print(f"{'kernel':40}" + "".join(f"{name:>10}" for name in columns))
     for name, counts in rows:
         print(f"{name:40}" + "".join(f"{counts[column]:10d}" for column in columns))

@@ -16,10 +16,10 @@ namespace {
 
 bool is_reversed = false;
 
-// What the warps did, for who counts it: batches, ballots over surfels of which some can be reached, surfels visited, and visits
-// in which a pixel was hit.
+// What the warps did, for who counts it: batches, ballots over surfels of which some can be reached, surfels visited, visits in
+// which a pixel was hit, and (of Rows) those in which a first and a second pixel of threads were hit.
 struct Work {
-  int64_t batches, ballots, visits, hits;
+  int64_t batches, ballots, visits, hits, whole_hits;
 } work;
 
 template <class Function>
@@ -64,7 +64,7 @@ class HostBlock {
     return true;
   }
 
-  template <class Found, int kBatch, class Reach, class Meet, class Fill>
+  template <int kBatch, class Reach, class Meet, class Fill>
   void Visit(const uint8_t (&patches)[kBatch], Order order, Reach reach, Meet meet, Fill fill) {
     work.batches += kTileWarps;
     InOrder(kTileWarps, [&](int64_t w) {
@@ -72,7 +72,8 @@ class HostBlock {
         ForMarked(Marked(patches, chunk, order, reach, w), chunk, order, [&](int i) {
           bool is_any = false;
           InOrder(kWarp, [&](int64_t lane) {
-            Found found;
+            Hits found;
+            std::memset(static_cast<void*>(&found), 0xa5, sizeof(found));
             const bool is_hit = meet(states_[w * kWarp + lane], i, found);
             if (is_hit) fill(states_[w * kWarp + lane], i, found);
             is_any |= is_hit;
@@ -83,21 +84,25 @@ class HostBlock {
     });
   }
 
-  template <class Op, class Found, int kBatch, int kUsed, class Reach, class Meet, class Fill>
+  template <class Op, int kBatch, int kUsed, class Reach, class Meet, class Fill>
   void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab, Order order, Reach reach, Meet meet, Fill fill) {
     work.batches += kTileWarps;
     InOrder(kTileWarps, [&](int64_t w) {
       for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
         uint32_t is_hit = 0;
         ForMarked(Marked(patches, chunk, order, reach, w), chunk, order, [&](int i) {
-          Found found[kWarp];
+          Hits found[kWarp];
           std::memset(static_cast<void*>(found), 0xa5, sizeof(found));
-          bool is_any = false;
-          InOrder(kWarp, [&](int64_t lane) { is_any |= meet(states_[w * kWarp + lane], i, found[lane]); });
-          work.hits += is_any;
-          if (!is_any) return;
+          bool is_any[kPixels] = {};
+          InOrder(kWarp, [&](int64_t lane) {
+            meet(states_[w * kWarp + lane], i, found[lane]);
+            for (int p = 0; p < kPixels; ++p) is_any[p] |= found[lane].of[p].is_hit;
+          });
+          work.hits += is_any[0] || is_any[1];
+          work.whole_hits += is_any[0] && is_any[1];
+          if (!is_any[0] && !is_any[1]) return;
           HostWarp<kUsed> warp;
-          InOrder(kWarp, [&](int64_t lane) { fill(states_[w * kWarp + lane], i, found[lane], warp.values[lane]); });
+          InOrder(kWarp, [&](int64_t lane) { fill(states_[w * kWarp + lane], i, found[lane], is_any, warp.values[lane]); });
           CombineLanes<kUsed, Op>(warp);
           InOrder(kWarp, [&](int64_t lane) { slab.values[w][i][LaneNumber<kUsed>(int(lane))] = warp.values[lane][0]; });
           is_hit |= 1u << (i - chunk);

@@ -90,13 +90,14 @@ extern "C" void emulation_set(bool is_reversed, int64_t band_pairs) {
   cosurfgs::emulated::band_pairs = band_pairs;
 }
 
-// Batches, ballots, visits and hits since the last call.
+// Batches, ballots, visits, hits and whole hits since the last call.
 extern "C" void emulation_work(int64_t* numbers) {
   using cosurfgs::emulated::work;
   numbers[0] = work.batches;
   numbers[1] = work.ballots;
   numbers[2] = work.visits;
   numbers[3] = work.hits;
+  numbers[4] = work.whole_hits;
   work = {};
 }
 

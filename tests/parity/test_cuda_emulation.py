@@ -7,6 +7,7 @@ ones. Against the CPU's kernels and not the definition, which is slower: those a
 import ctypes
 import dataclasses
 import functools
+import itertools
 import shutil
 import subprocess
 import sysconfig
@@ -93,16 +94,17 @@ def test_gradients_and_probe(emulation, backend, name):
 
 
 def _patch_borders() -> cases.Case:
-    """Surfels that end or begin within a twentieth of a pixel of the borders of warps' 8x8 patches, on both sides, and
-    surfels of one pixel in all corners of the patches; an image that ends within tiles and patches."""
+    """Surfels that end at the borders of warps' 8x8 patches, one pixel before or one behind them, by a twentieth of a pixel,
+    and surfels of one pixel in all corners of the patches; an image that ends within tiles and patches."""
     rng = np.random.default_rng(30)
     height, width = cases.SIZE
     radius = np.sqrt(np.log(255 * 0.6))  # where alpha is 1/255 for opacity 0.6 and the low-pass filter alone
     centers, opacities = [], []
     for axis, size in enumerate((width, height)):
         for border in range(8, size, 8):
-            for reach in (0.45, 0.55, -0.45, -0.55):  # the last pixel's centre of one side, the first of the other
-                along = border - reach - np.sign(reach) * radius
+            # Side 1: the surfel is before the border and ends `gap` before it; the centres of pixels are at 0.5 and -0.5.
+            for side, gap in itertools.product((1, -1), (0.55, 0.45, -0.45, -0.55)):
+                along = border - side * (gap + radius)
                 across = rng.integers(2, (height, width)[axis] - 2) + 0.5
                 centers.append((along, across) if axis == 0 else (across, along))
                 opacities.append(0.6)
@@ -144,17 +146,17 @@ def test_without_a_probe_the_gradients_are_the_same(emulation, backend, maps, wa
     case = cases.build("random_cloud")
     cotangents = {name: value for name, value in _cotangents(case).items() if name in wanted}
 
-    def loss(means, probe):
+    def loss(floats, probe):
         raw = cases.RENDERERS[backend](
-            dataclasses.replace(case.surfels(), means=means), case.camera(), jnp.asarray(case.background), probe,
+            dataclasses.replace(case.surfels(), **floats), case.camera(), jnp.asarray(case.background), probe,
             image_size=case.image_size, near=case.near, sh_degree=3, maps=maps, with_contributions=False)
         return sum((getattr(raw, name) * cotangent).sum() for name, cotangent in cotangents.items())
 
-    means = jnp.asarray(case.means)
+    floats = {field: jnp.asarray(getattr(case, field)) for field in cases.FIELDS}
     gradient = jax.jit(jax.grad(loss))
-    without, with_probe = gradient(means, None), gradient(means, jnp.zeros((len(means), 4)))
-    assert np.abs(without).max() > 0
-    _assert_same(np.asarray(without), np.asarray(with_probe))
+    without, with_probe = gradient(floats, None), gradient(floats, jnp.zeros((cases.COUNT, 4)))
+    assert all(np.abs(value).max() > 0 for value in without.values())
+    _assert_same(without, with_probe)
 
 
 @pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6])])

@@ -28,13 +28,14 @@ class CudaDevice {
   //   shared()            its Body::Shared;
   //   Each(f)             f(thread, state) on every thread, then a barrier;
   //   None(f)             whether f(state) is false on every thread, after a barrier;
-  //   Visit<Found>(patches, order, reach, meet, fill)
+  //   Visit(patches, order, reach, meet, fill)
   //                       each warp goes through the surfels i of a batch whose patches[i] has the warp's bit and that one of
-  //                       its threads can reach, i < reach(state): threads for which meet(state, i, found) is true call
-  //                       fill(state, i, found); then a barrier;
-  //   Rows<Op, Found>(patches, slab, order, reach, meet, fill)
-  //                       likewise, but where one thread of a warp meets the surfel, all of them call fill(state, i, found, row),
-  //                       and their rows are put together by Op into the slab.
+  //                       its threads can reach, i < reach(state): threads for which meet(state, i, hits) is true call
+  //                       fill(state, i, hits); then a barrier;
+  //   Rows<Op>(patches, slab, order, reach, meet, fill)
+  //                       likewise, but where one thread of a warp meets the surfel, all of them call
+  //                       fill(state, i, hits, is_any, row), is_any[p]: whether pixel p of a thread of the warp is hit; their
+  //                       rows are put together by Op into the slab.
   template <class Body>
   void Blocks(int64_t n, const typename Body::Args& args);
 

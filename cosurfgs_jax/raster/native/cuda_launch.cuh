@@ -54,19 +54,19 @@ class CudaBlock {
     return !__syncthreads_or(is_set(state_));
   }
 
-  template <class Found, int kBatch, class Reach, class Meet, class Fill>
+  template <int kBatch, class Reach, class Meet, class Fill>
   __device__ __forceinline__ void Visit(const uint8_t (&patches)[kBatch], Order order, Reach reach, Meet meet, Fill fill) {
 #pragma unroll 1
     for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
       ForMarked(Marked(patches, chunk, order, reach), chunk, order, [&](int i) {
-        Found found;
+        Hits found;
         if (meet(state_, i, found)) fill(state_, i, found);
       });
     }
     __syncthreads();
   }
 
-  template <class Op, class Found, int kBatch, int kUsed, class Reach, class Meet, class Fill>
+  template <class Op, int kBatch, int kUsed, class Reach, class Meet, class Fill>
   __device__ __forceinline__ void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab, Order order, Reach reach,
                                        Meet meet, Fill fill) {
     const int w = threadIdx.x / kWarp, lane = Kept(threadIdx.x % kWarp);
@@ -75,11 +75,15 @@ class CudaBlock {
     for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
       uint32_t is_hit = 0;
       ForMarked(Marked(patches, chunk, order, reach), chunk, order, [&](int i) {
-        Found found;
-        if (!__any_sync(kAllLanes, meet(state_, i, found))) return;  // the same for all lanes
+        Hits found;
+        meet(state_, i, found);
+        bool is_any[kPixels];  // the same for all lanes
+#pragma unroll
+        for (int p = 0; p < kPixels; ++p) is_any[p] = __any_sync(kAllLanes, found.of[p].is_hit);
+        if (!is_any[0] && !is_any[1]) return;
         CudaWarp<kUsed> warp;
         warp.lane = lane;
-        fill(state_, i, found, warp.values);
+        fill(state_, i, found, is_any, warp.values);
         CombineLanes<kUsed, Op>(warp);
         (&slab.values[0][0][0])[target + i * kUsed] = warp.values[0];
         is_hit |= 1u << (i - chunk);

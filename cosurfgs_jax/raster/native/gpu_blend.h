@@ -291,9 +291,9 @@ struct BlendTileBlock {
       const auto reach = [size](const State& state) { return IsActive(state) ? size : 0; };
       const auto meet = [&](const State& state, int i, Hits& hits) { return Meet(shared.batch.surfels[i], state, hits); };
       if constexpr (kContributing) {
-        block.template Rows<SumOfContributions, Hits>(
+        block.template Rows<SumOfContributions>(
             shared.batch.patches, shared.slab, Order::kForward, reach, meet,
-            [&](State& state, int i, const Hits& hits, float* values) {
+            [&](State& state, int i, const Hits& hits, const bool*, float* values) {
               for (int k = 0; k < kContributions; ++k) values[k] = 0.0f;
               BlendAll(shared.batch.surfels[i], hits, position + i, state, values);
             });
@@ -302,7 +302,7 @@ struct BlendTileBlock {
                                        [&](int i, int k, float value) { shared.batch.rows[i][k] = value; });
         });
       } else {
-        block.template Visit<Hits>(
+        block.Visit(
             shared.batch.patches, Order::kForward, reach, meet, [&](State& state, int i, const Hits& hits) {
               BlendAll(shared.batch.surfels[i], hits, position + i, state, nullptr);
             });
@@ -322,7 +322,7 @@ struct BlendTileBlock {
 template <int kMaps, bool kDeterministic, bool kHasProbe>
 struct BlendTileBackwardBlock {
   using Args = BlendArgs;
-  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kEverything ? 5 : kMaps == kGeometry ? 7 : 8;
+  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kEverything ? 5 : kMaps == kGeometry ? 6 : 8;
   static constexpr int kBatch = 32;
   static constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
   static constexpr int kNumAbsolute = kGradAlpha - kGradAbsolute;
@@ -404,7 +404,7 @@ struct BlendTileBackwardBlock {
     return is_hit;
   }
 
-  // Products are stored for the first pixel of a thread and added for the others.
+  // Products are stored for the first pixel that a thread replays and added for the other.
   template <bool kFirst>
   struct Row {
     float* values;
@@ -507,14 +507,18 @@ struct BlendTileBackwardBlock {
                                 : args.sums + kUsed * int64_t(id);
         });
       });
-      block.template Rows<Sum, Hits>(
+      block.template Rows<Sum>(
           shared.batch.patches, shared.slab, Order::kBackward,
           [&](const State& state) { return Last(state) + 1 - first < size ? Last(state) + 1 - first : size; },
           [&](const State& state, int i, Hits& hits) { return Meet(shared.batch.surfels[i], first + i, state, hits); },
-          [&](State& state, int i, const Hits& hits, float* values) {
+          [&](State& state, int i, const Hits& hits, const bool* is_any, float* values) {
             const Visited& surfel = shared.batch.surfels[i];
-            Replay(surfel, hits.of[0], first + i, state.pixels[0], Row<true>{values});
-            Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<false>{values});
+            if (is_any[0]) {
+              Replay(surfel, hits.of[0], first + i, state.pixels[0], Row<true>{values});
+              if (is_any[1]) Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<false>{values});
+            } else {
+              Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<true>{values});
+            }
           });
       block.Each([&](int thread, State&) {
         ReadSlab<Sum>(shared.slab, size, thread,
