@@ -124,43 +124,42 @@ def way_round(blocks: list[Block], header: int, body: set[int], choose, skip: fr
         skip: blocks whose operations do not count.
         via: blocks that the shortest way must go through, where there is one.
     """
+    on_way: set[int] = set()  # so that loops within are gone through once
+
     @functools.cache
     def from_block(number: int) -> tuple[int, tuple[int, ...]] | None:
         block = blocks[number]
         if "CALL.REL.NOINC" in block.operations:
             return None
+        on_way.add(number)
         ways = [(0, ())] if header in block.next else []
-        ways += [way for other in block.next if other in body and other != header and other not in on_way
-                 if (way := visit(other)) is not None]
+        ways += [way for other in block.next if other in body - {header} - on_way if (way := from_block(other)) is not None]
+        on_way.discard(number)
         if not ways:
             return None
         length, way = choose(ways, key=lambda way: way[0])
         own = 0 if number in skip else len(block.operations) - (number in via) * 10**6
         return length + own, (number, *way)
 
-    on_way: set[int] = set()
-
-    def visit(number: int):
-        on_way.add(number)
-        way = from_block(number)
-        on_way.discard(number)
-        return way
-
-    found = visit(header)
+    found = from_block(header)
     return [operation for number in (found[1] if found else ()) if number not in skip for operation in blocks[number].operations]
 
 
+def holding(blocks: list[Block], body: set[int], what: str) -> frozenset[int]:
+    """The blocks of a loop with an operation that begins like this."""
+    return frozenset(number for number in body if any(operation.startswith(what) for operation in blocks[number].operations))
+
+
 def count_kernel(lines: list[str]) -> dict[str, int] | None:
-    """Instructions of a visit with and without a hit, of a ballot over 32 surfels, and of the rest of a batch."""
+    """Instructions of a visit by what is hit, of a ballot over 32 surfels, and of the rest of a batch; None without visits."""
     blocks = split_blocks(lines)
     loops = sorted(find_loops(blocks), key=lambda loop: len(loop[1]))
-    has = lambda body, what: any(operation.startswith(what) for number in body for operation in blocks[number].operations)  # noqa: E731
-    around = [loop for loop in loops if has(loop[1], "MUFU.EX2")]
+    around = [loop for loop in loops if holding(blocks, loop[1], "MUFU.EX2")]
     if not around:
         return None
     header, body = around[0]
     hit = way_round(blocks, header, body, max)
-    adding = frozenset(number for number in body if any(operation.startswith("SHFL") for operation in blocks[number].operations))
+    adding = holding(blocks, body, "SHFL")
     half = way_round(blocks, header, body, min, via=adding) if adding else hit
     counts = {"no_hit": len(way_round(blocks, header, body, min)), "half": len(half), "hit": len(hit)}
     counts |= {name: sum(operation.startswith(name) for operation in hit) for name in COUNTED}
@@ -171,8 +170,8 @@ def count_kernel(lines: list[str]) -> dict[str, int] | None:
     return counts
 
 
-def resources(log: str) -> dict[str, str]:
-    """Registers, shared memory and spills by the name of a kernel, from what ptxas says."""
+def resources(log: str) -> dict[str, list[int]]:
+    """[registers, bytes of shared memory, bytes spilled] by the name of a kernel, from what ptxas says."""
     found, name = {}, ""
     for line in log.splitlines():
         if match := re.search(r"Compiling entry function '(\S+)'", line):
