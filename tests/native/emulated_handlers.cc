@@ -46,6 +46,17 @@ void emulation_set_gpus(const int32_t* capabilities, int32_t count, int32_t need
   for (int i = 0; i < count; ++i) cuda_stub::machine.capability[i] = capabilities[i];
 }
 int32_t emulation_present_gpu() { return cuda_stub::present; }
+
+// Batches, ballots, visits, hits and whole hits since the last call.
+void emulation_work(int64_t* numbers) {
+  using cosurfgs::cuda::work;
+  numbers[0] = work.batches;
+  numbers[1] = work.ballots;
+  numbers[2] = work.visits;
+  numbers[3] = work.hits;
+  numbers[4] = work.whole_hits;
+  work = {};
+}
 }
 
 namespace {

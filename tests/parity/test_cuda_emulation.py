@@ -6,7 +6,9 @@ test_raster_parity.py.
 """
 
 import ctypes
+import dataclasses
 import functools
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -109,6 +111,72 @@ def test_gradients_and_probe(emulation, backend, name):
     cotangents = _cotangents(case)
     got, want = (cases.kernel_gradients(b, case, cotangents) for b in (backend, "cpu"))
     _assert_close_gradients(got, want, name)
+
+
+def _patch_borders() -> cases.Case:
+    """Surfels that end at the borders of warps' 8x8 patches, one pixel before or one behind them, by a twentieth of a pixel,
+    and surfels of one pixel in all corners of the patches; an image that ends within tiles and patches."""
+    rng = np.random.default_rng(30)
+    height, width = cases.SIZE
+    radius = np.sqrt(np.log(255 * 0.6))  # where alpha is 1/255 for opacity 0.6 and the low-pass filter alone
+    centers, opacities = [], []
+    for axis, size in enumerate((width, height)):
+        for border in range(8, size, 8):
+            # Side 1: the surfel is before the border and ends `gap` before it; the centres of pixels are at 0.5 and -0.5.
+            for side, gap in itertools.product((1, -1), (0.55, 0.45, -0.45, -0.55)):
+                along = border - side * (gap + radius)
+                across = rng.integers(2, (height, width)[axis] - 2) + 0.5
+                centers.append((along, across) if axis == 0 else (across, along))
+                opacities.append(0.6)
+    for x in range(width):
+        for y in range(height):
+            if {x % 8, y % 8} <= {0, 7}:
+                centers.append((x + 0.6, y + 0.45))
+                opacities.append(1.2 / 255)
+    count = len(centers)
+    slopes = (np.array(centers) - cases.intrinsics()[:2, 2]) / np.diag(cases.intrinsics())[:2]
+    rays = np.concatenate([slopes, np.ones((count, 1))], axis=1)
+    case = cases.random_cloud(30, count, camera_from_world=np.eye(4), alive=np.ones(count, bool))
+    return case.replace(means=rays * rng.uniform(1.2, 4, (count, 1)), log_scales=np.full((count, 2), -12.0),
+                        logit_opacities=cases._logit(np.array(opacities)))
+
+
+def test_patches_are_visited_up_to_their_borders(emulation):
+    """Every pixel and surfel gets what the CPU gives it: which patches a surfel touches is right to the pixel."""
+    emulation()
+    case = _patch_borders()
+    _, margins = cases.reference_maps(case)
+    assert (margins > cases.SAFE_MARGIN).all(), "the surfels must not end at pixels' centres to within rounding"
+    got, want = (cases.kernel_maps(backend, case) for backend in ("emulation", "cpu"))
+    for name, error in _errors(got, want).items():
+        assert error.max() < TOLERANCE, name
+    np.testing.assert_array_equal(got.contributions[:, 2:], want.contributions[:, 2:])
+    pixels = want.contributions[:, 2]
+    assert (pixels == 1).sum() >= 90 and (pixels > 10).sum() >= 30, "too few of either kind are seen"
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
+    _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents) for backend in ("emulation", "cpu")), "borders")
+
+
+@pytest.mark.parametrize("backend", ["emulation", "emulation_atomic"])
+@pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6]),
+                                          ("all", cases.FLOAT_MAPS)])
+def test_without_a_probe_the_gradients_are_the_same(emulation, backend, maps, wanted):
+    """Other kernels, which leave the absolute gradients out."""
+    emulation()
+    case = cases.build("random_cloud")
+    cotangents = {name: value for name, value in _cotangents(case).items() if name in wanted}
+
+    def loss(floats, probe):
+        raw = cases.RENDERERS[backend](
+            dataclasses.replace(case.surfels(), **floats), case.camera(), jnp.asarray(case.background), probe,
+            image_size=case.image_size, near=case.near, sh_degree=3, maps=maps, with_contributions=False)
+        return sum((getattr(raw, name) * cotangent).sum() for name, cotangent in cotangents.items())
+
+    floats = {field: jnp.asarray(getattr(case, field)) for field in cases.FIELDS}
+    gradient = jax.jit(jax.grad(loss))
+    without, with_probe = gradient(floats, None), gradient(floats, jnp.zeros((cases.COUNT, 4)))
+    assert all(np.abs(value).max() > 0 for value in without.values())
+    _assert_same(without, with_probe)
 
 
 @pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6])])

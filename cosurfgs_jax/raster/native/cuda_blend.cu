@@ -11,8 +11,10 @@ namespace cuda {
 #define COSURFGS_INSTANTIATE(maps)                                                                                        \
   template void CudaDevice::Blocks<BlendTileBlock<maps, false>>(int64_t, const BlendArgs&);                              \
   template void CudaDevice::Blocks<BlendTileBlock<maps, true>>(int64_t, const BlendArgs&);                               \
-  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false>>(int64_t, const BlendArgs&);                      \
-  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true>>(int64_t, const BlendArgs&)
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false, false>>(int64_t, const BlendArgs&);               \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false, true>>(int64_t, const BlendArgs&);                \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, false>>(int64_t, const BlendArgs&);                \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, true>>(int64_t, const BlendArgs&)
 
 COSURFGS_INSTANTIATE(kColorOnly);
 COSURFGS_INSTANTIATE(kGeometry);

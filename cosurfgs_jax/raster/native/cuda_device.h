@@ -31,9 +31,14 @@ class CudaDevice {
   //   shared()            its Body::Shared;
   //   Each(f)             f(thread, state) on every thread, then a barrier;
   //   None(f)             whether f(state) is false on every thread, after a barrier;
-  //   Rows<S, Op>(n, slab, f)   for i in [0, n), f(state, i, row) on every thread fills a row (zero before) and says whether it
-  //                       did; the rows of a warp are put together by Op into the slab; then a barrier. S: a power of two, no
-  //                       less than the numbers of a row.
+  //   Visit(patches, order, reach, meet, fill)
+  //                       each warp goes through the surfels i of a batch whose patches[i] has the warp's bit and that one of
+  //                       its threads can reach, i < reach(state): threads for which meet(state, i, hits) is true call
+  //                       fill(state, i, hits); then a barrier;
+  //   Rows<Op>(patches, slab, order, reach, meet, fill)
+  //                       likewise, but where one thread of a warp meets the surfel, all of them call
+  //                       fill(state, i, hits, is_any, row), is_any[p]: whether pixel p of a thread of the warp is hit; their
+  //                       rows are put together by Op into the slab.
   template <class Body>
   void Blocks(int64_t n, const typename Body::Args& args);
 

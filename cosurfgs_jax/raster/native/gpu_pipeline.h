@@ -110,9 +110,9 @@ class Pipeline {
       args.image = Offset(backward.image, v * pixels_);
       args.gradient = Offset(backward.gradient, v * pixels_);
       switch (call_.maps) {
-        case kColorOnly: BlendBackward<kColorOnly>(args, backward.is_deterministic); break;
-        case kGeometry: BlendBackward<kGeometry>(args, backward.is_deterministic); break;
-        default: BlendBackward<kEverything>(args, backward.is_deterministic);
+        case kColorOnly: BlendBackward<kColorOnly>(args, backward); break;
+        case kGeometry: BlendBackward<kGeometry>(args, backward); break;
+        default: BlendBackward<kEverything>(args, backward);
       }
       const int row_size = call_.maps == kColorOnly ? kColorGradient : kAllGradient;
       const int64_t blocks = (n_ + ProjectBackwardBlock::kThreads - 1) / ProjectBackwardBlock::kThreads;
@@ -208,12 +208,20 @@ class Pipeline {
   // Fills args.sums with the gradients of every surfel's projection: band by band of tile rows, so that their rows stay within
   // max_band_pairs_ (or one tile row), or in one go if they are added by whoever comes first.
   template <int kMaps>
+  void BlendBackward(BlendArgs& args, const BackwardCall& backward) {
+    if (backward.out.probe) {
+      BlendBackward<kMaps, true>(args, backward.is_deterministic);
+    } else {
+      BlendBackward<kMaps, false>(args, backward.is_deterministic);
+    }
+  }
+  template <int kMaps, bool kHasProbe>
   void BlendBackward(BlendArgs& args, bool is_deterministic) {
-    constexpr int kUsed = BlendTileBackwardBlock<kMaps, true>::kUsed;
+    constexpr int kUsed = BlendTileBackwardBlock<kMaps, true, kHasProbe>::kUsed;
     args.sums = Get<float>(kSums, kUsed * n_);
     device_.Zero(args.sums, kUsed * n_ * sizeof(float));
     if (!is_deterministic) {
-      device_.template Blocks<BlendTileBackwardBlock<kMaps, false>>(tiles_x_ * tiles_y_, args);
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, false, kHasProbe>>(tiles_x_ * tiles_y_, args);
       return;
     }
     const bool has_bands = num_pairs_ > max_band_pairs_;
@@ -225,7 +233,7 @@ class Pipeline {
       const int64_t pairs = is_all ? num_pairs_ : CountRows(first, end);
       args.rows = MakeRows(kUsed, pairs, offsets_, first);
       args.first_tile = first * tiles_x_;
-      device_.template Blocks<BlendTileBackwardBlock<kMaps, true>>((end - first) * tiles_x_, args);
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, true, kHasProbe>>((end - first) * tiles_x_, args);
       device_.template For<AddRows>(
           n_ * kUsed, {keys_, records_, args.rows.offset, args.rows.rows, kUsed, first, end, args.sums});
     }
