@@ -58,7 +58,6 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
                        Slice(g_distortion, 0, 0)};
   backward.out = {out_means->typed_data(),           out_quats->typed_data(), out_log_scales->typed_data(),
                   out_logit_opacities->typed_data(), out_sh->typed_data(),    Slice(out_probe, 0, 0)};
-  backward.num_probe = int64_t(out_probe->element_count());
   backward.camera_gradient = out_camera->typed_data();
   backward.is_deterministic = deterministic;
   Pipeline<Device>(device, call, device.max_band_pairs()).Backward(backward);
