@@ -3,8 +3,10 @@
 // Views are drawn one after the other, each with one read-back (bands of gradients: a few more): the number of (surfel, tile)
 // pairs decides how much memory the binning takes and how many threads it has. Waiting for it costs the host some ten
 // microseconds and an empty queue; an upper bound instead would have to be guessed, paid for in memory and sorting by every
-// call, and be wrong some day in the middle of a training. Only the stream is waited for, never the device. The backward call
-// projects and bins again, like the CPU's.
+// call, and be wrong some day in the middle of a training. Only the stream is waited for, never the device.
+//
+// The backward call reads the records and the lists of tiles that the forward call has left. If it was given no memory for that, too
+// little, or several views, it projects and bins again, like the CPU's.
 #pragma once
 
 #include <algorithm>
@@ -29,18 +31,27 @@ struct RasterCall {
   bool is_orthographic;
 };
 
+// Memory in which the forward call leaves its work for the backward call; of 0 bytes if it is not to.
+struct Kept {
+  const uint8_t* data;
+  int64_t bytes;
+};
+
 // Pointers of the first view, those of maps that were not asked for are null.
 struct ForwardResults {
   Image image;
   float* contributions;
   int32_t* status;
+  Kept kept;
 };
 
 struct BackwardCall {
   Image image;
   ImageGradient gradient;
   SurfelGradients out;
+  int64_t num_probe;        // elements of out.probe
   float* camera_gradient;   // [views, 4, 4]
+  Kept kept;                // of the same operands
   bool is_deterministic;    // the same bits in every call; else gradients are added by whoever comes first
 };
 
@@ -74,6 +85,7 @@ class Pipeline {
   }
 
   void Forward(const ForwardResults& results) {
+    PlaceKept(results.kept);
     for (int64_t v = 0; v < call_.num_views; ++v) {
       int32_t* num_invalid = Get<int32_t>(kNumInvalid, 1);
       device_.Zero(num_invalid, sizeof(int32_t));
@@ -100,7 +112,7 @@ class Pipeline {
   void Backward(const BackwardCall& backward) {
     if (call_.num_views == 0) WriteNoGradients(backward);
     for (int64_t v = 0; v < call_.num_views; ++v) {
-      Bin(v, nullptr);
+      if (!Restore(backward.kept)) Bin(v, nullptr);
       BlendArgs args = MakeBlendArgs(v);
       args.image = Offset(backward.image, v * pixels_);
       args.gradient = Offset(backward.gradient, v * pixels_);
@@ -134,6 +146,47 @@ class Pipeline {
       capacity_[slot] = bytes;
     }
     return static_cast<T*>(memory_[slot]);
+  }
+
+  // Puts what the backward call reads into `kept`: slots of fixed size, then as much as fits of the lists of tiles; their slot gets other
+  // memory if that is too little. False if nothing is kept.
+  bool PlaceKept(const Kept& kept) {
+    const struct {
+      Slot slot;
+      int64_t bytes;
+    } parts[] = {{kRecords, n_ * int64_t(sizeof(Record))}, {kKeys, n_ * int64_t(sizeof(uint32_t))},
+                 {kOrder, n_ * int64_t(sizeof(int32_t))}, {kOffsets, (n_ + 1) * int64_t(sizeof(int64_t))},
+                 {kTileBegin, (tiles_x_ * tiles_y_ + 1) * int64_t(sizeof(int64_t))}};
+    const auto padded = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+    int64_t used = 0;
+    for (const auto& part : parts) used += padded(part.bytes);
+    if (call_.num_views != 1 || kept.bytes < used) return false;
+    uint8_t* data = const_cast<uint8_t*>(kept.data);  // the backward call only reads
+    for (const auto& part : parts) {
+      memory_[part.slot] = data;
+      capacity_[part.slot] = part.bytes;
+      data += padded(part.bytes);
+    }
+    memory_[kLists] = data;
+    capacity_[kLists] = kept.bytes - used;
+    return true;
+  }
+
+  // What Bin made in the forward call; false if that is not at hand. Bands of gradients want more of it than is kept.
+  bool Restore(const Kept& kept) {
+    if (!PlaceKept(kept)) return false;
+    num_pairs_ = device_.Read(static_cast<int64_t*>(memory_[kOffsets]) + n_);
+    if (num_pairs_ * int64_t(sizeof(int32_t)) > int64_t(capacity_[kLists]) || num_pairs_ > max_band_pairs_) {
+      for (const Slot slot : {kRecords, kKeys, kOrder, kOffsets, kTileBegin, kLists}) capacity_[slot] = 0;
+      return false;
+    }
+    records_ = static_cast<Record*>(memory_[kRecords]);
+    keys_ = static_cast<uint32_t*>(memory_[kKeys]);
+    order_ = static_cast<int32_t*>(memory_[kOrder]);
+    offsets_ = static_cast<int64_t*>(memory_[kOffsets]);
+    tile_begin_ = static_cast<int64_t*>(memory_[kTileBegin]);
+    lists_ = static_cast<int32_t*>(memory_[kLists]);
+    return true;
   }
 
   // Projects view v and makes the lists of its tiles. num_invalid may be null.
@@ -269,7 +322,7 @@ class Pipeline {
       float* data;
       int64_t count;
     } results[] = {{out.means, 3 * n_}, {out.quats, 4 * n_}, {out.log_scales, 2 * n_}, {out.logit_opacities, n_},
-                   {out.sh, 3 * call_.surfels.num_sh * n_}, {out.probe, out.probe ? 4 * n_ : 0}};
+                   {out.sh, 3 * call_.surfels.num_sh * n_}, {out.probe, backward.num_probe}};
     for (const auto& result : results) device_.Zero(result.data, result.count * sizeof(float));
   }
 
