@@ -16,15 +16,18 @@ from cosurfgs_jax.types import Camera, Surfels
 MAP_LEVELS = {"color": 0, "geometry": 1, "all": 2}
 
 _TARGETS = "cosurfgs_raster"
-# Bytes per surfel that the forward call on a GPU leaves for the backward call, which else would project and sort again: 144, 8 per
-# tile, and 4 per pair of surfel and tile. That is room for 8 pairs a surfel, and a tile for two surfels; where it is too little
-# the backward call does the work again (gpu_pipeline.h).
-KEPT_BYTES_ON_GPU = 180
 
 
-def _kept_bytes(targets: str) -> int:
-    """The CPU's forward call leaves nothing: there, doing it again is quicker than memory is large."""
-    return 0 if targets == _TARGETS and not ffi.is_cuda() else KEPT_BYTES_ON_GPU
+def _kept_bytes(targets: str, num_surfels: int, image_size) -> int:
+    """Memory in which a forward call leaves work for the backward call, which else would project and sort again.
+
+    On GPUs that takes 144 bytes per surfel, 8 per tile, and 4 per pair of surfel and tile, so there is room for 12 pairs per
+    surfel and 240 per tile; if that is too little the backward call does the work again (gpu_pipeline.h). The CPU's call leaves
+    nothing: there, memory is dearer than the work.
+    """
+    if targets == _TARGETS and not ffi.is_cuda():
+        return 0
+    return 192 * num_surfels + 4 * image_size[0] * image_size[1]
 
 
 def _forward_call(static: Static, params, cameras, background, kept_bytes=0):
@@ -43,7 +46,7 @@ def _forward_call(static: Static, params, cameras, background, kept_bytes=0):
         (image if everything else none, f32),
         (image, i32), (image if geometry else none, i32),
         ((num_views, num_surfels, 4) if static.with_contributions else none, f32),
-        ((num_views, 2), i32), ((num_surfels if num_views == 1 else 0, kept_bytes), np.uint8),
+        ((num_views, 2), i32), ((kept_bytes if num_views == 1 else 0,), np.uint8),
     ]
     return ffi.call(f"{static.targets}_forward", results, *params, *cameras, background, width=static.width,
                     height=static.height, near=static.near, sh_degree=static.sh_degree, maps=static.maps,
@@ -122,7 +125,7 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         deterministic: see `rasterize`.
         draw: what makes the maps: the native kernels, or others that take and give the same.
         targets: how the names of the native targets begin; a test puts an emulation there.
-        kept_bytes: per surfel, memory in which a forward call leaves work for the backward call; None = what suits the targets.
+        kept_bytes: memory in which a forward call leaves work for the backward call; None = what suits the targets.
     Returns:
         RawMaps with the leading axes of `camera`.
     """
@@ -136,7 +139,7 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         probe = jnp.zeros((0,), jnp.float32)
     static = Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
                     bool(with_contributions), projection == "orthographic", bool(deterministic), targets,
-                    _kept_bytes(targets) if kept_bytes is None else int(kept_bytes))
+                    _kept_bytes(targets, params[0].shape[0], image_size) if kept_bytes is None else int(kept_bytes))
     operands = (*params, *cameras, jnp.asarray(background, jnp.float32), probe)
     if static.orthographic:
         operands = refuse_gradient(operands)

@@ -133,15 +133,21 @@ def test_a_batch_of_cameras(emulation):
     _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents) for backend in ("emulation", "cpu")), "batch")
 
 
+def _renderer_keeping(bytes_per_surfel):
+    def render(surfels, *operands, **options):
+        kept_bytes = bytes_per_surfel * surfels.means.shape[0]
+        return ops.render(surfels, *operands, targets="emulated_raster", kept_bytes=kept_bytes, **options)
+
+    return render
+
+
 @pytest.fixture
 def emulation_kept(emulation, monkeypatch):
-    """Names of renderers that differ in what the forward call leaves for the backward call: nothing, too little for the lists of
-    tiles, too little for all, as much as on a GPU."""
-    names = {}
-    for kept_bytes in (0, 150, 10, ops.KEPT_BYTES_ON_GPU):
-        names[kept_bytes] = f"emulation_keeping_{kept_bytes}"
-        monkeypatch.setitem(cases.RENDERERS, names[kept_bytes],
-                            functools.partial(ops.render, targets="emulated_raster", kept_bytes=kept_bytes))
+    """Names of renderers that differ in what the forward call leaves for the backward call: nothing, too little for anything, too
+    little for the lists of tiles, and all."""
+    names = [f"emulation_keeping_{kept}" for kept in (0, 10, 150, 1000)]
+    for name in names:
+        monkeypatch.setitem(cases.RENDERERS, name, _renderer_keeping(int(name.split("_")[-1])))
     emulation()
     return names
 
@@ -226,7 +232,7 @@ def test_what_the_forward_call_leaves_changes_nothing(emulation_kept, name):
     case = cases.build(name)
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
     want = cases.kernel_gradients(emulation_kept[0], case, cotangents)
-    for backend in emulation_kept.values():
+    for backend in (*emulation_kept, "emulation"):
         _assert_same(cases.kernel_gradients(backend, case, cotangents), want)
 
 
@@ -239,14 +245,21 @@ def test_what_the_forward_call_leaves_is_used(emulation, monkeypatch):
 
     def spoilt(*arguments):
         *out, kept = forward(*arguments)
-        return *out, kept.reshape(-1).at[keys].set(255).reshape(kept.shape)
+        return *out, kept.at[keys].set(255)
 
     monkeypatch.setattr(ops, "_forward_call", spoilt)
-    for kept_bytes, is_used in ((ops.KEPT_BYTES_ON_GPU, True), (0, False)):
+    for kept_bytes, is_used in ((1000, True), (150, False), (0, False)):
         name = f"emulation_spoilt_{kept_bytes}"
-        monkeypatch.setitem(cases.RENDERERS, name,
-                            functools.partial(ops.render, targets="emulated_raster", kept_bytes=kept_bytes))
+        monkeypatch.setitem(cases.RENDERERS, name, _renderer_keeping(kept_bytes))
         assert (cases.kernel_gradients(name, case, cotangents)["means"] == 0).all() == is_used
+
+
+def test_gpus_keep_and_cpus_do_not(monkeypatch):
+    num_surfels, image_size, num_tiles = 1000, (1080, 1920), 68 * 120
+    assert ops._kept_bytes("cosurfgs_raster", num_surfels, image_size) == 0
+    monkeypatch.setattr(ops.ffi, "is_cuda", lambda: True)
+    num_pairs = 12 * num_surfels + 240 * num_tiles
+    assert ops._kept_bytes("cosurfgs_raster", num_surfels, image_size) > 144 * num_surfels + 8 * num_tiles + 4 * num_pairs
 
 
 def test_vmap_keeps_of_each_camera(emulation):
@@ -283,7 +296,7 @@ def test_a_hidden_surfel_with_a_bad_colour_is_counted(emulation_kept, value):
     healthy = case.replace(means=means, logit_opacities=logits, alive=alive)
     broken = healthy.replace(sh=sh)
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
-    for backend in emulation_kept.values():
+    for backend in emulation_kept:
         got, want = cases.kernel_maps(backend, broken), cases.kernel_maps(backend, healthy)
         assert got.num_invalid == 3 == cases.kernel_maps("cpu", broken).num_invalid
         _assert_same(got._replace(num_invalid=want.num_invalid), want)

@@ -15,8 +15,8 @@ namespace cosurfgs {
 namespace cuda {
 namespace {
 
-// Page-locked memory of the host for what is read back: a copy to any other place goes through a buffer of the driver and makes the
-// caller wait twice. A block serves one copy at a time, as XLA has threads for every GPU; it is never given back to the system.
+// Page-locked memory of the host for what is read back: a copy to any other place goes through a buffer of the driver's. A block
+// serves one copy at a time, as XLA has threads for every GPU; the system never gets it back.
 class PinnedBlocks {
  public:
   static constexpr int64_t kNumbers = 4096;  // more than there are rows of tiles
@@ -30,7 +30,8 @@ class PinnedBlocks {
       return block;
     }
     void* block = nullptr;
-    if (cudaHostAlloc(&block, kNumbers * sizeof(int64_t), cudaHostAllocPortable) == cudaSuccess) return static_cast<int64_t*>(block);
+    const cudaError_t error = cudaHostAlloc(&block, kNumbers * sizeof(int64_t), cudaHostAllocPortable);
+    if (error == cudaSuccess) return static_cast<int64_t*>(block);
     cudaGetLastError();  // else the next launch would be blamed
     return nullptr;
   }

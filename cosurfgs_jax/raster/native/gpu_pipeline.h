@@ -5,8 +5,8 @@
 // microseconds and an empty queue; an upper bound instead would have to be guessed, paid for in memory and sorting by every
 // call, and be wrong some day in the middle of a training. Only the stream is waited for, never the device.
 //
-// The backward call reads the records and the lists of tiles that the forward call has left. If it was given no memory for that, too
-// little, or several views, it projects and bins again, like the CPU's.
+// The backward call reads the records and the lists of tiles that the forward call has left. If that was given no memory for
+// them, too little, or several views, it projects and bins again, like the CPU's.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,8 @@ struct RasterCall {
   bool is_orthographic;
 };
 
-// Memory in which the forward call leaves its work for the backward call; of 0 bytes if it is not to.
+// Memory, at a multiple of 64 bytes as all arrays of XLA, in which the forward call leaves its work for the backward call; of 0
+// bytes if it is not to.
 struct Kept {
   const uint8_t* data;
   int64_t bytes;
@@ -148,8 +149,8 @@ class Pipeline {
     return static_cast<T*>(memory_[slot]);
   }
 
-  // Puts what the backward call reads into `kept`: slots of fixed size, then as much as fits of the lists of tiles; their slot gets other
-  // memory if that is too little. False if nothing is kept.
+  // Puts the slots that the backward call reads into `kept`: those of fixed size, then the lists of tiles, which get other
+  // memory if what is left is too little. False if nothing is kept.
   bool PlaceKept(const Kept& kept) {
     const struct {
       Slot slot;
@@ -172,7 +173,7 @@ class Pipeline {
     return true;
   }
 
-  // What Bin made in the forward call; false if that is not at hand. Bands of gradients want more of it than is kept.
+  // What Bin made in the forward call; false if that is not at hand. Bands of gradients want more than is kept.
   bool Restore(const Kept& kept) {
     if (!PlaceKept(kept)) return false;
     num_pairs_ = device_.Read(static_cast<int64_t*>(memory_[kOffsets]) + n_);

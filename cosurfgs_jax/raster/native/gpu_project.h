@@ -34,22 +34,24 @@ struct MakeViews {
   }
 };
 
-// Numbers that one access moves: 16 bytes.
+// Loads and stores of 2 or 4 numbers (16 bytes, the most that one access moves) at a multiple of their size.
 constexpr int kVector = 4;
-struct alignas(16) Vector {
-  float values[kVector];
+template <int kCount>
+struct alignas(kCount * sizeof(float)) Vector {
+  float values[kCount];
 };
+template <int kCount = kVector>
 COSURFGS_FN void LoadVector(const float* source, float* target) {
-  const Vector vector = *reinterpret_cast<const Vector*>(source);
-  for (int i = 0; i < kVector; ++i) target[i] = vector.values[i];
+  const Vector<kCount> vector = *reinterpret_cast<const Vector<kCount>*>(source);
+  for (int i = 0; i < kCount; ++i) target[i] = vector.values[i];
 }
 COSURFGS_FN void StoreVector(const float* source, float* target) {
-  Vector vector;
+  Vector<kVector> vector;
   for (int i = 0; i < kVector; ++i) vector.values[i] = source[i];
-  *reinterpret_cast<Vector*>(target) = vector;
+  *reinterpret_cast<Vector<kVector>*>(target) = vector;
 }
 
-// Arrays of the calls begin at multiples of 16 bytes and more, so rows do that are a multiple themselves.
+// Whether rows of so many numbers begin at multiples of 16 bytes: the arrays do.
 COSURFGS_FN bool HasVectorRows(int64_t numbers) { return numbers % kVector == 0; }
 
 template <int kDegree>
@@ -80,8 +82,7 @@ COSURFGS_FN void LoadColor(const Surfels& surfels, int64_t id, SurfelParams<floa
   }
 }
 
-// Whether all is finite, the lengths are sane and the quaternion is not zero (reference.py, _is_valid): of the shape, and of
-// the colour.
+// Whether all is finite, the lengths are sane and the quaternion is not zero (reference.py, _is_valid).
 COSURFGS_FN bool IsValidShape(const SurfelParams<float>& s) {
   float sum = s.logit_opacity * 0.0f, length = 0.0f, norm2 = 0.0f;  // sum: 0, or NaN as soon as one value is not finite
   for (int i = 0; i < 3; ++i) {
@@ -128,7 +129,8 @@ struct ProjectSurfel {
   using Args = ProjectArgs;
 
   // Everything of the record but the colour; false if no pixel can be hit.
-  COSURFGS_FN static bool Place(const SurfelParams<float>& params, const View& view, const Pose<float>& pose, Record& record) {
+  COSURFGS_FN static bool Place(const SurfelParams<float>& params, const View& view, const Pose<float>& pose,
+                                Record& record) {
     if (!(pose.p[2] > view.near)) return false;
     ProjectShape(params, view, pose, record.s);
     // alpha = opacity exp(-sigma / 2) >= 1/255 where sigma <= 2 log(255 opacity).
@@ -191,7 +193,8 @@ struct ProjectBackwardArgs {
   double* camera_parts;  // 12 per block
 };
 
-// A block of surfels: writes their gradients, or adds them to those of the views before, and the sum of their camera gradients.
+// A block of surfels: writes their gradients, or adds them to those of the views before, and the sum of their camera
+// gradients.
 template <int kDegree>
 struct ProjectBackwardBlock {
   using Args = ProjectBackwardArgs;
@@ -211,21 +214,28 @@ struct ProjectBackwardBlock {
     double sums[12][kParts];
   };
 
-  COSURFGS_FN static void LoadGradient(const float* row, int row_size, Projected<float>& g, float* absolute) {
-    const bool has_geometry = row_size == kAllGradient;
+  COSURFGS_FN static void LoadRow(const float* source, int row_size, float* row) {
+    static_assert(kAllGradient % 2 == 0);
+    if (row_size == kAllGradient) {
+      COSURFGS_UNROLL
+      for (int i = 0; i < kAllGradient; i += 2) LoadVector<2>(source + i, row + i);
+    } else {
+      COSURFGS_UNROLL
+      for (int i = 0; i < kAllGradient; ++i) row[i] = i < kColorGradient ? source[i] : 0.0f;
+    }
+  }
+
+  COSURFGS_FN static void FromRow(const float* row, Projected<float>& g) {
     for (int i = 0; i < 3; ++i) {
       g.a[i] = row[kGradA + i];
       g.b[i] = row[kGradB + i];
       g.color[i] = row[kGradColor + i];
-      g.m2[i] = has_geometry ? row[kGradM2 + i] : 0.0f;
-      g.normal[i] = has_geometry ? row[kGradNormal + i] : 0.0f;
+      g.m2[i] = row[kGradM2 + i];
+      g.normal[i] = row[kGradNormal + i];
     }
     g.c = row[kGradC];
-    for (int i = 0; i < 2; ++i) {
-      g.center[i] = row[kGradCenter + i];
-      absolute[i] = row[kGradAbsolute + i];
-    }
-    g.plane_distance = has_geometry ? row[kGradPlane] : 0.0f;
+    for (int i = 0; i < 2; ++i) g.center[i] = row[kGradCenter + i];
+    g.plane_distance = row[kGradPlane];
     g.opacity = row[kGradAlpha];  // of log alpha
   }
 
@@ -252,8 +262,13 @@ struct ProjectBackwardBlock {
       CameraGradient<float> g_camera;
       LoadShape(args.surfels, id, params);
       LoadColor<kDegree>(args.surfels, id, params);
-      LoadGradient(args.rows(id), args.rows.row_size, g, probe + 2);
-      for (int i = 0; i < 2; ++i) probe[i] = g.center[i];
+      float row[kAllGradient];
+      LoadRow(args.rows(id), args.rows.row_size, row);
+      FromRow(row, g);
+      for (int i = 0; i < 2; ++i) {
+        probe[i] = row[kGradCenter + i];
+        probe[2 + i] = row[kGradAbsolute + i];
+      }
       ComputePose(params, *args.view, pose);
       ProjectShape(params, *args.view, pose, forward);
       for (int i = 0; i < 3; ++i) forward.color[i] = args.records[id].s.color[i];
@@ -283,12 +298,14 @@ struct ProjectBackwardBlock {
     while (row < count) {
       float values[kStep] = {};  // of coefficients beyond the degree
       float* target = out + row * stride + step * kStep;
-      if constexpr (kStep == kVector) {
-        if (step < kShVectors) LoadVector(shared.sh[row] + step * kStep, values);
-        WriteVector(args.is_first, values, target);
-      } else {
-        if (step < kNumbers) values[0] = shared.sh[row][step];
-        Write(args.is_first, values[0], target);
+      if (args.is_first || args.keys[first + row] != kHiddenKey) {
+        if constexpr (kStep == kVector) {
+          if (step < kShVectors) LoadVector(shared.sh[row] + step * kStep, values);
+          WriteVector(args.is_first, values, target);
+        } else {
+          if (step < kNumbers) values[0] = shared.sh[row][step];
+          Write(args.is_first, values[0], target);
+        }
       }
       row += more_rows;
       step += more_steps;

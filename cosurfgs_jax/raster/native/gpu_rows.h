@@ -1,7 +1,7 @@
 // What GPU threads do to add up the rows that blocks have written for the pairs of a surfel: gradients, or contributions.
 //
-// Rows lie in the order of surfels by depth, those of a surfel one after the other, and are added up in place: its first row becomes
-// its sum, so a surfel in one tile has it already. The order of additions is fixed, whichever block was first.
+// Rows lie in the order of surfels by depth, those of a surfel one after the other, and are added up in place: its first row
+// becomes its sum, so a surfel in one tile has it already. The order of additions is fixed, whichever block was first.
 #pragma once
 
 #include "gpu_bin.h"
@@ -10,7 +10,7 @@
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 
-constexpr int kFewRows = 64;      // that one thread adds up
+constexpr int kFewRows = 64;       // that one thread adds up
 constexpr int kLargeBlocks = 512;  // for the surfels with more
 
 // The next free place of a list that other threads append to.
@@ -72,7 +72,9 @@ struct AddLargeRows {
         const int part = thread / kSize, number = thread % kSize;
         if (part >= kParts) return;
         float sum = rows[part * kSize + number];
-        for (int row = part + kParts; row < count; row += kParts) sum = Op::Combine(number, sum, rows[row * kSize + number]);
+        for (int row = part + kParts; row < count; row += kParts) {
+          sum = Op::Combine(number, sum, rows[row * kSize + number]);
+        }
         shared.sums[part][number] = sum;
       });
       block.Each([&](int thread, State&) {
