@@ -20,7 +20,10 @@ COSURFGS_INSTANTIATE(kColorOnly);
 COSURFGS_INSTANTIATE(kGeometry);
 COSURFGS_INSTANTIATE(kEverything);
 
-template void CudaDevice::Blocks<ProjectBackwardBlock>(int64_t, const ProjectBackwardBlock::Args&);
+template void CudaDevice::Blocks<ProjectBackwardBlock<0>>(int64_t, const ProjectBackwardArgs&);
+template void CudaDevice::Blocks<ProjectBackwardBlock<1>>(int64_t, const ProjectBackwardArgs&);
+template void CudaDevice::Blocks<ProjectBackwardBlock<2>>(int64_t, const ProjectBackwardArgs&);
+template void CudaDevice::Blocks<ProjectBackwardBlock<3>>(int64_t, const ProjectBackwardArgs&);
 template void CudaDevice::Blocks<CameraSumBlock>(int64_t, const CameraSumBlock::Args&);
 
 }  // namespace cuda
