@@ -191,7 +191,7 @@ void CheckClose(const std::string& name, const Results& got, const Results& want
 }
 
 bool IsSame(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 template <class Results>
 void CheckSame(const std::string& name, const Results& got, const Results& want) {
