@@ -50,10 +50,11 @@ def library(tmp_path_factory):
     library = ctypes.CDLL(str(path))
     for target, symbol in (("forward", "EmulatedRasterForward"), ("backward", "EmulatedRasterBackward")):
         jax.ffi.register_ffi_target(f"emulated_raster_{target}", jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    for name, deterministic in (("emulation", True), ("emulation_atomic", False)):
-        cases.RENDERERS[name] = functools.partial(ops.render, targets="emulated_raster", deterministic=deterministic)
+    renderers = {"emulation": {}, "emulation_atomic": {"deterministic": False}, "emulation_alone": {"kept_bytes": 0}}
+    for name, options in renderers.items():
+        cases.RENDERERS[name] = functools.partial(ops.render, targets="emulated_raster", **options)
     yield library
-    for name in ("emulation", "emulation_atomic"):
+    for name in renderers:
         del cases.RENDERERS[name]
 
 
@@ -432,10 +433,15 @@ def test_a_broken_surfel_is_as_if_dead_but_counted(emulation, field, value):
 
 
 def _calls(case):
-    """Both calls of a case as functions without arguments that return what they compute."""
+    """The calls of a case as functions without arguments that return what they compute. The backward call either reads what the
+    forward call has left or, alone, projects and bins again."""
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
     return {"forward": lambda: cases.kernel_maps("emulation", case),
-            "backward": lambda: cases.kernel_gradients("emulation", case, cotangents)}
+            "backward": lambda: cases.kernel_gradients("emulation", case, cotangents),
+            "backward_alone": lambda: cases.kernel_gradients("emulation_alone", case, cotangents)}
+
+
+CALLS = {"forward": 8, "backward": 4, "backward_alone": 8}  # and more pieces of memory, and launches, than this
 
 
 @pytest.mark.parametrize("offset", [0, 16])
@@ -456,8 +462,10 @@ def test_a_refusal_is_not_called_want_of_memory(emulation):
         _calls(cases.build("one_tile"))["forward"]()
 
 
-def _failures(emulation, call, knob, counter):
-    """The error of a call for each of the pieces of memory it asks for, or of its launches, when that one fails."""
+def _failures(emulation, call, knob, counter, least):
+    """The error of a call for each of the pieces of memory it asks for, or of its launches, when that one fails.
+
+    There must be more of them than `least`."""
     knobs = emulation()
     wanted = call()
     count = getattr(knobs, counter)
@@ -469,21 +477,21 @@ def _failures(emulation, call, knob, counter):
         yield str(error.value), knobs, index
     emulation()
     _assert_same(call(), wanted)  # the next call works
-    assert count == getattr(knobs, counter) > 8
+    assert count == getattr(knobs, counter) > least
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", CALLS)
 def test_without_scratch_memory_calls_say_how_much_they_wanted(emulation, name):
     call = _calls(cases.build("one_tile"))[name]
-    for message, knobs, _ in _failures(emulation, call, "failing_allocation", "allocations"):
+    for message, knobs, _ in _failures(emulation, call, "failing_allocation", "allocations", CALLS[name]):
         assert f"RESOURCE_EXHAUSTED: rasterize: the GPU has no {knobs.refused_bytes} bytes left" in message
         assert "Out of memory while trying to allocate" in message, "XLA's own words"
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", CALLS)
 def test_a_failing_launch_ends_the_call(emulation, name):
     call = _calls(cases.build("one_tile"))[name]
-    for message, knobs, index in _failures(emulation, call, "failing_launch", "launches"):
+    for message, knobs, index in _failures(emulation, call, "failing_launch", "launches", CALLS[name]):
         assert "INTERNAL: rasterize: CUDA: unspecified launch failure" in message
         assert knobs.launches == index + 1
 
