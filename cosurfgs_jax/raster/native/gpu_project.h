@@ -118,12 +118,13 @@ struct ProjectArgs {
   Surfels surfels;
   const View* view;
   Record* records;
-  uint32_t* keys;  // the bits of camera z, or kHiddenKey
-  int32_t* ids;    // 0, 1, 2 ...: what is sorted along
+  uint32_t* keys;        // the bits of camera z, or kHiddenKey
+  int32_t* ids;          // 0, 1, 2 ...: what is sorted along
   int32_t* num_invalid;  // null if nobody asks
 };
 
-// Where a surfel is seen comes first: of those outside of the image the colour is read for the count of invalid ones alone.
+// Where a surfel is seen comes first: the colour of hidden ones is only read where invalid ones are counted, whose definition
+// (reference.py) asks for it.
 template <int kDegree>
 struct ProjectSurfel {
   using Args = ProjectArgs;
@@ -189,7 +190,7 @@ struct ProjectBackwardArgs {
   const Record* records;
   RowsOfSurfels rows;
   SurfelGradients out;
-  bool is_first;         // view: nothing has been written to `out`
+  bool is_first;         // of the views: nothing has been written to `out`
   double* camera_parts;  // 12 per block
 };
 
@@ -202,14 +203,15 @@ struct ProjectBackwardBlock {
   static constexpr int kParts = 8;
   static constexpr int kNumbers = kShNumbers<kDegree>;
   static constexpr int kShVectors = (kNumbers + kVector - 1) / kVector;
-  static constexpr int kShRow = (kShVectors | 1) * kVector;  // odd, so that neighbouring threads meet different banks
+  // An odd number of vectors, so that neighbouring threads meet different banks.
+  static constexpr int kShRow = (kShVectors | 1) * kVector;
   struct State {
     float camera[12];
   };
   struct Shared {
     union {
       alignas(16) float sh[kThreads][kShRow];
-      float camera[kThreads][13];  // 12 and one more, likewise
+      float camera[kThreads][13];  // 12, and one more likewise
     };
     double sums[12][kParts];
   };
@@ -288,7 +290,7 @@ struct ProjectBackwardBlock {
     if (out.probe) WriteVector(args.is_first, probe, out.probe + 4 * id);
   }
 
-  // Neighbouring threads write neighbouring numbers: a surfel a thread would touch a line of memory for each.
+  // Neighbouring threads write neighbouring numbers. With a surfel a thread every thread would write to a line of its own.
   template <int kStep>
   COSURFGS_BLOCK_FN static void WriteColors(const Args& args, const Shared& shared, int64_t first, int count, int thread) {
     const int stride = int(args.surfels.num_sh) * 3, steps = stride / kStep;

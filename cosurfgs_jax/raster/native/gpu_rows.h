@@ -50,13 +50,12 @@ struct AddRows {
   }
 };
 
-// A block per surfel with many: at 4K one that covers the image has 32,400.
+// A block per surfel with many, as large as there are: at 4K one that covers the image has 32,400 rows.
 template <class Op, int kSize>
 struct AddLargeRows {
   using Args = AddRowsArgs;
-  static constexpr int kThreads = 256;
-  static constexpr int kParts = kThreads / kSize;
-  static_assert(kParts <= kFewRows, "every part has a row");
+  static constexpr int kThreads = 1024;
+  static constexpr int kParts = kThreads / kSize < kFewRows ? kThreads / kSize : kFewRows;  // so that each has a row
   struct State {};
   struct Shared {
     float sums[kParts][kSize];
