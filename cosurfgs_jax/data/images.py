@@ -201,7 +201,7 @@ def num_threads(scene, num_bytes: int) -> int:
         num_bytes: of the budget for kept images; what is just being decoded takes memory besides.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    largest = int(scene.photo_sizes.prod(axis=1).max()) * _BYTES_PER_PIXEL
+    largest = max(1, int(scene.photo_sizes.prod(axis=1).max())) * _BYTES_PER_PIXEL
     return max(_MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_SHARE * num_bytes) // largest))
 
 

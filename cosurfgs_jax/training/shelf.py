@@ -5,7 +5,8 @@ block, or of the one that was just brought.
 """
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,9 +32,13 @@ def shelf_bytes(device_memory_mb: int, layout: Layout) -> int:
     """
     if device_memory_mb >= 0:
         return device_memory_mb * 2**20
-    stats = [layout.mesh.devices.flat[device].memory_stats() or {} for device in layout.local_devices]
-    free = min(item.get("bytes_limit", 0) - item.get("bytes_in_use", 0) for item in stats)
-    return max(0, int(_FREE_SHARE * processes.gather(np.array(free)).min()))
+    free = free_bytes([layout.mesh.devices.flat[device].memory_stats() for device in layout.local_devices])
+    return int(_FREE_SHARE * processes.gather(np.array(free)).min())
+
+
+def free_bytes(stats: Sequence[dict | None]) -> int:
+    """What is free on the fullest of some devices, from their `memory_stats`; 0 if one keeps no count."""
+    return max(0, min((item or {}).get("bytes_limit", 0) - (item or {}).get("bytes_in_use", 0) for item in stats))
 
 
 def pick(table: Any, slot) -> Any:
@@ -90,8 +95,8 @@ class Shelf:
             needed = sum(count * np.prod(size) * per_pixel for (_, size), count in self._num_slots.items())
             self.is_keeping = needed <= num_bytes
             _log.info("photographs %s: %d MiB a device, %d MiB are given to them (config.data.device_memory_mb)",
-                      "stay on the devices" if self.is_keeping else "go to the devices at each step", needed / 2**20,
-                      num_bytes / 2**20)
+                      "stay on the devices" if self.is_keeping else "go to the devices at each step", math.ceil(needed / 2**20),
+                      num_bytes // 2**20)
 
     def slot(self, block: int | None, view: int) -> np.int32:
         """Where a view's item stands in the table that `bring` gives."""
