@@ -4,6 +4,7 @@ One mechanism for both. A step is given a table of photographs and picks from it
 block, or of the one that was just brought.
 """
 
+import collections
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from cosurfgs_jax.training import processes
 from cosurfgs_jax.training.layout import SPEC, Layout, sharded
-from cosurfgs_jax.training.place import Place
+from cosurfgs_jax.training.place import Block, Place
 
 _FREE_SHARE = 0.25  # of the memory that is free when a stage begins: the model has yet to grow, and drawing needs room
 _log = logging.getLogger(__name__)
@@ -70,33 +71,37 @@ class Shelf:
             num_bytes: on each device, for what is kept. Where not all items fit, none is kept.
         """
         self._layout, self._load = layout, load
-        self._sizes = [place.photo_size or place.views.image_size(view) for view in range(place.scene.num_views)]
+        common = place.photo_size
+        self._size_of = (lambda view: common) if common else place.views.image_size
         self._slots: list[dict[int, int]] = []  # of each block: view -> slot
         self._num_slots: dict[tuple[int, tuple[int, int]], int] = {}  # of each row and size: R
         for block in place.blocks:
-            counts: dict[tuple[int, int], int] = {}
-            slots = {}
-            for view in map(int, block.views):
-                slots[view] = counts.get(self._sizes[view], 0)
-                counts[self._sizes[view]] = slots[view] + 1
-            self._slots.append(slots)
-            for size, count in counts.items():
-                key = block.number % layout.blocks_per_device, size
-                self._num_slots[key] = max(self._num_slots.get(key, 0), count)
+            self._slots.append(self._deal_slots(block))
         self._tables: dict[tuple[int, tuple[int, int]], Any] = {}
         self._there: set[tuple[int, int]] = set()  # (block, view), of all processes
         self._num_to_come = sum(len(block.views) for block in place.blocks)
         self._store = sharded(_store, layout, donate=(0,))
         self.is_keeping = False
         if num_bytes:
-            first = place.blocks[0]
-            item = jax.tree.leaves(load(None if place.photo_size else 0, int(first.views[0])))
-            per_pixel = sum(leaf.nbytes for leaf in item) / np.prod(self._sizes[int(first.views[0])])
-            needed = sum(count * np.prod(size) * per_pixel for (_, size), count in self._num_slots.items())
+            first = int(place.blocks[0].views[0])
+            item = jax.tree.leaves(load(None if common else 0, first))
+            per_pixel = sum(leaf.nbytes for leaf in item) / math.prod(self._size_of(first))
+            needed = sum(count * math.prod(size) * per_pixel for (_, size), count in self._num_slots.items())
             self.is_keeping = needed <= num_bytes
             _log.info("photographs %s: %d MiB a device, %d MiB are given to them (config.data.device_memory_mb)",
                       "stay on the devices" if self.is_keeping else "go to the devices at each step", math.ceil(needed / 2**20),
                       num_bytes // 2**20)
+
+    def _deal_slots(self, block: Block) -> dict[int, int]:
+        """The slots of a block's views, counted for each size by itself."""
+        slots: dict[int, int] = {}
+        counts: collections.Counter = collections.Counter()
+        for view in map(int, block.views):
+            key = block.number % self._layout.blocks_per_device, self._size_of(view)
+            slots[view] = counts[key]
+            counts[key] += 1
+            self._num_slots[key] = max(self._num_slots.get(key, 0), counts[key])
+        return slots
 
     def slot(self, block: int | None, view: int) -> np.int32:
         """Where a view's item stands in the table that `bring` gives."""
@@ -126,7 +131,7 @@ class Shelf:
     def _keep(self, row: int, view_of: Callable[[int], int]) -> tuple[int, tuple[int, int]]:
         """The key of the table that has one view of each of a row's blocks; stores those that it lacks."""
         layout = self._layout
-        key = row, self._sizes[view_of(row)]  # the first device's block in a row has the number of the row
+        key = row, self._size_of(view_of(row))  # the first device's block in a row has the number of the row
         if not self._num_to_come:
             return key
         views = {block: view_of(block) for device in range(layout.num_devices)
