@@ -169,7 +169,7 @@ class BlockViews:
     def prefetch(self, step: int, with_second: bool = False) -> None:
         """Starts to decode the photographs of the next steps that are not on the devices yet."""
         blocks, images = self._context.layout.local_blocks, self._context.images
-        per_step = len(blocks) * (1 + with_second)
+        per_step = max(1, len(blocks) * (1 + with_second))
         wanted = []
         for later in range(step, step + max(_PREFETCH, -(-images.num_threads // per_step))):
             wanted += [(block, self.view(block, later)) for block in blocks]
