@@ -27,10 +27,14 @@ class DataSettings:
     downscale: int = 1  # images are shrunk by this whole factor
     split: str = "every8"  # "every<n>": each n-th by name is test; "all": no test view; "folders"; or a list file of test names
     host_memory_mb: int = 4096  # decoded images are cached as uint8 up to this
+    device_memory_mb: int = -1  # photographs stay on their device if all fit into this; 0 = never, -1 = a quarter of what is free
+    # there; on a CPU, whose memory is the host's, -1 means never
 
     def validate(self) -> None:
         _require(self.downscale >= 1, "data.downscale", "a whole number of at least 1", self.downscale)
         _require(self.host_memory_mb >= 64, "data.host_memory_mb", "at least 64", self.host_memory_mb)
+        _require(self.device_memory_mb >= -1, "data.device_memory_mb", "-1 (from the device), 0 (never) or MiB",
+                 self.device_memory_mb)
         _require(self.path != "", "data.path", 'a dataset folder or "generated"', self.path)
 
 

@@ -15,8 +15,8 @@ NAME = "config.json"
 
 # They change how a run is logged, saved and cached or what is done after it, never the trained model. The data may move: that
 # it is the same is checked by its content (`training.loop.check_identity`).
-FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "data.path", "mesh.",
-                  "surface.", "geo.")
+FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb",
+                  "data.device_memory_mb", "data.path", "mesh.", "surface.", "geo.")
 # A trained model may be looked at on another machine, where the backend differs.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
 

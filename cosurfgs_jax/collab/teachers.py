@@ -34,6 +34,12 @@ class TeacherMaps(NamedTuple):
     normal: Int8[Array, "h w 3"]  # blended, times 127
 
 
+def blank_maps(size: tuple[int, int]) -> TeacherMaps:
+    """Maps of (H, W) that teach nothing, of NumPy."""
+    return TeacherMaps(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.float32),
+                       np.zeros(size, np.float32), np.zeros((*size, 3), np.int8))
+
+
 def _flags(context: Context, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> np.ndarray:
     partition, camera = context.place.partition, context.place.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)

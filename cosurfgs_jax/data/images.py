@@ -34,7 +34,9 @@ _UNTURN = {
     8: Image.Transpose.ROTATE_270,
 }
 _MASK_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_NUM_THREADS = 2
+_MIN_THREADS, _MAX_THREADS = 2, 16  # one thread decodes 4 photographs of 16 megapixels a second
+_THREADS_SHARE = 0.25  # of the budget, for what all threads hold of the images that they decode, ...
+_BYTES_PER_PIXEL = 12  # ... each: 8 to 12 were measured with a JPEG of 16 megapixels
 _STRIP_ROWS = 64  # of an image that is resampled at once: temporaries stay within the cache of a core
 
 
@@ -191,6 +193,18 @@ def shrink(image: Image.Image, factor: int) -> np.ndarray:
     return np.asarray(image.reduce(factor, box=box) if factor > 1 else image)
 
 
+def num_threads(scene, num_bytes: int) -> int:
+    """How many threads decode: one for each core that the process may use, in so far as the memory lets them.
+
+    Args:
+        scene: a Scene.
+        num_bytes: of the budget for kept images; what is just being decoded takes memory besides.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    largest = max(1, int(scene.photo_sizes.prod(axis=1).max())) * _BYTES_PER_PIXEL
+    return max(_MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_SHARE * num_bytes) // largest))
+
+
 class ImageStore:
     """Gives the photographs of a scene as they are trained on, from memory where they were read before.
 
@@ -210,7 +224,8 @@ class ImageStore:
         self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_bytes = 0
         self._pending: dict[int, concurrent.futures.Future] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="images")
+        self.num_threads = num_threads(scene, self._budget)
+        self._pool = concurrent.futures.ThreadPoolExecutor(self.num_threads, thread_name_prefix="images")
         self._positions = functools.lru_cache(maxsize=2)(source_pixels)
 
     def __enter__(self) -> "ImageStore":
@@ -257,13 +272,15 @@ class ImageStore:
         """Starts reading views in the background, in this order, as many as the budget holds; returns at once."""
         with self._lock:
             room = self._budget - sum(self._size(view) for view in self._pending)
-            for view in map(int, views):
+            for view in dict.fromkeys(map(int, views)):
+                if view in self._pending:
+                    continue
+                room -= self._size(view)  # also of what is there: it must still be there when its turn comes
+                if room < 0:
+                    return
                 if view in self._cache:
                     self._cache.move_to_end(view)
-                elif view not in self._pending:
-                    room -= self._size(view)
-                    if room < 0:
-                        return
+                else:
                     self._pending[view] = self._pool.submit(self._read_and_keep, view)
 
     def _size(self, view: int) -> int:
