@@ -114,7 +114,7 @@ def is_cuda() -> bool:
 
 
 def has_native(target: str, *operands: jax.Array) -> bool:
-    """Whether a native target can take these: float32, and the library of the platform that JAX computes on is there and has it."""
+    """Whether a native target can take these: float32, on a platform whose library is there and has it."""
     if any(operand.dtype != np.float32 for operand in operands):
         return False
     if is_cuda():
