@@ -71,7 +71,11 @@ struct PhotometricArgs {
     const float weight = channels == 4 ? kPhotoUnit * float(photo[4 * pixel + 3]) : 1.0f;
     return mask && !mask[pixel] ? 0.0f : weight;
   }
-  COSURFGS_FN float Target(int pixel, int channel) const { return kPhotoUnit * float(photo[channels * pixel + channel]); }
+  // Without weights a photograph has three channels.
+  template <bool kIsWeighted>
+  COSURFGS_FN float Target(int pixel, int channel) const {
+    return kPhotoUnit * float(photo[(kIsWeighted ? channels : 3) * pixel + channel]);
+  }
   // Where the first partial of a value is; the next ones are kSsimRun floats further each.
   COSURFGS_FN int PartialsPlace(int channel, int x, int y) const {
     return (channel * height + y) * pitch + x / kSsimRun * kSsimBlock + x % kSsimRun;
@@ -83,6 +87,11 @@ struct SsimTile {
   COSURFGS_FN SsimTile(const PhotometricArgs& args, int64_t index) {
     x = int(index) % args.tiles_x * kSsimTileWidth;
     y = int(index) / args.tiles_x * kSsimTileHeight;
+  }
+  // Whether its columns and rows with their borders lie in the image: then nobody needs to ask for each pixel.
+  COSURFGS_FN bool IsInside(const PhotometricArgs& args) const {
+    return x >= kSsimRadius && y >= kSsimRadius && x + kSsimTileWidth + kSsimRadius <= args.width &&
+           y + kSsimTileHeight + kSsimRadius <= args.height;
   }
 };
 
@@ -157,12 +166,13 @@ template <bool kIsWeighted>
 struct SsimMapBlock {
   using Args = PhotometricArgs;
   using Shared = SsimShared<kSsimMoments>;
-  static constexpr int kThreads = kSsimThreads;
+  static constexpr int kThreads = kSsimThreads, kMinBlocks = 4;
   struct State {
     float sums[kFirstSums];
   };
 
   // Column `thread / 3` of the tile and its border, channel `thread % 3`, as they lie in the image. Zero outside of it.
+  template <bool kIsInside>
   COSURFGS_FN static void FilterColumn(const Args& args, const SsimTile& tile, int thread, Shared& shared, State& state) {
     const int column = thread / 3, channel = thread % 3, x = tile.x + column - kSsimRadius;
     const bool is_counted = channel == 0 && column >= kSsimRadius && column < kSsimRadius + kSsimTileWidth;
@@ -171,11 +181,11 @@ struct SsimMapBlock {
     for (int r = 0; r < kSsimWindow; ++r) {
       const int y = tile.y + r - kSsimRadius;
       float a = 0, b = 0, weight = 0;
-      if (args.Has(x, y)) {
+      if (kIsInside || args.Has(x, y)) {
         const int pixel = y * args.width + x;
         weight = kIsWeighted ? args.Weight(pixel) : 1.0f;
         a = args.render[3 * pixel + channel];
-        b = args.Target(pixel, channel);
+        b = args.template Target<kIsWeighted>(pixel, channel);
         if (kIsWeighted) a = weight * a + (1.0f - weight) * b;
       }
       if (r >= kSsimRadius && r < kSsimRadius + kSsimRun && is_counted) {
@@ -236,7 +246,12 @@ struct SsimMapBlock {
     Shared& shared = block.shared();
     block.Each([&](int thread, State& state) {
       for (int k = 0; k < kFirstSums; ++k) state.sums[k] = 0;
-      if (thread < 3 * kSsimColumns) FilterColumn(args, tile, thread, shared, state);
+      if (thread >= 3 * kSsimColumns) return;
+      if (tile.IsInside(args)) {
+        FilterColumn<true>(args, tile, thread, shared, state);
+      } else {
+        FilterColumn<false>(args, tile, thread, shared, state);
+      }
     });
     block.Each([&](int thread, State& state) { MapRun(args, tile, SsimRun(thread), shared, state); });
     AddUpThreads<kFirstSums>(block, args.tile_sums + index, args.num_tiles);
@@ -248,13 +263,14 @@ template <bool kIsWeighted>
 struct PhotometricGradientBlock {
   using Args = PhotometricArgs;
   using Shared = SsimShared<kSsimPartials>;
-  static constexpr int kThreads = kSsimThreads;
+  static constexpr int kThreads = kSsimThreads, kMinBlocks = 4;
   struct State {
     float sums[kSecondSums];
     float filtered[kSsimPartials][kSsimRun];
   };
 
   // Column `thread % kSsimColumns` of channel `thread / kSsimColumns`. Outside of the image there is no map.
+  template <bool kIsInside>
   COSURFGS_FN static void FilterColumn(const Args& args, const SsimTile& tile, int thread, Shared& shared) {
     const int column = thread % kSsimColumns, channel = thread / kSsimColumns, x = tile.x + column - kSsimRadius;
     const int first = args.PartialsPlace(channel, x, tile.y - kSsimRadius);
@@ -262,7 +278,7 @@ struct PhotometricGradientBlock {
     COSURFGS_UNROLL
     for (int r = 0; r < kSsimWindow; ++r) {
       float values[kSsimPartials] = {};
-      if (args.Has(x, tile.y + r - kSsimRadius)) {
+      if (kIsInside || args.Has(x, tile.y + r - kSsimRadius)) {
         const float* partials = args.partials + (first + r * args.pitch);
         COSURFGS_UNROLL
         for (int p = 0; p < kSsimPartials; ++p) values[p] = partials[p * kSsimRun];
@@ -286,7 +302,7 @@ struct PhotometricGradientBlock {
     COSURFGS_UNROLL
     for (int k = 0; k < 3; ++k) {
       color[k] = args.render[3 * pixel + k];
-      target[k] = args.Target(pixel, k);
+      target[k] = args.template Target<kIsWeighted>(pixel, k);
       const float compared = kIsWeighted ? weight * color[k] + (1.0f - weight) * target[k] : color[k];
       const int column = k * kSsimChannelPitch + x;
       const float slope = shared.filtered[0][row][column] + 2.0f * compared * shared.filtered[1][row][column] +
@@ -320,7 +336,12 @@ struct PhotometricGradientBlock {
     const SsimTile tile(args, index);
     Shared& shared = block.shared();
     block.Each([&](int thread, State&) {
-      if (thread < 3 * kSsimColumns) FilterColumn(args, tile, thread, shared);
+      if (thread >= 3 * kSsimColumns) return;
+      if (tile.IsInside(args)) {
+        FilterColumn<true>(args, tile, thread, shared);
+      } else {
+        FilterColumn<false>(args, tile, thread, shared);
+      }
     });
     block.Each([&](int thread, State& state) {
       COSURFGS_UNROLL
