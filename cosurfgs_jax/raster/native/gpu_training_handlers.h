@@ -19,9 +19,10 @@ ffi::Error PhotometricLosses(Device& device, LossMap3 render, LossMap alpha, Los
   const std::string error = CheckOperands({render, alpha, transform, photo, mask}, {losses, by_render, by_alpha, by_transform});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const auto shape = photo.dimensions();
-  if (shape[0] * shape[1] > kMaxLossPixels) {
-    return ffi::Error::InvalidArgument("photometric_losses: expected at most 134217728 pixels on a GPU, got " +
-                                       std::to_string(shape[0]) + "x" + std::to_string(shape[1]) + "; raise data.downscale");
+  if (shape[0] * (shape[1] + kSsimRun) > kMaxLossPixels) {
+    return ffi::Error::InvalidArgument("photometric_losses: expected at most " + std::to_string(kMaxLossPixels) +
+                                       " pixels on a GPU, got " + std::to_string(shape[0]) + "x" + std::to_string(shape[1]) +
+                                       "; raise data.downscale");
   }
   PhotometricArgs args{};
   args.height = int(shape[0]), args.width = int(shape[1]), args.channels = int(shape[2]);
