@@ -103,7 +103,7 @@ def test_the_training_step_lowers_for_cuda_with_our_kernels_in_it(as_on_gpus, ch
 
 
 def test_without_its_library_a_gpu_trains_in_plain_jax(as_on_gpus, monkeypatch):
-    monkeypatch.setattr(ffi, "why_no_cuda_library", lambda: "the moon is full")
+    monkeypatch.setattr(ffi, "why_no_cuda_library", lambda: "it was not built")  # said once in each process
     assert not _calls(_lower_training_step())
 
 
