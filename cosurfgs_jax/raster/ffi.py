@@ -142,8 +142,8 @@ def choose_native(what: str, target: str, backend: str | None, *operands: jax.Ar
     if backend == "reference":
         return False
     why_not = why_no_cuda_library() if backend == "cuda" else why_no_cpu_library()
-    if not why_not and backend == "cpu" and is_cuda():
-        why_not = "JAX computes on a GPU here"
+    if not why_not and backend == "cpu" and (is_cuda() or jax.default_backend() != "cpu"):
+        why_not = "JAX does not compute on the CPU here"
     if why_not:
         raise InputError(f'backend: "{backend}" was asked for, but {why_not}')
     return True

@@ -112,7 +112,7 @@ def test_who_has_a_native_target(as_on_gpus, monkeypatch):
     assert ffi.has_native("cosurfgs_adam", numbers) and not ffi.has_native("cosurfgs_plane_depth", numbers)
     assert not ffi.has_native("cosurfgs_adam", numbers.astype(jnp.int32))
     assert ffi.choose_native("Adam", "cosurfgs_adam", "cuda") and not ffi.choose_native("Adam", "cosurfgs_adam", "reference")
-    with pytest.raises(InputError, match='"cpu" was asked for, but JAX computes on a GPU here'):
+    with pytest.raises(InputError, match='"cpu" was asked for, but JAX does not compute on the CPU here'):
         ffi.choose_native("Adam", "cosurfgs_adam", "cpu")
     with pytest.raises(InputError, match='backend: expected None, "cpu" or "reference" for plane depth, got \'cuda\''):
         ffi.choose_native("plane depth", "cosurfgs_plane_depth", "cuda")
