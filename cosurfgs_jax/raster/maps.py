@@ -98,6 +98,6 @@ def finish(raw: RawMaps, camera: Camera, projection: str = "perspective",
         RenderOutput with the leading axes of `raw`.
     """
     if is_native is None:
-        is_native = ffi.has_native(raw.transmittance)
+        is_native = ffi.has_native("cosurfgs_plane_depth", raw.transmittance)
     one = functools.partial(_finish_view, projection=projection, is_native=is_native and projection == "perspective")
     return one(raw, camera) if camera.camera_from_world.ndim == 2 else jax.vmap(one)(raw, camera)
