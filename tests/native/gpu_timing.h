@@ -60,8 +60,13 @@ std::string NameOf() {
   const std::string text = __PRETTY_FUNCTION__, key = "Body = ";
   const size_t begin = text.find(key) + key.size(), end = text.find_first_of(";]", begin);
   std::string name = text.substr(begin, end - begin);
-  const size_t space = name.rfind("::");
-  return space == std::string::npos ? name : name.substr(space + 2);
+  // Without the namespaces, of its arguments too.
+  for (size_t colons; (colons = name.find("::")) != std::string::npos;) {
+    const size_t before = name.find_last_of("<, ", colons);
+    const size_t first = before == std::string::npos ? 0 : before + 1;
+    name.erase(first, colons + 2 - first);
+  }
+  return name;
 }
 
 // CudaDevice with a stopwatch around each piece of work.

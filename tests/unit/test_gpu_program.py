@@ -37,7 +37,8 @@ def test_its_checks_hold(program):
 def test_it_times_every_kernel(program):
     result = _run(program, "time", "300", "60", "50", "1")
     assert result.returncode == 0, result.stdout
-    for name in ("ProjectSurfel", "BlendTileBlock<2, false>", "BlendTileBackwardBlock<2, true, true>", "sort", "read-back"):
+    for name in ("ProjectSurfel<3>", "BlendTileBlock<2, false>", "BlendTileBackwardBlock<2, true, true>", "AddRows<Sum, 22>",
+                 "sort", "read-back"):
         assert re.search(rf"^ +{re.escape(name)} +\d+\.\d+$", result.stdout, re.MULTILINE), name
 
 
