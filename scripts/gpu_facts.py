@@ -3,7 +3,7 @@
 
 python scripts/gpu_facts.py [--device_file=FILE]
 
-FILE gets "gpu", or a sentence that says why no GPU can be used. Nothing of the package itself is imported: it may not be built yet.
+FILE gets "gpu", or a sentence that says why no GPU can be used. Nothing of the package itself is imported: it may not be built.
 """
 
 import argparse
@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Distribution -> which steps cannot run without it.
 NEEDED = {
-    "jax": "all", "jaxlib": "all", "numpy": "all", "scipy": "all", "jaxtyping": "all", "absl-py": "all", "pytest": "all comparisons",
+    "jax": "all", "jaxlib": "all", "numpy": "all", "scipy": "all", "jaxtyping": "all", "absl-py": "all",
+    "pytest": "all comparisons",
     "flax": "parts, training", "optax": "parts, training", "orbax-checkpoint": "parts, training", "pillow": "parts, training",
     "ml_collections": "training", "tensorboardX": "training", "pytest-xdist": "tests (one after the other without it)",
     "beartype": "none (the tests go without their checks of types and shapes)", "torch": "none (gsplat is not measured)",

@@ -99,7 +99,7 @@ def main() -> None:
         content = {"machine": describe_machine(), "surfels": options.surfels, "size": options.size, "whole_ms": whole,
                    "kernels": [{"name": name, "ms": ms, "calls": calls} for name, (ms, calls) in rows.items()]}
         Path(options.out).write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{options.surfels:,d} surfels at {options.size}: {total:.2f} ms in {len(rows)} kernels of {whole:.2f} ms on the clock, "
+    print(f"{options.surfels:,d} surfels at {options.size}: {total:.2f} ms in {len(rows)} kernels, {whole:.2f} ms by the clock; "
           f"most in {next(iter(rows))[:60]}")
 
 
