@@ -42,8 +42,8 @@ class Large:
 
 
 # A GPU makes the gradients of a call band by band where there are more than 2^24 pairs of surfel and tile. Here every disc covers
-# the whole image: 640 x 32,400 tiles.
-BANDS = Scene(640, (4000.0, 8000.0), (0.02, 0.08))
+# the whole image: 640 x 32,400 tiles. Pixels stop after some seventy of them, which keeps the time on a CPU short.
+BANDS = Scene(640, (4000.0, 8000.0), (0.05, 0.2))
 LARGE = {
     "town_2k": Large(town(2000, 160), (96, 160), "large in small: sums over blocks, random rows"),
     "town_100k_1080p": Large(town(100_000, 1920), (1080, 1920), "sorts of several tiles, grids beyond one wave"),

@@ -50,9 +50,10 @@ class Comparison:
 
 
 def _relative_rows(got: np.ndarray, want: np.ndarray) -> np.ndarray:
-    """Error of each row over its norm, plus a thousandth of the typical norm."""
+    """Error over the norm (plus a thousandth of the typical norm) of the rows that are not zero in both."""
     error, norm = (np.linalg.norm(x.reshape(len(x), -1).astype(np.float64), axis=1) for x in (got - want, want))
-    return error / np.maximum(norm + 1e-3 * np.sqrt((norm**2).mean()), 1e-30)
+    is_something = (error > 0) | (norm > 0) | np.isnan(error)
+    return (error / np.maximum(norm + 1e-3 * np.sqrt((norm**2).mean()), 1e-30))[is_something]
 
 
 def _map_error(got: np.ndarray, want: np.ndarray, pixels: float = 1.0) -> np.ndarray:
@@ -110,10 +111,11 @@ def compare_large(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> Co
         if f"norm/{key}" in want:
             kind = "contributions" if key == "contributions" else "gradients"
             rows, norm = _relative_rows(got[key], value), float(want[f"norm/{key}"])
-            result.add(f"half of the surfels' {kind}", np.median(rows), MEDIAN_TOLERANCE)
-            result.add(f"share of turned {kind}", (~(rows <= SURFEL_TOLERANCE)).mean(), TURNED_ROWS)
-            result.add(f"all rows of {kind}", np.linalg.norm(got[key] - value) / np.linalg.norm(value), ROWS_TOLERANCE)
-            result.add(f"norm of all {kind}", abs(got[f"norm/{key}"] - norm) / norm, NORM_TOLERANCE)
+            result.add(f"half of the surfels' {kind}", np.median(rows) if rows.size else 0, MEDIAN_TOLERANCE)
+            result.add(f"share of turned {kind}", (~(rows <= SURFEL_TOLERANCE)).sum() / max(rows.size, 1), TURNED_ROWS)
+            result.add(f"all rows of {kind}", np.linalg.norm(got[key] - value) / max(np.linalg.norm(value), 1e-30),
+                       ROWS_TOLERANCE)
+            result.add(f"norm of all {kind}", abs(got[f"norm/{key}"] - norm) / max(norm, 1e-30), NORM_TOLERANCE)
         elif key.startswith("gradient/"):
             result.add("gradients of camera and background", np.linalg.norm(got[key] - value) / np.linalg.norm(value),
                        CAMERA_TOLERANCE)
