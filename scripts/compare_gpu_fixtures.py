@@ -60,7 +60,7 @@ def main() -> None:
         Path(options.out).write_text(json.dumps({"backend": renderer, "cases": rows}, indent=1) + "\n")
     if bad:
         sys.exit(f"{len(bad)} of {len(names)} cases differ: {', '.join(bad)}: {rows[bad[0]]['wrong']}")
-    print(f"{len(names)} cases agree with the stored results")
+    print("1 case agrees with the stored results" if len(names) == 1 else f"{len(names)} cases agree with the stored results")
 
 
 if __name__ == "__main__":
