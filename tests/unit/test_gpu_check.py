@@ -35,8 +35,8 @@ def run(script: str, *arguments, **environment) -> subprocess.CompletedProcess:
     if not any(argument.startswith(("--python", "--sanitize")) for argument in arguments):
         arguments.append(f"--python={sys.executable}")
     environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
-    return subprocess.run([SCRIPTS / script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
-                          env=environment)
+    return subprocess.run([SCRIPTS / script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=600, env=environment)
 
 
 def executable(path: Path, text: str) -> Path:
