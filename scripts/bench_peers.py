@@ -147,10 +147,16 @@ def measure_all(name: str, cases: list[tuple[int, int, int]], runs: int, backend
 
 
 def run_contestant(name: str, options: argparse.Namespace) -> list[dict]:
-    """The results of `measure_all` in a process of its own, as far as it got."""
+    """The results of `measure_all` in a process of its own, as far as it got before it ended or its time was over."""
     command = [sys.executable, __file__, f"--contestant={name}", f"--surfels={options.surfels}", f"--sizes={options.sizes}",
                f"--runs={-(-options.runs // options.turns)}", f"--backend={options.backend}"]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
+    try:
+        output = subprocess.run(command, stdout=subprocess.PIPE, timeout=options.limit or None).stdout
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+        print(f"{name} was stopped after {options.limit:g} s", file=sys.stderr)
+    # A line that was cut off has no end.
+    output = output.decode().rpartition("\n")[0]
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
@@ -202,6 +208,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1920x1080,3840x2160")
     parser.add_argument("--runs", type=int, default=20, help="of each contestant and case")
     parser.add_argument("--turns", type=int, default=2, help="processes of each contestant, which share the runs")
+    parser.add_argument("--limit", type=float, default=0, help="seconds of each process; 0 = none")
     parser.add_argument("--backend", default="", help="ours; empty = the default of this machine")
     parser.add_argument("--out", default="", help="JSON file")
     parser.add_argument("--contestant", default="", help=argparse.SUPPRESS)
