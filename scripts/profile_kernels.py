@@ -28,10 +28,11 @@ from cosurfgs_jax import Camera, Surfels, rasterize
 
 def device_events(trace: dict) -> list[tuple[str, float]]:
     """Name and microseconds of what ran: on devices where the trace has any, else XLA's operations on the host."""
-    processes = {event["pid"]: event["args"]["name"] for event in trace["traceEvents"] if event.get("name") == "process_name"}
-    threads = {(event["pid"], event["tid"]): event["args"]["name"] for event in trace["traceEvents"]
+    events = trace["traceEvents"]
+    processes = {event["pid"]: event["args"]["name"] for event in events if event.get("name") == "process_name"}
+    threads = {(event["pid"], event["tid"]): event["args"]["name"] for event in events
                if event.get("name") == "thread_name"}
-    ran = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
+    ran = [event for event in events if event.get("ph") == "X"]
     # Beside its streams a device has rows that sum others up ("XLA Ops", "Steps"): they would count everything twice.
     streams = [event for event in ran if processes.get(event["pid"], "").startswith("/device:")
                and threads.get((event["pid"], event["tid"]), "").startswith("Stream")]
@@ -56,7 +57,8 @@ def traced(function, runs: int) -> dict[str, tuple[float, float]]:
             sys.exit("error: JAX's profiler wrote no trace")
         with gzip.open(files[0]) as file:
             events = device_events(json.load(file))
-    times, calls = collections.Counter(), collections.Counter()
+    times = collections.Counter()
+    calls = collections.Counter()
     for name, microseconds in events:
         times[short_name(name)] += microseconds / 1e3 / runs
         calls[short_name(name)] += 1 / runs

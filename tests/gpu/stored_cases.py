@@ -27,7 +27,8 @@ from bench_growth import town  # noqa: E402
 from bench_raster import Scene, build_scene  # noqa: E402
 
 FORMAT = 1  # of the files
-BLOCK, ROWS = 8, 5000
+BLOCK = 8  # pixels, side of what maps are summed over
+ROWS = 5000  # of gradients that are kept
 _PATTERN = (61, 67)  # pixels after which cotangents repeat: no multiple of a tile
 _PER_SURFEL = (*cases.FIELDS, "probe")
 
@@ -41,8 +42,9 @@ class Large:
     why: str
 
 
-# A GPU makes the gradients of a call band by band where there are more than 2^24 pairs of surfel and tile. Here every disc covers
-# the whole image: 640 x 32,400 tiles. Pixels stop after some seventy of them, which keeps the time on a CPU short.
+# A GPU makes the gradients of a call band by band where there are more than 2^24 pairs of surfel and
+# tile. Here every disc covers the whole image: 640 x 32,400 tiles. Pixels stop after some seventy of
+# them, which keeps the time on a CPU short.
 BANDS = Scene(640, (4000.0, 8000.0), (0.05, 0.2))
 LARGE = {
     "town_2k": Large(town(2000, 160), (96, 160), "large in small: sums over blocks, random rows"),
@@ -64,7 +66,8 @@ def build_large(name: str) -> tuple[cases.Case, dict[str, np.ndarray]]:
     large = LARGE[name]
     arrays = build_scene(large.scene, large.image_size)
     case = cases.Case(**arrays, background=np.float32([0.9, 0.1, 0.4]), image_size=large.image_size)
-    rng, cotangents = np.random.default_rng(7), {}
+    rng = np.random.default_rng(7)
+    cotangents = {}
     for map_name, shape in cases.map_shapes(case).items():
         pattern = rng.normal(size=(*_PATTERN, *shape[2:])).astype(np.float32)
         repeats = [-(-size // step) for size, step in zip(shape, _PATTERN, strict=False)]
@@ -74,7 +77,10 @@ def build_large(name: str) -> tuple[cases.Case, dict[str, np.ndarray]]:
 
 
 def build_whole(name: str) -> tuple[cases.Case, np.ndarray, dict[str, np.ndarray]]:
-    """A small case, which of its pixels are clear, and cotangents that are zero at the others; views in front if it has them."""
+    """A small case, which of its pixels are clear, and cotangents that are zero at the others.
+
+    With a leading axis of views if the case has it.
+    """
     if name != BATCH:
         case = cases.build(name)
         safe = cases.reference_maps(case)[1] > cases.SAFE_MARGIN
@@ -83,15 +89,19 @@ def build_whole(name: str) -> tuple[cases.Case, np.ndarray, dict[str, np.ndarray
     case = cases.three_cameras()
     views = [case.view(i) for i in range(case.num_views())]
     safe = np.stack([cases.reference_maps(view)[1] > cases.SAFE_MARGIN for view in views])
-    parts = [cases.random_cotangents(view, keep, seed) for seed, (view, keep) in enumerate(zip(views, safe, strict=True))]
-    return case, safe, {map_name: np.stack([part[map_name] for part in parts]) for map_name in cases.FLOAT_MAPS}
+    parts = [cases.random_cotangents(view, safe[i], seed=i) for i, view in enumerate(views)]
+    cotangents = {key: np.stack([part[key] for part in parts]) for key in cases.FLOAT_MAPS}
+    return case, safe, cotangents
+
+
+def _arrays(case: cases.Case) -> dict[str, np.ndarray]:
+    return {key: value for key, value in vars(case).items() if isinstance(value, np.ndarray)}
 
 
 def checksum(case: cases.Case, cotangents: dict[str, np.ndarray]) -> str:
     """Of the bits of all inputs: another NumPy, or another processor's logarithm, may draw other ones."""
-    arrays = [value for value in vars(case).values() if isinstance(value, np.ndarray)]
     digest = hashlib.sha256()
-    for array in (*arrays, *(cotangents[name] for name in sorted(cotangents))):
+    for array in (*_arrays(case).values(), *cotangents.values()):
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
@@ -146,12 +156,15 @@ def store(name: str, folder: Path) -> None:
     """Computes a case with the CPU's kernels and writes its file."""
     if name in LARGE:
         case, cotangents = build_large(name)
-        content = reduce(compute("cpu", case, cotangents)) | {"checksum": np.str_(checksum(case, cotangents))}
+        content = reduce(compute("cpu", case, cotangents))
+        content["checksum"] = np.str_(checksum(case, cotangents))
     else:
         case, safe, cotangents = build_whole(name)
-        options = {key: value for key, value in vars(case).items() if not isinstance(value, np.ndarray)}
-        content = compute("cpu", case, cotangents) | {"safe": safe, "options": np.str_(json.dumps(options))}
-        content |= {f"case/{key}": value for key, value in vars(case).items() if isinstance(value, np.ndarray)}
+        content = compute("cpu", case, cotangents) | {"safe": safe}
+        arrays = _arrays(case)
+        options = {key: value for key, value in vars(case).items() if key not in arrays}
+        content["options"] = np.str_(json.dumps(options))
+        content |= {f"case/{key}": value for key, value in arrays.items()}
         content |= {f"cotangent/{key}": np.float32(value) for key, value in cotangents.items()}
     np.savez_compressed(path_of(folder, name), format=FORMAT, **content)
 
@@ -187,6 +200,6 @@ def inputs(name: str, content: dict[str, np.ndarray]) -> tuple[cases.Case, dict[
         return cases.Case(**_group(content, "case/"), **options), _group(content, "cotangent/")
     case, cotangents = build_large(name)
     if checksum(case, cotangents) != str(content["checksum"]):
-        raise ValueError(f"NumPy {np.__version__} on this processor draws other random numbers than where the results were made; "
-                         f"make them here: python scripts/make_gpu_fixtures.py DIR --only={name}")
+        raise ValueError(f"NumPy {np.__version__} on this processor draws other random numbers than where the "
+                         f"results were made; make them here: python scripts/make_gpu_fixtures.py DIR --only={name}")
     return case, cotangents

@@ -73,7 +73,8 @@ def test_the_cpu_half(fixtures, tmp_path):
 
 def test_with_a_gpu_everything_chosen_has_to_pass(fixtures, tmp_path):
     """The way through on a GPU machine: an interpreter that says so; a program and a sanitizer stand in for the real ones."""
-    work, tools = tmp_path / "work", tmp_path / "tools"
+    work = tmp_path / "work"
+    tools = tmp_path / "tools"
     tools.mkdir()
     work.mkdir()
     python = executable(tools / "python", f'case "$1" in *gpu_facts.py) echo gpu >"${{2#*=}}"; exit ;; esac\n'
@@ -199,7 +200,8 @@ def test_kernels_are_told_from_rows_that_sum_them_up():
 
 def test_the_table_of_peers():
     """Medians over all turns, ratios to ours, and cases that failed or were never reached."""
-    first, second = (100, 16, 9), (200, 16, 9)
+    first = (100, 16, 9)
+    second = (200, 16, 9)
     seconds = {"peak_bytes": 1, "is_peak_of_earlier": False, "device": "gpu"}
     turns = {"cosurfgs_jax": [{first: {"seconds": [1.0, 3.0]} | seconds}, {first: {"seconds": [2.0]} | seconds}],
              "gsplat 2DGS": [{first: {"seconds": [5.0]} | seconds, second: {"error": "no memory"}},
@@ -214,7 +216,8 @@ def test_the_table_of_peers():
 
 
 def test_the_town_of_peers_is_seen_alike_in_both_sizes():
-    small, large = bench_peers.scene(50, (320, 180)), bench_peers.scene(50, (640, 360))
+    small = bench_peers.scene(50, (320, 180))
+    large = bench_peers.scene(50, (640, 360))
     np.testing.assert_array_equal(small["means"], large["means"])
     np.testing.assert_allclose(large["intrinsics"][:2], 2 * small["intrinsics"][:2], rtol=1e-6)
     np.testing.assert_allclose(small["intrinsics"], [[278.4, 0, 160], [0, 278.4, 90], [0, 0, 1]], rtol=1e-6)
