@@ -11,7 +11,7 @@
 #   --out       folder for summary.txt, log.txt (all logs) and results.json; default $OUT, else the work folder
 #   --seconds   for everything; default 540, without a GPU 290. What does not fit is not run
 #   --only, --skip  names of steps
-#   --no_build  the same as --skip=build: the package as it is installed, the stand-alone program of an earlier run if there is one
+#   --no_build  the same as --skip=build: what an earlier run built into the work folder, else the package as it is installed
 #   --short     tiny sizes, seconds: to try the script itself
 set -uo pipefail
 
@@ -43,7 +43,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 not_run() { echo "not run: $*"; exit 77; }
 
 need_fixtures() {
-  ls "$FIXTURES"/*.npz >/dev/null 2>&1 || not_run "no stored results in $FIXTURES; make them: python scripts/make_gpu_fixtures.py $FIXTURES"
+  ls "$FIXTURES"/*.npz >/dev/null 2>&1 && return
+  not_run "no stored results in $FIXTURES; make them: python scripts/make_gpu_fixtures.py $FIXTURES"
 }
 
 need_program() { [ -x "$PROGRAM" ] || not_run "the stand-alone program was not built"; }
@@ -56,7 +57,8 @@ has_gpu() { [ "$(cat "$WORK/device" 2>/dev/null)" = gpu ]; }
 # Compute capabilities of the GPUs here as CMake and nvcc want them (90); one of them where there is none.
 architectures() {
   local found
-  found="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' | grep -E '^[0-9]+$' | sort -u | paste -sd ';')"
+  found="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' \
+    | grep -E '^[0-9]+$' | sort -u | paste -sd ';')"
   echo "${found:-90}"
 }
 
@@ -71,9 +73,10 @@ step_facts() {
   "$PYTHON" scripts/gpu_facts.py --device_file="$WORK/device"
 }
 
-# The libraries with plain CMake, and the package beside them as an installation that needs no pip.
+# The libraries with plain CMake, and links to the package beside them: an installation that needs no pip.
 build_library() {
   local cmake generator=() cuda=OFF site="$WORK/site" version
+  rm -rf "$site"  # if this fails, an older build must not pass for it
   cmake="$(tool cmake)" || { echo "cmake is missing (pip install cmake)"; return 1; }
   if tool ninja >/dev/null; then generator=(-G Ninja "-DCMAKE_MAKE_PROGRAM=$(tool ninja)"); fi
   if tool nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || has_gpu; then cuda=ON; fi
@@ -82,10 +85,9 @@ build_library() {
   "$cmake" -S . -B "$WORK/build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "-DPython_EXECUTABLE=$PYTHON" \
     -DCOSURFGS_CUDA=$cuda "-DCOSURFGS_CUDA_ARCHITECTURES=$COSURFGS_CUDA_ARCHITECTURES" || return 1
   "$cmake" --build "$WORK/build" --parallel "$(nproc)" || return 1
-  rm -rf "$site"
   mkdir -p "$site"
-  cp -r cosurfgs_jax "$site/" || return 1
-  rm -rf "$site/cosurfgs_jax/lib"
+  cp -rs "$PWD/cosurfgs_jax" "$site/" || return 1
+  rm -rf "$site/cosurfgs_jax/lib" "$site/cosurfgs_jax/_build_info.py"  # of another build
   "$cmake" --install "$WORK/build" --prefix "$site" || return 1
   version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
   mkdir "$site/cosurfgs_jax-$version.dist-info"
@@ -114,7 +116,8 @@ step_build() {
     echo "could not build $failed"
     return 1
   fi
-  PYTHONPATH="$WORK/site" "$PYTHON" - <<'END'
+  cd "$WORK/site" || return 1
+  "$PYTHON" - <<'END'
 from cosurfgs_jax import _build_info as info
 from cosurfgs_jax.raster import ffi
 if reason := ffi.why_no_cpu_library():
@@ -364,6 +367,7 @@ else
 fi
 # The tests of other programs may be on the GPU at the same time; products of matrices as the programs make them.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_DEFAULT_MATMUL_PRECISION=highest
+export PYTHONPATH="$WORK/site${PYTHONPATH:+:$PYTHONPATH}"  # what the build makes
 while read -r name needs limit device; do
   if [ -z "$name" ] || [ "$name" = facts ] || ! is_chosen "$name"; then continue; fi
   if [ "$device" = gpu ] && ! has_gpu; then
@@ -373,6 +377,5 @@ while read -r name needs limit device; do
   # The limits are for a machine with a GPU, which has many cores.
   if ! has_gpu; then limit=$((2 * limit)); fi
   run_step "$name" "$needs" "$limit" </dev/null
-  if [ "$name" = build ] && [ -d "$WORK/site" ]; then export PYTHONPATH="$WORK/site${PYTHONPATH:+:$PYTHONPATH}"; fi
 done <<<"$STEPS"
 finish
