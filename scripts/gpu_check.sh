@@ -68,7 +68,7 @@ step_facts() {
   nvidia-smi 2>&1 || true
   nvcc --version 2>&1 | tail -n 2 || true
   for name in nvcc cmake ninja g++ compute-sanitizer ncu cuobjdump; do
-    printf '%-15s%s\n' "$name" "$(tool "$name" || echo missing)"
+    printf '%-19s%s\n' "$name" "$(tool "$name" || echo missing)"
   done
   "$PYTHON" scripts/gpu_facts.py --device_file="$WORK/device"
 }
@@ -116,9 +116,17 @@ step_build() {
     echo "could not build $failed"
     return 1
   fi
+  local sources="$PWD"
   cd "$WORK/site" || return 1
-  "$PYTHON" - <<'END'
-from cosurfgs_jax import _build_info as info
+  "$PYTHON" - "$sources" <<'END'
+import importlib.util, pathlib, sys
+found = pathlib.Path(importlib.util.find_spec("cosurfgs_jax").origin).parent
+if found.resolve() not in (pathlib.Path("cosurfgs_jax").resolve(), pathlib.Path(sys.argv[1], "cosurfgs_jax").resolve()):
+    raise SystemExit(f"{sys.executable} has an installation of its own, {found}, that goes before what was built; "
+                     "take an interpreter without")
+spec = importlib.util.spec_from_file_location("info", "cosurfgs_jax/_build_info.py")
+info = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(info)
 from cosurfgs_jax.raster import ffi
 if reason := ffi.why_no_cpu_library():
     raise SystemExit(reason)
@@ -202,13 +210,13 @@ END
 }
 
 step_parts() {
-  local views=20 width=960 height=540 surfels=200000 repeats=20
+  local views=20 width=960 height=540 size_m=60 surfels=200000 repeats=20
   if [ -n "$SHORT" ]; then
-    views=4 width=64 height=48 surfels=500 repeats=2
+    views=4 width=64 height=48 size_m=30 surfels=500 repeats=2
   elif ! has_gpu; then
     views=8 width=320 height=240 surfels=20000 repeats=5
   fi
-  make_town $views $width $height 60 || return 1
+  make_town $views $width $height $size_m || return 1
   "$PYTHON" scripts/bench_step.py --data="$WORK/town_${views}x$width" --surfels=$surfels --steps=$repeats \
     --out="$WORK/json/parts.json" || return 1
   "$PYTHON" - "$WORK/json/parts.json" $surfels ${width}x$height <<'END'
@@ -375,7 +383,7 @@ while read -r name needs limit device; do
     continue
   fi
   # The limits are for a machine with a GPU, which has many cores.
-  if ! has_gpu; then limit=$((2 * limit)); fi
+  if ! has_gpu; then limit=$((4 * limit)); fi
   run_step "$name" "$needs" "$limit" </dev/null
 done <<<"$STEPS"
 finish
