@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The first minutes on a machine with an NVIDIA GPU, in one command: correctness first, then times. Nine minutes on 16 cores.
-#   scripts/gpu_check.sh [--python=PATH] [--fixtures=DIR] [--work=DIR] [--out=DIR] [--seconds=540] [--only=STEP,...] [--skip=STEP,...]
-#                        [--no_build] [--short]
-# It needs bash, Python with JAX for CUDA, nvcc, cmake and what the steps name; no network, no root, and it installs nothing: the
-# package is built into the work folder. Every step has a limit and a log of its own; a failure does not stop the next one. A table
-# comes last. Exit code 0 if every step ran and passed; without a GPU never: then the CPU half runs, in its place where there is one.
+#   scripts/gpu_check.sh [--python=PATH] [--fixtures=DIR] [--work=DIR] [--out=DIR] [--seconds=540]
+#                        [--only=STEP,...] [--skip=STEP,...] [--no_build] [--short]
+# It needs bash, Python with JAX for CUDA, nvcc and cmake, no network and no root, and it installs nothing: the package is built
+# into the work folder. Every step has a limit and a log of its own; a failure does not stop the next one. A table comes last.
+# Exit code 0 if every step ran and passed. Without a GPU what needs none runs, and the exit code is 1.
 #   --python    the interpreter; default .venv/bin/python if it is there, else python3
 #   --fixtures  what `python scripts/make_gpu_fixtures.py DIR` made; default runs/gpu_fixtures
 #   --work      folder for the build and the logs of the steps; default runs/gpu_check
@@ -75,11 +75,11 @@ step_facts() {
 
 # The libraries with plain CMake, and links to the package beside them: an installation that needs no pip.
 build_library() {
-  local cmake generator=() cuda=OFF site="$WORK/site" version
+  local cmake generator=() cuda=AUTO site="$WORK/site" version
   rm -rf "$site"  # if this fails, an older build must not pass for it
   cmake="$(tool cmake)" || { echo "cmake is missing (pip install cmake)"; return 1; }
   if tool ninja >/dev/null; then generator=(-G Ninja "-DCMAKE_MAKE_PROGRAM=$(tool ninja)"); fi
-  if tool nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || has_gpu; then cuda=ON; fi
+  if has_gpu; then cuda=ON; fi
   export COSURFGS_CUDA_ARCHITECTURES
   COSURFGS_CUDA_ARCHITECTURES="$(architectures)"
   "$cmake" -S . -B "$WORK/build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "-DPython_EXECUTABLE=$PYTHON" \
@@ -223,7 +223,8 @@ step_parts() {
 import json, sys
 parts = json.load(open(sys.argv[1]))["parts_ms"]
 with_terms = parts.get("whole step with geometric terms", float("nan"))
-print(f"a step with {int(sys.argv[2]):,d} surfels at {sys.argv[3]}: {parts['whole step']:.2f} ms, {with_terms:.2f} with SV-Reg and MV-Reg")
+print(f"a step with {int(sys.argv[2]):,d} surfels at {sys.argv[3]}: {parts['whole step']:.2f} ms, "
+      f"{with_terms:.2f} with SV-Reg and MV-Reg")
 END
 }
 
@@ -239,9 +240,9 @@ import json, shutil, sys
 metrics = json.load(open(sys.argv[1]))
 shutil.copy(sys.argv[1], sys.argv[2])
 device, final = metrics["stages"][0], metrics["final"]
-line = (f"{device['steps']} steps in {device['seconds']:.1f} s with compilation, {device['steps'] / device['seconds']:.1f} a second; "
-        f"PSNR {final['psnr']:.2f}, {final['num_surfels']:,d} surfels")
-print(line)
+speed = device["steps"] / device["seconds"]
+print(f"{device['steps']} steps in {device['seconds']:.1f} s with compilation, {speed:.1f} a second; "
+      f"PSNR {final['psnr']:.2f}, {final['num_surfels']:,d} surfels")
 END
 }
 
@@ -318,7 +319,7 @@ run_step() {  # STEP SECONDS-TO-BEGIN LIMIT
   fi
   limit=$((limit < left ? limit : left))
   echo "--- $name (at most $limit s)"
-  timeout -k 5 "$limit" bash "${BASH_SOURCE[0]}" --step "$name" >"$log" 2>&1
+  timeout -k 5 "$limit" bash scripts/gpu_check.sh --step "$name" >"$log" 2>&1
   status=$?
   why="$(grep -v '^[[:space:]]*$' "$log" | tail -n 1)"
   case "$status" in
@@ -343,7 +344,12 @@ finish() {
 import json, pathlib, sys
 work = pathlib.Path(sys.argv[1])
 rows = [dict(zip(("step", "result", "seconds", "what"), line.split("\t"))) for line in (work / "rows").read_text().splitlines()]
-measured = {path.stem: json.loads(path.read_text()) for path in sorted((work / "json").glob("*.json"))}
+measured = {}
+for path in sorted((work / "json").glob("*.json")):
+    try:
+        measured[path.stem] = json.loads(path.read_text())
+    except ValueError:  # a step was stopped while it wrote
+        measured[path.stem] = None
 pathlib.Path(sys.argv[2]).write_text(json.dumps({"steps": rows, "measured": measured}, indent=1) + "\n")
 END
   echo

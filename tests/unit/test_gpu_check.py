@@ -36,7 +36,7 @@ def run(script: str, *arguments, **environment) -> subprocess.CompletedProcess:
         arguments.append(f"--python={sys.executable}")
     environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
     return subprocess.run([SCRIPTS / script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=600, env=environment)
+                          timeout=1000, env=environment)
 
 
 def executable(path: Path, text: str) -> Path:
@@ -53,8 +53,8 @@ def steps_of(folder: Path) -> dict[str, dict]:
 
 def test_the_cpu_half(fixtures, tmp_path):
     """Every step that a machine without a GPU can do, in its short form; the others say why they did not run."""
-    result = run("gpu_check.sh", "--short", "--no_build", "--skip=first", f"--fixtures={fixtures}", f"--work={tmp_path / 'work'}",
-                 OUT=str(tmp_path / "out"))
+    options = ["--short", "--no_build", "--skip=first", "--seconds=900"]
+    result = run("gpu_check.sh", *options, f"--fixtures={fixtures}", f"--work={tmp_path / 'work'}", OUT=str(tmp_path / "out"))
     assert result.returncode == 1, result.stdout
     steps = steps_of(tmp_path / "out")
     done = {"facts", "small", "large", "kernels", "parts"}
