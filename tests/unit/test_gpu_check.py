@@ -186,6 +186,16 @@ def test_gpu_tests_that_test_nothing_fail(tmp_path):
     assert run("test_gpu.sh", f"--python={failing}").returncode == 1
 
 
+def test_tests_and_benchmarks_do_without_optional_packages():
+    """A GPU machine's interpreter may have no checker of types and nothing for flags of settings."""
+    code = ("import runpy, sys; sys.modules |= {'beartype': None, 'ml_collections': None, 'tensorboardX': None}; "
+            "runpy.run_path('tests/conftest.py'); import cosurfgs_jax.types, cosurfgs_jax.program; "
+            "sys.path.append('scripts'); import bench_peers, bench_step")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "beartype is not installed: types and shapes are not checked" in result.stderr
+
+
 def test_kernels_are_told_from_rows_that_sum_them_up():
     names = [{"name": "process_name", "pid": 1, "args": {"name": "/device:GPU:0"}},
              {"name": "process_name", "pid": 2, "args": {"name": "/host:CPU"}},
