@@ -15,19 +15,20 @@ from test_raster_parity import (
     UNDECIDED_NORMALS,
 )
 
-# Limits of large cases are some four times what the emulated CUDA kernels differ by from the CPU's.
+# Limits of large cases are three to five times what the emulated CUDA kernels differ by from the CPU's
+# (a million surfels at 3840x2160, the worst of them).
 # Means over blocks: |error| <= BLOCK_TOLERANCE * (1 + |stored|), but for a share of blocks in which
 # decisions turned. Those move by no more than TURNED_HITS hits at the alpha threshold would move a
 # pixel; the median depth may move by anything.
 BLOCK_TOLERANCE = 2e-5
-TURNED_BLOCKS = 2e-3
+TURNED_BLOCKS = 5e-3
 TURNED_HITS = 8
 # Rows of gradients, relative to their own norm plus a thousandth of the typical one: a turned
 # decision changes few of them, but by much.
 TURNED_ROWS = 2e-3
-ROWS_TOLERANCE = 2e-3
+ROWS_TOLERANCE = 3e-3
 NORM_TOLERANCE = 1e-3
-CAMERA_TOLERANCE = 1e-2  # a sum over all surfels, most of which cancels
+CAMERA_TOLERANCE = 1.5e-2  # a sum over all surfels, most of which cancels
 _TINY = 1e-30  # instead of a division by zero
 
 
