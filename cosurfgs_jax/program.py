@@ -21,7 +21,6 @@ from pathlib import Path
 
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
@@ -239,6 +238,8 @@ def set_environment() -> None:
 def _declared(declare: Callable, workdir: str, argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     if workdir:
+        from ml_collections import config_flags  # benchmarks, which need this module and no settings, do without the package
+
         for argument in argv[1:]:
             override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
             if override:
@@ -322,6 +323,8 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
         settings = settings_file.load(saved)
         if has_file:  # it knows neither the dataset nor the other flags that the run was started with
             settings_file.take_free(settings, given)
+        from ml_collections import config_flags
+
         for name, value in config_flags.get_override_values(values["config"]).items():
             settings_file.set_value(settings, name, value)
     settings_file.check(settings)
