@@ -16,7 +16,6 @@ import numpy as np
 
 from cosurfgs_jax.errors import InputError
 
-
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # UTF-32 begins like UTF-16
 _HEAD_BYTES = 4096  # from which the encoding of a file is told
@@ -41,7 +40,7 @@ def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[Non
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: expected {expected}, got a file that cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (Exception, MemoryError) as error:
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected {expected}, got one that is cut off or damaged ({text}); {advice}") from error
@@ -272,6 +271,18 @@ def read_json(path: Path | str) -> Any:
     path = Path(path)
     with reading(path, "JSON", "restore or delete it"):
         return json.loads(decode(path.read_bytes(), path))
+
+
+def read_json_object(path: Path | str) -> dict:
+    """The content of a JSON file that is an object.
+
+    Raises:
+        InputError: as `read_json`, or it is a list or a number, for example.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {str(content)[:60]!r}; restore or delete it")
+    return content
 
 
 def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

@@ -44,8 +44,8 @@ def check_lens(lens: Lens, where: str) -> None:
         raise InputError(f"{where}: expected the principal point in the photograph or near it, got "
                          f"{lens.principal_px[0]:.6g}, {lens.principal_px[1]:.6g}; calibrate the camera again")
     if not np.all(np.abs(lens.coefficients) < 1e6):
-        raise InputError(f"{where}: expected coefficients of distortion below 10^6, got {lens.coefficients}; calibrate the camera "
-                         "again")
+        raise InputError(f"{where}: expected coefficients of distortion below 10^6, got "
+                         f"{lens.coefficients}; calibrate the camera again")
 
 
 def check_missing(wanted: list[str], is_there: list[bool], source: str) -> None:
@@ -112,8 +112,8 @@ def _without_far_points(capture: Capture) -> Capture:
     if is_near.all():
         return capture
     if not is_near.any():
-        raise InputError(f"{capture.source}: expected points near the cameras, got none of {len(is_near)}; points and poses are of "
-                         "two frames or units")
+        raise InputError(f"{capture.source}: expected points near the cameras, got none of {len(is_near)}; "
+                         "points and poses are of two frames or units")
     _log.warning("%s: %d of %d points are left out: they are %.0f times as far away as the cameras are from each other, or more",
                  capture.source, (~is_near).sum(), len(is_near), _MAX_REACH)
     return capture.of_points(is_near)

@@ -25,7 +25,8 @@ class _Rows:
         self.line_number = 0
 
     def __iter__(self) -> Iterator[str]:
-        for self.line_number, line in enumerate(self._lines, 1):
+        for line in self._lines:
+            self.line_number += 1
             if not line.lstrip().startswith("#"):
                 yield line
             elif match := _COUNT.match(line.strip()):

@@ -216,7 +216,8 @@ def _kept_fractions(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray:
     fractions = np.ones(len(photos))
     fractions[masked] = masks.kept_fractions(load, masked)
     if masked:
-        _log.info("%s: masks keep %.1f %% of the pixels of %d photographs", scene.path, 100 * fractions[masked].mean(), len(masked))
+        _log.info("%s: masks keep %.1f %% of the pixels of %d photographs", scene.path,
+                  100 * fractions[masked].mean(), len(masked))
     return fractions
 
 
@@ -231,8 +232,9 @@ def _seen_views(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray | None:
         return None
     empty = [scene.image_names[view] for view in np.flatnonzero(is_empty)]
     if len(empty) > scene.num_views - 2:
-        raise InputError(f"{scene.path}: expected masks in which white is what counts, got masks that leave nothing of {len(empty)} "
-                         f"of {scene.num_views} photographs, {empty[0]} for example; invert the masks or move them away")
+        raise InputError(f"{scene.path}: expected masks in which white is what counts, got masks that leave nothing "
+                         f"of {len(empty)} of {scene.num_views} photographs, {empty[0]} for example; invert the masks or "
+                         "move them away")
     _log.warning("%s: masks leave nothing of %d photographs, which are left out: %s", scene.path, len(empty),
                  checks.some_of(empty))
     return np.flatnonzero(~is_empty)

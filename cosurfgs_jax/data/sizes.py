@@ -104,7 +104,8 @@ def _check_shape(photo: Photo, size: tuple[int, int], reduction: float, source: 
         turn = ("has no EXIF orientation that says how" if photo.header.orientation == 1
                 else f"has EXIF orientation {photo.header.orientation}")
         raise InputError(f"{photo.path}: expected {expected[1]}x{expected[0]} pixels as its camera in {source} says, got "
-                         f"{size[1]}x{size[0]}: it is turned by a quarter and {turn}; turn the photographs as the poses want them")
+                         f"{size[1]}x{size[0]}: it is turned by a quarter and {turn}; turn the photographs as the poses "
+                         "want them")
     check_size(photo.path, size, expected, source)
 
 

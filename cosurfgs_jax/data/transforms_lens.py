@@ -123,7 +123,8 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
         model, params = "OPENCV_FISHEYE", [*params, k1, k2, k3, k4]
     elif model in _PERSPECTIVE:
         if any((k1, k2, k3, k4, p1, p2)):
-            _warn_once(f"{where.partition(': frame')[0]}: camera_model {model} has no distortion, k1 to k4, p1 and p2 are not used")
+            _warn_once(f"{where.partition(': frame')[0]}: camera_model {model} has no distortion, so that k1 to k4, p1 "
+                       "and p2 are not used")
         model = "PINHOLE"
     else:
         raise InputError(f"{where}: expected camera_model OPENCV, OPENCV_FISHEYE or PINHOLE, got {str(model)[:60]!r}")

@@ -66,8 +66,8 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
     names = sorted(path.name for path in (folder / "renders").glob("*.png")) if folder else []
     if not names:
         return ""
-    photo_names = files.read_json(folder / "views.json") if (folder / "views.json").exists() else {}
-    per_view = files.read_json(workdir / "per_view.json") if (workdir / "per_view.json").exists() else {}
+    photo_names = files.read_json_object(folder / "views.json") if (folder / "views.json").exists() else {}
+    per_view = files.read_json_object(workdir / "per_view.json") if (workdir / "per_view.json").exists() else {}
     psnr = per_view.get(folder.name, {}).get("PSNR", {})
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, num_views).round().astype(int))]
     rows = []
@@ -80,7 +80,7 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
             if (folder / kind / name).exists():
                 image = pictures.shrink(pictures.read_image(folder / kind / name), _PICTURE_WIDTH)
                 caption = f"{title}: {photo_names.get(name, name)}" if kind == "gt" else title
-                caption += f", {psnr[name]:.2f} dB" if kind == "renders" and name in psnr else ""
+                caption += f", {psnr[name]:.2f} dB" if kind == "renders" and psnr.get(name) is not None else ""
                 cells.append(page.figure(pictures.data_url(image), caption))
         error = pictures.colorize_error(*(pictures.read_image(folder / kind / name) for kind in ("renders", "gt")))
         error = pictures.shrink(error, _PICTURE_WIDTH)
@@ -129,7 +129,7 @@ def _partition(workdir: Path) -> str:
     path = workdir / "partition.json"
     if not path.exists():
         return ""
-    table = files.read_json(path)
+    table = files.read_json_object(path)
     return f'<div class="pair">{partition_picture(table)}</div>'
 
 
@@ -226,7 +226,7 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         InputError: a file is damaged, or the disk is full.
     """
     workdir = Path(workdir)
-    metrics = files.read_json(workdir / "metrics.json") if (workdir / "metrics.json").exists() else {}
+    metrics = files.read_json_object(workdir / "metrics.json") if (workdir / "metrics.json").exists() else {}
     final = metrics.get("final") or {}
     geometry, choices = _geometry_table(metrics.get("geometry"))
     charts = "".join(line_chart(name, lines) for name, lines in (curves or {}).items())

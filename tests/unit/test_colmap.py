@@ -273,7 +273,8 @@ def test_images_of_another_shape_are_named(tmp_path):
 @pytest.mark.parametrize("rounding", [np.floor, np.round, np.ceil])
 def test_cameras_are_scaled_to_the_photographs(tmp_path, caplog, factor, rounding):
     """Every photograph may have a scale of its own."""
-    cameras = {1: ("SIMPLE_RADIAL", 640, 480, [500.0, 310.0, 250.0, -0.05]), 2: ("PINHOLE", 301, 403, [300.0, 310.0, 140.0, 190.0])}
+    cameras = {1: ("SIMPLE_RADIAL", 640, 480, [500.0, 310.0, 250.0, -0.05]),
+               2: ("PINHOLE", 301, 403, [300.0, 310.0, 140.0, 190.0])}
     model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=4, cameras=cameras))
     whole = _load(tmp_path)
     for view in (0, 1, 3):
