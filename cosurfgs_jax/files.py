@@ -39,9 +39,9 @@ def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[Non
         yield
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (Exception, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # libraries raise it without a number, for other reasons
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected {expected}, got one that is cut off or damaged ({text}); {advice}") from error
 
@@ -255,7 +255,7 @@ def check_name(name: str, source: str) -> None:
         wrong = wrong or "one that leads out of its folder"
     elif any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         wrong = "characters that control a terminal"
-    elif max(map(len, parts)) > _MAX_PART_BYTES or sum(map(len, parts)) > _MAX_NAME_BYTES:
+    elif max(map(len, parts)) > _MAX_PART_BYTES or sum(map(len, parts)) + len(parts) > _MAX_NAME_BYTES:
         wrong = "a longer one"
     if wrong:
         raise InputError(f"{source}: expected relative image names of at most {_MAX_PART_BYTES} bytes, got {name[:100]!r} "
@@ -296,5 +296,5 @@ def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple
         InputError: missing, damaged, or without one of the arrays.
     """
     with reading(path, f"an .npz file with {', '.join(names)}", "delete it to have it made again, or restore it"):
-        with np.load(path, allow_pickle=False) as content:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in (*names, *(extra for extra in optional if extra in content))}

@@ -80,7 +80,7 @@ def _shared_end(name: str, other: str) -> int:
     return shared if ours[-shared:] == theirs[-shared:] else 0
 
 
-def find_masks(root: Path, names: list[str]) -> list[str | None]:
+def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str | None]:
     """The mask files of photographs, below masks/.
 
     `x.jpg` has `x.jpg.png`, `x.png`, `x.jpg.mask.png`, `x.mask.png` or `x_mask.png`, with any ending of an image, in any case.
@@ -88,6 +88,7 @@ def find_masks(root: Path, names: list[str]) -> list[str | None]:
     Args:
         root: the dataset's folder.
         names: of all photographs.
+        must_fit: a folder of masks none of which fits is a mistake.
     Raises:
         InputError: there is a masks folder with files and none of them fits an image, several fit one image, or one fits
             images of several folders.
@@ -100,7 +101,7 @@ def find_masks(root: Path, names: list[str]) -> list[str | None]:
         if file and without_ending(folded(owners.setdefault(file, name))) != without_ending(folded(name)):
             raise InputError(f"{index.folder / file}: expected the mask of one photograph, got one that fits {owners[file]} and "
                              f"{name}; put masks into folders like the photographs'")
-    if index.files() and not any(found):
+    if must_fit and index.files() and not any(found):
         raise InputError(
             f"{index.folder}: expected masks named <image name>.png, such as {names[0]}.png, got {len(index.files())} files "
             f"that fit no image, the first is {min(index.files())}; rename them or move the folder away"

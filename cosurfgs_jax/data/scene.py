@@ -191,7 +191,8 @@ def _check_whole(photos: list[sizes.Photo]) -> None:
 
 
 def _load_masks(root: Path, capture: Capture) -> list[str | None]:
-    found = masks.find_masks(root, capture.image_names)
+    # Where the dataset's files name masks, those in masks/ need not be called after photographs.
+    found = masks.find_masks(root, capture.image_names, must_fit=not any(capture.mask_paths))
     paths = [named or path for named, path in zip(capture.mask_paths, found, strict=True)]
     for path in filter(None, paths):
         photo_files.read_header(path)
