@@ -4,8 +4,9 @@ python scripts/fuzz.py [--mutations=2000] [--seed=0] [--only=colmap_text,...] [-
 
 For each reader: how many spoilt files were refused (in the package's own error, with the path), read as if they were whole,
 read otherwise with a word in the log, or read otherwise without one; and how many ended in another error, took more than ten
-seconds of processor time or more than 300 MiB, or ended the process. The last four must be zero, or the exit code is 1. A file with another number
-of views or points that is read without a word is one of them, too; another value of a number cannot be told from a true one.
+seconds of processor time or more than 300 MiB, or ended the process. The last four must be zero, or the exit code is 1. A file
+with another number of views or points that is read without a word is one of them, too; another value of a number cannot be
+told from a true one.
 
 Each reader runs in a process of its own with a limit on its memory. The same seed and number give the same files.
 """
@@ -119,8 +120,8 @@ def _in_process(name: str, options) -> dict:
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return {"counts": {"process ended": 1}, "examples": {"process ended": {f"exit code {done.returncode}": done.stderr[-500:]}},
-                "peak_mib": 0, "seconds": 0}
+        why = {f"exit code {done.returncode}": done.stderr[-500:]}
+        return {"counts": {"process ended": 1}, "examples": {"process ended": why}, "peak_mib": 0, "seconds": 0}
 
 
 def main() -> int:

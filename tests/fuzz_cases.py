@@ -26,12 +26,12 @@ from cosurfgs_jax.training.logging import read_history
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 NUM_VIEWS, NUM_POINTS = 6, 40
-_TOKENS = (b"", b"nan", b"inf", b"-inf", b"1e308", b"1e-308", b"-1", b"0", b"99999999999999999999", b"0x10", b"1_0", b"1,5", b"#",
-           b"\0", b"\xff\xfe", b"\xe9", b"..", b"/", b"../../x", b"a" * 300, b"-nan", b"+1", b"1.", b".5", b"\xef\xbb\xbf")
+_TOKENS = (b"", b"nan", b"inf", b"-inf", b"1e308", b"1e-308", b"-1", b"0", b"99999999999999999999", b"0x10", b"1_0", b"1,5",
+           b"#", b"\0", b"\xff\xfe", b"\xe9", b"..", b"/", b"../../x", b"a" * 300, b"-nan", b"+1", b"1.", b".5", b"\xef\xbb\xbf")
 _VALUES = (None, True, False, -1, 0, 1e308, float("nan"), float("inf"), 10**400, "", "x", "..", "\0", "\udc80", [], {}, [[]],
            [None], {"a": []}, [[1, 2], [3]], "1", 0.5, 2**63)
-_NUMBERS = (struct.pack("<d", float("nan")), struct.pack("<d", 1e300), struct.pack("<d", float("inf")), struct.pack("<d", -1e-300),
-            struct.pack("<Q", 2**64 - 1), struct.pack("<Q", 2**62), struct.pack("<Q", 0), struct.pack("<I", 2**31),
+_NUMBERS = (struct.pack("<d", float("nan")), struct.pack("<d", 1e300), struct.pack("<d", float("inf")),
+            struct.pack("<d", -1e-300), struct.pack("<Q", 2**64 - 1), struct.pack("<Q", 2**62), struct.pack("<Q", 0), struct.pack("<I", 2**31),
             struct.pack("<I", 2**32 - 1), struct.pack("<f", float("nan")), b"\0" * 8, b"\xff" * 4)
 
 
@@ -391,7 +391,8 @@ def readers() -> list[Reader]:
         Reader("transforms_points", _with(_write_points, _write_transforms, _write_pictures), _read_dataset, spoil_text),
         Reader("ply_binary", lambda folder: _write_points(folder, "binary"),
                lambda folder: {"points": ply_file.read_points_ply(folder / "points.ply")}, spoil_bytes),
-        Reader("ply_ascii", _write_points, lambda folder: {"points": ply_file.read_points_ply(folder / "points.ply")}, spoil_text),
+        Reader("ply_ascii", _write_points,
+               lambda folder: {"points": ply_file.read_points_ply(folder / "points.ply")}, spoil_text),
         Reader("ply_mesh", _write_mesh, _read_mesh, spoil_bytes),
         Reader("ply_surfels", _write_surfels, _read_surfels, spoil_bytes),
         Reader("ground_truth", _write_truth, _read_truth, spoil_bytes),

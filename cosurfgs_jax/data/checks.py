@@ -133,8 +133,11 @@ def checked(capture: Capture) -> Capture:
     twice = next((name for name, following in zip(names, names[1:], strict=False) if name == following), None)
     if twice:
         raise InputError(f"{source}: expected every image once, got {twice} twice; remove one of them")
-    for name, lens in {id(lens): (name, lens) for name, lens in zip(names, capture.lenses, strict=True)}.values():
-        check_lens(lens, f"{source}: image {name}")
+    known: set[Lens] = set()  # thousands of photographs may share one lens
+    for name, lens in zip(names, capture.lenses, strict=True):
+        if lens not in known:
+            check_lens(lens, f"{source}: image {name}")
+            known.add(lens)
     _check_poses(capture)
     if not len(capture.points):
         raise InputError(f"{source}: expected points to start from, got an empty point cloud; triangulate points first")
