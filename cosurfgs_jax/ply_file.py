@@ -210,9 +210,19 @@ def read_points_ply(path: str | os.PathLike) -> np.ndarray:
     """Reads the vertices of a PLY file, e.g. a laser scan: f64[M,3] in the file's frame and unit.
 
     Raises:
-        InputError: unreadable, without x y z, or empty.
+        InputError: unreadable, without x y z, empty, or with points that are not finite.
     """
     tables, _ = read_ply(path)
     if "vertex" not in tables or not len(tables["vertex"]):
         raise InputError(f"{path}: expected a PLY file with points, got none")
-    return columns(tables["vertex"], ("x", "y", "z"), path)
+    points = columns(tables["vertex"], ("x", "y", "z"), path)
+    check_finite(points, path)
+    return points
+
+
+def check_finite(points: np.ndarray, path) -> None:
+    """Raises InputError where points [n,3] of a file are NaN or infinite, with their number and the first."""
+    broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if broken.size:
+        raise InputError(f"{path}: expected finite points, got NaN or infinity in {broken.size} of {len(points)}, the first is "
+                         f"number {broken[0]}; remove them")

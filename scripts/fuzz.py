@@ -116,7 +116,7 @@ def run_reader(name: str, count: int, seed: int, keep: str) -> dict:
 def _in_process(name: str, options) -> dict:
     command = [sys.executable, __file__, f"--mutations={options.mutations}", f"--seed={options.seed}", f"--keep={options.keep}",
                f"--reader={name}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

@@ -30,9 +30,11 @@ _TOKENS = (b"", b"nan", b"inf", b"-inf", b"1e308", b"1e-308", b"-1", b"0", b"999
            b"#", b"\0", b"\xff\xfe", b"\xe9", b"..", b"/", b"../../x", b"a" * 300, b"-nan", b"+1", b"1.", b".5", b"\xef\xbb\xbf")
 _VALUES = (None, True, False, -1, 0, 1e308, float("nan"), float("inf"), 10**400, "", "x", "..", "\0", "\udc80", [], {}, [[]],
            [None], {"a": []}, [[1, 2], [3]], "1", 0.5, 2**63)
-_NUMBERS = (struct.pack("<d", float("nan")), struct.pack("<d", 1e300), struct.pack("<d", float("inf")),
-            struct.pack("<d", -1e-300), struct.pack("<Q", 2**64 - 1), struct.pack("<Q", 2**62), struct.pack("<Q", 0), struct.pack("<I", 2**31),
-            struct.pack("<I", 2**32 - 1), struct.pack("<f", float("nan")), b"\0" * 8, b"\xff" * 4)
+_NUMBERS = (
+    struct.pack("<d", float("nan")), struct.pack("<d", 1e300), struct.pack("<d", float("inf")), struct.pack("<d", -1e-300),
+    struct.pack("<Q", 2**64 - 1), struct.pack("<Q", 2**62), struct.pack("<Q", 0), struct.pack("<I", 2**31),
+    struct.pack("<I", 2**32 - 1), struct.pack("<f", float("nan")), b"\0" * 8, b"\xff" * 4,
+)
 
 
 class Reader(NamedTuple):

@@ -102,7 +102,9 @@ def _duration(seconds: float) -> str:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    if path.exists():
+    if not path.exists():
+        return rows
+    with files.reading(path, "lines of JSON", "move it away: it has the curves of the report and nothing else"):
         for line in files.iter_lines(path):
             try:
                 row = json.loads(line)
