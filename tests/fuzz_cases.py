@@ -1,5 +1,6 @@
 """What the mutation tests and scripts/fuzz.py share: small valid files for every reader, and seeded ways to spoil them."""
 
+import copy
 import json
 import logging
 import shutil
@@ -139,7 +140,7 @@ def spoil_json(rng: np.random.Generator, data: bytes) -> bytes:
     for _ in range(1 + int(rng.integers(2))):
         places = list(_places(content))
         path = places[int(rng.integers(len(places)))]
-        value = _VALUES[int(rng.integers(len(_VALUES)))]
+        value = copy.deepcopy(_VALUES[int(rng.integers(len(_VALUES)))])
         if not path:
             content = value
             continue
@@ -150,7 +151,7 @@ def spoil_json(rng: np.random.Generator, data: bytes) -> bytes:
             case 0:
                 del holder[path[-1]]
             case 1 if isinstance(holder, list):
-                holder.append(holder[path[-1]])
+                holder.append(copy.deepcopy(holder[path[-1]]))
             case _:
                 holder[path[-1]] = value
     return json.dumps(content).encode("utf-8", "surrogatepass")
