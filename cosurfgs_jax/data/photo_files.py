@@ -134,18 +134,28 @@ def _open(path) -> Image.Image:
     return image
 
 
+def _exif_orientation(raw: bytes) -> int:
+    """The orientation in EXIF data, 1 where there is none. Pillow's own reader takes longer than the rest of the head."""
+    start = 6 if raw.startswith(b"Exif\0\0") else 0
+    order = {b"II": "little", b"MM": "big"}.get(raw[start : start + 2])
+    if order is None:
+        return 1
+
+    def whole(place: int, length: int) -> int:
+        return int.from_bytes(raw[place : place + length], order)
+
+    first = start + whole(start + 4, 4)
+    for place in range(first + 2, first + 2 + 12 * min(whole(first, 2), len(raw) // 12), 12):
+        if whole(place, 2) == _ORIENTATION:
+            return whole(place + 8, 2)
+    return 1
+
+
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         value = image.tag_v2.get(_ORIENTATION, 1)
-    elif "exif" in image.info:  # never `getexif`, which decodes the pixels of a PNG file to look behind them
-        exif = Image.Exif()
-        try:
-            exif.load(image.info["exif"])
-            value = exif.get(_ORIENTATION, 1)
-        except _DECODE_ERRORS:  # maker's notes and broken thumbnails do not matter
-            value = 1
-    else:
-        value = 1
+    else:  # never `getexif`, which decodes the pixels of a PNG file to look behind them
+        value = _exif_orientation(image.info.get("exif", b""))
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

@@ -149,12 +149,14 @@ def _image_folder(root: Path, data: DataSettings) -> tuple[Path, bool]:
         return folder, is_full
     if data.downscale > 1 and (root / f"images_{data.downscale}").is_dir():
         return root / f"images_{data.downscale}", False
-    if not (root / "images").is_dir():
+    folder = next((path for path in sorted(root.iterdir(), reverse=True) if path.name.lower() == "images" and path.is_dir()),
+                  None)
+    if folder is None:
         raise InputError(
             f"{root / 'images'}: expected the photographs there, got no such folder; copy them or give their folder, "
             "relative to the dataset, as config.data.images"
         )
-    return root / "images", True
+    return folder, True
 
 
 def _find_photographs(root: Path, capture: Capture, data: DataSettings) -> tuple[list[Path | None], Path, bool]:
@@ -244,17 +246,20 @@ def _seen_views(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray | None:
 def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allow_missing: bool = False) -> Scene:
     """Reads a dataset and checks all that can be checked without decoding every photograph.
 
+    Photographs that are not there, or of which their masks leave nothing, are left out with a word in the log.
+
     Args:
         data: which dataset, size and split. The format is recognised by what is in the folder.
         generated: the built-in town, used if data.path is "generated"; it is made once and kept in `cache_dir`.
         cache_dir: a folder for what is made from settings.
         allow_missing: photographs may be missing, as long as there is one: other processes of the run have them. Their
-            `image_paths` are "" and their sizes those that the camera model says.
+            `image_paths` are "" and their sizes those that the camera model says. Nothing is left out then.
     Returns:
         The scene. Photographs are not in memory; see `ImageStore`.
     Raises:
-        InputError: no such folder or nothing known in it; images that are missing, damaged or of another size; a camera
-            model that no pinhole can replace; no points; NaN; fewer than 2 views; a split that leaves no training view.
+        InputError: no such folder or nothing known in it; most images are missing; images that are damaged or of another
+            shape; a camera model that no pinhole can replace; no points; NaN; fewer than 2 views; masks that leave nothing;
+            a split that leaves no training view.
     """
     data.validate()
     is_generated = data.path == "generated"
@@ -264,7 +269,7 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allo
     capture = checks.checked(_sorted_by_name(_read_capture(root, data)))
     paths, folder, is_full = _find_photographs(root, capture, data)
     is_there = [path is not None for path in paths]
-    if allow_missing and any(is_there):
+    if allow_missing and any(is_there) and not all(is_there):
         return _scene(root, capture, paths, folder, is_full, data)[0]
     checks.check_missing(capture.image_files, is_there, f"{folder}: {capture.source}")
     if not all(is_there):

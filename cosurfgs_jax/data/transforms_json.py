@@ -257,7 +257,7 @@ def read_transforms(root: Path, size_of) -> Capture:
 
 def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
     index = FileIndex(root, prefer="images", leave_out=_NO_PHOTOGRAPHS)
-    masks = FileIndex(root)
+    masks = FileIndex(root, prefer="masks")
     frames = _Frames([], [], [], [], [], [])
     for file in files:
         _add_frames(frames, file, index, masks, size_of)

@@ -239,6 +239,11 @@ def read_metrics(path: str | Path) -> dict:
             found = old.get("format") if isinstance(old, dict) else old
             raise InputError(f"{path}: expected format {FORMAT}, got {found!r}; move the file away")
         content |= old
+        kinds = {"stages": list, "final": dict | None, "geometry": dict | None}
+        wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
+        if wrong or not all(isinstance(stage, dict) for stage in content["stages"]):
+            raise InputError(f"{path}: expected a list of stages and objects as final and geometry, got another "
+                             f"{wrong[0] if wrong else 'stage'}; move the file away")
     return content
 
 

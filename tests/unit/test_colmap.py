@@ -208,6 +208,12 @@ def test_missing_images_are_left_out_with_a_count_unless_most_are(tmp_path, capl
         _load(tmp_path)
 
 
+def test_the_image_folder_in_another_case(tmp_path):
+    dataset_files.write_dataset(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "Images")
+    assert _load(tmp_path).image_paths[1] == str(tmp_path / "Images" / "view_01.png")
+
+
 def test_no_dataset(tmp_path):
     with pytest.raises(InputError, match=r"config\.data\.path: .*nowhere, which is not there"):
         _load(tmp_path / "nowhere")
