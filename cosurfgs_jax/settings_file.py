@@ -98,11 +98,11 @@ def _check_range(name: str, kind: type, value: Any) -> None:
         if "\0" in value:
             raise InputError(f"config.{name}: expected a text without zero bytes, got {value!r}")
     elif kind is not bool:
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"config.{name}: expected a finite number, got {value!r}")
         largest = _LARGEST.get(name, _LARGEST_NUMBER if kind is float else _LARGEST_COUNT)
         if abs(value) > largest:
-            raise InputError(f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got {value!r}")
+            raise InputError(f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got {repr(value)[:60]}")
 
 
 def load(path: Path | str) -> Settings:

@@ -221,13 +221,17 @@ def _ply_points(path: Path):
     return np.arange(len(points)), points, colors, np.zeros(len(points), np.int64), np.empty(0, np.int64)
 
 
-def _tracks(lengths: np.ndarray, track_ids: np.ndarray, image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tracks(lengths: np.ndarray, track_ids: np.ndarray, image_ids: np.ndarray, source: Path) -> tuple[np.ndarray, np.ndarray]:
     """Offsets and views, ascending and without repetition; image numbers that the model does not have are dropped."""
     order = np.argsort(image_ids)
     place = np.minimum(np.searchsorted(image_ids, track_ids, sorter=order), len(order) - 1)
     views = order[place]
     points = np.repeat(np.arange(len(lengths)), lengths)
     is_known = image_ids[views] == track_ids
+    if not is_known.all():
+        missing = np.unique(track_ids[~is_known])
+        _log.warning("%s: points name %d images that the model does not have, the first is number %d; is it whole?", source,
+                     len(missing), missing[0])
     keys = np.sort(points[is_known] * len(image_ids) + views[is_known])
     keys = keys[np.diff(keys, prepend=-1) > 0]
     counts = np.bincount(keys // len(image_ids), minlength=len(lengths))
@@ -307,7 +311,7 @@ def read_model(folder: Path) -> Capture:
             points, colors, lengths, track_ids = _read_points(points_path)
             offsets = np.zeros(len(points) + 1, np.int64)
             if len(images) and len(points):
-                offsets, views = _tracks(lengths, track_ids, np.array([image[0] for image in images], np.int64))
+                offsets, views = _tracks(lengths, track_ids, np.array([image[0] for image in images], np.int64), folder)
     files = [readable(image[3]) for image in images]
     return Capture(
         source=str(folder),

@@ -68,12 +68,13 @@ def test_reads_what_was_written(tmp_path, form):
     _check_is_model(colmap.read_model(tmp_path), model)
 
 
-def test_tracks_of_unknown_images_are_dropped(tmp_path):
+def test_tracks_of_unknown_images_are_dropped_with_a_word(tmp_path, caplog):
     model = dataset_files.make_model()
     model.tracks[0], model.tracks[1] = [5, 6, 999], [4]
     dataset_files.write_binary(model, tmp_path)
     capture = colmap.read_model(tmp_path)
     assert capture.track_views[: capture.track_offsets[2]].tolist() == [0]
+    assert "points name 3 images that the model does not have, the first is number 4" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["sparse/0", "sparse/3", "sparse", "", "colmap/sparse/0"])
