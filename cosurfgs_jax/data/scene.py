@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -267,34 +268,61 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allo
     if not root.is_dir():
         raise InputError(f"config.data.path: expected a dataset folder, got {root}, which is not there")
     capture = checks.checked(_sorted_by_name(_read_capture(root, data)))
-    paths, folder, is_full = _find_photographs(root, capture, data)
-    is_there = [path is not None for path in paths]
-    if allow_missing and any(is_there) and not all(is_there):
-        return _scene(root, capture, paths, folder, is_full, data)[0]
-    checks.check_missing(capture.image_files, is_there, f"{folder}: {capture.source}")
-    if not all(is_there):
-        capture = _at_least_two(capture, np.flatnonzero(is_there))
-        paths = [path for path in paths if path is not None]
-    scene, photos = _scene(root, capture, paths, folder, is_full, data)
+    # Before anything is left out: lists may name all photographs, and every eighth stays the same one.
+    is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names)
+    found = _Found(capture, *_find_photographs(root, capture, data), is_test)
+    is_there = np.array([path is not None for path in found.paths])
+    if allow_missing and is_there.any() and not is_there.all():
+        return _scene(root, found, data)[0]
+    checks.check_missing(capture.image_files, is_there.tolist(), f"{found.folder}: {capture.source}")
+    if not is_there.all():
+        found = found.of_views(np.flatnonzero(is_there))
+    scene, photos = _scene(root, found, data)
     if not scene.has_masks:
         return scene
     seen = _seen_views(scene, photos)
-    if seen is None:
-        return scene
-    return _scene(root, _at_least_two(capture, seen), [paths[view] for view in seen], folder, is_full, data)[0]
+    return scene if seen is None else _scene(root, found.of_views(seen), data)[0]
 
 
-def _at_least_two(capture: Capture, views: np.ndarray) -> Capture:
-    if len(views) < 2:
-        raise InputError(f"{capture.source}: expected at least 2 photographs, got {len(views)}")
-    return capture.of_views(views)
+class _Found(NamedTuple):
+    """A capture, its photographs as they were found, and the split."""
+
+    capture: Capture
+    paths: list[Path | None]
+    folder: Path
+    is_full: bool
+    is_test: np.ndarray
+
+    def of_views(self, views: np.ndarray) -> "_Found":
+        """Some of the views, in this order."""
+        source = self.capture.source
+        if len(views) < 2:
+            raise InputError(f"{source}: expected at least 2 photographs, got {len(views)}; copy the others there")
+        if self.is_test[views].all():
+            raise InputError(f"{source}: expected a photograph for training, got none among the {len(views)} that are left; "
+                             "choose another config.data.split")
+        return self._replace(capture=self.capture.of_views(views), paths=[self.paths[view] for view in views],
+                             is_test=self.is_test[views])
 
 
-def _scene(root: Path, capture: Capture, paths: list[Path | None], folder: Path, is_full: bool,
-           data: DataSettings) -> tuple[Scene, list[sizes.Photo]]:
-    photos = _photographs(capture, paths)
-    is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names)
-    cameras = sizes.load_cameras(photos, folder, is_full, data, capture.source)
+def _ground_truth(root: Path, names: list[str]) -> GroundTruth | None:
+    """The ground truth with the exact depth of these photographs, which have its names."""
+    truth = load_ground_truth(root)
+    if truth is None or not truth.depth_paths:
+        return truth
+    by_name = {Path(path).stem: path for path in truth.depth_paths}
+    stems = [Path(name).stem for name in names]
+    if len(set(stems)) == len(stems) and set(stems) <= set(by_name):
+        return dataclasses.replace(truth, depth_paths=tuple(by_name[stem] for stem in stems))
+    if len(truth.depth_paths) == len(names):  # counted by name
+        return truth
+    return dataclasses.replace(truth, depth_paths=())
+
+
+def _scene(root: Path, found: _Found, data: DataSettings) -> tuple[Scene, list[sizes.Photo]]:
+    capture, folder = found.capture, found.folder
+    photos = _photographs(capture, found.paths)
+    cameras = sizes.load_cameras(photos, folder, found.is_full, data, capture.source)
     _check_whole(photos)
     mask_paths = _load_masks(root, capture)
     return Scene(
@@ -309,8 +337,8 @@ def _scene(root: Path, capture: Capture, paths: list[Path | None], folder: Path,
         point_colors=capture.point_colors,
         track_offsets=capture.track_offsets,
         track_views=capture.track_views,
-        is_test=is_test,
+        is_test=found.is_test,
         up=estimate_up(capture.camera_from_world, capture.points),
-        ground_truth=load_ground_truth(root),
+        ground_truth=_ground_truth(root, capture.image_names),
         **cameras,
     ), photos

@@ -192,6 +192,10 @@ def test_missing_images_are_left_out_with_a_count_unless_most_are(tmp_path, capl
     model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=5))
     (tmp_path / "images" / "view_01.png").unlink()
     (tmp_path / "images" / "view_03.png").unlink()
+    (tmp_path / "list.txt").write_text("view_00.png\nview_03.png\n")  # of which one is not there
+    assert _load(tmp_path, split="list.txt").is_test.tolist() == [True, False, False]
+    with pytest.raises(InputError, match="expected a photograph for training, got none among the 3 that are left"):
+        _load(tmp_path, split="every2")
     scene = _load(tmp_path, split="all")
     assert scene.image_names == ["view_00.png", "view_02.png", "view_04.png"]
     assert "2 of 5 photographs are not there and are left out: view_01.png, view_03.png" in caplog.text
