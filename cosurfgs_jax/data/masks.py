@@ -39,8 +39,9 @@ class MaskIndex:
             root: the dataset's folder.
             folder: of the masks below it; "" = the one of `FOLDERS` that is there, in any case.
         """
-        names = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in FOLDERS)
-        self.folder = root / (folder or (names[0] if names else FOLDERS[0]))
+        there = [path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in FOLDERS]
+        usual = min(there, key=lambda name: (FOLDERS.index(name.lower()), name not in FOLDERS), default=FOLDERS[0])
+        self.folder = root / (folder or usual)
         self._index = FileIndex(self.folder)
         self._by_last: dict[str, list[tuple[int, str]]] = {}
         for file in self._index.names():

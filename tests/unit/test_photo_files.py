@@ -1,9 +1,11 @@
 """Image files of others: what is opened, what is refused before it is decoded, and how photographs are turned."""
 
+import ast
 import struct
 import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import dataset_files
 import numpy as np
@@ -204,3 +206,11 @@ def test_turned_photographs_without_an_orientation_are_named(tmp_path):
     _save_turned(tmp_path / "images" / model.names[1], dataset_files.picture(64, 48), 8)
     with pytest.raises(InputError, match=r"all photographs turned by their EXIF orientation or none, got .*view_02.*view_01"):
         _load(tmp_path)
+
+
+def test_no_image_is_opened_without_a_list_of_formats():
+    package = Path(photo_files.__file__).parents[1]
+    calls = [(path.name, node) for path in package.rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open"]
+    assert len(calls) >= 2
+    assert not [name for name, node in calls if "formats" not in (keyword.arg for keyword in node.keywords)]
