@@ -84,7 +84,8 @@ def run_reader(name: str, count: int, seed: int, keep: str) -> dict:
     warnings.simplefilter("ignore")
     reader = next(reader for reader in fuzz_cases.readers() if reader.name == name)
     counts, examples = collections.Counter(), collections.defaultdict(dict)
-    started, peak = time.process_time(), 0
+    started = time.process_time()
+    peak = 0
     signal.signal(signal.SIGPROF, _ring)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         case = fuzz_cases.Case(reader, Path(folder) / name)

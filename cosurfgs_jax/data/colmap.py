@@ -127,8 +127,11 @@ def _lens_maker(path: Path):
 
 
 def _binary_cameras(path: Path) -> dict[int, Lens]:
-    data, offset, lenses, make = path.read_bytes(), 8, {}, _lens_maker(path)
+    data = path.read_bytes()
     count = struct.unpack_from("<Q", data)[0]
+    make_lens = _lens_maker(path)
+    lenses: dict[int, Lens] = {}
+    offset = 8
     end = _End(data, count, 24, "cameras")
     for _ in range(count):
         camera_id, model_id, width, height = struct.unpack_from("<IiQQ", data, offset)
@@ -145,7 +148,7 @@ def _binary_cameras(path: Path) -> dict[int, Lens]:
         params = struct.unpack_from(f"<{num}d", data, offset + 24)
         if camera_id in lenses:
             raise ValueError(f"camera {camera_id} is there twice")
-        lenses[camera_id] = make(name, width, height, params, camera_id)
+        lenses[camera_id] = make_lens(name, width, height, params, camera_id)
         offset += 24 + 8 * num
     end.check(offset)
     return lenses
@@ -158,8 +161,10 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def _binary_images(path: Path) -> list[tuple[int, list[float], int, str]]:
-    data, offset, images = _mapped(path), 8, []
+    data = _mapped(path)
     count = struct.unpack_from("<Q", data)[0]
+    images = []
+    offset = 8
     ending = _End(data, count, 73, "images")
     for _ in range(count):
         image_id, *pose, camera_id = struct.unpack_from("<I7dI", data, offset)

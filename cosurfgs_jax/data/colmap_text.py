@@ -50,7 +50,8 @@ def read_cameras(path: Path, lens: Callable[..., Lens]) -> dict[int, Lens]:
         path: of cameras.txt.
         lens: makes one of the model's name, width, height, parameters and camera number.
     """
-    rows, lenses = _Rows(path), {}
+    rows = _Rows(path)
+    lenses: dict[int, Lens] = {}
     for line in rows:
         words = line.split()
         if not words:
@@ -90,7 +91,8 @@ def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[tupl
         path: of images.txt.
         lines: of it, where they were read already.
     """
-    rows, count = _Rows(path, lines), 0
+    rows = _Rows(path, lines)
+    count = 0
     is_pose_next = True
     for line in rows:
         words = line.split()

@@ -92,13 +92,16 @@ def _tiff_tags(path):
         return {}
 
 
+def _as_tuple(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _check_tiff(tags, path) -> None:
     """Refuses what Pillow would decode wrongly, or in words that mislead."""
-    bits, num_bands = tags.get(_BITS) or (1,), tags.get(_BANDS) or 1
-    bits = max(bits) if isinstance(bits, tuple) else bits
-    kinds = tags.get(_KIND_OF_NUMBERS) or (1,)
+    num_bands = tags.get(_BANDS) or 1
+    bits = max(_as_tuple(tags.get(_BITS) or 1))
     got = ""
-    if _REAL_NUMBERS in (kinds if isinstance(kinds, tuple) else (kinds,)):
+    if _REAL_NUMBERS in _as_tuple(tags.get(_KIND_OF_NUMBERS) or 1):
         got = "real numbers"
     elif num_bands > 4:
         got = f"{num_bands} bands"

@@ -209,7 +209,8 @@ def _kept_fractions(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray:
     """What fraction of each photograph counts, f64[V]; decodes masks and photographs with an alpha channel."""
 
     def load(view: int) -> np.ndarray:
-        header, alpha = photos[view].header, None
+        header = photos[view].header
+        alpha = None
         if header.has_alpha:
             size = (header.height, header.width)
             alpha = photo_files.read_photograph(photos[view].path, size, scene.path)[1]
