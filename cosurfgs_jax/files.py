@@ -285,16 +285,18 @@ def read_json_object(path: Path | str) -> dict:
     return content
 
 
-def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple[str, ...] = (),
+                advice: str = "restore it, or delete it") -> dict[str, np.ndarray]:
     """Arrays of an `.npz` file; nothing in it is run.
 
     Args:
         path: of the file.
         names: of arrays that must be there.
         optional: of others that are taken if they are there.
+        advice: what to do with a damaged file.
     Raises:
         InputError: missing, damaged, or without one of the arrays.
     """
-    with reading(path, f"an .npz file with {', '.join(names)}", "delete it to have it made again, or restore it"):
+    with reading(path, f"an .npz file with {', '.join(names)}", advice):
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in (*names, *(extra for extra in optional if extra in content))}
