@@ -319,6 +319,8 @@ def log_test_views(context: Context, stage: Stage) -> None:
     for views in views_in_step(place, place.scene.test_views):
         for block, color in render_blocks(context, stage.rows, views).items():
             photo, mask = split_photo(context.images.load(views[block]))
+            if mask is not None and not mask.any():
+                continue
             color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
             scores.setdefault(block, []).append(float(metrics.psnr(color, photo, mask)))
     for block, values in scores.items():

@@ -192,7 +192,7 @@ def bind_partition(place: Place, workdir: Path) -> None:
     """
     path = workdir / PARTITION_FILE
     if path.exists():
-        before = files.read_json(path).get("fingerprint")
+        before = files.read_json_object(path).get("fingerprint")
         if before != place.partition.fingerprint() and settings_file.has_begun(workdir):
             raise InputError(f"{path}: expected the partition of this run ({place.partition.fingerprint()}), got another one "
                              f"({before}); the dataset or config.partition was changed: give the old ones, or use another "
