@@ -20,7 +20,8 @@ from cosurfgs_jax.training.step import DensifyOrder, StepShape
 pytestmark = pytest.mark.slow
 
 NUM_DEVICES, NUM_SLOTS, NUM_VIEWS, SIZE = 2, 100_000, 100, (1080, 1920)
-SHAPES = [StepShape(is_densifying, has_geometry) for is_densifying in (False, True) for has_geometry in (False, True)]
+SHAPES = {"plain": StepShape(False), "densifying": StepShape(True), "geometry": StepShape(False, True),
+          "densifying-geometry": StepShape(True, True)}
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def _copied_slots(program: Program) -> list[str]:
     return [str(kernel) for kernel, shape in program.copies() if NUM_SLOTS in shape]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_training_step(steps, shape):
     blocks, state = steps
     batch = _on_each(abstract_batch(SIZE))
