@@ -29,8 +29,8 @@ _SHAPE = (TILE * TILE // _LANES, _LANES)
 _RANK = projection.NUM_FEATURES  # row of a chunk that holds the rank, as a float
 _MAX_SURFELS = 2**24  # ranks up to it are exact floats
 _ROWS = 24  # of a chunk: features and rank, or results
-# Where each list begins and how long it is lies in scalar memory, beside two chunks: 1 MiB a core, some of it the compiler's, which
-# refuses 8K pictures on v5e.
+# Where each list begins and how long it is lies in scalar memory, beside two chunks: 1 MiB a core, some of it the compiler's.
+# Without this limit it refuses pictures of 8K, in words about its memory.
 _MAX_TILES = (2**20 - 2 * _ROWS * CHUNK * 4 - 2**16) // 8
 
 
