@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.geometry.cameras import pixel_rays
+from cosurfgs_jax.geometry.cameras import pixel_rays, turn
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.types import Camera, RenderOutput
 
@@ -33,8 +33,7 @@ class RawMaps(NamedTuple):
 def _plane_depth(normal_sum, plane_sum, transmittance, pose, intrinsics, projection: str):
     """The definition: plane depth [H,W], 0 where invalid, and bool[H,W] whether it is valid."""
     alpha, rays = 1.0 - transmittance, pixel_rays(intrinsics, transmittance.shape)
-    # GPUs would multiply with 10-bit mantissas (TF32) by default.
-    normal_camera = jnp.matmul(normal_sum, pose[:3, :3].T, precision="highest")
+    normal_camera = turn(normal_sum, pose[:3, :3])
     if projection == "orthographic":  # pixel_rays holds where the ray starts in x and y; it goes along z
         facing = cosine = -normal_camera[..., 2]
         distance = plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)
