@@ -30,6 +30,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests" / "parity"))
 KERNEL = re.compile(r"\.text\.\S*?(BlendTile(?:Backward)?Block)ILi(\d)E((?:Lb\dE)*)")
 LINE = re.compile(r"\s*(?:/\*(?P<address>[0-9a-f]{4,})\*/\s+)?(?:@(?P<guard>!?U?P\w+)\s+)?(?P<code>\S.*?)\s*;")
 FLAGS = {"BlendTileBlock": ["contributions"], "BlendTileBackwardBlock": ["deterministic", "probe"]}
@@ -241,22 +242,6 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
     return {"forward": forward | {"whole": forward["hits"]}, "backward": backward}  # forward makes no difference
 
 
-def build_emulation(source: Path, folder: str) -> ctypes.CDLL:
-    """Compiles the kernels for the host and makes them known to JAX."""
-    import jax
-    import jaxlib
-
-    path = Path(folder, "libemulated.so")
-    native = ROOT / "tests" / "native"
-    subprocess.run([os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-I", source,
-                    "-I", native / "cuda_stub", "-isystem", Path(jaxlib.__file__).parent / "include",
-                    native / "emulated_handlers.cc", "-o", path], check=True)
-    library = ctypes.CDLL(str(path))
-    for target, symbol in (("forward", "EmulatedRasterForward"), ("backward", "EmulatedRasterBackward")):
-        jax.ffi.register_ffi_target(f"emulated_raster_{target}", jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    return library
-
-
 def find_nvdisasm(given: str) -> str:
     """The program's path; ends the program with what is missing."""
     found = shutil.which(given or os.environ.get("NVDISASM", "") or "nvdisasm")
@@ -297,7 +282,9 @@ def main() -> None:
         per_second = options.multiprocessors * 4 * options.ghz * 1e9 * options.issue
         print(f"\n{'scene (millions)':34}" + "".join(f"{name:>9}" for name in WORK) + f"{'instructions':>14}{'ms':>8}")
         with tempfile.TemporaryDirectory() as folder:
-            library = build_emulation(options.source, folder)
+            import emulated_calls  # needs JAX, which counting alone does not
+
+            library = emulated_calls.build(Path(folder, "libemulated.so"), options.source)
             for scene in options.scenes.split(","):
                 print_work(scene, count_work(tuple(map(int, scene.split("x"))), library), dict(rows), per_second)
 
