@@ -1,6 +1,6 @@
 """The CUDA rasterizer's custom calls, run on the host, against the CPU kernels.
 
-Against the CPU's kernels and not the definition, which is slower: those are held to it in test_raster_parity.py. Rows of gradients
+Against them and not the definition, which is slower: those are held to it in test_raster_parity.py. Rows of gradients
 and what the forward call leaves are in test_cuda_rows.py, errors of the calls in test_cuda_calls.py.
 """
 
