@@ -164,13 +164,13 @@ def test_expanded_cells_and_wall_distances():
     assert np.array_equal(exact.is_in_expanded(3, points), exact.cell_of(points) == 3)
 
 
-@pytest.mark.parametrize("given", [skewed_input, town_input])
 @pytest.fixture(autouse=True)
 def only_warnings(caplog):
     """Tests that ran before may have started a program, which makes the package say more."""
     caplog.set_level(logging.WARNING, "cosurfgs_jax")
 
 
+@pytest.mark.parametrize("given", [skewed_input, town_input])
 def test_one_block_is_everything(given, caplog):
     given = given()
     partition = cut(given, 1, min_views=1000, min_points=10**9)
