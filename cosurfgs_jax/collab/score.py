@@ -73,8 +73,9 @@ class SeamMasks:
             surfels = first_state(place, block, self._settings, block.num_first).surfels()
             self._discs[block.number] = surfels.replace(logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT))
         camera = place.views.camera_arrays(view)
-        out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps"))(
-            self._discs[block.number], camera, image_size=size, near=self._settings.raster.near, maps="geometry")
+        raster = self._settings.raster
+        out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps", "backend"))(
+            self._discs[block.number], camera, image_size=size, near=raster.near, maps="geometry", backend=raster.backend or None)
         points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
         return (np.asarray(out.alpha) >= 0.5) & (place.partition.wall_distance(points) <= SEAM_WIDTH)
 

@@ -140,7 +140,8 @@ def _write_log(context: Context, stage: Stage, steps: Sequence[dict[int, StepRep
         context.log.row(stage.name, stage.step, block, surfels=int(report.num_alive), **means[block])
     if means:
         shown = mean_numbers(list(means.values()))
-        progress.update(stage.step, loss=shown["loss"], psnr=shown["psnr/train"],
+        psnr = {"psnr": shown["psnr/train"]} if "psnr/train" in shown else {}
+        progress.update(stage.step, loss=shown["loss"], **psnr,
                         surfels=sum(int(report.num_alive) for report in steps[-1].values()))
 
 

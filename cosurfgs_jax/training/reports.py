@@ -71,8 +71,13 @@ def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Parcel]]) -> list[dic
 
 
 def numbers_of(report: StepReport) -> dict[str, float]:
-    """What is logged as a mean over steps, under the names of the log. The parts of the loss are without their weights."""
-    numbers = {"loss": report.loss, "psnr/train": report.psnr}
+    """What is logged as a mean over steps, under the names of the log. The parts of the loss are without their weights.
+
+    A photograph of which no pixel counts has no PSNR: in MAS that is one that shows only what others' models draw.
+    """
+    numbers = {"loss": report.loss}
+    if not np.isnan(report.psnr):
+        numbers["psnr/train"] = report.psnr
     if report.geometry is not None:
         terms = report.geometry
         numbers |= {"geometry/single_view": terms.single_view, "geometry/multi_view_geometric": terms.geometric,

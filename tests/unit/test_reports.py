@@ -126,3 +126,12 @@ def test_the_host_waits_for_what_was_launched_so_many_programs_ago(num_ahead):
 
 def test_on_a_cpu_every_program_is_waited_for():
     assert programs_ahead(make_layout(np.zeros(2, np.int64), 2)) == 0
+
+
+def test_a_photograph_of_which_nothing_counts_has_no_psnr():
+    """Lines are means over the others; none is written where there are no others."""
+    nothing = report_of(1, 0, False)._replace(psnr=np.float32(np.nan))
+    something = report_of(2, 0, False)
+    assert "psnr/train" not in mean_numbers([numbers_of(nothing)])
+    means = mean_numbers([numbers_of(nothing), numbers_of(something)])
+    assert means["psnr/train"] == float(something.psnr) and np.isfinite(means["loss"])
