@@ -289,6 +289,14 @@ void CheckLevel(const std::string& scene_name, const Scene& scene, int level, bo
     CheckClose(name + ", backward against the host", gradients, Reference(scene, request, maps), kOtherProcessor);
   }
   CheckSame(name + ", backward twice", GoBack(scene, request, maps), gradients);
+  request.kept_bytes = 192 * scene.num_surfels + 4 * scene.pixels();  // as the package gives
+  CheckSame(name + ", backward from what forward left", GoBack(scene, request, Draw(scene, request)), gradients);
+  request.with_probe = false;
+  Gradients without_probe = gradients;
+  without_probe.probe.clear();
+  // Another kernel, in which the compiler may round elsewhere.
+  CheckClose(name + ", backward without a probe", GoBack(scene, request, maps), without_probe, kOtherOrder);
+  request.with_probe = true;
   request.band_pairs = std::max<int64_t>(1, maps.status[1] / 5);
   CheckClose(name + ", backward in bands", GoBack(scene, request, maps), gradients, kOtherOrder);
   request.is_deterministic = false;
