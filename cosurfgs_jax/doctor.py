@@ -14,7 +14,7 @@ from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
 # Compute capabilities of NVIDIA's GPUs since 2018 that nvcc 13 knows.
-CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.8", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
 _OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("trimesh", "mesh", "meshes as OBJ and GLB"),
              ("rasterio", "geo", "export --format=dsm"), ("laspy", "geo", "export --format=las"))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the program that checks the CUDA rasterizer without Python and XLA (tests/native/gpu_program.cc):
+# Builds the program that checks the CUDA kernels without Python and XLA (tests/native/gpu_program.cc):
 #   scripts/build_gpu_program.sh OUTPUT              with nvcc, for the GPUs of this machine, or compute capability 9.0 without one
 #   scripts/build_gpu_program.sh OUTPUT --emulated   with the C++ compiler alone: loops in the GPU's place
 # Environment: COSURFGS_CUDA_ARCHITECTURES (a list such as 80;90, or native), NVCC, CXX.
@@ -42,7 +42,7 @@ done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 jobs=()
-for file in cuda_bin cuda_blend; do
+for file in cuda_bin cuda_blend cuda_training; do
   "$nvcc" -ccbin "$cxx" -std=c++17 -O3 --threads=0 "${architectures[@]}" -c "$native/$file.cu" -o "$folder/$file.o" &
   jobs+=($!)
 done

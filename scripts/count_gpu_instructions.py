@@ -30,7 +30,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests" / "parity"))
+sys.path.append(str(ROOT / "tests"))
 KERNEL = re.compile(r"\.text\.\S*?(BlendTile(?:Backward)?Block)ILi(\d)E((?:Lb\dE)*)")
 LINE = re.compile(r"\s*(?:/\*(?P<address>[0-9a-f]{4,})\*/\s+)?(?:@(?P<guard>!?U?P\w+)\s+)?(?P<code>\S.*?)\s*;")
 FLAGS = {"BlendTileBlock": ["contributions"], "BlendTileBackwardBlock": ["deterministic", "probe"]}
@@ -282,9 +282,9 @@ def main() -> None:
         per_second = options.multiprocessors * 4 * options.ghz * 1e9 * options.issue
         print(f"\n{'scene (millions)':34}" + "".join(f"{name:>9}" for name in WORK) + f"{'instructions':>14}{'ms':>8}")
         with tempfile.TemporaryDirectory() as folder:
-            import emulated_calls  # needs JAX, which counting alone does not
+            import emulation  # needs JAX, which counting alone does not
 
-            library = emulated_calls.build(Path(folder, "libemulated.so"), options.source)
+            library = emulation.build(Path(folder, "libemulated.so"), options.source)
             for scene in options.scenes.split(","):
                 print_work(scene, count_work(tuple(map(int, scene.split("x"))), library), dict(rows), per_second)
 

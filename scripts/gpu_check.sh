@@ -183,7 +183,8 @@ step_tests() {
   local workers=()
   if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))"); fi
   scripts/test_gpu.sh --python="$PYTHON" "${workers[@]}" -k "two_runs or a_batch or vmap or jit_changes or probe_changes or \
-    probe_sums or broken or dead_surfels or extremes or any_order or order_of_the_arrays or finite_differences or carry_no_gradient"
+    probe_sums or broken or dead_surfels or extremes or any_order or order_of_the_arrays or finite_differences or \
+    carry_no_gradient or whole_photograph or adam"
 }
 
 step_peers() {

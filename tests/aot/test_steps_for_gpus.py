@@ -13,13 +13,16 @@ from targets import as_on_gpus, h200_devices
 
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.blocks import compile_blocks
+from cosurfgs_jax.training.feed import Delivery
 from cosurfgs_jax.training.layout import AXES, Layout
+from cosurfgs_jax.training.parcel import Parcel
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
 pytestmark = pytest.mark.slow
 
 NUM_DEVICES, NUM_SLOTS, NUM_VIEWS, SIZE = 2, 100_000, 100, (1080, 1920)
+SLOT = jax.ShapeDtypeStruct((), np.int32)  # of a table of photographs
 SHAPES = {"plain": StepShape(False), "densifying": StepShape(True), "geometry": StepShape(False, True),
           "densifying-geometry": StepShape(True, True)}
 
@@ -56,6 +59,14 @@ def _check_every_step(program: Program, donated, num_unread: int = 0) -> None:
     assert set(program.aliases.values()) >= set(range(len(jax.tree.leaves(donated)) - num_unread))
 
 
+def _delivery(shape: StepShape) -> Delivery:
+    """What the training gives its step where all photographs of a block are on its device."""
+    batch, table = abstract_batch(SIZE), jax.ShapeDtypeStruct((NUM_VIEWS, *SIZE, 3), np.uint8)
+    second = batch.second._replace(photo=SLOT) if shape.has_geometry else None
+    numbers = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch._replace(photo=SLOT, second=second))
+    return Delivery(Parcel.pack(numbers), (table,) * (1 + shape.has_geometry))
+
+
 def _copied_slots(program: Program) -> list[str]:
     return [str(kernel) for kernel, shape in program.copies() if NUM_SLOTS in shape]
 
@@ -63,11 +74,11 @@ def _copied_slots(program: Program) -> list[str]:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_training_step(steps, shape):
     blocks, state = steps
-    batch = _on_each(abstract_batch(SIZE))
-    program = _compile(blocks.train, state, batch if shape.has_geometry else batch._replace(second=None), shape=shape)
+    program = _compile(blocks.train_delivered, state, _on_each(_delivery(shape)), shape=shape)
     _check_every_step(program, state)
     assert not program.of_type("s64", "u64")
     assert not _copied_slots(program)
+    assert not [str(kernel) for kernel, copied in program.copies() if NUM_VIEWS in copied and SIZE[0] in copied]
     assert not program.sorts()
     calls = [kernel.target for kernel in program.kernels if kernel.target]
     assert calls.count("cosurfgs_raster_forward") == 1 + shape.has_geometry

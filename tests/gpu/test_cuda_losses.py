@@ -28,11 +28,15 @@ import test_photometric as photometric  # noqa: E402
 SIZES = [(1, 1), (4, 7), (37, 53), *emulated.SIZES]
 
 
-def _assert_close_losses(got, want, atol):
+def _assert_close_losses(got, want, atol, max_turned=0):
+    """max_turned: numbers of a gradient that may be further off. Where a colour is that of the photograph but for rounding, the
+    sign of the difference, and with it the slope of its absolute value, is left to rounding."""
     for value, expected in zip(got[0], want[0], strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-5)
     for gradient, slope in zip(got[1], want[1], strict=True):
-        np.testing.assert_allclose(gradient, slope, atol=atol * np.abs(slope).max())
+        error = np.abs(np.asarray(gradient) - np.asarray(slope))
+        assert np.isfinite(error).all()
+        assert (error > atol * np.abs(slope).max()).sum() <= max_turned, np.sort(error.reshape(-1))[-max_turned - 3:]
 
 
 @pytest.mark.parametrize("has_weights, has_mask", [(False, False), (True, False), (True, True)])
@@ -48,7 +52,7 @@ def test_losses_of_a_whole_photograph(has_weights):
     case = photometric._case((1080, 1920), has_weights, seed=6)
     got, again = (photometric._slopes(case, "cuda") for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, got, again)
-    _assert_close_losses(got, photometric._slopes(case, "reference"), 1e-3)
+    _assert_close_losses(got, photometric._slopes(case, "reference"), 1e-3, max_turned=30)
 
 
 def test_where_no_pixel_counts():

@@ -60,6 +60,12 @@ inline void CudaDevice::Zero(void* data, size_t bytes) {
   if (!failed()) std::memset(data, 0, bytes);
 }
 
+inline void CudaDevice::Copy(void* to, const void* from, size_t bytes) {
+  if (failed() || bytes == 0) return;
+  Keep(Launched(stream_));
+  if (!failed()) std::memcpy(to, from, bytes);
+}
+
 inline void* CudaDevice::Temporary(size_t bytes) {
   if (bytes > temporary_bytes_) {
     temporary_ = Allocate(bytes);

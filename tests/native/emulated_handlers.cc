@@ -1,6 +1,6 @@
-// The custom calls of cuda_handlers.cc on the host: their own text, with emulated_device.h in the GPU's place, behind a stand-in
-// for what XLA offers on GPUs only. Registered as calls of the CPU, they get XLA's own call frames; what the stand-in changes in
-// them is the stream, which it makes up, and scratch memory, where it is as strict as XLA.
+// The custom calls of cuda_handlers.cc and cuda_training_handlers.cc on the host: their own text, with emulated_device.h in the
+// GPU's place, behind a stand-in for what XLA offers on GPUs only. Registered as calls of the CPU, they get XLA's own call
+// frames; what the stand-in changes in them is the stream, which it makes up, and scratch memory, where it is as strict as XLA.
 //
 // Scratch memory is filled with 0xa5, so that a read of what nobody wrote is seen (as floats -2.9e-16, as indices a crash), and
 // has guard bytes behind it. Threads of a phase, and blocks, run in the order that is asked for: results must not depend on it.
@@ -13,6 +13,7 @@
 #include "emulated_device.h"
 // After the device, so that its templates are known where they are used.
 #include "cuda_handlers.cc"
+#include "cuda_training_handlers.cc"
 
 namespace cosurfgs {
 namespace cuda {
@@ -152,3 +153,7 @@ extern "C" XLA_FFI_Error* EmulatedRasterForward(XLA_FFI_CallFrame* frame) {
 extern "C" XLA_FFI_Error* EmulatedRasterBackward(XLA_FFI_CallFrame* frame) {
   return Run(CosurfgsCudaRasterBackward, frame);
 }
+extern "C" XLA_FFI_Error* EmulatedPhotometricLosses(XLA_FFI_CallFrame* frame) {
+  return Run(CosurfgsCudaPhotometricLosses, frame);
+}
+extern "C" XLA_FFI_Error* EmulatedAdam(XLA_FFI_CallFrame* frame) { return Run(CosurfgsCudaAdam, frame); }

@@ -1,4 +1,4 @@
-// A program that checks the CUDA rasterizer on a GPU without Python and XLA: scripts/build_gpu_program.sh builds it.
+// A program that checks the CUDA kernels on a GPU without Python and XLA: scripts/build_gpu_program.sh builds it.
 //
 //   check      all checks, on memory with guard bytes
 //   quick      those on small scenes
@@ -25,6 +25,7 @@
 #include "gpu_memory.h"
 #include "gpu_reference.h"
 #include "gpu_runner.h"
+#include "gpu_training_runner.h"
 
 namespace cosurfgs {
 namespace cuda {
@@ -35,6 +36,8 @@ using program::Maps;
 using program::Request;
 using program::Scene;
 using program::SceneShape;
+using program::TrainingResults;
+using program::TrainingShape;
 
 // Ends the program: without a device that works nothing else can be said.
 void Must(cudaError_t error, const char* what) {
@@ -109,6 +112,14 @@ Gradients GoBack(const Scene& scene, const Request& request, const Maps& maps) {
   return gradients;
 }
 
+TrainingResults Train(const TrainingShape& shape) {
+  DeviceMemory memory(is_guarded);
+  CudaDevice device(stream, [&](size_t bytes) { return memory.Scratch(bytes); });
+  TrainingResults results = RunTraining(device, memory, shape);
+  Finish(device, memory, "losses and Adam");
+  return results;
+}
+
 // Two results, row by row: how far apart, as a share of the row's largest number plus the root mean square of all.
 struct Difference {
   double rows = 0, over = 0, worst = 0;  // of how many rows more than 0.2 % apart, and the largest
@@ -149,6 +160,10 @@ std::vector<Named> Rows(const Gradients& g) {
   const int sh = g.logit_opacities.empty() ? 1 : g.sh.size() / g.logit_opacities.size();
   return {{"means", g.means, 3}, {"quats", g.quats, 4},   {"log_scales", g.log_scales, 2}, {"logit_opacities", g.logit_opacities, 1},
           {"sh", g.sh, sh},      {"camera", g.camera, 16}, {"probe", g.probe, 4}};
+}
+std::vector<Named> Rows(const TrainingResults& r) {
+  return {{"losses", r.losses, 1}, {"by_render", r.by_render, 3}, {"by_alpha", r.by_alpha, 1}, {"by_transform", r.by_transform, 4},
+          {"values", r.values, 1}, {"mu", r.mu, 1},               {"nu", r.nu, 1}};
 }
 
 // With the device's code compiled with fused multiply-adds and the reference's without, 1 of 60,000 rows was over, by 0.6 %: a hit
@@ -242,11 +257,15 @@ Maps Reference(const Scene& scene, const Request& request) {
 Gradients Reference(const Scene& scene, const Request& request, const Maps& maps) {
   return Reversed([&] { return GoBack(scene, request, maps); });
 }
+TrainingResults Reference(const TrainingShape& shape) {
+  return Reversed([&] { return Train(shape); });
+}
 #else
 Maps Reference(const Scene& scene, const Request& request) { return program::ReferenceForward(scene, request); }
 Gradients Reference(const Scene& scene, const Request& request, const Maps& maps) {
   return program::ReferenceBackward(scene, request, maps);
 }
+TrainingResults Reference(const TrainingShape& shape) { return program::ReferenceTraining(shape); }
 #endif
 
 const char* const kMapNames[] = {"colour", "geometry", "everything"};
@@ -270,6 +289,14 @@ void CheckLevel(const std::string& scene_name, const Scene& scene, int level, bo
     CheckClose(name + ", backward against the host", gradients, Reference(scene, request, maps), kOtherProcessor);
   }
   CheckSame(name + ", backward twice", GoBack(scene, request, maps), gradients);
+  request.kept_bytes = 192 * scene.num_surfels + 4 * scene.pixels();  // as the package gives
+  CheckSame(name + ", backward from what forward left", GoBack(scene, request, Draw(scene, request)), gradients);
+  request.with_probe = false;
+  Gradients without_probe = gradients;
+  without_probe.probe.clear();
+  // Another kernel, in which the compiler may round elsewhere.
+  CheckClose(name + ", backward without a probe", GoBack(scene, request, maps), without_probe, kOtherOrder);
+  request.with_probe = true;
   request.band_pairs = std::max<int64_t>(1, maps.status[1] / 5);
   CheckClose(name + ", backward in bands", GoBack(scene, request, maps), gradients, kOtherOrder);
   request.is_deterministic = false;
@@ -342,6 +369,22 @@ void CheckEmpty() {
   }
 }
 
+// The photometric losses and Adam.
+void CheckTraining(const std::string& name, const TrainingShape& shape, bool has_reference = true) {
+  const TrainingResults results = Train(shape);
+  if (has_reference) CheckClose(name + ", losses and Adam against the host", results, Reference(shape), kOtherProcessor);
+  CheckSame(name + ", losses and Adam twice", Train(shape), results);
+}
+
+// One pixel; whole tiles; a border inside a tile; weights, a mask, and both. Fields of 1, 3 and 48 numbers a surfel.
+void CheckSmallTraining(bool has_reference = true) {
+  CheckTraining("a pixel", {1, 1, 3, false, 1, 1}, has_reference);
+  CheckTraining("whole tiles", {24, 128, 3, false, 333, 3}, has_reference);
+  CheckTraining("weights", {37, 150, 4, false, 130, 48}, has_reference);
+  CheckTraining("a mask", {37, 150, 3, true, 50, 3}, has_reference);
+  CheckTraining("weights and a mask", {9, 65, 4, true, 7, 2}, has_reference);
+}
+
 // That comparisons can fail.
 void CheckComparisons() {
   const Scene scene = program::MakeScene({200, 40, 40});
@@ -362,12 +405,14 @@ void Quick() {
   CheckScene("one tile", {60, 16, 16});
   CheckScene("small", {1500, 150, 110});
   CheckViews({400, 70, 50, 3});
+  CheckSmallTraining();
 }
 
 void Check() {
   Quick();
   // Several tiles of cub's sorts and scans, and more blocks than a GPU holds at a time.
   CheckScene("medium", {60000, 1280, 720, 1, 0.4f, 6.0f});
+  CheckTraining("medium", {720, 1280, 4, false, 60000, 48});
 }
 
 // Kernels take long under the tools: nothing is drawn that another drawing does not need.
@@ -376,6 +421,7 @@ void Sanitize() {
   CheckEmpty();
   CheckScene("one tile", {60, 16, 16}, false);
   CheckScene("medium", {30000, 560, 400, 1, 0.4f, 4.0f}, false);
+  CheckSmallTraining(false);
 }
 
 }  // namespace

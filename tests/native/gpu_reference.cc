@@ -9,6 +9,7 @@
 #include "emulated_device.h"
 #include "gpu_memory.h"
 #include "gpu_runner.h"
+#include "gpu_training_runner.h"
 
 namespace cosurfgs {
 namespace program {
@@ -38,6 +39,12 @@ Gradients ReferenceBackward(const Scene& scene, const Request& request, const Ma
   Memory<HostApi> memory(true);
   emulated::CudaDevice device(nullptr, [&](size_t bytes) { return memory.Scratch(bytes); });
   return emulated::RunBackward(device, memory, scene, request, maps);
+}
+
+TrainingResults ReferenceTraining(const TrainingShape& shape) {
+  Memory<HostApi> memory(true);
+  emulated::CudaDevice device(nullptr, [&](size_t bytes) { return memory.Scratch(bytes); });
+  return emulated::RunTraining(device, memory, shape);
 }
 
 }  // namespace program

@@ -69,6 +69,8 @@ ForwardCalls MakeForward(Memory& memory, const program::Scene& scene, const prog
   image.median_index = memory.template Make<int32_t>(counts.geometry);
   calls.results.contributions = request.with_contributions ? memory.template Make<float>(contributions) : nullptr;
   calls.results.status = memory.template Make<int32_t>(2 * scene.num_views);
+  // Filled, as not all of it is written and all of it is copied.
+  calls.results.kept = {memory.Put(std::vector<uint8_t>(request.kept_bytes, 0xa5)), request.kept_bytes};
   return calls;
 }
 
@@ -89,8 +91,9 @@ BackwardCalls MakeBackward(Memory& memory, const program::Scene& scene, const pr
                        cotangent(2, counts.geometry),     cotangent(3, counts.geometry),
                        cotangent(4, 3 * counts.geometry), cotangent(5, counts.geometry),
                        cotangent(6, counts.everything)};
-  backward.out = {make(3 * n), make(4 * n), make(2 * n), make(n), make(3 * scene.num_sh * n), make(4 * n)};
-  backward.num_probe = 4 * n;
+  backward.out = {make(3 * n), make(4 * n), make(2 * n), make(n), make(3 * scene.num_sh * n), nullptr};
+  backward.num_probe = request.with_probe ? 4 * n : 0;
+  if (request.with_probe) backward.out.probe = make(backward.num_probe);
   backward.camera_gradient = make(16 * scene.num_views);
   backward.is_deterministic = request.is_deterministic;
   return calls;
@@ -114,6 +117,7 @@ program::Maps RunForward(Device& device, Memory& memory, const program::Scene& s
   maps.median_index = memory.Take(image.median_index, counts.geometry);
   maps.contributions = memory.Take(calls.results.contributions, scene.num_views * scene.num_surfels * kContributions);
   maps.status = memory.Take(calls.results.status, 2 * scene.num_views);
+  maps.kept = memory.Take(calls.results.kept.data, calls.results.kept.bytes);
   return maps;
 }
 
@@ -126,7 +130,8 @@ program::Gradients RunBackward(Device& device, Memory& memory, const program::Sc
   image.depth_sum = put(maps.depth_sum);
   image.last = put(maps.last);
   image.median_index = put(maps.median_index);
-  const BackwardCalls calls = MakeBackward(memory, scene, request, image);
+  BackwardCalls calls = MakeBackward(memory, scene, request, image);
+  calls.backward.kept = {memory.Put(maps.kept), int64_t(maps.kept.size())};
   Pipeline<Device>(device, calls.call, request.band_pairs).Backward(calls.backward);
   const int64_t n = scene.num_surfels;
   const SurfelGradients& out = calls.backward.out;
@@ -137,7 +142,7 @@ program::Gradients RunBackward(Device& device, Memory& memory, const program::Sc
   gradients.logit_opacities = memory.Take(out.logit_opacities, n);
   gradients.sh = memory.Take(out.sh, 3 * scene.num_sh * n);
   gradients.camera = memory.Take(calls.backward.camera_gradient, 16 * scene.num_views);
-  gradients.probe = memory.Take(out.probe, 4 * n);
+  gradients.probe = memory.Take(out.probe, calls.backward.num_probe);
   return gradients;
 }
 

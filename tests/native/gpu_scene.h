@@ -114,7 +114,8 @@ inline Scene MakeScene(const SceneShape& shape) {
 
 struct Request {
   int maps = kEverything;
-  bool with_contributions = false, is_deterministic = true;
+  bool with_contributions = false, is_deterministic = true, with_probe = true;
+  int64_t kept_bytes = 0;  // in which the forward call leaves work for the backward call
   int64_t band_pairs = int64_t(1) << 24;
 };
 
@@ -122,6 +123,7 @@ struct Request {
 struct Maps {
   std::vector<float> color, transmittance, depth_sum, median_depth, normal_sum, plane_sum, distortion, contributions;
   std::vector<int32_t> last, median_index, status;
+  std::vector<uint8_t> kept;
 };
 struct Gradients {
   std::vector<float> means, quats, log_scales, logit_opacities, sh, camera, probe;

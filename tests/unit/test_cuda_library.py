@@ -142,7 +142,7 @@ def test_doctor_says_what_a_gpu_runs(monkeypatch):
     Device.compute_capability = "7.5"
     assert "no code for it: 8.0 (Ampere) or newer is needed" in doctor._cuda_code(Device)
     assert doctor._cuda_code(object()) == ""
-    text = "machine code of 8.6 9.0 and PTX of 9.0, which runs on GPUs of compute capability 8.6 8.7 8.9 9.0 10.0"
+    text = "machine code of 8.6 9.0 and PTX of 9.0, which runs on GPUs of compute capability 8.6 8.7 8.8 8.9 9.0 10.0"
     assert text in doctor._build()
 
 

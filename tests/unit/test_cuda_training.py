@@ -1,31 +1,24 @@
 """The CUDA bodies of the photometric losses and of Adam, run on the host, against the CPU kernels and the plain definitions.
 
-`tests/native/emulated_training.cc` puts loops where a GPU has threads and makes custom calls with the operands of the real ones.
-The tests of the CPU kernels run once more with the calls going there.
+The tests of the CPU kernels run once more with the calls going to the real CUDA handlers behind a stand-in for XLA
+(tests/emulation.py).
 """
 
-import ctypes
 import re
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import pytest
 import test_optim
 import test_photometric
+from emulation import Knobs, library  # noqa: F401 - a fixture
 from test_photometric import WEIGHTS, _case, _definition64, _slopes
 
 from cosurfgs_jax import optim
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import OptimSettings
-
-ROOT = Path(__file__).parents[2]
 
 # What there is of these calls under jit, grad, vmap and shard_map, in place, with and without masks, dead slots and bands.
 test_losses_are_the_definition = test_photometric.test_the_kernel_is_the_definition_in_values_and_gradients
@@ -43,28 +36,11 @@ test_bands_above_the_degree_wait = test_optim.test_bands_above_the_degree_wait
 test_updates_can_be_donated = test_optim.test_updates_can_be_donated
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """Compiles the emulation and makes its targets known."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        pytest.skip("no C++ compiler; apt-get install g++")
-    path = tmp_path_factory.mktemp("emulation") / "libemulated.so"
-    subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-                    "-I", ROOT / "cosurfgs_jax" / "raster" / "native", "-I", sysconfig.get_path("include"),
-                    "-isystem", Path(jaxlib.__file__).parent / "include",
-                    ROOT / "tests" / "native" / "emulated_training.cc", "-o", path], check=True)
-    library = ctypes.CDLL(str(path))
-    for target, symbol in (("photometric_losses", "EmulatedPhotometricLosses"), ("adam", "EmulatedAdam")):
-        jax.ffi.register_ffi_target(f"emulated_{target}", jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    return library
-
-
 class Emulation:
     """Calls of the CPU's targets go to the emulation while it is on."""
 
-    def __init__(self, library, monkeypatch):
-        self._library, self._call, self.is_on, self.targets = library, ffi.call, True, set()
+    def __init__(self, native, monkeypatch):
+        self.knobs, self._call, self.is_on, self.targets = Knobs.of(native), ffi.call, True, set()
         monkeypatch.setattr(ffi, "call", self.call)
 
     def call(self, target, *arguments, **options):
@@ -74,14 +50,15 @@ class Emulation:
         return self._call(target, *arguments, **options)
 
     def reverse(self, is_reversed):
-        self._library.emulation_set(ctypes.c_bool(is_reversed))
+        self.knobs.set(is_reversed=is_reversed)
 
 
 @pytest.fixture(autouse=True)
-def emulation(request, library, monkeypatch):
+def emulation(request, library, monkeypatch):  # noqa: F811
     emulation = Emulation(library, monkeypatch)
-    emulation.reverse(False)
+    untouched = emulation.knobs.numbers()
     yield emulation
+    emulation.knobs.set(**untouched)
     is_plain = "reference" in request.node.name
     assert bool(emulation.targets) != is_plain, "the test did not come here"
 
@@ -211,3 +188,53 @@ def test_adam_changes_donated_memory_in_place(emulation):
 
     text = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().as_text()
     assert "emulated_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)
+
+
+CALL_ERRORS = (jax.errors.JaxRuntimeError, ValueError)  # the latter where JAX waits for the call when it dispatches it
+
+
+def _photometric():
+    return jax.block_until_ready(_slopes(_case((20, 70), has_weights=True), "cpu"))
+
+
+def _adam():
+    return jax.block_until_ready(_update(*_training(30, 4)))
+
+
+def test_scratch_memory_is_asked_for_as_xla_allows_and_aligned(emulation):
+    """The emulation calls it a fault where it is not at a multiple of 256, which XLA refuses to be asked for."""
+    want = _photometric()
+    for offset in (0, 16):
+        emulation.knobs.set(address_offset=offset)
+        _assert_same(_photometric(), want)
+        assert emulation.knobs.allocations >= 3 and emulation.knobs.largest_alignment == 16
+
+
+def test_without_scratch_memory_the_losses_say_how_much_they_wanted(emulation):
+    _photometric()
+    knobs = emulation.knobs
+    for index in range(knobs.allocations):
+        knobs.set(failing_allocation=index)
+        with pytest.raises(CALL_ERRORS, match="RESOURCE_EXHAUSTED: photometric_losses: the GPU has no .* bytes left") as error:
+            _photometric()
+        assert f"no {knobs.refused_bytes} bytes" in str(error.value) and "Out of memory while" in str(error.value)
+
+
+@pytest.mark.parametrize("call, name, least", [(_photometric, "photometric_losses", 5), (_adam, "adam", 1)])
+def test_a_failing_launch_ends_the_call(emulation, call, name, least):
+    call()
+    knobs = emulation.knobs
+    launches = knobs.launches
+    assert launches >= least
+    for index in range(launches):
+        knobs.set(failing_launch=index)
+        with pytest.raises(CALL_ERRORS, match=f"INTERNAL: {name}: CUDA: unspecified launch failure"):
+            call()
+        assert knobs.launches == index + 1, "something was launched after the error"
+
+
+def test_adam_asks_for_no_scratch_memory(emulation):
+    """A CUDA graph, into which XLA may record it, is run again after scratch memory went back."""
+    emulation.knobs.set(failing_allocation=0)
+    _adam()
+    assert emulation.knobs.allocations == 0

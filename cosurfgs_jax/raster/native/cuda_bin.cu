@@ -86,6 +86,11 @@ void CudaDevice::Zero(void* data, size_t bytes) {
   Keep(cudaMemsetAsync(data, 0, bytes, stream_));
 }
 
+void CudaDevice::Copy(void* to, const void* from, size_t bytes) {
+  if (failed() || bytes == 0) return;
+  Keep(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
 void* CudaDevice::Temporary(size_t bytes) {
   if (bytes > temporary_bytes_) {
     temporary_ = Allocate(bytes);

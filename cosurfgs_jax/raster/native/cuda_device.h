@@ -22,6 +22,7 @@ class CudaDevice {
 
   void* Allocate(size_t bytes);
   void Zero(void* data, size_t bytes);
+  void Copy(void* to, const void* from, size_t bytes);  // both on the device
 
   // A thread for each of Body::Run(args, i), i in [0, n).
   template <class Body>

@@ -2,12 +2,10 @@
 
 #define COSURFGS_VARIANT cuda
 
-#include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 
-#include "cuda_device.h"
+#include "cuda_xla.h"
 #include "gpu_handlers.h"
 
 // What the kernels were compiled for, for messages: CMake says it.
@@ -18,70 +16,12 @@
 namespace cosurfgs {
 namespace cuda {
 
-// XLA's scratch memory, and XLA's own words when it gives none, which ffi::ScratchAllocator keeps from the handler.
-class Scratch {
- public:
-  template <class Context>
-  Scratch(const XLA_FFI_Api* api, Context* context)
-      : words_(new ffi::DiagnosticEngine),
-        allocator_(*ffi::CtxDecoding<ffi::ScratchAllocator>::Decode(api, context, *words_)) {}
-
-  // Null if XLA gives none. XLA's interface refuses to be asked for more than 16, but what it gives on GPUs lies at multiples
-  // of 256. Should that ever change, there is a bit more to ask for, which is better than a training that stops.
-  void* Allocate(size_t bytes) {
-    void* data = allocator_.Allocate(bytes, kXlaAlignment).value_or(nullptr);
-    if (reinterpret_cast<uintptr_t>(data) % kScratchAlignment == 0) return data;
-    size_t space = bytes + kScratchAlignment - 1;
-    data = allocator_.Allocate(space, kXlaAlignment).value_or(nullptr);
-    return data ? std::align(kScratchAlignment, bytes, data, space) : nullptr;
-  }
-
-  // Why XLA gave none. Its interface has no code, only words.
-  ffi::Error Refusal(size_t bytes) const {
-    const std::string words = words_->Result();
-    const auto has = [&](const char* text) { return words.find(text) != std::string::npos; };
-    if (has("ut of memory") || has("allocate request") || has("xhausted")) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        "rasterize: the GPU has no " + std::to_string(bytes) +
-                            " bytes left for scratch memory; draw smaller images or fewer surfels, or lower "
-                            "XLA_PYTHON_CLIENT_MEM_FRACTION of other processes. XLA: " + words);
-    }
-    return ffi::Error::Internal("rasterize: XLA refused " + std::to_string(bytes) +
-                                " bytes of scratch memory, and not for want of memory: this version of JAX and "
-                                "cosurfgs_jax do not fit together. XLA: " + words);
-  }
-
- private:
-  static constexpr size_t kXlaAlignment = 16;
-
-  std::unique_ptr<ffi::DiagnosticEngine> words_;  // the allocator points to it
-  ffi::ScratchAllocator allocator_;
-};
-
-// The pipeline of gpu_handlers.h on XLA's stream, with XLA's memory.
-class XlaDevice : public CudaDevice {
- public:
-  XlaDevice(cudaStream_t stream, Scratch& scratch)
-      : CudaDevice(stream, [&scratch](size_t bytes) { return scratch.Allocate(bytes); }), scratch_(scratch) {}
-
-  ffi::Error Finish() const {
-    if (refused_bytes()) return scratch_.Refusal(refused_bytes());
-    if (error() != cudaSuccess) {
-      return ffi::Error::Internal(std::string("rasterize: CUDA: ") + cudaGetErrorString(error()));
-    }
-    return ffi::Error::Success();
-  }
-
- private:
-  const Scratch& scratch_;
-};
-
 constexpr auto kForward = [](cudaStream_t stream, Scratch scratch, auto... operands) {
-  XlaDevice device(stream, scratch);
+  XlaDevice device("rasterize", stream, &scratch);
   return Forward(device, operands...);
 };
 constexpr auto kBackward = [](cudaStream_t stream, Scratch scratch, auto... operands) {
-  XlaDevice device(stream, scratch);
+  XlaDevice device("rasterize", stream, &scratch);
   return Backward(device, operands...);
 };
 
@@ -126,15 +66,6 @@ extern "C" const char* cosurfgs_cuda_problem(const int32_t* devices, int32_t cou
   problem = found;
   return problem.c_str();
 }
-
-template <>
-struct xla::ffi::CtxDecoding<cosurfgs::cuda::Scratch> {
-  using Type = cosurfgs::cuda::Scratch;
-  template <class Context>
-  static std::optional<Type> Decode(const XLA_FFI_Api* api, Context* context, DiagnosticEngine&) {
-    return Type(api, context);
-  }
-};
 
 // No kCmdBufferCompatible: the number of pairs is read back, so a call cannot be recorded into a CUDA graph.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsCudaRasterForward, cosurfgs::cuda::kForward,

@@ -113,7 +113,7 @@ class Pipeline {
   void Backward(const BackwardCall& backward) {
     if (call_.num_views == 0) WriteNoGradients(backward);
     for (int64_t v = 0; v < call_.num_views; ++v) {
-      if (!Restore(backward.kept)) Bin(v, nullptr);
+      if (!Restore(backward)) Bin(v, nullptr);
       BlendArgs args = MakeBlendArgs(v);
       args.image = Offset(backward.image, v * pixels_);
       args.gradient = Offset(backward.gradient, v * pixels_);
@@ -173,11 +173,12 @@ class Pipeline {
     return true;
   }
 
-  // What Bin made in the forward call; false if that is not at hand. Bands of gradients want more than is kept.
-  bool Restore(const Kept& kept) {
-    if (!PlaceKept(kept)) return false;
+  // What Bin made in the forward call; false if that is not at hand.
+  bool Restore(const BackwardCall& backward) {
+    if (!PlaceKept(backward.kept)) return false;
     num_pairs_ = device_.Read(static_cast<int64_t*>(memory_[kOffsets]) + n_);
-    if (num_pairs_ * int64_t(sizeof(int32_t)) > int64_t(capacity_[kLists]) || num_pairs_ > max_band_pairs_) {
+    const bool has_lists = num_pairs_ * int64_t(sizeof(int32_t)) <= int64_t(capacity_[kLists]);
+    if (!has_lists || NeedsBands(backward.is_deterministic)) {  // bands want more than is kept
       for (const Slot slot : {kRecords, kKeys, kOrder, kOffsets, kTileBegin, kLists}) capacity_[slot] = 0;
       return false;
     }
@@ -249,6 +250,9 @@ class Pipeline {
     return {rows, offset_of, first_tile_row};
   }
 
+  // Whether rows of gradients for all pairs at a time would be too many.
+  bool NeedsBands(bool is_deterministic) const { return is_deterministic && num_pairs_ > max_band_pairs_; }
+
   // Surfels that are seen have a pair at least, and come first in the order by depth.
   int64_t MostSeen() const { return std::min(n_, num_pairs_); }
 
@@ -281,7 +285,7 @@ class Pipeline {
   template <int kMaps, bool kHasProbe>
   RowsOfSurfels BlendBackward(BlendArgs& args, bool is_deterministic) {
     constexpr int kUsed = BlendTileBackwardBlock<kMaps, true, kHasProbe>::kUsed;
-    if (is_deterministic && num_pairs_ <= max_band_pairs_) {
+    if (is_deterministic && !NeedsBands(is_deterministic)) {
       args.rows = MakeRows(kUsed, num_pairs_, offsets_, 0);
       device_.template Blocks<BlendTileBackwardBlock<kMaps, true, kHasProbe>>(tiles_x_ * tiles_y_, args);
       ReduceRows<Sum, kUsed>(args.rows.rows);

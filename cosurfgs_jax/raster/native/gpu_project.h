@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "floats.h"
 #include "raster.h"
 #include "scalar.h"
 // After scalar.h, whose functions its templates call.
@@ -34,21 +35,17 @@ struct MakeViews {
   }
 };
 
-// Loads and stores of 2 or 4 numbers (16 bytes, the most that one access moves) at a multiple of their size.
+// 4 numbers (or 2) at a multiple of their size, in one access.
 constexpr int kVector = 4;
-template <int kCount>
-struct alignas(kCount * sizeof(float)) Vector {
-  float values[kCount];
-};
 template <int kCount = kVector>
 COSURFGS_FN void LoadVector(const float* source, float* target) {
-  const Vector<kCount> vector = *reinterpret_cast<const Vector<kCount>*>(source);
-  for (int i = 0; i < kCount; ++i) target[i] = vector.values[i];
+  const auto floats = Floats<kCount>::Load(source);
+  for (int i = 0; i < kCount; ++i) target[i] = floats[i];
 }
 COSURFGS_FN void StoreVector(const float* source, float* target) {
-  Vector<kVector> vector;
-  for (int i = 0; i < kVector; ++i) vector.values[i] = source[i];
-  *reinterpret_cast<Vector<kVector>*>(target) = vector;
+  Floats<kVector> floats;
+  for (int i = 0; i < kVector; ++i) floats[i] = source[i];
+  floats.Store(target);
 }
 
 // Whether rows of so many numbers begin at multiples of 16 bytes: the arrays do.
