@@ -90,14 +90,18 @@ def _is_prunable(params: Params, alive, settings: DensitySettings, is_after_rese
 
 
 def _keep_strongest(wanted: Bool[Array, " n"], strength: Float[Array, " n"], room: Int[Array, ""]) -> Bool[Array, " n"]:
-    """At most `room` of the wanted: those of greatest strength, ties by index. Sorts only where not all fit."""
+    """At most `room` of the wanted: those of greatest strength, ties by index. Their strength is positive."""
+    # Positive floats have the order of their bits. The greatest limit that more than `room` reach is found bit by bit, by 31
+    # counts: on every device much less work than a stable sort.
+    keys = jnp.where(wanted, jax.lax.bitcast_convert_type(strength.astype(jnp.float32), jnp.int32), 0)
 
-    def by_strength(_):
-        order = jnp.argsort(jnp.where(wanted, -strength, jnp.inf), stable=True)
-        rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)
-        return wanted & (rank < room)
+    def add_bit(place, limit):
+        higher = limit | jax.lax.shift_left(jnp.int32(1), 30 - place)
+        return jnp.where((keys >= higher).sum(dtype=jnp.int32) > room, higher, limit)
 
-    return jax.lax.cond(wanted.sum(dtype=jnp.int32) > room, by_strength, lambda _: wanted, None)
+    limit = jax.lax.fori_loop(0, 31, add_bit, keys[0] * 0)
+    is_above, is_tie = keys > limit, wanted & (keys == limit)
+    return is_above | (is_tie & (jnp.cumsum(is_tie, dtype=jnp.int32) <= room - is_above.sum(dtype=jnp.int32)))
 
 
 def _sources(is_parent: Bool[Array, " n"], alive: Bool[Array, " n"]) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:

@@ -13,6 +13,8 @@ import sys
 from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
+# Compute capabilities of NVIDIA's GPUs since 2018 that nvcc 13 knows.
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
 _OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("trimesh", "mesh", "meshes as OBJ and GLB"),
              ("rasterio", "geo", "export --format=dsm"), ("laspy", "geo", "export --format=las"))
 
@@ -50,19 +52,57 @@ def _devices() -> list[str]:
     for device in devices:
         stats = device.memory_stats() or {}
         memory = f", {_gib(stats['bytes_limit'])} of memory" if "bytes_limit" in stats else ""
-        lines.append(f"{device.platform}:{device.id} {device.device_kind}{memory}")
+        lines.append(f"{device.platform}:{device.id} {device.device_kind}{memory}{_cuda_code(device)}")
     return lines
 
 
-def _build() -> str:
-    """What CMake wrote when the native libraries were built; absent where the package is taken from a folder of sources."""
+def _build_info():
+    """What CMake wrote when the native libraries were built; None where the package is taken from a folder of sources."""
     try:
-        info = importlib.import_module("cosurfgs_jax._build_info")
+        return importlib.import_module("cosurfgs_jax._build_info")
     except ImportError:
+        return None
+
+
+def _cuda_code(device) -> str:
+    """What a GPU runs of the CUDA library, as far as the build says it: whether it does, the device itself is asked below."""
+    from cosurfgs_jax.raster import ffi
+
+    info, capability = _build_info(), getattr(device, "compute_capability", "")
+    if not info or not info.CUDA or not isinstance(capability, str) or not capability.replace(".", "", 1).isdigit():
+        return ""
+    found = ffi.cuda_code(capability, info.CUDA_MACHINE_CODE, info.CUDA_PTX)
+    remedy = "8.0 (Ampere) or newer is needed"
+    if float(capability) >= 8:
+        remedy = f"COSURFGS_CUDA_ARCHITECTURES={capability.replace('.', '')} pip install ."
+    what = {"machine code": "the CUDA library has machine code for it",
+            "PTX": "the CUDA library has PTX for it, which the driver compiles at the first call",
+            "": f"the CUDA library has no code for it: {remedy}"}
+    return f", compute capability {capability}: {what[found]}"
+
+
+def runs_on(info) -> list[str]:
+    """The compute capabilities that the CUDA library of a build runs on, of those that are known today."""
+    from cosurfgs_jax.raster import ffi
+
+    return [name for name in CAPABILITIES if ffi.cuda_code(name, info.CUDA_MACHINE_CODE, info.CUDA_PTX)]
+
+
+def _dotted(codes: list[str]) -> str:
+    return " ".join(f"{code[:-1]}.{code[-1]}" for code in codes)
+
+
+def _build() -> str:
+    info = _build_info()
+    if not info:
         return "unknown: the package is imported from a folder that holds no build"
     if not info.COMPILER:
         return "no: CMake found no C++ compiler; install one (apt-get install g++) and the package again"
-    cuda = f"with CUDA by {info.CUDA}" if info.CUDA else f"without CUDA: {info.WHY_NO_CUDA}"
+    cuda = f"without CUDA: {info.WHY_NO_CUDA}"
+    if info.CUDA:
+        cuda = (f"with CUDA by {info.CUDA}: machine code of {_dotted(info.CUDA_MACHINE_CODE)} and PTX of "
+                f"{_dotted(info.CUDA_PTX)}, which runs on GPUs of compute capability {' '.join(runs_on(info))}")
+        cuda += " and newer" if info.CUDA_PTX else ""
     return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}; {cuda}"
 
 

@@ -1,15 +1,49 @@
-"""Files that are whole or not there, whatever kills the process; text and JSON on top of that."""
+"""Files that are whole or not there, whatever kills the process; text, JSON and arrays on top of that."""
 
+import codecs
 import contextlib
 import json
+import logging
 import math
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cosurfgs_jax.errors import InputError
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+         (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # UTF-32 begins like UTF-16
+_HEAD_BYTES = 4096  # from which the encoding of a file is told
+_MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and endings come on top
+_MAX_NAME_BYTES = 1000
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[None]:
+    """The boundary of a file format: whatever goes wrong while a file of others is read becomes an InputError.
+
+    Args:
+        path: of the file.
+        expected: what it should be, after "expected".
+        advice: what to do.
+    Raises:
+        InputError: anything was raised inside; one that is an InputError already passes unchanged.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # libraries raise it without a number, for other reasons
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(f"{path}: expected {expected}, got one that is cut off or damaged ({text}); {advice}") from error
 
 
 def available_memory() -> int | None:
@@ -90,6 +124,144 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
+def readable(text: str) -> str:
+    """Text as it was meant: bytes that were no UTF-8 and so became lone surrogates are read as Windows-1252."""
+    if text.isascii():
+        return text
+    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return _windows(raw)
+
+
+def _windows(raw: bytes) -> str:
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:  # five numbers mean nothing there
+        return raw.decode("latin-1")
+
+
+def _encoding(head: bytes) -> tuple[str, int]:
+    """The encoding that the first bytes of a file tell, or "", and the length of its mark."""
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return encoding, len(mark)
+    for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+        if zeros and zeros.count(0) > 0.4 * len(zeros) and head.count(0) < 0.6 * len(head):
+            return encoding, 0
+    return "", 0
+
+
+def _warn_of_code_page(path) -> None:
+    _log.warning("%s: it is not all UTF-8; the rest is read as Windows-1252", path)
+
+
+def decode(raw: bytes, path: str | os.PathLike) -> str:
+    """Text of a file's bytes, whatever program wrote them.
+
+    A byte order mark decides; else zero bytes tell UTF-16; else it is UTF-8, or Windows-1252 where it is no UTF-8, which the
+    log says.
+
+    Args:
+        raw: all bytes.
+        path: for messages.
+    """
+    encoding, length = _encoding(raw[:_HEAD_BYTES])
+    if encoding:
+        return raw[length:].decode(encoding)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        _warn_of_code_page(path)
+        return _windows(raw)
+
+
+def iter_lines(path: Path | str) -> Iterator[str]:
+    """The lines of a text file one by one, without their ends (of any system); see `decode`."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+        encoding, length = _encoding(head)
+        if encoding not in ("", "utf-8") or (b"\r" in head and b"\n" not in head):
+            text = decode(head + file.read(), path)
+            yield from text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+            return
+        file.seek(length)
+        is_told = False
+        for raw in file:
+            raw = raw.rstrip(b"\r\n")
+            try:
+                yield raw.decode("utf-8")
+            except UnicodeDecodeError:
+                if not is_told:
+                    _warn_of_code_page(path)
+                is_told = True
+                yield _windows(raw)
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """All lines of a text file; see `iter_lines`."""
+    return list(iter_lines(path))
+
+
+def number(word: str) -> float:
+    """A number as files have it; unlike `float`, digits are those of ASCII, without underscores.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "_" in word or not word.isascii():
+        raise ValueError(f"expected a number, got {word[:40]!r}")
+    return float(word)
+
+
+def whole_number(word: str) -> int:
+    """A whole number, also where it is written as a real one (`1920.0`).
+
+    Raises:
+        ValueError: it is none.
+    """
+    if word.isascii() and word.lstrip("+-").isdigit():
+        return int(word)
+    value = number(word)
+    if not value.is_integer() or abs(value) > 2**53:
+        raise ValueError(f"expected a whole number, got {word[:40]!r}")
+    return int(value)
+
+
+def safe_name(name: str) -> str:
+    """A file's name as a path below some folder: relative, with forward slashes, without drives, `.` and `..`."""
+    parts = readable(name).replace("\\", "/").split("/")
+    if len(parts[0]) == 2 and parts[0][1] == ":" and parts[0][0].isalpha():
+        parts = parts[1:]
+    return "/".join(part for part in parts if part.strip() not in ("", ".", ".."))
+
+
+def check_name(name: str, source: str) -> None:
+    """Checks that files can be named after a thing, whatever folder they are put into.
+
+    Args:
+        name: of an image, for example.
+        source: where it is from, for the message.
+    Raises:
+        InputError: it is empty, not relative, leads out of its folder, is too long, or has characters that no name has.
+    """
+    wrong = ""
+    try:
+        parts = name.encode("utf-8").split(b"/")
+    except UnicodeEncodeError:
+        parts, wrong = [b""], "characters that are no text"
+    if not name or name != safe_name(name):
+        wrong = wrong or "one that leads out of its folder"
+    elif any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        wrong = "characters that control a terminal"
+    elif max(map(len, parts)) > _MAX_PART_BYTES or sum(map(len, parts)) + len(parts) > _MAX_NAME_BYTES:
+        wrong = "a longer one"
+    if wrong:
+        raise InputError(f"{source}: expected relative image names of at most {_MAX_PART_BYTES} bytes, got {name[:100]!r} "
+                         f"({wrong}); rename it there")
+
+
 def read_json(path: Path | str) -> Any:
     """The content of a JSON file.
 
@@ -97,9 +269,34 @@ def read_json(path: Path | str) -> Any:
         InputError: the file is missing, cannot be read or is no JSON.
     """
     path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: expected a JSON file that can be read, got {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: expected JSON, got a damaged file ({error}); restore or delete it") from error
+    with reading(path, "JSON", "restore or delete it"):
+        return json.loads(decode(path.read_bytes(), path))
+
+
+def read_json_object(path: Path | str) -> dict:
+    """The content of a JSON file that is an object.
+
+    Raises:
+        InputError: as `read_json`, or it is a list or a number, for example.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {str(content)[:60]!r}; restore or delete it")
+    return content
+
+
+def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple[str, ...] = (),
+                advice: str = "restore it, or delete it") -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` file; nothing in it is run.
+
+    Args:
+        path: of the file.
+        names: of arrays that must be there.
+        optional: of others that are taken if they are there.
+        advice: what to do with a damaged file.
+    Raises:
+        InputError: missing, damaged, or without one of the arrays.
+    """
+    with reading(path, f"an .npz file with {', '.join(names)}", advice):
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+            return {name: content[name] for name in (*names, *(extra for extra in optional if extra in content))}

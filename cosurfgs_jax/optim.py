@@ -6,12 +6,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import Surfels
 
 _BETA1, _BETA2 = 0.9, 0.999
+_TARGET = "cosurfgs_adam"
 
 # The float fields of `Surfels` by name. The spherical harmonics stay one array though they learn at two rates: cutting
 # and joining them would move 80 % of the parameters through memory at every step.
@@ -71,7 +71,7 @@ def _native(params, gradient, state, alive, learns, rates, epsilon):
         fields = (leaf[None] for leaf in (value, state.mu[name], state.nu[name], gradient[name]))
         operands = ffi.match_varying(*fields, alive, rates[name].reshape(-1), learns[name].reshape(-1), count)
         new[name] = [result[0] for result in ffi.call(
-            "cosurfgs_adam", [(operands[0].shape, np.float32)] * 3, *operands, in_place={0: 0, 1: 1, 2: 2}, beta1=_BETA1,
+            _TARGET, [(operands[0].shape, np.float32)] * 3, *operands, in_place={0: 0, 1: 1, 2: 2}, beta1=_BETA1,
             beta2=_BETA2, gain1=1 - _BETA1, gain2=1 - _BETA2, epsilon=float(epsilon))]
     params, mu, nu = ({name: leaves[part] for name, leaves in new.items()} for part in range(3))
     return params, optax.ScaleByAdamState(count, mu, nu)
@@ -92,17 +92,14 @@ def update(params: SurfelParams, gradient: SurfelParams, state: optax.ScaleByAda
         sh_degree: bands of the spherical harmonics above it neither learn nor gather moments. A number on the device,
             so that the next degree needs no new program.
         length: extent of the block in world lengths; the rate of the means is per extent.
-        backend: "cpu" (native kernel, float32), "reference" (optax), or None: native where it can run.
+        backend: "cpu" or "cuda" (native kernels, float32), "reference" (optax), or None: native where it can run.
     Returns:
         The new parameters and state.
     Raises:
         InputError: an unknown backend, or one that is not there.
     Source: Kingma and Ba 2015, as in optax. Masks multiply: `jnp.where` on parameters and moments takes 4 times as long.
     """
-    if backend not in (None, "cpu", "reference"):
-        raise InputError(f'backend: expected None, "cpu" or "reference" for Adam, got {backend!r}')
-    if backend == "cpu" and ffi.why_no_cpu_library():
-        raise InputError(f'backend: "cpu" was asked for, but {ffi.why_no_cpu_library()}')
+    is_native = ffi.choose_native("Adam", _TARGET, backend, *params.values(), *gradient.values())
     num_sh = params["sh"].shape[1]
     band = np.sqrt(np.arange(num_sh)).astype(np.int32)
     learns = {name: jnp.ones(value.shape[1:], jnp.float32) for name, value in params.items()}
@@ -111,6 +108,5 @@ def update(params: SurfelParams, gradient: SurfelParams, state: optax.ScaleByAda
     rates["sh"] = rates["sh"][:, None]
     rates["means"] = rates["means"] * length
     rates = {name: jnp.broadcast_to(rate, params[name].shape[1:]) for name, rate in rates.items()}
-    is_native = ffi.has_native(*params.values(), *gradient.values()) if backend is None else backend == "cpu"
     step = _native if is_native else _definition
     return step(params, gradient, state, alive, learns, rates, settings.adam_eps)

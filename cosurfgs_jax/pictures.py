@@ -7,7 +7,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax.files import atomic_path
+from cosurfgs_jax.files import atomic_path, reading
 
 # Colours along [0, 1], dark to bright with steadily rising lightness, so that a grey print still reads right.
 _RAMP = np.array([[0.09, 0.08, 0.22], [0.17, 0.19, 0.46], [0.15, 0.37, 0.60], [0.12, 0.55, 0.60], [0.25, 0.71, 0.52],
@@ -100,8 +100,8 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Reads an image file as u8[H,W,3]."""
-    with Image.open(path) as file:
+    """Reads a PNG or JPEG file that this package wrote as u8[H,W,3]; InputError where it is damaged."""
+    with reading(path, "a picture", "run the program that made it again"), Image.open(path, formats=("PNG", "JPEG")) as file:
         return np.asarray(file.convert("RGB"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.files import atomic_path
+from cosurfgs_jax.files import atomic_path, reading
 
 _TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
           "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
@@ -16,6 +16,7 @@ _TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2
 _NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float",
           "f8": "double"}
 _LIST_LENGTH = "_length_of_"
+_MAX_LINE = 4096  # bytes of a header's line
 
 
 def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray | None = None,
@@ -67,12 +68,12 @@ def write_ply_parts(path: str | os.PathLike, num_vertices: int, vertex_parts: It
 
 
 def _parse_header(file, path) -> tuple[str, list[tuple[str, int, list[tuple[str, str, str]]]], list[str]]:
-    if file.readline().strip() != b"ply":
+    if file.readline(_MAX_LINE).strip() != b"ply":
         raise InputError(f"{path}: expected a PLY file, got something else (the first line is not 'ply')")
     form, elements, comments = "", [], []
     while True:
-        line = file.readline()
-        if not line:
+        line = file.readline(_MAX_LINE)
+        if not line.endswith(b"\n"):
             raise InputError(f"{path}: the PLY header has no end; the file is cut off")
         words = line.decode("ascii", "replace").split()
         match words:
@@ -80,18 +81,20 @@ def _parse_header(file, path) -> tuple[str, list[tuple[str, int, list[tuple[str,
                 pass
             case ["comment", *rest]:
                 comments.append(" ".join(rest))
-            case ["element", name, count]:
+            case ["obj_info", *_]:
+                pass
+            case ["element", name, count] if count.isdigit() and name not in (known for known, *_ in elements):
                 elements.append((name, int(count), []))
-            case ["property", "list", count_type, item_type, name] if count_type in _TYPES and item_type in _TYPES:
+            case ["property", "list", count_type, item_type, name] if count_type in _TYPES and item_type in _TYPES and elements:
                 elements[-1][2].append((name, _TYPES[item_type], _TYPES[count_type]))
-            case ["property", item_type, name] if item_type in _TYPES:
+            case ["property", item_type, name] if item_type in _TYPES and elements:
                 elements[-1][2].append((name, _TYPES[item_type], ""))
-            case ["property", *_]:
-                raise InputError(f"{path}: unknown PLY property line {line.decode('ascii', 'replace').strip()!r}")
             case ["end_header"]:
                 break
+            case [_, *_]:
+                raise InputError(f"{path}: unknown PLY property line {line.decode('ascii', 'replace').strip()[:80]!r}")
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise InputError(f"{path}: expected an ascii or binary PLY file, got format {form!r}")
+        raise InputError(f"{path}: expected an ascii or binary PLY file, got format {form[:40]!r}")
     return form, elements, comments
 
 
@@ -107,16 +110,39 @@ def _element_dtype(properties: list[tuple[str, str, str]], order: str) -> np.dty
 
 
 def _read_ascii(file, count: int, dtype: np.dtype, path) -> np.ndarray:
-    rows = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2)
-    if rows.shape[0] != count:
-        raise InputError(f"{path}: expected {count} rows, got {rows.shape[0]}; the file is cut off")
+    rows = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2, comments=None)
+    widths = [dtype[name].shape[0] if dtype[name].shape else 1 for name in dtype.names]
+    if rows.shape != (count, sum(widths)):
+        raise InputError(f"{path}: expected {count} rows of {sum(widths)} numbers, got {rows.shape[0]} of "
+                         f"{rows.shape[1]}; the file is cut off or its faces are not triangles")
     table, column = np.empty(count, dtype), 0
-    for name in dtype.names:
-        width = dtype[name].shape[0] if dtype[name].shape else 1
+    for name, width in zip(dtype.names, widths, strict=True):
         part = rows[:, column:column + width]
+        kind = dtype[name].base
+        if kind.kind in "iu":
+            limits = np.iinfo(kind)
+            if not np.all((part == np.round(part)) & (part >= limits.min) & (part <= limits.max)):
+                raise InputError(f"{path}: expected whole numbers of type {kind} as {name.removeprefix(_LIST_LENGTH)!r}, "
+                                 "got others")
         table[name] = part if dtype[name].shape else part[:, 0]
         column += width
     return table
+
+
+def _read_binary(file, name: str, count: int, dtype: np.dtype, path) -> np.ndarray:
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if left < count * dtype.itemsize:
+        # Polygons with another number of corners also end here, or later at the lengths.
+        raise InputError(f"{path}: expected {count * dtype.itemsize} bytes of {name!r}, got {left}; the file is cut off or its "
+                         "faces are not triangles")
+    return np.frombuffer(file.read(count * dtype.itemsize), dtype)
+
+
+def _check_end(file, path) -> None:
+    rest = file.read(_MAX_LINE)
+    if rest.strip():
+        raise InputError(f"{path}: expected the end of the file after the elements that its header declares, got more; its faces "
+                         "are not triangles, or it is damaged: write it again")
 
 
 def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -127,32 +153,27 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
     Returns:
         A dict from element name to structured array (native byte order; list columns are [n,3]), and the comments.
     Raises:
-        InputError: missing, cut off, not PLY, or with faces that are not triangles.
+        InputError: missing, cut off, longer than its header says, not PLY, or with faces that are not triangles.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            form, elements, comments = _parse_header(file, path)
-            order = ">" if form == "binary_big_endian" else "<"
-            tables = {}
-            for name, count, properties in elements:
-                dtype = _element_dtype(properties, order)
-                if form == "ascii":
-                    table = _read_ascii(file, count, dtype, path) if count else np.empty(0, dtype)
-                else:
-                    data = file.read(count * dtype.itemsize)
-                    if len(data) != count * dtype.itemsize:
-                        # Polygons with another number of corners also end here, or below at the lengths.
-                        raise InputError(f"{path}: expected {count * dtype.itemsize} bytes of {name!r}, got "
-                                         f"{len(data)}; the file is cut off or its faces are not triangles")
-                    table = np.frombuffer(data, dtype)
-                for column, _, list_count in properties:
-                    if list_count and np.any(table[_LIST_LENGTH + column] != 3):
-                        raise InputError(f"{path}: expected triangles, got faces with another number of corners; "
-                                         "triangulate the mesh first")
-                tables[name] = table.astype(dtype.newbyteorder("="))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with reading(path, "a whole PLY file", "write it again"), open(path, "rb") as file:
+        form, elements, comments = _parse_header(file, path)
+        order = ">" if form == "binary_big_endian" else "<"
+        tables = {}
+        for name, count, properties in elements:
+            dtype = _element_dtype(properties, order)
+            if not count:
+                table = np.empty(0, dtype)
+            elif form == "ascii":
+                table = _read_ascii(file, count, dtype, path)
+            else:
+                table = _read_binary(file, name, count, dtype, path)
+            for column, _, list_count in properties:
+                if list_count and np.any(table[_LIST_LENGTH + column] != 3):
+                    raise InputError(f"{path}: expected triangles, got faces with another number of corners; "
+                                     "triangulate the mesh first")
+            tables[name] = table.astype(dtype.newbyteorder("="))
+        _check_end(file, path)
     return tables, comments
 
 
@@ -189,9 +210,19 @@ def read_points_ply(path: str | os.PathLike) -> np.ndarray:
     """Reads the vertices of a PLY file, e.g. a laser scan: f64[M,3] in the file's frame and unit.
 
     Raises:
-        InputError: unreadable, without x y z, or empty.
+        InputError: unreadable, without x y z, empty, or with points that are not finite.
     """
     tables, _ = read_ply(path)
     if "vertex" not in tables or not len(tables["vertex"]):
         raise InputError(f"{path}: expected a PLY file with points, got none")
-    return columns(tables["vertex"], ("x", "y", "z"), path)
+    points = columns(tables["vertex"], ("x", "y", "z"), path)
+    check_finite(points, path)
+    return points
+
+
+def check_finite(points: np.ndarray, path) -> None:
+    """Raises InputError where points [n,3] of a file are NaN or infinite, with their number and the first."""
+    broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if broken.size:
+        raise InputError(f"{path}: expected finite points, got NaN or infinity in {broken.size} of {len(points)}, the first is "
+                         f"number {broken[0]}; remove them")

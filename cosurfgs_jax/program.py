@@ -11,7 +11,9 @@ import importlib.util
 import logging
 import os
 import re
+import select
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -21,7 +23,6 @@ from pathlib import Path
 
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
@@ -62,12 +63,13 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
     try:
         values = _declared(declare, workdir, argv)
         if _HELP.intersection(argv[1:]):
-            print(_help(main, values, workdir))
+            print(_help(main, values, workdir), flush=True)
             return 0
         _start_logging()
         if workdir != "create" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _stop)  # temporary files go, too; training saves first, by a handler of its own
         main(_options(values, workdir, argv))
+        sys.stdout.flush()
         return 0
     except (InputError, flags.Error) as error:
         return _leave(_fail(_one_line(error)))
@@ -75,6 +77,8 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
         print("stopped by Ctrl-C", file=sys.stderr)
         return _leave(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return _leave(_without_reader())
         if _has_peers() and type(error).__name__ == "JaxRuntimeError":
             print("error: another process of this run ended or cannot be reached; start all processes again, and it goes on "
                   f"from the last checkpoint ({str(error).splitlines()[0][:200]})", file=sys.stderr)
@@ -84,6 +88,23 @@ def run(main: Callable[[Options], None], declare: Callable[[flags.FlagValues], N
             return _leave(_fail(f"the disk is full{where}; free some space and give the same command again"))
         traceback.print_exc()
         return _leave(1)
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as behind `| head`."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no such call, or no file behind it
+        return False
+
+
+def _without_reader() -> int:
+    """Ends quietly, as by SIGPIPE; what Python flushes at its end goes nowhere."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _stop(signal_number: int, _frame) -> None:
@@ -111,6 +132,26 @@ def _is_in_cluster() -> bool:
     sizes = (environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     return (any(size.isdigit() and int(size) > 1 for size in sizes) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
             or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment))
+
+
+def _bind_address(coordinator_address: str) -> str | None:
+    """Where process 0 listens: only at the address that was given, if it is one of this machine; None: JAX's choice, all.
+
+    Anyone who reaches the port can take part in the run: there is no authentication.
+    """
+    host, _, port = coordinator_address.rpartition(":")
+    name = host.removeprefix("[").removesuffix("]")
+    if not name or not port.isdigit():
+        return None
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(place)
+    except OSError:  # the address of a router, or a name that only the others can resolve
+        print(f"--coordinator_address={coordinator_address}: it is no address of this machine, which therefore listens on all of "
+              f"its interfaces; port {port} has no authentication", file=sys.stderr)
+        return None
+    return f"[{place[0]}]:{port}" if family == socket.AF_INET6 else f"{place[0]}:{port}"
 
 
 def start_devices(num_devices: int, coordinator_address: str = "", num_processes: int = 0, process_id: int = -1,
@@ -148,6 +189,8 @@ def start_devices(num_devices: int, coordinator_address: str = "", num_processes
     if all(given):  # where one is missing the runtime ends the program by itself, in words of its own
         print(f"process {process_id} of {num_processes}: waiting up to {start_timeout} s for the others at {coordinator_address}",
               file=sys.stderr)
+        if process_id == 0:
+            where["coordinator_bind_address"] = _bind_address(coordinator_address)
     try:
         jax.distributed.initialize(**where, initialization_timeout=start_timeout, heartbeat_timeout_seconds=_HEARTBEAT_S,
                                    shutdown_timeout_seconds=_HEARTBEAT_S)
@@ -239,6 +282,8 @@ def set_environment() -> None:
 def _declared(declare: Callable, workdir: str, argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     if workdir:
+        from ml_collections import config_flags  # benchmarks, which need this module and no settings, do without the package
+
         for argument in argv[1:]:
             override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
             if override:
@@ -322,6 +367,8 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
         settings = settings_file.load(saved)
         if has_file:  # it knows neither the dataset nor the other flags that the run was started with
             settings_file.take_free(settings, given)
+        from ml_collections import config_flags
+
         for name, value in config_flags.get_override_values(values["config"]).items():
             settings_file.set_value(settings, name, value)
     settings_file.check(settings)

@@ -5,10 +5,10 @@ where the comment says "from the data" is replaced by the consumer, which logs w
 """
 
 import dataclasses
-import math
 
 from cosurfgs_jax.errors import InputError
 
+_MAX_OFFSET = 1e10  # of map coordinates, in any unit of length
 BACKENDS = ("cpu", "cuda", "tpu", "portable", "reference")  # of the rasterizer
 IMPORTANCE_SCORES = ("removal", "weight")  # collab/importance.py holds them
 
@@ -28,10 +28,14 @@ class DataSettings:
     downscale: int = 1  # images are shrunk by this whole factor
     split: str = "every8"  # "every<n>": each n-th by name is test; "all": no test view; "folders"; or a list file of test names
     host_memory_mb: int = 4096  # decoded images are cached as uint8 up to this
+    device_memory_mb: int = -1  # photographs stay on their device if all fit into this; 0 = never, -1 = a quarter of what is free
+    # there; on a CPU, whose memory is the host's, -1 means never
 
     def validate(self) -> None:
         _require(self.downscale >= 1, "data.downscale", "a whole number of at least 1", self.downscale)
         _require(self.host_memory_mb >= 64, "data.host_memory_mb", "at least 64", self.host_memory_mb)
+        _require(self.device_memory_mb >= -1, "data.device_memory_mb", "-1 (from the device), 0 (never) or MiB",
+                 self.device_memory_mb)
         _require(self.path != "", "data.path", 'a dataset folder or "generated"', self.path)
 
 
@@ -50,6 +54,7 @@ class GeneratedSettings:
         _require(self.num_views >= 4, "generated.num_views", "at least 4", self.num_views)
         _require(min(self.width, self.height) >= 32, "generated.width, height", "at least 32", (self.width, self.height))
         _require(self.size_m >= 30, "generated.size_m", "at least 30 metres", self.size_m)
+        _require(self.seed >= 0, "generated.seed", "0 or more", self.seed)
         _require(self.exposure_jitter >= 0, "generated.exposure_jitter", "0 or more stops", self.exposure_jitter)
 
 
@@ -180,6 +185,9 @@ class DensitySettings:
         _require(self.trim_every > 0, "density.trim_every", "a positive fraction", self.trim_every)
         _require(self.trim_min_views >= 0, "density.trim_min_views", "0 (never) or more", self.trim_min_views)
         _require(self.growth_factor > 1, "density.growth_factor", "more than 1", self.growth_factor)
+        for name in ("opacity_reset_every", "gradient_threshold", "absolute_gradient_threshold", "split_scale", "prune_scale"):
+            _require(getattr(self, name) > 0, f"density.{name}", "a positive number", getattr(self, name))
+        _require(0 <= self.prune_opacity < 1, "density.prune_opacity", "a number in [0, 1)", self.prune_opacity)
 
 
 @dataclasses.dataclass
@@ -196,6 +204,8 @@ class TrainSettings:
         _require(self.steps >= 1, "train.steps", "at least 1", self.steps)
         _require(self.checkpoint_every >= 1, "train.checkpoint_every", "at least 1", self.checkpoint_every)
         _require(self.log_every >= 1, "train.log_every", "at least 1", self.log_every)
+        _require(self.test_every >= 0, "train.test_every", "0 (only at the end) or a number of steps", self.test_every)
+        _require(self.sh_degree_every > 0, "train.sh_degree_every", "a positive share of the steps", self.sh_degree_every)
 
 
 @dataclasses.dataclass
@@ -317,7 +327,8 @@ class GeoSettings:
             numbers = tuple(map(float, parts))
         except ValueError:
             numbers = ()
-        _require(len(numbers) == 3 and all(map(math.isfinite, numbers)), "geo.offset", 'three numbers "x,y,z"', self.offset)
+        _require(len(numbers) == 3 and all(abs(number) <= _MAX_OFFSET for number in numbers), "geo.offset",
+                 'three numbers "x,y,z"', self.offset)
         return numbers[0], numbers[1], numbers[2]
 
     def validate(self) -> None:
@@ -348,6 +359,7 @@ class Settings:
     geo: GeoSettings = dataclasses.field(default_factory=GeoSettings)
 
     def validate(self) -> None:
+        _require(self.seed >= 0, "seed", "0 or more", self.seed)
         for field in dataclasses.fields(self):
             part = getattr(self, field.name)
             if dataclasses.is_dataclass(part):

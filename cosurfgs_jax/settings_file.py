@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,16 @@ NAME = "config.json"
 
 # They change how a run is logged, saved and cached or what is done after it, never the trained model. The data may move: that
 # it is the same is checked by its content (`training.loop.check_identity`).
-FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb", "data.path", "mesh.",
-                  "surface.", "geo.")
+FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb",
+                  "data.device_memory_mb", "data.path", "mesh.", "surface.", "geo.")
 # A trained model may be looked at on another machine, where the backend differs.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
+
+# No setting means anything beyond these. Learning rates, lengths, weights and shares are far below them.
+_LARGEST_NUMBER = 1e6
+_LARGEST_COUNT = 2**31 - 1
+_LARGEST = {"seed": 2**32 - 1, "generated.seed": 2**32 - 1, "generated.num_views": 100_000, "generated.width": 32_767,
+            "generated.height": 32_767, "data.downscale": 1024, "partition.num_blocks": 100_000}
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -82,7 +89,20 @@ def check(settings: Settings) -> None:
         accepted = isinstance(value, int | float if kind is float else kind)
         if not accepted or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"config.{name}: expected {kind_words(kind)}, got {value!r}")
+        _check_range(name, kind, value)
     settings.validate()
+
+
+def _check_range(name: str, kind: type, value: Any) -> None:
+    if kind is str:
+        if "\0" in value:
+            raise InputError(f"config.{name}: expected a text without zero bytes, got {value!r}")
+    elif kind is not bool:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"config.{name}: expected a finite number, got {value!r}")
+        largest = _LARGEST.get(name, _LARGEST_NUMBER if kind is float else _LARGEST_COUNT)
+        if abs(value) > largest:
+            raise InputError(f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got {repr(value)[:60]}")
 
 
 def load(path: Path | str) -> Settings:

@@ -1,15 +1,20 @@
-"""The rasterizer beside installed peers, on the same scene in the same run: forward and backward of colour, depth and normals.
+"""The rasterizer beside installed peers, on the same scenes in the same run: forward and backward of colour, depth and normals.
 
 python scripts/bench_peers.py [--surfels=100000,1000000,5000000] [--sizes=1920x1080,3840x2160] [--runs=20] [--out=FILE.json]
 
 Peers are measured where they can run; the others are named with the reason. Known: `rasterization_2dgs` of gsplat (2D surfels;
-wants torch with CUDA). The scene is the cloud "town" of bench_growth.py, with colours of degree 3. Every contestant runs in a
-process of its own, in turns (half of the runs, twice), so that other load meets all of them. Medians; the ratio is
-the peer's time over ours: above 1 ours is faster. Memory is the peak that the framework reports of the GPU, else of the process.
+wants torch with CUDA). The scene is the cloud "town" of bench_growth.py, with colours of degree 3. Every contestant does all its
+cases in a process of its own, in turns (half of the runs, twice), so that other load meets all of them. Medians; the ratio is
+the peer's time over ours: above 1 ours is faster. Memory is the peak that the framework reports of the GPU, else of the process;
+"<=" stands where an earlier case of the same process had as much.
+
+gsplat compiles its kernels when it is first used, for every GPU that torch knows unless TORCH_CUDA_ARCH_LIST says otherwise: it
+is set to the one of this machine.
 """
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -29,9 +34,10 @@ def why_no_gsplat() -> str:
     for name in ("torch", "gsplat"):
         if importlib.util.find_spec(name) is None:
             return f"{name} is not installed"
-    import torch
-
-    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+    # In a process of its own: this one must not hold memory of the GPU.
+    code = "import torch; print(torch.cuda.is_available())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    return "" if found.strip() == "True" else "torch sees no CUDA device"
 
 
 def timed(function, runs: int) -> list[float]:
@@ -43,6 +49,20 @@ def timed(function, runs: int) -> list[float]:
         if number >= 2:
             times.append(time.perf_counter() - started)
     return times
+
+
+@functools.lru_cache(maxsize=1)
+def _scene(num_surfels: int, aspect: float) -> dict[str, np.ndarray]:
+    width = 1920
+    return build_scene(town(num_surfels, width), (round(width / aspect), width))
+
+
+def scene(num_surfels: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The town for an image of (width, height); for images of one shape the same surfels, which takes seconds to draw."""
+    width, height = size
+    arrays = _scene(num_surfels, width / height)
+    zoom = np.array([width, width, 1], np.float32)[:, None] / np.array([1920, 1920, 1], np.float32)[:, None]
+    return arrays | {"intrinsics": arrays["intrinsics"] * zoom}
 
 
 def run_ours(arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, backend: str | None) -> dict:
@@ -71,9 +91,12 @@ def run_gsplat(arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, 
     """Times of gsplat's 2D surfels and their gradient in all parameters."""
     del backend
     import torch
+
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ".".join(map(str, torch.cuda.get_device_capability())))
     from gsplat import rasterization_2dgs
 
     width, height = size
+    torch.cuda.reset_peak_memory_stats()
     on = {name: torch.as_tensor(value, device="cuda") for name, value in arrays.items()}
     scales = torch.cat([on["log_scales"], torch.zeros_like(on["log_scales"][:, :1])], dim=1)
     leaves = [x.clone().requires_grad_() for x in (on["means"], on["quats"], scales, on["logit_opacities"], on["sh"])]
@@ -108,50 +131,112 @@ def versions() -> dict[str, str]:
     return found
 
 
+def measure_all(name: str, cases: list[tuple[int, int, int]], runs: int, backend: str | None) -> None:
+    """All cases of one contestant in this process; a line of JSON for each, also for one that fails."""
+    most = 0
+    for num_surfels, width, height in cases:
+        size = (width, height)
+        try:
+            result = CONTESTANTS[name][0](scene(num_surfels, size), size, runs, backend)
+            # JAX's peak is of the whole process so far.
+            result["is_peak_of_earlier"] = result["peak_bytes"] == most
+            most = result["peak_bytes"]
+        except Exception as error:  # memory that is too small, for one; the other cases go on
+            result = {"error": (str(error).splitlines() or [type(error).__name__])[0][:200]}
+        print(json.dumps({"case": [num_surfels, width, height]} | result), flush=True)
+
+
+def run_contestant(name: str, options: argparse.Namespace) -> list[dict]:
+    """The results of `measure_all` in a process of its own, as far as it got before it ended or its time was over."""
+    command = [sys.executable, __file__, f"--contestant={name}", f"--surfels={options.surfels}", f"--sizes={options.sizes}",
+               f"--runs={-(-options.runs // options.turns)}", f"--backend={options.backend}"]
+    try:
+        output = subprocess.run(command, stdout=subprocess.PIPE, timeout=options.limit or None).stdout
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+        print(f"{name} was stopped after {options.limit:g} s", file=sys.stderr)
+    # A line that was cut off has no end.
+    output = output.decode().rpartition("\n")[0]
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def print_row(row: dict) -> None:
+    """One contestant and case."""
+    head = f"{row['surfels']:10,d}{row['width']:7d}x{row['height']:<4d}  {row['name']:14}"
+    if "error" in row:
+        print(f"{head} failed: {row['error']}")
+        return
+    peak = f"{'<=' if row['is_peak_of_earlier'] else ''}{row['peak_bytes'] / 2**20:.0f}"
+    ratio = f"{row['ratio']:7.2f}" if "ratio" in row else " " * 7
+    print(f"{head}{1e3 * row['median_s']:10.2f}{ratio}{peak:>10}  {row['device']}")
+
+
+def table(cases: list[tuple[int, int, int]], turns: dict[str, list[dict[tuple, dict]]]) -> list[dict]:
+    """A row for each case and contestant: median over all turns, ratio to ours."""
+    rows = []
+    for case in cases:
+        ours = None
+        for name, results in turns.items():
+            found = [result.get(case, {"error": "its process ended before this case"}) for result in results]
+            row = {"name": name, "surfels": case[0], "width": case[1], "height": case[2]} | found[-1]
+            if not any("error" in result for result in found):
+                row["seconds"] = [seconds for result in found for seconds in result["seconds"]]
+                row["median_s"] = float(np.median(row["seconds"]))
+                ours = row["median_s"] if name == "cosurfgs_jax" else ours
+                if ours:
+                    row["ratio"] = row["median_s"] / ours
+            rows.append(row)
+    return rows
+
+
+def last_line(rows: list[dict], missing: dict[str, str]) -> str:
+    """The outcome in a sentence."""
+    failed = [row for row in rows if "error" in row]
+    ratios = [row["ratio"] for row in rows if "ratio" in row and row["name"] != "cosurfgs_jax"]
+    ours = [f"{1e3 * row['median_s']:.1f}" for row in rows if row["name"] == "cosurfgs_jax" and "median_s" in row]
+    text = f"ours {', '.join(ours)} ms" if ours else "nothing of ours was measured"
+    if ratios:
+        text += f"; the peers take {min(ratios):.2f} to {max(ratios):.2f} times as long"
+    text += "".join(f"; not measured: {name} ({reason})" for name, reason in missing.items())
+    return text + (f"; {len(failed)} measurements failed: {failed[0]['error']}" if failed else "")
+
+
 def main() -> None:
     """Flags -> cases -> table, JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--surfels", default="100000,1000000,5000000")
     parser.add_argument("--sizes", default="1920x1080,3840x2160")
     parser.add_argument("--runs", type=int, default=20, help="of each contestant and case")
+    parser.add_argument("--turns", type=int, default=2, help="processes of each contestant, which share the runs")
+    parser.add_argument("--limit", type=float, default=0, help="seconds of each process; 0 = none")
     parser.add_argument("--backend", default="", help="ours; empty = the default of this machine")
     parser.add_argument("--out", default="", help="JSON file")
-    parser.add_argument("--case", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        name, num, width, height = options.case.split(",")
-        size = (int(width), int(height))
-        arrays = build_scene(town(int(num), size[0]), size[::-1])
-        print(json.dumps(CONTESTANTS[name][0](arrays, size, options.runs, options.backend or None)))
+    sizes = [tuple(map(int, text.split("x"))) for text in options.sizes.split(",")]
+    cases = [(num, *size) for num in map(int, options.surfels.split(",")) for size in sizes]
+    if options.contestant:
+        measure_all(options.contestant, cases, options.runs, options.backend or None)
         return
+    # Else memory says nothing, and what this process holds is not there for those that are measured.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     missing = {name: reason for name, (_, why) in CONTESTANTS.items() if (reason := why())}
-    for name, reason in missing.items():
-        print(f"not measured: {name}: {reason}")
-    print(", ".join(f"{name} {value}" for name, value in (describe_machine() | versions()).items()))
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # else memory says nothing, and a peer finds none
-    rows = []
+    machine = describe_machine() | versions()
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    turns: dict[str, list[dict[tuple, dict]]] = {name: [] for name in CONTESTANTS if name not in missing}
+    for _ in range(options.turns):
+        for name, results in turns.items():
+            results.append({tuple(result.pop("case")): result for result in run_contestant(name, options)})
+    rows = table(cases, turns)
     print(f"{'surfels':>10}{'image':>12}  {'':14}{'median ms':>10}{'ratio':>7}{'peak MiB':>10}  device")
-    for num in map(int, options.surfels.split(",")):
-        for width, height in (tuple(map(int, text.split("x"))) for text in options.sizes.split(",")):
-            results: dict[str, dict] = {}
-            for _ in range(2):
-                for name in (name for name in CONTESTANTS if name not in missing):
-                    command = [sys.executable, __file__, f"--case={name},{num},{width},{height}",
-                               f"--runs={-(-options.runs // 2)}", f"--backend={options.backend}"]
-                    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
-                    result = json.loads(output.splitlines()[-1])
-                    result["seconds"] += results.get(name, {"seconds": []})["seconds"]
-                    results[name] = result
-            ours = float(np.median(results["cosurfgs_jax"]["seconds"]))
-            for name, result in results.items():
-                median = float(np.median(result["seconds"]))
-                rows.append({"name": name, "surfels": num, "width": width, "height": height, "median_s": median,
-                             "ratio": median / ours} | result)
-                print(f"{num:10,d}{width:7d}x{height:<4d}  {name:14}{1e3 * median:10.2f}{median / ours:7.2f}"
-                      f"{result['peak_bytes'] / 2**20:10.0f}  {result['device']}", flush=True)
+    for row in rows:
+        print_row(row)
     if options.out:
-        content = {"machine": describe_machine() | versions(), "missing": missing, "rows": rows}
+        content = {"machine": machine, "missing": missing, "rows": rows}
         pathlib.Path(options.out).write_text(json.dumps(content, indent=1) + "\n")
+    print(last_line(rows, missing))
+    if any("error" in row for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ photograph, which never leaves it. Gradients run back through composite and exch
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from cosurfgs_jax import appearance, optim
 from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
-from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
+from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers, blank_maps
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import PhotometricLosses, PhotometricWeights, photometric_losses
@@ -25,7 +25,10 @@ from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import BlockViews
 from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.place import load_photo
+from cosurfgs_jax.training.pace import Pace, programs_ahead
+from cosurfgs_jax.training.parcel import Parcel
+from cosurfgs_jax.training.place import Photographs
+from cosurfgs_jax.training.shelf import pick
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.types import RenderOutput, Surfels
@@ -133,6 +136,44 @@ def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
     return new, reports
 
 
+class MasDelivery(NamedTuple):
+    """A MasBatch as it goes to a device: its numbers in one array, and tables of (photograph, TeacherMaps) to pick from."""
+
+    numbers: Parcel  # of a MasBatch with slots in the place of photographs, and without teachers; seconds: SecondView [b, ...]
+    own: tuple[Any, ...]  # b tables
+    seconds: tuple[Any, ...]  # b tables for the second views, or none
+
+    def open(self) -> MasBatch:
+        """The batch. Inside a compiled function."""
+        batch = self.numbers.open()
+        photos, teachers = _pick_each(self.own, batch.photos)
+        seconds = None
+        if batch.seconds is not None:
+            others, of_others = _pick_each(self.seconds, batch.seconds.photo)
+            is_known = (of_others.flags & IS_TEACHER_VALID > 0) & batch.seconds.is_used[:, None, None]
+            seconds = TaughtView(batch.seconds._replace(photo=others), jnp.where(is_known, of_others.plane_depth, 0.0))
+        # As in `feed.Delivery`: what follows compiles as if the batch had been given as it is.
+        return jax.lax.optimization_barrier(batch._replace(photos=photos, teachers=teachers, seconds=seconds))
+
+
+def _pick_each(tables: tuple[Any, ...], slots: Int[Array, " b"]) -> Any:
+    """One item of each table, stacked."""
+    items = [pick(table, slots[i]) for i, table in enumerate(tables)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
+
+
+class _TaughtPhotographs:
+    """What a block's step needs of a view."""
+
+    def __init__(self, context: Context, teachers: Teachers):
+        self._photographs, self._teachers = Photographs(context.place, context.images), teachers
+
+    def load(self, block: int | None, view: int) -> tuple[np.ndarray, TeacherMaps]:
+        """The photograph and its teacher's maps; blank for a device without a block."""
+        photo = self._photographs.load(block, view)
+        return photo, blank_maps(photo.shape[:2]) if block is None else self._teachers.load(block, view)
+
+
 class Aggregation:
     """One MAS stage: devices to edges, or edges to the cloud."""
 
@@ -145,61 +186,90 @@ class Aggregation:
             teachers: rendered already.
             num_steps: of the stage.
         """
-        self._context, self._teachers, self._num_steps = context, teachers, num_steps
+        self._context, self._num_steps = context, num_steps
         self._planner = Planner(context.place, context.layout, exchange, groups)
-        self._views = BlockViews(context)
-        self._step = compile_step(context.settings, context.layout, exchange)
+        self._taught = _TaughtPhotographs(context, teachers)
+        self._views = BlockViews(context, self._taught.load)
+        self._step = compile_delivered(context.settings, context.layout, exchange)
+        self._pace = Pace(programs_ahead(context.layout))
 
-    def advance(self, stage: Stage, progress) -> tuple[Stage, dict[int, StepReport]]:
+    def advance(self, stage: Stage, progress) -> tuple[Stage, list[Parcel]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
-        batch = self.batch(stage.step)
-        rows, reports = self._step(stage.rows, batch)
-        jax.block_until_ready(reports)
-        return stage._replace(rows=rows, step=stage.step + 1), self._context.layout.get_blocks(reports)
+        rows, reports = self._step(stage.rows, self.deliver(stage.step))
+        self._pace.launched(reports)
+        return stage._replace(rows=rows, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
-        """What all devices need for a step, with the device axis in front."""
-        context = self._context
-        place, layout, start = context.place, context.layout, context.settings.mas.start_progress
-        views = {block.number: self._views.view(block.number, step) for block in place.blocks}
-        jobs = self._planner.jobs(views)
-        share = np.float32(start + (1 - start) * step / self._num_steps)
+        """What all devices need for a step, with the device axis in front, put leaf by leaf: what `deliver` is held to."""
+        layout = self._context.layout
+        views = self._views_of(step)
 
-        def own(device: int):
-            return [self._own(layout.block_at(device, row), views) for row in range(layout.blocks_per_device)]
+        def make(device: int) -> MasBatch:
+            items = [self._taught.load(block, views[block or 0]) for block in self._blocks_of(device)]
+            photos, teachers = jax.tree.map(_stack, *items)
+            batch = self._numbers(device, step, views)._replace(photos=photos, teachers=teachers)
+            if batch.seconds is not None:
+                seconds = [self._second(block, step) for block in self._blocks_of(device)]
+                batch = batch._replace(seconds=jax.tree.map(_stack, *seconds))
+            return batch
 
-        data = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *own(device)))
+        return layout.put(make)
+
+    def deliver(self, step: int) -> MasDelivery:
+        """The same with as little to send as there is. What was delivered before is used up (`Shelf.bring`)."""
+        layout, views = self._context.layout, self._views_of(step)
+        choices = [views.__getitem__]
+        if self._context.settings.loss.has_multi_view:
+            choices.append(functools.partial(self._views.second_shown, step=step))
+        tables = [self._views.shelf.bring(row, *choices) for row in range(layout.blocks_per_device)]
+        own, *seconds = zip(*tables, strict=True)
+        return MasDelivery(layout.pack(lambda device: self._numbers(device, step, views)), own, seconds[0] if seconds else ())
+
+    def _views_of(self, step: int) -> dict[int, int]:
+        return {block.number: self._views.view(block.number, step) for block in self._context.place.blocks}
+
+    def _blocks_of(self, device: int) -> list[int | None]:
+        layout = self._context.layout
+        return [layout.block_at(device, row) for row in range(layout.blocks_per_device)]
+
+    def _numbers(self, device: int, step: int, views: dict[int, int]) -> MasBatch:
+        """A device's batch with slots in the place of photographs, and without teachers."""
+        settings, place, blocks = self._context.settings, self._context.place, self._blocks_of(device)
+        start = settings.mas.start_progress
+        slot = self._views.shelf.slot
+        exposures = [0 if block is None else np.searchsorted(place.blocks[block].views, views[block]) for block in blocks]
         seconds = None
-        if context.settings.loss.has_multi_view:
-            seconds = layout.put(lambda device: jax.tree.map(lambda *leaves: np.stack(leaves), *[
-                self._second(layout.block_at(device, row), step) for row in range(layout.blocks_per_device)]))
-        return MasBatch(jobs, *data, layout.put(lambda _: share), seconds)
-
-    def _own(self, block: int | None, views: dict[int, int]):
-        """Photograph, exposure and teacher of one block; blank where there is none."""
-        context, place = self._context, self._context.place
-        if block is None:
-            height, width = place.photo_size
-            return (self._views.blank_photo(), np.int32(0), TeacherMaps(
-                np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8),
-                *np.zeros((2, height, width), np.float32), np.zeros((height, width, 3), np.int8)), np.bool_(False))
-        view = views[block]
-        return (load_photo(place, context.images, view), np.int32(np.searchsorted(place.blocks[block].views, view)),
-                self._teachers.load(block, view), np.bool_(True))
-
+        if settings.loss.has_multi_view:
+            seconds = jax.tree.map(_stack, *(self._views.second(block, step, slot) for block in blocks))
+        return MasBatch(
+            self._planner.jobs_of(device, views), np.stack([slot(block, views[block or 0]) for block in blocks]),
+            np.array(exposures, np.int32), None, np.array([block is not None for block in blocks]),
+            np.float32(start + (1 - start) * step / self._num_steps), seconds)
 
     def _second(self, block: int | None, step: int) -> TaughtView:
         """The second view of a block's step and its teacher's surface; a stand-in that does not count where there is none."""
-        second = self._views.second(block, step)
-        view = None if block is None else self._views.second_view(block, step)
-        if view is None:
+        second = self._views.second(block, step, self._views.photographs.load)
+        if not second.is_used:
             return TaughtView(second, np.zeros(second.photo.shape[:2], np.float32))
-        teacher = self._teachers.load(block, view)
+        _, teacher = self._taught.load(block, self._views.second_shown(block, step))
         # Beyond where a teacher was trained it shows floaters.
         return TaughtView(second, np.where(teacher.flags & IS_TEACHER_VALID, teacher.plane_depth, np.float32(0)))
+
+
+def _stack(*leaves) -> np.ndarray:
+    return np.stack(leaves)
 
 
 def compile_step(settings: Settings, layout, exchange: Exchange):
     """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device axis; the rows are donated."""
     return sharded(functools.partial(mas_step, settings=settings, exchange=exchange), layout, donate=(0,))
+
+
+def compile_delivered(settings: Settings, layout, exchange: Exchange):
+    """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
+    def run(states, delivery):
+        states, reports = mas_step(states, delivery.open(), settings, exchange)
+        return states, [Parcel.pack(report) for report in reports]
+
+    return sharded(run, layout, donate=(0,))

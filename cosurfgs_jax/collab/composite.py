@@ -77,7 +77,7 @@ class Planner:
         Args:
             views: for every block (of all processes) the view that it looks from; None = it looks from nowhere.
         """
-        return self._layout.put(lambda device: self._jobs_of(device, views))
+        return self._layout.put(lambda device: self.jobs_of(device, views))
 
     def _blocks_at(self, device: int) -> list[int | None]:
         return [self._layout.block_at(device, row) if device >= 0 else None for row in range(self._layout.blocks_per_device)]
@@ -93,7 +93,8 @@ class Planner:
         is_wanted = view is not None and cell is not None and self._groups[block] == self._groups[cell]
         return camera if is_wanted else blind_camera(camera)
 
-    def _jobs_of(self, device: int, views: dict[int, int | None]) -> Jobs:
+    def jobs_of(self, device: int, views: dict[int, int | None]) -> Jobs:
+        """The jobs of one device, as NumPy arrays; see `jobs`."""
         own, cells = self._blocks_at(device), self.cells_received(device)
         asked = [block for other in self._exchange.draws_for[device] for block in self._blocks_at(other)]
         cameras = _stack([_stack([self._camera(block, cell, views) for block in asked]) for cell in own])

@@ -86,8 +86,11 @@ def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[
         color: the render, at least as large as the photograph.
         photo: u8[H,W,3 or 4].
         seam: which pixels are at a seam.
+    A photograph whose mask leaves nothing adds nothing.
     """
     target, mask = split_photo(photo)
+    if mask is not None and not mask.any():
+        return np.zeros(NUM_SUMS)
     color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
     fitted = np.clip(metrics.color_correct(color, target, mask), 0, 1).astype(np.float32)
     counts = seam if mask is None else seam & mask

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import files, metrics
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.score import CellRenderer, SeamMasks
 from cosurfgs_jax.geometry.cameras import unproject
@@ -155,8 +155,7 @@ def _true_depth(context: Context, view: int) -> np.ndarray | None:
     path = place.scene.ground_truth and place.scene.ground_truth.depth_path(view)
     if not path:
         return None
-    with np.load(path) as content:
-        depth = content["depth"]
+    depth = files.read_arrays(path, ("depth",))["depth"]
     return depth / place.frame.depth_to_dataset(1.0) if depth.shape == place.views.image_size(view) else None
 
 

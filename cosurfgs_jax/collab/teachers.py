@@ -34,6 +34,12 @@ class TeacherMaps(NamedTuple):
     normal: Int8[Array, "h w 3"]  # blended, times 127
 
 
+def blank_maps(size: tuple[int, int]) -> TeacherMaps:
+    """Maps of (H, W) that teach nothing, of NumPy."""
+    return TeacherMaps(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.float32),
+                       np.zeros(size, np.float32), np.zeros((*size, 3), np.int8))
+
+
 def _flags(context: Context, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> np.ndarray:
     partition, camera = context.place.partition, context.place.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
@@ -70,9 +76,17 @@ class Teachers:
         return self._folder / f"{block:04d}" / f"{view:06d}.npz"
 
     def load(self, block: int, view: int) -> TeacherMaps:
-        """The maps of one of a block's views."""
-        with np.load(self._path(block, view)) as content:
-            return TeacherMaps(*(content[name] for name in TeacherMaps._fields))
+        """The maps of one of a block's views; InputError where their file is damaged or of another image size."""
+        path = self._path(block, view)
+        advice = f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
+        maps = TeacherMaps(**files.read_arrays(path, TeacherMaps._fields, advice=advice))
+        size = maps.depth.shape
+        expected = {"color": (np.uint8, (*size, 3)), "flags": (np.uint8, size), "depth": (np.float32, size),
+                    "plane_depth": (np.float32, size), "normal": (np.int8, (*size, 3))}
+        got = {name: (array.dtype, array.shape) for name, array in maps._asdict().items()}
+        if len(size) != 2 or got != expected:
+            raise InputError(f"{path}: expected the maps of one view, got arrays of {got}; {advice}")
+        return maps
 
     def check(self) -> None:
         """Raises InputError, in every process, if maps of one of the blocks' photographs are not on disk."""

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from cosurfgs_jax.ply_file import columns, read_ply, triangles_of
+from cosurfgs_jax.ply_file import check_finite, columns, read_ply, triangles_of
 
 FOLDER = "ground_truth"  # inside a dataset folder
 
@@ -51,10 +51,14 @@ def load_ground_truth(folder) -> GroundTruth | None:
     points = read_ply(root / "points.ply")[0].get("vertex", np.empty(0))
     mesh, _ = read_ply(root / "mesh.ply")
     triangles = triangles_of(mesh, root / "mesh.ply")
+    positions = columns(points, ("x", "y", "z"), root / "points.ply")
+    vertices = columns(mesh["vertex"], ("x", "y", "z"), root / "mesh.ply")
+    check_finite(positions, root / "points.ply")
+    check_finite(vertices, root / "mesh.ply")
     return GroundTruth(
-        points=columns(points, ("x", "y", "z"), root / "points.ply"),
+        points=positions,
         normals=columns(points, ("nx", "ny", "nz"), root / "points.ply"),
-        mesh_vertices=columns(mesh["vertex"], ("x", "y", "z"), root / "mesh.ply"),
+        mesh_vertices=vertices,
         mesh_triangles=triangles.astype(np.int64),
         depth_paths=tuple(str(path) for path in sorted((root / "depth").glob("*.npz"))),
     )

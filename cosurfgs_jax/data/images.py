@@ -1,157 +1,24 @@
-"""Photographs: checked by their headers, decoded, masked, shrunk, undistorted, and kept in memory within a budget.
-
-The orientation that EXIF or TIFF tags give is not applied, as COLMAP's poses belong to the pixels as they are stored.
-Formats: what Pillow reads. 16-bit images become 8-bit ones by v/257, grey ones RGB; real-valued ones are refused.
-"""
+"""Photographs as training sees them: decoded, masked, shrunk, undistorted, and kept in memory within a budget."""
 
 import collections
 import concurrent.futures
-import dataclasses
 import functools
 import os
-import struct
 import threading
-import zlib
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.data.masks import find_masks, read_mask
+from cosurfgs_jax.data.photo_files import PhotoHeader, check_size, read_header, read_photograph, turned
 from cosurfgs_jax.geometry.distortion import source_pixels
 
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, zlib.error, struct.error)
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_ORIENTATION_TAG = 274
-# What undoes the turn that Pillow applies to a TIFF file with this orientation.
-_UNTURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-_MASK_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_NUM_THREADS = 2
+__all__ = ["ImageStore", "PhotoHeader", "check_size", "find_masks", "read_header", "read_mask", "read_photograph", "resample",
+           "shrink"]
+_MIN_THREADS, _MAX_THREADS = 2, 16  # one thread decodes 4 photographs of 16 megapixels a second
+_THREADS_SHARE = 0.25  # of the budget, for what all threads hold of the images that they decode, ...
+_BYTES_PER_PIXEL = 12  # ... each: 8 to 12 were measured with a JPEG of 16 megapixels
 _STRIP_ROWS = 64  # of an image that is resampled at once: temporaries stay within the cache of a core
-
-
-@dataclasses.dataclass(frozen=True)
-class PhotoHeader:
-    """What the head of an image file says: size in pixels as stored, and whether it has an alpha channel."""
-
-    height: int
-    width: int
-    has_alpha: bool
-
-
-def _unreadable(path, error) -> InputError:
-    return InputError(f"{path}: expected a whole image, got one that cannot be read ({error}); restore the file")
-
-
-def _open(path) -> Image.Image:
-    # Aerial cameras exceed Pillow's limit of 89 megapixels. Sizes are compared with the camera's before decoding, so a
-    # file that claims to be larger than it should be is refused all the same.
-    Image.MAX_IMAGE_PIXELS = None
-    return Image.open(path)
-
-
-def _tiff_orientation(image: Image.Image) -> int:
-    return image.tag_v2.get(_ORIENTATION_TAG, 1) if image.format == "TIFF" else 1
-
-
-def _seems_whole(image: Image.Image, path) -> bool:
-    size = os.path.getsize(path)
-    if image.format == "TIFF":
-        tags = image.tag_v2
-        starts, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
-        return len(starts) > 0 and max(a + b for a, b in zip(starts, counts, strict=False)) <= size
-    with open(path, "rb") as file:
-        file.seek(max(0, size - 12))
-        tail = file.read()
-    return tail.endswith(b"\xff\xd9") if image.format == "JPEG" else image.format == "PNG" and b"IEND" in tail
-
-
-def read_header(path) -> PhotoHeader:
-    """Reads the head of an image file, and all of it where the end is not as it should be.
-
-    Raises:
-        InputError: not an image, cut off or damaged.
-    """
-    try:
-        with _open(path) as image:
-            width, height = image.size
-            has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-            if _tiff_orientation(image) >= 5:
-                width, height = height, width
-            # A file that ends properly was written to its end; decoding thousands of them here would take minutes.
-            if not _seems_whole(image, path):
-                image.load()
-    except _DECODE_ERRORS as error:
-        raise _unreadable(path, error) from None
-    return PhotoHeader(height, width, has_alpha)
-
-
-def _decode(path) -> Image.Image:
-    try:
-        with _open(path) as image:
-            orientation = _tiff_orientation(image)
-            image.load()
-            return image.transpose(_UNTURN[orientation]) if orientation in _UNTURN else image.copy()
-    except _DECODE_ERRORS as error:
-        raise _unreadable(path, error) from None
-
-
-def _eight_bit(image: Image.Image, path) -> Image.Image:
-    if image.mode == "F":
-        raise InputError(f"{path}: expected an image of 8 or 16 bits, got real numbers; convert it")
-    if image.mode in _SIXTEEN_BIT_MODES:
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    return image
-
-
-def read_photograph(path) -> tuple[Image.Image, np.ndarray | None]:
-    """Decodes a photograph.
-
-    Returns:
-        RGB of 8 bits, and the alpha channel u8[H,W] or None. Colours are not multiplied with alpha.
-    Raises:
-        InputError: unreadable, cut off, or real-valued.
-    """
-    image = _eight_bit(_decode(path), path)
-    alpha = None
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-    return image.convert("RGB"), alpha
-
-
-def read_mask(path, height: int, width: int) -> np.ndarray:
-    """Decodes a mask, white = keep, and brings it to a photograph's size by taking the nearest pixel.
-
-    Returns:
-        bool[H,W], True = keep. The threshold is half of white; files whose only values are 0 and 1 mean them as labels.
-    Raises:
-        InputError: unreadable, or of another shape than the photograph.
-    """
-    image = _eight_bit(_decode(path), path).convert("L")
-    if not _is_same_shape((image.height, image.width), (height, width)):
-        raise InputError(
-            f"{path}: expected a mask of the photograph's shape, {width}x{height} pixels, got "
-            f"{image.width}x{image.height}; make it from the photograph again"
-        )
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.NEAREST)
-    values = np.asarray(image)
-    return values >= (128 if values.max() > 1 else 1)
-
-
-def _is_same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    scale = size[1] / other[1]
-    return abs(size[0] - other[0] * scale) <= max(1.0, scale)
 
 
 def resample(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -191,6 +58,18 @@ def shrink(image: Image.Image, factor: int) -> np.ndarray:
     return np.asarray(image.reduce(factor, box=box) if factor > 1 else image)
 
 
+def num_threads(scene, num_bytes: int) -> int:
+    """How many threads decode: one for each core that the process may use, in so far as the memory lets them.
+
+    Args:
+        scene: a Scene.
+        num_bytes: of the budget for kept images; what is just being decoded takes memory besides.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    largest = max(1, int(scene.photo_sizes.prod(axis=1).max())) * _BYTES_PER_PIXEL
+    return max(_MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_SHARE * num_bytes) // largest))
+
+
 class ImageStore:
     """Gives the photographs of a scene as they are trained on, from memory where they were read before.
 
@@ -210,7 +89,8 @@ class ImageStore:
         self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_bytes = 0
         self._pending: dict[int, concurrent.futures.Future] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="images")
+        self.num_threads = num_threads(scene, self._budget)
+        self._pool = concurrent.futures.ThreadPoolExecutor(self.num_threads, thread_name_prefix="images")
         self._positions = functools.lru_cache(maxsize=2)(source_pixels)
 
     def __enter__(self) -> "ImageStore":
@@ -257,13 +137,15 @@ class ImageStore:
         """Starts reading views in the background, in this order, as many as the budget holds; returns at once."""
         with self._lock:
             room = self._budget - sum(self._size(view) for view in self._pending)
-            for view in map(int, views):
+            for view in dict.fromkeys(map(int, views)):
+                if view in self._pending:
+                    continue
+                room -= self._size(view)  # also of what is there: it must still be there when its turn comes
+                if room < 0:
+                    return
                 if view in self._cache:
                     self._cache.move_to_end(view)
-                elif view not in self._pending:
-                    room -= self._size(view)
-                    if room < 0:
-                        return
+                else:
                     self._pending[view] = self._pool.submit(self._read_and_keep, view)
 
     def _size(self, view: int) -> int:
@@ -286,16 +168,16 @@ class ImageStore:
         return image
 
     def _read(self, view: int) -> np.ndarray:
-        scene, path = self._scene, self._scene.image_paths[view]
-        image, alpha = read_photograph(path)
-        check_size(path, (image.height, image.width), tuple(scene.photo_sizes[view].tolist()), scene.path)
+        scene = self._scene
+        orientation = scene.orientation(view)
+        size = tuple(scene.photo_sizes[view].tolist())
+        image, alpha = read_photograph(scene.image_paths[view], size[::-1] if orientation >= 5 else size, scene.path)
+        image = turned(image, orientation)
         factor = int(scene.shrink_factors[view])
         planes = [shrink(image, factor)]
         if scene.has_masks:
-            keep = np.ones((image.height, image.width), bool) if alpha is None else alpha >= 128
-            if scene.mask_paths[view]:
-                keep &= read_mask(scene.mask_paths[view], image.height, image.width)
-            planes.append(shrink(Image.fromarray(keep.astype(np.uint8) * 255), factor)[..., None])
+            keep = Image.fromarray(photo_mask(scene, view, alpha).astype(np.uint8) * 255)
+            planes.append(shrink(keep, factor)[..., None])
         result = np.concatenate(planes, axis=-1)
         lens = scene.distortion[view]
         if lens is not None:
@@ -306,31 +188,21 @@ class ImageStore:
         return result
 
 
-def check_size(path, got: tuple[int, int], expected: tuple[int, int], source: str) -> None:
-    """Raises InputError, naming file and both sizes, unless a photograph has the (H, W) that the model says."""
-    if got != expected:
-        raise InputError(
-            f"{path}: expected {expected[1]}x{expected[0]} pixels as its camera in {source} says, got "
-            f"{got[1]}x{got[0]}; use the images that the poses were made from"
-        )
+def photo_mask(scene, view: int, alpha: np.ndarray | None) -> np.ndarray:
+    """Which pixels of a photograph count, before it is shrunk: those of its mask file and its own alpha channel.
 
-
-def find_masks(root: Path, names: list[str]) -> list[str | None]:
-    """The mask files of images: masks/<name>.png with or without the image's own ending.
-
-    Raises:
-        InputError: there is a masks folder with files and none of them fits an image.
+    Args:
+        scene: a Scene.
+        view: its number.
+        alpha: u8[H,W] as stored, or None.
+    Returns:
+        bool[H,W], turned as the photograph is.
     """
-    folder = root / "masks"
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in _MASK_ENDINGS]
-    files = {path.relative_to(folder).as_posix(): path for path in paths}
-    found = []
-    for name in names:
-        candidates = (f"{name}.png", f"{Path(name).with_suffix('').as_posix()}.png", name)
-        found.append(next((str(files[candidate]) for candidate in candidates if candidate in files), None))
-    if files and not any(found):
-        raise InputError(
-            f"{folder}: expected masks named <image name>.png, such as {names[0]}.png, got {len(files)} files that "
-            f"fit no image, the first is {min(files)}; rename them or move the folder away"
-        )
-    return found
+    height, width = map(int, scene.photo_sizes[view])
+    orientation = scene.orientation(view)
+    keep = np.ones((height, width), bool)
+    if alpha is not None:
+        keep = np.asarray(turned(Image.fromarray(alpha >= 128), orientation))
+    if scene.mask_paths[view]:
+        keep = keep & read_mask(scene.mask_paths[view], height, width, orientation)
+    return keep

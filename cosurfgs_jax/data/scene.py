@@ -1,26 +1,25 @@
 """A dataset, whatever its format: photographs with poses, points, and the split into training and test views."""
 
-import collections
 import dataclasses
 import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from cosurfgs_jax.data import colmap, images, split, transforms_json
+from cosurfgs_jax.data import checks, colmap, images, masks, photo_files, sizes, split, transforms_json
 from cosurfgs_jax.data.capture import Capture
 from cosurfgs_jax.data.ground_truth import GroundTruth, load_ground_truth
+from cosurfgs_jax.data.lookup import FileIndex, say_outside
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.distortion import Lens, is_pinhole, undistorted_pinhole
+from cosurfgs_jax.files import check_name
+from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.geometry.scene_frame import estimate_up
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
-_ENDINGS = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".tif", ".TIF", ".tiff", ".webp")
-_MIN_SIDE = 8  # pixels; smaller images are a downscale set by mistake
-# Sides of undistorted images are cropped to whole multiples of this share of the photograph's, where lenses differ.
-_SIDE_STEP = 0.02
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +29,13 @@ class Scene:
     | field               | shape      | unit, frame                                                                 |
     |---------------------|------------|-----------------------------------------------------------------------------|
     | `name`, `path`      |            | of the dataset folder                                                       |
-    | `image_names`       | V names    | relative, with sub-folders                                                  |
+    | `image_names`       | V names    | relative, with sub-folders; safe to name files after                        |
     | `image_paths`       | V paths    | of the files that are read; "" where another process of the run has it      |
     | `camera_from_world` | f64[V,4,4] | rigid, from the dataset frame                                               |
     | `intrinsics`        | f64[V,3,3] | pixels of the loaded image: shrunk and undistorted                          |
     | `image_sizes`       | i64[V,2]   | (H, W) of the loaded image                                                  |
     | `distortion`        | V          | the lens of the shrunk photograph, undone on loading; None: it is a pinhole |
-    | `photo_sizes`       | i64[V,2]   | (H, W) of the file                                                          |
+    | `photo_sizes`       | i64[V,2]   | (H, W) of the photograph, after it was turned                               |
     | `shrink_factors`    | i64[V]     | by which the file is shrunk on loading                                      |
     | `mask_paths`        | V paths    | or None                                                                     |
     | `has_masks`         |            | whether any view has a mask file or an alpha channel                        |
@@ -47,6 +46,7 @@ class Scene:
     | `is_test`           | bool[V]    | kept for testing                                                            |
     | `up`                | f64[3]     | unit vector, dataset                                                        |
     | `ground_truth`      |            | or None                                                                     |
+    | `orientations`      | V          | of EXIF, 1 to 8, by which files are turned on loading; empty: none is       |
     """
 
     name: str
@@ -68,6 +68,11 @@ class Scene:
     is_test: np.ndarray
     up: np.ndarray
     ground_truth: GroundTruth | None = None
+    orientations: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for name in self.image_names:  # whatever reader they are from: files are named after them
+            check_name(name, self.path)
 
     @property
     def num_views(self) -> int:
@@ -88,6 +93,10 @@ class Scene:
         """The same scene, its photographs with or without a channel for masks: all processes of a run load them alike."""
         return dataclasses.replace(self, has_masks=has_masks)
 
+    def orientation(self, view: int | np.integer) -> int:
+        """By which the file of a view is turned on loading, 1 to 8 as in EXIF; 1 = not at all."""
+        return self.orientations[view] if self.orientations else 1
+
     def pinhole(self, view: int | np.integer) -> Lens:
         """The camera of a loaded image."""
         height, width = map(int, self.image_sizes[view])
@@ -107,7 +116,7 @@ def _generated(settings: GeneratedSettings, cache_dir) -> Path:
 
 def _read_capture(root: Path, data: DataSettings) -> Capture:
     model = colmap.find_model(root, data.model)
-    if model is None and (root / transforms_json.FILE_NAME).is_file():
+    if model is None and transforms_json.find_files(root):
         return transforms_json.read_transforms(root, _size_of)
     if model is None and (root / "colmap").is_dir():
         model = colmap.find_model(root / "colmap")
@@ -123,52 +132,13 @@ def _read_capture(root: Path, data: DataSettings) -> Capture:
 
 
 def _size_of(path) -> tuple[int, int]:
-    header = images.read_header(path)
+    header = photo_files.read_header(path)
     return header.height, header.width
 
 
 def _sorted_by_name(capture: Capture) -> Capture:
-    order = sorted(range(len(capture.image_names)), key=capture.image_names.__getitem__)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    points = np.repeat(np.arange(len(capture.points)), np.diff(capture.track_offsets))
-    views = rank[capture.track_views]
-
-    def pick(values):
-        return [values[view] for view in order]
-
-    return dataclasses.replace(
-        capture,
-        image_names=pick(capture.image_names),
-        image_paths=pick(capture.image_paths),
-        lenses=pick(capture.lenses),
-        mask_paths=pick(capture.mask_paths),
-        camera_from_world=capture.camera_from_world[order],
-        track_views=views[np.lexsort((views, points))].astype(np.int32),
-    )
-
-
-def _check(capture: Capture) -> None:
-    names, source = capture.image_names, capture.source
-    if len(names) < 2:
-        raise InputError(f"{source}: expected at least 2 images with poses, got {len(names)}; check the reconstruction")
-    twice = next((name for name, following in zip(names, names[1:], strict=False) if name == following), None)
-    if twice:
-        raise InputError(f"{source}: expected every image once, got {twice} twice; remove one of them")
-    broken = np.flatnonzero(~np.isfinite(capture.camera_from_world).all(axis=(1, 2)))
-    if broken.size:
-        raise InputError(
-            f"{source}: expected finite poses, got NaN or infinity in {broken.size} of {len(names)}, the first is that "
-            f"of {names[broken[0]]}; remove these images from the model"
-        )
-    if not len(capture.points):
-        raise InputError(f"{source}: expected points to start from, got an empty point cloud; triangulate points first")
-    broken = np.flatnonzero(~np.isfinite(capture.points).all(axis=1))
-    if broken.size:
-        raise InputError(
-            f"{source}: expected finite points, got NaN or infinity in {broken.size} of {len(capture.points)}, the "
-            f"first is point {broken[0]} of the file; remove them"
-        )
+    order = sorted(range(capture.num_views), key=capture.image_names.__getitem__)
+    return capture.of_views(np.array(order, np.int64))
 
 
 def _image_folder(root: Path, data: DataSettings) -> tuple[Path, bool]:
@@ -180,176 +150,196 @@ def _image_folder(root: Path, data: DataSettings) -> tuple[Path, bool]:
         return folder, is_full
     if data.downscale > 1 and (root / f"images_{data.downscale}").is_dir():
         return root / f"images_{data.downscale}", False
-    if not (root / "images").is_dir():
+    folder = next((path for path in sorted(root.iterdir(), reverse=True) if path.name.lower() == "images" and path.is_dir()),
+                  None)
+    if folder is None:
         raise InputError(
             f"{root / 'images'}: expected the photographs there, got no such folder; copy them or give their folder, "
             "relative to the dataset, as config.data.images"
         )
-    return root / "images", True
+    return folder, True
 
 
-def _with_any_ending(path: Path) -> Path | None:
-    # Ready-made images_<n> folders often hold PNG copies of JPEG photographs.
-    candidates = [path, *(path.with_suffix(ending) for ending in _ENDINGS)]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def _find_photographs(root: Path, capture: Capture, data: DataSettings,
-                      allow_missing: bool) -> tuple[list[Path | None], bool]:
-    """Paths, None for files that may be missing and are, and whether the files must have the cameras' own size."""
-    is_full = True
+def _find_photographs(root: Path, capture: Capture, data: DataSettings) -> tuple[list[Path | None], Path, bool]:
+    """Paths (None where there is none), the folder that they are in, and whether the files are the cameras' own, not a
+    reduction of them."""
+    source = capture.source
     if capture.image_paths[0] is None or data.images:
         folder, is_full = _image_folder(root, data)
-        wanted = [folder / name for name in capture.image_names]
+        found = FileIndex(folder).find_all(capture.image_files, source)
     else:
-        wanted = [Path(path) for path in capture.image_paths]
-        reduced = [path.parent.with_name(f"{path.parent.name}_{data.downscale}") / path.name for path in wanted]
-        if data.downscale > 1 and reduced[0].parent.is_dir():
-            wanted, is_full = reduced, False
-    found = [_with_any_ending(path) for path in wanted]
-    missing = [path for path, file in zip(wanted, found, strict=True) if file is None]
-    if len(missing) > (len(found) - 1 if allow_missing else 0):
-        raise InputError(
-            f"{missing[0]}: expected this image, which {capture.source} lists, got no such file; {len(missing)} of "
-            f"{len(found)} images are missing: copy them there, or give their folder as config.data.images"
-        )
-    return found, is_full
+        found: list[Path | None] = [Path(path) for path in capture.image_paths]
+        folder, is_full = found[0].parent, True
+        reduced = folder.with_name(f"{folder.name}_{data.downscale}")
+        if data.downscale > 1 and reduced.is_dir():
+            folder, is_full = reduced, False
+            names = [path.name if path.parent == found[0].parent else name
+                     for path, name in zip(found, capture.image_names, strict=True)]
+            found = FileIndex(folder).find_all(names, source)
+    say_outside([path for path in found if path is not None], root, source)
+    return found, folder, is_full
 
 
-def _shrink_factor(folder, lens: Lens, header: images.PhotoHeader, data: DataSettings) -> tuple[int, int]:
-    """By what the files of a folder other than images/ are reduced already, and by what they are to be on loading."""
-    reduced = max(1, round(lens.width / header.width))
-    if not data.images and reduced != data.downscale:
-        raise InputError(
-            f"{folder}: expected images of 1/{data.downscale} of the cameras' size, {lens.width // data.downscale}x"
-            f"{lens.height // data.downscale} pixels, got {header.width}x{header.height}; make the folder again or "
-            "remove it"
-        )
-    if data.downscale > reduced and data.downscale % reduced:
-        raise InputError(
-            f"config.data.downscale: expected a multiple of {reduced}, the reduction of the images in {folder}, "
-            f"got {data.downscale}"
-        )
-    return reduced, max(1, data.downscale // reduced)
+def _photographs(capture: Capture, paths: list[Path | None]) -> list[sizes.Photo]:
+    headers = [None if path is None else photo_files.read_header(path) for path in paths]
+    return [sizes.Photo(name, str(path or ""), header, lens) for name, path, header, lens in
+            zip(capture.image_names, paths, headers, capture.lenses, strict=True)]
 
 
-def _resized_lens(lens: Lens, header: images.PhotoHeader, factor: int) -> Lens:
-    """The lens of a photograph as it is on disk and after it was shrunk by a whole factor."""
-    on_disk = lens.resized(header.height, header.width, header.height / lens.height, header.width / lens.width)
-    return on_disk.resized(header.height // factor, header.width // factor, 1 / factor, 1 / factor)
-
-
-def _in_few_sizes(pinholes: list[Lens], lenses: list[Lens | None]) -> list[Lens]:
-    """The pinhole cameras, cropped at the right and below where undistorted images of one camera differ a little in size.
-
-    Each image size compiles the training step anew, a second or more. A camera that was calibrated for every photograph
-    separately would give every photograph a size of its own.
-    """
-    sizes_of = collections.defaultdict(set)
-    for pinhole, lens in zip(pinholes, lenses, strict=True):
-        if lens is not None:
-            sizes_of[lens.height, lens.width].add((pinhole.height, pinhole.width))
-
-    def crop(pinhole: Lens, lens: Lens | None) -> Lens:
-        if lens is None or len(sizes_of[lens.height, lens.width]) == 1:
-            return pinhole
-        step_y, step_x = (max(1, round(side * _SIDE_STEP)) for side in (lens.height, lens.width))
-        return dataclasses.replace(pinhole, height=pinhole.height // step_y * step_y,
-                                   width=pinhole.width // step_x * step_x)
-
-    return [crop(pinhole, lens) for pinhole, lens in zip(pinholes, lenses, strict=True)]
-
-
-def _load_cameras(capture: Capture, headers, paths, is_full: bool, data: DataSettings) -> dict:
-    """The fields of the scene that say how photographs become the images that training sees."""
-    reduced, factor = 1, data.downscale
-    first = next(view for view, path in enumerate(paths) if path is not None)
-    if not is_full:
-        reduced, factor = _shrink_factor(paths[first].parent, capture.lenses[first], headers[first], data)
-    lenses, pinholes, headers_used = [], [], []
-    for name, path, lens, header in zip(capture.image_names, paths, capture.lenses, headers, strict=True):
-        expected = (round(lens.height / reduced), round(lens.width / reduced))
-        header = header or images.PhotoHeader(*expected, has_alpha=False)  # of a file that another process has
-        headers_used.append(header)
-        got = (header.height, header.width)
-        # Other programs round reduced sizes up, down or to the nearest.
-        slack = 0 if is_full else 1
-        if max(abs(got[0] - lens.height / reduced), abs(got[1] - lens.width / reduced)) > slack:
-            images.check_size(path, got, expected, capture.source)
-        resized = _resized_lens(lens, header, factor)
-        if min(resized.height, resized.width) < _MIN_SIDE:
-            raise InputError(
-                f"config.data.downscale: expected a factor that leaves at least {_MIN_SIDE} pixels a side, got "
-                f"{data.downscale}, which leaves {resized.width}x{resized.height} of {name}"
-            )
-        lenses.append(None if is_pinhole(resized) else resized)
-        try:
-            pinholes.append(resized if lenses[-1] is None else undistorted_pinhole(resized))
-        except InputError as error:
-            raise InputError(f"{capture.source}: image {name}: {error}") from None
-    pinholes = _in_few_sizes(pinholes, lenses)
-    return {
-        "intrinsics": np.stack([pinhole.intrinsics for pinhole in pinholes]),
-        "image_sizes": np.array([(pinhole.height, pinhole.width) for pinhole in pinholes], np.int64),
-        "distortion": lenses,
-        "photo_sizes": np.array([(header.height, header.width) for header in headers_used], np.int64),
-        "shrink_factors": np.full(len(headers), factor, np.int64),
-    }
+def _check_whole(photos: list[sizes.Photo]) -> None:
+    """Decodes the photographs whose end does not say that they are whole. Their sizes were compared before."""
+    for photo in photos:
+        if photo.header is not None and not photo.header.seems_whole:
+            photo_files.decode(photo.path)
 
 
 def _load_masks(root: Path, capture: Capture) -> list[str | None]:
-    masks = [
-        named or found
-        for named, found in zip(capture.mask_paths, images.find_masks(root, capture.image_names), strict=True)
-    ]
-    for path in filter(None, masks):
-        images.read_header(path)
-    num_without = masks.count(None)
-    if 0 < num_without < len(masks):
-        logging.getLogger(__name__).warning("%s: %d of %d images have no mask", root, num_without, len(masks))
-    return masks
+    # Where the dataset's files name masks, those in masks/ need not be called after photographs.
+    found = masks.find_masks(root, capture.image_names, must_fit=not any(capture.mask_paths))
+    paths = [named or path for named, path in zip(capture.mask_paths, found, strict=True)]
+    for path in filter(None, paths):
+        photo_files.read_header(path)
+    num_without = paths.count(None)
+    if 0 < num_without < len(paths):
+        _log.warning("%s: %d of %d images have no mask", root, num_without, len(paths))
+    return paths
+
+
+def _kept_fractions(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray:
+    """What fraction of each photograph counts, f64[V]; decodes masks and photographs with an alpha channel."""
+
+    def load(view: int) -> np.ndarray:
+        header = photos[view].header
+        alpha = None
+        if header.has_alpha:
+            size = (header.height, header.width)
+            alpha = photo_files.read_photograph(photos[view].path, size, scene.path)[1]
+        return images.photo_mask(scene, view, alpha)
+
+    masked = [view for view, photo in enumerate(photos)
+              if photo.header is not None and (scene.mask_paths[view] or photo.header.has_alpha)]
+    fractions = np.ones(len(photos))
+    fractions[masked] = masks.kept_fractions(load, masked)
+    if masked:
+        _log.info("%s: masks keep %.1f %% of the pixels of %d photographs", scene.path,
+                  100 * fractions[masked].mean(), len(masked))
+    return fractions
+
+
+def _seen_views(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray | None:
+    """The views that masks leave something of; None: all.
+
+    Raises:
+        InputError: nothing is left of any photograph, or of all but one.
+    """
+    is_empty = _kept_fractions(scene, photos) == 0
+    if not is_empty.any():
+        return None
+    empty = [scene.image_names[view] for view in np.flatnonzero(is_empty)]
+    if len(empty) > scene.num_views - 2:
+        raise InputError(f"{scene.path}: expected masks in which white is what counts, got masks that leave nothing "
+                         f"of {len(empty)} of {scene.num_views} photographs, {empty[0]} for example; invert the masks or "
+                         "move them away")
+    _log.warning("%s: masks leave nothing of %d photographs, which are left out: %s", scene.path, len(empty),
+                 checks.some_of(empty))
+    return np.flatnonzero(~is_empty)
 
 
 def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allow_missing: bool = False) -> Scene:
     """Reads a dataset and checks all that can be checked without decoding every photograph.
+
+    Photographs that are not there, or of which their masks leave nothing, are left out with a word in the log.
 
     Args:
         data: which dataset, size and split. The format is recognised by what is in the folder.
         generated: the built-in town, used if data.path is "generated"; it is made once and kept in `cache_dir`.
         cache_dir: a folder for what is made from settings.
         allow_missing: photographs may be missing, as long as there is one: other processes of the run have them. Their
-            `image_paths` are "" and their sizes those that the camera model says.
+            `image_paths` are "" and their sizes those that the camera model says. Nothing is left out then.
     Returns:
         The scene. Photographs are not in memory; see `ImageStore`.
     Raises:
-        InputError: no such folder or nothing known in it; images that are missing, damaged or of another size; a camera
-            model that no pinhole can replace; no points; NaN; fewer than 2 views; a split that leaves no training view.
+        InputError: no such folder or nothing known in it; most images are missing; images that are damaged or of another
+            shape; a camera model that no pinhole can replace; no points; NaN; fewer than 2 views; masks that leave nothing;
+            a split that leaves no training view.
     """
     data.validate()
     is_generated = data.path == "generated"
     root = _generated(generated, cache_dir) if is_generated else Path(data.path).expanduser()
     if not root.is_dir():
         raise InputError(f"config.data.path: expected a dataset folder, got {root}, which is not there")
-    capture = _sorted_by_name(_read_capture(root, data))
-    _check(capture)
-    paths, is_full = _find_photographs(root, capture, data, allow_missing)
+    capture = checks.checked(_sorted_by_name(_read_capture(root, data)))
+    # Before anything is left out: lists may name all photographs, and every eighth stays the same one.
     is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names)
-    headers = [None if path is None else images.read_header(path) for path in paths]
-    masks = _load_masks(root, capture)
+    found = _Found(capture, *_find_photographs(root, capture, data), is_test)
+    is_there = np.array([path is not None for path in found.paths])
+    if allow_missing and is_there.any() and not is_there.all():
+        return _scene(root, found, data)[0]
+    checks.check_missing(capture.image_files, is_there.tolist(), f"{found.folder}: {capture.source}")
+    if not is_there.all():
+        found = found.of_views(np.flatnonzero(is_there))
+    scene, photos = _scene(root, found, data)
+    if not scene.has_masks:
+        return scene
+    seen = _seen_views(scene, photos)
+    return scene if seen is None else _scene(root, found.of_views(seen), data)[0]
+
+
+class _Found(NamedTuple):
+    """A capture, its photographs as they were found, and the split."""
+
+    capture: Capture
+    paths: list[Path | None]
+    folder: Path
+    is_full: bool
+    is_test: np.ndarray
+
+    def of_views(self, views: np.ndarray) -> "_Found":
+        """Some of the views, in this order."""
+        source = self.capture.source
+        if len(views) < 2:
+            raise InputError(f"{source}: expected at least 2 photographs, got {len(views)}; copy the others there")
+        if self.is_test[views].all():
+            raise InputError(f"{source}: expected a photograph for training, got none among the {len(views)} that are left; "
+                             "choose another config.data.split")
+        return self._replace(capture=self.capture.of_views(views), paths=[self.paths[view] for view in views],
+                             is_test=self.is_test[views])
+
+
+def _ground_truth(root: Path, names: list[str]) -> GroundTruth | None:
+    """The ground truth with the exact depth of these photographs, which have its names."""
+    truth = load_ground_truth(root)
+    if truth is None or not truth.depth_paths:
+        return truth
+    by_name = {Path(path).stem: path for path in truth.depth_paths}
+    stems = [Path(name).stem for name in names]
+    if len(set(stems)) == len(stems) and set(stems) <= set(by_name):
+        return dataclasses.replace(truth, depth_paths=tuple(by_name[stem] for stem in stems))
+    if len(truth.depth_paths) == len(names):  # counted by name
+        return truth
+    return dataclasses.replace(truth, depth_paths=())
+
+
+def _scene(root: Path, found: _Found, data: DataSettings) -> tuple[Scene, list[sizes.Photo]]:
+    capture, folder = found.capture, found.folder
+    photos = _photographs(capture, found.paths)
+    cameras = sizes.load_cameras(photos, folder, found.is_full, data, capture.source)
+    _check_whole(photos)
+    mask_paths = _load_masks(root, capture)
     return Scene(
-        name="generated" if is_generated else root.resolve().name,
+        name="generated" if data.path == "generated" else root.resolve().name,
         path=str(root),
         image_names=capture.image_names,
-        image_paths=[str(path or "") for path in paths],
+        image_paths=[photo.path for photo in photos],
         camera_from_world=capture.camera_from_world,
-        mask_paths=masks,
-        has_masks=any(masks) or any(header.has_alpha for header in headers if header),
+        mask_paths=mask_paths,
+        has_masks=any(mask_paths) or any(photo.header.has_alpha for photo in photos if photo.header),
         points=capture.points,
         point_colors=capture.point_colors,
         track_offsets=capture.track_offsets,
         track_views=capture.track_views,
-        is_test=is_test,
+        is_test=found.is_test,
         up=estimate_up(capture.camera_from_world, capture.points),
-        ground_truth=load_ground_truth(root),
-        **_load_cameras(capture, headers, paths, is_full, data),
-    )
+        ground_truth=_ground_truth(root, capture.image_names),
+        **cameras,
+    ), photos

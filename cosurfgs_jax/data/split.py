@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import read_lines, reading
 
 _TEST_WORDS = ("test", "val", "validation", "eval")
 
 
 def _read_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a text file with one image name per line, got {error}") from None
+    with reading(path, "a text file with one image name per line", "write it again"):
+        lines = read_lines(path)
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

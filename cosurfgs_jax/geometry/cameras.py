@@ -10,6 +10,31 @@ from jaxtyping import Float
 AnyArray = np.ndarray | jax.Array
 
 
+def _product(vectors, matrix):
+    return jax.numpy.matmul(vectors, matrix.T, precision="highest")
+
+
+def _sums(vectors, matrix):
+    x, y, z = (vectors[..., i] for i in range(3))
+    return jax.numpy.stack([x * row[0] + y * row[1] + z * row[2] for row in matrix], axis=-1)
+
+
+def turn(vectors: Float[AnyArray, "*batch 3"], matrix: Float[AnyArray, "3 3"]) -> Float[AnyArray, "*batch 3"]:
+    """A matrix times each vector, vectors @ matrix.T, never with shortened mantissas.
+
+    On CPUs a product of matrices. For other devices it is written as the sums it is, which their compilers compute together with
+    what comes before and after: a product would be a call of a matrix library, or a kernel of its own, that fills 3 of the 16
+    columns of a matrix unit and sends its result through memory.
+
+    Args:
+        vectors: [...,3]. Take gradient.
+        matrix: [3,3]. Takes gradient.
+    """
+    if isinstance(vectors, np.ndarray) and isinstance(matrix, np.ndarray):
+        return vectors @ matrix.T
+    return jax.lax.platform_dependent(vectors, matrix, cpu=_product, default=_sums)
+
+
 def camera_center(camera_from_world: Float[AnyArray, "*views 4 4"]) -> Float[AnyArray, "*views 3"]:
     """Where cameras stand.
 
@@ -67,7 +92,7 @@ def unproject(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray, "3 3"],
     points = pixel_rays(intrinsics, depth.shape) * depth[..., None]
     if camera_from_world is None:
         return points
-    return (points - camera_from_world[:3, 3][None, None, :]) @ camera_from_world[:3, :3]
+    return turn(points - camera_from_world[:3, 3][None, None, :], camera_from_world[:3, :3].T)
 
 
 def project(points_world: Float[AnyArray, "*batch 3"], camera_from_world: Float[AnyArray, "4 4"],
@@ -84,7 +109,7 @@ def project(points_world: Float[AnyArray, "*batch 3"], camera_from_world: Float[
     """
     xp = points_world.__array_namespace__()
     lead = (None,) * (points_world.ndim - 1)
-    camera = points_world @ camera_from_world[:3, :3].T + camera_from_world[:3, 3][lead]
+    camera = turn(points_world, camera_from_world[:3, :3]) + camera_from_world[:3, 3][lead]
     z = camera[..., 2]
     safe_z = xp.where(z > 0, z, xp.ones_like(z))
     x = intrinsics[0, 0] * camera[..., 0] / safe_z + intrinsics[0, 2]

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses import multi_view
 from cosurfgs_jax.losses.single_view import single_view_loss
 from cosurfgs_jax.raster import ffi
@@ -110,12 +109,7 @@ def geometric_losses(out: RenderOutput, camera: Camera, photo: UInt8[Array, "h w
     Raises:
         InputError: an unknown backend, or one that is not there.
     """
-    if backend not in (None, "cpu", "reference"):
-        raise InputError(f'backend: expected None, "cpu" or "reference" for geometric losses, got {backend!r}')
-    if backend == "cpu" and ffi.why_no_cpu_library():
-        raise InputError(f'backend: "cpu" was asked for, but {ffi.why_no_cpu_library()}')
-    is_native = ffi.has_native(out.plane_depth, out.normal) if backend is None else backend == "cpu"
-    if not is_native:
+    if not ffi.choose_native("geometric losses", "cosurfgs_geometric_losses", backend, out.plane_depth, out.normal):
         return _reference(out, camera, photo, mask, second, second_depth, weights)
     if second is None or not weights.has_multi_view:
         second = SecondView(camera, jnp.zeros((0, 0, 3), jnp.uint8), jnp.zeros((), bool), jnp.zeros(2, jnp.int32))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras
@@ -62,9 +63,9 @@ def at_lattice(image: Float[Array, "h w *c"], stride: int, offset: Int[Array, "2
     return rolled[::stride, ::stride]
 
 
-def _bilinear(image, pixels):
+def _bilinear(image, x, y):
     height, width = image.shape
-    x, y = pixels[..., 0] - 0.5, pixels[..., 1] - 0.5
+    x, y = x - 0.5, y - 0.5
     is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     left = jnp.clip(jnp.floor(x), 0, width - 2).astype(jnp.int32)
     top = jnp.clip(jnp.floor(y), 0, height - 2).astype(jnp.int32)
@@ -89,23 +90,25 @@ def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], p
     Returns:
         NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches without texture score 0; and
         whether the patch lies inside both images, in front of the neighbour and where that counts. 0 where it does not.
-    Source: plane-homography NCC of PGSR (Chen et al. 2024). x' = (K' R K^-1) x + (K' t) w(x), with w(x) the plane's inverse
-    depth at x, is its homography times that inverse depth.
+    Source: plane-homography NCC of PGSR (Chen et al. 2024). A pixel's ray r meets the plane at r / w, with w its inverse depth
+    there; the neighbour sees that point where it sees R r + w t. Coordinates are arrays of their own: as an axis of two or three,
+    with products of matrices along it, they would go through memory a dozen times on a GPU.
     """
-    intrinsics, neighbor_intrinsics = jnp.asarray(intrinsics), jnp.asarray(neighbor_intrinsics)
-    warp = neighbor_intrinsics @ neighbor_from_view[:3, :3] @ jnp.linalg.inv(intrinsics)
-    epipole = neighbor_intrinsics @ neighbor_from_view[:3, 3]
-    gray, neighbor_gray, warp, epipole, intrinsics = jax.lax.stop_gradient((gray, neighbor_gray, warp, epipole, intrinsics))
-    reach = jnp.arange(-PATCH_RADIUS, PATCH_RADIUS + 1).astype(planes.dtype)
-    steps = jnp.stack(jnp.meshgrid(reach, reach, indexing="xy"), axis=-1).reshape(-1, 2)
-    pixels = lattice_pixels(gray.shape, stride, offset).astype(planes.dtype)[..., None, :] + steps[None, None]
-    inverse_depth = (cameras.back_project(pixels, jnp.ones_like(pixels[..., 0]), intrinsics) * planes[..., None, :]).sum(-1)
-    homogeneous = jnp.concatenate([pixels, jnp.ones_like(pixels[..., :1])], axis=-1)
-    there = homogeneous @ warp.T + inverse_depth[..., None] * epipole[None, None, None]
-    is_front = there[..., 2] > 0
-    there = there[..., :2] / jnp.where(is_front, there[..., 2], 1)[..., None]
-    own, is_own_inside = _bilinear(gray, pixels)
-    other, is_inside = _bilinear(neighbor_gray, there)
+    gray, neighbor_gray, pose, intrinsics, neighbor_intrinsics = jax.lax.stop_gradient(
+        tuple(map(jnp.asarray, (gray, neighbor_gray, neighbor_from_view, intrinsics, neighbor_intrinsics))))
+    reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
+    across, down = (jnp.asarray(steps.reshape(-1), planes.dtype)[None, None] for steps in np.meshgrid(reach, reach))
+    pixels = lattice_pixels(gray.shape, stride, offset).astype(planes.dtype)[..., None]
+    x, y = pixels[:, :, 0] + across, pixels[:, :, 1] + down
+    ray_x, ray_y = ((at - intrinsics[i, 2]) / intrinsics[i, i] for i, at in enumerate((x, y)))
+    inverse_depth = ray_x * planes[..., 0, None] + ray_y * planes[..., 1, None] + planes[..., 2, None]
+    there_x, there_y, there_z = (row[0] * ray_x + row[1] * ray_y + row[2] + row[3] * inverse_depth for row in pose[:3])
+    is_front = there_z > 0
+    scale = 1 / jnp.where(is_front, there_z, 1)
+    there_x, there_y = (at * scale * neighbor_intrinsics[i, i] + neighbor_intrinsics[i, 2]
+                        for i, at in enumerate((there_x, there_y)))
+    own, is_own_inside = _bilinear(gray, x, y)
+    other, is_inside = _bilinear(neighbor_gray, there_x, there_y)
     is_valid = (is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= LEAST_GRAY)).all(axis=-1)
     own, other = (values - values.mean(axis=-1, keepdims=True) for values in (own, other))
     variances = ((own * own).mean(axis=-1) + NOISE_STD**2) * ((other * other).mean(axis=-1) + NOISE_STD**2)
@@ -137,7 +140,7 @@ def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w
     """
     pose, neighbor = jax.lax.stop_gradient((camera.camera_from_world, neighbor))
     depth = at_lattice(out.plane_depth, stride, offset)  # 0 where invalid
-    normal = at_lattice(out.normal, stride, offset) @ pose[:3, :3].T
+    normal = cameras.turn(at_lattice(out.normal, stride, offset), pose[:3, :3])
     pixels = lattice_pixels(gray.shape, stride, offset)
     neighbor_from_view = relative_pose(neighbor.camera.camera_from_world, pose)
     back, _, is_valid = there_and_back(pixels, depth, camera.intrinsics, neighbor.plane_depth, neighbor.camera.intrinsics,

@@ -13,6 +13,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import ffi
 
 _F32 = np.dtype(np.float32)
+_TARGET = "cosurfgs_photometric_losses"
 
 
 class PhotometricWeights(NamedTuple):
@@ -113,7 +114,7 @@ def _reference(render, alpha, transform, photo, mask, weights: PhotometricWeight
 
 def _call(weights: PhotometricWeights, render, alpha, transform, photo, mask):
     results = [((2,), _F32), (render.shape, _F32), (alpha.shape, _F32), (transform.shape, _F32)]
-    return ffi.call("cosurfgs_photometric_losses", results, render, alpha, transform, photo, mask,
+    return ffi.call(_TARGET, results, render, alpha, transform, photo, mask,
                     color_weight=float(weights.photometric * (1 - weights.ssim)),
                     ssim_weight=float(weights.photometric * weights.ssim), light_weight=float(weights.transparency))
 
@@ -124,8 +125,8 @@ def _native(weights: PhotometricWeights, render, alpha, transform, photo, mask):
 
 
 def _native_forward(weights, *operands):
-    # One pass over the image gives the losses and their derivatives: the filtered images of SSIM stay in the cache, where a
-    # backward pass of its own would filter them again.
+    # One call gives the losses and their derivatives: the filtered images of SSIM are at hand, which a backward pass of its own
+    # would have to keep or filter again.
     losses, *gradients = _call(weights, *operands)
     return losses, gradients
 
@@ -150,7 +151,7 @@ def photometric_losses(render: Float[Array, "h w 3"], alpha: Float[Array, "h w"]
         mask: [H,W], False = ignore the pixel, too; None = the photograph decides alone.
         transform: [3,4], from canonical colours to the photograph's (see `expose`). Takes gradient. None = none.
         weights: static.
-        backend: "cpu" (native kernel, float32), "reference" (plain JAX), or None: native where it can run.
+        backend: "cpu" or "cuda" (native kernels, float32), "reference" (plain JAX), or None: native where it can run.
     Raises:
         InputError: operands that do not fit, an unknown backend, or one that is not there.
     """
@@ -158,12 +159,7 @@ def photometric_losses(render: Float[Array, "h w 3"], alpha: Float[Array, "h w"]
     if photo.ndim != 3 or photo.shape[:2] != shape or photo.shape[2] not in (3, 4) or alpha.shape != shape:
         raise InputError(f"photo, alpha: expected [H,W,3 or 4] and [H,W] of a render {render.shape}, got {photo.shape} and "
                          f"{alpha.shape}")
-    if backend not in (None, "cpu", "reference"):
-        raise InputError(f'backend: expected None, "cpu" or "reference" for photometric losses, got {backend!r}')
-    if backend == "cpu" and ffi.why_no_cpu_library():
-        raise InputError(f'backend: "cpu" was asked for, but {ffi.why_no_cpu_library()}')
-    is_native = ffi.has_native(render, alpha) if backend is None else backend == "cpu"
-    if not is_native:
+    if not ffi.choose_native("photometric losses", _TARGET, backend, render, alpha):
         return _reference(render, alpha, transform, photo, mask, weights)
     transform = jnp.eye(3, 4) if transform is None else transform
     mask = jnp.zeros((0, 0), bool) if mask is None else mask

@@ -15,6 +15,8 @@ from jax.extend.backend import get_backend
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from cosurfgs_jax.errors import InputError
+
 _CPU_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsRasterForward",
     "cosurfgs_raster_backward": "CosurfgsRasterBackward",
@@ -28,7 +30,10 @@ _CPU_TARGETS = {
 _CUDA_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsCudaRasterForward",
     "cosurfgs_raster_backward": "CosurfgsCudaRasterBackward",
+    "cosurfgs_photometric_losses": "CosurfgsCudaPhotometricLosses",
+    "cosurfgs_adam": "CosurfgsCudaAdam",
 }
+_TARGETS = {"cpu": _CPU_TARGETS, "cuda": _CUDA_TARGETS}  # by the backend that has them
 
 
 def _library_path(name: str) -> str:
@@ -77,16 +82,35 @@ def why_no_cpu_library() -> str:
     return ""
 
 
-@functools.cache
-def cuda_problem() -> str:
-    """Why the GPUs of this machine, as CUDA itself sees them, cannot run the native CUDA library; empty if they can.
+def cuda_code(capability: str, machine_code: list[str], ptx: list[str]) -> str:
+    """What a GPU runs of a CUDA library.
 
+    Args:
+        capability: the GPU's compute capability as JAX says it, e.g. "8.6".
+        machine_code, ptx: what the library holds, as _build_info.py says it: "86" for 8.6.
+    Returns:
+        "machine code" if there is some of the same generation that is not newer; else "PTX" if there is some that is not
+        newer, which the driver compiles; else "".
+    Source: CUDA C++ programming guide, binary and PTX compatibility.
+    """
+    major, minor = (int(number) for number in capability.split("."))
+    if any(divmod(int(code), 10)[0] == major and int(code) % 10 <= minor for code in machine_code):
+        return "machine code"
+    return "PTX" if any(int(code) <= 10 * major + minor for code in ptx) else ""
+
+
+def cuda_problem(devices: tuple[int, ...] = ()) -> str:
+    """Why GPUs cannot run the native CUDA library; empty if they can.
+
+    Args:
+        devices: numbers of GPUs as CUDA counts them; empty: all of this machine. A GPU that is asked gets a context, which
+            takes some of its memory, so those of other processes are better left out.
     Raises:
         OSError, AttributeError: see `load_cuda_library`.
     """
     function = load_cuda_library().cosurfgs_cuda_problem
     function.restype = ctypes.c_char_p
-    return function().decode()
+    return function((ctypes.c_int32 * len(devices))(*devices), ctypes.c_int32(len(devices))).decode()
 
 
 @functools.cache
@@ -96,7 +120,7 @@ def why_no_cuda_library() -> str:
         return (f"JAX computes on {jax.default_backend()} here; on a machine with an NVIDIA GPU, pip install "
                 '"cosurfgs_jax[cuda13]" or "cosurfgs_jax[cuda12]"')
     try:
-        problem = cuda_problem()
+        problem = cuda_problem(tuple(device.local_hardware_id for device in jax.local_devices()))
     except (OSError, AttributeError) as error:
         return (f"the native CUDA library cannot be loaded ({error}); reinstall with nvcc 12 or 13 on the PATH: "
                 "COSURFGS_CUDA=ON pip install .")
@@ -108,10 +132,40 @@ def is_cuda() -> bool:
     return jax.default_backend() == "gpu" and "cuda" in get_backend().platform_version.lower()
 
 
-def has_native(*operands: jax.Array) -> bool:
-    """Whether native targets besides the rasterizer's can take these: float32 on a CPU, with the library there."""
-    return (jax.default_backend() == "cpu" and all(operand.dtype == np.float32 for operand in operands)
-            and not why_no_cpu_library())
+def has_native(target: str, *operands: jax.Array) -> bool:
+    """Whether a native target can take these: float32, on a platform whose library is there and has it."""
+    if any(operand.dtype != np.float32 for operand in operands):
+        return False
+    if is_cuda():
+        return target in _CUDA_TARGETS and not why_no_cuda_library()
+    return jax.default_backend() == "cpu" and target in _CPU_TARGETS and not why_no_cpu_library()
+
+
+def choose_native(what: str, target: str, backend: str | None, *operands: jax.Array) -> bool:
+    """Whether a function that has a native target beside its plain definition calls it.
+
+    Args:
+        what: the function, for messages, e.g. "Adam".
+        target: its target.
+        backend: "cpu" or "cuda" (the target there), "reference" (the plain definition), or None: the target where it can run.
+        *operands: what it computes from.
+    Raises:
+        InputError: an unknown backend, or one that is not there.
+    """
+    if backend is None:
+        return has_native(target, *operands)
+    known = [name for name, targets in _TARGETS.items() if target in targets]
+    if backend not in (*known, "reference"):
+        listed = ", ".join(f'"{name}"' for name in known)
+        raise InputError(f'backend: expected None, {listed} or "reference" for {what}, got {backend!r}')
+    if backend == "reference":
+        return False
+    why_not = why_no_cuda_library() if backend == "cuda" else why_no_cpu_library()
+    if not why_not and backend == "cpu" and (is_cuda() or jax.default_backend() != "cpu"):
+        why_not = "JAX does not compute on the CPU here"
+    if why_not:
+        raise InputError(f'backend: "{backend}" was asked for, but {why_not}')
+    return True
 
 
 def cpu_instruction_set() -> str:

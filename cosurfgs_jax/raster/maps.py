@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.geometry.cameras import pixel_rays
+from cosurfgs_jax.geometry.cameras import pixel_rays, turn
 from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.types import Camera, RenderOutput
 
@@ -33,8 +33,7 @@ class RawMaps(NamedTuple):
 def _plane_depth(normal_sum, plane_sum, transmittance, pose, intrinsics, projection: str):
     """The definition: plane depth [H,W], 0 where invalid, and bool[H,W] whether it is valid."""
     alpha, rays = 1.0 - transmittance, pixel_rays(intrinsics, transmittance.shape)
-    # GPUs would multiply with 10-bit mantissas (TF32) by default.
-    normal_camera = jnp.matmul(normal_sum, pose[:3, :3].T, precision="highest")
+    normal_camera = turn(normal_sum, pose[:3, :3])
     if projection == "orthographic":  # pixel_rays holds where the ray starts in x and y; it goes along z
         facing = cosine = -normal_camera[..., 2]
         distance = plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)
@@ -98,6 +97,6 @@ def finish(raw: RawMaps, camera: Camera, projection: str = "perspective",
         RenderOutput with the leading axes of `raw`.
     """
     if is_native is None:
-        is_native = ffi.has_native(raw.transmittance)
+        is_native = ffi.has_native("cosurfgs_plane_depth", raw.transmittance)
     one = functools.partial(_finish_view, projection=projection, is_native=is_native and projection == "perspective")
     return one(raw, camera) if camera.camera_from_world.ndim == 2 else jax.vmap(one)(raw, camera)

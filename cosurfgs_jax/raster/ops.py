@@ -15,9 +15,26 @@ from cosurfgs_jax.types import Camera, Surfels
 
 MAP_LEVELS = {"color": 0, "geometry": 1, "all": 2}
 
+_TARGETS = "cosurfgs_raster"
 
-def _forward_call(static: Static, params, cameras, background):
-    """Calls the forward target for V cameras; params = means, quats, log_scales, logit_opacities, sh, alive."""
+
+def _kept_bytes(targets: str, num_surfels: int, image_size) -> int:
+    """Memory in which a forward call leaves work for the backward call, which else would project and sort again.
+
+    On GPUs that takes 144 bytes per surfel, 8 per tile, and 4 per pair of surfel and tile, so there is room for 12 pairs per
+    surfel and 240 per tile; if that is too little the backward call does the work again (gpu_pipeline.h). The CPU's call leaves
+    nothing: there, memory is dearer than the work.
+    """
+    if targets == _TARGETS and not ffi.is_cuda():
+        return 0
+    return 192 * num_surfels + 4 * image_size[0] * image_size[1]
+
+
+def _forward_call(static: Static, params, cameras, background, kept_bytes=0):
+    """Calls the forward target for V cameras; params = means, quats, log_scales, logit_opacities, sh, alive.
+
+    Of several views nothing is kept, as it would be as much for each of them.
+    """
     num_views, num_surfels = cameras[0].shape[0], params[0].shape[0]
     image = (num_views, static.height, static.width)
     f32, i32, none = np.float32, np.int32, (0,)
@@ -29,7 +46,7 @@ def _forward_call(static: Static, params, cameras, background):
         (image if everything else none, f32),
         (image, i32), (image if geometry else none, i32),
         ((num_views, num_surfels, 4) if static.with_contributions else none, f32),
-        ((num_views, 2), i32),
+        ((num_views, 2), i32), ((kept_bytes if num_views == 1 else 0,), np.uint8),
     ]
     return ffi.call(f"{static.targets}_forward", results, *params, *cameras, background, width=static.width,
                     height=static.height, near=static.near, sh_degree=static.sh_degree, maps=static.maps,
@@ -65,22 +82,23 @@ def draw(static: Static, params, cameras, background, probe):
         anything where it was not asked for.
     """
     del probe  # exists for its cotangent
-    return _forward_call(static, params, cameras, background)
+    *out, _ = _forward_call(static, params, cameras, background)
+    return tuple(out)
 
 
 def _draw_fwd(static, params, cameras, background, probe):
-    out = _forward_call(static, params, cameras, background)
+    *out, kept = _forward_call(static, params, cameras, background, static.kept_bytes)
     transmittance, depth_sum, last, median_index = out[1], out[2], out[7], out[8]
-    return out, (params, cameras, background, probe, transmittance, depth_sum, last, median_index)
+    return tuple(out), (params, cameras, background, probe, transmittance, depth_sum, last, median_index, kept)
 
 
 def _draw_bwd(static, residuals, cotangents):
-    params, cameras, background, probe, transmittance, depth_sum, last, median_index = residuals
+    params, cameras, background, probe, transmittance, depth_sum, last, median_index, kept = residuals
     f32 = np.float32
     results = [(x.shape, f32) for x in params[:5]] + [(cameras[0].shape, f32), (probe.shape, f32)]
     *g_params, g_pose, g_probe = ffi.call(
         f"{static.targets}_backward", results, *params, *cameras, background, transmittance, depth_sum, last,
-        median_index, *cotangents[:7], width=static.width, height=static.height, near=static.near,
+        median_index, *cotangents[:7], kept, width=static.width, height=static.height, near=static.near,
         sh_degree=static.sh_degree, maps=static.maps, deterministic=static.deterministic)
     g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents[0], precision="highest")
     return (*g_params, None), (g_pose, jnp.zeros_like(cameras[1])), g_background, g_probe
@@ -91,7 +109,7 @@ draw.defvjp(_draw_fwd, _draw_bwd)
 
 def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.Array | None, *, image_size, near: float,
            sh_degree: int, maps: str, with_contributions: bool, projection: str = "perspective", deterministic: bool = True,
-           draw: Callable = draw, targets: str = "cosurfgs_raster") -> RawMaps:
+           draw: Callable = draw, targets: str = _TARGETS, kept_bytes: int | None = None) -> RawMaps:
     """Draws the views of `camera`; the same definition as `reference.render`.
 
     Args:
@@ -107,6 +125,7 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
         deterministic: see `rasterize`.
         draw: what makes the maps: the native kernels, or others that take and give the same.
         targets: how the names of the native targets begin; a test puts an emulation there.
+        kept_bytes: memory in which a forward call leaves work for the backward call; None = what suits the targets.
     Returns:
         RawMaps with the leading axes of `camera`.
     """
@@ -119,7 +138,8 @@ def render(surfels: Surfels, camera: Camera, background: jax.Array, probe: jax.A
     if probe is None:
         probe = jnp.zeros((0,), jnp.float32)
     static = Static(int(image_size[0]), int(image_size[1]), float(near), int(sh_degree), MAP_LEVELS[maps],
-                    bool(with_contributions), projection == "orthographic", bool(deterministic), targets)
+                    bool(with_contributions), projection == "orthographic", bool(deterministic), targets,
+                    _kept_bytes(targets, params[0].shape[0], image_size) if kept_bytes is None else int(kept_bytes))
     operands = (*params, *cameras, jnp.asarray(background, jnp.float32), probe)
     if static.orthographic:
         operands = refuse_gradient(operands)

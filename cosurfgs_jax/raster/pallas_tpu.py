@@ -3,7 +3,10 @@
 It has been compared with the definition in Pallas' interpreter, and it lowers for TPUs; it has never run on one. Projection and
 lists are plain JAX (see `tiled` and `pairs`); the arithmetic is `blending`. A program reads its list in chunks of 128 pairs
 from the memory of the device into scalar memory. A chunk at the border of two tiles is read by both, and both write their own
-columns of its results: the programs of a TPU core run one after the other.
+columns of its results: the programs of a TPU core run one after the other, which the kernels ask for.
+
+It is written to be right, not to be fast: a tile fills 2 of the 8 rows of a register, each pair of the way back makes 22 sums
+over the tile, and nothing is computed while a chunk is on its way.
 """
 
 import functools
@@ -26,6 +29,9 @@ _SHAPE = (TILE * TILE // _LANES, _LANES)
 _RANK = projection.NUM_FEATURES  # row of a chunk that holds the rank, as a float
 _MAX_SURFELS = 2**24  # ranks up to it are exact floats
 _ROWS = 24  # of a chunk: features and rank, or results
+# Where each list begins and how long it is lies in scalar memory, beside two chunks: 1 MiB a core, some of it the compiler's.
+# Without this limit it refuses pictures of 8K, in words about its memory.
+_MAX_TILES = (2**20 - 2 * _ROWS * CHUNK * 4 - 2**16) // 8
 
 
 def _pixel_centers(columns: int):
@@ -150,13 +156,14 @@ def _call(kernel, grid: Grid, window: pairs.Window, chunks, maps, results: int, 
         num_scalar_prefetch=2, grid=(grid.num_tiles,), in_specs=[anywhere, *[block] * len(maps), *[anywhere] * len(by_pair)],
         out_specs=[*[block] * results, *[anywhere] * len(by_pair)],
         scratch_shapes=[*[scalars] * (1 + len(by_pair)), pltpu.SemaphoreType.DMA])
+    in_order = pltpu.CompilerParams(dimension_semantics=("arbitrary",))
     shapes = [ffi.result_like(x, x.shape, x.dtype) for x in (*maps[:results], *by_pair)]
     operands = (window.begin, window.count, chunks, *maps, *by_pair)
     aliases = {len(operands) - 1: results} if by_pair else {}
 
     def run(*operands, interpret):
-        return pl.pallas_call(kernel, grid_spec=spec, out_shape=shapes, input_output_aliases=aliases,
-                              interpret=interpret)(*operands)
+        return pl.pallas_call(kernel, grid_spec=spec, out_shape=shapes, input_output_aliases=aliases, interpret=interpret,
+                              compiler_params=in_order)(*operands)
 
     out = jax.lax.platform_dependent(*operands, tpu=functools.partial(run, interpret=False),
                                      default=functools.partial(run, interpret=True))
@@ -184,6 +191,10 @@ def _blend_view(static: Static, grid: Grid, ordered: Ordered):
     if ordered.ids.shape[0] > _MAX_SURFELS:
         raise InputError(f'backend "tpu": expected at most {_MAX_SURFELS:,d} surfels on a device, got {ordered.ids.shape[0]:,d}; '
                          "train more blocks (config.partition.num_blocks) on more devices")
+    if grid.num_tiles > _MAX_TILES:
+        raise InputError(f'backend "tpu": expected an image of at most {_MAX_TILES:,d} tiles of {TILE} x {TILE} pixels, got '
+                         f"{static.width} x {static.height} pixels, {grid.num_tiles:,d} tiles; set a larger "
+                         'config.data.downscale, or config.raster.backend="portable"')
     size = pairs.window_size(ordered.ids.shape[0], grid)
     inside = like(to_tiles(jnp.ones((static.height, static.width)), grid), ordered.features)
     state = blending.empty(inside * 0, static.maps)._replace(is_open=inside)

@@ -34,6 +34,7 @@ class Static(NamedTuple):
     orthographic: bool
     deterministic: bool = True
     targets: str = "cosurfgs_raster"  # how the names of the native targets begin; plain JAX has none
+    kept_bytes: int = 0  # of what a native forward call leaves for the backward call
 
 
 class Projected(NamedTuple):

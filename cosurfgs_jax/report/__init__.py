@@ -66,8 +66,8 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
     names = sorted(path.name for path in (folder / "renders").glob("*.png")) if folder else []
     if not names:
         return ""
-    photo_names = files.read_json(folder / "views.json") if (folder / "views.json").exists() else {}
-    per_view = files.read_json(workdir / "per_view.json") if (workdir / "per_view.json").exists() else {}
+    photo_names = files.read_json_object(folder / "views.json") if (folder / "views.json").exists() else {}
+    per_view = files.read_json_object(workdir / "per_view.json") if (workdir / "per_view.json").exists() else {}
     psnr = per_view.get(folder.name, {}).get("PSNR", {})
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, num_views).round().astype(int))]
     rows = []
@@ -80,7 +80,7 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
             if (folder / kind / name).exists():
                 image = pictures.shrink(pictures.read_image(folder / kind / name), _PICTURE_WIDTH)
                 caption = f"{title}: {photo_names.get(name, name)}" if kind == "gt" else title
-                caption += f", {psnr[name]:.2f} dB" if kind == "renders" and name in psnr else ""
+                caption += f", {psnr[name]:.2f} dB" if kind == "renders" and psnr.get(name) is not None else ""
                 cells.append(page.figure(pictures.data_url(image), caption))
         error = pictures.colorize_error(*(pictures.read_image(folder / kind / name) for kind in ("renders", "gt")))
         error = pictures.shrink(error, _PICTURE_WIDTH)
@@ -129,7 +129,7 @@ def _partition(workdir: Path) -> str:
     path = workdir / "partition.json"
     if not path.exists():
         return ""
-    table = files.read_json(path)
+    table = files.read_json_object(path)
     return f'<div class="pair">{partition_picture(table)}</div>'
 
 
@@ -226,26 +226,37 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         InputError: a file is damaged, or the disk is full.
     """
     workdir = Path(workdir)
-    metrics = files.read_json(workdir / "metrics.json") if (workdir / "metrics.json").exists() else {}
+    with files.reading(workdir, "a run with whole JSON files (metrics.json, per_view.json, partition.json)",
+                       "run `python -m cosurfgs_jax.evaluate` again, or restore them"):
+        parts = _parts(workdir, curves, timings or {}, np.asarray(up, np.float64), num_views)
+    text = page.document(title or workdir.resolve().name, "cosurfgs_jax report", parts)
+    path = workdir / "report.html"
+    files.write_text(path, text)
+    return path
+
+
+def _parts(workdir: Path, curves: Curves | None, timings: dict[str, float], up: np.ndarray, num_views: int) -> list[str]:
+    """The sections of the page; see `write_report`."""
+    metrics = files.read_json_object(workdir / "metrics.json") if (workdir / "metrics.json").exists() else {}
     final = metrics.get("final") or {}
     geometry, choices = _geometry_table(metrics.get("geometry"))
     charts = "".join(line_chart(name, lines) for name, lines in (curves or {}).items())
     scores = page.table(["score", "value"], [[name.replace("_", " "), _format(value, 5)] for name, value in final.items()
                                              if not isinstance(value, dict)])
-    parts = [
+    return [
         _key_numbers(metrics),
         page.section("Test views", _view_pictures(workdir, num_views),
                      "Photographs that training did not see. Depth: near is bright. Normals: red right, green up, blue "
                      "towards the viewer."),
-        page.section("Mesh", _mesh_pictures(workdir, np.asarray(up, np.float64)),
+        page.section("Mesh", _mesh_pictures(workdir, up),
                      "Drawn without perspective. Reddish parts are seen from behind."),
-        page.section("Error of the surface", error_pictures(workdir / "mesh", np.asarray(up, np.float64)),
+        page.section("Error of the surface", error_pictures(workdir / "mesh", up),
                      "Left, the mesh coloured by the distance to ground truth: bright parts are wrong, grey ones lie outside "
                      "of what is compared. Right, ground truth coloured by the distance to the mesh: bright parts are missing "
                      "there. The scale ends at the largest threshold of the scores."),
         page.section("Course of training", f'<div class="charts">{charts}</div>' if charts else ""),
         page.section("Partition", _partition(workdir), "The cells that blocks train, with their photographs and SfM points."),
-        page.section("Stages", _stage_table(metrics, timings or {})),
+        page.section("Stages", _stage_table(metrics, timings)),
         page.section("Depth at the seams", _seam_table(metrics),
                      "Medians over pixels as shares of the depth, in the band along the walls between cells and, in brackets, "
                      "elsewhere. Blocks disagree: whole local models of two blocks about the same pixels, before they are "
@@ -262,7 +273,3 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         page.section("Surface against ground truth", geometry, choices),
         page.section("Settings that differ from the defaults", _settings_table(workdir)),
     ]
-    text = page.document(title or workdir.resolve().name, "cosurfgs_jax report", parts)
-    path = workdir / "report.html"
-    files.write_text(path, text)
-    return path

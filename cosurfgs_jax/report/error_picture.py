@@ -58,7 +58,7 @@ def error_pictures(folder: Path, up: np.ndarray) -> str:
     """The files of `write_error_files` drawn from above and from the side with a colour bar, as HTML; "" where there are none."""
     if not all((folder / name).exists() for name in (ERROR_FILE, MISSING_FILE, SCALE_FILE)):
         return ""
-    scale = files.read_json(folder / SCALE_FILE)
+    scale = files.read_json_object(folder / SCALE_FILE)
     mesh = read_mesh_ply(folder / ERROR_FILE)
     table = read_ply(folder / MISSING_FILE)[0]["vertex"]
     points = columns(table, ("x", "y", "z"), folder / MISSING_FILE)

@@ -206,10 +206,15 @@ def write_dsm(dsm_path: Path, orthophoto_path: Path, surfels: Surfels, frame: Sc
     """
     check_geo(scene, settings)
     axes = ground.choose_frame(scene.up, frame)
+    centers = axes.from_dataset(camera_center(scene.camera_from_world))
     points = axes.from_dataset(scene.points)
+    is_near = ground.is_near(points, centers)
+    if not is_near.all():
+        _LOG.warning("height map: %d of %d SfM points are too far away to be of this place and were not looked at",
+                     (~is_near).sum(), len(is_near))
+    points = points[is_near]
     grid = ground.choose_grid(points, choose_pixel_size(scene, settings), memory_mb)
-    camera_heights = axes.from_dataset(camera_center(scene.camera_from_world))[:, 2]
-    limits, offset = ground.height_limits(points[:, 2], camera_heights), settings.offset_xyz()
+    limits, offset = ground.height_limits(points[:, 2], centers[:, 2]), settings.offset_xyz()
     drawing = _Drawing(surfels, frame, axes, grid, limits, backend)
     at_points, tiles, num_covered = _PointHeights(points, grid), list(_tiles(grid)), 0
     options = {"offset": offset, "epsg": settings.epsg, "tags": _tags(axes)}

@@ -18,6 +18,11 @@ _HEIGHT_MARGIN = 0.5
 _SHARE_OF_FLIGHT = 1 / 3
 
 
+# Times the median distance of points from the middle of the cameras. Horizon and sky are farther away; the ends of a long strip
+# of photographs are not.
+_NEAR_POINTS = 30
+
+
 class GroundFrame(NamedTuple):
     """Axes on the ground: ground = axes @ (dataset - origin), that is east, north, height.
 
@@ -78,6 +83,19 @@ def choose_frame(up: Float[np.ndarray, "3"], frame: SceneFrame) -> GroundFrame:
     if is_map(up):
         return GroundFrame(np.eye(3), np.zeros(3), True)
     return GroundFrame(np.array(frame.rotation), frame.to_dataset(np.zeros(3)), False)
+
+
+def is_near(points: Float[np.ndarray, "n 3"], centers: Float[np.ndarray, "v 3"]) -> np.ndarray:
+    """Which points belong to the place and not to its horizon or sky, bool[P]: float32 cannot hold both to the centimetre.
+
+    Args:
+        points: f64[P,3].
+        centers: f64[V,3], where the cameras stand, in the same frame.
+    """
+    if not len(points):
+        return np.zeros(0, bool)
+    distances = np.linalg.norm(points - np.median(centers, axis=0), axis=1)
+    return distances <= _NEAR_POINTS * np.median(distances)
 
 
 def choose_grid(ground: Float[np.ndarray, "n 3"], pixel_size: float, memory_mb: int) -> GroundGrid:

@@ -32,8 +32,8 @@ def _geometry_errors(maps: dict[str, np.ndarray], depth_path: str | None, mask: 
     """Errors of a view's depth maps and normals where exact ones are known: {"depth": ..., "normal_error_deg": ...}, or {}."""
     if depth_path is None or "depth" not in maps:
         return {}
-    with np.load(depth_path) as true:
-        true_depth, true_normal = true["depth"], true["normal"] if "normal" in true else None
+    true = files.read_arrays(depth_path, ("depth",), optional=("normal",))
+    true_depth, true_normal = true["depth"], true.get("normal")
     if true_depth.shape != maps["depth"].shape:
         _log.info("depth and normals of this view are not scored: exact depth is there at %s, the render is %s",
                   *("x".join(map(str, shape[::-1])) for shape in (true_depth.shape, maps["depth"].shape)))
@@ -126,7 +126,7 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
             "plane_depth" are scored too.
         scene: with image_names, camera_from_world, up and ground_truth.
         image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not count.
-        views: i64[n].
+        views: i64[n]; those whose mask leaves nothing are not scored.
         out_dir: the workdir.
         step: of training, for the names.
         progress: called with (done, total).
@@ -138,7 +138,7 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
         "depth" ({"unit", "choices", and of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
         (`metrics.normal_errors`).
     Raises:
-        InputError: no view, or a full disk.
+        InputError: no view, masks that leave nothing of any, or a full disk.
     """
     if not len(views):
         raise InputError("test views: expected at least one, got none; choose another config.data.split, e.g. every8")
@@ -147,17 +147,24 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
     for kind in ("renders", "gt", "depth", "normal"):  # an earlier evaluation may have had more views
         for stale in (folder / kind).glob("*.png"):
             stale.unlink()
-    rows, geometry = {}, {}
+    rows, names, geometry = {}, {}, {}
     truth = scene.ground_truth
     for number, view in enumerate(int(v) for v in views):
-        name, maps, photo = f"{number:05d}.png", render_fn(view), image_store.load(view)
+        photo = image_store.load(view)
+        if photo.shape[-1] == 4 and not photo[..., 3].any():
+            _log.warning("%s: its mask leaves nothing of it, so it is not scored", scene.image_names[view])
+            continue
+        name, maps = f"{number:05d}.png", render_fn(view)
+        names[name] = scene.image_names[view]
         rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_world[view])
         if truth is not None:
             mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
             geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
         if progress:
             progress(number + 1, len(views))
-    names = {name: scene.image_names[int(view)] for name, view in zip(rows, views, strict=True)}
+    if not rows:
+        raise InputError(f"test views: expected one whose mask leaves something, got {len(views)} without; choose another "
+                         "config.data.split, or mend the masks")
     files.write_json(folder / "views.json", names)
     means = _mean_of(list(rows.values()))
     titles = {"ssim": "SSIM", "psnr": "PSNR", "ssim_color_corrected": "SSIM_color_corrected",
@@ -168,7 +175,7 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
         per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}
         means |= _geometry_means(geometry, truth.unit)
     files.write_json(out_dir / "per_view.json", {f"ours_{step}": per_view})
-    return means | {"num_test_views": len(views),
+    return means | {"num_test_views": len(rows),
                     "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()}}
 
 
@@ -213,8 +220,7 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
 
     @functools.lru_cache(maxsize=1)
     def depth_of(view: int) -> np.ndarray:
-        with np.load(paths[view]) as content:
-            return content["depth"]
+        return files.read_arrays(paths[view], ("depth",))["depth"]
 
     return depth_of if depth_of(0).shape == tuple(scene.image_sizes[0]) else None
 
@@ -233,6 +239,11 @@ def read_metrics(path: str | Path) -> dict:
             found = old.get("format") if isinstance(old, dict) else old
             raise InputError(f"{path}: expected format {FORMAT}, got {found!r}; move the file away")
         content |= old
+        kinds = {"stages": list, "final": dict | None, "geometry": dict | None}
+        wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
+        if wrong or not all(isinstance(stage, dict) for stage in content["stages"]):
+            raise InputError(f"{path}: expected a list of stages and objects as final and geometry, got another "
+                             f"{wrong[0] if wrong else 'stage'}; move the file away")
     return content
 
 

@@ -5,6 +5,7 @@ depends on that: a block's training is the same program with the same input wher
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.training.parcel import Parcel
 
 AXES = ("edge", "device")
 SPEC = PartitionSpec(AXES)
@@ -28,18 +30,18 @@ class Layout:
     num_blocks: int
     blocks_per_device: int
 
-    @property
+    @functools.cached_property
     def num_devices(self) -> int:
         """D."""
         return self.mesh.devices.size
 
-    @property
+    @functools.cached_property
     def local_devices(self) -> list[int]:
         """Positions in the mesh of this process's devices."""
         me = jax.process_index()
         return [i for i, device in enumerate(self.mesh.devices.flat) if device.process_index == me]
 
-    @property
+    @functools.cached_property
     def local_blocks(self) -> list[int]:
         """The blocks that this process carries, and whose photographs it reads."""
         return [block for device in self.local_devices for block in self.blocks_of(device)]
@@ -81,15 +83,31 @@ class Layout:
         """`put` of the blocks in one row; `make` gets the number of the block, or None where a device has none there."""
         return self.put(lambda device: make(self.block_at(device, row)))
 
+    def pack(self, make: Callable[[int], Any]) -> Parcel:
+        """What `put` puts, as one array: for the few numbers that a step needs.
+
+        Args:
+            make: position of a device in the mesh -> pytree of numbers (`Parcel.pack`).
+        Returns:
+            Parcel of [D, n]. In a single process it is of NumPy, as the call that takes it sends it more cheaply than `put`.
+        """
+        parcels = [Parcel.pack(make(device)) for device in self.local_devices]
+        words = np.stack([parcel.words for parcel in parcels])
+        if jax.process_count() > 1:
+            sharding = NamedSharding(self.mesh, SPEC)
+            words = jax.make_array_from_process_local_data(sharding, words, (self.num_devices, words.shape[1]))
+        return Parcel(words, parcels[0].form)
+
+    def pack_row(self, row: int, make: Callable[[int | None], Any]) -> Parcel:
+        """`pack` of the blocks in one row, as `put_row` is of `put`."""
+        return self.pack(lambda device: make(self.block_at(device, row)))
+
     def get(self, tree: Any, device: int) -> Any:
         """What one of this process's devices holds of global arrays, as NumPy copies without the device axis."""
         target = self.mesh.devices.flat[device]
-
-        def pick(leaf):
-            shard = next(shard for shard in leaf.addressable_shards if shard.device == target)
-            return np.array(shard.data[0])  # a copy: the array may be donated next
-
-        return jax.tree.map(pick, tree)
+        shards = jax.tree.map(lambda leaf: next(shard.data for shard in leaf.addressable_shards if shard.device == target), tree)
+        # All are under way before the first is waited for; copies, as the arrays may be donated next.
+        return jax.tree.map(lambda value: np.array(value[0]), jax.device_get(shards))
 
     def get_blocks(self, rows: Sequence[Any]) -> dict[int, Any]:
         """What `get` gives for every block of this process, from one pytree of global arrays per row."""

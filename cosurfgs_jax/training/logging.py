@@ -102,12 +102,16 @@ def _duration(seconds: float) -> str:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+    if not path.exists():
+        return rows
+    with files.reading(path, "lines of JSON", "move it away: it has the curves of the report and nothing else"):
+        for line in files.iter_lines(path):
             try:
-                rows.append(json.loads(line))
-            except ValueError:  # the line that was being written when the process was killed
+                row = json.loads(line)
+            except (ValueError, RecursionError):  # the line that was being written when the process was killed
                 continue
+            if isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 

@@ -19,13 +19,16 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context, Stopped, asked_to_stop
-from cosurfgs_jax.training.feed import BlockViews, each_view
+from cosurfgs_jax.training.feed import BlockViews, Delivery, each_view
 from cosurfgs_jax.training.layout import Layout, sharded
 from cosurfgs_jax.training.logging import Progress, Stopwatch
+from cosurfgs_jax.training.pace import Pace, programs_ahead
+from cosurfgs_jax.training.parcel import Parcel
 from cosurfgs_jax.training.place import Block, Place, slots_for, split_photo
+from cosurfgs_jax.training.reports import RecentReports, mean_numbers, numbers_of
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
-from cosurfgs_jax.training.step import Batch, DensifyOrder, StepReport
+from cosurfgs_jax.training.step import DensifyOrder, StepReport
 from cosurfgs_jax.types import Camera
 
 _log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ class Stage(NamedTuple):
     seconds: float
 
 
-Advance = Callable[[Stage, Progress], tuple[Stage, dict[int, StepReport]]]
+Advance = Callable[[Stage, Progress], tuple[Stage, list[Parcel]]]
 
 
 def checkpoint_folder(workdir: Path, name: str) -> Path:
@@ -94,22 +97,22 @@ def run_stage(context: Context, stage: Stage, num_steps: int, advance: Advance, 
         context: of the run.
         stage: where it starts.
         num_steps: where it ends.
-        advance: (stage, progress line) -> the stage one step later, and a report of each local block.
+        advance: (stage, progress line) -> the stage one step later, which devices may still be computing, and the packed
+            `StepReport` of each row.
         checkpoints: of this stage.
     Raises:
         Stopped: the run was asked to stop; the state is saved.
         FloatingPointError: a loss is not finite.
     """
     cadence, stopwatch = context.settings.train, Stopwatch(stage.seconds)
-    recent = []  # numbers of each step since the last line, of each local block; those of one photograph alone jump
+    recent = RecentReports(context.layout)
     context.log.begin(stage.name, stage.step)
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
             stage, reports = advance(stage, progress)
-            recent.append({block: _numbers(report) for block, report in reports.items()})
+            recent.add(reports)
             if stage.step % cadence.log_every == 0 or stage.step == num_steps:
-                _write_log(context, stage, reports, recent, progress)
-                recent = []
+                _write_log(context, stage, recent.take(), progress)
             else:
                 progress.update(stage.step)
             is_stopping = asked_to_stop(context, stage.step)
@@ -125,36 +128,20 @@ def run_stage(context: Context, stage: Stage, num_steps: int, advance: Advance, 
     return stage
 
 
-def _numbers(report: StepReport) -> dict[str, float]:
-    """What is logged as a mean over steps, under the names of the log. The parts of the loss are without their weights."""
-    numbers = {"loss": report.loss, "psnr/train": report.psnr}
-    if report.geometry is not None:
-        terms = report.geometry
-        numbers |= {"geometry/single_view": terms.single_view, "geometry/multi_view_geometric": terms.geometric,
-                    "geometry/multi_view_photometric": terms.photometric, "seen_in_neighbor": terms.share}
-    return {name: float(value) for name, value in numbers.items()}
-
-
-def _mean_numbers(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each name over the rows that have it: the geometric losses may begin between two lines."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-
-
-def _write_log(context: Context, stage: Stage, reports: dict[int, StepReport], recent: list[dict[int, dict[str, float]]],
-               progress: Progress) -> None:
-    means = {block: _mean_numbers([step[block] for step in recent]) for block in reports}
-    for block, report in reports.items():
+def _write_log(context: Context, stage: Stage, steps: Sequence[dict[int, StepReport]], progress: Progress) -> None:
+    """Writes the line of the last steps: means over them, as what one photograph shows jumps, and what the last one counted."""
+    means = {block: mean_numbers([numbers_of(reports[block]) for reports in steps]) for block in steps[-1]}
+    for block, report in steps[-1].items():
         if not np.isfinite(means[block]["loss"]):
             raise FloatingPointError(f"the loss of block {block} is {means[block]['loss']} after step {stage.step} of stage "
                                      f"{stage.name}; the last checkpoint is intact")
         if report.num_invalid:
             progress.message(f"block {block}: {int(report.num_invalid)} surfels with values that are not finite are skipped")
         context.log.row(stage.name, stage.step, block, surfels=int(report.num_alive), **means[block])
-    if reports:
-        shown = _mean_numbers(list(means.values()))
+    if means:
+        shown = mean_numbers(list(means.values()))
         progress.update(stage.step, loss=shown["loss"], psnr=shown["psnr/train"],
-                        surfels=sum(int(report.num_alive) for report in reports.values()))
+                        surfels=sum(int(report.num_alive) for report in steps[-1].values()))
 
 
 class Trainer:
@@ -169,34 +156,35 @@ class Trainer:
         """
         self._context, self._schedule, self._first_progress = context, schedule, first_progress
         self._steps = compile_blocks(context.settings, context.layout)
+        self._pace = Pace(programs_ahead(context.layout))
         self._views = BlockViews(context)
-        self._next_batches: dict[tuple[int, int], Batch] = {}  # by row and step
+        self._next: dict[tuple[int, int], Delivery] = {}  # by row and step
         self.stage: Stage | None = None
 
-    def advance(self, stage: Stage, progress: Progress) -> tuple[Stage, dict[int, StepReport]]:
+    def advance(self, stage: Stage, progress: Progress) -> tuple[Stage, list[Parcel]]:
         """One step of all blocks, and density control where it is due (`run_stage`)."""
         step, schedule = stage.step, self._schedule
         shape = schedule.shape(step)
         self._views.prefetch(step + 1, with_second=shape.has_geometry)
         rows, reports = list(stage.rows), []
         for row in range(len(rows)):
-            batch = self._next_batches.pop((row, step), None) or self._batch(row, step)
-            rows[row], report = self._steps.train(rows[row], batch, shape=shape)
+            delivery = self._next.pop((row, step), None) or self._deliver(row, step)
+            rows[row], report = self._steps.train_delivered(rows[row], delivery, shape=shape)
             if step + 1 < schedule.num_steps:  # goes to the device while that computes
-                self._next_batches[row, step + 1] = self._batch(row, step + 1)
-            # This waits: more than one step in flight only holds memory, and on a CPU they would share the same cores.
-            reports.append(jax.block_until_ready(report))
+                self._next[row, step + 1] = self._deliver(row, step + 1)
+            self._pace.launched(report)
+            reports.append(report)
         self.stage = stage._replace(rows=rows, step=step + 1)
         self._control_density(progress)
         test_every = self._context.settings.train.test_every
         if test_every and self.stage.step % test_every == 0 and self.stage.step < schedule.num_steps:
             log_test_views(self._context, self.stage)
-        return self.stage, self._context.layout.get_blocks(reports)
+        return self.stage, reports
 
-    def _batch(self, row: int, step: int) -> Batch:
+    def _deliver(self, row: int, step: int) -> Delivery:
         schedule = self._schedule
         share = self._first_progress + (1 - self._first_progress) * step / schedule.num_steps
-        return self._views.batch(row, step, share, schedule.sh_degree_at(step), schedule.shape(step).has_geometry)
+        return self._views.deliver(row, step, share, schedule.sh_degree_at(step), schedule.shape(step).has_geometry)
 
     def _control_density(self, progress: Progress) -> None:
         step, schedule = self.stage.step, self._schedule
@@ -331,6 +319,8 @@ def log_test_views(context: Context, stage: Stage) -> None:
     for views in views_in_step(place, place.scene.test_views):
         for block, color in render_blocks(context, stage.rows, views).items():
             photo, mask = split_photo(context.images.load(views[block]))
+            if mask is not None and not mask.any():
+                continue
             color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
             scores.setdefault(block, []).append(float(metrics.psnr(color, photo, mask)))
     for block, values in scores.items():

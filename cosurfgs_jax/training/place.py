@@ -142,14 +142,40 @@ def first_state(place: Place, block: Block, settings: Settings, num_slots: int) 
     return init_state(surfels, len(block.views), settings, place.max_views, block.length)
 
 
+class Photographs:
+    """The photographs of a place's blocks as steps take them: all of one form, where the blocks need that."""
+
+    def __init__(self, place: Place, images: ImageStore):
+        """
+        Args:
+            place, images: of the run.
+        """
+        self._images = images
+        self._size, self._is_masked = place.photo_size, place.has_masked_photos  # computed there from all views
+        self._blank = None  # made at first use
+
+    def load(self, block: int | None, view: int) -> np.ndarray:
+        """A photograph: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to `Place.photo_size`.
+
+        Args:
+            block: None for what stands in for it on a device without a block.
+            view: its number.
+        """
+        if block is None:
+            if self._blank is None:
+                self._blank = np.zeros((*self._size, 4 if self._is_masked else 3), np.uint8)
+            return self._blank
+        photo = self._images.load(view)
+        if self._is_masked and photo.shape[-1] == 3:
+            photo = np.concatenate([photo, np.full((*photo.shape[:2], 1), 255, np.uint8)], axis=-1)
+        if self._size is None or photo.shape[:2] == self._size:
+            return photo
+        return np.pad(photo, ((0, self._size[0] - photo.shape[0]), (0, self._size[1] - photo.shape[1]), (0, 0)))
+
+
 def load_photo(place: Place, images: ImageStore, view: int) -> np.ndarray:
-    """A photograph as steps take it: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to `photo_size`."""
-    photo, size = images.load(view), place.photo_size
-    if place.has_masked_photos and photo.shape[-1] == 3:
-        photo = np.concatenate([photo, np.full((*photo.shape[:2], 1), 255, np.uint8)], axis=-1)
-    if size is None or photo.shape[:2] == size:
-        return photo
-    return np.pad(photo, ((0, size[0] - photo.shape[0]), (0, size[1] - photo.shape[1]), (0, 0)))
+    """One photograph as steps take it (`Photographs.load`)."""
+    return Photographs(place, images).load(0, view)
 
 
 def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -166,7 +192,7 @@ def bind_partition(place: Place, workdir: Path) -> None:
     """
     path = workdir / PARTITION_FILE
     if path.exists():
-        before = files.read_json(path).get("fingerprint")
+        before = files.read_json_object(path).get("fingerprint")
         if before != place.partition.fingerprint() and settings_file.has_begun(workdir):
             raise InputError(f"{path}: expected the partition of this run ({place.partition.fingerprint()}), got another one "
                              f"({before}); the dataset or config.partition was changed: give the old ones, or use another "

@@ -1,5 +1,6 @@
 """What is made of a trained model: scores, pictures, mesh, files, and the report. Everything is in the dataset's frame."""
 
+import collections
 import logging
 import time
 from collections.abc import Callable
@@ -68,14 +69,14 @@ def load_trained(settings: Settings, workdir: Path) -> Trained:
 
 def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
     path = workdir / _TIMINGS
-    timings = files.read_json(path) if path.exists() else {}
+    timings = files.read_json_object(path) if path.exists() else {}
     files.write_json(path, timings | {name: seconds})
 
 
 def write_report(workdir: Path, up: np.ndarray) -> Path:
     """report.html of what lies in the workdir now."""
     rows = read_history(workdir)
-    timings = files.read_json(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
+    timings = files.read_json_object(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
     return report.write_report(workdir, curves=report.curves_from_rows(rows), timings=timings, up=up)
 
 
@@ -109,7 +110,7 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
         evaluation.merge_metrics(workdir / "metrics.json", final=evaluation.final_part(
             scores, int(np.asarray(trained.surfels.alive).sum())))
         _log.info("test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views", scores["psnr"],
-                  scores["psnr_color_corrected"], scores["ssim"], len(views))
+                  scores["psnr_color_corrected"], scores["ssim"], scores["num_test_views"])
         if geometry_line := evaluation.tell_geometry(scores):
             _log.info("test views: %s", geometry_line)
     if mesh_path.exists():
@@ -168,9 +169,13 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
     trained = load_trained(settings, workdir)
     scene, folder = trained.place.scene, Path(out) if out else workdir / "renders"
     views, render_view = choose_views(scene, choice), trained.render_fn()
+    names = [files.safe_name(scene.image_names[view]) for view in views]  # they stay below the folder, whatever they are
+    stems = [str(Path(name).with_suffix("")) for name in names]
+    counts = collections.Counter(stems)
     with Progress("render", len(views)) as progress:
         for done, view in enumerate(views):
-            maps, stem = render_view(int(view)), Path(scene.image_names[view]).with_suffix("")
+            stem = stems[done] if counts[stems[done]] == 1 else names[done]
+            maps = render_view(int(view))
             pictures.write_image(folder / f"{stem}_color.png", pictures.to_uint8(maps["color"]))
             pictures.write_image(folder / f"{stem}_depth.png", pictures.colorize_depth(maps["depth"]))
             pictures.write_image(folder / f"{stem}_normal.png",

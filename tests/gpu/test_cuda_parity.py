@@ -3,6 +3,7 @@
 JAX_PLATFORMS=cuda,cpu python -m pytest tests/gpu            # scripts/test_gpu.sh; --sanitize for compute-sanitizer
 """
 
+import functools
 import inspect
 import sys
 from pathlib import Path
@@ -39,6 +40,20 @@ def _full_precision():
     with jax.default_matmul_precision("highest"):
         yield
 
+
+def _on_the_cpu(function):
+    """The definition in float64 stays off the GPU, for which XLA would have to compile it anew for every case."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments, **options):
+        with jax.default_device(jax.devices("cpu")[0]):
+            return function(*arguments, **options)
+
+    return wrapped
+
+
+for name in ("reference_maps", "reference_gradients", "reference_probe"):
+    setattr(cases, name, _on_the_cpu(getattr(cases, name)))
 
 # Every test of these files that takes a backend, but for those of several devices.
 for module in (test_raster_parity, test_raster_properties, test_orthographic):

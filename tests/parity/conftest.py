@@ -4,6 +4,7 @@ XLA takes six seconds to compile it, and twelve with the way back: all of its te
 """
 
 import pytest
+from emulated_calls import emulation, library  # noqa: F401 - fixtures of test_cuda_*.py
 
 SHARED_CASES = ("random_cloud", "off_centre", "far_crop", "edge_on", "exactly_edge_on", "extreme_scales", "ties", "opaque_stack",
                 "alpha_threshold", "all_dead", "no_surfels", "parallel_cloud", "parallel_near_plane")

@@ -1,62 +1,24 @@
-"""The CUDA rasterizer's bodies and order of work, run on the host, against the CPU kernels.
+"""The CUDA rasterizer's custom calls, run on the host, against the CPU kernels.
 
-`tests/native/emulated_handlers.cc` puts loops where a GPU has threads and makes custom calls with the operands of the real
-ones. Against the CPU's kernels and not the definition, which is slower: those are held to it in test_raster_parity.py.
+Against them and not the definition, which is slower: those are held to it in test_raster_parity.py. Rows of gradients
+and what the forward call leaves are in test_cuda_rows.py, errors of the calls in test_cuda_calls.py.
 """
 
-import ctypes
+import dataclasses
 import functools
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
+import itertools
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import pytest
 import raster_cases as cases
+from emulated_calls import assert_same, cotangents_where_safe
 from test_raster_parity import TOLERANCE, TOLERANCES, UNDECIDED_NORMALS, _assert_close_gradients, _errors
 
 from cosurfgs_jax.raster import ops
 
-ROOT = Path(__file__).parents[2]
 BANDS = 1 << 24  # pairs; as on a GPU
-
-
-@pytest.fixture(scope="module")
-def emulation(tmp_path_factory):
-    """Compiles the emulation, makes its targets known, and adds it to the renderers."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        pytest.skip("no C++ compiler; apt-get install g++")
-    path = tmp_path_factory.mktemp("emulation") / "libemulated.so"
-    subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-                    "-I", ROOT / "cosurfgs_jax" / "raster" / "native", "-I", sysconfig.get_path("include"),
-                    "-isystem", Path(jaxlib.__file__).parent / "include",
-                    ROOT / "tests" / "native" / "emulated_handlers.cc", "-o", path], check=True)
-    library = ctypes.CDLL(str(path))
-    for target, symbol in (("forward", "EmulatedRasterForward"), ("backward", "EmulatedRasterBackward")):
-        jax.ffi.register_ffi_target(f"emulated_raster_{target}", jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    for name, deterministic in (("emulation", True), ("emulation_atomic", False)):
-        cases.RENDERERS[name] = functools.partial(ops.render, targets="emulated_raster", deterministic=deterministic)
-
-    def configure(is_reversed=False, band_pairs=BANDS):
-        library.emulation_set(ctypes.c_bool(is_reversed), ctypes.c_int64(band_pairs))
-
-    yield configure
-    for name in ("emulation", "emulation_atomic"):
-        del cases.RENDERERS[name]
-
-
-def _cotangents(case):
-    _, margins = cases.reference_maps(case)
-    return cases.random_cotangents(case, margins > cases.SAFE_MARGIN)
-
-
-def _assert_same(got, want):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 @pytest.mark.parametrize("name", cases.CASES)
@@ -86,9 +48,75 @@ def test_maps_and_contributions(emulation, name):
 def test_gradients_and_probe(emulation, backend, name):
     emulation()
     case = cases.build(name)
-    cotangents = _cotangents(case)
+    cotangents = cotangents_where_safe(case)
     got, want = (cases.kernel_gradients(b, case, cotangents) for b in (backend, "cpu"))
     _assert_close_gradients(got, want, name)
+
+
+def _patch_borders() -> cases.Case:
+    """Surfels that end at the borders of warps' 8x8 patches, one pixel before or one behind them, by a twentieth of a pixel,
+    and surfels of one pixel in all corners of the patches; an image that ends within tiles and patches."""
+    rng = np.random.default_rng(30)
+    height, width = cases.SIZE
+    radius = np.sqrt(np.log(255 * 0.6))  # where alpha is 1/255 for opacity 0.6 and the low-pass filter alone
+    centers, opacities = [], []
+    for axis, size in enumerate((width, height)):
+        for border in range(8, size, 8):
+            # Side 1: the surfel is before the border and ends `gap` before it; the centres of pixels are at 0.5 and -0.5.
+            for side, gap in itertools.product((1, -1), (0.55, 0.45, -0.45, -0.55)):
+                along = border - side * (gap + radius)
+                across = rng.integers(2, (height, width)[axis] - 2) + 0.5
+                centers.append((along, across) if axis == 0 else (across, along))
+                opacities.append(0.6)
+    for x in range(width):
+        for y in range(height):
+            if {x % 8, y % 8} <= {0, 7}:
+                centers.append((x + 0.6, y + 0.45))
+                opacities.append(1.2 / 255)
+    count = len(centers)
+    slopes = (np.array(centers) - cases.intrinsics()[:2, 2]) / np.diag(cases.intrinsics())[:2]
+    rays = np.concatenate([slopes, np.ones((count, 1))], axis=1)
+    case = cases.random_cloud(30, count, camera_from_world=np.eye(4), alive=np.ones(count, bool))
+    return case.replace(means=rays * rng.uniform(1.2, 4, (count, 1)), log_scales=np.full((count, 2), -12.0),
+                        logit_opacities=cases._logit(np.array(opacities)))
+
+
+def test_patches_are_visited_up_to_their_borders(emulation):
+    """Every pixel and surfel gets what the CPU gives it: which patches a surfel touches is right to the pixel."""
+    emulation()
+    case = _patch_borders()
+    _, margins = cases.reference_maps(case)
+    assert (margins > cases.SAFE_MARGIN).all(), "the surfels must not end at pixels' centres to within rounding"
+    got, want = (cases.kernel_maps(backend, case) for backend in ("emulation", "cpu"))
+    for name, error in _errors(got, want).items():
+        assert error.max() < TOLERANCE, name
+    np.testing.assert_array_equal(got.contributions[:, 2:], want.contributions[:, 2:])
+    pixels = want.contributions[:, 2]
+    assert (pixels == 1).sum() >= 90 and (pixels > 10).sum() >= 30, "too few of either kind are seen"
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
+    _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents) for backend in ("emulation", "cpu")), "borders")
+
+
+@pytest.mark.parametrize("backend", ["emulation", "emulation_atomic"])
+@pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6]),
+                                          ("all", cases.FLOAT_MAPS)])
+def test_without_a_probe_the_gradients_are_the_same(emulation, backend, maps, wanted):
+    """Other kernels, which leave the absolute gradients out."""
+    emulation()
+    case = cases.build("random_cloud")
+    cotangents = {name: value for name, value in cotangents_where_safe(case).items() if name in wanted}
+
+    def loss(floats, probe):
+        raw = cases.RENDERERS[backend](
+            dataclasses.replace(case.surfels(), **floats), case.camera(), jnp.asarray(case.background), probe,
+            image_size=case.image_size, near=case.near, sh_degree=3, maps=maps, with_contributions=False)
+        return sum((getattr(raw, name) * cotangent).sum() for name, cotangent in cotangents.items())
+
+    floats = {field: jnp.asarray(getattr(case, field)) for field in cases.FIELDS}
+    gradient = jax.jit(jax.grad(loss))
+    without, with_probe = gradient(floats, None), gradient(floats, jnp.zeros((cases.COUNT, 4)))
+    assert all(np.abs(value).max() > 0 for value in without.values())
+    assert_same(without, with_probe)
 
 
 @pytest.mark.parametrize("maps, wanted", [("color", cases.FLOAT_MAPS[:2]), ("geometry", cases.FLOAT_MAPS[:6])])
@@ -101,7 +129,7 @@ def test_fewer_maps(emulation, maps, wanted):
             np.testing.assert_array_equal(getattr(fewer, name), getattr(everything, name))
         else:
             assert getattr(fewer, name) is None
-    cotangents = {name: value for name, value in _cotangents(case).items() if name in wanted}
+    cotangents = {name: value for name, value in cotangents_where_safe(case).items() if name in wanted}
     _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents, maps) for backend in ("emulation", "cpu")), maps)
 
 
@@ -115,7 +143,7 @@ def test_without_contributions_the_maps_are_the_same(emulation, maps):
                                   maps=maps, with_contributions=with_contributions))(
             case.surfels(), case.camera(), jnp.asarray(case.background), None) for with_contributions in (True, False))
     assert without.contributions is None
-    _assert_same(without, with_them._replace(contributions=None))
+    assert_same(without, with_them._replace(contributions=None))
 
 
 def test_a_batch_of_cameras(emulation):
@@ -124,7 +152,7 @@ def test_a_batch_of_cameras(emulation):
     got, want = (cases.kernel_maps(backend, case) for backend in ("emulation", "cpu"))
     for i in range(3):
         alone = cases.kernel_maps("emulation", case.view(i))
-        _assert_same(jax.tree.map(lambda x, i=i: x[i], got), alone)
+        assert_same(jax.tree.map(lambda x, i=i: x[i], got), alone)
     assert (np.abs(got.color - want.color).max(axis=-1) > 1e-4).mean() < 0.01
     keep = np.stack([cases.reference_maps(case.view(i))[1] > cases.SAFE_MARGIN for i in range(3)])
     cotangents = {name: np.stack([value] * 3) * keep.reshape(keep.shape + (1,) * (value.ndim - 2))
@@ -141,17 +169,17 @@ def test_results_do_not_depend_on_the_order_of_threads(emulation, name):
     for is_reversed in (False, True):
         emulation(is_reversed=is_reversed)
         results.append((cases.kernel_maps("emulation", case), cases.kernel_gradients("emulation", case, cotangents)))
-    _assert_same(*results)
+    assert_same(*results)
 
 
 @pytest.mark.parametrize("name", ["random_cloud", "extreme_scales"])
 def test_bands_of_gradient_rows(emulation, name):
     """With little memory the rows of gradients are made for a few rows of tiles at a time."""
     case = cases.build(name)
-    cotangents = _cotangents(case)
+    cotangents = cotangents_where_safe(case)
     results = []
-    for band_pairs in (BANDS, 150, 1):
-        emulation(band_pairs=band_pairs)
+    for knobs in ({}, {"band_pairs": 150}, {"band_pairs": 1}):
+        emulation(**knobs)
         results.append(cases.kernel_gradients("emulation", case, cotangents))
     for got in results[1:]:
         # Sums of sums: only the place of brackets differs.
@@ -168,6 +196,6 @@ def test_a_broken_surfel_is_as_if_dead_but_counted(emulation, field, value):
     healed = cases.random_cloud().replace(alive=alive)
     got, want = cases.kernel_maps("emulation", case), cases.kernel_maps("emulation", healed)
     assert got.num_invalid == 1 and want.num_invalid == 0
-    _assert_same(got._replace(num_invalid=want.num_invalid), want)
+    assert_same(got._replace(num_invalid=want.num_invalid), want)
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
-    _assert_same(*(cases.kernel_gradients("emulation", c, cotangents) for c in (case, healed)))
+    assert_same(*(cases.kernel_gradients("emulation", c, cotangents) for c in (case, healed)))

@@ -46,6 +46,14 @@ def test_values_and_gradients(name):
         assert np.linalg.norm(got[field] - reference) <= 1e-3 * np.linalg.norm(reference), field
 
 
+def test_an_image_whose_lists_do_not_fit_is_refused(as_on_tpus):
+    """Two numbers of each tile lie in scalar memory: a picture of 8K has too many."""
+    case = cases.random_cloud()
+    options = {**case.options(), "image_size": (4320, 7680), "backend": "tpu"}
+    with pytest.raises(InputError, match="at most .* tiles of 16 x 16 pixels, got 7680 x 4320 pixels, 129,600 tiles; set"):
+        jax.eval_shape(lambda surfels, camera: rasterize(surfels, camera, **options).color, case.surfels(), case.camera())
+
+
 @contextlib.contextmanager
 def _as_if_on(kind: str, num_devices: int):
     mesh = AbstractMesh((num_devices,), ("device",), axis_types=(AxisType.Auto,),

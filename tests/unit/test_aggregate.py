@@ -20,8 +20,9 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import LossSettings, MasSettings, Settings
+from cosurfgs_jax.settings import DataSettings, LossSettings, MasSettings, Settings
 from cosurfgs_jax.training.feed import BlockViews
+from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.types import RenderOutput
 
 STEPS = 4
@@ -119,6 +120,23 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
                 np.testing.assert_array_equal(got[row], expected)
             used.add((block, view))
     assert len(used) == NUM_BLOCKS * STEPS
+
+
+@pytest.mark.parametrize("num_devices, device_memory_mb", [(4, 0), (1, 0), (1, 64)])
+def test_what_is_delivered_is_the_batch(contexts, num_devices, device_memory_mb):
+    context = contexts(num_devices)
+    settings = dataclasses.replace(context.settings, data=DataSettings(device_memory_mb=device_memory_mb))
+    context, layout = context._replace(settings=settings), context.layout
+    aggregation = Aggregation(context, exchange_of(layout), TOGETHER, Teachers(context, "cloud"), STEPS)
+    open_it = sharded(lambda delivery: delivery.open(), layout)
+    for step in range(2 * context.place.max_views):  # more than once through all photographs
+        got, expected = open_it(aggregation.deliver(step)), aggregation.batch(step)
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+            np.testing.assert_array_equal(one, other)
+        assert (np.asarray(expected.seconds.plane_depth) > 0).any()
+    assert aggregation._views.shelf.is_keeping == (device_memory_mb > 0)
 
 
 def assert_same_steps(got, expected) -> None:

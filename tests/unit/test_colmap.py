@@ -68,12 +68,13 @@ def test_reads_what_was_written(tmp_path, form):
     _check_is_model(colmap.read_model(tmp_path), model)
 
 
-def test_tracks_of_unknown_images_are_dropped(tmp_path):
+def test_tracks_of_unknown_images_are_dropped_with_a_word(tmp_path, caplog):
     model = dataset_files.make_model()
     model.tracks[0], model.tracks[1] = [5, 6, 999], [4]
     dataset_files.write_binary(model, tmp_path)
     capture = colmap.read_model(tmp_path)
     assert capture.track_views[: capture.track_offsets[2]].tolist() == [0]
+    assert "points name 3 images that the model does not have, the first is number 4" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["sparse/0", "sparse/3", "sparse", "", "colmap/sparse/0"])
@@ -187,15 +188,35 @@ def test_an_image_without_its_camera(tmp_path):
         _load(tmp_path)
 
 
-def test_missing_images_are_counted(tmp_path):
-    dataset_files.write_dataset(tmp_path)
+def test_missing_images_are_left_out_with_a_count_unless_most_are(tmp_path, caplog):
+    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=5))
     (tmp_path / "images" / "view_01.png").unlink()
     (tmp_path / "images" / "view_03.png").unlink()
-    with pytest.raises(InputError, match=r"view_01\.png: expected this image.*2 of 4 images are missing"):
+    (tmp_path / "list.txt").write_text("view_00.png\nview_03.png\n")  # of which one is not there
+    assert _load(tmp_path, split="list.txt").is_test.tolist() == [True, False, False]
+    with pytest.raises(InputError, match="expected a photograph for training, got none among the 3 that are left"):
+        _load(tmp_path, split="every2")
+    scene = _load(tmp_path, split="all")
+    assert scene.image_names == ["view_00.png", "view_02.png", "view_04.png"]
+    assert "2 of 5 photographs are not there and are left out: view_01.png, view_03.png" in caplog.text
+    np.testing.assert_array_equal(scene.camera_from_world[1, :3, 3], model.shifts[2])
+    rank = {5: 0, 11: 1, 17: 2}
+    for point, track in enumerate(model.tracks):
+        views = scene.track_views[scene.track_offsets[point] : scene.track_offsets[point + 1]]
+        assert views.tolist() == sorted(rank[image] for image in track if image in rank)
+    (tmp_path / "images" / "view_02.png").unlink()
+    with pytest.raises(InputError, match=r"sparse/0: expected its photographs, got 2 of 5 .*missing: view_01\.png.*copy"):
         _load(tmp_path)
+    assert load_scene(DataSettings(path=str(tmp_path)), GeneratedSettings(), "", allow_missing=True).num_views == 5
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(InputError, match=r"images: expected the photographs there, got no such folder"):
         _load(tmp_path)
+
+
+def test_the_image_folder_in_another_case(tmp_path):
+    dataset_files.write_dataset(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "Images")
+    assert _load(tmp_path).image_paths[1] == str(tmp_path / "Images" / "view_01.png")
 
 
 def test_no_dataset(tmp_path):
@@ -250,12 +271,39 @@ def test_number_of_images_in_a_truncated_model_is_zero(tmp_path):
     assert colmap.find_model(tmp_path).name == "1"
 
 
-def test_images_of_another_size_are_named(tmp_path):
+def test_images_of_another_shape_are_named(tmp_path):
     dataset_files.write_dataset(tmp_path)
     path = tmp_path / "images" / "view_02.png"
-    Image.fromarray(dataset_files.picture(24, 32)).save(path)
-    with pytest.raises(InputError, match=r"view_02\.png: expected 64x48 pixels .*got 32x24"):
-        _load(tmp_path)
+    for height, width in ((24, 35), (48, 63), (47, 64), (40, 64)):
+        Image.fromarray(dataset_files.picture(height, width)).save(path)
+        with pytest.raises(InputError, match=rf"view_02\.png: expected 64x48 pixels .*got {width}x{height}"):
+            _load(tmp_path)
+
+
+@pytest.mark.parametrize("factor", [2, 1.6, 3.3, 0.5])
+@pytest.mark.parametrize("rounding", [np.floor, np.round, np.ceil])
+def test_cameras_are_scaled_to_the_photographs(tmp_path, caplog, factor, rounding):
+    """Every photograph may have a scale of its own."""
+    cameras = {1: ("SIMPLE_RADIAL", 640, 480, [500.0, 310.0, 250.0, -0.05]),
+               2: ("PINHOLE", 301, 403, [300.0, 310.0, 140.0, 190.0])}
+    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=4, cameras=cameras))
+    whole = _load(tmp_path)
+    for view in (0, 1, 3):
+        _, width, height, _ = cameras[model.camera_ids[view]]
+        height, width = (int(rounding(side / factor)) for side in (height, width))
+        Image.fromarray(dataset_files.picture(height, width, seed=view)).save(tmp_path / "images" / model.names[view])
+    with caplog.at_level("INFO"):
+        scene = _load(tmp_path)
+    assert "3 of 4 photographs are of " in caplog.text and "the cameras are scaled to them" in caplog.text
+    assert scene.photo_sizes[2].tolist() == [480, 640]
+    for view in (0, 1, 3):
+        ratio = scene.photo_sizes[view][::-1] / whole.photo_sizes[view][::-1]
+        np.testing.assert_allclose(ratio, 1 / factor, atol=1 / 301)
+        focal = [scene.intrinsics[view, axis, axis] / whole.intrinsics[view, axis, axis] for axis in (0, 1)]
+        np.testing.assert_allclose(focal, ratio, rtol=1e-12)
+    np.testing.assert_allclose(scene.intrinsics[1, :2, 2], np.array([140, 190]) * scene.photo_sizes[1][::-1] / [301, 403])
+    with ImageStore(scene, 64) as store:
+        np.testing.assert_array_equal(store.load(1), dataset_files.picture(*scene.photo_sizes[1], seed=1))
 
 
 def test_a_lens_per_photograph_gives_few_image_sizes(tmp_path):

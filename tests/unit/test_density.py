@@ -157,6 +157,22 @@ def test_the_strongest_take_the_room_there_is():
     jax.tree.map(np.testing.assert_array_equal, new, params)
 
 
+@pytest.mark.parametrize("kind", ["all different", "many equal", "with infinity"])
+def test_the_choice_is_that_of_a_stable_sort(kind):
+    random = np.random.default_rng(3)
+    strength = random.exponential(3, 200).astype(np.float32)
+    if kind == "many equal":
+        strength = np.round(strength)
+    if kind == "with infinity":
+        strength[::9] = np.inf
+    wanted = (strength > 1) & (random.random(200) < 0.8)
+    choose, count = jax.jit(density._keep_strongest), int(wanted.sum())
+    for room in (0, 1, count // 2, count - 1, count, count + 5):
+        best = np.argsort(np.where(wanted, -strength, np.inf), kind="stable")[:min(room, count)]
+        kept = np.asarray(choose(wanted, strength, jnp.int32(room)))
+        np.testing.assert_array_equal(np.flatnonzero(kept), np.sort(best))
+
+
 def test_same_key_same_surfels():
     arguments = _state([LARGE] * 5, [1] * 5)
     arguments = (*arguments[:3], _with_gradient(arguments[3], [0, 1, 2, 3, 4]))

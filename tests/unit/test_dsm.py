@@ -13,7 +13,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.settings import GeoSettings
-from cosurfgs_jax.surface import dsm, geotiff
+from cosurfgs_jax.surface import dsm, geotiff, ground
 
 # Map coordinates: float32 has steps of half a metre there. Multiples of the pixel size, which is exact in binary.
 ORIGIN = np.array([451_234.5, 5_212_345.25, 310.0])
@@ -296,3 +296,21 @@ def test_settings_of_maps_are_checked():
                           ({"pixel_size": -1.0}, "pixel_size"), ({"epsg": -1}, "epsg")):
         with pytest.raises(InputError, match=f"config.geo.{name}: expected"):
             dataclasses.replace(GeoSettings(), **changes).validate()
+
+
+def test_horizon_and_sky_move_nothing(rasterio, tmp_path, caplog):
+    """One point in ten a thousand kilometres away: without them and with them the files are the same."""
+    points, _ = sfm_points()
+    far = np.random.default_rng(0).normal(size=(len(points) // 10, 3))
+    far *= 1e6 / np.linalg.norm(far, axis=1, keepdims=True)
+    (tmp_path / "far").mkdir()
+    expected, got = write(tmp_path, model(), points), write(tmp_path / "far", model(), np.concatenate([points, far]))
+    assert got["height_limits"] == expected["height_limits"] and got["agreement"] == expected["agreement"]
+    assert (tmp_path / "far" / "dsm.tif").read_bytes() == (tmp_path / "dsm.tif").read_bytes()
+    assert f"{len(far)} of {len(points) + len(far)} SfM points are too far away" in caplog.text
+
+
+def test_the_ends_of_a_long_strip_are_near():
+    strip = np.stack([np.linspace(0, 10_000, 500), np.zeros(500), np.zeros(500)], axis=1)
+    assert ground.is_near(strip, strip + [0, 0, 80.0]).all()
+    assert ground.is_near(np.zeros((0, 3)), strip).shape == (0,)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax import pictures
+from cosurfgs_jax.collab.score import score_view
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.training import evaluation
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import evaluation, results
 
 SIZE = (24, 32)
 
@@ -167,3 +169,27 @@ def test_metrics_parts_are_merged(tmp_path):
     path.write_text('{"format": 2}')
     with pytest.raises(InputError, match="expected format 1, got 2"):
         evaluation.merge_metrics(path, final={})
+
+
+def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
+    photos = [np.concatenate([photo(view), np.full((*SIZE, 1), 255, np.uint8)], axis=-1) for view in range(3)]
+    photos[1][..., 3] = 0
+    scores = evaluation.evaluate_views(render_with_error(5.0), make_scene(), Store(photos), np.arange(3), tmp_path, 7)
+    assert scores["num_test_views"] == 2 and set(scores["per_view"]) == {"a/0.jpg", "a/2.jpg"}
+    assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
+    assert json.loads((tmp_path / "test/ours_7/views.json").read_text()) == {"00000.png": "a/0.jpg", "00002.png": "a/2.jpg"}
+    assert "a/1.jpg: its mask leaves nothing" in caplog.text
+    with pytest.raises(InputError, match="test views: expected one whose mask leaves something, got 1 without"):
+        evaluation.evaluate_views(render_with_error(5.0), make_scene(), Store(photos), np.array([1]), tmp_path, 7)
+    assert not score_view(np.zeros((*SIZE, 3), np.float32), photos[1], np.ones(SIZE, bool)).any()
+
+
+def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, monkeypatch):
+    names = ["../../up.jpg", "/abs/olute.png", "a/b.jpg", "a/b.png", "c.d.tif"]
+    scene = make_scene(5, image_names=names, num_views=5, test_views=np.arange(5), train_views=np.arange(0))
+    maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
+    trained = types.SimpleNamespace(place=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps)
+    monkeypatch.setattr(results, "load_trained", lambda *_: trained)
+    results.render(Settings(), tmp_path / "run")
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*_color.png")}
+    assert found == {f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")}

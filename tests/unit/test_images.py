@@ -306,7 +306,7 @@ def test_cache_stays_within_the_budget_and_drops_the_longest_unused(tmp_path, mo
     scene = _load(tmp_path)
     reads = []
     original = images.read_photograph
-    monkeypatch.setattr(images, "read_photograph", lambda path: reads.append(path[-6:-4]) or original(path))
+    monkeypatch.setattr(images, "read_photograph", lambda path, *size: reads.append(path[-6:-4]) or original(path, *size))
     with images.ImageStore(scene, 64) as store:
         store._budget = 3 * 48 * 64 * 3
         for view in (0, 1, 2, 0, 3, 0, 2, 1):
@@ -325,7 +325,7 @@ def test_prefetch_reads_once_and_no_more_than_fits(tmp_path, monkeypatch):
     scene = _load(tmp_path)
     reads = []
     original = images.read_photograph
-    monkeypatch.setattr(images, "read_photograph", lambda path: reads.append(path) or original(path))
+    monkeypatch.setattr(images, "read_photograph", lambda path, *size: reads.append(path) or original(path, *size))
     with images.ImageStore(scene, 64) as store:
         store._budget = 5 * 48 * 64 * 3
         store.prefetch(range(8))

@@ -164,6 +164,12 @@ def test_expanded_cells_and_wall_distances():
     assert np.array_equal(exact.is_in_expanded(3, points), exact.cell_of(points) == 3)
 
 
+@pytest.fixture(autouse=True)
+def only_warnings(caplog):
+    """Tests that ran before may have started a program, which makes the package say more."""
+    caplog.set_level(logging.WARNING, "cosurfgs_jax")
+
+
 @pytest.mark.parametrize("given", [skewed_input, town_input])
 def test_one_block_is_everything(given, caplog):
     given = given()

@@ -284,3 +284,28 @@ def test_sigterm_lets_a_program_clean_up(tmp_path):
     assert process.wait(30) == 143
     process.stdout.close()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("program_name", ["train", "render"])
+def test_a_reader_that_goes_away_is_no_fault(program_name):
+    command = f"{sys.executable} -m cosurfgs_jax.{program_name} --help | head -n 1"
+    result = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, timeout=120)
+    assert result.returncode in (0, 141) and not result.stderr and len(result.stdout.splitlines()) == 1
+
+
+def test_a_broken_pipe_of_something_else_is_a_fault(capsys):
+    assert _run(_raiser(BrokenPipeError("a socket")), workdir="") == 1
+    assert "a socket" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "bound"), [
+    ("127.0.0.1:4567", "127.0.0.1:4567"), ("localhost:4567", "127.0.0.1:4567"), ("[::1]:4567", "[::1]:4567"),
+    ("192.0.2.7:4567", None), ("no.such.host.invalid:4567", None), ("4567", None), ("host:port", None),
+])
+def test_the_coordinator_listens_where_it_was_told_to(given, bound, capsys):
+    found = program._bind_address(given)
+    if given.startswith(("localhost", "[")) and found != bound:
+        pytest.skip("this machine has no such address")
+    assert found == bound
+    is_told = "listens on all of its interfaces" in capsys.readouterr().err
+    assert is_told == (bound is None and given.endswith(":4567"))

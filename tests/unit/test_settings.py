@@ -29,6 +29,33 @@ def test_bad_value_is_named(name, value):
         settings_file.check(settings)
 
 
+NUMBERS = [(name, kind) for name, kind, _ in settings_file.leaves(Settings()) if kind in (int, float)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 10**400])
+def test_numbers_that_no_setting_can_have_are_refused_by_name(value):
+    assert len(NUMBERS) > 70
+    for name, kind in NUMBERS:
+        if kind is int and value != value // 1:
+            continue
+        settings = Settings()
+        settings_file.set_value(settings, name, int(value) if kind is int else value)
+        with pytest.raises(InputError, match=rf"config\.{name}: expected .*, got"):
+            settings_file.check(settings)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("density.gradient_threshold", 0.0), ("density.prune_opacity", -0.1), ("density.opacity_reset_every", 0.0),
+    ("train.sh_degree_every", 0.0), ("train.test_every", -5), ("seed", -1), ("generated.seed", -3), ("geo.offset", "1e30,0,0"),
+    ("geo.offset", "nan,0,0"), ("data.path", "a\0b"),
+])
+def test_settings_that_would_fail_later_are_refused_by_name(name, value):
+    settings = Settings()
+    settings_file.set_value(settings, name, value)
+    with pytest.raises(InputError, match=rf"config\.{name}: expected"):
+        settings_file.check(settings)
+
+
 @pytest.mark.parametrize("name, value, words", [
     ("train.steps", 10.5, "a whole number"), ("train.steps", True, "a whole number"),
     ("train.steps", "10", "a whole number"),

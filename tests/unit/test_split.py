@@ -77,6 +77,6 @@ def test_no_view_left_for_training(tmp_path):
 
 
 def test_a_list_that_is_no_text(tmp_path):
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"list\.txt: expected a text file"):
         _views("list.txt", tmp_path)

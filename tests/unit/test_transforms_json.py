@@ -120,9 +120,10 @@ def test_missing_photographs_are_left_out_with_a_count(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         scene = _load(tmp_path)
     assert scene.image_names == ["view_00.png", "view_02.png", "view_04.png"]
-    assert "2 frames left out" in caplog.text
-    (tmp_path / "images").rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"expected photographs beside it, got none of 5 .*view_00\.png"):
+    assert "2 of 5 photographs are not there and are left out: ./images/view_01.png, ./images/view_03.png" in caplog.text
+    for name in ("view_00.png", "view_02.png"):  # most of them
+        (tmp_path / "images" / name).unlink()
+    with pytest.raises(InputError, match=r"expected its photographs, got 1 of 5 .*view_00\.png"):
         _load(tmp_path)
 
 
@@ -247,3 +248,106 @@ def test_names_without_ending_and_paths_above(tmp_path):
     scene = _load(tmp_path / "inner")
     assert scene.image_names == model.names
     assert views_for_testing("every8", scene.image_names, tmp_path).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "coefficients"),
+    [
+        ({"is_fisheye": True, "k1": 0.1, "k2": 0.2, "k3": 0.3, "k4": 0.4}, "OPENCV_FISHEYE", (0.1, 0.2, 0.3, 0.4)),
+        ({"is_fisheye": False, "k1": 0.1}, "OPENCV", (0.1, 0, 0, 0)),
+        ({"is_fisheye": True, "camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE", (0, 0, 0, 0)),
+        ({"camera_model": "RADIAL_FISHEYE", "k1": 0.1, "k2": 0.2}, "OPENCV_FISHEYE", (0.1, 0.2, 0, 0)),
+        ({"k5": 0.0, "skew": 0, "rolling_shutter": [0, 0, 0, 0], "latlong": False, "aabb_scale": 16}, "OPENCV", (0, 0, 0, 0)),
+    ],
+)
+def test_lenses_of_other_programs(fields, model, coefficients):
+    lens = lens_of({**CAMERA, **fields}, (1, 1), "x")
+    assert (lens.model, lens.coefficients) == (model, coefficients)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"is_fisheye": True, "camera_model": "OPENCV"}, "expected one lens, got is_fisheye and camera_model OPENCV"),
+        ({"is_fisheye": "yes"}, "expected true or false as is_fisheye, got 'yes'"),
+        ({"k5": 0.01}, "got k5 = 0.01, which this program has no model for"),
+        ({"b1": 2.5}, "got b1"), ({"skew": 0.1}, "got skew"), ({"rolling_shutter": [0, 0, 1, 0]}, "got rolling_shutter"),
+        ({"ftheta_p1": 3}, "got ftheta_p1"), ({"latlong": True}, "got latlong"), ({"equirectangular": True}, "got equirect"),
+        ({"distortion_params": [0.1, 0]}, "got distortion_params"), ({"s1": 1e-4}, "got s1"), ({"is_panorama": 1}, "got is_pano"),
+        ({"is_fisheye": True, "p1": 0.1}, "expected 4 radial coefficients .*p1, p2 = 0.1"),
+        ({"camera_model": "RADIAL_FISHEYE", "k3": 0.1}, "expected 2 radial coefficients"),
+        ({"w": 64.5}, "expected a whole number of pixels as w, got 64.5"), ({"h": -48}, "expected a whole number of pixels as h"),
+        ({"cx": float("nan")}, "expected a finite number as cx, got nan"), ({"camera_model": ["OPENCV"]}, "expected a name"),
+    ],
+)
+def test_lenses_that_would_be_read_wrongly_are_refused(fields, message):
+    with pytest.raises(InputError, match=f"^here: .*{message}"):
+        lens_of({**CAMERA, **fields}, (48, 64), "here")
+
+
+def test_coefficients_that_a_pinhole_has_not_are_said(caplog):
+    lens_of({**CAMERA, "camera_model": "PERSPECTIVE", "k1": 0.125}, (48, 64), "file of test: frame 3")
+    assert "file of test: camera_model PERSPECTIVE has no distortion, so that k1 to k4" in caplog.text
+
+
+def test_a_focal_length_from_degrees():
+    np.testing.assert_allclose(lens_of({"x_fov": 90.0, "y_fov": 60.0}, (48, 64), "x").focal_px, [32, 24 * np.sqrt(3)])
+
+
+def _in_parts(root, model):
+    """As the synthetic scenes of the original NeRF are: a file for each part, names without endings, an angle."""
+    table = _write(root, model)
+    frames = table.pop("frames")
+    for number, frame in enumerate(frames):
+        part = ("train", "val", "test")[number % 3]
+        name = model.names[number].removesuffix(".png")
+        (root / part).mkdir(exist_ok=True)
+        (root / "images" / f"{name}.png").rename(root / part / f"{name}.png")
+        frame["file_path"] = f"./{part}/{name}"
+    (root / "transforms.json").unlink()
+    del table["ply_file_path"]
+    for number, part in enumerate(("train", "val", "test")):
+        (root / f"transforms_{part}.json").write_text(json.dumps({**table, "frames": frames[number::3]}))
+    return frames
+
+
+@pytest.mark.parametrize("cloud", ["pointcloud.ply", "Points3D.PLY", "points3d.ply", "point_cloud.ply"])
+def test_a_file_for_each_part_of_the_split(tmp_path, cloud):
+    model = dataset_files.make_model(num_views=7)
+    _in_parts(tmp_path, model)
+    (tmp_path / "points.ply").rename(tmp_path / cloud)
+    scene = _load(tmp_path, split="folders")
+    order = [int(name[-6:-4]) for name in scene.image_names]
+    assert sorted(order) == list(range(7))
+    assert [number % 3 > 0 for number in order] == scene.is_test.tolist()
+    for view, number in enumerate(order):
+        np.testing.assert_allclose(scene.camera_from_world[view, :3, 3], model.shifts[number], atol=1e-12)
+    np.testing.assert_array_equal(scene.points, model.points)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_text_of_windows_programs(tmp_path, encoding):
+    model = dataset_files.make_model(names=["Hütte.png", "b.png"])
+    table = _write(tmp_path, model)
+    (tmp_path / "transforms.json").write_bytes(json.dumps(table, ensure_ascii=False).encode(encoding))
+    assert _load(tmp_path).image_names == ["Hütte.png", "b.png"]
+
+
+def test_masks_that_are_named_need_not_be_called_after_photographs(tmp_path):
+    table = _write(tmp_path, dataset_files.make_model())
+    (tmp_path / "masks").mkdir()
+    for number, frame in enumerate(table["frames"]):
+        Image.new("L", (64, 48), 255).save(tmp_path / "masks" / f"frame{number}.png")
+        frame["mask_path"] = f"D:\\scene\\masks\\FRAME{number}.PNG"
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    assert [path[-10:] for path in _load(tmp_path).mask_paths] == [f"frame{number}.png" for number in range(4)]
+
+
+def test_photographs_in_a_folder_of_another_name(tmp_path, caplog):
+    model = dataset_files.make_model()
+    table = _write(tmp_path, model)
+    for frame in table["frames"]:
+        frame["file_path"] = frame["file_path"].replace("./images/", "capture/rgb/")
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    assert _load(tmp_path).num_views == 4
+    assert "4 files are in folders of another name here" in caplog.text

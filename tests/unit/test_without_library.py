@@ -46,7 +46,7 @@ def test_without_it_the_portable_rasterizer_is_and_says_so_once(absent, caplog):
     assert ABSENT in message and raster.PORTABLE_COST in message
     with pytest.raises(InputError, match="backend 'cpu' is not available: the native CPU library cannot be loaded"):
         raster.choose_backend("cpu")
-    assert not ffi.has_native(jnp.zeros(3))
+    assert not ffi.has_native("cosurfgs_adam", jnp.zeros(3))
 
 
 CHILD = """

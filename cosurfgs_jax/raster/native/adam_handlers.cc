@@ -6,19 +6,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "adam_operands.h"
 #include "parallel_for.h"
 #include "workspace.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace cosurfgs {
 namespace {
-
-using Field = ffi::Buffer<ffi::F32>;  // [N] and what a surfel has; axes of length 1 may stand in front
-using Row = ffi::Buffer<ffi::F32, 1>;
-using Flags = ffi::Buffer<ffi::PRED, 1>;
-using Count = ffi::Buffer<ffi::S32, 0>;
 
 constexpr int64_t kFloatsAtOnce = 1 << 16;
 
@@ -27,20 +20,16 @@ struct AdamWorkspace {
 };
 
 // A result that XLA could not put where its operand is.
-void CopyUnlessSame(const Field& from, float* to) {
+void CopyUnlessSame(const AdamField& from, float* to) {
   if (from.typed_data() != to) std::memcpy(to, from.typed_data(), from.element_count() * sizeof(float));
 }
 
-ffi::Error Adam(ffi::ThreadPool pool, Field values, Field mu, Field nu, Field gradient, Flags alive, Row rates, Row learns,
-                Count count, ffi::Result<Field> new_values, ffi::Result<Field> new_mu, ffi::Result<Field> new_nu, float beta1,
-                float beta2, float gain1, float gain2, float epsilon) {
+ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField nu, AdamField gradient, AdamFlags alive,
+                AdamRow rates, AdamRow learns, AdamCount count, ffi::Result<AdamField> new_values, ffi::Result<AdamField> new_mu,
+                ffi::Result<AdamField> new_nu, float beta1, float beta2, float gain1, float gain2, float epsilon) {
+  const std::string error = CheckOperands({values, mu, nu, gradient, alive, rates, learns, count});
+  if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const int64_t rows = alive.element_count(), row_floats = rates.element_count();
-  const size_t size = values.element_count();
-  if (mu.element_count() != size || nu.element_count() != size || gradient.element_count() != size ||
-      int64_t(size) != rows * row_floats || learns.element_count() != rates.element_count()) {
-    return ffi::Error::InvalidArgument(
-        "adam: expected values, moments and gradient of N times R elements, alive [N], rates and learns [R]");
-  }
   CopyUnlessSame(values, new_values->typed_data());
   CopyUnlessSame(mu, new_mu->typed_data());
   CopyUnlessSame(nu, new_nu->typed_data());
@@ -63,21 +52,4 @@ ffi::Error Adam(ffi::ThreadPool pool, Field values, Field mu, Field nu, Field gr
 }  // namespace cosurfgs
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsAdam, cosurfgs::Adam,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<cosurfgs::Field>()
-                                  .Arg<cosurfgs::Field>()
-                                  .Arg<cosurfgs::Field>()
-                                  .Arg<cosurfgs::Field>()
-                                  .Arg<cosurfgs::Flags>()
-                                  .Arg<cosurfgs::Row>()
-                                  .Arg<cosurfgs::Row>()
-                                  .Arg<cosurfgs::Count>()
-                                  .Ret<cosurfgs::Field>()
-                                  .Ret<cosurfgs::Field>()
-                                  .Ret<cosurfgs::Field>()
-                                  .Attr<float>("beta1")
-                              .Attr<float>("beta2")
-                              .Attr<float>("gain1")
-                              .Attr<float>("gain2")
-                              .Attr<float>("epsilon"));
+                              cosurfgs::BindAdam(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));

@@ -11,10 +11,13 @@
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 
+// Of scratch memory: cub asks for it, and records are loaded 16 bytes at a time.
+constexpr size_t kScratchAlignment = 256;
+
 // The first thing that goes wrong is kept, and what comes after it does nothing.
 class CudaDevice {
  public:
-  // allocate: device memory that lives as long as the call; null if there is none.
+  // allocate: device memory at a multiple of kScratchAlignment that lives as long as the call; null if there is none.
   CudaDevice(cudaStream_t stream, std::function<void*(size_t)> allocate) : stream_(stream), allocate_(std::move(allocate)) {}
 
   void* Allocate(size_t bytes);
@@ -28,9 +31,14 @@ class CudaDevice {
   //   shared()            its Body::Shared;
   //   Each(f)             f(thread, state) on every thread, then a barrier;
   //   None(f)             whether f(state) is false on every thread, after a barrier;
-  //   Rows<S, Op>(n, slab, f)   for i in [0, n), f(state, i, row) on every thread fills a row (zero before) and says whether it
-  //                       did; the rows of a warp are put together by Op into the slab; then a barrier. S: a power of two, no
-  //                       less than the numbers of a row.
+  //   Visit(patches, order, reach, meet, fill)
+  //                       each warp goes through the surfels i of a batch whose patches[i] has the warp's bit and that one of
+  //                       its threads can reach, i < reach(state): threads for which meet(state, i, hits) is true call
+  //                       fill(state, i, hits); then a barrier;
+  //   Rows<Op>(patches, slab, order, reach, meet, fill)
+  //                       likewise, but where one thread of a warp meets the surfel, all of them call
+  //                       fill(state, i, hits, is_any, row), is_any[p]: whether pixel p of a thread of the warp is hit; their
+  //                       rows are put together by Op into the slab.
   template <class Body>
   void Blocks(int64_t n, const typename Body::Args& args);
 
@@ -43,8 +51,12 @@ class CudaDevice {
   // Likewise `count` numbers that are `stride` apart.
   std::vector<int64_t> ReadEvery(const int64_t* values, int64_t stride, int64_t count);
 
-  // Rows of gradients in memory at a time: 16 M of 88 bytes are 1.4 GB.
-  int64_t max_band_pairs() const { return int64_t(1) << 24; }
+  // Rows of gradients in memory at a time.
+  int64_t max_band_pairs() const;
+
+  // Whether the present device has a kernel of this library to run, with a reason if not. Loads it, so a device that needs the
+  // PTX compiles it now.
+  static cudaError_t TryKernel();
 
   cudaError_t error() const { return error_; }
   size_t refused_bytes() const { return refused_bytes_; }  // of the allocation that failed, or 0

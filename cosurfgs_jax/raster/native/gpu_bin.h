@@ -90,48 +90,6 @@ struct ScatterOffset {
   COSURFGS_FN static void Run(const Args& args, int64_t rank) { args.offset_of[args.order[rank]] = args.offsets[rank]; }
 };
 
-struct ReduceArgs {
-  const uint32_t* keys;  // by id
-  const Record* records;
-  const int64_t* offset_of;
-  const float* rows;
-  int row_size, first_tile_row, end_tile_row;
-  float* sums;  // row_size per id
-};
-
-// One thread per number of a surfel: neighbouring threads read neighbouring numbers of a row. The rows of a surfel are added in
-// the order of its tiles, so the sum does not depend on which block was first.
-struct AddRows {
-  using Args = ReduceArgs;
-  COSURFGS_FN static void Run(const Args& args, int64_t index) {
-    const int64_t id = index / args.row_size;
-    if (args.keys[id] == kHiddenKey) return;
-    const int64_t count = PairsInRows(args.records[id].box, args.first_tile_row, args.end_tile_row);
-    const float* row = args.rows + args.offset_of[id] * args.row_size + index % args.row_size;
-    float sum = 0.0f;
-    for (int64_t i = 0; i < count; ++i) sum += row[i * args.row_size];
-    args.sums[index] += sum;
-  }
-};
-
-// The same for contributions, of which the second is a maximum.
-struct AddContributions {
-  using Args = ReduceArgs;
-  COSURFGS_FN static void Run(const Args& args, int64_t index) {
-    const int64_t id = index / kContributions;
-    float sum = 0.0f;
-    if (args.keys[id] != kHiddenKey) {
-      const int64_t count = PairsInRows(args.records[id].box, args.first_tile_row, args.end_tile_row);
-      const float* row = args.rows + args.offset_of[id] * kContributions + index % kContributions;
-      for (int64_t i = 0; i < count; ++i) {
-        const float value = row[i * kContributions];
-        sum = index % kContributions != 1 ? sum + value : Max(sum, value);
-      }
-    }
-    args.sums[index] = sum;
-  }
-};
-
 struct StatusArgs {
   const int32_t* num_invalid;
   int64_t num_pairs;

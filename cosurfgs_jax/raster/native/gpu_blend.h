@@ -1,22 +1,24 @@
 // What one GPU block does for one tile: blending, and the way back. The same formulas as blend_kernels.cc for one pixel.
 //
-// A block has a thread per pixel of a tile; a warp has 8x4 of them, so that a small surfel concerns few warps. Records come
-// through shared memory in batches. Sums over a tile's pixels are made per warp by exchanging registers, kept per warp and
-// surfel of the batch in shared memory, and added over the warps when the batch is done: no two warps wait for each other
-// within a batch, and the order of additions is fixed.
+// A block has four warps for a tile; a warp has a patch of 8x8 pixels and a thread two of them, one above the other: what they
+// share (a column, the numbers of a surfel, the sums over lanes) is paid for once. Surfels come through shared memory in
+// batches. Lane i of a warp looks whether surfel i of a batch touches the patch, and the warp visits those that do: bits of a
+// ballot, one after the other. Sums over a tile's pixels are made per warp by exchanging registers, kept per warp and surfel of
+// the batch in shared memory, and added over the warps when the batch is done: no two warps wait for each other within a
+// batch, and the order of additions is fixed.
 #pragma once
 
 #include <string.h>
 
+#include <cstddef>
 #include <type_traits>
 
+#include "gpu_slab.h"
 #include "raster.h"
 #include "scalar.h"
 
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
-
-constexpr int kWarp = 32, kTileThreads = kTile * kTile, kTileWarps = kTileThreads / kWarp;
 
 struct BlendArgs {
   const View* view;
@@ -31,392 +33,496 @@ struct BlendArgs {
   float* sums;    // backward without rows: per surfel, added to in any order
 };
 
-struct PixelPosition {
-  int x, y;
-  bool is_inside;
-  COSURFGS_FN PixelPosition(const BlendArgs& args, int tile, int thread) {
+// The tile of a block.
+struct TilePlace {
+  int index, x, y;  // x, y: in tiles
+  COSURFGS_FN TilePlace(const BlendArgs& args, int64_t block) {
+    index = int(block) + args.first_tile;
+    x = index % args.tiles_x;
+    y = index / args.tiles_x;
+  }
+};
+
+// The pixels of a thread: (x, y) and kRows below it.
+struct ThreadPixels {
+  static constexpr int kRows = kPatch / kPixels;
+  int x, y, width, height;
+  COSURFGS_FN ThreadPixels(const BlendArgs& args, const TilePlace& tile, int thread) {
     const int warp = thread / kWarp, lane = thread % kWarp;
-    x = tile % args.tiles_x * kTile + warp % 2 * 8 + lane % 8;
-    y = tile / args.tiles_x * kTile + warp / 2 * 4 + lane / 8;
-    is_inside = x < args.view->width && y < args.view->height;
+    x = tile.x * kTile + warp % kPatches * kPatch + lane % kPatch;
+    y = tile.y * kTile + warp / kPatches * kPatch + lane / kPatch;
+    width = args.view->width;
+    height = args.view->height;
   }
+  COSURFGS_FN bool is_inside(int p) const { return x < width && y + p * kRows < height; }
+  COSURFGS_FN int64_t index(int p) const { return int64_t(y + p * kRows) * width + x; }
+  COSURFGS_FN float center_x() const { return float(x) + 0.5f; }
+  COSURFGS_FN float center_y(int p) const { return float(y + p * kRows) + 0.5f; }
 };
 
-struct Hit {
-  float dx, dy, u, v, inv_pz, alpha, unclamped, z;
-  bool is_disc;
+// A surfel in shared memory.
+struct alignas(16) Visited {
+  Projected<float> s;
+  float nearest;  // hits must not be nearer; minus infinity where none can be too near
 };
 
-// Whether the surfel is hit at the pixel. Without kWithDepth z is only set where it may be too near.
-template <bool kWithDepth>
-COSURFGS_FN bool Intersect(const Record& r, int x, int y, float near, Hit& h) {
-  if (x < r.box.x0 || x > r.box.x1 || y < r.box.y0 || y > r.box.y1) return false;
-  const Projected<float>& s = r.s;
-  h.dx = float(x) + 0.5f - s.center[0];
-  h.dy = float(y) + 0.5f - s.center[1];
-  const float px = h.dx * s.a[0] + h.dy * s.b[0];
-  const float py = h.dx * s.a[1] + h.dy * s.b[1];
-  const float pz = h.dx * s.a[2] + (h.dy * s.b[2] + s.c);
-  h.inv_pz = Reciprocal(pz);
-  h.u = px * h.inv_pz;
-  h.v = py * h.inv_pz;
-  const float sigma_disc = h.u * h.u + h.v * h.v;
-  const float sigma_screen = (h.dx * h.dx + h.dy * h.dy) * kLowPass;
-  h.is_disc = sigma_disc <= sigma_screen;  // false where the ray lies in the disc's plane: NaN or infinity
-  const float sigma = h.is_disc ? sigma_disc : sigma_screen;
-  if (!(sigma <= r.cutoff)) return false;
-  h.unclamped = ExpMinusHalf(sigma) * s.opacity;
-  h.alpha = Min(h.unclamped, kMaxAlpha);
-  if (!(kMinAlpha <= h.alpha)) return false;
-  if (kWithDepth || r.may_be_near) {
-    h.z = h.is_disc ? h.u * s.m2[0] + (h.v * s.m2[1] + s.m2[2]) : s.m2[2];
-    if (r.may_be_near && !(near <= h.z)) return false;
-  }
-  return true;
+// Surfels of a batch, and what is found out about each of them once.
+template <int kBatch>
+struct Batch {
+  Visited surfels[kBatch];
+  float* rows[kBatch];      // where sums over the tile's pixels go
+  uint8_t patches[kBatch];  // bit w: the surfel's box touches the patch of warp w
+};
+
+// Bit w: the box touches the patch of warp w of the tile.
+COSURFGS_FN int TouchedPatches(const Box& box, const TilePlace& tile) {
+  const int x = tile.x * kTile + kPatch, y = tile.y * kTile + kPatch;  // where the second column and row of patches begin
+  const int columns = (box.x0 < x ? 1 : 0) | (box.x1 >= x ? 2 : 0);
+  return (box.y0 < y ? columns : 0) | (box.y1 >= y ? columns << kPatches : 0);
 }
 
-// Copies the records of a batch, and their ids, into shared memory; 16 bytes a thread and turn. By memcpy, as a compiler may
-// take for granted that words are not the floats that are read afterwards.
-template <int kBatch>
-COSURFGS_FN void CopyBatch(const BlendArgs& args, int64_t first, int size, int thread, Record* records, int32_t* ids) {
-  constexpr int kBytes = 16, kChunks = kRecordBytes / kBytes;
+// The end of a record, which a thread reads in one go.
+struct alignas(16) RecordEnd {
+  float cutoff;
+  Box box;
+  int32_t may_be_near;
+};
+static_assert(offsetof(Record, cutoff) == sizeof(Projected<float>) && sizeof(Projected<float>) % 16 == 0 &&
+              offsetof(Record, cutoff) + sizeof(RecordEnd) == kRecordBytes, "16 bytes at a time");
+
+// Copies surfels [first, first + size) of the tile's list into shared memory, 16 bytes a thread and turn. By memcpy, as a
+// compiler may take for granted that words are not the floats that are read afterwards. row(box, id) is what rows get.
+template <int kBatch, class Row>
+COSURFGS_FN void CopyBatch(const BlendArgs& args, const TilePlace& tile, int64_t first, int size, int thread,
+                           Batch<kBatch>& batch, Row row) {
+  constexpr int kBytes = 16, kChunks = int(sizeof(Projected<float>)) / kBytes;
+  constexpr int kTeam = 8, kTeams = kTileThreads / kTeam;  // threads for a surfel
+  static_assert(kChunks <= kTeam && kBatch <= kTileThreads, "a thread for each chunk, and one for each surfel");
   struct alignas(kBytes) Chunk {
     char bytes[kBytes];
   } chunk;
-  static_assert(kBatch <= kTileThreads, "a thread per id");
-  if (thread < size) ids[thread] = args.lists[first + thread];
-  for (int i = thread; i < size * kChunks; i += kTileThreads) {
-    const int64_t offset = i % kChunks * kBytes;
-    const char* source = reinterpret_cast<const char*>(args.records + args.lists[first + i / kChunks]) + offset;
-    char* target = reinterpret_cast<char*>(records + i / kChunks) + offset;
+  const int32_t* ids = args.lists + first;
+  if (thread < size) {
+    RecordEnd end;
+    memcpy(&end, __builtin_assume_aligned(&args.records[ids[thread]].cutoff, kBytes), sizeof(end));
+    batch.surfels[thread].nearest = end.may_be_near ? args.view->near : -INFINITY;
+    batch.patches[thread] = uint8_t(TouchedPatches(end.box, tile));
+    batch.rows[thread] = row(end.box, ids[thread]);
+  }
+  if (thread % kTeam >= kChunks) return;
+  COSURFGS_UNROLL
+  for (int turn = 0; turn < (kBatch + kTeams - 1) / kTeams; ++turn) {
+    const int i = turn * kTeams + thread / kTeam, offset = thread % kTeam * kBytes;
+    if (i >= size) return;
+    const char* source = reinterpret_cast<const char*>(args.records + ids[i]) + offset;
+    char* target = reinterpret_cast<char*>(batch.surfels + i) + offset;
     memcpy(&chunk, __builtin_assume_aligned(source, kBytes), kBytes);
     memcpy(__builtin_assume_aligned(target, kBytes), &chunk, kBytes);
   }
 }
 
-// How numbers of a row are put together.
-struct Sum {
-  COSURFGS_FN static float Combine(int, float a, float b) { return a + b; }
-};
-struct SumOfContributions {  // the second is a maximum
-  COSURFGS_FN static float Combine(int k, float a, float b) { return k == 1 ? Max(a, b) : a + b; }
-};
-
-// Puts together kSize numbers (a power of two) of each of 32 lanes: afterwards values[0] of a lane is number (lane % kSize) over
-// all lanes. Every step halves what a lane is in charge of: 31 exchanges for 32 numbers, where a sum for each would take 160.
-// exchange(width, send, receive) calls receive(lane, values, send(lane ^ width, ...)) for every lane.
-template <int kSize, class Op, int kWidth, class Warp>
-COSURFGS_BLOCK_FN void HalveWidth(Warp& warp) {
-  if constexpr (kWidth >= kSize) {
-    warp.Exchange(
-        kWidth, [](int, const float* values) { return values[0]; },
-        [](int lane, float* values, float other) { values[0] = Op::Combine(lane % kSize, values[0], other); });
-  } else {
-    COSURFGS_UNROLL
-    for (int i = 0; i < kWidth; ++i) {
-      warp.Exchange(
-          kWidth, [i](int lane, const float* values) { return lane & kWidth ? values[i] : values[i + kWidth]; },
-          [i](int lane, float* values, float other) {
-            const float mine = lane & kWidth ? values[i + kWidth] : values[i];
-            // The number's index: the bits of the lane from kWidth up, and i below.
-            values[i] = Op::Combine((lane % kSize & ~(kWidth - 1)) | i, mine, other);
-          });
-    }
+// What the pixels of a column share of a surfel: the offset from its centre, and what it adds to p (surfel_math.h).
+struct Column {
+  float dx, px, py, pz, dx2;
+  COSURFGS_FN Column(const Projected<float>& s, float x) {
+    dx = x - s.center[0];
+    px = dx * s.a[0];
+    py = dx * s.a[1];
+    pz = Fma(dx, s.a[2], s.c);
+    dx2 = dx * dx;
   }
-}
-template <int kSize, class Op, int kWidth, int kEnd, class Warp>
-COSURFGS_BLOCK_FN void Halve(Warp& warp) {
-  if constexpr (kWidth >= kEnd) {
-    HalveWidth<kSize, Op, kWidth>(warp);
-    Halve<kSize, Op, kWidth / 2, kEnd>(warp);
-  }
-}
-template <int kSize, class Op, class Warp>
-COSURFGS_BLOCK_FN void CombineLanes(Warp& warp) {
-  Halve<kSize, Op, kSize / 2, 1>(warp);
-  Halve<kSize, Op, kWarp / 2, kSize>(warp);
-}
-
-// What the warps of a block have gathered for the surfels of a batch.
-template <int kBatch, int kUsed>
-struct Slab {
-  float values[kTileWarps][kBatch][kUsed];
-  bool is_hit[kTileWarps][kBatch];
 };
 
-// Calls write(surfel of the batch, number, value) for this thread's part of the batch.
-template <class Op, int kBatch, int kUsed, class Write>
-COSURFGS_BLOCK_FN void ReadSlab(const Slab<kBatch, kUsed>& slab, int size, int thread, Write write) {
-  for (int index = thread; index < size * kUsed; index += kTileThreads) {
-    const int i = index / kUsed, k = index % kUsed;
-    float value = 0.0f;
-    bool is_hit = false;
-    for (int warp = 0; warp < kTileWarps; ++warp) {
-      if (slab.is_hit[warp][i]) value = Op::Combine(k, value, slab.values[warp][i][k]);
-      is_hit = is_hit || slab.is_hit[warp][i];
-    }
-    if (is_hit) write(i, k, value);
+struct Hit {
+  float dx, dy, u, v, inv_pz, alpha, z;
+  bool is_disc, is_clamped, is_hit;
+};
+
+// Where the surfel is hit at a pixel, and whether it is; never where y is NaN. Without branches, so that the pixels of a thread
+// are worked on side by side, and with every multiply-add spelt out: forward and backward must decide alike. Pixels outside of
+// the surfel's box need no test, as the box holds all pixels of sufficient alpha. Without kWithDepth z is only set where it may
+// be too near.
+template <bool kWithDepth>
+COSURFGS_FN Hit Intersect(const Visited& r, const Column& column, float y) {
+  const Projected<float>& s = r.s;
+  Hit h;
+  h.dx = column.dx;
+  h.dy = y - s.center[1];
+  const float px = Fma(h.dy, s.b[0], column.px);
+  const float py = Fma(h.dy, s.b[1], column.py);
+  const float pz = Fma(h.dy, s.b[2], column.pz);
+  h.inv_pz = FastReciprocal(pz);
+  h.u = px * h.inv_pz;
+  h.v = py * h.inv_pz;
+  const float sigma_disc = Fma(h.u, h.u, h.v * h.v);
+  const float sigma_screen = Fma(h.dy, h.dy, column.dx2) * kLowPass;
+  h.is_disc = sigma_disc <= sigma_screen;  // false where the ray lies in the disc's plane: NaN or infinity
+  const float sigma = h.is_disc ? sigma_disc : sigma_screen;
+  const float unclamped = FastExpMinusHalf(sigma) * s.opacity;
+  h.is_hit = kMinAlpha <= unclamped;
+  h.is_clamped = unclamped > kMaxAlpha;
+  h.alpha = Min(unclamped, kMaxAlpha);
+  if (kWithDepth || r.nearest > -INFINITY) {
+    const float z = Fma(h.u, s.m2[0], Fma(h.v, s.m2[1], s.m2[2]));
+    h.z = h.is_disc ? z : s.m2[2];
+    h.is_hit = h.is_hit & (r.nearest <= h.z);
   }
+  return h;
 }
+
+// The order in which a warp visits the surfels of a batch.
+enum class Order { kForward, kBackward };
+
+// The hits of a thread's pixels.
+struct Hits {
+  Hit of[kPixels];
+};
 
 // Forward. Rows of contributions that no pixel adds to are not written: they must be zero before.
 template <int kMaps, bool kContributing>
 struct BlendTileBlock {
   using Args = BlendArgs;
-  static constexpr int kThreads = kTileThreads;
+  static constexpr int kThreads = kTileThreads, kMinBlocks = kContributing ? 7 : 8;
   static constexpr int kBatch = 64;
-  struct State {
-    int x, y;
-    bool active;  // takes hits
+  struct Pixel {
+    float y;  // of its centre; NaN if it takes no (more) hits
     float transmittance, color[3], depth, median, normal[3], plane, distortion;
     int32_t last, median_index;
   };
+  struct State {
+    float x;
+    Pixel pixels[kPixels];
+  };
   struct Empty {};
   struct Shared {
-    Record records[kBatch];
-    int32_t ids[kBatch];
+    Batch<kBatch> batch;
     std::conditional_t<kContributing, Slab<kBatch, kContributions>, Empty> slab;
   };
 
-  // Blends one surfel into one pixel; false if it is not hit. contribution gets what the pixel adds.
-  COSURFGS_FN static bool BlendHit(const Record& r, float near, int32_t index, State& state, float* contribution) {
-    Hit h;
-    if (!Intersect<(kMaps >= kGeometry)>(r, state.x, state.y, near, h)) return false;
-    const float t = state.transmittance, t_after = t - t * h.alpha;
-    if (t_after < kMinTransmittance) {
-      state.active = false;
-      return false;
+  COSURFGS_FN static void StartPixels(const ThreadPixels& at, State& state) {
+    state = State{};
+    state.x = at.center_x();
+    for (int p = 0; p < kPixels; ++p) {
+      Pixel& pixel = state.pixels[p];
+      pixel.y = at.is_inside(p) ? at.center_y(p) : NAN;
+      pixel.transmittance = 1.0f;
+      pixel.last = pixel.median_index = -1;
     }
-    const float w = h.alpha * t;
-    const bool is_front = t > kMedianTransmittance;
-    state.transmittance = t_after;
-    state.last = index;
-    for (int c = 0; c < 3; ++c) state.color[c] += w * r.s.color[c];
-    if (kMaps >= kGeometry) {
-      if (kMaps >= kEverything) state.distortion += w * (h.z * (1.0f - t) - state.depth) * 2.0f;
-      state.depth += w * h.z;
-      if (is_front) {
-        state.median = h.z;
-        state.median_index = index;
-      }
-      state.plane += w * r.s.plane_distance;
-      for (int c = 0; c < 3; ++c) state.normal[c] += w * r.s.normal[c];
-    }
-    if (kContributing) {
-      contribution[0] = contribution[1] = w;
-      contribution[2] = 1.0f;
-      contribution[3] = is_front ? 1.0f : 0.0f;
-    }
-    return true;
+  }
+  COSURFGS_FN static bool IsActive(const State& state) {
+    bool is_active = false;
+    for (int p = 0; p < kPixels; ++p) is_active = is_active || state.pixels[p].y == state.pixels[p].y;
+    return is_active;
   }
 
-  COSURFGS_FN static void WritePixel(const Args& args, const State& state) {
-    if (state.x >= args.view->width || state.y >= args.view->height) return;
-    const int64_t pixel = int64_t(state.y) * args.view->width + state.x;
-    const Image& image = args.image;
-    image.transmittance[pixel] = state.transmittance;
-    image.last[pixel] = state.last;
-    for (int c = 0; c < 3; ++c) image.color[3 * pixel + c] = state.color[c] + state.transmittance * args.background[c];
-    if (kMaps >= kGeometry) {
-      image.depth_sum[pixel] = state.depth;
-      image.median_depth[pixel] = state.median;
-      image.median_index[pixel] = state.median_index;
-      image.plane_sum[pixel] = state.plane;
-      for (int c = 0; c < 3; ++c) image.normal_sum[3 * pixel + c] = state.normal[c];
+  // Whether a pixel of the thread is hit.
+  COSURFGS_FN static bool Meet(const Visited& r, const State& state, Hits& hits) {
+    const Column column(r.s, state.x);
+    bool is_hit = false;
+    COSURFGS_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+      hits.of[p] = Intersect<(kMaps >= kGeometry)>(r, column, state.pixels[p].y);
+      is_hit = is_hit | hits.of[p].is_hit;
     }
-    if (kMaps >= kEverything) image.distortion[pixel] = state.distortion;
+    return is_hit;
+  }
+
+  // Blends a surfel into a pixel, if it is hit. contribution (may be null) gains what the pixel adds.
+  COSURFGS_FN static void Blend(const Visited& r, const Hit& h, int32_t index, Pixel& pixel, float* contribution) {
+    const float t = pixel.transmittance, t_after = t - t * h.alpha;
+    const bool stops = h.is_hit & (t_after < kMinTransmittance);
+    const bool is_blended = h.is_hit & !stops;
+    const bool is_front = is_blended & (t > kMedianTransmittance);
+    const float w = is_blended ? h.alpha * t : 0.0f;
+    pixel.y = stops ? NAN : pixel.y;
+    pixel.transmittance = is_blended ? t_after : t;
+    pixel.last = is_blended ? index : pixel.last;
+    for (int c = 0; c < 3; ++c) pixel.color[c] += w * r.s.color[c];
+    if (kMaps >= kGeometry) {
+      if (kMaps >= kEverything) pixel.distortion += w * (h.z * (1.0f - t) - pixel.depth) * 2.0f;
+      pixel.depth += w * h.z;
+      pixel.median = is_front ? h.z : pixel.median;
+      pixel.median_index = is_front ? index : pixel.median_index;
+      pixel.plane += w * r.s.plane_distance;
+      for (int c = 0; c < 3; ++c) pixel.normal[c] += w * r.s.normal[c];
+    }
+    if (kContributing) {
+      contribution[0] += w;
+      contribution[1] = Max(contribution[1], w);
+      contribution[2] += is_blended ? 1.0f : 0.0f;
+      contribution[3] += is_front ? 1.0f : 0.0f;
+    }
+  }
+  COSURFGS_FN static void BlendAll(const Visited& r, const Hits& hits, int32_t index, State& state, float* contribution) {
+    COSURFGS_UNROLL
+    for (int p = 0; p < kPixels; ++p) Blend(r, hits.of[p], index, state.pixels[p], contribution);
+  }
+
+  COSURFGS_FN static void WritePixel(const Args& args, int64_t index, const Pixel& pixel) {
+    const Image& image = args.image;
+    image.transmittance[index] = pixel.transmittance;
+    image.last[index] = pixel.last;
+    for (int c = 0; c < 3; ++c) image.color[3 * index + c] = pixel.color[c] + pixel.transmittance * args.background[c];
+    if (kMaps >= kGeometry) {
+      image.depth_sum[index] = pixel.depth;
+      image.median_depth[index] = pixel.median;
+      image.median_index[index] = pixel.median_index;
+      image.plane_sum[index] = pixel.plane;
+      for (int c = 0; c < 3; ++c) image.normal_sum[3 * index + c] = pixel.normal[c];
+    }
+    if (kMaps >= kEverything) image.distortion[index] = pixel.distortion;
   }
 
   template <class Block>
   COSURFGS_BLOCK_FN static void Run(Block& block, const Args& args, int64_t index) {
     Shared& shared = block.shared();
-    const int tile = int(index) + args.first_tile;
-    const float near = args.view->near;
-    const int64_t begin = args.tile_begin[tile], end = args.tile_begin[tile + 1];
-    block.Each([&](int thread, State& state) {
-      const PixelPosition position(args, tile, thread);
-      state = State{};
-      state.x = position.x;
-      state.y = position.y;
-      state.active = position.is_inside;
-      state.transmittance = 1.0f;
-      state.last = state.median_index = -1;
-    });
+    const TilePlace tile(args, index);
+    const int64_t begin = args.tile_begin[tile.index], end = args.tile_begin[tile.index + 1];
+    block.Each([&](int thread, State& state) { StartPixels(ThreadPixels(args, tile, thread), state); });
     for (int64_t first = begin; first < end; first += kBatch) {
-      if (block.None([](const State& state) { return state.active; })) break;
+      if (block.None([](const State& state) { return IsActive(state); })) break;
       const int size = int(end - first < kBatch ? end - first : kBatch);
       const int32_t position = int32_t(first - begin);  // in the tile's list
-      block.Each([&](int thread, State&) { CopyBatch<kBatch>(args, first, size, thread, shared.records, shared.ids); });
+      block.Each([&](int thread, State&) {
+        CopyBatch(args, tile, first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
+          return kContributing ? args.rows.rows + kContributions * PairRow(args.rows, box, id, tile.x, tile.y) : nullptr;
+        });
+      });
+      const auto reach = [size](const State& state) { return IsActive(state) ? size : 0; };
+      const auto meet = [&](const State& state, int i, Hits& hits) { return Meet(shared.batch.surfels[i], state, hits); };
       if constexpr (kContributing) {
-        block.template Rows<4, SumOfContributions>(
-            size, shared.slab, [&](State& state, int i, float* values) {
-              return state.active && BlendHit(shared.records[i], near, position + i, state, values);
+        block.template Rows<SumOfContributions>(
+            shared.batch.patches, shared.slab, Order::kForward, reach, meet,
+            [&](State& state, int i, const Hits& hits, const bool*, float* values) {
+              for (int k = 0; k < kContributions; ++k) values[k] = 0.0f;
+              BlendAll(shared.batch.surfels[i], hits, position + i, state, values);
             });
         block.Each([&](int thread, State&) {
-          ReadSlab<SumOfContributions>(shared.slab, size, thread, [&](int i, int k, float value) {
-            const int64_t row = PairRow(args.rows, shared.records[i].box, shared.ids[i], tile % args.tiles_x,
-                                        tile / args.tiles_x);
-            args.rows.rows[kContributions * row + k] = value;
-          });
+          ReadSlab<SumOfContributions>(shared.slab, size, thread,
+                                       [&](int i, int k, float value) { shared.batch.rows[i][k] = value; });
         });
       } else {
-        block.Each([&](int, State& state) {
-          for (int i = 0; i < size && state.active; ++i) {
-            BlendHit(shared.records[i], near, position + i, state, nullptr);
-          }
-        });
+        block.Visit(
+            shared.batch.patches, Order::kForward, reach, meet, [&](State& state, int i, const Hits& hits) {
+              BlendAll(shared.batch.surfels[i], hits, position + i, state, nullptr);
+            });
       }
     }
-    block.Each([&](int, State& state) { WritePixel(args, state); });
+    block.Each([&](int thread, State& state) {
+      const ThreadPixels at(args, tile, thread);
+      for (int p = 0; p < kPixels; ++p) {
+        if (at.is_inside(p)) WritePixel(args, at.index(p), state.pixels[p]);
+      }
+    });
   }
 };
 
 // Backward: every pixel replays its hits from the last one. Rows of gradients that no pixel adds to are not written: they must
-// be zero before.
-template <int kMaps, bool kDeterministic>
+// be zero before. Without kHasProbe the absolute gradients are left out, and the rows' columns for them are zero.
+template <int kMaps, bool kDeterministic, bool kHasProbe>
 struct BlendTileBackwardBlock {
   using Args = BlendArgs;
-  static constexpr int kThreads = kTileThreads;
+  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kEverything ? 5 : kMaps == kGeometry ? 6 : 8;
   static constexpr int kBatch = 32;
   static constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
-  struct State {
-    int x, y;
+  static constexpr int kNumAbsolute = kGradAlpha - kGradAbsolute;
+  static constexpr int kSummed = kHasProbe ? kUsed : kUsed - kNumAbsolute;  // numbers that are put together
+  struct Pixel {
+    float y;
     int32_t last, median_index;
     float transmittance;  // behind the surfels replayed so far
     float behind;         // sum of w e over those behind, plus the background's part
     float color[3], depth, median, normal[3], plane, distortion;  // gradients
     float final_transmittance, depth_total, depth_behind;
   };
+  struct State {
+    float x;
+    Pixel pixels[kPixels];
+  };
   struct Shared {
-    Record records[kBatch];
-    int32_t ids[kBatch];
+    Batch<kBatch> batch;
     int32_t last;  // of any pixel of the tile
-    Slab<kBatch, kUsed> slab;
+    Slab<kBatch, kSummed> slab;
   };
 
-  COSURFGS_FN static void LoadPixel(const Args& args, int tile, int thread, State& state) {
-    const PixelPosition position(args, tile, thread);
-    state = State{};
-    state.x = position.x;
-    state.y = position.y;
-    state.last = state.median_index = -1;
-    if (!position.is_inside) return;
-    const int64_t pixel = int64_t(state.y) * args.view->width + state.x;
+  // Where the numbers that are put together lie in a row, and the other way round.
+  COSURFGS_FN static constexpr int SlotOf(int summed) {
+    return kHasProbe || summed < kGradAbsolute ? summed : summed + kNumAbsolute;
+  }
+  COSURFGS_FN static constexpr int SummedOf(int slot) { return kHasProbe || slot < kGradAlpha ? slot : slot - kNumAbsolute; }
+
+  COSURFGS_FN static void LoadPixel(const Args& args, int64_t index, Pixel& pixel) {
     const ImageGradient& g = args.gradient;
-    state.last = args.image.last[pixel];
-    state.transmittance = args.image.transmittance[pixel];
-    float g_transmittance = g.transmittance[pixel];
+    pixel.last = args.image.last[index];
+    pixel.transmittance = args.image.transmittance[index];
+    float g_transmittance = g.transmittance[index];
     for (int c = 0; c < 3; ++c) {
-      state.color[c] = g.color[3 * pixel + c];
-      g_transmittance += state.color[c] * args.background[c];
+      pixel.color[c] = g.color[3 * index + c];
+      g_transmittance += pixel.color[c] * args.background[c];
     }
-    state.behind = state.transmittance * g_transmittance;
+    pixel.behind = pixel.transmittance * g_transmittance;
     if (kMaps >= kGeometry) {
-      state.depth = g.depth_sum[pixel];
-      state.median = g.median_depth[pixel];
-      state.plane = g.plane_sum[pixel];
-      for (int c = 0; c < 3; ++c) state.normal[c] = g.normal_sum[3 * pixel + c];
-      state.median_index = args.image.median_index[pixel];
+      pixel.depth = g.depth_sum[index];
+      pixel.median = g.median_depth[index];
+      pixel.plane = g.plane_sum[index];
+      for (int c = 0; c < 3; ++c) pixel.normal[c] = g.normal_sum[3 * index + c];
+      pixel.median_index = args.image.median_index[index];
     }
     if (kMaps >= kEverything) {
-      state.final_transmittance = state.transmittance;
-      state.distortion = g.distortion[pixel];
-      state.depth_total = args.image.depth_sum[pixel];
+      pixel.final_transmittance = pixel.transmittance;
+      pixel.distortion = g.distortion[index];
+      pixel.depth_total = args.image.depth_sum[index];
     }
   }
+  COSURFGS_FN static void LoadPixels(const Args& args, const ThreadPixels& at, State& state) {
+    state = State{};
+    state.x = at.center_x();
+    for (int p = 0; p < kPixels; ++p) {
+      Pixel& pixel = state.pixels[p];
+      pixel.y = at.center_y(p);
+      pixel.last = pixel.median_index = -1;
+      if (at.is_inside(p)) LoadPixel(args, at.index(p), pixel);
+    }
+  }
+  COSURFGS_FN static int32_t Last(const State& state) {
+    int32_t last = -1;
+    for (int p = 0; p < kPixels; ++p) last = state.pixels[p].last > last ? state.pixels[p].last : last;
+    return last;
+  }
 
-  // One hit of the replay; false if the surfel is not hit. row gets kUsed numbers.
-  COSURFGS_FN static bool Replay(const Record& r, float near, int32_t index, State& state, float* row) {
-    Hit h;
-    if (index > state.last || !Intersect<(kMaps >= kGeometry)>(r, state.x, state.y, near, h)) return false;
-    const float inv = Reciprocal(1.0f - h.alpha);
-    const float t = state.transmittance * inv, w = h.alpha * t;
+  // Whether a pixel of the thread was hit.
+  COSURFGS_FN static bool Meet(const Visited& r, int32_t index, const State& state, Hits& hits) {
+    const Column column(r.s, state.x);
+    bool is_hit = false;
+    COSURFGS_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+      Hit& h = hits.of[p];
+      h = Intersect<(kMaps >= kGeometry)>(r, column, state.pixels[p].y);
+      h.is_hit = h.is_hit & (index <= state.pixels[p].last);
+      is_hit = is_hit | h.is_hit;
+    }
+    return is_hit;
+  }
+
+  // Products are stored for the first pixel that a thread replays and added for the other.
+  template <bool kFirst>
+  struct Row {
+    float* values;
+    COSURFGS_FN void Add(int slot, float a, float b) const {
+      float& value = values[SummedOf(slot)];
+      value = kFirst ? a * b : Fma(a, b, value);
+    }
+    COSURFGS_FN void Add(int slot, float a) const {
+      float& value = values[SummedOf(slot)];
+      value = kFirst ? a : value + a;
+    }
+  };
+
+  // Replays a surfel for a pixel. Where it was not hit its alpha is 0, and so is all that is added.
+  template <bool kFirst>
+  COSURFGS_FN static void Replay(const Visited& r, const Hit& h, int32_t index, Pixel& pixel, Row<kFirst> row) {
+    const float alpha = h.is_hit ? h.alpha : 0.0f;
+    const float inv = FastReciprocal(1.0f - alpha);
+    // Selected, as the reciprocal of 1 need not be 1.
+    const float t = h.is_hit ? pixel.transmittance * inv : pixel.transmittance, w = alpha * t;
     // e: what the loss gains per unit of this hit's weight.
-    float e = state.color[0] * r.s.color[0] + state.color[1] * r.s.color[1] + state.color[2] * r.s.color[2];
+    float e = pixel.color[0] * r.s.color[0] + pixel.color[1] * r.s.color[1] + pixel.color[2] * r.s.color[2];
     float g_z = 0.0f;
     if (kMaps >= kGeometry) {
-      e += state.normal[0] * r.s.normal[0] + state.normal[1] * r.s.normal[1] + state.normal[2] * r.s.normal[2] +
-           state.plane * r.s.plane_distance + state.depth * h.z;
-      g_z = w * state.depth + (state.median_index == index ? state.median : 0.0f);
+      e += pixel.normal[0] * r.s.normal[0] + pixel.normal[1] * r.s.normal[1] + pixel.normal[2] * r.s.normal[2] +
+           pixel.plane * r.s.plane_distance + pixel.depth * h.z;
+      g_z = w * pixel.depth + (pixel.median_index == index ? pixel.median : 0.0f);
       if (kMaps >= kEverything) {
-        const float alpha_front = 1.0f - t, alpha_behind = state.transmittance - state.final_transmittance;
-        const float depth_front = state.depth_total - state.depth_behind - w * h.z;
-        const float g = state.distortion * 2.0f;
-        e += g * (h.z * (alpha_front - alpha_behind) + state.depth_behind - depth_front);
+        const float alpha_front = 1.0f - t, alpha_behind = pixel.transmittance - pixel.final_transmittance;
+        const float depth_front = pixel.depth_total - pixel.depth_behind - w * h.z;
+        const float g = pixel.distortion * 2.0f;
+        e += g * (h.z * (alpha_front - alpha_behind) + pixel.depth_behind - depth_front);
         g_z += g * w * (alpha_front - alpha_behind);
-        state.depth_behind += w * h.z;
+        pixel.depth_behind += w * h.z;
       }
     }
-    const float g_alpha = h.unclamped <= kMaxAlpha ? t * e - state.behind * inv : 0.0f;
-    state.behind += w * e;
-    state.transmittance = t;
-    const float g_log_alpha = g_alpha * h.alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
-    const float g_sigma = g_log_alpha * -0.5f;
+    const float g_alpha = h.is_clamped ? 0.0f : t * e - pixel.behind * inv;
+    pixel.behind += w * e;
+    pixel.transmittance = t;
+    const float g_log_alpha = g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
     // The disc: sigma = u^2 + v^2. The screen-space filter: sigma = 2 (dx^2 + dy^2).
     const float u = h.is_disc ? h.u : 0.0f, v = h.is_disc ? h.v : 0.0f, inv_pz = h.is_disc ? h.inv_pz : 0.0f;
-    const float g_screen = h.is_disc ? 0.0f : g_sigma * (2.0f * kLowPass);
-    float g_u = g_sigma * u * 2.0f, g_v = g_sigma * v * 2.0f;
+    const float g_screen = h.is_disc ? 0.0f : g_log_alpha * -kLowPass;
+    float g_u = -g_log_alpha * u, g_v = -g_log_alpha * v;
     if (kMaps >= kGeometry) {
-      g_u += (h.is_disc ? g_z : 0.0f) * r.s.m2[0];
-      g_v += (h.is_disc ? g_z : 0.0f) * r.s.m2[1];
-      row[kGradM2] = g_z * u;
-      row[kGradM2 + 1] = g_z * v;
-      row[kGradM2 + 2] = g_z;
-      row[kGradPlane] = w * state.plane;
-      for (int c = 0; c < 3; ++c) row[kGradNormal + c] = w * state.normal[c];
+      g_u += g_z * r.s.m2[0];  // goes no further where inv_pz is 0
+      g_v += g_z * r.s.m2[1];
+      row.Add(kGradM2, g_z, u);
+      row.Add(kGradM2 + 1, g_z, v);
+      row.Add(kGradM2 + 2, g_z);
+      row.Add(kGradPlane, w, pixel.plane);
+      for (int c = 0; c < 3; ++c) row.Add(kGradNormal + c, w, pixel.normal[c]);
     }
     const float g_px = g_u * inv_pz, g_py = g_v * inv_pz, g_pz = -(g_px * u + g_py * v);
     const float g_dx = g_px * r.s.a[0] + g_py * r.s.a[1] + g_pz * r.s.a[2] + g_screen * h.dx;
     const float g_dy = g_px * r.s.b[0] + g_py * r.s.b[1] + g_pz * r.s.b[2] + g_screen * h.dy;
-    row[kGradA] = g_px * h.dx;
-    row[kGradA + 1] = g_py * h.dx;
-    row[kGradA + 2] = g_pz * h.dx;
-    row[kGradB] = g_px * h.dy;
-    row[kGradB + 1] = g_py * h.dy;
-    row[kGradB + 2] = g_pz * h.dy;
-    row[kGradC] = g_pz;
-    row[kGradCenter] = -g_dx;
-    row[kGradCenter + 1] = -g_dy;
-    row[kGradAbsolute] = fabsf(g_dx);
-    row[kGradAbsolute + 1] = fabsf(g_dy);
-    row[kGradAlpha] = g_log_alpha;
-    for (int c = 0; c < 3; ++c) row[kGradColor + c] = w * state.color[c];
-    return true;
+    row.Add(kGradA, g_px, h.dx);
+    row.Add(kGradA + 1, g_py, h.dx);
+    row.Add(kGradA + 2, g_pz, h.dx);
+    row.Add(kGradB, g_px, h.dy);
+    row.Add(kGradB + 1, g_py, h.dy);
+    row.Add(kGradB + 2, g_pz, h.dy);
+    row.Add(kGradC, g_pz);
+    row.Add(kGradCenter, -g_dx);
+    row.Add(kGradCenter + 1, -g_dy);
+    if (kHasProbe) {
+      row.Add(kGradAbsolute, fabsf(g_dx));
+      row.Add(kGradAbsolute + 1, fabsf(g_dy));
+    }
+    row.Add(kGradAlpha, g_log_alpha);
+    for (int c = 0; c < 3; ++c) row.Add(kGradColor + c, w, pixel.color[c]);
+  }
+
+  // Writes one number of a surfel's sum over the tile's pixels, or adds it to what the surfel has.
+  COSURFGS_FN static void WriteNumber(float* row, int k, float value) {
+    if (kDeterministic) {
+      row[SlotOf(k)] = value;
+    } else {
+      AtomicAdd(row + SlotOf(k), value);
+    }
   }
 
   template <class Block>
   COSURFGS_BLOCK_FN static void Run(Block& block, const Args& args, int64_t index) {
     Shared& shared = block.shared();
-    const int tile = int(index) + args.first_tile;
-    const float near = args.view->near;
-    const int64_t begin = args.tile_begin[tile];
+    const TilePlace tile(args, index);
+    const int64_t begin = args.tile_begin[tile.index];
     block.Each([&](int thread, State& state) {
       if (thread == 0) shared.last = -1;
-      LoadPixel(args, tile, thread, state);
+      LoadPixels(args, ThreadPixels(args, tile, thread), state);
     });
-    block.Each([&](int, State& state) { AtomicMax(&shared.last, state.last); });
+    block.Each([&](int, State& state) { AtomicMax(&shared.last, Last(state)); });
     // Positions [first, first + size) of the tile's list, from the back; a batch is replayed from its end.
     const int32_t count = shared.last + 1;
     for (int32_t end = count; end > 0; end -= kBatch) {
       const int32_t first = end > kBatch ? end - kBatch : 0, size = end - first;
       block.Each([&](int thread, State&) {
-        CopyBatch<kBatch>(args, begin + first, size, thread, shared.records, shared.ids);
-      });
-      block.template Rows<(kUsed <= 16 ? 16 : 32), Sum>(size, shared.slab, [&](State& state, int step, float* row) {
-        const int i = size - 1 - step;
-        return Replay(shared.records[i], near, first + i, state, row);
-      });
-      block.Each([&](int thread, State&) {
-        ReadSlab<Sum>(shared.slab, size, thread, [&](int step, int k, float value) {
-          const int i = size - 1 - step;
-          if (kDeterministic) {
-            const int64_t row = PairRow(args.rows, shared.records[i].box, shared.ids[i], tile % args.tiles_x,
-                                        tile / args.tiles_x);
-            args.rows.rows[kUsed * row + k] = value;
-          } else {
-            AtomicAdd(args.sums + int64_t(kUsed) * shared.ids[i] + k, value);
-          }
+        CopyBatch(args, tile, begin + first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
+          return kDeterministic ? args.rows.rows + kUsed * PairRow(args.rows, box, id, tile.x, tile.y)
+                                : args.sums + kUsed * int64_t(id);
         });
+      });
+      block.template Rows<Sum>(
+          shared.batch.patches, shared.slab, Order::kBackward,
+          [&](const State& state) { return Last(state) + 1 - first < size ? Last(state) + 1 - first : size; },
+          [&](const State& state, int i, Hits& hits) { return Meet(shared.batch.surfels[i], first + i, state, hits); },
+          [&](State& state, int i, const Hits& hits, const bool* is_any, float* values) {
+            const Visited& surfel = shared.batch.surfels[i];
+            if (is_any[0]) {
+              Replay(surfel, hits.of[0], first + i, state.pixels[0], Row<true>{values});
+              if (is_any[1]) Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<false>{values});
+            } else {
+              Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<true>{values});
+            }
+          });
+      block.Each([&](int thread, State&) {
+        ReadSlab<Sum>(shared.slab, size, thread,
+                      [&](int i, int k, float value) { WriteNumber(shared.batch.rows[i], k, value); });
       });
     }
   }

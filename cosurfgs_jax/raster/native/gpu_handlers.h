@@ -15,8 +15,9 @@ ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBu
                    ffi::Result<FloatBuffer> depth_sum, ffi::Result<FloatBuffer> median_depth,
                    ffi::Result<FloatBuffer> normal_sum, ffi::Result<FloatBuffer> plane_sum,
                    ffi::Result<FloatBuffer> distortion, ffi::Result<IntBuffer> last, ffi::Result<IntBuffer> median_index,
-                   ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status, int64_t width, int64_t height,
-                   float near, int64_t sh_degree, int64_t maps, bool with_contributions, bool orthographic) {
+                   ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status, ffi::Result<ByteBuffer> kept,
+                   int64_t width, int64_t height, float near, int64_t sh_degree, int64_t maps, bool with_contributions,
+                   bool orthographic) {
   const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                                           intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
@@ -27,7 +28,8 @@ ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBu
                     Slice(median_depth, 0, 0), Slice(normal_sum, 0, 0),  Slice(plane_sum, 0, 0),
                     Slice(distortion, 0, 0), last->typed_data(),         median_index->typed_data()};
   Pipeline<Device>(device, call, device.max_band_pairs())
-      .Forward({image, with_contributions ? contributions->typed_data() : nullptr, status->typed_data()});
+      .Forward({image, with_contributions ? contributions->typed_data() : nullptr, status->typed_data(),
+                {kept->typed_data(), int64_t(kept->element_count())}});
   return device.Finish();
 }
 
@@ -37,7 +39,7 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
                     FloatBuffer intrinsics, FloatBuffer background, FloatBuffer transmittance, FloatBuffer depth_sum,
                     IntBuffer last, IntBuffer median_index, FloatBuffer g_color, FloatBuffer g_transmittance,
                     FloatBuffer g_depth_sum, FloatBuffer g_median_depth, FloatBuffer g_normal_sum,
-                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ffi::Result<FloatBuffer> out_means,
+                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ByteBuffer kept, ffi::Result<FloatBuffer> out_means,
                     ffi::Result<FloatBuffer> out_quats, ffi::Result<FloatBuffer> out_log_scales,
                     ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
                     ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe, int64_t width,
@@ -61,6 +63,7 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
   backward.num_probe = int64_t(out_probe->element_count());
   backward.camera_gradient = out_camera->typed_data();
   backward.is_deterministic = deterministic;
+  backward.kept = {kept.typed_data(), int64_t(kept.element_count())};
   Pipeline<Device>(device, call, device.max_band_pairs()).Backward(backward);
   return device.Finish();
 }

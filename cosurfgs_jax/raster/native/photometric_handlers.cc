@@ -7,19 +7,11 @@
 
 #include "huge_pages.h"
 #include "parallel_for.h"
+#include "photometric_operands.h"
 #include "workspace.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace cosurfgs {
 namespace {
-
-using Map = ffi::Buffer<ffi::F32, 2>;
-using Map3 = ffi::Buffer<ffi::F32, 3>;
-using Photo = ffi::Buffer<ffi::U8, 3>;
-using Flags = ffi::Buffer<ffi::PRED, 2>;
-using Losses = ffi::Buffer<ffi::F32, 1>;
 
 constexpr int64_t kRowsAtOnce = 16;
 // A band computes 10 rows of SSIM's map more than it owns: with 32 rows a quarter of the work.
@@ -46,21 +38,15 @@ PhotometricRowSums Total(const PhotometricRowSums* rows, int64_t height) {
   return total;
 }
 
-ffi::Error PhotometricLosses(ffi::ThreadPool pool, Map3 render, Map alpha, Map transform, Photo photo, Flags mask,
-                             ffi::Result<Losses> losses, ffi::Result<Map3> by_render, ffi::Result<Map> by_alpha,
-                             ffi::Result<Map> by_transform, float color_weight, float ssim_weight, float light_weight) {
+ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alpha, LossMap transform, LossPhoto photo,
+                             LossMask mask, ffi::Result<LossValues> losses, ffi::Result<LossMap3> by_render,
+                             ffi::Result<LossMap> by_alpha, ffi::Result<LossMap> by_transform, float color_weight,
+                             float ssim_weight, float light_weight) {
+  const std::string error = CheckOperands({render, alpha, transform, photo, mask}, {losses, by_render, by_alpha, by_transform});
+  if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const auto shape = photo.dimensions();
   const int64_t height = shape[0], width = shape[1], channels = shape[2], size = height * width;
   const bool has_mask = mask.element_count() > 0;
-  if (size < 1 || (channels != 3 && channels != 4) || int64_t(render.element_count()) != 3 * size || render.dimensions()[2] != 3 ||
-      int64_t(alpha.element_count()) != size || transform.element_count() != 12 ||
-      (has_mask && int64_t(mask.element_count()) != size) || losses->element_count() != 2 ||
-      by_render->element_count() != render.element_count() || by_alpha->element_count() != alpha.element_count() ||
-      by_transform->element_count() != 12) {
-    return ffi::Error::InvalidArgument(
-        "photometric_losses: expected a render [H,W,3], alpha [H,W], a transform [3,4], a photograph u8[H,W,3 or 4] and a mask "
-        "[H,W] or of no element");
-  }
   AskForHugePages(by_render);
   AskForHugePages(by_alpha);
   Parallel parallel(pool);
@@ -107,17 +93,4 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, Map3 render, Map alpha, Map t
 }  // namespace cosurfgs
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsPhotometricLosses, cosurfgs::PhotometricLosses,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<cosurfgs::Map3>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Photo>()
-                                  .Arg<cosurfgs::Flags>()
-                                  .Ret<cosurfgs::Losses>()
-                                  .Ret<cosurfgs::Map3>()
-                                  .Ret<cosurfgs::Map>()
-                                  .Ret<cosurfgs::Map>()
-                                  .Attr<float>("color_weight")
-                                  .Attr<float>("ssim_weight")
-                                  .Attr<float>("light_weight"));
+                              cosurfgs::BindPhotometricLosses(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));

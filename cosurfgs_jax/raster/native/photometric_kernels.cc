@@ -13,21 +13,20 @@
 
 #include "photometric.h"
 
+#include "ssim_window.h"
 #include "vec.h"
 
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 namespace {
 
-constexpr int kRadius = 5;
-constexpr int kTaps = 2 * kRadius + 1;
-constexpr float kWeights[kTaps] = {0.00102838008f, 0.00759875814f, 0.0360007721f, 0.10936069f,
-                                   0.213005538f,   0.266011725f,   0.213005538f,  0.10936069f,
-                                   0.0360007721f,  0.00759875814f, 0.00102838008f};
-constexpr float kC1 = 1e-4f;
-constexpr float kC2 = 9e-4f;
-constexpr float kUnit = 1.0f / 255;
-static_assert(255 * kUnit == 1.0f, "a full weight is 1");
+constexpr int kRadius = kSsimRadius;
+constexpr int kTaps = kSsimTaps;
+constexpr float kWeights[kTaps] = {SsimWeight(0), SsimWeight(1), SsimWeight(2), SsimWeight(3), SsimWeight(4), SsimWeight(5),
+                                   SsimWeight(6), SsimWeight(7), SsimWeight(8), SsimWeight(9), SsimWeight(10)};
+constexpr float kC1 = kSsimC1;
+constexpr float kC2 = kSsimC2;
+constexpr float kUnit = kPhotoUnit;
 
 constexpr int kChannels = 3;
 constexpr int64_t kHalo = kRadius * kChannels;  // floats that the window reaches to the side

@@ -79,7 +79,8 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
     Bounds<Vec> bounds;
     Gather(surfels, ids, params);
     ComputePose(params, view, pose);
-    Project(params, view, surfels.sh_degree, pose, projected);
+    ProjectShape(params, view, pose, projected);
+    ProjectColor(params, surfels.sh_degree, pose, projected);
     // alpha = opacity exp(-sigma / 2) >= 1/255 where sigma <= 2 log(255 opacity).
     alignas(64) float log_opacity[kLanes];
     Store(log_opacity, projected.opacity);
@@ -143,7 +144,8 @@ void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* id
     CameraGradient<Vec> g_camera;
     Gather(surfels, lane_ids, params);
     ComputePose(params, view, pose);
-    Project(params, view, surfels.sh_degree, pose, forward);
+    ProjectShape(params, view, pose, forward);
+    ProjectColor(params, surfels.sh_degree, pose, forward);
     for (int i = 0; i < 3; ++i) {
       g.a[i] = Load(transposed[kGradA + i]);
       g.b[i] = Load(transposed[kGradB + i]);

@@ -58,8 +58,9 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
                    ffi::Result<FloatBuffer> median_depth, ffi::Result<FloatBuffer> normal_sum,
                    ffi::Result<FloatBuffer> plane_sum, ffi::Result<FloatBuffer> distortion,
                    ffi::Result<IntBuffer> last, ffi::Result<IntBuffer> median_index,
-                   ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status, int64_t width, int64_t height,
-                   float near, int64_t sh_degree, int64_t maps, bool with_contributions, bool orthographic) {
+                   ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status, ffi::Result<ByteBuffer>,
+                   int64_t width, int64_t height, float near, int64_t sh_degree, int64_t maps, bool with_contributions,
+                   bool orthographic) {
   const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                                           intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
@@ -185,7 +186,7 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, 
                     FloatBuffer intrinsics, FloatBuffer background, FloatBuffer transmittance, FloatBuffer depth_sum,
                     IntBuffer last, IntBuffer median_index, FloatBuffer g_color, FloatBuffer g_transmittance,
                     FloatBuffer g_depth_sum, FloatBuffer g_median_depth, FloatBuffer g_normal_sum,
-                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ffi::Result<FloatBuffer> out_means,
+                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ByteBuffer, ffi::Result<FloatBuffer> out_means,
                     ffi::Result<FloatBuffer> out_quats, ffi::Result<FloatBuffer> out_log_scales,
                     ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
                     ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe, int64_t width,

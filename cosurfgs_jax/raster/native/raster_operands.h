@@ -14,6 +14,7 @@ namespace ffi = xla::ffi;
 using FloatBuffer = ffi::Buffer<ffi::F32>;
 using IntBuffer = ffi::Buffer<ffi::S32>;
 using BoolBuffer = ffi::Buffer<ffi::PRED>;
+using ByteBuffer = ffi::Buffer<ffi::U8>;
 
 template <class B>
 inline std::string Shape(const B& buffer) {
@@ -101,6 +102,7 @@ auto BindForward(Binding&& contexts) {
       .template Ret<IntBuffer>()                  // median_index
       .template Ret<FloatBuffer>()                // contributions
       .template Ret<IntBuffer>()                  // status
+      .template Ret<ByteBuffer>()                 // kept for the backward call, in a layout of the platform's; may be empty
       .template Attr<int64_t>("width")
       .template Attr<int64_t>("height")
       .template Attr<float>("near")
@@ -134,6 +136,7 @@ auto BindBackward(Binding&& contexts) {
       .template Arg<FloatBuffer>()          // normal_sum
       .template Arg<FloatBuffer>()          // plane_sum
       .template Arg<FloatBuffer>()          // distortion
+      .template Arg<ByteBuffer>()           // kept by the forward call
       .template Ret<FloatBuffer>()          // means
       .template Ret<FloatBuffer>()          // quats
       .template Ret<FloatBuffer>()          // log_scales

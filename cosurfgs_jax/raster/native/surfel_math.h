@@ -142,9 +142,9 @@ COSURFGS_FN void ComputePose(const SurfelParams<F>& s, const View& view, Pose<F>
   for (int i = 0; i < 3; ++i) o.direction[i] = to_surfel[i] * o.inv_distance;
 }
 
+// What a pixel needs but the colour, which alone depends on the spherical harmonics.
 template <class F>
-COSURFGS_FN void Project(const SurfelParams<F>& s, const View& view, int sh_degree, const Pose<F>& o,
-                         Projected<F>& out) {
+COSURFGS_FN void ProjectShape(const SurfelParams<F>& s, const View& view, const Pose<F>& o, Projected<F>& out) {
   out.center[0] = view.cx - o.ex;
   out.center[1] = view.cy - o.ey;
   out.a[0] = o.n1[1] * o.ray[2];
@@ -158,17 +158,21 @@ COSURFGS_FN void Project(const SurfelParams<F>& s, const View& view, int sh_degr
   out.m2[1] = o.v[2];
   out.m2[2] = o.p[2];
   out.opacity = Reciprocal(Exp(-s.logit_opacity) + 1.0f);
+  for (int i = 0; i < 3; ++i) out.normal[i] = o.axes[2][i] * o.sign;
+  F normal_camera[3];
+  Rotate(view.rotation, out.normal, normal_camera);
+  out.plane_distance = -Dot3(normal_camera, o.p);
+}
+
+template <class F>
+COSURFGS_FN void ProjectColor(const SurfelParams<F>& s, int sh_degree, const Pose<F>& o, Projected<F>& out) {
   F basis[kMaxSh];
   ShBasis(sh_degree, o.direction, basis);
   for (int channel = 0; channel < 3; ++channel) {
     F value = basis[0] * s.sh[channel] + 0.5f;
     for (int k = 1; k < (sh_degree + 1) * (sh_degree + 1); ++k) value = value + basis[k] * s.sh[3 * k + channel];
     out.color[channel] = Select(Less(value * 0.0f, value), value, value * 0.0f);
-    out.normal[channel] = o.axes[2][channel] * o.sign;
   }
-  F normal_camera[3];
-  Rotate(view.rotation, out.normal, normal_camera);
-  out.plane_distance = -Dot3(normal_camera, o.p);
 }
 
 // The box of everything within `cutoff` (sigma at which alpha falls below kMinAlpha). A disc that is not wholly in front of

@@ -1,0 +1,204 @@
+"""Finding the files that a dataset names: names that other programs, systems and machines wrote, files as they lie here.
+
+A name fits a file where one of their two paths ends in the other: `scene/images/a/1.jpg` fits `a/1.jpg`, and the other way
+round. Parts are compared exactly first, then without regard to case and Unicode form, then without regard to the ending.
+A folder that has another name here is found by what lies in it, if no other folder is meant by that: two folders with equal
+file names (`cam1/1.jpg`, `cam2/1.jpg`) are never mixed up.
+"""
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import readable, safe_name
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".pbm",
+                 ".jp2")
+_log = logging.getLogger(__name__)
+_MAX_NAME = 4000  # bytes; no path is longer
+_NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
+
+
+def folded(name: str) -> str:
+    """A name without regard to case and Unicode form."""
+    return unicodedata.normalize("NFC", readable(name)).casefold()
+
+
+def without_ending(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> str:
+    """A name without its ending, if that is one of `endings` (in any case): what follows another dot is part of the name."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and dot and f".{ending}".lower() in endings else name
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    """Relative names of the files below a folder, with forward slashes; links to folders are followed once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders[:] = []
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in _NOT_OURS)
+        below = os.path.relpath(place, folder)
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield name if below == "." else f"{below}/{name}".replace(os.sep, "/")
+
+
+class FileIndex:
+    """The files of some kinds below a folder, to be found by names that need not be quite theirs."""
+
+    def __init__(self, folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS, prefer: str = "",
+                 leave_out: tuple[str, ...] = ()):
+        """
+        Args:
+            folder: what lies below it can be found; one that is not there is empty.
+            endings: of the files, lower case.
+            prefer: of files that fit equally well, those below the folder of this name are meant.
+            leave_out: folders below it, by name, whose files are not meant.
+        """
+        self.folder = folder
+        self._endings = endings
+        self._prefer = f"{prefer}/" if prefer else ""
+        self._leave_out = tuple(f"{name}/" for name in leave_out)
+        self._by_last: dict[str, list[tuple[str, ...]]] = {}
+        self._files: list[str] | None = None
+
+    def _scan(self) -> list[str]:
+        if self._files is None:  # a dataset whose names are all exact never needs it
+            self._files = [name for name in _walk(self.folder) if os.path.splitext(name)[1].lower() in self._endings
+                           and not folded(name).startswith(self._leave_out)]
+            for name in self._files:
+                last = without_ending(folded(name.rpartition("/")[2]), self._endings)
+                self._by_last.setdefault(last, []).append(tuple(name.split("/")))
+        return self._files
+
+    def names(self) -> list[str]:
+        """All files, relative, with forward slashes."""
+        return self._scan()
+
+    def _level(self, wanted: list[str], have: tuple[str, ...]) -> int | None:
+        """0, 1, 2: alike exactly, but for case, but for the ending; None: the paths do not end alike."""
+        shared = min(len(wanted), len(have))
+        ours, theirs = wanted[len(wanted) - shared:], list(have[len(have) - shared:])
+        if ours == theirs:
+            return 0
+        ours, theirs = [folded(part) for part in ours], [folded(part) for part in theirs]
+        if ours == theirs:
+            return 1
+        ours[-1], theirs[-1] = (without_ending(parts[-1], self._endings) for parts in (ours, theirs))
+        return 2 if ours == theirs else None
+
+    def candidates(self, name: str) -> list[str]:
+        """The files that fit a name best, relative: those that share the longest end of the path, then the most alike."""
+        wanted = safe_name(name).split("/")
+        self._scan()
+        last = without_ending(folded(wanted[-1]), self._endings)
+        found = {}
+        for have in self._by_last.get(last, ()):
+            level = self._level(wanted, have)
+            if level is not None:
+                file = "/".join(have)
+                is_other = not folded(file).startswith(self._prefer)
+                found[file] = (-min(len(wanted), len(have)), level, is_other, abs(len(have) - len(wanted)))
+        best = min(found.values(), default=None)
+        return [file for file, rank in found.items() if rank == best]
+
+    def _of_renamed_folders(self, names: list[str], paths: list[Path | None]) -> dict[int, Path]:
+        """Files for names that fit none, by their last parts, where every folder of the names then has one of its own."""
+        folder_of: dict[str, str] = {}  # of the files -> of the names
+        for name, path in zip(names, paths, strict=True):
+            if path is not None:
+                folder_of[os.path.normpath(path.parent)] = _parent(name)
+        taken = {os.path.normpath(path) for path in paths if path is not None}
+        found: dict[int, Path] = {}
+        is_shared: set[str] = set()
+        for number, name in enumerate(names):
+            if paths[number] is not None:
+                continue
+            files = [self.folder / file for file in self.candidates(safe_name(name).rpartition("/")[2])]
+            if len(files) != 1 or os.path.normpath(files[0]) in taken:
+                continue
+            place = os.path.normpath(files[0].parent)
+            if folder_of.setdefault(place, _parent(name)) != _parent(name):
+                is_shared.add(place)
+            found[number] = files[0]
+        return {number: path for number, path in found.items() if os.path.normpath(path.parent) not in is_shared}
+
+    def find(self, name: str, source: str) -> Path | None:
+        """The file that a name means, or None.
+
+        Args:
+            name: as some file has it.
+            source: that file, for messages.
+        Raises:
+            InputError: several files fit equally well.
+        """
+        return self.find_all([name], source)[0]
+
+    def find_all(self, names: list[str], source: str) -> list[Path | None]:
+        """The files that names mean, None for those that are not there; no file is given to two names.
+
+        A name that leads to a file as it stands is taken at its word, also outside the folder.
+
+        Raises:
+            InputError: several files fit a name equally well, or one file several names.
+        """
+        paths: list[Path | None] = [_literal(self.folder, name, self._endings) for name in names]
+        taken = {os.path.normpath(path) for path in paths if path is not None}
+        owners: dict[Path, str] = {}
+        for number, name in enumerate(names):
+            if paths[number] is not None:
+                continue
+            files = [self.folder / file for file in self.candidates(name)]
+            files = [file for file in files if os.path.normpath(file) not in taken]
+            if len(files) > 1:
+                raise InputError(f"{source}: expected one file for {name}, got {len(files)} in {self.folder} that fit it: "
+                                 f"{files[0].relative_to(self.folder)}, {files[1].relative_to(self.folder)}; rename or "
+                                 "remove one")
+            if files and owners.setdefault(files[0], name) != name:
+                raise InputError(f"{source}: expected a file for each of {owners[files[0]]} and {name}, got {files[0]} for "
+                                 "both; give the folders that they are in, too")
+            paths[number] = files[0] if files else None
+        if None in paths:
+            renamed = self._of_renamed_folders(names, paths)
+            if renamed:
+                first = next(iter(renamed))
+                _log.warning("%s: %d files are in folders of another name here, the first is %s, taken for %s", source,
+                             len(renamed), renamed[first], names[first])
+            for number, path in renamed.items():
+                paths[number] = path
+        return paths
+
+
+def _parent(name: str) -> str:
+    return safe_name(name).rpartition("/")[0]
+
+
+def _literal(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
+    """The file that a name leads to as it stands; outside of the folder also without its ending, as no index has it."""
+    if not name or "\0" in name or len(name) > _MAX_NAME:
+        return None
+    for text in dict.fromkeys((name, name.replace("\\", "/"))):
+        is_outside = text.startswith(("/", "../")) or "/../" in text
+        extra = [form for ending in endings for form in (ending, ending.upper())] if is_outside else []
+        for ending in ["", *extra]:
+            path = folder / (text + ending)
+            try:
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):  # too long, or no name at all
+                break
+    return None
+
+
+def say_outside(paths: Iterable[Path], root: Path, source: str) -> None:
+    """Says in the log where files that are read lie outside of the dataset's folder."""
+    inside = os.path.abspath(root) + os.sep
+    outside = [path for path in paths if not os.path.abspath(path).startswith(inside)]
+    if outside:
+        _log.warning("%s: %d files that it names lie outside of the dataset, the first is %s", source, len(outside), outside[0])

@@ -1,0 +1,203 @@
+"""Masks of photographs: found under the names that programs give them, and decoded whatever kind of image they are."""
+
+import concurrent.futures
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
+from cosurfgs_jax.data.photo_files import ALPHA_MODES, MAX_PIXELS, SIXTEEN_BIT_MODES, PhotoHeader, decode, turned
+from cosurfgs_jax.errors import InputError
+
+FOLDERS = ("masks", "mask")
+_MARKS = (".mask", "_mask", "-mask")  # behind the photograph's name, of RealityScan and Metashape
+_LOSSY = ("JPEG", "MPO", "WEBP")
+# A lossy file's black is not quite 0: values up to here are black there.
+_LOSSY_BLACK = 16
+_COLOURFUL = 16  # least difference of a pixel's channels that makes an image one of coloured labels
+_MAX_ENLARGEMENT = 16  # of a mask's sides over the photograph's
+_NUM_THREADS = 2
+
+
+def _keys_of(file: str) -> list[str]:
+    """What photographs a mask file can belong to by its name: their whole names or their names without ending, best first."""
+    stem = without_ending(folded(file))
+    keys = [stem]
+    for mark in _MARKS:
+        if stem.endswith(mark) and len(stem) > len(mark):
+            keys.append(stem[: -len(mark)])
+    return keys
+
+
+class MaskIndex:
+    """The mask files of a dataset, found by the names of photographs."""
+
+    def __init__(self, root: Path, folder: str = ""):
+        """
+        Args:
+            root: the dataset's folder.
+            folder: of the masks below it; "" = the one of `FOLDERS` that is there, in any case.
+        """
+        there = [path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in FOLDERS]
+        usual = min(there, key=lambda name: (FOLDERS.index(name.lower()), name not in FOLDERS), default=FOLDERS[0])
+        self.folder = root / (folder or usual)
+        self._index = FileIndex(self.folder)
+        self._by_last: dict[str, list[tuple[int, str]]] = {}
+        for file in self._index.names():
+            for rank, key in enumerate(_keys_of(file)):
+                self._by_last.setdefault(key.rpartition("/")[2], []).append((rank, file))
+
+    def files(self) -> list[str]:
+        """All mask files, relative."""
+        return self._index.names()
+
+    def find(self, name: str) -> str | None:
+        """The mask file of a photograph, relative; None where there is none.
+
+        Raises:
+            InputError: several files fit equally well.
+        """
+        whole = folded(name)
+        best: dict[str, tuple] = {}
+        for order, wanted in enumerate(dict.fromkeys((whole, without_ending(whole)))):
+            for rank, file in self._by_last.get(wanted.rpartition("/")[2], ()):
+                shared = _shared_end(wanted, _keys_of(file)[rank])
+                if shared:
+                    place = (-shared, order, rank, abs(file.count("/") - name.count("/")))
+                    best[file] = min(best.get(file, place), place)
+        least = min(best.values(), default=None)
+        fitting = [file for file, place in best.items() if place == least]
+        if len(fitting) > 1:
+            raise InputError(f"{self.folder}: expected one mask for {name}, got {len(fitting)} that fit it: {fitting[0]}, "
+                             f"{fitting[1]}; rename or remove one")
+        return fitting[0] if fitting else None
+
+
+def _shared_end(name: str, other: str) -> int:
+    """How many last parts two paths share, if one ends in the other; else 0."""
+    ours, theirs = name.split("/"), other.split("/")
+    shared = min(len(ours), len(theirs))
+    return shared if ours[-shared:] == theirs[-shared:] else 0
+
+
+def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str | None]:
+    """The mask files of photographs, below masks/.
+
+    `x.jpg` has `x.jpg.png`, `x.png`, `x.jpg.mask.png`, `x.mask.png` or `x_mask.png`, with any ending of an image, in any case.
+
+    Args:
+        root: the dataset's folder.
+        names: of all photographs.
+        must_fit: a folder of masks none of which fits is a mistake.
+    Raises:
+        InputError: there is a masks folder with files and none of them fits an image, several fit one image, or one fits
+            images of several folders.
+    """
+    index = MaskIndex(root)
+    found = [index.find(name) for name in names] if index.files() else [None] * len(names)
+    owners: dict[str, str] = {}
+    for name, file in zip(names, found, strict=True):
+        # Photographs of one name and two endings may share a mask, those of two folders may not.
+        if file and without_ending(folded(owners.setdefault(file, name))) != without_ending(folded(name)):
+            raise InputError(f"{index.folder / file}: expected the mask of one photograph, got one that fits {owners[file]} and "
+                             f"{name}; put masks into folders like the photographs'")
+    if must_fit and index.files() and not any(found):
+        raise InputError(
+            f"{index.folder}: expected masks named <image name>.png, such as {names[0]}.png, got {len(index.files())} files "
+            f"that fit no image, the first is {min(index.files())}; rename them or move the folder away"
+        )
+    return [str(index.folder / file) if file else None for file in found]
+
+
+def is_same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two (H, W) differ by one factor, within the rounding of a pixel."""
+    scale = size[1] / other[1]
+    return abs(size[0] - other[0] * scale) <= max(1.0, scale)
+
+
+def _grey_and_alpha(image: Image.Image, is_lossy: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values in which 0 is black, up to 255 or 65535, and the alpha channel, if it says anything."""
+    if image.mode in SIXTEEN_BIT_MODES:
+        return np.clip(np.asarray(image).astype(np.int64), 0, 65535), None
+    alpha = None
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+        alpha = None if alpha.min() == 255 else alpha
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L")), alpha
+    colors = np.asarray(image.convert("RGB"))
+    brightest = colors.max(axis=-1)
+    if not is_lossy and (brightest - colors.min(axis=-1)).max() >= _COLOURFUL:
+        # Labels in colours: what is not black counts, however dark its colour looks.
+        return np.where(brightest > 0, 255, 0).astype(np.uint8), alpha
+    return np.asarray(image.convert("L")), alpha
+
+
+def keep_of(image: Image.Image) -> np.ndarray:
+    """What a mask keeps, bool[H,W].
+
+    Black is ignored, white is kept, greys from half of white on; where nothing is that bright the values are labels (also of 16
+    bits, or colours of a palette), of which all but 0 are kept. An alpha channel that is not 255 everywhere is a mask, too.
+
+    Args:
+        image: decoded, with its `format`: lossy ones have no labels.
+    """
+    is_lossy = image.format in _LOSSY
+    grey, alpha = _grey_and_alpha(image, is_lossy)
+    white = 65535 if grey.dtype == np.int64 else 255
+    lowest, highest = int(grey.min()), int(grey.max())
+    if alpha is not None and lowest == highest:
+        return alpha >= 128
+    if highest > white // 2:
+        keep = grey > white // 2
+    elif is_lossy:
+        keep = grey > max(highest // 2, _LOSSY_BLACK)
+    else:
+        keep = grey > 0
+    return keep if alpha is None else keep & (alpha >= 128)
+
+
+def read_mask(path, height: int, width: int, orientation: int = 1) -> np.ndarray:
+    """Decodes a mask and brings it to a photograph's size by taking the nearest pixel.
+
+    Args:
+        path: of the mask.
+        height, width: of the photograph, as it is looked at.
+        orientation: in which the photograph was turned (EXIF, 1 to 8); a mask that has the sides of the photograph as it is
+            stored is turned likewise.
+    Returns:
+        bool[H,W], True = keep; see `keep_of`.
+    Raises:
+        InputError: unreadable, of another shape than the photograph, or more than 16 times its size.
+    """
+    def check(header: PhotoHeader) -> None:
+        size = (header.height, header.width)
+        is_stored = orientation >= 5 and is_same_shape(size[::-1], (height, width))
+        if not is_same_shape(size, (height, width)) and not is_stored:
+            raise InputError(
+                f"{path}: expected a mask of the photograph's shape, {width}x{height} pixels, got "
+                f"{header.width}x{header.height}; make it from the photograph again"
+            )
+        if header.width > _MAX_ENLARGEMENT * max(width, height) or header.width * header.height > MAX_PIXELS // 2:
+            raise InputError(f"{path}: expected a mask of about {width}x{height} pixels, got {header.width}x{header.height}; "
+                             "shrink it")
+
+    mask = Image.fromarray(keep_of(decode(path, check)))
+    if not is_same_shape((mask.height, mask.width), (height, width)):
+        mask = turned(mask, orientation)
+    if mask.size != (width, height):
+        mask = mask.resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(mask)
+
+
+def kept_fractions(load, views: list[int]) -> list[float]:
+    """What fraction of the pixels of some views counts.
+
+    Args:
+        load: view -> bool[H,W], True = counts; called from several threads.
+        views: with a mask or an alpha channel.
+    """
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return [float(keep) for keep in pool.map(lambda view: load(view).mean(), views)]

@@ -1,0 +1,13 @@
+// What the GPU's results are compared with: the same bodies, compiled by the C++ compiler for the host.
+#pragma once
+
+#include "gpu_scene.h"
+
+namespace cosurfgs {
+namespace program {
+
+Maps ReferenceForward(const Scene& scene, const Request& request);
+Gradients ReferenceBackward(const Scene& scene, const Request& request, const Maps& maps);
+
+}  // namespace program
+}  // namespace cosurfgs
