@@ -10,6 +10,7 @@ from cosurfgs_jax.errors import InputError
 
 _MAX_OFFSET = 1e10  # of map coordinates, in any unit of length
 BACKENDS = ("cpu", "cuda", "tpu", "portable", "reference")  # of the rasterizer
+IMPORTANCE_SCORES = ("removal", "weight")  # collab/importance.py holds them
 
 
 def _require(condition: bool, name: str, expected: str, got) -> None:
@@ -247,9 +248,10 @@ class LmcSettings:
     importance_share: float = 0.0  # or: keep the smallest head that carries this share of the importance; 0 = by ratio
     camera_switch: bool = True  # importance counts only photographs that really look at the block's cell
     min_cell_share: float = 0.25  # of a photograph's pixels, by rendered weight, that must come from the cell to call it used
-    min_front_views: int = 2  # used photographs that must see a surfel in front; else its importance is 0
-    area_exponent: float = -0.3  # below 0: of surfels that matter as much, large ones go first; see docs/results.md
-    recovery: float = 0.15  # of train.steps: steps of training after pruning
+    score: str = "removal"  # what surfels are ranked by: "removal" (the change of the pictures without it) or "weight"
+    area_exponent: float = -0.3  # of "weight"; below 0: of surfels that weigh as much, large ones go first
+    rounds: int = 4  # of pruning, each followed by its part of the recovery and a new measurement
+    recovery: float = 0.15  # of train.steps: steps of training after pruning, in all rounds together
     edge_prune_ratio: float = 0.1  # of an edge's surfels, between edge and cloud
 
     def validate(self) -> None:
@@ -258,7 +260,8 @@ class LmcSettings:
         _require(0 <= self.importance_share < 1, "lmc.importance_share", "0 (by ratio) or a share below 1",
                  self.importance_share)
         _require(0 <= self.min_cell_share <= 1, "lmc.min_cell_share", "a share, 0 to 1", self.min_cell_share)
-        _require(self.min_front_views >= 0, "lmc.min_front_views", "0 or more", self.min_front_views)
+        _require(self.score in IMPORTANCE_SCORES, "lmc.score", f"one of {', '.join(IMPORTANCE_SCORES)}", self.score)
+        _require(self.rounds >= 1, "lmc.rounds", "at least 1", self.rounds)
         _require(0 <= self.recovery <= 1, "lmc.recovery", "a share of train.steps, 0 to 1", self.recovery)
 
 

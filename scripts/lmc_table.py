@@ -1,22 +1,26 @@
-"""Compression (LMC): PSNR and number of surfels against the prune ratio, with and without the camera switch.
+"""Compression (LMC): scores of the merged model against the share that is pruned, for each importance score and number of rounds.
 
-python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.35,0.5,0.65] [--recovery=STEPS] [--out=FILE.json]
+python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.4,0.6,0.8] [--scores=removal,weight] [--rounds=1,4]
+    [--recovery=STEPS] [--camera_switch=on,off] [--out=FILE.json]
 
-DIR is the folder of a run of several blocks that has finished its device stage; it is read only. For every ratio the blocks are
-pruned, cropped and put together, scored on the test views, trained to recover, and scored again.
+DIR is the folder of a run of several blocks that has finished its device stage; it is read only. For every row the blocks are
+pruned and trained to recover, in rounds, then cropped, put together and scored on the test views. With one round the pruned
+model is scored before its recovery, too. A ratio of 0 is the same training without pruning: what the others are compared with.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import tempfile
 from pathlib import Path
 
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.collab import compress
-from cosurfgs_jax.collab.pipeline import RECOVERY_PROGRESS, make_plans
+from cosurfgs_jax.collab.pipeline import compress_in_rounds, make_plans
 from cosurfgs_jax.collab.score import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.settings import IMPORTANCE_SCORES
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context
@@ -24,59 +28,79 @@ from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.layout import make_layout
 from cosurfgs_jax.training.logging import Log
 from cosurfgs_jax.training.place import open_place
-from cosurfgs_jax.training.schedule import Schedule
 
 
-def measure(context: Context, ratio: float, recovery: int, seams: SeamMasks, scratch: Path) -> dict:
-    """One row: after pruning, and after recovery."""
-    exchange = make_plans(context).whole_cloud
-    with Checkpoints(loop.checkpoint_folder(context.workdir, "device")) as checkpoints:
-        stage = loop.restore_stage(context, "device", checkpoints)
-    result = compress.compress(context, stage, ratio)
-    row = {"ratio": ratio, "camera_switch": context.settings.lmc.camera_switch, "kept": sum(result.num_after.values())}
-    pruned = loop.Stage("lmc_device", result.rows, 0, 0, 0.0)
-    context = context._replace(workdir=scratch, log=Log(scratch))
+def measure(context: Context, recovery: int, seams: SeamMasks) -> dict:
+    """One row: the blocks pruned as the settings say, before and after recovery."""
+    exchange, lmc = make_plans(context).whole_cloud, context.settings.lmc
+    row = {"ratio": lmc.prune_ratio, "score": lmc.score, "rounds": lmc.rounds, "camera_switch": lmc.camera_switch}
 
-    def scores(name: str, rows: list) -> None:
-        cells = compress.crop_rows(context, rows)
-        row["merged"] = sum(int(state.alive.sum()) for state in context.layout.get_blocks(cells).values())
-        row[name] = score_cells(context, cells, exchange, seams)._asdict()
+    def compressed(num_steps: int) -> dict:
+        with Checkpoints(loop.checkpoint_folder(context.workdir, "device")) as checkpoints:
+            stage = loop.restore_stage(context, "device", checkpoints)
+        with tempfile.TemporaryDirectory() as scratch, Checkpoints(Path(scratch) / "checkpoints") as checkpoints:
+            own = context._replace(workdir=Path(scratch), log=Log(Path(scratch)))
+            begun = loop.Stage("lmc_device", stage.rows, 0, 0, 0.0)
+            rows = compress.crop_rows(own, compress_in_rounds(own, begun, num_steps, checkpoints).rows)
+        counts = [int(state.alive.sum()) for state in context.layout.get_blocks(rows).values()]
+        return {"merged": sum(counts), **score_cells(context, rows, exchange, seams)._asdict()}
 
-    scores("pruned", pruned.rows)
-    trainer = loop.Trainer(context, Schedule.without_growth(context.settings, recovery), RECOVERY_PROGRESS)
-    with Checkpoints(scratch / "checkpoints") as checkpoints:
-        scores("recovered", loop.run_stage(context, pruned, recovery, trainer.advance, checkpoints).rows)
+    if lmc.rounds == 1:
+        row["pruned"] = compressed(0)
+    row["recovered"] = compressed(recovery)
     return row
+
+
+def cell(scores: dict | None) -> str:
+    """PSNR and the same with colours fitted."""
+    return "" if scores is None else f"{scores['psnr']:.2f} ({scores['psnr_fitted']:.2f})"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Flags, with comma-separated lists split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8")
+    parser.add_argument("--scores", default=",".join(IMPORTANCE_SCORES))
+    parser.add_argument("--rounds", default="1,4")
+    parser.add_argument("--camera_switch", default="on")
+    parser.add_argument("--recovery", type=int, default=0, help="steps; 0 = those of the run's settings")
+    parser.add_argument("--seed", type=int, help="of photographs and random signs from here on; default: the run's")
+    parser.add_argument("--out", default="")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Flags -> rows -> table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--ratios", default="0,0.2,0.35,0.5,0.65")
-    parser.add_argument("--recovery", type=int, default=0, help="steps; 0 = those of the run's settings")
-    parser.add_argument("--out", default="")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     program.start_devices(0)
+    program.keep_freed_memory()
     workdir = arguments.workdir.absolute()
     settings = settings_file.load(workdir / settings_file.NAME)
+    settings = dataclasses.replace(settings, seed=settings.seed if arguments.seed is None else arguments.seed)
     recovery = arguments.recovery or round(settings.lmc.recovery * settings.train.steps)
     place = open_place(settings, workdir)
-    seams, rows = SeamMasks(place, settings), []
-    print("| ratio | camera switch | surfels kept | merged | PSNR pruned (fitted) | recovered (fitted) | at seams |")
-    print("|---|---|---|---|---|---|---|")
+    seams = SeamMasks(place, settings)
+    layout = make_layout(place.partition.edge_of_block)
+    rows = []
+    print("| pruned | score | rounds | switch | merged | PSNR before recovery (fitted) | after (fitted) | SSIM "
+          "| at seams (fitted) |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    flags = ("camera_switch", "ratios", "scores", "rounds")
+    choices = itertools.product(*(getattr(arguments, name).split(",") for name in flags))
     with ImageStore(place.scene, settings.data.host_memory_mb) as images, StopRequest() as stop:
-        for is_on in (True, False):
-            own = dataclasses.replace(settings, lmc=dataclasses.replace(settings.lmc, camera_switch=is_on))
-            context = Context(own, workdir, place, make_layout(place.partition.edge_of_block), images, stop, None)
-            for ratio in map(float, arguments.ratios.split(",")):
-                with tempfile.TemporaryDirectory() as scratch:
-                    row = measure(context, ratio, recovery, seams, Path(scratch))
-                rows.append(row)
-                before, after = row["pruned"], row["recovered"]
-                print(f"| {ratio:.2f} | {'on' if is_on else 'off'} | {row['kept']:,d} | {row['merged']:,d} "
-                      f"| {before['psnr']:.2f} ({before['psnr_fitted']:.2f}) | {after['psnr']:.2f} ({after['psnr_fitted']:.2f}) "
-                      f"| {after['psnr_seam']:.2f} |", flush=True)
+        for switch, ratio, score, rounds in choices:
+            if float(ratio) == 0 and (score, rounds) != (arguments.scores.split(",")[0], arguments.rounds.split(",")[0]):
+                continue  # nothing is pruned: one row says it all
+            lmc = dataclasses.replace(settings.lmc, prune_ratio=float(ratio), score=score, rounds=int(rounds),
+                                      camera_switch=switch == "on")
+            context = Context(dataclasses.replace(settings, lmc=lmc), workdir, place, layout, images, stop, None)
+            row = measure(context, recovery, seams)
+            rows.append(row)
+            after = row["recovered"]
+            print(f"| {float(ratio):.2f} | {score} | {rounds} | {switch} | {after['merged']:,d} "
+                  f"| {cell(row.get('pruned'))} | {cell(after)} | {after['ssim']:.4f} "
+                  f"| {after['psnr_seam']:.2f} ({after['psnr_seam_fitted']:.2f}) |", flush=True)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(rows, indent=2))
 

@@ -13,7 +13,8 @@ from scenes import town_place
 
 from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exchange
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.settings import GeneratedSettings, Settings, SurfelSettings
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import GeneratedSettings, LmcSettings, Settings, SurfelSettings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.interrupts import StopRequest
@@ -111,3 +112,17 @@ def merged_surfels(context: Context, rows: list) -> Surfels:
     """All blocks' surfels as one model, in the order of blocks, dead slots too."""
     models = [surfels_of(state) for state in context.layout.get_blocks(rows).values()]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
+
+
+def with_lmc(**changes) -> Settings:
+    """The settings of these tests with others for compression."""
+    return dataclasses.replace(SETTINGS, lmc=LmcSettings(**changes))
+
+
+@functools.cache
+def contributions(block: int) -> list[np.ndarray]:
+    """What each photograph of a block gets from each of its surfels: f32[N,4] of `RenderOutput`."""
+    place, state = four_blocks(), solid_state(four_blocks(), block)
+    draw = jax.jit(functools.partial(rasterize, image_size=place.photo_size, maps="color", with_contributions=True))
+    return [np.asarray(draw(surfels_of(state), place.views.camera(int(view))).contributions)
+            for view in place.blocks[block].views]

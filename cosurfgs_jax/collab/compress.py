@@ -1,7 +1,6 @@
 """Local model compression (LMC): how much each surfel matters to the photographs that look at the block, and what is pruned.
 
-Source: CoSurfGS, section LMC, does not give the formula; ours follows LightGaussian (Fan et al. 2023) in weighting a surfel's
-summed blending weights by its size.
+Source: CoSurfGS, section LMC, does not give the formula of its importance; ours is in collab/importance.py.
 """
 
 import dataclasses
@@ -11,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax import density
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.collab.importance import Importance, importance_scores, init_importance, measure_view
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import each_view
@@ -22,64 +21,6 @@ from cosurfgs_jax.training.layout import Layout, sharded
 from cosurfgs_jax.training.loop import Stage
 from cosurfgs_jax.training.place import round_slots
 from cosurfgs_jax.training.state import TrainState, with_surfels
-from cosurfgs_jax.types import Camera
-
-_AREA_PERCENTILE = 90.0
-
-
-class Importance(NamedTuple):
-    """What the photographs of a block have seen of its surfels so far."""
-
-    weight: Float[Array, " n"]  # sum of blending weights over the pixels of used photographs
-    num_front_views: Int[Array, " n"]  # used photographs that see it in the front half of their light
-    num_used: Int[Array, ""]  # photographs that really look at the block's cell
-
-
-def init_importance(num_slots: int) -> Importance:
-    """Nothing seen yet; NumPy."""
-    return Importance(np.zeros(num_slots, np.float32), np.zeros(num_slots, np.int32), np.int32(0))
-
-
-def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Array, " n"], camera: Camera,
-                 is_real: Bool[Array, ""], image_size: tuple[int, int], settings: Settings) -> Importance:
-    """Adds one photograph.
-
-    With the camera switch, photographs that mostly show other blocks are abandoned: they would praise what explains the outside.
-
-    Args:
-        importance: so far.
-        state: of one block.
-        is_inside: bool[N], surfels in the block's cell.
-        camera, image_size: of the photograph.
-        is_real: whether it is one of the block's at all.
-        settings: static.
-    """
-    out = rasterize(state.surfels(), camera, image_size=image_size, near=settings.raster.near,
-                    backend=settings.raster.backend or None, maps="color", with_contributions=True)
-    weight = out.contributions[:, 0]
-    is_used = is_real
-    if settings.lmc.camera_switch:
-        is_used &= jnp.where(is_inside, weight, 0.0).sum() >= settings.lmc.min_cell_share * image_size[0] * image_size[1]
-    return Importance(importance.weight + jnp.where(is_used, weight, 0.0),
-                      importance.num_front_views + ((out.contributions[:, 3] > 0) & is_used).astype(jnp.int32),
-                      importance.num_used + is_used.astype(jnp.int32))
-
-
-def importance_scores(importance: Importance, log_scales: Float[Array, "n 2"], alive: Bool[Array, " n"],
-                      settings: Settings) -> Float[Array, " n"]:
-    """S_imp: summed weights times (area / 90th percentile of the areas, at most 1) to the power of `lmc.area_exponent`.
-
-    LightGaussian's exponent is +0.1; a negative one spares small surfels, which carry detail. At -0.3 a model pruned by 40 % kept
-    0.6 dB more (caliterra) or as much (the generated town) as at 0.1, before any recovery.
-
-    Returns:
-        f32[N]; 0 for what fewer than `lmc.min_front_views` used photographs see in front, and for dead slots.
-    """
-    log_area = log_scales.sum(axis=-1)
-    limit = jnp.nanpercentile(jnp.where(alive, log_area, jnp.nan), _AREA_PERCENTILE)
-    size = jnp.exp(settings.lmc.area_exponent * jnp.minimum(log_area - limit, 0.0))
-    least = jnp.minimum(settings.lmc.min_front_views, importance.num_used)
-    return jnp.where(alive & (importance.num_front_views >= least), size * importance.weight, 0.0)
 
 
 def keep_head(scores: Float[Array, " n"], among: Bool[Array, " n"], prune_ratio: float,

@@ -128,16 +128,11 @@ class _Pipeline:
         return loop.run_stage(context, restored, num_steps, trainer.advance, checkpoints)
 
     def _lmc_device(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
-        context = self._context
         if restored is None:
-            stopwatch = Stopwatch()
-            result = compress.compress(context, before, context.settings.lmc.prune_ratio)
-            _tell_compression(result)
-            restored = loop.Stage("lmc_device", result.rows, 0, 0, stopwatch.seconds)
-        if restored.step >= num_steps > 0:
+            restored = before._replace(name="lmc_device", step=0, num_without_room=0, seconds=0.0)
+        elif num_steps == 0:
             return restored
-        trainer = loop.Trainer(context, Schedule.without_growth(context.settings, max(num_steps, 1)), RECOVERY_PROGRESS)
-        return loop.run_stage(context, restored, num_steps, trainer.advance, checkpoints)
+        return compress_in_rounds(self._context, restored, num_steps, checkpoints)
 
     def _edge(self, before, restored, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
         plans = self._plans
@@ -217,6 +212,39 @@ class _Pipeline:
         _log.info("%s: %d surfels in %d blocks, %d merged; %s", name, counts.sum(), len(counts), merged.sum(), told)
         if told := tell_seam_depth(depth):
             _log.info("%s: %s", name, told)
+
+
+def compress_in_rounds(context: Context, stage: loop.Stage, num_steps: int, checkpoints: Checkpoints) -> loop.Stage:
+    """Compresses blocks by `lmc.prune_ratio` in `lmc.rounds` rounds, each with its share of the training to recover.
+
+    What is left after a round is another model, in which others matter: so each round measures anew.
+
+    Args:
+        context: of the run.
+        stage: the blocks before the first round (step 0), or as saved in the course of an earlier call. At the step where a round
+            begins it holds the blocks before that round.
+        num_steps: of recovery, in all rounds together; 0 = none.
+        checkpoints: of this stage.
+    Raises:
+        Stopped: the run was asked to stop; the state is saved.
+    """
+    settings = context.settings.lmc
+    num_rounds = min(settings.rounds, max(num_steps, 1))
+    ratio = 1 - (1 - settings.prune_ratio) ** (1 / num_rounds)
+    course = Schedule.without_growth(context.settings, max(num_steps, 1))
+    trainer = loop.Trainer(context, course, RECOVERY_PROGRESS)
+    for number in range(num_rounds):
+        begin = number * num_steps // num_rounds
+        end = (number + 1) * num_steps // num_rounds
+        if stage.step >= end > 0:
+            continue
+        if stage.step == begin:
+            stopwatch = Stopwatch(stage.seconds)
+            result = compress.compress(context, stage, ratio)
+            _tell_compression(result)
+            stage = stage._replace(rows=result.rows, seconds=stopwatch.seconds)
+        stage = loop.run_stage(context, stage, end, trainer.advance, checkpoints)
+    return stage
 
 
 def _tell_compression(result: compress.Compression) -> None:

@@ -1,4 +1,4 @@
-"""Compression: what importance is, what is pruned by it, and that moments and statistics stay with their surfels."""
+"""Compression: what is pruned by importance, and that moments and statistics stay with their surfels."""
 
 import dataclasses
 import functools
@@ -7,15 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, num_slots, put_states, run_context, solid_state, surfels_of
+from blocks_case import (
+    NUM_BLOCKS,
+    SETTINGS,
+    contributions,
+    four_blocks,
+    num_slots,
+    put_states,
+    run_context,
+    solid_state,
+    surfels_of,
+    with_lmc,
+)
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab import compress
-from cosurfgs_jax.collab.compress import Importance, importance_scores, keep_head
+from cosurfgs_jax.collab.compress import keep_head
+from cosurfgs_jax.collab.importance import Importance
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import LmcSettings
-from cosurfgs_jax.training.feed import each_view
-from cosurfgs_jax.training.layout import sharded
 from cosurfgs_jax.training.loop import Stage
 from cosurfgs_jax.training.place import first_state, round_slots
 from cosurfgs_jax.training.state import TrainState
@@ -23,10 +32,6 @@ from cosurfgs_jax.types import Surfels
 
 NUM = 200  # slots of the states without a place
 _ARRAYS = 32  # more than a state has; slot times this is exact in f32
-
-
-def with_lmc(**changes):
-    return dataclasses.replace(SETTINGS, lmc=LmcSettings(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -38,58 +43,6 @@ def place():
 def context(place, tmp_path):
     with run_context(place, tmp_path, 4) as context:
         yield context
-
-
-@functools.cache
-def contributions(block: int) -> list[np.ndarray]:
-    """What each photograph of a block gets from each of its surfels: f32[N,4] of `RenderOutput`."""
-    place, state = four_blocks(), solid_state(four_blocks(), block)
-    draw = jax.jit(functools.partial(rasterize, image_size=place.photo_size, maps="color", with_contributions=True))
-    return [np.asarray(draw(surfels_of(state), place.views.camera(int(view))).contributions)
-            for view in place.blocks[block].views]
-
-
-@pytest.mark.parametrize("camera_switch, share", [(False, 0.25), (True, 0.25), (True, 0.3)])
-def test_importance_is_the_sum_over_used_photographs(context, place, camera_switch, share):
-    settings = with_lmc(camera_switch=camera_switch, min_cell_share=share)
-    layout, (state,) = context.layout, put_states(context, lambda number: solid_state(place, number))
-    (is_inside,) = compress.inside_masks(context, [state])
-    measure = sharded(functools.partial(compress.measure_view, settings=settings), layout, static=("image_size",))
-    importance = layout.put(lambda _: compress.init_importance(num_slots(place)))
-    num_padded = 0
-    for camera, is_real, size in each_view(place, layout, 0):
-        num_padded += int((~np.asarray(is_real)).sum())
-        importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
-    assert num_padded == NUM_BLOCKS * place.max_views - sum(len(block.views) for block in place.blocks) > 0
-    num_abandoned = 0
-    for block, got in layout.get_blocks([importance]).items():
-        inside = place.partition.cell_of(solid_state(place, block).params["means"]) == block
-        used = [one for one in contributions(block)
-                if not camera_switch or one[inside, 0].sum() >= share * np.prod(place.photo_size)]
-        num_abandoned += len(place.blocks[block].views) - len(used)
-        assert got.num_used == len(used) > 0
-        np.testing.assert_array_equal(got.num_front_views, sum((one[:, 3] > 0).astype(np.int32) for one in used))
-        np.testing.assert_allclose(got.weight, sum(one[:, 0] for one in used), rtol=1e-5, atol=1e-4)
-        assert got.weight.max() > 10
-    assert (num_abandoned > 0) == camera_switch
-
-
-def test_scores_weigh_by_area_and_need_views_from_the_front():
-    random = np.random.default_rng(0)
-    alive = random.random(NUM) < 0.8
-    log_scales = random.normal(-4, 1, (NUM, 2)).astype(np.float32)
-    log_scales[~alive] = 9  # must not set the percentile
-    weight, fronts = random.uniform(0, 5, NUM).astype(np.float32), random.integers(0, 4, NUM).astype(np.int32)
-    area = np.exp(log_scales.astype(np.float64).sum(axis=1))
-    share = np.minimum(area / np.exp(np.percentile(np.log(area[alive]), 90)), 1)
-    cases = [(0.1, 2, 7, 2), (1.0, 3, 7, 3), (0.0, 0, 7, 0), (-0.3, 3, 1, 1), (-0.3, 2, 0, 0)]
-    for exponent, least, num_used, expected_least in cases:
-        importance = Importance(jnp.asarray(weight), jnp.asarray(fronts), jnp.int32(num_used))
-        got = importance_scores(importance, jnp.asarray(log_scales), jnp.asarray(alive),
-                                with_lmc(area_exponent=exponent, min_front_views=least))
-        expected = np.where(alive & (fronts >= expected_least), share**exponent * weight, 0)
-        np.testing.assert_allclose(got, expected, rtol=2e-5)
-        assert (expected == 0).sum() > (~alive).sum() or expected_least == 0
 
 
 def kept(scores, among, prune_ratio=0.0, importance_share=0.0) -> list[int]:
@@ -157,8 +110,8 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
     alive, is_inside = random.random(NUM) < 0.9, random.random(NUM) < 0.3
     # What is outside is hardly seen: judged together with the rest it would all go.
     weight = np.where(is_inside, random.uniform(1, 2, NUM), random.uniform(0, 0.1, NUM)).astype(np.float32)
-    importance = Importance(jnp.asarray(weight), jnp.full(NUM, 5, jnp.int32), jnp.int32(5))
-    settings = with_lmc(area_exponent=0.0, importance_share=share)
+    importance = Importance(jnp.zeros(NUM), jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
+    settings = with_lmc(importance_share=share)
     state = first_state(four_blocks(), four_blocks().blocks[0], SETTINGS, NUM)
     state = jax.tree.map(jnp.asarray, tagged(dataclasses.replace(state, alive=alive)))
     prune = jax.jit(functools.partial(compress.prune_step, settings=settings, prune_ratio=ratio))
