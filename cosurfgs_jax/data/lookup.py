@@ -93,8 +93,14 @@ class FileIndex:
         ours[-1], theirs[-1] = (without_ending(parts[-1], self._endings) for parts in (ours, theirs))
         return 2 if ours == theirs else None
 
-    def candidates(self, name: str) -> list[str]:
-        """The files that fit a name best, relative: those that share the longest end of the path, then the most alike."""
+    def candidates(self, name: str, place: str | None = None) -> list[str]:
+        """The files that fit a name best, relative: those that share the longest end of the path, then those that are in no
+        further folder, then the most alike.
+
+        Args:
+            name: of a file.
+            place: the folder that it must be in; None: any.
+        """
         wanted = safe_name(name).split("/")
         self._scan()
         last = without_ending(folded(wanted[-1]), self._endings)
@@ -103,8 +109,11 @@ class FileIndex:
             level = self._level(wanted, have)
             if level is not None:
                 file = "/".join(have)
+                if place is not None and os.path.normpath((self.folder / file).parent) != place:
+                    continue
                 is_other = not folded(file).startswith(self._prefer)
-                found[file] = (-min(len(wanted), len(have)), level, is_other, abs(len(have) - len(wanted)))
+                shared = min(len(wanted), len(have))
+                found[file] = (-shared, len(have) > shared, level, is_other, abs(len(have) - len(wanted)))
         best = min(found.values(), default=None)
         return [file for file, rank in found.items() if rank == best]
 
@@ -114,11 +123,12 @@ class FileIndex:
         for name, path in zip(names, paths, strict=True):
             if path is not None:
                 folder_of[os.path.normpath(path.parent)] = _parent(name)
+        is_found = set(folder_of.values())
         taken = {os.path.normpath(path) for path in paths if path is not None}
         found: dict[int, Path] = {}
         is_shared: set[str] = set()
         for number, name in enumerate(names):
-            if paths[number] is not None:
+            if paths[number] is not None or _parent(name) in is_found:
                 continue
             files = [self.folder / file for file in self.candidates(safe_name(name).rpartition("/")[2])]
             if len(files) != 1 or os.path.normpath(files[0]) in taken:
@@ -149,21 +159,26 @@ class FileIndex:
             InputError: several files fit a name equally well, or one file several names.
         """
         paths: list[Path | None] = [_literal(self.folder, name, self._endings) for name in names]
-        taken = {os.path.normpath(path) for path in paths if path is not None}
-        owners: dict[Path, str] = {}
+        owners: dict[str, str] = {}
+        for name, path in zip(names, paths, strict=True):
+            if path is not None:
+                _own(owners, path, name, source)
+        taken = set(owners)
+        # What is missing from a folder that is there as it is called is not in another one.
+        place_of = {_parent(name): os.path.normpath(path.parent) for name, path in zip(names, paths, strict=True)
+                    if path is not None}
         for number, name in enumerate(names):
             if paths[number] is not None:
                 continue
-            files = [self.folder / file for file in self.candidates(name)]
+            files = [self.folder / file for file in self.candidates(name, place_of.get(_parent(name)))]
             files = [file for file in files if os.path.normpath(file) not in taken]
             if len(files) > 1:
                 raise InputError(f"{source}: expected one file for {name}, got {len(files)} in {self.folder} that fit it: "
                                  f"{files[0].relative_to(self.folder)}, {files[1].relative_to(self.folder)}; rename or "
                                  "remove one")
-            if files and owners.setdefault(files[0], name) != name:
-                raise InputError(f"{source}: expected a file for each of {owners[files[0]]} and {name}, got {files[0]} for "
-                                 "both; give the folders that they are in, too")
-            paths[number] = files[0] if files else None
+            if files:
+                _own(owners, files[0], name, source)
+                paths[number] = files[0]
         if None in paths:
             renamed = self._of_renamed_folders(names, paths)
             if renamed:
@@ -173,6 +188,14 @@ class FileIndex:
             for number, path in renamed.items():
                 paths[number] = path
         return paths
+
+
+def _own(owners: dict[str, str], path: Path, name: str, source: str) -> None:
+    """Notes which name a file belongs to; InputError where it is another one already."""
+    other = owners.setdefault(os.path.normpath(path), name)
+    if safe_name(other) != safe_name(name):  # the same name twice has words of its own
+        raise InputError(f"{source}: expected a file for each of {other} and {name}, got {path} for both; give the folders that "
+                         "they are in, too")
 
 
 def _parent(name: str) -> str:
