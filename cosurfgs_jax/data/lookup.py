@@ -33,6 +33,13 @@ def without_ending(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> str:
     return stem if stem and dot and f".{ending}".lower() in endings else name
 
 
+def subfolder(root: Path, name: str) -> Path | None:
+    """The folder of this name, or of one that differs in case only; None where there is none."""
+    if (root / name).is_dir():
+        return root / name
+    return next((path for path in sorted(root.iterdir()) if folded(path.name) == folded(name) and path.is_dir()), None)
+
+
 def _walk(folder: Path) -> Iterable[str]:
     """Relative names of the files below a folder, with forward slashes; links to folders are followed once."""
     seen = set()

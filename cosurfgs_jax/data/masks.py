@@ -1,6 +1,8 @@
 """Masks of photographs: found under the names that programs give them, and decoded whatever kind of image they are."""
 
 import concurrent.futures
+import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
 from cosurfgs_jax.data.photo_files import ALPHA_MODES, MAX_PIXELS, SIXTEEN_BIT_MODES, PhotoHeader, decode, turned
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import read_json_object, write_json
 
 FOLDERS = ("masks", "mask")
 _MARKS = (".mask", "_mask", "-mask")  # behind the photograph's name, of RealityScan and Metashape
@@ -17,7 +20,6 @@ _LOSSY = ("JPEG", "MPO", "WEBP")
 _LOSSY_BLACK = 16
 _COLOURFUL = 16  # least difference of a pixel's channels that makes an image one of coloured labels
 _MAX_ENLARGEMENT = 16  # of a mask's sides over the photograph's
-_NUM_THREADS = 2
 
 
 def _keys_of(file: str) -> list[str]:
@@ -192,12 +194,37 @@ def read_mask(path, height: int, width: int, orientation: int = 1) -> np.ndarray
     return np.asarray(mask)
 
 
-def kept_fractions(load, views: list[int]) -> list[float]:
+def _read_notes(path: Path) -> dict[str, float]:
+    try:
+        notes = read_json_object(path) if path.is_file() else {}
+    except InputError:  # they are made again
+        return {}
+    return {key: value for key, value in notes.items() if isinstance(value, float) and 0 <= value <= 1}
+
+
+def state_of(path: str) -> str:
+    """A text that changes when a file does."""
+    status = os.stat(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def kept_fractions(load, states: dict[int, str], notes_path: Path, num_threads: int) -> dict[int, float]:
     """What fraction of the pixels of some views counts.
+
+    Masks are decoded for it, minutes where there are thousands, so that what was found is kept for the next start.
 
     Args:
         load: view -> bool[H,W], True = counts; called from several threads.
-        views: with a mask or an alpha channel.
+        states: of the views with a mask or an alpha channel: what changes when their files do.
+        notes_path: the JSON file that it is kept in; where it cannot be written nothing is kept.
+        num_threads: that decode at once.
     """
-    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return [float(keep) for keep in pool.map(lambda view: load(view).mean(), views)]
+    notes = _read_notes(notes_path)
+    new = [view for view, state in states.items() if state not in notes]
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        fractions = pool.map(lambda view: float(load(view).mean()), new)
+        notes |= {states[view]: fraction for view, fraction in zip(new, fractions, strict=True)}
+    if new:
+        with contextlib.suppress(InputError):
+            write_json(notes_path, {state: notes[state] for state in states.values()})
+    return {view: notes[state] for view, state in states.items()}

@@ -274,6 +274,17 @@ def read_photograph(path, size: tuple[int, int] | None = None, source: str = "")
         raise _unreadable(path, error) from None
 
 
+def read_alpha(path, size: tuple[int, int], source: str) -> np.ndarray | None:
+    """The alpha channel u8[H,W] of a photograph; otherwise as `read_photograph`, at half of its cost."""
+    image = decode(path, lambda header: check_size(path, (header.height, header.width), size, source))
+    try:
+        if "transparency" in image.info or image.mode not in ("RGBA", "LA"):
+            return read_photograph(path, size, source)[1]
+        return np.asarray(image.getchannel("A"))
+    except _DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+
+
 def check_size(path, got: tuple[int, int], expected: tuple[int, int], source: str) -> None:
     """Raises InputError, naming file and both sizes, unless a photograph has the (H, W) that the model says."""
     if got != expected:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosurfgs_jax.data import images, masks
+from cosurfgs_jax.data import images, masks, photo_files
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -137,3 +137,43 @@ def test_transparent_photographs_are_left_out(tmp_path):
     clear = np.concatenate([dataset_files.picture(48, 64), np.zeros((48, 64, 1), np.uint8)], axis=-1)
     Image.fromarray(clear).save(tmp_path / "images" / model.names[1])
     assert _load(tmp_path).image_names == [model.names[number] for number in (0, 2, 3)]
+
+
+def test_masks_are_decoded_once_and_again_after_a_change(tmp_path, monkeypatch, caplog):
+    model = _with_masks(tmp_path, 6, {2})
+    names = [name for number, name in enumerate(model.names) if number != 2]
+    decoded = []
+    real = masks.decode
+    monkeypatch.setattr(masks, "decode", lambda path, check: decoded.append(path) or real(path, check))
+    assert _load(tmp_path).image_names == names and len(decoded) == 6
+    with caplog.at_level(logging.INFO):
+        assert _load(tmp_path).image_names == names and len(decoded) == 6
+    assert "masks keep 62.5 % of the pixels of 6 photographs" in caplog.text and "view_02.png" in caplog.text
+    Image.new("L", (64, 48), 255).save(tmp_path / "masks" / model.names[2])
+    assert _load(tmp_path).image_names == model.names and len(decoded) == 7
+    notes = tmp_path / "cache" / "masks.json"
+    for content in ("{", "[]", '{"a": 3}'):
+        notes.write_text(content)
+        assert _load(tmp_path).image_names == model.names
+    assert len(decoded) == 7 + 3 * 6
+
+
+def test_masks_where_nothing_can_be_kept_for_the_next_start(tmp_path):
+    model = _with_masks(tmp_path, 5, {0})
+    (tmp_path / "cache").write_text("no folder")
+    assert _load(tmp_path).image_names == model.names[1:]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_alpha_alone_is_that_of_the_photograph(tmp_path, mode):
+    colors = np.dstack([dataset_files.picture(48, 64), np.where(KEEP, 200, 30)]).astype(np.uint8)
+    image = Image.fromarray(colors).convert(mode if mode != "P" else "RGBA")
+    if mode == "P":
+        image = Image.fromarray(KEEP.astype(np.uint8), "L").convert("P")
+        image.info["transparency"] = 0
+    image.save(tmp_path / "x.png")
+    alpha = photo_files.read_alpha(tmp_path / "x.png", (48, 64), "model")
+    np.testing.assert_array_equal(alpha, photo_files.read_photograph(tmp_path / "x.png")[1])
+    assert len(np.unique(alpha)) == 2
+    with pytest.raises(InputError, match=r"x\.png: expected 48x64 pixels as its camera in model says, got 64x48"):
+        photo_files.read_alpha(tmp_path / "x.png", (64, 48), "model")
