@@ -274,7 +274,7 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allo
         raise InputError(f"config.data.path: expected a dataset folder, got {root}, which is not there")
     capture = checks.checked(_sorted_by_name(_read_capture(root, data)))
     # Before anything is left out: lists may name all photographs, and every eighth stays the same one.
-    is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names)
+    is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names, capture.left_out)
     found = _Found(capture, *_find_photographs(root, capture, data), is_test)
     is_there = np.array([path is not None for path in found.paths])
     if allow_missing and is_there.any() and not is_there.all():

@@ -269,7 +269,8 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
     frames = _Frames([], [], [], [], [], [])
     for file in files:
         _add_frames(frames, file, index, masks, size_of)
-    check_missing([frame["file_path"] for file in files for frame in file.meta["frames"]], frames.is_there, source)
+    wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
+    check_missing(wanted, frames.is_there, source)
     relative = [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in frames.paths]
     names, camera_from_world = _short_names(relative), np.stack(frames.poses)
     points, colors = _points(root, files, relative, camera_from_world)
@@ -286,6 +287,7 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         track_offsets=np.zeros(len(points) + 1, np.int64),
         track_views=np.empty(0, np.int32),
         mask_paths=frames.masks,
+        left_out=tuple(safe_name(path) for path, is_there in zip(wanted, frames.is_there, strict=True) if not is_there),
         test_names=sorted({name for name, is_test in zip(names, frames.is_test, strict=True) if is_test}) if has_split else None,
     )
 

@@ -381,3 +381,16 @@ def test_names_that_are_no_text_are_made_text(tmp_path, caplog):
         assert "\u20ac.png" in said + caplog.text
         (said + caplog.text).encode()
         caplog.clear()
+
+
+def test_a_list_may_name_photographs_that_are_not_there(tmp_path):
+    model = dataset_files.make_model(num_views=5)
+    _write(tmp_path, model)
+    (tmp_path / "images" / model.names[4]).unlink()
+    (tmp_path / "test.txt").write_text(f"{model.names[4]}\nimages/{model.names[1]}\n")
+    for choice in ("test.txt", "folders"):
+        assert _load(tmp_path, split=choice).is_test.tolist() == [False, True, False, False]
+    assert _load(tmp_path, split="every3").is_test.tolist() == [True, False, False, True]
+    (tmp_path / "test.txt").write_text("view_05.png")
+    with pytest.raises(InputError, match=r"got 1 that fit no image or several, the first is 'view_05\.png'"):
+        _load(tmp_path, split="test.txt")
