@@ -17,6 +17,8 @@ from cosurfgs_jax.files import readable, safe_name
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".pbm",
                  ".jp2")
+# Of photographs that lie here as images of another format, as no reader of the package opens them.
+_CONVERTED = (".heic", ".heif", ".avif", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".gif")
 _log = logging.getLogger(__name__)
 _MAX_NAME = 4000  # bytes; no path is longer
 _NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
@@ -88,6 +90,10 @@ class FileIndex:
         """All files, relative, with forward slashes."""
         return self._scan()
 
+    def _stem(self, wanted: str) -> str:
+        """A name that is looked for, without its ending."""
+        return without_ending(wanted, self._endings + (_CONVERTED if self._endings == IMAGE_ENDINGS else ()))
+
     def _level(self, wanted: list[str], have: tuple[str, ...]) -> int | None:
         """0, 1, 2: alike exactly, but for case, but for the ending; None: the paths do not end alike."""
         shared = min(len(wanted), len(have))
@@ -97,7 +103,7 @@ class FileIndex:
         ours, theirs = [folded(part) for part in ours], [folded(part) for part in theirs]
         if ours == theirs:
             return 1
-        ours[-1], theirs[-1] = (without_ending(parts[-1], self._endings) for parts in (ours, theirs))
+        ours[-1], theirs[-1] = self._stem(ours[-1]), without_ending(theirs[-1], self._endings)
         return 2 if ours == theirs else None
 
     def candidates(self, name: str, place: str | None = None) -> list[str]:
@@ -110,7 +116,7 @@ class FileIndex:
         """
         wanted = safe_name(name).split("/")
         self._scan()
-        last = without_ending(folded(wanted[-1]), self._endings)
+        last = self._stem(folded(wanted[-1]))
         found = {}
         for have in self._by_last.get(last, ()):
             level = self._level(wanted, have)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cosurfgs_jax.data.photo_files import ALPHA_MODES, MAX_PIXELS, SIXTEEN_BIT_M
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import read_json_object, write_json
 
+_log = logging.getLogger(__name__)
 FOLDERS = ("masks", "mask")
 _MARKS = (".mask", "_mask", "-mask")  # behind the photograph's name, of RealityScan and Metashape
 _LOSSY = ("JPEG", "MPO", "WEBP")
@@ -97,7 +99,16 @@ def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str 
             images of several folders.
     """
     index = MaskIndex(root)
+    if index.folder.is_dir() and not index.files():
+        others = sorted(path.name for path in index.folder.iterdir() if not path.name.startswith("."))
+        if others:
+            _log.warning("%s: it has no image of a known format, so that nothing is masked; its first file is %s", index.folder,
+                         others[0])
     found = [index.find(name) for name in names] if index.files() else [None] * len(names)
+    # One beside which a photograph of the same path lies is of no photograph in a further folder.
+    exact = {file for name, file in zip(names, found, strict=True) if file and file.count("/") == name.count("/")}
+    found = [None if file in exact and file.count("/") != name.count("/") else file
+             for name, file in zip(names, found, strict=True)]
     owners: dict[str, str] = {}
     for name, file in zip(names, found, strict=True):
         # Photographs of one name and two endings may share a mask, those of two folders may not.
@@ -131,7 +142,10 @@ def _grey_and_alpha(image: Image.Image, is_lossy: bool) -> tuple[np.ndarray, np.
         return np.asarray(image.convert("L")), alpha
     colors = np.asarray(image.convert("RGB"))
     brightest = colors.max(axis=-1)
-    if not is_lossy and (brightest - colors.min(axis=-1)).max() >= _COLOURFUL:
+    darkest = colors.min(axis=-1)
+    # On white, colours are painted over what is to be ignored.
+    has_ground = brightest.min() == 0 or darkest.max() < 255
+    if not is_lossy and has_ground and (brightest - darkest).max() >= _COLOURFUL:
         # Labels in colours: what is not black counts, however dark its colour looks.
         return np.where(brightest > 0, 255, 0).astype(np.uint8), alpha
     return np.asarray(image.convert("L")), alpha

@@ -27,6 +27,8 @@ def _index(root, *files, **choices):
     ("Haus 1", "b/Haus 1.jpg"),
     ("../other/x.0012", "other/x.0012.TIF"),
     ("x.0012.png", "other/x.0012.TIF"),
+    ("D:\\raw\\b\\Haus 1.HEIC", "b/Haus 1.jpg"),
+    ("haus 12.dng", "b/Haus 12.jpg"),
     (unicodedata.normalize("NFD", "ü/STRASSE.PNG"), "Ü/straße.png"),
 ])
 def test_names_of_other_programs(tmp_path, name, file):

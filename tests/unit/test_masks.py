@@ -63,6 +63,7 @@ def _palette(colors):
     ("palette of labels", "png"), ("palette, black and white", "png"), ("16-bit labels", "png"), ("16-bit labels", "tif"),
     ("one bit", "png"), ("one bit", "tif"), ("alpha", "png"), ("grey and alpha", "png"), ("white and alpha", "png"),
     ("red", "png"), ("many labels", "png"), ("soft", "png"), ("soft", "jpg"), ("dim", "jpg"), ("16-bit soft", "tif"),
+    ("red on white", "png"),
 ])
 def test_kinds(tmp_path, kind, ending):
     labels = KEEP.astype(np.uint8)
@@ -80,6 +81,7 @@ def test_kinds(tmp_path, kind, ending):
         "red": lambda: Image.fromarray(labels[..., None] * np.array([200, 0, 0], np.uint8)),
         "many labels": lambda: Image.fromarray(labels * (1 + np.arange(64, dtype=np.uint8) % 7)),
         "soft": lambda: Image.fromarray(soft),
+        "red on white": lambda: Image.fromarray(np.where(KEEP[..., None], 255, [255, 0, 0]).astype(np.uint8)),
         "dim": lambda: Image.fromarray(labels * 90),
         "16-bit soft": lambda: Image.fromarray(soft.astype(np.uint16) * 257),
     }[kind]()
@@ -177,3 +179,23 @@ def test_alpha_alone_is_that_of_the_photograph(tmp_path, mode):
     assert len(np.unique(alpha)) == 2
     with pytest.raises(InputError, match=r"x\.png: expected 48x64 pixels as its camera in model says, got 64x48"):
         photo_files.read_alpha(tmp_path / "x.png", (64, 48), "model")
+
+
+def test_masks_of_photographs_whose_names_are_there_in_a_further_folder(tmp_path, caplog):
+    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(names=["a/1.png", "1.png", "2.png", "b/3.png"]))
+    (tmp_path / "masks").mkdir()
+    for name in ("1", "2", "3"):
+        Image.fromarray(KEEP).save(tmp_path / "masks" / f"{name}.png")
+    scene = _load(tmp_path)
+    masked = [name for name, path in zip(scene.image_names, scene.mask_paths, strict=True) if path]
+    assert sorted(masked) == ["1.png", "2.png", "b/3.png"] and "1 of 4 images have no mask" in caplog.text
+    assert len(model.names) == 4
+
+
+def test_a_folder_of_masks_that_nobody_reads_is_said(tmp_path, caplog):
+    dataset_files.write_dataset(tmp_path)
+    (tmp_path / "masks").mkdir()
+    assert not _load(tmp_path).has_masks and not caplog.text
+    (tmp_path / "masks" / "view_00.gif").write_bytes(b"GIF89a")
+    assert not _load(tmp_path).has_masks
+    assert "masks: it has no image of a known format, so that nothing is masked; its first file is view_00.gif" in caplog.text
