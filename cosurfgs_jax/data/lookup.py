@@ -2,8 +2,9 @@
 
 A name fits a file where one of their two paths ends in the other: `scene/images/a/1.jpg` fits `a/1.jpg`, and the other way
 round. Parts are compared exactly first, then without regard to case and Unicode form, then without regard to the ending.
-A folder that has another name here is found by what lies in it, if no other folder is meant by that: two folders with equal
-file names (`cam1/1.jpg`, `cam2/1.jpg`) are never mixed up.
+What is missing from a folder that is here is not taken from another one. A folder that has another name here is found by what
+lies in it, if no other folder is meant by that: two folders with equal file names (`cam1/1.jpg`, `cam2/1.jpg`) are never mixed
+up.
 """
 
 import logging
@@ -17,8 +18,8 @@ from cosurfgs_jax.files import readable, safe_name
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".pbm",
                  ".jp2")
-# Of photographs that lie here as images of another format, as no reader of the package opens them.
-_CONVERTED = (".heic", ".heif", ".avif", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".gif")
+# Of names whose photographs lie here in another format: the package opens none of these.
+CONVERTED = (".heic", ".heif", ".avif", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".gif")
 _log = logging.getLogger(__name__)
 _MAX_NAME = 4000  # bytes; no path is longer
 _NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
@@ -92,7 +93,7 @@ class FileIndex:
 
     def _stem(self, wanted: str) -> str:
         """A name that is looked for, without its ending."""
-        return without_ending(wanted, self._endings + (_CONVERTED if self._endings == IMAGE_ENDINGS else ()))
+        return without_ending(wanted, self._endings + (CONVERTED if self._endings == IMAGE_ENDINGS else ()))
 
     def _level(self, wanted: list[str], have: tuple[str, ...]) -> int | None:
         """0, 1, 2: alike exactly, but for case, but for the ending; None: the paths do not end alike."""

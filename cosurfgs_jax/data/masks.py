@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
+from cosurfgs_jax.data.lookup import CONVERTED, IMAGE_ENDINGS, FileIndex, folded, without_ending
 from cosurfgs_jax.data.photo_files import ALPHA_MODES, MAX_PIXELS, SIXTEEN_BIT_MODES, PhotoHeader, decode, turned
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import read_json_object, write_json
@@ -64,7 +64,7 @@ class MaskIndex:
         """
         whole = folded(name)
         best: dict[str, tuple] = {}
-        for order, wanted in enumerate(dict.fromkeys((whole, without_ending(whole)))):
+        for order, wanted in enumerate(dict.fromkeys((whole, without_ending(whole, IMAGE_ENDINGS + CONVERTED)))):
             for rank, file in self._by_last.get(wanted.rpartition("/")[2], ()):
                 shared = _shared_end(wanted, _keys_of(file)[rank])
                 if shared:
@@ -99,11 +99,10 @@ def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str 
             images of several folders.
     """
     index = MaskIndex(root)
-    if index.folder.is_dir() and not index.files():
+    if must_fit and index.folder.is_dir() and not index.files():
         others = sorted(path.name for path in index.folder.iterdir() if not path.name.startswith("."))
         if others:
-            _log.warning("%s: it has no image of a known format, so that nothing is masked; its first file is %s", index.folder,
-                         others[0])
+            _log.warning("%s: no image of a known format is in it, so that nothing is masked; it has %s", index.folder, others[0])
     found = [index.find(name) for name in names] if index.files() else [None] * len(names)
     # One beside which a photograph of the same path lies is of no photograph in a further folder.
     exact = {file for name, file in zip(names, found, strict=True) if file and file.count("/") == name.count("/")}

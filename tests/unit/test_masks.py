@@ -39,6 +39,14 @@ def test_names_that_programs_give(tmp_path, file):
     np.testing.assert_array_equal(_channel(scene, 1), KEEP)
 
 
+def test_masks_of_converted_photographs(tmp_path):
+    for name in ("x.png", "y.heic.png"):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        (tmp_path / "masks" / name).write_bytes(b"")
+    folder = str(tmp_path / "masks")
+    assert masks.find_masks(tmp_path, ["x.HEIC", "y.HEIC"]) == [f"{folder}/x.png", f"{folder}/y.heic.png"]
+
+
 def test_a_photograph_called_mask_and_two_masks_for_one(tmp_path):
     for name in ("x.png", "x_mask.png", "y.jpg", "y.png"):
         path = tmp_path / "masks" / name
@@ -198,4 +206,4 @@ def test_a_folder_of_masks_that_nobody_reads_is_said(tmp_path, caplog):
     assert not _load(tmp_path).has_masks and not caplog.text
     (tmp_path / "masks" / "view_00.gif").write_bytes(b"GIF89a")
     assert not _load(tmp_path).has_masks
-    assert "masks: it has no image of a known format, so that nothing is masked; its first file is view_00.gif" in caplog.text
+    assert "masks: no image of a known format is in it, so that nothing is masked; it has view_00.gif" in caplog.text
