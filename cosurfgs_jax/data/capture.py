@@ -25,6 +25,7 @@ class Capture:
     | `track_views`       | i32[T]       | indices of views, ascending within a point                                |
     | `mask_paths`        | V paths      | or None for those without one that is named in the files                  |
     | `test_names`        | names        | that the files themselves call test or validation images; None: no word   |
+    | `left_out`          | names        | of images that the files name, but that are not there and are no views    |
     """
 
     source: str
@@ -39,6 +40,7 @@ class Capture:
     track_views: np.ndarray
     mask_paths: list[str | None]
     test_names: list[str] | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_views(self) -> int:

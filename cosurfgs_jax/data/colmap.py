@@ -12,6 +12,7 @@ import numpy as np
 
 from cosurfgs_jax.data import colmap_text, point_ply
 from cosurfgs_jax.data.capture import Capture
+from cosurfgs_jax.data.lookup import subfolder
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import readable, reading, safe_name
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params, num_params
@@ -86,10 +87,11 @@ def find_model(root: Path, model: str = "") -> Path | None:
                 f"got {root / model}; give the folder relative to the dataset, such as sparse/1"
             )
         return root / model
-    candidates = [path for path in sorted(root.glob("sparse/*")) if path.is_dir() and _is_model(path)]
+    sparse = subfolder(root, "sparse") if root.is_dir() else None
+    candidates = [] if sparse is None else [path for path in sorted(sparse.iterdir()) if path.is_dir() and _is_model(path)]
     if candidates:
-        return max(candidates, key=_num_images)
-    return next((path for path in (root / "sparse", root) if _is_model(path)), None)
+        return max(candidates, key=_num_images) if len(candidates) > 1 else candidates[0]
+    return next((path for path in (sparse, root) if path is not None and _is_model(path)), None)
 
 
 class _End:

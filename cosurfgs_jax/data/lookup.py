@@ -2,8 +2,9 @@
 
 A name fits a file where one of their two paths ends in the other: `scene/images/a/1.jpg` fits `a/1.jpg`, and the other way
 round. Parts are compared exactly first, then without regard to case and Unicode form, then without regard to the ending.
-A folder that has another name here is found by what lies in it, if no other folder is meant by that: two folders with equal
-file names (`cam1/1.jpg`, `cam2/1.jpg`) are never mixed up.
+What is missing from a folder that is here is not taken from another one. A folder that has another name here is found by what
+lies in it, if no other folder is meant by that: two folders with equal file names (`cam1/1.jpg`, `cam2/1.jpg`) are never mixed
+up.
 """
 
 import logging
@@ -17,6 +18,8 @@ from cosurfgs_jax.files import readable, safe_name
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".pbm",
                  ".jp2")
+# Of names whose photographs lie here in another format: the package opens none of these.
+CONVERTED = (".heic", ".heif", ".avif", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".gif")
 _log = logging.getLogger(__name__)
 _MAX_NAME = 4000  # bytes; no path is longer
 _NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
@@ -31,6 +34,13 @@ def without_ending(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> str:
     """A name without its ending, if that is one of `endings` (in any case): what follows another dot is part of the name."""
     stem, dot, ending = name.rpartition(".")
     return stem if stem and dot and f".{ending}".lower() in endings else name
+
+
+def subfolder(root: Path, name: str) -> Path | None:
+    """The folder of this name, or of one that differs in case only; None where there is none."""
+    if (root / name).is_dir():
+        return root / name
+    return next((path for path in sorted(root.iterdir()) if folded(path.name) == folded(name) and path.is_dir()), None)
 
 
 def _walk(folder: Path) -> Iterable[str]:
@@ -81,6 +91,10 @@ class FileIndex:
         """All files, relative, with forward slashes."""
         return self._scan()
 
+    def _stem(self, wanted: str) -> str:
+        """A name that is looked for, without its ending."""
+        return without_ending(wanted, self._endings + (CONVERTED if self._endings == IMAGE_ENDINGS else ()))
+
     def _level(self, wanted: list[str], have: tuple[str, ...]) -> int | None:
         """0, 1, 2: alike exactly, but for case, but for the ending; None: the paths do not end alike."""
         shared = min(len(wanted), len(have))
@@ -90,21 +104,30 @@ class FileIndex:
         ours, theirs = [folded(part) for part in ours], [folded(part) for part in theirs]
         if ours == theirs:
             return 1
-        ours[-1], theirs[-1] = (without_ending(parts[-1], self._endings) for parts in (ours, theirs))
+        ours[-1], theirs[-1] = self._stem(ours[-1]), without_ending(theirs[-1], self._endings)
         return 2 if ours == theirs else None
 
-    def candidates(self, name: str) -> list[str]:
-        """The files that fit a name best, relative: those that share the longest end of the path, then the most alike."""
+    def candidates(self, name: str, place: str | None = None) -> list[str]:
+        """The files that fit a name best, relative: those that share the longest end of the path, then those that are in no
+        further folder, then the most alike.
+
+        Args:
+            name: of a file.
+            place: the folder that it must be in; None: any.
+        """
         wanted = safe_name(name).split("/")
         self._scan()
-        last = without_ending(folded(wanted[-1]), self._endings)
+        last = self._stem(folded(wanted[-1]))
         found = {}
         for have in self._by_last.get(last, ()):
             level = self._level(wanted, have)
             if level is not None:
                 file = "/".join(have)
+                if place is not None and os.path.normpath((self.folder / file).parent) != place:
+                    continue
                 is_other = not folded(file).startswith(self._prefer)
-                found[file] = (-min(len(wanted), len(have)), level, is_other, abs(len(have) - len(wanted)))
+                shared = min(len(wanted), len(have))
+                found[file] = (-shared, len(have) > shared, level, is_other, abs(len(have) - len(wanted)))
         best = min(found.values(), default=None)
         return [file for file, rank in found.items() if rank == best]
 
@@ -114,11 +137,12 @@ class FileIndex:
         for name, path in zip(names, paths, strict=True):
             if path is not None:
                 folder_of[os.path.normpath(path.parent)] = _parent(name)
+        is_found = set(folder_of.values())
         taken = {os.path.normpath(path) for path in paths if path is not None}
         found: dict[int, Path] = {}
         is_shared: set[str] = set()
         for number, name in enumerate(names):
-            if paths[number] is not None:
+            if paths[number] is not None or _parent(name) in is_found:
                 continue
             files = [self.folder / file for file in self.candidates(safe_name(name).rpartition("/")[2])]
             if len(files) != 1 or os.path.normpath(files[0]) in taken:
@@ -149,21 +173,26 @@ class FileIndex:
             InputError: several files fit a name equally well, or one file several names.
         """
         paths: list[Path | None] = [_literal(self.folder, name, self._endings) for name in names]
-        taken = {os.path.normpath(path) for path in paths if path is not None}
-        owners: dict[Path, str] = {}
+        owners: dict[str, str] = {}
+        for name, path in zip(names, paths, strict=True):
+            if path is not None:
+                _own(owners, path, name, source)
+        taken = set(owners)
+        # What is missing from a folder that is there as it is called is not in another one.
+        place_of = {_parent(name): os.path.normpath(path.parent) for name, path in zip(names, paths, strict=True)
+                    if path is not None}
         for number, name in enumerate(names):
             if paths[number] is not None:
                 continue
-            files = [self.folder / file for file in self.candidates(name)]
+            files = [self.folder / file for file in self.candidates(name, place_of.get(_parent(name)))]
             files = [file for file in files if os.path.normpath(file) not in taken]
             if len(files) > 1:
                 raise InputError(f"{source}: expected one file for {name}, got {len(files)} in {self.folder} that fit it: "
                                  f"{files[0].relative_to(self.folder)}, {files[1].relative_to(self.folder)}; rename or "
                                  "remove one")
-            if files and owners.setdefault(files[0], name) != name:
-                raise InputError(f"{source}: expected a file for each of {owners[files[0]]} and {name}, got {files[0]} for "
-                                 "both; give the folders that they are in, too")
-            paths[number] = files[0] if files else None
+            if files:
+                _own(owners, files[0], name, source)
+                paths[number] = files[0]
         if None in paths:
             renamed = self._of_renamed_folders(names, paths)
             if renamed:
@@ -173,6 +202,14 @@ class FileIndex:
             for number, path in renamed.items():
                 paths[number] = path
         return paths
+
+
+def _own(owners: dict[str, str], path: Path, name: str, source: str) -> None:
+    """Notes which name a file belongs to; InputError where it is another one already."""
+    other = owners.setdefault(os.path.normpath(path), name)
+    if safe_name(other) != safe_name(name):  # the same name twice has words of its own
+        raise InputError(f"{source}: expected a file for each of {other} and {name}, got {path} for both; give the folders that "
+                         "they are in, too")
 
 
 def _parent(name: str) -> str:

@@ -1,15 +1,20 @@
 """Masks of photographs: found under the names that programs give them, and decoded whatever kind of image they are."""
 
 import concurrent.futures
+import contextlib
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
+from cosurfgs_jax.data.lookup import CONVERTED, IMAGE_ENDINGS, FileIndex, folded, without_ending
 from cosurfgs_jax.data.photo_files import ALPHA_MODES, MAX_PIXELS, SIXTEEN_BIT_MODES, PhotoHeader, decode, turned
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import read_json_object, write_json
 
+_log = logging.getLogger(__name__)
 FOLDERS = ("masks", "mask")
 _MARKS = (".mask", "_mask", "-mask")  # behind the photograph's name, of RealityScan and Metashape
 _LOSSY = ("JPEG", "MPO", "WEBP")
@@ -17,7 +22,6 @@ _LOSSY = ("JPEG", "MPO", "WEBP")
 _LOSSY_BLACK = 16
 _COLOURFUL = 16  # least difference of a pixel's channels that makes an image one of coloured labels
 _MAX_ENLARGEMENT = 16  # of a mask's sides over the photograph's
-_NUM_THREADS = 2
 
 
 def _keys_of(file: str) -> list[str]:
@@ -60,7 +64,7 @@ class MaskIndex:
         """
         whole = folded(name)
         best: dict[str, tuple] = {}
-        for order, wanted in enumerate(dict.fromkeys((whole, without_ending(whole)))):
+        for order, wanted in enumerate(dict.fromkeys((whole, without_ending(whole, IMAGE_ENDINGS + CONVERTED)))):
             for rank, file in self._by_last.get(wanted.rpartition("/")[2], ()):
                 shared = _shared_end(wanted, _keys_of(file)[rank])
                 if shared:
@@ -95,7 +99,15 @@ def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str 
             images of several folders.
     """
     index = MaskIndex(root)
+    if must_fit and index.folder.is_dir() and not index.files():
+        others = sorted(path.name for path in index.folder.iterdir() if not path.name.startswith("."))
+        if others:
+            _log.warning("%s: no image of a known format is in it, so that nothing is masked; it has %s", index.folder, others[0])
     found = [index.find(name) for name in names] if index.files() else [None] * len(names)
+    # One beside which a photograph of the same path lies is of no photograph in a further folder.
+    exact = {file for name, file in zip(names, found, strict=True) if file and file.count("/") == name.count("/")}
+    found = [None if file in exact and file.count("/") != name.count("/") else file
+             for name, file in zip(names, found, strict=True)]
     owners: dict[str, str] = {}
     for name, file in zip(names, found, strict=True):
         # Photographs of one name and two endings may share a mask, those of two folders may not.
@@ -129,7 +141,10 @@ def _grey_and_alpha(image: Image.Image, is_lossy: bool) -> tuple[np.ndarray, np.
         return np.asarray(image.convert("L")), alpha
     colors = np.asarray(image.convert("RGB"))
     brightest = colors.max(axis=-1)
-    if not is_lossy and (brightest - colors.min(axis=-1)).max() >= _COLOURFUL:
+    darkest = colors.min(axis=-1)
+    # On white, colours are painted over what is to be ignored.
+    has_ground = brightest.min() == 0 or darkest.max() < 255
+    if not is_lossy and has_ground and (brightest - darkest).max() >= _COLOURFUL:
         # Labels in colours: what is not black counts, however dark its colour looks.
         return np.where(brightest > 0, 255, 0).astype(np.uint8), alpha
     return np.asarray(image.convert("L")), alpha
@@ -192,12 +207,37 @@ def read_mask(path, height: int, width: int, orientation: int = 1) -> np.ndarray
     return np.asarray(mask)
 
 
-def kept_fractions(load, views: list[int]) -> list[float]:
+def _read_notes(path: Path) -> dict[str, float]:
+    try:
+        notes = read_json_object(path) if path.is_file() else {}
+    except InputError:  # they are made again
+        return {}
+    return {key: value for key, value in notes.items() if isinstance(value, float) and 0 <= value <= 1}
+
+
+def state_of(path: str) -> str:
+    """A text that changes when a file does."""
+    status = os.stat(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def kept_fractions(load, states: dict[int, str], notes_path: Path, num_threads: int) -> dict[int, float]:
     """What fraction of the pixels of some views counts.
+
+    Masks are decoded for it, minutes where there are thousands, so that what was found is kept for the next start.
 
     Args:
         load: view -> bool[H,W], True = counts; called from several threads.
-        views: with a mask or an alpha channel.
+        states: of the views with a mask or an alpha channel: what changes when their files do.
+        notes_path: the JSON file that it is kept in; where it cannot be written nothing is kept.
+        num_threads: that decode at once.
     """
-    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return [float(keep) for keep in pool.map(lambda view: load(view).mean(), views)]
+    notes = _read_notes(notes_path)
+    new = [view for view, state in states.items() if state not in notes]
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        fractions = pool.map(lambda view: float(load(view).mean()), new)
+        notes |= {states[view]: fraction for view, fraction in zip(new, fractions, strict=True)}
+    if new:
+        with contextlib.suppress(InputError):
+            write_json(notes_path, {state: notes[state] for state in states.values()})
+    return {view: notes[state] for view, state in states.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from cosurfgs_jax.data import checks, colmap, images, masks, photo_files, sizes, split, transforms_json
 from cosurfgs_jax.data.capture import Capture
 from cosurfgs_jax.data.ground_truth import GroundTruth, load_ground_truth
-from cosurfgs_jax.data.lookup import FileIndex, say_outside
+from cosurfgs_jax.data.lookup import FileIndex, say_outside, subfolder
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import check_name
 from cosurfgs_jax.geometry.distortion import Lens
@@ -118,8 +118,9 @@ def _read_capture(root: Path, data: DataSettings) -> Capture:
     model = colmap.find_model(root, data.model)
     if model is None and transforms_json.find_files(root):
         return transforms_json.read_transforms(root, _size_of)
-    if model is None and (root / "colmap").is_dir():
-        model = colmap.find_model(root / "colmap")
+    below = subfolder(root, "colmap") if model is None else None
+    if below is not None:
+        model = colmap.find_model(below)
     if model is None:
         content = sorted(path.name for path in root.iterdir())
         got = ", ".join(content[:8]) + (", ..." if len(content) > 8 else "") if content else "an empty folder"
@@ -148,10 +149,10 @@ def _image_folder(root: Path, data: DataSettings) -> tuple[Path, bool]:
         if not folder.is_dir():
             raise InputError(f"config.data.images: expected a folder inside the dataset, got {folder}, which is none")
         return folder, is_full
-    if data.downscale > 1 and (root / f"images_{data.downscale}").is_dir():
-        return root / f"images_{data.downscale}", False
-    folder = next((path for path in sorted(root.iterdir(), reverse=True) if path.name.lower() == "images" and path.is_dir()),
-                  None)
+    reduced = subfolder(root, f"images_{data.downscale}") if data.downscale > 1 else None
+    if reduced is not None:
+        return reduced, False
+    folder = subfolder(root, "images")
     if folder is None:
         raise InputError(
             f"{root / 'images'}: expected the photographs there, got no such folder; copy them or give their folder, "
@@ -205,34 +206,37 @@ def _load_masks(root: Path, capture: Capture) -> list[str | None]:
     return paths
 
 
-def _kept_fractions(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray:
+def _kept_fractions(scene: Scene, photos: list[sizes.Photo], data: DataSettings, notes_path: Path) -> np.ndarray:
     """What fraction of each photograph counts, f64[V]; decodes masks and photographs with an alpha channel."""
 
     def load(view: int) -> np.ndarray:
         header = photos[view].header
         alpha = None
         if header.has_alpha:
-            size = (header.height, header.width)
-            alpha = photo_files.read_photograph(photos[view].path, size, scene.path)[1]
+            alpha = photo_files.read_alpha(photos[view].path, (header.height, header.width), scene.path)
         return images.photo_mask(scene, view, alpha)
 
-    masked = [view for view, photo in enumerate(photos)
-              if photo.header is not None and (scene.mask_paths[view] or photo.header.has_alpha)]
-    fractions = np.ones(len(photos))
-    fractions[masked] = masks.kept_fractions(load, masked)
-    if masked:
-        _log.info("%s: masks keep %.1f %% of the pixels of %d photographs", scene.path,
-                  100 * fractions[masked].mean(), len(masked))
-    return fractions
+    states: dict[int, str] = {}
+    for view, photo in enumerate(photos):
+        if photo.header is not None and (scene.mask_paths[view] or photo.header.has_alpha):
+            paths = [photo.path if photo.header.has_alpha else None, scene.mask_paths[view]]
+            state = [masks.state_of(path) for path in paths if path]
+            states[view] = " ".join([*state, *map(str, scene.photo_sizes[view]), str(scene.orientation(view))])
+    num_threads = images.num_threads(scene, data.host_memory_mb * 2**20)
+    kept = masks.kept_fractions(load, states, notes_path, num_threads)
+    if kept:
+        _log.info("%s: masks keep %.1f %% of the pixels of %d photographs", scene.path, 100 * np.mean(list(kept.values())),
+                  len(kept))
+    return np.array([kept.get(view, 1.0) for view in range(len(photos))])
 
 
-def _seen_views(scene: Scene, photos: list[sizes.Photo]) -> np.ndarray | None:
+def _seen_views(scene: Scene, photos: list[sizes.Photo], data: DataSettings, notes_path: Path) -> np.ndarray | None:
     """The views that masks leave something of; None: all.
 
     Raises:
         InputError: nothing is left of any photograph, or of all but one.
     """
-    is_empty = _kept_fractions(scene, photos) == 0
+    is_empty = _kept_fractions(scene, photos, data, notes_path) == 0
     if not is_empty.any():
         return None
     empty = [scene.image_names[view] for view in np.flatnonzero(is_empty)]
@@ -253,7 +257,7 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allo
     Args:
         data: which dataset, size and split. The format is recognised by what is in the folder.
         generated: the built-in town, used if data.path is "generated"; it is made once and kept in `cache_dir`.
-        cache_dir: a folder for what is made from settings.
+        cache_dir: a folder for what is made from settings, and for what was found out of masks.
         allow_missing: photographs may be missing, as long as there is one: other processes of the run have them. Their
             `image_paths` are "" and their sizes those that the camera model says. Nothing is left out then.
     Returns:
@@ -270,7 +274,7 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allo
         raise InputError(f"config.data.path: expected a dataset folder, got {root}, which is not there")
     capture = checks.checked(_sorted_by_name(_read_capture(root, data)))
     # Before anything is left out: lists may name all photographs, and every eighth stays the same one.
-    is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names)
+    is_test = split.views_for_testing(data.split, capture.image_names, root, capture.test_names, capture.left_out)
     found = _Found(capture, *_find_photographs(root, capture, data), is_test)
     is_there = np.array([path is not None for path in found.paths])
     if allow_missing and is_there.any() and not is_there.all():
@@ -281,7 +285,7 @@ def load_scene(data: DataSettings, generated: GeneratedSettings, cache_dir, allo
     scene, photos = _scene(root, found, data)
     if not scene.has_masks:
         return scene
-    seen = _seen_views(scene, photos)
+    seen = _seen_views(scene, photos, data, Path(cache_dir) / "masks.json")
     return scene if seen is None else _scene(root, found.of_views(seen), data)[0]
 
 
@@ -302,6 +306,8 @@ class _Found(NamedTuple):
         if self.is_test[views].all():
             raise InputError(f"{source}: expected a photograph for training, got none among the {len(views)} that are left; "
                              "choose another config.data.split")
+        if self.is_test.any() and not self.is_test[views].any():
+            _log.warning("%s: all %d photographs for testing are left out", source, self.is_test.sum())
         return self._replace(capture=self.capture.of_views(views), paths=[self.paths[view] for view in views],
                              is_test=self.is_test[views])
 

@@ -1,6 +1,7 @@
 """Which views are kept for testing."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +63,22 @@ def _from_folders(names: list[str]) -> np.ndarray | None:
     return np.array([word in _TEST_WORDS for word in words])
 
 
-def _from_lists(names: list[str], folder: Path) -> np.ndarray | None:
+def _views_of_list(path: Path, names: list[str], left_out: Sequence[str]) -> list[int]:
+    """The views that a file lists; images that the dataset names and that are not there are no mistake of the list."""
+    views = views_of_names(_read_names(path), [*names, *left_out], str(path))
+    return [view for view in views if view < len(names)]
+
+
+def _from_lists(names: list[str], folder: Path, left_out: Sequence[str]) -> np.ndarray | None:
     test_lists = [folder / f"{word}.txt" for word in _TEST_WORDS if (folder / f"{word}.txt").is_file()]
     train_list = folder / "train.txt"
-    listed = [_read_names(path) for path in test_lists]
     is_test = np.zeros(len(names), bool)
-    for path, entries in zip(test_lists, listed, strict=True):
-        is_test[views_of_names(entries, names, str(path))] = True
+    for path in test_lists:
+        is_test[_views_of_list(path, names, left_out)] = True
     if not train_list.is_file():
         return is_test if test_lists else None
     is_train = np.zeros(len(names), bool)
-    is_train[views_of_names(_read_names(train_list), names, str(train_list))] = True
+    is_train[_views_of_list(train_list, names, left_out)] = True
     if not test_lists:
         return ~is_train
     wrong = np.flatnonzero(is_train == is_test)
@@ -85,7 +91,7 @@ def _from_lists(names: list[str], folder: Path) -> np.ndarray | None:
 
 
 def views_for_testing(
-    split: str, names: list[str], folder: Path, own_test_names: list[str] | None = None
+    split: str, names: list[str], folder: Path, own_test_names: list[str] | None = None, left_out: Sequence[str] = ()
 ) -> np.ndarray:
     """Which views are for testing.
 
@@ -97,6 +103,7 @@ def views_for_testing(
         names: of all views, sorted.
         folder: of the dataset.
         own_test_names: names that the dataset's files call test images, or None.
+        left_out: names of images that are no views, which lists may have.
     Returns:
         bool[V].
     Raises:
@@ -111,7 +118,7 @@ def views_for_testing(
             raise InputError(f"config.data.split: expected every<n> with n of at least 2, got {split!r}")
         is_test = np.arange(len(names)) % period == 0
     elif split == "folders":
-        is_test = _own_split(names, folder, own_test_names)
+        is_test = _own_split(names, folder, own_test_names, left_out)
     else:
         path = next((path for path in (Path(split), folder / split) if path.is_file()), None)
         if path is None:
@@ -120,7 +127,7 @@ def views_for_testing(
                 f"got {split!r}, which is none of them"
             )
         is_test = np.zeros(len(names), bool)
-        is_test[views_of_names(_read_names(path), names, str(path))] = True
+        is_test[_views_of_list(path, names, left_out)] = True
     if is_test.all():
         raise InputError(
             f"config.data.split: expected at least one view for training, got {split!r}, which leaves none of "
@@ -129,14 +136,14 @@ def views_for_testing(
     return is_test
 
 
-def _own_split(names, folder, own_test_names):
+def _own_split(names, folder, own_test_names, left_out):
     if own_test_names is not None:
         is_test = np.zeros(len(names), bool)
         is_test[views_of_names(own_test_names, names, str(folder))] = True
         return is_test
     is_test = _from_folders(names)
     if is_test is None:
-        is_test = _from_lists(names, folder)
+        is_test = _from_lists(names, folder, left_out)
     if is_test is None:
         raise InputError(
             'config.data.split: expected a dataset with its own split for "folders", got none (no train/ and test/ or '

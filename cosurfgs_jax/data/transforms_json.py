@@ -11,7 +11,7 @@ from cosurfgs_jax.data.checks import check_missing
 from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.files import read_json, reading, safe_name
+from cosurfgs_jax.files import read_json, readable, reading, safe_name
 
 __all__ = ["FILE_NAME", "find_files", "lens_of", "read_transforms"]
 FILE_NAME = "transforms.json"
@@ -156,6 +156,7 @@ def _point_file(file: _File, index: FileIndex) -> Path | None:
     if named:
         if not isinstance(named, str):
             raise InputError(f"{file.path}: expected the path of a PLY file as ply_file_path, got {str(named)[:60]!r}")
+        named = readable(named)
         found = index.find(named, str(file.path))
         if found is None:
             raise InputError(f"{file.path}: expected the points {named}, which it names, got no such file; copy it there")
@@ -188,7 +189,7 @@ def _listed_test_paths(file: _File) -> set[str] | None:
     lists = [file.meta[key] for key in ("test_filenames", "val_filenames") if file.meta.get(key)]
     if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in lists):
         raise InputError(f"{file.path}: expected lists of image paths as test_filenames and val_filenames, got something else")
-    return {path for paths in lists for path in paths} if lists else None
+    return {readable(path) for paths in lists for path in paths} if lists else None
 
 
 def _read_file(path: Path) -> _File:
@@ -198,17 +199,22 @@ def _read_file(path: Path) -> _File:
     for number, frame in enumerate(meta["frames"]):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise InputError(f"{path}: frame {number}: expected an object with file_path, got {repr(frame)[:80]}")
+        frame["file_path"] = readable(frame["file_path"])  # JSON can hold what is no text
     return _File(path, meta, _applied_similarity(meta, str(path)))
 
 
 def _mask(index: FileIndex, frame: dict, where: str) -> str | None:
     if not frame.get("mask_path"):
         return None
-    path = index.find(str(frame["mask_path"]), where)
+    name = readable(str(frame["mask_path"]))
+    path = index.find(name, where)
     if path is None:
-        raise InputError(f"{where}: expected the mask {str(frame['mask_path'])[:200]}, got no such file; restore it or remove "
-                         "mask_path")
+        raise InputError(f"{where}: expected the mask {name[:200]}, got no such file; restore it or remove mask_path")
     return str(path)
+
+
+def _is_for_testing(file: _File) -> bool:
+    return file.path.name in _PART_NAMES[1:]
 
 
 def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex, size_of) -> None:
@@ -216,9 +222,11 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
     meta, source = file.meta, str(file.path)
     paths = index.find_all([frame["file_path"] for frame in meta["frames"]], source)
     listed = _listed_test_paths(file)
+    # The same photographs often serve for validation and for testing.
+    again = {path for path, is_test in zip(frames.paths, frames.is_test, strict=True) if is_test and _is_for_testing(file)}
     for number, (frame, path) in enumerate(zip(meta["frames"], paths, strict=True)):
         frames.is_there.append(path is not None)
-        if path is None:
+        if path is None or path in again:
             continue
         where = f"{source}: frame {number}"
         table = {**meta, **frame}
@@ -228,7 +236,7 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
         frames.poses.append(_camera_from_world(frame, file.applied, where))
         frames.masks.append(_mask(masks, frame, where))
         is_listed = listed is not None and frame["file_path"] in listed
-        frames.is_test.append(is_listed or file.path.name in _PART_NAMES[1:])
+        frames.is_test.append(is_listed or _is_for_testing(file))
 
 
 def read_transforms(root: Path, size_of) -> Capture:
@@ -261,7 +269,8 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
     frames = _Frames([], [], [], [], [], [])
     for file in files:
         _add_frames(frames, file, index, masks, size_of)
-    check_missing([frame["file_path"] for file in files for frame in file.meta["frames"]], frames.is_there, source)
+    wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
+    check_missing(wanted, frames.is_there, source)
     relative = [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in frames.paths]
     names, camera_from_world = _short_names(relative), np.stack(frames.poses)
     points, colors = _points(root, files, relative, camera_from_world)
@@ -278,6 +287,7 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         track_offsets=np.zeros(len(points) + 1, np.int64),
         track_views=np.empty(0, np.int32),
         mask_paths=frames.masks,
+        left_out=tuple(safe_name(path) for path, is_there in zip(wanted, frames.is_there, strict=True) if not is_there),
         test_names=sorted({name for name, is_test in zip(names, frames.is_test, strict=True) if is_test}) if has_split else None,
     )
 

@@ -231,7 +231,7 @@ def write_report(workdir: str | Path, *, title: str = "", curves: Curves | None 
         parts = _parts(workdir, curves, timings or {}, np.asarray(up, np.float64), num_views)
     text = page.document(title or workdir.resolve().name, "cosurfgs_jax report", parts)
     path = workdir / "report.html"
-    files.write_text(path, text)
+    files.write_text(path, text.encode("utf-8", "replace").decode())  # JSON can hold what is no text
     return path
 
 

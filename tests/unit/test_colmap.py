@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import struct
+from pathlib import Path
 
 import dataset_files
 import numpy as np
@@ -339,3 +340,29 @@ def test_landscape_and_portrait_in_one_dataset(tmp_path, lens):
         assert all(store.load(view).shape == (*scene.image_sizes[view], 3) for view in range(5))
     half = _load(tmp_path, downscale=2)
     assert np.all(np.abs(half.image_sizes - scene.image_sizes / 2) <= 1)
+
+
+@pytest.mark.parametrize("place", ["SPARSE/0", "Sparse", "Colmap/Sparse/0"])
+def test_folders_in_any_case(tmp_path, place):
+    model = dataset_files.make_model()
+    dataset_files.write_binary(model, tmp_path / place)
+    dataset_files.write_images(model, tmp_path / "IMAGES")
+    dataset_files.write_images(model, tmp_path / "Images_2", divide=2)
+    scene = _load(tmp_path)
+    assert scene.image_names == model.names and "IMAGES" in scene.image_paths[0]
+    assert "Images_2" in _load(tmp_path, downscale=2).image_paths[0]
+    dataset_files.write_images(model, tmp_path / "images")
+    assert Path(_load(tmp_path).image_paths[0]).parent.name == "images"
+
+
+def test_a_list_may_name_photographs_that_are_left_out(tmp_path, caplog):
+    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=8))
+    (tmp_path / "images" / model.names[3]).unlink()
+    (tmp_path / "test.txt").write_text(f"{model.names[3]}\n{model.names[5]}\n", encoding="utf-16")
+    for choice in ("folders", "test.txt"):
+        scene = _load(tmp_path, split=choice)
+        assert [scene.image_names[view] for view in scene.test_views] == [model.names[5]]
+    assert "for testing are left out" not in caplog.text
+    (tmp_path / "test.txt").write_text(model.names[3])
+    assert not _load(tmp_path, split="folders").is_test.any()
+    assert "all 1 photographs for testing are left out" in caplog.text

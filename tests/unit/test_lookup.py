@@ -27,6 +27,8 @@ def _index(root, *files, **choices):
     ("Haus 1", "b/Haus 1.jpg"),
     ("../other/x.0012", "other/x.0012.TIF"),
     ("x.0012.png", "other/x.0012.TIF"),
+    ("D:\\raw\\b\\Haus 1.HEIC", "b/Haus 1.jpg"),
+    ("haus 12.dng", "b/Haus 12.jpg"),
     (unicodedata.normalize("NFD", "ü/STRASSE.PNG"), "Ü/straße.png"),
 ])
 def test_names_of_other_programs(tmp_path, name, file):
@@ -64,6 +66,21 @@ def test_one_folder_is_never_taken_for_another_that_is_there(tmp_path, caplog):
     assert index.find_all(["left/1.jpg", "right/2.jpg"], "m") == [None, None]
 
 
+def test_what_is_missing_from_a_folder_is_not_taken_from_another(tmp_path, caplog):
+    index = _index(tmp_path, "1.jpg", "2.PNG", "old/1.jpg", "old/3.jpg", "a/1.jpg", "b/a/2.jpg")
+    found = index.find_all(["1.jpg", "2.jpg", "3.jpg", "a/1.jpg", "a/2.jpg"], "m")
+    assert found == [tmp_path / "1.jpg", tmp_path / "2.PNG", None, tmp_path / "a/1.jpg", None]
+    assert not caplog.text
+    assert index.find_all(["3.jpg", "2.jpg"], "m") == [tmp_path / "old/3.jpg", tmp_path / "2.PNG"]
+
+
+def test_no_file_is_given_to_two_names(tmp_path):
+    index = _index(tmp_path, "1.jpg", "a/3.jpg")
+    with pytest.raises(InputError, match=r"m: expected a file for each of a/\.\./1\.jpg and 1\.jpg, got .* for both"):
+        index.find_all(["a/../1.jpg", "1.jpg"], "m")
+    assert index.find_all(["1.JPG", "1.jpg"], "m") == [None, tmp_path / "1.jpg"]
+
+
 def test_the_preferred_folder_and_those_that_are_left_out(tmp_path):
     index = _index(tmp_path, "images/1.jpg", "images_2/1.jpg", "masks/1.jpg", prefer="images", leave_out=("masks",))
     assert index.find("1.png", "m") == tmp_path / "images/1.jpg"
@@ -73,9 +90,10 @@ def test_the_preferred_folder_and_those_that_are_left_out(tmp_path):
 
 def test_files_outside_are_read_and_said(tmp_path, caplog):
     index = _index(tmp_path / "data", "1.jpg")
-    (tmp_path / "2.jpg").write_bytes(b"")
-    found = index.find_all(["1.jpg", "../2.jpg", str(tmp_path / "2.jpg")], "m")
-    assert [path.resolve() for path in found] == [tmp_path / "data/1.jpg", tmp_path / "2.jpg", tmp_path / "2.jpg"]
+    for name in ("2.jpg", "3.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    found = index.find_all(["1.jpg", "../2.jpg", str(tmp_path / "3.jpg")], "m")
+    assert [path.resolve() for path in found] == [tmp_path / "data/1.jpg", tmp_path / "2.jpg", tmp_path / "3.jpg"]
     say_outside(found, tmp_path / "data", "m")
     assert "2 files that it names lie outside" in caplog.text
 

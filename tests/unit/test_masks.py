@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosurfgs_jax.data import images, masks
+from cosurfgs_jax.data import images, masks, photo_files
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -39,6 +39,14 @@ def test_names_that_programs_give(tmp_path, file):
     np.testing.assert_array_equal(_channel(scene, 1), KEEP)
 
 
+def test_masks_of_converted_photographs(tmp_path):
+    for name in ("x.png", "y.heic.png"):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        (tmp_path / "masks" / name).write_bytes(b"")
+    folder = str(tmp_path / "masks")
+    assert masks.find_masks(tmp_path, ["x.HEIC", "y.HEIC"]) == [f"{folder}/x.png", f"{folder}/y.heic.png"]
+
+
 def test_a_photograph_called_mask_and_two_masks_for_one(tmp_path):
     for name in ("x.png", "x_mask.png", "y.jpg", "y.png"):
         path = tmp_path / "masks" / name
@@ -63,6 +71,7 @@ def _palette(colors):
     ("palette of labels", "png"), ("palette, black and white", "png"), ("16-bit labels", "png"), ("16-bit labels", "tif"),
     ("one bit", "png"), ("one bit", "tif"), ("alpha", "png"), ("grey and alpha", "png"), ("white and alpha", "png"),
     ("red", "png"), ("many labels", "png"), ("soft", "png"), ("soft", "jpg"), ("dim", "jpg"), ("16-bit soft", "tif"),
+    ("red on white", "png"),
 ])
 def test_kinds(tmp_path, kind, ending):
     labels = KEEP.astype(np.uint8)
@@ -80,6 +89,7 @@ def test_kinds(tmp_path, kind, ending):
         "red": lambda: Image.fromarray(labels[..., None] * np.array([200, 0, 0], np.uint8)),
         "many labels": lambda: Image.fromarray(labels * (1 + np.arange(64, dtype=np.uint8) % 7)),
         "soft": lambda: Image.fromarray(soft),
+        "red on white": lambda: Image.fromarray(np.where(KEEP[..., None], 255, [255, 0, 0]).astype(np.uint8)),
         "dim": lambda: Image.fromarray(labels * 90),
         "16-bit soft": lambda: Image.fromarray(soft.astype(np.uint16) * 257),
     }[kind]()
@@ -137,3 +147,63 @@ def test_transparent_photographs_are_left_out(tmp_path):
     clear = np.concatenate([dataset_files.picture(48, 64), np.zeros((48, 64, 1), np.uint8)], axis=-1)
     Image.fromarray(clear).save(tmp_path / "images" / model.names[1])
     assert _load(tmp_path).image_names == [model.names[number] for number in (0, 2, 3)]
+
+
+def test_masks_are_decoded_once_and_again_after_a_change(tmp_path, monkeypatch, caplog):
+    model = _with_masks(tmp_path, 6, {2})
+    names = [name for number, name in enumerate(model.names) if number != 2]
+    decoded = []
+    real = masks.decode
+    monkeypatch.setattr(masks, "decode", lambda path, check: decoded.append(path) or real(path, check))
+    assert _load(tmp_path).image_names == names and len(decoded) == 6
+    with caplog.at_level(logging.INFO):
+        assert _load(tmp_path).image_names == names and len(decoded) == 6
+    assert "masks keep 62.5 % of the pixels of 6 photographs" in caplog.text and "view_02.png" in caplog.text
+    Image.new("L", (64, 48), 255).save(tmp_path / "masks" / model.names[2])
+    assert _load(tmp_path).image_names == model.names and len(decoded) == 7
+    notes = tmp_path / "cache" / "masks.json"
+    for content in ("{", "[]", '{"a": 3}'):
+        notes.write_text(content)
+        assert _load(tmp_path).image_names == model.names
+    assert len(decoded) == 7 + 3 * 6
+
+
+def test_masks_where_nothing_can_be_kept_for_the_next_start(tmp_path):
+    model = _with_masks(tmp_path, 5, {0})
+    (tmp_path / "cache").write_text("no folder")
+    assert _load(tmp_path).image_names == model.names[1:]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_alpha_alone_is_that_of_the_photograph(tmp_path, mode):
+    colors = np.dstack([dataset_files.picture(48, 64), np.where(KEEP, 200, 30)]).astype(np.uint8)
+    image = Image.fromarray(colors).convert(mode if mode != "P" else "RGBA")
+    if mode == "P":
+        image = Image.fromarray(KEEP.astype(np.uint8), "L").convert("P")
+        image.info["transparency"] = 0
+    image.save(tmp_path / "x.png")
+    alpha = photo_files.read_alpha(tmp_path / "x.png", (48, 64), "model")
+    np.testing.assert_array_equal(alpha, photo_files.read_photograph(tmp_path / "x.png")[1])
+    assert len(np.unique(alpha)) == 2
+    with pytest.raises(InputError, match=r"x\.png: expected 48x64 pixels as its camera in model says, got 64x48"):
+        photo_files.read_alpha(tmp_path / "x.png", (64, 48), "model")
+
+
+def test_masks_of_photographs_whose_names_are_there_in_a_further_folder(tmp_path, caplog):
+    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(names=["a/1.png", "1.png", "2.png", "b/3.png"]))
+    (tmp_path / "masks").mkdir()
+    for name in ("1", "2", "3"):
+        Image.fromarray(KEEP).save(tmp_path / "masks" / f"{name}.png")
+    scene = _load(tmp_path)
+    masked = [name for name, path in zip(scene.image_names, scene.mask_paths, strict=True) if path]
+    assert sorted(masked) == ["1.png", "2.png", "b/3.png"] and "1 of 4 images have no mask" in caplog.text
+    assert len(model.names) == 4
+
+
+def test_a_folder_of_masks_that_nobody_reads_is_said(tmp_path, caplog):
+    dataset_files.write_dataset(tmp_path)
+    (tmp_path / "masks").mkdir()
+    assert not _load(tmp_path).has_masks and not caplog.text
+    (tmp_path / "masks" / "view_00.gif").write_bytes(b"GIF89a")
+    assert not _load(tmp_path).has_masks
+    assert "masks: no image of a known format is in it, so that nothing is masked; it has view_00.gif" in caplog.text

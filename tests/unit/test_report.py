@@ -227,6 +227,12 @@ def test_report_of_an_unfinished_run_leaves_out_what_is_not_there(tmp_path):
         report.write_report(tmp_path / "run")
 
 
+def test_texts_that_are_none_do_not_stop_the_report(tmp_path):
+    make_workdir(tmp_path)
+    files.write_json(tmp_path / "test" / "ours_300" / "views.json", {"00000.png": "a\udc80b.jpg"})
+    assert "a?b.jpg" in report.write_report(tmp_path).read_text(encoding="utf-8")
+
+
 def test_report_shows_the_partition(tmp_path):
     points = np.random.default_rng(0).uniform(-1, 1, (500, 3))
     poses = np.tile(np.diag([1.0, -1.0, -1.0, 1.0]), (8, 1, 1))

@@ -351,3 +351,46 @@ def test_photographs_in_a_folder_of_another_name(tmp_path, caplog):
     (tmp_path / "transforms.json").write_text(json.dumps(table))
     assert _load(tmp_path).num_views == 4
     assert "4 files are in folders of another name here" in caplog.text
+
+
+def test_photographs_for_validation_and_testing_may_be_the_same(tmp_path):
+    model = dataset_files.make_model(num_views=6)
+    _write(tmp_path, model)
+    table = json.loads((tmp_path / "transforms.json").read_text())
+    (tmp_path / "transforms.json").unlink()
+    for part, chosen in (("train", slice(0, 4)), ("val", slice(4, 6)), ("test", slice(4, 6))):
+        (tmp_path / f"transforms_{part}.json").write_text(json.dumps({**table, "frames": table["frames"][chosen]}))
+    scene = _load(tmp_path, split="folders")
+    assert scene.image_names == model.names and scene.is_test.tolist() == [False] * 4 + [True] * 2
+    (tmp_path / "transforms_val.json").write_text(json.dumps({**table, "frames": table["frames"][3:5]}))
+    with pytest.raises(InputError, match=r"every image once, got view_03\.png twice"):
+        _load(tmp_path)
+
+
+def test_names_that_are_no_text_are_made_text(tmp_path, caplog):
+    model = dataset_files.make_model(num_views=6)
+    _write(tmp_path, model)
+    table = json.loads((tmp_path / "transforms.json").read_text())
+    for key in ("file_path", "mask_path"):
+        frames = [*table["frames"][:-1], {**table["frames"][-1], key: "\udc80.png"}]
+        (tmp_path / "transforms.json").write_text(json.dumps({**table, "frames": frames}))
+        try:
+            said = "" if _load(tmp_path).num_views == 5 else "all are there"
+        except InputError as error:
+            said = str(error)
+        assert "\u20ac.png" in said + caplog.text
+        (said + caplog.text).encode()
+        caplog.clear()
+
+
+def test_a_list_may_name_photographs_that_are_not_there(tmp_path):
+    model = dataset_files.make_model(num_views=5)
+    _write(tmp_path, model)
+    (tmp_path / "images" / model.names[4]).unlink()
+    (tmp_path / "test.txt").write_text(f"{model.names[4]}\nimages/{model.names[1]}\n")
+    for choice in ("test.txt", "folders"):
+        assert _load(tmp_path, split=choice).is_test.tolist() == [False, True, False, False]
+    assert _load(tmp_path, split="every3").is_test.tolist() == [True, False, False, True]
+    (tmp_path / "test.txt").write_text("view_05.png")
+    with pytest.raises(InputError, match=r"got 1 that fit no image or several, the first is 'view_05\.png'"):
+        _load(tmp_path, split="test.txt")
