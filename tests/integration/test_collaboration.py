@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scenes import town_folder
 
-from cosurfgs_jax.settings import GeneratedSettings
+from cosurfgs_jax.settings import GeneratedSettings, LmcSettings
 
 TOWN = GeneratedSettings(num_views=20, width=96, height=72, size_m=60.0)
 STEPS, RECOVERY, MAS_STEPS = 40, 6, 4
@@ -104,7 +104,9 @@ def test_every_stage_is_there(trained):
         assert stage["depth_step_seam"] > 0 and stage["depth_step_excess"] >= 0 and stage["depth_error_seam"] > 0
         assert (stage["depth_disagreement_seam"] is not None) == ("device" in stage["name"])
         assert stage["peak_bytes_per_device"] > 0
-    assert sum(stages[1]["num_surfels"]) == pytest.approx(0.6 * sum(stages[0]["num_surfels"]), abs=8)
+    # Each round rounds down what it prunes, within the cell and around it.
+    num_more = sum(stages[1]["num_surfels"]) - 0.6 * sum(stages[0]["num_surfels"])
+    assert -1e-6 <= num_more < 4 * 2 * LmcSettings().rounds
     assert stages[2]["bytes_sent_per_step"] > 0 and stages[0]["bytes_sent_per_step"] == 0
     assert (trained / "point_cloud" / f"iteration_{LAST}" / "point_cloud.ply").exists()
     assert json.loads((trained / "partition.json").read_text())["partition"]["edge_of_block"] == [0, 0, 1, 1]
