@@ -275,7 +275,7 @@ def read_photograph(path, size: tuple[int, int] | None = None, source: str = "")
 
 
 def read_alpha(path, size: tuple[int, int], source: str) -> np.ndarray | None:
-    """The alpha channel u8[H,W] of a photograph; otherwise as `read_photograph`, at half of its cost."""
+    """The alpha channel u8[H,W] of a photograph; otherwise as `read_photograph`."""
     image = decode(path, lambda header: check_size(path, (header.height, header.width), size, source))
     try:
         if "transparency" in image.info or image.mode not in ("RGBA", "LA"):
