@@ -89,11 +89,15 @@ def draw(static: Static, params, cameras, background, probe):
 def _draw_fwd(static, params, cameras, background, probe):
     *out, kept = _forward_call(static, params, cameras, background, static.kept_bytes)
     transmittance, depth_sum, last, median_index = out[1], out[2], out[7], out[8]
+    if not kept.size:  # JAX 0.11.2 crashes on an array of no element that leaves a shard_map to go into its backward pass
+        kept = None
     return tuple(out), (params, cameras, background, probe, transmittance, depth_sum, last, median_index, kept)
 
 
 def _draw_bwd(static, residuals, cotangents):
     params, cameras, background, probe, transmittance, depth_sum, last, median_index, kept = residuals
+    if kept is None:
+        kept, _ = ffi.match_varying(jnp.zeros((0,), jnp.uint8), transmittance)
     f32 = np.float32
     results = [(x.shape, f32) for x in params[:5]] + [(cameras[0].shape, f32), (probe.shape, f32)]
     *g_params, g_pose, g_probe = ffi.call(

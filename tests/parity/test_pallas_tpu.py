@@ -90,7 +90,8 @@ def test_it_lowers_for_tpus(kind, as_on_tpus):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_of_two_blocks_lowers_for_two_tpus(kind, as_on_tpus):
-    """The project's own step, with all losses, under shard_map; its two drawings share the forward kernel."""
+    """The project's own step, with all losses, under shard_map: two drawings, which share the forward kernel before JAX 0.11, and
+    one backward pass."""
     settings = Settings(surfels=SurfelSettings(sh_degree=1), raster=RasterSettings(backend="tpu"))
     one = abstract_state(256, 4, settings), abstract_batch((32, 48))
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), one)
@@ -103,5 +104,5 @@ def test_a_training_step_of_two_blocks_lowers_for_two_tpus(kind, as_on_tpus):
         step = jax.shard_map(on_device, mesh=mesh, in_specs=P("device"), out_specs=P("device"))
         exported = jax.export.export(jax.jit(step), platforms=["tpu"])(*arguments)
     text = exported.mlir_module()
-    assert text.count("@tpu_custom_call") == 2 and "manual_computation" in text
+    assert text.count("@tpu_custom_call") in (2, 3) and "manual_computation" in text
     assert "all_reduce" not in text and "all_gather" not in text  # blocks exchange nothing
