@@ -308,7 +308,7 @@ write_summary() {
 }
 
 note() {  # STEP RESULT SECONDS WHY
-  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(printf '%s' "$4" | tr '\t\n' '  ' | cut -c 1-220)" >>"$WORK/rows"
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(printf '%s' "$4" | tr '\t\n' '  ' | cut -c 1-600)" >>"$WORK/rows"
   write_summary
 }
 
