@@ -35,7 +35,7 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.feed import BlockViews
 from cosurfgs_jax.training.layout import make_layout, sharded
-from cosurfgs_jax.training.place import load_photo, open_place
+from cosurfgs_jax.training.place import Photographs, open_place
 from cosurfgs_jax.training.state import init_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
@@ -159,7 +159,8 @@ def measure(place, layout, block, settings, state, images, repeats: int) -> dict
     parts["density control, once"] = median_ms(control, 3)
     every = max(1, round(settings.density.every * settings.train.steps))
     parts["density control, per step"] = parts["density control, once"] / every
-    parts["data"] = median_ms(lambda: jax.block_until_ready(put(load_photo(place, images, int(views[0])))), repeats)
+    photographs = Photographs(place, images)
+    parts["data"] = median_ms(lambda: jax.block_until_ready(put(photographs.load(block.number, int(views[0])))), repeats)
     known = sum(parts[name] for name in (*STAGES, "loss", "optimiser"))
     parts["rest of the step"] = parts["whole step"] - known
     return parts

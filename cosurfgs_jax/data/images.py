@@ -9,12 +9,10 @@ import threading
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax.data.masks import find_masks, read_mask
-from cosurfgs_jax.data.photo_files import PhotoHeader, check_size, read_header, read_photograph, turned
+from cosurfgs_jax.data.masks import read_mask
+from cosurfgs_jax.data.photo_files import read_photograph, turned
 from cosurfgs_jax.geometry.distortion import source_pixels
 
-__all__ = ["ImageStore", "PhotoHeader", "check_size", "find_masks", "read_header", "read_mask", "read_photograph", "resample",
-           "shrink"]
 _MIN_THREADS, _MAX_THREADS = 2, 16  # one thread decodes 4 photographs of 16 megapixels a second
 _THREADS_SHARE = 0.25  # of the budget, for what all threads hold of the images that they decode, ...
 _BYTES_PER_PIXEL = 12  # ... each: 8 to 12 were measured with a JPEG of 16 megapixels

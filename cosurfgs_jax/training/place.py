@@ -173,11 +173,6 @@ class Photographs:
         return np.pad(photo, ((0, self._size[0] - photo.shape[0]), (0, self._size[1] - photo.shape[1]), (0, 0)))
 
 
-def load_photo(place: Place, images: ImageStore, view: int) -> np.ndarray:
-    """One photograph as steps take it (`Photographs.load`)."""
-    return Photographs(place, images).load(0, view)
-
-
 def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Colours f32[H,W,3] in [0, 1] and the mask bool[H,W], or None, of a photograph u8[H,W,3 or 4]."""
     mask = photo[..., 3] > 127 if photo.shape[-1] == 4 else None

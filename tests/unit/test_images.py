@@ -10,7 +10,7 @@ import pytest
 from helpers import real_scene
 from PIL import Image
 
-from cosurfgs_jax.data import images
+from cosurfgs_jax.data import images, photo_files
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import distortion
@@ -140,7 +140,7 @@ def test_orientation_tags_are_not_applied_as_in_colmap(tmp_path, ending, orienta
         exif = Image.Exif()
         exif[274] = orientation
         Image.fromarray(pixels).save(path, exif=exif)
-    header = images.read_header(path)
+    header = photo_files.read_header(path)
     assert (header.height, header.width) == (20, 40)
     np.testing.assert_allclose(np.asarray(images.read_photograph(path)[0]).astype(int), pixels, atol=12)
     pycolmap = pytest.importorskip("pycolmap")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cosurfgs_jax import pictures
-from cosurfgs_jax.data import images, photo_files
+from cosurfgs_jax.data import images, masks, photo_files
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -43,7 +43,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("read", [photo_files.read_header, photo_files.read_photograph,
-                                  lambda path: images.read_mask(path, 48, 64), pictures.read_image])
+                                  lambda path: masks.read_mask(path, 48, 64), pictures.read_image])
 def test_files_of_other_formats_are_refused_and_start_nothing(tmp_path, kind, read):
     path = tmp_path / "photo.jpg"
     path.write_bytes(OTHERS[kind])

@@ -9,7 +9,7 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.settings import AppearanceSettings, DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.layout import make_layout
-from cosurfgs_jax.training.place import first_state, load_photo
+from cosurfgs_jax.training.place import Photographs, first_state
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
@@ -42,7 +42,7 @@ def _first_state(place, settings):
 
 def _batch(place, view: int = 1, **changes) -> Batch:
     with ImageStore(place.scene, 64) as images:
-        photo = load_photo(place, images, view)
+        photo = Photographs(place, images).load(0, view)
     index = np.int32(np.searchsorted(place.blocks[0].views, view))
     batch = Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1))
     return _put(batch._replace(**changes))

@@ -20,7 +20,7 @@ from cosurfgs_jax.raster import ffi
 from cosurfgs_jax.settings import AppearanceSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.blocks import compile_blocks
 from cosurfgs_jax.training.layout import make_layout
-from cosurfgs_jax.training.place import first_state, load_photo
+from cosurfgs_jax.training.place import Photographs, first_state
 from cosurfgs_jax.training.step import Batch, StepShape
 
 ABSENT = "the native CPU library cannot be loaded (for this test)"
@@ -89,7 +89,7 @@ def _losses(place) -> list[float]:
     settings = Settings(surfels=SurfelSettings(sh_degree=1), appearance=AppearanceSettings(start=0.0))
     state = layout.put(lambda _: first_state(place, place.blocks[0], settings, 2048))
     with ImageStore(place.scene, 64) as images:
-        first, second = (load_photo(place, images, view) for view in (1, 2))
+        first, second = (Photographs(place, images).load(0, view) for view in (1, 2))
     index = np.int32(np.searchsorted(place.blocks[0].views, 1))
     other = SecondView(place.views.camera_arrays(2), second, np.bool_(True), np.zeros(2, np.int32))
     batch = layout.put(lambda _: Batch(place.views.camera_arrays(1), first, index, np.float32(0.5), np.int32(1), other))
