@@ -66,7 +66,7 @@ def _build_info():
 
 def _cuda_code(device) -> str:
     """What a GPU runs of the CUDA library, as far as the build says it: whether it does, the device itself is asked below."""
-    from cosurfgs_jax.raster import ffi
+    from cosurfgs_jax.native import ffi
 
     info, capability = _build_info(), getattr(device, "compute_capability", "")
     if not info or not info.CUDA or not isinstance(capability, str) or not capability.replace(".", "", 1).isdigit():
@@ -83,7 +83,7 @@ def _cuda_code(device) -> str:
 
 def runs_on(info) -> list[str]:
     """The compute capabilities that the CUDA library of a build runs on, of those that are known today."""
-    from cosurfgs_jax.raster import ffi
+    from cosurfgs_jax.native import ffi
 
     return [name for name in CAPABILITIES if ffi.cuda_code(name, info.CUDA_MACHINE_CODE, info.CUDA_PTX)]
 
@@ -108,12 +108,13 @@ def _build() -> str:
 
 def _backends() -> list[tuple[str, str]]:
     from cosurfgs_jax import raster
+    from cosurfgs_jax.native import ffi
 
     lines = []
     for name, reason in raster.available_backends().items():
         text = f"not available: {reason}" if reason else "available"
         if name == "cpu" and not reason:
-            text += f", instruction set {raster.ffi.cpu_instruction_set()}"
+            text += f", instruction set {ffi.cpu_instruction_set()}"
         if name == "portable":
             text += f": plain JAX, {raster.portable_cost()}"
         if name == raster.best_backend():

@@ -17,9 +17,9 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
-    from cosurfgs_jax.training import results
+    from cosurfgs_jax.outputs import commands
 
-    results.evaluate(options.settings, options.workdir, options.flags.gt_points)
+    commands.evaluate(options.settings, options.workdir, options.flags.gt_points)
 
 
 if __name__ == "__main__":

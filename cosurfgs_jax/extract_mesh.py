@@ -17,9 +17,9 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
-    from cosurfgs_jax.training import results
+    from cosurfgs_jax.outputs import commands
 
-    results.extract_mesh(options.settings, options.workdir, options.flags.format)
+    commands.extract_mesh(options.settings, options.workdir, options.flags.format)
 
 
 if __name__ == "__main__":

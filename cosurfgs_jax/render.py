@@ -18,9 +18,9 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
-    from cosurfgs_jax.training import results
+    from cosurfgs_jax.outputs import commands
 
-    results.render(options.settings, options.workdir, options.flags.out, options.flags.views)
+    commands.render(options.settings, options.workdir, options.flags.out, options.flags.views)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.collab.score import NUM_SUMS, SeamMasks, score_view, scores_from_sums
+from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.outputs import evaluation
+from cosurfgs_jax.outputs.merged_model import load_merged
 from cosurfgs_jax.surface import read_mesh_ply
-from cosurfgs_jax.training import evaluation
-from cosurfgs_jax.training.merged import load_merged
-from cosurfgs_jax.training.place import open_place
-from cosurfgs_jax.training.views import make_render_fn
+from cosurfgs_jax.training.partitioned_scene import open_place
+from cosurfgs_jax.training.world_cameras import make_render_fn
 
 ROOT = Path(__file__).parents[1]
 # Name, title, and whose stages it begins with.

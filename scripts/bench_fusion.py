@@ -22,9 +22,9 @@ import numpy as np
 
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.outputs import evaluation
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, SurfaceSettings
 from cosurfgs_jax.surface import PHASES, extract_mesh, read_mesh_ply
-from cosurfgs_jax.training import evaluation
 
 NAMES = {"render depth": "load maps", "filter depth": "filter with neighbours", "find blocks": "touched blocks",
          "fuse": "integrate", "extract": "extract", "write": "join, clean, write"}

@@ -168,7 +168,7 @@ def describe_machine() -> dict:
     import jax
     import jaxlib
 
-    from cosurfgs_jax.raster import ffi
+    from cosurfgs_jax.native import ffi
 
     names = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []

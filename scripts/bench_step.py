@@ -24,18 +24,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import density, initialize, optim, program, settings_file
+from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import make_layout, sharded
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.model import density, initialize, optim
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.blocks import compile_blocks
+from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.context import Context
-from cosurfgs_jax.training.feed import BlockViews
-from cosurfgs_jax.training.layout import make_layout, sharded
-from cosurfgs_jax.training.place import Photographs, open_place
+from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.partitioned_scene import Photographs, open_place
+from cosurfgs_jax.training.run import Context
 from cosurfgs_jax.training.state import init_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 

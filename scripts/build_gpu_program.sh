@@ -13,7 +13,7 @@ output=${1:-}
 mode=${2:-}
 [ -n "$output" ] && [ $# -le 2 ] && [[ "$mode" == "" || "$mode" == --emulated ]] || die "usage: build_gpu_program.sh OUTPUT [--emulated]"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-native=$root/cosurfgs_jax/raster/native
+native=$root/cosurfgs_jax/native/csrc
 tests=$root/tests/native
 cxx=$(command -v "${CXX:-g++}" || command -v c++) || die "no C++ compiler; apt-get install g++"
 
@@ -42,8 +42,8 @@ done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 jobs=()
-for file in cuda_bin cuda_blend cuda_training; do
-  "$nvcc" -ccbin "$cxx" -std=c++17 -O3 --threads=0 "${architectures[@]}" -c "$native/$file.cu" -o "$folder/$file.o" &
+for file in cuda_binning cuda_blend cuda_training; do
+  "$nvcc" -ccbin "$cxx" -std=c++17 -O3 --threads=0 "${architectures[@]}" -I "$native" -c "$native/gpu/$file.cu" -o "$folder/$file.o" &
   jobs+=($!)
 done
 for file in gpu_program gpu_reference; do  # by nvcc, which knows where its headers are; for such files it only calls the C++ compiler

@@ -1,9 +1,9 @@
 """What the blend kernels of the CUDA library cost, counted without a GPU: instructions of the machine code, work of a scene.
 
 python scripts/count_gpu_instructions.py [--nvdisasm=PATH] [--arch=sm_90] [--scenes=100000x1920x1080,1000000x1920x1080]
-    [--source=cosurfgs_jax/raster/native] [--multiprocessors=132] [--ghz=1.75] [--issue=0.7]
+    [--source=cosurfgs_jax/native/csrc] [--multiprocessors=132] [--ghz=1.75] [--issue=0.7]
 
-The machine code is what nvcc makes of cuda_blend.cu, as nvdisasm shows it (of the CUDA toolkit, or of the package
+The machine code is what nvcc makes of gpu/cuda_blend.cu, as nvdisasm shows it (of the CUDA toolkit, or of the package
 nvidia-cuda-nvdisasm; also $NVDISASM). In each kernel the loop over the surfels that a warp visits is the innermost one with an
 exponential in it. The instructions of a visit are those on the shortest way round the loop ("no_hit"), or on the longest ("hit";
 calls of slow ways for denormal numbers are left out). A visit is of one warp, 32 lanes with two pixels each; "half" is a hit of
@@ -187,7 +187,7 @@ def count_machine_code(source: Path, arch: str, nvdisasm: str) -> list[tuple[str
     """(kernel, counts) of every blend kernel."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "blend.cubin")
-        command = ["nvcc", "-std=c++17", "-O3", "-cubin", f"-arch={arch}", "-Xptxas", "-v", source / "cuda_blend.cu", "-o", cubin]
+        command = ["nvcc", "-std=c++17", "-O3", "-cubin", f"-arch={arch}", "-Xptxas", "-v", "-I", source, source / "gpu/cuda_blend.cu", "-o", cubin]
         log = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr
         text = subprocess.run([nvdisasm, "-c", cubin], check=True, stdout=subprocess.PIPE, text=True).stdout
     used, rows = resources(log), []
@@ -217,7 +217,7 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
     from bench_raster import build_scene
 
     from cosurfgs_jax import Camera, Surfels
-    from cosurfgs_jax.raster import ops
+    from cosurfgs_jax.raster import native
 
     num, width, height = scene
     arrays = build_scene(town(num, width), (height, width))
@@ -225,7 +225,7 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
     camera = Camera(jnp.asarray(arrays["camera_from_world"]), jnp.asarray(arrays["intrinsics"]))
 
     def loss(surfels):
-        out = ops.render(surfels, camera, jnp.zeros(3), None, image_size=(height, width), near=0.01, sh_degree=3,
+        out = native.render(surfels, camera, jnp.zeros(3), None, image_size=(height, width), near=0.01, sh_degree=3,
                          maps="geometry", with_contributions=False, targets="emulated_raster", deterministic=False)
         return out.color.sum() + out.normal_sum.sum() + out.depth_sum.sum() + out.transmittance.sum()
 
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nvdisasm", default="")
     parser.add_argument("--arch", default="sm_90")
-    parser.add_argument("--source", type=Path, default=ROOT / "cosurfgs_jax" / "raster" / "native")
+    parser.add_argument("--source", type=Path, default=ROOT / "cosurfgs_jax" / "native" / "csrc")
     parser.add_argument("--scenes", default="100000x1920x1080,1000000x1920x1080", help="surfels x width x height; empty = none")
     parser.add_argument("--multiprocessors", type=int, default=132)
     parser.add_argument("--ghz", type=float, default=1.75)

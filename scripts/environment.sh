@@ -87,7 +87,7 @@ ensure_virtual_environment() {
 # Installs the pinned requirements, then the package in place. A stamp says what was installed from which files.
 ensure_packages() {
   local stamp="$1/.cosurfgs_jax_installed" wanted
-  wanted="$(cat requirements.txt pyproject.toml CMakeLists.txt $(find cmake cosurfgs_jax/raster/native -type f | LC_ALL=C sort) | sha256sum) $PWD"
+  wanted="$(cat requirements.txt pyproject.toml CMakeLists.txt $(find cmake cosurfgs_jax/native/csrc -type f | LC_ALL=C sort) | sha256sum) $PWD"
   if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && (cd / && "$PYTHON" -c 'import cosurfgs_jax') 2>/dev/null; then
     return
   fi

@@ -203,7 +203,7 @@ step_kernels() {
 make_town() {
   "$PYTHON" - "$WORK/town" "$@" <<'END'
 import sys
-from cosurfgs_jax.data.generated import make_town
+from cosurfgs_jax.data.town.dataset import make_town
 from cosurfgs_jax.settings import GeneratedSettings
 views, width, height, size_m = map(int, sys.argv[2:])
 make_town(GeneratedSettings(num_views=views, width=width, height=height, size_m=size_m), f"{sys.argv[1]}_{views}x{width}")

@@ -18,16 +18,16 @@ from pathlib import Path
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.pipeline import compress_in_rounds, make_plans
-from cosurfgs_jax.collab.score import SeamMasks, score_cells
+from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.settings import IMPORTANCE_SCORES
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.layout import make_layout
-from cosurfgs_jax.training.logging import Log
-from cosurfgs_jax.training.place import open_place
+from cosurfgs_jax.training.partitioned_scene import open_place
+from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run_log import Log
 
 
 def measure(context: Context, recovery: int, seams: SeamMasks) -> dict:

@@ -21,7 +21,7 @@ sys.path.append(str(ROOT / "tests" / "gpu"))
 import stored_cases as stored  # noqa: E402
 from bench_raster import describe_machine  # noqa: E402
 
-from cosurfgs_jax.raster import ffi  # noqa: E402
+from cosurfgs_jax.native import ffi  # noqa: E402
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ ensure_environment() {
   fi
   if command -v nvcc >/dev/null && nvcc --version | grep -q 'release 12'; then cuda=cuda12; fi
   stamp="$folder/.cosurfgs_jax_gpu_installed"
-  wanted="$(cat requirements.txt pyproject.toml CMakeLists.txt $(find cosurfgs_jax/raster/native cmake -type f | LC_ALL=C sort) \
+  wanted="$(cat requirements.txt pyproject.toml CMakeLists.txt $(find cosurfgs_jax/native/csrc cmake -type f | LC_ALL=C sort) \
     | sha256sum) $cuda $PWD"
   if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   say "installing Python packages and building (the first time takes some minutes)"

@@ -13,16 +13,16 @@ from scenes import town_place
 
 from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exchange
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import Layout, make_layout
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import GeneratedSettings, LmcSettings, Settings, SurfelSettings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.layout import Layout, make_layout
-from cosurfgs_jax.training.logging import Log
-from cosurfgs_jax.training.place import Place, first_state
+from cosurfgs_jax.training.partitioned_scene import Place, first_state
+from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.state import TrainState
-from cosurfgs_jax.training.views import WorldViews
+from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.types import Surfels
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))

@@ -17,7 +17,7 @@ import jaxlib
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "cosurfgs_jax" / "raster" / "native"
+SOURCE = ROOT / "cosurfgs_jax" / "native" / "csrc"
 TARGETS = {"emulated_raster_forward": "EmulatedRasterForward", "emulated_raster_backward": "EmulatedRasterBackward",
            "emulated_photometric_losses": "EmulatedPhotometricLosses", "emulated_adam": "EmulatedAdam"}
 

@@ -13,17 +13,18 @@ import numpy as np
 from PIL import Image
 from spoil import spoil_bytes, spoil_json, spoil_text
 
-from cosurfgs_jax import files, ply_file, report, settings_file
+from cosurfgs_jax import files, report, settings_file
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.data import split
 from cosurfgs_jax.data.ground_truth import load_ground_truth
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import load_scene
-from cosurfgs_jax.export.ply import read_surfels_ply
+from cosurfgs_jax.formats import ply
+from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
-from cosurfgs_jax.training import evaluation
-from cosurfgs_jax.training.logging import read_history
+from cosurfgs_jax.training.run_log import read_history
+from cosurfgs_jax.workdir import read_metrics
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 NUM_VIEWS, NUM_POINTS = 6, 40
@@ -158,8 +159,8 @@ def _write_transforms(folder: Path) -> list[Path]:
 def _write_points(folder: Path, form: str = "ascii") -> list[Path]:
     points, colors = _points()
     if form != "ascii":
-        table = ply_file.table_of(("x y z", "f4", points), ("red green blue", "u1", colors))
-        ply_file.write_ply(folder / "points.ply", table)
+        table = ply.table_of(("x y z", "f4", points), ("red green blue", "u1", colors))
+        ply.write_ply(folder / "points.ply", table)
         return [folder / "points.ply"]
     lines = ["ply", "format ascii 1.0", f"element vertex {NUM_POINTS}", "property double x", "property double y",
              "property double z", "property uchar red", "property uchar green", "property uchar blue", "end_header"]
@@ -170,16 +171,16 @@ def _write_points(folder: Path, form: str = "ascii") -> list[Path]:
 
 def _write_mesh(folder: Path) -> list[Path]:
     points, colors = _points()
-    table = ply_file.table_of(("x y z", "f4", points), ("red green blue", "u1", colors))
+    table = ply.table_of(("x y z", "f4", points), ("red green blue", "u1", colors))
     triangles = np.random.default_rng(0).integers(0, NUM_POINTS, (30, 3)).astype(np.int32)
-    ply_file.write_ply(folder / "mesh.ply", table, triangles)
+    ply.write_ply(folder / "mesh.ply", table, triangles)
     return [folder / "mesh.ply"]
 
 
 def _write_surfels(folder: Path) -> list[Path]:
     names = "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 rot_0 rot_1 rot_2 rot_3"
     values = np.random.default_rng(0).normal(size=(20, 16))
-    ply_file.write_ply(folder / "surfels.ply", ply_file.table_of((names, "f4", values)))
+    ply.write_ply(folder / "surfels.ply", ply.table_of((names, "f4", values)))
     return [folder / "surfels.ply"]
 
 
@@ -187,7 +188,7 @@ def _write_truth(folder: Path) -> list[Path]:
     root = folder / "ground_truth"
     root.mkdir()
     points, _ = _points()
-    ply_file.write_ply(root / "points.ply", ply_file.table_of(("x y z", "f8", points), ("nx ny nz", "f8", points)))
+    ply.write_ply(root / "points.ply", ply.table_of(("x y z", "f8", points), ("nx ny nz", "f8", points)))
     _write_mesh(root)
     return [root / "points.ply", root / "mesh.ply"]
 
@@ -276,7 +277,7 @@ def _read_teachers(folder: Path) -> dict:
 
 
 def _read_workdir(folder: Path) -> dict:
-    content = evaluation.read_metrics(folder / "metrics.json")
+    content = read_metrics(folder / "metrics.json")
     report.write_report(folder, curves=report.curves_from_rows(read_history(folder)))
     return {"metrics": json.dumps(content, default=str)}
 
@@ -293,9 +294,9 @@ def readers() -> list[Reader]:
         Reader("transforms_json", _with(_write_transforms, _write_pictures), _read_dataset, spoil_json),
         Reader("transforms_points", _with(_write_points, _write_transforms, _write_pictures), _read_dataset, spoil_text),
         Reader("ply_binary", lambda folder: _write_points(folder, "binary"),
-               lambda folder: {"points": ply_file.read_points_ply(folder / "points.ply")}, spoil_bytes),
+               lambda folder: {"points": ply.read_points_ply(folder / "points.ply")}, spoil_bytes),
         Reader("ply_ascii", _write_points,
-               lambda folder: {"points": ply_file.read_points_ply(folder / "points.ply")}, spoil_text),
+               lambda folder: {"points": ply.read_points_ply(folder / "points.ply")}, spoil_text),
         Reader("ply_mesh", _write_mesh, _read_mesh, spoil_bytes),
         Reader("ply_surfels", _write_surfels, _read_surfels, spoil_bytes),
         Reader("ground_truth", _write_truth, _read_truth, spoil_bytes),

@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cosurfgs_jax.data.generated import make_town
 from cosurfgs_jax.data.scene import Scene, load_scene
+from cosurfgs_jax.data.town.dataset import make_town
 from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings
-from cosurfgs_jax.training.place import Place, open_place
+from cosurfgs_jax.training.partitioned_scene import Place, open_place
 from cosurfgs_jax.training.step import Batch
 from cosurfgs_jax.types import Camera
 

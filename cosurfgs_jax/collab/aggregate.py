@@ -13,22 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax import appearance, optim
 from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers, blank_maps
+from cosurfgs_jax.distributed.layout import sharded
+from cosurfgs_jax.distributed.packing import Parcel
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import PhotometricLosses, PhotometricWeights, photometric_losses
+from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.context import Context
-from cosurfgs_jax.training.feed import BlockViews
-from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.batches import BlockViews
+from cosurfgs_jax.training.device_cache import pick
+from cosurfgs_jax.training.dispatch import Pace, programs_ahead
 from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.pace import Pace, programs_ahead
-from cosurfgs_jax.training.parcel import Parcel
-from cosurfgs_jax.training.place import Photographs
-from cosurfgs_jax.training.shelf import pick
+from cosurfgs_jax.training.partitioned_scene import Photographs
+from cosurfgs_jax.training.run import Context
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.types import RenderOutput, Surfels
@@ -91,7 +91,7 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
     size = batch.photos.shape[1:3]
     total, reports = jnp.float32(0.0), []
     for i, out in enumerate(render_views(cells, batch.jobs, exchange, size, settings.raster)):
-        transform = None if exposures[i] is None else appearance.transform_of(exposures[i], batch.exposures[i])
+        transform = None if exposures[i] is None else exposure_model.transform_of(exposures[i], batch.exposures[i])
         teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.jobs.own_cameras, batch.seconds))
         loss, psnr = view_loss(out, transform, batch.photos[i], teacher, settings)
         geometry = None
@@ -101,7 +101,7 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
             geometry = geometric_losses(out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss)
             loss += geometry.total
         if exposures[i] is not None:
-            loss += appearance.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
+            loss += exposure_model.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
         total += jnp.where(batch.is_real[i], loss, 0.0)
         reports.append((loss, psnr, geometry))
     return total, reports
@@ -127,7 +127,7 @@ def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
                                          batch.progress, settings.surfels.sh_degree, state.length)
         exposure, exposure_optimizer = state.appearance, state.appearance_optimizer
         if exposure is not None:
-            exposure, exposure_optimizer = appearance.update(exposure, by_exposures[i], exposure_optimizer, batch.exposures[i],
+            exposure, exposure_optimizer = exposure_model.update(exposure, by_exposures[i], exposure_optimizer, batch.exposures[i],
                                                              settings.appearance)
         new.append(TrainState(params, state.alive, optimizer, state.stats, exposure, exposure_optimizer, state.num_views,
                               state.length))
@@ -268,8 +268,8 @@ def compile_step(settings: Settings, layout, exchange: Exchange):
 
 def compile_delivered(settings: Settings, layout, exchange: Exchange):
     """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
-    def run(states, delivery):
+    def step(states, delivery):
         states, reports = mas_step(states, delivery.open(), settings, exchange)
         return states, [Parcel.pack(report) for report in reports]
 
-    return sharded(run, layout, donate=(0,))
+    return sharded(step, layout, donate=(0,))

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.raster import rasterize_sums
-from cosurfgs_jax.raster.maps import RawMaps, finish
+from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.settings import RasterSettings
-from cosurfgs_jax.training.layout import Layout
-from cosurfgs_jax.training.place import Place
+from cosurfgs_jax.training.partitioned_scene import Place
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 PART_BYTES = 4 * 9  # of a pixel of a Part

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from cosurfgs_jax import density
 from cosurfgs_jax.collab.importance import Importance, importance_scores, init_importance, measure_view
+from cosurfgs_jax.distributed.layout import Layout, sharded
+from cosurfgs_jax.model import density
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.context import Context
-from cosurfgs_jax.training.feed import each_view
-from cosurfgs_jax.training.layout import Layout, sharded
+from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.place import round_slots
+from cosurfgs_jax.training.partitioned_scene import round_slots
+from cosurfgs_jax.training.run import Context
 from cosurfgs_jax.training.state import TrainState, with_surfels
 
 

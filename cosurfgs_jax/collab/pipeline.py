@@ -11,26 +11,27 @@ from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.aggregate import Aggregation
 from cosurfgs_jax.collab.composite import PART_BYTES, Planner
 from cosurfgs_jax.collab.exchange import Exchange, plan_exchange
-from cosurfgs_jax.collab.score import SeamMasks, score_cells
-from cosurfgs_jax.collab.seam_depth import score_seam_depth, tell_seam_depth, wall_roughness
+from cosurfgs_jax.collab.seam_metrics import score_seam_depth, tell_seam_depth, wall_roughness
+from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.distributed.layout import check_num_devices, make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.export.cameras import write_cameras_json
-from cosurfgs_jax.export.ply import write_surfels_ply
+from cosurfgs_jax.formats.cameras_json import write_cameras_json
+from cosurfgs_jax.formats.splat_ply import write_surfels_ply
+from cosurfgs_jax.outputs.merged_model import load_merged, model_path, stage_names, total_steps
 from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import exposure, loop, processes
+from cosurfgs_jax.training import harmonize, loop
+from cosurfgs_jax.training.batches import check_neighbors
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.context import Context, Stopped
-from cosurfgs_jax.training.evaluation import merge_metrics, read_metrics
-from cosurfgs_jax.training.feed import check_neighbors
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.layout import check_num_devices, make_layout
-from cosurfgs_jax.training.logging import Log, Stopwatch, peak_bytes_per_device, write_stage
-from cosurfgs_jax.training.merged import load_merged, model_path, stage_names, total_steps
-from cosurfgs_jax.training.place import Place, bind_partition, first_state, open_place
+from cosurfgs_jax.training.partitioned_scene import Place, bind_partition, first_state, open_place
+from cosurfgs_jax.training.run import Context, Stopped
+from cosurfgs_jax.training.run_log import Log, Stopwatch, peak_bytes_per_device, write_stage
 from cosurfgs_jax.training.schedule import Schedule
+from cosurfgs_jax.workdir import merge_metrics, read_metrics
 
 RECOVERY_PROGRESS = 0.8  # where on the course of the learning rates the recovery after pruning begins
 _log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class _Pipeline:
         if restored is None:
             stopwatch = Stopwatch()
             if before.name in ("device", "lmc_device"):  # later models are of one brightness already
-                before, gains = exposure.agree(context, before)
+                before, gains = harmonize.agree(context, before)
                 _tell_gains(gains)
             planner = Planner(context.place, context.layout, *of_students)
             partners = {block: planner.partners(block) for block in context.layout.local_blocks}

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int8, UInt8
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import Planner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
-from cosurfgs_jax.raster.maps import MIN_PLANE_ALPHA
-from cosurfgs_jax.training.context import Context, Stopped
-from cosurfgs_jax.training.layout import sharded
-from cosurfgs_jax.training.logging import Progress
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
+from cosurfgs_jax.training.run import Context, Stopped
+from cosurfgs_jax.training.run_log import Progress
 
 IS_TEACHER_VALID, IS_PHOTO_VALID = 1, 2
 _log = logging.getLogger(__name__)
@@ -119,14 +119,14 @@ class Teachers:
             return [{"color": out.color, "alpha": out.alpha, "depth": out.depth, "normal": out.normal,
                      "plane_depth": out.plane_depth} for out in outputs]
 
-        run = sharded(on_device, context.layout)
+        render = sharded(on_device, context.layout)
         planner = Planner(place, context.layout, exchange, groups)
         with Progress(f"{self._folder.name} teachers", place.max_views) as progress:
             for number, views in enumerate(_views_in_step(context)):
                 missing = [block for block in context.layout.local_blocks
                            if views[block] is not None and not self._path(block, views[block]).exists()]
                 if context.any_process(bool(missing)):
-                    maps = context.layout.get_blocks(jax.block_until_ready(run(rows, planner.jobs(views))))
+                    maps = context.layout.get_blocks(jax.block_until_ready(render(rows, planner.jobs(views))))
                     for block in missing:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from cosurfgs_jax.ply_file import check_finite, columns, read_ply, triangles_of
+from cosurfgs_jax.formats.ply import check_finite, columns, read_ply, triangles_of
 
 FOLDER = "ground_truth"  # inside a dataset folder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.ply_file import columns, read_ply
+from cosurfgs_jax.formats.ply import columns, read_ply
 
 _COLOR_NAMES = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 _GREY = 128  # of points without a colour

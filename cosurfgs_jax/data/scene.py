@@ -105,7 +105,7 @@ class Scene:
 
 
 def _generated(settings: GeneratedSettings, cache_dir) -> Path:
-    from cosurfgs_jax.data.generated import make_town
+    from cosurfgs_jax.data.town.dataset import make_town
 
     settings.validate()
     text = json.dumps(dataclasses.asdict(settings), sort_keys=True)

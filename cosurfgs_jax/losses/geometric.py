@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.losses import multi_view
 from cosurfgs_jax.losses.single_view import single_view_loss
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.types import Camera, RenderOutput
 

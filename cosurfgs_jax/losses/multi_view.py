@@ -19,7 +19,7 @@ PATCH_RADIUS = 3  # pixels: patches of 7 x 7
 NOISE_STD = 2 / 255  # of a photograph's brightness; weaker texture says little of where a patch belongs
 MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
 # Brightness of what does not count in a neighbour's photograph. A sample that takes a two-thousandth of it is below LEAST_GRAY.
-MASKED_GRAY, LEAST_GRAY = -1000.0, -0.5  # as in native/patch.h
+MASKED_GRAY, LEAST_GRAY = -1000.0, -0.5  # as in native/csrc/losses/patch_ncc.h
 MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 
 _F32 = np.dtype(np.float32)
 _TARGET = "cosurfgs_photometric_losses"

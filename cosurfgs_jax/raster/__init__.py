@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import ffi, ops, portable, reference
-from cosurfgs_jax.raster.maps import RawMaps, finish
+from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster import native, portable, reference
+from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.settings import BACKENDS
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
@@ -37,7 +38,7 @@ def _draw_function(backend: str) -> Callable:
         from cosurfgs_jax.raster import pallas_tpu
 
         return pallas_tpu.draw
-    return {"cpu": ops.draw, "cuda": ops.draw, "portable": portable.draw}[backend]
+    return {"cpu": native.draw, "cuda": native.draw, "portable": portable.draw}[backend]
 
 
 def portable_cost() -> str:
@@ -94,8 +95,8 @@ def _check(surfels: Surfels, camera: Camera, image_size, near: float, maps_wante
     if len(views) > 1 or camera.camera_from_world.shape[-2:] != (4, 4) or camera.intrinsics.shape != (*views, 3, 3):
         raise InputError("rasterize: camera: expected camera_from_world [4,4] and intrinsics [3,3], or both with one "
                          f"leading axis, got {camera.camera_from_world.shape} and {camera.intrinsics.shape}")
-    if maps_wanted not in ops.MAP_LEVELS:
-        raise InputError(f"rasterize: maps: expected one of {', '.join(ops.MAP_LEVELS)}, got {maps_wanted!r}")
+    if maps_wanted not in native.MAP_LEVELS:
+        raise InputError(f"rasterize: maps: expected one of {', '.join(native.MAP_LEVELS)}, got {maps_wanted!r}")
     if projection not in PROJECTIONS:
         raise InputError(f"rasterize: projection: expected one of {', '.join(PROJECTIONS)}, got {projection!r}")
     if not near > 0:
@@ -121,7 +122,7 @@ _shifts_of_probe.defvjp(
 def _render_reference(surfels: Surfels, camera: Camera, background, probe, *, image_size, near, sh_degree, maps,
                       with_contributions, projection) -> RawMaps:
     if projection == "orthographic":
-        surfels, camera, background, probe = ops.refuse_gradient((surfels, camera, background, probe))
+        surfels, camera, background, probe = native.refuse_gradient((surfels, camera, background, probe))
 
     def render_view(camera: Camera) -> RawMaps:
         shift = None if probe is None else _shifts_of_probe(probe, tuple(image_size))
@@ -207,6 +208,6 @@ def rasterize_sums(surfels: Surfels, camera: Camera, *, image_size: tuple[int, i
     if backend == "reference":
         return _render_reference(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
                                  sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection)
-    return ops.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
+    return native.render(surfels, camera, background, gradient_probe, image_size=image_size, near=near,
                       sh_degree=sh_degree, maps=maps, with_contributions=with_contributions, projection=projection,
                       deterministic=deterministic, draw=_draw_function(backend))

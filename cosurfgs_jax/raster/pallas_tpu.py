@@ -17,11 +17,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import blending, ffi, pairs, projection
+from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster import binning, blending, projection
+from cosurfgs_jax.raster.binning import Grid, Ordered
 from cosurfgs_jax.raster.blending import NUM_GRADIENTS, Cotangents, Pixels, Replay
-from cosurfgs_jax.raster.pairs import Grid, Ordered
 from cosurfgs_jax.raster.projection import Static
-from cosurfgs_jax.raster.tiled import TILE, Blender, empty_rows, like, make_draw, to_tiles
+from cosurfgs_jax.raster.tile_backend import TILE, Blender, empty_rows, like, make_draw, to_tiles
 
 CHUNK = 128  # pairs
 _LANES = 128
@@ -140,7 +141,7 @@ def _unblend_kernel(static: Static, columns: int, trees, begin_ref, count_ref, p
         ref[0] = leaf
 
 
-def _call(kernel, grid: Grid, window: pairs.Window, chunks, maps, results: int, rows):
+def _call(kernel, grid: Grid, window: binning.Window, chunks, maps, results: int, rows):
     """Runs a kernel over the tiles of a window.
 
     Args:
@@ -195,7 +196,7 @@ def _blend_view(static: Static, grid: Grid, ordered: Ordered):
         raise InputError(f'backend "tpu": expected an image of at most {_MAX_TILES:,d} tiles of {TILE} x {TILE} pixels, got '
                          f"{static.width} x {static.height} pixels, {grid.num_tiles:,d} tiles; set a larger "
                          'config.data.downscale, or config.raster.backend="portable"')
-    size = pairs.window_size(ordered.ids.shape[0], grid)
+    size = binning.window_size(ordered.ids.shape[0], grid)
     inside = like(to_tiles(jnp.ones((static.height, static.width)), grid), ordered.features)
     state = blending.empty(inside * 0, static.maps)._replace(is_open=inside)
     sums = empty_rows(ordered, 4) if static.with_contributions else None
@@ -203,11 +204,11 @@ def _blend_view(static: Static, grid: Grid, ordered: Ordered):
     maps = _laid_out(state)
     if ordered.ids.shape[0] == 0:
         return state, sums, like(jnp.int32(0), ordered.features)
-    total = pairs.num_windows(ordered, size)
+    total = binning.num_windows(ordered, size)
 
     def step(carry):
         index, maps, sums = carry
-        window = pairs.make_window(ordered, index, size, grid)
+        window = binning.make_window(ordered, index, size, grid)
         chunks = _chunked(ordered, window.ranks)
         kernel = functools.partial(_blend_kernel, static, grid.columns, tree)
         rows = None if sums is None else jnp.zeros_like(chunks)
@@ -230,12 +231,12 @@ def _unblend_view(static: Static, grid: Grid, ordered: Ordered, state: Replay, g
     gradient = empty_rows(ordered, NUM_GRADIENTS)
     if ordered.ids.shape[0] == 0:
         return gradient
-    size = pairs.window_size(ordered.ids.shape[0], grid)
+    size = binning.window_size(ordered.ids.shape[0], grid)
     trees, cotangents = (jax.tree.structure(state), jax.tree.structure(g)), _laid_out(g)
 
     def step(carry):
         index, maps, gradient = carry
-        window = pairs.make_window(ordered, index, size, grid)
+        window = binning.make_window(ordered, index, size, grid)
         chunks = _chunked(ordered, window.ranks)
         kernel = functools.partial(_unblend_kernel, static, grid.columns, trees)
         maps, rows = _call(kernel, grid, window, chunks, [*maps, *cotangents], len(maps), jnp.zeros_like(chunks))

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from cosurfgs_jax.raster import blending, pairs, projection
+from cosurfgs_jax.raster import binning, blending, projection
+from cosurfgs_jax.raster.binning import Grid, Ordered
 from cosurfgs_jax.raster.blending import NUM_GRADIENTS, Cotangents, Pixels, Replay
-from cosurfgs_jax.raster.pairs import Grid, Ordered
 from cosurfgs_jax.raster.projection import Static
-from cosurfgs_jax.raster.tiled import Blender, empty_rows, like, make_draw, to_tiles
+from cosurfgs_jax.raster.tile_backend import Blender, empty_rows, like, make_draw, to_tiles
 
 GROUP = 32
 STRIDE = 4  # surfels between two looks at whether a group is done
@@ -38,7 +38,7 @@ class _Tiling(NamedTuple):
 
 def _make_tiling(grid: Grid, num_surfels: int) -> _Tiling:
     group = min(GROUP, grid.num_tiles)
-    return _Tiling(grid, group, -(-grid.num_tiles // group), pairs.window_size(num_surfels, grid))
+    return _Tiling(grid, group, -(-grid.num_tiles // group), binning.window_size(num_surfels, grid))
 
 
 def _pixel_centers(tile, tiling: _Tiling):
@@ -174,11 +174,11 @@ def _blend_view(static: Static, grid: Grid, ordered: Ordered):
     sums = empty_rows(ordered, 4) if static.with_contributions else None
     if ordered.ids.shape[0] == 0:
         return jax.tree.map(lambda x: x[: grid.num_tiles], state), sums, like(jnp.int32(0), ordered.features)
-    total = pairs.num_windows(ordered, tiling.window)
+    total = binning.num_windows(ordered, tiling.window)
 
     def step(carry):
         index, state, sums = carry
-        window = pairs.make_window(ordered, index, tiling.window, tiling.grid)
+        window = binning.make_window(ordered, index, tiling.window, tiling.grid)
         groups, place = _make_groups(window.begin, window.count, tiling)
         sums, state = _for_groups(functools.partial(_blend_group, static, tiling, ordered, window.ranks), sums,
                                   _grouped(state, groups, tiling), None, groups)
@@ -233,7 +233,7 @@ def _unblend_view(static: Static, grid: Grid, ordered: Ordered, state: Replay, g
 
     def step(carry):
         index, state, gradient = carry
-        window = pairs.make_window(ordered, index, tiling.window, tiling.grid)
+        window = binning.make_window(ordered, index, tiling.window, tiling.grid)
         groups, place = _make_groups(window.begin, window.count, tiling)
         gradient, state = _for_groups(functools.partial(_unblend_group, static, tiling, ordered, window.ranks), gradient,
                                       *_grouped((state, g), groups, tiling), groups)

@@ -1,6 +1,6 @@
 """From surfels to what a pixel needs to know of them, in plain JAX: shared by the backends that are not native.
 
-Everything is relative to the projected centre of the surfel, as in native/surfel_math.h, whose notes derive it: seven numbers
+Everything is relative to the projected centre of the surfel, as in native/csrc/raster/surfel_math.h, whose notes derive it: seven numbers
 instead of the nine of reference.py, and no cancellation between large pixel coordinates. JAX takes the derivative.
 """
 
@@ -99,7 +99,7 @@ def project(params, camera_from_world: Float[Array, "4 4"], intrinsics: Float[Ar
         static: image size, near plane, degree, projection.
     Returns:
         Projected; only `features` carries gradient.
-    Source: ray transform of 2DGS (Huang et al. 2024), in the form of native/surfel_math.h.
+    Source: ray transform of 2DGS (Huang et al. 2024), in the form of native/csrc/raster/surfel_math.h.
     """
     means, quats, log_scales, logit_opacities, sh, alive = params
     sh = sh[:, : spherical_harmonics.num_coefficients(static.sh_degree)]

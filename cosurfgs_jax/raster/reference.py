@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
-from cosurfgs_jax.raster.maps import RawMaps
+from cosurfgs_jax.raster.outputs import RawMaps
 
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cosurfgs_jax import files, pictures
+from cosurfgs_jax.formats.ply import columns, read_ply, table_of, write_ply
 from cosurfgs_jax.metrics import Comparison
-from cosurfgs_jax.ply_file import columns, read_ply, table_of, write_ply
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import color_bar
 from cosurfgs_jax.report.mesh_picture import draw_mesh, draw_points

@@ -10,7 +10,7 @@ import scipy.sparse
 from scipy.sparse import csgraph
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.ply_file import columns, read_ply, table_of, triangles_of, write_ply_parts
+from cosurfgs_jax.formats.ply import columns, read_ply, table_of, triangles_of, write_ply_parts
 
 
 class MeshParts(abc.ABC):

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.training import processes
 
 FORMAT = 2  # of the state's layout; raised whenever an older checkpoint can no longer be read
 _CHECKSUMS = "checksums.json"

@@ -12,23 +12,23 @@ import numpy as np
 from jaxtyping import Int
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.density import grow_capacity
+from cosurfgs_jax.distributed.layout import Layout, sharded
+from cosurfgs_jax.distributed.packing import Parcel
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.model.density import grow_capacity
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.blocks import compile_blocks
+from cosurfgs_jax.training.batches import BlockViews, Delivery, each_view
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.context import Context, Stopped, asked_to_stop
-from cosurfgs_jax.training.feed import BlockViews, Delivery, each_view
-from cosurfgs_jax.training.layout import Layout, sharded
-from cosurfgs_jax.training.logging import Progress, Stopwatch
-from cosurfgs_jax.training.pace import Pace, programs_ahead
-from cosurfgs_jax.training.parcel import Parcel
-from cosurfgs_jax.training.place import Block, Place, slots_for, split_photo
-from cosurfgs_jax.training.reports import RecentReports, mean_numbers, numbers_of
+from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.dispatch import Pace, programs_ahead
+from cosurfgs_jax.training.partitioned_scene import Block, Place, slots_for, split_photo
+from cosurfgs_jax.training.run import Context, Stopped, asked_to_stop
+from cosurfgs_jax.training.run_log import Progress, Stopwatch
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepReport
+from cosurfgs_jax.training.step_reports import RecentReports, mean_numbers, numbers_of
 from cosurfgs_jax.types import Camera
 
 _log = logging.getLogger(__name__)

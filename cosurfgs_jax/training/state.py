@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from cosurfgs_jax import appearance, density, optim
+from cosurfgs_jax.model import density, exposure_model, optim
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.types import Surfels
 
@@ -34,8 +34,8 @@ class TrainState:
     alive: Bool[Array, " n"]
     optimizer: optax.ScaleByAdamState
     stats: density.DensityStats
-    appearance: appearance.AppearanceParams | None
-    appearance_optimizer: appearance.AppearanceState | None
+    appearance: exposure_model.AppearanceParams | None
+    appearance_optimizer: exposure_model.AppearanceState | None
     num_views: Int[Array, ""]
     length: Float[Array, ""]
 
@@ -59,8 +59,8 @@ def init_state(surfels: Surfels, num_views: int, settings: Settings, max_views: 
     params, alive = optim.from_surfels(surfels)
     exposure = exposure_optimizer = None
     if settings.appearance.enabled:
-        exposure = appearance.init(jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance)
-        exposure_optimizer = appearance.init_optimizer(exposure)
+        exposure = exposure_model.init(jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance)
+        exposure_optimizer = exposure_model.init_optimizer(exposure)
     return TrainState(params, alive, optim.init_optimizer(params), density.init_stats(alive.shape[0]), exposure,
                       exposure_optimizer, jnp.int32(num_views), jnp.float32(length))
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax import appearance, density, optim
 from cosurfgs_jax.losses.geometric import GeometricLosses, SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
+from cosurfgs_jax.model import density, exposure_model, optim
+from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.raster.ffi import match_varying
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.types import Camera, Surfels
@@ -64,11 +64,11 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
     transform = None
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start
-        transform = jnp.where(has_begun, appearance.transform_of(exposure, batch.view), jnp.eye(3, 4))
+        transform = jnp.where(has_begun, exposure_model.transform_of(exposure, batch.view), jnp.eye(3, 4))
     weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
     loss, psnr = photometric_losses(out.color, out.alpha, batch.photo, None, transform, weights)
     if exposure is not None:
-        loss += appearance.identity_penalty(exposure, settings.appearance, state.num_views)
+        loss += exposure_model.identity_penalty(exposure, settings.appearance, state.num_views)
     if needs_distortion:
         loss += settings.loss.distortion_weight * out.distortion.mean()
     geometry = None
@@ -101,7 +101,7 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
                                      batch.progress, batch.sh_degree, state.length)
     exposure, appearance_optimizer = state.appearance, state.appearance_optimizer
     if exposure is not None:
-        exposure, appearance_optimizer = appearance.update(exposure, gradients[1], appearance_optimizer, batch.view,
+        exposure, appearance_optimizer = exposure_model.update(exposure, gradients[1], appearance_optimizer, batch.view,
                                                            settings.appearance)
     stats = state.stats
     if shape.is_densifying:

@@ -11,7 +11,7 @@ import pytest
 from jax.experimental import topologies
 
 from cosurfgs_jax import raster
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 
 # Facts of the device, in the words of XLA's description of targets.
 _H200 = """

@@ -11,11 +11,11 @@ from jax.sharding import AxisType, Mesh
 from scenes import abstract_batch
 from targets import as_on_gpus, h200_devices
 
+from cosurfgs_jax.distributed.layout import AXES, Layout
+from cosurfgs_jax.distributed.packing import Parcel
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.blocks import compile_blocks
-from cosurfgs_jax.training.feed import Delivery
-from cosurfgs_jax.training.layout import AXES, Layout
-from cosurfgs_jax.training.parcel import Parcel
+from cosurfgs_jax.training.batches import Delivery
+from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 

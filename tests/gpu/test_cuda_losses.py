@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax import optim
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.model import optim
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
 
 if ffi.why_no_cuda_library():

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 
 if ffi.why_no_cuda_library():
     pytest.skip(ffi.why_no_cuda_library(), allow_module_level=True)

@@ -123,7 +123,7 @@ def test_the_number_of_devices_does_not_matter(num_devices, dataset, trained, tm
 
 def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path):
     from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
-    from cosurfgs_jax.training.place import open_place
+    from cosurfgs_jax.training.partitioned_scene import open_place
 
     place = open_place(Settings(data=DataSettings(path=str(dataset)), partition=PartitionSettings(num_blocks=4, num_edges=2)),
                        tmp_path)

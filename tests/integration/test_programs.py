@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scenes import TINY, town_folder
 
-from cosurfgs_jax.export.ply import read_surfels_ply
+from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 
 SHORT = ["--config.train.steps=80", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
          "--config.surfels.sh_degree=1"]

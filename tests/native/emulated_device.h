@@ -1,4 +1,4 @@
-// CudaDevice on the host: the members that cuda_bin.cu and cuda_launch.cuh give it (but TryKernel), with loops for threads, blocks
+// CudaDevice on the host: the members that gpu/cuda_binning.cu and gpu/cuda_launch.cuh give it (but TryKernel), with loops for threads, blocks
 // and warps, and the standard library for cub. What it cannot show is what nvcc and a GPU make of it: races within a phase,
 // occupancy, speed.
 //
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_device.h"
+#include "gpu/cuda_device.h"
 #include "emulated_block.h"
 
 namespace cosurfgs {

@@ -1,4 +1,4 @@
-// The custom calls of cuda_handlers.cc and cuda_training_handlers.cc on the host: their own text, with emulated_device.h in the
+// The custom calls of gpu/cuda_handlers.cc and gpu/cuda_training_handlers.cc on the host: their own text, with emulated_device.h in the
 // GPU's place, behind a stand-in for what XLA offers on GPUs only. Registered as calls of the CPU, they get XLA's own call
 // frames; what the stand-in changes in them is the stream, which it makes up, and scratch memory, where it is as strict as XLA.
 //
@@ -12,8 +12,8 @@
 
 #include "emulated_device.h"
 // After the device, so that its templates are known where they are used.
-#include "cuda_handlers.cc"
-#include "cuda_training_handlers.cc"
+#include "gpu/cuda_handlers.cc"
+#include "gpu/cuda_training_handlers.cc"
 
 namespace cosurfgs {
 namespace cuda {

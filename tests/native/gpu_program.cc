@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_device.h"
+#include "gpu/cuda_device.h"
 #ifdef COSURFGS_EMULATED
 #include "emulated_device.h"
 #endif

@@ -1,9 +1,9 @@
-// Draws a scene, and goes back, with a device and its memory: what cuda_handlers.cc does, without XLA.
+// Draws a scene, and goes back, with a device and its memory: what gpu/cuda_handlers.cc does, without XLA.
 //
 // Memory has  T* Put(vector), T* Make<T>(count) not initialised, vector Take(T*, count)  and  void* Scratch(bytes).
 #pragma once
 
-#include "gpu_pipeline.h"
+#include "gpu/pipeline.h"
 #include "gpu_scene.h"
 
 namespace cosurfgs {

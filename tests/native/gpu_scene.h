@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "raster.h"
+#include "raster/raster.h"
 
 namespace cosurfgs {
 namespace program {

@@ -1,10 +1,10 @@
-// The photometric losses and Adam with a device and its memory (gpu_runner.h): what cuda_training_handlers.cc does, without XLA.
+// The photometric losses and Adam with a device and its memory (gpu_runner.h): what gpu/cuda_training_handlers.cc does, without XLA.
 #pragma once
 
 #include <cmath>
 
-#include "gpu_adam.h"
-#include "gpu_photometric.h"
+#include "gpu/adam.h"
+#include "gpu/photometric.h"
 #include "gpu_training_scene.h"
 
 namespace cosurfgs {

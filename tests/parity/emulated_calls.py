@@ -9,7 +9,7 @@ import pytest
 import raster_cases as cases
 from emulation import Knobs
 
-from cosurfgs_jax.raster import ops
+from cosurfgs_jax.raster import native
 
 RENDERERS = {"emulation": {}, "emulation_atomic": {"deterministic": False}, "emulation_alone": {"kept_bytes": 0}}
 
@@ -18,7 +18,7 @@ RENDERERS = {"emulation": {}, "emulation_atomic": {"deterministic": False}, "emu
 def emulation(library, monkeypatch):
     """Adds the emulation to the renderers. Sets its knobs, all others as they were, and returns them with the counters."""
     for name, options in RENDERERS.items():
-        monkeypatch.setitem(cases.RENDERERS, name, functools.partial(ops.render, targets="emulated_raster", **options))
+        monkeypatch.setitem(cases.RENDERERS, name, functools.partial(native.render, targets="emulated_raster", **options))
     knobs = Knobs.of(library)
     untouched = knobs.numbers()
 

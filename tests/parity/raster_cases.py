@@ -16,11 +16,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cosurfgs_jax import Camera, Surfels
-from cosurfgs_jax.raster import available_backends, ops, pallas_tpu, portable, reference
-from cosurfgs_jax.raster.maps import RawMaps
+from cosurfgs_jax.raster import available_backends, native, pallas_tpu, portable, reference
+from cosurfgs_jax.raster.outputs import RawMaps
 
-RENDERERS = {"cpu": ops.render, "cuda": ops.render, "portable": functools.partial(ops.render, draw=portable.draw),
-             "tpu": functools.partial(ops.render, draw=pallas_tpu.draw)}  # all called like it
+RENDERERS = {"cpu": native.render, "cuda": native.render, "portable": functools.partial(native.render, draw=portable.draw),
+             "tpu": functools.partial(native.render, draw=pallas_tpu.draw)}  # all called like it
 BACKENDS = ("cpu", "portable")  # "tpu" has tests of its own, and "cuda" its turn in tests/gpu
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
 FLOAT_MAPS = ("color", "transmittance", "depth_sum", "median_depth", "normal_sum", "plane_sum", "distortion")

@@ -16,7 +16,7 @@ import raster_cases as cases
 from emulated_calls import assert_same, cotangents_where_safe
 from test_raster_parity import TOLERANCE, TOLERANCES, UNDECIDED_NORMALS, _assert_close_gradients, _errors
 
-from cosurfgs_jax.raster import ops
+from cosurfgs_jax.raster import native
 
 BANDS = 1 << 24  # pairs; as on a GPU
 
@@ -133,7 +133,7 @@ def test_fewer_maps(emulation, maps, wanted):
     _assert_close_gradients(*(cases.kernel_gradients(backend, case, cotangents, maps) for backend in ("emulation", "cpu")), maps)
 
 
-@pytest.mark.parametrize("maps", ops.MAP_LEVELS)
+@pytest.mark.parametrize("maps", native.MAP_LEVELS)
 def test_without_contributions_the_maps_are_the_same(emulation, maps):
     """Other kernels, as nothing is added up over pixels."""
     emulation()

@@ -11,13 +11,13 @@ import raster_cases as cases
 from emulated_calls import assert_same
 from test_raster_parity import _assert_close_gradients, _errors
 
-from cosurfgs_jax.raster import ops
+from cosurfgs_jax.raster import native
 
 
 def _renderer_keeping(bytes_per_surfel):
     def render(surfels, *operands, **options):
         kept_bytes = bytes_per_surfel * surfels.means.shape[0]
-        return ops.render(surfels, *operands, targets="emulated_raster", kept_bytes=kept_bytes, **options)
+        return native.render(surfels, *operands, targets="emulated_raster", kept_bytes=kept_bytes, **options)
 
     return render
 
@@ -122,13 +122,13 @@ def test_what_the_forward_call_leaves_is_used(emulation, monkeypatch):
     Bands of rows, which there are only where the order of additions is fixed, need more than is kept."""
     case = cases.random_cloud()
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
-    forward, keys = ops._forward_call, slice(128 * cases.COUNT, 132 * cases.COUNT)
+    forward, keys = native._forward_call, slice(128 * cases.COUNT, 132 * cases.COUNT)
 
     def spoilt(*arguments):
         *out, kept = forward(*arguments)
         return *out, kept.at[keys].set(255)
 
-    monkeypatch.setattr(ops, "_forward_call", spoilt)
+    monkeypatch.setattr(native, "_forward_call", spoilt)
     for kept_bytes, band_pairs, deterministic, is_used in (
             (1000, 1 << 24, True, True), (150, 1 << 24, True, False), (0, 1 << 24, True, False), (1000, 1, True, False),
             (1000, 1, False, True)):
@@ -141,10 +141,10 @@ def test_what_the_forward_call_leaves_is_used(emulation, monkeypatch):
 
 def test_gpus_keep_and_cpus_do_not(monkeypatch):
     num_surfels, image_size, num_tiles = 1000, (1080, 1920), 68 * 120
-    assert ops._kept_bytes("cosurfgs_raster", num_surfels, image_size) == 0
-    monkeypatch.setattr(ops.ffi, "is_cuda", lambda: True)
+    assert native._kept_bytes("cosurfgs_raster", num_surfels, image_size) == 0
+    monkeypatch.setattr(native.ffi, "is_cuda", lambda: True)
     num_pairs = 12 * num_surfels + 240 * num_tiles
-    assert ops._kept_bytes("cosurfgs_raster", num_surfels, image_size) > 144 * num_surfels + 8 * num_tiles + 4 * num_pairs
+    assert native._kept_bytes("cosurfgs_raster", num_surfels, image_size) > 144 * num_surfels + 8 * num_tiles + 4 * num_pairs
 
 
 def test_vmap_keeps_of_each_camera(emulation):

@@ -13,7 +13,7 @@ from scenes import abstract_batch
 
 from cosurfgs_jax import raster, rasterize
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import RasterSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import StepShape, train_step

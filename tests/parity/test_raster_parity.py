@@ -20,8 +20,8 @@ import pytest
 import raster_cases as cases
 
 from cosurfgs_jax import rasterize
-from cosurfgs_jax.raster import pairs
-from cosurfgs_jax.raster.maps import RawMaps, finish
+from cosurfgs_jax.raster import binning
+from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.types import Camera
 
 # |error| <= TOLERANCE * (1 + |reference|). Most cases are at 1e-5, the exceptions cancel: coordinates far from the
@@ -355,8 +355,8 @@ def test_many_windows_are_as_one(monkeypatch):
     margins = cases.reference_maps(whole)[1]
     cotangents = cases.random_cotangents(whole, margins > cases.SAFE_MARGIN)
     want = cases.kernel_maps("portable", whole), cases.kernel_gradients("portable", whole, cotangents)
-    monkeypatch.setattr(pairs, "_MIN_WINDOW", 16)
-    monkeypatch.setattr(pairs, "_PAIRS_PER_SURFEL", 0)
+    monkeypatch.setattr(binning, "_MIN_WINDOW", 16)
+    monkeypatch.setattr(binning, "_PAIRS_PER_SURFEL", 0)
     case = dataclasses.replace(whole, near=whole.near * (1 + 1e-6))  # another program, compiled anew
     got = cases.kernel_maps("portable", case), cases.kernel_gradients("portable", case, cotangents)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * (1 + np.abs(b).max())), got, want)

@@ -16,13 +16,13 @@ from cosurfgs_jax.collab.compress import crop_rows
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
 from cosurfgs_jax.collab.traffic import collectives
+from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import DataSettings, LossSettings, MasSettings, Settings
-from cosurfgs_jax.training.feed import BlockViews
-from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.types import RenderOutput
 
 STEPS = 4

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, PartitionSpec
 
-from cosurfgs_jax import appearance
 from cosurfgs_jax.losses.photometric import expose
-from cosurfgs_jax.raster.ffi import match_varying
+from cosurfgs_jax.model import exposure_model
+from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.settings import AppearanceSettings
 
 SETTINGS = AppearanceSettings(learning_rate=1e-2)
@@ -22,29 +22,29 @@ def _render(seed=0, size=(6, 5)):
 
 def _perturbed(num_views=4):
     generator = np.random.default_rng(1)
-    params = appearance.init(jax.random.key(0), num_views, SETTINGS)
+    params = exposure_model.init(jax.random.key(0), num_views, SETTINGS)
     return jax.tree.map(lambda x: x + jnp.asarray(0.1 * generator.standard_normal(x.shape), jnp.float32), params)
 
 
 def _exposed(params, image_id, render):
     """The render, or renders, as the photograph would show it."""
     function = jax.vmap(expose) if jnp.ndim(image_id) else expose
-    return function(*match_varying(render, appearance.transform_of(params, image_id)))
+    return function(*match_varying(render, exposure_model.transform_of(params, image_id)))
 
 
-update = jax.jit(functools.partial(appearance.update, settings=SETTINGS))
+update = jax.jit(functools.partial(exposure_model.update, settings=SETTINGS))
 
 
 def test_starts_as_the_exact_identity():
-    params = appearance.init(jax.random.key(3), 4, SETTINGS)
+    params = exposure_model.init(jax.random.key(3), 4, SETTINGS)
     np.testing.assert_array_equal(_exposed(params, 2, _render()), _render())
-    np.testing.assert_array_equal(appearance.transforms(params), np.broadcast_to(np.eye(3, 4), (4, 3, 4)))
-    assert appearance.identity_penalty(params, SETTINGS, 4) == 0
+    np.testing.assert_array_equal(exposure_model.transforms(params), np.broadcast_to(np.eye(3, 4), (4, 3, 4)))
+    assert exposure_model.identity_penalty(params, SETTINGS, 4) == 0
 
 
 def test_applies_matrix_and_offset():
     params = _perturbed()
-    transform = np.asarray(appearance.transforms(params))[3]
+    transform = np.asarray(exposure_model.transforms(params))[3]
     assert np.abs(transform - np.eye(3, 4)).max() > 0.01
     expected = np.asarray(_render()) @ transform[:, :3].T + transform[:, 3]
     np.testing.assert_allclose(_exposed(params, jnp.int32(3), _render()), expected, rtol=1e-5, atol=1e-6)
@@ -56,10 +56,10 @@ def test_applies_matrix_and_offset():
 def test_embeddings_that_fill_up_do_not_pull():
     params = _perturbed(6)
     of_four = {"embeddings": params["embeddings"][:4], "network": params["network"]}
-    penalty = jax.jit(lambda params, num_views: appearance.identity_penalty(params, SETTINGS, num_views))
+    penalty = jax.jit(lambda params, num_views: exposure_model.identity_penalty(params, SETTINGS, num_views))
     np.testing.assert_allclose(penalty(params, 4), penalty(of_four, 4), rtol=1e-6)
     assert abs(penalty(params, 6) - penalty(params, 4)) > 1e-3 * penalty(params, 4) > 0
-    expected = SETTINGS.identity_weight * np.square(appearance.transforms(of_four).mean(axis=0) - np.eye(3, 4)).sum()
+    expected = SETTINGS.identity_weight * np.square(exposure_model.transforms(of_four).mean(axis=0) - np.eye(3, 4)).sum()
     np.testing.assert_allclose(penalty(params, 4), expected, rtol=1e-4)
     assert penalty(params, 0) == 0  # of a device without a block: no division by zero
 
@@ -71,7 +71,7 @@ def test_gradients_of_the_transform():
         return (jnp.square(_exposed(params, 2, render) - photo) * (1 + render)).mean()
 
     def plain(params, render):
-        transform = appearance.transforms(params)[2]
+        transform = exposure_model.transforms(params)[2]
         exposed = jnp.einsum("hwc,dc->hwd", render, transform[:, :3]) + transform[None, None, :, 3]
         return (jnp.square(exposed - photo) * (1 + render)).mean()
 
@@ -99,12 +99,12 @@ def test_replicated_parameters_under_shard_map():
 
 
 def test_one_image_touches_one_embedding():
-    params, state = _perturbed(), appearance.init_optimizer(_perturbed())
+    params, state = _perturbed(), exposure_model.init_optimizer(_perturbed())
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(buffers)) == len(buffers)  # so that the state can be donated
 
     def loss(p):
-        return _exposed(p, 1, _render()).mean() + appearance.identity_penalty(p, SETTINGS, 4)
+        return _exposed(p, 1, _render()).mean() + exposure_model.identity_penalty(p, SETTINGS, 4)
 
     gradient = jax.jit(jax.grad(loss))
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_one_image_touches_one_embedding():
 
 def test_update_is_adam_where_all_images_are_used():
     params = _perturbed()
-    state, adam = appearance.init_optimizer(params), optax.adam(SETTINGS.learning_rate)
+    state, adam = exposure_model.init_optimizer(params), optax.adam(SETTINGS.learning_rate)
     expected, expected_state = params, adam.init(params)
     for i in range(4):
         gradient = jax.tree.map(lambda x, i=i: jnp.sin(7 * x + i), params)
@@ -136,25 +136,25 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
     canonical = _render(size=(8, 8))
     gains = jnp.array([1.1, 1.5])
     settings = AppearanceSettings(learning_rate=1e-2, identity_weight=1.0)
-    params = {"exposure": appearance.init(jax.random.key(0), 2, settings), "picture": canonical}
+    params = {"exposure": exposure_model.init(jax.random.key(0), 2, settings), "picture": canonical}
 
     def loss(params, image_id):
         photo = gains[image_id] * canonical
         return (jnp.square(_exposed(params["exposure"], image_id, params["picture"]) - photo).mean()
-                + appearance.identity_penalty(params["exposure"], settings, 2))
+                + exposure_model.identity_penalty(params["exposure"], settings, 2))
 
     @jax.jit
     def step(params, state, image_id):
         gradient = jax.grad(loss)(params, image_id)
-        exposure, state = appearance.update(params["exposure"], gradient["exposure"], state, image_id, settings)
+        exposure, state = exposure_model.update(params["exposure"], gradient["exposure"], state, image_id, settings)
         return {"exposure": exposure, "picture": params["picture"] - 3.0 * gradient["picture"]}, state
 
-    state = appearance.init_optimizer(params["exposure"])
+    state = exposure_model.init_optimizer(params["exposure"])
     for i in range(600):
         params, state = step(params, state, jnp.int32(i % 2))
     for image_id in range(2):
         shown = _exposed(params["exposure"], image_id, params["picture"])
         np.testing.assert_allclose(shown, gains[image_id] * canonical, atol=0.03)
-    mean = appearance.transforms(params["exposure"]).mean(axis=0)
+    mean = exposure_model.transforms(params["exposure"]).mean(axis=0)
     np.testing.assert_allclose(mean, np.eye(3, 4), atol=0.03)
-    assert appearance.identity_penalty(params["exposure"], settings, 2) < 1e-3
+    assert exposure_model.identity_penalty(params["exposure"], settings, 2) < 1e-3

@@ -10,15 +10,15 @@ import pytest
 from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import make_layout, sharded
 from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, TrainSettings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.blocks import compile_blocks
-from cosurfgs_jax.training.context import Context
-from cosurfgs_jax.training.feed import BlockViews, each_view
+from cosurfgs_jax.training.batches import BlockViews, each_view
+from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.layout import make_layout, sharded
-from cosurfgs_jax.training.logging import Log
-from cosurfgs_jax.training.place import first_state
+from cosurfgs_jax.training.partitioned_scene import first_state
+from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")

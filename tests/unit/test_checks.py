@@ -177,7 +177,7 @@ def test_binary_names_of_a_code_page(tmp_path, caplog):
 
 
 def test_points_beside_the_cameras_as_ply(tmp_path):
-    from cosurfgs_jax.ply_file import table_of, write_ply
+    from cosurfgs_jax.formats.ply import table_of, write_ply
 
     model = dataset_files.write_dataset(tmp_path)
     folder = tmp_path / "sparse" / "0"

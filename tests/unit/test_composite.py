@@ -24,12 +24,12 @@ from scenes import town_place
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.composite import Part, Planner, blind_camera, composite, draw_part, render_views, to_output
 from cosurfgs_jax.collab.compress import crop_rows
-from cosurfgs_jax.collab.score import render_test_views
+from cosurfgs_jax.collab.stage_scores import render_test_views
+from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.optim import to_surfels
+from cosurfgs_jax.model.optim import to_surfels
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
-from cosurfgs_jax.training.layout import sharded
 
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
 RASTER = RasterSettings(background=0.3)

@@ -26,7 +26,7 @@ from cosurfgs_jax.collab.compress import keep_head
 from cosurfgs_jax.collab.importance import Importance
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.place import first_state, round_slots
+from cosurfgs_jax.training.partitioned_scene import first_state, round_slots
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Surfels
 

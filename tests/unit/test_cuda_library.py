@@ -17,7 +17,7 @@ from scenes import abstract_batch
 
 from cosurfgs_jax import Camera, Surfels, doctor, raster, rasterize
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings, SurfelSettings
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import StepShape, train_step

@@ -15,9 +15,9 @@ import test_photometric
 from emulation import Knobs, library  # noqa: F401 - a fixture
 from test_photometric import WEIGHTS, _case, _definition64, _slopes
 
-from cosurfgs_jax import optim
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.model import optim
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
 
 # What there is of these calls under jit, grad, vmap and shard_map, in place, with and without masks, dead slots and bands.

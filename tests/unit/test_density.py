@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax import density, optim
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
+from cosurfgs_jax.model import density, optim
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import Surfels
 

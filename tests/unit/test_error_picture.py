@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax import metrics, pictures, report
-from cosurfgs_jax.ply_file import columns, read_ply
+from cosurfgs_jax.formats.ply import columns, read_ply
 from cosurfgs_jax.report.charts import color_bar, line_chart
 from cosurfgs_jax.report.error_picture import NOT_COUNTED, distance_colors, error_pictures
 from cosurfgs_jax.report.mesh_picture import draw_points

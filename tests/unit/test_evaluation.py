@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax import pictures
-from cosurfgs_jax.collab.score import score_view
+from cosurfgs_jax.collab.stage_scores import score_view
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.outputs import commands, evaluation
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import evaluation, results
+from cosurfgs_jax.workdir import merge_metrics
 
 SIZE = (24, 32)
 
@@ -158,17 +159,17 @@ def test_of_a_user_s_points_those_count_that_the_exact_depth_does_not_hide(tmp_p
 
 def test_metrics_parts_are_merged(tmp_path):
     path = tmp_path / "metrics.json"
-    evaluation.merge_metrics(path, stages=[{"name": "device"}])
+    merge_metrics(path, stages=[{"name": "device"}])
     final = evaluation.final_part({"psnr": 20.0, "per_view": {"a": 1}}, 5)
-    content = evaluation.merge_metrics(path, final=final)
+    content = merge_metrics(path, final=final)
     assert content == json.loads(path.read_text()) == {
         "format": 1, "stages": [{"name": "device"}], "final": {"psnr": 20.0, "num_surfels": 5}, "geometry": None}
-    assert evaluation.merge_metrics(path, geometry={"unit": "m"})["final"] == final
+    assert merge_metrics(path, geometry={"unit": "m"})["final"] == final
     with pytest.raises(InputError, match="expected the parts"):
-        evaluation.merge_metrics(path, finale={})
+        merge_metrics(path, finale={})
     path.write_text('{"format": 2}')
     with pytest.raises(InputError, match="expected format 1, got 2"):
-        evaluation.merge_metrics(path, final={})
+        merge_metrics(path, final={})
 
 
 def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
@@ -189,7 +190,7 @@ def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, m
     scene = make_scene(5, image_names=names, num_views=5, test_views=np.arange(5), train_views=np.arange(0))
     maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
     trained = types.SimpleNamespace(place=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps)
-    monkeypatch.setattr(results, "load_trained", lambda *_: trained)
-    results.render(Settings(), tmp_path / "run")
+    monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
+    commands.render(Settings(), tmp_path / "run")
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*_color.png")}
     assert found == {f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.collab.exchange import Exchange, choose_partners, color_rounds, plan_exchange
-from cosurfgs_jax.training.layout import Layout, make_layout, sharded
+from cosurfgs_jax.distributed.layout import Layout, make_layout, sharded
 
 # (mesh, within rows, largest group with an all_to_all, partners): one collective, rounds, and rounds that rows share.
 PLANS = {

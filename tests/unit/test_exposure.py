@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_context, solid_state
 
-from cosurfgs_jax import appearance
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.losses.photometric import expose
+from cosurfgs_jax.model import exposure_model
+from cosurfgs_jax.outputs.merged_model import load_merged
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import LmcSettings, MasSettings
-from cosurfgs_jax.training import exposure, loop
+from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.merged import load_merged
 
 
 def test_gains_are_found_from_shared_photographs():
@@ -26,7 +26,7 @@ def test_gains_are_found_from_shared_photographs():
     for block, shown in enumerate((range(5), range(3, 9), range(7, 12), range(9, 12))):  # a chain
         responses[block, [view for view in range(12) if view not in shown]] = np.nan
     views = np.array([5, 6, 5, 3])
-    gains = exposure.block_gains(responses, views)
+    gains = harmonize.block_gains(responses, views)
     np.testing.assert_allclose(gains * true, np.broadcast_to((gains * true)[:1], true.shape), rtol=1e-9)
     np.testing.assert_allclose((views[:, None] * np.log(gains)).sum(axis=0), 0, atol=1e-9)
 
@@ -35,9 +35,9 @@ def test_one_bad_photograph_changes_nothing_and_strangers_stay():
     responses = np.full((3, 7, 3), np.nan)
     responses[0, :6], responses[1, 1:7] = 0.5, 0.4
     responses[1, 3] = 0.01  # a photograph that one block failed to explain
-    gains = exposure.block_gains(responses, np.array([6, 6, 1]))
+    gains = harmonize.block_gains(responses, np.array([6, 6, 1]))
     np.testing.assert_allclose(gains[0] / gains[1], 0.5 / 0.4)
-    np.testing.assert_allclose(exposure.block_gains(np.full((2, 4, 3), np.nan), np.array([2, 2])), 1)
+    np.testing.assert_allclose(harmonize.block_gains(np.full((2, 4, 3), np.nan), np.array([2, 2])), 1)
 
 
 def _with_exposure(state, gain: float, seed: int):
@@ -47,19 +47,19 @@ def _with_exposure(state, gain: float, seed: int):
     noise = np.random.default_rng(seed).normal(0, 0.005, output["kernel"].shape).astype(np.float32)
     params = params | {"network": params["network"] | {"output": output | {"kernel": output["kernel"] + noise}}}
     state = dataclasses.replace(state, appearance=params)
-    return exposure.scale_colors(jax.tree.map(jnp.asarray, state), jnp.full(3, gain, jnp.float32))
+    return harmonize.scale_colors(jax.tree.map(jnp.asarray, state), jnp.full(3, gain, jnp.float32))
 
 
 def test_a_model_with_other_colours_shows_its_photographs_as_before():
     place = four_blocks()
     before = jax.tree.map(jnp.asarray, solid_state(place, 0))
     before = _with_exposure(before, 1.0, 0)
-    after = exposure.scale_colors(before, jnp.asarray([1.3, 0.8, 1.1], jnp.float32))
+    after = harmonize.scale_colors(before, jnp.asarray([1.3, 0.8, 1.1], jnp.float32))
     camera = place.views.camera_arrays(int(place.blocks[0].views[0]))
     colors, photos = [], []
     for state in (before, after):
         colors.append(rasterize(state.surfels(), camera, image_size=(24, 32), maps="color").color)
-        photos.append(expose(colors[-1], appearance.transform_of(state.appearance, 1)))
+        photos.append(expose(colors[-1], exposure_model.transform_of(state.appearance, 1)))
     assert (colors[0] > 0.05).mean() > 0.3
     np.testing.assert_allclose(photos[1], photos[0], atol=2e-6)
     np.testing.assert_allclose(colors[1], colors[0] * jnp.asarray([1.3, 0.8, 1.1])[None, None], atol=2e-6)
@@ -70,7 +70,7 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
     with run_context(place, tmp_path, 2) as context:
         rows = put_states(context, lambda number: jax.tree.map(
             np.asarray, _with_exposure(solid_state(place, number), float(gains[number]), 7)))
-        stage, found = exposure.agree(context, Stage("device", rows, 0, 0, 0.0))
+        stage, found = harmonize.agree(context, Stage("device", rows, 0, 0, 0.0))
         assert NUM_BLOCKS == len(gains)
         levels = found * gains[:, None]
         shared = [set(place.blocks[0].views.tolist()) & set(block.views.tolist()) for block in place.blocks]

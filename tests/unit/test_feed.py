@@ -10,20 +10,20 @@ import pytest
 from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import make_layout, sharded
 from cosurfgs_jax.settings import DataSettings, DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
-from cosurfgs_jax.training import loop, pace
-from cosurfgs_jax.training.blocks import compile_blocks
+from cosurfgs_jax.training import dispatch, loop
+from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.context import Context, Stopped
-from cosurfgs_jax.training.feed import BlockViews
+from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.device_cache import Shelf, free_bytes, shelf_bytes
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.layout import make_layout, sharded
-from cosurfgs_jax.training.logging import Log
-from cosurfgs_jax.training.place import Photographs, Place, first_state
+from cosurfgs_jax.training.partitioned_scene import Photographs, Place, first_state
+from cosurfgs_jax.training.run import Context, Stopped
+from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.schedule import Schedule
-from cosurfgs_jax.training.shelf import Shelf, free_bytes, shelf_bytes
 from cosurfgs_jax.training.step import StepShape
-from cosurfgs_jax.training.views import WorldViews
+from cosurfgs_jax.training.world_cameras import WorldViews
 
 SLOTS, STEPS = 2048, 5
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1), train=TrainSettings(steps=STEPS, log_every=2),
@@ -158,7 +158,7 @@ def expected(place) -> list:
 def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(place, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "programs_ahead", lambda layout: 1)  # as on an accelerator
     events, wait = [], jax.block_until_ready
-    monkeypatch.setattr(pace.jax, "block_until_ready", lambda result: events.append("wait") or wait(result))
+    monkeypatch.setattr(dispatch.jax, "block_until_ready", lambda result: events.append("wait") or wait(result))
 
     def trainer(context: Context, stop_after: int | None = None):
         trainer = loop.Trainer(context, Schedule.from_settings(SETTINGS))

@@ -12,7 +12,7 @@ import scipy.spatial
 from PIL import Image
 from scenes import SMALL, TINY, town_folder, town_scene
 
-from cosurfgs_jax.data import generated, town_mesh, town_sfm
+from cosurfgs_jax.data.town import dataset, exact_mesh, sfm
 from cosurfgs_jax.errors import InputError
 
 PIXEL_M = 0.6  # on the ground, in SMALL
@@ -38,8 +38,8 @@ def load_maps(path):
 @pytest.fixture(scope="module")
 def built():
     """The town itself: renderer, plan and mesh in the local frame."""
-    renderer, town, reach = generated._build(SMALL, 1)
-    return renderer, town, town_mesh.build_mesh(town, renderer.flight, reach)
+    renderer, town, reach = dataset._build(SMALL, 1)
+    return renderer, town, exact_mesh.build_mesh(town, renderer.flight, reach)
 
 
 def rays_of(scene, view, rows, columns):
@@ -95,7 +95,7 @@ def test_depth_agrees_with_an_independent_intersector(scene, maps, built):
     for view in (0, 5, 10, 11):
         rows, columns = random_pixels(rng, maps[0][view].shape, 60)
         center, rays = rays_of(scene, view, rows, columns)
-        expected = [cut_by_hand(town, hulls, center - generated.ORIGIN_M, ray) for ray in rays]
+        expected = [cut_by_hand(town, hulls, center - dataset.ORIGIN_M, ray) for ray in rays]
         np.testing.assert_allclose(maps[0][view][rows, columns], expected, rtol=0, atol=2e-5)
 
 
@@ -180,14 +180,14 @@ def test_mesh_has_no_hidden_surface(built):
         near = middles[tree.query_ball_point(middle, np.linalg.norm(solid.footprint - middle, axis=1).max())]
         depth = (near @ solid.planes[:, :3].T + solid.planes[:, 3]).max(axis=1)
         assert depth.min() > -1e-6, f"a triangle lies {-depth.min()} m inside a {solid.kind}"
-    is_wall = mesh.faces != town_mesh.GROUND
+    is_wall = mesh.faces != exact_mesh.GROUND
     heights = town.terrain.heights(middles[is_wall, 0], middles[is_wall, 1])
     assert np.min(middles[is_wall, 2] - heights) > -5e-5 * town.size
 
 
 def test_mesh_is_close_to_the_hills_and_turned_outwards(built):
     renderer, town, mesh = built
-    is_ground = mesh.faces == town_mesh.GROUND
+    is_ground = mesh.faces == exact_mesh.GROUND
     corners = mesh.vertices[mesh.triangles]
     shares = np.random.default_rng(2).dirichlet(np.ones(3), len(corners))
     inside = np.einsum("nk,nkd->nd", shares, corners)[is_ground]
@@ -214,7 +214,7 @@ def test_true_points_lie_on_the_surface_and_are_seen_twice(scene, maps):
     assert times_seen.min() >= 2
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
     assert len(truth.points) > 10_000
-    assert np.linalg.norm(truth.points.mean(0) - generated.ORIGIN_M) < 20
+    assert np.linalg.norm(truth.points.mean(0) - dataset.ORIGIN_M) < 20
 
 
 def test_sparse_points_are_near_the_surface(scene):
@@ -245,15 +245,15 @@ def test_tracks_see_their_points(scene, maps):
 
 def test_observations_are_noisy_by_what_is_stated(built):
     renderer, town, mesh = built
-    points, normals = town_mesh.sample_surface(mesh, town, renderer.faces.planes, 2.0, (100, 20_000), 0)
+    points, normals = exact_mesh.sample_surface(mesh, town, renderer.faces.planes, 2.0, (100, 20_000), 0)
     view = renderer.render(4)
     image = np.zeros((SMALL.height, SMALL.width, 3), np.uint8)
-    observed = town_sfm.observe(renderer.flight, 4, view, image, points, normals, seed=0)
-    seen, exact = town_sfm.visible_points(renderer.flight, 4, view, points, normals, min_cosine=0.2)
+    observed = sfm.observe(renderer.flight, 4, view, image, points, normals, seed=0)
+    seen, exact = sfm.visible_points(renderer.flight, 4, view, points, normals, min_cosine=0.2)
     exact = dict(zip(seen.tolist(), exact, strict=True))
     residual = observed.pixels - np.array([exact[number] for number in observed.numbers.tolist()])
     assert 0.45 < len(observed.numbers) / len(seen) < 0.62
-    assert abs(residual.std() - town_sfm.NOISE_PX) < 0.03 and abs(residual.mean()) < 0.03
+    assert abs(residual.std() - sfm.NOISE_PX) < 0.03 and abs(residual.mean()) < 0.03
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (1, 8), (6, 11)])
@@ -307,8 +307,8 @@ def test_oblique_views_exist(scene):
 
 
 def test_the_same_settings_give_the_same_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(generated.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    generated.make_town(TINY, tmp_path / "again")
+    monkeypatch.setattr(dataset.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    dataset.make_town(TINY, tmp_path / "again")
     first = town_folder(TINY)
     names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
     again = sorted(str(p.relative_to(tmp_path / "again")) for p in (tmp_path / "again").rglob("*") if p.is_file())
@@ -318,13 +318,13 @@ def test_the_same_settings_give_the_same_files(tmp_path, monkeypatch):
 
 
 def test_another_seed_gives_another_town(tmp_path):
-    generated.make_town(dataclasses.replace(TINY, seed=1), tmp_path / "other")
+    dataset.make_town(dataclasses.replace(TINY, seed=1), tmp_path / "other")
     name = "ground_truth/mesh.ply"
     assert (tmp_path / "other" / name).read_bytes() != (town_folder(TINY) / name).read_bytes()
 
 
 def test_exposure_changes_photographs_only(tmp_path):
-    generated.make_town(dataclasses.replace(TINY, exposure_jitter=1.0), tmp_path / "bright")
+    dataset.make_town(dataclasses.replace(TINY, exposure_jitter=1.0), tmp_path / "bright")
     plain = town_folder(TINY)
     names = [path.name for path in sorted((plain / "images").iterdir())]
     ratios = []
@@ -338,38 +338,38 @@ def test_exposure_changes_photographs_only(tmp_path):
 
 def test_a_second_call_does_nothing(monkeypatch):
     folder = town_folder(TINY)
-    monkeypatch.setattr(generated, "_write_dataset", None)
-    generated.make_town(TINY, folder)
+    monkeypatch.setattr(dataset, "_write_dataset", None)
+    dataset.make_town(TINY, folder)
 
 
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generated.town_sfm, "write_colmap", fail)
+    monkeypatch.setattr(dataset.town_sfm, "write_colmap", fail)
     with pytest.raises(KeyboardInterrupt):
-        generated.make_town(TINY, tmp_path / "town")
+        dataset.make_town(TINY, tmp_path / "town")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="other files; choose another folder"):
-        generated.make_town(TINY, tmp_path)
+        dataset.make_town(TINY, tmp_path)
     with pytest.raises(InputError, match="delete it or choose another folder"):
-        generated.make_town(dataclasses.replace(TINY, seed=5), town_folder(TINY))
+        dataset.make_town(dataclasses.replace(TINY, seed=5), town_folder(TINY))
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_an_empty_folder_is_filled(tmp_path):
-    generated.make_town(TINY, tmp_path)
+    dataset.make_town(TINY, tmp_path)
     assert json.loads((tmp_path / "generated.json").read_text())["num_views"] == TINY.num_views
 
 
 @pytest.mark.parametrize(("width", "height", "size"), [(33, 47, 30.0), (64, 32, 130.0)])
 def test_odd_sizes(tmp_path, width, height, size):
     settings = dataclasses.replace(TINY, num_views=4, width=width, height=height, size_m=size)
-    generated.make_town(settings, tmp_path / "town")
+    dataset.make_town(settings, tmp_path / "town")
     depth, normal = load_maps(tmp_path / "town/ground_truth/depth/DJI_0001.npz")
     assert depth.shape == (height, width) and normal.shape == (height, width, 3)
     assert np.isfinite(depth).all() and 40 < depth.min() < depth.max() < 200

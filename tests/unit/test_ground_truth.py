@@ -9,7 +9,7 @@ import pytest
 from cosurfgs_jax.data.ground_truth import load_ground_truth
 from cosurfgs_jax.data.scene import load_scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.ply_file import table_of, write_ply
+from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
 VERTICES = np.random.default_rng(4).normal(1e5, 1, (7, 3))

@@ -377,7 +377,7 @@ def test_real_photographs():
 
 
 def test_the_generated_town_is_kept_by_its_settings(tmp_path, monkeypatch):
-    from cosurfgs_jax.data import generated
+    from cosurfgs_jax.data.town import dataset
 
     made = []
 
@@ -386,7 +386,7 @@ def test_the_generated_town_is_kept_by_its_settings(tmp_path, monkeypatch):
         if not folder.exists():
             dataset_files.write_dataset(folder, dataset_files.make_model(num_views=settings.num_views))
 
-    monkeypatch.setattr(generated, "make_town", make)
+    monkeypatch.setattr(dataset, "make_town", make)
     scenes = [
         load_scene(DataSettings(), GeneratedSettings(num_views=number, seed=seed), tmp_path)
         for number, seed in ((4, 0), (4, 0), (5, 0), (5, 1))

@@ -18,11 +18,11 @@ from cosurfgs_jax.collab.importance import (
     measure_view,
     removal_effects,
 )
+from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import IMPORTANCE_SCORES, LmcSettings
-from cosurfgs_jax.training.feed import each_view
-from cosurfgs_jax.training.layout import sharded
+from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.types import Camera, Surfels
 
 NUM = 200  # slots of the states without a place

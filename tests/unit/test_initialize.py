@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax import initialize
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import rotations, spherical_harmonics
+from cosurfgs_jax.model import initialize
 
 KEY = jax.random.key(0)
 

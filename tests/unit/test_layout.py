@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cosurfgs_jax.distributed.layout import Layout, make_layout, sharded
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.training.layout import Layout, make_layout, sharded
 
 
 def edges(num_blocks: int, num_edges: int) -> np.ndarray:

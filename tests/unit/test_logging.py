@@ -8,7 +8,7 @@ import pytest
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.logging import Log, Progress, Stopwatch, peak_bytes_per_device, read_history, write_stage
+from cosurfgs_jax.training.run_log import Log, Progress, Stopwatch, peak_bytes_per_device, read_history, write_stage
 
 
 def test_without_a_terminal_lines_are_rare():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax import optim
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.model import optim
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import Surfels
 

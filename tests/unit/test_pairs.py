@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax.raster import pairs
+from cosurfgs_jax.raster import binning
 from cosurfgs_jax.raster.projection import NUM_FEATURES, Projected, Static
 
 STATIC = Static(height=40, width=70, near=0.1, sh_degree=0, maps=0, with_contributions=False, orthographic=False)
-GRID = pairs.make_grid(STATIC, 16)
+GRID = binning.make_grid(STATIC, 16)
 COUNT = 60
 
 
@@ -37,9 +37,9 @@ def test_windows_hold_all_pairs_in_order(size, drawn):
     projected = _projected(drawn=drawn)
     want = _lists(projected)
     assert GRID.num_tiles == 15 and (drawn == 0 or len(want) > 200)
-    ordered = pairs.order(projected, GRID)
-    assert int(ordered.num_pairs) == len(want) and int(pairs.num_windows(ordered, size)) == -(-len(want) // size)
-    make = jax.jit(pairs.make_window, static_argnums=(2, 3))
+    ordered = binning.order(projected, GRID)
+    assert int(ordered.num_pairs) == len(want) and int(binning.num_windows(ordered, size)) == -(-len(want) // size)
+    make = jax.jit(binning.make_window, static_argnums=(2, 3))
     ids = np.asarray(ordered.ids)
     for index in range(-(-len(want) // size)):
         window = jax.tree.map(np.asarray, make(ordered, jnp.int32(index), size, GRID))
@@ -52,22 +52,22 @@ def test_windows_hold_all_pairs_in_order(size, drawn):
 
 def test_two_keys_sort_as_one(monkeypatch):
     """Where tile and rank do not fit into one number."""
-    ordered = pairs.order(_projected(), GRID)
-    one = pairs.make_window(ordered, jnp.int32(1), 64, GRID)
-    monkeypatch.setattr(pairs, "_MAX_KEY", 0)
-    two = pairs.make_window(ordered, jnp.int32(1), 64, GRID)
+    ordered = binning.order(_projected(), GRID)
+    one = binning.make_window(ordered, jnp.int32(1), 64, GRID)
+    monkeypatch.setattr(binning, "_MAX_KEY", 0)
+    two = binning.make_window(ordered, jnp.int32(1), 64, GRID)
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_pairs_beyond_the_count_are_skipped_and_counted(monkeypatch):
     projected = _projected()
-    monkeypatch.setattr(pairs, "MAX_PAIRS", 100)
-    ordered = pairs.order(projected, GRID)
+    monkeypatch.setattr(binning, "MAX_PAIRS", 100)
+    ordered = binning.order(projected, GRID)
     kept = {surfel for surfel, _ in _lists(projected)[: int(ordered.num_pairs)]}
     assert 80 < int(ordered.num_pairs) < 100
     assert int(ordered.num_skipped) == int(projected.is_drawn.sum()) - len(kept)
 
 
 def test_windows_grow_with_the_model():
-    sizes = [pairs.window_size(num, GRID) for num in (0, 10_000, 100_000, 10_000_000)]
+    sizes = [binning.window_size(num, GRID) for num in (0, 10_000, 100_000, 10_000_000)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[2] < sizes[3] == 2**21 and sizes[2] >= 300_000

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax.training.parcel import Parcel
+from cosurfgs_jax.distributed.packing import Parcel
 
 TREE = {"a": np.array([[1.5, -0.0], [np.nan, np.inf]], np.float32), "b": (np.int32(-7), np.bool_(True), None),
         "c": np.array([False, True]), "d": np.float32(1e-45), "e": np.arange(3, dtype=np.int32)}

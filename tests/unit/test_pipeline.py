@@ -10,8 +10,8 @@ from cosurfgs_jax.collab.compress import Compression
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import LmcSettings, Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.context import Context
 from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.run import Context
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def course(monkeypatch):
         number, marks = stage.rows[0]
         return Compression([(number * (1 - ratio), marks)], {}, {}, {}, {})
 
-    def run(rounds, ratio, num_steps, stage, stop_at=None):
+    def compress_blocks(rounds, ratio, num_steps, stage, stop_at=None):
         def run_stage(context, stage, end, advance, checkpoints):
             while stage.step < end:
                 number, marks = stage.rows[0]
@@ -45,7 +45,7 @@ def course(monkeypatch):
         context = Context(settings, *[None] * (len(Context._fields) - 1))
         return pipeline.compress_in_rounds(context, stage, num_steps, object.__new__(Checkpoints)), done
 
-    return run
+    return compress_blocks
 
 
 def _begin() -> Stage:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax import ply_file
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.export.ply import read_surfels_ply, write_surfels_ply
+from cosurfgs_jax.formats import ply
+from cosurfgs_jax.formats.splat_ply import read_surfels_ply, write_surfels_ply
 from cosurfgs_jax.types import Surfels
 
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
@@ -43,7 +43,7 @@ def test_map_coordinates_keep_their_digits(tmp_path, caplog, form, offset, kind)
     surfels = make_surfels()
     means = np.asarray(surfels.means, np.float64) + offset
     write_surfels_ply(tmp_path / "s.ply", surfels.replace(means=means), form)
-    table = ply_file.read_ply(tmp_path / "s.ply")[0]["vertex"]
+    table = ply.read_ply(tmp_path / "s.ply")[0]["vertex"]
     assert {table.dtype[name].str[1:] for name in "xyz"} == {kind}
     assert {table.dtype[name].str[1:] for name in table.dtype.names if name not in "xyz"} == {"f4"}
     assert ("double precision" in caplog.text) == (kind == "f8")
@@ -109,13 +109,13 @@ def test_normal_is_the_third_axis(tmp_path):
 def test_reads_any_column_order_types_and_extra_columns(tmp_path):
     surfels = make_surfels(num_coefficients=4)
     write_surfels_ply(tmp_path / "a.ply", surfels)
-    table = ply_file.read_ply(tmp_path / "a.ply")[0]["vertex"]
+    table = ply.read_ply(tmp_path / "a.ply")[0]["vertex"]
     names = list(table.dtype.names)[::-1]
     shuffled = np.empty(len(table), [("extra", "u1"), *((name, "f8") for name in names)])
     for name in names:
         shuffled[name] = table[name]
     shuffled["extra"] = 9
-    ply_file.write_ply(tmp_path / "b.ply", shuffled)
+    ply.write_ply(tmp_path / "b.ply", shuffled)
     assert np.array_equal(np.asarray(read_surfels_ply(tmp_path / "b.ply").sh), np.asarray(surfels.sh))
 
 
@@ -123,9 +123,9 @@ def test_volumes_and_broken_files_are_refused(tmp_path):
     surfels = make_surfels(num_coefficients=1)
     path = tmp_path / "v.ply"
     write_surfels_ply(path, surfels, "3dgs")
-    table = ply_file.read_ply(path)[0]["vertex"]
+    table = ply.read_ply(path)[0]["vertex"]
     table["scale_2"] = 5
-    ply_file.write_ply(path, table)
+    ply.write_ply(path, table)
     with pytest.raises(InputError, match="flat surfels"):
         read_surfels_ply(path)
     path.write_bytes(path.read_bytes()[:-3])
@@ -136,7 +136,7 @@ def test_volumes_and_broken_files_are_refused(tmp_path):
         read_surfels_ply(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_surfels_ply(tmp_path / "missing.ply")
-    ply_file.write_ply(path, np.zeros(3, [("x", "f4"), ("y", "f4")]))
+    ply.write_ply(path, np.zeros(3, [("x", "f4"), ("y", "f4")]))
     with pytest.raises(InputError, match="f_dc|scale_0"):
         read_surfels_ply(path)
     with pytest.raises(InputError, match='"2d" or "3dgs"'):
@@ -176,9 +176,9 @@ def test_other_ply_encodings_are_read(tmp_path, form):
     else:
         body = struct.pack(">dfB", 1.5, 2.5, 3) + struct.pack(">dfB", -1, 0.25, 255) + struct.pack(">BIII", 3, 0, 1, 1)
     (tmp_path / "p.ply").write_bytes(header + body)
-    tables, comments = ply_file.read_ply(tmp_path / "p.ply")
+    tables, comments = ply.read_ply(tmp_path / "p.ply")
     assert comments == ["hello world"]
-    assert np.array_equal(ply_file.read_points_ply(tmp_path / "p.ply"), [[1.5, 2.5, 3], [-1, 0.25, 255]])
+    assert np.array_equal(ply.read_points_ply(tmp_path / "p.ply"), [[1.5, 2.5, 3], [-1, 0.25, 255]])
     assert tables["face"]["vertex_indices"].tolist() == [[0, 1, 1]]
 
 
@@ -187,4 +187,4 @@ def test_polygons_are_refused(tmp_path):
               b"property list uchar int vertex_indices\nend_header\n")
     (tmp_path / "q.ply").write_bytes(header + struct.pack("<f", 0) + struct.pack("<Biiii", 4, 0, 0, 0, 0))
     with pytest.raises(InputError, match="triangles"):
-        ply_file.read_ply(tmp_path / "q.ply")
+        ply.read_ply(tmp_path / "q.ply")

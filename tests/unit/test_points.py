@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from cosurfgs_jax import ply_file
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.export import points as point_files
+from cosurfgs_jax.formats import ply
+from cosurfgs_jax.formats import points as point_files
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.types import Surfels
 
@@ -51,7 +51,7 @@ def test_points_are_the_opaque_surfels():
 @pytest.mark.parametrize("origin, kind", [(FAR, "f8"), (np.zeros(3), "f4")])
 def test_ply_has_positions_normals_and_colors(tmp_path, origin, kind):
     point_files.write_points_ply(tmp_path / "a" / "p.ply", points(origin))
-    table = ply_file.read_ply(tmp_path / "a" / "p.ply")[0]["vertex"]
+    table = ply.read_ply(tmp_path / "a" / "p.ply")[0]["vertex"]
     assert table.dtype.names == ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue")
     assert {table.dtype[name].str[1:] for name in "xyz"} == {kind}
     np.testing.assert_allclose(np.stack([table[name] for name in "xyz"], axis=1), PLACES[:3] + origin, atol=1e-5)

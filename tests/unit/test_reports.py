@@ -4,15 +4,15 @@ import jax
 import numpy as np
 import pytest
 
+from cosurfgs_jax.distributed.layout import make_layout, sharded
+from cosurfgs_jax.distributed.packing import Parcel
 from cosurfgs_jax.losses.geometric import GeometricLosses
-from cosurfgs_jax.training import loop, reports
-from cosurfgs_jax.training.context import Context
-from cosurfgs_jax.training.layout import make_layout, sharded
-from cosurfgs_jax.training.logging import Log, Progress, read_history
-from cosurfgs_jax.training.pace import Pace, programs_ahead
-from cosurfgs_jax.training.parcel import Parcel
-from cosurfgs_jax.training.reports import RecentReports, fetch_parcels, mean_numbers, numbers_of
+from cosurfgs_jax.training import loop, step_reports
+from cosurfgs_jax.training.dispatch import Pace, programs_ahead
+from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run_log import Log, Progress, read_history
 from cosurfgs_jax.training.step import StepReport
+from cosurfgs_jax.training.step_reports import RecentReports, fetch_parcels, mean_numbers, numbers_of
 
 
 def report_of(step: int, block: int, has_geometry: bool, loss: float | None = None, num_invalid: int = 0) -> StepReport:
@@ -53,7 +53,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
     layout = make_layout(np.zeros(3, np.int64), 2)
     recent, expected, fetches = RecentReports(layout), [], []
     open_on_devices = sharded(lambda parcel: parcel.open(), layout)
-    monkeypatch.setattr(reports, "fetch_parcels", lambda *arguments: fetches.append(1) or fetch_parcels(*arguments))
+    monkeypatch.setattr(step_reports, "fetch_parcels", lambda *arguments: fetches.append(1) or fetch_parcels(*arguments))
     with Log(tmp_path) as log, Progress("device", 12) as progress:
         log.begin("device", 0)
         one_by_one = {block: [] for block in range(3)}
@@ -92,7 +92,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_
 
 
 def test_reports_do_not_pile_up_on_the_devices(monkeypatch):
-    monkeypatch.setattr(reports, "_MOST_KEPT", 3)
+    monkeypatch.setattr(step_reports, "_MOST_KEPT", 3)
     layout = make_layout(np.zeros(1, np.int64), 1)
     recent, kept = RecentReports(layout), []
     for step in range(8):

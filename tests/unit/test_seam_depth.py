@@ -8,8 +8,7 @@ from blocks_case import TOWN, exchange_of, put_states, run_context, solid_state
 from scenes import town_place
 
 from cosurfgs_jax.collab.compress import crop_rows
-from cosurfgs_jax.collab.score import SeamMasks
-from cosurfgs_jax.collab.seam_depth import (
+from cosurfgs_jax.collab.seam_metrics import (
     SeamDepth,
     disagreement,
     score_seam_depth,
@@ -18,6 +17,7 @@ from cosurfgs_jax.collab.seam_depth import (
     view_sums,
     wall_roughness,
 )
+from cosurfgs_jax.collab.stage_scores import SeamMasks
 from cosurfgs_jax.geometry.cameras import unproject
 
 HEIGHT = 0.02  # world lengths

@@ -6,10 +6,10 @@ import pytest
 from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.settings import AppearanceSettings, DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
-from cosurfgs_jax.training.blocks import compile_blocks
-from cosurfgs_jax.training.layout import make_layout
-from cosurfgs_jax.training.place import Photographs, first_state
+from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.collab.traffic import Collective, collectives
-from cosurfgs_jax.training.layout import make_layout, sharded
+from cosurfgs_jax.distributed.layout import make_layout, sharded
 
 ALL = ("edge", "device")
 # Of f32[8, 5] = 160 bytes on each of two by two devices: the function, and how much of the 160 a device gets.

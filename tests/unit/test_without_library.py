@@ -14,13 +14,13 @@ from scenes import town_place
 
 from cosurfgs_jax import raster
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.geometric import SecondView
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import AppearanceSettings, Settings, SurfelSettings
-from cosurfgs_jax.training.blocks import compile_blocks
-from cosurfgs_jax.training.layout import make_layout
-from cosurfgs_jax.training.place import Photographs, first_state
+from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
 from cosurfgs_jax.training.step import Batch, StepShape
 
 ABSENT = "the native CPU library cannot be loaded (for this test)"

@@ -1,0 +1,214 @@
+"""How well a model's depth fits together at the walls between cells: before distillation, after it, and at every stage between.
+
+All numbers are shares of the depth, medians over the pixels of a view, and means over views weighted by their pixels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from cosurfgs_jax import files, metrics
+from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.stage_scores import CellRenderer, SeamMasks
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.partition import Partition
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
+from cosurfgs_jax.training.loop import views_in_step
+from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.types import Camera
+
+
+class SeamDepth(NamedTuple):
+    """None where there is nothing to measure. "Seam" is the band of pixels of `SeamMasks`, "rest" all others.
+
+    | field                     | what                                                                                          |
+    |---------------------------|-----------------------------------------------------------------------------------------------|
+    | `depth_disagreement_seam` | between the whole local models of two blocks where both were trained, before they are cropped |
+    | `depth_step_*`            | jump across a wall beyond the slope (`metrics.depth_steps`); rest: between all other pixels   |
+    | `depth_step_expected`     | that jump where the same places are in one piece, so that there is no wall                    |
+    | `depth_error_*`           | against exact depth                                                                           |
+    | `depth_step_excess`       | what is due to the wall: sqrt(seam^2 - expected^2), 0 where it is the smaller one             |
+
+    The first is of two models and exists before aggregation only; the step is what it leaves in one model, less than the
+    disagreement where discs reach across the wall and smear it. Its excess goes with the disagreement, and is what
+    distillation is to take away: compare that between stages. A check between views would not do: a solid step looks the same
+    from everywhere (there and back by a neighbour's depth gave 0.024 % at seams and 0.026 % elsewhere before and after).
+
+    Where pixels pass from one cell to another the scene is not like elsewhere: the edge of a roof leaps over ground, and so is
+    likelier to leap over a wall (on the built-in town a model of one block has 1.08 times the steps there). What is expected is
+    therefore measured at the same pairs of pixels in the whole local models of the two blocks, which go on behind the wall; at
+    stages that have none any more it is `depth_step_rest`, times what was expected / rest when there were.
+    """
+
+    depth_disagreement_seam: float | None = None
+    depth_step_seam: float | None = None
+    depth_step_rest: float | None = None
+    depth_step_expected: float | None = None
+    depth_error_seam: float | None = None
+    depth_error_rest: float | None = None
+    depth_step_excess: float | None = None
+
+
+NUM_SUMS = 6  # of `view_sums`: the fields before the excess
+VIEWS_PER_BLOCK = 16  # that are looked at. Few views show little of the walls: over 8 the excess scatters by half of itself
+
+
+def disagreement(depths: dict[int, Float[np.ndarray, "h w"]], camera: Camera, partition: Partition,
+                 seam: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, " k"]:
+    """How far blocks disagree about the same pixels.
+
+    Args:
+        depths: of each block's whole local model in one view, 0 = nothing, world lengths.
+        camera: of the view, NumPy arrays.
+        partition: of the blocks.
+        seam: pixels that are looked at.
+    Returns:
+        |difference| / mean depth f64[k] for every pixel and pair of blocks whose hits both lie in the expanded cells of both:
+        where both were trained.
+    """
+    pairs = []
+    seen = {block: seam & (depth > 0) for block, depth in depths.items() if (seam & (depth > 0)).any()}
+    points = {block: unproject(depths[block], camera.intrinsics, camera.camera_from_world) for block in seen}
+    for first in seen:
+        for second in (block for block in seen if block > first):
+            both = seen[first] & seen[second]
+            for mine in (first, second):
+                for cell in (first, second):
+                    both[both] &= partition.is_in_expanded(cell, points[mine][both])
+            a, b = (depths[block][both].astype(np.float64) for block in (first, second))
+            pairs.append(np.abs(a - b) / (0.5 * (a + b)))
+    return np.concatenate(pairs) if pairs else np.zeros(0)
+
+
+def _sums(values: np.ndarray) -> tuple[float, float]:
+    """What adds up over views and processes: the number of finite values, and that times their median."""
+    values = values[np.isfinite(values)]
+    return (float(len(values)), float(len(values) * np.median(values))) if len(values) else (0.0, 0.0)
+
+
+def view_sums(depth: Float[np.ndarray, "h w"], camera: Camera, partition: Partition, seam: Bool[np.ndarray, "h w"], *,
+              truth: Float[np.ndarray, "h w"] | None = None,
+              alone: dict[int, np.ndarray] | None = None) -> Float[np.ndarray, "6 2"]:
+    """One view's part of `SeamDepth`: number of pixels, and that times the median, of each field but the excess.
+
+    Args:
+        depth: of the model, 0 = nothing, world lengths.
+        camera: of the view, NumPy arrays.
+        partition: of the blocks.
+        seam: which pixels are at a seam.
+        truth: exact depth, world lengths, 0 = nothing.
+        alone: depth of each block's whole local model.
+    """
+    alone = alone or {}
+    steps = metrics.depth_steps(depth)
+    cells = partition.cell_of(unproject(depth, camera.intrinsics, camera.camera_from_world))
+    is_wall, is_within = metrics.label_borders(cells)
+    following = np.stack([np.roll(cells, -1, axis=axis) for axis in (1, 0)])
+    # A third block may know the place too, but only at corners: only the two that meet know all of the wall.
+    unbroken = [np.zeros(0)]
+    for block, own in alone.items():
+        is_own = is_wall & ((cells == block) | (following == block))
+        if is_own.any():
+            unbroken.append(metrics.depth_steps(_trained(block, own, camera, partition))[is_own])
+    error = np.full(depth.shape, np.nan)
+    if truth is not None:
+        both = (truth > 0) & (depth > 0)
+        error[both] = np.abs(depth - truth)[both] / truth[both]
+    values = [disagreement(alone, camera, partition, seam), steps[is_wall], steps[is_within],
+              np.concatenate(unbroken), error[seam], error[~seam]]
+    return np.array([_sums(value) for value in values])
+
+
+def _trained(block: int, depth: np.ndarray, camera: Camera, partition: Partition) -> np.ndarray:
+    """The depth of a block's whole local model where it was trained, 0 elsewhere."""
+    points = unproject(depth, camera.intrinsics, camera.camera_from_world)
+    return np.where((depth > 0) & partition.is_in_expanded(block, points), depth, 0)
+
+
+def seam_depth_from_sums(sums: Float[np.ndarray, "6 2"], roughness: float | None = None) -> SeamDepth:
+    """The means of added `view_sums`.
+
+    Args:
+        sums: of all views.
+        roughness: what was expected / rest at an earlier stage, for where no whole local models are looked at.
+    """
+    means = SeamDepth(*(float(total / count) if count else None for count, total in sums))
+    if means.depth_step_expected is None and None not in (means.depth_step_rest, roughness):
+        means = means._replace(depth_step_expected=means.depth_step_rest * roughness)
+    seam, expected = means.depth_step_seam, means.depth_step_expected
+    if seam is None or expected is None:
+        return means
+    return means._replace(depth_step_excess=float(np.sqrt(max(seam**2 - expected**2, 0))))
+
+
+def _solid(maps: dict, size: tuple[int, int]) -> np.ndarray:
+    """Depth f32[H,W] without padding, 0 where more than half of the light passes."""
+    height, width = size
+    return np.where(maps["alpha"] >= MIN_PLANE_ALPHA, maps["depth"], 0)[..., :height, :width]
+
+
+def _true_depth(context: Context, view: int) -> np.ndarray | None:
+    """Exact depth in world lengths, where it is known in the size of the image."""
+    place = context.place
+    path = place.scene.ground_truth and place.scene.ground_truth.depth_path(view)
+    if not path:
+        return None
+    depth = files.read_arrays(path, ("depth",))["depth"]
+    return depth / place.frame.depth_to_dataset(1.0) if depth.shape == place.views.image_size(view) else None
+
+
+def score_seam_depth(context: Context, rows: list, exchange: Exchange, seams: SeamMasks,
+                     whole_rows: list | None = None, roughness: float | None = None) -> SeamDepth:
+    """The depth at the seams of the merged model on photographs for training and for testing; the same in all processes.
+
+    Args:
+        context: of the run.
+        rows: states of the cells.
+        exchange: between all devices.
+        seams: of the place.
+        whole_rows: states of the whole local models, before they were cropped to their cells; None = they are not there.
+        roughness: see `seam_depth_from_sums`.
+    """
+    place = context.place
+    sums = np.zeros((NUM_SUMS, 2))
+    if place.partition.num_blocks == 1:
+        return SeamDepth()
+    merged = CellRenderer(context, rows, exchange)
+    apart = None if whole_rows is None else CellRenderer(context, whole_rows, exchange, is_apart=True)
+    photographs = np.sort(np.concatenate([place.scene.train_views, place.scene.test_views]))
+    for views in views_in_step(place, photographs, VIEWS_PER_BLOCK):
+        own = merged.maps(views)
+        alone = {} if apart is None else apart.maps(views)
+        for block, maps in own.items():
+            view = views[block]
+            if view is None:
+                continue
+            size = place.views.image_size(view)
+            by_block = dict(zip(alone[block]["cells"], _solid(alone[block], size), strict=True)) if alone else {}
+            by_block.pop(None, None)  # of devices with fewer cells than others
+            sums += view_sums(_solid(maps, size), place.views.camera_arrays(view), place.partition, seams.mask(view),
+                              truth=_true_depth(context, view), alone=by_block)
+    return seam_depth_from_sums(processes.gather(sums).sum(axis=0), roughness)
+
+
+def wall_roughness(stages: list[dict]) -> float | None:
+    """What was expected / rest at the last of the stages (rows of metrics.json) where both were measured; None where at none."""
+    for stage in reversed(stages):
+        expected, rest = stage.get("depth_step_expected"), stage.get("depth_step_rest")
+        if expected is not None and rest:
+            return expected / rest
+    return None
+
+
+def tell_seam_depth(depth: SeamDepth) -> str:
+    """One line; "" where nothing was measured."""
+    parts = []
+    for key, name in (("disagreement", "blocks disagree by"), ("step", "step across walls"), ("error", "error")):
+        seam, rest = (getattr(depth, f"depth_{key}_{where}", None) for where in ("seam", "rest"))
+        if seam is not None:
+            parts.append(f"{name} {seam:.3%}" + ("" if rest is None else f" ({rest:.3%} elsewhere)"))
+    if depth.depth_step_excess is not None:
+        parts.append(f"{depth.depth_step_excess:.3%} of the step due to the wall")
+    return f"depth at the seams, as a share of it: {', '.join(parts)}" if parts else ""

@@ -1,0 +1,180 @@
+"""How good the merged model is at a stage: test views rendered sort-last, and the band along the walls between cells."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from cosurfgs_jax import metrics
+from cosurfgs_jax.collab.composite import Planner, receive_parts, render_views
+from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.distributed.layout import Layout, sharded
+from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import RasterSettings
+from cosurfgs_jax.training.loop import views_in_step
+from cosurfgs_jax.training.partitioned_scene import Block, Place, first_state, split_photo
+from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.types import Surfels
+
+SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
+NUM_SUMS = 7  # of `score_view`
+_SOLID_LOGIT = 3.0  # opacity 0.95 of the SfM discs that say where a pixel's hit is
+_LEAST_ALPHA = 1e-6  # thinner hits have no depth
+_ssim = jax.jit(metrics.ssim)
+
+
+class Scores(NamedTuple):
+    """Means over the test views; None where there are none, or no pixel at a seam.
+
+    "Fitted" is after a quadratic colour fit to each photograph (`metrics.color_correct`), which takes exposure out.
+    """
+
+    psnr: float | None
+    psnr_fitted: float | None
+    ssim: float | None
+    psnr_seam: float | None
+    psnr_seam_fitted: float | None
+
+
+class SeamMasks:
+    """Which pixels of a view show the band along the walls.
+
+    Where a pixel's hit lies is read from the discs of the SfM points, not from a trained model: so every model of a place is
+    judged on the same pixels.
+    """
+
+    def __init__(self, place: Place, settings):
+        """
+        Args:
+            place: with its partition.
+            settings: `surfels`, `raster`, `seed`.
+        """
+        self._place, self._settings = place, settings
+        self._discs: dict[int, Surfels] = {}
+        self._masks: dict[int, np.ndarray] = {}
+
+    def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
+        """bool[H,W]; all False for one block."""
+        if view not in self._masks:
+            self._masks[view] = self._make(view)
+        return self._masks[view]
+
+    def _make(self, view: int) -> np.ndarray:
+        place, size = self._place, self._place.views.image_size(view)
+        if place.partition.num_blocks == 1:
+            return np.zeros(size, bool)
+        block: Block = place.blocks[int(place.partition.home[view])]
+        if block.number not in self._discs:
+            surfels = first_state(place, block, self._settings, block.num_first).surfels()
+            self._discs[block.number] = surfels.replace(logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT))
+        camera = place.views.camera_arrays(view)
+        raster = self._settings.raster
+        out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps", "backend"))(
+            self._discs[block.number], camera, image_size=size, near=raster.near, maps="geometry", backend=raster.backend or None)
+        points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
+        return (np.asarray(out.alpha) >= 0.5) & (place.partition.wall_distance(points) <= SEAM_WIDTH)
+
+
+def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]) -> np.ndarray:
+    """Sums that means are made of: f64[7] = 1, PSNR, fitted PSNR, SSIM; at the seam pixels, squared error, fitted squared error.
+
+    Args:
+        color: the render, at least as large as the photograph.
+        photo: u8[H,W,3 or 4].
+        seam: which pixels are at a seam.
+    A photograph whose mask leaves nothing adds nothing.
+    """
+    target, mask = split_photo(photo)
+    if mask is not None and not mask.any():
+        return np.zeros(NUM_SUMS)
+    color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
+    fitted = np.clip(metrics.color_correct(color, target, mask), 0, 1).astype(np.float32)
+    counts = seam if mask is None else seam & mask
+    errors = [np.square(image - target, dtype=np.float64).mean(axis=-1)[counts].sum() for image in (color, fitted)]
+    psnrs = [float(metrics.psnr(image, target, mask)) for image in (color, fitted)]
+    return np.array([1.0, *psnrs, float(_ssim(color, target, mask)), counts.sum(), *errors])
+
+
+def scores_from_sums(sums: np.ndarray) -> Scores:
+    """The means of added `score_view`s. PSNR and SSIM are means over views; the seam's is of all its pixels together."""
+    num_views, psnr, fitted, ssim, num_pixels, *errors = sums.tolist()
+    if not num_views:
+        return Scores(None, None, None, None, None)
+    seams = [float(-10 * np.log10(max(error / num_pixels, 1e-10))) if num_pixels else None for error in errors]
+    return Scores(psnr / num_views, fitted / num_views, ssim / num_views, *seams)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(layout: Layout, exchange: Exchange, size: tuple[int, int], near: float, background: float, backend: str,
+             is_apart: bool):
+    raster = RasterSettings(near=near, background=background, backend=backend)
+
+    def together(states, jobs):
+        outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
+        return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
+
+    def apart(states, jobs):
+        parts = receive_parts([state.surfels() for state in states], jobs, exchange, size, raster)
+        return [{"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)} for part in parts]
+
+    return sharded(apart if is_apart else together, layout)
+
+
+class CellRenderer:
+    """Renders views of a model whose cells lie on several devices; all processes ask for the same views together."""
+
+    def __init__(self, context: Context, rows: list, exchange: Exchange, is_apart: bool = False):
+        """
+        Args:
+            context: of the run.
+            rows: states of the cells.
+            exchange: between all devices.
+            is_apart: each block's model by itself, instead of all put together.
+        """
+        self._context, self._rows, self._exchange, self._is_apart = context, rows, exchange, is_apart
+        self._planner = Planner(context.place, context.layout, exchange, np.zeros(len(context.place.blocks), np.int64))
+
+    def maps(self, views: dict[int, int | None]) -> dict[int, dict]:
+        """Maps of one view of every block (None: it looks from nowhere).
+
+        Returns:
+            For each block of this process "alpha", "depth" f32[H,W] and "color" f32[H,W,3]; or, apart, [n,H,W] of the models
+            of "cells", n block numbers (None: no model), without colour.
+        """
+        place, layout, raster = self._context.place, self._context.layout, self._context.settings.raster
+        size = place.photo_size or place.views.image_size(next(view for view in views.values() if view is not None))
+        draw = _compile(layout, self._exchange, size, raster.near, raster.background, raster.backend, self._is_apart)
+        maps = layout.get_blocks(jax.block_until_ready(draw(self._rows, self._planner.jobs(views))))
+        if self._is_apart:
+            for block, own in maps.items():
+                own["cells"] = self._planner.cells_received(block // layout.blocks_per_device)
+        return maps
+
+
+def render_test_views(context: Context, rows: list, exchange: Exchange):
+    """Renders all test views of the whole model, sort-last.
+
+    Args:
+        context: of the run.
+        rows: states of the cells.
+        exchange: between all devices.
+    Yields:
+        (view, maps "color" f32[H,W,3], "alpha", "depth" f32[H,W]) of this process's test views.
+    """
+    renderer = CellRenderer(context, rows, exchange)
+    for views in views_in_step(context.place, context.place.scene.test_views):
+        yield from ((views[block], own) for block, own in renderer.maps(views).items() if views[block] is not None)
+
+
+def score_cells(context: Context, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:
+    """Scores of the merged model on all test views; the same in all processes."""
+    sums = np.zeros(NUM_SUMS)
+    if len(context.place.scene.test_views):
+        for view, maps in render_test_views(context, rows, exchange):
+            sums += score_view(maps["color"], context.images.load(view), seams.mask(view))
+    return scores_from_sums(processes.gather(sums).sum(axis=0))

@@ -1,0 +1,1 @@
+"""The generated town: a small place whose exact shape is known, seen from a drone."""

@@ -1,0 +1,1 @@
+"""Devices and processes: which device carries which blocks, and what they agree on."""

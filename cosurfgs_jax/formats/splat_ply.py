@@ -1,0 +1,126 @@
+"""Surfels as splat files that viewers open (binary PLY)."""
+
+import logging
+import os
+
+import jax.numpy as jnp
+import numpy as np
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.ply import columns, read_ply, write_ply
+from cosurfgs_jax.types import Surfels
+
+# Thickness that stands for "flat" in files that need a third scale, as a share of the model's spread: thin enough to be
+# invisible, thick enough that its square stays a normal float32 (1e-12).
+_THICKNESS = 1e-6
+_log = logging.getLogger(__name__)
+
+
+def _rest_names(num_coefficients: int) -> list[str]:
+    return [f"f_rest_{i}" for i in range(3 * (num_coefficients - 1))]
+
+
+def unit_normals(quats: np.ndarray) -> np.ndarray:
+    """Third axes [n,3] of quaternions wxyz [n,4] of any length but zero."""
+    w, x, y, z = (quats / np.linalg.norm(quats, axis=-1, keepdims=True)).T
+    return np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], axis=-1)
+
+
+def is_drawable(surfels: Surfels) -> np.ndarray:
+    """Which surfels bool[N] are alive with finite numbers."""
+    fields = (surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
+    keep = np.asarray(surfels.alive)
+    for field in fields:
+        keep = keep & np.isfinite(np.asarray(field)).reshape(len(keep), -1).all(axis=1)
+    return keep & (np.abs(np.asarray(surfels.quats)).sum(axis=1) > 0)
+
+
+def needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
+    """Whether centres in float64 would be off by more than a tenth of a typical surfel in float32."""
+    if means.dtype != np.float64:
+        return False
+    rounding = np.abs(means).max() * 2.0**-24
+    return bool(rounding > 0.1 * np.exp(np.median(log_scales.astype(np.float64))))
+
+
+def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d") -> int:
+    """Writes the living surfels in the column layout of 3DGS files, atomically.
+
+    All columns are float, but x y z are double where float would be too coarse (large map coordinates).
+
+    Args:
+        path: the file.
+        surfels: in the frame that the file shall have (the dataset's); those that are dead or not finite are left out.
+        form: "2d": two scales, what 2D viewers detect. "3dgs": a third scale of 1e-6 of the model's spread, so that
+            viewers which know only volumes open the file. Both have the surfel normals in nx ny nz.
+    Returns:
+        The number of surfels written.
+    Raises:
+        InputError: no surfel to write, an unknown form, or a disk that is full.
+    """
+    if form not in ("2d", "3dgs"):
+        raise InputError(f'form: expected "2d" or "3dgs", got {form!r}')
+    keep = is_drawable(surfels)
+    num_kept = int(keep.sum())
+    if num_kept == 0:
+        raise InputError(f"{path}: there is no living surfel to write; was the model trained?")
+    means = np.asarray(surfels.means)[keep]
+    quats, log_scales, logits, sh = (np.asarray(field, np.float32)[keep] for field in (
+        surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh))
+    named = dict(zip("xyz", means.T, strict=True))
+    named |= dict(zip(("nx", "ny", "nz"), unit_normals(quats).T, strict=True))
+    named |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
+    # Channel-major: all coefficients of red, then green, then blue.
+    rest = np.transpose(sh[:, 1:], (0, 2, 1)).reshape(num_kept, -1)
+    named |= dict(zip(_rest_names(sh.shape[1]), rest.T, strict=True))
+    named["opacity"] = logits
+    named |= {f"scale_{i}": log_scales[:, i] for i in range(2)}
+    if form == "3dgs":
+        spread = np.sqrt(means.astype(np.float64).var(axis=0).sum())
+        # Never thicker than a hundredth of the smaller side: the file must stay one of discs.
+        named["scale_2"] = np.minimum(np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0))
+    named |= {f"rot_{i}": quats[:, i] for i in range(4)}
+    is_double = needs_double(means, log_scales)
+    if is_double:
+        _log.warning("%s: coordinates up to %.3g need double precision, which some viewers of splats do not read", path,
+                     np.abs(means).max())
+    table = np.empty(num_kept, [(name, "f8" if is_double and name in "xyz" else "f4") for name in named])
+    for name, values in named.items():
+        table[name] = values
+    write_ply(path, table, comments=("cosurfgs_jax surfels", f"form {form}"))
+    return num_kept
+
+
+def read_surfels_ply(path: str | os.PathLike) -> Surfels:
+    """Reads a splat file of either form; a third scale is dropped.
+
+    Args:
+        path: the file, in any column order, with any extra columns.
+    Returns:
+        Surfels, all alive, in the file's frame.
+    Raises:
+        InputError: unreadable, a column is missing, or the file holds volumes (a third scale that is not the smallest).
+    """
+    tables, _ = read_ply(path)
+    if "vertex" not in tables or not len(tables["vertex"]):
+        raise InputError(f"{path}: expected a splat file, got one without vertices")
+    table = tables["vertex"]
+
+    def read(*names: str) -> np.ndarray:
+        return columns(table, names, path, np.float32)
+
+    log_scales = read("scale_0", "scale_1")
+    if "scale_2" in table.dtype.names and np.any(table["scale_2"] > log_scales.min(axis=1)):
+        raise InputError(f"{path}: expected flat surfels, got volumes (scale_2 is not the smallest scale); "
+                         "only files of surfels can be read")
+    num_rest = sum(name.startswith("f_rest_") for name in table.dtype.names)
+    num_coefficients = num_rest // 3 + 1
+    if num_rest != 3 * (num_coefficients - 1) or num_coefficients not in (1, 4, 9, 16):
+        raise InputError(f"{path}: expected 0, 9, 24 or 45 f_rest columns, got {num_rest}")
+    sh = read("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    if num_rest:
+        rest = read(*_rest_names(num_coefficients)).reshape(len(table), 3, num_coefficients - 1)
+        sh = np.concatenate([sh, np.transpose(rest, (0, 2, 1))], axis=1)
+    return Surfels(means=jnp.asarray(read("x", "y", "z")), quats=jnp.asarray(read("rot_0", "rot_1", "rot_2", "rot_3")),
+                   log_scales=jnp.asarray(log_scales), logit_opacities=jnp.asarray(read("opacity")[:, 0]),
+                   sh=jnp.asarray(sh), alive=jnp.ones(len(table), bool))

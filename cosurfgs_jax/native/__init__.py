@@ -1,0 +1,1 @@
+"""The native kernels (C++ and CUDA) and the bridge to them. Nothing outside this folder knows C++."""

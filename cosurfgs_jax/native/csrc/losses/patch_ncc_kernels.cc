@@ -1,0 +1,144 @@
+// The kernel of losses/patch_ncc.h, vectorised over the samples of one patch; compiled once per instruction set.
+//
+// A sample at q = patch centre + (dx, dy) lies in the neighbour at p = warp q + epipole w(q), w = planes . ray(q) its inverse
+// depth. Both are linear in (dx, dy), so a patch costs two starting points and two slopes, then per sample a division, four
+// gathered values and some 40 multiply-adds. Nothing from the C++ library is used here (see losses/photometric_kernels.cc).
+
+#include "losses/patch_ncc.h"
+
+#include "common/vec.h"
+
+namespace cosurfgs {
+namespace COSURFGS_VARIANT {
+namespace {
+
+constexpr int kMaxSamples = (2 * kMaxPatchRadius + 1) * (2 * kMaxPatchRadius + 1);
+constexpr int kMaxVecs = (kMaxSamples + kLanes - 1) / kLanes;
+
+inline Vec Gather(const float* base, IntVec index) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return _mm512_i32gather_ps((__m512i)index, base, 4);
+#elif defined(__AVX2__)
+  return _mm256_i32gather_ps(base, (__m256i)index, 4);
+#else
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+
+inline float Sum(Vec v) {
+  float total = 0;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+// Positions of the samples in the patch; those past the end repeat the last one and weigh nothing.
+struct Samples {
+  int count, vecs;
+  Vec dx[kMaxVecs], dy[kMaxVecs], weight[kMaxVecs];
+  IntVec index[kMaxVecs];
+
+  Samples(int radius, int64_t width) {
+    const int side = 2 * radius + 1;
+    count = side * side;
+    vecs = (count + kLanes - 1) / kLanes;
+    for (int i = 0; i < vecs * kLanes; ++i) {
+      const int k = i < count ? i : count - 1;
+      const int x = k % side - radius, y = k / side - radius;
+      dx[i / kLanes][i % kLanes] = float(x);
+      dy[i / kLanes][i % kLanes] = float(y);
+      weight[i / kLanes][i % kLanes] = i < count ? 1.0f : 0.0f;
+      index[i / kLanes][i % kLanes] = int32_t(y * width + x);
+    }
+  }
+};
+
+// One patch. Returns whether it lies inside.
+bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const float* plane, float* score, float* gradient) {
+  if (px < c.radius || py < c.radius || px + c.radius >= c.width || py + c.radius >= c.height) return false;
+  const float x = float(px) + 0.5f, y = float(py) + 0.5f;
+  const float ray_x = (x - c.cx) / c.fx, ray_y = (y - c.cy) / c.fy;
+  const float w0 = plane[0] * ray_x + plane[1] * ray_y + plane[2];
+  const float wx = plane[0] / c.fx, wy = plane[1] / c.fy;
+  float start[3], slope_x[3], slope_y[3];
+  for (int i = 0; i < 3; ++i) {
+    start[i] = c.warp[3 * i] * x + c.warp[3 * i + 1] * y + c.warp[3 * i + 2] + c.epipole[i] * w0;
+    slope_x[i] = c.warp[3 * i] + c.epipole[i] * wx;
+    slope_y[i] = c.warp[3 * i + 1] + c.epipole[i] * wy;
+  }
+  const Vec last_x = Splat(float(c.neighbor_width - 1)), last_y = Splat(float(c.neighbor_height - 1));
+  const float* own_center = c.gray + py * c.width + px;
+  Vec own[kMaxVecs], other[kMaxVecs], by_w[kMaxVecs];
+  Vec own_sum = Vec{}, other_sum = Vec{};
+  for (int k = 0; k < s.vecs; ++k) {
+    const Vec z = s.dx[k] * slope_x[2] + s.dy[k] * slope_y[2] + start[2];
+    const Vec w = s.dx[k] * wx + s.dy[k] * wy + w0;
+    const Vec inv_z = 1.0f / z;
+    const Vec u = (s.dx[k] * slope_x[0] + s.dy[k] * slope_y[0] + start[0]) * inv_z;
+    const Vec v = (s.dx[k] * slope_x[1] + s.dy[k] * slope_y[1] + start[1]) * inv_z;
+    const Vec left = u - 0.5f, top = v - 0.5f;
+    const Mask is_inside = And(And(And(LessEqual(Vec{}, left), LessEqual(left, last_x)),
+                                   And(LessEqual(Vec{}, top), LessEqual(top, last_y))),
+                               And(Less(Vec{}, z), Less(Vec{}, w)));
+    if (Count(is_inside) != kLanes) return false;
+    // The last pixel has no right neighbour: its value is reached from the left.
+    const IntVec column = __builtin_convertvector(Min(left, last_x - 1.0f), IntVec);
+    const IntVec line = __builtin_convertvector(Min(top, last_y - 1.0f), IntVec);
+    const Vec fx = left - __builtin_convertvector(column, Vec), fy = top - __builtin_convertvector(line, Vec);
+    const IntVec corner = line * int32_t(c.neighbor_width) + column;
+    const Vec a = Gather(c.neighbor, corner), b = Gather(c.neighbor + 1, corner);
+    const Vec d = Gather(c.neighbor + c.neighbor_width, corner), e = Gather(c.neighbor + c.neighbor_width + 1, corner);
+    const Vec above = a + (b - a) * fx, below = d + (e - d) * fx;
+    const Vec by_u = (b - a) + ((e - d) - (b - a)) * fy, by_v = below - above;
+    own[k] = Gather(own_center, s.index[k]);
+    other[k] = above + by_v * fy;
+    if (Count(LessEqual(Splat(kLeastGray), other[k])) != kLanes) return false;
+    by_w[k] = (by_u * (c.epipole[0] - u * c.epipole[2]) + by_v * (c.epipole[1] - v * c.epipole[2])) * inv_z;
+    own_sum += own[k] * s.weight[k];
+    other_sum += other[k] * s.weight[k];
+  }
+  const float inv_count = 1.0f / float(s.count);
+  const float own_mean = Sum(own_sum) * inv_count, other_mean = Sum(other_sum) * inv_count;
+  Vec both = Vec{}, own_square = Vec{}, other_square = Vec{};
+  for (int k = 0; k < s.vecs; ++k) {
+    own[k] = (own[k] - own_mean) * s.weight[k];
+    other[k] = (other[k] - other_mean) * s.weight[k];
+    both += own[k] * other[k];
+    own_square += own[k] * own[k];
+    other_square += other[k] * other[k];
+  }
+  const float own_variance = Sum(own_square) * inv_count + c.noise_variance;
+  const float other_variance = Sum(other_square) * inv_count + c.noise_variance;
+  const float inv_norm = 1.0f / std::sqrt(own_variance * other_variance);
+  const float ncc = Sum(both) * inv_count * inv_norm;
+  // d ncc / d other = (own / norm - ncc other / other_variance) / count; the means drop out, as both sums are 0.
+  const float a = inv_norm * inv_count, b = ncc / other_variance * inv_count;
+  Vec by_wx = Vec{}, by_wy = Vec{}, by_w0 = Vec{};
+  for (int k = 0; k < s.vecs; ++k) {
+    const Vec g = (own[k] * a - other[k] * b) * by_w[k] * s.weight[k];
+    by_w0 += g;
+    by_wx += g * s.dx[k];
+    by_wy += g * s.dy[k];
+  }
+  const float g0 = Sum(by_w0);
+  *score = ncc;
+  gradient[0] = g0 * ray_x + Sum(by_wx) / c.fx;
+  gradient[1] = g0 * ray_y + Sum(by_wy) / c.fy;
+  gradient[2] = g0;
+  return true;
+}
+
+}  // namespace
+
+void PatchRow(const PatchCall& call, int64_t row, const float* planes, float* score, bool* is_valid, float* gradient) {
+  const Samples samples(call.radius, call.width);
+  for (int64_t j = 0; j < call.columns; ++j) {
+    score[j] = gradient[3 * j] = gradient[3 * j + 1] = gradient[3 * j + 2] = 0.0f;
+    is_valid[j] = Patch(call, samples, call.offset_x + j * call.stride, call.offset_y + row * call.stride, planes + 3 * j,
+                        score + j, gradient + 3 * j);
+  }
+}
+
+}  // namespace COSURFGS_VARIANT
+}  // namespace cosurfgs

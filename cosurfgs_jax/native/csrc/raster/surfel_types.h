@@ -1,0 +1,64 @@
+// Plain structures of the surfel mathematics (raster/surfel_math.h). No code, so that files compiled for different instruction sets
+// can share them.
+#pragma once
+
+namespace cosurfgs {
+
+constexpr int kMaxSh = 16;
+
+// A camera. rotation is row-major, camera from world.
+struct View {
+  float rotation[9];
+  float translation[3];
+  float center[3];  // the camera centre in the world
+  float fx, fy, cx, cy;  // pixels; of an orthographic camera fx and fy are pixels per world length
+  int width, height;
+  float near;
+  bool is_orthographic;  // rays are parallel to the camera's z axis; there is no way back
+};
+
+template <class F>
+struct SurfelParams {
+  F mean[3], quat[4], log_scale[2], logit_opacity;
+  F sh[kMaxSh * 3];  // coefficient-major, RGB inside
+};
+
+// What a pixel needs to know of a surfel; also the layout of the gradient with respect to it.
+template <class F>
+struct Projected {
+  F center[2];  // pixels
+  F a[3], b[3], c;
+  F m2[3];  // camera z of the point (u, v) is u m2[0] + v m2[1] + m2[2]
+  F opacity;
+  F color[3];
+  F normal[3];  // world, towards the camera
+  F plane_distance;
+};
+
+template <class F>
+struct Bounds {
+  F x0, x1, y0, y1;  // pixels, not clipped to the image
+  F min_z;           // no hit of the surfel within its cut-off is nearer
+};
+
+// Quantities of the projection that the way back uses again.
+template <class F>
+struct Pose {
+  F inv_quat_norm, q[4];
+  F axes[3][3];    // tangents and (unflipped) normal, world
+  F scale[2];
+  F u[3], v[3], p[3];  // scaled tangents and centre, camera
+  F ray[3];  // what divides pixels: (u, v, 1) . ray is camera z, or 1 where rays are parallel
+  F inv_z, ex, ey;
+  F n0[2], n1[2];
+  F sign;  // of the normal
+  F direction[3], inv_distance;
+};
+
+// Gradients with respect to the camera of one surfel: rotation (row-major) and translation.
+template <class F>
+struct CameraGradient {
+  F rotation[9], translation[3];
+};
+
+}  // namespace cosurfgs

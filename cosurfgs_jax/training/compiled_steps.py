@@ -1,0 +1,42 @@
+"""The steps of training under shard_map: every device trains one block, and they exchange nothing.
+
+Each function here is a function of one block (`step.py`) for all devices of the mesh at once. The compiled programs hold no
+collective; tests read that from their text.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cosurfgs_jax.distributed.layout import Layout, sharded
+from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import step
+
+
+class BlockSteps(NamedTuple):
+    """The compiled steps of the blocks of a round. Arguments have an axis of D devices in front; what is changed is donated."""
+
+    train: Callable  # (state, Batch, shape=StepShape) -> (state, StepReport)
+    train_delivered: Callable  # (state, Delivery, shape=StepShape) -> (state, Parcel of StepReport): the same with less to send
+    densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
+    reset_opacity: Callable  # state -> state
+    count_front_view: Callable  # (num_views, state, camera, is_real, image_size=) -> num_views
+    trim: Callable  # (state, num_views, is_enough) -> (state, number dropped)
+
+
+def _train_delivered(state, delivery, settings: Settings, shape: step.StepShape):
+    state, report = step.train_step(state, delivery.open(), settings, shape)
+    return state, Parcel.pack(report)
+
+
+def compile_blocks(settings: Settings, layout: Layout) -> BlockSteps:
+    """The jitted functions for these settings on this mesh."""
+    def bind(function, **options):
+        return sharded(functools.partial(function, settings=settings), layout, **options)
+
+    return BlockSteps(
+        bind(step.train_step, donate=(0,), static=("shape",)), bind(_train_delivered, donate=(0,), static=("shape",)),
+        bind(step.densify_step, donate=(0,)),
+        sharded(step.reset_opacity_step, layout, donate=(0,)),
+        bind(step.count_front_view, donate=(0,), static=("image_size",)), bind(step.trim_step, donate=(0,)))

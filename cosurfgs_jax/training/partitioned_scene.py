@@ -1,0 +1,199 @@
+"""A dataset as training sees it: cut into blocks, in the world frame, its photographs in the sizes that steps need."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cosurfgs_jax import files, settings_file
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.data.scene import Scene, load_scene
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.model import initialize
+from cosurfgs_jax.partition import Partition, build_partition
+from cosurfgs_jax.report.partition_picture import partition_table
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.state import TrainState, init_state
+from cosurfgs_jax.training.world_cameras import WorldViews
+
+_PIXELS_PER_SURFEL = 32  # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain ground
+_MIN_CAPACITY, _MAX_CAPACITY = 20_000, 5_000_000
+_SLOT_ROUNDING = 1024
+PARTITION_FILE = "partition.json"
+
+
+class Block(NamedTuple):
+    """What one block trains on."""
+
+    number: int
+    views: np.ndarray  # i64, its training views
+    capacity: int  # the most surfels that it may have
+    num_first: int  # surfels before the first step
+    length: float  # its extent in world lengths
+
+
+class Place(NamedTuple):
+    """A dataset, its frame, and its blocks."""
+
+    scene: Scene
+    frame: SceneFrame
+    views: WorldViews
+    partition: Partition
+    blocks: list[Block]
+
+    @property
+    def max_views(self) -> int:
+        """Of one block: the room for exposures that all blocks have."""
+        return max(len(block.views) for block in self.blocks)
+
+    @property
+    def photo_size(self) -> tuple[int, int] | None:
+        """(H, W) that all photographs are padded to: blocks in lockstep need one size. None: each has its own."""
+        sizes = self.scene.image_sizes
+        if len(self.blocks) == 1 and len(np.unique(sizes, axis=0)) > 1:
+            return None
+        height, width = sizes.max(axis=0)
+        return int(height), int(width)
+
+    @property
+    def has_masked_photos(self) -> bool:
+        """Whether photographs have a fourth channel in training: masks, or padding."""
+        is_padded = len(self.blocks) > 1 and len(np.unique(self.scene.image_sizes, axis=0)) > 1
+        return self.scene.has_masks or is_padded
+
+    def fingerprint(self) -> str:
+        """Changes when names, cameras, image sizes or points change."""
+        digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
+        for array in (self.scene.camera_from_world, self.scene.intrinsics, self.scene.image_sizes, self.scene.points,
+                      self.scene.is_test):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def identity(self) -> dict:
+        """What a checkpoint must agree with."""
+        return {"fingerprint": self.fingerprint(), "partition": self.partition.fingerprint()}
+
+
+def open_place(settings: Settings, workdir: Path, allow_missing: bool = False) -> Place:
+    """Reads the dataset of a run and cuts it into blocks; the generated one lies in the workdir.
+
+    Args:
+        settings: `data`, `generated`, `partition` and `surfels` are used.
+        workdir: of the run.
+        allow_missing: photographs may be missing: other processes have them.
+    """
+    scene = load_scene(settings.data, settings.generated, workdir / "data", allow_missing)
+    frame = SceneFrame.from_scene(scene)
+    views = WorldViews(scene, frame)
+    partition = build_partition(
+        frame.to_world(scene.points), scene.track_offsets, scene.track_views,
+        frame.camera_to_world_frame(scene.camera_from_world), scene.intrinsics, scene.image_sizes, scene.train_views,
+        settings.partition)
+    return Place(scene, frame, views, partition, _plan_blocks(scene, partition, settings))
+
+
+def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
+    """One surfel per 32 pixels of what the views show; each spot counts once, not once a photograph."""
+    pixels = int(scene.image_sizes[views].prod(axis=1).sum())
+    is_ours = np.zeros(scene.num_views, bool)
+    is_ours[views] = True
+    # Points that none of these views sees say nothing of how often a spot is photographed.
+    owners = np.repeat(np.arange(len(scene.points)), np.diff(scene.track_offsets))
+    counts = np.bincount(owners[is_ours[scene.track_views]], minlength=1)
+    counts = counts[counts > 0]
+    views_per_point = max(2.0, counts.mean() if len(counts) else 4.0)
+    return int(pixels / views_per_point / _PIXELS_PER_SURFEL)
+
+
+def _plan_blocks(scene: Scene, partition: Partition, settings: Settings) -> list[Block]:
+    whole = _natural_capacity(scene, scene.train_views)
+    blocks = []
+    for number in range(partition.num_blocks):
+        capacity = _natural_capacity(scene, partition.views[number])
+        if settings.surfels.capacity:  # of the whole model: a block gets the share that its photographs show of the place
+            capacity = max(1, round(settings.surfels.capacity * min(1.0, capacity / max(whole, 1))))
+        else:
+            capacity = min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)
+        blocks.append(Block(number, partition.views[number], capacity, min(len(partition.points[number]), capacity),
+                            float(partition.lengths[number])))
+    return blocks
+
+
+def slots_for(num_surfels: int, capacity: int, factor: float) -> int:
+    """Slots that leave room for `factor` times as many surfels, in few distinct sizes: each one compiles the step anew."""
+    return min(round_slots(int(num_surfels * factor)), capacity)
+
+
+def round_slots(num_surfels: int) -> int:
+    """The least number of slots, in few distinct sizes, that hold so many surfels."""
+    return max(-(-num_surfels // _SLOT_ROUNDING), 1) * _SLOT_ROUNDING
+
+
+def first_state(place: Place, block: Block, settings: Settings, num_slots: int) -> TrainState:
+    """The state of a block before its first step: a surfel on every SfM point of the block, and free slots."""
+    points = place.partition.points[block.number]
+    surfels = initialize.surfels_from_points(
+        place.frame.to_world(place.scene.points[points]), place.scene.point_colors[points], num_slots,
+        settings.surfels.sh_degree, settings.surfels.init_opacity,
+        jax.random.fold_in(jax.random.key(settings.seed), block.number), place.views.centers()[block.views])
+    return init_state(surfels, len(block.views), settings, place.max_views, block.length)
+
+
+class Photographs:
+    """The photographs of a place's blocks as steps take them: all of one form, where the blocks need that."""
+
+    def __init__(self, place: Place, images: ImageStore):
+        """
+        Args:
+            place, images: of the run.
+        """
+        self._images = images
+        self._size, self._is_masked = place.photo_size, place.has_masked_photos  # computed there from all views
+        self._blank = None  # made at first use
+
+    def load(self, block: int | None, view: int) -> np.ndarray:
+        """A photograph: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to `Place.photo_size`.
+
+        Args:
+            block: None for what stands in for it on a device without a block.
+            view: its number.
+        """
+        if block is None:
+            if self._blank is None:
+                self._blank = np.zeros((*self._size, 4 if self._is_masked else 3), np.uint8)
+            return self._blank
+        photo = self._images.load(view)
+        if self._is_masked and photo.shape[-1] == 3:
+            photo = np.concatenate([photo, np.full((*photo.shape[:2], 1), 255, np.uint8)], axis=-1)
+        if self._size is None or photo.shape[:2] == self._size:
+            return photo
+        return np.pad(photo, ((0, self._size[0] - photo.shape[0]), (0, self._size[1] - photo.shape[1]), (0, 0)))
+
+
+def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours f32[H,W,3] in [0, 1] and the mask bool[H,W], or None, of a photograph u8[H,W,3 or 4]."""
+    mask = photo[..., 3] > 127 if photo.shape[-1] == 4 else None
+    return photo[..., :3].astype(np.float32) / 255, mask
+
+
+def bind_partition(place: Place, workdir: Path) -> None:
+    """Writes workdir/partition.json, or checks that the one there is of this partition.
+
+    Raises:
+        InputError: it is of another one.
+    """
+    path = workdir / PARTITION_FILE
+    if path.exists():
+        before = files.read_json_object(path).get("fingerprint")
+        if before != place.partition.fingerprint() and settings_file.has_begun(workdir):
+            raise InputError(f"{path}: expected the partition of this run ({place.partition.fingerprint()}), got another one "
+                             f"({before}); the dataset or config.partition was changed: give the old ones, or use another "
+                             "--workdir")
+    if processes.is_first():
+        table = partition_table(place.partition, place.frame.to_world(place.scene.points), place.views.centers(),
+                                place.scene.is_test)
+        files.write_json(path, {"fingerprint": place.partition.fingerprint(), **table})

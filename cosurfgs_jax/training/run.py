@@ -1,0 +1,49 @@
+"""What every stage of a run works with, and how it is told to stop."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.partitioned_scene import Place
+from cosurfgs_jax.training.run_log import Log
+
+_STEPS_BETWEEN_AGREEMENTS = 20  # of several processes: whether one was asked to stop, and whether all are still there
+
+
+class Context(NamedTuple):
+    """What every stage of a run works with."""
+
+    settings: Settings
+    workdir: Path
+    place: Place
+    layout: Layout
+    images: ImageStore
+    stop: StopRequest
+    log: Log
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether it is true in any process; all must call it."""
+        return processes.any_process(flag)
+
+    def most(self, counts: Sequence[int]) -> int:
+        """The largest number of any process; all must call it."""
+        return int(processes.gather(np.array(max(counts, default=0))).max())
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+def asked_to_stop(context: Context, step: int) -> bool:
+    """Whether to stop after this step; the same answer in all processes."""
+    if jax.process_count() == 1:
+        return bool(context.stop)
+    return step % _STEPS_BETWEEN_AGREEMENTS == 0 and processes.any_process(bool(context.stop))

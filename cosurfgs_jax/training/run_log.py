@@ -1,0 +1,215 @@
+"""What a run tells while it goes: a progress line, curves that survive a resume, TensorBoard, and metrics.json."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cosurfgs_jax import files
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.workdir import merge_metrics, read_metrics
+
+
+class Progress:
+    """Progress of a loop: a bar on a terminal, elsewhere a line every few seconds. A context manager."""
+
+    def __init__(self, name: str, total: int, start: int = 0, stream: Any = None, every_s: float = 10.0):
+        """
+        Args:
+            name: what runs.
+            total: steps of the whole loop.
+            start: steps that an earlier run has done.
+            stream: text file to write to; None = stderr.
+            every_s: seconds between two lines where there is no terminal.
+        """
+        self._name, self._total, self._every_s = name, total, every_s
+        self._stream = sys.stderr if stream is None else stream
+        self._step = self._first = start
+        self._began = time.monotonic()
+        self._line_due = self._began + every_s
+        self._numbers = ""
+        self._bar = None
+        if self._stream.isatty():
+            import tqdm
+
+            self._bar = tqdm.tqdm(total=total, initial=start, desc=name, file=self._stream, dynamic_ncols=True, unit="step")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def update(self, step: int, **numbers: float) -> None:
+        """Says that `step` steps are done.
+
+        Args:
+            step: finished steps.
+            **numbers: shown by name (loss, psnr, surfels); the last ones stay when none are given. Read them from the device
+                rarely: every read waits for the step.
+        """
+        done, self._step = step - self._step, step
+        if numbers:
+            self._numbers = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+        if self._bar is not None:
+            if numbers:
+                self._bar.set_postfix_str(self._numbers, refresh=False)
+            self._bar.update(done)
+        elif time.monotonic() >= self._line_due:
+            self._write_line()
+
+    def message(self, text: str) -> None:
+        """Writes a line of its own above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Writes the last state. Calling it again does nothing."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._step > self._first and self._total:
+            self._write_line()
+        self._first, self._bar, self._total = self._step, None, 0
+
+    def _write_line(self) -> None:
+        now = time.monotonic()
+        self._line_due = now + self._every_s
+        rate = (self._step - self._first) / max(now - self._began, 1e-9)
+        left = (self._total - self._step) / rate if rate > 0 else float("inf")
+        parts = [f"{self._name} {self._step}/{self._total}", self._numbers, f"{rate:.3g} step/s"]
+        if self._step < self._total:
+            parts.append(f"{_duration(left)} left")
+        self.message("  ".join(part for part in parts if part))
+
+
+def _short(value: float) -> str:
+    return f"{value:,d}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    if not path.exists():
+        return rows
+    with files.reading(path, "lines of JSON", "move it away: it has the curves of the report and nothing else"):
+        for line in files.iter_lines(path):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):  # the line that was being written when the process was killed
+                continue
+            if isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows
+
+
+def read_history(workdir: Path | str) -> list[dict[str, Any]]:
+    """The rows that the `Log`s of all processes of a workdir have written, by stage and step."""
+    paths = sorted(Path(workdir).glob("history*.jsonl"), key=lambda path: (len(path.name), path.name))  # the first process first
+    rows = [row for path in paths for row in _read_rows(path)]
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["step"]))
+
+
+class Log:
+    """Rows of numbers, one JSON object a line, so that curves go on after a resume; and the same for TensorBoard.
+
+    A context manager. Every process writes its own blocks' rows to its own file.
+    """
+
+    def __init__(self, workdir: Path | str, process: int = 0):
+        """
+        Args:
+            workdir: gets history.jsonl (of process n > 0: history.<n>.jsonl) and tensorboard/.
+            process: number of this process.
+        """
+        self._process = process
+        self._path = Path(workdir) / (f"history.{process}.jsonl" if process else "history.jsonl")
+        self._board_folder = Path(workdir) / "tensorboard" / (f"process_{process}" if process else "")
+        self._board = None
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def begin(self, stage: str, step: int) -> None:
+        """A stage goes on from a step: its later rows, and those of stages that ended after it, are cut: they come again."""
+        paths = [self._path]
+        if self._process == 0:  # an earlier run may have had more processes
+            paths += [path for path in self._path.parent.glob("history.*.jsonl")
+                      if int(path.name.split(".")[1]) >= processes.count()]
+        for path in paths:
+            kept, is_later = [], False
+            for row in _read_rows(path):
+                is_later = is_later or (row["stage"] == stage and row["step"] > step)
+                if row["stage"] == stage and row["step"] <= step or not is_later:
+                    kept.append(row)
+            files.write_text(path, "".join(files.to_json(row) + "\n" for row in kept))
+
+    def row(self, stage: str, step: int, block: int, **numbers: float) -> None:
+        """Adds a row and writes it at once."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(files.to_json({"stage": stage, "step": step, "block": block, **numbers}) + "\n")
+        if self._board is None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self._board_folder), flush_secs=30)
+        for name, value in numbers.items():
+            self._board.add_scalar(f"{stage}/{name}/block_{block}", float(value), step)
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+class Stopwatch:
+    """Seconds spent in a stage over all runs of it: what earlier runs spent, and the time since this object was made."""
+
+    def __init__(self, seconds_before: float = 0.0):
+        self._seconds_before = seconds_before
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far; save it with a checkpoint and give it to the next run's Stopwatch."""
+        return self._seconds_before + time.monotonic() - self._began
+
+
+def peak_bytes_per_device() -> int:
+    """The most memory that any local device has held at once, in bytes.
+
+    A CPU keeps no count per device: there it is the peak of the process, which all its virtual devices share.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if any(stats):
+        return max(item["peak_bytes_in_use"] for item in stats if item)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def write_stage(workdir: Path | str, name: str, **numbers: Any) -> None:
+    """Adds a stage to DIR/metrics.json, or replaces the one of this name where it stands."""
+    path = Path(workdir) / "metrics.json"
+    stages = read_metrics(path)["stages"]
+    row = {"name": name, **numbers}
+    if any(stage["name"] == name for stage in stages):
+        stages = [row if stage["name"] == name else stage for stage in stages]
+    else:
+        stages = [*stages, row]
+    merge_metrics(path, stages=stages)

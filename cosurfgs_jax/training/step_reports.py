@@ -1,0 +1,91 @@
+"""What steps report: kept on the devices until a line is due, then fetched together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.training.step import StepReport
+
+_MOST_KEPT = 256  # steps, whatever config.train.log_every is
+
+
+class RecentReports:
+    """The reports of the steps since the last line."""
+
+    def __init__(self, layout: Layout):
+        """
+        Args:
+            layout: of the blocks.
+        """
+        self._layout = layout
+        self._on_devices: list[Sequence[Parcel]] = []
+        self._fetched: list[dict[int, StepReport]] = []
+
+    def add(self, rows: Sequence[Parcel]) -> None:
+        """Notes one step; waits for nothing, but for once in 256 steps without a line.
+
+        Args:
+            rows: of each row of the layout a packed `StepReport`, [D, n].
+        """
+        self._on_devices.append(rows)
+        if len(self._on_devices) >= _MOST_KEPT:
+            self._fetch()
+
+    def take(self) -> list[dict[int, StepReport]]:
+        """The reports of all steps since the last call, oldest first: {local block: StepReport of NumPy}. Waits for them."""
+        self._fetch()
+        result, self._fetched = self._fetched, []
+        return result
+
+    def _fetch(self) -> None:
+        self._fetched += fetch_parcels(self._layout, self._on_devices)
+        self._on_devices = []
+
+
+def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Parcel]]) -> list[dict[int, Any]]:
+    """Opens the parcels of several steps with one fetch: all copies are under way before the first is waited for.
+
+    Args:
+        layout: of the blocks.
+        steps: of each step a parcel [D, n] of each row.
+    Returns:
+        Of each step {local block: what was packed, of NumPy}.
+    """
+    positions = {device: number for number, device in enumerate(layout.mesh.devices.flat)}
+    shards = [[{positions[shard.device]: shard.data for shard in parcel.words.addressable_shards} for parcel in rows]
+              for rows in steps]
+    result = []
+    for rows, fetched in zip(steps, jax.device_get(shards), strict=True):
+        blocks = {}
+        for row, (parcel, by_device) in enumerate(zip(rows, fetched, strict=True)):
+            for device, words in by_device.items():
+                block = layout.block_at(device, row)
+                if block is not None:
+                    blocks[block] = Parcel(words[0], parcel.form).open()
+        result.append(dict(sorted(blocks.items())))
+    return result
+
+
+def numbers_of(report: StepReport) -> dict[str, float]:
+    """What is logged as a mean over steps, under the names of the log. The parts of the loss are without their weights.
+
+    A photograph of which no pixel counts has no PSNR: in MAS that is one that shows only what others' models draw.
+    """
+    numbers = {"loss": report.loss}
+    if not np.isnan(report.psnr):
+        numbers["psnr/train"] = report.psnr
+    if report.geometry is not None:
+        terms = report.geometry
+        numbers |= {"geometry/single_view": terms.single_view, "geometry/multi_view_geometric": terms.geometric,
+                    "geometry/multi_view_photometric": terms.photometric, "seen_in_neighbor": terms.share}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def mean_numbers(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each name over the rows that have it: the geometric losses may begin between two lines."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
