@@ -24,7 +24,7 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.outputs import evaluation
 from cosurfgs_jax.outputs.merged_model import load_merged
 from cosurfgs_jax.surface import read_mesh_ply
-from cosurfgs_jax.training.partitioned_scene import open_place
+from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn
 
 ROOT = Path(__file__).parents[1]
@@ -66,21 +66,21 @@ def run(name: str, workdir: Path, data: str, overrides: list[str]) -> None:
 def score(workdir: Path, name: str, seams: SeamMasks) -> dict:
     """Scores of the merged model, drawn as a whole."""
     settings = settings_file.load(workdir / name / settings_file.NAME)
-    place = open_place(settings, workdir / name)
-    surfels, step = load_merged(settings, workdir / name, place)
-    render = make_render_fn(jax.tree.map(jnp.asarray, surfels), place.views, place.frame, settings.raster, "color")
+    partitioned = open_partitioned_scene(settings, workdir / name)
+    surfels, step = load_merged(settings, workdir / name, partitioned)
+    render = make_render_fn(jax.tree.map(jnp.asarray, surfels), partitioned.views, partitioned.frame, settings.raster, "color")
     sums = np.zeros(NUM_SUMS)
-    with ImageStore(place.scene, 1024) as images:
-        for view in place.scene.test_views:
+    with ImageStore(partitioned.scene, 1024) as images:
+        for view in partitioned.scene.test_views:
             sums += score_view(render(int(view))["color"], images.load(view), seams.mask(int(view)))
     scores = scores_from_sums(sums)
     stages = json.loads((workdir / name / "metrics.json").read_text())["stages"]
     surface = None
-    if place.scene.ground_truth is not None:
+    if partitioned.scene.ground_truth is not None:
         if not (workdir / name / "mesh" / "mesh.ply").exists():
             subprocess.run([sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir / name}"], check=True)
         mesh = read_mesh_ply(workdir / name / "mesh" / "mesh.ply")
-        surface = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), place.scene).scores
+        surface = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), partitioned.scene).scores
     return {"surface": surface, **scores._asdict(), "surfels": len(surfels.alive), "steps": step,
             "peak_bytes": max(row["peak_bytes_per_device"] for row in stages), "stages": stages,
             "bytes_sent_per_step": max(row.get("bytes_sent_per_step", 0) for row in stages)}
@@ -126,7 +126,7 @@ def main() -> None:
     if divided is None:
         sys.exit("a table needs one variant of several blocks, for where the seams are; add crop_merge to --only")
     settings = settings_file.load(arguments.workdir / divided / settings_file.NAME)
-    seams = SeamMasks(open_place(settings, arguments.workdir / divided), settings)
+    seams = SeamMasks(open_partitioned_scene(settings, arguments.workdir / divided), settings)
     results = {name: score(arguments.workdir, name, seams) for name, *_ in VARIANTS
                if (arguments.workdir / name / "metrics.json").exists()}
     (arguments.workdir / "ablation.json").write_text(json.dumps(results, indent=2))

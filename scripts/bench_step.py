@@ -35,8 +35,8 @@ from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.partitioned_scene import Photographs, open_place
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.partitioned_scene import Photographs, open_partitioned_scene
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import init_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
@@ -82,37 +82,37 @@ def median_ms(function, repeats: int) -> float:
     return 1e3 * float(np.median(times))
 
 
-def first_state(place, block, settings, num_surfels: int):
+def first_state(partitioned, block, settings, num_surfels: int):
     """The state before the first step, with the SfM points repeated (and jittered) up to `num_surfels`."""
     rng = np.random.default_rng(0)
-    points = place.scene.points
+    points = partitioned.scene.points
     picks = rng.integers(0, len(points), num_surfels)
     spread = 0.3 * np.median(np.linalg.norm(np.diff(points[np.lexsort(points[:, :2].T)], axis=0), axis=1))
-    jittered = place.frame.to_world(points[picks] + rng.normal(0, spread, (num_surfels, 3)))
-    surfels = initialize.surfels_from_points(jittered, place.scene.point_colors[picks], num_surfels, settings.surfels.sh_degree,
+    jittered = partitioned.frame.to_world(points[picks] + rng.normal(0, spread, (num_surfels, 3)))
+    surfels = initialize.surfels_from_points(jittered, partitioned.scene.point_colors[picks], num_surfels, settings.surfels.sh_degree,
                                              settings.surfels.init_opacity, jax.random.key(settings.seed),
-                                             place.views.centers()[block.views])
-    return init_state(surfels, len(block.views), settings, place.max_views, block.length)
+                                             partitioned.views.centers()[block.views])
+    return init_state(surfels, len(block.views), settings, partitioned.max_views, block.length)
 
 
-def saved_state(place, layout, block, settings, workdir: Path):
+def saved_state(partitioned, layout, block, settings, workdir: Path):
     """The newest state of a block in the device stage of a run."""
-    context = Context(settings, workdir, place, layout, None, None, None)  # restoring needs no more
+    run = Run(settings, workdir, partitioned, layout, None, None, None)  # restoring needs no more
     folder = loop.checkpoint_folder(workdir, "device")
     if not settings_file.has_begun(workdir) or not folder.exists():
         raise SystemExit(f"--workdir={workdir}: expected a run with a checkpoint of its device stage, got none; train it first")
     with Checkpoints(folder) as checkpoints:
-        return loop.restore_stage(context, "device", checkpoints).rows[block.number]  # on one device a block is a row
+        return loop.restore_stage(run, "device", checkpoints).rows[block.number]  # on one device a block is a row
 
 
-def measure(place, layout, block, settings, state, images, repeats: int) -> dict[str, float]:
+def measure(partitioned, layout, block, settings, state, images, repeats: int) -> dict[str, float]:
     """Milliseconds per part."""
     def put(tree):
         return layout.put(lambda _: tree)
 
     steps, views = compile_blocks(settings, layout), block.views
-    context = Context(settings, Path(), place, layout, images, None, None)  # feeding needs no more
-    feed = BlockViews(context)
+    run = Run(settings, Path(), partitioned, layout, images, None, None)  # feeding needs no more
+    feed = BlockViews(run)
     batches = [feed.batch(block.number, step, 0.5, 3, with_second=True) for step in range(8)]  # on one device a block is a row
     holder = {"state": state, "at": 0}
 
@@ -160,7 +160,7 @@ def measure(place, layout, block, settings, state, images, repeats: int) -> dict
     parts["density control, once"] = median_ms(control, 3)
     every = max(1, round(settings.density.every * settings.train.steps))
     parts["density control, per step"] = parts["density control, once"] / every
-    photographs = Photographs(place, images)
+    photographs = Photographs(partitioned, images)
     parts["data"] = median_ms(lambda: jax.block_until_ready(put(photographs.load(block.number, int(views[0])))), repeats)
     known = sum(parts[name] for name in (*STAGES, "loss", "optimiser"))
     parts["rest of the step"] = parts["whole step"] - known
@@ -182,24 +182,24 @@ def main() -> None:
     if not options.workdir:
         settings.data.path = options.data
     with tempfile.TemporaryDirectory() as folder:
-        place = open_place(settings, Path(options.workdir or folder))
-        if not 0 <= options.block < len(place.blocks):
-            parser.error(f"--block: expected one of the {len(place.blocks)} blocks (0 is the first), got {options.block}")
-        block, layout = place.blocks[options.block], make_layout(place.partition.edge_of_block, num_devices=1)
+        partitioned = open_partitioned_scene(settings, Path(options.workdir or folder))
+        if not 0 <= options.block < len(partitioned.blocks):
+            parser.error(f"--block: expected one of the {len(partitioned.blocks)} blocks (0 is the first), got {options.block}")
+        block, layout = partitioned.blocks[options.block], make_layout(partitioned.partition.edge_of_block, num_devices=1)
         if options.workdir:
-            state = saved_state(place, layout, block, settings, Path(options.workdir))
+            state = saved_state(partitioned, layout, block, settings, Path(options.workdir))
         else:
-            first = first_state(place, block, settings, options.surfels)
+            first = first_state(partitioned, block, settings, options.surfels)
             state = layout.put(lambda _: first)
         num_surfels = int(state.alive.sum())
-        height, width = place.photo_size or place.views.image_size(int(block.views[0]))
+        height, width = partitioned.photo_size or partitioned.views.image_size(int(block.views[0]))
         speed = memory_speed()
         floors = {name: 1e3 * size / speed for name, size in moved_bytes(layout.get(state, 0), (height, width)).items()}
-        with ImageStore(place.scene, settings.data.host_memory_mb) as images:
-            parts = measure(place, layout, block, settings, state, images, options.steps)
+        with ImageStore(partitioned.scene, settings.data.host_memory_mb) as images:
+            parts = measure(partitioned, layout, block, settings, state, images, options.steps)
     kernel = f"no native kernel ({why_not})" if (why_not := ffi.why_no_cpu_library()) else ffi.cpu_instruction_set()
     machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, {kernel}, jax {jax.__version__}"
-    print(f"{place.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
+    print(f"{partitioned.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
     for name, value in parts.items():
         floor = f"   floor {floors[name]:6.2f} ms" if name in floors else ""
         print(f"  {name:32s} {value:8.2f} ms  {100 * value / parts['whole step']:5.1f} %{floor}")

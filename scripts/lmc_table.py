@@ -25,25 +25,25 @@ from cosurfgs_jax.settings import IMPORTANCE_SCORES
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import open_place
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 
 
-def measure(context: Context, recovery: int, seams: SeamMasks) -> dict:
+def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
     """One row: the blocks pruned as the settings say, before and after recovery."""
-    exchange, lmc = make_plans(context).whole_cloud, context.settings.lmc
+    exchange, lmc = make_plans(run).whole_cloud, run.settings.lmc
     row = {"ratio": lmc.prune_ratio, "score": lmc.score, "rounds": lmc.rounds, "camera_switch": lmc.camera_switch}
 
     def compressed(num_steps: int) -> dict:
-        with Checkpoints(loop.checkpoint_folder(context.workdir, "device")) as checkpoints:
-            stage = loop.restore_stage(context, "device", checkpoints)
+        with Checkpoints(loop.checkpoint_folder(run.workdir, "device")) as checkpoints:
+            stage = loop.restore_stage(run, "device", checkpoints)
         with tempfile.TemporaryDirectory() as scratch, Checkpoints(Path(scratch) / "checkpoints") as checkpoints:
-            own = context._replace(workdir=Path(scratch), log=Log(Path(scratch)))
-            begun = loop.Stage("lmc_device", stage.rows, 0, 0, 0.0)
+            own = run._replace(workdir=Path(scratch), log=Log(Path(scratch)))
+            begun = loop.StageState("lmc_device", stage.rows, 0, 0, 0.0)
             rows = compress.crop_rows(own, compress_in_rounds(own, begun, num_steps, checkpoints).rows)
-        counts = [int(state.alive.sum()) for state in context.layout.get_blocks(rows).values()]
-        return {"merged": sum(counts), **score_cells(context, rows, exchange, seams)._asdict()}
+        counts = [int(state.alive.sum()) for state in run.layout.get_blocks(rows).values()]
+        return {"merged": sum(counts), **score_cells(run, rows, exchange, seams)._asdict()}
 
     if lmc.rounds == 1:
         row["pruned"] = compressed(0)
@@ -79,23 +79,23 @@ def main() -> None:
     settings = settings_file.load(workdir / settings_file.NAME)
     settings = dataclasses.replace(settings, seed=settings.seed if arguments.seed is None else arguments.seed)
     recovery = arguments.recovery or round(settings.lmc.recovery * settings.train.steps)
-    place = open_place(settings, workdir)
-    seams = SeamMasks(place, settings)
-    layout = make_layout(place.partition.edge_of_block)
+    partitioned = open_partitioned_scene(settings, workdir)
+    seams = SeamMasks(partitioned, settings)
+    layout = make_layout(partitioned.partition.edge_of_block)
     rows = []
     print("| pruned | score | rounds | switch | merged | PSNR before recovery (fitted) | after (fitted) | SSIM "
           "| at seams (fitted) |")
     print("|---|---|---|---|---|---|---|---|---|")
     flags = ("camera_switch", "ratios", "scores", "rounds")
     choices = itertools.product(*(getattr(arguments, name).split(",") for name in flags))
-    with ImageStore(place.scene, settings.data.host_memory_mb) as images, StopRequest() as stop:
+    with ImageStore(partitioned.scene, settings.data.host_memory_mb) as images, StopRequest() as stop:
         for switch, ratio, score, rounds in choices:
             if float(ratio) == 0 and (score, rounds) != (arguments.scores.split(",")[0], arguments.rounds.split(",")[0]):
                 continue  # nothing is pruned: one row says it all
             lmc = dataclasses.replace(settings.lmc, prune_ratio=float(ratio), score=score, rounds=int(rounds),
                                       camera_switch=switch == "on")
-            context = Context(dataclasses.replace(settings, lmc=lmc), workdir, place, layout, images, stop, None)
-            row = measure(context, recovery, seams)
+            run = Run(dataclasses.replace(settings, lmc=lmc), workdir, partitioned, layout, images, stop, None)
+            row = measure(run, recovery, seams)
             rows.append(row)
             after = row["recovered"]
             print(f"| {float(ratio):.2f} | {score} | {rounds} | {switch} | {after['merged']:,d} "

@@ -31,7 +31,7 @@ def measure(num_devices: int, shape: str, num_surfels: int, height: int, width: 
     from jax.sharding import NamedSharding
 
     from cosurfgs_jax.collab.aggregate import MasBatch, TaughtView, compile_step
-    from cosurfgs_jax.collab.composite import Jobs
+    from cosurfgs_jax.collab.composite import RenderRequests
     from cosurfgs_jax.collab.exchange import plan_exchange
     from cosurfgs_jax.collab.teachers import TeacherMaps
     from cosurfgs_jax.collab.traffic import collectives
@@ -55,7 +55,7 @@ def measure(num_devices: int, shape: str, num_surfels: int, height: int, width: 
 
     state = jax.tree.map(lambda leaf: array(leaf.dtype, *leaf.shape), abstract_state(num_surfels, 100, settings))
     image = (1, height, width)
-    batch = MasBatch(Jobs(cameras(1, slots), cameras(1), array(i32, 1, slots)), array(u8, *image, 3), array(i32, 1),
+    batch = MasBatch(RenderRequests(cameras(1, slots), cameras(1), array(i32, 1, slots)), array(u8, *image, 3), array(i32, 1),
                      TeacherMaps(array(u8, *image, 3), array(u8, *image), array(f32, *image), array(f32, *image),
                                  array(jnp.int8, *image, 3)), array(jnp.bool_, 1), array(f32),
                      TaughtView(SecondView(cameras(1), array(u8, *image, 3), array(jnp.bool_, 1), array(i32, 1, 2)),

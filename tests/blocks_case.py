@@ -18,8 +18,8 @@ from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import GeneratedSettings, LmcSettings, Settings, SurfelSettings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import Place, first_state
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, first_state
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.world_cameras import WorldViews
@@ -33,16 +33,16 @@ _RIM, _HEIGHT = 1.1, 0.3  # world lengths: outside the town, not above its roofs
 
 
 @functools.cache
-def four_blocks() -> Place:
+def four_blocks() -> PartitionedScene:
     """The town as its photographs show it, from above."""
-    place = town_place(TOWN, num_blocks=NUM_BLOCKS, num_edges=2)
-    assert len(place.blocks) == NUM_BLOCKS and place.partition.num_edges == 2
-    return place
+    partitioned = town_place(TOWN, num_blocks=NUM_BLOCKS, num_edges=2)
+    assert len(partitioned.blocks) == NUM_BLOCKS and partitioned.partition.num_edges == 2
+    return partitioned
 
 
-def from_the_rim(place: Place) -> Place:
+def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
     """The same place, but its views look across it from outside, so that rays go through several cells."""
-    angles = np.linspace(0, 2 * np.pi, place.scene.num_views, endpoint=False)
+    angles = np.linspace(0, 2 * np.pi, partitioned.scene.num_views, endpoint=False)
     poses = np.tile(np.eye(4), (len(angles), 1, 1))
     for pose, angle in zip(poses, angles, strict=True):
         center = np.array([_RIM * np.cos(angle), _RIM * np.sin(angle), _HEIGHT])
@@ -50,25 +50,25 @@ def from_the_rim(place: Place) -> Place:
         right = np.cross(forward, [0, 0, 1]) / np.linalg.norm(np.cross(forward, [0, 0, 1]))
         pose[:3, :3] = right, np.cross(forward, right), forward
         pose[:3, 3] = -pose[:3, :3] @ center
-    views = types.SimpleNamespace(camera_from_world=poses, intrinsics=place.scene.intrinsics,
-                                  image_sizes=place.scene.image_sizes)
-    return place._replace(views=WorldViews(views, types.SimpleNamespace(camera_to_world_frame=lambda poses: poses)))
+    views = types.SimpleNamespace(camera_from_world=poses, intrinsics=partitioned.scene.intrinsics,
+                                  image_sizes=partitioned.scene.image_sizes)
+    return partitioned._replace(views=WorldViews(views, types.SimpleNamespace(camera_to_world_frame=lambda poses: poses)))
 
 
 @contextlib.contextmanager
-def run_context(place: Place, workdir: Path, num_devices: int, settings: Settings = SETTINGS) -> Iterator[Context]:
+def run_context(partitioned: PartitionedScene, workdir: Path, num_devices: int, settings: Settings = SETTINGS) -> Iterator[Run]:
     """What a run works with, on so many devices."""
-    layout = make_layout(place.partition.edge_of_block, num_devices)
-    with ImageStore(place.scene, 64) as images, Log(workdir) as log:
-        yield Context(settings, workdir, place, layout, images, StopRequest(), log)
+    layout = make_layout(partitioned.partition.edge_of_block, num_devices)
+    with ImageStore(partitioned.scene, 64) as images, Log(workdir) as log:
+        yield Run(settings, workdir, partitioned, layout, images, StopRequest(), log)
 
 
-def num_slots(place: Place) -> int:
+def num_slots(partitioned: PartitionedScene) -> int:
     """That hold the first surfels of every block."""
-    return max(block.num_first for block in place.blocks)
+    return max(block.num_initial for block in partitioned.blocks)
 
 
-def solid_state(place: Place, number: int, size: float = 0.5, is_clear_of_walls: bool = False,
+def solid_state(partitioned: PartitionedScene, number: int, size: float = 0.5, is_clear_of_walls: bool = False,
                 settings: Settings = SETTINGS) -> TrainState:
     """A block's first state, opaque.
 
@@ -78,22 +78,22 @@ def solid_state(place: Place, number: int, size: float = 0.5, is_clear_of_walls:
         is_clear_of_walls: without the discs that reach into another cell.
         settings: of the model.
     """
-    state = first_state(place, place.blocks[number], settings, num_slots(place))
+    state = first_state(partitioned, partitioned.blocks[number], settings, num_slots(partitioned))
     params = {name: np.array(value) for name, value in state.params.items()}
     params["logit_opacities"][:] = _SOLID_LOGIT
     params["log_scales"] += np.float32(np.log(size))
     alive = np.array(state.alive)
     if is_clear_of_walls:
-        partition, means = place.partition, params["means"].astype(np.float64)[:, :2]
+        partition, means = partitioned.partition, params["means"].astype(np.float64)[:, :2]
         cells = partition.cell_of(means)
         to_wall = np.minimum(means - partition.lows[cells], partition.highs[cells] - means).min(axis=1)
         alive &= to_wall > REACH * np.exp(params["log_scales"]).max(axis=1)
     return dataclasses.replace(state, params=params, alive=alive)
 
 
-def put_states(context: Context, make_state) -> list:
+def put_states(run: Run, make_state) -> list:
     """The rows of a context's layout from `make_state(number of a block)`."""
-    return loop.start_stage(context, "device", make_state, num_slots(context.place)).rows
+    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).rows
 
 
 def exchange_of(layout: Layout, is_within_rows: bool = False, largest_all_to_all: int = LARGEST_ALL_TO_ALL,
@@ -108,9 +108,9 @@ def surfels_of(state: TrainState) -> Surfels:
     return Surfels(**state.params, alive=state.alive)
 
 
-def merged_surfels(context: Context, rows: list) -> Surfels:
+def merged_surfels(run: Run, rows: list) -> Surfels:
     """All blocks' surfels as one model, in the order of blocks, dead slots too."""
-    models = [surfels_of(state) for state in context.layout.get_blocks(rows).values()]
+    models = [surfels_of(state) for state in run.layout.get_blocks(rows).values()]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
 
 
@@ -122,7 +122,7 @@ def with_lmc(**changes) -> Settings:
 @functools.cache
 def contributions(block: int) -> list[np.ndarray]:
     """What each photograph of a block gets from each of its surfels: f32[N,4] of `RenderOutput`."""
-    place, state = four_blocks(), solid_state(four_blocks(), block)
-    draw = jax.jit(functools.partial(rasterize, image_size=place.photo_size, maps="color", with_contributions=True))
-    return [np.asarray(draw(surfels_of(state), place.views.camera(int(view))).contributions)
-            for view in place.blocks[block].views]
+    partitioned, state = four_blocks(), solid_state(four_blocks(), block)
+    draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color", with_contributions=True))
+    return [np.asarray(draw(surfels_of(state), partitioned.views.camera(int(view))).contributions)
+            for view in partitioned.blocks[block].views]

@@ -12,7 +12,7 @@ from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.data.town.dataset import make_town
 from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings
-from cosurfgs_jax.training.partitioned_scene import Place, open_place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.step import Batch
 from cosurfgs_jax.types import Camera
 
@@ -41,11 +41,11 @@ def town_scene(settings: GeneratedSettings = SMALL, split: str = "every8", downs
     return load_scene(data, settings, _root().name)
 
 
-def town_place(settings: GeneratedSettings = TINY, num_blocks: int = 1, num_edges: int = 1) -> Place:
+def town_place(settings: GeneratedSettings = TINY, num_blocks: int = 1, num_edges: int = 1) -> PartitionedScene:
     """A generated town as training sees it; no block is too small to be one."""
     partition = PartitionSettings(num_blocks=num_blocks, num_edges=num_edges, min_views=1, min_points=1)
     given = Settings(data=DataSettings(path=str(town_folder(settings))), generated=settings, partition=partition)
-    return open_place(given, Path(_root().name))
+    return open_partitioned_scene(given, Path(_root().name))
 
 
 def abstract_batch(size: tuple[int, int]) -> Batch:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax.collab.composite import Jobs, Planner, render_views
+from cosurfgs_jax.collab.composite import RenderRequests, RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers, blank_maps
 from cosurfgs_jax.distributed.layout import sharded
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import PhotometricLosses, PhotometricWeights, photometric_losses
@@ -25,10 +25,10 @@ from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.device_cache import pick
-from cosurfgs_jax.training.dispatch import Pace, programs_ahead
-from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
+from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.partitioned_scene import Photographs
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.types import RenderOutput, Surfels
@@ -44,11 +44,11 @@ class TaughtView(NamedTuple):
 class MasBatch(NamedTuple):
     """What one device needs for a step; b own blocks."""
 
-    jobs: Jobs
+    requests: RenderRequests
     photos: UInt8[Array, "b h w c"]
     exposures: Int[Array, " b"]  # which of the block's exposures is the photograph's
     teachers: TeacherMaps  # [b, ...]
-    is_real: Bool[Array, " b"]  # False where the device has no block
+    is_active: Bool[Array, " b"]  # False where the device has no block
     progress: Float[Array, ""]
     seconds: TaughtView | None = None  # [b, ...], where MV-Reg is on
 
@@ -90,9 +90,9 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
     cells = [Surfels(**own, alive=state.alive) for own, state in zip(params, states, strict=True)]
     size = batch.photos.shape[1:3]
     total, reports = jnp.float32(0.0), []
-    for i, out in enumerate(render_views(cells, batch.jobs, exchange, size, settings.raster)):
+    for i, out in enumerate(render_views(cells, batch.requests, exchange, size, settings.raster)):
         transform = None if exposures[i] is None else exposure_model.transform_of(exposures[i], batch.exposures[i])
-        teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.jobs.own_cameras, batch.seconds))
+        teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.requests.own_cameras, batch.seconds))
         loss, psnr = view_loss(out, transform, batch.photos[i], teacher, settings)
         geometry = None
         if settings.loss.has_single_view or settings.loss.has_multi_view:
@@ -102,7 +102,7 @@ def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBat
             loss += geometry.total
         if exposures[i] is not None:
             loss += exposure_model.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
-        total += jnp.where(batch.is_real[i], loss, 0.0)
+        total += jnp.where(batch.is_active[i], loss, 0.0)
         reports.append((loss, psnr, geometry))
     return total, reports
 
@@ -136,10 +136,10 @@ def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
     return new, reports
 
 
-class MasDelivery(NamedTuple):
+class PackedMasBatch(NamedTuple):
     """A MasBatch as it goes to a device: its numbers in one array, and tables of (photograph, TeacherMaps) to pick from."""
 
-    numbers: Parcel  # of a MasBatch with slots in the place of photographs, and without teachers; seconds: SecondView [b, ...]
+    numbers: Packed  # of a MasBatch with slots in the place of photographs, and without teachers; seconds: SecondView [b, ...]
     own: tuple[Any, ...]  # b tables
     seconds: tuple[Any, ...]  # b tables for the second views, or none
 
@@ -152,7 +152,7 @@ class MasDelivery(NamedTuple):
             others, of_others = _pick_each(self.seconds, batch.seconds.photo)
             is_known = (of_others.flags & IS_TEACHER_VALID > 0) & batch.seconds.is_used[:, None, None]
             seconds = TaughtView(batch.seconds._replace(photo=others), jnp.where(is_known, of_others.plane_depth, 0.0))
-        # As in `feed.Delivery`: what follows compiles as if the batch had been given as it is.
+        # As in `batches.PackedBatch`: what follows compiles as if the batch had been given as it is.
         return jax.lax.optimization_barrier(batch._replace(photos=photos, teachers=teachers, seconds=seconds))
 
 
@@ -165,8 +165,8 @@ def _pick_each(tables: tuple[Any, ...], slots: Int[Array, " b"]) -> Any:
 class _TaughtPhotographs:
     """What a block's step needs of a view."""
 
-    def __init__(self, context: Context, teachers: Teachers):
-        self._photographs, self._teachers = Photographs(context.place, context.images), teachers
+    def __init__(self, run: Run, teachers: Teachers):
+        self._photographs, self._teachers = Photographs(run.partitioned, run.images), teachers
 
     def load(self, block: int | None, view: int) -> tuple[np.ndarray, TeacherMaps]:
         """The photograph and its teacher's maps; blank for a device without a block."""
@@ -177,23 +177,23 @@ class _TaughtPhotographs:
 class Aggregation:
     """One MAS stage: devices to edges, or edges to the cloud."""
 
-    def __init__(self, context: Context, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int):
+    def __init__(self, run: Run, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int):
         """
         Args:
-            context: of the run.
+            run: of the run.
             exchange: between the devices.
             groups: i64[B], which blocks become one model.
             teachers: rendered already.
             num_steps: of the stage.
         """
-        self._context, self._num_steps = context, num_steps
-        self._planner = Planner(context.place, context.layout, exchange, groups)
-        self._taught = _TaughtPhotographs(context, teachers)
-        self._views = BlockViews(context, self._taught.load)
-        self._step = compile_delivered(context.settings, context.layout, exchange)
-        self._pace = Pace(programs_ahead(context.layout))
+        self._run, self._num_steps = run, num_steps
+        self._planner = RequestPlanner(run.partitioned, run.layout, exchange, groups)
+        self._taught = _TaughtPhotographs(run, teachers)
+        self._views = BlockViews(run, self._taught.load)
+        self._step = compile_packed(run.settings, run.layout, exchange)
+        self._pace = DispatchLimit(programs_ahead(run.layout))
 
-    def advance(self, stage: Stage, progress) -> tuple[Stage, list[Parcel]]:
+    def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
         rows, reports = self._step(stage.rows, self.deliver(stage.step))
@@ -202,7 +202,7 @@ class Aggregation:
 
     def batch(self, step: int) -> MasBatch:
         """What all devices need for a step, with the device axis in front, put leaf by leaf: what `deliver` is held to."""
-        layout = self._context.layout
+        layout = self._run.layout
         views = self._views_of(step)
 
         def make(device: int) -> MasBatch:
@@ -216,34 +216,34 @@ class Aggregation:
 
         return layout.put(make)
 
-    def deliver(self, step: int) -> MasDelivery:
-        """The same with as little to send as there is. What was delivered before is used up (`Shelf.bring`)."""
-        layout, views = self._context.layout, self._views_of(step)
+    def deliver(self, step: int) -> PackedMasBatch:
+        """The same with as little to send as there is. What was delivered before is used up (`DeviceCache.bring`)."""
+        layout, views = self._run.layout, self._views_of(step)
         choices = [views.__getitem__]
-        if self._context.settings.loss.has_multi_view:
+        if self._run.settings.loss.has_multi_view:
             choices.append(functools.partial(self._views.second_shown, step=step))
-        tables = [self._views.shelf.bring(row, *choices) for row in range(layout.blocks_per_device)]
+        tables = [self._views.device_cache.bring(row, *choices) for row in range(layout.blocks_per_device)]
         own, *seconds = zip(*tables, strict=True)
-        return MasDelivery(layout.pack(lambda device: self._numbers(device, step, views)), own, seconds[0] if seconds else ())
+        return PackedMasBatch(layout.pack(lambda device: self._numbers(device, step, views)), own, seconds[0] if seconds else ())
 
     def _views_of(self, step: int) -> dict[int, int]:
-        return {block.number: self._views.view(block.number, step) for block in self._context.place.blocks}
+        return {block.number: self._views.view(block.number, step) for block in self._run.partitioned.blocks}
 
     def _blocks_of(self, device: int) -> list[int | None]:
-        layout = self._context.layout
+        layout = self._run.layout
         return [layout.block_at(device, row) for row in range(layout.blocks_per_device)]
 
     def _numbers(self, device: int, step: int, views: dict[int, int]) -> MasBatch:
         """A device's batch with slots in the place of photographs, and without teachers."""
-        settings, place, blocks = self._context.settings, self._context.place, self._blocks_of(device)
+        settings, partitioned, blocks = self._run.settings, self._run.partitioned, self._blocks_of(device)
         start = settings.mas.start_progress
-        slot = self._views.shelf.slot
-        exposures = [0 if block is None else np.searchsorted(place.blocks[block].views, views[block]) for block in blocks]
+        slot = self._views.device_cache.slot
+        exposures = [0 if block is None else np.searchsorted(partitioned.blocks[block].views, views[block]) for block in blocks]
         seconds = None
         if settings.loss.has_multi_view:
             seconds = jax.tree.map(_stack, *(self._views.second(block, step, slot) for block in blocks))
         return MasBatch(
-            self._planner.jobs_of(device, views), np.stack([slot(block, views[block or 0]) for block in blocks]),
+            self._planner.requests_of(device, views), np.stack([slot(block, views[block or 0]) for block in blocks]),
             np.array(exposures, np.int32), None, np.array([block is not None for block in blocks]),
             np.float32(start + (1 - start) * step / self._num_steps), seconds)
 
@@ -266,10 +266,10 @@ def compile_step(settings: Settings, layout, exchange: Exchange):
     return sharded(functools.partial(mas_step, settings=settings, exchange=exchange), layout, donate=(0,))
 
 
-def compile_delivered(settings: Settings, layout, exchange: Exchange):
+def compile_packed(settings: Settings, layout, exchange: Exchange):
     """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
     def step(states, delivery):
         states, reports = mas_step(states, delivery.open(), settings, exchange)
-        return states, [Parcel.pack(report) for report in reports]
+        return states, [Packed.pack(report) for report in reports]
 
     return sharded(step, layout, donate=(0,))

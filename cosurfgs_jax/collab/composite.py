@@ -16,14 +16,14 @@ from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.raster import rasterize_sums
 from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.settings import RasterSettings
-from cosurfgs_jax.training.partitioned_scene import Place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
-PART_BYTES = 4 * 9  # of a pixel of a Part
+PARTIAL_IMAGE_BYTES = 4 * 9  # of a pixel of a Part
 _BEHIND = np.float32(-1e6)  # camera z of everything, for a camera that sees nothing
 
 
-class Part(NamedTuple):
+class PartialImage(NamedTuple):
     """Sums along rays over the surfels of one cell, with any leading axes. All zero is a cell that is not there."""
 
     color: Float[Array, "*parts h w 3"]  # without background
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     plane: Float[Array, "*parts h w"]
 
 
-class Jobs(NamedTuple):
+class RenderRequests(NamedTuple):
     """What a device draws for others and what it makes of what comes back. Leaves of one device, without the device axis.
 
     b cells and cameras a device, S slots of the exchange.
@@ -44,26 +44,26 @@ class Jobs(NamedTuple):
     order: Int[Array, "b s"]  # i32[b, S * b]: received parts (slot by slot, cell by cell) front to back for each own camera
 
 
-def blind_camera(camera: Camera) -> Camera:
+def null_camera(camera: Camera) -> Camera:
     """A camera that sees nothing, so that drawing for it costs no more than a look at the surfels."""
     pose = np.eye(4, dtype=np.float32)
     pose[2, 3] = _BEHIND
     return Camera(pose, camera.intrinsics)
 
 
-class Planner:
-    """Makes the jobs of a step from the views that the blocks use."""
+class RequestPlanner:
+    """Makes the render requests of a step from the views that the blocks use."""
 
-    def __init__(self, place: Place, layout: Layout, exchange: Exchange, groups: np.ndarray):
+    def __init__(self, partitioned: PartitionedScene, layout: Layout, exchange: Exchange, groups: np.ndarray):
         """
         Args:
             place, layout: of the run.
             exchange: between the devices.
             groups: i64[B]; a block's cameras see the cells of its own group.
         """
-        self._place, self._layout, self._exchange, self._groups = place, layout, exchange, groups
-        poses = place.views.centers()
-        self._orders = place.partition.front_to_back(poses)  # [V, B]
+        self._partitioned, self._layout, self._exchange, self._groups = partitioned, layout, exchange, groups
+        poses = partitioned.views.centers()
+        self._orders = partitioned.partition.front_to_back(poses)  # [V, B]
 
     def partners(self, block: int) -> np.ndarray:
         """The blocks whose cells are drawn for a block's cameras."""
@@ -71,13 +71,13 @@ class Planner:
         cells = [cell for other in self._exchange.receives_of[device] if other >= 0 for cell in self._layout.blocks_of(other)]
         return np.array([cell for cell in sorted(cells) if self._groups[cell] == self._groups[block]])
 
-    def jobs(self, views: dict[int, int | None]) -> Jobs:
-        """The jobs of all devices, with the device axis in front.
+    def requests(self, views: dict[int, int | None]) -> RenderRequests:
+        """The render requests of all devices, with the device axis in front.
 
         Args:
             views: for every block (of all processes) the view that it looks from; None = it looks from nowhere.
         """
-        return self._layout.put(lambda device: self.jobs_of(device, views))
+        return self._layout.put(lambda device: self.requests_of(device, views))
 
     def _blocks_at(self, device: int) -> list[int | None]:
         return [self._layout.block_at(device, row) if device >= 0 else None for row in range(self._layout.blocks_per_device)]
@@ -89,17 +89,17 @@ class Planner:
     def _camera(self, block: int | None, cell: int | None, views: dict[int, int | None]) -> Camera:
         """The camera that a cell is drawn for; blind where there is no such cell, or the camera's group lacks it."""
         view = None if block is None else views[block]
-        camera = self._place.views.camera_arrays(0 if view is None else view)
+        camera = self._partitioned.views.camera_arrays(0 if view is None else view)
         is_wanted = view is not None and cell is not None and self._groups[block] == self._groups[cell]
-        return camera if is_wanted else blind_camera(camera)
+        return camera if is_wanted else null_camera(camera)
 
-    def jobs_of(self, device: int, views: dict[int, int | None]) -> Jobs:
-        """The jobs of one device, as NumPy arrays; see `jobs`."""
+    def requests_of(self, device: int, views: dict[int, int | None]) -> RenderRequests:
+        """The render requests of one device, as NumPy arrays; see `requests`."""
         own, cells = self._blocks_at(device), self.cells_received(device)
         asked = [block for other in self._exchange.draws_for[device] for block in self._blocks_at(other)]
         cameras = _stack([_stack([self._camera(block, cell, views) for block in asked]) for cell in own])
         own_cameras = _stack([self._camera(block, block, views) for block in own])
-        return Jobs(cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own]))
+        return RenderRequests(cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own]))
 
     def _order(self, block: int | None, cells: list[int | None], views: dict[int, int | None]) -> np.ndarray:
         view = None if block is None else views[block]
@@ -115,7 +115,7 @@ def _stack(trees):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def draw_part(surfels: Surfels, cameras: Camera, image_size: tuple[int, int], settings: RasterSettings) -> Part:
+def draw_part(surfels: Surfels, cameras: Camera, image_size: tuple[int, int], settings: RasterSettings) -> PartialImage:
     """Draws the surfels of one cell for several cameras.
 
     Args:
@@ -125,10 +125,10 @@ def draw_part(surfels: Surfels, cameras: Camera, image_size: tuple[int, int], se
     """
     raw = rasterize_sums(surfels, cameras, image_size=image_size, near=settings.near, backend=settings.backend or None,
                          maps="geometry")
-    return Part(raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum)
+    return PartialImage(raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum)
 
 
-def composite(parts: Part, order: Int[Array, " s"]) -> Part:
+def composite(parts: PartialImage, order: Int[Array, " s"]) -> PartialImage:
     """Puts the parts of one view together.
 
     Args:
@@ -147,7 +147,7 @@ def composite(parts: Part, order: Int[Array, " s"]) -> Part:
     return total
 
 
-def to_output(total: Part, camera: Camera, background: float) -> RenderOutput:
+def to_output(total: PartialImage, camera: Camera, background: float) -> RenderOutput:
     """The maps of a view from its sums. There is no median depth: it cannot be had from the parts."""
     light = 1.0 - total.alpha
     raw = RawMaps(color=total.color + background * light[..., None], transmittance=light, depth_sum=total.depth,
@@ -156,19 +156,19 @@ def to_output(total: Part, camera: Camera, background: float) -> RenderOutput:
     return finish(raw, camera)
 
 
-def receive_parts(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_size: tuple[int, int],
-                  settings: RasterSettings) -> list[Part]:
+def receive_parts(cells: list[Surfels], requests: RenderRequests, exchange: Exchange, image_size: tuple[int, int],
+                  settings: RasterSettings) -> list[PartialImage]:
     """Draws this device's cells for the cameras that want them, and gets the parts of its own cameras' views. Inside shard_map.
 
     Args:
         cells: b models, this device's own cells. Take gradient.
-        jobs: of this device.
+        requests: of this device.
         exchange, image_size, settings: static.
     Returns:
-        b Parts with a leading axis of S * b, one for each own camera; `Planner.cells_received` says whose they are.
+        b Parts with a leading axis of S * b, one for each own camera; `RequestPlanner.cells_received` says whose they are.
     """
     num_cells, num_slots = len(cells), exchange.num_slots
-    drawn = [draw_part(surfels, jax.tree.map(lambda leaf, i=i: leaf[i], jobs.cameras), image_size, settings)
+    drawn = [draw_part(surfels, jax.tree.map(lambda leaf, i=i: leaf[i], requests.cameras), image_size, settings)
              for i, surfels in enumerate(cells)]
 
     def by_slot(*leaves):  # b of [S * b, H, W, ...] -> [S, b cells, b cameras, H, W, ...]
@@ -179,17 +179,17 @@ def receive_parts(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_si
             for i in range(num_cells)]
 
 
-def render_views(cells: list[Surfels], jobs: Jobs, exchange: Exchange, image_size: tuple[int, int],
+def render_views(cells: list[Surfels], requests: RenderRequests, exchange: Exchange, image_size: tuple[int, int],
                  settings: RasterSettings) -> list[RenderOutput]:
     """Renders the views of this device's cameras from the whole model. Inside shard_map; differentiable in the surfels.
 
     Args:
-        cells, jobs, exchange, image_size, settings: see `receive_parts`.
+        cells, requests, exchange, image_size, settings: see `receive_parts`.
     Returns:
         b outputs, one for each own camera.
     """
     outputs = []
-    for i, parts in enumerate(receive_parts(cells, jobs, exchange, image_size, settings)):
-        camera = jax.tree.map(lambda leaf, i=i: leaf[i], jobs.own_cameras)
-        outputs.append(to_output(composite(parts, jobs.order[i]), camera, settings.background))
+    for i, parts in enumerate(receive_parts(cells, requests, exchange, image_size, settings)):
+        camera = jax.tree.map(lambda leaf, i=i: leaf[i], requests.own_cameras)
+        outputs.append(to_output(composite(parts, requests.order[i]), camera, settings.background))
     return outputs

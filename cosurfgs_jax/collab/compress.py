@@ -17,13 +17,13 @@ from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.model import density
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
-from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.partitioned_scene import round_slots
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState, with_surfels
 
 
-def keep_head(scores: Float[Array, " n"], among: Bool[Array, " n"], prune_ratio: float,
+def top_fraction_mask(scores: Float[Array, " n"], among: Bool[Array, " n"], prune_ratio: float,
               importance_share: float) -> Bool[Array, " n"]:
     """The most important of some surfels.
 
@@ -54,14 +54,14 @@ def prune_step(state: TrainState, importance: Importance, is_inside: Bool[Array,
     merged model would not get smaller. Moments and statistics move with their surfels.
     """
     scores = importance_scores(importance, state.params["log_scales"], state.alive, settings)
-    alive = keep_head(scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share)
-    alive |= keep_head(scores, state.alive & ~is_inside, prune_ratio, settings.lmc.importance_share)
+    alive = top_fraction_mask(scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share)
+    alive |= top_fraction_mask(scores, state.alive & ~is_inside, prune_ratio, settings.lmc.importance_share)
     return with_surfels(state, *density.compact(state.params, state.optimizer, alive, state.stats))
 
 
-def inside_masks(context: Context, rows: list) -> list:
+def inside_masks(run: Run, rows: list) -> list:
     """For every row bool[D, N]: which living surfels have their centre in their block's cell."""
-    partition, layout = context.place.partition, context.layout
+    partition, layout = run.partitioned.partition, run.layout
 
     def mask(device: int, row: int) -> np.ndarray:
         state, block = layout.get(rows[row], device), layout.block_at(device, row)
@@ -72,11 +72,11 @@ def inside_masks(context: Context, rows: list) -> list:
     return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(rows))]
 
 
-def shrink_rows(context: Context, rows: list) -> list:
+def shrink_rows(run: Run, rows: list) -> list:
     """The same states with as few slots as hold the living surfels of every block, which must be in front."""
-    layout = context.layout
+    layout = run.layout
     counts = [int(state.alive.sum()) for state in layout.get_blocks(rows).values()]
-    num_slots = min(round_slots(context.most(counts)), rows[0].alive.shape[1])
+    num_slots = min(round_slots(run.most(counts)), rows[0].alive.shape[1])
 
     def cut(state: TrainState) -> TrainState:
         slots = jax.tree.map(lambda leaf: leaf[:num_slots], (state.params, state.optimizer.mu, state.optimizer.nu, state.alive,
@@ -97,10 +97,10 @@ class Compression(NamedTuple):
     num_inside: dict[int, int]  # surfels in the cell afterwards
 
 
-def _measure_row(context: Context, measure, state: TrainState, is_inside, row: int) -> Importance:
-    importance = context.layout.put(lambda _: init_importance(state.alive.shape[1]))
-    for camera, is_real, size in each_view(context.place, context.layout, row):
-        importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
+def _measure_row(run: Run, measure, state: TrainState, is_inside, row: int) -> Importance:
+    importance = run.layout.put(lambda _: init_importance(state.alive.shape[1]))
+    for camera, is_active, size in each_view(run.partitioned, run.layout, row):
+        importance = measure(importance, state, is_inside, camera, is_active, image_size=size)
         jax.block_until_ready(importance.num_used)
     return importance
 
@@ -114,44 +114,44 @@ def _choose(layout: Layout, importance: Importance, everything: Importance) -> I
     return layout.put(pick)
 
 
-def compress(context: Context, stage: Stage, prune_ratio: float) -> Compression:
+def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     """Measures the importance of all surfels of all blocks over their photographs, and prunes.
 
     Args:
-        context: of the run.
+        run: of the run.
         stage: the blocks.
-        prune_ratio: see `keep_head`.
+        prune_ratio: see `top_fraction_mask`.
     """
-    layout, settings = context.layout, context.settings
+    layout, settings = run.layout, run.settings
     measure = sharded(functools.partial(measure_view, settings=settings), layout, donate=(0,), static=("image_size",))
     all_used = dataclasses.replace(settings, lmc=dataclasses.replace(settings.lmc, camera_switch=False))
     measure_all = sharded(functools.partial(measure_view, settings=all_used), layout, donate=(0,), static=("image_size",))
     prune = sharded(functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio), layout, donate=(0,))
     before = {block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.rows).items()}
     rows, used = [], []
-    for row, (state, is_inside) in enumerate(zip(stage.rows, inside_masks(context, stage.rows), strict=True)):
-        importance = _measure_row(context, measure, state, is_inside, row)
-        if context.any_process(any(layout.block_at(device, row) is not None and not layout.get(importance.num_used, device)
+    for row, (state, is_inside) in enumerate(zip(stage.rows, inside_masks(run, stage.rows), strict=True)):
+        importance = _measure_row(run, measure, state, is_inside, row)
+        if run.any_process(any(layout.block_at(device, row) is not None and not layout.get(importance.num_used, device)
                                    for device in layout.local_devices)):
             # Small cells under wide photographs: none of them looks mostly at the cell, so all of them count.
-            everything = _measure_row(context, measure_all, state, is_inside, row)
+            everything = _measure_row(run, measure_all, state, is_inside, row)
             importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
         rows.append(prune(state, importance, is_inside))
-    rows = shrink_rows(context, rows)
+    rows = shrink_rows(run, rows)
     after = layout.get_blocks(rows)
-    inside = layout.get_blocks(inside_masks(context, rows))
+    inside = layout.get_blocks(inside_masks(run, rows))
     return Compression(rows, before, {block: int(state.alive.sum()) for block, state in after.items()},
                        {block: int(number) for block, number in layout.get_blocks(used).items()},
                        {block: int(mask.sum()) for block, mask in inside.items()})
 
 
-def crop_rows(context: Context, rows: list) -> list:
+def crop_rows(run: Run, rows: list) -> list:
     """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells of the merged model."""
-    layout = context.layout
+    layout = run.layout
 
     def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
         return with_surfels(state, *density.compact(state.params, state.optimizer, is_inside, state.stats))
 
     cut = sharded(crop, layout)
-    return shrink_rows(context, [cut(state, mask) for state, mask in zip(rows, inside_masks(context, rows), strict=True)])
+    return shrink_rows(run, [cut(state, mask) for state, mask in zip(rows, inside_masks(run, rows), strict=True)])

@@ -71,7 +71,7 @@ def removal_effects(draw: Callable[[Surfels], RenderOutput], surfels: Surfels,
 
 
 def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Array, " n"], camera: Camera,
-                 is_real: Bool[Array, ""], image_size: tuple[int, int], settings: Settings) -> Importance:
+                 is_active: Bool[Array, ""], image_size: tuple[int, int], settings: Settings) -> Importance:
     """Adds one photograph.
 
     With the camera switch, photographs that mostly show other blocks are abandoned: they would praise what explains the outside.
@@ -81,7 +81,7 @@ def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Arra
         state: of one block.
         is_inside: bool[N], surfels in the block's cell.
         camera, image_size: of the photograph.
-        is_real: whether it is one of the block's at all.
+        is_active: whether it is one of the block's at all.
         settings: static.
     """
     def draw(surfels: Surfels) -> RenderOutput:
@@ -95,7 +95,7 @@ def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Arra
     else:
         effects, out = jnp.zeros_like(removal), draw(state.surfels())
     weight = out.contributions[:, 0]
-    is_used = is_real
+    is_used = is_active
     if settings.lmc.camera_switch:
         num_pixels = image_size[0] * image_size[1]
         is_used &= jnp.where(is_inside, weight, 0.0).sum() >= settings.lmc.min_cell_share * num_pixels

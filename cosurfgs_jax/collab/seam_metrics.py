@@ -16,7 +16,7 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.loop import views_in_step
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Camera
 
 
@@ -149,47 +149,47 @@ def _solid(maps: dict, size: tuple[int, int]) -> np.ndarray:
     return np.where(maps["alpha"] >= MIN_PLANE_ALPHA, maps["depth"], 0)[..., :height, :width]
 
 
-def _true_depth(context: Context, view: int) -> np.ndarray | None:
+def _true_depth(run: Run, view: int) -> np.ndarray | None:
     """Exact depth in world lengths, where it is known in the size of the image."""
-    place = context.place
-    path = place.scene.ground_truth and place.scene.ground_truth.depth_path(view)
+    partitioned = run.partitioned
+    path = partitioned.scene.ground_truth and partitioned.scene.ground_truth.depth_path(view)
     if not path:
         return None
     depth = files.read_arrays(path, ("depth",))["depth"]
-    return depth / place.frame.depth_to_dataset(1.0) if depth.shape == place.views.image_size(view) else None
+    return depth / partitioned.frame.depth_to_dataset(1.0) if depth.shape == partitioned.views.image_size(view) else None
 
 
-def score_seam_depth(context: Context, rows: list, exchange: Exchange, seams: SeamMasks,
+def score_seam_depth(run: Run, rows: list, exchange: Exchange, seams: SeamMasks,
                      whole_rows: list | None = None, roughness: float | None = None) -> SeamDepth:
     """The depth at the seams of the merged model on photographs for training and for testing; the same in all processes.
 
     Args:
-        context: of the run.
+        run: of the run.
         rows: states of the cells.
         exchange: between all devices.
         seams: of the place.
         whole_rows: states of the whole local models, before they were cropped to their cells; None = they are not there.
         roughness: see `seam_depth_from_sums`.
     """
-    place = context.place
+    partitioned = run.partitioned
     sums = np.zeros((NUM_SUMS, 2))
-    if place.partition.num_blocks == 1:
+    if partitioned.partition.num_blocks == 1:
         return SeamDepth()
-    merged = CellRenderer(context, rows, exchange)
-    apart = None if whole_rows is None else CellRenderer(context, whole_rows, exchange, is_apart=True)
-    photographs = np.sort(np.concatenate([place.scene.train_views, place.scene.test_views]))
-    for views in views_in_step(place, photographs, VIEWS_PER_BLOCK):
+    merged = CellRenderer(run, rows, exchange)
+    apart = None if whole_rows is None else CellRenderer(run, whole_rows, exchange, is_apart=True)
+    photographs = np.sort(np.concatenate([partitioned.scene.train_views, partitioned.scene.test_views]))
+    for views in views_in_step(partitioned, photographs, VIEWS_PER_BLOCK):
         own = merged.maps(views)
         alone = {} if apart is None else apart.maps(views)
         for block, maps in own.items():
             view = views[block]
             if view is None:
                 continue
-            size = place.views.image_size(view)
+            size = partitioned.views.image_size(view)
             by_block = dict(zip(alone[block]["cells"], _solid(alone[block], size), strict=True)) if alone else {}
             by_block.pop(None, None)  # of devices with fewer cells than others
-            sums += view_sums(_solid(maps, size), place.views.camera_arrays(view), place.partition, seams.mask(view),
-                              truth=_true_depth(context, view), alone=by_block)
+            sums += view_sums(_solid(maps, size), partitioned.views.camera_arrays(view), partitioned.partition, seams.mask(view),
+                              truth=_true_depth(run, view), alone=by_block)
     return seam_depth_from_sums(processes.gather(sums).sum(axis=0), roughness)
 
 
@@ -202,7 +202,7 @@ def wall_roughness(stages: list[dict]) -> float | None:
     return None
 
 
-def tell_seam_depth(depth: SeamDepth) -> str:
+def summarize_seam_depth(depth: SeamDepth) -> str:
     """One line; "" where nothing was measured."""
     parts = []
     for key, name in (("disagreement", "blocks disagree by"), ("step", "step across walls"), ("error", "error")):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.collab.composite import Planner, receive_parts, render_views
+from cosurfgs_jax.collab.composite import RequestPlanner, receive_parts, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
@@ -17,8 +17,8 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training.loop import views_in_step
-from cosurfgs_jax.training.partitioned_scene import Block, Place, first_state, split_photo
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, first_state, split_photo
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Surfels
 
 SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
@@ -48,13 +48,13 @@ class SeamMasks:
     judged on the same pixels.
     """
 
-    def __init__(self, place: Place, settings):
+    def __init__(self, partitioned: PartitionedScene, settings):
         """
         Args:
-            place: with its partition.
+            partitioned: with its partition.
             settings: `surfels`, `raster`, `seed`.
         """
-        self._place, self._settings = place, settings
+        self._partitioned, self._settings = partitioned, settings
         self._discs: dict[int, Surfels] = {}
         self._masks: dict[int, np.ndarray] = {}
 
@@ -65,19 +65,19 @@ class SeamMasks:
         return self._masks[view]
 
     def _make(self, view: int) -> np.ndarray:
-        place, size = self._place, self._place.views.image_size(view)
-        if place.partition.num_blocks == 1:
+        partitioned, size = self._partitioned, self._partitioned.views.image_size(view)
+        if partitioned.partition.num_blocks == 1:
             return np.zeros(size, bool)
-        block: Block = place.blocks[int(place.partition.home[view])]
+        block: Block = partitioned.blocks[int(partitioned.partition.home[view])]
         if block.number not in self._discs:
-            surfels = first_state(place, block, self._settings, block.num_first).surfels()
+            surfels = first_state(partitioned, block, self._settings, block.num_initial).surfels()
             self._discs[block.number] = surfels.replace(logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT))
-        camera = place.views.camera_arrays(view)
+        camera = partitioned.views.camera_arrays(view)
         raster = self._settings.raster
         out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps", "backend"))(
             self._discs[block.number], camera, image_size=size, near=raster.near, maps="geometry", backend=raster.backend or None)
         points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
-        return (np.asarray(out.alpha) >= 0.5) & (place.partition.wall_distance(points) <= SEAM_WIDTH)
+        return (np.asarray(out.alpha) >= 0.5) & (partitioned.partition.wall_distance(points) <= SEAM_WIDTH)
 
 
 def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]) -> np.ndarray:
@@ -114,12 +114,12 @@ def _compile(layout: Layout, exchange: Exchange, size: tuple[int, int], near: fl
              is_apart: bool):
     raster = RasterSettings(near=near, background=background, backend=backend)
 
-    def together(states, jobs):
-        outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
+    def together(states, requests):
+        outputs = render_views([state.surfels() for state in states], requests, exchange, size, raster)
         return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
 
-    def apart(states, jobs):
-        parts = receive_parts([state.surfels() for state in states], jobs, exchange, size, raster)
+    def apart(states, requests):
+        parts = receive_parts([state.surfels() for state in states], requests, exchange, size, raster)
         return [{"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)} for part in parts]
 
     return sharded(apart if is_apart else together, layout)
@@ -128,16 +128,16 @@ def _compile(layout: Layout, exchange: Exchange, size: tuple[int, int], near: fl
 class CellRenderer:
     """Renders views of a model whose cells lie on several devices; all processes ask for the same views together."""
 
-    def __init__(self, context: Context, rows: list, exchange: Exchange, is_apart: bool = False):
+    def __init__(self, run: Run, rows: list, exchange: Exchange, is_apart: bool = False):
         """
         Args:
-            context: of the run.
+            run: of the run.
             rows: states of the cells.
             exchange: between all devices.
             is_apart: each block's model by itself, instead of all put together.
         """
-        self._context, self._rows, self._exchange, self._is_apart = context, rows, exchange, is_apart
-        self._planner = Planner(context.place, context.layout, exchange, np.zeros(len(context.place.blocks), np.int64))
+        self._run, self._rows, self._exchange, self._is_apart = run, rows, exchange, is_apart
+        self._planner = RequestPlanner(run.partitioned, run.layout, exchange, np.zeros(len(run.partitioned.blocks), np.int64))
 
     def maps(self, views: dict[int, int | None]) -> dict[int, dict]:
         """Maps of one view of every block (None: it looks from nowhere).
@@ -146,35 +146,35 @@ class CellRenderer:
             For each block of this process "alpha", "depth" f32[H,W] and "color" f32[H,W,3]; or, apart, [n,H,W] of the models
             of "cells", n block numbers (None: no model), without colour.
         """
-        place, layout, raster = self._context.place, self._context.layout, self._context.settings.raster
-        size = place.photo_size or place.views.image_size(next(view for view in views.values() if view is not None))
+        partitioned, layout, raster = self._run.partitioned, self._run.layout, self._run.settings.raster
+        size = partitioned.photo_size or partitioned.views.image_size(next(view for view in views.values() if view is not None))
         draw = _compile(layout, self._exchange, size, raster.near, raster.background, raster.backend, self._is_apart)
-        maps = layout.get_blocks(jax.block_until_ready(draw(self._rows, self._planner.jobs(views))))
+        maps = layout.get_blocks(jax.block_until_ready(draw(self._rows, self._planner.requests(views))))
         if self._is_apart:
             for block, own in maps.items():
                 own["cells"] = self._planner.cells_received(block // layout.blocks_per_device)
         return maps
 
 
-def render_test_views(context: Context, rows: list, exchange: Exchange):
+def render_test_views(run: Run, rows: list, exchange: Exchange):
     """Renders all test views of the whole model, sort-last.
 
     Args:
-        context: of the run.
+        run: of the run.
         rows: states of the cells.
         exchange: between all devices.
     Yields:
         (view, maps "color" f32[H,W,3], "alpha", "depth" f32[H,W]) of this process's test views.
     """
-    renderer = CellRenderer(context, rows, exchange)
-    for views in views_in_step(context.place, context.place.scene.test_views):
+    renderer = CellRenderer(run, rows, exchange)
+    for views in views_in_step(run.partitioned, run.partitioned.scene.test_views):
         yield from ((views[block], own) for block, own in renderer.maps(views).items() if views[block] is not None)
 
 
-def score_cells(context: Context, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:
+def score_cells(run: Run, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:
     """Scores of the merged model on all test views; the same in all processes."""
     sums = np.zeros(NUM_SUMS)
-    if len(context.place.scene.test_views):
-        for view, maps in render_test_views(context, rows, exchange):
-            sums += score_view(maps["color"], context.images.load(view), seams.mask(view))
+    if len(run.partitioned.scene.test_views):
+        for view, maps in render_test_views(run, rows, exchange):
+            sums += score_view(maps["color"], run.images.load(view), seams.mask(view))
     return scores_from_sums(processes.gather(sums).sum(axis=0))

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int8, UInt8
 
 from cosurfgs_jax import files
-from cosurfgs_jax.collab.composite import Planner, render_views
+from cosurfgs_jax.collab.composite import RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
-from cosurfgs_jax.training.run import Context, Stopped
+from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 
 IS_TEACHER_VALID, IS_PHOTO_VALID = 1, 2
@@ -40,8 +40,8 @@ def blank_maps(size: tuple[int, int]) -> TeacherMaps:
                        np.zeros(size, np.float32), np.zeros((*size, 3), np.int8))
 
 
-def _flags(context: Context, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> np.ndarray:
-    partition, camera = context.place.partition, context.place.views.camera_arrays(view)
+def _flags(run: Run, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> np.ndarray:
+    partition, camera = run.partitioned.partition, run.partitioned.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
     points = unproject(maps["depth"], camera.intrinsics, camera.camera_from_world)
     is_known = is_solid & partition.is_in_expanded(group, points)
@@ -53,24 +53,24 @@ def _flags(context: Context, block: int, group: np.ndarray, partners: np.ndarray
     return (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
 
 
-def _views_in_step(context: Context):
+def _views_in_step(run: Run):
     """All photographs of all blocks, one of each block at a time; None where a block has no more."""
-    blocks = context.place.blocks
-    for index in range(context.place.max_views):
+    blocks = run.partitioned.blocks
+    for index in range(run.partitioned.max_views):
         yield {block.number: int(block.views[index]) if index < len(block.views) else None for block in blocks}
 
 
 class Teachers:
     """The maps of a stage's teachers, on disk."""
 
-    def __init__(self, context: Context, stage_name: str):
+    def __init__(self, run: Run, stage_name: str):
         """
         Args:
-            context: of the run.
+            run: of the run.
             stage_name: of the stage that they teach.
         """
-        self._context = context
-        self._folder = context.workdir / "teachers" / stage_name
+        self._run = run
+        self._folder = run.workdir / "teachers" / stage_name
 
     def _path(self, block: int, view: int) -> Path:
         return self._folder / f"{block:04d}" / f"{view:06d}.npz"
@@ -90,16 +90,16 @@ class Teachers:
 
     def check(self) -> None:
         """Raises InputError, in every process, if maps of one of the blocks' photographs are not on disk."""
-        blocks = self._context.place.blocks
-        missing = [path for block in self._context.layout.local_blocks for view in blocks[block].views
+        blocks = self._run.partitioned.blocks
+        missing = [path for block in self._run.layout.local_blocks for view in blocks[block].views
                    if not (path := self._path(block, int(view))).exists()]
-        if self._context.any_process(bool(missing)):
+        if self._run.any_process(bool(missing)):
             raise InputError(f"{self._folder}: expected what the teachers show of all photographs, got {len(missing)} files "
                              f"missing here; delete checkpoints/{self._folder.name} in the workdir to begin the stage anew")
 
     def drop(self) -> None:
         """Deletes the files of this process's blocks."""
-        for block in self._context.layout.local_blocks:
+        for block in self._run.layout.local_blocks:
             shutil.rmtree(self._folder / f"{block:04d}", ignore_errors=True)
 
     def render(self, rows: list, exchange: Exchange, groups: np.ndarray, partners: dict[int, np.ndarray]) -> None:
@@ -110,32 +110,32 @@ class Teachers:
             exchange, groups: between the devices; the models are those of `groups`.
             partners: for each local block the blocks that will take part in the student's view.
         """
-        context, place = self._context, self._context.place
-        raster = context.settings.raster
-        size = place.photo_size
+        run, partitioned = self._run, self._run.partitioned
+        raster = run.settings.raster
+        size = partitioned.photo_size
 
-        def on_device(states, jobs):
-            outputs = render_views([state.surfels() for state in states], jobs, exchange, size, raster)
+        def on_device(states, requests):
+            outputs = render_views([state.surfels() for state in states], requests, exchange, size, raster)
             return [{"color": out.color, "alpha": out.alpha, "depth": out.depth, "normal": out.normal,
                      "plane_depth": out.plane_depth} for out in outputs]
 
-        render = sharded(on_device, context.layout)
-        planner = Planner(place, context.layout, exchange, groups)
-        with Progress(f"{self._folder.name} teachers", place.max_views) as progress:
-            for number, views in enumerate(_views_in_step(context)):
-                missing = [block for block in context.layout.local_blocks
+        render = sharded(on_device, run.layout)
+        planner = RequestPlanner(partitioned, run.layout, exchange, groups)
+        with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
+            for number, views in enumerate(_views_in_step(run)):
+                missing = [block for block in run.layout.local_blocks
                            if views[block] is not None and not self._path(block, views[block]).exists()]
-                if context.any_process(bool(missing)):
-                    maps = context.layout.get_blocks(jax.block_until_ready(render(rows, planner.jobs(views))))
+                if run.any_process(bool(missing)):
+                    maps = run.layout.get_blocks(jax.block_until_ready(render(rows, planner.requests(views))))
                     for block in missing:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])
                 progress.update(number + 1)
-                if context.any_process(bool(context.stop)):
+                if run.any_process(bool(run.stop)):
                     raise Stopped
 
     def _store(self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray) -> None:
-        flags = _flags(self._context, block, group, partners, maps, view)
+        flags = _flags(self._run, block, group, partners, maps, view)
         color = np.round(np.clip(maps["color"], 0, 1) * 255).astype(np.uint8)
         normal = np.round(np.clip(maps["normal"], -1, 1) * 127).astype(np.int8)
         with files.atomic_path(self._path(block, view)) as path:

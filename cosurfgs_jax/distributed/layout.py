@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import InputError
 
 AXES = ("edge", "device")
@@ -83,22 +83,22 @@ class Layout:
         """`put` of the blocks in one row; `make` gets the number of the block, or None where a device has none there."""
         return self.put(lambda device: make(self.block_at(device, row)))
 
-    def pack(self, make: Callable[[int], Any]) -> Parcel:
+    def pack(self, make: Callable[[int], Any]) -> Packed:
         """What `put` puts, as one array: for the few numbers that a step needs.
 
         Args:
-            make: position of a device in the mesh -> pytree of numbers (`Parcel.pack`).
+            make: position of a device in the mesh -> pytree of numbers (`Packed.pack`).
         Returns:
-            Parcel of [D, n]. In a single process it is of NumPy, as the call that takes it sends it more cheaply than `put`.
+            Packed of [D, n]. In a single process it is of NumPy, as the call that takes it sends it more cheaply than `put`.
         """
-        parcels = [Parcel.pack(make(device)) for device in self.local_devices]
-        words = np.stack([parcel.words for parcel in parcels])
+        packed = [Packed.pack(make(device)) for device in self.local_devices]
+        words = np.stack([one.words for one in packed])
         if jax.process_count() > 1:
             sharding = NamedSharding(self.mesh, SPEC)
             words = jax.make_array_from_process_local_data(sharding, words, (self.num_devices, words.shape[1]))
-        return Parcel(words, parcels[0].form)
+        return Packed(words, packed[0].form)
 
-    def pack_row(self, row: int, make: Callable[[int | None], Any]) -> Parcel:
+    def pack_row(self, row: int, make: Callable[[int | None], Any]) -> Packed:
         """`pack` of the blocks in one row, as `put_row` is of `put`."""
         return self.pack(lambda device: make(self.block_at(device, row)))
 

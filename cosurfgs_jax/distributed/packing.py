@@ -18,7 +18,7 @@ _DTYPES = tuple(map(np.dtype, (np.float32, np.int32, np.bool_)))
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What a parcel holds: hashable, so that it is a static part of compiled programs."""
+    """What a `Packed` holds: hashable, so that it is a static part of compiled programs."""
 
     tree: Any  # PyTreeDef
     shapes: tuple[tuple[int, ...], ...]
@@ -27,14 +27,14 @@ class Form:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Parcel:
+class Packed:
     """A pytree of numbers as one array. Its bits come out as they went in."""
 
     words: Int[Array, "*axes n"] | Int[np.ndarray, "*axes n"]
     form: Form = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def pack(cls, tree: Any) -> "Parcel":
+    def pack(cls, tree: Any) -> "Packed":
         """Packs arrays and numbers of 32 bits, and bools.
 
         Args:
@@ -47,7 +47,7 @@ class Parcel:
         leaves, structure = jax.tree.flatten(tree)
         dtypes = tuple(leaf.dtype for leaf in leaves)
         if unknown := set(dtypes) - set(_DTYPES):
-            raise TypeError(f"Parcel.pack: expected {', '.join(map(str, _DTYPES))}, got {', '.join(map(str, unknown))}")
+            raise TypeError(f"Packed.pack: expected {', '.join(map(str, _DTYPES))}, got {', '.join(map(str, unknown))}")
         form = Form(structure, tuple(leaf.shape for leaf in leaves), dtypes)
         is_jax = any(isinstance(leaf, jax.Array) for leaf in leaves)
         words = [(_words_of_jax if is_jax else _words_of_numpy)(leaf) for leaf in leaves]

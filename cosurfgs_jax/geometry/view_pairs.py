@@ -70,7 +70,7 @@ def sample_inverse_depth(depth: Float[Array, "h w"], pixels: Float[Array, "*batc
     return 1 / jnp.where(is_inside, total, 1), is_inside
 
 
-def there_and_back(pixels: Float[Array, "*batch 2"], depth: Float[Array, "*batch"], intrinsics: Float[Array, "3 3"],
+def round_trip_reprojection(pixels: Float[Array, "*batch 2"], depth: Float[Array, "*batch"], intrinsics: Float[Array, "3 3"],
                    neighbor_depth: Float[Array, "h w"], neighbor_intrinsics: Float[Array, "3 3"],
                    neighbor_from_view: Float[Array, "4 4"]) -> tuple[
                        Float[Array, "*batch 2"], Float[Array, "*batch"], Bool[Array, "*batch"]]:

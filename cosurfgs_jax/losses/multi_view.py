@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras
-from cosurfgs_jax.geometry.view_pairs import relative_pose, there_and_back
+from cosurfgs_jax.geometry.view_pairs import relative_pose, round_trip_reprojection
 from cosurfgs_jax.types import Camera, RenderOutput
 
 PATCH_RADIUS = 3  # pixels: patches of 7 x 7
@@ -143,7 +143,7 @@ def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w
     normal = cameras.turn(at_lattice(out.normal, stride, offset), pose[:3, :3])
     pixels = lattice_pixels(gray.shape, stride, offset)
     neighbor_from_view = relative_pose(neighbor.camera.camera_from_world, pose)
-    back, _, is_valid = there_and_back(pixels, depth, camera.intrinsics, neighbor.plane_depth, neighbor.camera.intrinsics,
+    back, _, is_valid = round_trip_reprojection(pixels, depth, camera.intrinsics, neighbor.plane_depth, neighbor.camera.intrinsics,
                                        neighbor_from_view)
     squared = ((back - pixels) ** 2).sum(axis=-1)
     is_apart = squared > 1e-8  # no gradient through the tip of the distance

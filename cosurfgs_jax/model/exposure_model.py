@@ -69,7 +69,7 @@ def gray_responses(params: AppearanceParams) -> Float[Array, "v 3"]:
     return transforms(params) @ jnp.asarray([0.5, 0.5, 0.5, 1.0])
 
 
-def divide(params: AppearanceParams, gain: Float[Array, "3"]) -> AppearanceParams:
+def apply_inverse_gain(params: AppearanceParams, gain: Float[Array, "3"]) -> AppearanceParams:
     """The model whose transforms show canonical colours times `gain` as the old one shows the colours themselves.
 
     Args:

@@ -23,7 +23,7 @@ from cosurfgs_jax.outputs.merged_model import load_merged, stage_names, total_st
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import PHASES, check_geo, geotiff, mesh_files, read_mesh_ply, write_dsm
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
-from cosurfgs_jax.training.partitioned_scene import Place, open_place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.run_log import Progress, read_history
 from cosurfgs_jax.training.world_cameras import make_render_fn
 from cosurfgs_jax.types import Surfels
@@ -40,13 +40,13 @@ class Trained(NamedTuple):
     """A trained model and its place."""
 
     settings: Settings
-    place: Place
+    partitioned: PartitionedScene
     surfels: Surfels  # world frame
     step: int
 
     def render_fn(self, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
         """View number -> maps in the dataset's frame (see `make_render_fn`)."""
-        return make_render_fn(self.surfels, self.place.views, self.place.frame, self.settings.raster, maps)
+        return make_render_fn(self.surfels, self.partitioned.views, self.partitioned.frame, self.settings.raster, maps)
 
 
 def load_trained(settings: Settings, workdir: Path) -> Trained:
@@ -60,12 +60,12 @@ def load_trained(settings: Settings, workdir: Path) -> Trained:
     """
     if not settings_file.has_begun(workdir):
         raise InputError(f"{workdir}: expected a trained model, got no checkpoint; run `python -m cosurfgs_jax.train` first")
-    place = open_place(settings, workdir)
-    surfels, step = load_merged(settings, workdir, place)
-    total = sum(total_steps(settings, name) for name in stage_names(settings, place.partition))
+    partitioned = open_partitioned_scene(settings, workdir)
+    surfels, step = load_merged(settings, workdir, partitioned)
+    total = sum(total_steps(settings, name) for name in stage_names(settings, partitioned.partition))
     if step < total:
         _log.info("the model is of step %d of %d: training is not finished", step, total)
-    return Trained(settings, place, jax.tree.map(jnp.asarray, surfels), step)
+    return Trained(settings, partitioned, jax.tree.map(jnp.asarray, surfels), step)
 
 
 def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
@@ -100,7 +100,7 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
         _log.info("there is no mesh to compare with %s yet; extracting it first", gt_points)
         extract_mesh(settings, workdir)
     trained = load_trained(settings, workdir)
-    scene = trained.place.scene
+    scene = trained.partitioned.scene
     views = scene.test_views
     if not len(views) and not (mesh_path.exists() and (gt_points or scene.ground_truth)):
         raise InputError("config.data.split: expected test views to evaluate, got none; train with config.data.split=every8")
@@ -112,7 +112,7 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
             scores, int(np.asarray(trained.surfels.alive).sum())))
         _log.info("test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views", scores["psnr"],
                   scores["psnr_color_corrected"], scores["ssim"], scores["num_test_views"])
-        if geometry_line := evaluation.tell_geometry(scores):
+        if geometry_line := evaluation.summarize_geometry(scores):
             _log.info("test views: %s", geometry_line)
     if mesh_path.exists():
         mesh = read_mesh_ply(mesh_path)
@@ -122,14 +122,14 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
             merge_metrics(workdir / "metrics.json", geometry=comparison.scores)
             report.drop_error_files(mesh_path.parent)
             report.write_error_files(mesh_path.parent, mesh, comparison)
-            _tell_surface(comparison.scores)
+            _log_surface(comparison.scores)
     elif scene.ground_truth:
         _log.info("no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` first")
     _note_seconds(workdir, "evaluate", time.monotonic() - started)
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
-def _tell_surface(geometry: dict) -> None:
+def _log_surface(geometry: dict) -> None:
     unit = geometry["unit"]
     _log.info("surface: accuracy %.4g %s, completeness %.4g %s; crop: %s; %s; distances %s, clipped at %.4g %s; alignment: %s",
               geometry["accuracy"], unit, geometry["completeness"], unit, geometry["crop"], geometry["sampling"],
@@ -168,7 +168,7 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
         choice: see `choose_views`.
     """
     trained = load_trained(settings, workdir)
-    scene, folder = trained.place.scene, Path(out) if out else workdir / "renders"
+    scene, folder = trained.partitioned.scene, Path(out) if out else workdir / "renders"
     views, render_view = choose_views(scene, choice), trained.render_fn()
     names = [files.safe_name(scene.image_names[view]) for view in views]  # they stay below the folder, whatever they are
     stems = [str(Path(name).with_suffix("")) for name in names]
@@ -200,7 +200,7 @@ def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
     started = time.monotonic()
     mesh_files.check_format(form)
     trained = load_trained(settings, workdir)
-    scene, num_views = trained.place.scene, len(trained.place.scene.train_views)
+    scene, num_views = trained.partitioned.scene, len(trained.partitioned.scene.train_views)
     with Progress("mesh", len(PHASES) * num_views) as progress:
         def tell(what: str, done: int, total: int) -> None:
             if what != "extract":  # comes amid "fuse"
@@ -218,7 +218,7 @@ def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
 
 
 def _export_surfels(trained: Trained, folder: Path) -> None:
-    surfels = trained.place.frame.surfels_to_dataset(trained.surfels)
+    surfels = trained.partitioned.frame.surfels_to_dataset(trained.surfels)
     for kind in ("2d", "3dgs"):
         path = folder / f"point_cloud_{kind}.ply"
         count = write_surfels_ply(path, surfels, kind)
@@ -226,10 +226,10 @@ def _export_surfels(trained: Trained, folder: Path) -> None:
 
 
 def _export_points(trained: Trained, folder: Path, form: str) -> None:
-    scene, geo = trained.place.scene, trained.settings.geo
+    scene, geo = trained.partitioned.scene, trained.settings.geo
     if form == "las":
         check_geo(scene, geo)
-    points = point_files.points_of(trained.place.frame.surfels_to_dataset(trained.surfels),
+    points = point_files.points_of(trained.partitioned.frame.surfels_to_dataset(trained.surfels),
                                    camera_center(scene.camera_from_world))
     path = folder / ("points.las" if form == "las" else "points.ply")
     if form == "las":
@@ -240,9 +240,9 @@ def _export_points(trained: Trained, folder: Path, form: str) -> None:
 
 
 def _export_dsm(trained: Trained, folder: Path) -> None:
-    started, settings, place = time.monotonic(), trained.settings, trained.place
+    started, settings, partitioned = time.monotonic(), trained.settings, trained.partitioned
     with Progress("height map, percent", 100) as progress:
-        found = write_dsm(folder / "dsm.tif", folder / "orthophoto.tif", trained.surfels, place.frame, place.scene, settings.geo,
+        found = write_dsm(folder / "dsm.tif", folder / "orthophoto.tif", trained.surfels, partitioned.frame, partitioned.scene, settings.geo,
                           memory_mb=settings.surface.memory_mb, backend=settings.raster.backend,
                           progress=lambda done, total: progress.update(100 * done // total))
     files.write_json(folder / "dsm.json", found | {"step": trained.step, "seconds": round(time.monotonic() - started, 1)})

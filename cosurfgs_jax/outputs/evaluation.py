@@ -94,7 +94,7 @@ def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
     return found | ({"depth": means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}} if "depth" in means else {})
 
 
-def tell_geometry(scores: dict) -> str:
+def summarize_geometry(scores: dict) -> str:
     """One line on depth and normals from what `evaluate_views` returns; "" without exact depth."""
     depth = scores.get("depth")
     if not depth:

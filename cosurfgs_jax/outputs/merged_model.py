@@ -11,7 +11,7 @@ from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.partitioned_scene import Place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.types import Surfels
 
@@ -38,7 +38,7 @@ def model_path(workdir: Path, step: int) -> Path:
     return workdir / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
 
 
-def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfels, int]:
+def load_merged(settings: Settings, workdir: Path, partitioned: PartitionedScene) -> tuple[Surfels, int]:
     """The surfels of all cells of the newest stage that was saved, and how many steps were taken to there.
 
     Blocks that are not distilled yet are cropped to their cells, and their colours made to agree in brightness (`exposure`).
@@ -46,7 +46,7 @@ def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfel
     Args:
         settings: those of the run.
         workdir: of the run.
-        place: of the run.
+        partitioned: of the run.
     Returns:
         Surfels of NumPy arrays, world frame, all alive; and the number of steps of all stages up to it.
     Raises:
@@ -54,7 +54,7 @@ def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfel
     """
     steps_before = 0
     found = None
-    for name in stage_names(settings, place.partition):
+    for name in stage_names(settings, partitioned.partition):
         folder = loop.checkpoint_folder(workdir, name)
         if any(path.name.isdigit() for path in folder.glob("*")):
             found = name, folder, steps_before
@@ -64,7 +64,7 @@ def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfel
     name, folder, steps_before = found
 
     def make_abstract(meta: dict):
-        loop.check_identity(place, meta)
+        loop.check_identity(partitioned, meta)
         one = abstract_state(meta["num_slots"], meta["max_views"], settings)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one)
 
@@ -74,10 +74,10 @@ def load_merged(settings: Settings, workdir: Path, place: Place) -> tuple[Surfel
     alive, means = np.asarray(state.alive), np.asarray(state.params["means"])
     params = state.params
     if name in ("device", "lmc_device"):
-        alive = alive & (place.partition.cell_of(means) == np.arange(len(alive))[:, None])
+        alive = alive & (partitioned.partition.cell_of(means) == np.arange(len(alive))[:, None])
         if settings.appearance.enabled and len(alive) > 1:
             models = {block: jax.tree.map(lambda leaf, block=block: leaf[block], state.appearance) for block in range(len(alive))}
-            gains = harmonize.gains_of(place, harmonize.gray_responses(place, models))
+            gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
             harmonics = zip(map(jnp.asarray, params["sh"]), jnp.asarray(gains, jnp.float32), strict=True)
             params = params | {"sh": np.stack([harmonize.scale_harmonics(sh, gain) for sh, gain in harmonics])}
     fields = {key: np.asarray(value)[alive] for key, value in params.items()}

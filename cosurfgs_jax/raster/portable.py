@@ -50,7 +50,7 @@ def _pixel_centers(tile, tiling: _Tiling):
     return x.astype(jnp.float32) + 0.5, y.astype(jnp.float32) + 0.5
 
 
-def _as_one(function, *arguments):
+def noinline(function, *arguments):
     """Calls a function that XLA is to compile by itself.
 
     For CPUs, on two grounds. What comes out of it is computed once: else XLA computes a hit anew for each of a dozen maps,
@@ -95,8 +95,8 @@ def _over_pixels(function, *values):
 
     XLA's own sums go from pixel to pixel, ten times slower, or call a library, which `_as_one` cannot.
     """
-    columns = _as_one(functools.partial(_fold, function), list(values))
-    return _as_one(lambda columns: [functools.reduce(function, [x[:, i] for i in range(x.shape[1])]) for x in columns], columns)
+    columns = noinline(functools.partial(_fold, function), list(values))
+    return noinline(lambda columns: [functools.reduce(function, [x[:, i] for i in range(x.shape[1])]) for x in columns], columns)
 
 
 def _count(weight, before):
@@ -122,7 +122,7 @@ def _join_contributions(old, new):
 def _for_groups(function, sums, state, others, groups: _Groups):
     """Scans over groups: function(sums, state, others, group) -> sums, state."""
     def step(sums, inputs):
-        return _as_one(function, sums, *inputs)
+        return noinline(function, sums, *inputs)
 
     return jax.lax.scan(step, sums, (state, others, groups))
 
@@ -141,7 +141,7 @@ def _blend_group(static, tiling, ordered, ranks, sums, state: Pixels, _, group: 
         rank = ranks[jnp.minimum(group.begin + slot, tiling.window - 1)]
         before = state.transmittance
         state, weight = blending.blend(state, _columns(ordered, rank), x, y, static.near, rank[:, None], is_there[:, None],
-                                       static.maps, _as_one)
+                                       static.maps, noinline)
         if static.with_contributions:
             row = jnp.where(is_there, rank, sums.shape[0] - 1)
             sums = _update_rows(_join_contributions, sums, row, _count(weight, before))
@@ -201,8 +201,8 @@ def _unblend_group(static, tiling, ordered, ranks, gradient, state: Replay, g: C
         rank = ranks[jnp.minimum(group.begin + slot, tiling.window - 1)]
         f = _columns(ordered, rank)
         state, slopes, (u, v) = blending.unblend(state, g, f, x, y, static.near, rank[:, None], is_there[:, None], static.maps,
-                                                 _as_one)
-        terms = _as_one(blending.terms, slopes, g, f, x, y, u, v)
+                                                 noinline)
+        terms = noinline(blending.terms, slopes, g, f, x, y, u, v)
         sums = iter(_over_pixels(jnp.add, *(term for term in terms if term is not None)))
         row = jnp.stack([jnp.zeros_like(x[:, 0]) if term is None else next(sums) for term in terms], axis=1)
         gradient = _update_rows(jnp.add, gradient, jnp.where(is_there, rank, gradient.shape[0] - 1), row)

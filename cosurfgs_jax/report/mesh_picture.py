@@ -133,7 +133,7 @@ def draw_mesh(mesh: Mesh, *, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0),
         raise InputError("mesh: expected triangles to draw, got none")
     axes = _view_axes(up, azimuth_deg, elevation_deg)
     colors = (_shade(mesh.vertex_normals @ axes.T) if is_shaded else mesh.vertex_colors / 255.0).astype(np.float32)
-    placed, buffer = _place(mesh.vertices, axes, width, fitting)
+    placed, buffer = _partitioned(mesh.vertices, axes, width, fitting)
     for start in range(0, len(mesh.triangles), _CHUNK):
         triangles = mesh.triangles[start:start + _CHUNK]
         buffer.add(placed[triangles], colors[triangles])
@@ -155,13 +155,13 @@ def draw_points(points: np.ndarray, colors: np.ndarray, *, up: Sequence[float] |
     """
     if not len(points):
         raise InputError("points: expected some to draw, got none")
-    placed, buffer = _place(points, _view_axes(up, azimuth_deg, elevation_deg), width, fitting)
+    placed, buffer = _partitioned(points, _view_axes(up, azimuth_deg, elevation_deg), width, fitting)
     size = int(np.clip(round(1.5 * np.sqrt(np.prod(buffer.shape) / len(points))), 1, _LARGEST))
     buffer.add_squares(placed, (colors / 255.0).astype(np.float32), size)
     return buffer.image()
 
 
-def _place(points: np.ndarray, axes: np.ndarray, width: int, fitting: np.ndarray | None) -> tuple[np.ndarray, _ZBuffer]:
+def _partitioned(points: np.ndarray, axes: np.ndarray, width: int, fitting: np.ndarray | None) -> tuple[np.ndarray, _ZBuffer]:
     """Points as (column, row, nearness) f64[N,3] in pixels of an empty picture that fits them, or other points."""
     center = points.mean(axis=0)
     seen = (points - center) @ axes.T

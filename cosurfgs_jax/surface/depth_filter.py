@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras
-from cosurfgs_jax.geometry.view_pairs import relative_pose, sample_inverse_depth, there_and_back
+from cosurfgs_jax.geometry.view_pairs import relative_pose, sample_inverse_depth, round_trip_reprojection
 
 _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 
@@ -65,7 +65,7 @@ def _ask_neighbor(pixels: Float[Array, "n 2"], depth: Float[Array, " n"], intrin
                   neighbor_from_view: Float[Array, "4 4"], max_pixels,
                   max_relative_depth) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
     """Whether a neighbour confirms each pixel's depth, and whether it could: it has a depth there, and nothing nearer."""
-    back, back_z, is_back = there_and_back(pixels, depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view)
+    back, back_z, is_back = round_trip_reprojection(pixels, depth, intrinsics, neighbor_depth, neighbor_intrinsics, neighbor_from_view)
     distance = jnp.hypot(back[..., 0] - pixels[..., 0], back[..., 1] - pixels[..., 1])
     is_confirmed = is_back & (distance <= max_pixels) & (jnp.abs(back_z - depth) <= max_relative_depth * depth)
     there, z = cameras.project(cameras.back_project(pixels, depth, intrinsics), neighbor_from_view, neighbor_intrinsics)
@@ -117,7 +117,7 @@ def count_confirmations(depth: np.ndarray, intrinsics: np.ndarray, camera_from_w
     return count.reshape(depth.shape), possible.reshape(depth.shape)
 
 
-def drop_by_itself(depth: np.ndarray, normal: np.ndarray | None, intrinsics: np.ndarray,
+def filter_single_view(depth: np.ndarray, normal: np.ndarray | None, intrinsics: np.ndarray,
                    camera_from_world: np.ndarray, *, limits: tuple[float, float] = (0.0, np.inf),
                    max_angle_deg: float = 80.0) -> tuple[np.ndarray, dict[str, int]]:
     """Sets depths to 0 that a view alone shows to be untrustworthy: invalid, out of range, seen edge-on.
@@ -149,7 +149,7 @@ def drop_by_itself(depth: np.ndarray, normal: np.ndarray | None, intrinsics: np.
     return np.where(keep, depth, 0).astype(np.float32), counts
 
 
-def drop_unconfirmed(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
+def filter_multi_view(depth: np.ndarray, intrinsics: np.ndarray, camera_from_world: np.ndarray,
                      neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]], *, min_neighbor_views: int = 2,
                      max_pixels: float = 1.0, max_relative_depth: float = 0.01) -> tuple[np.ndarray, dict[str, int]]:
     """Sets depths to 0 that too few neighbours confirm.

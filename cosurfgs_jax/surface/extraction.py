@@ -65,7 +65,7 @@ def _render_view(maps: dict[str, np.ndarray], intrinsics: np.ndarray, pose: np.n
     """The depth of a view that it may trust by itself, its colours u8[H,W,3], and what was dropped."""
     # Where more than half of the light passes, what was hit is no surface.
     opaque = np.where(np.asarray(maps["alpha"]) >= 0.5, maps[_MAP_OF[settings.depth_map]], 0)
-    depth, dropped = depth_filter.drop_by_itself(opaque, maps.get("normal"), intrinsics, pose, limits=tuple(limits),
+    depth, dropped = depth_filter.filter_single_view(opaque, maps.get("normal"), intrinsics, pose, limits=tuple(limits),
                                                  max_angle_deg=settings.max_angle_deg)
     return depth, np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8), dropped
 
@@ -147,7 +147,7 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
         for number, neighbors in enumerate(all_neighbors):
-            depth, dropped = depth_filter.drop_unconfirmed(
+            depth, dropped = depth_filter.filter_multi_view(
                 *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors],
                 min_neighbor_views=settings.min_neighbor_views)
             counts.update(dropped)

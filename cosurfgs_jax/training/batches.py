@@ -9,15 +9,15 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed.layout import Layout
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.surface.depth_filter import seen_depths
-from cosurfgs_jax.training.device_cache import Shelf, pick, shelf_bytes
-from cosurfgs_jax.training.partitioned_scene import Photographs, Place
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.device_cache import DeviceCache, pick, shelf_bytes
+from cosurfgs_jax.training.partitioned_scene import Photographs, PartitionedScene
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.step import Batch
 
@@ -35,26 +35,26 @@ def _typical_depths(scene: Scene) -> np.ndarray:
     return np.array([np.median(depths) if len(depths) else np.nan for depths in seen])
 
 
-def neighbors_of_blocks(place: Place, settings: LossSettings) -> list[dict[int, np.ndarray]]:
+def neighbors_of_blocks(partitioned: PartitionedScene, settings: LossSettings) -> list[dict[int, np.ndarray]]:
     """For each block and each of its views the views of the block that MV-Reg compares it with, nearest first.
 
     Args:
-        place: of the run.
+        partitioned: of the run.
         settings: how many, and how far they may be turned away.
     """
-    depths, result = _typical_depths(place.scene), []
-    for block in place.blocks:
-        chosen = choose_neighbors(place.scene.camera_from_world[block.views], settings.num_neighbors,
+    depths, result = _typical_depths(partitioned.scene), []
+    for block in partitioned.blocks:
+        chosen = choose_neighbors(partitioned.scene.camera_from_world[block.views], settings.num_neighbors,
                                   settings.max_neighbor_angle_deg, depths=depths[block.views])
         result.append({int(view): block.views[others] for view, others in zip(block.views, chosen, strict=True)})
     return result
 
 
-def check_neighbors(place: Place, settings: LossSettings) -> None:
+def check_neighbors(partitioned: PartitionedScene, settings: LossSettings) -> None:
     """Raises InputError if MV-Reg is on and no view of some block has a neighbour to be compared with."""
     if not settings.has_multi_view:
         return
-    for block, neighbors in zip(place.blocks, neighbors_of_blocks(place, settings), strict=True):
+    for block, neighbors in zip(partitioned.blocks, neighbors_of_blocks(partitioned, settings), strict=True):
         if not any(len(others) for others in neighbors.values()):
             raise InputError(
                 f"config.loss.multi_view_*: expected photographs of block {block.number} that look at the same place from "
@@ -64,28 +64,28 @@ def check_neighbors(place: Place, settings: LossSettings) -> None:
                 "--config.loss.multi_view_geometric_weight=0 --config.loss.multi_view_photometric_weight=0")
 
 
-def each_view(place: Place, layout: Layout, row: int) -> Iterator:
+def each_view(partitioned: PartitionedScene, layout: Layout, row: int) -> Iterator:
     """All training views of the blocks in a row, in step.
 
     Yields:
         (Camera [D, ...], bool[D] whether it is one of the block's or stands in for one that it lacks, image size).
     """
-    blocks = [place.blocks[number] for device in range(layout.num_devices)
+    blocks = [partitioned.blocks[number] for device in range(layout.num_devices)
               if (number := layout.block_at(device, row)) is not None]
     for index in range(max(len(block.views) for block in blocks)):
         def make(number: int | None, index=index):
-            views = place.blocks[0 if number is None else number].views
-            is_real = number is not None and index < len(views)
-            return place.views.camera_arrays(int(views[index if is_real else 0])), np.bool_(is_real)
+            views = partitioned.blocks[0 if number is None else number].views
+            is_active = number is not None and index < len(views)
+            return partitioned.views.camera_arrays(int(views[index if is_active else 0])), np.bool_(is_active)
 
-        camera, is_real = layout.put_row(row, make)
-        yield camera, is_real, place.photo_size or place.views.image_size(int(blocks[0].views[index]))
+        camera, is_active = layout.put_row(row, make)
+        yield camera, is_active, partitioned.photo_size or partitioned.views.image_size(int(blocks[0].views[index]))
 
 
-class Delivery(NamedTuple):
+class PackedBatch(NamedTuple):
     """A Batch as it goes to a device: its numbers in one array, and tables of photographs to pick from."""
 
-    numbers: Parcel  # of a Batch with slots of tables in the place of photographs
+    numbers: Packed  # of a Batch with slots of tables in the place of photographs
     tables: tuple[Any, ...]  # u8[R,h,w,c] for the photograph, and one for the second view's, if there is one
 
     def open(self) -> Batch:
@@ -101,30 +101,30 @@ class Delivery(NamedTuple):
 class BlockViews:
     """Which photographs each block uses at each step, and the batch of a row's blocks."""
 
-    def __init__(self, context: Context, load: Callable[[int | None, int], Any] | None = None):
+    def __init__(self, run: Run, load: Callable[[int | None, int], Any] | None = None):
         """
         Args:
-            context: of the run.
-            load: what goes to the devices of a view, see `Shelf`; None = its photograph. No method of what holds this object: a
+            run: of the run.
+            load: what goes to the devices of a view, see `DeviceCache`; None = its photograph. No method of what holds this object: a
                 cycle would keep the devices' memory beyond the stage.
         """
-        self._context = context
-        settings = context.settings
-        self._orders = [ViewOrder(block.views, settings.seed, block.number) for block in context.place.blocks]
-        self._neighbors = neighbors_of_blocks(context.place, settings.loss) if settings.loss.has_multi_view else None
-        self.photographs = Photographs(context.place, context.images)
+        self._run = run
+        settings = run.settings
+        self._orders = [ViewOrder(block.views, settings.seed, block.number) for block in run.partitioned.blocks]
+        self._neighbors = neighbors_of_blocks(run.partitioned, settings.loss) if settings.loss.has_multi_view else None
+        self.photographs = Photographs(run.partitioned, run.images)
         self._load = load or self.photographs.load
-        self._shelf: Shelf | None = None
+        self._device_cache: DeviceCache | None = None
         self._remembered: dict[tuple, Any] = {}
 
     @property
-    def shelf(self) -> Shelf:
+    def device_cache(self) -> DeviceCache:
         """The photographs on the devices; made at first use, by all processes together."""
-        if self._shelf is None:
-            context = self._context
-            num_bytes = shelf_bytes(context.settings.data.device_memory_mb, context.layout)
-            self._shelf = Shelf(context.place, context.layout, self._load, num_bytes)
-        return self._shelf
+        if self._device_cache is None:
+            run = self._run
+            num_bytes = shelf_bytes(run.settings.data.device_memory_mb, run.layout)
+            self._device_cache = DeviceCache(run.partitioned, run.layout, self._load, num_bytes)
+        return self._device_cache
 
     def _remember(self, make: Callable[[int, int], Any], block: int, step: int) -> Any:
         """What a function of block and step gives: it is asked for when it is prefetched, and again when it is sent."""
@@ -152,14 +152,14 @@ class BlockViews:
 
     def _chances(self, block: int, step: int) -> tuple[int | None, np.ndarray]:
         """What is left to chance in a step with MV-Reg: the second view and the lattice."""
-        random = np.random.default_rng([self._context.settings.seed, block, step, 3])
+        random = np.random.default_rng([self._run.settings.seed, block, step, 3])
         start, second = random.bit_generator.state, None
         others = self._neighbors[block][self.view(block, step)]
         if len(others):
             second = int(others[random.integers(len(others))])
         random.bit_generator.state = start  # the lattice does not depend on how many neighbours there are
         random.integers(2)
-        return second, random.integers(self._context.settings.loss.patch_stride, size=2).astype(np.int32)
+        return second, random.integers(self._run.settings.loss.patch_stride, size=2).astype(np.int32)
 
     def second_shown(self, block: int, step: int) -> int:
         """The second view, or what stands in for one where there is none: the view itself."""
@@ -168,14 +168,14 @@ class BlockViews:
 
     def prefetch(self, step: int, with_second: bool = False) -> None:
         """Starts to decode the photographs of the next steps that are not on the devices yet."""
-        blocks, images = self._context.layout.local_blocks, self._context.images
+        blocks, images = self._run.layout.local_blocks, self._run.images
         per_step = max(1, len(blocks) * (1 + with_second))
         wanted = []
         for later in range(step, step + max(_PREFETCH, -(-images.num_threads // per_step))):
             wanted += [(block, self.view(block, later)) for block in blocks]
             if with_second:
                 wanted += [(block, view) for block in blocks if (view := self.second_view(block, later)) is not None]
-        images.prefetch([view for block, view in wanted if not self.shelf.is_there(block, view)])
+        images.prefetch([view for block, view in wanted if not self.device_cache.is_there(block, view)])
 
     def batch(self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False) -> Batch:
         """What the blocks of a row train on in a step, put on their devices leaf by leaf: what `deliver` is held to.
@@ -185,27 +185,27 @@ class BlockViews:
             with_second: MV-Reg is on, and wants a second view.
         """
         numbers = np.float32(progress), np.int32(sh_degree)
-        return self._context.layout.put_row(
+        return self._run.layout.put_row(
             row, lambda block: self._batch_of(block, step, numbers, self.photographs.load, with_second))
 
-    def deliver(self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False) -> Delivery:
-        """The same with as little to send as there is. What was delivered for the row before is used up (`Shelf.bring`)."""
+    def deliver(self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False) -> PackedBatch:
+        """The same with as little to send as there is. What was delivered for the row before is used up (`DeviceCache.bring`)."""
         numbers = np.float32(progress), np.int32(sh_degree)
         choices = [functools.partial(self.view, step=step)]
         if with_second and self._neighbors is not None:
             choices.append(functools.partial(self.second_shown, step=step))
-        tables = self.shelf.bring(row, *choices)
-        return Delivery(self._context.layout.pack_row(
-            row, lambda block: self._batch_of(block, step, numbers, self.shelf.slot, with_second)), tables)
+        tables = self.device_cache.bring(row, *choices)
+        return PackedBatch(self._run.layout.pack_row(
+            row, lambda block: self._batch_of(block, step, numbers, self.device_cache.slot, with_second)), tables)
 
     def _batch_of(self, block: int | None, step: int, numbers: tuple, photo_of: Callable, with_second: bool) -> Batch:
         """One block's, as NumPy arrays; `photo_of(block, view)` gives the photograph, or what stands for it."""
-        place, own = self._context.place, block or 0
+        partitioned, own = self._run.partitioned, block or 0
         view, second = self.view(own, step), None
-        index = np.int32(np.searchsorted(place.blocks[own].views, view))
+        index = np.int32(np.searchsorted(partitioned.blocks[own].views, view))
         if with_second and self._neighbors is not None:
             second = self.second(block, step, photo_of)
-        return Batch(place.views.camera_arrays(view), photo_of(block, view), index, *numbers, second)
+        return Batch(partitioned.views.camera_arrays(view), photo_of(block, view), index, *numbers, second)
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:
         """The second view of a block's step; a stand-in where there is none.
@@ -217,5 +217,5 @@ class BlockViews:
         own = block or 0
         shown = self.second_shown(own, step) if block is not None else self.view(own, step)
         is_used = block is not None and self.second_view(block, step) is not None
-        return SecondView(self._context.place.views.camera_arrays(shown), photo_of(block, shown), np.bool_(is_used),
+        return SecondView(self._run.partitioned.views.camera_arrays(shown), photo_of(block, shown), np.bool_(is_used),
                           self.lattice_offset(own, step))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cosurfgs_jax.distributed.layout import Layout, sharded
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import step
 
@@ -18,16 +18,16 @@ class BlockSteps(NamedTuple):
     """The compiled steps of the blocks of a round. Arguments have an axis of D devices in front; what is changed is donated."""
 
     train: Callable  # (state, Batch, shape=StepShape) -> (state, StepReport)
-    train_delivered: Callable  # (state, Delivery, shape=StepShape) -> (state, Parcel of StepReport): the same with less to send
+    train_packed: Callable  # (state, PackedBatch, shape=StepShape) -> (state, Packed StepReport): the same with less to send
     densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
-    count_front_view: Callable  # (num_views, state, camera, is_real, image_size=) -> num_views
+    count_front_view: Callable  # (num_views, state, camera, is_active, image_size=) -> num_views
     trim: Callable  # (state, num_views, is_enough) -> (state, number dropped)
 
 
-def _train_delivered(state, delivery, settings: Settings, shape: step.StepShape):
+def _train_packed(state, delivery, settings: Settings, shape: step.StepShape):
     state, report = step.train_step(state, delivery.open(), settings, shape)
-    return state, Parcel.pack(report)
+    return state, Packed.pack(report)
 
 
 def compile_blocks(settings: Settings, layout: Layout) -> BlockSteps:
@@ -36,7 +36,7 @@ def compile_blocks(settings: Settings, layout: Layout) -> BlockSteps:
         return sharded(functools.partial(function, settings=settings), layout, **options)
 
     return BlockSteps(
-        bind(step.train_step, donate=(0,), static=("shape",)), bind(_train_delivered, donate=(0,), static=("shape",)),
+        bind(step.train_step, donate=(0,), static=("shape",)), bind(_train_packed, donate=(0,), static=("shape",)),
         bind(step.densify_step, donate=(0,)),
         sharded(step.reset_opacity_step, layout, donate=(0,)),
         bind(step.count_front_view, donate=(0,), static=("image_size",)), bind(step.trim_step, donate=(0,)))

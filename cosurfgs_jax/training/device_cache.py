@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import SPEC, Layout, sharded
-from cosurfgs_jax.training.partitioned_scene import Block, Place
+from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 
 _FREE_SHARE = 0.25  # of the memory that is free when a stage begins: the model has yet to grow, and drawing needs room
 _log = logging.getLogger(__name__)
@@ -56,14 +56,14 @@ def _store(table: Any, item: Any, slot, is_new) -> Any:
     return jax.tree.map(store, table, item)
 
 
-class Shelf:
+class DeviceCache:
     """What the steps of blocks need of their views: a pytree of NumPy arrays each, an item.
 
     The items of one row of the layout and of one image size make a table [D, R, ...] a leaf; R is the most of them that a block
     of the row has.
     """
 
-    def __init__(self, place: Place, layout: Layout, load: Callable[[int | None, int], Any], num_bytes: int):
+    def __init__(self, partitioned: PartitionedScene, layout: Layout, load: Callable[[int | None, int], Any], num_bytes: int):
         """
         Args:
             place, layout: of the run.
@@ -71,19 +71,19 @@ class Shelf:
             num_bytes: on each device, for what is kept. Where not all items fit, none is kept.
         """
         self._layout, self._load = layout, load
-        common = place.photo_size
-        self._size_of = (lambda view: common) if common else place.views.image_size
+        common = partitioned.photo_size
+        self._size_of = (lambda view: common) if common else partitioned.views.image_size
         self._slots: list[dict[int, int]] = []  # of each block: view -> slot
         self._num_slots: dict[tuple[int, tuple[int, int]], int] = {}  # of each row and size: R
-        for block in place.blocks:
+        for block in partitioned.blocks:
             self._slots.append(self._deal_slots(block))
         self._tables: dict[tuple[int, tuple[int, int]], Any] = {}
         self._there: set[tuple[int, int]] = set()  # (block, view), of all processes
-        self._num_to_come = sum(len(block.views) for block in place.blocks)
+        self._num_to_come = sum(len(block.views) for block in partitioned.blocks)
         self._store = sharded(_store, layout, donate=(0,))
         self.is_keeping = False
         if num_bytes:
-            first = int(place.blocks[0].views[0])
+            first = int(partitioned.blocks[0].views[0])
             item = jax.tree.leaves(load(None if common else 0, first))
             per_pixel = sum(leaf.nbytes for leaf in item) / math.prod(self._size_of(first))
             needed = sum(count * math.prod(size) * per_pixel for (_, size), count in self._num_slots.items())

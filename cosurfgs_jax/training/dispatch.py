@@ -18,7 +18,7 @@ def programs_ahead(layout: Layout) -> int:
     return 0 if layout.mesh.devices.flat[0].platform == "cpu" else 1
 
 
-class Pace:
+class DispatchLimit:
     """Keeps the host no further ahead than it may be."""
 
     def __init__(self, num_ahead: int):

@@ -16,9 +16,9 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.model import exposure_model
-from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.partitioned_scene import Place
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState
 
 _LARGEST_GAIN = 4.0  # more is no exposure but a failure
@@ -56,24 +56,24 @@ def block_gains(responses: Float[np.ndarray, "b v 3"], num_views: Int[np.ndarray
     return np.clip(np.exp(gains), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
 
 
-def gray_responses(place: Place, exposures: dict[int, dict]) -> Float[np.ndarray, "b v 3"]:
+def gray_responses(partitioned: PartitionedScene, exposures: dict[int, dict]) -> Float[np.ndarray, "b v 3"]:
     """What each block's transform of a photograph makes of one canonical grey; NaN where a block has no such photograph.
 
     Args:
-        place: of the run.
+        partitioned: of the run.
         exposures: number of a block -> its exposure model; the rows of other blocks are NaN.
     """
-    table = np.full((len(place.blocks), place.scene.num_views, 3), np.nan, np.float32)
+    table = np.full((len(partitioned.blocks), partitioned.scene.num_views, 3), np.nan, np.float32)
     for block, exposure in exposures.items():
-        shown = place.blocks[block].views
+        shown = partitioned.blocks[block].views
         responses = exposure_model.gray_responses(jax.tree.map(jnp.asarray, exposure))
         table[block, shown] = np.asarray(responses)[: len(shown)]
     return table
 
 
-def gains_of(place: Place, responses: Float[np.ndarray, "b v 3"]) -> Float[np.ndarray, "b 3"]:
+def gains_of(partitioned: PartitionedScene, responses: Float[np.ndarray, "b v 3"]) -> Float[np.ndarray, "b 3"]:
     """`block_gains` for the blocks of a place, from their `gray_responses`."""
-    return block_gains(responses, np.array([len(block.views) for block in place.blocks]))
+    return block_gains(responses, np.array([len(block.views) for block in partitioned.blocks]))
 
 
 def scale_harmonics(sh: Float[Array, "n k 3"], gain: Float[Array, "3"]) -> Float[Array, "n k 3"]:
@@ -89,24 +89,24 @@ def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
         gain: per channel, positive.
     """
     sh = scale_harmonics(state.params["sh"], gain)
-    return dataclasses.replace(state, params=state.params | {"sh": sh}, appearance=exposure_model.divide(state.appearance, gain))
+    return dataclasses.replace(state, params=state.params | {"sh": sh}, appearance=exposure_model.apply_inverse_gain(state.appearance, gain))
 
 
-def agree(context: Context, stage: Stage) -> tuple[Stage, Float[np.ndarray, "b 3"]]:
+def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[np.ndarray, "b 3"]]:
     """Gives blocks that have models and exposures of their own one brightness.
 
     Args:
-        context: of the run; every process calls it.
+        run: of the run; every process calls it.
         stage: of the device stage or its compression. Its arrays are used up.
     Returns:
         The stage with other colours and exposures, and the factors f64[B,3].
     """
-    place, layout = context.place, context.layout
-    num_blocks = len(place.blocks)
-    if not context.settings.appearance.enabled or num_blocks == 1:
+    partitioned, layout = run.partitioned, run.layout
+    num_blocks = len(partitioned.blocks)
+    if not run.settings.appearance.enabled or num_blocks == 1:
         return stage, np.ones((num_blocks, 3))
-    table = gray_responses(place, {block: state.appearance for block, state in layout.get_blocks(stage.rows).items()})
-    gains = gains_of(place, np.fmax.reduce(processes.gather(table), axis=0))
+    table = gray_responses(partitioned, {block: state.appearance for block, state in layout.get_blocks(stage.rows).items()})
+    gains = gains_of(partitioned, np.fmax.reduce(processes.gather(table), axis=0))
     scale = sharded(scale_colors, layout, donate=(0,))
     rows = [scale(state, layout.put_row(row, lambda number: np.ones(3, np.float32) if number is None else
                                         gains[number].astype(np.float32))) for row, state in enumerate(stage.rows)]

@@ -32,11 +32,11 @@ class Block(NamedTuple):
     number: int
     views: np.ndarray  # i64, its training views
     capacity: int  # the most surfels that it may have
-    num_first: int  # surfels before the first step
+    num_initial: int  # surfels before the first step
     length: float  # its extent in world lengths
 
 
-class Place(NamedTuple):
+class PartitionedScene(NamedTuple):
     """A dataset, its frame, and its blocks."""
 
     scene: Scene
@@ -78,7 +78,7 @@ class Place(NamedTuple):
         return {"fingerprint": self.fingerprint(), "partition": self.partition.fingerprint()}
 
 
-def open_place(settings: Settings, workdir: Path, allow_missing: bool = False) -> Place:
+def open_partitioned_scene(settings: Settings, workdir: Path, allow_missing: bool = False) -> PartitionedScene:
     """Reads the dataset of a run and cuts it into blocks; the generated one lies in the workdir.
 
     Args:
@@ -93,7 +93,7 @@ def open_place(settings: Settings, workdir: Path, allow_missing: bool = False) -
         frame.to_world(scene.points), scene.track_offsets, scene.track_views,
         frame.camera_to_world_frame(scene.camera_from_world), scene.intrinsics, scene.image_sizes, scene.train_views,
         settings.partition)
-    return Place(scene, frame, views, partition, _plan_blocks(scene, partition, settings))
+    return PartitionedScene(scene, frame, views, partition, _plan_blocks(scene, partition, settings))
 
 
 def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
@@ -133,30 +133,30 @@ def round_slots(num_surfels: int) -> int:
     return max(-(-num_surfels // _SLOT_ROUNDING), 1) * _SLOT_ROUNDING
 
 
-def first_state(place: Place, block: Block, settings: Settings, num_slots: int) -> TrainState:
+def first_state(partitioned: PartitionedScene, block: Block, settings: Settings, num_slots: int) -> TrainState:
     """The state of a block before its first step: a surfel on every SfM point of the block, and free slots."""
-    points = place.partition.points[block.number]
+    points = partitioned.partition.points[block.number]
     surfels = initialize.surfels_from_points(
-        place.frame.to_world(place.scene.points[points]), place.scene.point_colors[points], num_slots,
+        partitioned.frame.to_world(partitioned.scene.points[points]), partitioned.scene.point_colors[points], num_slots,
         settings.surfels.sh_degree, settings.surfels.init_opacity,
-        jax.random.fold_in(jax.random.key(settings.seed), block.number), place.views.centers()[block.views])
-    return init_state(surfels, len(block.views), settings, place.max_views, block.length)
+        jax.random.fold_in(jax.random.key(settings.seed), block.number), partitioned.views.centers()[block.views])
+    return init_state(surfels, len(block.views), settings, partitioned.max_views, block.length)
 
 
 class Photographs:
     """The photographs of a place's blocks as steps take them: all of one form, where the blocks need that."""
 
-    def __init__(self, place: Place, images: ImageStore):
+    def __init__(self, partitioned: PartitionedScene, images: ImageStore):
         """
         Args:
-            place, images: of the run.
+            partitioned, images: of the run.
         """
         self._images = images
-        self._size, self._is_masked = place.photo_size, place.has_masked_photos  # computed there from all views
+        self._size, self._is_masked = partitioned.photo_size, partitioned.has_masked_photos  # computed there from all views
         self._blank = None  # made at first use
 
     def load(self, block: int | None, view: int) -> np.ndarray:
-        """A photograph: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to `Place.photo_size`.
+        """A photograph: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to `PartitionedScene.photo_size`.
 
         Args:
             block: None for what stands in for it on a device without a block.
@@ -180,7 +180,7 @@ def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return photo[..., :3].astype(np.float32) / 255, mask
 
 
-def bind_partition(place: Place, workdir: Path) -> None:
+def bind_partition(partitioned: PartitionedScene, workdir: Path) -> None:
     """Writes workdir/partition.json, or checks that the one there is of this partition.
 
     Raises:
@@ -189,11 +189,11 @@ def bind_partition(place: Place, workdir: Path) -> None:
     path = workdir / PARTITION_FILE
     if path.exists():
         before = files.read_json_object(path).get("fingerprint")
-        if before != place.partition.fingerprint() and settings_file.has_begun(workdir):
-            raise InputError(f"{path}: expected the partition of this run ({place.partition.fingerprint()}), got another one "
+        if before != partitioned.partition.fingerprint() and settings_file.has_begun(workdir):
+            raise InputError(f"{path}: expected the partition of this run ({partitioned.partition.fingerprint()}), got another one "
                              f"({before}); the dataset or config.partition was changed: give the old ones, or use another "
                              "--workdir")
     if processes.is_first():
-        table = partition_table(place.partition, place.frame.to_world(place.scene.points), place.views.centers(),
-                                place.scene.is_test)
-        files.write_json(path, {"fingerprint": place.partition.fingerprint(), **table})
+        table = partition_table(partitioned.partition, partitioned.frame.to_world(partitioned.scene.points), partitioned.views.centers(),
+                                partitioned.scene.is_test)
+        files.write_json(path, {"fingerprint": partitioned.partition.fingerprint(), **table})

@@ -12,18 +12,18 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import Place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run_log import Log
 
 _STEPS_BETWEEN_AGREEMENTS = 20  # of several processes: whether one was asked to stop, and whether all are still there
 
 
-class Context(NamedTuple):
+class Run(NamedTuple):
     """What every stage of a run works with."""
 
     settings: Settings
     workdir: Path
-    place: Place
+    partitioned: PartitionedScene
     layout: Layout
     images: ImageStore
     stop: StopRequest
@@ -42,8 +42,8 @@ class Stopped(Exception):
     """The run was asked to stop, and has saved its state."""
 
 
-def asked_to_stop(context: Context, step: int) -> bool:
+def asked_to_stop(run: Run, step: int) -> bool:
     """Whether to stop after this step; the same answer in all processes."""
     if jax.process_count() == 1:
-        return bool(context.stop)
-    return step % _STEPS_BETWEEN_AGREEMENTS == 0 and processes.any_process(bool(context.stop))
+        return bool(run.stop)
+    return step % _STEPS_BETWEEN_AGREEMENTS == 0 and processes.any_process(bool(run.stop))

@@ -131,7 +131,7 @@ def densify_step(state: TrainState, order: DensifyOrder, settings: Settings) -> 
     return with_surfels(state, *slots), report
 
 
-def count_front_view(num_views: Int[Array, " n"], state: TrainState, camera: Camera, is_real: Bool[Array, ""],
+def count_front_view(num_views: Int[Array, " n"], state: TrainState, camera: Camera, is_active: Bool[Array, ""],
                      image_size: tuple[int, int], settings: Settings) -> Int[Array, " n"]:
     """Counts one more photograph for each surfel that some pixel of it sees in the front half of its light.
 
@@ -139,12 +139,12 @@ def count_front_view(num_views: Int[Array, " n"], state: TrainState, camera: Cam
         num_views: i32[N], so far.
         state: of one block; its surfels are drawn.
         camera, image_size: of the photograph; the size is static.
-        is_real: whether it counts at all: blocks with fewer photographs than others are given some to draw for nothing.
+        is_active: whether it counts at all: blocks with fewer photographs than others are given some to draw for nothing.
         settings: static.
     """
     out = rasterize(state.surfels(), camera, image_size=image_size, near=settings.raster.near,
                     backend=settings.raster.backend or None, maps="color", with_contributions=True)
-    return num_views + ((out.contributions[:, 3] > 0) & is_real).astype(jnp.int32)
+    return num_views + ((out.contributions[:, 3] > 0) & is_active).astype(jnp.int32)
 
 
 def trim_step(state: TrainState, num_views: Int[Array, " n"], is_enough: Bool[Array, ""],

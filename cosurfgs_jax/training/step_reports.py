@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cosurfgs_jax.distributed.layout import Layout
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.training.step import StepReport
 
 _MOST_KEPT = 256  # steps, whatever config.train.log_every is
@@ -22,10 +22,10 @@ class RecentReports:
             layout: of the blocks.
         """
         self._layout = layout
-        self._on_devices: list[Sequence[Parcel]] = []
+        self._on_devices: list[Sequence[Packed]] = []
         self._fetched: list[dict[int, StepReport]] = []
 
-    def add(self, rows: Sequence[Parcel]) -> None:
+    def add(self, rows: Sequence[Packed]) -> None:
         """Notes one step; waits for nothing, but for once in 256 steps without a line.
 
         Args:
@@ -46,26 +46,26 @@ class RecentReports:
         self._on_devices = []
 
 
-def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Parcel]]) -> list[dict[int, Any]]:
-    """Opens the parcels of several steps with one fetch: all copies are under way before the first is waited for.
+def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Packed]]) -> list[dict[int, Any]]:
+    """Unpacks the reports of several steps with one fetch: all copies are under way before the first is waited for.
 
     Args:
         layout: of the blocks.
-        steps: of each step a parcel [D, n] of each row.
+        steps: of each step the packed reports [D, n] of each row.
     Returns:
         Of each step {local block: what was packed, of NumPy}.
     """
     positions = {device: number for number, device in enumerate(layout.mesh.devices.flat)}
-    shards = [[{positions[shard.device]: shard.data for shard in parcel.words.addressable_shards} for parcel in rows]
+    shards = [[{positions[shard.device]: shard.data for shard in packed.words.addressable_shards} for packed in rows]
               for rows in steps]
     result = []
     for rows, fetched in zip(steps, jax.device_get(shards), strict=True):
         blocks = {}
-        for row, (parcel, by_device) in enumerate(zip(rows, fetched, strict=True)):
+        for row, (packed, by_device) in enumerate(zip(rows, fetched, strict=True)):
             for device, words in by_device.items():
                 block = layout.block_at(device, row)
                 if block is not None:
-                    blocks[block] = Parcel(words[0], parcel.form).open()
+                    blocks[block] = Packed(words[0], packed.form).open()
         result.append(dict(sorted(blocks.items())))
     return result
 

@@ -12,9 +12,9 @@ from scenes import abstract_batch
 from targets import as_on_gpus, h200_devices
 
 from cosurfgs_jax.distributed.layout import AXES, Layout
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.batches import Delivery
+from cosurfgs_jax.training.batches import PackedBatch
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
@@ -59,12 +59,12 @@ def _check_every_step(program: Program, donated, num_unread: int = 0) -> None:
     assert set(program.aliases.values()) >= set(range(len(jax.tree.leaves(donated)) - num_unread))
 
 
-def _delivery(shape: StepShape) -> Delivery:
+def _delivery(shape: StepShape) -> PackedBatch:
     """What the training gives its step where all photographs of a block are on its device."""
     batch, table = abstract_batch(SIZE), jax.ShapeDtypeStruct((NUM_VIEWS, *SIZE, 3), np.uint8)
     second = batch.second._replace(photo=SLOT) if shape.has_geometry else None
     numbers = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch._replace(photo=SLOT, second=second))
-    return Delivery(Parcel.pack(numbers), (table,) * (1 + shape.has_geometry))
+    return PackedBatch(Packed.pack(numbers), (table,) * (1 + shape.has_geometry))
 
 
 def _copied_slots(program: Program) -> list[str]:
@@ -74,7 +74,7 @@ def _copied_slots(program: Program) -> list[str]:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_training_step(steps, shape):
     blocks, state = steps
-    program = _compile(blocks.train_delivered, state, _on_each(_delivery(shape)), shape=shape)
+    program = _compile(blocks.train_packed, state, _on_each(_delivery(shape)), shape=shape)
     _check_every_step(program, state)
     assert not program.of_type("s64", "u64")
     assert not _copied_slots(program)

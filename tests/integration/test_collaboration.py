@@ -123,19 +123,19 @@ def test_the_number_of_devices_does_not_matter(num_devices, dataset, trained, tm
 
 def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path):
     from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
-    from cosurfgs_jax.training.partitioned_scene import open_place
+    from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 
-    place = open_place(Settings(data=DataSettings(path=str(dataset)), partition=PartitionSettings(num_blocks=4, num_edges=2)),
+    partitioned = open_partitioned_scene(Settings(data=DataSettings(path=str(dataset)), partition=PartitionSettings(num_blocks=4, num_edges=2)),
                        tmp_path)
     folders = []
     for process in range(2):
         blocks = (2 * process, 2 * process + 1)
-        wanted = {int(view) for block in blocks for view in place.blocks[block].views}
-        wanted |= {int(view) for view in place.scene.test_views if place.partition.home[view] in blocks}
-        assert len(wanted) < place.scene.num_views
+        wanted = {int(view) for block in blocks for view in partitioned.blocks[block].views}
+        wanted |= {int(view) for view in partitioned.scene.test_views if partitioned.partition.home[view] in blocks}
+        assert len(wanted) < partitioned.scene.num_views
         folders.append(tmp_path / f"own{process}")
         shutil.copytree(dataset, folders[-1])
-        for view, name in enumerate(place.scene.image_names):
+        for view, name in enumerate(partitioned.scene.image_names):
             if view not in wanted:
                 (folders[-1] / "images" / name).unlink()
     _finish_pair(_start_pair(tmp_path / "run", folders, [[], []]))

@@ -89,20 +89,20 @@ def test_contributions(backend, name):
     np.testing.assert_allclose(got.contributions[:, 0].sum(), (1 - got.transmittance).sum(), rtol=1e-4, atol=1e-4)
 
 
-def _assert_close_gradients(got, want, context):
+def _assert_close_gradients(got, want, where):
     # Some gradients are zero but for rounding (of the median depth by scales): what counts is the largest field's size.
     floor = 1e-6 * max(np.linalg.norm(reference) for reference in want.values())
     for field, reference in want.items():
         value = got[field]
-        assert value.shape == reference.shape and np.isfinite(value).all(), (context, field)
+        assert value.shape == reference.shape and np.isfinite(value).all(), (where, field)
         error, norm = np.linalg.norm(value - reference), np.linalg.norm(reference)
-        assert error <= FIELD_TOLERANCE * norm + floor, (context, field, error, norm)
+        assert error <= FIELD_TOLERANCE * norm + floor, (where, field, error, norm)
         if field not in cases.FIELDS or norm <= floor / FIELD_TOLERANCE:
             continue
         rows = [np.linalg.norm(x.reshape(len(x), -1), axis=1) for x in (value - reference, reference)]
         relative = rows[0] / (rows[1] + 1e-3 * np.sqrt((rows[1] ** 2).mean()))
-        assert relative.max() <= SURFEL_TOLERANCE, (context, field, relative.argmax(), relative.max())
-        assert np.median(relative) <= MEDIAN_TOLERANCE, (context, field, np.median(relative))
+        assert relative.max() <= SURFEL_TOLERANCE, (where, field, relative.argmax(), relative.max())
+        assert np.median(relative) <= MEDIAN_TOLERANCE, (where, field, np.median(relative))
 
 
 @pytest.mark.parametrize("name", [name for name in cases.CASES if name not in (UNDECIDED_NORMALS, *cases.ORTHOGRAPHIC)])
@@ -203,16 +203,16 @@ def test_finished_maps_and_their_gradient(backend, name):
         want = jax.tree.map(np.asarray, want)
     # Quotients are compared where their denominators are not small, and validity where it is not a toss-up.
     safe = (margins > cases.SAFE_MARGIN) & (want.alpha > 0.02)
-    agree = want.is_plane_depth_valid == got.is_plane_depth_valid
-    assert (agree | (np.abs(want.alpha - 0.5) < 1e-4) | ~safe).mean() > 0.998
+    harmonize_exposure = want.is_plane_depth_valid == got.is_plane_depth_valid
+    assert (harmonize_exposure | (np.abs(want.alpha - 0.5) < 1e-4) | ~safe).mean() > 0.998
     assert want.is_plane_depth_valid.mean() > 0.1
     names = ("color", "alpha", "depth", "median_depth", "plane_depth", "normal", "distortion")
     for map_name in names:
-        keep = safe & agree
+        keep = safe & harmonize_exposure
         np.testing.assert_allclose(getattr(got, map_name)[keep], getattr(want, map_name)[keep], rtol=1e-3, atol=1e-4,
                                    err_msg=map_name)
     rng = np.random.default_rng(0)
-    steady = safe & agree & (want.plane_depth < 20)
+    steady = safe & harmonize_exposure & (want.plane_depth < 20)
     keep = {m: steady.reshape(steady.shape + (1,) * (getattr(want, m).ndim - 2)) for m in names}
     cotangents = {m: rng.normal(size=getattr(want, m).shape) * keep[m] for m in names}
     with jax.enable_x64(True):

@@ -31,11 +31,11 @@ TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
 SIZE = (9, 14)
 
 
-def teachers_of(context, name: str, partners: dict) -> Teachers:
+def teachers_of(run, name: str, partners: dict) -> Teachers:
     """What every block's own model shows, before the cells are cut out of it."""
-    rows = put_states(context, lambda number: solid_state(context.place, number))
-    alone = Exchange(("device",), (), *(tuple((device,) for device in range(context.layout.num_devices)),) * 2)
-    teachers = Teachers(context, name)
+    rows = put_states(run, lambda number: solid_state(run.partitioned, number))
+    alone = Exchange(("device",), (), *(tuple((device,) for device in range(run.layout.num_devices)),) * 2)
+    teachers = Teachers(run, name)
     teachers.render(rows, alone, np.arange(NUM_BLOCKS), partners)
     return teachers
 
@@ -65,12 +65,12 @@ def steps(contexts):
     """(layout, compiled step, batches, first rows) of so many devices and this exchange; compiled once."""
     @functools.cache
     def make(num_devices: int, largest_all_to_all: int):
-        context = contexts(num_devices)
-        exchange = exchange_of(context.layout, largest_all_to_all=largest_all_to_all)
-        aggregation = Aggregation(context, exchange, TOGETHER, Teachers(context, "cloud"), STEPS)
+        run = contexts(num_devices)
+        exchange = exchange_of(run.layout, largest_all_to_all=largest_all_to_all)
+        aggregation = Aggregation(run, exchange, TOGETHER, Teachers(run, "cloud"), STEPS)
         batches = [aggregation.batch(step) for step in range(STEPS)]
-        rows = crop_rows(context, put_states(context, student))
-        return context.layout, compile_step(SETTINGS, context.layout, exchange).lower(rows, batches[0]).compile(), batches, rows
+        rows = crop_rows(run, put_states(run, student))
+        return run.layout, compile_step(SETTINGS, run.layout, exchange).lower(rows, batches[0]).compile(), batches, rows
 
     return make
 
@@ -105,18 +105,18 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
 
 @pytest.mark.parametrize("num_devices", [4, 1])
 def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_each_block(contexts, steps, num_devices):
-    context, place = contexts(num_devices), four_blocks()
+    run, partitioned = contexts(num_devices), four_blocks()
     layout, _, batches, _ = steps(num_devices, ALL_TO_ALL)
-    order, used = BlockViews(context), set()
+    order, used = BlockViews(run), set()
     for step, batch in enumerate(batches):
         for block in range(NUM_BLOCKS):
             own, row = layout.get(batch, block // layout.blocks_per_device), block % layout.blocks_per_device
             view = order.view(block, step)
-            assert own.is_real[row] and place.blocks[block].views[own.exposures[row]] == view
-            np.testing.assert_array_equal(own.photos[row], context.images.load(view))
-            np.testing.assert_array_equal(own.jobs.own_cameras.camera_from_world[row],
-                                          place.views.camera_arrays(view).camera_from_world)
-            for got, expected in zip(own.teachers, Teachers(context, "cloud").load(block, view), strict=True):
+            assert own.is_active[row] and partitioned.blocks[block].views[own.exposures[row]] == view
+            np.testing.assert_array_equal(own.photos[row], run.images.load(view))
+            np.testing.assert_array_equal(own.requests.own_cameras.camera_from_world[row],
+                                          partitioned.views.camera_arrays(view).camera_from_world)
+            for got, expected in zip(own.teachers, Teachers(run, "cloud").load(block, view), strict=True):
                 np.testing.assert_array_equal(got[row], expected)
             used.add((block, view))
     assert len(used) == NUM_BLOCKS * STEPS
@@ -124,19 +124,19 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
 
 @pytest.mark.parametrize("num_devices, device_memory_mb", [(4, 0), (1, 0), (1, 64)])
 def test_what_is_delivered_is_the_batch(contexts, num_devices, device_memory_mb):
-    context = contexts(num_devices)
-    settings = dataclasses.replace(context.settings, data=DataSettings(device_memory_mb=device_memory_mb))
-    context, layout = context._replace(settings=settings), context.layout
-    aggregation = Aggregation(context, exchange_of(layout), TOGETHER, Teachers(context, "cloud"), STEPS)
+    run = contexts(num_devices)
+    settings = dataclasses.replace(run.settings, data=DataSettings(device_memory_mb=device_memory_mb))
+    run, layout = run._replace(settings=settings), run.layout
+    aggregation = Aggregation(run, exchange_of(layout), TOGETHER, Teachers(run, "cloud"), STEPS)
     open_it = sharded(lambda delivery: delivery.open(), layout)
-    for step in range(2 * context.place.max_views):  # more than once through all photographs
+    for step in range(2 * run.partitioned.max_views):  # more than once through all photographs
         got, expected = open_it(aggregation.deliver(step)), aggregation.batch(step)
         assert jax.tree.structure(got) == jax.tree.structure(expected)
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             assert (one.shape, one.dtype) == (other.shape, other.dtype)
             np.testing.assert_array_equal(one, other)
         assert (np.asarray(expected.seconds.plane_depth) > 0).any()
-    assert aggregation._views.shelf.is_keeping == (device_memory_mb > 0)
+    assert aggregation._views.device_cache.is_keeping == (device_memory_mb > 0)
 
 
 def assert_same_steps(got, expected) -> None:
@@ -193,22 +193,22 @@ def test_where_nothing_counts_nothing_moves(steps):
 
 
 def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts):
-    context, place = contexts(4), four_blocks()
-    few = teachers_of(context, "few", {block: np.array([block]) for block in range(NUM_BLOCKS)})
+    run, partitioned = contexts(4), four_blocks()
+    few = teachers_of(run, "few", {block: np.array([block]) for block in range(NUM_BLOCKS)})
     all_flags, few_flags = [], []
     for block in range(NUM_BLOCKS):
-        view = int(place.blocks[block].views[-1])
-        maps, camera = Teachers(context, "cloud").load(block, view), place.views.camera_arrays(view)
-        out = rasterize(surfels_of(solid_state(place, block)), camera, image_size=place.photo_size, maps="geometry")
+        view = int(partitioned.blocks[block].views[-1])
+        maps, camera = Teachers(run, "cloud").load(block, view), partitioned.views.camera_arrays(view)
+        out = rasterize(surfels_of(solid_state(partitioned, block)), camera, image_size=partitioned.photo_size, maps="geometry")
         np.testing.assert_allclose(maps.color / 255, np.clip(out.color, 0, 1), atol=0.51 / 255)
         np.testing.assert_allclose(maps.normal / 127, np.clip(out.normal, -1, 1), atol=0.51 / 127)
         np.testing.assert_allclose(maps.depth, out.depth, rtol=1e-5, atol=1e-6)
         points = unproject(maps.depth, camera.intrinsics, camera.camera_from_world)
         is_solid = np.asarray(out.alpha) >= 0.5
-        is_known = is_solid & place.partition.is_in_expanded(block, points)
+        is_known = is_solid & partitioned.partition.is_in_expanded(block, points)
         np.testing.assert_array_equal(maps.flags, IS_PHOTO_VALID + IS_TEACHER_VALID * is_known)
         # Where only its own cell will be drawn, the student is judged by nothing that lies in another.
-        is_own = is_solid & (place.partition.cell_of(points) == block)
+        is_own = is_solid & (partitioned.partition.cell_of(points) == block)
         flags = few.load(block, view).flags
         np.testing.assert_array_equal(flags, (IS_PHOTO_VALID + IS_TEACHER_VALID * is_known) * is_own)
         all_flags.append(maps.flags)
@@ -216,7 +216,7 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
     assert {*np.unique(all_flags)} == {IS_PHOTO_VALID, IS_PHOTO_VALID + IS_TEACHER_VALID}
     assert 0.05 < (np.array(few_flags) > 0).mean() < 0.9
     few.drop()
-    assert not list((context.workdir / "teachers" / "few").rglob("*.npz"))
+    assert not list((run.workdir / "teachers" / "few").rglob("*.npz"))
 
 
 TRANSFORM = jnp.asarray([[0.9, 0, 0, 0.03], [0, 0.9, 0, 0.03], [0, 0, 0.9, 0.03]], jnp.float32)  # of an exposure

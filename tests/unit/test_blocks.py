@@ -17,7 +17,7 @@ from cosurfgs_jax.training.batches import BlockViews, each_view
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import first_state
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
@@ -34,23 +34,23 @@ def collectives_in(compiled) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def place():
-    place = town_place(num_blocks=4, num_edges=2)
-    assert len(place.blocks) == 4
-    return place
+def partitioned():
+    partitioned = town_place(num_blocks=4, num_edges=2)
+    assert len(partitioned.blocks) == 4
+    return partitioned
 
 
 @pytest.fixture
-def context(place, tmp_path):
+def run(partitioned, tmp_path):
     """What a run works with, on so many devices."""
-    with ImageStore(place.scene, 64) as images, Log(tmp_path) as log:
-        yield lambda num_devices: Context(SETTINGS, Path(tmp_path), place, make_layout(
-            place.partition.edge_of_block, num_devices), images, StopRequest(), log)
+    with ImageStore(partitioned.scene, 64) as images, Log(tmp_path) as log:
+        yield lambda num_devices: Run(SETTINGS, Path(tmp_path), partitioned, make_layout(
+            partitioned.partition.edge_of_block, num_devices), images, StopRequest(), log)
 
 
-def start(context) -> loop.Stage:
-    place = context.place
-    return loop.start_stage(context, "device", lambda number: first_state(place, place.blocks[number], SETTINGS, SLOTS), SLOTS)
+def start(run) -> loop.StageState:
+    partitioned = run.partitioned
+    return loop.start_stage(run, "device", lambda number: first_state(partitioned, partitioned.blocks[number], SETTINGS, SLOTS), SLOTS)
 
 
 def order(block: int | None) -> DensifyOrder:
@@ -74,27 +74,27 @@ def test_the_check_finds_communication(kind):
     assert not collectives_in(sharded(lambda x: x * 2, layout).lower(values).compile())
 
 
-def test_the_steps_of_blocks_do_not_communicate(context):
-    context = context(4)
-    layout, steps, (state,) = context.layout, compile_blocks(SETTINGS, context.layout), start(context).rows
+def test_the_steps_of_blocks_do_not_communicate(run):
+    run = run(4)
+    layout, steps, (state,) = run.layout, compile_blocks(SETTINGS, run.layout), start(run).rows
     assert layout.mesh.devices.shape == (2, 2)
-    batch = BlockViews(context).batch(0, 0, 0.1, 1, with_second=True)
-    camera, is_real, size = next(iter(each_view(context.place, layout, 0)))
+    batch = BlockViews(run).batch(0, 0, 0.1, 1, with_second=True)
+    camera, is_active, size = next(iter(each_view(run.partitioned, layout, 0)))
     counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
     programs = [steps.train.lower(state, batch, shape=StepShape(*shape)) for shape in itertools.product((True, False), repeat=2)]
     programs += [steps.densify.lower(state, layout.put_row(0, order)), steps.reset_opacity.lower(state),
-                 steps.count_front_view.lower(counts, state, camera, is_real, image_size=size),
-                 steps.trim.lower(state, counts, is_real)]
+                 steps.count_front_view.lower(counts, state, camera, is_active, image_size=size),
+                 steps.trim.lower(state, counts, is_active)]
     for program in programs:
         compiled = program.compile()
         assert len(compiled.as_text()) > 100 and compiled.input_shardings[0]
         assert not collectives_in(compiled)
 
 
-def _trained(context) -> dict[int, list]:
+def _trained(run) -> dict[int, list]:
     """States of each block after three steps and after density control: growth, lower opacities, trimming."""
-    layout, steps, stage = context.layout, compile_blocks(SETTINGS, context.layout), start(context)
-    views = BlockViews(context)
+    layout, steps, stage = run.layout, compile_blocks(SETTINGS, run.layout), start(run)
+    views = BlockViews(run)
     for step in range(3):
         for row in range(layout.blocks_per_device):
             batch = views.batch(row, step, step / 3, 1, with_second=step > 0)
@@ -104,18 +104,18 @@ def _trained(context) -> dict[int, list]:
         state, _ = steps.densify(stage.rows[row], layout.put_row(row, order))
         state = steps.reset_opacity(state)
         counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
-        for camera, is_real, size in each_view(context.place, layout, row):
-            counts = steps.count_front_view(counts, state, camera, is_real, image_size=size)
+        for camera, is_active, size in each_view(run.partitioned, layout, row):
+            counts = steps.count_front_view(counts, state, camera, is_active, image_size=size)
         stage.rows[row], _ = steps.trim(state, counts, layout.put_row(row, lambda number: np.bool_(number is not None)))
     history.append(layout.get_blocks(stage.rows))
     return {block: [states[block] for states in history] for block in history[0]}
 
 
-def test_any_number_of_devices_gives_the_same_bits(context, place):
-    on_four, *others = [_trained(context(num_devices)) for num_devices in (4, 2, 1)]
+def test_any_number_of_devices_gives_the_same_bits(run, partitioned):
+    on_four, *others = [_trained(run(num_devices)) for num_devices in (4, 2, 1)]
     assert list(on_four) == [0, 1, 2, 3]
     for block, (trained, controlled) in on_four.items():
-        before = first_state(place, place.blocks[block], SETTINGS, SLOTS)
+        before = first_state(partitioned, partitioned.blocks[block], SETTINGS, SLOTS)
         assert (trained.params["means"] != np.asarray(before.params["means"])).any()
         assert (trained.appearance["embeddings"] != np.asarray(before.appearance["embeddings"])).any()
         assert controlled.alive.sum() != trained.alive.sum()

@@ -22,7 +22,7 @@ from blocks_case import (
 from scenes import town_place
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.collab.composite import Part, Planner, blind_camera, composite, draw_part, render_views, to_output
+from cosurfgs_jax.collab.composite import PartialImage, RequestPlanner, null_camera, composite, draw_part, render_views, to_output
 from cosurfgs_jax.collab.compress import crop_rows
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
@@ -44,10 +44,10 @@ def rim():
     return from_the_rim(four_blocks())
 
 
-def cropped(context, is_clear_of_walls: bool) -> list:
+def cropped(run, is_clear_of_walls: bool) -> list:
     """The cells of opaque models, with or without the discs that reach into other cells."""
-    place = context.place
-    return crop_rows(context, put_states(context, lambda number: solid_state(place, number, is_clear_of_walls=is_clear_of_walls)))
+    partitioned = run.partitioned
+    return crop_rows(run, put_states(run, lambda number: solid_state(partitioned, number, is_clear_of_walls=is_clear_of_walls)))
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +56,21 @@ def cells(rim, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         @functools.cache
         def make(num_devices: int, is_clear_of_walls: bool):
-            context = stack.enter_context(run_context(rim, tmp_path_factory.mktemp("run"), num_devices))
-            return context, cropped(context, is_clear_of_walls)
+            run = stack.enter_context(run_context(rim, tmp_path_factory.mktemp("run"), num_devices))
+            return run, cropped(run, is_clear_of_walls)
 
         yield make
 
 
 @functools.cache
 def _compiled(layout, exchange, size):
-    return sharded(lambda states, jobs: render_views([state.surfels() for state in states], jobs, exchange, size, RASTER), layout)
+    return sharded(lambda states, requests: render_views([state.surfels() for state in states], requests, exchange, size, RASTER), layout)
 
 
-def composites(context, rows, exchange, views: dict, groups=TOGETHER, change=lambda jobs: jobs) -> dict:
+def composites(run, rows, exchange, views: dict, groups=TOGETHER, change=lambda requests: requests) -> dict:
     """The maps of every block's view, sort-last."""
-    jobs = Planner(context.place, context.layout, exchange, groups).jobs(views)
-    return context.layout.get_blocks(_compiled(context.layout, exchange, context.place.photo_size)(rows, change(jobs)))
+    requests = RequestPlanner(run.partitioned, run.layout, exchange, groups).requests(views)
+    return run.layout.get_blocks(_compiled(run.layout, exchange, run.partitioned.photo_size)(rows, change(requests)))
 
 
 @functools.cache
@@ -78,17 +78,17 @@ def _draw(size):
     return jax.jit(functools.partial(rasterize, image_size=size, maps="geometry", background=jnp.full(3, RASTER.background)))
 
 
-def whole(context, rows, view: int, cells=None):
+def whole(run, rows, view: int, cells=None):
     """One device's render of all cells, or of some, and the model."""
-    surfels = merged_surfels(context, rows)
+    surfels = merged_surfels(run, rows)
     if cells is not None:
-        surfels = surfels.replace(alive=surfels.alive & np.isin(context.place.partition.cell_of(surfels.means), cells))
-    return _draw(context.place.photo_size)(surfels, context.place.views.camera_arrays(view))
+        surfels = surfels.replace(alive=surfels.alive & np.isin(run.partitioned.partition.cell_of(surfels.means), cells))
+    return _draw(run.partitioned.photo_size)(surfels, run.partitioned.views.camera_arrays(view))
 
 
-def views_of(place) -> dict[int, int]:
+def views_of(partitioned) -> dict[int, int]:
     """One for each block, that look into different directions."""
-    return {block: 4 * block + 1 for block in range(len(place.blocks))}
+    return {block: 4 * block + 1 for block in range(len(partitioned.blocks))}
 
 
 def assert_same_maps(out, expected, tolerance: float) -> None:
@@ -103,14 +103,14 @@ def assert_same_maps(out, expected, tolerance: float) -> None:
 
 @pytest.mark.parametrize("num_devices", [4, 2, 1])
 def test_test_views_of_the_cells_are_those_of_one_model(cells, num_devices):
-    context, rows = cells(num_devices, False)
-    for place in (four_blocks(), context.place):
-        context = context._replace(place=place)
-        rendered = dict(render_test_views(context, rows, exchange_of(context.layout)))
-        assert sorted(rendered) == place.scene.test_views.tolist() and len(rendered) >= 2
-        surfels = merged_surfels(context, rows)
+    run, rows = cells(num_devices, False)
+    for partitioned in (four_blocks(), run.partitioned):
+        run = run._replace(partitioned=partitioned)
+        rendered = dict(render_test_views(run, rows, exchange_of(run.layout)))
+        assert sorted(rendered) == partitioned.scene.test_views.tolist() and len(rendered) >= 2
+        surfels = merged_surfels(run, rows)
         for view, maps in rendered.items():
-            expected = rasterize(surfels, place.views.camera_arrays(view), image_size=place.photo_size, maps="geometry")
+            expected = rasterize(surfels, partitioned.views.camera_arrays(view), image_size=partitioned.photo_size, maps="geometry")
             assert metrics.psnr(maps["color"], np.asarray(expected.color)) >= LEAST_PSNR
             np.testing.assert_allclose(maps["alpha"], expected.alpha, atol=0.01)
             hit = np.asarray(expected.alpha) > 0.5
@@ -120,11 +120,11 @@ def test_test_views_of_the_cells_are_those_of_one_model(cells, num_devices):
 
 def test_every_camera_sees_the_whole_and_only_discs_across_walls_are_in_the_wrong_order(cells, rim):
     for is_clear in (False, True):
-        context, rows = cells(4, is_clear)
-        outputs = composites(context, rows, exchange_of(context.layout), views_of(rim))
+        run, rows = cells(4, is_clear)
+        outputs = composites(run, rows, exchange_of(run.layout), views_of(rim))
         for block, view in views_of(rim).items():
-            expected = whole(context, rows, view)
-            num_cells = sum(np.asarray(whole(context, rows, view, [cell]).alpha) > 0.05 for cell in range(NUM_BLOCKS))
+            expected = whole(run, rows, view)
+            num_cells = sum(np.asarray(whole(run, rows, view, [cell]).alpha) > 0.05 for cell in range(NUM_BLOCKS))
             assert (num_cells > 1).mean() > 0.02, "nothing to put in order"
             if is_clear:
                 assert_same_maps(outputs[block], expected, 20 * STOP)
@@ -134,76 +134,76 @@ def test_every_camera_sees_the_whole_and_only_discs_across_walls_are_in_the_wron
 
 
 def test_the_order_of_cells_matters(cells, rim):
-    context, rows = cells(4, False)
-    exchange = exchange_of(context.layout)
-    right = composites(context, rows, exchange, views_of(rim))
-    wrong = composites(context, rows, exchange, views_of(rim), change=lambda jobs: jobs._replace(order=jobs.order[..., ::-1]))
+    run, rows = cells(4, False)
+    exchange = exchange_of(run.layout)
+    right = composites(run, rows, exchange, views_of(rim))
+    wrong = composites(run, rows, exchange, views_of(rim), change=lambda requests: requests._replace(order=requests.order[..., ::-1]))
     for block, view in views_of(rim).items():
-        expected = np.asarray(whole(context, rows, view).color)
+        expected = np.asarray(whole(run, rows, view).color)
         assert metrics.psnr(wrong[block].color, expected) < metrics.psnr(right[block].color, expected) - 15
 
 
 @pytest.mark.parametrize("num_devices", [4, 2])
 def test_rounds_give_the_bits_of_an_all_to_all(cells, rim, num_devices):
-    context, rows = cells(num_devices, False)
-    plans = [exchange_of(context.layout, largest_all_to_all=largest) for largest in (8, 0)]
+    run, rows = cells(num_devices, False)
+    plans = [exchange_of(run.layout, largest_all_to_all=largest) for largest in (8, 0)]
     assert [bool(plan.rounds) for plan in plans] == [False, True]
-    jax.tree.map(np.testing.assert_array_equal, *(composites(context, rows, plan, views_of(rim)) for plan in plans))
+    jax.tree.map(np.testing.assert_array_equal, *(composites(run, rows, plan, views_of(rim)) for plan in plans))
 
 
 def test_cells_of_other_groups_and_of_no_partner_are_not_seen(cells, rim):
-    context, rows = cells(4, True)
+    run, rows = cells(4, True)
     edges = rim.partition.edge_of_block
     assert edges.tolist() == [0, 0, 1, 1]
-    for plan, groups in ((exchange_of(context.layout), edges), (exchange_of(context.layout, is_within_rows=True), edges),
-                         (exchange_of(context.layout, largest_all_to_all=0, most=1), TOGETHER)):
-        outputs, planner = composites(context, rows, plan, views_of(rim), groups), Planner(rim, context.layout, plan, groups)
+    for plan, groups in ((exchange_of(run.layout), edges), (exchange_of(run.layout, is_within_rows=True), edges),
+                         (exchange_of(run.layout, largest_all_to_all=0, most=1), TOGETHER)):
+        outputs, planner = composites(run, rows, plan, views_of(rim), groups), RequestPlanner(rim, run.layout, plan, groups)
         for block, view in views_of(rim).items():
             partners = planner.partners(block).tolist()
             assert len(partners) == 2 and block in partners
             assert groups is TOGETHER or partners == np.flatnonzero(edges == edges[block]).tolist()
-            assert_same_maps(outputs[block], whole(context, rows, view, partners), 20 * STOP)
+            assert_same_maps(outputs[block], whole(run, rows, view, partners), 20 * STOP)
 
 
 def test_devices_with_fewer_blocks_than_others_are_no_cells(tmp_path):
-    place = from_the_rim(town_place(TOWN, num_blocks=3))
+    partitioned = from_the_rim(town_place(TOWN, num_blocks=3))
     views = {block: 5 * block + 1 for block in range(3)}
-    with run_context(place, tmp_path, 2) as context:
-        assert [context.layout.blocks_of(device) for device in range(2)] == [[0, 1], [2]]
-        rows = cropped(context, is_clear_of_walls=True)
-        outputs = composites(context, rows, exchange_of(context.layout), views, np.zeros(3, np.int64))
+    with run_context(partitioned, tmp_path, 2) as run:
+        assert [run.layout.blocks_of(device) for device in range(2)] == [[0, 1], [2]]
+        rows = cropped(run, is_clear_of_walls=True)
+        outputs = composites(run, rows, exchange_of(run.layout), views, np.zeros(3, np.int64))
         for block, view in views.items():
-            assert_same_maps(outputs[block], whole(context, rows, view), 20 * STOP)
+            assert_same_maps(outputs[block], whole(run, rows, view), 20 * STOP)
 
 
 def test_blind_cameras_contribute_nothing(cells, rim):
-    cameras = jax.tree.map(lambda *leaves: np.stack(leaves), rim.views.camera_arrays(1), blind_camera(rim.views.camera_arrays(1)))
+    cameras = jax.tree.map(lambda *leaves: np.stack(leaves), rim.views.camera_arrays(1), null_camera(rim.views.camera_arrays(1)))
     part = draw_part(surfels_of(solid_state(rim, 0)), cameras, rim.photo_size, RASTER)
     for leaf in part:
         assert (leaf[0] != 0).any() and (leaf[1] == 0).all()
-    context, rows = cells(4, False)
-    exchange = exchange_of(context.layout)
+    run, rows = cells(4, False)
+    exchange = exchange_of(run.layout)
     for views in ({**views_of(rim), 2: None}, dict.fromkeys(range(NUM_BLOCKS))):
-        outputs = composites(context, rows, exchange, views)
+        outputs = composites(run, rows, exchange, views)
         for block, view in views.items():
             if view is None:
                 np.testing.assert_array_equal(outputs[block].color, np.float32(RASTER.background))
                 assert all((leaf == 0).all() for leaf in (outputs[block].alpha, outputs[block].depth, outputs[block].normal))
             else:
-                expected = np.asarray(whole(context, rows, view).color)
+                expected = np.asarray(whole(run, rows, view).color)
                 assert metrics.psnr(outputs[block].color, expected) >= LEAST_PSNR
 
 
-def random_parts(num: int, seed: int = 0) -> Part:
+def random_parts(num: int, seed: int = 0) -> PartialImage:
     random, size = np.random.default_rng(seed), (num, 5, 7)
-    fields = {name: random.random((*size, 3) if name in ("color", "normal") else size) for name in Part._fields}
-    return Part(**{name: jnp.asarray(value, jnp.float32) for name, value in fields.items()})
+    fields = {name: random.random((*size, 3) if name in ("color", "normal") else size) for name in PartialImage._fields}
+    return PartialImage(**{name: jnp.asarray(value, jnp.float32) for name, value in fields.items()})
 
 
 def test_a_composite_weighs_each_part_by_the_light_that_comes_through_those_before():
     parts, order = random_parts(4), [2, 0, 3, 1]
     got = composite(parts, jnp.array(order, jnp.int32))
-    for name in Part._fields:
+    for name in PartialImage._fields:
         values, expected, light = np.asarray(getattr(parts, name), np.float64), 0.0, np.ones((5, 7))
         for part in order:
             expected = expected + values[part] * (light if values[part].ndim == 2 else light[..., None])
@@ -233,22 +233,22 @@ def loss_of(out, target):
     return photometric + 0.1 * out.depth.mean() + 0.1 * out.normal.mean()
 
 
-def gradients_of_cells(context, rows, views, target) -> tuple[float, list]:
+def gradients_of_cells(run, rows, views, target) -> tuple[float, list]:
     """Loss of all views together, and its gradient by every block's parameters, taken inside of each device's program."""
-    exchange, size = exchange_of(context.layout), context.place.photo_size
+    exchange, size = exchange_of(run.layout), run.partitioned.photo_size
 
-    def loss(params, states, jobs, is_real):
+    def loss(params, states, requests, is_active):
         cells = [to_surfels(own, state.alive) for own, state in zip(params, states, strict=True)]
-        outputs = render_views(cells, jobs, exchange, size, RASTER)
-        return sum(jnp.where(real, loss_of(out, target), 0.0) for out, real in zip(outputs, is_real, strict=True))
+        outputs = render_views(cells, requests, exchange, size, RASTER)
+        return sum(jnp.where(real, loss_of(out, target), 0.0) for out, real in zip(outputs, is_active, strict=True))
 
-    def value_and_gradient(states, jobs, is_real):
-        return jax.value_and_grad(loss)([state.params for state in states], states, jobs, is_real)
+    def value_and_gradient(states, requests, is_active):
+        return jax.value_and_grad(loss)([state.params for state in states], states, requests, is_active)
 
-    jobs = Planner(context.place, context.layout, exchange, TOGETHER).jobs(views)
-    is_real = [context.layout.put_row(row, lambda block: np.bool_(views[block] is not None)) for row in range(len(rows))]
-    value, gradients = sharded(value_and_gradient, context.layout)(rows, jobs, is_real)
-    return float(value.sum()), list(context.layout.get_blocks(gradients).values())
+    requests = RequestPlanner(run.partitioned, run.layout, exchange, TOGETHER).requests(views)
+    is_active = [run.layout.put_row(row, lambda block: np.bool_(views[block] is not None)) for row in range(len(rows))]
+    value, gradients = sharded(value_and_gradient, run.layout)(rows, requests, is_active)
+    return float(value.sum()), list(run.layout.get_blocks(gradients).values())
 
 
 # Without discs across walls the rest is the end of rays (STOP) and the order of sums in float32.
@@ -256,9 +256,9 @@ def gradients_of_cells(context, rows, views, target) -> tuple[float, list]:
 def test_gradients_through_the_composite_are_those_of_one_model(cells, rim, num_devices, is_clear, tolerance):
     target = np.random.default_rng(0).random((*rim.photo_size, 3)).astype(np.float32)
     views = views_of(rim) | {2: None}
-    context, rows = cells(num_devices, is_clear)
-    value, gradients = gradients_of_cells(context, rows, views, target)
-    surfels = merged_surfels(context, rows)
+    run, rows = cells(num_devices, is_clear)
+    value, gradients = gradients_of_cells(run, rows, views, target)
+    surfels = merged_surfels(run, rows)
 
     def loss(params):
         return sum(loss_of(_draw(rim.photo_size)(to_surfels(params, jnp.asarray(surfels.alive)), rim.views.camera(view)), target)

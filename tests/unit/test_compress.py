@@ -22,10 +22,10 @@ from blocks_case import (
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab import compress
-from cosurfgs_jax.collab.compress import keep_head
+from cosurfgs_jax.collab.compress import top_fraction_mask
 from cosurfgs_jax.collab.importance import Importance
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.partitioned_scene import first_state, round_slots
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Surfels
@@ -35,20 +35,20 @@ _ARRAYS = 32  # more than a state has; slot times this is exact in f32
 
 
 @pytest.fixture(scope="module")
-def place():
+def partitioned():
     return four_blocks()
 
 
 @pytest.fixture
-def context(place, tmp_path):
-    with run_context(place, tmp_path, 4) as context:
-        yield context
+def run(partitioned, tmp_path):
+    with run_context(partitioned, tmp_path, 4) as run:
+        yield run
 
 
 def kept(scores, among, prune_ratio=0.0, importance_share=0.0) -> list[int]:
     room = (0, NUM - len(scores))  # one shape for all: slots that are not judged
     scores, among = jnp.asarray(np.pad(scores, room), jnp.float32), jnp.asarray(np.pad(among, room), bool)
-    return np.flatnonzero(keep_head(scores, among, prune_ratio, importance_share)).tolist()
+    return np.flatnonzero(top_fraction_mask(scores, among, prune_ratio, importance_share)).tolist()
 
 
 def test_a_ratio_drops_the_least_important_among_those_that_are_judged():
@@ -129,24 +129,24 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
     jax.tree.map(np.testing.assert_array_equal, new.appearance, jax.tree.map(np.asarray, state.appearance))
 
 
-def test_compression_prunes_every_block_and_makes_room(context, place):
-    before = {block: solid_state(place, block) for block in range(NUM_BLOCKS)}
-    result = compress.compress(context, Stage("device", put_states(context, before.get), 0, 0, 0.0), 0.4)
-    draw = jax.jit(functools.partial(rasterize, image_size=place.photo_size, maps="color"))
-    states = context.layout.get_blocks(result.rows)
+def test_compression_prunes_every_block_and_makes_room(run, partitioned):
+    before = {block: solid_state(partitioned, block) for block in range(NUM_BLOCKS)}
+    result = compress.compress(run, StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4)
+    draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color"))
+    states = run.layout.get_blocks(result.rows)
     for block, state in states.items():
         means = before[block].params["means"][before[block].alive]
-        inside = place.partition.cell_of(means) == block
+        inside = partitioned.partition.cell_of(means) == block
         expected = [len(part) - int(0.4 * len(part)) for part in (means[inside], means[~inside])]
         assert result.num_before[block] == len(means) and result.num_after[block] == state.alive.sum() == sum(expected)
-        is_in_cell = place.partition.cell_of(state.params["means"][state.alive]) == block
+        is_in_cell = partitioned.partition.cell_of(state.params["means"][state.alive]) == block
         assert result.num_inside[block] == expected[0] == is_in_cell.sum()
-        share = [one[:len(means)][inside, 0].sum() / np.prod(place.photo_size) for one in contributions(block)]
+        share = [one[:len(means)][inside, 0].sum() / np.prod(partitioned.photo_size) for one in contributions(block)]
         assert result.num_used[block] == sum(one >= 0.25 for one in share)
         assert state.alive.shape == (round_slots(max(result.num_after.values())),)
-        assert state.alive.shape[0] < num_slots(place)
+        assert state.alive.shape[0] < num_slots(partitioned)
     # The head explains the photographs better than as many surfels by chance.
-    block, view = 0, place.views.camera(int(place.blocks[0].views[0]))
+    block, view = 0, partitioned.views.camera(int(partitioned.blocks[0].views[0]))
     order = np.random.default_rng(0).permutation(result.num_before[block])
     whole, params = draw(surfels_of(before[block]), view).color, before[block].params
     by_importance = draw(surfels_of(states[block]), view).color
@@ -155,14 +155,14 @@ def test_compression_prunes_every_block_and_makes_room(context, place):
     assert metrics.psnr(by_importance, whole) > metrics.psnr(by_chance, whole) + 3
 
 
-def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(context, place):
-    before = {block: solid_state(place, block) for block in range(NUM_BLOCKS)}
-    inside = [place.partition.cell_of(state.params["means"]) == block for block, state in before.items()]
-    shares = [[one[inside[block], 0].sum() / np.prod(place.photo_size) for one in contributions(block)] for block in before]
+def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, partitioned):
+    before = {block: solid_state(partitioned, block) for block in range(NUM_BLOCKS)}
+    inside = [partitioned.partition.cell_of(state.params["means"]) == block for block, state in before.items()]
+    shares = [[one[inside[block], 0].sum() / np.prod(partitioned.photo_size) for one in contributions(block)] for block in before]
     share = float(np.mean(sorted(map(max, shares))[1:3]))  # two blocks have none that shows their cell so much
-    results = [compress.compress(context._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
-                                 Stage("device", put_states(context, before.get), 0, 0, 0.0), 0.4) for switch in (True, False)]
-    switched, by_all = (context.layout.get_blocks(result.rows) for result in results)
+    results = [compress.compress(run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
+                                 StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4) for switch in (True, False)]
+    switched, by_all = (run.layout.get_blocks(result.rows) for result in results)
     is_same = []
     for block, state in switched.items():
         num_used = sum(one >= share for one in shares[block])
@@ -173,21 +173,21 @@ def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(conte
 
 
 @pytest.mark.parametrize("num_devices", [4, 2])
-def test_cropping_keeps_what_lies_in_the_cell_and_only_that(place, tmp_path, num_devices):
+def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_path, num_devices):
     def make_state(block):
-        return tagged(solid_state(place, block))
+        return tagged(solid_state(partitioned, block))
 
-    with run_context(place, tmp_path, num_devices) as context:
-        cropped = context.layout.get_blocks(compress.crop_rows(context, put_states(context, make_state)))
+    with run_context(partitioned, tmp_path, num_devices) as run:
+        cropped = run.layout.get_blocks(compress.crop_rows(run, put_states(run, make_state)))
     assert list(cropped) == list(range(NUM_BLOCKS))
     slots = {state.alive.shape[0] for state in cropped.values()}
     assert slots == {round_slots(max(int(state.alive.sum()) for state in cropped.values()))}
     for block, state in cropped.items():
         before = make_state(block)
-        expected = np.flatnonzero(before.alive & (place.partition.cell_of(before.params["means"]) == block))
+        expected = np.flatnonzero(before.alive & (partitioned.partition.cell_of(before.params["means"]) == block))
         num = len(expected)
         assert 100 < num < before.alive.sum() and state.alive[:num].all() and not state.alive[num:].any()
         np.testing.assert_array_equal(state.params["means"][:num], before.params["means"][expected])
         np.testing.assert_array_equal(slots_of(state), expected)
     # Every point of the place is in one cell, and none is lost.
-    assert sum(int(state.alive.sum()) for state in cropped.values()) == len(place.scene.points)
+    assert sum(int(state.alive.sum()) for state in cropped.values()) == len(partitioned.scene.points)

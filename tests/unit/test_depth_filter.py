@@ -53,12 +53,12 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     expected[40:50, 60:70] = 0
     assert np.array_equal(count[inner], expected[inner])
     assert np.array_equal(possible[inner], expected[inner])  # what lies behind the neighbours' surface, they could not confirm
-    filtered, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], geometry[1:])
+    filtered, counts = depth_filter.filter_multi_view(wrong, *geometry[0][1:], geometry[1:])
     assert (filtered[40:50, 60:70] == 0).all() and counts["unconfirmed"] >= 100
     assert counts["kept"] == (filtered > 0).sum()
-    alone, counts = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [])
+    alone, counts = depth_filter.filter_multi_view(wrong, *geometry[0][1:], [])
     assert counts["kept"] == 0  # nobody can confirm it
-    kept, _ = depth_filter.drop_unconfirmed(wrong, *geometry[0][1:], [], min_neighbor_views=0)
+    kept, _ = depth_filter.filter_multi_view(wrong, *geometry[0][1:], [], min_neighbor_views=0)
     assert np.array_equal(kept, wrong)
 
 
@@ -74,7 +74,7 @@ def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_
     fewer, fewer_possible = depth_filter.count_confirmations(*geometry[0], geometry[1:], enough=2)
     assert (fewer < count).any() and (fewer >= np.minimum(count, 2)).all() and (fewer_possible <= possible).all()
     for least in (1, 2, 3):
-        kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:], min_neighbor_views=least)
+        kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:], min_neighbor_views=least)
         assert np.array_equal(kept > 0, (geometry[0][0] > 0) & (count >= np.clip(possible, 1, least)))
         assert 0.2 < (kept > 0).mean() < 0.9
 
@@ -90,13 +90,13 @@ def test_one_confirmation_is_enough_where_one_neighbour_looks():
     own[30:40, 30:36] *= 0.9
     count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
     assert (possible[right] == 1).all() and (possible[left] == 2).all()
-    kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:])
+    kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:])
     is_floater = np.zeros(own.shape, bool)
     is_floater[30:40, 92:98] = is_floater[30:40, 30:36] = True
     for part in (left, right):
         assert np.array_equal(kept[part] > 0, ~is_floater[part])
     geometry[2][0][:] = views[2].depth * 1.1  # where a second neighbour sees farther, one is not enough
-    kept, _ = depth_filter.drop_unconfirmed(*geometry[0], geometry[1:])
+    kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:])
     assert not kept[right].any()
 
 
@@ -133,7 +133,7 @@ def test_grazing_and_invalid_depth_is_dropped_and_counted():
     expected = (view.depth > 0) & (angle <= 75)
     expected[:4] = False
     for normal_map in (np.broadcast_to(-normal * 0.6, (HEIGHT, WIDTH, 3)), None):
-        filtered, counts = depth_filter.drop_by_itself(depth, normal_map, INTRINSICS, np.eye(4), max_angle_deg=75)
+        filtered, counts = depth_filter.filter_single_view(depth, normal_map, INTRINSICS, np.eye(4), max_angle_deg=75)
         inner = (slice(8, -1), slice(1, -1))
         if normal_map is not None:
             assert np.array_equal(filtered > 0, expected)

@@ -116,7 +116,7 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
     assert depth["unit"] == "m" and depth["expected"]["median"] == pytest.approx(0.25)
     assert depth["median"]["relative_median"] == pytest.approx(0.1 / 5.25, rel=1e-4)
     assert depth["plane"]["p90"] == 0 and depth["plane"]["covered"] == depth["plane"]["within_1_percent"] == 0.75
-    told = evaluation.tell_geometry(scores)
+    told = evaluation.summarize_geometry(scores)
     for words in ("half of the light", "expected 0.25 m", "plane 0 m", "10.0 deg on roofs and ground", "90.0 deg on walls"):
         assert words in told
     per_view = json.loads((tmp_path / "out" / "per_view.json").read_text())["ours_1"]["geometry"]
@@ -189,7 +189,7 @@ def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, m
     names = ["../../up.jpg", "/abs/olute.png", "a/b.jpg", "a/b.png", "c.d.tif"]
     scene = make_scene(5, image_names=names, num_views=5, test_views=np.arange(5), train_views=np.arange(0))
     maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
-    trained = types.SimpleNamespace(place=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps)
+    trained = types.SimpleNamespace(partitioned=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps)
     monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
     commands.render(Settings(), tmp_path / "run")
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*_color.png")}

@@ -15,7 +15,7 @@ from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import LmcSettings, MasSettings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.loop import Stage
+from cosurfgs_jax.training.loop import StageState
 
 
 def test_gains_are_found_from_shared_photographs():
@@ -51,11 +51,11 @@ def _with_exposure(state, gain: float, seed: int):
 
 
 def test_a_model_with_other_colours_shows_its_photographs_as_before():
-    place = four_blocks()
-    before = jax.tree.map(jnp.asarray, solid_state(place, 0))
+    partitioned = four_blocks()
+    before = jax.tree.map(jnp.asarray, solid_state(partitioned, 0))
     before = _with_exposure(before, 1.0, 0)
     after = harmonize.scale_colors(before, jnp.asarray([1.3, 0.8, 1.1], jnp.float32))
-    camera = place.views.camera_arrays(int(place.blocks[0].views[0]))
+    camera = partitioned.views.camera_arrays(int(partitioned.blocks[0].views[0]))
     colors, photos = [], []
     for state in (before, after):
         colors.append(rasterize(state.surfels(), camera, image_size=(24, 32), maps="color").color)
@@ -66,36 +66,36 @@ def test_a_model_with_other_colours_shows_its_photographs_as_before():
 
 
 def test_blocks_of_a_run_agree_afterwards(tmp_path):
-    place, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
-    with run_context(place, tmp_path, 2) as context:
-        rows = put_states(context, lambda number: jax.tree.map(
-            np.asarray, _with_exposure(solid_state(place, number), float(gains[number]), 7)))
-        stage, found = harmonize.agree(context, Stage("device", rows, 0, 0, 0.0))
+    partitioned, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
+    with run_context(partitioned, tmp_path, 2) as run:
+        rows = put_states(run, lambda number: jax.tree.map(
+            np.asarray, _with_exposure(solid_state(partitioned, number), float(gains[number]), 7)))
+        stage, found = harmonize.harmonize_exposure(run, StageState("device", rows, 0, 0, 0.0))
         assert NUM_BLOCKS == len(gains)
         levels = found * gains[:, None]
-        shared = [set(place.blocks[0].views.tolist()) & set(block.views.tolist()) for block in place.blocks]
+        shared = [set(partitioned.blocks[0].views.tolist()) & set(block.views.tolist()) for block in partitioned.blocks]
         assert sum(map(bool, shared)) > 1, "the case must have photographs that blocks share"
         np.testing.assert_allclose(levels, levels.mean(axis=0)[None].repeat(NUM_BLOCKS, axis=0), rtol=0.05)
         assert np.ptp(found[:, 0]) > 0.2
-        blocks = context.layout.get_blocks(stage.rows)
+        blocks = run.layout.get_blocks(stage.rows)
     for number, state in blocks.items():
-        sh = _with_exposure(solid_state(place, number), float(gains[number] * found[number, 0]), 7).params["sh"]
+        sh = _with_exposure(solid_state(partitioned, number), float(gains[number] * found[number, 0]), 7).params["sh"]
         np.testing.assert_allclose(state.params["sh"][..., 0], sh[..., 0], atol=1e-4)
 
 
 def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
-    place, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
+    partitioned, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
 
     def merged_colors(factors):
         workdir = tmp_path / str(factors[0])
         settings = dataclasses.replace(SETTINGS, lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False))
-        with run_context(place, workdir, 1, settings) as context, \
+        with run_context(partitioned, workdir, 1, settings) as run, \
                 Checkpoints(loop.checkpoint_folder(workdir, "device")) as checkpoints:
-            rows = put_states(context, lambda number: jax.tree.map(
-                np.asarray, _with_exposure(solid_state(place, number), float(factors[number]), 7)))
-            loop.save_stage(context, Stage("device", rows, 1, 0, 0.0), checkpoints)
+            rows = put_states(run, lambda number: jax.tree.map(
+                np.asarray, _with_exposure(solid_state(partitioned, number), float(factors[number]), 7)))
+            loop.save_stage(run, StageState("device", rows, 1, 0, 0.0), checkpoints)
             checkpoints.wait()
-        surfels, _ = load_merged(settings, workdir, place)
+        surfels, _ = load_merged(settings, workdir, partitioned)
         return surfels.means, 0.5 + spherical_harmonics.C0 * surfels.sh[:, 0]
 
     (means, level), (other_means, colors) = merged_colors(np.ones(4)), merged_colors(gains)

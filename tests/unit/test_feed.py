@@ -16,10 +16,10 @@ from cosurfgs_jax.training import dispatch, loop
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.device_cache import Shelf, free_bytes, shelf_bytes
+from cosurfgs_jax.training.device_cache import DeviceCache, free_bytes, shelf_bytes
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import Photographs, Place, first_state
-from cosurfgs_jax.training.run import Context, Stopped
+from cosurfgs_jax.training.partitioned_scene import Photographs, PartitionedScene, first_state
+from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.step import StepShape
@@ -36,13 +36,13 @@ class Photos:
 
     num_threads = 2
 
-    def __init__(self, place: Place):
-        self._place, self.read, self.asked = place, [], []
+    def __init__(self, partitioned: PartitionedScene):
+        self._partitioned, self.read, self.asked = partitioned, [], []
 
     def load(self, view: int) -> np.ndarray:
         self.read.append(view)
-        channels = 4 if self._place.scene.has_masks else 3
-        photo = np.random.default_rng(view).integers(0, 256, (*self._place.scene.image_sizes[view], channels), np.uint8)
+        channels = 4 if self._partitioned.scene.has_masks else 3
+        photo = np.random.default_rng(view).integers(0, 256, (*self._partitioned.scene.image_sizes[view], channels), np.uint8)
         photo[..., 3:] = np.where(photo[..., 3:] > 99, 255, 0)
         return photo
 
@@ -50,18 +50,18 @@ class Photos:
         self.asked += views
 
 
-def context_of(place: Place, num_devices: int, device_memory_mb: int, settings: Settings = SETTINGS) -> Context:
+def context_of(partitioned: PartitionedScene, num_devices: int, device_memory_mb: int, settings: Settings = SETTINGS) -> Run:
     settings = dataclasses.replace(settings, data=DataSettings(device_memory_mb=device_memory_mb))
-    layout = make_layout(place.partition.edge_of_block, num_devices)
-    return Context(settings, Path(), place, layout, Photos(place), StopRequest(), None)
+    layout = make_layout(partitioned.partition.edge_of_block, num_devices)
+    return Run(settings, Path(), partitioned, layout, Photos(partitioned), StopRequest(), None)
 
 
-def with_two_sizes(place: Place, has_masks: bool) -> Place:
+def with_two_sizes(partitioned: PartitionedScene, has_masks: bool) -> PartitionedScene:
     """Every other photograph is smaller, so that blocks pad them, and a single block has two sizes."""
-    sizes = place.scene.image_sizes.copy()
+    sizes = partitioned.scene.image_sizes.copy()
     sizes[::2] -= 8
-    scene = dataclasses.replace(place.scene, image_sizes=sizes).with_masks(has_masks)
-    return place._replace(scene=scene, views=WorldViews(scene, place.frame))
+    scene = dataclasses.replace(partitioned.scene, image_sizes=sizes).with_masks(has_masks)
+    return partitioned._replace(scene=scene, views=WorldViews(scene, partitioned.frame))
 
 
 CASES = {"one block": (1, 1, False, False), "blocks": (4, 4, False, False), "a device without a block": (3, 2, False, False),
@@ -71,15 +71,15 @@ CASES = {"one block": (1, 1, False, False), "blocks": (4, 4, False, False), "a d
 @pytest.mark.parametrize("device_memory_mb", [KEPT, SENT])
 @pytest.mark.parametrize("num_blocks, num_devices, has_two_sizes, has_masks", CASES.values(), ids=CASES)
 def test_what_is_delivered_is_the_batch(num_blocks, num_devices, has_two_sizes, has_masks, device_memory_mb):
-    place = town_place(num_blocks=num_blocks)
+    partitioned = town_place(num_blocks=num_blocks)
     if has_two_sizes or has_masks:
-        place = with_two_sizes(place, has_masks) if has_two_sizes else place._replace(scene=place.scene.with_masks(True))
-    context = context_of(place, num_devices, device_memory_mb)
-    delivering, putting = BlockViews(context), BlockViews(context)
-    assert delivering.shelf.is_keeping == (device_memory_mb == KEPT)
-    layout = context.layout
+        partitioned = with_two_sizes(partitioned, has_masks) if has_two_sizes else partitioned._replace(scene=partitioned.scene.with_masks(True))
+    run = context_of(partitioned, num_devices, device_memory_mb)
+    delivering, putting = BlockViews(run), BlockViews(run)
+    assert delivering.device_cache.is_keeping == (device_memory_mb == KEPT)
+    layout = run.layout
     open_it, seconds = sharded(lambda delivery: delivery.open(), layout), set()
-    for step in range(2 * place.max_views + 1):
+    for step in range(2 * partitioned.max_views + 1):
         for row in range(layout.blocks_per_device):
             arguments = row, step, step / 100, step % 3, step > 1
             got, expected = open_it(delivering.deliver(*arguments)), putting.batch(*arguments)
@@ -93,34 +93,34 @@ def test_what_is_delivered_is_the_batch(num_blocks, num_devices, has_two_sizes, 
 
 
 def test_what_is_kept_is_read_once_and_not_decoded_ahead():
-    place = town_place(num_blocks=3)
-    context = context_of(place, 2, KEPT)
-    views, layout = BlockViews(context), context.layout
-    for step in range(place.max_views):
+    partitioned = town_place(num_blocks=3)
+    run = context_of(partitioned, 2, KEPT)
+    views, layout = BlockViews(run), run.layout
+    for step in range(partitioned.max_views):
         views.prefetch(step)
         for row in range(layout.blocks_per_device):
             views.deliver(row, step, 0.0, 0)
-    wanted = sorted(view for block in place.blocks for view in block.views)
-    assert sorted(context.images.read) == wanted and set(context.images.asked) == set(wanted)
-    context.images.asked.clear()
-    for step in range(place.max_views, 3 * place.max_views):
+    wanted = sorted(view for block in partitioned.blocks for view in block.views)
+    assert sorted(run.images.read) == wanted and set(run.images.asked) == set(wanted)
+    run.images.asked.clear()
+    for step in range(partitioned.max_views, 3 * partitioned.max_views):
         views.prefetch(step, with_second=True)
         for row in range(layout.blocks_per_device):
             views.deliver(row, step, 0.0, 0, with_second=True)
-    assert sorted(context.images.read) == wanted and not context.images.asked
+    assert sorted(run.images.read) == wanted and not run.images.asked
 
 
 def test_a_budget_that_is_too_small_by_a_byte_keeps_nothing():
-    place = town_place(num_blocks=3)
-    layout = make_layout(place.partition.edge_of_block, 2)
-    load, size = Photographs(place, Photos(place)).load, 3 * int(np.prod(place.photo_size))
-    most = [max(len(place.blocks[block].views) for block in row) for row in ((0, 2), (1,))]
-    assert len(place.blocks) == 3 and layout.blocks_per_device == 2
+    partitioned = town_place(num_blocks=3)
+    layout = make_layout(partitioned.partition.edge_of_block, 2)
+    load, size = Photographs(partitioned, Photos(partitioned)).load, 3 * int(np.prod(partitioned.photo_size))
+    most = [max(len(partitioned.blocks[block].views) for block in row) for row in ((0, 2), (1,))]
+    assert len(partitioned.blocks) == 3 and layout.blocks_per_device == 2
     for num_bytes, is_keeping in ((sum(most) * size, True), (sum(most) * size - 1, False), (0, False)):
-        shelf = Shelf(place, layout, load, num_bytes)
-        assert shelf.is_keeping == is_keeping
-        table, = shelf.bring(0, lambda block: int(place.blocks[block].views[0]))
-        assert table.shape == (2, most[0] if is_keeping else 1, *place.photo_size, 3)
+        device_cache = DeviceCache(partitioned, layout, load, num_bytes)
+        assert device_cache.is_keeping == is_keeping
+        table, = device_cache.bring(0, lambda block: int(partitioned.blocks[block].views[0]))
+        assert table.shape == (2, most[0] if is_keeping else 1, *partitioned.photo_size, 3)
 
 
 def test_the_budget_is_a_share_of_what_is_free_on_the_fullest_device():
@@ -133,73 +133,73 @@ def test_the_budget_is_a_share_of_what_is_free_on_the_fullest_device():
 
 
 @pytest.fixture(scope="module")
-def place() -> Place:
+def partitioned() -> PartitionedScene:
     return town_place()
 
 
-def start(context: Context) -> loop.Stage:
-    place = context.place
-    return loop.start_stage(context, "device", lambda number: first_state(place, place.blocks[number], SETTINGS, SLOTS), SLOTS)
+def start(run: Run) -> loop.StageState:
+    partitioned = run.partitioned
+    return loop.start_stage(run, "device", lambda number: first_state(partitioned, partitioned.blocks[number], SETTINGS, SLOTS), SLOTS)
 
 
 @pytest.fixture(scope="module")
-def expected(place) -> list:
+def expected(partitioned) -> list:
     """The block's state before and after each step, taken one at a time with batches put leaf by leaf."""
-    context, course = context_of(place, 1, SENT), Schedule.from_settings(SETTINGS)
-    steps, views, state = compile_blocks(SETTINGS, context.layout), BlockViews(context), start(context).rows[0]
-    states = [context.layout.get(state, 0)]
+    run, course = context_of(partitioned, 1, SENT), Schedule.from_settings(SETTINGS)
+    steps, views, state = compile_blocks(SETTINGS, run.layout), BlockViews(run), start(run).rows[0]
+    states = [run.layout.get(state, 0)]
     for step in range(STEPS):
         batch = views.batch(0, step, step / STEPS, course.sh_degree_at(step), with_second=True)
         state, _ = jax.block_until_ready(steps.train(state, batch, shape=StepShape(False, has_geometry=True)))
-        states.append(context.layout.get(state, 0))
+        states.append(run.layout.get(state, 0))
     return states
 
 
-def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(place, expected, tmp_path, monkeypatch):
+def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(partitioned, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "programs_ahead", lambda layout: 1)  # as on an accelerator
     events, wait = [], jax.block_until_ready
     monkeypatch.setattr(dispatch.jax, "block_until_ready", lambda result: events.append("wait") or wait(result))
 
-    def trainer(context: Context, stop_after: int | None = None):
-        trainer = loop.Trainer(context, Schedule.from_settings(SETTINGS))
-        launch = trainer._steps.train_delivered
+    def trainer(run: Run, stop_after: int | None = None):
+        trainer = loop.Trainer(run, Schedule.from_settings(SETTINGS))
+        launch = trainer._steps.train_packed
         trainer._steps = trainer._steps._replace(
-            train_delivered=lambda *arguments, **options: events.append("launch") or launch(*arguments, **options))
+            train_packed=lambda *arguments, **options: events.append("launch") or launch(*arguments, **options))
 
         def advance(stage, progress):
             if stage.step + 1 == stop_after:
-                context.stop.signal_number = 15
+                run.stop.signal_number = 15
             return trainer.advance(stage, progress)
 
         return advance
 
     with Log(tmp_path) as log, Checkpoints(tmp_path / "c") as checkpoints:
-        context = context_of(place, 1, KEPT)._replace(log=log)
+        run = context_of(partitioned, 1, KEPT)._replace(log=log)
         with pytest.raises(Stopped):
-            loop.run_stage(context, start(context), STEPS, trainer(context, stop_after=3), checkpoints)
+            loop.run_stage(run, start(run), STEPS, trainer(run, stop_after=3), checkpoints)
         assert events == ["launch", "launch", "wait", "launch", "wait"]
         assert checkpoints.steps() == [3]
-        context = context_of(place, 1, SENT)._replace(log=log)
-        stage = loop.restore_stage(context, "device", checkpoints)
+        run = context_of(partitioned, 1, SENT)._replace(log=log)
+        stage = loop.restore_stage(run, "device", checkpoints)
         assert stage.step == 3
-        jax.tree.map(np.testing.assert_array_equal, context.layout.get(stage.rows[0], 0), expected[3])
-        end = loop.run_stage(context, stage, STEPS, trainer(context), checkpoints)
+        jax.tree.map(np.testing.assert_array_equal, run.layout.get(stage.rows[0], 0), expected[3])
+        end = loop.run_stage(run, stage, STEPS, trainer(run), checkpoints)
         assert events[5:] == ["launch", "launch", "wait"]
-    jax.tree.map(np.testing.assert_array_equal, context.layout.get(end.rows[0], 0), expected[STEPS])
+    jax.tree.map(np.testing.assert_array_equal, run.layout.get(end.rows[0], 0), expected[STEPS])
     assert (expected[STEPS].params["means"] != expected[3].params["means"]).any()
 
 
-def test_threads_that_decode_are_as_many_as_cores_and_memory_allow(place, monkeypatch):
+def test_threads_that_decode_are_as_many_as_cores_and_memory_allow(partitioned, monkeypatch):
     from cosurfgs_jax.data import images
 
     cores = types.SimpleNamespace(value=8)
     monkeypatch.setattr(images.os, "sched_getaffinity", lambda _: range(cores.value), raising=False)
-    pixels = int(place.scene.photo_sizes.prod(axis=1).max())
-    assert images.num_threads(place.scene, 2**30) == 8
-    assert images.num_threads(place.scene, 4 * 12 * pixels * 5) == 5
-    assert images.num_threads(place.scene, 1) == 2
+    pixels = int(partitioned.scene.photo_sizes.prod(axis=1).max())
+    assert images.num_threads(partitioned.scene, 2**30) == 8
+    assert images.num_threads(partitioned.scene, 4 * 12 * pixels * 5) == 5
+    assert images.num_threads(partitioned.scene, 1) == 2
     cores.value = 200
-    assert images.num_threads(place.scene, 2**30) == 16
+    assert images.num_threads(partitioned.scene, 2**30) == 16
     cores.value = 1
-    with ImageStore(place.scene, 64) as store:
+    with ImageStore(partitioned.scene, 64) as store:
         assert store.num_threads == 2

@@ -49,7 +49,7 @@ def test_sphere_far_from_the_origin(open3d):
     moves this sphere outwards by 0.06 voxels (0.016 with voxels half as large), whatever the pixel convention."""
     voxel, views = 0.06, []
     for view, normal in ring_of_views():
-        depth, _ = depth_filter.drop_by_itself(view.depth, normal, view.intrinsics, view.camera_from_world,
+        depth, _ = depth_filter.filter_single_view(view.depth, normal, view.intrinsics, view.camera_from_world,
                                                max_angle_deg=60)
         views.append(view._replace(depth=depth))
     mesh = fusion.fuse(views, voxel, min_views=2)
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused_with_a_size_that_fits(open3d, monkeypatch)
 
 def test_empty_mesh_names_the_check_that_emptied_it(open3d):
     view = plane_view(np.eye(4), np.array([0, 0, 1.0]), 6.0)
-    depth, own = depth_filter.drop_by_itself(view.depth, None, INTRINSICS, view.camera_from_world, limits=(7.0, 9.0))
+    depth, own = depth_filter.filter_single_view(view.depth, None, INTRINSICS, view.camera_from_world, limits=(7.0, 9.0))
     num = WIDTH * HEIGHT
     with pytest.raises(InputError, match=f"of {num} depth pixels {num} were outside the depth range"):
         fusion.fuse([view._replace(depth=depth)], 0.05, counts=own)

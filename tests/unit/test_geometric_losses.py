@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from cosurfgs_jax.geometry import cameras
-from cosurfgs_jax.geometry.view_pairs import choose_neighbors, there_and_back
+from cosurfgs_jax.geometry.view_pairs import choose_neighbors, round_trip_reprojection
 from cosurfgs_jax.losses import multi_view
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
 from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses, patch_ncc
@@ -304,7 +304,7 @@ def test_pixels_go_there_and_back():
     other, _ = plane_view(OTHER)
     pixels = multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET))
     at = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
-    back, z, is_valid = there_and_back(pixels, at, jnp.asarray(INTRINSICS), jnp.asarray(other), jnp.asarray(INTRINSICS),
+    back, z, is_valid = round_trip_reprojection(pixels, at, jnp.asarray(INTRINSICS), jnp.asarray(other), jnp.asarray(INTRINSICS),
                                        jnp.asarray(OTHER @ cameras.invert_rigid(POSE)))
     assert 0.4 < is_valid.mean(dtype=jnp.float32) < 1
     np.testing.assert_allclose(back[is_valid], pixels[is_valid], atol=2e-3)

@@ -29,36 +29,36 @@ NUM = 200  # slots of the states without a place
 
 
 @pytest.fixture(scope="module")
-def place():
+def partitioned():
     return four_blocks()
 
 
 @pytest.fixture
-def context(place, tmp_path):
-    with run_context(place, tmp_path, 4) as context:
-        yield context
+def run(partitioned, tmp_path):
+    with run_context(partitioned, tmp_path, 4) as run:
+        yield run
 
 
 @pytest.mark.parametrize("camera_switch, share", [(False, 0.25), (True, 0.25), (True, 0.3)])
-def test_importance_is_the_sum_over_used_photographs(context, place, camera_switch, share):
+def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_switch, share):
     settings = with_lmc(camera_switch=camera_switch, min_cell_share=share)
-    layout, (state,) = context.layout, put_states(context, lambda number: solid_state(place, number))
-    (is_inside,) = compress.inside_masks(context, [state])
+    layout, (state,) = run.layout, put_states(run, lambda number: solid_state(partitioned, number))
+    (is_inside,) = compress.inside_masks(run, [state])
     measure = sharded(functools.partial(measure_view, settings=settings), layout, static=("image_size",))
-    importance = layout.put(lambda _: init_importance(num_slots(place)))
+    importance = layout.put(lambda _: init_importance(num_slots(partitioned)))
     num_padded = 0
-    for camera, is_real, size in each_view(place, layout, 0):
-        num_padded += int((~np.asarray(is_real)).sum())
-        importance = measure(importance, state, is_inside, camera, is_real, image_size=size)
-    assert num_padded == NUM_BLOCKS * place.max_views - sum(len(block.views) for block in place.blocks) > 0
+    for camera, is_active, size in each_view(partitioned, layout, 0):
+        num_padded += int((~np.asarray(is_active)).sum())
+        importance = measure(importance, state, is_inside, camera, is_active, image_size=size)
+    assert num_padded == NUM_BLOCKS * partitioned.max_views - sum(len(block.views) for block in partitioned.blocks) > 0
     num_abandoned = 0
     for block, got in layout.get_blocks([importance]).items():
-        inside = place.partition.cell_of(solid_state(place, block).params["means"]) == block
+        inside = partitioned.partition.cell_of(solid_state(partitioned, block).params["means"]) == block
         used = [one for one in contributions(block)
-                if not camera_switch or one[inside, 0].sum() >= share * np.prod(place.photo_size)]
-        num_abandoned += len(place.blocks[block].views) - len(used)
+                if not camera_switch or one[inside, 0].sum() >= share * np.prod(partitioned.photo_size)]
+        num_abandoned += len(partitioned.blocks[block].views) - len(used)
         assert got.num_used == len(used) > 0
-        assert got.num_seen == place.max_views, "every call draws other signs"
+        assert got.num_seen == partitioned.max_views, "every call draws other signs"
         np.testing.assert_allclose(got.weight, sum(one[:, 0] for one in used), rtol=1e-5, atol=1e-4)
         assert got.weight.max() > 10 and (got.removal >= 0).all()
         assert (got.removal[got.weight == 0] == 0).all() and got.removal.max() > 1

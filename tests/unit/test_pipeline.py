@@ -10,8 +10,8 @@ from cosurfgs_jax.collab.compress import Compression
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import LmcSettings, Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.loop import Stage
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.run import Run
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def course(monkeypatch):
     """
     done = []
 
-    def compress(context, stage, ratio):
+    def compress(run, stage, ratio):
         done.append(("prune", stage.step))
         number, marks = stage.rows[0]
         return Compression([(number * (1 - ratio), marks)], {}, {}, {}, {})
 
     def compress_blocks(rounds, ratio, num_steps, stage, stop_at=None):
-        def run_stage(context, stage, end, advance, checkpoints):
+        def run_stage(run, stage, end, advance, checkpoints):
             while stage.step < end:
                 number, marks = stage.rows[0]
                 stage = stage._replace(rows=[(number, (*marks, (stage.step, round(number, 6))))], step=stage.step + 1)
@@ -42,14 +42,14 @@ def course(monkeypatch):
         monkeypatch.setattr(pipeline.loop, "Trainer", lambda *_: SimpleNamespace(advance=None))
         monkeypatch.setattr(pipeline.compress, "compress", compress)
         settings = dataclasses.replace(Settings(), lmc=LmcSettings(rounds=rounds, prune_ratio=ratio))
-        context = Context(settings, *[None] * (len(Context._fields) - 1))
-        return pipeline.compress_in_rounds(context, stage, num_steps, object.__new__(Checkpoints)), done
+        run = Run(settings, *[None] * (len(Run._fields) - 1))
+        return pipeline.compress_in_rounds(run, stage, num_steps, object.__new__(Checkpoints)), done
 
     return compress_blocks
 
 
-def _begin() -> Stage:
-    return Stage("lmc_device", [(1000.0, ())], 0, 0, 0.0)
+def _begin() -> StageState:
+    return StageState("lmc_device", [(1000.0, ())], 0, 0, 0.0)
 
 
 @pytest.mark.parametrize("rounds, num_steps, prunes", [

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.distributed.layout import make_layout, sharded
-from cosurfgs_jax.distributed.packing import Parcel
+from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.losses.geometric import GeometricLosses
 from cosurfgs_jax.training import loop, step_reports
-from cosurfgs_jax.training.dispatch import Pace, programs_ahead
-from cosurfgs_jax.training.run import Context
+from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log, Progress, read_history
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.training.step_reports import RecentReports, fetch_parcels, mean_numbers, numbers_of
@@ -24,9 +24,9 @@ def report_of(step: int, block: int, has_geometry: bool, loss: float | None = No
                       np.int32(num_invalid), geometry)
 
 
-def packed(layout, step: int, has_geometry: bool, **changes) -> list[Parcel]:
+def packed(layout, step: int, has_geometry: bool, **changes) -> list[Packed]:
     """As a compiled step gives them."""
-    run = sharded(Parcel.pack, layout)
+    run = sharded(Packed.pack, layout)
     return [run(layout.put_row(row, lambda block: report_of(step, 99 if block is None else block, has_geometry, **changes)))
             for row in range(layout.blocks_per_device)]
 
@@ -44,9 +44,9 @@ def test_one_fetch_gives_every_report_to_its_block(num_blocks, num_devices):
             assert (got.geometry is None) == (step < 2)
 
 
-def log_only(log: Log) -> Context:
+def log_only(log: Log) -> Run:
     """A context of which no more than the log is used."""
-    return Context(None, None, None, None, None, None, log)
+    return Run(None, None, None, None, None, None, log)
 
 
 def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
@@ -64,7 +64,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
                 last = report
             recent.add(rows)
             if step % 6 == 0:
-                loop._write_log(log_only(log), loop.Stage("device", [], step, 0, 0.0), recent.take(), progress)
+                loop._write_log(log_only(log), loop.StageState("device", [], step, 0, 0.0), recent.take(), progress)
                 for block, numbers in one_by_one.items():
                     expected.append({"stage": "device", "step": step, "block": block, "surfels": 100 * step + block,
                                      **mean_numbers(numbers)})
@@ -80,7 +80,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
 def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_are_told(tmp_path, capsys):
     layout = make_layout(np.zeros(1, np.int64), 1)
     with Log(tmp_path) as log, Progress("device", 12) as progress:
-        stage, recent = loop.Stage("device", [], 2, 0, 0.0), RecentReports(layout)
+        stage, recent = loop.StageState("device", [], 2, 0, 0.0), RecentReports(layout)
         recent.add(packed(layout, 1, False, num_invalid=5))
         recent.add(packed(layout, 2, False, num_invalid=3))
         loop._write_log(log_only(log), stage, recent.take(), progress)
@@ -118,7 +118,7 @@ class _Running:
 @pytest.mark.parametrize("num_ahead", [0, 1, 2])
 def test_the_host_waits_for_what_was_launched_so_many_programs_ago(num_ahead):
     waited: list[int] = []
-    pace = Pace(num_ahead)
+    pace = DispatchLimit(num_ahead)
     for number in range(6):
         pace.launched({"report": _Running(number, waited)})
         assert waited == list(range(max(0, number + 1 - num_ahead)))

@@ -16,7 +16,7 @@ from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
 
 
 @pytest.fixture(scope="module")
-def place():
+def partitioned():
     return town_place()
 
 
@@ -36,25 +36,25 @@ def _get(tree):
     return LAYOUT.get(tree, 0)
 
 
-def _first_state(place, settings):
-    return _put(first_state(place, place.blocks[0], settings, 4096))
+def _first_state(partitioned, settings):
+    return _put(first_state(partitioned, partitioned.blocks[0], settings, 4096))
 
 
-def _batch(place, view: int = 1, **changes) -> Batch:
-    with ImageStore(place.scene, 64) as images:
-        photo = Photographs(place, images).load(0, view)
-    index = np.int32(np.searchsorted(place.blocks[0].views, view))
-    batch = Batch(place.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1))
+def _batch(partitioned, view: int = 1, **changes) -> Batch:
+    with ImageStore(partitioned.scene, 64) as images:
+        photo = Photographs(partitioned, images).load(0, view)
+    index = np.int32(np.searchsorted(partitioned.blocks[0].views, view))
+    batch = Batch(partitioned.views.camera_arrays(view), photo, index, np.float32(0.0), np.int32(1))
     return _put(batch._replace(**changes))
 
 
-def test_what_is_dark_becomes_solid_as_light_must_not_pass(place):
+def test_what_is_dark_becomes_solid_as_light_must_not_pass(partitioned):
     changes = []
     for weight in (0.0, 10.0):
         settings = Settings(appearance=AppearanceSettings(enabled=False), loss=LossSettings(transparency_weight=weight))
         steps = compile_blocks(settings, LAYOUT)
-        batch = _batch(place, photo=np.zeros((*place.views.image_size(1), 3), np.uint8))
-        state = _first_state(place, settings)
+        batch = _batch(partitioned, photo=np.zeros((*partitioned.views.image_size(1), 3), np.uint8))
+        state = _first_state(partitioned, settings)
         before = _get(state).params["logit_opacities"]
         after, _ = steps.train(state, batch, shape=StepShape(is_densifying=False))
         changes.append(_get(after).params["logit_opacities"] - before)
@@ -64,12 +64,12 @@ def test_what_is_dark_becomes_solid_as_light_must_not_pass(place):
     assert (changes[1][moved] > 0).mean() > 0.9
 
 
-def test_steps_lower_the_loss_and_are_equal_to_the_bit(place):
-    settings, batch = _settings(), _batch(place)
+def test_steps_lower_the_loss_and_are_equal_to_the_bit(partitioned):
+    settings, batch = _settings(), _batch(partitioned)
     steps = compile_blocks(settings, LAYOUT)
     ends = []
     for _ in range(2):
-        state, losses = _first_state(place, settings), []
+        state, losses = _first_state(partitioned, settings), []
         for _ in range(15):
             state, report = steps.train(state, batch, shape=StepShape(is_densifying=True))
             losses.append(float(_get(report).loss))
@@ -78,9 +78,9 @@ def test_steps_lower_the_loss_and_are_equal_to_the_bit(place):
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-def test_a_step_reuses_the_memory_of_its_state(place):
-    settings, batch = _settings(), _batch(place)
-    state = _first_state(place, settings)
+def test_a_step_reuses_the_memory_of_its_state(partitioned):
+    settings, batch = _settings(), _batch(partitioned)
+    state = _first_state(partitioned, settings)
     compiled = compile_blocks(settings, LAYOUT).train.lower(state, batch, shape=StepShape(is_densifying=True)).compile()
     memory = compiled.memory_analysis()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -90,19 +90,19 @@ def test_a_step_reuses_the_memory_of_its_state(place):
     assert memory.temp_size_in_bytes < 3 * surfel_bytes + 100 * batch.photo.nbytes
 
 
-def test_bands_above_the_degree_do_not_learn(place):
+def test_bands_above_the_degree_do_not_learn(partitioned):
     settings = _settings()
-    state = _first_state(place, settings)
+    state = _first_state(partitioned, settings)
     before = _get(state).params["sh"]
-    batch = _batch(place, sh_degree=np.int32(0))
+    batch = _batch(partitioned, sh_degree=np.int32(0))
     state, _ = compile_blocks(settings, LAYOUT).train(state, batch, shape=StepShape(is_densifying=False))
     after = _get(state).params["sh"]
     assert (after[:, 1:] == before[:, 1:]).all() and (after[:, 0] != before[:, 0]).any()
 
 
-def test_masked_pixels_do_not_count(place):
+def test_masked_pixels_do_not_count(partitioned):
     # Without SSIM, whose windows at the mask's edge see the photograph behind it.
-    settings, photo = _settings(loss=LossSettings(ssim_weight=0.0)), _get(_batch(place)).photo
+    settings, photo = _settings(loss=LossSettings(ssim_weight=0.0)), _get(_batch(partitioned)).photo
     height, width = photo.shape[:2]
     keep = np.zeros((height, width, 1), np.uint8)
     keep[: height // 2] = 255
@@ -110,45 +110,45 @@ def test_masked_pixels_do_not_count(place):
     for below in (0, 255):
         altered = photo.copy()
         altered[height // 2:] = below
-        masked = _batch(place, photo=np.concatenate([altered, keep], axis=-1))
-        state = _first_state(place, settings)
+        masked = _batch(partitioned, photo=np.concatenate([altered, keep], axis=-1))
+        state = _first_state(partitioned, settings)
         states.append(_get(compile_blocks(settings, LAYOUT).train(state, masked, shape=StepShape(is_densifying=False))))
     (one, report), (two, _) = states
     assert np.isfinite(report.loss)
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
 
 
-def test_the_abstract_state_has_the_shapes_of_the_real_one(place):
+def test_the_abstract_state_has_the_shapes_of_the_real_one(partitioned):
     settings = _settings()
-    state = first_state(place, place.blocks[0], settings, 4096)
-    abstract = abstract_state(state.alive.shape[0], place.max_views, settings)
+    state = first_state(partitioned, partitioned.blocks[0], settings, 4096)
+    abstract = abstract_state(state.alive.shape[0], partitioned.max_views, settings)
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    empty = empty_state(4096, place.max_views, settings)
+    empty = empty_state(4096, partitioned.max_views, settings)
     assert jax.tree.structure(empty) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(empty), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
     assert not empty.alive.any()
 
 
-def test_densification_keeps_to_its_budget(place):
+def test_densification_keeps_to_its_budget(partitioned):
     settings = _settings(density=DensitySettings(gradient_threshold=1e-12, absolute_gradient_threshold=1e-12))
-    steps, state = compile_blocks(settings, LAYOUT), _first_state(place, settings)
+    steps, state = compile_blocks(settings, LAYOUT), _first_state(partitioned, settings)
     num_before = int(state.alive.sum())
-    state, _ = steps.train(state, _batch(place), shape=StepShape(is_densifying=True))
+    state, _ = steps.train(state, _batch(partitioned), shape=StepShape(is_densifying=True))
     order = DensifyOrder(np.int32(0), np.int32(20), np.bool_(False), np.int32(num_before + 7))
     state, report = _get(steps.densify(state, _put(order)))
     assert int(report.num_alive) == num_before + 7 == int(state.alive.sum())
     assert int(report.num_without_room) > 0
 
 
-def test_densification_draws_by_seed_block_and_step(place):
+def test_densification_draws_by_seed_block_and_step(partitioned):
     density = DensitySettings(gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, split_scale=1e-6)
     settings, drawn = _settings(density=density), []
     steps = compile_blocks(settings, LAYOUT)
     for block, step in ((0, 20), (0, 20), (1, 20), (0, 40)):
-        state, _ = steps.train(_first_state(place, settings), _batch(place), shape=StepShape(is_densifying=True))
+        state, _ = steps.train(_first_state(partitioned, settings), _batch(partitioned), shape=StepShape(is_densifying=True))
         order = DensifyOrder(np.int32(block), np.int32(step), np.bool_(False), np.int32(4096))
         state, report = _get(steps.densify(state, _put(order)))
         assert int(report.num_split) > 0
@@ -157,16 +157,16 @@ def test_densification_draws_by_seed_block_and_step(place):
     assert (drawn[0] != drawn[2]).any() and (drawn[0] != drawn[3]).any() and (drawn[2] != drawn[3]).any()
 
 
-def test_trimming_drops_what_too_few_photographs_see(place):
+def test_trimming_drops_what_too_few_photographs_see(partitioned):
     settings = _settings(density=DensitySettings(trim_min_views=4))
-    steps, state = compile_blocks(settings, LAYOUT), _first_state(place, settings)
+    steps, state = compile_blocks(settings, LAYOUT), _first_state(partitioned, settings)
     counts = _put(np.zeros(4096, np.int32))
-    for view in range(place.scene.num_views):
-        for is_real in (True, False):  # what only stands in for a photograph is not counted
-            counts = steps.count_front_view(counts, state, _put(place.views.camera_arrays(view)), _put(np.bool_(is_real)),
-                                            image_size=place.views.image_size(view))
+    for view in range(partitioned.scene.num_views):
+        for is_active in (True, False):  # what only stands in for a photograph is not counted
+            counts = steps.count_front_view(counts, state, _put(partitioned.views.camera_arrays(view)), _put(np.bool_(is_active)),
+                                            image_size=partitioned.views.image_size(view))
     seen, alive = _get(counts), _get(state.alive)
-    assert seen.max() <= place.scene.num_views
+    assert seen.max() <= partitioned.scene.num_views
     assert seen[alive].max() > 4 and (seen[alive] < 4).any() and (seen[~alive] == 0).all()
     # A block with too few photographs to judge by keeps all.
     state, num_dropped = steps.trim(state, counts, _put(np.bool_(False)))
@@ -177,13 +177,13 @@ def test_trimming_drops_what_too_few_photographs_see(place):
     assert int(num_dropped) == (alive & (seen < 4)).sum()
 
 
-def test_the_exposure_model_waits(place):
+def test_the_exposure_model_waits(partitioned):
     settings = _settings()
-    steps, state = compile_blocks(settings, LAYOUT), _first_state(place, settings)
+    steps, state = compile_blocks(settings, LAYOUT), _first_state(partitioned, settings)
     before = _get(state.appearance)
-    state, _ = steps.train(state, _batch(place, progress=np.float32(0.02)), shape=StepShape(is_densifying=False))
+    state, _ = steps.train(state, _batch(partitioned, progress=np.float32(0.02)), shape=StepShape(is_densifying=False))
     jax.tree.map(np.testing.assert_array_equal, before, _get(state.appearance))
-    state, _ = steps.train(state, _batch(place, progress=np.float32(0.04)), shape=StepShape(is_densifying=False))
+    state, _ = steps.train(state, _batch(partitioned, progress=np.float32(0.04)), shape=StepShape(is_densifying=False))
     assert any((a != b).any() for a, b in
                zip(jax.tree.leaves(before), jax.tree.leaves(_get(state.appearance)), strict=True))
 

@@ -83,16 +83,16 @@ def test_the_package_installs_without_a_compiler(tmp_path):
     assert 'COMPILER = ""' in (tmp_path / "to" / "cosurfgs_jax" / "_build_info.py").read_text()
 
 
-def _losses(place) -> list[float]:
+def _losses(partitioned) -> list[float]:
     """Of a few steps with all losses and the exposure model, on one device."""
     layout = make_layout(np.zeros(1, np.int64), num_devices=1)
     settings = Settings(surfels=SurfelSettings(sh_degree=1), appearance=AppearanceSettings(start=0.0))
-    state = layout.put(lambda _: first_state(place, place.blocks[0], settings, 2048))
-    with ImageStore(place.scene, 64) as images:
-        first, second = (Photographs(place, images).load(0, view) for view in (1, 2))
-    index = np.int32(np.searchsorted(place.blocks[0].views, 1))
-    other = SecondView(place.views.camera_arrays(2), second, np.bool_(True), np.zeros(2, np.int32))
-    batch = layout.put(lambda _: Batch(place.views.camera_arrays(1), first, index, np.float32(0.5), np.int32(1), other))
+    state = layout.put(lambda _: first_state(partitioned, partitioned.blocks[0], settings, 2048))
+    with ImageStore(partitioned.scene, 64) as images:
+        first, second = (Photographs(partitioned, images).load(0, view) for view in (1, 2))
+    index = np.int32(np.searchsorted(partitioned.blocks[0].views, 1))
+    other = SecondView(partitioned.views.camera_arrays(2), second, np.bool_(True), np.zeros(2, np.int32))
+    batch = layout.put(lambda _: Batch(partitioned.views.camera_arrays(1), first, index, np.float32(0.5), np.int32(1), other))
     steps, losses = compile_blocks(settings, layout), []
     for _ in range(3):
         state, report = steps.train(state, batch, shape=StepShape(is_densifying=True, has_geometry=True))
@@ -102,10 +102,10 @@ def _losses(place) -> list[float]:
 
 def test_training_is_the_same_without_it(absent, monkeypatch):
     """The rasterizer, SSIM, the exposure model and the patches of MV-Reg, all in plain JAX, under shard_map."""
-    place = town_place()
-    without = _losses(place)
+    partitioned = town_place()
+    without = _losses(partitioned)
     monkeypatch.undo()
     assert not ffi.why_no_cpu_library()
-    with_library = _losses(place)
+    with_library = _losses(partitioned)
     assert with_library[-1] < with_library[0]
     np.testing.assert_allclose(without, with_library, rtol=2e-4)

@@ -92,14 +92,14 @@ def _pack_patches(shapes) -> tuple[np.ndarray, list[tuple[int, int]]]:
     total = max(int(1.1 * np.sqrt(sum(height * width for height, width in rounded))), max(w for _, w in rounded))
     total = -(-total // step) * step
     places: list = [None] * len(shapes)
-    row = column = shelf = 0
+    row = column = device_cache = 0
     for number in sorted(range(len(shapes)), key=lambda k: (-rounded[k][0], k)):
         height, width = rounded[number]
         if column + width > total:
-            row, column, shelf = row + shelf, 0, 0
+            row, column, device_cache = row + device_cache, 0, 0
         places[number] = (row, column)
-        column, shelf = column + width, max(shelf, height)
-    return np.zeros((row + shelf, total), np.uint32), places
+        column, device_cache = column + width, max(device_cache, height)
+    return np.zeros((row + device_cache, total), np.uint32), places
 
 
 class _FacePainter:
