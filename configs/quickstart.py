@@ -1,9 +1,11 @@
-"""The built-in town, small: the whole way from photographs to a scored mesh in minutes on a laptop, on four virtual devices.
+"""The built-in town, small: the whole way from photographs to a scored mesh in minutes on a laptop,
+on four virtual devices.
 
 scripts/quickstart.sh, or
 python -m cosurfgs_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Four blocks in two edges: training on the devices, compression, distillation to the edges, compression, distillation to the cloud.
+Four blocks in two edges: training on the devices, compression, distillation to the edges,
+    compression, distillation to the cloud.
 """
 
 from cosurfgs_jax.settings import (
@@ -20,9 +22,13 @@ from cosurfgs_jax.settings import (
 
 def get_config() -> Settings:
     """An eighth of the default's pixels and fewer steps."""
-    return Settings(generated=GeneratedSettings(num_views=60, width=320, height=240, size_m=100.0),
-                    surfels=SurfelSettings(sh_degree=1), partition=PartitionSettings(num_blocks=4, num_edges=2),
-                    mesh=MeshSettings(num_devices=4), mas=MasSettings(steps=100),
-                    # Little time to recover, and surfels are few here: prune less than the default.
-                    lmc=LmcSettings(prune_ratio=0.2, recovery=0.2, edge_prune_ratio=0.02),
-                    train=TrainSettings(steps=1000, log_every=50, checkpoint_every=500, test_every=250))
+    return Settings(
+        generated=GeneratedSettings(num_views=60, width=320, height=240, size_m=100.0),
+        surfels=SurfelSettings(sh_degree=1),
+        partition=PartitionSettings(num_blocks=4, num_edges=2),
+        mesh=MeshSettings(num_devices=4),
+        mas=MasSettings(steps=100),
+        # Little time to recover, and surfels are few here: prune less than the default.
+        lmc=LmcSettings(prune_ratio=0.2, recovery=0.2, edge_prune_ratio=0.02),
+        train=TrainSettings(steps=1000, log_every=50, checkpoint_every=500, test_every=250),
+    )

@@ -1,4 +1,6 @@
-"""Large-scale surface reconstruction from photographs with collaborative surfel splatting, in JAX."""
+"""Large-scale surface reconstruction from photographs with collaborative surfel
+splatting, in JAX.
+"""
 
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels

@@ -1,4 +1,5 @@
-"""Says what this machine offers: Python, JAX, devices, rasterizers, memory, optional packages. Always exits with 0.
+"""Says what this machine offers: Python, JAX, devices, rasterizers, memory, optional packages.
+Always exits with 0.
 
 python -m cosurfgs_jax.doctor
 """
@@ -14,9 +15,26 @@ from cosurfgs_jax import program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
 # Compute capabilities of NVIDIA's GPUs since 2018 that nvcc 13 knows.
-CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.8", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
-_OPTIONAL = (("open3d", "mesh", "extract_mesh and scores of a surface"), ("trimesh", "mesh", "meshes as OBJ and GLB"),
-             ("rasterio", "geo", "export --format=dsm"), ("laspy", "geo", "export --format=las"))
+CAPABILITIES = (
+    "7.5",
+    "8.0",
+    "8.6",
+    "8.7",
+    "8.8",
+    "8.9",
+    "9.0",
+    "10.0",
+    "10.3",
+    "11.0",
+    "12.0",
+    "12.1",
+)
+_OPTIONAL = (
+    ("open3d", "mesh", "extract_mesh and scores of a surface"),
+    ("trimesh", "mesh", "meshes as OBJ and GLB"),
+    ("rasterio", "geo", "export --format=dsm"),
+    ("laspy", "geo", "export --format=las"),
+)
 
 
 def _version(name: str) -> str:
@@ -32,7 +50,10 @@ def _gib(num_bytes: int) -> str:
 
 def _memory() -> str:
     page = os.sysconf("SC_PAGE_SIZE")
-    text = f"{_gib(os.sysconf('SC_PHYS_PAGES') * page)}, {_gib(os.sysconf('SC_AVPHYS_PAGES') * page)} free"
+    text = (
+        f"{_gib(os.sysconf('SC_PHYS_PAGES') * page)}, "
+        f"{_gib(os.sysconf('SC_AVPHYS_PAGES') * page)} free"
+    )
     try:  # a container may have less than the machine
         with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
             limit = file.read().strip()
@@ -52,12 +73,16 @@ def _devices() -> list[str]:
     for device in devices:
         stats = device.memory_stats() or {}
         memory = f", {_gib(stats['bytes_limit'])} of memory" if "bytes_limit" in stats else ""
-        lines.append(f"{device.platform}:{device.id} {device.device_kind}{memory}{_cuda_code(device)}")
+        lines.append(
+            f"{device.platform}:{device.id} {device.device_kind}{memory}{_cuda_code(device)}"
+        )
     return lines
 
 
 def _build_info():
-    """What CMake wrote when the native libraries were built; None where the package is taken from a folder of sources."""
+    """What CMake wrote when the native libraries were built; None where the package is taken from a
+    folder of sources.
+    """
     try:
         return importlib.import_module("cosurfgs_jax._build_info")
     except ImportError:
@@ -65,27 +90,41 @@ def _build_info():
 
 
 def _cuda_code(device) -> str:
-    """What a GPU runs of the CUDA library, as far as the build says it: whether it does, the device itself is asked below."""
+    """What a GPU runs of the CUDA library, as far as the build says it: whether it does, the device
+    itself is asked below.
+    """
     from cosurfgs_jax.native import ffi
 
-    info, capability = _build_info(), getattr(device, "compute_capability", "")
-    if not info or not info.CUDA or not isinstance(capability, str) or not capability.replace(".", "", 1).isdigit():
+    info = _build_info()
+    capability = getattr(device, "compute_capability", "")
+    if (
+        not info
+        or not info.CUDA
+        or not isinstance(capability, str)
+        or not capability.replace(".", "", 1).isdigit()
+    ):
         return ""
     found = ffi.cuda_code(capability, info.CUDA_MACHINE_CODE, info.CUDA_PTX)
     remedy = "8.0 (Ampere) or newer is needed"
     if float(capability) >= 8:
         remedy = f"COSURFGS_CUDA_ARCHITECTURES={capability.replace('.', '')} pip install ."
-    what = {"machine code": "the CUDA library has machine code for it",
-            "PTX": "the CUDA library has PTX for it, which the driver compiles at the first call",
-            "": f"the CUDA library has no code for it: {remedy}"}
+    what = {
+        "machine code": "the CUDA library has machine code for it",
+        "PTX": "the CUDA library has PTX for it, which the driver compiles at the first call",
+        "": f"the CUDA library has no code for it: {remedy}",
+    }
     return f", compute capability {capability}: {what[found]}"
 
 
 def runs_on(info) -> list[str]:
-    """The compute capabilities that the CUDA library of a build runs on, of those that are known today."""
+    """The compute capabilities that the CUDA library of a build runs on, of those that are known
+    today.
+    """
     from cosurfgs_jax.native import ffi
 
-    return [name for name in CAPABILITIES if ffi.cuda_code(name, info.CUDA_MACHINE_CODE, info.CUDA_PTX)]
+    return [
+        name for name in CAPABILITIES if ffi.cuda_code(name, info.CUDA_MACHINE_CODE, info.CUDA_PTX)
+    ]
 
 
 def _dotted(codes: list[str]) -> str:
@@ -97,11 +136,19 @@ def _build() -> str:
     if not info:
         return "unknown: the package is imported from a folder that holds no build"
     if not info.COMPILER:
-        return "no: CMake found no C++ compiler; install one (apt-get install g++) and the package again"
+        return (
+            "no: CMake found no C++ compiler; install one (apt-get install g++) and the "
+            "package "
+            "again"
+        )
     cuda = f"without CUDA: {info.WHY_NO_CUDA}"
     if info.CUDA:
-        cuda = (f"with CUDA by {info.CUDA}: machine code of {_dotted(info.CUDA_MACHINE_CODE)} and PTX of "
-                f"{_dotted(info.CUDA_PTX)}, which runs on GPUs of compute capability {' '.join(runs_on(info))}")
+        cuda = (
+            f"with CUDA by {info.CUDA}: machine code of {_dotted(info.CUDA_MACHINE_CODE)} and PTX "
+            "of "
+            f"{_dotted(info.CUDA_PTX)}, which runs on GPUs of compute capability "
+            f"{' '.join(runs_on(info))}"
+        )
         cuda += " and newer" if info.CUDA_PTX else ""
     return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}; {cuda}"
 
@@ -126,14 +173,23 @@ def _backends() -> list[tuple[str, str]]:
 def main(options: program.Options) -> None:
     """Prints one line per fact."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lines = [("python", f"{platform.python_version()} ({sys.executable})"), ("system", platform.platform()),
-             ("cosurfgs_jax", _version("cosurfgs_jax") or "not installed, only importable")]
+    lines = [
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("system", platform.platform()),
+        ("cosurfgs_jax", _version("cosurfgs_jax") or "not installed, only importable"),
+    ]
     lines += [(name, _version(name) or "MISSING: pip install cosurfgs_jax") for name in _NEEDED]
     lines += [("devices", text) for text in _devices()]
     lines += [("native libraries built", _build()), *_backends()]
-    lines += [("cpu cores", str(cores)), ("memory", _memory()), ("free disk here", _gib(shutil.disk_usage(".").free))]
-    lines += [(name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
-              for name, extra, use in _OPTIONAL]
+    lines += [
+        ("cpu cores", str(cores)),
+        ("memory", _memory()),
+        ("free disk here", _gib(shutil.disk_usage(".").free)),
+    ]
+    lines += [
+        (name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
+        for name, extra, use in _OPTIONAL
+    ]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         print(f"{name:<{width}}  {text}")

@@ -1,4 +1,5 @@
-"""Scores a trained model on its test views, and its mesh if the true surface is known; writes the numbers and a report.
+"""Scores a trained model on its test views, and its mesh if the true surface is known; writes the
+numbers and a report.
 
 python -m cosurfgs_jax.evaluate --workdir=DIR [--gt_points=FILE.ply]
 """
@@ -12,7 +13,12 @@ from cosurfgs_jax import program
 
 def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
-    flags.DEFINE_string("gt_points", "", "point cloud (PLY) of the true surface, in the dataset's frame", flag_values=values)
+    flags.DEFINE_string(
+        "gt_points",
+        "",
+        "point cloud (PLY) of the true surface, in the dataset's frame",
+        flag_values=values,
+    )
 
 
 def main(options: program.Options) -> None:

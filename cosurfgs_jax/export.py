@@ -2,10 +2,12 @@
 
 python -m cosurfgs_jax.export --workdir=DIR [--format=ply|dsm|las|points]
 
-ply: the surfels, for viewers of splats. points: their centres with colours and normals. las: the same for programs of laser
-scans. dsm: a height map, a true orthophoto (GeoTIFF both) and how well the heights fit the SfM points (dsm.json). Only las and
-dsm use --config.geo.offset and --config.geo.epsg, which make map coordinates of the dataset's; all else is in its own frame.
-"""
+ply: the surfels, for viewers of splats. points: their centres with colours and normals. las: the
+    same for programs of laser
+scans. dsm: a height map, a true orthophoto (GeoTIFF both) and how well the heights fit the SfM
+    points (dsm.json). Only las and
+dsm use --config.geo.offset and --config.geo.epsg, which make map coordinates of the dataset's; all
+else is in its own frame."""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Files that are whole or not there, whatever kills the process; text, JSON and arrays on top of that."""
+"""Files that are whole or not there, whatever kills the process; text, JSON and arrays on top of
+that.
+"""
 
 import codecs
 import contextlib
@@ -16,8 +18,13 @@ import numpy as np
 
 from cosurfgs_jax.errors import InputError
 
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
-         (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # UTF-32 begins like UTF-16
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # UTF-32 begins like UTF-16
 _HEAD_BYTES = 4096  # from which the encoding of a file is told
 _MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and endings come on top
 _MAX_NAME_BYTES = 1000
@@ -26,7 +33,8 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[None]:
-    """The boundary of a file format: whatever goes wrong while a file of others is read becomes an InputError.
+    """The boundary of a file format: whatever goes wrong while a file of others is read becomes an
+    InputError.
 
     Args:
         path: of the file.
@@ -40,14 +48,20 @@ def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[Non
     except InputError:
         raise
     except (Exception, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # libraries raise it without a number, for other reasons
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # libraries raise it without a number, for other reasons
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{path}: expected {expected}, got one that is cut off or damaged ({text}); {advice}") from error
+        raise InputError(
+            f"{path}: expected {expected}, got one that is cut off or damaged ({text}); {advice}"
+        ) from error
 
 
 def available_memory() -> int | None:
-    """Bytes that programs may still take without swapping, file caches included; None where the system does not say."""
+    """Bytes that programs may still take without swapping, file caches included; None where the
+    system does not say.
+    """
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -59,7 +73,8 @@ def available_memory() -> int | None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path in the folder of `path`; it is renamed to `path` on success and removed on any failure.
+    """Gives a temporary path in the folder of `path`; it is renamed to `path` on success and
+    removed on any failure.
 
     Args:
         path: where the file shall be; missing folders are made.
@@ -72,7 +87,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -82,15 +99,18 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror or error}); "
-                         "make room or choose another folder, then run the same command again") from error
+        raise InputError(
+            f"{path}: could not be written ({error.strerror or error}); "
+            "make room or choose another folder, then run the same command again"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a file as a whole: readers see the old content or the new one, also after a kill or a power cut.
+    """Writes a file as a whole: readers see the old content or the new one, also after a kill or a
+    power cut.
 
     Raises:
         InputError: the file system refused, with its reason.
@@ -125,7 +145,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def readable(text: str) -> str:
-    """Text as it was meant: bytes that were no UTF-8 and so became lone surrogates are read as Windows-1252."""
+    """Text as it was meant: bytes that were no UTF-8 and so became lone surrogates are read as
+    Windows-1252.
+    """
     if text.isascii():
         return text
     raw = text.encode("utf-8", "surrogateescape")
@@ -160,8 +182,8 @@ def _warn_of_code_page(path) -> None:
 def decode(raw: bytes, path: str | os.PathLike) -> str:
     """Text of a file's bytes, whatever program wrote them.
 
-    A byte order mark decides; else zero bytes tell UTF-16; else it is UTF-8, or Windows-1252 where it is no UTF-8, which the
-    log says.
+    A byte order mark decides; else zero bytes tell UTF-16; else it is UTF-8, or Windows-1252 where
+    it is no UTF-8, which the log says.
 
     Args:
         raw: all bytes.
@@ -230,7 +252,9 @@ def whole_number(word: str) -> int:
 
 
 def safe_name(name: str) -> str:
-    """A file's name as a path below some folder: relative, with forward slashes, without drives, `.` and `..`."""
+    """A file's name as a path below some folder: relative, with forward slashes, without drives,
+    `.` and `..`.
+    """
     parts = readable(name).replace("\\", "/").split("/")
     if len(parts[0]) == 2 and parts[0][1] == ":" and parts[0][0].isalpha():
         parts = parts[1:]
@@ -244,22 +268,30 @@ def check_name(name: str, source: str) -> None:
         name: of an image, for example.
         source: where it is from, for the message.
     Raises:
-        InputError: it is empty, not relative, leads out of its folder, is too long, or has characters that no name has.
+        InputError: it is empty, not relative, leads out of its folder, is too long, or has
+            characters that no name has.
     """
     wrong = ""
     try:
         parts = name.encode("utf-8").split(b"/")
     except UnicodeEncodeError:
-        parts, wrong = [b""], "characters that are no text"
+        parts = [b""]
+        wrong = "characters that are no text"
     if not name or name != safe_name(name):
         wrong = wrong or "one that leads out of its folder"
     elif any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         wrong = "characters that control a terminal"
-    elif max(map(len, parts)) > _MAX_PART_BYTES or sum(map(len, parts)) + len(parts) > _MAX_NAME_BYTES:
+    elif (
+        max(map(len, parts)) > _MAX_PART_BYTES
+        or sum(map(len, parts)) + len(parts) > _MAX_NAME_BYTES
+    ):
         wrong = "a longer one"
     if wrong:
-        raise InputError(f"{source}: expected relative image names of at most {_MAX_PART_BYTES} bytes, got {name[:100]!r} "
-                         f"({wrong}); rename it there")
+        raise InputError(
+            f"{source}: expected relative image names of at most {_MAX_PART_BYTES} bytes, got "
+            f"{name[:100]!r} "
+            f"({wrong}); rename it there"
+        )
 
 
 def read_json(path: Path | str) -> Any:
@@ -281,12 +313,18 @@ def read_json_object(path: Path | str) -> dict:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {str(content)[:60]!r}; restore or delete it")
+        raise InputError(
+            f"{path}: expected a JSON object, got {str(content)[:60]!r}; restore or delete it"
+        )
     return content
 
 
-def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple[str, ...] = (),
-                advice: str = "restore it, or delete it") -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | os.PathLike,
+    names: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    advice: str = "restore it, or delete it",
+) -> dict[str, np.ndarray]:
     """Arrays of an `.npz` file; nothing in it is run.
 
     Args:
@@ -299,4 +337,7 @@ def read_arrays(path: str | os.PathLike, names: tuple[str, ...], optional: tuple
     """
     with reading(path, f"an .npz file with {', '.join(names)}", advice):
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            return {name: content[name] for name in (*names, *(extra for extra in optional if extra in content))}
+            return {
+                name: content[name]
+                for name in (*names, *(extra for extra in optional if extra in content))
+            }

@@ -1,4 +1,6 @@
-"""Maps as pictures: depth, normals and errors in colours, and image files. The only copy, for programs and reports."""
+"""Maps as pictures: depth, normals and errors in colours, and image files. The only copy, for
+programs and reports.
+"""
 
 import base64
 import io
@@ -9,9 +11,20 @@ from PIL import Image
 
 from cosurfgs_jax.files import atomic_path, reading
 
-# Colours along [0, 1], dark to bright with steadily rising lightness, so that a grey print still reads right.
-_RAMP = np.array([[0.09, 0.08, 0.22], [0.17, 0.19, 0.46], [0.15, 0.37, 0.60], [0.12, 0.55, 0.60], [0.25, 0.71, 0.52],
-                  [0.58, 0.83, 0.37], [0.92, 0.90, 0.33], [1.00, 0.98, 0.80]])
+# Colours along [0, 1], dark to bright with steadily rising lightness, so that a grey print still
+# reads right.
+_RAMP = np.array(
+    [
+        [0.09, 0.08, 0.22],
+        [0.17, 0.19, 0.46],
+        [0.15, 0.37, 0.60],
+        [0.12, 0.55, 0.60],
+        [0.25, 0.71, 0.52],
+        [0.58, 0.83, 0.37],
+        [0.92, 0.90, 0.33],
+        [1.00, 0.98, 0.80],
+    ]
+)
 _EMPTY = np.array([38, 38, 42], np.uint8)  # where a map says nothing
 
 
@@ -49,7 +62,8 @@ def colorize_depth(depth: np.ndarray, limits: tuple[float, float] | None = None)
         depth: f32[H,W], any length unit; 0 or not finite = nothing there.
         limits: nearest and farthest depth of the scale; None = from the map.
     Returns:
-        u8[H,W,3]. The scale is linear in 1/depth, which spreads near and far things evenly over a perspective image.
+        u8[H,W,3]. The scale is linear in 1/depth, which spreads near and far things evenly over a
+        perspective image.
     """
     depth = np.asarray(depth, np.float64)
     near, far = limits or depth_range(depth)
@@ -62,11 +76,13 @@ def colorize_depth(depth: np.ndarray, limits: tuple[float, float] | None = None)
 
 
 def colorize_normals(normal: np.ndarray, camera_from_world: np.ndarray | None = None) -> np.ndarray:
-    """Normals as colours, (n+1)/2 per axis, in the frame that normal maps use: x right, y up, z to the viewer.
+    """Normals as colours, (n+1)/2 per axis, in the frame that normal maps use: x right, y up, z to
+    the viewer.
 
     Args:
         normal: f32[H,W,3], any length; near zero = nothing there.
-        camera_from_world: [4,4]; if given, `normal` is in the world frame and is turned into the camera's.
+        camera_from_world: [4,4]; if given, `normal` is in the world frame and is turned into the
+            camera's.
     Returns:
         u8[H,W,3].
     """
@@ -82,7 +98,8 @@ def colorize_normals(normal: np.ndarray, camera_from_world: np.ndarray | None = 
 
 
 def colorize_error(render: np.ndarray, photo: np.ndarray, largest: float = 0.25) -> np.ndarray:
-    """Mean absolute colour difference as colours: dark is equal, bright is `largest` or more (of 1).
+    """Mean absolute colour difference as colours: dark is equal, bright is `largest` or more (of
+    1).
 
     Args:
         render, photo: u8[H,W,3].
@@ -90,7 +107,9 @@ def colorize_error(render: np.ndarray, photo: np.ndarray, largest: float = 0.25)
     Returns:
         u8[H,W,3].
     """
-    return ramp(np.abs(render.astype(np.float32) - photo.astype(np.float32)).mean(axis=-1) / (255 * largest))
+    return ramp(
+        np.abs(render.astype(np.float32) - photo.astype(np.float32)).mean(axis=-1) / (255 * largest)
+    )
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -100,8 +119,13 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Reads a PNG or JPEG file that this package wrote as u8[H,W,3]; InputError where it is damaged."""
-    with reading(path, "a picture", "run the program that made it again"), Image.open(path, formats=("PNG", "JPEG")) as file:
+    """Reads a PNG or JPEG file that this package wrote as u8[H,W,3]; InputError where it is
+    damaged.
+    """
+    with (
+        reading(path, "a picture", "run the program that made it again"),
+        Image.open(path, formats=("PNG", "JPEG")) as file,
+    ):
         return np.asarray(file.convert("RGB"))
 
 
@@ -118,4 +142,6 @@ def data_url(image: np.ndarray, form: str = "JPEG", quality: int = 85) -> str:
     """The image u8[H,W,3] as a data: URL for HTML."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, form, **({"quality": quality} if form == "JPEG" else {}))
-    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode(
+        "ascii"
+    )

@@ -12,8 +12,12 @@ from cosurfgs_jax import program
 
 def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
-    flags.DEFINE_string("out", "", "folder for the pictures; by default DIR/renders", flag_values=values)
-    flags.DEFINE_string("views", "test", "test, train, all, or image names with commas between", flag_values=values)
+    flags.DEFINE_string(
+        "out", "", "folder for the pictures; by default DIR/renders", flag_values=values
+    )
+    flags.DEFINE_string(
+        "views", "test", "test, train, all, or image names with commas between", flag_values=values
+    )
 
 
 def main(options: program.Options) -> None:

@@ -1,4 +1,6 @@
-"""Settings to and from flat names and `config.json`, and what may change between two runs on one workdir. No JAX here."""
+"""Settings to and from flat names and `config.json`, and what may change between two runs on one
+workdir. No JAX here.
+"""
 
 import dataclasses
 import difflib
@@ -14,18 +16,36 @@ from cosurfgs_jax.settings import Settings
 
 NAME = "config.json"
 
-# They change how a run is logged, saved and cached or what is done after it, never the trained model. The data may move: that
-# it is the same is checked by its content (`training.loop.check_identity`).
-FREE_TO_CHANGE = ("train.checkpoint_every", "train.log_every", "train.test_every", "data.host_memory_mb",
-                  "data.device_memory_mb", "data.path", "mesh.", "surface.", "geo.")
+# They change how a run is logged, saved and cached or what is done after it, never the trained
+# model. The data may move: that it is the same is checked by its content
+# (`training.loop.check_identity`).
+FREE_TO_CHANGE = (
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.test_every",
+    "data.host_memory_mb",
+    "data.device_memory_mb",
+    "data.path",
+    "mesh.",
+    "surface.",
+    "geo.",
+)
 # A trained model may be looked at on another machine, where the backend differs.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
 
-# No setting means anything beyond these. Learning rates, lengths, weights and shares are far below them.
+# No setting means anything beyond these. Learning rates, lengths, weights and shares are far below
+# them.
 _LARGEST_NUMBER = 1e6
 _LARGEST_COUNT = 2**31 - 1
-_LARGEST = {"seed": 2**32 - 1, "generated.seed": 2**32 - 1, "generated.num_views": 100_000, "generated.width": 32_767,
-            "generated.height": 32_767, "data.downscale": 1024, "partition.num_blocks": 100_000}
+_LARGEST = {
+    "seed": 2**32 - 1,
+    "generated.seed": 2**32 - 1,
+    "generated.num_views": 100_000,
+    "generated.width": 32_767,
+    "generated.height": 32_767,
+    "data.downscale": 1024,
+    "partition.num_blocks": 100_000,
+}
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -56,13 +76,26 @@ def check_name(name: str) -> None:
         return
     below = [leaf for leaf in names if leaf.startswith(f"{name}.")]
     if below:
-        raise InputError(f"config.{name}: expected one setting, got a group; set config.{below[0]} or another of its "
-                         f"{len(below)} settings")
+        raise InputError(
+            f"config.{name}: expected one setting, got a group; set config.{below[0]} or another "
+            "of its "
+            f"{len(below)} settings"
+        )
     last = name.rsplit(".", 1)[-1]
     same_end = [leaf for leaf in names if leaf.rsplit(".", 1)[-1] == last]
-    near = (same_end + [leaf for leaf in difflib.get_close_matches(name, names, n=3) if leaf not in same_end])[:3]
-    hint = f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?" if near else "--help lists all settings"
-    raise InputError(f"config.{name}: no such setting; {hint} (in a config.json: one of another version? Delete the line)")
+    near = (
+        same_end
+        + [leaf for leaf in difflib.get_close_matches(name, names, n=3) if leaf not in same_end]
+    )[:3]
+    hint = (
+        f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?"
+        if near
+        else "--help lists all settings"
+    )
+    raise InputError(
+        f"config.{name}: no such setting; {hint} (in a config.json: one of another version? Delete "
+        "the line)"
+    )
 
 
 def set_value(settings: Settings, name: str, value: Any) -> None:
@@ -84,7 +117,9 @@ def check(settings: Settings) -> None:
     for group in dataclasses.fields(settings):
         part = getattr(settings, group.name)
         if dataclasses.is_dataclass(group.type) and not isinstance(part, group.type):
-            raise InputError(f"config.{group.name}: expected {group.type.__name__}(...), got {part!r}")
+            raise InputError(
+                f"config.{group.name}: expected {group.type.__name__}(...), got {part!r}"
+            )
     for name, kind, value in leaves(settings):
         accepted = isinstance(value, int | float if kind is float else kind)
         if not accepted or (isinstance(value, bool) and kind is not bool):
@@ -102,7 +137,10 @@ def _check_range(name: str, kind: type, value: Any) -> None:
             raise InputError(f"config.{name}: expected a finite number, got {value!r}")
         largest = _LARGEST.get(name, _LARGEST_NUMBER if kind is float else _LARGEST_COUNT)
         if abs(value) > largest:
-            raise InputError(f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got {repr(value)[:60]}")
+            raise InputError(
+                f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got "
+                f"{repr(value)[:60]}"
+            )
 
 
 def load(path: Path | str) -> Settings:
@@ -124,7 +162,9 @@ def load(path: Path | str) -> Settings:
 def _fill(settings: Settings, content: Any, prefix: str) -> None:
     if not isinstance(content, dict):
         raise InputError(f"config.{prefix[:-1]}: expected an object with settings, got {content!r}")
-    groups = {field.name for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.type)}
+    groups = {
+        field.name for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.type)
+    }
     for key, value in content.items():
         if not prefix and key in groups:
             _fill(settings, value, f"{key}.")
@@ -148,7 +188,9 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 
 def has_begun(workdir: Path) -> bool:
-    """Whether a run has saved a step there. Before that its settings bind nobody: the first try may have failed early."""
+    """Whether a run has saved a step there. Before that its settings bind nobody: the first try may
+    have failed early.
+    """
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*/*"))
 
 
@@ -157,21 +199,25 @@ def _is_free(name: str, free: tuple[str, ...]) -> bool:
 
 
 def take_free(settings: Settings, source: Settings) -> None:
-    """Sets what never changes a trained model (`FREE_TO_CHANGE`) to what it is in `source`; the data stays where it is."""
+    """Sets what never changes a trained model (`FREE_TO_CHANGE`) to what it is in `source`; the
+    data stays where it is.
+    """
     for name, _, value in leaves(source):
         if _is_free(name, FREE_TO_CHANGE) and name != "data.path":
             set_value(settings, name, value)
 
 
 def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
-    """Checks that a workdir's run can go on with these settings. Before its first saved step any settings can.
+    """Checks that a workdir's run can go on with these settings. Before its first saved step any
+    settings can.
 
     Args:
         settings: checked settings.
         workdir: of the run; may be missing.
         free: names, or groups with a final dot, that may differ from what the workdir has.
     Raises:
-        InputError: a setting that shapes the model differs; the message has its name, both values and what to do.
+        InputError: a setting that shapes the model differs; the message has its name, both values
+            and what to do.
     """
     path = workdir / NAME
     if not (path.exists() and has_begun(workdir)):
@@ -179,5 +225,8 @@ def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_T
     before = {name: value for name, _, value in leaves(load(path))}
     for name, _, value in leaves(settings):
         if value != before[name] and not _is_free(name, free):
-            raise InputError(f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give the old "
-                             "value, or use another --workdir")
+            raise InputError(
+                f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give the "
+                "old "
+                "value, or use another --workdir"
+            )

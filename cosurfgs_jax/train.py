@@ -1,11 +1,12 @@
-"""Trains a surfel model from a folder of posed photographs. The same command again resumes, or says that it is finished.
+"""Trains a surfel model from a folder of posed photographs. The same command again resumes, or says
+that it is finished.
 
 python -m cosurfgs_jax.train --config=configs/aerial.py --config.data.path=DATASET --workdir=DIR
 
-On several machines or in several processes: the same command in each, with --coordinator_address, --num_processes and
---process_id where the cluster (SLURM, Open MPI, Kubernetes, Cloud TPU) does not tell them by itself, and one --workdir that all
-share. Each process reads only the photographs of its own blocks; its --config.data.path may have others missing.
-"""
+On several machines or in several processes: the same command in each, with --coordinator_address,
+--num_processes and --process_id where the cluster (SLURM, Open MPI, Kubernetes, Cloud TPU) does not
+tell them by itself, and one --workdir that all share. Each process reads only the photographs of
+its own blocks; its --config.data.path may have others missing."""
 
 import sys
 
@@ -16,17 +17,32 @@ from cosurfgs_jax import program
 
 def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
-    flags.DEFINE_string("coordinator_address", "", "host:port of process 0, for a run of several processes", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator_address",
+        "",
+        "host:port of process 0, for a run of several processes",
+        flag_values=values,
+    )
     flags.DEFINE_integer("num_processes", 0, "how many processes the run has", flag_values=values)
     flags.DEFINE_integer("process_id", -1, "number of this process, from 0", flag_values=values)
-    flags.DEFINE_integer("start_timeout", 45, "seconds to wait at the start for the other processes", flag_values=values)
+    flags.DEFINE_integer(
+        "start_timeout",
+        45,
+        "seconds to wait at the start for the other processes",
+        flag_values=values,
+    )
 
 
 def main(options: program.Options) -> None:
     """Flags -> settings -> one call."""
     program.keep_freed_memory()
-    program.start_devices(options.settings.mesh.num_devices, options.flags.coordinator_address, options.flags.num_processes,
-                          options.flags.process_id, options.flags.start_timeout)
+    program.start_devices(
+        options.settings.mesh.num_devices,
+        options.flags.coordinator_address,
+        options.flags.num_processes,
+        options.flags.process_id,
+        options.flags.start_timeout,
+    )
     from cosurfgs_jax.collab import pipeline
 
     pipeline.train(options.settings, options.workdir)

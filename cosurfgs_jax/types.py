@@ -2,12 +2,14 @@
 
 Legend, used in every docstring of the package:
 
-    N surfels   V views   H, W image height and width in pixels   K spherical-harmonics coefficients   B blocks
+    N surfels   V views   H, W image height and width in pixels   K spherical-harmonics coefficients
+    B blocks
 
-Frames: *dataset* is the frame of the input model, *world* is the normalised training frame (the dataset frame moved by
-`geometry.scene_frame.SceneFrame`), *camera* is x right, y down, z forward. Pixel x covers [x, x+1) and its centre is x+0.5.
-Quaternions are wxyz. Lengths in the world frame are in units of the scene scale.
-"""
+Frames: *dataset* is the frame of the input model, *world* is the normalised training frame (the
+    dataset frame moved by
+`geometry.scene_frame.SceneFrame`), *camera* is x right, y down, z forward. Pixel x covers [x, x+1)
+and its centre is x+0.5. Quaternions are wxyz. Lengths in the world frame are in units of the scene
+scale."""
 
 import dataclasses
 
@@ -23,16 +25,19 @@ def _pytree(cls):
 
 @_pytree
 class Surfels:
-    """A fixed number of slots for oriented discs with a Gaussian falloff; `alive` says which are in use.
+    """A fixed number of slots for oriented discs with a Gaussian falloff; `alive` says which are in
+    use.
 
-    | field             | shape      | unit, frame                                                          |
-    |-------------------|------------|----------------------------------------------------------------------|
-    | `means`           | f32[N,3]   | centres, world                                                       |
-    | `quats`           | f32[N,4]   | wxyz, surfel to world, any length but zero; third axis is the normal |
-    | `log_scales`      | f32[N,2]   | natural log of the two standard deviations, world lengths            |
-    | `logit_opacities` | f32[N]     | opacity before the sigmoid                                           |
-    | `sh`              | f32[N,K,3] | RGB coefficients, K = (degree+1)^2, basis and signs of 3DGS files    |
-    | `alive`           | bool[N]    | dead slots are never drawn and take no gradient                      |
+    | field             | shape      | unit, frame                                                 |
+    |-------------------|------------|-------------------------------------------------------------|
+    | `means`           | f32[N,3]   | centres, world                                              |
+    | `quats`           | f32[N,4]   | wxyz, surfel to world, any length but zero; third axis is   |
+    |                   |            | the normal                                                  |
+    | `log_scales`      | f32[N,2]   | natural log of the two standard deviations, world lengths   |
+    | `logit_opacities` | f32[N]     | opacity before the sigmoid                                  |
+    | `sh`              | f32[N,K,3] | RGB coefficients, K = (degree+1)^2, basis and signs of 3DGS |
+    |                   |            | files                                                       |
+    | `alive`           | bool[N]    | dead slots are never drawn and take no gradient             |
     """
 
     means: Float[Array, "n 3"]
@@ -51,10 +56,11 @@ class Surfels:
 class Camera:
     """One pinhole camera, or V of them with a leading axis on both fields.
 
-    | field               | shape    | unit, frame                                                            |
-    |---------------------|----------|------------------------------------------------------------------------|
-    | `camera_from_world` | f32[4,4] | rigid, last row 0 0 0 1                                                |
-    | `intrinsics`        | f32[3,3] | [[fx,0,cx],[0,fy,cy],[0,0,1]] in pixels, x+0.5 is the centre of pixel x |
+    | field               | shape    | unit, frame                                                 |
+    |---------------------|----------|-------------------------------------------------------------|
+    | `camera_from_world` | f32[4,4] | rigid, last row 0 0 0 1                                     |
+    | `intrinsics`        | f32[3,3] | [[fx,0,cx],[0,fy,cy],[0,0,1]] in pixels, x+0.5 is the       |
+    |                     |          | centre of pixel x                                           |
     """
 
     camera_from_world: Float[Array, "*views 4 4"]
@@ -63,20 +69,27 @@ class Camera:
 
 @_pytree
 class RenderOutput:
-    """The maps of one view, or of V views with a leading axis. A map that was not asked for is None.
+    """The maps of one view, or of V views with a leading axis. A map that was not asked for is
+    None.
 
-    | field                  | shape        | unit, frame                                                              |
-    |------------------------|--------------|--------------------------------------------------------------------------|
-    | `color`                | f32[H,W,3]   | linear in the trained values, background included                        |
-    | `alpha`                | f32[H,W]     | 1 - transmittance, in [0,1]                                              |
-    | `depth`                | f32[H,W]     | expected camera z of the hits, 0 where nothing was hit                   |
-    | `median_depth`         | f32[H,W]     | camera z of the last hit in front of which more than half the light is left |
-    | `plane_depth`          | f32[H,W]     | camera z of the blended plane along the pixel's ray, 0 where invalid     |
-    | `is_plane_depth_valid` | bool[H,W]    | alpha >= 0.5 and the plane not grazing                                   |
-    | `normal`               | f32[H,W,3]   | blended normals towards the camera, world frame, length <= alpha         |
-    | `distortion`           | f32[H,W]     | sum over pairs of hits of w_i w_j |z_i - z_j|, world length              |
-    | `contributions`        | f32[N,4]     | per surfel: sum of weights, largest weight, pixels, pixels with T > 0.5  |
-    | `num_invalid`          | i32[]        | living surfels that were skipped because a field is not finite           |
+    | field                  | shape      | unit, frame                                            |
+    |------------------------|------------|--------------------------------------------------------|
+    | `color`                | f32[H,W,3] | linear in the trained values, background included      |
+    | `alpha`                | f32[H,W]   | 1 - transmittance, in [0,1]                            |
+    | `depth`                | f32[H,W]   | expected camera z of the hits, 0 where nothing was hit |
+    | `median_depth`         | f32[H,W]   | camera z of the last hit in front of which more than   |
+    |                        |            | half the light is left                                 |
+    | `plane_depth`          | f32[H,W]   | camera z of the blended plane along the pixel's ray, 0 |
+    |                        |            | where invalid                                          |
+    | `is_plane_depth_valid` | bool[H,W]  | alpha >= 0.5 and the plane not grazing                 |
+    | `normal`               | f32[H,W,3] | blended normals towards the camera, world frame,       |
+    |                        |            | length <= alpha                                        |
+    | `distortion`           | f32[H,W]   | sum over pairs of hits of w_i w_j |z_i - z_j|, world   |
+    |                        |            | length                                                 |
+    | `contributions`        | f32[N,4]   | per surfel: sum of weights, largest weight, pixels,    |
+    |                        |            | pixels with T > 0.5                                    |
+    | `num_invalid`          | i32[]      | living surfels that were skipped because a field is    |
+    |                        |            | not finite                                             |
     """
 
     color: Float[Array, "*views h w 3"]

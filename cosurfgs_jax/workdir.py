@@ -25,8 +25,10 @@ def read_metrics(path: str | Path) -> dict:
         kinds = {"stages": list, "final": dict | None, "geometry": dict | None}
         wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
         if wrong or not all(isinstance(stage, dict) for stage in content["stages"]):
-            raise InputError(f"{path}: expected a list of stages and objects as final and geometry, got another "
-                             f"{wrong[0] if wrong else 'stage'}; move the file away")
+            raise InputError(
+                f"{path}: expected a list of stages and objects as final and geometry, got another "
+                f"{wrong[0] if wrong else 'stage'}; move the file away"
+            )
     return content
 
 
@@ -43,7 +45,9 @@ def merge_metrics(path: str | Path, **parts) -> dict:
     """
     unknown = set(parts) - {"stages", "final", "geometry"}
     if unknown:
-        raise InputError(f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}")
+        raise InputError(
+            f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}"
+        )
     content = read_metrics(path) | parts
     files.write_json(path, content)
     return content

@@ -1,14 +1,17 @@
-"""How the time of the rasterizer and of a whole training step grows: with surfels, pixels and views.
+"""How the time of the rasterizer and of a whole training step grows: with surfels, pixels and
+views.
 
-python scripts/bench_growth.py [--surfels=10000,...] [--sizes=640x480,...] [--views=1,2,4,8] [--backend=NAME] [--out=FILE.json]
+python scripts/bench_growth.py [--surfels=10000,...] [--sizes=640x480,...] [--views=1,2,4,8]
+[--backend=NAME] [--out=FILE.json]
     [--plot=FILE.svg]
 
-The scene is the cloud "town" of bench_raster.py: surfels that cover every pixel about equally often, whatever their number (more
-are smaller) and whatever the image's size (it shows the same in more pixels). "raster" is forward and backward of colour, depth,
-normals; "step" is the training step of one photograph with SV-Reg and MV-Reg (second view included); "views" is a batch of
-cameras. Each case runs in a process of its own, so that its memory can be told. Medians; exponents are slopes of straight lines
-through the logarithms of the larger half of each row, where fixed costs no longer show. A benchmark, not a test.
-"""
+The scene is the cloud "town" of bench_raster.py: surfels that cover every pixel about equally
+often, whatever their number (more are smaller) and whatever the image's size (it shows the same in
+more pixels). "raster" is forward and backward of colour, depth, normals; "step" is the training
+step of one photograph with SV-Reg and MV-Reg (second view included); "views" is a batch of cameras.
+Each case runs in a process of its own, so that its memory can be told. Medians; exponents are
+slopes of straight lines through the logarithms of the larger half of each row, where fixed costs no
+longer show. A benchmark, not a test."""
 
 import argparse
 import dataclasses
@@ -26,7 +29,9 @@ from bench_raster import Scene, build_scene, describe_machine
 from cosurfgs_jax import program
 
 # Of 150,000 surfels at 512 pixels' width, as in bench_raster.SCENES["town"].
-_NUM, _WIDTH, _SIZE_PX = 150_000, 512, (1.0, 3.0)
+_NUM = 150_000
+_WIDTH = 512
+_SIZE_PX = (1.0, 3.0)
 _COLORS = {"raster": "#2b6cb0", "step": "#c05621"}
 
 
@@ -47,7 +52,9 @@ def median_seconds(function, most_seconds: float) -> float:
     return float(np.median(times))
 
 
-def measure(num_surfels: int, size: tuple[int, int], num_views: int, backend: str | None, seconds: float) -> dict:
+def measure(
+    num_surfels: int, size: tuple[int, int], num_views: int, backend: str | None, seconds: float
+) -> dict:
     """One case, in this process."""
     import jax
     import jax.numpy as jnp
@@ -60,19 +67,31 @@ def measure(num_surfels: int, size: tuple[int, int], num_views: int, backend: st
 
     width, height = size
     arrays = build_scene(town(num_surfels, width), (height, width))
-    surfels = Surfels(**{field.name: jnp.asarray(arrays[field.name]) for field in dataclasses.fields(Surfels)})
+    surfels = Surfels(
+        **{field.name: jnp.asarray(arrays[field.name]) for field in dataclasses.fields(Surfels)}
+    )
     camera = Camera(jnp.asarray(arrays["camera_from_world"]), jnp.asarray(arrays["intrinsics"]))
-    poses = jnp.broadcast_to(camera.camera_from_world, (num_views, 4, 4)).at[:, 0, 3].add(0.01 * jnp.arange(num_views))
+    poses = (
+        jnp.broadcast_to(camera.camera_from_world, (num_views, 4, 4))
+        .at[:, 0, 3]
+        .add(0.01 * jnp.arange(num_views))
+    )
     cameras = Camera(poses, jnp.broadcast_to(camera.intrinsics, (num_views, 3, 3)))
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(height, width, 3)), jnp.float32)
 
     def loss(surfels, weights):
-        out = rasterize(surfels, cameras, image_size=(height, width), maps="geometry", backend=backend)
-        return ((out.color + out.normal) * weights).sum() + (out.plane_depth * weights[..., 0]).sum()
+        out = rasterize(
+            surfels, cameras, image_size=(height, width), maps="geometry", backend=backend
+        )
+        return ((out.color + out.normal) * weights).sum() + (
+            out.plane_depth * weights[..., 0]
+        ).sum()
 
     gradient = jax.jit(jax.value_and_grad(loss, allow_int=True))
     row = {"surfels": num_surfels, "width": width, "height": height, "views": num_views}
-    row["raster_s"] = median_seconds(lambda: jax.block_until_ready(gradient(surfels, weights)), seconds)
+    row["raster_s"] = median_seconds(
+        lambda: jax.block_until_ready(gradient(surfels, weights)), seconds
+    )
     if num_views == 1:
         settings = Settings()
         settings.raster.backend = backend or ""
@@ -80,8 +99,12 @@ def measure(num_surfels: int, size: tuple[int, int], num_views: int, backend: st
         neighbor = Camera(camera.camera_from_world.at[0, 3].add(0.05), camera.intrinsics)
         second = SecondView(neighbor, photo, np.bool_(True), np.zeros(2, np.int32))
         batch = Batch(camera, photo, np.int32(0), np.float32(0.5), np.int32(3), second)
-        step = jax.jit(lambda state, batch: train_step(state, batch, settings, StepShape(is_densifying=True, has_geometry=True)),
-                       donate_argnums=0)
+        step = jax.jit(
+            lambda state, batch: train_step(
+                state, batch, settings, StepShape(is_densifying=True, has_geometry=True)
+            ),
+            donate_argnums=0,
+        )
         holder = {"state": init_state(surfels, 1, settings)}
 
         def advance():
@@ -100,43 +123,84 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
 
 def log_plot(rows: dict[str, list[dict]], exponents: dict[str, dict[str, float]]) -> str:
     """The rows side by side on logarithmic axes, as an SVG picture."""
-    panel, height, left, bottom = 260, 240, 52, 42
-    times = [row[f"{kind}_s"] for group in rows.values() for row in group for kind in _COLORS if f"{kind}_s" in row]
-    low, high = math.floor(math.log10(min(times) * 1e3)), math.ceil(math.log10(max(times) * 1e3))
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(rows) + 20} {height}" font-family="sans-serif" '
-             f'font-size="11"><rect width="100%" height="100%" fill="white"/>']
+    panel = 260
+    height = 240
+    left = 52
+    bottom = 42
+    times = [
+        row[f"{kind}_s"]
+        for group in rows.values()
+        for row in group
+        for kind in _COLORS
+        if f"{kind}_s" in row
+    ]
+    low = math.floor(math.log10(min(times) * 1e3))
+    high = math.ceil(math.log10(max(times) * 1e3))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(rows) + 20} {height}" '
+        'font-family="sans-serif" '
+        f'font-size="11"><rect width="100%" height="100%" fill="white"/>'
+    ]
 
     def y_of(milliseconds: float) -> float:
-        return height - bottom - (math.log10(milliseconds) - low) / (high - low) * (height - bottom - 34)
+        return (
+            height
+            - bottom
+            - (math.log10(milliseconds) - low) / (high - low) * (height - bottom - 34)
+        )
 
     for number, (name, group) in enumerate(rows.items()):
-        x0, sizes = left + panel * number, [row["size"] for row in group]
+        x0 = left + panel * number
+        sizes = [row["size"] for row in group]
         span = math.log10(sizes[-1] / sizes[0]) or 1.0
         parts.append(f'<text x="{x0}" y="16" font-size="13">time over {name}</text>')
         for power in range(low, high + 1):
             y = y_of(10.0**power)
-            parts.append(f'<line x1="{x0}" x2="{x0 + panel - 70}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-                         f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>')
+            parts.append(
+                f'<line x1="{x0}" x2="{x0 + panel - 70}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+                f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>'
+            )
         places = [x0 + math.log10(size / sizes[0]) / span * (panel - 70) for size in sizes]
         for x, row in zip(places, group, strict=True):
-            parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle" font-size="9">{row["label"]}</text>')
+            parts.append(
+                f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle" '
+                f'font-size="9">{row["label"]}</text>'
+            )
         for line, (kind, color) in enumerate(_COLORS.items()):
             if any(f"{kind}_s" not in row for row in group):
                 continue
-            points = [f"{x:.1f},{y_of(1e3 * row[f'{kind}_s']):.1f}" for x, row in zip(places, group, strict=True)]
-            parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="1.8"/>'
-                         f'<text x="{x0 + 95 * line}" y="{height - 8}" fill="{color}">{kind}: exponent '
-                         f'{exponents[name][kind]:.2f}</text>')
+            points = [
+                f"{x:.1f},{y_of(1e3 * row[f'{kind}_s']):.1f}"
+                for x, row in zip(places, group, strict=True)
+            ]
+            parts.append(
+                f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" '
+                'stroke-width="1.8"/>'
+                f'<text x="{x0 + 95 * line}" y="{height - 8}" fill="{color}">{kind}: exponent '
+                f"{exponents[name][kind]:.2f}</text>"
+            )
     return "".join(parts) + "</svg>\n"
 
 
 def main() -> None:
     """Flags -> cases -> table, JSON, plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--surfels", default="10000,30000,100000,300000,1000000", help="numbers, at the first size")
-    parser.add_argument("--sizes", default="640x480,1280x720,1920x1080,2560x1440,3840x2160", help="of the image, 100,000 surfels")
-    parser.add_argument("--views", default="1,2,4,8", help="cameras in a batch, 100,000 surfels, first size")
-    parser.add_argument("--largest", action="store_true", help="one case more: the most surfels at the largest size")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--surfels", default="10000,30000,100000,300000,1000000", help="numbers, at the first size"
+    )
+    parser.add_argument(
+        "--sizes",
+        default="640x480,1280x720,1920x1080,2560x1440,3840x2160",
+        help="of the image, 100,000 surfels",
+    )
+    parser.add_argument(
+        "--views", default="1,2,4,8", help="cameras in a batch, 100,000 surfels, first size"
+    )
+    parser.add_argument(
+        "--largest", action="store_true", help="one case more: the most surfels at the largest size"
+    )
     parser.add_argument("--backend", default="")
     parser.add_argument("--seconds", type=float, default=5.0, help="to spend on a measurement")
     parser.add_argument("--out", default="", help="JSON file")
@@ -146,35 +210,64 @@ def main() -> None:
     program.keep_freed_memory()  # as `train` does
     if options.case:
         num, width, height, views = map(int, options.case.split(","))
-        print(json.dumps(measure(num, (width, height), views, options.backend or None, options.seconds)))
+        print(
+            json.dumps(
+                measure(num, (width, height), views, options.backend or None, options.seconds)
+            )
+        )
         return
-    numbers, views = ([int(text) for text in part.split(",") if text] for part in (options.surfels, options.views))
+    numbers, views = (
+        [int(text) for text in part.split(",") if text] for part in (options.surfels, options.views)
+    )
     sizes = [tuple(map(int, text.split("x"))) for text in options.sizes.split(",") if text]
     many = 100_000
-    cases = {"surfels": [(num, *sizes[0], 1, num) for num in numbers],
-             "pixels": [(many, *size, 1, size[0] * size[1]) for size in sizes],
-             "views": [(many, *sizes[0], count, count) for count in views]}
+    cases = {
+        "surfels": [(num, *sizes[0], 1, num) for num in numbers],
+        "pixels": [(many, *size, 1, size[0] * size[1]) for size in sizes],
+        "views": [(many, *sizes[0], count, count) for count in views],
+    }
     if options.largest:
         cases["largest"] = [(numbers[-1], *sizes[-1], 1, 1)]
     rows: dict[str, list[dict]] = {}
     print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
-    print(f"{'over':9}{'surfels':>10}{'image':>11}{'views':>6}{'raster ms':>11}{'step ms':>10}{'peak MiB':>10}")
+    print(
+        f"{'over':9}{'surfels':>10}{'image':>11}{'views':>6}"
+        f"{'raster ms':>11}{'step ms':>10}{'peak MiB':>10}"
+    )
     for name, group in cases.items():
         for num, width, height, count, size in group:
-            command = [sys.executable, __file__, f"--case={num},{width},{height},{count}", f"--backend={options.backend}",
-                       f"--seconds={options.seconds}"]
+            command = [
+                sys.executable,
+                __file__,
+                f"--case={num},{width},{height},{count}",
+                f"--backend={options.backend}",
+                f"--seconds={options.seconds}",
+            ]
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             label = f"{width}x{height}" if name == "pixels" else f"{size:,d}"
             row = json.loads(output.splitlines()[-1]) | {"size": size, "label": label}
             rows.setdefault(name, []).append(row)
             step = f"{1e3 * row['step_s']:10.1f}" if "step_s" in row else " " * 10
-            print(f"{name:9}{num:10,d}{width:6d}x{height:<4d}{count:6d}{1e3 * row['raster_s']:11.1f}{step}"
-                  f"{row['peak_bytes'] / 2**20:10.0f}", flush=True)
+            print(
+                f"{name:9}{num:10,d}{width:6d}x{height:<4d}{count:6d}"
+                f"{1e3 * row['raster_s']:11.1f}{step}"
+                f"{row['peak_bytes'] / 2**20:10.0f}",
+                flush=True,
+            )
     curves = {name: group for name, group in rows.items() if len(group) >= 3}
-    exponents = {name: {kind: exponent([row["size"] for row in group], [row[f"{kind}_s"] for row in group])
-                        for kind in _COLORS if all(f"{kind}_s" in row for row in group)} for name, group in curves.items()}
+    exponents = {
+        name: {
+            kind: exponent([row["size"] for row in group], [row[f"{kind}_s"] for row in group])
+            for kind in _COLORS
+            if all(f"{kind}_s" in row for row in group)
+        }
+        for name, group in curves.items()
+    }
     for name, found in exponents.items():
-        print(f"exponent over {name}: " + ", ".join(f"{kind} {value:.2f}" for kind, value in found.items()))
+        print(
+            f"exponent over {name}: "
+            + ", ".join(f"{kind} {value:.2f}" for kind, value in found.items())
+        )
     if options.out:
         content = {"machine": describe_machine(), "rows": rows, "exponents": exponents}
         pathlib.Path(options.out).write_text(json.dumps(content, indent=1) + "\n")

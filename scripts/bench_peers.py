@@ -1,15 +1,18 @@
-"""The rasterizer beside installed peers, on the same scenes in the same run: forward and backward of colour, depth and normals.
+"""The rasterizer beside installed peers, on the same scenes in the same run: forward and backward
+of colour, depth and normals.
 
-python scripts/bench_peers.py [--surfels=100000,1000000,5000000] [--sizes=1920x1080,3840x2160] [--runs=20] [--out=FILE.json]
+python scripts/bench_peers.py [--surfels=100000,1000000,5000000] [--sizes=1920x1080,3840x2160]
+[--runs=20] [--out=FILE.json]
 
-Peers are measured where they can run; the others are named with the reason. Known: `rasterization_2dgs` of gsplat (2D surfels;
-wants torch with CUDA). The scene is the cloud "town" of bench_growth.py, with colours of degree 3. Every contestant does all its
-cases in a process of its own, in turns (half of the runs, twice), so that other load meets all of them. Medians; the ratio is
-the peer's time over ours: above 1 ours is faster. Memory is the peak that the framework reports of the GPU, else of the process;
-"<=" stands where an earlier case of the same process had as much.
+Peers are measured where they can run; the others are named with the reason. Known:
+`rasterization_2dgs` of gsplat (2D surfels; wants torch with CUDA). The scene is the cloud "town" of
+bench_growth.py, with colours of degree 3. Every contestant does all its cases in a process of its
+own, in turns (half of the runs, twice), so that other load meets all of them. Medians; the ratio is
+the peer's time over ours: above 1 ours is faster. Memory is the peak that the framework reports of
+the GPU, else of the process; "<=" stands where an earlier case of the same process had as much.
 
-gsplat compiles its kernels when it is first used, for every GPU that torch knows unless TORCH_CUDA_ARCH_LIST says otherwise: it
-is set to the one of this machine.
+gsplat compiles its kernels when it is first used, for every GPU that torch knows unless
+TORCH_CUDA_ARCH_LIST says otherwise: it is set to the one of this machine.
 """
 
 import argparse
@@ -58,14 +61,21 @@ def _scene(num_surfels: int, aspect: float) -> dict[str, np.ndarray]:
 
 
 def scene(num_surfels: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The town for an image of (width, height); for images of one shape the same surfels, which takes seconds to draw."""
+    """The town for an image of (width, height); for images of one shape the same surfels, which
+    takes seconds to draw.
+    """
     width, height = size
     arrays = _scene(num_surfels, width / height)
-    zoom = np.array([width, width, 1], np.float32)[:, None] / np.array([1920, 1920, 1], np.float32)[:, None]
+    zoom = (
+        np.array([width, width, 1], np.float32)[:, None]
+        / np.array([1920, 1920, 1], np.float32)[:, None]
+    )
     return arrays | {"intrinsics": arrays["intrinsics"] * zoom}
 
 
-def run_ours(arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, backend: str | None) -> dict:
+def run_ours(
+    arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, backend: str | None
+) -> dict:
     """Times of `cosurfgs_jax.rasterize` and its gradient in all parameters."""
     import jax
     import jax.numpy as jnp
@@ -73,46 +83,75 @@ def run_ours(arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, ba
     from cosurfgs_jax import Camera, Surfels, rasterize
 
     width, height = size
-    surfels = Surfels(**{field.name: jnp.asarray(arrays[field.name]) for field in dataclasses.fields(Surfels)})
+    surfels = Surfels(
+        **{field.name: jnp.asarray(arrays[field.name]) for field in dataclasses.fields(Surfels)}
+    )
     camera = Camera(jnp.asarray(arrays["camera_from_world"]), jnp.asarray(arrays["intrinsics"]))
 
     def loss(surfels):
-        out = rasterize(surfels, camera, image_size=(height, width), maps="geometry", backend=backend)
+        out = rasterize(
+            surfels, camera, image_size=(height, width), maps="geometry", backend=backend
+        )
         return out.color.sum() + out.normal.sum() + out.depth.sum() + out.alpha.sum()
 
     gradient = jax.jit(jax.value_and_grad(loss, allow_int=True))
     times = timed(lambda: jax.block_until_ready(gradient(surfels)), runs)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return {"seconds": times, "device": str(jax.local_devices()[0].device_kind),
-            "peak_bytes": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {
+        "seconds": times,
+        "device": str(jax.local_devices()[0].device_kind),
+        "peak_bytes": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
-def run_gsplat(arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, backend: str | None) -> dict:
+def run_gsplat(
+    arrays: dict[str, np.ndarray], size: tuple[int, int], runs: int, backend: str | None
+) -> dict:
     """Times of gsplat's 2D surfels and their gradient in all parameters."""
     del backend
     import torch
 
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ".".join(map(str, torch.cuda.get_device_capability())))
+    os.environ.setdefault(
+        "TORCH_CUDA_ARCH_LIST", ".".join(map(str, torch.cuda.get_device_capability()))
+    )
     from gsplat import rasterization_2dgs
 
     width, height = size
     torch.cuda.reset_peak_memory_stats()
     on = {name: torch.as_tensor(value, device="cuda") for name, value in arrays.items()}
     scales = torch.cat([on["log_scales"], torch.zeros_like(on["log_scales"][:, :1])], dim=1)
-    leaves = [x.clone().requires_grad_() for x in (on["means"], on["quats"], scales, on["logit_opacities"], on["sh"])]
+    leaves = [
+        x.clone().requires_grad_()
+        for x in (on["means"], on["quats"], scales, on["logit_opacities"], on["sh"])
+    ]
 
     def once():
         for leaf in leaves:
             leaf.grad = None
         means, quats, log_scales, logits, sh = leaves
         colors, alphas, normals, *_ = rasterization_2dgs(
-            means, quats, torch.exp(log_scales), torch.sigmoid(logits), sh, on["camera_from_world"][None], on["intrinsics"][None],
-            width, height, near_plane=0.01, sh_degree=3, render_mode="RGB+ED")
+            means,
+            quats,
+            torch.exp(log_scales),
+            torch.sigmoid(logits),
+            sh,
+            on["camera_from_world"][None],
+            on["intrinsics"][None],
+            width,
+            height,
+            near_plane=0.01,
+            sh_degree=3,
+            render_mode="RGB+ED",
+        )
         (colors.sum() + alphas.sum() + normals.sum()).backward()
         torch.cuda.synchronize()
 
     times = timed(once, runs)
-    return {"seconds": times, "device": torch.cuda.get_device_name(), "peak_bytes": torch.cuda.max_memory_allocated()}
+    return {
+        "seconds": times,
+        "device": torch.cuda.get_device_name(),
+        "peak_bytes": torch.cuda.max_memory_allocated(),
+    }
 
 
 CONTESTANTS = {"cosurfgs_jax": (run_ours, lambda: ""), "gsplat 2DGS": (run_gsplat, why_no_gsplat)}
@@ -131,8 +170,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measure_all(name: str, cases: list[tuple[int, int, int]], runs: int, backend: str | None) -> None:
-    """All cases of one contestant in this process; a line of JSON for each, also for one that fails."""
+def measure_all(
+    name: str, cases: list[tuple[int, int, int]], runs: int, backend: str | None
+) -> None:
+    """All cases of one contestant in this process; a line of JSON for each, also for one that
+    fails.
+    """
     most = 0
     for num_surfels, width, height in cases:
         size = (width, height)
@@ -147,11 +190,22 @@ def measure_all(name: str, cases: list[tuple[int, int, int]], runs: int, backend
 
 
 def run_contestant(name: str, options: argparse.Namespace) -> list[dict]:
-    """The results of `measure_all` in a process of its own, as far as it got before it ended or its time was over."""
-    command = [sys.executable, __file__, f"--contestant={name}", f"--surfels={options.surfels}", f"--sizes={options.sizes}",
-               f"--runs={-(-options.runs // options.turns)}", f"--backend={options.backend}"]
+    """The results of `measure_all` in a process of its own, as far as it got before it ended or its
+    time was over.
+    """
+    command = [
+        sys.executable,
+        __file__,
+        f"--contestant={name}",
+        f"--surfels={options.surfels}",
+        f"--sizes={options.sizes}",
+        f"--runs={-(-options.runs // options.turns)}",
+        f"--backend={options.backend}",
+    ]
     try:
-        output = subprocess.run(command, stdout=subprocess.PIPE, timeout=options.limit or None).stdout
+        output = subprocess.run(
+            command, stdout=subprocess.PIPE, timeout=options.limit or None
+        ).stdout
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
         print(f"{name} was stopped after {options.limit:g} s", file=sys.stderr)
@@ -171,14 +225,21 @@ def print_row(row: dict) -> None:
     print(f"{head}{1e3 * row['median_s']:10.2f}{ratio}{peak:>10}  {row['device']}")
 
 
-def table(cases: list[tuple[int, int, int]], turns: dict[str, list[dict[tuple, dict]]]) -> list[dict]:
+def table(
+    cases: list[tuple[int, int, int]], turns: dict[str, list[dict[tuple, dict]]]
+) -> list[dict]:
     """A row for each case and contestant: median over all turns, ratio to ours."""
     rows = []
     for case in cases:
         ours = None
         for name, results in turns.items():
-            found = [result.get(case, {"error": "its process ended before this case"}) for result in results]
-            row = {"name": name, "surfels": case[0], "width": case[1], "height": case[2]} | found[-1]
+            found = [
+                result.get(case, {"error": "its process ended before this case"})
+                for result in results
+            ]
+            row = {"name": name, "surfels": case[0], "width": case[1], "height": case[2]} | found[
+                -1
+            ]
             if not any("error" in result for result in found):
                 row["seconds"] = [seconds for result in found for seconds in result["seconds"]]
                 row["median_s"] = float(np.median(row["seconds"]))
@@ -193,7 +254,11 @@ def last_line(rows: list[dict], missing: dict[str, str]) -> str:
     """The outcome in a sentence."""
     failed = [row for row in rows if "error" in row]
     ratios = [row["ratio"] for row in rows if "ratio" in row and row["name"] != "cosurfgs_jax"]
-    ours = [f"{1e3 * row['median_s']:.1f}" for row in rows if row["name"] == "cosurfgs_jax" and "median_s" in row]
+    ours = [
+        f"{1e3 * row['median_s']:.1f}"
+        for row in rows
+        if row["name"] == "cosurfgs_jax" and "median_s" in row
+    ]
     text = f"ours {', '.join(ours)} ms" if ours else "nothing of ours was measured"
     if ratios:
         text += f"; the peers take {min(ratios):.2f} to {max(ratios):.2f} times as long"
@@ -203,11 +268,15 @@ def last_line(rows: list[dict], missing: dict[str, str]) -> str:
 
 def main() -> None:
     """Flags -> cases -> table, JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--surfels", default="100000,1000000,5000000")
     parser.add_argument("--sizes", default="1920x1080,3840x2160")
     parser.add_argument("--runs", type=int, default=20, help="of each contestant and case")
-    parser.add_argument("--turns", type=int, default=2, help="processes of each contestant, which share the runs")
+    parser.add_argument(
+        "--turns", type=int, default=2, help="processes of each contestant, which share the runs"
+    )
     parser.add_argument("--limit", type=float, default=0, help="seconds of each process; 0 = none")
     parser.add_argument("--backend", default="", help="ours; empty = the default of this machine")
     parser.add_argument("--out", default="", help="JSON file")
@@ -218,17 +287,25 @@ def main() -> None:
     if options.contestant:
         measure_all(options.contestant, cases, options.runs, options.backend or None)
         return
-    # Else memory says nothing, and what this process holds is not there for those that are measured.
+    # Else memory says nothing, and what this process holds is not there for those that are
+    # measured.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     missing = {name: reason for name, (_, why) in CONTESTANTS.items() if (reason := why())}
     machine = describe_machine() | versions()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    turns: dict[str, list[dict[tuple, dict]]] = {name: [] for name in CONTESTANTS if name not in missing}
+    turns: dict[str, list[dict[tuple, dict]]] = {
+        name: [] for name in CONTESTANTS if name not in missing
+    }
     for _ in range(options.turns):
         for name, results in turns.items():
-            results.append({tuple(result.pop("case")): result for result in run_contestant(name, options)})
+            results.append(
+                {tuple(result.pop("case")): result for result in run_contestant(name, options)}
+            )
     rows = table(cases, turns)
-    print(f"{'surfels':>10}{'image':>12}  {'':14}{'median ms':>10}{'ratio':>7}{'peak MiB':>10}  device")
+    print(
+        f"{'surfels':>10}{'image':>12}  {'':14}{'median ms':>10}{'ratio':>7}{'peak MiB':>10}  "
+        "device"
+    )
     for row in rows:
         print_row(row)
     if options.out:

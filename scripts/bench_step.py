@@ -1,16 +1,20 @@
-"""Where the time of a training step goes: data, rasterizer by stage, loss, optimiser, density control.
+"""Where the time of a training step goes: data, rasterizer by stage, loss, optimiser, density
+control.
 
-python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [--block=0] [--steps=20] [--out=FILE.json]
+python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [--block=0]
+[--steps=20] [--out=FILE.json]
 
-With --workdir it goes on from the checkpoint of a run's device stage, which it leaves alone; else from SfM points, repeated up to
---surfels. The step is that of one block on one device, which has all cores.
+With --workdir it goes on from the checkpoint of a run's device stage, which it leaves alone; else
+from SfM points, repeated up to --surfels. The step is that of one block on one device, which has
+all cores.
 
-The parts are measured inside one run: those of the rasterizer by the native CPU library's own counters while whole steps run (on
-other backends drawing is not told apart from the rest), the others as programs of their own on the same arrays. The floor of a
-part that moves more than it computes is its bytes over the memory's speed, which is measured first. The whole step is the
-photometric one; the one with SV-Reg and MV-Reg (second view included) stands beside it. The rest is what the whole step takes
-beyond its parts. Medians; this is a benchmark on whatever else the machine does, not a test.
-"""
+The parts are measured inside one run: those of the rasterizer by the native CPU library's own
+    counters while whole steps run (on
+other backends drawing is not told apart from the rest), the others as programs of their own on the
+same arrays. The floor of a part that moves more than it computes is its bytes over the memory's
+speed, which is measured first. The whole step is the photometric one; the one with SV-Reg and
+MV-Reg (second view included) stands beside it. The rest is what the whole step takes beyond its
+parts. Medians; this is a benchmark on whatever else the machine does, not a test."""
 
 import argparse
 import ctypes
@@ -53,7 +57,8 @@ def stage_seconds() -> np.ndarray:
 
 def memory_speed() -> float:
     """Bytes a second of a + 2 b over arrays that no cache holds, in JAX, best of several."""
-    a, b = jnp.zeros(1 << 26, jnp.float32), jnp.ones(1 << 26, jnp.float32)
+    a = jnp.zeros(1 << 26, jnp.float32)
+    b = jnp.ones(1 << 26, jnp.float32)
     triad = jax.jit(lambda a, b: a + 2 * b, donate_argnums=0)
     best = float("inf")
     for _ in range(8):
@@ -64,11 +69,18 @@ def memory_speed() -> float:
 
 
 def moved_bytes(state, image_size: tuple[int, int]) -> dict[str, float]:
-    """What parts must read and write at least: parameters, moments and gradients of surfels; pixels of maps."""
-    floats, pixels = 4 * sum(x.size for x in state.params.values()), image_size[0] * image_size[1]
+    """What parts must read and write at least: parameters, moments and gradients of surfels; pixels
+    of maps.
+    """
+    floats = 4 * sum(x.size for x in state.params.values())
+    pixels = image_size[0] * image_size[1]
     features = 128 * state.alive.size  # what the projection writes of a surfel
-    return {"project": 2 * (floats + features), "project backward": 2 * floats + features, "optimiser": 7 * floats,
-            "loss": pixels * (3 + 4 * 4 + 4 * 4)}
+    return {
+        "project": 2 * (floats + features),
+        "project backward": 2 * floats + features,
+        "optimiser": 7 * floats,
+        "loss": pixels * (3 + 4 * 4 + 4 * 4),
+    }
 
 
 def median_ms(function, repeats: int) -> float:
@@ -83,15 +95,25 @@ def median_ms(function, repeats: int) -> float:
 
 
 def first_state(partitioned, block, settings, num_surfels: int):
-    """The state before the first step, with the SfM points repeated (and jittered) up to `num_surfels`."""
+    """The state before the first step, with the SfM points repeated (and jittered) up to
+    `num_surfels`.
+    """
     rng = np.random.default_rng(0)
     points = partitioned.scene.points
     picks = rng.integers(0, len(points), num_surfels)
-    spread = 0.3 * np.median(np.linalg.norm(np.diff(points[np.lexsort(points[:, :2].T)], axis=0), axis=1))
+    spread = 0.3 * np.median(
+        np.linalg.norm(np.diff(points[np.lexsort(points[:, :2].T)], axis=0), axis=1)
+    )
     jittered = partitioned.frame.to_world(points[picks] + rng.normal(0, spread, (num_surfels, 3)))
-    surfels = initialize.surfels_from_points(jittered, partitioned.scene.point_colors[picks], num_surfels, settings.surfels.sh_degree,
-                                             settings.surfels.init_opacity, jax.random.key(settings.seed),
-                                             partitioned.views.centers()[block.views])
+    surfels = initialize.surfels_from_points(
+        jittered,
+        partitioned.scene.point_colors[picks],
+        num_surfels,
+        settings.surfels.sh_degree,
+        settings.surfels.init_opacity,
+        jax.random.key(settings.seed),
+        partitioned.views.centers()[block.views],
+    )
     return init_state(surfels, len(block.views), settings, partitioned.max_views, block.length)
 
 
@@ -100,27 +122,39 @@ def saved_state(partitioned, layout, block, settings, workdir: Path):
     run = Run(settings, workdir, partitioned, layout, None, None, None)  # restoring needs no more
     folder = loop.checkpoint_folder(workdir, "device")
     if not settings_file.has_begun(workdir) or not folder.exists():
-        raise SystemExit(f"--workdir={workdir}: expected a run with a checkpoint of its device stage, got none; train it first")
+        raise SystemExit(
+            f"--workdir={workdir}: expected a run with a checkpoint of its device stage, got none; "
+            "train it first"
+        )
     with Checkpoints(folder) as checkpoints:
-        return loop.restore_stage(run, "device", checkpoints).rows[block.number]  # on one device a block is a row
+        return loop.restore_stage(run, "device", checkpoints).rows[
+            block.number
+        ]  # on one device a block is a row
 
 
 def measure(partitioned, layout, block, settings, state, images, repeats: int) -> dict[str, float]:
     """Milliseconds per part."""
+
     def put(tree):
         return layout.put(lambda _: tree)
 
-    steps, views = compile_blocks(settings, layout), block.views
+    steps = compile_blocks(settings, layout)
+    views = block.views
     run = Run(settings, Path(), partitioned, layout, images, None, None)  # feeding needs no more
     feed = BlockViews(run)
-    batches = [feed.batch(block.number, step, 0.5, 3, with_second=True) for step in range(8)]  # on one device a block is a row
+    batches = [
+        feed.batch(block.number, step, 0.5, 3, with_second=True) for step in range(8)
+    ]  # on one device a block is a row
     holder = {"state": state, "at": 0}
 
     def whole(has_geometry: bool):
         batch = batches[holder["at"] % len(batches)]
         holder["at"] += 1
-        holder["state"], report = steps.train(holder["state"], batch if has_geometry else batch._replace(second=None),
-                                              shape=StepShape(is_densifying=not has_geometry, has_geometry=has_geometry))
+        holder["state"], report = steps.train(
+            holder["state"],
+            batch if has_geometry else batch._replace(second=None),
+            shape=StepShape(is_densifying=not has_geometry, has_geometry=has_geometry),
+        )
         jax.block_until_ready(holder["state"])
 
     whole(False)
@@ -132,26 +166,50 @@ def measure(partitioned, layout, block, settings, state, images, repeats: int) -
         parts["whole step with geometric terms"] = median_ms(lambda: whole(True), repeats)
 
     state, photo = jax.tree.map(jnp.asarray, layout.get((holder["state"], batches[0].photo), 0))
-    render, alpha = jnp.clip(photo[..., :3].astype(jnp.float32) / 255 + 0.05, 0, 1), jnp.full(photo.shape[:2], 0.9)
+    render = jnp.clip(photo[..., :3].astype(jnp.float32) / 255 + 0.05, 0, 1)
+    alpha = jnp.full(photo.shape[:2], 0.9)
     weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
-    loss = jax.jit(jax.value_and_grad(lambda render, alpha, transform: photometric_losses(
-        render, alpha, photo, None, transform, weights).total, argnums=(0, 1, 2)))
-    parts["loss"] = median_ms(lambda: jax.block_until_ready(loss(render, alpha, jnp.eye(3, 4))), repeats)
+    loss = jax.jit(
+        jax.value_and_grad(
+            lambda render, alpha, transform: (
+                photometric_losses(render, alpha, photo, None, transform, weights).total
+            ),
+            argnums=(0, 1, 2),
+        )
+    )
+    parts["loss"] = median_ms(
+        lambda: jax.block_until_ready(loss(render, alpha, jnp.eye(3, 4))), repeats
+    )
 
     # As in a step: arguments of a mesh's device, which Adam changes in place.
     length = state.length
-    update = sharded(lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=length), layout, donate=(0, 2))
-    gradient, alive = put(jax.tree.map(jnp.ones_like, state.params)), put(state.alive)
+    update = sharded(
+        lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=length),
+        layout,
+        donate=(0, 2),
+    )
+    gradient = put(jax.tree.map(jnp.ones_like, state.params))
+    alive = put(state.alive)
 
     def step_optimizer():
-        holder["params"], holder["optimizer"] = update(holder["params"], gradient, holder["optimizer"], alive)
+        holder["params"], holder["optimizer"] = update(
+            holder["params"], gradient, holder["optimizer"], alive
+        )
         jax.block_until_ready(holder["params"])
 
     holder["params"], holder["optimizer"] = put((state.params, state.optimizer))
     parts["optimiser"] = median_ms(step_optimizer, repeats)
-    params, optimizer = jax.tree.map(jnp.asarray, layout.get((holder["params"], holder["optimizer"]), 0))
-    holder["state"] = put(with_surfels(state, params, optimizer, state.alive, density.init_stats(state.alive.size)))
-    order = put(DensifyOrder(np.int32(block.number), np.int32(0), np.bool_(False), np.int32(state.alive.size)))
+    params, optimizer = jax.tree.map(
+        jnp.asarray, layout.get((holder["params"], holder["optimizer"]), 0)
+    )
+    holder["state"] = put(
+        with_surfels(state, params, optimizer, state.alive, density.init_stats(state.alive.size))
+    )
+    order = put(
+        DensifyOrder(
+            np.int32(block.number), np.int32(0), np.bool_(False), np.int32(state.alive.size)
+        )
+    )
 
     def control():
         holder["state"], _ = steps.densify(holder["state"], order)
@@ -161,7 +219,9 @@ def measure(partitioned, layout, block, settings, state, images, repeats: int) -
     every = max(1, round(settings.density.every * settings.train.steps))
     parts["density control, per step"] = parts["density control, once"] / every
     photographs = Photographs(partitioned, images)
-    parts["data"] = median_ms(lambda: jax.block_until_ready(put(photographs.load(block.number, int(views[0])))), repeats)
+    parts["data"] = median_ms(
+        lambda: jax.block_until_ready(put(photographs.load(block.number, int(views[0])))), repeats
+    )
     known = sum(parts[name] for name in (*STAGES, "loss", "optimiser"))
     parts["rest of the step"] = parts["whole step"] - known
     return parts
@@ -169,7 +229,9 @@ def measure(partitioned, layout, block, settings, state, images, repeats: int) -
 
 def main() -> None:
     """Flags to table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", default="", help="of a trained run")
     parser.add_argument("--data", default="generated", help="dataset folder, or the generated town")
     parser.add_argument("--surfels", type=int, default=100_000)
@@ -178,14 +240,22 @@ def main() -> None:
     parser.add_argument("--out", default="", help="JSON file")
     options = parser.parse_args()
     program.keep_freed_memory()  # as `train` does
-    settings = settings_file.load(Path(options.workdir) / settings_file.NAME) if options.workdir else Settings()
+    settings = (
+        settings_file.load(Path(options.workdir) / settings_file.NAME)
+        if options.workdir
+        else Settings()
+    )
     if not options.workdir:
         settings.data.path = options.data
     with tempfile.TemporaryDirectory() as folder:
         partitioned = open_partitioned_scene(settings, Path(options.workdir or folder))
         if not 0 <= options.block < len(partitioned.blocks):
-            parser.error(f"--block: expected one of the {len(partitioned.blocks)} blocks (0 is the first), got {options.block}")
-        block, layout = partitioned.blocks[options.block], make_layout(partitioned.partition.edge_of_block, num_devices=1)
+            parser.error(
+                f"--block: expected one of the {len(partitioned.blocks)} blocks (0 is the first), "
+                f"got {options.block}"
+            )
+        block = partitioned.blocks[options.block]
+        layout = make_layout(partitioned.partition.edge_of_block, num_devices=1)
         if options.workdir:
             state = saved_state(partitioned, layout, block, settings, Path(options.workdir))
         else:
@@ -194,11 +264,20 @@ def main() -> None:
         num_surfels = int(state.alive.sum())
         height, width = partitioned.photo_size or partitioned.views.image_size(int(block.views[0]))
         speed = memory_speed()
-        floors = {name: 1e3 * size / speed for name, size in moved_bytes(layout.get(state, 0), (height, width)).items()}
+        floors = {
+            name: 1e3 * size / speed
+            for name, size in moved_bytes(layout.get(state, 0), (height, width)).items()
+        }
         with ImageStore(partitioned.scene, settings.data.host_memory_mb) as images:
             parts = measure(partitioned, layout, block, settings, state, images, options.steps)
-    kernel = f"no native kernel ({why_not})" if (why_not := ffi.why_no_cpu_library()) else ffi.cpu_instruction_set()
-    machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, {kernel}, jax {jax.__version__}"
+    kernel = (
+        f"no native kernel ({why_not})"
+        if (why_not := ffi.why_no_cpu_library())
+        else ffi.cpu_instruction_set()
+    )
+    machine = (
+        f"{platform.machine()}, {jax.devices()[0].device_kind}, {kernel}, jax {jax.__version__}"
+    )
     print(f"{partitioned.scene.name}, {width}x{height}, {num_surfels:,d} surfels; {machine}")
     for name, value in parts.items():
         floor = f"   floor {floors[name]:6.2f} ms" if name in floors else ""
@@ -206,7 +285,9 @@ def main() -> None:
     if raster := sum(parts[name] for name in STAGES):
         print(f"  the rasterizer is {100 * raster / parts['whole step']:.0f} % of the step")
     if options.out:
-        Path(options.out).write_text(json.dumps({"machine": machine, "parts_ms": parts, "floors_ms": floors}, indent=2))
+        Path(options.out).write_text(
+            json.dumps({"machine": machine, "parts_ms": parts, "floors_ms": floors}, indent=2)
+        )
 
 
 if __name__ == "__main__":

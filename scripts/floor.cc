@@ -1,12 +1,14 @@
-// What this machine could do: the arithmetic of one (surfel, pixel) pair and nothing else, on data in registers and L1.
+// What this machine could do: the arithmetic of one (surfel, pixel) pair and nothing else, on data
+// in registers and L1.
 //
-// No tiles to find, no bounds, no skipping, no threads. bench_raster.py compiles it with -O3 -march=native, runs it
-// beside the kernels and prints their speed as a share of it. Stand-alone on purpose: a change to the kernels must not
-// move the floor.
+// No tiles to find, no bounds, no skipping, no threads. bench_raster.py compiles it with -O3
+// -march=native, runs it beside the kernels and prints their speed as a share of it. Stand-alone on
+// purpose: a change to the kernels must not move the floor.
 //
-// Forward: p from 9 coefficients, u, v, both sigmas, exp, alpha, transmittance, and the sums of colour, depth, normal
-// and plane distance. Backward: the same up to alpha, then the gradients with their 22 sums, reduced over lanes once
-// per surfel and tile. Prints one line of JSON, in million pairs a second.
+// Forward: p from 9 coefficients, u, v, both sigmas, exp, alpha, transmittance, and the sums of
+// colour, depth, normal and plane distance. Backward: the same up to alpha, then the gradients with
+// their 22 sums, reduced over lanes once per surfel and tile. Prints one line of JSON, in million
+// pairs a second.
 
 #include <algorithm>
 #include <chrono>
@@ -52,7 +54,8 @@ static inline Vec Reciprocal(Vec a) {
 }
 
 static inline Vec Exp(Vec x) {
-  const Vec shift = 12582912.0f - Vec{};  // 1.5 * 2^23: adding it rounds, and leaves the integer in the low bits
+  const Vec shift =
+      12582912.0f - Vec{};  // 1.5 * 2^23: adding it rounds, and leaves the integer in the low bits
   x *= 1.44269504f;
   const Vec n = x + shift, f = x - (n - shift);
   Vec p = 0.0013276472f * f + 0.00967554148f;
@@ -123,7 +126,8 @@ static inline Vec Combine(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
     const int group = i / (2 * kGroup) * (2 * kGroup), rest = i % (2 * kGroup);
     return rest < kGroup ? group + rest : kLanes + group + rest - kGroup;
   };
-  return __builtin_shufflevector(a, b, source(kLane)...) + __builtin_shufflevector(a, b, (source(kLane) + kGroup)...);
+  return __builtin_shufflevector(a, b, source(kLane)...) +
+         __builtin_shufflevector(a, b, (source(kLane) + kGroup)...);
 }
 // Lane j of the result is the sum of v[j] over its lanes.
 template <int kGroup>
@@ -141,7 +145,8 @@ static inline Vec Reduce(Vec* v) {
 constexpr int kSums = 22, kPadded = (kSums + kLanes - 1) / kLanes * kLanes;
 
 struct Pixels {
-  Vec t[kBlocks], behind[kBlocks], g_color[kBlocks][3], g_normal[kBlocks][3], g_depth[kBlocks], g_distance[kBlocks];
+  Vec t[kBlocks], behind[kBlocks], g_color[kBlocks][3], g_normal[kBlocks][3], g_depth[kBlocks],
+      g_distance[kBlocks];
 };
 
 static float Backward(Pixels& pixels, float* rows) {
@@ -153,8 +158,9 @@ static float Backward(Pixels& pixels, float* rows) {
       const Vec *g_color = pixels.g_color[b], *g_normal = pixels.g_normal[b];
       const Vec inv = Reciprocal(1.0f - h.alpha), t = pixels.t[b] * inv, w = h.alpha * t;
       const Vec e = g_color[0] * s.color[0] + g_color[1] * s.color[1] + g_color[2] * s.color[2] +
-                    g_normal[0] * s.normal[0] + g_normal[1] * s.normal[1] + g_normal[2] * s.normal[2] +
-                    pixels.g_distance[b] * s.distance + pixels.g_depth[b] * h.z;
+                    g_normal[0] * s.normal[0] + g_normal[1] * s.normal[1] +
+                    g_normal[2] * s.normal[2] + pixels.g_distance[b] * s.distance +
+                    pixels.g_depth[b] * h.z;
       const Vec g_alpha = h.alpha < kMaxAlpha ? t * e - pixels.behind[b] * inv : Vec{};
       pixels.behind[b] += w * e;
       pixels.t[b] = t;
@@ -193,7 +199,9 @@ static float Backward(Pixels& pixels, float* rows) {
   return rows[0] + pixels.t[0][0];
 }
 
-static float Uniform(float low, float high) { return low + (high - low) * (std::rand() / float(RAND_MAX)); }
+static float Uniform(float low, float high) {
+  return low + (high - low) * (std::rand() / float(RAND_MAX));
+}
 
 static void FillSurfels() {
   // Discs of a few tiles across at alpha about 0.01: every pair is blended and no pixel stops.
@@ -204,7 +212,10 @@ static void FillSurfels() {
          {depth, 0, Uniform(-.01f, .01f)},
          {0, 0, depth * size},
          {Uniform(-1, 1), Uniform(-1, 1), depth},
-         Uniform(.008f, .012f), {.1f, .5f, .9f}, {.6f, 0, -.8f}, depth};
+         Uniform(.008f, .012f),
+         {.1f, .5f, .9f},
+         {.6f, 0, -.8f},
+         depth};
   }
 }
 
@@ -249,10 +260,12 @@ int main(int argc, char** argv) {
   FillSurfels();
   FillPixels(pixels);
   double forward = 0;
-  for (float (*run)() : {Forward<1>, Forward<2>, Forward<4>}) forward = std::max(forward, Speed(seconds / 3, run));
+  for (float (*run)() : {Forward<1>, Forward<2>, Forward<4>})
+    forward = std::max(forward, Speed(seconds / 3, run));
   const double backward = Speed(seconds, [&] {
     FillPixels(pixels);
     return Backward(pixels, rows);
   });
-  std::printf("{\"lanes\": %d, \"forward_mpairs\": %.1f, \"backward_mpairs\": %.1f}\n", kLanes, forward, backward);
+  std::printf("{\"lanes\": %d, \"forward_mpairs\": %.1f, \"backward_mpairs\": %.1f}\n", kLanes,
+              forward, backward);
 }

@@ -1,15 +1,17 @@
 """Spoils valid files of every kind that the package reads, and counts what its readers say to them.
 
-python scripts/fuzz.py [--mutations=2000] [--seed=0] [--only=colmap_text,...] [--out=REPORT.json] [--keep=FOLDER]
+python scripts/fuzz.py [--mutations=2000] [--seed=0] [--only=colmap_text,...] [--out=REPORT.json]
+[--keep=FOLDER]
 
-For each reader: how many spoilt files were refused (in the package's own error, with the path), read as if they were whole,
-read otherwise with a word in the log, or read otherwise without one; and how many ended in another error, took more than ten
-seconds of processor time or more than 300 MiB, or ended the process. The last four must be zero, or the exit code is 1. A file
-with another number of views or points that is read without a word is one of them, too; another value of a number cannot be
-told from a true one.
+For each reader: how many spoilt files were refused (in the package's own error, with the path),
+    read as if they were whole,
+read otherwise with a word in the log, or read otherwise without one; and how many ended in another
+error, took more than ten seconds of processor time or more than 300 MiB, or ended the process. The
+last four must be zero, or the exit code is 1. A file with another number of views or points that is
+read without a word is one of them, too; another value of a number cannot be told from a true one.
 
-Each reader runs in a process of its own with a limit on its memory. The same seed and number give the same files.
-"""
+Each reader runs in a process of its own with a limit on its memory. The same seed and number give
+the same files."""
 
 import argparse
 import collections
@@ -27,7 +29,9 @@ from pathlib import Path
 
 MAX_SECONDS = 10
 MAX_MEMORY = 300 * 2**20
-_ADDRESS_SPACE = 8 * 2**30  # beyond what the process has at its start: a reader that asks for more meets MemoryError
+_ADDRESS_SPACE = (
+    8 * 2**30
+)  # beyond what the process has at its start: a reader that asks for more meets MemoryError
 BAD = ("another error", "hang", "memory", "other number without a word", "process ended")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -66,13 +70,19 @@ def _outcome(case, error_type) -> tuple[str, str]:
         return "hang", f"in {Path(frame.filename).name}:{frame.lineno}"
     except BaseException as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        return "another error", f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}: {str(error)[:120]}"
+        return (
+            "another error",
+            f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}: "
+            f"{str(error)[:120]}",
+        )
     if not wrong:
         return "as if whole", ""
     if heard:
         return "otherwise, said", ""
     is_number = any(text.startswith("number of") for text in wrong)
-    return ("other number without a word" if is_number else "other values without a word"), ", ".join(wrong)
+    return (
+        "other number without a word" if is_number else "other values without a word"
+    ), ", ".join(wrong)
 
 
 def run_reader(name: str, count: int, seed: int, keep: str) -> dict:
@@ -83,11 +93,14 @@ def run_reader(name: str, count: int, seed: int, keep: str) -> dict:
 
     warnings.simplefilter("ignore")
     reader = next(reader for reader in fuzz_cases.readers() if reader.name == name)
-    counts, examples = collections.Counter(), collections.defaultdict(dict)
+    counts = collections.Counter()
+    examples = collections.defaultdict(dict)
     started = time.process_time()
     peak = 0
     signal.signal(signal.SIGPROF, _ring)
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+    ) as folder:
         case = fuzz_cases.Case(reader, Path(folder) / name)
         limit = _status("VmSize") + _ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -95,41 +108,67 @@ def run_reader(name: str, count: int, seed: int, keep: str) -> dict:
             path, data = case.spoil(number)
             _forget_peak()
             before = _status("VmRSS")
-            signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)  # of processor time: other work may slow this down
+            signal.setitimer(
+                signal.ITIMER_PROF, MAX_SECONDS
+            )  # of processor time: other work may slow this down
             outcome, detail = _outcome(case, InputError)
             signal.setitimer(signal.ITIMER_PROF, 0)
             used = _status("VmHWM") - before
             peak = max(peak, used)
             if used > MAX_MEMORY:
-                outcome, detail = "memory", f"{used / 2**20:.0f} MiB"
+                outcome = "memory"
+                detail = f"{used / 2**20:.0f} MiB"
             counts[outcome] += 1
-            if (detail or outcome in BAD) and detail not in examples[outcome] and len(examples[outcome]) < 20:
+            if (
+                (detail or outcome in BAD)
+                and detail not in examples[outcome]
+                and len(examples[outcome]) < 20
+            ):
                 examples[outcome][detail] = f"{path.relative_to(case.folder)}, seed {number}"
                 if keep:
                     target = Path(keep) / name / f"{number}_{path.name}"
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(data)
             case.restore()
-    return {"counts": dict(counts), "examples": examples, "peak_mib": round(peak / 2**20),
-            "seconds": round(time.process_time() - started, 1)}
+    return {
+        "counts": dict(counts),
+        "examples": examples,
+        "peak_mib": round(peak / 2**20),
+        "seconds": round(time.process_time() - started, 1),
+    }
 
 
 def _in_process(name: str, options) -> dict:
-    command = [sys.executable, __file__, f"--mutations={options.mutations}", f"--seed={options.seed}", f"--keep={options.keep}",
-               f"--reader={name}"]
+    command = [
+        sys.executable,
+        __file__,
+        f"--mutations={options.mutations}",
+        f"--seed={options.seed}",
+        f"--keep={options.keep}",
+        f"--reader={name}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         why = {f"exit code {done.returncode}": done.stderr[-500:]}
-        return {"counts": {"process ended": 1}, "examples": {"process ended": why}, "peak_mib": 0, "seconds": 0}
+        return {
+            "counts": {"process ended": 1},
+            "examples": {"process ended": why},
+            "peak_mib": 0,
+            "seconds": 0,
+        }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mutations", type=int, default=2000, help="of each reader's files")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
-    parser.add_argument("--only", default="", help="names of readers with commas between; default all")
+    parser.add_argument(
+        "--only", default="", help="names of readers with commas between; default all"
+    )
     parser.add_argument("--out", default="", help="a JSON file for all counts and examples")
     parser.add_argument("--keep", default="", help="a folder for the files of the examples")
     parser.add_argument("--reader", default="", help=argparse.SUPPRESS)
@@ -142,19 +181,30 @@ def main() -> int:
     names = [reader.name for reader in fuzz_cases.readers()]
     unknown = set(filter(None, options.only.split(","))) - set(names)
     if unknown:
-        parser.error(f"--only: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}")
+        parser.error(
+            f"--only: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}"
+        )
     results = {}
     for name in filter(None, options.only.split(",")) if options.only else names:
         results[name] = _in_process(name, options)
-        shown = ", ".join(f"{text} {count}" for text, count in sorted(results[name]["counts"].items()))
-        print(f"{name}: {shown}; at most {results[name]['peak_mib']} MiB, {results[name]['seconds']} s", flush=True)
+        shown = ", ".join(
+            f"{text} {count}" for text, count in sorted(results[name]["counts"].items())
+        )
+        print(
+            f"{name}: {shown}; at most {results[name]['peak_mib']} MiB, {results[name]['seconds']} "
+            "s",
+            flush=True,
+        )
         for outcome in (*BAD, "refused without a path"):
             for detail, where in results[name]["examples"].get(outcome, {}).items():
                 print(f"    {outcome}: {detail} ({where})", flush=True)
     total = collections.Counter()
     for result in results.values():
         total.update(result["counts"])
-    print(f"all: {sum(total.values())} files; " + ", ".join(f"{text} {count}" for text, count in sorted(total.items())))
+    print(
+        f"all: {sum(total.values())} files; "
+        + ", ".join(f"{text} {count}" for text, count in sorted(total.items()))
+    )
     if options.out:
         Path(options.out).write_text(json.dumps(results, indent=2) + "\n")
     return int(any(total[outcome] for outcome in BAD))

@@ -127,7 +127,7 @@ if found.resolve() not in (pathlib.Path("cosurfgs_jax").resolve(), pathlib.Path(
 spec = importlib.util.spec_from_file_location("info", "cosurfgs_jax/_build_info.py")
 info = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(info)
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.native import ffi
 if reason := ffi.why_no_cpu_library():
     raise SystemExit(reason)
 cuda = f"CUDA by {info.CUDA}" if info.CUDA else f"no CUDA: {info.WHY_NO_CUDA}"

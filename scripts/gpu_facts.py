@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""What there is on this machine for scripts/gpu_check.sh: Python, packages, devices. The last line names the device.
+"""What there is on this machine for scripts/gpu_check.sh: Python, packages, devices. The last line
+names the device.
 
 python scripts/gpu_facts.py [--device_file=FILE]
 
-FILE gets "gpu", or a sentence that says why no GPU can be used. Nothing of the package itself is imported: it may not be built.
-"""
+FILE gets "gpu", or a sentence that says why no GPU can be used. Nothing of the package itself is
+imported: it may not be built."""
 
 import argparse
 import importlib.metadata
@@ -18,11 +19,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Distribution -> which steps cannot run without it.
 NEEDED = {
-    "jax": "all", "jaxlib": "all", "numpy": "all", "scipy": "all", "jaxtyping": "all", "absl-py": "all",
+    "jax": "all",
+    "jaxlib": "all",
+    "numpy": "all",
+    "scipy": "all",
+    "jaxtyping": "all",
+    "absl-py": "all",
     "pytest": "all comparisons",
-    "flax": "parts, training", "optax": "parts, training", "orbax-checkpoint": "parts, training", "pillow": "parts, training",
-    "ml_collections": "training", "tensorboardX": "training", "pytest-xdist": "tests (one after the other without it)",
-    "beartype": "none (the tests go without their checks of types and shapes)", "torch": "none (gsplat is not measured)",
+    "flax": "parts, training",
+    "optax": "parts, training",
+    "orbax-checkpoint": "parts, training",
+    "pillow": "parts, training",
+    "ml_collections": "training",
+    "tensorboardX": "training",
+    "pytest-xdist": "tests (one after the other without it)",
+    "beartype": "none (the tests go without their checks of types and shapes)",
+    "torch": "none (gsplat is not measured)",
     "gsplat": "none (gsplat is not measured)",
 }
 
@@ -41,7 +53,9 @@ def devices() -> tuple[str, str]:
         import jax
         from jax.extend.backend import get_backend
 
-        found = ", ".join(f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices())
+        found = ", ".join(
+            f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()
+        )
         if jax.default_backend() == "gpu" and "cuda" in get_backend().platform_version.lower():
             return found, ""
         return found, f"no NVIDIA GPU here: JAX sees {found}"
@@ -56,13 +70,17 @@ def commit() -> str:
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return "unknown"
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+    )
     return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
 def main() -> None:
     """Prints one line per fact."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device_file", default="")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -72,7 +90,10 @@ def main() -> None:
     print(f"sources        {commit()}")
     print(f"devices        {found}")
     missing = {name: steps for name, steps in NEEDED.items() if not version(name)}
-    print("packages       " + ", ".join(f"{name} {version(name)}" for name in NEEDED if name not in missing))
+    print(
+        "packages       "
+        + ", ".join(f"{name} {version(name)}" for name in NEEDED if name not in missing)
+    )
     for name, steps in missing.items():
         print(f"missing        {name}; steps that need it: {steps}")
     if options.device_file:

@@ -1,11 +1,12 @@
-"""Kills processes of a run at random, starts them again, and compares the end with that of an undisturbed run.
+"""Kills processes of a run at random, starts them again, and compares the end with that of an
+undisturbed run.
 
 python scripts/kill_test.py --workdir=DIR [--kills=20] [--seed=0]
 
-A small town in four blocks, two processes of two virtual devices each. Every time one process is killed (SIGKILL) at a random
-moment, the script waits for the other to end by itself, notes how long that took, and starts both again with the same command.
-Exits with 1 if the models differ by a bit, or a survivor took longer than a minute.
-"""
+A small town in four blocks, two processes of two virtual devices each. Every time one process is
+killed (SIGKILL) at a random moment, the script waits for the other to end by itself, notes how long
+that took, and starts both again with the same command. Exits with 1 if the models differ by a bit,
+or a survivor took longer than a minute."""
 
 import argparse
 import hashlib
@@ -17,10 +18,20 @@ import sys
 import time
 from pathlib import Path
 
-FLAGS = ["--config=configs/quickstart.py", "--config.generated.num_views=24", "--config.generated.width=160",
-         "--config.generated.height=120", "--config.partition.num_blocks=4", "--config.partition.num_edges=2",
-         "--config.mesh.num_devices=4", "--config.train.test_every=0", "--config.train.checkpoint_every=20",
-         "--config.train.log_every=20", "--config.train.steps=800", "--config.mas.steps=60"]
+FLAGS = [
+    "--config=configs/quickstart.py",
+    "--config.generated.num_views=24",
+    "--config.generated.width=160",
+    "--config.generated.height=120",
+    "--config.partition.num_blocks=4",
+    "--config.partition.num_edges=2",
+    "--config.mesh.num_devices=4",
+    "--config.train.test_every=0",
+    "--config.train.checkpoint_every=20",
+    "--config.train.log_every=20",
+    "--config.train.steps=800",
+    "--config.mas.steps=60",
+]
 
 
 def start(workdir: Path, log) -> list[subprocess.Popen]:
@@ -28,9 +39,23 @@ def start(workdir: Path, log) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [subprocess.Popen([sys.executable, "-m", "cosurfgs_jax.train", f"--workdir={workdir}", *FLAGS, "--num_processes=2",
-                              f"--coordinator_address=127.0.0.1:{port}", f"--process_id={i}"], stdout=log, stderr=log)
-            for i in range(2)]
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "cosurfgs_jax.train",
+                f"--workdir={workdir}",
+                *FLAGS,
+                "--num_processes=2",
+                f"--coordinator_address=127.0.0.1:{port}",
+                f"--process_id={i}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        for i in range(2)
+    ]
 
 
 def digest(workdir: Path) -> str:
@@ -41,14 +66,19 @@ def digest(workdir: Path) -> str:
 
 def main() -> None:
     """Undisturbed, then disturbed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    calm, wild = arguments.workdir / "calm", arguments.workdir / "wild"
+    calm = arguments.workdir / "calm"
+    wild = arguments.workdir / "wild"
     arguments.workdir.mkdir(parents=True, exist_ok=True)
-    chance, slowest, num_kills = random.Random(arguments.seed), 0.0, 0
+    chance = random.Random(arguments.seed)
+    slowest = 0.0
+    num_kills = 0
     with open(arguments.workdir / "log.txt", "w", encoding="utf-8") as log:
         shutil.rmtree(calm, ignore_errors=True)
         started = time.monotonic()
@@ -58,10 +88,14 @@ def main() -> None:
         begin = time.monotonic() - started
         codes = [process.wait() for process in pair]
         length = time.monotonic() - started
-        # Late enough that some tries get somewhere, early enough that the run is not over before the last kill.
+        # Late enough that some tries get somewhere, early enough that the run is not over before
+        # the last kill.
         latest = 1.6 * begin
-        print(f"undisturbed: exit codes {codes}, {length:.0f} s, first checkpoint after {begin:.0f} s, model {digest(calm)}",
-              flush=True)
+        print(
+            f"undisturbed: exit codes {codes}, {length:.0f} s, first checkpoint after {begin:.0f} "
+            f"s, model {digest(calm)}",
+            flush=True,
+        )
         shutil.rmtree(wild, ignore_errors=True)
         while True:
             pair = start(wild, log)
@@ -78,11 +112,17 @@ def main() -> None:
             num_kills += 1
             took = time.monotonic() - killed
             slowest = max(slowest, took)
-            print(f"kill {num_kills}: process {victim} after {wait:.1f} s; the other ended {took:.1f} s later, code {code}",
-                  flush=True)
+            print(
+                f"kill {num_kills}: process {victim} after {wait:.1f} s; the other ended "
+                f"{took:.1f} s later, code {code}",
+                flush=True,
+            )
     same = digest(calm) == digest(wild)
-    print(f"{num_kills} kills: model {digest(wild)}, {'the same bits' if same else 'ANOTHER MODEL'}; slowest end of a survivor "
-          f"{slowest:.1f} s")
+    print(
+        f"{num_kills} kills: model {digest(wild)}, {'the same bits' if same else 'ANOTHER MODEL'}; "
+        "slowest end of a survivor "
+        f"{slowest:.1f} s"
+    )
     sys.exit(0 if same and slowest < 60 and num_kills >= arguments.kills else 1)
 
 

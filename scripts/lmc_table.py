@@ -1,12 +1,14 @@
-"""Compression (LMC): scores of the merged model against the share that is pruned, for each importance score and number of rounds.
+"""Compression (LMC): scores of the merged model against the share that is pruned, for each
+importance score and number of rounds.
 
-python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.4,0.6,0.8] [--scores=removal,weight] [--rounds=1,4]
+python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.4,0.6,0.8] [--scores=removal,weight]
+[--rounds=1,4]
     [--recovery=STEPS] [--camera_switch=on,off] [--out=FILE.json]
 
-DIR is the folder of a run of several blocks that has finished its device stage; it is read only. For every row the blocks are
-pruned and trained to recover, in rounds, then cropped, put together and scored on the test views. With one round the pruned
-model is scored before its recovery, too. A ratio of 0 is the same training without pruning: what the others are compared with.
-"""
+DIR is the folder of a run of several blocks that has finished its device stage; it is read only.
+For every row the blocks are pruned and trained to recover, in rounds, then cropped, put together
+and scored on the test views. With one round the pruned model is scored before its recovery, too. A
+ratio of 0 is the same training without pruning: what the others are compared with."""
 
 import argparse
 import dataclasses
@@ -32,16 +34,27 @@ from cosurfgs_jax.training.run_log import Log
 
 def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
     """One row: the blocks pruned as the settings say, before and after recovery."""
-    exchange, lmc = make_plans(run).whole_cloud, run.settings.lmc
-    row = {"ratio": lmc.prune_ratio, "score": lmc.score, "rounds": lmc.rounds, "camera_switch": lmc.camera_switch}
+    exchange = make_plans(run).whole_cloud
+    lmc = run.settings.lmc
+    row = {
+        "ratio": lmc.prune_ratio,
+        "score": lmc.score,
+        "rounds": lmc.rounds,
+        "camera_switch": lmc.camera_switch,
+    }
 
     def compressed(num_steps: int) -> dict:
         with Checkpoints(loop.checkpoint_folder(run.workdir, "device")) as checkpoints:
             stage = loop.restore_stage(run, "device", checkpoints)
-        with tempfile.TemporaryDirectory() as scratch, Checkpoints(Path(scratch) / "checkpoints") as checkpoints:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            Checkpoints(Path(scratch) / "checkpoints") as checkpoints,
+        ):
             own = run._replace(workdir=Path(scratch), log=Log(Path(scratch)))
             begun = loop.StageState("lmc_device", stage.rows, 0, 0, 0.0)
-            rows = compress.crop_rows(own, compress_in_rounds(own, begun, num_steps, checkpoints).rows)
+            rows = compress.crop_rows(
+                own, compress_in_rounds(own, begun, num_steps, checkpoints).rows
+            )
         counts = [int(state.alive.sum()) for state in run.layout.get_blocks(rows).values()]
         return {"merged": sum(counts), **score_cells(run, rows, exchange, seams)._asdict()}
 
@@ -58,14 +71,20 @@ def cell(scores: dict | None) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """Flags, with comma-separated lists split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8")
     parser.add_argument("--scores", default=",".join(IMPORTANCE_SCORES))
     parser.add_argument("--rounds", default="1,4")
     parser.add_argument("--camera_switch", default="on")
-    parser.add_argument("--recovery", type=int, default=0, help="steps; 0 = those of the run's settings")
-    parser.add_argument("--seed", type=int, help="of photographs and random signs from here on; default: the run's")
+    parser.add_argument(
+        "--recovery", type=int, default=0, help="steps; 0 = those of the run's settings"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="of photographs and random signs from here on; default: the run's"
+    )
     parser.add_argument("--out", default="")
     return parser.parse_args()
 
@@ -77,30 +96,57 @@ def main() -> None:
     program.keep_freed_memory()
     workdir = arguments.workdir.absolute()
     settings = settings_file.load(workdir / settings_file.NAME)
-    settings = dataclasses.replace(settings, seed=settings.seed if arguments.seed is None else arguments.seed)
+    settings = dataclasses.replace(
+        settings, seed=settings.seed if arguments.seed is None else arguments.seed
+    )
     recovery = arguments.recovery or round(settings.lmc.recovery * settings.train.steps)
     partitioned = open_partitioned_scene(settings, workdir)
     seams = SeamMasks(partitioned, settings)
     layout = make_layout(partitioned.partition.edge_of_block)
     rows = []
-    print("| pruned | score | rounds | switch | merged | PSNR before recovery (fitted) | after (fitted) | SSIM "
-          "| at seams (fitted) |")
+    print(
+        "| pruned | score | rounds | switch | merged | PSNR before recovery (fitted) | after "
+        "(fitted) | SSIM "
+        "| at seams (fitted) |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     flags = ("camera_switch", "ratios", "scores", "rounds")
     choices = itertools.product(*(getattr(arguments, name).split(",") for name in flags))
-    with ImageStore(partitioned.scene, settings.data.host_memory_mb) as images, StopRequest() as stop:
+    with (
+        ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,
+        StopRequest() as stop,
+    ):
         for switch, ratio, score, rounds in choices:
-            if float(ratio) == 0 and (score, rounds) != (arguments.scores.split(",")[0], arguments.rounds.split(",")[0]):
+            if float(ratio) == 0 and (score, rounds) != (
+                arguments.scores.split(",")[0],
+                arguments.rounds.split(",")[0],
+            ):
                 continue  # nothing is pruned: one row says it all
-            lmc = dataclasses.replace(settings.lmc, prune_ratio=float(ratio), score=score, rounds=int(rounds),
-                                      camera_switch=switch == "on")
-            run = Run(dataclasses.replace(settings, lmc=lmc), workdir, partitioned, layout, images, stop, None)
+            lmc = dataclasses.replace(
+                settings.lmc,
+                prune_ratio=float(ratio),
+                score=score,
+                rounds=int(rounds),
+                camera_switch=switch == "on",
+            )
+            run = Run(
+                dataclasses.replace(settings, lmc=lmc),
+                workdir,
+                partitioned,
+                layout,
+                images,
+                stop,
+                None,
+            )
             row = measure(run, recovery, seams)
             rows.append(row)
             after = row["recovered"]
-            print(f"| {float(ratio):.2f} | {score} | {rounds} | {switch} | {after['merged']:,d} "
-                  f"| {cell(row.get('pruned'))} | {cell(after)} | {after['ssim']:.4f} "
-                  f"| {after['psnr_seam']:.2f} ({after['psnr_seam_fitted']:.2f}) |", flush=True)
+            print(
+                f"| {float(ratio):.2f} | {score} | {rounds} | {switch} | {after['merged']:,d} "
+                f"| {cell(row.get('pruned'))} | {cell(after)} | {after['ssim']:.4f} "
+                f"| {after['psnr_seam']:.2f} ({after['psnr_seam_fitted']:.2f}) |",
+                flush=True,
+            )
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(rows, indent=2))
 

@@ -3,9 +3,9 @@
 
 python scripts/make_gpu_fixtures.py DIR [--short] [--only=NAME,...]
 
-Some minutes on two cores, 20 MB (--short: seconds, tiny cases alone). Nothing here needs a GPU. What the files hold is said in
-tests/gpu/stored_cases.py; about.json says what made them. Files that are there are made anew.
-"""
+Some minutes on two cores, 20 MB (--short: seconds, tiny cases alone). Nothing here needs a GPU.
+What the files hold is said in tests/gpu/stored_cases.py; about.json says what made them. Files that
+are there are made anew."""
 
 import argparse
 import json
@@ -14,7 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # read when JAX starts: the CPU's kernels are what others are held to, also where a GPU is
+os.environ["JAX_PLATFORMS"] = (
+    # read when JAX starts: the CPU's kernels are what others are held to, also where a GPU is
+    "cpu"
+)
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "gpu"))
 
@@ -26,14 +29,20 @@ from cosurfgs_jax.native import ffi  # noqa: E402
 
 def main() -> None:
     """Flags -> files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--short", action="store_true", help="some tiny cases")
     parser.add_argument("--only", default="", help="names of cases")
     options = parser.parse_args()
-    names = options.only.split(",") if options.only else stored.SHORT if options.short else stored.ALL
+    names = (
+        options.only.split(",") if options.only else stored.SHORT if options.short else stored.ALL
+    )
     if unknown := set(names) - set(stored.ALL):
-        parser.error(f"--only: expected names of {', '.join(stored.ALL)}, got {', '.join(sorted(unknown))}")
+        parser.error(
+            f"--only: expected names of {', '.join(stored.ALL)}, got {', '.join(sorted(unknown))}"
+        )
     if reason := ffi.why_no_cpu_library():
         sys.exit(f"error: {reason}")
     options.folder.mkdir(parents=True, exist_ok=True)

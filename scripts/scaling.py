@@ -1,11 +1,13 @@
-"""What a device holds and sends in a step of distillation (MAS) when the place grows with the number of devices.
+"""What a device holds and sends in a step of distillation (MAS) when the place grows with the
+number of devices.
 
-python scripts/scaling.py [--devices=2,4,8,16] [--surfels=50000] [--height=240 --width=320] [--out=FILE.json]
+python scripts/scaling.py [--devices=2,4,8,16] [--surfels=50000] [--height=240 --width=320]
+[--out=FILE.json]
 
-One cell a device; the place doubles with the devices, as a corridor (a river, a street: each cell has two neighbours) or as a
-square (eight). Nothing is run: the step is compiled for a mesh of virtual CPU devices, and memory and collectives are read from
-the compiled program (`memory_analysis`, and the sizes of what the collectives move).
-"""
+One cell a device; the place doubles with the devices, as a corridor (a river, a street: each cell
+has two neighbours) or as a square (eight). Nothing is run: the step is compiled for a mesh of
+virtual CPU devices, and memory and collectives are read from the compiled program
+(`memory_analysis`, and the sizes of what the collectives move)."""
 
 import argparse
 import json
@@ -43,34 +45,69 @@ def measure(num_devices: int, shape: str, num_surfels: int, height: int, width: 
 
     settings = Settings()
     layout = make_layout(np.zeros(num_devices, np.int64))
-    exchange = plan_exchange((1, num_devices), neighbors(num_devices, shape), False, settings.mas.max_partners,
-                             largest_all_to_all=0)
-    slots, f32, i32, u8 = exchange.num_slots, jnp.float32, jnp.int32, jnp.uint8
+    exchange = plan_exchange(
+        (1, num_devices),
+        neighbors(num_devices, shape),
+        False,
+        settings.mas.max_partners,
+        largest_all_to_all=0,
+    )
+    slots = exchange.num_slots
+    f32 = jnp.float32
+    i32 = jnp.int32
+    u8 = jnp.uint8
 
     def array(kind, *dims):
-        return jax.ShapeDtypeStruct((num_devices, *dims), kind, sharding=NamedSharding(layout.mesh, SPEC))
+        return jax.ShapeDtypeStruct(
+            (num_devices, *dims), kind, sharding=NamedSharding(layout.mesh, SPEC)
+        )
 
     def cameras(*dims):
         return Camera(array(f32, *dims, 4, 4), array(f32, *dims, 3, 3))
 
-    state = jax.tree.map(lambda leaf: array(leaf.dtype, *leaf.shape), abstract_state(num_surfels, 100, settings))
+    state = jax.tree.map(
+        lambda leaf: array(leaf.dtype, *leaf.shape), abstract_state(num_surfels, 100, settings)
+    )
     image = (1, height, width)
-    batch = MasBatch(RenderRequests(cameras(1, slots), cameras(1), array(i32, 1, slots)), array(u8, *image, 3), array(i32, 1),
-                     TeacherMaps(array(u8, *image, 3), array(u8, *image), array(f32, *image), array(f32, *image),
-                                 array(jnp.int8, *image, 3)), array(jnp.bool_, 1), array(f32),
-                     TaughtView(SecondView(cameras(1), array(u8, *image, 3), array(jnp.bool_, 1), array(i32, 1, 2)),
-                                array(f32, *image)))
+    batch = MasBatch(
+        RenderRequests(cameras(1, slots), cameras(1), array(i32, 1, slots)),
+        array(u8, *image, 3),
+        array(i32, 1),
+        TeacherMaps(
+            array(u8, *image, 3),
+            array(u8, *image),
+            array(f32, *image),
+            array(f32, *image),
+            array(jnp.int8, *image, 3),
+        ),
+        array(jnp.bool_, 1),
+        array(f32),
+        TaughtView(
+            SecondView(cameras(1), array(u8, *image, 3), array(jnp.bool_, 1), array(i32, 1, 2)),
+            array(f32, *image),
+        ),
+    )
     compiled = compile_step(settings, layout, exchange).lower([state], batch).compile()
-    memory, moves = compiled.memory_analysis(), collectives(compiled.as_text())
-    return {"shape": shape, "devices": num_devices, "partners": exchange.num_sent, "rounds": len(exchange.rounds),
-            "bytes_held": memory.argument_size_in_bytes, "bytes_temporary": memory.temp_size_in_bytes,
-            "bytes_moved": sum(move.num_bytes for move in moves), "collectives": len(moves),
-            "bytes_photo_moved": sum(move.num_bytes for move in moves if "u8" in move.dtypes)}
+    memory = compiled.memory_analysis()
+    moves = collectives(compiled.as_text())
+    return {
+        "shape": shape,
+        "devices": num_devices,
+        "partners": exchange.num_sent,
+        "rounds": len(exchange.rounds),
+        "bytes_held": memory.argument_size_in_bytes,
+        "bytes_temporary": memory.temp_size_in_bytes,
+        "bytes_moved": sum(move.num_bytes for move in moves),
+        "collectives": len(moves),
+        "bytes_photo_moved": sum(move.num_bytes for move in moves if "u8" in move.dtypes),
+    }
 
 
 def main() -> None:
     """Flags -> a process for each size -> table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--devices", default="2,4,8,16")
     parser.add_argument("--surfels", type=int, default=50_000)
     parser.add_argument("--height", type=int, default=240)
@@ -80,21 +117,35 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         number, shape = arguments.one.split(",")
-        print(json.dumps(measure(int(number), shape, arguments.surfels, arguments.height, arguments.width)))
+        print(
+            json.dumps(
+                measure(int(number), shape, arguments.surfels, arguments.height, arguments.width)
+            )
+        )
         return
     rows = []
     for shape in ("corridor", "square"):
         for number in arguments.devices.split(","):
             environment = os.environ | {"JAX_NUM_CPU_DEVICES": number, "JAX_PLATFORMS": "cpu"}
-            result = subprocess.run([sys.executable, __file__, f"--one={number},{shape}", *sys.argv[1:]], env=environment,
-                                    capture_output=True, text=True)
+            result = subprocess.run(
+                [sys.executable, __file__, f"--one={number},{shape}", *sys.argv[1:]],
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
             if result.returncode:
                 sys.exit(result.stderr)
             rows.append(json.loads(result.stdout.splitlines()[-1]))
-    print("| place | devices | partners | held by a device | temporary | moved a step and device | of it photographs |")
+    print(
+        "| place | devices | partners | held by a device | temporary | moved a step and device | "
+        "of it photographs |"
+    )
     print("|---|---|---|---|---|---|---|")
     for row in rows:
-        sizes = [f"{row[key] / 2**20:.1f} MiB" for key in ("bytes_held", "bytes_temporary", "bytes_moved", "bytes_photo_moved")]
+        sizes = [
+            f"{row[key] / 2**20:.1f} MiB"
+            for key in ("bytes_held", "bytes_temporary", "bytes_moved", "bytes_photo_moved")
+        ]
         print(f"| {row['shape']} | {row['devices']} | {row['partners']} | {' | '.join(sizes)} |")
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as file:

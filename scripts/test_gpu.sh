@@ -48,7 +48,7 @@ show_devices() {
 import platform, sys
 try:
     import jax
-    from cosurfgs_jax.raster import ffi
+    from cosurfgs_jax.native import ffi
 except ImportError as error:
     sys.exit(f"error: {sys.executable} lacks what the tests need: {error}")
 try:

@@ -1,4 +1,6 @@
-"""A town in four blocks of two edges, a model of discs for each, and what a run works with: for tests of collaboration."""
+"""A town in four blocks of two edges, a model of discs for each, and what a run works with: for
+tests of collaboration.
+"""
 
 import contextlib
 import dataclasses
@@ -26,10 +28,12 @@ from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.types import Surfels
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
-NUM_BLOCKS, REACH = 4, 3.4  # a solid disc is drawn up to 3.3 of its standard deviations
+NUM_BLOCKS = 4
+REACH = 3.4  # a solid disc is drawn up to 3.3 of its standard deviations
 TOWN = GeneratedSettings(num_views=16, width=96, height=72, size_m=60.0)
 _SOLID_LOGIT = 3.0  # opacity 0.95
-_RIM, _HEIGHT = 1.1, 0.3  # world lengths: outside the town, not above its roofs by much
+_RIM = 1.1
+_HEIGHT = 0.3  # world lengths: outside the town, not above its roofs by much
 
 
 @functools.cache
@@ -41,7 +45,9 @@ def four_blocks() -> PartitionedScene:
 
 
 def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
-    """The same place, but its views look across it from outside, so that rays go through several cells."""
+    """The same place, but its views look across it from outside, so that rays go through several
+    cells.
+    """
     angles = np.linspace(0, 2 * np.pi, partitioned.scene.num_views, endpoint=False)
     poses = np.tile(np.eye(4), (len(angles), 1, 1))
     for pose, angle in zip(poses, angles, strict=True):
@@ -50,13 +56,20 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
         right = np.cross(forward, [0, 0, 1]) / np.linalg.norm(np.cross(forward, [0, 0, 1]))
         pose[:3, :3] = right, np.cross(forward, right), forward
         pose[:3, 3] = -pose[:3, :3] @ center
-    views = types.SimpleNamespace(camera_from_world=poses, intrinsics=partitioned.scene.intrinsics,
-                                  image_sizes=partitioned.scene.image_sizes)
-    return partitioned._replace(views=WorldViews(views, types.SimpleNamespace(camera_to_world_frame=lambda poses: poses)))
+    views = types.SimpleNamespace(
+        camera_from_world=poses,
+        intrinsics=partitioned.scene.intrinsics,
+        image_sizes=partitioned.scene.image_sizes,
+    )
+    return partitioned._replace(
+        views=WorldViews(views, types.SimpleNamespace(camera_to_world_frame=lambda poses: poses))
+    )
 
 
 @contextlib.contextmanager
-def run_context(partitioned: PartitionedScene, workdir: Path, num_devices: int, settings: Settings = SETTINGS) -> Iterator[Run]:
+def run_context(
+    partitioned: PartitionedScene, workdir: Path, num_devices: int, settings: Settings = SETTINGS
+) -> Iterator[Run]:
     """What a run works with, on so many devices."""
     layout = make_layout(partitioned.partition.edge_of_block, num_devices)
     with ImageStore(partitioned.scene, 64) as images, Log(workdir) as log:
@@ -68,13 +81,19 @@ def num_slots(partitioned: PartitionedScene) -> int:
     return max(block.num_initial for block in partitioned.blocks)
 
 
-def solid_state(partitioned: PartitionedScene, number: int, size: float = 0.5, is_clear_of_walls: bool = False,
-                settings: Settings = SETTINGS) -> TrainState:
+def solid_state(
+    partitioned: PartitionedScene,
+    number: int,
+    size: float = 0.5,
+    is_clear_of_walls: bool = False,
+    settings: Settings = SETTINGS,
+) -> TrainState:
     """A block's first state, opaque.
 
     Args:
         place, number: of the block.
-        size: of the discs, in terms of the first ones, which are as large as this town's few points are apart.
+        size: of the discs, in terms of the first ones, which are as large as this town's few points
+            are apart.
         is_clear_of_walls: without the discs that reach into another cell.
         settings: of the model.
     """
@@ -84,9 +103,12 @@ def solid_state(partitioned: PartitionedScene, number: int, size: float = 0.5, i
     params["log_scales"] += np.float32(np.log(size))
     alive = np.array(state.alive)
     if is_clear_of_walls:
-        partition, means = partitioned.partition, params["means"].astype(np.float64)[:, :2]
+        partition = partitioned.partition
+        means = params["means"].astype(np.float64)[:, :2]
         cells = partition.cell_of(means)
-        to_wall = np.minimum(means - partition.lows[cells], partition.highs[cells] - means).min(axis=1)
+        to_wall = np.minimum(means - partition.lows[cells], partition.highs[cells] - means).min(
+            axis=1
+        )
         alive &= to_wall > REACH * np.exp(params["log_scales"]).max(axis=1)
     return dataclasses.replace(state, params=params, alive=alive)
 
@@ -96,8 +118,12 @@ def put_states(run: Run, make_state) -> list:
     return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).rows
 
 
-def exchange_of(layout: Layout, is_within_rows: bool = False, largest_all_to_all: int = LARGEST_ALL_TO_ALL,
-                most: int = 8) -> Exchange:
+def exchange_of(
+    layout: Layout,
+    is_within_rows: bool = False,
+    largest_all_to_all: int = LARGEST_ALL_TO_ALL,
+    most: int = 8,
+) -> Exchange:
     """Everyone needs everyone alike."""
     needs = np.ones((layout.num_devices,) * 2)
     return plan_exchange(layout.mesh.devices.shape, needs, is_within_rows, most, largest_all_to_all)
@@ -122,7 +148,14 @@ def with_lmc(**changes) -> Settings:
 @functools.cache
 def contributions(block: int) -> list[np.ndarray]:
     """What each photograph of a block gets from each of its surfels: f32[N,4] of `RenderOutput`."""
-    partitioned, state = four_blocks(), solid_state(four_blocks(), block)
-    draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color", with_contributions=True))
-    return [np.asarray(draw(surfels_of(state), partitioned.views.camera(int(view))).contributions)
-            for view in partitioned.blocks[block].views]
+    partitioned = four_blocks()
+    state = solid_state(four_blocks(), block)
+    draw = jax.jit(
+        functools.partial(
+            rasterize, image_size=partitioned.photo_size, maps="color", with_contributions=True
+        )
+    )
+    return [
+        np.asarray(draw(surfels_of(state), partitioned.views.camera(int(view))).contributions)
+        for view in partitioned.blocks[block].views
+    ]

@@ -1,4 +1,6 @@
-"""Writes small synthetic datasets, from the format descriptions and independently of the readers."""
+"""Writes small synthetic datasets, from the format descriptions and independently of
+the readers.
+"""
 
 import dataclasses
 import struct
@@ -8,16 +10,21 @@ import numpy as np
 from PIL import Image
 
 MODEL_NUMBERS = {
-    "SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4, "OPENCV_FISHEYE": 5,
-    "FULL_OPENCV": 6, "FOV": 7, "SIMPLE_RADIAL_FISHEYE": 8, "RADIAL_FISHEYE": 9, "THIN_PRISM_FISHEYE": 10,
-    "RAD_TAN_THIN_PRISM_FISHEYE": 11, "SIMPLE_DIVISION": 12, "DIVISION": 13, "SIMPLE_FISHEYE": 14, "FISHEYE": 15,
+    "SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4,
+    "OPENCV_FISHEYE": 5,
+    "FULL_OPENCV": 6, "FOV": 7, "SIMPLE_RADIAL_FISHEYE": 8, "RADIAL_FISHEYE": 9,
+    "THIN_PRISM_FISHEYE": 10,
+    "RAD_TAN_THIN_PRISM_FISHEYE": 11, "SIMPLE_DIVISION": 12, "DIVISION": 13, "SIMPLE_FISHEYE": 14,
+    "FISHEYE": 15,
     "EUCM": 16, "EQUIRECTANGULAR": 17,
 }  # fmt: skip
 
 
 @dataclasses.dataclass
 class Model:
-    """A COLMAP model; images are numbered from 5 in steps of 3 so that no index is mistaken for a number."""
+    """A COLMAP model; images are numbered from 5 in steps of 3 so that no index is mistaken for a
+    number.
+    """
 
     cameras: dict  # number -> (model, width, height, params)
     names: list
@@ -33,7 +40,9 @@ class Model:
         return [5 + 3 * i for i in range(len(self.names))]
 
 
-def make_model(num_views=4, names=None, cameras=None, num_points=30, with_tracks=True, seed=0) -> Model:
+def make_model(
+    num_views=4, names=None, cameras=None, num_points=30, with_tracks=True, seed=0
+) -> Model:
     """Cameras on a ring that look at points near the origin."""
     rng = np.random.default_rng(seed)
     names = names or [f"view_{i:02d}.png" for i in range(num_views)]
@@ -41,7 +50,10 @@ def make_model(num_views=4, names=None, cameras=None, num_points=30, with_tracks
     numbers = sorted(cameras)
     quats = rng.normal(size=(len(names), 4))
     ids = [5 + 3 * i for i in range(len(names))]
-    tracks = [rng.choice(ids, size=rng.integers(1, len(ids) + 1), replace=False).tolist() for _ in range(num_points)]
+    tracks = [
+        rng.choice(ids, size=rng.integers(1, len(ids) + 1), replace=False).tolist()
+        for _ in range(num_points)
+    ]
     return Model(
         cameras=cameras,
         names=names,
@@ -64,18 +76,24 @@ def write_binary(model: Model, folder: Path) -> None:
     (folder / "cameras.bin").write_bytes(data)
     data = struct.pack("<Q", len(model.names))
     for i, name in enumerate(model.names):
-        data += struct.pack("<I7dI", model.image_ids[i], *model.quats[i], *model.shifts[i], model.camera_ids[i])
+        data += struct.pack(
+            "<I7dI", model.image_ids[i], *model.quats[i], *model.shifts[i], model.camera_ids[i]
+        )
         data += name.encode() + b"\0" + struct.pack("<Q", i) + struct.pack("<ddq", 1.5, 2.5, -1) * i
     (folder / "images.bin").write_bytes(data)
     data = struct.pack("<Q", len(model.points))
     for i, point in enumerate(model.points):
-        data += struct.pack("<Q3d3BdQ", 100 + i, *point, *model.colors[i].tolist(), 0.5, len(model.tracks[i]))
+        data += struct.pack(
+            "<Q3d3BdQ", 100 + i, *point, *model.colors[i].tolist(), 0.5, len(model.tracks[i])
+        )
         data += b"".join(struct.pack("<II", image, 0) for image in model.tracks[i])
     (folder / "points3D.bin").write_bytes(data)
 
 
 def write_text(model: Model, folder: Path, feature_line: str | None = "") -> None:
-    """cameras.txt, images.txt and points3D.txt; `feature_line` stands below each image, None leaves it out."""
+    """cameras.txt, images.txt and points3D.txt; `feature_line` stands below each image, None leaves
+    it out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["# Camera list", f"# Number of cameras: {len(model.cameras)}"]
     for number, (name, width, height, params) in model.cameras.items():
@@ -92,7 +110,10 @@ def write_text(model: Model, folder: Path, feature_line: str | None = "") -> Non
     for i, point in enumerate(model.points):
         track = " ".join(f"{image} 0" for image in model.tracks[i])
         color = " ".join(map(str, model.colors[i]))
-        lines.append(f"{100 + i} {' '.join(repr(float(value)) for value in point)} {color} 0.5 {track}".rstrip())
+        lines.append(
+            f"{100 + i} {' '.join(repr(float(value)) for value in point)} {color} 0.5 "
+            f"{track}".rstrip()
+        )
     (folder / "points3D.txt").write_text("\n".join(lines) + "\n")
 
 

@@ -1,7 +1,8 @@
-"""The CUDA library's custom calls on the host: compiled once a process, for the tests that run them.
+"""The CUDA library's custom calls on the host: compiled once a process, for the tests that run
+them.
 
-`tests/native/emulated_handlers.cc` has the text of the real calls, puts loops where a GPU has threads, and stands in for what XLA
-offers on GPUs, with XLA's limits.
+`tests/native/emulated_handlers.cc` has the text of the real calls, puts loops where a GPU has
+threads, and stands in for what XLA offers on GPUs, with XLA's limits.
 """
 
 import ctypes
@@ -18,16 +19,32 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "cosurfgs_jax" / "native" / "csrc"
-TARGETS = {"emulated_raster_forward": "EmulatedRasterForward", "emulated_raster_backward": "EmulatedRasterBackward",
-           "emulated_photometric_losses": "EmulatedPhotometricLosses", "emulated_adam": "EmulatedAdam"}
+TARGETS = {
+    "emulated_raster_forward": "EmulatedRasterForward",
+    "emulated_raster_backward": "EmulatedRasterBackward",
+    "emulated_photometric_losses": "EmulatedPhotometricLosses",
+    "emulated_adam": "EmulatedAdam",
+}
 
 
 class Knobs(ctypes.Structure):
     """The knobs and counters of emulated_handlers.cc."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in (
-        "is_reversed", "band_pairs", "max_alignment", "address_offset", "failing_allocation", "failing_launch",
-        "allocations", "launches", "largest_alignment", "refused_bytes")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "is_reversed",
+            "band_pairs",
+            "max_alignment",
+            "address_offset",
+            "failing_allocation",
+            "failing_launch",
+            "allocations",
+            "launches",
+            "largest_alignment",
+            "refused_bytes",
+        )
+    ]
 
     @classmethod
     def of(cls, library: ctypes.CDLL) -> "Knobs":
@@ -45,18 +62,42 @@ class Knobs(ctypes.Structure):
 
 
 def build(path: Path, source: Path = SOURCE) -> ctypes.CDLL | None:
-    """Compiles the emulation of the kernels in a folder and makes its targets known; None where there is no compiler."""
+    """Compiles the emulation of the kernels in a folder and makes its targets known; None where
+    there is no compiler.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if not compiler:
         return None
     native = ROOT / "tests" / "native"
-    subprocess.run([compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread",
-                    "-DCOSURFGS_CUDA_CONTENT=\"machine code of 8.0\"", "-I", native / "cuda_stub", "-I", source,
-                    "-isystem", Path(jaxlib.__file__).parent / "include", native / "emulated_handlers.cc", "-o", path],
-                   check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-std=c++17",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-fPIC",
+            "-shared",
+            "-pthread",
+            '-DCOSURFGS_CUDA_CONTENT="machine code of 8.0"',
+            "-I",
+            native / "cuda_stub",
+            "-I",
+            source,
+            "-isystem",
+            Path(jaxlib.__file__).parent / "include",
+            native / "emulated_handlers.cc",
+            "-o",
+            path,
+        ],
+        check=True,
+    )
     library = ctypes.CDLL(str(path))
     for target, symbol in TARGETS.items():
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+        jax.ffi.register_ffi_target(
+            target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu"
+        )
     return library
 
 

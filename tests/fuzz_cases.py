@@ -1,4 +1,6 @@
-"""What the mutation tests and scripts/fuzz.py share: small valid files for every reader, and what was read of spoilt ones."""
+"""What the mutation tests and scripts/fuzz.py share: small valid files for every reader, and what
+was read of spoilt ones.
+"""
 
 import json
 import logging
@@ -26,19 +28,23 @@ from cosurfgs_jax.surface.mesh import read_mesh_ply
 from cosurfgs_jax.training.run_log import read_history
 from cosurfgs_jax.workdir import read_metrics
 
-WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
-NUM_VIEWS, NUM_POINTS = 6, 40
+WIDTH = 64
+HEIGHT = 48
+FOCAL = 60.0
+NUM_VIEWS = 6
+NUM_POINTS = 40
 
 
 class Reader(NamedTuple):
     """A reader of files of others.
 
-    | field    |                                                                                                       |
-    |----------|-------------------------------------------------------------------------------------------------------|
-    | `name`   |                                                                                                       |
-    | `write`  | (folder) -> the files to be spoilt; others may lie beside them                                         |
-    | `read`   | (folder) -> what was read, as a flat dict of arrays and texts, to be compared with the truth           |
-    | `spoil`  | (random numbers, bytes) -> other bytes                                                                 |
+    | field   |                                                                                    |
+    |---------|------------------------------------------------------------------------------------|
+    | `name`  |                                                                                    |
+    | `write` | (folder) -> the files to be spoilt; others may lie beside them                     |
+    | `read`  | (folder) -> what was read, as a flat dict of arrays and texts, to be compared with |
+    |         | the truth                                                                          |
+    | `spoil` | (random numbers, bytes) -> other bytes                                             |
     """
 
     name: str
@@ -61,8 +67,12 @@ class Heard(logging.Handler):
 def _poses() -> tuple[np.ndarray, np.ndarray]:
     """Quaternions wxyz and shifts of cameras in a row that look along z."""
     turns = 0.05 * np.arange(NUM_VIEWS)
-    quats = np.stack([np.cos(turns / 2), np.zeros(NUM_VIEWS), np.sin(turns / 2), np.zeros(NUM_VIEWS)], axis=-1)
-    return quats, np.stack([-0.5 * np.arange(NUM_VIEWS), np.zeros(NUM_VIEWS), np.full(NUM_VIEWS, 4.0)], axis=-1)
+    quats = np.stack(
+        [np.cos(turns / 2), np.zeros(NUM_VIEWS), np.sin(turns / 2), np.zeros(NUM_VIEWS)], axis=-1
+    )
+    return quats, np.stack(
+        [-0.5 * np.arange(NUM_VIEWS), np.zeros(NUM_VIEWS), np.full(NUM_VIEWS, 4.0)], axis=-1
+    )
 
 
 def _points() -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +85,12 @@ def _names(ending: str = "png") -> list[str]:
 
 
 def _picture(number: int, mode: str = "RGB") -> Image.Image:
-    waves = np.sin(np.arange(HEIGHT)[:, None, None] * 0.3 + np.arange(WIDTH)[:, None] * 0.2 + np.arange(3) + number)
+    waves = np.sin(
+        np.arange(HEIGHT)[:, None, None] * 0.3
+        + np.arange(WIDTH)[:, None] * 0.2
+        + np.arange(3)
+        + number
+    )
     return Image.fromarray((127 + 100 * waves).astype(np.uint8)).convert(mode)
 
 
@@ -98,12 +113,18 @@ def _write_binary(folder: Path, ending: str = "png") -> list[Path]:
     (model / "cameras.bin").write_bytes(data)
     data = struct.pack("<Q", NUM_VIEWS)
     for number, name in enumerate(_names(ending)):
-        data += struct.pack("<I7dI", number + 1, *quats[number], *shifts[number], 1) + name.encode() + b"\0"
+        data += (
+            struct.pack("<I7dI", number + 1, *quats[number], *shifts[number], 1)
+            + name.encode()
+            + b"\0"
+        )
         data += struct.pack("<Q", 2) + struct.pack("<ddq", 1.5, 2.5, -1) * 2
     (model / "images.bin").write_bytes(data)
     data = struct.pack("<Q", NUM_POINTS)
     for number in range(NUM_POINTS):
-        data += struct.pack("<Q3d3BdQ", number + 1, *points[number], *colors[number].tolist(), 0.5, 3)
+        data += struct.pack(
+            "<Q3d3BdQ", number + 1, *points[number], *colors[number].tolist(), 0.5, 3
+        )
         data += b"".join(struct.pack("<II", 1 + (number + k) % NUM_VIEWS, 0) for k in range(3))
     (model / "points3D.bin").write_bytes(data)
     return sorted(model.iterdir())
@@ -114,23 +135,38 @@ def _write_text(folder: Path) -> list[Path]:
     model.mkdir(parents=True)
     quats, shifts = _poses()
     points, colors = _points()
-    (model / "cameras.txt").write_text(f"# Camera list\n# Number of cameras: 1\n1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} "
-                                       f"{WIDTH / 2} {HEIGHT / 2}\n")
-    lines = ["# Image list with two lines of data per image:", f"# Number of images: {NUM_VIEWS}, mean observations: 2"]
+    (model / "cameras.txt").write_text(
+        f"# Camera list\n# Number of cameras: 1\n1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} "
+        f"{WIDTH / 2} {HEIGHT / 2}\n"
+    )
+    lines = [
+        "# Image list with two lines of data per image:",
+        f"# Number of images: {NUM_VIEWS}, mean observations: 2",
+    ]
     for number, name in enumerate(_names()):
-        lines.append(" ".join(map(repr, [number + 1, *quats[number].tolist(), *shifts[number].tolist(), 1])) + f" {name}")
+        lines.append(
+            " ".join(map(repr, [number + 1, *quats[number].tolist(), *shifts[number].tolist(), 1]))
+            + f" {name}"
+        )
         lines.append("1.5 2.5 -1 3.5 4.5 7")
     (model / "images.txt").write_text("\n".join(lines) + "\n")
-    lines = ["# 3D point list with one line of data per point:", f"# Number of points: {NUM_POINTS}, mean track length: 3"]
+    lines = [
+        "# 3D point list with one line of data per point:",
+        f"# Number of points: {NUM_POINTS}, mean track length: 3",
+    ]
     for number in range(NUM_POINTS):
         track = " ".join(f"{1 + (number + k) % NUM_VIEWS} 0" for k in range(3))
-        lines.append(" ".join(map(repr, [number + 1, *points[number].tolist(), *colors[number].tolist()])) + f" 0.5 {track}")
+        lines.append(
+            " ".join(map(repr, [number + 1, *points[number].tolist(), *colors[number].tolist()]))
+            + f" 0.5 {track}"
+        )
     (model / "points3D.txt").write_text("\n".join(lines) + "\n")
     return sorted(model.iterdir())
 
 
 def _with(*writers: Callable[[Path], list[Path]], spoilt: int = 0) -> Callable[[Path], list[Path]]:
     """Writes with all of them; the files of the one of this number are spoilt."""
+
     def write(folder: Path) -> list[Path]:
         return [writer(folder) for writer in writers][spoilt]
 
@@ -141,16 +177,39 @@ def _write_transforms(folder: Path) -> list[Path]:
     quats, shifts = _poses()
     frames = []
     for number, name in enumerate(_names()):
-        cos, sin = quats[number, 0] ** 2 - quats[number, 2] ** 2, 2 * quats[number, 0] * quats[number, 2]
+        cos = quats[number, 0] ** 2 - quats[number, 2] ** 2
+        sin = 2 * quats[number, 0] * quats[number, 2]
         rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
         pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = rotation.T @ np.diag([1, -1, -1]), -rotation.T @ shifts[number]
-        frames.append({"file_path": f"images/{name}", "transform_matrix": pose.tolist(), "mask_path": f"masks/{number}.png"})
+        pose[:3, :3] = rotation.T @ np.diag([1, -1, -1])
+        pose[:3, 3] = -rotation.T @ shifts[number]
+        frames.append(
+            {
+                "file_path": f"images/{name}",
+                "transform_matrix": pose.tolist(),
+                "mask_path": f"masks/{number}.png",
+            }
+        )
         (folder / "masks").mkdir(exist_ok=True)
         Image.new("L", (WIDTH, HEIGHT), 255).save(folder / "masks" / f"{number}.png")
-    table = {"camera_model": "OPENCV", "fl_x": FOCAL, "fl_y": FOCAL, "cx": WIDTH / 2, "cy": HEIGHT / 2, "w": WIDTH, "h": HEIGHT,
-             "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0, "is_fisheye": False, "ply_file_path": "points.ply",
-             "applied_transform": np.eye(4)[:3].tolist(), "test_filenames": [f"images/{_names()[0]}"], "frames": frames}
+    table = {
+        "camera_model": "OPENCV",
+        "fl_x": FOCAL,
+        "fl_y": FOCAL,
+        "cx": WIDTH / 2,
+        "cy": HEIGHT / 2,
+        "w": WIDTH,
+        "h": HEIGHT,
+        "k1": 0.0,
+        "k2": 0.0,
+        "p1": 0.0,
+        "p2": 0.0,
+        "is_fisheye": False,
+        "ply_file_path": "points.ply",
+        "applied_transform": np.eye(4)[:3].tolist(),
+        "test_filenames": [f"images/{_names()[0]}"],
+        "frames": frames,
+    }
     (folder / "transforms.json").write_text(json.dumps(table))
     _write_points(folder)
     return [folder / "transforms.json"]
@@ -162,9 +221,22 @@ def _write_points(folder: Path, form: str = "ascii") -> list[Path]:
         table = ply.table_of(("x y z", "f4", points), ("red green blue", "u1", colors))
         ply.write_ply(folder / "points.ply", table)
         return [folder / "points.ply"]
-    lines = ["ply", "format ascii 1.0", f"element vertex {NUM_POINTS}", "property double x", "property double y",
-             "property double z", "property uchar red", "property uchar green", "property uchar blue", "end_header"]
-    lines += [" ".join(map(repr, [*point, *color])) for point, color in zip(points.tolist(), colors.tolist(), strict=True)]
+    lines = [
+        "ply",
+        "format ascii 1.0",
+        f"element vertex {NUM_POINTS}",
+        "property double x",
+        "property double y",
+        "property double z",
+        "property uchar red",
+        "property uchar green",
+        "property uchar blue",
+        "end_header",
+    ]
+    lines += [
+        " ".join(map(repr, [*point, *color]))
+        for point, color in zip(points.tolist(), colors.tolist(), strict=True)
+    ]
     (folder / "points.ply").write_text("\n".join(lines) + "\n")
     return [folder / "points.ply"]
 
@@ -188,7 +260,9 @@ def _write_truth(folder: Path) -> list[Path]:
     root = folder / "ground_truth"
     root.mkdir()
     points, _ = _points()
-    ply.write_ply(root / "points.ply", ply.table_of(("x y z", "f8", points), ("nx ny nz", "f8", points)))
+    ply.write_ply(
+        root / "points.ply", ply.table_of(("x y z", "f8", points), ("nx ny nz", "f8", points))
+    )
     _write_mesh(root)
     return [root / "points.ply", root / "mesh.ply"]
 
@@ -197,8 +271,14 @@ def _write_teachers(folder: Path) -> list[Path]:
     path = folder / "teachers" / "edge" / "0000" / "000002.npz"
     path.parent.mkdir(parents=True)
     size = (HEIGHT, WIDTH)
-    np.savez(path, color=np.zeros((*size, 3), np.uint8), flags=np.ones(size, np.uint8), depth=np.ones(size, np.float32),
-             plane_depth=np.ones(size, np.float32), normal=np.zeros((*size, 3), np.int8))
+    np.savez(
+        path,
+        color=np.zeros((*size, 3), np.uint8),
+        flags=np.ones(size, np.uint8),
+        depth=np.ones(size, np.float32),
+        plane_depth=np.ones(size, np.float32),
+        normal=np.zeros((*size, 3), np.int8),
+    )
     return [path]
 
 
@@ -220,12 +300,31 @@ def _write_config(folder: Path) -> list[Path]:
 
 
 def _write_workdir(folder: Path) -> list[Path]:
-    stages = [{"name": "device", "steps": 10, "seconds": 1.5, "num_surfels": [3, 4], "psnr_test": 20.0, "ssim_test": 0.5,
-               "psnr_seam": None, "peak_bytes_per_device": 1000}]
+    stages = [
+        {
+            "name": "device",
+            "steps": 10,
+            "seconds": 1.5,
+            "num_surfels": [3, 4],
+            "psnr_test": 20.0,
+            "ssim_test": 0.5,
+            "psnr_seam": None,
+            "peak_bytes_per_device": 1000,
+        }
+    ]
     thresholds = [{"tau": 0.1, "kind": "absolute", "precision": 0.5, "recall": 0.5, "f1": 0.5}]
     geometry = {"thresholds": thresholds, "accuracy": 0.1, "completeness": 0.2, "unit": "m"}
-    scores = {"psnr": 20.0, "ssim": 0.5, "psnr_color_corrected": 21.0, "num_test_views": 1, "num_surfels": 7}
-    files.write_json(folder / "metrics.json", {"format": 1, "stages": stages, "final": scores, "geometry": geometry})
+    scores = {
+        "psnr": 20.0,
+        "ssim": 0.5,
+        "psnr_color_corrected": 21.0,
+        "num_test_views": 1,
+        "num_surfels": 7,
+    }
+    files.write_json(
+        folder / "metrics.json",
+        {"format": 1, "stages": stages, "final": scores, "geometry": geometry},
+    )
     files.write_json(folder / "per_view.json", {"ours_10": {"PSNR": {"00000.png": 20.0}}})
     shown = folder / "test" / "ours_10"
     for kind in ("renders", "gt"):
@@ -235,7 +334,12 @@ def _write_workdir(folder: Path) -> list[Path]:
     rows = [{"stage": "device", "step": step, "block": 0, "loss": 0.5} for step in (5, 10)]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _write_config(folder)
-    return [folder / "metrics.json", folder / "per_view.json", shown / "views.json", folder / "history.jsonl"]
+    return [
+        folder / "metrics.json",
+        folder / "per_view.json",
+        shown / "views.json",
+        folder / "history.jsonl",
+    ]
 
 
 def _write_list(folder: Path) -> list[Path]:
@@ -245,9 +349,15 @@ def _write_list(folder: Path) -> list[Path]:
 
 def _read_dataset(folder: Path, has_pixels: bool = False) -> dict:
     scene = load_scene(DataSettings(path=str(folder)), GeneratedSettings(), folder / "cache")
-    found = {"names": scene.image_names, "poses": scene.camera_from_world, "points": scene.points,
-             "intrinsics": scene.intrinsics, "sizes": scene.image_sizes, "photographs": scene.image_paths,
-             "tests": scene.is_test}
+    found = {
+        "names": scene.image_names,
+        "poses": scene.camera_from_world,
+        "points": scene.points,
+        "intrinsics": scene.intrinsics,
+        "sizes": scene.image_sizes,
+        "photographs": scene.image_paths,
+        "tests": scene.is_test,
+    }
     if has_pixels:
         with ImageStore(scene, 64) as store:
             found["shapes"] = [store.load(view).shape for view in range(scene.num_views)]
@@ -269,7 +379,11 @@ def _read_mesh(folder: Path) -> dict:
 
 def _read_truth(folder: Path) -> dict:
     truth = load_ground_truth(folder)
-    return {"points": truth.points, "vertices": truth.mesh_vertices, "triangles": truth.mesh_triangles}
+    return {
+        "points": truth.points,
+        "vertices": truth.mesh_vertices,
+        "triangles": truth.mesh_triangles,
+    }
 
 
 def _read_teachers(folder: Path) -> dict:
@@ -291,25 +405,58 @@ def readers() -> list[Reader]:
     found = [
         Reader("colmap_binary", _with(_write_binary, _write_pictures), _read_dataset, spoil_bytes),
         Reader("colmap_text", _with(_write_text, _write_pictures), _read_dataset, spoil_text),
-        Reader("transforms_json", _with(_write_transforms, _write_pictures), _read_dataset, spoil_json),
-        Reader("transforms_points", _with(_write_points, _write_transforms, _write_pictures), _read_dataset, spoil_text),
-        Reader("ply_binary", lambda folder: _write_points(folder, "binary"),
-               lambda folder: {"points": ply.read_points_ply(folder / "points.ply")}, spoil_bytes),
-        Reader("ply_ascii", _write_points,
-               lambda folder: {"points": ply.read_points_ply(folder / "points.ply")}, spoil_text),
+        Reader(
+            "transforms_json", _with(_write_transforms, _write_pictures), _read_dataset, spoil_json
+        ),
+        Reader(
+            "transforms_points",
+            _with(_write_points, _write_transforms, _write_pictures),
+            _read_dataset,
+            spoil_text,
+        ),
+        Reader(
+            "ply_binary",
+            lambda folder: _write_points(folder, "binary"),
+            lambda folder: {"points": ply.read_points_ply(folder / "points.ply")},
+            spoil_bytes,
+        ),
+        Reader(
+            "ply_ascii",
+            _write_points,
+            lambda folder: {"points": ply.read_points_ply(folder / "points.ply")},
+            spoil_text,
+        ),
         Reader("ply_mesh", _write_mesh, _read_mesh, spoil_bytes),
         Reader("ply_surfels", _write_surfels, _read_surfels, spoil_bytes),
         Reader("ground_truth", _write_truth, _read_truth, spoil_bytes),
         Reader("teachers", _write_teachers, _read_teachers, spoil_bytes),
-        Reader("masks", _with(_write_masks, _write_binary, _write_pictures), _read_photographs, spoil_bytes),
-        Reader("config", _write_config,
-               lambda folder: {"settings": repr(settings_file.load(folder / "config.json"))}, spoil_json),
+        Reader(
+            "masks",
+            _with(_write_masks, _write_binary, _write_pictures),
+            _read_photographs,
+            spoil_bytes,
+        ),
+        Reader(
+            "config",
+            _write_config,
+            lambda folder: {"settings": repr(settings_file.load(folder / "config.json"))},
+            spoil_json,
+        ),
         Reader("workdir", _write_workdir, _read_workdir, spoil_json),
         Reader("test_list", _write_list, _read_list, spoil_text),
     ]
-    kinds = {"jpg": {"quality": 90}, "png": {}, "tif": {}, "tiff": {"compression": "tiff_lzw"}, "webp": {}, "bmp": {}, "jp2": {},
-             "ppm": {}}
+    kinds = {
+        "jpg": {"quality": 90},
+        "png": {},
+        "tif": {},
+        "tiff": {"compression": "tiff_lzw"},
+        "webp": {},
+        "bmp": {},
+        "jp2": {},
+        "ppm": {},
+    }
     for ending, choices in kinds.items():
+
         def write(folder: Path, ending=ending, choices=choices) -> list[Path]:
             _write_binary(folder, ending)
             return _write_pictures(folder, ending, **choices)
@@ -319,7 +466,9 @@ def readers() -> list[Reader]:
 
 
 def differences(found: dict, truth: dict) -> list[str]:
-    """The names of what was read otherwise than it was written; "number of ..." where there is more or less of it."""
+    """The names of what was read otherwise than it was written; "number of ..." where there is more
+    or less of it.
+    """
     wrong = []
     for name, expected in truth.items():
         got = found[name]
@@ -338,7 +487,8 @@ class Case:
     def __init__(self, reader: Reader, folder: Path):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self.reader, self.folder = reader, folder
+        self.reader = reader
+        self.folder = folder
         self.paths = reader.write(folder)
         self._contents = [path.read_bytes() for path in self.paths]
         self.truth = reader.read(folder)

@@ -11,5 +11,7 @@ def real_scene(name: str) -> Path:
     root = os.environ.get("COSURFGS_DATA")
     folder = Path(root) if root else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not (folder / name / "sparse").is_dir():
-        pytest.skip(f"no real dataset {name} in {folder}; set COSURFGS_DATA to the folder that has it")
+        pytest.skip(
+            f"no real dataset {name} in {folder}; set COSURFGS_DATA to the folder that has it"
+        )
     return folder / name

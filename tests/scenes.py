@@ -16,7 +16,8 @@ from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_parti
 from cosurfgs_jax.training.step import Batch
 from cosurfgs_jax.types import Camera
 
-# 0.6 m per pixel on the ground; neighbouring photographs overlap by more than 70 %. Takes about a second to make.
+# 0.6 m per pixel on the ground; neighbouring photographs overlap by more than 70 %. Takes about a
+# second to make.
 SMALL = GeneratedSettings(num_views=12, width=160, height=120, size_m=80.0)
 # 1.5 m per pixel: for tests that only need something to load.
 TINY = GeneratedSettings(num_views=6, width=64, height=48, size_m=50.0)
@@ -35,22 +36,38 @@ def town_folder(settings: GeneratedSettings = SMALL) -> Path:
     return folder
 
 
-def town_scene(settings: GeneratedSettings = SMALL, split: str = "every8", downscale: int = 1) -> Scene:
+def town_scene(
+    settings: GeneratedSettings = SMALL, split: str = "every8", downscale: int = 1
+) -> Scene:
     """A generated town, loaded from its folder, with ground truth."""
     data = DataSettings(path=str(town_folder(settings)), split=split, downscale=downscale)
     return load_scene(data, settings, _root().name)
 
 
-def town_place(settings: GeneratedSettings = TINY, num_blocks: int = 1, num_edges: int = 1) -> PartitionedScene:
+def town_place(
+    settings: GeneratedSettings = TINY, num_blocks: int = 1, num_edges: int = 1
+) -> PartitionedScene:
     """A generated town as training sees it; no block is too small to be one."""
-    partition = PartitionSettings(num_blocks=num_blocks, num_edges=num_edges, min_views=1, min_points=1)
-    given = Settings(data=DataSettings(path=str(town_folder(settings))), generated=settings, partition=partition)
+    partition = PartitionSettings(
+        num_blocks=num_blocks, num_edges=num_edges, min_views=1, min_points=1
+    )
+    given = Settings(
+        data=DataSettings(path=str(town_folder(settings))), generated=settings, partition=partition
+    )
     return open_partitioned_scene(given, Path(_root().name))
 
 
 def abstract_batch(size: tuple[int, int]) -> Batch:
     """Shapes of what a training step with a second view takes."""
-    shape, photo = jax.ShapeDtypeStruct, (*size, 3)
+    shape = jax.ShapeDtypeStruct
+    photo = (*size, 3)
     camera = Camera(shape((4, 4), np.float32), shape((3, 3), np.float32))
     second = SecondView(camera, shape(photo, np.uint8), shape((), bool), shape((2,), np.int32))
-    return Batch(camera, shape(photo, np.uint8), shape((), np.int32), shape((), np.float32), shape((), np.int32), second)
+    return Batch(
+        camera,
+        shape(photo, np.uint8),
+        shape((), np.int32),
+        shape((), np.float32),
+        shape((), np.int32),
+        second,
+    )

@@ -6,19 +6,78 @@ import struct
 
 import numpy as np
 
-_TOKENS = (b"", b"nan", b"inf", b"-inf", b"1e308", b"1e-308", b"-1", b"0", b"99999999999999999999", b"0x10", b"1_0", b"1,5",
-           b"#", b"\0", b"\xff\xfe", b"\xe9", b"..", b"/", b"../../x", b"a" * 300, b"-nan", b"+1", b"1.", b".5", b"\xef\xbb\xbf")
-_VALUES = (None, True, False, -1, 0, 1e308, float("nan"), float("inf"), 10**400, "", "x", "..", "\0", "\udc80", [], {}, [[]],
-           [None], {"a": []}, [[1, 2], [3]], "1", 0.5, 2**63)
+_TOKENS = (
+    b"",
+    b"nan",
+    b"inf",
+    b"-inf",
+    b"1e308",
+    b"1e-308",
+    b"-1",
+    b"0",
+    b"99999999999999999999",
+    b"0x10",
+    b"1_0",
+    b"1,5",
+    b"#",
+    b"\0",
+    b"\xff\xfe",
+    b"\xe9",
+    b"..",
+    b"/",
+    b"../../x",
+    b"a" * 300,
+    b"-nan",
+    b"+1",
+    b"1.",
+    b".5",
+    b"\xef\xbb\xbf",
+)
+_VALUES = (
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    10**400,
+    "",
+    "x",
+    "..",
+    "\0",
+    "\udc80",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": []},
+    [[1, 2], [3]],
+    "1",
+    0.5,
+    2**63,
+)
 _NUMBERS = (
-    struct.pack("<d", float("nan")), struct.pack("<d", 1e300), struct.pack("<d", float("inf")), struct.pack("<d", -1e-300),
-    struct.pack("<Q", 2**64 - 1), struct.pack("<Q", 2**62), struct.pack("<Q", 0), struct.pack("<I", 2**31),
-    struct.pack("<I", 2**32 - 1), struct.pack("<f", float("nan")), b"\0" * 8, b"\xff" * 4,
+    struct.pack("<d", float("nan")),
+    struct.pack("<d", 1e300),
+    struct.pack("<d", float("inf")),
+    struct.pack("<d", -1e-300),
+    struct.pack("<Q", 2**64 - 1),
+    struct.pack("<Q", 2**62),
+    struct.pack("<Q", 0),
+    struct.pack("<I", 2**31),
+    struct.pack("<I", 2**32 - 1),
+    struct.pack("<f", float("nan")),
+    b"\0" * 8,
+    b"\xff" * 4,
 )
 
 
 def spoil_bytes(rng: np.random.Generator, data: bytes) -> bytes:
-    """Bits turned, parts cut out, doubled, moved or filled, numbers replaced by extreme ones, the end cut off or lengthened."""
+    """Bits turned, parts cut out, doubled, moved or filled, numbers replaced by extreme ones, the
+    end cut off or lengthened.
+    """
     for _ in range(1 + int(rng.integers(3))):
         raw = bytearray(data)
         place = int(rng.integers(len(raw) + 1))
@@ -48,7 +107,9 @@ def spoil_bytes(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def spoil_text(rng: np.random.Generator, data: bytes) -> bytes:
-    """Words replaced, doubled or left out, lines likewise, other ends of lines; now and then as `spoil_bytes`."""
+    """Words replaced, doubled or left out, lines likewise, other ends of lines; now and then as
+    `spoil_bytes`.
+    """
     if rng.random() < 0.25:
         return spoil_bytes(rng, data)
     lines = data.split(b"\n")
@@ -68,7 +129,9 @@ def spoil_text(rng: np.random.Generator, data: bytes) -> bytes:
             case 5:
                 lines[row] = b""
             case _:
-                lines[row] += b"\r" if rng.random() < 0.5 else b" " + lines[int(rng.integers(len(lines)))]
+                lines[row] += (
+                    b"\r" if rng.random() < 0.5 else b" " + lines[int(rng.integers(len(lines)))]
+                )
         if words != lines[row].split(b" ") and row < len(lines) and words != [b""]:
             lines[row] = b" ".join(words)
     return b"\n".join(lines)
@@ -76,13 +139,21 @@ def spoil_text(rng: np.random.Generator, data: bytes) -> bytes:
 
 def _places(value, path=()):
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, item in items:
         yield from _places(item, (*path, key))
 
 
 def spoil_json(rng: np.random.Generator, data: bytes) -> bytes:
-    """Values of other types and sizes, keys left out, lists lengthened; now and then as `spoil_text` or nested without end."""
+    """Values of other types and sizes, keys left out, lists lengthened; now and then as
+    `spoil_text` or nested without end.
+    """
     if rng.random() < 0.3:
         return spoil_text(rng, data)
     if rng.random() < 0.02:

@@ -1,4 +1,6 @@
-"""The rules of the house, checked: layers, light imports, docstrings, budgets, one place for each thing."""
+"""The rules of the house, checked: layers, light imports, docstrings, budgets, one place for each
+thing.
+"""
 
 import ast
 import re
@@ -11,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cosurfgs_jax"
 
-# Imports point down only, and modules of one layer do not import each other; files in one folder may.
+# Imports point down only, and modules of one layer do not import each other; files in one folder
+# may.
 LAYERS = [
     {"errors"},
     {"files", "types", "settings"},
@@ -27,11 +30,32 @@ LAYERS = [
     {"collab"},
     {"program"},
 ]
-PROGRAMS = {"train", "evaluate", "extract_mesh", "render", "view", "prepare", "plan", "doctor", "export"}
+PROGRAMS = {
+    "train",
+    "evaluate",
+    "extract_mesh",
+    "render",
+    "view",
+    "prepare",
+    "plan",
+    "doctor",
+    "export",
+}
 PUBLIC_NAMES = ["Camera", "RenderOutput", "Surfels", "rasterize"]
 OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy"}
-HEAVY = OPTIONAL | {"orbax", "tensorboardX", "tqdm", "flax", "optax", "scipy", "absl", "ml_collections"}
-PYTHON_LINES, NATIVE_LINES, FUNCTION_LINES = 400, 600, 60
+HEAVY = OPTIONAL | {
+    "orbax",
+    "tensorboardX",
+    "tqdm",
+    "flax",
+    "optax",
+    "scipy",
+    "absl",
+    "ml_collections",
+}
+PYTHON_LINES = 400
+NATIVE_LINES = 600
+FUNCTION_LINES = 60
 
 
 def modules() -> dict[str, Path]:
@@ -86,24 +110,36 @@ def test_imports_point_down(name):
     for other in imported_modules(name):
         same_folder = name not in PROGRAMS and name.split(".")[0] == other.split(".")[0]
         assert other, f"{name} imports the package itself instead of its parts"
-        assert same_folder or layer(other) < layer(name), f"{name} imports {other}, which is not below it"
+        assert same_folder or layer(other) < layer(name), (
+            f"{name} imports {other}, which is not below it"
+        )
 
 
 @by_module
 def test_optional_packages_are_imported_only_where_they_are_used(name):
-    top = ast.Module([node for node in TREES[name].body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
+    top = ast.Module(
+        [node for node in TREES[name].body if not isinstance(node, ast.FunctionDef | ast.ClassDef)],
+        [],
+    )
     assert not {imported.split(".")[0] for imported in imports(top)} & OPTIONAL
 
 
 def test_importing_the_package_is_light():
     code = "import sys, cosurfgs_jax; print(*{name.split('.')[0] for name in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert not HEAVY & set(result.stdout.split())
 
 
 def test_importing_the_package_starts_no_backend():
-    code = "import cosurfgs_jax; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    code = (
+        "import cosurfgs_jax; from jax._src import xla_bridge; "
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert result.stdout.strip() == "False"
 
 
@@ -111,7 +147,9 @@ def test_public_names_are_the_documented_ones():
     import cosurfgs_jax
 
     assert sorted(cosurfgs_jax.__all__) == sorted(PUBLIC_NAMES)
-    assert sorted(name.rsplit(".")[-1] for name in imports(TREES[""])) == sorted(PUBLIC_NAMES), "a name leaks"
+    assert sorted(name.rsplit(".")[-1] for name in imports(TREES[""])) == sorted(PUBLIC_NAMES), (
+        "a name leaks"
+    )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in PUBLIC_NAMES:
         assert name in readme, f"README.md does not mention {name}"
@@ -125,22 +163,38 @@ def public_definitions(tree: ast.Module):
             if isinstance(node, ast.ClassDef):
                 for item in node.body:
                     # What `validate` does is said once, in settings.py.
-                    if isinstance(item, ast.FunctionDef) and not item.name.startswith("_") and item.name != "validate":
+                    if (
+                        isinstance(item, ast.FunctionDef)
+                        and not item.name.startswith("_")
+                        and item.name != "validate"
+                    ):
                         yield f"{node.name}.{item.name}", item
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_public_things_have_docstrings(name):
     assert ast.get_docstring(TREES[name]), f"{MODULES[name]} has no docstring"
-    missing = [defined for defined, node in public_definitions(TREES[name]) if not ast.get_docstring(node)]
+    missing = [
+        defined for defined, node in public_definitions(TREES[name]) if not ast.get_docstring(node)
+    ]
     assert not missing, f"{MODULES[name]}: without docstring: {missing}"
 
 
 @by_module
 def test_only_one_file_touches_the_ffi(name):
-    uses = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute) and node.attr == "ffi"
-            and isinstance(node.value, ast.Name) and node.value.id == "jax"]
-    assert name == "native.ffi" or not uses and not any(item.startswith("jax.ffi") for item in imports(TREES[name]))
+    uses = [
+        node
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Attribute)
+        and node.attr == "ffi"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "jax"
+    ]
+    assert (
+        name == "native.ffi"
+        or not uses
+        and not any(item.startswith("jax.ffi") for item in imports(TREES[name]))
+    )
 
 
 @by_module
@@ -152,7 +206,11 @@ def test_only_programs_read_flags_and_environment(name):
     assert "os.environ" not in names and "os.getenv" not in names and "sys.argv" not in names
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) not in {("os", "environ"), ("os", "getenv"), ("sys", "argv")}
+            assert (node.value.id, node.attr) not in {
+                ("os", "environ"),
+                ("os", "getenv"),
+                ("sys", "argv"),
+            }
 
 
 @by_module
@@ -177,8 +235,13 @@ def source_files() -> list[Path]:
 def test_files_fit_their_budget():
     too_long = []
     for path in source_files():
-        budget = {".py": PYTHON_LINES, ".h": NATIVE_LINES, ".cc": NATIVE_LINES, ".cu": NATIVE_LINES,
-                  ".cuh": NATIVE_LINES}.get(path.suffix)
+        budget = {
+            ".py": PYTHON_LINES,
+            ".h": NATIVE_LINES,
+            ".cc": NATIVE_LINES,
+            ".cu": NATIVE_LINES,
+            ".cuh": NATIVE_LINES,
+        }.get(path.suffix)
         count = len(path.read_text(encoding="utf-8").splitlines())
         if budget and count > budget:
             too_long.append(f"{path.relative_to(ROOT)}: {count}")
@@ -191,7 +254,12 @@ def test_functions_fit_their_budget():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 text = node.body[0] if ast.get_docstring(node) else None
-                count = node.end_lineno - node.lineno + 1 - (text.end_lineno - text.lineno + 1 if text else 0)
+                count = (
+                    node.end_lineno
+                    - node.lineno
+                    + 1
+                    - (text.end_lineno - text.lineno + 1 if text else 0)
+                )
                 if count > FUNCTION_LINES:
                     too_long.append(f"{name}.{node.name}: {count}")
     assert not too_long
@@ -199,16 +267,34 @@ def test_functions_fit_their_budget():
 
 def test_no_path_or_host_of_one_machine():
     # Written in pieces, so that this file passes its own check.
-    banned = [first + second for first, second in (("/wor", "k/"), ("/opt/", "pypi"), ("/home", "/"), ("/roo", "t/"),
-                                                   ("pypi", ".org"), ("python", "hosted"), ("--index", "-url"))]
-    found = [f"{path.relative_to(ROOT)}: {word}" for path in source_files() for word in banned
-             if word in path.read_text(encoding="utf-8")]
+    banned = [
+        first + second
+        for first, second in (
+            ("/wor", "k/"),
+            ("/opt/", "pypi"),
+            ("/home", "/"),
+            ("/roo", "t/"),
+            ("pypi", ".org"),
+            ("python", "hosted"),
+            ("--index", "-url"),
+        )
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in source_files()
+        for word in banned
+        if word in path.read_text(encoding="utf-8")
+    ]
     assert not found
 
 
 def test_no_unfinished_work_is_left():
     words = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX)\b")
-    assert not [str(path.relative_to(ROOT)) for path in source_files() if words.search(path.read_text(encoding="utf-8"))]
+    assert not [
+        str(path.relative_to(ROOT))
+        for path in source_files()
+        if words.search(path.read_text(encoding="utf-8"))
+    ]
 
 
 def test_every_program_is_in_the_readme():

@@ -1,15 +1,26 @@
-"""Ablation: four blocks in two edges, each cropped to its cell and put together; no compression, no distillation.
+"""Ablation: four blocks in two edges, each cropped to its cell and put together; no compression, no
+distillation.
 
-python -m cosurfgs_jax.train --config=configs/ablation/crop_merge.py --config.data.path=DATASET --workdir=DIR
+python -m cosurfgs_jax.train --config=configs/ablation/crop_merge.py --config.data.path=DATASET
+--workdir=DIR
 
 All of them at once, with their table: python scripts/ablation.py --data=DATASET --workdir=DIR
 """
 
-from cosurfgs_jax.settings import LmcSettings, MasSettings, PartitionSettings, Settings, TrainSettings
+from cosurfgs_jax.settings import (
+    LmcSettings,
+    MasSettings,
+    PartitionSettings,
+    Settings,
+    TrainSettings,
+)
 
 
 def get_config() -> Settings:
     """The blocks as they come from their devices."""
-    return Settings(train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
-                    partition=PartitionSettings(num_blocks=4, num_edges=2),
-                    lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False))
+    return Settings(
+        train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
+        partition=PartitionSettings(num_blocks=4, num_edges=2),
+        lmc=LmcSettings(enabled=False),
+        mas=MasSettings(enabled=False),
+    )

@@ -1,6 +1,7 @@
 """Ablation: four blocks in two edges, compressed, cropped and put together; no distillation.
 
-python -m cosurfgs_jax.train --config=configs/ablation/lmc.py --config.data.path=DATASET --workdir=DIR
+python -m cosurfgs_jax.train --config=configs/ablation/lmc.py --config.data.path=DATASET
+--workdir=DIR
 
 All of them at once, with their table: python scripts/ablation.py --data=DATASET --workdir=DIR
 """
@@ -10,6 +11,8 @@ from cosurfgs_jax.settings import MasSettings, PartitionSettings, Settings, Trai
 
 def get_config() -> Settings:
     """Compression alone."""
-    return Settings(train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
-                    partition=PartitionSettings(num_blocks=4, num_edges=2),
-                    mas=MasSettings(enabled=False))
+    return Settings(
+        train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
+        partition=PartitionSettings(num_blocks=4, num_edges=2),
+        mas=MasSettings(enabled=False),
+    )

@@ -1,1 +1,3 @@
-"""Collaboration of blocks: compression (LMC), and their distillation into one model across the mesh (MAS)."""
+"""Collaboration of blocks: compression (LMC), and their distillation into one model across the mesh
+(MAS).
+"""

@@ -1,9 +1,10 @@
 """Model aggregation (MAS): the blocks' models distilled into one, which stays sharded by cell.
 
-One step: every block takes one of its photographs. The devices whose cells its camera sees draw their cells for it
-(`composite.render_views`), and the block's device compares the composite with what the frozen teacher shows, and with its own
-photograph, which never leaves it. Gradients run back through composite and exchange; each device moves only its own surfels.
-"""
+One step: every block takes one of its photographs. The devices whose cells its camera sees draw
+    their cells for it
+(`composite.render_views`), and the block's device compares the composite with what the frozen
+teacher shows, and with its own photograph, which never leaves it. Gradients run back through
+composite and exchange; each device moves only its own surfels."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,12 +16,22 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.collab.composite import RenderRequests, RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
-from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers, blank_maps
+from cosurfgs_jax.collab.teachers import (
+    IS_PHOTO_VALID,
+    IS_TEACHER_VALID,
+    TeacherMaps,
+    Teachers,
+    blank_maps,
+)
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
 from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import PhotometricLosses, PhotometricWeights, photometric_losses
+from cosurfgs_jax.losses.photometric import (
+    PhotometricLosses,
+    PhotometricWeights,
+    photometric_losses,
+)
 from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import BlockViews
@@ -35,7 +46,9 @@ from cosurfgs_jax.types import RenderOutput, Surfels
 
 
 class TaughtView(NamedTuple):
-    """A second view of a block, for MV-Reg: its own photograph from nearby, and the surface that its teacher shows there."""
+    """A second view of a block, for MV-Reg: its own photograph from nearby, and the surface that
+    its teacher shows there.
+    """
 
     view: SecondView
     plane_depth: Float[Array, "h w"]
@@ -54,61 +67,99 @@ class MasBatch(NamedTuple):
 
 
 def photo_mask(photo: UInt8[Array, "h w c"], flags: UInt8[Array, "h w"]) -> Bool[Array, "h w"]:
-    """Where a photograph judges the student: not under its own mask, nor where parts of the model are not drawn."""
+    """Where a photograph judges the student: not under its own mask, nor where parts of the model
+    are not drawn.
+    """
     mask = (flags & IS_PHOTO_VALID) > 0
     return mask & (photo[..., 3] > 127) if photo.shape[-1] == 4 else mask
 
 
-def view_loss(out: RenderOutput, transform: Float[Array, "3 4"] | None, photo: UInt8[Array, "h w c"], teacher: TeacherMaps,
-              settings: Settings) -> PhotometricLosses:
+def view_loss(
+    out: RenderOutput,
+    transform: Float[Array, "3 4"] | None,
+    photo: UInt8[Array, "h w c"],
+    teacher: TeacherMaps,
+    settings: Settings,
+) -> PhotometricLosses:
     """The loss of one composite view, and its PSNR against the photograph.
 
     Args:
         out: the student's maps. Take gradient.
-        transform: of the photograph's exposure (`appearance.transform_of`), or None. Takes gradient.
+        transform: of the photograph's exposure (`appearance.transform_of`), or None. Takes
+            gradient.
         photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts.
         teacher: the frozen model's maps.
         settings: static; `mas` and `loss`.
     """
-    mas, weights = settings.mas, settings.loss
-    by_photo = PhotometricWeights(weights.ssim_weight, weights.transparency_weight, 1 - mas.teacher_weight)
-    loss, psnr = photometric_losses(out.color, out.alpha, photo, (teacher.flags & IS_PHOTO_VALID) > 0, transform, by_photo)
+    mas = settings.mas
+    weights = settings.loss
+    by_photo = PhotometricWeights(
+        weights.ssim_weight, weights.transparency_weight, 1 - mas.teacher_weight
+    )
+    loss, psnr = photometric_losses(
+        out.color, out.alpha, photo, (teacher.flags & IS_PHOTO_VALID) > 0, transform, by_photo
+    )
     is_taught = (teacher.flags & IS_TEACHER_VALID) > 0
     if mas.teacher_weight > 0:
         by_teacher = PhotometricWeights(weights.ssim_weight, photometric=mas.teacher_weight)
-        loss += photometric_losses(out.color, out.alpha, teacher.color, is_taught, None, by_teacher).total
+        loss += photometric_losses(
+            out.color, out.alpha, teacher.color, is_taught, None, by_teacher
+        ).total
     teacher_mask = is_taught.astype(jnp.float32)
     if mas.depth_weight > 0:
         loss += mas.depth_weight * depth_loss(out.depth, out.alpha, teacher.depth, teacher_mask)
     if mas.normal_weight > 0:
-        loss += mas.normal_weight * normal_loss(out.normal, teacher.normal.astype(jnp.float32) / 127, teacher_mask)
+        loss += mas.normal_weight * normal_loss(
+            out.normal, teacher.normal.astype(jnp.float32) / 127, teacher_mask
+        )
     return PhotometricLosses(loss, psnr)
 
 
-def _loss(params: list, exposures: list, states: list[TrainState], batch: MasBatch, exchange: Exchange, settings: Settings):
-    """Sum over this device's own cameras; the parts of others' losses come back through the exchange."""
+def _loss(
+    params: list,
+    exposures: list,
+    states: list[TrainState],
+    batch: MasBatch,
+    exchange: Exchange,
+    settings: Settings,
+):
+    """Sum over this device's own cameras; the parts of others' losses come back through the
+    exchange.
+    """
     cells = [Surfels(**own, alive=state.alive) for own, state in zip(params, states, strict=True)]
     size = batch.photos.shape[1:3]
-    total, reports = jnp.float32(0.0), []
+    total = jnp.float32(0.0)
+    reports = []
     for i, out in enumerate(render_views(cells, batch.requests, exchange, size, settings.raster)):
-        transform = None if exposures[i] is None else exposure_model.transform_of(exposures[i], batch.exposures[i])
-        teacher, camera, second = jax.tree.map(lambda leaf, i=i: leaf[i], (batch.teachers, batch.requests.own_cameras, batch.seconds))
+        transform = (
+            None
+            if exposures[i] is None
+            else exposure_model.transform_of(exposures[i], batch.exposures[i])
+        )
+        teacher, camera, second = jax.tree.map(
+            lambda leaf, i=i: leaf[i], (batch.teachers, batch.requests.own_cameras, batch.seconds)
+        )
         loss, psnr = view_loss(out, transform, batch.photos[i], teacher, settings)
         geometry = None
         if settings.loss.has_single_view or settings.loss.has_multi_view:
             mask = photo_mask(batch.photos[i], teacher.flags).astype(jnp.float32)
             second_view, second_depth = (None, None) if second is None else second
-            geometry = geometric_losses(out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss)
+            geometry = geometric_losses(
+                out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss
+            )
             loss += geometry.total
         if exposures[i] is not None:
-            loss += exposure_model.identity_penalty(exposures[i], settings.appearance, states[i].num_views)
+            loss += exposure_model.identity_penalty(
+                exposures[i], settings.appearance, states[i].num_views
+            )
         total += jnp.where(batch.is_active[i], loss, 0.0)
         reports.append((loss, psnr, geometry))
     return total, reports
 
 
-def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
-             exchange: Exchange) -> tuple[list[TrainState], list[StepReport]]:
+def mas_step(
+    states: list[TrainState], batch: MasBatch, settings: Settings, exchange: Exchange
+) -> tuple[list[TrainState], list[StepReport]]:
     """One step of a device: draws, exchanges, compares, and moves its own surfels and exposures.
 
     Args:
@@ -119,27 +170,66 @@ def mas_step(states: list[TrainState], batch: MasBatch, settings: Settings,
         The new states and what to show of each block.
     """
     grad = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
-    (_, shown), (by_params, by_exposures) = grad([state.params for state in states], [state.appearance for state in states],
-                                                 states, batch, exchange, settings)
-    new, reports = [], []
+    (_, shown), (by_params, by_exposures) = grad(
+        [state.params for state in states],
+        [state.appearance for state in states],
+        states,
+        batch,
+        exchange,
+        settings,
+    )
+    new = []
+    reports = []
     for i, state in enumerate(states):
-        params, optimizer = optim.update(state.params, by_params[i], state.optimizer, state.alive, settings.optim,
-                                         batch.progress, settings.surfels.sh_degree, state.length)
-        exposure, exposure_optimizer = state.appearance, state.appearance_optimizer
+        params, optimizer = optim.update(
+            state.params,
+            by_params[i],
+            state.optimizer,
+            state.alive,
+            settings.optim,
+            batch.progress,
+            settings.surfels.sh_degree,
+            state.length,
+        )
+        exposure = state.appearance
+        exposure_optimizer = state.appearance_optimizer
         if exposure is not None:
-            exposure, exposure_optimizer = exposure_model.update(exposure, by_exposures[i], exposure_optimizer, batch.exposures[i],
-                                                             settings.appearance)
-        new.append(TrainState(params, state.alive, optimizer, state.stats, exposure, exposure_optimizer, state.num_views,
-                              state.length))
+            exposure, exposure_optimizer = exposure_model.update(
+                exposure,
+                by_exposures[i],
+                exposure_optimizer,
+                batch.exposures[i],
+                settings.appearance,
+            )
+        new.append(
+            TrainState(
+                params,
+                state.alive,
+                optimizer,
+                state.stats,
+                exposure,
+                exposure_optimizer,
+                state.num_views,
+                state.length,
+            )
+        )
         loss, psnr, geometry = shown[i]
-        reports.append(StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), jnp.zeros((), jnp.int32), geometry))
+        reports.append(
+            StepReport(
+                loss, psnr, state.alive.sum(dtype=jnp.int32), jnp.zeros((), jnp.int32), geometry
+            )
+        )
     return new, reports
 
 
 class PackedMasBatch(NamedTuple):
-    """A MasBatch as it goes to a device: its numbers in one array, and tables of (photograph, TeacherMaps) to pick from."""
+    """A MasBatch as it goes to a device: its numbers in one array, and tables of (photograph,
+    TeacherMaps) to pick from.
+    """
 
-    numbers: Packed  # of a MasBatch with slots in the place of photographs, and without teachers; seconds: SecondView [b, ...]
+    # of a MasBatch with slots in the place of photographs, and without teachers; seconds:
+    # SecondView [b, ...]
+    numbers: Packed
     own: tuple[Any, ...]  # b tables
     seconds: tuple[Any, ...]  # b tables for the second views, or none
 
@@ -150,10 +240,18 @@ class PackedMasBatch(NamedTuple):
         seconds = None
         if batch.seconds is not None:
             others, of_others = _pick_each(self.seconds, batch.seconds.photo)
-            is_known = (of_others.flags & IS_TEACHER_VALID > 0) & batch.seconds.is_used[:, None, None]
-            seconds = TaughtView(batch.seconds._replace(photo=others), jnp.where(is_known, of_others.plane_depth, 0.0))
-        # As in `batches.PackedBatch`: what follows compiles as if the batch had been given as it is.
-        return jax.lax.optimization_barrier(batch._replace(photos=photos, teachers=teachers, seconds=seconds))
+            is_known = (of_others.flags & IS_TEACHER_VALID > 0) & batch.seconds.is_used[
+                :, None, None
+            ]
+            seconds = TaughtView(
+                batch.seconds._replace(photo=others),
+                jnp.where(is_known, of_others.plane_depth, 0.0),
+            )
+        # As in `batches.PackedBatch`: what follows compiles as if the batch had been given as it
+        # is.
+        return jax.lax.optimization_barrier(
+            batch._replace(photos=photos, teachers=teachers, seconds=seconds)
+        )
 
 
 def _pick_each(tables: tuple[Any, ...], slots: Int[Array, " b"]) -> Any:
@@ -166,18 +264,23 @@ class _TaughtPhotographs:
     """What a block's step needs of a view."""
 
     def __init__(self, run: Run, teachers: Teachers):
-        self._photographs, self._teachers = Photographs(run.partitioned, run.images), teachers
+        self._photographs = Photographs(run.partitioned, run.images)
+        self._teachers = teachers
 
     def load(self, block: int | None, view: int) -> tuple[np.ndarray, TeacherMaps]:
         """The photograph and its teacher's maps; blank for a device without a block."""
         photo = self._photographs.load(block, view)
-        return photo, blank_maps(photo.shape[:2]) if block is None else self._teachers.load(block, view)
+        return photo, blank_maps(photo.shape[:2]) if block is None else self._teachers.load(
+            block, view
+        )
 
 
 class Aggregation:
     """One MAS stage: devices to edges, or edges to the cloud."""
 
-    def __init__(self, run: Run, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int):
+    def __init__(
+        self, run: Run, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int
+    ):
         """
         Args:
             run: of the run.
@@ -186,7 +289,8 @@ class Aggregation:
             teachers: rendered already.
             num_steps: of the stage.
         """
-        self._run, self._num_steps = run, num_steps
+        self._run = run
+        self._num_steps = num_steps
         self._planner = RequestPlanner(run.partitioned, run.layout, exchange, groups)
         self._taught = _TaughtPhotographs(run, teachers)
         self._views = BlockViews(run, self._taught.load)
@@ -201,12 +305,16 @@ class Aggregation:
         return stage._replace(rows=rows, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
-        """What all devices need for a step, with the device axis in front, put leaf by leaf: what `deliver` is held to."""
+        """What all devices need for a step, with the device axis in front, put leaf by leaf: what
+        `deliver` is held to.
+        """
         layout = self._run.layout
         views = self._views_of(step)
 
         def make(device: int) -> MasBatch:
-            items = [self._taught.load(block, views[block or 0]) for block in self._blocks_of(device)]
+            items = [
+                self._taught.load(block, views[block or 0]) for block in self._blocks_of(device)
+            ]
             photos, teachers = jax.tree.map(_stack, *items)
             batch = self._numbers(device, step, views)._replace(photos=photos, teachers=teachers)
             if batch.seconds is not None:
@@ -217,17 +325,29 @@ class Aggregation:
         return layout.put(make)
 
     def deliver(self, step: int) -> PackedMasBatch:
-        """The same with as little to send as there is. What was delivered before is used up (`DeviceCache.bring`)."""
-        layout, views = self._run.layout, self._views_of(step)
+        """The same with as little to send as there is. What was delivered before is used up
+        (`DeviceCache.bring`).
+        """
+        layout = self._run.layout
+        views = self._views_of(step)
         choices = [views.__getitem__]
         if self._run.settings.loss.has_multi_view:
             choices.append(functools.partial(self._views.second_shown, step=step))
-        tables = [self._views.device_cache.bring(row, *choices) for row in range(layout.blocks_per_device)]
+        tables = [
+            self._views.device_cache.bring(row, *choices) for row in range(layout.blocks_per_device)
+        ]
         own, *seconds = zip(*tables, strict=True)
-        return PackedMasBatch(layout.pack(lambda device: self._numbers(device, step, views)), own, seconds[0] if seconds else ())
+        return PackedMasBatch(
+            layout.pack(lambda device: self._numbers(device, step, views)),
+            own,
+            seconds[0] if seconds else (),
+        )
 
     def _views_of(self, step: int) -> dict[int, int]:
-        return {block.number: self._views.view(block.number, step) for block in self._run.partitioned.blocks}
+        return {
+            block.number: self._views.view(block.number, step)
+            for block in self._run.partitioned.blocks
+        }
 
     def _blocks_of(self, device: int) -> list[int | None]:
         layout = self._run.layout
@@ -235,26 +355,42 @@ class Aggregation:
 
     def _numbers(self, device: int, step: int, views: dict[int, int]) -> MasBatch:
         """A device's batch with slots in the place of photographs, and without teachers."""
-        settings, partitioned, blocks = self._run.settings, self._run.partitioned, self._blocks_of(device)
+        settings = self._run.settings
+        partitioned = self._run.partitioned
+        blocks = self._blocks_of(device)
         start = settings.mas.start_progress
         slot = self._views.device_cache.slot
-        exposures = [0 if block is None else np.searchsorted(partitioned.blocks[block].views, views[block]) for block in blocks]
+        exposures = [
+            0 if block is None else np.searchsorted(partitioned.blocks[block].views, views[block])
+            for block in blocks
+        ]
         seconds = None
         if settings.loss.has_multi_view:
-            seconds = jax.tree.map(_stack, *(self._views.second(block, step, slot) for block in blocks))
+            seconds = jax.tree.map(
+                _stack, *(self._views.second(block, step, slot) for block in blocks)
+            )
         return MasBatch(
-            self._planner.requests_of(device, views), np.stack([slot(block, views[block or 0]) for block in blocks]),
-            np.array(exposures, np.int32), None, np.array([block is not None for block in blocks]),
-            np.float32(start + (1 - start) * step / self._num_steps), seconds)
+            self._planner.requests_of(device, views),
+            np.stack([slot(block, views[block or 0]) for block in blocks]),
+            np.array(exposures, np.int32),
+            None,
+            np.array([block is not None for block in blocks]),
+            np.float32(start + (1 - start) * step / self._num_steps),
+            seconds,
+        )
 
     def _second(self, block: int | None, step: int) -> TaughtView:
-        """The second view of a block's step and its teacher's surface; a stand-in that does not count where there is none."""
+        """The second view of a block's step and its teacher's surface; a stand-in that does not
+        count where there is none.
+        """
         second = self._views.second(block, step, self._views.photographs.load)
         if not second.is_used:
             return TaughtView(second, np.zeros(second.photo.shape[:2], np.float32))
         _, teacher = self._taught.load(block, self._views.second_shown(block, step))
         # Beyond where a teacher was trained it shows floaters.
-        return TaughtView(second, np.where(teacher.flags & IS_TEACHER_VALID, teacher.plane_depth, np.float32(0)))
+        return TaughtView(
+            second, np.where(teacher.flags & IS_TEACHER_VALID, teacher.plane_depth, np.float32(0))
+        )
 
 
 def _stack(*leaves) -> np.ndarray:
@@ -262,12 +398,17 @@ def _stack(*leaves) -> np.ndarray:
 
 
 def compile_step(settings: Settings, layout, exchange: Exchange):
-    """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device axis; the rows are donated."""
-    return sharded(functools.partial(mas_step, settings=settings, exchange=exchange), layout, donate=(0,))
+    """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device
+    axis; the rows are donated.
+    """
+    return sharded(
+        functools.partial(mas_step, settings=settings, exchange=exchange), layout, donate=(0,)
+    )
 
 
 def compile_packed(settings: Settings, layout, exchange: Exchange):
     """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
+
     def step(states, delivery):
         states, reports = mas_step(states, delivery.open(), settings, exchange)
         return states, [Packed.pack(report) for report in reports]

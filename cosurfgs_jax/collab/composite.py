@@ -1,7 +1,8 @@
-"""Sort-last rendering: every device draws its own cells, and each camera's owner puts the parts together, front to back.
+"""Sort-last rendering: every device draws its own cells, and each camera's owner puts the parts
+together, front to back.
 
-Cells of a kd-tree can be ordered front to back from any viewpoint, so the composite of their partial images is the image of the
-whole model, but for surfels that reach across a wall.
+Cells of a kd-tree can be ordered front to back from any viewpoint, so the composite of their
+partial images is the image of the whole model, but for surfels that reach across a wall.
 """
 
 from typing import NamedTuple
@@ -24,7 +25,9 @@ _BEHIND = np.float32(-1e6)  # camera z of everything, for a camera that sees not
 
 
 class PartialImage(NamedTuple):
-    """Sums along rays over the surfels of one cell, with any leading axes. All zero is a cell that is not there."""
+    """Sums along rays over the surfels of one cell, with any leading axes. All zero is a cell that
+    is not there.
+    """
 
     color: Float[Array, "*parts h w 3"]  # without background
     alpha: Float[Array, "*parts h w"]
@@ -34,18 +37,27 @@ class PartialImage(NamedTuple):
 
 
 class RenderRequests(NamedTuple):
-    """What a device draws for others and what it makes of what comes back. Leaves of one device, without the device axis.
+    """What a device draws for others and what it makes of what comes back. Leaves of one device,
+    without the device axis.
 
     b cells and cameras a device, S slots of the exchange.
     """
 
-    cameras: Camera  # [b, S * b, ...]: for each own cell the cameras to draw it for; a blind one where it is not wanted
+    # [b, S * b, ...]: for each own cell the cameras to draw it for; a blind one where it is not
+    # wanted
+    cameras: Camera
     own_cameras: Camera  # [b, ...]
-    order: Int[Array, "b s"]  # i32[b, S * b]: received parts (slot by slot, cell by cell) front to back for each own camera
+    order: Int[
+        Array, "b s"
+        # i32[b, S * b]: received parts (slot by slot, cell by cell) front to back for each own
+        # camera
+    ]
 
 
 def null_camera(camera: Camera) -> Camera:
-    """A camera that sees nothing, so that drawing for it costs no more than a look at the surfels."""
+    """A camera that sees nothing, so that drawing for it costs no more than a look at
+    the surfels.
+    """
     pose = np.eye(4, dtype=np.float32)
     pose[2, 3] = _BEHIND
     return Camera(pose, camera.intrinsics)
@@ -54,54 +66,87 @@ def null_camera(camera: Camera) -> Camera:
 class RequestPlanner:
     """Makes the render requests of a step from the views that the blocks use."""
 
-    def __init__(self, partitioned: PartitionedScene, layout: Layout, exchange: Exchange, groups: np.ndarray):
+    def __init__(
+        self, partitioned: PartitionedScene, layout: Layout, exchange: Exchange, groups: np.ndarray
+    ):
         """
         Args:
             place, layout: of the run.
             exchange: between the devices.
             groups: i64[B]; a block's cameras see the cells of its own group.
         """
-        self._partitioned, self._layout, self._exchange, self._groups = partitioned, layout, exchange, groups
+        self._partitioned = partitioned
+        self._layout = layout
+        self._exchange = exchange
+        self._groups = groups
         poses = partitioned.views.centers()
         self._orders = partitioned.partition.front_to_back(poses)  # [V, B]
 
     def partners(self, block: int) -> np.ndarray:
         """The blocks whose cells are drawn for a block's cameras."""
         device = block // self._layout.blocks_per_device
-        cells = [cell for other in self._exchange.receives_of[device] if other >= 0 for cell in self._layout.blocks_of(other)]
-        return np.array([cell for cell in sorted(cells) if self._groups[cell] == self._groups[block]])
+        cells = [
+            cell
+            for other in self._exchange.receives_of[device]
+            if other >= 0
+            for cell in self._layout.blocks_of(other)
+        ]
+        return np.array(
+            [cell for cell in sorted(cells) if self._groups[cell] == self._groups[block]]
+        )
 
     def requests(self, views: dict[int, int | None]) -> RenderRequests:
         """The render requests of all devices, with the device axis in front.
 
         Args:
-            views: for every block (of all processes) the view that it looks from; None = it looks from nowhere.
+            views: for every block (of all processes) the view that it looks from; None = it looks
+                from nowhere.
         """
         return self._layout.put(lambda device: self.requests_of(device, views))
 
     def _blocks_at(self, device: int) -> list[int | None]:
-        return [self._layout.block_at(device, row) if device >= 0 else None for row in range(self._layout.blocks_per_device)]
+        return [
+            self._layout.block_at(device, row) if device >= 0 else None
+            for row in range(self._layout.blocks_per_device)
+        ]
 
     def cells_received(self, device: int) -> list[int | None]:
-        """The cells whose parts come to a device, in their order there: slot by slot, cell by cell; None where there is none."""
-        return [cell for other in self._exchange.receives_of[device] for cell in self._blocks_at(other)]
+        """The cells whose parts come to a device, in their order there: slot by slot, cell by cell;
+        None where there is none.
+        """
+        return [
+            cell for other in self._exchange.receives_of[device] for cell in self._blocks_at(other)
+        ]
 
     def _camera(self, block: int | None, cell: int | None, views: dict[int, int | None]) -> Camera:
-        """The camera that a cell is drawn for; blind where there is no such cell, or the camera's group lacks it."""
+        """The camera that a cell is drawn for; blind where there is no such cell, or the camera's
+        group lacks it.
+        """
         view = None if block is None else views[block]
         camera = self._partitioned.views.camera_arrays(0 if view is None else view)
-        is_wanted = view is not None and cell is not None and self._groups[block] == self._groups[cell]
+        is_wanted = (
+            view is not None and cell is not None and self._groups[block] == self._groups[cell]
+        )
         return camera if is_wanted else null_camera(camera)
 
     def requests_of(self, device: int, views: dict[int, int | None]) -> RenderRequests:
         """The render requests of one device, as NumPy arrays; see `requests`."""
-        own, cells = self._blocks_at(device), self.cells_received(device)
-        asked = [block for other in self._exchange.draws_for[device] for block in self._blocks_at(other)]
-        cameras = _stack([_stack([self._camera(block, cell, views) for block in asked]) for cell in own])
+        own = self._blocks_at(device)
+        cells = self.cells_received(device)
+        asked = [
+            block for other in self._exchange.draws_for[device] for block in self._blocks_at(other)
+        ]
+        cameras = _stack(
+            [_stack([self._camera(block, cell, views) for block in asked]) for cell in own]
+        )
         own_cameras = _stack([self._camera(block, block, views) for block in own])
-        return RenderRequests(cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own]))
+        return RenderRequests(
+            cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own])
+        )
 
-    def _order(self, block: int | None, cells: list[int | None], views: dict[int, int | None]) -> np.ndarray:
+    def _order(
+        self, block: int | None, cells: list[int | None], views: dict[int, int | None]
+    ) -> np.ndarray:
         view = None if block is None else views[block]
         if view is None:
             return np.arange(len(cells), dtype=np.int32)
@@ -115,17 +160,28 @@ def _stack(trees):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def draw_part(surfels: Surfels, cameras: Camera, image_size: tuple[int, int], settings: RasterSettings) -> PartialImage:
+def draw_part(
+    surfels: Surfels, cameras: Camera, image_size: tuple[int, int], settings: RasterSettings
+) -> PartialImage:
     """Draws the surfels of one cell for several cameras.
 
     Args:
-        surfels: of the cell. cameras: [n, ...]. image_size: (H, W). settings: near plane and backend.
+        surfels: of the cell. cameras: [n, ...]. image_size: (H, W). settings: near plane and
+            backend.
     Returns:
         Part with a leading axis of n.
     """
-    raw = rasterize_sums(surfels, cameras, image_size=image_size, near=settings.near, backend=settings.backend or None,
-                         maps="geometry")
-    return PartialImage(raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum)
+    raw = rasterize_sums(
+        surfels,
+        cameras,
+        image_size=image_size,
+        near=settings.near,
+        backend=settings.backend or None,
+        maps="geometry",
+    )
+    return PartialImage(
+        raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum
+    )
 
 
 def composite(parts: PartialImage, order: Int[Array, " s"]) -> PartialImage:
@@ -139,49 +195,89 @@ def composite(parts: PartialImage, order: Int[Array, " s"]) -> PartialImage:
     """
     ordered = jax.tree.map(lambda leaf: leaf[order], parts)
     first = jax.tree.map(lambda leaf: leaf[0], ordered)
-    total, light = first, 1.0 - first.alpha
+    total = first
+    light = 1.0 - first.alpha
     for i in range(1, order.shape[0]):
         part = jax.tree.map(lambda leaf, i=i: leaf[i], ordered)
-        total = jax.tree.map(lambda a, b, light=light: a + (light if b.ndim == 2 else light[..., None]) * b, total, part)
+        total = jax.tree.map(
+            lambda a, b, light=light: a + (light if b.ndim == 2 else light[..., None]) * b,
+            total,
+            part,
+        )
         light = light * (1.0 - part.alpha)
     return total
 
 
 def to_output(total: PartialImage, camera: Camera, background: float) -> RenderOutput:
-    """The maps of a view from its sums. There is no median depth: it cannot be had from the parts."""
+    """The maps of a view from its sums. There is no median depth: it cannot be had from
+    the parts.
+    """
     light = 1.0 - total.alpha
-    raw = RawMaps(color=total.color + background * light[..., None], transmittance=light, depth_sum=total.depth,
-                  median_depth=None, normal_sum=total.normal, plane_sum=total.plane, distortion=None, contributions=None,
-                  num_invalid=jnp.zeros((), jnp.int32))
+    raw = RawMaps(
+        color=total.color + background * light[..., None],
+        transmittance=light,
+        depth_sum=total.depth,
+        median_depth=None,
+        normal_sum=total.normal,
+        plane_sum=total.plane,
+        distortion=None,
+        contributions=None,
+        num_invalid=jnp.zeros((), jnp.int32),
+    )
     return finish(raw, camera)
 
 
-def receive_parts(cells: list[Surfels], requests: RenderRequests, exchange: Exchange, image_size: tuple[int, int],
-                  settings: RasterSettings) -> list[PartialImage]:
-    """Draws this device's cells for the cameras that want them, and gets the parts of its own cameras' views. Inside shard_map.
+def receive_parts(
+    cells: list[Surfels],
+    requests: RenderRequests,
+    exchange: Exchange,
+    image_size: tuple[int, int],
+    settings: RasterSettings,
+) -> list[PartialImage]:
+    """Draws this device's cells for the cameras that want them, and gets the parts of its own
+    cameras' views. Inside shard_map.
 
     Args:
         cells: b models, this device's own cells. Take gradient.
         requests: of this device.
         exchange, image_size, settings: static.
     Returns:
-        b Parts with a leading axis of S * b, one for each own camera; `RequestPlanner.cells_received` says whose they are.
+        b Parts with a leading axis of S * b, one for each own camera;
+        `RequestPlanner.cells_received` says whose they are.
     """
-    num_cells, num_slots = len(cells), exchange.num_slots
-    drawn = [draw_part(surfels, jax.tree.map(lambda leaf, i=i: leaf[i], requests.cameras), image_size, settings)
-             for i, surfels in enumerate(cells)]
+    num_cells = len(cells)
+    num_slots = exchange.num_slots
+    drawn = [
+        draw_part(
+            surfels, jax.tree.map(lambda leaf, i=i: leaf[i], requests.cameras), image_size, settings
+        )
+        for i, surfels in enumerate(cells)
+    ]
 
     def by_slot(*leaves):  # b of [S * b, H, W, ...] -> [S, b cells, b cameras, H, W, ...]
-        return jnp.stack([leaf.reshape(num_slots, num_cells, *leaf.shape[1:]) for leaf in leaves], axis=1)
+        return jnp.stack(
+            [leaf.reshape(num_slots, num_cells, *leaf.shape[1:]) for leaf in leaves], axis=1
+        )
 
     received = exchange.swap(jax.tree.map(by_slot, *drawn))
-    return [jax.tree.map(lambda leaf, i=i: leaf[:, :, i].reshape(num_slots * num_cells, *leaf.shape[3:]), received)
-            for i in range(num_cells)]
+    return [
+        jax.tree.map(
+            lambda leaf, i=i: leaf[:, :, i].reshape(num_slots * num_cells, *leaf.shape[3:]),
+            received,
+        )
+        for i in range(num_cells)
+    ]
 
 
-def render_views(cells: list[Surfels], requests: RenderRequests, exchange: Exchange, image_size: tuple[int, int],
-                 settings: RasterSettings) -> list[RenderOutput]:
-    """Renders the views of this device's cameras from the whole model. Inside shard_map; differentiable in the surfels.
+def render_views(
+    cells: list[Surfels],
+    requests: RenderRequests,
+    exchange: Exchange,
+    image_size: tuple[int, int],
+    settings: RasterSettings,
+) -> list[RenderOutput]:
+    """Renders the views of this device's cameras from the whole model. Inside shard_map;
+    differentiable in the surfels.
 
     Args:
         cells, requests, exchange, image_size, settings: see `receive_parts`.

@@ -1,6 +1,8 @@
-"""Local model compression (LMC): how much each surfel matters to the photographs that look at the block, and what is pruned.
+"""Local model compression (LMC): how much each surfel matters to the photographs that look at the
+block, and what is pruned.
 
-Source: CoSurfGS, section LMC, does not give the formula of its importance; ours is in collab/importance.py.
+Source: CoSurfGS, section LMC, does not give the formula of its importance; ours is in
+    collab/importance.py.
 """
 
 import dataclasses
@@ -12,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from cosurfgs_jax.collab.importance import Importance, importance_scores, init_importance, measure_view
+from cosurfgs_jax.collab.importance import (
+    Importance,
+    importance_scores,
+    init_importance,
+    measure_view,
+)
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.model import density
 from cosurfgs_jax.settings import Settings
@@ -23,8 +30,12 @@ from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState, with_surfels
 
 
-def top_fraction_mask(scores: Float[Array, " n"], among: Bool[Array, " n"], prune_ratio: float,
-              importance_share: float) -> Bool[Array, " n"]:
+def top_fraction_mask(
+    scores: Float[Array, " n"],
+    among: Bool[Array, " n"],
+    prune_ratio: float,
+    importance_share: float,
+) -> Bool[Array, " n"]:
     """The most important of some surfels.
 
     Args:
@@ -35,7 +46,11 @@ def top_fraction_mask(scores: Float[Array, " n"], among: Bool[Array, " n"], prun
         bool[N]; ties by index.
     """
     order = jnp.argsort(jnp.where(among, -scores, jnp.inf), stable=True)
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)
+    rank = (
+        jnp.zeros_like(order)
+        .at[order]
+        .set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)
+    )
     num = among.sum(dtype=jnp.int32)
     if importance_share > 0:
         sums = jnp.cumsum(jnp.where(among, scores, 0.0)[order])
@@ -46,25 +61,37 @@ def top_fraction_mask(scores: Float[Array, " n"], among: Bool[Array, " n"], prun
     return among & (rank < num_kept)
 
 
-def prune_step(state: TrainState, importance: Importance, is_inside: Bool[Array, " n"], settings: Settings,
-               prune_ratio: float) -> TrainState:
-    """Prunes the surfels in the cell and those around it, each by the rule, and moves the rest to the front of the arrays.
+def prune_step(
+    state: TrainState,
+    importance: Importance,
+    is_inside: Bool[Array, " n"],
+    settings: Settings,
+    prune_ratio: float,
+) -> TrainState:
+    """Prunes the surfels in the cell and those around it, each by the rule, and moves the rest to
+    the front of the arrays.
 
-    Judged together, what lies around the cell, which used photographs hardly see, would all go first, and what goes into the
-    merged model would not get smaller. Moments and statistics move with their surfels.
-    """
+    Judged together, what lies around the cell, which used photographs hardly see, would all go
+    first, and what goes into the merged model would not get smaller. Moments and statistics move
+    with their surfels."""
     scores = importance_scores(importance, state.params["log_scales"], state.alive, settings)
-    alive = top_fraction_mask(scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share)
-    alive |= top_fraction_mask(scores, state.alive & ~is_inside, prune_ratio, settings.lmc.importance_share)
+    alive = top_fraction_mask(
+        scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share
+    )
+    alive |= top_fraction_mask(
+        scores, state.alive & ~is_inside, prune_ratio, settings.lmc.importance_share
+    )
     return with_surfels(state, *density.compact(state.params, state.optimizer, alive, state.stats))
 
 
 def inside_masks(run: Run, rows: list) -> list:
     """For every row bool[D, N]: which living surfels have their centre in their block's cell."""
-    partition, layout = run.partitioned.partition, run.layout
+    partition = run.partitioned.partition
+    layout = run.layout
 
     def mask(device: int, row: int) -> np.ndarray:
-        state, block = layout.get(rows[row], device), layout.block_at(device, row)
+        state = layout.get(rows[row], device)
+        block = layout.block_at(device, row)
         if block is None:
             return np.zeros_like(state.alive)
         return state.alive & (partition.cell_of(state.params["means"]) == block)
@@ -73,14 +100,18 @@ def inside_masks(run: Run, rows: list) -> list:
 
 
 def shrink_rows(run: Run, rows: list) -> list:
-    """The same states with as few slots as hold the living surfels of every block, which must be in front."""
+    """The same states with as few slots as hold the living surfels of every block, which must be in
+    front.
+    """
     layout = run.layout
     counts = [int(state.alive.sum()) for state in layout.get_blocks(rows).values()]
     num_slots = min(round_slots(run.most(counts)), rows[0].alive.shape[1])
 
     def cut(state: TrainState) -> TrainState:
-        slots = jax.tree.map(lambda leaf: leaf[:num_slots], (state.params, state.optimizer.mu, state.optimizer.nu, state.alive,
-                                                             state.stats))
+        slots = jax.tree.map(
+            lambda leaf: leaf[:num_slots],
+            (state.params, state.optimizer.mu, state.optimizer.nu, state.alive, state.stats),
+        )
         params, mu, nu, alive, stats = slots
         return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
 
@@ -107,6 +138,7 @@ def _measure_row(run: Run, measure, state: TrainState, is_inside, row: int) -> I
 
 def _choose(layout: Layout, importance: Importance, everything: Importance) -> Importance:
     """The second where a device's block has no used photograph."""
+
     def pick(device: int) -> Importance:
         own = layout.get(importance, device)
         return own if own.num_used else layout.get(everything, device)
@@ -122,18 +154,46 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
         stage: the blocks.
         prune_ratio: see `top_fraction_mask`.
     """
-    layout, settings = run.layout, run.settings
-    measure = sharded(functools.partial(measure_view, settings=settings), layout, donate=(0,), static=("image_size",))
-    all_used = dataclasses.replace(settings, lmc=dataclasses.replace(settings.lmc, camera_switch=False))
-    measure_all = sharded(functools.partial(measure_view, settings=all_used), layout, donate=(0,), static=("image_size",))
-    prune = sharded(functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio), layout, donate=(0,))
-    before = {block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.rows).items()}
-    rows, used = [], []
-    for row, (state, is_inside) in enumerate(zip(stage.rows, inside_masks(run, stage.rows), strict=True)):
+    layout = run.layout
+    settings = run.settings
+    measure = sharded(
+        functools.partial(measure_view, settings=settings),
+        layout,
+        donate=(0,),
+        static=("image_size",),
+    )
+    all_used = dataclasses.replace(
+        settings, lmc=dataclasses.replace(settings.lmc, camera_switch=False)
+    )
+    measure_all = sharded(
+        functools.partial(measure_view, settings=all_used),
+        layout,
+        donate=(0,),
+        static=("image_size",),
+    )
+    prune = sharded(
+        functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio),
+        layout,
+        donate=(0,),
+    )
+    before = {
+        block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.rows).items()
+    }
+    rows = []
+    used = []
+    for row, (state, is_inside) in enumerate(
+        zip(stage.rows, inside_masks(run, stage.rows), strict=True)
+    ):
         importance = _measure_row(run, measure, state, is_inside, row)
-        if run.any_process(any(layout.block_at(device, row) is not None and not layout.get(importance.num_used, device)
-                                   for device in layout.local_devices)):
-            # Small cells under wide photographs: none of them looks mostly at the cell, so all of them count.
+        if run.any_process(
+            any(
+                layout.block_at(device, row) is not None
+                and not layout.get(importance.num_used, device)
+                for device in layout.local_devices
+            )
+        ):
+            # Small cells under wide photographs: none of them looks mostly at the cell, so all of
+            # them count.
             everything = _measure_row(run, measure_all, state, is_inside, row)
             importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
@@ -141,17 +201,27 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     rows = shrink_rows(run, rows)
     after = layout.get_blocks(rows)
     inside = layout.get_blocks(inside_masks(run, rows))
-    return Compression(rows, before, {block: int(state.alive.sum()) for block, state in after.items()},
-                       {block: int(number) for block, number in layout.get_blocks(used).items()},
-                       {block: int(mask.sum()) for block, mask in inside.items()})
+    return Compression(
+        rows,
+        before,
+        {block: int(state.alive.sum()) for block, state in after.items()},
+        {block: int(number) for block, number in layout.get_blocks(used).items()},
+        {block: int(mask.sum()) for block, mask in inside.items()},
+    )
 
 
 def crop_rows(run: Run, rows: list) -> list:
-    """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells of the merged model."""
+    """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells
+    of the merged model.
+    """
     layout = run.layout
 
     def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
-        return with_surfels(state, *density.compact(state.params, state.optimizer, is_inside, state.stats))
+        return with_surfels(
+            state, *density.compact(state.params, state.optimizer, is_inside, state.stats)
+        )
 
     cut = sharded(crop, layout)
-    return shrink_rows(run, [cut(state, mask) for state, mask in zip(rows, inside_masks(run, rows), strict=True)])
+    return shrink_rows(
+        run, [cut(state, mask) for state, mask in zip(rows, inside_masks(run, rows), strict=True)]
+    )

@@ -1,4 +1,5 @@
-"""How much each surfel of a block matters to its photographs: what compression (LMC) ranks surfels by.
+"""How much each surfel of a block matters to its photographs: what compression (LMC) ranks surfels
+by.
 
 A score is a function of `Importance` in the table `SCORES`; `config.lmc.score` names it.
 """
@@ -16,10 +17,11 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
-# Draws of random signs a photograph. One draw of one photograph is off by 1.4 times the effect (standard deviation); draws
-# and photographs average that out.
+# Draws of random signs a photograph. One draw of one photograph is off by 1.4 times the effect
+# (standard deviation); draws and photographs average that out.
 NUM_DRAWS = 2
-# Opacities count up to 0.995 here. Above 0.99 the rasterizer cuts a hit's alpha, and a cut alpha has no gradient.
+# Opacities count up to 0.995 here. Above 0.99 the rasterizer cuts a hit's alpha, and a cut alpha
+# has no gradient.
 _MAX_LOGIT = 5.3
 _AREA_PERCENTILE = 90.0
 _SIGNS = 4  # which random numbers of a run these are; others are in training/
@@ -29,7 +31,9 @@ class Importance(NamedTuple):
     """What the photographs of a block have seen of its surfels so far."""
 
     weight: Float[Array, " n"]  # sum of blending weights over the pixels of used photographs
-    removal: Float[Array, " n"]  # estimated sum of squared changes of colour in them without the surfel; see `SCORES`
+    removal: Float[
+        Array, " n"
+    ]  # estimated sum of squared changes of colour in them without the surfel; see `SCORES`
     num_used: Int[Array, ""]  # photographs that really look at the block's cell
     num_seen: Int[Array, ""]  # photographs
 
@@ -39,14 +43,17 @@ def init_importance(num_slots: int) -> Importance:
     return Importance(*np.zeros((2, num_slots), np.float32), *np.zeros(2, np.int32))
 
 
-def removal_effects(draw: Callable[[Surfels], RenderOutput], surfels: Surfels,
-                    key: jax.Array) -> tuple[Float[Array, " n"], RenderOutput]:
+def removal_effects(
+    draw: Callable[[Surfels], RenderOutput], surfels: Surfels, key: jax.Array
+) -> tuple[Float[Array, " n"], RenderOutput]:
     """By how much one view changes if a surfel is removed, for each surfel by itself.
 
-    A pixel's colour is linear in the alpha of each hit. Without surfel i it changes by D = T a (b - c), with the transmittance T
-    before it, its alpha a and colour c, and the colour b behind it; and the derivative of the colour with respect to the
-    surfel's opacity logit is -D (1 - o). With random signs v as cotangent of the picture, the derivative of sum v C is
-    therefore a sum of +-D (1 - o) whose square has the mean (1 - o)^2 sum D^2: pixels and channels with other signs cancel.
+    A pixel's colour is linear in the alpha of each hit. Without surfel i it changes by D = T a (b -
+    c), with the transmittance T before it, its alpha a and colour c, and the colour b behind it;
+    and the derivative of the colour with respect to the surfel's opacity logit is -D (1 - o). With
+    random signs v as cotangent of the picture, the derivative of sum v C is therefore a sum of +-D
+    (1 - o) whose square has the mean (1 - o)^2 sum D^2: pixels and channels with other signs
+    cancel.
 
     Args:
         draw: draws the view.
@@ -70,11 +77,19 @@ def removal_effects(draw: Callable[[Surfels], RenderOutput], surfels: Surfels,
     return total / NUM_DRAWS, out
 
 
-def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Array, " n"], camera: Camera,
-                 is_active: Bool[Array, ""], image_size: tuple[int, int], settings: Settings) -> Importance:
+def measure_view(
+    importance: Importance,
+    state: TrainState,
+    is_inside: Bool[Array, " n"],
+    camera: Camera,
+    is_active: Bool[Array, ""],
+    image_size: tuple[int, int],
+    settings: Settings,
+) -> Importance:
     """Adds one photograph.
 
-    With the camera switch, photographs that mostly show other blocks are abandoned: they would praise what explains the outside.
+    With the camera switch, photographs that mostly show other blocks are abandoned: they would
+    praise what explains the outside.
 
     Args:
         importance: so far.
@@ -84,51 +99,81 @@ def measure_view(importance: Importance, state: TrainState, is_inside: Bool[Arra
         is_active: whether it is one of the block's at all.
         settings: static.
     """
+
     def draw(surfels: Surfels) -> RenderOutput:
-        return rasterize(surfels, camera, image_size=image_size, near=settings.raster.near,
-                         backend=settings.raster.backend or None, maps="color", with_contributions=True)
+        return rasterize(
+            surfels,
+            camera,
+            image_size=image_size,
+            near=settings.raster.near,
+            backend=settings.raster.backend or None,
+            maps="color",
+            with_contributions=True,
+        )
 
     removal = importance.removal
     if settings.lmc.score == "removal":
         key = jax.random.fold_in(jax.random.key(settings.seed), _SIGNS)
-        effects, out = removal_effects(draw, state.surfels(), jax.random.fold_in(key, importance.num_seen))
+        effects, out = removal_effects(
+            draw, state.surfels(), jax.random.fold_in(key, importance.num_seen)
+        )
     else:
-        effects, out = jnp.zeros_like(removal), draw(state.surfels())
+        effects = jnp.zeros_like(removal)
+        out = draw(state.surfels())
     weight = out.contributions[:, 0]
     is_used = is_active
     if settings.lmc.camera_switch:
         num_pixels = image_size[0] * image_size[1]
-        is_used &= jnp.where(is_inside, weight, 0.0).sum() >= settings.lmc.min_cell_share * num_pixels
-    return Importance(importance.weight + jnp.where(is_used, weight, 0.0), removal + jnp.where(is_used, effects, 0.0),
-                      importance.num_used + is_used.astype(jnp.int32), importance.num_seen + 1)
+        is_used &= (
+            jnp.where(is_inside, weight, 0.0).sum() >= settings.lmc.min_cell_share * num_pixels
+        )
+    return Importance(
+        importance.weight + jnp.where(is_used, weight, 0.0),
+        removal + jnp.where(is_used, effects, 0.0),
+        importance.num_used + is_used.astype(jnp.int32),
+        importance.num_seen + 1,
+    )
 
 
-def removal_score(importance: Importance, log_scales: Float[Array, "n 2"], alive: Bool[Array, " n"],
-                  settings: Settings) -> Float[Array, " n"]:
+def removal_score(
+    importance: Importance,
+    log_scales: Float[Array, "n 2"],
+    alive: Bool[Array, " n"],
+    settings: Settings,
+) -> Float[Array, " n"]:
     """What would be missing: the sum of squared changes of colour if the surfel were removed."""
     del log_scales, settings
     return jnp.where(alive, importance.removal, 0.0)
 
 
-def weight_score(importance: Importance, log_scales: Float[Array, "n 2"], alive: Bool[Array, " n"],
-                 settings: Settings) -> Float[Array, " n"]:
-    """Summed weights times (area / 90th percentile of the areas, at most 1) to the power of `lmc.area_exponent`.
+def weight_score(
+    importance: Importance,
+    log_scales: Float[Array, "n 2"],
+    alive: Bool[Array, " n"],
+    settings: Settings,
+) -> Float[Array, " n"]:
+    """Summed weights times (area / 90th percentile of the areas, at most 1) to the power of
+    `lmc.area_exponent`.
 
-    LightGaussian's exponent (Fan et al. 2023) is +0.1; a negative one spares small surfels, which carry detail. At -0.3 a model
-    pruned by 40 % kept 0.6 dB more (caliterra) or as much (the generated town) as at 0.1, before any recovery.
-    """
+    LightGaussian's exponent (Fan et al. 2023) is +0.1; a negative one spares small surfels, which
+    carry detail. At -0.3 a model pruned by 40 % kept 0.6 dB more (caliterra) or as much (the
+    generated town) as at 0.1, before any recovery."""
     log_area = log_scales.sum(axis=-1)
     limit = jnp.nanpercentile(jnp.where(alive, log_area, jnp.nan), _AREA_PERCENTILE)
     size = jnp.exp(settings.lmc.area_exponent * jnp.minimum(log_area - limit, 0.0))
     return jnp.where(alive, size * importance.weight, 0.0)
 
 
-# By the name in `config.lmc.score`: (importance, log_scales f32[N,2], alive bool[N], settings) -> f32[N], 0 or more, 0 for dead
-# slots. Scores rank surfels of one block; their unit does not matter.
+# By the name in `config.lmc.score`: (importance, log_scales f32[N,2], alive bool[N], settings) ->
+# f32[N], 0 or more, 0 for dead slots. Scores rank surfels of one block; their unit does not matter.
 SCORES = {"removal": removal_score, "weight": weight_score}
 
 
-def importance_scores(importance: Importance, log_scales: Float[Array, "n 2"], alive: Bool[Array, " n"],
-                      settings: Settings) -> Float[Array, " n"]:
+def importance_scores(
+    importance: Importance,
+    log_scales: Float[Array, "n 2"],
+    alive: Bool[Array, " n"],
+    settings: Settings,
+) -> Float[Array, " n"]:
     """The score that the settings name; f32[N], 0 for dead slots."""
     return SCORES[settings.lmc.score](importance, log_scales, alive, settings)

@@ -1,7 +1,8 @@
-"""How well a model's depth fits together at the walls between cells: before distillation, after it, and at every stage between.
+"""How well a model's depth fits together at the walls between cells: before distillation, after it,
+and at every stage between.
 
-All numbers are shares of the depth, medians over the pixels of a view, and means over views weighted by their pixels.
-"""
+All numbers are shares of the depth, medians over the pixels of a view, and means over views
+weighted by their pixels."""
 
 from typing import NamedTuple
 
@@ -21,25 +22,34 @@ from cosurfgs_jax.types import Camera
 
 
 class SeamDepth(NamedTuple):
-    """None where there is nothing to measure. "Seam" is the band of pixels of `SeamMasks`, "rest" all others.
+    """None where there is nothing to measure. "Seam" is the band of pixels of `SeamMasks`, "rest"
+    all others.
 
-    | field                     | what                                                                                          |
-    |---------------------------|-----------------------------------------------------------------------------------------------|
-    | `depth_disagreement_seam` | between the whole local models of two blocks where both were trained, before they are cropped |
-    | `depth_step_*`            | jump across a wall beyond the slope (`metrics.depth_steps`); rest: between all other pixels   |
-    | `depth_step_expected`     | that jump where the same places are in one piece, so that there is no wall                    |
-    | `depth_error_*`           | against exact depth                                                                           |
-    | `depth_step_excess`       | what is due to the wall: sqrt(seam^2 - expected^2), 0 where it is the smaller one             |
+    | field                     | what                                                             |
+    |---------------------------|------------------------------------------------------------------|
+    | `depth_disagreement_seam` | between the whole local models of two blocks where both were     |
+    |                           | trained, before they are cropped                                 |
+    | `depth_step_*`            | jump across a wall beyond the slope (`metrics.depth_steps`);     |
+    |                           | rest: between all other pixels                                   |
+    | `depth_step_expected`     | that jump where the same places are in one piece, so that there  |
+    |                           | is no wall                                                       |
+    | `depth_error_*`           | against exact depth                                              |
+    | `depth_step_excess`       | what is due to the wall: sqrt(seam^2 - expected^2), 0 where it   |
+    |                           | is the smaller one                                               |
 
-    The first is of two models and exists before aggregation only; the step is what it leaves in one model, less than the
-    disagreement where discs reach across the wall and smear it. Its excess goes with the disagreement, and is what
-    distillation is to take away: compare that between stages. A check between views would not do: a solid step looks the same
-    from everywhere (there and back by a neighbour's depth gave 0.024 % at seams and 0.026 % elsewhere before and after).
+    The first is of two models and exists before aggregation only; the step is what it leaves in one
+    model, less than the disagreement where discs reach across the wall and smear it. Its excess
+    goes with the disagreement, and is what
+    distillation is to take away: compare that between stages. A check between views would not do: a
+        solid step looks the same
+    from everywhere (there and back by a neighbour's depth gave 0.024 % at seams and 0.026 %
+    elsewhere before and after).
 
-    Where pixels pass from one cell to another the scene is not like elsewhere: the edge of a roof leaps over ground, and so is
-    likelier to leap over a wall (on the built-in town a model of one block has 1.08 times the steps there). What is expected is
-    therefore measured at the same pairs of pixels in the whole local models of the two blocks, which go on behind the wall; at
-    stages that have none any more it is `depth_step_rest`, times what was expected / rest when there were.
+    Where pixels pass from one cell to another the scene is not like elsewhere: the edge of a roof
+    leaps over ground, and so is likelier to leap over a wall (on the built-in town a model of one
+    block has 1.08 times the steps there). What is expected is therefore measured at the same pairs
+    of pixels in the whole local models of the two blocks, which go on behind the wall; at stages
+    that have none any more it is `depth_step_rest`, times what was expected / rest when there were.
     """
 
     depth_disagreement_seam: float | None = None
@@ -52,11 +62,17 @@ class SeamDepth(NamedTuple):
 
 
 NUM_SUMS = 6  # of `view_sums`: the fields before the excess
-VIEWS_PER_BLOCK = 16  # that are looked at. Few views show little of the walls: over 8 the excess scatters by half of itself
+# that are looked at. Few views show little of the walls: over 8 the excess scatters by half of
+# itself
+VIEWS_PER_BLOCK = 16
 
 
-def disagreement(depths: dict[int, Float[np.ndarray, "h w"]], camera: Camera, partition: Partition,
-                 seam: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, " k"]:
+def disagreement(
+    depths: dict[int, Float[np.ndarray, "h w"]],
+    camera: Camera,
+    partition: Partition,
+    seam: Bool[np.ndarray, "h w"],
+) -> Float[np.ndarray, " k"]:
     """How far blocks disagree about the same pixels.
 
     Args:
@@ -65,12 +81,18 @@ def disagreement(depths: dict[int, Float[np.ndarray, "h w"]], camera: Camera, pa
         partition: of the blocks.
         seam: pixels that are looked at.
     Returns:
-        |difference| / mean depth f64[k] for every pixel and pair of blocks whose hits both lie in the expanded cells of both:
+        Relative difference |a - b| / mean depth f64[k] for every pixel and pair of blocks whose
+        hits both lie in the expanded cells of both:
         where both were trained.
     """
     pairs = []
-    seen = {block: seam & (depth > 0) for block, depth in depths.items() if (seam & (depth > 0)).any()}
-    points = {block: unproject(depths[block], camera.intrinsics, camera.camera_from_world) for block in seen}
+    seen = {
+        block: seam & (depth > 0) for block, depth in depths.items() if (seam & (depth > 0)).any()
+    }
+    points = {
+        block: unproject(depths[block], camera.intrinsics, camera.camera_from_world)
+        for block in seen
+    }
     for first in seen:
         for second in (block for block in seen if block > first):
             both = seen[first] & seen[second]
@@ -83,15 +105,26 @@ def disagreement(depths: dict[int, Float[np.ndarray, "h w"]], camera: Camera, pa
 
 
 def _sums(values: np.ndarray) -> tuple[float, float]:
-    """What adds up over views and processes: the number of finite values, and that times their median."""
+    """What adds up over views and processes: the number of finite values, and that times their
+    median.
+    """
     values = values[np.isfinite(values)]
-    return (float(len(values)), float(len(values) * np.median(values))) if len(values) else (0.0, 0.0)
+    return (
+        (float(len(values)), float(len(values) * np.median(values))) if len(values) else (0.0, 0.0)
+    )
 
 
-def view_sums(depth: Float[np.ndarray, "h w"], camera: Camera, partition: Partition, seam: Bool[np.ndarray, "h w"], *,
-              truth: Float[np.ndarray, "h w"] | None = None,
-              alone: dict[int, np.ndarray] | None = None) -> Float[np.ndarray, "6 2"]:
-    """One view's part of `SeamDepth`: number of pixels, and that times the median, of each field but the excess.
+def view_sums(
+    depth: Float[np.ndarray, "h w"],
+    camera: Camera,
+    partition: Partition,
+    seam: Bool[np.ndarray, "h w"],
+    *,
+    truth: Float[np.ndarray, "h w"] | None = None,
+    alone: dict[int, np.ndarray] | None = None,
+) -> Float[np.ndarray, "6 2"]:
+    """One view's part of `SeamDepth`: number of pixels, and that times the median, of each field
+    but the excess.
 
     Args:
         depth: of the model, 0 = nothing, world lengths.
@@ -106,7 +139,8 @@ def view_sums(depth: Float[np.ndarray, "h w"], camera: Camera, partition: Partit
     cells = partition.cell_of(unproject(depth, camera.intrinsics, camera.camera_from_world))
     is_wall, is_within = metrics.label_borders(cells)
     following = np.stack([np.roll(cells, -1, axis=axis) for axis in (1, 0)])
-    # A third block may know the place too, but only at corners: only the two that meet know all of the wall.
+    # A third block may know the place too, but only at corners: only the two that meet know all of
+    # the wall.
     unbroken = [np.zeros(0)]
     for block, own in alone.items():
         is_own = is_wall & ((cells == block) | (following == block))
@@ -116,8 +150,14 @@ def view_sums(depth: Float[np.ndarray, "h w"], camera: Camera, partition: Partit
     if truth is not None:
         both = (truth > 0) & (depth > 0)
         error[both] = np.abs(depth - truth)[both] / truth[both]
-    values = [disagreement(alone, camera, partition, seam), steps[is_wall], steps[is_within],
-              np.concatenate(unbroken), error[seam], error[~seam]]
+    values = [
+        disagreement(alone, camera, partition, seam),
+        steps[is_wall],
+        steps[is_within],
+        np.concatenate(unbroken),
+        error[seam],
+        error[~seam],
+    ]
     return np.array([_sums(value) for value in values])
 
 
@@ -127,17 +167,21 @@ def _trained(block: int, depth: np.ndarray, camera: Camera, partition: Partition
     return np.where((depth > 0) & partition.is_in_expanded(block, points), depth, 0)
 
 
-def seam_depth_from_sums(sums: Float[np.ndarray, "6 2"], roughness: float | None = None) -> SeamDepth:
+def seam_depth_from_sums(
+    sums: Float[np.ndarray, "6 2"], roughness: float | None = None
+) -> SeamDepth:
     """The means of added `view_sums`.
 
     Args:
         sums: of all views.
-        roughness: what was expected / rest at an earlier stage, for where no whole local models are looked at.
+        roughness: what was expected / rest at an earlier stage, for where no whole local models are
+            looked at.
     """
     means = SeamDepth(*(float(total / count) if count else None for count, total in sums))
     if means.depth_step_expected is None and None not in (means.depth_step_rest, roughness):
         means = means._replace(depth_step_expected=means.depth_step_rest * roughness)
-    seam, expected = means.depth_step_seam, means.depth_step_expected
+    seam = means.depth_step_seam
+    expected = means.depth_step_expected
     if seam is None or expected is None:
         return means
     return means._replace(depth_step_excess=float(np.sqrt(max(seam**2 - expected**2, 0))))
@@ -156,19 +200,31 @@ def _true_depth(run: Run, view: int) -> np.ndarray | None:
     if not path:
         return None
     depth = files.read_arrays(path, ("depth",))["depth"]
-    return depth / partitioned.frame.depth_to_dataset(1.0) if depth.shape == partitioned.views.image_size(view) else None
+    return (
+        depth / partitioned.frame.depth_to_dataset(1.0)
+        if depth.shape == partitioned.views.image_size(view)
+        else None
+    )
 
 
-def score_seam_depth(run: Run, rows: list, exchange: Exchange, seams: SeamMasks,
-                     whole_rows: list | None = None, roughness: float | None = None) -> SeamDepth:
-    """The depth at the seams of the merged model on photographs for training and for testing; the same in all processes.
+def score_seam_depth(
+    run: Run,
+    rows: list,
+    exchange: Exchange,
+    seams: SeamMasks,
+    whole_rows: list | None = None,
+    roughness: float | None = None,
+) -> SeamDepth:
+    """The depth at the seams of the merged model on photographs for training and for testing; the
+    same in all processes.
 
     Args:
         run: of the run.
         rows: states of the cells.
         exchange: between all devices.
         seams: of the place.
-        whole_rows: states of the whole local models, before they were cropped to their cells; None = they are not there.
+        whole_rows: states of the whole local models, before they were cropped to their cells; None
+            = they are not there.
         roughness: see `seam_depth_from_sums`.
     """
     partitioned = run.partitioned
@@ -177,7 +233,9 @@ def score_seam_depth(run: Run, rows: list, exchange: Exchange, seams: SeamMasks,
         return SeamDepth()
     merged = CellRenderer(run, rows, exchange)
     apart = None if whole_rows is None else CellRenderer(run, whole_rows, exchange, is_apart=True)
-    photographs = np.sort(np.concatenate([partitioned.scene.train_views, partitioned.scene.test_views]))
+    photographs = np.sort(
+        np.concatenate([partitioned.scene.train_views, partitioned.scene.test_views])
+    )
     for views in views_in_step(partitioned, photographs, VIEWS_PER_BLOCK):
         own = merged.maps(views)
         alone = {} if apart is None else apart.maps(views)
@@ -186,17 +244,30 @@ def score_seam_depth(run: Run, rows: list, exchange: Exchange, seams: SeamMasks,
             if view is None:
                 continue
             size = partitioned.views.image_size(view)
-            by_block = dict(zip(alone[block]["cells"], _solid(alone[block], size), strict=True)) if alone else {}
+            by_block = (
+                dict(zip(alone[block]["cells"], _solid(alone[block], size), strict=True))
+                if alone
+                else {}
+            )
             by_block.pop(None, None)  # of devices with fewer cells than others
-            sums += view_sums(_solid(maps, size), partitioned.views.camera_arrays(view), partitioned.partition, seams.mask(view),
-                              truth=_true_depth(run, view), alone=by_block)
+            sums += view_sums(
+                _solid(maps, size),
+                partitioned.views.camera_arrays(view),
+                partitioned.partition,
+                seams.mask(view),
+                truth=_true_depth(run, view),
+                alone=by_block,
+            )
     return seam_depth_from_sums(processes.gather(sums).sum(axis=0), roughness)
 
 
 def wall_roughness(stages: list[dict]) -> float | None:
-    """What was expected / rest at the last of the stages (rows of metrics.json) where both were measured; None where at none."""
+    """What was expected / rest at the last of the stages (rows of metrics.json) where both were
+    measured; None where at none.
+    """
     for stage in reversed(stages):
-        expected, rest = stage.get("depth_step_expected"), stage.get("depth_step_rest")
+        expected = stage.get("depth_step_expected")
+        rest = stage.get("depth_step_rest")
         if expected is not None and rest:
             return expected / rest
     return None
@@ -205,10 +276,16 @@ def wall_roughness(stages: list[dict]) -> float | None:
 def summarize_seam_depth(depth: SeamDepth) -> str:
     """One line; "" where nothing was measured."""
     parts = []
-    for key, name in (("disagreement", "blocks disagree by"), ("step", "step across walls"), ("error", "error")):
+    for key, name in (
+        ("disagreement", "blocks disagree by"),
+        ("step", "step across walls"),
+        ("error", "error"),
+    ):
         seam, rest = (getattr(depth, f"depth_{key}_{where}", None) for where in ("seam", "rest"))
         if seam is not None:
-            parts.append(f"{name} {seam:.3%}" + ("" if rest is None else f" ({rest:.3%} elsewhere)"))
+            parts.append(
+                f"{name} {seam:.3%}" + ("" if rest is None else f" ({rest:.3%} elsewhere)")
+            )
     if depth.depth_step_excess is not None:
         parts.append(f"{depth.depth_step_excess:.3%} of the step due to the wall")
     return f"depth at the seams, as a share of it: {', '.join(parts)}" if parts else ""

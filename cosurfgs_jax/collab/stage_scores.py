@@ -1,4 +1,6 @@
-"""How good the merged model is at a stage: test views rendered sort-last, and the band along the walls between cells."""
+"""How good the merged model is at a stage: test views rendered sort-last, and the band along the
+walls between cells.
+"""
 
 import functools
 from typing import NamedTuple
@@ -17,7 +19,12 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training.loop import views_in_step
-from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, first_state, split_photo
+from cosurfgs_jax.training.partitioned_scene import (
+    Block,
+    PartitionedScene,
+    first_state,
+    split_photo,
+)
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Surfels
 
@@ -31,8 +38,8 @@ _ssim = jax.jit(metrics.ssim)
 class Scores(NamedTuple):
     """Means over the test views; None where there are none, or no pixel at a seam.
 
-    "Fitted" is after a quadratic colour fit to each photograph (`metrics.color_correct`), which takes exposure out.
-    """
+    "Fitted" is after a quadratic colour fit to each photograph (`metrics.color_correct`), which
+    takes exposure out."""
 
     psnr: float | None
     psnr_fitted: float | None
@@ -44,8 +51,8 @@ class Scores(NamedTuple):
 class SeamMasks:
     """Which pixels of a view show the band along the walls.
 
-    Where a pixel's hit lies is read from the discs of the SfM points, not from a trained model: so every model of a place is
-    judged on the same pixels.
+    Where a pixel's hit lies is read from the discs of the SfM points, not from a trained model: so
+    every model of a place is judged on the same pixels.
     """
 
     def __init__(self, partitioned: PartitionedScene, settings):
@@ -54,7 +61,8 @@ class SeamMasks:
             partitioned: with its partition.
             settings: `surfels`, `raster`, `seed`.
         """
-        self._partitioned, self._settings = partitioned, settings
+        self._partitioned = partitioned
+        self._settings = settings
         self._discs: dict[int, Surfels] = {}
         self._masks: dict[int, np.ndarray] = {}
 
@@ -65,23 +73,37 @@ class SeamMasks:
         return self._masks[view]
 
     def _make(self, view: int) -> np.ndarray:
-        partitioned, size = self._partitioned, self._partitioned.views.image_size(view)
+        partitioned = self._partitioned
+        size = self._partitioned.views.image_size(view)
         if partitioned.partition.num_blocks == 1:
             return np.zeros(size, bool)
         block: Block = partitioned.blocks[int(partitioned.partition.home[view])]
         if block.number not in self._discs:
             surfels = first_state(partitioned, block, self._settings, block.num_initial).surfels()
-            self._discs[block.number] = surfels.replace(logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT))
+            self._discs[block.number] = surfels.replace(
+                logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT)
+            )
         camera = partitioned.views.camera_arrays(view)
         raster = self._settings.raster
         out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps", "backend"))(
-            self._discs[block.number], camera, image_size=size, near=raster.near, maps="geometry", backend=raster.backend or None)
+            self._discs[block.number],
+            camera,
+            image_size=size,
+            near=raster.near,
+            maps="geometry",
+            backend=raster.backend or None,
+        )
         points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
-        return (np.asarray(out.alpha) >= 0.5) & (partitioned.partition.wall_distance(points) <= SEAM_WIDTH)
+        return (np.asarray(out.alpha) >= 0.5) & (
+            partitioned.partition.wall_distance(points) <= SEAM_WIDTH
+        )
 
 
-def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]) -> np.ndarray:
-    """Sums that means are made of: f64[7] = 1, PSNR, fitted PSNR, SSIM; at the seam pixels, squared error, fitted squared error.
+def score_view(
+    color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]
+) -> np.ndarray:
+    """Sums that means are made of: f64[7] = 1, PSNR, fitted PSNR, SSIM; at the seam pixels, squared
+    error, fitted squared error.
 
     Args:
         color: the render, at least as large as the photograph.
@@ -92,41 +114,65 @@ def score_view(color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[
     target, mask = split_photo(photo)
     if mask is not None and not mask.any():
         return np.zeros(NUM_SUMS)
-    color = np.clip(color[:photo.shape[0], :photo.shape[1]], 0, 1)
+    color = np.clip(color[: photo.shape[0], : photo.shape[1]], 0, 1)
     fitted = np.clip(metrics.color_correct(color, target, mask), 0, 1).astype(np.float32)
     counts = seam if mask is None else seam & mask
-    errors = [np.square(image - target, dtype=np.float64).mean(axis=-1)[counts].sum() for image in (color, fitted)]
+    errors = [
+        np.square(image - target, dtype=np.float64).mean(axis=-1)[counts].sum()
+        for image in (color, fitted)
+    ]
     psnrs = [float(metrics.psnr(image, target, mask)) for image in (color, fitted)]
     return np.array([1.0, *psnrs, float(_ssim(color, target, mask)), counts.sum(), *errors])
 
 
 def scores_from_sums(sums: np.ndarray) -> Scores:
-    """The means of added `score_view`s. PSNR and SSIM are means over views; the seam's is of all its pixels together."""
+    """The means of added `score_view`s. PSNR and SSIM are means over views; the seam's is of all
+    its pixels together.
+    """
     num_views, psnr, fitted, ssim, num_pixels, *errors = sums.tolist()
     if not num_views:
         return Scores(None, None, None, None, None)
-    seams = [float(-10 * np.log10(max(error / num_pixels, 1e-10))) if num_pixels else None for error in errors]
+    seams = [
+        float(-10 * np.log10(max(error / num_pixels, 1e-10))) if num_pixels else None
+        for error in errors
+    ]
     return Scores(psnr / num_views, fitted / num_views, ssim / num_views, *seams)
 
 
 @functools.lru_cache(maxsize=16)
-def _compile(layout: Layout, exchange: Exchange, size: tuple[int, int], near: float, background: float, backend: str,
-             is_apart: bool):
+def _compile(
+    layout: Layout,
+    exchange: Exchange,
+    size: tuple[int, int],
+    near: float,
+    background: float,
+    backend: str,
+    is_apart: bool,
+):
     raster = RasterSettings(near=near, background=background, backend=backend)
 
     def together(states, requests):
-        outputs = render_views([state.surfels() for state in states], requests, exchange, size, raster)
+        outputs = render_views(
+            [state.surfels() for state in states], requests, exchange, size, raster
+        )
         return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
 
     def apart(states, requests):
-        parts = receive_parts([state.surfels() for state in states], requests, exchange, size, raster)
-        return [{"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)} for part in parts]
+        parts = receive_parts(
+            [state.surfels() for state in states], requests, exchange, size, raster
+        )
+        return [
+            {"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)}
+            for part in parts
+        ]
 
     return sharded(apart if is_apart else together, layout)
 
 
 class CellRenderer:
-    """Renders views of a model whose cells lie on several devices; all processes ask for the same views together."""
+    """Renders views of a model whose cells lie on several devices; all processes ask for the same
+    views together.
+    """
 
     def __init__(self, run: Run, rows: list, exchange: Exchange, is_apart: bool = False):
         """
@@ -136,20 +182,40 @@ class CellRenderer:
             exchange: between all devices.
             is_apart: each block's model by itself, instead of all put together.
         """
-        self._run, self._rows, self._exchange, self._is_apart = run, rows, exchange, is_apart
-        self._planner = RequestPlanner(run.partitioned, run.layout, exchange, np.zeros(len(run.partitioned.blocks), np.int64))
+        self._run = run
+        self._rows = rows
+        self._exchange = exchange
+        self._is_apart = is_apart
+        self._planner = RequestPlanner(
+            run.partitioned, run.layout, exchange, np.zeros(len(run.partitioned.blocks), np.int64)
+        )
 
     def maps(self, views: dict[int, int | None]) -> dict[int, dict]:
         """Maps of one view of every block (None: it looks from nowhere).
 
         Returns:
-            For each block of this process "alpha", "depth" f32[H,W] and "color" f32[H,W,3]; or, apart, [n,H,W] of the models
-            of "cells", n block numbers (None: no model), without colour.
+            For each block of this process "alpha", "depth" f32[H,W] and "color" f32[H,W,3]; or,
+            apart, [n,H,W] of the models of "cells", n block numbers (None: no model), without
+            colour.
         """
-        partitioned, layout, raster = self._run.partitioned, self._run.layout, self._run.settings.raster
-        size = partitioned.photo_size or partitioned.views.image_size(next(view for view in views.values() if view is not None))
-        draw = _compile(layout, self._exchange, size, raster.near, raster.background, raster.backend, self._is_apart)
-        maps = layout.get_blocks(jax.block_until_ready(draw(self._rows, self._planner.requests(views))))
+        partitioned = self._run.partitioned
+        layout = self._run.layout
+        raster = self._run.settings.raster
+        size = partitioned.photo_size or partitioned.views.image_size(
+            next(view for view in views.values() if view is not None)
+        )
+        draw = _compile(
+            layout,
+            self._exchange,
+            size,
+            raster.near,
+            raster.background,
+            raster.backend,
+            self._is_apart,
+        )
+        maps = layout.get_blocks(
+            jax.block_until_ready(draw(self._rows, self._planner.requests(views)))
+        )
         if self._is_apart:
             for block, own in maps.items():
                 own["cells"] = self._planner.cells_received(block // layout.blocks_per_device)
@@ -168,7 +234,11 @@ def render_test_views(run: Run, rows: list, exchange: Exchange):
     """
     renderer = CellRenderer(run, rows, exchange)
     for views in views_in_step(run.partitioned, run.partitioned.scene.test_views):
-        yield from ((views[block], own) for block, own in renderer.maps(views).items() if views[block] is not None)
+        yield from (
+            (views[block], own)
+            for block, own in renderer.maps(views).items()
+            if views[block] is not None
+        )
 
 
 def score_cells(run: Run, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:

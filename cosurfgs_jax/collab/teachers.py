@@ -1,4 +1,6 @@
-"""What the frozen models of a stage show of their photographs: rendered once, kept in files, read as the student needs them."""
+"""What the frozen models of a stage show of their photographs: rendered once, kept in files, read
+as the student needs them.
+"""
 
 import logging
 import shutil
@@ -19,7 +21,8 @@ from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 
-IS_TEACHER_VALID, IS_PHOTO_VALID = 1, 2
+IS_TEACHER_VALID = 1
+IS_PHOTO_VALID = 2
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +30,9 @@ class TeacherMaps(NamedTuple):
     """Of one photograph's view. About 15 bytes a pixel."""
 
     color: UInt8[Array, "h w 3"]
-    flags: UInt8[Array, "h w"]  # IS_TEACHER_VALID: a solid hit in the region that the teacher was trained on;
+    flags: UInt8[
+        Array, "h w"
+    ]  # IS_TEACHER_VALID: a solid hit in the region that the teacher was trained on;
     # IS_PHOTO_VALID: what is seen there lies in a cell that takes part in the student's view
     depth: Float[Array, "h w"]  # expected camera z, world lengths; 0 = nothing
     plane_depth: Float[Array, "h w"]  # camera z of the blended plane; 0 = invalid
@@ -36,28 +41,43 @@ class TeacherMaps(NamedTuple):
 
 def blank_maps(size: tuple[int, int]) -> TeacherMaps:
     """Maps of (H, W) that teach nothing, of NumPy."""
-    return TeacherMaps(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.float32),
-                       np.zeros(size, np.float32), np.zeros((*size, 3), np.int8))
+    return TeacherMaps(
+        np.zeros((*size, 3), np.uint8),
+        np.zeros(size, np.uint8),
+        np.zeros(size, np.float32),
+        np.zeros(size, np.float32),
+        np.zeros((*size, 3), np.int8),
+    )
 
 
-def _flags(run: Run, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> np.ndarray:
-    partition, camera = run.partitioned.partition, run.partitioned.views.camera_arrays(view)
+def _flags(
+    run: Run, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int
+) -> np.ndarray:
+    partition = run.partitioned.partition
+    camera = run.partitioned.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
     points = unproject(maps["depth"], camera.intrinsics, camera.camera_from_world)
     is_known = is_solid & partition.is_in_expanded(group, points)
     flags = np.where(is_known, IS_TEACHER_VALID, 0)
     is_covered = np.ones_like(is_solid)
-    if len(partners) < partition.num_blocks:  # somebody's part of the view will be missing: do not judge the student there
+    if (
+        len(partners) < partition.num_blocks
+    ):  # somebody's part of the view will be missing: do not judge the student there
         is_covered = is_solid & np.isin(partition.cell_of(points), partners)
         flags *= is_covered
     return (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
 
 
 def _views_in_step(run: Run):
-    """All photographs of all blocks, one of each block at a time; None where a block has no more."""
+    """All photographs of all blocks, one of each block at a time; None where a block
+    has no more.
+    """
     blocks = run.partitioned.blocks
     for index in range(run.partitioned.max_views):
-        yield {block.number: int(block.views[index]) if index < len(block.views) else None for block in blocks}
+        yield {
+            block.number: int(block.views[index]) if index < len(block.views) else None
+            for block in blocks
+        }
 
 
 class Teachers:
@@ -76,57 +96,97 @@ class Teachers:
         return self._folder / f"{block:04d}" / f"{view:06d}.npz"
 
     def load(self, block: int, view: int) -> TeacherMaps:
-        """The maps of one of a block's views; InputError where their file is damaged or of another image size."""
+        """The maps of one of a block's views; InputError where their file is damaged or of another
+        image size.
+        """
         path = self._path(block, view)
-        advice = f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
+        advice = (
+            f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
+        )
         maps = TeacherMaps(**files.read_arrays(path, TeacherMaps._fields, advice=advice))
         size = maps.depth.shape
-        expected = {"color": (np.uint8, (*size, 3)), "flags": (np.uint8, size), "depth": (np.float32, size),
-                    "plane_depth": (np.float32, size), "normal": (np.int8, (*size, 3))}
+        expected = {
+            "color": (np.uint8, (*size, 3)),
+            "flags": (np.uint8, size),
+            "depth": (np.float32, size),
+            "plane_depth": (np.float32, size),
+            "normal": (np.int8, (*size, 3)),
+        }
         got = {name: (array.dtype, array.shape) for name, array in maps._asdict().items()}
         if len(size) != 2 or got != expected:
-            raise InputError(f"{path}: expected the maps of one view, got arrays of {got}; {advice}")
+            raise InputError(
+                f"{path}: expected the maps of one view, got arrays of {got}; {advice}"
+            )
         return maps
 
     def check(self) -> None:
-        """Raises InputError, in every process, if maps of one of the blocks' photographs are not on disk."""
+        """Raises InputError, in every process, if maps of one of the blocks' photographs are not on
+        disk.
+        """
         blocks = self._run.partitioned.blocks
-        missing = [path for block in self._run.layout.local_blocks for view in blocks[block].views
-                   if not (path := self._path(block, int(view))).exists()]
+        missing = [
+            path
+            for block in self._run.layout.local_blocks
+            for view in blocks[block].views
+            if not (path := self._path(block, int(view))).exists()
+        ]
         if self._run.any_process(bool(missing)):
-            raise InputError(f"{self._folder}: expected what the teachers show of all photographs, got {len(missing)} files "
-                             f"missing here; delete checkpoints/{self._folder.name} in the workdir to begin the stage anew")
+            raise InputError(
+                f"{self._folder}: expected what the teachers show of all photographs, got "
+                f"{len(missing)} files "
+                f"missing here; delete checkpoints/{self._folder.name} in the workdir to begin the "
+                "stage anew"
+            )
 
     def drop(self) -> None:
         """Deletes the files of this process's blocks."""
         for block in self._run.layout.local_blocks:
             shutil.rmtree(self._folder / f"{block:04d}", ignore_errors=True)
 
-    def render(self, rows: list, exchange: Exchange, groups: np.ndarray, partners: dict[int, np.ndarray]) -> None:
-        """Renders every photograph's view of every block by its group's frozen model; what is on disk already stays.
+    def render(
+        self, rows: list, exchange: Exchange, groups: np.ndarray, partners: dict[int, np.ndarray]
+    ) -> None:
+        """Renders every photograph's view of every block by its group's frozen model; what is on
+        disk already stays.
 
         Args:
             rows: states of the frozen blocks: whole local models, or the cells of edges.
             exchange, groups: between the devices; the models are those of `groups`.
             partners: for each local block the blocks that will take part in the student's view.
         """
-        run, partitioned = self._run, self._run.partitioned
+        run = self._run
+        partitioned = self._run.partitioned
         raster = run.settings.raster
         size = partitioned.photo_size
 
         def on_device(states, requests):
-            outputs = render_views([state.surfels() for state in states], requests, exchange, size, raster)
-            return [{"color": out.color, "alpha": out.alpha, "depth": out.depth, "normal": out.normal,
-                     "plane_depth": out.plane_depth} for out in outputs]
+            outputs = render_views(
+                [state.surfels() for state in states], requests, exchange, size, raster
+            )
+            return [
+                {
+                    "color": out.color,
+                    "alpha": out.alpha,
+                    "depth": out.depth,
+                    "normal": out.normal,
+                    "plane_depth": out.plane_depth,
+                }
+                for out in outputs
+            ]
 
         render = sharded(on_device, run.layout)
         planner = RequestPlanner(partitioned, run.layout, exchange, groups)
         with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
             for number, views in enumerate(_views_in_step(run)):
-                missing = [block for block in run.layout.local_blocks
-                           if views[block] is not None and not self._path(block, views[block]).exists()]
+                missing = [
+                    block
+                    for block in run.layout.local_blocks
+                    if views[block] is not None and not self._path(block, views[block]).exists()
+                ]
                 if run.any_process(bool(missing)):
-                    maps = run.layout.get_blocks(jax.block_until_ready(render(rows, planner.requests(views))))
+                    maps = run.layout.get_blocks(
+                        jax.block_until_ready(render(rows, planner.requests(views)))
+                    )
                     for block in missing:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])
@@ -134,10 +194,18 @@ class Teachers:
                 if run.any_process(bool(run.stop)):
                     raise Stopped
 
-    def _store(self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray) -> None:
+    def _store(
+        self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray
+    ) -> None:
         flags = _flags(self._run, block, group, partners, maps, view)
         color = np.round(np.clip(maps["color"], 0, 1) * 255).astype(np.uint8)
         normal = np.round(np.clip(maps["normal"], -1, 1) * 127).astype(np.int8)
         with files.atomic_path(self._path(block, view)) as path:
-            np.savez(path, color=color, flags=flags, depth=maps["depth"], plane_depth=maps["plane_depth"],
-                     normal=normal)
+            np.savez(
+                path,
+                color=color,
+                flags=flags,
+                depth=maps["depth"],
+                plane_depth=maps["plane_depth"],
+                normal=normal,
+            )

@@ -3,11 +3,32 @@
 import re
 from typing import NamedTuple
 
-_KINDS = ("all-to-all", "collective-permute", "all-gather", "all-reduce", "reduce-scatter", "collective-broadcast",
-          "ragged-all-to-all")
-_BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8,
-          "u64": 8}
-# Of an asynchronous pair the second counts: its type is the result alone, that of the first holds the operands too.
+_KINDS = (
+    "all-to-all",
+    "collective-permute",
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+_BYTES = {
+    "pred": 1,
+    "u8": 1,
+    "s8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "f64": 8,
+    "s64": 8,
+    "u64": 8,
+}
+# Of an asynchronous pair the second counts: its type is the result alone, that of the first holds
+# the operands too.
 _LINE = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-done)?\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
@@ -30,7 +51,10 @@ def collectives(compiled_text: str) -> list[Collective]:
     for line in compiled_text.splitlines():
         match = _LINE.search(line)
         if match:
-            arrays = [(dtype, [int(n) for n in shape.split(",") if n]) for dtype, shape in _ARRAY.findall(match["type"])]
+            arrays = [
+                (dtype, [int(n) for n in shape.split(",") if n])
+                for dtype, shape in _ARRAY.findall(match["type"])
+            ]
             sizes = []
             for dtype, shape in arrays:
                 size = _BYTES[dtype]

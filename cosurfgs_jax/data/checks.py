@@ -1,4 +1,6 @@
-"""What a dataset must be to be believed, whatever format it has: names, sizes, lenses, poses, points."""
+"""What a dataset must be to be believed, whatever format it has: names, sizes, lenses, poses,
+points.
+"""
 
 import logging
 
@@ -12,12 +14,15 @@ from cosurfgs_jax.geometry.distortion import Lens
 
 _MAX_SIDE = 2**17  # pixels of a photograph
 # Of the longer side: 0.03 degrees to 179 degrees across.
-_MIN_FOCAL, _MAX_FOCAL = 0.005, 2000
-_MAX_CENTRE = 50  # sides that the principal point may lie outside: of a piece cut from a large picture
+_MIN_FOCAL = 0.005
+_MAX_FOCAL = 2000
+_MAX_CENTRE = (
+    50  # sides that the principal point may lie outside: of a piece cut from a large picture
+)
 # Dataset units: map coordinates in millimetres reach 10^10.
 _MAX_COORDINATE = 1e12
-# Times the typical distance of cameras from their middle. A camera so far away is a mistake; a point there tells less than a
-# hundredth of a pixel of its place.
+# Times the typical distance of cameras from their middle. A camera so far away is a mistake; a
+# point there tells less than a hundredth of a pixel of its place.
 _MAX_REACH = 1e5
 _ROTATION_TOLERANCE = 1e-6
 _log = logging.getLogger(__name__)
@@ -34,18 +39,29 @@ def check_lens(lens: Lens, where: str) -> None:
     """
     side = max(lens.height, lens.width)
     if side > _MAX_SIDE:
-        raise InputError(f"{where}: expected a photograph of at most {_MAX_SIDE} pixels a side, got {lens.width}x{lens.height}; "
-                         "the file is damaged, or cut the photographs")
+        raise InputError(
+            f"{where}: expected a photograph of at most {_MAX_SIDE} pixels a side, got "
+            f"{lens.width}x{lens.height}; "
+            "the file is damaged, or cut the photographs"
+        )
     if not _MIN_FOCAL * side <= min(lens.focal_px) <= max(lens.focal_px) <= _MAX_FOCAL * side:
-        raise InputError(f"{where}: expected a focal length of {_MIN_FOCAL} to {_MAX_FOCAL} times the longer side of {side} "
-                         f"pixels, got {lens.focal_px[0]:.6g} and {lens.focal_px[1]:.6g}; calibrate the camera again")
+        raise InputError(
+            f"{where}: expected a focal length of {_MIN_FOCAL} to {_MAX_FOCAL} times the longer "
+            f"side of {side} "
+            f"pixels, got {lens.focal_px[0]:.6g} and {lens.focal_px[1]:.6g}; calibrate the camera "
+            "again"
+        )
     offset = np.abs(np.array(lens.principal_px) - np.array([lens.width, lens.height]) / 2)
     if not np.all(offset <= _MAX_CENTRE * side):
-        raise InputError(f"{where}: expected the principal point in the photograph or near it, got "
-                         f"{lens.principal_px[0]:.6g}, {lens.principal_px[1]:.6g}; calibrate the camera again")
+        raise InputError(
+            f"{where}: expected the principal point in the photograph or near it, got "
+            f"{lens.principal_px[0]:.6g}, {lens.principal_px[1]:.6g}; calibrate the camera again"
+        )
     if not np.all(np.abs(lens.coefficients) < 1e6):
-        raise InputError(f"{where}: expected coefficients of distortion below 10^6, got "
-                         f"{lens.coefficients}; calibrate the camera again")
+        raise InputError(
+            f"{where}: expected coefficients of distortion below 10^6, got "
+            f"{lens.coefficients}; calibrate the camera again"
+        )
 
 
 def check_missing(wanted: list[str], is_there: list[bool], source: str) -> None:
@@ -63,12 +79,18 @@ def check_missing(wanted: list[str], is_there: list[bool], source: str) -> None:
     if not wanted or 2 * num_found < len(wanted):
         first = missing[0] if missing else "no frames"
         raise InputError(
-            f"{source}: expected its photographs, got {num_found or 'none'} of {len(wanted)} (the first that is missing: "
+            f"{source}: expected its photographs, got {num_found or 'none'} of {len(wanted)} (the "
+            "first that is missing: "
             f"{first}); copy the images there, or give their folder as config.data.images"
         )
     if missing:
-        _log.warning("%s: %d of %d photographs are not there and are left out: %s", source, len(missing), len(wanted),
-                     some_of(missing))
+        _log.warning(
+            "%s: %d of %d photographs are not there and are left out: %s",
+            source,
+            len(missing),
+            len(wanted),
+            some_of(missing),
+        )
 
 
 def some_of(names: list[str], most: int = 5) -> str:
@@ -77,19 +99,24 @@ def some_of(names: list[str], most: int = 5) -> str:
 
 
 def _check_poses(capture: Capture) -> None:
-    names, source = capture.image_names, capture.source
+    names = capture.image_names
+    source = capture.source
     broken = np.flatnonzero(~np.isfinite(capture.camera_from_world).all(axis=(1, 2)))
     if broken.size:
         raise InputError(
-            f"{source}: expected finite poses, got NaN or infinity in {broken.size} of {len(names)}, the first is that "
+            f"{source}: expected finite poses, got NaN or infinity in {broken.size} of "
+            f"{len(names)}, the first is that "
             f"of {names[broken[0]]}; remove these images from the model"
         )
     rotations = capture.camera_from_world[:, :3, :3]
     products = rotations @ np.swapaxes(rotations, 1, 2)
     broken = np.flatnonzero(np.abs(products - np.eye(3)).max(axis=(1, 2)) > _ROTATION_TOLERANCE)
     if broken.size:
-        raise InputError(f"{source}: expected rotations, got other matrices in {broken.size} of {len(names)} poses, the first is "
-                         f"that of {names[broken[0]]}; remove these images from the model")
+        raise InputError(
+            f"{source}: expected rotations, got other matrices in {broken.size} of {len(names)} "
+            "poses, the first is "
+            f"that of {names[broken[0]]}; remove these images from the model"
+        )
     centers = camera_center(capture.camera_from_world)
     with np.errstate(over="ignore", invalid="ignore"):
         distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
@@ -97,8 +124,12 @@ def _check_poses(capture: Capture) -> None:
         if np.median(distances) > 0:
             is_far |= ~(distances <= _MAX_REACH * np.median(distances))
     if is_far.any():
-        raise InputError(f"{source}: expected cameras around one place, got {is_far.sum()} of {len(names)} far away from the "
-                         f"others, the first is that of {names[is_far.argmax()]}; remove these images from the model")
+        raise InputError(
+            f"{source}: expected cameras around one place, got {is_far.sum()} of {len(names)} far "
+            "away from the "
+            f"others, the first is that of {names[is_far.argmax()]}; remove these images from the "
+            "model"
+        )
 
 
 def _without_far_points(capture: Capture) -> Capture:
@@ -112,10 +143,18 @@ def _without_far_points(capture: Capture) -> Capture:
     if is_near.all():
         return capture
     if not is_near.any():
-        raise InputError(f"{capture.source}: expected points near the cameras, got none of {len(is_near)}; "
-                         "points and poses are of two frames or units")
-    _log.warning("%s: %d of %d points are left out: they are %.0f times as far away as the cameras are from each other, or more",
-                 capture.source, (~is_near).sum(), len(is_near), _MAX_REACH)
+        raise InputError(
+            f"{capture.source}: expected points near the cameras, got none of {len(is_near)}; "
+            "points and poses are of two frames or units"
+        )
+    _log.warning(
+        "%s: %d of %d points are left out: they are %.0f times as far away as the cameras are from "
+        "each other, or more",
+        capture.source,
+        (~is_near).sum(),
+        len(is_near),
+        _MAX_REACH,
+    )
     return capture.of_points(is_near)
 
 
@@ -123,16 +162,25 @@ def checked(capture: Capture) -> Capture:
     """A capture that can be believed; what can be left out is, with a word in the log.
 
     Raises:
-        InputError: names that are there twice or unsafe, fewer than two views, lenses, poses or points that make no sense.
+        InputError: names that are there twice or unsafe, fewer than two views, lenses, poses or
+            points that make no sense.
     """
-    names, source = capture.image_names, capture.source
+    names = capture.image_names
+    source = capture.source
     if len(names) < 2:
-        raise InputError(f"{source}: expected at least 2 images with poses, got {len(names)}; check the reconstruction")
+        raise InputError(
+            f"{source}: expected at least 2 images with poses, got {len(names)}; check the "
+            "reconstruction"
+        )
     for name in names:
         check_name(name, source)
-    twice = next((name for name, following in zip(names, names[1:], strict=False) if name == following), None)
+    twice = next(
+        (name for name, following in zip(names, names[1:], strict=False) if name == following), None
+    )
     if twice:
-        raise InputError(f"{source}: expected every image once, got {twice} twice; remove one of them")
+        raise InputError(
+            f"{source}: expected every image once, got {twice} twice; remove one of them"
+        )
     known: set[Lens] = set()  # thousands of photographs may share one lens
     for name, lens in zip(names, capture.lenses, strict=True):
         if lens not in known:
@@ -140,11 +188,15 @@ def checked(capture: Capture) -> Capture:
             known.add(lens)
     _check_poses(capture)
     if not len(capture.points):
-        raise InputError(f"{source}: expected points to start from, got an empty point cloud; triangulate points first")
+        raise InputError(
+            f"{source}: expected points to start from, got an empty point cloud; triangulate "
+            "points first"
+        )
     broken = np.flatnonzero(~np.isfinite(capture.points).all(axis=1))
     if broken.size:
         raise InputError(
-            f"{source}: expected finite points, got NaN or infinity in {broken.size} of {len(capture.points)}, the "
+            f"{source}: expected finite points, got NaN or infinity in {broken.size} of "
+            f"{len(capture.points)}, the "
             f"first is point {broken[0]} of the file; remove them"
         )
     return _without_far_points(capture)

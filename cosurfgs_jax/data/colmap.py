@@ -1,4 +1,5 @@
-"""COLMAP models, binary and text. NumPy only; files of rigs and frames (`rigs.bin`, `frames.bin`) are not needed.
+"""COLMAP models, binary and text. NumPy only; files of rigs and frames (`rigs.bin`, `frames.bin`)
+are not needed.
 
 Poses, cameras and tracks are all that is kept: the 2-D positions of features are skipped.
 """
@@ -50,8 +51,12 @@ def _table(folder: Path, stem: str, endings: tuple[str, ...] = (".bin", ".txt"))
     """The file of a table, in any case (points3d.txt)."""
     if not folder.is_dir():
         return None
-    files = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()}
-    return next((files[name] for ending in endings if (name := stem.lower() + ending) in files), None)
+    files = {
+        path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()
+    }
+    return next(
+        (files[name] for ending in endings if (name := stem.lower() + ending) in files), None
+    )
 
 
 def _is_model(folder: Path) -> bool:
@@ -73,8 +78,8 @@ def find_model(root: Path, model: str = "") -> Path | None:
 
     Args:
         root: the dataset's folder.
-        model: folder inside it, or "" to look in sparse/<any>, sparse and the root. Of several sub-folders of sparse
-            the one with most images is taken, of equals the first by name.
+        model: folder inside it, or "" to look in sparse/<any>, sparse and the root. Of several
+            sub-folders of sparse the one with most images is taken, of equals the first by name.
     Returns:
         None where there is no model.
     Raises:
@@ -83,12 +88,17 @@ def find_model(root: Path, model: str = "") -> Path | None:
     if model:
         if not _is_model(root / model):
             raise InputError(
-                f"config.data.model: expected a folder with COLMAP's cameras and images files (.bin or .txt), "
+                "config.data.model: expected a folder with COLMAP's cameras and images files "
+                "(.bin or .txt), "
                 f"got {root / model}; give the folder relative to the dataset, such as sparse/1"
             )
         return root / model
     sparse = subfolder(root, "sparse") if root.is_dir() else None
-    candidates = [] if sparse is None else [path for path in sorted(sparse.iterdir()) if path.is_dir() and _is_model(path)]
+    candidates = (
+        []
+        if sparse is None
+        else [path for path in sorted(sparse.iterdir()) if path.is_dir() and _is_model(path)]
+    )
     if candidates:
         return max(candidates, key=_num_images) if len(candidates) > 1 else candidates[0]
     return next((path for path in (sparse, root) if path is not None and _is_model(path)), None)
@@ -100,15 +110,20 @@ class _End:
     def __init__(self, data, count: int, least: int, what: str):
         if count * least > len(data):
             raise struct.error(f"{count} {what} do not fit into {len(data)} bytes")
-        self._data, self._count, self._what = data, count, what
+        self._data = data
+        self._count = count
+        self._what = what
 
     def check(self, offset: int) -> None:
         """Raises struct.error unless the file ends at `offset`."""
         if offset > len(self._data):
             raise struct.error(f"its {self._what} are cut off")
         if offset < len(self._data):
-            raise struct.error(f"{len(self._data) - offset} bytes follow after the {self._count} {self._what} that its head "
-                               "declares")
+            raise struct.error(
+                f"{len(self._data) - offset} bytes follow after the {self._count} {self._what} "
+                "that its head "
+                "declares"
+            )
 
 
 def _once(ids, what: str) -> None:
@@ -139,8 +154,10 @@ def _binary_cameras(path: Path) -> dict[int, Lens]:
         camera_id, model_id, width, height = struct.unpack_from("<IiQQ", data, offset)
         if not 0 <= model_id < len(_MODEL_NAMES):
             raise InputError(
-                f"{path}: camera {camera_id}: expected a camera model number from 0 to {len(_MODEL_NAMES) - 1}, "
-                f"got {model_id}; convert the model to one that is known, such as OPENCV, or undistort the images"
+                f"{path}: camera {camera_id}: expected a camera model number from 0 to "
+                f"{len(_MODEL_NAMES) - 1}, "
+                f"got {model_id}; convert the model to one that is known, such as OPENCV, or "
+                "undistort the images"
             )
         name = _MODEL_NAMES[model_id]
         try:
@@ -157,7 +174,8 @@ def _binary_cameras(path: Path) -> dict[int, Lens]:
 
 
 def _mapped(path: Path) -> mmap.mmap:
-    # Features are most of images.bin (gigabytes in large models) and are jumped over: only touched pages are read.
+    # Features are most of images.bin (gigabytes in large models) and are jumped over: only touched
+    # pages are read.
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -185,7 +203,9 @@ def _binary_images(path: Path) -> list[tuple[int, list[float], int, str]]:
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """starts[0], starts[0]+8, ..., starts[1], ... with counts[i] numbers from each start."""
     ends = np.cumsum(counts)
-    return 8 * np.arange(ends[-1] if ends.size else 0) + np.repeat(starts - 8 * (ends - counts), counts)
+    return 8 * np.arange(ends[-1] if ends.size else 0) + np.repeat(
+        starts - 8 * (ends - counts), counts
+    )
 
 
 def _gather_u32(raw: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -202,8 +222,10 @@ def _binary_points(path: Path):
     data = _mapped(path)
     num_points = struct.unpack_from("<Q", data)[0]
     end = _End(data, num_points, _POINT_HEADER_BYTES, "points")
-    starts, lengths = np.empty(num_points, np.int64), np.empty(num_points, np.int64)
-    offset, read_length = 8, struct.Struct("<Q").unpack_from
+    starts = np.empty(num_points, np.int64)
+    lengths = np.empty(num_points, np.int64)
+    offset = 8
+    read_length = struct.Struct("<Q").unpack_from
     for point in range(num_points):
         starts[point] = offset
         lengths[point] = length = read_length(data, offset + _POINT_HEADER_BYTES - 8)[0]
@@ -219,17 +241,29 @@ def _binary_points(path: Path):
     for first in range(0, num_points, step):
         part = slice(first, first + step)
         places = _ranges(starts[part] + _POINT_HEADER_BYTES, lengths[part])
-        track_ids[offsets[first] : offsets[min(first + step, num_points)]] = _gather_u32(raw, places)
+        track_ids[offsets[first] : offsets[min(first + step, num_points)]] = _gather_u32(
+            raw, places
+        )
     return ids, points.reshape(-1, 3), colors, lengths, track_ids
 
 
 def _ply_points(path: Path):
     points, colors = point_ply.read_points(path)
-    return np.arange(len(points)), points, colors, np.zeros(len(points), np.int64), np.empty(0, np.int64)
+    return (
+        np.arange(len(points)),
+        points,
+        colors,
+        np.zeros(len(points), np.int64),
+        np.empty(0, np.int64),
+    )
 
 
-def _tracks(lengths: np.ndarray, track_ids: np.ndarray, image_ids: np.ndarray, source: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and views, ascending and without repetition; image numbers that the model does not have are dropped."""
+def _tracks(
+    lengths: np.ndarray, track_ids: np.ndarray, image_ids: np.ndarray, source: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and views, ascending and without repetition; image numbers that the model does not
+    have are dropped.
+    """
     order = np.argsort(image_ids)
     place = np.minimum(np.searchsorted(image_ids, track_ids, sorter=order), len(order) - 1)
     views = order[place]
@@ -237,21 +271,31 @@ def _tracks(lengths: np.ndarray, track_ids: np.ndarray, image_ids: np.ndarray, s
     is_known = image_ids[views] == track_ids
     if not is_known.all():
         missing = np.unique(track_ids[~is_known])
-        _log.warning("%s: points name %d images that the model does not have, the first is number %d; is it whole?", source,
-                     len(missing), missing[0])
+        _log.warning(
+            "%s: points name %d images that the model does not have, the first is number %d; is it "
+            "whole?",
+            source,
+            len(missing),
+            missing[0],
+        )
     keys = np.sort(points[is_known] * len(image_ids) + views[is_known])
     keys = keys[np.diff(keys, prepend=-1) > 0]
     counts = np.bincount(keys // len(image_ids), minlength=len(lengths))
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), (keys % len(image_ids)).astype(np.int32)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), (
+        keys % len(image_ids)
+    ).astype(np.int32)
 
 
-def _read_images(path: Path, lenses: dict[int, Lens], cameras_path: Path) -> list[tuple[int, list[float], int, str]]:
+def _read_images(
+    path: Path, lenses: dict[int, Lens], cameras_path: Path
+) -> list[tuple[int, list[float], int, str]]:
     is_binary = path.suffix.lower() == ".bin"
     images = _binary_images(path) if is_binary else list(colmap_text.read_images(path))
     for _, _, camera_id, name in images:
         if camera_id not in lenses:
             raise InputError(
-                f"{path}: image {readable(name)}: expected one of the {len(lenses)} cameras of {cameras_path.name}, "
+                f"{path}: image {readable(name)}: expected one of the {len(lenses)} cameras of "
+                f"{cameras_path.name}, "
                 f"got camera {camera_id}; export the model again"
             )
     _once([image[0] for image in images], "image")
@@ -274,7 +318,9 @@ def _read_points(path: Path):
 
 
 def _poses(images: list, path: Path) -> np.ndarray:
-    """camera_from_world f64[V,4,4]; what is no rotation becomes NaN, which is refused by name later."""
+    """camera_from_world f64[V,4,4]; what is no rotation becomes NaN, which is refused by name
+    later.
+    """
     poses = np.array([image[1] for image in images], np.float64).reshape(-1, 7)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(poses[:, :4], axis=1)
@@ -283,8 +329,14 @@ def _poses(images: list, path: Path) -> np.ndarray:
         camera_from_world[:, :3, :3] = matrix_from_quat(poses[:, :4])
     if is_odd.any():
         first = int(np.flatnonzero(is_odd)[0])
-        _log.warning("%s: %d quaternions are not of length 1 and were scaled to it, the first is that of %s, of length %.4g",
-                     path, is_odd.sum(), readable(images[first][3]), lengths[first])
+        _log.warning(
+            "%s: %d quaternions are not of length 1 and were scaled to it, the first is that of "
+            "%s, of length %.4g",
+            path,
+            is_odd.sum(),
+            readable(images[first][3]),
+            lengths[first],
+        )
     camera_from_world[:, :3, 3] = poses[:, 4:]
     return camera_from_world
 
@@ -293,32 +345,41 @@ def read_model(folder: Path) -> Capture:
     """Reads a COLMAP model.
 
     Args:
-        folder: with cameras, images and points3D files, binary (preferred where both are there) or text; points may also
-            be a PLY file, which has no tracks.
+        folder: with cameras, images and points3D files, binary (preferred where both are there) or
+            text; points may also be a PLY file, which has no tracks.
     Returns:
-        Views in the order of the file. Image names are safe to write files by. Points without tracks are kept.
+        Views in the order of the file. Image names are safe to write files by. Points without
+        tracks are kept.
     Raises:
-        InputError: a file that is damaged, has more or less in it than its head declares, or one number twice; an unknown
-            camera model, or an image whose camera is not listed.
+        InputError: a file that is damaged, has more or less in it than its head declares, or one
+            number twice; an unknown camera model, or an image whose camera is not listed.
     Source: the format description of COLMAP.
     """
-    cameras_path, images_path = _table(folder, "cameras"), _table(folder, "images")
+    cameras_path = _table(folder, "cameras")
+    images_path = _table(folder, "images")
     points_path = _table(folder, "points3D", (".bin", ".txt", ".ply"))
     with reading(cameras_path, *_WHOLE):
         is_binary = cameras_path.suffix.lower() == ".bin"
-        lenses = (_binary_cameras(cameras_path) if is_binary
-                  else colmap_text.read_cameras(cameras_path, _lens_maker(cameras_path)))
+        lenses = (
+            _binary_cameras(cameras_path)
+            if is_binary
+            else colmap_text.read_cameras(cameras_path, _lens_maker(cameras_path))
+        )
     with reading(images_path, *_WHOLE):
         images = _read_images(images_path, lenses, cameras_path)
         camera_from_world = _poses(images, images_path)
-    points, colors = np.empty((0, 3)), np.empty((0, 3), np.uint8)
-    offsets, views = np.zeros(1, np.int64), np.empty(0, np.int32)
+    points = np.empty((0, 3))
+    colors = np.empty((0, 3), np.uint8)
+    offsets = np.zeros(1, np.int64)
+    views = np.empty(0, np.int32)
     if points_path:
         with reading(points_path, *_WHOLE):
             points, colors, lengths, track_ids = _read_points(points_path)
             offsets = np.zeros(len(points) + 1, np.int64)
             if len(images) and len(points):
-                offsets, views = _tracks(lengths, track_ids, np.array([image[0] for image in images], np.int64), folder)
+                offsets, views = _tracks(
+                    lengths, track_ids, np.array([image[0] for image in images], np.int64), folder
+                )
     files = [readable(image[3]) for image in images]
     return Capture(
         source=str(folder),
@@ -336,13 +397,18 @@ def read_model(folder: Path) -> Capture:
 
 
 def short_names(files: list[str]) -> list[str]:
-    """Names of images by the files that they are said to be: as they are, if they are relative paths.
+    """Names of images by the files that they are said to be: as they are, if they are relative
+    paths.
 
-    Where some are of another machine, or lead out of their folder, all are shortened to what is below the folders that they
+    Where some are of another machine, or lead out of their folder, all are shortened to what is
+    below the folders that they
     share: files are named after them.
     """
     parts = [safe_name(file).split("/") for file in files]
-    if all("/".join(part) == file.replace("\\", "/").removeprefix("./") for part, file in zip(parts, files, strict=True)):
+    if all(
+        "/".join(part) == file.replace("\\", "/").removeprefix("./")
+        for part, file in zip(parts, files, strict=True)
+    ):
         return ["/".join(part) for part in parts]
     shared = 0
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):

@@ -16,7 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 class _Rows:
-    """The lines of a file that are no comments; errors that reading one causes are given its number."""
+    """The lines of a file that are no comments; errors that reading one causes are given its
+    number.
+    """
 
     def __init__(self, path: Path, lines: Iterable[str] | None = None):
         self._path = path
@@ -34,13 +36,18 @@ class _Rows:
 
     def damaged(self, error: Exception) -> InputError:
         """The error for what is wrong with the present line."""
-        return InputError(f"{self._path}: line {self.line_number}: expected a line of a whole COLMAP file, got one that cannot "
-                          f"be read ({error}); export the model again")
+        return InputError(
+            f"{self._path}: line {self.line_number}: expected a line of a whole COLMAP file, got "
+            "one that cannot "
+            f"be read ({error}); export the model again"
+        )
 
     def check_count(self, count: int) -> None:
         """Says where a file has another number of things than its head declares."""
         if self._declared not in (None, count):
-            _log.warning("%s: its head declares %d, the file has %d", self._path, self._declared, count)
+            _log.warning(
+                "%s: its head declares %d, the file has %d", self._path, self._declared, count
+            )
 
 
 def read_cameras(path: Path, lens: Callable[..., Lens]) -> dict[int, Lens]:
@@ -58,7 +65,8 @@ def read_cameras(path: Path, lens: Callable[..., Lens]) -> dict[int, Lens]:
             continue
         try:
             camera_id = whole_number(words[0])
-            width, height = whole_number(words[2]), whole_number(words[3])
+            width = whole_number(words[2])
+            height = whole_number(words[3])
             params = [number(word) for word in words[4:]]
             if camera_id in lenses:
                 raise ValueError(f"camera {camera_id} is there twice")
@@ -78,13 +86,17 @@ def _is_number(word: str) -> bool:
 
 
 def _is_feature_line(words: list[str]) -> bool:
-    """Whether a line is x, y and a whole point number, again and again; a pose with three words as its name is none."""
+    """Whether a line is x, y and a whole point number, again and again; a pose with three words as
+    its name is none.
+    """
     if len(words) % 3:
         return False
     return all(word.lstrip("-").isdigit() for word in words[2::3]) and all(map(_is_number, words))
 
 
-def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[tuple[int, list[float], int, str]]:
+def read_images(
+    path: Path, lines: Iterable[str] | None = None
+) -> Iterator[tuple[int, list[float], int, str]]:
     """Image number, pose (quaternion wxyz and shift), camera number and name of every image.
 
     Args:
@@ -96,13 +108,19 @@ def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[tupl
     is_pose_next = True
     for line in rows:
         words = line.split()
-        # Some programs leave out the line of features where there are none, others write an empty one.
+        # Some programs leave out the line of features where there are none, others write an empty
+        # one.
         if not is_pose_next and _is_feature_line(words):
             is_pose_next = True
         elif words:
             try:
                 pose = [number(word) for word in words[1:8]]
-                image = whole_number(words[0]), pose, whole_number(words[8]), line.split(None, 9)[9].rstrip()
+                image = (
+                    whole_number(words[0]),
+                    pose,
+                    whole_number(words[8]),
+                    line.split(None, 9)[9].rstrip(),
+                )
             except (ValueError, IndexError, OverflowError) as error:
                 raise rows.damaged(error) from None
             yield image
@@ -115,16 +133,29 @@ def _point(line: str, words: list[str]) -> tuple[int, list[float], list[int], li
     if "_" in line or not line.isascii():
         raise ValueError("expected numbers")
     if len(words) < 7 or (len(words) > 8 and len(words) % 2):
-        raise ValueError(f"expected id, x, y, z, r, g, b, error and pairs of numbers, got {len(words)} words")
+        raise ValueError(
+            f"expected id, x, y, z, r, g, b, error and pairs of numbers, got {len(words)} words"
+        )
     colors = [whole_number(word) for word in words[4:7]]
     if min(colors) < 0 or max(colors) > 255:
         raise ValueError(f"expected colours from 0 to 255, got {colors}")
-    return int(words[0]), [float(word) for word in words[1:4]], colors, [int(word) for word in words[8::2]]
+    return (
+        int(words[0]),
+        [float(word) for word in words[1:4]],
+        colors,
+        [int(word) for word in words[8::2]],
+    )
 
 
 def read_points(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers i64[P], points f64[P,3], colours u8[P,3], lengths of tracks i64[P] and the image numbers in them i64[T]."""
-    ids, points, colors, lengths, track_ids = [], [], [], [], []
+    """Numbers i64[P], points f64[P,3], colours u8[P,3], lengths of tracks i64[P] and the image
+    numbers in them i64[T].
+    """
+    ids = []
+    points = []
+    colors = []
+    lengths = []
+    track_ids = []
     rows = _Rows(path)
     for line in rows:
         words = line.split()

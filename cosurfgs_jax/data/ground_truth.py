@@ -14,15 +14,18 @@ FOLDER = "ground_truth"  # inside a dataset folder
 class GroundTruth:
     """True surface of a dataset, in the dataset's frame.
 
-    | field            | shape    | unit, frame                                                                 |
-    |------------------|----------|-----------------------------------------------------------------------------|
-    | `points`         | f64[M,3] | sampled by area on what at least two photographs see, dataset               |
-    | `normals`        | f64[M,3] | unit length, outwards, dataset                                              |
-    | `mesh_vertices`  | f64[n,3] | dataset                                                                     |
-    | `mesh_triangles` | i64[m,3] | counter-clockwise seen from outside; no surface inside buildings or ground  |
-    | `depth_paths`    | V paths  | one `.npz` per photograph, by name: `depth` f32[H,W] camera z at the pixel  |
-    |                  |          | centres, `normal` f32[H,W,3] unit length towards the camera, dataset frame  |
-    | `unit`           | text     | of all lengths                                                              |
+    | field            | shape    | unit, frame                                                    |
+    |------------------|----------|----------------------------------------------------------------|
+    | `points`         | f64[M,3] | sampled by area on what at least two photographs see, dataset  |
+    | `normals`        | f64[M,3] | unit length, outwards, dataset                                 |
+    | `mesh_vertices`  | f64[n,3] | dataset                                                        |
+    | `mesh_triangles` | i64[m,3] | counter-clockwise seen from outside; no surface inside         |
+    |                  |          | buildings or ground                                            |
+    | `depth_paths`    | V paths  | one `.npz` per photograph, by name: `depth` f32[H,W] camera z  |
+    |                  |          | at the pixel                                                   |
+    |                  |          | centres, `normal` f32[H,W,3] unit length towards the camera,   |
+    |                  |          | dataset frame                                                  |
+    | `unit`           | text     | of all lengths                                                 |
     """
 
     points: np.ndarray
@@ -33,7 +36,9 @@ class GroundTruth:
     unit: str = "m"
 
     def depth_path(self, view: int) -> str | None:
-        """The `.npz` with the depth and the normals of a photograph (counted by name), or None where there is none."""
+        """The `.npz` with the depth and the normals of a photograph (counted by name), or None
+        where there is none.
+        """
         return self.depth_paths[view] if 0 <= view < len(self.depth_paths) else None
 
 

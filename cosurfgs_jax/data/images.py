@@ -1,4 +1,6 @@
-"""Photographs as training sees them: decoded, masked, shrunk, undistorted, and kept in memory within a budget."""
+"""Photographs as training sees them: decoded, masked, shrunk, undistorted, and kept in memory
+within a budget.
+"""
 
 import collections
 import concurrent.futures
@@ -13,10 +15,15 @@ from cosurfgs_jax.data.masks import read_mask
 from cosurfgs_jax.data.photo_files import read_photograph, turned
 from cosurfgs_jax.geometry.distortion import source_pixels
 
-_MIN_THREADS, _MAX_THREADS = 2, 16  # one thread decodes 4 photographs of 16 megapixels a second
-_THREADS_SHARE = 0.25  # of the budget, for what all threads hold of the images that they decode, ...
+_MIN_THREADS = 2
+_MAX_THREADS = 16  # one thread decodes 4 photographs of 16 megapixels a second
+_THREADS_SHARE = (
+    0.25  # of the budget, for what all threads hold of the images that they decode, ...
+)
 _BYTES_PER_PIXEL = 12  # ... each: 8 to 12 were measured with a JPEG of 16 megapixels
-_STRIP_ROWS = 64  # of an image that is resampled at once: temporaries stay within the cache of a core
+_STRIP_ROWS = (
+    64  # of an image that is resampled at once: temporaries stay within the cache of a core
+)
 
 
 def resample(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -24,7 +31,8 @@ def resample(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
     Args:
         image: u8[h,w,C].
-        positions: f32[H,W,2], (x, y) in pixels, x+0.5 is the centre of pixel x; places outside take the border's value.
+        positions: f32[H,W,2], (x, y) in pixels, x+0.5 is the centre of pixel x; places outside take
+            the border's value.
     Returns:
         u8[H,W,C], rounded to the nearest.
     """
@@ -33,21 +41,29 @@ def resample(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
     result = np.empty((*positions.shape[:2], channels), np.uint8)
     for first in range(0, len(positions), _STRIP_ROWS):
         part = positions[first : first + _STRIP_ROWS] - np.float32(0.5)
-        x, y = np.clip(part[..., 0], 0, width - 1), np.clip(part[..., 1], 0, height - 1)
-        left, top = x.astype(np.int64), y.astype(np.int64)
-        right, below = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1) * width
-        share_x, share_y = (x - left)[..., None].astype(np.float32), (y - top)[..., None].astype(np.float32)
+        x = np.clip(part[..., 0], 0, width - 1)
+        y = np.clip(part[..., 1], 0, height - 1)
+        left = x.astype(np.int64)
+        top = y.astype(np.int64)
+        right = np.minimum(left + 1, width - 1)
+        below = np.minimum(top + 1, height - 1) * width
+        share_x = (x - left)[..., None].astype(np.float32)
+        share_y = (y - top)[..., None].astype(np.float32)
         top = top * width
         upper = flat[top + left] * (1 - share_x) + flat[top + right] * share_x
         lower = flat[below + left] * (1 - share_x) + flat[below + right] * share_x
-        result[first : first + _STRIP_ROWS] = upper * (1 - share_y) + lower * share_y + np.float32(0.5)
+        result[first : first + _STRIP_ROWS] = (
+            upper * (1 - share_y) + lower * share_y + np.float32(0.5)
+        )
     return result
 
 
 def shrink(image: Image.Image, factor: int) -> np.ndarray:
-    """Averages squares of factor x factor pixels; what is left over at the right and below is cropped.
+    """Averages squares of factor x factor pixels; what is left over at the right and below is
+    cropped.
 
-    Cropping keeps the scale exactly 1/factor on both axes, so that principal point and focal lengths stay exact.
+    Cropping keeps the scale exactly 1/factor on both axes, so that principal point and focal
+    lengths stay exact.
 
     Returns:
         u8[H // factor, W // factor, C], or without C for one channel; rounded to the nearest.
@@ -57,23 +73,27 @@ def shrink(image: Image.Image, factor: int) -> np.ndarray:
 
 
 def num_threads(scene, num_bytes: int) -> int:
-    """How many threads decode: one for each core that the process may use, in so far as the memory lets them.
+    """How many threads decode: one for each core that the process may use, in so far as the memory
+    lets them.
 
     Args:
         scene: a Scene.
         num_bytes: of the budget for kept images; what is just being decoded takes memory besides.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     largest = max(1, int(scene.photo_sizes.prod(axis=1).max())) * _BYTES_PER_PIXEL
     return max(_MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_SHARE * num_bytes) // largest))
 
 
 class ImageStore:
-    """Gives the photographs of a scene as they are trained on, from memory where they were read before.
+    """Gives the photographs of a scene as they are trained on, from memory where they were read
+    before.
 
-    Decoded images are kept as uint8, the longest unused ones are dropped first. Besides the budget, the resampling maps
-    of two lenses and the images that are just being decoded take memory. All methods may be called from any thread.
-    """
+    Decoded images are kept as uint8, the longest unused ones are dropped first. Besides the budget,
+    the resampling maps of two lenses and the images that are just being decoded take memory. All
+    methods may be called from any thread."""
 
     def __init__(self, scene, host_memory_mb: int):
         """
@@ -88,7 +108,9 @@ class ImageStore:
         self._num_bytes = 0
         self._pending: dict[int, concurrent.futures.Future] = {}
         self.num_threads = num_threads(scene, self._budget)
-        self._pool = concurrent.futures.ThreadPoolExecutor(self.num_threads, thread_name_prefix="images")
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            self.num_threads, thread_name_prefix="images"
+        )
         self._positions = functools.lru_cache(maxsize=2)(source_pixels)
 
     def __enter__(self) -> "ImageStore":
@@ -105,10 +127,12 @@ class ImageStore:
         """The photograph of a view.
 
         Returns:
-            u8[H,W,3], or u8[H,W,4] where the scene has masks: the fourth is 255 where the pixel counts, else 0. Pixels
-            that were averaged or interpolated from any ignored one are ignored. Read-only.
+            u8[H,W,3], or u8[H,W,4] where the scene has masks: the fourth is 255 where the pixel
+            counts, else 0. Pixels that were averaged or interpolated from any ignored one are
+            ignored. Read-only.
         Raises:
-            InputError: unreadable file, or another size than the model says; names the file, expected and got.
+            InputError: unreadable file, or another size than the model says; names the file,
+                expected and got.
         """
         view = int(view)
         with self._lock:
@@ -132,13 +156,17 @@ class ImageStore:
         return image
 
     def prefetch(self, views) -> None:
-        """Starts reading views in the background, in this order, as many as the budget holds; returns at once."""
+        """Starts reading views in the background, in this order, as many as the budget holds;
+        returns at once.
+        """
         with self._lock:
             room = self._budget - sum(self._size(view) for view in self._pending)
             for view in dict.fromkeys(map(int, views)):
                 if view in self._pending:
                     continue
-                room -= self._size(view)  # also of what is there: it must still be there when its turn comes
+                room -= self._size(
+                    view
+                )  # also of what is there: it must still be there when its turn comes
                 if room < 0:
                     return
                 if view in self._cache:
@@ -169,7 +197,9 @@ class ImageStore:
         scene = self._scene
         orientation = scene.orientation(view)
         size = tuple(scene.photo_sizes[view].tolist())
-        image, alpha = read_photograph(scene.image_paths[view], size[::-1] if orientation >= 5 else size, scene.path)
+        image, alpha = read_photograph(
+            scene.image_paths[view], size[::-1] if orientation >= 5 else size, scene.path
+        )
         image = turned(image, orientation)
         factor = int(scene.shrink_factors[view])
         planes = [shrink(image, factor)]
@@ -187,7 +217,8 @@ class ImageStore:
 
 
 def photo_mask(scene, view: int, alpha: np.ndarray | None) -> np.ndarray:
-    """Which pixels of a photograph count, before it is shrunk: those of its mask file and its own alpha channel.
+    """Which pixels of a photograph count, before it is shrunk: those of its mask file and its own
+    alpha channel.
 
     Args:
         scene: a Scene.

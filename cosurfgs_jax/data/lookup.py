@@ -1,10 +1,12 @@
-"""Finding the files that a dataset names: names that other programs, systems and machines wrote, files as they lie here.
+"""Finding the files that a dataset names: names that other programs, systems and machines wrote,
+files as they lie here.
 
-A name fits a file where one of their two paths ends in the other: `scene/images/a/1.jpg` fits `a/1.jpg`, and the other way
-round. Parts are compared exactly first, then without regard to case and Unicode form, then without regard to the ending.
-What is missing from a folder that is here is not taken from another one. A folder that has another name here is found by what
-lies in it, if no other folder is meant by that: two folders with equal file names (`cam1/1.jpg`, `cam2/1.jpg`) are never mixed
-up.
+A name fits a file where one of their two paths ends in the other: `scene/images/a/1.jpg` fits
+`a/1.jpg`, and the other way round. Parts are compared exactly first, then without regard to case
+and Unicode form, then without regard to the ending. What is missing from a folder that is here is
+not taken from another one. A folder that has another name here is found by what lies in it, if no
+other folder is meant by that: two folders with equal file names (`cam1/1.jpg`, `cam2/1.jpg`) are
+    never mixed up.
 """
 
 import logging
@@ -16,10 +18,37 @@ from pathlib import Path
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import readable, safe_name
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".pbm",
-                 ".jp2")
+IMAGE_ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".jp2",
+)
 # Of names whose photographs lie here in another format: the package opens none of these.
-CONVERTED = (".heic", ".heif", ".avif", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".gif")
+CONVERTED = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".cr3",
+    ".arw",
+    ".orf",
+    ".raf",
+    ".rw2",
+    ".gif",
+)
 _log = logging.getLogger(__name__)
 _MAX_NAME = 4000  # bytes; no path is longer
 _NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
@@ -31,7 +60,9 @@ def folded(name: str) -> str:
 
 
 def without_ending(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> str:
-    """A name without its ending, if that is one of `endings` (in any case): what follows another dot is part of the name."""
+    """A name without its ending, if that is one of `endings` (in any case): what follows another
+    dot is part of the name.
+    """
     stem, dot, ending = name.rpartition(".")
     return stem if stem and dot and f".{ending}".lower() in endings else name
 
@@ -40,11 +71,20 @@ def subfolder(root: Path, name: str) -> Path | None:
     """The folder of this name, or of one that differs in case only; None where there is none."""
     if (root / name).is_dir():
         return root / name
-    return next((path for path in sorted(root.iterdir()) if folded(path.name) == folded(name) and path.is_dir()), None)
+    return next(
+        (
+            path
+            for path in sorted(root.iterdir())
+            if folded(path.name) == folded(name) and path.is_dir()
+        ),
+        None,
+    )
 
 
 def _walk(folder: Path) -> Iterable[str]:
-    """Relative names of the files below a folder, with forward slashes; links to folders are followed once."""
+    """Relative names of the files below a folder, with forward slashes; links to folders are
+    followed once.
+    """
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -52,7 +92,9 @@ def _walk(folder: Path) -> Iterable[str]:
             folders[:] = []
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in _NOT_OURS)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name.lower() not in _NOT_OURS
+        )
         below = os.path.relpath(place, folder)
         for name in sorted(names):
             if not name.startswith("."):
@@ -60,10 +102,17 @@ def _walk(folder: Path) -> Iterable[str]:
 
 
 class FileIndex:
-    """The files of some kinds below a folder, to be found by names that need not be quite theirs."""
+    """The files of some kinds below a folder, to be found by names that need not be
+    quite theirs.
+    """
 
-    def __init__(self, folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS, prefer: str = "",
-                 leave_out: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        endings: tuple[str, ...] = IMAGE_ENDINGS,
+        prefer: str = "",
+        leave_out: tuple[str, ...] = (),
+    ):
         """
         Args:
             folder: what lies below it can be found; one that is not there is empty.
@@ -80,8 +129,12 @@ class FileIndex:
 
     def _scan(self) -> list[str]:
         if self._files is None:  # a dataset whose names are all exact never needs it
-            self._files = [name for name in _walk(self.folder) if os.path.splitext(name)[1].lower() in self._endings
-                           and not folded(name).startswith(self._leave_out)]
+            self._files = [
+                name
+                for name in _walk(self.folder)
+                if os.path.splitext(name)[1].lower() in self._endings
+                and not folded(name).startswith(self._leave_out)
+            ]
             for name in self._files:
                 last = without_ending(folded(name.rpartition("/")[2]), self._endings)
                 self._by_last.setdefault(last, []).append(tuple(name.split("/")))
@@ -93,23 +146,30 @@ class FileIndex:
 
     def _stem(self, wanted: str) -> str:
         """A name that is looked for, without its ending."""
-        return without_ending(wanted, self._endings + (CONVERTED if self._endings == IMAGE_ENDINGS else ()))
+        return without_ending(
+            wanted, self._endings + (CONVERTED if self._endings == IMAGE_ENDINGS else ())
+        )
 
     def _level(self, wanted: list[str], have: tuple[str, ...]) -> int | None:
-        """0, 1, 2: alike exactly, but for case, but for the ending; None: the paths do not end alike."""
+        """0, 1, 2: alike exactly, but for case, but for the ending; None: the paths do not end
+        alike.
+        """
         shared = min(len(wanted), len(have))
-        ours, theirs = wanted[len(wanted) - shared:], list(have[len(have) - shared:])
+        ours = wanted[len(wanted) - shared :]
+        theirs = list(have[len(have) - shared :])
         if ours == theirs:
             return 0
-        ours, theirs = [folded(part) for part in ours], [folded(part) for part in theirs]
+        ours = [folded(part) for part in ours]
+        theirs = [folded(part) for part in theirs]
         if ours == theirs:
             return 1
-        ours[-1], theirs[-1] = self._stem(ours[-1]), without_ending(theirs[-1], self._endings)
+        ours[-1] = self._stem(ours[-1])
+        theirs[-1] = without_ending(theirs[-1], self._endings)
         return 2 if ours == theirs else None
 
     def candidates(self, name: str, place: str | None = None) -> list[str]:
-        """The files that fit a name best, relative: those that share the longest end of the path, then those that are in no
-        further folder, then the most alike.
+        """The files that fit a name best, relative: those that share the longest end of the path,
+        then those that are in no further folder, then the most alike.
 
         Args:
             name: of a file.
@@ -127,12 +187,20 @@ class FileIndex:
                     continue
                 is_other = not folded(file).startswith(self._prefer)
                 shared = min(len(wanted), len(have))
-                found[file] = (-shared, len(have) > shared, level, is_other, abs(len(have) - len(wanted)))
+                found[file] = (
+                    -shared,
+                    len(have) > shared,
+                    level,
+                    is_other,
+                    abs(len(have) - len(wanted)),
+                )
         best = min(found.values(), default=None)
         return [file for file, rank in found.items() if rank == best]
 
     def _of_renamed_folders(self, names: list[str], paths: list[Path | None]) -> dict[int, Path]:
-        """Files for names that fit none, by their last parts, where every folder of the names then has one of its own."""
+        """Files for names that fit none, by their last parts, where every folder of the names then
+        has one of its own.
+        """
         folder_of: dict[str, str] = {}  # of the files -> of the names
         for name, path in zip(names, paths, strict=True):
             if path is not None:
@@ -144,14 +212,20 @@ class FileIndex:
         for number, name in enumerate(names):
             if paths[number] is not None or _parent(name) in is_found:
                 continue
-            files = [self.folder / file for file in self.candidates(safe_name(name).rpartition("/")[2])]
+            files = [
+                self.folder / file for file in self.candidates(safe_name(name).rpartition("/")[2])
+            ]
             if len(files) != 1 or os.path.normpath(files[0]) in taken:
                 continue
             place = os.path.normpath(files[0].parent)
             if folder_of.setdefault(place, _parent(name)) != _parent(name):
                 is_shared.add(place)
             found[number] = files[0]
-        return {number: path for number, path in found.items() if os.path.normpath(path.parent) not in is_shared}
+        return {
+            number: path
+            for number, path in found.items()
+            if os.path.normpath(path.parent) not in is_shared
+        }
 
     def find(self, name: str, source: str) -> Path | None:
         """The file that a name means, or None.
@@ -165,7 +239,8 @@ class FileIndex:
         return self.find_all([name], source)[0]
 
     def find_all(self, names: list[str], source: str) -> list[Path | None]:
-        """The files that names mean, None for those that are not there; no file is given to two names.
+        """The files that names mean, None for those that are not there; no file is given to two
+        names.
 
         A name that leads to a file as it stands is taken at its word, also outside the folder.
 
@@ -179,17 +254,26 @@ class FileIndex:
                 _own(owners, path, name, source)
         taken = set(owners)
         # What is missing from a folder that is there as it is called is not in another one.
-        place_of = {_parent(name): os.path.normpath(path.parent) for name, path in zip(names, paths, strict=True)
-                    if path is not None}
+        place_of = {
+            _parent(name): os.path.normpath(path.parent)
+            for name, path in zip(names, paths, strict=True)
+            if path is not None
+        }
         for number, name in enumerate(names):
             if paths[number] is not None:
                 continue
-            files = [self.folder / file for file in self.candidates(name, place_of.get(_parent(name)))]
+            files = [
+                self.folder / file for file in self.candidates(name, place_of.get(_parent(name)))
+            ]
             files = [file for file in files if os.path.normpath(file) not in taken]
             if len(files) > 1:
-                raise InputError(f"{source}: expected one file for {name}, got {len(files)} in {self.folder} that fit it: "
-                                 f"{files[0].relative_to(self.folder)}, {files[1].relative_to(self.folder)}; rename or "
-                                 "remove one")
+                raise InputError(
+                    f"{source}: expected one file for {name}, got {len(files)} in {self.folder} "
+                    "that fit it: "
+                    f"{files[0].relative_to(self.folder)}, {files[1].relative_to(self.folder)}; "
+                    "rename or "
+                    "remove one"
+                )
             if files:
                 _own(owners, files[0], name, source)
                 paths[number] = files[0]
@@ -197,8 +281,14 @@ class FileIndex:
             renamed = self._of_renamed_folders(names, paths)
             if renamed:
                 first = next(iter(renamed))
-                _log.warning("%s: %d files are in folders of another name here, the first is %s, taken for %s", source,
-                             len(renamed), renamed[first], names[first])
+                _log.warning(
+                    "%s: %d files are in folders of another name here, the first is %s, taken for "
+                    "%s",
+                    source,
+                    len(renamed),
+                    renamed[first],
+                    names[first],
+                )
             for number, path in renamed.items():
                 paths[number] = path
         return paths
@@ -208,8 +298,11 @@ def _own(owners: dict[str, str], path: Path, name: str, source: str) -> None:
     """Notes which name a file belongs to; InputError where it is another one already."""
     other = owners.setdefault(os.path.normpath(path), name)
     if safe_name(other) != safe_name(name):  # the same name twice has words of its own
-        raise InputError(f"{source}: expected a file for each of {other} and {name}, got {path} for both; give the folders that "
-                         "they are in, too")
+        raise InputError(
+            f"{source}: expected a file for each of {other} and {name}, got {path} for both; give "
+            "the folders that "
+            "they are in, too"
+        )
 
 
 def _parent(name: str) -> str:
@@ -217,12 +310,16 @@ def _parent(name: str) -> str:
 
 
 def _literal(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
-    """The file that a name leads to as it stands; outside of the folder also without its ending, as no index has it."""
+    """The file that a name leads to as it stands; outside of the folder also without its ending, as
+    no index has it.
+    """
     if not name or "\0" in name or len(name) > _MAX_NAME:
         return None
     for text in dict.fromkeys((name, name.replace("\\", "/"))):
         is_outside = text.startswith(("/", "../")) or "/../" in text
-        extra = [form for ending in endings for form in (ending, ending.upper())] if is_outside else []
+        extra = (
+            [form for ending in endings for form in (ending, ending.upper())] if is_outside else []
+        )
         for ending in ["", *extra]:
             path = folder / (text + ending)
             try:
@@ -238,4 +335,9 @@ def say_outside(paths: Iterable[Path], root: Path, source: str) -> None:
     inside = os.path.abspath(root) + os.sep
     outside = [path for path in paths if not os.path.abspath(path).startswith(inside)]
     if outside:
-        _log.warning("%s: %d files that it names lie outside of the dataset, the first is %s", source, len(outside), outside[0])
+        _log.warning(
+            "%s: %d files that it names lie outside of the dataset, the first is %s",
+            source,
+            len(outside),
+            outside[0],
+        )

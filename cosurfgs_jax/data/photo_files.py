@@ -1,11 +1,13 @@
 """Image files of others: their heads, their pixels, and what is refused before a pixel is decoded.
 
-Formats: JPEG (also with further pictures behind the first, MPO), PNG, TIFF, BMP, WebP, JPEG 2000, PPM. No other decoder of
-Pillow is ever tried: some of them start programs. 16-bit images become 8-bit ones by v/257, grey ones RGB.
+Formats: JPEG (also with further pictures behind the first, MPO), PNG, TIFF, BMP, WebP, JPEG 2000,
+    PPM. No other decoder of
+Pillow is ever tried: some of them start programs. 16-bit images become 8-bit ones by v/257, grey
+    ones RGB.
 
-Pixels are given as they are stored. COLMAP's poses belong to them; programs that turn photographs by the orientation of their
-EXIF data before they look at them are noticed by the sizes of their cameras (`cosurfgs_jax.data.sizes`).
-"""
+Pixels are given as they are stored. COLMAP's poses belong to them; programs that turn photographs
+by the orientation of their EXIF data before they look at them are noticed by the sizes of their
+cameras (`cosurfgs_jax.data.sizes`)."""
 
 import dataclasses
 import mmap
@@ -21,12 +23,29 @@ from cosurfgs_jax.errors import InputError
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
 # Decoded they are 1.5 GB. The largest cameras of aircraft have 0.4 * 10^9 pixels.
 MAX_PIXELS = 2**29
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
-                  MemoryError, zlib.error, struct.error, RuntimeError)
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    zlib.error,
+    struct.error,
+    RuntimeError,
+)
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_ORIENTATION, _BITS, _BANDS, _PLANAR, _KIND_OF_NUMBERS = 274, 258, 277, 284, 339  # tags of TIFF and EXIF
-_SEPARATE_PLANES, _REAL_NUMBERS = 2, 3
+_ORIENTATION = 274
+_BITS = 258
+_BANDS = 277
+_PLANAR = 284
+_KIND_OF_NUMBERS = 339  # tags of TIFF and EXIF
+_SEPARATE_PLANES = 2
+_REAL_NUMBERS = 3
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,12 +63,13 @@ _UNTURN = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 class PhotoHeader:
     """What the head of an image file says.
 
-    | field             |                                                                                      |
-    |-------------------|--------------------------------------------------------------------------------------|
-    | `height`, `width` | in pixels, as stored                                                                 |
-    | `has_alpha`       | whether there is an alpha channel                                                    |
-    | `orientation`     | of EXIF and TIFF, 1 to 8: how it is to be looked at; 1 = as stored                    |
-    | `seems_whole`     | it ends as such a file ends; where it does not, only decoding tells whether it is cut off |
+    | field             |                                                                          |
+    |-------------------|--------------------------------------------------------------------------|
+    | `height`, `width` | in pixels, as stored                                                     |
+    | `has_alpha`       | whether there is an alpha channel                                        |
+    | `orientation`     | of EXIF and TIFF, 1 to 8: how it is to be looked at; 1 = as stored       |
+    | `seems_whole`     | it ends as such a file ends; where it does not, only decoding tells      |
+    |                   | whether it is cut off                                                    |
     """
 
     height: int
@@ -73,8 +93,11 @@ def _unreadable(path, error) -> InputError:
     text = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
     if isinstance(error, Image.UnidentifiedImageError):
         text = "no image of a known format"
-    return InputError(f"{path}: expected a whole image (JPEG, PNG, TIFF, BMP, WebP, JPEG 2000 or PPM), got one that cannot be "
-                      f"read ({text}); restore or convert the file")
+    return InputError(
+        f"{path}: expected a whole image (JPEG, PNG, TIFF, BMP, WebP, JPEG 2000 or PPM), got one "
+        "that cannot be "
+        f"read ({text}); restore or convert the file"
+    )
 
 
 def _tiff_tags(path):
@@ -110,13 +133,16 @@ def _check_tiff(tags, path) -> None:
     elif tags.get(_PLANAR) == _SEPARATE_PLANES and bits == 16 and num_bands > 1:
         got = "16 bits in a plane for each colour"
     if got:
-        raise InputError(f"{path}: expected an image of 8 or 16 bits with one, three or four bands, pixel by pixel, got {got}; "
-                         "convert it, to 8-bit RGB for example")
+        raise InputError(
+            f"{path}: expected an image of 8 or 16 bits with one, three or four bands, pixel by "
+            f"pixel, got {got}; "
+            "convert it, to 8-bit RGB for example"
+        )
 
 
 def _open(path, file=None) -> Image.Image:
-    # Aerial cameras exceed Pillow's limit of 89 megapixels. Sizes are compared with the camera's before decoding, so a
-    # file that claims to be larger than it should be is refused all the same.
+    # Aerial cameras exceed Pillow's limit of 89 megapixels. Sizes are compared with the camera's
+    # before decoding, so a file that claims to be larger than it should be is refused all the same.
     Image.MAX_IMAGE_PIXELS = None
     try:
         image = Image.open(file or path, formats=FORMATS)
@@ -127,10 +153,15 @@ def _open(path, file=None) -> Image.Image:
         if image.format == "TIFF":
             _check_tiff(image.tag_v2, path)
         if image.mode == "F":
-            raise InputError(f"{path}: expected an image of 8 or 16 bits, got real numbers; convert it")
+            raise InputError(
+                f"{path}: expected an image of 8 or 16 bits, got real numbers; convert it"
+            )
         if image.width * image.height > MAX_PIXELS:
-            raise InputError(f"{path}: expected an image of at most {MAX_PIXELS} pixels, got {image.width}x{image.height}; "
-                             "cut it")
+            raise InputError(
+                f"{path}: expected an image of at most {MAX_PIXELS} pixels, got "
+                f"{image.width}x{image.height}; "
+                "cut it"
+            )
     except InputError:
         image.close()
         raise
@@ -138,7 +169,9 @@ def _open(path, file=None) -> Image.Image:
 
 
 def _exif_orientation(raw: bytes) -> int:
-    """The orientation in EXIF data, 1 where there is none. Pillow's own reader takes longer than the rest of the head."""
+    """The orientation in EXIF data, 1 where there is none. Pillow's own reader takes longer than
+    the rest of the head.
+    """
     start = 6 if raw.startswith(b"Exif\0\0") else 0
     order = {b"II": "<", b"MM": ">"}.get(raw[start : start + 2])
     if order is None or len(raw) < start + 8:
@@ -147,7 +180,9 @@ def _exif_orientation(raw: bytes) -> int:
     if len(raw) < first + 2:
         return 1
     entries = raw[first + 2 : first + 2 + 12 * struct.unpack_from(order + "H", raw, first)[0]]
-    for tag, _, _, value, _ in struct.iter_unpack(order + "HHIHH", entries[: len(entries) // 12 * 12]):
+    for tag, _, _, value, _ in struct.iter_unpack(
+        order + "HHIHH", entries[: len(entries) // 12 * 12]
+    ):
         if tag == _ORIENTATION:
             return value
     return 1
@@ -162,7 +197,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _has_whole_jpeg(file) -> bool:
-    """Whether the first picture of a JPEG file ends. In coded pixels no end marker can occur by chance."""
+    """Whether the first picture of a JPEG file ends. In coded pixels no end marker can occur by
+    chance.
+    """
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         place = 2
         while place + 4 <= len(data) and data[place] == 0xFF:
@@ -180,7 +217,8 @@ def _seems_whole(image: Image.Image, file) -> bool:
     size = os.fstat(file.fileno()).st_size
     if image.format == "TIFF":
         tags = image.tag_v2
-        starts, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
+        starts = tags.get(273) or tags.get(324) or ()
+        counts = tags.get(279) or tags.get(325) or ()
         return len(starts) > 0 and max(a + b for a, b in zip(starts, counts, strict=False)) <= size
     if image.format == "WEBP":
         file.seek(4)
@@ -205,11 +243,12 @@ def read_header(path) -> PhotoHeader:
     """Reads the head of an image file, and no pixels.
 
     Raises:
-        InputError: no image of `FORMATS`, its head is cut off or damaged, it has more than `MAX_PIXELS`, real numbers or more
-            than four bands.
+        InputError: no image of `FORMATS`, its head is cut off or damaged, it has more than
+            `MAX_PIXELS`, real numbers or more than four bands.
     """
     try:
-        # Thousands are read at every start: each is opened once, and one that ends properly was written to its end.
+        # Thousands are read at every start: each is opened once, and one that ends properly was
+        # written to its end.
         with open(path, "rb") as file, _open(path, file) as image:
             return _header_of(image, _seems_whole(image, file))
     except InputError:
@@ -223,7 +262,8 @@ def decode(path, check_header=lambda header: None) -> Image.Image:
 
     Args:
         path: of the file.
-        check_header: called with the `PhotoHeader` before pixels are decoded, to raise where they should not be.
+        check_header: called with the `PhotoHeader` before pixels are decoded, to raise where they
+            should not be.
     Raises:
         InputError: as `read_header`, and cut off or damaged.
     """
@@ -250,7 +290,9 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return image
 
 
-def read_photograph(path, size: tuple[int, int] | None = None, source: str = "") -> tuple[Image.Image, np.ndarray | None]:
+def read_photograph(
+    path, size: tuple[int, int] | None = None, source: str = ""
+) -> tuple[Image.Image, np.ndarray | None]:
     """Decodes a photograph.
 
     Args:
@@ -262,7 +304,12 @@ def read_photograph(path, size: tuple[int, int] | None = None, source: str = "")
     Raises:
         InputError: unreadable, cut off, of another size, or real-valued.
     """
-    image = decode(path, lambda header: size is None or check_size(path, (header.height, header.width), size, source))
+    image = decode(
+        path,
+        lambda header: (
+            size is None or check_size(path, (header.height, header.width), size, source)
+        ),
+    )
     try:
         image = eight_bit(image)
         alpha = None
@@ -276,7 +323,9 @@ def read_photograph(path, size: tuple[int, int] | None = None, source: str = "")
 
 def read_alpha(path, size: tuple[int, int], source: str) -> np.ndarray | None:
     """The alpha channel u8[H,W] of a photograph; otherwise as `read_photograph`."""
-    image = decode(path, lambda header: check_size(path, (header.height, header.width), size, source))
+    image = decode(
+        path, lambda header: check_size(path, (header.height, header.width), size, source)
+    )
     try:
         if "transparency" in image.info or image.mode not in ("RGBA", "LA"):
             return read_photograph(path, size, source)[1]
@@ -286,9 +335,12 @@ def read_alpha(path, size: tuple[int, int], source: str) -> np.ndarray | None:
 
 
 def check_size(path, got: tuple[int, int], expected: tuple[int, int], source: str) -> None:
-    """Raises InputError, naming file and both sizes, unless a photograph has the (H, W) that the model says."""
+    """Raises InputError, naming file and both sizes, unless a photograph has the (H, W) that the
+    model says.
+    """
     if got != expected:
         raise InputError(
-            f"{path}: expected {expected[1]}x{expected[0]} pixels as its camera in {source} says, got "
+            f"{path}: expected {expected[1]}x{expected[0]} pixels as its camera in {source} says, "
+            "got "
             f"{got[1]}x{got[0]}; use the images that the poses were made from"
         )

@@ -7,7 +7,11 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import columns, read_ply
 
-_COLOR_NAMES = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
+_COLOR_NAMES = (
+    ("red", "green", "blue"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+    ("r", "g", "b"),
+)
 _GREY = 128  # of points without a colour
 
 
@@ -29,7 +33,9 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     colors = columns(table, names, path)
     kind = table.dtype[names[0]]
     if not np.all(np.isfinite(colors)):
-        raise InputError(f"{path}: expected finite colours, got NaN or infinity; write the file again")
+        raise InputError(
+            f"{path}: expected finite colours, got NaN or infinity; write the file again"
+        )
     if kind.kind == "f" and colors.max() <= 1:
         colors = colors * 255
     elif kind.kind != "f" and kind.itemsize == 2 and colors.max() > 255:

@@ -1,4 +1,6 @@
-"""`transforms.json` of nerfstudio and its relatives: poses, cameras, and points from a PLY file or a COLMAP model."""
+"""`transforms.json` of nerfstudio and its relatives: poses, cameras, and points from a PLY file or
+a COLMAP model.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +20,20 @@ FILE_NAME = "transforms.json"
 # Of datasets with a file for each part of their split, those of testing last.
 _PART_NAMES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 # Where ply_file_path is not given, in any case.
-_POINT_FILES = ("sparse_pc.ply", "points3D.ply", "pointcloud.ply", "point_cloud.ply", "points.ply", "sparse.ply", "pcd.ply")
+_POINT_FILES = (
+    "sparse_pc.ply",
+    "points3D.ply",
+    "pointcloud.ply",
+    "point_cloud.ply",
+    "points.ply",
+    "sparse.ply",
+    "pcd.ply",
+)
 _NO_PHOTOGRAPHS = ("masks", "mask", "depth", "depths", "normals", "ground_truth")  # folders
 # Rotations are written with 6 to 17 digits; beyond this a matrix is none.
 _ROTATION_TOLERANCE = 1e-3
-# Of the reach of the cameras, and of a rotation's entries: far above rounding, far below any change of frame.
+# Of the reach of the cameras, and of a rotation's entries: far above rounding, far below any change
+# of frame.
 _POSE_TOLERANCE = 1e-2
 
 
@@ -35,7 +46,9 @@ class _File(NamedTuple):
 
 
 class _Frames(NamedTuple):
-    """The frames of all files whose photograph is there; lists of equal length, but for `is_there`, which is of all frames."""
+    """The frames of all files whose photograph is there; lists of equal length, but for `is_there`,
+    which is of all frames.
+    """
 
     is_there: list[bool]
     paths: list[Path]
@@ -46,7 +59,9 @@ class _Frames(NamedTuple):
 
 
 def find_files(root: Path) -> list[Path]:
-    """The JSON files of a dataset: transforms.json, or one for each part of its split; empty where there is none."""
+    """The JSON files of a dataset: transforms.json, or one for each part of its split; empty where
+    there is none.
+    """
     if (root / FILE_NAME).is_file():
         return [root / FILE_NAME]
     return [root / name for name in _PART_NAMES if (root / name).is_file()]
@@ -59,9 +74,18 @@ def _matrix(value, shape_rows: tuple[int, ...], where: str) -> np.ndarray:
         matrix = np.empty(0)
     if matrix.ndim != 2 or matrix.shape[0] not in shape_rows or matrix.shape[1] != 4:
         rows = " or ".join(map(str, shape_rows))
-        raise InputError(f"{where}: expected a matrix of {rows} rows of 4 numbers, got {repr(value)[:80]}")
-    if len(matrix) == 4 and not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6) and np.all(np.isfinite(matrix)):
-        raise InputError(f"{where}: expected a last row of 0 0 0 1, got {matrix[3].tolist()}; write the file again")
+        raise InputError(
+            f"{where}: expected a matrix of {rows} rows of 4 numbers, got {repr(value)[:80]}"
+        )
+    if (
+        len(matrix) == 4
+        and not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6)
+        and np.all(np.isfinite(matrix))
+    ):
+        raise InputError(
+            f"{where}: expected a last row of 0 0 0 1, got {matrix[3].tolist()}; write the file "
+            "again"
+        )
     return np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
 
 
@@ -70,7 +94,9 @@ def _nearest_rotation(matrix: np.ndarray, where: str) -> np.ndarray:
         return matrix  # refused later, with the view's name, as any pose that is not finite
     left, scales, right = np.linalg.svd(matrix)
     if np.any(np.abs(scales - 1) > _ROTATION_TOLERANCE) or np.linalg.det(matrix) < 0:
-        raise InputError(f"{where}: expected a rotation in the upper left of the matrix, got {matrix.tolist()}")
+        raise InputError(
+            f"{where}: expected a rotation in the upper left of the matrix, got {matrix.tolist()}"
+        )
     return left @ right
 
 
@@ -82,9 +108,12 @@ def _applied_similarity(meta: dict, source: str) -> np.ndarray:
     scale = number_of(meta, "applied_scale", source)
     applied[:3] *= 1.0 if scale is None else scale
     size = np.cbrt(np.linalg.det(applied[:3, :3]))
-    if not size > 0 or np.any(np.abs(applied[:3, :3] @ applied[:3, :3].T / size**2 - np.eye(3)) > _ROTATION_TOLERANCE):
+    if not size > 0 or np.any(
+        np.abs(applied[:3, :3] @ applied[:3, :3].T / size**2 - np.eye(3)) > _ROTATION_TOLERANCE
+    ):
         raise InputError(
-            f"{source}: expected applied_transform to be a rotation, a scale and a shift, got {applied[:3].tolist()}; "
+            f"{source}: expected applied_transform to be a rotation, a scale and a shift, got "
+            f"{applied[:3].tolist()}; "
             "remove it to work in the frame of the file"
         )
     return applied
@@ -94,7 +123,11 @@ def _camera_from_world(frame: dict, applied: np.ndarray, where: str) -> np.ndarr
     pose = _matrix(frame.get("transform_matrix"), (3, 4), f"{where}: transform_matrix")
     world_from_camera = np.linalg.inv(applied) @ pose
     # OpenGL cameras look along -z with y up.
-    rotation = world_from_camera[:3, :3] * np.cbrt(np.linalg.det(applied[:3, :3])) * np.array([1.0, -1.0, -1.0])
+    rotation = (
+        world_from_camera[:3, :3]
+        * np.cbrt(np.linalg.det(applied[:3, :3]))
+        * np.array([1.0, -1.0, -1.0])
+    )
     rotation = _nearest_rotation(rotation, where)
     camera_from_world = np.eye(4)
     camera_from_world[:3, :3] = rotation.T
@@ -103,7 +136,9 @@ def _camera_from_world(frame: dict, applied: np.ndarray, where: str) -> np.ndarr
 
 
 def _short_names(paths: list[str]) -> list[str]:
-    """Names below the folders that all paths share, as in COLMAP datasets, where they are below images/."""
+    """Names below the folders that all paths share, as in COLMAP datasets, where they are below
+    images/.
+    """
     parts = [safe_name(path).split("/") for path in paths]
     shared = 0
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
@@ -111,22 +146,30 @@ def _short_names(paths: list[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def _is_other_frame(camera_from_world: np.ndarray, all_expected: np.ndarray, views: list[int]) -> bool:
-    """Whether poses differ from `all_expected[views]`. Those that are not finite do not: they are refused later, by name."""
-    centers, expected = (-np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3])
-                         for poses in (camera_from_world, all_expected))
+def _is_other_frame(
+    camera_from_world: np.ndarray, all_expected: np.ndarray, views: list[int]
+) -> bool:
+    """Whether poses differ from `all_expected[views]`. Those that are not finite do not: they are
+    refused later, by name.
+    """
+    centers, expected = (
+        -np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3])
+        for poses in (camera_from_world, all_expected)
+    )
     reach = np.linalg.norm(expected - expected.mean(axis=0), axis=1).max()
     is_moved = np.linalg.norm(centers - expected[views], axis=1) > _POSE_TOLERANCE * reach
     is_turned = np.abs(camera_from_world[:, :3, :3] - all_expected[views, :3, :3]) > _POSE_TOLERANCE
     return bool(is_moved.any() or is_turned.any())
 
 
-def _colmap_points(root: Path, source: str, names: list[str],
-                   camera_from_world: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Points and colours of the COLMAP model that the file was made from, or None where there is no model.
+def _colmap_points(
+    root: Path, source: str, names: list[str], camera_from_world: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Points and colours of the COLMAP model that the file was made from, or None where there is no
+    model.
 
-    Whether the model has the frame of the poses is not said anywhere (some programs move the poses and do not write
-    applied_transform), so the poses of photographs that both name are compared.
+    Whether the model has the frame of the poses is not said anywhere (some programs move the poses
+    and do not write applied_transform), so the poses of photographs that both name are compared.
     """
     folder = colmap.find_model(root) or colmap.find_model(root / "colmap")
     if folder is None:
@@ -141,11 +184,17 @@ def _colmap_points(root: Path, source: str, names: list[str],
     what = "no photograph that both name"
     if pairs:
         ours, theirs = (list(numbers) for numbers in zip(*pairs, strict=True))
-        what = "other poses there" if _is_other_frame(camera_from_world[ours], model.camera_from_world, theirs) else ""
+        what = (
+            "other poses there"
+            if _is_other_frame(camera_from_world[ours], model.camera_from_world, theirs)
+            else ""
+        )
     if what:
         raise InputError(
-            f"{source}: expected ply_file_path, or the poses of the COLMAP model in {folder}, whose points would "
-            f"be taken; got neither ({what}); write the file again with its point cloud or with applied_transform"
+            f"{source}: expected ply_file_path, or the poses of the COLMAP model in {folder}, "
+            "whose points would "
+            f"be taken; got neither ({what}); write the file again with its point cloud or with "
+            "applied_transform"
         )
     return model.points, model.point_colors
 
@@ -155,19 +204,28 @@ def _point_file(file: _File, index: FileIndex) -> Path | None:
     named = file.meta.get("ply_file_path")
     if named:
         if not isinstance(named, str):
-            raise InputError(f"{file.path}: expected the path of a PLY file as ply_file_path, got {str(named)[:60]!r}")
+            raise InputError(
+                f"{file.path}: expected the path of a PLY file as ply_file_path, got "
+                f"{str(named)[:60]!r}"
+            )
         named = readable(named)
         found = index.find(named, str(file.path))
         if found is None:
-            raise InputError(f"{file.path}: expected the points {named}, which it names, got no such file; copy it there")
+            raise InputError(
+                f"{file.path}: expected the points {named}, which it names, got no such file; copy "
+                "it there"
+            )
         return found
     beside = {name.casefold(): name for name in index.names() if "/" not in name}
-    usual = next((beside[name.casefold()] for name in _POINT_FILES if name.casefold() in beside), None)
+    usual = next(
+        (beside[name.casefold()] for name in _POINT_FILES if name.casefold() in beside), None
+    )
     return None if usual is None else index.folder / usual
 
 
-def _points(root: Path, files: list[_File], names: list[str],
-            camera_from_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _points(
+    root: Path, files: list[_File], names: list[str], camera_from_world: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     index = FileIndex(root, endings=(".ply",))
     file = next((file for file in files if file.meta.get("ply_file_path")), files[0])
     path = _point_file(file, index)
@@ -176,8 +234,10 @@ def _points(root: Path, files: list[_File], names: list[str],
         if found is not None:
             return found
         raise InputError(
-            f"{file.path}: expected ply_file_path with the points of the reconstruction, or a COLMAP model in "
-            "colmap/sparse/0, got neither; training starts from points: write the file again with its point cloud, or add "
+            f"{file.path}: expected ply_file_path with the points of the reconstruction, or a "
+            "COLMAP model in "
+            "colmap/sparse/0, got neither; training starts from points: write the file again with "
+            "its point cloud, or add "
             "the COLMAP model that it was made from"
         )
     in_file, colors = point_ply.read_points(path)
@@ -187,8 +247,13 @@ def _points(root: Path, files: list[_File], names: list[str],
 def _listed_test_paths(file: _File) -> set[str] | None:
     """The file's own test and validation images; None where it does not say."""
     lists = [file.meta[key] for key in ("test_filenames", "val_filenames") if file.meta.get(key)]
-    if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in lists):
-        raise InputError(f"{file.path}: expected lists of image paths as test_filenames and val_filenames, got something else")
+    if not all(
+        isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in lists
+    ):
+        raise InputError(
+            f"{file.path}: expected lists of image paths as test_filenames and val_filenames, got "
+            "something else"
+        )
     return {readable(path) for paths in lists for path in paths} if lists else None
 
 
@@ -198,7 +263,9 @@ def _read_file(path: Path) -> _File:
         raise InputError(f"{path}: expected an object with a list of frames, got something else")
     for number, frame in enumerate(meta["frames"]):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
-            raise InputError(f"{path}: frame {number}: expected an object with file_path, got {repr(frame)[:80]}")
+            raise InputError(
+                f"{path}: frame {number}: expected an object with file_path, got {repr(frame)[:80]}"
+            )
         frame["file_path"] = readable(frame["file_path"])  # JSON can hold what is no text
     return _File(path, meta, _applied_similarity(meta, str(path)))
 
@@ -209,7 +276,10 @@ def _mask(index: FileIndex, frame: dict, where: str) -> str | None:
     name = readable(str(frame["mask_path"]))
     path = index.find(name, where)
     if path is None:
-        raise InputError(f"{where}: expected the mask {name[:200]}, got no such file; restore it or remove mask_path")
+        raise InputError(
+            f"{where}: expected the mask {name[:200]}, got no such file; restore it or remove "
+            "mask_path"
+        )
     return str(path)
 
 
@@ -219,11 +289,16 @@ def _is_for_testing(file: _File) -> bool:
 
 def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex, size_of) -> None:
     """Appends the frames of a file whose photograph is there."""
-    meta, source = file.meta, str(file.path)
+    meta = file.meta
+    source = str(file.path)
     paths = index.find_all([frame["file_path"] for frame in meta["frames"]], source)
     listed = _listed_test_paths(file)
     # The same photographs often serve for validation and for testing.
-    again = {path for path, is_test in zip(frames.paths, frames.is_test, strict=True) if is_test and _is_for_testing(file)}
+    again = {
+        path
+        for path, is_test in zip(frames.paths, frames.is_test, strict=True)
+        if is_test and _is_for_testing(file)
+    }
     for number, (frame, path) in enumerate(zip(meta["frames"], paths, strict=True)):
         frames.is_there.append(path is not None)
         if path is None or path in again:
@@ -240,21 +315,25 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
 
 
 def read_transforms(root: Path, size_of) -> Capture:
-    """Reads `transforms.json` in a dataset's folder, or `transforms_train.json` and those of validation and testing.
+    """Reads `transforms.json` in a dataset's folder, or `transforms_train.json` and those of
+    validation and testing.
 
-    Output is in the frame from before `applied_transform` and `applied_scale`: both are undone for poses and points, as
-    nerfstudio does when it exports to the world frame. Results then fit the model that the file was made from.
-    Frames whose photograph is missing are left out, with a count in the log. Points come from `ply_file_path`, a PLY file
-    of a usual name, or the COLMAP model in colmap/.
+    Output is in the frame from before `applied_transform` and `applied_scale`: both are undone for
+    poses and points, as nerfstudio does when it exports to the world frame. Results then fit the
+    model that the file was made from. Frames whose photograph is missing are left out, with a count
+    in the log. Points come from `ply_file_path`, a PLY file of a usual name, or the COLMAP model in
+    colmap/.
 
     Args:
         root: the dataset's folder.
-        size_of: function from a path to the (H, W) of a photograph; called only where `w` or `h` are missing.
+        size_of: function from a path to the (H, W) of a photograph; called only where `w` or `h`
+            are missing.
     Returns:
-        A capture without tracks; `test_names` are the file's test_filenames and val_filenames, or the photographs of the files
-        for validation and testing.
+        A capture without tracks; `test_names` are the file's test_filenames and val_filenames, or
+        the photographs of the files for validation and testing.
     Raises:
-        InputError: damaged file, no frame with a photograph or few, no points, or a field that makes no sense.
+        InputError: damaged file, no frame with a photograph or few, no points, or a field that
+            makes no sense.
     Source: the data conventions of nerfstudio, instant-ngp and the original NeRF.
     """
     found = find_files(root)
@@ -271,8 +350,12 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         _add_frames(frames, file, index, masks, size_of)
     wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
     check_missing(wanted, frames.is_there, source)
-    relative = [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in frames.paths]
-    names, camera_from_world = _short_names(relative), np.stack(frames.poses)
+    relative = [
+        (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+        for path in frames.paths
+    ]
+    names = _short_names(relative)
+    camera_from_world = np.stack(frames.poses)
     points, colors = _points(root, files, relative, camera_from_world)
     has_split = len(files) > 1 or any(_listed_test_paths(file) for file in files)
     return Capture(
@@ -287,7 +370,14 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         track_offsets=np.zeros(len(points) + 1, np.int64),
         track_views=np.empty(0, np.int32),
         mask_paths=frames.masks,
-        left_out=tuple(safe_name(path) for path, is_there in zip(wanted, frames.is_there, strict=True) if not is_there),
-        test_names=sorted({name for name, is_test in zip(names, frames.is_test, strict=True) if is_test}) if has_split else None,
+        left_out=tuple(
+            safe_name(path)
+            for path, is_there in zip(wanted, frames.is_there, strict=True)
+            if not is_there
+        ),
+        test_names=sorted(
+            {name for name, is_test in zip(names, frames.is_test, strict=True) if is_test}
+        )
+        if has_split
+        else None,
     )
-

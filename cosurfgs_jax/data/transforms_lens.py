@@ -1,4 +1,6 @@
-"""The lens of a frame of `transforms.json`, as nerfstudio, instant-ngp and their relatives describe it."""
+"""The lens of a frame of `transforms.json`, as nerfstudio, instant-ngp and their relatives describe
+it.
+"""
 
 import functools
 import logging
@@ -8,14 +10,38 @@ import re
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
 
-_NUMBERS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4",
-            "p1", "p2")
+_NUMBERS = (
+    "fl_x",
+    "fl_y",
+    "camera_angle_x",
+    "camera_angle_y",
+    "x_fov",
+    "y_fov",
+    "cx",
+    "cy",
+    "w",
+    "h",
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "p1",
+    "p2",
+)
 # What would change where a pixel looks, and has no agreed meaning or no model here.
-_OTHER_LENSES = re.compile(r"k([5-9]|\d\d+)|p([03-9]|\d\d+)|[sb]\d+|tau[_xy]*|xi|omega|skew\w*|shear\w*|affin\w*|distortion\w*"
-                           r"|\w*fisheye\w*|\w*panoram\w*|\w*latlong\w*|equirect\w*|\w*spherical\w*|ortho\w*|ftheta\w*"
-                           r"|rolling_shutter\w*|lens\w*|camera_type|projection\w*", re.IGNORECASE)
+_OTHER_LENSES = re.compile(
+    r"k([5-9]|\d\d+)|p([03-9]|\d\d+)|[sb]\d+|tau[_xy]*|xi|omega|skew\w*|shear\w*|affin\w*|distortion\w*"
+    r"|\w*fisheye\w*|\w*panoram\w*|\w*latlong\w*|equirect\w*|\w*spherical\w*|ortho\w*|ftheta\w*"
+    r"|rolling_shutter\w*|lens\w*|camera_type|projection\w*",
+    re.IGNORECASE,
+)
 _KNOWN = ("is_fisheye", "fisheye_crop_radius")  # the latter is nerfstudio's border of what it draws
-_FISHEYE = {"OPENCV_FISHEYE": 4, "FISHEYE": 4, "SIMPLE_RADIAL_FISHEYE": 1, "RADIAL_FISHEYE": 2}  # how many radial terms
+_FISHEYE = {
+    "OPENCV_FISHEYE": 4,
+    "FISHEYE": 4,
+    "SIMPLE_RADIAL_FISHEYE": 1,
+    "RADIAL_FISHEYE": 2,
+}  # how many radial terms
 _PERSPECTIVE = ("PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE")
 
 
@@ -31,12 +57,16 @@ def _number(table: dict, key: str, where: str) -> float | None:
 
 
 def number_of(table: dict, key: str, where: str) -> float | None:
-    """A finite number of a JSON object, None where it has none; InputError names the place and the key."""
+    """A finite number of a JSON object, None where it has none; InputError names the place and the
+    key.
+    """
     return _number(table, key, where)
 
 
 def _says_something(value) -> bool:
-    """Whether a setting is not the zero, the false, the nothing or the word for a plain camera that stands for "none"."""
+    """Whether a setting is not the zero, the false, the nothing or the word for a plain camera that
+    stands for "none".
+    """
     if isinstance(value, list):
         return any(map(_says_something, value))
     if isinstance(value, str):
@@ -47,8 +77,11 @@ def _says_something(value) -> bool:
 def _check_keys(table: dict, where: str) -> None:
     for key, value in table.items():
         if key not in _KNOWN and _OTHER_LENSES.fullmatch(key) and _says_something(value):
-            raise InputError(f"{where}: expected a lens of fl_x, fl_y, cx, cy, k1 to k4, p1, p2, got {key} = {str(value)[:60]}, "
-                             "which this program has no model for; undistort the images first")
+            raise InputError(
+                f"{where}: expected a lens of fl_x, fl_y, cx, cy, k1 to k4, p1, p2, got {key} = "
+                f"{str(value)[:60]}, "
+                "which this program has no model for; undistort the images first"
+            )
 
 
 def _side(table: dict, values: dict, key: str, of_file: int, where: str) -> int:
@@ -64,7 +97,8 @@ def _focal(values: dict, side: int, which: str, axis: str) -> float | None:
     """From fl_x; or camera_angle_x, in radians; or x_fov, in degrees."""
     if values[which] is not None:
         return values[which]
-    angle, degrees = values[f"camera_angle_{axis}"], values[f"{axis}_fov"]
+    angle = values[f"camera_angle_{axis}"]
+    degrees = values[f"{axis}_fov"]
     angle = math.radians(degrees) if not angle and degrees else angle
     return side / 2 / math.tan(angle / 2) if angle and 0 < angle < math.pi else None
 
@@ -75,15 +109,21 @@ def _warn_once(text: str) -> None:
 
 
 def _model_of(table: dict, where: str) -> str:
-    named, is_fisheye = table.get("camera_model"), table.get("is_fisheye")
+    named = table.get("camera_model")
+    is_fisheye = table.get("is_fisheye")
     if named is not None and not isinstance(named, str):
         raise InputError(f"{where}: expected a name as camera_model, got {str(named)[:60]!r}")
     if is_fisheye not in (None, False, True, 0, 1):
-        raise InputError(f"{where}: expected true or false as is_fisheye, got {str(is_fisheye)[:60]!r}")
+        raise InputError(
+            f"{where}: expected true or false as is_fisheye, got {str(is_fisheye)[:60]!r}"
+        )
     if named is None:
         return "OPENCV_FISHEYE" if is_fisheye else "OPENCV"
     if is_fisheye and named not in _FISHEYE:
-        raise InputError(f"{where}: expected one lens, got is_fisheye and camera_model {named}; remove the wrong one")
+        raise InputError(
+            f"{where}: expected one lens, got is_fisheye and camera_model {named}; remove the "
+            "wrong one"
+        )
     return named
 
 
@@ -95,39 +135,64 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
         size: (H, W) of the photograph on disk, used where `h` and `w` are missing.
         where: file and frame, for messages.
     Raises:
-        InputError: no focal length, an unknown camera model, a coefficient that has no agreed meaning, or any other key that
-            says something of the lens.
+        InputError: no focal length, an unknown camera model, a coefficient that has no agreed
+            meaning, or any other key that says something of the lens.
     """
     _check_keys(table, where)
     values = {key: _number(table, key, where) for key in _NUMBERS}
-    height, width = _side(table, values, "h", size[0], where), _side(table, values, "w", size[1], where)
+    height = _side(table, values, "h", size[0], where)
+    width = _side(table, values, "w", size[1], where)
     focal_x = _focal(values, width, "fl_x", "x")
-    focal_y = _focal(values, height, "fl_y", "y") if values["fl_x"] is None or values["fl_y"] is not None else None
+    focal_y = (
+        _focal(values, height, "fl_y", "y")
+        if values["fl_x"] is None or values["fl_y"] is not None
+        else None
+    )
     if focal_x is None:
-        raise InputError(f"{where}: expected fl_x (the focal length in pixels) or camera_angle_x, got neither")
-    centre_x, centre_y = values["cx"], values["cy"]
+        raise InputError(
+            f"{where}: expected fl_x (the focal length in pixels) or camera_angle_x, got neither"
+        )
+    centre_x = values["cx"]
+    centre_y = values["cy"]
     params = [focal_x, focal_x if focal_y is None else focal_y]
-    params += [width / 2 if centre_x is None else centre_x, height / 2 if centre_y is None else centre_y]
+    params += [
+        width / 2 if centre_x is None else centre_x,
+        height / 2 if centre_y is None else centre_y,
+    ]
     k1, k2, k3, k4, p1, p2 = (values[key] or 0.0 for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     model = _model_of(table, where)
     if model in ("OPENCV", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV"):
         if k4:
-            # nerfstudio multiplies it with r^8, OpenCV divides by 1 + k4 r^2: the file does not say which is meant.
-            raise InputError(f"{where}: expected no k4 with camera_model {model}, got {k4}; undistort the images first")
+            # nerfstudio multiplies it with r^8, OpenCV divides by 1 + k4 r^2: the file does not say
+            # which is meant.
+            raise InputError(
+                f"{where}: expected no k4 with camera_model {model}, got {k4}; undistort the "
+                "images first"
+            )
         model, params = ("FULL_OPENCV", [*params, k1, k2, p1, p2, k3, 0, 0, 0]) if k3 else (
             "OPENCV", [*params, k1, k2, p1, p2])  # fmt: skip
     elif model in _FISHEYE:
-        if p1 or p2 or any((k1, k2, k3, k4)[_FISHEYE[model]:]):
-            raise InputError(f"{where}: expected {_FISHEYE[model]} radial coefficients with camera_model {model}, got "
-                             f"{[k1, k2, k3, k4]} and p1, p2 = {p1}, {p2}; remove those that are not meant")
-        model, params = "OPENCV_FISHEYE", [*params, k1, k2, k3, k4]
+        if p1 or p2 or any((k1, k2, k3, k4)[_FISHEYE[model] :]):
+            raise InputError(
+                f"{where}: expected {_FISHEYE[model]} radial coefficients with camera_model "
+                f"{model}, got "
+                f"{[k1, k2, k3, k4]} and p1, p2 = {p1}, {p2}; remove those that are not meant"
+            )
+        model = "OPENCV_FISHEYE"
+        params = [*params, k1, k2, k3, k4]
     elif model in _PERSPECTIVE:
         if any((k1, k2, k3, k4, p1, p2)):
-            _warn_once(f"{where.partition(': frame')[0]}: camera_model {model} has no distortion, so that k1 to k4, p1 "
-                       "and p2 are not used")
+            _warn_once(
+                f"{where.partition(': frame')[0]}: camera_model {model} has no distortion, so that "
+                "k1 to k4, p1 "
+                "and p2 are not used"
+            )
         model = "PINHOLE"
     else:
-        raise InputError(f"{where}: expected camera_model OPENCV, OPENCV_FISHEYE or PINHOLE, got {str(model)[:60]!r}")
+        raise InputError(
+            f"{where}: expected camera_model OPENCV, OPENCV_FISHEYE or PINHOLE, got "
+            f"{str(model)[:60]!r}"
+        )
     try:
         return lens_from_params(model, height, width, params)
     except (InputError, OverflowError) as error:

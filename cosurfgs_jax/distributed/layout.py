@@ -1,6 +1,8 @@
-"""Which device carries which blocks: logical blocks and edges laid over the mesh of devices that there is.
+"""Which device carries which blocks: logical blocks and edges laid over the mesh of devices that
+there is.
 
-Block b stands on device b // blocks_per_device (in the mesh's order), as its row b % blocks_per_device. Nothing that is computed
+Block b stands on device b // blocks_per_device (in the mesh's order), as its row b %
+blocks_per_device. Nothing that is computed
 depends on that: a block's training is the same program with the same input wherever it runs.
 """
 
@@ -64,14 +66,19 @@ class Layout:
         """One array per leaf, with an axis of D devices in front, from what each device shall hold.
 
         Args:
-            make: position of a device in the mesh -> pytree of NumPy arrays; called for this process's devices only.
+            make: position of a device in the mesh -> pytree of NumPy arrays; called for this
+                process's devices only.
         Returns:
             The pytree of global arrays, leaf [D, ...] sharded by its first axis.
         """
         sharding = NamedSharding(self.mesh, SPEC)
         devices = self.mesh.devices.flat
-        parts = [jax.tree.map(lambda leaf, i=i: jax.device_put(np.asarray(leaf)[None], devices[i]), make(i))
-                 for i in self.local_devices]
+        parts = [
+            jax.tree.map(
+                lambda leaf, i=i: jax.device_put(np.asarray(leaf)[None], devices[i]), make(i)
+            )
+            for i in self.local_devices
+        ]
 
         def join(*shards):
             shape = (self.num_devices, *shards[0].shape[1:])
@@ -80,7 +87,9 @@ class Layout:
         return jax.tree.map(join, *parts)
 
     def put_row(self, row: int, make: Callable[[int | None], Any]) -> Any:
-        """`put` of the blocks in one row; `make` gets the number of the block, or None where a device has none there."""
+        """`put` of the blocks in one row; `make` gets the number of the block, or None where a
+        device has none there.
+        """
         return self.put(lambda device: make(self.block_at(device, row)))
 
     def pack(self, make: Callable[[int], Any]) -> Packed:
@@ -89,13 +98,16 @@ class Layout:
         Args:
             make: position of a device in the mesh -> pytree of numbers (`Packed.pack`).
         Returns:
-            Packed of [D, n]. In a single process it is of NumPy, as the call that takes it sends it more cheaply than `put`.
+            Packed of [D, n]. In a single process it is of NumPy, as the call that takes it sends it
+            more cheaply than `put`.
         """
         packed = [Packed.pack(make(device)) for device in self.local_devices]
         words = np.stack([one.words for one in packed])
         if jax.process_count() > 1:
             sharding = NamedSharding(self.mesh, SPEC)
-            words = jax.make_array_from_process_local_data(sharding, words, (self.num_devices, words.shape[1]))
+            words = jax.make_array_from_process_local_data(
+                sharding, words, (self.num_devices, words.shape[1])
+            )
         return Packed(words, packed[0].form)
 
     def pack_row(self, row: int, make: Callable[[int | None], Any]) -> Packed:
@@ -103,20 +115,37 @@ class Layout:
         return self.pack(lambda device: make(self.block_at(device, row)))
 
     def get(self, tree: Any, device: int) -> Any:
-        """What one of this process's devices holds of global arrays, as NumPy copies without the device axis."""
+        """What one of this process's devices holds of global arrays, as NumPy copies without the
+        device axis.
+        """
         target = self.mesh.devices.flat[device]
-        shards = jax.tree.map(lambda leaf: next(shard.data for shard in leaf.addressable_shards if shard.device == target), tree)
-        # All are under way before the first is waited for; copies, as the arrays may be donated next.
+        shards = jax.tree.map(
+            lambda leaf: next(
+                shard.data for shard in leaf.addressable_shards if shard.device == target
+            ),
+            tree,
+        )
+        # All are under way before the first is waited for; copies, as the arrays may be donated
+        # next.
         return jax.tree.map(lambda value: np.array(value[0]), jax.device_get(shards))
 
     def get_blocks(self, rows: Sequence[Any]) -> dict[int, Any]:
-        """What `get` gives for every block of this process, from one pytree of global arrays per row."""
-        places = [(device, row) for device in self.local_devices for row in range(self.blocks_per_device)]
-        return {block: self.get(rows[row], device) for device, row in places
-                if (block := self.block_at(device, row)) is not None}
+        """What `get` gives for every block of this process, from one pytree of global arrays per
+        row.
+        """
+        places = [
+            (device, row) for device in self.local_devices for row in range(self.blocks_per_device)
+        ]
+        return {
+            block: self.get(rows[row], device)
+            for device, row in places
+            if (block := self.block_at(device, row)) is not None
+        }
 
     def join_rows(self, rows: Sequence[Any]) -> Any:
-        """One pytree with an axis of all blocks in front, [D * blocks_per_device, ...] in the order of blocks, for saving."""
+        """One pytree with an axis of all blocks in front, [D * blocks_per_device, ...] in the order
+        of blocks, for saving.
+        """
         if len(rows) == 1:
             return rows[0]
         sharding = NamedSharding(self.mesh, SPEC)
@@ -139,20 +168,33 @@ class Layout:
 
         def split(leaf, row):
             by_device = {shard.device: shard.data for shard in leaf.addressable_shards}
-            shards = [by_device[self.mesh.devices.flat[device]][row:row + 1] for device in self.local_devices]
-            return jax.make_array_from_single_device_arrays((self.num_devices, *leaf.shape[1:]), sharding, shards)
+            shards = [
+                by_device[self.mesh.devices.flat[device]][row : row + 1]
+                for device in self.local_devices
+            ]
+            return jax.make_array_from_single_device_arrays(
+                (self.num_devices, *leaf.shape[1:]), sharding, shards
+            )
 
-        return [jax.tree.map(lambda leaf, row=row: split(leaf, row), joined) for row in range(self.blocks_per_device)]
+        return [
+            jax.tree.map(lambda leaf, row=row: split(leaf, row), joined)
+            for row in range(self.blocks_per_device)
+        ]
 
     def abstract_rows(self, block: Any) -> Any:
         """The shapes and shardings of `join_rows`'s result, from one block's."""
         sharding = NamedSharding(self.mesh, SPEC)
         total = self.num_devices * self.blocks_per_device
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((total, *leaf.shape), leaf.dtype, sharding=sharding), block)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((total, *leaf.shape), leaf.dtype, sharding=sharding),
+            block,
+        )
 
 
 def _num_rows(num_devices: int, blocks_per_device: int, edge_of_block: np.ndarray) -> int:
-    """Rows of the mesh: as many as possible whose borders are borders of edges, so that an edge talks within its row."""
+    """Rows of the mesh: as many as possible whose borders are borders of edges, so that an edge
+    talks within its row.
+    """
     starts = {0, *(np.flatnonzero(np.diff(edge_of_block)) + 1).tolist()}
     num_edges = len(starts)
     for rows in range(min(num_edges, num_devices), 0, -1):
@@ -170,44 +212,69 @@ def make_layout(edge_of_block: np.ndarray, num_devices: int = 0) -> Layout:
         edge_of_block: i64[B], ascending.
         num_devices: of all processes together; 0 = all that JAX sees.
     Raises:
-        InputError: more devices than there are, a number that the processes cannot share evenly, or more processes than
-            blocks.
+        InputError: more devices than there are, a number that the processes cannot share evenly, or
+            more processes than blocks.
     """
     check_num_devices(num_devices)
-    devices, num_processes, num_blocks = jax.devices(), jax.process_count(), len(edge_of_block)
+    devices = jax.devices()
+    num_processes = jax.process_count()
+    num_blocks = len(edge_of_block)
     wanted = num_devices or len(devices)
     if num_processes > num_blocks:
-        raise InputError(f"--num_processes: expected at most one process a block, that is {num_blocks}, got {num_processes}; "
-                         "start fewer processes, or set a larger config.partition.num_blocks")
+        raise InputError(
+            f"--num_processes: expected at most one process a block, that is {num_blocks}, got "
+            f"{num_processes}; "
+            "start fewer processes, or set a larger config.partition.num_blocks"
+        )
     blocks_per_device = -(-num_blocks // wanted)
     used = -(-num_blocks // blocks_per_device)
     per_process = -(-used // num_processes)
     by_process: dict[int, list] = {}
     for device in devices:
         by_process.setdefault(device.process_index, []).append(device)
-    chosen = [device for process in sorted(by_process) for device in by_process[process][:per_process]]
+    chosen = [
+        device for process in sorted(by_process) for device in by_process[process][:per_process]
+    ]
     rows = _num_rows(len(chosen), blocks_per_device, np.asarray(edge_of_block))
-    mesh = jax.make_mesh((rows, len(chosen) // rows), AXES, axis_types=(AxisType.Auto,) * 2, devices=chosen)
+    mesh = jax.make_mesh(
+        (rows, len(chosen) // rows), AXES, axis_types=(AxisType.Auto,) * 2, devices=chosen
+    )
     if len(chosen) < wanted:
         _log.info("%d of %d devices are used: there are %d blocks", len(chosen), wanted, num_blocks)
     return Layout(mesh, num_blocks, blocks_per_device)
 
 
 def check_num_devices(num_devices: int) -> None:
-    """Raises InputError if more devices are asked for than there are, or a number that the processes cannot share."""
-    there, num_processes = len(jax.devices()), jax.process_count()
+    """Raises InputError if more devices are asked for than there are, or a number that the
+    processes cannot share.
+    """
+    there = len(jax.devices())
+    num_processes = jax.process_count()
     if num_devices > there:
         kind = jax.devices()[0].platform
-        hint = "set JAX_NUM_CPU_DEVICES before the start, or ask for fewer" if kind == "cpu" else "ask for fewer"
-        raise InputError(f"config.mesh.num_devices: expected at most the {there} {kind} device(s) that JAX sees, got "
-                         f"{num_devices}; {hint}")
+        hint = (
+            "set JAX_NUM_CPU_DEVICES before the start, or ask for fewer"
+            if kind == "cpu"
+            else "ask for fewer"
+        )
+        raise InputError(
+            f"config.mesh.num_devices: expected at most the {there} {kind} device(s) that JAX "
+            "sees, got "
+            f"{num_devices}; {hint}"
+        )
     if num_devices % num_processes:
-        raise InputError(f"config.mesh.num_devices: expected a multiple of the {num_processes} processes, got {num_devices}; "
-                         "every process gives the same number of devices")
+        raise InputError(
+            f"config.mesh.num_devices: expected a multiple of the {num_processes} processes, got "
+            f"{num_devices}; "
+            "every process gives the same number of devices"
+        )
 
 
-def sharded(function: Callable, layout: Layout, donate: Sequence[int] = (), static: Sequence[str] = ()) -> Callable:
-    """Compiles a function of one device for all devices of the mesh; it may talk over the axes, and need not.
+def sharded(
+    function: Callable, layout: Layout, donate: Sequence[int] = (), static: Sequence[str] = ()
+) -> Callable:
+    """Compiles a function of one device for all devices of the mesh; it may talk over the axes, and
+    need not.
 
     Args:
         function: takes and gives pytrees without the device axis; static arguments by keyword.
@@ -217,6 +284,7 @@ def sharded(function: Callable, layout: Layout, donate: Sequence[int] = (), stat
     Returns:
         The jitted function of global arrays [D, ...]. Static arguments by keyword.
     """
+
     def run(*arguments, **options):
         def on_device(*local):
             result = function(*jax.tree.map(lambda leaf: leaf[0], local), **options)

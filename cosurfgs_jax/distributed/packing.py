@@ -1,8 +1,9 @@
-"""Many small numbers as one array: what they cost on their way to a device and back goes by arrays, not by bytes.
+"""Many small numbers as one array: what they cost on their way to a device and back goes by arrays,
+not by bytes.
 
-Measured with nine arrays of a step's cameras and numbers on one CPU device: 300 us of processor time to put them one by one,
-52 us as one array, and 3 us as one NumPy array that the compiled step takes as an argument.
-"""
+Measured with nine arrays of a step's cameras and numbers on one CPU device: 300 us of processor
+time to put them one by one, 52 us as one array, and 3 us as one NumPy array that the compiled step
+takes as an argument."""
 
 import dataclasses
 import math
@@ -47,7 +48,10 @@ class Packed:
         leaves, structure = jax.tree.flatten(tree)
         dtypes = tuple(leaf.dtype for leaf in leaves)
         if unknown := set(dtypes) - set(_DTYPES):
-            raise TypeError(f"Packed.pack: expected {', '.join(map(str, _DTYPES))}, got {', '.join(map(str, unknown))}")
+            raise TypeError(
+                f"Packed.pack: expected {', '.join(map(str, _DTYPES))}, got "
+                f"{', '.join(map(str, unknown))}"
+            )
         form = Form(structure, tuple(leaf.shape for leaf in leaves), dtypes)
         is_jax = any(isinstance(leaf, jax.Array) for leaf in leaves)
         words = [(_words_of_jax if is_jax else _words_of_numpy)(leaf) for leaf in leaves]
@@ -55,10 +59,11 @@ class Packed:
 
     def open(self) -> Any:
         """The pytree; leaves have the axes that stand before the last one of `words` in front."""
-        leaves, first = [], 0
+        leaves = []
+        first = 0
         for shape, dtype in zip(self.form.shapes, self.form.dtypes, strict=True):
             size = math.prod(shape)
-            part = self.words[..., first: first + size].reshape((*self.words.shape[:-1], *shape))
+            part = self.words[..., first : first + size].reshape((*self.words.shape[:-1], *shape))
             leaves.append(_as_dtype(part, dtype))
             first += size
         return jax.tree.unflatten(self.form.tree, leaves)
@@ -71,7 +76,11 @@ def _words_of_numpy(leaf) -> np.ndarray:
 
 def _words_of_jax(leaf) -> jax.Array:
     flat = jnp.asarray(leaf).reshape(-1)
-    return flat.astype(jnp.int32) if flat.dtype == np.bool_ else jax.lax.bitcast_convert_type(flat, jnp.int32)
+    return (
+        flat.astype(jnp.int32)
+        if flat.dtype == np.bool_
+        else jax.lax.bitcast_convert_type(flat, jnp.int32)
+    )
 
 
 def _as_dtype(part, dtype: np.dtype):

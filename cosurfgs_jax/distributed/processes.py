@@ -1,4 +1,6 @@
-"""Several processes of one run: that they agree at the start, stop together, and wait for each other."""
+"""Several processes of one run: that they agree at the start, stop together, and wait for each
+other.
+"""
 
 import logging
 import zlib
@@ -10,7 +12,8 @@ from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
 
-# What each process may set for itself: its own copy of the photographs, and how much of it is kept in memory.
+# What each process may set for itself: its own copy of the photographs, and how much of it is kept
+# in memory.
 _OWN_SETTINGS = ("data.path", "data.host_memory_mb")
 _log = logging.getLogger(__name__)
 
@@ -64,17 +67,25 @@ def check_settings_agree(settings: Settings) -> None:
     """Compares the settings of all processes.
 
     Raises:
-        InputError: in every process, with the name of the first setting that differs and the processes that differ from
-            process 0 in it.
+        InputError: in every process, with the name of the first setting that differs and the
+            processes that differ from process 0 in it.
     """
-    leaves = [(name, value) for name, _, value in settings_file.leaves(settings) if name not in _OWN_SETTINGS]
+    leaves = [
+        (name, value)
+        for name, _, value in settings_file.leaves(settings)
+        if name not in _OWN_SETTINGS
+    ]
     digests = gather(np.array([_digest(repr(value)) for _, value in leaves]))
     for column, (name, value) in enumerate(leaves):
         others = np.flatnonzero(digests[:, column] != digests[0, column])
         if len(others):
-            raise InputError(f"config.{name}: expected the same value in all processes, got another one in process "
-                             f"{', '.join(map(str, others))} than in process 0 (here, in process {jax.process_index()}, it is "
-                             f"{value!r}); start all processes with the same configuration")
+            raise InputError(
+                f"config.{name}: expected the same value in all processes, got another one in "
+                "process "
+                f"{', '.join(map(str, others))} than in process 0 (here, in process "
+                f"{jax.process_index()}, it is "
+                f"{value!r}); start all processes with the same configuration"
+            )
 
 
 def check_equal(what: str, value: str, hint: str) -> None:
@@ -82,12 +93,16 @@ def check_equal(what: str, value: str, hint: str) -> None:
     digests = gather(_digest(value))
     others = np.flatnonzero(digests != digests[0])
     if len(others):
-        raise InputError(f"{what}: expected the same in all processes, got another one in process "
-                         f"{', '.join(map(str, others))} than in process 0; {hint}")
+        raise InputError(
+            f"{what}: expected the same in all processes, got another one in process "
+            f"{', '.join(map(str, others))} than in process 0; {hint}"
+        )
 
 
 def check_shared_folder(folder) -> None:
-    """Raises InputError in every process unless all see one folder: checkpoints and results of all go there."""
+    """Raises InputError in every process unless all see one folder: checkpoints and results of all
+    go there.
+    """
     if jax.process_count() == 1:
         return
     mark = folder / ".processes"

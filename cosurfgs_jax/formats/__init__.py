@@ -1,1 +1,3 @@
-"""Files of other programs: PLY, splats, points, meshes, cameras, GeoTIFF. Readers and writers know no training."""
+"""Files of other programs: PLY, splats, points, meshes, cameras, GeoTIFF. Readers and writers know
+no training.
+"""

@@ -16,9 +16,19 @@ def write_cameras_json(path: Path, scene) -> None:
     """
     rows = []
     for view, name in enumerate(scene.image_names):
-        pose, intrinsics = scene.camera_from_world[view], scene.intrinsics[view]
+        pose = scene.camera_from_world[view]
+        intrinsics = scene.intrinsics[view]
         height, width = scene.image_sizes[view]
-        rows.append({"id": view, "img_name": name, "width": int(width), "height": int(height),
-                     "position": (-pose[:3, :3].T @ pose[:3, 3]).tolist(), "rotation": np.transpose(pose[:3, :3]).tolist(),
-                     "fx": float(intrinsics[0, 0]), "fy": float(intrinsics[1, 1])})
+        rows.append(
+            {
+                "id": view,
+                "img_name": name,
+                "width": int(width),
+                "height": int(height),
+                "position": (-pose[:3, :3].T @ pose[:3, 3]).tolist(),
+                "rotation": np.transpose(pose[:3, :3]).tolist(),
+                "fx": float(intrinsics[0, 0]),
+                "fy": float(intrinsics[1, 1]),
+            }
+        )
     files.write_json(path, rows)

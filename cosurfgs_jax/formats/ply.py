@@ -1,4 +1,6 @@
-"""The PLY container: elements of scalar columns, and triangle lists. What columns mean is their owners' business."""
+"""The PLY container: elements of scalar columns, and triangle lists. What columns mean is their
+owners' business.
+"""
 
 import itertools
 import os
@@ -10,17 +12,44 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import atomic_path, reading
 
-_TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-          "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-          "double": "f8", "float64": "f8"}
-_NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float",
-          "f8": "double"}
+_TYPES = {
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
+}
+_NAMES = {
+    "i1": "char",
+    "u1": "uchar",
+    "i2": "short",
+    "u2": "ushort",
+    "i4": "int",
+    "u4": "uint",
+    "f4": "float",
+    "f8": "double",
+}
 _LIST_LENGTH = "_length_of_"
 _MAX_LINE = 4096  # bytes of a header's line
 
 
-def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray | None = None,
-              comments: tuple[str, ...] = ()) -> None:
+def write_ply(
+    path: str | os.PathLike,
+    vertices: np.ndarray,
+    triangles: np.ndarray | None = None,
+    comments: tuple[str, ...] = (),
+) -> None:
     """Writes a binary little-endian PLY file atomically.
 
     Args:
@@ -31,13 +60,24 @@ def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarr
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
-    write_ply_parts(path, len(vertices), [vertices], None if triangles is None else len(triangles),
-                    () if triangles is None else [triangles], comments)
+    write_ply_parts(
+        path,
+        len(vertices),
+        [vertices],
+        None if triangles is None else len(triangles),
+        () if triangles is None else [triangles],
+        comments,
+    )
 
 
-def write_ply_parts(path: str | os.PathLike, num_vertices: int, vertex_parts: Iterable[np.ndarray],
-                    num_triangles: int | None, triangle_parts: Iterable[np.ndarray],
-                    comments: tuple[str, ...] = ()) -> None:
+def write_ply_parts(
+    path: str | os.PathLike,
+    num_vertices: int,
+    vertex_parts: Iterable[np.ndarray],
+    num_triangles: int | None,
+    triangle_parts: Iterable[np.ndarray],
+    comments: tuple[str, ...] = (),
+) -> None:
     """Writes a PLY file of which only a part is in memory at a time; otherwise as `write_ply`.
 
     Args:
@@ -53,24 +93,36 @@ def write_ply_parts(path: str | os.PathLike, num_vertices: int, vertex_parts: It
     first = next(vertex_parts)
     columns = [(name, first.dtype[name].str[1:]) for name in first.dtype.names]
     header = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
-    header += [f"element vertex {num_vertices}", *(f"property {_NAMES[kind]} {name}" for name, kind in columns)]
+    header += [
+        f"element vertex {num_vertices}",
+        *(f"property {_NAMES[kind]} {name}" for name, kind in columns),
+    ]
     if num_triangles is not None:
         header += [f"element face {num_triangles}", "property list uchar int vertex_indices"]
     header.append("end_header\n")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write("\n".join(header).encode("ascii"))
         for part in itertools.chain([first], vertex_parts):
-            file.write(part.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes())
+            file.write(
+                part.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes()
+            )
         for part in triangle_parts:
             faces = np.empty(len(part), np.dtype([("n", "u1"), ("v", "<i4", (3,))]))
-            faces["n"], faces["v"] = 3, part
+            faces["n"] = 3
+            faces["v"] = part
             file.write(faces.tobytes())
 
 
-def _parse_header(file, path) -> tuple[str, list[tuple[str, int, list[tuple[str, str, str]]]], list[str]]:
+def _parse_header(
+    file, path
+) -> tuple[str, list[tuple[str, int, list[tuple[str, str, str]]]], list[str]]:
     if file.readline(_MAX_LINE).strip() != b"ply":
-        raise InputError(f"{path}: expected a PLY file, got something else (the first line is not 'ply')")
-    form, elements, comments = "", [], []
+        raise InputError(
+            f"{path}: expected a PLY file, got something else (the first line is not 'ply')"
+        )
+    form = ""
+    elements = []
+    comments = []
     while True:
         line = file.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
@@ -83,16 +135,23 @@ def _parse_header(file, path) -> tuple[str, list[tuple[str, int, list[tuple[str,
                 comments.append(" ".join(rest))
             case ["obj_info", *_]:
                 pass
-            case ["element", name, count] if count.isdigit() and name not in (known for known, *_ in elements):
+            case ["element", name, count] if count.isdigit() and name not in (
+                known for known, *_ in elements
+            ):
                 elements.append((name, int(count), []))
-            case ["property", "list", count_type, item_type, name] if count_type in _TYPES and item_type in _TYPES and elements:
+            case ["property", "list", count_type, item_type, name] if (
+                count_type in _TYPES and item_type in _TYPES and elements
+            ):
                 elements[-1][2].append((name, _TYPES[item_type], _TYPES[count_type]))
             case ["property", item_type, name] if item_type in _TYPES and elements:
                 elements[-1][2].append((name, _TYPES[item_type], ""))
             case ["end_header"]:
                 break
             case [_, *_]:
-                raise InputError(f"{path}: unknown PLY property line {line.decode('ascii', 'replace').strip()[:80]!r}")
+                raise InputError(
+                    f"{path}: unknown PLY property line "
+                    f"{line.decode('ascii', 'replace').strip()[:80]!r}"
+                )
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise InputError(f"{path}: expected an ascii or binary PLY file, got format {form[:40]!r}")
     return form, elements, comments
@@ -113,17 +172,23 @@ def _read_ascii(file, count: int, dtype: np.dtype, path) -> np.ndarray:
     rows = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2, comments=None)
     widths = [dtype[name].shape[0] if dtype[name].shape else 1 for name in dtype.names]
     if rows.shape != (count, sum(widths)):
-        raise InputError(f"{path}: expected {count} rows of {sum(widths)} numbers, got {rows.shape[0]} of "
-                         f"{rows.shape[1]}; the file is cut off or its faces are not triangles")
-    table, column = np.empty(count, dtype), 0
+        raise InputError(
+            f"{path}: expected {count} rows of {sum(widths)} numbers, got {rows.shape[0]} of "
+            f"{rows.shape[1]}; the file is cut off or its faces are not triangles"
+        )
+    table = np.empty(count, dtype)
+    column = 0
     for name, width in zip(dtype.names, widths, strict=True):
-        part = rows[:, column:column + width]
+        part = rows[:, column : column + width]
         kind = dtype[name].base
         if kind.kind in "iu":
             limits = np.iinfo(kind)
             if not np.all((part == np.round(part)) & (part >= limits.min) & (part <= limits.max)):
-                raise InputError(f"{path}: expected whole numbers of type {kind} as {name.removeprefix(_LIST_LENGTH)!r}, "
-                                 "got others")
+                raise InputError(
+                    f"{path}: expected whole numbers of type {kind} as "
+                    f"{name.removeprefix(_LIST_LENGTH)!r}, "
+                    "got others"
+                )
         table[name] = part if dtype[name].shape else part[:, 0]
         column += width
     return table
@@ -133,16 +198,22 @@ def _read_binary(file, name: str, count: int, dtype: np.dtype, path) -> np.ndarr
     left = os.fstat(file.fileno()).st_size - file.tell()
     if left < count * dtype.itemsize:
         # Polygons with another number of corners also end here, or later at the lengths.
-        raise InputError(f"{path}: expected {count * dtype.itemsize} bytes of {name!r}, got {left}; the file is cut off or its "
-                         "faces are not triangles")
+        raise InputError(
+            f"{path}: expected {count * dtype.itemsize} bytes of {name!r}, got {left}; the file is "
+            "cut off or its "
+            "faces are not triangles"
+        )
     return np.frombuffer(file.read(count * dtype.itemsize), dtype)
 
 
 def _check_end(file, path) -> None:
     rest = file.read(_MAX_LINE)
     if rest.strip():
-        raise InputError(f"{path}: expected the end of the file after the elements that its header declares, got more; its faces "
-                         "are not triangles, or it is damaged: write it again")
+        raise InputError(
+            f"{path}: expected the end of the file after the elements that its header declares, "
+            "got more; its faces "
+            "are not triangles, or it is damaged: write it again"
+        )
 
 
 def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -151,9 +222,11 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
     Args:
         path: the file.
     Returns:
-        A dict from element name to structured array (native byte order; list columns are [n,3]), and the comments.
+        A dict from element name to structured array (native byte order; list columns are [n,3]),
+        and the comments.
     Raises:
-        InputError: missing, cut off, longer than its header says, not PLY, or with faces that are not triangles.
+        InputError: missing, cut off, longer than its header says, not PLY, or with faces that are
+            not triangles.
     """
     path = Path(path)
     with reading(path, "a whole PLY file", "write it again"), open(path, "rb") as file:
@@ -170,8 +243,10 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
                 table = _read_binary(file, name, count, dtype, path)
             for column, _, list_count in properties:
                 if list_count and np.any(table[_LIST_LENGTH + column] != 3):
-                    raise InputError(f"{path}: expected triangles, got faces with another number of corners; "
-                                     "triangulate the mesh first")
+                    raise InputError(
+                        f"{path}: expected triangles, got faces with another number of corners; "
+                        "triangulate the mesh first"
+                    )
             tables[name] = table.astype(dtype.newbyteorder("="))
         _check_end(file, path)
     return tables, comments
@@ -181,13 +256,20 @@ def columns(table: np.ndarray, names: tuple[str, ...], path, dtype=np.float64) -
     """Stacks scalar columns to [n, len(names)]; InputError names those that are missing."""
     missing = [name for name in names if name not in (table.dtype.names or ())]
     if missing:
-        raise InputError(f"{path}: expected the properties {' '.join(names)}, got a file without {' '.join(missing)}")
+        raise InputError(
+            f"{path}: expected the properties {' '.join(names)}, got a file without "
+            f"{' '.join(missing)}"
+        )
     return np.stack([table[name].astype(dtype) for name in names], axis=-1)
 
 
 def table_of(*parts: tuple[str, str, np.ndarray]) -> np.ndarray:
-    """The inverse of `columns`: a structured array from (names separated by spaces, type such as "f4", [n, names])."""
-    table = np.empty(len(parts[0][2]), [(name, kind) for names, kind, _ in parts for name in names.split()])
+    """The inverse of `columns`: a structured array from (names separated by spaces, type such as
+    "f4", [n, names]).
+    """
+    table = np.empty(
+        len(parts[0][2]), [(name, kind) for names, kind, _ in parts for name in names.split()]
+    )
     for names, _, values in parts:
         for name, column in zip(names.split(), values.T, strict=True):
             table[name] = column
@@ -195,14 +277,19 @@ def table_of(*parts: tuple[str, str, np.ndarray]) -> np.ndarray:
 
 
 def triangles_of(tables: dict[str, np.ndarray], path) -> np.ndarray:
-    """The triangles i32[F,3] of what `read_ply` gave; InputError where there is none or one names a missing vertex."""
+    """The triangles i32[F,3] of what `read_ply` gave; InputError where there is none or one names a
+    missing vertex.
+    """
     faces = tables.get("face", np.empty(0, [("none", "u1")]))
     name = next((n for n in ("vertex_indices", "vertex_index") if n in faces.dtype.names), "")
     if not name or not len(faces):
         raise InputError(f"{path}: expected a mesh, got a PLY file without triangles")
-    numbers, num_vertices = faces[name].astype(np.int32), len(tables.get("vertex", ()))
+    numbers = faces[name].astype(np.int32)
+    num_vertices = len(tables.get("vertex", ()))
     if numbers.min() < 0 or numbers.max() >= num_vertices:
-        raise InputError(f"{path}: a triangle names vertex {numbers.max()}, but there are {num_vertices}")
+        raise InputError(
+            f"{path}: a triangle names vertex {numbers.max()}, but there are {num_vertices}"
+        )
     return numbers
 
 
@@ -221,8 +308,13 @@ def read_points_ply(path: str | os.PathLike) -> np.ndarray:
 
 
 def check_finite(points: np.ndarray, path) -> None:
-    """Raises InputError where points [n,3] of a file are NaN or infinite, with their number and the first."""
+    """Raises InputError where points [n,3] of a file are NaN or infinite, with their number and the
+    first.
+    """
     broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if broken.size:
-        raise InputError(f"{path}: expected finite points, got NaN or infinity in {broken.size} of {len(points)}, the first is "
-                         f"number {broken[0]}; remove them")
+        raise InputError(
+            f"{path}: expected finite points, got NaN or infinity in {broken.size} of "
+            f"{len(points)}, the first is "
+            f"number {broken[0]}; remove them"
+        )

@@ -10,8 +10,8 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import columns, read_ply, write_ply
 from cosurfgs_jax.types import Surfels
 
-# Thickness that stands for "flat" in files that need a third scale, as a share of the model's spread: thin enough to be
-# invisible, thick enough that its square stays a normal float32 (1e-12).
+# Thickness that stands for "flat" in files that need a third scale, as a share of the model's
+# spread: thin enough to be invisible, thick enough that its square stays a normal float32 (1e-12).
 _THICKNESS = 1e-6
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ def is_drawable(surfels: Surfels) -> np.ndarray:
 
 
 def needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
-    """Whether centres in float64 would be off by more than a tenth of a typical surfel in float32."""
+    """Whether centres in float64 would be off by more than a tenth of a typical surfel
+    in float32.
+    """
     if means.dtype != np.float64:
         return False
     rounding = np.abs(means).max() * 2.0**-24
@@ -46,13 +48,16 @@ def needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
 def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d") -> int:
     """Writes the living surfels in the column layout of 3DGS files, atomically.
 
-    All columns are float, but x y z are double where float would be too coarse (large map coordinates).
+    All columns are float, but x y z are double where float would be too coarse (large map
+    coordinates).
 
     Args:
         path: the file.
-        surfels: in the frame that the file shall have (the dataset's); those that are dead or not finite are left out.
-        form: "2d": two scales, what 2D viewers detect. "3dgs": a third scale of 1e-6 of the model's spread, so that
-            viewers which know only volumes open the file. Both have the surfel normals in nx ny nz.
+        surfels: in the frame that the file shall have (the dataset's); those that are dead or not
+            finite are left out.
+        form: "2d": two scales, what 2D viewers detect. "3dgs": a third scale of 1e-6 of the model's
+            spread, so that viewers which know only volumes open the file. Both have the surfel
+            normals in nx ny nz.
     Returns:
         The number of surfels written.
     Raises:
@@ -65,8 +70,10 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
     if num_kept == 0:
         raise InputError(f"{path}: there is no living surfel to write; was the model trained?")
     means = np.asarray(surfels.means)[keep]
-    quats, log_scales, logits, sh = (np.asarray(field, np.float32)[keep] for field in (
-        surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh))
+    quats, log_scales, logits, sh = (
+        np.asarray(field, np.float32)[keep]
+        for field in (surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
+    )
     named = dict(zip("xyz", means.T, strict=True))
     named |= dict(zip(("nx", "ny", "nz"), unit_normals(quats).T, strict=True))
     named |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
@@ -78,13 +85,21 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
     if form == "3dgs":
         spread = np.sqrt(means.astype(np.float64).var(axis=0).sum())
         # Never thicker than a hundredth of the smaller side: the file must stay one of discs.
-        named["scale_2"] = np.minimum(np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0))
+        named["scale_2"] = np.minimum(
+            np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0)
+        )
     named |= {f"rot_{i}": quats[:, i] for i in range(4)}
     is_double = needs_double(means, log_scales)
     if is_double:
-        _log.warning("%s: coordinates up to %.3g need double precision, which some viewers of splats do not read", path,
-                     np.abs(means).max())
-    table = np.empty(num_kept, [(name, "f8" if is_double and name in "xyz" else "f4") for name in named])
+        _log.warning(
+            "%s: coordinates up to %.3g need double precision, which some viewers of splats do not "
+            "read",
+            path,
+            np.abs(means).max(),
+        )
+    table = np.empty(
+        num_kept, [(name, "f8" if is_double and name in "xyz" else "f4") for name in named]
+    )
     for name, values in named.items():
         table[name] = values
     write_ply(path, table, comments=("cosurfgs_jax surfels", f"form {form}"))
@@ -99,7 +114,8 @@ def read_surfels_ply(path: str | os.PathLike) -> Surfels:
     Returns:
         Surfels, all alive, in the file's frame.
     Raises:
-        InputError: unreadable, a column is missing, or the file holds volumes (a third scale that is not the smallest).
+        InputError: unreadable, a column is missing, or the file holds volumes (a third scale that
+            is not the smallest).
     """
     tables, _ = read_ply(path)
     if "vertex" not in tables or not len(tables["vertex"]):
@@ -111,8 +127,10 @@ def read_surfels_ply(path: str | os.PathLike) -> Surfels:
 
     log_scales = read("scale_0", "scale_1")
     if "scale_2" in table.dtype.names and np.any(table["scale_2"] > log_scales.min(axis=1)):
-        raise InputError(f"{path}: expected flat surfels, got volumes (scale_2 is not the smallest scale); "
-                         "only files of surfels can be read")
+        raise InputError(
+            f"{path}: expected flat surfels, got volumes (scale_2 is not the smallest scale); "
+            "only files of surfels can be read"
+        )
     num_rest = sum(name.startswith("f_rest_") for name in table.dtype.names)
     num_coefficients = num_rest // 3 + 1
     if num_rest != 3 * (num_coefficients - 1) or num_coefficients not in (1, 4, 9, 16):
@@ -121,6 +139,11 @@ def read_surfels_ply(path: str | os.PathLike) -> Surfels:
     if num_rest:
         rest = read(*_rest_names(num_coefficients)).reshape(len(table), 3, num_coefficients - 1)
         sh = np.concatenate([sh, np.transpose(rest, (0, 2, 1))], axis=1)
-    return Surfels(means=jnp.asarray(read("x", "y", "z")), quats=jnp.asarray(read("rot_0", "rot_1", "rot_2", "rot_3")),
-                   log_scales=jnp.asarray(log_scales), logit_opacities=jnp.asarray(read("opacity")[:, 0]),
-                   sh=jnp.asarray(sh), alive=jnp.ones(len(table), bool))
+    return Surfels(
+        means=jnp.asarray(read("x", "y", "z")),
+        quats=jnp.asarray(read("rot_0", "rot_1", "rot_2", "rot_3")),
+        log_scales=jnp.asarray(log_scales),
+        logit_opacities=jnp.asarray(read("opacity")[:, 0]),
+        sh=jnp.asarray(sh),
+        alive=jnp.ones(len(table), bool),
+    )

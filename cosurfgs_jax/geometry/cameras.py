@@ -1,7 +1,7 @@
 """Pinhole projection, rays, unprojection and normals of depth maps, for NumPy and JAX arrays alike.
 
-Pixel x covers [x, x+1) and its centre is x+0.5, here as everywhere. No field of view: only intrinsics and rays.
-"""
+Pixel x covers [x, x+1) and its centre is x+0.5, here as everywhere. No field of view: only
+intrinsics and rays."""
 
 import jax
 import numpy as np
@@ -19,11 +19,15 @@ def _sums(vectors, matrix):
     return jax.numpy.stack([x * row[0] + y * row[1] + z * row[2] for row in matrix], axis=-1)
 
 
-def turn(vectors: Float[AnyArray, "*batch 3"], matrix: Float[AnyArray, "3 3"]) -> Float[AnyArray, "*batch 3"]:
+def turn(
+    vectors: Float[AnyArray, "*batch 3"], matrix: Float[AnyArray, "3 3"]
+) -> Float[AnyArray, "*batch 3"]:
     """A matrix times each vector, vectors @ matrix.T, never with shortened mantissas.
 
-    On CPUs a product of matrices. For other devices it is written as the sums it is, which their compilers compute together with
-    what comes before and after: a product would be a call of a matrix library, or a kernel of its own, that fills 3 of the 16
+    On CPUs a product of matrices. For other devices it is written as the sums it is, which their
+    compilers compute together with
+    what comes before and after: a product would be a call of a matrix library, or a kernel of its
+        own, that fills 3 of the 16
     columns of a matrix unit and sends its result through memory.
 
     Args:
@@ -43,7 +47,8 @@ def camera_center(camera_from_world: Float[AnyArray, "*views 4 4"]) -> Float[Any
     Returns:
         [...,3], world.
     """
-    rotation, translation = camera_from_world[..., :3, :3], camera_from_world[..., :3, 3]
+    rotation = camera_from_world[..., :3, :3]
+    translation = camera_from_world[..., :3, 3]
     return -(rotation * translation[..., :, None]).sum(axis=-2)
 
 
@@ -61,7 +66,9 @@ def invert_rigid(camera_from_world: Float[AnyArray, "*views 4 4"]) -> Float[AnyA
     return xp.concatenate([top, camera_from_world[..., 3:, :]], axis=-2)
 
 
-def pixel_rays(intrinsics: Float[AnyArray, "3 3"], image_size: tuple[int, int]) -> Float[AnyArray, "h w 3"]:
+def pixel_rays(
+    intrinsics: Float[AnyArray, "3 3"], image_size: tuple[int, int]
+) -> Float[AnyArray, "h w 3"]:
     """Rays through the pixel centres with z = 1.
 
     Args:
@@ -74,12 +81,16 @@ def pixel_rays(intrinsics: Float[AnyArray, "3 3"], image_size: tuple[int, int]) 
     height, width = image_size
     x = (xp.arange(width, dtype=intrinsics.dtype) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
     y = (xp.arange(height, dtype=intrinsics.dtype) + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
-    x, y = xp.broadcast_to(x[None, :], image_size), xp.broadcast_to(y[:, None], image_size)
+    x = xp.broadcast_to(x[None, :], image_size)
+    y = xp.broadcast_to(y[:, None], image_size)
     return xp.stack([x, y, xp.ones_like(x)], axis=-1)
 
 
-def unproject(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray, "3 3"],
-              camera_from_world: Float[AnyArray, "4 4"] | None = None) -> Float[AnyArray, "h w 3"]:
+def unproject(
+    depth: Float[AnyArray, "h w"],
+    intrinsics: Float[AnyArray, "3 3"],
+    camera_from_world: Float[AnyArray, "4 4"] | None = None,
+) -> Float[AnyArray, "h w 3"]:
     """The points that a depth map shows.
 
     Args:
@@ -95,8 +106,11 @@ def unproject(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray, "3 3"],
     return turn(points - camera_from_world[:3, 3][None, None, :], camera_from_world[:3, :3].T)
 
 
-def project(points_world: Float[AnyArray, "*batch 3"], camera_from_world: Float[AnyArray, "4 4"],
-            intrinsics: Float[AnyArray, "3 3"]) -> tuple[Float[AnyArray, "*batch 2"], Float[AnyArray, "*batch"]]:
+def project(
+    points_world: Float[AnyArray, "*batch 3"],
+    camera_from_world: Float[AnyArray, "4 4"],
+    intrinsics: Float[AnyArray, "3 3"],
+) -> tuple[Float[AnyArray, "*batch 2"], Float[AnyArray, "*batch"]]:
     """Pixels and camera z of points.
 
     Args:
@@ -104,8 +118,8 @@ def project(points_world: Float[AnyArray, "*batch 3"], camera_from_world: Float[
         camera_from_world: [4,4]. Takes gradient.
         intrinsics: [3,3], pixels, no skew. Takes gradient.
     Returns:
-        Pixel positions [...,2] as (x, y), and camera z [...]. Positions mean nothing where z <= 0, but they and their
-        gradient are finite.
+        Pixel positions [...,2] as (x, y), and camera z [...]. Positions mean nothing where z <= 0,
+        but they and their gradient are finite.
     """
     xp = points_world.__array_namespace__()
     lead = (None,) * (points_world.ndim - 1)
@@ -117,8 +131,11 @@ def project(points_world: Float[AnyArray, "*batch 3"], camera_from_world: Float[
     return xp.stack([x, y], axis=-1), z
 
 
-def back_project(pixels: Float[AnyArray, "*batch 2"], depth: Float[AnyArray, "*batch"],
-                 intrinsics: Float[AnyArray, "3 3"]) -> Float[AnyArray, "*batch 3"]:
+def back_project(
+    pixels: Float[AnyArray, "*batch 2"],
+    depth: Float[AnyArray, "*batch"],
+    intrinsics: Float[AnyArray, "3 3"],
+) -> Float[AnyArray, "*batch 3"]:
     """The points that single pixels show.
 
     Args:
@@ -134,8 +151,11 @@ def back_project(pixels: Float[AnyArray, "*batch 2"], depth: Float[AnyArray, "*b
     return xp.stack([x * depth, y * depth, depth], axis=-1)
 
 
-def normals_from_depth(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray, "3 3"],
-                       camera_from_world: Float[AnyArray, "4 4"] | None = None) -> Float[AnyArray, "h w 3"]:
+def normals_from_depth(
+    depth: Float[AnyArray, "h w"],
+    intrinsics: Float[AnyArray, "3 3"],
+    camera_from_world: Float[AnyArray, "4 4"] | None = None,
+) -> Float[AnyArray, "h w 3"]:
     """Unit normals of a depth map by central differences, towards the camera.
 
     Args:
@@ -144,7 +164,8 @@ def normals_from_depth(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray
         camera_from_world: [4,4], rigid, or None for normals in the camera frame. Takes gradient.
     Returns:
         [H,W,3]; zero on the one-pixel border and where one of the four neighbours has no depth.
-    Source: right minus left and below minus above, in an order whose cross product looks at the camera, since y points
+    Source: right minus left and below minus above, in an order whose cross product looks at the
+        camera, since y points
     down and z forward.
     """
     xp = depth.__array_namespace__()
@@ -153,7 +174,9 @@ def normals_from_depth(depth: Float[AnyArray, "h w"], intrinsics: Float[AnyArray
     down = points[2:, 1:-1] - points[:-2, 1:-1]
     cross = xp.cross(down, across)
     has_depth = depth > 0
-    is_valid = has_depth[1:-1, 2:] & has_depth[1:-1, :-2] & has_depth[2:, 1:-1] & has_depth[:-2, 1:-1]
+    is_valid = (
+        has_depth[1:-1, 2:] & has_depth[1:-1, :-2] & has_depth[2:, 1:-1] & has_depth[:-2, 1:-1]
+    )
     squared = (cross * cross).sum(axis=-1, keepdims=True)
     is_valid = is_valid[..., None] & (squared > 0)
     length = xp.sqrt(xp.where(is_valid, squared, xp.ones_like(squared)))

@@ -1,12 +1,15 @@
-"""Camera models with lens distortion, and the pinhole camera that each one is turned into. NumPy, float64.
+"""Camera models with lens distortion, and the pinhole camera that each one is turned into. NumPy,
+float64.
 
-*Normalised* coordinates are x/z, y/z of a point in camera coordinates; *distorted* ones are what the focal lengths and
-the principal point map to pixels. Pixel x covers [x, x+1) and its centre is x+0.5.
+*Normalised* coordinates are x/z, y/z of a point in camera coordinates; *distorted* ones are what
+the focal lengths and the principal point map to pixels. Pixel x covers [x, x+1) and its centre is
+x+0.5.
 
-Source: the camera models of COLMAP and their names; FOV: Devernay and Faugeras 2001; division: Fitzgibbon 2001; EUCM:
-Khomutenko et al. 2016; the thin-prism fisheye of sixteen parameters is Project Aria's. Perspective models act on
-normalised coordinates, fisheye models on the *angle vector*, the unit image direction times the angle to the axis.
-"""
+Source: the camera models of COLMAP and their names; FOV: Devernay and Faugeras 2001; division:
+    Fitzgibbon 2001; EUCM:
+Khomutenko et al. 2016; the thin-prism fisheye of sixteen parameters is Project Aria's. Perspective
+models act on normalised coordinates, fisheye models on the *angle vector*, the unit image direction
+times the angle to the axis."""
 
 import dataclasses
 import functools
@@ -16,10 +19,12 @@ from jaxtyping import Float
 
 from cosurfgs_jax.errors import InputError
 
-# Sides of the undistorted image may grow up to this factor over the original at the same focal length; what lies
-# further out is cropped. A 180 degree fisheye keeps 134 degrees at 1.5; more only adds smeared pixels.
+# Sides of the undistorted image may grow up to this factor over the original at the same focal
+# length; what lies further out is cropped. A 180 degree fisheye keeps 134 degrees at 1.5; more only
+# adds smeared pixels.
 MAX_GROWTH = 1.5
-# Lenses that move no pixel by more than this are taken as pinholes: a good calibration is known to 0.1 px.
+# Lenses that move no pixel by more than this are taken as pinholes: a good calibration is known to
+# 0.1 px.
 NEGLIGIBLE_PX = 0.01
 _NEWTON_STEPS = 50
 
@@ -35,7 +40,8 @@ def _radial(points, *k):
 
 def _tangential(points, p1, p2):
     """The shift of decentred lens elements (Brown), in OpenCV's order of coefficients."""
-    x, y = points[..., 0], points[..., 1]
+    x = points[..., 0]
+    y = points[..., 1]
     squared = x * x + y * y
     shift_x = 2 * p1 * x * y + p2 * (squared + 2 * x * x)
     shift_y = 2 * p2 * x * y + p1 * (squared + 2 * y * y)
@@ -59,7 +65,9 @@ def _field_of_view(points, omega):
         return points
     slope = 2 * np.tan(omega / 2)
     safe = np.maximum(radius, 1e-12)
-    return points * np.where(radius > 1e-12, np.arctan(safe * slope) / (safe * omega), slope / omega)
+    return points * np.where(
+        radius > 1e-12, np.arctan(safe * slope) / (safe * omega), slope / omega
+    )
 
 
 def _division(points, k):
@@ -75,7 +83,11 @@ def _enhanced_unified(points, alpha, beta):
 
 def _thin_prism(points, k1, k2, p1, p2, k3, k4, sx1, sy1):
     squared = (points * points).sum(-1, keepdims=True)
-    return _radial(points, k1, k2, k3, k4) + _tangential(points, p1, p2) + squared * np.array([sx1, sy1])
+    return (
+        _radial(points, k1, k2, k3, k4)
+        + _tangential(points, p1, p2)
+        + squared * np.array([sx1, sy1])
+    )
 
 
 def _radial_tangential_thin_prism(points, k0, k1, k2, k3, k4, k5, p0, p1, s0, s1, s2, s3):
@@ -118,13 +130,14 @@ _MODELS = {
 class Lens:
     """The camera model of a photograph; hashable, so that what is computed from it can be cached.
 
-    | field          |                                                                             |
-    |----------------|-----------------------------------------------------------------------------|
-    | `model`        | COLMAP's name                                                               |
+    | field             |                                                                          |
+    |-------------------|--------------------------------------------------------------------------|
+    | `model`           | COLMAP's name                                                            |
     | `height`, `width` | of the photograph in pixels                                              |
-    | `focal_px`     | (fx, fy)                                                                    |
-    | `principal_px` | (cx, cy), x+0.5 is the centre of pixel x                                    |
-    | `coefficients` | of the distortion, in COLMAP's order after focal lengths and principal point |
+    | `focal_px`        | (fx, fy)                                                                 |
+    | `principal_px`    | (cx, cy), x+0.5 is the centre of pixel x                                 |
+    | `coefficients`    | of the distortion, in COLMAP's order after focal lengths and principal   |
+    |                   | point                                                                    |
     """
 
     model: str
@@ -140,14 +153,21 @@ class Lens:
         return _intrinsics(self.focal_px, self.principal_px)
 
     def resized(self, height: int, width: int, factor_y: float, factor_x: float) -> "Lens":
-        """The lens after the photograph was scaled by the two factors, and perhaps cropped at the right and below."""
+        """The lens after the photograph was scaled by the two factors, and perhaps cropped at the
+        right and below.
+        """
         focal_px = (self.focal_px[0] * factor_x, self.focal_px[1] * factor_y)
         principal_px = (self.principal_px[0] * factor_x, self.principal_px[1] * factor_y)
-        return dataclasses.replace(self, height=height, width=width, focal_px=focal_px, principal_px=principal_px)
+        return dataclasses.replace(
+            self, height=height, width=width, focal_px=focal_px, principal_px=principal_px
+        )
 
 
 def _intrinsics(focal_px, principal_px):
-    return np.array([[focal_px[0], 0, principal_px[0]], [0, focal_px[1], principal_px[1]], [0, 0, 1]], np.float64)
+    return np.array(
+        [[focal_px[0], 0, principal_px[0]], [0, focal_px[1], principal_px[1]], [0, 0, 1]],
+        np.float64,
+    )
 
 
 def num_params(model: str) -> int:
@@ -158,7 +178,8 @@ def num_params(model: str) -> int:
     """
     if model == "EQUIRECTANGULAR":
         raise InputError(
-            f"camera model: expected one that a pinhole camera can replace, got the panorama model {model}; "
+            "camera model: expected one that a pinhole camera can replace, got the panorama model "
+            f"{model}; "
             "cut the panoramas into perspective views first"
         )
     if model not in _MODELS:
@@ -174,7 +195,8 @@ def lens_from_params(model: str, height: int, width: int, params) -> Lens:
         height, width: pixels.
         params: focal lengths (1 or 2), principal point (2), distortion coefficients.
     Raises:
-        InputError: unknown model, wrong number of parameters, one that is not finite, or no positive focal length.
+        InputError: unknown model, wrong number of parameters, one that is not finite, or no
+            positive focal length.
     """
     count = num_params(model)
     params = [float(value) for value in params]
@@ -188,7 +210,9 @@ def lens_from_params(model: str, height: int, width: int, params) -> Lens:
             f"got {params} for {width}x{height} pixels"
         )
     principal_px = (params[num_focal], params[num_focal + 1])
-    return Lens(model, int(height), int(width), focal_px, principal_px, tuple(params[num_focal + 2 :]))
+    return Lens(
+        model, int(height), int(width), focal_px, principal_px, tuple(params[num_focal + 2 :])
+    )
 
 
 def _angles_from_normalised(points):
@@ -217,7 +241,9 @@ def distort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarr
     """
     model = _MODELS[lens.model]
     points = np.asarray(points, np.float64)
-    return model.bend(_angles_from_normalised(points) if model.is_fisheye else points, *lens.coefficients)
+    return model.bend(
+        _angles_from_normalised(points) if model.is_fisheye else points, *lens.coefficients
+    )
 
 
 def undistort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch 2"]:
@@ -227,8 +253,10 @@ def undistort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.nda
         lens: as in `distort`.
         points: [...,2] distorted coordinates.
     Returns:
-        [...,2] normalised coordinates, to about 1e-10; NaN where no ray in front of the camera gives the point.
-    Source: **ours**; the derivative is by central differences, which only slows convergence, not its limit.
+        [...,2] normalised coordinates, to about 1e-10; NaN where no ray in front of the camera
+        gives the point.
+    Source: **ours**; the derivative is by central differences, which only slows convergence, not
+        its limit.
     """
     model = _MODELS[lens.model]
     target = np.asarray(points, np.float64).reshape(-1, 2)
@@ -249,7 +277,10 @@ def undistort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.nda
             step /= determinant[:, None]
             # A step of more than the point's own radius leaps over folds of strong polynomials.
             limit = 0.5 * np.linalg.norm(guess, axis=-1) + 0.1
-            guess = guess + step * np.minimum(1, limit / np.linalg.norm(step, axis=-1).clip(1e-30))[:, None]
+            guess = (
+                guess
+                + step * np.minimum(1, limit / np.linalg.norm(step, axis=-1).clip(1e-30))[:, None]
+            )
             if not np.any(np.abs(residual) > 1e-13):
                 break
         residual = np.abs(target - bend(guess)).max(-1)
@@ -269,18 +300,28 @@ def _jacobian(bend, points):
     return np.stack([along_x, along_y], axis=-1)
 
 
-def pixels_from_normalised(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch 2"]:
+def pixels_from_normalised(
+    lens: Lens, points: Float[np.ndarray, "*batch 2"]
+) -> Float[np.ndarray, "*batch 2"]:
     """Pixel positions, in the distorted photograph, of normalised coordinates [...,2]."""
     return distort(lens, points) * np.array(lens.focal_px) + np.array(lens.principal_px)
 
 
-def normalised_from_pixels(lens: Lens, pixels: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch 2"]:
-    """Normalised coordinates of pixel positions [...,2] of the distorted photograph; NaN as in `undistort`."""
-    return undistort(lens, (np.asarray(pixels, np.float64) - np.array(lens.principal_px)) / np.array(lens.focal_px))
+def normalised_from_pixels(
+    lens: Lens, pixels: Float[np.ndarray, "*batch 2"]
+) -> Float[np.ndarray, "*batch 2"]:
+    """Normalised coordinates of pixel positions [...,2] of the distorted photograph; NaN as in
+    `undistort`.
+    """
+    return undistort(
+        lens,
+        (np.asarray(pixels, np.float64) - np.array(lens.principal_px)) / np.array(lens.focal_px),
+    )
 
 
 def _border(left, right, top, bottom, count=101):
-    across, down = np.linspace(left, right, count), np.linspace(top, bottom, count)
+    across = np.linspace(left, right, count)
+    down = np.linspace(top, bottom, count)
     sides = [
         np.stack([np.full(count, left), down], axis=-1),
         np.stack([np.full(count, right), down], axis=-1),
@@ -291,7 +332,9 @@ def _border(left, right, top, bottom, count=101):
 
 
 def is_pinhole(lens: Lens) -> bool:
-    """Whether the lens moves no pixel by more than NEGLIGIBLE_PX, so that its photographs need no resampling."""
+    """Whether the lens moves no pixel by more than NEGLIGIBLE_PX, so that its photographs need no
+    resampling.
+    """
     if _MODELS[lens.model].num_coefficients == 0 and not _MODELS[lens.model].is_fisheye:
         return True
     edges = np.array([0, lens.width, 0, lens.height]) - np.repeat(lens.principal_px, 2)
@@ -302,10 +345,13 @@ def is_pinhole(lens: Lens) -> bool:
 
 
 def _is_covered(lens, rectangle):
-    """Whether the photograph shows, once and the right way round, all that is in a rectangle of normalised points."""
+    """Whether the photograph shows, once and the right way round, all that is in a rectangle of
+    normalised points.
+    """
     points = _border(*rectangle)
     pixels = pixels_from_normalised(lens, points)
-    # The rectangle was found from samples of the border: between two of them it may be out by some thousandths.
+    # The rectangle was found from samples of the border: between two of them it may be out by some
+    # thousandths.
     inside = (pixels >= 0.48) & (pixels <= np.array([lens.width, lens.height]) - 0.48)
     if not np.all(inside):
         return False
@@ -315,9 +361,12 @@ def _is_covered(lens, rectangle):
 
 def _inner_rectangle(lens):
     size = np.array([lens.width, lens.height], np.float64)
-    focal_px, principal_px = np.array(lens.focal_px), np.array(lens.principal_px)
+    focal_px = np.array(lens.focal_px)
+    principal_px = np.array(lens.principal_px)
     # From pixel centres to pixel centres, so that bilinear sampling never leaves the photograph.
-    left, right, top, bottom = normalised_from_pixels(lens, _border(0.5, size[0] - 0.5, 0.5, size[1] - 0.5))
+    left, right, top, bottom = normalised_from_pixels(
+        lens, _border(0.5, size[0] - 0.5, 0.5, size[1] - 0.5)
+    )
     limit_low = (0.5 - MAX_GROWTH * principal_px) / focal_px
     limit_high = (MAX_GROWTH * (size - principal_px) - 0.5) / focal_px
 
@@ -337,42 +386,57 @@ def _inner_rectangle(lens):
 
 @functools.lru_cache(maxsize=4096)
 def undistorted_pinhole(lens: Lens) -> Lens:
-    """The pinhole camera that a lens is turned into: the same centre and focal lengths, and no black border.
+    """The pinhole camera that a lens is turned into: the same centre and focal lengths, and no
+    black border.
 
-    Its image is the largest upright rectangle (by sides) that the photograph covers; sides grow by MAX_GROWTH at most.
+    Its image is the largest upright rectangle (by sides) that the photograph covers; sides grow by
+    MAX_GROWTH at most.
 
     Returns:
         A lens of model PINHOLE.
     Raises:
-        InputError: less than a fifth of the photograph's sides is left, as after a failed calibration.
+        InputError: less than a fifth of the photograph's sides is left, as after a failed
+            calibration.
     Source: **ours**, with the aim of COLMAP's undistorter without blank pixels.
     """
     rectangle = _inner_rectangle(lens)
     is_usable = rectangle[0] < 0 < rectangle[1] and rectangle[2] < 0 < rectangle[3]
-    # Folds of the polynomial can lie inside the border's image: shrink towards the axis until all is covered.
+    # Folds of the polynomial can lie inside the border's image: shrink towards the axis until all
+    # is covered.
     while is_usable and not _is_covered(lens, rectangle):
         rectangle = rectangle * 0.99
         is_usable = rectangle[1] * lens.focal_px[0] > 1
     focal_px = np.array(lens.focal_px)
     left, right, top, bottom = rectangle
     # The rectangle runs through the centres of the outermost pixels, hence the 1.
-    width, height = np.floor(np.array([right - left, bottom - top]) * focal_px + 1 + 1e-6).astype(int)
+    width, height = np.floor(np.array([right - left, bottom - top]) * focal_px + 1 + 1e-6).astype(
+        int
+    )
     if not is_usable or width < 0.2 * lens.width or height < 0.2 * lens.height:
         raise InputError(
-            f"camera model {lens.model}: expected distortion that leaves a usable pinhole image, got coefficients "
-            f"{lens.coefficients} that leave {max(width, 0)}x{max(height, 0)} of {lens.width}x{lens.height} pixels; "
+            f"camera model {lens.model}: expected distortion that leaves a usable pinhole image, "
+            "got coefficients "
+            f"{lens.coefficients} that leave {max(width, 0)}x{max(height, 0)} of "
+            f"{lens.width}x{lens.height} pixels; "
             "calibrate the camera again"
         )
     centre = np.array([left + right, top + bottom]) / 2 * focal_px
     principal_px = np.array([width, height]) / 2 - centre
-    return Lens("PINHOLE", int(height), int(width), lens.focal_px, (float(principal_px[0]), float(principal_px[1])))
+    return Lens(
+        "PINHOLE",
+        int(height),
+        int(width),
+        lens.focal_px,
+        (float(principal_px[0]), float(principal_px[1])),
+    )
 
 
 def source_pixels(lens: Lens, pinhole: Lens) -> Float[np.ndarray, "h w 2"]:
     """Where each pixel of the undistorted image is found in the photograph.
 
     Returns:
-        f32[H,W,2], (x, y) of the pixel centres, in pixels of the photograph with x+0.5 at the centre of pixel x.
+        f32[H,W,2], (x, y) of the pixel centres, in pixels of the photograph with x+0.5 at the
+        centre of pixel x.
     """
     xs = (np.arange(pinhole.width) + 0.5 - pinhole.principal_px[0]) / pinhole.focal_px[0]
     ys = (np.arange(pinhole.height) + 0.5 - pinhole.principal_px[1]) / pinhole.focal_px[1]

@@ -1,4 +1,6 @@
-"""The normalised frame that training works in, and the way back to the dataset's frame. NumPy, float64."""
+"""The normalised frame that training works in, and the way back to the dataset's frame. NumPy,
+float64.
+"""
 
 import dataclasses
 
@@ -11,7 +13,8 @@ from cosurfgs_jax.geometry.spherical_harmonics import rotate
 from cosurfgs_jax.types import Surfels
 
 FORMAT = 1
-# Frames whose z axis is up are common (surveys, GPS); a slope or a tilted flight must not turn them.
+# Frames whose z axis is up are common (surveys, GPS); a slope or a tilted flight must not turn
+# them.
 KEEP_Z_DEG = 15.0
 # Least spread of the cameras' right-hand axes that fixes the vertical: about 18 degrees of heading.
 _MIN_HEADING_SPREAD = 0.1
@@ -24,10 +27,11 @@ def estimate_up(
 ) -> Float[np.ndarray, "3"]:
     """The vertical of a dataset, for grouping by ground position and for looking at it.
 
-    Photographs are hardly ever rolled, so the cameras' right-hand axes are horizontal and the vertical is what is most
-    at right angles to all of them, whether cameras look down, ahead or aslant. Where all cameras have the same heading
-    that says nothing; the normal of the best plane of the points is taken if they are flat, else the mean up axis. What
-    is above is known from the mean of up axes minus viewing directions. If the result is within KEEP_Z_DEG of +z, +z is
+    Photographs are hardly ever rolled, so the cameras' right-hand axes are horizontal and the
+    vertical is what is most at right angles to all of them, whether cameras look down, ahead or
+    aslant. Where all cameras have the same heading that says nothing; the normal of the best plane
+    of the points is taken if they are flat, else the mean up axis. What is above is known from the
+    mean of up axes minus viewing directions. If the result is within KEEP_Z_DEG of +z, +z is
     returned exactly. Photographs of one facade, all taken straight at it, give the facade's normal.
 
     Args:
@@ -47,7 +51,9 @@ def estimate_up(
         offsets = offsets[distances <= np.percentile(distances, 90)]
         extent, axes = np.linalg.eigh(offsets.T @ offsets)
         is_flat = extent[0] < _MAX_FLATNESS * extent[1]
-        up = axes[:, 0] if is_flat else -down.mean(0) if np.linalg.norm(down.mean(0)) > 0.5 else hint
+        up = (
+            axes[:, 0] if is_flat else -down.mean(0) if np.linalg.norm(down.mean(0)) > 0.5 else hint
+        )
     length = np.linalg.norm(up)
     if not length > 1e-6:
         return np.array([0.0, 0.0, 1.0])
@@ -76,7 +82,8 @@ class SceneFrame:
     | `rotation`    | f64[3,3] | proper rotation, takes the scene's up to +z   |
     | `translation` | f64[3]   | world                                         |
 
-    It is applied in float64: survey coordinates of millions of metres keep their millimetres, float32 has half a metre.
+    It is applied in float64: survey coordinates of millions of metres keep their millimetres,
+        float32 has half a metre.
     """
 
     scale: float
@@ -85,16 +92,18 @@ class SceneFrame:
 
     @classmethod
     def from_scene(cls, scene) -> "SceneFrame":
-        """The frame that is centred on the ground, has +z up, and in which the scene is about 1 in size.
+        """The frame that is centred on the ground, has +z up, and in which the scene is about 1 in
+        size.
 
-        Origin: median of the points on the ground plane, lower fifth of their heights. Length 1: the larger of 1.1
-        times the 95th percentile of the cameras' distances from it and the median distance of the points, so that
-        neither stray points nor a far background set the scale.
+        Origin: median of the points on the ground plane, lower fifth of their heights. Length 1:
+            the larger of 1.1
+        times the 95th percentile of the cameras' distances from it and the median distance of the
+        points, so that neither stray points nor a far background set the scale.
 
         Args:
             scene: a Scene; `points`, `camera_from_world` and `up` are used.
-        Source: **ours**; 3DGS takes 1.1 times the largest distance of a camera from the mean camera, which is nothing
-            where cameras stand close together and look at a far place.
+        Source: **ours**; 3DGS takes 1.1 times the largest distance of a camera from the mean
+            camera, which is nothing where cameras stand close together and look at a far place.
         """
         rotation = _rotation_to_z(np.asarray(scene.up, np.float64))
         points = scene.points @ rotation.T
@@ -104,7 +113,9 @@ class SceneFrame:
         reach = 1.1 * np.percentile(np.linalg.norm(centres - origin, axis=1), 95)
         extent = max(reach, np.median(np.linalg.norm(points - origin, axis=1)))
         if not np.isfinite(extent) or extent <= 0:
-            raise InputError(f"scene: expected cameras and points at different places, got an extent of {extent}")
+            raise InputError(
+                f"scene: expected cameras and points at different places, got an extent of {extent}"
+            )
         return cls(float(1 / extent), rotation, -origin / extent)
 
     def to_world(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
@@ -115,7 +126,9 @@ class SceneFrame:
         """World points [...,3] in the dataset's frame, f64."""
         return (np.asarray(points, np.float64) - self.translation) @ self.rotation / self.scale
 
-    def directions_to_dataset(self, directions: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    def directions_to_dataset(
+        self, directions: Float[np.ndarray, "*batch 3"]
+    ) -> Float[np.ndarray, "*batch 3"]:
         """World directions, such as normals, [...,3] in the dataset's frame, f64, length kept."""
         return np.asarray(directions, np.float64) @ self.rotation
 
@@ -127,12 +140,14 @@ class SceneFrame:
         Args:
             camera_from_world: f64[...,4,4], rigid, camera from the dataset's frame.
         Returns:
-            f64[...,4,4], rigid, camera from the training world; lengths in the camera are scaled too, so pixels stay.
+            f64[...,4,4], rigid, camera from the training world; lengths in the camera are scaled
+            too, so pixels stay.
         """
         poses = np.array(camera_from_world, np.float64)
         rotations = poses[..., :3, :3] @ self.rotation.T
         shifts = self.scale * poses[..., :3, 3] - rotations @ self.translation
-        poses[..., :3, :3], poses[..., :3, 3] = rotations, shifts
+        poses[..., :3, :3] = rotations
+        poses[..., :3, 3] = shifts
         return poses
 
     def depth_to_dataset(self, depth):
@@ -145,7 +160,8 @@ class SceneFrame:
         Args:
             surfels: in the world.
         Returns:
-            Means, orientations, scales and spherical harmonics of the same discs; opacities and `alive` unchanged.
+            Means, orientations, scales and spherical harmonics of the same discs; opacities and
+            `alive` unchanged.
         """
         back = self.rotation.T
         sh = np.asarray(surfels.sh, np.float64)
@@ -154,7 +170,9 @@ class SceneFrame:
         return Surfels(
             means=self.to_dataset(np.asarray(surfels.means)),
             quats=quat_multiply(turn, quats).astype(np.float32),
-            log_scales=(np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)).astype(np.float32),
+            log_scales=(np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)).astype(
+                np.float32
+            ),
             logit_opacities=np.asarray(surfels.logit_opacities, np.float32),
             sh=np.asarray(rotate(sh, back)).astype(np.float32),
             alive=np.asarray(surfels.alive),
@@ -178,11 +196,16 @@ class SceneFrame:
         """
         try:
             if table["format"] != FORMAT:
-                raise InputError(f"scene frame: expected format {FORMAT}, got {table['format']}; train again")
-            rotation, translation = np.array(table["rotation"], np.float64), np.array(table["translation"], np.float64)
+                raise InputError(
+                    f"scene frame: expected format {FORMAT}, got {table['format']}; train again"
+                )
+            rotation = np.array(table["rotation"], np.float64)
+            translation = np.array(table["translation"], np.float64)
             frame = cls(float(table["scale"]), rotation.reshape(3, 3), translation.reshape(3))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"scene frame: expected format, scale, rotation and translation, got {error!r}") from None
+            raise InputError(
+                f"scene frame: expected format, scale, rotation and translation, got {error!r}"
+            ) from None
         return frame

@@ -1,4 +1,6 @@
-"""Real spherical harmonics up to degree 3 in the basis and signs of 3DGS files, and their rotation."""
+"""Real spherical harmonics up to degree 3 in the basis and signs of 3DGS files, and
+their rotation.
+"""
 
 import functools
 import math
@@ -47,9 +49,17 @@ def _band(degree: int, x, y, z) -> list:
         return [0 * x + C0]
     if degree == 1:
         return [-C1 * y, C1 * z, -C1 * x]
-    xx, yy, zz = x * x, y * y, z * z
+    xx = x * x
+    yy = y * y
+    zz = z * z
     if degree == 2:
-        return [C2_XY * x * y, -C2_XY * y * z, C2_ZZ * (2 * zz - xx - yy), -C2_XY * x * z, C2_XX_YY * (xx - yy)]
+        return [
+            C2_XY * x * y,
+            -C2_XY * y * z,
+            C2_ZZ * (2 * zz - xx - yy),
+            -C2_XY * x * z,
+            C2_XX_YY * (xx - yy),
+        ]
     return [
         -C3_M3 * y * (3 * xx - yy),
         C3_M2 * x * y * z,
@@ -69,20 +79,29 @@ def basis(degree: int, directions: Float[AnyArray, "*batch 3"]) -> Float[AnyArra
         directions: [...,3], unit vectors. Takes gradient.
     Returns:
         [...,(degree+1)^2].
-    Source: Kerbl et al. 2023, whose files define order and signs; the constants are those of the orthonormal basis.
+    Source: Kerbl et al. 2023, whose files define order and signs; the constants are those of the
+        orthonormal basis.
     """
     xp = directions.__array_namespace__()
-    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
-    return xp.stack([value for band in range(degree + 1) for value in _band(band, x, y, z)], axis=-1)
+    x = directions[..., 0]
+    y = directions[..., 1]
+    z = directions[..., 2]
+    return xp.stack(
+        [value for band in range(degree + 1) for value in _band(band, x, y, z)], axis=-1
+    )
 
 
-def evaluate(degree: int, sh: Float[AnyArray, "n k 3"], directions: Float[AnyArray, "n 3"]) -> Float[AnyArray, "n 3"]:
-    """RGB of N sets of coefficients, each seen along its own direction, without the offset of 0.5 and the clamp.
+def evaluate(
+    degree: int, sh: Float[AnyArray, "n k 3"], directions: Float[AnyArray, "n 3"]
+) -> Float[AnyArray, "n 3"]:
+    """RGB of N sets of coefficients, each seen along its own direction, without the offset of 0.5
+    and the clamp.
 
     Args:
         degree: 0 to 3; coefficients of higher bands are ignored.
         sh: [N,K,3] with K >= (degree+1)^2. Takes gradient.
-        directions: [N,3], unit vectors from the camera to the surfel, in the frame of the coefficients. Takes gradient.
+        directions: [N,3], unit vectors from the camera to the surfel, in the frame of the
+            coefficients. Takes gradient.
     Returns:
         [N,3].
     """
@@ -92,7 +111,8 @@ def evaluate(degree: int, sh: Float[AnyArray, "n k 3"], directions: Float[AnyArr
 
 @functools.cache
 def _samples(band: int) -> tuple[np.ndarray, np.ndarray]:
-    # More directions than the 2*band+1 unknowns, spread by the golden angle: the inverse is well conditioned.
+    # More directions than the 2*band+1 unknowns, spread by the golden angle: the inverse is well
+    # conditioned.
     index = np.arange(2 * (2 * band + 1)) + 0.5
     height = 1 - 2 * index / index.size
     angle = index * math.pi * (3 - math.sqrt(5))
@@ -101,7 +121,9 @@ def _samples(band: int) -> tuple[np.ndarray, np.ndarray]:
     return directions, np.linalg.pinv(np.stack(_band(band, *directions.T), axis=-1))
 
 
-def rotate(sh: Float[AnyArray, "n k 3"], rotation: Float[AnyArray, "3 3"]) -> Float[AnyArray, "n k 3"]:
+def rotate(
+    sh: Float[AnyArray, "n k 3"], rotation: Float[AnyArray, "3 3"]
+) -> Float[AnyArray, "n k 3"]:
     """Coefficients of the same colours after the scene was turned.
 
     Args:
@@ -111,7 +133,8 @@ def rotate(sh: Float[AnyArray, "n k 3"], rotation: Float[AnyArray, "3 3"]) -> Fl
         [N,K,3] such that evaluating them along `rotation @ d` gives what `sh` gives along `d`.
     Raises:
         InputError: K is not a square up to 16.
-    Source: **ours**. A rotation maps each band onto itself, so its matrix follows from the basis at a few rotated
+    Source: **ours**. A rotation maps each band onto itself, so its matrix follows from the basis at
+        a few rotated
     directions; no recursion for Wigner matrices is needed.
     """
     xp = rotation.__array_namespace__()

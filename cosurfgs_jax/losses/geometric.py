@@ -34,28 +34,46 @@ class GeometricLosses(NamedTuple):
     single_view: Float[Array, ""]
     geometric: Float[Array, ""]  # of MV-Reg
     photometric: Float[Array, ""]  # of MV-Reg
-    share: Float[Array, ""]  # of the lattice's pixels that MV-Reg can follow to the neighbour and back
+    share: Float[
+        Array, ""
+    ]  # of the lattice's pixels that MV-Reg can follow to the neighbour and back
 
 
 def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     """Brightness f32[H,W] in [0, 1] of a photograph."""
-    return photo[..., :3].astype(jnp.float32) @ jnp.asarray([share / 255 for share in _LUMA], jnp.float32)
+    return photo[..., :3].astype(jnp.float32) @ jnp.asarray(
+        [share / 255 for share in _LUMA], jnp.float32
+    )
 
 
 def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     gray = gray_of(photo)
-    return gray if photo.shape[-1] == 3 else jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
+    return (
+        gray
+        if photo.shape[-1] == 3
+        else jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
+    )
 
 
-def _reference(out, camera, photo, mask, second, second_depth, weights: LossSettings) -> GeometricLosses:
-    gray, nothing = gray_of(photo), jnp.zeros((), out.normal.dtype)
+def _reference(
+    out, camera, photo, mask, second, second_depth, weights: LossSettings
+) -> GeometricLosses:
+    gray = gray_of(photo)
+    nothing = jnp.zeros((), out.normal.dtype)
     single = single_view_loss(out, camera, gray, mask) if weights.has_single_view else nothing
     terms = multi_view.MultiViewLosses(nothing, nothing, nothing)
     if weights.has_multi_view:
-        neighbor = multi_view.Neighbor(second.camera, _neighbor_gray(second.photo), second_depth, second.is_used)
-        terms = multi_view.multi_view_losses(out, camera, gray, mask, neighbor, second.offset, weights.patch_stride)
-    total = (weights.single_view_weight * single + weights.multi_view_geometric_weight * terms.geometric
-             + weights.multi_view_photometric_weight * terms.photometric)
+        neighbor = multi_view.Neighbor(
+            second.camera, _neighbor_gray(second.photo), second_depth, second.is_used
+        )
+        terms = multi_view.multi_view_losses(
+            out, camera, gray, mask, neighbor, second.offset, weights.patch_stride
+        )
+    total = (
+        weights.single_view_weight * single
+        + weights.multi_view_geometric_weight * terms.geometric
+        + weights.multi_view_photometric_weight * terms.photometric
+    )
     return GeometricLosses(total, *jax.lax.stop_gradient((single, *terms)))
 
 
@@ -68,9 +86,18 @@ class _Static(NamedTuple):
 
 def _call(static: _Static, depth, normal, others):
     results = [((5,), _F32), (depth.shape, _F32), (normal.shape, _F32)]
-    return ffi.call("cosurfgs_geometric_losses", results, depth, normal, *others, **static._asdict(),
-                    radius=multi_view.PATCH_RADIUS, noise_variance=float(multi_view.NOISE_STD**2),
-                    max_reprojection=multi_view.MAX_REPROJECTION_PX, max_dissimilarity=multi_view.MAX_DISSIMILARITY)
+    return ffi.call(
+        "cosurfgs_geometric_losses",
+        results,
+        depth,
+        normal,
+        *others,
+        **static._asdict(),
+        radius=multi_view.PATCH_RADIUS,
+        noise_variance=float(multi_view.NOISE_STD**2),
+        max_reprojection=multi_view.MAX_REPROJECTION_PX,
+        max_dissimilarity=multi_view.MAX_DISSIMILARITY,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -92,32 +119,64 @@ def _native_backward(static, gradients, cotangent):
 _native.defvjp(_native_forward, _native_backward)
 
 
-def geometric_losses(out: RenderOutput, camera: Camera, photo: UInt8[Array, "h w c"], mask: Float[Array, "h w"] | None,
-                     second: SecondView | None, second_depth: Float[Array, "h2 w2"] | None, weights: LossSettings,
-                     backend: str | None = None) -> GeometricLosses:
-    """SV-Reg (`single_view.single_view_loss`) and MV-Reg (`multi_view.multi_view_losses`) of one view.
+def geometric_losses(
+    out: RenderOutput,
+    camera: Camera,
+    photo: UInt8[Array, "h w c"],
+    mask: Float[Array, "h w"] | None,
+    second: SecondView | None,
+    second_depth: Float[Array, "h2 w2"] | None,
+    weights: LossSettings,
+    backend: str | None = None,
+) -> GeometricLosses:
+    """SV-Reg (`single_view.single_view_loss`) and MV-Reg (`multi_view.multi_view_losses`) of one
+    view.
 
     Args:
         out: maps of the view. Plane depth and normals take gradient.
         camera: of the view. Takes no gradient.
-        photo: u8[H,W,3 or 4], its photograph; a fourth channel is not read here, but says in the second one what does not count.
+        photo: u8[H,W,3 or 4], its photograph; a fourth channel is not read here, but says in the
+            second one what does not count.
         mask: [H,W], 0 = ignore the pixel; None = all count.
         second: a photograph from nearby; may be None where MV-Reg is off.
         second_depth: the plane depth that the model shows there, 0 = invalid. Takes no gradient.
         weights: static: weights and stride; a term of weight 0 is not computed.
-        backend: "cpu" (native kernel, float32), "reference" (plain JAX), or None: native where it can run.
+        backend: "cpu" (native kernel, float32), "reference" (plain JAX), or None: native where it
+            can run.
     Raises:
         InputError: an unknown backend, or one that is not there.
     """
-    if not ffi.choose_native("geometric losses", "cosurfgs_geometric_losses", backend, out.plane_depth, out.normal):
+    if not ffi.choose_native(
+        "geometric losses", "cosurfgs_geometric_losses", backend, out.plane_depth, out.normal
+    ):
         return _reference(out, camera, photo, mask, second, second_depth, weights)
     if second is None or not weights.has_multi_view:
-        second = SecondView(camera, jnp.zeros((0, 0, 3), jnp.uint8), jnp.zeros((), bool), jnp.zeros(2, jnp.int32))
+        second = SecondView(
+            camera, jnp.zeros((0, 0, 3), jnp.uint8), jnp.zeros((), bool), jnp.zeros(2, jnp.int32)
+        )
         second_depth = jnp.zeros((0, 0), jnp.float32)
-    static = _Static(float(weights.single_view_weight), float(weights.multi_view_geometric_weight),
-                     float(weights.multi_view_photometric_weight), int(weights.patch_stride))
-    others = jax.lax.stop_gradient((
-        out.alpha, photo, jnp.zeros((0, 0), jnp.float32) if mask is None else mask, camera.camera_from_world, camera.intrinsics,
-        second.photo, second_depth, second.camera.camera_from_world, second.camera.intrinsics, second.is_used, second.offset))
-    depth, normal, *others = ffi.match_varying(out.plane_depth, out.normal, *map(jnp.asarray, others))
+    static = _Static(
+        float(weights.single_view_weight),
+        float(weights.multi_view_geometric_weight),
+        float(weights.multi_view_photometric_weight),
+        int(weights.patch_stride),
+    )
+    others = jax.lax.stop_gradient(
+        (
+            out.alpha,
+            photo,
+            jnp.zeros((0, 0), jnp.float32) if mask is None else mask,
+            camera.camera_from_world,
+            camera.intrinsics,
+            second.photo,
+            second_depth,
+            second.camera.camera_from_world,
+            second.camera.intrinsics,
+            second.is_used,
+            second.offset,
+        )
+    )
+    depth, normal, *others = ffi.match_varying(
+        out.plane_depth, out.normal, *map(jnp.asarray, others)
+    )
     return GeometricLosses(*_native(static, depth, normal, tuple(others)))

@@ -1,7 +1,8 @@
-"""MV-Reg: what two neighbouring views show of a surface agrees, in depth and in the texture of small patches.
+"""MV-Reg: what two neighbouring views show of a surface agrees, in depth and in the texture of
+small patches.
 
-Both terms are measured at the pixels of a lattice that moves from step to step: every `stride`-th pixel of every
-`stride`-th row.
+Both terms are measured at the pixels of a lattice that moves from step to step: every `stride`-th
+pixel of every `stride`-th row.
 """
 
 from typing import NamedTuple
@@ -16,10 +17,14 @@ from cosurfgs_jax.geometry.view_pairs import relative_pose, round_trip_reproject
 from cosurfgs_jax.types import Camera, RenderOutput
 
 PATCH_RADIUS = 3  # pixels: patches of 7 x 7
-NOISE_STD = 2 / 255  # of a photograph's brightness; weaker texture says little of where a patch belongs
+NOISE_STD = (
+    2 / 255
+)  # of a photograph's brightness; weaker texture says little of where a patch belongs
 MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
-# Brightness of what does not count in a neighbour's photograph. A sample that takes a two-thousandth of it is below LEAST_GRAY.
-MASKED_GRAY, LEAST_GRAY = -1000.0, -0.5  # as in native/csrc/losses/patch_ncc.h
+# Brightness of what does not count in a neighbour's photograph. A sample that takes a
+# two-thousandth of it is below LEAST_GRAY.
+MASKED_GRAY = -1000.0
+LEAST_GRAY = -0.5  # as in native/csrc/losses/patch_ncc.h
 MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
 
 
@@ -45,7 +50,9 @@ def lattice_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
     return image_size[0] // stride, image_size[1] // stride
 
 
-def lattice_pixels(image_size: tuple[int, int], stride: int, offset: Int[Array, "2"]) -> Float[Array, "n m 2"]:
+def lattice_pixels(
+    image_size: tuple[int, int], stride: int, offset: Int[Array, "2"]
+) -> Float[Array, "n m 2"]:
     """Pixel centres (x, y) of the lattice that starts at row offset[0] and column offset[1]."""
     rows, columns = lattice_size(image_size, stride)
     y = (jnp.arange(rows, dtype=jnp.int32) * stride + offset[0]).astype(jnp.float32) + 0.5
@@ -53,79 +60,131 @@ def lattice_pixels(image_size: tuple[int, int], stride: int, offset: Int[Array, 
     return jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None]), axis=-1)
 
 
-def at_lattice(image: Float[Array, "h w *c"], stride: int, offset: Int[Array, "2"]) -> Float[Array, "n m *c"]:
+def at_lattice(
+    image: Float[Array, "h w *c"], stride: int, offset: Int[Array, "2"]
+) -> Float[Array, "n m *c"]:
     """The pixels of the lattice."""
     rows, columns = lattice_size(image.shape[:2], stride)
-    # A slice of every stride-th pixel from a moving start, so that the way back is a pad and not a scatter.
+    # A slice of every stride-th pixel from a moving start, so that the way back is a pad and not a
+    # scatter.
     rolled = jax.lax.dynamic_slice(
-        image, (offset[0], offset[1], *(0,) * (image.ndim - 2)),
-        ((rows - 1) * stride + 1, (columns - 1) * stride + 1, *image.shape[2:]))
+        image,
+        (offset[0], offset[1], *(0,) * (image.ndim - 2)),
+        ((rows - 1) * stride + 1, (columns - 1) * stride + 1, *image.shape[2:]),
+    )
     return rolled[::stride, ::stride]
 
 
 def _bilinear(image, x, y):
     height, width = image.shape
-    x, y = x - 0.5, y - 0.5
+    x = x - 0.5
+    y = y - 0.5
     is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     left = jnp.clip(jnp.floor(x), 0, width - 2).astype(jnp.int32)
     top = jnp.clip(jnp.floor(y), 0, height - 2).astype(jnp.int32)
-    right, down = x - left.astype(x.dtype), y - top.astype(y.dtype)
+    right = x - left.astype(x.dtype)
+    down = y - top.astype(y.dtype)
     above = image[top, left] + (image[top, left + 1] - image[top, left]) * right
     below = image[top + 1, left] + (image[top + 1, left + 1] - image[top + 1, left]) * right
     return above + (below - above) * down, is_inside
 
 
-def patch_ncc(gray: Float[Array, "h w"], neighbor_gray: Float[Array, "h2 w2"], planes: Float[Array, "n m 3"],
-              offset: Int[Array, "2"], intrinsics: Float[Array, "3 3"], neighbor_intrinsics: Float[Array, "3 3"],
-              neighbor_from_view: Float[Array, "4 4"], stride: int) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
-    """Normalised cross-correlation of the patch around each lattice pixel with what its plane projects it to in a neighbour.
+def patch_ncc(
+    gray: Float[Array, "h w"],
+    neighbor_gray: Float[Array, "h2 w2"],
+    planes: Float[Array, "n m 3"],
+    offset: Int[Array, "2"],
+    intrinsics: Float[Array, "3 3"],
+    neighbor_intrinsics: Float[Array, "3 3"],
+    neighbor_from_view: Float[Array, "4 4"],
+    stride: int,
+) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
+    """Normalised cross-correlation of the patch around each lattice pixel with what its plane
+    projects it to in a neighbour.
 
     Args:
-        gray, neighbor_gray: [H,W] each, brightness in [0, 1]; MASKED_GRAY where the neighbour's does not count.
-        planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is planes . (x, y, 1), so planes =
-            normal / (normal . point). Take gradient; nothing else does.
+        gray, neighbor_gray: [H,W] each, brightness in [0, 1]; MASKED_GRAY where the neighbour's
+            does not count.
+        planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is
+            planes . (x, y, 1), so planes = normal / (normal . point). Take gradient; nothing else
+            does.
         offset: i32[2], first row and column of the lattice.
         intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
         stride: of the lattice, static.
     Returns:
-        NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches without texture score 0; and
-        whether the patch lies inside both images, in front of the neighbour and where that counts. 0 where it does not.
-    Source: plane-homography NCC of PGSR (Chen et al. 2024). A pixel's ray r meets the plane at r / w, with w its inverse depth
-    there; the neighbour sees that point where it sees R r + w t. Coordinates are arrays of their own: as an axis of two or three,
-    with products of matrices along it, they would go through memory a dozen times on a GPU.
+        NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches
+        without texture score 0; and whether the patch lies inside both images, in front of the
+        neighbour and where that counts. 0 where it does not.
+    Source: plane-homography NCC of PGSR (Chen et al. 2024). A pixel's ray r meets the plane at r /
+        w, with w its inverse depth
+    there; the neighbour sees that point where it sees R r + w t. Coordinates are arrays of their
+    own: as an axis of two or three, with products of matrices along it, they would go through
+        memory a dozen times on a GPU.
     """
     gray, neighbor_gray, pose, intrinsics, neighbor_intrinsics = jax.lax.stop_gradient(
-        tuple(map(jnp.asarray, (gray, neighbor_gray, neighbor_from_view, intrinsics, neighbor_intrinsics))))
+        tuple(
+            map(
+                jnp.asarray,
+                (gray, neighbor_gray, neighbor_from_view, intrinsics, neighbor_intrinsics),
+            )
+        )
+    )
     reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
-    across, down = (jnp.asarray(steps.reshape(-1), planes.dtype)[None, None] for steps in np.meshgrid(reach, reach))
+    across, down = (
+        jnp.asarray(steps.reshape(-1), planes.dtype)[None, None]
+        for steps in np.meshgrid(reach, reach)
+    )
     pixels = lattice_pixels(gray.shape, stride, offset).astype(planes.dtype)[..., None]
-    x, y = pixels[:, :, 0] + across, pixels[:, :, 1] + down
+    x = pixels[:, :, 0] + across
+    y = pixels[:, :, 1] + down
     ray_x, ray_y = ((at - intrinsics[i, 2]) / intrinsics[i, i] for i, at in enumerate((x, y)))
-    inverse_depth = ray_x * planes[..., 0, None] + ray_y * planes[..., 1, None] + planes[..., 2, None]
-    there_x, there_y, there_z = (row[0] * ray_x + row[1] * ray_y + row[2] + row[3] * inverse_depth for row in pose[:3])
+    inverse_depth = (
+        ray_x * planes[..., 0, None] + ray_y * planes[..., 1, None] + planes[..., 2, None]
+    )
+    there_x, there_y, there_z = (
+        row[0] * ray_x + row[1] * ray_y + row[2] + row[3] * inverse_depth for row in pose[:3]
+    )
     is_front = there_z > 0
     scale = 1 / jnp.where(is_front, there_z, 1)
-    there_x, there_y = (at * scale * neighbor_intrinsics[i, i] + neighbor_intrinsics[i, 2]
-                        for i, at in enumerate((there_x, there_y)))
+    there_x, there_y = (
+        at * scale * neighbor_intrinsics[i, i] + neighbor_intrinsics[i, 2]
+        for i, at in enumerate((there_x, there_y))
+    )
     own, is_own_inside = _bilinear(gray, x, y)
     other, is_inside = _bilinear(neighbor_gray, there_x, there_y)
-    is_valid = (is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= LEAST_GRAY)).all(axis=-1)
+    is_valid = (
+        is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= LEAST_GRAY)
+    ).all(axis=-1)
     own, other = (values - values.mean(axis=-1, keepdims=True) for values in (own, other))
-    variances = ((own * own).mean(axis=-1) + NOISE_STD**2) * ((other * other).mean(axis=-1) + NOISE_STD**2)
+    variances = ((own * own).mean(axis=-1) + NOISE_STD**2) * (
+        (other * other).mean(axis=-1) + NOISE_STD**2
+    )
     return jnp.where(is_valid, (own * other).mean(axis=-1) / jnp.sqrt(variances), 0.0), is_valid
 
 
 def _mean_where(values, is_counted):
-    return jnp.where(is_counted, values, 0.0).sum() / jnp.maximum(is_counted.sum(dtype=jnp.int32), 1).astype(values.dtype)
+    return jnp.where(is_counted, values, 0.0).sum() / jnp.maximum(
+        is_counted.sum(dtype=jnp.int32), 1
+    ).astype(values.dtype)
 
 
-def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w"], mask: Float[Array, "h w"] | None,
-                      neighbor: Neighbor, offset: Int[Array, "2"], stride: int) -> MultiViewLosses:
+def multi_view_losses(
+    out: RenderOutput,
+    camera: Camera,
+    gray: Float[Array, "h w"],
+    mask: Float[Array, "h w"] | None,
+    neighbor: Neighbor,
+    offset: Int[Array, "2"],
+    stride: int,
+) -> MultiViewLosses:
     """How well a view and a neighbour agree about the surface.
 
-    Geometric: a pixel goes to the neighbour by its plane depth and comes back by the neighbour's; phi is how far from itself
-    it lands, in pixels. The mean of exp(-phi) phi, the factor without gradient, over the pixels with phi < 1: farther ones
-    are hidden in one view. Photometric: at the same pixels 1 - NCC^2 of 7 x 7 patches that the rendered plane (plane depth
+    Geometric: a pixel goes to the neighbour by its plane depth and comes back by the neighbour's;
+        phi is how far from itself
+    it lands, in pixels. The mean of exp(-phi) phi, the factor without gradient, over the pixels
+    with phi < 1: farther ones
+    are hidden in one view. Photometric: at the same pixels 1 - NCC^2 of 7 x 7 patches that the
+        rendered plane (plane depth
     and normal at the pixel) takes to the neighbour; the mean over those below 0.9.
 
     Args:
@@ -136,15 +195,22 @@ def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w
         neighbor: see `Neighbor`; takes no gradient: it has its own steps.
         offset: i32[2], of the lattice, each in [0, stride).
         stride: of the lattice, pixels; static.
-    Source: PGSR (Chen et al. 2024), which takes all pixels for the first and a random choice for the second.
+    Source: PGSR (Chen et al. 2024), which takes all pixels for the first and a random choice for
+        the second.
     """
     pose, neighbor = jax.lax.stop_gradient((camera.camera_from_world, neighbor))
     depth = at_lattice(out.plane_depth, stride, offset)  # 0 where invalid
     normal = cameras.turn(at_lattice(out.normal, stride, offset), pose[:3, :3])
     pixels = lattice_pixels(gray.shape, stride, offset)
     neighbor_from_view = relative_pose(neighbor.camera.camera_from_world, pose)
-    back, _, is_valid = round_trip_reprojection(pixels, depth, camera.intrinsics, neighbor.plane_depth, neighbor.camera.intrinsics,
-                                       neighbor_from_view)
+    back, _, is_valid = round_trip_reprojection(
+        pixels,
+        depth,
+        camera.intrinsics,
+        neighbor.plane_depth,
+        neighbor.camera.intrinsics,
+        neighbor_from_view,
+    )
     squared = ((back - pixels) ** 2).sum(axis=-1)
     is_apart = squared > 1e-8  # no gradient through the tip of the distance
     phi = jnp.sqrt(jnp.where(is_apart, squared, 1e-8))
@@ -156,8 +222,18 @@ def multi_view_losses(out: RenderOutput, camera: Camera, gray: Float[Array, "h w
     points = cameras.back_project(pixels, jnp.where(is_seen, depth, 1.0), camera.intrinsics)
     distance = (normal * points).sum(axis=-1)  # negative: normals look at the camera
     planes = normal / jnp.where(is_seen, distance, -1.0)[..., None]
-    score, is_inside = patch_ncc(gray, neighbor.gray, planes, offset, camera.intrinsics, neighbor.camera.intrinsics,
-                                 neighbor_from_view, stride)
+    score, is_inside = patch_ncc(
+        gray,
+        neighbor.gray,
+        planes,
+        offset,
+        camera.intrinsics,
+        neighbor.camera.intrinsics,
+        neighbor_from_view,
+        stride,
+    )
     dissimilarity = 1 - score * score
-    photometric = _mean_where(dissimilarity, is_seen & is_inside & (score > 0) & (dissimilarity < MAX_DISSIMILARITY))
+    photometric = _mean_where(
+        dissimilarity, is_seen & is_inside & (score > 0) & (dissimilarity < MAX_DISSIMILARITY)
+    )
     return MultiViewLosses(geometric, photometric, is_seen.mean(dtype=jnp.float32))

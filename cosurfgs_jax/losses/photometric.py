@@ -1,4 +1,6 @@
-"""How far a render is from its photograph: absolute difference, structural similarity, and light that passes through."""
+"""How far a render is from its photograph: absolute difference, structural similarity, and light
+that passes through.
+"""
 
 import functools
 from typing import NamedTuple
@@ -33,30 +35,46 @@ class PhotometricLosses(NamedTuple):
 
 @jax.custom_vjp
 def expose(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Float[Array, "h w 3"]:
-    """A render as the photograph would show it: matrix @ colour + offset, for every pixel; not clipped.
+    """A render as the photograph would show it: matrix @ colour + offset, for every pixel; not
+    clipped.
 
     Args:
         render: [H,W,3], canonical colours. Takes gradient.
         transform: [3,4], matrix and offset (see `appearance`). Takes gradient.
     """
-    return (render[..., 0:1] * transform[None, None, :, 0] + render[..., 1:2] * transform[None, None, :, 1]
-            + render[..., 2:3] * transform[None, None, :, 2] + transform[None, None, :, 3])
+    return (
+        render[..., 0:1] * transform[None, None, :, 0]
+        + render[..., 1:2] * transform[None, None, :, 1]
+        + render[..., 2:3] * transform[None, None, :, 2]
+        + transform[None, None, :, 3]
+    )
 
 
 def _expose_backward(residuals, cotangent):
-    # JAX's own derivative of the lines above turns slices into padded sums, which takes five times as long.
+    # JAX's own derivative of the lines above turns slices into padded sums, which takes five times
+    # as long.
     render, transform = residuals
-    by_render = expose(cotangent, jnp.zeros((3, 4), transform.dtype).at[:, :3].set(transform[:, :3].T))
-    inputs, slopes = jnp.moveaxis(render, -1, 0), jnp.moveaxis(cotangent, -1, 0)
+    by_render = expose(
+        cotangent, jnp.zeros((3, 4), transform.dtype).at[:, :3].set(transform[:, :3].T)
+    )
+    inputs = jnp.moveaxis(render, -1, 0)
+    slopes = jnp.moveaxis(cotangent, -1, 0)
     by_transform = [[(slope * value).sum() for value in inputs] + [slope.sum()] for slope in slopes]
     return by_render, jnp.stack([jnp.stack(row) for row in by_transform])
 
 
-expose.defvjp(lambda render, transform: (expose(render, transform), (render, transform)), _expose_backward)
+expose.defvjp(
+    lambda render, transform: (expose(render, transform), (render, transform)), _expose_backward
+)
 
 
-def photometric_loss(render: Float[Array, "h w 3"], exposed_render: Float[Array, "h w 3"],
-                     target: Float[Array, "h w 3"], mask: Float[Array, "h w"] | None, ssim_weight: float) -> Float[Array, ""]:
+def photometric_loss(
+    render: Float[Array, "h w 3"],
+    exposed_render: Float[Array, "h w 3"],
+    target: Float[Array, "h w 3"],
+    mask: Float[Array, "h w"] | None,
+    ssim_weight: float,
+) -> Float[Array, ""]:
     """(1 - w) L1(exposed render, photograph) + w (1 - SSIM(render, photograph)).
 
     Args:
@@ -66,16 +84,19 @@ def photometric_loss(render: Float[Array, "h w 3"], exposed_render: Float[Array,
         mask: [H,W] weights in [0, 1], 0 = ignore the pixel; None = all count.
         ssim_weight: w.
     Returns:
-        The loss, a mean over the pixels that count (0 if none does). Ignored pixels of the render are replaced by the
-        photograph before SSIM, so that neither they nor the windows that reach them are judged; what is left of 1 -
-        SSIM is divided by the share of pixels that count.
-    Source: 3DGS (L1 and SSIM, w = 0.2) with the exposure of VastGaussian, which judges structure on the raw render:
+        The loss, a mean over the pixels that count (0 if none does). Ignored pixels of the render
+        are replaced by the photograph before SSIM, so that neither they nor the windows that reach
+        them are judged; what is left of 1 - SSIM is divided by the share of pixels that count.
+    Source: 3DGS (L1 and SSIM, w = 0.2) with the exposure of VastGaussian, which judges structure on
+        the raw render:
     the colour transform must not be able to buy structure.
     """
     target = jax.lax.stop_gradient(target)
     difference = jnp.abs(exposed_render - target)
     if mask is None:
-        return (1 - ssim_weight) * difference.mean() + ssim_weight * (1 - metrics.ssim(render, target))
+        return (1 - ssim_weight) * difference.mean() + ssim_weight * (
+            1 - metrics.ssim(render, target)
+        )
     weights = mask[..., None]
     share = jnp.maximum(mask.mean(), 1 / mask.size)
     dissimilarity = 1 - metrics.ssim(weights * render + (1 - weights) * target, target)
@@ -84,11 +105,14 @@ def photometric_loss(render: Float[Array, "h w 3"], exposed_render: Float[Array,
     return ((1 - ssim_weight) * (weights * difference).mean() + ssim_weight * dissimilarity) / share
 
 
-def transparency_loss(alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | None) -> Float[Array, ""]:
-    """Mean share of light that passes through the model, over the pixels that count (0 if none does).
+def transparency_loss(
+    alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | None
+) -> Float[Array, ""]:
+    """Mean share of light that passes through the model, over the pixels that count (0 if none
+    does).
 
-    Before a black background a shadow may stay half transparent at no photometric cost, and becomes a hole of the mesh; every
-    pixel of a photograph shows some surface.
+    Before a black background a shadow may stay half transparent at no photometric cost, and becomes
+    a hole of the mesh; every pixel of a photograph shows some surface.
 
     Args:
         alpha: [H,W]. Takes gradient.
@@ -99,10 +123,17 @@ def transparency_loss(alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | No
     return (mask * (1 - alpha)).mean() / jnp.maximum(mask.mean(), 1 / mask.size)
 
 
-def _reference(render, alpha, transform, photo, mask, weights: PhotometricWeights) -> PhotometricLosses:
-    target, share = photo[..., :3].astype(render.dtype) / 255, None
+def _reference(
+    render, alpha, transform, photo, mask, weights: PhotometricWeights
+) -> PhotometricLosses:
+    target = photo[..., :3].astype(render.dtype) / 255
+    share = None
     if photo.shape[-1] == 4 or mask is not None:
-        share = photo[..., 3].astype(render.dtype) / 255 if photo.shape[-1] == 4 else jnp.ones(mask.shape, render.dtype)
+        share = (
+            photo[..., 3].astype(render.dtype) / 255
+            if photo.shape[-1] == 4
+            else jnp.ones(mask.shape, render.dtype)
+        )
         share = share if mask is None else jnp.where(mask, share, 0.0)
     exposed = render if transform is None else expose(*ffi.match_varying(render, transform))
     total = weights.photometric * photometric_loss(render, exposed, target, share, weights.ssim)
@@ -114,9 +145,18 @@ def _reference(render, alpha, transform, photo, mask, weights: PhotometricWeight
 
 def _call(weights: PhotometricWeights, render, alpha, transform, photo, mask):
     results = [((2,), _F32), (render.shape, _F32), (alpha.shape, _F32), (transform.shape, _F32)]
-    return ffi.call(_TARGET, results, render, alpha, transform, photo, mask,
-                    color_weight=float(weights.photometric * (1 - weights.ssim)),
-                    ssim_weight=float(weights.photometric * weights.ssim), light_weight=float(weights.transparency))
+    return ffi.call(
+        _TARGET,
+        results,
+        render,
+        alpha,
+        transform,
+        photo,
+        mask,
+        color_weight=float(weights.photometric * (1 - weights.ssim)),
+        ssim_weight=float(weights.photometric * weights.ssim),
+        light_weight=float(weights.transparency),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -125,8 +165,8 @@ def _native(weights: PhotometricWeights, render, alpha, transform, photo, mask):
 
 
 def _native_forward(weights, *operands):
-    # One call gives the losses and their derivatives: the filtered images of SSIM are at hand, which a backward pass of its own
-    # would have to keep or filter again.
+    # One call gives the losses and their derivatives: the filtered images of SSIM are at hand,
+    # which a backward pass of its own would have to keep or filter again.
     losses, *gradients = _call(weights, *operands)
     return losses, gradients
 
@@ -139,26 +179,44 @@ def _native_backward(weights, gradients, cotangent):
 _native.defvjp(_native_forward, _native_backward)
 
 
-def photometric_losses(render: Float[Array, "h w 3"], alpha: Float[Array, "h w"], photo: UInt8[Array, "h w c"],
-                       mask: Bool[Array, "h w"] | None, transform: Float[Array, "3 4"] | None, weights: PhotometricWeights,
-                       backend: str | None = None) -> PhotometricLosses:
-    """All that compares a render with its photograph: `photometric_loss`, `transparency_loss`, and the PSNR to show.
+def photometric_losses(
+    render: Float[Array, "h w 3"],
+    alpha: Float[Array, "h w"],
+    photo: UInt8[Array, "h w c"],
+    mask: Bool[Array, "h w"] | None,
+    transform: Float[Array, "3 4"] | None,
+    weights: PhotometricWeights,
+    backend: str | None = None,
+) -> PhotometricLosses:
+    """All that compares a render with its photograph: `photometric_loss`, `transparency_loss`, and
+    the PSNR to show.
 
     Args:
         render: [H,W,3], canonical colours. Takes gradient.
         alpha: [H,W]. Takes gradient.
-        photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts (between 0 and 255: its weight).
+        photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts (between 0 and 255:
+            its weight).
         mask: [H,W], False = ignore the pixel, too; None = the photograph decides alone.
-        transform: [3,4], from canonical colours to the photograph's (see `expose`). Takes gradient. None = none.
+        transform: [3,4], from canonical colours to the photograph's (see `expose`). Takes gradient.
+            None = none.
         weights: static.
-        backend: "cpu" or "cuda" (native kernels, float32), "reference" (plain JAX), or None: native where it can run.
+        backend: "cpu" or "cuda" (native kernels, float32), "reference" (plain JAX), or None: native
+            where it can run.
     Raises:
         InputError: operands that do not fit, an unknown backend, or one that is not there.
     """
     shape = render.shape[:2]
-    if photo.ndim != 3 or photo.shape[:2] != shape or photo.shape[2] not in (3, 4) or alpha.shape != shape:
-        raise InputError(f"photo, alpha: expected [H,W,3 or 4] and [H,W] of a render {render.shape}, got {photo.shape} and "
-                         f"{alpha.shape}")
+    if (
+        photo.ndim != 3
+        or photo.shape[:2] != shape
+        or photo.shape[2] not in (3, 4)
+        or alpha.shape != shape
+    ):
+        raise InputError(
+            f"photo, alpha: expected [H,W,3 or 4] and [H,W] of a render {render.shape}, got "
+            f"{photo.shape} and "
+            f"{alpha.shape}"
+        )
     if not ffi.choose_native("photometric losses", _TARGET, backend, render, alpha):
         return _reference(render, alpha, transform, photo, mask, weights)
     transform = jnp.eye(3, 4) if transform is None else transform

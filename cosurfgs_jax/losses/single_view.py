@@ -9,7 +9,8 @@ from cosurfgs_jax.types import Camera, RenderOutput
 
 
 def edge_weights(gray: Float[Array, "h w"]) -> Float[Array, "h w"]:
-    """(1 - g)^2 with g the length of the image's gradient over its maximum: little weight where depth may jump.
+    """(1 - g)^2 with g the length of the image's gradient over its maximum: little weight where
+    depth may jump.
 
     Args:
         gray: [H,W].
@@ -24,18 +25,26 @@ def edge_weights(gray: Float[Array, "h w"]) -> Float[Array, "h w"]:
     return jnp.pad((1 - share) ** 2, 1)
 
 
-def single_view_loss(out: RenderOutput, camera: Camera, gray: Float[Array, "h w"],
-                     mask: Float[Array, "h w"] | None = None) -> Float[Array, ""]:
-    """Mean over all pixels of w |A N_depth - N_render|, the absolute values summed over the three components.
+def single_view_loss(
+    out: RenderOutput,
+    camera: Camera,
+    gray: Float[Array, "h w"],
+    mask: Float[Array, "h w"] | None = None,
+) -> Float[Array, ""]:
+    """Mean over all pixels of w |A N_depth - N_render|, the absolute values summed over the three
+    components.
 
     Args:
-        out: maps of one view with plane depth, its validity, normals and alpha. Depth and normals take gradient, alpha none.
+        out: maps of one view with plane depth, its validity, normals and alpha. Depth and normals
+            take gradient, alpha none.
         camera: of the view. Takes no gradient.
         gray: [H,W], the photograph, for `edge_weights`.
         mask: [H,W], 0 = ignore the pixel; None = all count.
     Returns:
-        The loss. Pixels without a valid plane depth at themselves and their four neighbours do not count.
-    Source: PGSR (Chen et al. 2024). N_depth are the normals of the plane depth by central differences, times the alpha that
+        The loss. Pixels without a valid plane depth at themselves and their four neighbours do not
+        count.
+    Source: PGSR (Chen et al. 2024). N_depth are the normals of the plane depth by central
+        differences, times the alpha that
     the blended normals carry.
     """
     pose = jax.lax.stop_gradient(camera.camera_from_world)

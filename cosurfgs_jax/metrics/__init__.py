@@ -1,6 +1,14 @@
-"""How good a picture, a depth map or a surface is: the only copy of every score that the package reports."""
+"""How good a picture, a depth map or a surface is: the only copy of every score that the package
+reports.
+"""
 
-from cosurfgs_jax.metrics.depth import depth_errors, depth_steps, label_borders, normal_angles, normal_errors
+from cosurfgs_jax.metrics.depth import (
+    depth_errors,
+    depth_steps,
+    label_borders,
+    normal_angles,
+    normal_errors,
+)
 from cosurfgs_jax.metrics.images import color_correct, psnr, ssim, ssim_map
 from cosurfgs_jax.metrics.surface import (
     Comparison,
@@ -12,6 +20,21 @@ from cosurfgs_jax.metrics.surface import (
     surface_scores,
 )
 
-__all__ = ["Comparison", "SeenRegion", "color_correct", "compare_surfaces", "depth_errors", "depth_steps", "distance_to_mesh",
-           "grid_downsample", "label_borders", "normal_angles", "normal_errors", "psnr", "sample_mesh", "ssim", "ssim_map",
-           "surface_scores"]
+__all__ = [
+    "Comparison",
+    "SeenRegion",
+    "color_correct",
+    "compare_surfaces",
+    "depth_errors",
+    "depth_steps",
+    "distance_to_mesh",
+    "grid_downsample",
+    "label_borders",
+    "normal_angles",
+    "normal_errors",
+    "psnr",
+    "sample_mesh",
+    "ssim",
+    "ssim_map",
+    "surface_scores",
+]

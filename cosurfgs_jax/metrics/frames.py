@@ -1,4 +1,6 @@
-"""Whether a surface and ground truth are in one frame and unit, and if not, what was probably forgotten."""
+"""Whether a surface and ground truth are in one frame and unit, and if not, what was probably
+forgotten.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -9,13 +11,25 @@ from scipy.spatial import cKDTree
 from cosurfgs_jax.errors import InputError
 
 # Lengths of the ground truth to those of the surface, and what that looks like.
-_UNITS = ((1000.0, "millimetres against metres"), (100.0, "centimetres against metres"), (3.2808, "feet against metres"),
-          (0.001, "metres against millimetres"), (0.01, "metres against centimetres"), (0.3048, "metres against feet"))
-_UNIT_SLACK = 1.5  # how far a ratio of spreads may be from a unit's: the two may cover different parts
-_MOST_TREE, _MOST_QUERIES = 100_000, 2000  # points: the medians need no more
-# Shares of the width. A surface within the first of the truth is in its frame, however bad it is; a change of frame is believed
-# where it brings both within the second, and five times nearer than they are.
-_ALIKE, _FOUND, _BETTER = 0.02, 0.01, 5.0
+_UNITS = (
+    (1000.0, "millimetres against metres"),
+    (100.0, "centimetres against metres"),
+    (3.2808, "feet against metres"),
+    (0.001, "metres against millimetres"),
+    (0.01, "metres against centimetres"),
+    (0.3048, "metres against feet"),
+)
+_UNIT_SLACK = (
+    1.5  # how far a ratio of spreads may be from a unit's: the two may cover different parts
+)
+_MOST_TREE = 100_000
+_MOST_QUERIES = 2000  # points: the medians need no more
+# Shares of the width. A surface within the first of the truth is in its frame, however bad it is; a
+# change of frame is believed where it brings both within the second, and five times nearer than
+# they are.
+_ALIKE = 0.02
+_FOUND = 0.01
+_BETTER = 5.0
 _LEAST_SHIFT = 0.25  # of the width: less may be a fault of the model, which is to be scored
 
 
@@ -41,7 +55,9 @@ class _Cloud:
 
     def __init__(self, points: np.ndarray):
         generator = np.random.default_rng(0)
-        kept = points[np.sort(generator.choice(len(points), min(len(points), _MOST_TREE), replace=False))]
+        kept = points[
+            np.sort(generator.choice(len(points), min(len(points), _MOST_TREE), replace=False))
+        ]
         self.points = kept[:: max(1, len(kept) // _MOST_QUERIES)]
         self.tree = cKDTree(kept)
         self.width = float(np.max(np.diff(np.percentile(kept, [1, 99], axis=0), axis=0)))
@@ -54,16 +70,35 @@ class _Cloud:
 
 
 def _changes(surface: _Cloud, truth: _Cloud) -> list[_Change]:
-    changes = [_Change(f"it looks like {words}: {_times(scale)}", scale=1 / scale) for scale, words in _UNITS]
-    for axes, signs in itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)):
+    changes = [
+        _Change(f"it looks like {words}: {_times(scale)}", scale=1 / scale)
+        for scale, words in _UNITS
+    ]
+    for axes, signs in itertools.product(
+        itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)
+    ):
         if (axes, signs) != ((0, 1, 2), (1, 1, 1)):
-            names = ", ".join(("" if sign > 0 else "-") + "xyz"[axis] for axis, sign in zip(axes, signs, strict=True))
+            names = ", ".join(
+                ("" if sign > 0 else "-") + "xyz"[axis]
+                for axis, sign in zip(axes, signs, strict=True)
+            )
             what = "swapped" if axes != (0, 1, 2) else "flipped"
-            changes.append(_Change(f"axes seem to be {what}: its ({names}) fits the surface's (x, y, z)", axes, signs))
+            changes.append(
+                _Change(
+                    f"axes seem to be {what}: its ({names}) fits the surface's (x, y, z)",
+                    axes,
+                    signs,
+                )
+            )
     shift = surface.center - truth.center
     if np.linalg.norm(shift) > _LEAST_SHIFT * surface.width:
-        changes.append(_Change("it seems to be shifted: it fits after adding "
-                               f"{_vector(shift)}; was an origin subtracted?", shift=shift))
+        changes.append(
+            _Change(
+                "it seems to be shifted: it fits after adding "
+                f"{_vector(shift)}; was an origin subtracted?",
+                shift=shift,
+            )
+        )
     return changes
 
 
@@ -76,22 +111,28 @@ def _times(ratio: float) -> str:
 
 
 def _misfit_now(surface: _Cloud, truth: _Cloud) -> float:
-    """How far the nearer side lies from the other as it is, as a share of the smaller one's width."""
+    """How far the nearer side lies from the other as it is, as a share of the smaller
+    one's width.
+    """
     distance = min(truth.median_distance(surface.points), surface.median_distance(truth.points))
     return distance / max(min(surface.width, truth.width), 1e-300)
 
 
 def _likely_cause(surface: _Cloud, truth: _Cloud, now: float) -> str | None:
     """What would bring the two together, in words; None if nothing that is thought of here."""
-    best, words = np.inf, None
+    best = np.inf
+    words = None
     for change in _changes(surface, truth):
         farthest = 2 * _FOUND * surface.width
         # Both ways: a cloud that is shrunk to a point is near to everything.
-        there = change.scale * truth.median_distance(change.backward(surface.points), farthest / change.scale)
+        there = change.scale * truth.median_distance(
+            change.backward(surface.points), farthest / change.scale
+        )
         back = surface.median_distance(change.forward(truth.points), farthest)
         misfit = max(there, back) / max(surface.width, 1e-300)
         if misfit < best:
-            best, words = misfit, change.words
+            best = misfit
+            words = change.words
     return words if best <= _FOUND and best * _BETTER <= now else None
 
 
@@ -107,17 +148,19 @@ def _guess(ratio: float) -> str:
 def check_same_frame(surface: np.ndarray, truth: np.ndarray) -> None:
     """Tells a mistake of unit, origin or axes from a bad surface.
 
-    Medians and spreads are compared loosely, as one side may cover a part of the other only. Then, where the two are not near
-    each other, other units, all orders and signs of the axes and a shift are tried. What maps a place onto itself stays unseen: x
-    and y swapped over flat ground, which scores tell well enough.
+    Medians and spreads are compared loosely, as one side may cover a part of the other only. Then,
+    where the two are not near each other, other units, all orders and signs of the axes and a shift
+    are tried. What maps a place onto itself stays unseen: x and y swapped over flat ground, which
+    scores tell well enough.
 
     Args:
         surface: f64[M,3]. truth: f64[G,3].
     Raises:
-        InputError: they are of different size or place, or one of those changes brings them together; it names the likely
-            cause.
+        InputError: they are of different size or place, or one of those changes brings them
+            together; it names the likely cause.
     """
-    ours, theirs = _Cloud(surface), _Cloud(truth)
+    ours = _Cloud(surface)
+    theirs = _Cloud(truth)
     ratio = theirs.spread / max(ours.spread, 1e-300)
     shift = np.linalg.norm(ours.center - theirs.center)
     now = _misfit_now(ours, theirs)
@@ -128,6 +171,8 @@ def check_same_frame(surface: np.ndarray, truth: np.ndarray) -> None:
     if cause or is_elsewhere:
         raise InputError(
             "ground truth: expected the frame and unit of the model, got median "
-            f"{_vector(theirs.center)} with spread {theirs.spread:.4g} against the surface's median "
+            f"{_vector(theirs.center)} with spread {theirs.spread:.4g} against the surface's "
+            "median "
             f"{_vector(ours.center)} with spread {ours.spread:.4g}; {cause or _guess(ratio)}; "
-            "transform or rescale the ground truth first")
+            "transform or rescale the ground truth first"
+        )

@@ -1,1 +1,3 @@
-"""The trainable model of a block: surfels, their density control and optimizer, and the exposure of photographs."""
+"""The trainable model of a block: surfels, their density control and optimizer, and the exposure of
+photographs.
+"""

@@ -1,9 +1,10 @@
-"""Density control: where surfels are cloned, split and pruned. Pure functions on arrays of fixed size.
+"""Density control: where surfels are cloned, split and pruned. Pure functions on arrays of fixed
+size.
 
-N is the number of slots. Free slots are filled in order by prefix sums; what finds no free slot is counted, and the
-caller may then `grow_capacity` (a recompile). Optimiser states are `optax.ScaleByAdamState`s whose moments look like
-the parameters (see optim.py): they follow their surfels here, and a new surfel starts with zero moments.
-"""
+N is the number of slots. Free slots are filled in order by prefix sums; what finds no free slot is
+counted, and the caller may then `grow_capacity` (a recompile). Optimiser states are
+`optax.ScaleByAdamState`s whose moments look like the parameters (see optim.py): they follow their
+surfels here, and a new surfel starts with zero moments."""
 
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
 from cosurfgs_jax.settings import DensitySettings
 
-_NEEDLE_RATIO = 0.01  # of the two scales; splitting thinner surfels multiplies needles and covers nothing
+_NEEDLE_RATIO = (
+    0.01  # of the two scales; splitting thinner surfels multiplies needles and covers nothing
+)
 _SPLIT_SHRINK = 1.6
 _RESET_OPACITY = 0.01
 
@@ -25,7 +28,9 @@ Params = dict[str, Array]
 class DensityStats(NamedTuple):
     """What was seen of each surfel since the last densification."""
 
-    gradient_sum: Float[Array, " n"]  # of the norms of the signed screen gradients, loss per half an image
+    gradient_sum: Float[
+        Array, " n"
+    ]  # of the norms of the signed screen gradients, loss per half an image
     absolute_gradient_sum: Float[Array, " n"]  # of the norms of the summed absolute ones
     num_views: Int[Array, " n"]  # in which it was visible
 
@@ -36,7 +41,9 @@ class DensityReport(NamedTuple):
     num_cloned: Int[Array, ""]
     num_split: Int[Array, ""]
     num_pruned: Int[Array, ""]
-    num_without_room: Int[Array, ""]  # wanted to be cloned or split, but slots or budget are used up
+    num_without_room: Int[
+        Array, ""
+    ]  # wanted to be cloned or split, but slots or budget are used up
     num_alive: Int[Array, ""]
 
 
@@ -45,28 +52,40 @@ def init_stats(num_slots: int) -> DensityStats:
     return DensityStats(jnp.zeros(num_slots), jnp.zeros(num_slots), jnp.zeros(num_slots, jnp.int32))
 
 
-def accumulate(stats: DensityStats, probe_gradient: Float[Array, "n 4"], is_visible: Bool[Array, " n"],
-               image_size: tuple[int, int]) -> DensityStats:
+def accumulate(
+    stats: DensityStats,
+    probe_gradient: Float[Array, "n 4"],
+    is_visible: Bool[Array, " n"],
+    image_size: tuple[int, int],
+) -> DensityStats:
     """Adds the screen gradients of one view.
 
     Args:
         stats: so far.
-        probe_gradient: cotangent of the rasterizer's gradient probe: sum over pixels of the gradient by the screen
-            position (x, y), and of its absolute value, in loss per pixel.
+        probe_gradient: cotangent of the rasterizer's gradient probe: sum over pixels of the
+            gradient by the screen position (x, y), and of its absolute value, in loss per pixel.
         is_visible: bool[N], drawn in this view; others are not counted.
         image_size: (H, W).
     Returns:
-        The new statistics, in loss per half image width (x) and height (y): the unit of 3DGS and of its thresholds.
+        The new statistics, in loss per half image width (x) and height (y): the unit of 3DGS and of
+        its thresholds.
     """
     height, width = image_size
-    scaled = probe_gradient.reshape(-1, 2, 2) * jnp.array([width / 2, height / 2], jnp.float32)[None, None]
-    # Columns, not a sum over an axis of two, which takes ten times as long. The barrier keeps squares from being fused into
-    # multiply-adds, whose last bits are others and which the compiler decides otherwise for one device than for several.
+    scaled = (
+        probe_gradient.reshape(-1, 2, 2)
+        * jnp.array([width / 2, height / 2], jnp.float32)[None, None]
+    )
+    # Columns, not a sum over an axis of two, which takes ten times as long. The barrier keeps
+    # squares from being fused into multiply-adds, whose last bits are others and which the compiler
+    # decides otherwise for one device than for several.
     squares = jax.lax.optimization_barrier(scaled * scaled)
     norms = jnp.sqrt(squares[..., 0] + squares[..., 1])
     weight = is_visible.astype(jnp.float32)
-    return DensityStats(stats.gradient_sum + weight * norms[:, 0], stats.absolute_gradient_sum + weight * norms[:, 1],
-                        stats.num_views + is_visible.astype(jnp.int32))
+    return DensityStats(
+        stats.gradient_sum + weight * norms[:, 0],
+        stats.absolute_gradient_sum + weight * norms[:, 1],
+        stats.num_views + is_visible.astype(jnp.int32),
+    )
 
 
 def _rows(mask: Bool[Array, " n"], like: Array) -> Array:
@@ -80,7 +99,9 @@ def _zero_moments(state: optax.ScaleByAdamState, mask: Bool[Array, " n"]) -> opt
     return state._replace(mu=jax.tree.map(zero, state.mu), nu=jax.tree.map(zero, state.nu))
 
 
-def _is_prunable(params: Params, alive, settings: DensitySettings, is_after_reset, length) -> Bool[Array, " n"]:
+def _is_prunable(
+    params: Params, alive, settings: DensitySettings, is_after_reset, length
+) -> Bool[Array, " n"]:
     is_finite = jnp.ones_like(alive)
     for value in params.values():
         is_finite &= jnp.isfinite(value).reshape(alive.shape[0], -1).all(axis=-1)
@@ -89,36 +110,60 @@ def _is_prunable(params: Params, alive, settings: DensitySettings, is_after_rese
     return alive & (~is_finite | is_faint | (is_large & is_after_reset))
 
 
-def _keep_strongest(wanted: Bool[Array, " n"], strength: Float[Array, " n"], room: Int[Array, ""]) -> Bool[Array, " n"]:
-    """At most `room` of the wanted: those of greatest strength, ties by index. Their strength is positive."""
-    # Positive floats have the order of their bits. The greatest limit that more than `room` reach is found bit by bit, by 31
-    # counts: on every device much less work than a stable sort.
-    keys = jnp.where(wanted, jax.lax.bitcast_convert_type(strength.astype(jnp.float32), jnp.int32), 0)
+def _keep_strongest(
+    wanted: Bool[Array, " n"], strength: Float[Array, " n"], room: Int[Array, ""]
+) -> Bool[Array, " n"]:
+    """At most `room` of the wanted: those of greatest strength, ties by index. Their strength is
+    positive.
+    """
+    # Positive floats have the order of their bits. The greatest limit that more than `room` reach
+    # is found bit by bit, by 31 counts: on every device much less work than a stable sort.
+    keys = jnp.where(
+        wanted, jax.lax.bitcast_convert_type(strength.astype(jnp.float32), jnp.int32), 0
+    )
 
     def add_bit(place, limit):
         higher = limit | jax.lax.shift_left(jnp.int32(1), 30 - place)
         return jnp.where((keys >= higher).sum(dtype=jnp.int32) > room, higher, limit)
 
     limit = jax.lax.fori_loop(0, 31, add_bit, keys[0] * 0)
-    is_above, is_tie = keys > limit, wanted & (keys == limit)
-    return is_above | (is_tie & (jnp.cumsum(is_tie, dtype=jnp.int32) <= room - is_above.sum(dtype=jnp.int32)))
+    is_above = keys > limit
+    is_tie = wanted & (keys == limit)
+    return is_above | (
+        is_tie & (jnp.cumsum(is_tie, dtype=jnp.int32) <= room - is_above.sum(dtype=jnp.int32))
+    )
 
 
-def _sources(is_parent: Bool[Array, " n"], alive: Bool[Array, " n"]) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """Which slot each slot takes its surfel from (the k-th free one from the k-th parent), and which are filled."""
+def _sources(
+    is_parent: Bool[Array, " n"], alive: Bool[Array, " n"]
+) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """Which slot each slot takes its surfel from (the k-th free one from the k-th parent), and
+    which are filled.
+    """
     num_slots = alive.shape[0]
     slots = jnp.arange(num_slots, dtype=jnp.int32)
     parent_rank = jnp.cumsum(is_parent, dtype=jnp.int32) - 1
     free_rank = jnp.cumsum(~alive, dtype=jnp.int32) - 1
-    parents = jnp.zeros(num_slots, jnp.int32).at[jnp.where(is_parent, parent_rank, num_slots)].set(slots, mode="drop")
+    parents = (
+        jnp.zeros(num_slots, jnp.int32)
+        .at[jnp.where(is_parent, parent_rank, num_slots)]
+        .set(slots, mode="drop")
+    )
     is_filled = ~alive & (free_rank <= parent_rank[-1])
     return jnp.where(is_filled, parents[jnp.maximum(free_rank, 0)], slots), is_filled
 
 
-def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array, " n"], stats: DensityStats, key,
-            settings: DensitySettings, is_after_reset: Bool[Array, ""] | bool,
-            budget: Int[Array, ""] | int | None = None, length: Float[Array, ""] | float = 1.0,
-            ) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
+def densify(
+    params: Params,
+    opt_state: optax.ScaleByAdamState,
+    alive: Bool[Array, " n"],
+    stats: DensityStats,
+    key,
+    settings: DensitySettings,
+    is_after_reset: Bool[Array, ""] | bool,
+    budget: Int[Array, ""] | int | None = None,
+    length: Float[Array, ""] | float = 1.0,
+) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
     """Prunes, then clones small and splits large surfels where the screen gradient is high.
 
     Args:
@@ -127,21 +172,25 @@ def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array
         stats: since the last call.
         key: of `jax.random`; the same key gives the same surfels.
         settings: thresholds; lengths in extents of the block. Static.
-        is_after_reset: whether the opacities were ever reset; only then are surfels pruned for their size.
+        is_after_reset: whether the opacities were ever reset; only then are surfels pruned for
+            their size.
         budget: how many surfels may live afterwards; None = as many as there are slots.
         length: extent of the block in world lengths.
     Returns:
-        The new parameters, optimiser state and mask, zero statistics, and what was done. Where room is short the
-        surfels of the largest gradients go first.
-    Source: Kerbl et al. 2023 (3DGS), section 5.2, with the absolute gradient of AbsGS and PGSR. Ours: pruning comes
-    first, so that its slots can be used, and takes non-finite surfels too; one child of a split takes its parent's
-    slot; both children lie in the parent's plane; needles are not split.
+        The new parameters, optimiser state and mask, zero statistics, and what was done. Where room
+        is short the surfels of the largest gradients go first.
+    Source: Kerbl et al. 2023 (3DGS), section 5.2, with the absolute gradient of AbsGS and PGSR.
+        Ours: pruning comes
+    first, so that its slots can be used, and takes non-finite surfels too; one child of a split
+    takes its parent's slot; both children lie in the parent's plane; needles are not split.
     """
     is_pruned = _is_prunable(params, alive, settings, jnp.asarray(is_after_reset), length)
     kept = alive & ~is_pruned
     views = jnp.maximum(stats.num_views, 1).astype(jnp.float32)
-    strength = jnp.maximum(stats.gradient_sum / (views * settings.gradient_threshold),
-                           stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold))
+    strength = jnp.maximum(
+        stats.gradient_sum / (views * settings.gradient_threshold),
+        stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold),
+    )
     scales = jnp.exp(params["log_scales"])
     is_large = scales.max(axis=-1) > settings.split_scale * length
     is_needle = scales.min(axis=-1) < _NEEDLE_RATIO * scales.max(axis=-1)
@@ -156,7 +205,9 @@ def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array
     plane = matrix_from_quat(params["quats"])[..., :2]
     moved = params["means"] + jnp.einsum("nij,nj->ni", plane, offsets)
     params["means"] = jnp.where(is_child[:, None], moved, params["means"])
-    params["log_scales"] = params["log_scales"] - is_child[:, None].astype(jnp.float32) * jnp.log(_SPLIT_SHRINK)
+    params["log_scales"] = params["log_scales"] - is_child[:, None].astype(jnp.float32) * jnp.log(
+        _SPLIT_SHRINK
+    )
 
     opt_state = _zero_moments(opt_state, is_filled | is_child | is_pruned)
     alive = kept | is_filled
@@ -164,14 +215,22 @@ def densify(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array
     def count(mask):
         return mask.sum(dtype=jnp.int32)
 
-    report = DensityReport(num_cloned=count(grown & ~is_large), num_split=count(grown & is_large),
-                           num_pruned=count(is_pruned), num_without_room=count(wanted) - count(grown),
-                           num_alive=count(alive))
+    report = DensityReport(
+        num_cloned=count(grown & ~is_large),
+        num_split=count(grown & is_large),
+        num_pruned=count(is_pruned),
+        num_without_room=count(wanted) - count(grown),
+        num_alive=count(alive),
+    )
     return params, opt_state, alive, jax.tree.map(jnp.zeros_like, stats), report
 
 
-def reset_opacity(params: Params, opt_state: optax.ScaleByAdamState) -> tuple[Params, optax.ScaleByAdamState]:
-    """Lowers all opacities to at most 0.01 and forgets their moments: what is not needed stays faint and is pruned."""
+def reset_opacity(
+    params: Params, opt_state: optax.ScaleByAdamState
+) -> tuple[Params, optax.ScaleByAdamState]:
+    """Lowers all opacities to at most 0.01 and forgets their moments: what is not needed stays
+    faint and is pruned.
+    """
     ceiling = jnp.log(_RESET_OPACITY / (1 - _RESET_OPACITY))
     params = params | {"logit_opacities": jnp.minimum(params["logit_opacities"], ceiling)}
 
@@ -183,12 +242,19 @@ def reset_opacity(params: Params, opt_state: optax.ScaleByAdamState) -> tuple[Pa
 
 def _map_slots(function, params, opt_state, alive, stats):
     """Applies a function to every array of slots."""
-    opt_state = opt_state._replace(mu=jax.tree.map(function, opt_state.mu), nu=jax.tree.map(function, opt_state.nu))
+    opt_state = opt_state._replace(
+        mu=jax.tree.map(function, opt_state.mu), nu=jax.tree.map(function, opt_state.nu)
+    )
     return jax.tree.map(function, params), opt_state, function(alive), jax.tree.map(function, stats)
 
 
-def grow_capacity(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array, " n"], stats: DensityStats,
-                  new_capacity: int) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " m"], DensityStats]:
+def grow_capacity(
+    params: Params,
+    opt_state: optax.ScaleByAdamState,
+    alive: Bool[Array, " n"],
+    stats: DensityStats,
+    new_capacity: int,
+) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " m"], DensityStats]:
     """Appends dead slots. Changes shapes, so what is jitted over these arrays compiles again.
 
     Args:
@@ -199,22 +265,37 @@ def grow_capacity(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool
     """
     added = new_capacity - alive.shape[0]
     if added < 0:
-        raise ValueError(f"new_capacity: expected at least the {alive.shape[0]} slots there are, got {new_capacity}")
+        raise ValueError(
+            f"new_capacity: expected at least the {alive.shape[0]} slots there are, got "
+            f"{new_capacity}"
+        )
 
     def pad(values):
         return jnp.concatenate([values, jnp.zeros((added, *values.shape[1:]), values.dtype)])
 
     grown, opt_state, alive, stats = _map_slots(pad, params, opt_state, alive, stats)
-    grown["quats"] = jnp.concatenate([params["quats"], jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))])
+    grown["quats"] = jnp.concatenate(
+        [params["quats"], jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))]
+    )
     return grown, opt_state, alive, stats
 
 
-def compact(params: Params, opt_state: optax.ScaleByAdamState, alive: Bool[Array, " n"], stats: DensityStats,
-            ) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats]:
-    """Moves the living surfels to the front, in their order; dead ones follow. Moments and statistics move along."""
+def compact(
+    params: Params,
+    opt_state: optax.ScaleByAdamState,
+    alive: Bool[Array, " n"],
+    stats: DensityStats,
+) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats]:
+    """Moves the living surfels to the front, in their order; dead ones follow. Moments and
+    statistics move along.
+    """
     num_slots = alive.shape[0]
     front = jnp.cumsum(alive, dtype=jnp.int32)
     # Two prefix sums and a scatter: 15 ms for a million slots, where a stable argsort takes 240.
     target = jnp.where(alive, front - 1, front[-1] + jnp.cumsum(~alive, dtype=jnp.int32) - 1)
-    source = jnp.zeros(num_slots, jnp.int32).at[target].set(jnp.arange(num_slots, dtype=jnp.int32), unique_indices=True)
+    source = (
+        jnp.zeros(num_slots, jnp.int32)
+        .at[target]
+        .set(jnp.arange(num_slots, dtype=jnp.int32), unique_indices=True)
+    )
     return _map_slots(lambda values: values[source], params, opt_state, alive, stats)

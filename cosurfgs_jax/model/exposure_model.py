@@ -1,9 +1,10 @@
-"""The exposure of each photograph: a learned colour transform between the canonical colours and the picture.
+"""The exposure of each photograph: a learned colour transform between the canonical colours and the
+picture.
 
-The transform is a 3x3 matrix and an offset per image: the diagonal is exposure and white balance, the other entries are
-saturation and the camera's colour profile, the offset is haze and black level. It is applied to every pixel alike, so
-it cannot paint structure into the picture, and the exported model keeps the canonical colours.
-"""
+The transform is a 3x3 matrix and an offset per image: the diagonal is exposure and white balance,
+the other entries are saturation and the camera's colour profile, the offset is haze and black
+level. It is applied to every pixel alike, so it cannot paint structure into the picture, and the
+exported model keeps the canonical colours."""
 
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from cosurfgs_jax.settings import AppearanceSettings
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+_BETA1 = 0.9
+_BETA2 = 0.999
+_EPSILON = 1e-8
 
 AppearanceParams = dict
 
@@ -37,7 +40,9 @@ class _Exposure(nn.Module):
     def __call__(self, embeddings: Float[Array, "v e"]) -> Float[Array, "v 3 4"]:
         hidden = nn.relu(nn.Dense(self.hidden_dim, name="hidden")(embeddings))
         # Zero weights: the first output is the identity, exactly.
-        return nn.Dense(12, kernel_init=nn.initializers.zeros, name="output")(hidden).reshape(-1, 3, 4)
+        return nn.Dense(12, kernel_init=nn.initializers.zeros, name="output")(hidden).reshape(
+            -1, 3, 4
+        )
 
 
 def init(key, num_views: int, settings: AppearanceSettings) -> AppearanceParams:
@@ -70,42 +75,58 @@ def gray_responses(params: AppearanceParams) -> Float[Array, "v 3"]:
 
 
 def apply_inverse_gain(params: AppearanceParams, gain: Float[Array, "3"]) -> AppearanceParams:
-    """The model whose transforms show canonical colours times `gain` as the old one shows the colours themselves.
+    """The model whose transforms show canonical colours times `gain` as the old one shows the
+    colours themselves.
 
     Args:
         params: from `init`.
         gain: per channel, positive.
     """
     output = params["network"]["output"]
-    factors = jnp.tile(jnp.concatenate([1 / gain, jnp.ones(1)]), 3)  # of the 12 outputs, rows of the 3x4 transform
-    shift = jnp.concatenate([jnp.diag(1 / gain - 1), jnp.zeros((3, 1))], axis=1).reshape(-1)  # the identity is not an output
-    output = output | {"kernel": output["kernel"] * factors[None], "bias": output["bias"] * factors + shift}
+    factors = jnp.tile(
+        jnp.concatenate([1 / gain, jnp.ones(1)]), 3
+    )  # of the 12 outputs, rows of the 3x4 transform
+    shift = jnp.concatenate([jnp.diag(1 / gain - 1), jnp.zeros((3, 1))], axis=1).reshape(
+        -1
+    )  # the identity is not an output
+    output = output | {
+        "kernel": output["kernel"] * factors[None],
+        "bias": output["bias"] * factors + shift,
+    }
     return params | {"network": params["network"] | {"output": output}}
 
 
-def transform_of(params: AppearanceParams, image_id: Int[Array, "*views"] | int) -> Float[Array, "*views 3 4"]:
-    """The colour transform [matrix, offset] of one photograph, or of some (`losses.photometric.expose` applies it).
+def transform_of(
+    params: AppearanceParams, image_id: Int[Array, "*views"] | int
+) -> Float[Array, "*views 3 4"]:
+    """The colour transform [matrix, offset] of one photograph, or of some
+    (`losses.photometric.expose` applies it).
 
     Args:
         params: from `init`. Take gradient.
         image_id: i32[], which photograph, or i32[B].
-    Source: VastGaussian (Lin et al. 2024) and PGSR learn an exposure per image; the transform's form is ours.
+    Source: VastGaussian (Lin et al. 2024) and PGSR learn an exposure per image; the transform's
+        form is ours.
     """
     image_id = jnp.asarray(image_id)
     changes = _changes(params, params["embeddings"][image_id.reshape(-1)])
     return (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
 
 
-def identity_penalty(params: AppearanceParams, settings: AppearanceSettings,
-                     num_views: Int[Array, ""] | int) -> Float[Array, ""]:
-    """The pull of the mean transform over all photographs to the identity: what anchors the canonical colours.
+def identity_penalty(
+    params: AppearanceParams, settings: AppearanceSettings, num_views: Int[Array, ""] | int
+) -> Float[Array, ""]:
+    """The pull of the mean transform over all photographs to the identity: what anchors the
+    canonical colours.
 
-    A single transform is free to differ, but model and transforms cannot drift together. The gradient goes to the
-    network only, which can shift all transforms at once; so a step still touches only the embedding of its photograph.
+    A single transform is free to differ, but model and transforms cannot drift together. The
+    gradient goes to the network only, which can shift all transforms at once; so a step still
+    touches only the embedding of its photograph.
 
     Args:
         params: from `init`. settings: the weight.
-        num_views: the first so many embeddings belong to photographs, those behind them fill up the array.
+        num_views: the first so many embeddings belong to photographs, those behind them fill up the
+            array.
     Returns:
         weight * squared Frobenius norm of the mean change.
     """
@@ -120,17 +141,23 @@ def init_optimizer(params: AppearanceParams) -> AppearanceState:
     """Zero moments and counts."""
     # Two trees of zeros: a buffer that stands in the state twice could not be donated.
     mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-    return AppearanceState(jnp.zeros((), jnp.int32), jnp.zeros(params["embeddings"].shape[0], jnp.int32), mu, nu)
+    return AppearanceState(
+        jnp.zeros((), jnp.int32), jnp.zeros(params["embeddings"].shape[0], jnp.int32), mu, nu
+    )
 
 
-def update(params: AppearanceParams, gradient: AppearanceParams, state: AppearanceState,
-           image_ids: Int[Array, "*views"] | int,
-           settings: AppearanceSettings) -> tuple[AppearanceParams, AppearanceState]:
+def update(
+    params: AppearanceParams,
+    gradient: AppearanceParams,
+    state: AppearanceState,
+    image_ids: Int[Array, "*views"] | int,
+    settings: AppearanceSettings,
+) -> tuple[AppearanceParams, AppearanceState]:
     """One step of Adam that moves the network and only the embeddings of these photographs.
 
-    Plain Adam would go on moving every embedding by its old momentum, and let its second moment decay, over the
-    hundreds of steps until its photograph is drawn again. Here the moments and the step count of an embedding advance
-    only when it is used.
+    Plain Adam would go on moving every embedding by its old momentum, and let its second moment
+    decay, over the hundreds of steps until its photograph is drawn again. Here the moments and the
+    step count of an embedding advance only when it is used.
 
     Args:
         params, gradient: like `init`'s.
@@ -142,24 +169,43 @@ def update(params: AppearanceParams, gradient: AppearanceParams, state: Appearan
     Source: Adam (Kingma and Ba 2015), row-wise as in "lazy" Adam for embeddings.
     """
     used = jnp.zeros(state.view_counts.shape).at[image_ids].set(1.0)
-    count, view_counts = state.count + 1, state.view_counts + used.astype(jnp.int32)
+    count = state.count + 1
+    view_counts = state.view_counts + used.astype(jnp.int32)
 
     def step(value, slope, mu, nu, steps, keep):
         steps = jnp.maximum(steps, 1).astype(jnp.float32)
         mu = mu + (1 - _BETA1) * keep * (slope - mu)
         nu = nu + (1 - _BETA2) * keep * (slope * slope - nu)
-        # Powers and multiply-adds have other last bits where they are fused into what follows, which the compiler decides
-        # otherwise for one device than for several.
-        mu, nu, bias1, bias2 = jax.lax.optimization_barrier((mu, nu, 1 - _BETA1**steps, 1 - _BETA2**steps))
+        # Powers and multiply-adds have other last bits where they are fused into what follows,
+        # which the compiler decides otherwise for one device than for several.
+        mu, nu, bias1, bias2 = jax.lax.optimization_barrier(
+            (mu, nu, 1 - _BETA1**steps, 1 - _BETA2**steps)
+        )
         unbiased = jnp.sqrt(nu / bias2) + _EPSILON
         return value - settings.learning_rate * keep * (mu / bias1) / unbiased, mu, nu
 
     # Each leaf becomes a triple; the embeddings differ from the rest in their count and mask.
     triples = {
-        "embeddings": step(params["embeddings"], gradient["embeddings"], state.mu["embeddings"], state.nu["embeddings"],
-                           view_counts[:, None], used[:, None]),
-        "network": jax.tree.map(lambda *leaf: step(*leaf, count, 1.0), params["network"], gradient["network"],
-                                state.mu["network"], state.nu["network"])}
-    params, mu, nu = (jax.tree.map(lambda triple, part=part: triple[part], triples, is_leaf=lambda x: type(x) is tuple)
-                      for part in range(3))
+        "embeddings": step(
+            params["embeddings"],
+            gradient["embeddings"],
+            state.mu["embeddings"],
+            state.nu["embeddings"],
+            view_counts[:, None],
+            used[:, None],
+        ),
+        "network": jax.tree.map(
+            lambda *leaf: step(*leaf, count, 1.0),
+            params["network"],
+            gradient["network"],
+            state.mu["network"],
+            state.nu["network"],
+        ),
+    }
+    params, mu, nu = (
+        jax.tree.map(
+            lambda triple, part=part: triple[part], triples, is_leaf=lambda x: type(x) is tuple
+        )
+        for part in range(3)
+    )
     return params, AppearanceState(count, view_counts, mu, nu)

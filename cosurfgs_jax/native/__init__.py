@@ -1,1 +1,3 @@
-"""The native kernels (C++ and CUDA) and the bridge to them. Nothing outside this folder knows C++."""
+"""The native kernels (C++ and CUDA) and the bridge to them. Nothing outside this folder
+knows C++.
+"""

@@ -1,8 +1,8 @@
 """The bridge to the native libraries, one per platform: the only file that touches `jax.ffi`.
 
-A library is loaded and its targets are registered at the first call, so importing the package costs nothing and works
-where the library is missing. A target has the same name, operands and results on every platform that has it.
-"""
+A library is loaded and its targets are registered at the first call, so importing the package costs
+nothing and works where the library is missing. A target has the same name, operands and results on
+every platform that has it."""
 
 import ctypes
 import functools
@@ -37,7 +37,9 @@ _TARGETS = {"cpu": _CPU_TARGETS, "cuda": _CUDA_TARGETS}  # by the backend that h
 
 
 def _library_path(name: str) -> str:
-    """Where the installation keeps a library, also when Python took the package from a source folder that it stands in."""
+    """Where the installation keeps a library, also when Python took the package from a source
+    folder that it stands in.
+    """
     try:
         folder = importlib.metadata.distribution("cosurfgs_jax").locate_file("cosurfgs_jax")
     except importlib.metadata.PackageNotFoundError:
@@ -48,7 +50,9 @@ def _library_path(name: str) -> str:
 def _load(file_name: str, targets: dict[str, str], platform: str) -> ctypes.CDLL:
     library = ctypes.CDLL(_library_path(file_name))
     for name, symbol in targets.items():
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform=platform)
+        jax.ffi.register_ffi_target(
+            name, jax.ffi.pycapsule(getattr(library, symbol)), platform=platform
+        )
     return library
 
 
@@ -64,7 +68,8 @@ def load_cpu_library() -> ctypes.CDLL:
 
 @functools.cache
 def load_cuda_library() -> ctypes.CDLL:
-    """The native CUDA library, loaded and its targets registered at the first call; a driver is not needed for that.
+    """The native CUDA library, loaded and its targets registered at the first call; a driver is not
+    needed for that.
 
     Raises:
         OSError, AttributeError: it is missing, or was built from other sources.
@@ -78,7 +83,10 @@ def why_no_cpu_library() -> str:
     try:
         load_cpu_library()
     except (OSError, AttributeError) as error:
-        return f"the native CPU library cannot be loaded ({error}); reinstall with a C++17 compiler present: pip install ."
+        return (
+            f"the native CPU library cannot be loaded ({error}); reinstall with a C++17 "
+            "compiler present: pip install ."
+        )
     return ""
 
 
@@ -89,8 +97,8 @@ def cuda_code(capability: str, machine_code: list[str], ptx: list[str]) -> str:
         capability: the GPU's compute capability as JAX says it, e.g. "8.6".
         machine_code, ptx: what the library holds, as _build_info.py says it: "86" for 8.6.
     Returns:
-        "machine code" if there is some of the same generation that is not newer; else "PTX" if there is some that is not
-        newer, which the driver compiles; else "".
+        "machine code" if there is some of the same generation that is not newer; else "PTX" if
+        there is some that is not newer, which the driver compiles; else "".
     Source: CUDA C++ programming guide, binary and PTX compatibility.
     """
     major, minor = (int(number) for number in capability.split("."))
@@ -103,27 +111,36 @@ def cuda_problem(devices: tuple[int, ...] = ()) -> str:
     """Why GPUs cannot run the native CUDA library; empty if they can.
 
     Args:
-        devices: numbers of GPUs as CUDA counts them; empty: all of this machine. A GPU that is asked gets a context, which
-            takes some of its memory, so those of other processes are better left out.
+        devices: numbers of GPUs as CUDA counts them; empty: all of this machine. A GPU that is
+            asked gets a context, which takes some of its memory, so those of other processes are
+            better left out.
     Raises:
         OSError, AttributeError: see `load_cuda_library`.
     """
     function = load_cuda_library().cosurfgs_cuda_problem
     function.restype = ctypes.c_char_p
-    return function((ctypes.c_int32 * len(devices))(*devices), ctypes.c_int32(len(devices))).decode()
+    return function(
+        (ctypes.c_int32 * len(devices))(*devices), ctypes.c_int32(len(devices))
+    ).decode()
 
 
 @functools.cache
 def why_no_cuda_library() -> str:
     """Why the native CUDA library cannot be used; empty if it can."""
     if not is_cuda():
-        return (f"JAX computes on {jax.default_backend()} here; on a machine with an NVIDIA GPU, pip install "
-                '"cosurfgs_jax[cuda13]" or "cosurfgs_jax[cuda12]"')
+        return (
+            f"JAX computes on {jax.default_backend()} here; on a machine with an NVIDIA GPU, pip "
+            "install "
+            '"cosurfgs_jax[cuda13]" or "cosurfgs_jax[cuda12]"'
+        )
     try:
         problem = cuda_problem(tuple(device.local_hardware_id for device in jax.local_devices()))
     except (OSError, AttributeError) as error:
-        return (f"the native CUDA library cannot be loaded ({error}); reinstall with nvcc 12 or 13 on the PATH: "
-                "COSURFGS_CUDA=ON pip install .")
+        return (
+            f"the native CUDA library cannot be loaded ({error}); reinstall with nvcc 12 or 13 on "
+            "the PATH: "
+            "COSURFGS_CUDA=ON pip install ."
+        )
     return f"the native CUDA library cannot run: {problem}" if problem else ""
 
 
@@ -133,7 +150,9 @@ def is_cuda() -> bool:
 
 
 def has_native(target: str, *operands: jax.Array) -> bool:
-    """Whether a native target can take these: float32, on a platform whose library is there and has it."""
+    """Whether a native target can take these: float32, on a platform whose library is there and has
+    it.
+    """
     if any(operand.dtype != np.float32 for operand in operands):
         return False
     if is_cuda():
@@ -147,7 +166,8 @@ def choose_native(what: str, target: str, backend: str | None, *operands: jax.Ar
     Args:
         what: the function, for messages, e.g. "Adam".
         target: its target.
-        backend: "cpu" or "cuda" (the target there), "reference" (the plain definition), or None: the target where it can run.
+        backend: "cpu" or "cuda" (the target there), "reference" (the plain definition), or None:
+            the target where it can run.
         *operands: what it computes from.
     Raises:
         InputError: an unknown backend, or one that is not there.
@@ -157,7 +177,9 @@ def choose_native(what: str, target: str, backend: str | None, *operands: jax.Ar
     known = [name for name, targets in _TARGETS.items() if target in targets]
     if backend not in (*known, "reference"):
         listed = ", ".join(f'"{name}"' for name in known)
-        raise InputError(f'backend: expected None, {listed} or "reference" for {what}, got {backend!r}')
+        raise InputError(
+            f'backend: expected None, {listed} or "reference" for {what}, got {backend!r}'
+        )
     if backend == "reference":
         return False
     why_not = why_no_cuda_library() if backend == "cuda" else why_no_cpu_library()
@@ -180,31 +202,47 @@ def _varying_axes(x) -> frozenset:
 
 
 def match_varying(*operands):
-    """Operands that all vary over the same mesh axes (inside shard_map). Call it outside a custom_vjp: the transpose
-    of the cast is the sum of the cotangents over the axes."""
+    """Operands that all vary over the same mesh axes (inside shard_map). Call it outside a
+    custom_vjp: the transpose of the cast is the sum of the cotangents over the axes."""
     axes = frozenset().union(*(_varying_axes(x) for x in operands))
-    return tuple(jax.lax.pcast(x, tuple(axes - _varying_axes(x)), to="varying") if axes - _varying_axes(x) else x
-                 for x in operands)
+    return tuple(
+        jax.lax.pcast(x, tuple(axes - _varying_axes(x)), to="varying")
+        if axes - _varying_axes(x)
+        else x
+        for x in operands
+    )
 
 
 def result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
-    """The type of a result that varies over the same mesh axes as the reference (inside shard_map)."""
+    """The type of a result that varies over the same mesh axes as the reference (inside
+    shard_map).
+    """
     kind = jax.typeof(reference)
     if not kind.manual_axis_type.varying:
         return jax.ShapeDtypeStruct(shape, dtype)
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(kind.sharding.mesh, PartitionSpec()),
-                                manual_axis_type=kind.manual_axis_type)
+    return jax.ShapeDtypeStruct(
+        shape,
+        dtype,
+        sharding=NamedSharding(kind.sharding.mesh, PartitionSpec()),
+        manual_axis_type=kind.manual_axis_type,
+    )
 
 
-def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operands, in_place: dict[int, int] | None = None,
-         **attributes):
+def call(
+    target: str,
+    results: list[tuple[tuple[int, ...], DTypeLike]],
+    *operands,
+    in_place: dict[int, int] | None = None,
+    **attributes,
+):
     """Calls a native target.
 
     Args:
         target: a registered name.
         results: shape and dtype of each result.
         *operands: arrays that vary over the same mesh axes (see `match_varying`).
-        in_place: which operand's memory becomes that of which result; XLA copies where the operand is needed afterwards.
+        in_place: which operand's memory becomes that of which result; XLA copies where the operand
+            is needed afterwards.
         **attributes: int -> int64, float -> float32, bool and str as they are.
     Returns:
         A tuple of arrays.
@@ -214,7 +252,15 @@ def call(target: str, results: list[tuple[tuple[int, ...], DTypeLike]], *operand
     else:
         load_cpu_library()
     shapes = tuple(result_like(operands[0], shape, dtype) for shape, dtype in results)
-    static = {name: np.float32(value) if isinstance(value, float) else np.int64(value) if type(value) is int else value
-              for name, value in attributes.items()}
-    function = jax.ffi.ffi_call(target, shapes, vmap_method="sequential", input_output_aliases=in_place)
+    static = {
+        name: np.float32(value)
+        if isinstance(value, float)
+        else np.int64(value)
+        if type(value) is int
+        else value
+        for name, value in attributes.items()
+    }
+    function = jax.ffi.ffi_call(
+        target, shapes, vmap_method="sequential", input_output_aliases=in_place
+    )
     return tuple(function(*operands, **static))

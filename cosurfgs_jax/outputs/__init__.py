@@ -1,1 +1,3 @@
-"""What is made of a trained model: the merged model, scores, pictures, meshes and exported files."""
+"""What is made of a trained model: the merged model, scores, pictures, meshes and
+exported files.
+"""

@@ -1,4 +1,6 @@
-"""What is made of a trained model: scores, pictures, mesh, files, and the report. Everything is in the dataset's frame."""
+"""What is made of a trained model: scores, pictures, mesh, files, and the report. Everything is in
+the dataset's frame.
+"""
 
 import collections
 import logging
@@ -46,23 +48,31 @@ class Trained(NamedTuple):
 
     def render_fn(self, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
         """View number -> maps in the dataset's frame (see `make_render_fn`)."""
-        return make_render_fn(self.surfels, self.partitioned.views, self.partitioned.frame, self.settings.raster, maps)
+        return make_render_fn(
+            self.surfels, self.partitioned.views, self.partitioned.frame, self.settings.raster, maps
+        )
 
 
 def load_trained(settings: Settings, workdir: Path) -> Trained:
     """The newest saved model of a workdir.
 
     Args:
-        settings: those of the run, but for what may change after training (`settings_file.FREE_AFTER_TRAINING`).
+        settings: those of the run, but for what may change after training
+            (`settings_file.FREE_AFTER_TRAINING`).
         workdir: of the run.
     Raises:
         InputError: nothing was trained there yet, or the dataset has changed.
     """
     if not settings_file.has_begun(workdir):
-        raise InputError(f"{workdir}: expected a trained model, got no checkpoint; run `python -m cosurfgs_jax.train` first")
+        raise InputError(
+            f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
+            "cosurfgs_jax.train` first"
+        )
     partitioned = open_partitioned_scene(settings, workdir)
     surfels, step = load_merged(settings, workdir, partitioned)
-    total = sum(total_steps(settings, name) for name in stage_names(settings, partitioned.partition))
+    total = sum(
+        total_steps(settings, name) for name in stage_names(settings, partitioned.partition)
+    )
     if step < total:
         _log.info("the model is of step %d of %d: training is not finished", step, total)
     return Trained(settings, partitioned, jax.tree.map(jnp.asarray, surfels), step)
@@ -78,7 +88,9 @@ def write_report(workdir: Path, up: np.ndarray) -> Path:
     """report.html of what lies in the workdir now."""
     rows = read_history(workdir)
     timings = files.read_json_object(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
-    return report.write_report(workdir, curves=report.curves_from_rows(rows), timings=timings, up=up)
+    return report.write_report(
+        workdir, curves=report.curves_from_rows(rows), timings=timings, up=up
+    )
 
 
 def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
@@ -89,9 +101,11 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
     Args:
         settings: see `load_trained`.
         workdir: of the run; gets test/, results.json, per_view.json, metrics.json and report.html.
-        gt_points: PLY file of true surface points in the dataset's frame; "" = those of the dataset, if it has any.
+        gt_points: PLY file of true surface points in the dataset's frame; "" = those of the
+            dataset, if it has any.
     Raises:
-        InputError: there are no test views and no surface to score, a file is not readable, or frames differ.
+        InputError: there are no test views and no surface to score, a file is not readable, or
+            frames differ.
     """
     started = time.monotonic()
     truth = read_points_ply(gt_points) if gt_points else None
@@ -103,40 +117,86 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
     scene = trained.partitioned.scene
     views = scene.test_views
     if not len(views) and not (mesh_path.exists() and (gt_points or scene.ground_truth)):
-        raise InputError("config.data.split: expected test views to evaluate, got none; train with config.data.split=every8")
+        raise InputError(
+            "config.data.split: expected test views to evaluate, got none; train with "
+            "config.data.split=every8"
+        )
     if len(views):
-        with ImageStore(scene, settings.data.host_memory_mb) as images, Progress("evaluate", len(views)) as progress:
-            scores = evaluation.evaluate_views(trained.render_fn(), scene, images, views, workdir, trained.step,
-                                               lambda done, total: progress.update(done))
-        merge_metrics(workdir / "metrics.json", final=evaluation.final_part(
-            scores, int(np.asarray(trained.surfels.alive).sum())))
-        _log.info("test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views", scores["psnr"],
-                  scores["psnr_color_corrected"], scores["ssim"], scores["num_test_views"])
+        with (
+            ImageStore(scene, settings.data.host_memory_mb) as images,
+            Progress("evaluate", len(views)) as progress,
+        ):
+            scores = evaluation.evaluate_views(
+                trained.render_fn(),
+                scene,
+                images,
+                views,
+                workdir,
+                trained.step,
+                lambda done, total: progress.update(done),
+            )
+        merge_metrics(
+            workdir / "metrics.json",
+            final=evaluation.final_part(scores, int(np.asarray(trained.surfels.alive).sum())),
+        )
+        _log.info(
+            "test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views",
+            scores["psnr"],
+            scores["psnr_color_corrected"],
+            scores["ssim"],
+            scores["num_test_views"],
+        )
         if geometry_line := evaluation.summarize_geometry(scores):
             _log.info("test views: %s", geometry_line)
     if mesh_path.exists():
         mesh = read_mesh_ply(mesh_path)
-        comparison = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene, truth, _GIVEN_UNIT if gt_points else "",
-                                                 has_vertex_distances=True)
+        comparison = evaluation.compare_to_truth(
+            (mesh.vertices, mesh.triangles),
+            scene,
+            truth,
+            _GIVEN_UNIT if gt_points else "",
+            has_vertex_distances=True,
+        )
         if comparison is not None:  # else what earlier truth said of this mesh stays
             merge_metrics(workdir / "metrics.json", geometry=comparison.scores)
             report.drop_error_files(mesh_path.parent)
             report.write_error_files(mesh_path.parent, mesh, comparison)
             _log_surface(comparison.scores)
     elif scene.ground_truth:
-        _log.info("no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` first")
+        _log.info(
+            "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
+            "first"
+        )
     _note_seconds(workdir, "evaluate", time.monotonic() - started)
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
 def _log_surface(geometry: dict) -> None:
     unit = geometry["unit"]
-    _log.info("surface: accuracy %.4g %s, completeness %.4g %s; crop: %s; %s; distances %s, clipped at %.4g %s; alignment: %s",
-              geometry["accuracy"], unit, geometry["completeness"], unit, geometry["crop"], geometry["sampling"],
-              geometry["distances"], geometry["max_distance"], unit, geometry["alignment"])
+    _log.info(
+        "surface: accuracy %.4g %s, completeness %.4g %s; crop: %s; %s; distances %s, clipped at "
+        "%.4g %s; alignment: %s",
+        geometry["accuracy"],
+        unit,
+        geometry["completeness"],
+        unit,
+        geometry["crop"],
+        geometry["sampling"],
+        geometry["distances"],
+        geometry["max_distance"],
+        unit,
+        geometry["alignment"],
+    )
     for row in geometry["thresholds"]:
-        _log.info("surface at %.4g %s (%s): precision %.3f, recall %.3f, F1 %.3f", row["tau"], unit, row["kind"],
-                  row["precision"], row["recall"], row["f1"])
+        _log.info(
+            "surface at %.4g %s (%s): precision %.3f, recall %.3f, F1 %.3f",
+            row["tau"],
+            unit,
+            row["kind"],
+            row["precision"],
+            row["recall"],
+            row["f1"],
+        )
 
 
 def choose_views(scene, choice: str) -> np.ndarray:
@@ -145,16 +205,25 @@ def choose_views(scene, choice: str) -> np.ndarray:
     Raises:
         InputError: an unknown name, or no view.
     """
-    groups = {"test": scene.test_views, "train": scene.train_views, "all": np.arange(scene.num_views)}
+    groups = {
+        "test": scene.test_views,
+        "train": scene.train_views,
+        "all": np.arange(scene.num_views),
+    }
     if choice in groups:
         if not len(groups[choice]):
-            raise InputError(f"--views={choice}: expected at least one view, got none; try --views=all")
+            raise InputError(
+                f"--views={choice}: expected at least one view, got none; try --views=all"
+            )
         return groups[choice]
     names = {name: view for view, name in enumerate(scene.image_names)}
     unknown = [name for name in choice.split(",") if name not in names]
     if unknown:
-        raise InputError(f"--views: expected test, train, all or image names, got {unknown[0]!r}; there is for example "
-                         f"{scene.image_names[0]!r}")
+        raise InputError(
+            f"--views: expected test, train, all or image names, got {unknown[0]!r}; there is for "
+            "example "
+            f"{scene.image_names[0]!r}"
+        )
     return np.array([names[name] for name in choice.split(",")])
 
 
@@ -168,9 +237,13 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
         choice: see `choose_views`.
     """
     trained = load_trained(settings, workdir)
-    scene, folder = trained.partitioned.scene, Path(out) if out else workdir / "renders"
-    views, render_view = choose_views(scene, choice), trained.render_fn()
-    names = [files.safe_name(scene.image_names[view]) for view in views]  # they stay below the folder, whatever they are
+    scene = trained.partitioned.scene
+    folder = Path(out) if out else workdir / "renders"
+    views = choose_views(scene, choice)
+    render_view = trained.render_fn()
+    names = [
+        files.safe_name(scene.image_names[view]) for view in views
+    ]  # they stay below the folder, whatever they are
     stems = [str(Path(name).with_suffix("")) for name in names]
     counts = collections.Counter(stems)
     with Progress("render", len(views)) as progress:
@@ -178,11 +251,17 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
             stem = stems[done] if counts[stems[done]] == 1 else names[done]
             maps = render_view(int(view))
             pictures.write_image(folder / f"{stem}_color.png", pictures.to_uint8(maps["color"]))
-            pictures.write_image(folder / f"{stem}_depth.png", pictures.colorize_depth(maps["depth"]))
-            pictures.write_image(folder / f"{stem}_normal.png",
-                                 pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]))
+            pictures.write_image(
+                folder / f"{stem}_depth.png", pictures.colorize_depth(maps["depth"])
+            )
+            pictures.write_image(
+                folder / f"{stem}_normal.png",
+                pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]),
+            )
             with files.atomic_path(folder / f"{stem}_depth.npz") as path:
-                np.savez_compressed(path, **{name: maps[name] for name in ("depth", "median_depth", "plane_depth")})
+                np.savez_compressed(
+                    path, **{name: maps[name] for name in ("depth", "median_depth", "plane_depth")}
+                )
             progress.update(done + 1)
     _log.info("%d views in %s", len(views), folder)
 
@@ -195,25 +274,40 @@ def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
         workdir: of the run.
         form: "obj" or "glb": a file of that format beside mesh.ply, which everything else reads.
     Raises:
-        InputError: the mesh would be empty (with the reason) or needs more room than there is, or a library is missing.
+        InputError: the mesh would be empty (with the reason) or needs more room than there is, or a
+            library is missing.
     """
     started = time.monotonic()
     mesh_files.check_format(form)
     trained = load_trained(settings, workdir)
-    scene, num_views = trained.partitioned.scene, len(trained.partitioned.scene.train_views)
+    scene = trained.partitioned.scene
+    num_views = len(trained.partitioned.scene.train_views)
     with Progress("mesh", len(PHASES) * num_views) as progress:
+
         def tell(what: str, done: int, total: int) -> None:
             if what != "extract":  # comes amid "fuse"
                 progress.update(num_views * PHASES.index(what) + num_views * done // total)
 
-        choices = fuse_mesh(trained.render_fn(), scene, scene.train_views, trained.settings.surface, workdir / _MESH_PATH,
-                            form=form, scratch_dir=workdir, progress=tell)
+        choices = fuse_mesh(
+            trained.render_fn(),
+            scene,
+            scene.train_views,
+            trained.settings.surface,
+            workdir / _MESH_PATH,
+            form=form,
+            scratch_dir=workdir,
+            progress=tell,
+        )
     report.drop_error_files((workdir / _MESH_PATH).parent)
     merge_metrics(workdir / "metrics.json", geometry=None)  # it was another mesh's
     files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
     _note_seconds(workdir, "mesh", time.monotonic() - started)
-    _log.info("mesh: %d triangles, voxel size %.4g, in %s", choices["num_triangles"], choices["voxel_size"],
-              workdir / _MESH_PATH.with_suffix(f".{form}"))
+    _log.info(
+        "mesh: %d triangles, voxel size %.4g, in %s",
+        choices["num_triangles"],
+        choices["voxel_size"],
+        workdir / _MESH_PATH.with_suffix(f".{form}"),
+    )
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
@@ -226,11 +320,14 @@ def _export_surfels(trained: Trained, folder: Path) -> None:
 
 
 def _export_points(trained: Trained, folder: Path, form: str) -> None:
-    scene, geo = trained.partitioned.scene, trained.settings.geo
+    scene = trained.partitioned.scene
+    geo = trained.settings.geo
     if form == "las":
         check_geo(scene, geo)
-    points = point_files.points_of(trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-                                   camera_center(scene.camera_from_world))
+    points = point_files.points_of(
+        trained.partitioned.frame.surfels_to_dataset(trained.surfels),
+        camera_center(scene.camera_from_world),
+    )
     path = folder / ("points.las" if form == "las" else "points.ply")
     if form == "las":
         point_files.write_points_las(path, points, geo.offset_xyz(), geo.epsg)
@@ -240,29 +337,53 @@ def _export_points(trained: Trained, folder: Path, form: str) -> None:
 
 
 def _export_dsm(trained: Trained, folder: Path) -> None:
-    started, settings, partitioned = time.monotonic(), trained.settings, trained.partitioned
+    started = time.monotonic()
+    settings = trained.settings
+    partitioned = trained.partitioned
     with Progress("height map, percent", 100) as progress:
-        found = write_dsm(folder / "dsm.tif", folder / "orthophoto.tif", trained.surfels, partitioned.frame, partitioned.scene, settings.geo,
-                          memory_mb=settings.surface.memory_mb, backend=settings.raster.backend,
-                          progress=lambda done, total: progress.update(100 * done // total))
-    files.write_json(folder / "dsm.json", found | {"step": trained.step, "seconds": round(time.monotonic() - started, 1)})
-    _log.info("height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s", found["width"], found["height"],
-              found["pixel_size"], 100 * found["covered_share"], folder)
+        found = write_dsm(
+            folder / "dsm.tif",
+            folder / "orthophoto.tif",
+            trained.surfels,
+            partitioned.frame,
+            partitioned.scene,
+            settings.geo,
+            memory_mb=settings.surface.memory_mb,
+            backend=settings.raster.backend,
+            progress=lambda done, total: progress.update(100 * done // total),
+        )
+    files.write_json(
+        folder / "dsm.json",
+        found | {"step": trained.step, "seconds": round(time.monotonic() - started, 1)},
+    )
+    _log.info(
+        "height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s",
+        found["width"],
+        found["height"],
+        found["pixel_size"],
+        100 * found["covered_share"],
+        folder,
+    )
     figures = found["agreement"]["visible_points"]
     if figures:
-        _log.info("SfM points: median difference %.3g pixels, signed %+.3g (height map minus point)",
-                  figures["median_absolute_pixels"], figures["median_signed_pixels"])
+        _log.info(
+            "SfM points: median difference %.3g pixels, signed %+.3g (height map minus point)",
+            figures["median_absolute_pixels"],
+            figures["median_signed_pixels"],
+        )
 
 
 def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
     """Writes the model to workdir/export/ in a format that other programs read.
 
     Args:
-        settings: see `load_trained`; `geo` is used by "las" and "dsm", `surface.memory_mb` and `raster.backend` by "dsm".
+        settings: see `load_trained`; `geo` is used by "las" and "dsm", `surface.memory_mb` and
+            `raster.backend` by "dsm".
         workdir: of the run.
-        form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for viewers of 3DGS);
-            "points": points.ply, the centres with colours and normals; "las": points.las, without normals; "dsm": dsm.tif
-            (heights), orthophoto.tif, and dsm.json with what was chosen and how well the heights fit the SfM points.
+        form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for
+            viewers of 3DGS); "points": points.ply, the centres with colours and normals; "las":
+            points.las, without normals; "dsm": dsm.tif (heights), orthophoto.tif, and dsm.json with
+            what was chosen and how well the heights fit the SfM points.
     Raises:
         InputError: an unknown format, a missing package, or what `write_dsm` refuses.
     """
@@ -275,7 +396,8 @@ def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
         geotiff.import_rasterio()
     if form in ("las", "dsm"):
         geotiff.check_epsg(settings.geo.epsg)
-    trained, folder = load_trained(settings, workdir), workdir / "export"
+    trained = load_trained(settings, workdir)
+    folder = workdir / "export"
     if form == "ply":
         _export_surfels(trained, folder)
     elif form == "dsm":

@@ -1,4 +1,6 @@
-"""Scores of a trained model: pictures against photographs, its surface against the true one; files that others read."""
+"""Scores of a trained model: pictures against photographs, its surface against the true one; files
+that others read.
+"""
 
 import dataclasses
 import functools
@@ -16,7 +18,11 @@ from cosurfgs_jax.errors import InputError
 _log = logging.getLogger(__name__)
 
 _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
-DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}  # kind -> name among the maps
+DEPTH_MAPS = {
+    "expected": "depth",
+    "median": "median_depth",
+    "plane": "plane_depth",
+}  # kind -> name among the maps
 _DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
 _ssim = jax.jit(metrics.ssim)
 
@@ -24,23 +30,39 @@ _ssim = jax.jit(metrics.ssim)
 def _scores(render: np.ndarray, photo: np.ndarray, mask: np.ndarray | None) -> dict[str, float]:
     a, b = (jnp.asarray(image, jnp.float32) / 255 for image in (render, photo))
     kept = None if mask is None else jnp.asarray(mask)
-    return {"psnr": min(float(metrics.psnr(a, b, kept)), _HIGHEST_PSNR), "ssim": float(_ssim(a, b, kept))}
+    return {
+        "psnr": min(float(metrics.psnr(a, b, kept)), _HIGHEST_PSNR),
+        "ssim": float(_ssim(a, b, kept)),
+    }
 
 
-def _geometry_errors(maps: dict[str, np.ndarray], depth_path: str | None, mask: np.ndarray | None, up) -> dict:
-    """Errors of a view's depth maps and normals where exact ones are known: {"depth": ..., "normal_error_deg": ...}, or {}."""
+def _geometry_errors(
+    maps: dict[str, np.ndarray], depth_path: str | None, mask: np.ndarray | None, up
+) -> dict:
+    """Errors of a view's depth maps and normals where exact ones are known: {"depth": ...,
+    "normal_error_deg": ...}, or {}.
+    """
     if depth_path is None or "depth" not in maps:
         return {}
     true = files.read_arrays(depth_path, ("depth",), optional=("normal",))
-    true_depth, true_normal = true["depth"], true.get("normal")
+    true_depth = true["depth"]
+    true_normal = true.get("normal")
     if true_depth.shape != maps["depth"].shape:
-        _log.info("depth and normals of this view are not scored: exact depth is there at %s, the render is %s",
-                  *("x".join(map(str, shape[::-1])) for shape in (true_depth.shape, maps["depth"].shape)))
+        _log.info(
+            "depth and normals of this view are not scored: exact depth is there at %s, the render "
+            "is %s",
+            *("x".join(map(str, shape[::-1])) for shape in (true_depth.shape, maps["depth"].shape)),
+        )
         return {}
     # Where more than half of the light passes, what was hit is no surface.
     is_solid = np.asarray(maps["alpha"]) >= 0.5
-    depth = {kind: errors for kind, name in DEPTH_MAPS.items() if maps.get(name) is not None and
-             (errors := metrics.depth_errors(np.where(is_solid, maps[name], 0), true_depth, mask)) is not None}
+    depth = {
+        kind: errors
+        for kind, name in DEPTH_MAPS.items()
+        if maps.get(name) is not None
+        and (errors := metrics.depth_errors(np.where(is_solid, maps[name], 0), true_depth, mask))
+        is not None
+    }
     if not depth:
         return {}
     errors: dict = {"depth": depth}
@@ -48,28 +70,38 @@ def _geometry_errors(maps: dict[str, np.ndarray], depth_path: str | None, mask: 
         both = (true_depth > 0) & (np.asarray(maps["depth"]) > 0) & is_solid
         both = both if mask is None else both & mask
         if both.any():
-            errors["normal_error_deg"] = metrics.normal_errors(maps["normal"], true_normal, both, up)
+            errors["normal_error_deg"] = metrics.normal_errors(
+                maps["normal"], true_normal, both, up
+            )
     return errors
 
 
-def _evaluate_view(maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path,
-                   pose: np.ndarray) -> dict[str, float]:
+def _evaluate_view(
+    maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path, pose: np.ndarray
+) -> dict[str, float]:
     """Writes the pictures of a view and scores them as read back."""
     mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
     color = np.asarray(maps["color"], np.float32)
     if color.shape[:2] != photo.shape[:2]:
-        raise InputError(f"render of {name}: expected the photograph's size {photo.shape[:2]}, got {color.shape[:2]}")
+        raise InputError(
+            f"render of {name}: expected the photograph's size {photo.shape[:2]}, got "
+            f"{color.shape[:2]}"
+        )
     pictures.write_image(folder / "renders" / name, pictures.to_uint8(color))
     pictures.write_image(folder / "gt" / name, photo[..., :3])
     if maps.get("depth") is not None:
         pictures.write_image(folder / "depth" / name, pictures.colorize_depth(maps["depth"]))
     if maps.get("normal") is not None:
-        pictures.write_image(folder / "normal" / name, pictures.colorize_normals(maps["normal"], pose))
+        pictures.write_image(
+            folder / "normal" / name, pictures.colorize_normals(maps["normal"], pose)
+        )
     render, photo = (pictures.read_image(folder / kind / name) for kind in ("renders", "gt"))
     scores = _scores(render, photo, mask)
     corrected = metrics.color_correct(render / np.float32(255), photo / np.float32(255), mask)
-    scores |= {f"{key}_color_corrected": value
-               for key, value in _scores(pictures.to_uint8(corrected), photo, mask).items()}
+    scores |= {
+        f"{key}_color_corrected": value
+        for key, value in _scores(pictures.to_uint8(corrected), photo, mask).items()
+    }
     return scores
 
 
@@ -91,7 +123,11 @@ def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
     if "all" in means.get("normal_error_deg", {}):
         found["normal_error_deg"] = means["normal_error_deg"]["all"]
         found["normal_errors_deg"] = means["normal_error_deg"]
-    return found | ({"depth": means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}} if "depth" in means else {})
+    return found | (
+        {"depth": means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}}
+        if "depth" in means
+        else {}
+    )
 
 
 def summarize_geometry(scores: dict) -> str:
@@ -99,61 +135,95 @@ def summarize_geometry(scores: dict) -> str:
     depth = scores.get("depth")
     if not depth:
         return ""
-    parts = [f"{kind} {depth[kind]['median']:.3g} {depth['unit']} ({depth[kind]['relative_median']:.3%}, "
-             f"{depth[kind]['within_1_percent']:.1%} within 1 %)" for kind in DEPTH_MAPS if kind in depth]
-    text = f"median error of depth ({scores['num_test_views']} views; {depth['choices']}): {', '.join(parts)}"
+    parts = [
+        f"{kind} {depth[kind]['median']:.3g} {depth['unit']} "
+        f"({depth[kind]['relative_median']:.3%}, "
+        f"{depth[kind]['within_1_percent']:.1%} within 1 %)"
+        for kind in DEPTH_MAPS
+        if kind in depth
+    ]
+    text = (
+        f"median error of depth ({scores['num_test_views']} views; {depth['choices']}): "
+        f"{', '.join(parts)}"
+    )
     if "normal_errors_deg" in scores:
         names = {"all": "", "up_facing": " on roofs and ground", "walls": " on walls"}
-        text += "; of normals: " + ", ".join(f"{scores['normal_errors_deg'][key]:.1f} deg{name}" for key, name in names.items()
-                                              if key in scores["normal_errors_deg"])
+        text += "; of normals: " + ", ".join(
+            f"{scores['normal_errors_deg'][key]:.1f} deg{name}"
+            for key, name in names.items()
+            if key in scores["normal_errors_deg"]
+        )
     return text
 
 
-def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, image_store, views: np.ndarray,
-                   out_dir: str | Path, step: int, progress: Callable[[int, int], None] | None = None) -> dict:
+def evaluate_views(
+    render_fn: Callable[[int], dict[str, np.ndarray]],
+    scene,
+    image_store,
+    views: np.ndarray,
+    out_dir: str | Path,
+    step: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
     """Renders views, writes pictures and scores, and returns the scores.
 
-    Writes out_dir/test/ours_<step>/{renders,gt,depth,normal}/00000.png, views.json (which photograph is which), and
-    out_dir/results.json and per_view.json in the form of 3DGS tools; where exact depth is known, per_view.json has one key
-    more beside "PSNR" and the others, "geometry": picture name -> {"depth": {"expected" | "median" | "plane": see
-    `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. There is no LPIPS: it needs the weights of
-    a network that this package does not carry.
+    Writes out_dir/test/ours_<step>/{renders,gt,depth,normal}/00000.png, views.json (which
+    photograph is which), and out_dir/results.json and per_view.json in the form of 3DGS tools;
+    where exact depth is known, per_view.json has one key more beside "PSNR" and the others,
+    "geometry": picture name -> {"depth": {"expected" | "median" | "plane": see
+    `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. There is no LPIPS: it
+    needs the weights of a network that this package does not carry.
 
     Args:
-        render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are pictures of them to be,
-            "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal" f32[H,W,3] (dataset axes); "median_depth" and
-            "plane_depth" are scored too.
+        render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are
+            pictures of them to be, "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal"
+            f32[H,W,3] (dataset axes); "median_depth" and "plane_depth" are scored too.
         scene: with image_names, camera_from_world, up and ground_truth.
-        image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not count.
+        image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not
+            count.
         views: i64[n]; those whose mask leaves nothing are not scored.
         out_dir: the workdir.
         step: of training, for the names.
         progress: called with (done, total).
     Returns:
-        "psnr", "ssim" (means over views, on 8-bit images read back), "psnr_color_corrected", "ssim_color_corrected"
-        (after a quadratic colour fit per image, see `metrics.color_correct`), "num_test_views", and "per_view", a dict
-        from image name to the same numbers. For datasets with exact depth also, all means over views: "depth_error" (the
-        median over pixels of the error of expected depth, dataset unit), "normal_error_deg" (the median over pixels),
-        "depth" ({"unit", "choices", and of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
-        (`metrics.normal_errors`).
+        "psnr", "ssim" (means over views, on 8-bit images read back), "psnr_color_corrected",
+        "ssim_color_corrected" (after a quadratic colour fit per image, see
+        `metrics.color_correct`), "num_test_views", and "per_view", a dict from image name to the
+        same numbers. For datasets with exact depth also, all means over views: "depth_error" (the
+        median over pixels of the error of expected depth, dataset unit), "normal_error_deg" (the
+        median over pixels), "depth" ({"unit", "choices", and of each depth map the numbers of
+        `metrics.depth_errors`}) and "normal_errors_deg" (`metrics.normal_errors`).
     Raises:
         InputError: no view, masks that leave nothing of any, or a full disk.
     """
     if not len(views):
-        raise InputError("test views: expected at least one, got none; choose another config.data.split, e.g. every8")
+        raise InputError(
+            "test views: expected at least one, got none; choose another config.data.split, e.g. "
+            "every8"
+        )
     out_dir = Path(out_dir)
     folder = out_dir / "test" / f"ours_{step}"
-    for kind in ("renders", "gt", "depth", "normal"):  # an earlier evaluation may have had more views
+    for kind in (
+        "renders",
+        "gt",
+        "depth",
+        "normal",
+    ):  # an earlier evaluation may have had more views
         for stale in (folder / kind).glob("*.png"):
             stale.unlink()
-    rows, names, geometry = {}, {}, {}
+    rows = {}
+    names = {}
+    geometry = {}
     truth = scene.ground_truth
     for number, view in enumerate(int(v) for v in views):
         photo = image_store.load(view)
         if photo.shape[-1] == 4 and not photo[..., 3].any():
-            _log.warning("%s: its mask leaves nothing of it, so it is not scored", scene.image_names[view])
+            _log.warning(
+                "%s: its mask leaves nothing of it, so it is not scored", scene.image_names[view]
+            )
             continue
-        name, maps = f"{number:05d}.png", render_fn(view)
+        name = f"{number:05d}.png"
+        maps = render_fn(view)
         names[name] = scene.image_names[view]
         rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_world[view])
         if truth is not None:
@@ -162,29 +232,46 @@ def evaluate_views(render_fn: Callable[[int], dict[str, np.ndarray]], scene, ima
         if progress:
             progress(number + 1, len(views))
     if not rows:
-        raise InputError(f"test views: expected one whose mask leaves something, got {len(views)} without; choose another "
-                         "config.data.split, or mend the masks")
+        raise InputError(
+            f"test views: expected one whose mask leaves something, got {len(views)} without; "
+            "choose another "
+            "config.data.split, or mend the masks"
+        )
     files.write_json(folder / "views.json", names)
     means = _mean_of(list(rows.values()))
-    titles = {"ssim": "SSIM", "psnr": "PSNR", "ssim_color_corrected": "SSIM_color_corrected",
-              "psnr_color_corrected": "PSNR_color_corrected"}
-    files.write_json(out_dir / "results.json", {f"ours_{step}": {title: means[key] for key, title in titles.items()}})
-    per_view = {title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()}
+    titles = {
+        "ssim": "SSIM",
+        "psnr": "PSNR",
+        "ssim_color_corrected": "SSIM_color_corrected",
+        "psnr_color_corrected": "PSNR_color_corrected",
+    }
+    files.write_json(
+        out_dir / "results.json",
+        {f"ours_{step}": {title: means[key] for key, title in titles.items()}},
+    )
+    per_view = {
+        title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()
+    }
     if any(geometry.values()):
         per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}
         means |= _geometry_means(geometry, truth.unit)
     files.write_json(out_dir / "per_view.json", {f"ours_{step}": per_view})
-    return means | {"num_test_views": len(rows),
-                    "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()}}
+    return means | {
+        "num_test_views": len(rows),
+        "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()},
+    }
 
 
-def compare_to_truth(surface, scene, truth_points: np.ndarray | None = None, unit: str = "",
-                     **choices) -> metrics.Comparison | None:
-    """A mesh or points against the true surface: the one protocol of `evaluate`, tests and benchmarks.
+def compare_to_truth(
+    surface, scene, truth_points: np.ndarray | None = None, unit: str = "", **choices
+) -> metrics.Comparison | None:
+    """A mesh or points against the true surface: the one protocol of `evaluate`, tests and
+    benchmarks.
 
-    Both sides are cropped to what at least two photographs show. The points of a generated dataset are those which two of its
-    photographs see. Of a user's points, those count that two photographs of the dataset see by its exact depth, or, where
-    there is none, that no other ground truth hides (`metrics.SeenRegion.hidden_by`).
+    Both sides are cropped to what at least two photographs show. The points of a generated dataset
+    are those which two of its photographs see. Of a user's points, those count that two photographs
+    of the dataset see by its exact depth, or, where there is none, that no other ground truth hides
+    (`metrics.SeenRegion.hidden_by`).
 
     Args:
         surface: (vertices f64[N,3], triangles i64[F,3]) or points f64[M,3], dataset frame.
@@ -198,21 +285,32 @@ def compare_to_truth(surface, scene, truth_points: np.ndarray | None = None, uni
         InputError: frames or units differ, or nothing is left after the crop.
     """
     region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
-    truth, truth_mesh = scene.ground_truth, None
+    truth = scene.ground_truth
+    truth_mesh = None
     if truth_points is None:
         if truth is None:
             return None
-        truth_points, unit, truth_mesh = truth.points, truth.unit, (truth.mesh_vertices, truth.mesh_triangles)
-        region = dataclasses.replace(region, hiding="only points that two photographs see were given")
+        truth_points = truth.points
+        unit = truth.unit
+        truth_mesh = (truth.mesh_vertices, truth.mesh_triangles)
+        region = dataclasses.replace(
+            region, hiding="only points that two photographs see were given"
+        )
     elif truth is not None and (depth_of := _exact_depth(scene)) is not None:
-        region = dataclasses.replace(region, depth_of=depth_of, hiding="what the exact depth hides is left out")
+        region = dataclasses.replace(
+            region, depth_of=depth_of, hiding="what the exact depth hides is left out"
+        )
     else:
         choices = {"is_hidden_by_truth": True} | choices
-    return metrics.compare_surfaces(surface, truth_points, truth_mesh=truth_mesh, region=region, unit=unit, **choices)
+    return metrics.compare_surfaces(
+        surface, truth_points, truth_mesh=truth_mesh, region=region, unit=unit, **choices
+    )
 
 
 def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
-    """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size than the image."""
+    """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size
+    than the image.
+    """
     paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_world))]
     if not all(paths):
         return None
@@ -226,4 +324,6 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
 
 def final_part(scores: dict, num_surfels: int) -> dict:
     """The "final" part of metrics.json from what `evaluate_views` returns."""
-    return {key: value for key, value in scores.items() if key != "per_view"} | {"num_surfels": num_surfels}
+    return {key: value for key, value in scores.items() if key != "per_view"} | {
+        "num_surfels": num_surfels
+    }

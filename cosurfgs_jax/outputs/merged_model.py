@@ -17,7 +17,9 @@ from cosurfgs_jax.types import Surfels
 
 
 def stage_names(settings: Settings, partition: Partition) -> list[str]:
-    """The stages with checkpoints, in order. Edges take part where they are neither all one nor each a single block."""
+    """The stages with checkpoints, in order. Edges take part where they are neither all one nor
+    each a single block.
+    """
     if partition.num_blocks == 1:
         return ["device"]
     names = ["device", "lmc_device"] if settings.lmc.enabled else ["device"]
@@ -30,7 +32,8 @@ def total_steps(settings: Settings, name: str) -> int:
     """Steps of a stage."""
     steps = settings.train.steps
     return {"device": steps, "lmc_device": round(settings.lmc.recovery * steps)}.get(
-        name, settings.mas.steps or max(1, steps // 10))
+        name, settings.mas.steps or max(1, steps // 10)
+    )
 
 
 def model_path(workdir: Path, step: int) -> Path:
@@ -38,17 +41,22 @@ def model_path(workdir: Path, step: int) -> Path:
     return workdir / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
 
 
-def load_merged(settings: Settings, workdir: Path, partitioned: PartitionedScene) -> tuple[Surfels, int]:
-    """The surfels of all cells of the newest stage that was saved, and how many steps were taken to there.
+def load_merged(
+    settings: Settings, workdir: Path, partitioned: PartitionedScene
+) -> tuple[Surfels, int]:
+    """The surfels of all cells of the newest stage that was saved, and how many steps were taken to
+    there.
 
-    Blocks that are not distilled yet are cropped to their cells, and their colours made to agree in brightness (`exposure`).
+    Blocks that are not distilled yet are cropped to their cells, and their colours made to agree in
+    brightness (`exposure`).
 
     Args:
         settings: those of the run.
         workdir: of the run.
         partitioned: of the run.
     Returns:
-        Surfels of NumPy arrays, world frame, all alive; and the number of steps of all stages up to it.
+        Surfels of NumPy arrays, world frame, all alive; and the number of steps of all stages up to
+        it.
     Raises:
         InputError: nothing was saved yet, the checkpoints are of another dataset, or damaged.
     """
@@ -60,25 +68,38 @@ def load_merged(settings: Settings, workdir: Path, partitioned: PartitionedScene
             found = name, folder, steps_before
         steps_before += total_steps(settings, name)
     if found is None:
-        raise InputError(f"{workdir}: expected a trained model, got no checkpoint; run `python -m cosurfgs_jax.train` first")
+        raise InputError(
+            f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
+            "cosurfgs_jax.train` first"
+        )
     name, folder, steps_before = found
 
     def make_abstract(meta: dict):
         loop.check_identity(partitioned, meta)
         one = abstract_state(meta["num_slots"], meta["max_views"], settings)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one
+        )
 
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore_latest(make_abstract)
     state = restored.state
-    alive, means = np.asarray(state.alive), np.asarray(state.params["means"])
+    alive = np.asarray(state.alive)
+    means = np.asarray(state.params["means"])
     params = state.params
     if name in ("device", "lmc_device"):
         alive = alive & (partitioned.partition.cell_of(means) == np.arange(len(alive))[:, None])
         if settings.appearance.enabled and len(alive) > 1:
-            models = {block: jax.tree.map(lambda leaf, block=block: leaf[block], state.appearance) for block in range(len(alive))}
+            models = {
+                block: jax.tree.map(lambda leaf, block=block: leaf[block], state.appearance)
+                for block in range(len(alive))
+            }
             gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
-            harmonics = zip(map(jnp.asarray, params["sh"]), jnp.asarray(gains, jnp.float32), strict=True)
-            params = params | {"sh": np.stack([harmonize.scale_harmonics(sh, gain) for sh, gain in harmonics])}
+            harmonics = zip(
+                map(jnp.asarray, params["sh"]), jnp.asarray(gains, jnp.float32), strict=True
+            )
+            params = params | {
+                "sh": np.stack([harmonize.scale_harmonics(sh, gain) for sh, gain in harmonics])
+            }
     fields = {key: np.asarray(value)[alive] for key, value in params.items()}
     return Surfels(**fields, alive=np.ones(int(alive.sum()), bool)), steps_before + restored.step

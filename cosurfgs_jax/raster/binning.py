@@ -1,7 +1,8 @@
 """Which surfels meet which tiles, front to back, in plain JAX with static shapes.
 
-The (surfel, tile) pairs of a view, in order of depth, are taken in *windows* of a fixed number of pairs. Blending one window
-after the other into the same image is what blending all at once would be, since every pair of a window lies in front of
+The (surfel, tile) pairs of a view, in order of depth, are taken in *windows* of a fixed number of
+pairs. Blending one window after the other into the same image is what blending all at once would
+be, since every pair of a window lies in front of
 those of the next: so no scene overflows, one with many pairs takes more windows.
 """
 
@@ -13,10 +14,11 @@ from jaxtyping import Array, Float, Int
 
 from cosurfgs_jax.raster.projection import Projected, Static
 
-# Pairs are counted in int32. What lies behind the first two thousand million pairs of a view is not drawn, but counted in
-# `num_invalid`.
+# Pairs are counted in int32. What lies behind the first two thousand million pairs of a view is not
+# drawn, but counted in `num_invalid`.
 MAX_PAIRS = 2**31 - 2**24
-_MIN_WINDOW, _MAX_WINDOW = 2**14, 2**21
+_MIN_WINDOW = 2**14
+_MAX_WINDOW = 2**21
 _PAIRS_PER_SURFEL = 3
 _MAX_KEY = 2**32
 
@@ -61,8 +63,8 @@ def make_grid(static: Static, tile: int) -> Grid:
 def window_size(num_surfels: int, grid: Grid) -> int:
     """How many pairs are sorted at a time, for this many slots for surfels.
 
-    Three per surfel, as in aerial scenes where half of the slots are in view, and one per tile: most views then take one
-    window, at 8 bytes a pair and as much for the sort.
+    Three per surfel, as in aerial scenes where half of the slots are in view, and one per tile:
+    most views then take one window, at 8 bytes a pair and as much for the sort.
     """
     wanted = _PAIRS_PER_SURFEL * num_surfels + grid.num_tiles
     return int(min(max(-(-wanted // _MIN_WINDOW) * _MIN_WINDOW, _MIN_WINDOW), _MAX_WINDOW))
@@ -74,7 +76,8 @@ def order(projected: Projected, grid: Grid) -> Ordered:
     # Depths are compared in float32, as in the other backends.
     depth = jnp.where(projected.is_drawn, projected.depth, jnp.inf)
     _, ids = jax.lax.sort((depth, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)
-    first, last = projected.box[ids][:, ::2] // grid.tile, projected.box[ids][:, 1::2] // grid.tile
+    first = projected.box[ids][:, ::2] // grid.tile
+    last = projected.box[ids][:, 1::2] // grid.tile
     size = jnp.where(projected.is_drawn[ids][:, None], last - first + 1, 0)
     counts = size[:, 0] * size[:, 1]
     # In float32, too: the sum of integers would wrap around.
@@ -83,8 +86,14 @@ def order(projected: Projected, grid: Grid) -> Ordered:
     ends = jnp.cumsum(size[:, 0] * size[:, 1], dtype=jnp.int32)
     num_pairs = ends[-1] if num else jnp.zeros((), jnp.int32)
     features = jnp.where(projected.is_drawn[:, None], projected.features, 0.0)
-    return Ordered(ids, features[ids], jnp.concatenate([first, size], axis=1), ends, num_pairs,
-                   (~is_counted & projected.is_drawn[ids]).sum(dtype=jnp.int32))
+    return Ordered(
+        ids,
+        features[ids],
+        jnp.concatenate([first, size], axis=1),
+        ends,
+        num_pairs,
+        (~is_counted & projected.is_drawn[ids]).sum(dtype=jnp.int32),
+    )
 
 
 def make_window(ordered: Ordered, index: Int[Array, ""], size: int, grid: Grid) -> Window:
@@ -103,7 +112,8 @@ def make_window(ordered: Ordered, index: Int[Array, ""], size: int, grid: Grid) 
     ends = ordered.ends - index * size
     marks = jnp.zeros((size,), jnp.int32).at[jnp.where(ends > 0, ends, size)].add(1, mode="drop")
     rank = jnp.minimum(first + jnp.cumsum(marks, dtype=jnp.int32), num - 1)
-    tiles, end = ordered.tiles[rank], ordered.ends[rank]
+    tiles = ordered.tiles[rank]
+    end = ordered.ends[rank]
     local = position - (end - tiles[:, 2] * tiles[:, 3])
     columns = jnp.maximum(tiles[:, 2], 1)
     tile = (tiles[:, 1] + local // columns) * grid.columns + tiles[:, 0] + local % columns
@@ -111,10 +121,13 @@ def make_window(ordered: Ordered, index: Int[Array, ""], size: int, grid: Grid) 
     if (grid.num_tiles + 1) * num < _MAX_KEY:
         # One key sorts faster than a key with a payload, and is as good.
         key = jax.lax.sort(tile.astype(jnp.uint32) * num + rank.astype(jnp.uint32), is_stable=False)
-        tile, rank = (key // num).astype(jnp.int32), (key % num).astype(jnp.int32)
+        tile = (key // num).astype(jnp.int32)
+        rank = (key % num).astype(jnp.int32)
     else:
         tile, rank = jax.lax.sort((tile, rank), num_keys=1, is_stable=True)
-    begin = jnp.searchsorted(tile, jnp.arange(grid.num_tiles + 1, dtype=jnp.int32)).astype(jnp.int32)
+    begin = jnp.searchsorted(tile, jnp.arange(grid.num_tiles + 1, dtype=jnp.int32)).astype(
+        jnp.int32
+    )
     return Window(rank, begin[:-1], begin[1:] - begin[:-1])
 
 

@@ -1,8 +1,9 @@
-"""One surfel at the pixels of a tile, and the way back: the arithmetic of the backends that are not native.
+"""One surfel at the pixels of a tile, and the way back: the arithmetic of the backends that are not
+native.
 
-Written over arrays of any shape, so that one text serves whole groups of tiles (portable.py: features f32[G,1], pixels
-f32[G,P]) and one tile in a TPU kernel (pallas_tpu.py: features are scalars, pixels f32[2,128]). The formulas are those of
-native/csrc/raster/blend_kernels.cc.
+Written over arrays of any shape, so that one text serves whole groups of tiles (portable.py:
+features f32[G,1], pixels f32[G,P]) and one tile in a TPU kernel (pallas_tpu.py: features are
+scalars, pixels f32[2,128]). The formulas are those of native/csrc/raster/blend_kernels.cc.
 """
 
 import functools
@@ -18,7 +19,8 @@ from cosurfgs_jax.raster.reference import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANC
 # Columns of a gradient row: the features, then the absolute sums of the probe.
 ABSOLUTE = projection.NUM_FEATURES
 NUM_GRADIENTS = projection.NUM_FEATURES + 2
-GEOMETRY, EVERYTHING = 1, 2  # of ops.MAP_LEVELS
+GEOMETRY = 1
+EVERYTHING = 2  # of ops.MAP_LEVELS
 
 
 class Hit(NamedTuple):
@@ -52,7 +54,9 @@ class Pixels(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What pixels carry from their last surfel back to the first; None where the maps do not ask for it."""
+    """What pixels carry from their last surfel back to the first; None where the maps do not ask
+    for it.
+    """
 
     transmittance: Any  # behind the surfels replayed so far
     behind: Any  # sum of w e over those behind, with the background's part
@@ -60,7 +64,9 @@ class Replay(NamedTuple):
 
 
 class Cotangents(NamedTuple):
-    """Gradients of the maps at some pixels, and what else of the forward pass the way back needs."""
+    """Gradients of the maps at some pixels, and what else of the forward pass the way
+    back needs.
+    """
 
     color: tuple
     depth: Any
@@ -76,12 +82,23 @@ class Cotangents(NamedTuple):
 
 def empty(zero, maps: int) -> Pixels:
     """Pixels before the first surfel; `zero` is a float array of their shape."""
+
     def geometry(value):
         return value if maps >= GEOMETRY else None
 
     none = zero.astype(jnp.int32) - 1
-    return Pixels(zero + 1, zero + 1, none, (zero,) * 3, geometry(zero), geometry(zero), geometry(none), geometry((zero,) * 3),
-                  geometry(zero), zero if maps >= EVERYTHING else None)
+    return Pixels(
+        zero + 1,
+        zero + 1,
+        none,
+        (zero,) * 3,
+        geometry(zero),
+        geometry(zero),
+        geometry(none),
+        geometry((zero,) * 3),
+        geometry(zero),
+        zero if maps >= EVERYTHING else None,
+    )
 
 
 def intersect(f, x, y, near) -> Hit:
@@ -92,17 +109,34 @@ def intersect(f, x, y, near) -> Hit:
         x, y: pixel centres.
         near: world length.
     """
-    dx, dy = x - f[CENTER], y - f[CENTER + 1]
-    px, py = dx * f[A] + dy * f[B], dx * f[A + 1] + dy * f[B + 1]
+    dx = x - f[CENTER]
+    dy = y - f[CENTER + 1]
+    px = dx * f[A] + dy * f[B]
+    py = dx * f[A + 1] + dy * f[B + 1]
     pz = dx * f[A + 2] + (dy * f[B + 2] + f[C])
     inverse_pz = 1 / pz
-    u, v = px * inverse_pz, py * inverse_pz
-    sigma_disc, sigma_screen = u * u + v * v, (dx * dx + dy * dy) * projection.LOW_PASS
-    is_disc = sigma_disc <= sigma_screen  # false where the ray lies in the disc's plane: no number, or infinity
+    u = px * inverse_pz
+    v = py * inverse_pz
+    sigma_disc = u * u + v * v
+    sigma_screen = (dx * dx + dy * dy) * projection.LOW_PASS
+    is_disc = (
+        sigma_disc <= sigma_screen
+    )  # false where the ray lies in the disc's plane: no number, or infinity
     raw = f[OPACITY] * jnp.exp(jnp.where(is_disc, sigma_disc, sigma_screen) * -0.5)
     alpha = jnp.minimum(raw, MAX_ALPHA)
     z = jnp.where(is_disc, u * f[TO_Z] + (v * f[TO_Z + 1] + f[TO_Z + 2]), f[TO_Z + 2])
-    return Hit(dx, dy, u, v, inverse_pz, alpha, raw > MAX_ALPHA, z, is_disc, (alpha >= MIN_ALPHA) & (z >= near))
+    return Hit(
+        dx,
+        dy,
+        u,
+        v,
+        inverse_pz,
+        alpha,
+        raw > MAX_ALPHA,
+        z,
+        is_disc,
+        (alpha >= MIN_ALPHA) & (z >= near),
+    )
 
 
 def at_once(function: Callable, *arguments):
@@ -119,8 +153,11 @@ def _weigh(alpha, before, is_open):
     after = before - before * alpha
     is_candidate = (alpha > 0) & (is_open > 0)
     is_blended = is_candidate & (after >= MIN_TRANSMITTANCE)
-    return (jnp.where(is_blended, alpha * before, 0.0), jnp.where(is_blended, after, before),
-            jnp.where(is_candidate & (after < MIN_TRANSMITTANCE), 0.0, is_open))
+    return (
+        jnp.where(is_blended, alpha * before, 0.0),
+        jnp.where(is_blended, after, before),
+        jnp.where(is_candidate & (after < MIN_TRANSMITTANCE), 0.0, is_open),
+    )
 
 
 def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callable = at_once):
@@ -132,7 +169,8 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callabl
         rank: the surfel's place in the order of depth, i32.
         is_there: False where there is no surfel to blend.
         maps: value of ops.MAP_LEVELS, static.
-        once: calls a function whose results the compiler is not to compute again for each of their uses.
+        once: calls a function whose results the compiler is not to compute again for each of their
+            uses.
     Returns:
         The new state, and the surfel's weight at the pixels.
     """
@@ -141,16 +179,24 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callabl
     weight, after, is_open = once(_weigh, alpha, before, state.is_open)
     is_blended = weight > 0
     new = state._replace(
-        transmittance=after, is_open=is_open, last=jnp.where(is_blended, rank, state.last),
-        color=tuple(value + weight * f[COLOR + i] for i, value in enumerate(state.color)))
+        transmittance=after,
+        is_open=is_open,
+        last=jnp.where(is_blended, rank, state.last),
+        color=tuple(value + weight * f[COLOR + i] for i, value in enumerate(state.color)),
+    )
     if maps >= GEOMETRY:
         is_front = is_blended & (before > 0.5)
         new = new._replace(
-            depth=state.depth + weight * z, median=jnp.where(is_front, z, state.median),
-            median_rank=jnp.where(is_front, rank, state.median_rank), plane=state.plane + weight * f[PLANE],
-            normal=tuple(value + weight * f[NORMAL + i] for i, value in enumerate(state.normal)))
+            depth=state.depth + weight * z,
+            median=jnp.where(is_front, z, state.median),
+            median_rank=jnp.where(is_front, rank, state.median_rank),
+            plane=state.plane + weight * f[PLANE],
+            normal=tuple(value + weight * f[NORMAL + i] for i, value in enumerate(state.normal)),
+        )
     if maps >= EVERYTHING:
-        new = new._replace(distortion=state.distortion + weight * (z * (1 - before) - state.depth) * 2)
+        new = new._replace(
+            distortion=state.distortion + weight * (z * (1 - before) - state.depth) * 2
+        )
     return new, weight
 
 
@@ -181,12 +227,15 @@ def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: int):
     weight = alpha * before
     # e: what the loss gains per unit of this hit's weight.
     e = sum(g.color[i] * f[COLOR + i] for i in range(3))
-    new, g_z = state._replace(transmittance=before), None
+    new = state._replace(transmittance=before)
+    g_z = None
     if maps >= GEOMETRY:
         e += sum(g.normal[i] * f[NORMAL + i] for i in range(3)) + g.plane * f[PLANE] + g.depth * z
         g_z = weight * g.depth + jnp.where((alpha > 0) & (g.median_rank == rank), g.median, 0.0)
     if maps >= EVERYTHING:
-        balance = (1 - before) - (state.transmittance - g.final_transmittance)  # alpha in front less alpha behind
+        balance = (1 - before) - (
+            state.transmittance - g.final_transmittance
+        )  # alpha in front less alpha behind
         depth_front = g.depth_total - state.depth_behind - weight * z
         e += 2 * g.distortion * (z * balance + state.depth_behind - depth_front)
         g_z += 2 * g.distortion * weight * balance
@@ -197,10 +246,13 @@ def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: int):
 
 def _slopes(f, x, y, log_alpha, g_z, u, v, inverse_pz):
     g_sigma = log_alpha * -0.5
-    g_u, g_v = g_sigma * u * 2, g_sigma * v * 2
+    g_u = g_sigma * u * 2
+    g_v = g_sigma * v * 2
     if g_z is not None:
-        g_u, g_v = g_u + g_z * f[TO_Z], g_v + g_z * f[TO_Z + 1]
-    g_px, g_py = g_u * inverse_pz, g_v * inverse_pz
+        g_u = g_u + g_z * f[TO_Z]
+        g_v = g_v + g_z * f[TO_Z + 1]
+    g_px = g_u * inverse_pz
+    g_py = g_v * inverse_pz
     g_pz = -(g_px * u + g_py * v)
     g_screen = jnp.where(inverse_pz != 0, 0.0, g_sigma) * (2 * projection.LOW_PASS)
     g_dx = g_px * f[A] + g_py * f[A + 1] + g_pz * f[A + 2] + g_screen * (x - f[CENTER])
@@ -208,7 +260,9 @@ def _slopes(f, x, y, log_alpha, g_z, u, v, inverse_pz):
     return (g_px, g_py, g_pz), (g_dx, g_dy)
 
 
-def unblend(state: Replay, g: Cotangents, f, x, y, near, rank, is_there, maps: int, once: Callable = at_once):
+def unblend(
+    state: Replay, g: Cotangents, f, x, y, near, rank, is_there, maps: int, once: Callable = at_once
+):
     """The way back through one surfel.
 
     Args:
@@ -218,8 +272,12 @@ def unblend(state: Replay, g: Cotangents, f, x, y, near, rank, is_there, maps: i
     Returns:
         The state before it, its slopes, and u and v (0 where the low-pass filter is hit).
     """
-    alpha, z, u, v, inverse_pz = once(functools.partial(_replayed, maps=maps), f, x, y, near, rank, is_there, g.last)
-    new, weight, log_alpha, g_z = once(functools.partial(_unweigh, maps=maps), state, g, f, alpha, z, rank)
+    alpha, z, u, v, inverse_pz = once(
+        functools.partial(_replayed, maps=maps), f, x, y, near, rank, is_there, g.last
+    )
+    new, weight, log_alpha, g_z = once(
+        functools.partial(_unweigh, maps=maps), state, g, f, alpha, z, rank
+    )
     p, d = once(_slopes, f, x, y, log_alpha, g_z, u, v, inverse_pz)
     return new, Slopes(weight, log_alpha, g_z, p, d), (u, v)
 
@@ -231,7 +289,8 @@ def terms(slopes: Slopes, g: Cotangents, f, x, y, u, v) -> list:
         slopes, u, v: from `unblend`. g, f, x, y: its arguments.
     """
     row = [None] * NUM_GRADIENTS
-    dx, dy = x - f[CENTER], y - f[CENTER + 1]
+    dx = x - f[CENTER]
+    dy = y - f[CENTER + 1]
     row[CENTER : CENTER + 2] = (-value for value in slopes.d)
     row[A : A + 3] = (value * dx for value in slopes.p)
     row[B : B + 3] = (value * dy for value in slopes.p)

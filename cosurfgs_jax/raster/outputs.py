@@ -17,7 +17,9 @@ MIN_PLANE_COSINE = 0.05  # |normal . ray| below which the plane is seen edge-on
 
 
 class RawMaps(NamedTuple):
-    """Sums over the hits of a ray with weights w = alpha T; None where not asked for. V views in front, or none."""
+    """Sums over the hits of a ray with weights w = alpha T; None where not asked for. V views in
+    front, or none.
+    """
 
     color: Float[Array, "*views h w 3"]  # with background
     transmittance: Float[Array, "*views h w"]
@@ -32,13 +34,17 @@ class RawMaps(NamedTuple):
 
 def _plane_depth(normal_sum, plane_sum, transmittance, pose, intrinsics, projection: str):
     """The definition: plane depth [H,W], 0 where invalid, and bool[H,W] whether it is valid."""
-    alpha, rays = 1.0 - transmittance, pixel_rays(intrinsics, transmittance.shape)
+    alpha = 1.0 - transmittance
+    rays = pixel_rays(intrinsics, transmittance.shape)
     normal_camera = turn(normal_sum, pose[:3, :3])
-    if projection == "orthographic":  # pixel_rays holds where the ray starts in x and y; it goes along z
+    if (
+        projection == "orthographic"
+    ):  # pixel_rays holds where the ray starts in x and y; it goes along z
         facing = cosine = -normal_camera[..., 2]
         distance = plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)
     else:
-        facing, distance = -(normal_camera * rays).sum(axis=-1), plane_sum
+        facing = -(normal_camera * rays).sum(axis=-1)
+        distance = plane_sum
         cosine = facing / jnp.linalg.norm(rays, axis=-1)
     is_valid = (alpha >= MIN_PLANE_ALPHA) & (cosine >= MIN_PLANE_COSINE * alpha)
     return jnp.where(is_valid, distance / jnp.where(is_valid, facing, 1.0), 0.0), is_valid
@@ -50,16 +56,22 @@ _LIMITS = {"min_alpha": MIN_PLANE_ALPHA, "min_cosine": MIN_PLANE_COSINE}
 @jax.custom_vjp
 def _native_plane_depth(*operands):
     shape = operands[1].shape
-    return ffi.call("cosurfgs_plane_depth", [(shape, np.float32), (shape, np.bool_)], *operands, **_LIMITS)
+    return ffi.call(
+        "cosurfgs_plane_depth", [(shape, np.float32), (shape, np.bool_)], *operands, **_LIMITS
+    )
 
 
 def _native_plane_depth_backward(operands, cotangents):
     results = [(x.shape, np.float32) for x in (operands[0], operands[1], operands[3])]
-    by_normal, by_plane, by_pose = ffi.call("cosurfgs_plane_depth_backward", results, *operands, cotangents[0], **_LIMITS)
+    by_normal, by_plane, by_pose = ffi.call(
+        "cosurfgs_plane_depth_backward", results, *operands, cotangents[0], **_LIMITS
+    )
     return by_normal, by_plane, None, by_pose, None
 
 
-_native_plane_depth.defvjp(lambda *operands: (_native_plane_depth(*operands), operands), _native_plane_depth_backward)
+_native_plane_depth.defvjp(
+    lambda *operands: (_native_plane_depth(*operands), operands), _native_plane_depth_backward
+)
 
 
 def _finish_view(raw: RawMaps, camera: Camera, projection: str, is_native: bool) -> RenderOutput:
@@ -68,35 +80,54 @@ def _finish_view(raw: RawMaps, camera: Camera, projection: str, is_native: bool)
     if raw.depth_sum is not None:
         is_hit = raw.transmittance < 1.0
         depth = jnp.where(is_hit, raw.depth_sum / jnp.where(is_hit, alpha, 1.0), 0.0)
-        sums = (raw.normal_sum, raw.plane_sum, raw.transmittance, camera.camera_from_world, camera.intrinsics)
+        sums = (
+            raw.normal_sum,
+            raw.plane_sum,
+            raw.transmittance,
+            camera.camera_from_world,
+            camera.intrinsics,
+        )
         if is_native:
             plane_depth, is_valid = _native_plane_depth(*ffi.match_varying(*sums))
         else:
             plane_depth, is_valid = _plane_depth(*sums, projection)
-    return RenderOutput(color=raw.color, alpha=alpha, depth=depth, median_depth=raw.median_depth,
-                        plane_depth=plane_depth, is_plane_depth_valid=is_valid, normal=raw.normal_sum,
-                        distortion=raw.distortion, contributions=raw.contributions, num_invalid=raw.num_invalid)
+    return RenderOutput(
+        color=raw.color,
+        alpha=alpha,
+        depth=depth,
+        median_depth=raw.median_depth,
+        plane_depth=plane_depth,
+        is_plane_depth_valid=is_valid,
+        normal=raw.normal_sum,
+        distortion=raw.distortion,
+        contributions=raw.contributions,
+        num_invalid=raw.num_invalid,
+    )
 
 
-def finish(raw: RawMaps, camera: Camera, projection: str = "perspective",
-           is_native: bool | None = None) -> RenderOutput:
+def finish(
+    raw: RawMaps, camera: Camera, projection: str = "perspective", is_native: bool | None = None
+) -> RenderOutput:
     """The maps of `RenderOutput` from the raw sums.
 
-    Plane depth is the blended plane distance over the cosine between blended normal and ray: both sums carry the same
-    weights, so for a plane it is exact whatever the opacity (PGSR, "unbiased depth"). With D = sum w d, where d = -n.p of a
-    point p on the surfel's plane, and N = sum w n, the blended plane is N.x + D = 0 in the camera frame. It meets x = z ray at
-    z = D / -N.ray, and the parallel ray x = (X, Y, z) of an orthographic pixel at z = (D + N.x X + N.y Y) / -N.z.
+    Plane depth is the blended plane distance over the cosine between blended normal and ray: both
+    sums carry the same weights, so for a plane it is exact whatever the opacity (PGSR, "unbiased
+    depth"). With D = sum w d, where d = -n.p of a point p on the surfel's plane, and N = sum w n,
+    the blended plane is N.x + D = 0 in the camera frame. It meets x = z ray at z = D / -N.ray, and
+    the parallel ray x = (X, Y, z) of an orthographic pixel at z = (D + N.x X + N.y Y) / -N.z.
 
     Args:
         raw: sums of one view or of V.
         camera: the same views; its rotation takes normals to the camera frame (with gradient).
         projection: that of the sums.
-        is_native: whether plane depth is made by the native kernel (perspective, float32) or by its definition; None = by the
-            kernel where it can run.
+        is_native: whether plane depth is made by the native kernel (perspective, float32) or by its
+            definition; None = by the kernel where it can run.
     Returns:
         RenderOutput with the leading axes of `raw`.
     """
     if is_native is None:
         is_native = ffi.has_native("cosurfgs_plane_depth", raw.transmittance)
-    one = functools.partial(_finish_view, projection=projection, is_native=is_native and projection == "perspective")
+    one = functools.partial(
+        _finish_view, projection=projection, is_native=is_native and projection == "perspective"
+    )
     return one(raw, camera) if camera.camera_from_world.ndim == 2 else jax.vmap(one)(raw, camera)

@@ -1,9 +1,10 @@
-"""The rasterizer in plain JAX, for machines without the native library and for devices that have no kernel.
+"""The rasterizer in plain JAX, for machines without the native library and for devices that have no
+kernel.
 
-Tiles of pixels go through their surfels front to back, one surfel of every tile at a time: vectorised over the pixels of
-a group of tiles. The groups are made of tiles with lists of similar length, and each stops when its pixels have. The way back
-goes through the same lists from behind. See `pairs` for the lists and `blending` for the arithmetic.
-"""
+Tiles of pixels go through their surfels front to back, one surfel of every tile at a time:
+vectorised over the pixels of a group of tiles. The groups are made of tiles with lists of similar
+length, and each stops when its pixels have. The way back goes through the same lists from behind.
+See `pairs` for the lists and `blending` for the arithmetic."""
 
 import functools
 from typing import NamedTuple
@@ -53,9 +54,10 @@ def _pixel_centers(tile, tiling: _Tiling):
 def noinline(function, *arguments):
     """Calls a function that XLA is to compile by itself.
 
-    For CPUs, on two grounds. What comes out of it is computed once: else XLA computes a hit anew for each of a dozen maps,
-    four times slower. And a loop in it is one piece of code in one thread: else XLA cuts every operation of some
-    microseconds into pieces for all threads, hundreds of times slower when they are more than cores (`PJRT_NPROC`). These
+    For CPUs, on two grounds. What comes out of it is computed once: else XLA computes a hit anew
+    for each of a dozen maps, four times slower. And a loop in it is one piece of code in one
+    thread: else XLA cuts every operation of some microseconds into pieces for all threads, hundreds
+        of times slower when they are more than cores (`PJRT_NPROC`). These
     are hints: without them, results are the same.
     """
     with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
@@ -73,10 +75,18 @@ class _Groups(NamedTuple):
 def _make_groups(begin, count, tiling: _Tiling) -> tuple[_Groups, jax.Array]:
     """The groups, and where each tile stands in them."""
     pad = (0, tiling.num_slots - tiling.grid.num_tiles)
-    begin, count = jnp.pad(begin, pad), jnp.pad(count, pad)
+    begin = jnp.pad(begin, pad)
+    count = jnp.pad(count, pad)
     tile = jnp.argsort(-count).astype(jnp.int32)
-    place = jnp.zeros_like(tile).at[tile].set(jnp.arange(tile.shape[0], dtype=jnp.int32), unique_indices=True)
-    return jax.tree.map(lambda x: x.reshape(tiling.num_groups, tiling.group), _Groups(tile, begin[tile], count[tile])), place
+    place = (
+        jnp.zeros_like(tile)
+        .at[tile]
+        .set(jnp.arange(tile.shape[0], dtype=jnp.int32), unique_indices=True)
+    )
+    return jax.tree.map(
+        lambda x: x.reshape(tiling.num_groups, tiling.group),
+        _Groups(tile, begin[tile], count[tile]),
+    ), place
 
 
 def _columns(ordered: Ordered, rank):
@@ -87,27 +97,44 @@ def _columns(ordered: Ordered, rank):
 def _fold(function, values: list) -> list:
     """f32[G,P] to f32[G, sqrt P], by an elementwise function of slices."""
     width = round(values[0].shape[1] ** 0.5)
-    return [functools.reduce(function, [value[:, i : i + width] for i in range(0, value.shape[1], width)]) for value in values]
+    return [
+        functools.reduce(
+            function, [value[:, i : i + width] for i in range(0, value.shape[1], width)]
+        )
+        for value in values
+    ]
 
 
 def _over_pixels(function, *values):
     """Reduces f32[G,P] to f32[G] by an elementwise function, in two steps.
 
-    XLA's own sums go from pixel to pixel, ten times slower, or call a library, which `_as_one` cannot.
-    """
+    XLA's own sums go from pixel to pixel, ten times slower, or call a library, which `_as_one`
+    cannot."""
     columns = noinline(functools.partial(_fold, function), list(values))
-    return noinline(lambda columns: [functools.reduce(function, [x[:, i] for i in range(x.shape[1])]) for x in columns], columns)
+    return noinline(
+        lambda columns: [
+            functools.reduce(function, [x[:, i] for i in range(x.shape[1])]) for x in columns
+        ],
+        columns,
+    )
 
 
 def _count(weight, before):
     is_blended = weight > 0
-    parts = (weight, is_blended.astype(weight.dtype), (is_blended & (before > 0.5)).astype(weight.dtype))
+    parts = (
+        weight,
+        is_blended.astype(weight.dtype),
+        (is_blended & (before > 0.5)).astype(weight.dtype),
+    )
     total, pixels, front = _over_pixels(jnp.add, *parts)
     return jnp.stack([total, *_over_pixels(jnp.maximum, weight), pixels, front], axis=1)
 
 
 def _update_rows(function, table, index, rows):
-    """table[index[i]] = function(table[index[i]], rows[i]) one after the other; a scatter is no loop for XLA (see `_as_one`)."""
+    """table[index[i]] = function(table[index[i]], rows[i]) one after the other; a scatter is no
+    loop for XLA (see `_as_one`).
+    """
+
     def step(i, table):
         row = jax.lax.dynamic_index_in_dim(table, index[i], 0)
         return jax.lax.dynamic_update_index_in_dim(table, function(row, rows[i][None]), index[i], 0)
@@ -121,6 +148,7 @@ def _join_contributions(old, new):
 
 def _for_groups(function, sums, state, others, groups: _Groups):
     """Scans over groups: function(sums, state, others, group) -> sums, state."""
+
     def step(sums, inputs):
         return noinline(function, sums, *inputs)
 
@@ -128,7 +156,9 @@ def _for_groups(function, sums, state, others, groups: _Groups):
 
 
 def _blend_group(static, tiling, ordered, ranks, sums, state: Pixels, _, group: _Groups):
-    """Blends the lists of a group's tiles; returns the contributions so far, and the new state of the pixels."""
+    """Blends the lists of a group's tiles; returns the contributions so far, and the new state of
+    the pixels.
+    """
     x, y = _pixel_centers(group.tile, tiling)
 
     def is_going(carry):
@@ -140,21 +170,35 @@ def _blend_group(static, tiling, ordered, ranks, sums, state: Pixels, _, group: 
         is_there = slot < group.count
         rank = ranks[jnp.minimum(group.begin + slot, tiling.window - 1)]
         before = state.transmittance
-        state, weight = blending.blend(state, _columns(ordered, rank), x, y, static.near, rank[:, None], is_there[:, None],
-                                       static.maps, noinline)
+        state, weight = blending.blend(
+            state,
+            _columns(ordered, rank),
+            x,
+            y,
+            static.near,
+            rank[:, None],
+            is_there[:, None],
+            static.maps,
+            noinline,
+        )
         if static.with_contributions:
             row = jnp.where(is_there, rank, sums.shape[0] - 1)
             sums = _update_rows(_join_contributions, sums, row, _count(weight, before))
         return slot + 1, state, sums
 
-    _, state, sums = jax.lax.while_loop(is_going, lambda carry: jax.lax.fori_loop(0, STRIDE, step, carry),
-                                        (like(jnp.int32(0), ranks), state, sums))
+    _, state, sums = jax.lax.while_loop(
+        is_going,
+        lambda carry: jax.lax.fori_loop(0, STRIDE, step, carry),
+        (like(jnp.int32(0), ranks), state, sums),
+    )
     return sums, state
 
 
 def _padded(tree, tiling: _Tiling):
     """With tiles without pixels to fill the last group."""
-    return jax.tree.map(lambda x: jnp.pad(x, ((0, tiling.num_slots - tiling.grid.num_tiles), (0, 0))), tree)
+    return jax.tree.map(
+        lambda x: jnp.pad(x, ((0, tiling.num_slots - tiling.grid.num_tiles), (0, 0))), tree
+    )
 
 
 def _grouped(tree, groups, tiling):
@@ -169,28 +213,46 @@ def _ungrouped(tree, place):
 def _blend_view(static: Static, grid: Grid, ordered: Ordered):
     """See `Blender.blend`."""
     tiling = _make_tiling(grid, ordered.ids.shape[0])
-    inside = _padded(like(to_tiles(jnp.ones((static.height, static.width)), grid), ordered.features), tiling)
+    inside = _padded(
+        like(to_tiles(jnp.ones((static.height, static.width)), grid), ordered.features), tiling
+    )
     state = blending.empty(inside * 0, static.maps)._replace(is_open=inside)
     sums = empty_rows(ordered, 4) if static.with_contributions else None
     if ordered.ids.shape[0] == 0:
-        return jax.tree.map(lambda x: x[: grid.num_tiles], state), sums, like(jnp.int32(0), ordered.features)
+        return (
+            jax.tree.map(lambda x: x[: grid.num_tiles], state),
+            sums,
+            like(jnp.int32(0), ordered.features),
+        )
     total = binning.num_windows(ordered, tiling.window)
 
     def step(carry):
         index, state, sums = carry
         window = binning.make_window(ordered, index, tiling.window, tiling.grid)
         groups, place = _make_groups(window.begin, window.count, tiling)
-        sums, state = _for_groups(functools.partial(_blend_group, static, tiling, ordered, window.ranks), sums,
-                                  _grouped(state, groups, tiling), None, groups)
+        sums, state = _for_groups(
+            functools.partial(_blend_group, static, tiling, ordered, window.ranks),
+            sums,
+            _grouped(state, groups, tiling),
+            None,
+            groups,
+        )
         return index + 1, _ungrouped(state, place), sums
 
-    index, state, sums = jax.lax.while_loop(lambda carry: (carry[0] < total) & (carry[1].is_open > 0).any(), step,
-                                            (like(jnp.int32(0), total), state, sums))
+    index, state, sums = jax.lax.while_loop(
+        lambda carry: (carry[0] < total) & (carry[1].is_open > 0).any(),
+        step,
+        (like(jnp.int32(0), total), state, sums),
+    )
     return jax.tree.map(lambda x: x[: grid.num_tiles], state), sums, index
 
 
-def _unblend_group(static, tiling, ordered, ranks, gradient, state: Replay, g: Cotangents, group: _Groups):
-    """Adds the gradient rows of a group's lists; returns the sums so far, and the state of the pixels before the lists."""
+def _unblend_group(
+    static, tiling, ordered, ranks, gradient, state: Replay, g: Cotangents, group: _Groups
+):
+    """Adds the gradient rows of a group's lists; returns the sums so far, and the state of the
+    pixels before the lists.
+    """
     x, y = _pixel_centers(group.tile, tiling)
     # Nothing behind the last blended surfel of a tile matters.
     final = _num_until(ranks, group.begin, group.count, g.last.max(axis=1), tiling.window)
@@ -200,20 +262,28 @@ def _unblend_group(static, tiling, ordered, ranks, gradient, state: Replay, g: C
         is_there = slot < final
         rank = ranks[jnp.minimum(group.begin + slot, tiling.window - 1)]
         f = _columns(ordered, rank)
-        state, slopes, (u, v) = blending.unblend(state, g, f, x, y, static.near, rank[:, None], is_there[:, None], static.maps,
-                                                 noinline)
+        state, slopes, (u, v) = blending.unblend(
+            state, g, f, x, y, static.near, rank[:, None], is_there[:, None], static.maps, noinline
+        )
         terms = noinline(blending.terms, slopes, g, f, x, y, u, v)
         sums = iter(_over_pixels(jnp.add, *(term for term in terms if term is not None)))
-        row = jnp.stack([jnp.zeros_like(x[:, 0]) if term is None else next(sums) for term in terms], axis=1)
-        gradient = _update_rows(jnp.add, gradient, jnp.where(is_there, rank, gradient.shape[0] - 1), row)
+        row = jnp.stack(
+            [jnp.zeros_like(x[:, 0]) if term is None else next(sums) for term in terms], axis=1
+        )
+        gradient = _update_rows(
+            jnp.add, gradient, jnp.where(is_there, rank, gradient.shape[0] - 1), row
+        )
         return slot - 1, state, gradient
 
-    _, state, gradient = jax.lax.while_loop(lambda carry: carry[0] >= 0, step, (final.max() - 1, state, gradient))
+    _, state, gradient = jax.lax.while_loop(
+        lambda carry: carry[0] >= 0, step, (final.max() - 1, state, gradient)
+    )
     return gradient, state
 
 
 def _num_until(ranks, begin, count, last, size):
     """How many of each list's ranks (ascending) are at most `last`."""
+
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) // 2
@@ -223,7 +293,9 @@ def _num_until(ranks, begin, count, last, size):
     return jax.lax.fori_loop(0, size.bit_length(), halve, (count * 0, count))[0]
 
 
-def _unblend_view(static: Static, grid: Grid, ordered: Ordered, state: Replay, g: Cotangents, windows):
+def _unblend_view(
+    static: Static, grid: Grid, ordered: Ordered, state: Replay, g: Cotangents, windows
+):
     """See `Blender.unblend`."""
     tiling = _make_tiling(grid, ordered.ids.shape[0])
     state, g = _padded((state, g), tiling)
@@ -235,8 +307,12 @@ def _unblend_view(static: Static, grid: Grid, ordered: Ordered, state: Replay, g
         index, state, gradient = carry
         window = binning.make_window(ordered, index, tiling.window, tiling.grid)
         groups, place = _make_groups(window.begin, window.count, tiling)
-        gradient, state = _for_groups(functools.partial(_unblend_group, static, tiling, ordered, window.ranks), gradient,
-                                      *_grouped((state, g), groups, tiling), groups)
+        gradient, state = _for_groups(
+            functools.partial(_unblend_group, static, tiling, ordered, window.ranks),
+            gradient,
+            *_grouped((state, g), groups, tiling),
+            groups,
+        )
         return index - 1, _ungrouped(state, place), gradient
 
     return jax.lax.while_loop(lambda carry: carry[0] >= 0, step, (windows - 1, state, gradient))[2]

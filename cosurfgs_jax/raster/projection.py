@@ -1,8 +1,9 @@
-"""From surfels to what a pixel needs to know of them, in plain JAX: shared by the backends that are not native.
+"""From surfels to what a pixel needs to know of them, in plain JAX: shared by the backends that are
+not native.
 
-Everything is relative to the projected centre of the surfel, as in native/csrc/raster/surfel_math.h, whose notes derive it: seven numbers
-instead of the nine of reference.py, and no cancellation between large pixel coordinates. JAX takes the derivative.
-"""
+Everything is relative to the projected centre of the surfel, as in
+native/csrc/raster/surfel_math.h, whose notes derive it: seven numbers instead of the nine of
+reference.py, and no cancellation between large pixel coordinates. JAX takes the derivative."""
 
 from typing import NamedTuple
 
@@ -14,7 +15,15 @@ from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
 from cosurfgs_jax.raster.reference import MAX_LENGTH, MIN_ALPHA
 
 # Columns of `Projected.features`.
-CENTER, A, B, C, TO_Z, OPACITY, COLOR, NORMAL, PLANE = 0, 2, 5, 8, 9, 12, 13, 16, 19
+CENTER = 0
+A = 2
+B = 5
+C = 8
+TO_Z = 9
+OPACITY = 12
+COLOR = 13
+NORMAL = 16
+PLANE = 19
 NUM_FEATURES = 20
 
 LOW_PASS = 2.0  # sigma = LOW_PASS * squared pixel distance: a filter of sqrt(1/2) px
@@ -33,14 +42,18 @@ class Static(NamedTuple):
     with_contributions: bool
     orthographic: bool
     deterministic: bool = True
-    targets: str = "cosurfgs_raster"  # how the names of the native targets begin; plain JAX has none
+    targets: str = (
+        "cosurfgs_raster"  # how the names of the native targets begin; plain JAX has none
+    )
     kept_bytes: int = 0  # of what a native forward call leaves for the backward call
 
 
 class Projected(NamedTuple):
     """N surfels in one view; rows of those that are not drawn hold harmless numbers."""
 
-    features: Float[Array, "n f"]  # centre px[2], a[3], b[3], c, camera z of (u, v, 1) [3], opacity, color[3], normal[3], plane
+    features: Float[
+        Array, "n f"
+    ]  # centre px[2], a[3], b[3], c, camera z of (u, v, 1) [3], opacity, color[3], normal[3], plane
     depth: Float[Array, " n"]  # camera z of the centre
     box: Int[Array, "n 4"]  # pixels that it may cover: x0, x1, y0, y1, inclusive, in the image
     is_drawn: Bool[Array, " n"]
@@ -52,21 +65,33 @@ def _sum(x, axis=-1):
 
 
 def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
-    is_finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in (means, quats, log_scales, logit_opacities, sh)]
-    has_sane_lengths = jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
+    is_finite = [
+        jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+        for x in (means, quats, log_scales, logit_opacities, sh)
+    ]
+    has_sane_lengths = (
+        jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
+    )
     squared = _sum(quats * quats)
-    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
+    return (
+        jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
+    )
 
 
 def _keep(mask, values, otherwise: float):
-    return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 1)), values, jnp.asarray(otherwise, values.dtype))
+    return jnp.where(
+        mask.reshape(mask.shape + (1,) * (values.ndim - 1)),
+        values,
+        jnp.asarray(otherwise, values.dtype),
+    )
 
 
 def _bounds(ray, numerators, center, opacity, static: Static):
-    """Pixel boxes i32[N,4] of everything with alpha >= MIN_ALPHA, and whether there is a pixel in them.
+    """Pixel boxes i32[N,4] of everything with alpha >= MIN_ALPHA, and whether there is a pixel in
+    them.
 
-    A disc that is not wholly in front of the camera has no such box: it gets one that covers the image.
-    """
+    A disc that is not wholly in front of the camera has no such box: it gets one that covers the
+    image."""
     cutoff = 2 * jnp.log(jnp.maximum(opacity, MIN_ALPHA) / MIN_ALPHA) + _CUTOFF_MARGIN
     z = ray[:, 2]
     denominator = cutoff * (ray[:, 0] ** 2 + ray[:, 1] ** 2) - z * z
@@ -81,32 +106,40 @@ def _bounds(ray, numerators, center, opacity, static: Static):
         half = jnp.sqrt(jnp.maximum(squared, 0.0)) * 1.0001 + _BOX_MARGIN
         low = jnp.where(is_whole, jnp.minimum(middle - half, -low_pass), -1e9) + center[:, axis]
         high = jnp.where(is_whole, jnp.maximum(middle + half, low_pass), 1e9) + center[:, axis]
-        # Clipped as floats: what lies far outside has no integer. What is not a number covers the image.
-        low, high = jnp.where(jnp.isnan(low), -1.0, low), jnp.where(jnp.isnan(high), 1e9, high)
-        box += [jnp.clip(jnp.ceil(low - 0.5), 0, size).astype(jnp.int32),
-                jnp.clip(jnp.floor(high - 0.5), -1, size - 1).astype(jnp.int32)]
+        # Clipped as floats: what lies far outside has no integer. What is not a number covers the
+        # image.
+        low = jnp.where(jnp.isnan(low), -1.0, low)
+        high = jnp.where(jnp.isnan(high), 1e9, high)
+        box += [
+            jnp.clip(jnp.ceil(low - 0.5), 0, size).astype(jnp.int32),
+            jnp.clip(jnp.floor(high - 0.5), -1, size - 1).astype(jnp.int32),
+        ]
     return jnp.stack(box, axis=-1), (box[0] <= box[1]) & (box[2] <= box[3])
 
 
-def project(params, camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], static: Static) -> Projected:
+def project(
+    params, camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], static: Static
+) -> Projected:
     """Projects surfels into one view.
 
     Args:
-        params: means f32[N,3], quats [N,4], log_scales [N,2], logit_opacities [N], sh [N,K,3], alive bool[N]. All but
-            `alive` take gradient.
+        params: means f32[N,3], quats [N,4], log_scales [N,2], logit_opacities [N], sh [N,K,3],
+            alive bool[N]. All but `alive` take gradient.
         camera_from_world: takes gradient, as twelve free numbers.
         intrinsics: pixels; take none.
         static: image size, near plane, degree, projection.
     Returns:
         Projected; only `features` carries gradient.
-    Source: ray transform of 2DGS (Huang et al. 2024), in the form of native/csrc/raster/surfel_math.h.
+    Source: ray transform of 2DGS (Huang et al. 2024), in the form of
+        native/csrc/raster/surfel_math.h.
     """
     means, quats, log_scales, logit_opacities, sh, alive = params
     sh = sh[:, : spherical_harmonics.num_coefficients(static.sh_degree)]
     is_valid = _is_valid(means, quats, log_scales, logit_opacities, sh)
     num_invalid = (alive & ~is_valid).sum(dtype=jnp.int32)
     intrinsics = jax.lax.stop_gradient(intrinsics)
-    rotation, translation = camera_from_world[:3, :3], camera_from_world[:3, 3]
+    rotation = camera_from_world[:3, :3]
+    translation = camera_from_world[:3, 3]
 
     def in_camera(vectors):
         # Not a matrix product: those are rounded to bfloat16 on some devices.
@@ -115,21 +148,30 @@ def project(params, camera_from_world: Float[Array, "4 4"], intrinsics: Float[Ar
     # Dead and broken surfels: replaced before anything that could make their derivative infinite.
     is_used = alive & is_valid
     means, log_scales, sh = (_keep(is_used, x, 0.0) for x in (means, log_scales, sh))
-    quats, logit_opacities = _keep(is_used, quats, 1.0), _keep(is_used, logit_opacities, 0.0)
+    quats = _keep(is_used, quats, 1.0)
+    logit_opacities = _keep(is_used, logit_opacities, 0.0)
     opacity = jax.nn.sigmoid(logit_opacities)
     center_camera = in_camera(means) + translation[None, :]
     depth = center_camera[:, 2]
     is_drawn = is_used & (depth > static.near) & (opacity >= MIN_ALPHA)
-    center_camera = jnp.where(is_drawn[:, None], center_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :])
+    center_camera = jnp.where(
+        is_drawn[:, None], center_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :]
+    )
 
     axes = rotations.matrix_from_quat(quats)
     scales = jnp.exp(log_scales)
     u, v = (in_camera(axes[:, :, i]) * scales[:, i : i + 1] for i in range(2))
-    zero, one = jnp.zeros_like(depth), jnp.ones_like(depth)
+    zero = jnp.zeros_like(depth)
+    one = jnp.ones_like(depth)
     # (u, v, 1) . ray divides pixels: camera z, or 1 where rays are parallel.
-    ray = jnp.stack([zero, zero, one] if static.orthographic else [u[:, 2], v[:, 2], center_camera[:, 2]], axis=-1)
-    (fx, fy), (cx, cy) = (intrinsics[0, 0], intrinsics[1, 1]), (intrinsics[0, 2], intrinsics[1, 2])
-    ex, ey = -fx * center_camera[:, 0] / ray[:, 2], -fy * center_camera[:, 1] / ray[:, 2]
+    ray = jnp.stack(
+        [zero, zero, one] if static.orthographic else [u[:, 2], v[:, 2], center_camera[:, 2]],
+        axis=-1,
+    )
+    (fx, fy) = (intrinsics[0, 0], intrinsics[1, 1])
+    (cx, cy) = (intrinsics[0, 2], intrinsics[1, 2])
+    ex = -fx * center_camera[:, 0] / ray[:, 2]
+    ey = -fy * center_camera[:, 1] / ray[:, 2]
     n0 = (fx * u[:, 0] + ex * ray[:, 0], fx * v[:, 0] + ex * ray[:, 1])
     n1 = (fy * u[:, 1] + ey * ray[:, 0], fy * v[:, 1] + ey * ray[:, 1])
     center = jnp.stack([cx - ex, cy - ey], axis=-1)
@@ -148,8 +190,22 @@ def project(params, camera_from_world: Float[Array, "4 4"], intrinsics: Float[Ar
     shade = spherical_harmonics.evaluate(static.sh_degree, sh, direction) + 0.5
     color = jnp.where(shade > 0, shade, jnp.zeros_like(shade))
 
-    columns = [center[:, 0], center[:, 1], *a, *b, c, u[:, 2], v[:, 2], center_camera[:, 2], opacity,
-               *(color[:, i] for i in range(3)), *(normal[:, i] for i in range(3)), plane]
+    columns = [
+        center[:, 0],
+        center[:, 1],
+        *a,
+        *b,
+        c,
+        u[:, 2],
+        v[:, 2],
+        center_camera[:, 2],
+        opacity,
+        *(color[:, i] for i in range(3)),
+        *(normal[:, i] for i in range(3)),
+        plane,
+    ]
     still = jax.lax.stop_gradient
     box, is_inside = _bounds(*still((ray, (n0, n1), center, opacity)), static)
-    return Projected(jnp.stack(columns, axis=-1), still(depth), box, is_drawn & is_inside, num_invalid)
+    return Projected(
+        jnp.stack(columns, axis=-1), still(depth), box, is_drawn & is_inside, num_invalid
+    )

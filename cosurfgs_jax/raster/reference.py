@@ -1,10 +1,11 @@
-"""The rasterizer's definition in plain jax.numpy: slow on purpose, differentiable by JAX itself, float32 or float64.
+"""The rasterizer's definition in plain jax.numpy: slow on purpose, differentiable by JAX itself,
+float32 or float64.
 
-Surfels are blended one by one in depth order (`lax.scan`), vectorised over pixels; every surfel visits every pixel. The
-native kernels are checked against this file, value and gradient, so it has no tiles, no bounds and no hand-written
-derivative. Masked-out values are replaced *before* the operation that could make them NaN or infinite, since a later
-`where` would still multiply the infinite derivative by zero.
-"""
+Surfels are blended one by one in depth order (`lax.scan`), vectorised over pixels; every surfel
+visits every pixel. The native kernels are checked against this file, value and gradient, so it has
+no tiles, no bounds and no hand-written derivative. Masked-out values are replaced *before* the
+operation that could make them NaN or infinite, since a later `where` would still multiply the
+infinite derivative by zero."""
 
 from typing import NamedTuple
 
@@ -18,15 +19,20 @@ from cosurfgs_jax.raster.outputs import RawMaps
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99
 MIN_TRANSMITTANCE = 1e-4
-# World length, a billion scenes: what is larger or farther is as bad as infinite, since its squares leave float32.
+# World length, a billion scenes: what is larger or farther is as bad as infinite, since its squares
+# leave float32.
 MAX_LENGTH = 1e9
 
 
 class _Projected(NamedTuple):
-    """Per surfel, in the order of the arguments; rows of surfels that are not drawn hold harmless numbers."""
+    """Per surfel, in the order of the arguments; rows of surfels that are not drawn hold harmless
+    numbers.
+    """
 
     pixel_from_disc: Float[Array, "n 3 3"]  # (u, v, 1) to homogeneous pixels
-    z_from_disc: Float[Array, "n 3"]  # (u, v, 1) to camera z; in perspective the third row of pixel_from_disc
+    z_from_disc: Float[
+        Array, "n 3"
+    ]  # (u, v, 1) to camera z; in perspective the third row of pixel_from_disc
     center_px: Float[Array, "n 2"]
     opacity: Float[Array, " n"]
     color: Float[Array, "n 3"]
@@ -61,20 +67,43 @@ class _State(NamedTuple):
 
 def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
     """All fields are finite, no length is absurd and the quaternion is not zero."""
-    is_finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-                 for x in (means, quats, log_scales, logit_opacities, sh)]
-    has_sane_lengths = jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
+    is_finite = [
+        jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+        for x in (means, quats, log_scales, logit_opacities, sh)
+    ]
+    has_sane_lengths = (
+        jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
+    )
     squared = (quats * quats).sum(axis=-1)
-    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
+    return (
+        jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
+    )
 
 
 def _keep(mask, values, otherwise: float):
-    """`values` where the surfel's mask holds, else a constant; the gradient of the others is exactly zero."""
-    return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 1)), values, jnp.asarray(otherwise, values.dtype))
+    """`values` where the surfel's mask holds, else a constant; the gradient of the others is
+    exactly zero.
+    """
+    return jnp.where(
+        mask.reshape(mask.shape + (1,) * (values.ndim - 1)),
+        values,
+        jnp.asarray(otherwise, values.dtype),
+    )
 
 
-def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, near, sh_degree,
-             projection):
+def _project(
+    means,
+    quats,
+    log_scales,
+    logit_opacities,
+    sh,
+    alive,
+    camera_from_world,
+    intrinsics,
+    near,
+    sh_degree,
+    projection,
+):
     """Projects surfels.
 
     Returns:
@@ -84,21 +113,29 @@ def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_w
     is_valid = _is_valid(means, quats, log_scales, logit_opacities, sh)
     num_invalid = (alive & ~is_valid).sum().astype(jnp.int32)
     means, log_scales, sh = (_keep(is_valid, x, 0.0) for x in (means, log_scales, sh))
-    quats, logit_opacities = _keep(is_valid, quats, 1.0), _keep(is_valid, logit_opacities, 0.0)
+    quats = _keep(is_valid, quats, 1.0)
+    logit_opacities = _keep(is_valid, logit_opacities, 0.0)
 
-    rotation, translation = camera_from_world[:3, :3], camera_from_world[:3, 3]
+    rotation = camera_from_world[:3, :3]
+    translation = camera_from_world[:3, 3]
     opacity = jax.nn.sigmoid(logit_opacities)
     mean_camera = means @ rotation.T + translation[None, :]
     depth = mean_camera[:, 2]
     is_drawn = alive & is_valid & (depth > near) & (opacity >= MIN_ALPHA)
-    mean_camera = jnp.where(is_drawn[:, None], mean_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :])
+    mean_camera = jnp.where(
+        is_drawn[:, None], mean_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :]
+    )
 
     axes_world = rotations.matrix_from_quat(quats)
     axes_camera = jnp.einsum("ij,njk->nik", rotation, axes_world)
     tangents = axes_camera[:, :, :2] * jnp.exp(log_scales)[:, None, :]
     camera_from_disc = jnp.concatenate([tangents, mean_camera[:, :, None]], axis=2)
     is_parallel = projection == "orthographic"
-    undivided = camera_from_disc.at[:, 2].set(jnp.asarray([0, 0, 1], means.dtype)) if is_parallel else camera_from_disc
+    undivided = (
+        camera_from_disc.at[:, 2].set(jnp.asarray([0, 0, 1], means.dtype))
+        if is_parallel
+        else camera_from_disc
+    )
     pixel_from_disc = jnp.einsum("ij,njk->nik", intrinsics, undivided)
     center_px = pixel_from_disc[:, :2, 2] / pixel_from_disc[:, 2:, 2]
 
@@ -111,20 +148,34 @@ def _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_w
         direction = jnp.broadcast_to(rotation[2][None, :], offset.shape)
     shade = spherical_harmonics.evaluate(sh_degree, sh, direction) + 0.5
     color = jnp.where(shade > 0, shade, jnp.zeros_like(shade))
-    projected = _Projected(pixel_from_disc, camera_from_disc[:, 2], center_px, opacity, color,
-                           axes_world[:, :, 2] * flip[:, None], -flip * towards, mean_camera[:, 2], is_drawn)
+    projected = _Projected(
+        pixel_from_disc,
+        camera_from_disc[:, 2],
+        center_px,
+        opacity,
+        color,
+        axes_world[:, :, 2] * flip[:, None],
+        -flip * towards,
+        mean_camera[:, 2],
+        is_drawn,
+    )
     return projected, num_invalid
 
 
 def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
-    """Alpha and camera z of one surfel at pixel positions x, y [H,W], its image moved by shift [2] or [H,W,2]."""
-    x, y = x - shift[..., 0], y - shift[..., 1]
-    m, to_z = surfel.pixel_from_disc, surfel.z_from_disc
+    """Alpha and camera z of one surfel at pixel positions x, y [H,W], its image moved by shift [2]
+    or [H,W,2].
+    """
+    x = x - shift[..., 0]
+    y = y - shift[..., 1]
+    m = surfel.pixel_from_disc
+    to_z = surfel.z_from_disc
     k = [x * m[2, i] - m[0, i] for i in range(3)]
     l = [y * m[2, i] - m[1, i] for i in range(3)]  # noqa: E741  (the letter of the paper)
     p = [k[1] * l[2] - k[2] * l[1], k[2] * l[0] - k[0] * l[2], k[0] * l[1] - k[1] * l[0]]
 
-    dx, dy = x - surfel.center_px[0], y - surfel.center_px[1]
+    dx = x - surfel.center_px[0]
+    dy = y - surfel.center_px[1]
     sigma_screen = 2 * (dx * dx + dy * dy)
     is_crossed = p[2] != 0
     divisor = jnp.where(is_crossed, p[2], jnp.ones_like(x))
@@ -140,13 +191,25 @@ def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
     is_visible = surfel.is_drawn & (alpha >= MIN_ALPHA)
     is_hit = is_visible & (z >= near)
 
-    # Changing sides of sigma_disc = sigma_screen keeps alpha and moves z: it counts by how far z jumps.
-    far_from_switch = jnp.abs(sigma_disc - sigma_screen) / jnp.maximum(sigma_screen, jnp.ones_like(x))
-    margin = jnp.minimum(jnp.where(is_visible, jnp.abs(z / near - 1), jnp.full_like(x, jnp.inf)),
-                         jnp.where(is_visible & is_crossed, far_from_switch, jnp.full_like(x, jnp.inf)))
-    margin = jnp.minimum(margin, jnp.where(surfel.is_drawn, jnp.abs(raw / MIN_ALPHA - 1), jnp.full_like(x, jnp.inf)))
+    # Changing sides of sigma_disc = sigma_screen keeps alpha and moves z: it counts by how far z
+    # jumps.
+    far_from_switch = jnp.abs(sigma_disc - sigma_screen) / jnp.maximum(
+        sigma_screen, jnp.ones_like(x)
+    )
+    margin = jnp.minimum(
+        jnp.where(is_visible, jnp.abs(z / near - 1), jnp.full_like(x, jnp.inf)),
+        jnp.where(is_visible & is_crossed, far_from_switch, jnp.full_like(x, jnp.inf)),
+    )
+    margin = jnp.minimum(
+        margin, jnp.where(surfel.is_drawn, jnp.abs(raw / MIN_ALPHA - 1), jnp.full_like(x, jnp.inf))
+    )
     zero = jnp.zeros_like(x)
-    return _Hits(jnp.where(is_hit, alpha, zero), jnp.where(is_hit, z, zero), is_hit, jax.lax.stop_gradient(margin))
+    return _Hits(
+        jnp.where(is_hit, alpha, zero),
+        jnp.where(is_hit, z, zero),
+        is_hit,
+        jax.lax.stop_gradient(margin),
+    )
 
 
 def _blend(state: _State, surfel: _Projected, hits: _Hits):
@@ -158,11 +221,20 @@ def _blend(state: _State, surfel: _Projected, hits: _Hits):
     is_front = is_blended & (state.transmittance > 0.5)
     zero = jnp.zeros_like(after)
     weight = jnp.where(is_blended, hits.alpha * state.transmittance, zero)
-    plane, normal, color = surfel.plane_distance, surfel.normal_world[None, None, :], surfel.color[None, None, :]
+    plane = surfel.plane_distance
+    normal = surfel.normal_world[None, None, :]
+    color = surfel.color[None, None, :]
     infinite = jnp.full_like(after, jnp.inf)
-    margin = jnp.minimum(jnp.where(state.is_stopped, infinite, hits.margin), jnp.where(
-        is_candidate,
-        jnp.minimum(jnp.abs(after / MIN_TRANSMITTANCE - 1), jnp.abs(state.transmittance * 2 - 1)), infinite))
+    margin = jnp.minimum(
+        jnp.where(state.is_stopped, infinite, hits.margin),
+        jnp.where(
+            is_candidate,
+            jnp.minimum(
+                jnp.abs(after / MIN_TRANSMITTANCE - 1), jnp.abs(state.transmittance * 2 - 1)
+            ),
+            infinite,
+        ),
+    )
     new = _State(
         transmittance=jnp.where(is_blended, after, state.transmittance),
         is_stopped=is_stopped,
@@ -171,20 +243,53 @@ def _blend(state: _State, surfel: _Projected, hits: _Hits):
         median_depth=jnp.where(is_front, hits.z, state.median_depth),
         normal_sum=state.normal_sum + weight[..., None] * normal,
         plane_sum=state.plane_sum + weight * plane,
-        distortion=state.distortion + 2 * weight * (hits.z * (1 - state.transmittance) - state.depth_sum),
+        distortion=state.distortion
+        + 2 * weight * (hits.z * (1 - state.transmittance) - state.depth_sum),
         margin=jnp.minimum(state.margin, jax.lax.stop_gradient(margin)),
     )
-    counts = [weight.sum(), weight.max(), is_blended.sum().astype(after.dtype), is_front.sum().astype(after.dtype)]
+    counts = [
+        weight.sum(),
+        weight.max(),
+        is_blended.sum().astype(after.dtype),
+        is_front.sum().astype(after.dtype),
+    ]
     return new, jax.lax.stop_gradient(jnp.stack(counts))
 
 
-def _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-            image_size, near, sh_degree, screen_shift, projection):
-    projected, num_invalid = _project(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                                      intrinsics, near, sh_degree, projection)
+def _render(
+    means,
+    quats,
+    log_scales,
+    logit_opacities,
+    sh,
+    alive,
+    camera_from_world,
+    intrinsics,
+    background,
+    image_size,
+    near,
+    sh_degree,
+    screen_shift,
+    projection,
+):
+    projected, num_invalid = _project(
+        means,
+        quats,
+        log_scales,
+        logit_opacities,
+        sh,
+        alive,
+        camera_from_world,
+        intrinsics,
+        near,
+        sh_degree,
+        projection,
+    )
     # Depths are compared in float32 and ties keep the order of the arrays, as in the kernels.
     depth = jax.lax.stop_gradient(projected.depth).astype(jnp.float32)
-    order = jnp.argsort(jnp.where(projected.is_drawn, depth, jnp.full_like(depth, jnp.inf)), stable=True)
+    order = jnp.argsort(
+        jnp.where(projected.is_drawn, depth, jnp.full_like(depth, jnp.inf)), stable=True
+    )
     if screen_shift is None:
         screen_shift = jnp.zeros((means.shape[0], 2), means.dtype)
     height, width = image_size
@@ -197,83 +302,182 @@ def _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_wo
         surfel, shift = surfel_and_shift
         return _blend(state, surfel, _intersect(surfel, x, y, shift, near))
 
-    zero, zero3 = jnp.zeros(image_size, means.dtype), jnp.zeros((*image_size, 3), means.dtype)
-    state = _State(zero + 1, jnp.zeros(image_size, bool), zero3, zero, zero, zero3, zero, zero, zero + jnp.inf)
-    state, counts = jax.lax.scan(step, state, jax.tree.map(lambda leaf: leaf[order], (projected, screen_shift)))
+    zero = jnp.zeros(image_size, means.dtype)
+    zero3 = jnp.zeros((*image_size, 3), means.dtype)
+    state = _State(
+        zero + 1, jnp.zeros(image_size, bool), zero3, zero, zero, zero3, zero, zero, zero + jnp.inf
+    )
+    state, counts = jax.lax.scan(
+        step, state, jax.tree.map(lambda leaf: leaf[order], (projected, screen_shift))
+    )
     contributions = jnp.zeros((means.shape[0], 4), means.dtype).at[order].set(counts)
     color = state.color + state.transmittance[..., None] * background[None, None, :]
     return RawMaps(
-        color=color, transmittance=state.transmittance, depth_sum=state.depth_sum, median_depth=state.median_depth,
-        normal_sum=state.normal_sum, plane_sum=state.plane_sum, distortion=state.distortion,
-        contributions=contributions, num_invalid=num_invalid), state.margin
+        color=color,
+        transmittance=state.transmittance,
+        depth_sum=state.depth_sum,
+        median_depth=state.median_depth,
+        normal_sum=state.normal_sum,
+        plane_sum=state.plane_sum,
+        distortion=state.distortion,
+        contributions=contributions,
+        num_invalid=num_invalid,
+    ), state.margin
 
 
-def render(means: Float[Array, "n 3"], quats: Float[Array, "n 4"], log_scales: Float[Array, "n 2"],
-           logit_opacities: Float[Array, " n"], sh: Float[Array, "n k 3"], alive: Bool[Array, " n"],
-           camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], background: Float[Array, "3"], *,
-           image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int,
-           screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None,
-           projection: str = "perspective") -> RawMaps:
+def render(
+    means: Float[Array, "n 3"],
+    quats: Float[Array, "n 4"],
+    log_scales: Float[Array, "n 2"],
+    logit_opacities: Float[Array, " n"],
+    sh: Float[Array, "n k 3"],
+    alive: Bool[Array, " n"],
+    camera_from_world: Float[Array, "4 4"],
+    intrinsics: Float[Array, "3 3"],
+    background: Float[Array, "3"],
+    *,
+    image_size: tuple[int, int],
+    near: float | Float[Array, ""],
+    sh_degree: int,
+    screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None,
+    projection: str = "perspective",
+) -> RawMaps:
     """Renders all raw maps of one view.
 
     Args:
-        means, quats, log_scales, logit_opacities, sh, alive: as in `types.Surfels`, all of one float dtype. Gradient to
+        means, quats, log_scales, logit_opacities, sh, alive: as in `types.Surfels`, all of one
+        float dtype. Gradient to
             all but `alive`.
-        camera_from_world: [4,4], rigid. Takes gradient, as twelve free numbers: the camera's centre is -rotation.T @
-            translation and the surfel's direction is its mean minus that centre.
+        camera_from_world: [4,4], rigid. Takes gradient, as twelve free numbers: the camera's centre
+            is -rotation.T @ translation and the surfel's direction is its mean minus that centre.
         intrinsics: [3,3], pixels. Takes gradient.
         background: [3]. Takes gradient.
         image_size: (H, W) in pixels.
-        near: hits and centres with less camera z are not drawn; world length. May be traced, takes no gradient.
+        near: hits and centres with less camera z are not drawn; world length. May be traced, takes
+            no gradient.
         sh_degree: 0 to 3, bands above are ignored.
-        screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] with another shift for
-            every pixel. None = no shift. Takes gradient: at zero, it is the surfel's screen gradient.
-        projection: "perspective", or "orthographic": rays are parallel to the camera's z axis, which is the direction of view
-            for colours and normals; fx and fy are pixels per world length, and pixels are not divided by camera z.
+        screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] with
+            another shift for every pixel. None = no shift. Takes gradient: at zero, it is the
+            surfel's screen gradient.
+        projection: "perspective", or "orthographic": rays are parallel to the camera's z axis,
+            which is the direction of view for colours and normals; fx and fy are pixels per world
+            length, and pixels are not divided by camera z.
     Returns:
         `RawMaps` with every map; `contributions` and `num_invalid` carry no gradient.
-    Source: method 1.1 and 1.3, after Huang et al. 2024 (2DGS). Differs from 2DGS: the low-pass filter is centred at the
-        projected centre, depth of low-pass hits is that of the centre, and a median and a plane distance are blended.
+    Source: method 1.1 and 1.3, after Huang et al. 2024 (2DGS). Differs from 2DGS: the low-pass
+        filter is centred at the projected centre, depth of low-pass hits is that of the centre, and
+        a median and a plane distance are blended.
     """
-    maps, _ = _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-                      image_size, near, sh_degree, screen_shift, projection)
+    maps, _ = _render(
+        means,
+        quats,
+        log_scales,
+        logit_opacities,
+        sh,
+        alive,
+        camera_from_world,
+        intrinsics,
+        background,
+        image_size,
+        near,
+        sh_degree,
+        screen_shift,
+        projection,
+    )
     return maps
 
 
-def decision_margins(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background, *,
-                     image_size: tuple[int, int], near: float | Float[Array, ""], sh_degree: int,
-                     projection: str = "perspective") -> Float[Array, "h w"]:
+def decision_margins(
+    means,
+    quats,
+    log_scales,
+    logit_opacities,
+    sh,
+    alive,
+    camera_from_world,
+    intrinsics,
+    background,
+    *,
+    image_size: tuple[int, int],
+    near: float | Float[Array, ""],
+    sh_degree: int,
+    projection: str = "perspective",
+) -> Float[Array, "h w"]:
     """How far each pixel is from a decision that rounding could turn.
 
     Args:
         Those of `render`. No gradient.
     Returns:
-        [H,W], the smallest relative distance, over the surfels met before the stop, to: the alpha threshold, the near
-        plane, the stop at T(1-alpha) = 1e-4, the median's T = 0.5, and the switch between disc and low-pass filter.
-        Infinite where nothing is near any of them.
+        [H,W], the smallest relative distance, over the surfels met before the stop, to: the alpha
+        threshold, the near plane, the stop at T(1-alpha) = 1e-4, the median's T = 0.5, and the
+        switch between disc and low-pass filter. Infinite where nothing is near any of them.
     """
-    _, margin = _render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-                        image_size, near, sh_degree, None, projection)
+    _, margin = _render(
+        means,
+        quats,
+        log_scales,
+        logit_opacities,
+        sh,
+        alive,
+        camera_from_world,
+        intrinsics,
+        background,
+        image_size,
+        near,
+        sh_degree,
+        None,
+        projection,
+    )
     return margin
 
 
-def screen_gradients(cotangents: RawMaps, means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                     intrinsics, background, *, image_size: tuple[int, int], near: float | Float[Array, ""],
-                     sh_degree: int) -> Float[Array, "n 4"]:
+def screen_gradients(
+    cotangents: RawMaps,
+    means,
+    quats,
+    log_scales,
+    logit_opacities,
+    sh,
+    alive,
+    camera_from_world,
+    intrinsics,
+    background,
+    *,
+    image_size: tuple[int, int],
+    near: float | Float[Array, ""],
+    sh_degree: int,
+) -> Float[Array, "n 4"]:
     """The definition of the gradient probe, in N*H*W memory.
 
     Args:
         cotangents: derivative of a loss with respect to each map (zeros for the integer ones).
         The others are those of `render`.
     Returns:
-        [N,4], loss per pixel of shift: sum over pixels of the derivative with respect to a shift of the surfel's image
-        along x and along y, then the sums of the absolute values of the same per-pixel terms.
+        [N,4], loss per pixel of shift: sum over pixels of the derivative with respect to a shift of
+        the surfel's image along x and along y, then the sums of the absolute values of the same
+        per-pixel terms.
     """
+
     def loss(shift):
-        maps = render(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world, intrinsics, background,
-                      image_size=image_size, near=near, sh_degree=sh_degree, screen_shift=shift)
+        maps = render(
+            means,
+            quats,
+            log_scales,
+            logit_opacities,
+            sh,
+            alive,
+            camera_from_world,
+            intrinsics,
+            background,
+            image_size=image_size,
+            near=near,
+            sh_degree=sh_degree,
+            screen_shift=shift,
+        )
         floats = [(a * b).sum() for a, b in zip(maps[:-2], cotangents[:-2], strict=True)]
         return sum(floats)
 
     per_pixel = jax.grad(loss)(jnp.zeros((means.shape[0], *image_size, 2), means.dtype))
-    return jnp.concatenate([per_pixel.sum(axis=(1, 2)), jnp.abs(per_pixel).sum(axis=(1, 2))], axis=-1)
+    return jnp.concatenate(
+        [per_pixel.sum(axis=(1, 2)), jnp.abs(per_pixel).sum(axis=(1, 2))], axis=-1
+    )

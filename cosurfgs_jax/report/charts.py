@@ -9,9 +9,14 @@ from cosurfgs_jax.pictures import ramp_on_white
 
 _COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#97266d", "#6b46c1", "#b7791f")
 _MOST_NAMES = 32  # in a legend; curves of more blocks cannot be told apart by colour anyway
-_LETTER, _LINE = 6.2, 15  # pixels: about the width of a letter of 11 pixels' height, and of a line
-_WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 30, 30
+_LETTER = 6.2
+_LINE = 15  # pixels: about the width of a letter of 11 pixels' height, and of a line
+_WIDTH = 420
+_HEIGHT = 230
+_LEFT = 54
+_RIGHT = 12
+_TOP = 30
+_BOTTOM = 30
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -42,7 +47,9 @@ def _thin(steps: np.ndarray, values: np.ndarray, most: int = 300) -> tuple[np.nd
     return np.array([steps[g].mean() for g in groups]), np.array([values[g].mean() for g in groups])
 
 
-def line_chart(title: str, series: dict[str, tuple[list[float], list[float]]], x_label: str = "step") -> str:
+def line_chart(
+    title: str, series: dict[str, tuple[list[float], list[float]]], x_label: str = "step"
+) -> str:
     """An SVG line chart.
 
     Args:
@@ -54,7 +61,8 @@ def line_chart(title: str, series: dict[str, tuple[list[float], list[float]]], x
     """
     cleaned = {}
     for name, (x, y) in series.items():
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        x = np.asarray(x, np.float64)
+        y = np.asarray(y, np.float64)
         finite = np.isfinite(x) & np.isfinite(y)
         if finite.any():
             cleaned[name] = _thin(x[finite], y[finite])
@@ -63,7 +71,8 @@ def line_chart(title: str, series: dict[str, tuple[list[float], list[float]]], x
     all_x, all_y = (np.concatenate([points[i] for points in cleaned.values()]) for i in (0, 1))
     (x_low, x_high), (y_low, y_high) = ((a.min(), a.max()) for a in (all_x, all_y))
     margin = 0.06 * (y_high - y_low) or max(abs(y_low) * 0.1, 1e-9)
-    y_low, y_high = (0.0 if y_low >= 0 and y_low - margin < 0 else y_low - margin), y_high + margin
+    y_low = 0.0 if y_low >= 0 and y_low - margin < 0 else y_low - margin
+    y_high = y_high + margin
     x_high = x_high if x_high > x_low else x_low + 1
 
     def place_x(value):
@@ -74,32 +83,52 @@ def line_chart(title: str, series: dict[str, tuple[list[float], list[float]]], x
 
     colors = [_color(number, len(cleaned)) for number in range(len(cleaned))]
     legend, height = _legend(list(cleaned), colors) if len(cleaned) > 1 else ([], 0)
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + height}" role="img" class="chart">',
-             f'<text x="{_LEFT}" y="18" class="title">{html.escape(title)}</text>']
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + height}" role="img" class="chart">',
+        f'<text x="{_LEFT}" y="18" class="title">{html.escape(title)}</text>',
+    ]
     for tick in nice_ticks(y_low, y_high):
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place_y(tick):.1f}" y2="{place_y(tick):.1f}" '
-                     f'class="grid"/><text x="{_LEFT - 6}" y="{place_y(tick) + 4:.1f}" class="tick" text-anchor="end">'
-                     f'{short_number(tick)}</text>')
+        parts.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place_y(tick):.1f}" '
+            f'y2="{place_y(tick):.1f}" '
+            f'class="grid"/><text x="{_LEFT - 6}" y="{place_y(tick) + 4:.1f}" class="tick" '
+            'text-anchor="end">'
+            f"{short_number(tick)}</text>"
+        )
     for tick in nice_ticks(x_low, x_high):
-        parts.append(f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" class="tick" text-anchor="middle">'
-                     f'{short_number(tick)}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="18" class="tick" text-anchor="end">{html.escape(x_label)}</text>')
+        parts.append(
+            f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" class="tick" '
+            'text-anchor="middle">'
+            f"{short_number(tick)}</text>"
+        )
+    parts.append(
+        f'<text x="{_WIDTH - _RIGHT}" y="18" class="tick" '
+        f'text-anchor="end">{html.escape(x_label)}</text>'
+    )
     for (x, y), color in zip(cleaned.values(), colors, strict=True):
         points = " ".join(f"{place_x(a):.1f},{place_y(b):.1f}" for a, b in zip(x, y, strict=True))
         if len(x) == 1:
-            parts.append(f'<circle cx="{place_x(x[0]):.1f}" cy="{place_y(y[0]):.1f}" r="3" fill="{color}"/>')
+            parts.append(
+                f'<circle cx="{place_x(x[0]):.1f}" cy="{place_y(y[0]):.1f}" r="3" fill="{color}"/>'
+            )
         else:
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>')
+            parts.append(
+                f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>'
+            )
     return "".join(parts + legend) + "</svg>"
 
 
 def _color(number: int, count: int) -> str:
     # Steps of the golden angle differ for any number of lines; the chosen six look better.
-    return _COLORS[number] if count <= len(_COLORS) else f"hsl({137.508 * number % 360:.0f} 60% 45%)"
+    return (
+        _COLORS[number] if count <= len(_COLORS) else f"hsl({137.508 * number % 360:.0f} 60% 45%)"
+    )
 
 
 def _legend(names: list[str], colors: list[str]) -> tuple[list[str], int]:
-    """Names in columns below the chart, and the height that they take: beside the curves they would hide them."""
+    """Names in columns below the chart, and the height that they take: beside the curves they would
+    hide them.
+    """
     shown = [*zip(names, colors, strict=True)][:_MOST_NAMES]
     if len(names) > len(shown):
         shown[-1] = (f"and {len(names) - len(shown) + 1} more", "currentColor")
@@ -109,11 +138,14 @@ def _legend(names: list[str], colors: list[str]) -> tuple[list[str], int]:
     parts = []
     for number, (name, color) in enumerate(shown):
         column, row = divmod(number, num_rows)
-        x, y = _RIGHT + column * (_WIDTH - 2 * _RIGHT) / num_columns, _HEIGHT + 8 + _LINE * row
+        x = _RIGHT + column * (_WIDTH - 2 * _RIGHT) / num_columns
+        y = _HEIGHT + 8 + _LINE * row
         most = int((_WIDTH - 2 * _RIGHT) / num_columns / _LETTER) - 3
         label = name if len(name) <= most else name[: most - 1] + "…"
-        parts.append(f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="12" height="8" fill="{color}" class="key"/>'
-                     f'<text x="{x + 17:.1f}" y="{y:.1f}" class="tick name">{html.escape(label)}</text>')
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="12" height="8" fill="{color}" class="key"/>'
+            f'<text x="{x + 17:.1f}" y="{y:.1f}" class="tick name">{html.escape(label)}</text>'
+        )
     return parts, num_rows * _LINE + 8
 
 
@@ -125,16 +157,29 @@ def color_bar(title: str, largest: float, unit: str) -> str:
         largest: the top of the scale; what is larger has its colour.
         unit: of the numbers, or "".
     """
-    left, width, count = _RIGHT, _WIDTH - 2 * _RIGHT, 64
+    left = _RIGHT
+    width = _WIDTH - 2 * _RIGHT
+    count = 64
     steps = ramp_on_white((np.arange(count) + 0.5) / count)
-    parts = [f'<svg viewBox="0 0 {_WIDTH} 62" role="img" class="chart bar">',
-             f'<text x="{left}" y="17" class="title">{html.escape(f"{title}, {unit}" if unit else title)}</text>']
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} 62" role="img" class="chart bar">',
+        f'<text x="{left}" y="17" '
+        f'class="title">{html.escape(f"{title}, {unit}" if unit else title)}</text>',
+    ]
     for number, (red, green, blue) in enumerate(steps.tolist()):
         # Half a pixel wider than a step: no gaps between them.
-        parts.append(f'<rect x="{left + number * width / count:.2f}" y="24" width="{width / count + 0.5:.2f}" height="14" '
-                     f'fill="rgb({red},{green},{blue})"/>')
+        parts.append(
+            f'<rect x="{left + number * width / count:.2f}" y="24" '
+            f'width="{width / count + 0.5:.2f}" height="14" '
+            f'fill="rgb({red},{green},{blue})"/>'
+        )
     ticks = [tick for tick in nice_ticks(0, largest) if tick < 0.7 * largest]
-    for tick, text, anchor in [*((tick, short_number(tick), "middle" if tick else "start") for tick in ticks),
-                               (largest, f"{short_number(largest)} or more", "end")]:
-        parts.append(f'<text x="{left + tick / largest * width:.1f}" y="53" class="tick" text-anchor="{anchor}">{text}</text>')
+    for tick, text, anchor in [
+        *((tick, short_number(tick), "middle" if tick else "start") for tick in ticks),
+        (largest, f"{short_number(largest)} or more", "end"),
+    ]:
+        parts.append(
+            f'<text x="{left + tick / largest * width:.1f}" y="53" class="tick" '
+            f'text-anchor="{anchor}">{text}</text>'
+        )
     return "".join(parts) + "</svg>"

@@ -8,29 +8,37 @@ _STYLE = """
   :root { --ink: #e4e8ee; --soft: #98a4b3; --line: #343c47; --paper: #171b21; --wash: #1f252d; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; color: var(--ink); background: var(--paper);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; color: var(--ink);
+  background: var(--paper);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
+    sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 40px 0 12px; }
 p.note { color: var(--soft); margin: 4px 0 12px; max-width: 82ch; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 0; }
-.tile { background: var(--wash); border: 1px solid var(--line); border-radius: 8px; padding: 10px 18px;
+.tile { background: var(--wash); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px 18px;
   min-width: 130px; }
 .tile b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; font-size: 13px; } th:first-child, td:first-child { text-align: left; }
+th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+th { color: var(--soft); font-weight: 500; font-size: 13px; }
+th:first-child, td:first-child { text-align: left; }
 table.words td { text-align: left; } table.words th { text-align: left; }
 .scroll { overflow-x: auto; }
 .views { display: grid; gap: 6px; } .views figure { margin: 0; }
 .views img, .pair img { width: 100%; display: block; border-radius: 4px; background: #fff; }
 figcaption { color: var(--soft); font-size: 12.5px; padding: 3px 0 6px; }
 .pair figure { margin: 0; }
-.pair, .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
-svg.chart { width: 100%; height: auto; background: var(--wash); border: 1px solid var(--line); border-radius: 8px; }
+.pair, .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr));
+  gap: 14px; }
+svg.chart { width: 100%; height: auto; background: var(--wash); border: 1px solid var(--line);
+  border-radius: 8px; }
 svg.bar { max-width: 480px; margin: 0 0 12px; display: block; }
 svg .title { font: 600 14px system-ui, sans-serif; fill: var(--ink); }
-svg .tick { font: 11px system-ui, sans-serif; fill: var(--soft); } svg .grid { stroke: var(--line); }
+svg .tick { font: 11px system-ui, sans-serif; fill: var(--soft); }
+svg .grid { stroke: var(--line); }
 """
 
 
@@ -39,21 +47,31 @@ def table(header: list[str], rows: list[list[str]], kind: str = "") -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f'<div class="scroll"><table class="{kind}"><tr>{head}</tr>{body}</table></div>'
 
 
 def figure(url: str, caption: str) -> str:
     """A picture with a caption."""
     text = html.escape(caption)
-    return f'<figure><img src="{url}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure><img src="{url}" alt="{text}" '
+        f'loading="lazy"><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def tiles(numbers: list[tuple[str, str]]) -> str:
     """Key numbers: (value, name) each."""
-    return '<div class="tiles">' + "".join(
-        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
-        for value, name in numbers) + "</div>"
+    return (
+        '<div class="tiles">'
+        + "".join(
+            f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+            for value, name in numbers
+        )
+        + "</div>"
+    )
 
 
 def section(title: str, content: str, note: str = "") -> str:
@@ -66,6 +84,11 @@ def section(title: str, content: str, note: str = "") -> str:
 
 def document(title: str, subtitle: str, parts: list[str]) -> str:
     """The whole page, which needs no other file."""
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
-            f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(subtitle)}</p>{"".join(parts)}</body></html>\n')
+    return (
+        '<!doctype html><html lang="en"><head><meta '
+        f'charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, '
+        f'initial-scale=1"><style>{_STYLE}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1><p "
+        f'class="note">{html.escape(subtitle)}</p>{"".join(parts)}</body></html>\n'
+    )

@@ -8,31 +8,53 @@ from jaxtyping import Bool, Float
 from cosurfgs_jax.partition import Partition
 
 MAX_POINTS = 3000
-_WIDTH, _TOP, _BOTTOM, _PAD = 420, 30, 44, 12
+_WIDTH = 420
+_TOP = 30
+_BOTTOM = 44
+_PAD = 12
 _MARGIN = 0.05  # of the larger side of the content, around it
 _ASPECTS = (0.4, 1.4)  # height to width of the map: a long strip would be a line, or a page
 
 
-def partition_table(partition: Partition, points_world: Float[np.ndarray, "p d"],
-                    camera_centers_world: Float[np.ndarray, "v d"], is_test: Bool[np.ndarray, " v"]) -> dict:
+def partition_table(
+    partition: Partition,
+    points_world: Float[np.ndarray, "p d"],
+    camera_centers_world: Float[np.ndarray, "v d"],
+    is_test: Bool[np.ndarray, " v"],
+) -> dict:
     """What `partition_picture` draws, for a JSON file.
 
     Args:
         partition: of V views.
-        points_world: f64[P,3 or 2], world; at most MAX_POINTS of them are kept, by chance but always the same.
+        points_world: f64[P,3 or 2], world; at most MAX_POINTS of them are kept, by chance but
+            always the same.
         camera_centers_world: f64[V,3 or 2], world.
         is_test: bool[V].
     Returns:
-        "partition" (see `Partition.to_dict`), "points" and "cameras" as [x, y] in world lengths, "is_test".
+        "partition" (see `Partition.to_dict`), "points" and "cameras" as [x, y] in world lengths,
+        "is_test".
     """
     num_points = len(points_world)
-    kept = np.sort(np.random.default_rng(0).choice(num_points, min(num_points, MAX_POINTS), replace=False))
-    points, cameras = (np.asarray(values, np.float64)[:, :2].round(5) for values in (points_world[kept], camera_centers_world))
+    kept = np.sort(
+        np.random.default_rng(0).choice(num_points, min(num_points, MAX_POINTS), replace=False)
+    )
+    points, cameras = (
+        np.asarray(values, np.float64)[:, :2].round(5)
+        for values in (points_world[kept], camera_centers_world)
+    )
     # Which points and views each block has is not drawn, and would take 100 MB for a large place.
-    drawn = dataclasses.replace(partition, points=[np.zeros(0, np.int64)] * partition.num_blocks,
-                                views=[np.zeros(0, np.int64)] * partition.num_blocks,
-                                coverage=np.zeros((0, partition.num_blocks)))
-    return {"partition": drawn.to_dict(), "points": points.tolist(), "cameras": cameras.tolist(), "is_test": is_test.tolist()}
+    drawn = dataclasses.replace(
+        partition,
+        points=[np.zeros(0, np.int64)] * partition.num_blocks,
+        views=[np.zeros(0, np.int64)] * partition.num_blocks,
+        coverage=np.zeros((0, partition.num_blocks)),
+    )
+    return {
+        "partition": drawn.to_dict(),
+        "points": points.tolist(),
+        "cameras": cameras.tolist(),
+        "is_test": is_test.tolist(),
+    }
 
 
 def _color(block: int) -> str:
@@ -57,7 +79,8 @@ def _frame(partition: Partition, cameras: np.ndarray) -> tuple[np.ndarray, np.nd
     low = np.minimum(partition.inner_lows.min(axis=0), cameras.min(axis=0))
     high = np.maximum(partition.inner_highs.max(axis=0), cameras.max(axis=0))
     margin = _MARGIN * (high - low).max()
-    low, high = low - margin, high + margin
+    low = low - margin
+    high = high + margin
     width, height = high - low
     needed = np.array([height / _ASPECTS[1], width * _ASPECTS[0]])
     grow = 0.5 * np.maximum(needed - (high - low), 0)
@@ -65,7 +88,8 @@ def _frame(partition: Partition, cameras: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def partition_picture(table: dict) -> str:
-    """An SVG map: cells, thick walls between edges, points, cameras by home block, one expanded cell.
+    """An SVG map: cells, thick walls between edges, points, cameras by home block, one expanded
+    cell.
 
     Args:
         table: what `partition_table` gave.
@@ -75,7 +99,9 @@ def partition_picture(table: dict) -> str:
         InputError: the partition in the table is none, or of another format number.
     """
     partition = Partition.from_dict(table["partition"])
-    points, cameras = (np.array(table[name], np.float64).reshape(-1, 2) for name in ("points", "cameras"))
+    points, cameras = (
+        np.array(table[name], np.float64).reshape(-1, 2) for name in ("points", "cameras")
+    )
     low, high = _frame(partition, cameras)
     scale = (_WIDTH - 2 * _PAD) / (high - low)[0]
     map_height = scale * (high - low)[1]
@@ -85,47 +111,83 @@ def partition_picture(table: dict) -> str:
         return np.stack([_PAD + x, _TOP + map_height - y], axis=-1)
 
     word = "edge" if partition.num_edges == 1 else "edges"
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_TOP + map_height + _BOTTOM:.0f}" role="img" class="chart">',
-             f'<text x="{_PAD}" y="20" class="title">{partition.num_blocks} '
-             f'{"block" if partition.num_blocks == 1 else "blocks"} in {partition.num_edges} {word}, from above</text>']
-    parts += _draw_points(partition, points[((points >= low) & (points <= high)).all(axis=1)], place)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_TOP + map_height + _BOTTOM:.0f}" role="img" class="chart">',
+        f'<text x="{_PAD}" y="20" class="title">{partition.num_blocks} '
+        f"{'block' if partition.num_blocks == 1 else 'blocks'} in {partition.num_edges} {word}, "
+        "from above</text>",
+    ]
+    parts += _draw_points(
+        partition, points[((points >= low) & (points <= high)).all(axis=1)], place
+    )
     parts += _draw_cells(partition, low, high, place)
-    for (x, y), home, is_test in zip(place(cameras), partition.home.tolist(), table["is_test"], strict=True):
-        fill = f'fill="none" stroke="{_color(home)}"' if is_test else f'fill="{_color(home)}" stroke="none"'
+    for (x, y), home, is_test in zip(
+        place(cameras), partition.home.tolist(), table["is_test"], strict=True
+    ):
+        fill = (
+            f'fill="none" stroke="{_color(home)}"'
+            if is_test
+            else f'fill="{_color(home)}" stroke="none"'
+        )
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" {fill} class="camera"/>')
     for block, (x, y) in enumerate(place(0.5 * (partition.inner_lows + partition.inner_highs))):
-        parts.append(f'<text x="{x:.1f}" y="{y + 5:.1f}" class="title number" text-anchor="middle">{block}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{y + 5:.1f}" class="title number" '
+            f'text-anchor="middle">{block}</text>'
+        )
     words = ["dots: training cameras; rings: test cameras; colour: the block where they stand"]
-    words += ["thick: between edges; dashed: the expanded cell of one block"] if partition.num_blocks > 1 else []
+    words += (
+        ["thick: between edges; dashed: the expanded cell of one block"]
+        if partition.num_blocks > 1
+        else []
+    )
     for line, text in enumerate(words):
-        parts.append(f'<text x="{_PAD}" y="{_TOP + map_height + 18 + 15 * line:.0f}" class="tick">{text}</text>')
+        parts.append(
+            f'<text x="{_PAD}" y="{_TOP + map_height + 18 + 15 * line:.0f}" '
+            f'class="tick">{text}</text>'
+        )
     return "".join(parts) + "</svg>"
 
 
 def _draw_points(partition, points, place) -> list[str]:
     """One path a block: 3000 elements would make the page slow and large."""
-    cells, places, parts = partition.cell_of(points), place(points), []
+    cells = partition.cell_of(points)
+    places = place(points)
+    parts = []
     for block in np.unique(cells).tolist():
         dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places[cells == block])
-        parts.append(f'<path d="{dots}" stroke="{_color(block)}" stroke-opacity="0.35" stroke-width="1.5" '
-                     'stroke-linecap="round" fill="none" class="points"/>')
+        parts.append(
+            f'<path d="{dots}" stroke="{_color(block)}" stroke-opacity="0.35" stroke-width="1.5" '
+            'stroke-linecap="round" fill="none" class="points"/>'
+        )
     return parts
 
 
 def _draw_cells(partition, low, high, place) -> list[str]:
     """The rim, the walls, and as an example the expanded cell that has the most walls."""
     (x0, y1), (x1, y0) = place(np.array([low, high]))
-    parts = [f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" class="grid" fill="none"/>']
+    parts = [
+        f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" '
+        'class="grid" fill="none"/>'
+    ]
     for ends, before, behind in _walls(partition.nodes, low, high)[1]:
         (x0, y0), (x1, y1) = place(ends)
         is_between_edges = partition.edge_of_block[before] != partition.edge_of_block[behind]
-        parts.append(f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="currentColor" '
-                     f'stroke-width="{3 if is_between_edges else 1}" class="{"edge-wall" if is_between_edges else "wall"}"/>')
+        parts.append(
+            f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="currentColor" '
+            f'stroke-width="{3 if is_between_edges else 1}" '
+            f'class="{"edge-wall" if is_between_edges else "wall"}"/>'
+        )
     num_walls = np.isfinite([partition.lows, partition.highs]).sum(axis=(0, 2))
     block = int(np.argmax(num_walls))
     if num_walls[block]:
         margin = partition.expansion * (partition.inner_highs - partition.inner_lows)[block]
-        (x0, y1), (x1, y0) = place(np.array([partition.lows[block] - margin, partition.highs[block] + margin]))
-        parts.append(f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" fill="none" '
-                     f'stroke="{_color(block)}" stroke-width="1.5" stroke-dasharray="5 4" class="expanded"/>')
+        (x0, y1), (x1, y0) = place(
+            np.array([partition.lows[block] - margin, partition.highs[block] + margin])
+        )
+        parts.append(
+            f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" '
+            'fill="none" '
+            f'stroke="{_color(block)}" stroke-width="1.5" stroke-dasharray="5 4" class="expanded"/>'
+        )
     return parts

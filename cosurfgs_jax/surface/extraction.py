@@ -1,4 +1,6 @@
-"""From rendered views to a clean mesh: render, filter, fuse, drop small pieces. Depth maps and tiles wait on disk, not in RAM."""
+"""From rendered views to a clean mesh: render, filter, fuse, drop small pieces. Depth maps and
+tiles wait on disk, not in RAM.
+"""
 
 import collections
 import logging
@@ -17,19 +19,30 @@ from cosurfgs_jax.surface.mesh import write_mesh_ply
 from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
 
 _LOG = logging.getLogger(__name__)
-# On the generated town with exact depth the 8 nearest confirm 91.7 % of the pixels twice, 16 97.5 %, 30 98.3 %: the nearest do
-# not see the far side of a picture.
+# On the generated town with exact depth the 8 nearest confirm 91.7 % of the pixels twice, 16 97.5
+# %, 30 98.3 %: the nearest do not see the far side of a picture.
 _NUM_NEIGHBORS = 16
-# What `progress` of `extract_mesh` is told, in this order; "extract" comes once per tile, amid "fuse".
+# What `progress` of `extract_mesh` is told, in this order; "extract" comes once per tile, amid
+# "fuse".
 PHASES = ("render depth", "filter depth", "find blocks", "fuse", "extract", "write")
 _MAP_OF = {"plane": "plane_depth", "median": "median_depth", "expected": "depth"}
 
 
 class _StoredViews(Sequence):
-    """DepthViews in files of a folder, loaded when asked for; the last few stay in memory for their neighbours."""
+    """DepthViews in files of a folder, loaded when asked for; the last few stay in memory for their
+    neighbours.
+    """
 
-    def __init__(self, folder: Path, intrinsics: np.ndarray, camera_from_world: np.ndarray, num_cached: int = 2 * _NUM_NEIGHBORS):
-        self._folder, self._intrinsics, self._poses = folder, intrinsics, camera_from_world
+    def __init__(
+        self,
+        folder: Path,
+        intrinsics: np.ndarray,
+        camera_from_world: np.ndarray,
+        num_cached: int = 2 * _NUM_NEIGHBORS,
+    ):
+        self._folder = folder
+        self._intrinsics = intrinsics
+        self._poses = camera_from_world
         self._depths: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_cached = num_cached
 
@@ -39,8 +52,12 @@ class _StoredViews(Sequence):
     def __getitem__(self, number: int) -> DepthView:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        return DepthView(self.depth(number), np.load(self._folder / f"{number}_color.npy"), self._intrinsics[number],
-                         self._poses[number])
+        return DepthView(
+            self.depth(number),
+            np.load(self._folder / f"{number}_color.npy"),
+            self._intrinsics[number],
+            self._poses[number],
+        )
 
     def depth(self, number: int) -> np.ndarray:
         if number not in self._depths:
@@ -60,13 +77,26 @@ class _StoredViews(Sequence):
             np.save(self._folder / f"{number}_color.npy", color)
 
 
-def _render_view(maps: dict[str, np.ndarray], intrinsics: np.ndarray, pose: np.ndarray, limits: np.ndarray,
-                 settings: SurfaceSettings) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """The depth of a view that it may trust by itself, its colours u8[H,W,3], and what was dropped."""
+def _render_view(
+    maps: dict[str, np.ndarray],
+    intrinsics: np.ndarray,
+    pose: np.ndarray,
+    limits: np.ndarray,
+    settings: SurfaceSettings,
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """The depth of a view that it may trust by itself, its colours u8[H,W,3], and what
+    was dropped.
+    """
     # Where more than half of the light passes, what was hit is no surface.
     opaque = np.where(np.asarray(maps["alpha"]) >= 0.5, maps[_MAP_OF[settings.depth_map]], 0)
-    depth, dropped = depth_filter.filter_single_view(opaque, maps.get("normal"), intrinsics, pose, limits=tuple(limits),
-                                                 max_angle_deg=settings.max_angle_deg)
+    depth, dropped = depth_filter.filter_single_view(
+        opaque,
+        maps.get("normal"),
+        intrinsics,
+        pose,
+        limits=tuple(limits),
+        max_angle_deg=settings.max_angle_deg,
+    )
     return depth, np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8), dropped
 
 
@@ -76,63 +106,99 @@ def _check_neighbors(neighbors: list[np.ndarray], min_neighbor_views: int) -> No
     if min_neighbor_views <= 0 or not num_alone:
         return
     if num_alone == len(neighbors):
-        raise InputError(f"mesh: none of the {num_alone} views has a neighbour that looks the same way from another place, so "
-                         "no depth could be confirmed; use photographs that overlap, or set "
-                         "config.surface.min_neighbor_views=0 to fuse depth that nothing confirms")
-    _LOG.warning("mesh: %d of %d views have no neighbour that could confirm their depth, and are left out; "
-                 "config.surface.min_neighbor_views=0 takes them", num_alone, len(neighbors))
+        raise InputError(
+            f"mesh: none of the {num_alone} views has a neighbour that looks the same way from "
+            "another place, so "
+            "no depth could be confirmed; use photographs that overlap, or set "
+            "config.surface.min_neighbor_views=0 to fuse depth that nothing confirms"
+        )
+    _LOG.warning(
+        "mesh: %d of %d views have no neighbour that could confirm their depth, and are left out; "
+        "config.surface.min_neighbor_views=0 takes them",
+        num_alone,
+        len(neighbors),
+    )
 
 
 def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_triangles: int) -> int:
-    """Writes the mesh as PLY, and in another format if one is wanted; returns the number of triangles written."""
+    """Writes the mesh as PLY, and in another format if one is wanted; returns the number of
+    triangles written.
+    """
     mesh = joined
     if target_triangles or form != "ply":
         mesh = simplify.decimate(joined.to_mesh(), target_triangles)
         if target_triangles and mesh.num_triangles > 1.1 * target_triangles:
-            _LOG.warning("mesh: %d triangles are left, not %d: no more edges could be collapsed", mesh.num_triangles,
-                         target_triangles)
+            _LOG.warning(
+                "mesh: %d triangles are left, not %d: no more edges could be collapsed",
+                mesh.num_triangles,
+                target_triangles,
+            )
     write_mesh_ply(path, mesh)
     if form != "ply":
         mesh_files.write_mesh(path.with_suffix(f".{form}"), mesh, form, up)
     return mesh.num_triangles
 
 
-def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views: np.ndarray, settings: SurfaceSettings,
-                 path: str | Path, *, form: str = "ply", scratch_dir: str | Path | None = None,
-                 progress: Callable[[str, int, int], None] | None = None) -> dict:
+def extract_mesh(
+    render_fn: Callable[[int], dict[str, np.ndarray]],
+    scene,
+    views: np.ndarray,
+    settings: SurfaceSettings,
+    path: str | Path,
+    *,
+    form: str = "ply",
+    scratch_dir: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict:
     """Fuses the rendered depth of a model into a mesh file.
 
     Args:
-        render_fn: view number -> maps of the model: "color" f32[H,W,3], "alpha" f32[H,W], "normal" f32[H,W,3] (world
-            frame, may be left out) and the depth that `settings.depth_map` names ("plane_depth", "median_depth" or
-            "depth"), f32[H,W], 0 = invalid; all in the frame and unit of the scene (the dataset's).
-        scene: with camera_from_world, intrinsics, image_sizes, points, track_offsets, track_views, up.
+        render_fn: view number -> maps of the model: "color" f32[H,W,3], "alpha" f32[H,W], "normal"
+            f32[H,W,3] (world frame, may be left out) and the depth that `settings.depth_map` names
+            ("plane_depth", "median_depth" or "depth"), f32[H,W], 0 = invalid; all in the frame and
+            unit of the scene (the dataset's).
+        scene: with camera_from_world, intrinsics, image_sizes, points, track_offsets, track_views,
+            up.
         views: i64[n], which to render, usually the training views.
         settings: lengths of 0 are derived from the SfM points.
-        path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory as a whole, unless
-            settings.target_triangles or `form` wants it.
+        path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory
+            as a whole, unless settings.target_triangles or `form` wants it.
         form: one of `mesh_files.FORMATS`; obj and glb are written beside the PLY file.
-        scratch_dir: folder for temporary files (11 bytes per pixel and view, 30 per triangle); None = the system's.
+        scratch_dir: folder for temporary files (11 bytes per pixel and view, 30 per triangle); None
+            = the system's.
         progress: called with (what is done now, done, total), as `PHASES` says.
     Returns:
-        What was chosen and counted: voxel_size, counts, num_views, num_triangles, num_triangles_before_cleaning,
-        num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views, max_angle_deg, target_triangles.
+        What was chosen and counted: voxel_size, counts, num_views, num_triangles,
+            num_triangles_before_cleaning,
+        num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views,
+        max_angle_deg, target_triangles.
     Raises:
-        InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface is left.
+        InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface
+            is left.
     """
     if not len(views):
-        raise InputError("mesh: expected at least one view to render, got none; check config.data.split")
+        raise InputError(
+            "mesh: expected at least one view to render, got none; check config.data.split"
+        )
     fusion.import_open3d()  # what is missing is said before the long work
     mesh_files.check_format(form)
-    poses, intrinsics = scene.camera_from_world[views], scene.intrinsics[views]
+    poses = scene.camera_from_world[views]
+    intrinsics = scene.intrinsics[views]
     all_neighbors = choose_neighbors(poses, _NUM_NEIGHBORS)
     _check_neighbors(all_neighbors, settings.min_neighbor_views)
-    all_seen = depth_filter.seen_depths(scene.points, scene.camera_from_world, scene.intrinsics, scene.image_sizes,
-                                        scene.track_offsets, scene.track_views)
+    all_seen = depth_filter.seen_depths(
+        scene.points,
+        scene.camera_from_world,
+        scene.intrinsics,
+        scene.image_sizes,
+        scene.track_offsets,
+        scene.track_views,
+    )
     seen = [all_seen[view] for view in views]
     voxel_size = settings.voxel_size or fusion.choose_voxel_size(seen, intrinsics)
     fusion.check_voxel_size(voxel_size, seen, intrinsics)
-    limits, tell = depth_filter.depth_limits(seen), progress or (lambda *_: None)
+    limits = depth_filter.depth_limits(seen)
+    tell = progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:
         for name in ("rendered", "confirmed", "tiles"):
@@ -140,34 +206,55 @@ def extract_mesh(render_fn: Callable[[int], dict[str, np.ndarray]], scene, views
         rendered = _StoredViews(Path(folder) / "rendered", intrinsics, poses)
         confirmed = _StoredViews(Path(folder) / "confirmed", intrinsics, poses, num_cached=1)
         for number, view in enumerate(views):
-            depth, color, dropped = _render_view(render_fn(int(view)), intrinsics[number], poses[number],
-                                                 limits[number], settings)
+            depth, color, dropped = _render_view(
+                render_fn(int(view)), intrinsics[number], poses[number], limits[number], settings
+            )
             counts.update(dropped)
             rendered.store(number, depth)
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
         for number, neighbors in enumerate(all_neighbors):
             depth, dropped = depth_filter.filter_multi_view(
-                *rendered.geometry(number), [rendered.geometry(int(n)) for n in neighbors],
-                min_neighbor_views=settings.min_neighbor_views)
+                *rendered.geometry(number),
+                [rendered.geometry(int(n)) for n in neighbors],
+                min_neighbor_views=settings.min_neighbor_views,
+            )
             counts.update(dropped)
             confirmed.store(number, depth)
             tell("filter depth", number + 1, len(views))
         _LOG.info("mesh: voxel size %.4g, %s", voxel_size, fusion.explain_counts(counts))
         store = TileStore(Path(folder) / "tiles")
-        whole_mesh_bytes = max(simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
-                               mesh_files.BYTES_PER_TRIANGLE[form])
-        num_blocks = fusion.fuse_into(store, confirmed, voxel_size, truncation_voxels=settings.truncation_voxels,
-                                      memory_mb=settings.memory_mb, whole_mesh_bytes=whole_mesh_bytes, counts=counts,
-                                      progress=tell)
+        whole_mesh_bytes = max(
+            simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
+            mesh_files.BYTES_PER_TRIANGLE[form],
+        )
+        num_blocks = fusion.fuse_into(
+            store,
+            confirmed,
+            voxel_size,
+            truncation_voxels=settings.truncation_voxels,
+            memory_mb=settings.memory_mb,
+            whole_mesh_bytes=whole_mesh_bytes,
+            counts=counts,
+            progress=tell,
+        )
         joined = store.join(settings.min_cluster_share)
         if not joined.num_triangles:
             raise InputError(fusion.explain_empty(voxel_size, 1, counts))
         num_triangles = _write(joined, Path(path), form, scene.up, settings.target_triangles)
         tell("write", 1, 1)
-    return {"voxel_size": voxel_size, "counts": dict(counts), "num_views": len(views), "num_triangles": num_triangles,
-            "num_triangles_before_cleaning": joined.num_triangles_before, "num_tiles": store.num_tiles,
-            "num_blocks": num_blocks, "num_voxels": num_blocks * fusion.BLOCK**3,
-            "depth_map": settings.depth_map, "truncation_voxels": settings.truncation_voxels,
-            "min_neighbor_views": settings.min_neighbor_views, "max_angle_deg": settings.max_angle_deg,
-            "target_triangles": settings.target_triangles}
+    return {
+        "voxel_size": voxel_size,
+        "counts": dict(counts),
+        "num_views": len(views),
+        "num_triangles": num_triangles,
+        "num_triangles_before_cleaning": joined.num_triangles_before,
+        "num_tiles": store.num_tiles,
+        "num_blocks": num_blocks,
+        "num_voxels": num_blocks * fusion.BLOCK**3,
+        "depth_map": settings.depth_map,
+        "truncation_voxels": settings.truncation_voxels,
+        "min_neighbor_views": settings.min_neighbor_views,
+        "max_angle_deg": settings.max_angle_deg,
+        "target_triangles": settings.target_triangles,
+    }

@@ -1,4 +1,6 @@
-"""Fusion of depth maps into a mesh: a sparse truncated signed distance field, tile by tile within a memory budget."""
+"""Fusion of depth maps into a mesh: a sparse truncated signed distance field, tile by tile within a
+memory budget.
+"""
 
 import logging
 import shutil
@@ -15,17 +17,20 @@ from cosurfgs_jax.surface.mesh import Mesh, keep_vertices
 from cosurfgs_jax.surface.tile_store import TileStore
 
 _LOG = logging.getLogger(__name__)
-# Voxels along the side of a block. On the generated town blocks of 16 hold 1.6 times as many voxels around the same surface, and
-# those of a view take 1.7 times as long.
+# Voxels along the side of a block. On the generated town blocks of 16 hold 1.6 times as many voxels
+# around the same surface, and those of a view take 1.7 times as long.
 BLOCK = 8
 TRIANGLES_PER_BLOCK = 75  # of the finished mesh; 71 measured on the town
-# Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of the surface; then the mesh of
-# the tile and its temporaries.
+# Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of
+# the surface; then the mesh of the tile and its temporaries.
 BYTES_PER_BLOCK = BLOCK**3 * (20 + 16) + 8 * 1024
-_DISK_BYTES_PER_BLOCK = 5 * 1024  # 12 bytes a triangle and 31 a vertex wait in the scratch folder, 13 and 27 are in the file
+_DISK_BYTES_PER_BLOCK = (
+    5 * 1024
+)  # 12 bytes a triangle and 31 a vertex wait in the scratch folder, 13 and 27 are in the file
 _KEY_BYTES = 16  # of a block that a view touches: its key, and once more while they are sorted
 _SPACING_VOXELS = 2  # between the places at which a view is asked for the blocks that it touches
-_FINEST_PIXELS = 0.25  # sides of a pixel on the surface: with voxels of 0.12 a plane lost 8 % of its area, of 0.06 80 %
+# sides of a pixel on the surface: with voxels of 0.12 a plane lost 8 % of its area, of 0.06 80 %
+_FINEST_PIXELS = 0.25
 _MAX_REFINED_PIXELS = 8_000_000
 _KEY_BITS = 20
 
@@ -33,12 +38,14 @@ _KEY_BITS = 20
 class DepthView(NamedTuple):
     """One depth map to be fused.
 
-    | field               | shape                       | unit, frame                                       |
-    |---------------------|-----------------------------|---------------------------------------------------|
-    | `depth`             | f32[H,W]                    | camera z in the unit of the poses, 0 = invalid    |
-    | `color`             | u8[H,W,3] or f32 in [0,1]   | RGB                                               |
-    | `intrinsics`        | f64[3,3]                    | pixels, x+0.5 is the centre of pixel x            |
-    | `camera_from_world` | f64[4,4]                    | rigid; the world frame is the frame of the mesh   |
+    | field               | shape                     | unit, frame                                |
+    |---------------------|---------------------------|--------------------------------------------|
+    | `depth`             | f32[H,W]                  | camera z in the unit of the poses, 0 =     |
+    |                     |                           | invalid                                    |
+    | `color`             | u8[H,W,3] or f32 in [0,1] | RGB                                        |
+    | `intrinsics`        | f64[3,3]                  | pixels, x+0.5 is the centre of pixel x     |
+    | `camera_from_world` | f64[4,4]                  | rigid; the world frame is the frame of the |
+    |                     |                           | mesh                                       |
     """
 
     depth: np.ndarray
@@ -58,34 +65,46 @@ def import_open3d():
     except ModuleNotFoundError as error:
         raise InputError('open3d is needed for meshes: pip install "cosurfgs_jax[mesh]"') from error
     except ImportError as error:
-        raise InputError(f"open3d is installed but cannot be loaded ({error}); install that system library, "
-                         "on Debian and Ubuntu: apt-get install libusb-1.0-0 libgl1 libgomp1") from error
+        raise InputError(
+            f"open3d is installed but cannot be loaded ({error}); install that system library, "
+            "on Debian and Ubuntu: apt-get install libusb-1.0-0 libgl1 libgomp1"
+        ) from error
     return open3d
 
 
-def choose_voxel_size(depths: Sequence[np.ndarray], intrinsics: np.ndarray, pixels: float = 1.5) -> float:
+def choose_voxel_size(
+    depths: Sequence[np.ndarray], intrinsics: np.ndarray, pixels: float = 1.5
+) -> float:
     """A voxel size that the photographs can fill.
 
     Args:
         depths: per view the camera z of the SfM points that it sees (`depth_filter.seen_depths`).
         intrinsics: f64[V,3,3], pixels.
-        pixels: sides of a pixel, on the surface, per voxel. On the generated town with 0.3 % noise on the depths,
-            1, 1.5 and 2.5 pixels gave a mean error of 34, 35 and 47 mm from 1.7, 0.7 and 0.25 million triangles.
+        pixels: sides of a pixel, on the surface, per voxel. On the generated town with 0.3 % noise
+            on the depths, 1, 1.5 and 2.5 pixels gave a mean error of 34, 35 and 47 mm from 1.7, 0.7
+            and 0.25 million triangles.
     Returns:
-        Length in the unit of the depths: `pixels` times the median over views of median depth / focal length.
+        Length in the unit of the depths: `pixels` times the median over views of median depth /
+            focal length.
     Raises:
         InputError: no view sees a point.
     """
     focals_px = np.sqrt(intrinsics[:, 0, 0] * intrinsics[:, 1, 1])
     footprints = [np.median(d) / f for d, f in zip(depths, focals_px, strict=True) if len(d)]
     if not footprints:
-        raise InputError("surface.voxel_size: expected SfM points inside the images to derive it from, got none; "
-                         "set config.surface.voxel_size in the unit of the dataset")
+        raise InputError(
+            "surface.voxel_size: expected SfM points inside the images to derive it from, got "
+            "none; "
+            "set config.surface.voxel_size in the unit of the dataset"
+        )
     return float(pixels * np.median(footprints))
 
 
-def check_voxel_size(voxel_size: float, depths: Sequence[np.ndarray], intrinsics: np.ndarray) -> None:
-    """Refuses voxels so much finer than the photographs' pixels that the surface would fall between their rays.
+def check_voxel_size(
+    voxel_size: float, depths: Sequence[np.ndarray], intrinsics: np.ndarray
+) -> None:
+    """Refuses voxels so much finer than the photographs' pixels that the surface would fall between
+    their rays.
 
     Args:
         voxel_size: unit of the depths. depths, intrinsics: see `choose_voxel_size`.
@@ -96,28 +115,40 @@ def check_voxel_size(voxel_size: float, depths: Sequence[np.ndarray], intrinsics
         return
     smallest = choose_voxel_size(depths, intrinsics, _FINEST_PIXELS)
     if voxel_size < smallest:
-        raise InputError(f"surface.voxel_size: expected at least {smallest:.4g} ({_FINEST_PIXELS:g} of a pixel on the surface: "
-                         f"finer voxels would lie between the rays, and the mesh be full of holes), got {voxel_size:.4g}")
+        raise InputError(
+            f"surface.voxel_size: expected at least {smallest:.4g} ({_FINEST_PIXELS:g} of a pixel "
+            "on the surface: "
+            "finer voxels would lie between the rays, and the mesh be full of holes), got "
+            f"{voxel_size:.4g}"
+        )
 
 
-def touched_blocks(view: DepthView, origin: np.ndarray, voxel_size: float, truncation: float) -> np.ndarray:
+def touched_blocks(
+    view: DepthView, origin: np.ndarray, voxel_size: float, truncation: float
+) -> np.ndarray:
     """Sorted keys i64[n] of the voxel blocks within the truncation distance of a view's surface."""
     focal_px = float(np.sqrt(view.intrinsics[0, 0] * view.intrinsics[1, 1]))
-    depth, block_size = view.depth, BLOCK * voxel_size
+    depth = view.depth
+    block_size = BLOCK * voxel_size
     if not (depth > 0).any():
         return np.zeros(0, np.int64)
-    # Rays two voxels apart on the farthest surface clip at most a corner of two voxels; with eight and without the last row
-    # and column 6 % of the blocks at the surface were missed.
-    stride = int(np.clip(_SPACING_VOXELS * voxel_size * focal_px / np.percentile(depth[depth > 0], 99), 1, 8))
+    # Rays two voxels apart on the farthest surface clip at most a corner of two voxels; with eight
+    # and without the last row and column 6 % of the blocks at the surface were missed.
+    stride = int(
+        np.clip(_SPACING_VOXELS * voxel_size * focal_px / np.percentile(depth[depth > 0], 99), 1, 8)
+    )
     rows, columns = (np.append(np.arange(0, size - 1, stride), size - 1) for size in depth.shape)
     rays = cameras.pixel_rays(view.intrinsics, depth.shape)[np.ix_(rows, columns)].reshape(-1, 3)
     z = depth[np.ix_(rows, columns)].reshape(-1).astype(np.float64)
-    rays, z = rays[z > 0], z[z > 0]
+    rays = rays[z > 0]
+    z = z[z > 0]
     world_from_camera = cameras.invert_rigid(view.camera_from_world)
     num_steps = int(np.ceil(truncation / (_SPACING_VOXELS * voxel_size)))
     keys = []
     for offset in np.linspace(-truncation, truncation, 2 * num_steps + 1):
-        points = (rays * (z + offset)[:, None]) @ world_from_camera[:3, :3].T + (world_from_camera[:3, 3] - origin)
+        points = (rays * (z + offset)[:, None]) @ world_from_camera[:3, :3].T + (
+            world_from_camera[:3, 3] - origin
+        )
         keys.append(np.unique(_pack(np.floor(points / block_size))))
     return np.unique(np.concatenate(keys))
 
@@ -126,24 +157,35 @@ def _pack(blocks: np.ndarray) -> np.ndarray:
     half = 1 << (_KEY_BITS - 1)
     if np.abs(blocks).max(initial=0) >= half:
         farthest = np.abs(blocks).max()
-        raise InputError(f"surface.voxel_size: expected depth within {half * BLOCK} voxels of the middle of the scene, "
-                         f"got {farthest * BLOCK:.3g}; set config.surface.voxel_size {1.01 * farthest / half:.3g} times as large")
+        raise InputError(
+            f"surface.voxel_size: expected depth within {half * BLOCK} voxels of the middle of the "
+            "scene, "
+            f"got {farthest * BLOCK:.3g}; set config.surface.voxel_size "
+            f"{1.01 * farthest / half:.3g} times as large"
+        )
     shifted = blocks.astype(np.int64) + half
     return (shifted[:, 0] << 2 * _KEY_BITS) | (shifted[:, 1] << _KEY_BITS) | shifted[:, 2]
 
 
 def _unpack(keys: np.ndarray) -> np.ndarray:
-    mask, half = (1 << _KEY_BITS) - 1, 1 << (_KEY_BITS - 1)
+    mask = (1 << _KEY_BITS) - 1
+    half = 1 << (_KEY_BITS - 1)
     return np.stack([keys >> 2 * _KEY_BITS, (keys >> _KEY_BITS) & mask, keys & mask], axis=1) - half
 
 
-def _split_into_tiles(keys: np.ndarray, max_blocks: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Boxes of blocks [low, high) that hold at most `max_blocks` with their halo: (low, high, keys with halo)."""
+def _split_into_tiles(
+    keys: np.ndarray, max_blocks: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Boxes of blocks [low, high) that hold at most `max_blocks` with their halo: (low, high, keys
+    with halo).
+    """
     blocks = _unpack(keys)
-    tiles, waiting = [], [(blocks.min(axis=0), blocks.max(axis=0) + 1)]
+    tiles = []
+    waiting = [(blocks.min(axis=0), blocks.max(axis=0) + 1)]
     while waiting:
         low, high = waiting.pop()
-        # Cubes at the upper faces take their far corners from the next block, hence the halo of one.
+        # Cubes at the upper faces take their far corners from the next block, hence the halo of
+        # one.
         members = np.all((blocks >= low) & (blocks <= high), axis=1)
         owned = np.all((blocks >= low) & (blocks < high), axis=1)
         if not owned.any():
@@ -153,61 +195,81 @@ def _split_into_tiles(keys: np.ndarray, max_blocks: int) -> list[tuple[np.ndarra
             continue
         axis = int(np.argmax(high - low))
         cut = int(np.clip(np.median(blocks[owned, axis]), low[axis] + 1, high[axis] - 1))
-        upper, lower = low.copy(), high.copy()
+        upper = low.copy()
+        lower = high.copy()
         upper[axis] = lower[axis] = cut
         waiting += [(upper, high), (low, lower)]
     return tiles
 
 
 def _is_among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool[n]: which of the sorted `keys` are among the sorted `others`, of which there is at least one."""
+    """bool[n]: which of the sorted `keys` are among the sorted `others`, of which there is at least
+    one.
+    """
     return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
 
 
 def refine_depth(depth: np.ndarray, factor: int, max_step: float) -> np.ndarray:
-    """Interpolates depth to `factor` times as many pixels per side, so that the nearest pixel is near enough.
+    """Interpolates depth to `factor` times as many pixels per side, so that the nearest pixel is
+    near enough.
 
     Args:
         depth: f32[H,W], 0 = invalid.
         factor: whole number.
-        max_step: largest difference within 2x2 pixels that is interpolated over; larger ones are edges, and stay sharp.
+        max_step: largest difference within 2x2 pixels that is interpolated over; larger ones are
+            edges, and stay sharp.
     Returns:
-        f32[H*factor, W*factor]. Inverse depth is what is interpolated: it is linear in the image on any plane.
+        f32[H*factor, W*factor]. Inverse depth is what is interpolated: it is linear in the image on
+        any plane.
     """
     if factor == 1:
         return depth
     height, width = depth.shape
     padded = np.pad(depth, 1, mode="edge")
-    windows = np.stack([padded[i:i + height + 1, j:j + width + 1] for i in (0, 1) for j in (0, 1)])
+    windows = np.stack(
+        [padded[i : i + height + 1, j : j + width + 1] for i in (0, 1) for j in (0, 1)]
+    )
     is_smooth = (windows > 0).all(axis=0) & (windows.max(axis=0) - windows.min(axis=0) <= max_step)
     inverse = 1 / np.where(padded > 0, padded, 1)
     fine = np.empty((height, factor, width, factor), np.float32)
-    # The new pixels at one place within their pixels are one blend of shifted images: 5 times as fast as gathering them.
+    # The new pixels at one place within their pixels are one blend of shifted images: 5 times as
+    # fast as gathering them.
     places = [divmod((i + 0.5) / factor + 0.5, 1) for i in range(factor)]
     for i, (top, down) in enumerate(places):
-        above, below = (inverse[int(top) + k:int(top) + k + height] for k in (0, 1))
+        above, below = (inverse[int(top) + k : int(top) + k + height] for k in (0, 1))
         rows = above + (below - above) * np.float32(down)
         for j, (left, right) in enumerate(places):
-            here, beside = (rows[:, int(left) + k:int(left) + k + width] for k in (0, 1))
+            here, beside = (rows[:, int(left) + k : int(left) + k + width] for k in (0, 1))
             blended = here + (beside - here) * np.float32(right)
-            smooth = is_smooth[int(top):int(top) + height, int(left):int(left) + width]
+            smooth = is_smooth[int(top) : int(top) + height, int(left) : int(left) + width]
             fine[:, i, :, j] = np.where(smooth, 1 / blended, depth)
     return fine.reshape(height * factor, width * factor)
 
 
 def _float_color(color: np.ndarray) -> np.ndarray:
-    return color.astype(np.float32) / 255 if color.dtype == np.uint8 else np.asarray(color, np.float32)
+    return (
+        color.astype(np.float32) / 255 if color.dtype == np.uint8 else np.asarray(color, np.float32)
+    )
 
 
-def _integrate(grid, open3d, view: DepthView, keys: np.ndarray, origin: np.ndarray, voxel_size: float,
-               truncation_voxels: float) -> None:
+def _integrate(
+    grid,
+    open3d,
+    view: DepthView,
+    keys: np.ndarray,
+    origin: np.ndarray,
+    voxel_size: float,
+    truncation_voxels: float,
+) -> None:
     """Adds one view to the blocks `keys` of a grid."""
     tensor = open3d.core.Tensor
     factor = int(np.clip(np.sqrt(_MAX_REFINED_PIXELS / view.depth.size), 1, 4))
     depth = refine_depth(view.depth, factor, truncation_voxels * voxel_size)
-    # Open3D takes the pixel of a voxel by truncation: pixel x is [x, x+1), as here. So intrinsics pass unchanged.
+    # Open3D takes the pixel of a voxel by truncation: pixel x is [x, x+1), as here. So intrinsics
+    # pass unchanged.
     depth_intrinsics = view.intrinsics * np.array([[factor], [factor], [1.0]])
-    # It takes no colour from the outer half of the last pixels, which would leave black rims: hence one more pixel.
+    # It takes no colour from the outer half of the last pixels, which would leave black rims: hence
+    # one more pixel.
     color = np.pad(_float_color(view.color), ((1, 1), (1, 1), (0, 0)), mode="edge")
     color_intrinsics = view.intrinsics + np.array([[0, 0, 1.0], [0, 0, 1.0], [0, 0, 0]])
     # The grid is float32: it is laid around `origin`, which large map coordinates need.
@@ -215,24 +277,41 @@ def _integrate(grid, open3d, view: DepthView, keys: np.ndarray, origin: np.ndarr
     pose[:3, 3] += pose[:3, :3] @ origin
     blocks = np.ascontiguousarray(_unpack(keys).astype(np.int32))
     image = open3d.t.geometry.Image
-    grid.integrate(tensor(blocks), image(tensor(np.ascontiguousarray(depth))), image(tensor(color)),
-                   tensor(depth_intrinsics), tensor(color_intrinsics), tensor(pose), 1.0, float(depth.max()) * 1.01,
-                   float(truncation_voxels))
+    grid.integrate(
+        tensor(blocks),
+        image(tensor(np.ascontiguousarray(depth))),
+        image(tensor(color)),
+        tensor(depth_intrinsics),
+        tensor(color_intrinsics),
+        tensor(pose),
+        1.0,
+        float(depth.max()) * 1.01,
+        float(truncation_voxels),
+    )
 
 
-def _extract(grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_views: int) -> tuple[Mesh, np.ndarray]:
-    """The surface of the cubes that the tile [low, high) owns, relative to the origin, and which vertices are on its faces."""
-    # Every view weighs 1; half a view less than asked is safe whether a voxel must reach or exceed the threshold.
+def _extract(
+    grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_views: int
+) -> tuple[Mesh, np.ndarray]:
+    """The surface of the cubes that the tile [low, high) owns, relative to the origin, and which
+    vertices are on its faces.
+    """
+    # Every view weighs 1; half a view less than asked is safe whether a voxel must reach or exceed
+    # the threshold.
     extracted = grid.extract_triangle_mesh(min_views - 0.5)
     if not extracted.triangle or not len(extracted.triangle.indices):
-        return Mesh(*(np.zeros((0, 3), kind) for kind in (np.float32, np.int32, np.uint8, np.float32))), np.zeros(0, bool)
+        return Mesh(
+            *(np.zeros((0, 3), kind) for kind in (np.float32, np.int32, np.uint8, np.float32))
+        ), np.zeros(0, bool)
     vertices = extracted.vertex.positions.numpy()
     triangles = extracted.triangle.indices.numpy().astype(np.int32)
     colors = np.round(np.clip(extracted.vertex.colors.numpy(), 0, 1) * 255).astype(np.uint8)
     block_size = BLOCK * voxel_size
     block = np.floor(vertices[triangles].mean(axis=1, dtype=np.float64) / block_size)
-    mesh = keep_vertices(Mesh(vertices, triangles, colors, np.zeros_like(vertices)),
-                         np.all((block >= low) & (block < high), axis=1))
+    mesh = keep_vertices(
+        Mesh(vertices, triangles, colors, np.zeros_like(vertices)),
+        np.all((block >= low) & (block < high), axis=1),
+    )
     # Generous: a vertex that only this tile has does no harm on the list.
     is_on_seam = np.zeros(len(mesh.vertices), bool)
     for face in (low, high):
@@ -242,13 +321,22 @@ def _extract(grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_vie
 
 # What drops depth pixels, in words, and what to do where it drops all of them.
 _DROPS = {
-    "invalid": ("had no depth", "the model shows no opaque surface there: train longer (config.train.steps), or look at it with "
-                                "`python -m cosurfgs_jax.render`"),
-    "out_of_range": ("were outside the depth range of the SfM points", "the model's surface is not where the SfM points are: "
-                                                                       "check the poses, or train longer"),
+    "invalid": (
+        "had no depth",
+        "the model shows no opaque surface there: train longer (config.train.steps), or look at it "
+        "with "
+        "`python -m cosurfgs_jax.render`",
+    ),
+    "out_of_range": (
+        "were outside the depth range of the SfM points",
+        "the model's surface is not where the SfM points are: check the poses, or train longer",
+    ),
     "grazing": ("were seen edge-on", "set a larger config.surface.max_angle_deg"),
-    "unconfirmed": ("were not confirmed by enough neighbours", "train longer, use photographs that overlap more, or set "
-                                                               "config.surface.min_neighbor_views=1 or 0"),
+    "unconfirmed": (
+        "were not confirmed by enough neighbours",
+        "train longer, use photographs that overlap more, or set "
+        "config.surface.min_neighbor_views=1 or 0",
+    ),
 }
 
 
@@ -261,7 +349,9 @@ def explain_counts(counts: dict[str, int] | None) -> str:
 
 
 def _cure(counts: dict[str, int] | None) -> str:
-    """What to do about the check that dropped most. Much of an image may well show nothing: that is blamed last."""
+    """What to do about the check that dropped most. Much of an image may well show nothing: that is
+    blamed last.
+    """
     counts = counts or {}
     others = {key: counts.get(key, 0) for key in _DROPS if key != "invalid"}
     is_empty = sum(others.values()) < 0.1 * counts.get("pixels", 1)
@@ -269,10 +359,17 @@ def _cure(counts: dict[str, int] | None) -> str:
 
 
 def _usable_memory(memory_mb: int) -> int:
-    """Bytes: what the setting allows, and no more than four fifths of what the machine has to give."""
-    allowed, available = memory_mb * 2**20, available_memory()
+    """Bytes: what the setting allows, and no more than four fifths of what the machine
+    has to give.
+    """
+    allowed = memory_mb * 2**20
+    available = available_memory()
     if available is not None and 0.8 * available < allowed:
-        _LOG.info("mesh: config.surface.memory_mb = %d, but only %d MB are free: smaller tiles", memory_mb, available // 2**20)
+        _LOG.info(
+            "mesh: config.surface.memory_mb = %d, but only %d MB are free: smaller tiles",
+            memory_mb,
+            available // 2**20,
+        )
         return int(0.8 * available)
     return allowed
 
@@ -282,71 +379,136 @@ def _refuse(what: str, need: float, have: float, name: str, voxel_size: float) -
     if need > have:
         # The number of blocks along a surface falls with the square of the voxel size.
         fitting = voxel_size * np.sqrt(need / max(have, 1)) * 1.05
-        raise InputError(f"surface.voxel_size: {voxel_size:.4g} gives {what} of about {need / 2**20:.0f} MB, expected at most "
-                         f"{have / 2**20:.0f} MB ({name}); set config.surface.voxel_size={fitting:.3g} or make more room")
+        raise InputError(
+            f"surface.voxel_size: {voxel_size:.4g} gives {what} of about {need / 2**20:.0f} MB, "
+            "expected at most "
+            f"{have / 2**20:.0f} MB ({name}); set config.surface.voxel_size={fitting:.3g} or make "
+            "more room"
+        )
 
 
-def _find_blocks(views: Sequence[DepthView], voxel_size: float, truncation: float, usable: int, counts: dict[str, int] | None,
-                 tell: Callable[[str, int, int], None]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The origin f64[3] of the grid, amid the surface, and per view the keys of the blocks that it touches."""
-    origin, keys_of_view, num_keys = None, [], 0
+def _find_blocks(
+    views: Sequence[DepthView],
+    voxel_size: float,
+    truncation: float,
+    usable: int,
+    counts: dict[str, int] | None,
+    tell: Callable[[str, int, int], None],
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The origin f64[3] of the grid, amid the surface, and per view the keys of the blocks that it
+    touches.
+    """
+    origin = None
+    keys_of_view = []
+    num_keys = 0
     for number, view in enumerate(views):
         if origin is None and (view.depth > 0).any():
-            points = cameras.unproject(view.depth.astype(np.float64), view.intrinsics, view.camera_from_world)
+            points = cameras.unproject(
+                view.depth.astype(np.float64), view.intrinsics, view.camera_from_world
+            )
             origin = points[view.depth > 0].mean(axis=0)
-        keys_of_view.append(np.zeros(0, np.int64) if origin is None else
-                            touched_blocks(view, origin, voxel_size, truncation))
+        keys_of_view.append(
+            np.zeros(0, np.int64)
+            if origin is None
+            else touched_blocks(view, origin, voxel_size, truncation)
+        )
         num_keys += len(keys_of_view[-1])
-        # Half of the memory is for tiles. Said as soon as it is known: a tiny voxel size finds blocks for hours.
-        _refuse("lists of voxel blocks", num_keys * _KEY_BYTES, usable / 2, "half of config.surface.memory_mb", voxel_size)
+        # Half of the memory is for tiles. Said as soon as it is known: a tiny voxel size finds
+        # blocks for hours.
+        _refuse(
+            "lists of voxel blocks",
+            num_keys * _KEY_BYTES,
+            usable / 2,
+            "half of config.surface.memory_mb",
+            voxel_size,
+        )
         tell("find blocks", number + 1, len(views))
     if origin is None:
-        raise InputError(f"mesh: there is no depth to fuse: {explain_counts(counts)}; {_cure(counts)}")
+        raise InputError(
+            f"mesh: there is no depth to fuse: {explain_counts(counts)}; {_cure(counts)}"
+        )
     return origin, keys_of_view
 
 
-def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *, truncation_voxels: float = 4.0,
-              memory_mb: int = 2048, min_views: int = 1, whole_mesh_bytes: int = 0, counts: dict[str, int] | None = None,
-              progress: Callable[[str, int, int], None] | None = None) -> int:
+def fuse_into(
+    store: TileStore,
+    views: Sequence[DepthView],
+    voxel_size: float,
+    *,
+    truncation_voxels: float = 4.0,
+    memory_mb: int = 2048,
+    min_views: int = 1,
+    whole_mesh_bytes: int = 0,
+    counts: dict[str, int] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> int:
     """Fuses depth maps into the meshes of tiles, one tile in memory at a time.
 
     Args:
         store: an empty one; gets the tiles.
-        views: a sequence that is read twice or more (once to find the blocks, then tile by tile); it may load lazily.
+        views: a sequence that is read twice or more (once to find the blocks, then tile by tile);
+            it may load lazily.
         voxel_size: length in the unit of the poses.
         truncation_voxels: distance to the surface, in voxels, up to which the field is kept.
         memory_mb: budget of a tile and of the lists of blocks; tiles do not change the result.
         min_views: views that must see a voxel.
-        whole_mesh_bytes: memory per triangle that the caller needs for the joined mesh at once; 0 = it does not.
+        whole_mesh_bytes: memory per triangle that the caller needs for the joined mesh at once; 0 =
+            it does not.
         counts: what the filters dropped (`depth_filter`), for the message if nothing is left.
         progress: called with ("find blocks", "fuse" or "extract", done, total).
     Returns:
         The number of voxel blocks, each once.
     Raises:
-        InputError: open3d is missing; no depth, with the reason; or the voxel size needs more memory or disk than there is.
+        InputError: open3d is missing; no depth, with the reason; or the voxel size needs more
+            memory or disk than there is.
     """
     open3d = import_open3d()
-    tell, usable = progress or (lambda *_: None), _usable_memory(memory_mb)
-    store.origin, keys_of_view = _find_blocks(views, voxel_size, truncation_voxels * voxel_size, usable, counts, tell)
+    tell = progress or (lambda *_: None)
+    usable = _usable_memory(memory_mb)
+    store.origin, keys_of_view = _find_blocks(
+        views, voxel_size, truncation_voxels * voxel_size, usable, counts, tell
+    )
     keys = np.unique(np.concatenate(keys_of_view))
-    _refuse("files", len(keys) * _DISK_BYTES_PER_BLOCK, shutil.disk_usage(store.folder).free, f"free in {store.folder}",
-            voxel_size)
-    _refuse("a mesh that is wanted in memory", len(keys) * TRIANGLES_PER_BLOCK * whole_mesh_bytes, usable,
-            "config.surface.memory_mb; target_triangles and formats other than ply need it", voxel_size)
+    _refuse(
+        "files",
+        len(keys) * _DISK_BYTES_PER_BLOCK,
+        shutil.disk_usage(store.folder).free,
+        f"free in {store.folder}",
+        voxel_size,
+    )
+    _refuse(
+        "a mesh that is wanted in memory",
+        len(keys) * TRIANGLES_PER_BLOCK * whole_mesh_bytes,
+        usable,
+        "config.surface.memory_mb; target_triangles and formats other than ply need it",
+        voxel_size,
+    )
     tiles = _split_into_tiles(keys, max(512, usable // 2 // BYTES_PER_BLOCK))
-    # Found again tile by tile: the lists of all tiles at once would be as large as those of all views.
-    total = sum(bool(_is_among(view_keys, tile_keys).any()) for _, _, tile_keys in tiles for view_keys in keys_of_view)
+    # Found again tile by tile: the lists of all tiles at once would be as large as those of all
+    # views.
+    total = sum(
+        bool(_is_among(view_keys, tile_keys).any())
+        for _, _, tile_keys in tiles
+        for view_keys in keys_of_view
+    )
     done = 0
     for low, high, tile_keys in tiles:
         float32 = open3d.core.float32
         grid = open3d.t.geometry.VoxelBlockGrid(
-            attr_names=("tsdf", "weight", "color"), attr_dtypes=(float32,) * 3, attr_channels=(1, 1, 3),
-            voxel_size=voxel_size, block_resolution=BLOCK, block_count=len(tile_keys),
-            device=open3d.core.Device("CPU:0"))
+            attr_names=("tsdf", "weight", "color"),
+            attr_dtypes=(float32,) * 3,
+            attr_channels=(1, 1, 3),
+            voxel_size=voxel_size,
+            block_resolution=BLOCK,
+            block_count=len(tile_keys),
+            device=open3d.core.Device("CPU:0"),
+        )
         for number, view_keys in enumerate(keys_of_view):
             blocks = view_keys[_is_among(view_keys, tile_keys)]
             if len(blocks):
-                _integrate(grid, open3d, views[number], blocks, store.origin, voxel_size, truncation_voxels)
+                _integrate(
+                    grid, open3d, views[number], blocks, store.origin, voxel_size, truncation_voxels
+                )
                 done += 1
                 tell("fuse", done, total)
         store.add(*_extract(grid, low, high, voxel_size, min_views))
@@ -357,13 +519,23 @@ def fuse_into(store: TileStore, views: Sequence[DepthView], voxel_size: float, *
 
 def explain_empty(voxel_size: float, min_views: int, counts: dict[str, int] | None) -> str:
     """The message for depth that gave no surface."""
-    return (f"mesh: the fused depth has no surface seen by {min_views} views at voxel size {voxel_size:.4g} "
-            f"({explain_counts(counts)}); {_cure(counts)}; or set config.surface.voxel_size to another length in the unit of "
-            "the dataset, 0 takes it from the data")
+    return (
+        f"mesh: the fused depth has no surface seen by {min_views} views at voxel size "
+        f"{voxel_size:.4g} "
+        f"({explain_counts(counts)}); {_cure(counts)}; or set config.surface.voxel_size to another "
+        "length in the unit of "
+        "the dataset, 0 takes it from the data"
+    )
 
 
-def fuse(views: Sequence[DepthView], voxel_size: float, *, min_views: int = 1, counts: dict[str, int] | None = None,
-         **choices) -> Mesh:
+def fuse(
+    views: Sequence[DepthView],
+    voxel_size: float,
+    *,
+    min_views: int = 1,
+    counts: dict[str, int] | None = None,
+    **choices,
+) -> Mesh:
     """Fuses depth maps into a triangle mesh in memory.
 
     Args:

@@ -24,8 +24,10 @@ def import_rasterio():
         import rasterio
         import rasterio.windows
     except ImportError as error:
-        raise InputError(f'rasterio is needed for GeoTIFF files and EPSG numbers ({error}): '
-                         'pip install "cosurfgs_jax[geo]"') from error
+        raise InputError(
+            f"rasterio is needed for GeoTIFF files and EPSG numbers ({error}): "
+            'pip install "cosurfgs_jax[geo]"'
+        ) from error
     return rasterio
 
 
@@ -42,17 +44,23 @@ def check_epsg(epsg: int) -> None:
         with rasterio.Env():  # keeps GDAL's own message off the terminal
             system = rasterio.crs.CRS.from_epsg(epsg)
     except rasterio.errors.CRSError as error:
-        raise InputError(f"config.geo.epsg: expected the EPSG number of a projected system, got {epsg} ({error})") from error
+        raise InputError(
+            f"config.geo.epsg: expected the EPSG number of a projected system, got {epsg} ({error})"
+        ) from error
     if not system.is_projected:
-        raise InputError(f"config.geo.epsg: expected a projected system, whose coordinates are lengths, got {epsg}, which is "
-                         "not; take the UTM zone, for example")
+        raise InputError(
+            "config.geo.epsg: expected a projected system, whose coordinates are lengths, got "
+            f"{epsg}, which is "
+            "not; take the UTM zone, for example"
+        )
 
 
 class _File:
     """An open raster file."""
 
     def __init__(self, dataset, rasterio):
-        self._dataset, self._rasterio = dataset, rasterio
+        self._dataset = dataset
+        self._rasterio = rasterio
 
     def write(self, bands: np.ndarray, row: int, column: int) -> None:
         """Writes a piece [bands,h,w] whose first pixel is at (row, column)."""
@@ -61,14 +69,23 @@ class _File:
 
 
 @contextlib.contextmanager
-def create(path: str | os.PathLike, grid: GroundGrid, kind: str, *, offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
-           epsg: int = 0, tags: dict[str, str] | None = None) -> Iterator[_File]:
-    """Opens a new file, tiled and deflated, which is there when the block ends well, and not at all otherwise.
+def create(
+    path: str | os.PathLike,
+    grid: GroundGrid,
+    kind: str,
+    *,
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    epsg: int = 0,
+    tags: dict[str, str] | None = None,
+) -> Iterator[_File]:
+    """Opens a new file, tiled and deflated, which is there when the block ends well, and not at all
+    otherwise.
 
     Args:
         path: the file.
         grid: its raster.
-        kind: "height": one band of float32, NODATA where there is none; "color": red, green, blue and alpha of uint8.
+        kind: "height": one band of float32, NODATA where there is none; "color": red, green, blue
+            and alpha of uint8.
         offset: added to the grid's coordinates (the heights are the caller's).
         epsg: of the coordinate system; 0 = none.
         tags: texts for the file's metadata.
@@ -79,13 +96,32 @@ def create(path: str | os.PathLike, grid: GroundGrid, kind: str, *, offset: tupl
     """
     rasterio = import_rasterio()
     is_height = kind == "height"
-    transform = rasterio.Affine(grid.pixel_size, 0, grid.left + offset[0], 0, -grid.pixel_size, grid.top + offset[1])
-    options = {"count": 1, "dtype": "float32", "nodata": NODATA, "predictor": 3} if is_height else {
-        "count": 4, "dtype": "uint8", "predictor": 2, "photometric": "RGB", "alpha": "YES"}
+    transform = rasterio.Affine(
+        grid.pixel_size, 0, grid.left + offset[0], 0, -grid.pixel_size, grid.top + offset[1]
+    )
+    options = (
+        {"count": 1, "dtype": "float32", "nodata": NODATA, "predictor": 3}
+        if is_height
+        else {"count": 4, "dtype": "uint8", "predictor": 2, "photometric": "RGB", "alpha": "YES"}
+    )
     if epsg:
         options["crs"] = rasterio.crs.CRS.from_epsg(epsg)
-    with (files.atomic_path(path) as partial,
-          rasterio.open(partial, "w", driver="GTiff", width=grid.width, height=grid.height, transform=transform, tiled=True,
-                        blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", bigtiff="IF_SAFER", **options) as dataset):
+    with (
+        files.atomic_path(path) as partial,
+        rasterio.open(
+            partial,
+            "w",
+            driver="GTiff",
+            width=grid.width,
+            height=grid.height,
+            transform=transform,
+            tiled=True,
+            blockxsize=BLOCK,
+            blockysize=BLOCK,
+            compress="deflate",
+            bigtiff="IF_SAFER",
+            **options,
+        ) as dataset,
+    ):
         dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
         yield _File(dataset, rasterio)

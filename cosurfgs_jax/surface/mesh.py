@@ -40,12 +40,13 @@ class MeshParts(abc.ABC):
 class Mesh(MeshParts):
     """A coloured triangle mesh; triangles turn anticlockwise seen from outside.
 
-    | field            | shape    | unit, frame                                              |
-    |------------------|----------|----------------------------------------------------------|
-    | `vertices`       | f64[M,3] | the frame it was fused in (dataset), float64 for large coordinates |
-    | `triangles`      | i32[F,3] | vertex numbers                                           |
-    | `vertex_colors`  | u8[M,3]  | RGB                                                      |
-    | `vertex_normals` | f32[M,3] | unit length, outwards                                    |
+    | field            | shape    | unit, frame                                                    |
+    |------------------|----------|----------------------------------------------------------------|
+    | `vertices`       | f64[M,3] | the frame it was fused in (dataset), float64 for large         |
+    |                  |          | coordinates                                                    |
+    | `triangles`      | i32[F,3] | vertex numbers                                                 |
+    | `vertex_colors`  | u8[M,3]  | RGB                                                            |
+    | `vertex_normals` | f32[M,3] | unit length, outwards                                          |
     """
 
     vertices: np.ndarray
@@ -72,7 +73,9 @@ class Mesh(MeshParts):
     def typical_edge(self) -> float:
         """The median length of an edge of 10,000 triangles."""
         some = self.vertices[self.triangles[:: max(1, self.num_triangles // 10_000), :2]]
-        return float(np.median(np.linalg.norm(some[:, 0] - some[:, 1], axis=1))) if len(some) else 0.0
+        return (
+            float(np.median(np.linalg.norm(some[:, 0] - some[:, 1], axis=1))) if len(some) else 0.0
+        )
 
     def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """See `MeshParts`."""
@@ -84,11 +87,20 @@ class Mesh(MeshParts):
 
 
 def vertex_normal_sums(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Sum f64[M,3] over the triangles of each vertex of their normals, as long as twice their area."""
+    """Sum f64[M,3] over the triangles of each vertex of their normals, as long as twice
+    their area.
+    """
     corners = vertices[triangles]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return np.stack([np.bincount(triangles.ravel(), weights=np.repeat(cross[:, axis], 3), minlength=len(vertices))
-                     for axis in range(3)], axis=1)
+    return np.stack(
+        [
+            np.bincount(
+                triangles.ravel(), weights=np.repeat(cross[:, axis], 3), minlength=len(vertices)
+            )
+            for axis in range(3)
+        ],
+        axis=1,
+    )
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -99,19 +111,29 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def keep_vertices(mesh: Mesh, is_kept_triangle: np.ndarray) -> Mesh:
-    """The mesh with only some triangles bool[F], and only the vertices that they use, in the same order."""
+    """The mesh with only some triangles bool[F], and only the vertices that they use, in the same
+    order.
+    """
     triangles = mesh.triangles[is_kept_triangle]
     is_used = np.zeros(len(mesh.vertices), bool)
     is_used[triangles.ravel()] = True
     numbers = np.cumsum(is_used, dtype=np.int64) - 1
-    return Mesh(mesh.vertices[is_used], numbers[triangles].astype(np.int32), mesh.vertex_colors[is_used],
-                mesh.vertex_normals[is_used])
+    return Mesh(
+        mesh.vertices[is_used],
+        numbers[triangles].astype(np.int32),
+        mesh.vertex_colors[is_used],
+        mesh.vertex_normals[is_used],
+    )
 
 
 def triangle_components(triangles: np.ndarray, num_vertices: int) -> tuple[np.ndarray, int]:
-    """The connected piece i32[M] of each vertex, and how many pieces there are (a vertex without triangles is one)."""
+    """The connected piece i32[M] of each vertex, and how many pieces there are (a vertex without
+    triangles is one).
+    """
     edges = triangles[:, [0, 1, 1, 2]].reshape(-1, 2)
-    graph = scipy.sparse.coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(num_vertices,) * 2)
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(num_vertices,) * 2
+    )
     num, labels = csgraph.connected_components(graph, directed=False)
     return labels, num
 
@@ -139,7 +161,8 @@ def write_mesh_ply(path: str | os.PathLike, mesh: MeshParts) -> None:
 
     Args:
         path: the file.
-        mesh: a `Mesh`, or one on disk (`tile_store.JoinedMesh`), of which one part is in memory at a time.
+        mesh: a `Mesh`, or one on disk (`tile_store.JoinedMesh`), of which one part is in memory at
+            a time.
     Raises:
         InputError: the mesh is empty, or the disk is full.
     """
@@ -147,10 +170,20 @@ def write_mesh_ply(path: str | os.PathLike, mesh: MeshParts) -> None:
         raise InputError(f"{path}: the mesh has no triangle; nothing was written")
     # Double where float32 would move vertices by more than a thousandth of a typical edge.
     kind = "f8" if mesh.largest_coordinate * 2.0**-24 > 1e-3 * mesh.typical_edge else "f4"
-    tables = (table_of(("x y z", kind, vertices), ("nx ny nz", "f4", normals), ("red green blue", "u1", colors))
-              for vertices, normals, colors in mesh.vertex_parts())
-    write_ply_parts(path, mesh.num_vertices, tables, mesh.num_triangles, mesh.triangle_parts(),
-                    comments=("cosurfgs_jax mesh",))
+    tables = (
+        table_of(
+            ("x y z", kind, vertices), ("nx ny nz", "f4", normals), ("red green blue", "u1", colors)
+        )
+        for vertices, normals, colors in mesh.vertex_parts()
+    )
+    write_ply_parts(
+        path,
+        mesh.num_vertices,
+        tables,
+        mesh.num_triangles,
+        mesh.triangle_parts(),
+        comments=("cosurfgs_jax mesh",),
+    )
 
 
 def read_mesh_ply(path: str | os.PathLike) -> Mesh:
@@ -164,8 +197,14 @@ def read_mesh_ply(path: str | os.PathLike) -> Mesh:
     table = tables["vertex"]
     vertices = columns(table, ("x", "y", "z"), path)
     present = table.dtype.names
-    colors = (columns(table, ("red", "green", "blue"), path, np.uint8) if "red" in present
-              else np.full((len(vertices), 3), 160, np.uint8))
-    normals = (columns(table, ("nx", "ny", "nz"), path, np.float32) if "nx" in present
-               else vertex_normals(vertices, triangles))
+    colors = (
+        columns(table, ("red", "green", "blue"), path, np.uint8)
+        if "red" in present
+        else np.full((len(vertices), 3), 160, np.uint8)
+    )
+    normals = (
+        columns(table, ("nx", "ny", "nz"), path, np.float32)
+        if "nx" in present
+        else vertex_normals(vertices, triangles)
+    )
     return Mesh(vertices, triangles, colors, normals)

@@ -1,4 +1,6 @@
-"""Mesh files of other programs: OBJ and GLB. PLY, which can be written part by part, is in `mesh`."""
+"""Mesh files of other programs: OBJ and GLB. PLY, which can be written part by part, is
+in `mesh`.
+"""
 
 import os
 
@@ -9,11 +11,16 @@ from cosurfgs_jax.files import atomic_path
 from cosurfgs_jax.surface.mesh import Mesh
 
 FORMATS = ("ply", "obj", "glb")
-BYTES_PER_TRIANGLE = {"ply": 0, "obj": 700, "glb": 250}  # at the peak, with the mesh; 580 and 125 beside it measured on 1 million
+BYTES_PER_TRIANGLE = {
+    "ply": 0,
+    "obj": 700,
+    "glb": 250,
+}  # at the peak, with the mesh; 580 and 125 beside it measured on 1 million
 
 
 def import_trimesh():
-    """The trimesh module. Open3D writes OBJ files too, but with six digits: map coordinates would lose their metres.
+    """The trimesh module. Open3D writes OBJ files too, but with six digits: map coordinates would
+    lose their metres.
 
     Raises:
         InputError: it is not installed.
@@ -21,7 +28,9 @@ def import_trimesh():
     try:
         import trimesh
     except ImportError as error:
-        raise InputError('trimesh is needed for OBJ and GLB files: pip install "cosurfgs_jax[mesh]"') from error
+        raise InputError(
+            'trimesh is needed for OBJ and GLB files: pip install "cosurfgs_jax[mesh]"'
+        ) from error
     return trimesh
 
 
@@ -47,11 +56,20 @@ def _upright(up: np.ndarray) -> np.ndarray:
 
 
 def write_obj(path: str | os.PathLike, mesh: Mesh) -> None:
-    """Writes an OBJ file with normals and, behind each vertex, its colour, atomically; the dataset's frame."""
+    """Writes an OBJ file with normals and, behind each vertex, its colour, atomically; the
+    dataset's frame.
+    """
     trimesh = import_trimesh()
-    digits = max(6, int(np.ceil(3 - np.log10(max(mesh.typical_edge, 1e-300)))))  # a thousandth of an edge
-    text = trimesh.exchange.obj.export_obj(_to_trimesh(trimesh, mesh, mesh.vertices), include_normals=True,
-                                           include_color=True, digits=digits, header="cosurfgs_jax mesh")
+    digits = max(
+        6, int(np.ceil(3 - np.log10(max(mesh.typical_edge, 1e-300))))
+    )  # a thousandth of an edge
+    text = trimesh.exchange.obj.export_obj(
+        _to_trimesh(trimesh, mesh, mesh.vertices),
+        include_normals=True,
+        include_color=True,
+        digits=digits,
+        header="cosurfgs_jax mesh",
+    )
     with atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as file:
         file.write(text)
 
@@ -59,8 +77,9 @@ def write_obj(path: str | os.PathLike, mesh: Mesh) -> None:
 def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     """Writes a binary glTF file with normals and colours, atomically.
 
-    glTF is y up and its vertices are float32: they are laid around the mesh's middle, and its node turns and moves them.
-    Vertices of the file, placed by the node, are the dataset's, turned so that `up` is y.
+    glTF is y up and its vertices are float32: they are laid around the mesh's middle, and its node
+    turns and moves them. Vertices of the file, placed by the node, are the dataset's, turned so
+    that `up` is y.
 
     Args:
         path: the file.
@@ -73,21 +92,30 @@ def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     transform[:3, :3] = _upright(up)
     transform[:3, 3] = transform[:3, :3] @ center
     scene = trimesh.Scene()
-    scene.add_geometry(_to_trimesh(trimesh, mesh, mesh.vertices - center), node_name="mesh", transform=transform)
+    scene.add_geometry(
+        _to_trimesh(trimesh, mesh, mesh.vertices - center), node_name="mesh", transform=transform
+    )
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(trimesh.exchange.gltf.export_glb(scene, include_normals=True))
 
 
 def _to_trimesh(trimesh, mesh: Mesh, vertices: np.ndarray):
-    return trimesh.Trimesh(vertices, mesh.triangles, vertex_normals=mesh.vertex_normals, vertex_colors=mesh.vertex_colors,
-                           process=False, validate=False)
+    return trimesh.Trimesh(
+        vertices,
+        mesh.triangles,
+        vertex_normals=mesh.vertex_normals,
+        vertex_colors=mesh.vertex_colors,
+        process=False,
+        validate=False,
+    )
 
 
 def write_mesh(path: str | os.PathLike, mesh: Mesh, form: str, up: np.ndarray) -> None:
     """Writes an OBJ or GLB file.
 
     Args:
-        path: the file. mesh: dataset frame. form: one of FORMATS but ply. up: f64[3], dataset frame.
+        path: the file. mesh: dataset frame. form: one of FORMATS but ply. up: f64[3], dataset
+            frame.
     Raises:
         InputError: the mesh is empty, trimesh is missing, or the disk is full.
     """

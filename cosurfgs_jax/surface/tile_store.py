@@ -1,9 +1,10 @@
 """Tiles of a mesh on disk, joined without ever being in memory together.
 
-Why so: a mesh larger than memory could also be one file per tile, but whoever opens it would have to join them; or one file to
-which tiles are appended as they come, but which pieces are too small to keep is known only after the last tile. So tiles wait in
-a scratch folder, and the joined mesh is read from them twice: once for its vertices, once for its triangles, as PLY wants them.
-"""
+Why so: a mesh larger than memory could also be one file per tile, but whoever opens it would have
+    to join them; or one file to
+which tiles are appended as they come, but which pieces are too small to keep is known only after
+the last tile. So tiles wait in a scratch folder, and the joined mesh is read from them twice: once
+for its vertices, once for its triangles, as PLY wants them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ class _Tile(NamedTuple):
 
 
 class _Seam(NamedTuple):
-    """Vertices on the common faces of tiles, each once; those of tile t are `places[bounds[t]:bounds[t+1]]` of `numbers`."""
+    """Vertices on the common faces of tiles, each once; those of tile t are
+    `places[bounds[t]:bounds[t+1]]` of `numbers`.
+    """
 
     numbers: np.ndarray  # i64[S], of the occurrence in the list of unique vertices
     first: np.ndarray  # i64[U], an occurrence of each unique vertex
@@ -38,7 +41,9 @@ class _Seam(NamedTuple):
 
 
 class TileStore:
-    """Meshes of tiles in a folder. Memory holds the vertices on seams and a number per connected piece, nothing else."""
+    """Meshes of tiles in a folder. Memory holds the vertices on seams and a number per connected
+    piece, nothing else.
+    """
 
     def __init__(self, folder: str | Path):
         """
@@ -55,7 +60,8 @@ class TileStore:
         self._sizes: list[np.ndarray] = []  # triangles per component
         self._interior: list[np.ndarray] = []  # vertices per component that are on no seam
         self._num_components = 0
-        self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
+        self._low = np.full(3, np.inf)
+        self._high = np.full(3, -np.inf)
         self._edge_of_most = (0, 0.0)  # triangles of the largest tile, and its typical edge
 
     def add(self, mesh: Mesh, is_on_seam: np.ndarray) -> None:
@@ -76,8 +82,11 @@ class TileStore:
             try:
                 np.save(self.folder / f"{self.num_tiles}_{name}.npy", values)
             except OSError as error:
-                raise InputError(f"{self.folder}: a tile of the mesh could not be written ({error.strerror or error}); "
-                                 "make room there, or set a larger config.surface.voxel_size") from error
+                raise InputError(
+                    f"{self.folder}: a tile of the mesh could not be written "
+                    f"({error.strerror or error}); "
+                    "make room there, or set a larger config.surface.voxel_size"
+                ) from error
         places = np.flatnonzero(is_on_seam)
         self._seam_places.append(places)
         self._seam_vertices.append(vertices[places])
@@ -87,13 +96,18 @@ class TileStore:
         self._interior.append(np.bincount(components[~is_on_seam], minlength=num))
         self._num_components += num
         self.num_tiles += 1
-        self._low, self._high = np.minimum(self._low, vertices.min(axis=0)), np.maximum(self._high, vertices.max(axis=0))
+        self._low = np.minimum(self._low, vertices.min(axis=0))
+        self._high = np.maximum(self._high, vertices.max(axis=0))
         self._edge_of_most = max(self._edge_of_most, (mesh.num_triangles, mesh.typical_edge))
 
     @property
     def largest_coordinate(self) -> float:
         """The largest absolute value of any coordinate."""
-        return float(np.abs([self._low + self.origin, self._high + self.origin]).max()) if self.num_tiles else 0.0
+        return (
+            float(np.abs([self._low + self.origin, self._high + self.origin]).max())
+            if self.num_tiles
+            else 0.0
+        )
 
     @property
     def typical_edge(self) -> float:
@@ -102,12 +116,16 @@ class TileStore:
 
     def tile(self, number: int) -> _Tile:
         """The arrays of a tile, mapped from its files."""
-        return _Tile(*(np.load(self.folder / f"{number}_{name}.npy", mmap_mode="r") for name in _FIELDS))
+        return _Tile(
+            *(np.load(self.folder / f"{number}_{name}.npy", mmap_mode="r") for name in _FIELDS)
+        )
 
     def _seam(self) -> _Seam:
         vertices = np.concatenate(self._seam_vertices or [np.zeros((0, 3), np.float32)])
         bounds = np.cumsum([0] + [len(part) for part in self._seam_vertices])
-        rows = np.ascontiguousarray(vertices).view([("", np.uint32)] * 3).reshape(-1)  # equal to the last bit, or two places
+        rows = (
+            np.ascontiguousarray(vertices).view([("", np.uint32)] * 3).reshape(-1)
+        )  # equal to the last bit, or two places
         _, first, numbers = np.unique(rows, return_index=True, return_inverse=True)
         return _Seam(numbers.reshape(-1), first, bounds)
 
@@ -115,32 +133,55 @@ class TileStore:
         """The mesh of all tiles.
 
         Args:
-            min_cluster_share: connected pieces with fewer triangles than this share of the largest are left out, as by
-                `mesh.drop_small_clusters`; pieces are connected through seams.
+            min_cluster_share: connected pieces with fewer triangles than this share of the largest
+                are left out, as by `mesh.drop_small_clusters`; pieces are connected through seams.
         """
         seam = self._seam()
         occurrences = np.concatenate(self._seam_components or [np.zeros(0, np.int64)])
         links = (occurrences, occurrences[seam.first[seam.numbers]])
-        graph = scipy.sparse.coo_matrix((np.ones(len(occurrences), np.int8), links), shape=(self._num_components,) * 2)
-        labels = csgraph.connected_components(graph, directed=False)[1] if self._num_components else np.zeros(0, np.int64)
+        graph = scipy.sparse.coo_matrix(
+            (np.ones(len(occurrences), np.int8), links), shape=(self._num_components,) * 2
+        )
+        labels = (
+            csgraph.connected_components(graph, directed=False)[1]
+            if self._num_components
+            else np.zeros(0, np.int64)
+        )
         per_component = np.concatenate(self._sizes or [np.zeros(0, np.int64)])
         sizes = np.bincount(labels, weights=per_component) if len(labels) else np.zeros(0)
         is_kept = sizes[labels] >= min_cluster_share * sizes.max(initial=0)
-        return JoinedMesh(self, seam, is_kept, int(per_component.sum()), int(per_component[is_kept].sum()),
-                          int(np.concatenate(self._interior or [np.zeros(0, np.int64)])[is_kept].sum()))
+        return JoinedMesh(
+            self,
+            seam,
+            is_kept,
+            int(per_component.sum()),
+            int(per_component[is_kept].sum()),
+            int(np.concatenate(self._interior or [np.zeros(0, np.int64)])[is_kept].sum()),
+        )
 
-    def seam_arrays(self, seam: _Seam, is_kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of each unique vertex on a seam: its place f32[U,3], the sum of its normals f32[U,3], whether it is kept bool[U],
-        and its colour u8[U,3]."""
+    def seam_arrays(
+        self, seam: _Seam, is_kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of each unique vertex on a seam: its place f32[U,3], the sum of its normals f32[U,3],
+        whether it is kept bool[U], and its colour u8[U,3]."""
         if not self.num_tiles:
             nothing = np.zeros((0, 3), np.float32)
             return nothing, nothing, np.zeros(0, bool), nothing.astype(np.uint8)
-        vertices, sums = np.concatenate(self._seam_vertices), np.concatenate(self._seam_sums)
-        total = np.stack([np.bincount(seam.numbers, weights=sums[:, axis], minlength=len(seam.first)) for axis in range(3)], 1)
+        vertices = np.concatenate(self._seam_vertices)
+        sums = np.concatenate(self._seam_sums)
+        total = np.stack(
+            [
+                np.bincount(seam.numbers, weights=sums[:, axis], minlength=len(seam.first))
+                for axis in range(3)
+            ],
+            1,
+        )
         kept = is_kept[np.concatenate(self._seam_components)[seam.first]]
         colors = np.zeros((len(seam.first), 3), np.uint8)
         for number, places in enumerate(self._seam_places):
-            colors[seam.numbers[seam.bounds[number]:seam.bounds[number + 1]]] = self.tile(number).colors[places]
+            colors[seam.numbers[seam.bounds[number] : seam.bounds[number + 1]]] = self.tile(
+                number
+            ).colors[places]
         return vertices[seam.first], total.astype(np.float32), kept, colors
 
     def seam_places(self, number: int) -> np.ndarray:
@@ -149,7 +190,8 @@ class TileStore:
 
 
 class JoinedMesh(MeshParts):
-    """What `TileStore.join` gives: the vertices on seams first, then those of tile after tile; as long as the store is there.
+    """What `TileStore.join` gives: the vertices on seams first, then those of tile after tile; as
+    long as the store is there.
 
     Attributes:
         num_vertices, num_triangles: of the pieces that are kept.
@@ -157,14 +199,25 @@ class JoinedMesh(MeshParts):
         largest_coordinate, typical_edge: see `mesh.MeshParts`.
     """
 
-    def __init__(self, store: TileStore, seam: _Seam, is_kept: np.ndarray, num_before: int, num_triangles: int,
-                 num_interior: int):
-        self._store, self._seam, self._is_kept = store, seam, is_kept
+    def __init__(
+        self,
+        store: TileStore,
+        seam: _Seam,
+        is_kept: np.ndarray,
+        num_before: int,
+        num_triangles: int,
+        num_interior: int,
+    ):
+        self._store = store
+        self._seam = seam
+        self._is_kept = is_kept
         self._seam_arrays = store.seam_arrays(seam, is_kept)
         self._num_seam = int(self._seam_arrays[2].sum())
-        self.num_triangles_before, self.num_triangles = num_before, num_triangles
+        self.num_triangles_before = num_before
+        self.num_triangles = num_triangles
         self.num_vertices = self._num_seam + num_interior
-        self.largest_coordinate, self.typical_edge = store.largest_coordinate, store.typical_edge
+        self.largest_coordinate = store.largest_coordinate
+        self.typical_edge = store.typical_edge
 
     def _interior(self, number: int, tile: _Tile) -> np.ndarray:
         """bool[M]: the kept vertices of a tile that are on no seam."""
@@ -179,23 +232,32 @@ class JoinedMesh(MeshParts):
         for number in range(self._store.num_tiles):
             tile = self._store.tile(number)
             chosen = self._interior(number, tile)
-            yield tile.vertices[chosen] + self._store.origin, _unit(tile.normal_sums[chosen]), tile.colors[chosen]
+            yield (
+                tile.vertices[chosen] + self._store.origin,
+                _unit(tile.normal_sums[chosen]),
+                tile.colors[chosen],
+            )
 
     def triangle_parts(self) -> Iterator[np.ndarray]:
         """See `MeshParts`."""
         seam_numbers = np.cumsum(self._seam_arrays[2]) - 1
         start = self._num_seam
         for number in range(self._store.num_tiles):
-            tile, (first, last) = self._store.tile(number), self._seam.bounds[number:number + 2]
+            tile = self._store.tile(number)
+            (first, last) = self._seam.bounds[number : number + 2]
             chosen = self._interior(number, tile)
             numbers = start + np.cumsum(chosen) - 1
             start += int(chosen.sum())
             numbers[self._store.seam_places(number)] = seam_numbers[self._seam.numbers[first:last]]
-            yield numbers[tile.triangles[self._is_kept[tile.components[tile.triangles[:, 0]]]]].astype(np.int32)
+            yield numbers[
+                tile.triangles[self._is_kept[tile.components[tile.triangles[:, 0]]]]
+            ].astype(np.int32)
 
     def to_mesh(self) -> Mesh:
         """All of it in memory."""
-        vertices, normals, colors = (np.concatenate(parts) for parts in zip(*self.vertex_parts(), strict=True))
+        vertices, normals, colors = (
+            np.concatenate(parts) for parts in zip(*self.vertex_parts(), strict=True)
+        )
         triangles = np.concatenate([np.zeros((0, 3), np.int32), *self.triangle_parts()])
         return Mesh(vertices, triangles, colors, normals)
 

@@ -1,1 +1,3 @@
-"""Training: the state, a pure step, the loop around it, checkpoints, and what is made of a trained model."""
+"""Training: the state, a pure step, the loop around it, checkpoints, and what is made of a trained
+model.
+"""

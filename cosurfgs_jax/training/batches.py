@@ -1,4 +1,6 @@
-"""What blocks train on: which photographs each one uses at each step, and which neighbours they are compared with."""
+"""What blocks train on: which photographs each one uses at each step, and which neighbours they are
+compared with.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,84 +18,131 @@ from cosurfgs_jax.losses.geometric import SecondView
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.surface.depth_filter import seen_depths
 from cosurfgs_jax.training.device_cache import DeviceCache, pick, shelf_bytes
-from cosurfgs_jax.training.partitioned_scene import Photographs, PartitionedScene
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.step import Batch
 
 _PREFETCH = 4  # photographs of each block decoded ahead, and more where threads would be idle
-_STEPS_REMEMBERED = 64  # of each block: what it uses is asked for when it is prefetched and when it is sent
+_STEPS_REMEMBERED = (
+    64  # of each block: what it uses is asked for when it is prefetched and when it is sent
+)
 _MAX_POINTS = 20_000  # of a scene without tracks, to tell how far its views look
 
 
 def _typical_depths(scene: Scene) -> np.ndarray:
-    """f64[V], median camera z of the SfM points that each view sees, dataset unit; NaN where it sees none."""
-    points, tracks = scene.points, (scene.track_offsets, scene.track_views)
+    """f64[V], median camera z of the SfM points that each view sees, dataset unit; NaN where it
+    sees none.
+    """
+    points = scene.points
+    tracks = (scene.track_offsets, scene.track_views)
     if not len(scene.track_views):
-        points, tracks = points[:: max(1, len(points) // _MAX_POINTS)], (None, None)
-    seen = seen_depths(points, scene.camera_from_world, scene.intrinsics, scene.image_sizes, *tracks)
+        points = points[:: max(1, len(points) // _MAX_POINTS)]
+        tracks = (None, None)
+    seen = seen_depths(
+        points, scene.camera_from_world, scene.intrinsics, scene.image_sizes, *tracks
+    )
     return np.array([np.median(depths) if len(depths) else np.nan for depths in seen])
 
 
-def neighbors_of_blocks(partitioned: PartitionedScene, settings: LossSettings) -> list[dict[int, np.ndarray]]:
-    """For each block and each of its views the views of the block that MV-Reg compares it with, nearest first.
+def neighbors_of_blocks(
+    partitioned: PartitionedScene, settings: LossSettings
+) -> list[dict[int, np.ndarray]]:
+    """For each block and each of its views the views of the block that MV-Reg compares it with,
+    nearest first.
 
     Args:
         partitioned: of the run.
         settings: how many, and how far they may be turned away.
     """
-    depths, result = _typical_depths(partitioned.scene), []
+    depths = _typical_depths(partitioned.scene)
+    result = []
     for block in partitioned.blocks:
-        chosen = choose_neighbors(partitioned.scene.camera_from_world[block.views], settings.num_neighbors,
-                                  settings.max_neighbor_angle_deg, depths=depths[block.views])
-        result.append({int(view): block.views[others] for view, others in zip(block.views, chosen, strict=True)})
+        chosen = choose_neighbors(
+            partitioned.scene.camera_from_world[block.views],
+            settings.num_neighbors,
+            settings.max_neighbor_angle_deg,
+            depths=depths[block.views],
+        )
+        result.append(
+            {
+                int(view): block.views[others]
+                for view, others in zip(block.views, chosen, strict=True)
+            }
+        )
     return result
 
 
 def check_neighbors(partitioned: PartitionedScene, settings: LossSettings) -> None:
-    """Raises InputError if MV-Reg is on and no view of some block has a neighbour to be compared with."""
+    """Raises InputError if MV-Reg is on and no view of some block has a neighbour to be compared
+    with.
+    """
     if not settings.has_multi_view:
         return
-    for block, neighbors in zip(partitioned.blocks, neighbors_of_blocks(partitioned, settings), strict=True):
+    for block, neighbors in zip(
+        partitioned.blocks, neighbors_of_blocks(partitioned, settings), strict=True
+    ):
         if not any(len(others) for others in neighbors.values()):
             raise InputError(
-                f"config.loss.multi_view_*: expected photographs of block {block.number} that look at the same place from "
-                f"different places, got none: its {len(block.views)} photographs stand at one spot, or their axes differ by more "
-                f"than config.loss.max_neighbor_angle_deg={settings.max_neighbor_angle_deg:g} degrees; allow more, use fewer "
+                f"config.loss.multi_view_*: expected photographs of block {block.number} that look "
+                "at the same place from "
+                f"different places, got none: its {len(block.views)} photographs stand at one "
+                "spot, or their axes differ by more "
+                f"than config.loss.max_neighbor_angle_deg={settings.max_neighbor_angle_deg:g} "
+                "degrees; allow more, use fewer "
                 "blocks (config.partition.num_blocks), or train without these terms: "
-                "--config.loss.multi_view_geometric_weight=0 --config.loss.multi_view_photometric_weight=0")
+                "--config.loss.multi_view_geometric_weight=0 "
+                "--config.loss.multi_view_photometric_weight=0"
+            )
 
 
 def each_view(partitioned: PartitionedScene, layout: Layout, row: int) -> Iterator:
     """All training views of the blocks in a row, in step.
 
     Yields:
-        (Camera [D, ...], bool[D] whether it is one of the block's or stands in for one that it lacks, image size).
+        (Camera [D, ...], bool[D] whether it is one of the block's or stands in for one that it
+        lacks, image size).
     """
-    blocks = [partitioned.blocks[number] for device in range(layout.num_devices)
-              if (number := layout.block_at(device, row)) is not None]
+    blocks = [
+        partitioned.blocks[number]
+        for device in range(layout.num_devices)
+        if (number := layout.block_at(device, row)) is not None
+    ]
     for index in range(max(len(block.views) for block in blocks)):
+
         def make(number: int | None, index=index):
             views = partitioned.blocks[0 if number is None else number].views
             is_active = number is not None and index < len(views)
-            return partitioned.views.camera_arrays(int(views[index if is_active else 0])), np.bool_(is_active)
+            return partitioned.views.camera_arrays(int(views[index if is_active else 0])), np.bool_(
+                is_active
+            )
 
         camera, is_active = layout.put_row(row, make)
-        yield camera, is_active, partitioned.photo_size or partitioned.views.image_size(int(blocks[0].views[index]))
+        yield (
+            camera,
+            is_active,
+            partitioned.photo_size or partitioned.views.image_size(int(blocks[0].views[index])),
+        )
 
 
 class PackedBatch(NamedTuple):
-    """A Batch as it goes to a device: its numbers in one array, and tables of photographs to pick from."""
+    """A Batch as it goes to a device: its numbers in one array, and tables of photographs to pick
+    from.
+    """
 
     numbers: Packed  # of a Batch with slots of tables in the place of photographs
-    tables: tuple[Any, ...]  # u8[R,h,w,c] for the photograph, and one for the second view's, if there is one
+    tables: tuple[
+        Any, ...
+    ]  # u8[R,h,w,c] for the photograph, and one for the second view's, if there is one
 
     def open(self) -> Batch:
         """The batch. Inside a compiled function."""
         batch = self.numbers.open()
         batch = batch._replace(photo=pick(self.tables[0], batch.photo))
         if batch.second is not None:
-            batch = batch._replace(second=batch.second._replace(photo=pick(self.tables[1], batch.second.photo)))
+            batch = batch._replace(
+                second=batch.second._replace(photo=pick(self.tables[1], batch.second.photo))
+            )
         # What follows compiles as if the batch had been given as it is: equal to the last bit.
         return jax.lax.optimization_barrier(batch)
 
@@ -105,13 +154,20 @@ class BlockViews:
         """
         Args:
             run: of the run.
-            load: what goes to the devices of a view, see `DeviceCache`; None = its photograph. No method of what holds this object: a
-                cycle would keep the devices' memory beyond the stage.
+            load: what goes to the devices of a view, see `DeviceCache`; None = its photograph. No
+                method of what holds this object: a cycle would keep the devices' memory beyond the
+                    stage.
         """
         self._run = run
         settings = run.settings
-        self._orders = [ViewOrder(block.views, settings.seed, block.number) for block in run.partitioned.blocks]
-        self._neighbors = neighbors_of_blocks(run.partitioned, settings.loss) if settings.loss.has_multi_view else None
+        self._orders = [
+            ViewOrder(block.views, settings.seed, block.number) for block in run.partitioned.blocks
+        ]
+        self._neighbors = (
+            neighbors_of_blocks(run.partitioned, settings.loss)
+            if settings.loss.has_multi_view
+            else None
+        )
         self.photographs = Photographs(run.partitioned, run.images)
         self._load = load or self.photographs.load
         self._device_cache: DeviceCache | None = None
@@ -127,7 +183,9 @@ class BlockViews:
         return self._device_cache
 
     def _remember(self, make: Callable[[int, int], Any], block: int, step: int) -> Any:
-        """What a function of block and step gives: it is asked for when it is prefetched, and again when it is sent."""
+        """What a function of block and step gives: it is asked for when it is prefetched, and again
+        when it is sent.
+        """
         key = make.__name__, block, step
         if key not in self._remembered:
             self._remembered[key] = make(block, step)
@@ -143,7 +201,9 @@ class BlockViews:
         return self._orders[block].view(step)
 
     def second_view(self, block: int, step: int) -> int | None:
-        """The neighbour that the view of a block's step is compared with; None where it has none, or MV-Reg is off."""
+        """The neighbour that the view of a block's step is compared with; None where it has none,
+        or MV-Reg is off.
+        """
         return None if self._neighbors is None else self._remember(self._chances, block, step)[0]
 
     def lattice_offset(self, block: int, step: int) -> np.ndarray:
@@ -153,13 +213,18 @@ class BlockViews:
     def _chances(self, block: int, step: int) -> tuple[int | None, np.ndarray]:
         """What is left to chance in a step with MV-Reg: the second view and the lattice."""
         random = np.random.default_rng([self._run.settings.seed, block, step, 3])
-        start, second = random.bit_generator.state, None
+        start = random.bit_generator.state
+        second = None
         others = self._neighbors[block][self.view(block, step)]
         if len(others):
             second = int(others[random.integers(len(others))])
-        random.bit_generator.state = start  # the lattice does not depend on how many neighbours there are
+        random.bit_generator.state = (
+            start  # the lattice does not depend on how many neighbours there are
+        )
         random.integers(2)
-        return second, random.integers(self._run.settings.loss.patch_stride, size=2).astype(np.int32)
+        return second, random.integers(self._run.settings.loss.patch_stride, size=2).astype(
+            np.int32
+        )
 
     def second_shown(self, block: int, step: int) -> int:
         """The second view, or what stands in for one where there is none: the view itself."""
@@ -168,17 +233,27 @@ class BlockViews:
 
     def prefetch(self, step: int, with_second: bool = False) -> None:
         """Starts to decode the photographs of the next steps that are not on the devices yet."""
-        blocks, images = self._run.layout.local_blocks, self._run.images
+        blocks = self._run.layout.local_blocks
+        images = self._run.images
         per_step = max(1, len(blocks) * (1 + with_second))
         wanted = []
         for later in range(step, step + max(_PREFETCH, -(-images.num_threads // per_step))):
             wanted += [(block, self.view(block, later)) for block in blocks]
             if with_second:
-                wanted += [(block, view) for block in blocks if (view := self.second_view(block, later)) is not None]
-        images.prefetch([view for block, view in wanted if not self.device_cache.is_there(block, view)])
+                wanted += [
+                    (block, view)
+                    for block in blocks
+                    if (view := self.second_view(block, later)) is not None
+                ]
+        images.prefetch(
+            [view for block, view in wanted if not self.device_cache.is_there(block, view)]
+        )
 
-    def batch(self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False) -> Batch:
-        """What the blocks of a row train on in a step, put on their devices leaf by leaf: what `deliver` is held to.
+    def batch(
+        self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False
+    ) -> Batch:
+        """What the blocks of a row train on in a step, put on their devices leaf by leaf: what
+        `deliver` is held to.
 
         Args:
             row: of the layout. step: finished ones. progress, sh_degree: see `Batch`.
@@ -186,26 +261,47 @@ class BlockViews:
         """
         numbers = np.float32(progress), np.int32(sh_degree)
         return self._run.layout.put_row(
-            row, lambda block: self._batch_of(block, step, numbers, self.photographs.load, with_second))
+            row,
+            lambda block: self._batch_of(block, step, numbers, self.photographs.load, with_second),
+        )
 
-    def deliver(self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False) -> PackedBatch:
-        """The same with as little to send as there is. What was delivered for the row before is used up (`DeviceCache.bring`)."""
+    def deliver(
+        self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False
+    ) -> PackedBatch:
+        """The same with as little to send as there is. What was delivered for the row before is
+        used up (`DeviceCache.bring`).
+        """
         numbers = np.float32(progress), np.int32(sh_degree)
         choices = [functools.partial(self.view, step=step)]
         if with_second and self._neighbors is not None:
             choices.append(functools.partial(self.second_shown, step=step))
         tables = self.device_cache.bring(row, *choices)
-        return PackedBatch(self._run.layout.pack_row(
-            row, lambda block: self._batch_of(block, step, numbers, self.device_cache.slot, with_second)), tables)
+        return PackedBatch(
+            self._run.layout.pack_row(
+                row,
+                lambda block: self._batch_of(
+                    block, step, numbers, self.device_cache.slot, with_second
+                ),
+            ),
+            tables,
+        )
 
-    def _batch_of(self, block: int | None, step: int, numbers: tuple, photo_of: Callable, with_second: bool) -> Batch:
-        """One block's, as NumPy arrays; `photo_of(block, view)` gives the photograph, or what stands for it."""
-        partitioned, own = self._run.partitioned, block or 0
-        view, second = self.view(own, step), None
+    def _batch_of(
+        self, block: int | None, step: int, numbers: tuple, photo_of: Callable, with_second: bool
+    ) -> Batch:
+        """One block's, as NumPy arrays; `photo_of(block, view)` gives the photograph, or what
+        stands for it.
+        """
+        partitioned = self._run.partitioned
+        own = block or 0
+        view = self.view(own, step)
+        second = None
         index = np.int32(np.searchsorted(partitioned.blocks[own].views, view))
         if with_second and self._neighbors is not None:
             second = self.second(block, step, photo_of)
-        return Batch(partitioned.views.camera_arrays(view), photo_of(block, view), index, *numbers, second)
+        return Batch(
+            partitioned.views.camera_arrays(view), photo_of(block, view), index, *numbers, second
+        )
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:
         """The second view of a block's step; a stand-in where there is none.
@@ -217,5 +313,9 @@ class BlockViews:
         own = block or 0
         shown = self.second_shown(own, step) if block is not None else self.view(own, step)
         is_used = block is not None and self.second_view(block, step) is not None
-        return SecondView(self._run.partitioned.views.camera_arrays(shown), photo_of(block, shown), np.bool_(is_used),
-                          self.lattice_offset(own, step))
+        return SecondView(
+            self._run.partitioned.views.camera_arrays(shown),
+            photo_of(block, shown),
+            np.bool_(is_used),
+            self.lattice_offset(own, step),
+        )

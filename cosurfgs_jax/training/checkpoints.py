@@ -1,4 +1,6 @@
-"""Training state on disk: saved in the background, whole or not at all, restored on any devices, checked before use."""
+"""Training state on disk: saved in the background, whole or not at all, restored on any devices,
+checked before use.
+"""
 
 import json
 import logging
@@ -35,9 +37,9 @@ class _Damaged(Exception):
 class Checkpoints:
     """The last few checkpoints of one run.
 
-    A checkpoint is a pytree (`state`) and JSON data (`meta`). `meta` is read first, since the shapes of the state depend on
-    what it says. Use as a context manager, or call `close`: a save may still be under way.
-    """
+    A checkpoint is a pytree (`state`) and JSON data (`meta`). `meta` is read first, since the
+    shapes of the state depend on what it says. Use as a context manager, or call `close`: a save
+    may still be under way."""
 
     def __init__(self, folder: Path | str, keep: int = 2):
         """
@@ -48,9 +50,14 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._saving_step = -1
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums))
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=("state", "meta"))
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_names=("state", "meta")
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -72,7 +79,8 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Starts to save; arrays may be donated right after. Does nothing if the step is there already.
+        """Starts to save; arrays may be donated right after. Does nothing if the step is there
+        already.
 
         Args:
             step: number of finished training steps.
@@ -84,8 +92,14 @@ class Checkpoints:
         self._manager.wait_until_finished()  # the checksums' callback must see its own step
         self._saving_step = step
         meta = {**meta, "format": FORMAT}
-        self._manager.save(step, force=True, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False)))))
+        self._manager.save(
+            step,
+            force=True,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                meta=ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False))),
+            ),
+        )
 
     def restore_latest(self, make_abstract: Callable[[dict], Any]) -> Restored | None:
         """Reads the newest checkpoint that is not damaged.
@@ -93,9 +107,10 @@ class Checkpoints:
         A damaged newer one is set aside as `damaged-<step>` and a line is logged.
 
         Args:
-            make_abstract: from meta to the state's pytree of `jax.ShapeDtypeStruct` (`jax.eval_shape`), with plain
-                numbers where the state has them. A leaf without a sharding goes to the first device. A leaf may be longer or
-                shorter along its first axis than what was saved: it is filled up with zeros, or cut.
+            make_abstract: from meta to the state's pytree of `jax.ShapeDtypeStruct`
+                (`jax.eval_shape`), with plain numbers where the state has them. A leaf without a
+                sharding goes to the first device. A leaf may be longer or shorter along its first
+                axis than what was saved: it is filled up with zeros, or cut.
         Returns:
             None if nothing was saved yet.
         Raises:
@@ -110,24 +125,35 @@ class Checkpoints:
                 damage.append((step, error))
                 continue
             for newer, error in damage:
-                _log.warning("checkpoint %d is damaged (%s); going on from step %d", newer, error, step)
+                _log.warning(
+                    "checkpoint %d is damaged (%s); going on from step %d", newer, error, step
+                )
                 self._set_aside(newer)
             return restored
         if damage:
             step, error = damage[0]
-            raise InputError(f"{self._folder}: expected a checkpoint that can be read, got only damaged ones (step {step}: "
-                             f"{error}); restore the folder from a backup, or delete it to start again")
+            raise InputError(
+                f"{self._folder}: expected a checkpoint that can be read, got only damaged ones "
+                f"(step {step}: "
+                f"{error}); restore the folder from a backup, or delete it to start again"
+            )
         return None
 
     def _restore(self, step: int, make_abstract: Callable[[dict], Any]) -> Restored:
         is_verified = self._verify(step)
         try:
-            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        except Exception as error:  # orbax raises whatever its parts raise: KeyError, ValueError, OSError
+            meta = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            ).meta
+        except (
+            Exception
+        ) as error:  # orbax raises whatever its parts raise: KeyError, ValueError, OSError
             raise _Damaged(f"its meta data cannot be read: {_first_line(error)}") from error
         if meta.get("format") != FORMAT:
-            raise InputError(f"{self._folder / str(step)}: expected checkpoint format {FORMAT}, got "
-                             f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it")
+            raise InputError(
+                f"{self._folder / str(step)}: expected checkpoint format {FORMAT}, got "
+                f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it"
+            )
         abstract = jax.tree.map(_placed, make_abstract(meta))
         try:
             saved = ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / "state")
@@ -135,21 +161,28 @@ class Checkpoints:
             arguments = ocp.args.StandardRestore(abstract, strict=False)
             state = self._manager.restore(step, args=ocp.args.Composite(state=arguments)).state
         except Exception as error:
-            if is_verified:  # the files are as they were written: the caller asks for the wrong shapes, or memory is short
+            # the files are as they were written: the caller asks for the wrong shapes, or memory is
+            # short
+            if is_verified:
                 raise
             raise _Damaged(_first_line(error)) from error
         return Restored(step, state, meta)
 
     def _write_checksums(self) -> None:
-        """Called in the saving thread when all files of a step are written, just before its folder gets its final name.
+        """Called in the saving thread when all files of a step are written, just before its folder
+        gets its final name.
 
-        Without them a flipped bit is restored as if it were a number, and a truncated file is found only half-way through.
-        """
+        Without them a flipped bit is restored as if it were a number, and a truncated file is found
+        only half-way through."""
         if jax.process_index() != 0:
             return
         for folder in self._folder.glob(f"{self._saving_step}.*tmp*"):
-            sums = {str(path.relative_to(folder)): _checksum(path) for item in ("state", "meta")
-                    for path in sorted((folder / item).rglob("*")) if path.is_file()}
+            sums = {
+                str(path.relative_to(folder)): _checksum(path)
+                for item in ("state", "meta")
+                for path in sorted((folder / item).rglob("*"))
+                if path.is_file()
+            }
             (folder / _CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
     def _verify(self, step: int) -> bool:
@@ -193,11 +226,17 @@ def _first_line(error: Exception) -> str:
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every array but PRNG keys, whose bits have an axis more in the file."""
-    def name(key):
-        return str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)))
 
-    return {".".join(map(name, path)): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-            if hasattr(leaf, "shape") and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)}
+    def name(key):
+        return str(
+            next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field))
+        )
+
+    return {
+        ".".join(map(name, path)): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if hasattr(leaf, "shape") and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    }
 
 
 def _check_shapes(saved: Any, wanted: Any) -> None:
@@ -205,8 +244,11 @@ def _check_shapes(saved: Any, wanted: Any) -> None:
     saved = _shapes(saved)
     for name, shape in _shapes(wanted).items():
         if name in saved and (len(shape) != len(saved[name]) or shape[1:] != saved[name][1:]):
-            raise ValueError(f"checkpoint: {name}: expected an array of shape {shape}, got one of {saved[name]}; they are not "
-                             "compatible: only the first axis may differ")
+            raise ValueError(
+                f"checkpoint: {name}: expected an array of shape {shape}, got one of "
+                f"{saved[name]}; they are not "
+                "compatible: only the first axis may differ"
+            )
 
 
 def _placed(leaf: Any) -> Any:

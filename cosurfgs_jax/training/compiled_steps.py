@@ -1,7 +1,7 @@
 """The steps of training under shard_map: every device trains one block, and they exchange nothing.
 
-Each function here is a function of one block (`step.py`) for all devices of the mesh at once. The compiled programs hold no
-collective; tests read that from their text.
+Each function here is a function of one block (`step.py`) for all devices of the mesh at once. The
+compiled programs hold no collective; tests read that from their text.
 """
 
 import functools
@@ -15,10 +15,14 @@ from cosurfgs_jax.training import step
 
 
 class BlockSteps(NamedTuple):
-    """The compiled steps of the blocks of a round. Arguments have an axis of D devices in front; what is changed is donated."""
+    """The compiled steps of the blocks of a round. Arguments have an axis of D devices in front;
+    what is changed is donated.
+    """
 
     train: Callable  # (state, Batch, shape=StepShape) -> (state, StepReport)
-    train_packed: Callable  # (state, PackedBatch, shape=StepShape) -> (state, Packed StepReport): the same with less to send
+    # (state, PackedBatch, shape=StepShape) -> (state, Packed StepReport): the same with less to
+    # send
+    train_packed: Callable
     densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
     count_front_view: Callable  # (num_views, state, camera, is_active, image_size=) -> num_views
@@ -32,11 +36,15 @@ def _train_packed(state, delivery, settings: Settings, shape: step.StepShape):
 
 def compile_blocks(settings: Settings, layout: Layout) -> BlockSteps:
     """The jitted functions for these settings on this mesh."""
+
     def bind(function, **options):
         return sharded(functools.partial(function, settings=settings), layout, **options)
 
     return BlockSteps(
-        bind(step.train_step, donate=(0,), static=("shape",)), bind(_train_packed, donate=(0,), static=("shape",)),
+        bind(step.train_step, donate=(0,), static=("shape",)),
+        bind(_train_packed, donate=(0,), static=("shape",)),
         bind(step.densify_step, donate=(0,)),
         sharded(step.reset_opacity_step, layout, donate=(0,)),
-        bind(step.count_front_view, donate=(0,), static=("image_size",)), bind(step.trim_step, donate=(0,)))
+        bind(step.count_front_view, donate=(0,), static=("image_size",)),
+        bind(step.trim_step, donate=(0,)),
+    )

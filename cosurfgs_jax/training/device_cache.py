@@ -1,7 +1,7 @@
 """Photographs on the devices: kept there where all of them fit, else brought for each step.
 
-One mechanism for both. A step is given a table of photographs and picks from it by number: a table of all photographs of its
-block, or of the one that was just brought.
+One mechanism for both. A step is given a table of photographs and picks from it by number: a table
+of all photographs of its block, or of the one that was just brought.
 """
 
 import collections
@@ -19,7 +19,8 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import SPEC, Layout, sharded
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 
-_FREE_SHARE = 0.25  # of the memory that is free when a stage begins: the model has yet to grow, and drawing needs room
+# of the memory that is free when a stage begins: the model has yet to grow, and drawing needs room
+_FREE_SHARE = 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -27,28 +28,41 @@ def shelf_bytes(device_memory_mb: int, layout: Layout) -> int:
     """The budget for what is kept on each device; every process calls it, and all get the same.
 
     Args:
-        device_memory_mb: `data.device_memory_mb`: MiB, or below 0 for a share of what the devices say is free. Those that keep no
-            count, as CPUs, whose memory is the host's, get nothing.
+        device_memory_mb: `data.device_memory_mb`: MiB, or below 0 for a share of what the devices
+            say is free. Those that keep no count, as CPUs, whose memory is the host's, get nothing.
         layout: of the blocks.
     """
     if device_memory_mb >= 0:
         return device_memory_mb * 2**20
-    free = free_bytes([layout.mesh.devices.flat[device].memory_stats() for device in layout.local_devices])
+    free = free_bytes(
+        [layout.mesh.devices.flat[device].memory_stats() for device in layout.local_devices]
+    )
     return int(_FREE_SHARE * processes.gather(np.array(free)).min())
 
 
 def free_bytes(stats: Sequence[dict | None]) -> int:
-    """What is free on the fullest of some devices, from their `memory_stats`; 0 if one keeps no count."""
-    return max(0, min((item or {}).get("bytes_limit", 0) - (item or {}).get("bytes_in_use", 0) for item in stats))
+    """What is free on the fullest of some devices, from their `memory_stats`; 0 if one keeps no
+    count.
+    """
+    return max(
+        0,
+        min(
+            (item or {}).get("bytes_limit", 0) - (item or {}).get("bytes_in_use", 0)
+            for item in stats
+        ),
+    )
 
 
 def pick(table: Any, slot) -> Any:
     """One item of a table [R, ...] a leaf. Inside a compiled function."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, slot, keepdims=False), table)
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, slot, keepdims=False), table
+    )
 
 
 def _store(table: Any, item: Any, slot, is_new) -> Any:
     """The table with an item in a slot; as it was where it is not new."""
+
     def store(leaf, value):
         value = jnp.where(is_new, value, jax.lax.dynamic_index_in_dim(leaf, slot, keepdims=False))
         return jax.lax.dynamic_update_index_in_dim(leaf, value, slot, 0)
@@ -59,18 +73,26 @@ def _store(table: Any, item: Any, slot, is_new) -> Any:
 class DeviceCache:
     """What the steps of blocks need of their views: a pytree of NumPy arrays each, an item.
 
-    The items of one row of the layout and of one image size make a table [D, R, ...] a leaf; R is the most of them that a block
-    of the row has.
+    The items of one row of the layout and of one image size make a table [D, R, ...] a leaf; R is
+    the most of them that a block of the row has.
     """
 
-    def __init__(self, partitioned: PartitionedScene, layout: Layout, load: Callable[[int | None, int], Any], num_bytes: int):
+    def __init__(
+        self,
+        partitioned: PartitionedScene,
+        layout: Layout,
+        load: Callable[[int | None, int], Any],
+        num_bytes: int,
+    ):
         """
         Args:
             place, layout: of the run.
-            load: (number of a block, view) -> its item; block None: something of the same shape, for a device without a block.
+            load: (number of a block, view) -> its item; block None: something of the same shape,
+                for a device without a block.
             num_bytes: on each device, for what is kept. Where not all items fit, none is kept.
         """
-        self._layout, self._load = layout, load
+        self._layout = layout
+        self._load = load
         common = partitioned.photo_size
         self._size_of = (lambda view: common) if common else partitioned.views.image_size
         self._slots: list[dict[int, int]] = []  # of each block: view -> slot
@@ -86,11 +108,17 @@ class DeviceCache:
             first = int(partitioned.blocks[0].views[0])
             item = jax.tree.leaves(load(None if common else 0, first))
             per_pixel = sum(leaf.nbytes for leaf in item) / math.prod(self._size_of(first))
-            needed = sum(count * math.prod(size) * per_pixel for (_, size), count in self._num_slots.items())
+            needed = sum(
+                count * math.prod(size) * per_pixel for (_, size), count in self._num_slots.items()
+            )
             self.is_keeping = needed <= num_bytes
-            _log.info("photographs %s: %d MiB a device, %d MiB are given to them (config.data.device_memory_mb)",
-                      "stay on the devices" if self.is_keeping else "go to the devices at each step", math.ceil(needed / 2**20),
-                      num_bytes // 2**20)
+            _log.info(
+                "photographs %s: %d MiB a device, %d MiB are given to them "
+                "(config.data.device_memory_mb)",
+                "stay on the devices" if self.is_keeping else "go to the devices at each step",
+                math.ceil(needed / 2**20),
+                num_bytes // 2**20,
+            )
 
     def _deal_slots(self, block: Block) -> dict[int, int]:
         """The slots of a block's views, counted for each size by itself."""
@@ -123,27 +151,47 @@ class DeviceCache:
             For each choice a table.
         """
         if not self.is_keeping:
-            return tuple(self._layout.put_row(row, lambda number, view_of=view_of: jax.tree.map(
-                lambda leaf: leaf[None], self._load(number, view_of(number or 0)))) for view_of in choices)
+            return tuple(
+                self._layout.put_row(
+                    row,
+                    lambda number, view_of=view_of: jax.tree.map(
+                        lambda leaf: leaf[None], self._load(number, view_of(number or 0))
+                    ),
+                )
+                for view_of in choices
+            )
         keys = [self._keep(row, view_of) for view_of in choices]
         return tuple(self._tables[key] for key in keys)
 
     def _keep(self, row: int, view_of: Callable[[int], int]) -> tuple[int, tuple[int, int]]:
-        """The key of the table that has one view of each of a row's blocks; stores those that it lacks."""
+        """The key of the table that has one view of each of a row's blocks; stores those that it
+        lacks.
+        """
         layout = self._layout
-        key = row, self._size_of(view_of(row))  # the first device's block in a row has the number of the row
+        key = (
+            row,
+            self._size_of(view_of(row)),
+        )  # the first device's block in a row has the number of the row
         if not self._num_to_come:
             return key
-        views = {block: view_of(block) for device in range(layout.num_devices)
-                 if (block := layout.block_at(device, row)) is not None}
+        views = {
+            block: view_of(block)
+            for device in range(layout.num_devices)
+            if (block := layout.block_at(device, row)) is not None
+        }
         missing = {block for block, view in views.items() if not self.is_there(block, view)}
         if not missing:
             return key
         # Blocks in lockstep: the devices of the others get something that is not stored.
-        items = layout.put_row(row, lambda block: self._load(*((block, views[block]) if block in missing else (None, 0))))
+        items = layout.put_row(
+            row,
+            lambda block: self._load(*((block, views[block]) if block in missing else (None, 0))),
+        )
         if key not in self._tables:
             self._tables[key] = self._empty(items, self._num_slots[key])
-        slots = layout.put_row(row, lambda block: (self.slot(block, views.get(block, 0)), np.bool_(block in missing)))
+        slots = layout.put_row(
+            row, lambda block: (self.slot(block, views.get(block, 0)), np.bool_(block in missing))
+        )
         self._tables[key] = self._store(self._tables[key], items, *slots)
         self._there |= {(block, views[block]) for block in missing}
         self._num_to_come -= len(missing)
@@ -151,6 +199,9 @@ class DeviceCache:
 
     def _empty(self, items: Any, num_slots: int) -> Any:
         def make():
-            return jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], num_slots, *leaf.shape[1:]), leaf.dtype), items)
+            return jax.tree.map(
+                lambda leaf: jnp.zeros((leaf.shape[0], num_slots, *leaf.shape[1:]), leaf.dtype),
+                items,
+            )
 
         return jax.jit(make, out_shardings=NamedSharding(self._layout.mesh, SPEC))()

@@ -9,12 +9,14 @@ from cosurfgs_jax.distributed.layout import Layout
 
 
 def programs_ahead(layout: Layout) -> int:
-    """How many launched programs may still be running when the host goes on; decided here for all stages.
+    """How many launched programs may still be running when the host goes on; decided here for all
+    stages.
 
-    One on accelerators: while it runs, the host launches the next, and the device waits for the host no longer than the
-    rasterizer takes to read back how many pairs it has. More would only hold memory. None on CPUs: there the programs share the
-    cores, so that nothing is gained, and several programs with collectives in flight can wait for each other's threads for ever.
-    """
+    One on accelerators: while it runs, the host launches the next, and the device waits for the
+        host no longer than the
+    rasterizer takes to read back how many pairs it has. More would only hold memory. None on CPUs:
+    there the programs share the cores, so that nothing is gained, and several programs with
+    collectives in flight can wait for each other's threads for ever."""
     return 0 if layout.mesh.devices.flat[0].platform == "cpu" else 1
 
 

@@ -1,4 +1,6 @@
-"""A dataset as training sees it: cut into blocks, in the world frame, its photographs in the sizes that steps need."""
+"""A dataset as training sees it: cut into blocks, in the world frame, its photographs in the sizes
+that steps need.
+"""
 
 import hashlib
 from pathlib import Path
@@ -20,8 +22,11 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, init_state
 from cosurfgs_jax.training.world_cameras import WorldViews
 
-_PIXELS_PER_SURFEL = 32  # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain ground
-_MIN_CAPACITY, _MAX_CAPACITY = 20_000, 5_000_000
+# of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain
+# ground
+_PIXELS_PER_SURFEL = 32
+_MIN_CAPACITY = 20_000
+_MAX_CAPACITY = 5_000_000
 _SLOT_ROUNDING = 1024
 PARTITION_FILE = "partition.json"
 
@@ -52,7 +57,9 @@ class PartitionedScene(NamedTuple):
 
     @property
     def photo_size(self) -> tuple[int, int] | None:
-        """(H, W) that all photographs are padded to: blocks in lockstep need one size. None: each has its own."""
+        """(H, W) that all photographs are padded to: blocks in lockstep need one size. None: each
+        has its own.
+        """
         sizes = self.scene.image_sizes
         if len(self.blocks) == 1 and len(np.unique(sizes, axis=0)) > 1:
             return None
@@ -68,8 +75,13 @@ class PartitionedScene(NamedTuple):
     def fingerprint(self) -> str:
         """Changes when names, cameras, image sizes or points change."""
         digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
-        for array in (self.scene.camera_from_world, self.scene.intrinsics, self.scene.image_sizes, self.scene.points,
-                      self.scene.is_test):
+        for array in (
+            self.scene.camera_from_world,
+            self.scene.intrinsics,
+            self.scene.image_sizes,
+            self.scene.points,
+            self.scene.is_test,
+        ):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
@@ -78,7 +90,9 @@ class PartitionedScene(NamedTuple):
         return {"fingerprint": self.fingerprint(), "partition": self.partition.fingerprint()}
 
 
-def open_partitioned_scene(settings: Settings, workdir: Path, allow_missing: bool = False) -> PartitionedScene:
+def open_partitioned_scene(
+    settings: Settings, workdir: Path, allow_missing: bool = False
+) -> PartitionedScene:
     """Reads the dataset of a run and cuts it into blocks; the generated one lies in the workdir.
 
     Args:
@@ -90,14 +104,24 @@ def open_partitioned_scene(settings: Settings, workdir: Path, allow_missing: boo
     frame = SceneFrame.from_scene(scene)
     views = WorldViews(scene, frame)
     partition = build_partition(
-        frame.to_world(scene.points), scene.track_offsets, scene.track_views,
-        frame.camera_to_world_frame(scene.camera_from_world), scene.intrinsics, scene.image_sizes, scene.train_views,
-        settings.partition)
-    return PartitionedScene(scene, frame, views, partition, _plan_blocks(scene, partition, settings))
+        frame.to_world(scene.points),
+        scene.track_offsets,
+        scene.track_views,
+        frame.camera_to_world_frame(scene.camera_from_world),
+        scene.intrinsics,
+        scene.image_sizes,
+        scene.train_views,
+        settings.partition,
+    )
+    return PartitionedScene(
+        scene, frame, views, partition, _plan_blocks(scene, partition, settings)
+    )
 
 
 def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
-    """One surfel per 32 pixels of what the views show; each spot counts once, not once a photograph."""
+    """One surfel per 32 pixels of what the views show; each spot counts once, not once a
+    photograph.
+    """
     pixels = int(scene.image_sizes[views].prod(axis=1).sum())
     is_ours = np.zeros(scene.num_views, bool)
     is_ours[views] = True
@@ -114,17 +138,28 @@ def _plan_blocks(scene: Scene, partition: Partition, settings: Settings) -> list
     blocks = []
     for number in range(partition.num_blocks):
         capacity = _natural_capacity(scene, partition.views[number])
-        if settings.surfels.capacity:  # of the whole model: a block gets the share that its photographs show of the place
+        if (
+            settings.surfels.capacity
+        ):  # of the whole model: a block gets the share that its photographs show of the place
             capacity = max(1, round(settings.surfels.capacity * min(1.0, capacity / max(whole, 1))))
         else:
             capacity = min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)
-        blocks.append(Block(number, partition.views[number], capacity, min(len(partition.points[number]), capacity),
-                            float(partition.lengths[number])))
+        blocks.append(
+            Block(
+                number,
+                partition.views[number],
+                capacity,
+                min(len(partition.points[number]), capacity),
+                float(partition.lengths[number]),
+            )
+        )
     return blocks
 
 
 def slots_for(num_surfels: int, capacity: int, factor: float) -> int:
-    """Slots that leave room for `factor` times as many surfels, in few distinct sizes: each one compiles the step anew."""
+    """Slots that leave room for `factor` times as many surfels, in few distinct sizes: each one
+    compiles the step anew.
+    """
     return min(round_slots(int(num_surfels * factor)), capacity)
 
 
@@ -133,18 +168,29 @@ def round_slots(num_surfels: int) -> int:
     return max(-(-num_surfels // _SLOT_ROUNDING), 1) * _SLOT_ROUNDING
 
 
-def first_state(partitioned: PartitionedScene, block: Block, settings: Settings, num_slots: int) -> TrainState:
-    """The state of a block before its first step: a surfel on every SfM point of the block, and free slots."""
+def first_state(
+    partitioned: PartitionedScene, block: Block, settings: Settings, num_slots: int
+) -> TrainState:
+    """The state of a block before its first step: a surfel on every SfM point of the block, and
+    free slots.
+    """
     points = partitioned.partition.points[block.number]
     surfels = initialize.surfels_from_points(
-        partitioned.frame.to_world(partitioned.scene.points[points]), partitioned.scene.point_colors[points], num_slots,
-        settings.surfels.sh_degree, settings.surfels.init_opacity,
-        jax.random.fold_in(jax.random.key(settings.seed), block.number), partitioned.views.centers()[block.views])
+        partitioned.frame.to_world(partitioned.scene.points[points]),
+        partitioned.scene.point_colors[points],
+        num_slots,
+        settings.surfels.sh_degree,
+        settings.surfels.init_opacity,
+        jax.random.fold_in(jax.random.key(settings.seed), block.number),
+        partitioned.views.centers()[block.views],
+    )
     return init_state(surfels, len(block.views), settings, partitioned.max_views, block.length)
 
 
 class Photographs:
-    """The photographs of a place's blocks as steps take them: all of one form, where the blocks need that."""
+    """The photographs of a place's blocks as steps take them: all of one form, where the blocks
+    need that.
+    """
 
     def __init__(self, partitioned: PartitionedScene, images: ImageStore):
         """
@@ -152,11 +198,13 @@ class Photographs:
             partitioned, images: of the run.
         """
         self._images = images
-        self._size, self._is_masked = partitioned.photo_size, partitioned.has_masked_photos  # computed there from all views
+        self._size = partitioned.photo_size
+        self._is_masked = partitioned.has_masked_photos  # computed there from all views
         self._blank = None  # made at first use
 
     def load(self, block: int | None, view: int) -> np.ndarray:
-        """A photograph: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to `PartitionedScene.photo_size`.
+        """A photograph: u8[H,W,3], or u8[H,W,4] with 255 where the pixel counts; padded to
+        `PartitionedScene.photo_size`.
 
         Args:
             block: None for what stands in for it on a device without a block.
@@ -171,11 +219,16 @@ class Photographs:
             photo = np.concatenate([photo, np.full((*photo.shape[:2], 1), 255, np.uint8)], axis=-1)
         if self._size is None or photo.shape[:2] == self._size:
             return photo
-        return np.pad(photo, ((0, self._size[0] - photo.shape[0]), (0, self._size[1] - photo.shape[1]), (0, 0)))
+        return np.pad(
+            photo,
+            ((0, self._size[0] - photo.shape[0]), (0, self._size[1] - photo.shape[1]), (0, 0)),
+        )
 
 
 def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours f32[H,W,3] in [0, 1] and the mask bool[H,W], or None, of a photograph u8[H,W,3 or 4]."""
+    """Colours f32[H,W,3] in [0, 1] and the mask bool[H,W], or None, of a photograph
+    u8[H,W,3 or 4].
+    """
     mask = photo[..., 3] > 127 if photo.shape[-1] == 4 else None
     return photo[..., :3].astype(np.float32) / 255, mask
 
@@ -190,10 +243,18 @@ def bind_partition(partitioned: PartitionedScene, workdir: Path) -> None:
     if path.exists():
         before = files.read_json_object(path).get("fingerprint")
         if before != partitioned.partition.fingerprint() and settings_file.has_begun(workdir):
-            raise InputError(f"{path}: expected the partition of this run ({partitioned.partition.fingerprint()}), got another one "
-                             f"({before}); the dataset or config.partition was changed: give the old ones, or use another "
-                             "--workdir")
+            raise InputError(
+                f"{path}: expected the partition of this run "
+                f"({partitioned.partition.fingerprint()}), got another one "
+                f"({before}); the dataset or config.partition was changed: give the old ones, or "
+                "use another "
+                "--workdir"
+            )
     if processes.is_first():
-        table = partition_table(partitioned.partition, partitioned.frame.to_world(partitioned.scene.points), partitioned.views.centers(),
-                                partitioned.scene.is_test)
+        table = partition_table(
+            partitioned.partition,
+            partitioned.frame.to_world(partitioned.scene.points),
+            partitioned.views.centers(),
+            partitioned.scene.is_test,
+        )
         files.write_json(path, {"fingerprint": partitioned.partition.fingerprint(), **table})

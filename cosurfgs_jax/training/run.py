@@ -15,7 +15,9 @@ from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run_log import Log
 
-_STEPS_BETWEEN_AGREEMENTS = 20  # of several processes: whether one was asked to stop, and whether all are still there
+_STEPS_BETWEEN_AGREEMENTS = (
+    20  # of several processes: whether one was asked to stop, and whether all are still there
+)
 
 
 class Run(NamedTuple):

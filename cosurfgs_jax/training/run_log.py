@@ -1,4 +1,6 @@
-"""What a run tells while it goes: a progress line, curves that survive a resume, TensorBoard, and metrics.json."""
+"""What a run tells while it goes: a progress line, curves that survive a resume, TensorBoard, and
+metrics.json.
+"""
 
 import json
 import resource
@@ -15,9 +17,13 @@ from cosurfgs_jax.workdir import merge_metrics, read_metrics
 
 
 class Progress:
-    """Progress of a loop: a bar on a terminal, elsewhere a line every few seconds. A context manager."""
+    """Progress of a loop: a bar on a terminal, elsewhere a line every few seconds. A context
+    manager.
+    """
 
-    def __init__(self, name: str, total: int, start: int = 0, stream: Any = None, every_s: float = 10.0):
+    def __init__(
+        self, name: str, total: int, start: int = 0, stream: Any = None, every_s: float = 10.0
+    ):
         """
         Args:
             name: what runs.
@@ -26,7 +32,9 @@ class Progress:
             stream: text file to write to; None = stderr.
             every_s: seconds between two lines where there is no terminal.
         """
-        self._name, self._total, self._every_s = name, total, every_s
+        self._name = name
+        self._total = total
+        self._every_s = every_s
         self._stream = sys.stderr if stream is None else stream
         self._step = self._first = start
         self._began = time.monotonic()
@@ -36,7 +44,14 @@ class Progress:
         if self._stream.isatty():
             import tqdm
 
-            self._bar = tqdm.tqdm(total=total, initial=start, desc=name, file=self._stream, dynamic_ncols=True, unit="step")
+            self._bar = tqdm.tqdm(
+                total=total,
+                initial=start,
+                desc=name,
+                file=self._stream,
+                dynamic_ncols=True,
+                unit="step",
+            )
 
     def __enter__(self) -> "Progress":
         return self
@@ -49,10 +64,11 @@ class Progress:
 
         Args:
             step: finished steps.
-            **numbers: shown by name (loss, psnr, surfels); the last ones stay when none are given. Read them from the device
-                rarely: every read waits for the step.
+            **numbers: shown by name (loss, psnr, surfels); the last ones stay when none are given.
+                Read them from the device rarely: every read waits for the step.
         """
-        done, self._step = step - self._step, step
+        done = step - self._step
+        self._step = step
         if numbers:
             self._numbers = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
         if self._bar is not None:
@@ -75,7 +91,9 @@ class Progress:
             self._bar.close()
         elif self._step > self._first and self._total:
             self._write_line()
-        self._first, self._bar, self._total = self._step, None, 0
+        self._first = self._step
+        self._bar = None
+        self._total = 0
 
     def _write_line(self) -> None:
         now = time.monotonic()
@@ -104,27 +122,39 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     if not path.exists():
         return rows
-    with files.reading(path, "lines of JSON", "move it away: it has the curves of the report and nothing else"):
+    with files.reading(
+        path, "lines of JSON", "move it away: it has the curves of the report and nothing else"
+    ):
         for line in files.iter_lines(path):
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError):  # the line that was being written when the process was killed
+            except (
+                ValueError,
+                RecursionError,
+            ):  # the line that was being written when the process was killed
                 continue
-            if isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("step"), int):
+            if (
+                isinstance(row, dict)
+                and isinstance(row.get("stage"), str)
+                and isinstance(row.get("step"), int)
+            ):
                 rows.append(row)
     return rows
 
 
 def read_history(workdir: Path | str) -> list[dict[str, Any]]:
     """The rows that the `Log`s of all processes of a workdir have written, by stage and step."""
-    paths = sorted(Path(workdir).glob("history*.jsonl"), key=lambda path: (len(path.name), path.name))  # the first process first
+    paths = sorted(
+        Path(workdir).glob("history*.jsonl"), key=lambda path: (len(path.name), path.name)
+    )  # the first process first
     rows = [row for path in paths for row in _read_rows(path)]
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["step"]))
 
 
 class Log:
-    """Rows of numbers, one JSON object a line, so that curves go on after a resume; and the same for TensorBoard.
+    """Rows of numbers, one JSON object a line, so that curves go on after a resume; and the same
+    for TensorBoard.
 
     A context manager. Every process writes its own blocks' rows to its own file.
     """
@@ -137,7 +167,9 @@ class Log:
         """
         self._process = process
         self._path = Path(workdir) / (f"history.{process}.jsonl" if process else "history.jsonl")
-        self._board_folder = Path(workdir) / "tensorboard" / (f"process_{process}" if process else "")
+        self._board_folder = (
+            Path(workdir) / "tensorboard" / (f"process_{process}" if process else "")
+        )
         self._board = None
 
     def __enter__(self) -> "Log":
@@ -147,13 +179,19 @@ class Log:
         self.close()
 
     def begin(self, stage: str, step: int) -> None:
-        """A stage goes on from a step: its later rows, and those of stages that ended after it, are cut: they come again."""
+        """A stage goes on from a step: its later rows, and those of stages that ended after it, are
+        cut: they come again.
+        """
         paths = [self._path]
         if self._process == 0:  # an earlier run may have had more processes
-            paths += [path for path in self._path.parent.glob("history.*.jsonl")
-                      if int(path.name.split(".")[1]) >= processes.count()]
+            paths += [
+                path
+                for path in self._path.parent.glob("history.*.jsonl")
+                if int(path.name.split(".")[1]) >= processes.count()
+            ]
         for path in paths:
-            kept, is_later = [], False
+            kept = []
+            is_later = False
             for row in _read_rows(path):
                 is_later = is_later or (row["stage"] == stage and row["step"] > step)
                 if row["stage"] == stage and row["step"] <= step or not is_later:
@@ -163,7 +201,9 @@ class Log:
     def row(self, stage: str, step: int, block: int, **numbers: float) -> None:
         """Adds a row and writes it at once."""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(files.to_json({"stage": stage, "step": step, "block": block, **numbers}) + "\n")
+            file.write(
+                files.to_json({"stage": stage, "step": step, "block": block, **numbers}) + "\n"
+            )
         if self._board is None:
             from tensorboardX import SummaryWriter
 
@@ -179,7 +219,9 @@ class Log:
 
 
 class Stopwatch:
-    """Seconds spent in a stage over all runs of it: what earlier runs spent, and the time since this object was made."""
+    """Seconds spent in a stage over all runs of it: what earlier runs spent, and the time since
+    this object was made.
+    """
 
     def __init__(self, seconds_before: float = 0.0):
         self._seconds_before = seconds_before
@@ -194,7 +236,8 @@ class Stopwatch:
 def peak_bytes_per_device() -> int:
     """The most memory that any local device has held at once, in bytes.
 
-    A CPU keeps no count per device: there it is the peak of the process, which all its virtual devices share.
+    A CPU keeps no count per device: there it is the peak of the process, which all its virtual
+        devices share.
     """
     stats = [device.memory_stats() for device in jax.local_devices()]
     if any(stats):

@@ -1,4 +1,6 @@
-"""When what happens: fractions of the run turned into step numbers, and the order of the photographs."""
+"""When what happens: fractions of the run turned into step numbers, and the order of the
+photographs.
+"""
 
 import dataclasses
 
@@ -8,14 +10,17 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.step import StepShape
 
 _MIN_BETWEEN_DENSIFICATIONS = 20  # steps: fewer views say little of a surfel
-_BUDGET_LEAD = 1.25  # the budget is all given at 1/1.25 of density control's time, the rest of which moves surfels
+# the budget is all given at 1/1.25 of density control's time, the rest of which moves surfels
+_BUDGET_LEAD = 1.25
 _MIN_BETWEEN_TRIMS = 200  # steps: a trim draws all photographs once
 _MIN_BETWEEN_RESETS = 500  # steps: opacities need about as many to come back
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The course of one run. A step number counts finished steps: after step 1 one photograph was used."""
+    """The course of one run. A step number counts finished steps: after step 1 one photograph was
+    used.
+    """
 
     num_steps: int
     density_start: int
@@ -30,26 +35,41 @@ class Schedule:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Schedule":
-        """Rounds the fractions of `train.steps`, with floors where a few steps would show nothing yet."""
-        num_steps, density = settings.train.steps, settings.density
+        """Rounds the fractions of `train.steps`, with floors where a few steps would show nothing
+        yet.
+        """
+        num_steps = settings.train.steps
+        density = settings.density
 
         def steps(share: float, least: int = 1) -> int:
             return max(least, round(share * num_steps))
 
-        return cls(num_steps, steps(density.start, _MIN_BETWEEN_DENSIFICATIONS), steps(density.stop),
-                   steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
-                   steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
-                   steps(density.trim_every, _MIN_BETWEEN_TRIMS) if density.trim_min_views else 0,
-                   steps(settings.train.sh_degree_every), settings.surfels.sh_degree, density.enabled,
-                   steps(settings.loss.geometry_start, 0) if settings.loss.has_single_view or settings.loss.has_multi_view
-                   else None)
+        return cls(
+            num_steps,
+            steps(density.start, _MIN_BETWEEN_DENSIFICATIONS),
+            steps(density.stop),
+            steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
+            steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
+            steps(density.trim_every, _MIN_BETWEEN_TRIMS) if density.trim_min_views else 0,
+            steps(settings.train.sh_degree_every),
+            settings.surfels.sh_degree,
+            density.enabled,
+            steps(settings.loss.geometry_start, 0)
+            if settings.loss.has_single_view or settings.loss.has_multi_view
+            else None,
+        )
 
     @classmethod
     def without_growth(cls, settings: Settings, num_steps: int) -> "Schedule":
         """A course on which the surfels stay as many as they are, all of their colours learning."""
         course = cls.from_settings(settings)
-        return dataclasses.replace(course, num_steps=num_steps, is_growing=False, sh_every=0,
-                                   geometry_start=None if course.geometry_start is None else 0)
+        return dataclasses.replace(
+            course,
+            num_steps=num_steps,
+            is_growing=False,
+            sh_every=0,
+            geometry_start=None if course.geometry_start is None else 0,
+        )
 
     def shape(self, step: int) -> StepShape:
         """What the step after `step` finished ones is compiled for."""
@@ -57,39 +77,67 @@ class Schedule:
         return StepShape(self.is_growing and step < self.density_stop, has_geometry)
 
     def sh_degree_at(self, step: int) -> int:
-        """The highest degree of spherical harmonics that learns in the step after `step` finished ones."""
+        """The highest degree of spherical harmonics that learns in the step after `step` finished
+        ones.
+        """
         return min(self.sh_degree, step // self.sh_every) if self.sh_every else self.sh_degree
 
     def densifies_after(self, step: int) -> bool:
         """Whether density control runs after this many steps."""
-        return self.is_growing and self.density_start <= step <= self.density_stop and step % self.density_every == 0
+        return (
+            self.is_growing
+            and self.density_start <= step <= self.density_stop
+            and step % self.density_every == 0
+        )
 
     def budget(self, step: int, first: int, capacity: int) -> int:
-        """How many surfels may live after the density control of this step: from `first` to `capacity` in a straight line.
+        """How many surfels may live after the density control of this step: from `first` to
+        `capacity` in a straight line.
 
-        Without it the large gradients of the first steps fill all slots at once, with surfels that nobody needs later.
-        """
+        Without it the large gradients of the first steps fill all slots at once, with surfels that
+        nobody needs later."""
         share = (step - self.density_start) / max(1, self.density_stop - self.density_start)
         return max(first, round(first + (capacity - first) * min(1.0, share * _BUDGET_LEAD)))
 
     def resets_after(self, step: int) -> bool:
-        """Whether the opacities are lowered after this many steps; not so late that density control could not follow."""
-        return self.is_growing and step % self.reset_every == 0 and step + self.reset_every <= self.density_stop
+        """Whether the opacities are lowered after this many steps; not so late that density control
+        could not follow.
+        """
+        return (
+            self.is_growing
+            and step % self.reset_every == 0
+            and step + self.reset_every <= self.density_stop
+        )
 
     def trims_after(self, step: int) -> bool:
-        """Whether what too few photographs see is dropped after this many steps; not while opacities are low."""
-        if not (self.is_growing and self.trim_every and self.density_start <= step <= self.density_stop):
+        """Whether what too few photographs see is dropped after this many steps; not while
+        opacities are low.
+        """
+        if not (
+            self.is_growing and self.trim_every and self.density_start <= step <= self.density_stop
+        ):
             return False
-        resets = [earlier for earlier in range(self.reset_every, step + 1, self.reset_every) if self.resets_after(earlier)]
-        return step % self.trim_every == 0 and (not resets or step - resets[-1] >= self.reset_every // 2)
+        resets = [
+            earlier
+            for earlier in range(self.reset_every, step + 1, self.reset_every)
+            if self.resets_after(earlier)
+        ]
+        return step % self.trim_every == 0 and (
+            not resets or step - resets[-1] >= self.reset_every // 2
+        )
 
     def is_after_reset(self, step: int) -> bool:
         """Whether the opacities were lowered before this step."""
-        return any(self.resets_after(earlier) for earlier in range(self.reset_every, step, self.reset_every))
+        return any(
+            self.resets_after(earlier)
+            for earlier in range(self.reset_every, step, self.reset_every)
+        )
 
 
 class ViewOrder:
-    """Which photograph each step uses: all once per epoch, in an order that follows from seed, block and epoch alone."""
+    """Which photograph each step uses: all once per epoch, in an order that follows from seed,
+    block and epoch alone.
+    """
 
     def __init__(self, views: np.ndarray, seed: int, block: int = 0):
         """
@@ -98,8 +146,10 @@ class ViewOrder:
             seed: of the run.
             block: its number.
         """
-        self._views, self._seed = views, (seed, block)
-        self._epoch, self._order = -1, views
+        self._views = views
+        self._seed = (seed, block)
+        self._epoch = -1
+        self._order = views
 
     def view(self, step: int) -> int:
         """The view of the step after `step` finished ones."""

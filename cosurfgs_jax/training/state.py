@@ -18,16 +18,16 @@ from cosurfgs_jax.types import Surfels
 class TrainState:
     """All of it; a checkpoint holds nothing else that has a shape.
 
-    | field                  | what                                                                   |
-    |------------------------|------------------------------------------------------------------------|
-    | `params`               | trainable fields of N slots (`optim.SurfelParams`)                     |
-    | `alive`                | bool[N], slots in use                                                  |
-    | `optimizer`            | Adam moments of `params`                                               |
-    | `stats`                | screen gradients since the last densification                          |
-    | `appearance`           | exposure model of V photographs; None where it is off                  |
-    | `appearance_optimizer` | its optimiser's state, or None                                         |
-    | `num_views`            | i32[], how many of the V belong to this block; the rest fill up        |
-    | `length`               | f32[], extent of the block in world lengths                            |
+    | field                  | what                                                            |
+    |------------------------|-----------------------------------------------------------------|
+    | `params`               | trainable fields of N slots (`optim.SurfelParams`)              |
+    | `alive`                | bool[N], slots in use                                           |
+    | `optimizer`            | Adam moments of `params`                                        |
+    | `stats`                | screen gradients since the last densification                   |
+    | `appearance`           | exposure model of V photographs; None where it is off           |
+    | `appearance_optimizer` | its optimiser's state, or None                                  |
+    | `num_views`            | i32[], how many of the V belong to this block; the rest fill up |
+    | `length`               | f32[], extent of the block in world lengths                     |
     """
 
     params: optim.SurfelParams
@@ -44,8 +44,13 @@ class TrainState:
         return optim.to_surfels(self.params, self.alive)
 
 
-def init_state(surfels: Surfels, num_views: int, settings: Settings, max_views: int | None = None,
-               length: float = 1.0) -> TrainState:
+def init_state(
+    surfels: Surfels,
+    num_views: int,
+    settings: Settings,
+    max_views: int | None = None,
+    length: float = 1.0,
+) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -59,10 +64,20 @@ def init_state(surfels: Surfels, num_views: int, settings: Settings, max_views: 
     params, alive = optim.from_surfels(surfels)
     exposure = exposure_optimizer = None
     if settings.appearance.enabled:
-        exposure = exposure_model.init(jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance)
+        exposure = exposure_model.init(
+            jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance
+        )
         exposure_optimizer = exposure_model.init_optimizer(exposure)
-    return TrainState(params, alive, optim.init_optimizer(params), density.init_stats(alive.shape[0]), exposure,
-                      exposure_optimizer, jnp.int32(num_views), jnp.float32(length))
+    return TrainState(
+        params,
+        alive,
+        optim.init_optimizer(params),
+        density.init_stats(alive.shape[0]),
+        exposure,
+        exposure_optimizer,
+        jnp.int32(num_views),
+        jnp.float32(length),
+    )
 
 
 def abstract_state(num_slots: int, max_views: int, settings: Settings):
@@ -75,17 +90,27 @@ def abstract_state(num_slots: int, max_views: int, settings: Settings):
 
     def make():
         f32 = jnp.float32
-        surfels = Surfels(jnp.zeros((num_slots, 3), f32), jnp.zeros((num_slots, 4), f32), jnp.zeros((num_slots, 2), f32),
-                          jnp.zeros((num_slots,), f32), jnp.zeros((num_slots, num_sh, 3), f32),
-                          jnp.zeros((num_slots,), bool))
+        surfels = Surfels(
+            jnp.zeros((num_slots, 3), f32),
+            jnp.zeros((num_slots, 4), f32),
+            jnp.zeros((num_slots, 2), f32),
+            jnp.zeros((num_slots,), f32),
+            jnp.zeros((num_slots, num_sh, 3), f32),
+            jnp.zeros((num_slots,), bool),
+        )
         return init_state(surfels, max_views, settings)
 
     return jax.eval_shape(make)
 
 
 def empty_state(num_slots: int, max_views: int, settings: Settings) -> TrainState:
-    """A block without surfels, for a device that has nothing to do: NumPy zeros of `abstract_state`'s shapes."""
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_state(num_slots, max_views, settings))
+    """A block without surfels, for a device that has nothing to do: NumPy zeros of
+    `abstract_state`'s shapes.
+    """
+    state = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        abstract_state(num_slots, max_views, settings),
+    )
     state.params["quats"][:, 0] = 1
     return state
 

@@ -48,23 +48,40 @@ class StepShape:
 
 def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
     """The plane depth that the model shows in a second view, without gradient."""
-    drawn = rasterize(jax.lax.stop_gradient(surfels), second.camera, image_size=second.photo.shape[:2],
-                      near=settings.raster.near, backend=settings.raster.backend or None, maps="geometry")
+    drawn = rasterize(
+        jax.lax.stop_gradient(surfels),
+        second.camera,
+        image_size=second.photo.shape[:2],
+        near=settings.raster.near,
+        backend=settings.raster.backend or None,
+        maps="geometry",
+    )
     return drawn.plane_depth
 
 
-def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape):
+def _loss(
+    params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape
+):
     height, width = batch.photo.shape[:2]
     needs_distortion = settings.loss.distortion_weight > 0
     maps = "all" if needs_distortion else "geometry" if shape.has_geometry else "color"
     surfels = optim.to_surfels(params, state.alive)
-    out = rasterize(surfels, batch.camera, image_size=(height, width), near=settings.raster.near,
-                    background=jnp.full((3,), settings.raster.background, jnp.float32), backend=settings.raster.backend or None,
-                    maps=maps, gradient_probe=probe)
+    out = rasterize(
+        surfels,
+        batch.camera,
+        image_size=(height, width),
+        near=settings.raster.near,
+        background=jnp.full((3,), settings.raster.background, jnp.float32),
+        backend=settings.raster.backend or None,
+        maps=maps,
+        gradient_probe=probe,
+    )
     transform = None
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start
-        transform = jnp.where(has_begun, exposure_model.transform_of(exposure, batch.view), jnp.eye(3, 4))
+        transform = jnp.where(
+            has_begun, exposure_model.transform_of(exposure, batch.view), jnp.eye(3, 4)
+        )
     weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
     loss, psnr = photometric_losses(out.color, out.alpha, batch.photo, None, transform, weights)
     if exposure is not None:
@@ -73,14 +90,20 @@ def _loss(params, exposure, probe, state: TrainState, batch: Batch, settings: Se
         loss += settings.loss.distortion_weight * out.distortion.mean()
     geometry = None
     if shape.has_geometry:
-        second_depth = _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
+        second_depth = (
+            _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
+        )
         mask = batch.photo[..., 3].astype(jnp.float32) / 255 if batch.photo.shape[-1] == 4 else None
-        geometry = geometric_losses(out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss)
+        geometry = geometric_losses(
+            out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss
+        )
         loss += geometry.total
     return loss, (psnr, out.num_invalid, geometry)
 
 
-def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepShape) -> tuple[TrainState, StepReport]:
+def train_step(
+    state: TrainState, batch: Batch, settings: Settings, shape: StepShape
+) -> tuple[TrainState, StepReport]:
     """Renders one photograph's view, and moves surfels and exposure down the loss.
 
     Args:
@@ -92,24 +115,43 @@ def train_step(state: TrainState, batch: Batch, settings: Settings, shape: StepS
     """
     probe = None
     if shape.is_densifying:
-        # Of this block alone: a probe that all devices shared would get the sum of their gradients, by communication.
+        # Of this block alone: a probe that all devices shared would get the sum of their gradients,
+        # by communication.
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
     arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
-    (loss, (psnr, num_invalid, geometry)), gradients = grad(state.params, state.appearance, probe, state, batch, settings, shape)
-    params, optimizer = optim.update(state.params, gradients[0], state.optimizer, state.alive, settings.optim,
-                                     batch.progress, batch.sh_degree, state.length)
-    exposure, appearance_optimizer = state.appearance, state.appearance_optimizer
+    (loss, (psnr, num_invalid, geometry)), gradients = grad(
+        state.params, state.appearance, probe, state, batch, settings, shape
+    )
+    params, optimizer = optim.update(
+        state.params,
+        gradients[0],
+        state.optimizer,
+        state.alive,
+        settings.optim,
+        batch.progress,
+        batch.sh_degree,
+        state.length,
+    )
+    exposure = state.appearance
+    appearance_optimizer = state.appearance_optimizer
     if exposure is not None:
-        exposure, appearance_optimizer = exposure_model.update(exposure, gradients[1], appearance_optimizer, batch.view,
-                                                           settings.appearance)
+        exposure, appearance_optimizer = exposure_model.update(
+            exposure, gradients[1], appearance_optimizer, batch.view, settings.appearance
+        )
     stats = state.stats
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
         stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
-    new = dataclasses.replace(state, params=params, optimizer=optimizer, stats=stats, appearance=exposure,
-                              appearance_optimizer=appearance_optimizer)
+    new = dataclasses.replace(
+        state,
+        params=params,
+        optimizer=optimizer,
+        stats=stats,
+        appearance=exposure,
+        appearance_optimizer=appearance_optimizer,
+    )
     return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid, geometry)
 
 
@@ -122,34 +164,61 @@ class DensifyOrder(NamedTuple):
     budget: Int[Array, ""]
 
 
-def densify_step(state: TrainState, order: DensifyOrder, settings: Settings) -> tuple[TrainState, density.DensityReport]:
+def densify_step(
+    state: TrainState, order: DensifyOrder, settings: Settings
+) -> tuple[TrainState, density.DensityReport]:
     """One round of density control (`density.densify`) on the state."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
-    *slots, report = density.densify(state.params, state.optimizer, state.alive, state.stats,
-                                     jax.random.fold_in(key, order.step), settings.density, order.is_after_reset, order.budget,
-                                     state.length)
+    *slots, report = density.densify(
+        state.params,
+        state.optimizer,
+        state.alive,
+        state.stats,
+        jax.random.fold_in(key, order.step),
+        settings.density,
+        order.is_after_reset,
+        order.budget,
+        state.length,
+    )
     return with_surfels(state, *slots), report
 
 
-def count_front_view(num_views: Int[Array, " n"], state: TrainState, camera: Camera, is_active: Bool[Array, ""],
-                     image_size: tuple[int, int], settings: Settings) -> Int[Array, " n"]:
-    """Counts one more photograph for each surfel that some pixel of it sees in the front half of its light.
+def count_front_view(
+    num_views: Int[Array, " n"],
+    state: TrainState,
+    camera: Camera,
+    is_active: Bool[Array, ""],
+    image_size: tuple[int, int],
+    settings: Settings,
+) -> Int[Array, " n"]:
+    """Counts one more photograph for each surfel that some pixel of it sees in the front half of
+    its light.
 
     Args:
         num_views: i32[N], so far.
         state: of one block; its surfels are drawn.
         camera, image_size: of the photograph; the size is static.
-        is_active: whether it counts at all: blocks with fewer photographs than others are given some to draw for nothing.
+        is_active: whether it counts at all: blocks with fewer photographs than others are given
+            some to draw for nothing.
         settings: static.
     """
-    out = rasterize(state.surfels(), camera, image_size=image_size, near=settings.raster.near,
-                    backend=settings.raster.backend or None, maps="color", with_contributions=True)
+    out = rasterize(
+        state.surfels(),
+        camera,
+        image_size=image_size,
+        near=settings.raster.near,
+        backend=settings.raster.backend or None,
+        maps="color",
+        with_contributions=True,
+    )
     return num_views + ((out.contributions[:, 3] > 0) & is_active).astype(jnp.int32)
 
 
-def trim_step(state: TrainState, num_views: Int[Array, " n"], is_enough: Bool[Array, ""],
-              settings: Settings) -> tuple[TrainState, Int[Array, ""]]:
-    """Drops what fewer than `trim_min_views` photographs see in front: floaters before one camera, and what lies hidden.
+def trim_step(
+    state: TrainState, num_views: Int[Array, " n"], is_enough: Bool[Array, ""], settings: Settings
+) -> tuple[TrainState, Int[Array, ""]]:
+    """Drops what fewer than `trim_min_views` photographs see in front: floaters before one camera,
+    and what lies hidden.
 
     Args:
         state, num_views: of one block.

@@ -36,9 +36,12 @@ class RecentReports:
             self._fetch()
 
     def take(self) -> list[dict[int, StepReport]]:
-        """The reports of all steps since the last call, oldest first: {local block: StepReport of NumPy}. Waits for them."""
+        """The reports of all steps since the last call, oldest first: {local block: StepReport of
+        NumPy}. Waits for them.
+        """
         self._fetch()
-        result, self._fetched = self._fetched, []
+        result = self._fetched
+        self._fetched = []
         return result
 
     def _fetch(self) -> None:
@@ -47,7 +50,8 @@ class RecentReports:
 
 
 def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Packed]]) -> list[dict[int, Any]]:
-    """Unpacks the reports of several steps with one fetch: all copies are under way before the first is waited for.
+    """Unpacks the reports of several steps with one fetch: all copies are under way before the
+    first is waited for.
 
     Args:
         layout: of the blocks.
@@ -56,8 +60,13 @@ def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Packed]]) -> list[dic
         Of each step {local block: what was packed, of NumPy}.
     """
     positions = {device: number for number, device in enumerate(layout.mesh.devices.flat)}
-    shards = [[{positions[shard.device]: shard.data for shard in packed.words.addressable_shards} for packed in rows]
-              for rows in steps]
+    shards = [
+        [
+            {positions[shard.device]: shard.data for shard in packed.words.addressable_shards}
+            for packed in rows
+        ]
+        for rows in steps
+    ]
     result = []
     for rows, fetched in zip(steps, jax.device_get(shards), strict=True):
         blocks = {}
@@ -71,17 +80,22 @@ def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Packed]]) -> list[dic
 
 
 def numbers_of(report: StepReport) -> dict[str, float]:
-    """What is logged as a mean over steps, under the names of the log. The parts of the loss are without their weights.
+    """What is logged as a mean over steps, under the names of the log. The parts of the loss are
+    without their weights.
 
-    A photograph of which no pixel counts has no PSNR: in MAS that is one that shows only what others' models draw.
-    """
+    A photograph of which no pixel counts has no PSNR: in MAS that is one that shows only what
+    others' models draw."""
     numbers = {"loss": report.loss}
     if not np.isnan(report.psnr):
         numbers["psnr/train"] = report.psnr
     if report.geometry is not None:
         terms = report.geometry
-        numbers |= {"geometry/single_view": terms.single_view, "geometry/multi_view_geometric": terms.geometric,
-                    "geometry/multi_view_photometric": terms.photometric, "seen_in_neighbor": terms.share}
+        numbers |= {
+            "geometry/single_view": terms.single_view,
+            "geometry/multi_view_geometric": terms.geometric,
+            "geometry/multi_view_photometric": terms.photometric,
+            "seen_in_neighbor": terms.share,
+        }
     return {name: float(value) for name, value in numbers.items()}
 
 

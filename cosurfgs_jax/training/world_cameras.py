@@ -1,4 +1,6 @@
-"""The views of a scene in the world frame of training, and the maps of a model in the dataset's frame."""
+"""The views of a scene in the world frame of training, and the maps of a model in the dataset's
+frame.
+"""
 
 import functools
 from collections.abc import Callable
@@ -46,12 +48,24 @@ class WorldViews:
 
 @functools.partial(jax.jit, static_argnames=("image_size", "near", "background", "backend", "maps"))
 def _render(surfels: Surfels, camera: Camera, image_size, near, background, backend, maps):
-    return rasterize(surfels, camera, image_size=image_size, near=near, backend=backend or None, maps=maps,
-                     background=jnp.full((3,), background, jnp.float32))
+    return rasterize(
+        surfels,
+        camera,
+        image_size=image_size,
+        near=near,
+        backend=backend or None,
+        maps=maps,
+        background=jnp.full((3,), background, jnp.float32),
+    )
 
 
-def make_render_fn(surfels: Surfels, views: WorldViews, frame: SceneFrame,
-                   settings: RasterSettings, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
+def make_render_fn(
+    surfels: Surfels,
+    views: WorldViews,
+    frame: SceneFrame,
+    settings: RasterSettings,
+    maps: str = "geometry",
+) -> Callable[[int], dict[str, np.ndarray]]:
     """A function from view number to maps in the dataset's frame and unit.
 
     Args:
@@ -60,17 +74,29 @@ def make_render_fn(surfels: Surfels, views: WorldViews, frame: SceneFrame,
         settings: backend, near plane, background.
         maps: see `rasterize`.
     Returns:
-        view -> {"color" f32[H,W,3], "alpha" f32[H,W], and with maps other than "color": "depth", "median_depth",
-        "plane_depth" f32[H,W] (0 = nothing), "normal" f32[H,W,3] (dataset axes)}.
+        view -> {"color" f32[H,W,3], "alpha" f32[H,W], and with maps other than "color": "depth",
+        "median_depth", "plane_depth" f32[H,W] (0 = nothing), "normal" f32[H,W,3] (dataset axes)}.
     """
+
     def render(view: int) -> dict[str, np.ndarray]:
-        out = _render(surfels, views.camera(view), views.image_size(view), settings.near, settings.background,
-                      settings.backend, maps)
+        out = _render(
+            surfels,
+            views.camera(view),
+            views.image_size(view),
+            settings.near,
+            settings.background,
+            settings.backend,
+            maps,
+        )
         result = {"color": np.asarray(out.color), "alpha": np.asarray(out.alpha)}
         if maps != "color":
             for name in ("depth", "median_depth", "plane_depth"):
-                result[name] = frame.depth_to_dataset(np.asarray(getattr(out, name))).astype(np.float32)
-            result["normal"] = frame.directions_to_dataset(np.asarray(out.normal)).astype(np.float32)
+                result[name] = frame.depth_to_dataset(np.asarray(getattr(out, name))).astype(
+                    np.float32
+                )
+            result["normal"] = frame.directions_to_dataset(np.asarray(out.normal)).astype(
+                np.float32
+            )
         return result
 
     return render

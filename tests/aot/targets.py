@@ -1,7 +1,8 @@
-"""Devices that are not here, to compile programs for, and what makes the package believe that it computes on them.
+"""Devices that are not here, to compile programs for, and what makes the package believe that it
+computes on them.
 
-The compilers come as packages that nothing else needs; where they are missing, the tests say so and are skipped.
-"""
+The compilers come as packages that nothing else needs; where they are missing, the tests say so and
+are skipped."""
 
 import importlib.util
 import os
@@ -21,7 +22,8 @@ gpu_device_info {
   threads_per_warp: 32  threads_per_block_limit: 1024  threads_per_core_limit: 2048
   block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
   registers_per_core_limit: 65536  registers_per_block_limit: 65536
-  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448  shared_memory_per_core: 233472
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
   l2_cache_size: 52428800  device_memory_size: 151397597184  memory_bandwidth: 4800000000000
 }
 platform_name: "CUDA"
@@ -34,8 +36,13 @@ device_description_str: "NVIDIA H200"
 def h200_devices(count: int) -> list[jax.Device]:
     """So many H200, or a skip where JAX's CUDA packages are not installed."""
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        pytest.skip("JAX's compiler for NVIDIA GPUs is not installed: jax-cuda13-plugin and jax-cuda13-pjrt (docs/cuda.md)")
-    return topologies.get_topology_desc(platform="cuda", target_config=_H200, topology=f"1x1x{count}").devices
+        pytest.skip(
+            "JAX's compiler for NVIDIA GPUs is not installed: jax-cuda13-plugin and "
+            "jax-cuda13-pjrt (docs/cuda.md)"
+        )
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=_H200, topology=f"1x1x{count}"
+    ).devices
 
 
 def tpu_devices(kind: str) -> list[jax.Device]:
@@ -48,7 +55,9 @@ def tpu_devices(kind: str) -> list[jax.Device]:
 
 
 def as_on_gpus(monkeypatch) -> None:
-    """The package takes what it would take where JAX computes on NVIDIA GPUs; its calls are known to the compiler."""
+    """The package takes what it would take where JAX computes on NVIDIA GPUs; its calls are known
+    to the compiler.
+    """
     try:
         ffi.load_cuda_library()
     except (OSError, AttributeError) as error:

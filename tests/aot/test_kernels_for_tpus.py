@@ -1,4 +1,6 @@
-"""The rasterizer with its Pallas kernels, compiled for TPUs on a machine without one: down to machine code, but never run."""
+"""The rasterizer with its Pallas kernels, compiled for TPUs on a machine without one: down to
+machine code, but never run.
+"""
 
 import jax
 import numpy as np
@@ -14,8 +16,10 @@ pytestmark = pytest.mark.slow
 
 SHAPE = jax.ShapeDtypeStruct
 NUM_SURFELS = 1000
-SURFELS = Surfels(*(SHAPE((NUM_SURFELS, *shape), np.float32) for shape in ((3,), (4,), (2,), (), (4, 3))),
-                  SHAPE((NUM_SURFELS,), np.bool_))
+SURFELS = Surfels(
+    *(SHAPE((NUM_SURFELS, *shape), np.float32) for shape in ((3,), (4,), (2,), (), (4, 3))),
+    SHAPE((NUM_SURFELS,), np.bool_),
+)
 CAMERA = Camera(SHAPE((4, 4), np.float32), SHAPE((3, 3), np.float32))
 PROBE = SHAPE((NUM_SURFELS, 4), np.float32)
 
@@ -30,7 +34,9 @@ def compile_for_tpu(request, monkeypatch):
     def compile_function(function, *arguments) -> Program:
         arguments = jax.tree.map(lambda x: SHAPE(x.shape, x.dtype, sharding=whole), arguments)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            compiled = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
+            compiled = (
+                jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
+            )
         program = Program(compiled.as_text())
         print(f"\n{listing(program)}")
         return program
@@ -50,7 +56,9 @@ def _check(program: Program) -> None:
 
 def test_drawing(compile_for_tpu):
     def draw(surfels, camera):
-        return rasterize(surfels, camera, image_size=(64, 96), backend="tpu", with_contributions=True)
+        return rasterize(
+            surfels, camera, image_size=(64, 96), backend="tpu", with_contributions=True
+        )
 
     program = compile_for_tpu(draw, SURFELS, CAMERA)
     _check(program)
@@ -62,7 +70,9 @@ def test_the_way_back(compile_for_tpu):
         out = rasterize(surfels, camera, image_size=(64, 96), backend="tpu", gradient_probe=probe)
         return out.color.sum() + out.depth.sum() + out.plane_depth.sum() + out.distortion.sum()
 
-    program = compile_for_tpu(jax.grad(loss, argnums=(0, 1, 2), allow_int=True), SURFELS, CAMERA, PROBE)
+    program = compile_for_tpu(
+        jax.grad(loss, argnums=(0, 1, 2), allow_int=True), SURFELS, CAMERA, PROBE
+    )
     _check(program)
     assert _num_kernels(program) == 2
 

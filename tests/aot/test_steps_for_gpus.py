@@ -1,4 +1,5 @@
-"""The project's steps, compiled for H200 on a machine without a GPU: what is in them, and what must not be.
+"""The project's steps, compiled for H200 on a machine without a GPU: what is in them, and what must
+not be.
 
 `pytest -s -m slow tests/aot/test_steps_for_gpus.py` prints their kernels.
 """
@@ -21,10 +22,17 @@ from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
 pytestmark = pytest.mark.slow
 
-NUM_DEVICES, NUM_SLOTS, NUM_VIEWS, SIZE = 2, 100_000, 100, (1080, 1920)
+NUM_DEVICES = 2
+NUM_SLOTS = 100_000
+NUM_VIEWS = 100
+SIZE = (1080, 1920)
 SLOT = jax.ShapeDtypeStruct((), np.int32)  # of a table of photographs
-SHAPES = {"plain": StepShape(False), "densifying": StepShape(True), "geometry": StepShape(False, True),
-          "densifying-geometry": StepShape(True, True)}
+SHAPES = {
+    "plain": StepShape(False),
+    "densifying": StepShape(True),
+    "geometry": StepShape(False, True),
+    "densifying-geometry": StepShape(True, True),
+}
 
 
 @pytest.fixture
@@ -34,7 +42,9 @@ def steps(monkeypatch):
     as_on_gpus(monkeypatch)
     mesh = Mesh(np.array(devices)[None], AXES, axis_types=(AxisType.Auto,) * 2)
     settings = Settings()
-    return compile_blocks(settings, Layout(mesh, NUM_DEVICES, 1)), _on_each(abstract_state(NUM_SLOTS, NUM_VIEWS, settings))
+    return compile_blocks(settings, Layout(mesh, NUM_DEVICES, 1)), _on_each(
+        abstract_state(NUM_SLOTS, NUM_VIEWS, settings)
+    )
 
 
 def _on_each(tree):
@@ -45,9 +55,13 @@ def _compile(step, *arguments, **static) -> Program:
     # As the programs do.
     with jax.default_matmul_precision("highest"):
         compiled = step.trace(*arguments, **static).lower(lowering_platforms=("cuda",)).compile()
-    program, memory = Program(compiled.as_text()), compiled.memory_analysis()
-    print(f"\n{listing(program)}\n{memory.temp_size_in_bytes / 1e6:.1f} MB of temporaries on each device, beside "
-          f"{memory.argument_size_in_bytes / 1e6:.1f} MB of arguments")
+    program = Program(compiled.as_text())
+    memory = compiled.memory_analysis()
+    print(
+        f"\n{listing(program)}\n{memory.temp_size_in_bytes / 1e6:.1f} MB of temporaries on each "
+        "device, beside "
+        f"{memory.argument_size_in_bytes / 1e6:.1f} MB of arguments"
+    )
     return program
 
 
@@ -55,15 +69,19 @@ def _check_every_step(program: Program, donated, num_unread: int = 0) -> None:
     assert not program.of_type("f64", "c128")
     assert not program.transfers()
     assert not program.collectives()
-    # Arguments come in the order of the tree, those that are not read left out, and what is donated is the first of them.
+    # Arguments come in the order of the tree, those that are not read left out, and what is donated
+    # is the first of them.
     assert set(program.aliases.values()) >= set(range(len(jax.tree.leaves(donated)) - num_unread))
 
 
 def _delivery(shape: StepShape) -> PackedBatch:
     """What the training gives its step where all photographs of a block are on its device."""
-    batch, table = abstract_batch(SIZE), jax.ShapeDtypeStruct((NUM_VIEWS, *SIZE, 3), np.uint8)
+    batch = abstract_batch(SIZE)
+    table = jax.ShapeDtypeStruct((NUM_VIEWS, *SIZE, 3), np.uint8)
     second = batch.second._replace(photo=SLOT) if shape.has_geometry else None
-    numbers = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch._replace(photo=SLOT, second=second))
+    numbers = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), batch._replace(photo=SLOT, second=second)
+    )
     return PackedBatch(Packed.pack(numbers), (table,) * (1 + shape.has_geometry))
 
 
@@ -78,7 +96,11 @@ def test_a_training_step(steps, shape):
     _check_every_step(program, state)
     assert not program.of_type("s64", "u64")
     assert not _copied_slots(program)
-    assert not [str(kernel) for kernel, copied in program.copies() if NUM_VIEWS in copied and SIZE[0] in copied]
+    assert not [
+        str(kernel)
+        for kernel, copied in program.copies()
+        if NUM_VIEWS in copied and SIZE[0] in copied
+    ]
     assert not program.sorts()
     calls = [kernel.target for kernel in program.kernels if kernel.target]
     assert calls.count("cosurfgs_raster_forward") == 1 + shape.has_geometry
@@ -91,25 +113,36 @@ def test_a_training_step(steps, shape):
 def test_density_control(steps):
     blocks, state = steps
     shape = jax.ShapeDtypeStruct
-    order = DensifyOrder(*(shape((NUM_DEVICES,), kind) for kind in (np.int32, np.int32, bool, np.int32)))
+    order = DensifyOrder(
+        *(shape((NUM_DEVICES,), kind) for kind in (np.int32, np.int32, bool, np.int32))
+    )
     program = _compile(blocks.densify, state, order)
     _check_every_step(program, state)
     assert not program.sorts() and not [x for x in program.products() if not x.is_fused_loop]
-    # A surfel is read from where its parent stands, so parameters pass through a second array; moments must not.
+    # A surfel is read from where its parent stands, so parameters pass through a second array;
+    # moments must not.
     parameters = len(jax.tree.leaves(state.params))
-    assert len([line for line in _copied_slots(program) if "f32" in line]) <= parameters + 3  # and the three statistics
+    assert (
+        len([line for line in _copied_slots(program) if "f32" in line]) <= parameters + 3
+    )  # and the three statistics
 
 
 def test_the_small_steps(steps):
     blocks, state = steps
     shape = jax.ShapeDtypeStruct
-    num_views, flag = shape((NUM_DEVICES, NUM_SLOTS), np.int32), shape((NUM_DEVICES,), bool)
+    num_views = shape((NUM_DEVICES, NUM_SLOTS), np.int32)
+    flag = shape((NUM_DEVICES,), bool)
     batch = _on_each(abstract_batch(SIZE))
-    trim, reset = _compile(blocks.trim, state, num_views, flag), _compile(blocks.reset_opacity, state)
+    trim = _compile(blocks.trim, state, num_views, flag)
+    reset = _compile(blocks.reset_opacity, state)
     count = _compile(blocks.count_front_view, num_views, state, batch.camera, flag, image_size=SIZE)
     _check_every_step(trim, state)
-    _check_every_step(reset, state, num_unread=2)  # the moments of the opacities, which are forgotten
+    _check_every_step(
+        reset, state, num_unread=2
+    )  # the moments of the opacities, which are forgotten
     _check_every_step(count, num_views)
     for program in (trim, reset, count):
         assert not program.sorts() and not program.products()
-        assert not [kernel for kernel, shape in program.copies() if NUM_SLOTS in shape and len(shape) > 2]
+        assert not [
+            kernel for kernel, shape in program.copies() if NUM_SLOTS in shape and len(shape) > 2
+        ]

@@ -1,15 +1,18 @@
-"""Results of the CPU's kernels, kept in files, for other machines' kernels to be held to: no slow definition is needed there.
+"""Results of the CPU's kernels, kept in files, for other machines' kernels to be held to: no slow
+definition is needed there.
 
-scripts/make_gpu_fixtures.py DIR makes the files, scripts/compare_gpu_fixtures.py DIR compares with them.
+scripts/make_gpu_fixtures.py DIR makes the files, scripts/compare_gpu_fixtures.py DIR compares with
+them.
 
-Two kinds. *Whole* cases are the small ones of tests/parity/raster_cases.py: their inputs, maps and gradients are all in the
-file, and the pixels whose decisions are clear are marked (by the definition in float64). *Large* cases are the random clouds of
-scripts/bench_raster.py: their inputs are drawn anew from a seed (the file has a checksum of them), maps are kept as sums over
-blocks of 8x8 pixels, gradients as 5,000 random rows and the norm of all.
+Two kinds. *Whole* cases are the small ones of tests/parity/raster_cases.py: their inputs, maps and
+gradients are all in the file, and the pixels whose decisions are clear are marked (by the
+definition in float64). *Large* cases are the random clouds of scripts/bench_raster.py: their inputs
+are drawn anew from a seed (the file has a checksum of them), maps are kept as sums over blocks of
+8x8 pixels, gradients as 5,000 random rows and the norm of all.
 
-Both are compared in two tiers. Rounding turns few decisions (the alpha threshold, the stop, the median), and what it turns jumps:
-most must agree closely, and the others are counted and their jumps bounded.
-"""
+Both are compared in two tiers. Rounding turns few decisions (the alpha threshold, the stop, the
+median), and what it turns jumps: most must agree closely, and the others are counted and their
+jumps bounded."""
 
 import dataclasses
 import hashlib
@@ -43,15 +46,19 @@ class Large:
     why: str
 
 
-# A GPU makes the gradients of a call band by band where there are more than 2^24 pairs of surfel and
-# tile. Here every disc covers the whole image: 640 x 32,400 tiles. Pixels stop after some seventy of
-# them, which keeps the time on a CPU short.
+# A GPU makes the gradients of a call band by band where there are more than 2^24 pairs of surfel
+# and tile. Here every disc covers the whole image: 640 x 32,400 tiles. Pixels stop after some
+# seventy of them, which keeps the time on a CPU short.
 BANDS = Scene(640, (4000.0, 8000.0), (0.05, 0.2))
 LARGE = {
     "town_2k": Large(town(2000, 160), (96, 160), "large in small: sums over blocks, random rows"),
-    "town_100k_1080p": Large(town(100_000, 1920), (1080, 1920), "sorts of several tiles, grids beyond one wave"),
+    "town_100k_1080p": Large(
+        town(100_000, 1920), (1080, 1920), "sorts of several tiles, grids beyond one wave"
+    ),
     "town_1m_4k": Large(town(1_000_000, 3840), (2160, 3840), "a million surfels on 32,400 tiles"),
-    "bands_4k": Large(BANDS, (2160, 3840), "20.7 million pairs: gradients in bands; every surfel on every tile"),
+    "bands_4k": Large(
+        BANDS, (2160, 3840), "20.7 million pairs: gradients in bands; every surfel on every tile"
+    ),
 }
 BATCH = "three_cameras"
 WHOLE = (*cases.CASES, BATCH)
@@ -59,7 +66,8 @@ SHORT = ("random_cloud", "ties", "near_plane", BATCH, "town_2k")  # seconds, for
 ALL = (*WHOLE, *LARGE)
 
 
-# Inputs ------------------------------------------------------------------------------------------------------------
+# Inputs
+# ---------------------------------------------------------------------------
 
 
 def build_large(name: str) -> tuple[cases.Case, dict[str, np.ndarray]]:
@@ -100,14 +108,17 @@ def _arrays(case: cases.Case) -> dict[str, np.ndarray]:
 
 
 def checksum(case: cases.Case, cotangents: dict[str, np.ndarray]) -> str:
-    """Of the bits of all inputs: another NumPy, or another processor's logarithm, may draw other ones."""
+    """Of the bits of all inputs: another NumPy, or another processor's logarithm, may draw other
+    ones.
+    """
     digest = hashlib.sha256()
     for array in (*_arrays(case).values(), *cotangents.values()):
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
 
-# Results -----------------------------------------------------------------------------------------------------------
+# Results
+# ---------------------------------------------------------------------------
 
 
 def block_sums(image: np.ndarray) -> np.ndarray:
@@ -118,7 +129,9 @@ def block_sums(image: np.ndarray) -> np.ndarray:
     return sums.astype(np.float32)
 
 
-def compute(backend: str, case: cases.Case, cotangents: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def compute(
+    backend: str, case: cases.Case, cotangents: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Maps, contributions and gradients of one backend, whole."""
     maps = cases.kernel_maps(backend, case)
     results = {f"map/{name}": getattr(maps, name) for name in cases.FLOAT_MAPS}
@@ -145,7 +158,8 @@ def reduce(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return kept
 
 
-# Files -------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -180,13 +194,17 @@ def load(name: str, folder: Path) -> dict[str, np.ndarray]:
     with np.load(path_of(folder, name)) as file:
         content = dict(file)
     if content.pop("format") != FORMAT:
-        raise ValueError(f"{path_of(folder, name)}: expected format {FORMAT}; make it anew: "
-                         f"python scripts/make_gpu_fixtures.py {folder}")
+        raise ValueError(
+            f"{path_of(folder, name)}: expected format {FORMAT}; make it anew: "
+            f"python scripts/make_gpu_fixtures.py {folder}"
+        )
     return content
 
 
 def _group(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)
+    }
 
 
 def inputs(name: str, content: dict[str, np.ndarray]) -> tuple[cases.Case, dict[str, np.ndarray]]:
@@ -201,6 +219,9 @@ def inputs(name: str, content: dict[str, np.ndarray]) -> tuple[cases.Case, dict[
         return cases.Case(**_group(content, "case/"), **options), _group(content, "cotangent/")
     case, cotangents = build_large(name)
     if checksum(case, cotangents) != str(content["checksum"]):
-        raise ValueError(f"NumPy {np.__version__} on this processor draws other random numbers than where the "
-                         f"results were made; make them here: python scripts/make_gpu_fixtures.py DIR --only={name}")
+        raise ValueError(
+            f"NumPy {np.__version__} on this processor draws other random numbers than where the "
+            "results were made; make them here: python scripts/make_gpu_fixtures.py DIR "
+            f"--only={name}"
+        )
     return case, cotangents

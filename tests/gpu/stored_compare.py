@@ -15,11 +15,11 @@ from test_raster_parity import (
     UNDECIDED_NORMALS,
 )
 
-# Limits of large cases are three to five times what the emulated CUDA kernels differ by from the CPU's
-# (a million surfels at 3840x2160, the worst of them).
-# Means over blocks: |error| <= BLOCK_TOLERANCE * (1 + |stored|), but for a share of blocks in which
-# decisions turned. Those move by no more than TURNED_HITS hits at the alpha threshold would move a
-# pixel; the median depth may move by anything.
+# Limits of large cases are three to five times what the emulated CUDA kernels differ by from the
+# CPU's (a million surfels at 3840x2160, the worst of them). Means over blocks: |error| <=
+# BLOCK_TOLERANCE * (1 + |stored|), but for a share of blocks in which decisions turned. Those move
+# by no more than TURNED_HITS hits at the alpha threshold would move a pixel; the median depth may
+# move by anything.
 BLOCK_TOLERANCE = 2e-5
 TURNED_BLOCKS = 5e-3
 TURNED_HITS = 8
@@ -39,16 +39,19 @@ class Comparison:
         self.numbers: dict[str, tuple[float, float]] = {}
 
     def add(self, what: str, value: float, limit: float) -> None:
-        """Notes a number. Of several with one name the one that is furthest towards its limit stays;
-        NaN is beyond every limit."""
+        """Notes a number. Of several with one name the one that is furthest towards its limit
+        stays; NaN is beyond every limit."""
         pair = (float(value) if np.isfinite(value) else np.inf, float(limit))
         if what not in self.numbers or _share(pair) > _share(self.numbers[what]):
             self.numbers[what] = pair
 
     def failures(self) -> list[str]:
         """The numbers beyond their limits, in words."""
-        return [f"{what}: expected at most {limit:.2g}, got {value:.2g}"
-                for what, (value, limit) in self.numbers.items() if value > limit]
+        return [
+            f"{what}: expected at most {limit:.2g}, got {value:.2g}"
+            for what, (value, limit) in self.numbers.items()
+            if value > limit
+        ]
 
     def nearest(self) -> str:
         """The number that is furthest towards its limit, in words."""
@@ -67,7 +70,9 @@ def _norm(values: np.ndarray) -> float:
 
 
 def _row_errors(got: np.ndarray, want: np.ndarray) -> np.ndarray:
-    """Error over the norm (plus a thousandth of the typical norm) of the rows that are not zero in both."""
+    """Error over the norm (plus a thousandth of the typical norm) of the rows that are not zero in
+    both.
+    """
     error = np.linalg.norm((got - want).reshape(len(want), -1).astype(np.float64), axis=1)
     norm = np.linalg.norm(want.reshape(len(want), -1).astype(np.float64), axis=1)
     relative = error / np.maximum(norm + 1e-3 * np.sqrt((norm**2).mean()), _TINY)
@@ -75,7 +80,9 @@ def _row_errors(got: np.ndarray, want: np.ndarray) -> np.ndarray:
 
 
 def _map_errors(got: dict, want: dict, num_pixels: int) -> dict[str, np.ndarray]:
-    """Per map |error| / (1 + |stored|) of means over so many pixels, the largest of the channels."""
+    """Per map |error| / (1 + |stored|) of means over so many pixels, the largest of the
+    channels.
+    """
     errors = {}
     for name in cases.FLOAT_MAPS:
         stored_map = want[f"map/{name}"].astype(np.float64) / num_pixels
@@ -84,11 +91,13 @@ def _map_errors(got: dict, want: dict, num_pixels: int) -> dict[str, np.ndarray]
     return errors
 
 
-# Whole cases, as in tests/parity: close where decisions are clear, few turned ones elsewhere ------------------------
+# Whole cases, as in tests/parity: close where decisions are clear, few turned ones elsewhere
+# ------------------------
 
 
 def _add_pixels(result: Comparison, name: str, got: dict, want: dict) -> None:
-    safe, errors = want["safe"], _map_errors(got, want, 1)
+    safe = want["safe"]
+    errors = _map_errors(got, want, 1)
     if name == UNDECIDED_NORMALS:
         errors.pop("normal_sum")
     tolerance = TOLERANCES.get(name, TOLERANCE)
@@ -113,7 +122,9 @@ def _add_contributions(result: Comparison, got: dict, want: dict) -> None:
 def compare_whole(name: str, got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> Comparison:
     """A small case: all pixels, all gradients."""
     result = Comparison()
-    result.add("surfels that were skipped", np.abs(got["num_invalid"] - want["num_invalid"]).max(), 0)
+    result.add(
+        "surfels that were skipped", np.abs(got["num_invalid"] - want["num_invalid"]).max(), 0
+    )
     _add_pixels(result, name, got, want)
     _add_contributions(result, got, want)
     gradients = {key: value for key, value in want.items() if key.startswith("gradient/")}
@@ -129,7 +140,8 @@ def compare_whole(name: str, got: dict[str, np.ndarray], want: dict[str, np.ndar
     return result
 
 
-# Large cases: sums over blocks, random rows, and the norm of everything ----------------------------------------------
+# Large cases: sums over blocks, random rows, and the norm of everything
+# ----------------------------------------------
 
 
 def _add_blocks(result: Comparison, got: dict, want: dict) -> None:
@@ -139,26 +151,40 @@ def _add_blocks(result: Comparison, got: dict, want: dict) -> None:
         result.add("share of turned blocks", (~(error <= BLOCK_TOLERANCE)).mean(), TURNED_BLOCKS)
         if name != "median_depth":
             largest = np.abs(want[f"map/{name}"]).max() / num_pixels
-            result.add(f"{name} of a block", error.max(), TURNED_HITS / 255 / num_pixels * (1 + largest))
+            result.add(
+                f"{name} of a block", error.max(), TURNED_HITS / 255 / num_pixels * (1 + largest)
+            )
 
 
 def _add_rows(result: Comparison, kind: str, got: np.ndarray, want: np.ndarray) -> None:
     rows = _row_errors(got, want)
-    result.add(f"half of the surfels' {kind}", np.median(rows) if rows.size else 0, MEDIAN_TOLERANCE)
-    result.add(f"share of turned {kind}", (~(rows <= SURFEL_TOLERANCE)).sum() / max(rows.size, 1), TURNED_ROWS)
+    result.add(
+        f"half of the surfels' {kind}", np.median(rows) if rows.size else 0, MEDIAN_TOLERANCE
+    )
+    result.add(
+        f"share of turned {kind}",
+        (~(rows <= SURFEL_TOLERANCE)).sum() / max(rows.size, 1),
+        TURNED_ROWS,
+    )
     result.add(f"all rows of {kind}", _norm(got - want) / max(_norm(want), _TINY), ROWS_TOLERANCE)
 
 
 def compare_large(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> Comparison:
     """A large case; `got` is reduced as `want` is."""
     result = Comparison()
-    result.add("surfels that were skipped", np.abs(got["num_invalid"] - want["num_invalid"]).max(), 0)
+    result.add(
+        "surfels that were skipped", np.abs(got["num_invalid"] - want["num_invalid"]).max(), 0
+    )
     _add_blocks(result, got, want)
     for key, value in want.items():
         kind = "contributions" if key == "contributions" else "gradients"
         if f"norm/{key}" in want:
             norm = float(want[f"norm/{key}"])
-            result.add(f"norm of all {kind}", abs(got[f"norm/{key}"] - norm) / max(norm, _TINY), NORM_TOLERANCE)
+            result.add(
+                f"norm of all {kind}",
+                abs(got[f"norm/{key}"] - norm) / max(norm, _TINY),
+                NORM_TOLERANCE,
+            )
             _add_rows(result, kind, got[key], value)
         elif key.startswith("gradient/"):
             error = _norm(got[key] - value) / max(_norm(value), _TINY)
@@ -166,19 +192,25 @@ def compare_large(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> Co
     return result
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------
 
 
 def compare(name: str, backend: str, folder: Path) -> Comparison:
     """Computes a case and compares it with its file.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, of another format, or of inputs that cannot be drawn here.
+        FileNotFoundError, ValueError: the file is missing, of another format, or of inputs that
+            cannot be drawn here.
     """
     want = stored.load(name, folder)
     case, cotangents = stored.inputs(name, want)
     got = stored.compute(backend, case, cotangents)
-    return compare_large(stored.reduce(got), want) if name in stored.LARGE else compare_whole(name, got, want)
+    return (
+        compare_large(stored.reduce(got), want)
+        if name in stored.LARGE
+        else compare_whole(name, got, want)
+    )
 
 
 def compare_all(names: list[str], backend: str, folder: Path) -> dict[str, dict]:
@@ -190,7 +222,8 @@ def compare_all(names: list[str], backend: str, folder: Path) -> dict[str, dict]
     rows = {}
     for name in names:
         row = {"wrong": "", "numbers": {}}
-        text, started = "", time.perf_counter()
+        text = ""
+        started = time.perf_counter()
         try:
             result = compare(name, backend, folder)
             text = result.nearest()
@@ -198,6 +231,10 @@ def compare_all(names: list[str], backend: str, folder: Path) -> dict[str, dict]
         except (FileNotFoundError, ValueError) as error:
             row["wrong"] = str(error)
         row["seconds"] = time.perf_counter() - started
-        print(f"{'FAILED' if row['wrong'] else 'ok':7}{name:26}{row['seconds']:6.1f} s  {row['wrong'] or text}", flush=True)
+        print(
+            f"{'FAILED' if row['wrong'] else 'ok':7}{name:26}{row['seconds']:6.1f} s  "
+            f"{row['wrong'] or text}",
+            flush=True,
+        )
         rows[name] = row
     return rows

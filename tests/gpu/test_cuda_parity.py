@@ -1,7 +1,8 @@
-"""The rasterizer's parity tests and properties once more, on an NVIDIA GPU. Skipped without one, with the reason.
+"""The rasterizer's parity tests and properties once more, on an NVIDIA GPU. Skipped without one,
+with the reason.
 
-JAX_PLATFORMS=cuda,cpu python -m pytest tests/gpu            # scripts/test_gpu.sh; --sanitize for compute-sanitizer
-"""
+JAX_PLATFORMS=cuda,cpu python -m pytest tests/gpu            # scripts/test_gpu.sh; --sanitize for
+compute-sanitizer"""
 
 import functools
 import inspect
@@ -42,7 +43,9 @@ def _full_precision():
 
 
 def _on_the_cpu(function):
-    """The definition in float64 stays off the GPU, for which XLA would have to compile it anew for every case."""
+    """The definition in float64 stays off the GPU, for which XLA would have to compile it anew for
+    every case.
+    """
 
     @functools.wraps(function)
     def wrapped(*arguments, **options):
@@ -59,7 +62,11 @@ for name in ("reference_maps", "reference_gradients", "reference_probe"):
 for module in (test_raster_parity, test_raster_properties, test_orthographic):
     for name, function in inspect.getmembers(module, inspect.isfunction):
         arguments = inspect.signature(function).parameters
-        if name.startswith("test_") and {"backend", "any_backend"} & set(arguments) and "mesh" not in arguments:
+        if (
+            name.startswith("test_")
+            and {"backend", "any_backend"} & set(arguments)
+            and "mesh" not in arguments
+        ):
             assert name not in globals(), f"two tests are called {name}"
             globals()[name] = function
 
@@ -69,6 +76,10 @@ def test_sums_in_any_order_are_close():
     case = cases.build("random_cloud")
     _, margins = cases.reference_maps(case)
     cotangents = cases.random_cotangents(case, margins > cases.SAFE_MARGIN)
-    cases.RENDERERS["cuda_atomic"] = lambda *x, **options: cases.RENDERERS["cuda"](*x, **options, deterministic=False)
-    got, want = (cases.kernel_gradients(backend, case, cotangents) for backend in ("cuda_atomic", "cuda"))
+    cases.RENDERERS["cuda_atomic"] = lambda *x, **options: cases.RENDERERS["cuda"](
+        *x, **options, deterministic=False
+    )
+    got, want = (
+        cases.kernel_gradients(backend, case, cotangents) for backend in ("cuda_atomic", "cuda")
+    )
     test_raster_parity._assert_close_gradients(got, want, "any order")

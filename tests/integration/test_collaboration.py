@@ -1,4 +1,6 @@
-"""Blocks on devices as a user runs them: any number of devices and processes, stopped and resumed, and with wrong input."""
+"""Blocks on devices as a user runs them: any number of devices and processes, stopped and resumed,
+and with wrong input.
+"""
 
 import json
 import os
@@ -17,36 +19,78 @@ from scenes import town_folder
 from cosurfgs_jax.settings import GeneratedSettings, LmcSettings
 
 TOWN = GeneratedSettings(num_views=20, width=96, height=72, size_m=60.0)
-STEPS, RECOVERY, MAS_STEPS = 40, 6, 4
-FLAGS = [f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
-         "--config.surfels.sh_degree=1", "--config.partition.num_blocks=4", "--config.partition.num_edges=2",
-         f"--config.mas.steps={MAS_STEPS}"]
+STEPS = 40
+RECOVERY = 6
+MAS_STEPS = 4
+FLAGS = [
+    f"--config.train.steps={STEPS}",
+    "--config.train.checkpoint_every=20",
+    "--config.train.log_every=10",
+    "--config.surfels.sh_degree=1",
+    "--config.partition.num_blocks=4",
+    "--config.partition.num_edges=2",
+    f"--config.mas.steps={MAS_STEPS}",
+]
 LAST = STEPS + RECOVERY + 2 * MAS_STEPS
 
 
 def _command(workdir: Path, dataset: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "cosurfgs_jax.train", f"--workdir={workdir}", f"--config.data.path={dataset}", *FLAGS, *flags]
+    return [
+        sys.executable,
+        "-m",
+        "cosurfgs_jax.train",
+        f"--workdir={workdir}",
+        f"--config.data.path={dataset}",
+        *FLAGS,
+        *flags,
+    ]
 
 
 def _environment(**changes: str) -> dict[str, str]:
     """As a user has it: the tests' own devices are not those of the programs."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")
+    }
     return kept | changes
 
 
 def _run(workdir: Path, dataset: Path, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(_command(workdir, dataset, *flags), capture_output=True, text=True, timeout=400, env=_environment())
+    return subprocess.run(
+        _command(workdir, dataset, *flags),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=_environment(),
+    )
 
 
-def _start_pair(workdir: Path, datasets: list[Path], extra: list[list[str]]) -> list[subprocess.Popen]:
+def _start_pair(
+    workdir: Path, datasets: list[Path], extra: list[list[str]]
+) -> list[subprocess.Popen]:
     """Two processes of one run, of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [subprocess.Popen(
-        _command(workdir, datasets[i], "--config.mesh.num_devices=4", f"--coordinator_address=127.0.0.1:{port}",
-                 "--num_processes=2", f"--process_id={i}", *extra[i]),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_environment()) for i in range(2)]
+    return [
+        subprocess.Popen(
+            _command(
+                workdir,
+                datasets[i],
+                "--config.mesh.num_devices=4",
+                f"--coordinator_address=127.0.0.1:{port}",
+                "--num_processes=2",
+                f"--process_id={i}",
+                *extra[i],
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=_environment(),
+        )
+        for i in range(2)
+    ]
 
 
 def _finish_pair(processes: list[subprocess.Popen]) -> list[str]:
@@ -62,14 +106,24 @@ def _device_states(workdir: Path) -> dict[str, np.ndarray]:
 
     folder = workdir / "checkpoints" / "device" / str(STEPS) / "state"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
-    names = sorted({key.decode().rsplit("/.zarray", 1)[0] for key in store.list().result() if key.endswith(b".zarray")})
+    names = sorted(
+        {
+            key.decode().rsplit("/.zarray", 1)[0]
+            for key in store.list().result()
+            if key.endswith(b".zarray")
+        }
+    )
     base = {"driver": "ocdbt", "base": f"file://{folder}/"}
-    arrays = {name: tensorstore.open({"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}).result() for name in names}
+    arrays = {
+        name: tensorstore.open({"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}).result()
+        for name in names
+    }
     return {name: np.asarray(array.read().result()) for name, array in arrays.items()}
 
 
 def _assert_same_device_stage(workdir: Path, other: Path) -> None:
-    expected, got = _device_states(other), _device_states(workdir)
+    expected = _device_states(other)
+    got = _device_states(workdir)
     assert expected.keys() == got.keys() and len(expected) > 20
     for name, value in expected.items():
         assert got[name][:4].tobytes() == value[:4].tobytes(), name
@@ -97,11 +151,23 @@ def trained(dataset, tmp_path_factory) -> Path:
 
 def test_every_stage_is_there(trained):
     stages = json.loads((trained / "metrics.json").read_text())["stages"]
-    assert [stage["name"] for stage in stages] == ["device", "lmc_device", "edge", "lmc_edge", "cloud"]
+    assert [stage["name"] for stage in stages] == [
+        "device",
+        "lmc_device",
+        "edge",
+        "lmc_edge",
+        "cloud",
+    ]
     assert [stage["steps"] for stage in stages] == [STEPS, RECOVERY, MAS_STEPS, 0, MAS_STEPS]
     for stage in stages:
-        assert len(stage["num_surfels"]) == 4 and stage["psnr_test"] > 10 and stage["psnr_seam"] > 10
-        assert stage["depth_step_seam"] > 0 and stage["depth_step_excess"] >= 0 and stage["depth_error_seam"] > 0
+        assert (
+            len(stage["num_surfels"]) == 4 and stage["psnr_test"] > 10 and stage["psnr_seam"] > 10
+        )
+        assert (
+            stage["depth_step_seam"] > 0
+            and stage["depth_step_excess"] >= 0
+            and stage["depth_error_seam"] > 0
+        )
         assert (stage["depth_disagreement_seam"] is not None) == ("device" in stage["name"])
         assert stage["peak_bytes_per_device"] > 0
     # Each round rounds down what it prunes, within the cell and around it.
@@ -109,7 +175,12 @@ def test_every_stage_is_there(trained):
     assert -1e-6 <= num_more < 4 * 2 * LmcSettings().rounds
     assert stages[2]["bytes_sent_per_step"] > 0 and stages[0]["bytes_sent_per_step"] == 0
     assert (trained / "point_cloud" / f"iteration_{LAST}" / "point_cloud.ply").exists()
-    assert json.loads((trained / "partition.json").read_text())["partition"]["edge_of_block"] == [0, 0, 1, 1]
+    assert json.loads((trained / "partition.json").read_text())["partition"]["edge_of_block"] == [
+        0,
+        0,
+        1,
+        1,
+    ]
     assert not any((trained / "teachers").rglob("*.npz"))
 
 
@@ -125,13 +196,22 @@ def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path)
     from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
     from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 
-    partitioned = open_partitioned_scene(Settings(data=DataSettings(path=str(dataset)), partition=PartitionSettings(num_blocks=4, num_edges=2)),
-                       tmp_path)
+    partitioned = open_partitioned_scene(
+        Settings(
+            data=DataSettings(path=str(dataset)),
+            partition=PartitionSettings(num_blocks=4, num_edges=2),
+        ),
+        tmp_path,
+    )
     folders = []
     for process in range(2):
         blocks = (2 * process, 2 * process + 1)
         wanted = {int(view) for block in blocks for view in partitioned.blocks[block].views}
-        wanted |= {int(view) for view in partitioned.scene.test_views if partitioned.partition.home[view] in blocks}
+        wanted |= {
+            int(view)
+            for view in partitioned.scene.test_views
+            if partitioned.partition.home[view] in blocks
+        }
         assert len(wanted) < partitioned.scene.num_views
         folders.append(tmp_path / f"own{process}")
         shutil.copytree(dataset, folders[-1])
@@ -145,8 +225,12 @@ def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path)
 
 def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(_command(workdir, dataset, "--config.mesh.num_devices=4"), stderr=subprocess.PIPE, text=True,
-                               env=_environment())
+    process = subprocess.Popen(
+        _command(workdir, dataset, "--config.mesh.num_devices=4"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    )
     deadline = time.monotonic() + 240
     while not (workdir / "checkpoints" / "device" / "20").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
@@ -164,7 +248,9 @@ def test_processes_that_disagree_end_at_once(dataset, tmp_path):
     pair = _start_pair(tmp_path / "run", [dataset, dataset], [[], ["--config.optim.quats=0.5"]])
     for process in pair:
         text = process.communicate(timeout=120)[0]
-        assert process.returncode == 2 and "config.optim.quats" in text and "process 1" in text, text
+        assert process.returncode == 2 and "config.optim.quats" in text and "process 1" in text, (
+            text
+        )
 
 
 def test_a_dead_process_ends_the_others_with_a_sentence(dataset, tmp_path):
@@ -178,7 +264,9 @@ def test_a_dead_process_ends_the_others_with_a_sentence(dataset, tmp_path):
     killed = time.monotonic()
     text = pair[0].communicate(timeout=60)[0]
     assert time.monotonic() - killed < 60
-    assert pair[0].returncode not in (0, 2) and ("another process" in text or "another task died" in text), text
+    assert pair[0].returncode not in (0, 2) and (
+        "another process" in text or "another task died" in text
+    ), text
     pair[1].communicate()
 
 
@@ -191,11 +279,25 @@ def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
-    _expect_sentence(_run(workdir, dataset, "--config.mesh.num_devices=99"), "config.mesh.num_devices", "99")
-    _expect_sentence(_run(workdir, dataset, "--config.partition.num_edges=9"), "config.partition.num_edges", "9")
-    _expect_sentence(_run(workdir, dataset, "--config.partition.num_blocks=18"), "config.partition.num_blocks", "17", "18")
+    _expect_sentence(
+        _run(workdir, dataset, "--config.mesh.num_devices=99"), "config.mesh.num_devices", "99"
+    )
+    _expect_sentence(
+        _run(workdir, dataset, "--config.partition.num_edges=9"), "config.partition.num_edges", "9"
+    )
+    _expect_sentence(
+        _run(workdir, dataset, "--config.partition.num_blocks=18"),
+        "config.partition.num_blocks",
+        "17",
+        "18",
+    )
     _expect_sentence(_run(workdir, dataset, "--num_processes=2"), "--coordinator_address")
-    _expect_sentence(_run(trained, dataset, "--config.partition.num_blocks=2"), "config.partition.num_blocks", "4", "2")
+    _expect_sentence(
+        _run(trained, dataset, "--config.partition.num_blocks=2"),
+        "config.partition.num_blocks",
+        "4",
+        "2",
+    )
     assert not (workdir / "config.json").exists()
     other = tmp_path / "other"
     shutil.copytree(trained, other)

@@ -1,4 +1,6 @@
-"""The programs as a user runs them: from photographs to scores, stopped and resumed, and with wrong input."""
+"""The programs as a user runs them: from photographs to scores, stopped and resumed, and with wrong
+input.
+"""
 
 import json
 import os
@@ -15,8 +17,12 @@ from scenes import TINY, town_folder
 
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 
-SHORT = ["--config.train.steps=80", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
-         "--config.surfels.sh_degree=1"]
+SHORT = [
+    "--config.train.steps=80",
+    "--config.train.checkpoint_every=20",
+    "--config.train.log_every=10",
+    "--config.surfels.sh_degree=1",
+]
 
 
 def _command(name: str, workdir: Path, *flags: str) -> list[str]:
@@ -24,7 +30,9 @@ def _command(name: str, workdir: Path, *flags: str) -> list[str]:
 
 
 def _run(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(_command(name, workdir, *flags), capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        _command(name, workdir, *flags), capture_output=True, text=True, timeout=300
+    )
 
 
 def _model(workdir: Path):
@@ -50,13 +58,24 @@ def trained(dataset, tmp_path_factory) -> Path:
 def test_training_improves_the_render_and_writes_what_users_read(trained):
     rows = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 80
-    # The loss has more terms from a quarter of the steps on; it can be compared among those, the render from the start.
+    # The loss has more terms from a quarter of the steps on; it can be compared among those, the
+    # render from the start.
     losses, psnr = ([row[key] for row in rows] for key in ("loss", "psnr/train"))
     assert np.mean(losses[-3:]) < 0.85 * losses[2]
     assert np.mean(psnr[-3:]) > psnr[0] + 5
-    terms = {"geometry/single_view", "geometry/multi_view_geometric", "geometry/multi_view_photometric", "seen_in_neighbor"}
-    assert not terms & set(rows[0]) and terms < set(rows[-1]) and 0 < rows[-1]["seen_in_neighbor"] <= 1
-    assert rows[-1]["surfels"] <= json.loads((trained / "metrics.json").read_text())["stages"][0]["num_slots"]
+    terms = {
+        "geometry/single_view",
+        "geometry/multi_view_geometric",
+        "geometry/multi_view_photometric",
+        "seen_in_neighbor",
+    }
+    assert (
+        not terms & set(rows[0]) and terms < set(rows[-1]) and 0 < rows[-1]["seen_in_neighbor"] <= 1
+    )
+    assert (
+        rows[-1]["surfels"]
+        <= json.loads((trained / "metrics.json").read_text())["stages"][0]["num_slots"]
+    )
     metrics = json.loads((trained / "metrics.json").read_text())
     stage = metrics["stages"][0]
     assert stage["name"] == "device" and stage["steps"] == 80 and stage["psnr_test"] > 15
@@ -69,7 +88,9 @@ def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
     before = (trained / "point_cloud" / "iteration_80" / "point_cloud.ply").stat().st_mtime_ns
     result = _run("train", trained, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0 and "finished already" in result.stderr
-    assert (trained / "point_cloud" / "iteration_80" / "point_cloud.ply").stat().st_mtime_ns == before
+    assert (
+        trained / "point_cloud" / "iteration_80" / "point_cloud.ply"
+    ).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -78,7 +99,9 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
     command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not any(path.name in ("20", "40", "60") for path in (workdir / "checkpoints" / "device").glob("*")):
+    while not any(
+        path.name in ("20", "40", "60") for path in (workdir / "checkpoints" / "device").glob("*")
+    ):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(number)
@@ -88,16 +111,23 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
     assert process.returncode in (-signal.SIGKILL, 143, 0)
     result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0, result.stderr
-    expected, got = _model(trained), _model(workdir)
+    expected = _model(trained)
+    got = _model(workdir)
     for name in ("means", "quats", "log_scales", "logit_opacities", "sh"):
-        np.testing.assert_array_equal(np.asarray(getattr(got, name)), np.asarray(getattr(expected, name)), err_msg=name)
+        np.testing.assert_array_equal(
+            np.asarray(getattr(got, name)), np.asarray(getattr(expected, name)), err_msg=name
+        )
 
 
 def test_from_model_to_mesh_scores_and_files(trained):
     pytest.importorskip("open3d")
     result = _run("extract_mesh", trained, "--format=glb")
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in (trained / "mesh").iterdir()} == {"mesh.ply", "mesh.glb", "mesh.json"}
+    assert {path.name for path in (trained / "mesh").iterdir()} == {
+        "mesh.ply",
+        "mesh.glb",
+        "mesh.json",
+    }
     result = _run("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -109,25 +139,51 @@ def test_from_model_to_mesh_scores_and_files(trained):
         result = _run(name, trained, *flags)
         assert result.returncode == 0, result.stderr
     assert len(list((trained / "renders").glob("*_color.png"))) == TINY.num_views
-    assert {path.name for path in (trained / "export").iterdir()} == {"point_cloud_2d.ply", "point_cloud_3dgs.ply"}
+    assert {path.name for path in (trained / "export").iterdir()} == {
+        "point_cloud_2d.ply",
+        "point_cloud_3dgs.ply",
+    }
 
 
-@pytest.mark.parametrize("form, package, names", [("points", "numpy", {"points.ply"}), ("las", "laspy", {"points.las"}), (
-    "dsm", "rasterio", {"dsm.tif", "orthophoto.tif", "dsm.json"})])
+@pytest.mark.parametrize(
+    "form, package, names",
+    [
+        ("points", "numpy", {"points.ply"}),
+        ("las", "laspy", {"points.las"}),
+        ("dsm", "rasterio", {"dsm.tif", "orthophoto.tif", "dsm.json"}),
+    ],
+)
 def test_exports_for_maps(trained, tmp_path, form, package, names):
     pytest.importorskip(package)
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "export", ignore_errors=True)
-    result = _run("export", workdir, f"--format={form}", "--config.geo.offset=100,200,3", "--config.geo.pixel_size=0.5")
+    result = _run(
+        "export",
+        workdir,
+        f"--format={form}",
+        "--config.geo.offset=100,200,3",
+        "--config.geo.pixel_size=0.5",
+    )
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (workdir / "export").iterdir()} == names
     if form == "dsm":
         found = json.loads((workdir / "export" / "dsm.json").read_text())
-        assert found["offset"] == [100, 200, 3] and found["pixel_size"] == 0.5 and found["covered_share"] > 0.3
+        assert (
+            found["offset"] == [100, 200, 3]
+            and found["pixel_size"] == 0.5
+            and found["covered_share"] > 0.3
+        )
         assert found["agreement"]["visible_points"]["median_absolute_pixels"] < 3
-        _expect_sentence(_run("export", workdir, "--format=dsm", "--config.geo.epsg=4326"), "config.geo.epsg", "4326")
-        _expect_sentence(_run("export", workdir, "--format=dsm", "--config.geo.pixel_size=0.0001"), "config.geo.pixel_size=")
+        _expect_sentence(
+            _run("export", workdir, "--format=dsm", "--config.geo.epsg=4326"),
+            "config.geo.epsg",
+            "4326",
+        )
+        _expect_sentence(
+            _run("export", workdir, "--format=dsm", "--config.geo.pixel_size=0.0001"),
+            "config.geo.pixel_size=",
+        )
 
 
 def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
@@ -139,18 +195,38 @@ def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
-    _expect_sentence(_run("train", workdir, "--config.data.path=/nowhere/at/all"), "config.data.path", "/nowhere/at/all")
-    _expect_sentence(_run("train", workdir, "--config.train.stepz=3"), "config.train.stepz", "config.train.steps")
-    _expect_sentence(_run("train", workdir, "--config.train.steps=many"), "config.train.steps", "whole number", "many")
-    _expect_sentence(_run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"), "gpu9")
+    _expect_sentence(
+        _run("train", workdir, "--config.data.path=/nowhere/at/all"),
+        "config.data.path",
+        "/nowhere/at/all",
+    )
+    _expect_sentence(
+        _run("train", workdir, "--config.train.stepz=3"), "config.train.stepz", "config.train.steps"
+    )
+    _expect_sentence(
+        _run("train", workdir, "--config.train.steps=many"),
+        "config.train.steps",
+        "whole number",
+        "many",
+    )
+    _expect_sentence(
+        _run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"),
+        "gpu9",
+    )
     _expect_sentence(_run("evaluate", workdir), "train")
     assert not (workdir / "config.json").exists()  # nothing is half-begun
-    assert not (workdir / "checkpoints").exists() or not any((workdir / "checkpoints").glob("*/[0-9]*"))
+    assert not (workdir / "checkpoints").exists() or not any(
+        (workdir / "checkpoints").glob("*/[0-9]*")
+    )
     _expect_sentence(_run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
     _expect_sentence(_run("export", trained, "--format=docx"), "docx", "ply")
     _expect_sentence(_run("extract_mesh", trained, "--format=docx"), "docx", "ply, obj, glb")
-    _expect_sentence(_run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
-                     "config.optim.quats", "0.001", "0.5")
+    _expect_sentence(
+        _run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
+        "config.optim.quats",
+        "0.001",
+        "0.5",
+    )
 
 
 def test_ground_truth_points_are_enough_to_score_the_surface(dataset, trained, tmp_path):
@@ -179,10 +255,14 @@ def test_a_damaged_or_other_dataset_is_refused(dataset, trained, tmp_path):
     photo = sorted((broken / "images").iterdir())[0]
     content = photo.read_bytes()
     photo.write_bytes(content[: len(content) // 2])
-    _expect_sentence(_run("train", tmp_path / "a", f"--config.data.path={broken}", *SHORT), photo.name)
+    _expect_sentence(
+        _run("train", tmp_path / "a", f"--config.data.path={broken}", *SHORT), photo.name
+    )
     photo.unlink()  # a photograph that is not there is left out, with its name
     result = _run("train", tmp_path / "b", f"--config.data.path={broken}", *SHORT)
-    assert result.returncode == 0 and photo.name in result.stderr and "left out" in result.stderr, result.stderr
+    assert result.returncode == 0 and photo.name in result.stderr and "left out" in result.stderr, (
+        result.stderr
+    )
     other = tmp_path / "other"
     shutil.copytree(dataset, other)
     moved = tmp_path / "moved"

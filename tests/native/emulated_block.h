@@ -1,4 +1,5 @@
-// Blocks and warps of a GPU as loops on the host: what `gpu_*.h` asks of a block (gpu/cuda_device.h says what that is).
+// Blocks and warps of a GPU as loops on the host: what `gpu_*.h` asks of a block (gpu/cuda_device.h
+// says what that is).
 //
 // Threads of a phase, and blocks, run forwards or backwards: results must not depend on it.
 #pragma once
@@ -16,8 +17,9 @@ namespace {
 
 bool is_reversed = false;
 
-// What the warps did, for who counts it: batches, ballots over surfels of which some can be reached, surfels visited, visits in
-// which a pixel was hit, and (of Rows) those in which a first and a second pixel of threads were hit.
+// What the warps did, for who counts it: batches, ballots over surfels of which some can be
+// reached, surfels visited, visits in which a pixel was hit, and (of Rows) those in which a first
+// and a second pixel of threads were hit.
 struct Work {
   int64_t batches, ballots, visits, hits, whole_hits;
 } work;
@@ -39,7 +41,8 @@ struct HostWarp {
       kept[lane] = values[lane][is_upper ? j : i];
       sent[lane] = values[lane][is_upper ? i : j];
     }
-    for (int lane = 0; lane < kWarp; ++lane) values[lane][i] = combine(lane, kept[lane], sent[lane ^ width]);
+    for (int lane = 0; lane < kWarp; ++lane)
+      values[lane][i] = combine(lane, kept[lane], sent[lane ^ width]);
   }
 };
 
@@ -85,7 +88,8 @@ class HostBlock {
   }
 
   template <class Op, int kBatch, int kUsed, class Reach, class Meet, class Fill>
-  void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab, Order order, Reach reach, Meet meet, Fill fill) {
+  void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab, Order order, Reach reach,
+            Meet meet, Fill fill) {
     work.batches += kTileWarps;
     InOrder(kTileWarps, [&](int64_t w) {
       for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
@@ -102,9 +106,13 @@ class HostBlock {
           work.whole_hits += is_any[0] && is_any[1];
           if (!is_any[0] && !is_any[1]) return;
           HostWarp<kUsed> warp;
-          InOrder(kWarp, [&](int64_t lane) { fill(states_[w * kWarp + lane], i, found[lane], is_any, warp.values[lane]); });
+          InOrder(kWarp, [&](int64_t lane) {
+            fill(states_[w * kWarp + lane], i, found[lane], is_any, warp.values[lane]);
+          });
           CombineLanes<kUsed, Op>(warp);
-          InOrder(kWarp, [&](int64_t lane) { slab.values[w][i][LaneNumber<kUsed>(int(lane))] = warp.values[lane][0]; });
+          InOrder(kWarp, [&](int64_t lane) {
+            slab.values[w][i][LaneNumber<kUsed>(int(lane))] = warp.values[lane][0];
+          });
           is_hit |= 1u << (i - chunk);
         });
         slab.is_hit[w][chunk / kWarp] = is_hit;
@@ -113,11 +121,14 @@ class HostBlock {
   }
 
  private:
-  // The ballot of a warp: every lane looks at one surfel of the chunk. The first to be visited has the highest bit.
+  // The ballot of a warp: every lane looks at one surfel of the chunk. The first to be visited has
+  // the highest bit.
   template <int kBatch, class Reach>
-  uint32_t Marked(const uint8_t (&patches)[kBatch], int chunk, Order order, Reach reach, int64_t w) const {
+  uint32_t Marked(const uint8_t (&patches)[kBatch], int chunk, Order order, Reach reach,
+                  int64_t w) const {
     int end = 0;
-    for (int lane = 0; lane < kWarp; ++lane) end = std::max(end, int(reach(states_[w * kWarp + lane])));
+    for (int lane = 0; lane < kWarp; ++lane)
+      end = std::max(end, int(reach(states_[w * kWarp + lane])));
     uint32_t marked = 0;
     work.ballots += end > chunk;
     InOrder(kWarp, [&](int64_t lane) {

@@ -1,9 +1,9 @@
-// CudaDevice on the host: the members that gpu/cuda_binning.cu and gpu/cuda_launch.cuh give it (but TryKernel), with loops for threads, blocks
-// and warps, and the standard library for cub. What it cannot show is what nvcc and a GPU make of it: races within a phase,
-// occupancy, speed.
+// CudaDevice on the host: the members that gpu/cuda_binning.cu and gpu/cuda_launch.cuh give it (but
+// TryKernel), with loops for threads, blocks and warps, and the standard library for cub. What it
+// cannot show is what nvcc and a GPU make of it: races within a phase, occupancy, speed.
 //
-// It keeps an eye on what a GPU would not forgive: a stream that is not the caller's, memory that is not aligned, work after an
-// error. A test can have a launch fail.
+// It keeps an eye on what a GPU would not forgive: a stream that is not the caller's, memory that
+// is not aligned, work after an error. A test can have a launch fail.
 #pragma once
 
 #include <cstring>
@@ -93,10 +93,12 @@ void CudaDevice::Blocks(int64_t n, const typename Body::Args& args) {
   });
 }
 
-inline void CudaDevice::SortPairs(const uint32_t* keys, uint32_t* sorted_keys, const int32_t* values,
-                                  int32_t* sorted_values, int64_t n, int bits) {
+inline void CudaDevice::SortPairs(const uint32_t* keys, uint32_t* sorted_keys,
+                                  const int32_t* values, int32_t* sorted_values, int64_t n,
+                                  int bits) {
   if (failed() || n <= 0) return;
-  int64_t* order = static_cast<int64_t*>(Temporary(n * sizeof(int64_t)));  // cub asks for memory, too
+  int64_t* order =
+      static_cast<int64_t*>(Temporary(n * sizeof(int64_t)));  // cub asks for memory, too
   if (failed()) return;
   Keep(Launched(stream_));
   if (failed()) return;
@@ -126,7 +128,8 @@ inline int64_t CudaDevice::max_band_pairs() const { return watch.band_pairs; }
 
 inline int64_t CudaDevice::Read(const int64_t* value) { return ReadEvery(value, 1, 1)[0]; }
 
-inline std::vector<int64_t> CudaDevice::ReadEvery(const int64_t* values, int64_t stride, int64_t count) {
+inline std::vector<int64_t> CudaDevice::ReadEvery(const int64_t* values, int64_t stride,
+                                                  int64_t count) {
   std::vector<int64_t> result(count);
   if (failed()) return result;
   Keep(Launched(stream_));

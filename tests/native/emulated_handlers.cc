@@ -1,9 +1,11 @@
-// The custom calls of gpu/cuda_handlers.cc and gpu/cuda_training_handlers.cc on the host: their own text, with emulated_device.h in the
-// GPU's place, behind a stand-in for what XLA offers on GPUs only. Registered as calls of the CPU, they get XLA's own call
-// frames; what the stand-in changes in them is the stream, which it makes up, and scratch memory, where it is as strict as XLA.
+// The custom calls of gpu/cuda_handlers.cc and gpu/cuda_training_handlers.cc on the host: their own
+// text, with emulated_device.h in the GPU's place, behind a stand-in for what XLA offers on GPUs
+// only. Registered as calls of the CPU, they get XLA's own call frames; what the stand-in changes
+// in them is the stream, which it makes up, and scratch memory, where it is as strict as XLA.
 //
-// Scratch memory is filled with 0xa5, so that a read of what nobody wrote is seen (as floats -2.9e-16, as indices a crash), and
-// has guard bytes behind it. Threads of a phase, and blocks, run in the order that is asked for: results must not depend on it.
+// Scratch memory is filled with 0xa5, so that a read of what nobody wrote is seen (as floats
+// -2.9e-16, as indices a crash), and has guard bytes behind it. Threads of a phase, and blocks, run
+// in the order that is asked for: results must not depend on it.
 
 #define COSURFGS_VARIANT cuda
 
@@ -20,7 +22,8 @@ namespace cuda {
 
 cudaError_t CudaDevice::TryKernel() {
   const cuda_stub::Machine& machine = cuda_stub::machine;
-  return machine.capability[cuda_stub::present] < machine.needed ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+  return machine.capability[cuda_stub::present] < machine.needed ? cudaErrorNoKernelImageForDevice
+                                                                 : cudaSuccess;
 }
 
 }  // namespace cuda
@@ -32,14 +35,16 @@ struct Emulation {
   int64_t is_reversed = 0;
   int64_t band_pairs = int64_t(1) << 24;
   int64_t max_alignment = 16;  // XLA's kMaxAlignment
-  int64_t address_offset = 0;  // of scratch memory from a multiple of 256, where XLA's GPU allocators have it
+  int64_t address_offset =
+      0;  // of scratch memory from a multiple of 256, where XLA's GPU allocators have it
   int64_t failing_allocation = -1, failing_launch = -1;
   // Of the last call.
   int64_t allocations = 0, launches = 0, largest_alignment = 0, refused_bytes = 0;
 } emulation;
 
 // capabilities: 86 for 8.6; the library is taken to run from `needed` on.
-void emulation_set_gpus(const int32_t* capabilities, int32_t count, int32_t needed, int32_t present) {
+void emulation_set_gpus(const int32_t* capabilities, int32_t count, int32_t needed,
+                        int32_t present) {
   cuda_stub::machine = {};
   cuda_stub::machine.count = count;
   cuda_stub::machine.needed = needed;
@@ -91,9 +96,9 @@ XLA_FFI_Error* Allocate(XLA_FFI_DeviceMemory_Allocate_Args* args) {
   }
   if (emulation.allocations++ == emulation.failing_allocation) {
     emulation.refused_bytes = args->size;
-    return ffi::internal::CreateError(
-        xla, ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        "Out of memory while trying to allocate " + std::to_string(args->size) + " bytes."));
+    return ffi::internal::CreateError(xla, ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                                                      "Out of memory while trying to allocate " +
+                                                          std::to_string(args->size) + " bytes."));
   }
   const size_t offset = emulation.address_offset, total = offset + args->size + kGuard;
   char* base = static_cast<char*>(std::aligned_alloc(256, (total + 255) / 256 * 256));
@@ -131,7 +136,8 @@ XLA_FFI_Error* Run(XLA_FFI_Handler* handler, XLA_FFI_CallFrame* frame) {
   XLA_FFI_CallFrame copy = *frame;
   copy.api = &api;
   xla = frame->api;
-  emulation.allocations = emulation.launches = emulation.largest_alignment = emulation.refused_bytes = 0;
+  emulation.allocations = emulation.launches = emulation.largest_alignment =
+      emulation.refused_bytes = 0;
   watch = {};
   watch.stream = reinterpret_cast<cudaStream_t>(&stream_of_the_call);
   watch.band_pairs = emulation.band_pairs;
@@ -142,7 +148,8 @@ XLA_FFI_Error* Run(XLA_FFI_Handler* handler, XLA_FFI_CallFrame* frame) {
   if (!pieces.empty()) Blame("scratch memory was not given back");
   if (watch.fault.empty()) return error;
   if (error) ffi::internal::DestroyError(xla, error);
-  return ffi::internal::CreateError(xla, ffi::Error::Internal("the emulation found a fault: " + watch.fault));
+  return ffi::internal::CreateError(
+      xla, ffi::Error::Internal("the emulation found a fault: " + watch.fault));
 }
 
 }  // namespace
@@ -156,4 +163,6 @@ extern "C" XLA_FFI_Error* EmulatedRasterBackward(XLA_FFI_CallFrame* frame) {
 extern "C" XLA_FFI_Error* EmulatedPhotometricLosses(XLA_FFI_CallFrame* frame) {
   return Run(CosurfgsCudaPhotometricLosses, frame);
 }
-extern "C" XLA_FFI_Error* EmulatedAdam(XLA_FFI_CallFrame* frame) { return Run(CosurfgsCudaAdam, frame); }
+extern "C" XLA_FFI_Error* EmulatedAdam(XLA_FFI_CallFrame* frame) {
+  return Run(CosurfgsCudaAdam, frame);
+}

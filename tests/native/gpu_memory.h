@@ -1,5 +1,6 @@
-// Memory for gpu_runner.h, each piece an allocation of its own with no byte more than was asked for, so that tools see the first
-// one outside. Guarded memory is filled and has guard bytes behind it instead, which needs no tool.
+// Memory for gpu_runner.h, each piece an allocation of its own with no byte more than was asked
+// for, so that tools see the first one outside. Guarded memory is filled and has guard bytes behind
+// it instead, which needs no tool.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 namespace cosurfgs {
 namespace program {
 
-// Api has static functions: void* Allocate(bytes), null if there is none; Free(data); Fill(data, byte, bytes);
-// ToDevice(data, host, bytes); ToHost(host, data, bytes).
+// Api has static functions: void* Allocate(bytes), null if there is none; Free(data); Fill(data,
+// byte, bytes); ToDevice(data, host, bytes); ToHost(host, data, bytes).
 template <class Api>
 class Memory {
  public:

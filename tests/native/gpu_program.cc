@@ -1,12 +1,15 @@
-// A program that checks the CUDA kernels on a GPU without Python and XLA: scripts/build_gpu_program.sh builds it.
+// A program that checks the CUDA kernels on a GPU without Python and XLA:
+// scripts/build_gpu_program.sh builds it.
 //
 //   check      all checks, on memory with guard bytes
 //   quick      those on small scenes
-//   sanitize   for compute-sanitizer: bare memory, several tiles of cub's sorts and more than one wave of blocks, no reference
-//   time       milliseconds per kernel (gpu_timing.h); of the emulation they say nothing about a GPU
+//   sanitize   for compute-sanitizer: bare memory, several tiles of cub's sorts and more than one
+//   wave of blocks, no reference time       milliseconds per kernel (gpu_timing.h); of the
+//   emulation they say nothing about a GPU
 //
-// A line per check: ok or FAILED, its name, what was measured. With COSURFGS_EMULATED the same over emulated_device.h, which shows
-// that the checks hold where the code is right, and can fail where it is not.
+// A line per check: ok or FAILED, its name, what was measured. With COSURFGS_EMULATED the same over
+// emulated_device.h, which shows that the checks hold where the code is right, and can fail where
+// it is not.
 
 #define COSURFGS_VARIANT cuda
 
@@ -120,7 +123,8 @@ TrainingResults Train(const TrainingShape& shape) {
   return results;
 }
 
-// Two results, row by row: how far apart, as a share of the row's largest number plus the root mean square of all.
+// Two results, row by row: how far apart, as a share of the row's largest number plus the root mean
+// square of all.
 struct Difference {
   double rows = 0, over = 0, worst = 0;  // of how many rows more than 0.2 % apart, and the largest
 };
@@ -152,24 +156,36 @@ struct Named {
   int row_size;
 };
 std::vector<Named> Rows(const Maps& m) {
-  return {{"color", m.color, 3},           {"transmittance", m.transmittance, 1}, {"depth_sum", m.depth_sum, 1},
-          {"median_depth", m.median_depth, 1}, {"normal_sum", m.normal_sum, 3},   {"plane_sum", m.plane_sum, 1},
+  return {{"color", m.color, 3},           {"transmittance", m.transmittance, 1},
+          {"depth_sum", m.depth_sum, 1},   {"median_depth", m.median_depth, 1},
+          {"normal_sum", m.normal_sum, 3}, {"plane_sum", m.plane_sum, 1},
           {"distortion", m.distortion, 1}, {"contributions", m.contributions, kContributions}};
 }
 std::vector<Named> Rows(const Gradients& g) {
   const int sh = g.logit_opacities.empty() ? 1 : g.sh.size() / g.logit_opacities.size();
-  return {{"means", g.means, 3}, {"quats", g.quats, 4},   {"log_scales", g.log_scales, 2}, {"logit_opacities", g.logit_opacities, 1},
-          {"sh", g.sh, sh},      {"camera", g.camera, 16}, {"probe", g.probe, 4}};
+  return {{"means", g.means, 3},
+          {"quats", g.quats, 4},
+          {"log_scales", g.log_scales, 2},
+          {"logit_opacities", g.logit_opacities, 1},
+          {"sh", g.sh, sh},
+          {"camera", g.camera, 16},
+          {"probe", g.probe, 4}};
 }
 std::vector<Named> Rows(const TrainingResults& r) {
-  return {{"losses", r.losses, 1}, {"by_render", r.by_render, 3}, {"by_alpha", r.by_alpha, 1}, {"by_transform", r.by_transform, 4},
-          {"values", r.values, 1}, {"mu", r.mu, 1},               {"nu", r.nu, 1}};
+  return {{"losses", r.losses, 1},
+          {"by_render", r.by_render, 3},
+          {"by_alpha", r.by_alpha, 1},
+          {"by_transform", r.by_transform, 4},
+          {"values", r.values, 1},
+          {"mu", r.mu, 1},
+          {"nu", r.nu, 1}};
 }
 
-// With the device's code compiled with fused multiply-adds and the reference's without, 1 of 60,000 rows was over, by 0.6 %: a hit
-// at the edge of a surfel (alpha 1/255) or of a pixel's last transmittance may be taken by one and not by the other. GPUs have
-// other functions, too, hence more room; in small pictures it is a row or two, though never of the few of cameras. Another order
-// of additions turns no hit.
+// With the device's code compiled with fused multiply-adds and the reference's without, 1 of 60,000
+// rows was over, by 0.6 %: a hit at the edge of a surfel (alpha 1/255) or of a pixel's last
+// transmittance may be taken by one and not by the other. GPUs have other functions, too, hence
+// more room; in small pictures it is a row or two, though never of the few of cameras. Another
+// order of additions turns no hit.
 struct Limit {
   double share, rows, worst;
   double Rows(double all) const { return std::max(share * all, std::min(rows, 0.05 * all)); }
@@ -188,9 +204,12 @@ Verdict Judge(const Results& got, const Results& want, Limit limit) {
   const char* worst_in = "all";
   bool is_ok = true;
   for (size_t i = 0; i < got_rows.size(); ++i) {
-    const Difference difference = Compare(got_rows[i].values, want_rows[i].values, got_rows[i].row_size);
-    is_ok = is_ok && difference.over <= limit.Rows(difference.rows) && difference.worst <= limit.worst;
-    if (difference.over > 0) over += Text(" %s %.0f of %.0f,", got_rows[i].name, difference.over, difference.rows);
+    const Difference difference =
+        Compare(got_rows[i].values, want_rows[i].values, got_rows[i].row_size);
+    is_ok =
+        is_ok && difference.over <= limit.Rows(difference.rows) && difference.worst <= limit.worst;
+    if (difference.over > 0)
+      over += Text(" %s %.0f of %.0f,", got_rows[i].name, difference.over, difference.rows);
     if (difference.worst <= worst) continue;
     worst = difference.worst;
     worst_in = got_rows[i].name;
@@ -206,19 +225,23 @@ void CheckClose(const std::string& name, const Results& got, const Results& want
 }
 
 bool IsSame(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 template <class Results>
 void CheckSame(const std::string& name, const Results& got, const Results& want) {
   const auto got_rows = Rows(got), want_rows = Rows(want);
   std::string different;
   for (size_t i = 0; i < got_rows.size(); ++i) {
-    if (!IsSame(got_rows[i].values, want_rows[i].values)) different += std::string(" ") + got_rows[i].name;
+    if (!IsSame(got_rows[i].values, want_rows[i].values))
+      different += std::string(" ") + got_rows[i].name;
   }
-  Report(different.empty(), name, different.empty() ? "the same bits" : "not the same bits:" + different);
+  Report(different.empty(), name,
+         different.empty() ? "the same bits" : "not the same bits:" + different);
 }
 
-// What must hold of any drawing: transmittances, counts, and that the weights of all surfels make up what pixels do not let pass.
+// What must hold of any drawing: transmittances, counts, and that the weights of all surfels make
+// up what pixels do not let pass.
 void CheckMaps(const std::string& name, const Scene& scene, const Maps& maps) {
   float low = 1, high = 0;
   double opaque = 0, weights = 0;
@@ -232,12 +255,16 @@ void CheckMaps(const std::string& name, const Scene& scene, const Maps& maps) {
     for (float value : rows.values) is_finite = is_finite && std::isfinite(value);
   }
   Report(is_finite && low >= 0 && high <= 1, name + ", range",
-         Text("%s, transmittance from %.3g to %.3g", is_finite ? "all finite" : "NOT FINITE", low, high));
+         Text("%s, transmittance from %.3g to %.3g", is_finite ? "all finite" : "NOT FINITE", low,
+              high));
   bool is_counted = true;
-  for (int64_t v = 0; v < scene.num_views; ++v) is_counted = is_counted && maps.status[2 * v] == scene.num_invalid;
-  Report(is_counted, name + ", broken surfels", Text("counted %d of %d", maps.status[0], scene.num_invalid));
+  for (int64_t v = 0; v < scene.num_views; ++v)
+    is_counted = is_counted && maps.status[2 * v] == scene.num_invalid;
+  Report(is_counted, name + ", broken surfels",
+         Text("counted %d of %d", maps.status[0], scene.num_invalid));
   if (maps.contributions.empty()) return;
-  for (size_t i = 0; i < maps.contributions.size(); i += kContributions) weights += maps.contributions[i];
+  for (size_t i = 0; i < maps.contributions.size(); i += kContributions)
+    weights += maps.contributions[i];
   Report(std::fabs(weights - opaque) <= 1e-3 * opaque, name + ", weights",
          Text("sum of contributions %.6g, sum of 1 - transmittance %.6g", weights, opaque));
 }
@@ -261,7 +288,9 @@ TrainingResults Reference(const TrainingShape& shape) {
   return Reversed([&] { return Train(shape); });
 }
 #else
-Maps Reference(const Scene& scene, const Request& request) { return program::ReferenceForward(scene, request); }
+Maps Reference(const Scene& scene, const Request& request) {
+  return program::ReferenceForward(scene, request);
+}
 Gradients Reference(const Scene& scene, const Request& request, const Maps& maps) {
   return program::ReferenceBackward(scene, request, maps);
 }
@@ -270,7 +299,8 @@ TrainingResults Reference(const TrainingShape& shape) { return program::Referenc
 
 const char* const kMapNames[] = {"colour", "geometry", "everything"};
 
-// One level of maps: forward and back against the reference, and against itself in all ways of going back.
+// One level of maps: forward and back against the reference, and against itself in all ways of
+// going back.
 void CheckLevel(const std::string& scene_name, const Scene& scene, int level, bool has_reference) {
   const std::string name = scene_name + ", " + kMapNames[level];
   Request request;
@@ -279,43 +309,53 @@ void CheckLevel(const std::string& scene_name, const Scene& scene, int level, bo
   request.with_contributions = true;
   Maps maps = Draw(scene, request);
   CheckMaps(name, scene, maps);
-  if (has_reference) CheckClose(name + ", forward against the host", maps, Reference(scene, request), kOtherProcessor);
+  if (has_reference)
+    CheckClose(name + ", forward against the host", maps, Reference(scene, request),
+               kOtherProcessor);
   CheckSame(name + ", forward twice", Draw(scene, request), maps);
   maps.contributions.clear();
   CheckClose(name + ", with and without contributions", plain, maps, kOtherProcessor);
 
   const Gradients gradients = GoBack(scene, request, maps);
   if (has_reference) {
-    CheckClose(name + ", backward against the host", gradients, Reference(scene, request, maps), kOtherProcessor);
+    CheckClose(name + ", backward against the host", gradients, Reference(scene, request, maps),
+               kOtherProcessor);
   }
   CheckSame(name + ", backward twice", GoBack(scene, request, maps), gradients);
   request.kept_bytes = 192 * scene.num_surfels + 4 * scene.pixels();  // as the package gives
-  CheckSame(name + ", backward from what forward left", GoBack(scene, request, Draw(scene, request)), gradients);
+  CheckSame(name + ", backward from what forward left",
+            GoBack(scene, request, Draw(scene, request)), gradients);
   request.with_probe = false;
   Gradients without_probe = gradients;
   without_probe.probe.clear();
   // Another kernel, in which the compiler may round elsewhere.
-  CheckClose(name + ", backward without a probe", GoBack(scene, request, maps), without_probe, kOtherOrder);
+  CheckClose(name + ", backward without a probe", GoBack(scene, request, maps), without_probe,
+             kOtherOrder);
   request.with_probe = true;
   request.band_pairs = std::max<int64_t>(1, maps.status[1] / 5);
   CheckClose(name + ", backward in bands", GoBack(scene, request, maps), gradients, kOtherOrder);
   request.is_deterministic = false;
-  CheckClose(name + ", backward by atomic additions", GoBack(scene, request, maps), gradients, kOtherOrder);
+  CheckClose(name + ", backward by atomic additions", GoBack(scene, request, maps), gradients,
+             kOtherOrder);
 }
 
 void CheckScene(const std::string& name, const SceneShape& shape, bool has_reference = true) {
   const Scene scene = program::MakeScene(shape);
-  for (int level : {kColorOnly, kGeometry, kEverything}) CheckLevel(name, scene, level, has_reference);
+  for (int level : {kColorOnly, kGeometry, kEverything})
+    CheckLevel(name, scene, level, has_reference);
 }
 
 Scene OneView(Scene scene, int64_t view) {
   scene.num_views = 1;
   scene.cameras = {scene.cameras.begin() + 16 * view, scene.cameras.begin() + 16 * (view + 1)};
-  scene.intrinsics = {scene.intrinsics.begin() + 9 * view, scene.intrinsics.begin() + 9 * (view + 1)};
+  scene.intrinsics = {scene.intrinsics.begin() + 9 * view,
+                      scene.intrinsics.begin() + 9 * (view + 1)};
   return scene;
 }
 
-void Append(std::vector<float>& to, const std::vector<float>& from) { to.insert(to.end(), from.begin(), from.end()); }
+void Append(std::vector<float>& to, const std::vector<float>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
 
 // Several views in one call are the views by themselves, one behind the other.
 void CheckViews(const SceneShape& shape) {
@@ -337,8 +377,8 @@ void CheckViews(const SceneShape& shape) {
     Append(joined.contributions, one.contributions);
   }
   CheckSame("several views, each by itself", all, joined);
-  CheckClose("several views, backward against the host", GoBack(scene, request, all), Reference(scene, request, all),
-             kOtherProcessor);
+  CheckClose("several views, backward against the host", GoBack(scene, request, all),
+             Reference(scene, request, all), kOtherProcessor);
 }
 
 void CheckEmpty() {
@@ -355,7 +395,8 @@ void CheckEmpty() {
     const Maps maps = Draw(scene, request);
     CheckMaps(name, scene, maps);
     bool is_background = true;
-    for (size_t i = 0; i < maps.color.size(); ++i) is_background = is_background && maps.color[i] == scene.background[i % 3];
+    for (size_t i = 0; i < maps.color.size(); ++i)
+      is_background = is_background && maps.color[i] == scene.background[i % 3];
     Report(is_background, name + ", colour", "the background everywhere");
     double sum = 0;
     for (bool is_deterministic : {true, false}) {
@@ -372,11 +413,14 @@ void CheckEmpty() {
 // The photometric losses and Adam.
 void CheckTraining(const std::string& name, const TrainingShape& shape, bool has_reference = true) {
   const TrainingResults results = Train(shape);
-  if (has_reference) CheckClose(name + ", losses and Adam against the host", results, Reference(shape), kOtherProcessor);
+  if (has_reference)
+    CheckClose(name + ", losses and Adam against the host", results, Reference(shape),
+               kOtherProcessor);
   CheckSame(name + ", losses and Adam twice", Train(shape), results);
 }
 
-// One pixel; whole tiles; a border inside a tile; weights, a mask, and both. Fields of 1, 3 and 48 numbers a surfel.
+// One pixel; whole tiles; a border inside a tile; weights, a mask, and both. Fields of 1, 3 and 48
+// numbers a surfel.
 void CheckSmallTraining(bool has_reference = true) {
   CheckTraining("a pixel", {1, 1, 3, false, 1, 1}, has_reference);
   CheckTraining("whole tiles", {24, 128, 3, false, 333, 3}, has_reference);
@@ -393,7 +437,8 @@ void CheckComparisons() {
   const Gradients gradients = GoBack(scene, request, maps);
   Gradients wrong = gradients;
   for (size_t i = 0; i < wrong.means.size(); i += 10) wrong.means[i] *= 1.1f;
-  Report(!Judge(wrong, gradients, kOtherProcessor).is_close, "comparisons", "see means 10 % too large");
+  Report(!Judge(wrong, gradients, kOtherProcessor).is_close, "comparisons",
+         "see means 10 % too large");
   wrong = gradients;
   wrong.camera[0] = NAN;
   Report(!Judge(wrong, gradients, kOtherProcessor).is_close, "comparisons", "see a NaN");
@@ -439,7 +484,8 @@ int main(int argc, char** argv) {
                      : command == "sanitize" ? device::Sanitize
                                              : nullptr;
   if ((!checks && !takes_arguments) || (checks && argc > 2)) {
-    std::printf("usage: %s check | quick | sanitize | time [SURFELS WIDTH HEIGHT [RUNS]]\n", argv[0]);
+    std::printf("usage: %s check | quick | sanitize | time [SURFELS WIDTH HEIGHT [RUNS]]\n",
+                argv[0]);
     return 2;
   }
 #ifdef COSURFGS_EMULATED
@@ -447,9 +493,11 @@ int main(int argc, char** argv) {
 #else
   cudaDeviceProp properties;
   device::Must(cudaGetDeviceProperties(&properties, 0), "find a GPU");
-  std::printf("device: %s, compute capability %d.%d\n", properties.name, properties.major, properties.minor);
+  std::printf("device: %s, compute capability %d.%d\n", properties.name, properties.major,
+              properties.minor);
   device::Must(device::CudaDevice::TryKernel(), "find a kernel for this GPU");
-  // Not the stream that everything waits for: work that went there by mistake would be too early or too late.
+  // Not the stream that everything waits for: work that went there by mistake would be too early or
+  // too late.
   device::Must(cudaStreamCreateWithFlags(&device::stream, cudaStreamNonBlocking), "make a stream");
 #endif
   if (takes_arguments) return Time(argc - 2, argv + 2);

@@ -1,4 +1,5 @@
-// What the GPU's results are compared with: the same bodies, compiled by the C++ compiler for the host.
+// What the GPU's results are compared with: the same bodies, compiled by the C++ compiler for the
+// host.
 #pragma once
 
 #include "gpu_scene.h"

@@ -1,6 +1,8 @@
-// Draws a scene, and goes back, with a device and its memory: what gpu/cuda_handlers.cc does, without XLA.
+// Draws a scene, and goes back, with a device and its memory: what gpu/cuda_handlers.cc does,
+// without XLA.
 //
-// Memory has  T* Put(vector), T* Make<T>(count) not initialised, vector Take(T*, count)  and  void* Scratch(bytes).
+// Memory has  T* Put(vector), T* Make<T>(count) not initialised, vector Take(T*, count)  and  void*
+// Scratch(bytes).
 #pragma once
 
 #include "gpu/pipeline.h"
@@ -52,10 +54,13 @@ struct Counts {
 };
 
 template <class Memory>
-ForwardCalls MakeForward(Memory& memory, const program::Scene& scene, const program::Request& request) {
+ForwardCalls MakeForward(Memory& memory, const program::Scene& scene,
+                         const program::Request& request) {
   const Counts counts(scene, request.maps);
   const int64_t contributions = scene.num_views * scene.num_surfels * kContributions;
-  const auto make = [&](int64_t count) { return count ? memory.template Make<float>(count) : nullptr; };
+  const auto make = [&](int64_t count) {
+    return count ? memory.template Make<float>(count) : nullptr;
+  };
   ForwardCalls calls{MakeCall(memory, scene, request.maps), {}};
   Image& image = calls.results.image;
   image.color = make(3 * counts.pixels);
@@ -67,17 +72,19 @@ ForwardCalls MakeForward(Memory& memory, const program::Scene& scene, const prog
   image.distortion = make(counts.everything);
   image.last = memory.template Make<int32_t>(counts.pixels);
   image.median_index = memory.template Make<int32_t>(counts.geometry);
-  calls.results.contributions = request.with_contributions ? memory.template Make<float>(contributions) : nullptr;
+  calls.results.contributions =
+      request.with_contributions ? memory.template Make<float>(contributions) : nullptr;
   calls.results.status = memory.template Make<int32_t>(2 * scene.num_views);
   // Filled, as not all of it is written and all of it is copied.
-  calls.results.kept = {memory.Put(std::vector<uint8_t>(request.kept_bytes, 0xa5)), request.kept_bytes};
+  calls.results.kept = {memory.Put(std::vector<uint8_t>(request.kept_bytes, 0xa5)),
+                        request.kept_bytes};
   return calls;
 }
 
 // image: of the forward call; the backward one reads some of its maps.
 template <class Memory>
-BackwardCalls MakeBackward(Memory& memory, const program::Scene& scene, const program::Request& request,
-                           const Image& image) {
+BackwardCalls MakeBackward(Memory& memory, const program::Scene& scene,
+                           const program::Request& request, const Image& image) {
   const Counts counts(scene, request.maps);
   const int64_t n = scene.num_surfels;
   const auto cotangent = [&](uint32_t stream, int64_t count) {
@@ -91,7 +98,8 @@ BackwardCalls MakeBackward(Memory& memory, const program::Scene& scene, const pr
                        cotangent(2, counts.geometry),     cotangent(3, counts.geometry),
                        cotangent(4, 3 * counts.geometry), cotangent(5, counts.geometry),
                        cotangent(6, counts.everything)};
-  backward.out = {make(3 * n), make(4 * n), make(2 * n), make(n), make(3 * scene.num_sh * n), nullptr};
+  backward.out = {make(3 * n), make(4 * n), make(2 * n), make(n), make(3 * scene.num_sh * n),
+                  nullptr};
   backward.num_probe = request.with_probe ? 4 * n : 0;
   if (request.with_probe) backward.out.probe = make(backward.num_probe);
   backward.camera_gradient = make(16 * scene.num_views);
@@ -100,7 +108,8 @@ BackwardCalls MakeBackward(Memory& memory, const program::Scene& scene, const pr
 }
 
 template <class Device, class Memory>
-program::Maps RunForward(Device& device, Memory& memory, const program::Scene& scene, const program::Request& request) {
+program::Maps RunForward(Device& device, Memory& memory, const program::Scene& scene,
+                         const program::Request& request) {
   const Counts counts(scene, request.maps);
   const ForwardCalls calls = MakeForward(memory, scene, request);
   Pipeline<Device>(device, calls.call, request.band_pairs).Forward(calls.results);
@@ -115,16 +124,19 @@ program::Maps RunForward(Device& device, Memory& memory, const program::Scene& s
   maps.distortion = memory.Take(image.distortion, counts.everything);
   maps.last = memory.Take(image.last, counts.pixels);
   maps.median_index = memory.Take(image.median_index, counts.geometry);
-  maps.contributions = memory.Take(calls.results.contributions, scene.num_views * scene.num_surfels * kContributions);
+  maps.contributions = memory.Take(calls.results.contributions,
+                                   scene.num_views * scene.num_surfels * kContributions);
   maps.status = memory.Take(calls.results.status, 2 * scene.num_views);
   maps.kept = memory.Take(calls.results.kept.data, calls.results.kept.bytes);
   return maps;
 }
 
 template <class Device, class Memory>
-program::Gradients RunBackward(Device& device, Memory& memory, const program::Scene& scene, const program::Request& request,
-                               const program::Maps& maps) {
-  const auto put = [&](const auto& values) { return values.empty() ? nullptr : memory.Put(values); };
+program::Gradients RunBackward(Device& device, Memory& memory, const program::Scene& scene,
+                               const program::Request& request, const program::Maps& maps) {
+  const auto put = [&](const auto& values) {
+    return values.empty() ? nullptr : memory.Put(values);
+  };
   Image image{};
   image.transmittance = put(maps.transmittance);
   image.depth_sum = put(maps.depth_sum);

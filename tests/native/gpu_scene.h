@@ -1,4 +1,5 @@
-// Scenes for the program of checks: made from a hash, so that every machine has the same ones, and what comes out of drawing them.
+// Scenes for the program of checks: made from a hash, so that every machine has the same ones, and
+// what comes out of drawing them.
 #pragma once
 
 #include <cmath>
@@ -44,19 +45,23 @@ struct SceneShape {
 
 inline void MakeCameras(Scene& scene) {
   for (int v = 0; v < scene.num_views; ++v) {
-    const float angle = 0.12f * v, c = std::cos(angle), s = std::sin(angle), focal = 0.9f * scene.width;
-    const float camera[16] = {c, 0, s, -0.3f * v, 0, 1, 0, 0.1f * v, -s, 0, c, 0.2f * v, 0, 0, 0, 1};
-    const float intrinsics[9] = {focal, 0, 0.5f * scene.width + 0.3f, 0, 1.05f * focal, 0.5f * scene.height, 0, 0, 1};
+    const float angle = 0.12f * v, c = std::cos(angle), s = std::sin(angle),
+                focal = 0.9f * scene.width;
+    const float camera[16] = {c,  0, s, -0.3f * v, 0, 1, 0, 0.1f * v,
+                              -s, 0, c, 0.2f * v,  0, 0, 0, 1};
+    const float intrinsics[9] = {
+        focal, 0, 0.5f * scene.width + 0.3f, 0, 1.05f * focal, 0.5f * scene.height, 0, 0, 1};
     scene.cameras.insert(scene.cameras.end(), camera, camera + 16);
     scene.intrinsics.insert(scene.intrinsics.end(), intrinsics, intrinsics + 9);
   }
 }
 
-// Surfels that need a thought: one that covers the image, one that crosses the camera's plane, dead ones, and broken ones, which
-// are drawn as if they were dead and counted.
+// Surfels that need a thought: one that covers the image, one that crosses the camera's plane, dead
+// ones, and broken ones, which are drawn as if they were dead and counted.
 inline void MakeOdd(Scene& scene) {
   const int64_t n = scene.num_surfels;
-  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              infinity = std::numeric_limits<float>::infinity();
   const auto place = [&](int64_t id, float z, float log_scale) {
     if (id >= n) return;
     const float mean[3] = {0.1f, -0.1f, z}, quat[4] = {1.0f, 0.1f, 0.05f, 0.0f};
@@ -71,10 +76,17 @@ inline void MakeOdd(Scene& scene) {
     if (id % 37 == 0) scene.alive[id] = 0;
     if (id % 101 != 5) continue;
     switch (id / 101 % 4) {
-      case 0: scene.means[3 * id + 1] = nan; break;
-      case 1: scene.sh[3 * scene.num_sh * id] = infinity; break;
-      case 2: for (int i = 0; i < 4; ++i) scene.quats[4 * id + i] = 0.0f; break;
-      default: scene.log_scales[2 * id] = 80.0f;
+      case 0:
+        scene.means[3 * id + 1] = nan;
+        break;
+      case 1:
+        scene.sh[3 * scene.num_sh * id] = infinity;
+        break;
+      case 2:
+        for (int i = 0; i < 4; ++i) scene.quats[4 * id + i] = 0.0f;
+        break;
+      default:
+        scene.log_scales[2 * id] = 80.0f;
     }
     scene.num_invalid += scene.alive[id];
   }
@@ -93,13 +105,15 @@ inline Scene MakeScene(const SceneShape& shape) {
   MakeCameras(scene);
   const float focal = scene.intrinsics[0];
   for (int64_t i = 0; i < shape.num_surfels; ++i) {
-    const float z = Between(0, i, -1.0f, 14.0f);  // some lie behind the camera, some outside of the picture
+    const float z =
+        Between(0, i, -1.0f, 14.0f);  // some lie behind the camera, some outside of the picture
     scene.means.push_back(Between(1, i, -0.65f, 0.65f) * std::fabs(z));
     scene.means.push_back(Between(2, i, -0.65f, 0.65f) * std::fabs(z) * shape.height / shape.width);
     scene.means.push_back(z);
     for (int k = 0; k < 4; ++k) scene.quats.push_back(Between(3 + k, i, -1.0f, 1.0f));
     for (int k = 0; k < 2; ++k) {
-      const float log_pixels = Between(7 + k, i, std::log(shape.min_pixels), std::log(shape.max_pixels));
+      const float log_pixels =
+          Between(7 + k, i, std::log(shape.min_pixels), std::log(shape.max_pixels));
       scene.log_scales.push_back(log_pixels + std::log(std::fabs(z) + 0.5f) - std::log(focal));
     }
     scene.logit_opacities.push_back(Between(9, i, -4.0f, 3.0f));
@@ -121,7 +135,8 @@ struct Request {
 
 // Results of all views, one behind the other; empty where they were not asked for.
 struct Maps {
-  std::vector<float> color, transmittance, depth_sum, median_depth, normal_sum, plane_sum, distortion, contributions;
+  std::vector<float> color, transmittance, depth_sum, median_depth, normal_sum, plane_sum,
+      distortion, contributions;
   std::vector<int32_t> last, median_index, status;
   std::vector<uint8_t> kept;
 };

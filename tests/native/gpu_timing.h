@@ -1,4 +1,5 @@
-// `gpu_program time`: milliseconds of both calls on a GPU, whole and by kernel. Included by gpu_program.cc.
+// `gpu_program time`: milliseconds of both calls on a GPU, whole and by kernel. Included by
+// gpu_program.cc.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +11,8 @@ namespace cosurfgs {
 namespace cuda {
 namespace {
 
-// Scratch memory as XLA gives it: from a pool, so that the second call of the same kind waits for no allocation.
+// Scratch memory as XLA gives it: from a pool, so that the second call of the same kind waits for
+// no allocation.
 class Pool {
  public:
   explicit Pool(DeviceMemory& memory) : memory_(memory) {}
@@ -124,7 +126,8 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Medians over runs of run(device): of the whole, and by kernel in runs of their own, as the stopwatches take time, too.
+// Medians over runs of run(device): of the whole, and by kernel in runs of their own, as the
+// stopwatches take time, too.
 template <class Run>
 void PrintTimes(const char* call, Pool& pool, int num_runs, Run run) {
   const auto allocate = [&](size_t bytes) { return pool.Allocate(bytes); };
@@ -144,11 +147,13 @@ void PrintTimes(const char* call, Pool& pool, int num_runs, Run run) {
     pool.Reset();
     TimedDevice device(stream, allocate);
     run(device);
-    for (const auto& [name, milliseconds] : device.Milliseconds()) parts[name].push_back(milliseconds);
+    for (const auto& [name, milliseconds] : device.Milliseconds())
+      parts[name].push_back(milliseconds);
     Must(device.error(), call);
   }
   std::printf("  %-40s %9.3f\n", call, Median(whole));
-  for (const auto& [name, values] : parts) std::printf("    %-38s %9.3f\n", name.c_str(), Median(values));
+  for (const auto& [name, values] : parts)
+    std::printf("    %-38s %9.3f\n", name.c_str(), Median(values));
 }
 
 void TimeScene(const SceneShape& shape, int num_runs) {
@@ -158,14 +163,16 @@ void TimeScene(const SceneShape& shape, int num_runs) {
   Request request;
   const ForwardCalls forward = MakeForward(memory, scene, request);
   const auto draw = [&](auto& device) {
-    Pipeline<std::decay_t<decltype(device)>>(device, forward.call, request.band_pairs).Forward(forward.results);
+    Pipeline<std::decay_t<decltype(device)>>(device, forward.call, request.band_pairs)
+        .Forward(forward.results);
   };
-  std::printf("%lld surfels, %dx%d, all maps: median of %d runs, ms\n", static_cast<long long>(shape.num_surfels),
-              shape.width, shape.height, num_runs);
+  std::printf("%lld surfels, %dx%d, all maps: median of %d runs, ms\n",
+              static_cast<long long>(shape.num_surfels), shape.width, shape.height, num_runs);
   PrintTimes("forward", pool, num_runs, draw);
   BackwardCalls backward = MakeBackward(memory, scene, request, forward.results.image);
   const auto go_back = [&](auto& device) {
-    Pipeline<std::decay_t<decltype(device)>>(device, backward.call, request.band_pairs).Backward(backward.backward);
+    Pipeline<std::decay_t<decltype(device)>>(device, backward.call, request.band_pairs)
+        .Backward(backward.backward);
   };
   PrintTimes("backward, deterministic", pool, num_runs, go_back);
   backward.backward.is_deterministic = false;
@@ -175,7 +182,8 @@ void TimeScene(const SceneShape& shape, int num_runs) {
   std::fflush(stdout);
 }
 
-// Standard deviations of surfels in pixels shrink with their number, so that the picture stays as full.
+// Standard deviations of surfels in pixels shrink with their number, so that the picture stays as
+// full.
 SceneShape TimingShape(int64_t num_surfels, int width, int height) {
   const float pixels = 0.8f * std::sqrt(float(width) * height / num_surfels);
   return {num_surfels, width, height, 1, 0.4f * pixels, 3.0f * pixels, false};
@@ -202,7 +210,8 @@ int Time(int count, char** arguments) {
     TimeScene(TimingShape(numbers[0], int(numbers[1]), int(numbers[2])), int(numbers[3]));
     return 0;
   }
-  for (int64_t surfels : {100000, 1000000, 5000000}) TimeScene(TimingShape(surfels, 1920, 1080), 20);
+  for (int64_t surfels : {100000, 1000000, 5000000})
+    TimeScene(TimingShape(surfels, 1920, 1080), 20);
   for (int64_t surfels : {100000, 1000000}) TimeScene(TimingShape(surfels, 3840, 2160), 20);
   return 0;
 }

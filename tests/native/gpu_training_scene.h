@@ -1,4 +1,5 @@
-// A photograph with its render and a field of surfels for the program of checks, and what a training step makes of them.
+// A photograph with its render and a field of surfels for the program of checks, and what a
+// training step makes of them.
 #pragma once
 
 #include <vector>

@@ -1,5 +1,5 @@
-"""The CUDA rasterizer's custom calls on the host (tests/emulation.py): a fixture for the tests that run them, and helpers that
-these share."""
+"""The CUDA rasterizer's custom calls on the host (tests/emulation.py): a fixture for the tests that
+run them, and helpers that these share."""
 
 import functools
 
@@ -11,14 +11,24 @@ from emulation import Knobs
 
 from cosurfgs_jax.raster import native
 
-RENDERERS = {"emulation": {}, "emulation_atomic": {"deterministic": False}, "emulation_alone": {"kept_bytes": 0}}
+RENDERERS = {
+    "emulation": {},
+    "emulation_atomic": {"deterministic": False},
+    "emulation_alone": {"kept_bytes": 0},
+}
 
 
 @pytest.fixture
 def emulation(library, monkeypatch):
-    """Adds the emulation to the renderers. Sets its knobs, all others as they were, and returns them with the counters."""
+    """Adds the emulation to the renderers. Sets its knobs, all others as they were, and returns
+    them with the counters.
+    """
     for name, options in RENDERERS.items():
-        monkeypatch.setitem(cases.RENDERERS, name, functools.partial(native.render, targets="emulated_raster", **options))
+        monkeypatch.setitem(
+            cases.RENDERERS,
+            name,
+            functools.partial(native.render, targets="emulated_raster", **options),
+        )
     knobs = Knobs.of(library)
     untouched = knobs.numbers()
 

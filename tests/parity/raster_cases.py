@@ -1,8 +1,9 @@
-"""Named inputs for the rasterizer's tests, the float64 reference on them, and one adapter to the kernels.
+"""Named inputs for the rasterizer's tests, the float64 reference on them, and one adapter to the
+kernels.
 
-A case is plain float32 NumPy, so that every backend and the float64 reference get the same numbers bit for bit. A new
-backend is one more entry of RENDERERS. Its tests are skipped where the package says that it is not available, except
-for the CPU's, which must always be.
+A case is plain float32 NumPy, so that every backend and the float64 reference get the same numbers
+bit for bit. A new backend is one more entry of RENDERERS. Its tests are skipped where the package
+says that it is not available, except for the CPU's, which must always be.
 """
 
 import dataclasses
@@ -19,14 +20,26 @@ from cosurfgs_jax import Camera, Surfels
 from cosurfgs_jax.raster import available_backends, native, pallas_tpu, portable, reference
 from cosurfgs_jax.raster.outputs import RawMaps
 
-RENDERERS = {"cpu": native.render, "cuda": native.render, "portable": functools.partial(native.render, draw=portable.draw),
-             "tpu": functools.partial(native.render, draw=pallas_tpu.draw)}  # all called like it
+RENDERERS = {
+    "cpu": native.render,
+    "cuda": native.render,
+    "portable": functools.partial(native.render, draw=portable.draw),
+    "tpu": functools.partial(native.render, draw=pallas_tpu.draw),
+}  # all called like it
 BACKENDS = ("cpu", "portable")  # "tpu" has tests of its own, and "cuda" its turn in tests/gpu
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
-FLOAT_MAPS = ("color", "transmittance", "depth_sum", "median_depth", "normal_sum", "plane_sum", "distortion")
+FLOAT_MAPS = (
+    "color",
+    "transmittance",
+    "depth_sum",
+    "median_depth",
+    "normal_sum",
+    "plane_sum",
+    "distortion",
+)
 
-# Rounding turns a decision (alpha threshold, stop, near plane, median, disc or low-pass) only where its two sides are
-# closer than this, relative. The nearest turned ones that were seen are at 2e-6.
+# Rounding turns a decision (alpha threshold, stop, near plane, median, disc or low-pass) only where
+# its two sides are closer than this, relative. The nearest turned ones that were seen are at 2e-6.
 SAFE_MARGIN = 1e-4
 
 SIZE = (37, 45)  # no multiple of the 16-pixel tile
@@ -35,7 +48,9 @@ COUNT = 96
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One input of the rasterizer; `camera_from_world` and `intrinsics` may have a leading axis of views."""
+    """One input of the rasterizer; `camera_from_world` and `intrinsics` may have a leading axis of
+    views.
+    """
 
     means: np.ndarray
     quats: np.ndarray
@@ -64,15 +79,22 @@ class Case:
 
     def options(self) -> dict:
         """Keyword arguments of `rasterize` that go with the case."""
-        return {"image_size": self.image_size, "near": self.near, "background": jnp.asarray(self.background),
-                "sh_degree": self.sh_degree, "projection": self.projection}
+        return {
+            "image_size": self.image_size,
+            "near": self.near,
+            "background": jnp.asarray(self.background),
+            "sh_degree": self.sh_degree,
+            "projection": self.projection,
+        }
 
     def num_views(self) -> int:
         return self.camera_from_world.shape[0] if self.camera_from_world.ndim == 3 else 1
 
     def view(self, index: int) -> "Case":
         """The case with one of its cameras."""
-        return self.replace(camera_from_world=self.camera_from_world[index], intrinsics=self.intrinsics[index])
+        return self.replace(
+            camera_from_world=self.camera_from_world[index], intrinsics=self.intrinsics[index]
+        )
 
 
 def _float32(value):
@@ -105,12 +127,18 @@ def _logit(opacity):
 
 
 def random_cloud(seed=0, count=COUNT, **changes) -> Case:
-    """Surfels of mixed size, opacity and direction in the view, a turned camera, colours of degree 3."""
+    """Surfels of mixed size, opacity and direction in the view, a turned camera, colours of degree
+    3.
+    """
     rng = np.random.default_rng(seed)
-    matrix, camera = changes.get("intrinsics", intrinsics()), changes.get("camera_from_world", POSE)
+    matrix = changes.get("intrinsics", intrinsics())
+    camera = changes.get("camera_from_world", POSE)
     depth = rng.uniform(1.2, 4, count)
     pixels = rng.uniform(-0.1, 1.1, (count, 2)) * np.array(changes.get("image_size", SIZE))[::-1]
-    points = np.concatenate([(pixels - matrix[:2, 2]) / np.diag(matrix)[:2], np.ones((count, 1))], -1) * depth[:, None]
+    points = (
+        np.concatenate([(pixels - matrix[:2, 2]) / np.diag(matrix)[:2], np.ones((count, 1))], -1)
+        * depth[:, None]
+    )
     fields = {
         "means": _world(camera, points),
         "quats": rng.normal(size=(count, 4)),
@@ -126,7 +154,9 @@ def random_cloud(seed=0, count=COUNT, **changes) -> Case:
 
 
 def _along_rays(camera_from_world, camera_points) -> np.ndarray:
-    """Quaternions (wxyz) of surfels at points of the camera frame; their first axis lies along the ray to them."""
+    """Quaternions (wxyz) of surfels at points of the camera frame; their first axis lies along the
+    ray to them.
+    """
     rays = camera_points / np.linalg.norm(camera_points, axis=-1, keepdims=True)
     helper = np.cross(rays, [0.0, 1.0, 0.0])
     helper /= np.linalg.norm(helper, axis=-1, keepdims=True)
@@ -136,11 +166,16 @@ def _along_rays(camera_from_world, camera_points) -> np.ndarray:
 
 def edge_on(degrees: float) -> Case:
     """Planes that hold the ray to their centre up to this angle (and up to rounding for 0)."""
-    case, rng = random_cloud(1), np.random.default_rng(1)
+    case = random_cloud(1)
+    rng = np.random.default_rng(1)
     quats = _along_rays(POSE, case.means @ POSE[:3, :3].T + POSE[:3, 3])
     tilt = np.zeros((COUNT, 3))
-    tilt[:, 1] = np.radians(degrees) * rng.choice([-1, -0.5, 0.5, 1], COUNT)  # about the other axis in the plane
-    quats = (Rotation.from_quat(quats[:, [1, 2, 3, 0]]) * Rotation.from_rotvec(tilt)).as_quat()[:, [3, 0, 1, 2]]
+    tilt[:, 1] = np.radians(degrees) * rng.choice(
+        [-1, -0.5, 0.5, 1], COUNT
+    )  # about the other axis in the plane
+    quats = (Rotation.from_quat(quats[:, [1, 2, 3, 0]]) * Rotation.from_rotvec(tilt)).as_quat()[
+        :, [3, 0, 1, 2]
+    ]
     return case.replace(quats=quats, log_scales=rng.uniform(-2.5, -0.7, (COUNT, 2)))
 
 
@@ -154,83 +189,130 @@ def near_plane() -> Case:
 
 
 def ties() -> Case:
-    """Surfels in four planes of equal depth before an untilted camera, some of them at one and the same place."""
+    """Surfels in four planes of equal depth before an untilted camera, some of them at one and the
+    same place.
+    """
     rng = np.random.default_rng(3)
     case = random_cloud(3, camera_from_world=np.eye(4))
-    means = np.stack([rng.uniform(-1, 1, COUNT), rng.uniform(-0.8, 0.8, COUNT), 1.5 + 0.5 * (np.arange(COUNT) % 4)], -1)
+    means = np.stack(
+        [
+            rng.uniform(-1, 1, COUNT),
+            rng.uniform(-0.8, 0.8, COUNT),
+            1.5 + 0.5 * (np.arange(COUNT) % 4),
+        ],
+        -1,
+    )
     means[40:48] = means[40]
-    return case.replace(means=means, quats=np.tile([1.0, 0, 0, 0], (COUNT, 1)),
-                        log_scales=rng.uniform(-2.5, -1, (COUNT, 2)))
+    return case.replace(
+        means=means,
+        quats=np.tile([1.0, 0, 0, 0], (COUNT, 1)),
+        log_scales=rng.uniform(-2.5, -1, (COUNT, 2)),
+    )
 
 
 def opaque_stack() -> Case:
-    """Walls of high opacity behind each other: every pixel meets the stop and the clamp of alpha."""
+    """Walls of high opacity behind each other: every pixel meets the stop and the clamp
+    of alpha.
+    """
     rng = np.random.default_rng(4)
     case = random_cloud(4)
-    return case.replace(log_scales=rng.uniform(-1, 0.5, (COUNT, 2)), logit_opacities=rng.uniform(1, 7, COUNT))
+    return case.replace(
+        log_scales=rng.uniform(-1, 0.5, (COUNT, 2)), logit_opacities=rng.uniform(1, 7, COUNT)
+    )
 
 
 def one_tile() -> Case:
     """10,000 faint surfels on one tile; most pixels stop before the last."""
-    count, rng = 10_000, np.random.default_rng(5)
+    count = 10_000
+    rng = np.random.default_rng(5)
     case = random_cloud(5, count, image_size=(16, 16), intrinsics=intrinsics(30, 30, 8, 8))
-    return case.replace(log_scales=rng.uniform(-3, -2, (count, 2)),
-                        logit_opacities=_logit(rng.uniform(0.003, 0.03, count)))
+    return case.replace(
+        log_scales=rng.uniform(-3, -2, (count, 2)),
+        logit_opacities=_logit(rng.uniform(0.003, 0.03, count)),
+    )
 
 
 def alpha_threshold() -> Case:
-    """Large flat surfels at pixel centres, half of them within rounding of opacity 1/255: every hit is a decision."""
+    """Large flat surfels at pixel centres, half of them within rounding of opacity 1/255: every hit
+    is a decision.
+    """
     rng = np.random.default_rng(6)
     opacity = (1 + np.where(np.arange(COUNT) % 2, 2e-7, 5e-3) * rng.uniform(-1, 1, COUNT)) / 255
     pixels = rng.integers(0, np.array(SIZE)[::-1], (COUNT, 2)) + 0.5
-    rays = np.concatenate([(pixels - intrinsics()[:2, 2]) / np.diag(intrinsics())[:2], np.ones((COUNT, 1))], -1)
-    return random_cloud(6).replace(means=_world(POSE, rays * rng.uniform(1.2, 4, (COUNT, 1))),
-                                   logit_opacities=_logit(opacity), log_scales=rng.uniform(2, 3, (COUNT, 2)))
+    rays = np.concatenate(
+        [(pixels - intrinsics()[:2, 2]) / np.diag(intrinsics())[:2], np.ones((COUNT, 1))], -1
+    )
+    return random_cloud(6).replace(
+        means=_world(POSE, rays * rng.uniform(1.2, 4, (COUNT, 1))),
+        logit_opacities=_logit(opacity),
+        log_scales=rng.uniform(2, 3, (COUNT, 2)),
+    )
 
 
 def extreme_scales() -> Case:
-    """Standard deviations from far below a pixel to far beyond the view, and needles of both at once."""
+    """Standard deviations from far below a pixel to far beyond the view, and needles of both at
+    once.
+    """
     rng = np.random.default_rng(7)
-    log_scales = rng.choice([-12.0, -7.0, -3.0, -1.0, 1.0, 3.0], (COUNT, 2)) + rng.uniform(-0.3, 0.3, (COUNT, 2))
+    log_scales = rng.choice([-12.0, -7.0, -3.0, -1.0, 1.0, 3.0], (COUNT, 2)) + rng.uniform(
+        -0.3, 0.3, (COUNT, 2)
+    )
     return random_cloud(7).replace(log_scales=log_scales, logit_opacities=rng.uniform(-3, 0, COUNT))
 
 
 def three_cameras() -> Case:
     """One cloud, three cameras with their own intrinsics."""
     case = random_cloud(8)
-    poses = [POSE, pose([0, 0.15, 0.05], [-0.3, 0.05, 0.1]) @ POSE, pose([0.1, -0.1, 1.2], [0.2, 0.1, 0.5]) @ POSE]
+    poses = [
+        POSE,
+        pose([0, 0.15, 0.05], [-0.3, 0.05, 0.1]) @ POSE,
+        pose([0.1, -0.1, 1.2], [0.2, 0.1, 0.5]) @ POSE,
+    ]
     cameras = [intrinsics(), intrinsics(36, 41, 20, 21), intrinsics(55, 50, 25, 17)]
     return case.replace(camera_from_world=np.stack(poses), intrinsics=np.stack(cameras))
 
 
 def seen_in_parallel(case: Case, matrix: np.ndarray | None = None) -> Case:
-    """A case drawn with parallel rays: at its middle depth, 2.6, about as large as in perspective."""
+    """A case drawn with parallel rays: at its middle depth, 2.6, about as large as in
+    perspective.
+    """
     matrix = intrinsics(15.5, 17, 22.1, 18.7) if matrix is None else matrix
     return dataclasses.replace(case.replace(intrinsics=matrix), projection="orthographic")
 
 
 def edge_on_in_parallel(degrees: float) -> Case:
     """Planes that hold the direction of parallel rays up to this angle."""
-    case, rng = random_cloud(21), np.random.default_rng(21)
+    case = random_cloud(21)
+    rng = np.random.default_rng(21)
     upright = Rotation.from_matrix(POSE[:3, :3].T) * Rotation.from_rotvec([np.pi / 2, 0, 0])
     tilt = np.radians(degrees) * rng.choice([-1, -0.5, 0.5, 1], COUNT)
-    turns = Rotation.from_rotvec(np.stack([np.zeros(COUNT), rng.uniform(-np.pi, np.pi, COUNT), np.zeros(COUNT)], -1))
+    turns = Rotation.from_rotvec(
+        np.stack([np.zeros(COUNT), rng.uniform(-np.pi, np.pi, COUNT), np.zeros(COUNT)], -1)
+    )
     tilts = Rotation.from_rotvec(np.stack([tilt, np.zeros(COUNT), np.zeros(COUNT)], -1))
     quats = (upright * turns * tilts).as_quat()[:, [3, 0, 1, 2]]
-    return seen_in_parallel(case.replace(quats=quats, log_scales=rng.uniform(-2.5, -0.7, (COUNT, 2))))
+    return seen_in_parallel(
+        case.replace(quats=quats, log_scales=rng.uniform(-2.5, -0.7, (COUNT, 2)))
+    )
 
 
 ORTHOGRAPHIC: dict[str, Callable[[], Case]] = {
     "parallel_cloud": lambda: seen_in_parallel(random_cloud(20)),
     "parallel_low_degree": lambda: seen_in_parallel(random_cloud(22, sh_degree=1)),
     # A tile of a large map: the camera's axis is far outside the image.
-    "parallel_far_tile": lambda: seen_in_parallel(random_cloud(23).replace(
-        means=random_cloud(23).means + np.float32([8, -5, 0]) @ np.float32(POSE[:3, :3])),
-        intrinsics(15.5, 17, 22.1 - 8 * 15.5, 18.7 + 5 * 17)),
+    "parallel_far_tile": lambda: seen_in_parallel(
+        random_cloud(23).replace(
+            means=random_cloud(23).means + np.float32([8, -5, 0]) @ np.float32(POSE[:3, :3])
+        ),
+        intrinsics(15.5, 17, 22.1 - 8 * 15.5, 18.7 + 5 * 17),
+    ),
     "parallel_edge_on": lambda: edge_on_in_parallel(2.0),
     "parallel_near_plane": lambda: seen_in_parallel(near_plane(), intrinsics(30, 25, 22, 19)),
-    # Moved a little: else a pixel's centre lies on the line of a needle to within 6e-5 pixels, the needle's width.
-    "parallel_extreme_scales": lambda: seen_in_parallel(extreme_scales(), intrinsics(15.5, 17, 22.4, 18.9)),
+    # Moved a little: else a pixel's centre lies on the line of a needle to within 6e-5 pixels, the
+    # needle's width.
+    "parallel_extreme_scales": lambda: seen_in_parallel(
+        extreme_scales(), intrinsics(15.5, 17, 22.4, 18.9)
+    ),
     "parallel_opaque_stack": lambda: seen_in_parallel(opaque_stack()),
     "parallel_ties": lambda: seen_in_parallel(ties()),
     "parallel_no_surfels": lambda: seen_in_parallel(random_cloud(24, 0)),
@@ -242,7 +324,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "off_centre": lambda: random_cloud(10, intrinsics=intrinsics(30, 55, 3.2, 44.9)),
     # A crop far from the principal point: pixel coordinates and centre cancel.
     "far_crop": lambda: random_cloud(11, intrinsics=intrinsics(400, 400, 190, -150)).replace(
-        log_scales=np.random.default_rng(11).uniform(-5, -2.5, (COUNT, 2))),
+        log_scales=np.random.default_rng(11).uniform(-5, -2.5, (COUNT, 2))
+    ),
     "low_degree": lambda: random_cloud(12, sh_degree=1),
     "edge_on": lambda: edge_on(2.0),
     "exactly_edge_on": lambda: edge_on(0.0),
@@ -257,13 +340,18 @@ CASES: dict[str, Callable[[], Case]] = {
     **ORTHOGRAPHIC,
 }
 
-# One surfel of the random cloud with one bad number; every one of these surfels is visible before it is broken.
+# One surfel of the random cloud with one bad number; every one of these surfels is visible before
+# it is broken.
 BROKEN = 57
-BAD_NUMBERS = [(field, value) for field in FIELDS for value in (np.nan, np.inf, -np.inf)] + [("quats", 0.0)]
+BAD_NUMBERS = [(field, value) for field in FIELDS for value in (np.nan, np.inf, -np.inf)] + [
+    ("quats", 0.0)
+]
 
 
 def broken_cloud(field: str, value: float) -> Case:
-    """The random cloud with one surfel spoilt: one component of a field, or the whole quaternion for zero."""
+    """The random cloud with one surfel spoilt: one component of a field, or the whole quaternion
+    for zero.
+    """
     case = random_cloud()
     array = getattr(case, field).copy()
     array[BROKEN : BROKEN + 1].reshape(-1)[-1] = value
@@ -277,19 +365,31 @@ def build(name: str) -> Case:
     return CASES[name]()
 
 
-# The reference in float64 ------------------------------------------------------------------------------------------
+# The reference in float64
+# ---------------------------------------------------------------------------
 
 
 def _arguments(case: Case, dtype) -> list:
     names = (*FIELDS, "alive", "camera_from_world", "intrinsics", "background")
-    return [jnp.asarray(x if x.dtype == bool else x.astype(dtype)) for x in (getattr(case, name) for name in names)]
+    return [
+        jnp.asarray(x if x.dtype == bool else x.astype(dtype))
+        for x in (getattr(case, name) for name in names)
+    ]
 
 
 @functools.cache
 def _reference_function(image_size, sh_degree, projection):
     def render(near, *arguments):
-        options = {"image_size": image_size, "near": near, "sh_degree": sh_degree, "projection": projection}
-        return (reference.render(*arguments, **options), reference.decision_margins(*arguments, **options))
+        options = {
+            "image_size": image_size,
+            "near": near,
+            "sh_degree": sh_degree,
+            "projection": projection,
+        }
+        return (
+            reference.render(*arguments, **options),
+            reference.decision_margins(*arguments, **options),
+        )
 
     return jax.jit(render)
 
@@ -297,9 +397,19 @@ def _reference_function(image_size, sh_degree, projection):
 @functools.cache
 def _reference_gradient_function(image_size, sh_degree):
     def loss(floats, alive, camera_intrinsics, near, cotangents):
-        maps = reference.render(*floats[:5], alive, floats[5], camera_intrinsics, floats[6], image_size=image_size,
-                                near=near, sh_degree=sh_degree)
-        return sum((getattr(maps, name) * cotangent).sum() for name, cotangent in cotangents.items())
+        maps = reference.render(
+            *floats[:5],
+            alive,
+            floats[5],
+            camera_intrinsics,
+            floats[6],
+            image_size=image_size,
+            near=near,
+            sh_degree=sh_degree,
+        )
+        return sum(
+            (getattr(maps, name) * cotangent).sum() for name, cotangent in cotangents.items()
+        )
 
     return jax.jit(jax.grad(loss))
 
@@ -312,16 +422,28 @@ def reference_maps(case: Case, dtype=np.float64) -> tuple[RawMaps, np.ndarray]:
         return jax.tree.map(np.asarray, result)
 
 
-def reference_gradients(case: Case, cotangents: dict[str, np.ndarray], dtype=np.float64) -> dict[str, np.ndarray]:
-    """Gradient of sum(map * cotangent) over all float maps, to the fields, the pose and the background."""
+def reference_gradients(
+    case: Case, cotangents: dict[str, np.ndarray], dtype=np.float64
+) -> dict[str, np.ndarray]:
+    """Gradient of sum(map * cotangent) over all float maps, to the fields, the pose and the
+    background.
+    """
     cotangents = {name: np.zeros(shape) for name, shape in map_shapes(case).items()} | cotangents
     with jax.enable_x64(dtype == np.float64):
         arguments = _arguments(case, dtype)
         floats = [*arguments[:5], arguments[6], arguments[8]]
         gradient = _reference_gradient_function(case.image_size, case.sh_degree)(
-            floats, arguments[5], arguments[7], jnp.asarray(case.near, dtype),
-            {name: jnp.asarray(value, dtype) for name, value in cotangents.items()})
-        return dict(zip((*FIELDS, "camera_from_world", "background"), map(np.asarray, gradient), strict=True))
+            floats,
+            arguments[5],
+            arguments[7],
+            jnp.asarray(case.near, dtype),
+            {name: jnp.asarray(value, dtype) for name, value in cotangents.items()},
+        )
+        return dict(
+            zip(
+                (*FIELDS, "camera_from_world", "background"), map(np.asarray, gradient), strict=True
+            )
+        )
 
 
 def map_shapes(case: Case) -> dict[str, tuple[int, ...]]:
@@ -332,7 +454,9 @@ def map_shapes(case: Case) -> dict[str, tuple[int, ...]]:
 @functools.cache
 def _probe_function(image_size, sh_degree):
     def probe(cotangents, near, *arguments):
-        return reference.screen_gradients(cotangents, *arguments, image_size=image_size, near=near, sh_degree=sh_degree)
+        return reference.screen_gradients(
+            cotangents, *arguments, image_size=image_size, near=near, sh_degree=sh_degree
+        )
 
     return jax.jit(probe)
 
@@ -341,11 +465,15 @@ def reference_probe(case: Case, cotangents: dict[str, np.ndarray]) -> np.ndarray
     """The gradient probe of sum(map * cotangent) by its definition, in float64."""
     with jax.enable_x64(True):
         maps = RawMaps(*[jnp.asarray(cotangents[name]) for name in FLOAT_MAPS], None, None)
-        return np.asarray(_probe_function(case.image_size, case.sh_degree)(
-            maps, jnp.asarray(case.near, np.float64), *_arguments(case, np.float64)))
+        return np.asarray(
+            _probe_function(case.image_size, case.sh_degree)(
+                maps, jnp.asarray(case.near, np.float64), *_arguments(case, np.float64)
+            )
+        )
 
 
-# The kernels -------------------------------------------------------------------------------------------------------
+# The kernels
+# ---------------------------------------------------------------------------
 
 
 def require(backend: str) -> None:
@@ -360,9 +488,18 @@ def _kernel_function(backend, image_size, near, sh_degree, maps, projection):
     def render(floats, alive, camera_intrinsics):
         surfels = Surfels(**{name: floats[name] for name in FIELDS}, alive=alive)
         camera = Camera(floats["camera_from_world"], camera_intrinsics)
-        return RENDERERS[backend](surfels, camera, floats["background"], floats["probe"], image_size=image_size,
-                                  near=near, sh_degree=sh_degree, maps=maps, with_contributions=True,
-                                  projection=projection)
+        return RENDERERS[backend](
+            surfels,
+            camera,
+            floats["background"],
+            floats["probe"],
+            image_size=image_size,
+            near=near,
+            sh_degree=sh_degree,
+            maps=maps,
+            with_contributions=True,
+            projection=projection,
+        )
 
     def loss(floats, alive, camera_intrinsics, cotangents):
         raw = render(floats, alive, camera_intrinsics)
@@ -372,27 +509,41 @@ def _kernel_function(backend, image_size, near, sh_degree, maps, projection):
 
 
 def _floats(case: Case) -> dict[str, jax.Array]:
-    floats = {name: jnp.asarray(getattr(case, name)) for name in (*FIELDS, "camera_from_world", "background")}
+    floats = {
+        name: jnp.asarray(getattr(case, name))
+        for name in (*FIELDS, "camera_from_world", "background")
+    }
     return {**floats, "probe": jnp.zeros((case.means.shape[0], 4), jnp.float32)}
 
 
 def kernel_maps(backend: str, case: Case, maps: str = "all") -> RawMaps:
     """All raw maps of a backend, as NumPy arrays; views in front if the case has them."""
-    render, _ = _kernel_function(backend, case.image_size, case.near, case.sh_degree, maps, case.projection)
-    return jax.tree.map(np.asarray, render(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics)))
+    render, _ = _kernel_function(
+        backend, case.image_size, case.near, case.sh_degree, maps, case.projection
+    )
+    return jax.tree.map(
+        np.asarray, render(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics))
+    )
 
 
-def kernel_gradients(backend: str, case: Case, cotangents: dict[str, np.ndarray],
-                     maps: str = "all") -> dict[str, np.ndarray]:
+def kernel_gradients(
+    backend: str, case: Case, cotangents: dict[str, np.ndarray], maps: str = "all"
+) -> dict[str, np.ndarray]:
     """Gradient of sum(map * cotangent) to the fields, the pose, the background, and the probe."""
-    _, gradient = _kernel_function(backend, case.image_size, case.near, case.sh_degree, maps, case.projection)
+    _, gradient = _kernel_function(
+        backend, case.image_size, case.near, case.sh_degree, maps, case.projection
+    )
     cotangents = {name: jnp.asarray(value, jnp.float32) for name, value in cotangents.items()}
-    return jax.tree.map(np.asarray, gradient(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics),
-                                             cotangents))
+    return jax.tree.map(
+        np.asarray,
+        gradient(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics), cotangents),
+    )
 
 
 def random_cotangents(case: Case, keep: np.ndarray, seed=0) -> dict[str, np.ndarray]:
     """Normal random numbers for every float map, zero at the pixels that are not kept."""
     rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=shape) * keep.reshape(keep.shape + (1,) * (len(shape) - 2))
-            for name, shape in map_shapes(case).items()}
+    return {
+        name: rng.normal(size=shape) * keep.reshape(keep.shape + (1,) * (len(shape) - 2))
+        for name, shape in map_shapes(case).items()
+    }

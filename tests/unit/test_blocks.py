@@ -1,4 +1,6 @@
-"""Blocks in lockstep: their compiled steps do not communicate, and give the same bits on any number of devices."""
+"""Blocks in lockstep: their compiled steps do not communicate, and give the same bits on any number
+of devices.
+"""
 
 import itertools
 import re
@@ -21,11 +23,23 @@ from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-permute",
+    "reduce-scatter",
+    "collective-broadcast",
+)
 SLOTS = 2048
 # Every surfel that is seen grows, so that the random numbers of density control matter too.
-SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1), train=TrainSettings(steps=3),
-                    density=DensitySettings(gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, trim_min_views=1))
+SETTINGS = Settings(
+    surfels=SurfelSettings(sh_degree=1),
+    train=TrainSettings(steps=3),
+    density=DensitySettings(
+        gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, trim_min_views=1
+    ),
+)
 
 
 def collectives_in(compiled) -> set[str]:
@@ -44,13 +58,25 @@ def partitioned():
 def run(partitioned, tmp_path):
     """What a run works with, on so many devices."""
     with ImageStore(partitioned.scene, 64) as images, Log(tmp_path) as log:
-        yield lambda num_devices: Run(SETTINGS, Path(tmp_path), partitioned, make_layout(
-            partitioned.partition.edge_of_block, num_devices), images, StopRequest(), log)
+        yield lambda num_devices: Run(
+            SETTINGS,
+            Path(tmp_path),
+            partitioned,
+            make_layout(partitioned.partition.edge_of_block, num_devices),
+            images,
+            StopRequest(),
+            log,
+        )
 
 
 def start(run) -> loop.StageState:
     partitioned = run.partitioned
-    return loop.start_stage(run, "device", lambda number: first_state(partitioned, partitioned.blocks[number], SETTINGS, SLOTS), SLOTS)
+    return loop.start_stage(
+        run,
+        "device",
+        lambda number: first_state(partitioned, partitioned.blocks[number], SETTINGS, SLOTS),
+        SLOTS,
+    )
 
 
 def order(block: int | None) -> DensifyOrder:
@@ -76,15 +102,23 @@ def test_the_check_finds_communication(kind):
 
 def test_the_steps_of_blocks_do_not_communicate(run):
     run = run(4)
-    layout, steps, (state,) = run.layout, compile_blocks(SETTINGS, run.layout), start(run).rows
+    layout = run.layout
+    steps = compile_blocks(SETTINGS, run.layout)
+    (state,) = start(run).rows
     assert layout.mesh.devices.shape == (2, 2)
     batch = BlockViews(run).batch(0, 0, 0.1, 1, with_second=True)
     camera, is_active, size = next(iter(each_view(run.partitioned, layout, 0)))
     counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
-    programs = [steps.train.lower(state, batch, shape=StepShape(*shape)) for shape in itertools.product((True, False), repeat=2)]
-    programs += [steps.densify.lower(state, layout.put_row(0, order)), steps.reset_opacity.lower(state),
-                 steps.count_front_view.lower(counts, state, camera, is_active, image_size=size),
-                 steps.trim.lower(state, counts, is_active)]
+    programs = [
+        steps.train.lower(state, batch, shape=StepShape(*shape))
+        for shape in itertools.product((True, False), repeat=2)
+    ]
+    programs += [
+        steps.densify.lower(state, layout.put_row(0, order)),
+        steps.reset_opacity.lower(state),
+        steps.count_front_view.lower(counts, state, camera, is_active, image_size=size),
+        steps.trim.lower(state, counts, is_active),
+    ]
     for program in programs:
         compiled = program.compile()
         assert len(compiled.as_text()) > 100 and compiled.input_shardings[0]
@@ -92,13 +126,19 @@ def test_the_steps_of_blocks_do_not_communicate(run):
 
 
 def _trained(run) -> dict[int, list]:
-    """States of each block after three steps and after density control: growth, lower opacities, trimming."""
-    layout, steps, stage = run.layout, compile_blocks(SETTINGS, run.layout), start(run)
+    """States of each block after three steps and after density control: growth, lower opacities,
+    trimming.
+    """
+    layout = run.layout
+    steps = compile_blocks(SETTINGS, run.layout)
+    stage = start(run)
     views = BlockViews(run)
     for step in range(3):
         for row in range(layout.blocks_per_device):
             batch = views.batch(row, step, step / 3, 1, with_second=step > 0)
-            stage.rows[row], _ = steps.train(stage.rows[row], batch, shape=StepShape(True, has_geometry=step > 0))
+            stage.rows[row], _ = steps.train(
+                stage.rows[row], batch, shape=StepShape(True, has_geometry=step > 0)
+            )
     history = [layout.get_blocks(stage.rows)]
     for row in range(layout.blocks_per_device):
         state, _ = steps.densify(stage.rows[row], layout.put_row(row, order))
@@ -106,7 +146,9 @@ def _trained(run) -> dict[int, list]:
         counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
         for camera, is_active, size in each_view(run.partitioned, layout, row):
             counts = steps.count_front_view(counts, state, camera, is_active, image_size=size)
-        stage.rows[row], _ = steps.trim(state, counts, layout.put_row(row, lambda number: np.bool_(number is not None)))
+        stage.rows[row], _ = steps.trim(
+            state, counts, layout.put_row(row, lambda number: np.bool_(number is not None))
+        )
     history.append(layout.get_blocks(stage.rows))
     return {block: [states[block] for states in history] for block in history[0]}
 
@@ -117,7 +159,9 @@ def test_any_number_of_devices_gives_the_same_bits(run, partitioned):
     for block, (trained, controlled) in on_four.items():
         before = first_state(partitioned, partitioned.blocks[block], SETTINGS, SLOTS)
         assert (trained.params["means"] != np.asarray(before.params["means"])).any()
-        assert (trained.appearance["embeddings"] != np.asarray(before.appearance["embeddings"])).any()
+        assert (
+            trained.appearance["embeddings"] != np.asarray(before.appearance["embeddings"])
+        ).any()
         assert controlled.alive.sum() != trained.alive.sum()
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, other, on_four)

@@ -41,13 +41,16 @@ def test_project_undoes_unproject(make):
     points = cameras.unproject(depth, intrinsics, pose)
     pixels, z = cameras.project(points, pose, intrinsics)
     x, y = np.meshgrid(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5)
-    np.testing.assert_allclose(pixels, np.stack([x, y], -1), atol=1e-10 if dtype == np.float64 else 1e-4)
+    np.testing.assert_allclose(
+        pixels, np.stack([x, y], -1), atol=1e-10 if dtype == np.float64 else 1e-4
+    )
     np.testing.assert_allclose(z, depth, rtol=1e-12 if dtype == np.float64 else 1e-5)
 
 
 def test_points_behind_the_camera_have_finite_pixels_and_gradient():
     points = jnp.asarray([[0.1, 0.2, -1.0], [0.3, 0.1, 0.0], [0.2, 0.1, 2.0]], jnp.float32)
-    eye, intrinsics = jnp.eye(4), jnp.asarray(INTRINSICS, jnp.float32)
+    eye = jnp.eye(4)
+    intrinsics = jnp.asarray(INTRINSICS, jnp.float32)
     pixels, z = cameras.project(points, eye, intrinsics)
     assert np.isfinite(pixels).all() and (np.asarray(z) == [-1, 0, 2]).all()
     gradient = jax.grad(lambda p: cameras.project(p, eye, intrinsics)[0].sum())(points)
@@ -57,7 +60,9 @@ def test_points_behind_the_camera_have_finite_pixels_and_gradient():
 def test_invert_rigid_and_camera_center():
     pose = np.stack([_pose(), np.eye(4)])
     np.testing.assert_allclose(cameras.invert_rigid(pose), np.linalg.inv(pose), atol=1e-14)
-    np.testing.assert_allclose(cameras.camera_center(pose), np.linalg.inv(pose)[:, :3, 3], atol=1e-14)
+    np.testing.assert_allclose(
+        cameras.camera_center(pose), np.linalg.inv(pose)[:, :3, 3], atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
@@ -68,12 +73,16 @@ def test_normals_of_a_tilted_plane(make):
     depth = _plane_depth(normal, -2.0)
     assert (depth > 0).all()
     arguments = [make(array.astype(dtype)) for array in (depth, INTRINSICS, _pose())]
-    in_camera, in_world = cameras.normals_from_depth(*arguments[:2]), cameras.normals_from_depth(*arguments)
+    in_camera = cameras.normals_from_depth(*arguments[:2])
+    in_world = cameras.normals_from_depth(*arguments)
     tolerance = 1e-9 if dtype == np.float64 else 1e-4
     inner = np.asarray(in_camera)[1:-1, 1:-1]
     np.testing.assert_allclose(inner, np.broadcast_to(normal, inner.shape), atol=tolerance)
-    np.testing.assert_allclose(np.asarray(in_world)[1:-1, 1:-1],
-                               np.broadcast_to(_pose()[:3, :3].T @ normal, inner.shape), atol=tolerance)
+    np.testing.assert_allclose(
+        np.asarray(in_world)[1:-1, 1:-1],
+        np.broadcast_to(_pose()[:3, :3].T @ normal, inner.shape),
+        atol=tolerance,
+    )
     border = np.ones(SIZE, bool)
     border[1:-1, 1:-1] = False
     assert (np.asarray(in_camera)[border] == 0).all()
@@ -82,14 +91,19 @@ def test_normals_of_a_tilted_plane(make):
 def test_holes_give_zero_normals_and_finite_gradients():
     depth = np.full(SIZE, 2.0, np.float32)
     depth[10, 10] = 0
-    depth, intrinsics = jnp.asarray(depth), jnp.asarray(INTRINSICS, jnp.float32)
+    depth = jnp.asarray(depth)
+    intrinsics = jnp.asarray(INTRINSICS, jnp.float32)
     normals = np.asarray(cameras.normals_from_depth(depth, intrinsics))
     for y, x in [(10, 9), (10, 11), (9, 10), (11, 10)]:
         assert (normals[y, x] == 0).all()
-    np.testing.assert_allclose(normals[10, 10], [0, 0, -1], atol=1e-6)  # its four neighbours are there
+    np.testing.assert_allclose(
+        normals[10, 10], [0, 0, -1], atol=1e-6
+    )  # its four neighbours are there
     weights = jnp.asarray(np.random.default_rng(0).normal(size=normals.shape), jnp.float32)
     for image in (depth, jnp.zeros_like(depth)):
-        gradient = jax.grad(lambda d: (cameras.normals_from_depth(d, intrinsics) * weights).sum())(image)
+        gradient = jax.grad(lambda d: (cameras.normals_from_depth(d, intrinsics) * weights).sum())(
+            image
+        )
         assert np.isfinite(gradient).all()
 
 

@@ -29,9 +29,14 @@ class State(NamedTuple):
 
 def make_state(num: int, seed: int = 0) -> State:
     keys = jax.random.split(jax.random.key(seed), 7)
-    surfels = Surfels(means=jax.random.normal(keys[0], (num, 3)), quats=jax.random.normal(keys[1], (num, 4)),
-                      log_scales=jax.random.normal(keys[2], (num, 2)), logit_opacities=jax.random.normal(keys[3], (num,)),
-                      sh=jax.random.normal(keys[4], (num, 4, 3)), alive=jax.random.bernoulli(keys[5], shape=(num,)))
+    surfels = Surfels(
+        means=jax.random.normal(keys[0], (num, 3)),
+        quats=jax.random.normal(keys[1], (num, 4)),
+        log_scales=jax.random.normal(keys[2], (num, 2)),
+        logit_opacities=jax.random.normal(keys[3], (num,)),
+        sh=jax.random.normal(keys[4], (num, 4, 3)),
+        alive=jax.random.bernoulli(keys[5], shape=(num,)),
+    )
     moments = {"means": {"first": surfels.means * 2, "steps": jnp.arange(num, dtype=jnp.int32)}}
     return State(surfels, moments, keys[6], seed + 3, None)
 
@@ -45,8 +50,10 @@ def assert_same(a: State, b: State) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        x, y = np.asarray(x), np.asarray(y)
+            x = jax.random.key_data(x)
+            y = jax.random.key_data(y)
+        x = np.asarray(x)
+        y = np.asarray(y)
         assert (x.dtype, x.shape) == (y.dtype, y.shape)
         assert x.tobytes() == y.tobytes()
 
@@ -56,12 +63,16 @@ def folder(tmp_path):
     """Steps 10, 20 and 30, with a capacity that grows at each; two are kept."""
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         for step in (10, 20, 30):
-            checkpoints.save(step, make_state(10 * step, step), {"capacity": 10 * step, "seconds": step / 3})
+            checkpoints.save(
+                step, make_state(10 * step, step), {"capacity": 10 * step, "seconds": step / 3}
+            )
     return tmp_path / "checkpoints"
 
 
 def biggest_file(folder):
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
 
 
 def test_nothing_saved(tmp_path):
@@ -82,7 +93,9 @@ def test_special_numbers_come_back(tmp_path):
     values = jnp.array([jnp.nan, jnp.inf, -0.0, 1e-42, 3.4e38], jnp.float32)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": values}, {})
-        state = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((5,), jnp.float32)}).state
+        state = checkpoints.restore_latest(
+            lambda meta: {"x": jax.ShapeDtypeStruct((5,), jnp.float32)}
+        ).state
     assert np.asarray(state["x"]).tobytes() == np.asarray(values).tobytes()
 
 
@@ -93,7 +106,9 @@ def test_state_may_be_donated_during_the_save(tmp_path):
         checkpoints.save(1, {"x": values}, {})
         for _ in range(5):
             values = step(values)
-        state = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((1 << 20,), jnp.float32)}).state
+        state = checkpoints.restore_latest(
+            lambda meta: {"x": jax.ShapeDtypeStruct((1 << 20,), jnp.float32)}
+        ).state
     assert float(jnp.max(state["x"])) == 0.0
 
 
@@ -103,8 +118,12 @@ def test_restores_on_other_devices(tmp_path):
     values = jnp.arange(32, dtype=jnp.float32)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jax.device_put(values, sharding)}, {})
-        one = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((32,), jnp.float32)}).state["x"]
-        four = checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((32,), jnp.float32, sharding=sharding)})
+        one = checkpoints.restore_latest(
+            lambda meta: {"x": jax.ShapeDtypeStruct((32,), jnp.float32)}
+        ).state["x"]
+        four = checkpoints.restore_latest(
+            lambda meta: {"x": jax.ShapeDtypeStruct((32,), jnp.float32, sharding=sharding)}
+        )
     assert len(one.sharding.device_set) == 1 and len(four.state["x"].sharding.device_set) == 4
     np.testing.assert_array_equal(one, values)
     np.testing.assert_array_equal(four.state["x"], values)
@@ -113,7 +132,9 @@ def test_restores_on_other_devices(tmp_path):
 def test_the_first_axis_is_filled_up_or_cut_for_other_numbers_of_devices(tmp_path):
     mesh = jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("device"))
-    values = jnp.arange(1, 13, dtype=jnp.float32).reshape(6, 2)  # 5 blocks, two on each of 3 devices
+    values = jnp.arange(1, 13, dtype=jnp.float32).reshape(
+        6, 2
+    )  # 5 blocks, two on each of 3 devices
 
     def restore(num, **options):
         wanted = {"x": jax.ShapeDtypeStruct((num, 2), jnp.float32, **options)}
@@ -122,7 +143,9 @@ def test_the_first_axis_is_filled_up_or_cut_for_other_numbers_of_devices(tmp_pat
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": values}, {})
         np.testing.assert_array_equal(restore(5), values[:5])
-        np.testing.assert_array_equal(restore(8, sharding=sharding), np.pad(values, ((0, 2), (0, 0))))
+        np.testing.assert_array_equal(
+            restore(8, sharding=sharding), np.pad(values, ((0, 2), (0, 0)))
+        )
 
 
 def test_saving_a_step_twice_changes_nothing(folder):
@@ -155,7 +178,9 @@ def truncate_checksums(folder):
     os.truncate(folder / "30" / "checksums.json", 5)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove_data, truncate_meta, truncate_checksums])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_bit, remove_data, truncate_meta, truncate_checksums]
+)
 def test_damaged_step_is_set_aside_and_saved_again(folder, damage, caplog):
     damage(folder)
     with Checkpoints(folder) as checkpoints:
@@ -181,27 +206,41 @@ def test_damage_is_found_without_checksums_too(folder):
 def test_all_damaged_is_one_sentence_and_nothing_is_moved(folder):
     for step in (20, 30):
         os.truncate(biggest_file(folder / str(step) / "state"), 10)
-    with Checkpoints(folder) as checkpoints, pytest.raises(InputError, match="only damaged ones.*backup, or delete"):
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(InputError, match="only damaged ones.*backup, or delete"),
+    ):
         checkpoints.restore_latest(make_abstract)
     assert (folder / "20").is_dir() and (folder / "30").is_dir()
 
 
 def test_unknown_format_is_refused(folder, monkeypatch):
     monkeypatch.setattr("cosurfgs_jax.training.checkpoints.FORMAT", 3)
-    with Checkpoints(folder) as checkpoints, pytest.raises(InputError, match="expected checkpoint format 3, got 2"):
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(InputError, match="expected checkpoint format 3, got 2"),
+    ):
         checkpoints.restore_latest(make_abstract)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves its coroutines behind
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # orbax leaves its coroutines behind
 def test_wrong_shapes_are_no_damage(folder):
     with Checkpoints(folder) as checkpoints:
         wanted = make_abstract({"capacity": 300})
         for shape in ((300, 9, 3), (300, 12)):
-            surfels = dataclasses.replace(wanted.surfels, sh=jax.ShapeDtypeStruct(shape, jnp.float32))
+            surfels = dataclasses.replace(
+                wanted.surfels, sh=jax.ShapeDtypeStruct(shape, jnp.float32)
+            )
             with pytest.raises(ValueError, match="surfels.sh.*not compatible"):
-                checkpoints.restore_latest(lambda meta, surfels=surfels: wanted._replace(surfels=surfels))
+                checkpoints.restore_latest(
+                    lambda meta, surfels=surfels: wanted._replace(surfels=surfels)
+                )
         with pytest.raises(ValueError, match="structure"):
-            checkpoints.restore_latest(lambda meta: {"x": jax.ShapeDtypeStruct((300,), jnp.float32)})
+            checkpoints.restore_latest(
+                lambda meta: {"x": jax.ShapeDtypeStruct((300,), jnp.float32)}
+            )
         assert checkpoints.steps() == [20, 30]
     gc.collect()
 
@@ -225,9 +264,13 @@ for step in (1, 2):
 
 
 def test_kill_during_a_save_loses_only_that_save(tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("2")], "the second save had not begun"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("2")], (
+        "the second save had not begun"
+    )
 
     def abstract(meta):
         return {"x": jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}

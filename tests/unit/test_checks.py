@@ -23,12 +23,24 @@ def _camera(*params, model="PINHOLE", width=64, height=48):
     return dataset_files.make_model(cameras={7: (model, width, height, list(params))})
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    (_camera(1e-300, 60.0, 32.0, 24.0), r"view_00\.png: expected a focal length of .* got 1e-300 and 60"),
-    (_camera(60.0, 1e9, 32.0, 24.0), r"expected a focal length of .* got 60 and 1e\+09"),
-    (_camera(60.0, 60.0, 1e8, 24.0), r"expected the principal point in the photograph or near it, got 1e\+08, 24"),
-    (_camera(60.0, 60.0, 32.0, 24.0, 1e9, 0.0, 0.0, 0.0, model="OPENCV"), "expected coefficients of distortion below"),
-])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            _camera(1e-300, 60.0, 32.0, 24.0),
+            r"view_00\.png: expected a focal length of .* got 1e-300 and 60",
+        ),
+        (_camera(60.0, 1e9, 32.0, 24.0), r"expected a focal length of .* got 60 and 1e\+09"),
+        (
+            _camera(60.0, 60.0, 1e8, 24.0),
+            r"expected the principal point in the photograph or near it, got 1e\+08, 24",
+        ),
+        (
+            _camera(60.0, 60.0, 32.0, 24.0, 1e9, 0.0, 0.0, 0.0, model="OPENCV"),
+            "expected coefficients of distortion below",
+        ),
+    ],
+)
 def test_lenses(tmp_path, model, message):
     dataset_files.write_dataset(tmp_path, model)
     with pytest.raises(InputError, match=message):
@@ -37,9 +49,14 @@ def test_lenses(tmp_path, model, message):
 
 def test_sides(tmp_path):
     model = dataset_files.write_dataset(tmp_path)
-    large = dataclasses.replace(model, cameras={7: ("PINHOLE", 2**40, 48, [60.0, 61.0, 31.5, 24.25])})
+    large = dataclasses.replace(
+        model, cameras={7: ("PINHOLE", 2**40, 48, [60.0, 61.0, 31.5, 24.25])}
+    )
     dataset_files.write_binary(large, tmp_path / "sparse" / "0")
-    with pytest.raises(InputError, match="expected a photograph of at most 131072 pixels a side, got 1099511627776x48"):
+    with pytest.raises(
+        InputError,
+        match="expected a photograph of at most 131072 pixels a side, got 1099511627776x48",
+    ):
         _load(tmp_path)
 
 
@@ -54,11 +71,15 @@ def test_far_cameras_and_points(tmp_path, caplog):
     np.testing.assert_array_equal(scene.points, model.points[kept])
     for number, point in enumerate(kept):
         views = scene.track_views[scene.track_offsets[number] : scene.track_offsets[number + 1]]
-        assert views.tolist() == sorted(model.image_ids.index(image) for image in model.tracks[point])
+        assert views.tolist() == sorted(
+            model.image_ids.index(image) for image in model.tracks[point]
+        )
     for shift in ([1e20, 0, 0], [1e8, 0, 0]):
         model.shifts[2] = shift
         dataset_files.write_binary(model, tmp_path / "sparse" / "0")
-        with pytest.raises(InputError, match=r"cameras around one place, got 1 of 6 far away .*view_02\.png"):
+        with pytest.raises(
+            InputError, match=r"cameras around one place, got 1 of 6 far away .*view_02\.png"
+        ):
             _load(tmp_path)
 
 
@@ -74,7 +95,9 @@ def test_points_of_another_frame(tmp_path):
 def test_names_lead_nowhere_else(tmp_path, name):
     model = dataset_files.make_model()
     dataset_files.write_images(model, tmp_path / "images")
-    named = dataclasses.replace(model, names=[name.replace("x.png", f"view_{number:02d}.png") for number in range(4)])
+    named = dataclasses.replace(
+        model, names=[name.replace("x.png", f"view_{number:02d}.png") for number in range(4)]
+    )
     dataset_files.write_binary(named, tmp_path / "sparse" / "0")
     scene = _load(tmp_path)
     assert scene.image_names == model.names
@@ -86,12 +109,16 @@ def test_names_lead_nowhere_else(tmp_path, name):
 def test_names_that_no_file_should_have(tmp_path, name):
     model = dataset_files.make_model(names=["a.png", name, "c.png"])
     dataset_files.write_dataset(tmp_path, model)
-    with pytest.raises(InputError, match="sparse/0: expected relative image names of at most 200 bytes"):
+    with pytest.raises(
+        InputError, match="sparse/0: expected relative image names of at most 200 bytes"
+    ):
         _load(tmp_path)
 
 
 @pytest.mark.parametrize("stem", ["cameras", "images", "points3D"])
-@pytest.mark.parametrize("change", ["more declared", "less declared", "bytes behind", "2^60 declared"])
+@pytest.mark.parametrize(
+    "change", ["more declared", "less declared", "bytes behind", "2^60 declared"]
+)
 def test_a_binary_file_ends_where_its_last_entry_ends(tmp_path, stem, change):
     cameras = {number: ("PINHOLE", 64, 48, [60.0, 61.0, 31.5, 24.25]) for number in (3, 4)}
     dataset_files.write_dataset(tmp_path, dataset_files.make_model(cameras=cameras))
@@ -99,8 +126,13 @@ def test_a_binary_file_ends_where_its_last_entry_ends(tmp_path, stem, change):
     data = path.read_bytes()
     count = struct.unpack("<Q", data[:8])[0]
     count += {"more declared": 1, "less declared": -1, "2^60 declared": 2**60}.get(change, 0)
-    path.write_bytes(struct.pack("<Q", count) + data[8:] + (b"\0" * 12 if change == "bytes behind" else b""))
-    with pytest.raises(InputError, match=rf"{stem}\.bin: expected a whole COLMAP file, got .*export the model again"):
+    path.write_bytes(
+        struct.pack("<Q", count) + data[8:] + (b"\0" * 12 if change == "bytes behind" else b"")
+    )
+    with pytest.raises(
+        InputError,
+        match=rf"{stem}\.bin: expected a whole COLMAP file, got .*export the model again",
+    ):
         _load(tmp_path)
 
 
@@ -115,9 +147,17 @@ def test_one_number_twice(tmp_path, write, stem):
         lines[-1 if stem != "images" else -2] = lines[1 if stem == "images" else -2]
         path.write_text("\n".join(lines) + "\n")
     else:
-        old, new, kind = {"cameras": (4, 3, "<I"), "images": (14, 11, "<I"), "points3D": (105, 104, "<Q")}[stem]
-        path.write_bytes(path.read_bytes().replace(struct.pack(kind, old) + {"cameras": struct.pack("<i", 1)}.get(stem, b""),
-                                                   struct.pack(kind, new) + {"cameras": struct.pack("<i", 1)}.get(stem, b"")))
+        old, new, kind = {
+            "cameras": (4, 3, "<I"),
+            "images": (14, 11, "<I"),
+            "points3D": (105, 104, "<Q"),
+        }[stem]
+        path.write_bytes(
+            path.read_bytes().replace(
+                struct.pack(kind, old) + {"cameras": struct.pack("<i", 1)}.get(stem, b""),
+                struct.pack(kind, new) + {"cameras": struct.pack("<i", 1)}.get(stem, b""),
+            )
+        )
     with pytest.raises(InputError, match=r"(camera|image|point) \d+ is there (twice|2 times)"):
         colmap.read_model(tmp_path)
 
@@ -127,8 +167,15 @@ def test_quaternions_of_another_length_are_said(tmp_path, caplog):
     model.quats[1] *= 1.5
     dataset_files.write_binary(model, tmp_path)
     poses = colmap.read_model(tmp_path).camera_from_world
-    np.testing.assert_allclose(poses[:, :3, :3] @ np.swapaxes(poses[:, :3, :3], 1, 2), np.tile(np.eye(3), (4, 1, 1)), atol=1e-12)
-    assert "1 quaternions are not of length 1" in caplog.text and "view_01.png, of length 1.5" in caplog.text
+    np.testing.assert_allclose(
+        poses[:, :3, :3] @ np.swapaxes(poses[:, :3, :3], 1, 2),
+        np.tile(np.eye(3), (4, 1, 1)),
+        atol=1e-12,
+    )
+    assert (
+        "1 quaternions are not of length 1" in caplog.text
+        and "view_01.png, of length 1.5" in caplog.text
+    )
 
 
 def test_heads_of_text_files_that_declare_another_number_are_said(tmp_path, caplog):
@@ -167,7 +214,9 @@ def test_text_models_of_windows_programs(tmp_path, encoding):
 
 
 def test_binary_names_of_a_code_page(tmp_path, caplog):
-    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(names=["Hütte_1.png", "Hütte_2.png"]))
+    model = dataset_files.write_dataset(
+        tmp_path, dataset_files.make_model(names=["Hütte_1.png", "Hütte_2.png"])
+    )
     path = tmp_path / "sparse" / "0" / "images.bin"
     path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xfc"))
     scene = _load(tmp_path)
@@ -183,11 +232,19 @@ def test_points_beside_the_cameras_as_ply(tmp_path):
     folder = tmp_path / "sparse" / "0"
     (folder / "points3D.bin").unlink()
     shares = model.colors / 255
-    write_ply(folder / "Points3d.PLY", table_of(("x y z", "f8", model.points), ("red green blue", "f4", shares)))
+    write_ply(
+        folder / "Points3d.PLY",
+        table_of(("x y z", "f8", model.points), ("red green blue", "f4", shares)),
+    )
     scene = _load(tmp_path)
     np.testing.assert_array_equal(scene.points, model.points)
     np.testing.assert_array_equal(scene.point_colors, model.colors)
     assert len(scene.track_views) == 0
-    write_ply(folder / "Points3d.PLY", table_of(("x y z", "f8", model.points),
-                                                ("red green blue", "u2", model.colors.astype(np.uint16) * 257)))
+    write_ply(
+        folder / "Points3d.PLY",
+        table_of(
+            ("x y z", "f8", model.points),
+            ("red green blue", "u2", model.colors.astype(np.uint16) * 257),
+        ),
+    )
     np.testing.assert_array_equal(_load(tmp_path).point_colors, model.colors)

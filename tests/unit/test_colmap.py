@@ -37,7 +37,9 @@ def _matrix(quat):
 def _check_is_model(capture, model):
     assert capture.image_names == model.names
     for view in range(len(model.names)):
-        np.testing.assert_allclose(capture.camera_from_world[view, :3, :3], _matrix(model.quats[view]), atol=1e-14)
+        np.testing.assert_allclose(
+            capture.camera_from_world[view, :3, :3], _matrix(model.quats[view]), atol=1e-14
+        )
         np.testing.assert_array_equal(capture.camera_from_world[view, :3, 3], model.shifts[view])
         name, width, height, params = model.cameras[model.camera_ids[view]]
         lens = capture.lenses[view]
@@ -71,7 +73,8 @@ def test_reads_what_was_written(tmp_path, form):
 
 def test_tracks_of_unknown_images_are_dropped_with_a_word(tmp_path, caplog):
     model = dataset_files.make_model()
-    model.tracks[0], model.tracks[1] = [5, 6, 999], [4]
+    model.tracks[0] = [5, 6, 999]
+    model.tracks[1] = [4]
     dataset_files.write_binary(model, tmp_path)
     capture = colmap.read_model(tmp_path)
     assert capture.track_views[: capture.track_offsets[2]].tolist() == [0]
@@ -98,7 +101,8 @@ def test_layouts(tmp_path, place, write):
 
 
 def test_takes_the_model_with_most_images_or_the_one_asked_for(tmp_path):
-    small, large = dataset_files.make_model(num_views=2), dataset_files.make_model(num_views=5)
+    small = dataset_files.make_model(num_views=2)
+    large = dataset_files.make_model(num_views=5)
     dataset_files.write_binary(small, tmp_path / "sparse" / "0")
     dataset_files.write_text(large, tmp_path / "sparse" / "1")
     dataset_files.write_images(large, tmp_path / "images")
@@ -142,10 +146,19 @@ def _with_camera(camera):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_with_camera((99, 64, 48, [60.0])), r"camera 7: expected a camera model number from 0 to 17, got 99"),
+        (
+            _with_camera((99, 64, 48, [60.0])),
+            r"camera 7: expected a camera model number from 0 to 17, got 99",
+        ),
         (_with_camera(("EQUIRECTANGULAR", 64, 48, [64.0, 48.0])), r"camera 7: .*panorama"),
-        (_with_camera(("PINHOLE", 64, 48, [-1.0, 60.0, 32.0, 24.0])), r"camera 7: .*positive focal length"),
-        (_with_camera(("PINHOLE", 64, 48, [60.0, np.nan, 32.0, 24.0])), r"camera 7: .*finite parameters"),
+        (
+            _with_camera(("PINHOLE", 64, 48, [-1.0, 60.0, 32.0, 24.0])),
+            r"camera 7: .*positive focal length",
+        ),
+        (
+            _with_camera(("PINHOLE", 64, 48, [60.0, np.nan, 32.0, 24.0])),
+            r"camera 7: .*finite parameters",
+        ),
         (dataset_files.make_model(num_views=1), r"at least 2 images with poses, got 1"),
         (dataset_files.make_model(num_points=0), r"empty point cloud"),
         (dataset_files.make_model(names=["a.png", "b.png", "a.png"]), r"a\.png twice"),
@@ -159,11 +172,15 @@ def test_models_that_make_no_sense(tmp_path, model, message):
 
 def test_unknown_model_in_text(tmp_path):
     dataset_files.write_text(_with_camera(("CRYSTAL_BALL", 64, 48, [60.0])), tmp_path / "sparse")
-    with pytest.raises(InputError, match=r"camera 7: .*expected one of SIMPLE_PINHOLE.*'CRYSTAL_BALL'"):
+    with pytest.raises(
+        InputError, match=r"camera 7: .*expected one of SIMPLE_PINHOLE.*'CRYSTAL_BALL'"
+    ):
         _load(tmp_path)
 
 
-@pytest.mark.parametrize(("field", "word"), [("shifts", "poses"), ("quats", "poses"), ("points", "points")])
+@pytest.mark.parametrize(
+    ("field", "word"), [("shifts", "poses"), ("quats", "poses"), ("points", "points")]
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite(tmp_path, field, word, value):
     model = dataset_files.make_model()
@@ -184,8 +201,12 @@ def test_a_quaternion_of_zeros(tmp_path):
 def test_an_image_without_its_camera(tmp_path):
     model = dataset_files.make_model()
     dataset_files.write_dataset(tmp_path, model)
-    dataset_files.write_binary(dataclasses.replace(model, camera_ids=[7, 7, 8, 7]), tmp_path / "sparse" / "0")
-    with pytest.raises(InputError, match=r"view_02\.png: expected one of the 1 cameras.* got camera 8"):
+    dataset_files.write_binary(
+        dataclasses.replace(model, camera_ids=[7, 7, 8, 7]), tmp_path / "sparse" / "0"
+    )
+    with pytest.raises(
+        InputError, match=r"view_02\.png: expected one of the 1 cameras.* got camera 8"
+    ):
         _load(tmp_path)
 
 
@@ -195,22 +216,36 @@ def test_missing_images_are_left_out_with_a_count_unless_most_are(tmp_path, capl
     (tmp_path / "images" / "view_03.png").unlink()
     (tmp_path / "list.txt").write_text("view_00.png\nview_03.png\n")  # of which one is not there
     assert _load(tmp_path, split="list.txt").is_test.tolist() == [True, False, False]
-    with pytest.raises(InputError, match="expected a photograph for training, got none among the 3 that are left"):
+    with pytest.raises(
+        InputError, match="expected a photograph for training, got none among the 3 that are left"
+    ):
         _load(tmp_path, split="every2")
     scene = _load(tmp_path, split="all")
     assert scene.image_names == ["view_00.png", "view_02.png", "view_04.png"]
-    assert "2 of 5 photographs are not there and are left out: view_01.png, view_03.png" in caplog.text
+    assert (
+        "2 of 5 photographs are not there and are left out: view_01.png, view_03.png" in caplog.text
+    )
     np.testing.assert_array_equal(scene.camera_from_world[1, :3, 3], model.shifts[2])
     rank = {5: 0, 11: 1, 17: 2}
     for point, track in enumerate(model.tracks):
         views = scene.track_views[scene.track_offsets[point] : scene.track_offsets[point + 1]]
         assert views.tolist() == sorted(rank[image] for image in track if image in rank)
     (tmp_path / "images" / "view_02.png").unlink()
-    with pytest.raises(InputError, match=r"sparse/0: expected its photographs, got 2 of 5 .*missing: view_01\.png.*copy"):
+    with pytest.raises(
+        InputError,
+        match=r"sparse/0: expected its photographs, got 2 of 5 .*missing: view_01\.png.*copy",
+    ):
         _load(tmp_path)
-    assert load_scene(DataSettings(path=str(tmp_path)), GeneratedSettings(), "", allow_missing=True).num_views == 5
+    assert (
+        load_scene(
+            DataSettings(path=str(tmp_path)), GeneratedSettings(), "", allow_missing=True
+        ).num_views
+        == 5
+    )
     shutil.rmtree(tmp_path / "images")
-    with pytest.raises(InputError, match=r"images: expected the photographs there, got no such folder"):
+    with pytest.raises(
+        InputError, match=r"images: expected the photographs there, got no such folder"
+    ):
         _load(tmp_path)
 
 
@@ -224,7 +259,9 @@ def test_no_dataset(tmp_path):
     with pytest.raises(InputError, match=r"config\.data\.path: .*nowhere, which is not there"):
         _load(tmp_path / "nowhere")
     (tmp_path / "notes.md").write_text("")
-    with pytest.raises(InputError, match=r"config\.data\.path: .*sparse/0.*transforms\.json, got notes\.md"):
+    with pytest.raises(
+        InputError, match=r"config\.data\.path: .*sparse/0.*transforms\.json, got notes\.md"
+    ):
         _load(tmp_path)
 
 
@@ -246,9 +283,14 @@ def test_real_models_agree_with_pycolmap(tmp_path, name):
         for view, image_name in enumerate(capture.image_names):
             image = by_name[image_name]
             np.testing.assert_allclose(
-                capture.camera_from_world[view, :3], image.cam_from_world().matrix(), rtol=0, atol=1e-12
+                capture.camera_from_world[view, :3],
+                image.cam_from_world().matrix(),
+                rtol=0,
+                atol=1e-12,
             )
-            assert (capture.track_views == view).sum() == len({p.point3D_id for p in image.get_observation_points2D()})
+            assert (capture.track_views == view).sum() == len(
+                {p.point3D_id for p in image.get_observation_points2D()}
+            )
 
 
 def test_real_scene_projects_its_points_into_the_images_that_see_them():
@@ -259,10 +301,14 @@ def test_real_scene_projects_its_points_into_the_images_that_see_them():
     points = np.repeat(scene.points, counts, axis=0)
     poses = scene.camera_from_world[scene.track_views]
     in_camera = np.einsum("tij,tj->ti", poses[:, :3, :3], points) + poses[:, :3, 3]
-    pixels = np.einsum("tij,tj->ti", scene.intrinsics[scene.track_views], in_camera / in_camera[:, 2:])
+    pixels = np.einsum(
+        "tij,tj->ti", scene.intrinsics[scene.track_views], in_camera / in_camera[:, 2:]
+    )
     sizes = scene.image_sizes[scene.track_views][:, ::-1]
     # Features at the border may be reprojected a pixel or two outside.
-    assert np.all(in_camera[:, 2] > 0) and np.all((pixels[:, :2] > -2) & (pixels[:, :2] < sizes + 2))
+    assert np.all(in_camera[:, 2] > 0) and np.all(
+        (pixels[:, :2] > -2) & (pixels[:, :2] < sizes + 2)
+    )
 
 
 def test_number_of_images_in_a_truncated_model_is_zero(tmp_path):
@@ -277,7 +323,9 @@ def test_images_of_another_shape_are_named(tmp_path):
     path = tmp_path / "images" / "view_02.png"
     for height, width in ((24, 35), (48, 63), (47, 64), (40, 64)):
         Image.fromarray(dataset_files.picture(height, width)).save(path)
-        with pytest.raises(InputError, match=rf"view_02\.png: expected 64x48 pixels .*got {width}x{height}"):
+        with pytest.raises(
+            InputError, match=rf"view_02\.png: expected 64x48 pixels .*got {width}x{height}"
+        ):
             _load(tmp_path)
 
 
@@ -285,31 +333,52 @@ def test_images_of_another_shape_are_named(tmp_path):
 @pytest.mark.parametrize("rounding", [np.floor, np.round, np.ceil])
 def test_cameras_are_scaled_to_the_photographs(tmp_path, caplog, factor, rounding):
     """Every photograph may have a scale of its own."""
-    cameras = {1: ("SIMPLE_RADIAL", 640, 480, [500.0, 310.0, 250.0, -0.05]),
-               2: ("PINHOLE", 301, 403, [300.0, 310.0, 140.0, 190.0])}
-    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=4, cameras=cameras))
+    cameras = {
+        1: ("SIMPLE_RADIAL", 640, 480, [500.0, 310.0, 250.0, -0.05]),
+        2: ("PINHOLE", 301, 403, [300.0, 310.0, 140.0, 190.0]),
+    }
+    model = dataset_files.write_dataset(
+        tmp_path, dataset_files.make_model(num_views=4, cameras=cameras)
+    )
     whole = _load(tmp_path)
     for view in (0, 1, 3):
         _, width, height, _ = cameras[model.camera_ids[view]]
         height, width = (int(rounding(side / factor)) for side in (height, width))
-        Image.fromarray(dataset_files.picture(height, width, seed=view)).save(tmp_path / "images" / model.names[view])
+        Image.fromarray(dataset_files.picture(height, width, seed=view)).save(
+            tmp_path / "images" / model.names[view]
+        )
     with caplog.at_level("INFO"):
         scene = _load(tmp_path)
-    assert "3 of 4 photographs are of " in caplog.text and "the cameras are scaled to them" in caplog.text
+    assert (
+        "3 of 4 photographs are of " in caplog.text
+        and "the cameras are scaled to them" in caplog.text
+    )
     assert scene.photo_sizes[2].tolist() == [480, 640]
     for view in (0, 1, 3):
         ratio = scene.photo_sizes[view][::-1] / whole.photo_sizes[view][::-1]
         np.testing.assert_allclose(ratio, 1 / factor, atol=1 / 301)
-        focal = [scene.intrinsics[view, axis, axis] / whole.intrinsics[view, axis, axis] for axis in (0, 1)]
+        focal = [
+            scene.intrinsics[view, axis, axis] / whole.intrinsics[view, axis, axis]
+            for axis in (0, 1)
+        ]
         np.testing.assert_allclose(focal, ratio, rtol=1e-12)
-    np.testing.assert_allclose(scene.intrinsics[1, :2, 2], np.array([140, 190]) * scene.photo_sizes[1][::-1] / [301, 403])
+    np.testing.assert_allclose(
+        scene.intrinsics[1, :2, 2], np.array([140, 190]) * scene.photo_sizes[1][::-1] / [301, 403]
+    )
     with ImageStore(scene, 64) as store:
-        np.testing.assert_array_equal(store.load(1), dataset_files.picture(*scene.photo_sizes[1], seed=1))
+        np.testing.assert_array_equal(
+            store.load(1), dataset_files.picture(*scene.photo_sizes[1], seed=1)
+        )
 
 
 def test_a_lens_per_photograph_gives_few_image_sizes(tmp_path):
     def lens(number):
-        return ("OPENCV", 400, 300, [380.0, 380.0, 201.0, 149.0, -0.06 - 0.002 * number, 0.01, 1e-4 * number, 0.0])
+        return (
+            "OPENCV",
+            400,
+            300,
+            [380.0, 380.0, 201.0, 149.0, -0.06 - 0.002 * number, 0.01, 1e-4 * number, 0.0],
+        )
 
     cameras = {number: lens(number) for number in range(1, 13)}
     dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=12, cameras=cameras))
@@ -318,21 +387,33 @@ def test_a_lens_per_photograph_gives_few_image_sizes(tmp_path):
     assert len({(pinhole.height, pinhole.width) for pinhole in exact}) >= 5
     assert len(np.unique(scene.image_sizes, axis=0)) <= 2
     for view, pinhole in enumerate(exact):
-        np.testing.assert_array_equal(scene.intrinsics[view], pinhole.intrinsics)  # nothing is cropped left or above
+        np.testing.assert_array_equal(
+            scene.intrinsics[view], pinhole.intrinsics
+        )  # nothing is cropped left or above
         lost = np.array([pinhole.height, pinhole.width]) - scene.image_sizes[view]
         assert np.all((lost >= 0) & (lost <= [6, 8]))
     with ImageStore(scene, 64) as store:
-        assert all(store.load(view).shape[:2] == tuple(scene.image_sizes[view]) for view in range(12))
+        assert all(
+            store.load(view).shape[:2] == tuple(scene.image_sizes[view]) for view in range(12)
+        )
 
 
 @pytest.mark.parametrize("lens", ["PINHOLE", "OPENCV"])
 def test_landscape_and_portrait_in_one_dataset(tmp_path, lens):
     distorted = [-0.05, 0.01, 0.0, 0.0] if lens == "OPENCV" else []
-    cameras = {1: (lens, 64, 48, [60.0, 61.0, 31.5, 24.25, *distorted]),
-               2: (lens, 40, 56, [55.0, 54.0, 19.5, 28.25, *distorted])}
+    cameras = {
+        1: (lens, 64, 48, [60.0, 61.0, 31.5, 24.25, *distorted]),
+        2: (lens, 40, 56, [55.0, 54.0, 19.5, 28.25, *distorted]),
+    }
     dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=5, cameras=cameras))
     scene = _load(tmp_path)
-    assert (scene.image_sizes[:, 1] > scene.image_sizes[:, 0]).tolist() == [True, False, True, False, True]
+    assert (scene.image_sizes[:, 1] > scene.image_sizes[:, 0]).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
     if lens == "PINHOLE":
         assert scene.image_sizes.tolist() == [[48, 64], [56, 40]] * 2 + [[48, 64]]
         assert scene.intrinsics[:, 0, 0].tolist() == [60, 55, 60, 55, 60]

@@ -1,4 +1,6 @@
-"""Compression: what is pruned by importance, and that moments and statistics stay with their surfels."""
+"""Compression: what is pruned by importance, and that moments and statistics stay with their
+surfels.
+"""
 
 import dataclasses
 import functools
@@ -47,17 +49,21 @@ def run(partitioned, tmp_path):
 
 def kept(scores, among, prune_ratio=0.0, importance_share=0.0) -> list[int]:
     room = (0, NUM - len(scores))  # one shape for all: slots that are not judged
-    scores, among = jnp.asarray(np.pad(scores, room), jnp.float32), jnp.asarray(np.pad(among, room), bool)
+    scores = jnp.asarray(np.pad(scores, room), jnp.float32)
+    among = jnp.asarray(np.pad(among, room), bool)
     return np.flatnonzero(top_fraction_mask(scores, among, prune_ratio, importance_share)).tolist()
 
 
 def test_a_ratio_drops_the_least_important_among_those_that_are_judged():
     random = np.random.default_rng(1)
-    scores, among = random.permutation(NUM).astype(np.float32), random.random(NUM) < 0.6
+    scores = random.permutation(NUM).astype(np.float32)
+    among = random.random(NUM) < 0.6
     judged = np.flatnonzero(among)
     for ratio in (0.0, 0.1, 0.25, 0.4, 0.99):
         num_kept = len(judged) - int(ratio * len(judged))
-        assert kept(scores, among, ratio) == sorted(judged[np.argsort(-scores[judged])][:num_kept].tolist())
+        assert kept(scores, among, ratio) == sorted(
+            judged[np.argsort(-scores[judged])][:num_kept].tolist()
+        )
     assert kept(scores, among, 0.0) == judged.tolist()
     assert kept(scores, np.zeros(NUM), 0.4) == []
 
@@ -69,11 +75,22 @@ def test_ties_are_kept_by_index():
 
 
 def test_a_share_keeps_the_smallest_head_that_carries_it():
-    scores, everyone = [4, 1, 0, 3, 2], [1, 1, 1, 1, 1]  # shares 0.4, 0.7, 0.9, 1
-    heads = {0.1: [0], 0.39: [0], 0.41: [0, 3], 0.69: [0, 3], 0.71: [0, 3, 4], 0.89: [0, 3, 4], 0.95: [0, 1, 3, 4],
-             0.999: [0, 1, 3, 4]}
+    scores = [4, 1, 0, 3, 2]
+    everyone = [1, 1, 1, 1, 1]  # shares 0.4, 0.7, 0.9, 1
+    heads = {
+        0.1: [0],
+        0.39: [0],
+        0.41: [0, 3],
+        0.69: [0, 3],
+        0.71: [0, 3, 4],
+        0.89: [0, 3, 4],
+        0.95: [0, 1, 3, 4],
+        0.999: [0, 1, 3, 4],
+    }
     for share, head in heads.items():
-        assert kept(scores, everyone, 0.9, share) == head, "the ratio does not count where there is a share"
+        assert kept(scores, everyone, 0.9, share) == head, (
+            "the ratio does not count where there is a share"
+        )
     assert kept(scores, [0, 1, 1, 0, 1], 0.0, 0.5) == [4]
     assert kept(scores, [0] * 5, 0.0, 0.5) == []
     assert kept([0] * 5, [0, 1, 1, 0, 1], 0.0, 0.5) == [1, 2, 4], "nothing is known of them"
@@ -86,30 +103,53 @@ def _arrays_of_slots(state: TrainState):
 
 
 def tagged(state: TrainState) -> TrainState:
-    """The state with numbers in all arrays, but for the positions, that tell the slot and the array."""
+    """The state with numbers in all arrays, but for the positions, that tell the slot and the
+    array.
+    """
     leaves, tree = jax.tree.flatten(_arrays_of_slots(state))
-    numbers = [np.arange(len(state.alive)).reshape(-1, *[1] * (leaf.ndim - 1)) * _ARRAYS + i for i, leaf in enumerate(leaves)]
+    numbers = [
+        np.arange(len(state.alive)).reshape(-1, *[1] * (leaf.ndim - 1)) * _ARRAYS + i
+        for i, leaf in enumerate(leaves)
+    ]
     params, mu, nu, stats = jax.tree.unflatten(
-        tree, [np.broadcast_to(number, leaf.shape).astype(leaf.dtype) for number, leaf in zip(numbers, leaves, strict=True)])
-    return dataclasses.replace(state, params=state.params | params, optimizer=state.optimizer._replace(mu=mu, nu=nu), stats=stats)
+        tree,
+        [
+            np.broadcast_to(number, leaf.shape).astype(leaf.dtype)
+            for number, leaf in zip(numbers, leaves, strict=True)
+        ],
+    )
+    return dataclasses.replace(
+        state,
+        params=state.params | params,
+        optimizer=state.optimizer._replace(mu=mu, nu=nu),
+        stats=stats,
+    )
 
 
 def slots_of(state: TrainState) -> np.ndarray:
     """The slot that each living surfel had when it was tagged; all its arrays must agree on it."""
     leaves = jax.tree.leaves(_arrays_of_slots(state))
     assert len(leaves) == 4 + 5 + 5 + 3
-    living = [np.asarray(leaf)[state.alive].reshape(int(state.alive.sum()), -1) - i for i, leaf in enumerate(leaves)]
+    living = [
+        np.asarray(leaf)[state.alive].reshape(int(state.alive.sum()), -1) - i
+        for i, leaf in enumerate(leaves)
+    ]
     for other in living:
         np.testing.assert_array_equal(other, np.broadcast_to(living[0][:, :1], other.shape))
     return living[0][:, 0].astype(int) // _ARRAYS
 
 
 @pytest.mark.parametrize("ratio, share", [(0.4, 0.0), (0.0, 0.0), (0.4, 0.8)])
-def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_together(ratio, share):
+def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_together(
+    ratio, share
+):
     random = np.random.default_rng(2)
-    alive, is_inside = random.random(NUM) < 0.9, random.random(NUM) < 0.3
+    alive = random.random(NUM) < 0.9
+    is_inside = random.random(NUM) < 0.3
     # What is outside is hardly seen: judged together with the rest it would all go.
-    weight = np.where(is_inside, random.uniform(1, 2, NUM), random.uniform(0, 0.1, NUM)).astype(np.float32)
+    weight = np.where(is_inside, random.uniform(1, 2, NUM), random.uniform(0, 0.1, NUM)).astype(
+        np.float32
+    )
     importance = Importance(jnp.zeros(NUM), jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
     settings = with_lmc(importance_share=share)
     state = first_state(four_blocks(), four_blocks().blocks[0], SETTINGS, NUM)
@@ -121,47 +161,84 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
         slots = np.flatnonzero(alive & side)
         order = slots[np.argsort(-weight[slots])]
         shares = np.cumsum(weight[order]) / weight[order].sum()
-        expected += order[:np.searchsorted(shares, share) + 1 if share else len(slots) - int(ratio * len(slots))].tolist()
+        expected += order[
+            : np.searchsorted(shares, share) + 1 if share else len(slots) - int(ratio * len(slots))
+        ].tolist()
     assert (len(expected) < alive.sum()) == (ratio > 0)
     assert slots_of(new).tolist() == sorted(expected)
-    assert new.alive[:len(expected)].all() and not new.alive[len(expected):].any(), "the living are in front"
+    assert new.alive[: len(expected)].all() and not new.alive[len(expected) :].any(), (
+        "the living are in front"
+    )
     assert new.optimizer.count == state.optimizer.count
-    jax.tree.map(np.testing.assert_array_equal, new.appearance, jax.tree.map(np.asarray, state.appearance))
+    jax.tree.map(
+        np.testing.assert_array_equal, new.appearance, jax.tree.map(np.asarray, state.appearance)
+    )
 
 
 def test_compression_prunes_every_block_and_makes_room(run, partitioned):
     before = {block: solid_state(partitioned, block) for block in range(NUM_BLOCKS)}
-    result = compress.compress(run, StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4)
+    result = compress.compress(
+        run, StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4
+    )
     draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color"))
     states = run.layout.get_blocks(result.rows)
     for block, state in states.items():
         means = before[block].params["means"][before[block].alive]
         inside = partitioned.partition.cell_of(means) == block
         expected = [len(part) - int(0.4 * len(part)) for part in (means[inside], means[~inside])]
-        assert result.num_before[block] == len(means) and result.num_after[block] == state.alive.sum() == sum(expected)
+        assert result.num_before[block] == len(means) and result.num_after[
+            block
+        ] == state.alive.sum() == sum(expected)
         is_in_cell = partitioned.partition.cell_of(state.params["means"][state.alive]) == block
         assert result.num_inside[block] == expected[0] == is_in_cell.sum()
-        share = [one[:len(means)][inside, 0].sum() / np.prod(partitioned.photo_size) for one in contributions(block)]
+        share = [
+            one[: len(means)][inside, 0].sum() / np.prod(partitioned.photo_size)
+            for one in contributions(block)
+        ]
         assert result.num_used[block] == sum(one >= 0.25 for one in share)
         assert state.alive.shape == (round_slots(max(result.num_after.values())),)
         assert state.alive.shape[0] < num_slots(partitioned)
     # The head explains the photographs better than as many surfels by chance.
-    block, view = 0, partitioned.views.camera(int(partitioned.blocks[0].views[0]))
+    block = 0
+    view = partitioned.views.camera(int(partitioned.blocks[0].views[0]))
     order = np.random.default_rng(0).permutation(result.num_before[block])
-    whole, params = draw(surfels_of(before[block]), view).color, before[block].params
+    whole = draw(surfels_of(before[block]), view).color
+    params = before[block].params
     by_importance = draw(surfels_of(states[block]), view).color
-    by_chance = draw(Surfels(**{name: value[order[:result.num_after[block]]] for name, value in params.items()},
-                             alive=np.ones(result.num_after[block], bool)), view).color
+    by_chance = draw(
+        Surfels(
+            **{name: value[order[: result.num_after[block]]] for name, value in params.items()},
+            alive=np.ones(result.num_after[block], bool),
+        ),
+        view,
+    ).color
     assert metrics.psnr(by_importance, whole) > metrics.psnr(by_chance, whole) + 3
 
 
 def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, partitioned):
     before = {block: solid_state(partitioned, block) for block in range(NUM_BLOCKS)}
-    inside = [partitioned.partition.cell_of(state.params["means"]) == block for block, state in before.items()]
-    shares = [[one[inside[block], 0].sum() / np.prod(partitioned.photo_size) for one in contributions(block)] for block in before]
-    share = float(np.mean(sorted(map(max, shares))[1:3]))  # two blocks have none that shows their cell so much
-    results = [compress.compress(run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
-                                 StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4) for switch in (True, False)]
+    inside = [
+        partitioned.partition.cell_of(state.params["means"]) == block
+        for block, state in before.items()
+    ]
+    shares = [
+        [
+            one[inside[block], 0].sum() / np.prod(partitioned.photo_size)
+            for one in contributions(block)
+        ]
+        for block in before
+    ]
+    share = float(
+        np.mean(sorted(map(max, shares))[1:3])
+    )  # two blocks have none that shows their cell so much
+    results = [
+        compress.compress(
+            run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
+            StageState("device", put_states(run, before.get), 0, 0, 0.0),
+            0.4,
+        )
+        for switch in (True, False)
+    ]
     switched, by_all = (run.layout.get_blocks(result.rows) for result in results)
     is_same = []
     for block, state in switched.items():
@@ -184,10 +261,18 @@ def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_pat
     assert slots == {round_slots(max(int(state.alive.sum()) for state in cropped.values()))}
     for block, state in cropped.items():
         before = make_state(block)
-        expected = np.flatnonzero(before.alive & (partitioned.partition.cell_of(before.params["means"]) == block))
+        expected = np.flatnonzero(
+            before.alive & (partitioned.partition.cell_of(before.params["means"]) == block)
+        )
         num = len(expected)
-        assert 100 < num < before.alive.sum() and state.alive[:num].all() and not state.alive[num:].any()
+        assert (
+            100 < num < before.alive.sum()
+            and state.alive[:num].all()
+            and not state.alive[num:].any()
+        )
         np.testing.assert_array_equal(state.params["means"][:num], before.params["means"][expected])
         np.testing.assert_array_equal(slots_of(state), expected)
     # Every point of the place is in one cell, and none is lost.
-    assert sum(int(state.alive.sum()) for state in cropped.values()) == len(partitioned.scene.points)
+    assert sum(int(state.alive.sum()) for state in cropped.values()) == len(
+        partitioned.scene.points
+    )

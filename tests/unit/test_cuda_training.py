@@ -1,7 +1,8 @@
-"""The CUDA bodies of the photometric losses and of Adam, run on the host, against the CPU kernels and the plain definitions.
+"""The CUDA bodies of the photometric losses and of Adam, run on the host, against the CPU kernels
+and the plain definitions.
 
-The tests of the CPU kernels run once more with the calls going to the real CUDA handlers behind a stand-in for XLA
-(tests/emulation.py).
+The tests of the CPU kernels run once more with the calls going to the real CUDA handlers behind a
+stand-in for XLA (tests/emulation.py).
 """
 
 import re
@@ -20,12 +21,19 @@ from cosurfgs_jax.model import optim
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
 
-# What there is of these calls under jit, grad, vmap and shard_map, in place, with and without masks, dead slots and bands.
-test_losses_are_the_definition = test_photometric.test_the_kernel_is_the_definition_in_values_and_gradients
+# What there is of these calls under jit, grad, vmap and shard_map, in place, with and without
+# masks, dead slots and bands.
+test_losses_are_the_definition = (
+    test_photometric.test_the_kernel_is_the_definition_in_values_and_gradients
+)
 test_every_term_alone = test_photometric.test_every_term_of_the_kernel_alone
-test_where_no_pixel_counts = test_photometric.test_where_no_pixel_counts_there_is_no_loss_and_no_gradient
+test_where_no_pixel_counts = (
+    test_photometric.test_where_no_pixel_counts_there_is_no_loss_and_no_gradient
+)
 test_without_an_exposure = test_photometric.test_without_an_exposure_it_is_the_identity
-test_the_photograph_itself = test_photometric.test_the_photograph_itself_costs_nothing_and_is_stationary
+test_the_photograph_itself = (
+    test_photometric.test_the_photograph_itself_costs_nothing_and_is_stationary
+)
 test_losses_under_vmap = test_photometric.test_the_kernel_under_vmap
 test_losses_under_shard_map = test_photometric.test_the_kernel_under_shard_map
 test_update_is_adam = test_optim.test_update_is_adam
@@ -40,7 +48,10 @@ class Emulation:
     """Calls of the CPU's targets go to the emulation while it is on."""
 
     def __init__(self, native, monkeypatch):
-        self.knobs, self._call, self.is_on, self.targets = Knobs.of(native), ffi.call, True, set()
+        self.knobs = Knobs.of(native)
+        self._call = ffi.call
+        self.is_on = True
+        self.targets = set()
         monkeypatch.setattr(ffi, "call", self.call)
 
     def call(self, target, *arguments, **options):
@@ -67,17 +78,21 @@ def _assert_same(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
-# Besides test_photometric.CASES: one whole tile, one pixel more than that each way, and a border inside the second tile.
+# Besides test_photometric.CASES: one whole tile, one pixel more than that each way, and a border
+# inside the second tile.
 SIZES = [(8, 64), (9, 65), (16, 69), (3, 200), (30, 1)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("has_weights, has_mask", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    "has_weights, has_mask", [(False, False), (True, False), (False, True), (True, True)]
+)
 def test_losses_at_the_borders_of_tiles(emulation, size, has_weights, has_mask):
     case = _case(size, has_weights, has_mask, seed=5)
     got = _slopes(case, "cpu")
     emulation.is_on = False
-    kernel, definition = _slopes(case, "cpu"), _definition64(case)
+    kernel = _slopes(case, "cpu")
+    definition = _definition64(case)
     for expected in (kernel, definition):
         for value, want in zip(got[0], expected[0], strict=True):
             np.testing.assert_allclose(value, want, rtol=1e-5)
@@ -99,7 +114,8 @@ def test_values_that_are_no_colours(emulation):
 
 @pytest.mark.parametrize("has_weights", [False, True])
 def test_losses_do_not_depend_on_the_order_of_threads(emulation, has_weights):
-    case, results = _case((37, 150), has_weights), []
+    case = _case((37, 150), has_weights)
+    results = []
     for is_reversed in (False, True):
         emulation.reverse(is_reversed)
         results.append(_slopes(case, "cpu"))
@@ -108,7 +124,9 @@ def test_losses_do_not_depend_on_the_order_of_threads(emulation, has_weights):
 
 def test_without_gradient_the_losses_are_the_same(emulation):
     case = _case((20, 30), has_mask=True)
-    losses = photometric_losses(case.render, case.alpha, case.photo, case.mask, case.transform, WEIGHTS, "cpu")
+    losses = photometric_losses(
+        case.render, case.alpha, case.photo, case.mask, case.transform, WEIGHTS, "cpu"
+    )
     _assert_same(tuple(losses), _slopes(case, "cpu")[0])
 
 
@@ -120,26 +138,44 @@ def test_weights_of_zero(emulation):
 
 
 def _training(num, num_sh, seed=0):
-    """(params, gradient, state, alive) in the middle of a training: moments everywhere, also of what stands still."""
+    """(params, gradient, state, alive) in the middle of a training: moments everywhere, also of
+    what stands still.
+    """
     params, alive = optim.from_surfels(test_optim._surfels(num, num_sh, seed))
     state = optim.init_optimizer(params)
-    mu, nu = (jax.tree.map(function, params) for function in (jnp.sin, lambda leaf: jnp.square(jnp.cos(leaf))))
-    return params, jax.tree.map(lambda leaf: jnp.sin(40 * leaf), params), state._replace(mu=mu, nu=nu), alive
+    mu, nu = (
+        jax.tree.map(function, params)
+        for function in (jnp.sin, lambda leaf: jnp.square(jnp.cos(leaf)))
+    )
+    return (
+        params,
+        jax.tree.map(lambda leaf: jnp.sin(40 * leaf), params),
+        state._replace(mu=mu, nu=nu),
+        alive,
+    )
 
 
 def _update(params, gradient, state, alive, degree=3, backend="cpu"):
-    return jax.jit(lambda *arguments: optim.update(*arguments, OptimSettings(), 0.4, degree, 2.0, backend))(
-        params, gradient, state, alive)
+    return jax.jit(
+        lambda *arguments: optim.update(*arguments, OptimSettings(), 0.4, degree, 2.0, backend)
+    )(params, gradient, state, alive)
 
 
 def _assert_close_states(start, got, want, rtol, steps=1):
     """rtol: of what the values moved. Each step rounds values and moments once more."""
-    (ours, ours_state), (expected, expected_state) = got, want
+    (ours, ours_state) = got
+    (expected, expected_state) = want
     assert ours_state.count == expected_state.count
     for name, value in start.items():
-        np.testing.assert_allclose(ours[name] - value, expected[name] - value, rtol=rtol, atol=1e-6 * steps)
-        np.testing.assert_allclose(ours_state.mu[name], expected_state.mu[name], rtol=1e-6 * steps, atol=1e-7)
-        np.testing.assert_allclose(ours_state.nu[name], expected_state.nu[name], rtol=1e-6 * steps, atol=1e-7)
+        np.testing.assert_allclose(
+            ours[name] - value, expected[name] - value, rtol=rtol, atol=1e-6 * steps
+        )
+        np.testing.assert_allclose(
+            ours_state.mu[name], expected_state.mu[name], rtol=1e-6 * steps, atol=1e-7
+        )
+        np.testing.assert_allclose(
+            ours_state.nu[name], expected_state.nu[name], rtol=1e-6 * steps, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 999, 29_999])
@@ -161,7 +197,8 @@ def test_adam_with_moments_everywhere(emulation, num, num_sh, degree, count):
 @pytest.mark.parametrize("is_everything_dead", [False, True])
 def test_adam_does_not_depend_on_the_order_of_threads(emulation, is_everything_dead):
     params, gradient, state, alive = _training(101, 16)
-    alive, results = alive & (not is_everything_dead), []
+    alive = alive & (not is_everything_dead)
+    results = []
     for is_reversed in (False, True):
         emulation.reverse(is_reversed)
         results.append(_update(params, gradient, state, alive, 2))
@@ -190,7 +227,10 @@ def test_adam_changes_donated_memory_in_place(emulation):
     assert "emulated_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)
 
 
-CALL_ERRORS = (jax.errors.JaxRuntimeError, ValueError)  # the latter where JAX waits for the call when it dispatches it
+CALL_ERRORS = (
+    jax.errors.JaxRuntimeError,
+    ValueError,
+)  # the latter where JAX waits for the call when it dispatches it
 
 
 def _photometric():
@@ -202,7 +242,9 @@ def _adam():
 
 
 def test_scratch_memory_is_asked_for_as_xla_allows_and_aligned(emulation):
-    """The emulation calls it a fault where it is not at a multiple of 256, which XLA refuses to be asked for."""
+    """The emulation calls it a fault where it is not at a multiple of 256, which XLA refuses to be
+    asked for.
+    """
     want = _photometric()
     for offset in (0, 16):
         emulation.knobs.set(address_offset=offset)
@@ -215,12 +257,19 @@ def test_without_scratch_memory_the_losses_say_how_much_they_wanted(emulation):
     knobs = emulation.knobs
     for index in range(knobs.allocations):
         knobs.set(failing_allocation=index)
-        with pytest.raises(CALL_ERRORS, match="RESOURCE_EXHAUSTED: photometric_losses: the GPU has no .* bytes left") as error:
+        with pytest.raises(
+            CALL_ERRORS,
+            match="RESOURCE_EXHAUSTED: photometric_losses: the GPU has no .* bytes left",
+        ) as error:
             _photometric()
-        assert f"no {knobs.refused_bytes} bytes" in str(error.value) and "Out of memory while" in str(error.value)
+        assert f"no {knobs.refused_bytes} bytes" in str(
+            error.value
+        ) and "Out of memory while" in str(error.value)
 
 
-@pytest.mark.parametrize("call, name, least", [(_photometric, "photometric_losses", 5), (_adam, "adam", 1)])
+@pytest.mark.parametrize(
+    "call, name, least", [(_photometric, "photometric_losses", 5), (_adam, "adam", 1)]
+)
 def test_a_failing_launch_ends_the_call(emulation, call, name, least):
     call()
     knobs = emulation.knobs
@@ -228,7 +277,9 @@ def test_a_failing_launch_ends_the_call(emulation, call, name, least):
     assert launches >= least
     for index in range(launches):
         knobs.set(failing_launch=index)
-        with pytest.raises(CALL_ERRORS, match=f"INTERNAL: {name}: CUDA: unspecified launch failure"):
+        with pytest.raises(
+            CALL_ERRORS, match=f"INTERNAL: {name}: CUDA: unspecified launch failure"
+        ):
             call()
         assert knobs.launches == index + 1, "something was launched after the error"
 

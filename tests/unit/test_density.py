@@ -13,11 +13,14 @@ from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import Surfels
 
 SETTINGS = DensitySettings()
-SMALL, LARGE = np.log(0.001), np.log(0.05)
+SMALL = np.log(0.001)
+LARGE = np.log(0.05)
 
 
 def _state(log_scales, alive, num=12, seed=0):
-    """Parameters, moments and statistics in which slot i can be told from all others; dead slots fill up to `num`."""
+    """Parameters, moments and statistics in which slot i can be told from all others; dead slots
+    fill up to `num`.
+    """
     generator = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -25,26 +28,38 @@ def _state(log_scales, alive, num=12, seed=0):
 
     alive = np.array(list(alive) + [0] * (num - len(alive)), bool)
     log_scales = np.array(list(log_scales) + [SMALL] * (num - len(log_scales)), np.float32)
-    params, alive = optim.from_surfels(Surfels(
-        means=normal(num, 3), quats=normal(num, 4), log_scales=jnp.asarray(log_scales[:, None].repeat(2, axis=1)),
-        logit_opacities=jnp.abs(normal(num)), sh=normal(num, 4, 3), alive=jnp.asarray(alive)))
+    params, alive = optim.from_surfels(
+        Surfels(
+            means=normal(num, 3),
+            quats=normal(num, 4),
+            log_scales=jnp.asarray(log_scales[:, None].repeat(2, axis=1)),
+            logit_opacities=jnp.abs(normal(num)),
+            sh=normal(num, 4, 3),
+            alive=jnp.asarray(alive),
+        )
+    )
     opt_state = optim.init_optimizer(params)
-    opt_state = opt_state._replace(mu=jax.tree.map(lambda x: x + 1, params),
-                                   nu=jax.tree.map(lambda x: x * x + 1, params))
+    opt_state = opt_state._replace(
+        mu=jax.tree.map(lambda x: x + 1, params), nu=jax.tree.map(lambda x: x * x + 1, params)
+    )
     return params, opt_state, alive, density.init_stats(num)
 
 
 def _with_gradient(stats, slots, gradient=1e-3, views=1):
     rows = jnp.asarray(slots)
-    return stats._replace(gradient_sum=stats.gradient_sum.at[rows].set(jnp.asarray(gradient, jnp.float32) * views),
-                          num_views=stats.num_views + views)
+    return stats._replace(
+        gradient_sum=stats.gradient_sum.at[rows].set(jnp.asarray(gradient, jnp.float32) * views),
+        num_views=stats.num_views + views,
+    )
 
 
 densify = jax.jit(functools.partial(density.densify, settings=SETTINGS))
 
 
 def _assert_row(tree, expected_tree, row, expected_row):
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[row], b[expected_row]), tree, expected_tree)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[row], b[expected_row]), tree, expected_tree
+    )
 
 
 def test_accumulated_gradients_have_the_unit_of_3dgs():
@@ -63,8 +78,9 @@ def test_accumulated_gradients_have_the_unit_of_3dgs():
 def test_small_surfels_are_cloned_into_free_slots():
     params, opt_state, alive, stats = _state([], [1, 0, 1, 1])
     stats = _with_gradient(stats, [2, 3])
-    new, new_opt, new_alive, new_stats, report = densify(params, opt_state, alive, stats, jax.random.key(1),
-                                                         is_after_reset=False)
+    new, new_opt, new_alive, new_stats, report = densify(
+        params, opt_state, alive, stats, jax.random.key(1), is_after_reset=False
+    )
     np.testing.assert_array_equal(new_alive, [1] * 5 + [0] * 7)
     for slot, source in [(0, 0), (2, 2), (3, 3), (1, 2), (4, 3)]:
         _assert_row(new, params, slot, source)
@@ -80,8 +96,9 @@ def test_small_surfels_are_cloned_into_free_slots():
 def test_large_surfels_are_split_in_their_plane():
     params, opt_state, alive, stats = _state([LARGE] * 400, [1] * 400, num=800)
     stats = _with_gradient(stats, np.arange(400))
-    new, new_opt, new_alive, _, report = densify(params, opt_state, alive, stats, jax.random.key(1),
-                                                 is_after_reset=False)
+    new, new_opt, new_alive, _, report = densify(
+        params, opt_state, alive, stats, jax.random.key(1), is_after_reset=False
+    )
     assert new_alive.all() and int(report.num_split) == 400 and int(report.num_cloned) == 0
     np.testing.assert_allclose(new["log_scales"], LARGE - np.log(1.6), rtol=1e-6)
     parents = np.tile(np.arange(400), 2)  # the k-th free slot takes the k-th parent
@@ -101,8 +118,11 @@ def test_only_strong_gradients_grow_and_needles_do_not():
     params, opt_state, alive, stats = _state([LARGE] * 4, [1] * 5)
     params["log_scales"] = params["log_scales"].at[1].set(jnp.array([LARGE, LARGE - 5]))  # a needle
     stats = _with_gradient(stats, [0, 1, 2], [1.9e-4, 1.0, 2.1e-4], views=3)
-    stats = stats._replace(absolute_gradient_sum=stats.absolute_gradient_sum.at[jnp.array([3, 4])].set(
-        jnp.array([3 * 8.1e-4, 3 * 7.9e-4])))
+    stats = stats._replace(
+        absolute_gradient_sum=stats.absolute_gradient_sum.at[jnp.array([3, 4])].set(
+            jnp.array([3 * 8.1e-4, 3 * 7.9e-4])
+        )
+    )
     *_, report = densify(params, opt_state, alive, stats, jax.random.key(0), is_after_reset=False)
     assert [int(x) for x in report] == [0, 2, 0, 0, 7]  # slots 2 and 3
 
@@ -114,26 +134,42 @@ def test_pruning():
     opt_state.mu["means"] = opt_state.mu["means"].at[2].set(jnp.nan)
     stats = _with_gradient(stats, [1, 2])  # what is pruned does not grow
     for is_after_reset, expected in [(False, [1, 0, 0, 1, 0, 1]), (True, [1, 0, 0, 1, 0, 0])]:
-        new, new_opt, new_alive, _, report = densify(params, opt_state, alive, stats, jax.random.key(0),
-                                                     is_after_reset=is_after_reset)
+        new, new_opt, new_alive, _, report = densify(
+            params, opt_state, alive, stats, jax.random.key(0), is_after_reset=is_after_reset
+        )
         np.testing.assert_array_equal(new_alive, expected + [0] * 6)
-        assert int(report.num_pruned) == int(alive.sum()) - sum(expected) and int(report.num_cloned) == 0
+        assert (
+            int(report.num_pruned) == int(alive.sum()) - sum(expected)
+            and int(report.num_cloned) == 0
+        )
         assert all((leaf[1:3] == 0).all() for leaf in jax.tree.leaves((new_opt.mu, new_opt.nu)))
 
 
 def test_lengths_are_in_extents_of_the_block():
     params, opt_state, alive, stats = _state([LARGE, np.log(0.2)], [1, 1])
     stats = _with_gradient(stats, [0])
-    for length, expected in [(1.0, [0, 1, 1, 0, 2]), (4.0, [0, 1, 0, 0, 3]), (10.0, [1, 0, 0, 0, 3])]:
-        *_, report = densify(params, opt_state, alive, stats, jax.random.key(0), is_after_reset=True, length=length)
+    for length, expected in [
+        (1.0, [0, 1, 1, 0, 2]),
+        (4.0, [0, 1, 0, 0, 3]),
+        (10.0, [1, 0, 0, 0, 3]),
+    ]:
+        *_, report = densify(
+            params, opt_state, alive, stats, jax.random.key(0), is_after_reset=True, length=length
+        )
         assert [int(x) for x in report] == expected, length
 
 
 def test_slots_of_the_pruned_are_used_at_once():
     params, opt_state, alive, stats = _state([], [1] * 12)
     params["logit_opacities"] = params["logit_opacities"].at[0].set(-9.0)
-    new, _, new_alive, _, report = densify(params, opt_state, alive, _with_gradient(stats, [2]), jax.random.key(0),
-                                           is_after_reset=False)
+    new, _, new_alive, _, report = densify(
+        params,
+        opt_state,
+        alive,
+        _with_gradient(stats, [2]),
+        jax.random.key(0),
+        is_after_reset=False,
+    )
     assert new_alive.all() and [int(x) for x in report] == [1, 0, 1, 0, 12]
     _assert_row(new, params, 0, 2)
 
@@ -141,18 +177,29 @@ def test_slots_of_the_pruned_are_used_at_once():
 def test_the_strongest_take_the_room_there_is():
     params, opt_state, alive, stats = _state([], [1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 1, 1])
     stats = _with_gradient(stats, [0, 1, 2, 3, 6], [1e-3, 5e-3, 1e-3, 7e-3, 5e-3])
-    new, _, new_alive, _, report = densify(params, opt_state, alive, stats, jax.random.key(0), is_after_reset=False)
+    new, _, new_alive, _, report = densify(
+        params, opt_state, alive, stats, jax.random.key(0), is_after_reset=False
+    )
     assert new_alive.all() and [int(x) for x in report] == [2, 0, 0, 3, 12]
     _assert_row(new, params, 5, 1)  # of the two equal ones the first
     _assert_row(new, params, 7, 3)
     # A budget below the number of slots.
-    new, _, new_alive, _, report = densify(params, opt_state, alive, stats, jax.random.key(0), is_after_reset=False,
-                                           budget=jnp.int32(11))
+    new, _, new_alive, _, report = densify(
+        params,
+        opt_state,
+        alive,
+        stats,
+        jax.random.key(0),
+        is_after_reset=False,
+        budget=jnp.int32(11),
+    )
     assert [int(x) for x in report] == [1, 0, 0, 4, 11] and not new_alive[7]
     _assert_row(new, params, 5, 3)
     # No room at all.
     full = jnp.ones(12, bool)
-    new, _, _, _, report = densify(params, opt_state, full, stats, jax.random.key(0), is_after_reset=False)
+    new, _, _, _, report = densify(
+        params, opt_state, full, stats, jax.random.key(0), is_after_reset=False
+    )
     assert [int(x) for x in report] == [0, 0, 0, 5, 12]
     jax.tree.map(np.testing.assert_array_equal, new, params)
 
@@ -166,9 +213,10 @@ def test_the_choice_is_that_of_a_stable_sort(kind):
     if kind == "with infinity":
         strength[::9] = np.inf
     wanted = (strength > 1) & (random.random(200) < 0.8)
-    choose, count = jax.jit(density._keep_strongest), int(wanted.sum())
+    choose = jax.jit(density._keep_strongest)
+    count = int(wanted.sum())
     for room in (0, 1, count // 2, count - 1, count, count + 5):
-        best = np.argsort(np.where(wanted, -strength, np.inf), kind="stable")[:min(room, count)]
+        best = np.argsort(np.where(wanted, -strength, np.inf), kind="stable")[: min(room, count)]
         kept = np.asarray(choose(wanted, strength, jnp.int32(room)))
         np.testing.assert_array_equal(np.flatnonzero(kept), np.sort(best))
 
@@ -176,7 +224,9 @@ def test_the_choice_is_that_of_a_stable_sort(kind):
 def test_same_key_same_surfels():
     arguments = _state([LARGE] * 5, [1] * 5)
     arguments = (*arguments[:3], _with_gradient(arguments[3], [0, 1, 2, 3, 4]))
-    first, again, other = (densify(*arguments, jax.random.key(seed), is_after_reset=False)[0] for seed in (3, 3, 4))
+    first, again, other = (
+        densify(*arguments, jax.random.key(seed), is_after_reset=False)[0] for seed in (3, 3, 4)
+    )
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first["means"] != other["means"])[:10].all()
 
@@ -197,7 +247,8 @@ def test_growing_the_capacity_changes_nothing_that_lives():
     params, opt_state, alive, stats = _state([], [1, 0, 1, 1], num=4)
     new, new_opt, new_alive, new_stats = density.grow_capacity(params, opt_state, alive, stats, 7)
     np.testing.assert_array_equal(new_alive, [1, 0, 1, 1, 0, 0, 0])
-    old_leaves, new_leaves = jax.tree.leaves((params, opt_state, stats)), jax.tree.leaves((new, new_opt, new_stats))
+    old_leaves = jax.tree.leaves((params, opt_state, stats))
+    new_leaves = jax.tree.leaves((new, new_opt, new_stats))
     for old, grown in zip(old_leaves, new_leaves, strict=True):
         assert grown.shape == ((7, *old.shape[1:]) if old.ndim else ())
         np.testing.assert_array_equal(grown[:4] if old.ndim else grown, old)

@@ -1,6 +1,5 @@
 """Which rendered depth is trusted: ranges, neighbours, confirmations, edge-on views."""
 
-
 import numpy as np
 import pytest
 from depth_views import FAR, HEIGHT, INTRINSICS, WIDTH, look_at, plane_view, rays
@@ -11,15 +10,22 @@ from cosurfgs_jax.surface import depth_filter
 
 def test_depth_limits_follow_tracks_or_projection():
     generator = np.random.default_rng(0)
-    near = np.concatenate([generator.uniform(-1, 1, (200, 2)), generator.uniform(4, 6, (200, 1))], axis=1)
+    near = np.concatenate(
+        [generator.uniform(-1, 1, (200, 2)), generator.uniform(4, 6, (200, 1))], axis=1
+    )
     behind_wall = near + np.array([0, 0, 30.0])
     points = np.concatenate([near, behind_wall])
-    poses, intrinsics = np.tile(np.eye(4), (2, 1, 1)), np.tile(INTRINSICS, (2, 1, 1))
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    intrinsics = np.tile(INTRINSICS, (2, 1, 1))
     sizes = np.full((2, 2), (HEIGHT, WIDTH))
     projected = depth_filter.seen_depths(points, poses, intrinsics, sizes)
     assert projected[0].max() > 30
-    offsets = np.concatenate([np.arange(201), np.full(200, 200)])  # the first 200 points are tracked by view 0 only
-    tracked = depth_filter.seen_depths(points, poses, intrinsics, sizes, offsets, np.zeros(200, np.int32))
+    offsets = np.concatenate(
+        [np.arange(201), np.full(200, 200)]
+    )  # the first 200 points are tracked by view 0 only
+    tracked = depth_filter.seen_depths(
+        points, poses, intrinsics, sizes, offsets, np.zeros(200, np.int32)
+    )
     assert tracked[0].max() < 6.1 and len(tracked[0]) > 150
     assert tracked[1].max() > 30  # without tracks: by projection
     limits = depth_filter.depth_limits([tracked[0], np.zeros(0)], margin=1.5)
@@ -32,7 +38,8 @@ def test_neighbors_look_the_same_way_from_elsewhere():
     poses = np.tile(np.eye(4), (5, 1, 1))
     poses[:, :3, 3] = -centers
     turn = np.diag([-1.0, 1.0, -1.0])  # the last one looks back
-    poses[4, :3, :3], poses[4, :3, 3] = turn, -turn @ centers[4]
+    poses[4, :3, :3] = turn
+    poses[4, :3, 3] = -turn @ centers[4]
     neighbors = choose_neighbors(poses, num_neighbors=2)
     assert neighbors[0].tolist() == [1, 2]  # not 3: almost the same place
     assert neighbors[2].tolist() == [1, 3]
@@ -41,9 +48,12 @@ def test_neighbors_look_the_same_way_from_elsewhere():
 
 
 def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
-    normal, views = np.array([0.2, 0.1, 1.0]), []
+    normal = np.array([0.2, 0.1, 1.0])
+    views = []
     for x in (0.0, 0.4, -0.4):
-        views.append(plane_view(look_at(FAR + np.array([x, 0.1 * x, -5.0]), FAR), normal, FAR @ normal))
+        views.append(
+            plane_view(look_at(FAR + np.array([x, 0.1 * x, -5.0]), FAR), normal, FAR @ normal)
+        )
     geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
     wrong = views[0].depth.copy()
     wrong[40:50, 60:70] *= 1.1
@@ -52,7 +62,9 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     expected = np.full((HEIGHT, WIDTH), 2)
     expected[40:50, 60:70] = 0
     assert np.array_equal(count[inner], expected[inner])
-    assert np.array_equal(possible[inner], expected[inner])  # what lies behind the neighbours' surface, they could not confirm
+    assert np.array_equal(
+        possible[inner], expected[inner]
+    )  # what lies behind the neighbours' surface, they could not confirm
     filtered, counts = depth_filter.filter_multi_view(wrong, *geometry[0][1:], geometry[1:])
     assert (filtered[40:50, 60:70] == 0).all() and counts["unconfirmed"] >= 100
     assert counts["kept"] == (filtered > 0).sum()
@@ -64,28 +76,46 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
 
 def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_changes():
     rng = np.random.default_rng(0)
-    normal, geometry = np.array([0.1, 0.1, 1.0]), []
+    normal = np.array([0.1, 0.1, 1.0])
+    geometry = []
     for x in (0.0, 0.3, -0.4, 0.5, -0.6, 0.7):
         view = plane_view(look_at(FAR + np.array([x, 0.3 * x, -5.0]), FAR), normal, FAR @ normal)
         depth = np.where(rng.uniform(size=view.depth.shape) < 0.97, view.depth, 0)
-        depth[(rng.uniform(size=(HEIGHT // 4, WIDTH // 4)) < 0.4).repeat(4, axis=0).repeat(4, axis=1)] *= 1.2
+        depth[
+            (rng.uniform(size=(HEIGHT // 4, WIDTH // 4)) < 0.4).repeat(4, axis=0).repeat(4, axis=1)
+        ] *= 1.2
         geometry.append((depth.astype(np.float32), view.intrinsics, view.camera_from_world))
     count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
     fewer, fewer_possible = depth_filter.count_confirmations(*geometry[0], geometry[1:], enough=2)
-    assert (fewer < count).any() and (fewer >= np.minimum(count, 2)).all() and (fewer_possible <= possible).all()
+    assert (
+        (fewer < count).any()
+        and (fewer >= np.minimum(count, 2)).all()
+        and (fewer_possible <= possible).all()
+    )
     for least in (1, 2, 3):
-        kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:], min_neighbor_views=least)
-        assert np.array_equal(kept > 0, (geometry[0][0] > 0) & (count >= np.clip(possible, 1, least)))
+        kept, _ = depth_filter.filter_multi_view(
+            *geometry[0], geometry[1:], min_neighbor_views=least
+        )
+        assert np.array_equal(
+            kept > 0, (geometry[0][0] > 0) & (count >= np.clip(possible, 1, least))
+        )
         assert 0.2 < (kept > 0).mean() < 0.9
 
 
 def test_one_confirmation_is_enough_where_one_neighbour_looks():
-    """Two views of a plane, and a third that shows its left half only: the right half is confirmed by one, floaters by none."""
+    """Two views of a plane, and a third that shows its left half only: the right half is confirmed
+    by one, floaters by none.
+    """
     normal = np.array([0.0, 0.1, 1.0])
-    views = [plane_view(look_at(FAR + np.array([x, 0, -5.0]), FAR), normal, FAR @ normal) for x in (0.0, 0.4, -0.4)]
+    views = [
+        plane_view(look_at(FAR + np.array([x, 0, -5.0]), FAR), normal, FAR @ normal)
+        for x in (0.0, 0.4, -0.4)
+    ]
     geometry = [(view.depth.copy(), view.intrinsics, view.camera_from_world) for view in views]
-    geometry[2][0][:, WIDTH // 2:] = 0
-    own, right, left = geometry[0][0], (slice(20, 76), slice(90, 103)), (slice(20, 76), slice(25, 40))
+    geometry[2][0][:, WIDTH // 2 :] = 0
+    own = geometry[0][0]
+    right = (slice(20, 76), slice(90, 103))
+    left = (slice(20, 76), slice(25, 40))
     own[30:40, 92:98] *= 0.9  # before the surface: one neighbour could confirm it, and does not
     own[30:40, 30:36] *= 0.9
     count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
@@ -95,7 +125,9 @@ def test_one_confirmation_is_enough_where_one_neighbour_looks():
     is_floater[30:40, 92:98] = is_floater[30:40, 30:36] = True
     for part in (left, right):
         assert np.array_equal(kept[part] > 0, ~is_floater[part])
-    geometry[2][0][:] = views[2].depth * 1.1  # where a second neighbour sees farther, one is not enough
+    geometry[2][0][:] = (
+        views[2].depth * 1.1
+    )  # where a second neighbour sees farther, one is not enough
     kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:])
     assert not kept[right].any()
 
@@ -106,19 +138,23 @@ def test_confirmation_is_within_a_pixel_not_two():
     poses[1][0, 3] = -0.5  # half a unit to the right
     depth = np.full((HEIGHT, WIDTH), 5.0, np.float32)
     for shift_px, is_confirmed in ((0.8, True), (1.2, False)):
-        # Disparity is focal * baseline / depth; the neighbour's depth decides where the point comes back to.
+        # Disparity is focal * baseline / depth; the neighbour's depth decides where the point comes
+        # back to.
         disparity = INTRINSICS[0, 0] * 0.5 / 5.0 + shift_px
         neighbor = np.full((HEIGHT, WIDTH), INTRINSICS[0, 0] * 0.5 / disparity, np.float32)
-        count, _ = depth_filter.count_confirmations(depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])],
-                                                    max_relative_depth=0.5)
+        count, _ = depth_filter.count_confirmations(
+            depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])], max_relative_depth=0.5
+        )
         assert (count[30:60, 40:90] == is_confirmed).all()
 
 
 def test_exact_depth_is_confirmed_to_a_hundredth_of_a_pixel():
     """Reading the neighbour half a pixel beside would cost 0.1 to 0.2 pixels on these slopes."""
     for normal in (np.array([0.7, 0.1, 0.7]), np.array([0.1, -0.6, 0.8])):
-        views = [plane_view(look_at(np.array([x, y, -5.0]), np.zeros(3), up=(0, -1.0, 0)), normal, 0.0)
-                 for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))]
+        views = [
+            plane_view(look_at(np.array([x, y, -5.0]), np.zeros(3), up=(0, -1.0, 0)), normal, 0.0)
+            for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))
+        ]
         geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
         count, _ = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
         assert (count[30:66, 45:83] == 2).all()
@@ -133,7 +169,9 @@ def test_grazing_and_invalid_depth_is_dropped_and_counted():
     expected = (view.depth > 0) & (angle <= 75)
     expected[:4] = False
     for normal_map in (np.broadcast_to(-normal * 0.6, (HEIGHT, WIDTH, 3)), None):
-        filtered, counts = depth_filter.filter_single_view(depth, normal_map, INTRINSICS, np.eye(4), max_angle_deg=75)
+        filtered, counts = depth_filter.filter_single_view(
+            depth, normal_map, INTRINSICS, np.eye(4), max_angle_deg=75
+        )
         inner = (slice(8, -1), slice(1, -1))
         if normal_map is not None:
             assert np.array_equal(filtered > 0, expected)

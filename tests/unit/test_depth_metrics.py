@@ -15,7 +15,9 @@ def test_depth_errors_of_a_known_offset():
     depth[:4] = 0  # nothing there
     truth[:, 0] = 0  # sky
     errors = metrics.depth_errors(depth, truth)
-    assert errors["median"] == pytest.approx(2.0) and errors["p90"] == pytest.approx(2.0)  # 15 of 29 columns
+    assert errors["median"] == pytest.approx(2.0) and errors["p90"] == pytest.approx(
+        2.0
+    )  # 15 of 29 columns
     assert errors["relative_median"] == pytest.approx(0.02)
     assert errors["covered"] == pytest.approx(16 / 20)
     assert errors["within_1_percent"] == pytest.approx(16 * 14 / (20 * 29))
@@ -40,7 +42,11 @@ def test_normal_errors_tell_roofs_from_walls():
     normal = np.tile(0.3 * tilted(up, side, 7), (*SIZE, 1))  # of any length
     normal[:, :10] = tilted(side, up, 30)
     errors = metrics.normal_errors(normal, truth, np.ones(SIZE, bool), up)
-    assert errors == {"all": pytest.approx(7), "up_facing": pytest.approx(7), "walls": pytest.approx(30)}
+    assert errors == {
+        "all": pytest.approx(7),
+        "up_facing": pytest.approx(7),
+        "walls": pytest.approx(30),
+    }
     roofs = np.zeros(SIZE, bool)
     roofs[:, 10:] = True
     assert set(metrics.normal_errors(normal, truth, roofs, up)) == {"all", "up_facing"}
@@ -64,12 +70,14 @@ def test_a_plane_has_no_steps_however_tilted():
     assert is_border.sum() == 40 and is_border[0, :, 24].all()
     assert np.nanmax(steps) < 1e-12 and np.isfinite(steps[is_border | is_within]).all()
     assert np.isfinite(steps).sum() == 40 * (50 - 7) + 50 * (40 - 7)
-    # On two of 49 borders a row, and on two of 39 a column, there are not four pixels of one cell on either side.
+    # On two of 49 borders a row, and on two of 39 a column, there are not four pixels of one cell
+    # on either side.
     assert is_within.sum() == 40 * 2 * (25 - 7) + 50 * (40 - 7)
 
 
 def test_a_step_between_cells_is_found_as_a_share_of_the_depth_and_elsewhere_is_roughness():
-    depth, cells = plane(), np.zeros((40, 50), int)
+    depth = plane()
+    cells = np.zeros((40, 50), int)
     cells[:, 25:] = 1
     depth[:, 25:] *= 1.01
     steps = metrics.depth_steps(depth)
@@ -77,16 +85,26 @@ def test_a_step_between_cells_is_found_as_a_share_of_the_depth_and_elsewhere_is_
     assert steps[is_border] == pytest.approx(0.01, rel=0.01) and steps[is_within].max() < 1e-12
     assert metrics.depth_steps(depth * 1000) == pytest.approx(steps, nan_ok=True)  # in another unit
     turned = metrics.depth_steps(depth.T)
-    assert np.array_equal(turned[0], steps[1].T, equal_nan=True) and np.array_equal(turned[1], steps[0].T, equal_nan=True)
-    steps = metrics.depth_steps(depth * (1 + 1e-3 * np.random.default_rng(0).standard_normal(depth.shape)))
-    assert 5e-4 < np.median(steps[is_within]) < 3e-3 and np.median(steps[is_border]) == pytest.approx(0.01, rel=0.1)
+    assert np.array_equal(turned[0], steps[1].T, equal_nan=True) and np.array_equal(
+        turned[1], steps[0].T, equal_nan=True
+    )
+    steps = metrics.depth_steps(
+        depth * (1 + 1e-3 * np.random.default_rng(0).standard_normal(depth.shape))
+    )
+    assert 5e-4 < np.median(steps[is_within]) < 3e-3 and np.median(
+        steps[is_border]
+    ) == pytest.approx(0.01, rel=0.1)
 
 
 def test_steps_are_measured_only_where_both_sides_have_depth():
     depth = plane()
     depth[:20, 23] = 0
     is_known = np.isfinite(metrics.depth_steps(depth))
-    assert is_known[0, 20:, 24].all() and not is_known[0, :20, 19:27].any() and is_known[0, :20, 18].all()
+    assert (
+        is_known[0, 20:, 24].all()
+        and not is_known[0, :20, 19:27].any()
+        and is_known[0, :20, 18].all()
+    )
     assert not np.isfinite(metrics.depth_steps(np.zeros((40, 50)))).any()
     assert not np.isfinite(metrics.depth_steps(np.ones((5, 6)))).any()
     assert not np.any(metrics.label_borders(np.zeros((5, 6), int)))

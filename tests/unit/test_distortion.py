@@ -1,4 +1,6 @@
-"""Lens models against COLMAP's, their inverse, and the pinhole image that replaces a distorted one."""
+"""Lens models against COLMAP's, their inverse, and the pinhole image that replaces a
+distorted one.
+"""
 
 import numpy as np
 import pytest
@@ -23,8 +25,10 @@ PARAMS = {
     "SIMPLE_RADIAL_FISHEYE": [300, 320, 240, 0.03],
     "RADIAL_FISHEYE": [300, 320, 240, 0.03, -0.01],
     "OPENCV_FISHEYE": [300, 310, 330, 235, 0.03, -0.01, 0.004, -0.001],
-    "THIN_PRISM_FISHEYE": [300, 310, 330, 235, 0.03, -0.01, 0.003, -0.002, 0.004, -0.001, 0.002, -0.003],
-    "RAD_TAN_THIN_PRISM_FISHEYE": [300, 310, 330, 235, 0.03, -0.01, 0.003, -0.002, 0.004, -0.001, 0.002, -0.003,
+    "THIN_PRISM_FISHEYE": [300, 310, 330, 235, 0.03, -0.01, 0.003, -0.002, 0.004, -0.001, 0.002,
+    -0.003],
+    "RAD_TAN_THIN_PRISM_FISHEYE": [300, 310, 330, 235, 0.03, -0.01, 0.003, -0.002, 0.004, -0.001,
+    0.002, -0.003,
                                    0.002, 0.001, -0.001, 0.002],
 }  # fmt: skip
 
@@ -48,7 +52,9 @@ def test_agrees_with_colmap(model):
     camera.params = PARAMS[model]
     rays = _rays()
     pixels = camera.img_from_cam(np.concatenate([rays, np.ones((len(rays), 1))], axis=1))
-    np.testing.assert_allclose(distortion.pixels_from_normalised(_lens(model), rays), pixels, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        distortion.pixels_from_normalised(_lens(model), rays), pixels, rtol=0, atol=1e-9
+    )
     # COLMAP's own inverse stops at about 1e-10 of a focal length.
     back = distortion.normalised_from_pixels(_lens(model), pixels)
     np.testing.assert_allclose(back, camera.cam_from_img(pixels), rtol=0, atol=1e-8)
@@ -68,7 +74,9 @@ def test_every_model_of_colmap_is_known():
 @pytest.mark.parametrize("model", PARAMS)
 def test_undistort_inverts_distort(model):
     rays = np.concatenate([_rays(), [[0.0, 0.0], [1e-9, 0.0], [0.9, -0.8]]])
-    np.testing.assert_allclose(distortion.undistort(_lens(model), distortion.distort(_lens(model), rays)), rays, atol=1e-10)
+    np.testing.assert_allclose(
+        distortion.undistort(_lens(model), distortion.distort(_lens(model), rays)), rays, atol=1e-10
+    )
 
 
 def test_undistort_of_any_shape_and_of_points_that_no_ray_reaches():
@@ -89,12 +97,17 @@ def test_the_pinhole_image_has_no_border_and_wastes_little(model):
     assert pinhole.model == "PINHOLE" and pinhole.focal_px == lens.focal_px
     assert positions.shape == (pinhole.height, pinhole.width, 2) and positions.dtype == np.float32
     assert positions.min() > 0.479
-    assert positions[..., 0].max() < lens.width - 0.479 and positions[..., 1].max() < lens.height - 0.479
+    assert (
+        positions[..., 0].max() < lens.width - 0.479
+        and positions[..., 1].max() < lens.height - 0.479
+    )
     ratio = np.array([pinhole.height / lens.height, pinhole.width / lens.width])
     assert np.all(ratio <= distortion.MAX_GROWTH) and np.all(ratio > 0.9)
     # The rectangle touches the photograph's border on all sides, or is as large as is allowed.
     reached = [positions[..., axis].min() < 2 for axis in (0, 1)]
-    reached += [positions[..., axis].max() > size - 2 for axis, size in ((0, lens.width), (1, lens.height))]
+    reached += [
+        positions[..., axis].max() > size - 2 for axis, size in ((0, lens.width), (1, lens.height))
+    ]
     assert all(reached) or ratio.max() > distortion.MAX_GROWTH - 0.01
 
 
@@ -119,23 +132,34 @@ def test_folded_polynomials_are_cropped(coefficients):
     pinhole = distortion.undistorted_pinhole(lens)
     positions = distortion.source_pixels(lens, pinhole)
     # The right way round: to the right and down in the one is so in the other.
-    assert np.all(np.diff(positions[..., 0], axis=1) > 0) and np.all(np.diff(positions[..., 1], axis=0) > 0)
+    assert np.all(np.diff(positions[..., 0], axis=1) > 0) and np.all(
+        np.diff(positions[..., 1], axis=0) > 0
+    )
     assert positions.min() > 0.479 and np.all(positions.max((0, 1)) < np.array([640, 480]) - 0.479)
 
 
 def test_hopeless_calibration_is_an_error():
     lens = distortion.lens_from_params("RADIAL", *SIZE, [500, 320, 240, -20.0, 0.0])
-    with pytest.raises(InputError, match=r"camera model RADIAL: expected distortion that leaves a usable"):
+    with pytest.raises(
+        InputError, match=r"camera model RADIAL: expected distortion that leaves a usable"
+    ):
         distortion.undistorted_pinhole(lens)
 
 
 def test_is_pinhole_up_to_a_hundredth_of_a_pixel():
     assert distortion.is_pinhole(_lens("PINHOLE"))
-    assert distortion.is_pinhole(distortion.lens_from_params("OPENCV", *SIZE, [500, 500, 320, 240, 0, 0, 0, 0]))
+    assert distortion.is_pinhole(
+        distortion.lens_from_params("OPENCV", *SIZE, [500, 500, 320, 240, 0, 0, 0, 0])
+    )
     assert not distortion.is_pinhole(_lens("SIMPLE_FISHEYE"))
     # The corner is at r = 0.8: k r^3 f = 256 k pixels along the diagonal, 4/5 of it in x.
     for k, expected in ((4.5e-5, True), (5.5e-5, False)):
-        assert distortion.is_pinhole(distortion.lens_from_params("SIMPLE_RADIAL", *SIZE, [500, 320, 240, k])) is expected
+        assert (
+            distortion.is_pinhole(
+                distortion.lens_from_params("SIMPLE_RADIAL", *SIZE, [500, 320, 240, k])
+            )
+            is expected
+        )
 
 
 def test_resized_keeps_rays():
@@ -143,7 +167,9 @@ def test_resized_keeps_rays():
     small = lens.resized(120, 213, 1 / 4, 1 / 3)
     rays = _rays(20)
     np.testing.assert_allclose(
-        distortion.pixels_from_normalised(small, rays), distortion.pixels_from_normalised(lens, rays) / [3, 4], atol=1e-10
+        distortion.pixels_from_normalised(small, rays),
+        distortion.pixels_from_normalised(lens, rays) / [3, 4],
+        atol=1e-10,
     )
 
 

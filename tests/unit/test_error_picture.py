@@ -1,4 +1,6 @@
-"""Where a mesh is wrong: its colours, files, pictures and legend, on meshes whose error is known."""
+"""Where a mesh is wrong: its colours, files, pictures and legend, on meshes whose error
+is known.
+"""
 
 import xml.etree.ElementTree
 
@@ -20,7 +22,9 @@ def ground(num=41, width=10.0):
     x, y = np.meshgrid(np.linspace(0, width, num), np.linspace(0, width, num))
     points = np.stack([x.ravel(), y.ravel(), np.zeros(num * num)], axis=1)
     corner = (np.arange(num - 1)[:, None] * num + np.arange(num - 1)).ravel()
-    squares = np.stack([corner, corner + 1, corner + num + 1, corner, corner + num + 1, corner + num], axis=1)
+    squares = np.stack(
+        [corner, corner + 1, corner + num + 1, corner, corner + num + 1, corner + num], axis=1
+    )
     return points, squares.reshape(-1, 3).astype(np.int32)
 
 
@@ -40,30 +44,51 @@ def mesh_with_a_step(height=0.4):
 def compared():
     mesh = mesh_with_a_step()
     truth = ground()
-    return mesh, metrics.compare_surfaces((mesh.vertices, mesh.triangles), truth[0], truth_mesh=truth, num_samples=20_000,
-                                          thresholds=(0.1, LARGEST), unit="m", has_vertex_distances=True)
+    return mesh, metrics.compare_surfaces(
+        (mesh.vertices, mesh.triangles),
+        truth[0],
+        truth_mesh=truth,
+        num_samples=20_000,
+        thresholds=(0.1, LARGEST),
+        unit="m",
+        has_vertex_distances=True,
+    )
 
 
 def test_distances_at_vertices_are_known_and_nan_where_nothing_is_compared(compared):
     mesh, comparison = compared
-    distances, x = comparison.vertex_to_truth, mesh.vertices[:, 0]
+    distances = comparison.vertex_to_truth
+    x = mesh.vertices[:, 0]
     assert np.isnan(distances[-3:]).all() and np.isfinite(distances[:-3]).all()
     assert distances[x <= 5.1] == pytest.approx(0, abs=1e-9)
     assert distances[(x > 5.1) & (x <= 10)] == pytest.approx(0.4)
     is_missing = comparison.truth[:, 1] > 8.3
-    assert comparison.to_surface[is_missing].min() > 0.2 and comparison.to_surface[comparison.truth[:, 1] < 8].max() < 0.41
+    assert (
+        comparison.to_surface[is_missing].min() > 0.2
+        and comparison.to_surface[comparison.truth[:, 1] < 8].max() < 0.41
+    )
 
 
-def test_of_very_many_vertices_some_are_measured_and_their_neighbours_take_their_distance(compared, monkeypatch):
+def test_of_very_many_vertices_some_are_measured_and_their_neighbours_take_their_distance(
+    compared, monkeypatch
+):
     mesh, comparison = compared
     monkeypatch.setattr(metrics.surface, "_MOST_VERTICES", len(mesh.vertices) // 4)
     truth = ground()
-    thinned = metrics.compare_surfaces((mesh.vertices, mesh.triangles), truth[0], truth_mesh=truth, num_samples=20_000,
-                                       thresholds=(0.1, LARGEST), has_vertex_distances=True)
+    thinned = metrics.compare_surfaces(
+        (mesh.vertices, mesh.triangles),
+        truth[0],
+        truth_mesh=truth,
+        num_samples=20_000,
+        thresholds=(0.1, LARGEST),
+        has_vertex_distances=True,
+    )
     assert thinned.scores["accuracy"] == pytest.approx(comparison.scores["accuracy"])
     x = mesh.vertices[:, 0]
     is_far = (np.abs(x - 5.1) > 1) & (x <= 10)
-    assert thinned.vertex_to_truth[is_far] == pytest.approx(comparison.vertex_to_truth[is_far], abs=1e-9)
+    assert thinned.vertex_to_truth[is_far] == pytest.approx(
+        comparison.vertex_to_truth[is_far], abs=1e-9
+    )
 
 
 def test_colours_go_from_dark_to_bright_and_grey_is_what_does_not_count():
@@ -77,8 +102,12 @@ def test_error_files_hold_distances_and_colours(compared, tmp_path):
     mesh, comparison = compared
     report.write_error_files(tmp_path, mesh, comparison)
     written = read_mesh_ply(tmp_path / "error.ply")
-    assert np.array_equal(written.vertices, mesh.vertices) and np.array_equal(written.triangles, mesh.triangles)
-    assert np.array_equal(written.vertex_colors, distance_colors(comparison.vertex_to_truth, LARGEST))
+    assert np.array_equal(written.vertices, mesh.vertices) and np.array_equal(
+        written.triangles, mesh.triangles
+    )
+    assert np.array_equal(
+        written.vertex_colors, distance_colors(comparison.vertex_to_truth, LARGEST)
+    )
     table = read_ply(tmp_path / "error.ply")[0]["vertex"]
     distances = columns(table, ("distance",), tmp_path)[:, 0]
     assert distances == pytest.approx(comparison.vertex_to_truth, nan_ok=True)
@@ -94,10 +123,17 @@ def test_the_report_shows_where_the_mesh_is_wrong_with_a_legend(compared, tmp_pa
     assert "Error of the surface" not in report.write_report(tmp_path).read_text()
     report.write_error_files(tmp_path / "mesh", mesh, comparison)
     drawn = []
-    monkeypatch.setattr(pictures, "data_url", lambda image, *rest: drawn.append(image) or "data:image/png;base64,")
+    monkeypatch.setattr(
+        pictures, "data_url", lambda image, *rest: drawn.append(image) or "data:image/png;base64,"
+    )
     text = report.write_report(tmp_path).read_text()
-    for words in ("Error of the surface", "distance, m", "0.5 or more", "mesh, distance to ground truth, from above",
-                  "ground truth, distance to the mesh, from above"):
+    for words in (
+        "Error of the surface",
+        "distance, m",
+        "0.5 or more",
+        "mesh, distance to ground truth, from above",
+        "ground truth, distance to the mesh, from above",
+    ):
         assert words in text, words
     above = drawn[4].astype(int)  # after the four of the mesh itself
     right, bad = distance_colors(np.array([0.0, 0.4]), LARGEST).astype(int)
@@ -109,15 +145,21 @@ def test_the_report_shows_where_the_mesh_is_wrong_with_a_legend(compared, tmp_pa
     assert missing.shape == above.shape
     is_missing = np.abs(missing - distance_colors(np.array([9.0]), LARGEST)).max(axis=-1) <= 2
     rows = np.nonzero(is_missing)[0]
-    assert is_missing.any() and rows.max() < np.nonzero(is_bad)[0].min() + 8  # north, above what the mesh has
+    assert (
+        is_missing.any() and rows.max() < np.nonzero(is_bad)[0].min() + 8
+    )  # north, above what the mesh has
 
 
 def test_points_are_drawn_nearest_in_front():
     points = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0.5, 0.5, 1]])
     colors = np.array([[255, 0, 0]] * 4 + [[0, 0, 255]], np.uint8)
     for order in (slice(None), slice(None, None, -1)):
-        image = draw_points(points[order], colors[order], azimuth_deg=-90, elevation_deg=90, width=64)
-        assert (image == [0, 0, 255]).all(axis=-1).sum() >= 4 and np.array_equal(image[32, 32], [0, 0, 255])
+        image = draw_points(
+            points[order], colors[order], azimuth_deg=-90, elevation_deg=90, width=64
+        )
+        assert (image == [0, 0, 255]).all(axis=-1).sum() >= 4 and np.array_equal(
+            image[32, 32], [0, 0, 255]
+        )
         assert (image == 255).all(axis=-1).mean() > 0.8
 
 
@@ -126,25 +168,38 @@ def test_the_colour_bar_goes_to_the_largest_distance():
     texts = {node.text: float(node.get("x")) for node in root if node.tag == "text"}
     assert {"distance, m", "0", "0.1", "0.3 or more"} <= set(texts)
     bars = [node for node in root if node.tag == "rect"]
-    first, last = (tuple(int(part) for part in node.get("fill")[4:-1].split(",")) for node in (bars[0], bars[-1]))
+    first, last = (
+        tuple(int(part) for part in node.get("fill")[4:-1].split(","))
+        for node in (bars[0], bars[-1])
+    )
     colors = distance_colors(np.array([0.0, 0.3]), 0.3).astype(int)
     assert np.abs(np.array([first, last]) - colors).max() < 12
-    assert texts["0.1"] - texts["0"] == pytest.approx((texts["0.3 or more"] - texts["0"]) / 3, abs=0.5)
+    assert texts["0.1"] - texts["0"] == pytest.approx(
+        (texts["0.3 or more"] - texts["0"]) / 3, abs=0.5
+    )
 
 
 @pytest.mark.parametrize("count", [2, 12, 33, 100])
 def test_a_legend_never_leaves_the_chart_nor_hides_the_curves(count):
     names = [f"train block {number} of the eastern edge" for number in range(count)]
-    svg = line_chart("loss", {name: ([0, 1], [0.0, number + 1.0]) for number, name in enumerate(names)})
+    svg = line_chart(
+        "loss", {name: ([0, 1], [0.0, number + 1.0]) for number, name in enumerate(names)}
+    )
     root = xml.etree.ElementTree.fromstring(svg)
     _, _, width, height = (float(value) for value in root.get("viewBox").split())
     names = [node for node in root if "name" in node.get("class", "")]
     assert len(names) == min(count, 32)
     assert (names[-1].text == f"and {count - 31} more") == (count > 32)
-    lowest = max(float(value.split(",")[1]) for node in root if node.tag == "polyline" for value in node.get("points").split())
+    lowest = max(
+        float(value.split(",")[1])
+        for node in root
+        if node.tag == "polyline"
+        for value in node.get("points").split()
+    )
     places = set()
     for node in names:
-        x, y = float(node.get("x")), float(node.get("y"))
+        x = float(node.get("x"))
+        y = float(node.get("y"))
         assert 0 <= x and x + 6.2 * len(node.text) <= width and lowest < y - 8 and y <= height
         places.add((x, y))
     assert len(places) == len(names)

@@ -29,9 +29,14 @@ class Store:
 def make_scene(num=3, **changes):
     poses = np.tile(np.diag([1.0, -1.0, -1.0, 1.0]), (num, 1, 1))
     poses[:, 2, 3] = 5.0
-    fields = dict(image_names=[f"a/{i}.jpg" for i in range(num)], camera_from_world=poses, ground_truth=None,
-                  intrinsics=np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1)),
-                  image_sizes=np.full((num, 2), SIZE), up=np.array([0, 0, 1.0]))
+    fields = dict(
+        image_names=[f"a/{i}.jpg" for i in range(num)],
+        camera_from_world=poses,
+        ground_truth=None,
+        intrinsics=np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1)),
+        image_sizes=np.full((num, 2), SIZE),
+        up=np.array([0, 0, 1.0]),
+    )
     return types.SimpleNamespace(**(fields | changes))
 
 
@@ -45,21 +50,33 @@ def photo(view, channels=3):
 def render_with_error(grey_levels):
     def render(view):
         color = (photo(view)[..., :3].astype(np.float32) + grey_levels) / 255
-        return {"color": color, "alpha": np.ones(SIZE, np.float32), "depth": np.full(SIZE, 5.0, np.float32),
-                "normal": np.tile(np.array([0, 0, 1.0], np.float32), (*SIZE, 1))}
+        return {
+            "color": color,
+            "alpha": np.ones(SIZE, np.float32),
+            "depth": np.full(SIZE, 5.0, np.float32),
+            "normal": np.tile(np.array([0, 0, 1.0], np.float32), (*SIZE, 1)),
+        }
+
     return render
 
 
 def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path):
     store = Store([photo(v) for v in range(3)])
     # 5.2 grey levels are written as 5: the score is of the 8-bit image.
-    scores = evaluation.evaluate_views(render_with_error(5.2), make_scene(), store, np.array([0, 2]), tmp_path, 700)
+    scores = evaluation.evaluate_views(
+        render_with_error(5.2), make_scene(), store, np.array([0, 2]), tmp_path, 700
+    )
     expected = 20 * np.log10(255 / 5)
     assert scores["psnr"] == pytest.approx(expected, abs=1e-3)
-    assert scores["psnr_color_corrected"] > 50 and scores["ssim"] < scores["ssim_color_corrected"] <= 1
+    assert (
+        scores["psnr_color_corrected"] > 50 and scores["ssim"] < scores["ssim_color_corrected"] <= 1
+    )
     assert scores["num_test_views"] == 2 and set(scores["per_view"]) == {"a/0.jpg", "a/2.jpg"}
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["ours_700"]["PSNR"] == pytest.approx(expected, abs=1e-3) and "SSIM" in results["ours_700"]
+    assert (
+        results["ours_700"]["PSNR"] == pytest.approx(expected, abs=1e-3)
+        and "SSIM" in results["ours_700"]
+    )
     assert "LPIPS" not in results["ours_700"]
     per_view = json.loads((tmp_path / "per_view.json").read_text())
     assert list(per_view["ours_700"]["SSIM"]) == ["00000.png", "00001.png"]
@@ -67,15 +84,22 @@ def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path
     for kind in ("renders", "gt", "depth", "normal"):
         assert sorted(p.name for p in (folder / kind).iterdir()) == ["00000.png", "00001.png"]
     assert np.array_equal(pictures.read_image(folder / "gt" / "00001.png"), photo(2))
-    assert json.loads((folder / "views.json").read_text()) == {"00000.png": "a/0.jpg", "00001.png": "a/2.jpg"}
+    assert json.loads((folder / "views.json").read_text()) == {
+        "00000.png": "a/0.jpg",
+        "00001.png": "a/2.jpg",
+    }
     # A second evaluation of fewer views leaves no old pictures between the new ones.
-    evaluation.evaluate_views(render_with_error(0), make_scene(), store, np.array([1]), tmp_path, 700)
+    evaluation.evaluate_views(
+        render_with_error(0), make_scene(), store, np.array([1]), tmp_path, 700
+    )
     assert [p.name for p in (folder / "renders").iterdir()] == ["00000.png"]
 
 
 def test_equal_pictures_have_a_psnr_that_json_can_hold(tmp_path):
     store = Store([photo(0)])
-    scores = evaluation.evaluate_views(render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1)
+    scores = evaluation.evaluate_views(
+        render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1
+    )
     assert scores["psnr"] == 100.0 and scores["ssim"] == pytest.approx(1, abs=1e-5)
 
 
@@ -84,19 +108,27 @@ def test_masked_pixels_do_not_count(tmp_path):
     image[:12, :, 3] = 0
     masked = image.copy()
     masked[:12, :, :3] = 0  # a wrong upper half, but masked
-    render = {"color": image[..., :3].astype(np.float32) / 255 + 5 / 255, "alpha": np.ones(SIZE, np.float32)}
-    scores = evaluation.evaluate_views(lambda view: render, make_scene(1), Store([masked]), np.array([0]), tmp_path, 1)
+    render = {
+        "color": image[..., :3].astype(np.float32) / 255 + 5 / 255,
+        "alpha": np.ones(SIZE, np.float32),
+    }
+    scores = evaluation.evaluate_views(
+        lambda view: render, make_scene(1), Store([masked]), np.array([0]), tmp_path, 1
+    )
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
     assert not (tmp_path / "test" / "ours_1" / "depth").exists()
 
 
 def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
-    depth, normal = np.full(SIZE, 5.25, np.float32), np.zeros((*SIZE, 3), np.float32)
+    depth = np.full(SIZE, 5.25, np.float32)
+    normal = np.zeros((*SIZE, 3), np.float32)
     normal[:] = [0, np.sin(np.radians(10)), np.cos(np.radians(10))]
     depth[:3] = 0  # sky
     np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
     normal[12:] = [1, 0, 0]  # a wall, which the render shows as ground
-    truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "0.npz") if view == 0 else None, unit="m")
+    truth = types.SimpleNamespace(
+        depth_path=lambda view: str(tmp_path / "0.npz") if view == 0 else None, unit="m"
+    )
     np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
     alpha = np.ones(SIZE, np.float32)
     alpha[:, :8] = 0.4  # nothing solid in a quarter of the picture
@@ -105,46 +137,86 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
         maps = render_with_error(1)(view)
         # Right in all solid pixels, and wrong where nothing is solid.
         plane = np.where(alpha < 0.5, 50.0, 5.25).astype(np.float32)
-        return maps | {"alpha": alpha, "median_depth": np.full(SIZE, 5.15, np.float32), "plane_depth": plane}
+        return maps | {
+            "alpha": alpha,
+            "median_depth": np.full(SIZE, 5.15, np.float32),
+            "plane_depth": plane,
+        }
 
     store = Store([photo(v) for v in range(2)])
-    scores = evaluation.evaluate_views(render, make_scene(2, ground_truth=truth), store, np.arange(2), tmp_path / "out", 1)
+    scores = evaluation.evaluate_views(
+        render, make_scene(2, ground_truth=truth), store, np.arange(2), tmp_path / "out", 1
+    )
     assert scores["depth_error"] == pytest.approx(0.25)
-    assert scores["normal_errors_deg"] == {"all": pytest.approx(90, abs=1e-3), "up_facing": pytest.approx(10, abs=1e-3),
-                                           "walls": pytest.approx(90, abs=1e-3)}
+    assert scores["normal_errors_deg"] == {
+        "all": pytest.approx(90, abs=1e-3),
+        "up_facing": pytest.approx(10, abs=1e-3),
+        "walls": pytest.approx(90, abs=1e-3),
+    }
     depth = scores["depth"]
     assert depth["unit"] == "m" and depth["expected"]["median"] == pytest.approx(0.25)
     assert depth["median"]["relative_median"] == pytest.approx(0.1 / 5.25, rel=1e-4)
-    assert depth["plane"]["p90"] == 0 and depth["plane"]["covered"] == depth["plane"]["within_1_percent"] == 0.75
+    assert (
+        depth["plane"]["p90"] == 0
+        and depth["plane"]["covered"] == depth["plane"]["within_1_percent"] == 0.75
+    )
     told = evaluation.summarize_geometry(scores)
-    for words in ("half of the light", "expected 0.25 m", "plane 0 m", "10.0 deg on roofs and ground", "90.0 deg on walls"):
+    for words in (
+        "half of the light",
+        "expected 0.25 m",
+        "plane 0 m",
+        "10.0 deg on roofs and ground",
+        "90.0 deg on walls",
+    ):
         assert words in told
     per_view = json.loads((tmp_path / "out" / "per_view.json").read_text())["ours_1"]["geometry"]
-    assert list(per_view) == ["00000.png"] and per_view["00000.png"]["depth"]["expected"]["median"] == pytest.approx(0.25)
+    assert list(per_view) == ["00000.png"] and per_view["00000.png"]["depth"]["expected"][
+        "median"
+    ] == pytest.approx(0.25)
     assert "depth" in scores["per_view"]["a/0.jpg"] and "depth" not in scores["per_view"]["a/1.jpg"]
 
 
 def test_mistakes_are_named(tmp_path):
     store = Store([photo(0)[:10]])
     with pytest.raises(InputError, match="expected the photograph's size"):
-        evaluation.evaluate_views(render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1)
+        evaluation.evaluate_views(
+            render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1
+        )
     with pytest.raises(InputError, match="at least one"):
-        evaluation.evaluate_views(render_with_error(0), make_scene(1), store, np.array([], int), tmp_path, 1)
+        evaluation.evaluate_views(
+            render_with_error(0), make_scene(1), store, np.array([], int), tmp_path, 1
+        )
 
 
 def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
     x, y = np.meshgrid(np.linspace(-3, 3, 121), np.linspace(-2, 2, 81))
     ground = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
     corners = np.array([[-3, -2, 0], [3, -2, 0], [3, 2, 0], [-3, 2, 0.0]])
-    truth = types.SimpleNamespace(points=ground, unit="m", mesh_vertices=corners,
-                                  mesh_triangles=np.array([[0, 1, 2], [0, 2, 3]]))
+    truth = types.SimpleNamespace(
+        points=ground,
+        unit="m",
+        mesh_vertices=corners,
+        mesh_triangles=np.array([[0, 1, 2], [0, 2, 3]]),
+    )
     raised = ground + np.array([0, 0, 0.1])
-    scores = evaluation.compare_to_truth(raised, make_scene(ground_truth=truth), thresholds=(0.2,)).scores
+    scores = evaluation.compare_to_truth(
+        raised, make_scene(ground_truth=truth), thresholds=(0.2,)
+    ).scores
     assert scores["accuracy"] == pytest.approx(0.1) and scores["completeness"] == pytest.approx(0.1)
-    assert scores["unit"] == "m" and scores["thresholds"][0]["f1"] == 1.0 and "2 images" in scores["crop"]
+    assert (
+        scores["unit"] == "m"
+        and scores["thresholds"][0]["f1"] == 1.0
+        and "2 images" in scores["crop"]
+    )
     assert evaluation.compare_to_truth(raised, make_scene()) is None
-    of_user = evaluation.compare_to_truth(raised, make_scene(), raised, "ft", thresholds=(0.2,)).scores
-    assert of_user["accuracy"] == 0 and of_user["unit"] == "ft" and "other ground truth hides" in of_user["crop"]
+    of_user = evaluation.compare_to_truth(
+        raised, make_scene(), raised, "ft", thresholds=(0.2,)
+    ).scores
+    assert (
+        of_user["accuracy"] == 0
+        and of_user["unit"] == "ft"
+        and "other ground truth hides" in of_user["crop"]
+    )
 
 
 def test_of_a_user_s_points_those_count_that_the_exact_depth_does_not_hide(tmp_path):
@@ -153,8 +225,12 @@ def test_of_a_user_s_points_those_count_that_the_exact_depth_does_not_hide(tmp_p
     np.savez(tmp_path / "depth.npz", depth=np.full(SIZE, 4.0, np.float32))  # the cameras are at 5
     truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "depth.npz"), unit="m")
     points = np.concatenate([roof, roof - [0, 0, 1.0]])
-    scores = evaluation.compare_to_truth(roof, make_scene(ground_truth=truth), points, "m", thresholds=(0.2,)).scores
-    assert scores["thresholds"][0]["recall"] == 1.0 and "what the exact depth hides" in scores["crop"]
+    scores = evaluation.compare_to_truth(
+        roof, make_scene(ground_truth=truth), points, "m", thresholds=(0.2,)
+    ).scores
+    assert (
+        scores["thresholds"][0]["recall"] == 1.0 and "what the exact depth hides" in scores["crop"]
+    )
 
 
 def test_metrics_parts_are_merged(tmp_path):
@@ -162,8 +238,16 @@ def test_metrics_parts_are_merged(tmp_path):
     merge_metrics(path, stages=[{"name": "device"}])
     final = evaluation.final_part({"psnr": 20.0, "per_view": {"a": 1}}, 5)
     content = merge_metrics(path, final=final)
-    assert content == json.loads(path.read_text()) == {
-        "format": 1, "stages": [{"name": "device"}], "final": {"psnr": 20.0, "num_surfels": 5}, "geometry": None}
+    assert (
+        content
+        == json.loads(path.read_text())
+        == {
+            "format": 1,
+            "stages": [{"name": "device"}],
+            "final": {"psnr": 20.0, "num_surfels": 5},
+            "geometry": None,
+        }
+    )
     assert merge_metrics(path, geometry={"unit": "m"})["final"] == final
     with pytest.raises(InputError, match="expected the parts"):
         merge_metrics(path, finale={})
@@ -173,24 +257,42 @@ def test_metrics_parts_are_merged(tmp_path):
 
 
 def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
-    photos = [np.concatenate([photo(view), np.full((*SIZE, 1), 255, np.uint8)], axis=-1) for view in range(3)]
+    photos = [
+        np.concatenate([photo(view), np.full((*SIZE, 1), 255, np.uint8)], axis=-1)
+        for view in range(3)
+    ]
     photos[1][..., 3] = 0
-    scores = evaluation.evaluate_views(render_with_error(5.0), make_scene(), Store(photos), np.arange(3), tmp_path, 7)
+    scores = evaluation.evaluate_views(
+        render_with_error(5.0), make_scene(), Store(photos), np.arange(3), tmp_path, 7
+    )
     assert scores["num_test_views"] == 2 and set(scores["per_view"]) == {"a/0.jpg", "a/2.jpg"}
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
-    assert json.loads((tmp_path / "test/ours_7/views.json").read_text()) == {"00000.png": "a/0.jpg", "00002.png": "a/2.jpg"}
+    assert json.loads((tmp_path / "test/ours_7/views.json").read_text()) == {
+        "00000.png": "a/0.jpg",
+        "00002.png": "a/2.jpg",
+    }
     assert "a/1.jpg: its mask leaves nothing" in caplog.text
-    with pytest.raises(InputError, match="test views: expected one whose mask leaves something, got 1 without"):
-        evaluation.evaluate_views(render_with_error(5.0), make_scene(), Store(photos), np.array([1]), tmp_path, 7)
+    with pytest.raises(
+        InputError, match="test views: expected one whose mask leaves something, got 1 without"
+    ):
+        evaluation.evaluate_views(
+            render_with_error(5.0), make_scene(), Store(photos), np.array([1]), tmp_path, 7
+        )
     assert not score_view(np.zeros((*SIZE, 3), np.float32), photos[1], np.ones(SIZE, bool)).any()
 
 
 def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, monkeypatch):
     names = ["../../up.jpg", "/abs/olute.png", "a/b.jpg", "a/b.png", "c.d.tif"]
-    scene = make_scene(5, image_names=names, num_views=5, test_views=np.arange(5), train_views=np.arange(0))
+    scene = make_scene(
+        5, image_names=names, num_views=5, test_views=np.arange(5), train_views=np.arange(0)
+    )
     maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
-    trained = types.SimpleNamespace(partitioned=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps)
+    trained = types.SimpleNamespace(
+        partitioned=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps
+    )
     monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
     commands.render(Settings(), tmp_path / "run")
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*_color.png")}
-    assert found == {f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")}
+    assert found == {
+        f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")
+    }

@@ -1,4 +1,6 @@
-"""Blocks agree about brightness: factors from shared photographs, and models that show the same with other colours."""
+"""Blocks agree about brightness: factors from shared photographs, and models that show the same
+with other colours.
+"""
 
 import dataclasses
 
@@ -20,24 +22,31 @@ from cosurfgs_jax.training.loop import StageState
 
 def test_gains_are_found_from_shared_photographs():
     rng = np.random.default_rng(0)
-    true = np.array([[1.2, 1.1, 1.0], [0.9, 0.9, 1.0], [1.0, 1.05, 0.95], [0.8, 1.0, 1.1]])  # canonical colours of the blocks
+    true = np.array(
+        [[1.2, 1.1, 1.0], [0.9, 0.9, 1.0], [1.0, 1.05, 0.95], [0.8, 1.0, 1.1]]
+    )  # canonical colours of the blocks
     photos = rng.uniform(0.4, 0.8, (12, 3))  # what each photograph shows of the grey that all mean
     responses = photos[None] / true[:, None]
     for block, shown in enumerate((range(5), range(3, 9), range(7, 12), range(9, 12))):  # a chain
         responses[block, [view for view in range(12) if view not in shown]] = np.nan
     views = np.array([5, 6, 5, 3])
     gains = harmonize.block_gains(responses, views)
-    np.testing.assert_allclose(gains * true, np.broadcast_to((gains * true)[:1], true.shape), rtol=1e-9)
+    np.testing.assert_allclose(
+        gains * true, np.broadcast_to((gains * true)[:1], true.shape), rtol=1e-9
+    )
     np.testing.assert_allclose((views[:, None] * np.log(gains)).sum(axis=0), 0, atol=1e-9)
 
 
 def test_one_bad_photograph_changes_nothing_and_strangers_stay():
     responses = np.full((3, 7, 3), np.nan)
-    responses[0, :6], responses[1, 1:7] = 0.5, 0.4
+    responses[0, :6] = 0.5
+    responses[1, 1:7] = 0.4
     responses[1, 3] = 0.01  # a photograph that one block failed to explain
     gains = harmonize.block_gains(responses, np.array([6, 6, 1]))
     np.testing.assert_allclose(gains[0] / gains[1], 0.5 / 0.4)
-    np.testing.assert_allclose(harmonize.block_gains(np.full((2, 4, 3), np.nan), np.array([2, 2])), 1)
+    np.testing.assert_allclose(
+        harmonize.block_gains(np.full((2, 4, 3), np.nan), np.array([2, 2])), 1
+    )
 
 
 def _with_exposure(state, gain: float, seed: int):
@@ -45,7 +54,9 @@ def _with_exposure(state, gain: float, seed: int):
     params = jax.tree.map(jnp.asarray, state.appearance)
     output = params["network"]["output"]
     noise = np.random.default_rng(seed).normal(0, 0.005, output["kernel"].shape).astype(np.float32)
-    params = params | {"network": params["network"] | {"output": output | {"kernel": output["kernel"] + noise}}}
+    params = params | {
+        "network": params["network"] | {"output": output | {"kernel": output["kernel"] + noise}}
+    }
     state = dataclasses.replace(state, appearance=params)
     return harmonize.scale_colors(jax.tree.map(jnp.asarray, state), jnp.full(3, gain, jnp.float32))
 
@@ -56,49 +67,78 @@ def test_a_model_with_other_colours_shows_its_photographs_as_before():
     before = _with_exposure(before, 1.0, 0)
     after = harmonize.scale_colors(before, jnp.asarray([1.3, 0.8, 1.1], jnp.float32))
     camera = partitioned.views.camera_arrays(int(partitioned.blocks[0].views[0]))
-    colors, photos = [], []
+    colors = []
+    photos = []
     for state in (before, after):
         colors.append(rasterize(state.surfels(), camera, image_size=(24, 32), maps="color").color)
         photos.append(expose(colors[-1], exposure_model.transform_of(state.appearance, 1)))
     assert (colors[0] > 0.05).mean() > 0.3
     np.testing.assert_allclose(photos[1], photos[0], atol=2e-6)
-    np.testing.assert_allclose(colors[1], colors[0] * jnp.asarray([1.3, 0.8, 1.1])[None, None], atol=2e-6)
+    np.testing.assert_allclose(
+        colors[1], colors[0] * jnp.asarray([1.3, 0.8, 1.1])[None, None], atol=2e-6
+    )
 
 
 def test_blocks_of_a_run_agree_afterwards(tmp_path):
-    partitioned, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
+    partitioned = four_blocks()
+    gains = np.array([1.25, 0.8, 1.0, 1.1])
     with run_context(partitioned, tmp_path, 2) as run:
-        rows = put_states(run, lambda number: jax.tree.map(
-            np.asarray, _with_exposure(solid_state(partitioned, number), float(gains[number]), 7)))
+        rows = put_states(
+            run,
+            lambda number: jax.tree.map(
+                np.asarray,
+                _with_exposure(solid_state(partitioned, number), float(gains[number]), 7),
+            ),
+        )
         stage, found = harmonize.harmonize_exposure(run, StageState("device", rows, 0, 0, 0.0))
         assert NUM_BLOCKS == len(gains)
         levels = found * gains[:, None]
-        shared = [set(partitioned.blocks[0].views.tolist()) & set(block.views.tolist()) for block in partitioned.blocks]
+        shared = [
+            set(partitioned.blocks[0].views.tolist()) & set(block.views.tolist())
+            for block in partitioned.blocks
+        ]
         assert sum(map(bool, shared)) > 1, "the case must have photographs that blocks share"
-        np.testing.assert_allclose(levels, levels.mean(axis=0)[None].repeat(NUM_BLOCKS, axis=0), rtol=0.05)
+        np.testing.assert_allclose(
+            levels, levels.mean(axis=0)[None].repeat(NUM_BLOCKS, axis=0), rtol=0.05
+        )
         assert np.ptp(found[:, 0]) > 0.2
         blocks = run.layout.get_blocks(stage.rows)
     for number, state in blocks.items():
-        sh = _with_exposure(solid_state(partitioned, number), float(gains[number] * found[number, 0]), 7).params["sh"]
+        sh = _with_exposure(
+            solid_state(partitioned, number), float(gains[number] * found[number, 0]), 7
+        ).params["sh"]
         np.testing.assert_allclose(state.params["sh"][..., 0], sh[..., 0], atol=1e-4)
 
 
 def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
-    partitioned, gains = four_blocks(), np.array([1.25, 0.8, 1.0, 1.1])
+    partitioned = four_blocks()
+    gains = np.array([1.25, 0.8, 1.0, 1.1])
 
     def merged_colors(factors):
         workdir = tmp_path / str(factors[0])
-        settings = dataclasses.replace(SETTINGS, lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False))
-        with run_context(partitioned, workdir, 1, settings) as run, \
-                Checkpoints(loop.checkpoint_folder(workdir, "device")) as checkpoints:
-            rows = put_states(run, lambda number: jax.tree.map(
-                np.asarray, _with_exposure(solid_state(partitioned, number), float(factors[number]), 7)))
+        settings = dataclasses.replace(
+            SETTINGS, lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False)
+        )
+        with (
+            run_context(partitioned, workdir, 1, settings) as run,
+            Checkpoints(loop.checkpoint_folder(workdir, "device")) as checkpoints,
+        ):
+            rows = put_states(
+                run,
+                lambda number: jax.tree.map(
+                    np.asarray,
+                    _with_exposure(solid_state(partitioned, number), float(factors[number]), 7),
+                ),
+            )
             loop.save_stage(run, StageState("device", rows, 1, 0, 0.0), checkpoints)
             checkpoints.wait()
         surfels, _ = load_merged(settings, workdir, partitioned)
         return surfels.means, 0.5 + spherical_harmonics.C0 * surfels.sh[:, 0]
 
-    (means, level), (other_means, colors) = merged_colors(np.ones(4)), merged_colors(gains)
+    (means, level) = merged_colors(np.ones(4))
+    (other_means, colors) = merged_colors(gains)
     np.testing.assert_array_equal(means, other_means)
     ratio = colors[level[:, 0] > 0.05, 0] / level[level[:, 0] > 0.05, 0]
-    np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.05)  # of all cells; it was 0.8 to 1.25
+    np.testing.assert_allclose(
+        ratio, np.median(ratio), rtol=0.05
+    )  # of all cells; it was 0.8 to 1.25

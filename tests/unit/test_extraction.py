@@ -1,4 +1,6 @@
-"""From rendered views to mesh files: what is chosen, what is dropped, which formats come out, what is said if nothing does."""
+"""From rendered views to mesh files: what is chosen, what is dropped, which formats come out, what
+is said if nothing does.
+"""
 
 import types
 
@@ -27,13 +29,24 @@ def sphere_scene(num=10, elevations=(0.6, 1.2)):
         depth = exact.depth.copy()
         if view == 3:
             depth[5:20, 5:20] = 4.0
-        return {"color": exact.color / np.float32(255), "alpha": (depth > 0).astype(np.float32), "plane_depth": depth,
-                "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(np.float32)}
+        return {
+            "color": exact.color / np.float32(255),
+            "alpha": (depth > 0).astype(np.float32),
+            "plane_depth": depth,
+            "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(
+                np.float32
+            ),
+        }
 
     return render, types.SimpleNamespace(
-        camera_from_world=np.stack([v.camera_from_world for v, _ in views]), points=points, up=UP,
-        intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)), image_sizes=np.full((len(views), 2), (HEIGHT, WIDTH)),
-        track_offsets=np.zeros(501, np.int64), track_views=np.zeros(0, np.int32))
+        camera_from_world=np.stack([v.camera_from_world for v, _ in views]),
+        points=points,
+        up=UP,
+        intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)),
+        image_sizes=np.full((len(views), 2), (HEIGHT, WIDTH)),
+        track_offsets=np.zeros(501, np.int64),
+        track_views=np.zeros(0, np.int32),
+    )
 
 
 def never_render(view):
@@ -41,11 +54,19 @@ def never_render(view):
 
 
 def test_extraction_from_rendered_views(tmp_path):
-    """From maps to a clean mesh; a floater in one view is not confirmed, and lengths come from the points."""
+    """From maps to a clean mesh; a floater in one view is not confirmed, and lengths come from the
+    points.
+    """
     render, scene = sphere_scene()
     done = []
-    info = extraction.extract_mesh(render, scene, np.arange(20), SurfaceSettings(), tmp_path / "mesh.ply",
-                                   progress=lambda what, i, n: done.append((what, i, n)))
+    info = extraction.extract_mesh(
+        render,
+        scene,
+        np.arange(20),
+        SurfaceSettings(),
+        tmp_path / "mesh.ply",
+        progress=lambda what, i, n: done.append((what, i, n)),
+    )
     mesh = meshes.read_mesh_ply(tmp_path / "mesh.ply")
     assert info["voxel_size"] == pytest.approx(1.5 * 5.0 / 117.5, rel=0.3)
     assert info["num_triangles"] == len(mesh.triangles) and info["num_tiles"] == 1
@@ -53,13 +74,23 @@ def test_extraction_from_rendered_views(tmp_path):
     assert np.abs(radius - 1.5).max() < info["voxel_size"]
     # Two rows of views on one side see a cap of more than a third of the sphere.
     corners = mesh.vertices[mesh.triangles]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    area = (
+        np.linalg.norm(
+            np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+        ).sum()
+        / 2
+    )
     assert area > 0.35 * 4 * np.pi * 1.5**2
     assert info["counts"]["unconfirmed"] >= 15 * 15
     assert [what for what in dict.fromkeys(what for what, _, _ in done)] == list(extraction.PHASES)
-    assert all((what, n, n) in done for what, n in (("render depth", 20), ("filter depth", 20), ("extract", 1), ("write", 1)))
+    assert all(
+        (what, n, n) in done
+        for what, n in (("render depth", 20), ("filter depth", 20), ("extract", 1), ("write", 1))
+    )
     with pytest.raises(InputError, match="at least one view"):
-        extraction.extract_mesh(render, scene, np.arange(0), SurfaceSettings(), tmp_path / "none.ply")
+        extraction.extract_mesh(
+            render, scene, np.arange(0), SurfaceSettings(), tmp_path / "none.ply"
+        )
 
 
 def test_tiles_go_to_the_file_as_one_mesh(tmp_path, monkeypatch):
@@ -78,33 +109,60 @@ def test_tiles_go_to_the_file_as_one_mesh(tmp_path, monkeypatch):
 
 def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
     render, scene = sphere_scene()
-    with pytest.raises(InputError, match=r"none of the 1 views has a neighbour .* config.surface.min_neighbor_views=0"):
-        extraction.extract_mesh(never_render, scene, np.arange(1), SurfaceSettings(), tmp_path / "m.ply")
-    # Two views that look at each other confirm nothing either; with a third one beside the first only one is alone.
+    with pytest.raises(
+        InputError,
+        match=r"none of the 1 views has a neighbour .* config.surface.min_neighbor_views=0",
+    ):
+        extraction.extract_mesh(
+            never_render, scene, np.arange(1), SurfaceSettings(), tmp_path / "m.ply"
+        )
+    # Two views that look at each other confirm nothing either; with a third one beside the first
+    # only one is alone.
     scene.camera_from_world[1] = scene.camera_from_world[0] @ np.diag([-1.0, 1, -1, 1])
-    scene.camera_from_world[1, :3, 3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_world[0, :3, 3] + [0, 0, 10.0]
+    scene.camera_from_world[1, :3, 3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_world[
+        0, :3, 3
+    ] + [0, 0, 10.0]
     scene.camera_from_world[1, :3, :3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_world[0, :3, :3]
     with pytest.raises(InputError, match="none of the 2 views"):
-        extraction.extract_mesh(never_render, scene, np.arange(2), SurfaceSettings(), tmp_path / "m.ply")
+        extraction.extract_mesh(
+            never_render, scene, np.arange(2), SurfaceSettings(), tmp_path / "m.ply"
+        )
     extraction._check_neighbors([np.array([1]), np.array([0]), np.zeros(0, int)], 2)
     assert "1 of 3 views have no neighbour" in caplog.text
     extraction._check_neighbors([np.zeros(0, int)], 0)  # nothing has to be confirmed
     assert not (tmp_path / "m.ply").exists()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda maps, _: maps | {"alpha": maps["alpha"] * 0.3}, "had no depth.*train longer"),
-    (lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(np.nan)}, "had no depth.*train longer"),
-    (lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(20)}, "outside the depth range.*SfM points"),
-    (lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(0.7)},
-     "not confirmed.*config.surface.min_neighbor_views"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda maps, _: maps | {"alpha": maps["alpha"] * 0.3}, "had no depth.*train longer"),
+        (
+            lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(np.nan)},
+            "had no depth.*train longer",
+        ),
+        (
+            lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(20)},
+            "outside the depth range.*SfM points",
+        ),
+        (
+            lambda maps, _: maps | {"plane_depth": maps["plane_depth"] * np.float32(0.7)},
+            "not confirmed.*config.surface.min_neighbor_views",
+        ),
+    ],
+)
 def test_depth_that_is_nowhere_valid_is_one_sentence(tmp_path, capsys, change, words):
     render, scene = sphere_scene()
     settings = SurfaceSettings(max_angle_deg=89.9, min_neighbor_views=5)
 
     def main(_):
-        extraction.extract_mesh(lambda view: change(render(view), view), scene, np.arange(0, 20, 3), settings, tmp_path / "m.ply")
+        extraction.extract_mesh(
+            lambda view: change(render(view), view),
+            scene,
+            np.arange(0, 20, 3),
+            settings,
+            tmp_path / "m.ply",
+        )
 
     assert program.run(main, argv=["extract_mesh"]) == 2
     printed = capsys.readouterr().err
@@ -119,7 +177,12 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
     trimesh = pytest.importorskip("trimesh")
     mesh = two_squares()
     vertices = 0.1 * mesh.vertices + np.array([0, 0, 0.01]) * mesh.vertices[:, :1] ** 2 + offset
-    mesh = meshes.Mesh(vertices, mesh.triangles, mesh.vertex_colors, meshes.vertex_normals(vertices, mesh.triangles))
+    mesh = meshes.Mesh(
+        vertices,
+        mesh.triangles,
+        mesh.vertex_colors,
+        meshes.vertex_normals(vertices, mesh.triangles),
+    )
     for form in ("obj", "glb"):
         mesh_files.write_mesh(tmp_path / f"m.{form}", mesh, form, UP)
         loaded = trimesh.load(tmp_path / f"m.{form}", process=False)
@@ -130,7 +193,10 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
         assert np.abs(places - mesh.vertices).max() < 1e-6, form
         assert np.array_equal(back.faces, mesh.triangles)
         assert np.array_equal(np.asarray(back.visual.vertex_colors)[:, :3], mesh.vertex_colors)
-    assert {path.name for path in tmp_path.iterdir()} == {"m.obj", "m.glb"}  # no temporary file is left
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "m.obj",
+        "m.glb",
+    }  # no temporary file is left
     empty = meshes.keep_vertices(mesh, np.zeros(len(mesh.triangles), bool))
     with pytest.raises(InputError, match="no triangle"):
         mesh_files.write_mesh(tmp_path / "e.obj", empty, "obj", UP)
@@ -139,26 +205,40 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
 def test_any_up_becomes_y():
     for up in (UP, np.array([1.0, 0.2, -0.3]), np.array([0, -1.0, 0])):
         rotation = mesh_files._upright(up)
-        assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(rotation) == pytest.approx(1)
+        assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(
+            rotation
+        ) == pytest.approx(1)
         assert np.allclose(rotation @ up / np.linalg.norm(up), [0, 1, 0])
 
 
 def test_formats_are_checked_before_the_long_work(tmp_path, monkeypatch):
     _, scene = sphere_scene()
     with pytest.raises(InputError, match="--format: expected ply, obj, glb, got 'fbx'"):
-        extraction.extract_mesh(never_render, scene, np.arange(20), SurfaceSettings(), tmp_path / "m.ply", form="fbx")
+        extraction.extract_mesh(
+            never_render, scene, np.arange(20), SurfaceSettings(), tmp_path / "m.ply", form="fbx"
+        )
     monkeypatch.setitem(__import__("sys").modules, "trimesh", None)
     with pytest.raises(InputError, match=r'trimesh .* pip install "cosurfgs_jax\[mesh\]"'):
-        extraction.extract_mesh(never_render, scene, np.arange(20), SurfaceSettings(), tmp_path / "m.ply", form="obj")
+        extraction.extract_mesh(
+            never_render, scene, np.arange(20), SurfaceSettings(), tmp_path / "m.ply", form="obj"
+        )
 
 
 def open_box(size=24, noise=0.05):
-    """A box without a lid from a grid of voxels: five planes with noise along their normals, in voxels."""
+    """A box without a lid from a grid of voxels: five planes with noise along their normals, in
+    voxels.
+    """
     axis = np.arange(size + 1.0)
     corner = (np.arange(size)[:, None] * (size + 1) + np.arange(size)).ravel()
-    cells = np.concatenate([np.stack([corner, corner + a, corner + b], axis=1) for a, b in ((1, size + 2), (size + 2, size + 1))])
+    cells = np.concatenate(
+        [
+            np.stack([corner, corner + a, corner + b], axis=1)
+            for a, b in ((1, size + 2), (size + 2, size + 1))
+        ]
+    )
     x, y = (grid.ravel() for grid in np.meshgrid(axis, axis))
-    low, high = np.zeros_like(x), np.full_like(x, size)
+    low = np.zeros_like(x)
+    high = np.full_like(x, size)
     sides = [(x, y, low), (low, x, y), (high, x, y), (x, low, y), (x, high, y)]
     vertices = np.concatenate([np.stack(side, axis=1) for side in sides])
     triangles = np.concatenate([cells + number * len(x) for number in range(5)])
@@ -171,8 +251,12 @@ def open_box(size=24, noise=0.05):
             others = np.delete(vertices, axis, axis=1)
             is_inner &= ((others > 0) & (others < size)).all(axis=1)
             vertices[is_inner, axis] += generator.normal(0, noise, is_inner.sum())
-    colors = np.where(vertices[:, 2:] > size / 2, np.array([[200, 30, 30]]), np.array([[30, 30, 200]])).astype(np.uint8)
-    return meshes.Mesh(vertices + FAR, triangles, colors, meshes.vertex_normals(vertices, triangles))
+    colors = np.where(
+        vertices[:, 2:] > size / 2, np.array([[200, 30, 30]]), np.array([[30, 30, 200]])
+    ).astype(np.uint8)
+    return meshes.Mesh(
+        vertices + FAR, triangles, colors, meshes.vertex_normals(vertices, triangles)
+    )
 
 
 def test_a_decimated_box_keeps_its_shape():
@@ -180,8 +264,16 @@ def test_a_decimated_box_keeps_its_shape():
     few = simplify.decimate(box, 200)
     assert len(box.triangles) == 5760 and 100 < len(few.triangles) <= 200
     vertices = few.vertices - FAR
-    to_walls = np.min([np.abs(vertices[:, 0]), np.abs(vertices[:, 0] - 24), np.abs(vertices[:, 1]), np.abs(vertices[:, 1] - 24),
-                       np.abs(vertices[:, 2])], axis=0)
+    to_walls = np.min(
+        [
+            np.abs(vertices[:, 0]),
+            np.abs(vertices[:, 0] - 24),
+            np.abs(vertices[:, 1]),
+            np.abs(vertices[:, 1] - 24),
+            np.abs(vertices[:, 2]),
+        ],
+        axis=0,
+    )
     assert to_walls.max() < 0.2
     corners = np.array([[x, y, z] for x in (0, 24) for y in (0, 24) for z in (0, 24.0)])
     assert np.linalg.norm(corners[:, None] - vertices, axis=2).min(axis=1).max() < 0.2
@@ -190,16 +282,26 @@ def test_a_decimated_box_keeps_its_shape():
     edges, counts = np.unique(edges, axis=0, return_counts=True)
     border = vertices[np.unique(edges[counts == 1])]
     assert len(border) >= 4 and np.abs(border[:, 2] - 24).max() < 0.1
-    assert few.vertex_colors[vertices[:, 2] > 23.5].tolist() == [[200, 30, 30]] * int((vertices[:, 2] > 23.5).sum())
+    assert few.vertex_colors[vertices[:, 2] > 23.5].tolist() == [[200, 30, 30]] * int(
+        (vertices[:, 2] > 23.5).sum()
+    )
     assert simplify.decimate(box, 0) is box and simplify.decimate(box, 10**6) is box
 
 
 def test_target_triangles_and_format_of_an_extraction(tmp_path):
     trimesh = pytest.importorskip("trimesh")
     render, scene = sphere_scene()
-    info = extraction.extract_mesh(render, scene, np.arange(20), SurfaceSettings(target_triangles=500), tmp_path / "mesh.ply",
-                                   form="glb")
+    info = extraction.extract_mesh(
+        render,
+        scene,
+        np.arange(20),
+        SurfaceSettings(target_triangles=500),
+        tmp_path / "mesh.ply",
+        form="glb",
+    )
     mesh = meshes.read_mesh_ply(tmp_path / "mesh.ply")
-    assert info["num_triangles"] == len(mesh.triangles) <= 500 < info["num_triangles_before_cleaning"]
+    assert (
+        info["num_triangles"] == len(mesh.triangles) <= 500 < info["num_triangles_before_cleaning"]
+    )
     assert np.abs(np.linalg.norm(mesh.vertices - FAR, axis=1) - 1.5).max() < 2 * info["voxel_size"]
     assert len(trimesh.load(tmp_path / "mesh.glb").to_geometry().faces) == len(mesh.triangles)

@@ -1,4 +1,6 @@
-"""What is delivered to the devices is the batch, wherever its photographs come from; and the host may run a step ahead."""
+"""What is delivered to the devices is the batch, wherever its photographs come from; and the host
+may run a step ahead.
+"""
 
 import dataclasses
 import types
@@ -11,38 +13,57 @@ from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout, sharded
-from cosurfgs_jax.settings import DataSettings, DensitySettings, LossSettings, Settings, SurfelSettings, TrainSettings
+from cosurfgs_jax.settings import (
+    DataSettings,
+    DensitySettings,
+    LossSettings,
+    Settings,
+    SurfelSettings,
+    TrainSettings,
+)
 from cosurfgs_jax.training import dispatch, loop
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.device_cache import DeviceCache, free_bytes, shelf_bytes
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import Photographs, PartitionedScene, first_state
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs, first_state
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.step import StepShape
 from cosurfgs_jax.training.world_cameras import WorldViews
 
-SLOTS, STEPS = 2048, 5
-SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1), train=TrainSettings(steps=STEPS, log_every=2),
-                    density=DensitySettings(enabled=False), loss=LossSettings(geometry_start=0.0))
-KEPT, SENT = 64, 0  # config.data.device_memory_mb
+SLOTS = 2048
+STEPS = 5
+SETTINGS = Settings(
+    surfels=SurfelSettings(sh_degree=1),
+    train=TrainSettings(steps=STEPS, log_every=2),
+    density=DensitySettings(enabled=False),
+    loss=LossSettings(geometry_start=0.0),
+)
+KEPT = 64
+SENT = 0  # config.data.device_memory_mb
 
 
 class Photos:
-    """Stands in for an ImageStore: photographs of noise in the sizes that the scene says, and notes which were read."""
+    """Stands in for an ImageStore: photographs of noise in the sizes that the scene says, and notes
+    which were read.
+    """
 
     num_threads = 2
 
     def __init__(self, partitioned: PartitionedScene):
-        self._partitioned, self.read, self.asked = partitioned, [], []
+        self._partitioned = partitioned
+        self.read = []
+        self.asked = []
 
     def load(self, view: int) -> np.ndarray:
         self.read.append(view)
         channels = 4 if self._partitioned.scene.has_masks else 3
-        photo = np.random.default_rng(view).integers(0, 256, (*self._partitioned.scene.image_sizes[view], channels), np.uint8)
+        photo = np.random.default_rng(view).integers(
+            0, 256, (*self._partitioned.scene.image_sizes[view], channels), np.uint8
+        )
         photo[..., 3:] = np.where(photo[..., 3:] > 99, 255, 0)
         return photo
 
@@ -50,42 +71,69 @@ class Photos:
         self.asked += views
 
 
-def context_of(partitioned: PartitionedScene, num_devices: int, device_memory_mb: int, settings: Settings = SETTINGS) -> Run:
+def context_of(
+    partitioned: PartitionedScene,
+    num_devices: int,
+    device_memory_mb: int,
+    settings: Settings = SETTINGS,
+) -> Run:
     settings = dataclasses.replace(settings, data=DataSettings(device_memory_mb=device_memory_mb))
     layout = make_layout(partitioned.partition.edge_of_block, num_devices)
     return Run(settings, Path(), partitioned, layout, Photos(partitioned), StopRequest(), None)
 
 
 def with_two_sizes(partitioned: PartitionedScene, has_masks: bool) -> PartitionedScene:
-    """Every other photograph is smaller, so that blocks pad them, and a single block has two sizes."""
+    """Every other photograph is smaller, so that blocks pad them, and a single block
+    has two sizes.
+    """
     sizes = partitioned.scene.image_sizes.copy()
     sizes[::2] -= 8
     scene = dataclasses.replace(partitioned.scene, image_sizes=sizes).with_masks(has_masks)
     return partitioned._replace(scene=scene, views=WorldViews(scene, partitioned.frame))
 
 
-CASES = {"one block": (1, 1, False, False), "blocks": (4, 4, False, False), "a device without a block": (3, 2, False, False),
-         "masks": (3, 2, False, True), "padded": (3, 2, True, False), "two sizes": (1, 1, True, True)}
+CASES = {
+    "one block": (1, 1, False, False),
+    "blocks": (4, 4, False, False),
+    "a device without a block": (3, 2, False, False),
+    "masks": (3, 2, False, True),
+    "padded": (3, 2, True, False),
+    "two sizes": (1, 1, True, True),
+}
 
 
 @pytest.mark.parametrize("device_memory_mb", [KEPT, SENT])
-@pytest.mark.parametrize("num_blocks, num_devices, has_two_sizes, has_masks", CASES.values(), ids=CASES)
-def test_what_is_delivered_is_the_batch(num_blocks, num_devices, has_two_sizes, has_masks, device_memory_mb):
+@pytest.mark.parametrize(
+    "num_blocks, num_devices, has_two_sizes, has_masks", CASES.values(), ids=CASES
+)
+def test_what_is_delivered_is_the_batch(
+    num_blocks, num_devices, has_two_sizes, has_masks, device_memory_mb
+):
     partitioned = town_place(num_blocks=num_blocks)
     if has_two_sizes or has_masks:
-        partitioned = with_two_sizes(partitioned, has_masks) if has_two_sizes else partitioned._replace(scene=partitioned.scene.with_masks(True))
+        partitioned = (
+            with_two_sizes(partitioned, has_masks)
+            if has_two_sizes
+            else partitioned._replace(scene=partitioned.scene.with_masks(True))
+        )
     run = context_of(partitioned, num_devices, device_memory_mb)
-    delivering, putting = BlockViews(run), BlockViews(run)
+    delivering = BlockViews(run)
+    putting = BlockViews(run)
     assert delivering.device_cache.is_keeping == (device_memory_mb == KEPT)
     layout = run.layout
-    open_it, seconds = sharded(lambda delivery: delivery.open(), layout), set()
+    open_it = sharded(lambda delivery: delivery.open(), layout)
+    seconds = set()
     for step in range(2 * partitioned.max_views + 1):
         for row in range(layout.blocks_per_device):
             arguments = row, step, step / 100, step % 3, step > 1
-            got, expected = open_it(delivering.deliver(*arguments)), putting.batch(*arguments)
+            got = open_it(delivering.deliver(*arguments))
+            expected = putting.batch(*arguments)
             assert jax.tree.structure(got) == jax.tree.structure(expected)
             for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-                assert (one.shape, one.dtype) == (other.shape, other.dtype) and one.sharding.is_equivalent_to(other.sharding, 1)
+                assert (one.shape, one.dtype) == (
+                    other.shape,
+                    other.dtype,
+                ) and one.sharding.is_equivalent_to(other.sharding, 1)
                 np.testing.assert_array_equal(one, other)
             if expected.second is not None:
                 seconds |= set(np.asarray(expected.second.is_used).tolist())
@@ -95,7 +143,8 @@ def test_what_is_delivered_is_the_batch(num_blocks, num_devices, has_two_sizes, 
 def test_what_is_kept_is_read_once_and_not_decoded_ahead():
     partitioned = town_place(num_blocks=3)
     run = context_of(partitioned, 2, KEPT)
-    views, layout = BlockViews(run), run.layout
+    views = BlockViews(run)
+    layout = run.layout
     for step in range(partitioned.max_views):
         views.prefetch(step)
         for row in range(layout.blocks_per_device):
@@ -113,13 +162,18 @@ def test_what_is_kept_is_read_once_and_not_decoded_ahead():
 def test_a_budget_that_is_too_small_by_a_byte_keeps_nothing():
     partitioned = town_place(num_blocks=3)
     layout = make_layout(partitioned.partition.edge_of_block, 2)
-    load, size = Photographs(partitioned, Photos(partitioned)).load, 3 * int(np.prod(partitioned.photo_size))
+    load = Photographs(partitioned, Photos(partitioned)).load
+    size = 3 * int(np.prod(partitioned.photo_size))
     most = [max(len(partitioned.blocks[block].views) for block in row) for row in ((0, 2), (1,))]
     assert len(partitioned.blocks) == 3 and layout.blocks_per_device == 2
-    for num_bytes, is_keeping in ((sum(most) * size, True), (sum(most) * size - 1, False), (0, False)):
+    for num_bytes, is_keeping in (
+        (sum(most) * size, True),
+        (sum(most) * size - 1, False),
+        (0, False),
+    ):
         device_cache = DeviceCache(partitioned, layout, load, num_bytes)
         assert device_cache.is_keeping == is_keeping
-        table, = device_cache.bring(0, lambda block: int(partitioned.blocks[block].views[0]))
+        (table,) = device_cache.bring(0, lambda block: int(partitioned.blocks[block].views[0]))
         assert table.shape == (2, most[0] if is_keeping else 1, *partitioned.photo_size, 3)
 
 
@@ -139,32 +193,52 @@ def partitioned() -> PartitionedScene:
 
 def start(run: Run) -> loop.StageState:
     partitioned = run.partitioned
-    return loop.start_stage(run, "device", lambda number: first_state(partitioned, partitioned.blocks[number], SETTINGS, SLOTS), SLOTS)
+    return loop.start_stage(
+        run,
+        "device",
+        lambda number: first_state(partitioned, partitioned.blocks[number], SETTINGS, SLOTS),
+        SLOTS,
+    )
 
 
 @pytest.fixture(scope="module")
 def expected(partitioned) -> list:
-    """The block's state before and after each step, taken one at a time with batches put leaf by leaf."""
-    run, course = context_of(partitioned, 1, SENT), Schedule.from_settings(SETTINGS)
-    steps, views, state = compile_blocks(SETTINGS, run.layout), BlockViews(run), start(run).rows[0]
+    """The block's state before and after each step, taken one at a time with batches put leaf by
+    leaf.
+    """
+    run = context_of(partitioned, 1, SENT)
+    course = Schedule.from_settings(SETTINGS)
+    steps = compile_blocks(SETTINGS, run.layout)
+    views = BlockViews(run)
+    state = start(run).rows[0]
     states = [run.layout.get(state, 0)]
     for step in range(STEPS):
         batch = views.batch(0, step, step / STEPS, course.sh_degree_at(step), with_second=True)
-        state, _ = jax.block_until_ready(steps.train(state, batch, shape=StepShape(False, has_geometry=True)))
+        state, _ = jax.block_until_ready(
+            steps.train(state, batch, shape=StepShape(False, has_geometry=True))
+        )
         states.append(run.layout.get(state, 0))
     return states
 
 
-def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(partitioned, expected, tmp_path, monkeypatch):
+def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
+    partitioned, expected, tmp_path, monkeypatch
+):
     monkeypatch.setattr(loop, "programs_ahead", lambda layout: 1)  # as on an accelerator
-    events, wait = [], jax.block_until_ready
-    monkeypatch.setattr(dispatch.jax, "block_until_ready", lambda result: events.append("wait") or wait(result))
+    events = []
+    wait = jax.block_until_ready
+    monkeypatch.setattr(
+        dispatch.jax, "block_until_ready", lambda result: events.append("wait") or wait(result)
+    )
 
     def trainer(run: Run, stop_after: int | None = None):
         trainer = loop.Trainer(run, Schedule.from_settings(SETTINGS))
         launch = trainer._steps.train_packed
         trainer._steps = trainer._steps._replace(
-            train_packed=lambda *arguments, **options: events.append("launch") or launch(*arguments, **options))
+            train_packed=lambda *arguments, **options: (
+                events.append("launch") or launch(*arguments, **options)
+            )
+        )
 
         def advance(stage, progress):
             if stage.step + 1 == stop_after:

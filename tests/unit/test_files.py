@@ -1,4 +1,6 @@
-"""Text as other programs write it, numbers, names that files may have, and the boundary that readers share."""
+"""Text as other programs write it, numbers, names that files may have, and the boundary that
+readers share.
+"""
 
 import json
 import logging
@@ -12,7 +14,9 @@ from cosurfgs_jax.errors import InputError
 TEXT = "# Kopf\n1 Hütte.jpg\n2 Straße 7.jpg"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"]
+)
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_text_of_any_program(tmp_path, caplog, encoding, end):
     path = tmp_path / "a.txt"
@@ -26,7 +30,14 @@ def test_text_of_any_program(tmp_path, caplog, encoding, end):
 
 
 def test_what_is_no_text_is_refused_with_its_path(tmp_path):
-    for content in (b"\xff\xfe\x00", b"\x00\xd8" * 50, b"[" * 200_000, b"", b'{"a": 1', b"9" * 5000):
+    for content in (
+        b"\xff\xfe\x00",
+        b"\x00\xd8" * 50,
+        b"[" * 200_000,
+        b"",
+        b'{"a": 1',
+        b"9" * 5000,
+    ):
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.json: expected JSON, got .* damaged"):
             files.read_json(tmp_path / "a.json")
@@ -39,7 +50,10 @@ def test_what_is_no_text_is_refused_with_its_path(tmp_path):
         files.read_json_object(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize(("word", "value"), [("1920", 1920), ("1920.0", 1920), ("-1", -1), ("+3", 3), ("1e3", 1000), ("07", 7)])
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("1920", 1920), ("1920.0", 1920), ("-1", -1), ("+3", 3), ("1e3", 1000), ("07", 7)],
+)
 def test_whole_numbers(word, value):
     assert files.whole_number(word) == value
 
@@ -53,10 +67,19 @@ def test_no_whole_numbers(word):
             files.number(word)
 
 
-@pytest.mark.parametrize(("name", "safe"), [
-    ("a/b.jpg", "a/b.jpg"), ("../../x.jpg", "x.jpg"), ("/etc/x.jpg", "etc/x.jpg"), ("C:\\me\\x.jpg", "me/x.jpg"),
-    ("a/../../b/./x.jpg", "a/b/x.jpg"), ("..", ""), ("a//x", "a/x"), ("a/ .. /x", "a/x"),
-])
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("../../x.jpg", "x.jpg"),
+        ("/etc/x.jpg", "etc/x.jpg"),
+        ("C:\\me\\x.jpg", "me/x.jpg"),
+        ("a/../../b/./x.jpg", "a/b/x.jpg"),
+        ("..", ""),
+        ("a//x", "a/x"),
+        ("a/ .. /x", "a/x"),
+    ],
+)
 def test_safe_names(name, safe):
     assert files.safe_name(name) == safe
     if safe and name == safe:
@@ -66,16 +89,34 @@ def test_safe_names(name, safe):
             files.check_name(name, "model")
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "x" * 201, "é" * 101, "a/" * 500 + "x", "\udcfc.jpg", "a\u2028b"])
+@pytest.mark.parametrize(
+    "name", ["", "a\0b", "a\nb", "x" * 201, "é" * 101, "a/" * 500 + "x", "\udcfc.jpg", "a\u2028b"]
+)
 def test_names_that_no_file_should_have(name):
-    with pytest.raises(InputError, match="model: expected relative image names of at most 200 bytes, got "):
+    with pytest.raises(
+        InputError, match="model: expected relative image names of at most 200 bytes, got "
+    ):
         files.check_name(name, "model")
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), MemoryError(), ZeroDivisionError("by zero"), StopIteration(),
-                                   OSError("no image"), UnicodeDecodeError("utf-8", b"", 0, 1, "why")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        RecursionError(),
+        MemoryError(),
+        ZeroDivisionError("by zero"),
+        StopIteration(),
+        OSError("no image"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, "why"),
+    ],
+)
 def test_the_boundary_turns_everything_into_one_error(error):
-    with pytest.raises(InputError, match="here: expected a file of poses, got one that is cut off or damaged .*; write it again"):
+    with pytest.raises(
+        InputError,
+        match="here: expected a file of poses, got one that is cut off or damaged .*; write it "
+        "again",
+    ):
         with files.reading("here", "a file of poses", "write it again"):
             raise error
 
@@ -91,7 +132,9 @@ def test_arrays(tmp_path):
     np.savez(path, depth=np.ones(3), other=np.zeros(1))
     found = files.read_arrays(path, ("depth",), optional=("normal", "other"))
     assert sorted(found) == ["depth", "other"]
-    with pytest.raises(InputError, match=r"a\.npz: expected an \.npz file with normal, got .*normal.*delete it"):
+    with pytest.raises(
+        InputError, match=r"a\.npz: expected an \.npz file with normal, got .*normal.*delete it"
+    ):
         files.read_arrays(path, ("normal",))
     np.savez(path, depth=np.array([{}], object))
     with pytest.raises(InputError, match=r"a\.npz: .*damaged"):

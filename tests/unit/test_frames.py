@@ -1,4 +1,6 @@
-"""Ground truth in another frame or unit: what was probably forgotten is said, and a bad surface is not taken for it."""
+"""Ground truth in another frame or unit: what was probably forgotten is said, and a bad surface is
+not taken for it.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from cosurfgs_jax.metrics.frames import check_same_frame
 
 
 def block(num=20_000, seed=0):
-    """Points on the faces of a box of 200 x 120 x 40 that stands on the ground, not centred on the origin."""
+    """Points on the faces of a box of 200 x 120 x 40 that stands on the ground, not centred on the
+    origin.
+    """
     generator = np.random.default_rng(seed)
     points = generator.random((num, 3))
     points[np.arange(num), generator.integers(0, 3, num)] = generator.integers(0, 2, num)
@@ -18,30 +22,42 @@ def block(num=20_000, seed=0):
 SURFACE = block()
 
 
-@pytest.mark.parametrize(("change", "cause"), [
-    (lambda p: 1000 * p, "millimetres against metres: 1000 times as large"),
-    (lambda p: 100 * p, "centimetres against metres"),
-    (lambda p: 3.2808 * p, "feet against metres"),
-    (lambda p: 0.3048 * p, "metres against feet"),
-    (lambda p: 0.001 * p, "metres against millimetres"),
-    (lambda p: p + [400_000.0, 5_600_000, 120], "was an origin subtracted"),
-    (lambda p: p + [300.0, 0, 0], "fits after adding \\(-(29|30).*was an origin subtracted"),
-    (lambda p: p[:, [0, 2, 1]], "axes seem to be swapped: its \\(x, z, y\\) fits"),
-    (lambda p: p * [1, 1, -1.0], "axes seem to be flipped: its \\(x, y, -z\\) fits"),
-    (lambda p: 37 * p, "it is 3\\d(\\.\\d+)? times as large"),
-])
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda p: 1000 * p, "millimetres against metres: 1000 times as large"),
+        (lambda p: 100 * p, "centimetres against metres"),
+        (lambda p: 3.2808 * p, "feet against metres"),
+        (lambda p: 0.3048 * p, "metres against feet"),
+        (lambda p: 0.001 * p, "metres against millimetres"),
+        (lambda p: p + [400_000.0, 5_600_000, 120], "was an origin subtracted"),
+        (lambda p: p + [300.0, 0, 0], "fits after adding \\(-(29|30).*was an origin subtracted"),
+        (lambda p: p[:, [0, 2, 1]], "axes seem to be swapped: its \\(x, z, y\\) fits"),
+        (lambda p: p * [1, 1, -1.0], "axes seem to be flipped: its \\(x, y, -z\\) fits"),
+        (lambda p: 37 * p, "it is 3\\d(\\.\\d+)? times as large"),
+    ],
+)
 def test_the_likely_cause_is_named(change, cause):
-    with pytest.raises(InputError, match=f"expected the frame and unit of the model, got median .*{cause}"):
+    with pytest.raises(
+        InputError, match=f"expected the frame and unit of the model, got median .*{cause}"
+    ):
         check_same_frame(SURFACE, change(block(seed=1)))
 
 
-@pytest.mark.parametrize("change", [
-    lambda p: p,
-    lambda p: p + np.random.default_rng(2).normal(0, 3.0, p.shape),  # noise of 1.5 % of the width
-    lambda p: p[p[:, 0] < 90],  # a part of the place
-    lambda p: p + [0, 0, 6.0],  # too high by 3 %: an error of the model
-    lambda p: np.concatenate([p, np.random.default_rng(3).uniform(-500, 500, (3000, 3))]),  # stray pieces
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p,
+        lambda p: (
+            p + np.random.default_rng(2).normal(0, 3.0, p.shape)
+        ),  # noise of 1.5 % of the width
+        lambda p: p[p[:, 0] < 90],  # a part of the place
+        lambda p: p + [0, 0, 6.0],  # too high by 3 %: an error of the model
+        lambda p: np.concatenate(
+            [p, np.random.default_rng(3).uniform(-500, 500, (3000, 3))]
+        ),  # stray pieces
+    ],
+)
 def test_a_bad_surface_is_scored_and_not_refused(change):
     check_same_frame(change(SURFACE), block(seed=1))
 

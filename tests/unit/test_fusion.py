@@ -1,4 +1,6 @@
-"""Fusion of exact depth: planes and spheres come back where they are, tiles change nothing, reasons are given."""
+"""Fusion of exact depth: planes and spheres come back where they are, tiles change nothing, reasons
+are given.
+"""
 
 import dataclasses
 import types
@@ -17,7 +19,13 @@ def ring_of_views(center=FAR, radius=1.5, num=12, distance=5.0, elevations=(0.5,
     views = []
     for elevation in elevations:
         for angle in np.linspace(0, 2 * np.pi, num, endpoint=False):
-            place = np.array([np.cos(elevation) * np.cos(angle), np.cos(elevation) * np.sin(angle), np.sin(elevation)])
+            place = np.array(
+                [
+                    np.cos(elevation) * np.cos(angle),
+                    np.cos(elevation) * np.sin(angle),
+                    np.sin(elevation),
+                ]
+            )
             views.append(sphere_view(look_at(center + distance * place, center), center, radius))
     return views
 
@@ -30,7 +38,9 @@ def open3d():
 @pytest.mark.parametrize("tilt", [0.7, -0.7])
 @pytest.mark.parametrize("swap", [False, True])
 def test_tilted_plane_has_no_half_pixel_shift(open3d, tilt, swap):
-    """Half a pixel would move this plane by 0.2 to 0.5 voxels, one way for each sign of the tilt."""
+    """Half a pixel would move this plane by 0.2 to 0.5 voxels, one way for each sign of
+    the tilt.
+    """
     normal = np.array([np.sin(tilt), 0.1, np.cos(tilt)])
     normal = normal[[1, 0, 2]] if swap else normal
     normal /= np.linalg.norm(normal)
@@ -45,12 +55,15 @@ def test_tilted_plane_has_no_half_pixel_shift(open3d, tilt, swap):
 
 
 def test_sphere_far_from_the_origin(open3d):
-    """Depth seen at more than 60 degrees is dropped: distances along such rays are not those to a curved surface, which
-    moves this sphere outwards by 0.06 voxels (0.016 with voxels half as large), whatever the pixel convention."""
-    voxel, views = 0.06, []
+    """Depth seen at more than 60 degrees is dropped: distances along such rays are not those to a
+    curved surface, which moves this sphere outwards by 0.06 voxels (0.016 with voxels half as
+    large), whatever the pixel convention."""
+    voxel = 0.06
+    views = []
     for view, normal in ring_of_views():
-        depth, _ = depth_filter.filter_single_view(view.depth, normal, view.intrinsics, view.camera_from_world,
-                                               max_angle_deg=60)
+        depth, _ = depth_filter.filter_single_view(
+            view.depth, normal, view.intrinsics, view.camera_from_world, max_angle_deg=60
+        )
         views.append(view._replace(depth=depth))
     mesh = fusion.fuse(views, voxel, min_views=2)
     outward = mesh.vertices - FAR
@@ -67,20 +80,29 @@ def test_sphere_far_from_the_origin(open3d):
 
 
 def triangle_set(mesh):
-    """Triangles as sorted rows of corners f[F,9], each turned so that its smallest corner is first."""
+    """Triangles as sorted rows of corners f[F,9], each turned so that its smallest
+    corner is first.
+    """
     corners = mesh.vertices[mesh.triangles]
     order = np.lexsort(corners.reshape(-1, 3).T[::-1])
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     start = rank.reshape(-1, 3).argmin(axis=1)
-    turned = corners[np.arange(len(corners))[:, None], (start[:, None] + np.arange(3)) % 3].reshape(-1, 9)
+    turned = corners[np.arange(len(corners))[:, None], (start[:, None] + np.arange(3)) % 3].reshape(
+        -1, 9
+    )
     return turned[np.lexsort(turned.T[::-1])]
 
 
 def tile_by_tile(monkeypatch, max_blocks=200):
     """Makes tiles small; the list that is returned gets the tiles of every fusion."""
-    fused, split = [], fusion._split_into_tiles
-    monkeypatch.setattr(fusion, "_split_into_tiles", lambda keys, _: fused.append(split(keys, max_blocks)) or fused[-1])
+    fused = []
+    split = fusion._split_into_tiles
+    monkeypatch.setattr(
+        fusion,
+        "_split_into_tiles",
+        lambda keys, _: fused.append(split(keys, max_blocks)) or fused[-1],
+    )
     return fused
 
 
@@ -98,25 +120,35 @@ def test_tiles_give_the_same_triangles(open3d, monkeypatch):
 
 
 def test_clusters_are_connected_through_seams(open3d, monkeypatch, tmp_path):
-    """A large sphere cut by tiles is one piece; a small one beside it is dropped, in parts as in memory."""
+    """A large sphere cut by tiles is one piece; a small one beside it is dropped, in parts as in
+    memory.
+    """
     views = [view for view, _ in ring_of_views(num=4)]
     small = FAR + np.array([0.0, 0.0, 2.6])
-    views += [sphere_view(look_at(small + offset, small), small, 0.3)[0]
-              for offset in (np.array([2.0, 0, 0.5]), np.array([-2.0, 0, 0.5]))]
+    views += [
+        sphere_view(look_at(small + offset, small), small, 0.3)[0]
+        for offset in (np.array([2.0, 0, 0.5]), np.array([-2.0, 0, 0.5]))
+    ]
     whole = fusion.fuse(views, 0.04)
     fused = tile_by_tile(monkeypatch)
     store = TileStore(tmp_path)
     fusion.fuse_into(store, views, 0.04)
     assert len(fused[0]) >= 4
     for share in (0.0, 0.05):
-        joined, expected = store.join(share), meshes.drop_small_clusters(whole, share)
+        joined = store.join(share)
+        expected = meshes.drop_small_clusters(whole, share)
         assert np.array_equal(triangle_set(joined.to_mesh()), triangle_set(expected))
-        assert (joined.num_triangles, joined.num_vertices) == (len(expected.triangles), len(expected.vertices))
+        assert (joined.num_triangles, joined.num_vertices) == (
+            len(expected.triangles),
+            len(expected.vertices),
+        )
         assert joined.num_triangles_before == len(whole.triangles)
     assert store.join(0.05).num_triangles < store.join(0.0).num_triangles
     meshes.write_mesh_ply(tmp_path / "parts.ply", joined)
     back = meshes.read_mesh_ply(tmp_path / "parts.ply")
-    assert np.array_equal(back.vertices[back.triangles], joined.to_mesh().vertices[joined.to_mesh().triangles])
+    assert np.array_equal(
+        back.vertices[back.triangles], joined.to_mesh().vertices[joined.to_mesh().triangles]
+    )
     assert (np.sum(back.vertex_normals * joined.to_mesh().vertex_normals, axis=1) > 0.999).all()
 
 
@@ -128,12 +160,16 @@ def test_refined_depth_is_that_of_gathering_four_pixels():
         padded = np.pad(depth, 1, mode="edge").astype(np.float64)
         for y in range(expected.shape[0]):
             for x in range(expected.shape[1]):
-                v, u = (y + 0.5) / factor + 0.5, (x + 0.5) / factor + 0.5
-                corners = padded[int(v):int(v) + 2, int(u):int(u) + 2]
+                v = (y + 0.5) / factor + 0.5
+                u = (x + 0.5) / factor + 0.5
+                corners = padded[int(v) : int(v) + 2, int(u) : int(u) + 2]
                 blend = np.outer([1 - v % 1, v % 1], [1 - u % 1, u % 1])
                 is_smooth = (corners > 0).all() and np.ptp(corners) <= 0.6
-                expected[y, x] = 1 / (blend / np.where(corners > 0, corners, 1)).sum() if is_smooth else \
-                    depth[y // factor, x // factor]
+                expected[y, x] = (
+                    1 / (blend / np.where(corners > 0, corners, 1)).sum()
+                    if is_smooth
+                    else depth[y // factor, x // factor]
+                )
         assert np.abs(fusion.refine_depth(depth, factor, 0.6) - expected).max() < 1e-5
 
 
@@ -166,9 +202,13 @@ def test_what_does_not_fit_is_refused_with_a_size_that_fits(open3d, monkeypatch)
 
 def test_empty_mesh_names_the_check_that_emptied_it(open3d):
     view = plane_view(np.eye(4), np.array([0, 0, 1.0]), 6.0)
-    depth, own = depth_filter.filter_single_view(view.depth, None, INTRINSICS, view.camera_from_world, limits=(7.0, 9.0))
+    depth, own = depth_filter.filter_single_view(
+        view.depth, None, INTRINSICS, view.camera_from_world, limits=(7.0, 9.0)
+    )
     num = WIDTH * HEIGHT
-    with pytest.raises(InputError, match=f"of {num} depth pixels {num} were outside the depth range"):
+    with pytest.raises(
+        InputError, match=f"of {num} depth pixels {num} were outside the depth range"
+    ):
         fusion.fuse([view._replace(depth=depth)], 0.05, counts=own)
 
 
@@ -205,12 +245,16 @@ def test_voxel_size_is_a_pixel_on_the_surface():
 
 def test_blocks_cover_the_truncation_band():
     view = plane_view(np.eye(4), np.array([0.3, 0.1, 1.0]), 5.0)
-    voxel, truncation = 0.05, 0.2
+    voxel = 0.05
+    truncation = 0.2
     keys = fusion.touched_blocks(view, np.zeros(3), voxel, truncation)
     assert np.array_equal(fusion._pack(fusion._unpack(keys).astype(float)), keys)
     for offset in (-0.95 * truncation, 0.0, 0.95 * truncation):
         points = rays() * (view.depth + offset)[..., None]
-        needed, pixels = np.unique(fusion._pack(np.floor(points.reshape(-1, 3) / (fusion.BLOCK * voxel))), return_counts=True)
+        needed, pixels = np.unique(
+            fusion._pack(np.floor(points.reshape(-1, 3) / (fusion.BLOCK * voxel))),
+            return_counts=True,
+        )
         # Blocks of which rays clip but a corner may be missed.
         assert pixels[~np.isin(needed, keys)].sum() <= 10
     assert len(keys) < 500
@@ -221,14 +265,22 @@ def two_squares(num_small=1):
     x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
     vertices = np.stack([x.ravel(), y.ravel(), np.zeros(25)], axis=1)
     corner = (np.arange(4)[:, None] * 5 + np.arange(4)).ravel()
-    triangles = np.concatenate([np.stack([corner, corner + a, corner + b], axis=1) for a, b in ((1, 6), (6, 5))])
+    triangles = np.concatenate(
+        [np.stack([corner, corner + a, corner + b], axis=1) for a, b in ((1, 6), (6, 5))]
+    )
     extra = np.array([[10, 0, 0], [11, 0, 0], [10, 1, 0.0]])
     for i in range(num_small):
-        triangles = np.concatenate([triangles, [[len(vertices), len(vertices) + 1, len(vertices) + 2]]])
+        triangles = np.concatenate(
+            [triangles, [[len(vertices), len(vertices) + 1, len(vertices) + 2]]]
+        )
         vertices = np.concatenate([vertices, extra + i * 5])
     triangles = triangles.astype(np.int32)
-    return meshes.Mesh(vertices, triangles, np.arange(3 * len(vertices), dtype=np.uint8).reshape(-1, 3),
-                       meshes.vertex_normals(vertices, triangles))
+    return meshes.Mesh(
+        vertices,
+        triangles,
+        np.arange(3 * len(vertices), dtype=np.uint8).reshape(-1, 3),
+        meshes.vertex_normals(vertices, triangles),
+    )
 
 
 def test_small_clusters_are_dropped_by_share_of_the_largest():

@@ -43,8 +43,11 @@ def built():
 
 
 def rays_of(scene, view, rows, columns):
-    """Camera centre f64[3] and rays f64[n,3] with camera z 1 through pixel centres, dataset frame."""
-    pose, intrinsics = scene.camera_from_world[view], scene.intrinsics[view]
+    """Camera centre f64[3] and rays f64[n,3] with camera z 1 through pixel centres,
+    dataset frame.
+    """
+    pose = scene.camera_from_world[view]
+    intrinsics = scene.intrinsics[view]
     pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], axis=1)
     return -pose[:3, :3].T @ pose[:3, 3], pixels @ np.linalg.inv(intrinsics).T @ pose[:3, :3]
 
@@ -78,7 +81,8 @@ def cut_by_hand(town, hulls, center, ray):
 
     first = scipy.optimize.brentq(above, 1.0, 400.0, xtol=1e-10)
     for equations in hulls:
-        outside, rate = equations[:, :3] @ center + equations[:, 3], equations[:, :3] @ ray
+        outside = equations[:, :3] @ center + equations[:, 3]
+        rate = equations[:, :3] @ ray
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = -outside / rate
         enter = np.max(factors[rate < 0], initial=0.0)
@@ -108,12 +112,16 @@ def test_depth_agrees_with_the_mesh(scene, maps):
         center, rays = rays_of(scene, view, rows, columns)
         hits = np.array([_first_triangle(center, ray, corners) for ray in rays])
         assert np.isfinite(hits).all()
-        # The ground's triangles may be off by 5e-5 of the town's side in height, at most twice that along a ray.
-        np.testing.assert_allclose(maps[0][view][rows, columns], hits, rtol=0, atol=1e-4 * SMALL.size_m)
+        # The ground's triangles may be off by 5e-5 of the town's side in height, at most twice that
+        # along a ray.
+        np.testing.assert_allclose(
+            maps[0][view][rows, columns], hits, rtol=0, atol=1e-4 * SMALL.size_m
+        )
 
 
 def _first_triangle(center, ray, corners):
-    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    first = corners[:, 1] - corners[:, 0]
+    second = corners[:, 2] - corners[:, 0]
     across = np.cross(ray, second)
     volume = np.einsum("ij,ij->i", first, across)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -137,10 +145,13 @@ def test_views_agree_about_the_surface(scene, maps):
         column, row = pixels[is_inside].astype(int).T
         surface = surface_of(scene, depth, other)[row, column]
         # Distance to the tangent plane at the other view's pixel, positive behind the surface.
-        behind = -np.einsum("ij,ij->i", points.reshape(-1, 3)[is_inside] - surface, normal[other][row, column])
+        behind = -np.einsum(
+            "ij,ij->i", points.reshape(-1, 3)[is_inside] - surface, normal[other][row, column]
+        )
         is_close = np.abs(z[is_inside] - depth[other][row, column]) < 1.0
         assert np.median(np.abs(behind[is_close])) < 2e-3
-        # Nothing that one view sees floats in front of what the other sees, except beside edges within a pixel.
+        # Nothing that one view sees floats in front of what the other sees, except beside edges
+        # within a pixel.
         assert np.mean(z[is_inside] < depth[other][row, column] - 2.0) < 0.02
         shared += is_close.sum()
     assert shared > 10_000
@@ -150,14 +161,25 @@ def test_normals_agree_with_differences_of_depth(scene, maps):
     depth, normal = maps
     for view in (3, 11):
         points = surface_of(scene, depth, view)
-        across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
+        across = points[1:-1, 2:] - points[1:-1, :-2]
+        down = points[2:, 1:-1] - points[:-2, 1:-1]
         measured = np.cross(down, across)
         measured /= np.linalg.norm(measured, axis=-1, keepdims=True)
-        stack = [normal[view][1 + i : SMALL.height - 1 + i, 1 + j : SMALL.width - 1 + j]
-                 for i, j in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
-        is_smooth = np.min([np.sum(stack[0] * other, axis=-1) for other in stack], axis=0) > np.cos(np.radians(2))
-        heights = [points[1 + i : SMALL.height - 1 + i, 1 + j : SMALL.width - 1 + j] for i, j in ((1, 0), (0, 1), (0, 0))]
-        is_smooth &= np.max([np.abs(np.sum((part - heights[2]) * stack[0], -1)) for part in heights], axis=0) < 0.02
+        stack = [
+            normal[view][1 + i : SMALL.height - 1 + i, 1 + j : SMALL.width - 1 + j]
+            for i, j in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+        ]
+        is_smooth = np.min([np.sum(stack[0] * other, axis=-1) for other in stack], axis=0) > np.cos(
+            np.radians(2)
+        )
+        heights = [
+            points[1 + i : SMALL.height - 1 + i, 1 + j : SMALL.width - 1 + j]
+            for i, j in ((1, 0), (0, 1), (0, 0))
+        ]
+        is_smooth &= (
+            np.max([np.abs(np.sum((part - heights[2]) * stack[0], -1)) for part in heights], axis=0)
+            < 0.02
+        )
         cosine = np.sum(measured * stack[0], axis=-1)[is_smooth]
         assert is_smooth.mean() > 0.5
         assert np.degrees(np.arccos(np.clip(np.quantile(cosine, 0.02), -1, 1))) < 1.5
@@ -177,7 +199,9 @@ def test_mesh_has_no_hidden_surface(built):
     tree = scipy.spatial.cKDTree(middles[:, :2])
     for solid in town.solids:
         middle = solid.footprint.mean(0)
-        near = middles[tree.query_ball_point(middle, np.linalg.norm(solid.footprint - middle, axis=1).max())]
+        near = middles[
+            tree.query_ball_point(middle, np.linalg.norm(solid.footprint - middle, axis=1).max())
+        ]
         depth = (near @ solid.planes[:, :3].T + solid.planes[:, 3]).max(axis=1)
         assert depth.min() > -1e-6, f"a triangle lies {-depth.min()} m inside a {solid.kind}"
     is_wall = mesh.faces != exact_mesh.GROUND
@@ -191,7 +215,10 @@ def test_mesh_is_close_to_the_hills_and_turned_outwards(built):
     corners = mesh.vertices[mesh.triangles]
     shares = np.random.default_rng(2).dirichlet(np.ones(3), len(corners))
     inside = np.einsum("nk,nkd->nd", shares, corners)[is_ground]
-    assert np.max(np.abs(inside[:, 2] - town.terrain.heights(inside[:, 0], inside[:, 1]))) < 5e-5 * town.size
+    assert (
+        np.max(np.abs(inside[:, 2] - town.terrain.heights(inside[:, 0], inside[:, 1])))
+        < 5e-5 * town.size
+    )
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     assert np.all(normals[is_ground, 2] > 0)
     outwards = renderer.faces.planes[mesh.faces[~is_ground], :3]
@@ -202,11 +229,14 @@ def test_true_points_lie_on_the_surface_and_are_seen_twice(scene, maps):
     truth = scene.ground_truth
     rng = np.random.default_rng(3)
     chosen = rng.choice(len(truth.points), 2000, replace=False)
-    points, normals = truth.points[chosen], truth.normals[chosen]
+    points = truth.points[chosen]
+    normals = truth.normals[chosen]
     times_seen = np.zeros(len(points), int)
     for view in range(scene.num_views):
         pixels, z = project(scene, view, points)
-        is_inside = np.flatnonzero(np.all((pixels > 0) & (pixels < (SMALL.width, SMALL.height)), axis=1) & (z > 0))
+        is_inside = np.flatnonzero(
+            np.all((pixels > 0) & (pixels < (SMALL.width, SMALL.height)), axis=1) & (z > 0)
+        )
         column, row = pixels[is_inside].astype(int).T
         surface = surface_of(scene, maps[0], view)[row, column]
         offset = np.sum((points[is_inside] - surface) * maps[1][view][row, column], axis=1)
@@ -223,7 +253,8 @@ def test_sparse_points_are_near_the_surface(scene):
     offset = np.abs(np.sum((scene.points - truth.points[nearest]) * truth.normals[nearest], axis=1))
     offset = offset[distances < 2]  # farther ones have no close true point to compare with
     assert len(scene.points) == 1800 and len(offset) > 1500
-    # 0.3 pixels in the picture are 0.2 m on the ground, times the ratio of distance to baseline in depth.
+    # 0.3 pixels in the picture are 0.2 m on the ground, times the ratio of distance to baseline in
+    # depth.
     assert 0.02 < np.median(offset) < 0.35
     assert np.quantile(offset, 0.99) < 3 * PIXEL_M
 
@@ -245,7 +276,9 @@ def test_tracks_see_their_points(scene, maps):
 
 def test_observations_are_noisy_by_what_is_stated(built):
     renderer, town, mesh = built
-    points, normals = exact_mesh.sample_surface(mesh, town, renderer.faces.planes, 2.0, (100, 20_000), 0)
+    points, normals = exact_mesh.sample_surface(
+        mesh, town, renderer.faces.planes, 2.0, (100, 20_000), 0
+    )
     view = renderer.render(4)
     image = np.zeros((SMALL.height, SMALL.width, 3), np.uint8)
     observed = sfm.observe(renderer.flight, 4, view, image, points, normals, seed=0)
@@ -258,11 +291,15 @@ def test_observations_are_noisy_by_what_is_stated(built):
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (1, 8), (6, 11)])
 def test_photographs_of_one_place_match_to_a_fraction_of_a_pixel(scene, maps, first, second):
-    """Warped by the true depth, one photograph explains another: the texture is rich, hardly aliased, and in its place.
+    """Warped by the true depth, one photograph explains another: the texture is rich, hardly
+    aliased, and in its place.
 
-    Views 1 and 8 head opposite ways, so that a shift of all pictures against their geometry would show twice.
-    """
-    pictures = [np.asarray(Image.open(scene.image_paths[view]), np.float64).mean(-1) for view in (first, second)]
+    Views 1 and 8 head opposite ways, so that a shift of all pictures against their geometry would
+    show twice."""
+    pictures = [
+        np.asarray(Image.open(scene.image_paths[view]), np.float64).mean(-1)
+        for view in (first, second)
+    ]
     points = surface_of(scene, maps[0], first).reshape(-1, 3)
     pixels, z = project(scene, second, points)
     is_inside = np.all((pixels > 2) & (pixels < (SMALL.width - 3, SMALL.height - 3)), axis=1)
@@ -281,9 +318,12 @@ def test_photographs_of_one_place_match_to_a_fraction_of_a_pixel(scene, maps, fi
 
 def _bilinear(picture, pixels):
     at = pixels - 0.5
-    corner, weight = at.astype(int), at % 1
+    corner = at.astype(int)
+    weight = at % 1
     return sum(
-        picture[corner[:, 1] + j, corner[:, 0] + i] * np.abs(1 - i - weight[:, 0]) * np.abs(1 - j - weight[:, 1])
+        picture[corner[:, 1] + j, corner[:, 0] + i]
+        * np.abs(1 - i - weight[:, 0])
+        * np.abs(1 - j - weight[:, 1])
         for i in (0, 1) for j in (0, 1)
     )  # fmt: skip
 
@@ -311,7 +351,11 @@ def test_the_same_settings_give_the_same_files(tmp_path, monkeypatch):
     dataset.make_town(TINY, tmp_path / "again")
     first = town_folder(TINY)
     names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
-    again = sorted(str(p.relative_to(tmp_path / "again")) for p in (tmp_path / "again").rglob("*") if p.is_file())
+    again = sorted(
+        str(p.relative_to(tmp_path / "again"))
+        for p in (tmp_path / "again").rglob("*")
+        if p.is_file()
+    )
     assert names == again and len(names) == 3 + 2 + 1 + 2 * TINY.num_views
     _, different, broken = filecmp.cmpfiles(first, tmp_path / "again", names, shallow=False)
     assert not different and not broken
@@ -329,7 +373,10 @@ def test_exposure_changes_photographs_only(tmp_path):
     names = [path.name for path in sorted((plain / "images").iterdir())]
     ratios = []
     for name in names:
-        pair = [np.asarray(Image.open(root / "images" / name), np.float64) for root in (plain, tmp_path / "bright")]
+        pair = [
+            np.asarray(Image.open(root / "images" / name), np.float64)
+            for root in (plain, tmp_path / "bright")
+        ]
         ratios.append(pair[1].mean() / pair[0].mean())
         depth = f"ground_truth/depth/{Path(name).stem}.npz"
         assert (plain / depth).read_bytes() == (tmp_path / "bright" / depth).read_bytes()
@@ -381,4 +428,6 @@ def test_model_opens_in_colmap():
     assert model.num_images() == 12 and model.num_points3D() == 1800
     stored = model.compute_mean_reprojection_error()
     model.update_point_3d_errors()
-    assert 0.2 < stored < 0.4 and model.compute_mean_reprojection_error() == pytest.approx(stored, rel=1e-6)
+    assert 0.2 < stored < 0.4 and model.compute_mean_reprojection_error() == pytest.approx(
+        stored, rel=1e-6
+    )

@@ -1,4 +1,6 @@
-"""SV-Reg and MV-Reg: against plain definitions and differences, and on planes whose right geometry is known."""
+"""SV-Reg and MV-Reg: against plain definitions and differences, and on planes whose right geometry
+is known.
+"""
 
 import dataclasses
 
@@ -19,14 +21,16 @@ from cosurfgs_jax.types import Camera, RenderOutput
 
 SIZE = (60, 80)
 INTRINSICS = np.array([[70.0, 0, 41], [0, 72.0, 29], [0, 0, 1]], np.float32)
-STRIDE, OFFSET = 3, np.array([1, 2], np.int32)
+STRIDE = 3
+OFFSET = np.array([1, 2], np.int32)
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
     result = np.eye(3)
     result[i, i] = result[j, j] = np.cos(angle)
-    result[i, j], result[j, i] = -np.sin(angle), np.sin(angle)
+    result[i, j] = -np.sin(angle)
+    result[j, i] = np.sin(angle)
     return result
 
 
@@ -38,19 +42,25 @@ def pose(angles=(0.0, 0.0, 0.0), shift=(0.0, 0.0, 0.0)) -> np.ndarray:
     return result.astype(np.float32)
 
 
-POSE, OTHER = pose((0.04, -0.03, 0.2), (0.1, -0.05, 0.02)), pose((0.02, 0.05, 0.15), (-0.25, 0.1, 0.05))
-NORMAL = np.array([0.2, -0.1, -1.0]) / np.linalg.norm([0.2, -0.1, -1.0])  # of a plane in the world: NORMAL . x = LEVEL
+POSE = pose((0.04, -0.03, 0.2), (0.1, -0.05, 0.02))
+OTHER = pose((0.02, 0.05, 0.15), (-0.25, 0.1, 0.05))
+NORMAL = np.array([0.2, -0.1, -1.0]) / np.linalg.norm(
+    [0.2, -0.1, -1.0]
+)  # of a plane in the world: NORMAL . x = LEVEL
 LEVEL = -3.0
 
 
 def texture(points: np.ndarray) -> np.ndarray:
     """Brightness of the plane's points, smooth enough for bilinear sampling."""
-    x, y = points[..., 0], points[..., 1]
+    x = points[..., 0]
+    y = points[..., 1]
     waves = np.sin(17 * x + 1) + np.cos(18 * y - 6 * x) + np.sin(12 * y + 9 * x)
     return (0.5 + 0.3 * waves).astype(np.float32)
 
 
-def plane_view(camera_from_world: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def plane_view(
+    camera_from_world: np.ndarray, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
     """Depth and photograph of the plane NORMAL . x = level."""
     camera_from_world = camera_from_world.astype(np.float64)
     rays = cameras.pixel_rays(INTRINSICS.astype(np.float64), SIZE) @ camera_from_world[:3, :3]
@@ -61,28 +71,52 @@ def plane_view(camera_from_world: np.ndarray, level: float = LEVEL) -> tuple[np.
 
 def maps(depth, normal=NORMAL, alpha: float = 1.0) -> RenderOutput:
     normals = jnp.broadcast_to(jnp.asarray(normal, jnp.float32), (*SIZE, 3)) * alpha
-    return RenderOutput(color=jnp.zeros((*SIZE, 3)), alpha=jnp.full(SIZE, alpha, jnp.float32), depth=None, median_depth=None,
-                        plane_depth=jnp.asarray(depth), is_plane_depth_valid=jnp.asarray(depth) > 0, normal=normals,
-                        distortion=None, contributions=None, num_invalid=jnp.zeros((), jnp.int32))
+    return RenderOutput(
+        color=jnp.zeros((*SIZE, 3)),
+        alpha=jnp.full(SIZE, alpha, jnp.float32),
+        depth=None,
+        median_depth=None,
+        plane_depth=jnp.asarray(depth),
+        is_plane_depth_valid=jnp.asarray(depth) > 0,
+        normal=normals,
+        distortion=None,
+        contributions=None,
+        num_invalid=jnp.zeros((), jnp.int32),
+    )
 
 
 def camera(matrix: np.ndarray) -> Camera:
     return Camera(jnp.asarray(matrix), jnp.asarray(INTRINSICS))
 
 
-def compare(depth=None, normal=NORMAL, neighbor_level: float = LEVEL, mask=None, is_used: bool = True):
+def compare(
+    depth=None, normal=NORMAL, neighbor_level: float = LEVEL, mask=None, is_used: bool = True
+):
     true_depth, photo = plane_view(POSE)
     _, other_photo = plane_view(OTHER)
-    neighbor = Neighbor(camera(OTHER), jnp.asarray(other_photo), jnp.asarray(plane_view(OTHER, neighbor_level)[0]),
-                        jnp.bool_(is_used))
-    return multi_view_losses(maps(true_depth if depth is None else depth, normal), camera(POSE), jnp.asarray(photo), mask,
-                             neighbor, jnp.asarray(OFFSET), STRIDE)
+    neighbor = Neighbor(
+        camera(OTHER),
+        jnp.asarray(other_photo),
+        jnp.asarray(plane_view(OTHER, neighbor_level)[0]),
+        jnp.bool_(is_used),
+    )
+    return multi_view_losses(
+        maps(true_depth if depth is None else depth, normal),
+        camera(POSE),
+        jnp.asarray(photo),
+        mask,
+        neighbor,
+        jnp.asarray(OFFSET),
+        STRIDE,
+    )
 
 
 def test_the_right_plane_costs_nothing():
     losses = compare()
     assert losses.geometric < 2e-3  # float32: pixels come back within a thousandth of a pixel
-    assert losses.photometric < 4e-3  # bilinear sampling, and the noise that photographs are taken to have
+    assert (
+        losses.photometric < 4e-3
+    )  # bilinear sampling, and the noise that photographs are taken to have
     assert losses.share > 0.4
 
 
@@ -111,7 +145,9 @@ def test_a_wrong_normal_is_turned_back_by_the_patches(tilt):
 
 
 def test_what_only_one_view_sees_does_not_count():
-    losses = compare(neighbor_level=LEVEL * 0.8)  # the neighbour shows another surface: pixels land far away
+    losses = compare(
+        neighbor_level=LEVEL * 0.8
+    )  # the neighbour shows another surface: pixels land far away
     assert losses == (0, 0, 0)
     assert compare(mask=jnp.zeros(SIZE)) == (0, 0, 0)
     assert compare(is_used=False) == (0, 0, 0)
@@ -123,34 +159,66 @@ def _ncc_case(dtype=np.float32):
     rng = np.random.default_rng(0)
     lattice = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
     normals = (POSE[:3, :3] @ NORMAL + rng.normal(0, 0.1, (*lattice.shape, 3))).astype(np.float32)
-    points = cameras.back_project(multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)), lattice, jnp.asarray(INTRINSICS))
+    points = cameras.back_project(
+        multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)),
+        lattice,
+        jnp.asarray(INTRINSICS),
+    )
     planes = normals / (normals * np.asarray(points)).sum(-1, keepdims=True)
     neighbor_from_view = OTHER @ cameras.invert_rigid(POSE)
-    arrays = [photo, plane_view(OTHER)[1], planes, OFFSET, INTRINSICS, INTRINSICS, neighbor_from_view]
+    arrays = [
+        photo,
+        plane_view(OTHER)[1],
+        planes,
+        OFFSET,
+        INTRINSICS,
+        INTRINSICS,
+        neighbor_from_view,
+    ]
     return [jnp.asarray(a if a.dtype == np.int32 else a.astype(dtype)) for a in arrays]
 
 
 def _kernel_case(single: float, geometric: float, photometric: float, seed: int = 0):
     """A rough surface with holes, and a neighbour that shows nearly the same."""
     rng = np.random.default_rng(seed)
-    (depth, photo), (other_depth, other_photo) = plane_view(POSE), plane_view(OTHER)
+    (depth, photo) = plane_view(POSE)
+    (other_depth, other_photo) = plane_view(OTHER)
     depth = depth * (1 + 0.002 * rng.normal(0, 1, SIZE)).astype(np.float32)
     depth[10:20, 30:40] = 0
     normal = (0.9 * (NORMAL + rng.normal(0, 0.1, (*SIZE, 3)))).astype(np.float32)
     mask = np.ones(SIZE, np.float32)
     mask[40:, :20] = 0
-    channels, counts = np.array([1, 0.5, 1], np.float32), np.full((*SIZE, 1), 255, np.uint8)
+    channels = np.array([1, 0.5, 1], np.float32)
+    counts = np.full((*SIZE, 1), 255, np.uint8)
     counts[15:30, 20:35] = 0  # of the neighbour alone: something that moved
-    as_photo = [jnp.asarray(np.concatenate([(np.clip(255 * gray, 0, 255)[..., None] * channels).astype(np.uint8), fourth], -1))
-                for gray, fourth in ((photo, np.full_like(counts, 255)), (other_photo, counts))]
+    as_photo = [
+        jnp.asarray(
+            np.concatenate(
+                [(np.clip(255 * gray, 0, 255)[..., None] * channels).astype(np.uint8), fourth], -1
+            )
+        )
+        for gray, fourth in ((photo, np.full_like(counts, 255)), (other_photo, counts))
+    ]
     second = SecondView(camera(OTHER), as_photo[1], jnp.bool_(True), jnp.asarray(OFFSET))
-    weights = LossSettings(single_view_weight=single, multi_view_geometric_weight=geometric,
-                           multi_view_photometric_weight=photometric, patch_stride=STRIDE)
+    weights = LossSettings(
+        single_view_weight=single,
+        multi_view_geometric_weight=geometric,
+        multi_view_photometric_weight=photometric,
+        patch_stride=STRIDE,
+    )
 
     def run(depth, normal, backend, is_used=True):
         out = dataclasses.replace(maps(depth, alpha=0.9), normal=normal)
-        losses = geometric_losses(out, camera(POSE), as_photo[0], jnp.asarray(mask), second._replace(is_used=jnp.bool_(is_used)),
-                                  jnp.asarray(other_depth), weights, backend)
+        losses = geometric_losses(
+            out,
+            camera(POSE),
+            as_photo[0],
+            jnp.asarray(mask),
+            second._replace(is_used=jnp.bool_(is_used)),
+            jnp.asarray(other_depth),
+            weights,
+            backend,
+        )
         return losses.total, losses
 
     return run, jnp.asarray(depth), jnp.asarray(normal)
@@ -164,7 +232,11 @@ def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
     (kernel_total, losses), by_kernel = slopes(depth, normal, "cpu")
     np.testing.assert_allclose(kernel_total, total, rtol=1e-4)
     is_multi = weights[1] + weights[2] > 0
-    for name, is_on in (("single_view", weights[0] > 0), ("geometric", is_multi), ("photometric", is_multi)):
+    for name, is_on in (
+        ("single_view", weights[0] > 0),
+        ("geometric", is_multi),
+        ("photometric", is_multi),
+    ):
         if is_on:
             assert getattr(expected, name) > 0
             np.testing.assert_allclose(getattr(losses, name), getattr(expected, name), rtol=2e-4)
@@ -172,7 +244,8 @@ def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
         assert 0.2 < losses.share < 0.9
         np.testing.assert_allclose(losses.share, expected.share, atol=2e-3)
     for gradient, slope in zip(by_kernel, by_definition, strict=True):
-        # Samples within rounding of a pixel's border, and differences of about 0, take the slope of the one or of the other side.
+        # Samples within rounding of a pixel's border, and differences of about 0, take the slope of
+        # the one or of the other side.
         error = np.abs(gradient - slope) / (np.abs(slope).max() + 1e-9)
         assert np.quantile(error, 0.98) < 3e-4 and error.max() < 0.1
         assert bool(np.any(gradient != 0)) == bool(np.any(slope != 0))
@@ -180,20 +253,37 @@ def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_what_is_masked_in_the_neighbour_does_not_count(backend):
-    (depth, photo), (other_depth, other_photo) = plane_view(POSE), plane_view(OTHER)
-    weights = LossSettings(single_view_weight=0, multi_view_geometric_weight=0, multi_view_photometric_weight=1,
-                           patch_stride=STRIDE)
+    (depth, photo) = plane_view(POSE)
+    (other_depth, other_photo) = plane_view(OTHER)
+    weights = LossSettings(
+        single_view_weight=0,
+        multi_view_geometric_weight=0,
+        multi_view_photometric_weight=1,
+        patch_stride=STRIDE,
+    )
 
     def run(is_masked, is_spoilt):
-        shown = np.repeat((255 * np.clip([photo, other_photo], 0, 1)).astype(np.uint8)[..., None], 4, axis=-1)
+        shown = np.repeat(
+            (255 * np.clip([photo, other_photo], 0, 1)).astype(np.uint8)[..., None], 4, axis=-1
+        )
         shown[..., 3] = 255
         if is_spoilt:
             shown[1, 15:30, 20:35, :3] = np.random.default_rng(0).integers(0, 255, (15, 15, 1))
         if is_masked:
             shown[1, 15:30, 20:35, 3] = 0
-        second = SecondView(camera(OTHER), jnp.asarray(shown[1]), jnp.bool_(True), jnp.asarray(OFFSET))
-        return geometric_losses(maps(depth), camera(POSE), jnp.asarray(shown[0]), None, second, jnp.asarray(other_depth), weights,
-                                backend).photometric
+        second = SecondView(
+            camera(OTHER), jnp.asarray(shown[1]), jnp.bool_(True), jnp.asarray(OFFSET)
+        )
+        return geometric_losses(
+            maps(depth),
+            camera(POSE),
+            jnp.asarray(shown[0]),
+            None,
+            second,
+            jnp.asarray(other_depth),
+            weights,
+            backend,
+        ).photometric
 
     assert run(False, True) > 2 * run(False, False)
     assert run(True, True) == run(True, False) > 0
@@ -223,24 +313,34 @@ def test_the_score_of_a_patch_is_that_of_the_pixels_which_its_plane_shows():
     photo, other, planes, *rest = _ncc_case()
     score, is_valid = map(np.asarray, patch_ncc(photo, other, planes, *rest, STRIDE))
     photo, other, planes = (np.asarray(array, np.float64) for array in (photo, other, planes))
-    intrinsics, neighbor_from_view = INTRINSICS.astype(np.float64), OTHER.astype(np.float64) @ cameras.invert_rigid(POSE)
+    intrinsics = INTRINSICS.astype(np.float64)
+    neighbor_from_view = OTHER.astype(np.float64) @ cameras.invert_rigid(POSE)
     pixels = np.asarray(multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)), np.float64)
     reach = np.stack(np.mgrid[-3:4, -3:4][::-1], axis=-1).reshape(-1, 2)
     for row, column in np.ndindex(score.shape):
         # The homography of the plane p . x = 1.
-        homography = intrinsics @ (neighbor_from_view[:3, :3] + np.outer(neighbor_from_view[:3, 3], planes[row, column]))
+        homography = intrinsics @ (
+            neighbor_from_view[:3, :3] + np.outer(neighbor_from_view[:3, 3], planes[row, column])
+        )
         patch = np.column_stack([pixels[row, column] + reach, np.ones(len(reach))])
         there = patch @ (homography @ np.linalg.inv(intrinsics)).T
         there = there[:, :2] / there[:, 2:]
-        is_inside = all((at >= 0.5).all() and (at[:, 0] <= SIZE[1] - 0.5).all() and (at[:, 1] <= SIZE[0] - 0.5).all()
-                        for at in (patch, there))
+        is_inside = all(
+            (at >= 0.5).all()
+            and (at[:, 0] <= SIZE[1] - 0.5).all()
+            and (at[:, 1] <= SIZE[0] - 0.5).all()
+            for at in (patch, there)
+        )
         assert is_inside == is_valid[row, column]
         if is_inside:
             own = photo[tuple(np.floor(patch[:, 1::-1]).astype(int).T)]
             seen = ndimage.map_coordinates(other, there.T[::-1] - 0.5, order=1)
-            own, seen = own - own.mean(), seen - seen.mean()
+            own = own - own.mean()
+            seen = seen - seen.mean()
             noise = multi_view.NOISE_STD**2
-            expected = (own * seen).mean() / np.sqrt(((own**2).mean() + noise) * ((seen**2).mean() + noise))
+            expected = (own * seen).mean() / np.sqrt(
+                ((own**2).mean() + noise) * ((seen**2).mean() + noise)
+            )
             np.testing.assert_allclose(score[row, column], expected, atol=2e-4)
 
 
@@ -248,24 +348,38 @@ def test_the_score_of_a_patch_is_that_of_the_pixels_which_its_plane_shows():
 def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quotient(backend):
     rng = np.random.default_rng(0)
     other_depth = plane_view(OTHER)[0]
-    depth, direction = plane_view(POSE)[0] * (1 + 0.003 * rng.normal(size=SIZE)), rng.normal(size=SIZE)
+    depth = plane_view(POSE)[0] * (1 + 0.003 * rng.normal(size=SIZE))
+    direction = rng.normal(size=SIZE)
     intrinsics = INTRINSICS.astype(np.float64)
 
     def distances(depth):
-        """Pixel by pixel, float64: how far each one of the lattice comes back from itself; infinity where it does not."""
+        """Pixel by pixel, float64: how far each one of the lattice comes back from itself; infinity
+        where it does not.
+        """
         result = []
         for y in range(OFFSET[0], OFFSET[0] + SIZE[0] // STRIDE * STRIDE, STRIDE):
             for x in range(OFFSET[1], OFFSET[1] + SIZE[1] // STRIDE * STRIDE, STRIDE):
                 point = np.linalg.inv(intrinsics) @ [x + 0.5, y + 0.5, 1] * depth[y, x]
-                point = (OTHER.astype(np.float64) @ cameras.invert_rigid(POSE.astype(np.float64)) @ [*point, 1])[:3]
+                point = (
+                    OTHER.astype(np.float64)
+                    @ cameras.invert_rigid(POSE.astype(np.float64))
+                    @ [*point, 1]
+                )[:3]
                 column, line, scale = intrinsics @ point
-                column, line = column / scale, line / scale
+                column = column / scale
+                line = line / scale
                 if not (0.5 <= column <= SIZE[1] - 0.5 and 0.5 <= line <= SIZE[0] - 0.5):
                     result.append(np.inf)
                     continue
-                inverse = ndimage.map_coordinates(1 / other_depth.astype(np.float64), [[line - 0.5], [column - 0.5]], order=1)[0]
+                inverse = ndimage.map_coordinates(
+                    1 / other_depth.astype(np.float64), [[line - 0.5], [column - 0.5]], order=1
+                )[0]
                 point = np.linalg.inv(intrinsics) @ [column, line, 1] / inverse
-                point = (POSE.astype(np.float64) @ cameras.invert_rigid(OTHER.astype(np.float64)) @ [*point, 1])[:3]
+                point = (
+                    POSE.astype(np.float64)
+                    @ cameras.invert_rigid(OTHER.astype(np.float64))
+                    @ [*point, 1]
+                )[:3]
                 back = intrinsics @ point
                 result.append(np.hypot(*(back[:2] / back[2] - [x + 0.5, y + 0.5])))
         return np.array(result)
@@ -279,15 +393,31 @@ def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quot
     slope = (weights * (ahead - behind)).mean() / (2 * step)
 
     def run(depth):
-        second = SecondView(camera(OTHER), jnp.zeros((*SIZE, 3), jnp.uint8), jnp.bool_(True), jnp.asarray(OFFSET))
-        only = LossSettings(single_view_weight=0.0, multi_view_geometric_weight=1.0, multi_view_photometric_weight=0.0,
-                            patch_stride=STRIDE)
-        return geometric_losses(maps(depth), camera(POSE), jnp.zeros((*SIZE, 3), jnp.uint8), None, second,
-                                jnp.asarray(other_depth), only, backend).total
+        second = SecondView(
+            camera(OTHER), jnp.zeros((*SIZE, 3), jnp.uint8), jnp.bool_(True), jnp.asarray(OFFSET)
+        )
+        only = LossSettings(
+            single_view_weight=0.0,
+            multi_view_geometric_weight=1.0,
+            multi_view_photometric_weight=0.0,
+            patch_stride=STRIDE,
+        )
+        return geometric_losses(
+            maps(depth),
+            camera(POSE),
+            jnp.zeros((*SIZE, 3), jnp.uint8),
+            None,
+            second,
+            jnp.asarray(other_depth),
+            only,
+            backend,
+        ).total
 
     value, gradient = jax.value_and_grad(run)(jnp.asarray(depth, jnp.float32))
     np.testing.assert_allclose(value, expected, rtol=1e-3)
-    np.testing.assert_allclose((np.asarray(gradient, np.float64) * direction).sum(), slope, rtol=5e-3)
+    np.testing.assert_allclose(
+        (np.asarray(gradient, np.float64) * direction).sum(), slope, rtol=5e-3
+    )
 
 
 def test_ncc_ignores_exposure_and_needs_texture():
@@ -304,8 +434,14 @@ def test_pixels_go_there_and_back():
     other, _ = plane_view(OTHER)
     pixels = multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET))
     at = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
-    back, z, is_valid = round_trip_reprojection(pixels, at, jnp.asarray(INTRINSICS), jnp.asarray(other), jnp.asarray(INTRINSICS),
-                                       jnp.asarray(OTHER @ cameras.invert_rigid(POSE)))
+    back, z, is_valid = round_trip_reprojection(
+        pixels,
+        at,
+        jnp.asarray(INTRINSICS),
+        jnp.asarray(other),
+        jnp.asarray(INTRINSICS),
+        jnp.asarray(OTHER @ cameras.invert_rigid(POSE)),
+    )
     assert 0.4 < is_valid.mean(dtype=jnp.float32) < 1
     np.testing.assert_allclose(back[is_valid], pixels[is_valid], atol=2e-3)
     np.testing.assert_allclose(z[is_valid], at[is_valid], rtol=1e-5)
@@ -314,18 +450,28 @@ def test_pixels_go_there_and_back():
 def _plain_single_view(depth, normal, alpha, photo):
     """Pixel by pixel."""
     height, width = SIZE
-    points = np.asarray(cameras.unproject(depth.astype(np.float64), INTRINSICS.astype(np.float64), POSE.astype(np.float64)))
+    points = np.asarray(
+        cameras.unproject(
+            depth.astype(np.float64), INTRINSICS.astype(np.float64), POSE.astype(np.float64)
+        )
+    )
     slopes = np.zeros(SIZE)
     for y in range(1, height - 1):
         for x in range(1, width - 1):
-            slopes[y, x] = np.hypot(photo[y, x + 1] - photo[y, x - 1], photo[y + 1, x] - photo[y - 1, x])
+            slopes[y, x] = np.hypot(
+                photo[y, x + 1] - photo[y, x - 1], photo[y + 1, x] - photo[y - 1, x]
+            )
     total = 0.0
     for y in range(1, height - 1):
         for x in range(1, width - 1):
             if (depth[[y, y, y, y - 1, y + 1], [x, x - 1, x + 1, x, x]] > 0).all():
-                cross = np.cross(points[y + 1, x] - points[y - 1, x], points[y, x + 1] - points[y, x - 1])
+                cross = np.cross(
+                    points[y + 1, x] - points[y - 1, x], points[y, x + 1] - points[y, x - 1]
+                )
                 cross /= np.linalg.norm(cross)
-                total += (1 - slopes[y, x] / slopes.max()) ** 2 * np.abs(alpha * cross - normal).sum()
+                total += (1 - slopes[y, x] / slopes.max()) ** 2 * np.abs(
+                    alpha * cross - normal
+                ).sum()
     return total / (height * width)
 
 
@@ -336,7 +482,9 @@ def test_single_view_is_its_definition():
     loss = single_view_loss(maps(depth, alpha=0.9), camera(POSE), jnp.asarray(photo))
     np.testing.assert_allclose(loss, _plain_single_view(depth, 0.9 * NORMAL, 0.9, photo), rtol=1e-3)
     half = jnp.zeros(SIZE).at[:, :40].set(1)
-    assert 0 < single_view_loss(maps(depth, alpha=0.9), camera(POSE), jnp.asarray(photo), half) < loss
+    assert (
+        0 < single_view_loss(maps(depth, alpha=0.9), camera(POSE), jnp.asarray(photo), half) < loss
+    )
 
 
 def test_single_view_is_zero_on_the_right_plane_and_pulls_both_ways():
@@ -357,8 +505,11 @@ def test_single_view_is_zero_on_the_right_plane_and_pulls_both_ways():
             return single_view_loss(out, view, gray.astype(jnp.float64))
 
         by_depth, by_normal = jax.grad(cost, argnums=(0, 1))(noisy, normal)
-        direction, step = jnp.asarray(rng.normal(0, 1, SIZE)), 1e-8
-        expected = (cost(noisy + step * direction, normal) - cost(noisy - step * direction, normal)) / (2 * step)
+        direction = jnp.asarray(rng.normal(0, 1, SIZE))
+        step = 1e-8
+        expected = (
+            cost(noisy + step * direction, normal) - cost(noisy - step * direction, normal)
+        ) / (2 * step)
         np.testing.assert_allclose((by_depth * direction).sum(), expected, rtol=1e-3)
         expected = (cost(noisy, normal + 1e-7) - cost(noisy, normal - 1e-7)) / 2e-7
         np.testing.assert_allclose(by_normal.sum(), expected, rtol=1e-3)

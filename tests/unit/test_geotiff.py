@@ -1,4 +1,6 @@
-"""Rasters on the ground and the GeoTIFF files of them: extents, limits, whole files or none, and wrong numbers."""
+"""Rasters on the ground and the GeoTIFF files of them: extents, limits, whole files or none, and
+wrong numbers.
+"""
 
 import sys
 
@@ -19,11 +21,16 @@ def rasterio():
 
 
 def test_pieces_make_one_file(rasterio, tmp_path):
-    with geotiff.create(tmp_path / "a" / "h.tif", GRID, "height", offset=(10.0, 20.0, 0.0), epsg=32614) as file:
+    with geotiff.create(
+        tmp_path / "a" / "h.tif", GRID, "height", offset=(10.0, 20.0, 0.0), epsg=32614
+    ) as file:
         file.write(np.arange(6, dtype=np.float32).reshape(1, 2, 3), row=3, column=4)
     with rasterio.open(tmp_path / "a" / "h.tif") as file:
         values = file.read(1)
-        assert file.xy(3, 4) == (500_010 + 4.5 * 0.5, 4_000_020 - 3.5 * 0.5)  # the centre of its first pixel
+        assert file.xy(3, 4) == (
+            500_010 + 4.5 * 0.5,
+            4_000_020 - 3.5 * 0.5,
+        )  # the centre of its first pixel
         assert file.crs.to_epsg() == 32614 and file.compression.value == "DEFLATE"
     assert np.array_equal(values[3:, 4:], np.arange(6).reshape(2, 3))
     assert (values[:3] == geotiff.NODATA).all() and (values[:, :4] == geotiff.NODATA).all()
@@ -31,7 +38,11 @@ def test_pieces_make_one_file(rasterio, tmp_path):
         file.write(np.full((4, 1, 2), 200, np.uint8), row=0, column=0)
     with rasterio.open(tmp_path / "c.tif") as file:
         assert file.crs is None and file.read().sum() == 4 * 2 * 200
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "c.tif", "h.tif"]  # nothing beside them
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "a",
+        "c.tif",
+        "h.tif",
+    ]  # nothing beside them
 
 
 def test_a_failure_leaves_the_old_file(rasterio, tmp_path):
@@ -42,11 +53,16 @@ def test_a_failure_leaves_the_old_file(rasterio, tmp_path):
         raise ZeroDivisionError
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="could not be written"), geotiff.create(tmp_path / "file" / "h.tif", GRID, "height"):
+    with (
+        pytest.raises(InputError, match="could not be written"),
+        geotiff.create(tmp_path / "file" / "h.tif", GRID, "height"),
+    ):
         pass
 
 
-@pytest.mark.parametrize("epsg, words", [(4326, "whose coordinates are lengths, got 4326"), (999_999, "got 999999")])
+@pytest.mark.parametrize(
+    "epsg, words", [(4326, "whose coordinates are lengths, got 4326"), (999_999, "got 999999")]
+)
 def test_wrong_coordinate_systems_are_refused(rasterio, capfd, epsg, words):
     with pytest.raises(InputError, match=f"config.geo.epsg: expected .*{words}"):
         geotiff.check_epsg(epsg)
@@ -57,14 +73,27 @@ def test_wrong_coordinate_systems_are_refused(rasterio, capfd, epsg, words):
 def test_missing_rasterio_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     geotiff.check_epsg(0)  # without a number there is nothing to ask
-    for ask in (lambda: geotiff.check_epsg(32614), lambda: geotiff.create(tmp_path / "h.tif", GRID, "height").__enter__()):
-        with pytest.raises(InputError, match=r'rasterio is needed .*pip install "cosurfgs_jax\[geo\]"'):
+    for ask in (
+        lambda: geotiff.check_epsg(32614),
+        lambda: geotiff.create(tmp_path / "h.tif", GRID, "height").__enter__(),
+    ):
+        with pytest.raises(
+            InputError, match=r'rasterio is needed .*pip install "cosurfgs_jax\[geo\]"'
+        ):
             ask()
 
 
 def test_pixels_of_points():
-    points = np.array([[500_000.0, 4_000_000.0, 1], [500_003.49, 3_999_997.51, 2], [500_003.5, 3_999_999, 3],
-                       [499_999.9, 3_999_999, 4], [500_001, 4_000_000.1, 5], [500_001, 3_999_997.4, 6]])
+    points = np.array(
+        [
+            [500_000.0, 4_000_000.0, 1],
+            [500_003.49, 3_999_997.51, 2],
+            [500_003.5, 3_999_999, 3],
+            [499_999.9, 3_999_999, 4],
+            [500_001, 4_000_000.1, 5],
+            [500_001, 3_999_997.4, 6],
+        ]
+    )
     rows, columns, inside = GRID.pixels_of(points)
     assert inside.tolist() == [True, True, False, False, False, False]
     assert (rows[:2].tolist(), columns[:2].tolist()) == ([0, 4], [0, 6])
@@ -74,24 +103,37 @@ def test_stray_points_do_not_widen_the_raster():
     x, y = np.meshgrid(np.linspace(100, 200, 51), np.linspace(-50, 0, 51))
     points = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], axis=1)
     grid = ground.choose_grid(points, 0.5, 100)
-    assert (grid.left, grid.top, grid.width, grid.height) == (100, 0, 200, 100)  # no more than the points
+    assert (grid.left, grid.top, grid.width, grid.height) == (
+        100,
+        0,
+        200,
+        100,
+    )  # no more than the points
     strayed = ground.choose_grid(np.concatenate([points, [[1e4, 1e4, 0]] * 5]), 0.5, 100)
     assert strayed.width <= 200 * 1.06 and strayed.height <= 100 * 1.06
-    moved = ground.choose_grid(points + 0.2, 0.5, 100)  # edges stay whole multiples of the pixel size
+    moved = ground.choose_grid(
+        points + 0.2, 0.5, 100
+    )  # edges stay whole multiples of the pixel size
     assert (moved.left, moved.top) == (100, 0.5)
     assert (moved.width, moved.height) == (201, 101)
 
 
-@pytest.mark.parametrize("cameras, expected", [([45.0, 50.0, 900.0], 40), ([5.0], 40), ([120.0, 110.0, 20.0], 50)])
+@pytest.mark.parametrize(
+    "cameras, expected", [([45.0, 50.0, 900.0], 40), ([5.0], 40), ([120.0, 110.0, 20.0], 50)]
+)
 def test_heights_of_surfaces_reach_beyond_the_points_but_not_to_the_cameras(cameras, expected):
-    """Half the range of the points, or a third of the way to the cameras; stray points and single cameras do not matter."""
+    """Half the range of the points, or a third of the way to the cameras; stray points and single
+    cameras do not matter.
+    """
     heights = np.concatenate([np.linspace(10, 30, 10_001), [500.0, -300.0]])
     low, high = ground.height_limits(heights, np.array(cameras))
     assert low == pytest.approx(0, abs=0.2) and high == pytest.approx(expected, abs=0.2)
 
 
 def test_axes_are_those_of_the_map_or_of_the_ground():
-    frame = SceneFrame(0.1, np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]), np.array([0.5, -1.0, 2.0]))
+    frame = SceneFrame(
+        0.1, np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]), np.array([0.5, -1.0, 2.0])
+    )
     points = np.array([[451_234.5, 5_212_345.25, 310.0], [1, 2, 3]])
     own = ground.choose_frame(np.array([0, 0, 1.0]), frame)
     assert own.is_map and np.array_equal(own.from_dataset(points), points)
@@ -102,5 +144,7 @@ def test_axes_are_those_of_the_map_or_of_the_ground():
         eye = np.array([4.0, 5, 60])
         pose = system.camera_from_dataset(eye)
         assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
-        corner = system.axes.T @ (eye + [1, 2, -10]) + system.origin  # 1 east, 2 north of the eye, 10 below it
+        corner = (
+            system.axes.T @ (eye + [1, 2, -10]) + system.origin
+        )  # 1 east, 2 north of the eye, 10 below it
         np.testing.assert_allclose(pose[:3, :3] @ corner + pose[:3, 3], [1, -2, 10], atol=1e-9)

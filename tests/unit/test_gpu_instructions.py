@@ -5,7 +5,8 @@ from pathlib import Path
 
 PATH = Path(__file__).parents[2] / "scripts" / "count_gpu_instructions.py"
 
-# A loop over batches (0) with a loop over visits (1), whose second and third branch leave out what only hits need.
+# A loop over batches (0) with a loop over visits (1), whose second and third branch leave out what
+# only hits need.
 LISTING = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
 .L_x_0:

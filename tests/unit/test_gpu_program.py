@@ -1,4 +1,6 @@
-"""The program that checks the CUDA rasterizer without Python and XLA: built over the emulation, it runs and says so."""
+"""The program that checks the CUDA rasterizer without Python and XLA: built over the emulation, it
+runs and says so.
+"""
 
 import os
 import re
@@ -12,7 +14,9 @@ BUILD = Path(__file__).parents[2] / "scripts" / "build_gpu_program.sh"
 
 
 def _run(*command, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +41,40 @@ def test_its_checks_hold(program):
 def test_it_times_every_kernel(program):
     result = _run(program, "time", "300", "60", "50", "1")
     assert result.returncode == 0, result.stdout
-    for name in ("ProjectSurfel<3>", "BlendTileBlock<2, false>", "BlendTileBackwardBlock<2, true, true>", "AddRows<Sum, 22>",
-                 "sort", "read-back"):
+    for name in (
+        "ProjectSurfel<3>",
+        "BlendTileBlock<2, false>",
+        "BlendTileBackwardBlock<2, true, true>",
+        "AddRows<Sum, 22>",
+        "sort",
+        "read-back",
+    ):
         assert re.search(rf"^ +{re.escape(name)} +\d+\.\d+$", result.stdout, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("arguments", [(), ("chekc",), ("check", "5"), ("time", "5"), ("time", "5", "0", "7")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("chekc",), ("check", "5"), ("time", "5"), ("time", "5", "0", "7")]
+)
 def test_wrong_usage(program, arguments):
     result = _run(program, *arguments)
-    assert result.returncode == 2 and re.search("usage: .* check|expected SURFELS WIDTH HEIGHT", result.stdout)
+    assert result.returncode == 2 and re.search(
+        "usage: .* check|expected SURFELS WIDTH HEIGHT", result.stdout
+    )
 
 
-@pytest.mark.parametrize("arguments, environment, message", [
-    ((), {}, "usage: build_gpu_program.sh OUTPUT"), (("out", "--emulate"), {}, "usage"),
-    (("out", "--emulated"), {"CXX": "no-such-compiler", "PATH": "/nowhere"}, "no C++ compiler"),
-    (("out",), {"NVCC": "true", "COSURFGS_CUDA_ARCHITECTURES": "90x"}, "expected native or a list as 80;90, got 90x")])
+@pytest.mark.parametrize(
+    "arguments, environment, message",
+    [
+        ((), {}, "usage: build_gpu_program.sh OUTPUT"),
+        (("out", "--emulate"), {}, "usage"),
+        (("out", "--emulated"), {"CXX": "no-such-compiler", "PATH": "/nowhere"}, "no C++ compiler"),
+        (
+            ("out",),
+            {"NVCC": "true", "COSURFGS_CUDA_ARCHITECTURES": "90x"},
+            "expected native or a list as 80;90, got 90x",
+        ),
+    ],
+)
 def test_its_build_says_what_is_wrong(tmp_path, arguments, environment, message):
     if environment.get("PATH"):
         environment = {**environment, "PATH": str(tmp_path)}

@@ -18,7 +18,10 @@ TRIANGLES = np.array([[0, 1, 2], [4, 3, 6]])
 
 
 def _write(root):
-    write_ply(root / "ground_truth/points.ply", table_of(("x y z", "f8", VERTICES), ("nx ny nz", "f4", NORMALS)))
+    write_ply(
+        root / "ground_truth/points.ply",
+        table_of(("x y z", "f8", VERTICES), ("nx ny nz", "f4", NORMALS)),
+    )
     write_ply(root / "ground_truth/mesh.ply", table_of(("x y z", "f8", VERTICES)), TRIANGLES)
 
 
@@ -29,8 +32,12 @@ def test_no_ground_truth_is_none(tmp_path):
 def test_what_was_written_comes_back_exactly(tmp_path):
     _write(tmp_path)
     truth = load_ground_truth(tmp_path)
-    for got, expected in ((truth.points, VERTICES), (truth.mesh_vertices, VERTICES), (truth.normals, NORMALS),
-                          (truth.mesh_triangles, TRIANGLES)):
+    for got, expected in (
+        (truth.points, VERTICES),
+        (truth.mesh_vertices, VERTICES),
+        (truth.normals, NORMALS),
+        (truth.mesh_triangles, TRIANGLES),
+    ):
         np.testing.assert_array_equal(got, expected)
     assert truth.depth_path(0) is None
 
@@ -39,10 +46,20 @@ def test_what_was_written_comes_back_exactly(tmp_path):
     ("change", "message"),
     [
         (lambda folder: (folder / "points.ply").unlink(), r"points\.ply: cannot be read"),
-        (lambda folder: write_ply(folder / "points.ply", table_of(("x y z", "f8", VERTICES))), r"points\.ply: .*without nx"),
-        (lambda folder: write_ply(folder / "mesh.ply", table_of(("x y z", "f8", VERTICES))), r"mesh\.ply: .*without triangles"),
-        (lambda folder: write_ply(folder / "mesh.ply", table_of(("x y z", "f8", VERTICES[:4])), TRIANGLES),
-         r"mesh\.ply: a triangle names vertex 6, but there are 4"),
+        (
+            lambda folder: write_ply(folder / "points.ply", table_of(("x y z", "f8", VERTICES))),
+            r"points\.ply: .*without nx",
+        ),
+        (
+            lambda folder: write_ply(folder / "mesh.ply", table_of(("x y z", "f8", VERTICES))),
+            r"mesh\.ply: .*without triangles",
+        ),
+        (
+            lambda folder: write_ply(
+                folder / "mesh.ply", table_of(("x y z", "f8", VERTICES[:4])), TRIANGLES
+            ),
+            r"mesh\.ply: a triangle names vertex 6, but there are 4",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path, change, message):
@@ -57,10 +74,15 @@ def test_exact_depth_stays_with_its_photograph_where_others_are_left_out(tmp_pat
     _write(tmp_path)
     (tmp_path / "ground_truth" / "depth").mkdir()
     for name in model.names:
-        np.savez(tmp_path / "ground_truth" / "depth" / name.replace(".png", ".npz"), depth=np.zeros((48, 64)))
+        np.savez(
+            tmp_path / "ground_truth" / "depth" / name.replace(".png", ".npz"),
+            depth=np.zeros((48, 64)),
+        )
 
     def depth_names():
-        scene = load_scene(DataSettings(path=str(tmp_path)), GeneratedSettings(), tmp_path / "cache")
+        scene = load_scene(
+            DataSettings(path=str(tmp_path)), GeneratedSettings(), tmp_path / "cache"
+        )
         return [Path(scene.ground_truth.depth_path(view)).stem for view in range(scene.num_views)]
 
     assert depth_names() == [f"view_{number:02d}" for number in range(5)]

@@ -27,7 +27,8 @@ def _first(scene, view=0):
 
 
 def _block_mean(values, factor):
-    height, width = values.shape[0] // factor, values.shape[1] // factor
+    height = values.shape[0] // factor
+    width = values.shape[1] // factor
     blocks = values[: height * factor, : width * factor].astype(np.float64)
     return blocks.reshape(height, factor, width, factor, -1).mean((1, 3))
 
@@ -49,7 +50,9 @@ def test_downscale_averages_whole_squares(tmp_path, width, height, factor):
     # Pillow divides by 9 in fixed point, a little too small.
     assert np.abs(_first(scene).astype(np.float64) - mean).max() <= (0.56 if factor == 3 else 0.5)
     assert scene.image_sizes[0].tolist() == list(mean.shape[:2])
-    np.testing.assert_allclose(scene.intrinsics[0, :2], np.array([[60, 0, 31.5], [0, 61, 24.25]]) / factor, rtol=1e-14)
+    np.testing.assert_allclose(
+        scene.intrinsics[0, :2], np.array([[60, 0, 31.5], [0, 61, 24.25]]) / factor, rtol=1e-14
+    )
 
 
 def test_ready_made_reduced_folder_is_used(tmp_path):
@@ -62,13 +65,16 @@ def test_ready_made_reduced_folder_is_used(tmp_path):
     # The true ratio of each axis.
     expected = np.array([[60 * 50 / 101, 0, 31.5 * 50 / 101], [0, 61 * 37 / 75, 24.25 * 37 / 75]])
     np.testing.assert_allclose(scene.intrinsics[0, :2], expected, rtol=1e-14)
-    # A factor that has no folder starts from images/; a folder that was asked for is shrunk by what is left.
+    # A factor that has no folder starts from images/; a folder that was asked for is shrunk by what
+    # is left.
     third = _first(_load(tmp_path, downscale=3))
     np.testing.assert_allclose(third, _block_mean(dataset_files.picture(75, 101), 3), atol=0.6)
     assert _load(tmp_path, images="images_2").image_sizes[0].tolist() == [37, 50]
     assert _load(tmp_path, images="images_2", downscale=2).image_sizes[0].tolist() == [37, 50]
     assert _load(tmp_path, images="images_2", downscale=4).image_sizes[0].tolist() == [18, 25]
-    with pytest.raises(InputError, match=r"config\.data\.downscale: expected a multiple of 2, .*got 3"):
+    with pytest.raises(
+        InputError, match=r"config\.data\.downscale: expected a multiple of 2, .*got 3"
+    ):
         _load(tmp_path, images="images_2", downscale=3)
 
 
@@ -76,10 +82,14 @@ def test_reduced_folders_with_other_endings_and_wrong_sizes(tmp_path):
     model = dataset_files.write_dataset(tmp_path)
     for name in model.names:
         (tmp_path / "images_2").mkdir(exist_ok=True)
-        Image.open(tmp_path / "images" / name).resize((32, 24)).save(tmp_path / "images_2" / name.replace("png", "jpg"))
+        Image.open(tmp_path / "images" / name).resize((32, 24)).save(
+            tmp_path / "images_2" / name.replace("png", "jpg")
+        )
     assert _load(tmp_path, downscale=2).image_paths[0].endswith("images_2/view_00.jpg")
     Image.new("RGB", (30, 24)).save(tmp_path / "images_2" / "view_02.jpg")
-    with pytest.raises(InputError, match=r"images_2/view_02\.jpg: expected 32x24 pixels .*got 30x24"):
+    with pytest.raises(
+        InputError, match=r"images_2/view_02\.jpg: expected 32x24 pixels .*got 30x24"
+    ):
         _load(tmp_path, downscale=2)
     (tmp_path / "images_2").rename(tmp_path / "images_4")
     with pytest.raises(InputError, match=r"images_4: expected images of 1/4 .*got 32x24"):
@@ -94,8 +104,16 @@ def test_downscale_that_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("ending", "mode"),
-    [("png", "L"), ("png", "I;16"), ("png", "P"), ("png", "1"), ("tif", "I;16"), ("tif", "RGB"), ("jpg", "L"),
-     ("jpg", "CMYK")],
+    [
+        ("png", "L"),
+        ("png", "I;16"),
+        ("png", "P"),
+        ("png", "1"),
+        ("tif", "I;16"),
+        ("tif", "RGB"),
+        ("jpg", "L"),
+        ("jpg", "CMYK"),
+    ],
 )
 def test_formats(tmp_path, ending, mode):
     names = [f"view_{i}.{ending}" for i in range(3)]
@@ -111,11 +129,17 @@ def test_formats(tmp_path, ending, mode):
             image = Image.fromarray(np.where(grey < 32768, 0, 255).astype(np.uint8)).convert("1")
             expected = np.where(grey < 32768, 0, 255)
         else:
-            image = Image.fromarray(expected).convert("RGB").convert(mode, palette=Image.Palette.ADAPTIVE)
+            image = (
+                Image.fromarray(expected)
+                .convert("RGB")
+                .convert(mode, palette=Image.Palette.ADAPTIVE)
+            )
         image.save(tmp_path / "images" / name, **({"quality": 100} if ending == "jpg" else {}))
     loaded = _first(_load(tmp_path))
     assert loaded.shape == (48, 64, 3) and loaded.dtype == np.uint8
-    np.testing.assert_allclose(loaded, np.repeat(expected[..., None], 3, axis=2), atol=2 if ending == "jpg" else 0)
+    np.testing.assert_allclose(
+        loaded, np.repeat(expected[..., None], 3, axis=2), atol=2 if ending == "jpg" else 0
+    )
 
 
 def test_real_numbers_are_refused(tmp_path):
@@ -142,9 +166,13 @@ def test_orientation_tags_are_not_applied_as_in_colmap(tmp_path, ending, orienta
         Image.fromarray(pixels).save(path, exif=exif)
     header = photo_files.read_header(path)
     assert (header.height, header.width) == (20, 40)
-    np.testing.assert_allclose(np.asarray(images.read_photograph(path)[0]).astype(int), pixels, atol=12)
+    np.testing.assert_allclose(
+        np.asarray(images.read_photograph(path)[0]).astype(int), pixels, atol=12
+    )
     pycolmap = pytest.importorskip("pycolmap")
-    np.testing.assert_allclose(pycolmap.Bitmap.read(path, True).to_array().astype(int), pixels, atol=12)
+    np.testing.assert_allclose(
+        pycolmap.Bitmap.read(path, True).to_array().astype(int), pixels, atol=12
+    )
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
@@ -220,9 +248,12 @@ def test_kinds_of_masks(tmp_path, kind):
 
 def test_alpha_channels_are_masks(tmp_path):
     model = dataset_files.write_dataset(tmp_path)
-    rgb, keep = dataset_files.picture(48, 64), np.arange(64) >= 20
+    rgb = dataset_files.picture(48, 64)
+    keep = np.arange(64) >= 20
     alpha = np.tile(np.where(keep, 255, 90).astype(np.uint8), (48, 1))
-    Image.fromarray(np.concatenate([rgb, alpha[..., None]], axis=2)).save(tmp_path / "images" / model.names[0])
+    Image.fromarray(np.concatenate([rgb, alpha[..., None]], axis=2)).save(
+        tmp_path / "images" / model.names[0]
+    )
     scene = _load(tmp_path)
     assert scene.has_masks
     np.testing.assert_array_equal(_first(scene)[..., :3], rgb)
@@ -235,10 +266,15 @@ def test_masks_that_fit_nothing(tmp_path):
     (tmp_path / "masks" / "readme.txt").write_text("no mask")
     assert not _load(tmp_path).has_masks
     Image.new("L", (64, 48), 255).save(tmp_path / "masks" / "other.png")
-    with pytest.raises(InputError, match=r"masks: expected masks named .*got 1 files that fit no image, the first is other"):
+    with pytest.raises(
+        InputError,
+        match=r"masks: expected masks named .*got 1 files that fit no image, the first is other",
+    ):
         _load(tmp_path)
     Image.new("L", (64, 60), 255).save(tmp_path / "masks" / "view_00.png")
-    with pytest.raises(InputError, match=r"view_00\.png: expected a mask of .*shape, 64x48 pixels, got 64x60"):
+    with pytest.raises(
+        InputError, match=r"view_00\.png: expected a mask of .*shape, 64x48 pixels, got 64x60"
+    ):
         _first(_load(tmp_path))
 
 
@@ -251,7 +287,9 @@ def test_masks_that_fit_nothing(tmp_path):
 )
 @pytest.mark.parametrize("downscale", [1, 2])
 def test_undistorted_images_show_what_the_pinhole_sees(tmp_path, model, params, downscale):
-    """A photograph is painted from a smooth pattern of rays; the loaded image must be that pattern as the pinhole has it."""
+    """A photograph is painted from a smooth pattern of rays; the loaded image must be that pattern
+    as the pinhole has it.
+    """
 
     def paint(rays):
         waves = np.array([[5.0, 2.0], [-3.0, 4.0], [1.0, -6.0]])
@@ -260,7 +298,8 @@ def test_undistorted_images_show_what_the_pinhole_sees(tmp_path, model, params, 
     lens = distortion.lens_from_params(model, 150, 200, params)
     names = ["a.png", "b.png"]
     dataset_files.write_binary(
-        dataset_files.make_model(names=names, cameras={1: (model, 200, 150, params)}), tmp_path / "sparse" / "0"
+        dataset_files.make_model(names=names, cameras={1: (model, 200, 150, params)}),
+        tmp_path / "sparse" / "0",
     )
     ys, xs = np.mgrid[0:150, 0:200] + 0.5
     photo = paint(distortion.normalised_from_pixels(lens, np.stack([xs, ys], axis=-1)))
@@ -275,7 +314,8 @@ def test_undistorted_images_show_what_the_pinhole_sees(tmp_path, model, params, 
     pixels = np.stack([xs, ys, np.ones_like(xs)], axis=-1)
     expected = paint((pixels @ np.linalg.inv(scene.intrinsics[0]).T)[..., :2])
     error = np.abs(loaded - expected)
-    # 8 bits twice over and linear interpolation of waves of 100 pixels; half a pixel off would be 2 levels in the mean.
+    # 8 bits twice over and linear interpolation of waves of 100 pixels; half a pixel off would be 2
+    # levels in the mean.
     assert error.mean() < 0.5 and error.max() < 3.5
     # No black border.
     assert loaded.min() > 20
@@ -283,7 +323,9 @@ def test_undistorted_images_show_what_the_pinhole_sees(tmp_path, model, params, 
 
 def test_masks_are_undistorted_with_the_image(tmp_path):
     camera = ("SIMPLE_RADIAL", 200, 150, [170.0, 100.0, 75.0, -0.2])
-    dataset_files.write_dataset(tmp_path, dataset_files.make_model(names=["a.png", "b.png"], cameras={1: camera}))
+    dataset_files.write_dataset(
+        tmp_path, dataset_files.make_model(names=["a.png", "b.png"], cameras={1: camera})
+    )
     (tmp_path / "masks").mkdir()
     left_half = np.tile(np.where(np.arange(200) < 100, 255, 0).astype(np.uint8), (150, 1))
     Image.fromarray(left_half).save(tmp_path / "masks" / "a.png")
@@ -297,7 +339,9 @@ def test_masks_are_undistorted_with_the_image(tmp_path):
 
 def test_resample_at_pixel_centres_between_them_and_outside():
     image = np.array([[[10], [20]], [[30], [50]]], np.uint8)
-    places = np.array([[[0.5, 0.5], [1.0, 0.5], [1.5, 1.5]], [[1.0, 1.0], [-3.0, 0.5], [9.0, 9.0]]], np.float32)
+    places = np.array(
+        [[[0.5, 0.5], [1.0, 0.5], [1.5, 1.5]], [[1.0, 1.0], [-3.0, 0.5], [9.0, 9.0]]], np.float32
+    )
     assert images.resample(image, places)[..., 0].tolist() == [[10, 15, 50], [28, 10, 50]]
 
 
@@ -306,14 +350,22 @@ def test_cache_stays_within_the_budget_and_drops_the_longest_unused(tmp_path, mo
     scene = _load(tmp_path)
     reads = []
     original = images.read_photograph
-    monkeypatch.setattr(images, "read_photograph", lambda path, *size: reads.append(path[-6:-4]) or original(path, *size))
+    monkeypatch.setattr(
+        images,
+        "read_photograph",
+        lambda path, *size: reads.append(path[-6:-4]) or original(path, *size),
+    )
     with images.ImageStore(scene, 64) as store:
         store._budget = 3 * 48 * 64 * 3
         for view in (0, 1, 2, 0, 3, 0, 2, 1):
             store.load(view)
         # 3 drops 1, which is then read again.
         assert reads == ["00", "01", "02", "03", "01"]
-        assert store._num_bytes == sum(image.nbytes for image in store._cache.values()) <= store._budget
+        assert (
+            store._num_bytes
+            == sum(image.nbytes for image in store._cache.values())
+            <= store._budget
+        )
         store._budget = 100
         store.load(4)
         store.load(4)
@@ -325,12 +377,16 @@ def test_prefetch_reads_once_and_no_more_than_fits(tmp_path, monkeypatch):
     scene = _load(tmp_path)
     reads = []
     original = images.read_photograph
-    monkeypatch.setattr(images, "read_photograph", lambda path, *size: reads.append(path) or original(path, *size))
+    monkeypatch.setattr(
+        images, "read_photograph", lambda path, *size: reads.append(path) or original(path, *size)
+    )
     with images.ImageStore(scene, 64) as store:
         store._budget = 5 * 48 * 64 * 3
         store.prefetch(range(8))
         for view in range(5):
-            np.testing.assert_array_equal(store.load(view), dataset_files.picture(48, 64, seed=view))
+            np.testing.assert_array_equal(
+                store.load(view), dataset_files.picture(48, 64, seed=view)
+            )
         assert sorted(reads) == scene.image_paths[:5]
 
 
@@ -345,7 +401,9 @@ def test_many_threads_get_the_same_pictures(tmp_path):
             for _ in range(60):
                 view = int(rng.integers(6))
                 store.prefetch(rng.integers(0, 6, 2))
-                np.testing.assert_array_equal(store.load(view), dataset_files.picture(48, 64, seed=view))
+                np.testing.assert_array_equal(
+                    store.load(view), dataset_files.picture(48, 64, seed=view)
+                )
         except BaseException as error:  # noqa: BLE001 - reported below, in the main thread
             errors.append(error)
 
@@ -384,7 +442,9 @@ def test_the_generated_town_is_kept_by_its_settings(tmp_path, monkeypatch):
     def make(settings, folder):
         made.append((settings.num_views, folder))
         if not folder.exists():
-            dataset_files.write_dataset(folder, dataset_files.make_model(num_views=settings.num_views))
+            dataset_files.write_dataset(
+                folder, dataset_files.make_model(num_views=settings.num_views)
+            )
 
     monkeypatch.setattr(dataset, "make_town", make)
     scenes = [
@@ -394,7 +454,9 @@ def test_the_generated_town_is_kept_by_its_settings(tmp_path, monkeypatch):
     assert [scene.num_views for scene in scenes] == [4, 4, 5, 5]
     folders = [folder for _, folder in made]
     assert folders[0] == folders[1] and len(set(folders)) == 3
-    assert all(folder.parent == tmp_path and folder.name.startswith("generated-") for folder in folders)
+    assert all(
+        folder.parent == tmp_path and folder.name.startswith("generated-") for folder in folders
+    )
     assert scenes[0].name == "generated" and scenes[0].ground_truth is None
     with pytest.raises(InputError, match=r"config\.generated\.num_views"):
         load_scene(DataSettings(), GeneratedSettings(num_views=1), tmp_path)

@@ -37,7 +37,9 @@ def test_surfels_lie_in_the_plane_and_face_the_cameras(side):
     # Three neighbours of a grid at its spacing, but for the corners, which have two.
     is_corner = np.isin(np.arange(400), [0, 19, 380, 399])[:, None]
     expected = np.where(is_corner, 0.1 * (2 + np.sqrt(2)) / 3, 0.1)
-    np.testing.assert_allclose(np.exp(surfels.log_scales), np.broadcast_to(expected, (400, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(surfels.log_scales), np.broadcast_to(expected, (400, 2)), rtol=1e-5
+    )
     np.testing.assert_allclose(jnp.linalg.norm(surfels.quats, axis=-1), 1, atol=1e-6)
 
 
@@ -64,7 +66,10 @@ def test_too_many_points_are_chosen_from_by_the_key(caplog):
     rows = {tuple(row) for row in points.astype(np.float32)}
     assert all(tuple(row) in rows for row in np.asarray(surfels.means))
     np.testing.assert_array_equal(surfels.means, _make(points, capacity=100).means)
-    assert (np.asarray(surfels.means) != np.asarray(_make(points, capacity=100, key=jax.random.key(1)).means)).any()
+    assert (
+        np.asarray(surfels.means)
+        != np.asarray(_make(points, capacity=100, key=jax.random.key(1)).means)
+    ).any()
     # The points are now farther apart, and the scales know.
     assert surfels.log_scales.mean() > _make(points).log_scales.mean() + 0.3
 
@@ -75,7 +80,9 @@ def test_duplicates_and_strays():
     surfels = _make(points)
     assert int(surfels.alive.sum()) == 102
     scales = np.exp(surfels.log_scales[:102])
-    assert scales.max() <= 1.0 + 1e-5 and scales.min() >= 0.005 - 1e-6  # 10 and 0.05 times the spacing
+    assert (
+        scales.max() <= 1.0 + 1e-5 and scales.min() >= 0.005 - 1e-6
+    )  # 10 and 0.05 times the spacing
     assert jnp.isfinite(surfels.quats).all()
 
 

@@ -11,20 +11,32 @@ from cosurfgs_jax.errors import InputError
 
 def edges(num_blocks: int, num_edges: int) -> np.ndarray:
     """As `build_partition` deals blocks out: ascending, the first edges one larger."""
-    return np.repeat(np.arange(num_edges), [len(part) for part in np.array_split(np.arange(num_blocks), num_edges)])
+    return np.repeat(
+        np.arange(num_edges),
+        [len(part) for part in np.array_split(np.arange(num_blocks), num_edges)],
+    )
 
 
-CASES = [(blocks, num_edges, devices) for blocks in (1, 2, 3, 4, 5, 7, 8, 12) for num_edges in (1, 2, 3, 4) if num_edges <= blocks
-         for devices in (0, 1, 2, 3, 4)]
+CASES = [
+    (blocks, num_edges, devices)
+    for blocks in (1, 2, 3, 4, 5, 7, 8, 12)
+    for num_edges in (1, 2, 3, 4)
+    if num_edges <= blocks
+    for devices in (0, 1, 2, 3, 4)
+]
 every_layout = pytest.mark.parametrize("num_blocks, num_edges, num_devices", CASES)
-some_layouts = pytest.mark.parametrize("num_blocks, num_edges, num_devices",
-                                       [(1, 1, 0), (4, 2, 0), (4, 1, 1), (5, 2, 3), (7, 2, 2)])
+some_layouts = pytest.mark.parametrize(
+    "num_blocks, num_edges, num_devices", [(1, 1, 0), (4, 2, 0), (4, 1, 1), (5, 2, 3), (7, 2, 2)]
+)
 
 
 def tree_of(block: int | None) -> dict:
     """Something that tells blocks apart; -1 where there is none."""
     number = -1 if block is None else block
-    return {"a": np.arange(3, dtype=np.float32) + 10 * number, "b": (np.int32(number), np.full((2, 1), number % 2 == 0))}
+    return {
+        "a": np.arange(3, dtype=np.float32) + 10 * number,
+        "b": (np.int32(number), np.full((2, 1), number % 2 == 0)),
+    }
 
 
 def rows_of(layout: Layout) -> list:
@@ -40,11 +52,22 @@ def test_every_block_is_on_exactly_one_device(num_blocks, num_edges, num_devices
     assert len({device.id for device in layout.mesh.devices.flat}) == layout.num_devices
     carried = [layout.blocks_of(device) for device in range(layout.num_devices)]
     assert all(carried), "a device without work"
-    assert [block for blocks in carried for block in blocks] == list(range(num_blocks)) == layout.local_blocks
-    places = {(device, row): layout.block_at(device, row) for device in range(layout.num_devices)
-              for row in range(layout.blocks_per_device)}
-    assert sorted(block for block in places.values() if block is not None) == list(range(num_blocks))
-    assert all(block in carried[device] for (device, _), block in places.items() if block is not None)
+    assert (
+        [block for blocks in carried for block in blocks]
+        == list(range(num_blocks))
+        == layout.local_blocks
+    )
+    places = {
+        (device, row): layout.block_at(device, row)
+        for device in range(layout.num_devices)
+        for row in range(layout.blocks_per_device)
+    }
+    assert sorted(block for block in places.values() if block is not None) == list(
+        range(num_blocks)
+    )
+    assert all(
+        block in carried[device] for (device, _), block in places.items() if block is not None
+    )
     assert {layout.process_of(block) for block in range(num_blocks)} == {0}
 
 
@@ -63,7 +86,10 @@ def test_edges_are_rows_where_they_are_equal():
     assert make_layout(edges(4, 2)).mesh.devices.shape == (2, 2)
     assert make_layout(edges(8, 4)).mesh.devices.shape == (4, 1)
     assert make_layout(edges(8, 2), num_devices=2).mesh.devices.shape == (2, 1)
-    assert make_layout(np.array([0, 1, 1, 1])).mesh.devices.shape == (1, 4)  # 1 and 3 blocks: no border in the middle
+    assert make_layout(np.array([0, 1, 1, 1])).mesh.devices.shape == (
+        1,
+        4,
+    )  # 1 and 3 blocks: no border in the middle
 
 
 @some_layouts
@@ -72,15 +98,23 @@ def test_what_is_put_comes_back(num_blocks, num_edges, num_devices):
     rows = rows_of(layout)
     assert len(rows) == layout.blocks_per_device
     for row, tree in enumerate(rows):
-        assert tree["a"].shape == (layout.num_devices, 3) and tree["b"][0].shape == (layout.num_devices,)
-        for shard in tree["a"].addressable_shards:  # each device has its own, and nothing of the others
+        assert tree["a"].shape == (layout.num_devices, 3) and tree["b"][0].shape == (
+            layout.num_devices,
+        )
+        for shard in tree[
+            "a"
+        ].addressable_shards:  # each device has its own, and nothing of the others
             device = list(layout.mesh.devices.flat).index(shard.device)
-            np.testing.assert_array_equal(shard.data, tree_of(layout.block_at(device, row))["a"][None])
+            np.testing.assert_array_equal(
+                shard.data, tree_of(layout.block_at(device, row))["a"][None]
+            )
     blocks = layout.get_blocks(rows)
     assert list(blocks) == list(range(num_blocks))
     for block, tree in blocks.items():
         jax.tree.map(np.testing.assert_array_equal, tree, tree_of(block))
-        assert all(isinstance(leaf, np.ndarray) and leaf.flags.owndata for leaf in jax.tree.leaves(tree))
+        assert all(
+            isinstance(leaf, np.ndarray) and leaf.flags.owndata for leaf in jax.tree.leaves(tree)
+        )
 
 
 def test_what_was_got_outlives_a_donation():
@@ -99,8 +133,13 @@ def test_joined_rows_are_in_the_order_of_blocks_and_split_again(num_blocks, num_
     rows = rows_of(layout)
     joined = layout.join_rows(rows)
     numbers = np.asarray(joined["b"][0])
-    assert numbers[:num_blocks].tolist() == list(range(num_blocks)) and (numbers[num_blocks:] == -1).all()
-    for got, wanted in zip(jax.tree.leaves(joined), jax.tree.leaves(layout.abstract_rows(tree_of(0))), strict=True):
+    assert (
+        numbers[:num_blocks].tolist() == list(range(num_blocks))
+        and (numbers[num_blocks:] == -1).all()
+    )
+    for got, wanted in zip(
+        jax.tree.leaves(joined), jax.tree.leaves(layout.abstract_rows(tree_of(0))), strict=True
+    ):
         assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
         assert got.sharding.is_equivalent_to(wanted.sharding, got.ndim)
     split = layout.split_rows(joined)
@@ -108,7 +147,8 @@ def test_joined_rows_are_in_the_order_of_blocks_and_split_again(num_blocks, num_
     for got, wanted in zip(jax.tree.leaves(split), jax.tree.leaves(rows), strict=True):
         np.testing.assert_array_equal(got, wanted)
         assert got.sharding.is_equivalent_to(wanted.sharding, got.ndim)
-    # The order of blocks is that of any other number of devices, which is what lets a checkpoint move.
+    # The order of blocks is that of any other number of devices, which is what lets a checkpoint
+    # move.
     other = make_layout(edges(num_blocks, num_edges), 1)
     np.testing.assert_array_equal(other.join_rows(rows_of(other))["b"][0], np.arange(num_blocks))
 
@@ -122,7 +162,9 @@ def test_a_sharded_function_sees_one_device():
         return tree["a"] ** power + other
 
     values = rows_of(layout)[0]
-    result = sharded(function, layout, static=("power",))(values, layout.put(lambda device: np.float32(device)), power=2)
+    result = sharded(function, layout, static=("power",))(
+        values, layout.put(lambda device: np.float32(device)), power=2
+    )
     assert seen == [((3,), ())]
     for block, got in layout.get_blocks([result]).items():
         np.testing.assert_array_equal(got, tree_of(block)["a"] ** 2 + block)
@@ -132,5 +174,9 @@ def test_a_sharded_function_sees_one_device():
 
 
 def test_too_many_devices_are_refused():
-    with pytest.raises(InputError, match=r"config\.mesh\.num_devices: expected at most the 4 cpu device.*got 5; set JAX_NUM_CPU"):
+    with pytest.raises(
+        InputError,
+        match=r"config\.mesh\.num_devices: expected at most the 4 cpu device.*got 5; "
+        r"set JAX_NUM_CPU",
+    ):
         make_layout(edges(8, 1), num_devices=5)

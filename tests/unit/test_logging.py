@@ -8,7 +8,14 @@ import pytest
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.run_log import Log, Progress, Stopwatch, peak_bytes_per_device, read_history, write_stage
+from cosurfgs_jax.training.run_log import (
+    Log,
+    Progress,
+    Stopwatch,
+    peak_bytes_per_device,
+    read_history,
+    write_stage,
+)
 
 
 def test_without_a_terminal_lines_are_rare():
@@ -41,7 +48,11 @@ def test_terminal_gets_a_bar():
         for step in range(1, 11):
             progress.update(step, loss=0.25)
         progress.message("saved")
-    assert "loss 0.25" in stream.getvalue() and "10/10" in stream.getvalue() and "saved\n" in stream.getvalue()
+    assert (
+        "loss 0.25" in stream.getvalue()
+        and "10/10" in stream.getvalue()
+        and "saved\n" in stream.getvalue()
+    )
 
 
 def test_history_survives_a_resume(tmp_path):
@@ -57,7 +68,12 @@ def test_history_survives_a_resume(tmp_path):
         log.row("device", 40, 0, loss=0.5)
         rows = read_history(tmp_path / "run")
         assert [row["step"] for row in rows] == [10, 20, 30, 40]
-        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30, 40]
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
+            10,
+            20,
+            30,
+            40,
+        ]
         assert [row.get("psnr") for row in rows] == [20.0, None, 20.0, None]
         assert rows[0] == {"stage": "device", "step": 10, "block": 0, "loss": 0.1, "psnr": 20.0}
         log.begin("device", 0)
@@ -73,7 +89,9 @@ def _logged(folder, stages):
                 for block in (0, 1):
                     log.row(stage, step, block, loss=1.0)
     rows = read_history(folder)
-    of_blocks = [[(row["stage"], row["step"]) for row in rows if row["block"] == block] for block in (0, 1)]
+    of_blocks = [
+        [(row["stage"], row["step"]) for row in rows if row["block"] == block] for block in (0, 1)
+    ]
     assert of_blocks[0] == of_blocks[1]
     return of_blocks[0]
 
@@ -101,14 +119,17 @@ def test_rows_of_processes_are_read_as_one_history_whatever_their_number_was(tmp
             log.begin("cloud", 0)
             log.row("cloud", 5, process, loss=5.0)
     rows = [(row["stage"], row["step"], row["block"]) for row in read_history(tmp_path)]
-    assert sorted(rows[:8]) == [("device", step, block) for step in (10, 20, 30, 40) for block in (0, 1)]
+    assert sorted(rows[:8]) == [
+        ("device", step, block) for step in (10, 20, 30, 40) for block in (0, 1)
+    ]
     assert [row[1] for row in rows[:8]] == [10, 10, 20, 20, 30, 30, 40, 40]
     assert sorted(rows[8:]) == [("cloud", 5, 0), ("cloud", 5, 1)]
     # ... and then from step 30 in one, which cuts what the other wrote after it as well.
     with Log(tmp_path) as log:
         log.begin("device", 30)
     assert [(row["step"], row["block"]) for row in read_history(tmp_path)] == [
-        (step, block) for step in (10, 20, 30) for block in (0, 1)]
+        (step, block) for step in (10, 20, 30) for block in (0, 1)
+    ]
 
 
 def test_tensorboard_writes_an_event_file(tmp_path):
@@ -117,7 +138,11 @@ def test_tensorboard_writes_an_event_file(tmp_path):
             log.begin("device", 0)
             log.row("device", 1, process, loss=0.5, psnr=20)
     for folder in (tmp_path / "tensorboard", tmp_path / "tensorboard" / "process_1"):
-        assert [path for path in folder.iterdir() if "tfevents" in path.name and path.stat().st_size > 50]
+        assert [
+            path
+            for path in folder.iterdir()
+            if "tfevents" in path.name and path.stat().st_size > 50
+        ]
 
 
 def test_stopwatch_goes_on_from_earlier_runs():
@@ -135,8 +160,15 @@ def test_stages_keep_their_order(tmp_path):
     write_stage(tmp_path, "cloud", steps=20)
     write_stage(tmp_path, "device", steps=11, psnr_test=float("nan"))
     content = json.loads((tmp_path / "metrics.json").read_text())
-    assert content == {"format": 1, "stages": [{"name": "device", "steps": 11, "psnr_test": None},
-                                               {"name": "cloud", "steps": 20}], "final": None, "geometry": None}
+    assert content == {
+        "format": 1,
+        "stages": [
+            {"name": "device", "steps": 11, "psnr_test": None},
+            {"name": "cloud", "steps": 20},
+        ],
+        "final": None,
+        "geometry": None,
+    }
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):

@@ -1,4 +1,6 @@
-"""Scores against hand-computed values, an independent SSIM, and shapes whose distances are known."""
+"""Scores against hand-computed values, an independent SSIM, and shapes whose distances
+are known.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +25,14 @@ def test_psnr_of_a_constant_difference():
 
 
 def test_psnr_looks_only_at_kept_pixels():
-    a, b = np.full((6, 6, 3), 0.5, np.float32), np.full((6, 6, 3), 0.6, np.float32)
+    a = np.full((6, 6, 3), 0.5, np.float32)
+    b = np.full((6, 6, 3), 0.6, np.float32)
     b[:3] = 1.0
     mask = np.zeros((6, 6), bool)
     mask[3:] = True
-    assert float(metrics.psnr(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) == pytest.approx(20.0, abs=1e-4)
+    assert float(metrics.psnr(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) == pytest.approx(
+        20.0, abs=1e-4
+    )
 
 
 def ssim_by_scipy(a, b):
@@ -37,24 +42,37 @@ def ssim_by_scipy(a, b):
     window /= window.sum()
 
     def blur(x):
-        return np.stack([scipy.ndimage.correlate(x[..., c], window, mode="constant") for c in range(3)], axis=-1)
+        return np.stack(
+            [scipy.ndimage.correlate(x[..., c], window, mode="constant") for c in range(3)], axis=-1
+        )
 
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    ma, mb = blur(a), blur(b)
-    va, vb, cov = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
-    return ((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))).mean()
+    a = a.astype(np.float64)
+    b = b.astype(np.float64)
+    ma = blur(a)
+    mb = blur(b)
+    va = blur(a * a) - ma**2
+    vb = blur(b * b) - mb**2
+    cov = blur(a * b) - ma * mb
+    return (
+        (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
+    ).mean()
 
 
 @pytest.mark.parametrize("size", [(24, 31), (8, 40), (3, 3)])
 def test_ssim_equals_an_independent_implementation(size):
     a = noise(*size, 3)
     b = np.clip(a + 0.2 * noise(*size, 3, seed=1), 0, 1).astype(np.float32)
-    assert float(metrics.ssim(jnp.asarray(a), jnp.asarray(b))) == pytest.approx(ssim_by_scipy(a, b), abs=2e-6)
+    assert float(metrics.ssim(jnp.asarray(a), jnp.asarray(b))) == pytest.approx(
+        ssim_by_scipy(a, b), abs=2e-6
+    )
 
 
 def test_ssim_of_equal_images_is_one_and_falls_with_noise():
     a = noise(20, 20, 3)
-    values = [float(metrics.ssim(jnp.asarray(a), jnp.asarray(a + s * noise(20, 20, 3, seed=2)))) for s in (0, 0.1, 0.4)]
+    values = [
+        float(metrics.ssim(jnp.asarray(a), jnp.asarray(a + s * noise(20, 20, 3, seed=2))))
+        for s in (0, 0.1, 0.4)
+    ]
     assert values[0] == pytest.approx(1.0, abs=1e-5)
     assert values[0] > values[1] > values[2]
 
@@ -66,13 +84,19 @@ def test_ssim_gradient():
 
 
 def test_masked_pixels_have_no_say_in_ssim():
-    a, b, mask = noise(24, 24, 3), noise(24, 24, 3, seed=1), np.ones((24, 24), bool)
+    a = noise(24, 24, 3)
+    b = noise(24, 24, 3, seed=1)
+    mask = np.ones((24, 24), bool)
     mask[:, :10] = False
     first = float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask)))
     a[:, :10] = 0.3
-    assert float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) == pytest.approx(first, abs=1e-6)
+    assert float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) == pytest.approx(
+        first, abs=1e-6
+    )
     a[:, 12:] = 0.3
-    assert abs(float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) - first) > 1e-3
+    assert (
+        abs(float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) - first) > 1e-3
+    )
 
 
 def test_color_correct_undoes_a_quadratic_change():
@@ -131,8 +155,9 @@ def test_grid_downsample_keeps_one_mean_per_cell():
 def test_scores_of_a_plane_at_a_known_distance():
     vertices = np.array([[0, 0, 0.2], [10, 0, 0.2], [10, 10, 0.2], [0, 10, 0.2]])
     triangles = np.array([[0, 1, 2], [0, 2, 3]])
-    scores = metrics.surface_scores((vertices, triangles), square(num=401), thresholds=(0.15, 0.25),
-                                    num_samples=200_000)
+    scores = metrics.surface_scores(
+        (vertices, triangles), square(num=401), thresholds=(0.15, 0.25), num_samples=200_000
+    )
     assert scores["accuracy"] == pytest.approx(0.2, abs=0.002)
     assert scores["completeness"] == pytest.approx(0.2, abs=0.002)
     assert [row["f1"] for row in scores["thresholds"]] == [0.0, pytest.approx(1.0, abs=1e-3)]
@@ -141,23 +166,37 @@ def test_scores_of_a_plane_at_a_known_distance():
 def test_distances_to_triangles_are_exact_inside_at_edges_and_at_corners():
     vertices = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 9], [0, 0, 9], [1, 0, 9.0]])
     triangles = np.array([[0, 1, 2], [3, 4, 5]])  # the second one has no area
-    points = np.array([[1, 1, 0.5], [1, 1, -0.5], [2, -3, 0], [3, 3, 0], [-3, -4, 0], [1, -3, 4], [1, 1, 0]])
+    points = np.array(
+        [[1, 1, 0.5], [1, 1, -0.5], [2, -3, 0], [3, 3, 0], [-3, -4, 0], [1, -3, 4], [1, 1, 0]]
+    )
     expected = [0.5, 0.5, 3.0, np.sqrt(2), 5.0, 5.0, 0.0]
-    assert metrics.distance_to_mesh(points, vertices, triangles, num_samples=50) == pytest.approx(expected, abs=1e-12)
+    assert metrics.distance_to_mesh(points, vertices, triangles, num_samples=50) == pytest.approx(
+        expected, abs=1e-12
+    )
     flat = np.repeat(vertices[None, 3:], 2, axis=0)
-    assert surface._distance_to_triangles(np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat) == pytest.approx([2, 2])
+    assert surface._distance_to_triangles(
+        np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat
+    ) == pytest.approx([2, 2])
 
 
 def test_an_exact_mesh_takes_the_gaps_of_the_points_out_of_the_scores():
-    vertices, triangles = np.array([[0, 0, 0], [10, 0, 0], [10, 10, 0], [0, 10, 0.0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    vertices = np.array([[0, 0, 0], [10, 0, 0], [10, 10, 0], [0, 10, 0.0]])
+    triangles = np.array([[0, 1, 2], [0, 2, 3]])
     raised = (vertices + np.array([0, 0, 0.01]), triangles)
     sparse = square(num=11)  # one point per unit
     with_gaps = metrics.surface_scores(raised, sparse, thresholds=(0.1,), num_samples=20_000)
-    exact = metrics.surface_scores(raised, sparse, truth_mesh=(vertices, triangles), thresholds=(0.1,),
-                                   num_samples=20_000)
-    assert with_gaps["accuracy"] > 0.2 and "finer than the ground truth" in with_gaps["thresholds"][0]["kind"]
+    exact = metrics.surface_scores(
+        raised, sparse, truth_mesh=(vertices, triangles), thresholds=(0.1,), num_samples=20_000
+    )
+    assert (
+        with_gaps["accuracy"] > 0.2
+        and "finer than the ground truth" in with_gaps["thresholds"][0]["kind"]
+    )
     assert exact["accuracy"] == pytest.approx(0.01) and exact["thresholds"][0]["precision"] == 1.0
-    assert exact["thresholds"][0]["kind"] == "given" and "to triangles of the ground truth" in exact["distances"]
+    assert (
+        exact["thresholds"][0]["kind"] == "given"
+        and "to triangles of the ground truth" in exact["distances"]
+    )
     assert exact["completeness"] == pytest.approx(0.01)  # whatever the number of samples
 
 
@@ -177,10 +216,15 @@ def test_missing_half_costs_recall_and_a_stray_sheet_costs_precision():
 
 def test_default_thresholds_come_from_spacing_and_width():
     scores = metrics.surface_scores(square(), square(), unit="m")
-    spacing, width = 10 / 80, 10.0
-    assert "finer" in scores["thresholds"][1]["kind"] and "finer" not in scores["thresholds"][0]["kind"]
+    spacing = 10 / 80
+    width = 10.0
+    assert (
+        "finer" in scores["thresholds"][1]["kind"]
+        and "finer" not in scores["thresholds"][0]["kind"]
+    )
     assert [row["tau"] for row in scores["thresholds"]] == pytest.approx(
-        [1.5 * spacing, 0.001 * width, 0.0025 * width, 0.005 * width], rel=0.02)
+        [1.5 * spacing, 0.001 * width, 0.0025 * width, 0.005 * width], rel=0.02
+    )
     assert scores["unit"] == "m" and scores["truth_spacing"] == pytest.approx(spacing, rel=0.01)
 
 
@@ -212,7 +256,9 @@ def test_hidden_ground_truth_does_not_count_but_a_hidden_surface_does():
     region = metrics.SeenRegion(poses, intrinsics, sizes, depth_of=lambda view: roof)
     inner = square(3.0, num=61) + np.array([1.0, 1.0, 0])
     truth = np.concatenate([inner + np.array([0, 0, 1.0]), inner])
-    scores = metrics.surface_scores(inner + np.array([0, 0, 1.0]), truth, thresholds=(0.1,), region=region)
+    scores = metrics.surface_scores(
+        inner + np.array([0, 0, 1.0]), truth, thresholds=(0.1,), region=region
+    )
     assert scores["thresholds"][0]["recall"] == 1.0
     wrong = np.concatenate([inner + np.array([0, 0, 1.0]), inner + np.array([0, 0, 0.5])])
     scores = metrics.surface_scores(wrong, truth, thresholds=(0.1,), region=region)
@@ -227,14 +273,23 @@ def test_points_hide_what_lies_behind_them_without_depth_maps():
     truth = np.concatenate([roof, wide])
     is_seen = region.hidden_by(truth, 0.05).contains(truth)
     assert is_seen[: len(roof)].all()
-    x, y = wide[:, 0] - 2.5, wide[:, 1] - 2.55
-    is_under, is_open = (np.maximum(abs(x), abs(y)) < 1.0, np.maximum(abs(x), abs(y)) > 1.6)
-    seen = is_seen[len(roof):]
+    x = wide[:, 0] - 2.5
+    y = wide[:, 1] - 2.55
+    is_under = np.maximum(abs(x), abs(y)) < 1.0
+    is_open = np.maximum(abs(x), abs(y)) > 1.6
+    seen = is_seen[len(roof) :]
     assert not seen[is_under].any() and seen[is_open & (abs(x) < 2.4) & (abs(y) < 2.3)].all()
     shown = np.concatenate([roof, wide[~is_under]])
-    scores = metrics.surface_scores(shown, truth, thresholds=(0.1,), region=region, is_hidden_by_truth=True)
+    scores = metrics.surface_scores(
+        shown, truth, thresholds=(0.1,), region=region, is_hidden_by_truth=True
+    )
     assert scores["thresholds"][0]["recall"] == 1.0 and "other ground truth hides" in scores["crop"]
-    assert metrics.surface_scores(shown, truth, thresholds=(0.1,), region=region)["thresholds"][0]["recall"] < 0.9
+    assert (
+        metrics.surface_scores(shown, truth, thresholds=(0.1,), region=region)["thresholds"][0][
+            "recall"
+        ]
+        < 0.9
+    )
 
 
 @pytest.mark.parametrize("change", [lambda p: p * 100, lambda p: p + np.array([1000.0, 0, 0])])
@@ -247,5 +302,7 @@ def test_nothing_in_view_is_refused():
     poses, intrinsics, sizes = cameras_above()
     region = metrics.SeenRegion(poses, intrinsics, sizes)
     far = square() + np.array([40.0, 40.0, 0])
-    with pytest.raises(InputError, match="after the crop .* got 0 of the surface and 0 of ground truth"):
+    with pytest.raises(
+        InputError, match="after the crop .* got 0 of the surface and 0 of ground truth"
+    ):
         metrics.surface_scores(far, far, region=region)

@@ -19,13 +19,21 @@ def _surfels(num=50, num_sh=4, seed=0):
     def normal(*shape):
         return jnp.asarray(generator.standard_normal(shape), jnp.float32)
 
-    return Surfels(means=normal(num, 3), quats=normal(num, 4), log_scales=normal(num, 2), logit_opacities=normal(num),
-                   sh=normal(num, num_sh, 3), alive=jnp.asarray(generator.random(num) < 0.7))
+    return Surfels(
+        means=normal(num, 3),
+        quats=normal(num, 4),
+        log_scales=normal(num, 2),
+        logit_opacities=normal(num),
+        sh=normal(num, num_sh, 3),
+        alive=jnp.asarray(generator.random(num) < 0.7),
+    )
 
 
 def _step(params, gradient, state, alive, settings=None, progress=0.0):
     settings = settings or OptimSettings()
-    return jax.jit(lambda *arguments: optim.update(*arguments, settings, progress))(params, gradient, state, alive)
+    return jax.jit(lambda *arguments: optim.update(*arguments, settings, progress))(
+        params, gradient, state, alive
+    )
 
 
 @pytest.mark.parametrize("num_sh", [1, 16])
@@ -47,13 +55,23 @@ def test_update_is_adam(backend):
     state = optim.init_optimizer(params)
     step = jax.jit(lambda p, g, s, t: optim.update(p, g, s, alive, settings, t, backend=backend))
     for i in range(5):
-        gradient = {name: 1e-3 * generator.standard_normal(value.shape) for name, value in params.items()}
-        params, state = step(params, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient), state,
-                             jnp.float32(i / 10))
+        gradient = {
+            name: 1e-3 * generator.standard_normal(value.shape) for name, value in params.items()
+        }
+        params, state = step(
+            params,
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient),
+            state,
+            jnp.float32(i / 10),
+        )
         sh_rates = np.array([settings.sh_dc] + [settings.sh_rest] * 3)[:, None]
-        rates = {"means": settings.means_start * (settings.means_end / settings.means_start) ** (i / 10),
-                 "quats": settings.quats, "log_scales": settings.log_scales,
-                 "logit_opacities": settings.logit_opacities, "sh": sh_rates}
+        rates = {
+            "means": settings.means_start * (settings.means_end / settings.means_start) ** (i / 10),
+            "quats": settings.quats,
+            "log_scales": settings.log_scales,
+            "logit_opacities": settings.logit_opacities,
+            "sh": sh_rates,
+        }
         for name, slope in gradient.items():
             first[name] = 0.9 * first[name] + 0.1 * slope
             second[name] = 0.999 * second[name] + 0.001 * slope**2
@@ -72,20 +90,30 @@ def test_the_kernel_is_the_definition(num):
     for i in range(3):
         gradient = jax.tree.map(lambda leaf, i=i: jnp.sin(40 * leaf + i), params)
         for backend, (own, state) in states.items():
-            states[backend] = jax.jit(lambda p, s, g, d, b=backend: optim.update(
-                p, g, s, alive, OptimSettings(), 0.4, d, 2.0, b))(own, state, gradient, jnp.int32(i))
-    (ours, ours_state), (expected, expected_state) = states["cpu"], states["reference"]
+            states[backend] = jax.jit(
+                lambda p, s, g, d, b=backend: optim.update(
+                    p, g, s, alive, OptimSettings(), 0.4, d, 2.0, b
+                )
+            )(own, state, gradient, jnp.int32(i))
+    (ours, ours_state) = states["cpu"]
+    (expected, expected_state) = states["reference"]
     assert ours_state.count == expected_state.count == 3
     for name, start in params.items():
         np.testing.assert_allclose(ours[name] - start, expected[name] - start, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(ours_state.mu[name], expected_state.mu[name], rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(ours_state.nu[name], expected_state.nu[name], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(
+            ours_state.mu[name], expected_state.mu[name], rtol=1e-5, atol=1e-7
+        )
+        np.testing.assert_allclose(
+            ours_state.nu[name], expected_state.nu[name], rtol=1e-5, atol=1e-9
+        )
         np.testing.assert_array_equal(ours[name][~alive], start[~alive])
 
 
 def test_the_kernel_changes_donated_memory_in_place():
     params, alive = optim.from_surfels(_surfels())
-    arguments = jax.tree.map(lambda leaf: leaf[None], (params, optim.init_optimizer(params), params))
+    arguments = jax.tree.map(
+        lambda leaf: leaf[None], (params, optim.init_optimizer(params), params)
+    )
 
     def step(*arguments):  # of one device of a mesh
         params, state, gradient = jax.tree.map(lambda leaf: leaf[0], arguments)
@@ -99,15 +127,31 @@ def test_the_kernel_changes_donated_memory_in_place():
 def test_an_unknown_backend_is_refused():
     params, alive = optim.from_surfels(_surfels())
     with pytest.raises(InputError, match="backend"):
-        optim.update(params, params, optim.init_optimizer(params), alive, OptimSettings(), 0.0, backend="cuda")
+        optim.update(
+            params,
+            params,
+            optim.init_optimizer(params),
+            alive,
+            OptimSettings(),
+            0.0,
+            backend="cuda",
+        )
 
 
 def test_means_move_by_extents_of_the_block():
     params, alive = optim.from_surfels(_surfels())
-    gradient, state = jax.tree.map(jnp.cos, params), optim.init_optimizer(params)
-    step = jax.jit(lambda length: optim.update(params, gradient, state, alive, OptimSettings(), 0.3, length=length)[0])
-    one, three = step(1.0), step(3.0)
-    np.testing.assert_allclose(three["means"] - params["means"], 3 * (one["means"] - params["means"]), rtol=1e-2, atol=1e-6)
+    gradient = jax.tree.map(jnp.cos, params)
+    state = optim.init_optimizer(params)
+    step = jax.jit(
+        lambda length: optim.update(
+            params, gradient, state, alive, OptimSettings(), 0.3, length=length
+        )[0]
+    )
+    one = step(1.0)
+    three = step(3.0)
+    np.testing.assert_allclose(
+        three["means"] - params["means"], 3 * (one["means"] - params["means"]), rtol=1e-2, atol=1e-6
+    )
     assert (one["means"] != params["means"]).any()
     for name in set(params) - {"means"}:
         np.testing.assert_array_equal(one[name], three[name])
@@ -144,9 +188,14 @@ def test_first_step_has_the_length_of_the_rate_for_tiny_gradients():
 
 def test_bands_above_the_degree_wait():
     params, _ = optim.from_surfels(_surfels(num_sh=16))
-    gradient, state = jax.tree.map(jnp.ones_like, params), optim.init_optimizer(params)
+    gradient = jax.tree.map(jnp.ones_like, params)
+    state = optim.init_optimizer(params)
     everywhere = jnp.ones(50, bool)
-    step = jax.jit(lambda degree: optim.update(params, gradient, state, everywhere, OptimSettings(), 0.0, degree))
+    step = jax.jit(
+        lambda degree: optim.update(
+            params, gradient, state, everywhere, OptimSettings(), 0.0, degree
+        )
+    )
     for degree in range(4):
         moved, moments = step(jnp.int32(degree))
         num = (degree + 1) ** 2
@@ -158,13 +207,17 @@ def test_bands_above_the_degree_wait():
 
 def test_rate_of_the_means_is_log_linear():
     settings = OptimSettings(means_start=1e-2, means_end=1e-4)
-    rates = [float(optim.learning_rates(settings, t, num_sh=1)["means"]) for t in (0.0, 0.5, 1.0, 2.0)]
+    rates = [
+        float(optim.learning_rates(settings, t, num_sh=1)["means"]) for t in (0.0, 0.5, 1.0, 2.0)
+    ]
     np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-4, 1e-4], rtol=1e-5)
 
 
 def test_updates_can_be_donated():
     params, alive = optim.from_surfels(_surfels())
-    step = jax.jit(lambda p, s, g: optim.update(p, g, s, alive, OptimSettings(), 0.0), donate_argnums=(0, 1))
+    step = jax.jit(
+        lambda p, s, g: optim.update(p, g, s, alive, OptimSettings(), 0.0), donate_argnums=(0, 1)
+    )
     gradient = jax.tree.map(jnp.ones_like, params)
     state = optim.init_optimizer(params)
     new_params, new_state = step(params, state, gradient)

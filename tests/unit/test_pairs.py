@@ -8,22 +8,32 @@ import pytest
 from cosurfgs_jax.raster import binning
 from cosurfgs_jax.raster.projection import NUM_FEATURES, Projected, Static
 
-STATIC = Static(height=40, width=70, near=0.1, sh_degree=0, maps=0, with_contributions=False, orthographic=False)
+STATIC = Static(
+    height=40, width=70, near=0.1, sh_degree=0, maps=0, with_contributions=False, orthographic=False
+)
 GRID = binning.make_grid(STATIC, 16)
 COUNT = 60
 
 
 def _projected(seed=0, drawn=0.8) -> Projected:
     rng = np.random.default_rng(seed)
-    x, y = (np.sort(rng.integers(0, size, (COUNT, 2)), axis=1) for size in (STATIC.width, STATIC.height))
+    x, y = (
+        np.sort(rng.integers(0, size, (COUNT, 2)), axis=1) for size in (STATIC.width, STATIC.height)
+    )
     depth = rng.choice([1.0, 2.0, 3.5, 4.0], COUNT).astype(np.float32)  # with ties
-    return Projected(jnp.zeros((COUNT, NUM_FEATURES)), jnp.asarray(depth), jnp.asarray(np.concatenate([x, y], 1), jnp.int32),
-                     jnp.asarray(rng.uniform(size=COUNT) < drawn), jnp.int32(0))
+    return Projected(
+        jnp.zeros((COUNT, NUM_FEATURES)),
+        jnp.asarray(depth),
+        jnp.asarray(np.concatenate([x, y], 1), jnp.int32),
+        jnp.asarray(rng.uniform(size=COUNT) < drawn),
+        jnp.int32(0),
+    )
 
 
 def _lists(projected) -> list[tuple[int, int]]:
     """(surfel, tile) in order of depth, then of id, then of tile."""
-    found, box = [], np.asarray(projected.box) // 16
+    found = []
+    box = np.asarray(projected.box) // 16
     for surfel in np.argsort(np.asarray(projected.depth), kind="stable"):
         x0, x1, y0, y1 = box[surfel]
         tiles = [(y, x) for y in range(y0, y1 + 1) for x in range(x0, x1 + 1)]
@@ -38,7 +48,9 @@ def test_windows_hold_all_pairs_in_order(size, drawn):
     want = _lists(projected)
     assert GRID.num_tiles == 15 and (drawn == 0 or len(want) > 200)
     ordered = binning.order(projected, GRID)
-    assert int(ordered.num_pairs) == len(want) and int(binning.num_windows(ordered, size)) == -(-len(want) // size)
+    assert int(ordered.num_pairs) == len(want) and int(binning.num_windows(ordered, size)) == -(
+        -len(want) // size
+    )
     make = jax.jit(binning.make_window, static_argnums=(2, 3))
     ids = np.asarray(ordered.ids)
     for index in range(-(-len(want) // size)):
@@ -47,7 +59,9 @@ def test_windows_hold_all_pairs_in_order(size, drawn):
         assert window.count.sum() == len(expected)
         for tile in range(GRID.num_tiles):
             got = ids[window.ranks[window.begin[tile] : window.begin[tile] + window.count[tile]]]
-            np.testing.assert_array_equal(got, [surfel for surfel, where in expected if where == tile])
+            np.testing.assert_array_equal(
+                got, [surfel for surfel, where in expected if where == tile]
+            )
 
 
 def test_two_keys_sort_as_one(monkeypatch):
@@ -70,4 +84,6 @@ def test_pairs_beyond_the_count_are_skipped_and_counted(monkeypatch):
 
 def test_windows_grow_with_the_model():
     sizes = [binning.window_size(num, GRID) for num in (0, 10_000, 100_000, 10_000_000)]
-    assert sizes == sorted(sizes) and sizes[0] < sizes[2] < sizes[3] == 2**21 and sizes[2] >= 300_000
+    assert (
+        sizes == sorted(sizes) and sizes[0] < sizes[2] < sizes[3] == 2**21 and sizes[2] >= 300_000
+    )

@@ -7,8 +7,13 @@ import pytest
 
 from cosurfgs_jax.distributed.packing import Packed
 
-TREE = {"a": np.array([[1.5, -0.0], [np.nan, np.inf]], np.float32), "b": (np.int32(-7), np.bool_(True), None),
-        "c": np.array([False, True]), "d": np.float32(1e-45), "e": np.arange(3, dtype=np.int32)}
+TREE = {
+    "a": np.array([[1.5, -0.0], [np.nan, np.inf]], np.float32),
+    "b": (np.int32(-7), np.bool_(True), None),
+    "c": np.array([False, True]),
+    "d": np.float32(1e-45),
+    "e": np.arange(3, dtype=np.int32),
+}
 
 
 def assert_same_bits(got, expected) -> None:
@@ -20,7 +25,11 @@ def assert_same_bits(got, expected) -> None:
 
 def test_bits_come_out_as_they_went_in():
     parcel = Packed.pack(TREE)
-    assert isinstance(parcel.words, np.ndarray) and parcel.words.shape == (12,) and parcel.words.dtype == np.int32
+    assert (
+        isinstance(parcel.words, np.ndarray)
+        and parcel.words.shape == (12,)
+        and parcel.words.dtype == np.int32
+    )
     assert_same_bits(parcel.open(), TREE)
     assert_same_bits(jax.jit(lambda parcel: parcel.open())(parcel), TREE)
     packed = jax.jit(Packed.pack)(TREE)

@@ -16,10 +16,11 @@ from cosurfgs_jax.training.run import Run
 
 @pytest.fixture
 def course(monkeypatch):
-    """(rounds, ratio, steps, first stage, step to stop at) -> what compress_in_rounds makes, and what was done in which order.
+    """(rounds, ratio, steps, first stage, step to stop at) -> what compress_in_rounds makes, and
+    what was done in which order.
 
-    A model is the number of its surfels; training adds a mark for each step, so that models of another course differ.
-    """
+    A model is the number of its surfels; training adds a mark for each step, so that models of
+    another course differ."""
     done = []
 
     def compress(run, stage, ratio):
@@ -31,7 +32,9 @@ def course(monkeypatch):
         def run_stage(run, stage, end, advance, checkpoints):
             while stage.step < end:
                 number, marks = stage.rows[0]
-                stage = stage._replace(rows=[(number, (*marks, (stage.step, round(number, 6))))], step=stage.step + 1)
+                stage = stage._replace(
+                    rows=[(number, (*marks, (stage.step, round(number, 6))))], step=stage.step + 1
+                )
                 done.append(("step", stage.step))
                 if stage.step == stop_at:
                     raise KeyboardInterrupt(stage)
@@ -41,7 +44,9 @@ def course(monkeypatch):
         monkeypatch.setattr(pipeline.loop, "run_stage", run_stage)
         monkeypatch.setattr(pipeline.loop, "Trainer", lambda *_: SimpleNamespace(advance=None))
         monkeypatch.setattr(pipeline.compress, "compress", compress)
-        settings = dataclasses.replace(Settings(), lmc=LmcSettings(rounds=rounds, prune_ratio=ratio))
+        settings = dataclasses.replace(
+            Settings(), lmc=LmcSettings(rounds=rounds, prune_ratio=ratio)
+        )
         run = Run(settings, *[None] * (len(Run._fields) - 1))
         return pipeline.compress_in_rounds(run, stage, num_steps, object.__new__(Checkpoints)), done
 
@@ -52,8 +57,10 @@ def _begin() -> StageState:
     return StageState("lmc_device", [(1000.0, ())], 0, 0, 0.0)
 
 
-@pytest.mark.parametrize("rounds, num_steps, prunes", [
-    (1, 10, [0]), (4, 10, [0, 2, 5, 7]), (4, 3, [0, 1, 2]), (4, 0, [0]), (1, 0, [0])])
+@pytest.mark.parametrize(
+    "rounds, num_steps, prunes",
+    [(1, 10, [0]), (4, 10, [0, 2, 5, 7]), (4, 3, [0, 1, 2]), (4, 0, [0]), (1, 0, [0])],
+)
 def test_each_round_prunes_and_then_recovers(course, rounds, num_steps, prunes):
     stage, done = course(rounds, 0.4, num_steps, _begin())
     assert [step for what, step in done if what == "prune"] == prunes
@@ -64,7 +71,9 @@ def test_each_round_prunes_and_then_recovers(course, rounds, num_steps, prunes):
 
 @pytest.mark.parametrize("stop_at", range(1, 11))
 def test_a_stopped_compression_goes_on_to_the_same_model(course, stop_at):
-    """It is saved after the step at which it stops; where a round begins, that is before the round prunes."""
+    """It is saved after the step at which it stops; where a round begins, that is before the round
+    prunes.
+    """
     whole, _ = course(4, 0.4, 10, _begin())
     try:
         stopped, _ = course(4, 0.4, 10, _begin(), stop_at)
@@ -74,7 +83,10 @@ def test_a_stopped_compression_goes_on_to_the_same_model(course, stop_at):
     assert resumed._replace(seconds=0.0) == whole._replace(seconds=0.0)
 
 
-@pytest.mark.parametrize("changes, message", [({"rounds": 0}, "lmc.rounds: expected at least 1"), ({"score": "x"}, "lmc.score")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"rounds": 0}, "lmc.rounds: expected at least 1"), ({"score": "x"}, "lmc.score")],
+)
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(InputError, match=message):
         LmcSettings(**changes).validate()

@@ -1,4 +1,6 @@
-"""Splat files: exact round trips, the column layout that viewers read, and failures that leave nothing behind."""
+"""Splat files: exact round trips, the column layout that viewers read, and failures that leave
+nothing behind.
+"""
 
 import resource
 import struct
@@ -21,8 +23,14 @@ def make_surfels(num=7, num_coefficients=16, seed=0):
     def normal(*shape):
         return jnp.asarray(generator.normal(size=shape).astype(np.float32))
 
-    return Surfels(means=normal(num, 3) * 50, quats=normal(num, 4), log_scales=normal(num, 2) * 0.3 - 3,
-                   logit_opacities=normal(num), sh=normal(num, num_coefficients, 3), alive=jnp.ones(num, bool))
+    return Surfels(
+        means=normal(num, 3) * 50,
+        quats=normal(num, 4),
+        log_scales=normal(num, 2) * 0.3 - 3,
+        logit_opacities=normal(num),
+        sh=normal(num, num_coefficients, 3),
+        alive=jnp.ones(num, bool),
+    )
 
 
 @pytest.mark.parametrize("form", ["2d", "3dgs"])
@@ -33,7 +41,10 @@ def test_round_trip_is_bit_exact(tmp_path, form, num_coefficients):
     assert write_surfels_ply(path, surfels, form) == 7
     back = read_surfels_ply(path)
     for name in FIELDS:
-        assert np.asarray(getattr(back, name)).tobytes() == np.asarray(getattr(surfels, name)).tobytes(), name
+        assert (
+            np.asarray(getattr(back, name)).tobytes()
+            == np.asarray(getattr(surfels, name)).tobytes()
+        ), name
     assert np.asarray(back.alive).all()
 
 
@@ -47,7 +58,9 @@ def test_map_coordinates_keep_their_digits(tmp_path, caplog, form, offset, kind)
     assert {table.dtype[name].str[1:] for name in "xyz"} == {kind}
     assert {table.dtype[name].str[1:] for name in table.dtype.names if name not in "xyz"} == {"f4"}
     assert ("double precision" in caplog.text) == (kind == "f8")
-    np.testing.assert_allclose(np.stack([table[name] for name in "xyz"], axis=1), means, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        np.stack([table[name] for name in "xyz"], axis=1), means, rtol=0, atol=1e-4
+    )
 
 
 def test_only_living_finite_surfels_are_written(tmp_path):
@@ -58,13 +71,19 @@ def test_only_living_finite_surfels_are_written(tmp_path):
     means[4, 1] = np.nan
     quats = np.asarray(surfels.quats).copy()
     quats[5] = 0
-    broken = surfels.replace(alive=jnp.asarray(alive), means=jnp.asarray(means), quats=jnp.asarray(quats))
+    broken = surfels.replace(
+        alive=jnp.asarray(alive), means=jnp.asarray(means), quats=jnp.asarray(quats)
+    )
     assert write_surfels_ply(tmp_path / "s.ply", broken) == 4
-    assert np.array_equal(np.asarray(read_surfels_ply(tmp_path / "s.ply").means), means[[0, 1, 3, 6]])
+    assert np.array_equal(
+        np.asarray(read_surfels_ply(tmp_path / "s.ply").means), means[[0, 1, 3, 6]]
+    )
 
 
 def read_by_position(path):
-    """As a viewer would that knows nothing of this package: the header's names, then rows of float32."""
+    """As a viewer would that knows nothing of this package: the header's names, then rows of
+    float32.
+    """
     data = path.read_bytes()
     header, body = data.split(b"end_header\n", 1)
     lines = header.decode().splitlines()
@@ -72,14 +91,20 @@ def read_by_position(path):
     count = int(next(line for line in lines if line.startswith("element vertex")).split()[2])
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
     assert len(body) == 4 * count * len(names)
-    return names, np.array(struct.unpack(f"<{count * len(names)}f", body), np.float32).reshape(count, len(names))
+    return names, np.array(struct.unpack(f"<{count * len(names)}f", body), np.float32).reshape(
+        count, len(names)
+    )
 
 
 def test_columns_are_those_of_splat_files(tmp_path):
     surfels = make_surfels(num_coefficients=4)
     surfels = surfels.replace(log_scales=surfels.log_scales.at[6, 1].set(-8.0))
-    expected = (["x", "y", "z", "nx", "ny", "nz"] + [f"f_dc_{i}" for i in range(3)] + [f"f_rest_{i}" for i in range(9)]
-                + ["opacity", "scale_0", "scale_1"])
+    expected = (
+        ["x", "y", "z", "nx", "ny", "nz"]
+        + [f"f_dc_{i}" for i in range(3)]
+        + [f"f_rest_{i}" for i in range(9)]
+        + ["opacity", "scale_0", "scale_1"]
+    )
     rotation = [f"rot_{i}" for i in range(4)]
     write_surfels_ply(tmp_path / "flat.ply", surfels, "2d")
     names, values = read_by_position(tmp_path / "flat.ply")
@@ -116,7 +141,9 @@ def test_reads_any_column_order_types_and_extra_columns(tmp_path):
         shuffled[name] = table[name]
     shuffled["extra"] = 9
     ply.write_ply(tmp_path / "b.ply", shuffled)
-    assert np.array_equal(np.asarray(read_surfels_ply(tmp_path / "b.ply").sh), np.asarray(surfels.sh))
+    assert np.array_equal(
+        np.asarray(read_surfels_ply(tmp_path / "b.ply").sh), np.asarray(surfels.sh)
+    )
 
 
 def test_volumes_and_broken_files_are_refused(tmp_path):
@@ -169,12 +196,19 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
 
 @pytest.mark.parametrize("form", ["ascii", "binary_big_endian"])
 def test_other_ply_encodings_are_read(tmp_path, form):
-    header = (f"ply\nformat {form} 1.0\ncomment hello world\nelement vertex 2\nproperty double x\nproperty float y\n"
-              "property uchar z\nelement face 1\nproperty list uchar uint vertex_indices\nend_header\n").encode()
+    header = (
+        f"ply\nformat {form} 1.0\ncomment hello world\nelement vertex 2\nproperty double "
+        "x\nproperty float y\n"
+        "property uchar z\nelement face 1\nproperty list uchar uint vertex_indices\nend_header\n"
+    ).encode()
     if form == "ascii":
         body = b"1.5 2.5 3\n-1 0.25 255\n3 0 1 1\n"
     else:
-        body = struct.pack(">dfB", 1.5, 2.5, 3) + struct.pack(">dfB", -1, 0.25, 255) + struct.pack(">BIII", 3, 0, 1, 1)
+        body = (
+            struct.pack(">dfB", 1.5, 2.5, 3)
+            + struct.pack(">dfB", -1, 0.25, 255)
+            + struct.pack(">BIII", 3, 0, 1, 1)
+        )
     (tmp_path / "p.ply").write_bytes(header + body)
     tables, comments = ply.read_ply(tmp_path / "p.ply")
     assert comments == ["hello world"]
@@ -183,8 +217,13 @@ def test_other_ply_encodings_are_read(tmp_path, form):
 
 
 def test_polygons_are_refused(tmp_path):
-    header = (b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\nelement face 1\n"
-              b"property list uchar int vertex_indices\nend_header\n")
-    (tmp_path / "q.ply").write_bytes(header + struct.pack("<f", 0) + struct.pack("<Biiii", 4, 0, 0, 0, 0))
+    header = (
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\nelement face "
+        b"1\n"
+        b"property list uchar int vertex_indices\nend_header\n"
+    )
+    (tmp_path / "q.ply").write_bytes(
+        header + struct.pack("<f", 0) + struct.pack("<Biiii", 4, 0, 0, 0, 0)
+    )
     with pytest.raises(InputError, match="triangles"):
         ply.read_ply(tmp_path / "q.ply")

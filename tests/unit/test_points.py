@@ -1,4 +1,6 @@
-"""Coloured points: which surfels become points, where, in which colour, and that other programs read the files."""
+"""Coloured points: which surfels become points, where, in which colour, and that other programs
+read the files.
+"""
 
 import sys
 
@@ -13,7 +15,9 @@ from cosurfgs_jax.types import Surfels
 
 FAR = np.array([451_234.5, 5_212_345.25, 310.0])
 PLACES = np.array([[0.0, 0, 0], [1, 2, 3], [-50, 20, 0.125], [4, 4, 4], [5, 5, 5]])
-COLORS = np.array([[0.0, 0.5, 1.0], [0.2, 0.4, 0.6], [1.4, -0.3, 0.1], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
+COLORS = np.array(
+    [[0.0, 0.5, 1.0], [0.2, 0.4, 0.6], [1.4, -0.3, 0.1], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+)
 CAMERAS = np.array([[0.0, 0, 50], [100, 0, -50.0]])  # the second below
 
 
@@ -24,8 +28,14 @@ def model(origin=FAR):
     sh[:, 1:] = 0.7  # what changes with the direction is left out
     quats = np.tile(np.float32([1, 0, 0, 0]), (5, 1))
     quats[1] = [0, 3, 0, 0]  # half a turn: its axis is down
-    return Surfels(means=PLACES + origin, quats=quats, log_scales=np.full((5, 2), -3, np.float32),
-                   logit_opacities=np.float32([0.1, 4, 200, 4, -0.1]), sh=sh, alive=np.array([1, 1, 1, 0, 1], bool))
+    return Surfels(
+        means=PLACES + origin,
+        quats=quats,
+        log_scales=np.full((5, 2), -3, np.float32),
+        logit_opacities=np.float32([0.1, 4, 200, 4, -0.1]),
+        sh=sh,
+        alive=np.array([1, 1, 1, 0, 1], bool),
+    )
 
 
 def points(origin=FAR):
@@ -54,20 +64,32 @@ def test_ply_has_positions_normals_and_colors(tmp_path, origin, kind):
     table = ply.read_ply(tmp_path / "a" / "p.ply")[0]["vertex"]
     assert table.dtype.names == ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue")
     assert {table.dtype[name].str[1:] for name in "xyz"} == {kind}
-    np.testing.assert_allclose(np.stack([table[name] for name in "xyz"], axis=1), PLACES[:3] + origin, atol=1e-5)
+    np.testing.assert_allclose(
+        np.stack([table[name] for name in "xyz"], axis=1), PLACES[:3] + origin, atol=1e-5
+    )
     assert table["nz"].tolist() == [1, 1, 1]
-    assert [tuple(row) for row in table[["red", "green", "blue"]]] == [(0, 128, 255), (51, 102, 153), (255, 0, 26)]
+    assert [tuple(row) for row in table[["red", "green", "blue"]]] == [
+        (0, 128, 255),
+        (51, 102, 153),
+        (255, 0, 26),
+    ]
 
 
 def test_las_is_read_by_others(laspy, tmp_path):
-    point_files.write_points_las(tmp_path / "a" / "p.las", points(), offset=(-1000.0, 2000.0, 5.0), epsg=32614)
+    point_files.write_points_las(
+        tmp_path / "a" / "p.las", points(), offset=(-1000.0, 2000.0, 5.0), epsg=32614
+    )
     cloud = laspy.read(tmp_path / "a" / "p.las")
     assert str(cloud.header.version) == "1.2" and len(cloud.points) == 3
     # Steps are at most a millionth of the extent: here of 51 m, in map coordinates.
     assert (cloud.header.scales <= 51e-6).all() and (cloud.header.scales >= 51e-7).all()
     np.testing.assert_allclose(cloud.xyz, PLACES[:3] + FAR + [-1000, 2000, 5], rtol=0, atol=3e-5)
     colors = np.stack([cloud.red, cloud.green, cloud.blue], axis=1)
-    assert colors.tolist() == [[0, 128 * 257, 65535], [51 * 257, 102 * 257, 153 * 257], [65535, 0, 26 * 257]]
+    assert colors.tolist() == [
+        [0, 128 * 257, 65535],
+        [51 * 257, 102 * 257, 153 * 257],
+        [65535, 0, 26 * 257],
+    ]
     keys = cloud.header.vlrs.get("GeoKeyDirectoryVlr")[0].geo_keys
     assert {key.id: key.value_offset for key in keys} == {1024: 1, 1025: 1, 3072: 32614}
     assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "p.las"]

@@ -1,4 +1,6 @@
-"""Exit codes and messages of the shared program wrapper, in this process and as a user sees them."""
+"""Exit codes and messages of the shared program wrapper, in this process and as a user
+sees them.
+"""
 
 import errno
 import os
@@ -27,7 +29,9 @@ def _run(main, *arguments, workdir="create", declare=program.no_flags):
 
 
 def _capture(*arguments, workdir="create", declare=program.no_flags):
-    """Runs a program that keeps its options, and writes them down as `train` does once the data is open."""
+    """Runs a program that keeps its options, and writes them down as `train` does once the data is
+    open.
+    """
     seen = []
 
     def main(options):
@@ -45,6 +49,7 @@ def config_file(tmp_path):
         path = tmp_path / "my_config.py"
         path.write_text(text)
         return f"--config={path}"
+
     return write
 
 
@@ -57,22 +62,38 @@ def get_config():
 
 
 def test_flags_change_single_settings(tmp_path, config_file):
-    code, options = _capture(config_file(GOOD), "--config.train.log_every=5", "--config.optim.quats", "0.25",
-                             "--noconfig.density.enabled", "--config.data.path=photos", f"--workdir={tmp_path}/run")
+    code, options = _capture(
+        config_file(GOOD),
+        "--config.train.log_every=5",
+        "--config.optim.quats",
+        "0.25",
+        "--noconfig.density.enabled",
+        "--config.data.path=photos",
+        f"--workdir={tmp_path}/run",
+    )
     assert code == 0
-    assert (options.settings.seed, options.settings.train.steps, options.settings.train.log_every) == (3, 11, 5)
+    assert (
+        options.settings.seed,
+        options.settings.train.steps,
+        options.settings.train.log_every,
+    ) == (3, 11, 5)
     assert options.settings.optim.quats == 0.25
     assert options.settings.density.enabled is False
-    assert options.settings.data.path.startswith("/") and options.settings.data.path.endswith("/photos")
+    assert options.settings.data.path.startswith("/") and options.settings.data.path.endswith(
+        "/photos"
+    )
     assert settings_file.load(tmp_path / "run" / "config.json") == options.settings
 
 
 def test_the_settings_of_a_run_are_the_start(tmp_path, config_file):
     workdir = f"--workdir={tmp_path}"
     _capture(config_file(GOOD), workdir)
-    # Also before the first checkpoint: a run that was killed early must not go on with the defaults.
+    # Also before the first checkpoint: a run that was killed early must not go on with the
+    # defaults.
     assert _capture(workdir)[1].settings.train.steps == 11
-    assert _capture(workdir, "--config.train.steps=12")[1].settings.train.steps == 12  # nothing is saved: it binds nobody
+    assert (
+        _capture(workdir, "--config.train.steps=12")[1].settings.train.steps == 12
+    )  # nothing is saved: it binds nobody
     _capture(config_file(GOOD), workdir)
     (tmp_path / "checkpoints" / "device" / "5").mkdir(parents=True)
     code, options = _capture(workdir, "--config.train.log_every=2")
@@ -88,17 +109,27 @@ def test_changed_setting_on_resume_is_refused(tmp_path, capsys):
 
 
 def test_a_config_file_does_not_undo_the_settings_of_a_trained_run(tmp_path, config_file):
-    text = GOOD.replace("return Settings(", "return Settings(surface=SurfaceSettings(voxel_size=2.5), ").replace(
-        "import Settings,", "import Settings, SurfaceSettings,")
+    text = GOOD.replace(
+        "return Settings(", "return Settings(surface=SurfaceSettings(voxel_size=2.5), "
+    ).replace("import Settings,", "import Settings, SurfaceSettings,")
     workdir = f"--workdir={tmp_path}/run"
-    _capture(config_file(GOOD), workdir, f"--config.data.path={tmp_path}", "--config.train.steps=60")
+    _capture(
+        config_file(GOOD), workdir, f"--config.data.path={tmp_path}", "--config.train.steps=60"
+    )
     (tmp_path / "run" / "checkpoints" / "device" / "60").mkdir(parents=True)
-    code, options = _capture(config_file(text), workdir, "--config.surface.memory_mb=99", workdir="trained")
+    code, options = _capture(
+        config_file(text), workdir, "--config.surface.memory_mb=99", workdir="trained"
+    )
     assert code == 0
     assert (options.settings.data.path, options.settings.train.steps) == (str(tmp_path), 60)
     assert (options.settings.surface.voxel_size, options.settings.surface.memory_mb) == (2.5, 99)
-    assert settings_file.load(tmp_path / "run" / "config.json").surface.voxel_size == 0  # only training writes it
-    assert _capture(config_file(text), workdir, "--config.train.steps=61", workdir="trained") == (2, None)
+    assert (
+        settings_file.load(tmp_path / "run" / "config.json").surface.voxel_size == 0
+    )  # only training writes it
+    assert _capture(config_file(text), workdir, "--config.train.steps=61", workdir="trained") == (
+        2,
+        None,
+    )
 
 
 def test_a_misspelt_config_file_is_answered_with_the_near_one(tmp_path, capsys, monkeypatch):
@@ -114,22 +145,36 @@ def test_own_flags(tmp_path):
     def declare(values):
         flags.DEFINE_string("format", "ply", "file format", flag_values=values)
 
-    assert _capture("--format=glb", f"--workdir={tmp_path}", declare=declare)[1].flags.format == "glb"
+    assert (
+        _capture("--format=glb", f"--workdir={tmp_path}", declare=declare)[1].flags.format == "glb"
+    )
     assert _capture(workdir="")[1].workdir is None
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ([], "--workdir: expected a folder"),
-    (["--workdir={tmp}", "--config.train.setps=3"], "did you mean config.train.steps"),
-    (["--workdir={tmp}", "--config.train.steps=abc"], "config.train.steps: expected a whole number, got 'abc'"),
-    (["--workdir={tmp}", "--config.train.steps=-1"], "config.train.steps: expected at least 1, got -1"),
-    (["--workdir={tmp}", "--config.density.enabled=maybe"], "config.density.enabled: expected true or false"),
-    (["--workdir={tmp}", "--config.train=3"], "got a group"),
-    (["--workdr={tmp}"], "Did you mean: workdir"),
-    (["--workdir={tmp}", "configs/x.py"], "did you mean --config=configs/x.py?"),
-    (["--workdir={tmp}", "--config=/nowhere/x.py"], "got no file"),
-    (["--workdir=/proc/nowhere"], "could not be written"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "--workdir: expected a folder"),
+        (["--workdir={tmp}", "--config.train.setps=3"], "did you mean config.train.steps"),
+        (
+            ["--workdir={tmp}", "--config.train.steps=abc"],
+            "config.train.steps: expected a whole number, got 'abc'",
+        ),
+        (
+            ["--workdir={tmp}", "--config.train.steps=-1"],
+            "config.train.steps: expected at least 1, got -1",
+        ),
+        (
+            ["--workdir={tmp}", "--config.density.enabled=maybe"],
+            "config.density.enabled: expected true or false",
+        ),
+        (["--workdir={tmp}", "--config.train=3"], "got a group"),
+        (["--workdr={tmp}"], "Did you mean: workdir"),
+        (["--workdir={tmp}", "configs/x.py"], "did you mean --config=configs/x.py?"),
+        (["--workdir={tmp}", "--config=/nowhere/x.py"], "got no file"),
+        (["--workdir=/proc/nowhere"], "could not be written"),
+    ],
+)
 def test_mistake_is_one_message_and_exit_code_2(tmp_path, capsys, arguments, words):
     assert _capture(*[argument.format(tmp=tmp_path) for argument in arguments]) == (2, None)
     message = capsys.readouterr().err
@@ -137,15 +182,25 @@ def test_mistake_is_one_message_and_exit_code_2(tmp_path, capsys, arguments, wor
     assert len(message.splitlines()) == 1 and message.startswith("error: ")
 
 
-@pytest.mark.parametrize("text, words", [
-    ("def get_config(:\n", "line 1 fails: SyntaxError"),
-    ("import nothing_like_this\n", "line 1 fails: ModuleNotFoundError"),
-    ("x = 1\n", "expected a function get_config()"),
-    ("def get_config():\n    return {}\n", "expected get_config() to return Settings, got dict"),
-    ("def get_config():\n    return 1 / 0\n", "line 2 fails: ZeroDivisionError"),
-    ("from cosurfgs_jax.settings import Settings\ndef get_config():\n    s = Settings()\n    s.train.steps = 'x'\n"
-     "    return s\n", "config.train.steps: expected a whole number, got 'x'"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def get_config(:\n", "line 1 fails: SyntaxError"),
+        ("import nothing_like_this\n", "line 1 fails: ModuleNotFoundError"),
+        ("x = 1\n", "expected a function get_config()"),
+        (
+            "def get_config():\n    return {}\n",
+            "expected get_config() to return Settings, got dict",
+        ),
+        ("def get_config():\n    return 1 / 0\n", "line 2 fails: ZeroDivisionError"),
+        (
+            "from cosurfgs_jax.settings import Settings\ndef get_config():\n    s = Settings()\n   "
+            " s.train.steps = 'x'\n"
+            "    return s\n",
+            "config.train.steps: expected a whole number, got 'x'",
+        ),
+    ],
+)
 def test_bad_config_file_is_one_message(tmp_path, capsys, config_file, text, words):
     assert _capture(config_file(text), f"--workdir={tmp_path}/run") == (2, None)
     message = capsys.readouterr().err
@@ -167,6 +222,7 @@ def test_trained_run_is_needed(tmp_path, capsys):
 def _raiser(error):
     def main(options):
         raise error
+
     return main
 
 
@@ -176,14 +232,25 @@ def _wrapped_disk_full():
     return error
 
 
-@pytest.mark.parametrize("error, code, words", [
-    (InputError("data.path: expected images, got none"), 2, "error: data.path: expected images, got none"),
-    (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 2, "the disk is full (/data/x)"),
-    (_wrapped_disk_full(), 2, "the disk is full"),
-    (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
-    (RuntimeError("a bug"), 1, "Traceback"),
-    (FileNotFoundError(2, "No such file"), 1, "Traceback"),
-])
+@pytest.mark.parametrize(
+    "error, code, words",
+    [
+        (
+            InputError("data.path: expected images, got none"),
+            2,
+            "error: data.path: expected images, got none",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/x"),
+            2,
+            "the disk is full (/data/x)",
+        ),
+        (_wrapped_disk_full(), 2, "the disk is full"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (RuntimeError("a bug"), 1, "Traceback"),
+        (FileNotFoundError(2, "No such file"), 1, "Traceback"),
+    ],
+)
 def test_exit_codes(capsys, error, code, words):
     assert _run(_raiser(error), workdir="") == code
     message = capsys.readouterr().err
@@ -191,8 +258,10 @@ def test_exit_codes(capsys, error, code, words):
     assert ("Traceback" in message) == (code == 1)
 
 
-@pytest.mark.parametrize("error, is_told", [(OSError(errno.ENOSPC, "No space left on device"), False),
-                                            (ValueError("a bug"), True)])
+@pytest.mark.parametrize(
+    "error, is_told",
+    [(OSError(errno.ENOSPC, "No space left on device"), False), (ValueError("a bug"), True)],
+)
 def test_a_full_disk_in_a_background_thread_is_left_to_the_main_thread(capsys, error, is_told):
     def main(options):
         thread = threading.Thread(target=_raiser(error), args=[None])
@@ -215,7 +284,9 @@ def _python(*arguments):
 
 
 def test_a_program_as_a_user_sees_it(tmp_path):
-    result = _python("-m", "cosurfgs_jax.train", f"--workdir={tmp_path}/run", "--config.train.setps=3")
+    result = _python(
+        "-m", "cosurfgs_jax.train", f"--workdir={tmp_path}/run", "--config.train.setps=3"
+    )
     assert (result.returncode, result.stdout) == (2, "")
     assert "did you mean config.train.steps" in result.stderr and "Traceback" not in result.stderr
 
@@ -223,7 +294,17 @@ def test_a_program_as_a_user_sees_it(tmp_path):
 def test_doctor_always_succeeds():
     result = _python("-m", "cosurfgs_jax.doctor")
     assert result.returncode == 0, result.stderr
-    for word in ("python", "jax", "devices", "rasterizer cpu", "rasterizer cuda", "memory", "open3d", "rasterio", "laspy"):
+    for word in (
+        "python",
+        "jax",
+        "devices",
+        "rasterizer cpu",
+        "rasterizer cuda",
+        "memory",
+        "open3d",
+        "rasterio",
+        "laspy",
+    ):
         assert word in result.stdout
 
 
@@ -258,16 +339,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory"
+)
 def test_freed_memory_is_kept():
-    faults = {how: int(subprocess.run([sys.executable, "-c", _ALLOCATE, how], capture_output=True, text=True, check=True).stdout)
-              for how in ("keep", "give back")}
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", _ALLOCATE, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("keep", "give back")
+    }
     assert faults["keep"] < 0.1 * faults["give back"]
 
 
 def test_sigterm_lets_a_program_clean_up(tmp_path):
     script = tmp_path / "program_under_test.py"
-    script.write_text(textwrap.dedent("""\
+    script.write_text(
+        textwrap.dedent("""\
         '''Waits.'''
         import sys, tempfile, time
         from cosurfgs_jax import program
@@ -276,8 +366,11 @@ def test_sigterm_lets_a_program_clean_up(tmp_path):
                 print(folder, flush=True)
                 time.sleep(60)
         sys.exit(program.run(main, argv=["prog"]))
-        """))
-    process = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True)
+        """)
+    )
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True
+    )
     folder = Path(process.stdout.readline().strip())
     assert folder.is_dir()
     process.terminate()
@@ -289,8 +382,15 @@ def test_sigterm_lets_a_program_clean_up(tmp_path):
 @pytest.mark.parametrize("program_name", ["train", "render"])
 def test_a_reader_that_goes_away_is_no_fault(program_name):
     command = f"{sys.executable} -m cosurfgs_jax.{program_name} --help | head -n 1"
-    result = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, timeout=120)
-    assert result.returncode in (0, 141) and not result.stderr and len(result.stdout.splitlines()) == 1
+    result = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (
+        result.returncode in (0, 141) and not result.stderr and len(result.stdout.splitlines()) == 1
+    )
 
 
 def test_a_broken_pipe_of_something_else_is_a_fault(capsys):
@@ -298,10 +398,18 @@ def test_a_broken_pipe_of_something_else_is_a_fault(capsys):
     assert "a socket" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("given", "bound"), [
-    ("127.0.0.1:4567", "127.0.0.1:4567"), ("localhost:4567", "127.0.0.1:4567"), ("[::1]:4567", "[::1]:4567"),
-    ("192.0.2.7:4567", None), ("no.such.host.invalid:4567", None), ("4567", None), ("host:port", None),
-])
+@pytest.mark.parametrize(
+    ("given", "bound"),
+    [
+        ("127.0.0.1:4567", "127.0.0.1:4567"),
+        ("localhost:4567", "127.0.0.1:4567"),
+        ("[::1]:4567", "[::1]:4567"),
+        ("192.0.2.7:4567", None),
+        ("no.such.host.invalid:4567", None),
+        ("4567", None),
+        ("host:port", None),
+    ],
+)
 def test_the_coordinator_listens_where_it_was_told_to(given, bound, capsys):
     found = program._bind_address(given)
     if given.startswith(("localhost", "[")) and found != bound:

@@ -1,4 +1,6 @@
-"""Pictures, charts and the report: what is drawn is where it should be, and the page is whole by itself."""
+"""Pictures, charts and the report: what is drawn is where it should be, and the page is whole by
+itself.
+"""
 
 import html.parser
 import json
@@ -35,7 +37,11 @@ def test_depth_colours_near_is_bright_and_nothing_is_grey():
 
 def test_normal_colours_are_in_the_frame_of_the_viewer():
     facing = np.zeros((1, 3, 3), np.float32)
-    facing[0, 0] = [0, 0, -0.8]  # towards a camera that looks along +z; blended normals are shorter than 1
+    facing[0, 0] = [
+        0,
+        0,
+        -0.8,
+    ]  # towards a camera that looks along +z; blended normals are shorter than 1
     facing[0, 1] = [0, -1, 0]  # image up
     colors = pictures.colorize_normals(facing, np.eye(4))
     assert colors[0, 0].tolist() == [128, 128, 255]
@@ -61,28 +67,47 @@ def test_ticks_are_round_and_inside():
     assert nice_ticks(0, 100) == [0, 25, 50, 75, 100]
     assert nice_ticks(-0.013, 0.027) == pytest.approx([-0.01, 0, 0.01, 0.02])
     assert nice_ticks(3, 3) == [3]
-    assert [short_number(v) for v in (1234567, 45678, 950, 0.01234)] == ["1.23M", "45.7k", "950", "0.01234"]
+    assert [short_number(v) for v in (1234567, 45678, 950, 0.01234)] == [
+        "1.23M",
+        "45.7k",
+        "950",
+        "0.01234",
+    ]
 
 
 def chart_points(svg):
     root = xml.etree.ElementTree.fromstring(svg)
     lines = [node for node in root if node.tag == "polyline"]
-    return [np.array([[float(v) for v in p.split(",")] for p in line.get("points").split()]) for line in lines]
+    return [
+        np.array([[float(v) for v in p.split(",")] for p in line.get("points").split()])
+        for line in lines
+    ]
 
 
 def test_line_chart_draws_the_data():
-    steps, values = list(range(10)), [float(v) for v in range(10)]
+    steps = list(range(10))
+    values = [float(v) for v in range(10)]
     (points,) = chart_points(line_chart("loss <1>", {"loss": (steps, values)}))
     assert len(points) == 10
     # To the right, and upwards as values grow, in equal steps.
-    assert np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0], atol=0.11) and points[1, 0] > points[0, 0]
+    assert (
+        np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0], atol=0.11)
+        and points[1, 0] > points[0, 0]
+    )
     assert (np.diff(points[:, 1]) < 0).all()
     assert "loss &lt;1&gt;" in line_chart("loss <1>", {"loss": (steps, values)})
 
 
 def test_line_chart_leaves_out_what_is_not_finite_and_thins_long_curves():
-    first, second = chart_points(line_chart("x", {"a": ([0, 1, 2, 3], [1, np.nan, 2, np.inf]),
-                                                  "b": (list(range(100_000)), list(np.arange(1e5) % 7))}))
+    first, second = chart_points(
+        line_chart(
+            "x",
+            {
+                "a": ([0, 1, 2, 3], [1, np.nan, 2, np.inf]),
+                "b": (list(range(100_000)), list(np.arange(1e5) % 7)),
+            },
+        )
+    )
     assert len(first) == 2 and len(second) == 300
     assert line_chart("x", {"a": ([0.0], [np.nan])}) == "" and line_chart("x", {}) == ""
     assert "circle" in line_chart("x", {"a": ([5], [3.0])})
@@ -91,7 +116,9 @@ def test_line_chart_leaves_out_what_is_not_finite_and_thins_long_curves():
 
 def slab(height, color, low=0.0, high=1.0, is_flipped=False):
     """A square of two triangles parallel to the ground."""
-    vertices = np.array([[low, low, height], [high, low, height], [high, high, height], [low, high, height]])
+    vertices = np.array(
+        [[low, low, height], [high, low, height], [high, high, height], [low, high, height]]
+    )
     triangles = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
     triangles = triangles[:, ::-1] if is_flipped else triangles
     return vertices, triangles, np.tile(np.array(color, np.uint8), (4, 1))
@@ -100,13 +127,21 @@ def slab(height, color, low=0.0, high=1.0, is_flipped=False):
 def join(*parts):
     starts = np.cumsum([0] + [len(part[0]) for part in parts])
     vertices = np.concatenate([part[0] for part in parts])
-    triangles = np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32)
-    return Mesh(vertices, triangles, np.concatenate([part[2] for part in parts]), vertex_normals(vertices, triangles))
+    triangles = np.concatenate(
+        [part[1] + start for part, start in zip(parts, starts, strict=False)]
+    ).astype(np.int32)
+    return Mesh(
+        vertices,
+        triangles,
+        np.concatenate([part[2] for part in parts]),
+        vertex_normals(vertices, triangles),
+    )
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_mesh_from_above_shows_the_top_with_north_up(order):
-    red, blue = slab(0.0, (255, 0, 0)), slab(1.0, (0, 0, 255), low=0.0, high=0.5)
+    red = slab(0.0, (255, 0, 0))
+    blue = slab(1.0, (0, 0, 255), low=0.0, high=0.5)
     image = draw_mesh(join(*(red, blue)[::order]), azimuth_deg=-90, elevation_deg=90, width=200)
     assert image.shape == (200, 200, 3)
     is_blue = (image == [0, 0, 255]).all(axis=-1)
@@ -122,23 +157,43 @@ def test_mesh_from_the_side_and_other_up_axes():
     mesh = join(slab(0.0, (255, 0, 0)), slab(1.0, (0, 0, 255)))
     image = draw_mesh(mesh, azimuth_deg=-90, elevation_deg=30, width=120)
     column = image[:, 60]
-    blue, red = np.nonzero((column == [0, 0, 255]).all(-1))[0], np.nonzero((column == [255, 0, 0]).all(-1))[0]
+    blue = np.nonzero((column == [0, 0, 255]).all(-1))[0]
+    red = np.nonzero((column == [255, 0, 0]).all(-1))[0]
     assert blue.max() < red.min()  # the higher one is above
     flipped = draw_mesh(mesh, up=(0, 0, -1), azimuth_deg=-90, elevation_deg=30, width=120)[:, 60]
-    assert np.nonzero((flipped == [255, 0, 0]).all(-1))[0].max() < np.nonzero((flipped == [0, 0, 255]).all(-1))[0].min()
+    assert (
+        np.nonzero((flipped == [255, 0, 0]).all(-1))[0].max()
+        < np.nonzero((flipped == [0, 0, 255]).all(-1))[0].min()
+    )
 
 
 def test_shape_pictures_show_the_back_in_red_and_survive_odd_meshes():
-    front = draw_mesh(join(slab(0, (0, 0, 0))), elevation_deg=90, azimuth_deg=-90, width=64, is_shaded=True)[32, 32]
-    back = draw_mesh(join(slab(0, (0, 0, 0), is_flipped=True)), elevation_deg=90, azimuth_deg=-90, width=64,
-                     is_shaded=True)[32, 32].astype(int)
+    front = draw_mesh(
+        join(slab(0, (0, 0, 0))), elevation_deg=90, azimuth_deg=-90, width=64, is_shaded=True
+    )[32, 32]
+    back = draw_mesh(
+        join(slab(0, (0, 0, 0), is_flipped=True)),
+        elevation_deg=90,
+        azimuth_deg=-90,
+        width=64,
+        is_shaded=True,
+    )[32, 32].astype(int)
     assert front.max() - front.min() < 20 and back[0] > 1.5 * back[1]
     huge = slab(0, (9, 9, 9), low=-1e4, high=1e4)
     mesh = join(slab(1, (255, 0, 0)), huge)
     mesh.vertices[4, 0] = np.inf
     with np.errstate(invalid="ignore"):
-        assert draw_mesh(Mesh(mesh.vertices[:4], mesh.triangles[:2], mesh.vertex_colors[:4],
-                              mesh.vertex_normals[:4])).shape[1] == 720
+        assert (
+            draw_mesh(
+                Mesh(
+                    mesh.vertices[:4],
+                    mesh.triangles[:2],
+                    mesh.vertex_colors[:4],
+                    mesh.vertex_normals[:4],
+                )
+            ).shape[1]
+            == 720
+        )
     with pytest.raises(InputError, match="none"):
         draw_mesh(Mesh(mesh.vertices, mesh.triangles[:0], mesh.vertex_colors, mesh.vertex_normals))
 
@@ -148,7 +203,9 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.sources, self.open_tags, self.text = [], [], ""
+        self.sources = []
+        self.open_tags = []
+        self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -170,18 +227,49 @@ def make_workdir(folder):
     generator = np.random.default_rng(0)
     for number in range(6):
         for kind in ("renders", "gt", "depth", "normal"):
-            pictures.write_image(folder / "test" / "ours_300" / kind / f"{number:05d}.png",
-                                 generator.integers(0, 255, (30, 40, 3)).astype(np.uint8))
-    pictures.write_image(folder / "test" / "ours_20" / "renders" / "00000.png", np.zeros((5, 5, 3), np.uint8))
+            pictures.write_image(
+                folder / "test" / "ours_300" / kind / f"{number:05d}.png",
+                generator.integers(0, 255, (30, 40, 3)).astype(np.uint8),
+            )
+    pictures.write_image(
+        folder / "test" / "ours_20" / "renders" / "00000.png", np.zeros((5, 5, 3), np.uint8)
+    )
     names = {f"{i:05d}.png": f"north/<{i}>.jpg" for i in range(6)}
     files.write_json(folder / "test" / "ours_300" / "views.json", names)
     files.write_json(folder / "per_view.json", {"ours_300": {"PSNR": {"00000.png": 23.456}}})
-    files.write_json(folder / "metrics.json", {
-        "format": 1, "final": {"psnr": 24.321, "ssim": 0.81, "psnr_color_corrected": 25.5, "num_surfels": 123456},
-        "stages": [{"name": "device", "steps": 300, "seconds": 3725, "num_surfels": [100, 200], "psnr_test": 20.5,
-                    "ssim_test": 0.7, "psnr_seam": None, "peak_bytes_per_device": 512 * 2**20}],
-        "geometry": {"thresholds": [{"tau": 0.25, "kind": "given", "precision": 0.5, "recall": 0.25, "f1": 1 / 3}],
-                     "accuracy": 0.12, "completeness": 0.34, "unit": "m", "crop": "inside 2 images"}})
+    files.write_json(
+        folder / "metrics.json",
+        {
+            "format": 1,
+            "final": {
+                "psnr": 24.321,
+                "ssim": 0.81,
+                "psnr_color_corrected": 25.5,
+                "num_surfels": 123456,
+            },
+            "stages": [
+                {
+                    "name": "device",
+                    "steps": 300,
+                    "seconds": 3725,
+                    "num_surfels": [100, 200],
+                    "psnr_test": 20.5,
+                    "ssim_test": 0.7,
+                    "psnr_seam": None,
+                    "peak_bytes_per_device": 512 * 2**20,
+                }
+            ],
+            "geometry": {
+                "thresholds": [
+                    {"tau": 0.25, "kind": "given", "precision": 0.5, "recall": 0.25, "f1": 1 / 3}
+                ],
+                "accuracy": 0.12,
+                "completeness": 0.34,
+                "unit": "m",
+                "crop": "inside 2 images",
+            },
+        },
+    )
     settings = Settings()
     settings.train.steps = 300
     settings_file.save(settings, folder / "config.json")
@@ -190,22 +278,53 @@ def make_workdir(folder):
 
 def test_report_is_one_whole_page(tmp_path):
     make_workdir(tmp_path)
-    rows = [{"step": 10 * i, "loss": 1 / (i + 1), "psnr/train": 20.0 + i, "note": "x"} for i in range(5)]
+    rows = [
+        {"step": 10 * i, "loss": 1 / (i + 1), "psnr/train": 20.0 + i, "note": "x"} for i in range(5)
+    ]
     rows.append({"step": 50, "psnr/test": 19.0, "surfels": 7})
-    path = report.write_report(tmp_path, title="A & B", curves=report.curves_from_rows(rows), timings={"mesh": 61.0},
-                               num_views=3)
+    path = report.write_report(
+        tmp_path,
+        title="A & B",
+        curves=report.curves_from_rows(rows),
+        timings={"mesh": 61.0},
+        num_views=3,
+    )
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open_tags == []
-    assert len(page.sources) == 3 * 5 + 4 and all(source.startswith("data:image/") for source in page.sources)
+    assert len(page.sources) == 3 * 5 + 4 and all(
+        source.startswith("data:image/") for source in page.sources
+    )
     assert path.read_text().count("<svg") == 3
-    for text in ("A & B", "24.32 dB", "25.50 dB", "0.810", "123k", "F1 at 0.25 m", "0.12 m", "1:02:05", "1:01",
-                 "300 in 2 blocks", "512 MB", "north/<0>.jpg", "23.46 dB", "0.3333", "config.train.steps", "7000",
-                 "inside 2 images"):
+    for text in (
+        "A & B",
+        "24.32 dB",
+        "25.50 dB",
+        "0.810",
+        "123k",
+        "F1 at 0.25 m",
+        "0.12 m",
+        "1:02:05",
+        "1:01",
+        "300 in 2 blocks",
+        "512 MB",
+        "north/<0>.jpg",
+        "23.46 dB",
+        "0.3333",
+        "config.train.steps",
+        "7000",
+        "inside 2 images",
+    ):
         assert text in page.text, text
     assert "north/<1>.jpg" not in page.text  # three of six views, evenly: 0, 2 or 3, 5
     assert "north/<5>.jpg" in page.text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "mesh", "metrics.json", "per_view.json",
-                                                          "report.html", "test"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "mesh",
+        "metrics.json",
+        "per_view.json",
+        "report.html",
+        "test",
+    ]
 
 
 def test_a_mesh_larger_than_memory_is_not_drawn(tmp_path, monkeypatch):
@@ -239,8 +358,16 @@ def test_report_shows_the_partition(tmp_path):
     poses[:, :3, 3] = np.array([[np.cos(i), np.sin(i), 1.0] for i in range(8)]) * [-1, 1, 1]
     intrinsics = np.tile([[40.0, 0, 20], [0, 40, 15], [0, 0, 1]], (8, 1, 1))
     limits = PartitionSettings(num_blocks=3, min_views=1, min_points=1)
-    partition = build_partition(points, np.zeros(501, np.int64), np.zeros(0, np.int32), poses, intrinsics,
-                                np.full((8, 2), (30, 40)), np.arange(8), limits)
+    partition = build_partition(
+        points,
+        np.zeros(501, np.int64),
+        np.zeros(0, np.int32),
+        poses,
+        intrinsics,
+        np.full((8, 2), (30, 40)),
+        np.arange(8),
+        limits,
+    )
     table = partition_table(partition, points, camera_center(poses), np.zeros(8, bool))
     files.write_json(tmp_path / "partition.json", {"fingerprint": partition.fingerprint(), **table})
     page = Page(report.write_report(tmp_path).read_text())
@@ -248,21 +375,34 @@ def test_report_shows_the_partition(tmp_path):
 
 
 def test_curves_have_a_chart_per_stage_and_a_line_per_block():
-    rows = [{"stage": stage, "step": step, "block": block, "loss": 0.5, "psnr/train": 20.0 + block}
-            for stage in ("device", "cloud") for step in (10, 20) for block in (0, 1)]
+    rows = [
+        {"stage": stage, "step": step, "block": block, "loss": 0.5, "psnr/train": 20.0 + block}
+        for stage in ("device", "cloud")
+        for step in (10, 20)
+        for block in (0, 1)
+    ]
     rows.append({"stage": "device", "step": 20, "block": 1, "psnr/test": 19.0})
     curves = report.curves_from_rows(rows)
     assert list(curves) == ["loss, device", "psnr, device", "loss, cloud", "psnr, cloud"]
-    assert curves["psnr, device"] == {"train block 0": ([10, 20], [20.0, 20.0]), "train block 1": ([10, 20], [21.0, 21.0]),
-                                      "test block 1": ([20], [19.0])}
+    assert curves["psnr, device"] == {
+        "train block 0": ([10, 20], [20.0, 20.0]),
+        "train block 1": ([10, 20], [21.0, 21.0]),
+        "test block 1": ([20], [19.0]),
+    }
     assert list(curves["loss, cloud"]) == ["block 0", "block 1"]
     # One block in several stages, and several blocks in one.
     assert report.curves_from_rows([row for row in rows if row["block"] == 0])["loss, cloud"] == {
-        "loss, cloud": ([10, 20], [0.5, 0.5])}
-    assert list(report.curves_from_rows([row for row in rows if row["stage"] == "device"])) == ["loss", "psnr"]
+        "loss, cloud": ([10, 20], [0.5, 0.5])
+    }
+    assert list(report.curves_from_rows([row for row in rows if row["stage"] == "device"])) == [
+        "loss",
+        "psnr",
+    ]
 
 
 def test_curves_from_rows_group_by_the_name_before_the_slash():
-    curves = report.curves_from_rows([{"step": 1, "psnr/a": 2.0}, {"step": 3, "psnr/a": 4, "psnr/b": 5, "ok": True}])
+    curves = report.curves_from_rows(
+        [{"step": 1, "psnr/a": 2.0}, {"step": 3, "psnr/a": 4, "psnr/b": 5, "ok": True}]
+    )
     assert curves == {"psnr": {"a": ([1, 3], [2.0, 4]), "b": ([3], [5])}}
     assert json.dumps(curves)

@@ -1,4 +1,6 @@
-"""Reports of steps: fetched together they give the log that they gave one by one, and the host runs ahead only so far."""
+"""Reports of steps: fetched together they give the log that they gave one by one, and the host runs
+ahead only so far.
+"""
 
 import jax
 import numpy as np
@@ -12,23 +14,44 @@ from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log, Progress, read_history
 from cosurfgs_jax.training.step import StepReport
-from cosurfgs_jax.training.step_reports import RecentReports, fetch_parcels, mean_numbers, numbers_of
+from cosurfgs_jax.training.step_reports import (
+    RecentReports,
+    fetch_parcels,
+    mean_numbers,
+    numbers_of,
+)
 
 
-def report_of(step: int, block: int, has_geometry: bool, loss: float | None = None, num_invalid: int = 0) -> StepReport:
+def report_of(
+    step: int, block: int, has_geometry: bool, loss: float | None = None, num_invalid: int = 0
+) -> StepReport:
     """Numbers that tell steps and blocks apart, with bits in their last places."""
     random = np.random.default_rng([step, block])
     numbers = random.uniform(0, 1, 7).astype(np.float32)
     geometry = GeometricLosses(*numbers[2:]) if has_geometry else None
-    return StepReport(numbers[0] if loss is None else np.float32(loss), 20 + numbers[1], np.int32(100 * step + block),
-                      np.int32(num_invalid), geometry)
+    return StepReport(
+        numbers[0] if loss is None else np.float32(loss),
+        20 + numbers[1],
+        np.int32(100 * step + block),
+        np.int32(num_invalid),
+        geometry,
+    )
 
 
 def packed(layout, step: int, has_geometry: bool, **changes) -> list[Packed]:
     """As a compiled step gives them."""
     run = sharded(Packed.pack, layout)
-    return [run(layout.put_row(row, lambda block: report_of(step, 99 if block is None else block, has_geometry, **changes)))
-            for row in range(layout.blocks_per_device)]
+    return [
+        run(
+            layout.put_row(
+                row,
+                lambda block: report_of(
+                    step, 99 if block is None else block, has_geometry, **changes
+                ),
+            )
+        )
+        for row in range(layout.blocks_per_device)
+    ]
 
 
 @pytest.mark.parametrize("num_blocks, num_devices", [(1, 1), (4, 4), (5, 3)])
@@ -51,55 +74,89 @@ def log_only(log: Log) -> Run:
 
 def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
     layout = make_layout(np.zeros(3, np.int64), 2)
-    recent, expected, fetches = RecentReports(layout), [], []
+    recent = RecentReports(layout)
+    expected = []
+    fetches = []
     open_on_devices = sharded(lambda parcel: parcel.open(), layout)
-    monkeypatch.setattr(step_reports, "fetch_parcels", lambda *arguments: fetches.append(1) or fetch_parcels(*arguments))
+    monkeypatch.setattr(
+        step_reports,
+        "fetch_parcels",
+        lambda *arguments: fetches.append(1) or fetch_parcels(*arguments),
+    )
     with Log(tmp_path) as log, Progress("device", 12) as progress:
         log.begin("device", 0)
         one_by_one = {block: [] for block in range(3)}
         for step in range(1, 13):
             rows = packed(layout, step, has_geometry=step > 4)
-            for block, report in layout.get_blocks([open_on_devices(parcel) for parcel in rows]).items():
+            for block, report in layout.get_blocks(
+                [open_on_devices(parcel) for parcel in rows]
+            ).items():
                 one_by_one[block].append(numbers_of(report))
                 last = report
             recent.add(rows)
             if step % 6 == 0:
-                loop._write_log(log_only(log), loop.StageState("device", [], step, 0, 0.0), recent.take(), progress)
+                loop._write_log(
+                    log_only(log),
+                    loop.StageState("device", [], step, 0, 0.0),
+                    recent.take(),
+                    progress,
+                )
                 for block, numbers in one_by_one.items():
-                    expected.append({"stage": "device", "step": step, "block": block, "surfels": 100 * step + block,
-                                     **mean_numbers(numbers)})
+                    expected.append(
+                        {
+                            "stage": "device",
+                            "step": step,
+                            "block": block,
+                            "surfels": 100 * step + block,
+                            **mean_numbers(numbers),
+                        }
+                    )
                 one_by_one = {block: [] for block in range(3)}
     assert len(fetches) == 2 and last.num_alive == 1202
     rows = read_history(tmp_path)
     assert rows == expected
-    assert rows[0]["geometry/single_view"] == np.mean([report_of(step, 0, True).geometry.single_view for step in (5, 6)],
-                                                      dtype=np.float64)
-    assert rows[3]["loss"] == np.mean([report_of(step, 0, True).loss for step in range(7, 13)], dtype=np.float64)
+    assert rows[0]["geometry/single_view"] == np.mean(
+        [report_of(step, 0, True).geometry.single_view for step in (5, 6)], dtype=np.float64
+    )
+    assert rows[3]["loss"] == np.mean(
+        [report_of(step, 0, True).loss for step in range(7, 13)], dtype=np.float64
+    )
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_are_told(tmp_path, capsys):
+def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_are_told(
+    tmp_path, capsys
+):
     layout = make_layout(np.zeros(1, np.int64), 1)
     with Log(tmp_path) as log, Progress("device", 12) as progress:
-        stage, recent = loop.StageState("device", [], 2, 0, 0.0), RecentReports(layout)
+        stage = loop.StageState("device", [], 2, 0, 0.0)
+        recent = RecentReports(layout)
         recent.add(packed(layout, 1, False, num_invalid=5))
         recent.add(packed(layout, 2, False, num_invalid=3))
         loop._write_log(log_only(log), stage, recent.take(), progress)
-        assert "block 0: 3 surfels with values that are not finite are skipped" in capsys.readouterr().err
+        assert (
+            "block 0: 3 surfels with values that are not finite are skipped"
+            in capsys.readouterr().err
+        )
         recent.add(packed(layout, 3, False, loss=np.nan))
         recent.add(packed(layout, 4, False))
-        with pytest.raises(FloatingPointError, match="loss of block 0 is nan after step 4 of stage device"):
+        with pytest.raises(
+            FloatingPointError, match="loss of block 0 is nan after step 4 of stage device"
+        ):
             loop._write_log(log_only(log), stage._replace(step=4), recent.take(), progress)
 
 
 def test_reports_do_not_pile_up_on_the_devices(monkeypatch):
     monkeypatch.setattr(step_reports, "_MOST_KEPT", 3)
     layout = make_layout(np.zeros(1, np.int64), 1)
-    recent, kept = RecentReports(layout), []
+    recent = RecentReports(layout)
+    kept = []
     for step in range(8):
         recent.add(packed(layout, step, False))
         kept.append(len(recent._on_devices))
     assert max(kept) < 3
-    assert [int(blocks[0].num_alive) for blocks in recent.take()] == [100 * step for step in range(8)]
+    assert [int(blocks[0].num_alive) for blocks in recent.take()] == [
+        100 * step for step in range(8)
+    ]
     assert recent.take() == []
 
 
@@ -107,7 +164,8 @@ class _Running:
     """Something that a program gives: it notes that it was waited for."""
 
     def __init__(self, number: int, waited: list[int]):
-        self._number, self._waited = number, waited
+        self._number = number
+        self._waited = waited
 
     def block_until_ready(self) -> "_Running":
         """As arrays have it."""

@@ -28,7 +28,9 @@ def test_numpy_keeps_float64():
 
 
 # Half turns have w = 0, where the textbook formula for the quaternion divides by zero.
-HALF_TURNS = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0.6, 0.8, 0], [1e-9, 0, 0.6, -0.8]], float)
+HALF_TURNS = np.array(
+    [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0.6, 0.8, 0], [1e-9, 0, 0.6, -0.8]], float
+)
 
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
@@ -42,7 +44,9 @@ def test_quat_from_matrix_undoes_matrix_from_quat(make):
 
 def test_quat_from_matrix_has_finite_gradient_at_half_turns():
     def round_trip(quat):
-        return rotations.matrix_from_quat(rotations.quat_from_matrix(rotations.matrix_from_quat(quat)))
+        return rotations.matrix_from_quat(
+            rotations.quat_from_matrix(rotations.matrix_from_quat(quat))
+        )
 
     for quat in HALF_TURNS:
         quat = jnp.asarray(quat, jnp.float32)
@@ -62,7 +66,8 @@ def test_quat_multiply_composes_rotations(make):
 
 def test_gradient_is_orthogonal_to_the_quaternion():
     rng = np.random.default_rng(3)
-    quat, weights = jnp.asarray(rng.normal(size=4), jnp.float32), jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)
+    quat = jnp.asarray(rng.normal(size=4), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)
     gradient = jax.grad(lambda q: (rotations.matrix_from_quat(q) * weights).sum())(quat)
     assert float(jnp.linalg.norm(gradient)) > 0.1
     assert abs(float(gradient @ quat)) < 1e-5

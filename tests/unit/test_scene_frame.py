@@ -25,7 +25,9 @@ def _rotation(seed):
 
 
 def _look(centres, forward, up):
-    """Camera poses at centres [V,3] that look along `forward` [V,3] with `up` [V,3] upwards in the image."""
+    """Camera poses at centres [V,3] that look along `forward` [V,3] with `up` [V,3] upwards in the
+    image.
+    """
     forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.cross(forward, up)
     right = right / np.linalg.norm(right, axis=1, keepdims=True)
@@ -43,7 +45,9 @@ def _survey_scene(seed=0, offset=SURVEY, up=(0, 0, 1)):
     up_in_image = np.stack([np.cos(headings), np.sin(headings), np.zeros(40)], axis=1)
     poses = _look(centres, np.tile([0.02, 0.03, -1.0], (40, 1)), up_in_image)
     poses[:, :3, 3] -= poses[:, :3, :3] @ offset
-    return SimpleNamespace(camera_from_world=poses, points=points + offset, up=np.array(up, np.float64))
+    return SimpleNamespace(
+        camera_from_world=poses, points=points + offset, up=np.array(up, np.float64)
+    )
 
 
 def test_there_and_back_keeps_survey_coordinates():
@@ -76,7 +80,9 @@ def test_world_is_centred_on_the_ground_and_of_size_one():
     distances = np.linalg.norm(poses[:, :3, 3], axis=1)
     assert 0.8 < distances.max() < 1.1
     # Neither stray points nor the unit matter.
-    far = SimpleNamespace(**{**vars(scene), "points": np.concatenate([scene.points, scene.points[:200] * 3])})
+    far = SimpleNamespace(
+        **{**vars(scene), "points": np.concatenate([scene.points, scene.points[:200] * 3])}
+    )
     assert abs(SceneFrame.from_scene(far).scale / frame.scale - 1) < 0.1
 
 
@@ -102,7 +108,9 @@ def test_json_round_trip_is_exact():
     np.testing.assert_array_equal(again.translation, frame.translation)
 
 
-@pytest.mark.parametrize("table", [{}, {"format": 2}, {"format": 1, "scale": 1, "rotation": [1], "translation": [0] * 3}])
+@pytest.mark.parametrize(
+    "table", [{}, {"format": 2}, {"format": 1, "scale": 1, "rotation": [1], "translation": [0] * 3}]
+)
 def test_other_tables_are_refused(table):
     with pytest.raises(InputError, match="scene frame: expected format"):
         SceneFrame.from_dict(table)
@@ -127,7 +135,8 @@ def test_surfels_are_the_same_discs_in_the_dataset():
     # One standard deviation along each axis, and the normal, of the disc in both frames.
     for axis in range(2):
         tips = [
-            part.means + np.exp(part.log_scales[:, axis : axis + 1]) * matrix_from_quat(part.quats)[:, :, axis]
+            part.means
+            + np.exp(part.log_scales[:, axis : axis + 1]) * matrix_from_quat(part.quats)[:, :, axis]
             for part in (world, surfels)
         ]
         np.testing.assert_allclose(frame.to_dataset(tips[0]), tips[1], atol=1e-3)
@@ -136,9 +145,12 @@ def test_surfels_are_the_same_discs_in_the_dataset():
     # The same camera sees the same colours.
     camera = np.array([0.3, -0.2, 0.9])
     toward = [world.means - camera, surfels.means - frame.to_dataset(camera)]
-    toward = [(part / np.linalg.norm(part, axis=1, keepdims=True)).astype(np.float32) for part in toward]
+    toward = [
+        (part / np.linalg.norm(part, axis=1, keepdims=True)).astype(np.float32) for part in toward
+    ]
     colors = [
-        spherical_harmonics.evaluate(3, part.sh, direction) for part, direction in zip((world, surfels), toward, strict=True)
+        spherical_harmonics.evaluate(3, part.sh, direction)
+        for part, direction in zip((world, surfels), toward, strict=True)
     ]
     np.testing.assert_allclose(colors[0], colors[1], atol=1e-5)
     # Turning the coefficients matters.
@@ -159,13 +171,19 @@ def _street(rng):
     headings = rng.uniform(0, 2 * np.pi, 50)
     forward = np.stack([np.cos(headings), np.sin(headings), rng.normal(0, 0.05, 50)], axis=1)
     centres = rng.uniform(-20, 20, (50, 3)) * [1, 1, 0.01]
-    return _look(centres, forward, np.tile([0.0, 0, 1], (50, 1))), rng.normal(size=(500, 3)) * [20, 20, 10]
+    return _look(centres, forward, np.tile([0.0, 0, 1], (50, 1))), rng.normal(size=(500, 3)) * [
+        20,
+        20,
+        10,
+    ]
 
 
 def _nadir(rng, headings):
     forward = np.tile([0.0, 0, -1], (40, 1)) + rng.normal(0, 0.02, (40, 3))
     ups = np.stack([np.cos(headings), np.sin(headings), 0 * headings], axis=1)
-    return _look(rng.uniform(-80, 80, (40, 3)) * [1, 1, 0.02] + [0, 0, 90], forward, ups), _flat(rng)
+    return _look(rng.uniform(-80, 80, (40, 3)) * [1, 1, 0.02] + [0, 0, 90], forward, ups), _flat(
+        rng
+    )
 
 
 def _nadir_one_heading(rng):
@@ -189,12 +207,24 @@ def _oblique_one_heading(rng):
 def _walk_ahead(rng):
     forward = np.tile([1.0, 0, 0], (40, 1)) + rng.normal(0, 0.05, (40, 3))
     centres = np.linspace(0, 30, 40)[:, None] * [1.0, 0, 0]
-    return _look(centres, forward, np.tile([0.0, 0, 1], (40, 1))), rng.normal(size=(500, 3)) * [30, 10, 10]
+    return _look(centres, forward, np.tile([0.0, 0, 1], (40, 1))), rng.normal(size=(500, 3)) * [
+        30,
+        10,
+        10,
+    ]
 
 
 @pytest.mark.parametrize(
     "flight",
-    [_orbit, _street, _nadir_one_heading, _nadir_lawnmower, _nadir_all_headings, _oblique_one_heading, _walk_ahead],
+    [
+        _orbit,
+        _street,
+        _nadir_one_heading,
+        _nadir_lawnmower,
+        _nadir_all_headings,
+        _oblique_one_heading,
+        _walk_ahead,
+    ],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_up_is_found_whatever_the_frame(flight, seed):
@@ -211,7 +241,9 @@ def test_up_is_found_whatever_the_frame(flight, seed):
 def test_z_is_kept_exactly_within_fifteen_degrees_only():
     for angle, is_kept in ((10, True), (20, False)):
         tilt = np.deg2rad(angle)
-        turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+        turn = np.array(
+            [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]]
+        )
         poses, points = _orbit(np.random.default_rng(0))
         poses[:, :3, :3] = poses[:, :3, :3] @ turn.T
         up = estimate_up(poses, points @ turn.T)
@@ -227,5 +259,6 @@ def test_up_of_real_flights(name):
     poses = scene.camera_from_world.copy()
     poses[:, :3, :3] = poses[:, :3, :3] @ turn.T
     up = estimate_up(poses, scene.points @ turn.T)
-    # The level of these datasets is itself known to some degrees only: the ground slopes, cameras hang askew.
+    # The level of these datasets is itself known to some degrees only: the ground slopes, cameras
+    # hang askew.
     assert np.rad2deg(np.arccos(up @ turn[:, 2])) < 5

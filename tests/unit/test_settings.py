@@ -13,15 +13,37 @@ def test_defaults_are_valid():
     settings_file.check(Settings())
 
 
-@pytest.mark.parametrize("name, value", [
-    ("train.steps", 0), ("data.downscale", 0), ("surfels.sh_degree", 4), ("surfels.init_opacity", 1.0),
-    ("loss.ssim_weight", 1.5), ("density.start", 0.9), ("surface.depth_map", "nearest"), ("optim.quats", 0.0),
-    ("raster.near", -1.0), ("data.path", ""), ("partition.num_blocks", 0), ("partition.num_edges", 2),
-    ("partition.min_coverage", 0.0), ("mesh.num_devices", -1), ("lmc.prune_ratio", 1.0), ("lmc.recovery", 1.5),
-    ("mas.teacher_weight", 2.0), ("mas.max_partners", 0), ("surface.truncation_voxels", 0.0), ("surface.max_angle_deg", -1.0),
-    ("surface.min_cluster_share", 2.0), ("surface.min_neighbor_views", -1), ("raster.background", 7.0),
-    ("raster.backend", "gpuu"), ("appearance.learning_rate", -1.0), ("loss.transparency_weight", -0.1),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("train.steps", 0),
+        ("data.downscale", 0),
+        ("surfels.sh_degree", 4),
+        ("surfels.init_opacity", 1.0),
+        ("loss.ssim_weight", 1.5),
+        ("density.start", 0.9),
+        ("surface.depth_map", "nearest"),
+        ("optim.quats", 0.0),
+        ("raster.near", -1.0),
+        ("data.path", ""),
+        ("partition.num_blocks", 0),
+        ("partition.num_edges", 2),
+        ("partition.min_coverage", 0.0),
+        ("mesh.num_devices", -1),
+        ("lmc.prune_ratio", 1.0),
+        ("lmc.recovery", 1.5),
+        ("mas.teacher_weight", 2.0),
+        ("mas.max_partners", 0),
+        ("surface.truncation_voxels", 0.0),
+        ("surface.max_angle_deg", -1.0),
+        ("surface.min_cluster_share", 2.0),
+        ("surface.min_neighbor_views", -1),
+        ("raster.background", 7.0),
+        ("raster.backend", "gpuu"),
+        ("appearance.learning_rate", -1.0),
+        ("loss.transparency_weight", -0.1),
+    ],
+)
 def test_bad_value_is_named(name, value):
     settings = Settings()
     settings_file.set_value(settings, name, value)
@@ -29,7 +51,9 @@ def test_bad_value_is_named(name, value):
         settings_file.check(settings)
 
 
-NUMBERS = [(name, kind) for name, kind, _ in settings_file.leaves(Settings()) if kind in (int, float)]
+NUMBERS = [
+    (name, kind) for name, kind, _ in settings_file.leaves(Settings()) if kind in (int, float)
+]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 10**400])
@@ -44,11 +68,21 @@ def test_numbers_that_no_setting_can_have_are_refused_by_name(value):
             settings_file.check(settings)
 
 
-@pytest.mark.parametrize("name, value", [
-    ("density.gradient_threshold", 0.0), ("density.prune_opacity", -0.1), ("density.opacity_reset_every", 0.0),
-    ("train.sh_degree_every", 0.0), ("train.test_every", -5), ("seed", -1), ("generated.seed", -3), ("geo.offset", "1e30,0,0"),
-    ("geo.offset", "nan,0,0"), ("data.path", "a\0b"),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("density.gradient_threshold", 0.0),
+        ("density.prune_opacity", -0.1),
+        ("density.opacity_reset_every", 0.0),
+        ("train.sh_degree_every", 0.0),
+        ("train.test_every", -5),
+        ("seed", -1),
+        ("generated.seed", -3),
+        ("geo.offset", "1e30,0,0"),
+        ("geo.offset", "nan,0,0"),
+        ("data.path", "a\0b"),
+    ],
+)
 def test_settings_that_would_fail_later_are_refused_by_name(name, value):
     settings = Settings()
     settings_file.set_value(settings, name, value)
@@ -56,11 +90,17 @@ def test_settings_that_would_fail_later_are_refused_by_name(name, value):
         settings_file.check(settings)
 
 
-@pytest.mark.parametrize("name, value, words", [
-    ("train.steps", 10.5, "a whole number"), ("train.steps", True, "a whole number"),
-    ("train.steps", "10", "a whole number"),
-    ("optim.quats", "fast", "a number"), ("density.enabled", 1, "true or false"), ("data.path", None, "a text"),
-])
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("train.steps", 10.5, "a whole number"),
+        ("train.steps", True, "a whole number"),
+        ("train.steps", "10", "a whole number"),
+        ("optim.quats", "fast", "a number"),
+        ("density.enabled", 1, "true or false"),
+        ("data.path", None, "a text"),
+    ],
+)
 def test_wrong_type_is_named(name, value, words):
     settings = Settings()
     settings_file.set_value(settings, name, value)
@@ -82,7 +122,10 @@ def test_group_of_the_wrong_type_is_named():
 
 
 def test_unknown_name_suggests_near_ones():
-    with pytest.raises(InputError, match=r"config\.train\.setps: no such setting; did you mean config\.train\.steps"):
+    with pytest.raises(
+        InputError,
+        match=r"config\.train\.setps: no such setting; did you mean config\.train\.steps",
+    ):
         settings_file.check_name("train.setps")
     with pytest.raises(InputError, match=r"did you mean config\.train\.steps"):
         settings_file.check_name("steps")
@@ -102,13 +145,22 @@ def test_save_and_load_give_the_same_settings(tmp_path):
 
 def test_load_fills_in_defaults(tmp_path):
     (tmp_path / "config.json").write_text('{"train": {"steps": 12}}')
-    assert settings_file.load(tmp_path / "config.json").train == dataclasses.replace(Settings().train, steps=12)
+    assert settings_file.load(tmp_path / "config.json").train == dataclasses.replace(
+        Settings().train, steps=12
+    )
 
 
-@pytest.mark.parametrize("text, words", [
-    ('{"train": {"steps": ', "damaged"), ('{"train": {"stepz": 3}}', "did you mean config.train.steps"), ("[]", "an object"),
-    ('{"train": 3}', "an object"), ('{"train": {"steps": "3"}}', "a whole number"), ('{"nothing": 3}', "no such setting"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('{"train": {"steps": ', "damaged"),
+        ('{"train": {"stepz": 3}}', "did you mean config.train.steps"),
+        ("[]", "an object"),
+        ('{"train": 3}', "an object"),
+        ('{"train": {"steps": "3"}}', "a whole number"),
+        ('{"nothing": 3}', "no such setting"),
+    ],
+)
 def test_damaged_file_is_one_sentence(tmp_path, text, words):
     path = tmp_path / "config.json"
     path.write_text(text)
@@ -132,7 +184,9 @@ def test_settings_bind_once_a_step_is_saved(tmp_path):
     settings_file.save(_changed(train__steps=9), tmp_path / "config.json")
     settings_file.check_fits(Settings(), tmp_path)
     _begin(tmp_path)
-    with pytest.raises(InputError, match=r"config\.train\.steps: .* was made with 9, got 7000.*another --workdir"):
+    with pytest.raises(
+        InputError, match=r"config\.train\.steps: .* was made with 9, got 7000.*another --workdir"
+    ):
         settings_file.check_fits(Settings(), tmp_path)
     settings_file.check_fits(_changed(train__steps=9), tmp_path)
 
@@ -140,8 +194,16 @@ def test_settings_bind_once_a_step_is_saved(tmp_path):
 def test_free_settings_may_change_later(tmp_path):
     settings_file.save(Settings(), tmp_path / "config.json")
     _begin(tmp_path)
-    settings_file.check_fits(_changed(train__log_every=3, train__checkpoint_every=7, data__host_memory_mb=100,
-                                      surface__voxel_size=0.5, data__path="/elsewhere"), tmp_path)
+    settings_file.check_fits(
+        _changed(
+            train__log_every=3,
+            train__checkpoint_every=7,
+            data__host_memory_mb=100,
+            surface__voxel_size=0.5,
+            data__path="/elsewhere",
+        ),
+        tmp_path,
+    )
     other_backend = _changed(raster__backend="reference")
     with pytest.raises(InputError, match=r"config\.raster\.backend"):
         settings_file.check_fits(other_backend, tmp_path)
@@ -151,21 +213,26 @@ def test_free_settings_may_change_later(tmp_path):
 def test_every_free_name_is_a_setting():
     names = [name for name, _, _ in settings_file.leaves(Settings())]
     for free in settings_file.FREE_AFTER_TRAINING:
-        assert free in names or any(free.endswith(".") and name.startswith(free) for name in names), free
+        assert free in names or any(
+            free.endswith(".") and name.startswith(free) for name in names
+        ), free
 
 
 def test_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test_views.txt").write_text("a.jpg\n")
     settings = Settings()
-    settings.data.path, settings.data.split = "photos", "test_views.txt"
+    settings.data.path = "photos"
+    settings.data.split = "test_views.txt"
     absolute = settings_file.with_absolute_paths(settings)
     assert absolute.data.path == str(tmp_path / "photos")
     assert absolute.data.split == str(tmp_path / "test_views.txt")
     assert settings_file.with_absolute_paths(Settings()) == Settings()
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs").glob("*.py")), ids=lambda path: path.stem
+)
 def test_config_files_are_valid(path):
     settings_file.check(load_config_file(str(path)))
     assert f"configs/{path.name}" in path.read_text(), "a config file opens with its command"

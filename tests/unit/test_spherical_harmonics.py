@@ -1,4 +1,6 @@
-"""Spherical harmonics against SciPy's complex ones, and their rotation against rotated evaluation."""
+"""Spherical harmonics against SciPy's complex ones, and their rotation against rotated
+evaluation.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,8 @@ def _directions(count, seed=0):
 def _scipy_basis(degree, directions):
     """Real harmonics without the Condon-Shortley sign, then with (-1)^m as 3DGS files have it."""
     x, y, z = directions.T
-    polar, azimuth = np.arccos(z), np.arctan2(y, x)
+    polar = np.arccos(z)
+    azimuth = np.arctan2(y, x)
     columns = []
     for band in range(degree + 1):
         for order in range(-band, band + 1):
@@ -31,7 +34,9 @@ def _scipy_basis(degree, directions):
 @pytest.mark.parametrize("degree", range(4))
 def test_basis_is_the_real_harmonics(degree):
     directions = _directions(100)
-    np.testing.assert_allclose(sph.basis(degree, directions), _scipy_basis(degree, directions), atol=1e-14)
+    np.testing.assert_allclose(
+        sph.basis(degree, directions), _scipy_basis(degree, directions), atol=1e-14
+    )
 
 
 def test_constants_of_3dgs_files():
@@ -44,7 +49,8 @@ def test_constants_of_3dgs_files():
 
 def test_evaluate_ignores_higher_bands():
     rng = np.random.default_rng(1)
-    sh, directions = rng.normal(size=(10, 16, 3)), _directions(10)
+    sh = rng.normal(size=(10, 16, 3))
+    directions = _directions(10)
     expected = np.einsum("nk,nkc->nc", _scipy_basis(1, directions), sh[:, :4])
     np.testing.assert_allclose(sph.evaluate(1, sh, directions), expected, atol=1e-14)
     as_jax = sph.evaluate(1, jnp.asarray(sh, jnp.float32), jnp.asarray(directions, jnp.float32))
@@ -62,7 +68,9 @@ def test_rotated_coefficients_show_the_same_colours(degree, make):
     assert turned.dtype == dtype
     for direction in _directions(5, seed=2):
         old = sph.evaluate(degree, sh, np.tile(direction, (8, 1)))
-        new = sph.evaluate(degree, np.asarray(turned), np.tile(rotation @ direction, (8, 1)).astype(dtype))
+        new = sph.evaluate(
+            degree, np.asarray(turned), np.tile(rotation @ direction, (8, 1)).astype(dtype)
+        )
         np.testing.assert_allclose(new, old, atol=1e-13 if dtype == np.float64 else 5e-6)
 
 

@@ -13,20 +13,27 @@ def _views(split, tmp_path, names=NAMES, own=None):
     return np.flatnonzero(views_for_testing(split, names, tmp_path, own)).tolist()
 
 
-@pytest.mark.parametrize(("split", "views"), [("every8", [0, 8]), ("every3", [0, 3, 6, 9]), ("every100", [0]), ("all", [])])
+@pytest.mark.parametrize(
+    ("split", "views"),
+    [("every8", [0, 8]), ("every3", [0, 3, 6, 9]), ("every100", [0]), ("all", [])],
+)
 def test_by_rule(tmp_path, split, views):
     assert _views(split, tmp_path) == views
 
 
 def test_list_file(tmp_path, monkeypatch):
-    (tmp_path / "held out.txt").write_text("# mine\n003.jpg\n\ncam/007.jpg\n001\nimages/cam/009.jpg\r\n")
+    (tmp_path / "held out.txt").write_text(
+        "# mine\n003.jpg\n\ncam/007.jpg\n001\nimages/cam/009.jpg\r\n"
+    )
     assert _views("held out.txt", tmp_path) == [1, 3, 7, 9]
     assert _views(str(tmp_path / "held out.txt"), tmp_path / "elsewhere") == [1, 3, 7, 9]
 
 
 def test_names_in_lists_must_be_known_and_clear(tmp_path):
     (tmp_path / "list.txt").write_text("003.jpg\n033.jpg\n044.jpg\n")
-    with pytest.raises(InputError, match=r"list\.txt: .*2 that fit no image or several, the first is '033\.jpg'"):
+    with pytest.raises(
+        InputError, match=r"list\.txt: .*2 that fit no image or several, the first is '033\.jpg'"
+    ):
         _views("list.txt", tmp_path)
     (tmp_path / "list.txt").write_text("1.jpg\n")
     with pytest.raises(InputError, match=r"1 that fit no image or several"):

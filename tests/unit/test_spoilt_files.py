@@ -1,4 +1,5 @@
-"""Some hundred spoilt files for every kind of reader: refused in the package's own error, or read, never anything else.
+"""Some hundred spoilt files for every kind of reader: refused in the package's own error, or read,
+never anything else.
 
 scripts/fuzz.py does the same by the hundred thousand, with limits on time and memory.
 """
@@ -13,8 +14,16 @@ from cosurfgs_jax.errors import InputError
 
 READERS = {reader.name: reader for reader in fuzz_cases.readers()}
 # Those of which one takes milliseconds; others take less.
-NUM_FILES = {"workdir": 20, "config": 30, "teachers": 40, "masks": 30, "colmap_binary": 100, "colmap_text": 100,
-             "transforms_json": 80, "transforms_points": 60}
+NUM_FILES = {
+    "workdir": 20,
+    "config": 30,
+    "teachers": 40,
+    "masks": 30,
+    "colmap_binary": 100,
+    "colmap_text": 100,
+    "transforms_json": 80,
+    "transforms_points": 60,
+}
 MAX_SECONDS = 2.0  # of processor time, for one file
 
 
@@ -31,9 +40,15 @@ def test_spoilt_files_are_refused_or_read(name, tmp_path):
                 wrong, heard = case.read()
             except InputError as error:
                 num_refused += 1
-                assert str(tmp_path) in str(error) or path.name in str(error) or "config." in str(error), f"seed {seed}: {error}"
+                assert (
+                    str(tmp_path) in str(error)
+                    or path.name in str(error)
+                    or "config." in str(error)
+                ), f"seed {seed}: {error}"
             else:
-                assert heard or not any(text.startswith("number of") for text in wrong), f"seed {seed}: {wrong}"
+                assert heard or not any(text.startswith("number of") for text in wrong), (
+                    f"seed {seed}: {wrong}"
+                )
         assert time.process_time() - started < MAX_SECONDS, f"seed {seed}"
         case.restore()
     assert num_refused > 5

@@ -8,14 +8,22 @@ import pytest
 from cosurfgs_jax.collab.teachers import TeacherMaps, Teachers
 from cosurfgs_jax.errors import InputError
 
-MAPS = TeacherMaps(color=np.full((4, 6, 3), 7, np.uint8), flags=np.ones((4, 6), np.uint8), depth=np.full((4, 6), 2, np.float32),
-                   plane_depth=np.zeros((4, 6), np.float32), normal=np.full((4, 6, 3), -3, np.int8))
+MAPS = TeacherMaps(
+    color=np.full((4, 6, 3), 7, np.uint8),
+    flags=np.ones((4, 6), np.uint8),
+    depth=np.full((4, 6), 2, np.float32),
+    plane_depth=np.zeros((4, 6), np.float32),
+    normal=np.full((4, 6, 3), -3, np.int8),
+)
 
 
 def _write(folder, **changes):
     path = folder / "teachers" / "cloud" / "0001" / "000012.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{name: array for name, array in (MAPS._asdict() | changes).items() if array is not None})
+    np.savez(
+        path,
+        **{name: array for name, array in (MAPS._asdict() | changes).items() if array is not None},
+    )
     return path
 
 
@@ -26,10 +34,17 @@ def test_maps_are_read_as_they_were_written(tmp_path):
         np.testing.assert_array_equal(getattr(got, name), array, err_msg=name)
 
 
-@pytest.mark.parametrize("changes", [
-    {"depth": None}, {"depth": np.zeros((4, 6))}, {"normal": np.zeros((4, 6), np.int8)}, {"flags": np.zeros((4, 5), np.uint8)},
-    {"depth": np.zeros(6, np.float32)}, {"color": np.array([{}], object)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depth": None},
+        {"depth": np.zeros((4, 6))},
+        {"normal": np.zeros((4, 6), np.int8)},
+        {"flags": np.zeros((4, 5), np.uint8)},
+        {"depth": np.zeros(6, np.float32)},
+        {"color": np.array([{}], object)},
+    ],
+)
 def test_other_maps_are_refused_with_their_path(tmp_path, changes):
     _write(tmp_path, **changes)
     with pytest.raises(InputError, match=r"0001/000012\.npz: expected .*delete it"):

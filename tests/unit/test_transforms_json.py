@@ -26,10 +26,17 @@ def _load(root, **data):
 def _write_points(path, points, colors=None, kind="float"):
     lines = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
     lines += [f"property {kind} {axis}" for axis in "xyz"]
-    lines += [f"property uchar {name}" for name in ("red", "green", "blue")] if colors is not None else []
+    lines += (
+        [f"property uchar {name}" for name in ("red", "green", "blue")]
+        if colors is not None
+        else []
+    )
     rows = points if colors is None else np.concatenate([points, colors], axis=1)
     kinds = [repr] * 3 + [lambda value: str(int(value))] * 3
-    lines += ["end_header", *(" ".join(k(float(v)) for k, v in zip(kinds, row, strict=False)) for row in rows)]
+    lines += [
+        "end_header",
+        *(" ".join(k(float(v)) for k, v in zip(kinds, row, strict=False)) for row in rows),
+    ]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -50,31 +57,60 @@ def _write(root, model, applied=None, scale=1.0, camera=CAMERA, per_frame=False,
             ]
         )
         pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = rotation.T @ np.diag([1, -1, -1]), -rotation.T @ model.shifts[i]
+        pose[:3, :3] = rotation.T @ np.diag([1, -1, -1])
+        pose[:3, 3] = -rotation.T @ model.shifts[i]
         pose = full @ pose
         pose[:3, :3] /= scale
-        frames.append({"file_path": f"./images/{name}", "transform_matrix": pose.tolist(), **(camera if per_frame else {})})
-    table = {"frames": frames, "ply_file_path": "points.ply", **({} if per_frame else camera), **extra}
+        frames.append(
+            {
+                "file_path": f"./images/{name}",
+                "transform_matrix": pose.tolist(),
+                **(camera if per_frame else {}),
+            }
+        )
+    table = {
+        "frames": frames,
+        "ply_file_path": "points.ply",
+        **({} if per_frame else camera),
+        **extra,
+    }
     if applied is not None:
         table["applied_transform"] = applied.tolist()
     if scale != 1:
         table["applied_scale"] = scale
-    _write_points(root / "points.ply", model.points @ full[:3, :3].T + full[:3, 3], model.colors, "double")
+    _write_points(
+        root / "points.ply", model.points @ full[:3, :3].T + full[:3, 3], model.colors, "double"
+    )
     (root / "transforms.json").write_text(json.dumps(table))
     dataset_files.write_images(model, root / "images")
     return table
 
 
 @pytest.mark.parametrize("per_frame", [False, True])
-@pytest.mark.parametrize(("applied", "scale"), [(None, 1.0), (APPLIED, 1.0), (APPLIED + np.eye(3, 4, 3), 2.5)])
-def test_gives_the_same_scene_as_the_colmap_model_it_was_made_from(tmp_path, applied, scale, per_frame):
+@pytest.mark.parametrize(
+    ("applied", "scale"), [(None, 1.0), (APPLIED, 1.0), (APPLIED + np.eye(3, 4, 3), 2.5)]
+)
+def test_gives_the_same_scene_as_the_colmap_model_it_was_made_from(
+    tmp_path, applied, scale, per_frame
+):
     model = dataset_files.make_model(names=["b.png", "sub/c.png", "a.png"], with_tracks=False)
     _write(tmp_path / "nerf", model, applied, scale, per_frame=per_frame)
     dataset_files.write_dataset(tmp_path / "colmap", model)
-    got, expected = _load(tmp_path / "nerf"), _load(tmp_path / "colmap")
+    got = _load(tmp_path / "nerf")
+    expected = _load(tmp_path / "colmap")
     assert got.image_names == expected.image_names == ["a.png", "b.png", "sub/c.png"]
-    for field in ("camera_from_world", "intrinsics", "points", "image_sizes", "point_colors", "track_offsets", "up"):
-        np.testing.assert_allclose(getattr(got, field), getattr(expected, field), atol=1e-12, err_msg=field)
+    for field in (
+        "camera_from_world",
+        "intrinsics",
+        "points",
+        "image_sizes",
+        "point_colors",
+        "track_offsets",
+        "up",
+    ):
+        np.testing.assert_allclose(
+            getattr(got, field), getattr(expected, field), atol=1e-12, err_msg=field
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,14 +119,27 @@ def test_gives_the_same_scene_as_the_colmap_model_it_was_made_from(tmp_path, app
         ({}, "OPENCV", (0, 0, 0, 0)),
         ({"camera_model": "PINHOLE", "k1": 0.1}, "PINHOLE", ()),
         ({"k1": 0.1, "k2": 0.2, "p1": 0.3, "p2": 0.4}, "OPENCV", (0.1, 0.2, 0.3, 0.4)),
-        ({"k1": 0.1, "k2": 0.2, "k3": 0.5, "p1": 0.3}, "FULL_OPENCV", (0.1, 0.2, 0.3, 0, 0.5, 0, 0, 0)),
-        ({"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.4}, "OPENCV_FISHEYE", (0.1, 0, 0, 0.4)),
+        (
+            {"k1": 0.1, "k2": 0.2, "k3": 0.5, "p1": 0.3},
+            "FULL_OPENCV",
+            (0.1, 0.2, 0.3, 0, 0.5, 0, 0, 0),
+        ),
+        (
+            {"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.4},
+            "OPENCV_FISHEYE",
+            (0.1, 0, 0, 0.4),
+        ),
     ],
 )
 def test_camera_models(fields, model, coefficients):
     lens = lens_of({**CAMERA, **fields}, (1, 1), "x")
     assert (lens.model, lens.coefficients) == (model, coefficients)
-    assert (lens.focal_px, lens.principal_px, lens.width, lens.height) == ((60, 61), (31.5, 24.25), 64, 48)
+    assert (lens.focal_px, lens.principal_px, lens.width, lens.height) == (
+        (60, 61),
+        (31.5, 24.25),
+        64,
+        48,
+    )
 
 
 def test_camera_from_an_angle_and_the_size_of_the_file():
@@ -120,7 +169,10 @@ def test_missing_photographs_are_left_out_with_a_count(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         scene = _load(tmp_path)
     assert scene.image_names == ["view_00.png", "view_02.png", "view_04.png"]
-    assert "2 of 5 photographs are not there and are left out: ./images/view_01.png, ./images/view_03.png" in caplog.text
+    assert (
+        "2 of 5 photographs are not there and are left out: ./images/view_01.png, "
+        "./images/view_03.png" in caplog.text
+    )
     for name in ("view_00.png", "view_02.png"):  # most of them
         (tmp_path / "images" / name).unlink()
     with pytest.raises(InputError, match=r"expected its photographs, got 1 of 5 .*view_00\.png"):
@@ -137,7 +189,12 @@ def test_masks_and_reduced_images(tmp_path):
     (tmp_path / "transforms.json").write_text(json.dumps(table))
     dataset_files.write_images(model, tmp_path / "images_2", divide=2)
     scene = _load(tmp_path, downscale=2)
-    assert scene.has_masks and [bool(path) for path in scene.mask_paths] == [False, True, False, False]
+    assert scene.has_masks and [bool(path) for path in scene.mask_paths] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     assert "images_2" in scene.image_paths[0] and scene.shrink_factors.tolist() == [1] * 4
     np.testing.assert_allclose(scene.intrinsics[0, 0], [30, 0, 15.75])
     table["frames"][1]["mask_path"] = "gone.png"
@@ -181,7 +238,9 @@ def _without_point_file(root, table):
     (root / "transforms.json").write_text(json.dumps(table))
 
 
-@pytest.mark.parametrize(("applied", "scale"), [(None, 1.0), (APPLIED, 1.0), (APPLIED + np.eye(3, 4, 3), 2.5)])
+@pytest.mark.parametrize(
+    ("applied", "scale"), [(None, 1.0), (APPLIED, 1.0), (APPLIED + np.eye(3, 4, 3), 2.5)]
+)
 def test_points_of_the_colmap_model_that_the_file_was_made_from(tmp_path, applied, scale):
     model = dataset_files.make_model(names=["b.png", "sub/c.png", "a.png"])
     _without_point_file(tmp_path, _write(tmp_path, model, applied, scale))
@@ -198,7 +257,9 @@ def test_points_of_a_colmap_model_in_another_frame_are_refused(tmp_path):
     assert len(_load(tmp_path).points) == len(model.points)
     del table["applied_transform"]  # poses that were moved, and nothing says how
     _without_point_file(tmp_path, table)
-    with pytest.raises(InputError, match=r"expected ply_file_path, or the poses .*other poses there"):
+    with pytest.raises(
+        InputError, match=r"expected ply_file_path, or the poses .*other poses there"
+    ):
         _load(tmp_path)
     model.names = [f"another_{name}" for name in model.names]
     dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
@@ -210,15 +271,46 @@ def test_points_of_a_colmap_model_in_another_frame_are_refused(tmp_path):
     ("change", "message"),
     [
         (lambda table: table.pop("frames"), "list of frames"),
-        (lambda table: table["frames"][2].pop("file_path"), "frame 2: expected an object with file_path"),
-        (lambda table: table["frames"][2].pop("transform_matrix"), "frame 2: transform_matrix: expected a matrix"),
-        (lambda table: table["frames"][2].update(transform_matrix=[[1, 2]]), "frame 2: transform_matrix: expected a matrix"),
-        (lambda table: table["frames"][2].update(transform_matrix=np.diag([2, 2, 2, 1]).tolist()), "frame 2: .*rotation"),
-        (lambda table: table["frames"][2].update(transform_matrix=np.diag([-1, 1, 1, 1]).tolist()), "frame 2: .*rotation"),
-        (lambda table: table["frames"][2]["transform_matrix"][0].__setitem__(1, float("nan")), "expected finite poses"),
-        (lambda table: table.update(applied_transform=np.diag([1, 2, 1, 1]).tolist()), "expected applied_transform"),
-        (lambda table: table.update(applied_transform=np.diag([-1, 1, 1, 1]).tolist()), "expected applied_transform"),
-        (lambda table: table["frames"][3].update(file_path="images/view_00.png"), r"view_00\.png twice"),
+        (
+            lambda table: table["frames"][2].pop("file_path"),
+            "frame 2: expected an object with file_path",
+        ),
+        (
+            lambda table: table["frames"][2].pop("transform_matrix"),
+            "frame 2: transform_matrix: expected a matrix",
+        ),
+        (
+            lambda table: table["frames"][2].update(transform_matrix=[[1, 2]]),
+            "frame 2: transform_matrix: expected a matrix",
+        ),
+        (
+            lambda table: table["frames"][2].update(
+                transform_matrix=np.diag([2, 2, 2, 1]).tolist()
+            ),
+            "frame 2: .*rotation",
+        ),
+        (
+            lambda table: table["frames"][2].update(
+                transform_matrix=np.diag([-1, 1, 1, 1]).tolist()
+            ),
+            "frame 2: .*rotation",
+        ),
+        (
+            lambda table: table["frames"][2]["transform_matrix"][0].__setitem__(1, float("nan")),
+            "expected finite poses",
+        ),
+        (
+            lambda table: table.update(applied_transform=np.diag([1, 2, 1, 1]).tolist()),
+            "expected applied_transform",
+        ),
+        (
+            lambda table: table.update(applied_transform=np.diag([-1, 1, 1, 1]).tolist()),
+            "expected applied_transform",
+        ),
+        (
+            lambda table: table["frames"][3].update(file_path="images/view_00.png"),
+            r"view_00\.png twice",
+        ),
         (lambda table: table.update(w=65), r"view_00\.png: expected 65x48 pixels .*got 64x48"),
     ],
 )
@@ -242,7 +334,9 @@ def test_names_without_ending_and_paths_above(tmp_path):
     table = _write(tmp_path, model)
     (tmp_path / "inner").mkdir()
     for frame in table["frames"]:
-        frame["file_path"] = "../images/" + frame["file_path"].rsplit("/", 1)[1].removesuffix(".png")
+        frame["file_path"] = "../images/" + frame["file_path"].rsplit("/", 1)[1].removesuffix(
+            ".png"
+        )
     table["ply_file_path"] = "../points.ply"
     (tmp_path / "inner" / "transforms.json").write_text(json.dumps(table))
     scene = _load(tmp_path / "inner")
@@ -253,11 +347,29 @@ def test_names_without_ending_and_paths_above(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "model", "coefficients"),
     [
-        ({"is_fisheye": True, "k1": 0.1, "k2": 0.2, "k3": 0.3, "k4": 0.4}, "OPENCV_FISHEYE", (0.1, 0.2, 0.3, 0.4)),
+        (
+            {"is_fisheye": True, "k1": 0.1, "k2": 0.2, "k3": 0.3, "k4": 0.4},
+            "OPENCV_FISHEYE",
+            (0.1, 0.2, 0.3, 0.4),
+        ),
         ({"is_fisheye": False, "k1": 0.1}, "OPENCV", (0.1, 0, 0, 0)),
         ({"is_fisheye": True, "camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE", (0, 0, 0, 0)),
-        ({"camera_model": "RADIAL_FISHEYE", "k1": 0.1, "k2": 0.2}, "OPENCV_FISHEYE", (0.1, 0.2, 0, 0)),
-        ({"k5": 0.0, "skew": 0, "rolling_shutter": [0, 0, 0, 0], "latlong": False, "aabb_scale": 16}, "OPENCV", (0, 0, 0, 0)),
+        (
+            {"camera_model": "RADIAL_FISHEYE", "k1": 0.1, "k2": 0.2},
+            "OPENCV_FISHEYE",
+            (0.1, 0.2, 0, 0),
+        ),
+        (
+            {
+                "k5": 0.0,
+                "skew": 0,
+                "rolling_shutter": [0, 0, 0, 0],
+                "latlong": False,
+                "aabb_scale": 16,
+            },
+            "OPENCV",
+            (0, 0, 0, 0),
+        ),
     ],
 )
 def test_lenses_of_other_programs(fields, model, coefficients):
@@ -268,16 +380,27 @@ def test_lenses_of_other_programs(fields, model, coefficients):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"is_fisheye": True, "camera_model": "OPENCV"}, "expected one lens, got is_fisheye and camera_model OPENCV"),
+        (
+            {"is_fisheye": True, "camera_model": "OPENCV"},
+            "expected one lens, got is_fisheye and camera_model OPENCV",
+        ),
         ({"is_fisheye": "yes"}, "expected true or false as is_fisheye, got 'yes'"),
         ({"k5": 0.01}, "got k5 = 0.01, which this program has no model for"),
-        ({"b1": 2.5}, "got b1"), ({"skew": 0.1}, "got skew"), ({"rolling_shutter": [0, 0, 1, 0]}, "got rolling_shutter"),
-        ({"ftheta_p1": 3}, "got ftheta_p1"), ({"latlong": True}, "got latlong"), ({"equirectangular": True}, "got equirect"),
-        ({"distortion_params": [0.1, 0]}, "got distortion_params"), ({"s1": 1e-4}, "got s1"), ({"is_panorama": 1}, "got is_pano"),
+        ({"b1": 2.5}, "got b1"),
+        ({"skew": 0.1}, "got skew"),
+        ({"rolling_shutter": [0, 0, 1, 0]}, "got rolling_shutter"),
+        ({"ftheta_p1": 3}, "got ftheta_p1"),
+        ({"latlong": True}, "got latlong"),
+        ({"equirectangular": True}, "got equirect"),
+        ({"distortion_params": [0.1, 0]}, "got distortion_params"),
+        ({"s1": 1e-4}, "got s1"),
+        ({"is_panorama": 1}, "got is_pano"),
         ({"is_fisheye": True, "p1": 0.1}, "expected 4 radial coefficients .*p1, p2 = 0.1"),
         ({"camera_model": "RADIAL_FISHEYE", "k3": 0.1}, "expected 2 radial coefficients"),
-        ({"w": 64.5}, "expected a whole number of pixels as w, got 64.5"), ({"h": -48}, "expected a whole number of pixels as h"),
-        ({"cx": float("nan")}, "expected a finite number as cx, got nan"), ({"camera_model": ["OPENCV"]}, "expected a name"),
+        ({"w": 64.5}, "expected a whole number of pixels as w, got 64.5"),
+        ({"h": -48}, "expected a whole number of pixels as h"),
+        ({"cx": float("nan")}, "expected a finite number as cx, got nan"),
+        ({"camera_model": ["OPENCV"]}, "expected a name"),
     ],
 )
 def test_lenses_that_would_be_read_wrongly_are_refused(fields, message):
@@ -286,16 +409,24 @@ def test_lenses_that_would_be_read_wrongly_are_refused(fields, message):
 
 
 def test_coefficients_that_a_pinhole_has_not_are_said(caplog):
-    lens_of({**CAMERA, "camera_model": "PERSPECTIVE", "k1": 0.125}, (48, 64), "file of test: frame 3")
-    assert "file of test: camera_model PERSPECTIVE has no distortion, so that k1 to k4" in caplog.text
+    lens_of(
+        {**CAMERA, "camera_model": "PERSPECTIVE", "k1": 0.125}, (48, 64), "file of test: frame 3"
+    )
+    assert (
+        "file of test: camera_model PERSPECTIVE has no distortion, so that k1 to k4" in caplog.text
+    )
 
 
 def test_a_focal_length_from_degrees():
-    np.testing.assert_allclose(lens_of({"x_fov": 90.0, "y_fov": 60.0}, (48, 64), "x").focal_px, [32, 24 * np.sqrt(3)])
+    np.testing.assert_allclose(
+        lens_of({"x_fov": 90.0, "y_fov": 60.0}, (48, 64), "x").focal_px, [32, 24 * np.sqrt(3)]
+    )
 
 
 def _in_parts(root, model):
-    """As the synthetic scenes of the original NeRF are: a file for each part, names without endings, an angle."""
+    """As the synthetic scenes of the original NeRF are: a file for each part, names without
+    endings, an angle.
+    """
     table = _write(root, model)
     frames = table.pop("frames")
     for number, frame in enumerate(frames):
@@ -307,11 +438,15 @@ def _in_parts(root, model):
     (root / "transforms.json").unlink()
     del table["ply_file_path"]
     for number, part in enumerate(("train", "val", "test")):
-        (root / f"transforms_{part}.json").write_text(json.dumps({**table, "frames": frames[number::3]}))
+        (root / f"transforms_{part}.json").write_text(
+            json.dumps({**table, "frames": frames[number::3]})
+        )
     return frames
 
 
-@pytest.mark.parametrize("cloud", ["pointcloud.ply", "Points3D.PLY", "points3d.ply", "point_cloud.ply"])
+@pytest.mark.parametrize(
+    "cloud", ["pointcloud.ply", "Points3D.PLY", "points3d.ply", "point_cloud.ply"]
+)
 def test_a_file_for_each_part_of_the_split(tmp_path, cloud):
     model = dataset_files.make_model(num_views=7)
     _in_parts(tmp_path, model)
@@ -321,7 +456,9 @@ def test_a_file_for_each_part_of_the_split(tmp_path, cloud):
     assert sorted(order) == list(range(7))
     assert [number % 3 > 0 for number in order] == scene.is_test.tolist()
     for view, number in enumerate(order):
-        np.testing.assert_allclose(scene.camera_from_world[view, :3, 3], model.shifts[number], atol=1e-12)
+        np.testing.assert_allclose(
+            scene.camera_from_world[view, :3, 3], model.shifts[number], atol=1e-12
+        )
     np.testing.assert_array_equal(scene.points, model.points)
 
 
@@ -329,7 +466,9 @@ def test_a_file_for_each_part_of_the_split(tmp_path, cloud):
 def test_text_of_windows_programs(tmp_path, encoding):
     model = dataset_files.make_model(names=["Hütte.png", "b.png"])
     table = _write(tmp_path, model)
-    (tmp_path / "transforms.json").write_bytes(json.dumps(table, ensure_ascii=False).encode(encoding))
+    (tmp_path / "transforms.json").write_bytes(
+        json.dumps(table, ensure_ascii=False).encode(encoding)
+    )
     assert _load(tmp_path).image_names == ["Hütte.png", "b.png"]
 
 
@@ -340,7 +479,9 @@ def test_masks_that_are_named_need_not_be_called_after_photographs(tmp_path):
         Image.new("L", (64, 48), 255).save(tmp_path / "masks" / f"frame{number}.png")
         frame["mask_path"] = f"D:\\scene\\masks\\FRAME{number}.PNG"
     (tmp_path / "transforms.json").write_text(json.dumps(table))
-    assert [path[-10:] for path in _load(tmp_path).mask_paths] == [f"frame{number}.png" for number in range(4)]
+    assert [path[-10:] for path in _load(tmp_path).mask_paths] == [
+        f"frame{number}.png" for number in range(4)
+    ]
 
 
 def test_photographs_in_a_folder_of_another_name(tmp_path, caplog):
@@ -359,10 +500,14 @@ def test_photographs_for_validation_and_testing_may_be_the_same(tmp_path):
     table = json.loads((tmp_path / "transforms.json").read_text())
     (tmp_path / "transforms.json").unlink()
     for part, chosen in (("train", slice(0, 4)), ("val", slice(4, 6)), ("test", slice(4, 6))):
-        (tmp_path / f"transforms_{part}.json").write_text(json.dumps({**table, "frames": table["frames"][chosen]}))
+        (tmp_path / f"transforms_{part}.json").write_text(
+            json.dumps({**table, "frames": table["frames"][chosen]})
+        )
     scene = _load(tmp_path, split="folders")
     assert scene.image_names == model.names and scene.is_test.tolist() == [False] * 4 + [True] * 2
-    (tmp_path / "transforms_val.json").write_text(json.dumps({**table, "frames": table["frames"][3:5]}))
+    (tmp_path / "transforms_val.json").write_text(
+        json.dumps({**table, "frames": table["frames"][3:5]})
+    )
     with pytest.raises(InputError, match=r"every image once, got view_03\.png twice"):
         _load(tmp_path)
 
@@ -392,5 +537,7 @@ def test_a_list_may_name_photographs_that_are_not_there(tmp_path):
         assert _load(tmp_path, split=choice).is_test.tolist() == [False, True, False, False]
     assert _load(tmp_path, split="every3").is_test.tolist() == [True, False, False, True]
     (tmp_path / "test.txt").write_text("view_05.png")
-    with pytest.raises(InputError, match=r"got 1 that fit no image or several, the first is 'view_05\.png'"):
+    with pytest.raises(
+        InputError, match=r"got 1 that fit no image or several, the first is 'view_05\.png'"
+    ):
         _load(tmp_path, split="test.txt")

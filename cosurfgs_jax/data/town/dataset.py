@@ -1,7 +1,8 @@
-"""The generated scene: a small town seen from a drone, with photographs, a COLMAP model and the exact geometry.
+"""The generated scene: a small town seen from a drone, with photographs, a COLMAP model and the
+exact geometry.
 
-The dataset's frame is x east, y north, z up, metres, with its origin far outside of the town, so that nothing may rely on
-data around zero.
+The dataset's frame is x east, y north, z up, metres, with its origin far outside of the town, so
+that nothing may rely on data around zero.
 """
 
 import concurrent.futures
@@ -38,7 +39,8 @@ _FORMAT = 1  # of the files and of what the town looks like; counted up with eve
 _TEXELS_PER_PIXEL = 1 / 0.6  # on the ground below: the finest samples are half a pixel apart
 _POINT_SPACING_PX = 3.0  # between points of the true surface
 _POINT_LIMITS = (40_000, 400_000)
-_SPARSE_PER_VIEW, _SPARSE_LIMITS = 150, (1500, 18_000)
+_SPARSE_PER_VIEW = 150
+_SPARSE_LIMITS = (1500, 18_000)
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +48,9 @@ _log = logging.getLogger(__name__)
 def make_town(settings: GeneratedSettings, folder) -> None:
     """Make the town's dataset, unless it is there already.
 
-    Writes `images/DJI_<n>.png`, `sparse/0/*.bin` and `ground_truth/` (points.ply, mesh.ply, depth/<image>.npz with
-    `depth` and `normal`). All of it appears at once: an interrupted call leaves nothing behind under the folder's name.
-    The same settings give the same files.
+    Writes `images/DJI_<n>.png`, `sparse/0/*.bin` and `ground_truth/` (points.ply, mesh.ply,
+    depth/<image>.npz with `depth` and `normal`). All of it appears at once: an interrupted call
+    leaves nothing behind under the folder's name. The same settings give the same files.
 
     Args:
         settings: size of the town, the flight and the photographs.
@@ -62,7 +64,9 @@ def make_town(settings: GeneratedSettings, folder) -> None:
     if _is_made(folder, marker):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-unfinished-", dir=folder.parent))
+    unfinished = pathlib.Path(
+        tempfile.mkdtemp(prefix=f".{folder.name}-unfinished-", dir=folder.parent)
+    )
     try:
         _write_dataset(settings, unfinished)
         (unfinished / _MARKER).write_text(json.dumps(marker, indent=2) + "\n")
@@ -87,11 +91,13 @@ def _is_made(folder: pathlib.Path, marker: dict) -> bool:
         found = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
         raise InputError(
-            f"{folder}: expected no folder, an empty one or a generated town, got other files; choose another folder"
+            f"{folder}: expected no folder, an empty one or a generated town, got other files; "
+            "choose another folder"
         ) from None
     if found != marker:
         raise InputError(
-            f"{folder}: expected the generated town of {marker}, got that of {found}; delete it or choose another folder"
+            f"{folder}: expected the generated town of {marker}, got that of {found}; delete it or "
+            "choose another folder"
         )
     return True
 
@@ -99,13 +105,18 @@ def _is_made(folder: pathlib.Path, marker: dict) -> bool:
 def _write_dataset(settings: GeneratedSettings, folder: pathlib.Path) -> None:
     for name in ("images", "sparse/0", f"{FOLDER}/depth"):
         (folder / name).mkdir(parents=True)
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_threads = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     names = [f"DJI_{number + 1:04d}.png" for number in range(settings.num_views)]
     renderer, town, reach = _build(settings, num_threads)
-    flight, planes = renderer.flight, renderer.faces.planes
+    flight = renderer.flight
+    planes = renderer.faces.planes
     mesh = exact_mesh.build_mesh(town, flight, reach)
     spacing = _POINT_SPACING_PX * flight.ground_pixel_m
-    points, normals = exact_mesh.sample_surface(mesh, town, planes, spacing, _POINT_LIMITS, settings.seed)
+    points, normals = exact_mesh.sample_surface(
+        mesh, town, planes, spacing, _POINT_LIMITS, settings.seed
+    )
     num_sparse = int(np.clip(_SPARSE_PER_VIEW * settings.num_views, *_SPARSE_LIMITS))
     few = slice(0, 6 * num_sparse)  # candidates for sparse points; the points are in no order
     gains = _exposures(settings)
@@ -118,7 +129,9 @@ def _write_dataset(settings: GeneratedSettings, folder: pathlib.Path) -> None:
         stem = pathlib.Path(names[number]).stem
         _write_maps(folder / FOLDER / "depth" / f"{stem}.npz", view)
         seen, _ = sfm.visible_points(flight, number, view, points, normals, min_cosine=0.1)
-        observed = sfm.observe(flight, number, view, image, points[few], normals[few], settings.seed)
+        observed = sfm.observe(
+            flight, number, view, image, points[few], normals[few], settings.seed
+        )
         return seen, observed
 
     times_seen = np.zeros(len(points), np.int64)
@@ -129,9 +142,15 @@ def _write_dataset(settings: GeneratedSettings, folder: pathlib.Path) -> None:
             observations.append(observed)
     is_seen = times_seen >= 2
     # Double precision: large coordinates lose millimetres in float32.
-    table = table_of(("x y z", "f8", points[is_seen] + ORIGIN_M), ("nx ny nz", "f4", normals[is_seen]))
+    table = table_of(
+        ("x y z", "f8", points[is_seen] + ORIGIN_M), ("nx ny nz", "f4", normals[is_seen])
+    )
     write_ply(folder / FOLDER / "points.ply", table)
-    write_ply(folder / FOLDER / "mesh.ply", table_of(("x y z", "f8", mesh.vertices + ORIGIN_M)), mesh.triangles)
+    write_ply(
+        folder / FOLDER / "mesh.ply",
+        table_of(("x y z", "f8", mesh.vertices + ORIGIN_M)),
+        mesh.triangles,
+    )
     sparse = sfm.triangulate(flight, observations, points[few], num_sparse)
     sfm.write_colmap(folder / "sparse" / "0", flight, names, sparse, ORIGIN_M)
 
@@ -139,7 +158,9 @@ def _write_dataset(settings: GeneratedSettings, folder: pathlib.Path) -> None:
 def _build(settings: GeneratedSettings, num_threads: int):
     """Renderer, town, and half the side of the ground in metres."""
     terrain = make_terrain(settings.seed)
-    flight = plan_flight(settings.num_views, settings.width, settings.height, settings.size_m, terrain, settings.seed)
+    flight = plan_flight(
+        settings.num_views, settings.width, settings.height, settings.size_m, terrain, settings.seed
+    )
     town = make_town_plan(settings.size_m, flight.reach, terrain, settings.seed)
     texel = flight.ground_pixel_m / _TEXELS_PER_PIXEL
     ground = paint_ground(town, flight.reach, texel, num_threads)
@@ -147,14 +168,20 @@ def _build(settings: GeneratedSettings, num_threads: int):
 
 
 def _exposures(settings: GeneratedSettings) -> np.ndarray:
-    """Factors f32[V,3] on the photographs' colours: brightness by `exposure_jitter` stops, tint by a fifth of that."""
+    """Factors f32[V,3] on the photographs' colours: brightness by `exposure_jitter` stops, tint by
+    a fifth of that.
+    """
     rng = np.random.default_rng([settings.seed, 8])
-    stops = rng.normal(0, 1, (settings.num_views, 1)) + 0.2 * rng.normal(0, 1, (settings.num_views, 3))
+    stops = rng.normal(0, 1, (settings.num_views, 1)) + 0.2 * rng.normal(
+        0, 1, (settings.num_views, 3)
+    )
     return np.exp2(settings.exposure_jitter * stops).astype(np.float32)
 
 
 def _write_maps(path: pathlib.Path, view: View) -> None:
-    """A .npz as `numpy.savez_compressed` writes it, but quickly compressed and without the time of day."""
+    """A .npz as `numpy.savez_compressed` writes it, but quickly compressed and without the time of
+    day.
+    """
     # Normals to 2^-14, 0.004 degrees: the zeros in their last bits halve the file.
     normal = np.round(view.normal * np.float32(2.0**13)) * np.float32(2.0**-13)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

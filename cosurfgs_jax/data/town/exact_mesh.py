@@ -1,7 +1,7 @@
 """The visible surface of the generated town as triangles, and points sampled on it.
 
-What lies inside solids or below the ground is cut away exactly: solids are convex, so that a triangle minus a solid is a few
-triangles.
+What lies inside solids or below the ground is cut away exactly: solids are convex, so that a
+triangle minus a solid is a few triangles.
 """
 
 import dataclasses
@@ -20,11 +20,12 @@ _MAX_ERROR = 4e-5  # of the town's side: how far the triangles of the ground may
 class TownMesh:
     """Triangles and where they come from.
 
-    | field       | shape      | unit, meaning                                                          |
-    |-------------|------------|------------------------------------------------------------------------|
-    | `vertices`  | f64[n,3]   | m, local frame                                                         |
-    | `triangles` | i64[m,3]   | counter-clockwise from outside                                         |
-    | `faces`     | i64[m]     | number of the solids' face, in the order of `town.solids`, or GROUND   |
+    | field       | shape    | unit, meaning                                                       |
+    |-------------|----------|---------------------------------------------------------------------|
+    | `vertices`  | f64[n,3] | m, local frame                                                      |
+    | `triangles` | i64[m,3] | counter-clockwise from outside                                      |
+    | `faces`     | i64[m]   | number of the solids' face, in the order of `town.solids`, or       |
+    |             |          | GROUND                                                              |
     """
 
     vertices: np.ndarray
@@ -94,8 +95,13 @@ def _near_solids(town, vertices, triangles) -> np.ndarray:
     for solid in town.solids:
         if not solid.is_grounded:
             continue
-        box_low, box_high = solid.footprint.min(0), solid.footprint.max(0)
-        band = order[np.searchsorted(sorted_y, box_low[1] - height) : np.searchsorted(sorted_y, box_high[1], "right")]
+        box_low = solid.footprint.min(0)
+        box_high = solid.footprint.max(0)
+        band = order[
+            np.searchsorted(sorted_y, box_low[1] - height) : np.searchsorted(
+                sorted_y, box_high[1], "right"
+            )
+        ]
         is_near[band[np.all((high[band] >= box_low) & (low[band] <= box_high), axis=1)]] = True
     return is_near
 
@@ -105,9 +111,13 @@ def _cut_ground(town: Town, soup: np.ndarray) -> np.ndarray:
     done = []
     soup = soup[np.argsort(_boxes(soup)[0][:, 0], kind="stable")]
     box_low, box_high = _boxes(soup)
-    for solid in sorted((s for s in town.solids if s.is_grounded), key=lambda s: s.footprint[:, 0].min()):
-        low, high = solid.footprint.min(0), solid.footprint.max(0)
-        # Solids come from west to east: what lies west of this one is met by none of the later ones.
+    for solid in sorted(
+        (s for s in town.solids if s.is_grounded), key=lambda s: s.footprint[:, 0].min()
+    ):
+        low = solid.footprint.min(0)
+        high = solid.footprint.max(0)
+        # Solids come from west to east: what lies west of this one is met by none of the later
+        # ones.
         is_done = box_high[:, 0] < low[0]
         is_near = (box_high[:, 0] >= low[0]) & (box_high[:, 1] >= low[1])
         is_near &= (box_low[:, 0] <= high[0]) & (box_low[:, 1] <= high[1])
@@ -117,38 +127,51 @@ def _cut_ground(town: Town, soup: np.ndarray) -> np.ndarray:
         is_kept = ~(is_done | is_near)
         soup = np.concatenate([soup[is_kept], cut])
         cut_low, cut_high = _boxes(cut)
-        box_low, box_high = np.concatenate([box_low[is_kept], cut_low]), np.concatenate([box_high[is_kept], cut_high])
+        box_low = np.concatenate([box_low[is_kept], cut_low])
+        box_high = np.concatenate([box_high[is_kept], cut_high])
     return np.concatenate([*done, soup])
 
 
 def _boxes(soup) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest x, y of triangles f64[n,3,3]; ten times as fast as reductions over an axis of three."""
-    a, b, c = soup[:, 0, :2], soup[:, 1, :2], soup[:, 2, :2]
+    """Lowest and highest x, y of triangles f64[n,3,3]; ten times as fast as reductions over an axis
+    of three.
+    """
+    a = soup[:, 0, :2]
+    b = soup[:, 1, :2]
+    c = soup[:, 2, :2]
     return np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
 
 
 def _solid_triangles(solid: Solid, town: Town, spacing: float) -> tuple[np.ndarray, np.ndarray]:
     """Triangles f64[n,3,3] of a solid above the ground, and the face i64[n] of each."""
-    soup, sides = [], []
+    soup = []
+    sides = []
     for side, face in enumerate(solid.faces):
         points = solid.vertices[list(face)]
         if solid.is_grounded and side < solid.num_sides:
             part = _wall_triangles(points, town, spacing)
         else:
-            part = np.array([[points[0], points[k], points[k + 1]] for k in range(1, len(points) - 1)])
+            part = np.array(
+                [[points[0], points[k], points[k + 1]] for k in range(1, len(points) - 1)]
+            )
         soup.append(part)
         sides.append(np.full(len(part), side))
     return np.concatenate(soup), np.concatenate(sides)
 
 
 def _wall_triangles(points, town: Town, spacing: float) -> np.ndarray:
-    """A wall from the ground to its upper edge, in upright strips; `points` starts with the two lower corners."""
-    start, end = points[0, :2], points[1, :2]
+    """A wall from the ground to its upper edge, in upright strips; `points` starts with the two
+    lower corners.
+    """
+    start = points[0, :2]
+    end = points[1, :2]
     length = np.linalg.norm(end - start)
     # The upper edge runs back from the second lower corner to the first.
     top = points[2:][::-1]
     share_top = (top[:, :2] - start) @ (end - start) / length**2
-    shares = np.union1d(np.linspace(0, 1, int(np.ceil(length / spacing)) + 1), np.clip(share_top, 0, 1))
+    shares = np.union1d(
+        np.linspace(0, 1, int(np.ceil(length / spacing)) + 1), np.clip(share_top, 0, 1)
+    )
     shares = shares[np.concatenate([[True], np.diff(shares) > 1e-9])]
     shares[-1] = 1.0
     along = start + shares[:, None] * (end - start)
@@ -158,7 +181,9 @@ def _wall_triangles(points, town: Town, spacing: float) -> np.ndarray:
     return np.concatenate([first, np.stack([bottom[:-1], upper[1:], upper[:-1]], axis=1)])
 
 
-def subtract_convex(soup: np.ndarray, labels: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def subtract_convex(
+    soup: np.ndarray, labels: np.ndarray, planes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Triangles minus a convex solid.
 
     Args:
@@ -168,14 +193,16 @@ def subtract_convex(soup: np.ndarray, labels: np.ndarray, planes: np.ndarray) ->
     Returns:
         Pieces outside of the solid and their labels.
     """
-    kept, kept_labels = [], []
+    kept = []
+    kept_labels = []
     for plane in planes:
         if not len(soup):
             break
         outside, inside = _split(soup, plane)
         kept.append(outside[0])
         kept_labels.append(labels[outside[1]])
-        soup, labels = inside[0], labels[inside[1]]
+        soup = inside[0]
+        labels = labels[inside[1]]
     if not kept:
         return soup, labels
     return np.concatenate(kept), np.concatenate(kept_labels)
@@ -185,29 +212,43 @@ def _split(soup, plane):
     """Parts of triangles outside and inside of a plane: ((corners, source), (corners, source))."""
     distance = soup @ plane[:3] + plane[3]
     distance[np.abs(distance) < 1e-9] = 0.0
-    is_out, is_in = distance > 0, distance < 0
+    is_out = distance > 0
+    is_in = distance < 0
     any_out, any_in = (part[:, 0] | part[:, 1] | part[:, 2] for part in (is_out, is_in))
     whole_out = np.flatnonzero(~any_in)  # in the plane counts as outside: it is surface
     whole_in = np.flatnonzero(any_in & ~any_out)
     crossed = np.flatnonzero(any_in & any_out)
-    # Turn each crossed triangle so that its first corner is alone on its side (a corner in the plane goes with the others).
+    # Turn each crossed triangle so that its first corner is alone on its side (a corner in the
+    # plane goes with the others).
     alone_out = is_out[crossed].sum(axis=1) == 1
     lone = np.where(alone_out, is_out[crossed].argmax(axis=1), is_in[crossed].argmax(axis=1))
     turned = (lone[:, None] + np.arange(3)) % 3
     corners = np.take_along_axis(soup[crossed], turned[:, :, None], axis=1)
     signed = np.take_along_axis(distance[crossed], turned, axis=1)
-    apex, second, third = corners[:, 0], corners[:, 1], corners[:, 2]
+    apex = corners[:, 0]
+    second = corners[:, 1]
+    third = corners[:, 2]
     share_2 = (signed[:, 0] / (signed[:, 0] - signed[:, 1]))[:, None]
     share_3 = (signed[:, 0] / (signed[:, 0] - signed[:, 2]))[:, None]
-    cut_2, cut_3 = apex + share_2 * (second - apex), apex + share_3 * (third - apex)
+    cut_2 = apex + share_2 * (second - apex)
+    cut_3 = apex + share_3 * (third - apex)
     tip = np.stack([apex, cut_2, cut_3], axis=1)
-    rest = np.concatenate([np.stack([cut_2, second, third], axis=1), np.stack([cut_2, third, cut_3], axis=1)])
+    rest = np.concatenate(
+        [np.stack([cut_2, second, third], axis=1), np.stack([cut_2, third, cut_3], axis=1)]
+    )
     rest_source = np.concatenate([crossed, crossed])
     rest_out = np.concatenate([~alone_out, ~alone_out])
     parts = []
-    for whole, is_tip, is_rest in ((whole_out, alone_out, rest_out), (whole_in, ~alone_out, ~rest_out)):
-        parts.append((np.concatenate([soup[whole], tip[is_tip], rest[is_rest]]),
-                      np.concatenate([whole, crossed[is_tip], rest_source[is_rest]])))
+    for whole, is_tip, is_rest in (
+        (whole_out, alone_out, rest_out),
+        (whole_in, ~alone_out, ~rest_out),
+    ):
+        parts.append(
+            (
+                np.concatenate([soup[whole], tip[is_tip], rest[is_rest]]),
+                np.concatenate([whole, crossed[is_tip], rest_source[is_rest]]),
+            )
+        )
     return parts
 
 
@@ -224,13 +265,22 @@ def _weld(soup: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     number[order] = np.cumsum(is_new) - 1
     triangles = number.reshape(-1, 3)
     vertices = soup.reshape(-1, 3)[order[is_new]]
-    normal = np.cross(vertices[triangles[:, 1]] - vertices[triangles[:, 0]],
-                      vertices[triangles[:, 2]] - vertices[triangles[:, 0]])
+    normal = np.cross(
+        vertices[triangles[:, 1]] - vertices[triangles[:, 0]],
+        vertices[triangles[:, 2]] - vertices[triangles[:, 0]],
+    )
     is_kept = np.linalg.norm(normal, axis=1) > 1e-8
     return vertices, triangles[is_kept], is_kept
 
 
-def sample_surface(mesh: TownMesh, town: Town, planes: np.ndarray, spacing: float, limits: tuple[int, int], seed: int):
+def sample_surface(
+    mesh: TownMesh,
+    town: Town,
+    planes: np.ndarray,
+    spacing: float,
+    limits: tuple[int, int],
+    seed: int,
+):
     """Points spread evenly by area on the exact surface.
 
     Args:
@@ -256,7 +306,8 @@ def sample_surface(mesh: TownMesh, town: Town, planes: np.ndarray, spacing: floa
     face = mesh.faces[which]
     normals = planes[face, :3]
     is_ground = face == GROUND
-    x, y = points[is_ground, 0], points[is_ground, 1]
+    x = points[is_ground, 0]
+    y = points[is_ground, 1]
     points[is_ground, 2] = town.terrain.heights(x, y)
     normals[is_ground] = town.terrain.normals(x, y)
     return points, normals

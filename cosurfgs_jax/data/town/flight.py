@@ -1,4 +1,6 @@
-"""The flight over the generated town: a lawn-mower pattern that looks down, and a ring of oblique views."""
+"""The flight over the generated town: a lawn-mower pattern that looks down, and a ring of oblique
+views.
+"""
 
 import dataclasses
 
@@ -8,7 +10,8 @@ from cosurfgs_jax.data.town.terrain import Terrain
 
 HEIGHT_M = 75.0  # above the ground
 OBLIQUE_SHARE = 0.2  # of all views
-# The focal length over the diagonal of the image: 500 pixels at 640 x 480, that is 0.15 m on the ground per pixel.
+# The focal length over the diagonal of the image: 500 pixels at 640 x 480, that is 0.15 m on the
+# ground per pixel.
 FOCAL_OVER_DIAGONAL = 0.625
 
 
@@ -16,12 +19,14 @@ FOCAL_OVER_DIAGONAL = 0.625
 class Flight:
     """The cameras.
 
-    | field               | shape      | unit, frame                                                        |
-    |---------------------|------------|--------------------------------------------------------------------|
-    | `camera_from_local` | f64[V,4,4] | rigid; camera x right, y down, z forward; local frame of the town  |
-    | `intrinsics`        | f64[3,3]   | pixels, x+0.5 is the centre of pixel x; the same for all views     |
-    | `width, height`     | int        | pixels                                                             |
-    | `ground_pixel_m`    | float      | size of a pixel on the ground below, m                             |
+    | field               | shape      | unit, frame                                               |
+    |---------------------|------------|-----------------------------------------------------------|
+    | `camera_from_local` | f64[V,4,4] | rigid; camera x right, y down, z forward; local frame of  |
+    |                     |            | the town                                                  |
+    | `intrinsics`        | f64[3,3]   | pixels, x+0.5 is the centre of pixel x; the same for all  |
+    |                     |            | views                                                     |
+    | `width, height`     | int        | pixels                                                    |
+    | `ground_pixel_m`    | float      | size of a pixel on the ground below, m                    |
     """
 
     camera_from_local: np.ndarray
@@ -33,12 +38,15 @@ class Flight:
     @property
     def centers(self) -> np.ndarray:
         """Camera centres f64[V,3], local frame."""
-        rotations, shifts = self.camera_from_local[:, :3, :3], self.camera_from_local[:, :3, 3]
+        rotations = self.camera_from_local[:, :3, :3]
+        shifts = self.camera_from_local[:, :3, 3]
         return -np.einsum("vji,vj->vi", rotations, shifts)
 
     @property
     def reach(self) -> float:
-        """Half side, m, of the square around the origin that holds all the ground that is seen, with some margin."""
+        """Half side, m, of the square around the origin that holds all the ground that is seen,
+        with some margin.
+        """
         corners = np.array([[u, v, 1.0] for u in (0, self.width) for v in (0, self.height)])
         rays = corners @ np.linalg.inv(self.intrinsics).T
         rays = np.einsum("vji,cj->vci", self.camera_from_local[:, :3, :3], rays)
@@ -47,7 +55,9 @@ class Flight:
         return float(np.abs(seen[..., :2]).max()) + 2.0
 
 
-def plan_flight(num_views: int, width: int, height: int, size: float, terrain: Terrain, seed: int) -> Flight:
+def plan_flight(
+    num_views: int, width: int, height: int, size: float, terrain: Terrain, seed: int
+) -> Flight:
     """Cameras of a flight that covers the town's square.
 
     Args:
@@ -75,12 +85,16 @@ def plan_flight(num_views: int, width: int, height: int, size: float, terrain: T
 
 def _mow(num_views, width, height, size, rng) -> list:
     """Views along parallel lines, back and forth: ((x, y), heading, tilt, roll), m and radians."""
-    side = max(size - 26.0, 0.5 * size)  # half a footprint beyond the last camera still covers the border
-    # Lines run along the short side of the footprint. A side overlap of 75 % and a forward one of 80 % want this ratio
-    # of the two spacings.
+    side = max(
+        size - 26.0, 0.5 * size
+    )  # half a footprint beyond the last camera still covers the border
+    # Lines run along the short side of the footprint. A side overlap of 75 % and a forward one of
+    # 80 % want this ratio of the two spacings.
     aspect = (1 - 0.75) * width / ((1 - 0.80) * height)
     num_lines = max(1, min(num_views, round(np.sqrt(num_views / aspect))))
-    counts = np.full(num_lines, num_views // num_lines) + (np.arange(num_lines) < num_views % num_lines)
+    counts = np.full(num_lines, num_views // num_lines) + (
+        np.arange(num_lines) < num_views % num_lines
+    )
     across = np.linspace(-0.5, 0.5, num_lines) * side if num_lines > 1 else np.zeros(1)
     views = []
     for line, count in enumerate(counts):
@@ -99,7 +113,8 @@ def _ring(num_views, size, rng) -> list:
     views = []
     for i in range(num_views):
         angle = 2 * np.pi * (i + rng.uniform(-0.2, 0.2)) / max(num_views, 1)
-        # Every third view is from nearer the centre, so that walls in the middle are seen from all sides as well.
+        # Every third view is from nearer the centre, so that walls in the middle are seen from all
+        # sides as well.
         radius = size * (0.5 if i % 3 else 0.25) * rng.uniform(0.95, 1.08)
         position = radius * np.array([np.sin(angle), np.cos(angle)])
         tilt = np.radians(rng.uniform(28, 35))
@@ -122,7 +137,8 @@ def _camera_from_local(center, heading, tilt, roll) -> np.ndarray:
     right = np.cross(forward, np.array([0.0, 0.0, 1.0]) if tilt > 1e-3 else ahead)
     right /= np.linalg.norm(right)
     below = np.cross(forward, right)
-    cos, sin = np.cos(roll), np.sin(roll)
+    cos = np.cos(roll)
+    sin = np.sin(roll)
     pose = np.eye(4)
     pose[:3, :3] = [cos * right + sin * below, cos * below - sin * right, forward]
     pose[:3, 3] = -pose[:3, :3] @ center

@@ -7,13 +7,16 @@ import numpy as np
 from cosurfgs_jax.data.town.solids import Solid, Stand, post, rectangle, roofed_box, stacked_rings
 from cosurfgs_jax.data.town.terrain import Terrain
 
-SUN = np.array([0.42, -0.47, 0.7762]) / np.linalg.norm([0.42, -0.47, 0.7762])  # towards it: 51 degrees high, south-east
+SUN = np.array([0.42, -0.47, 0.7762]) / np.linalg.norm(
+    [0.42, -0.47, 0.7762]
+)  # towards it: 51 degrees high, south-east
 SIDEWALK_M = 1.6
 
 
 @dataclasses.dataclass(frozen=True)
 class Streets:
-    """A bent grid of streets: lines of equal `a` and of equal `b`, two coordinates that wind gently over the ground.
+    """A bent grid of streets: lines of equal `a` and of equal `b`, two coordinates that wind gently
+    over the ground.
 
     | field             | shape  | unit                                             |
     |-------------------|--------|--------------------------------------------------|
@@ -32,25 +35,35 @@ class Streets:
 
     def coordinates(self, x, y):
         """Street coordinates (a, b) at local x, y, m."""
-        cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
-        s, t = cos * x + sin * y, -sin * x + cos * y
-        return s + 6 * np.sin(t / 42 + float(self.phases[0])), t + 4 * np.sin(s / 55 + float(self.phases[1]))
+        cos = float(np.cos(self.angle))
+        sin = float(np.sin(self.angle))
+        s = cos * x + sin * y
+        t = -sin * x + cos * y
+        return s + 6 * np.sin(t / 42 + float(self.phases[0])), t + 4 * np.sin(
+            s / 55 + float(self.phases[1])
+        )
 
     def positions(self, a: float, b: float) -> np.ndarray:
         """Local position f64[2] of street coordinates."""
-        s, t = a, b
+        s = a
+        t = b
         for _ in range(12):  # a contraction by 0.01 per round
             s, t = a - 6 * np.sin(t / 42 + self.phases[0]), b - 4 * np.sin(s / 55 + self.phases[1])
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        cos = np.cos(self.angle)
+        sin = np.sin(self.angle)
         return np.array([cos * s - sin * t, sin * s + cos * t])
 
     def distances(self, x, y):
-        """Distance to the kerb of the nearest street of either family, negative on it: two arrays, m."""
+        """Distance to the kerb of the nearest street of either family, negative on it: two arrays,
+        m.
+        """
         return self.kerb_distances(*self.coordinates(x, y))
 
     def kerb_distances(self, a, b):
         """As `distances`, from street coordinates."""
-        return _to_lines(a, self.lines_a, self.half_widths_a), _to_lines(b, self.lines_b, self.half_widths_b)
+        return _to_lines(a, self.lines_a, self.half_widths_a), _to_lines(
+            b, self.lines_b, self.half_widths_b
+        )
 
 
 def _to_lines(coordinate, lines, half_widths):
@@ -64,15 +77,15 @@ def _to_lines(coordinate, lines, half_widths):
 class Town:
     """Everything that stands in the town; lengths in metres, local frame.
 
-    | field         | shape        | meaning                                                            |
-    |---------------|--------------|--------------------------------------------------------------------|
-    | `size`        | float        | side of the square that is built on                                |
-    | `seed`        | int          | of everything random                                               |
-    | `terrain`     | Terrain      |                                                                    |
-    | `streets`     | Streets      |                                                                    |
-    | `solids`      | tuple        | all solids                                                         |
-    | `lots`        | f64[n,2]     | centres of houses (gardens lie around them)                        |
-    | `paved`       | f64[n,4,2]   | rectangles of driveways                                            |
+    | field     | shape      | meaning                                     |
+    |-----------|------------|---------------------------------------------|
+    | `size`    | float      | side of the square that is built on         |
+    | `seed`    | int        | of everything random                        |
+    | `terrain` | Terrain    |                                             |
+    | `streets` | Streets    |                                             |
+    | `solids`  | tuple      | all solids                                  |
+    | `lots`    | f64[n,2]   | centres of houses (gardens lie around them) |
+    | `paved`   | f64[n,4,2] | rectangles of driveways                     |
     """
 
     size: float
@@ -89,7 +102,8 @@ def make_town_plan(size: float, reach: float, terrain: Terrain, seed: int) -> To
 
     Args:
         size: side of the square, m.
-        reach: half side of the square that photographs may show, m; trees and fields go on up to there.
+        reach: half side of the square that photographs may show, m; trees and fields go on up to
+            there.
         terrain: the ground to build on.
         seed: of everything random.
     Returns:
@@ -103,7 +117,15 @@ def make_town_plan(size: float, reach: float, terrain: Terrain, seed: int) -> To
     builder.add_cars()
     builder.add_trees(reach)
     lots = np.array(builder.lots).reshape(-1, 2)
-    return Town(size, seed, terrain, streets, tuple(builder.solids), lots, np.array(builder.paved).reshape(-1, 4, 2))
+    return Town(
+        size,
+        seed,
+        terrain,
+        streets,
+        tuple(builder.solids),
+        lots,
+        np.array(builder.paved).reshape(-1, 4, 2),
+    )
 
 
 def _make_streets(size: float, rng) -> Streets:
@@ -112,20 +134,29 @@ def _make_streets(size: float, rng) -> Streets:
         steps = rng.uniform(0.92, 1.08, int(1.5 * size / spacing) + 3) * spacing
         return start + np.cumsum(steps)
 
-    lines_a, lines_b = lines(43.0), lines(78.0)
-    half_a, half_b = rng.uniform(2.4, 3.0, len(lines_a)), rng.uniform(2.6, 3.6, len(lines_b))
-    return Streets(rng.uniform(0.15, 0.5), rng.uniform(0, 2 * np.pi, 2), lines_a, lines_b, half_a, half_b)
+    lines_a = lines(43.0)
+    lines_b = lines(78.0)
+    half_a = rng.uniform(2.4, 3.0, len(lines_a))
+    half_b = rng.uniform(2.6, 3.6, len(lines_b))
+    return Streets(
+        rng.uniform(0.15, 0.5), rng.uniform(0, 2 * np.pi, 2), lines_a, lines_b, half_a, half_b
+    )
 
 
 class _Builder:
     """Collects solids one after another and keeps them apart."""
 
     def __init__(self, size, terrain, streets, rng):
-        self.size, self.terrain, self.streets, self.rng = size, terrain, streets, rng
+        self.size = size
+        self.terrain = terrain
+        self.streets = streets
+        self.rng = rng
         self.solids: list[Solid] = []
         self.lots: list[np.ndarray] = []
         self.paved: list[np.ndarray] = []
-        self.circles = np.zeros((0, 3))  # centre and radius around each outline, for quick rejection
+        self.circles = np.zeros(
+            (0, 3)
+        )  # centre and radius around each outline, for quick rejection
         self.outlines: list[np.ndarray] = []
 
     def _heights(self, outline) -> tuple[float, float]:
@@ -135,11 +166,18 @@ class _Builder:
         return float(heights.min()) - 0.8, float(heights.mean())
 
     def _is_free(self, outline, gap: float, street_gap: float) -> bool:
-        """Whether an outline lies in the town, off the streets and at least `gap` from everything so far."""
+        """Whether an outline lies in the town, off the streets and at least `gap` from everything
+        so far.
+        """
         if np.abs(outline).max() > self.size / 2 - 3:
             return False
-        inside = np.concatenate([outline + 0.5 * (np.roll(outline, -1, 0) - outline), outline, outline.mean(0)[None]])
-        if min(part.min() for part in self.streets.distances(inside[:, 0], inside[:, 1])) < street_gap:
+        inside = np.concatenate(
+            [outline + 0.5 * (np.roll(outline, -1, 0) - outline), outline, outline.mean(0)[None]]
+        )
+        if (
+            min(part.min() for part in self.streets.distances(inside[:, 0], inside[:, 1]))
+            < street_gap
+        ):
             return False
         return self._is_clear(outline, gap)
 
@@ -148,7 +186,10 @@ class _Builder:
         center = outline.mean(0)
         radius = np.linalg.norm(outline - center, axis=1).max()
         between = np.hypot(*(self.circles[:, :2] - center).T) - self.circles[:, 2] - radius
-        return all(_are_apart(outline, self.outlines[number], gap) for number in np.flatnonzero(between < gap))
+        return all(
+            _are_apart(outline, self.outlines[number], gap)
+            for number in np.flatnonzero(between < gap)
+        )
 
     def _add(self, solids: list[Solid], outline) -> None:
         """Take solids that may run into each other, inside a common outline."""
@@ -169,7 +210,11 @@ class _Builder:
         """A church and two flat-roofed halls near the centre of towns that are large enough."""
         if self.size < 120:
             return
-        for kind, length, width in (("church", 24.0, 10.0), ("flat", 27.0, 16.0), ("flat", 19.0, 14.0)):
+        for kind, length, width in (
+            ("church", 24.0, 10.0),
+            ("flat", 27.0, 16.0),
+            ("flat", 19.0, 14.0),
+        ):
             for _ in range(200):
                 center = self.rng.uniform(-0.3, 0.3, 2) * self.size
                 axis = self._street_axis(center, self.rng.integers(2))
@@ -194,7 +239,11 @@ class _Builder:
     def _make_hall(self, center, axis, length, width) -> list[Solid]:
         floor, ground = self._heights(rectangle(center, axis, length, width))
         top = ground + self.rng.uniform(5.5, 9.5)
-        solids = [roofed_box(Stand("flat", center, axis, floor, ground, self._style()), length, width, top)]
+        solids = [
+            roofed_box(
+                Stand("flat", center, axis, floor, ground, self._style()), length, width, top
+            )
+        ]
         across = np.array([-axis[1], axis[0]])
         for share in (-0.3, 0.02, 0.31)[: 3 if length > 20 else 2]:
             at = center + axis * share * length + across * self.rng.uniform(-0.25, 0.25) * width
@@ -207,7 +256,9 @@ class _Builder:
         """Unit direction along the streets of a family (0: lines of equal a) near a position."""
         a, b = (float(part) for part in self.streets.coordinates(center[0], center[1]))
         step = (0.0, 0.5) if family == 0 else (0.5, 0.0)
-        along = self.streets.positions(a + step[0], b + step[1]) - self.streets.positions(a - step[0], b - step[1])
+        along = self.streets.positions(a + step[0], b + step[1]) - self.streets.positions(
+            a - step[0], b - step[1]
+        )
         return along / np.linalg.norm(along)
 
     def add_houses(self) -> None:
@@ -225,7 +276,8 @@ class _Builder:
                         along += self.rng.uniform(10.0, 14.0) if is_built else 2.0
 
     def _try_house(self, family, line, half_width, side, along) -> bool:
-        length, width = self.rng.uniform(8.5, 13.5), self.rng.uniform(7.0, 9.0)
+        length = self.rng.uniform(8.5, 13.5)
+        width = self.rng.uniform(7.0, 9.0)
         is_turned = self.rng.random() < 0.4
         depth = length if is_turned else width
         off = side * (half_width + SIDEWALK_M + self.rng.uniform(1.5, 4.0) + depth / 2)
@@ -241,33 +293,62 @@ class _Builder:
             return False
         self._add(solids, outline)
         self.lots.append(center)
-        kerb = (line + side * half_width, along) if family == 0 else (along, line + side * half_width)
+        kerb = (
+            (line + side * half_width, along) if family == 0 else (along, line + side * half_width)
+        )
         end = self.streets.positions(*kerb)
         out = center - end
         reach = np.linalg.norm(out)
-        self.paved.append(rectangle((center + end) / 2, out / reach, reach, self.rng.uniform(1.4, 3.0)))
+        self.paved.append(
+            rectangle((center + end) / 2, out / reach, reach, self.rng.uniform(1.4, 3.0))
+        )
         return True
 
     def _make_house(self, center, axis, length, width) -> tuple[list[Solid], np.ndarray]:
-        rng, style = self.rng, self._style()
+        rng = self.rng
+        style = self._style()
         across = np.array([-axis[1], axis[0]])
-        form = rng.choice(["gable", "wing", "hip", "tent", "flat"], p=[0.32, 0.38, 0.17, 0.05, 0.08])
+        form = rng.choice(
+            ["gable", "wing", "hip", "tent", "flat"], p=[0.32, 0.38, 0.17, 0.05, 0.08]
+        )
         outline = rectangle(center, axis, length, width)
-        wing_length, wing_width = rng.uniform(4.0, 5.5) + width / 2, rng.uniform(0.42, 0.5) * length
+        wing_length = rng.uniform(4.0, 5.5) + width / 2
+        wing_width = rng.uniform(0.42, 0.5) * length
         if form == "wing":
-            outline = rectangle(center + across * (wing_length - width / 2) / 2, axis, length, wing_length + width / 2)
+            outline = rectangle(
+                center + across * (wing_length - width / 2) / 2,
+                axis,
+                length,
+                wing_length + width / 2,
+            )
         floor, ground = self._heights(outline)
         eave = ground + (rng.uniform(2.9, 3.6) if rng.random() < 0.45 else rng.uniform(5.3, 6.2))
         if form == "flat":
             eave = ground + rng.choice([3.2, 6.1, 8.8]) + rng.uniform(0, 0.4)
-            solids = [roofed_box(Stand("flat", center, axis, floor, ground, style), length, width, eave)]
+            solids = [
+                roofed_box(Stand("flat", center, axis, floor, ground, style), length, width, eave)
+            ]
         else:
             rise = width / 2 * np.tan(np.radians(rng.uniform(32, 47)))
             hip = {"hip": rng.uniform(0.35, 0.6), "tent": 1.0}.get(form, 0.0)
-            solids = [roofed_box(Stand("house", center, axis, floor, ground, style), length, width, eave, rise, hip)]
+            solids = [
+                roofed_box(
+                    Stand("house", center, axis, floor, ground, style),
+                    length,
+                    width,
+                    eave,
+                    rise,
+                    hip,
+                )
+            ]
         if form == "wing":
-            # The ridge stays below the main one and the inner end on the main centre line: it ends under the main roof.
-            at = center + across * wing_length / 2 + axis * rng.choice([-1, 1]) * (length / 2 - wing_width / 2 - 0.8)
+            # The ridge stays below the main one and the inner end on the main centre line: it ends
+            # under the main roof.
+            at = (
+                center
+                + across * wing_length / 2
+                + axis * rng.choice([-1, 1]) * (length / 2 - wing_width / 2 - 0.8)
+            )
             lower = rng.uniform(0.5, 0.8)
             wing_rise = min(wing_width / 2 * np.tan(np.radians(40)), rise + lower - 0.4)
             stand = Stand("house", at, across, floor, ground, style)
@@ -321,7 +402,9 @@ class _Builder:
         axis = np.array([np.cos(turn), np.sin(turn)])
         stand = Stand("tree", center, axis, floor, ground, self._style())
         if is_pointed:
-            return stacked_rings(stand, [(0.9, radius, radius)], 8, apex=self.rng.uniform(3.2, 4.5) * radius)
+            return stacked_rings(
+                stand, [(0.9, radius, radius)], 8, apex=self.rng.uniform(3.2, 4.5) * radius
+            )
         height = self.rng.uniform(1.5, 2.2) * radius
         shape = ((0.42, 1.0), (0.72, 0.8), (0.92, 0.45))
         rings = [(share * height, wide * radius, wide * radius) for share, wide in shape]
@@ -329,10 +412,14 @@ class _Builder:
 
 
 def _are_apart(first, second, gap: float) -> bool:
-    """Whether two convex outlines are at least `gap` metres apart (separating axis over their edges)."""
+    """Whether two convex outlines are at least `gap` metres apart (separating axis over their
+    edges).
+    """
     for outline in (first, second):
         edges = np.roll(outline, -1, 0) - outline
-        normals = np.stack([edges[:, 1], -edges[:, 0]], axis=1) / np.linalg.norm(edges, axis=1)[:, None]
+        normals = (
+            np.stack([edges[:, 1], -edges[:, 0]], axis=1) / np.linalg.norm(edges, axis=1)[:, None]
+        )
         ranges = [(normals @ corners.T) for corners in (first, second)]
         lower = ranges[1].min(1) - ranges[0].max(1)
         upper = ranges[0].min(1) - ranges[1].max(1)

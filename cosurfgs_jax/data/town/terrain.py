@@ -1,14 +1,15 @@
 """The hills of the generated town: a smooth height function that rays can be cut with exactly.
 
-Lengths are metres in the *local* frame of the town: x east, y north, z up, origin at its centre at mean height.
-"""
+Lengths are metres in the *local* frame of the town: x east, y north, z up, origin at its centre at
+mean height."""
 
 import dataclasses
 
 import numpy as np
 
-# Wavelength and amplitude of each plane wave. The slopes add up to at most 0.36 (20 degrees); rays of the flight are
-# steeper (at least 21 degrees), so that the ground never hides itself and every ray meets it once.
+# Wavelength and amplitude of each plane wave. The slopes add up to at most 0.36 (20 degrees); rays
+# of the flight are steeper (at least 21 degrees), so that the ground never hides itself and every
+# ray meets it once.
 _WAVES_M = ((210.0, 4.2), (125.0, 2.0), (74.0, 0.9), (47.0, 0.4))
 
 
@@ -40,14 +41,22 @@ class Terrain:
     def heights(self, x, y):
         """Height at x, y (m, arrays that broadcast), in the precision of the arguments."""
         total = 0
-        for (wave_x, wave_y), phase, amplitude in zip(self.wave_xy, self.phases, self.amplitudes, strict=True):
-            total = total + float(amplitude) * np.sin(float(wave_x) * x + float(wave_y) * y + float(phase))
+        for (wave_x, wave_y), phase, amplitude in zip(
+            self.wave_xy, self.phases, self.amplitudes, strict=True
+        ):
+            total = total + float(amplitude) * np.sin(
+                float(wave_x) * x + float(wave_y) * y + float(phase)
+            )
         return total
 
     def heights_and_slopes(self, x, y):
         """Height at x, y and its derivatives along x and y."""
-        height, slope_x, slope_y = 0, 0, 0
-        for (wave_x, wave_y), phase, amplitude in zip(self.wave_xy, self.phases, self.amplitudes, strict=True):
+        height = 0
+        slope_x = 0
+        slope_y = 0
+        for (wave_x, wave_y), phase, amplitude in zip(
+            self.wave_xy, self.phases, self.amplitudes, strict=True
+        ):
             angle = float(wave_x) * x + float(wave_y) * y + float(phase)
             height = height + float(amplitude) * np.sin(angle)
             rate = float(amplitude) * np.cos(angle)
@@ -57,8 +66,11 @@ class Terrain:
 
     def normals(self, x, y) -> np.ndarray:
         """Unit normals at x, y: [..., 3], upwards."""
-        slope_x, slope_y = 0, 0
-        for (wave_x, wave_y), phase, amplitude in zip(self.wave_xy, self.phases, self.amplitudes, strict=True):
+        slope_x = 0
+        slope_y = 0
+        for (wave_x, wave_y), phase, amplitude in zip(
+            self.wave_xy, self.phases, self.amplitudes, strict=True
+        ):
             rate = float(amplitude) * np.cos(float(wave_x) * x + float(wave_y) * y + float(phase))
             slope_x = slope_x + float(wave_x) * rate
             slope_y = slope_y + float(wave_y) * rate
@@ -84,7 +96,9 @@ class Terrain:
     def newton_step(self, center: np.ndarray, rays, factor):
         """One Newton step of `cut_rays` from a given factor."""
         ray_x, ray_y, ray_z = rays
-        height, slope_x, slope_y = self.heights_and_slopes(center[0] + factor * ray_x, center[1] + factor * ray_y)
+        height, slope_x, slope_y = self.heights_and_slopes(
+            center[0] + factor * ray_x, center[1] + factor * ray_y
+        )
         above = center[2] + factor * ray_z - height
         return factor - above / (ray_z - slope_x * ray_x - slope_y * ray_y)
 
@@ -94,7 +108,9 @@ def make_terrain(seed: int) -> Terrain:
     rng = np.random.default_rng([seed, 0])
     lengths, amplitudes = np.array(_WAVES_M).T
     # Directions are spread over the half circle so that no two waves make one long furrow.
-    angles = np.pi * (np.arange(len(lengths)) * 0.382 + rng.uniform(0, 1)) + rng.uniform(-0.2, 0.2, len(lengths))
+    angles = np.pi * (np.arange(len(lengths)) * 0.382 + rng.uniform(0, 1)) + rng.uniform(
+        -0.2, 0.2, len(lengths)
+    )
     wave_numbers = 2 * np.pi / lengths
     wave_xy = np.stack([wave_numbers * np.cos(angles), wave_numbers * np.sin(angles)], axis=1)
     return Terrain(wave_xy, rng.uniform(0, 2 * np.pi, len(lengths)), amplitudes)

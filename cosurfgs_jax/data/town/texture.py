@@ -1,7 +1,8 @@
-"""Painter's tools for the generated town: noise, soft masks, light, and textures that can be sampled at several sizes.
+"""Painter's tools for the generated town: noise, soft masks, light, and textures that can be
+sampled at several sizes.
 
-Colours are display values (as stored in a photograph) in [0, 1]. Patterns are left out where a texel is too coarse for
-them, so that no photograph shows moire.
+Colours are display values (as stored in a photograph) in [0, 1]. Patterns are left out where a
+texel is too coarse for them, so that no photograph shows moire.
 """
 
 import dataclasses
@@ -10,7 +11,8 @@ import numpy as np
 
 from cosurfgs_jax.data.town.layout import SUN
 
-# Wavelengths of the noise in metres: every surface has detail at all of them, from hedges to gravel.
+# Wavelengths of the noise in metres: every surface has detail at all of them, from hedges to
+# gravel.
 WAVELENGTHS_M = (41.0, 19.0, 8.7, 4.1, 1.9, 0.93, 0.47, 0.26)
 
 
@@ -38,7 +40,9 @@ class Noise:
             self._lattices.append((cell, _blend_rows(lattice.T, num_columns, 0, texel / cell).T))
 
     def block(self, number: int, start: int, stop: int) -> np.ndarray:
-        """Field of WAVELENGTHS_M[number] for rows start:stop: f32[rows, columns] in [-1, 1], deviation about 0.4."""
+        """Field of WAVELENGTHS_M[number] for rows start:stop: f32[rows, columns] in [-1, 1],
+        deviation about 0.4.
+        """
         if self._lattices[number] is None:
             return np.zeros((1, 1), np.float32)
         cell, lattice = self._lattices[number]
@@ -55,17 +59,23 @@ def _blend_rows(lattice, count: int, start: int, step: float):
 
 
 def keep(period: float, texel: float) -> float:
-    """How much of a pattern with this period (m) may be painted on texels of this size (m): 0 too fine .. 1."""
+    """How much of a pattern with this period (m) may be painted on texels of this size (m): 0 too
+    fine .. 1.
+    """
     return float(np.clip((period / texel - 2.0) / 1.5, 0.0, 1.0))
 
 
 def cover(distance, texel: float):
-    """Share of a texel that is inside, from the signed distance to the border (m, negative inside)."""
+    """Share of a texel that is inside, from the signed distance to the border (m,
+    negative inside).
+    """
     return np.clip(0.5 - distance / texel, 0.0, 1.0)
 
 
 def lines(coordinate, period: float, width: float, texel: float):
-    """Share of a texel covered by lines of a width (m) at multiples of a period (m), faded where they are too close."""
+    """Share of a texel covered by lines of a width (m) at multiples of a period (m), faded where
+    they are too close.
+    """
     offset = np.abs(coordinate - period * np.round(coordinate / period))
     share = np.clip((width / 2 + texel / 2 - offset) / texel, 0.0, min(1.0, width / texel))
     return share * keep(period, texel)
@@ -73,7 +83,9 @@ def lines(coordinate, period: float, width: float, texel: float):
 
 def per_tile(column, row, style: int):
     """A random number in [-1, 1] for every integer tile (arrays that broadcast), f32."""
-    key = column.astype(np.uint32) * np.uint32(0x9E3779B1) ^ row.astype(np.uint32) * np.uint32(0x85EBCA77)
+    key = column.astype(np.uint32) * np.uint32(0x9E3779B1) ^ row.astype(np.uint32) * np.uint32(
+        0x85EBCA77
+    )
     key = key ^ np.uint32((style * 0xC2B2AE3D) & 0xFFFFFFFF)
     key = (key ^ key >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
     key = (key ^ key >> np.uint32(12)) * np.uint32(0x297A2D39)
@@ -82,7 +94,9 @@ def per_tile(column, row, style: int):
 
 
 def blend(color, other, weight):
-    """Paint `other` over `color` (lists of three channels, numbers or arrays) with a weight in [0, 1]."""
+    """Paint `other` over `color` (lists of three channels, numbers or arrays) with a weight in [0,
+    1].
+    """
     return [below + (above - below) * weight for below, above in zip(color, other, strict=True)]
 
 
@@ -134,7 +148,8 @@ class Texture:
         Returns:
             Three arrays f32[n] in [0, 255].
         """
-        # A level serves samples from 0.75 to 1.5 of its texel: sharper than the texel would alias, coarser would blur.
+        # A level serves samples from 0.75 to 1.5 of its texel: sharper than the texel would alias,
+        # coarser would blur.
         limits = self.texel * 1.5 * 2.0 ** np.arange(len(self.levels) - 1)
         number = np.zeros(len(u), np.int8)
         for limit in limits.tolist():
@@ -157,13 +172,19 @@ class Texture:
         factor = np.float32(0.5**level)
         u = np.clip(u * factor - np.float32(0.5), 0, np.float32(width - 1.001))
         v = np.clip(v * factor - np.float32(0.5), 0, np.float32(height - 1.001))
-        column, row = u.astype(np.int32), v.astype(np.int32)
+        column = u.astype(np.int32)
+        row = v.astype(np.int32)
         u -= column
         v -= row
         index = row.astype(np.int64) * width + column
         flat = picture.reshape(-1)
         result = [0, 0, 0]
-        for offset, weight in ((0, (1 - u) * (1 - v)), (1, u * (1 - v)), (width, (1 - u) * v), (width + 1, u * v)):
+        for offset, weight in (
+            (0, (1 - u) * (1 - v)),
+            (1, u * (1 - v)),
+            (width, (1 - u) * v),
+            (width + 1, u * v),
+        ):
             texels = flat[index + offset]
             for channel in range(3):
                 value = (texels >> np.uint32(8 * channel)) & np.uint32(255)
@@ -175,7 +196,8 @@ def make_texture(picture: np.ndarray, texel: float, num_levels: int) -> Texture:
     """A texture from its packed first level u32[h,w], both sides divisible by 2^(num_levels-1)."""
     levels = [picture]
     for _ in range(num_levels - 1):
-        # Red and blue in one word, green in another: sums of four 8-bit values fit beside each other.
+        # Red and blue in one word, green in another: sums of four 8-bit values fit beside each
+        # other.
         last = levels[-1]
         sums = []
         for part in (last & np.uint32(0xFF00FF), last >> np.uint32(8) & np.uint32(0xFF)):

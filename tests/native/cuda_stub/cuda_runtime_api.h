@@ -1,5 +1,6 @@
-// As much of the CUDA runtime as the host side of the library and the program of checks use, over a host's memory: found before
-// the real one where the tests' native code is compiled by the C++ compiler alone. Numbers and names are CUDA's.
+// As much of the CUDA runtime as the host side of the library and the program of checks use, over a
+// host's memory: found before the real one where the tests' native code is compiled by the C++
+// compiler alone. Numbers and names are CUDA's.
 #pragma once
 
 #include <chrono>
@@ -39,13 +40,20 @@ inline thread_local int present = 0;
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
-    case cudaErrorLaunchFailure: return "unspecified launch failure";
-    default: return "an error";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorNoKernelImageForDevice:
+      return "no kernel image is available for execution on the device";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
+    default:
+      return "an error";
   }
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }

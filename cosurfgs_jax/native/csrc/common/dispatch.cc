@@ -12,7 +12,8 @@ Variant Detect() {
   bool only_baseline = forced && std::strcmp(forced, "baseline") == 0;
   bool at_most_v3 = forced && std::strcmp(forced, "v3") == 0;
   __builtin_cpu_init();
-  bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                __builtin_cpu_supports("bmi2");
   bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512cd");
@@ -34,8 +35,11 @@ Variant ActiveVariant() {
 
 extern "C" const char* cosurfgs_instruction_set() {
   switch (cosurfgs::ActiveVariant()) {
-    case cosurfgs::Variant::kV4: return "x86-64-v4";
-    case cosurfgs::Variant::kV3: return "x86-64-v3";
-    default: return "baseline";
+    case cosurfgs::Variant::kV4:
+      return "x86-64-v4";
+    case cosurfgs::Variant::kV3:
+      return "x86-64-v3";
+    default:
+      return "baseline";
   }
 }

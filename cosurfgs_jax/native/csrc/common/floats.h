@@ -16,7 +16,9 @@ struct alignas(kNum * sizeof(float)) Floats {
   COSURFGS_FN float operator[](int i) const { return values[i]; }
 
   // At multiples of its size.
-  COSURFGS_FN static Floats Load(const float* from) { return *reinterpret_cast<const Floats*>(from); }
+  COSURFGS_FN static Floats Load(const float* from) {
+    return *reinterpret_cast<const Floats*>(from);
+  }
   COSURFGS_FN void Store(float* to) const { *reinterpret_cast<Floats*>(to) = *this; }
 };
 

@@ -3,7 +3,8 @@
 
 #if defined(__CUDACC__)
 #define COSURFGS_FN __host__ __device__ inline
-// Code of a whole thread block (block.h): on a GPU for nvcc, in the emulation of the tests elsewhere.
+// Code of a whole thread block (block.h): on a GPU for nvcc, in the emulation of the tests
+// elsewhere.
 #define COSURFGS_BLOCK_FN __device__ inline
 #define COSURFGS_UNROLL _Pragma("unroll")
 #else

@@ -12,13 +12,15 @@
 
 namespace cosurfgs {
 
-// Runs fn(i) for i in [0, n), in any order. The caller takes items too: a handler that only waits for the pool can hang
-// when every pool thread is waiting likewise. Helpers may start late or never, hence the shared state. fn must not throw.
+// Runs fn(i) for i in [0, n), in any order. The caller takes items too: a handler that only waits
+// for the pool can hang when every pool thread is waiting likewise. Helpers may start late or
+// never, hence the shared state. fn must not throw.
 class Parallel {
  public:
   explicit Parallel(xla::ffi::ThreadPool pool)
       : pool_(pool),
-        max_threads_(std::min<int64_t>(pool.num_threads(), std::max(1u, std::thread::hardware_concurrency()))) {}
+        max_threads_(std::min<int64_t>(pool.num_threads(),
+                                       std::max(1u, std::thread::hardware_concurrency()))) {}
 
   int64_t max_threads() const { return max_threads_; }
 

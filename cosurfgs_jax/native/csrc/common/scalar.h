@@ -1,5 +1,6 @@
-// The functions that raster/surfel_math.h asks for, for single floats: one thread of a GPU, or its emulation on the host. Included
-// before raster/surfel_math.h. Arguments are clamped as in common/vec.h, so that the extremes of both platforms are the same.
+// The functions that raster/surfel_math.h asks for, for single floats: one thread of a GPU, or its
+// emulation on the host. Included before raster/surfel_math.h. Arguments are clamped as in
+// common/vec.h, so that the extremes of both platforms are the same.
 #pragma once
 
 #include <math.h>
@@ -21,7 +22,8 @@ COSURFGS_FN float Sqrt(float a) { return sqrtf(a); }
 COSURFGS_FN float Reciprocal(float a) { return 1.0f / a; }
 COSURFGS_FN float Exp(float a) { return expf(Min(Max(a, -87.0f), 87.0f)); }
 
-// a b + c, rounded once on a GPU. For where two kernels must get the same bits: else each compiler decides by itself.
+// a b + c, rounded once on a GPU. For where two kernels must get the same bits: else each compiler
+// decides by itself.
 COSURFGS_FN float Fma(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
   return fmaf(a, b, c);
@@ -30,8 +32,9 @@ COSURFGS_FN float Fma(float a, float b, float c) {
 #endif
 }
 
-// The instructions of a GPU without what makes them exact: relative errors of 1 and 2 units in the last place, denormals are
-// zeros. The host has errors of the same size, by the last bits of the argument, so that tests see what they do.
+// The instructions of a GPU without what makes them exact: relative errors of 1 and 2 units in the
+// last place, denormals are zeros. The host has errors of the same size, by the last bits of the
+// argument, so that tests see what they do.
 #if defined(__CUDA_ARCH__)
 COSURFGS_FN float FastReciprocal(float a) {
   float result;

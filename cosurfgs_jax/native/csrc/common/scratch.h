@@ -1,5 +1,6 @@
-// Memory that outlives a call. Fresh memory costs page faults (250 times the price of touching warm memory), so calls borrow
-// a workspace from a free list and give it back; concurrent calls (several devices) get one each.
+// Memory that outlives a call. Fresh memory costs page faults (250 times the price of touching warm
+// memory), so calls borrow a workspace from a free list and give it back; concurrent calls (several
+// devices) get one each.
 #pragma once
 
 #include <cstddef>
@@ -63,7 +64,8 @@ class Borrowed {
     return mutex;
   }
   static std::vector<std::unique_ptr<W>>& Free() {
-    static auto* free = new std::vector<std::unique_ptr<W>>;  // never destroyed: pool threads may outlive statics
+    static auto* free =
+        new std::vector<std::unique_ptr<W>>;  // never destroyed: pool threads may outlive statics
     return *free;
   }
   std::unique_ptr<W> item_;

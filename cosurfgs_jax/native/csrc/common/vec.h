@@ -1,7 +1,8 @@
-// Explicit vectors of floats, one width per instruction set. Included only by files that are compiled once per variant.
+// Explicit vectors of floats, one width per instruction set. Included only by files that are
+// compiled once per variant.
 //
-// The width decides the speed, so it is never left to the auto-vectoriser: 16 lanes with AVX-512, 8 with AVX2, 4 elsewhere
-// (SSE2 and NEON through the compiler's generic vectors).
+// The width decides the speed, so it is never left to the auto-vectoriser: 16 lanes with AVX-512, 8
+// with AVX2, 4 elsewhere (SSE2 and NEON through the compiler's generic vectors).
 #pragma once
 
 #include <cmath>
@@ -42,7 +43,9 @@ inline void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
 using Mask = __mmask16;
 inline Mask Less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline Mask LessEqual(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
-inline Mask LessEqualInt(IntVec a, IntVec b) { return _mm512_cmple_epi32_mask((__m512i)a, (__m512i)b); }
+inline Mask LessEqualInt(IntVec a, IntVec b) {
+  return _mm512_cmple_epi32_mask((__m512i)a, (__m512i)b);
+}
 inline Mask EqualInt(IntVec a, IntVec b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
 inline Vec Select(Mask m, Vec a, Vec b) { return _mm512_mask_blend_ps(m, b, a); }
 inline Vec Keep(Mask m, Vec a) { return _mm512_maskz_mov_ps(m, a); }  // 0 where the mask is not set
@@ -96,8 +99,8 @@ inline Vec Max(Vec a, Vec b) { return Select(Less(b, a), a, b); }
 #endif
 inline Vec Abs(Vec a) { return (Vec)((IntVec)a & SplatInt(0x7fffffff)); }
 
-// Reciprocal to about 1 ulp; NaN (not infinity) for zeros and denormals. The estimate and one Newton step take 4
-// operations where a division blocks the divider for 10 to 24 cycles.
+// Reciprocal to about 1 ulp; NaN (not infinity) for zeros and denormals. The estimate and one
+// Newton step take 4 operations where a division blocks the divider for 10 to 24 cycles.
 inline Vec Reciprocal(Vec a) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
   Vec r = _mm512_rcp14_ps(a);
@@ -157,7 +160,8 @@ inline Vec CombineGroups(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
     int group = i / (2 * kBlock) * (2 * kBlock), r = i % (2 * kBlock);
     return r < kBlock ? group + r : kLanes + group + (r - kBlock);
   };
-  return __builtin_shufflevector(a, b, source(kLane)...) + __builtin_shufflevector(a, b, (source(kLane) + kBlock)...);
+  return __builtin_shufflevector(a, b, source(kLane)...) +
+         __builtin_shufflevector(a, b, (source(kLane) + kBlock)...);
 }
 template <int kBlock>
 inline void ReduceStep(Vec* v) {
@@ -173,8 +177,8 @@ inline Vec ReduceLanes(Vec* v) {
   return v[0];
 }
 
-// kLanes RGB pixels between three vectors as they lie in memory and one vector per channel. Each result takes two shuffles: what
-// the first cannot reach, the second replaces.
+// kLanes RGB pixels between three vectors as they lie in memory and one vector per channel. Each
+// result takes two shuffles: what the first cannot reach, the second replaces.
 template <int kChannel, int... kLane>
 inline Vec SeparateChannel(Vec a, Vec b, Vec c, std::integer_sequence<int, kLane...>) {
   constexpr auto at = [](int j) { return 3 * j + kChannel; };
@@ -190,8 +194,10 @@ inline void Separate(Vec a, Vec b, Vec c, Vec* channels) {
 template <int kPart, int... kLane>
 inline Vec JoinPart(Vec red, Vec green, Vec blue, std::integer_sequence<int, kLane...>) {
   constexpr auto at = [](int j) { return kPart * kLanes + j; };
-  const Vec two = __builtin_shufflevector(red, green, (at(kLane) % 3 < 2 ? at(kLane) % 3 * kLanes + at(kLane) / 3 : 0)...);
-  return __builtin_shufflevector(two, blue, (at(kLane) % 3 < 2 ? kLane : kLanes + at(kLane) / 3)...);
+  const Vec two = __builtin_shufflevector(
+      red, green, (at(kLane) % 3 < 2 ? at(kLane) % 3 * kLanes + at(kLane) / 3 : 0)...);
+  return __builtin_shufflevector(two, blue,
+                                 (at(kLane) % 3 < 2 ? kLane : kLanes + at(kLane) / 3)...);
 }
 inline void Join(Vec red, Vec green, Vec blue, Vec* parts) {
   constexpr auto lanes = std::make_integer_sequence<int, kLanes>{};

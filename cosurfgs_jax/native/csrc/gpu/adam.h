@@ -1,8 +1,9 @@
-// One step of Adam on one field of the surfels, as a body for a GPU (gpu/cuda_device.h says how it runs). The formulas are those of
-// optim/adam_kernels.cc; optim.py defines them.
+// One step of Adam on one field of the surfels, as a body for a GPU (gpu/cuda_device.h says how it
+// runs). The formulas are those of optim/adam_kernels.cc; optim.py defines them.
 //
-// Memory decides its speed: 28 bytes for a number that learns. One that stands still (of a dead slot, or of a band of spherical
-// harmonics that waits) still has moments that decay: it costs 8 bytes, and 8 more while they are not zero.
+// Memory decides its speed: 28 bytes for a number that learns. One that stands still (of a dead
+// slot, or of a band of spherical harmonics that waits) still has moments that decay: it costs 8
+// bytes, and 8 more while they are not zero.
 #pragma once
 
 #include <math.h>
@@ -18,11 +19,12 @@ struct AdamArgs {
   int64_t size;     // floats of the field
   int row_floats;   // of one surfel
   bool is_aligned;  // whether four floats can be loaded at once
-  const float *rates, *learns;  // f32[row_floats]: learning rate, and 0 where an element stands still
-  const bool* alive;            // bool[rows], false = the row stands still
-  const int32_t* count;         // of this step, from 1; in device memory, so that nobody waits for it
-  const float* gradient;        // f32[rows, row_floats], as are the next
-  float *values, *mu, *nu;      // changed in place
+  const float *rates,
+      *learns;              // f32[row_floats]: learning rate, and 0 where an element stands still
+  const bool* alive;        // bool[rows], false = the row stands still
+  const int32_t* count;     // of this step, from 1; in device memory, so that nobody waits for it
+  const float* gradient;    // f32[rows, row_floats], as are the next
+  float *values, *mu, *nu;  // changed in place
   float beta1, beta2, gain1, gain2, epsilon;  // gain = 1 - beta, rounded once
   float log_beta1, log_beta2;
 };
@@ -32,8 +34,11 @@ struct AdamFour {
   using Args = AdamArgs;
   static constexpr int kNum = 4;
 
-  // 1 / (1 - beta^count). Not by a power, whose rounding the difference would magnify a thousand times.
-  COSURFGS_FN static float InverseBias(float count, float log_beta) { return -1.0f / expm1f(count * log_beta); }
+  // 1 / (1 - beta^count). Not by a power, whose rounding the difference would magnify a thousand
+  // times.
+  COSURFGS_FN static float InverseBias(float count, float log_beta) {
+    return -1.0f / expm1f(count * log_beta);
+  }
 
   // A gradient of zero on numbers that stay.
   template <int kNumbers>
@@ -71,7 +76,8 @@ struct AdamFour {
     auto mu = Floats<kNumbers>::Load(args.mu + first), nu = Floats<kNumbers>::Load(args.nu + first);
     auto values = Floats<kNumbers>::Load(args.values + first);
     const float count = float(*args.count);
-    const float inverse_bias1 = InverseBias(count, args.log_beta1), inverse_bias2 = InverseBias(count, args.log_beta2);
+    const float inverse_bias1 = InverseBias(count, args.log_beta1),
+                inverse_bias2 = InverseBias(count, args.log_beta2);
     COSURFGS_UNROLL
     for (int i = 0; i < kNumbers; ++i) {
       const float slope = learns[i] * gradient[i];
@@ -89,7 +95,8 @@ struct AdamFour {
     int64_t first = index * kNum;
     // Divisions of 64 bits take four times as long.
     const bool is_small = first <= int64_t(UINT32_MAX);
-    int64_t row = is_small ? int64_t(uint32_t(first) / uint32_t(args.row_floats)) : first / args.row_floats;
+    int64_t row =
+        is_small ? int64_t(uint32_t(first) / uint32_t(args.row_floats)) : first / args.row_floats;
     int place = int(first - row * args.row_floats);
     if (args.is_aligned && first + kNum <= args.size) {
       Step<kNum>(args, first, row, place);

@@ -1,8 +1,9 @@
 // What one GPU thread does to find out which surfels touch which tile, front to back.
 //
-// Surfels are sorted by depth first (N keys of 32 bits), then spread over their tiles in that order, and the pairs are sorted
-// by tile alone (stable, 8 to 16 bits): a key of tile and depth for every pair would take two to three times as many passes
-// over three times the bytes. Ties keep the order of ids, as in raster/binning.cc.
+// Surfels are sorted by depth first (N keys of 32 bits), then spread over their tiles in that
+// order, and the pairs are sorted by tile alone (stable, 8 to 16 bits): a key of tile and depth for
+// every pair would take two to three times as many passes over three times the bytes. Ties keep the
+// order of ids, as in raster/binning.cc.
 #pragma once
 
 #include "gpu/project.h"
@@ -23,8 +24,9 @@ struct CountPairs {
   using Args = CountArgs;
   COSURFGS_FN static void Run(const Args& args, int64_t rank) {
     const bool is_drawn = rank < args.num_surfels && args.sorted_keys[rank] != kHiddenKey;
-    args.counts[rank] =
-        is_drawn ? PairsInRows(args.records[args.order[rank]].box, args.first_tile_row, args.end_tile_row) : 0;
+    args.counts[rank] = is_drawn ? PairsInRows(args.records[args.order[rank]].box,
+                                               args.first_tile_row, args.end_tile_row)
+                                 : 0;
   }
 };
 
@@ -53,7 +55,8 @@ struct EmitArgs {
   int32_t* ids;
 };
 
-// One thread per pair, which looks for its surfel: a thread per surfel would wait for the one that covers the image.
+// One thread per pair, which looks for its surfel: a thread per surfel would wait for the one that
+// covers the image.
 struct EmitPair {
   using Args = EmitArgs;
   COSURFGS_FN static void Run(const Args& args, int64_t pair) {
@@ -61,7 +64,8 @@ struct EmitPair {
     const int32_t id = args.order[rank];
     const Box& box = args.records[id].box;
     const int width = box.tile_x1() - box.tile_x0() + 1, within = int(pair - args.offsets[rank]);
-    args.tiles[pair] = uint32_t((box.tile_y0() + within / width) * args.tiles_x + box.tile_x0() + within % width);
+    args.tiles[pair] =
+        uint32_t((box.tile_y0() + within / width) * args.tiles_x + box.tile_x0() + within % width);
     args.ids[pair] = id;
   }
 };
@@ -87,7 +91,9 @@ struct ScatterArgs {
 
 struct ScatterOffset {
   using Args = ScatterArgs;
-  COSURFGS_FN static void Run(const Args& args, int64_t rank) { args.offset_of[args.order[rank]] = args.offsets[rank]; }
+  COSURFGS_FN static void Run(const Args& args, int64_t rank) {
+    args.offset_of[args.order[rank]] = args.offsets[rank];
+  }
 };
 
 struct StatusArgs {

@@ -1,11 +1,13 @@
-// What one GPU block does for one tile: blending, and the way back. The same formulas as raster/blend_kernels.cc for one pixel.
+// What one GPU block does for one tile: blending, and the way back. The same formulas as
+// raster/blend_kernels.cc for one pixel.
 //
-// A block has four warps for a tile; a warp has a patch of 8x8 pixels and a thread two of them, one above the other: what they
-// share (a column, the numbers of a surfel, the sums over lanes) is paid for once. Surfels come through shared memory in
-// batches. Lane i of a warp looks whether surfel i of a batch touches the patch, and the warp visits those that do: bits of a
-// ballot, one after the other. Sums over a tile's pixels are made per warp by exchanging registers, kept per warp and surfel of
-// the batch in shared memory, and added over the warps when the batch is done: no two warps wait for each other within a
-// batch, and the order of additions is fixed.
+// A block has four warps for a tile; a warp has a patch of 8x8 pixels and a thread two of them, one
+// above the other: what they share (a column, the numbers of a surfel, the sums over lanes) is paid
+// for once. Surfels come through shared memory in batches. Lane i of a warp looks whether surfel i
+// of a batch touches the patch, and the warp visits those that do: bits of a ballot, one after the
+// other. Sums over a tile's pixels are made per warp by exchanging registers, kept per warp and
+// surfel of the batch in shared memory, and added over the warps when the batch is done: no two
+// warps wait for each other within a batch, and the order of additions is fixed.
 #pragma once
 
 #include <string.h>
@@ -76,7 +78,8 @@ struct Batch {
 
 // Bit w: the box touches the patch of warp w of the tile.
 COSURFGS_FN int TouchedPatches(const Box& box, const TilePlace& tile) {
-  const int x = tile.x * kTile + kPatch, y = tile.y * kTile + kPatch;  // where the second column and row of patches begin
+  const int x = tile.x * kTile + kPatch,
+            y = tile.y * kTile + kPatch;  // where the second column and row of patches begin
   const int columns = (box.x0 < x ? 1 : 0) | (box.x1 >= x ? 2 : 0);
   return (box.y0 < y ? columns : 0) | (box.y1 >= y ? columns << kPatches : 0);
 }
@@ -87,17 +90,21 @@ struct alignas(16) RecordEnd {
   Box box;
   int32_t may_be_near;
 };
-static_assert(offsetof(Record, cutoff) == sizeof(Projected<float>) && sizeof(Projected<float>) % 16 == 0 &&
-              offsetof(Record, cutoff) + sizeof(RecordEnd) == kRecordBytes, "16 bytes at a time");
+static_assert(offsetof(Record, cutoff) == sizeof(Projected<float>) &&
+                  sizeof(Projected<float>) % 16 == 0 &&
+                  offsetof(Record, cutoff) + sizeof(RecordEnd) == kRecordBytes,
+              "16 bytes at a time");
 
-// Copies surfels [first, first + size) of the tile's list into shared memory, 16 bytes a thread and turn. By memcpy, as a
-// compiler may take for granted that words are not the floats that are read afterwards. row(box, id) is what rows get.
+// Copies surfels [first, first + size) of the tile's list into shared memory, 16 bytes a thread and
+// turn. By memcpy, as a compiler may take for granted that words are not the floats that are read
+// afterwards. row(box, id) is what rows get.
 template <int kBatch, class Row>
-COSURFGS_FN void CopyBatch(const BlendArgs& args, const TilePlace& tile, int64_t first, int size, int thread,
-                           Batch<kBatch>& batch, Row row) {
+COSURFGS_FN void CopyBatch(const BlendArgs& args, const TilePlace& tile, int64_t first, int size,
+                           int thread, Batch<kBatch>& batch, Row row) {
   constexpr int kBytes = 16, kChunks = int(sizeof(Projected<float>)) / kBytes;
   constexpr int kTeam = 8, kTeams = kTileThreads / kTeam;  // threads for a surfel
-  static_assert(kChunks <= kTeam && kBatch <= kTileThreads, "a thread for each chunk, and one for each surfel");
+  static_assert(kChunks <= kTeam && kBatch <= kTileThreads,
+                "a thread for each chunk, and one for each surfel");
   struct alignas(kBytes) Chunk {
     char bytes[kBytes];
   } chunk;
@@ -121,7 +128,8 @@ COSURFGS_FN void CopyBatch(const BlendArgs& args, const TilePlace& tile, int64_t
   }
 }
 
-// What the pixels of a column share of a surfel: the offset from its centre, and what it adds to p (raster/surfel_math.h).
+// What the pixels of a column share of a surfel: the offset from its centre, and what it adds to p
+// (raster/surfel_math.h).
 struct Column {
   float dx, px, py, pz, dx2;
   COSURFGS_FN Column(const Projected<float>& s, float x) {
@@ -138,10 +146,11 @@ struct Hit {
   bool is_disc, is_clamped, is_hit;
 };
 
-// Where the surfel is hit at a pixel, and whether it is; never where y is NaN. Without branches, so that the pixels of a thread
-// are worked on side by side, and with every multiply-add spelt out: forward and backward must decide alike. Pixels outside of
-// the surfel's box need no test, as the box holds all pixels of sufficient alpha. Without kWithDepth z is only set where it may
-// be too near.
+// Where the surfel is hit at a pixel, and whether it is; never where y is NaN. Without branches, so
+// that the pixels of a thread are worked on side by side, and with every multiply-add spelt out:
+// forward and backward must decide alike. Pixels outside of the surfel's box need no test, as the
+// box holds all pixels of sufficient alpha. Without kWithDepth z is only set where it may be too
+// near.
 template <bool kWithDepth>
 COSURFGS_FN Hit Intersect(const Visited& r, const Column& column, float y) {
   const Projected<float>& s = r.s;
@@ -156,7 +165,8 @@ COSURFGS_FN Hit Intersect(const Visited& r, const Column& column, float y) {
   h.v = py * h.inv_pz;
   const float sigma_disc = Fma(h.u, h.u, h.v * h.v);
   const float sigma_screen = Fma(h.dy, h.dy, column.dx2) * kLowPass;
-  h.is_disc = sigma_disc <= sigma_screen;  // false where the ray lies in the disc's plane: NaN or infinity
+  h.is_disc =
+      sigma_disc <= sigma_screen;  // false where the ray lies in the disc's plane: NaN or infinity
   const float sigma = h.is_disc ? sigma_disc : sigma_screen;
   const float unclamped = FastExpMinusHalf(sigma) * s.opacity;
   h.is_hit = kMinAlpha <= unclamped;
@@ -211,7 +221,8 @@ struct BlendTileBlock {
   }
   COSURFGS_FN static bool IsActive(const State& state) {
     bool is_active = false;
-    for (int p = 0; p < kPixels; ++p) is_active = is_active || state.pixels[p].y == state.pixels[p].y;
+    for (int p = 0; p < kPixels; ++p)
+      is_active = is_active || state.pixels[p].y == state.pixels[p].y;
     return is_active;
   }
 
@@ -227,8 +238,10 @@ struct BlendTileBlock {
     return is_hit;
   }
 
-  // Blends a surfel into a pixel, if it is hit. contribution (may be null) gains what the pixel adds.
-  COSURFGS_FN static void Blend(const Visited& r, const Hit& h, int32_t index, Pixel& pixel, float* contribution) {
+  // Blends a surfel into a pixel, if it is hit. contribution (may be null) gains what the pixel
+  // adds.
+  COSURFGS_FN static void Blend(const Visited& r, const Hit& h, int32_t index, Pixel& pixel,
+                                float* contribution) {
     const float t = pixel.transmittance, t_after = t - t * h.alpha;
     const bool stops = h.is_hit & (t_after < kMinTransmittance);
     const bool is_blended = h.is_hit & !stops;
@@ -253,7 +266,8 @@ struct BlendTileBlock {
       contribution[3] += is_front ? 1.0f : 0.0f;
     }
   }
-  COSURFGS_FN static void BlendAll(const Visited& r, const Hits& hits, int32_t index, State& state, float* contribution) {
+  COSURFGS_FN static void BlendAll(const Visited& r, const Hits& hits, int32_t index, State& state,
+                                   float* contribution) {
     COSURFGS_UNROLL
     for (int p = 0; p < kPixels; ++p) Blend(r, hits.of[p], index, state.pixels[p], contribution);
   }
@@ -262,7 +276,8 @@ struct BlendTileBlock {
     const Image& image = args.image;
     image.transmittance[index] = pixel.transmittance;
     image.last[index] = pixel.last;
-    for (int c = 0; c < 3; ++c) image.color[3 * index + c] = pixel.color[c] + pixel.transmittance * args.background[c];
+    for (int c = 0; c < 3; ++c)
+      image.color[3 * index + c] = pixel.color[c] + pixel.transmittance * args.background[c];
     if (kMaps >= kGeometry) {
       image.depth_sum[index] = pixel.depth;
       image.median_depth[index] = pixel.median;
@@ -278,18 +293,23 @@ struct BlendTileBlock {
     Shared& shared = block.shared();
     const TilePlace tile(args, index);
     const int64_t begin = args.tile_begin[tile.index], end = args.tile_begin[tile.index + 1];
-    block.Each([&](int thread, State& state) { StartPixels(ThreadPixels(args, tile, thread), state); });
+    block.Each(
+        [&](int thread, State& state) { StartPixels(ThreadPixels(args, tile, thread), state); });
     for (int64_t first = begin; first < end; first += kBatch) {
       if (block.None([](const State& state) { return IsActive(state); })) break;
       const int size = int(end - first < kBatch ? end - first : kBatch);
       const int32_t position = int32_t(first - begin);  // in the tile's list
       block.Each([&](int thread, State&) {
         CopyBatch(args, tile, first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
-          return kContributing ? args.rows.rows + kContributions * PairRow(args.rows, box, id, tile.x, tile.y) : nullptr;
+          return kContributing
+                     ? args.rows.rows + kContributions * PairRow(args.rows, box, id, tile.x, tile.y)
+                     : nullptr;
         });
       });
       const auto reach = [size](const State& state) { return IsActive(state) ? size : 0; };
-      const auto meet = [&](const State& state, int i, Hits& hits) { return Meet(shared.batch.surfels[i], state, hits); };
+      const auto meet = [&](const State& state, int i, Hits& hits) {
+        return Meet(shared.batch.surfels[i], state, hits);
+      };
       if constexpr (kContributing) {
         block.template Rows<SumOfContributions>(
             shared.batch.patches, shared.slab, Order::kForward, reach, meet,
@@ -298,14 +318,15 @@ struct BlendTileBlock {
               BlendAll(shared.batch.surfels[i], hits, position + i, state, values);
             });
         block.Each([&](int thread, State&) {
-          ReadSlab<SumOfContributions>(shared.slab, size, thread,
-                                       [&](int i, int k, float value) { shared.batch.rows[i][k] = value; });
+          ReadSlab<SumOfContributions>(shared.slab, size, thread, [&](int i, int k, float value) {
+            shared.batch.rows[i][k] = value;
+          });
         });
       } else {
-        block.Visit(
-            shared.batch.patches, Order::kForward, reach, meet, [&](State& state, int i, const Hits& hits) {
-              BlendAll(shared.batch.surfels[i], hits, position + i, state, nullptr);
-            });
+        block.Visit(shared.batch.patches, Order::kForward, reach, meet,
+                    [&](State& state, int i, const Hits& hits) {
+                      BlendAll(shared.batch.surfels[i], hits, position + i, state, nullptr);
+                    });
       }
     }
     block.Each([&](int thread, State& state) {
@@ -317,16 +338,20 @@ struct BlendTileBlock {
   }
 };
 
-// Backward: every pixel replays its hits from the last one. Rows of gradients that no pixel adds to are not written: they must
-// be zero before. Without kHasProbe the absolute gradients are left out, and the rows' columns for them are zero.
+// Backward: every pixel replays its hits from the last one. Rows of gradients that no pixel adds to
+// are not written: they must be zero before. Without kHasProbe the absolute gradients are left out,
+// and the rows' columns for them are zero.
 template <int kMaps, bool kDeterministic, bool kHasProbe>
 struct BlendTileBackwardBlock {
   using Args = BlendArgs;
-  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kEverything ? 5 : kMaps == kGeometry ? 6 : 8;
+  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kEverything ? 5
+                                                             : kMaps == kGeometry ? 6
+                                                                                  : 8;
   static constexpr int kBatch = 32;
   static constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
   static constexpr int kNumAbsolute = kGradAlpha - kGradAbsolute;
-  static constexpr int kSummed = kHasProbe ? kUsed : kUsed - kNumAbsolute;  // numbers that are put together
+  static constexpr int kSummed =
+      kHasProbe ? kUsed : kUsed - kNumAbsolute;  // numbers that are put together
   struct Pixel {
     float y;
     int32_t last, median_index;
@@ -349,7 +374,9 @@ struct BlendTileBackwardBlock {
   COSURFGS_FN static constexpr int SlotOf(int summed) {
     return kHasProbe || summed < kGradAbsolute ? summed : summed + kNumAbsolute;
   }
-  COSURFGS_FN static constexpr int SummedOf(int slot) { return kHasProbe || slot < kGradAlpha ? slot : slot - kNumAbsolute; }
+  COSURFGS_FN static constexpr int SummedOf(int slot) {
+    return kHasProbe || slot < kGradAlpha ? slot : slot - kNumAbsolute;
+  }
 
   COSURFGS_FN static void LoadPixel(const Args& args, int64_t index, Pixel& pixel) {
     const ImageGradient& g = args.gradient;
@@ -386,7 +413,8 @@ struct BlendTileBackwardBlock {
   }
   COSURFGS_FN static int32_t Last(const State& state) {
     int32_t last = -1;
-    for (int p = 0; p < kPixels; ++p) last = state.pixels[p].last > last ? state.pixels[p].last : last;
+    for (int p = 0; p < kPixels; ++p)
+      last = state.pixels[p].last > last ? state.pixels[p].last : last;
     return last;
   }
 
@@ -420,20 +448,23 @@ struct BlendTileBackwardBlock {
 
   // Replays a surfel for a pixel. Where it was not hit its alpha is 0, and so is all that is added.
   template <bool kFirst>
-  COSURFGS_FN static void Replay(const Visited& r, const Hit& h, int32_t index, Pixel& pixel, Row<kFirst> row) {
+  COSURFGS_FN static void Replay(const Visited& r, const Hit& h, int32_t index, Pixel& pixel,
+                                 Row<kFirst> row) {
     const float alpha = h.is_hit ? h.alpha : 0.0f;
     const float inv = FastReciprocal(1.0f - alpha);
     // Selected, as the reciprocal of 1 need not be 1.
     const float t = h.is_hit ? pixel.transmittance * inv : pixel.transmittance, w = alpha * t;
     // e: what the loss gains per unit of this hit's weight.
-    float e = pixel.color[0] * r.s.color[0] + pixel.color[1] * r.s.color[1] + pixel.color[2] * r.s.color[2];
+    float e = pixel.color[0] * r.s.color[0] + pixel.color[1] * r.s.color[1] +
+              pixel.color[2] * r.s.color[2];
     float g_z = 0.0f;
     if (kMaps >= kGeometry) {
-      e += pixel.normal[0] * r.s.normal[0] + pixel.normal[1] * r.s.normal[1] + pixel.normal[2] * r.s.normal[2] +
-           pixel.plane * r.s.plane_distance + pixel.depth * h.z;
+      e += pixel.normal[0] * r.s.normal[0] + pixel.normal[1] * r.s.normal[1] +
+           pixel.normal[2] * r.s.normal[2] + pixel.plane * r.s.plane_distance + pixel.depth * h.z;
       g_z = w * pixel.depth + (pixel.median_index == index ? pixel.median : 0.0f);
       if (kMaps >= kEverything) {
-        const float alpha_front = 1.0f - t, alpha_behind = pixel.transmittance - pixel.final_transmittance;
+        const float alpha_front = 1.0f - t,
+                    alpha_behind = pixel.transmittance - pixel.final_transmittance;
         const float depth_front = pixel.depth_total - pixel.depth_behind - w * h.z;
         const float g = pixel.distortion * 2.0f;
         e += g * (h.z * (alpha_front - alpha_behind) + pixel.depth_behind - depth_front);
@@ -444,9 +475,11 @@ struct BlendTileBackwardBlock {
     const float g_alpha = h.is_clamped ? 0.0f : t * e - pixel.behind * inv;
     pixel.behind += w * e;
     pixel.transmittance = t;
-    const float g_log_alpha = g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
+    const float g_log_alpha =
+        g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
     // The disc: sigma = u^2 + v^2. The screen-space filter: sigma = 2 (dx^2 + dy^2).
-    const float u = h.is_disc ? h.u : 0.0f, v = h.is_disc ? h.v : 0.0f, inv_pz = h.is_disc ? h.inv_pz : 0.0f;
+    const float u = h.is_disc ? h.u : 0.0f, v = h.is_disc ? h.v : 0.0f,
+                inv_pz = h.is_disc ? h.inv_pz : 0.0f;
     const float g_screen = h.is_disc ? 0.0f : g_log_alpha * -kLowPass;
     float g_u = -g_log_alpha * u, g_v = -g_log_alpha * v;
     if (kMaps >= kGeometry) {
@@ -497,32 +530,41 @@ struct BlendTileBackwardBlock {
       LoadPixels(args, ThreadPixels(args, tile, thread), state);
     });
     block.Each([&](int, State& state) { AtomicMax(&shared.last, Last(state)); });
-    // Positions [first, first + size) of the tile's list, from the back; a batch is replayed from its end.
+    // Positions [first, first + size) of the tile's list, from the back; a batch is replayed from
+    // its end.
     const int32_t count = shared.last + 1;
     for (int32_t end = count; end > 0; end -= kBatch) {
       const int32_t first = end > kBatch ? end - kBatch : 0, size = end - first;
       block.Each([&](int thread, State&) {
-        CopyBatch(args, tile, begin + first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
-          return kDeterministic ? args.rows.rows + kUsed * PairRow(args.rows, box, id, tile.x, tile.y)
-                                : args.sums + kUsed * int64_t(id);
-        });
+        CopyBatch(
+            args, tile, begin + first, size, thread, shared.batch, [&](const Box& box, int32_t id) {
+              return kDeterministic
+                         ? args.rows.rows + kUsed * PairRow(args.rows, box, id, tile.x, tile.y)
+                         : args.sums + kUsed * int64_t(id);
+            });
       });
       block.template Rows<Sum>(
           shared.batch.patches, shared.slab, Order::kBackward,
-          [&](const State& state) { return Last(state) + 1 - first < size ? Last(state) + 1 - first : size; },
-          [&](const State& state, int i, Hits& hits) { return Meet(shared.batch.surfels[i], first + i, state, hits); },
+          [&](const State& state) {
+            return Last(state) + 1 - first < size ? Last(state) + 1 - first : size;
+          },
+          [&](const State& state, int i, Hits& hits) {
+            return Meet(shared.batch.surfels[i], first + i, state, hits);
+          },
           [&](State& state, int i, const Hits& hits, const bool* is_any, float* values) {
             const Visited& surfel = shared.batch.surfels[i];
             if (is_any[0]) {
               Replay(surfel, hits.of[0], first + i, state.pixels[0], Row<true>{values});
-              if (is_any[1]) Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<false>{values});
+              if (is_any[1])
+                Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<false>{values});
             } else {
               Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<true>{values});
             }
           });
       block.Each([&](int thread, State&) {
-        ReadSlab<Sum>(shared.slab, size, thread,
-                      [&](int i, int k, float value) { WriteNumber(shared.batch.rows[i], k, value); });
+        ReadSlab<Sum>(shared.slab, size, thread, [&](int i, int k, float value) {
+          WriteNumber(shared.batch.rows[i], k, value);
+        });
       });
     }
   }

@@ -15,8 +15,9 @@ namespace cosurfgs {
 namespace cuda {
 namespace {
 
-// Page-locked memory of the host for what is read back: a copy to any other place goes through a buffer of the driver's. A block
-// serves one copy at a time, as XLA has threads for every GPU; the system never gets it back.
+// Page-locked memory of the host for what is read back: a copy to any other place goes through a
+// buffer of the driver's. A block serves one copy at a time, as XLA has threads for every GPU; the
+// system never gets it back.
 class PinnedBlocks {
  public:
   static constexpr int64_t kNumbers = 4096;  // more than there are rows of tiles
@@ -30,7 +31,8 @@ class PinnedBlocks {
       return block;
     }
     void* block = nullptr;
-    const cudaError_t error = cudaHostAlloc(&block, kNumbers * sizeof(int64_t), cudaHostAllocPortable);
+    const cudaError_t error =
+        cudaHostAlloc(&block, kNumbers * sizeof(int64_t), cudaHostAllocPortable);
     if (error == cudaSuccess) return static_cast<int64_t*>(block);
     cudaGetLastError();  // else the next launch would be blamed
     return nullptr;
@@ -46,7 +48,8 @@ class PinnedBlocks {
 };
 
 PinnedBlocks& Pinned() {
-  static PinnedBlocks* blocks = new PinnedBlocks;  // not destroyed at exit: other threads may still be reading
+  static PinnedBlocks* blocks =
+      new PinnedBlocks;  // not destroyed at exit: other threads may still be reading
   return *blocks;
 }
 
@@ -64,8 +67,8 @@ template void CudaDevice::For<ScatterOffset>(int64_t, const ScatterOffset::Args&
 template void CudaDevice::For<TakeContributions>(int64_t, const TakeArgs&);
 template void CudaDevice::For<WriteStatus>(int64_t, const WriteStatus::Args&);
 
-#define COSURFGS_INSTANTIATE_ROWS(Op, size)                                            \
-  template void CudaDevice::For<AddRows<Op, size>>(int64_t, const AddRowsArgs&);       \
+#define COSURFGS_INSTANTIATE_ROWS(Op, size)                                      \
+  template void CudaDevice::For<AddRows<Op, size>>(int64_t, const AddRowsArgs&); \
   template void CudaDevice::Blocks<AddLargeRows<Op, size>>(int64_t, const AddRowsArgs&)
 
 COSURFGS_INSTANTIATE_ROWS(SumOfContributions, kContributions);
@@ -99,14 +102,16 @@ void* CudaDevice::Temporary(size_t bytes) {
   return temporary_;
 }
 
-void CudaDevice::SortPairs(const uint32_t* keys, uint32_t* sorted_keys, const int32_t* values, int32_t* sorted_values,
-                           int64_t n, int bits) {
+void CudaDevice::SortPairs(const uint32_t* keys, uint32_t* sorted_keys, const int32_t* values,
+                           int32_t* sorted_values, int64_t n, int bits) {
   if (failed() || n <= 0) return;
   size_t bytes = 0;
-  Keep(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_keys, values, sorted_values, n, 0, bits, stream_));
+  Keep(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_keys, values, sorted_values, n,
+                                       0, bits, stream_));
   void* temporary = Temporary(bytes);
   if (failed()) return;
-  Keep(cub::DeviceRadixSort::SortPairs(temporary, bytes, keys, sorted_keys, values, sorted_values, n, 0, bits, stream_));
+  Keep(cub::DeviceRadixSort::SortPairs(temporary, bytes, keys, sorted_keys, values, sorted_values,
+                                       n, 0, bits, stream_));
 }
 
 void CudaDevice::ExclusiveSum(const int64_t* in, int64_t* out, int64_t n) {
@@ -133,8 +138,8 @@ std::vector<int64_t> CudaDevice::ReadEvery(const int64_t* values, int64_t stride
   if (failed()) return result;
   int64_t* pinned = count <= PinnedBlocks::kNumbers ? Pinned().Take() : nullptr;
   int64_t* target = pinned ? pinned : result.data();
-  Keep(cudaMemcpy2DAsync(target, sizeof(int64_t), values, stride * sizeof(int64_t), sizeof(int64_t), count,
-                         cudaMemcpyDeviceToHost, stream_));
+  Keep(cudaMemcpy2DAsync(target, sizeof(int64_t), values, stride * sizeof(int64_t), sizeof(int64_t),
+                         count, cudaMemcpyDeviceToHost, stream_));
   Keep(cudaStreamSynchronize(stream_));
   if (pinned && !failed()) std::copy(pinned, pinned + count, result.begin());
   Pinned().Return(pinned);

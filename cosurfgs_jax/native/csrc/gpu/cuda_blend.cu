@@ -8,13 +8,17 @@
 namespace cosurfgs {
 namespace cuda {
 
-#define COSURFGS_INSTANTIATE(maps)                                                                                        \
-  template void CudaDevice::Blocks<BlendTileBlock<maps, false>>(int64_t, const BlendArgs&);                              \
-  template void CudaDevice::Blocks<BlendTileBlock<maps, true>>(int64_t, const BlendArgs&);                               \
-  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false, false>>(int64_t, const BlendArgs&);               \
-  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false, true>>(int64_t, const BlendArgs&);                \
-  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, false>>(int64_t, const BlendArgs&);                \
-  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, true>>(int64_t, const BlendArgs&)
+#define COSURFGS_INSTANTIATE(maps)                                                                \
+  template void CudaDevice::Blocks<BlendTileBlock<maps, false>>(int64_t, const BlendArgs&);       \
+  template void CudaDevice::Blocks<BlendTileBlock<maps, true>>(int64_t, const BlendArgs&);        \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false, false>>(int64_t,           \
+                                                                               const BlendArgs&); \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, false, true>>(int64_t,            \
+                                                                              const BlendArgs&);  \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, false>>(int64_t,            \
+                                                                              const BlendArgs&);  \
+  template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, true>>(int64_t,             \
+                                                                             const BlendArgs&)
 
 COSURFGS_INSTANTIATE(kColorOnly);
 COSURFGS_INSTANTIATE(kGeometry);

@@ -13,7 +13,8 @@ constexpr int kForThreads = 256;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <class Body>
-__global__ void __launch_bounds__(kForThreads) ForKernel(const typename Body::Args args, int64_t n) {
+__global__ void __launch_bounds__(kForThreads)
+    ForKernel(const typename Body::Args args, int64_t n) {
   const int64_t i = int64_t(blockIdx.x) * kForThreads + threadIdx.x;
   if (i < n) Body::Run(args, i);
 }
@@ -31,7 +32,8 @@ struct CudaWarp {
   }
 };
 
-// Hides from the compiler where a number comes from, so that it keeps it in a register instead of making it anew at each use.
+// Hides from the compiler where a number comes from, so that it keeps it in a register instead of
+// making it anew at each use.
 __device__ __forceinline__ int Kept(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -55,7 +57,8 @@ class CudaBlock {
   }
 
   template <int kBatch, class Reach, class Meet, class Fill>
-  __device__ __forceinline__ void Visit(const uint8_t (&patches)[kBatch], Order order, Reach reach, Meet meet, Fill fill) {
+  __device__ __forceinline__ void Visit(const uint8_t (&patches)[kBatch], Order order, Reach reach,
+                                        Meet meet, Fill fill) {
 #pragma unroll 1
     for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
       ForMarked(Marked(patches, chunk, order, reach), chunk, order, [&](int i) {
@@ -67,10 +70,11 @@ class CudaBlock {
   }
 
   template <class Op, int kBatch, int kUsed, class Reach, class Meet, class Fill>
-  __device__ __forceinline__ void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab, Order order, Reach reach,
-                                       Meet meet, Fill fill) {
+  __device__ __forceinline__ void Rows(const uint8_t (&patches)[kBatch], Slab<kBatch, kUsed>& slab,
+                                       Order order, Reach reach, Meet meet, Fill fill) {
     const int w = threadIdx.x / kWarp, lane = Kept(threadIdx.x % kWarp);
-    const int target = Kept(int(&slab.values[w][0][LaneNumber<kUsed>(lane)] - &slab.values[0][0][0]));
+    const int target =
+        Kept(int(&slab.values[w][0][LaneNumber<kUsed>(lane)] - &slab.values[0][0][0]));
 #pragma unroll 1
     for (int chunk = 0; chunk < kBatch; chunk += kWarp) {
       uint32_t is_hit = 0;
@@ -96,14 +100,16 @@ class CudaBlock {
  private:
   // Which surfels of a chunk the warp visits; the first one in the highest bit.
   template <int kBatch, class Reach>
-  __device__ __forceinline__ uint32_t Marked(const uint8_t (&patches)[kBatch], int chunk, Order order, Reach reach) const {
+  __device__ __forceinline__ uint32_t Marked(const uint8_t (&patches)[kBatch], int chunk,
+                                             Order order, Reach reach) const {
     const int w = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     const int end = __reduce_max_sync(kAllLanes, reach(state_));
     const int i = chunk + (order == Order::kForward ? kWarp - 1 - lane : lane);
     return __ballot_sync(kAllLanes, i < end && (patches[i] >> w & 1));
   }
   template <class Function>
-  __device__ __forceinline__ static void ForMarked(uint32_t marked, int chunk, Order order, Function fn) {
+  __device__ __forceinline__ static void ForMarked(uint32_t marked, int chunk, Order order,
+                                                   Function fn) {
     while (marked) {  // the same for all lanes
       const int top = kWarp - 1 - __clz(marked);
       marked ^= 1u << top;
@@ -115,14 +121,16 @@ class CudaBlock {
   typename Body::Shared& shared_;
 };
 
-// Blocks that a multiprocessor must be able to hold at a time: decides how many registers there are.
+// Blocks that a multiprocessor must be able to hold at a time: decides how many registers there
+// are.
 template <class Body, class = void>
 constexpr int kMinBlocks = 1;
 template <class Body>
 constexpr int kMinBlocks<Body, std::void_t<decltype(Body::kMinBlocks)>> = Body::kMinBlocks;
 
 template <class Body>
-__global__ void __launch_bounds__(Body::kThreads, kMinBlocks<Body>) BlockKernel(const typename Body::Args args) {
+__global__ void __launch_bounds__(Body::kThreads, kMinBlocks<Body>)
+    BlockKernel(const typename Body::Args args) {
   // Bytes, as shared memory may have no constructors.
   __shared__ alignas(typename Body::Shared) unsigned char bytes[sizeof(typename Body::Shared)];
   CudaBlock<Body> block(*reinterpret_cast<typename Body::Shared*>(bytes));
@@ -132,7 +140,8 @@ __global__ void __launch_bounds__(Body::kThreads, kMinBlocks<Body>) BlockKernel(
 template <class Body>
 void CudaDevice::For(int64_t n, const typename Body::Args& args) {
   if (failed() || n <= 0) return;
-  ForKernel<Body><<<unsigned((n + kForThreads - 1) / kForThreads), kForThreads, 0, stream_>>>(args, n);
+  ForKernel<Body>
+      <<<unsigned((n + kForThreads - 1) / kForThreads), kForThreads, 0, stream_>>>(args, n);
   Keep(cudaGetLastError());
 }
 

@@ -1,5 +1,5 @@
-// The XLA custom calls of a training step on CUDA GPUs besides the rasterizer's. Compiled by the C++ compiler: the kernels are
-// in gpu/cuda_training.cu.
+// The XLA custom calls of a training step on CUDA GPUs besides the rasterizer's. Compiled by the
+// C++ compiler: the kernels are in gpu/cuda_training.cu.
 
 #define COSURFGS_VARIANT cuda
 
@@ -24,12 +24,16 @@ constexpr auto kAdam = [](cudaStream_t stream, auto... operands) {
 }  // namespace cuda
 }  // namespace cosurfgs
 
-// No kCmdBufferCompatible, though nothing is read back: a CUDA graph is run again after the call's scratch memory went back to XLA.
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsCudaPhotometricLosses, cosurfgs::cuda::kPhotometricLosses,
-                              cosurfgs::BindPhotometricLosses(xla::ffi::Ffi::Bind()
-                                                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
-                                                                  .Ctx<cosurfgs::cuda::Scratch>()));
-// One launch that shapes and addresses decide, without scratch memory: XLA may record it into a CUDA graph.
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsCudaAdam, cosurfgs::cuda::kAdam,
-                              cosurfgs::BindAdam(xla::ffi::Ffi::Bind().Ctx<xla::ffi::PlatformStream<cudaStream_t>>()),
-                              {xla::ffi::Traits::kCmdBufferCompatible});
+// No kCmdBufferCompatible, though nothing is read back: a CUDA graph is run again after the call's
+// scratch memory went back to XLA.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsCudaPhotometricLosses, cosurfgs::cuda::kPhotometricLosses,
+    cosurfgs::BindPhotometricLosses(xla::ffi::Ffi::Bind()
+                                        .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                        .Ctx<cosurfgs::cuda::Scratch>()));
+// One launch that shapes and addresses decide, without scratch memory: XLA may record it into a
+// CUDA graph.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsCudaAdam, cosurfgs::cuda::kAdam,
+    cosurfgs::BindAdam(xla::ffi::Ffi::Bind().Ctx<xla::ffi::PlatformStream<cudaStream_t>>()),
+    {xla::ffi::Traits::kCmdBufferCompatible});

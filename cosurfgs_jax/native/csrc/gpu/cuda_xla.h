@@ -1,4 +1,5 @@
-// What the CUDA custom calls have from XLA: its stream, its scratch memory, and errors in its form. No kernel here.
+// What the CUDA custom calls have from XLA: its stream, its scratch memory, and errors in its form.
+// No kernel here.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@ namespace cuda {
 
 namespace ffi = xla::ffi;
 
-// XLA's scratch memory, and XLA's own words when it gives none, which ffi::ScratchAllocator keeps from the handler.
+// XLA's scratch memory, and XLA's own words when it gives none, which ffi::ScratchAllocator keeps
+// from the handler.
 class Scratch {
  public:
   template <class Context>
@@ -22,8 +24,9 @@ class Scratch {
       : words_(new ffi::DiagnosticEngine),
         allocator_(*ffi::CtxDecoding<ffi::ScratchAllocator>::Decode(api, context, *words_)) {}
 
-  // Null if XLA gives none. XLA's interface refuses to be asked for more than 16, but what it gives on GPUs lies at multiples
-  // of 256. Should that ever change, there is a bit more to ask for, which is better than a training that stops.
+  // Null if XLA gives none. XLA's interface refuses to be asked for more than 16, but what it gives
+  // on GPUs lies at multiples of 256. Should that ever change, there is a bit more to ask for,
+  // which is better than a training that stops.
   void* Allocate(size_t bytes) {
     void* data = allocator_.Allocate(bytes, kXlaAlignment).value_or(nullptr);
     if (reinterpret_cast<uintptr_t>(data) % kScratchAlignment == 0) return data;
@@ -37,14 +40,18 @@ class Scratch {
     const std::string words = words_->Result();
     const auto has = [&](const char* text) { return words.find(text) != std::string::npos; };
     if (has("ut of memory") || has("allocate request") || has("xhausted")) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        call + ": the GPU has no " + std::to_string(bytes) +
-                            " bytes left for scratch memory; take smaller images or fewer surfels, or lower "
-                            "XLA_PYTHON_CLIENT_MEM_FRACTION of other processes. XLA: " + words);
+      return ffi::Error(
+          ffi::ErrorCode::kResourceExhausted,
+          call + ": the GPU has no " + std::to_string(bytes) +
+              " bytes left for scratch memory; take smaller images or fewer surfels, or lower "
+              "XLA_PYTHON_CLIENT_MEM_FRACTION of other processes. XLA: " +
+              words);
     }
-    return ffi::Error::Internal(call + ": XLA refused " + std::to_string(bytes) +
-                                " bytes of scratch memory, and not for want of memory: this version of JAX and "
-                                "cosurfgs_jax do not fit together. XLA: " + words);
+    return ffi::Error::Internal(
+        call + ": XLA refused " + std::to_string(bytes) +
+        " bytes of scratch memory, and not for want of memory: this version of JAX and "
+        "cosurfgs_jax do not fit together. XLA: " +
+        words);
   }
 
  private:
@@ -59,14 +66,18 @@ class XlaDevice : public CudaDevice {
  public:
   // scratch: XLA's memory; null for a call that asks for none.
   XlaDevice(const char* call, cudaStream_t stream, Scratch* scratch)
-      : CudaDevice(stream, [scratch](size_t bytes) { return scratch ? scratch->Allocate(bytes) : nullptr; }),
+      : CudaDevice(
+            stream,
+            [scratch](size_t bytes) { return scratch ? scratch->Allocate(bytes) : nullptr; }),
         call_(call),
         scratch_(scratch) {}
 
   ffi::Error Finish() const {
     if (refused_bytes() && scratch_) return scratch_->Refusal(call_, refused_bytes());
-    if (refused_bytes()) return ffi::Error::Internal(call_ + ": it asked for scratch memory without having any");
-    if (error() != cudaSuccess) return ffi::Error::Internal(call_ + ": CUDA: " + cudaGetErrorString(error()));
+    if (refused_bytes())
+      return ffi::Error::Internal(call_ + ": it asked for scratch memory without having any");
+    if (error() != cudaSuccess)
+      return ffi::Error::Internal(call_ + ": CUDA: " + cudaGetErrorString(error()));
     return ffi::Error::Success();
   }
 

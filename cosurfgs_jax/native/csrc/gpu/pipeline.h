@@ -1,12 +1,15 @@
-// The order of work on a GPU, for any `Device` that launches bodies: gpu/cuda_device.h, or the emulation in tests/native/.
+// The order of work on a GPU, for any `Device` that launches bodies: gpu/cuda_device.h, or the
+// emulation in tests/native/.
 //
-// Views are drawn one after the other, each with one read-back (bands of gradients: a few more): the number of (surfel, tile)
-// pairs decides how much memory the binning takes and how many threads it has. Waiting for it costs the host some ten
-// microseconds and an empty queue; an upper bound instead would have to be guessed, paid for in memory and sorting by every
-// call, and be wrong some day in the middle of a training. Only the stream is waited for, never the device.
+// Views are drawn one after the other, each with one read-back (bands of gradients: a few more):
+// the number of (surfel, tile) pairs decides how much memory the binning takes and how many threads
+// it has. Waiting for it costs the host some ten microseconds and an empty queue; an upper bound
+// instead would have to be guessed, paid for in memory and sorting by every call, and be wrong some
+// day in the middle of a training. Only the stream is waited for, never the device.
 //
-// The backward call reads the records and the lists of tiles that the forward call has left. If that was given no memory for
-// them, too little, or several views, it projects and bins again, like the CPU's.
+// The backward call reads the records and the lists of tiles that the forward call has left. If
+// that was given no memory for them, too little, or several views, it projects and bins again, like
+// the CPU's.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +34,8 @@ struct RasterCall {
   bool is_orthographic;
 };
 
-// Memory, at a multiple of 64 bytes as all arrays of XLA, in which the forward call leaves its work for the backward call; of 0
-// bytes if it is not to.
+// Memory, at a multiple of 64 bytes as all arrays of XLA, in which the forward call leaves its work
+// for the backward call; of 0 bytes if it is not to.
 struct Kept {
   const uint8_t* data;
   int64_t bytes;
@@ -50,22 +53,26 @@ struct BackwardCall {
   Image image;
   ImageGradient gradient;
   SurfelGradients out;
-  int64_t num_probe;        // elements of out.probe
-  float* camera_gradient;   // [views, 4, 4]
-  Kept kept;                // of the same operands
-  bool is_deterministic;    // the same bits in every call; else gradients are added by whoever comes first
+  int64_t num_probe;       // elements of out.probe
+  float* camera_gradient;  // [views, 4, 4]
+  Kept kept;               // of the same operands
+  bool is_deterministic;   // the same bits in every call; else gradients are added by whoever comes
+                           // first
 };
 
 inline Image Offset(const Image& image, int64_t pixels) {
   const auto at = [](auto* map, int64_t offset) { return map ? map + offset : nullptr; };
-  return {at(image.color, 3 * pixels),     at(image.transmittance, pixels), at(image.depth_sum, pixels),
-          at(image.median_depth, pixels),  at(image.normal_sum, 3 * pixels), at(image.plane_sum, pixels),
-          at(image.distortion, pixels),    at(image.last, pixels),          at(image.median_index, pixels)};
+  return {at(image.color, 3 * pixels),      at(image.transmittance, pixels),
+          at(image.depth_sum, pixels),      at(image.median_depth, pixels),
+          at(image.normal_sum, 3 * pixels), at(image.plane_sum, pixels),
+          at(image.distortion, pixels),     at(image.last, pixels),
+          at(image.median_index, pixels)};
 }
 inline ImageGradient Offset(const ImageGradient& g, int64_t pixels) {
   const auto at = [](const float* map, int64_t offset) { return map ? map + offset : nullptr; };
-  return {at(g.color, 3 * pixels),        at(g.transmittance, pixels), at(g.depth_sum, pixels), at(g.median_depth, pixels),
-          at(g.normal_sum, 3 * pixels),   at(g.plane_sum, pixels),     at(g.distortion, pixels)};
+  return {at(g.color, 3 * pixels),    at(g.transmittance, pixels),  at(g.depth_sum, pixels),
+          at(g.median_depth, pixels), at(g.normal_sum, 3 * pixels), at(g.plane_sum, pixels),
+          at(g.distortion, pixels)};
 }
 
 template <class Device>
@@ -81,8 +88,9 @@ class Pipeline {
         tiles_x_((call.width + kTile - 1) / kTile),
         tiles_y_((call.height + kTile - 1) / kTile) {
     views_ = Get<View>(kViews, call.num_views);
-    device_.template For<MakeViews>(call.num_views, {call.camera_from_world, call.intrinsics, call.width, call.height,
-                                                     call.near, call.is_orthographic, views_});
+    device_.template For<MakeViews>(
+        call.num_views, {call.camera_from_world, call.intrinsics, call.width, call.height,
+                         call.near, call.is_orthographic, views_});
   }
 
   void Forward(const ForwardResults& results) {
@@ -97,14 +105,20 @@ class Pipeline {
         args.rows = MakeRows(kContributions, num_pairs_, offsets_, 0);
       }
       switch (call_.maps) {
-        case kColorOnly: Blend<kColorOnly>(args); break;
-        case kGeometry: Blend<kGeometry>(args); break;
-        default: Blend<kEverything>(args);
+        case kColorOnly:
+          Blend<kColorOnly>(args);
+          break;
+        case kGeometry:
+          Blend<kGeometry>(args);
+          break;
+        default:
+          Blend<kEverything>(args);
       }
       if (results.contributions) {
         ReduceRows<SumOfContributions, kContributions>(args.rows.rows);
         float* sums = results.contributions + v * n_ * kContributions;
-        device_.template For<TakeContributions>(n_, {keys_, args.rows.offset, args.rows.rows, sums});
+        device_.template For<TakeContributions>(n_,
+                                                {keys_, args.rows.offset, args.rows.rows, sums});
       }
       device_.template For<WriteStatus>(1, {num_invalid, num_pairs_, results.status + 2 * v});
     }
@@ -119,23 +133,53 @@ class Pipeline {
       args.gradient = Offset(backward.gradient, v * pixels_);
       RowsOfSurfels rows;
       switch (call_.maps) {
-        case kColorOnly: rows = BlendBackward<kColorOnly>(args, backward); break;
-        case kGeometry: rows = BlendBackward<kGeometry>(args, backward); break;
-        default: rows = BlendBackward<kEverything>(args, backward);
+        case kColorOnly:
+          rows = BlendBackward<kColorOnly>(args, backward);
+          break;
+        case kGeometry:
+          rows = BlendBackward<kGeometry>(args, backward);
+          break;
+        default:
+          rows = BlendBackward<kEverything>(args, backward);
       }
       switch (call_.surfels.sh_degree) {
-        case 0: ProjectBackward<0>(backward, v, rows); break;
-        case 1: ProjectBackward<1>(backward, v, rows); break;
-        case 2: ProjectBackward<2>(backward, v, rows); break;
-        default: ProjectBackward<3>(backward, v, rows);
+        case 0:
+          ProjectBackward<0>(backward, v, rows);
+          break;
+        case 1:
+          ProjectBackward<1>(backward, v, rows);
+          break;
+        case 2:
+          ProjectBackward<2>(backward, v, rows);
+          break;
+        default:
+          ProjectBackward<3>(backward, v, rows);
       }
     }
   }
 
  private:
   enum Slot {
-    kViews, kRecords, kKeys, kIds, kSortedKeys, kOrder, kCounts, kOffsets, kNumInvalid, kTiles, kPairIds, kSortedTiles, kLists,
-    kTileBegin, kOffsetOf, kRows, kLarge, kSums, kCameraParts, kNumSlots
+    kViews,
+    kRecords,
+    kKeys,
+    kIds,
+    kSortedKeys,
+    kOrder,
+    kCounts,
+    kOffsets,
+    kNumInvalid,
+    kTiles,
+    kPairIds,
+    kSortedTiles,
+    kLists,
+    kTileBegin,
+    kOffsetOf,
+    kRows,
+    kLarge,
+    kSums,
+    kCameraParts,
+    kNumSlots
   };
 
   // Uninitialised memory that lives as long as the call; a slot is used again by the next view.
@@ -149,14 +193,16 @@ class Pipeline {
     return static_cast<T*>(memory_[slot]);
   }
 
-  // Puts the slots that the backward call reads into `kept`: those of fixed size, then the lists of tiles, which get other
-  // memory if what is left is too little. False if nothing is kept.
+  // Puts the slots that the backward call reads into `kept`: those of fixed size, then the lists of
+  // tiles, which get other memory if what is left is too little. False if nothing is kept.
   bool PlaceKept(const Kept& kept) {
     const struct {
       Slot slot;
       int64_t bytes;
-    } parts[] = {{kRecords, n_ * int64_t(sizeof(Record))}, {kKeys, n_ * int64_t(sizeof(uint32_t))},
-                 {kOrder, n_ * int64_t(sizeof(int32_t))}, {kOffsets, (n_ + 1) * int64_t(sizeof(int64_t))},
+    } parts[] = {{kRecords, n_ * int64_t(sizeof(Record))},
+                 {kKeys, n_ * int64_t(sizeof(uint32_t))},
+                 {kOrder, n_ * int64_t(sizeof(int32_t))},
+                 {kOffsets, (n_ + 1) * int64_t(sizeof(int64_t))},
                  {kTileBegin, (tiles_x_ * tiles_y_ + 1) * int64_t(sizeof(int64_t))}};
     const auto padded = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
     int64_t used = 0;
@@ -179,7 +225,8 @@ class Pipeline {
     num_pairs_ = device_.Read(static_cast<int64_t*>(memory_[kOffsets]) + n_);
     const bool has_lists = num_pairs_ * int64_t(sizeof(int32_t)) <= int64_t(capacity_[kLists]);
     if (!has_lists || NeedsBands(backward.is_deterministic)) {  // bands want more than is kept
-      for (const Slot slot : {kRecords, kKeys, kOrder, kOffsets, kTileBegin, kLists}) capacity_[slot] = 0;
+      for (const Slot slot : {kRecords, kKeys, kOrder, kOffsets, kTileBegin, kLists})
+        capacity_[slot] = 0;
       return false;
     }
     records_ = static_cast<Record*>(memory_[kRecords]);
@@ -198,10 +245,17 @@ class Pipeline {
     int32_t* ids = Get<int32_t>(kIds, n_);
     const ProjectArgs args{call_.surfels, views_ + v, records_, keys_, ids, num_invalid};
     switch (call_.surfels.sh_degree) {
-      case 0: device_.template For<ProjectSurfel<0>>(n_, args); break;
-      case 1: device_.template For<ProjectSurfel<1>>(n_, args); break;
-      case 2: device_.template For<ProjectSurfel<2>>(n_, args); break;
-      default: device_.template For<ProjectSurfel<3>>(n_, args);
+      case 0:
+        device_.template For<ProjectSurfel<0>>(n_, args);
+        break;
+      case 1:
+        device_.template For<ProjectSurfel<1>>(n_, args);
+        break;
+      case 2:
+        device_.template For<ProjectSurfel<2>>(n_, args);
+        break;
+      default:
+        device_.template For<ProjectSurfel<3>>(n_, args);
     }
 
     sorted_keys_ = Get<uint32_t>(kSortedKeys, n_);
@@ -209,10 +263,12 @@ class Pipeline {
     device_.SortPairs(keys_, sorted_keys_, ids, order_, n_, 32);
     num_pairs_ = CountRows(0, tiles_y_);
 
-    uint32_t *tiles = Get<uint32_t>(kTiles, num_pairs_), *sorted_tiles = Get<uint32_t>(kSortedTiles, num_pairs_);
+    uint32_t *tiles = Get<uint32_t>(kTiles, num_pairs_),
+             *sorted_tiles = Get<uint32_t>(kSortedTiles, num_pairs_);
     int32_t* pair_ids = Get<int32_t>(kPairIds, num_pairs_);
     lists_ = Get<int32_t>(kLists, num_pairs_);
-    device_.template For<EmitPair>(num_pairs_, {offsets_, order_, records_, n_, tiles_x_, tiles, pair_ids});
+    device_.template For<EmitPair>(num_pairs_,
+                                   {offsets_, order_, records_, n_, tiles_x_, tiles, pair_ids});
     const int num_tiles = tiles_x_ * tiles_y_;
     int bits = 1;
     while ((int64_t(1) << bits) < num_tiles) ++bits;
@@ -221,11 +277,13 @@ class Pipeline {
     device_.template For<FindTileBegin>(num_tiles + 1, {sorted_tiles, num_pairs_, tile_begin_});
   }
 
-  // Makes offsets_: where the pairs of each surfel (by rank) in tile rows [first, end) begin. Returns their number.
+  // Makes offsets_: where the pairs of each surfel (by rank) in tile rows [first, end) begin.
+  // Returns their number.
   int64_t CountRows(int first, int end) {
     int64_t* counts = Get<int64_t>(kCounts, n_ + 1);
     offsets_ = Get<int64_t>(kOffsets, n_ + 1);
-    device_.template For<CountPairs>(n_ + 1, {sorted_keys_, order_, records_, n_, first, end, counts});
+    device_.template For<CountPairs>(n_ + 1,
+                                     {sorted_keys_, order_, records_, n_, first, end, counts});
     device_.ExclusiveSum(counts, offsets_, n_ + 1);
     return device_.Read(offsets_ + n_);
   }
@@ -251,7 +309,9 @@ class Pipeline {
   }
 
   // Whether rows of gradients for all pairs at a time would be too many.
-  bool NeedsBands(bool is_deterministic) const { return is_deterministic && num_pairs_ > max_band_pairs_; }
+  bool NeedsBands(bool is_deterministic) const {
+    return is_deterministic && num_pairs_ > max_band_pairs_;
+  }
 
   // Surfels that are seen have a pair at least, and come first in the order by depth.
   int64_t MostSeen() const { return std::min(n_, num_pairs_); }
@@ -275,8 +335,9 @@ class Pipeline {
     }
   }
 
-  // The gradients of every surfel's projection. Band by band of tile rows if rows for all pairs would be more than
-  // max_band_pairs_ (but at least one tile row), or in one go if they are added by whoever comes first.
+  // The gradients of every surfel's projection. Band by band of tile rows if rows for all pairs
+  // would be more than max_band_pairs_ (but at least one tile row), or in one go if they are added
+  // by whoever comes first.
   template <int kMaps>
   RowsOfSurfels BlendBackward(BlendArgs& args, const BackwardCall& backward) {
     return backward.out.probe ? BlendBackward<kMaps, true>(args, backward.is_deterministic)
@@ -287,7 +348,8 @@ class Pipeline {
     constexpr int kUsed = BlendTileBackwardBlock<kMaps, true, kHasProbe>::kUsed;
     if (is_deterministic && !NeedsBands(is_deterministic)) {
       args.rows = MakeRows(kUsed, num_pairs_, offsets_, 0);
-      device_.template Blocks<BlendTileBackwardBlock<kMaps, true, kHasProbe>>(tiles_x_ * tiles_y_, args);
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, true, kHasProbe>>(tiles_x_ * tiles_y_,
+                                                                              args);
       ReduceRows<Sum, kUsed>(args.rows.rows);
       return {args.rows.rows, kUsed, args.rows.offset};
     }
@@ -296,7 +358,8 @@ class Pipeline {
     if (is_deterministic) {
       BlendBands<kMaps, kHasProbe, kUsed>(args);
     } else {
-      device_.template Blocks<BlendTileBackwardBlock<kMaps, false, kHasProbe>>(tiles_x_ * tiles_y_, args);
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, false, kHasProbe>>(tiles_x_ * tiles_y_,
+                                                                               args);
     }
     return {args.sums, kUsed, nullptr};
   }
@@ -308,9 +371,11 @@ class Pipeline {
       end = BandEnd(begins, first);
       args.rows = MakeRows(kUsed, CountRows(first, end), offsets_, first);
       args.first_tile = first * tiles_x_;
-      device_.template Blocks<BlendTileBackwardBlock<kMaps, true, kHasProbe>>((end - first) * tiles_x_, args);
+      device_.template Blocks<BlendTileBackwardBlock<kMaps, true, kHasProbe>>(
+          (end - first) * tiles_x_, args);
       ReduceRows<Sum, kUsed>(args.rows.rows);
-      device_.template For<AddBand<kUsed>>(MostSeen() * kUsed, {offsets_, order_, args.rows.rows, args.sums});
+      device_.template For<AddBand<kUsed>>(MostSeen() * kUsed,
+                                           {offsets_, order_, args.rows.rows, args.sums});
     }
   }
 
@@ -331,8 +396,12 @@ class Pipeline {
     const struct {
       float* data;
       int64_t count;
-    } results[] = {{out.means, 3 * n_}, {out.quats, 4 * n_}, {out.log_scales, 2 * n_}, {out.logit_opacities, n_},
-                   {out.sh, 3 * call_.surfels.num_sh * n_}, {out.probe, backward.num_probe}};
+    } results[] = {{out.means, 3 * n_},
+                   {out.quats, 4 * n_},
+                   {out.log_scales, 2 * n_},
+                   {out.logit_opacities, n_},
+                   {out.sh, 3 * call_.surfels.num_sh * n_},
+                   {out.probe, backward.num_probe}};
     for (const auto& result : results) device_.Zero(result.data, result.count * sizeof(float));
   }
 

@@ -1,8 +1,10 @@
-// What one GPU thread does for one surfel: projection, and the way back. The same as raster/project_kernels.cc for one lane.
+// What one GPU thread does for one surfel: projection, and the way back. The same as
+// raster/project_kernels.cc for one lane.
 //
-// Bodies (here and in gpu/binning.h, gpu/blend.h) are structures with a function Run and no knowledge of CUDA, so that a test can
-// run the whole pipeline on the host (tests/native/). Run(args, i) is one thread's work of a grid of independent threads;
-// Run(block, args, i) is a whole block's, written in phases (see gpu/cuda_device.h for what a block offers).
+// Bodies (here and in gpu/binning.h, gpu/blend.h) are structures with a function Run and no
+// knowledge of CUDA, so that a test can run the whole pipeline on the host (tests/native/).
+// Run(args, i) is one thread's work of a grid of independent threads; Run(block, args, i) is a
+// whole block's, written in phases (see gpu/cuda_device.h for what a block offers).
 #pragma once
 
 #include <string.h>
@@ -30,8 +32,8 @@ struct ViewArgs {
 struct MakeViews {
   using Args = ViewArgs;
   COSURFGS_FN static void Run(const Args& args, int64_t i) {
-    args.views[i] = MakeView(args.camera_from_world + 16 * i, args.intrinsics + 9 * i, args.width, args.height, args.near,
-                             args.is_orthographic);
+    args.views[i] = MakeView(args.camera_from_world + 16 * i, args.intrinsics + 9 * i, args.width,
+                             args.height, args.near, args.is_orthographic);
   }
 };
 
@@ -62,7 +64,8 @@ COSURFGS_FN void LoadShape(const Surfels& surfels, int64_t id, SurfelParams<floa
   out.logit_opacity = surfels.logit_opacities[id];
 }
 
-// The degree is known to the compiler, so that the coefficients are registers and not an array in memory.
+// The degree is known to the compiler, so that the coefficients are registers and not an array in
+// memory.
 template <int kDegree>
 COSURFGS_FN void LoadColor(const Surfels& surfels, int64_t id, SurfelParams<float>& out) {
   constexpr int kCount = kShNumbers<kDegree>, kWhole = kCount / kVector * kVector;
@@ -79,9 +82,11 @@ COSURFGS_FN void LoadColor(const Surfels& surfels, int64_t id, SurfelParams<floa
   }
 }
 
-// Whether all is finite, the lengths are sane and the quaternion is not zero (reference.py, _is_valid).
+// Whether all is finite, the lengths are sane and the quaternion is not zero (reference.py,
+// _is_valid).
 COSURFGS_FN bool IsValidShape(const SurfelParams<float>& s) {
-  float sum = s.logit_opacity * 0.0f, length = 0.0f, norm2 = 0.0f;  // sum: 0, or NaN as soon as one value is not finite
+  float sum = s.logit_opacity * 0.0f, length = 0.0f,
+        norm2 = 0.0f;  // sum: 0, or NaN as soon as one value is not finite
   for (int i = 0; i < 3; ++i) {
     sum += s.mean[i] * 0.0f;
     length = Max(fabsf(s.mean[i]), length);
@@ -120,15 +125,15 @@ struct ProjectArgs {
   int32_t* num_invalid;  // null if nobody asks
 };
 
-// Where a surfel is seen comes first: the colour of hidden ones is only read where invalid ones are counted, whose definition
-// (reference.py) asks for it.
+// Where a surfel is seen comes first: the colour of hidden ones is only read where invalid ones are
+// counted, whose definition (reference.py) asks for it.
 template <int kDegree>
 struct ProjectSurfel {
   using Args = ProjectArgs;
 
   // Everything of the record but the colour; false if no pixel can be hit.
-  COSURFGS_FN static bool Place(const SurfelParams<float>& params, const View& view, const Pose<float>& pose,
-                                Record& record) {
+  COSURFGS_FN static bool Place(const SurfelParams<float>& params, const View& view,
+                                const Pose<float>& pose, Record& record) {
     if (!(pose.p[2] > view.near)) return false;
     ProjectShape(params, view, pose, record.s);
     // alpha = opacity exp(-sigma / 2) >= 1/255 where sigma <= 2 log(255 opacity).
@@ -177,7 +182,9 @@ struct RowsOfSurfels {
   const float* rows;
   int row_size;             // kColorGradient or kAllGradient
   const int64_t* position;  // of a surfel's row, by id; null if it is the id itself
-  COSURFGS_FN const float* operator()(int64_t id) const { return rows + (position ? position[id] : id) * row_size; }
+  COSURFGS_FN const float* operator()(int64_t id) const {
+    return rows + (position ? position[id] : id) * row_size;
+  }
 };
 
 struct ProjectBackwardArgs {
@@ -191,8 +198,8 @@ struct ProjectBackwardArgs {
   double* camera_parts;  // 12 per block
 };
 
-// A block of surfels: writes their gradients, or adds them to those of the views before, and the sum of their camera
-// gradients.
+// A block of surfels: writes their gradients, or adds them to those of the views before, and the
+// sum of their camera gradients.
 template <int kDegree>
 struct ProjectBackwardBlock {
   using Args = ProjectBackwardArgs;
@@ -282,14 +289,17 @@ struct ProjectBackwardBlock {
     if (!is_seen && !args.is_first) return;
     for (int i = 0; i < 3; ++i) Write(args.is_first, result.mean[i], out.means + 3 * id + i);
     WriteVector(args.is_first, result.quat, out.quats + 4 * id);
-    for (int i = 0; i < 2; ++i) Write(args.is_first, result.log_scale[i], out.log_scales + 2 * id + i);
+    for (int i = 0; i < 2; ++i)
+      Write(args.is_first, result.log_scale[i], out.log_scales + 2 * id + i);
     Write(args.is_first, result.logit_opacity, out.logit_opacities + id);
     if (out.probe) WriteVector(args.is_first, probe, out.probe + 4 * id);
   }
 
-  // Neighbouring threads write neighbouring numbers. With a surfel a thread every thread would write to a line of its own.
+  // Neighbouring threads write neighbouring numbers. With a surfel a thread every thread would
+  // write to a line of its own.
   template <int kStep>
-  COSURFGS_BLOCK_FN static void WriteColors(const Args& args, const Shared& shared, int64_t first, int count, int thread) {
+  COSURFGS_BLOCK_FN static void WriteColors(const Args& args, const Shared& shared, int64_t first,
+                                            int count, int thread) {
     const int stride = int(args.surfels.num_sh) * 3, steps = stride / kStep;
     float* out = args.out.sh + first * stride;
     int row = thread / steps, step = thread % steps;
@@ -371,15 +381,18 @@ struct CameraSumBlock {
     block.Each([&](int thread, State&) {
       const int number = thread / kPerNumber, first = thread % kPerNumber;
       double sum = 0;
-      for (int64_t part = first; part < args.num_parts; part += kPerNumber) sum += args.camera_parts[12 * part + number];
+      for (int64_t part = first; part < args.num_parts; part += kPerNumber)
+        sum += args.camera_parts[12 * part + number];
       shared.sums[number][first] = sum;
     });
     block.Each([&](int thread, State&) {
       if (thread >= 12) return;
       double sum = 0;
       for (int i = 0; i < kPerNumber; ++i) sum += shared.sums[thread][i];
-      args.camera_gradient[thread < 9 ? 4 * (thread / 3) + thread % 3 : 4 * (thread - 9) + 3] = float(sum);
-      if (thread < 4) args.camera_gradient[12 + thread] = 0.0f;  // the last row is no operand of the projection
+      args.camera_gradient[thread < 9 ? 4 * (thread / 3) + thread % 3 : 4 * (thread - 9) + 3] =
+          float(sum);
+      if (thread < 4)
+        args.camera_gradient[12 + thread] = 0.0f;  // the last row is no operand of the projection
     });
   }
 };

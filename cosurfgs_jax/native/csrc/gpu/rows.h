@@ -1,7 +1,9 @@
-// What GPU threads do to add up the rows that blocks have written for the pairs of a surfel: gradients, or contributions.
+// What GPU threads do to add up the rows that blocks have written for the pairs of a surfel:
+// gradients, or contributions.
 //
-// Rows lie in the order of surfels by depth, those of a surfel one after the other, and are added up in place: its first row
-// becomes its sum, so a surfel in one tile has it already. The order of additions is fixed, whichever block was first.
+// Rows lie in the order of surfels by depth, those of a surfel one after the other, and are added
+// up in place: its first row becomes its sum, so a surfel in one tile has it already. The order of
+// additions is fixed, whichever block was first.
 #pragma once
 
 #include "gpu/binning.h"
@@ -50,12 +52,14 @@ struct AddRows {
   }
 };
 
-// A block per surfel with many, as large as there are: at 4K one that covers the image has 32,400 rows.
+// A block per surfel with many, as large as there are: at 4K one that covers the image has 32,400
+// rows.
 template <class Op, int kSize>
 struct AddLargeRows {
   using Args = AddRowsArgs;
   static constexpr int kThreads = 1024;
-  static constexpr int kParts = kThreads / kSize < kFewRows ? kThreads / kSize : kFewRows;  // so that each has a row
+  static constexpr int kParts =
+      kThreads / kSize < kFewRows ? kThreads / kSize : kFewRows;  // so that each has a row
   struct State {};
   struct Shared {
     float sums[kParts][kSize];
@@ -79,7 +83,8 @@ struct AddLargeRows {
       block.Each([&](int thread, State&) {
         if (thread >= kSize) return;
         float sum = shared.sums[0][thread];
-        for (int part = 1; part < kParts; ++part) sum = Op::Combine(thread, sum, shared.sums[part][thread]);
+        for (int part = 1; part < kParts; ++part)
+          sum = Op::Combine(thread, sum, shared.sums[part][thread]);
         rows[thread] = sum;
       });
     }

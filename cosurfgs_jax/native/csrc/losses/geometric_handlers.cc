@@ -49,19 +49,22 @@ void RotationOf(const Map& pose, float* rotation) {
   for (int i = 0; i < 9; ++i) rotation[i] = pose.typed_data()[i / 3 * 4 + i % 3];
 }
 
-// Where a fourth channel says that a pixel does not count, its brightness is kMaskedGray if that is asked for.
+// Where a fourth channel says that a pixel does not count, its brightness is kMaskedGray if that is
+// asked for.
 void ToGray(Parallel& parallel, const Photo& photo, bool is_masked, float* gray) {
   const auto shape = photo.dimensions();
   ForRows(parallel, shape[0], [&](int64_t y) {
     const uint8_t* pixel = photo.typed_data() + y * shape[1] * shape[2];
     for (int64_t x = 0; x < shape[1]; ++x, pixel += shape[2]) {
       const bool counts = !is_masked || shape[2] == 3 || pixel[3] > 127;
-      gray[y * shape[1] + x] = counts ? kLuma[0] * pixel[0] + kLuma[1] * pixel[1] + kLuma[2] * pixel[2] : kMaskedGray;
+      gray[y * shape[1] + x] =
+          counts ? kLuma[0] * pixel[0] + kLuma[1] * pixel[1] + kLuma[2] * pixel[2] : kMaskedGray;
     }
   });
 }
 
-// neighbor_from_view, and what takes pixels there: K' R K^-1 and K' t; in double, as world coordinates may be large.
+// neighbor_from_view, and what takes pixels there: K' R K^-1 and K' t; in double, as world
+// coordinates may be large.
 void RelatePoses(const Map& view, const Map& neighbor, MultiViewCall* call) {
   const float *a = view.typed_data(), *b = neighbor.typed_data();
   double rotation[3][3], translation[3];
@@ -75,7 +78,12 @@ void RelatePoses(const Map& view, const Map& neighbor, MultiViewCall* call) {
   }
   const Pinhole &own = call->camera, &other = call->neighbor;
   for (int i = 0; i < 3; ++i) {
-    const double focal = i == 0 ? other.fx : i == 1 ? other.fy : 1.0, center = i == 0 ? other.cx : i == 1 ? other.cy : 0.0;
+    const double focal = i == 0   ? other.fx
+                         : i == 1 ? other.fy
+                                  : 1.0,
+                 center = i == 0   ? other.cx
+                          : i == 1 ? other.cy
+                                   : 0.0;
     double row[3];
     for (int j = 0; j < 3; ++j) {
       call->neighbor_rotation[3 * i + j] = float(rotation[i][j]);
@@ -84,12 +92,14 @@ void RelatePoses(const Map& view, const Map& neighbor, MultiViewCall* call) {
     call->neighbor_translation[i] = float(translation[i]);
     call->patch.warp[3 * i] = float(row[0] / own.fx);
     call->patch.warp[3 * i + 1] = float(row[1] / own.fy);
-    call->patch.warp[3 * i + 2] = float(row[2] - row[0] * own.cx / own.fx - row[1] * own.cy / own.fy);
+    call->patch.warp[3 * i + 2] =
+        float(row[2] - row[0] * own.cx / own.fx - row[1] * own.cy / own.fy);
     call->patch.epipole[i] = float(focal * translation[i] + center * translation[2]);
   }
 }
 
-double SingleView(Parallel& parallel, Workspace& work, SingleViewCall call, float* by_depth, float* by_normal) {
+double SingleView(Parallel& parallel, Workspace& work, SingleViewCall call, float* by_depth,
+                  float* by_normal) {
   const int64_t height = call.height, width = call.width, size = height * width;
   double* sums = work.sums.Get(height);
   ForRows(parallel, height, [&](int64_t y) {
@@ -98,7 +108,8 @@ double SingleView(Parallel& parallel, Workspace& work, SingleViewCall call, floa
   call.steepest = float(std::sqrt(*std::max_element(sums, sums + height)));
   float* pulls = work.pulls.Get(4 * size);
   ForRows(parallel, height, [&](int64_t y) {
-    float* const row[4] = {pulls + y * width, pulls + size + y * width, pulls + 2 * size + y * width, pulls + 3 * size + y * width};
+    float* const row[4] = {pulls + y * width, pulls + size + y * width,
+                           pulls + 2 * size + y * width, pulls + 3 * size + y * width};
     sums[y] = 0;
     if (y > 0 && y < height - 1) {
       sums[y] = COSURFGS_DISPATCH(SingleViewRow, call, y, row, by_normal + 3 * y * width);
@@ -107,7 +118,9 @@ double SingleView(Parallel& parallel, Workspace& work, SingleViewCall call, floa
       std::memset(by_normal + 3 * y * width, 0, 3 * width * sizeof(float));
     }
   });
-  ForRows(parallel, height, [&](int64_t y) { COSURFGS_DISPATCH(GatherRow, pulls, height, width, y, by_depth + y * width); });
+  ForRows(parallel, height, [&](int64_t y) {
+    COSURFGS_DISPATCH(GatherRow, pulls, height, width, y, by_depth + y * width);
+  });
   double total = 0;
   for (int64_t y = 0; y < height; ++y) total += sums[y];
   return total / double(size);
@@ -117,16 +130,26 @@ struct MultiViewSums {
   double geometric = 0, photometric = 0, share = 0;
 };
 
-MultiViewSums MultiView(Parallel& parallel, Workspace& work, const MultiViewCall& call, float geometric_weight,
-                        float photometric_weight, float* by_depth, float* by_normal) {
+MultiViewSums MultiView(Parallel& parallel, Workspace& work, const MultiViewCall& call,
+                        float geometric_weight, float photometric_weight, float* by_depth,
+                        float* by_normal) {
   const int64_t rows = call.patch.rows, columns = call.patch.columns, size = rows * columns;
   float* floats = work.lattice.Get(8 * size);
   bool* flags = work.flags.Get(3 * size);
   MultiViewRowResult* results = work.rows.Get(rows);
   parallel.For(rows, [&](int64_t row) {
     const int64_t first = row * columns;
-    results[row] = {floats + 3 * first, floats + 3 * size + first, floats + 4 * size + 3 * first, flags + first, flags + size + first,
-                    flags + 2 * size + first, floats + 7 * size + first, 0, 0, 0, 0};
+    results[row] = {floats + 3 * first,
+                    floats + 3 * size + first,
+                    floats + 4 * size + 3 * first,
+                    flags + first,
+                    flags + size + first,
+                    flags + 2 * size + first,
+                    floats + 7 * size + first,
+                    0,
+                    0,
+                    0,
+                    0};
     COSURFGS_DISPATCH(MultiViewRow, call, row, &results[row]);
   });
   // Sums by row, then in the order of rows: the same bits whatever the threads do.
@@ -142,31 +165,41 @@ MultiViewSums MultiView(Parallel& parallel, Workspace& work, const MultiViewCall
   const float by_geometric = geometric_weight / float(std::max<int64_t>(num_geometric, 1));
   const float by_photometric = photometric_weight / float(std::max<int64_t>(num_photometric, 1));
   parallel.For(rows, [&](int64_t row) {
-    COSURFGS_DISPATCH(SpreadRow, call, row, results[row], by_geometric, by_photometric, by_depth, by_normal);
+    COSURFGS_DISPATCH(SpreadRow, call, row, results[row], by_geometric, by_photometric, by_depth,
+                      by_normal);
   });
   return sums;
 }
 
-ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alpha, Photo photo, Map mask, Map pose, Map intrinsics,
-                           Photo neighbor_photo, Map neighbor_depth, Map neighbor_pose, Map neighbor_intrinsics, Flag is_used,
-                           Offset offset, ffi::Result<Losses> losses, ffi::Result<Map> by_depth, ffi::Result<Map3> by_normal,
-                           float single_view_weight, float geometric_weight, float photometric_weight, int64_t stride, int64_t radius,
+ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alpha, Photo photo,
+                           Map mask, Map pose, Map intrinsics, Photo neighbor_photo,
+                           Map neighbor_depth, Map neighbor_pose, Map neighbor_intrinsics,
+                           Flag is_used, Offset offset, ffi::Result<Losses> losses,
+                           ffi::Result<Map> by_depth, ffi::Result<Map3> by_normal,
+                           float single_view_weight, float geometric_weight,
+                           float photometric_weight, int64_t stride, int64_t radius,
                            float noise_variance, float max_reprojection, float max_dissimilarity) {
   const auto shape = photo.dimensions(), other = neighbor_photo.dimensions();
   const int64_t height = shape[0], width = shape[1], size = height * width;
   const bool has_mask = mask.element_count() > 0, has_neighbor = neighbor_depth.element_count() > 0;
-  if (int64_t(depth.element_count()) != size || int64_t(normal.element_count()) != 3 * size || int64_t(alpha.element_count()) != size ||
-      shape[2] < 3 || (has_mask && int64_t(mask.element_count()) != size) || pose.element_count() != 16 ||
-      intrinsics.element_count() != 9 || neighbor_pose.element_count() != 16 || neighbor_intrinsics.element_count() != 9 ||
-      offset.element_count() != 2 || losses->element_count() != 5 || by_depth->element_count() != depth.element_count() ||
+  if (int64_t(depth.element_count()) != size || int64_t(normal.element_count()) != 3 * size ||
+      int64_t(alpha.element_count()) != size || shape[2] < 3 ||
+      (has_mask && int64_t(mask.element_count()) != size) || pose.element_count() != 16 ||
+      intrinsics.element_count() != 9 || neighbor_pose.element_count() != 16 ||
+      neighbor_intrinsics.element_count() != 9 || offset.element_count() != 2 ||
+      losses->element_count() != 5 || by_depth->element_count() != depth.element_count() ||
       by_normal->element_count() != normal.element_count()) {
-    return ffi::Error::InvalidArgument("geometric_losses: operands do not fit the photograph's shape [H,W,C]");
-  }
-  if (height < 3 || width < 3 || size > INT32_MAX || stride < 1 || radius < 1 || radius > kMaxPatchRadius ||
-      (has_neighbor && (other[0] < 2 || other[1] < 2 || other[2] < 3 || other[0] * other[1] > INT32_MAX ||
-                        int64_t(neighbor_depth.element_count()) != other[0] * other[1]))) {
     return ffi::Error::InvalidArgument(
-        "geometric_losses: expected images of 3x3 to 2^31 pixels, a neighbour's depth as large as its photograph, a stride of 1 or "
+        "geometric_losses: operands do not fit the photograph's shape [H,W,C]");
+  }
+  if (height < 3 || width < 3 || size > INT32_MAX || stride < 1 || radius < 1 ||
+      radius > kMaxPatchRadius ||
+      (has_neighbor &&
+       (other[0] < 2 || other[1] < 2 || other[2] < 3 || other[0] * other[1] > INT32_MAX ||
+        int64_t(neighbor_depth.element_count()) != other[0] * other[1]))) {
+    return ffi::Error::InvalidArgument(
+        "geometric_losses: expected images of 3x3 to 2^31 pixels, a neighbour's depth as large as "
+        "its photograph, a stride of 1 or "
         "more, a radius of 1 to 5");
   }
   Parallel parallel(pool);
@@ -177,8 +210,17 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
   float *depth_slope = by_depth->typed_data(), *normal_slope = by_normal->typed_data();
   double single_view = 0;
   if (single_view_weight > 0) {
-    SingleViewCall call{height, width, depth.typed_data(), normal.typed_data(), alpha.typed_data(), gray, mask_data, {},
-                        PinholeOf(intrinsics), 0, single_view_weight / float(size)};
+    SingleViewCall call{height,
+                        width,
+                        depth.typed_data(),
+                        normal.typed_data(),
+                        alpha.typed_data(),
+                        gray,
+                        mask_data,
+                        {},
+                        PinholeOf(intrinsics),
+                        0,
+                        single_view_weight / float(size)};
     RotationOf(pose, call.rotation);
     single_view = SingleView(parallel, *work, call, depth_slope, normal_slope);
   } else {
@@ -191,65 +233,102 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
     ToGray(parallel, neighbor_photo, true, neighbor_gray);
     const int32_t* start = offset.typed_data();
     MultiViewCall call{};
-    call.patch = {gray, neighbor_gray, height, width, other[0], other[1], height / stride, width / stride, stride,
-                  std::clamp<int64_t>(start[0], 0, stride - 1), std::clamp<int64_t>(start[1], 0, stride - 1), int(radius), {}, {},
-                  0, 0, 0, 0, noise_variance};
+    call.patch = {gray,
+                  neighbor_gray,
+                  height,
+                  width,
+                  other[0],
+                  other[1],
+                  height / stride,
+                  width / stride,
+                  stride,
+                  std::clamp<int64_t>(start[0], 0, stride - 1),
+                  std::clamp<int64_t>(start[1], 0, stride - 1),
+                  int(radius),
+                  {},
+                  {},
+                  0,
+                  0,
+                  0,
+                  0,
+                  noise_variance};
     call.depth = depth.typed_data(), call.normal = normal.typed_data(), call.mask = mask_data;
     call.neighbor_depth = neighbor_depth.typed_data();
     call.camera = PinholeOf(intrinsics), call.neighbor = PinholeOf(neighbor_intrinsics);
-    call.patch.fx = call.camera.fx, call.patch.fy = call.camera.fy, call.patch.cx = call.camera.cx, call.patch.cy = call.camera.cy;
+    call.patch.fx = call.camera.fx, call.patch.fy = call.camera.fy, call.patch.cx = call.camera.cx,
+    call.patch.cy = call.camera.cy;
     call.max_reprojection = max_reprojection, call.max_dissimilarity = max_dissimilarity;
     RotationOf(pose, call.rotation);
     RelatePoses(pose, neighbor_pose, &call);
-    sums = MultiView(parallel, *work, call, geometric_weight, photometric_weight, depth_slope, normal_slope);
+    sums = MultiView(parallel, *work, call, geometric_weight, photometric_weight, depth_slope,
+                     normal_slope);
   }
-  const double parts[5] = {
-      single_view_weight * single_view + geometric_weight * sums.geometric + photometric_weight * sums.photometric, single_view,
-      sums.geometric, sums.photometric, sums.share};
+  const double parts[5] = {single_view_weight * single_view + geometric_weight * sums.geometric +
+                               photometric_weight * sums.photometric,
+                           single_view, sums.geometric, sums.photometric, sums.share};
   std::copy(parts, parts + 5, losses->typed_data());
   return ffi::Error::Success();
 }
 
-ffi::Error CheckSums(const Map3& normal_sum, const Map& plane_sum, const Map& transmittance, const Map& pose, const Map& intrinsics) {
+ffi::Error CheckSums(const Map3& normal_sum, const Map& plane_sum, const Map& transmittance,
+                     const Map& pose, const Map& intrinsics) {
   const size_t size = plane_sum.element_count();
-  if (normal_sum.element_count() != 3 * size || transmittance.element_count() != size || pose.element_count() != 16 ||
-      intrinsics.element_count() != 9) {
-    return ffi::Error::InvalidArgument("plane_depth: expected sums of one shape [H,W], a pose [4,4] and intrinsics [3,3]");
+  if (normal_sum.element_count() != 3 * size || transmittance.element_count() != size ||
+      pose.element_count() != 16 || intrinsics.element_count() != 9) {
+    return ffi::Error::InvalidArgument(
+        "plane_depth: expected sums of one shape [H,W], a pose [4,4] and intrinsics [3,3]");
   }
   return ffi::Error::Success();
 }
 
-PlaneDepthCall PlaneDepthOf(const Map3& normal_sum, const Map& plane_sum, const Map& transmittance, const Map& pose,
-                            const Map& intrinsics, float min_alpha, float min_cosine) {
-  PlaneDepthCall call{plane_sum.dimensions()[1], normal_sum.typed_data(), plane_sum.typed_data(), transmittance.typed_data(), {},
-                      PinholeOf(intrinsics), min_alpha, min_cosine};
+PlaneDepthCall PlaneDepthOf(const Map3& normal_sum, const Map& plane_sum, const Map& transmittance,
+                            const Map& pose, const Map& intrinsics, float min_alpha,
+                            float min_cosine) {
+  PlaneDepthCall call{plane_sum.dimensions()[1],
+                      normal_sum.typed_data(),
+                      plane_sum.typed_data(),
+                      transmittance.typed_data(),
+                      {},
+                      PinholeOf(intrinsics),
+                      min_alpha,
+                      min_cosine};
   RotationOf(pose, call.rotation);
   return call;
 }
 
-ffi::Error PlaneDepth(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum, Map transmittance, Map pose, Map intrinsics,
-                      ffi::Result<Map> plane_depth, ffi::Result<Flags> is_valid, float min_alpha, float min_cosine) {
-  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics); error.failure()) return error;
-  const PlaneDepthCall call = PlaneDepthOf(normal_sum, plane_sum, transmittance, pose, intrinsics, min_alpha, min_cosine);
+ffi::Error PlaneDepth(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum, Map transmittance,
+                      Map pose, Map intrinsics, ffi::Result<Map> plane_depth,
+                      ffi::Result<Flags> is_valid, float min_alpha, float min_cosine) {
+  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics);
+      error.failure())
+    return error;
+  const PlaneDepthCall call =
+      PlaneDepthOf(normal_sum, plane_sum, transmittance, pose, intrinsics, min_alpha, min_cosine);
   Parallel parallel(pool);
   ForRows(parallel, plane_sum.dimensions()[0], [&](int64_t y) {
-    COSURFGS_DISPATCH(PlaneDepthRow, call, y, plane_depth->typed_data() + y * call.width, is_valid->typed_data() + y * call.width);
+    COSURFGS_DISPATCH(PlaneDepthRow, call, y, plane_depth->typed_data() + y * call.width,
+                      is_valid->typed_data() + y * call.width);
   });
   return ffi::Error::Success();
 }
 
-ffi::Error PlaneDepthBackward(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum, Map transmittance, Map pose, Map intrinsics,
-                              Map cotangent, ffi::Result<Map3> by_normal, ffi::Result<Map> by_plane, ffi::Result<Map> by_pose,
-                              float min_alpha, float min_cosine) {
-  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics); error.failure()) return error;
-  const PlaneDepthCall call = PlaneDepthOf(normal_sum, plane_sum, transmittance, pose, intrinsics, min_alpha, min_cosine);
+ffi::Error PlaneDepthBackward(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum,
+                              Map transmittance, Map pose, Map intrinsics, Map cotangent,
+                              ffi::Result<Map3> by_normal, ffi::Result<Map> by_plane,
+                              ffi::Result<Map> by_pose, float min_alpha, float min_cosine) {
+  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics);
+      error.failure())
+    return error;
+  const PlaneDepthCall call =
+      PlaneDepthOf(normal_sum, plane_sum, transmittance, pose, intrinsics, min_alpha, min_cosine);
   const int64_t height = plane_sum.dimensions()[0], width = call.width;
   Parallel parallel(pool);
   Borrowed<Workspace> work;
   double* sums = work->sums.Get(9 * height);
   ForRows(parallel, height, [&](int64_t y) {
-    COSURFGS_DISPATCH(PlaneDepthBackwardRow, call, y, cotangent.typed_data() + y * width, by_normal->typed_data() + 3 * y * width,
-                      by_plane->typed_data() + y * width, sums + 9 * y);
+    COSURFGS_DISPATCH(PlaneDepthBackwardRow, call, y, cotangent.typed_data() + y * width,
+                      by_normal->typed_data() + 3 * y * width, by_plane->typed_data() + y * width,
+                      sums + 9 * y);
   });
   for (int i = 0; i < 16; ++i) {
     double total = 0;

@@ -1,5 +1,5 @@
-// The kernels of losses/geometric_losses.h; compiled once per instruction set. Nothing from the C++ library is used here: see
-// losses/photometric_kernels.cc.
+// The kernels of losses/geometric_losses.h; compiled once per instruction set. Nothing from the C++
+// library is used here: see losses/photometric_kernels.cc.
 
 #include "losses/geometric_losses.h"
 
@@ -18,17 +18,23 @@ inline Vec3 operator*(Vec3 a, float s) { return {a.x * s, a.y * s, a.z * s}; }
 inline Vec3 operator-(Vec3 a, Vec3 b) { return {a.x - b.x, a.y - b.y, a.z - b.z}; }
 inline Vec3 operator+(Vec3 a, Vec3 b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
 inline float Dot(Vec3 a, Vec3 b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
-inline Vec3 Cross(Vec3 a, Vec3 b) { return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x}; }
+inline Vec3 Cross(Vec3 a, Vec3 b) {
+  return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x};
+}
 inline Vec3 Turn(const float* m, Vec3 a) {
-  return {m[0] * a.x + m[1] * a.y + m[2] * a.z, m[3] * a.x + m[4] * a.y + m[5] * a.z, m[6] * a.x + m[7] * a.y + m[8] * a.z};
+  return {m[0] * a.x + m[1] * a.y + m[2] * a.z, m[3] * a.x + m[4] * a.y + m[5] * a.z,
+          m[6] * a.x + m[7] * a.y + m[8] * a.z};
 }
 inline Vec3 TurnBack(const float* m, Vec3 a) {
-  return {m[0] * a.x + m[3] * a.y + m[6] * a.z, m[1] * a.x + m[4] * a.y + m[7] * a.z, m[2] * a.x + m[5] * a.y + m[8] * a.z};
+  return {m[0] * a.x + m[3] * a.y + m[6] * a.z, m[1] * a.x + m[4] * a.y + m[7] * a.z,
+          m[2] * a.x + m[5] * a.y + m[8] * a.z};
 }
 inline Vec3 At(const float* p) { return {p[0], p[1], p[2]}; }
 inline float Sign(float x) { return float(x > 0) - float(x < 0); }
 
-inline Vec3 Ray(const Pinhole& k, float x, float y) { return {(x - k.cx) / k.fx, (y - k.cy) / k.fy, 1.0f}; }
+inline Vec3 Ray(const Pinhole& k, float x, float y) {
+  return {(x - k.cx) / k.fx, (y - k.cy) / k.fy, 1.0f};
+}
 
 inline float SquaredSlope(const float* gray, int64_t width) {
   const float across = gray[1] - gray[-1], down = gray[width] - gray[-width];
@@ -49,15 +55,18 @@ struct Point {
   Slope x, y, z;
 };
 
-// The neighbour's depth at (u, v), interpolated as inverse depth. Returns whether all four pixels around have one.
+// The neighbour's depth at (u, v), interpolated as inverse depth. Returns whether all four pixels
+// around have one.
 bool SampleDepth(const MultiViewCall& c, Slope u, Slope v, Slope* depth) {
   const int64_t width = c.patch.neighbor_width, height = c.patch.neighbor_height;
   const float x = u.value - 0.5f, y = v.value - 0.5f;
   if (!(x >= 0 && x <= float(width - 1) && y >= 0 && y <= float(height - 1))) return false;
-  const int64_t left = x < float(width - 2) ? int64_t(x) : width - 2, top = y < float(height - 2) ? int64_t(y) : height - 2;
+  const int64_t left = x < float(width - 2) ? int64_t(x) : width - 2,
+                top = y < float(height - 2) ? int64_t(y) : height - 2;
   const float* corner = c.neighbor_depth + top * width + left;
   if (!(corner[0] > 0 && corner[1] > 0 && corner[width] > 0 && corner[width + 1] > 0)) return false;
-  const float a = 1.0f / corner[0], b = 1.0f / corner[1], d = 1.0f / corner[width], e = 1.0f / corner[width + 1];
+  const float a = 1.0f / corner[0], b = 1.0f / corner[1], d = 1.0f / corner[width],
+              e = 1.0f / corner[width + 1];
   const float right = x - float(left), down = y - float(top);
   const float above = a + (b - a) * right, below = d + (e - d) * right;
   const float inverse = above + (below - above) * down;
@@ -67,22 +76,30 @@ bool SampleDepth(const MultiViewCall& c, Slope u, Slope v, Slope* depth) {
   return true;
 }
 
-// How far from itself a pixel lands that goes to the neighbour by its depth and comes back by the neighbour's.
+// How far from itself a pixel lands that goes to the neighbour by its depth and comes back by the
+// neighbour's.
 bool ThereAndBack(const MultiViewCall& c, float x, float y, float depth, Slope* distance) {
   const Vec3 ray = Ray(c.camera, x, y);
-  const Vec3 turned = Turn(c.neighbor_rotation, ray), there = turned * depth + At(c.neighbor_translation);
+  const Vec3 turned = Turn(c.neighbor_rotation, ray),
+             there = turned * depth + At(c.neighbor_translation);
   if (!(there.z > 0)) return false;
   const Slope z{there.z, turned.z};
   const Slope across = Divide({there.x, turned.x}, z), down = Divide({there.y, turned.y}, z);
   Slope found;
-  if (!SampleDepth(c, Scale(across, c.neighbor.fx, c.neighbor.cx), Scale(down, c.neighbor.fy, c.neighbor.cy), &found)) return false;
-  const Vec3 point = Vec3{across.value * found.value, down.value * found.value, found.value} - At(c.neighbor_translation);
+  if (!SampleDepth(c, Scale(across, c.neighbor.fx, c.neighbor.cx),
+                   Scale(down, c.neighbor.fy, c.neighbor.cy), &found))
+    return false;
+  const Vec3 point = Vec3{across.value * found.value, down.value * found.value, found.value} -
+                     At(c.neighbor_translation);
   const Vec3 moved = {across.by_depth * found.value + across.value * found.by_depth,
                       down.by_depth * found.value + down.value * found.by_depth, found.by_depth};
-  const Vec3 back = TurnBack(c.neighbor_rotation, point), back_moved = TurnBack(c.neighbor_rotation, moved);
+  const Vec3 back = TurnBack(c.neighbor_rotation, point),
+             back_moved = TurnBack(c.neighbor_rotation, moved);
   if (!(back.z > 0)) return false;
-  const Slope u = Scale(Divide({back.x, back_moved.x}, {back.z, back_moved.z}), c.camera.fx, c.camera.cx);
-  const Slope v = Scale(Divide({back.y, back_moved.y}, {back.z, back_moved.z}), c.camera.fy, c.camera.cy);
+  const Slope u =
+      Scale(Divide({back.x, back_moved.x}, {back.z, back_moved.z}), c.camera.fx, c.camera.cx);
+  const Slope v =
+      Scale(Divide({back.y, back_moved.y}, {back.z, back_moved.z}), c.camera.fy, c.camera.cy);
   const float dx = u.value - x, dy = v.value - y, squared = dx * dx + dy * dy;
   constexpr float kTip = 1e-8f;  // no gradient through the tip of the distance
   const float length = std::sqrt(squared > kTip ? squared : kTip);
@@ -90,10 +107,13 @@ bool ThereAndBack(const MultiViewCall& c, float x, float y, float depth, Slope* 
   return true;
 }
 
-// How squarely the blended plane at pixel i faces the camera along its ray; 0 where it is no surface.
+// How squarely the blended plane at pixel i faces the camera along its ray; 0 where it is no
+// surface.
 inline float Facing(const PlaneDepthCall& c, int64_t i, Vec3 ray) {
-  const float facing = -Dot(Turn(c.rotation, At(c.normal_sum + 3 * i)), ray), alpha = 1.0f - c.transmittance[i];
-  return alpha >= c.min_alpha && facing >= c.min_cosine * alpha * std::sqrt(Dot(ray, ray)) ? facing : 0.0f;
+  const float facing = -Dot(Turn(c.rotation, At(c.normal_sum + 3 * i)), ray),
+              alpha = 1.0f - c.transmittance[i];
+  return alpha >= c.min_alpha && facing >= c.min_cosine * alpha * std::sqrt(Dot(ray, ray)) ? facing
+                                                                                           : 0.0f;
 }
 
 }  // namespace
@@ -107,8 +127,8 @@ void PlaneDepthRow(const PlaneDepthCall& c, int64_t y, float* plane_depth, bool*
   }
 }
 
-void PlaneDepthBackwardRow(const PlaneDepthCall& c, int64_t y, const float* cotangent, float* by_normal, float* by_plane,
-                           double* by_rotation) {
+void PlaneDepthBackwardRow(const PlaneDepthCall& c, int64_t y, const float* cotangent,
+                           float* by_normal, float* by_plane, double* by_rotation) {
   float total[9] = {};
   for (int64_t x = 0; x < c.width; ++x) {
     const int64_t i = y * c.width + x;
@@ -116,7 +136,8 @@ void PlaneDepthBackwardRow(const PlaneDepthCall& c, int64_t y, const float* cota
     const float facing = Facing(c, i, ray), inverse = facing != 0 ? 1.0f / facing : 0.0f;
     by_plane[x] = cotangent[x] * inverse;
     // Minus the derivative by the facing, which has a minus itself.
-    const Vec3 pull = ray * (by_plane[x] * c.plane_sum[i] * inverse), normal = At(c.normal_sum + 3 * i);
+    const Vec3 pull = ray * (by_plane[x] * c.plane_sum[i] * inverse),
+               normal = At(c.normal_sum + 3 * i);
     const Vec3 turned = TurnBack(c.rotation, pull);
     by_normal[3 * x] = turned.x, by_normal[3 * x + 1] = turned.y, by_normal[3 * x + 2] = turned.z;
     total[0] += pull.x * normal.x, total[1] += pull.x * normal.y, total[2] += pull.x * normal.z;
@@ -146,13 +167,17 @@ double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4], 
     for (int k = 0; k < 4; ++k) pulls[k][x] = 0;
     for (int k = 0; k < 3; ++k) by_normal[3 * x + k] = 0;
     if (x == 0 || x == c.width - 1) continue;
-    const float right = c.depth[i + 1], left = c.depth[i - 1], below = c.depth[i + c.width], above = c.depth[i - c.width];
+    const float right = c.depth[i + 1], left = c.depth[i - 1], below = c.depth[i + c.width],
+                above = c.depth[i - c.width];
     if (!(c.depth[i] > 0 && right > 0 && left > 0 && below > 0 && above > 0)) continue;
     const float slope = 1.0f - std::sqrt(SquaredSlope(c.gray + i, c.width)) * inverse_steepest;
     const float weight = slope * slope * (c.mask ? c.mask[i] : 1.0f);
     // Camera frame: points right minus left and below minus above.
     const float ray_x = (float(x) + 0.5f - c.camera.cx) / c.camera.fx;
-    const Vec3 rays[4] = {{ray_x + step_x, ray_y, 1}, {ray_x - step_x, ray_y, 1}, {ray_x, ray_y + step_y, 1}, {ray_x, ray_y - step_y, 1}};
+    const Vec3 rays[4] = {{ray_x + step_x, ray_y, 1},
+                          {ray_x - step_x, ray_y, 1},
+                          {ray_x, ray_y + step_y, 1},
+                          {ray_x, ray_y - step_y, 1}};
     const Vec3 across = rays[0] * right - rays[1] * left, down = rays[2] * below - rays[3] * above;
     const Vec3 cross = Cross(down, across);
     const float squared = Dot(cross, cross);
@@ -161,7 +186,8 @@ double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4], 
     const Vec3 normal = cross * inverse_length, turned = TurnBack(c.rotation, normal);
     const float alpha = c.alpha[i];
     const Vec3 difference = turned * alpha - At(c.normal + 3 * i);
-    total += double(weight * (std::fabs(difference.x) + std::fabs(difference.y) + std::fabs(difference.z)));
+    total += double(weight *
+                    (std::fabs(difference.x) + std::fabs(difference.y) + std::fabs(difference.z)));
     const float factor = weight * c.scale;
     const Vec3 signs = Vec3{Sign(difference.x), Sign(difference.y), Sign(difference.z)} * factor;
     by_normal[3 * x] = -signs.x, by_normal[3 * x + 1] = -signs.y, by_normal[3 * x + 2] = -signs.z;
@@ -201,7 +227,8 @@ void MultiViewRow(const MultiViewCall& c, int64_t row, MultiViewRowResult* resul
     const int64_t x = patch.offset_x + j * patch.stride, i = y * patch.width + x;
     const float depth = c.depth[i], pixel_x = float(x) + 0.5f, pixel_y = float(y) + 0.5f;
     Slope phi;
-    const bool counts = depth > 0 && (!c.mask || c.mask[i] > 0.5f) && ThereAndBack(c, pixel_x, pixel_y, depth, &phi) &&
+    const bool counts = depth > 0 && (!c.mask || c.mask[i] > 0.5f) &&
+                        ThereAndBack(c, pixel_x, pixel_y, depth, &phi) &&
                         phi.value < c.max_reprojection;
     result->counts_geometric[j] = counts;
     result->by_depth[j] = 0;
@@ -219,7 +246,8 @@ void MultiViewRow(const MultiViewCall& c, int64_t row, MultiViewRowResult* resul
   PatchRow(patch, row, result->planes, result->score, result->is_inside, result->by_planes);
   for (int64_t j = 0; j < patch.columns; ++j) {
     const float score = result->score[j], dissimilarity = 1.0f - score * score;
-    const bool counts = result->counts_geometric[j] && result->is_inside[j] && score > 0 && dissimilarity < c.max_dissimilarity;
+    const bool counts = result->counts_geometric[j] && result->is_inside[j] && score > 0 &&
+                        dissimilarity < c.max_dissimilarity;
     result->counts_photometric[j] = counts;
     if (!counts) continue;
     result->photometric += double(dissimilarity);
@@ -227,8 +255,9 @@ void MultiViewRow(const MultiViewCall& c, int64_t row, MultiViewRowResult* resul
   }
 }
 
-void SpreadRow(const MultiViewCall& c, int64_t row, const MultiViewRowResult& result, float geometric_factor,
-               float photometric_factor, float* by_depth, float* by_normal) {
+void SpreadRow(const MultiViewCall& c, int64_t row, const MultiViewRowResult& result,
+               float geometric_factor, float photometric_factor, float* by_depth,
+               float* by_normal) {
   const PatchCall& patch = c.patch;
   const int64_t y = patch.offset_y + row * patch.stride;
   for (int64_t j = 0; j < patch.columns; ++j) {
@@ -236,11 +265,14 @@ void SpreadRow(const MultiViewCall& c, int64_t row, const MultiViewRowResult& re
     if (result.counts_geometric[j]) by_depth[i] += geometric_factor * result.by_depth[j];
     if (!result.counts_photometric[j]) continue;
     // plane = normal / (normal . ray depth)
-    const Vec3 normal = Turn(c.rotation, At(c.normal + 3 * i)), ray = Ray(c.camera, float(x) + 0.5f, float(y) + 0.5f);
+    const Vec3 normal = Turn(c.rotation, At(c.normal + 3 * i)),
+               ray = Ray(c.camera, float(x) + 0.5f, float(y) + 0.5f);
     const float depth = c.depth[i], facing = Dot(normal, ray), inverse = 1.0f / (facing * depth);
-    const Vec3 by_plane = At(result.by_planes + 3 * j) * (-2.0f * result.score[j] * photometric_factor);
+    const Vec3 by_plane =
+        At(result.by_planes + 3 * j) * (-2.0f * result.score[j] * photometric_factor);
     by_depth[i] -= Dot(by_plane, normal) * inverse / depth;
-    const Vec3 pull = TurnBack(c.rotation, (by_plane - ray * (Dot(by_plane, normal) / facing)) * inverse);
+    const Vec3 pull =
+        TurnBack(c.rotation, (by_plane - ray * (Dot(by_plane, normal) / facing)) * inverse);
     by_normal[3 * i] += pull.x, by_normal[3 * i + 1] += pull.y, by_normal[3 * i + 2] += pull.z;
   }
 }

@@ -1,4 +1,5 @@
-// Normalised cross-correlation of patches that planes take from one photograph to another, and its derivatives.
+// Normalised cross-correlation of patches that planes take from one photograph to another, and its
+// derivatives.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,8 @@
 
 namespace cosurfgs {
 
-// What one call has. Images are f32[height, width]; lattice pixel (i, j) is pixel (offset_x + j stride, offset_y + i stride).
+// What one call has. Images are f32[height, width]; lattice pixel (i, j) is pixel (offset_x + j
+// stride, offset_y + i stride).
 struct PatchCall {
   const float* gray;
   const float* neighbor;
@@ -21,13 +23,15 @@ struct PatchCall {
 };
 
 constexpr int kMaxPatchRadius = 5;
-// Brightness of what does not count in the neighbour. A sample that takes a two-thousandth of it is below kLeastGray.
+// Brightness of what does not count in the neighbour. A sample that takes a two-thousandth of it is
+// below kLeastGray.
 constexpr float kMaskedGray = -1000.0f, kLeastGray = -0.5f;
 
 // PatchRow: for row i of the lattice, planes f32[columns, 3] (inverse depth = planes . ray) to
-//   score f32[columns], is_valid bool[columns], gradient f32[columns, 3] = d score / d planes; all 0 where the patch is not
+//   score f32[columns], is_valid bool[columns], gradient f32[columns, 3] = d score / d planes; all
+//   0 where the patch is not
 // wholly inside both images, in front of the neighbour and where that counts.
-COSURFGS_DECLARE_VARIANTS(
-    void PatchRow(const PatchCall& call, int64_t row, const float* planes, float* score, bool* is_valid, float* gradient);)
+COSURFGS_DECLARE_VARIANTS(void PatchRow(const PatchCall& call, int64_t row, const float* planes,
+                                        float* score, bool* is_valid, float* gradient);)
 
 }  // namespace cosurfgs

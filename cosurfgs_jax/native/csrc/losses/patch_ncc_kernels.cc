@@ -1,8 +1,10 @@
-// The kernel of losses/patch_ncc.h, vectorised over the samples of one patch; compiled once per instruction set.
+// The kernel of losses/patch_ncc.h, vectorised over the samples of one patch; compiled once per
+// instruction set.
 //
-// A sample at q = patch centre + (dx, dy) lies in the neighbour at p = warp q + epipole w(q), w = planes . ray(q) its inverse
-// depth. Both are linear in (dx, dy), so a patch costs two starting points and two slopes, then per sample a division, four
-// gathered values and some 40 multiply-adds. Nothing from the C++ library is used here (see losses/photometric_kernels.cc).
+// A sample at q = patch centre + (dx, dy) lies in the neighbour at p = warp q + epipole w(q), w =
+// planes . ray(q) its inverse depth. Both are linear in (dx, dy), so a patch costs two starting
+// points and two slopes, then per sample a division, four gathered values and some 40
+// multiply-adds. Nothing from the C++ library is used here (see losses/photometric_kernels.cc).
 
 #include "losses/patch_ncc.h"
 
@@ -55,8 +57,10 @@ struct Samples {
 };
 
 // One patch. Returns whether it lies inside.
-bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const float* plane, float* score, float* gradient) {
-  if (px < c.radius || py < c.radius || px + c.radius >= c.width || py + c.radius >= c.height) return false;
+bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const float* plane,
+           float* score, float* gradient) {
+  if (px < c.radius || py < c.radius || px + c.radius >= c.width || py + c.radius >= c.height)
+    return false;
   const float x = float(px) + 0.5f, y = float(py) + 0.5f;
   const float ray_x = (x - c.cx) / c.fx, ray_y = (y - c.cy) / c.fy;
   const float w0 = plane[0] * ray_x + plane[1] * ray_y + plane[2];
@@ -67,7 +71,8 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
     slope_x[i] = c.warp[3 * i] + c.epipole[i] * wx;
     slope_y[i] = c.warp[3 * i + 1] + c.epipole[i] * wy;
   }
-  const Vec last_x = Splat(float(c.neighbor_width - 1)), last_y = Splat(float(c.neighbor_height - 1));
+  const Vec last_x = Splat(float(c.neighbor_width - 1)),
+            last_y = Splat(float(c.neighbor_height - 1));
   const float* own_center = c.gray + py * c.width + px;
   Vec own[kMaxVecs], other[kMaxVecs], by_w[kMaxVecs];
   Vec own_sum = Vec{}, other_sum = Vec{};
@@ -85,16 +90,20 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
     // The last pixel has no right neighbour: its value is reached from the left.
     const IntVec column = __builtin_convertvector(Min(left, last_x - 1.0f), IntVec);
     const IntVec line = __builtin_convertvector(Min(top, last_y - 1.0f), IntVec);
-    const Vec fx = left - __builtin_convertvector(column, Vec), fy = top - __builtin_convertvector(line, Vec);
+    const Vec fx = left - __builtin_convertvector(column, Vec),
+              fy = top - __builtin_convertvector(line, Vec);
     const IntVec corner = line * int32_t(c.neighbor_width) + column;
     const Vec a = Gather(c.neighbor, corner), b = Gather(c.neighbor + 1, corner);
-    const Vec d = Gather(c.neighbor + c.neighbor_width, corner), e = Gather(c.neighbor + c.neighbor_width + 1, corner);
+    const Vec d = Gather(c.neighbor + c.neighbor_width, corner),
+              e = Gather(c.neighbor + c.neighbor_width + 1, corner);
     const Vec above = a + (b - a) * fx, below = d + (e - d) * fx;
     const Vec by_u = (b - a) + ((e - d) - (b - a)) * fy, by_v = below - above;
     own[k] = Gather(own_center, s.index[k]);
     other[k] = above + by_v * fy;
     if (Count(LessEqual(Splat(kLeastGray), other[k])) != kLanes) return false;
-    by_w[k] = (by_u * (c.epipole[0] - u * c.epipole[2]) + by_v * (c.epipole[1] - v * c.epipole[2])) * inv_z;
+    by_w[k] =
+        (by_u * (c.epipole[0] - u * c.epipole[2]) + by_v * (c.epipole[1] - v * c.epipole[2])) *
+        inv_z;
     own_sum += own[k] * s.weight[k];
     other_sum += other[k] * s.weight[k];
   }
@@ -112,7 +121,8 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   const float other_variance = Sum(other_square) * inv_count + c.noise_variance;
   const float inv_norm = 1.0f / std::sqrt(own_variance * other_variance);
   const float ncc = Sum(both) * inv_count * inv_norm;
-  // d ncc / d other = (own / norm - ncc other / other_variance) / count; the means drop out, as both sums are 0.
+  // d ncc / d other = (own / norm - ncc other / other_variance) / count; the means drop out, as
+  // both sums are 0.
   const float a = inv_norm * inv_count, b = ncc / other_variance * inv_count;
   Vec by_wx = Vec{}, by_wy = Vec{}, by_w0 = Vec{};
   for (int k = 0; k < s.vecs; ++k) {
@@ -131,12 +141,14 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
 
 }  // namespace
 
-void PatchRow(const PatchCall& call, int64_t row, const float* planes, float* score, bool* is_valid, float* gradient) {
+void PatchRow(const PatchCall& call, int64_t row, const float* planes, float* score, bool* is_valid,
+              float* gradient) {
   const Samples samples(call.radius, call.width);
   for (int64_t j = 0; j < call.columns; ++j) {
     score[j] = gradient[3 * j] = gradient[3 * j + 1] = gradient[3 * j + 2] = 0.0f;
-    is_valid[j] = Patch(call, samples, call.offset_x + j * call.stride, call.offset_y + row * call.stride, planes + 3 * j,
-                        score + j, gradient + 3 * j);
+    is_valid[j] =
+        Patch(call, samples, call.offset_x + j * call.stride, call.offset_y + row * call.stride,
+              planes + 3 * j, score + j, gradient + 3 * j);
   }
 }
 

@@ -38,11 +38,13 @@ PhotometricRowSums Total(const PhotometricRowSums* rows, int64_t height) {
   return total;
 }
 
-ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alpha, LossMap transform, LossPhoto photo,
-                             LossMask mask, ffi::Result<LossValues> losses, ffi::Result<LossMap3> by_render,
-                             ffi::Result<LossMap> by_alpha, ffi::Result<LossMap> by_transform, float color_weight,
-                             float ssim_weight, float light_weight) {
-  const std::string error = CheckOperands({render, alpha, transform, photo, mask}, {losses, by_render, by_alpha, by_transform});
+ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alpha,
+                             LossMap transform, LossPhoto photo, LossMask mask,
+                             ffi::Result<LossValues> losses, ffi::Result<LossMap3> by_render,
+                             ffi::Result<LossMap> by_alpha, ffi::Result<LossMap> by_transform,
+                             float color_weight, float ssim_weight, float light_weight) {
+  const std::string error = CheckOperands({render, alpha, transform, photo, mask},
+                                          {losses, by_render, by_alpha, by_transform});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const auto shape = photo.dimensions();
   const int64_t height = shape[0], width = shape[1], channels = shape[2], size = height * width;
@@ -54,11 +56,13 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alph
   PhotometricRowSums* sums = work->sums.Get(height);
   PhotometricCall call{};
   call.height = height, call.width = width, call.channels = channels;
-  call.render = render.typed_data(), call.alpha = alpha.typed_data(), call.photo = photo.typed_data();
+  call.render = render.typed_data(), call.alpha = alpha.typed_data(),
+  call.photo = photo.typed_data();
   call.mask = has_mask ? mask.typed_data() : nullptr;
   std::copy_n(transform.typed_data(), 12, call.transform);
   call.target = work->target.Get(3 * size);
-  if (call.has_weights()) call.blended = work->blended.Get(3 * size), call.weights = work->weights.Get(size);
+  if (call.has_weights())
+    call.blended = work->blended.Get(3 * size), call.weights = work->weights.Get(size);
   call.by_render = by_render->typed_data(), call.by_alpha = by_alpha->typed_data();
   parallel.For((height + kRowsAtOnce - 1) / kRowsAtOnce, [&](int64_t band) {
     for (int64_t y = band * kRowsAtOnce; y < std::min(height, (band + 1) * kRowsAtOnce); ++y) {
@@ -76,14 +80,15 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alph
   const int64_t scratch_floats = COSURFGS_DISPATCH(PhotometricScratchFloats);
   parallel.For(num_bands, [&](int64_t band) {
     Borrowed<BandWorkspace> scratch;
-    COSURFGS_DISPATCH(PhotometricRows, call, band * height / num_bands, (band + 1) * height / num_bands,
-                      scratch->floats.Get(scratch_floats), sums);
+    COSURFGS_DISPATCH(PhotometricRows, call, band * height / num_bands,
+                      (band + 1) * height / num_bands, scratch->floats.Get(scratch_floats), sums);
   });
   const PhotometricRowSums total = Total(sums, height);
   // Where no pixel counts, the rounding of SSIM must not be all that is left.
   const double dissimilarity = weight > 0 ? 3 * double(size) - total.similarity : 0;
-  losses->typed_data()[0] = float(color_weight * per_value * total.difference + ssim_weight * per_value * dissimilarity +
-                                  light_weight * per_pixel * total.light);
+  losses->typed_data()[0] =
+      float(color_weight * per_value * total.difference + ssim_weight * per_value * dissimilarity +
+            light_weight * per_pixel * total.light);
   losses->typed_data()[1] = float(-10 * std::log10(total.squared / (3 * total.num_counted)));
   for (int i = 0; i < 12; ++i) by_transform->typed_data()[i] = float(total.by_transform[i]);
   return ffi::Error::Success();
@@ -92,5 +97,6 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alph
 }  // namespace
 }  // namespace cosurfgs
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsPhotometricLosses, cosurfgs::PhotometricLosses,
-                              cosurfgs::BindPhotometricLosses(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsPhotometricLosses, cosurfgs::PhotometricLosses,
+    cosurfgs::BindPhotometricLosses(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));

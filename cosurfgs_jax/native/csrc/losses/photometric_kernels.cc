@@ -1,15 +1,19 @@
-// The photometric losses and their derivatives in one pass over a band of rows; compiled once per instruction set.
+// The photometric losses and their derivatives in one pass over a band of rows; compiled once per
+// instruction set.
 //
-// SSIM costs most. Its map needs four filtered images, not five, because only the sum of the two variances enters:
+// SSIM costs most. Its map needs four filtered images, not five, because only the sum of the two
+// variances enters:
 //   F(a), F(b), F(a a + b b), F(a b).
-// The gradient filters three more: d = F(P0) + 2 a F(P1) + b F(P2), where P are the map's derivatives by the first,
-// third and fourth. Images are cut into column strips so that the rows in flight stay in the second-level cache. Within
-// a strip, eight rows are filtered vertically at once (18 loads for 88 multiply-adds), then each row horizontally by
-// unaligned loads. The multiply-adds alone (154 per value) of 1000 x 751 x 3 would take 3 ms on one core with AVX-512 and 6
-// with AVX2. What is done pixel by pixel joins where the gradient of a row comes out, while its strip is in the cache.
+// The gradient filters three more: d = F(P0) + 2 a F(P1) + b F(P2), where P are the map's
+// derivatives by the first, third and fourth. Images are cut into column strips so that the rows in
+// flight stay in the second-level cache. Within a strip, eight rows are filtered vertically at once
+// (18 loads for 88 multiply-adds), then each row horizontally by unaligned loads. The multiply-adds
+// alone (154 per value) of 1000 x 751 x 3 would take 3 ms on one core with AVX-512 and 6 with AVX2.
+// What is done pixel by pixel joins where the gradient of a row comes out, while its strip is in
+// the cache.
 //
-// Nothing from the C++ library is used here: a template instantiated in the AVX-512 variant could be the copy that the
-// linker keeps for everyone.
+// Nothing from the C++ library is used here: a template instantiated in the AVX-512 variant could
+// be the copy that the linker keeps for everyone.
 
 #include "losses/photometric.h"
 
@@ -22,8 +26,9 @@ namespace {
 
 constexpr int kRadius = kSsimRadius;
 constexpr int kTaps = kSsimTaps;
-constexpr float kWeights[kTaps] = {SsimWeight(0), SsimWeight(1), SsimWeight(2), SsimWeight(3), SsimWeight(4), SsimWeight(5),
-                                   SsimWeight(6), SsimWeight(7), SsimWeight(8), SsimWeight(9), SsimWeight(10)};
+constexpr float kWeights[kTaps] = {SsimWeight(0), SsimWeight(1), SsimWeight(2), SsimWeight(3),
+                                   SsimWeight(4), SsimWeight(5), SsimWeight(6), SsimWeight(7),
+                                   SsimWeight(8), SsimWeight(9), SsimWeight(10)};
 constexpr float kC1 = kSsimC1;
 constexpr float kC2 = kSsimC2;
 constexpr float kUnit = kPhotoUnit;
@@ -31,11 +36,11 @@ constexpr float kUnit = kPhotoUnit;
 constexpr int kChannels = 3;
 constexpr int64_t kHalo = kRadius * kChannels;  // floats that the window reaches to the side
 
-constexpr int kBlockRows = 8;                              // rows filtered vertically at once
-constexpr int kWindowRows = kBlockRows + 2 * kRadius;      // input rows for them
-constexpr int kRingRows = 24;                              // rows of P kept: three blocks cover a window at any phase
-constexpr int64_t kBlock = kChannels * kLanes;             // floats of the pixels that are finished at once
-constexpr int64_t kStrip = 768;                            // floats of a strip's core: 0.4 MB of scratch
+constexpr int kBlockRows = 8;                          // rows filtered vertically at once
+constexpr int kWindowRows = kBlockRows + 2 * kRadius;  // input rows for them
+constexpr int kRingRows = 24;  // rows of P kept: three blocks cover a window at any phase
+constexpr int64_t kBlock = kChannels * kLanes;  // floats of the pixels that are finished at once
+constexpr int64_t kStrip = 768;                 // floats of a strip's core: 0.4 MB of scratch
 constexpr int kMoments = 4;
 constexpr int kPartials = 3;
 static_assert(kStrip % kBlock == 0, "a strip holds whole pixels");
@@ -45,8 +50,9 @@ constexpr int64_t kStride = (kStrip + 4 * kHalo + kLanes - 1) / kLanes * kLanes 
 inline int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// One strip: image columns (interleaved floats) [begin, begin + size) and its rows of scratch. Rows of moments start at column
-// begin - 2 kHalo, of P and the map at begin - kHalo, of filtered P at begin.
+// One strip: image columns (interleaved floats) [begin, begin + size) and its rows of scratch. Rows
+// of moments start at column begin - 2 kHalo, of P and the map at begin - kHalo, of filtered P at
+// begin.
 struct Strip {
   const float* a;  // the render, or what stands for it where pixels do not count
   const float* b;  // the photograph
@@ -58,9 +64,15 @@ struct Strip {
   float* map;       // [kStride]
   float* ring;      // [kPartials][kRingRows][kStride]
 
-  float* Raw(int moment, int64_t slot) const { return raw + (moment * kWindowRows + slot) * kStride; }
-  float* Filtered(int moment, int row) const { return filtered + (moment * kBlockRows + row) * kStride; }
-  float* Ring(int partial, int64_t slot) const { return ring + (partial * kRingRows + slot) * kStride; }
+  float* Raw(int moment, int64_t slot) const {
+    return raw + (moment * kWindowRows + slot) * kStride;
+  }
+  float* Filtered(int moment, int row) const {
+    return filtered + (moment * kBlockRows + row) * kStride;
+  }
+  float* Ring(int partial, int64_t slot) const {
+    return ring + (partial * kRingRows + slot) * kStride;
+  }
 };
 
 // A row of raw moments, zero outside the image.
@@ -74,7 +86,8 @@ void LoadRow(const Strip& s, int64_t y, int64_t slot) {
   int64_t from = Larger(0, -first), to = Smaller(s.size + 4 * kHalo, s.row_floats - first);
   for (int image = 0; image < 2; ++image) {
     std::memset(rows[image], 0, from * sizeof(float));
-    std::memcpy(rows[image] + from, (image ? s.b : s.a) + y * s.row_floats + first + from, (to - from) * sizeof(float));
+    std::memcpy(rows[image] + from, (image ? s.b : s.a) + y * s.row_floats + first + from,
+                (to - from) * sizeof(float));
     std::memset(rows[image] + to, 0, (kStride - to) * sizeof(float));
   }
   for (int64_t i = 0; i < kStride; i += kLanes) {
@@ -110,7 +123,8 @@ inline Vec FilterHorizontally(const float* row) {
 
 // One row of the map and of its derivatives by the filtered moments.
 void MapRow(const Strip& s, int row) {
-  const float* moments[kMoments] = {s.Filtered(0, row), s.Filtered(1, row), s.Filtered(2, row), s.Filtered(3, row)};
+  const float* moments[kMoments] = {s.Filtered(0, row), s.Filtered(1, row), s.Filtered(2, row),
+                                    s.Filtered(3, row)};
   float* partials = s.partials;
   int64_t length = s.size + 2 * kHalo;
   for (int64_t i = 0; i < length; i += kLanes) {
@@ -121,7 +135,8 @@ void MapRow(const Strip& s, int row) {
     Vec mean_product = mean_a * mean_b, mean_square = mean_a * mean_a + mean_b * mean_b;
     Vec luminance = 2.0f * mean_product + kC1, luminance_norm = mean_square + kC1;
     // Rounding can take a variance below zero, which matters when values are far above 1.
-    Vec structure = 2.0f * (product - mean_product) + kC2, structure_norm = Max(square - mean_square, Vec{}) + kC2;
+    Vec structure = 2.0f * (product - mean_product) + kC2,
+        structure_norm = Max(square - mean_square, Vec{}) + kC2;
     Vec inverse = Reciprocal(luminance_norm * structure_norm);
     Vec map = luminance * structure * inverse;
     Store(s.map + i, map);
@@ -158,16 +173,20 @@ void RingRow(const Strip& s, int64_t slot) {
   }
 }
 
-// Sums over pixels that FinishBlock adds to, lane by lane: the derivatives by the transform, then these.
+// Sums over pixels that FinishBlock adds to, lane by lane: the derivatives by the transform, then
+// these.
 constexpr int kDifference = 12, kSquared = 13, kLight = 14, kSums = 16;
 
 // kLanes pixels, of which SSIM's map has the derivative by_mean + 2 a by_square + b by_product.
-inline void FinishBlock(const PhotometricCall& c, const float* render, const float* a, const float* b, Vec weight, Vec alpha,
-                        const float* by_mean, const float* by_square, const float* by_product, float* by_render, Vec* sums) {
+inline void FinishBlock(const PhotometricCall& c, const float* render, const float* a,
+                        const float* b, Vec weight, Vec alpha, const float* by_mean,
+                        const float* by_square, const float* by_product, float* by_render,
+                        Vec* sums) {
   Vec slopes[kChannels];
   for (int q = 0; q < kChannels; ++q) {
     const int64_t i = q * kLanes;
-    slopes[q] = Load(by_mean + i) + 2.0f * Load(a + i) * Load(by_square + i) + Load(b + i) * Load(by_product + i);
+    slopes[q] = Load(by_mean + i) + 2.0f * Load(a + i) * Load(by_square + i) +
+                Load(b + i) * Load(by_product + i);
   }
   Vec color[kChannels], target[kChannels], by_color[kChannels];
   Separate(Load(render), Load(render + kLanes), Load(render + 2 * kLanes), color);
@@ -180,8 +199,10 @@ inline void FinishBlock(const PhotometricCall& c, const float* render, const flo
   for (int k = 0; k < kChannels; ++k) {
     const float* m = c.transform + 4 * k;
     const Vec exposed = m[0] * color[0] + m[1] * color[1] + m[2] * color[2] + m[3];
-    const Vec difference = exposed - target[k], clipped = Min(Max(exposed, none), Splat(1.0f)) - target[k];
-    const Vec slope = Select(Less(none, difference), step, Select(Less(difference, none), -step, none));
+    const Vec difference = exposed - target[k],
+              clipped = Min(Max(exposed, none), Splat(1.0f)) - target[k];
+    const Vec slope =
+        Select(Less(none, difference), step, Select(Less(difference, none), -step, none));
     sums[kDifference] += weight * Abs(difference);
     sums[kSquared] += Keep(counts, clipped * clipped);
 #pragma GCC unroll 3
@@ -207,7 +228,8 @@ void AddSums(Vec* lanes, PhotometricRowSums* sums) {
 }
 
 // The pixels of a strip's row y, whose filtered derivatives are row `row` of `filtered`.
-void FinishRow(const PhotometricCall& c, const Strip& s, int64_t y, int row, PhotometricRowSums* sums) {
+void FinishRow(const PhotometricCall& c, const Strip& s, int64_t y, int row,
+               PhotometricRowSums* sums) {
   const float* slopes[kPartials] = {s.Filtered(0, row), s.Filtered(1, row), s.Filtered(2, row)};
   Vec lanes[kSums] = {};
   for (int64_t i = 0; i < s.size; i += kBlock) {
@@ -216,36 +238,41 @@ void FinishRow(const PhotometricCall& c, const Strip& s, int64_t y, int row, Pho
     const float *by_mean = slopes[0] + i, *by_square = slopes[1] + i, *by_product = slopes[2] + i;
     if (count == kLanes) {
       const Vec weight = c.has_weights() ? Load(c.weights + pixel) : Splat(1.0f);
-      FinishBlock(c, c.render + first, s.a + first, s.b + first, weight, Load(c.alpha + pixel), by_mean, by_square, by_product,
-                  c.by_render + first, lanes);
+      FinishBlock(c, c.render + first, s.a + first, s.b + first, weight, Load(c.alpha + pixel),
+                  by_mean, by_square, by_product, c.by_render + first, lanes);
       Store(c.by_alpha + pixel, -c.light_scale * weight);
       continue;
     }
-    float render[kBlock] = {}, a[kBlock] = {}, b[kBlock] = {}, by_render[kBlock], weights[kLanes] = {}, alpha[kLanes] = {};
-    for (int64_t k = 0; k < count * kChannels; ++k) render[k] = c.render[first + k], a[k] = s.a[first + k], b[k] = s.b[first + k];
+    float render[kBlock] = {}, a[kBlock] = {}, b[kBlock] = {}, by_render[kBlock],
+          weights[kLanes] = {}, alpha[kLanes] = {};
+    for (int64_t k = 0; k < count * kChannels; ++k)
+      render[k] = c.render[first + k], a[k] = s.a[first + k], b[k] = s.b[first + k];
     for (int64_t k = 0; k < count; ++k) {
       weights[k] = c.has_weights() ? c.weights[pixel + k] : 1.0f;
       alpha[k] = c.alpha[pixel + k];
       c.by_alpha[pixel + k] = -c.light_scale * weights[k];
     }
-    FinishBlock(c, render, a, b, Load(weights), Load(alpha), by_mean, by_square, by_product, by_render, lanes);
+    FinishBlock(c, render, a, b, Load(weights), Load(alpha), by_mean, by_square, by_product,
+                by_render, lanes);
     std::memcpy(c.by_render + first, by_render, count * kChannels * sizeof(float));
   }
   AddSums(lanes, sums);
 }
 
 // kBlockRows rows from row y, of which those below row_end are finished.
-void FinishRows(const PhotometricCall& c, const Strip& s, int64_t y, int64_t first_ring_row, int64_t row_end,
-                PhotometricRowSums* sums) {
+void FinishRows(const PhotometricCall& c, const Strip& s, int64_t y, int64_t first_ring_row,
+                int64_t row_end, PhotometricRowSums* sums) {
   for (int p = 0; p < kPartials; ++p) {
     const float* rows[kWindowRows];
-    for (int r = 0; r < kWindowRows; ++r) rows[r] = s.Ring(p, (y - kRadius + r - first_ring_row) % kRingRows);
+    for (int r = 0; r < kWindowRows; ++r)
+      rows[r] = s.Ring(p, (y - kRadius + r - first_ring_row) % kRingRows);
     FilterVertically(rows, s.Filtered(p, 0), s.size);
   }
   for (int k = 0; k < kBlockRows && y + k < row_end; ++k) FinishRow(c, s, y + k, k, &sums[y + k]);
 }
 
-void RunStrip(const PhotometricCall& c, const Strip& s, int64_t row_begin, int64_t row_end, PhotometricRowSums* sums) {
+void RunStrip(const PhotometricCall& c, const Strip& s, int64_t row_begin, int64_t row_end,
+              PhotometricRowSums* sums) {
   const int64_t first = row_begin - kRadius;  // first row of the map that is needed
   const int64_t last = row_end + kRadius;     // one past the last
   const int64_t first_raw = first - kRadius;
@@ -268,10 +295,12 @@ void RunStrip(const PhotometricCall& c, const Strip& s, int64_t row_begin, int64
         if (y >= row_begin && y < row_end) sums[y].similarity += SumRow(s.map + kHalo, s.size);
         RingRow(s, slot);
       } else {
-        for (int p = 0; p < kPartials; ++p) std::memset(s.Ring(p, slot), 0, kStride * sizeof(float));
+        for (int p = 0; p < kPartials; ++p)
+          std::memset(s.Ring(p, slot), 0, kStride * sizeof(float));
       }
     }
-    // Rows past `last` hold older values; they reach only rows past row_end, which are not finished.
+    // Rows past `last` hold older values; they reach only rows past row_end, which are not
+    // finished.
     const int64_t available = y0 + kBlockRows;
     while (next < row_end && (available >= next + kBlockRows + kRadius || available >= last)) {
       FinishRows(c, s, next, first, row_end, sums);
@@ -283,7 +312,8 @@ void RunStrip(const PhotometricCall& c, const Strip& s, int64_t row_begin, int64
 }  // namespace
 
 int64_t PhotometricScratchFloats() {
-  return kStride * (kMoments * (kWindowRows + kBlockRows) + kPartials * (1 + kRingRows) + 1) + kLanes;
+  return kStride * (kMoments * (kWindowRows + kBlockRows) + kPartials * (1 + kRingRows) + 1) +
+         kLanes;
 }
 
 void PrepareRow(const PhotometricCall& call, int64_t y, PhotometricRowSums* sums) {
@@ -324,7 +354,8 @@ void PrepareRow(const PhotometricCall& call, int64_t y, PhotometricRowSums* sums
   sums->num_counted = num_counted;
 }
 
-void PhotometricRows(const PhotometricCall& call, int64_t row_begin, int64_t row_end, float* scratch, PhotometricRowSums* sums) {
+void PhotometricRows(const PhotometricCall& call, int64_t row_begin, int64_t row_end,
+                     float* scratch, PhotometricRowSums* sums) {
   Strip s;
   s.a = call.has_weights() ? call.blended : call.render;
   s.b = call.target;

@@ -1,4 +1,5 @@
-// The operands and results of the photometric losses' custom call, the same for every platform: their checks and their binding.
+// The operands and results of the photometric losses' custom call, the same for every platform:
+// their checks and their binding.
 #pragma once
 
 #include <string>
@@ -16,11 +17,11 @@ using LossMask = ffi::Buffer<ffi::PRED, 2>;
 using LossValues = ffi::Buffer<ffi::F32, 1>;
 
 struct PhotometricOperands {
-  LossMap3 render;   // [H, W, 3], canonical colours
-  LossMap alpha;     // [H, W]
-  LossMap transform; // [3, 4]
-  LossPhoto photo;   // u8[H, W, 3 or 4]
-  LossMask mask;     // [H, W], or of no element
+  LossMap3 render;    // [H, W, 3], canonical colours
+  LossMap alpha;      // [H, W]
+  LossMap transform;  // [3, 4]
+  LossPhoto photo;    // u8[H, W, 3 or 4]
+  LossMask mask;      // [H, W], or of no element
 };
 
 // by_*: the derivatives of the first loss.
@@ -34,13 +35,15 @@ struct PhotometricResults {
 inline std::string CheckOperands(const PhotometricOperands& in, PhotometricResults out) {
   const auto shape = in.photo.dimensions();
   const size_t size = size_t(shape[0] * shape[1]), mask_size = in.mask.element_count();
-  const bool fits = size >= 1 && (shape[2] == 3 || shape[2] == 4) && in.render.element_count() == 3 * size &&
-                    in.render.dimensions()[2] == 3 && in.alpha.element_count() == size && in.transform.element_count() == 12 &&
-                    (mask_size == 0 || mask_size == size) && out.losses->element_count() == 2 &&
-                    out.by_render->element_count() == 3 * size && out.by_alpha->element_count() == size &&
-                    out.by_transform->element_count() == 12;
+  const bool fits =
+      size >= 1 && (shape[2] == 3 || shape[2] == 4) && in.render.element_count() == 3 * size &&
+      in.render.dimensions()[2] == 3 && in.alpha.element_count() == size &&
+      in.transform.element_count() == 12 && (mask_size == 0 || mask_size == size) &&
+      out.losses->element_count() == 2 && out.by_render->element_count() == 3 * size &&
+      out.by_alpha->element_count() == size && out.by_transform->element_count() == 12;
   if (fits) return "";
-  return "photometric_losses: expected a render [H,W,3], alpha [H,W], a transform [3,4], a photograph u8[H,W,3 or 4] and a mask "
+  return "photometric_losses: expected a render [H,W,3], alpha [H,W], a transform [3,4], a "
+         "photograph u8[H,W,3 or 4] and a mask "
          "[H,W] or of no element";
 }
 

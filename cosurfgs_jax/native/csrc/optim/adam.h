@@ -8,19 +8,21 @@
 namespace cosurfgs {
 
 struct AdamCall {
-  int64_t row_floats;              // of one surfel
-  const float *rates, *learns;     // f32[row_floats]: learning rate, and 0 where an element stands still
-  const bool* alive;               // bool[rows], false = the row stands still
-  const float* gradient;           // f32[rows, row_floats], as are the next
-  float *values, *mu, *nu;         // changed in place
+  int64_t row_floats;  // of one surfel
+  const float *rates,
+      *learns;              // f32[row_floats]: learning rate, and 0 where an element stands still
+  const bool* alive;        // bool[rows], false = the row stands still
+  const float* gradient;    // f32[rows, row_floats], as are the next
+  float *values, *mu, *nu;  // changed in place
   float beta1, beta2, gain1, gain2, epsilon;  // gain = 1 - beta, rounded once
-  float inverse_bias1, inverse_bias2;  // 1 / (1 - beta^count)
+  float inverse_bias1, inverse_bias2;         // 1 / (1 - beta^count)
 };
 
 // How many rows are done at once.
 constexpr int64_t kAdamRows = 64;
 
 // AdamRows: the step of rows [begin, end), with scratch f32[2 kAdamRows row_floats].
-COSURFGS_DECLARE_VARIANTS(void AdamRows(const AdamCall& call, int64_t begin, int64_t end, float* scratch);)
+COSURFGS_DECLARE_VARIANTS(void AdamRows(const AdamCall& call, int64_t begin, int64_t end,
+                                        float* scratch);)
 
 }  // namespace cosurfgs

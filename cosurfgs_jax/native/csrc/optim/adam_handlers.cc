@@ -21,12 +21,15 @@ struct AdamWorkspace {
 
 // A result that XLA could not put where its operand is.
 void CopyUnlessSame(const AdamField& from, float* to) {
-  if (from.typed_data() != to) std::memcpy(to, from.typed_data(), from.element_count() * sizeof(float));
+  if (from.typed_data() != to)
+    std::memcpy(to, from.typed_data(), from.element_count() * sizeof(float));
 }
 
-ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField nu, AdamField gradient, AdamFlags alive,
-                AdamRow rates, AdamRow learns, AdamCount count, ffi::Result<AdamField> new_values, ffi::Result<AdamField> new_mu,
-                ffi::Result<AdamField> new_nu, float beta1, float beta2, float gain1, float gain2, float epsilon) {
+ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField nu,
+                AdamField gradient, AdamFlags alive, AdamRow rates, AdamRow learns, AdamCount count,
+                ffi::Result<AdamField> new_values, ffi::Result<AdamField> new_mu,
+                ffi::Result<AdamField> new_nu, float beta1, float beta2, float gain1, float gain2,
+                float epsilon) {
   const std::string error = CheckOperands({values, mu, nu, gradient, alive, rates, learns, count});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const int64_t rows = alive.element_count(), row_floats = rates.element_count();
@@ -34,11 +37,25 @@ ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField 
   CopyUnlessSame(mu, new_mu->typed_data());
   CopyUnlessSame(nu, new_nu->typed_data());
   const double steps = count.typed_data()[0];
-  const AdamCall call{row_floats, rates.typed_data(), learns.typed_data(), alive.typed_data(), gradient.typed_data(),
-                      new_values->typed_data(), new_mu->typed_data(), new_nu->typed_data(), beta1, beta2, gain1,
-                      gain2, epsilon, float(1 / (1 - std::pow(double(beta1), steps))), float(1 / (1 - std::pow(double(beta2), steps)))};
+  const AdamCall call{row_floats,
+                      rates.typed_data(),
+                      learns.typed_data(),
+                      alive.typed_data(),
+                      gradient.typed_data(),
+                      new_values->typed_data(),
+                      new_mu->typed_data(),
+                      new_nu->typed_data(),
+                      beta1,
+                      beta2,
+                      gain1,
+                      gain2,
+                      epsilon,
+                      float(1 / (1 - std::pow(double(beta1), steps))),
+                      float(1 / (1 - std::pow(double(beta2), steps)))};
   // Which rows go together depends on nothing but the shape.
-  const int64_t at_once = std::max<int64_t>(1, kFloatsAtOnce / std::max<int64_t>(row_floats, 1) / kAdamRows) * kAdamRows;
+  const int64_t at_once =
+      std::max<int64_t>(1, kFloatsAtOnce / std::max<int64_t>(row_floats, 1) / kAdamRows) *
+      kAdamRows;
   Parallel parallel(pool);
   parallel.For((rows + at_once - 1) / at_once, [&](int64_t part) {
     Borrowed<AdamWorkspace> work;
@@ -51,5 +68,6 @@ ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField 
 }  // namespace
 }  // namespace cosurfgs
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsAdam, cosurfgs::Adam,
-                              cosurfgs::BindAdam(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsAdam, cosurfgs::Adam,
+    cosurfgs::BindAdam(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));

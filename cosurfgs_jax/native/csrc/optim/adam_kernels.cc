@@ -1,4 +1,5 @@
-// The kernel of optim/adam.h; compiled once per instruction set. Memory decides its speed: 7 streams, each once.
+// The kernel of optim/adam.h; compiled once per instruction set. Memory decides its speed: 7
+// streams, each once.
 
 #include "optim/adam.h"
 
@@ -7,7 +8,8 @@ namespace COSURFGS_VARIANT {
 
 void AdamRows(const AdamCall& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t row = call.row_floats;
-  const float beta1 = call.beta1, beta2 = call.beta2, gain1 = call.gain1, gain2 = call.gain2, epsilon = call.epsilon;
+  const float beta1 = call.beta1, beta2 = call.beta2, gain1 = call.gain1, gain2 = call.gain2,
+              epsilon = call.epsilon;
   const float inverse_bias1 = call.inverse_bias1, inverse_bias2 = call.inverse_bias2;
   for (int64_t first = begin; first < end; first += kAdamRows) {
     const int64_t count = (first + kAdamRows < end ? kAdamRows : end - first) * row;
@@ -21,7 +23,8 @@ void AdamRows(const AdamCall& call, int64_t begin, int64_t end, float* scratch) 
       for (int64_t i = 0; i < kAdamRows * row; ++i) rates[i] = call.rates[i % row];
     }
     const float* gradient = call.gradient + first * row;
-    float *values = call.values + first * row, *mu = call.mu + first * row, *nu = call.nu + first * row;
+    float *values = call.values + first * row, *mu = call.mu + first * row,
+          *nu = call.nu + first * row;
 #pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) {
       const float slope = learns[i] * gradient[i];

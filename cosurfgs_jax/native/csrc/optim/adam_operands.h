@@ -1,4 +1,5 @@
-// The operands and results of Adam's custom call, the same for every platform: their checks and their binding.
+// The operands and results of Adam's custom call, the same for every platform: their checks and
+// their binding.
 #pragma once
 
 #include <string>
@@ -9,16 +10,17 @@
 namespace cosurfgs {
 
 namespace ffi = xla::ffi;
-using AdamField = ffi::Buffer<ffi::F32>;  // [N] and what a surfel has; axes of length 1 may stand in front
+using AdamField =
+    ffi::Buffer<ffi::F32>;  // [N] and what a surfel has; axes of length 1 may stand in front
 using AdamRow = ffi::Buffer<ffi::F32, 1>;
 using AdamFlags = ffi::Buffer<ffi::PRED, 1>;
 using AdamCount = ffi::Buffer<ffi::S32, 0>;
 
 struct AdamOperands {
   AdamField values, mu, nu, gradient;
-  AdamFlags alive;         // [N]
-  AdamRow rates, learns;   // [R]: learning rate, and 0 where an element stands still
-  AdamCount count;         // of this step, from 1
+  AdamFlags alive;        // [N]
+  AdamRow rates, learns;  // [R]: learning rate, and 0 where an element stands still
+  AdamCount count;        // of this step, from 1
 };
 
 // Where XLA can, in the memory of the operands.
@@ -33,10 +35,13 @@ struct AdamAttributes {
 // Empty if all fit together.
 inline std::string CheckOperands(const AdamOperands& in) {
   const size_t size = in.values.element_count(), row_floats = in.rates.element_count();
-  const bool fits = in.mu.element_count() == size && in.nu.element_count() == size && in.gradient.element_count() == size &&
-                    size == in.alive.element_count() * row_floats && in.learns.element_count() == row_floats;
+  const bool fits = in.mu.element_count() == size && in.nu.element_count() == size &&
+                    in.gradient.element_count() == size &&
+                    size == in.alive.element_count() * row_floats &&
+                    in.learns.element_count() == row_floats;
   if (fits) return "";
-  return "adam: expected values, moments and gradient of N times R elements, alive [N], rates and learns [R]";
+  return "adam: expected values, moments and gradient of N times R elements, alive [N], rates and "
+         "learns [R]";
 }
 
 // Behind the contexts that a platform asks for.

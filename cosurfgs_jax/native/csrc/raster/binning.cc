@@ -11,9 +11,10 @@ std::atomic<int64_t> stage_nanoseconds[kNumStages];
 
 constexpr int64_t kProjectChunk = 1024;
 
-// Stable least-significant-digit radix sort of `ids` by `keys`; 11 bits a pass. Passes whose digit is the same in all keys are
-// skipped (the exponents of one scene's depths differ little).
-void RadixSort(uint32_t*& keys, int32_t*& ids, uint32_t* other_keys, int32_t* other_ids, int64_t n) {
+// Stable least-significant-digit radix sort of `ids` by `keys`; 11 bits a pass. Passes whose digit
+// is the same in all keys are skipped (the exponents of one scene's depths differ little).
+void RadixSort(uint32_t*& keys, int32_t*& ids, uint32_t* other_keys, int32_t* other_ids,
+               int64_t n) {
   constexpr int kBits = 11, kBuckets = 1 << kBits;
   static thread_local int64_t counts[3][kBuckets];
   std::memset(counts, 0, sizeof(counts));
@@ -43,9 +44,12 @@ void RadixSort(uint32_t*& keys, int32_t*& ids, uint32_t* other_keys, int32_t* ot
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-void AddStageTime(Stage stage, double seconds) { stage_nanoseconds[stage] += int64_t(seconds * 1e9); }
+void AddStageTime(Stage stage, double seconds) {
+  stage_nanoseconds[stage] += int64_t(seconds * 1e9);
+}
 
-Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& parallel, BinningScratch& scratch) {
+Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& parallel,
+                     BinningScratch& scratch) {
   double start = Now();
   const int64_t n = surfels.num_surfels;
   Binned out;
@@ -59,7 +63,8 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
   double projected = Now();
   AddStageTime(kStageProject, projected - start);
 
-  // Front to back: positive floats sort like their bits, and the sort is stable, so ties stay in order of id.
+  // Front to back: positive floats sort like their bits, and the sort is stable, so ties stay in
+  // order of id.
   uint32_t* keys = scratch.keys.Get(n);
   out.order = scratch.order.Get(n);
   out.num_drawn = out.num_invalid = 0;
@@ -76,12 +81,13 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
   out.boxes = scratch.boxes.Get(out.num_drawn);
   for (int64_t i = 0; i < out.num_drawn; ++i) out.boxes[i] = out.records[out.order[i]].box;
 
-  // Counting sort by tile: each chunk of the order counts, then writes behind the chunks before it, so lists keep the order
-  // whatever the number of chunks.
+  // Counting sort by tile: each chunk of the order counts, then writes behind the chunks before it,
+  // so lists keep the order whatever the number of chunks.
   out.tiles_x = (view.width + kTile - 1) / kTile;
   out.tiles_y = (view.height + kTile - 1) / kTile;
   const int num_tiles = out.num_tiles();
-  const int64_t num_chunks = std::max<int64_t>(1, std::min<int64_t>(parallel.max_threads(), out.num_drawn / 4096));
+  const int64_t num_chunks =
+      std::max<int64_t>(1, std::min<int64_t>(parallel.max_threads(), out.num_drawn / 4096));
   const int64_t chunk_size = (out.num_drawn + num_chunks - 1) / num_chunks;
   int64_t* histogram = scratch.histogram.Get(num_chunks * num_tiles);
   auto for_tiles = [&](int64_t chunk, auto&& visit) {
@@ -124,5 +130,6 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
 
 // Seconds per stage (see Stage) since the library was loaded.
 extern "C" void cosurfgs_stage_seconds(double* out) {
-  for (int stage = 0; stage < cosurfgs::kNumStages; ++stage) out[stage] = cosurfgs::stage_nanoseconds[stage] * 1e-9;
+  for (int stage = 0; stage < cosurfgs::kNumStages; ++stage)
+    out[stage] = cosurfgs::stage_nanoseconds[stage] * 1e-9;
 }

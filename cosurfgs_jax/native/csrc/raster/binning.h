@@ -35,10 +35,18 @@ struct BinningScratch {
   Scratch<int64_t> tile_begin, histogram;
 };
 
-Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& parallel, BinningScratch& scratch);
+Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& parallel,
+                     BinningScratch& scratch);
 
 // Wall time spent per stage since the library was loaded, for profiles.
-enum Stage { kStageProject, kStageBin, kStageBlend, kStageBlendBackward, kStageProjectBackward, kNumStages };
+enum Stage {
+  kStageProject,
+  kStageBin,
+  kStageBlend,
+  kStageBlendBackward,
+  kStageProjectBackward,
+  kNumStages
+};
 void AddStageTime(Stage stage, double seconds);
 double Now();
 

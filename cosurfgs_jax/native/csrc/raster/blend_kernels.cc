@@ -1,10 +1,11 @@
-// The kernels that blend surfels into tiles, and the way back, vectorised over the pixels of a block.
-// Compiled once per instruction set, into the namespace COSURFGS_VARIANT.
+// The kernels that blend surfels into tiles, and the way back, vectorised over the pixels of a
+// block. Compiled once per instruction set, into the namespace COSURFGS_VARIANT.
 //
-// A tile of 16x16 pixels is cut into blocks of one vector each: 4 pixels wide, kLanes / 4 high. A surfel visits only the blocks
-// that its box touches and that still let light through, so small surfels cost a few blocks and a finished tile costs nothing.
-// Forward, a block goes through a chunk of surfels with its state in registers. Backward, a surfel goes through its blocks with
-// its gradients in registers, and writes one row of sums per tile.
+// A tile of 16x16 pixels is cut into blocks of one vector each: 4 pixels wide, kLanes / 4 high. A
+// surfel visits only the blocks that its box touches and that still let light through, so small
+// surfels cost a few blocks and a finished tile costs nothing. Forward, a block goes through a
+// chunk of surfels with its state in registers. Backward, a surfel goes through its blocks with its
+// gradients in registers, and writes one row of sums per tile.
 
 #include "raster/raster.h"
 #include "common/vec.h"
@@ -16,23 +17,28 @@ namespace COSURFGS_VARIANT {
 namespace {
 
 constexpr int kBlockWidth = 4, kBlockHeight = kLanes / kBlockWidth;
-constexpr int kBlocksX = kTile / kBlockWidth, kBlocksY = kTile / kBlockHeight, kBlocks = kBlocksX * kBlocksY;
+constexpr int kBlocksX = kTile / kBlockWidth, kBlocksY = kTile / kBlockHeight,
+              kBlocks = kBlocksX * kBlocksY;
 
 // Pixel centres of a tile's blocks, and which of their pixels lie in the image.
 struct TileGrid {
   Vec x[kBlocksX], y[kBlocksY];
   TileGrid(const Tile& tile) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      for (int b = 0; b < kBlocksX; ++b) x[b][lane] = tile.x + b * kBlockWidth + lane % kBlockWidth + 0.5f;
-      for (int b = 0; b < kBlocksY; ++b) y[b][lane] = tile.y + b * kBlockHeight + lane / kBlockWidth + 0.5f;
+      for (int b = 0; b < kBlocksX; ++b)
+        x[b][lane] = tile.x + b * kBlockWidth + lane % kBlockWidth + 0.5f;
+      for (int b = 0; b < kBlocksY; ++b)
+        y[b][lane] = tile.y + b * kBlockHeight + lane / kBlockWidth + 0.5f;
     }
   }
 };
 
 // One bit per block that the box touches.
 uint64_t CoveredBlocks(const Box& r, const Tile& tile) {
-  const int bx0 = std::max(0, r.x0 - tile.x) / kBlockWidth, bx1 = std::min(kTile - 1, r.x1 - tile.x) / kBlockWidth;
-  const int by0 = std::max(0, r.y0 - tile.y) / kBlockHeight, by1 = std::min(kTile - 1, r.y1 - tile.y) / kBlockHeight;
+  const int bx0 = std::max(0, r.x0 - tile.x) / kBlockWidth,
+            bx1 = std::min(kTile - 1, r.x1 - tile.x) / kBlockWidth;
+  const int by0 = std::max(0, r.y0 - tile.y) / kBlockHeight,
+            by1 = std::min(kTile - 1, r.y1 - tile.y) / kBlockHeight;
   const uint64_t columns = ((2ull << bx1) - (1ull << bx0)) & 0xf;
   const uint64_t below = by1 == 15 ? ~0ull : (1ull << (4 * (by1 + 1))) - 1;
   return columns * 0x1111111111111111ull & below & ~((1ull << (4 * by0)) - 1);
@@ -44,7 +50,8 @@ struct Hit {
   Mask is_disc, valid;
 };
 
-// False if no pixel of the block is reached. Without kWithDepth z is only set where it may be too near.
+// False if no pixel of the block is reached. Without kWithDepth z is only set where it may be too
+// near.
 template <bool kWithDepth>
 inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
   const auto& s = r.s;
@@ -58,7 +65,8 @@ inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
   h.v = py * h.inv_pz;
   const Vec sigma_disc = h.u * h.u + h.v * h.v;
   const Vec sigma_screen = (h.dx * h.dx + h.dy * h.dy) * kLowPass;
-  h.is_disc = LessEqual(sigma_disc, sigma_screen);  // false where the ray lies in the disc's plane: NaN or infinity
+  h.is_disc = LessEqual(
+      sigma_disc, sigma_screen);  // false where the ray lies in the disc's plane: NaN or infinity
   const Vec sigma = Select(h.is_disc, sigma_disc, sigma_screen);
   if (!Any(LessEqual(sigma, Splat(r.cutoff)))) return false;
   h.unclamped = ExpMinusHalf(sigma) * s.opacity;
@@ -90,7 +98,8 @@ struct BlockState {
   Mask active;  // pixels that still take hits
 };
 
-// Four pixels of one row: the width of a block, and what is copied between blocks and images at a time.
+// Four pixels of one row: the width of a block, and what is copied between blocks and images at a
+// time.
 typedef float Quad __attribute__((vector_size(16)));
 typedef int32_t IntQuad __attribute__((vector_size(16)));
 static_assert(kBlockWidth == 4, "quads");
@@ -109,11 +118,13 @@ inline void SetQuad(V& v, int row, Q quad) {
 // Calls get(pixel, block, row of the block, pixels to copy: 1 to 4) for all that lies in the image.
 template <class Get>
 inline void ForQuads(const Tile& tile, const View& view, Get get) {
-  const int width = std::min(kTile, view.width - tile.x), height = std::min(kTile, view.height - tile.y);
+  const int width = std::min(kTile, view.width - tile.x),
+            height = std::min(kTile, view.height - tile.y);
   for (int y = 0; y < height; ++y) {
     const int64_t line = int64_t(tile.y + y) * view.width + tile.x;
     for (int x = 0; x < width; x += kBlockWidth) {
-      get(line + x, y / kBlockHeight * kBlocksX + x / kBlockWidth, y % kBlockHeight, std::min(kBlockWidth, width - x));
+      get(line + x, y / kBlockHeight * kBlocksX + x / kBlockWidth, y % kBlockHeight,
+          std::min(kBlockWidth, width - x));
     }
   }
 }
@@ -137,10 +148,12 @@ inline Q LoadQuad(const T* image, int count, T otherwise) {
   return quad;
 }
 inline void StoreQuad3(float* image, Quad r, Quad g, Quad b, int count) {
-  const Quad rg = __builtin_shufflevector(r, g, 0, 4, 1, 5), rg_high = __builtin_shufflevector(r, g, 2, 6, 3, 7);
-  const Quad parts[3] = {__builtin_shufflevector(rg, b, 0, 1, 4, 2),
-                         __builtin_shufflevector(__builtin_shufflevector(rg, b, 3, 5, 0, 0), rg_high, 0, 1, 4, 5),
-                         __builtin_shufflevector(__builtin_shufflevector(b, rg_high, 2, 6, 7, 3), b, 0, 1, 2, 3)};
+  const Quad rg = __builtin_shufflevector(r, g, 0, 4, 1, 5),
+             rg_high = __builtin_shufflevector(r, g, 2, 6, 3, 7);
+  const Quad parts[3] = {
+      __builtin_shufflevector(rg, b, 0, 1, 4, 2),
+      __builtin_shufflevector(__builtin_shufflevector(rg, b, 3, 5, 0, 0), rg_high, 0, 1, 4, 5),
+      __builtin_shufflevector(__builtin_shufflevector(b, rg_high, 2, 6, 7, 3), b, 0, 1, 2, 3)};
   std::memcpy(image, parts, count * 12);
 }
 inline void LoadQuad3(const float* image, int count, Quad& r, Quad& g, Quad& b) {
@@ -152,8 +165,8 @@ inline void LoadQuad3(const float* image, int count, Quad& r, Quad& g, Quad& b) 
 }
 
 template <int kMaps>
-void WriteTile(const Tile& tile, const View& view, const float* background, const BlockState* states,
-               const Image& image) {
+void WriteTile(const Tile& tile, const View& view, const float* background,
+               const BlockState* states, const Image& image) {
   ForQuads(tile, view, [&](int64_t pixel, int b, int row, int count) {
     const BlockState& state = states[b];
     const auto quad = [&](const Vec& v) { return GetQuad<Quad>(v, row); };
@@ -161,22 +174,25 @@ void WriteTile(const Tile& tile, const View& view, const float* background, cons
     StoreQuad(image.transmittance + pixel, t, count);
     StoreQuad(image.last + pixel, GetQuad<IntQuad>(state.last, row), count);
     StoreQuad3(image.color + 3 * pixel, quad(state.color[0]) + t * background[0],
-               quad(state.color[1]) + t * background[1], quad(state.color[2]) + t * background[2], count);
+               quad(state.color[1]) + t * background[1], quad(state.color[2]) + t * background[2],
+               count);
     if (kMaps >= kGeometry) {
       StoreQuad(image.depth_sum + pixel, quad(state.depth), count);
       StoreQuad(image.median_depth + pixel, quad(state.median), count);
       StoreQuad(image.median_index + pixel, GetQuad<IntQuad>(state.median_index, row), count);
       StoreQuad(image.plane_sum + pixel, quad(state.plane), count);
-      StoreQuad3(image.normal_sum + 3 * pixel, quad(state.normal[0]), quad(state.normal[1]), quad(state.normal[2]),
-                 count);
+      StoreQuad3(image.normal_sum + 3 * pixel, quad(state.normal[0]), quad(state.normal[1]),
+                 quad(state.normal[2]), count);
     }
     if (kMaps >= kEverything) StoreQuad(image.distortion + pixel, quad(state.distortion), count);
   });
 }
 
-// Blends one surfel into one block. contribution (may be null) gains what the block adds to the surfel's.
+// Blends one surfel into one block. contribution (may be null) gains what the block adds to the
+// surfel's.
 template <int kMaps, bool kContributing>
-inline void BlendHit(const Record& r, Vec x, Vec y, float near, int32_t index, BlockState& state, float* contribution) {
+inline void BlendHit(const Record& r, Vec x, Vec y, float near, int32_t index, BlockState& state,
+                     float* contribution) {
   Hit h;
   if (!Intersect<(kMaps >= kGeometry)>(r, x, y, near, h)) return;
   const Vec t = state.transmittance;
@@ -207,11 +223,11 @@ inline void BlendHit(const Record& r, Vec x, Vec y, float near, int32_t index, B
   }
 }
 
-// Surfels are taken in chunks whose records stay in L1; in a chunk, each block goes through the surfels that touch it with its
-// state in registers.
+// Surfels are taken in chunks whose records stay in L1; in a chunk, each block goes through the
+// surfels that touch it with its state in registers.
 template <int kMaps, bool kContributing>
-void BlendTileImpl(const Tile& tile, const Record* records, const View& view, const float* background,
-                   const Image& image, const PairRows* contributions) {
+void BlendTileImpl(const Tile& tile, const Record* records, const View& view,
+                   const float* background, const Image& image, const PairRows* contributions) {
   constexpr int kChunk = 128;  // 16 KB of records
   BlockState states[kBlocks];
   uint8_t lists[kBlocks][kChunk];
@@ -229,14 +245,16 @@ void BlendTileImpl(const Tile& tile, const Record* records, const View& view, co
     if (Any(state.active)) open |= 1ull << b;
   }
   for (int32_t first = 0; first < tile.count; first += kChunk) {
-    if (open == 0 && !kContributing) break;  // with contributions the rows of hidden surfels are written too
+    if (open == 0 && !kContributing)
+      break;  // with contributions the rows of hidden surfels are written too
     const int32_t size = std::min(kChunk, tile.count - first);
     const int32_t* ids = tile.list + first;
     int counts[kBlocks] = {};
     for (int32_t i = 0; i < size; ++i) {
       __builtin_prefetch(&records[ids[i]]);
       if (i + 8 < size) __builtin_prefetch(&records[ids[i + 8]].box);
-      for (uint64_t blocks = CoveredBlocks(records[ids[i]].box, tile) & open; blocks; blocks &= blocks - 1) {
+      for (uint64_t blocks = CoveredBlocks(records[ids[i]].box, tile) & open; blocks;
+           blocks &= blocks - 1) {
         const int b = __builtin_ctzll(blocks);
         lists[b][counts[b]++] = uint8_t(i);
       }
@@ -258,7 +276,8 @@ void BlendTileImpl(const Tile& tile, const Record* records, const View& view, co
     }
     if (kContributing) {
       for (int32_t i = 0; i < size; ++i) {
-        const int64_t row = PairRow(*contributions, records[ids[i]].box, ids[i], tile.x / kTile, tile.y / kTile);
+        const int64_t row =
+            PairRow(*contributions, records[ids[i]].box, ids[i], tile.x / kTile, tile.y / kTile);
         std::memcpy(contributions->rows + kContributions * row, sums[i], sizeof(sums[i]));
       }
     }
@@ -290,10 +309,13 @@ void LoadTile(const Tile& tile, const View& view, const float* background, const
       state.depth[b] = state.median[b] = state.plane[b] = Vec{};
       for (int c = 0; c < 3; ++c) state.normal[b][c] = Vec{};
     }
-    if (kMaps >= kEverything) state.distortion[b] = state.depth_total[b] = state.depth_behind[b] = Vec{};
+    if (kMaps >= kEverything)
+      state.distortion[b] = state.depth_total[b] = state.depth_behind[b] = Vec{};
   }
   ForQuads(tile, view, [&](int64_t pixel, int b, int row, int count) {
-    const auto load = [&](const float* map, Vec& v) { SetQuad(v, row, LoadQuad<Quad>(map + pixel, count, 0.0f)); };
+    const auto load = [&](const float* map, Vec& v) {
+      SetQuad(v, row, LoadQuad<Quad>(map + pixel, count, 0.0f));
+    };
     const auto load3 = [&](const float* map, Vec* v) {
       Quad q[3];
       LoadQuad3(map + 3 * pixel, count, q[0], q[1], q[2]);
@@ -302,7 +324,8 @@ void LoadTile(const Tile& tile, const View& view, const float* background, const
     load3(gradient.color, state.color[b]);
     const Quad t = LoadQuad<Quad>(image.transmittance + pixel, count, 1.0f);
     Quad g_transmittance = LoadQuad<Quad>(gradient.transmittance + pixel, count, 0.0f);
-    for (int c = 0; c < 3; ++c) g_transmittance += GetQuad<Quad>(state.color[b][c], row) * background[c];
+    for (int c = 0; c < 3; ++c)
+      g_transmittance += GetQuad<Quad>(state.color[b][c], row) * background[c];
     SetQuad(state.transmittance[b], row, t);
     SetQuad(state.behind[b], row, t * g_transmittance);
     const IntQuad last = LoadQuad<IntQuad>(image.last + pixel, count, -1);
@@ -324,8 +347,9 @@ void LoadTile(const Tile& tile, const View& view, const float* background, const
 }
 
 template <int kMaps>
-void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& view, const float* background,
-                           const Image& image, const ImageGradient& gradient, const PairRows& pairs) {
+void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& view,
+                           const float* background, const Image& image,
+                           const ImageGradient& gradient, const PairRows& pairs) {
   constexpr int kRow = kMaps == kColorOnly ? 16 : 32;
   constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
   constexpr int kSums = (kUsed + kLanes - 1) / kLanes * kLanes;
@@ -335,11 +359,13 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
   // Blocks by their last hit, the latest first: each joins when the replay reaches it.
   int order[kBlocks];
   for (int b = 0; b < kBlocks; ++b) order[b] = b;
-  std::sort(order, order + kBlocks, [&](int a, int b) { return state.last_of_block[a] > state.last_of_block[b]; });
+  std::sort(order, order + kBlocks,
+            [&](int a, int b) { return state.last_of_block[a] > state.last_of_block[b]; });
   int joined = 0;
   uint64_t open = 0;
   for (int32_t i = tile.count - 1; i >= 0; --i) {
-    while (joined < kBlocks && state.last_of_block[order[joined]] >= i) open |= 1ull << order[joined++];
+    while (joined < kBlocks && state.last_of_block[order[joined]] >= i)
+      open |= 1ull << order[joined++];
     const int32_t id = tile.list[i];
     const Record& r = records[id];
     if (i >= 4) __builtin_prefetch(&records[tile.list[i - 4]]);
@@ -349,7 +375,9 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
     for (uint64_t blocks = CoveredBlocks(r.box, tile) & open; blocks; blocks &= blocks - 1) {
       const int b = __builtin_ctzll(blocks);
       Hit h;
-      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near, h)) continue;
+      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near,
+                                           h))
+        continue;
       const Mask blend = And(h.valid, LessEqualInt(SplatInt(i), state.last[b]));
       if (!Any(blend)) continue;
       any = true;
@@ -358,13 +386,16 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
       const Vec t = Select(blend, state.transmittance[b] * inv, state.transmittance[b]);
       const Vec w = alpha * t;
       // e: what the loss gains per unit of this hit's weight.
-      Vec e = state.color[b][0] * r.s.color[0] + state.color[b][1] * r.s.color[1] + state.color[b][2] * r.s.color[2];
+      Vec e = state.color[b][0] * r.s.color[0] + state.color[b][1] * r.s.color[1] +
+              state.color[b][2] * r.s.color[2];
       Vec g_z = Vec{};
       if (kMaps >= kGeometry) {
         const Vec z = Keep(blend, h.z);
         e += state.normal[b][0] * r.s.normal[0] + state.normal[b][1] * r.s.normal[1] +
-             state.normal[b][2] * r.s.normal[2] + state.plane[b] * r.s.plane_distance + state.depth[b] * z;
-        g_z = w * state.depth[b] + Keep(And(blend, EqualInt(state.median_index[b], SplatInt(i))), state.median[b]);
+             state.normal[b][2] * r.s.normal[2] + state.plane[b] * r.s.plane_distance +
+             state.depth[b] * z;
+        g_z = w * state.depth[b] +
+              Keep(And(blend, EqualInt(state.median_index[b], SplatInt(i))), state.median[b]);
         if (kMaps >= kEverything) {
           const Vec alpha_front = 1.0f - t;
           const Vec alpha_behind = state.transmittance[b] - state.final_transmittance[b];
@@ -375,13 +406,16 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
           state.depth_behind[b] += w * z;
         }
       }
-      const Vec g_alpha = Keep(And(blend, LessEqual(h.unclamped, Splat(kMaxAlpha))), t * e - state.behind[b] * inv);
+      const Vec g_alpha =
+          Keep(And(blend, LessEqual(h.unclamped, Splat(kMaxAlpha))), t * e - state.behind[b] * inv);
       state.behind[b] += w * e;
       state.transmittance[b] = t;
-      const Vec g_log_alpha = g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
+      const Vec g_log_alpha =
+          g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
       const Vec g_sigma = g_log_alpha * -0.5f;
       // The disc: sigma = u^2 + v^2.
-      const Vec u = Keep(h.is_disc, h.u), v = Keep(h.is_disc, h.v), inv_pz = Keep(h.is_disc, h.inv_pz);
+      const Vec u = Keep(h.is_disc, h.u), v = Keep(h.is_disc, h.v),
+                inv_pz = Keep(h.is_disc, h.inv_pz);
       Vec g_u = g_sigma * u * 2.0f, g_v = g_sigma * v * 2.0f;
       if (kMaps >= kGeometry) {
         g_u += Keep(h.is_disc, g_z) * r.s.m2[0];
@@ -412,7 +446,8 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
       for (int c = 0; c < 3; ++c) sums[kGradColor + c] += w * state.color[b][c];
     }
     if (any) {
-      for (int group = 0; group < kSums; group += kLanes) Store(row + group, ReduceLanes(sums + group));
+      for (int group = 0; group < kSums; group += kLanes)
+        Store(row + group, ReduceLanes(sums + group));
     } else {
       std::memset(row, 0, kRow * sizeof(float));
     }
@@ -421,8 +456,8 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
 
 }  // namespace
 
-void BlendTile(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
-               const Image& image, const PairRows* contributions) {
+void BlendTile(const Tile& tile, const Record* records, const View& view, const float* background,
+               int maps, const Image& image, const PairRows* contributions) {
   auto run = [&](auto kernel) { kernel(tile, records, view, background, image, contributions); };
   if (contributions) {
     run(maps == kColorOnly  ? BlendTileImpl<kColorOnly, true>
@@ -435,8 +470,9 @@ void BlendTile(const Tile& tile, const Record* records, const View& view, const 
   }
 }
 
-void BlendTileBackward(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
-                       const Image& image, const ImageGradient& gradient, const PairRows& pairs) {
+void BlendTileBackward(const Tile& tile, const Record* records, const View& view,
+                       const float* background, int maps, const Image& image,
+                       const ImageGradient& gradient, const PairRows& pairs) {
   auto kernel = maps == kColorOnly  ? BlendTileBackwardImpl<kColorOnly>
                 : maps == kGeometry ? BlendTileBackwardImpl<kGeometry>
                                     : BlendTileBackwardImpl<kEverything>;

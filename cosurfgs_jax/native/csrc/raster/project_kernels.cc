@@ -12,7 +12,8 @@ namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 namespace {
 
-// kLanes surfels from JAX's arrays, transposed into vectors. Lanes past the end repeat the last surfel.
+// kLanes surfels from JAX's arrays, transposed into vectors. Lanes past the end repeat the last
+// surfel.
 void Gather(const Surfels& surfels, const int64_t* ids, SurfelParams<Vec>& out) {
   alignas(64) float buffer[10][kLanes];
   alignas(64) float sh[kMaxSh * 3][kLanes];
@@ -33,7 +34,8 @@ void Gather(const Surfels& surfels, const int64_t* ids, SurfelParams<Vec>& out) 
   for (int i = 0; i < num_sh; ++i) out.sh[i] = Load(sh[i]);
 }
 
-// Lanes whose values are finite, whose lengths are sane and whose quaternion is not zero (reference.py, _is_valid).
+// Lanes whose values are finite, whose lengths are sane and whose quaternion is not zero
+// (reference.py, _is_valid).
 Mask IsValid(const SurfelParams<Vec>& s, int num_sh) {
   Vec sum = s.logit_opacity * 0.0f;  // 0, or NaN as soon as one value is not finite
   Vec length = Vec{}, norm2 = Vec{};
@@ -66,8 +68,8 @@ void PixelRange(float low, float high, int size, int16_t& first, int16_t& last) 
 
 }  // namespace
 
-void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end, Record* records,
-                    float* depths, Fate* fates) {
+void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end,
+                    Record* records, float* depths, Fate* fates) {
   const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
   int64_t ids[kLanes];
   int filled = 0;
@@ -124,8 +126,9 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
   if (filled) flush(filled);
 }
 
-void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* ids, int64_t begin, int64_t end,
-                     const float* rows, int row_size, const SurfelGradients& out, double* camera) {
+void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* ids, int64_t begin,
+                     int64_t end, const float* rows, int row_size, const SurfelGradients& out,
+                     double* camera) {
   const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
   for (int64_t first = begin; first < end; first += kLanes) {
     const int count = int(std::min<int64_t>(kLanes, end - first));
@@ -157,7 +160,8 @@ void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* id
     g.center[0] = Load(transposed[kGradCenter]);
     g.center[1] = Load(transposed[kGradCenter + 1]);
     g.plane_distance = Load(transposed[kGradPlane]);
-    g.opacity = Load(transposed[kGradAlpha]) * Reciprocal(forward.opacity);  // rows hold the gradient of log alpha
+    g.opacity = Load(transposed[kGradAlpha]) *
+                Reciprocal(forward.opacity);  // rows hold the gradient of log alpha
     ProjectVjp(params, view, surfels.sh_degree, pose, forward, g, result, g_camera);
     for (int lane = 0; lane < count; ++lane) {
       const int64_t id = lane_ids[lane];

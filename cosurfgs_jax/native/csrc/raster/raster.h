@@ -1,5 +1,5 @@
-// What the handlers (raster/raster_handlers.cc), the CPU kernels (raster/project_kernels.cc, raster/blend_kernels.cc; one copy per instruction set)
-// and the GPU kernels (gpu_*.h) share.
+// What the handlers (raster/raster_handlers.cc), the CPU kernels (raster/project_kernels.cc,
+// raster/blend_kernels.cc; one copy per instruction set) and the GPU kernels (gpu_*.h) share.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,8 @@ struct Surfels {
 };
 
 // A camera from the operands f32[4,4] and f32[3,3] of one view.
-static COSURFGS_FN View MakeView(const float* camera_from_world, const float* intrinsics, int64_t width, int64_t height,
-                                 float near, bool orthographic) {
+static COSURFGS_FN View MakeView(const float* camera_from_world, const float* intrinsics,
+                                 int64_t width, int64_t height, float near, bool orthographic) {
   View view;
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 3; ++j) view.rotation[3 * i + j] = camera_from_world[4 * i + j];
@@ -52,15 +52,17 @@ struct Box {
   COSURFGS_FN int tile_y1() const { return y1 / kTile; }
 };
 
-// What blending reads of one surfel: Projected<float> plus what depends on it. One or two cache lines.
+// What blending reads of one surfel: Projected<float> plus what depends on it. One or two cache
+// lines.
 struct alignas(64) Record {
   Projected<float> s;
-  float cutoff;        // sigma at which alpha falls below kMinAlpha
+  float cutoff;  // sigma at which alpha falls below kMinAlpha
   Box box;
   int32_t may_be_near;  // whether a hit within the cut-off may be nearer than `near`
 };
 constexpr int kRecordBytes = 96;  // that are used
-static_assert(sizeof(Record) == 128 && offsetof(Record, may_be_near) + 4 == kRecordBytes, "two cache lines");
+static_assert(sizeof(Record) == 128 && offsetof(Record, may_be_near) + 4 == kRecordBytes,
+              "two cache lines");
 
 enum class Fate : uint8_t { kDrawn, kHidden, kInvalid };
 
@@ -72,11 +74,13 @@ struct Image {
   float *color, *transmittance;
   float *depth_sum, *median_depth, *normal_sum, *plane_sum;
   float* distortion;
-  int32_t *last, *median_index;  // position in the tile's list of the last blended hit and of the median hit, or -1
+  int32_t *last, *median_index;  // position in the tile's list of the last blended hit and of the
+                                 // median hit, or -1
 };
 // Gradients with respect to the maps; median_depth etc. as above.
 struct ImageGradient {
-  const float *color, *transmittance, *depth_sum, *median_depth, *normal_sum, *plane_sum, *distortion;
+  const float *color, *transmittance, *depth_sum, *median_depth, *normal_sum, *plane_sum,
+      *distortion;
 };
 
 // The work of one tile.
@@ -86,21 +90,34 @@ struct Tile {
   int32_t count;
 };
 
-// Where results per (surfel, tile) pair go: the rows of a surfel follow each other, tile row by tile row of the band.
+// Where results per (surfel, tile) pair go: the rows of a surfel follow each other, tile row by
+// tile row of the band.
 struct PairRows {
   float* rows;
   const int64_t* offset;  // per record, of the current band
   int first_tile_row;     // of the band
 };
-static COSURFGS_FN int64_t PairRow(const PairRows& pairs, const Box& box, int32_t id, int tile_x, int tile_y) {
+static COSURFGS_FN int64_t PairRow(const PairRows& pairs, const Box& box, int32_t id, int tile_x,
+                                   int tile_y) {
   const int first = box.tile_y0() > pairs.first_tile_row ? box.tile_y0() : pairs.first_tile_row;
-  return pairs.offset[id] + int64_t(tile_y - first) * (box.tile_x1() - box.tile_x0() + 1) + (tile_x - box.tile_x0());
+  return pairs.offset[id] + int64_t(tile_y - first) * (box.tile_x1() - box.tile_x0() + 1) +
+         (tile_x - box.tile_x0());
 }
 
 // Gradient rows: the fields in this order. With kColorOnly the first kColorGradient are written.
 enum GradientSlot : int {
-  kGradA = 0, kGradB = 3, kGradC = 6, kGradCenter = 7, kGradAbsolute = 9, kGradAlpha = 11, kGradColor = 12,
-  kColorGradient = 15, kGradM2 = 15, kGradNormal = 18, kGradPlane = 21, kAllGradient = 22
+  kGradA = 0,
+  kGradB = 3,
+  kGradC = 6,
+  kGradCenter = 7,
+  kGradAbsolute = 9,
+  kGradAlpha = 11,
+  kGradColor = 12,
+  kColorGradient = 15,
+  kGradM2 = 15,
+  kGradNormal = 18,
+  kGradPlane = 21,
+  kAllGradient = 22
 };
 constexpr int kContributions = 4;  // sum w, max w, pixels, front-half pixels
 
@@ -121,17 +138,20 @@ struct SurfelGradients {
 
 COSURFGS_DECLARE_VARIANTS(
     // Projects surfels [begin, end): writes records, depths (camera z) and fates.
-    void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end, Record* records,
-                        float* depths, Fate* fates);
+    void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end,
+                        Record* records, float* depths, Fate* fates);
     // Blends one tile. contributions (may be null) get kContributions floats per pair.
-    void BlendTile(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
-                   const Image& image, const PairRows* contributions);
+    void BlendTile(const Tile& tile, const Record* records, const View& view,
+                   const float* background, int maps, const Image& image,
+                   const PairRows* contributions);
     // Gradients of one tile's pairs.
-    void BlendTileBackward(const Tile& tile, const Record* records, const View& view, const float* background, int maps,
-                           const Image& image, const ImageGradient& gradient, const PairRows& pairs);
-    // From the summed pair gradients (`rows`, GradientRowSize each, for ids[begin, end)) to the surfels; adds the
-    // camera's gradient (9 rotation, 3 translation) to `camera`.
-    void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* ids, int64_t begin, int64_t end,
-                         const float* rows, int row_size, const SurfelGradients& out, double* camera);)
+    void BlendTileBackward(const Tile& tile, const Record* records, const View& view,
+                           const float* background, int maps, const Image& image,
+                           const ImageGradient& gradient, const PairRows& pairs);
+    // From the summed pair gradients (`rows`, GradientRowSize each, for ids[begin, end)) to the
+    // surfels; adds the camera's gradient (9 rotation, 3 translation) to `camera`.
+    void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* ids,
+                         int64_t begin, int64_t end, const float* rows, int row_size,
+                         const SurfelGradients& out, double* camera);)
 
 }  // namespace cosurfgs

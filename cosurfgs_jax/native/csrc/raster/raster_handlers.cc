@@ -1,7 +1,8 @@
-// XLA FFI handlers of the rasterizer on CPUs. Operand checks, then views one after the other, tiles over XLA's threads.
+// XLA FFI handlers of the rasterizer on CPUs. Operand checks, then views one after the other, tiles
+// over XLA's threads.
 //
-// The backward call projects and bins again instead of keeping what the forward call made: that costs a few milliseconds and
-// saves 128 bytes per surfel and view between the two.
+// The backward call projects and bins again instead of keeping what the forward call made: that
+// costs a few milliseconds and saves 128 bytes per surfel and view between the two.
 
 #include <cmath>
 #include <cstring>
@@ -51,36 +52,45 @@ void ForTiles(Parallel& parallel, int first, int end, Function fn) {
   });
 }
 
-ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, FloatBuffer log_scales,
-                   FloatBuffer logit_opacities, FloatBuffer sh, BoolBuffer alive, FloatBuffer camera_from_world,
-                   FloatBuffer intrinsics, FloatBuffer background, ffi::Result<FloatBuffer> color,
+ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
+                   FloatBuffer log_scales, FloatBuffer logit_opacities, FloatBuffer sh,
+                   BoolBuffer alive, FloatBuffer camera_from_world, FloatBuffer intrinsics,
+                   FloatBuffer background, ffi::Result<FloatBuffer> color,
                    ffi::Result<FloatBuffer> transmittance, ffi::Result<FloatBuffer> depth_sum,
                    ffi::Result<FloatBuffer> median_depth, ffi::Result<FloatBuffer> normal_sum,
                    ffi::Result<FloatBuffer> plane_sum, ffi::Result<FloatBuffer> distortion,
                    ffi::Result<IntBuffer> last, ffi::Result<IntBuffer> median_index,
-                   ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status, ffi::Result<ByteBuffer>,
-                   int64_t width, int64_t height, float near, int64_t sh_degree, int64_t maps, bool with_contributions,
-                   bool orthographic) {
-  const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                                          intrinsics, background, width, height, sh_degree);
+                   ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status,
+                   ffi::Result<ByteBuffer>, int64_t width, int64_t height, float near,
+                   int64_t sh_degree, int64_t maps, bool with_contributions, bool orthographic) {
+  const std::string error =
+      CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
+                    intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
-  for (auto* result : {&color, &transmittance, &depth_sum, &median_depth, &normal_sum, &plane_sum, &distortion}) {
+  for (auto* result :
+       {&color, &transmittance, &depth_sum, &median_depth, &normal_sum, &plane_sum, &distortion}) {
     AskForHugePages(*result);
   }
   AskForHugePages(last);
   AskForHugePages(median_index);
   Borrowed<ForwardScratch> scratch;
   Parallel parallel(pool);
-  const Surfels surfels = MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
+  const Surfels surfels =
+      MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
   const int64_t pixels = width * height, n = surfels.num_surfels;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
-    const View view = MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near,
-                               orthographic);
+    const View view = MakeView(camera_from_world.typed_data() + 16 * v,
+                               intrinsics.typed_data() + 9 * v, width, height, near, orthographic);
     const Binned binned = ProjectAndBin(surfels, view, parallel, scratch->binning);
     const double start = Now();
-    Image image{Slice(color, v, 3 * pixels),      Slice(transmittance, v, pixels), Slice(depth_sum, v, pixels),
-                Slice(median_depth, v, pixels),   Slice(normal_sum, v, 3 * pixels), Slice(plane_sum, v, pixels),
-                Slice(distortion, v, pixels),     last->typed_data() + v * pixels,
+    Image image{Slice(color, v, 3 * pixels),
+                Slice(transmittance, v, pixels),
+                Slice(depth_sum, v, pixels),
+                Slice(median_depth, v, pixels),
+                Slice(normal_sum, v, 3 * pixels),
+                Slice(plane_sum, v, pixels),
+                Slice(distortion, v, pixels),
+                last->typed_data() + v * pixels,
                 maps >= kGeometry ? median_index->typed_data() + v * pixels : nullptr};
     PairRows rows{nullptr, nullptr, 0};
     if (with_contributions) {
@@ -96,11 +106,13 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
       float* out = contributions->typed_data() + kContributions * n * v;
       std::memset(out, 0, kContributions * n * sizeof(float));
       parallel.For((binned.num_drawn + kSurfelChunk - 1) / kSurfelChunk, [&](int64_t chunk) {
-        for (int64_t i = chunk * kSurfelChunk; i < std::min<int64_t>(binned.num_drawn, (chunk + 1) * kSurfelChunk); ++i) {
+        for (int64_t i = chunk * kSurfelChunk;
+             i < std::min<int64_t>(binned.num_drawn, (chunk + 1) * kSurfelChunk); ++i) {
           const int32_t id = binned.order[i];
           const float* row = rows.rows + kContributions * rows.offset[id];
           float* target = out + kContributions * id;
-          for (int64_t pair = PairsInRows(binned.boxes[i], 0, binned.tiles_y); pair > 0; --pair, row += kContributions) {
+          for (int64_t pair = PairsInRows(binned.boxes[i], 0, binned.tiles_y); pair > 0;
+               --pair, row += kContributions) {
             target[0] += row[0];
             target[1] = std::max(target[1], row[1]);
             target[2] += row[2];
@@ -117,36 +129,43 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, F
   return ffi::Error::Success();
 }
 
-// One view's gradients: band by band of tile rows, so that the pair rows stay within kMaxBandPairs (or one tile row).
-void BackwardView(const Surfels& surfels, const View& view, const float* background, int maps, const Image& image,
-                  const ImageGradient& gradient, const SurfelGradients& out, float* camera_gradient, Parallel& parallel,
-                  BackwardScratch& scratch) {
+// One view's gradients: band by band of tile rows, so that the pair rows stay within kMaxBandPairs
+// (or one tile row).
+void BackwardView(const Surfels& surfels, const View& view, const float* background, int maps,
+                  const Image& image, const ImageGradient& gradient, const SurfelGradients& out,
+                  float* camera_gradient, Parallel& parallel, BackwardScratch& scratch) {
   const Binned binned = ProjectAndBin(surfels, view, parallel, scratch.binning);
   const double start = Now();
   const int row_size = GradientRowSize(maps);
   int64_t* offsets = scratch.offsets.Get(surfels.num_surfels);
   float* sums = scratch.sums.Get(int64_t(row_size) * binned.num_drawn);
   const int64_t num_chunks = (binned.num_drawn + kSurfelChunk - 1) / kSurfelChunk;
-  auto chunk_end = [&](int64_t chunk) { return std::min<int64_t>(binned.num_drawn, (chunk + 1) * kSurfelChunk); };
+  auto chunk_end = [&](int64_t chunk) {
+    return std::min<int64_t>(binned.num_drawn, (chunk + 1) * kSurfelChunk);
+  };
   parallel.For(num_chunks, [&](int64_t chunk) {
     std::memset(sums + chunk * kSurfelChunk * row_size, 0,
                 (chunk_end(chunk) - chunk * kSurfelChunk) * row_size * sizeof(float));
   });
   for (int first = 0, end; first < binned.tiles_y; first = end) {
     end = first + 1;
-    const auto pairs_before = [&](int tile_row) { return binned.tile_begin[int64_t(tile_row) * binned.tiles_x]; };
-    while (end < binned.tiles_y && pairs_before(end + 1) - pairs_before(first) <= kMaxBandPairs) ++end;
+    const auto pairs_before = [&](int tile_row) {
+      return binned.tile_begin[int64_t(tile_row) * binned.tiles_x];
+    };
+    while (end < binned.tiles_y && pairs_before(end + 1) - pairs_before(first) <= kMaxBandPairs)
+      ++end;
     const int64_t pairs = PairOffsets(binned, first, end, offsets);
     const PairRows rows{scratch.rows.Get(row_size * pairs), offsets, first};
     ForTiles(parallel, first * binned.tiles_x, end * binned.tiles_x, [&](int tile) {
-      COSURFGS_DISPATCH(BlendTileBackward, binned.tile(tile), binned.records, view, background, maps, image, gradient,
-                        rows);
+      COSURFGS_DISPATCH(BlendTileBackward, binned.tile(tile), binned.records, view, background,
+                        maps, image, gradient, rows);
     });
     parallel.For(num_chunks, [&](int64_t chunk) {
       for (int64_t i = chunk * kSurfelChunk; i < chunk_end(chunk); ++i) {
         const float* row = rows.rows + row_size * offsets[binned.order[i]];
         float* target = sums + row_size * i;
-        for (int64_t pair = PairsInRows(binned.boxes[i], first, end); pair > 0; --pair, row += row_size) {
+        for (int64_t pair = PairsInRows(binned.boxes[i], first, end); pair > 0;
+             --pair, row += row_size) {
           for (int k = 0; k < row_size; ++k) target[k] += row[k];
         }
       }
@@ -160,8 +179,8 @@ void BackwardView(const Surfels& surfels, const View& view, const float* backgro
   parallel.For(num_chunks, [&](int64_t chunk) {
     double* part = camera + 12 * chunk;
     std::memset(part, 0, 12 * sizeof(double));
-    COSURFGS_DISPATCH(ProjectBackward, surfels, view, binned.order, chunk * kSurfelChunk, chunk_end(chunk), sums,
-                      row_size, out, part);
+    COSURFGS_DISPATCH(ProjectBackward, surfels, view, binned.order, chunk * kSurfelChunk,
+                      chunk_end(chunk), sums, row_size, out, part);
   });
   double total[12] = {};
   for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
@@ -181,45 +200,54 @@ void Zero(Parallel& parallel, float* data, int64_t count) {
   });
 }
 
-ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, FloatBuffer log_scales,
-                    FloatBuffer logit_opacities, FloatBuffer sh, BoolBuffer alive, FloatBuffer camera_from_world,
-                    FloatBuffer intrinsics, FloatBuffer background, FloatBuffer transmittance, FloatBuffer depth_sum,
-                    IntBuffer last, IntBuffer median_index, FloatBuffer g_color, FloatBuffer g_transmittance,
-                    FloatBuffer g_depth_sum, FloatBuffer g_median_depth, FloatBuffer g_normal_sum,
-                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ByteBuffer, ffi::Result<FloatBuffer> out_means,
+ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
+                    FloatBuffer log_scales, FloatBuffer logit_opacities, FloatBuffer sh,
+                    BoolBuffer alive, FloatBuffer camera_from_world, FloatBuffer intrinsics,
+                    FloatBuffer background, FloatBuffer transmittance, FloatBuffer depth_sum,
+                    IntBuffer last, IntBuffer median_index, FloatBuffer g_color,
+                    FloatBuffer g_transmittance, FloatBuffer g_depth_sum,
+                    FloatBuffer g_median_depth, FloatBuffer g_normal_sum, FloatBuffer g_plane_sum,
+                    FloatBuffer g_distortion, ByteBuffer, ffi::Result<FloatBuffer> out_means,
                     ffi::Result<FloatBuffer> out_quats, ffi::Result<FloatBuffer> out_log_scales,
                     ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
-                    ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe, int64_t width,
-                    int64_t height, float near, int64_t sh_degree, int64_t maps, bool) {
-  const std::string error = CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                                          intrinsics, background, width, height, sh_degree);
+                    ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe,
+                    int64_t width, int64_t height, float near, int64_t sh_degree, int64_t maps,
+                    bool) {
+  const std::string error =
+      CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
+                    intrinsics, background, width, height, sh_degree);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   Borrowed<BackwardScratch> scratch;
   Parallel parallel(pool);
-  const Surfels surfels = MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
-  const SurfelGradients out{out_means->typed_data(),           out_quats->typed_data(), out_log_scales->typed_data(),
-                            out_logit_opacities->typed_data(), out_sh->typed_data(),    Slice(out_probe, 0, 0)};
+  const Surfels surfels =
+      MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
+  const SurfelGradients out{out_means->typed_data(),      out_quats->typed_data(),
+                            out_log_scales->typed_data(), out_logit_opacities->typed_data(),
+                            out_sh->typed_data(),         Slice(out_probe, 0, 0)};
   const double start = Now();
-  for (auto* result : {&out_means, &out_quats, &out_log_scales, &out_logit_opacities, &out_sh, &out_camera, &out_probe}) {
+  for (auto* result : {&out_means, &out_quats, &out_log_scales, &out_logit_opacities, &out_sh,
+                       &out_camera, &out_probe}) {
     AskForHugePages(*result);
     Zero(parallel, (*result)->typed_data(), static_cast<int64_t>((*result)->element_count()));
   }
   AddStageTime(kStageProjectBackward, Now() - start);
   const int64_t pixels = width * height;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
-    const View view = MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width, height, near,
-                               false);
+    const View view = MakeView(camera_from_world.typed_data() + 16 * v,
+                               intrinsics.typed_data() + 9 * v, width, height, near, false);
     Image image{};
     image.transmittance = transmittance.typed_data() + v * pixels;
     image.last = last.typed_data() + v * pixels;
     image.depth_sum = depth_sum.element_count() ? depth_sum.typed_data() + v * pixels : nullptr;
-    image.median_index = median_index.element_count() ? median_index.typed_data() + v * pixels : nullptr;
-    const ImageGradient gradient{Slice(g_color, v, 3 * pixels),     Slice(g_transmittance, v, pixels),
-                                 Slice(g_depth_sum, v, pixels),     Slice(g_median_depth, v, pixels),
-                                 Slice(g_normal_sum, v, 3 * pixels), Slice(g_plane_sum, v, pixels),
-                                 Slice(g_distortion, v, pixels)};
-    BackwardView(surfels, view, background.typed_data(), static_cast<int>(maps), image, gradient, out,
-                 out_camera->typed_data() + 16 * v, parallel, *scratch);
+    image.median_index =
+        median_index.element_count() ? median_index.typed_data() + v * pixels : nullptr;
+    const ImageGradient gradient{
+        Slice(g_color, v, 3 * pixels),      Slice(g_transmittance, v, pixels),
+        Slice(g_depth_sum, v, pixels),      Slice(g_median_depth, v, pixels),
+        Slice(g_normal_sum, v, 3 * pixels), Slice(g_plane_sum, v, pixels),
+        Slice(g_distortion, v, pixels)};
+    BackwardView(surfels, view, background.typed_data(), static_cast<int>(maps), image, gradient,
+                 out, out_camera->typed_data() + 16 * v, parallel, *scratch);
   }
   return ffi::Error::Success();
 }
@@ -227,9 +255,11 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats, 
 }  // namespace
 }  // namespace cosurfgs
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsRasterForward, cosurfgs::Forward,
-                              cosurfgs::BindForward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsRasterForward, cosurfgs::Forward,
+    cosurfgs::BindForward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
 
 // Its attribute `deterministic` has nothing to choose here: sums always have one order.
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsRasterBackward, cosurfgs::Backward,
-                              cosurfgs::BindBackward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsRasterBackward, cosurfgs::Backward,
+    cosurfgs::BindBackward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));

@@ -1,4 +1,5 @@
-// The operands and results of the rasterizer's two custom calls, the same for every platform: their checks and their bindings.
+// The operands and results of the rasterizer's two custom calls, the same for every platform: their
+// checks and their bindings.
 #pragma once
 
 #include <initializer_list>
@@ -36,38 +37,43 @@ inline std::string Check(const char* name, const B& buffer, std::initializer_lis
     expected += (i++ ? "," : "") + (size < 0 ? std::string("any") : std::to_string(size));
   }
   if (fits) return "";
-  return std::string("rasterize: ") + name + ": expected shape " + expected + "], got " + Shape(buffer) + ". ";
+  return std::string("rasterize: ") + name + ": expected shape " + expected + "], got " +
+         Shape(buffer) + ". ";
 }
 
-inline std::string CheckOperands(const FloatBuffer& means, const FloatBuffer& quats, const FloatBuffer& log_scales,
-                                 const FloatBuffer& logit_opacities, const FloatBuffer& sh, const BoolBuffer& alive,
-                                 const FloatBuffer& camera_from_world, const FloatBuffer& intrinsics,
-                                 const FloatBuffer& background, int64_t width, int64_t height, int64_t sh_degree) {
+inline std::string CheckOperands(const FloatBuffer& means, const FloatBuffer& quats,
+                                 const FloatBuffer& log_scales, const FloatBuffer& logit_opacities,
+                                 const FloatBuffer& sh, const BoolBuffer& alive,
+                                 const FloatBuffer& camera_from_world,
+                                 const FloatBuffer& intrinsics, const FloatBuffer& background,
+                                 int64_t width, int64_t height, int64_t sh_degree) {
   std::string error = Check("means", means, {-1, 3});
   if (!error.empty()) return error;
   const int64_t n = means.dimensions()[0];
   error += Check("quats", quats, {n, 4}) + Check("log_scales", log_scales, {n, 2}) +
-           Check("logit_opacities", logit_opacities, {n}) + Check("sh", sh, {n, -1, 3}) + Check("alive", alive, {n}) +
-           Check("camera_from_world", camera_from_world, {-1, 4, 4}) + Check("background", background, {3});
+           Check("logit_opacities", logit_opacities, {n}) + Check("sh", sh, {n, -1, 3}) +
+           Check("alive", alive, {n}) + Check("camera_from_world", camera_from_world, {-1, 4, 4}) +
+           Check("background", background, {3});
   if (!error.empty()) return error;
   error += Check("intrinsics", intrinsics, {camera_from_world.dimensions()[0], 3, 3});
   if (sh_degree < 0 || sh_degree > 3 || sh.dimensions()[1] < (sh_degree + 1) * (sh_degree + 1)) {
-    error += "rasterize: sh_degree: expected 0 to 3 with (sh_degree + 1)^2 coefficients in sh, got " +
-             std::to_string(sh_degree) + " with " + std::to_string(sh.dimensions()[1]) + ". ";
+    error +=
+        "rasterize: sh_degree: expected 0 to 3 with (sh_degree + 1)^2 coefficients in sh, got " +
+        std::to_string(sh_degree) + " with " + std::to_string(sh.dimensions()[1]) + ". ";
   }
   if (width < 1 || height < 1 || width > 32767 || height > 32767) {
-    error += "rasterize: image_size: expected 1 to 32767 pixels, got " + std::to_string(height) + "x" +
-             std::to_string(width) + ". ";
+    error += "rasterize: image_size: expected 1 to 32767 pixels, got " + std::to_string(height) +
+             "x" + std::to_string(width) + ". ";
   }
   return error;
 }
 
-inline Surfels MakeSurfels(const FloatBuffer& means, const FloatBuffer& quats, const FloatBuffer& log_scales,
-                                  const FloatBuffer& logit_opacities, const FloatBuffer& sh, const BoolBuffer& alive,
-                           int64_t sh_degree) {
-  return {means.typed_data(),           quats.typed_data(), log_scales.typed_data(), logit_opacities.typed_data(),
-          sh.typed_data(),              alive.typed_data(), means.dimensions()[0],   sh.dimensions()[1],
-          static_cast<int>(sh_degree)};
+inline Surfels MakeSurfels(const FloatBuffer& means, const FloatBuffer& quats,
+                           const FloatBuffer& log_scales, const FloatBuffer& logit_opacities,
+                           const FloatBuffer& sh, const BoolBuffer& alive, int64_t sh_degree) {
+  return {means.typed_data(),           quats.typed_data(), log_scales.typed_data(),
+          logit_opacities.typed_data(), sh.typed_data(),    alive.typed_data(),
+          means.dimensions()[0],        sh.dimensions()[1], static_cast<int>(sh_degree)};
 }
 
 // pixels per view; null where the result was not asked for.
@@ -82,27 +88,28 @@ inline const float* Slice(const FloatBuffer& buffer, int64_t view, int64_t size)
 template <class Binding>
 auto BindForward(Binding&& contexts) {
   return std::move(contexts)
-      .template Arg<FloatBuffer>()                // means
-      .template Arg<FloatBuffer>()                // quats
-      .template Arg<FloatBuffer>()                // log_scales
-      .template Arg<FloatBuffer>()                // logit_opacities
-      .template Arg<FloatBuffer>()                // sh
-      .template Arg<BoolBuffer>()                 // alive
-      .template Arg<FloatBuffer>()                // camera_from_world
-      .template Arg<FloatBuffer>()                // intrinsics
-      .template Arg<FloatBuffer>()                // background
-      .template Ret<FloatBuffer>()                // color
-      .template Ret<FloatBuffer>()                // transmittance
-      .template Ret<FloatBuffer>()                // depth_sum
-      .template Ret<FloatBuffer>()                // median_depth
-      .template Ret<FloatBuffer>()                // normal_sum
-      .template Ret<FloatBuffer>()                // plane_sum
-      .template Ret<FloatBuffer>()                // distortion
-      .template Ret<IntBuffer>()                  // last
-      .template Ret<IntBuffer>()                  // median_index
-      .template Ret<FloatBuffer>()                // contributions
-      .template Ret<IntBuffer>()                  // status
-      .template Ret<ByteBuffer>()                 // kept for the backward call, in a layout of the platform's; may be empty
+      .template Arg<FloatBuffer>()  // means
+      .template Arg<FloatBuffer>()  // quats
+      .template Arg<FloatBuffer>()  // log_scales
+      .template Arg<FloatBuffer>()  // logit_opacities
+      .template Arg<FloatBuffer>()  // sh
+      .template Arg<BoolBuffer>()   // alive
+      .template Arg<FloatBuffer>()  // camera_from_world
+      .template Arg<FloatBuffer>()  // intrinsics
+      .template Arg<FloatBuffer>()  // background
+      .template Ret<FloatBuffer>()  // color
+      .template Ret<FloatBuffer>()  // transmittance
+      .template Ret<FloatBuffer>()  // depth_sum
+      .template Ret<FloatBuffer>()  // median_depth
+      .template Ret<FloatBuffer>()  // normal_sum
+      .template Ret<FloatBuffer>()  // plane_sum
+      .template Ret<FloatBuffer>()  // distortion
+      .template Ret<IntBuffer>()    // last
+      .template Ret<IntBuffer>()    // median_index
+      .template Ret<FloatBuffer>()  // contributions
+      .template Ret<IntBuffer>()    // status
+      .template Ret<ByteBuffer>()  // kept for the backward call, in a layout of the platform's; may
+                                   // be empty
       .template Attr<int64_t>("width")
       .template Attr<int64_t>("height")
       .template Attr<float>("near")
@@ -116,34 +123,34 @@ auto BindForward(Binding&& contexts) {
 template <class Binding>
 auto BindBackward(Binding&& contexts) {
   return std::move(contexts)
-      .template Arg<FloatBuffer>()          // means
-      .template Arg<FloatBuffer>()          // quats
-      .template Arg<FloatBuffer>()          // log_scales
-      .template Arg<FloatBuffer>()          // logit_opacities
-      .template Arg<FloatBuffer>()          // sh
-      .template Arg<BoolBuffer>()           // alive
-      .template Arg<FloatBuffer>()          // camera_from_world
-      .template Arg<FloatBuffer>()          // intrinsics
-      .template Arg<FloatBuffer>()          // background
-      .template Arg<FloatBuffer>()          // transmittance
-      .template Arg<FloatBuffer>()          // depth_sum
-      .template Arg<IntBuffer>()            // last
-      .template Arg<IntBuffer>()            // median_index
-      .template Arg<FloatBuffer>()          // gradients: color
-      .template Arg<FloatBuffer>()          // transmittance
-      .template Arg<FloatBuffer>()          // depth_sum
-      .template Arg<FloatBuffer>()          // median_depth
-      .template Arg<FloatBuffer>()          // normal_sum
-      .template Arg<FloatBuffer>()          // plane_sum
-      .template Arg<FloatBuffer>()          // distortion
-      .template Arg<ByteBuffer>()           // kept by the forward call
-      .template Ret<FloatBuffer>()          // means
-      .template Ret<FloatBuffer>()          // quats
-      .template Ret<FloatBuffer>()          // log_scales
-      .template Ret<FloatBuffer>()          // logit_opacities
-      .template Ret<FloatBuffer>()          // sh
-      .template Ret<FloatBuffer>()          // camera_from_world
-      .template Ret<FloatBuffer>()          // probe
+      .template Arg<FloatBuffer>()  // means
+      .template Arg<FloatBuffer>()  // quats
+      .template Arg<FloatBuffer>()  // log_scales
+      .template Arg<FloatBuffer>()  // logit_opacities
+      .template Arg<FloatBuffer>()  // sh
+      .template Arg<BoolBuffer>()   // alive
+      .template Arg<FloatBuffer>()  // camera_from_world
+      .template Arg<FloatBuffer>()  // intrinsics
+      .template Arg<FloatBuffer>()  // background
+      .template Arg<FloatBuffer>()  // transmittance
+      .template Arg<FloatBuffer>()  // depth_sum
+      .template Arg<IntBuffer>()    // last
+      .template Arg<IntBuffer>()    // median_index
+      .template Arg<FloatBuffer>()  // gradients: color
+      .template Arg<FloatBuffer>()  // transmittance
+      .template Arg<FloatBuffer>()  // depth_sum
+      .template Arg<FloatBuffer>()  // median_depth
+      .template Arg<FloatBuffer>()  // normal_sum
+      .template Arg<FloatBuffer>()  // plane_sum
+      .template Arg<FloatBuffer>()  // distortion
+      .template Arg<ByteBuffer>()   // kept by the forward call
+      .template Ret<FloatBuffer>()  // means
+      .template Ret<FloatBuffer>()  // quats
+      .template Ret<FloatBuffer>()  // log_scales
+      .template Ret<FloatBuffer>()  // logit_opacities
+      .template Ret<FloatBuffer>()  // sh
+      .template Ret<FloatBuffer>()  // camera_from_world
+      .template Ret<FloatBuffer>()  // probe
       .template Attr<int64_t>("width")
       .template Attr<int64_t>("height")
       .template Attr<float>("near")

@@ -1,19 +1,24 @@
-// The mathematics of one surfel in one view: from its parameters to the numbers that a pixel needs, and the way back.
+// The mathematics of one surfel in one view: from its parameters to the numbers that a pixel needs,
+// and the way back.
 //
-// Templated on the real type F, so that one text serves floats (GPU threads, host tests) and vectors of surfels (CPU).
-// F needs + - * /, and the including file must have declared Sqrt, Exp, Reciprocal and Select(Less(a, b), x, y) for it in the
-// namespace COSURFGS_VARIANT (common/vec.h and common/scalar.h do). Everything lives in that namespace: code compiled for one instruction set must
-// never be linked in place of another's.
+// Templated on the real type F, so that one text serves floats (GPU threads, host tests) and
+// vectors of surfels (CPU). F needs + - * /, and the including file must have declared Sqrt, Exp,
+// Reciprocal and Select(Less(a, b), x, y) for it in the namespace COSURFGS_VARIANT (common/vec.h
+// and common/scalar.h do). Everything lives in that namespace: code compiled for one instruction
+// set must never be linked in place of another's.
 //
-// Source: the ray transform of 2DGS (Huang et al. 2024). Ours: everything is relative to the projected centre (cx, cy) of the
-// surfel. With U, V the scaled tangents and P the centre in camera space, e = principal point - (cx, cy) and
-//   N0 = (fx U.x + ex U.z, fx V.x + ex V.z, 0), N1 = (fy U.y + ey U.z, fy V.y + ey V.z, 0), M2 = (U.z, V.z, P.z),
-// the intersection at pixel (cx + dx, cy + dy) is p = dx A + dy B + (0, 0, C), u = p.x / p.z, v = p.y / p.z, where
+// Source: the ray transform of 2DGS (Huang et al. 2024). Ours: everything is relative to the
+// projected centre (cx, cy) of the surfel. With U, V the scaled tangents and P the centre in camera
+// space, e = principal point - (cx, cy) and
+//   N0 = (fx U.x + ex U.z, fx V.x + ex V.z, 0), N1 = (fy U.y + ey U.z, fy V.y + ey V.z, 0), M2 =
+//   (U.z, V.z, P.z),
+// the intersection at pixel (cx + dx, cy + dy) is p = dx A + dy B + (0, 0, C), u = p.x / p.z, v =
+// p.y / p.z, where
 //   A = N1 x M2, B = M2 x N0, C = (N0 x N1).z.
 // Seven numbers instead of nine, and no cancellation between large pixel coordinates.
 //
-// An orthographic camera divides pixels by 1 instead of camera z: the same with (0, 0, 1) for M2 in all of the above (`ray`),
-// while the depth of a hit stays u U.z + v V.z + P.z.
+// An orthographic camera divides pixels by 1 instead of camera z: the same with (0, 0, 1) for M2 in
+// all of the above (`ray`), while the depth of a hit stays u U.z + v V.z + P.z.
 #pragma once
 
 #include "common/constants.h"
@@ -84,12 +89,15 @@ COSURFGS_FN void ShBasisVjp(int degree, const F* d, const F* g, F* grad_d) {
     const float c9 = -0.5900435899266435f, c10 = 2.890611442640554f, c11 = -0.4570457994644658f;
     const float c12 = 0.3731763325901154f, c14 = 1.445305721320277f;
     const F xx = x * x, yy = y * y, zz = z * z, xy = x * y, yz = y * z, xz = x * z;
-    gx = gx + g[9] * xy * (6.0f * c9) + g[10] * yz * c10 - g[11] * xy * (2.0f * c11) - g[12] * xz * (6.0f * c12) +
-         g[13] * (zz * 4.0f - xx * 3.0f - yy) * c11 + g[14] * xz * (2.0f * c14) + g[15] * (xx - yy) * (3.0f * c9);
-    gy = gy + g[9] * (xx - yy) * (3.0f * c9) + g[10] * xz * c10 + g[11] * (zz * 4.0f - xx - yy * 3.0f) * c11 -
-         g[12] * yz * (6.0f * c12) - g[13] * xy * (2.0f * c11) - g[14] * yz * (2.0f * c14) - g[15] * xy * (6.0f * c9);
-    gz = gz + g[10] * xy * c10 + g[11] * yz * (8.0f * c11) + g[12] * (zz * 2.0f - xx - yy) * (3.0f * c12) +
-         g[13] * xz * (8.0f * c11) + g[14] * (xx - yy) * c14;
+    gx = gx + g[9] * xy * (6.0f * c9) + g[10] * yz * c10 - g[11] * xy * (2.0f * c11) -
+         g[12] * xz * (6.0f * c12) + g[13] * (zz * 4.0f - xx * 3.0f - yy) * c11 +
+         g[14] * xz * (2.0f * c14) + g[15] * (xx - yy) * (3.0f * c9);
+    gy = gy + g[9] * (xx - yy) * (3.0f * c9) + g[10] * xz * c10 +
+         g[11] * (zz * 4.0f - xx - yy * 3.0f) * c11 - g[12] * yz * (6.0f * c12) -
+         g[13] * xy * (2.0f * c11) - g[14] * yz * (2.0f * c14) - g[15] * xy * (6.0f * c9);
+    gz = gz + g[10] * xy * c10 + g[11] * yz * (8.0f * c11) +
+         g[12] * (zz * 2.0f - xx - yy) * (3.0f * c12) + g[13] * xz * (8.0f * c11) +
+         g[14] * (xx - yy) * c14;
   }
   grad_d[0] = gx;
   grad_d[1] = gy;
@@ -98,7 +106,8 @@ COSURFGS_FN void ShBasisVjp(int degree, const F* d, const F* g, F* grad_d) {
 
 template <class F>
 COSURFGS_FN void ComputePose(const SurfelParams<F>& s, const View& view, Pose<F>& o) {
-  const F norm2 = s.quat[0] * s.quat[0] + s.quat[1] * s.quat[1] + s.quat[2] * s.quat[2] + s.quat[3] * s.quat[3];
+  const F norm2 =
+      s.quat[0] * s.quat[0] + s.quat[1] * s.quat[1] + s.quat[2] * s.quat[2] + s.quat[3] * s.quat[3];
   o.inv_quat_norm = Reciprocal(Sqrt(norm2));
   for (int i = 0; i < 4; ++i) o.q[i] = s.quat[i] * o.inv_quat_norm;
   const F w = o.q[0], x = o.q[1], y = o.q[2], z = o.q[3];
@@ -144,7 +153,8 @@ COSURFGS_FN void ComputePose(const SurfelParams<F>& s, const View& view, Pose<F>
 
 // What a pixel needs but the colour, which alone depends on the spherical harmonics.
 template <class F>
-COSURFGS_FN void ProjectShape(const SurfelParams<F>& s, const View& view, const Pose<F>& o, Projected<F>& out) {
+COSURFGS_FN void ProjectShape(const SurfelParams<F>& s, const View& view, const Pose<F>& o,
+                              Projected<F>& out) {
   out.center[0] = view.cx - o.ex;
   out.center[1] = view.cy - o.ey;
   out.a[0] = o.n1[1] * o.ray[2];
@@ -165,18 +175,20 @@ COSURFGS_FN void ProjectShape(const SurfelParams<F>& s, const View& view, const 
 }
 
 template <class F>
-COSURFGS_FN void ProjectColor(const SurfelParams<F>& s, int sh_degree, const Pose<F>& o, Projected<F>& out) {
+COSURFGS_FN void ProjectColor(const SurfelParams<F>& s, int sh_degree, const Pose<F>& o,
+                              Projected<F>& out) {
   F basis[kMaxSh];
   ShBasis(sh_degree, o.direction, basis);
   for (int channel = 0; channel < 3; ++channel) {
     F value = basis[0] * s.sh[channel] + 0.5f;
-    for (int k = 1; k < (sh_degree + 1) * (sh_degree + 1); ++k) value = value + basis[k] * s.sh[3 * k + channel];
+    for (int k = 1; k < (sh_degree + 1) * (sh_degree + 1); ++k)
+      value = value + basis[k] * s.sh[3 * k + channel];
     out.color[channel] = Select(Less(value * 0.0f, value), value, value * 0.0f);
   }
 }
 
-// The box of everything within `cutoff` (sigma at which alpha falls below kMinAlpha). A disc that is not wholly in front of
-// the camera has no such box: it gets one that covers every pixel.
+// The box of everything within `cutoff` (sigma at which alpha falls below kMinAlpha). A disc that
+// is not wholly in front of the camera has no such box: it gets one that covers every pixel.
 template <class F>
 COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff, Bounds<F>& out) {
   const F z = o.ray[2];
@@ -189,11 +201,14 @@ COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff
   for (int i = 0; i < 2; ++i) {
     const F middle = cutoff * (n[i][0] * o.ray[0] + n[i][1] * o.ray[1]) * inv;
     const F half2 = middle * middle - cutoff * (n[i][0] * n[i][0] + n[i][1] * n[i][1]) * inv;
-    const F half = Sqrt(Select(Less(half2 * 0.0f, half2), half2, half2 * 0.0f)) * 1.0001f + kBoxMargin;
+    const F half =
+        Sqrt(Select(Less(half2 * 0.0f, half2), half2, half2 * 0.0f)) * 1.0001f + kBoxMargin;
     const F disc_low = middle - half, disc_high = middle + half;
     const F huge = z * 0.0f + 1e9f;
-    low[i] = Select(is_whole, Select(Less(disc_low, -low_pass), disc_low, -low_pass), -huge) + s.center[i];
-    high[i] = Select(is_whole, Select(Less(low_pass, disc_high), disc_high, low_pass), huge) + s.center[i];
+    low[i] = Select(is_whole, Select(Less(disc_low, -low_pass), disc_low, -low_pass), -huge) +
+             s.center[i];
+    high[i] = Select(is_whole, Select(Less(low_pass, disc_high), disc_high, low_pass), huge) +
+              s.center[i];
   }
   out.x0 = low[0];
   out.x1 = high[0];
@@ -203,12 +218,13 @@ COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff
   out.min_z = o.p[2] - Sqrt(reach2) * 1.0001f;
 }
 
-// The way back, for perspective cameras: from `g`, the gradient with respect to every field of Projected, to the parameters and the camera.
-// `color_value` fields at 0 take no gradient (the clamp of Project).
+// The way back, for perspective cameras: from `g`, the gradient with respect to every field of
+// Projected, to the parameters and the camera. `color_value` fields at 0 take no gradient (the
+// clamp of Project).
 template <class F>
-COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_degree, const Pose<F>& o,
-                            const Projected<F>& fwd, const Projected<F>& g, SurfelParams<F>& out,
-                            CameraGradient<F>& camera) {
+COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_degree,
+                            const Pose<F>& o, const Projected<F>& fwd, const Projected<F>& g,
+                            SurfelParams<F>& out, CameraGradient<F>& camera) {
   const F z = o.p[2];
   const F n0x = o.n0[0], n0y = o.n0[1], n1x = o.n1[0], n1y = o.n1[1], uz = o.u[2], vz = o.v[2];
   const F g_n1y = g.a[0] * z - g.a[2] * uz + g.c * n0x;
@@ -226,7 +242,8 @@ COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_d
   const F g_ey = g_n1x * uz + g_n1y * vz - g.center[1];
   g_p[0] = g_ex * o.inv_z * -view.fx;
   g_p[1] = g_ey * o.inv_z * -view.fy;
-  g_p[2] = g.a[0] * n1y - g.a[1] * n1x - g.b[0] * n0y + g.b[1] * n0x + g.m2[2] - (o.ex * g_ex + o.ey * g_ey) * o.inv_z;
+  g_p[2] = g.a[0] * n1y - g.a[1] * n1x - g.b[0] * n0y + g.b[1] * n0x + g.m2[2] -
+           (o.ex * g_ex + o.ey * g_ey) * o.inv_z;
 
   F normal_camera[3], g_normal_camera[3], g_normal[3];
   Rotate(view.rotation, fwd.normal, normal_camera);
@@ -246,8 +263,9 @@ COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_d
   out.log_scale[1] = Dot3(g_v, o.v);
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 3; ++j) {
-      camera.rotation[3 * i + j] = g_u[i] * o.scale[0] * o.axes[0][j] + g_v[i] * o.scale[1] * o.axes[1][j] +
-                                   g_p[i] * s.mean[j] + g_normal_camera[i] * fwd.normal[j];
+      camera.rotation[3 * i + j] = g_u[i] * o.scale[0] * o.axes[0][j] +
+                                   g_v[i] * o.scale[1] * o.axes[1][j] + g_p[i] * s.mean[j] +
+                                   g_normal_camera[i] * fwd.normal[j];
     }
     camera.translation[i] = g_p[i];
   }
@@ -260,7 +278,8 @@ COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_d
   // Colour: sum_k basis_k(direction) sh_k, direction = (mean - camera centre) / distance.
   F basis[kMaxSh], g_basis[kMaxSh], g_color[3];
   ShBasis(sh_degree, o.direction, basis);
-  for (int c = 0; c < 3; ++c) g_color[c] = Select(Less(fwd.color[c] * 0.0f, fwd.color[c]), g.color[c], g.color[c] * 0.0f);
+  for (int c = 0; c < 3; ++c)
+    g_color[c] = Select(Less(fwd.color[c] * 0.0f, fwd.color[c]), g.color[c], g.color[c] * 0.0f);
   for (int k = 0; k < (sh_degree + 1) * (sh_degree + 1); ++k) {
     g_basis[k] = Dot3(g_color, s.sh + 3 * k);
     for (int c = 0; c < 3; ++c) out.sh[3 * k + c] = basis[k] * g_color[c];
@@ -276,7 +295,8 @@ COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_d
   // Camera centre = -R^T t, and its gradient is -g_offset.
   for (int i = 0; i < 3; ++i) {
     camera.translation[i] = camera.translation[i] + g_offset[0] * view.rotation[3 * i] +
-                            g_offset[1] * view.rotation[3 * i + 1] + g_offset[2] * view.rotation[3 * i + 2];
+                            g_offset[1] * view.rotation[3 * i + 1] +
+                            g_offset[2] * view.rotation[3 * i + 2];
     for (int j = 0; j < 3; ++j) {
       camera.rotation[3 * i + j] = camera.rotation[3 * i + j] + g_offset[j] * view.translation[i];
     }
@@ -288,13 +308,17 @@ COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_d
   const F w = o.q[0], x = o.q[1], y = o.q[2], qz = o.q[3];
   const F(&a)[3][3] = g_axes;
   F g_q[4];
-  g_q[0] = (qz * a[0][1] - y * a[0][2] - qz * a[1][0] + x * a[1][2] + y * a[2][0] - x * a[2][1]) * 2.0f;
-  g_q[1] = (y * a[0][1] + qz * a[0][2] + y * a[1][0] - x * a[1][1] * 2.0f + w * a[1][2] + qz * a[2][0] - w * a[2][1] -
-            x * a[2][2] * 2.0f) * 2.0f;
-  g_q[2] = (x * a[0][1] - y * a[0][0] * 2.0f - w * a[0][2] + x * a[1][0] + qz * a[1][2] + w * a[2][0] + qz * a[2][1] -
-            y * a[2][2] * 2.0f) * 2.0f;
-  g_q[3] = (w * a[0][1] - qz * a[0][0] * 2.0f + x * a[0][2] - w * a[1][0] - qz * a[1][1] * 2.0f + y * a[1][2] +
-            x * a[2][0] + y * a[2][1]) * 2.0f;
+  g_q[0] =
+      (qz * a[0][1] - y * a[0][2] - qz * a[1][0] + x * a[1][2] + y * a[2][0] - x * a[2][1]) * 2.0f;
+  g_q[1] = (y * a[0][1] + qz * a[0][2] + y * a[1][0] - x * a[1][1] * 2.0f + w * a[1][2] +
+            qz * a[2][0] - w * a[2][1] - x * a[2][2] * 2.0f) *
+           2.0f;
+  g_q[2] = (x * a[0][1] - y * a[0][0] * 2.0f - w * a[0][2] + x * a[1][0] + qz * a[1][2] +
+            w * a[2][0] + qz * a[2][1] - y * a[2][2] * 2.0f) *
+           2.0f;
+  g_q[3] = (w * a[0][1] - qz * a[0][0] * 2.0f + x * a[0][2] - w * a[1][0] - qz * a[1][1] * 2.0f +
+            y * a[1][2] + x * a[2][0] + y * a[2][1]) *
+           2.0f;
   const F along = g_q[0] * w + g_q[1] * x + g_q[2] * y + g_q[3] * qz;
   for (int i = 0; i < 4; ++i) out.quat[i] = (g_q[i] - along * o.q[i]) * o.inv_quat_norm;
 }

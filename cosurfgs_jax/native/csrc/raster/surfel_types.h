@@ -1,5 +1,5 @@
-// Plain structures of the surfel mathematics (raster/surfel_math.h). No code, so that files compiled for different instruction sets
-// can share them.
+// Plain structures of the surfel mathematics (raster/surfel_math.h). No code, so that files
+// compiled for different instruction sets can share them.
 #pragma once
 
 namespace cosurfgs {
@@ -10,7 +10,7 @@ constexpr int kMaxSh = 16;
 struct View {
   float rotation[9];
   float translation[3];
-  float center[3];  // the camera centre in the world
+  float center[3];       // the camera centre in the world
   float fx, fy, cx, cy;  // pixels; of an orthographic camera fx and fy are pixels per world length
   int width, height;
   float near;
@@ -45,7 +45,7 @@ struct Bounds {
 template <class F>
 struct Pose {
   F inv_quat_norm, q[4];
-  F axes[3][3];    // tangents and (unflipped) normal, world
+  F axes[3][3];  // tangents and (unflipped) normal, world
   F scale[2];
   F u[3], v[3], p[3];  // scaled tangents and centre, camera
   F ray[3];  // what divides pixels: (u, v, 1) . ray is camera z, or 1 where rays are parallel
