@@ -162,7 +162,7 @@ def public_definitions(tree: ast.Module):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
                 for item in node.body:
-                    # What `validate` does is said once, in settings.py.
+                    # What `validate` does is said once, in settings/declaration.py.
                     if (
                         isinstance(item, ast.FunctionDef)
                         and not item.name.startswith("_")
