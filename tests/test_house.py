@@ -220,6 +220,15 @@ def test_names_say_their_space(name):
     assert not found & {"R", "T", "viewmat", "viewmats"}
 
 
+@by_module
+def test_poses_of_a_dataset_are_not_called_those_of_the_world(name):
+    if name.split(".")[0] in ("data", "surface", "metrics", "formats"):
+        text = MODULES[name].read_text(encoding="utf-8")
+        assert not re.search(r"camera_from_world|world_from_camera", text), (
+            f"{name}: the world is the frame of training; poses here are camera_from_dataset"
+        )
+
+
 def source_files() -> list[Path]:
     """Text files under version control, or all where there is no git."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)

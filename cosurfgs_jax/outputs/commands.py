@@ -256,7 +256,7 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
             )
             pictures.write_image(
                 folder / f"{stem}_normal.png",
-                pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]),
+                pictures.colorize_normals(maps["normal"], scene.camera_from_dataset[view]),
             )
             with files.atomic_path(folder / f"{stem}_depth.npz") as path:
                 np.savez_compressed(
@@ -326,7 +326,7 @@ def _export_points(trained: Trained, folder: Path, form: str) -> None:
         check_geo(scene, geo)
     points = point_files.points_of(
         trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-        camera_center(scene.camera_from_world),
+        camera_center(scene.camera_from_dataset),
     )
     path = folder / ("points.las" if form == "las" else "points.ply")
     if form == "las":
