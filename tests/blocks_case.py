@@ -58,7 +58,7 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
         pose[:3, :3] = right, np.cross(forward, right), forward
         pose[:3, 3] = -pose[:3, :3] @ center
     views = types.SimpleNamespace(
-        camera_from_world=poses,
+        camera_from_dataset=poses,
         intrinsics=partitioned.scene.intrinsics,
         image_sizes=partitioned.scene.image_sizes,
     )

@@ -351,7 +351,7 @@ def _read_dataset(folder: Path, has_pixels: bool = False) -> dict:
     scene = load_scene(DataSettings(path=str(folder)), GeneratedSettings(), folder / "cache")
     found = {
         "names": scene.image_names,
-        "poses": scene.camera_from_world,
+        "poses": scene.camera_from_dataset,
         "points": scene.points,
         "intrinsics": scene.intrinsics,
         "sizes": scene.image_sizes,

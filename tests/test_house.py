@@ -162,7 +162,7 @@ def public_definitions(tree: ast.Module):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
                 for item in node.body:
-                    # What `validate` does is said once, in settings.py.
+                    # What `validate` does is said once, in settings/declaration.py.
                     if (
                         isinstance(item, ast.FunctionDef)
                         and not item.name.startswith("_")
@@ -277,6 +277,15 @@ def test_names_say_their_space(name):
     found = {node.id for node in ast.walk(TREES[name]) if isinstance(node, ast.Name)}
     found |= {node.arg for node in ast.walk(TREES[name]) if isinstance(node, ast.arg)}
     assert not found & {"R", "T", "viewmat", "viewmats"}
+
+
+@by_module
+def test_poses_of_a_dataset_are_not_called_those_of_the_world(name):
+    if name.split(".")[0] in ("data", "surface", "metrics", "formats"):
+        text = MODULES[name].read_text(encoding="utf-8")
+        assert not re.search(r"camera_from_world|world_from_camera", text), (
+            f"{name}: the world is the frame of training; poses here are camera_from_dataset"
+        )
 
 
 def source_files() -> list[Path]:

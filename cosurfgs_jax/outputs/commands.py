@@ -195,7 +195,7 @@ def render(settings: Settings, workdir: Workdir, out: str = "", choice: str = "t
     stems = _unique_stems([scene.image_names[view] for view in views])
     with Progress("render", len(views)) as progress:
         for number, (view, stem) in enumerate(zip(views, stems, strict=True)):
-            _write_maps(render_view(int(view)), scene.camera_from_world[view], folder, stem)
+            _write_maps(render_view(int(view)), scene.camera_from_dataset[view], folder, stem)
             progress.update(number + 1)
     _log.info("%d views in %s", len(views), folder)
 

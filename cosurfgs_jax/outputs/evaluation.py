@@ -179,7 +179,7 @@ def evaluate_views(
         render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are
             pictures of them to be, "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal"
             f32[H,W,3] (dataset axes); "median_depth" and "plane_depth" are scored too.
-        scene: with image_names, camera_from_world, up and ground_truth.
+        scene: with image_names, camera_from_dataset, up and ground_truth.
         image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not
             count.
         views: i64[n]; those whose mask leaves nothing are not scored.
@@ -221,7 +221,7 @@ def evaluate_views(
         name = f"{number:05d}.png"
         maps = render_fn(view)
         names[name] = scene.image_names[view]
-        rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_world[view])
+        rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_dataset[view])
         if truth is not None:
             mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
             geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
@@ -271,7 +271,7 @@ def compare_to_truth(
 
     Args:
         surface: (vertices f64[N,3], triangles i64[F,3]) or points f64[M,3], dataset frame.
-        scene: with camera_from_world, intrinsics, image_sizes and ground_truth.
+        scene: with camera_from_dataset, intrinsics, image_sizes and ground_truth.
         truth_points: f64[G,3] of the user, dataset frame; None = those of the scene.
         unit: of `truth_points`.
         **choices: passed to `metrics.compare_surfaces`.
@@ -280,7 +280,7 @@ def compare_to_truth(
     Raises:
         InputError: frames or units differ, or nothing is left after the crop.
     """
-    region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
+    region = metrics.SeenRegion(scene.camera_from_dataset, scene.intrinsics, scene.image_sizes)
     truth = scene.ground_truth
     truth_mesh = None
     if truth_points is None:
@@ -307,7 +307,7 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
     """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size
     than the image.
     """
-    paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_world))]
+    paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_dataset))]
     if not all(paths):
         return None
 

@@ -75,7 +75,7 @@ class PartitionedScene(NamedTuple):
         """Changes when names, cameras, image sizes or points change."""
         digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
         for array in (
-            self.scene.camera_from_world,
+            self.scene.camera_from_dataset,
             self.scene.intrinsics,
             self.scene.image_sizes,
             self.scene.points,
@@ -106,7 +106,7 @@ def open_partitioned_scene(
         frame.to_world(scene.points),
         scene.track_offsets,
         scene.track_views,
-        frame.camera_to_world_frame(scene.camera_from_world),
+        frame.camera_to_world_frame(scene.camera_from_dataset),
         scene.intrinsics,
         scene.image_sizes,
         scene.train_views,

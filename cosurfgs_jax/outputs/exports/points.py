@@ -15,7 +15,7 @@ def points_of(trained: Trained) -> point_files.Points:
     """Centres with colours and normals, dataset frame."""
     return point_files.points_of(
         trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-        camera_center(trained.partitioned.scene.camera_from_world),
+        camera_center(trained.partitioned.scene.camera_from_dataset),
     )
 
 
