@@ -3,6 +3,7 @@ the merged model's files.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from cosurfgs_jax.distributed.layout import check_num_devices, make_layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
+from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.outputs.merged_model import load_merged, model_path, stage_names, total_steps
 from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
@@ -29,6 +31,7 @@ from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.batches import check_neighbors
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import (
     PartitionedScene,
     bind_partition,
@@ -479,7 +482,7 @@ def _check_photographs(run: Run) -> None:
         )
 
 
-def train(settings: Settings, workdir: Path) -> None:
+def train(settings: Settings, workdir: Path, losses: Sequence[LossTerm] = ()) -> None:
     """Trains a model of a place, or goes on where an earlier call stopped, or says that it is
     finished.
 
@@ -487,12 +490,15 @@ def train(settings: Settings, workdir: Path) -> None:
         settings: validated.
         workdir: gets checkpoints/, before/, tensorboard/, history.jsonl, partition.json,
             point_cloud/, cameras.json, metrics.json. All processes of a run share it.
+        losses: terms of your own (`losses.term.own_term`), added to those that settings name, in
+            every stage. A run goes on only with the terms that it began with.
     Raises:
         InputError: the dataset is not usable, is not the one that the workdir was made with, or
             processes disagree.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
     choose_backend(settings.raster.backend)
+    check_own_terms(losses)
     check_num_devices(settings.mesh.num_devices)
     partitioned = _open(settings, workdir)
     check_neighbors(partitioned, settings.loss)
@@ -523,7 +529,9 @@ def train(settings: Settings, workdir: Path) -> None:
         ImageStore(scene, settings.data.host_memory_mb) as images,
         Log(workdir, processes.index()) as log,
     ):
-        run = Run(settings, workdir, partitioned, layout, images, stop, log)
+        run = Run(
+            settings, workdir, partitioned, layout, images, stop, log, own_terms=tuple(losses)
+        )
         _check_photographs(run)
         if processes.is_first():
             settings_file.save(settings, workdir / settings_file.NAME)

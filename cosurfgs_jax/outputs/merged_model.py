@@ -85,7 +85,7 @@ def load_merged(
         restored = checkpoints.restore_latest(make_abstract)
     state = restored.state
     alive = np.asarray(state.alive)
-    means = np.asarray(state.params["means"])
+    means = np.asarray(state.params.means)
     params = state.params
     if name in ("device", "lmc_device"):
         alive = alive & (partitioned.partition.cell_of(means) == np.arange(len(alive))[:, None])
@@ -96,10 +96,10 @@ def load_merged(
             }
             gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
             harmonics = zip(
-                map(jnp.asarray, params["sh"]), jnp.asarray(gains, jnp.float32), strict=True
+                map(jnp.asarray, params.sh), jnp.asarray(gains, jnp.float32), strict=True
             )
-            params = params | {
-                "sh": np.stack([harmonize.scale_harmonics(sh, gain) for sh, gain in harmonics])
-            }
-    fields = {key: np.asarray(value)[alive] for key, value in params.items()}
-    return Surfels(**fields, alive=np.ones(int(alive.sum()), bool)), steps_before + restored.step
+            scaled = [harmonize.scale_harmonics(sh, gain) for sh, gain in harmonics]
+            params = params.replace(sh=np.stack(scaled))
+    params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
+    surfels = Surfels.of(params, np.ones(int(alive.sum()), bool))
+    return surfels, steps_before + restored.step

@@ -73,7 +73,7 @@ def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_sw
     num_abandoned = 0
     for block, got in layout.get_blocks([importance]).items():
         inside = (
-            partitioned.partition.cell_of(solid_state(partitioned, block).params["means"]) == block
+            partitioned.partition.cell_of(solid_state(partitioned, block).params.means) == block
         )
         used = [
             one
