@@ -13,6 +13,7 @@ from cosurfgs_jax.settings import (
     TrainSettings,
 )
 from cosurfgs_jax.training.run_log import read_history
+from cosurfgs_jax.workdir import Workdir
 
 
 def _is_gray(view):
@@ -29,8 +30,9 @@ def test_a_run_with_a_term_of_its_own(tmp_path):
     )
     settings.data.path = "generated"
     term = own_term("gray", _is_gray, weight=5.0, maps="color")
-    pipeline.train(settings, tmp_path, losses=[term])
-    rows = read_history(tmp_path)
+    workdir = Workdir(tmp_path)
+    pipeline.train(settings, workdir, losses=[term])
+    rows = read_history(workdir)
     assert all(row["loss/gray"] >= 0 for row in rows if "loss" in row)
     assert {row["stage"] for row in rows if "loss/gray" in row} == {"device", "lmc_device", "cloud"}
     values = [row["loss/gray"] for row in rows if row["stage"] == "device" and "loss" in row]
@@ -38,4 +40,4 @@ def test_a_run_with_a_term_of_its_own(tmp_path):
     for path in (tmp_path / "point_cloud").glob("*/*.ply"):
         path.unlink()  # else it is finished
     with pytest.raises(InputError, match=r"losses: .*began with \(gray\), got none"):
-        pipeline.train(settings, tmp_path)
+        pipeline.train(settings, workdir)
