@@ -74,7 +74,7 @@ def prune_step(
     Judged together, what lies around the cell, which used photographs hardly see, would all go
     first, and what goes into the merged model would not get smaller. Moments and statistics move
     with their surfels."""
-    scores = importance_scores(importance, state.params["log_scales"], state.alive, settings)
+    scores = importance_scores(importance, state.params.log_scales, state.alive, settings)
     alive = top_fraction_mask(
         scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share
     )
@@ -94,7 +94,7 @@ def inside_masks(run: Run, rows: list) -> list:
         block = layout.block_at(device, row)
         if block is None:
             return np.zeros_like(state.alive)
-        return state.alive & (partition.cell_of(state.params["means"]) == block)
+        return state.alive & (partition.cell_of(state.params.means) == block)
 
     return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(rows))]
 

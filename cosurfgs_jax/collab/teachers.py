@@ -5,11 +5,9 @@ as the student needs them.
 import logging
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int8, UInt8
 
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
@@ -17,26 +15,12 @@ from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 
-IS_TEACHER_VALID = 1
-IS_PHOTO_VALID = 2
 _log = logging.getLogger(__name__)
-
-
-class TeacherMaps(NamedTuple):
-    """Of one photograph's view. About 15 bytes a pixel."""
-
-    color: UInt8[Array, "h w 3"]
-    flags: UInt8[
-        Array, "h w"
-    ]  # IS_TEACHER_VALID: a solid hit in the region that the teacher was trained on;
-    # IS_PHOTO_VALID: what is seen there lies in a cell that takes part in the student's view
-    depth: Float[Array, "h w"]  # expected camera z, world lengths; 0 = nothing
-    plane_depth: Float[Array, "h w"]  # camera z of the blended plane; 0 = invalid
-    normal: Int8[Array, "h w 3"]  # blended, times 127
 
 
 def blank_maps(size: tuple[int, int]) -> TeacherMaps:

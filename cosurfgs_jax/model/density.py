@@ -15,14 +15,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
 from cosurfgs_jax.settings import DensitySettings
+from cosurfgs_jax.types import SurfelParams
 
 _NEEDLE_RATIO = (
     0.01  # of the two scales; splitting thinner surfels multiplies needles and covers nothing
 )
 _SPLIT_SHRINK = 1.6
 _RESET_OPACITY = 0.01
-
-Params = dict[str, Array]
 
 
 class DensityStats(NamedTuple):
@@ -100,13 +99,13 @@ def _zero_moments(state: optax.ScaleByAdamState, mask: Bool[Array, " n"]) -> opt
 
 
 def _is_prunable(
-    params: Params, alive, settings: DensitySettings, is_after_reset, length
+    params: SurfelParams, alive, settings: DensitySettings, is_after_reset, length
 ) -> Bool[Array, " n"]:
     is_finite = jnp.ones_like(alive)
-    for value in params.values():
+    for value in jax.tree.leaves(params):
         is_finite &= jnp.isfinite(value).reshape(alive.shape[0], -1).all(axis=-1)
-    is_faint = jax.nn.sigmoid(params["logit_opacities"]) < settings.prune_opacity
-    is_large = jnp.exp(params["log_scales"].max(axis=-1)) > settings.prune_scale * length
+    is_faint = jax.nn.sigmoid(params.logit_opacities) < settings.prune_opacity
+    is_large = jnp.exp(params.log_scales.max(axis=-1)) > settings.prune_scale * length
     return alive & (~is_finite | is_faint | (is_large & is_after_reset))
 
 
@@ -154,7 +153,7 @@ def _sources(
 
 
 def densify(
-    params: Params,
+    params: SurfelParams,
     opt_state: optax.ScaleByAdamState,
     alive: Bool[Array, " n"],
     stats: DensityStats,
@@ -163,7 +162,7 @@ def densify(
     is_after_reset: Bool[Array, ""] | bool,
     budget: Int[Array, ""] | int | None = None,
     length: Float[Array, ""] | float = 1.0,
-) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
+) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
     """Prunes, then clones small and splits large surfels where the screen gradient is high.
 
     Args:
@@ -191,7 +190,7 @@ def densify(
         stats.gradient_sum / (views * settings.gradient_threshold),
         stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold),
     )
-    scales = jnp.exp(params["log_scales"])
+    scales = jnp.exp(params.log_scales)
     is_large = scales.max(axis=-1) > settings.split_scale * length
     is_needle = scales.min(axis=-1) < _NEEDLE_RATIO * scales.max(axis=-1)
     wanted = kept & (strength > 1) & ~(is_large & is_needle)
@@ -199,14 +198,15 @@ def densify(
     grown = _keep_strongest(wanted, strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0))
 
     source, is_filled = _sources(grown, kept)
-    params = {name: value[source] for name, value in params.items()}
+    params = jax.tree.map(lambda value: value[source], params)
     is_child = (grown & is_large)[source]  # in both slots of a split
-    offsets = jax.random.normal(key, params["log_scales"].shape) * jnp.exp(params["log_scales"])
-    plane = matrix_from_quat(params["quats"])[..., :2]
-    moved = params["means"] + jnp.einsum("nij,nj->ni", plane, offsets)
-    params["means"] = jnp.where(is_child[:, None], moved, params["means"])
-    params["log_scales"] = params["log_scales"] - is_child[:, None].astype(jnp.float32) * jnp.log(
-        _SPLIT_SHRINK
+    offsets = jax.random.normal(key, params.log_scales.shape) * jnp.exp(params.log_scales)
+    plane = matrix_from_quat(params.quats)[..., :2]
+    moved = params.means + jnp.einsum("nij,nj->ni", plane, offsets)
+    shrink = is_child[:, None].astype(jnp.float32) * jnp.log(_SPLIT_SHRINK)
+    params = params.replace(
+        means=jnp.where(is_child[:, None], moved, params.means),
+        log_scales=params.log_scales - shrink,
     )
 
     opt_state = _zero_moments(opt_state, is_filled | is_child | is_pruned)
@@ -226,16 +226,16 @@ def densify(
 
 
 def reset_opacity(
-    params: Params, opt_state: optax.ScaleByAdamState
-) -> tuple[Params, optax.ScaleByAdamState]:
+    params: SurfelParams, opt_state: optax.ScaleByAdamState
+) -> tuple[SurfelParams, optax.ScaleByAdamState]:
     """Lowers all opacities to at most 0.01 and forgets their moments: what is not needed stays
     faint and is pruned.
     """
     ceiling = jnp.log(_RESET_OPACITY / (1 - _RESET_OPACITY))
-    params = params | {"logit_opacities": jnp.minimum(params["logit_opacities"], ceiling)}
+    params = params.replace(logit_opacities=jnp.minimum(params.logit_opacities, ceiling))
 
     def forget(moments):
-        return moments | {"logit_opacities": jnp.zeros_like(moments["logit_opacities"])}
+        return moments.replace(logit_opacities=jnp.zeros_like(moments.logit_opacities))
 
     return params, opt_state._replace(mu=forget(opt_state.mu), nu=forget(opt_state.nu))
 
@@ -249,12 +249,12 @@ def _map_slots(function, params, opt_state, alive, stats):
 
 
 def grow_capacity(
-    params: Params,
+    params: SurfelParams,
     opt_state: optax.ScaleByAdamState,
     alive: Bool[Array, " n"],
     stats: DensityStats,
     new_capacity: int,
-) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " m"], DensityStats]:
+) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " m"], DensityStats]:
     """Appends dead slots. Changes shapes, so what is jitted over these arrays compiles again.
 
     Args:
@@ -274,18 +274,17 @@ def grow_capacity(
         return jnp.concatenate([values, jnp.zeros((added, *values.shape[1:]), values.dtype)])
 
     grown, opt_state, alive, stats = _map_slots(pad, params, opt_state, alive, stats)
-    grown["quats"] = jnp.concatenate(
-        [params["quats"], jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))]
-    )
+    identity = jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))
+    grown = grown.replace(quats=jnp.concatenate([params.quats, identity]))
     return grown, opt_state, alive, stats
 
 
 def compact(
-    params: Params,
+    params: SurfelParams,
     opt_state: optax.ScaleByAdamState,
     alive: Bool[Array, " n"],
     stats: DensityStats,
-) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats]:
+) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats]:
     """Moves the living surfels to the front, in their order; dead ones follow. Moments and
     statistics move along.
     """

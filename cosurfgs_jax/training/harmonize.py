@@ -102,10 +102,10 @@ def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
         state: of one block, with an exposure model.
         gain: per channel, positive.
     """
-    sh = scale_harmonics(state.params["sh"], gain)
+    sh = scale_harmonics(state.params.sh, gain)
     return dataclasses.replace(
         state,
-        params=state.params | {"sh": sh},
+        params=state.params.replace(sh=sh),
         appearance=exposure_model.apply_inverse_gain(state.appearance, gain),
     )
 

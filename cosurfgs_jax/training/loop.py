@@ -14,6 +14,7 @@ from cosurfgs_jax import metrics
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.density import grow_capacity
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
@@ -57,6 +58,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
 
     def make_abstract(meta: dict):
         check_identity(partitioned, meta)
+        check_own_terms(run.own_terms, meta)
         return layout.abstract_rows(
             abstract_state(meta["num_slots"], meta["max_views"], run.settings)
         )
@@ -91,6 +93,18 @@ def check_identity(partitioned: PartitionedScene, meta: dict) -> None:
             )
 
 
+def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
+    """Raises InputError if a stage began with other terms of the loss than the user gives now."""
+    before = meta.get("own_loss_terms", [])
+    now = [term.name for term in own_terms]
+    if sorted(now) != sorted(before):
+        raise InputError(
+            f"losses: expected the terms of your own that the run began with "
+            f"({', '.join(before) or 'none'}), got {', '.join(now) or 'none'}; give the same ones "
+            "to cosurfgs_jax.collab.pipeline.train, or use another --workdir"
+        )
+
+
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
     """Starts to save a stage as it is now."""
     partitioned = run.partitioned
@@ -104,6 +118,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,
             "num_blocks": len(partitioned.blocks),
+            "own_loss_terms": [term.name for term in run.own_terms],
             **partitioned.identity(),
         },
     )
@@ -199,7 +214,7 @@ class Trainer:
         self._run = run
         self._schedule = schedule
         self._first_progress = first_progress
-        self._steps = compile_blocks(run.settings, run.layout)
+        self._steps = compile_blocks(run.settings, run.layout, run.own_terms)
         self._pace = DispatchLimit(programs_ahead(run.layout))
         self._views = BlockViews(run)
         self._next: dict[tuple[int, int], PackedBatch] = {}  # by row and step

@@ -9,6 +9,7 @@ import numpy as np
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     images: ImageStore
     stop: StopRequest
     log: Log
+    own_terms: tuple[LossTerm, ...] = ()  # of the loss, given by a user
 
     def any_process(self, flag: bool) -> bool:
         """Whether it is true in any process; all must call it."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.model import density, exposure_model, optim
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import SurfelParams, Surfels
 
 
 @jax.tree_util.register_dataclass
@@ -20,7 +20,7 @@ class TrainState:
 
     | field                  | what                                                            |
     |------------------------|-----------------------------------------------------------------|
-    | `params`               | trainable fields of N slots (`optim.SurfelParams`)              |
+    | `params`               | trainable fields of N slots (`SurfelParams`)                    |
     | `alive`                | bool[N], slots in use                                           |
     | `optimizer`            | Adam moments of `params`                                        |
     | `stats`                | screen gradients since the last densification                   |
@@ -30,7 +30,7 @@ class TrainState:
     | `length`               | f32[], extent of the block in world lengths                     |
     """
 
-    params: optim.SurfelParams
+    params: SurfelParams
     alive: Bool[Array, " n"]
     optimizer: optax.ScaleByAdamState
     stats: density.DensityStats
@@ -41,7 +41,7 @@ class TrainState:
 
     def surfels(self) -> Surfels:
         """The model."""
-        return optim.to_surfels(self.params, self.alive)
+        return Surfels.of(self.params, self.alive)
 
 
 def init_state(
@@ -61,7 +61,6 @@ def init_state(
         length: extent of the block in world lengths.
     """
     max_views = num_views if max_views is None else max_views
-    params, alive = optim.from_surfels(surfels)
     exposure = exposure_optimizer = None
     if settings.appearance.enabled:
         exposure = exposure_model.init(
@@ -69,10 +68,10 @@ def init_state(
         )
         exposure_optimizer = exposure_model.init_optimizer(exposure)
     return TrainState(
-        params,
-        alive,
-        optim.init_optimizer(params),
-        density.init_stats(alive.shape[0]),
+        surfels.params,
+        surfels.alive,
+        optim.init_optimizer(surfels.params),
+        density.init_stats(surfels.alive.shape[0]),
         exposure,
         exposure_optimizer,
         jnp.int32(num_views),
@@ -111,7 +110,7 @@ def empty_state(num_slots: int, max_views: int, settings: Settings) -> TrainStat
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
         abstract_state(num_slots, max_views, settings),
     )
-    state.params["quats"][:, 0] = 1
+    state.params.quats[:, 0] = 1
     return state
 
 

@@ -159,12 +159,12 @@ def test_any_number_of_devices_gives_the_same_bits(run, partitioned):
     assert list(on_four) == [0, 1, 2, 3]
     for block, (trained, controlled) in on_four.items():
         before = first_state(partitioned, partitioned.blocks[block], SETTINGS, SLOTS)
-        assert (trained.params["means"] != np.asarray(before.params["means"])).any()
+        assert (trained.params.means != np.asarray(before.params.means)).any()
         assert (
             trained.appearance["embeddings"] != np.asarray(before.appearance["embeddings"])
         ).any()
         assert controlled.alive.sum() != trained.alive.sum()
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, other, on_four)
-    means = [states[0].params["means"] for states in on_four.values()]
+    means = [states[0].params.means for states in on_four.values()]
     assert all((means[0] != other).any() for other in means[1:]), "blocks are told apart"

@@ -77,7 +77,7 @@ def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_sw
     for block, got in measured["weight"].items():
         removal = measured["removal"][block]
         inside = (
-            partitioned.partition.cell_of(solid_state(partitioned, block).params["means"]) == block
+            partitioned.partition.cell_of(solid_state(partitioned, block).params.means) == block
         )
         used = [
             one
