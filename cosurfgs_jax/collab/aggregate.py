@@ -253,9 +253,9 @@ class Aggregation:
     def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
-        rows, reports = self._step(stage.rows, self.deliver(stage.step))
+        rows, reports = self._step(stage.states, self.deliver(stage.step))
         self._pace.launched(reports)
-        return stage._replace(rows=rows, step=stage.step + 1), reports
+        return stage._replace(states=rows, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
         """What all devices need for a step, with the device axis in front, put leaf by leaf: what

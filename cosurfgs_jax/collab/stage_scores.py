@@ -18,7 +18,7 @@ from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import RasterSettings
-from cosurfgs_jax.training.loop import views_in_step
+from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,

@@ -12,6 +12,7 @@ import numpy as np
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Grouping
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
@@ -114,7 +115,7 @@ class Teachers:
             for view in blocks[block].views
             if not (path := self._path(block, int(view))).exists()
         ]
-        if self._run.any_process(bool(missing)):
+        if processes.any_process(bool(missing)):
             raise InputError(
                 f"{self._folder}: expected what the teachers show of all photographs, got "
                 f"{len(missing)} files "
@@ -166,7 +167,7 @@ class Teachers:
                     for block in run.layout.local_blocks
                     if views[block] is not None and not self._path(block, views[block]).exists()
                 ]
-                if run.any_process(bool(missing)):
+                if processes.any_process(bool(missing)):
                     maps = run.layout.get_blocks(
                         jax.block_until_ready(render(rows, planner.requests(views)))
                     )
@@ -174,7 +175,7 @@ class Teachers:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])
                 progress.update(number + 1)
-                if run.any_process(bool(run.stop)):
+                if processes.any_process(bool(run.stop)):
                     raise Stopped
 
     def _store(

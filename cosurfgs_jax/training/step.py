@@ -9,7 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.term import LossTerm, Phase
-from cosurfgs_jax.model import density, exposure_model, optim
+from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model.density_strategies import strategy_of
+from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import Settings
@@ -157,7 +159,8 @@ def train_step(
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
-        stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
+        strategy = strategy_of(settings.density)
+        stats = strategy.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
     new = dataclasses.replace(
         state,
         params=params,
@@ -180,10 +183,10 @@ class DensifyOrder(NamedTuple):
 
 def densify_step(
     state: TrainState, order: DensifyOrder, settings: Settings
-) -> tuple[TrainState, density.DensityReport]:
-    """One round of density control (`density.densify`) on the state."""
+) -> tuple[TrainState, DensityReport]:
+    """One round of density control on the state, by the strategy of the settings."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
-    *slots, report = density.densify(
+    *slots, report = strategy_of(settings.density).densify(
         state.params,
         state.optimizer,
         state.alive,
@@ -245,7 +248,8 @@ def trim_step(
     return dataclasses.replace(state, alive=is_kept), (state.alive & ~is_kept).sum(dtype=jnp.int32)
 
 
-def reset_opacity_step(state: TrainState) -> TrainState:
-    """Lowers all opacities (`density.reset_opacity`)."""
-    params, optimizer = density.reset_opacity(state.params, state.optimizer)
+def reset_opacity_step(state: TrainState, settings: Settings) -> TrainState:
+    """Lowers all opacities, as the density strategy does it."""
+    reset = strategy_of(settings.density).reset
+    params, optimizer = reset(state.params, state.optimizer)
     return dataclasses.replace(state, params=params, optimizer=optimizer)
