@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.raster.projection import Projected, Static
+from cosurfgs_jax.raster.options import Static
+from cosurfgs_jax.raster.projection import Projected
 
-# Pairs are counted in int32. What lies behind the first two thousand million pairs of a view is not
+# Pairs are counted in int32. What lies behind the first 2^31 (2.1 billion) pairs of a view is not
 # drawn, but counted in `num_invalid`.
 MAX_PAIRS = 2**31 - 2**24
 _MIN_WINDOW = 2**14

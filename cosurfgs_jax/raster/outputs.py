@@ -16,6 +16,27 @@ MIN_PLANE_ALPHA = 0.5  # thinner hits have no trustworthy plane
 MIN_PLANE_COSINE = 0.05  # |normal . ray| below which the plane is seen edge-on
 
 
+class Drawn(NamedTuple):
+    """What a draw function makes of V views; None, or an array of no element, where it was not
+    asked for. Sums are over the hits of a ray with weights w = alpha T.
+    """
+
+    color: Float[Array, "v h w 3"]  # with background
+    transmittance: Float[Array, "v h w"]
+    depth_sum: Array | None
+    median_depth: Array | None
+    normal_sum: Array | None
+    plane_sum: Array | None
+    distortion: Array | None
+    last_rank: Int[Array, "v h w"]  # of the last blended surfel, for the backward pass
+    median_rank: Array | None  # likewise, of the surfel that median_depth is of
+    contributions: Array | None  # f32[V,N,4]
+    status: Int[Array, "v 2"]  # surfels that were skipped, pairs of surfel and tile
+
+
+NUM_FLOAT_MAPS = 7  # of `Drawn`, from the front: those that take cotangents
+
+
 class RawMaps(NamedTuple):
     """Sums over the hits of a ray with weights w = alpha T; None where not asked for. V views in
     front, or none.

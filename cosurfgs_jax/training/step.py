@@ -11,7 +11,7 @@ from cosurfgs_jax.losses.geometric import GeometricLosses, SecondView, geometric
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.model import density, exposure_model, optim
 from cosurfgs_jax.native.ffi import match_varying
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.types import Camera, Surfels
@@ -48,33 +48,33 @@ class StepShape:
 
 def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
     """The plane depth that the model shows in a second view, without gradient."""
-    drawn = rasterize(
+    out = render(
         jax.lax.stop_gradient(surfels),
         second.camera,
-        image_size=second.photo.shape[:2],
-        near=settings.raster.near,
-        backend=settings.raster.backend or None,
-        maps="geometry",
+        second.photo.shape[:2],
+        RasterOptions.from_settings(settings.raster),
+        maps=Maps.GEOMETRY,
     )
-    return drawn.plane_depth
+    return out.plane_depth
 
 
 def _loss(
     params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape
 ):
-    height, width = batch.photo.shape[:2]
     needs_distortion = settings.loss.distortion_weight > 0
-    maps = "all" if needs_distortion else "geometry" if shape.has_geometry else "color"
+    maps = Maps.COLOR
+    if shape.has_geometry:
+        maps = Maps.GEOMETRY
+    if needs_distortion:
+        maps = Maps.ALL
     surfels = optim.to_surfels(params, state.alive)
-    out = rasterize(
+    out = render(
         surfels,
         batch.camera,
-        image_size=(height, width),
-        near=settings.raster.near,
-        background=jnp.full((3,), settings.raster.background, jnp.float32),
-        backend=settings.raster.backend or None,
+        batch.photo.shape[:2],
+        RasterOptions.from_settings(settings.raster),
         maps=maps,
-        gradient_probe=probe,
+        probe=probe,
     )
     transform = None
     if exposure is not None:
@@ -202,15 +202,8 @@ def count_front_view(
             some to draw for nothing.
         settings: static.
     """
-    out = rasterize(
-        state.surfels(),
-        camera,
-        image_size=image_size,
-        near=settings.raster.near,
-        backend=settings.raster.backend or None,
-        maps="color",
-        with_contributions=True,
-    )
+    options = RasterOptions.from_settings(settings.raster)
+    out = render(state.surfels(), camera, image_size, options, with_contributions=True)
     return num_views + ((out.contributions[:, 3] > 0) & is_active).astype(jnp.int32)
 
 
