@@ -1,5 +1,5 @@
-"""Drawing surfels: `rasterize`, the differentiable surfel rasterizer, and `render`, what the package
-itself calls with the options of a run."""
+"""The differentiable surfel rasterizer: `rasterize`, and `render`, which the package itself calls
+with the options of a run."""
 
 from cosurfgs_jax.raster.backends import (
     available_backends,

@@ -1,8 +1,8 @@
 """The backends of the rasterizer, and which of them is used.
 
 A backend is a module of this folder with a function `render_views(static, surfels, camera,
-background, probe)` that returns the `RawMaps` of one view or of V (see `drawing.make_renderer`), and
-one line in `BACKENDS`."""
+background, probe)` that returns the `RawMaps` of one view or of V (see `drawing.make_renderer`),
+and one line in `BACKENDS`."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""Which surfels meet which tiles, front to back, in plain JAX with static shapes.
+"""Binning: the (surfel, tile) pairs of a view, front to back, in plain JAX with static shapes.
 
 The (surfel, tile) pairs of a view, in order of depth, are taken in *windows* of a fixed number of
 pairs. Blending one window after the other into the same image is what blending all at once would
@@ -85,7 +85,9 @@ def order(projected: Projected, grid: Grid) -> Ordered:
     is_counted = jnp.cumsum(counts.astype(jnp.float32)) < MAX_PAIRS
     size = jnp.where(is_counted[:, None], size, 0)
     ends = jnp.cumsum(size[:, 0] * size[:, 1], dtype=jnp.int32)
-    num_pairs = ends[-1] if num else jnp.zeros((), jnp.int32)
+    num_pairs = jnp.zeros((), jnp.int32)
+    if num:
+        num_pairs = ends[-1]
     features = jnp.where(projected.is_drawn[:, None], projected.features, 0.0)
     return Ordered(
         ids,

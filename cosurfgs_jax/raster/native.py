@@ -21,9 +21,8 @@ def _kept_bytes(targets: str, num_surfels: int, image_size) -> int:
     and sort again.
 
     On GPUs that takes 144 bytes per surfel, 8 per tile, and 4 per pair of surfel and tile, so there
-    is room for 12 pairs per surfel and 240 per tile; if that is too little the backward call does
-    the work again (gpu/pipeline.h). The CPU's call leaves
-    nothing: there, memory is dearer than the work.
+    is room for 12 pairs per surfel and 240 per tile; with more pairs the backward call does the
+    work again. The CPU's call leaves nothing: there, memory is dearer than the work.
     """
     if targets == _TARGETS and not ffi.is_cuda():
         return 0

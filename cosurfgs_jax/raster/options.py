@@ -13,7 +13,7 @@ PROJECTIONS = ("perspective", "orthographic")
 
 class Maps(enum.IntEnum):
     """Which maps are made; each level holds those before it. The numbers are those of
-    native/csrc/common/constants.h.
+    native/csrc/raster/raster.h.
     """
 
     COLOR = 0  # color and alpha

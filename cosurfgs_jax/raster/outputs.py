@@ -58,10 +58,10 @@ def _plane_depth(normal_sum, plane_sum, transmittance, pose, intrinsics, project
     alpha = 1.0 - transmittance
     rays = pixel_rays(intrinsics, transmittance.shape)
     normal_camera = turn(normal_sum, pose[:3, :3])
-    if (
-        projection == "orthographic"
-    ):  # pixel_rays holds where the ray starts in x and y; it goes along z
-        facing = cosine = -normal_camera[..., 2]
+    if projection == "orthographic":
+        # pixel_rays holds where the ray starts in x and y; it goes along z.
+        facing = -normal_camera[..., 2]
+        cosine = facing
         distance = plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)
     else:
         facing = -(normal_camera * rays).sum(axis=-1)
@@ -84,10 +84,10 @@ def _native_plane_depth(*operands):
 
 def _native_plane_depth_backward(operands, cotangents):
     results = [(x.shape, np.float32) for x in (operands[0], operands[1], operands[3])]
-    by_normal, by_plane, by_pose = ffi.call(
+    grad_normal, grad_plane, grad_pose = ffi.call(
         "cosurfgs_plane_depth_backward", results, *operands, cotangents[0], **_LIMITS
     )
-    return by_normal, by_plane, None, by_pose, None
+    return grad_normal, grad_plane, None, grad_pose, None
 
 
 _native_plane_depth.defvjp(
@@ -148,7 +148,9 @@ def finish(
     """
     if is_native is None:
         is_native = ffi.has_native("cosurfgs_plane_depth", raw.transmittance)
-    one = functools.partial(
+    finish_view = functools.partial(
         _finish_view, projection=projection, is_native=is_native and projection == "perspective"
     )
-    return one(raw, camera) if camera.camera_from_world.ndim == 2 else jax.vmap(one)(raw, camera)
+    if camera.camera_from_world.ndim == 2:
+        return finish_view(raw, camera)
+    return jax.vmap(finish_view)(raw, camera)

@@ -1,15 +1,15 @@
 """The rasterizer with Pallas kernels for TPUs: one program per tile, whose 16 x 16 pixels lie in
 two rows of 128 lanes.
 
-It has been compared with the definition in Pallas' interpreter, and it lowers for TPUs; it has
-never run on one. Projection and lists are plain JAX (see `tile_backend` and `binning`); the arithmetic is
-`blending`. A program reads its list in chunks of 128 pairs from the memory of the device into
-scalar memory. A chunk at the border of two tiles is read by both, and both write their own
-columns of its results: the programs of a TPU core run one after the other, which the kernels ask
-    for.
+It is verified against the definition in Pallas' interpreter, and it lowers for TPUs; it has never
+run on one. Projection and binning are plain JAX (see `tile_backend` and `binning`); the arithmetic
+is `blending`. A program reads its list in chunks of 128 pairs from the memory of the device into
+scalar memory. A chunk at the border of two tiles is read by both, and both write their own columns
+of its results: this needs the programs of a TPU core to run one after the other, which the kernels
+request.
 
-It is written to be right, not to be fast: a tile fills 2 of the 8 rows of a register, each pair of
-the way back makes 22 sums over the tile, and nothing is computed while a chunk is on its way.
+It is not optimised: a tile fills 2 of the 8 rows of a register, each pair of the backward pass
+makes 22 sums over the tile, and copies do not overlap with computation.
 """
 
 import functools

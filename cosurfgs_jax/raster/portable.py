@@ -2,10 +2,9 @@
 kernel.
 
 Tiles of pixels go through their surfels front to back, one surfel of every tile at a time:
-vectorised over the pixels of a group of tiles. The groups are made of tiles with lists of similar
-length, and each stops when its pixels have. The backward pass takes the same lists from the
-back.
-See `binning` for the lists and `blending` for the arithmetic."""
+vectorised over the pixels of a group of tiles. A group holds tiles with lists of similar length,
+and stops when its pixels have. The backward pass takes the same lists from the back. See `binning`
+for the lists and `blending` for the arithmetic."""
 
 import functools
 from typing import NamedTuple
@@ -54,9 +53,9 @@ def _pixel_centers(tile, tiling: _Tiling):
 
 
 def noinline(function, *arguments):
-    """Calls a function that XLA is to compile by itself.
+    """Calls a function that XLA does not inline.
 
-    For CPUs, on two grounds. What comes out of it is computed once: else XLA computes a hit anew
+    For CPUs, for two reasons. What comes out of it is computed once: else XLA computes a hit anew
     for each of a dozen maps, four times slower. And a loop in it is one piece of code in one
     thread: else XLA cuts every operation of some microseconds into pieces for all threads, hundreds
         of times slower when they are more than cores (`PJRT_NPROC`). These

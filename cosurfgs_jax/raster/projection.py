@@ -1,5 +1,4 @@
-"""From surfels to what a pixel needs to know of them, in plain JAX: shared by the backends that are
-not native.
+"""The projection of surfels, in plain JAX: shared by the backends that are not native.
 
 Everything is relative to the projected centre of the surfel, as in
 native/csrc/raster/surfel_math.h, whose notes derive it: seven numbers instead of the nine of
@@ -36,9 +35,8 @@ _CUTOFF_MARGIN = 1e-3  # the exact test is on alpha
 class Projected(NamedTuple):
     """N surfels in one view; rows of those that are not drawn hold harmless numbers."""
 
-    features: Float[
-        Array, "n f"
-    ]  # centre px[2], a[3], b[3], c, camera z of (u, v, 1) [3], opacity, color[3], normal[3], plane
+    # centre px[2], a[3], b[3], c, camera z of (u, v, 1) [3], opacity, color[3], normal[3], plane
+    features: Float[Array, "n f"]
     depth: Float[Array, " n"]  # camera z of the centre
     box: Int[Array, "n 4"]  # pixels that it may cover: x0, x1, y0, y1, inclusive, in the image
     is_drawn: Bool[Array, " n"]
@@ -150,12 +148,14 @@ def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
     zero = jnp.zeros_like(depth)
     one = jnp.ones_like(depth)
     # (u, v, 1) . ray divides pixels: camera z, or 1 where rays are parallel.
-    ray = jnp.stack(
-        [zero, zero, one] if static.orthographic else [u[:, 2], v[:, 2], center_camera[:, 2]],
-        axis=-1,
-    )
-    (fx, fy) = (intrinsics[0, 0], intrinsics[1, 1])
-    (cx, cy) = (intrinsics[0, 2], intrinsics[1, 2])
+    ray = [u[:, 2], v[:, 2], center_camera[:, 2]]
+    if static.orthographic:
+        ray = [zero, zero, one]
+    ray = jnp.stack(ray, axis=-1)
+    fx = intrinsics[0, 0]
+    fy = intrinsics[1, 1]
+    cx = intrinsics[0, 2]
+    cy = intrinsics[1, 2]
     ex = -fx * center_camera[:, 0] / ray[:, 2]
     ey = -fy * center_camera[:, 1] / ray[:, 2]
     n0 = (fx * u[:, 0] + ex * ray[:, 0], fx * v[:, 0] + ex * ray[:, 1])
@@ -167,10 +167,11 @@ def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
 
     offset = _keep(is_drawn, means - cameras.camera_center(camera_from_world)[None, :], 1.0)
     direction = offset / jnp.sqrt(_sum(offset * offset))[:, None]
+    normal = axes[:, :, 2]
+    facing = _sum(normal * offset)
     if static.orthographic:
         direction = jnp.broadcast_to(rotation[2][None, :], offset.shape)
-    normal = axes[:, :, 2]
-    facing = _sum(normal * (direction if static.orthographic else offset))
+        facing = _sum(normal * direction)
     normal = normal * jnp.where(facing > 0, -one, one)[:, None]
     plane = -_sum(in_camera(normal) * center_camera)
     shade = spherical_harmonics.evaluate(static.sh_degree, sh, direction) + 0.5

@@ -19,11 +19,13 @@ def _check_surfels(surfels: Surfels) -> None:
         "quats": (num, 4),
         "log_scales": (num, 2),
         "logit_opacities": (num,),
-        "sh": (num, *surfels.sh.shape[1:2], 3) if surfels.sh.ndim == 3 else (num, "K", 3),
+        "sh": (num, "K", 3),
         "alive": (num,),
     }
     for name, shape in expected.items():
         got = getattr(surfels, name).shape
+        if name == "sh" and len(got) == 3:
+            shape = (num, got[1], 3)
         if got != shape:
             raise InputError(f"rasterize: surfels.{name}: expected shape {shape}, got {got}")
 

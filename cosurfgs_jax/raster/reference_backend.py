@@ -50,14 +50,7 @@ def render_views(
     def render_view(camera: Camera) -> RawMaps:
         shift = None if probe is None else _shifts_of_probe(probe, image_size)
         raw = reference.render(
-            surfels.means,
-            surfels.quats,
-            surfels.log_scales,
-            surfels.logit_opacities,
-            surfels.sh,
-            surfels.alive,
-            camera.camera_from_world,
-            camera.intrinsics,
+            *jax.tree.leaves((surfels, camera)),
             background,
             image_size=image_size,
             near=static.near,

@@ -1,8 +1,7 @@
-"""A rasterizer around any way to blend lists of surfels into tiles: the backends that are not
-native share it.
+"""The draw function of a tile blender: what the backends that are not native share.
 
-Projection and lists before, from tiles to images and back to the parameters after; see `portable`
-and `pallas_tpu`."""
+Projection and binning come before the blender, images and gradients of the surfels after it; see
+`portable` and `pallas_tpu`."""
 
 import functools
 from collections.abc import Callable
@@ -24,7 +23,7 @@ TILE = 16
 
 
 class Blender(NamedTuple):
-    """How one view's tiles go through their lists."""
+    """Blends the tiles of one view, forward and backward."""
 
     # (static, grid, ordered) -> Pixels [tiles, pixels], contributions [N + 1, 4] in order of depth
     # or None, windows taken
@@ -232,7 +231,7 @@ def _backward(blender: Blender, static: Static, residuals: _Residuals, cotangent
 
 
 def make_draw(blender: Blender) -> Callable:
-    """A function like `native.draw` from a way to blend lists of surfels."""
+    """A function like `native.draw` from a blender."""
 
     def draw(static: Static, surfels: Surfels, cameras: Camera, background, probe) -> Drawn:
         del probe  # exists for its cotangent

@@ -23,7 +23,7 @@ from cosurfgs_jax.raster.outputs import RawMaps
 
 
 def renderer(render_views=native.render_views, **changes):
-    """A backend's renderer as a function of one draw's options; `changes` are fields of `Static`."""
+    """A backend's renderer as a function of one draw's options; `changes` are fields of Static."""
 
     def render(surfels, camera, background, probe, **options):
         height, width = options.pop("image_size")
