@@ -13,8 +13,7 @@ from typing import Any
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings, declaration_of
-
-NAME = "config.json"
+from cosurfgs_jax.workdir import Workdir
 
 # Settings of how a run is logged, saved and cached, or of what follows it: they never change the
 # trained model. The data may move: its content is checked (`training.loop.check_identity`).
@@ -195,13 +194,6 @@ def with_absolute_paths(settings: Settings) -> Settings:
     return dataclasses.replace(settings, data=data)
 
 
-def has_begun(workdir: Path) -> bool:
-    """Whether a run has saved a step there. Before that its settings are not binding: the first
-    try may have failed early.
-    """
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*/*"))
-
-
 def _is_free(name: str, free: tuple[str, ...]) -> bool:
     return any(name == item or (item.endswith(".") and name.startswith(item)) for item in free)
 
@@ -218,7 +210,9 @@ def take_free(settings: Settings, source: Settings) -> None:
             set_value(settings, name, value)
 
 
-def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
+def check_fits(
+    settings: Settings, workdir: Workdir, free: tuple[str, ...] = FREE_TO_CHANGE
+) -> None:
     """Checks that a workdir's run can go on with these settings. Before its first saved step any
     settings can.
 
@@ -230,10 +224,9 @@ def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_T
         InputError: a setting that shapes the model differs; the message has its name, both values
             and what to do.
     """
-    path = workdir / NAME
-    if not (path.exists() and has_begun(workdir)):
+    if not (workdir.config.exists() and workdir.has_begun()):
         return
-    before = {name: value for name, _, value in leaves(load(path))}
+    before = {name: value for name, _, value in leaves(load(workdir.config))}
     for name, _, value in leaves(settings):
         if value != before[name] and not _is_free(name, free):
             raise InputError(

@@ -13,6 +13,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.program.config_file import load_config_file
 from cosurfgs_jax.program.disk import is_disk_full
 from cosurfgs_jax.settings import Settings, iter_help
+from cosurfgs_jax.workdir import Workdir
 
 HELP_FLAGS = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 _WORKDIR_HELP = {
@@ -26,7 +27,7 @@ class Options:
     """What a program was asked to do."""
 
     settings: Settings
-    workdir: Path | None  # None for a program that has none
+    workdir: Workdir | None  # None for a program that has none
     flags: flags.FlagValues  # the program's own flags by name
 
 
@@ -83,15 +84,15 @@ def parse_options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -
         return Options(Settings(), None, values)
     if not values.workdir:
         raise InputError("--workdir: expected a folder, got none; give --workdir=DIR")
-    folder = Path(values.workdir).expanduser().absolute()
-    saved = folder / settings_file.NAME
+    folder = Workdir(Path(values.workdir).expanduser().absolute())
+    saved = folder.config
     is_trained = workdir == "trained"
     if is_trained and not saved.exists():
         raise InputError(
             f"--workdir={values.workdir}: expected the folder of a trained run, got no "
-            f"{settings_file.NAME} in it; run `python -m cosurfgs_jax.train` first"
+            f"{saved.name} in it; run `python -m cosurfgs_jax.train` first"
         )
-    _make_writable(folder)
+    _make_writable(folder.root)
     has_file = any(re.match(r"--?config(=|$)", argument) for argument in argv[1:])
     settings = values.config
     if is_trained or (saved.exists() and not has_file):

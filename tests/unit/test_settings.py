@@ -13,6 +13,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.program import load_config_file
 from cosurfgs_jax.settings import Settings, SettingsGroup, iter_help, settings_reference
 from cosurfgs_jax.settings.declaration import at_least, number, require, setting
+from cosurfgs_jax.workdir import Workdir
 
 
 def test_defaults_are_valid():
@@ -188,13 +189,13 @@ def _changed(**values):
 
 def test_settings_bind_once_a_step_is_saved(tmp_path):
     settings_file.save(_changed(train__steps=9), tmp_path / "config.json")
-    settings_file.check_fits(Settings(), tmp_path)
+    settings_file.check_fits(Settings(), Workdir(tmp_path))
     _begin(tmp_path)
     with pytest.raises(
         InputError, match=r"config\.train\.steps: .* was made with 9, got 7000.*another --workdir"
     ):
-        settings_file.check_fits(Settings(), tmp_path)
-    settings_file.check_fits(_changed(train__steps=9), tmp_path)
+        settings_file.check_fits(Settings(), Workdir(tmp_path))
+    settings_file.check_fits(_changed(train__steps=9), Workdir(tmp_path))
 
 
 def test_free_settings_may_change_later(tmp_path):
@@ -208,12 +209,12 @@ def test_free_settings_may_change_later(tmp_path):
             surface__voxel_size=0.5,
             data__path="/elsewhere",
         ),
-        tmp_path,
+        Workdir(tmp_path),
     )
     other_backend = _changed(raster__backend="reference")
     with pytest.raises(InputError, match=r"config\.raster\.backend"):
-        settings_file.check_fits(other_backend, tmp_path)
-    settings_file.check_fits(other_backend, tmp_path, settings_file.FREE_AFTER_TRAINING)
+        settings_file.check_fits(other_backend, Workdir(tmp_path))
+    settings_file.check_fits(other_backend, Workdir(tmp_path), settings_file.FREE_AFTER_TRAINING)
 
 
 def test_every_free_name_is_a_setting():
