@@ -89,7 +89,7 @@ build_library() {
   cp -rs "$PWD/cosurfgs_jax" "$site/" || return 1
   rm -rf "$site/cosurfgs_jax/lib" "$site/cosurfgs_jax/_build_info.py"  # of another build
   "$cmake" --install "$WORK/build" --prefix "$site" || return 1
-  version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+  version="$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cosurfgs_jax/__init__.py)"
   mkdir "$site/cosurfgs_jax-$version.dist-info"
   printf 'Metadata-Version: 2.1\nName: cosurfgs_jax\nVersion: %s\n' "$version" >"$site/cosurfgs_jax-$version.dist-info/METADATA"
 }
