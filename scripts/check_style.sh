@@ -12,7 +12,8 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 has_module() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
 for name in ruff clang_format; do
-  has_module "$name" || die "$PYTHON: $name is missing; run: $PYTHON -m pip install -r requirements.txt"
+  has_module "$name" \
+    || die "$PYTHON: $name is missing; run: $PYTHON -m pip install -r requirements.txt"
 done
 
 # The package has no __main__, and its command may be in the folder of another environment.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need, checks the style, and runs the tests. --slow adds the tests that take
-# minutes; other arguments go to pytest: scripts/test.sh tests/unit/test_settings.py -k type
+# Installs what the tests need, checks the style, and runs the tests. --slow adds the tests that
+# take minutes; other arguments go to pytest: scripts/test.sh tests/unit/test_settings.py -k type
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
