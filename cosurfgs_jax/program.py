@@ -29,6 +29,7 @@ from absl import logging as absl_logging
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.workdir import Workdir
 
 MAX_VIRTUAL_DEVICES = 16  # of one processor: more only share its cores
 _HEARTBEAT_S = 15  # after which a process that is not heard of counts as dead
@@ -40,7 +41,7 @@ class Options:
     """What a program was asked to do."""
 
     settings: Settings
-    workdir: Path | None  # None for a program that has none
+    workdir: Workdir | None  # None for a program that has none
     flags: flags.FlagValues  # the program's own flags by name
 
 
@@ -475,15 +476,15 @@ def _options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -> Opt
         return Options(Settings(), None, values)
     if not values.workdir:
         raise InputError("--workdir: expected a folder, got none; give --workdir=DIR")
-    folder = Path(values.workdir).expanduser().absolute()
-    saved = folder / settings_file.NAME
+    folder = Workdir(Path(values.workdir).expanduser().absolute())
+    saved = folder.config
     if workdir == "trained" and not saved.exists():
         raise InputError(
             f"--workdir={values.workdir}: expected the folder of a trained run, got no "
-            f"{settings_file.NAME} "
+            f"{saved.name} "
             "in it; run `python -m cosurfgs_jax.train` first"
         )
-    _make_writable(folder)
+    _make_writable(folder.root)
     given = values.config
     has_file = any(re.match(r"--?config(=|$)", argument) for argument in argv[1:])
     settings = given

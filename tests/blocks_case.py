@@ -26,6 +26,7 @@ from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.workdir import Workdir
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
 NUM_BLOCKS = 4
@@ -57,7 +58,7 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
         pose[:3, :3] = right, np.cross(forward, right), forward
         pose[:3, 3] = -pose[:3, :3] @ center
     views = types.SimpleNamespace(
-        camera_from_world=poses,
+        camera_from_dataset=poses,
         intrinsics=partitioned.scene.intrinsics,
         image_sizes=partitioned.scene.image_sizes,
     )
@@ -68,10 +69,11 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
 
 @contextlib.contextmanager
 def run_context(
-    partitioned: PartitionedScene, workdir: Path, num_devices: int, settings: Settings = SETTINGS
+    partitioned: PartitionedScene, folder: Path, num_devices: int, settings: Settings = SETTINGS
 ) -> Iterator[Run]:
     """What a run works with, on so many devices."""
     layout = make_layout(partitioned.partition.edge_of_block, num_devices)
+    workdir = Workdir(folder)
     with ImageStore(partitioned.scene, 64) as images, Log(workdir) as log:
         yield Run(settings, workdir, partitioned, layout, images, StopRequest(), log)
 

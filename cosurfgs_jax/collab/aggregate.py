@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.collab.composite import RenderRequests, RequestPlanner, render_views
-from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.teachers import (
     IS_PHOTO_VALID,
     IS_TEACHER_VALID,
@@ -278,23 +278,20 @@ class _TaughtPhotographs:
 class Aggregation:
     """One MAS stage: devices to edges, or edges to the cloud."""
 
-    def __init__(
-        self, run: Run, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int
-    ):
+    def __init__(self, run: Run, grouping: Grouping, teachers: Teachers, num_steps: int):
         """
         Args:
             run: of the run.
-            exchange: between the devices.
-            groups: i64[B], which blocks become one model.
+            grouping: the blocks that become one model.
             teachers: rendered already.
             num_steps: of the stage.
         """
         self._run = run
         self._num_steps = num_steps
-        self._planner = RequestPlanner(run.partitioned, run.layout, exchange, groups)
+        self._planner = RequestPlanner(run.partitioned, run.layout, grouping)
         self._taught = _TaughtPhotographs(run, teachers)
         self._views = BlockViews(run, self._taught.load)
-        self._step = compile_packed(run.settings, run.layout, exchange)
+        self._step = compile_packed(run.settings, run.layout, grouping.exchange)
         self._pace = DispatchLimit(programs_ahead(run.layout))
 
     def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:

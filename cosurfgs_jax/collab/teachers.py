@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int8, UInt8
 
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
-from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
@@ -90,7 +90,7 @@ class Teachers:
             stage_name: of the stage that they teach.
         """
         self._run = run
-        self._folder = run.workdir / "teachers" / stage_name
+        self._folder = run.workdir.teachers(stage_name)
 
     def _path(self, block: int, view: int) -> Path:
         return self._folder / f"{block:04d}" / f"{view:06d}.npz"
@@ -143,15 +143,13 @@ class Teachers:
         for block in self._run.layout.local_blocks:
             shutil.rmtree(self._folder / f"{block:04d}", ignore_errors=True)
 
-    def render(
-        self, rows: list, exchange: Exchange, groups: np.ndarray, partners: dict[int, np.ndarray]
-    ) -> None:
+    def render(self, rows: list, grouping: Grouping, partners: dict[int, np.ndarray]) -> None:
         """Renders every photograph's view of every block by its group's frozen model; what is on
         disk already stays.
 
         Args:
             rows: states of the frozen blocks: whole local models, or the cells of edges.
-            exchange, groups: between the devices; the models are those of `groups`.
+            grouping: the blocks that are one frozen model.
             partners: for each local block the blocks that will take part in the student's view.
         """
         run = self._run
@@ -161,7 +159,7 @@ class Teachers:
 
         def on_device(states, requests):
             outputs = render_views(
-                [state.surfels() for state in states], requests, exchange, size, raster
+                [state.surfels() for state in states], requests, grouping.exchange, size, raster
             )
             return [
                 {
@@ -175,7 +173,8 @@ class Teachers:
             ]
 
         render = sharded(on_device, run.layout)
-        planner = RequestPlanner(partitioned, run.layout, exchange, groups)
+        planner = RequestPlanner(partitioned, run.layout, grouping)
+        groups = grouping.group_of_block
         with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
             for number, views in enumerate(_views_in_step(run)):
                 missing = [

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import files, pictures, report, settings_file
+from cosurfgs_jax import files, pictures, report
+from cosurfgs_jax.collab.merged_model import load_merged
+from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats import points as point_files
@@ -21,7 +23,6 @@ from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.outputs import evaluation
-from cosurfgs_jax.outputs.merged_model import load_merged, stage_names, total_steps
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import PHASES, check_geo, geotiff, mesh_files, read_mesh_ply, write_dsm
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
@@ -29,11 +30,9 @@ from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_parti
 from cosurfgs_jax.training.run_log import Progress, read_history
 from cosurfgs_jax.training.world_cameras import make_render_fn
 from cosurfgs_jax.types import Surfels
-from cosurfgs_jax.workdir import merge_metrics
+from cosurfgs_jax.workdir import Workdir
 
 _log = logging.getLogger(__name__)
-_MESH_PATH = Path("mesh") / "mesh.ply"
-_TIMINGS = "timings.json"
 EXPORT_FORMATS = ("ply", "dsm", "las", "points")
 _GIVEN_UNIT = "dataset units"  # of a point cloud that comes without one
 
@@ -53,7 +52,7 @@ class Trained(NamedTuple):
         )
 
 
-def load_trained(settings: Settings, workdir: Path) -> Trained:
+def load_trained(settings: Settings, workdir: Workdir) -> Trained:
     """The newest saved model of a workdir.
 
     Args:
@@ -63,37 +62,26 @@ def load_trained(settings: Settings, workdir: Path) -> Trained:
     Raises:
         InputError: nothing was trained there yet, or the dataset has changed.
     """
-    if not settings_file.has_begun(workdir):
+    if not workdir.has_begun():
         raise InputError(
             f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
             "cosurfgs_jax.train` first"
         )
     partitioned = open_partitioned_scene(settings, workdir)
     surfels, step = load_merged(settings, workdir, partitioned)
-    total = sum(
-        total_steps(settings, name) for name in stage_names(settings, partitioned.partition)
-    )
+    total = total_steps(settings, partitioned.partition)
     if step < total:
         _log.info("the model is of step %d of %d: training is not finished", step, total)
     return Trained(settings, partitioned, jax.tree.map(jnp.asarray, surfels), step)
 
 
-def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
-    path = workdir / _TIMINGS
-    timings = files.read_json_object(path) if path.exists() else {}
-    files.write_json(path, timings | {name: seconds})
-
-
-def write_report(workdir: Path, up: np.ndarray) -> Path:
+def write_report(workdir: Workdir, up: np.ndarray) -> Path:
     """report.html of what lies in the workdir now."""
-    rows = read_history(workdir)
-    timings = files.read_json_object(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
-    return report.write_report(
-        workdir, curves=report.curves_from_rows(rows), timings=timings, up=up
-    )
+    curves = report.curves_from_rows(read_history(workdir))
+    return report.write_report(workdir, curves=curves, timings=workdir.read_timings(), up=up)
 
 
-def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
+def evaluate(settings: Settings, workdir: Workdir, gt_points: str = "") -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
     With `gt_points` the mesh is extracted first where it is missing.
@@ -109,7 +97,7 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
     """
     started = time.monotonic()
     truth = read_points_ply(gt_points) if gt_points else None
-    mesh_path = workdir / _MESH_PATH
+    mesh_path = workdir.mesh
     if gt_points and not mesh_path.exists():
         _log.info("there is no mesh to compare with %s yet; extracting it first", gt_points)
         extract_mesh(settings, workdir)
@@ -135,8 +123,7 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
                 trained.step,
                 lambda done, total: progress.update(done),
             )
-        merge_metrics(
-            workdir / "metrics.json",
+        workdir.merge_metrics(
             final=evaluation.final_part(scores, int(np.asarray(trained.surfels.alive).sum())),
         )
         _log.info(
@@ -158,16 +145,16 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
             has_vertex_distances=True,
         )
         if comparison is not None:  # else what earlier truth said of this mesh stays
-            merge_metrics(workdir / "metrics.json", geometry=comparison.scores)
-            report.drop_error_files(mesh_path.parent)
-            report.write_error_files(mesh_path.parent, mesh, comparison)
+            workdir.merge_metrics(geometry=comparison.scores)
+            report.drop_error_files(workdir)
+            report.write_error_files(workdir, mesh, comparison)
             _log_surface(comparison.scores)
     elif scene.ground_truth:
         _log.info(
             "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
             "first"
         )
-    _note_seconds(workdir, "evaluate", time.monotonic() - started)
+    workdir.note_seconds("evaluate", time.monotonic() - started)
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
@@ -227,7 +214,7 @@ def choose_views(scene, choice: str) -> np.ndarray:
     return np.array([names[name] for name in choice.split(",")])
 
 
-def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test") -> None:
+def render(settings: Settings, workdir: Workdir, out: str = "", choice: str = "test") -> None:
     """Writes colour, depth and normals of views as pictures, and the depth also as float32.
 
     Args:
@@ -238,7 +225,7 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
     """
     trained = load_trained(settings, workdir)
     scene = trained.partitioned.scene
-    folder = Path(out) if out else workdir / "renders"
+    folder = Path(out) if out else workdir.renders
     views = choose_views(scene, choice)
     render_view = trained.render_fn()
     names = [
@@ -256,7 +243,7 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
             )
             pictures.write_image(
                 folder / f"{stem}_normal.png",
-                pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]),
+                pictures.colorize_normals(maps["normal"], scene.camera_from_dataset[view]),
             )
             with files.atomic_path(folder / f"{stem}_depth.npz") as path:
                 np.savez_compressed(
@@ -266,7 +253,7 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
     _log.info("%d views in %s", len(views), folder)
 
 
-def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
+def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
     """Fuses the model's depth over all training views into workdir/mesh/mesh.ply.
 
     Args:
@@ -293,20 +280,20 @@ def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
             scene,
             scene.train_views,
             trained.settings.surface,
-            workdir / _MESH_PATH,
+            workdir.mesh,
             form=form,
-            scratch_dir=workdir,
+            scratch_dir=workdir.root,
             progress=tell,
         )
-    report.drop_error_files((workdir / _MESH_PATH).parent)
-    merge_metrics(workdir / "metrics.json", geometry=None)  # it was another mesh's
-    files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
-    _note_seconds(workdir, "mesh", time.monotonic() - started)
+    report.drop_error_files(workdir)
+    workdir.merge_metrics(geometry=None)  # it was another mesh's
+    files.write_json(workdir.mesh_choices, choices)
+    workdir.note_seconds("mesh", time.monotonic() - started)
     _log.info(
         "mesh: %d triangles, voxel size %.4g, in %s",
         choices["num_triangles"],
         choices["voxel_size"],
-        workdir / _MESH_PATH.with_suffix(f".{form}"),
+        workdir.mesh.with_suffix(f".{form}"),
     )
     _log.info("report: %s", write_report(workdir, scene.up))
 
@@ -326,7 +313,7 @@ def _export_points(trained: Trained, folder: Path, form: str) -> None:
         check_geo(scene, geo)
     points = point_files.points_of(
         trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-        camera_center(scene.camera_from_world),
+        camera_center(scene.camera_from_dataset),
     )
     path = folder / ("points.las" if form == "las" else "points.ply")
     if form == "las":
@@ -373,7 +360,7 @@ def _export_dsm(trained: Trained, folder: Path) -> None:
         )
 
 
-def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
+def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
     """Writes the model to workdir/export/ in a format that other programs read.
 
     Args:
@@ -397,7 +384,7 @@ def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
     if form in ("las", "dsm"):
         geotiff.check_epsg(settings.geo.epsg)
     trained = load_trained(settings, workdir)
-    folder = workdir / "export"
+    folder = workdir.export
     if form == "ply":
         _export_surfels(trained, folder)
     elif form == "dsm":

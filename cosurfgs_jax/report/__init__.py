@@ -13,10 +13,11 @@ from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.partition_picture import partition_picture
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
+from cosurfgs_jax.workdir import DEPTHS, NORMALS, PHOTOGRAPHS, RENDERS, TEST_NAMES, Workdir
 
 __all__ = ["curves_from_rows", "drop_error_files", "write_error_files", "write_report"]
 
-_KINDS = (("gt", "photograph"), ("renders", "render"), ("depth", "depth"), ("normal", "normals"))
+_KINDS = {PHOTOGRAPHS: "photograph", RENDERS: "render", DEPTHS: "depth", NORMALS: "normals"}
 _PICTURE_WIDTH = 400
 _MESH_MEMORY = (
     5  # bytes to read and draw a mesh per byte of its file; 3.9 measured on 4 million triangles
@@ -68,28 +69,15 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _newest_test_folder(workdir: Path) -> Path | None:
-    folders = [
-        f
-        for f in (workdir / "test").glob("ours_*")
-        if f.name[5:].isdigit() and (f / "renders").is_dir()
-    ]
-    return max(folders, key=lambda f: int(f.name[5:]), default=None)
-
-
-def _view_pictures(workdir: Path, num_views: int) -> str:
-    folder = _newest_test_folder(workdir)
-    names = sorted(path.name for path in (folder / "renders").glob("*.png")) if folder else []
+def _view_pictures(workdir: Workdir, num_views: int) -> str:
+    folder = workdir.newest_test()
+    names = sorted(path.name for path in (folder / RENDERS).glob("*.png")) if folder else []
     if not names:
         return ""
     photo_names = (
-        files.read_json_object(folder / "views.json") if (folder / "views.json").exists() else {}
+        files.read_json_object(folder / TEST_NAMES) if (folder / TEST_NAMES).exists() else {}
     )
-    per_view = (
-        files.read_json_object(workdir / "per_view.json")
-        if (workdir / "per_view.json").exists()
-        else {}
-    )
+    per_view = files.read_json_object(workdir.per_view) if workdir.per_view.exists() else {}
     psnr = per_view.get(folder.name, {}).get("PSNR", {})
     chosen = [
         names[i] for i in np.unique(np.linspace(0, len(names) - 1, num_views).round().astype(int))
@@ -97,21 +85,23 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
     rows = []
     for name in chosen:
         cells = []
-        if (workdir / "before" / name).exists():
-            image = pictures.shrink(pictures.read_image(workdir / "before" / name), _PICTURE_WIDTH)
+        if (workdir.before / name).exists():
+            image = pictures.shrink(pictures.read_image(workdir.before / name), _PICTURE_WIDTH)
             cells.append(page.figure(pictures.data_url(image), "before training"))
-        for kind, title in _KINDS:
+        for kind, title in _KINDS.items():
             if (folder / kind / name).exists():
                 image = pictures.shrink(pictures.read_image(folder / kind / name), _PICTURE_WIDTH)
-                caption = f"{title}: {photo_names.get(name, name)}" if kind == "gt" else title
+                caption = (
+                    f"{title}: {photo_names.get(name, name)}" if kind == PHOTOGRAPHS else title
+                )
                 caption += (
                     f", {psnr[name]:.2f} dB"
-                    if kind == "renders" and psnr.get(name) is not None
+                    if kind == RENDERS and psnr.get(name) is not None
                     else ""
                 )
                 cells.append(page.figure(pictures.data_url(image), caption))
         error = pictures.colorize_error(
-            *(pictures.read_image(folder / kind / name) for kind in ("renders", "gt"))
+            *(pictures.read_image(folder / kind / name) for kind in (RENDERS, PHOTOGRAPHS))
         )
         error = pictures.shrink(error, _PICTURE_WIDTH)
         cells.append(page.figure(pictures.data_url(error), "error, bright = 25 % or more"))
@@ -120,8 +110,8 @@ def _view_pictures(workdir: Path, num_views: int) -> str:
     return "".join(rows)
 
 
-def _mesh_pictures(workdir: Path, up: np.ndarray) -> str:
-    path = workdir / "mesh" / "mesh.ply"
+def _mesh_pictures(workdir: Workdir, up: np.ndarray) -> str:
+    path = workdir.mesh
     if not path.exists():
         return ""
     memory = files.available_memory()
@@ -175,8 +165,8 @@ def _key_numbers(metrics: dict) -> str:
     return page.tiles(numbers) if numbers else ""
 
 
-def _partition(workdir: Path) -> str:
-    path = workdir / "partition.json"
+def _partition(workdir: Workdir) -> str:
+    path = workdir.partition
     if not path.exists():
         return ""
     table = files.read_json_object(path)
@@ -312,8 +302,8 @@ def _depth_tables(final: dict) -> str:
     )
 
 
-def _settings_table(workdir: Path) -> str:
-    path = workdir / settings_file.NAME
+def _settings_table(workdir: Workdir) -> str:
+    path = workdir.config
     if not path.exists():
         return ""
     defaults = {name: value for name, _, value in settings_file.leaves(Settings())}
@@ -329,7 +319,7 @@ def _settings_table(workdir: Path) -> str:
 
 
 def write_report(
-    workdir: str | Path,
+    workdir: Workdir,
     *,
     title: str = "",
     curves: Curves | None = None,
@@ -354,15 +344,14 @@ def write_report(
     Raises:
         InputError: a file is damaged, or the disk is full.
     """
-    workdir = Path(workdir)
     with files.reading(
-        workdir,
+        workdir.root,
         "a run with whole JSON files (metrics.json, per_view.json, partition.json)",
         "run `python -m cosurfgs_jax.evaluate` again, or restore them",
     ):
         parts = _parts(workdir, curves, timings or {}, np.asarray(up, np.float64), num_views)
-    text = page.document(title or workdir.resolve().name, "cosurfgs_jax report", parts)
-    path = workdir / "report.html"
+    text = page.document(title or workdir.root.resolve().name, "cosurfgs_jax report", parts)
+    path = workdir.report
     files.write_text(
         path, text.encode("utf-8", "replace").decode()
     )  # JSON can hold what is no text
@@ -370,14 +359,14 @@ def write_report(
 
 
 def _parts(
-    workdir: Path, curves: Curves | None, timings: dict[str, float], up: np.ndarray, num_views: int
+    workdir: Workdir,
+    curves: Curves | None,
+    timings: dict[str, float],
+    up: np.ndarray,
+    num_views: int,
 ) -> list[str]:
     """The sections of the page; see `write_report`."""
-    metrics = (
-        files.read_json_object(workdir / "metrics.json")
-        if (workdir / "metrics.json").exists()
-        else {}
-    )
+    metrics = files.read_json_object(workdir.metrics) if workdir.metrics.exists() else {}
     final = metrics.get("final") or {}
     geometry, choices = _geometry_table(metrics.get("geometry"))
     charts = "".join(line_chart(name, lines) for name, lines in (curves or {}).items())
@@ -405,7 +394,7 @@ def _parts(
         ),
         page.section(
             "Error of the surface",
-            error_pictures(workdir / "mesh", up),
+            error_pictures(workdir, up),
             "Left, the mesh coloured by the distance to ground truth: bright parts are wrong, grey "
             "ones lie outside "
             "of what is compared. Right, ground truth coloured by the distance to the mesh: bright "

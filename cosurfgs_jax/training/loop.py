@@ -3,7 +3,6 @@
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -45,11 +44,6 @@ class StageState(NamedTuple):
 
 
 Advance = Callable[[StageState, Progress], tuple[StageState, list[Packed]]]
-
-
-def checkpoint_folder(workdir: Path, name: str) -> Path:
-    """Where a stage's checkpoints lie."""
-    return workdir / "checkpoints" / name
 
 
 def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState | None:

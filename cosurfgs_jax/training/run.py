@@ -1,7 +1,6 @@
 """What every stage of a run works with, and how it is told to stop."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.workdir import Workdir
 
 _STEPS_BETWEEN_AGREEMENTS = (
     20  # of several processes: whether one was asked to stop, and whether all are still there
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     """What every stage of a run works with."""
 
     settings: Settings
-    workdir: Path
+    workdir: Workdir
     partitioned: PartitionedScene
     layout: Layout
     images: ImageStore

@@ -24,7 +24,7 @@ from blocks_case import (
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.aggregate import Aggregation, compile_step, photo_mask, view_loss
 from cosurfgs_jax.collab.compress import crop_rows
-from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.distributed.layout import sharded
@@ -50,7 +50,7 @@ def teachers_of(run, name: str, partners: dict) -> Teachers:
         ("device",), (), *(tuple((device,) for device in range(run.layout.num_devices)),) * 2
     )
     teachers = Teachers(run, name)
-    teachers.render(rows, alone, np.arange(NUM_BLOCKS), partners)
+    teachers.render(rows, Grouping(alone, np.arange(NUM_BLOCKS)), partners)
     return teachers
 
 
@@ -88,7 +88,7 @@ def steps(contexts):
     def make(num_devices: int, largest_all_to_all: int):
         run = contexts(num_devices)
         exchange = exchange_of(run.layout, largest_all_to_all=largest_all_to_all)
-        aggregation = Aggregation(run, exchange, TOGETHER, Teachers(run, "cloud"), STEPS)
+        aggregation = Aggregation(run, Grouping(exchange, TOGETHER), Teachers(run, "cloud"), STEPS)
         batches = [aggregation.batch(step) for step in range(STEPS)]
         rows = crop_rows(run, put_states(run, student))
         return (
@@ -169,7 +169,9 @@ def test_what_is_delivered_is_the_batch(contexts, num_devices, device_memory_mb)
         run.settings, data=DataSettings(device_memory_mb=device_memory_mb)
     )
     run, layout = run._replace(settings=settings), run.layout
-    aggregation = Aggregation(run, exchange_of(layout), TOGETHER, Teachers(run, "cloud"), STEPS)
+    aggregation = Aggregation(
+        run, Grouping(exchange_of(layout), TOGETHER), Teachers(run, "cloud"), STEPS
+    )
     open_it = sharded(lambda delivery: delivery.open(), layout)
     for step in range(2 * run.partitioned.max_views):  # more than once through all photographs
         got = open_it(aggregation.deliver(step))

@@ -22,6 +22,7 @@ from cosurfgs_jax.training.partitioned_scene import first_state
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.workdir import Workdir
 
 COLLECTIVES = (
     "all-reduce",
@@ -57,7 +58,7 @@ def partitioned():
 @pytest.fixture
 def run(partitioned, tmp_path):
     """What a run works with, on so many devices."""
-    with ImageStore(partitioned.scene, 64) as images, Log(tmp_path) as log:
+    with ImageStore(partitioned.scene, 64) as images, Log(Workdir(tmp_path)) as log:
         yield lambda num_devices: Run(
             SETTINGS,
             Path(tmp_path),

@@ -34,6 +34,7 @@ from cosurfgs_jax.collab.composite import (
     to_output,
 )
 from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.losses.photometric import photometric_loss
@@ -93,7 +94,9 @@ def composites(
     run, rows, exchange, views: dict, groups=TOGETHER, change=lambda requests: requests
 ) -> dict:
     """The maps of every block's view, sort-last."""
-    requests = RequestPlanner(run.partitioned, run.layout, exchange, groups).requests(views)
+    requests = RequestPlanner(run.partitioned, run.layout, Grouping(exchange, groups)).requests(
+        views
+    )
     return run.layout.get_blocks(
         _compiled(run.layout, exchange, run.partitioned.photo_size)(rows, change(requests))
     )
@@ -218,7 +221,7 @@ def test_cells_of_other_groups_and_of_no_partner_are_not_seen(cells, rim):
         (exchange_of(run.layout, largest_all_to_all=0, most=1), TOGETHER),
     ):
         outputs = composites(run, rows, plan, views_of(rim), groups)
-        planner = RequestPlanner(rim, run.layout, plan, groups)
+        planner = RequestPlanner(rim, run.layout, Grouping(plan, groups))
         for block, view in views_of(rim).items():
             partners = planner.partners(block).tolist()
             assert len(partners) == 2 and block in partners
@@ -335,7 +338,9 @@ def gradients_of_cells(run, rows, views, target) -> tuple[float, list]:
             [state.params for state in states], states, requests, is_active
         )
 
-    requests = RequestPlanner(run.partitioned, run.layout, exchange, TOGETHER).requests(views)
+    requests = RequestPlanner(run.partitioned, run.layout, Grouping(exchange, TOGETHER)).requests(
+        views
+    )
     is_active = [
         run.layout.put_row(row, lambda block: np.bool_(views[block] is not None))
         for row in range(len(rows))

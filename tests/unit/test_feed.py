@@ -33,6 +33,7 @@ from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.step import StepShape
 from cosurfgs_jax.training.world_cameras import WorldViews
+from cosurfgs_jax.workdir import Workdir
 
 SLOTS = 2048
 STEPS = 5
@@ -247,7 +248,7 @@ def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
 
         return advance
 
-    with Log(tmp_path) as log, Checkpoints(tmp_path / "c") as checkpoints:
+    with Log(Workdir(tmp_path)) as log, Checkpoints(tmp_path / "c") as checkpoints:
         run = context_of(partitioned, 1, KEPT)._replace(log=log)
         with pytest.raises(Stopped):
             loop.run_stage(run, start(run), STEPS, trainer(run, stop_after=3), checkpoints)

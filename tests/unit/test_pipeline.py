@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cosurfgs_jax.collab import pipeline
+from cosurfgs_jax.collab import lmc_stages
 from cosurfgs_jax.collab.compress import Compression
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import LmcSettings, Settings
@@ -41,14 +41,16 @@ def course(monkeypatch):
             done.append(("saved", stage.step))
             return stage
 
-        monkeypatch.setattr(pipeline.loop, "run_stage", run_stage)
-        monkeypatch.setattr(pipeline.loop, "Trainer", lambda *_: SimpleNamespace(advance=None))
-        monkeypatch.setattr(pipeline.compress, "compress", compress)
+        monkeypatch.setattr(lmc_stages.loop, "run_stage", run_stage)
+        monkeypatch.setattr(lmc_stages.loop, "Trainer", lambda *_: SimpleNamespace(advance=None))
+        monkeypatch.setattr(lmc_stages.compress, "compress", compress)
         settings = dataclasses.replace(
             Settings(), lmc=LmcSettings(rounds=rounds, prune_ratio=ratio)
         )
         run = Run(settings, *[None] * (len(Run._fields) - 1))
-        return pipeline.compress_in_rounds(run, stage, num_steps, object.__new__(Checkpoints)), done
+        return lmc_stages.compress_in_rounds(
+            run, stage, num_steps, object.__new__(Checkpoints)
+        ), done
 
     return compress_blocks
 

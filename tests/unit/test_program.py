@@ -37,7 +37,7 @@ def _capture(*arguments, workdir="create", declare=program.no_flags):
     def main(options):
         seen.append(options)
         if workdir == "create":
-            settings_file.save(options.settings, options.workdir / settings_file.NAME)
+            settings_file.save(options.settings, options.workdir.config)
 
     code = _run(main, *arguments, workdir=workdir, declare=declare)
     return code, seen[0] if seen else None

@@ -18,6 +18,7 @@ from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.settings import PartitionSettings, Settings
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
+from cosurfgs_jax.workdir import Workdir
 
 
 def brightness(image):
@@ -283,7 +284,7 @@ def test_report_is_one_whole_page(tmp_path):
     ]
     rows.append({"step": 50, "psnr/test": 19.0, "surfels": 7})
     path = report.write_report(
-        tmp_path,
+        Workdir(tmp_path),
         title="A & B",
         curves=report.curves_from_rows(rows),
         timings={"mesh": 61.0},
@@ -332,24 +333,24 @@ def test_a_mesh_larger_than_memory_is_not_drawn(tmp_path, monkeypatch):
     size = (tmp_path / "mesh" / "mesh.ply").stat().st_size
     for available, num_pictures in ((4 * size, 0), (6 * size, 4), (None, 4)):
         monkeypatch.setattr(report.files, "available_memory", lambda available=available: available)
-        page = Page(report.write_report(tmp_path, num_views=0).read_text())
+        page = Page(report.write_report(Workdir(tmp_path), num_views=0).read_text())
         assert len(page.sources) == num_pictures
         assert ("too much to be drawn" in page.text) == (num_pictures == 0)
 
 
 def test_report_of_an_unfinished_run_leaves_out_what_is_not_there(tmp_path):
-    page = Page(report.write_report(tmp_path / "run").read_text())
+    page = Page(report.write_report(Workdir(tmp_path / "run")).read_text())
     assert page.open_tags == [] and page.sources == []
     assert "Mesh" not in page.text and "Test views" not in page.text
     (tmp_path / "run" / "metrics.json").write_text("{")
     with pytest.raises(InputError, match="metrics.json"):
-        report.write_report(tmp_path / "run")
+        report.write_report(Workdir(tmp_path / "run"))
 
 
 def test_texts_that_are_none_do_not_stop_the_report(tmp_path):
     make_workdir(tmp_path)
     files.write_json(tmp_path / "test" / "ours_300" / "views.json", {"00000.png": "a\udc80b.jpg"})
-    assert "a?b.jpg" in report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "a?b.jpg" in report.write_report(Workdir(tmp_path)).read_text(encoding="utf-8")
 
 
 def test_report_shows_the_partition(tmp_path):
@@ -370,7 +371,7 @@ def test_report_shows_the_partition(tmp_path):
     )
     table = partition_table(partition, points, camera_center(poses), np.zeros(8, bool))
     files.write_json(tmp_path / "partition.json", {"fingerprint": partition.fingerprint(), **table})
-    page = Page(report.write_report(tmp_path).read_text())
+    page = Page(report.write_report(Workdir(tmp_path)).read_text())
     assert page.open_tags == [] and "Partition" in page.text and "3 blocks in 1 edge" in page.text
 
 

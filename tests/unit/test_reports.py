@@ -20,6 +20,7 @@ from cosurfgs_jax.training.step_reports import (
     mean_numbers,
     numbers_of,
 )
+from cosurfgs_jax.workdir import Workdir
 
 
 def report_of(
@@ -83,7 +84,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
         "fetch_parcels",
         lambda *arguments: fetches.append(1) or fetch_parcels(*arguments),
     )
-    with Log(tmp_path) as log, Progress("device", 12) as progress:
+    with Log(Workdir(tmp_path)) as log, Progress("device", 12) as progress:
         log.begin("device", 0)
         one_by_one = {block: [] for block in range(3)}
         for step in range(1, 13):
@@ -113,7 +114,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
                     )
                 one_by_one = {block: [] for block in range(3)}
     assert len(fetches) == 2 and last.num_alive == 1202
-    rows = read_history(tmp_path)
+    rows = read_history(Workdir(tmp_path))
     assert rows == expected
     assert rows[0]["geometry/single_view"] == np.mean(
         [report_of(step, 0, True).geometry.single_view for step in (5, 6)], dtype=np.float64
@@ -127,7 +128,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_
     tmp_path, capsys
 ):
     layout = make_layout(np.zeros(1, np.int64), 1)
-    with Log(tmp_path) as log, Progress("device", 12) as progress:
+    with Log(Workdir(tmp_path)) as log, Progress("device", 12) as progress:
         stage = loop.StageState("device", [], 2, 0, 0.0)
         recent = RecentReports(layout)
         recent.add(packed(layout, 1, False, num_invalid=5))
