@@ -17,6 +17,7 @@ from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
+from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
@@ -139,12 +140,12 @@ class Teachers:
         """
         run = self._run
         partitioned = self._run.partitioned
-        raster = run.settings.raster
+        options = RasterOptions.from_settings(run.settings.raster)
         size = partitioned.photo_size
 
         def on_device(states, requests):
             outputs = render_views(
-                [state.surfels() for state in states], requests, grouping.exchange, size, raster
+                [state.surfels() for state in states], requests, grouping.exchange, size, options
             )
             return [
                 {

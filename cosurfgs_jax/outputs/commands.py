@@ -23,6 +23,7 @@ from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.outputs import evaluation
+from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import PHASES, check_geo, geotiff, mesh_files, read_mesh_ply, write_dsm
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
@@ -45,10 +46,14 @@ class Trained(NamedTuple):
     surfels: Surfels  # world frame
     step: int
 
-    def render_fn(self, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
+    def render_fn(self, maps: Maps = Maps.GEOMETRY) -> Callable[[int], dict[str, np.ndarray]]:
         """View number -> maps in the dataset's frame (see `make_render_fn`)."""
         return make_render_fn(
-            self.surfels, self.partitioned.views, self.partitioned.frame, self.settings.raster, maps
+            self.surfels,
+            self.partitioned.views,
+            self.partitioned.frame,
+            RasterOptions.from_settings(self.settings.raster),
+            maps,
         )
 
 

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.distributed.layout import Layout, sharded
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, split_photo
 from cosurfgs_jax.training.run import Run
@@ -26,11 +25,10 @@ def render_blocks(
     """
     partitioned = run.partitioned
     layout = run.layout
-    raster = run.settings.raster
     size = partitioned.photo_size or partitioned.views.image_size(
         next(view for view in views.values() if view is not None)
     )
-    draw = _compile_drawing(layout, size, raster.near, raster.background, raster.backend)
+    draw = _compile_drawing(layout, size, RasterOptions.from_settings(run.settings.raster))
     colors = []
     for row, state in enumerate(rows):
 
@@ -47,19 +45,9 @@ def render_blocks(
 
 
 @functools.lru_cache(maxsize=8)
-def _compile_drawing(
-    layout: Layout, size: tuple[int, int], near: float, background: float, backend: str
-):
+def _compile_drawing(layout: Layout, size: tuple[int, int], options: RasterOptions):
     def draw(state, camera):
-        return rasterize(
-            state.surfels(),
-            camera,
-            image_size=size,
-            near=near,
-            backend=backend or None,
-            maps="color",
-            background=jnp.full((3,), background, jnp.float32),
-        ).color
+        return render(state.surfels(), camera, size, options).color
 
     return sharded(draw, layout)
 

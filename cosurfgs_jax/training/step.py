@@ -13,7 +13,7 @@ from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.native.ffi import match_varying
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
 from cosurfgs_jax.training.state import TrainState, with_surfels
@@ -56,15 +56,14 @@ class _Static(NamedTuple):
 
 def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
     """The plane depth that the model shows in a second view, without gradient."""
-    drawn = rasterize(
+    out = render(
         jax.lax.stop_gradient(surfels),
         second.camera,
-        image_size=second.photo.shape[:2],
-        near=settings.raster.near,
-        backend=settings.raster.backend or None,
-        maps="geometry",
+        second.photo.shape[:2],
+        RasterOptions.from_settings(settings.raster),
+        maps=Maps.GEOMETRY,
     )
-    return drawn.plane_depth
+    return out.plane_depth
 
 
 def _loss(
@@ -77,15 +76,13 @@ def _loss(
 ):
     settings = static.settings
     surfels = Surfels.of(params, state.alive)
-    out = rasterize(
+    out = render(
         surfels,
         batch.camera,
-        image_size=batch.photo.shape[:2],
-        near=settings.raster.near,
-        background=jnp.full((3,), settings.raster.background, jnp.float32),
-        backend=settings.raster.backend or None,
+        batch.photo.shape[:2],
+        RasterOptions.from_settings(settings.raster),
         maps=maps_of(static.terms),
-        gradient_probe=probe,
+        probe=probe,
     )
     transform = None
     if exposure is not None:
@@ -219,15 +216,8 @@ def count_front_view(
             some to draw for nothing.
         settings: static.
     """
-    out = rasterize(
-        state.surfels(),
-        camera,
-        image_size=image_size,
-        near=settings.raster.near,
-        backend=settings.raster.backend or None,
-        maps="color",
-        with_contributions=True,
-    )
+    options = RasterOptions.from_settings(settings.raster)
+    out = render(state.surfels(), camera, image_size, options, with_contributions=True)
     return num_views + ((out.contributions[:, 3] > 0) & is_active).astype(jnp.int32)
 
 
