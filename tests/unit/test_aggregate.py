@@ -297,7 +297,7 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
     assert {*np.unique(all_flags)} == {IS_PHOTO_VALID, IS_PHOTO_VALID + IS_TEACHER_VALID}
     assert 0.05 < (np.array(few_flags) > 0).mean() < 0.9
     few.drop()
-    assert not list((run.workdir / "teachers" / "few").rglob("*.npz"))
+    assert not list(run.workdir.teachers("few").rglob("*.npz"))
 
 
 TRANSFORM = jnp.asarray(

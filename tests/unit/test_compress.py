@@ -151,7 +151,7 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
     weight = np.where(is_inside, random.uniform(1, 2, NUM), random.uniform(0, 0.1, NUM)).astype(
         np.float32
     )
-    importance = Importance(jnp.zeros(NUM), jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
+    importance = Importance(jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
     settings = with_lmc(importance_share=share)
     state = first_state(four_blocks(), four_blocks().blocks[0], SETTINGS, NUM)
     state = jax.tree.map(jnp.asarray, tagged(dataclasses.replace(state, alive=alive)))
