@@ -253,7 +253,7 @@ class BlockViews:
         self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False
     ) -> Batch:
         """What the blocks of a row train on in a step, put on their devices leaf by leaf: what
-        `deliver` is held to.
+        `deliver` is verified against.
 
         Args:
             row: of the layout. step: finished ones. progress, sh_degree: see `Batch`.

@@ -53,7 +53,7 @@ def _compile_drawing(layout: Layout, size: tuple[int, int], options: RasterOptio
 
 
 def views_in_step(
-    partitioned: PartitionedScene, views: Int[np.ndarray, " n"], most: int | None = None
+    partitioned: PartitionedScene, views: Int[np.ndarray, " n"], max_views: int | None = None
 ):
     """Views, one of each block at a time: {block: view or None}. A view belongs to the block in
     whose cell it stands.
@@ -61,14 +61,14 @@ def views_in_step(
     Args:
         partitioned: with its blocks.
         views: numbers.
-        most: of each block, spread evenly over its own; None = all.
+        max_views: of each block, spread evenly over its own; None = all.
     """
     owned = [
         views[partitioned.partition.home[views] == block.number] for block in partitioned.blocks
     ]
-    if most is not None:
+    if max_views is not None:
         owned = [
-            own[np.linspace(0, len(own) - 1, min(len(own), most)).round().astype(int)]
+            own[np.linspace(0, len(own) - 1, min(len(own), max_views)).round().astype(int)]
             for own in owned
         ]
     for index in range(max(map(len, owned))):

@@ -41,8 +41,8 @@ class Schedule:
         num_steps = settings.train.steps
         density = settings.density
 
-        def steps(share: float, least: int = 1) -> int:
-            return max(least, round(share * num_steps))
+        def steps(fraction: float, minimum: int = 1) -> int:
+            return max(minimum, round(fraction * num_steps))
 
         return cls(
             num_steps,
@@ -96,8 +96,8 @@ class Schedule:
 
         Without it the large gradients of the first steps fill all slots at once, with surfels that
         nobody needs later."""
-        share = (step - self.density_start) / max(1, self.density_stop - self.density_start)
-        return max(first, round(first + (capacity - first) * min(1.0, share * _BUDGET_LEAD)))
+        fraction = (step - self.density_start) / max(1, self.density_stop - self.density_start)
+        return max(first, round(first + (capacity - first) * min(1.0, fraction * _BUDGET_LEAD)))
 
     def resets_after(self, step: int) -> bool:
         """Whether the opacities are lowered after this many steps; not so late that density control
