@@ -41,11 +41,9 @@ def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
 
 def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     gray = gray_of(photo)
-    return (
-        gray
-        if photo.shape[-1] == 3
-        else jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
-    )
+    if photo.shape[-1] == 3:
+        return gray
+    return jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
 
 
 def _reference(

@@ -144,7 +144,9 @@ def _reference(
         pixel_weights = jnp.where(mask, pixel_weights, 0.0)
     if pixel_weights is not None:
         is_counted = pixel_weights > 0.5
-    exposed = render if transform is None else expose(*ffi.match_varying(render, transform))
+    exposed = render
+    if transform is not None:
+        exposed = expose(*ffi.match_varying(render, transform))
     total = weights.photometric * photometric_loss(
         render, exposed, target, pixel_weights, weights.ssim
     )
@@ -230,8 +232,10 @@ def photometric_losses(
         )
     if not ffi.choose_native("photometric losses", _TARGET, backend, render, alpha):
         return _reference(render, alpha, transform, photo, mask, weights)
-    transform = jnp.eye(3, 4) if transform is None else transform
-    mask = jnp.zeros((0, 0), bool) if mask is None else mask
+    if transform is None:
+        transform = jnp.eye(3, 4)
+    if mask is None:
+        mask = jnp.zeros((0, 0), bool)
     losses = _native(weights, *ffi.match_varying(render, alpha, transform, photo, mask))
     return PhotometricLosses(losses[0], jax.lax.stop_gradient(losses[1]))
 

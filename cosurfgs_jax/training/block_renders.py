@@ -33,8 +33,10 @@ def render_blocks(
     for row, state in enumerate(rows):
 
         def camera(number: int | None) -> Camera:
-            view = None if number is None else views[number]
-            return partitioned.views.camera_arrays(0 if view is None else view)
+            view = None
+            if number is not None:
+                view = views[number]
+            return partitioned.views.camera_arrays(view or 0)
 
         colors.append(jax.block_until_ready(draw(state, layout.put_row(row, camera))))
     return {

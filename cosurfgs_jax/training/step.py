@@ -125,11 +125,12 @@ def train_step(
         The new state and what to show.
     """
     probe = None
+    arguments = (0, 1)
     if shape.is_densifying:
+        arguments = (0, 1, 2)
         # Of this block alone: a probe that all devices shared would get the sum of their gradients,
         # by communication.
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
-    arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape.has_geometry)
