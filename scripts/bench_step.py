@@ -128,7 +128,7 @@ def saved_state(partitioned, layout, block, settings, workdir: Workdir):
             "train it first"
         )
     with Checkpoints(folder) as checkpoints:
-        return loop.restore_stage(run, "device", checkpoints).rows[
+        return loop.restore_stage(run, "device", checkpoints).states[
             block.number
         ]  # on one device a block is a row
 

@@ -117,7 +117,7 @@ def solid_state(
 
 def put_states(run: Run, make_state) -> list:
     """The rows of a context's layout from `make_state(number of a block)`."""
-    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).rows
+    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).states
 
 
 def exchange_of(

@@ -28,6 +28,7 @@ from cosurfgs_jax.losses.inputs import (
 )
 from cosurfgs_jax.losses.term import LossTerm, Phase
 from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.device_cache import pick
@@ -83,7 +84,8 @@ def _loss(
     size = batch.photos.shape[1:3]
     total = jnp.float32(0.0)
     reports = []
-    for i, out in enumerate(render_views(cells, batch.requests, exchange, size, settings.raster)):
+    options = RasterOptions.from_settings(settings.raster)
+    for i, out in enumerate(render_views(cells, batch.requests, exchange, size, options)):
         transform = None
         if exposures[i] is not None:
             transform = exposure_model.transform_of(exposures[i], batch.exposures[i])
@@ -253,9 +255,9 @@ class Aggregation:
     def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
-        rows, reports = self._step(stage.rows, self.deliver(stage.step))
+        rows, reports = self._step(stage.states, self.deliver(stage.step))
         self._pace.launched(reports)
-        return stage._replace(rows=rows, step=stage.step + 1), reports
+        return stage._replace(states=rows, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
         """What all devices need for a step, with the device axis in front, put leaf by leaf: what

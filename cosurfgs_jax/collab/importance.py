@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
@@ -165,15 +165,8 @@ def measure_view(
     """
 
     def draw(surfels: Surfels) -> RenderOutput:
-        return rasterize(
-            surfels,
-            camera,
-            image_size=image_size,
-            near=settings.raster.near,
-            backend=settings.raster.backend or None,
-            maps="color",
-            with_contributions=True,
-        )
+        options = RasterOptions.from_settings(settings.raster).on_black()
+        return render(surfels, camera, image_size, options, with_contributions=True)
 
     key = jax.random.fold_in(jax.random.key(settings.seed), _SIGNS)
     statistic, out = SCORES[settings.lmc.score].measure(

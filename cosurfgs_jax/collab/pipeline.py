@@ -16,6 +16,7 @@ from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layo
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
 from cosurfgs_jax.losses.term import LossTerm
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
@@ -47,6 +48,7 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
     """
     choose_backend(settings.raster.backend)
     check_own_terms(losses)
+    strategy_of(settings.density)
     check_num_devices(settings.mesh.num_devices)
     partitioned = open_in_all_processes(settings, workdir)
     check_neighbors(partitioned, settings.loss)

@@ -12,10 +12,12 @@ import numpy as np
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Grouping
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
+from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
@@ -114,7 +116,7 @@ class Teachers:
             for view in blocks[block].views
             if not (path := self._path(block, int(view))).exists()
         ]
-        if self._run.any_process(bool(missing)):
+        if processes.any_process(bool(missing)):
             raise InputError(
                 f"{self._folder}: expected what the teachers show of all photographs, got "
                 f"{len(missing)} files "
@@ -138,12 +140,12 @@ class Teachers:
         """
         run = self._run
         partitioned = self._run.partitioned
-        raster = run.settings.raster
+        options = RasterOptions.from_settings(run.settings.raster)
         size = partitioned.photo_size
 
         def on_device(states, requests):
             outputs = render_views(
-                [state.surfels() for state in states], requests, grouping.exchange, size, raster
+                [state.surfels() for state in states], requests, grouping.exchange, size, options
             )
             return [
                 {
@@ -166,7 +168,7 @@ class Teachers:
                     for block in run.layout.local_blocks
                     if views[block] is not None and not self._path(block, views[block]).exists()
                 ]
-                if run.any_process(bool(missing)):
+                if processes.any_process(bool(missing)):
                     maps = run.layout.get_blocks(
                         jax.block_until_ready(render(rows, planner.requests(views)))
                     )
@@ -174,7 +176,7 @@ class Teachers:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])
                 progress.update(number + 1)
-                if run.any_process(bool(run.stop)):
+                if processes.any_process(bool(run.stop)):
                     raise Stopped
 
     def _store(

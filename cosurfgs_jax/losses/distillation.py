@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 from cosurfgs_jax.losses.inputs import IS_TEACHER_VALID, LossView
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue, weighted_term
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import Settings
 
 _MIN_ALPHA = 1e-3  # of the student; thinner, its depth means nothing
@@ -82,5 +83,5 @@ def _normal(view: LossView, _: Settings) -> Float[Array, ""]:
 COLOR_TERM = LossTerm(
     "teacher_color", lambda settings, phase: _color_weight(settings, phase) > 0, _color
 )
-DEPTH_TERM = weighted_term("teacher_depth", _depth_weight, _depth, maps="geometry")
-NORMAL_TERM = weighted_term("teacher_normal", _normal_weight, _normal, maps="geometry")
+DEPTH_TERM = weighted_term("teacher_depth", _depth_weight, _depth, maps=Maps.GEOMETRY)
+NORMAL_TERM = weighted_term("teacher_normal", _normal_weight, _normal, maps=Maps.GEOMETRY)

@@ -2,6 +2,7 @@
 
 from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import Phase, weighted_term
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import Settings
 
 
@@ -14,4 +15,4 @@ def _value(view: LossView, _: Settings):
     return view.out.distortion.mean()
 
 
-TERM = weighted_term("distortion", _weight, _value, maps="all")
+TERM = weighted_term("distortion", _weight, _value, maps=Maps.ALL)

@@ -13,6 +13,7 @@ from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.single_view import single_view_loss
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import LossSettings, Settings
 from cosurfgs_jax.types import Camera, RenderOutput
 
@@ -199,4 +200,4 @@ def _evaluate(view: LossView, settings: Settings) -> TermValue:
     return TermValue(losses.total, shown)
 
 
-TERM = LossTerm("geometric", _is_used, _evaluate, maps="geometry")
+TERM = LossTerm("geometric", _is_used, _evaluate, maps=Maps.GEOMETRY)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.inputs import LossView
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import Settings
 
 
@@ -47,20 +48,20 @@ class LossTerm:
     | `name`     | of the term                                                           |
     | `is_used`  | (settings, phase) -> whether it is computed                           |
     | `evaluate` | (LossView, settings) -> TermValue; traced                             |
-    | `maps`     | (settings) -> what the rasterizer draws for it, as `rasterize`'s maps |
+    | `maps`     | what the rasterizer draws for it                                      |
     """
 
     name: str
     is_used: Callable[[Settings, Phase], bool]
     evaluate: Callable[[LossView, Settings], TermValue]
-    maps: str = "color"
+    maps: Maps = Maps.COLOR
 
 
 def weighted_term(
     name: str,
     weight: Callable[[Settings, Phase], float],
     value: Callable[[LossView, Settings], Float[Array, ""]],
-    maps: str = "color",
+    maps: Maps = Maps.COLOR,
 ) -> LossTerm:
     """A term of one number, which is shown without its weight as loss/NAME.
 
@@ -84,7 +85,7 @@ def own_term(
     name: str,
     function: Callable[[LossView], Float[Array, ""]],
     weight: float = 1.0,
-    maps: str = "geometry",
+    maps: Maps = Maps.GEOMETRY,
 ) -> LossTerm:
     """A user's term: in the training of blocks, in the recovery after compression, and in
     distillation.
@@ -94,8 +95,7 @@ def own_term(
         function: LossView -> f32[]. Traced by `jax.jit` under `shard_map`; it sees one block and
             exchanges nothing.
         weight: positive.
-        maps: what it reads of `LossView.out`: "color" (colour and alpha, the fastest), "geometry"
-            (depths and normals too), or "all" (distortion too).
+        maps: what it reads of `LossView.out`; `Maps.COLOR` is the fastest.
     Raises:
         InputError: the weight is not positive, or, in the first step, the result is no scalar.
     """

@@ -1,10 +1,8 @@
-"""Density control: where surfels are cloned, split and pruned. Pure functions on arrays of fixed
-size.
+"""Adaptive density control: surfels are cloned or split where the screen gradient is high, and
+faint or large ones are pruned.
 
-N is the number of slots. Free slots are filled in order by prefix sums; what finds no free slot is
-counted, and the caller may then `grow_capacity` (a recompile). Optimiser states are
-`optax.ScaleByAdamState`s whose moments look like the parameters (see optim.py): they follow their
-surfels here, and a new surfel starts with zero moments."""
+N is the number of slots. What finds no free slot is counted, and the caller may then grow the
+arrays (`slots.grow_capacity`)."""
 
 from typing import NamedTuple
 
@@ -14,12 +12,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
+from cosurfgs_jax.model.density_strategy import DensityReport, DensityStrategy
+from cosurfgs_jax.model.slots import fill_free_slots, zero_moments
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import SurfelParams
 
-_NEEDLE_RATIO = (
-    0.01  # of the two scales; splitting thinner surfels multiplies needles and covers nothing
-)
+# Of the two scales; splitting thinner surfels multiplies needles and covers nothing.
+_NEEDLE_RATIO = 0.01
 _SPLIT_SHRINK = 1.6
 _RESET_OPACITY = 0.01
 
@@ -32,18 +31,6 @@ class DensityStats(NamedTuple):
     ]  # of the norms of the signed screen gradients, loss per half an image
     absolute_gradient_sum: Float[Array, " n"]  # of the norms of the summed absolute ones
     num_views: Int[Array, " n"]  # in which it was visible
-
-
-class DensityReport(NamedTuple):
-    """What one densification did; i32 scalars."""
-
-    num_cloned: Int[Array, ""]
-    num_split: Int[Array, ""]
-    num_pruned: Int[Array, ""]
-    num_without_room: Int[
-        Array, ""
-    ]  # wanted to be cloned or split, but slots or budget are used up
-    num_alive: Int[Array, ""]
 
 
 def init_stats(num_slots: int) -> DensityStats:
@@ -87,17 +74,6 @@ def accumulate(
     )
 
 
-def _rows(mask: Bool[Array, " n"], like: Array) -> Array:
-    return mask.reshape((-1,) + (1,) * (like.ndim - 1))
-
-
-def _zero_moments(state: optax.ScaleByAdamState, mask: Bool[Array, " n"]) -> optax.ScaleByAdamState:
-    def zero(moment):
-        return jnp.where(_rows(mask, moment), jnp.zeros_like(moment), moment)
-
-    return state._replace(mu=jax.tree.map(zero, state.mu), nu=jax.tree.map(zero, state.nu))
-
-
 def _is_prunable(
     params: SurfelParams, alive, settings: DensitySettings, is_after_reset, length
 ) -> Bool[Array, " n"]:
@@ -131,25 +107,6 @@ def _keep_strongest(
     return is_above | (
         is_tie & (jnp.cumsum(is_tie, dtype=jnp.int32) <= room - is_above.sum(dtype=jnp.int32))
     )
-
-
-def _sources(
-    is_parent: Bool[Array, " n"], alive: Bool[Array, " n"]
-) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """Which slot each slot takes its surfel from (the k-th free one from the k-th parent), and
-    which are filled.
-    """
-    num_slots = alive.shape[0]
-    slots = jnp.arange(num_slots, dtype=jnp.int32)
-    parent_rank = jnp.cumsum(is_parent, dtype=jnp.int32) - 1
-    free_rank = jnp.cumsum(~alive, dtype=jnp.int32) - 1
-    parents = (
-        jnp.zeros(num_slots, jnp.int32)
-        .at[jnp.where(is_parent, parent_rank, num_slots)]
-        .set(slots, mode="drop")
-    )
-    is_filled = ~alive & (free_rank <= parent_rank[-1])
-    return jnp.where(is_filled, parents[jnp.maximum(free_rank, 0)], slots), is_filled
 
 
 def densify(
@@ -197,7 +154,7 @@ def densify(
     limit = jnp.minimum(kept.size, kept.size if budget is None else budget)
     grown = _keep_strongest(wanted, strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0))
 
-    source, is_filled = _sources(grown, kept)
+    source, is_filled = fill_free_slots(grown, kept)
     params = jax.tree.map(lambda value: value[source], params)
     is_child = (grown & is_large)[source]  # in both slots of a split
     offsets = jax.random.normal(key, params.log_scales.shape) * jnp.exp(params.log_scales)
@@ -209,7 +166,7 @@ def densify(
         log_scales=params.log_scales - shrink,
     )
 
-    opt_state = _zero_moments(opt_state, is_filled | is_child | is_pruned)
+    opt_state = zero_moments(opt_state, is_filled | is_child | is_pruned)
     alive = kept | is_filled
 
     def count(mask):
@@ -240,61 +197,4 @@ def reset_opacity(
     return params, opt_state._replace(mu=forget(opt_state.mu), nu=forget(opt_state.nu))
 
 
-def _map_slots(function, params, opt_state, alive, stats):
-    """Applies a function to every array of slots."""
-    opt_state = opt_state._replace(
-        mu=jax.tree.map(function, opt_state.mu), nu=jax.tree.map(function, opt_state.nu)
-    )
-    return jax.tree.map(function, params), opt_state, function(alive), jax.tree.map(function, stats)
-
-
-def grow_capacity(
-    params: SurfelParams,
-    opt_state: optax.ScaleByAdamState,
-    alive: Bool[Array, " n"],
-    stats: DensityStats,
-    new_capacity: int,
-) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " m"], DensityStats]:
-    """Appends dead slots. Changes shapes, so what is jitted over these arrays compiles again.
-
-    Args:
-        params, opt_state, alive, stats: of N slots.
-        new_capacity: number of slots afterwards, at least N.
-    Returns:
-        The same with `new_capacity` slots. New ones are zero, but for quaternions of the identity.
-    """
-    added = new_capacity - alive.shape[0]
-    if added < 0:
-        raise ValueError(
-            f"new_capacity: expected at least the {alive.shape[0]} slots there are, got "
-            f"{new_capacity}"
-        )
-
-    def pad(values):
-        return jnp.concatenate([values, jnp.zeros((added, *values.shape[1:]), values.dtype)])
-
-    grown, opt_state, alive, stats = _map_slots(pad, params, opt_state, alive, stats)
-    identity = jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))
-    grown = grown.replace(quats=jnp.concatenate([params.quats, identity]))
-    return grown, opt_state, alive, stats
-
-
-def compact(
-    params: SurfelParams,
-    opt_state: optax.ScaleByAdamState,
-    alive: Bool[Array, " n"],
-    stats: DensityStats,
-) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats]:
-    """Moves the living surfels to the front, in their order; dead ones follow. Moments and
-    statistics move along.
-    """
-    num_slots = alive.shape[0]
-    front = jnp.cumsum(alive, dtype=jnp.int32)
-    # Two prefix sums and a scatter: 15 ms for a million slots, where a stable argsort takes 240.
-    target = jnp.where(alive, front - 1, front[-1] + jnp.cumsum(~alive, dtype=jnp.int32) - 1)
-    source = (
-        jnp.zeros(num_slots, jnp.int32)
-        .at[target]
-        .set(jnp.arange(num_slots, dtype=jnp.int32), unique_indices=True)
-    )
-    return _map_slots(lambda values: values[source], params, opt_state, alive, stats)
+STRATEGY = DensityStrategy(init_stats, accumulate, densify, reset_opacity)

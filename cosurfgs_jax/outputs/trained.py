@@ -11,6 +11,7 @@ import numpy as np
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn
@@ -28,10 +29,14 @@ class Trained(NamedTuple):
     surfels: Surfels  # world frame
     step: int
 
-    def render_fn(self, maps: str = "geometry") -> Callable[[int], dict[str, np.ndarray]]:
+    def render_fn(self, maps: Maps = Maps.GEOMETRY) -> Callable[[int], dict[str, np.ndarray]]:
         """View number -> maps in the dataset's frame (see `make_render_fn`)."""
         return make_render_fn(
-            self.surfels, self.partitioned.views, self.partitioned.frame, self.settings.raster, maps
+            self.surfels,
+            self.partitioned.views,
+            self.partitioned.frame,
+            RasterOptions.from_settings(self.settings.raster),
+            maps,
         )
 
 

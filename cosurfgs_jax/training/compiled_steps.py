@@ -51,7 +51,7 @@ def compile_blocks(
         bind_training(step.train_step),
         bind_training(_train_packed),
         bind(step.densify_step, donate=(0,)),
-        sharded(step.reset_opacity_step, layout, donate=(0,)),
+        bind(step.reset_opacity_step, donate=(0,)),
         bind(step.count_front_view, donate=(0,), static=("image_size",)),
         bind(step.trim_step, donate=(0,)),
     )

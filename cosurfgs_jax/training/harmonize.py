@@ -126,7 +126,7 @@ def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[n
         return stage, np.ones((num_blocks, 3))
     table = gray_responses(
         partitioned,
-        {block: state.appearance for block, state in layout.get_blocks(stage.rows).items()},
+        {block: state.appearance for block, state in layout.get_blocks(stage.states).items()},
     )
     gains = gains_of(partitioned, np.fmax.reduce(processes.gather(table), axis=0))
     scale = sharded(scale_colors, layout, donate=(0,))
@@ -140,6 +140,6 @@ def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[n
                 ),
             ),
         )
-        for row, state in enumerate(stage.rows)
+        for row, state in enumerate(stage.states)
     ]
-    return stage._replace(rows=rows), gains
+    return stage._replace(states=rows), gains

@@ -9,9 +9,8 @@ from cosurfgs_jax.losses import distillation, distortion, geometric, photometric
 from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import LossTerm, Phase, weighted_term
 from cosurfgs_jax.model import exposure_model
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import Settings
-
-_MAPS = ("color", "geometry", "all")  # each with what the one before has
 
 
 def _identity_weight(settings: Settings, _: Phase) -> float:
@@ -51,9 +50,9 @@ def used_terms(
     return tuple(term for term in (*TERMS, *own_terms) if term.is_used(settings, phase))
 
 
-def maps_of(terms: Sequence[LossTerm]) -> str:
+def maps_of(terms: Sequence[LossTerm]) -> Maps:
     """What the rasterizer draws for these terms."""
-    return max((term.maps for term in terms), key=_MAPS.index)
+    return max(term.maps for term in terms)
 
 
 def total_loss(

@@ -1,6 +1,7 @@
 """What training changes from step to step: one pytree, whose shapes follow from three numbers."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from cosurfgs_jax.model import density, exposure_model, optim
+from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.types import SurfelParams, Surfels
 
@@ -23,7 +25,7 @@ class TrainState:
     | `params`               | trainable fields of N slots (`SurfelParams`)                    |
     | `alive`                | bool[N], slots in use                                           |
     | `optimizer`            | Adam moments of `params`                                        |
-    | `stats`                | screen gradients since the last densification                   |
+    | `stats`                | what the density strategy gathers since it last ran             |
     | `appearance`           | exposure model of V photographs; None where it is off           |
     | `appearance_optimizer` | its optimiser's state, or None                                  |
     | `num_views`            | i32[], how many of the V belong to this block; the rest fill up |
@@ -33,7 +35,7 @@ class TrainState:
     params: SurfelParams
     alive: Bool[Array, " n"]
     optimizer: optax.ScaleByAdamState
-    stats: density.DensityStats
+    stats: Any
     appearance: exposure_model.AppearanceParams | None
     appearance_optimizer: exposure_model.AppearanceState | None
     num_views: Int[Array, ""]
@@ -56,7 +58,7 @@ def init_state(
     Args:
         surfels: initial model with all its slots.
         num_views: training photographs of the block.
-        settings: `seed` and `appearance` are used.
+        settings: `seed`, `appearance` and `density` are used.
         max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
         length: extent of the block in world lengths.
     """
@@ -71,7 +73,7 @@ def init_state(
         surfels.params,
         surfels.alive,
         optim.init_optimizer(surfels.params),
-        density.init_stats(surfels.alive.shape[0]),
+        strategy_of(settings.density).init_stats(surfels.alive.shape[0]),
         exposure,
         exposure_optimizer,
         jnp.int32(num_views),

@@ -9,9 +9,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.term import LossTerm, Phase
-from cosurfgs_jax.model import density, exposure_model, optim
+from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model.density_strategies import strategy_of
+from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.native.ffi import match_varying
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
 from cosurfgs_jax.training.state import TrainState, with_surfels
@@ -54,15 +56,14 @@ class _Static(NamedTuple):
 
 def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
     """The plane depth that the model shows in a second view, without gradient."""
-    drawn = rasterize(
+    out = render(
         jax.lax.stop_gradient(surfels),
         second.camera,
-        image_size=second.photo.shape[:2],
-        near=settings.raster.near,
-        backend=settings.raster.backend or None,
-        maps="geometry",
+        second.photo.shape[:2],
+        RasterOptions.from_settings(settings.raster),
+        maps=Maps.GEOMETRY,
     )
-    return drawn.plane_depth
+    return out.plane_depth
 
 
 def _loss(
@@ -75,15 +76,13 @@ def _loss(
 ):
     settings = static.settings
     surfels = Surfels.of(params, state.alive)
-    out = rasterize(
+    out = render(
         surfels,
         batch.camera,
-        image_size=batch.photo.shape[:2],
-        near=settings.raster.near,
-        background=jnp.full((3,), settings.raster.background, jnp.float32),
-        backend=settings.raster.backend or None,
+        batch.photo.shape[:2],
+        RasterOptions.from_settings(settings.raster),
         maps=maps_of(static.terms),
-        gradient_probe=probe,
+        probe=probe,
     )
     transform = None
     if exposure is not None:
@@ -157,7 +156,8 @@ def train_step(
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
-        stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
+        strategy = strategy_of(settings.density)
+        stats = strategy.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
     new = dataclasses.replace(
         state,
         params=params,
@@ -180,10 +180,10 @@ class DensifyOrder(NamedTuple):
 
 def densify_step(
     state: TrainState, order: DensifyOrder, settings: Settings
-) -> tuple[TrainState, density.DensityReport]:
-    """One round of density control (`density.densify`) on the state."""
+) -> tuple[TrainState, DensityReport]:
+    """One round of density control on the state, by the strategy of the settings."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
-    *slots, report = density.densify(
+    *slots, report = strategy_of(settings.density).densify(
         state.params,
         state.optimizer,
         state.alive,
@@ -216,15 +216,8 @@ def count_front_view(
             some to draw for nothing.
         settings: static.
     """
-    out = rasterize(
-        state.surfels(),
-        camera,
-        image_size=image_size,
-        near=settings.raster.near,
-        backend=settings.raster.backend or None,
-        maps="color",
-        with_contributions=True,
-    )
+    options = RasterOptions.from_settings(settings.raster)
+    out = render(state.surfels(), camera, image_size, options, with_contributions=True)
     return num_views + ((out.contributions[:, 3] > 0) & is_active).astype(jnp.int32)
 
 
@@ -245,7 +238,8 @@ def trim_step(
     return dataclasses.replace(state, alive=is_kept), (state.alive & ~is_kept).sum(dtype=jnp.int32)
 
 
-def reset_opacity_step(state: TrainState) -> TrainState:
-    """Lowers all opacities (`density.reset_opacity`)."""
-    params, optimizer = density.reset_opacity(state.params, state.optimizer)
+def reset_opacity_step(state: TrainState, settings: Settings) -> TrainState:
+    """Lowers all opacities, as the density strategy does it."""
+    reset = strategy_of(settings.density).reset
+    params, optimizer = reset(state.params, state.optimizer)
     return dataclasses.replace(state, params=params, optimizer=optimizer)

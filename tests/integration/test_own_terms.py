@@ -5,6 +5,7 @@ import pytest
 from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import own_term
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import (
     GeneratedSettings,
     PartitionSettings,
@@ -29,7 +30,7 @@ def test_a_run_with_a_term_of_its_own(tmp_path):
         train=TrainSettings(steps=60, log_every=10),
     )
     settings.data.path = "generated"
-    term = own_term("gray", _is_gray, weight=5.0, maps="color")
+    term = own_term("gray", _is_gray, weight=5.0, maps=Maps.COLOR)
     workdir = Workdir(tmp_path)
     pipeline.train(settings, workdir, losses=[term])
     rows = read_history(workdir)

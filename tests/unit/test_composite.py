@@ -38,12 +38,11 @@ from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import RasterSettings
+from cosurfgs_jax.raster import RasterOptions, rasterize
 from cosurfgs_jax.types import Surfels
 
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
-RASTER = RasterSettings(background=0.3)
+RASTER = RasterOptions(background=0.3)
 LEAST_PSNR = 45.0  # dB: what method and maps allow surfels that reach across a wall to cost
 # Without those, only the end of a ray differs: a part ends where less than 1e-4 of the light that
 # enters it is left, the whole where that is left of all the light.

@@ -182,7 +182,7 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
         run, StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4
     )
     draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color"))
-    states = run.layout.get_blocks(result.rows)
+    states = run.layout.get_blocks(result.states)
     for block, state in states.items():
         means = before[block].params.means[before[block].alive]
         inside = partitioned.partition.cell_of(means) == block
@@ -240,7 +240,7 @@ def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, 
         )
         for switch in (True, False)
     ]
-    switched, by_all = (run.layout.get_blocks(result.rows) for result in results)
+    switched, by_all = (run.layout.get_blocks(result.states) for result in results)
     is_same = []
     for block, state in switched.items():
         num_used = sum(one >= share for one in shares[block])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
-from cosurfgs_jax.model import density, optim
+from cosurfgs_jax.model import density, optim, slots
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
 
@@ -244,7 +244,7 @@ def test_opacity_reset():
 
 def test_growing_the_capacity_changes_nothing_that_lives():
     params, opt_state, alive, stats = _state([], [1, 0, 1, 1], num=4)
-    new, new_opt, new_alive, new_stats = density.grow_capacity(params, opt_state, alive, stats, 7)
+    new, new_opt, new_alive, new_stats = slots.grow_capacity(params, opt_state, alive, stats, 7)
     np.testing.assert_array_equal(new_alive, [1, 0, 1, 1, 0, 0, 0])
     old_leaves = jax.tree.leaves((params, opt_state, stats))
     new_leaves = jax.tree.leaves((new, new_opt, new_stats))
@@ -254,14 +254,14 @@ def test_growing_the_capacity_changes_nothing_that_lives():
     np.testing.assert_array_equal(new.quats[4:], [[1, 0, 0, 0]] * 3)
     assert all((leaf[4:] == 0).all() for leaf in jax.tree.leaves((new_opt.mu, new_opt.nu)))
     with pytest.raises(ValueError, match="at least the 4 slots"):
-        density.grow_capacity(params, opt_state, alive, stats, 3)
+        slots.grow_capacity(params, opt_state, alive, stats, 3)
 
 
 def test_compaction_keeps_surfels_and_moments_together():
     params, opt_state, alive, stats = _state([], [0, 1, 1, 0, 0, 1, 0, 1, 1], num=9)
     stats = _with_gradient(stats, np.arange(9), np.linspace(0, 1, 9))
     gradient = jax.tree.map(jnp.cos, params)
-    compact = jax.jit(density.compact)
+    compact = jax.jit(slots.compact)
     new, new_opt, new_alive, new_stats = compact(params, opt_state, alive, stats)
     np.testing.assert_array_equal(new_alive, [1] * 5 + [0] * 4)
     order = np.array([1, 2, 5, 7, 8, 0, 3, 4, 6])

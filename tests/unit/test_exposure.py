@@ -103,7 +103,7 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
             levels, levels.mean(axis=0)[None].repeat(NUM_BLOCKS, axis=0), rtol=0.05
         )
         assert np.ptp(found[:, 0]) > 0.2
-        blocks = run.layout.get_blocks(stage.rows)
+        blocks = run.layout.get_blocks(stage.states)
     for number, state in blocks.items():
         sh = _with_exposure(
             solid_state(partitioned, number), float(gains[number] * found[number, 0]), 7
