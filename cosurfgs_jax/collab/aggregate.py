@@ -255,9 +255,9 @@ class Aggregation:
     def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
-        rows, reports = self._step(stage.states, self.deliver(stage.step))
+        states, reports = self._step(stage.states, self.deliver(stage.step))
         self._pace.launched(reports)
-        return stage._replace(states=rows, step=stage.step + 1), reports
+        return stage._replace(states=states, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
         """What all devices need for a step, with the device axis in front, put leaf by leaf: what
@@ -355,8 +355,8 @@ def _stack(*leaves) -> np.ndarray:
 def compile_step(
     settings: Settings, layout, exchange: Exchange, own_terms: tuple[LossTerm, ...] = ()
 ):
-    """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device
-    axis; the rows are donated.
+    """The jitted step of all devices: (states, MasBatch) -> (states, reports), both with the device
+    axis; the states are donated.
     """
     return sharded(
         functools.partial(mas_step, settings=settings, exchange=exchange, own_terms=own_terms),
@@ -368,7 +368,7 @@ def compile_step(
 def compile_packed(
     settings: Settings, layout, exchange: Exchange, own_terms: tuple[LossTerm, ...] = ()
 ):
-    """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
+    """The same with less to send: (states, MasDelivery) -> (states, packed reports)."""
 
     def step(states, delivery):
         states, reports = mas_step(states, delivery.open(), settings, exchange, own_terms)

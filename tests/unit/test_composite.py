@@ -33,7 +33,7 @@ from cosurfgs_jax.collab.composite import (
     render_views,
     to_output,
 )
-from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
@@ -57,7 +57,7 @@ def rim():
 def cropped(run, is_clear_of_walls: bool) -> list:
     """The cells of opaque models, with or without the discs that reach into other cells."""
     partitioned = run.partitioned
-    return crop_rows(
+    return crop_to_cells(
         run,
         put_states(
             run,
