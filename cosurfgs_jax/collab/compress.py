@@ -87,7 +87,7 @@ def prune_step(
 
 
 def inside_masks(run: Run, states: list) -> list:
-    """For every row of blocks bool[D, N]: living surfels with their centre in their block's cell."""
+    """Living surfels with their centre in their block's cell, bool[D, N] for every row."""
     partition = run.partitioned.partition
     layout = run.layout
 
