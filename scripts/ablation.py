@@ -25,7 +25,7 @@ from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.outputs import evaluation
-from cosurfgs_jax.raster import Maps, RasterOptions  # noqa: E402
+from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.surface import read_mesh_ply
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 from cosurfgs_jax.losses.inputs import IS_TEACHER_VALID, LossView
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue, weighted_term
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import Settings
 
 _MIN_ALPHA = 1e-3  # of the student; thinner, its depth means nothing

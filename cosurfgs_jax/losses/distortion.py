@@ -2,7 +2,7 @@
 
 from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import Phase, weighted_term
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import Settings
 
 

@@ -13,7 +13,7 @@ from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.single_view import single_view_loss
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue
 from cosurfgs_jax.native import ffi
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import LossSettings, Settings
 from cosurfgs_jax.types import Camera, RenderOutput
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.inputs import LossView
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import Settings
 
 
@@ -48,7 +48,7 @@ class LossTerm:
     | `name`     | of the term                                                           |
     | `is_used`  | (settings, phase) -> whether it is computed                           |
     | `evaluate` | (LossView, settings) -> TermValue; traced                             |
-    | `maps`     | what the rasterizer draws for it                                      |
+    | `maps`     | (settings) -> what the rasterizer draws for it, as `rasterize`'s maps |
     """
 
     name: str
@@ -95,7 +95,8 @@ def own_term(
         function: LossView -> f32[]. Traced by `jax.jit` under `shard_map`; it sees one block and
             exchanges nothing.
         weight: positive.
-        maps: what it reads of `LossView.out`; `Maps.COLOR` is the fastest.
+        maps: what it reads of `LossView.out`: `Maps.COLOR` (colour and alpha, the fastest),
+            `Maps.GEOMETRY` (depths and normals too), or `Maps.ALL` (distortion too).
     Raises:
         InputError: the weight is not positive, or, in the first step, the result is no scalar.
     """

@@ -9,7 +9,7 @@ from cosurfgs_jax.losses import distillation, distortion, geometric, photometric
 from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import LossTerm, Phase, weighted_term
 from cosurfgs_jax.model import exposure_model
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import Settings
 
 

@@ -5,7 +5,7 @@ import pytest
 from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import own_term
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import (
     GeneratedSettings,
     PartitionSettings,
