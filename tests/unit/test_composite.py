@@ -373,14 +373,11 @@ def test_gradients_through_the_composite_are_those_of_one_model(
             if view is not None
         )
 
-    params = {
-        name: jnp.asarray(getattr(surfels, name))
-        for name in ("means", "quats", "log_scales", "logit_opacities", "sh")
-    }
+    params = jax.tree.map(jnp.asarray, surfels.params)
     expected_value, expected = jax.value_and_grad(loss)(params)
     assert value == pytest.approx(float(expected_value), rel=tolerance / 10)
-    for name, whole_gradient in expected.items():
-        got = np.concatenate([gradient[name] for gradient in gradients])
+    for name, whole_gradient in expected.by_name().items():
+        got = np.concatenate([getattr(gradient, name) for gradient in gradients])
         assert np.isfinite(got).all()
         error = np.linalg.norm(got - whole_gradient)
         size = np.linalg.norm(whole_gradient)
