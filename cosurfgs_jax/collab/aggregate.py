@@ -56,7 +56,7 @@ class MasBatch(NamedTuple):
 
     requests: RenderRequests
     photos: UInt8[Array, "b h w c"]
-    exposures: Int[Array, " b"]  # which of the block's exposures is the photograph's
+    exposure_indices: Int[Array, " b"]  # which of the block's exposures is the photograph's
     teachers: TeacherMaps  # [b, ...]
     is_active: Bool[Array, " b"]  # False where the device has no block
     progress: Float[Array, ""]
@@ -88,7 +88,7 @@ def _loss(
     for i, out in enumerate(render_views(cells, batch.requests, exchange, size, options)):
         transform = None
         if exposures[i] is not None:
-            transform = exposure_model.transform_of(exposures[i], batch.exposures[i])
+            transform = exposure_model.transform_of(exposures[i], batch.exposure_indices[i])
         teacher, camera, second = jax.tree.map(
             lambda leaf, i=i: leaf[i], (batch.teachers, batch.requests.own_cameras, batch.seconds)
         )
@@ -159,7 +159,7 @@ def mas_step(
                 exposure,
                 grad_exposures[i],
                 exposure_optimizer,
-                batch.exposures[i],
+                batch.exposure_indices[i],
                 settings.appearance,
             )
         new.append(

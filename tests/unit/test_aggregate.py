@@ -125,7 +125,7 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
     layout, _, batches, rows = steps(4, ALL_TO_ALL)
     before = layout.get_blocks(rows)
     states, history = take(steps, 4, lambda batches: batches[:1] * 8)
-    used = layout.get_blocks([batches[0].exposures])
+    used = layout.get_blocks([batches[0].exposure_indices])
     for block, state in states.items():
         losses = [float(reports[block].loss) for reports in history]
         assert losses[-1] < 0.95 * losses[0] and losses == sorted(losses, reverse=True)
@@ -158,7 +158,8 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
             row = block % layout.blocks_per_device
             view = order.view(block, step)
             assert (
-                own.is_active[row] and partitioned.blocks[block].views[own.exposures[row]] == view
+                own.is_active[row]
+                and partitioned.blocks[block].views[own.exposure_indices[row]] == view
             )
             np.testing.assert_array_equal(own.photos[row], run.images.load(view))
             np.testing.assert_array_equal(
