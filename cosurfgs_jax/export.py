@@ -2,12 +2,11 @@
 
 python -m cosurfgs_jax.export --workdir=DIR [--format=ply|dsm|las|points]
 
-ply: the surfels, for viewers of splats. points: their centres with colours and normals. las: the
-    same for programs of laser
-scans. dsm: a height map, a true orthophoto (GeoTIFF both) and how well the heights fit the SfM
-    points (dsm.json). Only las and
-dsm use --config.geo.offset and --config.geo.epsg, which make map coordinates of the dataset's; all
-else is in its own frame."""
+ply: the surfels, for splat viewers. points: their centres with colours and normals. las: the same
+for point cloud programs. dsm: a height map and a true orthophoto (both GeoTIFF), and how well the
+heights fit the SfM points (dsm.json). Only las and dsm are in map coordinates, by
+--config.geo.offset and --config.geo.epsg; all else is in the dataset's frame.
+"""
 
 import sys
 
@@ -22,7 +21,7 @@ def declare(values: flags.FlagValues) -> None:
 
 
 def main(options: program.Options) -> None:
-    """Flags -> settings -> one call."""
+    """Exports the model."""
     from cosurfgs_jax.outputs import commands
 
     commands.export(options.settings, options.workdir, options.flags.format)
