@@ -2,10 +2,8 @@
 
 python -m cosurfgs_jax.export --workdir=DIR [--format=ply|dsm|las|points]
 
-ply: the surfels, for splat viewers. points: their centres with colours and normals. las: the same
-for point cloud programs. dsm: a height map and a true orthophoto (both GeoTIFF), and how well the
-heights fit the SfM points (dsm.json). Only las and dsm are in map coordinates, by
---config.geo.offset and --config.geo.epsg; all else is in the dataset's frame.
+las and dsm are in map coordinates, by --config.geo.offset and --config.geo.epsg; the others are in
+the dataset's frame.
 """
 
 import sys
@@ -17,7 +15,10 @@ from cosurfgs_jax import program
 
 def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
-    flags.DEFINE_string("format", "ply", "ply, dsm, las or points", flag_values=values)
+    from cosurfgs_jax.outputs.exports import FORMATS
+
+    meaning = "; ".join(f"{form.name}: {form.help}" for form in FORMATS)
+    flags.DEFINE_string("format", "ply", meaning, flag_values=values)
 
 
 def main(options: program.Options) -> None:

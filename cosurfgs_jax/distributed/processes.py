@@ -4,6 +4,7 @@ other.
 
 import logging
 import zlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -57,6 +58,11 @@ def barrier(name: str) -> None:
 def any_process(flag: bool) -> bool:
     """Whether it is true anywhere; all must call it."""
     return bool(gather(np.array(flag)).any())
+
+
+def max_over_processes(counts: Sequence[int]) -> int:
+    """The largest number of any process; all must call it."""
+    return int(gather(np.array(max(counts, default=0))).max())
 
 
 def _named(processes: np.ndarray) -> str:
