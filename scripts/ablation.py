@@ -25,6 +25,7 @@ from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.outputs import evaluation
+from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.surface import read_mesh_ply
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn
@@ -93,8 +94,8 @@ def score(workdir: Workdir, seams: SeamMasks) -> dict:
         jax.tree.map(jnp.asarray, surfels),
         partitioned.views,
         partitioned.frame,
-        settings.raster,
-        "color",
+        RasterOptions.from_settings(settings.raster),
+        Maps.COLOR,
     )
     sums = np.zeros(NUM_SUMS)
     with ImageStore(partitioned.scene, 1024) as images:

@@ -73,7 +73,7 @@ def moved_bytes(state, image_size: tuple[int, int]) -> dict[str, float]:
     """What parts must read and write at least: parameters, moments and gradients of surfels; pixels
     of maps.
     """
-    floats = 4 * sum(x.size for x in state.params.values())
+    floats = 4 * sum(x.size for x in jax.tree.leaves(state.params))
     pixels = image_size[0] * image_size[1]
     features = 128 * state.alive.size  # what the projection writes of a surfel
     return {
@@ -128,7 +128,7 @@ def saved_state(partitioned, layout, block, settings, workdir: Workdir):
             "train it first"
         )
     with Checkpoints(folder) as checkpoints:
-        return loop.restore_stage(run, "device", checkpoints).rows[
+        return loop.restore_stage(run, "device", checkpoints).states[
             block.number
         ]  # on one device a block is a row
 

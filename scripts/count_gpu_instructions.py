@@ -292,6 +292,7 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
 
     from cosurfgs_jax import Camera, Surfels
     from cosurfgs_jax.raster import native
+    from cosurfgs_jax.raster.options import Maps, Static
 
     num, width, height = scene
     arrays = build_scene(town(num, width), (height, width))
@@ -301,19 +302,18 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
     camera = Camera(jnp.asarray(arrays["camera_from_world"]), jnp.asarray(arrays["intrinsics"]))
 
     def loss(surfels):
-        out = native.render(
-            surfels,
-            camera,
-            jnp.zeros(3),
-            None,
-            image_size=(height, width),
+        static = Static(
+            height,
+            width,
             near=0.01,
             sh_degree=3,
-            maps="geometry",
+            maps=Maps.GEOMETRY,
             with_contributions=False,
-            targets="emulated_raster",
+            orthographic=False,
             deterministic=False,
+            targets="emulated_raster",
         )
+        out = native.render_views(static, surfels, camera, jnp.zeros(3), None)
         return (
             out.color.sum() + out.normal_sum.sum() + out.depth_sum.sum() + out.transmittance.sum()
         )

@@ -53,9 +53,9 @@ def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
             Checkpoints(Path(scratch) / "checkpoints") as checkpoints,
         ):
             own = run._replace(workdir=Workdir(Path(scratch)), log=Log(Workdir(Path(scratch))))
-            begun = loop.StageState("lmc_device", stage.rows, 0, 0, 0.0)
+            begun = loop.StageState("lmc_device", stage.states, 0, 0, 0.0)
             rows = compress.crop_rows(
-                own, compress_in_rounds(own, begun, num_steps, checkpoints).rows
+                own, compress_in_rounds(own, begun, num_steps, checkpoints).states
             )
         counts = [int(state.alive.sum()) for state in run.layout.get_blocks(rows).values()]
         return {"merged": sum(counts), **score_cells(run, rows, exchange, seams)._asdict()}

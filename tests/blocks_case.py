@@ -25,7 +25,7 @@ from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.world_cameras import WorldViews
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import SurfelParams, Surfels
 from cosurfgs_jax.workdir import Workdir
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
@@ -100,7 +100,7 @@ def solid_state(
         settings: of the model.
     """
     state = first_state(partitioned, partitioned.blocks[number], settings, num_slots(partitioned))
-    params = {name: np.array(value) for name, value in state.params.items()}
+    params = {name: np.array(value) for name, value in state.params.by_name().items()}
     params["logit_opacities"][:] = _SOLID_LOGIT
     params["log_scales"] += np.float32(np.log(size))
     alive = np.array(state.alive)
@@ -112,12 +112,12 @@ def solid_state(
             axis=1
         )
         alive &= to_wall > REACH * np.exp(params["log_scales"]).max(axis=1)
-    return dataclasses.replace(state, params=params, alive=alive)
+    return dataclasses.replace(state, params=SurfelParams(**params), alive=alive)
 
 
 def put_states(run: Run, make_state) -> list:
     """The rows of a context's layout from `make_state(number of a block)`."""
-    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).rows
+    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).states
 
 
 def exchange_of(
@@ -133,7 +133,7 @@ def exchange_of(
 
 def surfels_of(state: TrainState) -> Surfels:
     """The model of a state of NumPy arrays, which is what devices hand back."""
-    return Surfels(**state.params, alive=state.alive)
+    return state.surfels()
 
 
 def merged_surfels(run: Run, rows: list) -> Surfels:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.data.town.dataset import make_town
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.step import Batch

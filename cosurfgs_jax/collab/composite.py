@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.distributed.layout import Layout
-from cosurfgs_jax.raster import rasterize_sums
+from cosurfgs_jax.raster import Maps, RasterOptions, render_sums
 from cosurfgs_jax.raster.outputs import RawMaps, finish
-from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
@@ -158,24 +157,17 @@ def _stack(trees):
 
 
 def draw_part(
-    surfels: Surfels, cameras: Camera, image_size: tuple[int, int], settings: RasterSettings
+    surfels: Surfels, cameras: Camera, image_size: tuple[int, int], options: RasterOptions
 ) -> PartialImage:
     """Draws the surfels of one cell for several cameras.
 
     Args:
-        surfels: of the cell. cameras: [n, ...]. image_size: (H, W). settings: near plane and
+        surfels: of the cell. cameras: [n, ...]. image_size: (H, W). options: near plane and
             backend.
     Returns:
         Part with a leading axis of n.
     """
-    raw = rasterize_sums(
-        surfels,
-        cameras,
-        image_size=image_size,
-        near=settings.near,
-        backend=settings.backend or None,
-        maps="geometry",
-    )
+    raw = render_sums(surfels, cameras, image_size, options.on_black(), maps=Maps.GEOMETRY)
     return PartialImage(
         raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum
     )
@@ -229,7 +221,7 @@ def receive_parts(
     requests: RenderRequests,
     exchange: Exchange,
     image_size: tuple[int, int],
-    settings: RasterSettings,
+    options: RasterOptions,
 ) -> list[PartialImage]:
     """Draws this device's cells for the cameras that want them, and gets the parts of its own
     cameras' views. Inside shard_map.
@@ -237,7 +229,7 @@ def receive_parts(
     Args:
         cells: b models, this device's own cells. Take gradient.
         requests: of this device.
-        exchange, image_size, settings: static.
+        exchange, image_size, options: static.
     Returns:
         b Parts with a leading axis of S * b, one for each own camera;
         `RequestPlanner.cells_received` says whose they are.
@@ -246,7 +238,7 @@ def receive_parts(
     num_slots = exchange.num_slots
     drawn = [
         draw_part(
-            surfels, jax.tree.map(lambda leaf, i=i: leaf[i], requests.cameras), image_size, settings
+            surfels, jax.tree.map(lambda leaf, i=i: leaf[i], requests.cameras), image_size, options
         )
         for i, surfels in enumerate(cells)
     ]
@@ -271,18 +263,18 @@ def render_views(
     requests: RenderRequests,
     exchange: Exchange,
     image_size: tuple[int, int],
-    settings: RasterSettings,
+    options: RasterOptions,
 ) -> list[RenderOutput]:
     """Renders the views of this device's cameras from the whole model. Inside shard_map;
     differentiable in the surfels.
 
     Args:
-        cells, requests, exchange, image_size, settings: see `receive_parts`.
+        cells, requests, exchange, image_size, options: see `receive_parts`.
     Returns:
         b outputs, one for each own camera.
     """
     outputs = []
-    for i, parts in enumerate(receive_parts(cells, requests, exchange, image_size, settings)):
+    for i, parts in enumerate(receive_parts(cells, requests, exchange, image_size, options)):
         camera = jax.tree.map(lambda leaf, i=i: leaf[i], requests.own_cameras)
-        outputs.append(to_output(composite(parts, requests.order[i]), camera, settings.background))
+        outputs.append(to_output(composite(parts, requests.order[i]), camera, options.background))
     return outputs

@@ -2,10 +2,11 @@
 
 from cosurfgs_jax import pictures
 from cosurfgs_jax.collab.stage_spec import StageWork
-from cosurfgs_jax.training import loop
+from cosurfgs_jax.training import block_renders, loop
 from cosurfgs_jax.training.partitioned_scene import first_state
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import Schedule
+from cosurfgs_jax.training.trainer import Trainer
 
 
 def train_blocks(work: StageWork) -> loop.StageState:
@@ -15,7 +16,7 @@ def train_blocks(work: StageWork) -> loop.StageState:
     if stage is None:
         stage = _start(run, work.name)
         _draw_test_views(run, stage)
-    trainer = loop.Trainer(run, Schedule.from_settings(run.settings))
+    trainer = Trainer(run, Schedule.from_settings(run.settings))
     return loop.run_stage(run, stage, work.num_steps, trainer.advance, work.checkpoints)
 
 
@@ -37,8 +38,8 @@ def _draw_test_views(run: Run, stage: loop.StageState) -> None:
     numbers = {int(view): number for number, view in enumerate(test_views)}
     if not numbers:
         return
-    for views in loop.views_in_step(partitioned, test_views):
-        for block, color in loop.render_blocks(run, stage.rows, views).items():
+    for views in block_renders.views_in_step(partitioned, test_views):
+        for block, color in block_renders.render_blocks(run, stage.states, views).items():
             height, width = partitioned.views.image_size(views[block])
             pictures.write_image(
                 run.workdir.before / f"{numbers[views[block]]:05d}.png",

@@ -11,6 +11,7 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Stopwatch
 from cosurfgs_jax.training.schedule import Schedule
+from cosurfgs_jax.training.trainer import Trainer
 
 # Where on the course of the learning rates the recovery after pruning begins.
 RECOVERY_PROGRESS = 0.8
@@ -33,7 +34,9 @@ def compress_edges(work: StageWork) -> loop.StageState:
     stopwatch = Stopwatch()
     result = compress.compress(work.run, work.before, work.run.settings.lmc.edge_prune_ratio)
     _log_compression(result)
-    return work.before._replace(rows=result.rows, name=work.name, step=0, seconds=stopwatch.seconds)
+    return work.before._replace(
+        states=result.states, name=work.name, step=0, seconds=stopwatch.seconds
+    )
 
 
 def compress_in_rounds(
@@ -59,7 +62,7 @@ def compress_in_rounds(
     num_rounds = min(settings.rounds, max(num_steps, 1))
     ratio = 1 - (1 - settings.prune_ratio) ** (1 / num_rounds)
     schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
-    trainer = loop.Trainer(run, schedule, RECOVERY_PROGRESS)
+    trainer = Trainer(run, schedule, RECOVERY_PROGRESS)
     for number in range(num_rounds):
         begin = number * num_steps // num_rounds
         end = (number + 1) * num_steps // num_rounds
@@ -69,7 +72,7 @@ def compress_in_rounds(
             stopwatch = Stopwatch(stage.seconds)
             result = compress.compress(run, stage, ratio)
             _log_compression(result)
-            stage = stage._replace(rows=result.rows, seconds=stopwatch.seconds)
+            stage = stage._replace(states=result.states, seconds=stopwatch.seconds)
         stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
     return stage
 

@@ -59,8 +59,8 @@ def _start(
         _log_gains(gains)
     planner = RequestPlanner(run.partitioned, run.layout, students)
     partners = {block: planner.partners(block) for block in run.layout.local_blocks}
-    teachers.render(before.rows, teacher_models, partners)
-    cells = compress.crop_rows(run, before.rows)
+    teachers.render(before.states, teacher_models, partners)
+    cells = compress.crop_rows(run, before.states)
     stage = loop.StageState(work.name, cells, 0, 0, stopwatch.seconds)
     loop.save_stage(run, stage, work.checkpoints)
     work.checkpoints.wait()

@@ -49,11 +49,11 @@ def load_merged(
     alive = np.asarray(state.alive)
     params = state.params
     if not newest.is_merged:
-        alive = alive & _is_in_own_cell(partitioned, np.asarray(params["means"]))
+        alive = alive & _is_in_own_cell(partitioned, np.asarray(params.means))
         if settings.appearance.enabled and len(alive) > 1:
-            params = params | {"sh": _harmonized(partitioned, params["sh"], state.appearance)}
-    fields = {key: np.asarray(value)[alive] for key, value in params.items()}
-    surfels = Surfels(**fields, alive=np.ones(int(alive.sum()), bool))
+            params = params.replace(sh=_harmonized(partitioned, params.sh, state.appearance))
+    params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
+    surfels = Surfels.of(params, np.ones(int(alive.sum()), bool))
     return surfels, steps_before + restored.step
 
 

@@ -1,6 +1,7 @@
 """The whole run: the stages of the table, each resumable, then the files of the merged model."""
 
 import logging
+from collections.abc import Sequence
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.merged_model import load_merged
@@ -14,12 +15,15 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layout
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
+from cosurfgs_jax.losses.term import LossTerm
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.raster import choose_backend
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import check_neighbors
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Log
@@ -28,19 +32,23 @@ from cosurfgs_jax.workdir import Workdir
 _log = logging.getLogger(__name__)
 
 
-def train(settings: Settings, workdir: Workdir) -> None:
+def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ()) -> None:
     """Trains a model of a dataset, goes on where an earlier call stopped, or says that it is
     finished.
 
     Args:
         settings: validated.
         workdir: gets what training writes. All processes of a run share it.
+        losses: terms of your own (`losses.term.own_term`), added in every stage to those that the
+            settings name. A run goes on only with the terms that it began with.
     Raises:
         InputError: the dataset is not usable, is not the one that the workdir was made with, or
             processes disagree.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
     choose_backend(settings.raster.backend)
+    check_own_terms(losses)
+    strategy_of(settings.density)
     check_num_devices(settings.mesh.num_devices)
     partitioned = open_in_all_processes(settings, workdir)
     check_neighbors(partitioned, settings.loss)
@@ -56,7 +64,7 @@ def train(settings: Settings, workdir: Workdir) -> None:
         ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,
         Log(workdir, processes.index()) as log,
     ):
-        run = Run(settings, workdir, partitioned, layout, images, stop, log)
+        run = Run(settings, workdir, partitioned, layout, images, stop, log, tuple(losses))
         check_photographs(run)
         if processes.is_first():
             settings_file.save(settings, workdir.config)

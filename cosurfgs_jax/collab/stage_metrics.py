@@ -54,15 +54,15 @@ class StageMetrics:
         """
         run = self._run
         exchange = self._plans.whole_cloud.exchange
-        cells = stage.rows
+        cells = stage.states
         local_models = None
         if not spec.is_merged:
-            local_models = stage.rows
-            cells = compress.crop_rows(run, stage.rows)
+            local_models = stage.states
+            cells = compress.crop_rows(run, stage.states)
         scores = score_cells(run, cells, exchange, self._seams)
         depth = score_seam_depth(run, cells, exchange, self._seams, local_models, self._roughness)
         self._roughness = wall_roughness([depth._asdict()]) or self._roughness
-        num_surfels = _count_surfels(run, stage.rows)
+        num_surfels = _count_surfels(run, stage.states)
         num_merged = int(_count_surfels(run, cells).sum())
         peak_bytes = int(processes.gather(np.int64(peak_bytes_per_device())).max())
         if processes.is_first():
@@ -79,7 +79,7 @@ class StageMetrics:
                 psnr_seam_fitted=scores.psnr_seam_fitted,
                 num_surfels_merged=num_merged,
                 num_without_room=stage.num_without_room,
-                num_slots=stage.rows[0].alive.shape[1],
+                num_slots=stage.states[0].alive.shape[1],
                 bytes_sent_per_step=self._bytes_sent(spec),
                 **depth._asdict(),
             )

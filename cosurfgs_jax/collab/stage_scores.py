@@ -16,9 +16,8 @@ from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.geometry.cameras import unproject
-from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import RasterSettings
-from cosurfgs_jax.training.loop import views_in_step
+from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
@@ -84,14 +83,9 @@ class SeamMasks:
                 logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT)
             )
         camera = partitioned.views.camera_arrays(view)
-        raster = self._settings.raster
-        out = jax.jit(rasterize, static_argnames=("image_size", "near", "maps", "backend"))(
-            self._discs[block.number],
-            camera,
-            image_size=size,
-            near=raster.near,
-            maps="geometry",
-            backend=raster.backend or None,
+        options = RasterOptions.from_settings(self._settings.raster)
+        out = jax.jit(render, static_argnames=("image_size", "options", "maps"))(
+            self._discs[block.number], camera, size, options, maps=Maps.GEOMETRY
         )
         points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
         return (np.asarray(out.alpha) >= 0.5) & (
@@ -144,22 +138,18 @@ def _compile(
     layout: Layout,
     exchange: Exchange,
     size: tuple[int, int],
-    near: float,
-    background: float,
-    backend: str,
+    options: RasterOptions,
     is_apart: bool,
 ):
-    raster = RasterSettings(near=near, background=background, backend=backend)
-
     def together(states, requests):
         outputs = render_views(
-            [state.surfels() for state in states], requests, exchange, size, raster
+            [state.surfels() for state in states], requests, exchange, size, options
         )
         return [{"color": out.color, "alpha": out.alpha, "depth": out.depth} for out in outputs]
 
     def apart(states, requests):
         parts = receive_parts(
-            [state.surfels() for state in states], requests, exchange, size, raster
+            [state.surfels() for state in states], requests, exchange, size, options
         )
         return [
             {"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)}
@@ -199,7 +189,6 @@ class CellRenderer:
         """
         partitioned = self._run.partitioned
         layout = self._run.layout
-        raster = self._run.settings.raster
         size = partitioned.photo_size or partitioned.views.image_size(
             next(view for view in views.values() if view is not None)
         )
@@ -207,9 +196,7 @@ class CellRenderer:
             layout,
             self._exchange,
             size,
-            raster.near,
-            raster.background,
-            raster.backend,
+            RasterOptions.from_settings(self._run.settings.raster),
             self._is_apart,
         )
         maps = layout.get_blocks(

@@ -205,12 +205,14 @@ def match_varying(*operands):
     """Operands that all vary over the same mesh axes (inside shard_map). Call it outside a
     custom_vjp: the transpose of the cast is the sum of the cotangents over the axes."""
     axes = frozenset().union(*(_varying_axes(x) for x in operands))
-    return tuple(
-        jax.lax.pcast(x, tuple(axes - _varying_axes(x)), to="varying")
-        if axes - _varying_axes(x)
-        else x
-        for x in operands
-    )
+
+    def cast(x):
+        missing = axes - _varying_axes(x)
+        if not missing:
+            return x
+        return jax.lax.pcast(x, tuple(missing), to="varying")
+
+    return tuple(cast(x) for x in operands)
 
 
 def result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
@@ -226,6 +228,14 @@ def result_like(reference, shape, dtype) -> jax.ShapeDtypeStruct:
         sharding=NamedSharding(kind.sharding.mesh, PartitionSpec()),
         manual_axis_type=kind.manual_axis_type,
     )
+
+
+def _attribute(value):
+    if isinstance(value, float):
+        return np.float32(value)
+    if type(value) is int:
+        return np.int64(value)
+    return value
 
 
 def call(
@@ -252,14 +262,7 @@ def call(
     else:
         load_cpu_library()
     shapes = tuple(result_like(operands[0], shape, dtype) for shape, dtype in results)
-    static = {
-        name: np.float32(value)
-        if isinstance(value, float)
-        else np.int64(value)
-        if type(value) is int
-        else value
-        for name, value in attributes.items()
-    }
+    static = {name: _attribute(value) for name, value in attributes.items()}
     function = jax.ffi.ffi_call(
         target, shapes, vmap_method="sequential", input_output_aliases=in_place
     )

@@ -1,4 +1,4 @@
-"""Which surfels meet which tiles, front to back, in plain JAX with static shapes.
+"""Binning: the (surfel, tile) pairs of a view, front to back, in plain JAX with static shapes.
 
 The (surfel, tile) pairs of a view, in order of depth, are taken in *windows* of a fixed number of
 pairs. Blending one window after the other into the same image is what blending all at once would
@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.raster.projection import Projected, Static
+from cosurfgs_jax.raster.options import Static
+from cosurfgs_jax.raster.projection import Projected
 
-# Pairs are counted in int32. What lies behind the first two thousand million pairs of a view is not
+# Pairs are counted in int32. What lies behind the first 2^31 (2.1 billion) pairs of a view is not
 # drawn, but counted in `num_invalid`.
 MAX_PAIRS = 2**31 - 2**24
 _MIN_WINDOW = 2**14
@@ -84,7 +85,9 @@ def order(projected: Projected, grid: Grid) -> Ordered:
     is_counted = jnp.cumsum(counts.astype(jnp.float32)) < MAX_PAIRS
     size = jnp.where(is_counted[:, None], size, 0)
     ends = jnp.cumsum(size[:, 0] * size[:, 1], dtype=jnp.int32)
-    num_pairs = ends[-1] if num else jnp.zeros((), jnp.int32)
+    num_pairs = jnp.zeros((), jnp.int32)
+    if num:
+        num_pairs = ends[-1]
     features = jnp.where(projected.is_drawn[:, None], projected.features, 0.0)
     return Ordered(
         ids,

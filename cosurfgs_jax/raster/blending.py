@@ -1,10 +1,10 @@
-"""One surfel at the pixels of a tile, and the way back: the arithmetic of the backends that are not
-native.
+"""One surfel at the pixels of a tile, forward and backward: the arithmetic of the backends that are
+not native.
 
-Written over arrays of any shape, so that one text serves whole groups of tiles (portable.py:
-features f32[G,1], pixels f32[G,P]) and one tile in a TPU kernel (pallas_tpu.py: features are
-scalars, pixels f32[2,128]). The formulas are those of native/csrc/raster/blend_kernels.cc.
-"""
+Written over arrays of any shape, so that one implementation serves whole groups of tiles
+(portable.py: features f32[G,1], pixels f32[G,P]) and one tile in a TPU kernel (pallas_tpu.py:
+features are scalars, pixels f32[2,128]). The formulas are those of
+native/csrc/raster/blend_kernels.cc."""
 
 import functools
 from collections.abc import Callable
@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cosurfgs_jax.raster import projection
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.raster.projection import CENTER, COLOR, NORMAL, OPACITY, PLANE, TO_Z, A, B, C
 from cosurfgs_jax.raster.reference import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
 # Columns of a gradient row: the features, then the absolute sums of the probe.
 ABSOLUTE = projection.NUM_FEATURES
 NUM_GRADIENTS = projection.NUM_FEATURES + 2
-GEOMETRY = 1
-EVERYTHING = 2  # of ops.MAP_LEVELS
 
 
 class Hit(NamedTuple):
@@ -64,8 +63,8 @@ class Replay(NamedTuple):
 
 
 class Cotangents(NamedTuple):
-    """Gradients of the maps at some pixels, and what else of the forward pass the way
-    back needs.
+    """Gradients of the maps at some pixels, and what else of the forward pass the
+    backward pass needs.
     """
 
     color: tuple
@@ -80,11 +79,11 @@ class Cotangents(NamedTuple):
     depth_total: Any
 
 
-def empty(zero, maps: int) -> Pixels:
+def empty(zero, maps: Maps) -> Pixels:
     """Pixels before the first surfel; `zero` is a float array of their shape."""
 
     def geometry(value):
-        return value if maps >= GEOMETRY else None
+        return value if maps >= Maps.GEOMETRY else None
 
     none = zero.astype(jnp.int32) - 1
     return Pixels(
@@ -97,7 +96,7 @@ def empty(zero, maps: int) -> Pixels:
         geometry(none),
         geometry((zero,) * 3),
         geometry(zero),
-        zero if maps >= EVERYTHING else None,
+        zero if maps >= Maps.ALL else None,
     )
 
 
@@ -139,14 +138,16 @@ def intersect(f, x, y, near) -> Hit:
     )
 
 
-def at_once(function: Callable, *arguments):
-    """Calls it; the default of `once` below."""
+def inline(function: Callable, *arguments):
+    """Calls it; the default of `noinline` below."""
     return function(*arguments)
 
 
-def _visible(f, x, y, near, is_there, maps: int):
+def _visible(f, x, y, near, is_there, maps: Maps):
     hit = intersect(f, x, y, near)
-    return jnp.where(hit.is_hit & is_there, hit.alpha, 0.0), hit.z if maps >= GEOMETRY else None
+    return jnp.where(
+        hit.is_hit & is_there, hit.alpha, 0.0
+    ), hit.z if maps >= Maps.GEOMETRY else None
 
 
 def _weigh(alpha, before, is_open):
@@ -160,7 +161,7 @@ def _weigh(alpha, before, is_open):
     )
 
 
-def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callable = at_once):
+def blend(state: Pixels, f, x, y, near, rank, is_there, maps: Maps, noinline: Callable = inline):
     """Blends one surfel.
 
     Args:
@@ -168,15 +169,15 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callabl
         f, x, y, near: see `intersect`.
         rank: the surfel's place in the order of depth, i32.
         is_there: False where there is no surfel to blend.
-        maps: value of ops.MAP_LEVELS, static.
-        once: calls a function whose results the compiler is not to compute again for each of their
-            uses.
+        maps: which maps are made; static.
+        noinline: calls a function whose results the compiler is not to compute again for each of
+            their uses.
     Returns:
         The new state, and the surfel's weight at the pixels.
     """
-    alpha, z = once(functools.partial(_visible, maps=maps), f, x, y, near, is_there)
+    alpha, z = noinline(functools.partial(_visible, maps=maps), f, x, y, near, is_there)
     before = state.transmittance
-    weight, after, is_open = once(_weigh, alpha, before, state.is_open)
+    weight, after, is_open = noinline(_weigh, alpha, before, state.is_open)
     is_blended = weight > 0
     new = state._replace(
         transmittance=after,
@@ -184,7 +185,7 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callabl
         last=jnp.where(is_blended, rank, state.last),
         color=tuple(value + weight * f[COLOR + i] for i, value in enumerate(state.color)),
     )
-    if maps >= GEOMETRY:
+    if maps >= Maps.GEOMETRY:
         is_front = is_blended & (before > 0.5)
         new = new._replace(
             depth=state.depth + weight * z,
@@ -193,14 +194,14 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: int, once: Callabl
             plane=state.plane + weight * f[PLANE],
             normal=tuple(value + weight * f[NORMAL + i] for i, value in enumerate(state.normal)),
         )
-    if maps >= EVERYTHING:
+    if maps >= Maps.ALL:
         new = new._replace(
             distortion=state.distortion + weight * (z * (1 - before) - state.depth) * 2
         )
     return new, weight
 
 
-class Slopes(NamedTuple):
+class Gradients(NamedTuple):
     """Derivatives at some pixels through one surfel; all 0 where it is not blended."""
 
     weight: Any
@@ -210,17 +211,23 @@ class Slopes(NamedTuple):
     d: tuple  # by dx and dy
 
 
-def _replayed(f, x, y, near, rank, is_there, last, maps: int):
+def _replayed(f, x, y, near, rank, is_there, last, maps: Maps):
     hit = intersect(f, x, y, near)
     is_blended = hit.is_hit & is_there & (rank <= last)
     is_disc = hit.is_disc & is_blended
     u, v, inverse_pz = (jnp.where(is_disc, value, 0.0) for value in (hit.u, hit.v, hit.inverse_pz))
-    # The sign says whether alpha is at its largest, where it has no slope.
+    # The sign says whether alpha is at its largest, where it has no gradient.
     alpha = jnp.where(is_blended, jnp.where(hit.is_clamped, -hit.alpha, hit.alpha), 0.0)
-    return alpha, jnp.where(is_blended, hit.z, 0.0) if maps >= GEOMETRY else None, u, v, inverse_pz
+    return (
+        alpha,
+        jnp.where(is_blended, hit.z, 0.0) if maps >= Maps.GEOMETRY else None,
+        u,
+        v,
+        inverse_pz,
+    )
 
 
-def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: int):
+def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: Maps):
     alpha = jnp.abs(signed_alpha)
     inverse = 1 / (1 - alpha)
     before = state.transmittance * inverse
@@ -229,10 +236,10 @@ def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: int):
     e = sum(g.color[i] * f[COLOR + i] for i in range(3))
     new = state._replace(transmittance=before)
     g_z = None
-    if maps >= GEOMETRY:
+    if maps >= Maps.GEOMETRY:
         e += sum(g.normal[i] * f[NORMAL + i] for i in range(3)) + g.plane * f[PLANE] + g.depth * z
         g_z = weight * g.depth + jnp.where((alpha > 0) & (g.median_rank == rank), g.median, 0.0)
-    if maps >= EVERYTHING:
+    if maps >= Maps.ALL:
         balance = (1 - before) - (
             state.transmittance - g.final_transmittance
         )  # alpha in front less alpha behind
@@ -244,7 +251,7 @@ def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: int):
     return new._replace(behind=state.behind + weight * e), weight, g_alpha * alpha, g_z
 
 
-def _slopes(f, x, y, log_alpha, g_z, u, v, inverse_pz):
+def _gradients(f, x, y, log_alpha, g_z, u, v, inverse_pz):
     g_sigma = log_alpha * -0.5
     g_u = g_sigma * u * 2
     g_v = g_sigma * v * 2
@@ -261,45 +268,54 @@ def _slopes(f, x, y, log_alpha, g_z, u, v, inverse_pz):
 
 
 def unblend(
-    state: Replay, g: Cotangents, f, x, y, near, rank, is_there, maps: int, once: Callable = at_once
+    state: Replay,
+    g: Cotangents,
+    f,
+    x,
+    y,
+    near,
+    rank,
+    is_there,
+    maps: Maps,
+    noinline: Callable = inline,
 ):
-    """The way back through one surfel.
+    """The backward pass through one surfel.
 
     Args:
         state: behind it.
         g: of the pixels.
-        f, x, y, near, rank, is_there, maps, once: see `blend`.
+        f, x, y, near, rank, is_there, maps, noinline: see `blend`.
     Returns:
-        The state before it, its slopes, and u and v (0 where the low-pass filter is hit).
+        The state before it, its gradients, and u and v (0 where the low-pass filter is hit).
     """
-    alpha, z, u, v, inverse_pz = once(
+    alpha, z, u, v, inverse_pz = noinline(
         functools.partial(_replayed, maps=maps), f, x, y, near, rank, is_there, g.last
     )
-    new, weight, log_alpha, g_z = once(
+    new, weight, log_alpha, g_z = noinline(
         functools.partial(_unweigh, maps=maps), state, g, f, alpha, z, rank
     )
-    p, d = once(_slopes, f, x, y, log_alpha, g_z, u, v, inverse_pz)
-    return new, Slopes(weight, log_alpha, g_z, p, d), (u, v)
+    p, d = noinline(_gradients, f, x, y, log_alpha, g_z, u, v, inverse_pz)
+    return new, Gradients(weight, log_alpha, g_z, p, d), (u, v)
 
 
-def terms(slopes: Slopes, g: Cotangents, f, x, y, u, v) -> list:
+def terms(grads: Gradients, g: Cotangents, f, x, y, u, v) -> list:
     """The gradient row of a surfel, NUM_GRADIENTS terms to be summed over the pixels; None = 0.
 
     Args:
-        slopes, u, v: from `unblend`. g, f, x, y: its arguments.
+        grads, u, v: from `unblend`. g, f, x, y: its arguments.
     """
     row = [None] * NUM_GRADIENTS
     dx = x - f[CENTER]
     dy = y - f[CENTER + 1]
-    row[CENTER : CENTER + 2] = (-value for value in slopes.d)
-    row[A : A + 3] = (value * dx for value in slopes.p)
-    row[B : B + 3] = (value * dy for value in slopes.p)
-    row[C] = slopes.p[2]
-    row[OPACITY] = slopes.log_alpha  # to be divided by the opacity
-    row[COLOR : COLOR + 3] = (slopes.weight * value for value in g.color)
-    row[ABSOLUTE : ABSOLUTE + 2] = (jnp.abs(value) for value in slopes.d)
-    if slopes.z is not None:
-        row[TO_Z : TO_Z + 3] = slopes.z * u, slopes.z * v, slopes.z
-        row[NORMAL : NORMAL + 3] = (slopes.weight * value for value in g.normal)
-        row[PLANE] = slopes.weight * g.plane
+    row[CENTER : CENTER + 2] = (-value for value in grads.d)
+    row[A : A + 3] = (value * dx for value in grads.p)
+    row[B : B + 3] = (value * dy for value in grads.p)
+    row[C] = grads.p[2]
+    row[OPACITY] = grads.log_alpha  # to be divided by the opacity
+    row[COLOR : COLOR + 3] = (grads.weight * value for value in g.color)
+    row[ABSOLUTE : ABSOLUTE + 2] = (jnp.abs(value) for value in grads.d)
+    if grads.z is not None:
+        row[TO_Z : TO_Z + 3] = grads.z * u, grads.z * v, grads.z
+        row[NORMAL : NORMAL + 3] = (grads.weight * value for value in g.normal)
+        row[PLANE] = grads.weight * g.plane
     return row

@@ -16,6 +16,27 @@ MIN_PLANE_ALPHA = 0.5  # thinner hits have no trustworthy plane
 MIN_PLANE_COSINE = 0.05  # |normal . ray| below which the plane is seen edge-on
 
 
+class Drawn(NamedTuple):
+    """What a draw function makes of V views; None, or an array of no element, where it was not
+    asked for. Sums are over the hits of a ray with weights w = alpha T.
+    """
+
+    color: Float[Array, "v h w 3"]  # with background
+    transmittance: Float[Array, "v h w"]
+    depth_sum: Array | None
+    median_depth: Array | None
+    normal_sum: Array | None
+    plane_sum: Array | None
+    distortion: Array | None
+    last_rank: Int[Array, "v h w"]  # of the last blended surfel, for the backward pass
+    median_rank: Array | None  # likewise, of the surfel that median_depth is of
+    contributions: Array | None  # f32[V,N,4]
+    status: Int[Array, "v 2"]  # surfels that were skipped, pairs of surfel and tile
+
+
+NUM_FLOAT_MAPS = 7  # of `Drawn`, from the front: those that take cotangents
+
+
 class RawMaps(NamedTuple):
     """Sums over the hits of a ray with weights w = alpha T; None where not asked for. V views in
     front, or none.
@@ -37,10 +58,10 @@ def _plane_depth(normal_sum, plane_sum, transmittance, pose, intrinsics, project
     alpha = 1.0 - transmittance
     rays = pixel_rays(intrinsics, transmittance.shape)
     normal_camera = turn(normal_sum, pose[:3, :3])
-    if (
-        projection == "orthographic"
-    ):  # pixel_rays holds where the ray starts in x and y; it goes along z
-        facing = cosine = -normal_camera[..., 2]
+    if projection == "orthographic":
+        # pixel_rays holds where the ray starts in x and y; it goes along z.
+        facing = -normal_camera[..., 2]
+        cosine = facing
         distance = plane_sum + (normal_camera * rays)[..., :2].sum(axis=-1)
     else:
         facing = -(normal_camera * rays).sum(axis=-1)
@@ -63,10 +84,10 @@ def _native_plane_depth(*operands):
 
 def _native_plane_depth_backward(operands, cotangents):
     results = [(x.shape, np.float32) for x in (operands[0], operands[1], operands[3])]
-    by_normal, by_plane, by_pose = ffi.call(
+    grad_normal, grad_plane, grad_pose = ffi.call(
         "cosurfgs_plane_depth_backward", results, *operands, cotangents[0], **_LIMITS
     )
-    return by_normal, by_plane, None, by_pose, None
+    return grad_normal, grad_plane, None, grad_pose, None
 
 
 _native_plane_depth.defvjp(
@@ -127,7 +148,9 @@ def finish(
     """
     if is_native is None:
         is_native = ffi.has_native("cosurfgs_plane_depth", raw.transmittance)
-    one = functools.partial(
+    finish_view = functools.partial(
         _finish_view, projection=projection, is_native=is_native and projection == "perspective"
     )
-    return one(raw, camera) if camera.camera_from_world.ndim == 2 else jax.vmap(one)(raw, camera)
+    if camera.camera_from_world.ndim == 2:
+        return finish_view(raw, camera)
+    return jax.vmap(finish_view)(raw, camera)

@@ -1,15 +1,15 @@
 """The rasterizer with Pallas kernels for TPUs: one program per tile, whose 16 x 16 pixels lie in
 two rows of 128 lanes.
 
-It has been compared with the definition in Pallas' interpreter, and it lowers for TPUs; it has
-never run on one. Projection and lists are plain JAX (see `tiled` and `pairs`); the arithmetic is
-`blending`. A program reads its list in chunks of 128 pairs from the memory of the device into
-scalar memory. A chunk at the border of two tiles is read by both, and both write their own
-columns of its results: the programs of a TPU core run one after the other, which the kernels ask
-    for.
+It is verified against the definition in Pallas' interpreter, and it lowers for TPUs; it has never
+run on one. Projection and binning are plain JAX (see `tile_backend` and `binning`); the arithmetic
+is `blending`. A program reads its list in chunks of 128 pairs from the memory of the device into
+scalar memory. A chunk at the border of two tiles is read by both, and both write their own columns
+of its results: this needs the programs of a TPU core to run one after the other, which the kernels
+request.
 
-It is written to be right, not to be fast: a tile fills 2 of the 8 rows of a register, each pair of
-the way back makes 22 sums over the tile, and nothing is computed while a chunk is on its way.
+It is not optimised: a tile fills 2 of the 8 rows of a register, each pair of the backward pass
+makes 22 sums over the tile, and copies do not overlap with computation.
 """
 
 import functools
@@ -24,7 +24,8 @@ from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster import binning, blending, projection
 from cosurfgs_jax.raster.binning import Grid, Ordered
 from cosurfgs_jax.raster.blending import NUM_GRADIENTS, Cotangents, Pixels, Replay
-from cosurfgs_jax.raster.projection import Static
+from cosurfgs_jax.raster.drawing import make_renderer
+from cosurfgs_jax.raster.options import Static
 from cosurfgs_jax.raster.tile_backend import TILE, Blender, empty_rows, like, make_draw, to_tiles
 
 CHUNK = 128  # pairs
@@ -137,10 +138,10 @@ def _unblend_kernel(static: Static, columns: int, trees, begin_ref, count_ref, p
         def unblend_one(i, leaves):
             state = jax.tree.unflatten(state_tree, leaves)
             features, rank = _column(buffer, i)
-            state, slopes, (u, v) = blending.unblend(
+            state, grads, (u, v) = blending.unblend(
                 state, g, features, x, y, static.near, rank, True, static.maps
             )
-            for row, term in enumerate(blending.terms(slopes, g, features, x, y, u, v)):
+            for row, term in enumerate(blending.terms(grads, g, features, x, y, u, v)):
                 if term is not None:
                     rows[row, i] = jnp.sum(term)
             return tuple(jax.tree.leaves(state))
@@ -310,3 +311,4 @@ def _unblend_view(
 
 
 draw = make_draw(Blender(_blend_view, _unblend_view))
+render_views = make_renderer(draw)

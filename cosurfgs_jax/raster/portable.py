@@ -2,9 +2,9 @@
 kernel.
 
 Tiles of pixels go through their surfels front to back, one surfel of every tile at a time:
-vectorised over the pixels of a group of tiles. The groups are made of tiles with lists of similar
-length, and each stops when its pixels have. The way back goes through the same lists from behind.
-See `pairs` for the lists and `blending` for the arithmetic."""
+vectorised over the pixels of a group of tiles. A group holds tiles with lists of similar length,
+and stops when its pixels have. The backward pass takes the same lists from the back. See `binning`
+for the lists and `blending` for the arithmetic."""
 
 import functools
 from typing import NamedTuple
@@ -16,7 +16,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from cosurfgs_jax.raster import binning, blending, projection
 from cosurfgs_jax.raster.binning import Grid, Ordered
 from cosurfgs_jax.raster.blending import NUM_GRADIENTS, Cotangents, Pixels, Replay
-from cosurfgs_jax.raster.projection import Static
+from cosurfgs_jax.raster.drawing import make_renderer
+from cosurfgs_jax.raster.options import Static
 from cosurfgs_jax.raster.tile_backend import Blender, empty_rows, like, make_draw, to_tiles
 
 GROUP = 32
@@ -52,9 +53,9 @@ def _pixel_centers(tile, tiling: _Tiling):
 
 
 def noinline(function, *arguments):
-    """Calls a function that XLA is to compile by itself.
+    """Calls a function that XLA does not inline.
 
-    For CPUs, on two grounds. What comes out of it is computed once: else XLA computes a hit anew
+    For CPUs, for two reasons. What comes out of it is computed once: else XLA computes a hit anew
     for each of a dozen maps, four times slower. And a loop in it is one piece of code in one
     thread: else XLA cuts every operation of some microseconds into pieces for all threads, hundreds
         of times slower when they are more than cores (`PJRT_NPROC`). These
@@ -108,7 +109,7 @@ def _fold(function, values: list) -> list:
 def _over_pixels(function, *values):
     """Reduces f32[G,P] to f32[G] by an elementwise function, in two steps.
 
-    XLA's own sums go from pixel to pixel, ten times slower, or call a library, which `_as_one`
+    XLA's own sums go from pixel to pixel, ten times slower, or call a library, which `noinline`
     cannot."""
     columns = noinline(functools.partial(_fold, function), list(values))
     return noinline(
@@ -132,7 +133,7 @@ def _count(weight, before):
 
 def _update_rows(function, table, index, rows):
     """table[index[i]] = function(table[index[i]], rows[i]) one after the other; a scatter is no
-    loop for XLA (see `_as_one`).
+    loop for XLA (see `noinline`).
     """
 
     def step(i, table):
@@ -262,10 +263,10 @@ def _unblend_group(
         is_there = slot < final
         rank = ranks[jnp.minimum(group.begin + slot, tiling.window - 1)]
         f = _columns(ordered, rank)
-        state, slopes, (u, v) = blending.unblend(
+        state, grads, (u, v) = blending.unblend(
             state, g, f, x, y, static.near, rank[:, None], is_there[:, None], static.maps, noinline
         )
-        terms = noinline(blending.terms, slopes, g, f, x, y, u, v)
+        terms = noinline(blending.terms, grads, g, f, x, y, u, v)
         sums = iter(_over_pixels(jnp.add, *(term for term in terms if term is not None)))
         row = jnp.stack(
             [jnp.zeros_like(x[:, 0]) if term is None else next(sums) for term in terms], axis=1
@@ -319,3 +320,4 @@ def _unblend_view(
 
 
 draw = make_draw(Blender(_blend_view, _unblend_view))
+render_views = make_renderer(draw)

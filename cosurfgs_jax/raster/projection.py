@@ -1,5 +1,4 @@
-"""From surfels to what a pixel needs to know of them, in plain JAX: shared by the backends that are
-not native.
+"""The projection of surfels, in plain JAX: shared by the backends that are not native.
 
 Everything is relative to the projected centre of the surfel, as in
 native/csrc/raster/surfel_math.h, whose notes derive it: seven numbers instead of the nine of
@@ -12,7 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
+from cosurfgs_jax.raster.options import Static
 from cosurfgs_jax.raster.reference import MAX_LENGTH, MIN_ALPHA
+from cosurfgs_jax.types import Camera, Surfels
 
 # Columns of `Projected.features`.
 CENTER = 0
@@ -31,29 +32,11 @@ _BOX_MARGIN = 0.01  # pixels, for rounding in the bounds
 _CUTOFF_MARGIN = 1e-3  # the exact test is on alpha
 
 
-class Static(NamedTuple):
-    """What a compiled program is specialised to."""
-
-    height: int
-    width: int
-    near: float
-    sh_degree: int
-    maps: int  # a value of ops.MAP_LEVELS
-    with_contributions: bool
-    orthographic: bool
-    deterministic: bool = True
-    targets: str = (
-        "cosurfgs_raster"  # how the names of the native targets begin; plain JAX has none
-    )
-    kept_bytes: int = 0  # of what a native forward call leaves for the backward call
-
-
 class Projected(NamedTuple):
     """N surfels in one view; rows of those that are not drawn hold harmless numbers."""
 
-    features: Float[
-        Array, "n f"
-    ]  # centre px[2], a[3], b[3], c, camera z of (u, v, 1) [3], opacity, color[3], normal[3], plane
+    # centre px[2], a[3], b[3], c, camera z of (u, v, 1) [3], opacity, color[3], normal[3], plane
+    features: Float[Array, "n f"]
     depth: Float[Array, " n"]  # camera z of the centre
     box: Int[Array, "n 4"]  # pixels that it may cover: x0, x1, y0, y1, inclusive, in the image
     is_drawn: Bool[Array, " n"]
@@ -64,11 +47,14 @@ def _sum(x, axis=-1):
     return x.sum(axis=axis)
 
 
-def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
+def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
     is_finite = [
         jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        for x in (means, quats, log_scales, logit_opacities, sh)
+        for x in jax.tree.leaves(surfels.replace(alive=None))
     ]
+    means = surfels.means
+    log_scales = surfels.log_scales
+    quats = surfels.quats
     has_sane_lengths = (
         jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
     )
@@ -117,27 +103,24 @@ def _bounds(ray, numerators, center, opacity, static: Static):
     return jnp.stack(box, axis=-1), (box[0] <= box[1]) & (box[2] <= box[3])
 
 
-def project(
-    params, camera_from_world: Float[Array, "4 4"], intrinsics: Float[Array, "3 3"], static: Static
-) -> Projected:
+def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
     """Projects surfels into one view.
 
     Args:
-        params: means f32[N,3], quats [N,4], log_scales [N,2], logit_opacities [N], sh [N,K,3],
-            alive bool[N]. All but `alive` take gradient.
-        camera_from_world: takes gradient, as twelve free numbers.
-        intrinsics: pixels; take none.
+        surfels: all fields but `alive` take gradient.
+        camera: one. The pose takes gradient, as twelve free numbers; the intrinsics take none.
         static: image size, near plane, degree, projection.
     Returns:
         Projected; only `features` carries gradient.
     Source: ray transform of 2DGS (Huang et al. 2024), in the form of
         native/csrc/raster/surfel_math.h.
     """
-    means, quats, log_scales, logit_opacities, sh, alive = params
-    sh = sh[:, : spherical_harmonics.num_coefficients(static.sh_degree)]
-    is_valid = _is_valid(means, quats, log_scales, logit_opacities, sh)
-    num_invalid = (alive & ~is_valid).sum(dtype=jnp.int32)
-    intrinsics = jax.lax.stop_gradient(intrinsics)
+    sh = surfels.sh[:, : spherical_harmonics.num_coefficients(static.sh_degree)]
+    surfels = surfels.replace(sh=sh)
+    is_valid = _is_valid(surfels)
+    num_invalid = (surfels.alive & ~is_valid).sum(dtype=jnp.int32)
+    camera_from_world = camera.camera_from_world
+    intrinsics = jax.lax.stop_gradient(camera.intrinsics)
     rotation = camera_from_world[:3, :3]
     translation = camera_from_world[:3, 3]
 
@@ -146,11 +129,12 @@ def project(
         return sum(vectors[:, i : i + 1] * rotation[:, i][None, :] for i in range(3))
 
     # Dead and broken surfels: replaced before anything that could make their derivative infinite.
-    is_used = alive & is_valid
-    means, log_scales, sh = (_keep(is_used, x, 0.0) for x in (means, log_scales, sh))
-    quats = _keep(is_used, quats, 1.0)
-    logit_opacities = _keep(is_used, logit_opacities, 0.0)
-    opacity = jax.nn.sigmoid(logit_opacities)
+    is_used = surfels.alive & is_valid
+    means = _keep(is_used, surfels.means, 0.0)
+    log_scales = _keep(is_used, surfels.log_scales, 0.0)
+    sh = _keep(is_used, surfels.sh, 0.0)
+    quats = _keep(is_used, surfels.quats, 1.0)
+    opacity = jax.nn.sigmoid(_keep(is_used, surfels.logit_opacities, 0.0))
     center_camera = in_camera(means) + translation[None, :]
     depth = center_camera[:, 2]
     is_drawn = is_used & (depth > static.near) & (opacity >= MIN_ALPHA)
@@ -164,12 +148,14 @@ def project(
     zero = jnp.zeros_like(depth)
     one = jnp.ones_like(depth)
     # (u, v, 1) . ray divides pixels: camera z, or 1 where rays are parallel.
-    ray = jnp.stack(
-        [zero, zero, one] if static.orthographic else [u[:, 2], v[:, 2], center_camera[:, 2]],
-        axis=-1,
-    )
-    (fx, fy) = (intrinsics[0, 0], intrinsics[1, 1])
-    (cx, cy) = (intrinsics[0, 2], intrinsics[1, 2])
+    ray = [u[:, 2], v[:, 2], center_camera[:, 2]]
+    if static.orthographic:
+        ray = [zero, zero, one]
+    ray = jnp.stack(ray, axis=-1)
+    fx = intrinsics[0, 0]
+    fy = intrinsics[1, 1]
+    cx = intrinsics[0, 2]
+    cy = intrinsics[1, 2]
     ex = -fx * center_camera[:, 0] / ray[:, 2]
     ey = -fy * center_camera[:, 1] / ray[:, 2]
     n0 = (fx * u[:, 0] + ex * ray[:, 0], fx * v[:, 0] + ex * ray[:, 1])
@@ -181,10 +167,11 @@ def project(
 
     offset = _keep(is_drawn, means - cameras.camera_center(camera_from_world)[None, :], 1.0)
     direction = offset / jnp.sqrt(_sum(offset * offset))[:, None]
+    normal = axes[:, :, 2]
+    facing = _sum(normal * offset)
     if static.orthographic:
         direction = jnp.broadcast_to(rotation[2][None, :], offset.shape)
-    normal = axes[:, :, 2]
-    facing = _sum(normal * (direction if static.orthographic else offset))
+        facing = _sum(normal * direction)
     normal = normal * jnp.where(facing > 0, -one, one)[:, None]
     plane = -_sum(in_camera(normal) * center_camera)
     shade = spherical_harmonics.evaluate(static.sh_degree, sh, direction) + 0.5

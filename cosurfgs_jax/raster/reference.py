@@ -2,7 +2,7 @@
 float32 or float64.
 
 Surfels are blended one by one in depth order (`lax.scan`), vectorised over pixels; every surfel
-visits every pixel. The native kernels are checked against this file, value and gradient, so it has
+visits every pixel. The other backends are verified against this file, value and gradient, so it has
 no tiles, no bounds and no hand-written derivative. Masked-out values are replaced *before* the
 operation that could make them NaN or infinite, since a later `where` would still multiply the
 infinite derivative by zero."""
@@ -30,9 +30,8 @@ class _Projected(NamedTuple):
     """
 
     pixel_from_disc: Float[Array, "n 3 3"]  # (u, v, 1) to homogeneous pixels
-    z_from_disc: Float[
-        Array, "n 3"
-    ]  # (u, v, 1) to camera z; in perspective the third row of pixel_from_disc
+    # (u, v, 1) to camera z; in perspective the third row of pixel_from_disc
+    z_from_disc: Float[Array, "n 3"]
     center_px: Float[Array, "n 2"]
     opacity: Float[Array, " n"]
     color: Float[Array, "n 3"]
@@ -364,9 +363,9 @@ def render(
             length, and pixels are not divided by camera z.
     Returns:
         `RawMaps` with every map; `contributions` and `num_invalid` carry no gradient.
-    Source: method 1.1 and 1.3, after Huang et al. 2024 (2DGS). Differs from 2DGS: the low-pass
-        filter is centred at the projected centre, depth of low-pass hits is that of the centre, and
-        a median and a plane distance are blended.
+    Source: Huang et al. 2024 (2DGS); plane distance after Chen et al. 2024 (PGSR). Differs from
+        2DGS: the low-pass filter is centred at the projected centre, depth of low-pass hits is that
+        of the centre, and a median and a plane distance are blended.
     """
     maps, _ = _render(
         means,

@@ -1,8 +1,7 @@
-"""A rasterizer around any way to blend lists of surfels into tiles: the backends that are not
-native share it.
+"""The draw function of a tile blender: what the backends that are not native share.
 
-Projection and lists before, from tiles to images and back to the parameters after; see `portable`
-and `pallas_tpu`."""
+Projection and binning come before the blender, images and gradients of the surfels after it; see
+`portable` and `pallas_tpu`."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +13,17 @@ import jax.numpy as jnp
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster import binning, blending, projection
 from cosurfgs_jax.raster.binning import Grid, Ordered
-from cosurfgs_jax.raster.blending import EVERYTHING, GEOMETRY, Cotangents, Replay
-from cosurfgs_jax.raster.projection import CENTER, Static
+from cosurfgs_jax.raster.blending import Cotangents, Replay
+from cosurfgs_jax.raster.options import Static
+from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, Drawn
+from cosurfgs_jax.raster.projection import CENTER
+from cosurfgs_jax.types import Camera, Surfels
 
 TILE = 16
 
 
 class Blender(NamedTuple):
-    """How one view's tiles go through their lists."""
+    """Blends the tiles of one view, forward and backward."""
 
     # (static, grid, ordered) -> Pixels [tiles, pixels], contributions [N + 1, 4] in order of depth
     # or None, windows taken
@@ -64,32 +66,32 @@ def empty_rows(ordered: Ordered, size: int):
     return like(jnp.zeros((ordered.ids.shape[0] + 1, size)), ordered.features)
 
 
-def _forward_view(blender: Blender, static: Static, params, pose, intrinsics, background):
-    """The maps of one view in the order of ops.draw, and the windows taken."""
+def _forward_view(blender: Blender, static: Static, surfels: Surfels, camera: Camera, background):
+    """`Drawn` of one view, and the windows taken."""
     grid = binning.make_grid(static, TILE)
-    projected = projection.project(params, pose, intrinsics, static)
+    projected = projection.project(surfels, camera, static)
     ordered = binning.order(projected, grid)
     state, sums, windows = blender.blend(static, grid, ordered)
     state = jax.tree.map(lambda tiles: to_image(tiles, grid, static), state)
-    color = (
-        jnp.stack(state.color, axis=-1) + state.transmittance[..., None] * background[None, None, :]
+    drawn = Drawn(
+        color=jnp.stack(state.color, axis=-1)
+        + state.transmittance[..., None] * background[None, None, :],
+        transmittance=state.transmittance,
+        depth_sum=state.depth,
+        median_depth=state.median,
+        normal_sum=None,
+        plane_sum=state.plane,
+        distortion=state.distortion,
+        last_rank=state.last,
+        median_rank=state.median_rank,
+        contributions=None,
+        status=jnp.stack([projected.num_invalid + ordered.num_skipped, ordered.num_pairs]),
     )
-    normal = jnp.stack(state.normal, axis=-1) if static.maps >= GEOMETRY else None
-    contributions = _in_order_of_ids(sums, ordered) if static.with_contributions else None
-    status = jnp.stack([projected.num_invalid + ordered.num_skipped, ordered.num_pairs])
-    return (
-        color,
-        state.transmittance,
-        state.depth,
-        state.median,
-        normal,
-        state.plane,
-        state.distortion,
-        state.last,
-        state.median_rank,
-        contributions,
-        status,
-    ), windows
+    if static.has_geometry:
+        drawn = drawn._replace(normal_sum=jnp.stack(state.normal, axis=-1))
+    if static.with_contributions:
+        drawn = drawn._replace(contributions=_in_order_of_ids(sums, ordered))
+    return drawn, windows
 
 
 def _in_order_of_ids(rows, ordered: Ordered):
@@ -97,129 +99,158 @@ def _in_order_of_ids(rows, ordered: Ordered):
     return jnp.zeros_like(rows).at[ordered.ids].set(rows, unique_indices=True)
 
 
-def _backward_view(
-    blender: Blender, static: Static, params, pose, intrinsics, background, out, windows, cotangents
-):
-    """Gradients to the five float fields, to the pose, and rows of the probe [N,4]."""
-    grid = binning.make_grid(static, TILE)
-    *floats, alive = params
-    projected = projection.project(params, pose, intrinsics, static)
-    ordered = binning.order(projected, grid)
-    _, transmittance, depth_sum, _, _, _, _, last, median_rank, _, _ = out
-    color, by_transmittance, depth, median, normal, plane, distortion, *_ = cotangents
+def _tiled_cotangents(static: Static, grid: Grid, drawn: Drawn, cotangents: Drawn) -> Cotangents:
     tiled = functools.partial(to_tiles, grid=grid)
 
     def channels(image):
         return tuple(tiled(image[..., i]) for i in range(3))
 
-    final = tiled(transmittance, fill=1)
     g = Cotangents(
-        channels(color), None, None, None, None, None, tiled(last, fill=-1), None, None, None
+        color=channels(cotangents.color),
+        depth=None,
+        median=None,
+        normal=None,
+        plane=None,
+        distortion=None,
+        last=tiled(drawn.last_rank, fill=-1),
+        median_rank=None,
+        final_transmittance=None,
+        depth_total=None,
     )
-    if static.maps >= GEOMETRY:
+    if static.has_geometry:
         g = g._replace(
-            depth=tiled(depth),
-            median=tiled(median),
-            normal=channels(normal),
-            plane=tiled(plane),
-            median_rank=tiled(median_rank, fill=-1),
+            depth=tiled(cotangents.depth_sum),
+            median=tiled(cotangents.median_depth),
+            normal=channels(cotangents.normal_sum),
+            plane=tiled(cotangents.plane_sum),
+            median_rank=tiled(drawn.median_rank, fill=-1),
         )
-    if static.maps >= EVERYTHING:
+    if static.has_distortion:
         g = g._replace(
-            distortion=tiled(distortion), final_transmittance=final, depth_total=tiled(depth_sum)
+            distortion=tiled(cotangents.distortion),
+            final_transmittance=tiled(drawn.transmittance, fill=1),
+            depth_total=tiled(drawn.depth_sum),
         )
-    behind = transmittance * (by_transmittance + (color * background[None, None, :]).sum(axis=-1))
+    return g
+
+
+def _last_states(static: Static, grid: Grid, drawn: Drawn, cotangents: Drawn, background) -> Replay:
+    """The pixels behind their last surfel."""
+    by_background = (cotangents.color * background[None, None, :]).sum(axis=-1)
+    behind = drawn.transmittance * (cotangents.transmittance + by_background)
     state = Replay(
-        final, tiled(behind), jnp.zeros_like(final) if static.maps >= EVERYTHING else None
+        transmittance=to_tiles(drawn.transmittance, grid, fill=1),
+        behind=to_tiles(behind, grid),
+        depth_behind=None,
     )
+    if static.has_distortion:
+        state = state._replace(depth_behind=jnp.zeros_like(state.transmittance))
+    return state
+
+
+def _backward_view(blender: Blender, static: Static, operands, drawn: Drawn, windows, cotangents):
+    """Gradients of one view to the float fields of the surfels (with `alive` None), to the pose,
+    and the probe's [N,4].
+    """
+    surfels, camera, background = operands
+    grid = binning.make_grid(static, TILE)
+    projected = projection.project(surfels, camera, static)
+    ordered = binning.order(projected, grid)
+    g = _tiled_cotangents(static, grid, drawn, cotangents)
+    state = _last_states(static, grid, drawn, cotangents, background)
     rows = _in_order_of_ids(blender.unblend(static, grid, ordered, state, g, windows), ordered)
-    opacity = jnp.maximum(
-        projected.features[:, projection.OPACITY], projection.MIN_ALPHA
-    )  # of drawn ones it is more
-    by_features = rows[:, : projection.NUM_FEATURES].at[:, projection.OPACITY].divide(opacity)
-    _, pullback = jax.vjp(
-        lambda floats, pose: (
-            projection.project((*floats, alive), pose, intrinsics, static).features
-        ),
-        floats,
-        pose,
+    # Of drawn ones it is at least MIN_ALPHA.
+    opacity = jnp.maximum(projected.features[:, projection.OPACITY], projection.MIN_ALPHA)
+    grad_features = rows[:, : projection.NUM_FEATURES].at[:, projection.OPACITY].divide(opacity)
+
+    def features(floats: Surfels, pose):
+        moved = Camera(pose, camera.intrinsics)
+        return projection.project(floats.replace(alive=surfels.alive), moved, static).features
+
+    _, pullback = jax.vjp(features, surfels.replace(alive=None), camera.camera_from_world)
+    grad_surfels, grad_pose = pullback(grad_features)
+    grad_probe = jnp.concatenate(
+        [rows[:, CENTER : CENTER + 2], rows[:, blending.ABSOLUTE :]], axis=1
     )
-    by_floats, by_pose = pullback(by_features)
-    return (
-        by_floats,
-        by_pose,
-        jnp.concatenate([rows[:, CENTER : CENTER + 2], rows[:, blending.ABSOLUTE :]], axis=1),
-    )
+    return grad_surfels, grad_pose, grad_probe
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(blender: Blender, static: Static, params, cameras, background):
+def _forward(blender: Blender, static: Static, surfels: Surfels, cameras: Camera, background):
     # A batch is a loop, too: lists of different lengths have little to gain from each other.
     @jax.custom_batching.sequential_vmap
-    def run(params, cameras, background):
+    def run(surfels, cameras, background):
         return jax.lax.map(
-            lambda camera: _forward_view(blender, static, params, *camera, background), cameras
+            lambda camera: _forward_view(blender, static, surfels, camera, background), cameras
         )
 
-    return run(params, cameras, background)
+    return run(surfels, cameras, background)
+
+
+class _Residuals(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    surfels: Surfels
+    cameras: Camera
+    background: jax.Array
+    probe: jax.Array
+    drawn: Drawn
+    windows: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _backward(
-    blender: Blender, static: Static, params, cameras, background, out, windows, cotangents
-):
+def _backward(blender: Blender, static: Static, residuals: _Residuals, cotangents: Drawn):
     @jax.custom_batching.sequential_vmap
-    def run(params, cameras, background, out, windows, cotangents):
+    def run(residuals, cotangents):
+        surfels = residuals.surfels
+        background = residuals.background
+
         def add_view(sums, view):
-            camera, out, windows, cotangents = view
-            by_floats, by_pose, probe = _backward_view(
-                blender, static, params, *camera, background, out, windows, cotangents
+            camera, drawn, windows, cotangents = view
+            grad_surfels, grad_pose, grad_probe = _backward_view(
+                blender, static, (surfels, camera, background), drawn, windows, cotangents
             )
-            return jax.tree.map(jnp.add, sums, (by_floats, probe)), by_pose
+            return jax.tree.map(jnp.add, sums, (grad_surfels, grad_probe)), grad_pose
 
         zeros = (
-            [jnp.zeros_like(x) for x in params[:5]],
-            jnp.zeros_like(params[0], shape=(params[0].shape[0], 4)),
+            jax.tree.map(jnp.zeros_like, surfels.replace(alive=None)),
+            jnp.zeros_like(surfels.means, shape=(surfels.means.shape[0], 4)),
         )
-        zeros = jax.tree.map(lambda x: like(x, params[0]), zeros)
-        (by_floats, probe), by_poses = jax.lax.scan(
-            add_view, zeros, (cameras, out, windows, cotangents)
+        zeros = jax.tree.map(lambda x: like(x, surfels.means), zeros)
+        views = (residuals.cameras, residuals.drawn, residuals.windows, cotangents)
+        (grad_surfels, grad_probe), grad_poses = jax.lax.scan(add_view, zeros, views)
+        grad_background = jnp.einsum(
+            "vhw,vhwc->c",
+            residuals.drawn.transmittance,
+            cotangents.color,
+            precision="highest",
         )
-        by_background = jnp.einsum("vhw,vhwc->c", out[1], cotangents[0], precision="highest")
-        return by_floats, by_poses, by_background, probe
+        return grad_surfels, grad_poses, grad_background, grad_probe
 
-    return run(params, cameras, background, out, windows, cotangents)
+    return run(residuals, cotangents)
 
 
 def make_draw(blender: Blender) -> Callable:
-    """A function like `ops.draw` from a way to blend lists of surfels."""
+    """A function like `native.draw` from a blender."""
 
-    def draw(static: Static, params, cameras, background, probe):
+    def draw(static: Static, surfels: Surfels, cameras: Camera, background, probe) -> Drawn:
         del probe  # exists for its cotangent
-        return _forward(blender, static, params, cameras, background)[0]
+        return _forward(blender, static, surfels, cameras, background)[0]
 
-    def forward(static, params, cameras, background, probe):
-        out, windows = _forward(blender, static, params, cameras, background)
-        return out, (params, cameras, background, probe, out, windows)
+    def forward(static, surfels, cameras, background, probe):
+        drawn, windows = _forward(blender, static, surfels, cameras, background)
+        return drawn, _Residuals(surfels, cameras, background, probe, drawn, windows)
 
     def backward(static, residuals, cotangents):
-        params, cameras, background, probe, out, windows = residuals
-        by_floats, by_poses, by_background, by_probe = _backward(
-            blender,
-            static,
-            params,
-            cameras,
-            background,
-            out,
-            windows,
-            (*cotangents[:7], None, None, None, None),
+        # Integers and contributions have no cotangents that matter.
+        cotangents = Drawn(*cotangents[:NUM_FLOAT_MAPS], None, None, None, None)
+        grad_surfels, grad_poses, grad_background, grad_probe = _backward(
+            blender, static, residuals, cotangents
         )
-        return (
-            (*by_floats, None),
-            (by_poses, jnp.zeros_like(cameras[1])),
-            by_background,
-            by_probe if probe.size else probe,
-        )
+        if not residuals.probe.size:
+            grad_probe = residuals.probe
+        grad_cameras = Camera(grad_poses, jnp.zeros_like(residuals.cameras.intrinsics))
+        return grad_surfels, grad_cameras, grad_background, grad_probe
 
     draw = jax.custom_vjp(draw, nondiff_argnums=(0,))
     draw.defvjp(forward, backward)

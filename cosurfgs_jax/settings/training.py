@@ -105,6 +105,10 @@ class DensitySettings(SettingsGroup, name="density"):
     """
 
     enabled: bool = setting(True, "Whether surfels are cloned, split and pruned.")
+    strategy: str = setting(
+        "adaptive",
+        "Which strategy adds and drops surfels, by its name in model/density_strategies.py.",
+    )
     start: float = setting(0.0167, "Where density control begins, as a fraction of train.steps.")
     stop: float = setting(0.5, "Where density control ends, as a fraction of train.steps.")
     every: float = setting(

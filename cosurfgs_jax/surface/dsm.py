@@ -14,7 +14,7 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import GeoSettings
 from cosurfgs_jax.surface import depth_filter, fusion, geotiff, ground
 from cosurfgs_jax.surface.ground import GroundFrame, GroundGrid
@@ -31,15 +31,14 @@ BELOW_PIXELS = 5.0
 _LOG = logging.getLogger(__name__)
 
 
-@functools.partial(jax.jit, static_argnames=("backend",))
-def _draw(surfels: Surfels, camera: Camera, backend: str):
-    out = rasterize(
+@functools.partial(jax.jit, static_argnames=("options",))
+def _draw(surfels: Surfels, camera: Camera, options: RasterOptions):
+    out = render(
         surfels,
         camera,
-        image_size=(TILE, TILE),
-        near=_NEAR,
-        backend=backend or None,
-        maps="geometry",
+        (TILE, TILE),
+        options,
+        maps=Maps.GEOMETRY,
         projection="orthographic",
     )
     # Colours are those of the surfels alone: nothing of the background where they are half
@@ -64,7 +63,7 @@ class _Drawing:
         self._frame = frame
         self._axes = axes
         self._grid = grid
-        self._backend = backend
+        self._options = RasterOptions(near=_NEAR, backend=backend)
         place = axes.from_dataset(frame.to_dataset(self._surfels.means))
         alive = self._surfels.alive
         self.num_above = int((alive & (place[:, 2] > limits[1])).sum())
@@ -124,7 +123,7 @@ class _Drawing:
         )
         camera = Camera(jnp.asarray(pose, jnp.float32), jnp.asarray(intrinsics, jnp.float32))
         color, alpha, depth = map(
-            np.asarray, _draw(jax.tree.map(jnp.asarray, surfels), camera, self._backend)
+            np.asarray, _draw(jax.tree.map(jnp.asarray, surfels), camera, self._options)
         )
         is_surface = alpha >= MIN_ALPHA
         heights = np.where(

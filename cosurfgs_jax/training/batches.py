@@ -14,7 +14,7 @@ from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.surface.depth_filter import seen_depths
 from cosurfgs_jax.training.device_cache import DeviceCache, pick, shelf_bytes

@@ -2,7 +2,6 @@
 frame.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -10,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
-from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import RasterSettings
+from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.types import Camera, Surfels
 
 
@@ -46,50 +44,32 @@ class WorldViews:
         return -np.einsum("vji,vj->vi", self._poses[:, :3, :3], self._poses[:, :3, 3])
 
 
-@functools.partial(jax.jit, static_argnames=("image_size", "near", "background", "backend", "maps"))
-def _render(surfels: Surfels, camera: Camera, image_size, near, background, backend, maps):
-    return rasterize(
-        surfels,
-        camera,
-        image_size=image_size,
-        near=near,
-        backend=backend or None,
-        maps=maps,
-        background=jnp.full((3,), background, jnp.float32),
-    )
+_render = jax.jit(render, static_argnames=("image_size", "options", "maps"))
 
 
 def make_render_fn(
     surfels: Surfels,
     views: WorldViews,
     frame: SceneFrame,
-    settings: RasterSettings,
-    maps: str = "geometry",
+    options: RasterOptions,
+    maps: Maps = Maps.GEOMETRY,
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """A function from view number to maps in the dataset's frame and unit.
 
     Args:
         surfels: the model, world frame.
         views, frame: of the scene.
-        settings: backend, near plane, background.
-        maps: see `rasterize`.
+        options: backend, near plane, background.
+        maps: which maps are made.
     Returns:
-        view -> {"color" f32[H,W,3], "alpha" f32[H,W], and with maps other than "color": "depth",
+        view -> {"color" f32[H,W,3], "alpha" f32[H,W], and with maps above COLOR: "depth",
         "median_depth", "plane_depth" f32[H,W] (0 = nothing), "normal" f32[H,W,3] (dataset axes)}.
     """
 
-    def render(view: int) -> dict[str, np.ndarray]:
-        out = _render(
-            surfels,
-            views.camera(view),
-            views.image_size(view),
-            settings.near,
-            settings.background,
-            settings.backend,
-            maps,
-        )
+    def render_view(view: int) -> dict[str, np.ndarray]:
+        out = _render(surfels, views.camera(view), views.image_size(view), options, maps=maps)
         result = {"color": np.asarray(out.color), "alpha": np.asarray(out.alpha)}
-        if maps != "color":
+        if maps >= Maps.GEOMETRY:
             for name in ("depth", "median_depth", "plane_depth"):
                 result[name] = frame.depth_to_dataset(np.asarray(getattr(out, name))).astype(
                     np.float32
@@ -99,4 +79,4 @@ def make_render_fn(
             )
         return result
 
-    return render
+    return render_view

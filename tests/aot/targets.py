@@ -11,8 +11,8 @@ import jax
 import pytest
 from jax.experimental import topologies
 
-from cosurfgs_jax import raster
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster import backends
 
 # Facts of the device, in the words of XLA's description of targets.
 _H200 = """
@@ -70,4 +70,4 @@ def as_on_gpus(monkeypatch) -> None:
 def as_on_tpus(monkeypatch) -> None:
     """The package takes what it would take on TPUs."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(raster, "available_backends", lambda: dict.fromkeys(raster.BACKENDS, ""))
+    monkeypatch.setattr(backends, "why_not", lambda name: "")

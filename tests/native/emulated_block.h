@@ -1,4 +1,4 @@
-// Blocks and warps of a GPU as loops on the host: what `gpu_*.h` asks of a block (gpu/cuda_device.h
+// Blocks and warps of a GPU as loops on the host: what `gpu/*.h` asks of a block (gpu/cuda_device.h
 // says what that is).
 //
 // Threads of a phase, and blocks, run forwards or backwards: results must not depend on it.

@@ -173,9 +173,9 @@ std::vector<Named> Rows(const Gradients& g) {
 }
 std::vector<Named> Rows(const TrainingResults& r) {
   return {{"losses", r.losses, 1},
-          {"by_render", r.by_render, 3},
-          {"by_alpha", r.by_alpha, 1},
-          {"by_transform", r.by_transform, 4},
+          {"grad_render", r.grad_render, 3},
+          {"grad_alpha", r.grad_alpha, 1},
+          {"grad_transform", r.grad_transform, 4},
           {"values", r.values, 1},
           {"mu", r.mu, 1},
           {"nu", r.nu, 1}};
@@ -341,8 +341,7 @@ void CheckLevel(const std::string& scene_name, const Scene& scene, int level, bo
 
 void CheckScene(const std::string& name, const SceneShape& shape, bool has_reference = true) {
   const Scene scene = program::MakeScene(shape);
-  for (int level : {kColorOnly, kGeometry, kEverything})
-    CheckLevel(name, scene, level, has_reference);
+  for (int level : {kColor, kGeometry, kAll}) CheckLevel(name, scene, level, has_reference);
 }
 
 Scene OneView(Scene scene, int64_t view) {

@@ -44,12 +44,12 @@ struct BackwardCalls {
   BackwardCall backward;
 };
 
-// Numbers of all views' maps: those of the level kGeometry, and of kEverything.
+// Numbers of all views' maps: those of the level kGeometry, and of kAll.
 struct Counts {
   Counts(const program::Scene& scene, int maps)
       : pixels(scene.num_views * scene.pixels()),
         geometry(maps >= kGeometry ? pixels : 0),
-        everything(maps >= kEverything ? pixels : 0) {}
+        everything(maps >= kAll ? pixels : 0) {}
   int64_t pixels, geometry, everything;
 };
 

@@ -127,7 +127,7 @@ inline Scene MakeScene(const SceneShape& shape) {
 }
 
 struct Request {
-  int maps = kEverything;
+  int maps = kAll;
   bool with_contributions = false, is_deterministic = true, with_probe = true;
   int64_t kept_bytes = 0;  // in which the forward call leaves work for the backward call
   int64_t band_pairs = int64_t(1) << 24;

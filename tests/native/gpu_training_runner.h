@@ -26,14 +26,14 @@ void RunLosses(Device& device, Memory& memory, const program::TrainingShape& sha
                   : nullptr;
   args.color_weight = 0.8f, args.ssim_weight = 0.2f, args.light_weight = 0.01f;
   args.losses = memory.template Make<float>(2),
-  args.by_render = memory.template Make<float>(3 * pixels);
-  args.by_alpha = memory.template Make<float>(pixels),
-  args.by_transform = memory.template Make<float>(12);
+  args.grad_render = memory.template Make<float>(3 * pixels);
+  args.grad_alpha = memory.template Make<float>(pixels),
+  args.grad_transform = memory.template Make<float>(12);
   RunPhotometric(device, args);
   results.losses = memory.Take(args.losses, 2);
-  results.by_render = memory.Take(args.by_render, 3 * pixels);
-  results.by_alpha = memory.Take(args.by_alpha, pixels);
-  results.by_transform = memory.Take(args.by_transform, 12);
+  results.grad_render = memory.Take(args.grad_render, 3 * pixels);
+  results.grad_alpha = memory.Take(args.grad_alpha, pixels);
+  results.grad_transform = memory.Take(args.grad_transform, 12);
 }
 
 // With moments everywhere, rows that are dead, and numbers that stand still.

@@ -17,7 +17,7 @@ struct TrainingShape {
 };
 
 struct TrainingResults {
-  std::vector<float> losses, by_render, by_alpha, by_transform;
+  std::vector<float> losses, grad_render, grad_alpha, grad_transform;
   std::vector<float> values, mu, nu;
 };
 

@@ -1,15 +1,11 @@
 """The CUDA rasterizer's custom calls on the host (tests/emulation.py): a fixture for the tests that
 run them, and helpers that these share."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 import raster_cases as cases
 from emulation import Knobs
-
-from cosurfgs_jax.raster import native
 
 RENDERERS = {
     "emulation": {},
@@ -27,7 +23,7 @@ def emulation(library, monkeypatch):
         monkeypatch.setitem(
             cases.RENDERERS,
             name,
-            functools.partial(native.render, targets="emulated_raster", **options),
+            cases.renderer(targets="emulated_raster", **options),
         )
     knobs = Knobs.of(library)
     untouched = knobs.numbers()

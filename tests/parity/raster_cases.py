@@ -18,13 +18,28 @@ from scipy.spatial.transform import Rotation
 
 from cosurfgs_jax import Camera, Surfels
 from cosurfgs_jax.raster import available_backends, native, pallas_tpu, portable, reference
+from cosurfgs_jax.raster.options import Maps, Static
 from cosurfgs_jax.raster.outputs import RawMaps
 
+
+def renderer(render_views=native.render_views, **changes):
+    """A backend's renderer as a function of one draw's options; `changes` are fields of Static."""
+
+    def render(surfels, camera, background, probe, **options):
+        height, width = options.pop("image_size")
+        maps = Maps[options.pop("maps").upper()]
+        orthographic = options.pop("projection", "perspective") == "orthographic"
+        static = Static(height, width, maps=maps, orthographic=orthographic, **options)
+        return render_views(static._replace(**changes), surfels, camera, background, probe)
+
+    return render
+
+
 RENDERERS = {
-    "cpu": native.render,
-    "cuda": native.render,
-    "portable": functools.partial(native.render, draw=portable.draw),
-    "tpu": functools.partial(native.render, draw=pallas_tpu.draw),
+    "cpu": renderer(),
+    "cuda": renderer(),
+    "portable": renderer(portable.render_views),
+    "tpu": renderer(pallas_tpu.render_views),
 }  # all called like it
 BACKENDS = ("cpu", "portable")  # "tpu" has tests of its own, and "cuda" its turn in tests/gpu
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")

@@ -19,9 +19,8 @@ from cosurfgs_jax.raster import native
 def _renderer_keeping(bytes_per_surfel):
     def render(surfels, *operands, **options):
         kept_bytes = bytes_per_surfel * surfels.means.shape[0]
-        return native.render(
-            surfels, *operands, targets="emulated_raster", kept_bytes=kept_bytes, **options
-        )
+        draw = cases.renderer(targets="emulated_raster", kept_bytes=kept_bytes)
+        return draw(surfels, *operands, **options)
 
     return render
 
@@ -158,8 +157,8 @@ def test_what_the_forward_call_leaves_is_used(emulation, monkeypatch):
     keys = slice(128 * cases.COUNT, 132 * cases.COUNT)
 
     def spoilt(*arguments):
-        *out, kept = forward(*arguments)
-        return *out, kept.at[keys].set(255)
+        drawn, kept = forward(*arguments)
+        return drawn, kept.at[keys].set(255)
 
     monkeypatch.setattr(native, "_forward_call", spoilt)
     for kept_bytes, band_pairs, deterministic, is_used in (

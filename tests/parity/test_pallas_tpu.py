@@ -13,9 +13,10 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 from scenes import abstract_batch
 
-from cosurfgs_jax import raster, rasterize
+from cosurfgs_jax import rasterize
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster import backends
 from cosurfgs_jax.settings import RasterSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import StepShape, train_step
@@ -92,7 +93,7 @@ def _as_if_on(kind: str, num_devices: int):
 @pytest.fixture
 def as_on_tpus(monkeypatch):
     """The package takes what it would take on TPUs."""
-    monkeypatch.setattr(raster, "available_backends", lambda: dict.fromkeys(raster.BACKENDS, ""))
+    monkeypatch.setattr(backends, "why_not", lambda name: "")
     monkeypatch.setattr(ffi, "has_native", lambda *_: False)
 
 

@@ -38,12 +38,11 @@ from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.model.optim import to_surfels
-from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import RasterSettings
+from cosurfgs_jax.raster import RasterOptions, rasterize
+from cosurfgs_jax.types import Surfels
 
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
-RASTER = RasterSettings(background=0.3)
+RASTER = RasterOptions(background=0.3)
 LEAST_PSNR = 45.0  # dB: what method and maps allow surfels that reach across a wall to cost
 # Without those, only the end of a ray differs: a part ends where less than 1e-4 of the light that
 # enters it is left, the whole where that is left of all the light.
@@ -326,7 +325,7 @@ def gradients_of_cells(run, rows, views, target) -> tuple[float, list]:
     size = run.partitioned.photo_size
 
     def loss(params, states, requests, is_active):
-        cells = [to_surfels(own, state.alive) for own, state in zip(params, states, strict=True)]
+        cells = [Surfels.of(own, state.alive) for own, state in zip(params, states, strict=True)]
         outputs = render_views(cells, requests, exchange, size, RASTER)
         return sum(
             jnp.where(real, loss_of(out, target), 0.0)
@@ -366,7 +365,7 @@ def test_gradients_through_the_composite_are_those_of_one_model(
         return sum(
             loss_of(
                 _draw(rim.photo_size)(
-                    to_surfels(params, jnp.asarray(surfels.alive)), rim.views.camera(view)
+                    Surfels.of(params, jnp.asarray(surfels.alive)), rim.views.camera(view)
                 ),
                 target,
             )

@@ -103,12 +103,12 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
             levels, levels.mean(axis=0)[None].repeat(NUM_BLOCKS, axis=0), rtol=0.05
         )
         assert np.ptp(found[:, 0]) > 0.2
-        blocks = run.layout.get_blocks(stage.rows)
+        blocks = run.layout.get_blocks(stage.states)
     for number, state in blocks.items():
         sh = _with_exposure(
             solid_state(partitioned, number), float(gains[number] * found[number, 0]), 7
-        ).params["sh"]
-        np.testing.assert_allclose(state.params["sh"][..., 0], sh[..., 0], atol=1e-4)
+        ).params.sh
+        np.testing.assert_allclose(state.params.sh[..., 0], sh[..., 0], atol=1e-4)
 
 
 def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):

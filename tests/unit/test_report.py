@@ -16,6 +16,8 @@ from cosurfgs_jax.partition import build_partition
 from cosurfgs_jax.report.charts import line_chart, nice_ticks, short_number
 from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.partition_picture import partition_table
+from cosurfgs_jax.report.section import Section
+from cosurfgs_jax.report.sections import SECTIONS
 from cosurfgs_jax.settings import PartitionSettings, Settings
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
 from cosurfgs_jax.workdir import Workdir
@@ -407,3 +409,18 @@ def test_curves_from_rows_group_by_the_name_before_the_slash():
     )
     assert curves == {"psnr": {"a": ([1, 3], [2.0, 4]), "b": ([3], [5])}}
     assert json.dumps(curves)
+
+
+def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
+    given = []
+
+    def content(of):
+        given.append(of)
+        return "<p>of its own</p>"
+
+    monkeypatch.setattr(report, "SECTIONS", [Section("Mine", content, "Said < of it.")])
+    text = report.write_report(Workdir(tmp_path), timings={"mesh": 2.0}).read_text()
+    assert "<h2>Mine</h2>" in text and "<p>of its own</p>" in text and "Said &lt; of it." in text
+    assert "Stages" not in text and given[0].timings == {"mesh": 2.0}
+    titles = [section.title for section in SECTIONS]
+    assert len(set(titles)) == len(titles) == 11

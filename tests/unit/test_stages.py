@@ -237,7 +237,7 @@ def test_the_device_stage_starts_from_points_or_from_what_is_saved(work, monkeyp
     recorder = _Recorder(monkeypatch)
     recorder.replace(device_stage, "_start", _stage("device", 0))
     recorder.replace(device_stage, "_draw_test_views")
-    recorder.replace(device_stage.loop, "Trainer", SimpleNamespace(advance=lambda *_: None))
+    recorder.replace(device_stage, "Trainer", SimpleNamespace(advance=lambda *_: None))
     recorder.replace(device_stage.loop, "run_stage", lambda run, stage, *_: stage)
     assert device_stage.train_blocks(work("device")).step == 0
     assert recorder.names == ["_start", "_draw_test_views", "Trainer", "run_stage"]
@@ -294,7 +294,7 @@ def test_distillation_renders_its_teachers_before_its_first_step(
     distill = {spec.name: spec.run for spec in STAGES}[name]
     own = work(name, before=_stage(before, 4))
     stage = distill(own)
-    assert (stage.name, stage.rows, stage.step, stage.num_without_room) == (name, ["cells"], 2, 0)
+    assert (stage.name, stage.states, stage.step, stage.num_without_room) == (name, ["cells"], 2, 0)
     assert distillation.names == [
         *["harmonize_exposure"] * is_first,
         *START,

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cosurfgs_jax.collab.teachers import TeacherMaps, Teachers
+from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.losses.inputs import TeacherMaps
 from cosurfgs_jax.workdir import Workdir
 
 MAPS = TeacherMaps(

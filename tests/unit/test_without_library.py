@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from scenes import town_place
 
-from cosurfgs_jax import raster
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster import backends
 from cosurfgs_jax.settings import AppearanceSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
@@ -31,32 +31,32 @@ ABSENT = "the native CPU library cannot be loaded (for this test)"
 @pytest.fixture
 def absent(monkeypatch):
     monkeypatch.setattr(ffi, "why_no_cpu_library", lambda: ABSENT)
-    raster._say_portable.cache_clear()
+    backends._warn_portable.cache_clear()
     yield
-    raster._say_portable.cache_clear()
+    backends._warn_portable.cache_clear()
 
 
 def test_the_native_library_is_chosen_where_it_is():
-    assert raster.choose_backend(None) == raster.choose_backend("") == "cpu"
-    assert raster.choose_backend("portable") == "portable"
+    assert backends.choose_backend(None) == backends.choose_backend("") == "cpu"
+    assert backends.choose_backend("portable") == "portable"
 
 
 def test_without_it_the_portable_rasterizer_is_and_says_so_once(absent, caplog):
     with caplog.at_level(logging.WARNING):
-        assert raster.choose_backend(None) == raster.choose_backend("") == "portable"
+        assert backends.choose_backend(None) == backends.choose_backend("") == "portable"
     (message,) = [record.getMessage() for record in caplog.records]
-    assert ABSENT in message and raster.PORTABLE_COST in message
+    assert ABSENT in message and backends.PORTABLE_COST in message
     with pytest.raises(
         InputError, match="backend 'cpu' is not available: the native CPU library cannot be loaded"
     ):
-        raster.choose_backend("cpu")
+        backends.choose_backend("cpu")
     assert not ffi.has_native("cosurfgs_adam", jnp.zeros(3))
 
 
 CHILD = """
 import sys
-from cosurfgs_jax.losses.geometric import SecondView
-from cosurfgs_jax.raster import ffi
+from cosurfgs_jax.losses.inputs import SecondView
+from cosurfgs_jax.native import ffi
 ffi._library_path = lambda name: sys.argv[1] + "/" + name
 import cosurfgs_jax.doctor as doctor
 doctor.main(None)
@@ -71,7 +71,7 @@ def test_doctor_says_it_in_a_sentence(tmp_path):
     lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
     assert "not available: the native CPU library cannot be loaded" in lines["rasterizer cpu"]
     assert (
-        raster.PORTABLE_COST in lines["rasterizer portable"]
+        backends.PORTABLE_COST in lines["rasterizer portable"]
         and "what is used here" in lines["rasterizer portable"]
     )
 

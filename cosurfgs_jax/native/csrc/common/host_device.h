@@ -1,10 +1,10 @@
-// Functions that a CPU and a GPU compile from one text.
+// Functions that a CPU and a GPU compile from the same source.
 #pragma once
 
 #if defined(__CUDACC__)
 #define COSURFGS_FN __host__ __device__ inline
-// Code of a whole thread block (block.h): on a GPU for nvcc, in the emulation of the tests
-// elsewhere.
+// Code of a whole thread block (gpu/blend.h): for nvcc on a GPU, else for the emulation of
+// the tests.
 #define COSURFGS_BLOCK_FN __device__ inline
 #define COSURFGS_UNROLL _Pragma("unroll")
 #else

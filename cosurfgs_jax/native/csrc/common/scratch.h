@@ -1,6 +1,6 @@
 // Memory that outlives a call. Fresh memory costs page faults (250 times the price of touching warm
-// memory), so calls borrow a workspace from a free list and give it back; concurrent calls (several
-// devices) get one each.
+// memory), so calls borrow scratch memory from a free list and give it back; concurrent calls
+// (several devices) get one each.
 #pragma once
 
 #include <cstddef>

@@ -29,7 +29,7 @@ struct AdamArgs {
   float log_beta1, log_beta2;
 };
 
-// Four numbers that follow each other, or what is left of them.
+// Four consecutive numbers, or what is left of them.
 struct AdamFour {
   using Args = AdamArgs;
   static constexpr int kNum = 4;
@@ -80,9 +80,9 @@ struct AdamFour {
                 inverse_bias2 = InverseBias(count, args.log_beta2);
     COSURFGS_UNROLL
     for (int i = 0; i < kNumbers; ++i) {
-      const float slope = learns[i] * gradient[i];
-      mu[i] = args.beta1 * mu[i] + args.gain1 * slope;
-      nu[i] = args.beta2 * nu[i] + args.gain2 * slope * slope;
+      const float masked = learns[i] * gradient[i];
+      mu[i] = args.beta1 * mu[i] + args.gain1 * masked;
+      nu[i] = args.beta2 * nu[i] + args.gain2 * masked * masked;
       const float size = sqrtf(nu[i] * inverse_bias2) + args.epsilon;
       values[i] -= rates[i] * learns[i] * (mu[i] * inverse_bias1 / size);
     }

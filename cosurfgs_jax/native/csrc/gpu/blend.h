@@ -1,4 +1,4 @@
-// What one GPU block does for one tile: blending, and the way back. The same formulas as
+// What one GPU block does for one tile: blending, and the backward pass. The same formulas as
 // raster/blend_kernels.cc for one pixel.
 //
 // A block has four warps for a tile; a warp has a patch of 8x8 pixels and a thread two of them, one
@@ -252,7 +252,7 @@ struct BlendTileBlock {
     pixel.last = is_blended ? index : pixel.last;
     for (int c = 0; c < 3; ++c) pixel.color[c] += w * r.s.color[c];
     if (kMaps >= kGeometry) {
-      if (kMaps >= kEverything) pixel.distortion += w * (h.z * (1.0f - t) - pixel.depth) * 2.0f;
+      if (kMaps >= kAll) pixel.distortion += w * (h.z * (1.0f - t) - pixel.depth) * 2.0f;
       pixel.depth += w * h.z;
       pixel.median = is_front ? h.z : pixel.median;
       pixel.median_index = is_front ? index : pixel.median_index;
@@ -285,7 +285,7 @@ struct BlendTileBlock {
       image.plane_sum[index] = pixel.plane;
       for (int c = 0; c < 3; ++c) image.normal_sum[3 * index + c] = pixel.normal[c];
     }
-    if (kMaps >= kEverything) image.distortion[index] = pixel.distortion;
+    if (kMaps >= kAll) image.distortion[index] = pixel.distortion;
   }
 
   template <class Block>
@@ -344,11 +344,11 @@ struct BlendTileBlock {
 template <int kMaps, bool kDeterministic, bool kHasProbe>
 struct BlendTileBackwardBlock {
   using Args = BlendArgs;
-  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kEverything ? 5
+  static constexpr int kThreads = kTileThreads, kMinBlocks = kMaps == kAll        ? 5
                                                              : kMaps == kGeometry ? 6
                                                                                   : 8;
   static constexpr int kBatch = 32;
-  static constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
+  static constexpr int kUsed = kMaps == kColor ? kColorGradient : kAllGradient;
   static constexpr int kNumAbsolute = kGradAlpha - kGradAbsolute;
   static constexpr int kSummed =
       kHasProbe ? kUsed : kUsed - kNumAbsolute;  // numbers that are put together
@@ -395,7 +395,7 @@ struct BlendTileBackwardBlock {
       for (int c = 0; c < 3; ++c) pixel.normal[c] = g.normal_sum[3 * index + c];
       pixel.median_index = args.image.median_index[index];
     }
-    if (kMaps >= kEverything) {
+    if (kMaps >= kAll) {
       pixel.final_transmittance = pixel.transmittance;
       pixel.distortion = g.distortion[index];
       pixel.depth_total = args.image.depth_sum[index];
@@ -462,7 +462,7 @@ struct BlendTileBackwardBlock {
       e += pixel.normal[0] * r.s.normal[0] + pixel.normal[1] * r.s.normal[1] +
            pixel.normal[2] * r.s.normal[2] + pixel.plane * r.s.plane_distance + pixel.depth * h.z;
       g_z = w * pixel.depth + (pixel.median_index == index ? pixel.median : 0.0f);
-      if (kMaps >= kEverything) {
+      if (kMaps >= kAll) {
         const float alpha_front = 1.0f - t,
                     alpha_behind = pixel.transmittance - pixel.final_transmittance;
         const float depth_front = pixel.depth_total - pixel.depth_behind - w * h.z;

@@ -1,4 +1,4 @@
-// The CUDA kernels that work block by block: blending, and the way back.
+// The CUDA kernels that work block by block: blending, and the backward pass.
 
 #define COSURFGS_VARIANT cuda
 
@@ -20,9 +20,9 @@ namespace cuda {
   template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, true>>(int64_t,             \
                                                                              const BlendArgs&)
 
-COSURFGS_INSTANTIATE(kColorOnly);
+COSURFGS_INSTANTIATE(kColor);
 COSURFGS_INSTANTIATE(kGeometry);
-COSURFGS_INSTANTIATE(kEverything);
+COSURFGS_INSTANTIATE(kAll);
 
 template void CudaDevice::Blocks<ProjectBackwardBlock<0>>(int64_t, const ProjectBackwardArgs&);
 template void CudaDevice::Blocks<ProjectBackwardBlock<1>>(int64_t, const ProjectBackwardArgs&);

@@ -68,7 +68,7 @@ struct PhotometricArgs {
       photo;  // u8[height, width, channels]; a fourth channel is 255 times the pixel's weight
   const bool* mask;  // bool[height, width], false = weight 0; or null
   float color_weight, ssim_weight, light_weight;
-  float *losses, *by_render, *by_alpha, *by_transform;
+  float *losses, *grad_render, *grad_alpha, *grad_transform;
   // Scratch.
   int tiles_x, num_tiles, pitch;
   float*
@@ -253,12 +253,12 @@ struct SsimMapBlock {
       COSURFGS_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int k = half + i;
-        float by_moment[kSsimPartials];
+        float grad_moment[kSsimPartials];
         const float map =
-            Differentiate(moments[0][k], moments[1][k], moments[2][k], moments[3][k], by_moment);
+            Differentiate(moments[0][k], moments[1][k], moments[2][k], moments[3][k], grad_moment);
         if (tile.x + run.x + k < args.width) state.sums[kSumDissimilarity] += 1.0f - map;
         COSURFGS_UNROLL
-        for (int p = 0; p < kSsimPartials; ++p) partials[p][i] = by_moment[p];
+        for (int p = 0; p < kSsimPartials; ++p) partials[p][i] = grad_moment[p];
       }
       // Past the image's last column there is room in a row, which nobody reads.
       COSURFGS_UNROLL
@@ -332,7 +332,7 @@ struct PhotometricGradientBlock {
                 per_value = per_pixel * (1.0f / 3);
     const float step = args.color_weight * per_value * weight;
     const bool counts = weight > 0.5f;
-    float color[3], target[3], by_color[3];
+    float color[3], target[3], grad_color[3];
     COSURFGS_UNROLL
     for (int k = 0; k < 3; ++k) {
       color[k] = args.render[3 * pixel + k];
@@ -340,10 +340,10 @@ struct PhotometricGradientBlock {
       const float compared =
           kIsWeighted ? weight * color[k] + (1.0f - weight) * target[k] : color[k];
       const int column = k * kSsimChannelPitch + x;
-      const float slope = shared.filtered[0][row][column] +
-                          2.0f * compared * shared.filtered[1][row][column] +
-                          target[k] * shared.filtered[2][row][column];
-      by_color[k] = -args.ssim_weight * per_value * weight * slope;
+      const float grad = shared.filtered[0][row][column] +
+                         2.0f * compared * shared.filtered[1][row][column] +
+                         target[k] * shared.filtered[2][row][column];
+      grad_color[k] = -args.ssim_weight * per_value * weight * grad;
     }
     COSURFGS_UNROLL
     for (int k = 0; k < 3; ++k) {
@@ -351,21 +351,21 @@ struct PhotometricGradientBlock {
       const float exposed = m[0] * color[0] + m[1] * color[1] + m[2] * color[2] + m[3];
       const float difference = exposed - target[k],
                   clipped = Min(Max(exposed, 0.0f), 1.0f) - target[k];
-      const float slope = difference > 0 ? step : difference < 0 ? -step : 0.0f;
+      const float grad = difference > 0 ? step : difference < 0 ? -step : 0.0f;
       sums[kSumDifference - kFirstSums] += weight * fabsf(difference);
       sums[kSumSquared - kFirstSums] += counts ? clipped * clipped : 0.0f;
-      float* by_transform = sums + kSumByTransform - kFirstSums + 4 * k;
+      float* grad_transform = sums + kSumByTransform - kFirstSums + 4 * k;
       COSURFGS_UNROLL
       for (int j = 0; j < 3; ++j) {
-        by_color[j] += m[j] * slope;
-        by_transform[j] += slope * color[j];
+        grad_color[j] += m[j] * grad;
+        grad_transform[j] += grad * color[j];
       }
-      by_transform[3] += slope;
+      grad_transform[3] += grad;
     }
     sums[kSumLight - kFirstSums] += weight * (1.0f - args.alpha[pixel]);
     COSURFGS_UNROLL
-    for (int k = 0; k < 3; ++k) args.by_render[3 * pixel + k] = by_color[k];
-    args.by_alpha[pixel] = -args.light_weight * per_pixel * weight;
+    for (int k = 0; k < 3; ++k) args.grad_render[3 * pixel + k] = grad_color[k];
+    args.grad_alpha[pixel] = -args.light_weight * per_pixel * weight;
   }
 
   template <class Block>
@@ -459,7 +459,7 @@ struct WritePhotometricLosses {
   COSURFGS_FN static void Run(const Args& args, int64_t i) {
     const double* sums = args.sums;
     if (i < 12) {
-      args.by_transform[i] = float(sums[kSumByTransform + i]);
+      args.grad_transform[i] = float(sums[kSumByTransform + i]);
       return;
     }
     const double weight = sums[kSumWeight], per_pixel = 1 / (weight > 1 ? weight : 1),

@@ -105,14 +105,14 @@ class Pipeline {
         args.rows = MakeRows(kContributions, num_pairs_, offsets_, 0);
       }
       switch (call_.maps) {
-        case kColorOnly:
-          Blend<kColorOnly>(args);
+        case kColor:
+          Blend<kColor>(args);
           break;
         case kGeometry:
           Blend<kGeometry>(args);
           break;
         default:
-          Blend<kEverything>(args);
+          Blend<kAll>(args);
       }
       if (results.contributions) {
         ReduceRows<SumOfContributions, kContributions>(args.rows.rows);
@@ -133,14 +133,14 @@ class Pipeline {
       args.gradient = Offset(backward.gradient, v * pixels_);
       RowsOfSurfels rows;
       switch (call_.maps) {
-        case kColorOnly:
-          rows = BlendBackward<kColorOnly>(args, backward);
+        case kColor:
+          rows = BlendBackward<kColor>(args, backward);
           break;
         case kGeometry:
           rows = BlendBackward<kGeometry>(args, backward);
           break;
         default:
-          rows = BlendBackward<kEverything>(args, backward);
+          rows = BlendBackward<kAll>(args, backward);
       }
       switch (call_.surfels.sh_degree) {
         case 0:

@@ -1,4 +1,4 @@
-// What one GPU thread does for one surfel: projection, and the way back. The same as
+// What one GPU thread does for one surfel: projection, and the backward pass. The same as
 // raster/project_kernels.cc for one lane.
 //
 // Bodies (here and in gpu/binning.h, gpu/blend.h) are structures with a function Run and no

@@ -39,28 +39,28 @@ COSURFGS_FN int LaneNumber(int lane, int slot = 0) {
 }
 // The same of a slot while numbers are still being put together: its number among those of the
 // steps before and this one.
-template <int kAll, int kWidth>
+template <int kTotal, int kWidth>
 COSURFGS_FN int SlotNumber(int lane, int slot) {
   if constexpr (kWidth >= kWarp) {
     return slot;
   } else {
-    constexpr int kShare = kWarp / kWidth, kBefore = (kAll + kShare / 2 - 1) / (kShare / 2),
+    constexpr int kShare = kWarp / kWidth, kBefore = (kTotal + kShare / 2 - 1) / (kShare / 2),
                   kKept = (kBefore + 1) / 2;
-    return SlotNumber<kAll, 2 * kWidth>(
+    return SlotNumber<kTotal, 2 * kWidth>(
         lane, lane & kWidth && slot + kKept < kBefore ? slot + kKept : slot);
   }
 }
-template <int kAll, class Op, int kCount = kAll, int kWidth = kWarp / 2, class Warp>
+template <int kTotal, class Op, int kCount = kTotal, int kWidth = kWarp / 2, class Warp>
 COSURFGS_BLOCK_FN void CombineLanes(Warp& warp) {
   constexpr int kKept = (kCount + 1) / 2;
   COSURFGS_UNROLL
   for (int i = 0; i < kKept; ++i) {
     warp.Exchange(kWidth, i, i + kKept < kCount ? i + kKept : i,
                   [=](int lane, float kept, float received) {
-                    return Op::Combine(SlotNumber<kAll, kWidth>(lane, i), kept, received);
+                    return Op::Combine(SlotNumber<kTotal, kWidth>(lane, i), kept, received);
                   });
   }
-  if constexpr (kWidth > 1) CombineLanes<kAll, Op, kKept, kWidth / 2>(warp);
+  if constexpr (kWidth > 1) CombineLanes<kTotal, Op, kKept, kWidth / 2>(warp);
 }
 
 // What the warps of a block have gathered for the surfels of a batch.

@@ -15,11 +15,11 @@ namespace COSURFGS_VARIANT {
 template <class Device>
 ffi::Error PhotometricLosses(Device& device, LossMap3 render, LossMap alpha, LossMap transform,
                              LossPhoto photo, LossMask mask, ffi::Result<LossValues> losses,
-                             ffi::Result<LossMap3> by_render, ffi::Result<LossMap> by_alpha,
-                             ffi::Result<LossMap> by_transform, float color_weight,
+                             ffi::Result<LossMap3> grad_render, ffi::Result<LossMap> grad_alpha,
+                             ffi::Result<LossMap> grad_transform, float color_weight,
                              float ssim_weight, float light_weight) {
   const std::string error = CheckOperands({render, alpha, transform, photo, mask},
-                                          {losses, by_render, by_alpha, by_transform});
+                                          {losses, grad_render, grad_alpha, grad_transform});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const auto shape = photo.dimensions();
   if (shape[0] * (shape[1] + kSsimRun) > kMaxLossPixels) {
@@ -36,8 +36,8 @@ ffi::Error PhotometricLosses(Device& device, LossMap3 render, LossMap alpha, Los
   args.mask = mask.element_count() ? mask.typed_data() : nullptr;
   args.color_weight = color_weight, args.ssim_weight = ssim_weight,
   args.light_weight = light_weight;
-  args.losses = losses->typed_data(), args.by_render = by_render->typed_data();
-  args.by_alpha = by_alpha->typed_data(), args.by_transform = by_transform->typed_data();
+  args.losses = losses->typed_data(), args.grad_render = grad_render->typed_data();
+  args.grad_alpha = grad_alpha->typed_data(), args.grad_transform = grad_transform->typed_data();
   RunPhotometric(device, args);
   return device.Finish();
 }

@@ -23,10 +23,10 @@ using Flag = ffi::Buffer<ffi::PRED, 0>;
 using Offset = ffi::Buffer<ffi::S32, 1>;
 using Losses = ffi::Buffer<ffi::F32, 1>;
 
-constexpr int64_t kRowsAtOnce = 8;
+constexpr int64_t kRowsPerTask = 8;
 constexpr float kLuma[3] = {0.299f / 255, 0.587f / 255, 0.114f / 255};
 
-struct Workspace {
+struct GeometricScratch {
   Scratch<float> gray, neighbor_gray, pulls, lattice;
   Scratch<bool> flags;
   Scratch<double> sums;
@@ -35,8 +35,9 @@ struct Workspace {
 
 template <class Function>
 void ForRows(Parallel& parallel, int64_t height, Function fn) {
-  parallel.For((height + kRowsAtOnce - 1) / kRowsAtOnce, [&](int64_t band) {
-    for (int64_t y = band * kRowsAtOnce; y < std::min(height, (band + 1) * kRowsAtOnce); ++y) fn(y);
+  parallel.For((height + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t band) {
+    for (int64_t y = band * kRowsPerTask; y < std::min(height, (band + 1) * kRowsPerTask); ++y)
+      fn(y);
   });
 }
 
@@ -98,8 +99,8 @@ void RelatePoses(const Map& view, const Map& neighbor, MultiViewCall* call) {
   }
 }
 
-double SingleView(Parallel& parallel, Workspace& work, SingleViewCall call, float* by_depth,
-                  float* by_normal) {
+double SingleView(Parallel& parallel, GeometricScratch& work, SingleViewCall call,
+                  float* grad_depth, float* grad_normal) {
   const int64_t height = call.height, width = call.width, size = height * width;
   double* sums = work.sums.Get(height);
   ForRows(parallel, height, [&](int64_t y) {
@@ -112,14 +113,14 @@ double SingleView(Parallel& parallel, Workspace& work, SingleViewCall call, floa
                            pulls + 2 * size + y * width, pulls + 3 * size + y * width};
     sums[y] = 0;
     if (y > 0 && y < height - 1) {
-      sums[y] = COSURFGS_DISPATCH(SingleViewRow, call, y, row, by_normal + 3 * y * width);
+      sums[y] = COSURFGS_DISPATCH(SingleViewRow, call, y, row, grad_normal + 3 * y * width);
     } else {
       for (float* pull : row) std::memset(pull, 0, width * sizeof(float));
-      std::memset(by_normal + 3 * y * width, 0, 3 * width * sizeof(float));
+      std::memset(grad_normal + 3 * y * width, 0, 3 * width * sizeof(float));
     }
   });
   ForRows(parallel, height, [&](int64_t y) {
-    COSURFGS_DISPATCH(GatherRow, pulls, height, width, y, by_depth + y * width);
+    COSURFGS_DISPATCH(GatherRow, pulls, height, width, y, grad_depth + y * width);
   });
   double total = 0;
   for (int64_t y = 0; y < height; ++y) total += sums[y];
@@ -130,9 +131,9 @@ struct MultiViewSums {
   double geometric = 0, photometric = 0, share = 0;
 };
 
-MultiViewSums MultiView(Parallel& parallel, Workspace& work, const MultiViewCall& call,
-                        float geometric_weight, float photometric_weight, float* by_depth,
-                        float* by_normal) {
+MultiViewSums MultiView(Parallel& parallel, GeometricScratch& work, const MultiViewCall& call,
+                        float geometric_weight, float photometric_weight, float* grad_depth,
+                        float* grad_normal) {
   const int64_t rows = call.patch.rows, columns = call.patch.columns, size = rows * columns;
   float* floats = work.lattice.Get(8 * size);
   bool* flags = work.flags.Get(3 * size);
@@ -162,11 +163,11 @@ MultiViewSums MultiView(Parallel& parallel, Workspace& work, const MultiViewCall
   sums.geometric /= double(std::max<int64_t>(num_geometric, 1));
   sums.photometric /= double(std::max<int64_t>(num_photometric, 1));
   sums.share = double(num_geometric) / double(size);
-  const float by_geometric = geometric_weight / float(std::max<int64_t>(num_geometric, 1));
-  const float by_photometric = photometric_weight / float(std::max<int64_t>(num_photometric, 1));
+  const float grad_geometric = geometric_weight / float(std::max<int64_t>(num_geometric, 1));
+  const float grad_photometric = photometric_weight / float(std::max<int64_t>(num_photometric, 1));
   parallel.For(rows, [&](int64_t row) {
-    COSURFGS_DISPATCH(SpreadRow, call, row, results[row], by_geometric, by_photometric, by_depth,
-                      by_normal);
+    COSURFGS_DISPATCH(SpreadRow, call, row, results[row], grad_geometric, grad_photometric,
+                      grad_depth, grad_normal);
   });
   return sums;
 }
@@ -175,7 +176,7 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
                            Map mask, Map pose, Map intrinsics, Photo neighbor_photo,
                            Map neighbor_depth, Map neighbor_pose, Map neighbor_intrinsics,
                            Flag is_used, Offset offset, ffi::Result<Losses> losses,
-                           ffi::Result<Map> by_depth, ffi::Result<Map3> by_normal,
+                           ffi::Result<Map> grad_depth, ffi::Result<Map3> grad_normal,
                            float single_view_weight, float geometric_weight,
                            float photometric_weight, int64_t stride, int64_t radius,
                            float noise_variance, float max_reprojection, float max_dissimilarity) {
@@ -187,8 +188,8 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
       (has_mask && int64_t(mask.element_count()) != size) || pose.element_count() != 16 ||
       intrinsics.element_count() != 9 || neighbor_pose.element_count() != 16 ||
       neighbor_intrinsics.element_count() != 9 || offset.element_count() != 2 ||
-      losses->element_count() != 5 || by_depth->element_count() != depth.element_count() ||
-      by_normal->element_count() != normal.element_count()) {
+      losses->element_count() != 5 || grad_depth->element_count() != depth.element_count() ||
+      grad_normal->element_count() != normal.element_count()) {
     return ffi::Error::InvalidArgument(
         "geometric_losses: operands do not fit the photograph's shape [H,W,C]");
   }
@@ -203,11 +204,11 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
         "more, a radius of 1 to 5");
   }
   Parallel parallel(pool);
-  Borrowed<Workspace> work;
+  Borrowed<GeometricScratch> work;
   float* gray = work->gray.Get(size);
   ToGray(parallel, photo, false, gray);
   const float* mask_data = has_mask ? mask.typed_data() : nullptr;
-  float *depth_slope = by_depth->typed_data(), *normal_slope = by_normal->typed_data();
+  float *depth_gradient = grad_depth->typed_data(), *normal_gradient = grad_normal->typed_data();
   double single_view = 0;
   if (single_view_weight > 0) {
     SingleViewCall call{height,
@@ -222,10 +223,10 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
                         0,
                         single_view_weight / float(size)};
     RotationOf(pose, call.rotation);
-    single_view = SingleView(parallel, *work, call, depth_slope, normal_slope);
+    single_view = SingleView(parallel, *work, call, depth_gradient, normal_gradient);
   } else {
-    std::memset(depth_slope, 0, size * sizeof(float));
-    std::memset(normal_slope, 0, 3 * size * sizeof(float));
+    std::memset(depth_gradient, 0, size * sizeof(float));
+    std::memset(normal_gradient, 0, 3 * size * sizeof(float));
   }
   MultiViewSums sums;
   if (has_neighbor && is_used.typed_data()[0]) {
@@ -260,8 +261,8 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
     call.max_reprojection = max_reprojection, call.max_dissimilarity = max_dissimilarity;
     RotationOf(pose, call.rotation);
     RelatePoses(pose, neighbor_pose, &call);
-    sums = MultiView(parallel, *work, call, geometric_weight, photometric_weight, depth_slope,
-                     normal_slope);
+    sums = MultiView(parallel, *work, call, geometric_weight, photometric_weight, depth_gradient,
+                     normal_gradient);
   }
   const double parts[5] = {single_view_weight * single_view + geometric_weight * sums.geometric +
                                photometric_weight * sums.photometric,
@@ -314,8 +315,8 @@ ffi::Error PlaneDepth(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum, Map 
 
 ffi::Error PlaneDepthBackward(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum,
                               Map transmittance, Map pose, Map intrinsics, Map cotangent,
-                              ffi::Result<Map3> by_normal, ffi::Result<Map> by_plane,
-                              ffi::Result<Map> by_pose, float min_alpha, float min_cosine) {
+                              ffi::Result<Map3> grad_normal, ffi::Result<Map> grad_plane,
+                              ffi::Result<Map> grad_pose, float min_alpha, float min_cosine) {
   if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics);
       error.failure())
     return error;
@@ -323,19 +324,19 @@ ffi::Error PlaneDepthBackward(ffi::ThreadPool pool, Map3 normal_sum, Map plane_s
       PlaneDepthOf(normal_sum, plane_sum, transmittance, pose, intrinsics, min_alpha, min_cosine);
   const int64_t height = plane_sum.dimensions()[0], width = call.width;
   Parallel parallel(pool);
-  Borrowed<Workspace> work;
+  Borrowed<GeometricScratch> work;
   double* sums = work->sums.Get(9 * height);
   ForRows(parallel, height, [&](int64_t y) {
     COSURFGS_DISPATCH(PlaneDepthBackwardRow, call, y, cotangent.typed_data() + y * width,
-                      by_normal->typed_data() + 3 * y * width, by_plane->typed_data() + y * width,
-                      sums + 9 * y);
+                      grad_normal->typed_data() + 3 * y * width,
+                      grad_plane->typed_data() + y * width, sums + 9 * y);
   });
   for (int i = 0; i < 16; ++i) {
     double total = 0;
     if (i < 12 && i % 4 < 3) {
       for (int64_t y = 0; y < height; ++y) total += sums[9 * y + i / 4 * 3 + i % 4];
     }
-    by_pose->typed_data()[i] = float(total);
+    grad_pose->typed_data()[i] = float(total);
   }
   return ffi::Error::Success();
 }

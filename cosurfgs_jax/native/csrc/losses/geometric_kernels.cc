@@ -43,13 +43,15 @@ inline float SquaredSlope(const float* gray, int64_t width) {
 
 // A number and its derivative by the depth of the pixel that is followed.
 struct Slope {
-  float value, by_depth;
+  float value, grad_depth;
 };
 inline Slope Divide(Slope a, Slope b) {
   const float inverse = 1.0f / b.value, q = a.value * inverse;
-  return {q, (a.by_depth - q * b.by_depth) * inverse};
+  return {q, (a.grad_depth - q * b.grad_depth) * inverse};
 }
-inline Slope Scale(Slope a, float s, float shift) { return {a.value * s + shift, a.by_depth * s}; }
+inline Slope Scale(Slope a, float s, float shift) {
+  return {a.value * s + shift, a.grad_depth * s};
+}
 
 struct Point {
   Slope x, y, z;
@@ -70,9 +72,10 @@ bool SampleDepth(const MultiViewCall& c, Slope u, Slope v, Slope* depth) {
   const float right = x - float(left), down = y - float(top);
   const float above = a + (b - a) * right, below = d + (e - d) * right;
   const float inverse = above + (below - above) * down;
-  const float by_x = (b - a) + ((e - d) - (b - a)) * down, by_y = below - above;
+  const float grad_x = (b - a) + ((e - d) - (b - a)) * down, grad_y = below - above;
   depth->value = 1.0f / inverse;
-  depth->by_depth = -(by_x * u.by_depth + by_y * v.by_depth) * depth->value * depth->value;
+  depth->grad_depth =
+      -(grad_x * u.grad_depth + grad_y * v.grad_depth) * depth->value * depth->value;
   return true;
 }
 
@@ -91,8 +94,9 @@ bool ThereAndBack(const MultiViewCall& c, float x, float y, float depth, Slope* 
     return false;
   const Vec3 point = Vec3{across.value * found.value, down.value * found.value, found.value} -
                      At(c.neighbor_translation);
-  const Vec3 moved = {across.by_depth * found.value + across.value * found.by_depth,
-                      down.by_depth * found.value + down.value * found.by_depth, found.by_depth};
+  const Vec3 moved = {across.grad_depth * found.value + across.value * found.grad_depth,
+                      down.grad_depth * found.value + down.value * found.grad_depth,
+                      found.grad_depth};
   const Vec3 back = TurnBack(c.neighbor_rotation, point),
              back_moved = TurnBack(c.neighbor_rotation, moved);
   if (!(back.z > 0)) return false;
@@ -103,7 +107,7 @@ bool ThereAndBack(const MultiViewCall& c, float x, float y, float depth, Slope* 
   const float dx = u.value - x, dy = v.value - y, squared = dx * dx + dy * dy;
   constexpr float kTip = 1e-8f;  // no gradient through the tip of the distance
   const float length = std::sqrt(squared > kTip ? squared : kTip);
-  *distance = {length, squared > kTip ? (dx * u.by_depth + dy * v.by_depth) / length : 0.0f};
+  *distance = {length, squared > kTip ? (dx * u.grad_depth + dy * v.grad_depth) / length : 0.0f};
   return true;
 }
 
@@ -128,23 +132,24 @@ void PlaneDepthRow(const PlaneDepthCall& c, int64_t y, float* plane_depth, bool*
 }
 
 void PlaneDepthBackwardRow(const PlaneDepthCall& c, int64_t y, const float* cotangent,
-                           float* by_normal, float* by_plane, double* by_rotation) {
+                           float* grad_normal, float* grad_plane, double* grad_rotation) {
   float total[9] = {};
   for (int64_t x = 0; x < c.width; ++x) {
     const int64_t i = y * c.width + x;
     const Vec3 ray = Ray(c.camera, float(x) + 0.5f, float(y) + 0.5f);
     const float facing = Facing(c, i, ray), inverse = facing != 0 ? 1.0f / facing : 0.0f;
-    by_plane[x] = cotangent[x] * inverse;
+    grad_plane[x] = cotangent[x] * inverse;
     // Minus the derivative by the facing, which has a minus itself.
-    const Vec3 pull = ray * (by_plane[x] * c.plane_sum[i] * inverse),
+    const Vec3 pull = ray * (grad_plane[x] * c.plane_sum[i] * inverse),
                normal = At(c.normal_sum + 3 * i);
     const Vec3 turned = TurnBack(c.rotation, pull);
-    by_normal[3 * x] = turned.x, by_normal[3 * x + 1] = turned.y, by_normal[3 * x + 2] = turned.z;
+    grad_normal[3 * x] = turned.x, grad_normal[3 * x + 1] = turned.y,
+                    grad_normal[3 * x + 2] = turned.z;
     total[0] += pull.x * normal.x, total[1] += pull.x * normal.y, total[2] += pull.x * normal.z;
     total[3] += pull.y * normal.x, total[4] += pull.y * normal.y, total[5] += pull.y * normal.z;
     total[6] += pull.z * normal.x, total[7] += pull.z * normal.y, total[8] += pull.z * normal.z;
   }
-  for (int k = 0; k < 9; ++k) by_rotation[k] = total[k];
+  for (int k = 0; k < 9; ++k) grad_rotation[k] = total[k];
 }
 
 float SteepestRow(const float* gray, int64_t width, int64_t y) {
@@ -156,7 +161,8 @@ float SteepestRow(const float* gray, int64_t width, int64_t y) {
   return steepest;
 }
 
-double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4], float* by_normal) {
+double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4],
+                     float* grad_normal) {
   const int64_t first = y * c.width;
   const float inverse_steepest = 1.0f / (c.steepest > 1e-6f ? c.steepest : 1e-6f);
   const float ray_y = (float(y) + 0.5f - c.camera.cy) / c.camera.fy;
@@ -165,13 +171,13 @@ double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4], 
   for (int64_t x = 0; x < c.width; ++x) {
     const int64_t i = first + x;
     for (int k = 0; k < 4; ++k) pulls[k][x] = 0;
-    for (int k = 0; k < 3; ++k) by_normal[3 * x + k] = 0;
+    for (int k = 0; k < 3; ++k) grad_normal[3 * x + k] = 0;
     if (x == 0 || x == c.width - 1) continue;
     const float right = c.depth[i + 1], left = c.depth[i - 1], below = c.depth[i + c.width],
                 above = c.depth[i - c.width];
     if (!(c.depth[i] > 0 && right > 0 && left > 0 && below > 0 && above > 0)) continue;
-    const float slope = 1.0f - std::sqrt(SquaredSlope(c.gray + i, c.width)) * inverse_steepest;
-    const float weight = slope * slope * (c.mask ? c.mask[i] : 1.0f);
+    const float flatness = 1.0f - std::sqrt(SquaredSlope(c.gray + i, c.width)) * inverse_steepest;
+    const float weight = flatness * flatness * (c.mask ? c.mask[i] : 1.0f);
     // Camera frame: points right minus left and below minus above.
     const float ray_x = (float(x) + 0.5f - c.camera.cx) / c.camera.fx;
     const Vec3 rays[4] = {{ray_x + step_x, ray_y, 1},
@@ -190,31 +196,32 @@ double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4], 
                     (std::fabs(difference.x) + std::fabs(difference.y) + std::fabs(difference.z)));
     const float factor = weight * c.scale;
     const Vec3 signs = Vec3{Sign(difference.x), Sign(difference.y), Sign(difference.z)} * factor;
-    by_normal[3 * x] = -signs.x, by_normal[3 * x + 1] = -signs.y, by_normal[3 * x + 2] = -signs.z;
-    const Vec3 by_unit = Turn(c.rotation, signs * alpha);
-    const Vec3 by_cross = (by_unit - normal * Dot(normal, by_unit)) * inverse_length;
-    const Vec3 by_down = Cross(across, by_cross), by_across = Cross(by_cross, down);
-    pulls[0][x] = Dot(by_across, rays[0]);
-    pulls[1][x] = -Dot(by_across, rays[1]);
-    pulls[2][x] = Dot(by_down, rays[2]);
-    pulls[3][x] = -Dot(by_down, rays[3]);
+    grad_normal[3 * x] = -signs.x, grad_normal[3 * x + 1] = -signs.y,
+                    grad_normal[3 * x + 2] = -signs.z;
+    const Vec3 grad_unit = Turn(c.rotation, signs * alpha);
+    const Vec3 grad_cross = (grad_unit - normal * Dot(normal, grad_unit)) * inverse_length;
+    const Vec3 grad_down = Cross(across, grad_cross), grad_across = Cross(grad_cross, down);
+    pulls[0][x] = Dot(grad_across, rays[0]);
+    pulls[1][x] = -Dot(grad_across, rays[1]);
+    pulls[2][x] = Dot(grad_down, rays[2]);
+    pulls[3][x] = -Dot(grad_down, rays[3]);
   }
   return total;
 }
 
-void GatherRow(const float* pulls, int64_t height, int64_t width, int64_t y, float* by_depth) {
+void GatherRow(const float* pulls, int64_t height, int64_t width, int64_t y, float* grad_depth) {
   const int64_t size = height * width;
   const float *right = pulls + y * width, *left = right + size;
   for (int64_t x = 0; x < width; ++x) {
-    by_depth[x] = (x > 0 ? right[x - 1] : 0.0f) + (x + 1 < width ? left[x + 1] : 0.0f);
+    grad_depth[x] = (x > 0 ? right[x - 1] : 0.0f) + (x + 1 < width ? left[x + 1] : 0.0f);
   }
   if (y > 0) {
     const float* lower = pulls + 2 * size + (y - 1) * width;
-    for (int64_t x = 0; x < width; ++x) by_depth[x] += lower[x];
+    for (int64_t x = 0; x < width; ++x) grad_depth[x] += lower[x];
   }
   if (y + 1 < height) {
     const float* upper = pulls + 3 * size + (y + 1) * width;
-    for (int64_t x = 0; x < width; ++x) by_depth[x] += upper[x];
+    for (int64_t x = 0; x < width; ++x) grad_depth[x] += upper[x];
   }
 }
 
@@ -231,19 +238,19 @@ void MultiViewRow(const MultiViewCall& c, int64_t row, MultiViewRowResult* resul
                         ThereAndBack(c, pixel_x, pixel_y, depth, &phi) &&
                         phi.value < c.max_reprojection;
     result->counts_geometric[j] = counts;
-    result->by_depth[j] = 0;
+    result->grad_depth[j] = 0;
     float* plane = result->planes + 3 * j;
     plane[0] = plane[1] = plane[2] = 0;  // no patch is taken there
     if (!counts) continue;
     const float factor = std::exp(-phi.value);  // without gradient
     result->geometric += double(factor * phi.value);
-    result->by_depth[j] = factor * phi.by_depth;
+    result->grad_depth[j] = factor * phi.grad_depth;
     ++result->num_geometric;
     const Vec3 normal = Turn(c.rotation, At(c.normal + 3 * i));
     const float inverse = 1.0f / (Dot(normal, Ray(c.camera, pixel_x, pixel_y)) * depth);
     plane[0] = normal.x * inverse, plane[1] = normal.y * inverse, plane[2] = normal.z * inverse;
   }
-  PatchRow(patch, row, result->planes, result->score, result->is_inside, result->by_planes);
+  PatchRow(patch, row, result->planes, result->score, result->is_inside, result->grad_planes);
   for (int64_t j = 0; j < patch.columns; ++j) {
     const float score = result->score[j], dissimilarity = 1.0f - score * score;
     const bool counts = result->counts_geometric[j] && result->is_inside[j] && score > 0 &&
@@ -256,24 +263,25 @@ void MultiViewRow(const MultiViewCall& c, int64_t row, MultiViewRowResult* resul
 }
 
 void SpreadRow(const MultiViewCall& c, int64_t row, const MultiViewRowResult& result,
-               float geometric_factor, float photometric_factor, float* by_depth,
-               float* by_normal) {
+               float geometric_factor, float photometric_factor, float* grad_depth,
+               float* grad_normal) {
   const PatchCall& patch = c.patch;
   const int64_t y = patch.offset_y + row * patch.stride;
   for (int64_t j = 0; j < patch.columns; ++j) {
     const int64_t x = patch.offset_x + j * patch.stride, i = y * patch.width + x;
-    if (result.counts_geometric[j]) by_depth[i] += geometric_factor * result.by_depth[j];
+    if (result.counts_geometric[j]) grad_depth[i] += geometric_factor * result.grad_depth[j];
     if (!result.counts_photometric[j]) continue;
     // plane = normal / (normal . ray depth)
     const Vec3 normal = Turn(c.rotation, At(c.normal + 3 * i)),
                ray = Ray(c.camera, float(x) + 0.5f, float(y) + 0.5f);
     const float depth = c.depth[i], facing = Dot(normal, ray), inverse = 1.0f / (facing * depth);
-    const Vec3 by_plane =
-        At(result.by_planes + 3 * j) * (-2.0f * result.score[j] * photometric_factor);
-    by_depth[i] -= Dot(by_plane, normal) * inverse / depth;
+    const Vec3 grad_plane =
+        At(result.grad_planes + 3 * j) * (-2.0f * result.score[j] * photometric_factor);
+    grad_depth[i] -= Dot(grad_plane, normal) * inverse / depth;
     const Vec3 pull =
-        TurnBack(c.rotation, (by_plane - ray * (Dot(by_plane, normal) / facing)) * inverse);
-    by_normal[3 * i] += pull.x, by_normal[3 * i + 1] += pull.y, by_normal[3 * i + 2] += pull.z;
+        TurnBack(c.rotation, (grad_plane - ray * (Dot(grad_plane, normal) / facing)) * inverse);
+    grad_normal[3 * i] += pull.x, grad_normal[3 * i + 1] += pull.y,
+        grad_normal[3 * i + 2] += pull.z;
   }
 }
 

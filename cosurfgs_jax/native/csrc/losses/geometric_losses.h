@@ -39,9 +39,9 @@ struct MultiViewCall {
 // What a row of the lattice gives; arrays of `columns`, gradients before they are divided by the
 // counts.
 struct MultiViewRowResult {
-  float *planes, *score, *by_planes;  // planes and by_planes [columns, 3]
+  float *planes, *score, *grad_planes;  // planes and grad_planes [columns, 3]
   bool *is_inside, *counts_geometric, *counts_photometric;
-  float* by_depth;  // of the geometric term
+  float* grad_depth;  // of the geometric term
   double geometric, photometric;
   int64_t num_geometric, num_photometric;
 };
@@ -59,24 +59,24 @@ struct PlaneDepthCall {
 // PlaneDepthRow: plane depth f32[width] of row y and whether it is one; 0 where it is not.
 // PlaneDepthBackwardRow: from the cotangents f32[width] of the row the derivatives by its sums, and
 // those by the rotation f64[9]. SteepestRow: the largest squared slope 4 |grad gray|^2 in row y.
-// SingleViewRow: the sum over row y of the weighted differences. by_normal f32[width, 3] and pulls
-// become the derivatives, times
+// SingleViewRow: the sum over row y of the weighted differences. grad_normal f32[width, 3] and
+// pulls become the derivatives, times
 //   `scale`: pulls[k][x] is the one to the depth of the right (0), left (1), lower (2) and upper
 //   (3) neighbour of pixel x.
-// GatherRow: by_depth f32[width] of row y from the pulls of rows y - 1 to y + 1, each f32[4,
+// GatherRow: grad_depth f32[width] of row y from the pulls of rows y - 1 to y + 1, each f32[4,
 // height, width]. MultiViewRow: both terms on a row of the lattice. SpreadRow: adds the row's
-// gradients, times these factors, to by_depth and by_normal of the whole image.
+// gradients, times these factors, to grad_depth and grad_normal of the whole image.
 COSURFGS_DECLARE_VARIANTS(
     void PlaneDepthRow(const PlaneDepthCall& call, int64_t y, float* plane_depth, bool* is_valid);
     void PlaneDepthBackwardRow(const PlaneDepthCall& call, int64_t y, const float* cotangent,
-                               float* by_normal, float* by_plane, double* by_rotation);
+                               float* grad_normal, float* grad_plane, double* grad_rotation);
     float SteepestRow(const float* gray, int64_t width, int64_t y);
     double SingleViewRow(const SingleViewCall& call, int64_t y, float* const pulls[4],
-                         float* by_normal);
-    void GatherRow(const float* pulls, int64_t height, int64_t width, int64_t y, float* by_depth);
+                         float* grad_normal);
+    void GatherRow(const float* pulls, int64_t height, int64_t width, int64_t y, float* grad_depth);
     void MultiViewRow(const MultiViewCall& call, int64_t row, MultiViewRowResult* result);
     void SpreadRow(const MultiViewCall& call, int64_t row, const MultiViewRowResult& result,
-                   float geometric_factor, float photometric_factor, float* by_depth,
-                   float* by_normal);)
+                   float geometric_factor, float photometric_factor, float* grad_depth,
+                   float* grad_normal);)
 
 }  // namespace cosurfgs

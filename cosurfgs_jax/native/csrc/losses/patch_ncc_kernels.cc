@@ -74,7 +74,7 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   const Vec last_x = Splat(float(c.neighbor_width - 1)),
             last_y = Splat(float(c.neighbor_height - 1));
   const float* own_center = c.gray + py * c.width + px;
-  Vec own[kMaxVecs], other[kMaxVecs], by_w[kMaxVecs];
+  Vec own[kMaxVecs], other[kMaxVecs], grad_w[kMaxVecs];
   Vec own_sum = Vec{}, other_sum = Vec{};
   for (int k = 0; k < s.vecs; ++k) {
     const Vec z = s.dx[k] * slope_x[2] + s.dy[k] * slope_y[2] + start[2];
@@ -97,12 +97,12 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
     const Vec d = Gather(c.neighbor + c.neighbor_width, corner),
               e = Gather(c.neighbor + c.neighbor_width + 1, corner);
     const Vec above = a + (b - a) * fx, below = d + (e - d) * fx;
-    const Vec by_u = (b - a) + ((e - d) - (b - a)) * fy, by_v = below - above;
+    const Vec grad_u = (b - a) + ((e - d) - (b - a)) * fy, grad_v = below - above;
     own[k] = Gather(own_center, s.index[k]);
-    other[k] = above + by_v * fy;
+    other[k] = above + grad_v * fy;
     if (Count(LessEqual(Splat(kLeastGray), other[k])) != kLanes) return false;
-    by_w[k] =
-        (by_u * (c.epipole[0] - u * c.epipole[2]) + by_v * (c.epipole[1] - v * c.epipole[2])) *
+    grad_w[k] =
+        (grad_u * (c.epipole[0] - u * c.epipole[2]) + grad_v * (c.epipole[1] - v * c.epipole[2])) *
         inv_z;
     own_sum += own[k] * s.weight[k];
     other_sum += other[k] * s.weight[k];
@@ -124,17 +124,17 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   // d ncc / d other = (own / norm - ncc other / other_variance) / count; the means drop out, as
   // both sums are 0.
   const float a = inv_norm * inv_count, b = ncc / other_variance * inv_count;
-  Vec by_wx = Vec{}, by_wy = Vec{}, by_w0 = Vec{};
+  Vec grad_wx = Vec{}, grad_wy = Vec{}, by_w0 = Vec{};
   for (int k = 0; k < s.vecs; ++k) {
-    const Vec g = (own[k] * a - other[k] * b) * by_w[k] * s.weight[k];
+    const Vec g = (own[k] * a - other[k] * b) * grad_w[k] * s.weight[k];
     by_w0 += g;
-    by_wx += g * s.dx[k];
-    by_wy += g * s.dy[k];
+    grad_wx += g * s.dx[k];
+    grad_wy += g * s.dy[k];
   }
   const float g0 = Sum(by_w0);
   *score = ncc;
-  gradient[0] = g0 * ray_x + Sum(by_wx) / c.fx;
-  gradient[1] = g0 * ray_y + Sum(by_wy) / c.fy;
+  gradient[0] = g0 * ray_x + Sum(grad_wx) / c.fx;
+  gradient[1] = g0 * ray_y + Sum(grad_wy) / c.fy;
   gradient[2] = g0;
   return true;
 }

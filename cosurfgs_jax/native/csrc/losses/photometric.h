@@ -22,7 +22,7 @@ struct PhotometricCall {
   float *target, *blended;  // scratch f32[height, width, 3]: the photograph, and the render where
                             // it counts, else the photograph
   float* weights;           // scratch f32[height, width]
-  float *by_render, *by_alpha;
+  float *grad_render, *grad_alpha;
   // Where every pixel counts: no weights, and the render itself is what is compared.
   bool has_weights() const { return mask || channels == 4; }
 };
@@ -32,7 +32,7 @@ struct PhotometricRowSums {
   double weight, num_counted;  // those of weight above one half count for PSNR
   double similarity;           // SSIM over pixels and channels
   double difference, squared, light;
-  double by_transform[12];
+  double grad_transform[12];
 };
 
 // PhotometricScratchFloats: how many floats of scratch PhotometricRows needs.

@@ -13,15 +13,15 @@
 namespace cosurfgs {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 16;
+constexpr int64_t kRowsPerTask = 16;
 // A band computes 10 rows of SSIM's map more than it owns: with 32 rows a quarter of the work.
 constexpr int64_t kMinBandRows = 32;
 
-struct Workspace {
+struct PhotometricScratch {
   Scratch<float> target, blended, weights;
   Scratch<PhotometricRowSums> sums;
 };
-struct BandWorkspace {
+struct BandScratch {
   Scratch<float> floats;
 };
 
@@ -33,26 +33,26 @@ PhotometricRowSums Total(const PhotometricRowSums* rows, int64_t height) {
     total.weight += row.weight, total.num_counted += row.num_counted;
     total.similarity += row.similarity, total.difference += row.difference;
     total.squared += row.squared, total.light += row.light;
-    for (int i = 0; i < 12; ++i) total.by_transform[i] += row.by_transform[i];
+    for (int i = 0; i < 12; ++i) total.grad_transform[i] += row.grad_transform[i];
   }
   return total;
 }
 
 ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alpha,
                              LossMap transform, LossPhoto photo, LossMask mask,
-                             ffi::Result<LossValues> losses, ffi::Result<LossMap3> by_render,
-                             ffi::Result<LossMap> by_alpha, ffi::Result<LossMap> by_transform,
+                             ffi::Result<LossValues> losses, ffi::Result<LossMap3> grad_render,
+                             ffi::Result<LossMap> grad_alpha, ffi::Result<LossMap> grad_transform,
                              float color_weight, float ssim_weight, float light_weight) {
   const std::string error = CheckOperands({render, alpha, transform, photo, mask},
-                                          {losses, by_render, by_alpha, by_transform});
+                                          {losses, grad_render, grad_alpha, grad_transform});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const auto shape = photo.dimensions();
   const int64_t height = shape[0], width = shape[1], channels = shape[2], size = height * width;
   const bool has_mask = mask.element_count() > 0;
-  AskForHugePages(by_render);
-  AskForHugePages(by_alpha);
+  AskForHugePages(grad_render);
+  AskForHugePages(grad_alpha);
   Parallel parallel(pool);
-  Borrowed<Workspace> work;
+  Borrowed<PhotometricScratch> work;
   PhotometricRowSums* sums = work->sums.Get(height);
   PhotometricCall call{};
   call.height = height, call.width = width, call.channels = channels;
@@ -63,9 +63,9 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alph
   call.target = work->target.Get(3 * size);
   if (call.has_weights())
     call.blended = work->blended.Get(3 * size), call.weights = work->weights.Get(size);
-  call.by_render = by_render->typed_data(), call.by_alpha = by_alpha->typed_data();
-  parallel.For((height + kRowsAtOnce - 1) / kRowsAtOnce, [&](int64_t band) {
-    for (int64_t y = band * kRowsAtOnce; y < std::min(height, (band + 1) * kRowsAtOnce); ++y) {
+  call.grad_render = grad_render->typed_data(), call.grad_alpha = grad_alpha->typed_data();
+  parallel.For((height + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t band) {
+    for (int64_t y = band * kRowsPerTask; y < std::min(height, (band + 1) * kRowsPerTask); ++y) {
       COSURFGS_DISPATCH(PrepareRow, call, y, &sums[y]);
     }
   });
@@ -79,7 +79,7 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alph
   const int64_t num_bands = std::clamp<int64_t>(height / kMinBandRows, 1, wanted);
   const int64_t scratch_floats = COSURFGS_DISPATCH(PhotometricScratchFloats);
   parallel.For(num_bands, [&](int64_t band) {
-    Borrowed<BandWorkspace> scratch;
+    Borrowed<BandScratch> scratch;
     COSURFGS_DISPATCH(PhotometricRows, call, band * height / num_bands,
                       (band + 1) * height / num_bands, scratch->floats.Get(scratch_floats), sums);
   });
@@ -90,7 +90,7 @@ ffi::Error PhotometricLosses(ffi::ThreadPool pool, LossMap3 render, LossMap alph
       float(color_weight * per_value * total.difference + ssim_weight * per_value * dissimilarity +
             light_weight * per_pixel * total.light);
   losses->typed_data()[1] = float(-10 * std::log10(total.squared / (3 * total.num_counted)));
-  for (int i = 0; i < 12; ++i) by_transform->typed_data()[i] = float(total.by_transform[i]);
+  for (int i = 0; i < 12; ++i) grad_transform->typed_data()[i] = float(total.grad_transform[i]);
   return ffi::Error::Success();
 }
 

@@ -140,13 +140,13 @@ void MapRow(const Strip& s, int row) {
     Vec inverse = Reciprocal(luminance_norm * structure_norm);
     Vec map = luminance * structure * inverse;
     Store(s.map + i, map);
-    Vec by_square = -map * inverse * luminance_norm;
-    Vec by_product = 2.0f * luminance * inverse;
-    Vec by_mean = 2.0f * (inverse * mean_b * (structure - luminance) -
-                          map * inverse * mean_a * (structure_norm - luminance_norm));
-    Store(partials + i, by_mean);
-    Store(partials + kStride + i, by_square);
-    Store(partials + 2 * kStride + i, by_product);
+    Vec grad_square = -map * inverse * luminance_norm;
+    Vec grad_product = 2.0f * luminance * inverse;
+    Vec grad_mean = 2.0f * (inverse * mean_b * (structure - luminance) -
+                            map * inverse * mean_a * (structure_norm - luminance_norm));
+    Store(partials + i, grad_mean);
+    Store(partials + kStride + i, grad_square);
+    Store(partials + 2 * kStride + i, grad_product);
   }
 }
 
@@ -177,22 +177,23 @@ void RingRow(const Strip& s, int64_t slot) {
 // these.
 constexpr int kDifference = 12, kSquared = 13, kLight = 14, kSums = 16;
 
-// kLanes pixels, of which SSIM's map has the derivative by_mean + 2 a by_square + b by_product.
+// kLanes pixels, of which SSIM's map has the derivative grad_mean + 2 a grad_square + b
+// grad_product.
 inline void FinishBlock(const PhotometricCall& c, const float* render, const float* a,
-                        const float* b, Vec weight, Vec alpha, const float* by_mean,
-                        const float* by_square, const float* by_product, float* by_render,
+                        const float* b, Vec weight, Vec alpha, const float* grad_mean,
+                        const float* grad_square, const float* grad_product, float* grad_render,
                         Vec* sums) {
-  Vec slopes[kChannels];
+  Vec gradients[kChannels];
   for (int q = 0; q < kChannels; ++q) {
     const int64_t i = q * kLanes;
-    slopes[q] = Load(by_mean + i) + 2.0f * Load(a + i) * Load(by_square + i) +
-                Load(b + i) * Load(by_product + i);
+    gradients[q] = Load(grad_mean + i) + 2.0f * Load(a + i) * Load(grad_square + i) +
+                   Load(b + i) * Load(grad_product + i);
   }
-  Vec color[kChannels], target[kChannels], by_color[kChannels];
+  Vec color[kChannels], target[kChannels], grad_color[kChannels];
   Separate(Load(render), Load(render + kLanes), Load(render + 2 * kLanes), color);
   Separate(Load(b), Load(b + kLanes), Load(b + 2 * kLanes), target);
-  Separate(slopes[0], slopes[1], slopes[2], by_color);
-  for (int k = 0; k < kChannels; ++k) by_color[k] *= -c.ssim_scale * weight;
+  Separate(gradients[0], gradients[1], gradients[2], grad_color);
+  for (int k = 0; k < kChannels; ++k) grad_color[k] *= -c.ssim_scale * weight;
   const Vec step = c.color_scale * weight, none = {};
   const Mask counts = Less(Splat(0.5f), weight);
 #pragma GCC unroll 3
@@ -201,27 +202,27 @@ inline void FinishBlock(const PhotometricCall& c, const float* render, const flo
     const Vec exposed = m[0] * color[0] + m[1] * color[1] + m[2] * color[2] + m[3];
     const Vec difference = exposed - target[k],
               clipped = Min(Max(exposed, none), Splat(1.0f)) - target[k];
-    const Vec slope =
+    const Vec grad =
         Select(Less(none, difference), step, Select(Less(difference, none), -step, none));
     sums[kDifference] += weight * Abs(difference);
     sums[kSquared] += Keep(counts, clipped * clipped);
 #pragma GCC unroll 3
     for (int j = 0; j < kChannels; ++j) {
-      by_color[j] += m[j] * slope;
-      sums[4 * k + j] += slope * color[j];
+      grad_color[j] += m[j] * grad;
+      sums[4 * k + j] += grad * color[j];
     }
-    sums[4 * k + 3] += slope;
+    sums[4 * k + 3] += grad;
   }
   sums[kLight] += weight * (1.0f - alpha);
   Vec joined[kChannels];
-  Join(by_color[0], by_color[1], by_color[2], joined);
-  for (int q = 0; q < kChannels; ++q) Store(by_render + q * kLanes, joined[q]);
+  Join(grad_color[0], grad_color[1], grad_color[2], joined);
+  for (int q = 0; q < kChannels; ++q) Store(grad_render + q * kLanes, joined[q]);
 }
 
 void AddSums(Vec* lanes, PhotometricRowSums* sums) {
   float totals[kSums];
   for (int i = 0; i < kSums; i += kLanes) Store(totals + i, ReduceLanes(lanes + i));
-  for (int i = 0; i < 12; ++i) sums->by_transform[i] += totals[i];
+  for (int i = 0; i < 12; ++i) sums->grad_transform[i] += totals[i];
   sums->difference += totals[kDifference];
   sums->squared += totals[kSquared];
   sums->light += totals[kLight];
@@ -230,31 +231,32 @@ void AddSums(Vec* lanes, PhotometricRowSums* sums) {
 // The pixels of a strip's row y, whose filtered derivatives are row `row` of `filtered`.
 void FinishRow(const PhotometricCall& c, const Strip& s, int64_t y, int row,
                PhotometricRowSums* sums) {
-  const float* slopes[kPartials] = {s.Filtered(0, row), s.Filtered(1, row), s.Filtered(2, row)};
+  const float* gradients[kPartials] = {s.Filtered(0, row), s.Filtered(1, row), s.Filtered(2, row)};
   Vec lanes[kSums] = {};
   for (int64_t i = 0; i < s.size; i += kBlock) {
     const int64_t first = y * s.row_floats + s.begin + i, pixel = first / kChannels;
     const int64_t count = Smaller(kLanes, (s.size - i) / kChannels);
-    const float *by_mean = slopes[0] + i, *by_square = slopes[1] + i, *by_product = slopes[2] + i;
+    const float *grad_mean = gradients[0] + i, *grad_square = gradients[1] + i,
+                *grad_product = gradients[2] + i;
     if (count == kLanes) {
       const Vec weight = c.has_weights() ? Load(c.weights + pixel) : Splat(1.0f);
       FinishBlock(c, c.render + first, s.a + first, s.b + first, weight, Load(c.alpha + pixel),
-                  by_mean, by_square, by_product, c.by_render + first, lanes);
-      Store(c.by_alpha + pixel, -c.light_scale * weight);
+                  grad_mean, grad_square, grad_product, c.grad_render + first, lanes);
+      Store(c.grad_alpha + pixel, -c.light_scale * weight);
       continue;
     }
-    float render[kBlock] = {}, a[kBlock] = {}, b[kBlock] = {}, by_render[kBlock],
+    float render[kBlock] = {}, a[kBlock] = {}, b[kBlock] = {}, grad_render[kBlock],
           weights[kLanes] = {}, alpha[kLanes] = {};
     for (int64_t k = 0; k < count * kChannels; ++k)
       render[k] = c.render[first + k], a[k] = s.a[first + k], b[k] = s.b[first + k];
     for (int64_t k = 0; k < count; ++k) {
       weights[k] = c.has_weights() ? c.weights[pixel + k] : 1.0f;
       alpha[k] = c.alpha[pixel + k];
-      c.by_alpha[pixel + k] = -c.light_scale * weights[k];
+      c.grad_alpha[pixel + k] = -c.light_scale * weights[k];
     }
-    FinishBlock(c, render, a, b, Load(weights), Load(alpha), by_mean, by_square, by_product,
-                by_render, lanes);
-    std::memcpy(c.by_render + first, by_render, count * kChannels * sizeof(float));
+    FinishBlock(c, render, a, b, Load(weights), Load(alpha), grad_mean, grad_square, grad_product,
+                grad_render, lanes);
+    std::memcpy(c.grad_render + first, grad_render, count * kChannels * sizeof(float));
   }
   AddSums(lanes, sums);
 }

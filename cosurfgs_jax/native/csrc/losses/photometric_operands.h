@@ -27,8 +27,8 @@ struct PhotometricOperands {
 // by_*: the derivatives of the first loss.
 struct PhotometricResults {
   ffi::Result<LossValues> losses;  // [2]: the weighted sum, and the PSNR
-  ffi::Result<LossMap3> by_render;
-  ffi::Result<LossMap> by_alpha, by_transform;
+  ffi::Result<LossMap3> grad_render;
+  ffi::Result<LossMap> grad_alpha, grad_transform;
 };
 
 // Empty if all fit together.
@@ -39,8 +39,8 @@ inline std::string CheckOperands(const PhotometricOperands& in, PhotometricResul
       size >= 1 && (shape[2] == 3 || shape[2] == 4) && in.render.element_count() == 3 * size &&
       in.render.dimensions()[2] == 3 && in.alpha.element_count() == size &&
       in.transform.element_count() == 12 && (mask_size == 0 || mask_size == size) &&
-      out.losses->element_count() == 2 && out.by_render->element_count() == 3 * size &&
-      out.by_alpha->element_count() == size && out.by_transform->element_count() == 12;
+      out.losses->element_count() == 2 && out.grad_render->element_count() == 3 * size &&
+      out.grad_alpha->element_count() == size && out.grad_transform->element_count() == 12;
   if (fits) return "";
   return "photometric_losses: expected a render [H,W,3], alpha [H,W], a transform [3,4], a "
          "photograph u8[H,W,3 or 4] and a mask "

@@ -13,9 +13,9 @@
 namespace cosurfgs {
 namespace {
 
-constexpr int64_t kFloatsAtOnce = 1 << 16;
+constexpr int64_t kFloatsPerTask = 1 << 16;
 
-struct AdamWorkspace {
+struct AdamScratch {
   Scratch<float> floats;
 };
 
@@ -53,13 +53,14 @@ ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField 
                       float(1 / (1 - std::pow(double(beta1), steps))),
                       float(1 / (1 - std::pow(double(beta2), steps)))};
   // Which rows go together depends on nothing but the shape.
-  const int64_t at_once =
-      std::max<int64_t>(1, kFloatsAtOnce / std::max<int64_t>(row_floats, 1) / kAdamRows) *
+  const int64_t rows_per_task =
+      std::max<int64_t>(1, kFloatsPerTask / std::max<int64_t>(row_floats, 1) / kAdamRows) *
       kAdamRows;
   Parallel parallel(pool);
-  parallel.For((rows + at_once - 1) / at_once, [&](int64_t part) {
-    Borrowed<AdamWorkspace> work;
-    COSURFGS_DISPATCH(AdamRows, call, part * at_once, std::min(rows, (part + 1) * at_once),
+  parallel.For((rows + rows_per_task - 1) / rows_per_task, [&](int64_t part) {
+    Borrowed<AdamScratch> work;
+    COSURFGS_DISPATCH(AdamRows, call, part * rows_per_task,
+                      std::min(rows, (part + 1) * rows_per_task),
                       work->floats.Get(2 * kAdamRows * row_floats));
   });
   return ffi::Error::Success();

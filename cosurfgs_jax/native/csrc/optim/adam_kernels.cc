@@ -27,9 +27,9 @@ void AdamRows(const AdamCall& call, int64_t begin, int64_t end, float* scratch) 
           *nu = call.nu + first * row;
 #pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) {
-      const float slope = learns[i] * gradient[i];
-      const float first_moment = beta1 * mu[i] + gain1 * slope;
-      const float second_moment = beta2 * nu[i] + gain2 * slope * slope;
+      const float masked = learns[i] * gradient[i];
+      const float first_moment = beta1 * mu[i] + gain1 * masked;
+      const float second_moment = beta2 * nu[i] + gain2 * masked * masked;
       const float size = __builtin_sqrtf(second_moment * inverse_bias2) + epsilon;
       values[i] -= rates[i] * learns[i] * (first_moment * inverse_bias1 / size);
       mu[i] = first_moment;

@@ -55,10 +55,10 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
   Binned out;
   out.records = scratch.records.Get(n);
   float* depths = scratch.depths.Get(n);
-  Fate* fates = scratch.fates.Get(n);
+  CullStatus* statuses = scratch.statuses.Get(n);
   parallel.For((n + kProjectChunk - 1) / kProjectChunk, [&](int64_t chunk) {
     const int64_t begin = chunk * kProjectChunk, end = std::min(n, begin + kProjectChunk);
-    COSURFGS_DISPATCH(ProjectSurfels, surfels, view, begin, end, out.records, depths, fates);
+    COSURFGS_DISPATCH(ProjectSurfels, surfels, view, begin, end, out.records, depths, statuses);
   });
   double projected = Now();
   AddStageTime(kStageProject, projected - start);
@@ -69,10 +69,10 @@ Binned ProjectAndBin(const Surfels& surfels, const View& view, Parallel& paralle
   out.order = scratch.order.Get(n);
   out.num_drawn = out.num_invalid = 0;
   for (int64_t id = 0; id < n; ++id) {
-    if (fates[id] == Fate::kDrawn) {
+    if (statuses[id] == CullStatus::kDrawn) {
       std::memcpy(&keys[out.num_drawn], &depths[id], sizeof(float));
       out.order[out.num_drawn++] = int32_t(id);
-    } else if (fates[id] == Fate::kInvalid) {
+    } else if (statuses[id] == CullStatus::kInvalid) {
       ++out.num_invalid;
     }
   }

@@ -29,7 +29,7 @@ struct BinningScratch {
   Scratch<Record> records;
   Scratch<float> depths;
   Scratch<Box> boxes;
-  Scratch<Fate> fates;
+  Scratch<CullStatus> statuses;
   Scratch<int32_t> order, other, lists;
   Scratch<uint32_t> keys, other_keys;
   Scratch<int64_t> tile_begin, histogram;

@@ -1,4 +1,4 @@
-// The kernels that blend surfels into tiles, and the way back, vectorised over the pixels of a
+// The kernels that blend surfels into tiles, and the backward pass, vectorised over the pixels of a
 // block. Compiled once per instruction set, into the namespace COSURFGS_VARIANT.
 //
 // A tile of 16x16 pixels is cut into blocks of one vector each: 4 pixels wide, kLanes / 4 high. A
@@ -184,7 +184,7 @@ void WriteTile(const Tile& tile, const View& view, const float* background,
       StoreQuad3(image.normal_sum + 3 * pixel, quad(state.normal[0]), quad(state.normal[1]),
                  quad(state.normal[2]), count);
     }
-    if (kMaps >= kEverything) StoreQuad(image.distortion + pixel, quad(state.distortion), count);
+    if (kMaps >= kAll) StoreQuad(image.distortion + pixel, quad(state.distortion), count);
   });
 }
 
@@ -208,7 +208,7 @@ inline void BlendHit(const Record& r, Vec x, Vec y, float near, int32_t index, B
   if (kMaps >= kGeometry) {
     const Mask front = And(blend, Less(Splat(kMedianTransmittance), t));
     const Vec z = Keep(blend, h.z);
-    if (kMaps >= kEverything) state.distortion += w * (z * (1.0f - t) - state.depth) * 2.0f;
+    if (kMaps >= kAll) state.distortion += w * (z * (1.0f - t) - state.depth) * 2.0f;
     state.depth += w * z;
     state.median = Select(front, z, state.median);
     state.median_index = SelectInt(front, SplatInt(index), state.median_index);
@@ -309,8 +309,7 @@ void LoadTile(const Tile& tile, const View& view, const float* background, const
       state.depth[b] = state.median[b] = state.plane[b] = Vec{};
       for (int c = 0; c < 3; ++c) state.normal[b][c] = Vec{};
     }
-    if (kMaps >= kEverything)
-      state.distortion[b] = state.depth_total[b] = state.depth_behind[b] = Vec{};
+    if (kMaps >= kAll) state.distortion[b] = state.depth_total[b] = state.depth_behind[b] = Vec{};
   }
   ForQuads(tile, view, [&](int64_t pixel, int b, int row, int count) {
     const auto load = [&](const float* map, Vec& v) {
@@ -338,7 +337,7 @@ void LoadTile(const Tile& tile, const View& view, const float* background, const
       load3(gradient.normal_sum, state.normal[b]);
       SetQuad(state.median_index[b], row, LoadQuad<IntQuad>(image.median_index + pixel, count, -1));
     }
-    if (kMaps >= kEverything) {
+    if (kMaps >= kAll) {
       SetQuad(state.final_transmittance[b], row, t);
       load(gradient.distortion, state.distortion[b]);
       load(image.depth_sum, state.depth_total[b]);
@@ -350,8 +349,8 @@ template <int kMaps>
 void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& view,
                            const float* background, const Image& image,
                            const ImageGradient& gradient, const PairRows& pairs) {
-  constexpr int kRow = kMaps == kColorOnly ? 16 : 32;
-  constexpr int kUsed = kMaps == kColorOnly ? kColorGradient : kAllGradient;
+  constexpr int kRow = kMaps == kColor ? 16 : 32;
+  constexpr int kUsed = kMaps == kColor ? kColorGradient : kAllGradient;
   constexpr int kSums = (kUsed + kLanes - 1) / kLanes * kLanes;
   BackwardState state;
   LoadTile<kMaps>(tile, view, background, image, gradient, state);
@@ -396,7 +395,7 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
              state.depth[b] * z;
         g_z = w * state.depth[b] +
               Keep(And(blend, EqualInt(state.median_index[b], SplatInt(i))), state.median[b]);
-        if (kMaps >= kEverything) {
+        if (kMaps >= kAll) {
           const Vec alpha_front = 1.0f - t;
           const Vec alpha_behind = state.transmittance[b] - state.final_transmittance[b];
           const Vec depth_front = state.depth_total[b] - state.depth_behind[b] - w * z;
@@ -460,22 +459,22 @@ void BlendTile(const Tile& tile, const Record* records, const View& view, const 
                int maps, const Image& image, const PairRows* contributions) {
   auto run = [&](auto kernel) { kernel(tile, records, view, background, image, contributions); };
   if (contributions) {
-    run(maps == kColorOnly  ? BlendTileImpl<kColorOnly, true>
+    run(maps == kColor      ? BlendTileImpl<kColor, true>
         : maps == kGeometry ? BlendTileImpl<kGeometry, true>
-                            : BlendTileImpl<kEverything, true>);
+                            : BlendTileImpl<kAll, true>);
   } else {
-    run(maps == kColorOnly  ? BlendTileImpl<kColorOnly, false>
+    run(maps == kColor      ? BlendTileImpl<kColor, false>
         : maps == kGeometry ? BlendTileImpl<kGeometry, false>
-                            : BlendTileImpl<kEverything, false>);
+                            : BlendTileImpl<kAll, false>);
   }
 }
 
 void BlendTileBackward(const Tile& tile, const Record* records, const View& view,
                        const float* background, int maps, const Image& image,
                        const ImageGradient& gradient, const PairRows& pairs) {
-  auto kernel = maps == kColorOnly  ? BlendTileBackwardImpl<kColorOnly>
+  auto kernel = maps == kColor      ? BlendTileBackwardImpl<kColor>
                 : maps == kGeometry ? BlendTileBackwardImpl<kGeometry>
-                                    : BlendTileBackwardImpl<kEverything>;
+                                    : BlendTileBackwardImpl<kAll>;
   kernel(tile, records, view, background, image, gradient, pairs);
 }
 

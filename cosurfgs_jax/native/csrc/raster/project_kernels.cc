@@ -1,4 +1,4 @@
-// The kernels that project surfels, and the way back, vectorised over surfels.
+// The kernels that project surfels, and the backward pass, vectorised over surfels.
 // Compiled once per instruction set, into the namespace COSURFGS_VARIANT.
 
 #include "raster/raster.h"
@@ -69,7 +69,7 @@ void PixelRange(float low, float high, int size, int16_t& first, int16_t& last) 
 }  // namespace
 
 void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end,
-                    Record* records, float* depths, Fate* fates) {
+                    Record* records, float* depths, CullStatus* statuses) {
   const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
   int64_t ids[kLanes];
   int filled = 0;
@@ -98,7 +98,7 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
       const int64_t id = ids[lane];
       Record& record = records[id];
       if (is_valid[lane] == 0.0f) {
-        fates[id] = Fate::kInvalid;
+        statuses[id] = CullStatus::kInvalid;
         continue;
       }
       const float z = pose.p[2][lane];
@@ -111,11 +111,11 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
       record.may_be_near = !(bounds.min_z[lane] >= view.near);
       if (record.box.x0 > record.box.x1 || record.box.y0 > record.box.y1) continue;
       depths[id] = z;
-      fates[id] = Fate::kDrawn;
+      statuses[id] = CullStatus::kDrawn;
     }
   };
   for (int64_t id = begin; id < end; ++id) {
-    fates[id] = Fate::kHidden;
+    statuses[id] = CullStatus::kHidden;
     if (!surfels.alive[id]) continue;
     ids[filled++] = id;
     if (filled == kLanes) {

@@ -1,5 +1,5 @@
 // What the handlers (raster/raster_handlers.cc), the CPU kernels (raster/project_kernels.cc,
-// raster/blend_kernels.cc; one copy per instruction set) and the GPU kernels (gpu_*.h) share.
+// raster/blend_kernels.cc; one copy per instruction set) and the GPU kernels (gpu/*.h) share.
 #pragma once
 
 #include <cstddef>
@@ -64,10 +64,10 @@ constexpr int kRecordBytes = 96;  // that are used
 static_assert(sizeof(Record) == 128 && offsetof(Record, may_be_near) + 4 == kRecordBytes,
               "two cache lines");
 
-enum class Fate : uint8_t { kDrawn, kHidden, kInvalid };
+enum class CullStatus : uint8_t { kDrawn, kHidden, kInvalid };
 
 // How much is computed, in the order of RenderOutput's groups.
-enum Maps : int { kColorOnly = 0, kGeometry = 1, kEverything = 2 };
+enum Maps : int { kColor = 0, kGeometry = 1, kAll = 2 };
 
 // The image-sized maps of one view, row-major; those that `maps` leaves out are not touched.
 struct Image {
@@ -90,7 +90,7 @@ struct Tile {
   int32_t count;
 };
 
-// Where results per (surfel, tile) pair go: the rows of a surfel follow each other, tile row by
+// Where results per (surfel, tile) pair go: the rows of a surfel are consecutive, tile row by
 // tile row of the band.
 struct PairRows {
   float* rows;
@@ -104,7 +104,7 @@ static COSURFGS_FN int64_t PairRow(const PairRows& pairs, const Box& box, int32_
          (tile_x - box.tile_x0());
 }
 
-// Gradient rows: the fields in this order. With kColorOnly the first kColorGradient are written.
+// Gradient rows: the fields in this order. With kColor the first kColorGradient are written.
 enum GradientSlot : int {
   kGradA = 0,
   kGradB = 3,
@@ -119,7 +119,7 @@ enum GradientSlot : int {
   kGradPlane = 21,
   kAllGradient = 22
 };
-constexpr int kContributions = 4;  // sum w, max w, pixels, front-half pixels
+constexpr int kContributions = 4;  // sum w, max w, pixels, pixels blended while T > 0.5
 
 // Tiles that the box touches in tile rows [first_tile_row, end_tile_row).
 static COSURFGS_FN int64_t PairsInRows(const Box& box, int first_tile_row, int end_tile_row) {
@@ -129,7 +129,7 @@ static COSURFGS_FN int64_t PairsInRows(const Box& box, int first_tile_row, int e
 }
 
 // Rows are padded to a whole number of any variant's vectors.
-static inline int GradientRowSize(int maps) { return maps == kColorOnly ? 16 : 32; }
+static inline int GradientRowSize(int maps) { return maps == kColor ? 16 : 32; }
 
 // Where the surfel gradients are added up.
 struct SurfelGradients {
@@ -137,9 +137,9 @@ struct SurfelGradients {
 };
 
 COSURFGS_DECLARE_VARIANTS(
-    // Projects surfels [begin, end): writes records, depths (camera z) and fates.
+    // Projects surfels [begin, end): writes records, depths (camera z) and statuses.
     void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int64_t end,
-                        Record* records, float* depths, Fate* fates);
+                        Record* records, float* depths, CullStatus* statuses);
     // Blends one tile. contributions (may be null) get kContributions floats per pair.
     void BlendTile(const Tile& tile, const Record* records, const View& view,
                    const float* background, int maps, const Image& image,

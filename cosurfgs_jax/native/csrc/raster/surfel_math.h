@@ -1,11 +1,11 @@
 // The mathematics of one surfel in one view: from its parameters to the numbers that a pixel needs,
-// and the way back.
+// and the backward pass.
 //
-// Templated on the real type F, so that one text serves floats (GPU threads, host tests) and
-// vectors of surfels (CPU). F needs + - * /, and the including file must have declared Sqrt, Exp,
-// Reciprocal and Select(Less(a, b), x, y) for it in the namespace COSURFGS_VARIANT (common/vec.h
-// and common/scalar.h do). Everything lives in that namespace: code compiled for one instruction
-// set must never be linked in place of another's.
+// Templated on the real type F, so that one implementation serves floats (GPU threads, host tests)
+// and vectors of surfels (CPU). F needs + - * /, and the including file must have declared Sqrt,
+// Exp, Reciprocal and Select(Less(a, b), x, y) for it in the namespace COSURFGS_VARIANT
+// (common/vec.h and common/scalar.h do). Everything lives in that namespace: code compiled for one
+// instruction set must never be linked in place of another's.
 //
 // Source: the ray transform of 2DGS (Huang et al. 2024). Ours: everything is relative to the
 // projected centre (cx, cy) of the surfel. With U, V the scaled tangents and P the centre in camera
@@ -33,7 +33,7 @@ COSURFGS_FN F Dot3(const F* a, const F* b) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
 
-// rows of the world-from-camera product: out = R v
+// out = R v, with R row-major, camera from world.
 template <class F>
 COSURFGS_FN void Rotate(const float* r, const F* v, F* out) {
   for (int i = 0; i < 3; ++i) out[i] = v[0] * r[3 * i] + v[1] * r[3 * i + 1] + v[2] * r[3 * i + 2];
@@ -218,9 +218,9 @@ COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff
   out.min_z = o.p[2] - Sqrt(reach2) * 1.0001f;
 }
 
-// The way back, for perspective cameras: from `g`, the gradient with respect to every field of
-// Projected, to the parameters and the camera. `color_value` fields at 0 take no gradient (the
-// clamp of Project).
+// The backward pass, for perspective cameras: from `g`, the gradient with respect to every field of
+// Projected, to the parameters and the camera. A colour that ProjectColor clamped to 0 takes no
+// gradient.
 template <class F>
 COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_degree,
                             const Pose<F>& o, const Projected<F>& fwd, const Projected<F>& g,

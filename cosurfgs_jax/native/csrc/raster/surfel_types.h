@@ -14,7 +14,7 @@ struct View {
   float fx, fy, cx, cy;  // pixels; of an orthographic camera fx and fy are pixels per world length
   int width, height;
   float near;
-  bool is_orthographic;  // rays are parallel to the camera's z axis; there is no way back
+  bool is_orthographic;  // rays are parallel to the camera's z axis; there is no backward pass
 };
 
 template <class F>
@@ -41,7 +41,7 @@ struct Bounds {
   F min_z;           // no hit of the surfel within its cut-off is nearer
 };
 
-// Quantities of the projection that the way back uses again.
+// Quantities of the projection that the backward pass uses again.
 template <class F>
 struct Pose {
   F inv_quat_norm, q[4];

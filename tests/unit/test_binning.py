@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.raster import binning
-from cosurfgs_jax.raster.projection import NUM_FEATURES, Projected, Static
+from cosurfgs_jax.raster.options import Maps, Static
+from cosurfgs_jax.raster.projection import NUM_FEATURES, Projected
 
 STATIC = Static(
-    height=40, width=70, near=0.1, sh_degree=0, maps=0, with_contributions=False, orthographic=False
+    height=40,
+    width=70,
+    near=0.1,
+    sh_degree=0,
+    maps=Maps.COLOR,
+    with_contributions=False,
+    orthographic=False,
 )
 GRID = binning.make_grid(STATIC, 16)
 COUNT = 60
