@@ -2,15 +2,18 @@
 #
 # cosurfgs_cuda_architectures(WANTED KNOWN QUERY): sets in the caller
 #   CUDA_MACHINE_CODE  compute capabilities with machine code, as 90 for 9.0
-#   CUDA_PTX           the one whose PTX is in the library, which the driver of any newer GPU compiles at the first call
+#   CUDA_PTX           the one whose PTX is in the library, which the driver of any newer GPU
+#                      compiles at the first call
 #   CUDA_CONTENT       both in words
 #   CUDA_PROBLEM       or why nothing can be said
-# WANTED: "" for all GPUs that are about, a list of numbers, or "native" for those of this machine. KNOWN: what
-# `nvcc --list-gpu-code` prints. QUERY: the program to ask for the GPUs of this machine as nvidia-smi is, if WANTED is "native".
+# WANTED: "" for all GPUs that are about, a list of numbers, or "native" for those of this machine.
+# KNOWN: what `nvcc --list-gpu-code` prints. QUERY: the program to ask for the GPUs of this machine
+# as nvidia-smi is, if WANTED is "native".
 #
-# PTX of 9.0 and not of the newest: it is what the GPUs without machine code of their own (10.3 has that of 10.0; 11.0 and what
-# comes later do not) compile from, and the kernels use nothing that came after it. A second PTX of 12.0 would add to the size
-# and be the same instructions. Lists without 90 get that of the newest below it, else of the oldest: what runs on most GPUs.
+# PTX of 9.0 and not of the newest: it is what the GPUs without machine code of their own (10.3 has
+# that of 10.0; 11.0 and what comes later do not) compile from, and the kernels use nothing that
+# came after it. A second PTX of 12.0 would add to the size and be the same instructions. Lists
+# without 90 get that of the newest below it, else of the oldest: what runs on most GPUs.
 function(cosurfgs_cuda_architectures WANTED KNOWN QUERY)
   set(CUDA_MACHINE_CODE "" PARENT_SCOPE)
   set(CUDA_PTX "" PARENT_SCOPE)
@@ -26,7 +29,9 @@ function(cosurfgs_cuda_architectures WANTED KNOWN QUERY)
       string(REPLACE "." "" wanted "${wanted}")
     endif()
     if(NOT wanted)
-      set(CUDA_PROBLEM "COSURFGS_CUDA_ARCHITECTURES=native, but nvidia-smi finds no GPU on this machine; give a list such as 90, or leave it away" PARENT_SCOPE)
+      string(CONCAT problem "COSURFGS_CUDA_ARCHITECTURES=native, but nvidia-smi finds no GPU on "
+        "this machine; give a list such as 90, or leave it away")
+      set(CUDA_PROBLEM "${problem}" PARENT_SCOPE)
       return()
     endif()
   elseif(wanted STREQUAL "")
@@ -42,15 +47,21 @@ function(cosurfgs_cuda_architectures WANTED KNOWN QUERY)
   set(content "machine code of")
   foreach(architecture ${wanted})
     if(NOT architecture MATCHES "^[0-9]+$")
-      set(CUDA_PROBLEM "COSURFGS_CUDA_ARCHITECTURES: expected native or a list of compute capabilities as 80;90, got ${WANTED}" PARENT_SCOPE)
+      string(CONCAT problem "COSURFGS_CUDA_ARCHITECTURES: expected native or a list of compute "
+        "capabilities as 80;90, got ${WANTED}")
+      set(CUDA_PROBLEM "${problem}" PARENT_SCOPE)
       return()
     endif()
     if(architecture LESS 80)
-      set(CUDA_PROBLEM "COSURFGS_CUDA_ARCHITECTURES: compute capability 8.0 (Ampere) or newer is needed, got ${architecture}" PARENT_SCOPE)
+      string(CONCAT problem "COSURFGS_CUDA_ARCHITECTURES: compute capability 8.0 (Ampere) or newer "
+        "is needed, got ${architecture}")
+      set(CUDA_PROBLEM "${problem}" PARENT_SCOPE)
       return()
     endif()
     if(NOT KNOWN MATCHES "sm_${architecture}[^0-9]")
-      set(CUDA_PROBLEM "COSURFGS_CUDA_ARCHITECTURES: this nvcc does not know ${architecture}; a newer one is needed" PARENT_SCOPE)
+      string(CONCAT problem "COSURFGS_CUDA_ARCHITECTURES: this nvcc does not know ${architecture}; "
+        "a newer one is needed")
+      set(CUDA_PROBLEM "${problem}" PARENT_SCOPE)
       return()
     endif()
     if(NOT architecture GREATER 90)

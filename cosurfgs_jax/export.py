@@ -2,12 +2,9 @@
 
 python -m cosurfgs_jax.export --workdir=DIR [--format=ply|dsm|las|points]
 
-ply: the surfels, for viewers of splats. points: their centres with colours and normals. las: the
-    same for programs of laser
-scans. dsm: a height map, a true orthophoto (GeoTIFF both) and how well the heights fit the SfM
-    points (dsm.json). Only las and
-dsm use --config.geo.offset and --config.geo.epsg, which make map coordinates of the dataset's; all
-else is in its own frame."""
+las and dsm are in map coordinates, by --config.geo.offset and --config.geo.epsg; the others are in
+the dataset's frame.
+"""
 
 import sys
 
@@ -18,7 +15,10 @@ from cosurfgs_jax import program
 
 def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
-    flags.DEFINE_string("format", "ply", "ply, dsm, las or points", flag_values=values)
+    from cosurfgs_jax.outputs.exports import FORMATS
+
+    meaning = "; ".join(f"{form.name}: {form.help}" for form in FORMATS)
+    flags.DEFINE_string("format", "ply", meaning, flag_values=values)
 
 
 def main(options: program.Options) -> None:

@@ -495,7 +495,7 @@ def _points_of_blocks(
 
 def _length(points_world, camera_from_world) -> float:
     part = types.SimpleNamespace(
-        points=points_world, camera_from_world=camera_from_world, up=np.array([0.0, 0.0, 1.0])
+        points=points_world, camera_from_dataset=camera_from_world, up=np.array([0.0, 0.0, 1.0])
     )
     return 1 / SceneFrame.from_scene(part).scale
 

@@ -75,20 +75,22 @@ def colorize_depth(depth: np.ndarray, limits: tuple[float, float] | None = None)
     return colors
 
 
-def colorize_normals(normal: np.ndarray, camera_from_world: np.ndarray | None = None) -> np.ndarray:
+def colorize_normals(
+    normal: np.ndarray, camera_from_dataset: np.ndarray | None = None
+) -> np.ndarray:
     """Normals as colours, (n+1)/2 per axis, in the frame that normal maps use: x right, y up, z to
     the viewer.
 
     Args:
         normal: f32[H,W,3], any length; near zero = nothing there.
-        camera_from_world: [4,4]; if given, `normal` is in the world frame and is turned into the
-            camera's.
+        camera_from_dataset: [4,4]; if given, `normal` is in the dataset frame and is turned into
+            the camera's.
     Returns:
         u8[H,W,3].
     """
     normal = np.asarray(normal, np.float64)
-    if camera_from_world is not None:
-        normal = normal @ np.asarray(camera_from_world, np.float64)[:3, :3].T
+    if camera_from_dataset is not None:
+        normal = normal @ np.asarray(camera_from_dataset, np.float64)[:3, :3].T
         normal = normal * np.array([1.0, -1.0, -1.0])
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     is_valid = np.isfinite(length[..., 0]) & (length[..., 0] > 0.05)

@@ -12,13 +12,11 @@ from typing import Any
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import Settings, declaration_of
+from cosurfgs_jax.workdir import Workdir
 
-NAME = "config.json"
-
-# They change how a run is logged, saved and cached or what is done after it, never the trained
-# model. The data may move: that it is the same is checked by its content
-# (`training.loop.check_identity`).
+# Settings of how a run is logged, saved and cached, or of what follows it: they never change the
+# trained model. The data may move: its content is checked (`training.loop.check_identity`).
 FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.log_every",
@@ -30,34 +28,31 @@ FREE_TO_CHANGE = (
     "surface.",
     "geo.",
 )
-# A trained model may be looked at on another machine, where the backend differs.
+# A trained model may be rendered on another machine, with another backend.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
 
-# No setting means anything beyond these. Learning rates, lengths, weights and shares are far below
-# them.
+# No setting means anything beyond these, unless it is declared with a `largest` of its own.
+# Learning rates, lengths, weights and fractions are far below them.
 _LARGEST_NUMBER = 1e6
 _LARGEST_COUNT = 2**31 - 1
-_LARGEST = {
-    "seed": 2**32 - 1,
-    "generated.seed": 2**32 - 1,
-    "generated.num_views": 100_000,
-    "generated.width": 32_767,
-    "generated.height": 32_767,
-    "data.downscale": 1024,
-    "partition.num_blocks": 100_000,
-}
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
-    """Dotted name, type and value of every setting below a dataclass instance."""
+def _declared(settings: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Dotted name, field and value of every setting below a dataclass instance."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(field.type):
-            yield from leaves(value, f"{prefix}{field.name}.")
+            yield from _declared(value, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}", field.type, value
+            yield f"{prefix}{field.name}", field, value
+
+
+def leaves(settings: Any) -> Iterator[tuple[str, type, Any]]:
+    """Dotted name, type and value of every setting below a dataclass instance."""
+    for name, field, value in _declared(settings):
+        yield name, field.type, value
 
 
 def kind_words(kind: type) -> str:
@@ -78,24 +73,24 @@ def check_name(name: str) -> None:
     if below:
         raise InputError(
             f"config.{name}: expected one setting, got a group; set config.{below[0]} or another "
-            "of its "
-            f"{len(below)} settings"
+            f"of its {len(below)} settings"
         )
-    last = name.rsplit(".", 1)[-1]
-    same_end = [leaf for leaf in names if leaf.rsplit(".", 1)[-1] == last]
-    near = (
-        same_end
-        + [leaf for leaf in difflib.get_close_matches(name, names, n=3) if leaf not in same_end]
-    )[:3]
-    hint = (
-        f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?"
-        if near
-        else "--help lists all settings"
-    )
+    near = _near_names(name, names)
+    hint = "--help lists all settings"
+    if near:
+        hint = f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?"
     raise InputError(
         f"config.{name}: no such setting; {hint} (in a config.json: one of another version? Delete "
         "the line)"
     )
+
+
+def _near_names(name: str, names: list[str]) -> list[str]:
+    """At most three settings that may be meant: of the same last part first, then of like names."""
+    last = name.rsplit(".", 1)[-1]
+    same_end = [leaf for leaf in names if leaf.rsplit(".", 1)[-1] == last]
+    alike = [leaf for leaf in difflib.get_close_matches(name, names, n=3) if leaf not in same_end]
+    return (same_end + alike)[:3]
 
 
 def set_value(settings: Settings, name: str, value: Any) -> None:
@@ -120,27 +115,39 @@ def check(settings: Settings) -> None:
             raise InputError(
                 f"config.{group.name}: expected {group.type.__name__}(...), got {part!r}"
             )
-    for name, kind, value in leaves(settings):
-        accepted = isinstance(value, int | float if kind is float else kind)
-        if not accepted or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"config.{name}: expected {kind_words(kind)}, got {value!r}")
-        _check_range(name, kind, value)
+    for name, field, value in _declared(settings):
+        _check_kind(name, field.type, value)
+        _check_range(name, field, value)
     settings.validate()
 
 
-def _check_range(name: str, kind: type, value: Any) -> None:
+def _check_kind(name: str, kind: type, value: Any) -> None:
+    accepted = kind
+    if kind is float:
+        accepted = int | float
+    is_wrong_bool = isinstance(value, bool) and kind is not bool
+    if is_wrong_bool or not isinstance(value, accepted):
+        raise InputError(f"config.{name}: expected {kind_words(kind)}, got {value!r}")
+
+
+def _check_range(name: str, field: dataclasses.Field, value: Any) -> None:
+    kind = field.type
+    if kind is bool:
+        return
     if kind is str:
         if "\0" in value:
             raise InputError(f"config.{name}: expected a text without zero bytes, got {value!r}")
-    elif kind is not bool:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"config.{name}: expected a finite number, got {value!r}")
-        largest = _LARGEST.get(name, _LARGEST_NUMBER if kind is float else _LARGEST_COUNT)
-        if abs(value) > largest:
-            raise InputError(
-                f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got "
-                f"{repr(value)[:60]}"
-            )
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"config.{name}: expected a finite number, got {value!r}")
+    largest = declaration_of(field).largest
+    if largest is None:
+        largest = _LARGEST_NUMBER if kind is float else _LARGEST_COUNT
+    if abs(value) > largest:
+        raise InputError(
+            f"config.{name}: expected {kind_words(kind)} of at most {largest:g}, got "
+            f"{repr(value)[:60]}"
+        )
 
 
 def load(path: Path | str) -> Settings:
@@ -173,12 +180,12 @@ def _fill(settings: Settings, content: Any, prefix: str) -> None:
 
 
 def save(settings: Settings, path: Path | str) -> None:
-    """Writes settings as JSON, as a whole."""
+    """Writes settings as JSON, atomically."""
     files.write_json(path, dataclasses.asdict(settings))
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
-    """The same settings with paths that hold from any folder."""
+    """The same settings with absolute paths."""
     data = dataclasses.replace(settings.data)
     if data.path != "generated":
         data.path = os.path.abspath(os.path.expanduser(data.path))
@@ -187,27 +194,25 @@ def with_absolute_paths(settings: Settings) -> Settings:
     return dataclasses.replace(settings, data=data)
 
 
-def has_begun(workdir: Path) -> bool:
-    """Whether a run has saved a step there. Before that its settings bind nobody: the first try may
-    have failed early.
-    """
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*/*"))
-
-
 def _is_free(name: str, free: tuple[str, ...]) -> bool:
     return any(name == item or (item.endswith(".") and name.startswith(item)) for item in free)
 
 
 def take_free(settings: Settings, source: Settings) -> None:
-    """Sets what never changes a trained model (`FREE_TO_CHANGE`) to what it is in `source`; the
-    data stays where it is.
+    """Copies the settings that never change a trained model (`FREE_TO_CHANGE`), except data.path.
+
+    Args:
+        settings: changed in place.
+        source: where the values come from.
     """
     for name, _, value in leaves(source):
         if _is_free(name, FREE_TO_CHANGE) and name != "data.path":
             set_value(settings, name, value)
 
 
-def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_TO_CHANGE) -> None:
+def check_fits(
+    settings: Settings, workdir: Workdir, free: tuple[str, ...] = FREE_TO_CHANGE
+) -> None:
     """Checks that a workdir's run can go on with these settings. Before its first saved step any
     settings can.
 
@@ -219,14 +224,12 @@ def check_fits(settings: Settings, workdir: Path, free: tuple[str, ...] = FREE_T
         InputError: a setting that shapes the model differs; the message has its name, both values
             and what to do.
     """
-    path = workdir / NAME
-    if not (path.exists() and has_begun(workdir)):
+    if not (workdir.config.exists() and workdir.has_begun()):
         return
-    before = {name: value for name, _, value in leaves(load(path))}
+    before = {name: value for name, _, value in leaves(load(workdir.config))}
     for name, _, value in leaves(settings):
         if value != before[name] and not _is_free(name, free):
             raise InputError(
-                f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give the "
-                "old "
-                "value, or use another --workdir"
+                f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give "
+                "the old value, or use another --workdir"
             )

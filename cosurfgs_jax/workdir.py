@@ -1,53 +1,271 @@
-"""The folder of a run: where its files lie, and metrics.json."""
+"""The folder of a run: which files lie where, metrics.json, and how far the run has come.
 
+No other module spells a name of this table.
+
+| file or folder                                    | content                                      |
+|---------------------------------------------------|----------------------------------------------|
+| `config.json`                                     | settings of the run                          |
+| `partition.json`                                  | cells of the blocks, and their fingerprint   |
+| `data/`                                           | the generated dataset, if it is used         |
+| `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
+| `teachers/<stage>/`                               | maps of the teachers while a stage distils   |
+| `before/<number>.png`                             | test views before the first step             |
+| `history.jsonl`, `history.<process>.jsonl`        | curves: a JSON object a line                 |
+| `tensorboard/`, `tensorboard/process_<n>/`        | the same for TensorBoard                     |
+| `metrics.json`                                    | format, stages, final, geometry              |
+| `timings.json`                                    | seconds of evaluation and mesh extraction    |
+| `point_cloud/iteration_<step>/point_cloud.ply`    | merged surfels, dataset frame                |
+| `cameras.json`                                    | cameras, for viewers of 3DGS models          |
+| `results.json`, `per_view.json`                   | scores in the form of 3DGS tools             |
+| `test/ours_<step>/{renders,gt,depth,normal}/`     | pictures of the test views                   |
+| `test/ours_<step>/views.json`                     | picture name -> photograph                   |
+| `mesh/mesh.ply`, `mesh/mesh.json`                 | mesh in the dataset frame, and its choices   |
+| `mesh/error.ply`, `completeness.ply`, `error.json`| distances to and from ground truth           |
+| `export/`                                         | exported formats                             |
+| `renders/`                                        | pictures that `render` writes                |
+| `report.html`                                     | report                                       |
+"""
+
+import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 
-FORMAT = 1  # of metrics.json
+METRICS_FORMAT = 1
+# Folders of pictures below `Workdir.test`.
+RENDERS = "renders"
+PHOTOGRAPHS = "gt"
+DEPTHS = "depth"
+NORMALS = "normal"
+TEST_NAMES = "views.json"  # beside them: picture name -> photograph
+
+_HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
+_TEST = re.compile(r"ours_(\d+)")
 
 
-def read_metrics(path: str | Path) -> dict:
-    """The content of metrics.json; without a file, that of an empty one.
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The folder of a run.
 
-    Raises:
-        InputError: a file of another format.
+    Attributes:
+        root: the folder; it may be missing.
     """
-    path = Path(path)
-    content = {"format": FORMAT, "stages": [], "final": None, "geometry": None}
-    if path.exists():
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @property
+    def config(self) -> Path:
+        """Settings of the run."""
+        return self.root / "config.json"
+
+    @property
+    def partition(self) -> Path:
+        """Cells of the blocks."""
+        return self.root / "partition.json"
+
+    @property
+    def data(self) -> Path:
+        """Folder of the generated dataset."""
+        return self.root / "data"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Folder of a stage's checkpoints."""
+        return self.root / "checkpoints" / stage
+
+    def teachers(self, stage: str) -> Path:
+        """Folder of the maps that a stage's teachers show; deleted when the stage is done."""
+        return self.root / "teachers" / stage
+
+    @property
+    def before(self) -> Path:
+        """Folder of the test views before the first step."""
+        return self.root / "before"
+
+    def history(self, process: int = 0) -> Path:
+        """Curves that a process writes."""
+        name = f"history.{process}.jsonl" if process else "history.jsonl"
+        return self.root / name
+
+    def histories(self) -> dict[int, Path]:
+        """Number of a process -> its existing file of curves, in order."""
+        found = {}
+        for path in self.root.glob("history*.jsonl"):
+            match = _HISTORY.fullmatch(path.name)
+            if match:
+                found[int(match[1] or 0)] = path
+        return dict(sorted(found.items()))
+
+    def tensorboard(self, process: int = 0) -> Path:
+        """Folder of a process's curves for TensorBoard."""
+        folder = self.root / "tensorboard"
+        return folder / f"process_{process}" if process else folder
+
+    @property
+    def metrics(self) -> Path:
+        """Scores of the stages, of the model and of its mesh."""
+        return self.root / "metrics.json"
+
+    @property
+    def timings(self) -> Path:
+        """Seconds of what is done after training."""
+        return self.root / "timings.json"
+
+    def point_cloud(self, step: int) -> Path:
+        """The merged surfels after `step` steps of all stages."""
+        return self.root / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
+
+    @property
+    def cameras(self) -> Path:
+        """Cameras, for viewers."""
+        return self.root / "cameras.json"
+
+    @property
+    def results(self) -> Path:
+        """Mean scores, as 3DGS tools write them."""
+        return self.root / "results.json"
+
+    @property
+    def per_view(self) -> Path:
+        """Scores of every test view, as 3DGS tools write them."""
+        return self.root / "per_view.json"
+
+    def test(self, step: int) -> Path:
+        """Folder of the test views after `step` steps; its name is the key in `results`."""
+        return self.root / "test" / f"ours_{step}"
+
+    def newest_test(self) -> Path | None:
+        """The `test` folder of the most steps that has renders; None without any."""
+        steps = [
+            int(match[1])
+            for path in (self.root / "test").glob("*")
+            if (match := _TEST.fullmatch(path.name)) and (path / RENDERS).is_dir()
+        ]
+        return self.test(max(steps)) if steps else None
+
+    @property
+    def mesh(self) -> Path:
+        """The mesh."""
+        return self.root / "mesh" / "mesh.ply"
+
+    @property
+    def mesh_choices(self) -> Path:
+        """What was chosen to extract the mesh."""
+        return self.mesh.with_name("mesh.json")
+
+    @property
+    def mesh_error(self) -> Path:
+        """The mesh with the distance of each vertex to ground truth."""
+        return self.mesh.with_name("error.ply")
+
+    @property
+    def truth_error(self) -> Path:
+        """Ground truth with the distance of each point to the mesh."""
+        return self.mesh.with_name("completeness.ply")
+
+    @property
+    def error_scale(self) -> Path:
+        """The top of the colour scale of the two."""
+        return self.mesh.with_name("error.json")
+
+    @property
+    def export(self) -> Path:
+        """Folder of exported formats."""
+        return self.root / "export"
+
+    @property
+    def renders(self) -> Path:
+        """Folder of rendered views."""
+        return self.root / "renders"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.html"
+
+    def has_begun(self, stage: str = "*") -> bool:
+        """Whether a step of a stage, or of any, is saved. Before that the settings bind nobody: the
+        first try may have failed early.
+
+        Args:
+            stage: name; "*" = any.
+        """
+        return any(
+            path.name.isdigit() for path in self.checkpoints(stage).parent.glob(f"{stage}/*")
+        )
+
+    def is_complete(self, step: int) -> bool:
+        """Whether a run of `step` steps has written all that it writes."""
+        written = (self.point_cloud(step), self.metrics, self.cameras)
+        return all(path.exists() for path in written)
+
+    def read_metrics(self) -> dict[str, Any]:
+        """The content of metrics.json; without a file, that of an empty one.
+
+        Raises:
+            InputError: a file of another format.
+        """
+        path = self.metrics
+        content = {"format": METRICS_FORMAT, "stages": [], "final": None, "geometry": None}
+        if not path.exists():
+            return content
         old = files.read_json(path)
-        if not isinstance(old, dict) or old.get("format") != FORMAT:
+        if not isinstance(old, dict) or old.get("format") != METRICS_FORMAT:
             found = old.get("format") if isinstance(old, dict) else old
-            raise InputError(f"{path}: expected format {FORMAT}, got {found!r}; move the file away")
+            raise InputError(
+                f"{path}: expected format {METRICS_FORMAT}, got {found!r}; move the file away"
+            )
         content |= old
         kinds = {"stages": list, "final": dict | None, "geometry": dict | None}
         wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
-        if wrong or not all(isinstance(stage, dict) for stage in content["stages"]):
+        if not wrong and not all(isinstance(stage, dict) for stage in content["stages"]):
+            wrong = ["stage"]
+        if wrong:
             raise InputError(
                 f"{path}: expected a list of stages and objects as final and geometry, got another "
-                f"{wrong[0] if wrong else 'stage'}; move the file away"
+                f"{wrong[0]}; move the file away"
             )
-    return content
+        return content
 
+    def merge_metrics(self, **parts: Any) -> dict[str, Any]:
+        """Updates metrics.json: parts that are given replace the old ones, the others stay.
 
-def merge_metrics(path: str | Path, **parts) -> dict:
-    """Updates metrics.json: parts that are given replace the old ones, the others stay.
+        Args:
+            **parts: "stages" (list), "final" (dict or None), "geometry" (dict or None).
+        Returns:
+            The content as written.
+        Raises:
+            InputError: an unknown part, or a file of another format.
+        """
+        unknown = set(parts) - {"stages", "final", "geometry"}
+        if unknown:
+            raise InputError(
+                f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}"
+            )
+        content = self.read_metrics() | parts
+        files.write_json(self.metrics, content)
+        return content
 
-    Args:
-        path: of metrics.json; it is made if missing.
-        **parts: "stages" (list), "final" (dict), "geometry" (dict or None); see `final_part`.
-    Returns:
-        The content as written.
-    Raises:
-        InputError: an unknown part, or a file of another format.
-    """
-    unknown = set(parts) - {"stages", "final", "geometry"}
-    if unknown:
-        raise InputError(
-            f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}"
-        )
-    content = read_metrics(path) | parts
-    files.write_json(path, content)
-    return content
+    def write_stage(self, name: str, **numbers: Any) -> None:
+        """Adds a stage to metrics.json, or replaces the one of this name where it stands.
+
+        Args:
+            name: of the stage.
+            **numbers: the other fields of its object.
+        """
+        stages = {stage["name"]: stage for stage in self.read_metrics()["stages"]}
+        stages[name] = {"name": name, **numbers}
+        self.merge_metrics(stages=list(stages.values()))
+
+    def read_timings(self) -> dict[str, float]:
+        """Name -> seconds of what was done after training."""
+        return files.read_json_object(self.timings) if self.timings.exists() else {}
+
+    def note_seconds(self, name: str, seconds: float) -> None:
+        """Writes into timings.json how long a part took."""
+        files.write_json(self.timings, self.read_timings() | {name: seconds})

@@ -21,14 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import settings_file
+from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.outputs import evaluation
-from cosurfgs_jax.outputs.merged_model import load_merged
-from cosurfgs_jax.raster import Maps, RasterOptions  # noqa: E402
+from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.surface import read_mesh_ply
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn
+from cosurfgs_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 # Name, title, and whose stages it begins with.
@@ -45,23 +46,23 @@ SHARED_STAGES = ("device", "lmc_device")
 
 def share_stages(source: Path, target: Path) -> None:
     """Copies finished stages from one run to another that begins with the same ones."""
-    if (target / "config.json").exists():
+    old = Workdir(source)
+    new = Workdir(target)
+    if new.config.exists():
         return
     target.mkdir(parents=True, exist_ok=True)
-    rows = json.loads((source / "metrics.json").read_text())
+    rows = json.loads(old.metrics.read_text())
     for name in SHARED_STAGES:
-        if (source / "checkpoints" / name).is_dir():
-            shutil.copytree(
-                source / "checkpoints" / name, target / "checkpoints" / name, dirs_exist_ok=True
-            )
+        if old.checkpoints(name).is_dir():
+            shutil.copytree(old.checkpoints(name), new.checkpoints(name), dirs_exist_ok=True)
     rows |= {
         "stages": [row for row in rows["stages"] if row["name"] in SHARED_STAGES],
         "final": None,
         "geometry": None,
     }
-    (target / "metrics.json").write_text(json.dumps(rows))
-    if (source / "data").is_dir():  # a generated scene
-        shutil.copytree(source / "data", target / "data", dirs_exist_ok=True)
+    new.metrics.write_text(json.dumps(rows))
+    if old.data.is_dir():  # a generated scene
+        shutil.copytree(old.data, new.data, dirs_exist_ok=True)
 
 
 def run(name: str, workdir: Path, data: str, overrides: list[str]) -> None:
@@ -79,16 +80,16 @@ def run(name: str, workdir: Path, data: str, overrides: list[str]) -> None:
     if config == "centralised":
         command = [part for part in command if not part.startswith("--config.partition.")]
     if name == "centralised_equal":
-        stages = json.loads((workdir / "full" / "metrics.json").read_text())["stages"]
+        stages = Workdir(workdir / "full").read_metrics()["stages"]
         command.append(f"--config.surfels.capacity={stages[-1]['num_surfels_merged']}")
     subprocess.run(command, check=True)
 
 
-def score(workdir: Path, name: str, seams: SeamMasks) -> dict:
+def score(workdir: Workdir, seams: SeamMasks) -> dict:
     """Scores of the merged model, drawn as a whole."""
-    settings = settings_file.load(workdir / name / settings_file.NAME)
-    partitioned = open_partitioned_scene(settings, workdir / name)
-    surfels, step = load_merged(settings, workdir / name, partitioned)
+    settings = settings_file.load(workdir.config)
+    partitioned = open_partitioned_scene(settings, workdir)
+    surfels, step = load_merged(settings, workdir, partitioned)
     render = make_render_fn(
         jax.tree.map(jnp.asarray, surfels),
         partitioned.views,
@@ -101,15 +102,15 @@ def score(workdir: Path, name: str, seams: SeamMasks) -> dict:
         for view in partitioned.scene.test_views:
             sums += score_view(render(int(view))["color"], images.load(view), seams.mask(int(view)))
     scores = scores_from_sums(sums)
-    stages = json.loads((workdir / name / "metrics.json").read_text())["stages"]
+    stages = workdir.read_metrics()["stages"]
     surface = None
     if partitioned.scene.ground_truth is not None:
-        if not (workdir / name / "mesh" / "mesh.ply").exists():
+        if not workdir.mesh.exists():
             subprocess.run(
-                [sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir / name}"],
+                [sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir}"],
                 check=True,
             )
-        mesh = read_mesh_ply(workdir / name / "mesh" / "mesh.ply")
+        mesh = read_mesh_ply(workdir.mesh)
         surface = evaluation.compare_to_truth(
             (mesh.vertices, mesh.triangles), partitioned.scene
         ).scores
@@ -207,12 +208,13 @@ def main() -> None:
             "a table needs one variant of several blocks, for where the seams are; add crop_merge "
             "to --only"
         )
-    settings = settings_file.load(arguments.workdir / divided / settings_file.NAME)
-    seams = SeamMasks(open_partitioned_scene(settings, arguments.workdir / divided), settings)
+    source = Workdir(arguments.workdir / divided)
+    settings = settings_file.load(source.config)
+    seams = SeamMasks(open_partitioned_scene(settings, source), settings)
     results = {
-        name: score(arguments.workdir, name, seams)
+        name: score(Workdir(arguments.workdir / name), seams)
         for name, *_ in VARIANTS
-        if (arguments.workdir / name / "metrics.json").exists()
+        if Workdir(arguments.workdir / name).metrics.exists()
     }
     (arguments.workdir / "ablation.json").write_text(json.dumps(results, indent=2))
     (arguments.workdir / "ablation.md").write_text(table(results))

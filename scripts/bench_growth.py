@@ -60,7 +60,7 @@ def measure(
     import jax.numpy as jnp
 
     from cosurfgs_jax import Camera, Surfels, rasterize
-    from cosurfgs_jax.losses.geometric import SecondView
+    from cosurfgs_jax.losses.inputs import SecondView
     from cosurfgs_jax.settings import Settings
     from cosurfgs_jax.training.state import init_state
     from cosurfgs_jax.training.step import Batch, StepShape, train_step

@@ -43,6 +43,7 @@ from cosurfgs_jax.training.partitioned_scene import Photographs, open_partitione
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import init_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.workdir import Workdir
 
 STAGES = ("project", "bin", "blend forward", "blend backward", "project backward")
 
@@ -72,7 +73,7 @@ def moved_bytes(state, image_size: tuple[int, int]) -> dict[str, float]:
     """What parts must read and write at least: parameters, moments and gradients of surfels; pixels
     of maps.
     """
-    floats = 4 * sum(x.size for x in state.params.values())
+    floats = 4 * sum(x.size for x in jax.tree.leaves(state.params))
     pixels = image_size[0] * image_size[1]
     features = 128 * state.alive.size  # what the projection writes of a surfel
     return {
@@ -117,17 +118,17 @@ def first_state(partitioned, block, settings, num_surfels: int):
     return init_state(surfels, len(block.views), settings, partitioned.max_views, block.length)
 
 
-def saved_state(partitioned, layout, block, settings, workdir: Path):
+def saved_state(partitioned, layout, block, settings, workdir: Workdir):
     """The newest state of a block in the device stage of a run."""
     run = Run(settings, workdir, partitioned, layout, None, None, None)  # restoring needs no more
-    folder = loop.checkpoint_folder(workdir, "device")
-    if not settings_file.has_begun(workdir) or not folder.exists():
+    folder = workdir.checkpoints("device")
+    if not workdir.has_begun() or not folder.exists():
         raise SystemExit(
             f"--workdir={workdir}: expected a run with a checkpoint of its device stage, got none; "
             "train it first"
         )
     with Checkpoints(folder) as checkpoints:
-        return loop.restore_stage(run, "device", checkpoints).rows[
+        return loop.restore_stage(run, "device", checkpoints).states[
             block.number
         ]  # on one device a block is a row
 
@@ -241,14 +242,12 @@ def main() -> None:
     options = parser.parse_args()
     program.keep_freed_memory()  # as `train` does
     settings = (
-        settings_file.load(Path(options.workdir) / settings_file.NAME)
-        if options.workdir
-        else Settings()
+        settings_file.load(Workdir(Path(options.workdir)).config) if options.workdir else Settings()
     )
     if not options.workdir:
         settings.data.path = options.data
     with tempfile.TemporaryDirectory() as folder:
-        partitioned = open_partitioned_scene(settings, Path(options.workdir or folder))
+        partitioned = open_partitioned_scene(settings, Workdir(Path(options.workdir or folder)))
         if not 0 <= options.block < len(partitioned.blocks):
             parser.error(
                 f"--block: expected one of the {len(partitioned.blocks)} blocks (0 is the first), "
@@ -257,7 +256,9 @@ def main() -> None:
         block = partitioned.blocks[options.block]
         layout = make_layout(partitioned.partition.edge_of_block, num_devices=1)
         if options.workdir:
-            state = saved_state(partitioned, layout, block, settings, Path(options.workdir))
+            state = saved_state(
+                partitioned, layout, block, settings, Workdir(Path(options.workdir))
+            )
         else:
             first = first_state(partitioned, block, settings, options.surfels)
             state = layout.put(lambda _: first)

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# The first minutes on a machine with an NVIDIA GPU, in one command: correctness first, then times. Nine minutes on 16 cores.
+# The first minutes on a machine with an NVIDIA GPU, in one command: correctness first, then times.
+# Nine minutes on 16 cores.
 #   scripts/gpu_check.sh [--python=PATH] [--fixtures=DIR] [--work=DIR] [--out=DIR] [--seconds=540]
 #                        [--only=STEP,...] [--skip=STEP,...] [--no_build] [--short]
-# It needs bash, Python with JAX for CUDA, nvcc and cmake, no network and no root, and it installs nothing: the package is built
-# into the work folder. Every step has a limit and a log of its own; a failure does not stop the next one. A table comes last.
-# Exit code 0 if every step ran and passed. Without a GPU what needs none runs, and the exit code is 1.
+# It needs bash, Python with JAX for CUDA, nvcc and cmake, no network and no root, and it installs
+# nothing: the package is built into the work folder. Every step has a limit and a log of its own; a
+# failure does not stop the next one. A table comes last. Exit code 0 if every step ran and passed.
+# Without a GPU what needs none runs, and the exit code is 1.
 #   --python    the interpreter; default .venv/bin/python if it is there, else python3
 #   --fixtures  what `python scripts/make_gpu_fixtures.py DIR` made; default runs/gpu_fixtures
 #   --work      folder for the build and the logs of the steps; default runs/gpu_check
-#   --out       folder for summary.txt, log.txt (all logs) and results.json; default $OUT, else the work folder
+#   --out       folder for summary.txt, log.txt (all logs) and results.json; default $OUT, else that
+#               of --work
 #   --seconds   for everything; default 540, without a GPU 290. What does not fit is not run
 #   --only, --skip  names of steps
-#   --no_build  the same as --skip=build: what an earlier run built into the work folder, else the package as it is installed
+#   --no_build  the same as --skip=build: what an earlier run built into the work folder, else the
+#               package as it is installed
 #   --short     tiny sizes, seconds: to try the script itself
 set -uo pipefail
 
-# The steps in order: name, seconds that must be left for it to begin, seconds after which it is stopped, and what it needs:
-# "any" runs everywhere (on a machine without a GPU with the CPU's kernels, or emulated), "gpu" needs one.
+# The steps in order: name, seconds that must be left for it to begin, seconds after which it is
+# stopped, and what it needs: "any" runs everywhere (on a machine without a GPU with the CPU's
+# kernels, or emulated), "gpu" needs one.
 STEPS="
 facts      5  60  any
 build      20 120 any
@@ -54,7 +59,8 @@ tool() { PATH="$(dirname "$PYTHON"):$PATH" command -v "$1"; }
 
 has_gpu() { [ "$(cat "$WORK/device" 2>/dev/null)" = gpu ]; }
 
-# Compute capabilities of the GPUs here as CMake and nvcc want them (90); one of them where there is none.
+# Compute capabilities of the GPUs here as CMake and nvcc want them (90); one of them where there is
+# none.
 architectures() {
   local found
   found="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' \
@@ -62,7 +68,7 @@ architectures() {
   echo "${found:-90}"
 }
 
-# The steps ----------------------------------------------------------------------------------------------------------
+# The steps ----------------------------------------------------------------------------------------
 
 step_facts() {
   nvidia-smi 2>&1 || true
@@ -73,25 +79,28 @@ step_facts() {
   "$PYTHON" scripts/gpu_facts.py --device_file="$WORK/device"
 }
 
-# The libraries with plain CMake, and links to the package beside them: an installation that needs no pip.
+# The libraries with plain CMake, and links to the package beside them: an installation that needs
+# no pip.
 build_library() {
-  local cmake generator=() cuda=AUTO site="$WORK/site" version
+  local cmake generator=() cuda=AUTO site="$WORK/site" version info
   rm -rf "$site"  # if this fails, an older build must not pass for it
   cmake="$(tool cmake)" || { echo "cmake is missing (pip install cmake)"; return 1; }
   if tool ninja >/dev/null; then generator=(-G Ninja "-DCMAKE_MAKE_PROGRAM=$(tool ninja)"); fi
   if has_gpu; then cuda=ON; fi
   export COSURFGS_CUDA_ARCHITECTURES
   COSURFGS_CUDA_ARCHITECTURES="$(architectures)"
-  "$cmake" -S . -B "$WORK/build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "-DPython_EXECUTABLE=$PYTHON" \
-    -DCOSURFGS_CUDA=$cuda "-DCOSURFGS_CUDA_ARCHITECTURES=$COSURFGS_CUDA_ARCHITECTURES" || return 1
+  "$cmake" -S . -B "$WORK/build" "${generator[@]}" \
+    -DCMAKE_BUILD_TYPE=Release "-DPython_EXECUTABLE=$PYTHON" -DCOSURFGS_CUDA=$cuda \
+    "-DCOSURFGS_CUDA_ARCHITECTURES=$COSURFGS_CUDA_ARCHITECTURES" || return 1
   "$cmake" --build "$WORK/build" --parallel "$(nproc)" || return 1
   mkdir -p "$site"
   cp -rs "$PWD/cosurfgs_jax" "$site/" || return 1
   rm -rf "$site/cosurfgs_jax/lib" "$site/cosurfgs_jax/_build_info.py"  # of another build
   "$cmake" --install "$WORK/build" --prefix "$site" || return 1
-  version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
-  mkdir "$site/cosurfgs_jax-$version.dist-info"
-  printf 'Metadata-Version: 2.1\nName: cosurfgs_jax\nVersion: %s\n' "$version" >"$site/cosurfgs_jax-$version.dist-info/METADATA"
+  version="$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cosurfgs_jax/__init__.py)"
+  info="$site/cosurfgs_jax-$version.dist-info"
+  mkdir "$info"
+  printf 'Metadata-Version: 2.1\nName: cosurfgs_jax\nVersion: %s\n' "$version" >"$info/METADATA"
 }
 
 build_program() {
@@ -121,9 +130,10 @@ step_build() {
   "$PYTHON" - "$sources" <<'END'
 import importlib.util, pathlib, sys
 found = pathlib.Path(importlib.util.find_spec("cosurfgs_jax").origin).parent
-if found.resolve() not in (pathlib.Path("cosurfgs_jax").resolve(), pathlib.Path(sys.argv[1], "cosurfgs_jax").resolve()):
-    raise SystemExit(f"{sys.executable} has an installation of its own, {found}, that goes before what was built; "
-                     "take an interpreter without")
+built = [pathlib.Path(folder, "cosurfgs_jax").resolve() for folder in (".", sys.argv[1])]
+if found.resolve() not in built:
+    raise SystemExit(f"{sys.executable} has an installation of its own, {found}, that goes before "
+                     "what was built; take an interpreter without")
 spec = importlib.util.spec_from_file_location("info", "cosurfgs_jax/_build_info.py")
 info = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(info)
@@ -164,10 +174,13 @@ step_program() {
 
 sanitize() {
   need_program
-  tool compute-sanitizer >/dev/null || not_run "compute-sanitizer is missing; it comes with the CUDA toolkit"
+  tool compute-sanitizer >/dev/null \
+    || not_run "compute-sanitizer is missing; it comes with the CUDA toolkit"
   scripts/test_gpu.sh --sanitize="$1" --program="$PROGRAM" && return
   # Some virtual machines let programs compute on a GPU and no tool look into it.
-  if grep -qi 'device not supported' "$WORK/steps/$1.log"; then not_run "compute-sanitizer cannot look into this GPU"; fi
+  if grep -qi 'device not supported' "$WORK/steps/$1.log"; then
+    not_run "compute-sanitizer cannot look into this GPU"
+  fi
   return 1
 }
 
@@ -180,11 +193,13 @@ step_times() { need_program; "$PROGRAM" time; }
 
 # Properties that stored results do not show, in several processes that share the GPU.
 step_tests() {
-  local workers=()
-  if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))"); fi
-  scripts/test_gpu.sh --python="$PYTHON" "${workers[@]}" -k "two_runs or a_batch or vmap or jit_changes or probe_changes or \
-    probe_sums or broken or dead_surfels or extremes or any_order or order_of_the_arrays or finite_differences or \
-    carry_no_gradient or whole_photograph or adam"
+  local workers=() cores
+  cores="$(nproc)"
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n "$((cores < 8 ? cores : 8))"); fi
+  scripts/test_gpu.sh --python="$PYTHON" "${workers[@]}" -k "two_runs or a_batch or vmap or \
+    jit_changes or probe_changes or probe_sums or broken or dead_surfels or extremes or \
+    any_order or order_of_the_arrays or finite_differences or carry_no_gradient or \
+    whole_photograph or adam"
 }
 
 step_peers() {
@@ -206,7 +221,8 @@ import sys
 from cosurfgs_jax.data.town.dataset import make_town
 from cosurfgs_jax.settings import GeneratedSettings
 views, width, height, size_m = map(int, sys.argv[2:])
-make_town(GeneratedSettings(num_views=views, width=width, height=height, size_m=size_m), f"{sys.argv[1]}_{views}x{width}")
+settings = GeneratedSettings(num_views=views, width=width, height=height, size_m=size_m)
+make_town(settings, f"{sys.argv[1]}_{views}x{width}")
 END
 }
 
@@ -218,8 +234,8 @@ step_parts() {
     views=8 width=320 height=240 surfels=20000 repeats=5
   fi
   make_town $views $width $height $size_m || return 1
-  "$PYTHON" scripts/bench_step.py --data="$WORK/town_${views}x$width" --surfels=$surfels --steps=$repeats \
-    --out="$WORK/json/parts.json" || return 1
+  "$PYTHON" scripts/bench_step.py --data="$WORK/town_${views}x$width" --surfels=$surfels \
+    --steps=$repeats --out="$WORK/json/parts.json" || return 1
   "$PYTHON" - "$WORK/json/parts.json" $surfels ${width}x$height <<'END'
 import json, sys
 parts = json.load(open(sys.argv[1]))["parts_ms"]
@@ -231,11 +247,12 @@ END
 
 step_training() {
   local run="$WORK/training"
-  "$PYTHON" -c 'import ml_collections, tensorboardX' 2>/dev/null || not_run "ml_collections or tensorboardX is missing"
+  "$PYTHON" -c 'import ml_collections, tensorboardX' 2>/dev/null \
+    || not_run "ml_collections or tensorboardX is missing"
   rm -rf "$run"
   make_town 20 960 540 60 || return 1
-  "$PYTHON" -m cosurfgs_jax.train --workdir="$run" --config.data.path="$WORK/town_20x960" --config.train.steps=400 \
-    --config.train.log_every=100 || return 1
+  "$PYTHON" -m cosurfgs_jax.train --workdir="$run" --config.data.path="$WORK/town_20x960" \
+    --config.train.steps=400 --config.train.log_every=100 || return 1
   "$PYTHON" - "$run/metrics.json" "$WORK/json/training.json" <<'END'
 import json, shutil, sys
 metrics = json.load(open(sys.argv[1]))
@@ -245,7 +262,8 @@ speed = stage["steps"] / stage["seconds"]
 print(f"{stage['steps']} steps in {stage['seconds']:.1f} s with compilation, {speed:.1f} a second; "
       f"PSNR {stage['psnr_test']:.2f}, {sum(stage['num_surfels']):,d} surfels")
 if stage["psnr_test"] < 21:  # 21.58 on a CPU
-    sys.exit(f"PSNR of test views: expected at least 21 after 400 steps, got {stage['psnr_test']:.2f}")
+    sys.exit("PSNR of test views: expected at least 21 after 400 steps, got "
+             f"{stage['psnr_test']:.2f}")
 END
 }
 
@@ -254,7 +272,7 @@ if [ "${1:-}" = --step ]; then
   exit
 fi
 
-# Options ------------------------------------------------------------------------------------------------------------
+# Options ------------------------------------------------------------------------------------------
 
 usage_error() { echo "error: $*" >&2; exit 2; }
 
@@ -268,7 +286,8 @@ is_chosen() {
   return 1
 }
 
-PYTHON="" FIXTURES="$PWD/runs/gpu_fixtures" WORK="$PWD/runs/gpu_check" RESULTS="${OUT:-}" TOTAL="" ONLY="" SKIP="" SHORT=""
+PYTHON="" TOTAL="" ONLY="" SKIP="" SHORT=""
+FIXTURES="$PWD/runs/gpu_fixtures" WORK="$PWD/runs/gpu_check" RESULTS="${OUT:-}"
 if [ -x .venv/bin/python ]; then PYTHON="$PWD/.venv/bin/python"; fi
 for argument in "$@"; do
   value="${argument#*=}"
@@ -282,11 +301,12 @@ for argument in "$@"; do
     --skip=*) SKIP="$SKIP,$value" ;;
     --no_build) SKIP="$SKIP,build" ;;
     --short) SHORT=yes ;;
-    *) usage_error "$argument: expected one of the options in the first lines of scripts/gpu_check.sh" ;;
+    *) usage_error "$argument: expected one of the options at the top of scripts/gpu_check.sh" ;;
   esac
 done
 for name in ${ONLY//,/ } ${SKIP//,/ }; do
-  grep -q "^$name " <<<"$STEPS" || usage_error "$name: expected the name of a step, one of" $(awk '{ print $1 }' <<<"$STEPS")
+  grep -q "^$name " <<<"$STEPS" \
+    || usage_error "$name: expected the name of a step, one of" $(awk '{ print $1 }' <<<"$STEPS")
 done
 case "$TOTAL" in *[!0-9]*) usage_error "--seconds=$TOTAL: expected a whole number" ;; esac
 PYTHON="$(cd "$start_folder" && realpath -s "$(command -v "${PYTHON:-python3}")" 2>/dev/null)" \
@@ -299,7 +319,7 @@ rm -rf "$WORK/steps" "$WORK/json" "$WORK/rows" "$WORK/device"
 mkdir "$WORK/steps" "$WORK/json" || exit 1
 : >"$RESULTS/log.txt"
 
-# One step after the other --------------------------------------------------------------------------------------------
+# One step after the other -------------------------------------------------------------------------
 
 # The table so far: step, what became of it, seconds, why.
 write_summary() {
@@ -308,16 +328,20 @@ write_summary() {
 }
 
 note() {  # STEP RESULT SECONDS WHY
-  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(printf '%s' "$4" | tr '\t\n' '  ' | cut -c 1-600)" >>"$WORK/rows"
+  local why
+  why="$(printf '%s' "$4" | tr '\t\n' '  ' | cut -c 1-600)"
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$why" >>"$WORK/rows"
   write_summary
 }
 
 # Runs one step as a process of its own that a time limit can end, and notes what became of it.
 run_step() {  # STEP SECONDS-TO-BEGIN LIMIT
-  local name="$1" needs="$2" limit="$3" log="$WORK/steps/$1.log" begun="$SECONDS" left status why result
+  local name="$1" needs="$2" limit="$3" log="$WORK/steps/$1.log" begun="$SECONDS"
+  local left status why result
   left=$((TOTAL - SECONDS))
   if [ "$left" -lt "$needs" ]; then
-    note "$name" "not run" 0 "no time left: it takes at least $needs s, and $((left > 0 ? left : 0)) s were"
+    if [ "$left" -lt 0 ]; then left=0; fi
+    note "$name" "not run" 0 "no time left: it takes at least $needs s, and $left s were"
     return
   fi
   limit=$((limit < left ? limit : left))
@@ -332,7 +356,11 @@ run_step() {  # STEP SECONDS-TO-BEGIN LIMIT
     *) result="FAILED" why="${why:-exit code $status}" ;;
   esac
   note "$name" "$result" "$((SECONDS - begun))" "$why"
-  { printf '===== %s: %s, %s s =====\n' "$name" "$result" "$((SECONDS - begun))"; cat "$log"; echo; } >>"$RESULTS/log.txt"
+  {
+    printf '===== %s: %s, %s s =====\n' "$name" "$result" "$((SECONDS - begun))"
+    cat "$log"
+    echo
+  } >>"$RESULTS/log.txt"
   case "$result $name" in
     FAILED*) tail -n 25 "$log" ;;
     "ok times" | "ok peers" | "ok kernels" | "ok parts" | "ok training") tail -n 32 "$log" ;;
@@ -346,14 +374,17 @@ finish() {
   "$PYTHON" - "$WORK" "$RESULTS/results.json" <<'END'
 import json, pathlib, sys
 work = pathlib.Path(sys.argv[1])
-rows = [dict(zip(("step", "result", "seconds", "what"), line.split("\t"))) for line in (work / "rows").read_text().splitlines()]
+names = ("step", "result", "seconds", "what")
+lines = (work / "rows").read_text().splitlines()
+rows = [dict(zip(names, line.split("\t"))) for line in lines]
 measured = {}
 for path in sorted((work / "json").glob("*.json")):
     try:
         measured[path.stem] = json.loads(path.read_text())
     except ValueError:  # a step was stopped while it wrote
         measured[path.stem] = None
-pathlib.Path(sys.argv[2]).write_text(json.dumps({"steps": rows, "measured": measured}, indent=1) + "\n")
+text = json.dumps({"steps": rows, "measured": measured}, indent=1)
+pathlib.Path(sys.argv[2]).write_text(text + "\n")
 END
   echo
   cat "$RESULTS/summary.txt"
@@ -365,7 +396,7 @@ END
     exit 1
   fi
   if ! has_gpu; then
-    echo "every chosen step passed, but there is no GPU here: nothing was learnt about one"
+    echo "every chosen step passed, but there is no GPU here: nothing was checked on one"
     exit 1
   fi
   echo "every chosen step passed"
@@ -382,13 +413,15 @@ else
   export JAX_PLATFORMS=cpu
   TOTAL="${GIVEN_TOTAL:-290}"
 fi
-# The tests of other programs may be on the GPU at the same time; products of matrices as the programs make them.
+# The tests of other programs may be on the GPU at the same time; products of matrices as the
+# programs make them.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_DEFAULT_MATMUL_PRECISION=highest
 export PYTHONPATH="$WORK/site${PYTHONPATH:+:$PYTHONPATH}"  # what the build makes
 while read -r name needs limit device; do
   if [ -z "$name" ] || [ "$name" = facts ] || ! is_chosen "$name"; then continue; fi
   if [ "$device" = gpu ] && ! has_gpu; then
-    note "$name" "not run" 0 "$(cat "$WORK/device" 2>/dev/null || echo "unknown devices: see facts")"
+    why="$(cat "$WORK/device" 2>/dev/null || echo "unknown devices: see facts")"
+    note "$name" "not run" 0 "$why"
     continue
   fi
   # The limits are for a machine with a GPU, which has many cores.

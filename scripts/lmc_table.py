@@ -19,7 +19,8 @@ from pathlib import Path
 
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.collab import compress
-from cosurfgs_jax.collab.pipeline import compress_in_rounds, make_plans
+from cosurfgs_jax.collab.lmc_stages import compress_in_rounds
+from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
@@ -30,11 +31,12 @@ from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.workdir import Workdir
 
 
 def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
     """One row: the blocks pruned as the settings say, before and after recovery."""
-    exchange = make_plans(run).whole_cloud
+    exchange = make_plans(run).whole_cloud.exchange
     lmc = run.settings.lmc
     row = {
         "ratio": lmc.prune_ratio,
@@ -44,16 +46,16 @@ def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
     }
 
     def compressed(num_steps: int) -> dict:
-        with Checkpoints(loop.checkpoint_folder(run.workdir, "device")) as checkpoints:
+        with Checkpoints(run.workdir.checkpoints("device")) as checkpoints:
             stage = loop.restore_stage(run, "device", checkpoints)
         with (
             tempfile.TemporaryDirectory() as scratch,
             Checkpoints(Path(scratch) / "checkpoints") as checkpoints,
         ):
-            own = run._replace(workdir=Path(scratch), log=Log(Path(scratch)))
-            begun = loop.StageState("lmc_device", stage.rows, 0, 0, 0.0)
+            own = run._replace(workdir=Workdir(Path(scratch)), log=Log(Workdir(Path(scratch))))
+            begun = loop.StageState("lmc_device", stage.states, 0, 0, 0.0)
             rows = compress.crop_rows(
-                own, compress_in_rounds(own, begun, num_steps, checkpoints).rows
+                own, compress_in_rounds(own, begun, num_steps, checkpoints).states
             )
         counts = [int(state.alive.sum()) for state in run.layout.get_blocks(rows).values()]
         return {"merged": sum(counts), **score_cells(run, rows, exchange, seams)._asdict()}
@@ -94,8 +96,8 @@ def main() -> None:
     arguments = parse_arguments()
     program.start_devices(0)
     program.keep_freed_memory()
-    workdir = arguments.workdir.absolute()
-    settings = settings_file.load(workdir / settings_file.NAME)
+    workdir = Workdir(arguments.workdir.absolute())
+    settings = settings_file.load(workdir.config)
     settings = dataclasses.replace(
         settings, seed=settings.seed if arguments.seed is None else arguments.seed
     )

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a fresh machine to a surface: installs the package in a virtual environment, makes the photographs of a small town whose
-# shape is known exactly, trains on them, extracts a mesh, and scores both. The same command again goes on where it stopped.
+# From a fresh machine to a surface: installs the package in a virtual environment, makes the
+# photographs of a small town whose shape is known exactly, trains on them, extracts a mesh, and
+# scores both. The same command again goes on where it stopped.
 #   scripts/quickstart.sh [WORKDIR] [--config.NAME=VALUE ...]
 set -euo pipefail
 
@@ -13,11 +14,13 @@ if [ "$#" -gt 0 ] && [ "${1#-}" = "$1" ]; then
   shift
 fi
 
-export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"  # four virtual devices: this shows how blocks work together, also where a GPU is
+# Four virtual devices, also where a GPU is: this shows how blocks work together.
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 say "1/3 training"
 "$PYTHON" -m cosurfgs_jax.train --config=configs/quickstart.py --workdir="$workdir" "$@"
 say "2/3 extracting the mesh"
-if [ ! "$workdir/mesh/mesh.ply" -nt "$workdir/cameras.json" ]; then  # the end of training writes cameras.json
+# The end of training writes cameras.json.
+if [ ! "$workdir/mesh/mesh.ply" -nt "$workdir/cameras.json" ]; then
   "$PYTHON" -m cosurfgs_jax.extract_mesh --workdir="$workdir"
 fi
 say "3/3 evaluating"

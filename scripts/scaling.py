@@ -35,10 +35,9 @@ def measure(num_devices: int, shape: str, num_surfels: int, height: int, width: 
     from cosurfgs_jax.collab.aggregate import MasBatch, TaughtView, compile_step
     from cosurfgs_jax.collab.composite import RenderRequests
     from cosurfgs_jax.collab.exchange import plan_exchange
-    from cosurfgs_jax.collab.teachers import TeacherMaps
     from cosurfgs_jax.collab.traffic import collectives
     from cosurfgs_jax.distributed.layout import SPEC, make_layout
-    from cosurfgs_jax.losses.geometric import SecondView
+    from cosurfgs_jax.losses.inputs import SecondView, TeacherMaps
     from cosurfgs_jax.settings import Settings
     from cosurfgs_jax.training.state import abstract_state
     from cosurfgs_jax.types import Camera

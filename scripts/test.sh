@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need, checks the style, and runs the tests. --slow adds the tests that take minutes; other arguments
-# go to pytest: scripts/test.sh tests/unit/test_settings.py -k type
+# Installs what the tests need, checks the style, and runs the tests. --slow adds the tests that
+# take minutes; other arguments go to pytest: scripts/test.sh tests/unit/test_settings.py -k type
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -14,7 +14,8 @@ for argument in "$@"; do
   fi
 done
 
-"$PYTHON" -m ruff check --quiet .
+VIRTUAL_ENV="$(dirname "$(dirname "$PYTHON")")" scripts/check_style.sh
 # Most of the time goes into compiling, one core per test: two workers halve it.
 workers="$(nproc)"
-exec "$PYTHON" -m pytest -x -q -n "$((workers < 4 ? workers : 4))" --dist loadfile "${arguments[@]}"
+exec "$PYTHON" -m pytest -x -q -n "$((workers < 4 ? workers : 4))" --dist loadfile \
+  "${arguments[@]}"

@@ -25,7 +25,8 @@ from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.world_cameras import WorldViews
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import SurfelParams, Surfels
+from cosurfgs_jax.workdir import Workdir
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
 NUM_BLOCKS = 4
@@ -57,7 +58,7 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
         pose[:3, :3] = right, np.cross(forward, right), forward
         pose[:3, 3] = -pose[:3, :3] @ center
     views = types.SimpleNamespace(
-        camera_from_world=poses,
+        camera_from_dataset=poses,
         intrinsics=partitioned.scene.intrinsics,
         image_sizes=partitioned.scene.image_sizes,
     )
@@ -68,10 +69,11 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
 
 @contextlib.contextmanager
 def run_context(
-    partitioned: PartitionedScene, workdir: Path, num_devices: int, settings: Settings = SETTINGS
+    partitioned: PartitionedScene, folder: Path, num_devices: int, settings: Settings = SETTINGS
 ) -> Iterator[Run]:
     """What a run works with, on so many devices."""
     layout = make_layout(partitioned.partition.edge_of_block, num_devices)
+    workdir = Workdir(folder)
     with ImageStore(partitioned.scene, 64) as images, Log(workdir) as log:
         yield Run(settings, workdir, partitioned, layout, images, StopRequest(), log)
 
@@ -98,7 +100,7 @@ def solid_state(
         settings: of the model.
     """
     state = first_state(partitioned, partitioned.blocks[number], settings, num_slots(partitioned))
-    params = {name: np.array(value) for name, value in state.params.items()}
+    params = {name: np.array(value) for name, value in state.params.by_name().items()}
     params["logit_opacities"][:] = _SOLID_LOGIT
     params["log_scales"] += np.float32(np.log(size))
     alive = np.array(state.alive)
@@ -110,12 +112,12 @@ def solid_state(
             axis=1
         )
         alive &= to_wall > REACH * np.exp(params["log_scales"]).max(axis=1)
-    return dataclasses.replace(state, params=params, alive=alive)
+    return dataclasses.replace(state, params=SurfelParams(**params), alive=alive)
 
 
 def put_states(run: Run, make_state) -> list:
     """The rows of a context's layout from `make_state(number of a block)`."""
-    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).rows
+    return loop.start_stage(run, "device", make_state, num_slots(run.partitioned)).states
 
 
 def exchange_of(
@@ -131,7 +133,7 @@ def exchange_of(
 
 def surfels_of(state: TrainState) -> Surfels:
     """The model of a state of NumPy arrays, which is what devices hand back."""
-    return Surfels(**state.params, alive=state.alive)
+    return state.surfels()
 
 
 def merged_surfels(run: Run, rows: list) -> Surfels:

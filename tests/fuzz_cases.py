@@ -26,7 +26,7 @@ from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
 from cosurfgs_jax.training.run_log import read_history
-from cosurfgs_jax.workdir import read_metrics
+from cosurfgs_jax.workdir import Workdir
 
 WIDTH = 64
 HEIGHT = 48
@@ -351,7 +351,7 @@ def _read_dataset(folder: Path, has_pixels: bool = False) -> dict:
     scene = load_scene(DataSettings(path=str(folder)), GeneratedSettings(), folder / "cache")
     found = {
         "names": scene.image_names,
-        "poses": scene.camera_from_world,
+        "poses": scene.camera_from_dataset,
         "points": scene.points,
         "intrinsics": scene.intrinsics,
         "sizes": scene.image_sizes,
@@ -387,12 +387,13 @@ def _read_truth(folder: Path) -> dict:
 
 
 def _read_teachers(folder: Path) -> dict:
-    return Teachers(SimpleNamespace(workdir=folder), "edge").load(0, 2)._asdict()
+    return Teachers(SimpleNamespace(workdir=Workdir(folder)), "edge").load(0, 2)._asdict()
 
 
 def _read_workdir(folder: Path) -> dict:
-    content = read_metrics(folder / "metrics.json")
-    report.write_report(folder, curves=report.curves_from_rows(read_history(folder)))
+    workdir = Workdir(folder)
+    content = workdir.read_metrics()
+    report.write_report(workdir, curves=report.curves_from_rows(read_history(workdir)))
     return {"metrics": json.dumps(content, default=str)}
 
 

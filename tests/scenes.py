@@ -10,11 +10,12 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.data.town.dataset import make_town
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.step import Batch
 from cosurfgs_jax.types import Camera
+from cosurfgs_jax.workdir import Workdir
 
 # 0.6 m per pixel on the ground; neighbouring photographs overlap by more than 70 %. Takes about a
 # second to make.
@@ -54,7 +55,7 @@ def town_place(
     given = Settings(
         data=DataSettings(path=str(town_folder(settings))), generated=settings, partition=partition
     )
-    return open_partitioned_scene(given, Path(_root().name))
+    return open_partitioned_scene(given, Workdir(Path(_root().name)))
 
 
 def abstract_batch(size: tuple[int, int]) -> Batch:

@@ -18,16 +18,16 @@ PACKAGE = ROOT / "cosurfgs_jax"
 LAYERS = [
     {"errors"},
     {"files", "types", "settings"},
-    {"native"},
-    {"settings_file", "workdir", "geometry", "metrics", "pictures"},
+    {"native", "workdir"},
+    {"settings_file", "geometry", "metrics", "pictures"},
     {"formats"},
     {"raster"},
     {"losses", "model", "data", "partition", "surface"},
     {"report"},
     {"distributed"},
     {"training"},
-    {"outputs"},
     {"collab"},
+    {"outputs"},
     {"program"},
 ]
 PROGRAMS = {
@@ -162,7 +162,7 @@ def public_definitions(tree: ast.Module):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
                 for item in node.body:
-                    # What `validate` does is said once, in settings.py.
+                    # What `validate` does is said once, in settings/declaration.py.
                     if (
                         isinstance(item, ast.FunctionDef)
                         and not item.name.startswith("_")
@@ -199,7 +199,7 @@ def test_only_one_file_touches_the_ffi(name):
 
 @by_module
 def test_only_programs_read_flags_and_environment(name):
-    if name == "program" or name in PROGRAMS:
+    if name.split(".")[0] == "program" or name in PROGRAMS:
         return
     names = imports(TREES[name])
     assert not any(item.split(".")[0] in ("absl", "ml_collections", "argparse") for item in names)
@@ -213,11 +213,79 @@ def test_only_programs_read_flags_and_environment(name):
             }
 
 
+# Names of files in a workdir, and of its folders; a dataset has files of some of these names.
+WORKDIR_FILES = {
+    "config.json",
+    "partition.json",
+    "history.jsonl",
+    "metrics.json",
+    "timings.json",
+    "cameras.json",
+    "results.json",
+    "per_view.json",
+    "views.json",
+    "point_cloud.ply",
+    "mesh.ply",
+    "mesh.json",
+    "error.ply",
+    "completeness.ply",
+    "error.json",
+    "report.html",
+}
+WORKDIR_FOLDERS = {
+    "checkpoints",
+    "teachers",
+    "before",
+    "tensorboard",
+    "point_cloud",
+    "test",
+    "renders",
+    "gt",
+    "mesh",
+    "export",
+    "data",
+}
+
+
+@by_module
+def test_only_one_file_spells_the_names_of_a_workdir(name):
+    if name == "workdir" or name.split(".")[0] == "data":
+        return
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Constant):
+            assert node.value not in WORKDIR_FILES, f"{name}: use a property of Workdir"
+            assert not re.match(r"ours_|iteration_|history\.", str(node.value)), name
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            folder = getattr(node.right, "value", None)
+            assert not isinstance(folder, str) or folder not in WORKDIR_FOLDERS, (
+                f"{name}: use a property of Workdir for {folder!r}"
+            )
+
+
+@by_module
+def test_only_the_table_of_stages_spells_their_names(name):
+    constants = {node.value for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant)}
+    stages = {"lmc_device", "lmc_edge", "cloud"}  # "device" and "edge" are axes of the mesh too
+    if name == "collab.stages":
+        assert stages <= constants
+    else:
+        assert not any(stage in constants for stage in stages)
+
+
 @by_module
 def test_names_say_their_space(name):
     found = {node.id for node in ast.walk(TREES[name]) if isinstance(node, ast.Name)}
     found |= {node.arg for node in ast.walk(TREES[name]) if isinstance(node, ast.arg)}
     assert not found & {"R", "T", "viewmat", "viewmats"}
+
+
+@by_module
+def test_poses_of_a_dataset_are_not_called_those_of_the_world(name):
+    if name.split(".")[0] in ("data", "surface", "metrics", "formats"):
+        text = MODULES[name].read_text(encoding="utf-8")
+        assert not re.search(r"camera_from_world|world_from_camera", text), (
+            f"{name}: the world is the frame of training; poses here are camera_from_dataset"
+        )
 
 
 def source_files() -> list[Path]:

@@ -15,23 +15,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.collab.composite import RenderRequests, RequestPlanner, render_views
-from cosurfgs_jax.collab.exchange import Exchange
-from cosurfgs_jax.collab.teachers import (
-    IS_PHOTO_VALID,
-    IS_TEACHER_VALID,
-    TeacherMaps,
-    Teachers,
-    blank_maps,
-)
+from cosurfgs_jax.collab.exchange import Exchange, Grouping
+from cosurfgs_jax.collab.teachers import Teachers, blank_maps
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
-from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import (
-    PhotometricLosses,
-    PhotometricWeights,
-    photometric_losses,
+from cosurfgs_jax.losses.inputs import (
+    IS_PHOTO_VALID,
+    IS_TEACHER_VALID,
+    LossView,
+    SecondView,
+    TeacherMaps,
 )
+from cosurfgs_jax.losses.term import LossTerm, Phase
 from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.settings import Settings
@@ -39,11 +34,12 @@ from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.device_cache import pick
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.loss_terms import total_loss, used_terms
 from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.step import StepReport
-from cosurfgs_jax.types import RenderOutput, Surfels
+from cosurfgs_jax.types import Surfels
 
 
 class TaughtView(NamedTuple):
@@ -67,53 +63,9 @@ class MasBatch(NamedTuple):
     seconds: TaughtView | None = None  # [b, ...], where MV-Reg is on
 
 
-def photo_mask(photo: UInt8[Array, "h w c"], flags: UInt8[Array, "h w"]) -> Bool[Array, "h w"]:
-    """Where a photograph judges the student: not under its own mask, nor where parts of the model
-    are not drawn.
-    """
-    mask = (flags & IS_PHOTO_VALID) > 0
-    return mask & (photo[..., 3] > 127) if photo.shape[-1] == 4 else mask
-
-
-def view_loss(
-    out: RenderOutput,
-    transform: Float[Array, "3 4"] | None,
-    photo: UInt8[Array, "h w c"],
-    teacher: TeacherMaps,
-    settings: Settings,
-) -> PhotometricLosses:
-    """The loss of one composite view, and its PSNR against the photograph.
-
-    Args:
-        out: the student's maps. Take gradient.
-        transform: of the photograph's exposure (`appearance.transform_of`), or None. Takes
-            gradient.
-        photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts.
-        teacher: the frozen model's maps.
-        settings: static; `mas` and `loss`.
-    """
-    mas = settings.mas
-    weights = settings.loss
-    by_photo = PhotometricWeights(
-        weights.ssim_weight, weights.transparency_weight, 1 - mas.teacher_weight
-    )
-    loss, psnr = photometric_losses(
-        out.color, out.alpha, photo, (teacher.flags & IS_PHOTO_VALID) > 0, transform, by_photo
-    )
-    is_taught = (teacher.flags & IS_TEACHER_VALID) > 0
-    if mas.teacher_weight > 0:
-        by_teacher = PhotometricWeights(weights.ssim_weight, photometric=mas.teacher_weight)
-        loss += photometric_losses(
-            out.color, out.alpha, teacher.color, is_taught, None, by_teacher
-        ).total
-    teacher_mask = is_taught.astype(jnp.float32)
-    if mas.depth_weight > 0:
-        loss += mas.depth_weight * depth_loss(out.depth, out.alpha, teacher.depth, teacher_mask)
-    if mas.normal_weight > 0:
-        loss += mas.normal_weight * normal_loss(
-            out.normal, teacher.normal.astype(jnp.float32) / 127, teacher_mask
-        )
-    return PhotometricLosses(loss, psnr)
+class _Static(NamedTuple):
+    settings: Settings
+    terms: tuple[LossTerm, ...]
 
 
 def _loss(
@@ -122,55 +74,62 @@ def _loss(
     states: list[TrainState],
     batch: MasBatch,
     exchange: Exchange,
-    settings: Settings,
+    static: _Static,
 ):
     """Sum over this device's own cameras; the parts of others' losses come back through the
     exchange.
     """
-    cells = [Surfels(**own, alive=state.alive) for own, state in zip(params, states, strict=True)]
+    settings = static.settings
+    cells = [Surfels.of(own, state.alive) for own, state in zip(params, states, strict=True)]
     size = batch.photos.shape[1:3]
     total = jnp.float32(0.0)
     reports = []
     options = RasterOptions.from_settings(settings.raster)
     for i, out in enumerate(render_views(cells, batch.requests, exchange, size, options)):
-        transform = (
-            None
-            if exposures[i] is None
-            else exposure_model.transform_of(exposures[i], batch.exposures[i])
-        )
+        transform = None
+        if exposures[i] is not None:
+            transform = exposure_model.transform_of(exposures[i], batch.exposures[i])
         teacher, camera, second = jax.tree.map(
             lambda leaf, i=i: leaf[i], (batch.teachers, batch.requests.own_cameras, batch.seconds)
         )
-        loss, psnr = view_loss(out, transform, batch.photos[i], teacher, settings)
-        geometry = None
-        if settings.loss.has_single_view or settings.loss.has_multi_view:
-            mask = photo_mask(batch.photos[i], teacher.flags).astype(jnp.float32)
-            second_view, second_depth = (None, None) if second is None else second
-            geometry = geometric_losses(
-                out, camera, batch.photos[i], mask, second_view, second_depth, settings.loss
-            )
-            loss += geometry.total
-        if exposures[i] is not None:
-            loss += exposure_model.identity_penalty(
-                exposures[i], settings.appearance, states[i].num_views
-            )
+        second_view, second_depth = (None, None) if second is None else second
+        view = LossView(
+            out=out,
+            surfels=cells[i],
+            camera=camera,
+            photo=batch.photos[i],
+            is_photo_valid=(teacher.flags & IS_PHOTO_VALID) > 0,
+            transform=transform,
+            exposure=exposures[i],
+            num_views=states[i].num_views,
+            second=second_view,
+            second_depth=second_depth,
+            teacher=teacher,
+        )
+        loss, shown = total_loss(view, static.terms, settings)
         total += jnp.where(batch.is_active[i], loss, 0.0)
-        reports.append((loss, psnr, geometry))
+        reports.append((loss, shown))
     return total, reports
 
 
 def mas_step(
-    states: list[TrainState], batch: MasBatch, settings: Settings, exchange: Exchange
+    states: list[TrainState],
+    batch: MasBatch,
+    settings: Settings,
+    exchange: Exchange,
+    own_terms: tuple[LossTerm, ...] = (),
 ) -> tuple[list[TrainState], list[StepReport]]:
     """One step of a device: draws, exchanges, compares, and moves its own surfels and exposures.
 
     Args:
         states: of its b cells.
         batch: of this device.
-        settings, exchange: static.
+        settings, exchange, own_terms: static; a user's terms of the loss.
     Returns:
         The new states and what to show of each block.
     """
+    phase = Phase(has_geometry=True, is_distillation=True)
+    terms = used_terms(settings, phase, own_terms)
     grad = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
     (_, shown), (by_params, by_exposures) = grad(
         [state.params for state in states],
@@ -178,7 +137,7 @@ def mas_step(
         states,
         batch,
         exchange,
-        settings,
+        _Static(settings, terms),
     )
     new = []
     reports = []
@@ -215,12 +174,9 @@ def mas_step(
                 state.length,
             )
         )
-        loss, psnr, geometry = shown[i]
-        reports.append(
-            StepReport(
-                loss, psnr, state.alive.sum(dtype=jnp.int32), jnp.zeros((), jnp.int32), geometry
-            )
-        )
+        loss, numbers = shown[i]
+        num_alive = state.alive.sum(dtype=jnp.int32)
+        reports.append(StepReport(loss, num_alive, jnp.zeros((), jnp.int32), numbers))
     return new, reports
 
 
@@ -280,31 +236,28 @@ class _TaughtPhotographs:
 class Aggregation:
     """One MAS stage: devices to edges, or edges to the cloud."""
 
-    def __init__(
-        self, run: Run, exchange: Exchange, groups: np.ndarray, teachers: Teachers, num_steps: int
-    ):
+    def __init__(self, run: Run, grouping: Grouping, teachers: Teachers, num_steps: int):
         """
         Args:
             run: of the run.
-            exchange: between the devices.
-            groups: i64[B], which blocks become one model.
+            grouping: the blocks that become one model.
             teachers: rendered already.
             num_steps: of the stage.
         """
         self._run = run
         self._num_steps = num_steps
-        self._planner = RequestPlanner(run.partitioned, run.layout, exchange, groups)
+        self._planner = RequestPlanner(run.partitioned, run.layout, grouping)
         self._taught = _TaughtPhotographs(run, teachers)
         self._views = BlockViews(run, self._taught.load)
-        self._step = compile_packed(run.settings, run.layout, exchange)
+        self._step = compile_packed(run.settings, run.layout, grouping.exchange, run.own_terms)
         self._pace = DispatchLimit(programs_ahead(run.layout))
 
     def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
-        rows, reports = self._step(stage.rows, self.deliver(stage.step))
+        rows, reports = self._step(stage.states, self.deliver(stage.step))
         self._pace.launched(reports)
-        return stage._replace(rows=rows, step=stage.step + 1), reports
+        return stage._replace(states=rows, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
         """What all devices need for a step, with the device axis in front, put leaf by leaf: what
@@ -399,20 +352,26 @@ def _stack(*leaves) -> np.ndarray:
     return np.stack(leaves)
 
 
-def compile_step(settings: Settings, layout, exchange: Exchange):
+def compile_step(
+    settings: Settings, layout, exchange: Exchange, own_terms: tuple[LossTerm, ...] = ()
+):
     """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device
     axis; the rows are donated.
     """
     return sharded(
-        functools.partial(mas_step, settings=settings, exchange=exchange), layout, donate=(0,)
+        functools.partial(mas_step, settings=settings, exchange=exchange, own_terms=own_terms),
+        layout,
+        donate=(0,),
     )
 
 
-def compile_packed(settings: Settings, layout, exchange: Exchange):
+def compile_packed(
+    settings: Settings, layout, exchange: Exchange, own_terms: tuple[LossTerm, ...] = ()
+):
     """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
 
     def step(states, delivery):
-        states, reports = mas_step(states, delivery.open(), settings, exchange)
+        states, reports = mas_step(states, delivery.open(), settings, exchange, own_terms)
         return states, [Packed.pack(report) for report in reports]
 
     return sharded(step, layout, donate=(0,))

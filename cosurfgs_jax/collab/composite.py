@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.raster import Maps, RasterOptions, render_sums
 from cosurfgs_jax.raster.outputs import RawMaps, finish
@@ -65,19 +65,16 @@ def null_camera(camera: Camera) -> Camera:
 class RequestPlanner:
     """Makes the render requests of a step from the views that the blocks use."""
 
-    def __init__(
-        self, partitioned: PartitionedScene, layout: Layout, exchange: Exchange, groups: np.ndarray
-    ):
+    def __init__(self, partitioned: PartitionedScene, layout: Layout, grouping: Grouping):
         """
         Args:
-            place, layout: of the run.
-            exchange: between the devices.
-            groups: i64[B]; a block's cameras see the cells of its own group.
+            partitioned, layout: of the run.
+            grouping: a block's cameras see the cells of its own group.
         """
         self._partitioned = partitioned
         self._layout = layout
-        self._exchange = exchange
-        self._groups = groups
+        self._exchange = grouping.exchange
+        self._groups = grouping.group_of_block
         poses = partitioned.views.centers()
         self._orders = partitioned.partition.front_to_back(poses)  # [V, B]
 

@@ -20,8 +20,9 @@ from cosurfgs_jax.collab.importance import (
     init_importance,
     measure_view,
 )
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
-from cosurfgs_jax.model import density
+from cosurfgs_jax.model import slots
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.training.loop import StageState
@@ -74,14 +75,14 @@ def prune_step(
     Judged together, what lies around the cell, which used photographs hardly see, would all go
     first, and what goes into the merged model would not get smaller. Moments and statistics move
     with their surfels."""
-    scores = importance_scores(importance, state.params["log_scales"], state.alive, settings)
+    scores = importance_scores(importance, state.params.log_scales, state.alive, settings)
     alive = top_fraction_mask(
         scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share
     )
     alive |= top_fraction_mask(
         scores, state.alive & ~is_inside, prune_ratio, settings.lmc.importance_share
     )
-    return with_surfels(state, *density.compact(state.params, state.optimizer, alive, state.stats))
+    return with_surfels(state, *slots.compact(state.params, state.optimizer, alive, state.stats))
 
 
 def inside_masks(run: Run, rows: list) -> list:
@@ -94,7 +95,7 @@ def inside_masks(run: Run, rows: list) -> list:
         block = layout.block_at(device, row)
         if block is None:
             return np.zeros_like(state.alive)
-        return state.alive & (partition.cell_of(state.params["means"]) == block)
+        return state.alive & (partition.cell_of(state.params.means) == block)
 
     return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(rows))]
 
@@ -105,14 +106,14 @@ def shrink_rows(run: Run, rows: list) -> list:
     """
     layout = run.layout
     counts = [int(state.alive.sum()) for state in layout.get_blocks(rows).values()]
-    num_slots = min(round_slots(run.most(counts)), rows[0].alive.shape[1])
+    num_slots = min(round_slots(processes.max_over_processes(counts)), rows[0].alive.shape[1])
 
     def cut(state: TrainState) -> TrainState:
-        slots = jax.tree.map(
+        cut_slots = jax.tree.map(
             lambda leaf: leaf[:num_slots],
             (state.params, state.optimizer.mu, state.optimizer.nu, state.alive, state.stats),
         )
-        params, mu, nu, alive, stats = slots
+        params, mu, nu, alive, stats = cut_slots
         return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
 
     return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in rows]
@@ -121,7 +122,7 @@ def shrink_rows(run: Run, rows: list) -> list:
 class Compression(NamedTuple):
     """What a compression did, for each block of this process."""
 
-    rows: list  # the states
+    states: list  # of the blocks in each row of the layout
     num_before: dict[int, int]
     num_after: dict[int, int]
     num_used: dict[int, int]  # photographs
@@ -177,15 +178,15 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
         donate=(0,),
     )
     before = {
-        block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.rows).items()
+        block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.states).items()
     }
     rows = []
     used = []
     for row, (state, is_inside) in enumerate(
-        zip(stage.rows, inside_masks(run, stage.rows), strict=True)
+        zip(stage.states, inside_masks(run, stage.states), strict=True)
     ):
         importance = _measure_row(run, measure, state, is_inside, row)
-        if run.any_process(
+        if processes.any_process(
             any(
                 layout.block_at(device, row) is not None
                 and not layout.get(importance.num_used, device)
@@ -218,7 +219,7 @@ def crop_rows(run: Run, rows: list) -> list:
 
     def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
         return with_surfels(
-            state, *density.compact(state.params, state.optimizer, is_inside, state.stats)
+            state, *slots.compact(state.params, state.optimizer, is_inside, state.stats)
         )
 
     cut = sharded(crop, layout)

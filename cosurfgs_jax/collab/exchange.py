@@ -16,11 +16,12 @@ Two ways, chosen by the size of a group of devices that share a model:
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 LARGEST_ALL_TO_ALL = 8  # devices; beyond, the fixed partners cost less
 
@@ -87,6 +88,13 @@ class Exchange:
         return jax.tree.unflatten(
             tree, [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
         )
+
+
+class Grouping(NamedTuple):
+    """Which blocks form one model, and how the devices that hold it exchange."""
+
+    exchange: Exchange
+    group_of_block: Int[np.ndarray, " b"]
 
 
 def choose_partners(needs: np.ndarray, most: int) -> list[list[int]]:

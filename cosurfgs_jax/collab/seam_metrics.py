@@ -16,7 +16,7 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
-from cosurfgs_jax.training.loop import views_in_step
+from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Camera
 

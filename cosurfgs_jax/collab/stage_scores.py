@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.composite import RequestPlanner, receive_parts, render_views
-from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import Maps, RasterOptions, render
-from cosurfgs_jax.training.loop import views_in_step
+from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
@@ -176,9 +176,8 @@ class CellRenderer:
         self._rows = rows
         self._exchange = exchange
         self._is_apart = is_apart
-        self._planner = RequestPlanner(
-            run.partitioned, run.layout, exchange, np.zeros(len(run.partitioned.blocks), np.int64)
-        )
+        one_model = np.zeros(len(run.partitioned.blocks), np.int64)
+        self._planner = RequestPlanner(run.partitioned, run.layout, Grouping(exchange, one_model))
 
     def maps(self, views: dict[int, int | None]) -> dict[int, dict]:
         """Maps of one view of every block (None: it looks from nowhere).

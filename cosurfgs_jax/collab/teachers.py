@@ -5,39 +5,24 @@ as the student needs them.
 import logging
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int8, UInt8
 
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
-from cosurfgs_jax.collab.exchange import Exchange
+from cosurfgs_jax.collab.exchange import Grouping
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 
-IS_TEACHER_VALID = 1
-IS_PHOTO_VALID = 2
 _log = logging.getLogger(__name__)
-
-
-class TeacherMaps(NamedTuple):
-    """Of one photograph's view. About 15 bytes a pixel."""
-
-    color: UInt8[Array, "h w 3"]
-    flags: UInt8[
-        Array, "h w"
-    ]  # IS_TEACHER_VALID: a solid hit in the region that the teacher was trained on;
-    # IS_PHOTO_VALID: what is seen there lies in a cell that takes part in the student's view
-    depth: Float[Array, "h w"]  # expected camera z, world lengths; 0 = nothing
-    plane_depth: Float[Array, "h w"]  # camera z of the blended plane; 0 = invalid
-    normal: Int8[Array, "h w 3"]  # blended, times 127
 
 
 def blank_maps(size: tuple[int, int]) -> TeacherMaps:
@@ -91,7 +76,7 @@ class Teachers:
             stage_name: of the stage that they teach.
         """
         self._run = run
-        self._folder = run.workdir / "teachers" / stage_name
+        self._folder = run.workdir.teachers(stage_name)
 
     def _path(self, block: int, view: int) -> Path:
         return self._folder / f"{block:04d}" / f"{view:06d}.npz"
@@ -131,7 +116,7 @@ class Teachers:
             for view in blocks[block].views
             if not (path := self._path(block, int(view))).exists()
         ]
-        if self._run.any_process(bool(missing)):
+        if processes.any_process(bool(missing)):
             raise InputError(
                 f"{self._folder}: expected what the teachers show of all photographs, got "
                 f"{len(missing)} files "
@@ -144,15 +129,13 @@ class Teachers:
         for block in self._run.layout.local_blocks:
             shutil.rmtree(self._folder / f"{block:04d}", ignore_errors=True)
 
-    def render(
-        self, rows: list, exchange: Exchange, groups: np.ndarray, partners: dict[int, np.ndarray]
-    ) -> None:
+    def render(self, rows: list, grouping: Grouping, partners: dict[int, np.ndarray]) -> None:
         """Renders every photograph's view of every block by its group's frozen model; what is on
         disk already stays.
 
         Args:
             rows: states of the frozen blocks: whole local models, or the cells of edges.
-            exchange, groups: between the devices; the models are those of `groups`.
+            grouping: the blocks that are one frozen model.
             partners: for each local block the blocks that will take part in the student's view.
         """
         run = self._run
@@ -162,7 +145,7 @@ class Teachers:
 
         def on_device(states, requests):
             outputs = render_views(
-                [state.surfels() for state in states], requests, exchange, size, options
+                [state.surfels() for state in states], requests, grouping.exchange, size, options
             )
             return [
                 {
@@ -176,7 +159,8 @@ class Teachers:
             ]
 
         render = sharded(on_device, run.layout)
-        planner = RequestPlanner(partitioned, run.layout, exchange, groups)
+        planner = RequestPlanner(partitioned, run.layout, grouping)
+        groups = grouping.group_of_block
         with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
             for number, views in enumerate(_views_in_step(run)):
                 missing = [
@@ -184,7 +168,7 @@ class Teachers:
                     for block in run.layout.local_blocks
                     if views[block] is not None and not self._path(block, views[block]).exists()
                 ]
-                if run.any_process(bool(missing)):
+                if processes.any_process(bool(missing)):
                     maps = run.layout.get_blocks(
                         jax.block_until_ready(render(rows, planner.requests(views)))
                     )
@@ -192,7 +176,7 @@ class Teachers:
                         group = np.flatnonzero(groups == groups[block])
                         self._store(block, views[block], maps[block], group, partners[block])
                 progress.update(number + 1)
-                if run.any_process(bool(run.stop)):
+                if processes.any_process(bool(run.stop)):
                     raise Stopped
 
     def _store(

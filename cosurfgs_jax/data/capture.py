@@ -13,26 +13,27 @@ from cosurfgs_jax.geometry.distortion import Lens
 class Capture:
     """A dataset as its files say it, before images are opened; views in any order.
 
-    | field               | shape      | unit, frame                                               |
-    |---------------------|------------|-----------------------------------------------------------|
-    | `source`            |            | the file or folder that was read, for messages            |
-    | `image_names`       | V names    | relative, with sub-folders, unique; files are named after |
-    |                     |            | them                                                      |
-    | `image_files`       | V names    | as the files of the dataset have them, to look for        |
-    | `image_paths`       | V paths    | of full-sized photographs; None: to be looked for in the  |
-    |                     |            | image folder                                              |
-    | `lenses`            | V          | of the full-sized photographs                             |
-    | `camera_from_world` | f64[V,4,4] | rigid, dataset frame; camera x right, y down, z forward   |
-    | `points`            | f64[P,3]   | dataset                                                   |
-    | `point_colors`      | u8[P,3]    | RGB                                                       |
-    | `track_offsets`     | i64[P+1]   | the views of point p are                                  |
-    |                     |            | `track_views[track_offsets[p]:track_offsets[p+1]]`        |
-    | `track_views`       | i32[T]     | indices of views, ascending within a point                |
-    | `mask_paths`        | V paths    | or None for those without one that is named in the files  |
-    | `test_names`        | names      | that the files themselves call test or validation images; |
-    |                     |            | None: no word                                             |
-    | `left_out`          | names      | of images that the files name, but that are not there and |
-    |                     |            | are no views                                              |
+    | field                 | shape      | unit, frame                                             |
+    |-----------------------|------------|---------------------------------------------------------|
+    | `source`              |            | the file or folder that was read, for messages          |
+    | `image_names`         | V names    | relative, with sub-folders, unique; files are named     |
+    |                       |            | after them                                              |
+    | `image_files`         | V names    | as the files of the dataset have them, to look for      |
+    | `image_paths`         | V paths    | of full-sized photographs; None: to be looked for in    |
+    |                       |            | the image folder                                        |
+    | `lenses`              | V          | of the full-sized photographs                           |
+    | `camera_from_dataset` | f64[V,4,4] | rigid, dataset frame; camera x right, y down, z forward |
+    | `points`              | f64[P,3]   | dataset                                                 |
+    | `point_colors`        | u8[P,3]    | RGB                                                     |
+    | `track_offsets`       | i64[P+1]   | the views of point p are                                |
+    |                       |            | `track_views[track_offsets[p]:track_offsets[p+1]]`      |
+    | `track_views`         | i32[T]     | indices of views, ascending within a point              |
+    | `mask_paths`          | V paths    | or None for those without one that is named in the      |
+    |                       |            | files                                                   |
+    | `test_names`          | names      | that the files themselves call test or validation       |
+    |                       |            | images; None: no word                                   |
+    | `left_out`            | names      | of images that the files name, but that are not there   |
+    |                       |            | and are no views                                        |
     """
 
     source: str
@@ -40,7 +41,7 @@ class Capture:
     image_files: list[str]
     image_paths: list[str | None]
     lenses: list[Lens]
-    camera_from_world: np.ndarray
+    camera_from_dataset: np.ndarray
     points: np.ndarray
     point_colors: np.ndarray
     track_offsets: np.ndarray
@@ -76,7 +77,7 @@ class Capture:
             image_paths=pick(self.image_paths),
             lenses=pick(self.lenses),
             mask_paths=pick(self.mask_paths),
-            camera_from_world=self.camera_from_world[views],
+            camera_from_dataset=self.camera_from_dataset[views],
             track_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             track_views=seen_by[np.lexsort((seen_by, points))].astype(np.int32),
             test_names=None

@@ -101,14 +101,14 @@ def some_of(names: list[str], most: int = 5) -> str:
 def _check_poses(capture: Capture) -> None:
     names = capture.image_names
     source = capture.source
-    broken = np.flatnonzero(~np.isfinite(capture.camera_from_world).all(axis=(1, 2)))
+    broken = np.flatnonzero(~np.isfinite(capture.camera_from_dataset).all(axis=(1, 2)))
     if broken.size:
         raise InputError(
             f"{source}: expected finite poses, got NaN or infinity in {broken.size} of "
             f"{len(names)}, the first is that "
             f"of {names[broken[0]]}; remove these images from the model"
         )
-    rotations = capture.camera_from_world[:, :3, :3]
+    rotations = capture.camera_from_dataset[:, :3, :3]
     products = rotations @ np.swapaxes(rotations, 1, 2)
     broken = np.flatnonzero(np.abs(products - np.eye(3)).max(axis=(1, 2)) > _ROTATION_TOLERANCE)
     if broken.size:
@@ -117,7 +117,7 @@ def _check_poses(capture: Capture) -> None:
             "poses, the first is "
             f"that of {names[broken[0]]}; remove these images from the model"
         )
-    centers = camera_center(capture.camera_from_world)
+    centers = camera_center(capture.camera_from_dataset)
     with np.errstate(over="ignore", invalid="ignore"):
         distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
         is_far = ~(np.abs(centers).max(axis=1) <= _MAX_COORDINATE)
@@ -134,7 +134,7 @@ def _check_poses(capture: Capture) -> None:
 
 def _without_far_points(capture: Capture) -> Capture:
     """Leaves out points that are too far away to be placed by the photographs."""
-    centers = camera_center(capture.camera_from_world)
+    centers = camera_center(capture.camera_from_dataset)
     middle = np.median(centers, axis=0)
     reach = np.median(np.linalg.norm(centers - middle, axis=1))
     with np.errstate(over="ignore"):

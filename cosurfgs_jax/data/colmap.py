@@ -318,15 +318,15 @@ def _read_points(path: Path):
 
 
 def _poses(images: list, path: Path) -> np.ndarray:
-    """camera_from_world f64[V,4,4]; what is no rotation becomes NaN, which is refused by name
+    """camera_from_dataset f64[V,4,4]; what is no rotation becomes NaN, which is refused by name
     later.
     """
     poses = np.array([image[1] for image in images], np.float64).reshape(-1, 7)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(poses[:, :4], axis=1)
         is_odd = np.isfinite(lengths) & (np.abs(lengths - 1) > _QUAT_TOLERANCE)
-        camera_from_world = np.tile(np.eye(4), (len(images), 1, 1))
-        camera_from_world[:, :3, :3] = matrix_from_quat(poses[:, :4])
+        camera_from_dataset = np.tile(np.eye(4), (len(images), 1, 1))
+        camera_from_dataset[:, :3, :3] = matrix_from_quat(poses[:, :4])
     if is_odd.any():
         first = int(np.flatnonzero(is_odd)[0])
         _log.warning(
@@ -337,8 +337,8 @@ def _poses(images: list, path: Path) -> np.ndarray:
             readable(images[first][3]),
             lengths[first],
         )
-    camera_from_world[:, :3, 3] = poses[:, 4:]
-    return camera_from_world
+    camera_from_dataset[:, :3, 3] = poses[:, 4:]
+    return camera_from_dataset
 
 
 def read_model(folder: Path) -> Capture:
@@ -367,7 +367,7 @@ def read_model(folder: Path) -> Capture:
         )
     with reading(images_path, *_WHOLE):
         images = _read_images(images_path, lenses, cameras_path)
-        camera_from_world = _poses(images, images_path)
+        camera_from_dataset = _poses(images, images_path)
     points = np.empty((0, 3))
     colors = np.empty((0, 3), np.uint8)
     offsets = np.zeros(1, np.int64)
@@ -387,7 +387,7 @@ def read_model(folder: Path) -> Capture:
         image_files=files,
         image_paths=[None] * len(images),
         lenses=[lenses[image[2]] for image in images],
-        camera_from_world=camera_from_world,
+        camera_from_dataset=camera_from_dataset,
         points=points,
         point_colors=colors,
         track_offsets=offsets,

@@ -37,38 +37,38 @@ _log = logging.getLogger(__name__)
 class Scene:
     """Views sorted by name, in the dataset's frame and unit, with the images that training sees.
 
-    | field               | shape      | unit, frame                                               |
-    |---------------------|------------|-----------------------------------------------------------|
-    | `name`, `path`      |            | of the dataset folder                                     |
-    | `image_names`       | V names    | relative, with sub-folders; safe to name files after      |
-    | `image_paths`       | V paths    | of the files that are read; "" where another process of   |
-    |                     |            | the run has it                                            |
-    | `camera_from_world` | f64[V,4,4] | rigid, from the dataset frame                             |
-    | `intrinsics`        | f64[V,3,3] | pixels of the loaded image: shrunk and undistorted        |
-    | `image_sizes`       | i64[V,2]   | (H, W) of the loaded image                                |
-    | `distortion`        | V          | the lens of the shrunk photograph, undone on loading;     |
-    |                     |            | None: it is a pinhole                                     |
-    | `photo_sizes`       | i64[V,2]   | (H, W) of the photograph, after it was turned             |
-    | `shrink_factors`    | i64[V]     | by which the file is shrunk on loading                    |
-    | `mask_paths`        | V paths    | or None                                                   |
-    | `has_masks`         |            | whether any view has a mask file or an alpha channel      |
-    | `points`            | f64[P,3]   | dataset                                                   |
-    | `point_colors`      | u8[P,3]    | RGB                                                       |
-    | `track_offsets`     | i64[P+1]   | point p is seen by                                        |
-    |                     |            | `track_views[track_offsets[p]:track_offsets[p+1]]`        |
-    | `track_views`       | i32[T]     | ascending within a point; may be empty                    |
-    | `is_test`           | bool[V]    | kept for testing                                          |
-    | `up`                | f64[3]     | unit vector, dataset                                      |
-    | `ground_truth`      |            | or None                                                   |
-    | `orientations`      | V          | of EXIF, 1 to 8, by which files are turned on loading;    |
-    |                     |            | empty: none is                                            |
+    | field                 | shape      | unit, frame                                             |
+    |-----------------------|------------|---------------------------------------------------------|
+    | `name`, `path`        |            | of the dataset folder                                   |
+    | `image_names`         | V names    | relative, with sub-folders; safe to name files after    |
+    | `image_paths`         | V paths    | of the files that are read; "" where another process of |
+    |                       |            | the run has it                                          |
+    | `camera_from_dataset` | f64[V,4,4] | rigid, from the dataset frame                           |
+    | `intrinsics`          | f64[V,3,3] | pixels of the loaded image: shrunk and undistorted      |
+    | `image_sizes`         | i64[V,2]   | (H, W) of the loaded image                              |
+    | `distortion`          | V          | the lens of the shrunk photograph, undone on loading;   |
+    |                       |            | None: it is a pinhole                                   |
+    | `photo_sizes`         | i64[V,2]   | (H, W) of the photograph, after it was turned           |
+    | `shrink_factors`      | i64[V]     | by which the file is shrunk on loading                  |
+    | `mask_paths`          | V paths    | or None                                                 |
+    | `has_masks`           |            | whether any view has a mask file or an alpha channel    |
+    | `points`              | f64[P,3]   | dataset                                                 |
+    | `point_colors`        | u8[P,3]    | RGB                                                     |
+    | `track_offsets`       | i64[P+1]   | point p is seen by                                      |
+    |                       |            | `track_views[track_offsets[p]:track_offsets[p+1]]`      |
+    | `track_views`         | i32[T]     | ascending within a point; may be empty                  |
+    | `is_test`             | bool[V]    | kept for testing                                        |
+    | `up`                  | f64[3]     | unit vector, dataset                                    |
+    | `ground_truth`        |            | or None                                                 |
+    | `orientations`        | V          | of EXIF, 1 to 8, by which files are turned on loading;  |
+    |                       |            | empty: none is                                          |
     """
 
     name: str
     path: str
     image_names: list[str]
     image_paths: list[str]
-    camera_from_world: np.ndarray
+    camera_from_dataset: np.ndarray
     intrinsics: np.ndarray
     image_sizes: np.ndarray
     distortion: list[Lens | None]
@@ -424,7 +424,7 @@ def _scene(root: Path, found: _Found, data: DataSettings) -> tuple[Scene, list[s
         path=str(root),
         image_names=capture.image_names,
         image_paths=[photo.path for photo in photos],
-        camera_from_world=capture.camera_from_world,
+        camera_from_dataset=capture.camera_from_dataset,
         mask_paths=mask_paths,
         has_masks=any(mask_paths)
         or any(photo.header.has_alpha for photo in photos if photo.header),
@@ -433,7 +433,7 @@ def _scene(root: Path, found: _Found, data: DataSettings) -> tuple[Scene, list[s
         track_offsets=capture.track_offsets,
         track_views=capture.track_views,
         is_test=found.is_test,
-        up=estimate_up(capture.camera_from_world, capture.points),
+        up=estimate_up(capture.camera_from_dataset, capture.points),
         ground_truth=_ground_truth(root, capture.image_names),
         **cameras,
     ), photos

@@ -119,20 +119,20 @@ def _applied_similarity(meta: dict, source: str) -> np.ndarray:
     return applied
 
 
-def _camera_from_world(frame: dict, applied: np.ndarray, where: str) -> np.ndarray:
+def _camera_from_dataset(frame: dict, applied: np.ndarray, where: str) -> np.ndarray:
     pose = _matrix(frame.get("transform_matrix"), (3, 4), f"{where}: transform_matrix")
-    world_from_camera = np.linalg.inv(applied) @ pose
+    dataset_from_camera = np.linalg.inv(applied) @ pose
     # OpenGL cameras look along -z with y up.
     rotation = (
-        world_from_camera[:3, :3]
+        dataset_from_camera[:3, :3]
         * np.cbrt(np.linalg.det(applied[:3, :3]))
         * np.array([1.0, -1.0, -1.0])
     )
     rotation = _nearest_rotation(rotation, where)
-    camera_from_world = np.eye(4)
-    camera_from_world[:3, :3] = rotation.T
-    camera_from_world[:3, 3] = -rotation.T @ world_from_camera[:3, 3]
-    return camera_from_world
+    camera_from_dataset = np.eye(4)
+    camera_from_dataset[:3, :3] = rotation.T
+    camera_from_dataset[:3, 3] = -rotation.T @ dataset_from_camera[:3, 3]
+    return camera_from_dataset
 
 
 def _short_names(paths: list[str]) -> list[str]:
@@ -147,23 +147,25 @@ def _short_names(paths: list[str]) -> list[str]:
 
 
 def _is_other_frame(
-    camera_from_world: np.ndarray, all_expected: np.ndarray, views: list[int]
+    camera_from_dataset: np.ndarray, all_expected: np.ndarray, views: list[int]
 ) -> bool:
     """Whether poses differ from `all_expected[views]`. Those that are not finite do not: they are
     refused later, by name.
     """
     centers, expected = (
         -np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3])
-        for poses in (camera_from_world, all_expected)
+        for poses in (camera_from_dataset, all_expected)
     )
     reach = np.linalg.norm(expected - expected.mean(axis=0), axis=1).max()
     is_moved = np.linalg.norm(centers - expected[views], axis=1) > _POSE_TOLERANCE * reach
-    is_turned = np.abs(camera_from_world[:, :3, :3] - all_expected[views, :3, :3]) > _POSE_TOLERANCE
+    is_turned = (
+        np.abs(camera_from_dataset[:, :3, :3] - all_expected[views, :3, :3]) > _POSE_TOLERANCE
+    )
     return bool(is_moved.any() or is_turned.any())
 
 
 def _colmap_points(
-    root: Path, source: str, names: list[str], camera_from_world: np.ndarray
+    root: Path, source: str, names: list[str], camera_from_dataset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Points and colours of the COLMAP model that the file was made from, or None where there is no
     model.
@@ -186,7 +188,7 @@ def _colmap_points(
         ours, theirs = (list(numbers) for numbers in zip(*pairs, strict=True))
         what = (
             "other poses there"
-            if _is_other_frame(camera_from_world[ours], model.camera_from_world, theirs)
+            if _is_other_frame(camera_from_dataset[ours], model.camera_from_dataset, theirs)
             else ""
         )
     if what:
@@ -224,13 +226,13 @@ def _point_file(file: _File, index: FileIndex) -> Path | None:
 
 
 def _points(
-    root: Path, files: list[_File], names: list[str], camera_from_world: np.ndarray
+    root: Path, files: list[_File], names: list[str], camera_from_dataset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     index = FileIndex(root, endings=(".ply",))
     file = next((file for file in files if file.meta.get("ply_file_path")), files[0])
     path = _point_file(file, index)
     if path is None:
-        found = _colmap_points(root, str(file.path), names, camera_from_world)
+        found = _colmap_points(root, str(file.path), names, camera_from_dataset)
         if found is not None:
             return found
         raise InputError(
@@ -308,7 +310,7 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
         size = (0, 0) if table.get("w") and table.get("h") else size_of(path)
         frames.paths.append(path)
         frames.lenses.append(lens_of(table, size, where))
-        frames.poses.append(_camera_from_world(frame, file.applied, where))
+        frames.poses.append(_camera_from_dataset(frame, file.applied, where))
         frames.masks.append(_mask(masks, frame, where))
         is_listed = listed is not None and frame["file_path"] in listed
         frames.is_test.append(is_listed or _is_for_testing(file))
@@ -355,8 +357,8 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         for path in frames.paths
     ]
     names = _short_names(relative)
-    camera_from_world = np.stack(frames.poses)
-    points, colors = _points(root, files, relative, camera_from_world)
+    camera_from_dataset = np.stack(frames.poses)
+    points, colors = _points(root, files, relative, camera_from_dataset)
     has_split = len(files) > 1 or any(_listed_test_paths(file) for file in files)
     return Capture(
         source=source,
@@ -364,7 +366,7 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         image_files=names,
         image_paths=[str(path) for path in frames.paths],
         lenses=frames.lenses,
-        camera_from_world=camera_from_world,
+        camera_from_dataset=camera_from_dataset,
         points=points,
         point_colors=colors,
         track_offsets=np.zeros(len(points) + 1, np.int64),

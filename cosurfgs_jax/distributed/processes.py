@@ -4,6 +4,7 @@ other.
 
 import logging
 import zlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -59,6 +60,15 @@ def any_process(flag: bool) -> bool:
     return bool(gather(np.array(flag)).any())
 
 
+def max_over_processes(counts: Sequence[int]) -> int:
+    """The largest number of any process; all must call it."""
+    return int(gather(np.array(max(counts, default=0))).max())
+
+
+def _named(processes: np.ndarray) -> str:
+    return f"process {', '.join(map(str, processes))}"
+
+
 def _digest(text: str) -> np.uint32:
     return np.uint32(zlib.crc32(text.encode()))
 
@@ -80,10 +90,8 @@ def check_settings_agree(settings: Settings) -> None:
         others = np.flatnonzero(digests[:, column] != digests[0, column])
         if len(others):
             raise InputError(
-                f"config.{name}: expected the same value in all processes, got another one in "
-                "process "
-                f"{', '.join(map(str, others))} than in process 0 (here, in process "
-                f"{jax.process_index()}, it is "
+                f"config.{name}: differs between processes: expected the value of process 0, got "
+                f"another in {_named(others)} (here, in process {jax.process_index()}, it is "
                 f"{value!r}); start all processes with the same configuration"
             )
 
@@ -94,8 +102,8 @@ def check_equal(what: str, value: str, hint: str) -> None:
     others = np.flatnonzero(digests != digests[0])
     if len(others):
         raise InputError(
-            f"{what}: expected the same in all processes, got another one in process "
-            f"{', '.join(map(str, others))} than in process 0; {hint}"
+            f"{what}: differs between processes: expected that of process 0, got another in "
+            f"{_named(others)}; {hint}"
         )
 
 

@@ -12,11 +12,11 @@ def write_cameras_json(path: Path, scene) -> None:
 
     Args:
         path: the file.
-        scene: image_names, camera_from_world, intrinsics and image_sizes are used.
+        scene: image_names, camera_from_dataset, intrinsics and image_sizes are used.
     """
     rows = []
     for view, name in enumerate(scene.image_names):
-        pose = scene.camera_from_world[view]
+        pose = scene.camera_from_dataset[view]
         intrinsics = scene.intrinsics[view]
         height, width = scene.image_sizes[view]
         rows.append(

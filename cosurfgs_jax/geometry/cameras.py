@@ -1,7 +1,11 @@
 """Pinhole projection, rays, unprojection and normals of depth maps, for NumPy and JAX arrays alike.
 
 Pixel x covers [x, x+1) and its centre is x+0.5, here as everywhere. No field of view: only
-intrinsics and rays."""
+intrinsics and rays.
+
+`camera_from_world` and "world" stand here for any one frame that poses and points share: the world
+of training, or the dataset's frame.
+"""
 
 import jax
 import numpy as np

@@ -23,7 +23,7 @@ _MAX_FLATNESS = 0.25
 
 
 def estimate_up(
-    camera_from_world: Float[np.ndarray, "v 4 4"], points: Float[np.ndarray, "p 3"]
+    camera_from_dataset: Float[np.ndarray, "v 4 4"], points: Float[np.ndarray, "p 3"]
 ) -> Float[np.ndarray, "3"]:
     """The vertical of a dataset, for grouping by ground position and for looking at it.
 
@@ -35,13 +35,13 @@ def estimate_up(
     returned exactly. Photographs of one facade, all taken straight at it, give the facade's normal.
 
     Args:
-        camera_from_world: f64[V,4,4].
+        camera_from_dataset: f64[V,4,4].
         points: f64[P,3], same frame.
     Returns:
         f64[3], unit length.
     Source: **ours**.
     """
-    right, down, forward = (camera_from_world[:, axis, :3] for axis in range(3))
+    right, down, forward = (camera_from_dataset[:, axis, :3] for axis in range(3))
     hint = -down.mean(0) - forward.mean(0)
     spread, axes = np.linalg.eigh(right.T @ right / len(right))
     up = axes[:, 0]
@@ -76,11 +76,11 @@ def _rotation_to_z(up):
 class SceneFrame:
     """The similarity to the world of training: world = scale * rotation @ dataset + translation.
 
-    | field         | shape    | unit                                          |
-    |---------------|----------|-----------------------------------------------|
-    | `scale`       |          | world lengths per dataset length              |
-    | `rotation`    | f64[3,3] | proper rotation, takes the scene's up to +z   |
-    | `translation` | f64[3]   | world                                         |
+    | field         | shape    | unit                                        |
+    |---------------|----------|---------------------------------------------|
+    | `scale`       |          | world lengths per dataset length            |
+    | `rotation`    | f64[3,3] | proper rotation, takes the scene's up to +z |
+    | `translation` | f64[3]   | world                                       |
 
     It is applied in float64: survey coordinates of millions of metres keep their millimetres,
         float32 has half a metre.
@@ -101,13 +101,13 @@ class SceneFrame:
         points, so that neither stray points nor a far background set the scale.
 
         Args:
-            scene: a Scene; `points`, `camera_from_world` and `up` are used.
+            scene: a Scene; `points`, `camera_from_dataset` and `up` are used.
         Source: **ours**; 3DGS takes 1.1 times the largest distance of a camera from the mean
             camera, which is nothing where cameras stand close together and look at a far place.
         """
         rotation = _rotation_to_z(np.asarray(scene.up, np.float64))
         points = scene.points @ rotation.T
-        poses = scene.camera_from_world
+        poses = scene.camera_from_dataset
         centres = -np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3]) @ rotation.T
         origin = np.array([*np.median(points[:, :2], axis=0), np.percentile(points[:, 2], 20)])
         reach = 1.1 * np.percentile(np.linalg.norm(centres - origin, axis=1), 95)
@@ -133,17 +133,17 @@ class SceneFrame:
         return np.asarray(directions, np.float64) @ self.rotation
 
     def camera_to_world_frame(
-        self, camera_from_world: Float[np.ndarray, "*batch 4 4"]
+        self, camera_from_dataset: Float[np.ndarray, "*batch 4 4"]
     ) -> Float[np.ndarray, "*batch 4 4"]:
         """Poses for training.
 
         Args:
-            camera_from_world: f64[...,4,4], rigid, camera from the dataset's frame.
+            camera_from_dataset: f64[...,4,4], rigid, camera from the dataset's frame.
         Returns:
             f64[...,4,4], rigid, camera from the training world; lengths in the camera are scaled
             too, so pixels stay.
         """
-        poses = np.array(camera_from_world, np.float64)
+        poses = np.array(camera_from_dataset, np.float64)
         rotations = poses[..., :3, :3] @ self.rotation.T
         shifts = self.scale * poses[..., :3, 3] - rotations @ self.translation
         poses[..., :3, :3] = rotations

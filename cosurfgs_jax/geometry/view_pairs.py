@@ -16,7 +16,7 @@ _BASELINE_RANGE = (
 
 
 def choose_neighbors(
-    camera_from_world: np.ndarray,
+    camera_from_dataset: np.ndarray,
     num_neighbors: int = 8,
     max_axis_angle_deg: float = 45.0,
     min_baseline: float = 0.05,
@@ -25,7 +25,7 @@ def choose_neighbors(
     """For each view the nearest others that look the same way from another place.
 
     Args:
-        camera_from_world: f64[V,4,4].
+        camera_from_dataset: f64[V,4,4].
         num_neighbors: the most per view.
         max_axis_angle_deg: between the optical axes.
         min_baseline: as a share of the median distance between nearest cameras; nearer ones confirm
@@ -35,8 +35,8 @@ def choose_neighbors(
     Returns:
         V arrays of view numbers, nearest first; empty where there is none.
     """
-    centers = cameras.camera_center(camera_from_world)
-    axes = camera_from_world[:, 2, :3]
+    centers = cameras.camera_center(camera_from_dataset)
+    axes = camera_from_dataset[:, 2, :3]
     if len(centers) < 2:
         return [np.zeros(0, np.int64) for _ in centers]
     shortest = min_baseline * np.median(cKDTree(centers).query(centers, k=2)[0][:, 1])
@@ -126,5 +126,5 @@ def round_trip_reprojection(
 def relative_pose(
     neighbor: Float[cameras.AnyArray, "4 4"], view: Float[cameras.AnyArray, "4 4"]
 ) -> Float[cameras.AnyArray, "4 4"]:
-    """neighbor_from_view [4,4] of two camera_from_world [4,4]."""
+    """neighbor_from_view [4,4] of two poses [4,4], camera from one common frame."""
     return neighbor @ cameras.invert_rigid(view)

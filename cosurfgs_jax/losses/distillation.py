@@ -1,7 +1,13 @@
 """How far a student's maps are from its teacher's."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from cosurfgs_jax.losses.inputs import IS_TEACHER_VALID, LossView
+from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
+from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue, weighted_term
+from cosurfgs_jax.raster import Maps
+from cosurfgs_jax.settings import Settings
 
 _MIN_ALPHA = 1e-3  # of the student; thinner, its depth means nothing
 
@@ -37,3 +43,45 @@ def normal_loss(
         mask: [H,W], 1 where the teacher counts.
     """
     return (mask * jnp.abs(normal - teacher_normal).sum(axis=-1)).mean()
+
+
+def _is_taught(view: LossView) -> Bool[Array, "h w"]:
+    return (view.teacher.flags & IS_TEACHER_VALID) > 0
+
+
+def _color_weight(settings: Settings, phase: Phase) -> float:
+    return settings.mas.teacher_weight if phase.is_distillation else 0.0
+
+
+def _depth_weight(settings: Settings, phase: Phase) -> float:
+    return settings.mas.depth_weight if phase.is_distillation else 0.0
+
+
+def _normal_weight(settings: Settings, phase: Phase) -> float:
+    return settings.mas.normal_weight if phase.is_distillation else 0.0
+
+
+def _color(view: LossView, settings: Settings) -> TermValue:
+    # The weight goes into the call, as that of the photograph does.
+    weights = PhotometricWeights(settings.loss.ssim_weight, photometric=settings.mas.teacher_weight)
+    total, psnr = photometric_losses(
+        view.out.color, view.out.alpha, view.teacher.color, _is_taught(view), None, weights
+    )
+    return TermValue(total, {"psnr/teacher": psnr})
+
+
+def _depth(view: LossView, _: Settings) -> Float[Array, ""]:
+    mask = _is_taught(view).astype(jnp.float32)
+    return depth_loss(view.out.depth, view.out.alpha, view.teacher.depth, mask)
+
+
+def _normal(view: LossView, _: Settings) -> Float[Array, ""]:
+    mask = _is_taught(view).astype(jnp.float32)
+    return normal_loss(view.out.normal, view.teacher.normal.astype(jnp.float32) / 127, mask)
+
+
+COLOR_TERM = LossTerm(
+    "teacher_color", lambda settings, phase: _color_weight(settings, phase) > 0, _color
+)
+DEPTH_TERM = weighted_term("teacher_depth", _depth_weight, _depth, maps=Maps.GEOMETRY)
+NORMAL_TERM = weighted_term("teacher_normal", _normal_weight, _normal, maps=Maps.GEOMETRY)

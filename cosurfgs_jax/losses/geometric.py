@@ -6,25 +6,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from cosurfgs_jax.losses import multi_view
+from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.single_view import single_view_loss
+from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue
 from cosurfgs_jax.native import ffi
-from cosurfgs_jax.settings import LossSettings
+from cosurfgs_jax.raster import Maps
+from cosurfgs_jax.settings import LossSettings, Settings
 from cosurfgs_jax.types import Camera, RenderOutput
 
 _LUMA = (0.299, 0.587, 0.114)
 _F32 = np.dtype(np.float32)
-
-
-class SecondView(NamedTuple):
-    """A photograph from nearby, for MV-Reg."""
-
-    camera: Camera
-    photo: UInt8[Array, "h w c"]
-    is_used: Bool[Array, ""]  # False: the view has no neighbour, this one stands in
-    offset: Int[Array, "2"]  # of the lattice at which patches are compared
 
 
 class GeometricLosses(NamedTuple):
@@ -180,3 +174,30 @@ def geometric_losses(
         out.plane_depth, out.normal, *map(jnp.asarray, others)
     )
     return GeometricLosses(*_native(static, depth, normal, tuple(others)))
+
+
+def _is_used(settings: Settings, phase: Phase) -> bool:
+    is_on = settings.loss.has_single_view or settings.loss.has_multi_view
+    return phase.has_geometry and is_on
+
+
+def _evaluate(view: LossView, settings: Settings) -> TermValue:
+    losses = geometric_losses(
+        view.out,
+        view.camera,
+        view.photo,
+        view.pixel_weights,
+        view.second,
+        view.second_depth,
+        settings.loss,
+    )
+    shown = {
+        "geometry/single_view": losses.single_view,
+        "geometry/multi_view_geometric": losses.geometric,
+        "geometry/multi_view_photometric": losses.photometric,
+        "seen_in_neighbor": losses.share,
+    }
+    return TermValue(losses.total, shown)
+
+
+TERM = LossTerm("geometric", _is_used, _evaluate, maps=Maps.GEOMETRY)

@@ -12,7 +12,10 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.losses.inputs import LossView
+from cosurfgs_jax.losses.term import LossTerm, TermValue
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.settings import Settings
 
 _F32 = np.dtype(np.float32)
 _TARGET = "cosurfgs_photometric_losses"
@@ -223,3 +226,19 @@ def photometric_losses(
     mask = jnp.zeros((0, 0), bool) if mask is None else mask
     losses = _native(weights, *ffi.match_varying(render, alpha, transform, photo, mask))
     return PhotometricLosses(losses[0], jax.lax.stop_gradient(losses[1]))
+
+
+def _evaluate(view: LossView, settings: Settings) -> TermValue:
+    is_alone = view.teacher is None
+    weights = PhotometricWeights(
+        settings.loss.ssim_weight,
+        settings.loss.transparency_weight,
+        photometric=1.0 if is_alone else 1 - settings.mas.teacher_weight,
+    )
+    total, psnr = photometric_losses(
+        view.out.color, view.out.alpha, view.photo, view.is_photo_valid, view.transform, weights
+    )
+    return TermValue(total, {"psnr/train": psnr})
+
+
+TERM = LossTerm("photometric", lambda settings, phase: True, _evaluate)

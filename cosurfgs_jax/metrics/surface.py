@@ -127,7 +127,8 @@ class SeenRegion:
     given) not hidden.
 
     Attributes:
-        camera_from_world: f64[V,4,4]. intrinsics: f64[V,3,3], pixels. image_sizes: i64[V,2] (H, W).
+        camera_from_dataset: f64[V,4,4]. intrinsics: f64[V,3,3], pixels.
+        image_sizes: i64[V,2] (H, W).
         min_views: how many cameras must see a point.
         depth_of: function from view number to f32[H,W] (0 = nothing there), or None for no test of
             hiding.
@@ -136,7 +137,7 @@ class SeenRegion:
         hiding: what hides, in words, or why nothing is tested; for the reader of scores.
     """
 
-    camera_from_world: np.ndarray
+    camera_from_dataset: np.ndarray
     intrinsics: np.ndarray
     image_sizes: np.ndarray
     min_views: int = 2
@@ -190,7 +191,7 @@ class SeenRegion:
         """Pixels x and y, camera z (NaN behind the camera), and the numbers of the points inside
         the image.
         """
-        pose = self.camera_from_world[view]
+        pose = self.camera_from_dataset[view]
         (height, width) = self.image_sizes[view]
         camera = points @ pose[:3, :3].T + pose[:3, 3]
         z = np.where(camera[:, 2] > 0, camera[:, 2], np.nan)
@@ -209,7 +210,7 @@ class SeenRegion:
         """
         num_views_of = np.zeros(len(points), np.int32)
         waiting = np.arange(len(points))
-        for view in range(len(self.camera_from_world)):
+        for view in range(len(self.camera_from_dataset)):
             if not len(waiting):
                 break
             x, y, z, inside = self._project(view, points[waiting])

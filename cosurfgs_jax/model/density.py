@@ -1,10 +1,8 @@
-"""Density control: where surfels are cloned, split and pruned. Pure functions on arrays of fixed
-size.
+"""Adaptive density control: surfels are cloned or split where the screen gradient is high, and
+faint or large ones are pruned.
 
-N is the number of slots. Free slots are filled in order by prefix sums; what finds no free slot is
-counted, and the caller may then `grow_capacity` (a recompile). Optimiser states are
-`optax.ScaleByAdamState`s whose moments look like the parameters (see optim.py): they follow their
-surfels here, and a new surfel starts with zero moments."""
+N is the number of slots. What finds no free slot is counted, and the caller may then grow the
+arrays (`slots.grow_capacity`)."""
 
 from typing import NamedTuple
 
@@ -14,15 +12,15 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
+from cosurfgs_jax.model.density_strategy import DensityReport, DensityStrategy
+from cosurfgs_jax.model.slots import fill_free_slots, zero_moments
 from cosurfgs_jax.settings import DensitySettings
+from cosurfgs_jax.types import SurfelParams
 
-_NEEDLE_RATIO = (
-    0.01  # of the two scales; splitting thinner surfels multiplies needles and covers nothing
-)
+# Of the two scales; splitting thinner surfels multiplies needles and covers nothing.
+_NEEDLE_RATIO = 0.01
 _SPLIT_SHRINK = 1.6
 _RESET_OPACITY = 0.01
-
-Params = dict[str, Array]
 
 
 class DensityStats(NamedTuple):
@@ -33,18 +31,6 @@ class DensityStats(NamedTuple):
     ]  # of the norms of the signed screen gradients, loss per half an image
     absolute_gradient_sum: Float[Array, " n"]  # of the norms of the summed absolute ones
     num_views: Int[Array, " n"]  # in which it was visible
-
-
-class DensityReport(NamedTuple):
-    """What one densification did; i32 scalars."""
-
-    num_cloned: Int[Array, ""]
-    num_split: Int[Array, ""]
-    num_pruned: Int[Array, ""]
-    num_without_room: Int[
-        Array, ""
-    ]  # wanted to be cloned or split, but slots or budget are used up
-    num_alive: Int[Array, ""]
 
 
 def init_stats(num_slots: int) -> DensityStats:
@@ -88,25 +74,14 @@ def accumulate(
     )
 
 
-def _rows(mask: Bool[Array, " n"], like: Array) -> Array:
-    return mask.reshape((-1,) + (1,) * (like.ndim - 1))
-
-
-def _zero_moments(state: optax.ScaleByAdamState, mask: Bool[Array, " n"]) -> optax.ScaleByAdamState:
-    def zero(moment):
-        return jnp.where(_rows(mask, moment), jnp.zeros_like(moment), moment)
-
-    return state._replace(mu=jax.tree.map(zero, state.mu), nu=jax.tree.map(zero, state.nu))
-
-
 def _is_prunable(
-    params: Params, alive, settings: DensitySettings, is_after_reset, length
+    params: SurfelParams, alive, settings: DensitySettings, is_after_reset, length
 ) -> Bool[Array, " n"]:
     is_finite = jnp.ones_like(alive)
-    for value in params.values():
+    for value in jax.tree.leaves(params):
         is_finite &= jnp.isfinite(value).reshape(alive.shape[0], -1).all(axis=-1)
-    is_faint = jax.nn.sigmoid(params["logit_opacities"]) < settings.prune_opacity
-    is_large = jnp.exp(params["log_scales"].max(axis=-1)) > settings.prune_scale * length
+    is_faint = jax.nn.sigmoid(params.logit_opacities) < settings.prune_opacity
+    is_large = jnp.exp(params.log_scales.max(axis=-1)) > settings.prune_scale * length
     return alive & (~is_finite | is_faint | (is_large & is_after_reset))
 
 
@@ -134,27 +109,8 @@ def _keep_strongest(
     )
 
 
-def _sources(
-    is_parent: Bool[Array, " n"], alive: Bool[Array, " n"]
-) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """Which slot each slot takes its surfel from (the k-th free one from the k-th parent), and
-    which are filled.
-    """
-    num_slots = alive.shape[0]
-    slots = jnp.arange(num_slots, dtype=jnp.int32)
-    parent_rank = jnp.cumsum(is_parent, dtype=jnp.int32) - 1
-    free_rank = jnp.cumsum(~alive, dtype=jnp.int32) - 1
-    parents = (
-        jnp.zeros(num_slots, jnp.int32)
-        .at[jnp.where(is_parent, parent_rank, num_slots)]
-        .set(slots, mode="drop")
-    )
-    is_filled = ~alive & (free_rank <= parent_rank[-1])
-    return jnp.where(is_filled, parents[jnp.maximum(free_rank, 0)], slots), is_filled
-
-
 def densify(
-    params: Params,
+    params: SurfelParams,
     opt_state: optax.ScaleByAdamState,
     alive: Bool[Array, " n"],
     stats: DensityStats,
@@ -163,7 +119,7 @@ def densify(
     is_after_reset: Bool[Array, ""] | bool,
     budget: Int[Array, ""] | int | None = None,
     length: Float[Array, ""] | float = 1.0,
-) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
+) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
     """Prunes, then clones small and splits large surfels where the screen gradient is high.
 
     Args:
@@ -191,25 +147,26 @@ def densify(
         stats.gradient_sum / (views * settings.gradient_threshold),
         stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold),
     )
-    scales = jnp.exp(params["log_scales"])
+    scales = jnp.exp(params.log_scales)
     is_large = scales.max(axis=-1) > settings.split_scale * length
     is_needle = scales.min(axis=-1) < _NEEDLE_RATIO * scales.max(axis=-1)
     wanted = kept & (strength > 1) & ~(is_large & is_needle)
     limit = jnp.minimum(kept.size, kept.size if budget is None else budget)
     grown = _keep_strongest(wanted, strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0))
 
-    source, is_filled = _sources(grown, kept)
-    params = {name: value[source] for name, value in params.items()}
+    source, is_filled = fill_free_slots(grown, kept)
+    params = jax.tree.map(lambda value: value[source], params)
     is_child = (grown & is_large)[source]  # in both slots of a split
-    offsets = jax.random.normal(key, params["log_scales"].shape) * jnp.exp(params["log_scales"])
-    plane = matrix_from_quat(params["quats"])[..., :2]
-    moved = params["means"] + jnp.einsum("nij,nj->ni", plane, offsets)
-    params["means"] = jnp.where(is_child[:, None], moved, params["means"])
-    params["log_scales"] = params["log_scales"] - is_child[:, None].astype(jnp.float32) * jnp.log(
-        _SPLIT_SHRINK
+    offsets = jax.random.normal(key, params.log_scales.shape) * jnp.exp(params.log_scales)
+    plane = matrix_from_quat(params.quats)[..., :2]
+    moved = params.means + jnp.einsum("nij,nj->ni", plane, offsets)
+    shrink = is_child[:, None].astype(jnp.float32) * jnp.log(_SPLIT_SHRINK)
+    params = params.replace(
+        means=jnp.where(is_child[:, None], moved, params.means),
+        log_scales=params.log_scales - shrink,
     )
 
-    opt_state = _zero_moments(opt_state, is_filled | is_child | is_pruned)
+    opt_state = zero_moments(opt_state, is_filled | is_child | is_pruned)
     alive = kept | is_filled
 
     def count(mask):
@@ -226,76 +183,18 @@ def densify(
 
 
 def reset_opacity(
-    params: Params, opt_state: optax.ScaleByAdamState
-) -> tuple[Params, optax.ScaleByAdamState]:
+    params: SurfelParams, opt_state: optax.ScaleByAdamState
+) -> tuple[SurfelParams, optax.ScaleByAdamState]:
     """Lowers all opacities to at most 0.01 and forgets their moments: what is not needed stays
     faint and is pruned.
     """
     ceiling = jnp.log(_RESET_OPACITY / (1 - _RESET_OPACITY))
-    params = params | {"logit_opacities": jnp.minimum(params["logit_opacities"], ceiling)}
+    params = params.replace(logit_opacities=jnp.minimum(params.logit_opacities, ceiling))
 
     def forget(moments):
-        return moments | {"logit_opacities": jnp.zeros_like(moments["logit_opacities"])}
+        return moments.replace(logit_opacities=jnp.zeros_like(moments.logit_opacities))
 
     return params, opt_state._replace(mu=forget(opt_state.mu), nu=forget(opt_state.nu))
 
 
-def _map_slots(function, params, opt_state, alive, stats):
-    """Applies a function to every array of slots."""
-    opt_state = opt_state._replace(
-        mu=jax.tree.map(function, opt_state.mu), nu=jax.tree.map(function, opt_state.nu)
-    )
-    return jax.tree.map(function, params), opt_state, function(alive), jax.tree.map(function, stats)
-
-
-def grow_capacity(
-    params: Params,
-    opt_state: optax.ScaleByAdamState,
-    alive: Bool[Array, " n"],
-    stats: DensityStats,
-    new_capacity: int,
-) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " m"], DensityStats]:
-    """Appends dead slots. Changes shapes, so what is jitted over these arrays compiles again.
-
-    Args:
-        params, opt_state, alive, stats: of N slots.
-        new_capacity: number of slots afterwards, at least N.
-    Returns:
-        The same with `new_capacity` slots. New ones are zero, but for quaternions of the identity.
-    """
-    added = new_capacity - alive.shape[0]
-    if added < 0:
-        raise ValueError(
-            f"new_capacity: expected at least the {alive.shape[0]} slots there are, got "
-            f"{new_capacity}"
-        )
-
-    def pad(values):
-        return jnp.concatenate([values, jnp.zeros((added, *values.shape[1:]), values.dtype)])
-
-    grown, opt_state, alive, stats = _map_slots(pad, params, opt_state, alive, stats)
-    grown["quats"] = jnp.concatenate(
-        [params["quats"], jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))]
-    )
-    return grown, opt_state, alive, stats
-
-
-def compact(
-    params: Params,
-    opt_state: optax.ScaleByAdamState,
-    alive: Bool[Array, " n"],
-    stats: DensityStats,
-) -> tuple[Params, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats]:
-    """Moves the living surfels to the front, in their order; dead ones follow. Moments and
-    statistics move along.
-    """
-    num_slots = alive.shape[0]
-    front = jnp.cumsum(alive, dtype=jnp.int32)
-    # Two prefix sums and a scatter: 15 ms for a million slots, where a stable argsort takes 240.
-    target = jnp.where(alive, front - 1, front[-1] + jnp.cumsum(~alive, dtype=jnp.int32) - 1)
-    source = (
-        jnp.zeros(num_slots, jnp.int32)
-        .at[target]
-        .set(jnp.arange(num_slots, dtype=jnp.int32), unique_indices=True)
-    )
-    return _map_slots(lambda values: values[source], params, opt_state, alive, stats)
+STRATEGY = DensityStrategy(init_stats, accumulate, densify, reset_opacity)

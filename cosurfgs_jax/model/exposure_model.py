@@ -113,9 +113,7 @@ def transform_of(
     return (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
 
 
-def identity_penalty(
-    params: AppearanceParams, settings: AppearanceSettings, num_views: Int[Array, ""] | int
-) -> Float[Array, ""]:
+def identity_penalty(params: AppearanceParams, num_views: Int[Array, ""] | int) -> Float[Array, ""]:
     """The pull of the mean transform over all photographs to the identity: what anchors the
     canonical colours.
 
@@ -124,17 +122,17 @@ def identity_penalty(
     touches only the embedding of its photograph.
 
     Args:
-        params: from `init`. settings: the weight.
+        params: from `init`.
         num_views: the first so many embeddings belong to photographs, those behind them fill up the
             array.
     Returns:
-        weight * squared Frobenius norm of the mean change.
+        Squared Frobenius norm of the mean change.
     """
     changes = _changes(params, jax.lax.stop_gradient(params["embeddings"]))
     share = 1.0 / jnp.maximum(jnp.asarray(num_views), 1).astype(jnp.float32)
     weights = jnp.where(jnp.arange(changes.shape[0]) < num_views, share, 0.0)
     mean = (weights[:, None, None] * changes).sum(axis=0)
-    return settings.identity_weight * jnp.sum(jnp.square(mean))
+    return jnp.sum(jnp.square(mean))
 
 
 def init_optimizer(params: AppearanceParams) -> AppearanceState:

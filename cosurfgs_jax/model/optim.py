@@ -8,33 +8,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
 
 _BETA1 = 0.9
 _BETA2 = 0.999
 _TARGET = "cosurfgs_adam"
-
-# The float fields of `Surfels` by name. The spherical harmonics stay one array though they learn at
-# two rates: cutting and joining them would move 80 % of the parameters through memory at every
-# step.
-SurfelParams = dict[str, Array]
-
-
-def from_surfels(surfels: Surfels) -> tuple[SurfelParams, Bool[Array, " n"]]:
-    """The trainable fields and the mask of living slots."""
-    params = {
-        "means": surfels.means,
-        "quats": surfels.quats,
-        "log_scales": surfels.log_scales,
-        "logit_opacities": surfels.logit_opacities,
-        "sh": surfels.sh,
-    }
-    return params, surfels.alive
-
-
-def to_surfels(params: SurfelParams, alive: Bool[Array, " n"]) -> Surfels:
-    """The surfels of these parameters. Differentiable."""
-    return Surfels(**params, alive=alive)
 
 
 def init_optimizer(params: SurfelParams) -> optax.ScaleByAdamState:
@@ -74,44 +52,46 @@ def _definition(params, gradient, state, alive, learns, rates, epsilon):
     mask = alive.astype(jnp.float32)
     learns = {
         name: mask.reshape((-1,) + (1,) * (value.ndim - 1)) * learns[name][None]
-        for name, value in params.items()
+        for name, value in params.by_name().items()
     }
+    masked = {name: learns[name] * value for name, value in gradient.by_name().items()}
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         steps, state = optax.scale_by_adam(_BETA1, _BETA2, epsilon).update(
-            {name: learns[name] * value for name, value in gradient.items()}, state
+            SurfelParams(**masked), state
         )
-    return {
-        name: value - rates[name][None] * learns[name] * steps[name]
-        for name, value in params.items()
-    }, state
+    new = {
+        name: value - rates[name][None] * learns[name] * getattr(steps, name)
+        for name, value in params.by_name().items()
+    }
+    return SurfelParams(**new), state
 
 
 def _native(params, gradient, state, alive, learns, rates, epsilon):
     count = optax.safe_increment(state.count)
     new = {}
-    for name, value in params.items():
+    for name in PARAM_NAMES:
         # In place: XLA's own program reads moments three times, and copies them and the parameters
         # once. With an axis in front, as they lie in the program of a mesh's device: behind a
         # reshape XLA would copy what is to be changed.
-        fields = (leaf[None] for leaf in (value, state.mu[name], state.nu[name], gradient[name]))
+        fields = (getattr(tree, name)[None] for tree in (params, state.mu, state.nu, gradient))
         operands = ffi.match_varying(
             *fields, alive, rates[name].reshape(-1), learns[name].reshape(-1), count
         )
-        new[name] = [
-            result[0]
-            for result in ffi.call(
-                _TARGET,
-                [(operands[0].shape, np.float32)] * 3,
-                *operands,
-                in_place={0: 0, 1: 1, 2: 2},
-                beta1=_BETA1,
-                beta2=_BETA2,
-                gain1=1 - _BETA1,
-                gain2=1 - _BETA2,
-                epsilon=float(epsilon),
-            )
-        ]
-    params, mu, nu = ({name: leaves[part] for name, leaves in new.items()} for part in range(3))
+        results = ffi.call(
+            _TARGET,
+            [(operands[0].shape, np.float32)] * 3,
+            *operands,
+            in_place={0: 0, 1: 1, 2: 2},
+            beta1=_BETA1,
+            beta2=_BETA2,
+            gain1=1 - _BETA1,
+            gain2=1 - _BETA2,
+            epsilon=float(epsilon),
+        )
+        new[name] = [result[0] for result in results]
+    params, mu, nu = (
+        SurfelParams(**{name: leaves[part] for name, leaves in new.items()}) for part in range(3)
+    )
     return params, optax.ScaleByAdamState(count, mu, nu)
 
 
@@ -146,14 +126,19 @@ def update(
     Source: Kingma and Ba 2015, as in optax. Masks multiply: `jnp.where` on parameters and moments
         takes 4 times as long.
     """
-    is_native = ffi.choose_native("Adam", _TARGET, backend, *params.values(), *gradient.values())
-    num_sh = params["sh"].shape[1]
+    is_native = ffi.choose_native("Adam", _TARGET, backend, *jax.tree.leaves((params, gradient)))
+    num_sh = params.sh.shape[1]
     band = np.sqrt(np.arange(num_sh)).astype(np.int32)
-    learns = {name: jnp.ones(value.shape[1:], jnp.float32) for name, value in params.items()}
+    learns = {
+        name: jnp.ones(value.shape[1:], jnp.float32) for name, value in params.by_name().items()
+    }
     learns["sh"] = learns["sh"] * (band <= sh_degree).astype(jnp.float32)[:, None]
     rates = learning_rates(settings, progress, num_sh)
     rates["sh"] = rates["sh"][:, None]
     rates["means"] = rates["means"] * length
-    rates = {name: jnp.broadcast_to(rate, params[name].shape[1:]) for name, rate in rates.items()}
+    rates = {
+        name: jnp.broadcast_to(rate, getattr(params, name).shape[1:])
+        for name, rate in rates.items()
+    }
     step = _native if is_native else _definition
     return step(params, gradient, state, alive, learns, rates, settings.adam_eps)

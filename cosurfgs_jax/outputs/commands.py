@@ -1,111 +1,45 @@
-"""What is made of a trained model: scores, pictures, mesh, files, and the report. Everything is in
-the dataset's frame.
+"""What the programs after training do: scores, pictures, mesh, exported files, and the report.
+Everything is in the dataset's frame.
 """
 
 import collections
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import files, pictures, report, settings_file
+from cosurfgs_jax import files, pictures, report
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats import points as point_files
 from cosurfgs_jax.formats.ply import read_points_ply
-from cosurfgs_jax.formats.splat_ply import write_surfels_ply
-from cosurfgs_jax.geometry.cameras import camera_center
-from cosurfgs_jax.outputs import evaluation
-from cosurfgs_jax.outputs.merged_model import load_merged, stage_names, total_steps
-from cosurfgs_jax.raster import Maps, RasterOptions
+from cosurfgs_jax.outputs import evaluation, exports
+from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import PHASES, check_geo, geotiff, mesh_files, read_mesh_ply, write_dsm
+from cosurfgs_jax.surface import PHASES, mesh_files, read_mesh_ply
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.run_log import Progress, read_history
-from cosurfgs_jax.training.world_cameras import make_render_fn
-from cosurfgs_jax.types import Surfels
-from cosurfgs_jax.workdir import merge_metrics
+from cosurfgs_jax.workdir import Workdir
 
 _log = logging.getLogger(__name__)
-_MESH_PATH = Path("mesh") / "mesh.ply"
-_TIMINGS = "timings.json"
-EXPORT_FORMATS = ("ply", "dsm", "las", "points")
 _GIVEN_UNIT = "dataset units"  # of a point cloud that comes without one
 
 
-class Trained(NamedTuple):
-    """A trained model and its place."""
-
-    settings: Settings
-    partitioned: PartitionedScene
-    surfels: Surfels  # world frame
-    step: int
-
-    def render_fn(self, maps: Maps = Maps.GEOMETRY) -> Callable[[int], dict[str, np.ndarray]]:
-        """View number -> maps in the dataset's frame (see `make_render_fn`)."""
-        return make_render_fn(
-            self.surfels,
-            self.partitioned.views,
-            self.partitioned.frame,
-            RasterOptions.from_settings(self.settings.raster),
-            maps,
-        )
-
-
-def load_trained(settings: Settings, workdir: Path) -> Trained:
-    """The newest saved model of a workdir.
-
-    Args:
-        settings: those of the run, but for what may change after training
-            (`settings_file.FREE_AFTER_TRAINING`).
-        workdir: of the run.
-    Raises:
-        InputError: nothing was trained there yet, or the dataset has changed.
-    """
-    if not settings_file.has_begun(workdir):
-        raise InputError(
-            f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
-            "cosurfgs_jax.train` first"
-        )
-    partitioned = open_partitioned_scene(settings, workdir)
-    surfels, step = load_merged(settings, workdir, partitioned)
-    total = sum(
-        total_steps(settings, name) for name in stage_names(settings, partitioned.partition)
-    )
-    if step < total:
-        _log.info("the model is of step %d of %d: training is not finished", step, total)
-    return Trained(settings, partitioned, jax.tree.map(jnp.asarray, surfels), step)
-
-
-def _note_seconds(workdir: Path, name: str, seconds: float) -> None:
-    path = workdir / _TIMINGS
-    timings = files.read_json_object(path) if path.exists() else {}
-    files.write_json(path, timings | {name: seconds})
-
-
-def write_report(workdir: Path, up: np.ndarray) -> Path:
+def write_report(workdir: Workdir, up: np.ndarray) -> Path:
     """report.html of what lies in the workdir now."""
-    rows = read_history(workdir)
-    timings = files.read_json_object(workdir / _TIMINGS) if (workdir / _TIMINGS).exists() else {}
-    return report.write_report(
-        workdir, curves=report.curves_from_rows(rows), timings=timings, up=up
-    )
+    curves = report.curves_from_rows(read_history(workdir))
+    return report.write_report(workdir, curves=curves, timings=workdir.read_timings(), up=up)
 
 
-def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
+def evaluate(settings: Settings, workdir: Workdir, gt_points: str = "") -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
     With `gt_points` the mesh is extracted first where it is missing.
 
     Args:
         settings: see `load_trained`.
-        workdir: of the run; gets test/, results.json, per_view.json, metrics.json and report.html.
+        workdir: of the run; gets test pictures, scores and the report.
         gt_points: PLY file of true surface points in the dataset's frame; "" = those of the
             dataset, if it has any.
     Raises:
@@ -114,66 +48,78 @@ def evaluate(settings: Settings, workdir: Path, gt_points: str = "") -> None:
     """
     started = time.monotonic()
     truth = read_points_ply(gt_points) if gt_points else None
-    mesh_path = workdir / _MESH_PATH
-    if gt_points and not mesh_path.exists():
+    if gt_points and not workdir.mesh.exists():
         _log.info("there is no mesh to compare with %s yet; extracting it first", gt_points)
         extract_mesh(settings, workdir)
     trained = load_trained(settings, workdir)
     scene = trained.partitioned.scene
-    views = scene.test_views
-    if not len(views) and not (mesh_path.exists() and (gt_points or scene.ground_truth)):
+    has_truth = bool(gt_points or scene.ground_truth)
+    if not len(scene.test_views) and not (workdir.mesh.exists() and has_truth):
         raise InputError(
             "config.data.split: expected test views to evaluate, got none; train with "
             "config.data.split=every8"
         )
-    if len(views):
-        with (
-            ImageStore(scene, settings.data.host_memory_mb) as images,
-            Progress("evaluate", len(views)) as progress,
-        ):
-            scores = evaluation.evaluate_views(
-                trained.render_fn(),
-                scene,
-                images,
-                views,
-                workdir,
-                trained.step,
-                lambda done, total: progress.update(done),
-            )
-        merge_metrics(
-            workdir / "metrics.json",
-            final=evaluation.final_part(scores, int(np.asarray(trained.surfels.alive).sum())),
-        )
-        _log.info(
-            "test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views",
-            scores["psnr"],
-            scores["psnr_color_corrected"],
-            scores["ssim"],
-            scores["num_test_views"],
-        )
-        if geometry_line := evaluation.summarize_geometry(scores):
-            _log.info("test views: %s", geometry_line)
-    if mesh_path.exists():
-        mesh = read_mesh_ply(mesh_path)
-        comparison = evaluation.compare_to_truth(
-            (mesh.vertices, mesh.triangles),
-            scene,
-            truth,
-            _GIVEN_UNIT if gt_points else "",
-            has_vertex_distances=True,
-        )
-        if comparison is not None:  # else what earlier truth said of this mesh stays
-            merge_metrics(workdir / "metrics.json", geometry=comparison.scores)
-            report.drop_error_files(mesh_path.parent)
-            report.write_error_files(mesh_path.parent, mesh, comparison)
-            _log_surface(comparison.scores)
+    if len(scene.test_views):
+        _score_views(trained, workdir)
+    if workdir.mesh.exists():
+        _score_surface(scene, workdir, truth)
     elif scene.ground_truth:
         _log.info(
             "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
             "first"
         )
-    _note_seconds(workdir, "evaluate", time.monotonic() - started)
+    workdir.note_seconds("evaluate", time.monotonic() - started)
     _log.info("report: %s", write_report(workdir, scene.up))
+
+
+def _score_views(trained: Trained, workdir: Workdir) -> None:
+    scene = trained.partitioned.scene
+    views = scene.test_views
+    with (
+        ImageStore(scene, trained.settings.data.host_memory_mb) as images,
+        Progress("evaluate", len(views)) as progress,
+    ):
+        scores = evaluation.evaluate_views(
+            trained.render_fn(),
+            scene,
+            images,
+            views,
+            workdir,
+            trained.step,
+            lambda done, total: progress.update(done),
+        )
+    num_surfels = int(np.asarray(trained.surfels.alive).sum())
+    workdir.merge_metrics(final=evaluation.final_part(scores, num_surfels))
+    _log.info(
+        "test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views",
+        scores["psnr"],
+        scores["psnr_color_corrected"],
+        scores["ssim"],
+        scores["num_test_views"],
+    )
+    geometry_line = evaluation.summarize_geometry(scores)
+    if geometry_line:
+        _log.info("test views: %s", geometry_line)
+
+
+def _score_surface(scene: Scene, workdir: Workdir, truth: np.ndarray | None) -> None:
+    """Scores the mesh against given points, or the dataset's ground truth. Without either, earlier
+    scores of this mesh stay.
+    """
+    mesh = read_mesh_ply(workdir.mesh)
+    comparison = evaluation.compare_to_truth(
+        (mesh.vertices, mesh.triangles),
+        scene,
+        truth,
+        "" if truth is None else _GIVEN_UNIT,
+        has_vertex_distances=True,
+    )
+    if comparison is None:
+        return
+    workdir.merge_metrics(geometry=comparison.scores)
+    report.drop_error_files(workdir)
+    report.write_error_files(workdir, mesh, comparison)
+    _log_surface(comparison.scores)
 
 
 def _log_surface(geometry: dict) -> None:
@@ -232,46 +178,53 @@ def choose_views(scene, choice: str) -> np.ndarray:
     return np.array([names[name] for name in choice.split(",")])
 
 
-def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test") -> None:
+def render(settings: Settings, workdir: Workdir, out: str = "", choice: str = "test") -> None:
     """Writes colour, depth and normals of views as pictures, and the depth also as float32.
 
     Args:
         settings: see `load_trained`.
         workdir: of the run.
-        out: folder; "" = workdir/renders.
+        out: folder; "" = `Workdir.renders`.
         choice: see `choose_views`.
     """
     trained = load_trained(settings, workdir)
     scene = trained.partitioned.scene
-    folder = Path(out) if out else workdir / "renders"
+    folder = Path(out) if out else workdir.renders
     views = choose_views(scene, choice)
     render_view = trained.render_fn()
-    names = [
-        files.safe_name(scene.image_names[view]) for view in views
-    ]  # they stay below the folder, whatever they are
-    stems = [str(Path(name).with_suffix("")) for name in names]
-    counts = collections.Counter(stems)
+    stems = _unique_stems([scene.image_names[view] for view in views])
     with Progress("render", len(views)) as progress:
-        for done, view in enumerate(views):
-            stem = stems[done] if counts[stems[done]] == 1 else names[done]
-            maps = render_view(int(view))
-            pictures.write_image(folder / f"{stem}_color.png", pictures.to_uint8(maps["color"]))
-            pictures.write_image(
-                folder / f"{stem}_depth.png", pictures.colorize_depth(maps["depth"])
-            )
-            pictures.write_image(
-                folder / f"{stem}_normal.png",
-                pictures.colorize_normals(maps["normal"], scene.camera_from_world[view]),
-            )
-            with files.atomic_path(folder / f"{stem}_depth.npz") as path:
-                np.savez_compressed(
-                    path, **{name: maps[name] for name in ("depth", "median_depth", "plane_depth")}
-                )
-            progress.update(done + 1)
+        for number, (view, stem) in enumerate(zip(views, stems, strict=True)):
+            _write_maps(render_view(int(view)), scene.camera_from_dataset[view], folder, stem)
+            progress.update(number + 1)
     _log.info("%d views in %s", len(views), folder)
 
 
-def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
+def _unique_stems(image_names: list[str]) -> list[str]:
+    """Names for the pictures of views: without extensions where that tells them apart, and below
+    the folder whatever the images are called.
+    """
+    names = [files.safe_name(name) for name in image_names]
+    stems = [str(Path(name).with_suffix("")) for name in names]
+    counts = collections.Counter(stems)
+    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+
+
+def _write_maps(maps: dict[str, np.ndarray], pose: np.ndarray, folder: Path, stem: str) -> None:
+    shown = {
+        "color": pictures.to_uint8(maps["color"]),
+        "depth": pictures.colorize_depth(maps["depth"]),
+        "normal": pictures.colorize_normals(maps["normal"], pose),
+    }
+    for kind, image in shown.items():
+        pictures.write_image(folder / f"{stem}_{kind}.png", image)
+    with files.atomic_path(folder / f"{stem}_depth.npz") as path:
+        np.savez_compressed(
+            path, **{name: maps[name] for name in ("depth", "median_depth", "plane_depth")}
+        )
+
+
+def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
     """Fuses the model's depth over all training views into workdir/mesh/mesh.ply.
 
     Args:
@@ -289,123 +242,43 @@ def extract_mesh(settings: Settings, workdir: Path, form: str = "ply") -> None:
     num_views = len(trained.partitioned.scene.train_views)
     with Progress("mesh", len(PHASES) * num_views) as progress:
 
-        def tell(what: str, done: int, total: int) -> None:
-            if what != "extract":  # comes amid "fuse"
-                progress.update(num_views * PHASES.index(what) + num_views * done // total)
+        def show(phase: str, done: int, total: int) -> None:
+            if phase != "extract":  # is reported within "fuse"
+                progress.update(num_views * PHASES.index(phase) + num_views * done // total)
 
         choices = fuse_mesh(
             trained.render_fn(),
             scene,
             scene.train_views,
             trained.settings.surface,
-            workdir / _MESH_PATH,
+            workdir.mesh,
             form=form,
-            scratch_dir=workdir,
-            progress=tell,
+            scratch_dir=workdir.root,
+            progress=show,
         )
-    report.drop_error_files((workdir / _MESH_PATH).parent)
-    merge_metrics(workdir / "metrics.json", geometry=None)  # it was another mesh's
-    files.write_json(workdir / _MESH_PATH.with_suffix(".json"), choices)
-    _note_seconds(workdir, "mesh", time.monotonic() - started)
+    report.drop_error_files(workdir)
+    workdir.merge_metrics(geometry=None)  # it was another mesh's
+    files.write_json(workdir.mesh_choices, choices)
+    workdir.note_seconds("mesh", time.monotonic() - started)
     _log.info(
         "mesh: %d triangles, voxel size %.4g, in %s",
         choices["num_triangles"],
         choices["voxel_size"],
-        workdir / _MESH_PATH.with_suffix(f".{form}"),
+        workdir.mesh.with_suffix(f".{form}"),
     )
     _log.info("report: %s", write_report(workdir, scene.up))
 
 
-def _export_surfels(trained: Trained, folder: Path) -> None:
-    surfels = trained.partitioned.frame.surfels_to_dataset(trained.surfels)
-    for kind in ("2d", "3dgs"):
-        path = folder / f"point_cloud_{kind}.ply"
-        count = write_surfels_ply(path, surfels, kind)
-        _log.info("%d surfels in %s", count, path)
-
-
-def _export_points(trained: Trained, folder: Path, form: str) -> None:
-    scene = trained.partitioned.scene
-    geo = trained.settings.geo
-    if form == "las":
-        check_geo(scene, geo)
-    points = point_files.points_of(
-        trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-        camera_center(scene.camera_from_world),
-    )
-    path = folder / ("points.las" if form == "las" else "points.ply")
-    if form == "las":
-        point_files.write_points_las(path, points, geo.offset_xyz(), geo.epsg)
-    else:
-        point_files.write_points_ply(path, points)
-    _log.info("%d points in %s", len(points.positions), path)
-
-
-def _export_dsm(trained: Trained, folder: Path) -> None:
-    started = time.monotonic()
-    settings = trained.settings
-    partitioned = trained.partitioned
-    with Progress("height map, percent", 100) as progress:
-        found = write_dsm(
-            folder / "dsm.tif",
-            folder / "orthophoto.tif",
-            trained.surfels,
-            partitioned.frame,
-            partitioned.scene,
-            settings.geo,
-            memory_mb=settings.surface.memory_mb,
-            backend=settings.raster.backend,
-            progress=lambda done, total: progress.update(100 * done // total),
-        )
-    files.write_json(
-        folder / "dsm.json",
-        found | {"step": trained.step, "seconds": round(time.monotonic() - started, 1)},
-    )
-    _log.info(
-        "height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s",
-        found["width"],
-        found["height"],
-        found["pixel_size"],
-        100 * found["covered_share"],
-        folder,
-    )
-    figures = found["agreement"]["visible_points"]
-    if figures:
-        _log.info(
-            "SfM points: median difference %.3g pixels, signed %+.3g (height map minus point)",
-            figures["median_absolute_pixels"],
-            figures["median_signed_pixels"],
-        )
-
-
-def export(settings: Settings, workdir: Path, form: str = "ply") -> None:
-    """Writes the model to workdir/export/ in a format that other programs read.
+def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
+    """Writes the model to `Workdir.export` in a format that other programs read.
 
     Args:
-        settings: see `load_trained`; `geo` is used by "las" and "dsm", `surface.memory_mb` and
-            `raster.backend` by "dsm".
+        settings: see `load_trained`.
         workdir: of the run.
-        form: "ply": point_cloud_2d.ply (two scales) and point_cloud_3dgs.ply (three scales, for
-            viewers of 3DGS); "points": points.ply, the centres with colours and normals; "las":
-            points.las, without normals; "dsm": dsm.tif (heights), orthophoto.tif, and dsm.json with
-            what was chosen and how well the heights fit the SfM points.
+        form: name in `exports.FORMATS`.
     Raises:
-        InputError: an unknown format, a missing package, or what `write_dsm` refuses.
+        InputError: an unknown format, a missing package, or what the format refuses.
     """
-    if form not in EXPORT_FORMATS:
-        raise InputError(f"--format: expected one of {', '.join(EXPORT_FORMATS)}, got {form!r}")
-    # A missing package or a wrong number is said before the model is loaded.
-    if form == "las":
-        point_files.import_laspy()
-    if form == "dsm":
-        geotiff.import_rasterio()
-    if form in ("las", "dsm"):
-        geotiff.check_epsg(settings.geo.epsg)
-    trained = load_trained(settings, workdir)
-    folder = workdir / "export"
-    if form == "ply":
-        _export_surfels(trained, folder)
-    elif form == "dsm":
-        _export_dsm(trained, folder)
-    else:
-        _export_points(trained, folder, form)
+    chosen = exports.find_format(form)
+    chosen.check(settings)
+    chosen.write(load_trained(settings, workdir), workdir.export)

@@ -14,6 +14,7 @@ import numpy as np
 
 from cosurfgs_jax import files, metrics, pictures
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.workdir import DEPTHS, NORMALS, PHOTOGRAPHS, RENDERS, TEST_NAMES, Workdir
 
 _log = logging.getLogger(__name__)
 
@@ -87,15 +88,15 @@ def _evaluate_view(
             f"render of {name}: expected the photograph's size {photo.shape[:2]}, got "
             f"{color.shape[:2]}"
         )
-    pictures.write_image(folder / "renders" / name, pictures.to_uint8(color))
-    pictures.write_image(folder / "gt" / name, photo[..., :3])
+    pictures.write_image(folder / RENDERS / name, pictures.to_uint8(color))
+    pictures.write_image(folder / PHOTOGRAPHS / name, photo[..., :3])
     if maps.get("depth") is not None:
-        pictures.write_image(folder / "depth" / name, pictures.colorize_depth(maps["depth"]))
+        pictures.write_image(folder / DEPTHS / name, pictures.colorize_depth(maps["depth"]))
     if maps.get("normal") is not None:
         pictures.write_image(
-            folder / "normal" / name, pictures.colorize_normals(maps["normal"], pose)
+            folder / NORMALS / name, pictures.colorize_normals(maps["normal"], pose)
         )
-    render, photo = (pictures.read_image(folder / kind / name) for kind in ("renders", "gt"))
+    render, photo = (pictures.read_image(folder / kind / name) for kind in (RENDERS, PHOTOGRAPHS))
     scores = _scores(render, photo, mask)
     corrected = metrics.color_correct(render / np.float32(255), photo / np.float32(255), mask)
     scores |= {
@@ -161,14 +162,14 @@ def evaluate_views(
     scene,
     image_store,
     views: np.ndarray,
-    out_dir: str | Path,
+    workdir: Workdir,
     step: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Renders views, writes pictures and scores, and returns the scores.
 
-    Writes out_dir/test/ours_<step>/{renders,gt,depth,normal}/00000.png, views.json (which
-    photograph is which), and out_dir/results.json and per_view.json in the form of 3DGS tools;
+    Writes 00000.png in the folders of `Workdir.test`, views.json (which photograph is which), and
+    `Workdir.results` and `Workdir.per_view` in the form of 3DGS tools;
     where exact depth is known, per_view.json has one key more beside "PSNR" and the others,
     "geometry": picture name -> {"depth": {"expected" | "median" | "plane": see
     `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. There is no LPIPS: it
@@ -178,11 +179,11 @@ def evaluate_views(
         render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are
             pictures of them to be, "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal"
             f32[H,W,3] (dataset axes); "median_depth" and "plane_depth" are scored too.
-        scene: with image_names, camera_from_world, up and ground_truth.
+        scene: with image_names, camera_from_dataset, up and ground_truth.
         image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not
             count.
         views: i64[n]; those whose mask leaves nothing are not scored.
-        out_dir: the workdir.
+        workdir: of the run.
         step: of training, for the names.
         progress: called with (done, total).
     Returns:
@@ -201,14 +202,9 @@ def evaluate_views(
             "test views: expected at least one, got none; choose another config.data.split, e.g. "
             "every8"
         )
-    out_dir = Path(out_dir)
-    folder = out_dir / "test" / f"ours_{step}"
-    for kind in (
-        "renders",
-        "gt",
-        "depth",
-        "normal",
-    ):  # an earlier evaluation may have had more views
+    folder = workdir.test(step)
+    # An earlier evaluation may have had more views.
+    for kind in (RENDERS, PHOTOGRAPHS, DEPTHS, NORMALS):
         for stale in (folder / kind).glob("*.png"):
             stale.unlink()
     rows = {}
@@ -225,7 +221,7 @@ def evaluate_views(
         name = f"{number:05d}.png"
         maps = render_fn(view)
         names[name] = scene.image_names[view]
-        rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_world[view])
+        rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_dataset[view])
         if truth is not None:
             mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
             geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
@@ -237,7 +233,7 @@ def evaluate_views(
             "choose another "
             "config.data.split, or mend the masks"
         )
-    files.write_json(folder / "views.json", names)
+    files.write_json(folder / TEST_NAMES, names)
     means = _mean_of(list(rows.values()))
     titles = {
         "ssim": "SSIM",
@@ -246,8 +242,8 @@ def evaluate_views(
         "psnr_color_corrected": "PSNR_color_corrected",
     }
     files.write_json(
-        out_dir / "results.json",
-        {f"ours_{step}": {title: means[key] for key, title in titles.items()}},
+        workdir.results,
+        {folder.name: {title: means[key] for key, title in titles.items()}},
     )
     per_view = {
         title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()
@@ -255,7 +251,7 @@ def evaluate_views(
     if any(geometry.values()):
         per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}
         means |= _geometry_means(geometry, truth.unit)
-    files.write_json(out_dir / "per_view.json", {f"ours_{step}": per_view})
+    files.write_json(workdir.per_view, {folder.name: per_view})
     return means | {
         "num_test_views": len(rows),
         "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()},
@@ -275,7 +271,7 @@ def compare_to_truth(
 
     Args:
         surface: (vertices f64[N,3], triangles i64[F,3]) or points f64[M,3], dataset frame.
-        scene: with camera_from_world, intrinsics, image_sizes and ground_truth.
+        scene: with camera_from_dataset, intrinsics, image_sizes and ground_truth.
         truth_points: f64[G,3] of the user, dataset frame; None = those of the scene.
         unit: of `truth_points`.
         **choices: passed to `metrics.compare_surfaces`.
@@ -284,7 +280,7 @@ def compare_to_truth(
     Raises:
         InputError: frames or units differ, or nothing is left after the crop.
     """
-    region = metrics.SeenRegion(scene.camera_from_world, scene.intrinsics, scene.image_sizes)
+    region = metrics.SeenRegion(scene.camera_from_dataset, scene.intrinsics, scene.image_sizes)
     truth = scene.ground_truth
     truth_mesh = None
     if truth_points is None:
@@ -311,7 +307,7 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
     """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size
     than the image.
     """
-    paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_world))]
+    paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_dataset))]
     if not all(paths):
         return None
 

@@ -4,8 +4,7 @@ not native.
 Written over arrays of any shape, so that one implementation serves whole groups of tiles
 (portable.py: features f32[G,1], pixels f32[G,P]) and one tile in a TPU kernel (pallas_tpu.py:
 features are scalars, pixels f32[2,128]). The formulas are those of
-native/csrc/raster/blend_kernels.cc.
-"""
+native/csrc/raster/blend_kernels.cc."""
 
 import functools
 from collections.abc import Callable

@@ -2,8 +2,6 @@
 files and in the report.
 """
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -14,10 +12,8 @@ from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import color_bar
 from cosurfgs_jax.report.mesh_picture import draw_mesh, draw_points
 from cosurfgs_jax.surface.mesh import Mesh, read_mesh_ply
+from cosurfgs_jax.workdir import Workdir
 
-ERROR_FILE = "error.ply"
-MISSING_FILE = "completeness.ply"
-SCALE_FILE = "error.json"  # in workdir/mesh
 NOT_COUNTED = np.array([205, 205, 205], np.uint8)  # grey: outside of what is compared
 _VIEWS = (("from above", -90.0, 90.0), ("from the side", -60.0, 30.0))
 
@@ -37,14 +33,14 @@ def _table(points: np.ndarray, distances: np.ndarray, largest: float) -> np.ndar
     )
 
 
-def write_error_files(folder: Path, mesh: Mesh, comparison: Comparison) -> None:
+def write_error_files(workdir: Workdir, mesh: Mesh, comparison: Comparison) -> None:
     """Writes what the pictures of the error show, for the report and for other programs.
 
     Args:
-        folder: workdir/mesh. Gets error.ply, the mesh with each vertex's distance to ground truth
-            (NaN: not compared) and its colour; completeness.ply, the ground truth that counts with
-            its distances to the mesh; error.json, the top of the
-            colour scale: the largest threshold of the scores.
+        workdir: gets `mesh_error`, the mesh with each vertex's distance to ground truth (NaN: not
+            compared) and its colour; `truth_error`, the ground truth that counts with its distances
+            to the mesh; `error_scale`, the top of the colour scale: the largest threshold of the
+            scores.
         mesh: that was compared.
         comparison: with the distances of the mesh's vertices.
     """
@@ -54,7 +50,7 @@ def write_error_files(folder: Path, mesh: Mesh, comparison: Comparison) -> None:
         "compared",
     )
     write_ply(
-        folder / ERROR_FILE,
+        workdir.mesh_error,
         _table(mesh.vertices, comparison.vertex_to_truth, largest),
         mesh.triangles,
         comments=comments,
@@ -63,30 +59,31 @@ def write_error_files(folder: Path, mesh: Mesh, comparison: Comparison) -> None:
         f"ground truth, distance to the mesh; colours from 0 (dark) to {largest:.6g} (bright)",
     )
     write_ply(
-        folder / MISSING_FILE,
+        workdir.truth_error,
         _table(comparison.truth, comparison.to_surface, largest),
         comments=comments,
     )
-    files.write_json(folder / SCALE_FILE, {"largest": largest, "unit": comparison.scores["unit"]})
+    files.write_json(workdir.error_scale, {"largest": largest, "unit": comparison.scores["unit"]})
 
 
-def drop_error_files(folder: Path) -> None:
+def drop_error_files(workdir: Workdir) -> None:
     """Deletes them: they were of an earlier mesh."""
-    for name in (ERROR_FILE, MISSING_FILE, SCALE_FILE):
-        (folder / name).unlink(missing_ok=True)
+    for path in (workdir.mesh_error, workdir.truth_error, workdir.error_scale):
+        path.unlink(missing_ok=True)
 
 
-def error_pictures(folder: Path, up: np.ndarray) -> str:
+def error_pictures(workdir: Workdir, up: np.ndarray) -> str:
     """The files of `write_error_files` drawn from above and from the side with a colour bar, as
     HTML; "" where there are none.
     """
-    if not all((folder / name).exists() for name in (ERROR_FILE, MISSING_FILE, SCALE_FILE)):
+    written = (workdir.mesh_error, workdir.truth_error, workdir.error_scale)
+    if not all(path.exists() for path in written):
         return ""
-    scale = files.read_json_object(folder / SCALE_FILE)
-    mesh = read_mesh_ply(folder / ERROR_FILE)
-    table = read_ply(folder / MISSING_FILE)[0]["vertex"]
-    points = columns(table, ("x", "y", "z"), folder / MISSING_FILE)
-    colors = columns(table, ("red", "green", "blue"), folder / MISSING_FILE, np.uint8)
+    scale = files.read_json_object(workdir.error_scale)
+    mesh = read_mesh_ply(workdir.mesh_error)
+    table = read_ply(workdir.truth_error)[0]["vertex"]
+    points = columns(table, ("x", "y", "z"), workdir.truth_error)
+    colors = columns(table, ("red", "green", "blue"), workdir.truth_error, np.uint8)
     cells = []
     both = np.concatenate([mesh.vertices, points])
     for title, azimuth, elevation in _VIEWS:

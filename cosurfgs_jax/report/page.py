@@ -74,12 +74,16 @@ def tiles(numbers: list[tuple[str, str]]) -> str:
     )
 
 
-def section(title: str, content: str, note: str = "") -> str:
+def note(text: str) -> str:
+    """An explanation in small letters; "" for no text."""
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+
+
+def section(title: str, content: str, explanation: str = "") -> str:
     """A headed part of the page; "" if it has no content."""
     if not content:
         return ""
-    words = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{words}{content}</section>"
+    return f"<section><h2>{html.escape(title)}</h2>{note(explanation)}{content}</section>"
 
 
 def document(title: str, subtitle: str, parts: list[str]) -> str:

@@ -20,21 +20,21 @@ _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 def _points_of_view(
     view: int,
     points: np.ndarray,
-    camera_from_world: np.ndarray,
+    camera_from_dataset: np.ndarray,
     intrinsics: np.ndarray,
     image_size: np.ndarray,
     tracks_of_view: np.ndarray | None,
 ) -> np.ndarray:
     """Camera z of the points that a view sees: by tracks, or by projection where there are none."""
     chosen = points if tracks_of_view is None else points[tracks_of_view]
-    pixels, z = cameras.project(chosen, camera_from_world[view], intrinsics[view])
+    pixels, z = cameras.project(chosen, camera_from_dataset[view], intrinsics[view])
     inside = (z > 0) & (pixels >= 0).all(axis=-1) & (pixels < image_size[::-1]).all(axis=-1)
     return z[inside]
 
 
 def seen_depths(
     points: np.ndarray,
-    camera_from_world: np.ndarray,
+    camera_from_dataset: np.ndarray,
     intrinsics: np.ndarray,
     image_sizes: np.ndarray,
     track_offsets: np.ndarray | None = None,
@@ -43,14 +43,14 @@ def seen_depths(
     """Camera z of the SfM points that each view sees.
 
     Args:
-        points: f64[P,3], dataset. camera_from_world: f64[V,4,4]. intrinsics: f64[V,3,3].
+        points: f64[P,3], dataset. camera_from_dataset: f64[V,4,4]. intrinsics: f64[V,3,3].
             image_sizes: i64[V,2] (H, W).
         track_offsets, track_views: i64[P+1], i32[T]: which views see which point; None or empty =
             all points that fall into the image (which lets through what is hidden).
     Returns:
         V arrays of depths, in the unit of the points.
     """
-    num_views = len(camera_from_world)
+    num_views = len(camera_from_dataset)
     members: list[np.ndarray | None] = [None] * num_views
     if track_views is not None and len(track_views):
         point_of_entry = np.repeat(np.arange(len(points)), np.diff(track_offsets))
@@ -60,7 +60,7 @@ def seen_depths(
         # A view without tracks (added later, or not matched) falls back to projection.
         members = [m if len(m) >= 10 else None for m in members]
     return [
-        _points_of_view(v, points, camera_from_world, intrinsics, image_sizes[v], members[v])
+        _points_of_view(v, points, camera_from_dataset, intrinsics, image_sizes[v], members[v])
         for v in range(num_views)
     ]
 
@@ -122,7 +122,7 @@ def _bucket(count: int, total: int) -> int:
 def count_confirmations(
     depth: np.ndarray,
     intrinsics: np.ndarray,
-    camera_from_world: np.ndarray,
+    camera_from_dataset: np.ndarray,
     neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
     max_pixels: float = 1.0,
     max_relative_depth: float = 0.01,
@@ -136,8 +136,8 @@ def count_confirmations(
     no depth, or behind what it shows.
 
     Args:
-        depth: f32[H,W], 0 = invalid. intrinsics: f64[3,3], pixels. camera_from_world: f64[4,4].
-        neighbors: (depth f32[h,w], intrinsics, camera_from_world) of each, any image size.
+        depth: f32[H,W], 0 = invalid. intrinsics: f64[3,3], pixels. camera_from_dataset: f64[4,4].
+        neighbors: (depth f32[h,w], intrinsics, camera_from_dataset) of each, any image size.
         max_pixels: distance after the way there and back.
         max_relative_depth: difference of the depths as a share; it catches what a short baseline
             cannot.
@@ -155,7 +155,7 @@ def count_confirmations(
         padded = np.resize(asked, _bucket(len(asked), depth.size))
         rows, columns = np.divmod(padded, depth.shape[1])
         # Relative poses in float64: map coordinates of 1e6 would leave float32 no digits.
-        neighbor_from_view = relative_pose(neighbor_pose, camera_from_world)
+        neighbor_from_view = relative_pose(neighbor_pose, camera_from_dataset)
         arrays = (
             np.asarray(a, np.float32)
             for a in (
@@ -177,7 +177,7 @@ def filter_single_view(
     depth: np.ndarray,
     normal: np.ndarray | None,
     intrinsics: np.ndarray,
-    camera_from_world: np.ndarray,
+    camera_from_dataset: np.ndarray,
     *,
     limits: tuple[float, float] = (0.0, np.inf),
     max_angle_deg: float = 80.0,
@@ -187,8 +187,8 @@ def filter_single_view(
 
     Args:
         depth: f32[H,W], camera z, 0 or not finite = invalid.
-        normal: f32[H,W,3], world frame, any length, either sign; None = from the depth map.
-        intrinsics: f64[3,3], pixels. camera_from_world: f64[4,4].
+        normal: f32[H,W,3], dataset frame, any length, either sign; None = from the depth map.
+        intrinsics: f64[3,3], pixels. camera_from_dataset: f64[4,4].
         limits: nearest and farthest depth.
         max_angle_deg: between ray and normal.
     Returns:
@@ -203,7 +203,7 @@ def filter_single_view(
         normal_camera = cameras.normals_from_depth(depth, intrinsics)
     else:
         normal_camera = np.asarray(normal, np.float32) @ np.asarray(
-            camera_from_world[:3, :3].T, np.float32
+            camera_from_dataset[:3, :3].T, np.float32
         )
     rays = cameras.pixel_rays(intrinsics, depth.shape)
     lengths = np.linalg.norm(rays, axis=-1) * np.linalg.norm(normal_camera, axis=-1)
@@ -221,7 +221,7 @@ def filter_single_view(
 def filter_multi_view(
     depth: np.ndarray,
     intrinsics: np.ndarray,
-    camera_from_world: np.ndarray,
+    camera_from_dataset: np.ndarray,
     neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
     *,
     min_neighbor_views: int = 2,
@@ -231,7 +231,7 @@ def filter_multi_view(
     """Sets depths to 0 that too few neighbours confirm.
 
     Args:
-        depth, intrinsics, camera_from_world, neighbors, max_pixels, max_relative_depth: see
+        depth, intrinsics, camera_from_dataset, neighbors, max_pixels, max_relative_depth: see
         `count_confirmations`.
         min_neighbor_views: confirmations needed, of as many as could confirm the pixel if those are
             fewer, but at least one: at the rim of a flight two photographs see what no third does.
@@ -244,7 +244,7 @@ def filter_multi_view(
         count, possible = count_confirmations(
             depth,
             intrinsics,
-            camera_from_world,
+            camera_from_dataset,
             neighbors,
             max_pixels,
             max_relative_depth,

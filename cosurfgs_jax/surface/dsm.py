@@ -211,7 +211,7 @@ def choose_pixel_size(scene, settings: GeoSettings) -> float:
         return settings.pixel_size
     seen = depth_filter.seen_depths(
         scene.points,
-        scene.camera_from_world,
+        scene.camera_from_dataset,
         scene.intrinsics,
         scene.image_sizes,
         scene.track_offsets,
@@ -299,7 +299,7 @@ def write_dsm(
     """
     check_geo(scene, settings)
     axes = ground.choose_frame(scene.up, frame)
-    centers = axes.from_dataset(camera_center(scene.camera_from_world))
+    centers = axes.from_dataset(camera_center(scene.camera_from_dataset))
     points = axes.from_dataset(scene.points)
     is_near = ground.is_near(points, centers)
     if not is_near.all():

@@ -37,12 +37,12 @@ class _StoredViews(Sequence):
         self,
         folder: Path,
         intrinsics: np.ndarray,
-        camera_from_world: np.ndarray,
+        camera_from_dataset: np.ndarray,
         num_cached: int = 2 * _NUM_NEIGHBORS,
     ):
         self._folder = folder
         self._intrinsics = intrinsics
-        self._poses = camera_from_world
+        self._poses = camera_from_dataset
         self._depths: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_cached = num_cached
 
@@ -154,11 +154,11 @@ def extract_mesh(
 
     Args:
         render_fn: view number -> maps of the model: "color" f32[H,W,3], "alpha" f32[H,W], "normal"
-            f32[H,W,3] (world frame, may be left out) and the depth that `settings.depth_map` names
-            ("plane_depth", "median_depth" or "depth"), f32[H,W], 0 = invalid; all in the frame and
-            unit of the scene (the dataset's).
-        scene: with camera_from_world, intrinsics, image_sizes, points, track_offsets, track_views,
-            up.
+            f32[H,W,3] (dataset frame, may be left out) and the depth that
+            `settings.depth_map` names ("plane_depth", "median_depth" or "depth"), f32[H,W], 0 =
+            invalid; all in the frame and unit of the dataset.
+        scene: with camera_from_dataset, intrinsics, image_sizes, points, track_offsets,
+            track_views, up.
         views: i64[n], which to render, usually the training views.
         settings: lengths of 0 are derived from the SfM points.
         path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory
@@ -182,13 +182,13 @@ def extract_mesh(
         )
     fusion.import_open3d()  # what is missing is said before the long work
     mesh_files.check_format(form)
-    poses = scene.camera_from_world[views]
+    poses = scene.camera_from_dataset[views]
     intrinsics = scene.intrinsics[views]
     all_neighbors = choose_neighbors(poses, _NUM_NEIGHBORS)
     _check_neighbors(all_neighbors, settings.min_neighbor_views)
     all_seen = depth_filter.seen_depths(
         scene.points,
-        scene.camera_from_world,
+        scene.camera_from_dataset,
         scene.intrinsics,
         scene.image_sizes,
         scene.track_offsets,

@@ -38,20 +38,19 @@ _KEY_BITS = 20
 class DepthView(NamedTuple):
     """One depth map to be fused.
 
-    | field               | shape                     | unit, frame                                |
-    |---------------------|---------------------------|--------------------------------------------|
-    | `depth`             | f32[H,W]                  | camera z in the unit of the poses, 0 =     |
-    |                     |                           | invalid                                    |
-    | `color`             | u8[H,W,3] or f32 in [0,1] | RGB                                        |
-    | `intrinsics`        | f64[3,3]                  | pixels, x+0.5 is the centre of pixel x     |
-    | `camera_from_world` | f64[4,4]                  | rigid; the world frame is the frame of the |
-    |                     |                           | mesh                                       |
+    | field                 | shape                     | unit, frame                             |
+    |-----------------------|---------------------------|-----------------------------------------|
+    | `depth`               | f32[H,W]                  | camera z in the unit of the poses, 0 =  |
+    |                       |                           | invalid                                 |
+    | `color`               | u8[H,W,3] or f32 in [0,1] | RGB                                     |
+    | `intrinsics`          | f64[3,3]                  | pixels, x+0.5 is the centre of pixel x  |
+    | `camera_from_dataset` | f64[4,4]                  | rigid; the mesh is in the dataset frame |
     """
 
     depth: np.ndarray
     color: np.ndarray
     intrinsics: np.ndarray
-    camera_from_world: np.ndarray
+    camera_from_dataset: np.ndarray
 
 
 def import_open3d():
@@ -142,12 +141,12 @@ def touched_blocks(
     z = depth[np.ix_(rows, columns)].reshape(-1).astype(np.float64)
     rays = rays[z > 0]
     z = z[z > 0]
-    world_from_camera = cameras.invert_rigid(view.camera_from_world)
+    dataset_from_camera = cameras.invert_rigid(view.camera_from_dataset)
     num_steps = int(np.ceil(truncation / (_SPACING_VOXELS * voxel_size)))
     keys = []
     for offset in np.linspace(-truncation, truncation, 2 * num_steps + 1):
-        points = (rays * (z + offset)[:, None]) @ world_from_camera[:3, :3].T + (
-            world_from_camera[:3, 3] - origin
+        points = (rays * (z + offset)[:, None]) @ dataset_from_camera[:3, :3].T + (
+            dataset_from_camera[:3, 3] - origin
         )
         keys.append(np.unique(_pack(np.floor(points / block_size))))
     return np.unique(np.concatenate(keys))
@@ -273,7 +272,7 @@ def _integrate(
     color = np.pad(_float_color(view.color), ((1, 1), (1, 1), (0, 0)), mode="edge")
     color_intrinsics = view.intrinsics + np.array([[0, 0, 1.0], [0, 0, 1.0], [0, 0, 0]])
     # The grid is float32: it is laid around `origin`, which large map coordinates need.
-    pose = np.array(view.camera_from_world, np.float64)
+    pose = np.array(view.camera_from_dataset, np.float64)
     pose[:3, 3] += pose[:3, :3] @ origin
     blocks = np.ascontiguousarray(_unpack(keys).astype(np.int32))
     image = open3d.t.geometry.Image
@@ -404,7 +403,7 @@ def _find_blocks(
     for number, view in enumerate(views):
         if origin is None and (view.depth > 0).any():
             points = cameras.unproject(
-                view.depth.astype(np.float64), view.intrinsics, view.camera_from_world
+                view.depth.astype(np.float64), view.intrinsics, view.camera_from_dataset
             )
             origin = points[view.depth > 0].mean(axis=0)
         keys_of_view.append(

@@ -14,7 +14,7 @@ from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.surface.depth_filter import seen_depths
 from cosurfgs_jax.training.device_cache import DeviceCache, pick, shelf_bytes
@@ -40,7 +40,7 @@ def _typical_depths(scene: Scene) -> np.ndarray:
         points = points[:: max(1, len(points) // _MAX_POINTS)]
         tracks = (None, None)
     seen = seen_depths(
-        points, scene.camera_from_world, scene.intrinsics, scene.image_sizes, *tracks
+        points, scene.camera_from_dataset, scene.intrinsics, scene.image_sizes, *tracks
     )
     return np.array([np.median(depths) if len(depths) else np.nan for depths in seen])
 
@@ -59,7 +59,7 @@ def neighbors_of_blocks(
     result = []
     for block in partitioned.blocks:
         chosen = choose_neighbors(
-            partitioned.scene.camera_from_world[block.views],
+            partitioned.scene.camera_from_dataset[block.views],
             settings.num_neighbors,
             settings.max_neighbor_angle_deg,
             depths=depths[block.views],

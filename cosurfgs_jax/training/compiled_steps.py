@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
+from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import step
 
@@ -29,22 +30,28 @@ class BlockSteps(NamedTuple):
     trim: Callable  # (state, num_views, is_enough) -> (state, number dropped)
 
 
-def _train_packed(state, delivery, settings: Settings, shape: step.StepShape):
-    state, report = step.train_step(state, delivery.open(), settings, shape)
+def _train_packed(state, delivery, settings: Settings, shape: step.StepShape, own_terms):
+    state, report = step.train_step(state, delivery.open(), settings, shape, own_terms)
     return state, Packed.pack(report)
 
 
-def compile_blocks(settings: Settings, layout: Layout) -> BlockSteps:
-    """The jitted functions for these settings on this mesh."""
+def compile_blocks(
+    settings: Settings, layout: Layout, own_terms: tuple[LossTerm, ...] = ()
+) -> BlockSteps:
+    """The jitted functions for these settings and a user's terms of the loss on this mesh."""
 
     def bind(function, **options):
         return sharded(functools.partial(function, settings=settings), layout, **options)
 
+    def bind_training(function):
+        bound = functools.partial(function, own_terms=own_terms)
+        return bind(bound, donate=(0,), static=("shape",))
+
     return BlockSteps(
-        bind(step.train_step, donate=(0,), static=("shape",)),
-        bind(_train_packed, donate=(0,), static=("shape",)),
+        bind_training(step.train_step),
+        bind_training(_train_packed),
         bind(step.densify_step, donate=(0,)),
-        sharded(step.reset_opacity_step, layout, donate=(0,)),
+        bind(step.reset_opacity_step, donate=(0,)),
         bind(step.count_front_view, donate=(0,), static=("image_size",)),
         bind(step.trim_step, donate=(0,)),
     )

@@ -102,10 +102,10 @@ def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
         state: of one block, with an exposure model.
         gain: per channel, positive.
     """
-    sh = scale_harmonics(state.params["sh"], gain)
+    sh = scale_harmonics(state.params.sh, gain)
     return dataclasses.replace(
         state,
-        params=state.params | {"sh": sh},
+        params=state.params.replace(sh=sh),
         appearance=exposure_model.apply_inverse_gain(state.appearance, gain),
     )
 
@@ -126,7 +126,7 @@ def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[n
         return stage, np.ones((num_blocks, 3))
     table = gray_responses(
         partitioned,
-        {block: state.appearance for block, state in layout.get_blocks(stage.rows).items()},
+        {block: state.appearance for block, state in layout.get_blocks(stage.states).items()},
     )
     gains = gains_of(partitioned, np.fmax.reduce(processes.gather(table), axis=0))
     scale = sharded(scale_colors, layout, donate=(0,))
@@ -140,6 +140,6 @@ def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[n
                 ),
             ),
         )
-        for row, state in enumerate(stage.rows)
+        for row, state in enumerate(stage.states)
     ]
-    return stage._replace(rows=rows), gains
+    return stage._replace(states=rows), gains

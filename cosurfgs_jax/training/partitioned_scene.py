@@ -3,13 +3,12 @@ that steps need.
 """
 
 import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from cosurfgs_jax import files, settings_file
+from cosurfgs_jax import files
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene, load_scene
 from cosurfgs_jax.distributed import processes
@@ -21,6 +20,7 @@ from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, init_state
 from cosurfgs_jax.training.world_cameras import WorldViews
+from cosurfgs_jax.workdir import Workdir
 
 # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain
 # ground
@@ -28,7 +28,6 @@ _PIXELS_PER_SURFEL = 32
 _MIN_CAPACITY = 20_000
 _MAX_CAPACITY = 5_000_000
 _SLOT_ROUNDING = 1024
-PARTITION_FILE = "partition.json"
 
 
 class Block(NamedTuple):
@@ -76,7 +75,7 @@ class PartitionedScene(NamedTuple):
         """Changes when names, cameras, image sizes or points change."""
         digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
         for array in (
-            self.scene.camera_from_world,
+            self.scene.camera_from_dataset,
             self.scene.intrinsics,
             self.scene.image_sizes,
             self.scene.points,
@@ -91,7 +90,7 @@ class PartitionedScene(NamedTuple):
 
 
 def open_partitioned_scene(
-    settings: Settings, workdir: Path, allow_missing: bool = False
+    settings: Settings, workdir: Workdir, allow_missing: bool = False
 ) -> PartitionedScene:
     """Reads the dataset of a run and cuts it into blocks; the generated one lies in the workdir.
 
@@ -100,14 +99,14 @@ def open_partitioned_scene(
         workdir: of the run.
         allow_missing: photographs may be missing: other processes have them.
     """
-    scene = load_scene(settings.data, settings.generated, workdir / "data", allow_missing)
+    scene = load_scene(settings.data, settings.generated, workdir.data, allow_missing)
     frame = SceneFrame.from_scene(scene)
     views = WorldViews(scene, frame)
     partition = build_partition(
         frame.to_world(scene.points),
         scene.track_offsets,
         scene.track_views,
-        frame.camera_to_world_frame(scene.camera_from_world),
+        frame.camera_to_world_frame(scene.camera_from_dataset),
         scene.intrinsics,
         scene.image_sizes,
         scene.train_views,
@@ -233,16 +232,16 @@ def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return photo[..., :3].astype(np.float32) / 255, mask
 
 
-def bind_partition(partitioned: PartitionedScene, workdir: Path) -> None:
-    """Writes workdir/partition.json, or checks that the one there is of this partition.
+def bind_partition(partitioned: PartitionedScene, workdir: Workdir) -> None:
+    """Writes the partition into the workdir, or checks that the one there is of this partition.
 
     Raises:
         InputError: it is of another one.
     """
-    path = workdir / PARTITION_FILE
+    path = workdir.partition
     if path.exists():
         before = files.read_json_object(path).get("fingerprint")
-        if before != partitioned.partition.fingerprint() and settings_file.has_begun(workdir):
+        if before != partitioned.partition.fingerprint() and workdir.has_begun():
             raise InputError(
                 f"{path}: expected the partition of this run "
                 f"({partitioned.partition.fingerprint()}), got another one "

@@ -1,43 +1,34 @@
 """What every stage of a run works with, and how it is told to stop."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.workdir import Workdir
 
-_STEPS_BETWEEN_AGREEMENTS = (
-    20  # of several processes: whether one was asked to stop, and whether all are still there
-)
+# Of several processes: whether one was asked to stop, and whether all are still there.
+_STEPS_BETWEEN_AGREEMENTS = 20
 
 
 class Run(NamedTuple):
     """What every stage of a run works with."""
 
     settings: Settings
-    workdir: Path
+    workdir: Workdir
     partitioned: PartitionedScene
     layout: Layout
     images: ImageStore
     stop: StopRequest
     log: Log
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether it is true in any process; all must call it."""
-        return processes.any_process(flag)
-
-    def most(self, counts: Sequence[int]) -> int:
-        """The largest number of any process; all must call it."""
-        return int(processes.gather(np.array(max(counts, default=0))).max())
+    own_terms: tuple[LossTerm, ...] = ()  # of the loss, given by a user
 
 
 class Stopped(Exception):

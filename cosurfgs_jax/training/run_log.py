@@ -1,6 +1,4 @@
-"""What a run tells while it goes: a progress line, curves that survive a resume, TensorBoard, and
-metrics.json.
-"""
+"""What a run reports as it goes: a progress line, curves that survive a resume, TensorBoard."""
 
 import json
 import resource
@@ -13,7 +11,7 @@ import jax
 
 from cosurfgs_jax import files
 from cosurfgs_jax.distributed import processes
-from cosurfgs_jax.workdir import merge_metrics, read_metrics
+from cosurfgs_jax.workdir import Workdir
 
 
 class Progress:
@@ -142,12 +140,9 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_history(workdir: Path | str) -> list[dict[str, Any]]:
+def read_history(workdir: Workdir) -> list[dict[str, Any]]:
     """The rows that the `Log`s of all processes of a workdir have written, by stage and step."""
-    paths = sorted(
-        Path(workdir).glob("history*.jsonl"), key=lambda path: (len(path.name), path.name)
-    )  # the first process first
-    rows = [row for path in paths for row in _read_rows(path)]
+    rows = [row for path in workdir.histories().values() for row in _read_rows(path)]
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["step"]))
 
@@ -159,17 +154,15 @@ class Log:
     A context manager. Every process writes its own blocks' rows to its own file.
     """
 
-    def __init__(self, workdir: Path | str, process: int = 0):
+    def __init__(self, workdir: Workdir, process: int = 0):
         """
         Args:
-            workdir: gets history.jsonl (of process n > 0: history.<n>.jsonl) and tensorboard/.
+            workdir: gets the process's curves, as lines and for TensorBoard.
             process: number of this process.
         """
+        self._workdir = workdir
         self._process = process
-        self._path = Path(workdir) / (f"history.{process}.jsonl" if process else "history.jsonl")
-        self._board_folder = (
-            Path(workdir) / "tensorboard" / (f"process_{process}" if process else "")
-        )
+        self._path = workdir.history(process)
         self._board = None
 
     def __enter__(self) -> "Log":
@@ -186,8 +179,8 @@ class Log:
         if self._process == 0:  # an earlier run may have had more processes
             paths += [
                 path
-                for path in self._path.parent.glob("history.*.jsonl")
-                if int(path.name.split(".")[1]) >= processes.count()
+                for process, path in self._workdir.histories().items()
+                if process >= processes.count()
             ]
         for path in paths:
             kept = []
@@ -207,7 +200,9 @@ class Log:
         if self._board is None:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(self._board_folder), flush_secs=30)
+            self._board = SummaryWriter(
+                str(self._workdir.tensorboard(self._process)), flush_secs=30
+            )
         for name, value in numbers.items():
             self._board.add_scalar(f"{stage}/{name}/block_{block}", float(value), step)
 
@@ -244,15 +239,3 @@ def peak_bytes_per_device() -> int:
         return max(item["peak_bytes_in_use"] for item in stats if item)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def write_stage(workdir: Path | str, name: str, **numbers: Any) -> None:
-    """Adds a stage to DIR/metrics.json, or replaces the one of this name where it stands."""
-    path = Path(workdir) / "metrics.json"
-    stages = read_metrics(path)["stages"]
-    row = {"name": name, **numbers}
-    if any(stage["name"] == name for stage in stages):
-        stages = [row if stage["name"] == name else stage for stage in stages]
-    else:
-        stages = [*stages, row]
-    merge_metrics(path, stages=stages)

@@ -1,6 +1,7 @@
 """What training changes from step to step: one pytree, whose shapes follow from three numbers."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from cosurfgs_jax.model import density, exposure_model, optim
+from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import SurfelParams, Surfels
 
 
 @jax.tree_util.register_dataclass
@@ -20,20 +22,20 @@ class TrainState:
 
     | field                  | what                                                            |
     |------------------------|-----------------------------------------------------------------|
-    | `params`               | trainable fields of N slots (`optim.SurfelParams`)              |
+    | `params`               | trainable fields of N slots (`SurfelParams`)                    |
     | `alive`                | bool[N], slots in use                                           |
     | `optimizer`            | Adam moments of `params`                                        |
-    | `stats`                | screen gradients since the last densification                   |
+    | `stats`                | what the density strategy gathers since it last ran             |
     | `appearance`           | exposure model of V photographs; None where it is off           |
     | `appearance_optimizer` | its optimiser's state, or None                                  |
     | `num_views`            | i32[], how many of the V belong to this block; the rest fill up |
     | `length`               | f32[], extent of the block in world lengths                     |
     """
 
-    params: optim.SurfelParams
+    params: SurfelParams
     alive: Bool[Array, " n"]
     optimizer: optax.ScaleByAdamState
-    stats: density.DensityStats
+    stats: Any
     appearance: exposure_model.AppearanceParams | None
     appearance_optimizer: exposure_model.AppearanceState | None
     num_views: Int[Array, ""]
@@ -41,7 +43,7 @@ class TrainState:
 
     def surfels(self) -> Surfels:
         """The model."""
-        return optim.to_surfels(self.params, self.alive)
+        return Surfels.of(self.params, self.alive)
 
 
 def init_state(
@@ -56,12 +58,11 @@ def init_state(
     Args:
         surfels: initial model with all its slots.
         num_views: training photographs of the block.
-        settings: `seed` and `appearance` are used.
+        settings: `seed`, `appearance` and `density` are used.
         max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
         length: extent of the block in world lengths.
     """
     max_views = num_views if max_views is None else max_views
-    params, alive = optim.from_surfels(surfels)
     exposure = exposure_optimizer = None
     if settings.appearance.enabled:
         exposure = exposure_model.init(
@@ -69,10 +70,10 @@ def init_state(
         )
         exposure_optimizer = exposure_model.init_optimizer(exposure)
     return TrainState(
-        params,
-        alive,
-        optim.init_optimizer(params),
-        density.init_stats(alive.shape[0]),
+        surfels.params,
+        surfels.alive,
+        optim.init_optimizer(surfels.params),
+        strategy_of(settings.density).init_stats(surfels.alive.shape[0]),
         exposure,
         exposure_optimizer,
         jnp.int32(num_views),
@@ -111,7 +112,7 @@ def empty_state(num_slots: int, max_views: int, settings: Settings) -> TrainStat
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
         abstract_state(num_slots, max_views, settings),
     )
-    state.params["quats"][:, 0] = 1
+    state.params.quats[:, 0] = 1
     return state
 
 

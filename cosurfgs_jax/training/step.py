@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cosurfgs_jax.losses.geometric import GeometricLosses, SecondView, geometric_losses
-from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
-from cosurfgs_jax.model import density, exposure_model, optim
+from cosurfgs_jax.losses.inputs import LossView, SecondView
+from cosurfgs_jax.losses.term import LossTerm, Phase
+from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model.density_strategies import strategy_of
+from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
 from cosurfgs_jax.training.state import TrainState, with_surfels
-from cosurfgs_jax.types import Camera, Surfels
+from cosurfgs_jax.types import Camera, SurfelParams, Surfels
 
 
 class Batch(NamedTuple):
@@ -32,10 +35,9 @@ class StepReport(NamedTuple):
     """Scalars of one step."""
 
     loss: Float[Array, ""]
-    psnr: Float[Array, ""]  # of the exposed render against the photograph
     num_alive: Int[Array, ""]
     num_invalid: Int[Array, ""]  # living surfels that were skipped because a value is not finite
-    geometry: GeometricLosses | None = None  # where SV-Reg or MV-Reg is on
+    shown: dict[str, Float[Array, ""]]  # what the terms of the loss show, by names of the log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,12 @@ class StepShape:
 
     is_densifying: bool  # the screen gradients are gathered
     has_geometry: bool = False  # SV-Reg and MV-Reg are on
+
+
+class _Static(NamedTuple):
+    settings: Settings
+    terms: tuple[LossTerm, ...]
+    has_geometry: bool
 
 
 def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
@@ -59,21 +67,21 @@ def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> F
 
 
 def _loss(
-    params, exposure, probe, state: TrainState, batch: Batch, settings: Settings, shape: StepShape
+    params: SurfelParams,
+    exposure,
+    probe,
+    state: TrainState,
+    batch: Batch,
+    static: _Static,
 ):
-    needs_distortion = settings.loss.distortion_weight > 0
-    maps = Maps.COLOR
-    if shape.has_geometry:
-        maps = Maps.GEOMETRY
-    if needs_distortion:
-        maps = Maps.ALL
-    surfels = optim.to_surfels(params, state.alive)
+    settings = static.settings
+    surfels = Surfels.of(params, state.alive)
     out = render(
         surfels,
         batch.camera,
         batch.photo.shape[:2],
         RasterOptions.from_settings(settings.raster),
-        maps=maps,
+        maps=maps_of(static.terms),
         probe=probe,
     )
     transform = None
@@ -82,34 +90,37 @@ def _loss(
         transform = jnp.where(
             has_begun, exposure_model.transform_of(exposure, batch.view), jnp.eye(3, 4)
         )
-    weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
-    loss, psnr = photometric_losses(out.color, out.alpha, batch.photo, None, transform, weights)
-    if exposure is not None:
-        loss += exposure_model.identity_penalty(exposure, settings.appearance, state.num_views)
-    if needs_distortion:
-        loss += settings.loss.distortion_weight * out.distortion.mean()
-    geometry = None
-    if shape.has_geometry:
-        second_depth = (
-            _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
-        )
-        mask = batch.photo[..., 3].astype(jnp.float32) / 255 if batch.photo.shape[-1] == 4 else None
-        geometry = geometric_losses(
-            out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss
-        )
-        loss += geometry.total
-    return loss, (psnr, out.num_invalid, geometry)
+    second_depth = None
+    if static.has_geometry and settings.loss.has_multi_view:
+        second_depth = _second_depth(surfels, batch.second, settings)
+    view = LossView(
+        out=out,
+        surfels=surfels,
+        camera=batch.camera,
+        photo=batch.photo,
+        transform=transform,
+        exposure=exposure,
+        num_views=state.num_views,
+        second=batch.second,
+        second_depth=second_depth,
+    )
+    loss, shown = total_loss(view, static.terms, settings)
+    return loss, (out.num_invalid, shown)
 
 
 def train_step(
-    state: TrainState, batch: Batch, settings: Settings, shape: StepShape
+    state: TrainState,
+    batch: Batch,
+    settings: Settings,
+    shape: StepShape,
+    own_terms: tuple[LossTerm, ...] = (),
 ) -> tuple[TrainState, StepReport]:
     """Renders one photograph's view, and moves surfels and exposure down the loss.
 
     Args:
         state: of one block.
         batch: the photograph; its size is static.
-        settings, shape: static.
+        settings, shape, own_terms: static; a user's terms of the loss.
     Returns:
         The new state and what to show.
     """
@@ -120,8 +131,10 @@ def train_step(
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
     arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
-    (loss, (psnr, num_invalid, geometry)), gradients = grad(
-        state.params, state.appearance, probe, state, batch, settings, shape
+    terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
+    static = _Static(settings, terms, shape.has_geometry)
+    (loss, (num_invalid, shown)), gradients = grad(
+        state.params, state.appearance, probe, state, batch, static
     )
     params, optimizer = optim.update(
         state.params,
@@ -143,7 +156,8 @@ def train_step(
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
-        stats = density.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
+        strategy = strategy_of(settings.density)
+        stats = strategy.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
     new = dataclasses.replace(
         state,
         params=params,
@@ -152,7 +166,7 @@ def train_step(
         appearance=exposure,
         appearance_optimizer=appearance_optimizer,
     )
-    return new, StepReport(loss, psnr, state.alive.sum(dtype=jnp.int32), num_invalid, geometry)
+    return new, StepReport(loss, state.alive.sum(dtype=jnp.int32), num_invalid, shown)
 
 
 class DensifyOrder(NamedTuple):
@@ -166,10 +180,10 @@ class DensifyOrder(NamedTuple):
 
 def densify_step(
     state: TrainState, order: DensifyOrder, settings: Settings
-) -> tuple[TrainState, density.DensityReport]:
-    """One round of density control (`density.densify`) on the state."""
+) -> tuple[TrainState, DensityReport]:
+    """One round of density control on the state, by the strategy of the settings."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
-    *slots, report = density.densify(
+    *slots, report = strategy_of(settings.density).densify(
         state.params,
         state.optimizer,
         state.alive,
@@ -224,7 +238,8 @@ def trim_step(
     return dataclasses.replace(state, alive=is_kept), (state.alive & ~is_kept).sum(dtype=jnp.int32)
 
 
-def reset_opacity_step(state: TrainState) -> TrainState:
-    """Lowers all opacities (`density.reset_opacity`)."""
-    params, optimizer = density.reset_opacity(state.params, state.optimizer)
+def reset_opacity_step(state: TrainState, settings: Settings) -> TrainState:
+    """Lowers all opacities, as the density strategy does it."""
+    reset = strategy_of(settings.density).reset
+    params, optimizer = reset(state.params, state.optimizer)
     return dataclasses.replace(state, params=params, optimizer=optimizer)

@@ -80,23 +80,14 @@ def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Packed]]) -> list[dic
 
 
 def numbers_of(report: StepReport) -> dict[str, float]:
-    """What is logged as a mean over steps, under the names of the log. The parts of the loss are
-    without their weights.
+    """What is logged as a mean over steps, under the names of the log.
 
-    A photograph of which no pixel counts has no PSNR: in MAS that is one that shows only what
-    others' models draw."""
-    numbers = {"loss": report.loss}
-    if not np.isnan(report.psnr):
-        numbers["psnr/train"] = report.psnr
-    if report.geometry is not None:
-        terms = report.geometry
-        numbers |= {
-            "geometry/single_view": terms.single_view,
-            "geometry/multi_view_geometric": terms.geometric,
-            "geometry/multi_view_photometric": terms.photometric,
-            "seen_in_neighbor": terms.share,
-        }
-    return {name: float(value) for name, value in numbers.items()}
+    A number that is NaN had nothing to measure and is left out: a photograph of which no pixel
+    counts has no PSNR (in MAS, one that shows only what others' models draw).
+    """
+    shown = {name: float(value) for name, value in report.shown.items()}
+    numbers = {name: value for name, value in shown.items() if not np.isnan(value)}
+    return {"loss": float(report.loss), **numbers}
 
 
 def mean_numbers(rows: Sequence[dict[str, float]]) -> dict[str, float]:

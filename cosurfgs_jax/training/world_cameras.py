@@ -22,7 +22,7 @@ class WorldViews:
             scene: a Scene.
             frame: the similarity from the dataset's frame to the world.
         """
-        self._poses = frame.camera_to_world_frame(scene.camera_from_world).astype(np.float32)
+        self._poses = frame.camera_to_world_frame(scene.camera_from_dataset).astype(np.float32)
         self._intrinsics = scene.intrinsics.astype(np.float32)
         self._sizes = scene.image_sizes
 

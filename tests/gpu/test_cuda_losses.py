@@ -17,6 +17,7 @@ import pytest
 from cosurfgs_jax.model import optim
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
+from cosurfgs_jax.types import PARAM_NAMES
 
 if ffi.why_no_cuda_library():
     pytest.skip(ffi.why_no_cuda_library(), allow_module_level=True)
@@ -80,10 +81,10 @@ def test_adam_with_moments_everywhere(num, num_sh, degree, count):
     emulated._assert_close_states(
         params, got, emulated._update(*arguments, backend="reference"), rtol=1e-4
     )
-    for name in params:
-        np.testing.assert_array_equal(got[0][name][~alive], params[name][~alive])
+    for name in PARAM_NAMES:
+        np.testing.assert_array_equal(getattr(got[0], name)[~alive], getattr(params, name)[~alive])
     waiting = (degree + 1) ** 2
-    np.testing.assert_array_equal(got[0]["sh"][:, waiting:], params["sh"][:, waiting:])
+    np.testing.assert_array_equal(got[0].sh[:, waiting:], params.sh[:, waiting:])
 
 
 def test_adam_many_times_in_place():

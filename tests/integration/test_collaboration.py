@@ -195,13 +195,14 @@ def test_the_number_of_devices_does_not_matter(num_devices, dataset, trained, tm
 def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path):
     from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
     from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
+    from cosurfgs_jax.workdir import Workdir
 
     partitioned = open_partitioned_scene(
         Settings(
             data=DataSettings(path=str(dataset)),
             partition=PartitionSettings(num_blocks=4, num_edges=2),
         ),
-        tmp_path,
+        Workdir(tmp_path),
     )
     folders = []
     for process in range(2):

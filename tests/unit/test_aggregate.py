@@ -22,18 +22,27 @@ from blocks_case import (
 )
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.collab.aggregate import Aggregation, compile_step, photo_mask, view_loss
+from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
 from cosurfgs_jax.collab.compress import crop_rows
-from cosurfgs_jax.collab.exchange import Exchange
-from cosurfgs_jax.collab.teachers import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps, Teachers
+from cosurfgs_jax.collab.exchange import Exchange, Grouping
+from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.distillation import depth_loss, normal_loss
+from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, LossView, TeacherMaps
 from cosurfgs_jax.losses.photometric import photometric_loss
+from cosurfgs_jax.losses.term import Phase
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import DataSettings, LossSettings, MasSettings, Settings
+from cosurfgs_jax.settings import (
+    AppearanceSettings,
+    DataSettings,
+    LossSettings,
+    MasSettings,
+    Settings,
+)
 from cosurfgs_jax.training.batches import BlockViews
+from cosurfgs_jax.training.loss_terms import total_loss, used_terms
 from cosurfgs_jax.types import RenderOutput
 
 STEPS = 4
@@ -50,7 +59,7 @@ def teachers_of(run, name: str, partners: dict) -> Teachers:
         ("device",), (), *(tuple((device,) for device in range(run.layout.num_devices)),) * 2
     )
     teachers = Teachers(run, name)
-    teachers.render(rows, alone, np.arange(NUM_BLOCKS), partners)
+    teachers.render(rows, Grouping(alone, np.arange(NUM_BLOCKS)), partners)
     return teachers
 
 
@@ -74,8 +83,8 @@ def student(number: int):
     """A block's model with other colours than its teacher's."""
     state = solid_state(four_blocks(), number)
     random = np.random.default_rng(number)
-    sh = state.params["sh"] + random.normal(0, 0.3, state.params["sh"].shape).astype(np.float32)
-    return dataclasses.replace(state, params=state.params | {"sh": sh})
+    sh = state.params.sh + random.normal(0, 0.3, state.params.sh.shape).astype(np.float32)
+    return dataclasses.replace(state, params=state.params.replace(sh=sh))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +97,7 @@ def steps(contexts):
     def make(num_devices: int, largest_all_to_all: int):
         run = contexts(num_devices)
         exchange = exchange_of(run.layout, largest_all_to_all=largest_all_to_all)
-        aggregation = Aggregation(run, exchange, TOGETHER, Teachers(run, "cloud"), STEPS)
+        aggregation = Aggregation(run, Grouping(exchange, TOGETHER), Teachers(run, "cloud"), STEPS)
         batches = [aggregation.batch(step) for step in range(STEPS)]
         rows = crop_rows(run, put_states(run, student))
         return (
@@ -123,8 +132,10 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
         assert history[-1][block].psnr > history[0][block].psnr + 0.5
         assert history[0][block].num_alive == before[block].alive.sum()
         np.testing.assert_array_equal(state.alive, before[block].alive)
-        for name, value in state.params.items():
-            has_moved = (value != before[block].params[name]).reshape(len(value), -1).any(axis=1)
+        for name, value in state.params.by_name().items():
+            has_moved = (
+                (value != before[block].params.by_name()[name]).reshape(len(value), -1).any(axis=1)
+            )
             assert has_moved[state.alive].mean() > 0.5 and not has_moved[~state.alive].any(), name
         has_moved = (state.appearance["embeddings"] != before[block].appearance["embeddings"]).any(
             axis=1
@@ -169,7 +180,9 @@ def test_what_is_delivered_is_the_batch(contexts, num_devices, device_memory_mb)
         run.settings, data=DataSettings(device_memory_mb=device_memory_mb)
     )
     run, layout = run._replace(settings=settings), run.layout
-    aggregation = Aggregation(run, exchange_of(layout), TOGETHER, Teachers(run, "cloud"), STEPS)
+    aggregation = Aggregation(
+        run, Grouping(exchange_of(layout), TOGETHER), Teachers(run, "cloud"), STEPS
+    )
     open_it = sharded(lambda delivery: delivery.open(), layout)
     for step in range(2 * run.partitioned.max_views):  # more than once through all photographs
         got = open_it(aggregation.deliver(step))
@@ -191,12 +204,14 @@ def assert_same_steps(got, expected) -> None:
     for reports, expected_reports in zip(history, expected_history, strict=True):
         for block, report in reports.items():
             assert report.loss == pytest.approx(expected_reports[block].loss, rel=1e-4)
-            assert report.psnr == pytest.approx(expected_reports[block].psnr, rel=1e-4)
+            assert report.shown == pytest.approx(expected_reports[block].shown, rel=1e-4)
     for block, state in states.items():
-        for name, moment in state.optimizer.mu.items():
-            expected_moment = expected_states[block].optimizer.mu[name]
+        for name, moment in state.optimizer.mu.by_name().items():
+            expected_moment = expected_states[block].optimizer.mu.by_name()[name]
             assert np.linalg.norm(moment - expected_moment) < 1e-3 * np.linalg.norm(expected_moment)
-            error = np.abs(state.params[name] - expected_states[block].params[name])
+            error = np.abs(
+                state.params.by_name()[name] - expected_states[block].params.by_name()[name]
+            )
             assert np.quantile(error, 0.99) < 1e-5, name
 
 
@@ -282,7 +297,7 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
     assert {*np.unique(all_flags)} == {IS_PHOTO_VALID, IS_PHOTO_VALID + IS_TEACHER_VALID}
     assert 0.05 < (np.array(few_flags) > 0).mean() < 0.9
     few.drop()
-    assert not list((run.workdir / "teachers" / "few").rglob("*.npz"))
+    assert not list(run.workdir.teachers("few").rglob("*.npz"))
 
 
 TRANSFORM = jnp.asarray(
@@ -331,7 +346,26 @@ def settings_of(
             teacher_weight=teacher_weight, depth_weight=depth_weight, normal_weight=normal_weight
         ),
         loss=LossSettings(ssim_weight=ssim_weight, transparency_weight=0.05),
+        appearance=AppearanceSettings(enabled=False),
     )
+
+
+def loss_view(out, transform, photo, teacher) -> LossView:
+    return LossView(
+        out=out,
+        surfels=None,
+        camera=None,
+        photo=photo,
+        is_photo_valid=(teacher.flags & IS_PHOTO_VALID) > 0,
+        transform=transform,
+        teacher=teacher,
+    )
+
+
+def view_loss(out, transform, photo, teacher, settings):
+    """The loss of a distilled view without geometry, and what is shown."""
+    terms = used_terms(settings, Phase(has_geometry=False, is_distillation=True))
+    return total_loss(loss_view(out, transform, photo, teacher), terms, settings)
 
 
 def expected_depth_loss(depth, alpha, teacher_depth, mask) -> float:
@@ -372,9 +406,9 @@ def test_the_loss_of_a_view_is_the_sum_of_its_parts(weights):
         + weights[2] * by_normal
         + 0.05 * by_light
     )
-    loss, psnr = view_loss(out, TRANSFORM, photo, teacher, settings_of(*weights))
+    loss, shown = view_loss(out, TRANSFORM, photo, teacher, settings_of(*weights))
     assert loss == pytest.approx(float(expected), rel=1e-5)
-    assert psnr == pytest.approx(
+    assert shown["psnr/train"] == pytest.approx(
         float(metrics.psnr(0.9 * out.color + 0.03, photo / 255, is_photo > 0)), rel=1e-5
     )
 
@@ -385,14 +419,13 @@ def test_masked_pixels_take_no_gradient_and_nothing_under_a_mask_counts():
     photo = jnp.concatenate([photo, jnp.full((*SIZE, 1), 255, jnp.uint8).at[2].set(0)], axis=-1)
     is_teacher = (flags & IS_TEACHER_VALID) > 0
     is_photo = ((flags & IS_PHOTO_VALID) > 0) & (np.arange(SIZE[0]) != 2)[:, None]
-    np.testing.assert_array_equal(photo_mask(photo, teacher.flags), is_photo)
-    np.testing.assert_array_equal(
-        photo_mask(photo[..., :3], teacher.flags), (flags & IS_PHOTO_VALID) > 0
-    )
+    np.testing.assert_array_equal(loss_view(out, None, photo, teacher).pixel_weights, is_photo)
+    unmasked = loss_view(out, None, photo[..., :3], teacher)
+    np.testing.assert_array_equal(unmasked.pixel_weights, (flags & IS_PHOTO_VALID) > 0)
 
     def loss(color, depth, normal, photo, teacher, settings):
         shown = dataclasses.replace(out, color=color, depth=depth, normal=normal)
-        return view_loss(shown, None, photo, teacher, settings).total
+        return view_loss(shown, None, photo, teacher, settings)[0]
 
     gradient = jax.grad(loss, argnums=(0, 1, 2))
     maps = out.color, out.depth, out.normal

@@ -43,7 +43,7 @@ def test_starts_as_the_exact_identity():
     np.testing.assert_array_equal(
         exposure_model.transforms(params), np.broadcast_to(np.eye(3, 4), (4, 3, 4))
     )
-    assert exposure_model.identity_penalty(params, SETTINGS, 4) == 0
+    assert exposure_model.identity_penalty(params, 4) == 0
 
 
 def test_applies_matrix_and_offset():
@@ -62,15 +62,10 @@ def test_applies_matrix_and_offset():
 def test_embeddings_that_fill_up_do_not_pull():
     params = _perturbed(6)
     of_four = {"embeddings": params["embeddings"][:4], "network": params["network"]}
-    penalty = jax.jit(
-        lambda params, num_views: exposure_model.identity_penalty(params, SETTINGS, num_views)
-    )
+    penalty = jax.jit(exposure_model.identity_penalty)
     np.testing.assert_allclose(penalty(params, 4), penalty(of_four, 4), rtol=1e-6)
     assert abs(penalty(params, 6) - penalty(params, 4)) > 1e-3 * penalty(params, 4) > 0
-    expected = (
-        SETTINGS.identity_weight
-        * np.square(exposure_model.transforms(of_four).mean(axis=0) - np.eye(3, 4)).sum()
-    )
+    expected = np.square(exposure_model.transforms(of_four).mean(axis=0) - np.eye(3, 4)).sum()
     np.testing.assert_allclose(penalty(params, 4), expected, rtol=1e-4)
     assert penalty(params, 0) == 0  # of a device without a block: no division by zero
 
@@ -132,7 +127,8 @@ def test_one_image_touches_one_embedding():
     assert len(set(buffers)) == len(buffers)  # so that the state can be donated
 
     def loss(p):
-        return _exposed(p, 1, _render()).mean() + exposure_model.identity_penalty(p, SETTINGS, 4)
+        penalty = SETTINGS.identity_weight * exposure_model.identity_penalty(p, 4)
+        return _exposed(p, 1, _render()).mean() + penalty
 
     gradient = jax.jit(jax.grad(loss))
     for _ in range(3):
@@ -175,9 +171,9 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
 
     def loss(params, image_id):
         photo = gains[image_id] * canonical
-        return jnp.square(
-            _exposed(params["exposure"], image_id, params["picture"]) - photo
-        ).mean() + exposure_model.identity_penalty(params["exposure"], settings, 2)
+        exposed = _exposed(params["exposure"], image_id, params["picture"])
+        penalty = exposure_model.identity_penalty(params["exposure"], 2)
+        return jnp.square(exposed - photo).mean() + settings.identity_weight * penalty
 
     @jax.jit
     def step(params, state, image_id):
@@ -198,4 +194,4 @@ def test_recovers_exposures_and_keeps_the_mean_at_the_identity():
         np.testing.assert_allclose(shown, gains[image_id] * canonical, atol=0.03)
     mean = exposure_model.transforms(params["exposure"]).mean(axis=0)
     np.testing.assert_allclose(mean, np.eye(3, 4), atol=0.03)
-    assert exposure_model.identity_penalty(params["exposure"], settings, 2) < 1e-3
+    assert exposure_model.identity_penalty(params["exposure"], 2) < 1e-3

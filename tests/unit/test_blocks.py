@@ -22,6 +22,7 @@ from cosurfgs_jax.training.partitioned_scene import first_state
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.workdir import Workdir
 
 COLLECTIVES = (
     "all-reduce",
@@ -57,7 +58,7 @@ def partitioned():
 @pytest.fixture
 def run(partitioned, tmp_path):
     """What a run works with, on so many devices."""
-    with ImageStore(partitioned.scene, 64) as images, Log(tmp_path) as log:
+    with ImageStore(partitioned.scene, 64) as images, Log(Workdir(tmp_path)) as log:
         yield lambda num_devices: Run(
             SETTINGS,
             Path(tmp_path),
@@ -104,7 +105,7 @@ def test_the_steps_of_blocks_do_not_communicate(run):
     run = run(4)
     layout = run.layout
     steps = compile_blocks(SETTINGS, run.layout)
-    (state,) = start(run).rows
+    (state,) = start(run).states
     assert layout.mesh.devices.shape == (2, 2)
     batch = BlockViews(run).batch(0, 0, 0.1, 1, with_second=True)
     camera, is_active, size = next(iter(each_view(run.partitioned, layout, 0)))
@@ -136,20 +137,20 @@ def _trained(run) -> dict[int, list]:
     for step in range(3):
         for row in range(layout.blocks_per_device):
             batch = views.batch(row, step, step / 3, 1, with_second=step > 0)
-            stage.rows[row], _ = steps.train(
-                stage.rows[row], batch, shape=StepShape(True, has_geometry=step > 0)
+            stage.states[row], _ = steps.train(
+                stage.states[row], batch, shape=StepShape(True, has_geometry=step > 0)
             )
-    history = [layout.get_blocks(stage.rows)]
+    history = [layout.get_blocks(stage.states)]
     for row in range(layout.blocks_per_device):
-        state, _ = steps.densify(stage.rows[row], layout.put_row(row, order))
+        state, _ = steps.densify(stage.states[row], layout.put_row(row, order))
         state = steps.reset_opacity(state)
         counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
         for camera, is_active, size in each_view(run.partitioned, layout, row):
             counts = steps.count_front_view(counts, state, camera, is_active, image_size=size)
-        stage.rows[row], _ = steps.trim(
+        stage.states[row], _ = steps.trim(
             state, counts, layout.put_row(row, lambda number: np.bool_(number is not None))
         )
-    history.append(layout.get_blocks(stage.rows))
+    history.append(layout.get_blocks(stage.states))
     return {block: [states[block] for states in history] for block in history[0]}
 
 
@@ -158,12 +159,12 @@ def test_any_number_of_devices_gives_the_same_bits(run, partitioned):
     assert list(on_four) == [0, 1, 2, 3]
     for block, (trained, controlled) in on_four.items():
         before = first_state(partitioned, partitioned.blocks[block], SETTINGS, SLOTS)
-        assert (trained.params["means"] != np.asarray(before.params["means"])).any()
+        assert (trained.params.means != np.asarray(before.params.means)).any()
         assert (
             trained.appearance["embeddings"] != np.asarray(before.appearance["embeddings"])
         ).any()
         assert controlled.alive.sum() != trained.alive.sum()
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, other, on_four)
-    means = [states[0].params["means"] for states in on_four.values()]
+    means = [states[0].params.means for states in on_four.values()]
     assert all((means[0] != other).any() for other in means[1:]), "blocks are told apart"

@@ -15,7 +15,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.state import abstract_state, init_state
 from cosurfgs_jax.types import Surfels
 
 
@@ -248,7 +250,9 @@ def test_wrong_shapes_are_no_damage(folder):
 KILLED = """
 import os, signal, sys
 import jax.numpy as jnp
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.state import abstract_state, init_state
 
 class Dying(Checkpoints):
     def _write_checksums(self):
@@ -261,6 +265,25 @@ for step in (1, 2):
     checkpoints.save(step, {"x": jnp.full((1 << 18,), float(step))}, {"step": step})
     checkpoints.wait()
 """
+
+
+def test_a_checkpoint_with_the_trained_fields_in_a_dict_restores(tmp_path):
+    """As they were written before they had a class: the paths of the arrays are the same."""
+    settings = Settings()
+    fields = make_state(7).surfels
+    state = init_state(fields, 3, settings)
+    optimizer = state.optimizer._replace(mu=state.params, nu=state.params)
+    state = dataclasses.replace(state, optimizer=optimizer)
+    by_name = state.params.by_name()
+    before = dataclasses.replace(
+        state, params=by_name, optimizer=optimizer._replace(mu=by_name, nu=by_name)
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, before, {})
+        settings.surfels.sh_degree = 1
+        restored = checkpoints.restore_latest(lambda _: abstract_state(7, 3, settings)).state
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
 def test_kill_during_a_save_loses_only_that_save(tmp_path):

@@ -166,7 +166,7 @@ def test_quaternions_of_another_length_are_said(tmp_path, caplog):
     model = dataset_files.make_model()
     model.quats[1] *= 1.5
     dataset_files.write_binary(model, tmp_path)
-    poses = colmap.read_model(tmp_path).camera_from_world
+    poses = colmap.read_model(tmp_path).camera_from_dataset
     np.testing.assert_allclose(
         poses[:, :3, :3] @ np.swapaxes(poses[:, :3, :3], 1, 2),
         np.tile(np.eye(3), (4, 1, 1)),

@@ -38,9 +38,9 @@ def _check_is_model(capture, model):
     assert capture.image_names == model.names
     for view in range(len(model.names)):
         np.testing.assert_allclose(
-            capture.camera_from_world[view, :3, :3], _matrix(model.quats[view]), atol=1e-14
+            capture.camera_from_dataset[view, :3, :3], _matrix(model.quats[view]), atol=1e-14
         )
-        np.testing.assert_array_equal(capture.camera_from_world[view, :3, 3], model.shifts[view])
+        np.testing.assert_array_equal(capture.camera_from_dataset[view, :3, 3], model.shifts[view])
         name, width, height, params = model.cameras[model.camera_ids[view]]
         lens = capture.lenses[view]
         assert (lens.model, lens.width, lens.height) == (name, width, height)
@@ -96,7 +96,7 @@ def test_layouts(tmp_path, place, write):
     for point, track in enumerate(model.tracks):
         views = scene.track_views[scene.track_offsets[point] : scene.track_offsets[point + 1]]
         assert views.tolist() == sorted(rank[image] for image in track)
-    np.testing.assert_array_equal(scene.camera_from_world[0, :3, 3], model.shifts[2])
+    np.testing.assert_array_equal(scene.camera_from_dataset[0, :3, 3], model.shifts[2])
     np.testing.assert_array_equal(scene.intrinsics[0], [[60, 0, 31.5], [0, 61, 24.25], [0, 0, 1]])
 
 
@@ -225,7 +225,7 @@ def test_missing_images_are_left_out_with_a_count_unless_most_are(tmp_path, capl
     assert (
         "2 of 5 photographs are not there and are left out: view_01.png, view_03.png" in caplog.text
     )
-    np.testing.assert_array_equal(scene.camera_from_world[1, :3, 3], model.shifts[2])
+    np.testing.assert_array_equal(scene.camera_from_dataset[1, :3, 3], model.shifts[2])
     rank = {5: 0, 11: 1, 17: 2}
     for point, track in enumerate(model.tracks):
         views = scene.track_views[scene.track_offsets[point] : scene.track_offsets[point + 1]]
@@ -283,7 +283,7 @@ def test_real_models_agree_with_pycolmap(tmp_path, name):
         for view, image_name in enumerate(capture.image_names):
             image = by_name[image_name]
             np.testing.assert_allclose(
-                capture.camera_from_world[view, :3],
+                capture.camera_from_dataset[view, :3],
                 image.cam_from_world().matrix(),
                 rtol=0,
                 atol=1e-12,
@@ -299,7 +299,7 @@ def test_real_scene_projects_its_points_into_the_images_that_see_them():
     assert scene.up.tolist() == [0, 0, 1]
     counts = np.diff(scene.track_offsets)
     points = np.repeat(scene.points, counts, axis=0)
-    poses = scene.camera_from_world[scene.track_views]
+    poses = scene.camera_from_dataset[scene.track_views]
     in_camera = np.einsum("tij,tj->ti", poses[:, :3, :3], points) + poses[:, :3, 3]
     pixels = np.einsum(
         "tij,tj->ti", scene.intrinsics[scene.track_views], in_camera / in_camera[:, 2:]

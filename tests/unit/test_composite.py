@@ -34,11 +34,12 @@ from cosurfgs_jax.collab.composite import (
     to_output,
 )
 from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.losses.photometric import photometric_loss
-from cosurfgs_jax.model.optim import to_surfels
 from cosurfgs_jax.raster import RasterOptions, rasterize
+from cosurfgs_jax.types import Surfels
 
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
 RASTER = RasterOptions(background=0.3)
@@ -92,7 +93,9 @@ def composites(
     run, rows, exchange, views: dict, groups=TOGETHER, change=lambda requests: requests
 ) -> dict:
     """The maps of every block's view, sort-last."""
-    requests = RequestPlanner(run.partitioned, run.layout, exchange, groups).requests(views)
+    requests = RequestPlanner(run.partitioned, run.layout, Grouping(exchange, groups)).requests(
+        views
+    )
     return run.layout.get_blocks(
         _compiled(run.layout, exchange, run.partitioned.photo_size)(rows, change(requests))
     )
@@ -217,7 +220,7 @@ def test_cells_of_other_groups_and_of_no_partner_are_not_seen(cells, rim):
         (exchange_of(run.layout, largest_all_to_all=0, most=1), TOGETHER),
     ):
         outputs = composites(run, rows, plan, views_of(rim), groups)
-        planner = RequestPlanner(rim, run.layout, plan, groups)
+        planner = RequestPlanner(rim, run.layout, Grouping(plan, groups))
         for block, view in views_of(rim).items():
             partners = planner.partners(block).tolist()
             assert len(partners) == 2 and block in partners
@@ -322,7 +325,7 @@ def gradients_of_cells(run, rows, views, target) -> tuple[float, list]:
     size = run.partitioned.photo_size
 
     def loss(params, states, requests, is_active):
-        cells = [to_surfels(own, state.alive) for own, state in zip(params, states, strict=True)]
+        cells = [Surfels.of(own, state.alive) for own, state in zip(params, states, strict=True)]
         outputs = render_views(cells, requests, exchange, size, RASTER)
         return sum(
             jnp.where(real, loss_of(out, target), 0.0)
@@ -334,7 +337,9 @@ def gradients_of_cells(run, rows, views, target) -> tuple[float, list]:
             [state.params for state in states], states, requests, is_active
         )
 
-    requests = RequestPlanner(run.partitioned, run.layout, exchange, TOGETHER).requests(views)
+    requests = RequestPlanner(run.partitioned, run.layout, Grouping(exchange, TOGETHER)).requests(
+        views
+    )
     is_active = [
         run.layout.put_row(row, lambda block: np.bool_(views[block] is not None))
         for row in range(len(rows))
@@ -360,7 +365,7 @@ def test_gradients_through_the_composite_are_those_of_one_model(
         return sum(
             loss_of(
                 _draw(rim.photo_size)(
-                    to_surfels(params, jnp.asarray(surfels.alive)), rim.views.camera(view)
+                    Surfels.of(params, jnp.asarray(surfels.alive)), rim.views.camera(view)
                 ),
                 target,
             )

@@ -98,7 +98,8 @@ def test_a_share_keeps_the_smallest_head_that_carries_it():
 
 def _arrays_of_slots(state: TrainState):
     """All that must move with a surfel, but for its position."""
-    params = {name: value for name, value in state.params.items() if name != "means"}
+    params = state.params.by_name()
+    del params["means"]
     return params, state.optimizer.mu, state.optimizer.nu, state.stats
 
 
@@ -120,7 +121,7 @@ def tagged(state: TrainState) -> TrainState:
     )
     return dataclasses.replace(
         state,
-        params=state.params | params,
+        params=state.params.replace(**params),
         optimizer=state.optimizer._replace(mu=mu, nu=nu),
         stats=stats,
     )
@@ -150,7 +151,7 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
     weight = np.where(is_inside, random.uniform(1, 2, NUM), random.uniform(0, 0.1, NUM)).astype(
         np.float32
     )
-    importance = Importance(jnp.zeros(NUM), jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
+    importance = Importance(jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
     settings = with_lmc(importance_share=share)
     state = first_state(four_blocks(), four_blocks().blocks[0], SETTINGS, NUM)
     state = jax.tree.map(jnp.asarray, tagged(dataclasses.replace(state, alive=alive)))
@@ -181,15 +182,15 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
         run, StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4
     )
     draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color"))
-    states = run.layout.get_blocks(result.rows)
+    states = run.layout.get_blocks(result.states)
     for block, state in states.items():
-        means = before[block].params["means"][before[block].alive]
+        means = before[block].params.means[before[block].alive]
         inside = partitioned.partition.cell_of(means) == block
         expected = [len(part) - int(0.4 * len(part)) for part in (means[inside], means[~inside])]
         assert result.num_before[block] == len(means) and result.num_after[
             block
         ] == state.alive.sum() == sum(expected)
-        is_in_cell = partitioned.partition.cell_of(state.params["means"][state.alive]) == block
+        is_in_cell = partitioned.partition.cell_of(state.params.means[state.alive]) == block
         assert result.num_inside[block] == expected[0] == is_in_cell.sum()
         share = [
             one[: len(means)][inside, 0].sum() / np.prod(partitioned.photo_size)
@@ -206,9 +207,9 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
     params = before[block].params
     by_importance = draw(surfels_of(states[block]), view).color
     by_chance = draw(
-        Surfels(
-            **{name: value[order[: result.num_after[block]]] for name, value in params.items()},
-            alive=np.ones(result.num_after[block], bool),
+        Surfels.of(
+            jax.tree.map(lambda value: value[order[: result.num_after[block]]], params),
+            np.ones(result.num_after[block], bool),
         ),
         view,
     ).color
@@ -218,7 +219,7 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
 def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, partitioned):
     before = {block: solid_state(partitioned, block) for block in range(NUM_BLOCKS)}
     inside = [
-        partitioned.partition.cell_of(state.params["means"]) == block
+        partitioned.partition.cell_of(state.params.means) == block
         for block, state in before.items()
     ]
     shares = [
@@ -239,12 +240,12 @@ def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, 
         )
         for switch in (True, False)
     ]
-    switched, by_all = (run.layout.get_blocks(result.rows) for result in results)
+    switched, by_all = (run.layout.get_blocks(result.states) for result in results)
     is_same = []
     for block, state in switched.items():
         num_used = sum(one >= share for one in shares[block])
         assert results[0].num_used[block] == (num_used or len(shares[block]))
-        is_same.append(np.array_equal(state.params["means"], by_all[block].params["means"]))
+        is_same.append(np.array_equal(state.params.means, by_all[block].params.means))
         assert is_same[-1] == (num_used == 0)
     assert sorted(is_same) == [False, False, True, True]
 
@@ -262,7 +263,7 @@ def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_pat
     for block, state in cropped.items():
         before = make_state(block)
         expected = np.flatnonzero(
-            before.alive & (partitioned.partition.cell_of(before.params["means"]) == block)
+            before.alive & (partitioned.partition.cell_of(before.params.means) == block)
         )
         num = len(expected)
         assert (
@@ -270,7 +271,7 @@ def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_pat
             and state.alive[:num].all()
             and not state.alive[num:].any()
         )
-        np.testing.assert_array_equal(state.params["means"][:num], before.params["means"][expected])
+        np.testing.assert_array_equal(state.params.means[:num], before.params.means[expected])
         np.testing.assert_array_equal(slots_of(state), expected)
     # Every point of the place is in one cell, and none is lost.
     assert sum(int(state.alive.sum()) for state in cropped.values()) == len(

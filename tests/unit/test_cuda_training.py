@@ -20,6 +20,7 @@ from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_loss
 from cosurfgs_jax.model import optim
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
+from cosurfgs_jax.types import PARAM_NAMES
 
 # What there is of these calls under jit, grad, vmap and shard_map, in place, with and without
 # masks, dead slots and bands.
@@ -141,7 +142,9 @@ def _training(num, num_sh, seed=0):
     """(params, gradient, state, alive) in the middle of a training: moments everywhere, also of
     what stands still.
     """
-    params, alive = optim.from_surfels(test_optim._surfels(num, num_sh, seed))
+    surfels = test_optim._surfels(num, num_sh, seed)
+    params = surfels.params
+    alive = surfels.alive
     state = optim.init_optimizer(params)
     mu, nu = (
         jax.tree.map(function, params)
@@ -166,15 +169,24 @@ def _assert_close_states(start, got, want, rtol, steps=1):
     (ours, ours_state) = got
     (expected, expected_state) = want
     assert ours_state.count == expected_state.count
-    for name, value in start.items():
+    for name, value in start.by_name().items():
         np.testing.assert_allclose(
-            ours[name] - value, expected[name] - value, rtol=rtol, atol=1e-6 * steps
+            getattr(ours, name) - value,
+            getattr(expected, name) - value,
+            rtol=rtol,
+            atol=1e-6 * steps,
         )
         np.testing.assert_allclose(
-            ours_state.mu[name], expected_state.mu[name], rtol=1e-6 * steps, atol=1e-7
+            getattr(ours_state.mu, name),
+            getattr(expected_state.mu, name),
+            rtol=1e-6 * steps,
+            atol=1e-7,
         )
         np.testing.assert_allclose(
-            ours_state.nu[name], expected_state.nu[name], rtol=1e-6 * steps, atol=1e-7
+            getattr(ours_state.nu, name),
+            getattr(expected_state.nu, name),
+            rtol=1e-6 * steps,
+            atol=1e-7,
         )
 
 
@@ -188,10 +200,10 @@ def test_adam_with_moments_everywhere(emulation, num, num_sh, degree, count):
     _assert_close_states(params, got, _update(*arguments), rtol=1e-5)
     # The definition's bias corrections are differences of float32 powers.
     _assert_close_states(params, got, _update(*arguments, backend="reference"), rtol=1e-4)
-    for name in params:  # to the bit
-        _assert_same(got[0][name][~alive], params[name][~alive])
+    for name in PARAM_NAMES:  # to the bit
+        _assert_same(getattr(got[0], name)[~alive], getattr(params, name)[~alive])
     first_waiting = (degree + 1) ** 2
-    _assert_same(got[0]["sh"][:, first_waiting:], params["sh"][:, first_waiting:])
+    _assert_same(got[0].sh[:, first_waiting:], params.sh[:, first_waiting:])
 
 
 @pytest.mark.parametrize("is_everything_dead", [False, True])
@@ -207,11 +219,12 @@ def test_adam_does_not_depend_on_the_order_of_threads(emulation, is_everything_d
 
 def test_the_gradient_of_what_stands_still_is_not_read(emulation):
     params, gradient, state, alive = _training(60, 16)
-    gradient["sh"] = jnp.where(alive[:, None, None], gradient["sh"], jnp.nan).at[:, 4:].set(jnp.nan)
+    sh = jnp.where(alive[:, None, None], gradient.sh, jnp.nan).at[:, 4:].set(jnp.nan)
+    gradient = gradient.replace(sh=sh)
     (values, state) = _update(params, gradient, state, alive, 1)
-    for leaf in (values["sh"], state.mu["sh"], state.nu["sh"]):
+    for leaf in (values.sh, state.mu.sh, state.nu.sh):
         assert np.isfinite(leaf).all()
-    _assert_same(values["sh"][~alive], params["sh"][~alive])
+    _assert_same(values.sh[~alive], params.sh[~alive])
 
 
 def test_adam_changes_donated_memory_in_place(emulation):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
-from cosurfgs_jax.model import density, optim
+from cosurfgs_jax.model import density, optim, slots
 from cosurfgs_jax.settings import DensitySettings
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
 
 SETTINGS = DensitySettings()
 SMALL = np.log(0.001)
@@ -28,21 +28,18 @@ def _state(log_scales, alive, num=12, seed=0):
 
     alive = np.array(list(alive) + [0] * (num - len(alive)), bool)
     log_scales = np.array(list(log_scales) + [SMALL] * (num - len(log_scales)), np.float32)
-    params, alive = optim.from_surfels(
-        Surfels(
-            means=normal(num, 3),
-            quats=normal(num, 4),
-            log_scales=jnp.asarray(log_scales[:, None].repeat(2, axis=1)),
-            logit_opacities=jnp.abs(normal(num)),
-            sh=normal(num, 4, 3),
-            alive=jnp.asarray(alive),
-        )
+    params = SurfelParams(
+        means=normal(num, 3),
+        quats=normal(num, 4),
+        log_scales=jnp.asarray(log_scales[:, None].repeat(2, axis=1)),
+        logit_opacities=jnp.abs(normal(num)),
+        sh=normal(num, 4, 3),
     )
     opt_state = optim.init_optimizer(params)
     opt_state = opt_state._replace(
         mu=jax.tree.map(lambda x: x + 1, params), nu=jax.tree.map(lambda x: x * x + 1, params)
     )
-    return params, opt_state, alive, density.init_stats(num)
+    return params, opt_state, jnp.asarray(alive), density.init_stats(num)
 
 
 def _with_gradient(stats, slots, gradient=1e-3, views=1):
@@ -100,23 +97,24 @@ def test_large_surfels_are_split_in_their_plane():
         params, opt_state, alive, stats, jax.random.key(1), is_after_reset=False
     )
     assert new_alive.all() and int(report.num_split) == 400 and int(report.num_cloned) == 0
-    np.testing.assert_allclose(new["log_scales"], LARGE - np.log(1.6), rtol=1e-6)
+    np.testing.assert_allclose(new.log_scales, LARGE - np.log(1.6), rtol=1e-6)
     parents = np.tile(np.arange(400), 2)  # the k-th free slot takes the k-th parent
-    axes = matrix_from_quat(params["quats"])[parents]
-    offsets = jnp.einsum("nij,ni->nj", axes, new["means"] - params["means"][parents])
+    axes = matrix_from_quat(params.quats)[parents]
+    offsets = jnp.einsum("nij,ni->nj", axes, new.means - params.means[parents])
     np.testing.assert_allclose(offsets[:, 2], 0, atol=1e-6)
     np.testing.assert_allclose(offsets[:, :2].std(), 0.05, rtol=0.1)
     np.testing.assert_allclose(offsets[:, :2].mean(), 0, atol=0.01)
     # The two children are drawn apart, not mirrored or equal.
     assert abs(np.corrcoef(offsets[:400, 0], offsets[400:, 0])[0, 1]) < 0.2
     for name in ("quats", "logit_opacities", "sh"):
-        np.testing.assert_array_equal(new[name], params[name][parents])
+        np.testing.assert_array_equal(getattr(new, name), getattr(params, name)[parents])
     assert all((leaf == 0).all() for leaf in jax.tree.leaves((new_opt.mu, new_opt.nu)))
 
 
 def test_only_strong_gradients_grow_and_needles_do_not():
     params, opt_state, alive, stats = _state([LARGE] * 4, [1] * 5)
-    params["log_scales"] = params["log_scales"].at[1].set(jnp.array([LARGE, LARGE - 5]))  # a needle
+    needle = jnp.array([LARGE, LARGE - 5])
+    params = params.replace(log_scales=params.log_scales.at[1].set(needle))
     stats = _with_gradient(stats, [0, 1, 2], [1.9e-4, 1.0, 2.1e-4], views=3)
     stats = stats._replace(
         absolute_gradient_sum=stats.absolute_gradient_sum.at[jnp.array([3, 4])].set(
@@ -129,9 +127,10 @@ def test_only_strong_gradients_grow_and_needles_do_not():
 
 def test_pruning():
     params, opt_state, alive, stats = _state([SMALL] * 5 + [np.log(0.2)], [1, 1, 1, 1, 0, 1])
-    params["logit_opacities"] = params["logit_opacities"].at[1].set(-6.0)
-    params["means"] = params["means"].at[2, 0].set(jnp.nan)
-    opt_state.mu["means"] = opt_state.mu["means"].at[2].set(jnp.nan)
+    params = params.replace(logit_opacities=params.logit_opacities.at[1].set(-6.0))
+    params = params.replace(means=params.means.at[2, 0].set(jnp.nan))
+    mu = opt_state.mu.replace(means=opt_state.mu.means.at[2].set(jnp.nan))
+    opt_state = opt_state._replace(mu=mu)
     stats = _with_gradient(stats, [1, 2])  # what is pruned does not grow
     for is_after_reset, expected in [(False, [1, 0, 0, 1, 0, 1]), (True, [1, 0, 0, 1, 0, 0])]:
         new, new_opt, new_alive, _, report = densify(
@@ -161,7 +160,7 @@ def test_lengths_are_in_extents_of_the_block():
 
 def test_slots_of_the_pruned_are_used_at_once():
     params, opt_state, alive, stats = _state([], [1] * 12)
-    params["logit_opacities"] = params["logit_opacities"].at[0].set(-9.0)
+    params = params.replace(logit_opacities=params.logit_opacities.at[0].set(-9.0))
     new, _, new_alive, _, report = densify(
         params,
         opt_state,
@@ -228,41 +227,41 @@ def test_same_key_same_surfels():
         densify(*arguments, jax.random.key(seed), is_after_reset=False)[0] for seed in (3, 3, 4)
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert (first["means"] != other["means"])[:10].all()
+    assert (first.means != other.means)[:10].all()
 
 
 def test_opacity_reset():
     params, opt_state, _, _ = _state([], [1] * 4, num=4)
-    params["logit_opacities"] = jnp.array([5.0, -9.0, 0.0, -3.0])
+    params = params.replace(logit_opacities=jnp.array([5.0, -9.0, 0.0, -3.0]))
     new, new_opt = density.reset_opacity(params, opt_state)
     expected = [0.01, jax.nn.sigmoid(-9.0), 0.01, 0.01]
-    np.testing.assert_allclose(jax.nn.sigmoid(new["logit_opacities"]), expected, rtol=1e-5)
-    assert (new_opt.mu["logit_opacities"] == 0).all() and (new_opt.nu["logit_opacities"] == 0).all()
-    for name in set(params) - {"logit_opacities"}:
-        np.testing.assert_array_equal(new[name], params[name])
-        np.testing.assert_array_equal(new_opt.mu[name], opt_state.mu[name])
+    np.testing.assert_allclose(jax.nn.sigmoid(new.logit_opacities), expected, rtol=1e-5)
+    assert (new_opt.mu.logit_opacities == 0).all() and (new_opt.nu.logit_opacities == 0).all()
+    for name in set(PARAM_NAMES) - {"logit_opacities"}:
+        np.testing.assert_array_equal(getattr(new, name), getattr(params, name))
+        np.testing.assert_array_equal(getattr(new_opt.mu, name), getattr(opt_state.mu, name))
 
 
 def test_growing_the_capacity_changes_nothing_that_lives():
     params, opt_state, alive, stats = _state([], [1, 0, 1, 1], num=4)
-    new, new_opt, new_alive, new_stats = density.grow_capacity(params, opt_state, alive, stats, 7)
+    new, new_opt, new_alive, new_stats = slots.grow_capacity(params, opt_state, alive, stats, 7)
     np.testing.assert_array_equal(new_alive, [1, 0, 1, 1, 0, 0, 0])
     old_leaves = jax.tree.leaves((params, opt_state, stats))
     new_leaves = jax.tree.leaves((new, new_opt, new_stats))
     for old, grown in zip(old_leaves, new_leaves, strict=True):
         assert grown.shape == ((7, *old.shape[1:]) if old.ndim else ())
         np.testing.assert_array_equal(grown[:4] if old.ndim else grown, old)
-    np.testing.assert_array_equal(new["quats"][4:], [[1, 0, 0, 0]] * 3)
+    np.testing.assert_array_equal(new.quats[4:], [[1, 0, 0, 0]] * 3)
     assert all((leaf[4:] == 0).all() for leaf in jax.tree.leaves((new_opt.mu, new_opt.nu)))
     with pytest.raises(ValueError, match="at least the 4 slots"):
-        density.grow_capacity(params, opt_state, alive, stats, 3)
+        slots.grow_capacity(params, opt_state, alive, stats, 3)
 
 
 def test_compaction_keeps_surfels_and_moments_together():
     params, opt_state, alive, stats = _state([], [0, 1, 1, 0, 0, 1, 0, 1, 1], num=9)
     stats = _with_gradient(stats, np.arange(9), np.linspace(0, 1, 9))
     gradient = jax.tree.map(jnp.cos, params)
-    compact = jax.jit(density.compact)
+    compact = jax.jit(slots.compact)
     new, new_opt, new_alive, new_stats = compact(params, opt_state, alive, stats)
     np.testing.assert_array_equal(new_alive, [1] * 5 + [0] * 4)
     order = np.array([1, 2, 5, 7, 8, 0, 3, 4, 6])

@@ -54,7 +54,7 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
         views.append(
             plane_view(look_at(FAR + np.array([x, 0.1 * x, -5.0]), FAR), normal, FAR @ normal)
         )
-    geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
+    geometry = [(view.depth, view.intrinsics, view.camera_from_dataset) for view in views]
     wrong = views[0].depth.copy()
     wrong[40:50, 60:70] *= 1.1
     count, possible = depth_filter.count_confirmations(wrong, *geometry[0][1:], geometry[1:])
@@ -84,7 +84,7 @@ def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_
         depth[
             (rng.uniform(size=(HEIGHT // 4, WIDTH // 4)) < 0.4).repeat(4, axis=0).repeat(4, axis=1)
         ] *= 1.2
-        geometry.append((depth.astype(np.float32), view.intrinsics, view.camera_from_world))
+        geometry.append((depth.astype(np.float32), view.intrinsics, view.camera_from_dataset))
     count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
     fewer, fewer_possible = depth_filter.count_confirmations(*geometry[0], geometry[1:], enough=2)
     assert (
@@ -111,7 +111,7 @@ def test_one_confirmation_is_enough_where_one_neighbour_looks():
         plane_view(look_at(FAR + np.array([x, 0, -5.0]), FAR), normal, FAR @ normal)
         for x in (0.0, 0.4, -0.4)
     ]
-    geometry = [(view.depth.copy(), view.intrinsics, view.camera_from_world) for view in views]
+    geometry = [(view.depth.copy(), view.intrinsics, view.camera_from_dataset) for view in views]
     geometry[2][0][:, WIDTH // 2 :] = 0
     own = geometry[0][0]
     right = (slice(20, 76), slice(90, 103))
@@ -155,7 +155,7 @@ def test_exact_depth_is_confirmed_to_a_hundredth_of_a_pixel():
             plane_view(look_at(np.array([x, y, -5.0]), np.zeros(3), up=(0, -1.0, 0)), normal, 0.0)
             for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))
         ]
-        geometry = [(view.depth, view.intrinsics, view.camera_from_world) for view in views]
+        geometry = [(view.depth, view.intrinsics, view.camera_from_dataset) for view in views]
         count, _ = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
         assert (count[30:66, 45:83] == 2).all()
 

@@ -99,7 +99,7 @@ def scene_of(points, axes):
     pose[:3, :3] = np.diag([1.0, -1, -1]) @ axes
     pose[:3, 3] = -pose[:3, :3] @ ([40.0, 35.0, 60.0] @ axes + ORIGIN)
     return types.SimpleNamespace(
-        points=points @ axes + ORIGIN, up=axes[2], camera_from_world=pose[None]
+        points=points @ axes + ORIGIN, up=axes[2], camera_from_dataset=pose[None]
     )
 
 
@@ -385,7 +385,7 @@ def test_the_pixel_size_is_that_of_the_photographs_on_the_ground():
     points = sfm_points()[0] * [1, 1, 0]
     scene = types.SimpleNamespace(
         points=points,
-        camera_from_world=pose[None],
+        camera_from_dataset=pose[None],
         image_sizes=np.array([[400, 500]]),
         intrinsics=np.array([[[300.0, 0, 250], [0, 300, 200], [0, 0, 1]]]),
         track_offsets=None,

@@ -13,6 +13,7 @@ from cosurfgs_jax.report.charts import color_bar, line_chart
 from cosurfgs_jax.report.error_picture import NOT_COUNTED, distance_colors, error_pictures
 from cosurfgs_jax.report.mesh_picture import draw_points
 from cosurfgs_jax.surface.mesh import Mesh, read_mesh_ply, vertex_normals, write_mesh_ply
+from cosurfgs_jax.workdir import Workdir
 
 LARGEST = 0.5
 
@@ -100,33 +101,35 @@ def test_colours_go_from_dark_to_bright_and_grey_is_what_does_not_count():
 
 def test_error_files_hold_distances_and_colours(compared, tmp_path):
     mesh, comparison = compared
-    report.write_error_files(tmp_path, mesh, comparison)
-    written = read_mesh_ply(tmp_path / "error.ply")
+    workdir = Workdir(tmp_path)
+    report.write_error_files(workdir, mesh, comparison)
+    written = read_mesh_ply(workdir.mesh_error)
     assert np.array_equal(written.vertices, mesh.vertices) and np.array_equal(
         written.triangles, mesh.triangles
     )
     assert np.array_equal(
         written.vertex_colors, distance_colors(comparison.vertex_to_truth, LARGEST)
     )
-    table = read_ply(tmp_path / "error.ply")[0]["vertex"]
+    table = read_ply(workdir.mesh_error)[0]["vertex"]
     distances = columns(table, ("distance",), tmp_path)[:, 0]
     assert distances == pytest.approx(comparison.vertex_to_truth, nan_ok=True)
-    table = read_ply(tmp_path / "completeness.ply")[0]["vertex"]
+    table = read_ply(workdir.truth_error)[0]["vertex"]
     assert columns(table, ("distance",), tmp_path)[:, 0] == pytest.approx(comparison.to_surface)
-    report.drop_error_files(tmp_path)
-    assert not list(tmp_path.iterdir()) and error_pictures(tmp_path, np.array([0, 0, 1.0])) == ""
+    report.drop_error_files(workdir)
+    assert not list(workdir.mesh.parent.iterdir())
+    assert error_pictures(workdir, np.array([0, 0, 1.0])) == ""
 
 
 def test_the_report_shows_where_the_mesh_is_wrong_with_a_legend(compared, tmp_path, monkeypatch):
     mesh, comparison = compared
     write_mesh_ply(tmp_path / "mesh" / "mesh.ply", mesh)
-    assert "Error of the surface" not in report.write_report(tmp_path).read_text()
-    report.write_error_files(tmp_path / "mesh", mesh, comparison)
+    assert "Error of the surface" not in report.write_report(Workdir(tmp_path)).read_text()
+    report.write_error_files(Workdir(tmp_path), mesh, comparison)
     drawn = []
     monkeypatch.setattr(
         pictures, "data_url", lambda image, *rest: drawn.append(image) or "data:image/png;base64,"
     )
-    text = report.write_report(tmp_path).read_text()
+    text = report.write_report(Workdir(tmp_path)).read_text()
     for words in (
         "Error of the surface",
         "distance, m",

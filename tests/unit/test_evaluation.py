@@ -11,7 +11,7 @@ from cosurfgs_jax.collab.stage_scores import score_view
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.outputs import commands, evaluation
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.workdir import merge_metrics
+from cosurfgs_jax.workdir import Workdir
 
 SIZE = (24, 32)
 
@@ -31,7 +31,7 @@ def make_scene(num=3, **changes):
     poses[:, 2, 3] = 5.0
     fields = dict(
         image_names=[f"a/{i}.jpg" for i in range(num)],
-        camera_from_world=poses,
+        camera_from_dataset=poses,
         ground_truth=None,
         intrinsics=np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1)),
         image_sizes=np.full((num, 2), SIZE),
@@ -64,7 +64,7 @@ def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path
     store = Store([photo(v) for v in range(3)])
     # 5.2 grey levels are written as 5: the score is of the 8-bit image.
     scores = evaluation.evaluate_views(
-        render_with_error(5.2), make_scene(), store, np.array([0, 2]), tmp_path, 700
+        render_with_error(5.2), make_scene(), store, np.array([0, 2]), Workdir(tmp_path), 700
     )
     expected = 20 * np.log10(255 / 5)
     assert scores["psnr"] == pytest.approx(expected, abs=1e-3)
@@ -90,7 +90,7 @@ def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path
     }
     # A second evaluation of fewer views leaves no old pictures between the new ones.
     evaluation.evaluate_views(
-        render_with_error(0), make_scene(), store, np.array([1]), tmp_path, 700
+        render_with_error(0), make_scene(), store, np.array([1]), Workdir(tmp_path), 700
     )
     assert [p.name for p in (folder / "renders").iterdir()] == ["00000.png"]
 
@@ -98,7 +98,7 @@ def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path
 def test_equal_pictures_have_a_psnr_that_json_can_hold(tmp_path):
     store = Store([photo(0)])
     scores = evaluation.evaluate_views(
-        render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1
+        render_with_error(0), make_scene(1), store, np.array([0]), Workdir(tmp_path), 1
     )
     assert scores["psnr"] == 100.0 and scores["ssim"] == pytest.approx(1, abs=1e-5)
 
@@ -113,7 +113,7 @@ def test_masked_pixels_do_not_count(tmp_path):
         "alpha": np.ones(SIZE, np.float32),
     }
     scores = evaluation.evaluate_views(
-        lambda view: render, make_scene(1), Store([masked]), np.array([0]), tmp_path, 1
+        lambda view: render, make_scene(1), Store([masked]), np.array([0]), Workdir(tmp_path), 1
     )
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
     assert not (tmp_path / "test" / "ours_1" / "depth").exists()
@@ -145,7 +145,7 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
 
     store = Store([photo(v) for v in range(2)])
     scores = evaluation.evaluate_views(
-        render, make_scene(2, ground_truth=truth), store, np.arange(2), tmp_path / "out", 1
+        render, make_scene(2, ground_truth=truth), store, np.arange(2), Workdir(tmp_path / "out"), 1
     )
     assert scores["depth_error"] == pytest.approx(0.25)
     assert scores["normal_errors_deg"] == {
@@ -180,11 +180,11 @@ def test_mistakes_are_named(tmp_path):
     store = Store([photo(0)[:10]])
     with pytest.raises(InputError, match="expected the photograph's size"):
         evaluation.evaluate_views(
-            render_with_error(0), make_scene(1), store, np.array([0]), tmp_path, 1
+            render_with_error(0), make_scene(1), store, np.array([0]), Workdir(tmp_path), 1
         )
     with pytest.raises(InputError, match="at least one"):
         evaluation.evaluate_views(
-            render_with_error(0), make_scene(1), store, np.array([], int), tmp_path, 1
+            render_with_error(0), make_scene(1), store, np.array([], int), Workdir(tmp_path), 1
         )
 
 
@@ -234,10 +234,11 @@ def test_of_a_user_s_points_those_count_that_the_exact_depth_does_not_hide(tmp_p
 
 
 def test_metrics_parts_are_merged(tmp_path):
-    path = tmp_path / "metrics.json"
-    merge_metrics(path, stages=[{"name": "device"}])
+    workdir = Workdir(tmp_path)
+    path = workdir.metrics
+    workdir.merge_metrics(stages=[{"name": "device"}])
     final = evaluation.final_part({"psnr": 20.0, "per_view": {"a": 1}}, 5)
-    content = merge_metrics(path, final=final)
+    content = workdir.merge_metrics(final=final)
     assert (
         content
         == json.loads(path.read_text())
@@ -248,12 +249,12 @@ def test_metrics_parts_are_merged(tmp_path):
             "geometry": None,
         }
     )
-    assert merge_metrics(path, geometry={"unit": "m"})["final"] == final
+    assert workdir.merge_metrics(geometry={"unit": "m"})["final"] == final
     with pytest.raises(InputError, match="expected the parts"):
-        merge_metrics(path, finale={})
+        workdir.merge_metrics(finale={})
     path.write_text('{"format": 2}')
     with pytest.raises(InputError, match="expected format 1, got 2"):
-        merge_metrics(path, final={})
+        workdir.merge_metrics(final={})
 
 
 def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
@@ -263,7 +264,7 @@ def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
     ]
     photos[1][..., 3] = 0
     scores = evaluation.evaluate_views(
-        render_with_error(5.0), make_scene(), Store(photos), np.arange(3), tmp_path, 7
+        render_with_error(5.0), make_scene(), Store(photos), np.arange(3), Workdir(tmp_path), 7
     )
     assert scores["num_test_views"] == 2 and set(scores["per_view"]) == {"a/0.jpg", "a/2.jpg"}
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
@@ -276,7 +277,7 @@ def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
         InputError, match="test views: expected one whose mask leaves something, got 1 without"
     ):
         evaluation.evaluate_views(
-            render_with_error(5.0), make_scene(), Store(photos), np.array([1]), tmp_path, 7
+            render_with_error(5.0), make_scene(), Store(photos), np.array([1]), Workdir(tmp_path), 7
         )
     assert not score_view(np.zeros((*SIZE, 3), np.float32), photos[1], np.ones(SIZE, bool)).any()
 
@@ -291,7 +292,7 @@ def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, m
         partitioned=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps
     )
     monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
-    commands.render(Settings(), tmp_path / "run")
+    commands.render(Settings(), Workdir(tmp_path / "run"))
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*_color.png")}
     assert found == {
         f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_context, solid_state
 
+from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.losses.photometric import expose
 from cosurfgs_jax.model import exposure_model
-from cosurfgs_jax.outputs.merged_model import load_merged
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import LmcSettings, MasSettings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.workdir import Workdir
 
 
 def test_gains_are_found_from_shared_photographs():
@@ -102,12 +103,12 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
             levels, levels.mean(axis=0)[None].repeat(NUM_BLOCKS, axis=0), rtol=0.05
         )
         assert np.ptp(found[:, 0]) > 0.2
-        blocks = run.layout.get_blocks(stage.rows)
+        blocks = run.layout.get_blocks(stage.states)
     for number, state in blocks.items():
         sh = _with_exposure(
             solid_state(partitioned, number), float(gains[number] * found[number, 0]), 7
-        ).params["sh"]
-        np.testing.assert_allclose(state.params["sh"][..., 0], sh[..., 0], atol=1e-4)
+        ).params.sh
+        np.testing.assert_allclose(state.params.sh[..., 0], sh[..., 0], atol=1e-4)
 
 
 def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
@@ -121,7 +122,7 @@ def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
         )
         with (
             run_context(partitioned, workdir, 1, settings) as run,
-            Checkpoints(loop.checkpoint_folder(workdir, "device")) as checkpoints,
+            Checkpoints(Workdir(workdir).checkpoints("device")) as checkpoints,
         ):
             rows = put_states(
                 run,
@@ -132,7 +133,7 @@ def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
             )
             loop.save_stage(run, StageState("device", rows, 1, 0, 0.0), checkpoints)
             checkpoints.wait()
-        surfels, _ = load_merged(settings, workdir, partitioned)
+        surfels, _ = load_merged(settings, Workdir(workdir), partitioned)
         return surfels.means, 0.5 + spherical_harmonics.C0 * surfels.sh[:, 0]
 
     (means, level) = merged_colors(np.ones(4))

@@ -33,13 +33,13 @@ def sphere_scene(num=10, elevations=(0.6, 1.2)):
             "color": exact.color / np.float32(255),
             "alpha": (depth > 0).astype(np.float32),
             "plane_depth": depth,
-            "normal": np.where(normal == 0, -exact.camera_from_world[2, :3], normal).astype(
+            "normal": np.where(normal == 0, -exact.camera_from_dataset[2, :3], normal).astype(
                 np.float32
             ),
         }
 
     return render, types.SimpleNamespace(
-        camera_from_world=np.stack([v.camera_from_world for v, _ in views]),
+        camera_from_dataset=np.stack([v.camera_from_dataset for v, _ in views]),
         points=points,
         up=UP,
         intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)),
@@ -118,11 +118,13 @@ def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
         )
     # Two views that look at each other confirm nothing either; with a third one beside the first
     # only one is alone.
-    scene.camera_from_world[1] = scene.camera_from_world[0] @ np.diag([-1.0, 1, -1, 1])
-    scene.camera_from_world[1, :3, 3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_world[
+    scene.camera_from_dataset[1] = scene.camera_from_dataset[0] @ np.diag([-1.0, 1, -1, 1])
+    scene.camera_from_dataset[1, :3, 3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_dataset[
         0, :3, 3
     ] + [0, 0, 10.0]
-    scene.camera_from_world[1, :3, :3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_world[0, :3, :3]
+    scene.camera_from_dataset[1, :3, :3] = (
+        np.diag([-1.0, 1, -1]) @ scene.camera_from_dataset[0, :3, :3]
+    )
     with pytest.raises(InputError, match="none of the 2 views"):
         extraction.extract_mesh(
             never_render, scene, np.arange(2), SurfaceSettings(), tmp_path / "m.ply"

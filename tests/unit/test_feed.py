@@ -22,6 +22,7 @@ from cosurfgs_jax.settings import (
     TrainSettings,
 )
 from cosurfgs_jax.training import dispatch, loop
+from cosurfgs_jax.training import trainer as trainer_module
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
@@ -32,7 +33,9 @@ from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.step import StepShape
+from cosurfgs_jax.training.trainer import Trainer
 from cosurfgs_jax.training.world_cameras import WorldViews
+from cosurfgs_jax.workdir import Workdir
 
 SLOTS = 2048
 STEPS = 5
@@ -210,7 +213,7 @@ def expected(partitioned) -> list:
     course = Schedule.from_settings(SETTINGS)
     steps = compile_blocks(SETTINGS, run.layout)
     views = BlockViews(run)
-    state = start(run).rows[0]
+    state = start(run).states[0]
     states = [run.layout.get(state, 0)]
     for step in range(STEPS):
         batch = views.batch(0, step, step / STEPS, course.sh_degree_at(step), with_second=True)
@@ -224,7 +227,7 @@ def expected(partitioned) -> list:
 def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
     partitioned, expected, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "programs_ahead", lambda layout: 1)  # as on an accelerator
+    monkeypatch.setattr(trainer_module, "programs_ahead", lambda layout: 1)  # as on an accelerator
     events = []
     wait = jax.block_until_ready
     monkeypatch.setattr(
@@ -232,7 +235,7 @@ def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
     )
 
     def trainer(run: Run, stop_after: int | None = None):
-        trainer = loop.Trainer(run, Schedule.from_settings(SETTINGS))
+        trainer = Trainer(run, Schedule.from_settings(SETTINGS))
         launch = trainer._steps.train_packed
         trainer._steps = trainer._steps._replace(
             train_packed=lambda *arguments, **options: (
@@ -247,7 +250,7 @@ def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
 
         return advance
 
-    with Log(tmp_path) as log, Checkpoints(tmp_path / "c") as checkpoints:
+    with Log(Workdir(tmp_path)) as log, Checkpoints(tmp_path / "c") as checkpoints:
         run = context_of(partitioned, 1, KEPT)._replace(log=log)
         with pytest.raises(Stopped):
             loop.run_stage(run, start(run), STEPS, trainer(run, stop_after=3), checkpoints)
@@ -256,11 +259,11 @@ def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
         run = context_of(partitioned, 1, SENT)._replace(log=log)
         stage = loop.restore_stage(run, "device", checkpoints)
         assert stage.step == 3
-        jax.tree.map(np.testing.assert_array_equal, run.layout.get(stage.rows[0], 0), expected[3])
+        jax.tree.map(np.testing.assert_array_equal, run.layout.get(stage.states[0], 0), expected[3])
         end = loop.run_stage(run, stage, STEPS, trainer(run), checkpoints)
         assert events[5:] == ["launch", "launch", "wait"]
-    jax.tree.map(np.testing.assert_array_equal, run.layout.get(end.rows[0], 0), expected[STEPS])
-    assert (expected[STEPS].params["means"] != expected[3].params["means"]).any()
+    jax.tree.map(np.testing.assert_array_equal, run.layout.get(end.states[0], 0), expected[STEPS])
+    assert (expected[STEPS].params.means != expected[3].params.means).any()
 
 
 def test_threads_that_decode_are_as_many_as_cores_and_memory_allow(partitioned, monkeypatch):

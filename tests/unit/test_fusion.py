@@ -62,7 +62,7 @@ def test_sphere_far_from_the_origin(open3d):
     views = []
     for view, normal in ring_of_views():
         depth, _ = depth_filter.filter_single_view(
-            view.depth, normal, view.intrinsics, view.camera_from_world, max_angle_deg=60
+            view.depth, normal, view.intrinsics, view.camera_from_dataset, max_angle_deg=60
         )
         views.append(view._replace(depth=depth))
     mesh = fusion.fuse(views, voxel, min_views=2)
@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused_with_a_size_that_fits(open3d, monkeypatch)
 def test_empty_mesh_names_the_check_that_emptied_it(open3d):
     view = plane_view(np.eye(4), np.array([0, 0, 1.0]), 6.0)
     depth, own = depth_filter.filter_single_view(
-        view.depth, None, INTRINSICS, view.camera_from_world, limits=(7.0, 9.0)
+        view.depth, None, INTRINSICS, view.camera_from_dataset, limits=(7.0, 9.0)
     )
     num = WIDTH * HEIGHT
     with pytest.raises(

@@ -46,7 +46,7 @@ def rays_of(scene, view, rows, columns):
     """Camera centre f64[3] and rays f64[n,3] with camera z 1 through pixel centres,
     dataset frame.
     """
-    pose = scene.camera_from_world[view]
+    pose = scene.camera_from_dataset[view]
     intrinsics = scene.intrinsics[view]
     pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], axis=1)
     return -pose[:3, :3].T @ pose[:3, 3], pixels @ np.linalg.inv(intrinsics).T @ pose[:3, :3]
@@ -61,7 +61,7 @@ def surface_of(scene, depth, view):
 
 def project(scene, view, points):
     """Pixels f64[n,2] and camera z f64[n]."""
-    pose = scene.camera_from_world[view]
+    pose = scene.camera_from_dataset[view]
     camera = points @ pose[:3, :3].T + pose[:3, 3]
     pixels = camera @ scene.intrinsics[view].T
     return pixels[:, :2] / pixels[:, 2:], camera[:, 2]
@@ -342,7 +342,7 @@ def test_split_and_names(scene):
 
 
 def test_oblique_views_exist(scene):
-    tilt = np.degrees(np.arccos(-scene.camera_from_world[:, 2, 2]))
+    tilt = np.degrees(np.arccos(-scene.camera_from_dataset[:, 2, 2]))
     assert np.sum(tilt < 12) == 10 and np.all(tilt[10:] > 25)
 
 
@@ -393,7 +393,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dataset.town_sfm, "write_colmap", fail)
+    monkeypatch.setattr(dataset.sfm, "write_colmap", fail)
     with pytest.raises(KeyboardInterrupt):
         dataset.make_town(TINY, tmp_path / "town")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,8 @@ from scipy import ndimage
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors, round_trip_reprojection
 from cosurfgs_jax.losses import multi_view
-from cosurfgs_jax.losses.geometric import SecondView, geometric_losses
+from cosurfgs_jax.losses.geometric import geometric_losses
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses, patch_ncc
 from cosurfgs_jax.losses.single_view import edge_weights, single_view_loss
 from cosurfgs_jax.settings import LossSettings

@@ -52,18 +52,21 @@ def run(partitioned, tmp_path):
 
 @pytest.mark.parametrize("camera_switch, share", [(False, 0.25), (True, 0.25), (True, 0.3)])
 def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_switch, share):
-    settings = with_lmc(camera_switch=camera_switch, min_cell_share=share)
     layout = run.layout
     (state,) = put_states(run, lambda number: solid_state(partitioned, number))
     (is_inside,) = compress.inside_masks(run, [state])
-    measure = sharded(
-        functools.partial(measure_view, settings=settings), layout, static=("image_size",)
-    )
-    importance = layout.put(lambda _: init_importance(num_slots(partitioned)))
-    num_padded = 0
-    for camera, is_active, size in each_view(partitioned, layout, 0):
-        num_padded += int((~np.asarray(is_active)).sum())
-        importance = measure(importance, state, is_inside, camera, is_active, image_size=size)
+    measured = {}
+    for score in SCORES:
+        settings = with_lmc(camera_switch=camera_switch, min_cell_share=share, score=score)
+        measure = sharded(
+            functools.partial(measure_view, settings=settings), layout, static=("image_size",)
+        )
+        importance = layout.put(lambda _: init_importance(num_slots(partitioned)))
+        num_padded = 0
+        for camera, is_active, size in each_view(partitioned, layout, 0):
+            num_padded += int((~np.asarray(is_active)).sum())
+            importance = measure(importance, state, is_inside, camera, is_active, image_size=size)
+        measured[score] = layout.get_blocks([importance])
     assert (
         num_padded
         == NUM_BLOCKS * partitioned.max_views
@@ -71,9 +74,10 @@ def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_sw
         > 0
     )
     num_abandoned = 0
-    for block, got in layout.get_blocks([importance]).items():
+    for block, got in measured["weight"].items():
+        removal = measured["removal"][block]
         inside = (
-            partitioned.partition.cell_of(solid_state(partitioned, block).params["means"]) == block
+            partitioned.partition.cell_of(solid_state(partitioned, block).params.means) == block
         )
         used = [
             one
@@ -81,11 +85,15 @@ def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_sw
             if not camera_switch or one[inside, 0].sum() >= share * np.prod(partitioned.photo_size)
         ]
         num_abandoned += len(partitioned.blocks[block].views) - len(used)
-        assert got.num_used == len(used) > 0
-        assert got.num_seen == partitioned.max_views, "every call draws other signs"
-        np.testing.assert_allclose(got.weight, sum(one[:, 0] for one in used), rtol=1e-5, atol=1e-4)
-        assert got.weight.max() > 10 and (got.removal >= 0).all()
-        assert (got.removal[got.weight == 0] == 0).all() and got.removal.max() > 1
+        assert got.num_used == removal.num_used == len(used) > 0
+        assert got.num_seen == removal.num_seen == partitioned.max_views, (
+            "every call draws other signs"
+        )
+        np.testing.assert_allclose(
+            got.statistic, sum(one[:, 0] for one in used), rtol=1e-5, atol=1e-4
+        )
+        assert got.statistic.max() > 10 and (removal.statistic >= 0).all()
+        assert (removal.statistic[got.statistic == 0] == 0).all() and removal.statistic.max() > 1
     assert (num_abandoned > 0) == camera_switch
 
 
@@ -97,7 +105,7 @@ def test_the_weight_score_weighs_by_area():
     weight = random.uniform(0, 5, NUM).astype(np.float32)
     area = np.exp(log_scales.astype(np.float64).sum(axis=1))
     share = np.minimum(area / np.exp(np.percentile(np.log(area[alive]), 90)), 1)
-    importance = Importance(jnp.asarray(weight), jnp.zeros(NUM), jnp.int32(7), jnp.int32(7))
+    importance = Importance(jnp.asarray(weight), jnp.int32(7), jnp.int32(7))
     for exponent in (0.1, 1.0, 0.0, -0.3):
         got = importance_scores(
             importance,
@@ -111,7 +119,7 @@ def test_the_weight_score_weighs_by_area():
 def test_the_removal_score_is_what_was_gathered():
     alive = np.arange(NUM) % 3 > 0
     removal = jnp.arange(NUM, dtype=jnp.float32)
-    importance = Importance(jnp.ones(NUM), removal, jnp.int32(7), jnp.int32(7))
+    importance = Importance(removal, jnp.int32(7), jnp.int32(7))
     got = importance_scores(
         importance, jnp.zeros((NUM, 2)), jnp.asarray(alive), with_lmc(score="removal")
     )

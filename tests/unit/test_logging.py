@@ -14,8 +14,8 @@ from cosurfgs_jax.training.run_log import (
     Stopwatch,
     peak_bytes_per_device,
     read_history,
-    write_stage,
 )
+from cosurfgs_jax.workdir import Workdir
 
 
 def test_without_a_terminal_lines_are_rare():
@@ -57,16 +57,16 @@ def test_terminal_gets_a_bar():
 
 def test_history_survives_a_resume(tmp_path):
     path = tmp_path / "run" / "history.jsonl"
-    with Log(tmp_path / "run") as log:
+    with Log(Workdir(tmp_path / "run")) as log:
         log.begin("device", 0)
         for step in (10, 20, 30, 40):
             log.row("device", step, 0, loss=1 / step, psnr=float("nan") if step == 20 else 20.0)
     with open(path, "a") as file:
         file.write('{"stage": "device", "step": 50, "lo')  # killed here
-    with Log(tmp_path / "run") as log:
+    with Log(Workdir(tmp_path / "run")) as log:
         log.begin("device", 30)
         log.row("device", 40, 0, loss=0.5)
-        rows = read_history(tmp_path / "run")
+        rows = read_history(Workdir(tmp_path / "run"))
         assert [row["step"] for row in rows] == [10, 20, 30, 40]
         assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
             10,
@@ -77,18 +77,18 @@ def test_history_survives_a_resume(tmp_path):
         assert [row.get("psnr") for row in rows] == [20.0, None, 20.0, None]
         assert rows[0] == {"stage": "device", "step": 10, "block": 0, "loss": 0.1, "psnr": 20.0}
         log.begin("device", 0)
-    assert read_history(tmp_path / "run") == []
+    assert read_history(Workdir(tmp_path / "run")) == []
 
 
 def _logged(folder, stages):
     """(stage, step) of the rows of two blocks, where both have the same."""
-    with Log(folder) as log:
+    with Log(Workdir(folder)) as log:
         for stage, start, steps in stages:
             log.begin(stage, start)
             for step in steps:
                 for block in (0, 1):
                     log.row(stage, step, block, loss=1.0)
-    rows = read_history(folder)
+    rows = read_history(Workdir(folder))
     of_blocks = [
         [(row["stage"], row["step"]) for row in rows if row["block"] == block] for block in (0, 1)
     ]
@@ -105,36 +105,36 @@ def test_a_stage_that_begins_again_takes_later_stages_with_it(tmp_path):
 
 
 def test_rows_of_processes_are_read_as_one_history_whatever_their_number_was(tmp_path):
-    with Log(tmp_path) as log:
+    with Log(Workdir(tmp_path)) as log:
         log.begin("device", 0)
         for step in (10, 20, 30):
             for block in (0, 1):
                 log.row("device", step, block, loss=step + block)
     # It goes on from step 20 in two processes, ...
     for process in (0, 1):
-        with Log(tmp_path, process) as log:
+        with Log(Workdir(tmp_path), process) as log:
             log.begin("device", 20)
             for step in (30, 40):
                 log.row("device", step, process, loss=step + process)
             log.begin("cloud", 0)
             log.row("cloud", 5, process, loss=5.0)
-    rows = [(row["stage"], row["step"], row["block"]) for row in read_history(tmp_path)]
+    rows = [(row["stage"], row["step"], row["block"]) for row in read_history(Workdir(tmp_path))]
     assert sorted(rows[:8]) == [
         ("device", step, block) for step in (10, 20, 30, 40) for block in (0, 1)
     ]
     assert [row[1] for row in rows[:8]] == [10, 10, 20, 20, 30, 30, 40, 40]
     assert sorted(rows[8:]) == [("cloud", 5, 0), ("cloud", 5, 1)]
     # ... and then from step 30 in one, which cuts what the other wrote after it as well.
-    with Log(tmp_path) as log:
+    with Log(Workdir(tmp_path)) as log:
         log.begin("device", 30)
-    assert [(row["step"], row["block"]) for row in read_history(tmp_path)] == [
+    assert [(row["step"], row["block"]) for row in read_history(Workdir(tmp_path))] == [
         (step, block) for step in (10, 20, 30) for block in (0, 1)
     ]
 
 
 def test_tensorboard_writes_an_event_file(tmp_path):
     for process in (0, 1):
-        with Log(tmp_path, process) as log:
+        with Log(Workdir(tmp_path), process) as log:
             log.begin("device", 0)
             log.row("device", 1, process, loss=0.5, psnr=20)
     for folder in (tmp_path / "tensorboard", tmp_path / "tensorboard" / "process_1"):
@@ -156,9 +156,9 @@ def test_peak_memory_is_that_of_this_process():
 
 
 def test_stages_keep_their_order(tmp_path):
-    write_stage(tmp_path, "device", steps=10, num_surfels=[1, 2], psnr_test=20.0)
-    write_stage(tmp_path, "cloud", steps=20)
-    write_stage(tmp_path, "device", steps=11, psnr_test=float("nan"))
+    Workdir(tmp_path).write_stage("device", steps=10, num_surfels=[1, 2], psnr_test=20.0)
+    Workdir(tmp_path).write_stage("cloud", steps=20)
+    Workdir(tmp_path).write_stage("device", steps=11, psnr_test=float("nan"))
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content == {
         "format": 1,

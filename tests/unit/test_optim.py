@@ -10,7 +10,7 @@ import pytest
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.model import optim
 from cosurfgs_jax.settings import OptimSettings
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import PARAM_NAMES, SurfelParams, Surfels
 
 
 def _surfels(num=50, num_sh=4, seed=0):
@@ -39,28 +39,31 @@ def _step(params, gradient, state, alive, settings=None, progress=0.0):
 @pytest.mark.parametrize("num_sh", [1, 16])
 def test_parameters_make_the_same_surfels(num_sh):
     surfels = _surfels(num_sh=num_sh)
-    again = optim.to_surfels(*optim.from_surfels(surfels))
+    again = Surfels.of(surfels.params, surfels.alive)
     jax.tree.map(np.testing.assert_array_equal, again, surfels)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_update_is_adam(backend):
     settings = OptimSettings()
-    params, alive = optim.from_surfels(_surfels())
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
     alive = jnp.ones_like(alive)
     generator = np.random.default_rng(1)
-    expected = {name: np.asarray(value, np.float64) for name, value in params.items()}
-    first = {name: 0.0 for name in params}
-    second = {name: 0.0 for name in params}
+    expected = {name: np.asarray(value, np.float64) for name, value in params.by_name().items()}
+    first = {name: 0.0 for name in PARAM_NAMES}
+    second = {name: 0.0 for name in PARAM_NAMES}
     state = optim.init_optimizer(params)
     step = jax.jit(lambda p, g, s, t: optim.update(p, g, s, alive, settings, t, backend=backend))
     for i in range(5):
         gradient = {
-            name: 1e-3 * generator.standard_normal(value.shape) for name, value in params.items()
+            name: 1e-3 * generator.standard_normal(value.shape)
+            for name, value in params.by_name().items()
         }
         params, state = step(
             params,
-            jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient),
+            SurfelParams(**{name: jnp.float32(value) for name, value in gradient.items()}),
             state,
             jnp.float32(i / 10),
         )
@@ -77,15 +80,17 @@ def test_update_is_adam(backend):
             second[name] = 0.999 * second[name] + 0.001 * slope**2
             unbiased = first[name] / (1 - 0.9 ** (i + 1)), second[name] / (1 - 0.999 ** (i + 1))
             expected[name] -= rates[name] * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-15)
-    for name in params:
-        np.testing.assert_allclose(params[name], expected[name], rtol=1e-6, atol=2e-6)
-        np.testing.assert_allclose(state.mu[name], first[name], rtol=1e-5, atol=1e-9)
-        np.testing.assert_allclose(state.nu[name], second[name], rtol=1e-5, atol=1e-12)
+    for name in PARAM_NAMES:
+        np.testing.assert_allclose(getattr(params, name), expected[name], rtol=1e-6, atol=2e-6)
+        np.testing.assert_allclose(getattr(state.mu, name), first[name], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(getattr(state.nu, name), second[name], rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("num", [1, 3000])
 def test_the_kernel_is_the_definition(num):
-    params, alive = optim.from_surfels(_surfels(num, num_sh=16))
+    surfels = _surfels(num, num_sh=16)
+    params = surfels.params
+    alive = surfels.alive
     states = {backend: (params, optim.init_optimizer(params)) for backend in ("cpu", "reference")}
     for i in range(3):
         gradient = jax.tree.map(lambda leaf, i=i: jnp.sin(40 * leaf + i), params)
@@ -98,19 +103,23 @@ def test_the_kernel_is_the_definition(num):
     (ours, ours_state) = states["cpu"]
     (expected, expected_state) = states["reference"]
     assert ours_state.count == expected_state.count == 3
-    for name, start in params.items():
-        np.testing.assert_allclose(ours[name] - start, expected[name] - start, rtol=1e-4, atol=1e-6)
+    for name, start in params.by_name().items():
         np.testing.assert_allclose(
-            ours_state.mu[name], expected_state.mu[name], rtol=1e-5, atol=1e-7
+            getattr(ours, name) - start, getattr(expected, name) - start, rtol=1e-4, atol=1e-6
         )
         np.testing.assert_allclose(
-            ours_state.nu[name], expected_state.nu[name], rtol=1e-5, atol=1e-9
+            getattr(ours_state.mu, name), getattr(expected_state.mu, name), rtol=1e-5, atol=1e-7
         )
-        np.testing.assert_array_equal(ours[name][~alive], start[~alive])
+        np.testing.assert_allclose(
+            getattr(ours_state.nu, name), getattr(expected_state.nu, name), rtol=1e-5, atol=1e-9
+        )
+        np.testing.assert_array_equal(getattr(ours, name)[~alive], start[~alive])
 
 
 def test_the_kernel_changes_donated_memory_in_place():
-    params, alive = optim.from_surfels(_surfels())
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
     arguments = jax.tree.map(
         lambda leaf: leaf[None], (params, optim.init_optimizer(params), params)
     )
@@ -125,7 +134,9 @@ def test_the_kernel_changes_donated_memory_in_place():
 
 
 def test_an_unknown_backend_is_refused():
-    params, alive = optim.from_surfels(_surfels())
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
     with pytest.raises(InputError, match="backend"):
         optim.update(
             params,
@@ -139,7 +150,9 @@ def test_an_unknown_backend_is_refused():
 
 
 def test_means_move_by_extents_of_the_block():
-    params, alive = optim.from_surfels(_surfels())
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
     gradient = jax.tree.map(jnp.cos, params)
     state = optim.init_optimizer(params)
     step = jax.jit(
@@ -150,44 +163,50 @@ def test_means_move_by_extents_of_the_block():
     one = step(1.0)
     three = step(3.0)
     np.testing.assert_allclose(
-        three["means"] - params["means"], 3 * (one["means"] - params["means"]), rtol=1e-2, atol=1e-6
+        three.means - params.means, 3 * (one.means - params.means), rtol=1e-2, atol=1e-6
     )
-    assert (one["means"] != params["means"]).any()
-    for name in set(params) - {"means"}:
-        np.testing.assert_array_equal(one[name], three[name])
+    assert (one.means != params.means).any()
+    for name in set(PARAM_NAMES) - {"means"}:
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
 
 
 def test_dead_slots_stand_still():
-    params, alive = optim.from_surfels(_surfels())
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
     state = optim.init_optimizer(params)
     gradient = jax.tree.map(jnp.ones_like, params)
     moved, state = _step(params, gradient, state, alive)
     # A slot that dies with moments must not drift either.
     died = alive.at[jnp.flatnonzero(alive)[0]].set(False)
     moved_twice, _ = _step(moved, gradient, state, died)
-    for name in params:
-        np.testing.assert_array_equal(moved[name][~alive], params[name][~alive])
-        np.testing.assert_array_equal(state.mu[name][~alive], 0)
-        np.testing.assert_array_equal(state.nu[name][~alive], 0)
-        np.testing.assert_array_equal(moved_twice[name][~died], moved[name][~died])
-        assert (moved[name][alive] != params[name][alive]).all()
+    for name in PARAM_NAMES:
+        np.testing.assert_array_equal(getattr(moved, name)[~alive], getattr(params, name)[~alive])
+        np.testing.assert_array_equal(getattr(state.mu, name)[~alive], 0)
+        np.testing.assert_array_equal(getattr(state.nu, name)[~alive], 0)
+        np.testing.assert_array_equal(
+            getattr(moved_twice, name)[~died], getattr(moved, name)[~died]
+        )
+        assert (getattr(moved, name)[alive] != getattr(params, name)[alive]).all()
 
 
 def test_first_step_has_the_length_of_the_rate_for_tiny_gradients():
     settings = OptimSettings()
-    params, _ = optim.from_surfels(_surfels())
+    params = _surfels().params
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-9), params)
     moved, _ = _step(params, gradient, optim.init_optimizer(params), jnp.ones(50, bool), settings)
     for name in ("means", "quats", "log_scales", "logit_opacities"):
         rate = getattr(settings, name + "_start" * (name == "means"))
-        np.testing.assert_allclose(params[name] - moved[name], rate, rtol=2e-2, atol=3e-7)
-    change = params["sh"] - moved["sh"]
+        np.testing.assert_allclose(
+            getattr(params, name) - getattr(moved, name), rate, rtol=2e-2, atol=3e-7
+        )
+    change = params.sh - moved.sh
     np.testing.assert_allclose(change[:, 0], settings.sh_dc, rtol=2e-2, atol=3e-7)
     np.testing.assert_allclose(change[:, 1:], settings.sh_rest, rtol=2e-2, atol=3e-7)
 
 
 def test_bands_above_the_degree_wait():
-    params, _ = optim.from_surfels(_surfels(num_sh=16))
+    params = _surfels(num_sh=16).params
     gradient = jax.tree.map(jnp.ones_like, params)
     state = optim.init_optimizer(params)
     everywhere = jnp.ones(50, bool)
@@ -199,10 +218,10 @@ def test_bands_above_the_degree_wait():
     for degree in range(4):
         moved, moments = step(jnp.int32(degree))
         num = (degree + 1) ** 2
-        is_moved = np.asarray(moved["sh"] != params["sh"])
+        is_moved = np.asarray(moved.sh != params.sh)
         assert is_moved[:, :num].all() and not is_moved[:, num:].any()
-        np.testing.assert_array_equal(moments.mu["sh"][:, num:], 0)
-        np.testing.assert_array_equal(moments.nu["sh"][:, num:], 0)
+        np.testing.assert_array_equal(moments.mu.sh[:, num:], 0)
+        np.testing.assert_array_equal(moments.nu.sh[:, num:], 0)
 
 
 def test_rate_of_the_means_is_log_linear():
@@ -214,7 +233,9 @@ def test_rate_of_the_means_is_log_linear():
 
 
 def test_updates_can_be_donated():
-    params, alive = optim.from_surfels(_surfels())
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
     step = jax.jit(
         lambda p, s, g: optim.update(p, g, s, alive, OptimSettings(), 0.0), donate_argnums=(0, 1)
     )

@@ -96,7 +96,7 @@ def town_input():
         "points_world": frame.to_world(scene.points),
         "track_offsets": scene.track_offsets,
         "track_views": scene.track_views,
-        "camera_from_world": frame.camera_to_world_frame(scene.camera_from_world),
+        "camera_from_world": frame.camera_to_world_frame(scene.camera_from_dataset),
         "intrinsics": scene.intrinsics,
         "image_sizes": scene.image_sizes,
         "train_views": scene.train_views,

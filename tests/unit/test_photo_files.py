@@ -262,7 +262,7 @@ def test_photographs_are_turned_where_their_cameras_say_so(tmp_path, caplog, end
             mask == "as shown" or number >= 4 or number == 0
         ):  # a mask with the photograph's sides is one of what is shown
             np.testing.assert_array_equal(shown[..., 3], keep[..., 0])
-    np.testing.assert_array_equal(scene.camera_from_world[2, :3, 3], model.shifts[2])
+    np.testing.assert_array_equal(scene.camera_from_dataset[2, :3, 3], model.shifts[2])
     half = _load(tmp_path, downscale=2)
     assert half.image_sizes.tolist() == [[24, 32]] * 8
 

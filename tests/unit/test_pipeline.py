@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cosurfgs_jax.collab import pipeline
+from cosurfgs_jax.collab import lmc_stages
 from cosurfgs_jax.collab.compress import Compression
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import LmcSettings, Settings
@@ -25,15 +25,15 @@ def course(monkeypatch):
 
     def compress(run, stage, ratio):
         done.append(("prune", stage.step))
-        number, marks = stage.rows[0]
+        number, marks = stage.states[0]
         return Compression([(number * (1 - ratio), marks)], {}, {}, {}, {})
 
     def compress_blocks(rounds, ratio, num_steps, stage, stop_at=None):
         def run_stage(run, stage, end, advance, checkpoints):
             while stage.step < end:
-                number, marks = stage.rows[0]
+                number, marks = stage.states[0]
                 stage = stage._replace(
-                    rows=[(number, (*marks, (stage.step, round(number, 6))))], step=stage.step + 1
+                    states=[(number, (*marks, (stage.step, round(number, 6))))], step=stage.step + 1
                 )
                 done.append(("step", stage.step))
                 if stage.step == stop_at:
@@ -41,14 +41,16 @@ def course(monkeypatch):
             done.append(("saved", stage.step))
             return stage
 
-        monkeypatch.setattr(pipeline.loop, "run_stage", run_stage)
-        monkeypatch.setattr(pipeline.loop, "Trainer", lambda *_: SimpleNamespace(advance=None))
-        monkeypatch.setattr(pipeline.compress, "compress", compress)
+        monkeypatch.setattr(lmc_stages.loop, "run_stage", run_stage)
+        monkeypatch.setattr(lmc_stages, "Trainer", lambda *_: SimpleNamespace(advance=None))
+        monkeypatch.setattr(lmc_stages.compress, "compress", compress)
         settings = dataclasses.replace(
             Settings(), lmc=LmcSettings(rounds=rounds, prune_ratio=ratio)
         )
         run = Run(settings, *[None] * (len(Run._fields) - 1))
-        return pipeline.compress_in_rounds(run, stage, num_steps, object.__new__(Checkpoints)), done
+        return lmc_stages.compress_in_rounds(
+            run, stage, num_steps, object.__new__(Checkpoints)
+        ), done
 
     return compress_blocks
 
@@ -64,7 +66,7 @@ def _begin() -> StageState:
 def test_each_round_prunes_and_then_recovers(course, rounds, num_steps, prunes):
     stage, done = course(rounds, 0.4, num_steps, _begin())
     assert [step for what, step in done if what == "prune"] == prunes
-    assert stage.rows[0][0] == pytest.approx(600), "all rounds together prune by the ratio"
+    assert stage.states[0][0] == pytest.approx(600), "all rounds together prune by the ratio"
     assert stage.step == num_steps == len([what for what, _ in done if what == "step"])
     assert done[-1] == ("saved", num_steps)
 

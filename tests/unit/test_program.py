@@ -16,6 +16,7 @@ from absl import flags
 
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import iter_help
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def _capture(*arguments, workdir="create", declare=program.no_flags):
     def main(options):
         seen.append(options)
         if workdir == "create":
-            settings_file.save(options.settings, options.workdir / settings_file.NAME)
+            settings_file.save(options.settings, options.workdir.config)
 
     code = _run(main, *arguments, workdir=workdir, declare=declare)
     return code, seen[0] if seen else None
@@ -170,7 +171,11 @@ def test_own_flags(tmp_path):
         ),
         (["--workdir={tmp}", "--config.train=3"], "got a group"),
         (["--workdr={tmp}"], "Did you mean: workdir"),
-        (["--workdir={tmp}", "configs/x.py"], "did you mean --config=configs/x.py?"),
+        (
+            ["--workdir={tmp}", "configs/x.py"],
+            "configs/x.py: unexpected positional argument; did you mean --config=configs/x.py?",
+        ),
+        (["--workdir={tmp}", "x"], "x: unexpected positional argument; expected flags only"),
         (["--workdir={tmp}", "--config=/nowhere/x.py"], "got no file"),
         (["--workdir=/proc/nowhere"], "could not be written"),
     ],
@@ -270,13 +275,21 @@ def test_a_full_disk_in_a_background_thread_is_left_to_the_main_thread(capsys, e
 
     assert _run(main, workdir="") == 0
     assert ("a bug" in capsys.readouterr().err) == is_told
-    assert threading.excepthook is program._on_thread_error
+    assert threading.excepthook is program.wrapper.on_thread_error
 
 
 def test_help_lists_flags_and_settings(capsys):
     assert _run(_raiser(RuntimeError()), "--help") == 0
     text = capsys.readouterr().out
     assert "--workdir" in text and "--config.train.steps=7000" in text
+    assert "Number of training steps" not in text
+
+
+def test_helpfull_explains_every_setting(capsys):
+    assert _run(_raiser(RuntimeError()), "--helpfull") == 0
+    text = capsys.readouterr().out
+    for item in iter_help():
+        assert f"--config.{item.name}={item.default}\n      {item.help_text}\n" in text + "\n"
 
 
 def _python(*arguments):
@@ -310,10 +323,10 @@ def test_doctor_always_succeeds():
 
 def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(program, "_has_accelerator", lambda: True)
+    monkeypatch.setattr(program.platform_environment, "has_accelerator", lambda: True)
     program.set_environment()
     assert "JAX_PLATFORMS" not in os.environ
-    monkeypatch.setattr(program, "_has_accelerator", lambda: False)
+    monkeypatch.setattr(program.platform_environment, "has_accelerator", lambda: False)
     program.set_environment()
     assert os.environ["JAX_PLATFORMS"] == "cpu"
 
@@ -411,7 +424,7 @@ def test_a_broken_pipe_of_something_else_is_a_fault(capsys):
     ],
 )
 def test_the_coordinator_listens_where_it_was_told_to(given, bound, capsys):
-    found = program._bind_address(given)
+    found = program.processes.bind_address(given)
     if given.startswith(("localhost", "[")) and found != bound:
         pytest.skip("this machine has no such address")
     assert found == bound

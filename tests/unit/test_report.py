@@ -16,8 +16,11 @@ from cosurfgs_jax.partition import build_partition
 from cosurfgs_jax.report.charts import line_chart, nice_ticks, short_number
 from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.partition_picture import partition_table
+from cosurfgs_jax.report.section import Section
+from cosurfgs_jax.report.sections import SECTIONS
 from cosurfgs_jax.settings import PartitionSettings, Settings
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
+from cosurfgs_jax.workdir import Workdir
 
 
 def brightness(image):
@@ -283,7 +286,7 @@ def test_report_is_one_whole_page(tmp_path):
     ]
     rows.append({"step": 50, "psnr/test": 19.0, "surfels": 7})
     path = report.write_report(
-        tmp_path,
+        Workdir(tmp_path),
         title="A & B",
         curves=report.curves_from_rows(rows),
         timings={"mesh": 61.0},
@@ -332,24 +335,24 @@ def test_a_mesh_larger_than_memory_is_not_drawn(tmp_path, monkeypatch):
     size = (tmp_path / "mesh" / "mesh.ply").stat().st_size
     for available, num_pictures in ((4 * size, 0), (6 * size, 4), (None, 4)):
         monkeypatch.setattr(report.files, "available_memory", lambda available=available: available)
-        page = Page(report.write_report(tmp_path, num_views=0).read_text())
+        page = Page(report.write_report(Workdir(tmp_path), num_views=0).read_text())
         assert len(page.sources) == num_pictures
         assert ("too much to be drawn" in page.text) == (num_pictures == 0)
 
 
 def test_report_of_an_unfinished_run_leaves_out_what_is_not_there(tmp_path):
-    page = Page(report.write_report(tmp_path / "run").read_text())
+    page = Page(report.write_report(Workdir(tmp_path / "run")).read_text())
     assert page.open_tags == [] and page.sources == []
     assert "Mesh" not in page.text and "Test views" not in page.text
     (tmp_path / "run" / "metrics.json").write_text("{")
     with pytest.raises(InputError, match="metrics.json"):
-        report.write_report(tmp_path / "run")
+        report.write_report(Workdir(tmp_path / "run"))
 
 
 def test_texts_that_are_none_do_not_stop_the_report(tmp_path):
     make_workdir(tmp_path)
     files.write_json(tmp_path / "test" / "ours_300" / "views.json", {"00000.png": "a\udc80b.jpg"})
-    assert "a?b.jpg" in report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "a?b.jpg" in report.write_report(Workdir(tmp_path)).read_text(encoding="utf-8")
 
 
 def test_report_shows_the_partition(tmp_path):
@@ -370,7 +373,7 @@ def test_report_shows_the_partition(tmp_path):
     )
     table = partition_table(partition, points, camera_center(poses), np.zeros(8, bool))
     files.write_json(tmp_path / "partition.json", {"fingerprint": partition.fingerprint(), **table})
-    page = Page(report.write_report(tmp_path).read_text())
+    page = Page(report.write_report(Workdir(tmp_path)).read_text())
     assert page.open_tags == [] and "Partition" in page.text and "3 blocks in 1 edge" in page.text
 
 
@@ -406,3 +409,18 @@ def test_curves_from_rows_group_by_the_name_before_the_slash():
     )
     assert curves == {"psnr": {"a": ([1, 3], [2.0, 4]), "b": ([3], [5])}}
     assert json.dumps(curves)
+
+
+def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
+    given = []
+
+    def content(of):
+        given.append(of)
+        return "<p>of its own</p>"
+
+    monkeypatch.setattr(report, "SECTIONS", [Section("Mine", content, "Said < of it.")])
+    text = report.write_report(Workdir(tmp_path), timings={"mesh": 2.0}).read_text()
+    assert "<h2>Mine</h2>" in text and "<p>of its own</p>" in text and "Said &lt; of it." in text
+    assert "Stages" not in text and given[0].timings == {"mesh": 2.0}
+    titles = [section.title for section in SECTIONS]
+    assert len(set(titles)) == len(titles) == 11

@@ -8,7 +8,6 @@ import pytest
 
 from cosurfgs_jax.distributed.layout import make_layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.losses.geometric import GeometricLosses
 from cosurfgs_jax.training import loop, step_reports
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.run import Run
@@ -20,6 +19,7 @@ from cosurfgs_jax.training.step_reports import (
     mean_numbers,
     numbers_of,
 )
+from cosurfgs_jax.workdir import Workdir
 
 
 def report_of(
@@ -28,13 +28,14 @@ def report_of(
     """Numbers that tell steps and blocks apart, with bits in their last places."""
     random = np.random.default_rng([step, block])
     numbers = random.uniform(0, 1, 7).astype(np.float32)
-    geometry = GeometricLosses(*numbers[2:]) if has_geometry else None
+    shown = {"psnr/train": 20 + numbers[1]}
+    if has_geometry:
+        shown |= {"geometry/single_view": numbers[2], "seen_in_neighbor": numbers[3]}
     return StepReport(
         numbers[0] if loss is None else np.float32(loss),
-        20 + numbers[1],
         np.int32(100 * step + block),
         np.int32(num_invalid),
-        geometry,
+        shown,
     )
 
 
@@ -64,7 +65,7 @@ def test_one_fetch_gives_every_report_to_its_block(num_blocks, num_devices):
         for block, got in blocks.items():
             expected = report_of(step, block, step >= 2)
             jax.tree.map(np.testing.assert_array_equal, got, expected)
-            assert (got.geometry is None) == (step < 2)
+            assert ("seen_in_neighbor" in got.shown) == (step >= 2)
 
 
 def log_only(log: Log) -> Run:
@@ -83,7 +84,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
         "fetch_parcels",
         lambda *arguments: fetches.append(1) or fetch_parcels(*arguments),
     )
-    with Log(tmp_path) as log, Progress("device", 12) as progress:
+    with Log(Workdir(tmp_path)) as log, Progress("device", 12) as progress:
         log.begin("device", 0)
         one_by_one = {block: [] for block in range(3)}
         for step in range(1, 13):
@@ -113,10 +114,11 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
                     )
                 one_by_one = {block: [] for block in range(3)}
     assert len(fetches) == 2 and last.num_alive == 1202
-    rows = read_history(tmp_path)
+    rows = read_history(Workdir(tmp_path))
     assert rows == expected
     assert rows[0]["geometry/single_view"] == np.mean(
-        [report_of(step, 0, True).geometry.single_view for step in (5, 6)], dtype=np.float64
+        [report_of(step, 0, True).shown["geometry/single_view"] for step in (5, 6)],
+        dtype=np.float64,
     )
     assert rows[3]["loss"] == np.mean(
         [report_of(step, 0, True).loss for step in range(7, 13)], dtype=np.float64
@@ -127,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_
     tmp_path, capsys
 ):
     layout = make_layout(np.zeros(1, np.int64), 1)
-    with Log(tmp_path) as log, Progress("device", 12) as progress:
+    with Log(Workdir(tmp_path)) as log, Progress("device", 12) as progress:
         stage = loop.StageState("device", [], 2, 0, 0.0)
         recent = RecentReports(layout)
         recent.add(packed(layout, 1, False, num_invalid=5))
@@ -188,8 +190,10 @@ def test_on_a_cpu_every_program_is_waited_for():
 
 def test_a_photograph_of_which_nothing_counts_has_no_psnr():
     """Lines are means over the others; none is written where there are no others."""
-    nothing = report_of(1, 0, False)._replace(psnr=np.float32(np.nan))
+    nothing = report_of(1, 0, False)._replace(shown={"psnr/train": np.float32(np.nan)})
     something = report_of(2, 0, False)
     assert "psnr/train" not in mean_numbers([numbers_of(nothing)])
     means = mean_numbers([numbers_of(nothing), numbers_of(something)])
-    assert means["psnr/train"] == float(something.psnr) and np.isfinite(means["loss"])
+    assert means["psnr/train"] == float(something.shown["psnr/train"]) and np.isfinite(
+        means["loss"]
+    )

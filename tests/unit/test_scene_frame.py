@@ -46,7 +46,7 @@ def _survey_scene(seed=0, offset=SURVEY, up=(0, 0, 1)):
     poses = _look(centres, np.tile([0.02, 0.03, -1.0], (40, 1)), up_in_image)
     poses[:, :3, 3] -= poses[:, :3, :3] @ offset
     return SimpleNamespace(
-        camera_from_world=poses, points=points + offset, up=np.array(up, np.float64)
+        camera_from_dataset=poses, points=points + offset, up=np.array(up, np.float64)
     )
 
 
@@ -76,7 +76,7 @@ def test_world_is_centred_on_the_ground_and_of_size_one():
     np.testing.assert_allclose(np.median(points[:, :2], axis=0), 0, atol=1e-9)
     # Heights from 0 to 12 m: the ground is in the lower part of them.
     assert 0 > points[:, 2].min() * 1 / frame.scale > -4
-    poses = frame.camera_to_world_frame(scene.camera_from_world)
+    poses = frame.camera_to_world_frame(scene.camera_from_dataset)
     distances = np.linalg.norm(poses[:, :3, 3], axis=1)
     assert 0.8 < distances.max() < 1.1
     # Neither stray points nor the unit matter.
@@ -89,15 +89,17 @@ def test_world_is_centred_on_the_ground_and_of_size_one():
 def test_pixels_stay_and_depths_scale():
     scene = _survey_scene()
     frame = SceneFrame.from_scene(scene)
-    poses = frame.camera_to_world_frame(scene.camera_from_world)
+    poses = frame.camera_to_world_frame(scene.camera_from_dataset)
     world = frame.to_world(scene.points[:50])
-    for before, after in zip(scene.camera_from_world, poses, strict=True):
+    for before, after in zip(scene.camera_from_dataset, poses, strict=True):
         old = scene.points[:50] @ before[:3, :3].T + before[:3, 3]
         new = world @ after[:3, :3].T + after[:3, 3]
         np.testing.assert_allclose(frame.depth_to_dataset(new), old, atol=1e-6)
         np.testing.assert_allclose(after[:3, :3] @ after[:3, :3].T, np.eye(3), atol=1e-12)
         assert after[3].tolist() == [0, 0, 0, 1]
-    np.testing.assert_array_equal(frame.camera_to_world_frame(scene.camera_from_world[3]), poses[3])
+    np.testing.assert_array_equal(
+        frame.camera_to_world_frame(scene.camera_from_dataset[3]), poses[3]
+    )
 
 
 def test_json_round_trip_is_exact():
@@ -256,7 +258,7 @@ def test_up_of_real_flights(name):
     scene = load_scene(DataSettings(path=str(real_scene(name))), GeneratedSettings(), "")
     assert scene.up.tolist() == [0, 0, 1]
     turn = _rotation(5)
-    poses = scene.camera_from_world.copy()
+    poses = scene.camera_from_dataset.copy()
     poses[:, :3, :3] = poses[:, :3, :3] @ turn.T
     up = estimate_up(poses, scene.points @ turn.T)
     # The level of these datasets is itself known to some degrees only: the ground slopes, cameras

@@ -21,6 +21,7 @@ from cosurfgs_jax.collab.seam_metrics import (
 )
 from cosurfgs_jax.collab.stage_scores import SeamMasks
 from cosurfgs_jax.geometry.cameras import unproject
+from cosurfgs_jax.types import SurfelParams
 
 HEIGHT = 0.02  # world lengths
 
@@ -33,7 +34,7 @@ def partitioned():
 def flat_state(partitioned, number, height):
     """Solid discs in a grid over the block's expanded cell, parallel to the ground."""
     state = solid_state(partitioned, number)
-    params = {name: np.array(value) for name, value in state.params.items()}
+    params = {name: np.array(value) for name, value in state.params.by_name().items()}
     partition = partitioned.partition
     count = int(np.sqrt(len(params["means"])))
     margin = partition.expansion * (partition.inner_highs - partition.inner_lows)[number]
@@ -45,7 +46,8 @@ def flat_state(partitioned, number, height):
     )
     params["quats"][:] = [1, 0, 0, 0]
     params["log_scales"][:] = np.log(0.6 * (high - low) / (count - 1))
-    return dataclasses.replace(state, params=params, alive=np.arange(len(state.alive)) < count**2)
+    alive = np.arange(len(state.alive)) < count**2
+    return dataclasses.replace(state, params=SurfelParams(**params), alive=alive)
 
 
 def scores(run, heights, is_whole_known=True, roughness=None):

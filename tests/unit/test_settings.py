@@ -1,4 +1,9 @@
+"""Settings: what is declared, checked, saved and loaded."""
+
 import dataclasses
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +11,9 @@ import pytest
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.program import load_config_file
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import Settings, SettingsGroup, iter_help, settings_reference
+from cosurfgs_jax.settings.declaration import at_least, number, require, setting
+from cosurfgs_jax.workdir import Workdir
 
 
 def test_defaults_are_valid():
@@ -182,13 +189,13 @@ def _changed(**values):
 
 def test_settings_bind_once_a_step_is_saved(tmp_path):
     settings_file.save(_changed(train__steps=9), tmp_path / "config.json")
-    settings_file.check_fits(Settings(), tmp_path)
+    settings_file.check_fits(Settings(), Workdir(tmp_path))
     _begin(tmp_path)
     with pytest.raises(
         InputError, match=r"config\.train\.steps: .* was made with 9, got 7000.*another --workdir"
     ):
-        settings_file.check_fits(Settings(), tmp_path)
-    settings_file.check_fits(_changed(train__steps=9), tmp_path)
+        settings_file.check_fits(Settings(), Workdir(tmp_path))
+    settings_file.check_fits(_changed(train__steps=9), Workdir(tmp_path))
 
 
 def test_free_settings_may_change_later(tmp_path):
@@ -202,12 +209,12 @@ def test_free_settings_may_change_later(tmp_path):
             surface__voxel_size=0.5,
             data__path="/elsewhere",
         ),
-        tmp_path,
+        Workdir(tmp_path),
     )
     other_backend = _changed(raster__backend="reference")
     with pytest.raises(InputError, match=r"config\.raster\.backend"):
-        settings_file.check_fits(other_backend, tmp_path)
-    settings_file.check_fits(other_backend, tmp_path, settings_file.FREE_AFTER_TRAINING)
+        settings_file.check_fits(other_backend, Workdir(tmp_path))
+    settings_file.check_fits(other_backend, Workdir(tmp_path), settings_file.FREE_AFTER_TRAINING)
 
 
 def test_every_free_name_is_a_setting():
@@ -236,3 +243,84 @@ def test_paths_become_absolute(tmp_path, monkeypatch):
 def test_config_files_are_valid(path):
     settings_file.check(load_config_file(str(path)))
     assert f"configs/{path.name}" in path.read_text(), "a config file opens with its command"
+
+
+def _help_lines():
+    return list(iter_help())
+
+
+def test_every_setting_has_help():
+    names = [name for name, _, _ in settings_file.leaves(Settings())]
+    assert [item.name for item in _help_lines()] == names and len(names) > 90
+    for item in _help_lines():
+        words = item.help_text.split()
+        assert len(words) >= 3, f"{item.name}: {item.help_text}"
+        assert item.help_text[0].isupper() and item.help_text.endswith("."), item.name
+
+
+def test_help_does_not_repeat_the_default():
+    for item in _help_lines():
+        assert "default" not in item.help_text, item.name
+        if item.kind in (int, float) and item.default not in (-1, 0, 1):  # those have meanings
+            numbers = re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]\d)", item.help_text)
+            assert item.default not in [float(number) for number in numbers], item.name
+
+
+def test_groups_are_named_as_their_fields():
+    for field in dataclasses.fields(Settings):
+        if dataclasses.is_dataclass(field.type):
+            assert field.type.group_name == field.name
+
+
+def test_reference_has_every_setting_in_one_row():
+    text = settings_reference()
+    for item in _help_lines():
+        assert text.count(f"| `{item.name}` |") == 1
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)
+
+
+@dataclasses.dataclass
+class _ToySettings(SettingsGroup, name="toy"):
+    size: int = setting(2, "Size of the toy.", at_least(1))
+    hue: float = setting(0.5, "Hue of the toy.", number("above 0, at most 1", above=0, at_most=1))
+    name: str = setting("ball", "Name of the toy.")
+
+    def check_together(self) -> None:
+        require(self.size * self.hue < 3, "toy.size, hue", "a dull toy", (self.size, self.hue))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"size": 0}, "config.toy.size: expected at least 1, got 0"),
+        ({"hue": 0.0}, "config.toy.hue: expected above 0, at most 1, got 0.0"),
+        ({"hue": float("nan")}, "config.toy.hue: expected above 0, at most 1, got nan"),
+        ({"size": 4, "hue": 1.0}, "config.toy.size, hue: expected a dull toy, got (4, 1.0)"),
+    ],
+)
+def test_a_declared_setting_is_checked(changes, message):
+    _ToySettings(hue=1.0).validate()
+    with pytest.raises(InputError) as caught:
+        _ToySettings(**changes).validate()
+    assert str(caught.value) == message
+
+
+def test_a_largest_value_is_part_of_the_declaration():
+    settings_file.check(_changed(data__downscale=1024))
+    with pytest.raises(InputError, match=r"config\.data\.downscale: .* of at most 1024, got 1025"):
+        settings_file.check(_changed(data__downscale=1025))
+
+
+def test_settings_need_no_jax():
+    code = (
+        "import sys, types, importlib.util; "
+        "root = importlib.util.find_spec('cosurfgs_jax').submodule_search_locations; "
+        "package = types.ModuleType('cosurfgs_jax'); package.__path__ = root; "
+        "sys.modules['cosurfgs_jax'] = package; import cosurfgs_jax.settings; "
+        "print('jax' in sys.modules, 'numpy' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["False", "False"]

@@ -65,9 +65,9 @@ def test_what_is_dark_becomes_solid_as_light_must_not_pass(partitioned):
         steps = compile_blocks(settings, LAYOUT)
         batch = _batch(partitioned, photo=np.zeros((*partitioned.views.image_size(1), 3), np.uint8))
         state = _first_state(partitioned, settings)
-        before = _get(state).params["logit_opacities"]
+        before = _get(state).params.logit_opacities
         after, _ = steps.train(state, batch, shape=StepShape(is_densifying=False))
-        changes.append(_get(after).params["logit_opacities"] - before)
+        changes.append(_get(after).params.logit_opacities - before)
     moved = (changes[0] != 0) & (changes[1] != 0)
     assert moved.sum() > 50
     assert (
@@ -112,12 +112,12 @@ def test_a_step_reuses_the_memory_of_its_state(partitioned):
 def test_bands_above_the_degree_do_not_learn(partitioned):
     settings = _settings()
     state = _first_state(partitioned, settings)
-    before = _get(state).params["sh"]
+    before = _get(state).params.sh
     batch = _batch(partitioned, sh_degree=np.int32(0))
     state, _ = compile_blocks(settings, LAYOUT).train(
         state, batch, shape=StepShape(is_densifying=False)
     )
-    after = _get(state).params["sh"]
+    after = _get(state).params.sh
     assert (after[:, 1:] == before[:, 1:]).all() and (after[:, 0] != before[:, 0]).any()
 
 
@@ -190,7 +190,7 @@ def test_densification_draws_by_seed_block_and_step(partitioned):
         order = DensifyOrder(np.int32(block), np.int32(step), np.bool_(False), np.int32(4096))
         state, report = _get(steps.densify(state, _put(order)))
         assert int(report.num_split) > 0
-        drawn.append(state.params["means"])
+        drawn.append(state.params.means)
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (
         (drawn[0] != drawn[2]).any()

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cosurfgs_jax.collab.teachers import TeacherMaps, Teachers
+from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.losses.inputs import TeacherMaps
+from cosurfgs_jax.workdir import Workdir
 
 MAPS = TeacherMaps(
     color=np.full((4, 6, 3), 7, np.uint8),
@@ -29,7 +31,7 @@ def _write(folder, **changes):
 
 def test_maps_are_read_as_they_were_written(tmp_path):
     _write(tmp_path)
-    got = Teachers(SimpleNamespace(workdir=tmp_path), "cloud").load(1, 12)
+    got = Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)
     for name, array in MAPS._asdict().items():
         np.testing.assert_array_equal(getattr(got, name), array, err_msg=name)
 
@@ -48,7 +50,7 @@ def test_maps_are_read_as_they_were_written(tmp_path):
 def test_other_maps_are_refused_with_their_path(tmp_path, changes):
     _write(tmp_path, **changes)
     with pytest.raises(InputError, match=r"0001/000012\.npz: expected .*delete it"):
-        Teachers(SimpleNamespace(workdir=tmp_path), "cloud").load(1, 12)
+        Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.99])
@@ -57,4 +59,4 @@ def test_files_that_are_cut_off_are_refused_with_their_path(tmp_path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(InputError, match=r"0001/000012\.npz: .*damaged.*delete it"):
-        Teachers(SimpleNamespace(workdir=tmp_path), "cloud").load(1, 12)
+        Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)

@@ -100,7 +100,7 @@ def test_gives_the_same_scene_as_the_colmap_model_it_was_made_from(
     expected = _load(tmp_path / "colmap")
     assert got.image_names == expected.image_names == ["a.png", "b.png", "sub/c.png"]
     for field in (
-        "camera_from_world",
+        "camera_from_dataset",
         "intrinsics",
         "points",
         "image_sizes",
@@ -457,7 +457,7 @@ def test_a_file_for_each_part_of_the_split(tmp_path, cloud):
     assert [number % 3 > 0 for number in order] == scene.is_test.tolist()
     for view, number in enumerate(order):
         np.testing.assert_allclose(
-            scene.camera_from_world[view, :3, 3], model.shifts[number], atol=1e-12
+            scene.camera_from_dataset[view, :3, 3], model.shifts[number], atol=1e-12
         )
     np.testing.assert_array_equal(scene.points, model.points)
 

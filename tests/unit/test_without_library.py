@@ -17,7 +17,7 @@ from scenes import town_place
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster import backends
 from cosurfgs_jax.settings import AppearanceSettings, Settings, SurfelSettings
@@ -55,7 +55,7 @@ def test_without_it_the_portable_rasterizer_is_and_says_so_once(absent, caplog):
 
 CHILD = """
 import sys
-from cosurfgs_jax.losses.geometric import SecondView
+from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.native import ffi
 ffi._library_path = lambda name: sys.argv[1] + "/" + name
 import cosurfgs_jax.doctor as doctor

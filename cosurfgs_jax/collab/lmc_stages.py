@@ -1,0 +1,92 @@
+"""The stages of local model compression (LMC): blocks after training, and edges after their
+distillation.
+"""
+
+import logging
+
+from cosurfgs_jax.collab import compress
+from cosurfgs_jax.collab.stage_spec import StageWork
+from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.training.run_log import Stopwatch
+from cosurfgs_jax.training.schedule import Schedule
+from cosurfgs_jax.training.trainer import Trainer
+
+# Where on the course of the learning rates the recovery after pruning begins.
+RECOVERY_PROGRESS = 0.8
+_log = logging.getLogger(__name__)
+
+
+def compress_blocks(work: StageWork) -> loop.StageState:
+    """Compresses the blocks in rounds, each with training to recover."""
+    if work.saved is None:
+        stage = work.before._replace(name=work.name, step=0, num_without_room=0, seconds=0.0)
+    elif work.num_steps == 0:
+        return work.saved
+    else:
+        stage = work.saved
+    return compress_in_rounds(work.run, stage, work.num_steps, work.checkpoints)
+
+
+def compress_edges(work: StageWork) -> loop.StageState:
+    """Compresses the models of the edges once, without training."""
+    stopwatch = Stopwatch()
+    result = compress.compress(work.run, work.before, work.run.settings.lmc.edge_prune_ratio)
+    _log_compression(result)
+    return work.before._replace(
+        states=result.states, name=work.name, step=0, seconds=stopwatch.seconds
+    )
+
+
+def compress_in_rounds(
+    run: Run, stage: loop.StageState, num_steps: int, checkpoints: Checkpoints
+) -> loop.StageState:
+    """Compresses blocks by `lmc.prune_ratio` in `lmc.rounds` rounds, each followed by an equal part
+    of the training to recover.
+
+    What a round leaves is another model, in which other surfels matter: each round measures anew.
+
+    Args:
+        run: of the run.
+        stage: the blocks before the first round (step 0), or as an earlier call saved them. At the
+            step where a round begins it holds the blocks before that round.
+        num_steps: of recovery, in all rounds together; 0 = none.
+        checkpoints: of this stage.
+    Returns:
+        The stage at `num_steps`.
+    Raises:
+        Stopped: the run was asked to stop; the state is saved.
+    """
+    settings = run.settings.lmc
+    num_rounds = min(settings.rounds, max(num_steps, 1))
+    ratio = 1 - (1 - settings.prune_ratio) ** (1 / num_rounds)
+    schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
+    trainer = Trainer(run, schedule, RECOVERY_PROGRESS)
+    for number in range(num_rounds):
+        begin = number * num_steps // num_rounds
+        end = (number + 1) * num_steps // num_rounds
+        if stage.step >= end > 0:
+            continue
+        if stage.step == begin:
+            stopwatch = Stopwatch(stage.seconds)
+            result = compress.compress(run, stage, ratio)
+            _log_compression(result)
+            stage = stage._replace(states=result.states, seconds=stopwatch.seconds)
+        stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
+    return stage
+
+
+def _log_compression(result: compress.Compression) -> None:
+    for block, before in result.num_before.items():
+        after = result.num_after[block]
+        _log.info(
+            "block %d: %d photographs used; %d of %d surfels pruned, %d kept, %d of them in its "
+            "cell",
+            block,
+            result.num_used[block],
+            before - after,
+            before,
+            after,
+            result.num_inside[block],
+        )

@@ -1,0 +1,77 @@
+"""The stages of model aggregation (MAS): blocks distilled into edges, and edges into the cloud."""
+
+import logging
+
+import numpy as np
+from jaxtyping import Float
+
+from cosurfgs_jax.collab import compress
+from cosurfgs_jax.collab.aggregate import Aggregation
+from cosurfgs_jax.collab.composite import RequestPlanner
+from cosurfgs_jax.collab.exchange import Grouping
+from cosurfgs_jax.collab.plans import has_edges
+from cosurfgs_jax.collab.stage_spec import StageWork
+from cosurfgs_jax.collab.teachers import Teachers
+from cosurfgs_jax.training import harmonize, loop
+from cosurfgs_jax.training.run_log import Stopwatch
+
+_log = logging.getLogger(__name__)
+
+
+def distill_edges(work: StageWork) -> loop.StageState:
+    """Distils the blocks of each edge into one model."""
+    return _distill(work, work.plans.alone, work.plans.edge)
+
+
+def distill_cloud(work: StageWork) -> loop.StageState:
+    """Distils all edges, or all blocks where there are no edges, into one model."""
+    teachers = work.plans.alone
+    if has_edges(work.run.partitioned.partition):
+        teachers = work.plans.whole_edge
+    return _distill(work, teachers, work.plans.cloud)
+
+
+def _distill(work: StageWork, teacher_models: Grouping, students: Grouping) -> loop.StageState:
+    run = work.run
+    stage = work.saved
+    teachers = Teachers(run, work.name)
+    if stage is None:
+        stage = _start(work, teachers, teacher_models, students)
+    if stage.step < work.num_steps:
+        teachers.check()
+    aggregation = Aggregation(run, students, teachers, work.num_steps)
+    stage = loop.run_stage(run, stage, work.num_steps, aggregation.advance, work.checkpoints)
+    teachers.drop()
+    return stage
+
+
+def _start(
+    work: StageWork, teachers: Teachers, teacher_models: Grouping, students: Grouping
+) -> loop.StageState:
+    """Renders the teachers' maps, and saves the students before their first step: from there on the
+    models of the stage before are not needed.
+    """
+    run = work.run
+    before = work.before
+    stopwatch = Stopwatch()
+    if teacher_models is work.plans.alone:  # distilled models are of one brightness already
+        before, gains = harmonize.harmonize_exposure(run, before)
+        _log_gains(gains)
+    planner = RequestPlanner(run.partitioned, run.layout, students)
+    partners = {block: planner.partners(block) for block in run.layout.local_blocks}
+    teachers.render(before.states, teacher_models, partners)
+    cells = compress.crop_rows(run, before.states)
+    stage = loop.StageState(work.name, cells, 0, 0, stopwatch.seconds)
+    loop.save_stage(run, stage, work.checkpoints)
+    work.checkpoints.wait()
+    return stage
+
+
+def _log_gains(gains: Float[np.ndarray, "b 3"]) -> None:
+    if len(gains) > 1:
+        means = gains.mean(axis=1)
+        _log.info(
+            "brightness of the blocks: made to agree by factors of %.3f to %.3f",
+            means.min(),
+            means.max(),
+        )

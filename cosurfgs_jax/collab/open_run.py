@@ -1,0 +1,60 @@
+"""Opening a dataset in every process of a run, and what they must agree on."""
+
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
+from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.workdir import Workdir
+
+
+def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedScene:
+    """The dataset of a run, in blocks; the same in all processes but for missing photographs.
+
+    Raises:
+        InputError: processes differ in their settings, their workdir or their dataset.
+    """
+    processes.check_settings_agree(settings)
+    processes.check_shared_folder(workdir.root)
+    is_generated = settings.data.path == "generated"
+    processes.check_equal(
+        "config.data.path",
+        str(is_generated),
+        'give all processes a folder, or all of them "generated"',
+    )
+    if is_generated and not processes.is_first():
+        processes.barrier("generated")  # the first process makes the photographs
+    partitioned = open_partitioned_scene(settings, workdir, allow_missing=processes.count() > 1)
+    if is_generated and processes.is_first():
+        processes.barrier("generated")
+    for key, value in partitioned.identity().items():
+        processes.check_equal(
+            f"config.data.path ({key})",
+            value,
+            "give all processes the same cameras, points and split; only photographs may be "
+            "missing",
+        )
+    has_masks = processes.any_process(partitioned.scene.has_masks)
+    return partitioned._replace(scene=partitioned.scene.with_masks(has_masks))
+
+
+def check_photographs(run: Run) -> None:
+    """Raises InputError, in every process, if one lacks a photograph of its own blocks."""
+    partitioned = run.partitioned
+    scene = partitioned.scene
+    local_blocks = run.layout.local_blocks
+    wanted = {int(view) for block in local_blocks for view in partitioned.blocks[block].views}
+    wanted |= {
+        int(view) for view in scene.test_views if partitioned.partition.home[view] in local_blocks
+    }
+    missing = [scene.image_names[view] for view in sorted(wanted) if not scene.image_paths[view]]
+    if not processes.any_process(bool(missing)):
+        return
+    found = "they are missing in another process"
+    if missing:
+        found = f"{missing[0]} and {len(missing) - 1} more are missing here"
+    raise InputError(
+        f"config.data.path={scene.path}: expected the photographs of all blocks that a process "
+        f"carries (here blocks {', '.join(map(str, local_blocks))}), got some that are not there: "
+        f"{found}"
+    )

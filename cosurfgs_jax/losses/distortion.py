@@ -1,0 +1,18 @@
+"""Depth distortion: the hits along a ray lie close together."""
+
+from cosurfgs_jax.losses.inputs import LossView
+from cosurfgs_jax.losses.term import Phase, weighted_term
+from cosurfgs_jax.raster import Maps
+from cosurfgs_jax.settings import Settings
+
+
+def _weight(settings: Settings, phase: Phase) -> float:
+    # A composite has no distortion: it is a sum over pairs of hits, some of which others draw.
+    return 0.0 if phase.is_distillation else settings.loss.distortion_weight
+
+
+def _value(view: LossView, _: Settings):
+    return view.out.distortion.mean()
+
+
+TERM = weighted_term("distortion", _weight, _value, maps=Maps.ALL)

@@ -1,0 +1,63 @@
+"""A trained model as the programs after training use it."""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosurfgs_jax.collab.merged_model import load_merged
+from cosurfgs_jax.collab.stages import total_steps
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.raster import Maps, RasterOptions
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
+from cosurfgs_jax.training.world_cameras import make_render_fn
+from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.workdir import Workdir
+
+_log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """A trained model and its dataset."""
+
+    settings: Settings
+    partitioned: PartitionedScene
+    surfels: Surfels  # world frame
+    step: int
+
+    def render_fn(self, maps: Maps = Maps.GEOMETRY) -> Callable[[int], dict[str, np.ndarray]]:
+        """View number -> maps in the dataset's frame (see `make_render_fn`)."""
+        return make_render_fn(
+            self.surfels,
+            self.partitioned.views,
+            self.partitioned.frame,
+            RasterOptions.from_settings(self.settings.raster),
+            maps,
+        )
+
+
+def load_trained(settings: Settings, workdir: Workdir) -> Trained:
+    """The newest saved model of a workdir.
+
+    Args:
+        settings: those of the run, but for what may change after training
+            (`settings_file.FREE_AFTER_TRAINING`).
+        workdir: of the run.
+    Raises:
+        InputError: nothing is saved yet, or the dataset has changed.
+    """
+    if not workdir.has_begun():
+        raise InputError(
+            f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
+            "cosurfgs_jax.train` first"
+        )
+    partitioned = open_partitioned_scene(settings, workdir)
+    surfels, step = load_merged(settings, workdir, partitioned)
+    total = total_steps(settings, partitioned.partition)
+    if step < total:
+        _log.info("the model is of step %d of %d: training is not finished", step, total)
+    return Trained(settings, partitioned, jax.tree.map(jnp.asarray, surfels), step)

@@ -1,0 +1,178 @@
+"""Runs a program: exit codes, logging, and one sentence instead of a traceback for a user's
+mistake.
+
+Exit codes: 0 done; 2 a mistake that the user can mend; 130 and 143 stopped by Ctrl-C or SIGTERM; 1
+    anything else.
+"""
+
+import logging
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from absl import logging as absl_logging
+
+from cosurfgs_jax import settings_file
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.program.disk import is_disk_full
+from cosurfgs_jax.program.options import (
+    HELP_FLAGS,
+    Options,
+    declare_flags,
+    help_text,
+    no_flags,
+    parse_options,
+)
+from cosurfgs_jax.program.platform_environment import set_environment
+from cosurfgs_jax.program.processes import has_peers
+from cosurfgs_jax.settings import Settings
+
+_DONE = 0
+_FAILED = 1
+_USER_MISTAKE = 2
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(
+    main: Callable[[Options], None],
+    declare: Callable[[flags.FlagValues], None] = no_flags,
+    *,
+    workdir: str = "",
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a program.
+
+    Args:
+        main: the program; its module's docstring is the help text.
+        declare: adds the program's own flags to the FlagValues it is given.
+        workdir: "create": --workdir and --config, the folder is made; "trained": --workdir is the
+            folder of an earlier `train`, whose settings apply, and --config may change what is free
+            after training; "": neither.
+        argv: the command line with the program's name first; None = that of the process.
+    Returns:
+        The exit code.
+    """
+    if argv is None:
+        argv = sys.argv
+    try:
+        _run(main, declare, workdir, list(argv))
+        return _DONE
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return _leave(_INTERRUPTED)
+    except Exception as error:
+        return _leave(_report(error))
+
+
+def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> None:
+    values = declare_flags(declare, workdir, argv)
+    if HELP_FLAGS.intersection(argv[1:]):
+        doc = main.__globals__.get("__doc__") or ""
+        is_full = "--helpfull" in argv
+        print(help_text(doc, values, workdir, is_full=is_full), flush=True)
+        return
+    _start_logging()
+    set_environment()
+    # Temporary files are removed at SIGTERM, too; training saves first, by a handler of its own.
+    if workdir != "create" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _stop)
+    main(parse_options(values, workdir, argv))
+    sys.stdout.flush()
+
+
+def _report(error: Exception) -> int:
+    """Prints what went wrong; the exit code."""
+    if isinstance(error, InputError | flags.Error):
+        return _print_mistake(_one_line(error))
+    if isinstance(error, BrokenPipeError) and _is_unread():
+        return _discard_output()
+    if has_peers() and type(error).__name__ == "JaxRuntimeError":
+        print(
+            "error: another process of this run ended or cannot be reached; start all processes "
+            f"again, and it goes on from the last checkpoint ({str(error).splitlines()[0][:200]})",
+            file=sys.stderr,
+        )
+        return _FAILED
+    if is_disk_full(error):
+        name = getattr(error, "filename", None)
+        where = f" ({name})" if name else ""
+        return _print_mistake(
+            f"the disk is full{where}; free some space and give the same command again"
+        )
+    traceback.print_exception(error)
+    return _FAILED
+
+
+def _print_mistake(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return _USER_MISTAKE
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as behind `| head`."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no such call, or no file behind it
+        return False
+
+
+def _discard_output() -> int:
+    """Ends quietly, as by SIGPIPE; what Python flushes at its end is discarded."""
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _stop(signal_number: int, _frame) -> None:
+    raise SystemExit(128 + signal_number)
+
+
+def _leave(code: int) -> int:
+    """Ends at once where other processes are in the run: a regular exit would wait for them, and
+    they for this one.
+    """
+    if has_peers():
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    """The message of a user's mistake; absl's message for a bad value becomes the name, the
+    expected and the got.
+    """
+    text = str(error)
+    bad_value = re.match(r"flag --config\.([\w.]+)=(.*?): ", text, re.DOTALL)
+    if isinstance(error, flags.IllegalFlagValueError) and bad_value:
+        name, got = bad_value.groups()
+        kinds = {leaf: kind for leaf, kind, _ in settings_file.leaves(Settings())}
+        return f"config.{name}: expected {settings_file.kind_words(kinds[name])}, got {got!r}"
+    return re.sub(r"^flag --config=.*?: (?=--config=)", "", text, flags=re.DOTALL)
+
+
+def on_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Ignores a full disk in a background thread: the main thread meets it too and reports it."""
+    if not is_disk_full(args.exc_value):
+        threading.__excepthook__(args)
+
+
+def _start_logging() -> None:
+    # The writer of TensorBoard files ends with a traceback where a disk is full.
+    threading.excepthook = on_thread_error
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("cosurfgs_jax")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # orbax logs what it also raises, with tracebacks.
+    absl_logging.set_verbosity(absl_logging.FATAL)

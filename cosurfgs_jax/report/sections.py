@@ -1,0 +1,92 @@
+"""The sections of the report, in order. A new one is a function of `ReportInput`, and an entry
+here.
+"""
+
+from cosurfgs_jax import files
+from cosurfgs_jax.report.charts import line_chart
+from cosurfgs_jax.report.error_picture import error_pictures
+from cosurfgs_jax.report.mesh_pictures import mesh_pictures
+from cosurfgs_jax.report.partition_picture import partition_picture
+from cosurfgs_jax.report.section import ReportInput, Section
+from cosurfgs_jax.report.tables import (
+    depth_tables,
+    geometry_table,
+    score_table,
+    seam_table,
+    settings_table,
+    stage_table,
+)
+from cosurfgs_jax.report.view_pictures import view_pictures
+
+
+def _charts(given: ReportInput) -> str:
+    charts = "".join(line_chart(name, lines) for name, lines in given.curves.items())
+    return f'<div class="charts">{charts}</div>' if charts else ""
+
+
+def _partition(given: ReportInput) -> str:
+    path = given.workdir.partition
+    if not path.exists():
+        return ""
+    return f'<div class="pair">{partition_picture(files.read_json_object(path))}</div>'
+
+
+def _error_pictures(given: ReportInput) -> str:
+    return error_pictures(given.workdir, given.up)
+
+
+SECTIONS = [
+    Section(
+        "Test views",
+        view_pictures,
+        "Photographs that training did not see. Depth: near is bright. Normals: red right, green "
+        "up, blue towards the viewer.",
+    ),
+    Section(
+        "Mesh",
+        mesh_pictures,
+        "Drawn without perspective. Reddish parts are seen from behind.",
+    ),
+    Section(
+        "Error of the surface",
+        _error_pictures,
+        "Left, the mesh coloured by the distance to ground truth: bright parts are wrong, grey "
+        "ones lie outside of what is compared. Right, ground truth coloured by the distance to "
+        "the mesh: bright parts are missing there. The scale ends at the largest threshold of the "
+        "scores.",
+    ),
+    Section("Course of training", _charts),
+    Section(
+        "Partition",
+        _partition,
+        "The cells that blocks train, with their photographs and SfM points.",
+    ),
+    Section("Stages", stage_table),
+    Section(
+        "Depth at the seams",
+        seam_table,
+        "Medians over pixels as shares of the depth, in the band along the walls between cells "
+        "and, in brackets, elsewhere. Blocks disagree: whole local models of two blocks about the "
+        "same pixels, before they are cropped. Step: the jump of the merged model's depth across "
+        "a wall beyond its slope. Without a wall: that jump at the same places in models that are "
+        "of one piece there, for edges and roughness make jumps too; it is taken off in squares, "
+        "and what is left is due to the wall.",
+    ),
+    Section(
+        "Scores on test views",
+        score_table,
+        "On 8-bit images read back from files; means over views. 'Color corrected' is after a "
+        "quadratic colour fit to each photograph, which hides differences of exposure. LPIPS is "
+        "not computed.",
+    ),
+    Section(
+        "Depth and normals against exact ones, test views",
+        depth_tables,
+        "Means over views. Median and 90th percentile are over the pixels that have a depth; "
+        "'within 1 %' is the share of all pixels with an exact depth whose error is at most 1 % "
+        "of it. Pixels through which more than half of the light passes have none. Walls: more "
+        "than 60 degrees from up.",
+    ),
+    Section("Surface against ground truth", geometry_table),
+    Section("Settings that differ from the defaults", settings_table),
+]

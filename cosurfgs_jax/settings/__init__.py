@@ -1,0 +1,58 @@
+"""Every setting of the package, declared once: default, help and check. No JAX here.
+
+A config file (`configs/*.py`) returns a `Settings`; flags `--config.a.b=value` change single
+settings. To add one, declare a field with `setting` in the group of its consumer: it is then
+checked, saved, listed by `--help` and part of `settings_reference`. Where the help says that a
+special value means "from the data", the consumer replaces it and logs what it chose.
+"""
+
+from cosurfgs_jax.settings.all_settings import Settings
+from cosurfgs_jax.settings.blocks import (
+    IMPORTANCE_SCORES,
+    LmcSettings,
+    MasSettings,
+    MeshSettings,
+    PartitionSettings,
+)
+from cosurfgs_jax.settings.data import DataSettings, GeneratedSettings
+from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of
+from cosurfgs_jax.settings.model import (
+    BACKENDS,
+    AppearanceSettings,
+    RasterSettings,
+    SurfelSettings,
+)
+from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings
+from cosurfgs_jax.settings.reference import SettingHelp, iter_help, settings_reference
+from cosurfgs_jax.settings.training import (
+    DensitySettings,
+    LossSettings,
+    OptimSettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "BACKENDS",
+    "IMPORTANCE_SCORES",
+    "AppearanceSettings",
+    "DataSettings",
+    "DensitySettings",
+    "GeneratedSettings",
+    "GeoSettings",
+    "LmcSettings",
+    "LossSettings",
+    "MasSettings",
+    "MeshSettings",
+    "OptimSettings",
+    "PartitionSettings",
+    "RasterSettings",
+    "SettingHelp",
+    "Settings",
+    "SettingsGroup",
+    "SurfaceSettings",
+    "SurfelSettings",
+    "TrainSettings",
+    "declaration_of",
+    "iter_help",
+    "settings_reference",
+]

@@ -1,0 +1,47 @@
+"""All settings together; what a config file returns."""
+
+import dataclasses
+
+from cosurfgs_jax.settings.blocks import (
+    LmcSettings,
+    MasSettings,
+    MeshSettings,
+    PartitionSettings,
+)
+from cosurfgs_jax.settings.data import MAX_SEED, DataSettings, GeneratedSettings
+from cosurfgs_jax.settings.declaration import SettingsGroup, not_negative, setting
+from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
+from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings
+from cosurfgs_jax.settings.training import (
+    DensitySettings,
+    LossSettings,
+    OptimSettings,
+    TrainSettings,
+)
+
+
+@dataclasses.dataclass
+class Settings(SettingsGroup):
+    """All of them; what a config file returns."""
+
+    seed: int = setting(
+        0,
+        "Seed of all randomness in training: the order of photographs, and splits of surfels.",
+        not_negative(),
+        largest=MAX_SEED,
+    )
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    generated: GeneratedSettings = dataclasses.field(default_factory=GeneratedSettings)
+    surfels: SurfelSettings = dataclasses.field(default_factory=SurfelSettings)
+    raster: RasterSettings = dataclasses.field(default_factory=RasterSettings)
+    loss: LossSettings = dataclasses.field(default_factory=LossSettings)
+    appearance: AppearanceSettings = dataclasses.field(default_factory=AppearanceSettings)
+    optim: OptimSettings = dataclasses.field(default_factory=OptimSettings)
+    density: DensitySettings = dataclasses.field(default_factory=DensitySettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    partition: PartitionSettings = dataclasses.field(default_factory=PartitionSettings)
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+    lmc: LmcSettings = dataclasses.field(default_factory=LmcSettings)
+    mas: MasSettings = dataclasses.field(default_factory=MasSettings)
+    surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
+    geo: GeoSettings = dataclasses.field(default_factory=GeoSettings)

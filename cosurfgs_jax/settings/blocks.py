@@ -1,0 +1,156 @@
+"""Settings of many blocks: partition, devices, compression (LMC) and aggregation (MAS)."""
+
+import dataclasses
+
+from cosurfgs_jax.settings.declaration import (
+    SettingsGroup,
+    at_least,
+    fraction,
+    not_negative,
+    number,
+    one_of,
+    proper_fraction,
+    require,
+    setting,
+)
+
+IMPORTANCE_SCORES = ("removal", "weight")  # collab/importance.py holds them
+
+
+@dataclasses.dataclass
+class PartitionSettings(SettingsGroup, name="partition"):
+    """How a scene is cut into blocks, and which blocks form an edge. Both are logical: any number
+    of devices carries them.
+    """
+
+    num_blocks: int = setting(
+        1, "Number of blocks the scene is cut into.", at_least(1), largest=100_000
+    )
+    num_edges: int = setting(1, "Number of edges; an edge is a group of adjacent blocks.")
+    expansion: float = setting(
+        0.2,
+        "What a block trains on beyond its cell, on each side, as a fraction of the cell's side.",
+        fraction("a share of a cell's side, 0 to 1"),
+    )
+    min_coverage: float = setting(
+        0.25,
+        "Fraction of an image's area that a cell's airspace must cover to make the image one of "
+        "the block's.",
+        number("a number in (0, 1]", above=0, at_most=1),
+    )
+    min_views: int = setting(
+        3, "A block with fewer training views is merged with its neighbour.", at_least(1)
+    )
+    min_points: int = setting(
+        100, "A block with fewer points is merged with its neighbour.", at_least(1)
+    )
+
+    def check_together(self) -> None:
+        """An edge has at least one block."""
+        require(
+            1 <= self.num_edges <= self.num_blocks,
+            "partition.num_edges",
+            f"1 to partition.num_blocks ({self.num_blocks}), as an edge is a group of blocks",
+            self.num_edges,
+        )
+
+
+@dataclasses.dataclass
+class MeshSettings(SettingsGroup, name="mesh"):
+    """The devices that carry the blocks."""
+
+    num_devices: int = setting(
+        0,
+        "Number of devices that carry the blocks; 0 means all that JAX sees.",
+        not_negative("0 (all that JAX sees) or a positive number"),
+    )
+
+
+@dataclasses.dataclass
+class LmcSettings(SettingsGroup, name="lmc"):
+    """Local model compression (LMC): importance, pruning, and training to recover. Only where there
+    are several blocks.
+    """
+
+    enabled: bool = setting(True, "Whether blocks are compressed before they are aggregated.")
+    prune_ratio: float = setting(
+        0.4, "Fraction of a block's surfels that is pruned.", proper_fraction("a share in [0, 1)")
+    )
+    importance_share: float = setting(
+        0.0,
+        "Instead of prune_ratio: keep the fewest surfels that carry this fraction of the "
+        "importance; 0 means by prune_ratio.",
+        proper_fraction("0 (by ratio) or a share below 1"),
+    )
+    camera_switch: bool = setting(
+        True,
+        "Whether importance counts only photographs that see enough of the block's cell "
+        "(min_cell_share).",
+    )
+    min_cell_share: float = setting(
+        0.25,
+        "Fraction of a photograph's pixels, by rendered weight, that must come from the cell to "
+        "make the photograph count.",
+        fraction("a share, 0 to 1"),
+    )
+    score: str = setting(
+        "removal",
+        'What surfels are ranked by: "removal" (the change of the pictures without it) or "weight" '
+        "(its rendered weight).",
+        one_of(IMPORTANCE_SCORES, f"one of {', '.join(IMPORTANCE_SCORES)}"),
+    )
+    area_exponent: float = setting(
+        -0.3,
+        'Exponent of the area in the score "weight"; below 0, of surfels of equal weight the large '
+        "ones go first.",
+    )
+    rounds: int = setting(
+        4,
+        "Rounds of pruning, each followed by its part of the recovery and a new measurement.",
+        at_least(1),
+    )
+    recovery: float = setting(
+        0.15,
+        "Steps of training after pruning, in all rounds together, as a fraction of train.steps.",
+        fraction("a share of train.steps, 0 to 1"),
+    )
+    edge_prune_ratio: float = setting(
+        0.1,
+        "Fraction of an edge's surfels that is pruned between edge and cloud.",
+        proper_fraction("a share in [0, 1)"),
+    )
+
+
+@dataclasses.dataclass
+class MasSettings(SettingsGroup, name="mas"):
+    """Model aggregation (MAS): the blocks distilled into one model."""
+
+    enabled: bool = setting(True, "Whether blocks are distilled into one model.")
+    steps: int = setting(
+        0,
+        "Steps of each stage, with one photograph of every block a step; 0 means a tenth of "
+        "train.steps.",
+        not_negative("0 (a tenth of train.steps) or a positive number"),
+    )
+    teacher_weight: float = setting(
+        0.5,
+        "Weight of the colours of the frozen local models; the devices' own photographs have the "
+        "rest.",
+        fraction("a share, 0 to 1"),
+    )
+    depth_weight: float = setting(
+        0.2, "Weight of the difference to the teachers' depth, relative to depth.", not_negative()
+    )
+    normal_weight: float = setting(
+        0.05, "Weight of the difference to the teachers' normals.", not_negative()
+    )
+    start_progress: float = setting(
+        0.5,
+        "Where on the schedule of the learning rates a stage begins, from 0 to 1; it ends at 1.",
+        fraction("a share of the course, 0 to 1"),
+    )
+    max_partners: int = setting(
+        8,
+        "Maximum number of devices that are asked to draw parts of one device's view.",
+        at_least(1),
+    )

@@ -1,0 +1,112 @@
+"""Settings of what is made of a trained model: mesh, height map, orthophoto and points."""
+
+import dataclasses
+
+from cosurfgs_jax.settings.declaration import (
+    Check,
+    SettingsGroup,
+    at_least,
+    not_negative,
+    number,
+    one_of,
+    proper_fraction,
+    require,
+    setting,
+)
+
+_DEPTH_MAPS = ("plane", "median", "expected")
+_MAX_OFFSET = 1e10  # of map coordinates, in any unit of length
+_OFFSET_FORM = 'three numbers "x,y,z"'
+
+
+def _parse_offset(text: str) -> tuple[float, float, float] | None:
+    """The numbers of "x,y,z", zeros for an empty text; None where it is neither."""
+    if not text.strip():
+        return 0.0, 0.0, 0.0
+    try:
+        x, y, z = (float(part) for part in text.replace(" ", "").split(","))
+    except ValueError:
+        return None
+    is_good = all(abs(value) <= _MAX_OFFSET for value in (x, y, z))
+    return (x, y, z) if is_good else None
+
+
+@dataclasses.dataclass
+class SurfaceSettings(SettingsGroup, name="surface"):
+    """Mesh extraction. Lengths are in the dataset's unit."""
+
+    depth_map: str = setting(
+        "plane",
+        'Rendered depth that is fused: "plane", "median" or "expected".',
+        one_of(_DEPTH_MAPS, '"plane", "median" or "expected"'),
+    )
+    voxel_size: float = setting(
+        0.0,
+        "Side of a voxel in the dataset's unit; 0 means from the data.",
+        not_negative("0 (from the data) or a positive length"),
+    )
+    truncation_voxels: float = setting(
+        4.0,
+        "Distance to the surface, in voxels, up to which the signed distance field is kept.",
+        at_least(1),
+    )
+    max_angle_deg: float = setting(
+        80.0,
+        "Maximum angle in degrees between ray and normal of a depth that is fused.",
+        number("above 0, at most 90 degrees", above=0, at_most=90),
+    )
+    min_neighbor_views: int = setting(
+        2,
+        "Number of views that must confirm a depth, where that many see it.",
+        not_negative(),
+    )
+    min_cluster_share: float = setting(
+        0.005,
+        "Connected pieces with fewer triangles than this fraction of the largest are dropped.",
+        proper_fraction("a share in [0, 1)"),
+    )
+    target_triangles: int = setting(
+        0,
+        "Edges are collapsed until this many triangles are left, which needs the whole mesh in "
+        "memory; 0 means keep all.",
+        not_negative("0 (keep all) or a positive number"),
+    )
+    memory_mb: int = setting(
+        2048,
+        "Memory in MiB for the fusion; a scene that needs more is fused tile by tile, with the "
+        "same result.",
+        at_least(64),
+    )
+
+
+@dataclasses.dataclass
+class GeoSettings(SettingsGroup, name="geo"):
+    """Height map, orthophoto and points for maps. Lengths are in the dataset's unit."""
+
+    pixel_size: float = setting(
+        0.0,
+        "Size of a pixel on the ground in the dataset's unit; 0 means from the data (the median "
+        "size of a photograph's pixel there).",
+        not_negative("0 (from the data) or a positive length"),
+    )
+    offset: str = setting(
+        "",
+        'Offset "x,y,z" from the dataset\'s coordinates to map coordinates; it is added in the '
+        "files that are written. Empty means none.",
+        Check(_OFFSET_FORM, lambda text: _parse_offset(text) is not None),
+    )
+    epsg: int = setting(
+        0,
+        "EPSG number of the projected system of the map coordinates; 0 means none is written.",
+        not_negative("0 (none) or the EPSG number of a projected system"),
+    )
+
+    def offset_xyz(self) -> tuple[float, float, float]:
+        """The offset as numbers.
+
+        Raises:
+            InputError: it is not three numbers.
+        """
+        numbers = _parse_offset(self.offset)
+        require(numbers is not None, "geo.offset", _OFFSET_FORM, self.offset)
+        return numbers

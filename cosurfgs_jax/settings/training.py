@@ -1,0 +1,194 @@
+"""Settings of the training of one block: losses, learning rates, density control, schedule."""
+
+import dataclasses
+
+from cosurfgs_jax.settings.declaration import (
+    SettingsGroup,
+    at_least,
+    fraction,
+    not_negative,
+    number,
+    positive,
+    require,
+    setting,
+)
+
+
+@dataclasses.dataclass
+class LossSettings(SettingsGroup, name="loss"):
+    """Weights of the training losses: EC-RGB, SV-Reg, MV-Reg; optional distortion."""
+
+    ssim_weight: float = setting(
+        0.2,
+        "Weight of D-SSIM in the photometric loss; L1 has the rest.",
+        fraction("a number in [0, 1]"),
+    )
+    single_view_weight: float = setting(
+        0.015,
+        "SV-Reg: weight of the difference between rendered normals and those of the plane depth.",
+        not_negative(),
+    )
+    multi_view_geometric_weight: float = setting(
+        0.03,
+        "MV-Reg: weight of the round-trip reprojection error through a neighbouring view.",
+        not_negative(),
+    )
+    multi_view_photometric_weight: float = setting(
+        0.5,
+        "MV-Reg: weight of the normalised cross-correlation of patches with a neighbouring view.",
+        not_negative(),
+    )
+    geometry_start: float = setting(
+        0.25,
+        "Where SV-Reg and MV-Reg begin, as a fraction of train.steps; before, there is no surface "
+        "to regularise.",
+        fraction("a share of the steps, 0 to 1"),
+    )
+    patch_stride: int = setting(
+        3,
+        "Distance in pixels, along both axes, between the patches that MV-Reg compares.",
+        at_least(1, "at least 1 pixel"),
+    )
+    max_neighbor_angle_deg: float = setting(
+        30.0,
+        "Maximum angle in degrees between the optical axes of neighbouring views.",
+        number("above 0 and below 90 degrees", above=0, below=90),
+    )
+    num_neighbors: int = setting(
+        8, "Number of neighbouring views of a view, nearest first, taken in turn.", at_least(1)
+    )
+    transparency_weight: float = setting(
+        0.05,
+        "Weight of the transmittance that is left behind the model: without it, dark surfaces stay "
+        "holes before a black background.",
+        not_negative(),
+    )
+    distortion_weight: float = setting(
+        0.0, "Weight of the mean distortion map, in world lengths.", not_negative()
+    )
+
+    @property
+    def has_single_view(self) -> bool:
+        """Whether SV-Reg is on."""
+        return self.single_view_weight > 0
+
+    @property
+    def has_multi_view(self) -> bool:
+        """Whether MV-Reg is on."""
+        return self.multi_view_geometric_weight > 0 or self.multi_view_photometric_weight > 0
+
+
+@dataclasses.dataclass
+class OptimSettings(SettingsGroup, name="optim"):
+    """Learning rates; lengths are in units of the scene scale."""
+
+    means_start: float = setting(1.6e-4, "Learning rate of the means at the start.", positive())
+    means_end: float = setting(
+        1.6e-6, "Learning rate of the means at the end; it falls exponentially.", positive()
+    )
+    quats: float = setting(1e-3, "Learning rate of the quaternions.", positive())
+    log_scales: float = setting(5e-3, "Learning rate of the log scales.", positive())
+    logit_opacities: float = setting(0.05, "Learning rate of the logit opacities.", positive())
+    sh_dc: float = setting(
+        2.5e-3, "Learning rate of the spherical harmonics of degree 0.", positive()
+    )
+    sh_rest: float = setting(
+        1.25e-4, "Learning rate of the spherical harmonics above degree 0.", positive()
+    )
+    adam_eps: float = setting(1e-15, "Epsilon of Adam.", positive())
+
+
+@dataclasses.dataclass
+class DensitySettings(SettingsGroup, name="density"):
+    """Density control. Times are fractions of the number of steps, so that short and long runs
+    follow the same course.
+    """
+
+    enabled: bool = setting(True, "Whether surfels are cloned, split and pruned.")
+    strategy: str = setting(
+        "adaptive",
+        "Which strategy adds and drops surfels, by its name in model/density_strategies.py.",
+    )
+    start: float = setting(0.0167, "Where density control begins, as a fraction of train.steps.")
+    stop: float = setting(0.5, "Where density control ends, as a fraction of train.steps.")
+    every: float = setting(
+        0.00333,
+        "Steps between two rounds of cloning, splitting and pruning, as a fraction of train.steps.",
+        positive("a positive fraction"),
+    )
+    opacity_reset_every: float = setting(
+        0.1, "Steps between two opacity resets, as a fraction of train.steps.", positive()
+    )
+    gradient_threshold: float = setting(
+        2e-4,
+        "Mean norm of the screen gradient above which a surfel grows; loss per image half-width.",
+        positive(),
+    )
+    absolute_gradient_threshold: float = setting(
+        8e-4,
+        "The same for the sum of absolute gradients over pixels (AbsGS).",
+        positive(),
+    )
+    split_scale: float = setting(
+        0.01,
+        "Scale above which a growing surfel is split, and below which it is cloned; in extents of "
+        "the block.",
+        positive(),
+    )
+    prune_opacity: float = setting(
+        0.005,
+        "Opacity below which surfels are pruned.",
+        number("a number in [0, 1)", at_least=0, below=1),
+    )
+    prune_scale: float = setting(
+        0.1,
+        "Scale above which surfels are pruned after the first opacity reset; in extents of the "
+        "block.",
+        positive(),
+    )
+    trim_every: float = setting(
+        0.0333,
+        "Steps between two trims, as a fraction of train.steps: surfels that too few photographs "
+        "see while transmittance > 0.5 are dropped.",
+        positive("a positive fraction"),
+    )
+    trim_min_views: int = setting(
+        0,
+        "Number of photographs that must see a surfel at a trim; 0 means never trim. A value of 2 "
+        "costs 0.4 dB and 0.007 SSIM at the rim of a real scene (docs/results.md).",
+        not_negative("0 (never) or more"),
+    )
+    growth_factor: float = setting(
+        1.5,
+        "Factor by which allocated slots grow at a recompile.",
+        number("more than 1", above=1),
+    )
+
+    def check_together(self) -> None:
+        """Density control begins before it ends."""
+        require(
+            0 <= self.start <= self.stop <= 1,
+            "density.start, stop",
+            "0 <= start <= stop <= 1",
+            (self.start, self.stop),
+        )
+
+
+@dataclasses.dataclass
+class TrainSettings(SettingsGroup, name="train"):
+    """The course of training."""
+
+    steps: int = setting(7000, "Number of training steps of a block.", at_least(1))
+    sh_degree_every: float = setting(
+        1 / 30,
+        "Steps until one more degree of spherical harmonics is trained, as a fraction of "
+        "train.steps.",
+        positive("a positive share of the steps"),
+    )
+    checkpoint_every: int = setting(500, "Steps between two checkpoints.", at_least(1))
+    log_every: int = setting(50, "Steps between two lines of the log.", at_least(1))
+    test_every: int = setting(
+        0,
+        "Steps between measurements of PSNR on test views; 0 means only at the end.",
+        not_negative("0 (only at the end) or a number of steps"),
+    )

@@ -1,0 +1,71 @@
+"""The training of blocks on their own photographs, all in lockstep."""
+
+from cosurfgs_jax.distributed.packing import Packed
+from cosurfgs_jax.training.batches import BlockViews, PackedBatch
+from cosurfgs_jax.training.block_renders import log_test_views
+from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.density_control import DensityControl, control_density
+from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
+from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.training.run_log import Progress
+from cosurfgs_jax.training.schedule import Schedule
+
+
+class Trainer:
+    """Trains blocks on their own photographs: the device stage, or the recovery after compression.
+
+    It holds compiled steps and the batches that are on their way; the stage is the caller's.
+    """
+
+    def __init__(self, run: Run, schedule: Schedule, first_progress: float = 0.0):
+        """
+        Args:
+            run: of the run.
+            schedule: the course of the stage.
+            first_progress: where on the course of the learning rates it begins; it ends at 1.
+        """
+        self._run = run
+        self._schedule = schedule
+        self._first_progress = first_progress
+        self._steps = compile_blocks(run.settings, run.layout, run.own_terms)
+        self._density = DensityControl(
+            run.partitioned, run.layout, run.settings, schedule, self._steps
+        )
+        self._pace = DispatchLimit(programs_ahead(run.layout))
+        self._views = BlockViews(run)
+        self._next: dict[tuple[int, int], PackedBatch] = {}  # by row and step
+
+    def advance(self, stage: StageState, progress: Progress) -> tuple[StageState, list[Packed]]:
+        """One step of all blocks, and density control where it is due (`loop.run_stage`)."""
+        step = stage.step
+        schedule = self._schedule
+        shape = schedule.shape(step)
+        self._views.prefetch(step + 1, with_second=shape.has_geometry)
+        states = []
+        reports = []
+        for row, state in enumerate(stage.states):
+            delivery = self._next.pop((row, step), None) or self._deliver(row, step)
+            state, report = self._steps.train_packed(state, delivery, shape=shape)
+            if step + 1 < schedule.num_steps:  # goes to the device while that computes
+                self._next[row, step + 1] = self._deliver(row, step + 1)
+            self._pace.launched(report)
+            states.append(state)
+            reports.append(report)
+        stage = stage._replace(states=states, step=step + 1)
+        stage = control_density(self._density, stage, progress)
+        test_every = self._run.settings.train.test_every
+        if test_every and stage.step % test_every == 0 and stage.step < schedule.num_steps:
+            log_test_views(self._run, stage)
+        return stage, reports
+
+    def _deliver(self, row: int, step: int) -> PackedBatch:
+        schedule = self._schedule
+        fraction = step / schedule.num_steps
+        return self._views.deliver(
+            row,
+            step,
+            progress=self._first_progress + (1 - self._first_progress) * fraction,
+            sh_degree=schedule.sh_degree_at(step),
+            with_second=schedule.shape(step).has_geometry,
+        )

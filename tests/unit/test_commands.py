@@ -1,0 +1,234 @@
+"""What the programs after training write, in which order, and how they refuse wrong choices; with
+stand-ins for the model and the mesh.
+"""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from blocks_case import four_blocks, solid_state, surfels_of
+
+from cosurfgs_jax import export, pictures, report
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.ply import table_of, write_ply
+from cosurfgs_jax.outputs import commands, evaluation, exports, trained
+from cosurfgs_jax.outputs.exports import dsm, las
+from cosurfgs_jax.outputs.trained import Trained, load_trained
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
+from cosurfgs_jax.workdir import Workdir
+
+STEP = 28
+
+
+def _partitioned(**changes):
+    partitioned = four_blocks()
+    return partitioned._replace(scene=dataclasses.replace(partitioned.scene, **changes))
+
+
+def _trained(**changes) -> Trained:
+    surfels = surfels_of(solid_state(four_blocks(), 0))
+    return Trained(Settings(), _partitioned(**changes), surfels, STEP)
+
+
+@pytest.fixture
+def workdir(tmp_path) -> Workdir:
+    return Workdir(tmp_path / "run")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of what `commands` calls, in order; nothing of it works."""
+    done = []
+
+    def stand_in(module, name, result=None):
+        def function(*arguments, **options):
+            done.append(name)
+            return result(*arguments, **options) if callable(result) else result
+
+        monkeypatch.setattr(module, name, function)
+
+    scores = {"psnr": 20.0, "psnr_color_corrected": 21.0, "ssim": 0.5, "num_test_views": 2}
+    stand_in(commands, "load_trained", lambda *_: _trained())
+    stand_in(evaluation, "evaluate_views", scores)
+    stand_in(
+        evaluation,
+        "compare_to_truth",
+        lambda surface, scene, truth, unit, **_: SimpleNamespace(
+            scores={"unit": unit, "thresholds": []}
+        ),
+    )
+    stand_in(report, "write_error_files")
+    stand_in(report, "drop_error_files")
+    stand_in(commands, "_log_surface")
+    stand_in(report, "write_report", lambda workdir, **_: workdir.report)
+    done.clear()
+    return SimpleNamespace(done=done, replace=stand_in)
+
+
+def _write_mesh(settings, workdir: Workdir) -> None:
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float64)
+    colors = np.zeros((3, 3), np.uint8)
+    normals = np.tile([0.0, 0, 1], (3, 1)).astype(np.float32)
+    mesh = Mesh(corners, np.array([[0, 1, 2]], np.int32), colors, normals)
+    write_mesh_ply(workdir.mesh, mesh)
+
+
+def test_evaluate_scores_views_then_the_mesh_then_writes_the_report(calls, workdir):
+    _write_mesh(None, workdir)
+    commands.evaluate(Settings(), workdir)
+    assert calls.done == [
+        "load_trained",
+        "evaluate_views",
+        "compare_to_truth",
+        "drop_error_files",
+        "write_error_files",
+        "_log_surface",
+        "write_report",
+    ]
+    metrics = workdir.read_metrics()
+    assert metrics["final"]["psnr"] == 20.0 and metrics["final"]["num_surfels"] > 0
+    assert metrics["geometry"] == {"unit": "", "thresholds": []}
+    assert list(workdir.read_timings()) == ["evaluate"]
+
+
+def test_evaluate_without_a_mesh_says_how_to_get_one(calls, workdir, caplog):
+    caplog.set_level("INFO")
+    commands.evaluate(Settings(), workdir)
+    assert calls.done == ["load_trained", "evaluate_views", "write_report"]
+    assert "no mesh yet" in caplog.text and workdir.read_metrics()["geometry"] is None
+
+
+def test_evaluate_with_points_extracts_a_missing_mesh_first(calls, workdir, tmp_path):
+    points = np.random.default_rng(0).normal(size=(9, 3))
+    write_ply(tmp_path / "truth.ply", table_of(("x y z", "f8", points)))
+    calls.replace(commands, "extract_mesh", _write_mesh)
+    commands.evaluate(Settings(), workdir, str(tmp_path / "truth.ply"))
+    assert calls.done[:3] == ["extract_mesh", "load_trained", "evaluate_views"]
+    assert workdir.read_metrics()["geometry"]["unit"] == "dataset units"
+
+
+def test_earlier_scores_of_the_mesh_stay_where_there_is_no_truth(calls, workdir):
+    _write_mesh(None, workdir)
+    workdir.merge_metrics(geometry={"unit": "m"})
+    calls.replace(evaluation, "compare_to_truth")
+    commands.evaluate(Settings(), workdir)
+    assert "drop_error_files" not in calls.done
+    assert workdir.read_metrics()["geometry"] == {"unit": "m"}
+
+
+def test_evaluate_needs_test_views_or_a_surface(calls, workdir):
+    no_tests = _trained(is_test=np.zeros(four_blocks().scene.num_views, bool))
+    calls.replace(commands, "load_trained", lambda *_: no_tests)
+    with pytest.raises(InputError, match=r"config\.data\.split: expected test views"):
+        commands.evaluate(Settings(), workdir)
+    _write_mesh(None, workdir)
+    commands.evaluate(Settings(), workdir)
+    assert "evaluate_views" not in calls.done and "compare_to_truth" in calls.done
+
+
+def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
+    workdir.merge_metrics(geometry={"unit": "m"}, final={"psnr": 1.0})
+    calls.replace(commands, "fuse_mesh", {"num_triangles": 1, "voxel_size": 0.5})
+    commands.extract_mesh(Settings(), workdir)
+    assert calls.done == ["load_trained", "fuse_mesh", "drop_error_files", "write_report"]
+    metrics = workdir.read_metrics()
+    assert metrics["geometry"] is None and metrics["final"] == {"psnr": 1.0}
+    assert json.loads(workdir.mesh_choices.read_text())["voxel_size"] == 0.5
+    assert list(workdir.read_timings()) == ["mesh"]
+
+
+def test_render_writes_four_files_a_view(calls, workdir, monkeypatch):
+    maps = {name: np.ones((4, 5), np.float32) for name in ("depth", "median_depth", "plane_depth")}
+    maps |= {name: np.ones((4, 5, 3), np.float32) for name in ("color", "normal")}
+    monkeypatch.setattr(Trained, "render_fn", lambda self: lambda view: maps)
+    commands.render(Settings(), workdir)
+    stems = [name.rsplit(".", 1)[0] for name in four_blocks().scene.image_names]
+    tests = [stems[view] for view in four_blocks().scene.test_views]
+    kinds = ("color.png", "depth.png", "normal.png", "depth.npz")
+    found = {str(path.relative_to(workdir.renders)) for path in workdir.renders.rglob("*.*")}
+    assert found == {f"{stem}_{kind}" for stem in tests for kind in kinds}
+    assert pictures.read_image(workdir.renders / f"{tests[0]}_color.png").shape == (4, 5, 3)
+    with np.load(workdir.renders / f"{tests[0]}_depth.npz") as file:
+        assert sorted(file) == ["depth", "median_depth", "plane_depth"]
+
+
+def test_views_are_chosen_by_group_or_name():
+    scene = four_blocks().scene
+    assert commands.choose_views(scene, "all").tolist() == list(range(scene.num_views))
+    assert commands.choose_views(scene, "train").tolist() == scene.train_views.tolist()
+    names = f"{scene.image_names[3]},{scene.image_names[1]}"
+    assert commands.choose_views(scene, names).tolist() == [3, 1]
+    with pytest.raises(InputError, match=r"--views: expected test, .* got 'x.png'; .* for example"):
+        commands.choose_views(scene, f"{scene.image_names[3]},x.png")
+    without = dataclasses.replace(scene, is_test=np.zeros(scene.num_views, bool))
+    with pytest.raises(InputError, match="--views=test: expected at least one view, got none"):
+        commands.choose_views(without, "test")
+
+
+def test_every_export_format_has_a_name_of_its_own_and_is_in_the_help():
+    names = [form.name for form in exports.FORMATS]
+    assert names == ["ply", "dsm", "las", "points"]
+    from absl import flags
+
+    values = flags.FlagValues()
+    export.declare(values)
+    for form in exports.FORMATS:
+        assert f"{form.name}: {form.help}" in values["format"].help
+        assert form.name in export.__doc__
+    with pytest.raises(InputError, match="--format: expected one of ply, dsm, .* got 'docx'"):
+        exports.find_format("docx")
+
+
+def test_export_checks_before_it_loads_the_model(calls, workdir, monkeypatch):
+    order = []
+
+    def check(settings):
+        order.append("check")
+        raise InputError("a package is missing")
+
+    form = exports.ExportFormat("new", "", check, lambda *_: order.append("write"))
+    monkeypatch.setattr(exports, "FORMATS", (form,))
+    with pytest.raises(InputError, match="a package is missing"):
+        commands.export(Settings(), workdir, "new")
+    assert order == ["check"] and calls.done == []
+    monkeypatch.setattr(
+        exports, "FORMATS", (form._replace(check=lambda settings: order.append("check")),)
+    )
+    commands.export(Settings(), workdir, "new")
+    assert order == ["check", "check", "write"] and calls.done == ["load_trained"]
+
+
+@pytest.mark.parametrize(
+    "form, names",
+    [("ply", {"point_cloud_2d.ply", "point_cloud_3dgs.ply"}), ("points", {"points.ply"})],
+)
+def test_exported_files(calls, workdir, form, names):
+    commands.export(Settings(), workdir, form)
+    assert {path.name for path in workdir.export.iterdir()} == names
+
+
+@pytest.mark.parametrize("module, package", [(las, "import_laspy"), (dsm, "import_rasterio")])
+def test_formats_of_maps_name_a_missing_package(monkeypatch, module, package):
+    def missing():
+        raise InputError("is needed")
+
+    owner = module.point_files if package == "import_laspy" else module.geotiff
+    monkeypatch.setattr(owner, package, missing)
+    form = exports.find_format(module.__name__.rsplit(".", 1)[-1])
+    with pytest.raises(InputError, match="is needed"):
+        form.check(Settings())
+
+
+def test_an_unfinished_model_is_said_to_be_one(workdir, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(InputError, match="expected a trained model, got no checkpoint"):
+        load_trained(Settings(), workdir)
+    (workdir.checkpoints("device") / "20").mkdir(parents=True)
+    monkeypatch.setattr(trained, "open_partitioned_scene", lambda *_: four_blocks())
+    surfels = surfels_of(solid_state(four_blocks(), 0))
+    monkeypatch.setattr(trained, "load_merged", lambda *_: (surfels, 20))
+    assert load_trained(Settings(), workdir).step == 20
+    assert "the model is of step 20 of" in caplog.text

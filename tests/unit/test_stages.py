@@ -1,0 +1,384 @@
+"""The pipeline with stand-ins for what takes time: which stages a run has, in which order they run
+and resume, that each is scored once, and what a finished run does.
+"""
+
+import contextlib
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from blocks_case import four_blocks, run_context
+
+from cosurfgs_jax.collab import device_stage, lmc_stages, mas_stages, merged_model, pipeline, stages
+from cosurfgs_jax.collab.plans import has_edges, make_plans
+from cosurfgs_jax.collab.stage_metrics import summarize_scores
+from cosurfgs_jax.collab.stage_scores import Scores
+from cosurfgs_jax.collab.stage_spec import StageWork
+from cosurfgs_jax.collab.stages import STAGES, stages_of, total_steps
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.partition import Partition
+from cosurfgs_jax.settings import (
+    DataSettings,
+    LmcSettings,
+    MasSettings,
+    Settings,
+    TrainSettings,
+)
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.run import Stopped
+from cosurfgs_jax.workdir import Workdir
+
+ALL = ["device", "lmc_device", "edge", "lmc_edge", "cloud"]
+NUM_STEPS = {"device": 20, "lmc_device": 4, "edge": 2, "lmc_edge": 0, "cloud": 2}
+
+
+def _settings(lmc: bool = True, mas: bool = True) -> Settings:
+    return Settings(
+        train=TrainSettings(steps=20),
+        lmc=LmcSettings(enabled=lmc, recovery=0.2),
+        mas=MasSettings(enabled=mas),
+    )
+
+
+def _partition(num_blocks: int, num_edges: int) -> Partition:
+    return dataclasses.replace(
+        four_blocks().partition,
+        nodes=0,
+        lows=np.zeros((num_blocks, 2)),
+        edge_of_block=np.arange(num_blocks) * num_edges // num_blocks,
+    )
+
+
+@pytest.mark.parametrize(
+    "num_blocks, num_edges, lmc, mas, expected",
+    [
+        (4, 2, True, True, ALL),
+        (4, 2, False, True, ["device", "edge", "cloud"]),
+        (4, 2, True, False, ["device", "lmc_device"]),
+        (4, 1, True, True, ["device", "lmc_device", "cloud"]),
+        (4, 4, True, True, ["device", "lmc_device", "cloud"]),
+        (4, 4, False, False, ["device"]),
+        (1, 1, True, True, ["device"]),
+    ],
+)
+def test_settings_and_edges_say_which_stages_there_are(num_blocks, num_edges, lmc, mas, expected):
+    partition = _partition(num_blocks, num_edges)
+    assert [spec.name for spec in stages_of(_settings(lmc, mas), partition)] == expected
+    steps = total_steps(_settings(lmc, mas), partition)
+    assert steps == sum(NUM_STEPS[name] for name in expected)
+    assert has_edges(partition) == (num_edges == 2)
+
+
+def test_steps_of_the_stages():
+    assert {spec.name: spec.num_steps(_settings()) for spec in STAGES} == NUM_STEPS
+    settings = dataclasses.replace(_settings(), mas=MasSettings(steps=7))
+    assert [spec.num_steps(settings) for spec in STAGES if "edge" in spec.name] == [7, 0]
+
+
+def _write_checkpoint(workdir: Workdir, name: str, step: int) -> None:
+    (workdir.checkpoints(name) / str(step)).mkdir(parents=True, exist_ok=True)
+
+
+def _saved_step(workdir: Workdir, name: str) -> int | None:
+    steps = [int(path.name) for path in workdir.checkpoints(name).glob("*")]
+    return max(steps, default=None)
+
+
+@pytest.fixture
+def course(monkeypatch, tmp_path):
+    """(settings, stage to stop in) -> what was done, in order. A folder for every saved step stands
+    for a checkpoint, and a stage that is stopped saves its first step.
+    """
+    done = []
+    workdir = Workdir(tmp_path)
+
+    def stand_in(spec, stop_in):
+        def run_stage(work):
+            before = None if work.before is None else work.before.name
+            first = 0 if work.saved is None else work.saved.step
+            if work.num_steps > first or work.saved is None:
+                done.append((spec.name, before, first))
+            if spec.has_checkpoints:
+                assert work.saved is not None or before is not None or spec.name == "device"
+                if stop_in == spec.name:
+                    _write_checkpoint(workdir, spec.name, 1)
+                    raise Stopped
+                _write_checkpoint(workdir, spec.name, work.num_steps)
+            return StageState(spec.name, [], work.num_steps, 0, 0.0)
+
+        return dataclasses.replace(spec, run=run_stage)
+
+    class Metrics:
+        def __init__(self, run, plans):
+            pass
+
+        def has(self, name):
+            return any(row["name"] == name for row in workdir.read_metrics()["stages"])
+
+        def write(self, spec, stage):
+            assert stage.name == spec.name and stage.step == spec.num_steps(_settings())
+            done.append(("score", spec.name))
+            workdir.write_stage(spec.name, steps=stage.step)
+
+    def restore_stage(run, name, checkpoints):
+        step = _saved_step(workdir, name)
+        return None if step is None else StageState(name, [], step, 0, 0.0)
+
+    monkeypatch.setattr(pipeline, "StageMetrics", Metrics)
+    monkeypatch.setattr(
+        pipeline,
+        "Checkpoints",
+        lambda *_, **__: contextlib.nullcontext(object.__new__(Checkpoints)),
+    )
+    monkeypatch.setattr(pipeline.loop, "restore_stage", restore_stage)
+
+    def run(settings, stop_in=None):
+        done.clear()
+        table = tuple(stand_in(spec, stop_in) for spec in STAGES)
+        monkeypatch.setattr(stages, "STAGES", table)
+        with run_context(four_blocks(), tmp_path, 4, settings) as context:
+            pipeline.run_stages(context)
+        return list(done)
+
+    return run
+
+
+def test_stages_run_in_order_and_each_is_scored_once(course):
+    names = [None, *ALL]
+    expected = []
+    for before, name in zip(names, ALL, strict=False):
+        expected += [(name, before, 0), ("score", name)]
+    assert course(_settings()) == expected
+    assert course(_settings()) == [], "all is done and scored"
+
+
+@pytest.mark.parametrize("stop_in", [name for name in ALL if name != "lmc_edge"])
+def test_a_stopped_run_repeats_nothing_that_is_saved(course, stop_in):
+    with pytest.raises(Stopped):
+        course(_settings(), stop_in)
+    done = course(_settings())
+    number = ALL.index(stop_in)
+    assert done[:2] == [(stop_in, None, 1), ("score", stop_in)]
+    assert [name for name, *_ in done[2::2]] == ALL[number + 1 :]
+    assert [entry for entry in done if entry[0] == "score"] == [
+        ("score", name) for name in ALL[number:]
+    ]
+
+
+def test_a_stage_without_checkpoints_is_done_again_until_the_next_has_saved(course, tmp_path):
+    workdir = Workdir(tmp_path)
+    for name in ALL:
+        workdir.write_stage(name)
+    for name in ("device", "lmc_device", "edge"):
+        _write_checkpoint(workdir, name, NUM_STEPS[name])
+    assert course(_settings())[:3] == [
+        ("lmc_edge", "edge", 0),
+        ("score", "lmc_edge"),
+        ("cloud", "lmc_edge", 0),
+    ]
+
+
+def test_a_finished_stage_without_scores_is_scored(course, tmp_path):
+    course(_settings())
+    workdir = Workdir(tmp_path)
+    kept = [row for row in workdir.read_metrics()["stages"] if row["name"] != "cloud"]
+    workdir.merge_metrics(stages=kept)
+    assert course(_settings()) == [("score", "cloud")]
+
+
+class _Recorder:
+    """Stand-ins that write down what they are called with."""
+
+    def __init__(self, monkeypatch):
+        self.calls = []
+        self._monkeypatch = monkeypatch
+
+    def replace(self, module, name, result=None):
+        """Replaces a function."""
+
+        def stand_in(*arguments, **options):
+            self.calls.append((name, arguments))
+            return result(*arguments) if callable(result) else result
+
+        self._monkeypatch.setattr(module, name, stand_in)
+
+    @property
+    def names(self):
+        """Of what was called, in order."""
+        return [name for name, _ in self.calls]
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Makes the work of a stage of four blocks in two edges."""
+    with run_context(four_blocks(), tmp_path, 4, _settings()) as run:
+
+        def make(name, before=None, saved=None):
+            return StageWork(
+                run,
+                make_plans(run),
+                name,
+                NUM_STEPS[name],
+                before,
+                saved,
+                object.__new__(Checkpoints),
+            )
+
+        yield make
+
+
+def _stage(name: str, step: int) -> StageState:
+    return StageState(name, ["states"], step, 3, 9.0)
+
+
+def test_the_device_stage_starts_from_points_or_from_what_is_saved(work, monkeypatch):
+    recorder = _Recorder(monkeypatch)
+    recorder.replace(device_stage, "_start", _stage("device", 0))
+    recorder.replace(device_stage, "_draw_test_views")
+    recorder.replace(device_stage, "Trainer", SimpleNamespace(advance=lambda *_: None))
+    recorder.replace(device_stage.loop, "run_stage", lambda run, stage, *_: stage)
+    assert device_stage.train_blocks(work("device")).step == 0
+    assert recorder.names == ["_start", "_draw_test_views", "Trainer", "run_stage"]
+    recorder.calls.clear()
+    assert device_stage.train_blocks(work("device", saved=_stage("device", 5))).step == 5
+    assert recorder.names == ["Trainer", "run_stage"]
+
+
+def test_compression_of_blocks_starts_a_stage_of_its_own(work, monkeypatch):
+    recorder = _Recorder(monkeypatch)
+    recorder.replace(lmc_stages, "compress_in_rounds", lambda run, stage, *_: stage)
+    begun = lmc_stages.compress_blocks(work("lmc_device", before=_stage("device", 20)))
+    assert begun == StageState("lmc_device", ["states"], 0, 0, 0.0)
+    saved = _stage("lmc_device", 2)
+    assert lmc_stages.compress_blocks(work("lmc_device", saved=saved)) is saved
+    assert len(recorder.calls) == 2
+    finished = work("lmc_device", saved=_stage("lmc_device", 0))._replace(num_steps=0)
+    assert lmc_stages.compress_blocks(finished).step == 0
+    assert len(recorder.calls) == 2, "without recovery there is nothing to go on with"
+
+
+@pytest.fixture
+def distillation(monkeypatch):
+    """What distillation calls, and what it gave to its teachers."""
+    recorder = _Recorder(monkeypatch)
+
+    for name in ("render", "check", "drop"):
+        recorder.replace(mas_stages.Teachers, name)
+    recorder.replace(mas_stages, "RequestPlanner", SimpleNamespace(partners=lambda block: block))
+    recorder.replace(
+        mas_stages.harmonize, "harmonize_exposure", lambda run, stage: (stage, np.ones((4, 3)))
+    )
+    recorder.replace(mas_stages.compress, "crop_rows", ["cells"])
+    recorder.replace(mas_stages.loop, "save_stage")
+    recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=lambda *_: None))
+    recorder.replace(
+        mas_stages.loop, "run_stage", lambda run, stage, end, *_: stage._replace(step=end)
+    )
+    monkeypatch.setattr(Checkpoints, "wait", lambda self: recorder.calls.append(("wait", ())))
+    return recorder
+
+
+START = ["RequestPlanner", "render", "crop_rows", "save_stage", "wait"]
+STEPS = ["check", "Aggregation", "run_stage", "drop"]
+
+
+@pytest.mark.parametrize(
+    "name, before, teachers, is_first",
+    [("edge", "lmc_device", "alone", True), ("cloud", "lmc_edge", "whole_edge", False)],
+)
+def test_distillation_renders_its_teachers_before_its_first_step(
+    work, distillation, name, before, teachers, is_first
+):
+    distill = {spec.name: spec.run for spec in STAGES}[name]
+    own = work(name, before=_stage(before, 4))
+    stage = distill(own)
+    assert (stage.name, stage.states, stage.step, stage.num_without_room) == (name, ["cells"], 2, 0)
+    assert distillation.names == [
+        *["harmonize_exposure"] * is_first,
+        *START,
+        *STEPS,
+    ]
+    _, states, grouping, partners = dict(distillation.calls)["render"]
+    assert states == ["states"] and grouping is getattr(own.plans, teachers)
+    assert partners == {block: block for block in range(4)}
+    assert dict(distillation.calls)["RequestPlanner"][2] is getattr(own.plans, name)
+
+
+def test_distillation_that_is_saved_needs_no_stage_before(work, distillation):
+    mas_stages.distill_cloud(work("cloud", saved=_stage("cloud", 1)))
+    assert distillation.names == STEPS
+    distillation.calls.clear()
+    mas_stages.distill_cloud(work("cloud", saved=_stage("cloud", 2)))
+    assert distillation.names == STEPS[1:], "a finished stage needs no teachers"
+
+
+def test_scores_in_words():
+    assert summarize_scores(Scores(None, None, None, None, None)) == "no test views"
+    whole = Scores(20.0, 21.0, 0.5, 18.0, 19.0)
+    assert summarize_scores(whole) == (
+        "test PSNR 20.00 dB (21.00 fitted), at the seams 18.00 (19.00), SSIM 0.5000"
+    )
+    assert "seams" not in summarize_scores(whole._replace(psnr_seam=None))
+
+
+@pytest.fixture
+def whole_run(monkeypatch, tmp_path):
+    """`train` on the town with stand-ins for the stages and the merged model."""
+    recorder = _Recorder(monkeypatch)
+    recorder.replace(pipeline, "open_in_all_processes", four_blocks())
+    recorder.replace(pipeline, "check_photographs")
+    recorder.replace(pipeline, "run_stages")
+    recorder.replace(pipeline, "load_merged", (None, 28))
+    recorder.replace(pipeline, "write_surfels_ply", lambda path, surfels: 7)
+    monkeypatch.setattr(
+        type(four_blocks().frame), "surfels_to_dataset", lambda self, surfels: surfels
+    )
+    settings = dataclasses.replace(_settings(), data=DataSettings(path="generated"))
+    return recorder, settings, Workdir(tmp_path)
+
+
+def test_a_run_writes_what_others_read_and_then_says_that_it_is_finished(whole_run, caplog):
+    recorder, settings, workdir = whole_run
+    caplog.set_level("INFO")
+    workdir.merge_metrics(stages=[{"name": "device"}], final={"psnr": 1.0})
+    pipeline.train(settings, workdir)
+    assert recorder.names == [
+        "open_in_all_processes",
+        "check_photographs",
+        "run_stages",
+        "load_merged",
+        "write_surfels_ply",
+    ]
+    path = workdir.point_cloud(28)
+    assert dict(recorder.calls)["write_surfels_ply"][0] == path
+    assert f"finished: 7 surfels in {path}" in caplog.text
+    assert workdir.config.exists() and workdir.partition.exists() and workdir.cameras.exists()
+    metrics = workdir.read_metrics()
+    assert metrics["stages"] == [{"name": "device"}] and metrics["final"] is None
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    recorder.calls.clear()
+    pipeline.train(settings, workdir)
+    assert recorder.names == ["open_in_all_processes"]
+    assert f"finished already, after step 28: {path}" in caplog.text
+
+
+def test_a_stopped_run_writes_no_model(whole_run, monkeypatch, caplog):
+    recorder, settings, workdir = whole_run
+    caplog.set_level("INFO")
+
+    def stop(run):
+        raise Stopped
+
+    monkeypatch.setattr(pipeline, "run_stages", stop)
+    with pytest.raises(SystemExit):
+        pipeline.train(settings, workdir)
+    assert "load_merged" not in recorder.names and not workdir.cameras.exists()
+    assert "the same command goes on from there" in caplog.text
+
+
+def test_there_is_no_merged_model_without_a_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="expected a trained model, got no checkpoint"):
+        merged_model.load_merged(_settings(), Workdir(tmp_path), four_blocks())
