@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from test_house import LAYERS, MODULES, PROGRAMS, ROOT
+from package_tree import MODULES, ROOT
+from test_layers import LAYERS, PROGRAMS
 
 from cosurfgs_jax.settings import Settings
 
