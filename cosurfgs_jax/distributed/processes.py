@@ -34,7 +34,7 @@ def index() -> int:
     return jax.process_index()
 
 
-def gather(values: np.ndarray) -> np.ndarray:
+def gather(values: np.ndarray | np.generic) -> np.ndarray:
     """The values of all processes, [processes, ...]; all must call it, with equal shapes."""
     values = np.asarray(values)
     if jax.process_count() == 1:

@@ -50,15 +50,15 @@ def _is_taught(view: LossView) -> Bool[Array, "h w"]:
 
 
 def _color_weight(settings: Settings, phase: Phase) -> float:
-    return settings.mas.teacher_weight if phase.is_distillation else 0.0
+    return settings.mas.teacher_weight * phase.is_distillation
 
 
 def _depth_weight(settings: Settings, phase: Phase) -> float:
-    return settings.mas.depth_weight if phase.is_distillation else 0.0
+    return settings.mas.depth_weight * phase.is_distillation
 
 
 def _normal_weight(settings: Settings, phase: Phase) -> float:
-    return settings.mas.normal_weight if phase.is_distillation else 0.0
+    return settings.mas.normal_weight * phase.is_distillation
 
 
 def _color(view: LossView, settings: Settings) -> TermValue:

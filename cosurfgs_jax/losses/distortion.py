@@ -8,7 +8,7 @@ from cosurfgs_jax.settings import Settings
 
 def _weight(settings: Settings, phase: Phase) -> float:
     # A composite has no distortion: it is a sum over pairs of hits, some of which others draw.
-    return 0.0 if phase.is_distillation else settings.loss.distortion_weight
+    return settings.loss.distortion_weight * (not phase.is_distillation)
 
 
 def _value(view: LossView, _: Settings):

@@ -1,4 +1,4 @@
-"""SV-Reg and MV-Reg together, weighted: the native kernel, and the definitions it is held to."""
+"""SV-Reg and MV-Reg together, weighted: the native kernel, and the definitions that verify it."""
 
 import functools
 from typing import NamedTuple
@@ -28,25 +28,22 @@ class GeometricLosses(NamedTuple):
     single_view: Float[Array, ""]
     geometric: Float[Array, ""]  # of MV-Reg
     photometric: Float[Array, ""]  # of MV-Reg
-    share: Float[
-        Array, ""
-    ]  # of the lattice's pixels that MV-Reg can follow to the neighbour and back
+    # Fraction of the lattice's pixels that MV-Reg can follow to the neighbour and back.
+    fraction_seen: Float[Array, ""]
 
 
 def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     """Brightness f32[H,W] in [0, 1] of a photograph."""
     return photo[..., :3].astype(jnp.float32) @ jnp.asarray(
-        [share / 255 for share in _LUMA], jnp.float32
+        [weight / 255 for weight in _LUMA], jnp.float32
     )
 
 
 def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     gray = gray_of(photo)
-    return (
-        gray
-        if photo.shape[-1] == 3
-        else jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
-    )
+    if photo.shape[-1] == 3:
+        return gray
+    return jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
 
 
 def _reference(
@@ -101,8 +98,8 @@ def _native(static: _Static, depth, normal, others):
 
 def _native_forward(static, depth, normal, others):
     # One pass gives the losses and their derivatives: what it reads is the same for both.
-    losses, by_depth, by_normal = _call(static, depth, normal, others)
-    return losses, (by_depth, by_normal)
+    losses, grad_depth, grad_normal = _call(static, depth, normal, others)
+    return losses, (grad_depth, grad_normal)
 
 
 def _native_backward(static, gradients, cotangent):
@@ -195,7 +192,7 @@ def _evaluate(view: LossView, settings: Settings) -> TermValue:
         "geometry/single_view": losses.single_view,
         "geometry/multi_view_geometric": losses.geometric,
         "geometry/multi_view_photometric": losses.photometric,
-        "seen_in_neighbor": losses.share,
+        "seen_in_neighbor": losses.fraction_seen,
     }
     return TermValue(losses.total, shown)
 

@@ -42,7 +42,7 @@ class MultiViewLosses(NamedTuple):
 
     geometric: Float[Array, ""]
     photometric: Float[Array, ""]
-    share: Float[Array, ""]  # of the lattice's pixels that count in the geometric one
+    fraction_seen: Float[Array, ""]  # of the lattice's pixels that count in the geometric one
 
 
 def lattice_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:

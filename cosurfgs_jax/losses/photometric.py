@@ -43,7 +43,7 @@ def expose(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Flo
 
     Args:
         render: [H,W,3], canonical colours. Takes gradient.
-        transform: [3,4], matrix and offset (see `appearance`). Takes gradient.
+        transform: [3,4], matrix and offset (see `exposure_model`). Takes gradient.
     """
     return (
         render[..., 0:1] * transform[None, None, :, 0]
@@ -57,13 +57,15 @@ def _expose_backward(residuals, cotangent):
     # JAX's own derivative of the lines above turns slices into padded sums, which takes five times
     # as long.
     render, transform = residuals
-    by_render = expose(
+    grad_render = expose(
         cotangent, jnp.zeros((3, 4), transform.dtype).at[:, :3].set(transform[:, :3].T)
     )
     inputs = jnp.moveaxis(render, -1, 0)
-    slopes = jnp.moveaxis(cotangent, -1, 0)
-    by_transform = [[(slope * value).sum() for value in inputs] + [slope.sum()] for slope in slopes]
-    return by_render, jnp.stack([jnp.stack(row) for row in by_transform])
+    channels = jnp.moveaxis(cotangent, -1, 0)
+    grad_transform = [
+        [(channel * value).sum() for value in inputs] + [channel.sum()] for channel in channels
+    ]
+    return grad_render, jnp.stack([jnp.stack(row) for row in grad_transform])
 
 
 expose.defvjp(
@@ -89,7 +91,7 @@ def photometric_loss(
     Returns:
         The loss, a mean over the pixels that count (0 if none does). Ignored pixels of the render
         are replaced by the photograph before SSIM, so that neither they nor the windows that reach
-        them are judged; what is left of 1 - SSIM is divided by the share of pixels that count.
+        them are judged; what is left of 1 - SSIM is divided by the fraction of pixels that count.
     Source: 3DGS (L1 and SSIM, w = 0.2) with the exposure of VastGaussian, which judges structure on
         the raw render:
     the colour transform must not be able to buy structure.
@@ -101,17 +103,19 @@ def photometric_loss(
             1 - metrics.ssim(render, target)
         )
     weights = mask[..., None]
-    share = jnp.maximum(mask.mean(), 1 / mask.size)
+    fraction = jnp.maximum(mask.mean(), 1 / mask.size)
     dissimilarity = 1 - metrics.ssim(weights * render + (1 - weights) * target, target)
     # Where no pixel counts, the rounding of SSIM must not be all that is left.
     dissimilarity = jnp.where(mask.any(), dissimilarity, 0.0)
-    return ((1 - ssim_weight) * (weights * difference).mean() + ssim_weight * dissimilarity) / share
+    return (
+        (1 - ssim_weight) * (weights * difference).mean() + ssim_weight * dissimilarity
+    ) / fraction
 
 
 def transparency_loss(
     alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | None
 ) -> Float[Array, ""]:
-    """Mean share of light that passes through the model, over the pixels that count (0 if none
+    """Mean fraction of light that passes through the model, over the pixels that count (0 if none
     does).
 
     Before a black background a shadow may stay half transparent at no photometric cost, and becomes
@@ -130,19 +134,25 @@ def _reference(
     render, alpha, transform, photo, mask, weights: PhotometricWeights
 ) -> PhotometricLosses:
     target = photo[..., :3].astype(render.dtype) / 255
-    share = None
-    if photo.shape[-1] == 4 or mask is not None:
-        share = (
-            photo[..., 3].astype(render.dtype) / 255
-            if photo.shape[-1] == 4
-            else jnp.ones(mask.shape, render.dtype)
-        )
-        share = share if mask is None else jnp.where(mask, share, 0.0)
-    exposed = render if transform is None else expose(*ffi.match_varying(render, transform))
-    total = weights.photometric * photometric_loss(render, exposed, target, share, weights.ssim)
+    pixel_weights = None
+    is_counted = None
+    if photo.shape[-1] == 4:
+        pixel_weights = photo[..., 3].astype(render.dtype) / 255
+    elif mask is not None:
+        pixel_weights = jnp.ones(mask.shape, render.dtype)
+    if mask is not None:
+        pixel_weights = jnp.where(mask, pixel_weights, 0.0)
+    if pixel_weights is not None:
+        is_counted = pixel_weights > 0.5
+    exposed = render
+    if transform is not None:
+        exposed = expose(*ffi.match_varying(render, transform))
+    total = weights.photometric * photometric_loss(
+        render, exposed, target, pixel_weights, weights.ssim
+    )
     if weights.transparency > 0:
-        total += weights.transparency * transparency_loss(alpha, share)
-    psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, None if share is None else share > 0.5)
+        total += weights.transparency * transparency_loss(alpha, pixel_weights)
+    psnr = metrics.psnr(jnp.clip(exposed, 0, 1), target, is_counted)
     return PhotometricLosses(total, jax.lax.stop_gradient(psnr))
 
 
@@ -222,8 +232,10 @@ def photometric_losses(
         )
     if not ffi.choose_native("photometric losses", _TARGET, backend, render, alpha):
         return _reference(render, alpha, transform, photo, mask, weights)
-    transform = jnp.eye(3, 4) if transform is None else transform
-    mask = jnp.zeros((0, 0), bool) if mask is None else mask
+    if transform is None:
+        transform = jnp.eye(3, 4)
+    if mask is None:
+        mask = jnp.zeros((0, 0), bool)
     losses = _native(weights, *ffi.match_varying(render, alpha, transform, photo, mask))
     return PhotometricLosses(losses[0], jax.lax.stop_gradient(losses[1]))
 

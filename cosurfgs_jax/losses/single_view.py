@@ -21,8 +21,8 @@ def edge_weights(gray: Float[Array, "h w"]) -> Float[Array, "h w"]:
     across = gray[1:-1, 2:] - gray[1:-1, :-2]
     down = gray[2:, 1:-1] - gray[:-2, 1:-1]
     length = jnp.sqrt(across * across + down * down)
-    share = length / jnp.maximum(length.max(), 1e-6)
-    return jnp.pad((1 - share) ** 2, 1)
+    relative = length / jnp.maximum(length.max(), 1e-6)
+    return jnp.pad((1 - relative) ** 2, 1)
 
 
 def single_view_loss(

@@ -151,7 +151,9 @@ def densify(
     is_large = scales.max(axis=-1) > settings.split_scale * length
     is_needle = scales.min(axis=-1) < _NEEDLE_RATIO * scales.max(axis=-1)
     wanted = kept & (strength > 1) & ~(is_large & is_needle)
-    limit = jnp.minimum(kept.size, kept.size if budget is None else budget)
+    if budget is None:
+        budget = kept.size
+    limit = jnp.minimum(kept.size, budget)
     grown = _keep_strongest(wanted, strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0))
 
     source, is_filled = fill_free_slots(grown, kept)

@@ -129,8 +129,8 @@ def identity_penalty(params: AppearanceParams, num_views: Int[Array, ""] | int) 
         Squared Frobenius norm of the mean change.
     """
     changes = _changes(params, jax.lax.stop_gradient(params["embeddings"]))
-    share = 1.0 / jnp.maximum(jnp.asarray(num_views), 1).astype(jnp.float32)
-    weights = jnp.where(jnp.arange(changes.shape[0]) < num_views, share, 0.0)
+    weight = 1.0 / jnp.maximum(jnp.asarray(num_views), 1).astype(jnp.float32)
+    weights = jnp.where(jnp.arange(changes.shape[0]) < num_views, weight, 0.0)
     mean = (weights[:, None, None] * changes).sum(axis=0)
     return jnp.sum(jnp.square(mean))
 
@@ -170,10 +170,10 @@ def update(
     count = state.count + 1
     view_counts = state.view_counts + used.astype(jnp.int32)
 
-    def step(value, slope, mu, nu, steps, keep):
+    def step(value, grad, mu, nu, steps, keep):
         steps = jnp.maximum(steps, 1).astype(jnp.float32)
-        mu = mu + (1 - _BETA1) * keep * (slope - mu)
-        nu = nu + (1 - _BETA2) * keep * (slope * slope - nu)
+        mu = mu + (1 - _BETA1) * keep * (grad - mu)
+        nu = nu + (1 - _BETA2) * keep * (grad * grad - nu)
         # Powers and multiply-adds have other last bits where they are fused into what follows,
         # which the compiler decides otherwise for one device than for several.
         mu, nu, bias1, bias2 = jax.lax.optimization_barrier(

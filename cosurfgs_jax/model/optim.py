@@ -31,7 +31,7 @@ def learning_rates(
 
     Args:
         settings: the rates; lengths are world lengths, in which the scene's extent is 1.
-        progress: share of the steps that are done, in [0, 1].
+        progress: fraction of the steps that are done, in [0, 1].
         num_sh: K, coefficients of the spherical harmonics.
     Returns:
         One f32[] per field, but f32[K] for "sh", whose first coefficient learns at a rate of its

@@ -163,11 +163,9 @@ class BlockViews:
         self._orders = [
             ViewOrder(block.views, settings.seed, block.number) for block in run.partitioned.blocks
         ]
-        self._neighbors = (
-            neighbors_of_blocks(run.partitioned, settings.loss)
-            if settings.loss.has_multi_view
-            else None
-        )
+        self._neighbors = None
+        if settings.loss.has_multi_view:
+            self._neighbors = neighbors_of_blocks(run.partitioned, settings.loss)
         self.photographs = Photographs(run.partitioned, run.images)
         self._load = load or self.photographs.load
         self._device_cache: DeviceCache | None = None
@@ -204,14 +202,16 @@ class BlockViews:
         """The neighbour that the view of a block's step is compared with; None where it has none,
         or MV-Reg is off.
         """
-        return None if self._neighbors is None else self._remember(self._chances, block, step)[0]
+        if self._neighbors is None:
+            return None
+        return self._remember(self._chances, block, step)[0]
 
     def lattice_offset(self, block: int, step: int) -> np.ndarray:
         """i32[2], where the lattice of MV-Reg starts in a block's step."""
         return self._remember(self._chances, block, step)[1]
 
     def _chances(self, block: int, step: int) -> tuple[int | None, np.ndarray]:
-        """What is left to chance in a step with MV-Reg: the second view and the lattice."""
+        """The random choices of a step with MV-Reg: the second view and the lattice."""
         random = np.random.default_rng([self._run.settings.seed, block, step, 3])
         start = random.bit_generator.state
         second = None
@@ -229,7 +229,9 @@ class BlockViews:
     def second_shown(self, block: int, step: int) -> int:
         """The second view, or what stands in for one where there is none: the view itself."""
         second = self.second_view(block, step)
-        return self.view(block, step) if second is None else second
+        if second is None:
+            return self.view(block, step)
+        return second
 
     def prefetch(self, step: int, with_second: bool = False) -> None:
         """Starts to decode the photographs of the next steps that are not on the devices yet."""
@@ -253,7 +255,7 @@ class BlockViews:
         self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False
     ) -> Batch:
         """What the blocks of a row train on in a step, put on their devices leaf by leaf: what
-        `deliver` is held to.
+        `deliver` is verified against.
 
         Args:
             row: of the layout. step: finished ones. progress, sh_degree: see `Batch`.
@@ -311,8 +313,11 @@ class BlockViews:
             photo_of: (block, view) -> the photograph, or what stands for it.
         """
         own = block or 0
-        shown = self.second_shown(own, step) if block is not None else self.view(own, step)
-        is_used = block is not None and self.second_view(block, step) is not None
+        shown = self.view(own, step)
+        is_used = False
+        if block is not None:
+            shown = self.second_shown(block, step)
+            is_used = self.second_view(block, step) is not None
         return SecondView(
             self._run.partitioned.views.camera_arrays(shown),
             photo_of(block, shown),

@@ -33,8 +33,10 @@ def render_blocks(
     for row, state in enumerate(rows):
 
         def camera(number: int | None) -> Camera:
-            view = None if number is None else views[number]
-            return partitioned.views.camera_arrays(0 if view is None else view)
+            view = None
+            if number is not None:
+                view = views[number]
+            return partitioned.views.camera_arrays(view or 0)
 
         colors.append(jax.block_until_ready(draw(state, layout.put_row(row, camera))))
     return {
@@ -53,7 +55,7 @@ def _compile_drawing(layout: Layout, size: tuple[int, int], options: RasterOptio
 
 
 def views_in_step(
-    partitioned: PartitionedScene, views: Int[np.ndarray, " n"], most: int | None = None
+    partitioned: PartitionedScene, views: Int[np.ndarray, " n"], max_views: int | None = None
 ):
     """Views, one of each block at a time: {block: view or None}. A view belongs to the block in
     whose cell it stands.
@@ -61,14 +63,14 @@ def views_in_step(
     Args:
         partitioned: with its blocks.
         views: numbers.
-        most: of each block, spread evenly over its own; None = all.
+        max_views: of each block, spread evenly over its own; None = all.
     """
     owned = [
         views[partitioned.partition.home[views] == block.number] for block in partitioned.blocks
     ]
-    if most is not None:
+    if max_views is not None:
         owned = [
-            own[np.linspace(0, len(own) - 1, min(len(own), most)).round().astype(int)]
+            own[np.linspace(0, len(own) - 1, min(len(own), max_views)).round().astype(int)]
             for own in owned
         ]
     for index in range(max(map(len, owned))):

@@ -78,16 +78,15 @@ def check_identity(partitioned: PartitionedScene, meta: dict) -> None:
     """Raises InputError if a checkpoint is of another dataset or another partition than the run."""
     for key, value in partitioned.identity().items():
         if meta[key] != value:
-            what = (
-                ("dataset", "names, cameras, sizes, points or split differ")
-                if key == "fingerprint"
-                else ("partition", "its cells, or the photographs and points of its blocks, differ")
-            )
+            what = "partition"
+            difference = "its cells, or the photographs and points of its blocks, differ"
+            if key == "fingerprint":
+                what = "dataset"
+                difference = "names, cameras, sizes, points or split differ"
             raise InputError(
-                "config.data.path: the checkpoints in the workdir were made with another "
-                f"{what[0]} than "
-                f"{partitioned.scene.path} gives now ({what[1]}); give the old one, or use another "
-                "--workdir"
+                f"config.data.path: the checkpoints in the workdir were made with another {what} "
+                f"than {partitioned.scene.path} gives now ({difference}); give the old one, or use "
+                "another --workdir"
             )
 
 
@@ -188,11 +187,12 @@ def _write_log(
         run.log.row(stage.name, stage.step, block, surfels=int(report.num_alive), **means[block])
     if means:
         shown = mean_numbers(list(means.values()))
-        psnr = {"psnr": shown["psnr/train"]} if "psnr/train" in shown else {}
+        numbers = {"loss": shown["loss"]}
+        if "psnr/train" in shown:
+            numbers["psnr"] = shown["psnr/train"]
         progress.update(
             stage.step,
-            loss=shown["loss"],
-            **psnr,
+            **numbers,
             surfels=sum(int(report.num_alive) for report in steps[-1].values()),
         )
 

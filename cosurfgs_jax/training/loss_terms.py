@@ -14,7 +14,7 @@ from cosurfgs_jax.settings import Settings
 
 
 def _identity_weight(settings: Settings, _: Phase) -> float:
-    return settings.appearance.identity_weight if settings.appearance.enabled else 0.0
+    return settings.appearance.identity_weight * settings.appearance.enabled
 
 
 def _identity_penalty(view: LossView, _: Settings) -> Float[Array, ""]:

@@ -163,7 +163,7 @@ def slots_for(num_surfels: int, capacity: int, factor: float) -> int:
 
 
 def round_slots(num_surfels: int) -> int:
-    """The least number of slots, in few distinct sizes, that hold so many surfels."""
+    """The smallest number of slots, in few distinct sizes, that holds these surfels."""
     return max(-(-num_surfels // _SLOT_ROUNDING), 1) * _SLOT_ROUNDING
 
 

@@ -41,22 +41,26 @@ class Schedule:
         num_steps = settings.train.steps
         density = settings.density
 
-        def steps(share: float, least: int = 1) -> int:
-            return max(least, round(share * num_steps))
+        def steps(fraction: float, minimum: int = 1) -> int:
+            return max(minimum, round(fraction * num_steps))
 
+        trim_every = 0
+        if density.trim_min_views:
+            trim_every = steps(density.trim_every, _MIN_BETWEEN_TRIMS)
+        geometry_start = None
+        if settings.loss.has_single_view or settings.loss.has_multi_view:
+            geometry_start = steps(settings.loss.geometry_start, 0)
         return cls(
-            num_steps,
-            steps(density.start, _MIN_BETWEEN_DENSIFICATIONS),
-            steps(density.stop),
-            steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
-            steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
-            steps(density.trim_every, _MIN_BETWEEN_TRIMS) if density.trim_min_views else 0,
-            steps(settings.train.sh_degree_every),
-            settings.surfels.sh_degree,
-            density.enabled,
-            steps(settings.loss.geometry_start, 0)
-            if settings.loss.has_single_view or settings.loss.has_multi_view
-            else None,
+            num_steps=num_steps,
+            density_start=steps(density.start, _MIN_BETWEEN_DENSIFICATIONS),
+            density_stop=steps(density.stop),
+            density_every=steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
+            reset_every=steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
+            trim_every=trim_every,
+            sh_every=steps(settings.train.sh_degree_every),
+            sh_degree=settings.surfels.sh_degree,
+            is_growing=density.enabled,
+            geometry_start=geometry_start,
         )
 
     @classmethod
@@ -80,7 +84,9 @@ class Schedule:
         """The highest degree of spherical harmonics that learns in the step after `step` finished
         ones.
         """
-        return min(self.sh_degree, step // self.sh_every) if self.sh_every else self.sh_degree
+        if not self.sh_every:
+            return self.sh_degree
+        return min(self.sh_degree, step // self.sh_every)
 
     def densifies_after(self, step: int) -> bool:
         """Whether density control runs after this many steps."""
@@ -96,8 +102,8 @@ class Schedule:
 
         Without it the large gradients of the first steps fill all slots at once, with surfels that
         nobody needs later."""
-        share = (step - self.density_start) / max(1, self.density_stop - self.density_start)
-        return max(first, round(first + (capacity - first) * min(1.0, share * _BUDGET_LEAD)))
+        fraction = (step - self.density_start) / max(1, self.density_stop - self.density_start)
+        return max(first, round(first + (capacity - first) * min(1.0, fraction * _BUDGET_LEAD)))
 
     def resets_after(self, step: int) -> bool:
         """Whether the opacities are lowered after this many steps; not so late that density control

@@ -62,7 +62,8 @@ def init_state(
         max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
         length: extent of the block in world lengths.
     """
-    max_views = num_views if max_views is None else max_views
+    if max_views is None:
+        max_views = num_views
     exposure = exposure_optimizer = None
     if settings.appearance.enabled:
         exposure = exposure_model.init(

@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 
     camera: Camera
     photo: UInt8[Array, "h w c"]  # RGB, or RGB and 255 where the pixel counts
-    view: Int[Array, ""]  # which of the block's exposures is the photograph's
-    progress: Float[Array, ""]  # share of all steps done before this one
+    exposure_index: Int[Array, ""]  # which of the block's exposures is the photograph's
+    progress: Float[Array, ""]  # fraction of all steps done before this one
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
     second: SecondView | None = None  # where MV-Reg is on
 
@@ -88,7 +88,7 @@ def _loss(
     if exposure is not None:
         has_begun = batch.progress >= settings.appearance.start
         transform = jnp.where(
-            has_begun, exposure_model.transform_of(exposure, batch.view), jnp.eye(3, 4)
+            has_begun, exposure_model.transform_of(exposure, batch.exposure_index), jnp.eye(3, 4)
         )
     second_depth = None
     if static.has_geometry and settings.loss.has_multi_view:
@@ -125,11 +125,12 @@ def train_step(
         The new state and what to show.
     """
     probe = None
+    arguments = (0, 1)
     if shape.is_densifying:
+        arguments = (0, 1, 2)
         # Of this block alone: a probe that all devices shared would get the sum of their gradients,
         # by communication.
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
-    arguments = (0, 1, 2) if shape.is_densifying else (0, 1)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape.has_geometry)
@@ -150,7 +151,7 @@ def train_step(
     appearance_optimizer = state.appearance_optimizer
     if exposure is not None:
         exposure, appearance_optimizer = exposure_model.update(
-            exposure, gradients[1], appearance_optimizer, batch.view, settings.appearance
+            exposure, gradients[1], appearance_optimizer, batch.exposure_index, settings.appearance
         )
     stats = state.stats
     if shape.is_densifying:
@@ -205,8 +206,8 @@ def count_front_view(
     image_size: tuple[int, int],
     settings: Settings,
 ) -> Int[Array, " n"]:
-    """Counts one more photograph for each surfel that some pixel of it sees in the front half of
-    its light.
+    """Counts one more photograph for each surfel that some pixel of it sees while the transmittance
+    is above 0.5.
 
     Args:
         num_views: i32[N], so far.

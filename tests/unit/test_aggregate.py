@@ -23,7 +23,7 @@ from blocks_case import (
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
-from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.collab.traffic import collectives
@@ -99,7 +99,7 @@ def steps(contexts):
         exchange = exchange_of(run.layout, largest_all_to_all=largest_all_to_all)
         aggregation = Aggregation(run, Grouping(exchange, TOGETHER), Teachers(run, "cloud"), STEPS)
         batches = [aggregation.batch(step) for step in range(STEPS)]
-        rows = crop_rows(run, put_states(run, student))
+        rows = crop_to_cells(run, put_states(run, student))
         return (
             run.layout,
             compile_step(SETTINGS, run.layout, exchange).lower(rows, batches[0]).compile(),
@@ -125,7 +125,7 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
     layout, _, batches, rows = steps(4, ALL_TO_ALL)
     before = layout.get_blocks(rows)
     states, history = take(steps, 4, lambda batches: batches[:1] * 8)
-    used = layout.get_blocks([batches[0].exposures])
+    used = layout.get_blocks([batches[0].exposure_indices])
     for block, state in states.items():
         losses = [float(reports[block].loss) for reports in history]
         assert losses[-1] < 0.95 * losses[0] and losses == sorted(losses, reverse=True)
@@ -158,7 +158,8 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
             row = block % layout.blocks_per_device
             view = order.view(block, step)
             assert (
-                own.is_active[row] and partitioned.blocks[block].views[own.exposures[row]] == view
+                own.is_active[row]
+                and partitioned.blocks[block].views[own.exposure_indices[row]] == view
             )
             np.testing.assert_array_equal(own.photos[row], run.images.load(view))
             np.testing.assert_array_equal(

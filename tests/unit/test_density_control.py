@@ -117,7 +117,7 @@ def test_todays_strategy_is_the_default_and_others_are_refused_by_name():
 
 
 def test_a_config_from_before_there_were_strategies_still_fits(tmp_path):
-    path = tmp_path / settings_file.NAME
+    path = tmp_path / "config.json"
     settings_file.save(Settings(), path)
     text = path.read_text(encoding="utf-8")
     assert '"strategy": "adaptive"' in text

@@ -118,7 +118,7 @@ def test_the_right_plane_costs_nothing():
     assert (
         losses.photometric < 4e-3
     )  # bilinear sampling, and the noise that photographs are taken to have
-    assert losses.share > 0.4
+    assert losses.fraction_seen > 0.4
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.05])
@@ -242,8 +242,8 @@ def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
             assert getattr(expected, name) > 0
             np.testing.assert_allclose(getattr(losses, name), getattr(expected, name), rtol=2e-4)
     if is_multi:
-        assert 0.2 < losses.share < 0.9
-        np.testing.assert_allclose(losses.share, expected.share, atol=2e-3)
+        assert 0.2 < losses.fraction_seen < 0.9
+        np.testing.assert_allclose(losses.fraction_seen, expected.fraction_seen, atol=2e-3)
     for gradient, slope in zip(by_kernel, by_definition, strict=True):
         # Samples within rounding of a pixel's border, and differences of about 0, take the slope of
         # the one or of the other side.

@@ -8,7 +8,9 @@ from scenes import town_place
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue, own_term
+from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import LossSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.loop import check_own_terms as check_stage
@@ -44,17 +46,19 @@ def test_settings_and_the_phase_choose_the_terms():
 
 def test_the_rasterizer_draws_what_the_terms_need():
     settings = Settings()
-    assert maps_of(used_terms(settings, Phase(has_geometry=False))) == "color"
-    assert maps_of(used_terms(settings, Phase(has_geometry=True))) == "geometry"
+    assert maps_of(used_terms(settings, Phase(has_geometry=False))) == Maps.COLOR
+    assert maps_of(used_terms(settings, Phase(has_geometry=True))) == Maps.GEOMETRY
     settings.loss.distortion_weight = 1.0
-    assert maps_of(used_terms(settings, Phase(has_geometry=False))) == "all"
+    assert maps_of(used_terms(settings, Phase(has_geometry=False))) == Maps.ALL
 
 
 def test_the_loss_is_the_sum_of_the_totals_and_shows_all_names():
     def term(name, total):
         return LossTerm(name, lambda *_: True, lambda *_: TermValue(total, {name: total / 2}))
 
-    loss, shown = total_loss(None, [term("a", 1.0), term("b", 4.0)], Settings())
+    view = LossView(out=None, surfels=None, camera=None, photo=None)
+    terms = [term("a", jnp.float32(1)), term("b", jnp.float32(4))]
+    loss, shown = total_loss(view, terms, Settings())
     assert loss == 5.0 and shown == {"a": 0.5, "b": 2.0}
 
 
