@@ -4,7 +4,8 @@ model.
 python -m cosurfgs_jax.train --config=configs/aerial.py --config.data.path=DATASET --workdir=DIR
 
 65 photographs of 1000x751 (caliterra): 62 minutes on 2 shared cores, 2.8 GB, PSNR 31.7 dB (33.9
-with colours fitted), SSIM 0.914."""
+with colours fitted), SSIM 0.914.
+"""
 
 from cosurfgs_jax.settings import Settings, TrainSettings
 

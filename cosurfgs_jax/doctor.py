@@ -1,5 +1,5 @@
-"""Says what this machine offers: Python, JAX, devices, rasterizers, memory, optional packages.
-Always exits with 0.
+"""Lists what this machine has: Python, JAX, devices, rasterizers, memory, optional packages. Always
+exits with 0.
 
 python -m cosurfgs_jax.doctor
 """
@@ -59,7 +59,9 @@ def _memory() -> str:
             limit = file.read().strip()
     except OSError:
         limit = "max"
-    return text if limit == "max" else f"{text}; this container's limit is {_gib(int(limit))}"
+    if limit != "max":
+        text += f"; this container's limit is {_gib(int(limit))}"
+    return text
 
 
 def _devices() -> list[str]:
@@ -72,7 +74,9 @@ def _devices() -> list[str]:
     lines = []
     for device in devices:
         stats = device.memory_stats() or {}
-        memory = f", {_gib(stats['bytes_limit'])} of memory" if "bytes_limit" in stats else ""
+        memory = ""
+        if "bytes_limit" in stats:
+            memory = f", {_gib(stats['bytes_limit'])} of memory"
         lines.append(
             f"{device.platform}:{device.id} {device.device_kind}{memory}{_cuda_code(device)}"
         )
@@ -80,8 +84,8 @@ def _devices() -> list[str]:
 
 
 def _build_info():
-    """What CMake wrote when the native libraries were built; None where the package is taken from a
-    folder of sources.
+    """What CMake wrote when the native libraries were built; None where the package is imported
+    from a folder of sources without a build.
     """
     try:
         return importlib.import_module("cosurfgs_jax._build_info")
@@ -90,19 +94,15 @@ def _build_info():
 
 
 def _cuda_code(device) -> str:
-    """What a GPU runs of the CUDA library, as far as the build says it: whether it does, the device
-    itself is asked below.
+    """The code in the CUDA library for a GPU, by what the build wrote; whether it runs is checked
+    on the device (`_backends`).
     """
     from cosurfgs_jax.native import ffi
 
     info = _build_info()
     capability = getattr(device, "compute_capability", "")
-    if (
-        not info
-        or not info.CUDA
-        or not isinstance(capability, str)
-        or not capability.replace(".", "", 1).isdigit()
-    ):
+    is_known = isinstance(capability, str) and capability.replace(".", "", 1).isdigit()
+    if not info or not info.CUDA or not is_known:
         return ""
     found = ffi.cuda_code(capability, info.CUDA_MACHINE_CODE, info.CUDA_PTX)
     remedy = "8.0 (Ampere) or newer is needed"
@@ -137,19 +137,18 @@ def _build() -> str:
         return "unknown: the package is imported from a folder that holds no build"
     if not info.COMPILER:
         return (
-            "no: CMake found no C++ compiler; install one (apt-get install g++) and the "
-            "package "
+            "no: CMake found no C++ compiler; install one (apt-get install g++) and the package "
             "again"
         )
     cuda = f"without CUDA: {info.WHY_NO_CUDA}"
     if info.CUDA:
         cuda = (
             f"with CUDA by {info.CUDA}: machine code of {_dotted(info.CUDA_MACHINE_CODE)} and PTX "
-            "of "
-            f"{_dotted(info.CUDA_PTX)}, which runs on GPUs of compute capability "
+            f"of {_dotted(info.CUDA_PTX)}, which runs on GPUs of compute capability "
             f"{' '.join(runs_on(info))}"
         )
-        cuda += " and newer" if info.CUDA_PTX else ""
+        if info.CUDA_PTX:
+            cuda += " and newer"
     return f"with {info.COMPILER} for {', '.join(info.VARIANTS)}; {cuda}"
 
 
@@ -159,20 +158,24 @@ def _backends() -> list[tuple[str, str]]:
 
     lines = []
     for name, reason in raster.available_backends().items():
-        text = f"not available: {reason}" if reason else "available"
+        text = "available"
+        if reason:
+            text = f"not available: {reason}"
         if name == "cpu" and not reason:
             text += f", instruction set {ffi.cpu_instruction_set()}"
         if name == "portable":
             text += f": plain JAX, {raster.portable_cost()}"
         if name == raster.best_backend():
-            text += "; what is used here unless raster.backend says otherwise"
+            text += "; what is used here unless raster.backend is set"
         lines.append((f"rasterizer {name}", text))
     return lines
 
 
 def main(options: program.Options) -> None:
     """Prints one line per fact."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     lines = [
         ("python", f"{platform.python_version()} ({sys.executable})"),
         ("system", platform.platform()),

@@ -22,7 +22,7 @@ def declare(values: flags.FlagValues) -> None:
 
 
 def main(options: program.Options) -> None:
-    """Flags -> settings -> one call."""
+    """Evaluates the run."""
     from cosurfgs_jax.outputs import commands
 
     commands.evaluate(options.settings, options.workdir, options.flags.gt_points)

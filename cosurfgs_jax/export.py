@@ -22,7 +22,7 @@ def declare(values: flags.FlagValues) -> None:
 
 
 def main(options: program.Options) -> None:
-    """Flags -> settings -> one call."""
+    """Exports the model."""
     from cosurfgs_jax.outputs import commands
 
     commands.export(options.settings, options.workdir, options.flags.format)

@@ -1,7 +1,8 @@
 """Fuses the depth of a trained model into a mesh in the dataset's frame: DIR/mesh/mesh.ply.
 
 python -m cosurfgs_jax.extract_mesh --workdir=DIR [--format=obj]
-[--config.surface.voxel_size=LENGTH]"""
+[--config.surface.voxel_size=LENGTH]
+"""
 
 import sys
 
@@ -21,7 +22,7 @@ def declare(values: flags.FlagValues) -> None:
 
 
 def main(options: program.Options) -> None:
-    """Flags -> settings -> one call."""
+    """Extracts the mesh."""
     from cosurfgs_jax.outputs import commands
 
     commands.extract_mesh(options.settings, options.workdir, options.flags.format)

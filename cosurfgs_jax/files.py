@@ -1,5 +1,5 @@
-"""Files that are whole or not there, whatever kills the process; text, JSON and arrays on top of
-that.
+"""Files that are written atomically, whatever kills the process; text, JSON and arrays, read from
+whatever program wrote them.
 """
 
 import codecs
@@ -25,7 +25,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # UTF-32 begins like UTF-16
-_HEAD_BYTES = 4096  # from which the encoding of a file is told
+_HEAD_BYTES = 4096  # from which the encoding of a file is detected
 _MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and endings come on top
 _MAX_NAME_BYTES = 1000
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[None]:
-    """The boundary of a file format: whatever goes wrong while a file of others is read becomes an
+    """The boundary of a file format: whatever goes wrong while a foreign file is read becomes an
     InputError.
 
     Args:
@@ -48,11 +48,10 @@ def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[Non
     except InputError:
         raise
     except (Exception, MemoryError) as error:
-        if (
-            isinstance(error, OSError) and error.errno is not None
-        ):  # libraries raise it without a number, for other reasons
+        # Libraries raise OSError without a number, for other reasons.
+        if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        text = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise InputError(
             f"{path}: expected {expected}, got one that is cut off or damaged ({text}); {advice}"
         ) from error
@@ -93,7 +92,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        # mkstemp makes files private; what we deliver follows the umask like any other file.
+        # mkstemp makes files private; the result follows the umask like any other file.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -109,7 +108,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a file as a whole: readers see the old content or the new one, also after a kill or a
+    """Writes a file atomically: readers see the old content or the new one, also after a kill or a
     power cut.
 
     Raises:
@@ -135,12 +134,12 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON text that any reader takes: arrays become lists, NaN and infinity become null."""
+    """JSON text that any reader accepts: arrays become lists, NaN and infinity become null."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Writes a JSON file as a whole (see `write_text` and `to_json`)."""
+    """Writes a JSON file atomically (see `write_text` and `to_json`)."""
     write_text(path, to_json(value, indent=2) + "\n")
 
 
@@ -160,12 +159,12 @@ def readable(text: str) -> str:
 def _windows(raw: bytes) -> str:
     try:
         return raw.decode("cp1252")
-    except UnicodeDecodeError:  # five numbers mean nothing there
+    except UnicodeDecodeError:  # five bytes are undefined there
         return raw.decode("latin-1")
 
 
 def _encoding(head: bytes) -> tuple[str, int]:
-    """The encoding that the first bytes of a file tell, or "", and the length of its mark."""
+    """The encoding detected from the first bytes of a file, or "", and the length of its mark."""
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             return encoding, len(mark)
@@ -182,8 +181,8 @@ def _warn_of_code_page(path) -> None:
 def decode(raw: bytes, path: str | os.PathLike) -> str:
     """Text of a file's bytes, whatever program wrote them.
 
-    A byte order mark decides; else zero bytes tell UTF-16; else it is UTF-8, or Windows-1252 where
-    it is no UTF-8, which the log says.
+    A byte order mark decides; else zero bytes mean UTF-16; else it is UTF-8, or Windows-1252 with a
+    warning where it is not valid UTF-8.
 
     Args:
         raw: all bytes.
@@ -209,15 +208,15 @@ def iter_lines(path: Path | str) -> Iterator[str]:
             yield from text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
             return
         file.seek(length)
-        is_told = False
+        has_warned = False
         for raw in file:
             raw = raw.rstrip(b"\r\n")
             try:
                 yield raw.decode("utf-8")
             except UnicodeDecodeError:
-                if not is_told:
+                if not has_warned:
                     _warn_of_code_page(path)
-                is_told = True
+                has_warned = True
                 yield _windows(raw)
 
 
@@ -262,7 +261,7 @@ def safe_name(name: str) -> str:
 
 
 def check_name(name: str, source: str) -> None:
-    """Checks that files can be named after a thing, whatever folder they are put into.
+    """Checks that a name can be that of a file in any folder.
 
     Args:
         name: of an image, for example.
@@ -272,25 +271,21 @@ def check_name(name: str, source: str) -> None:
             characters that no name has.
     """
     wrong = ""
+    lengths = [0]
     try:
-        parts = name.encode("utf-8").split(b"/")
+        lengths = [len(part) for part in name.encode("utf-8").split(b"/")]
     except UnicodeEncodeError:
-        parts = [b""]
         wrong = "characters that are no text"
     if not name or name != safe_name(name):
         wrong = wrong or "one that leads out of its folder"
     elif any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         wrong = "characters that control a terminal"
-    elif (
-        max(map(len, parts)) > _MAX_PART_BYTES
-        or sum(map(len, parts)) + len(parts) > _MAX_NAME_BYTES
-    ):
+    elif max(lengths) > _MAX_PART_BYTES or sum(lengths) + len(lengths) > _MAX_NAME_BYTES:
         wrong = "a longer one"
     if wrong:
         raise InputError(
             f"{source}: expected relative image names of at most {_MAX_PART_BYTES} bytes, got "
-            f"{name[:100]!r} "
-            f"({wrong}); rename it there"
+            f"{name[:100]!r} ({wrong}); rename it there"
         )
 
 
@@ -325,7 +320,7 @@ def read_arrays(
     optional: tuple[str, ...] = (),
     advice: str = "restore it, or delete it",
 ) -> dict[str, np.ndarray]:
-    """Arrays of an `.npz` file; nothing in it is run.
+    """Arrays of an `.npz` file; nothing in it is executed.
 
     Args:
         path: of the file.
@@ -337,7 +332,5 @@ def read_arrays(
     """
     with reading(path, f"an .npz file with {', '.join(names)}", advice):
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            return {
-                name: content[name]
-                for name in (*names, *(extra for extra in optional if extra in content))
-            }
+            wanted = [*names, *(name for name in optional if name in content)]
+            return {name: content[name] for name in wanted}

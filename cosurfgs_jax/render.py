@@ -1,4 +1,4 @@
-"""Draws colour, depth and normals of a trained model for views of its dataset.
+"""Renders colour, depth and normals of a trained model for views of its dataset.
 
 python -m cosurfgs_jax.render --workdir=DIR [--out=FOLDER] [--views=test]
 """
@@ -21,7 +21,7 @@ def declare(values: flags.FlagValues) -> None:
 
 
 def main(options: program.Options) -> None:
-    """Flags -> settings -> one call."""
+    """Renders the views."""
     from cosurfgs_jax.outputs import commands
 
     commands.render(options.settings, options.workdir, options.flags.out, options.flags.views)

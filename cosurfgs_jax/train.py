@@ -5,8 +5,9 @@ python -m cosurfgs_jax.train --config=configs/aerial.py --config.data.path=DATAS
 
 On several machines or in several processes: the same command in each, with --coordinator_address,
 --num_processes and --process_id where the cluster (SLURM, Open MPI, Kubernetes, Cloud TPU) does not
-tell them by itself, and one --workdir that all share. Each process reads only the photographs of
-its own blocks; its --config.data.path may have others missing."""
+set them, and one --workdir that all share. Each process reads only the photographs of its own
+blocks; its --config.data.path may have others missing.
+"""
 
 import sys
 
@@ -34,7 +35,7 @@ def declare(values: flags.FlagValues) -> None:
 
 
 def main(options: program.Options) -> None:
-    """Flags -> settings -> one call."""
+    """Starts devices and processes, and trains."""
     program.keep_freed_memory()
     program.start_devices(
         options.settings.mesh.num_devices,

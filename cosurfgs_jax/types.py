@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any, dataclass_transform
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -73,7 +74,7 @@ class Surfels(SurfelParams):
     alive: Bool[Array, " n"]
 
     @classmethod
-    def of(cls, params: SurfelParams, alive: Bool[Array, " n"]) -> "Surfels":
+    def of(cls, params: SurfelParams, alive: Bool[Array | np.ndarray, " n"]) -> "Surfels":
         """The surfels of these trained fields. Differentiable."""
         return cls(**params.by_name(), alive=alive)
 

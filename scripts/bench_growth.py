@@ -2,14 +2,13 @@
 views.
 
 python scripts/bench_growth.py [--surfels=10000,...] [--sizes=640x480,...] [--views=1,2,4,8]
-[--backend=NAME] [--out=FILE.json]
-    [--plot=FILE.svg]
+    [--backend=NAME] [--out=FILE.json] [--plot=FILE.svg]
 
 The scene is the cloud "town" of bench_raster.py: surfels that cover every pixel about equally
 often, whatever their number (more are smaller) and whatever the image's size (it shows the same in
 more pixels). "raster" is forward and backward of colour, depth, normals; "step" is the training
 step of one photograph with SV-Reg and MV-Reg (second view included); "views" is a batch of cameras.
-Each case runs in a process of its own, so that its memory can be told. Medians; exponents are
+Each case runs in a process of its own, so that its memory can be measured. Medians; exponents are
 slopes of straight lines through the logarithms of the larger half of each row, where fixed costs no
 longer show. A benchmark, not a test."""
 
@@ -41,11 +40,11 @@ def town(num_surfels: int, width: int) -> Scene:
     return Scene(num_surfels, (_SIZE_PX[0] * scale, _SIZE_PX[1] * scale), (0.1, 0.95))
 
 
-def median_seconds(function, most_seconds: float) -> float:
+def median_seconds(function, max_seconds: float) -> float:
     """Median over at least three calls, and about as many as fit into the time."""
     function()
     times = []
-    while len(times) < 3 or (sum(times) < most_seconds and len(times) < 50):
+    while len(times) < 3 or (sum(times) < max_seconds and len(times) < 50):
         started = time.perf_counter()
         function()
         times.append(time.perf_counter() - started)
@@ -182,6 +181,61 @@ def log_plot(rows: dict[str, list[dict]], exponents: dict[str, dict[str, float]]
     return "".join(parts) + "</svg>\n"
 
 
+def make_cases(options: argparse.Namespace) -> dict[str, list[tuple[int, int, int, int, int]]]:
+    """(surfels, width, height, views, size on the axis) of each case, by what grows."""
+    numbers = [int(text) for text in options.surfels.split(",") if text]
+    views = [int(text) for text in options.views.split(",") if text]
+    sizes = [tuple(map(int, text.split("x"))) for text in options.sizes.split(",") if text]
+    many = 100_000
+    cases = {
+        "surfels": [(num, *sizes[0], 1, num) for num in numbers],
+        "pixels": [(many, *size, 1, size[0] * size[1]) for size in sizes],
+        "views": [(many, *sizes[0], count, count) for count in views],
+    }
+    if options.largest:
+        cases["largest"] = [(numbers[-1], *sizes[-1], 1, 1)]
+    return cases
+
+
+def measure_all(cases: dict, options: argparse.Namespace) -> dict[str, list[dict]]:
+    """Measures every case in a process of its own, and prints a row of each."""
+    print(
+        f"{'over':9}{'surfels':>10}{'image':>11}{'views':>6}"
+        f"{'raster ms':>11}{'step ms':>10}{'peak MiB':>10}"
+    )
+    rows: dict[str, list[dict]] = {}
+    for name, group in cases.items():
+        for num, width, height, count, size in group:
+            command = [
+                sys.executable,
+                __file__,
+                f"--case={num},{width},{height},{count}",
+                f"--backend={options.backend}",
+                f"--seconds={options.seconds}",
+            ]
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            label = f"{size:,d}"
+            if name == "pixels":
+                label = f"{width}x{height}"
+            row = json.loads(output.splitlines()[-1]) | {"size": size, "label": label}
+            rows.setdefault(name, []).append(row)
+            step = f"{1e3 * row['step_s']:.1f}" if "step_s" in row else ""
+            print(
+                f"{name:9}{num:10,d}{width:6d}x{height:<4d}{count:6d}"
+                f"{1e3 * row['raster_s']:11.1f}{step:>10}"
+                f"{row['peak_bytes'] / 2**20:10.0f}",
+                flush=True,
+            )
+    return rows
+
+
+def exponents_of(group: list[dict]) -> dict[str, float]:
+    """The exponent of each time that all rows have."""
+    sizes = [row["size"] for row in group]
+    kinds = [kind for kind in _COLORS if all(f"{kind}_s" in row for row in group)]
+    return {kind: exponent(sizes, [row[f"{kind}_s"] for row in group]) for kind in kinds}
+
+
 def main() -> None:
     """Flags -> cases -> table, JSON, plot."""
     parser = argparse.ArgumentParser(
@@ -216,58 +270,13 @@ def main() -> None:
             )
         )
         return
-    numbers, views = (
-        [int(text) for text in part.split(",") if text] for part in (options.surfels, options.views)
-    )
-    sizes = [tuple(map(int, text.split("x"))) for text in options.sizes.split(",") if text]
-    many = 100_000
-    cases = {
-        "surfels": [(num, *sizes[0], 1, num) for num in numbers],
-        "pixels": [(many, *size, 1, size[0] * size[1]) for size in sizes],
-        "views": [(many, *sizes[0], count, count) for count in views],
-    }
-    if options.largest:
-        cases["largest"] = [(numbers[-1], *sizes[-1], 1, 1)]
-    rows: dict[str, list[dict]] = {}
     print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
-    print(
-        f"{'over':9}{'surfels':>10}{'image':>11}{'views':>6}"
-        f"{'raster ms':>11}{'step ms':>10}{'peak MiB':>10}"
-    )
-    for name, group in cases.items():
-        for num, width, height, count, size in group:
-            command = [
-                sys.executable,
-                __file__,
-                f"--case={num},{width},{height},{count}",
-                f"--backend={options.backend}",
-                f"--seconds={options.seconds}",
-            ]
-            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            label = f"{width}x{height}" if name == "pixels" else f"{size:,d}"
-            row = json.loads(output.splitlines()[-1]) | {"size": size, "label": label}
-            rows.setdefault(name, []).append(row)
-            step = f"{1e3 * row['step_s']:10.1f}" if "step_s" in row else " " * 10
-            print(
-                f"{name:9}{num:10,d}{width:6d}x{height:<4d}{count:6d}"
-                f"{1e3 * row['raster_s']:11.1f}{step}"
-                f"{row['peak_bytes'] / 2**20:10.0f}",
-                flush=True,
-            )
+    rows = measure_all(make_cases(options), options)
     curves = {name: group for name, group in rows.items() if len(group) >= 3}
-    exponents = {
-        name: {
-            kind: exponent([row["size"] for row in group], [row[f"{kind}_s"] for row in group])
-            for kind in _COLORS
-            if all(f"{kind}_s" in row for row in group)
-        }
-        for name, group in curves.items()
-    }
+    exponents = {name: exponents_of(group) for name, group in curves.items()}
     for name, found in exponents.items():
-        print(
-            f"exponent over {name}: "
-            + ", ".join(f"{kind} {value:.2f}" for kind, value in found.items())
-        )
+        values = ", ".join(f"{kind} {value:.2f}" for kind, value in found.items())
+        print(f"exponent over {name}: {values}")
     if options.out:
         content = {"machine": describe_machine(), "rows": rows, "exponents": exponents}
         pathlib.Path(options.out).write_text(json.dumps(content, indent=1) + "\n")

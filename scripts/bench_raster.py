@@ -2,27 +2,24 @@
 """Speed of the rasterizer in (surfel, pixel) pairs per second and core, beside the floor of this
 machine.
 
-    python scripts/bench_raster.py [--scenes=solid,dense,town] [--cores=1,2] [--maps=geometry]
-    [--backends=cpu,portable]
-        [--out=bench.json]
+python scripts/bench_raster.py [--scenes=solid,dense,town] [--cores=1,2] [--maps=geometry]
+    [--backends=cpu,portable] [--out=bench.json]
 
 Every number comes from this run: floor.cc is compiled here and timed before and after the kernels,
-    on one core. It does
-the arithmetic of one pair and nothing else, so a kernel that visits every pair can approach it and
-one that skips what a surfel cannot reach may pass it. Each number of cores is measured in a process
-of its own, confined to those cores. Speeds and shares are from wall time. On a busy machine the
-share by processor time is the fairer one.
+on one core. It does the arithmetic of one pair and nothing else, so a kernel that visits every pair
+can approach it, and one that skips what a surfel cannot reach may pass it. Each number of cores is
+measured in a process of its own, confined to those cores. Speeds and fractions of the floor are
+from wall time. On a busy machine the fraction by processor time is the fairer one.
 
 Scenes (fronto-parallel to random surfels, colours of degree 3):
-    solid   surfels larger than the image, too faint to stop a pixel: every nominal pair is blended,
-    none can be skipped
+    solid   surfels larger than the image, too faint to stop a pixel: every nominal pair is blended
     dense   surfels of 6 pixels, faint: several hundred hits a pixel
     town    surfels of 2 pixels, mostly opaque: what training sees
     few     a hundred large ones: what the definition (backend "reference") can draw
 
 Pairs: *nominal* = tiles that a surfel's bounding box touches times 256 pixels, what a plain tile
-    rasterizer visits,
-counted here in NumPy; *blended* = hits that end up in a pixel, from the contributions output.
+rasterizer visits, counted here in NumPy; *blended* = hits that end up in a pixel, from the
+contributions output.
 """
 
 import argparse
@@ -210,26 +207,21 @@ def describe_machine() -> dict:
 
     from cosurfgs_jax.native import ffi
 
-    names = (
-        [
-            line.split(":")[1].strip()
-            for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if os.path.exists("/proc/cpuinfo")
-        else []
-    )
+    cpu = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        cpu = next(iter(names), cpu)
     compiler = os.environ.get("CXX", "g++")
-    version = (
-        subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-        if shutil.which(compiler)
-        else ""
-    )
+    version = [""]
+    if shutil.which(compiler):
+        result = subprocess.run([compiler, "--version"], capture_output=True, text=True)
+        version = result.stdout.splitlines() or version
     commit = subprocess.run(
         ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     )
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": cpu,
         "cores": sorted(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "device": jax.devices()[0].device_kind,
@@ -237,13 +229,13 @@ def describe_machine() -> dict:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
-        "compiler": version.splitlines()[0] if version else "",
+        "compiler": version[0],
         "commit": commit.stdout.strip(),
     }
 
 
 def add_speeds(row: dict, num_cores: int, floor: dict) -> dict:
-    """Pairs per second and core by wall time, and shares of the floor by wall and by processor
+    """Pairs per second and core by wall time, and fractions of the floor by wall and by processor
     time.
     """
     floor_both = 1 / (1 / floor["forward_mpairs"] + 1 / floor["backward_mpairs"])
@@ -348,17 +340,9 @@ def main() -> None:
     program.keep_freed_memory()  # as `train` does
     image_size = (arguments.height, arguments.width)
     if arguments.measure:
-        print(
-            json.dumps(
-                measure(
-                    arguments.measure,
-                    image_size,
-                    arguments.maps,
-                    arguments.backends[0] or None,
-                    arguments.repeats,
-                )
-            )
-        )
+        backend = arguments.backends[0] or None
+        row = measure(arguments.measure, image_size, arguments.maps, backend, arguments.repeats)
+        print(json.dumps(row))
         return
     if not shutil.which(os.environ.get("CXX", "g++")):
         sys.exit(

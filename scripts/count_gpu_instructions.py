@@ -2,8 +2,8 @@
 machine code, work of a scene.
 
 python scripts/count_gpu_instructions.py [--nvdisasm=PATH] [--arch=sm_90]
-[--scenes=100000x1920x1080,1000000x1920x1080]
-    [--source=cosurfgs_jax/native/csrc] [--multiprocessors=132] [--ghz=1.75] [--issue=0.7]
+    [--scenes=100000x1920x1080,1000000x1920x1080] [--source=cosurfgs_jax/native/csrc]
+    [--multiprocessors=132] [--ghz=1.75] [--issue=0.7]
 
 The machine code is what nvcc makes of gpu/cuda_blend.cu, as nvdisasm shows it (of the CUDA toolkit,
 or of the package nvidia-cuda-nvdisasm; also $NVDISASM). In each kernel the loop over the surfels
@@ -19,13 +19,11 @@ which surfels to visit ("ballots", one for 32 surfels; kernels with one ballot a
 instructions in "rest"), how many it visits and in how many visits a pixel is hit. "rest" is what a
 warp does besides for each batch (copies surfels, adds up over the tile's warps): the longest way
 round the loop over batches, less visits and ballots. The time is the product over what the GPU's
-schedulers can issue at the clock, times the share of cycles in which they do (--issue: a guess).
+schedulers can issue at the clock, times the fraction of cycles in which they do (--issue: a guess).
 Nothing here has been measured on a GPU."""
 
 import argparse
-import collections
 import ctypes
-import functools
 import os
 import re
 import shutil
@@ -34,187 +32,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gpu_control_flow import COUNTED, count_kernel
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 KERNEL = re.compile(r"\.text\.\S*?(BlendTile(?:Backward)?Block)ILi(\d)E((?:Lb\dE)*)")
-LINE = re.compile(
-    r"\s*(?:/\*(?P<address>[0-9a-f]{4,})\*/\s+)?(?:@(?P<guard>!?U?P\w+)\s+)?(?P<code>\S.*?)\s*;"
-)
 FLAGS = {"BlendTileBlock": ["contributions"], "BlendTileBackwardBlock": ["deterministic", "probe"]}
 MAPS = ["color", "geometry", "all"]
-COUNTED = ("MUFU", "LDS", "SHFL")
-WORK = (
-    "batches",
-    "ballots",
-    "visits",
-    "hits",
-    "whole",
-)  # as emulation_work in tests/native/emulated_handlers.cc gives them
-
-
-class Block:
-    """Instructions that are run one after the other, and where they can go on."""
-
-    def __init__(self):
-        self.operations: list[str] = []
-        self.next: list[int] = []
-
-
-def split_blocks(lines: list[str]) -> list[Block]:
-    """The basic blocks of one kernel's disassembly, by number; block 0 is the entry."""
-    blocks = [Block()]
-    labels = {}
-    jumps = []
-    is_open = True
-    for line in lines:
-        if label := re.match(r"(\.L_x_\d+):", line):
-            blocks.append(Block())
-            if is_open:
-                blocks[-2].next.append(len(blocks) - 1)
-            labels[label[1]] = len(blocks) - 1
-            is_open = True
-        elif match := LINE.match(line):
-            if not is_open:
-                blocks.append(Block())
-                is_open = True
-            operation = match["code"].split()[0]
-            blocks[-1].operations.append(operation)
-            if operation.startswith(("BRA", "EXIT", "RET")):
-                target = re.search(r"\.L_x_\d+", match["code"])
-                is_conditional = bool(match["guard"]) or re.match(
-                    r"BRA\S*\s+!?U?P\d", match["code"]
-                )
-                if operation.startswith("BRA") and target:
-                    jumps.append((len(blocks) - 1, target[0]))
-                is_open = bool(is_conditional)
-                if is_open:
-                    blocks.append(Block())
-                    blocks[-2].next.append(len(blocks) - 1)
-    for source, label in jumps:
-        blocks[source].next.append(labels[label])
-    return blocks
-
-
-def find_loops(blocks: list[Block]) -> list[tuple[int, set[int]]]:
-    """(header, blocks) of every loop, by the edges that go back to a block on the way to them."""
-    state = {}
-    backward = []
-
-    def walk(start: int) -> None:
-        stack = [(start, iter(blocks[start].next))]
-        state[start] = "open"
-        while stack:
-            block, following = stack[-1]
-            for other in following:
-                if state.get(other) == "open":
-                    backward.append((block, other))
-                elif other not in state:
-                    state[other] = "open"
-                    stack.append((other, iter(blocks[other].next)))
-                    break
-            else:
-                state[block] = "done"
-                stack.pop()
-
-    walk(0)
-    before = collections.defaultdict(set)
-    for number, block in enumerate(blocks):
-        for other in block.next:
-            before[other].add(number)
-    loops: dict[int, set[int]] = {}
-    for last, header in backward:
-        body = loops.setdefault(header, {header})
-        waiting = [last]
-        while waiting:
-            block = waiting.pop()
-            if block not in body:
-                body.add(block)
-                waiting.extend(before[block])
-    return list(loops.items())
-
-
-def way_round(
-    blocks: list[Block],
-    header: int,
-    body: set[int],
-    choose,
-    skip: frozenset[int] = frozenset(),
-    via: frozenset[int] = frozenset(),
-) -> list[str]:
-    """The operations on a way from a loop's header back to it, each block once.
-
-    Args:
-        header, body: of the loop.
-        choose: min or max, by the number of operations.
-        skip: blocks whose operations do not count.
-        via: blocks that the shortest way must go through, where there is one.
-    """
-    on_way: set[int] = set()  # so that loops within are gone through once
-
-    @functools.cache
-    def from_block(number: int) -> tuple[int, tuple[int, ...]] | None:
-        block = blocks[number]
-        if "CALL.REL.NOINC" in block.operations:
-            return None
-        on_way.add(number)
-        ways = [(0, ())] if header in block.next else []
-        ways += [
-            way
-            for other in block.next
-            if other in body - {header} - on_way
-            if (way := from_block(other)) is not None
-        ]
-        on_way.discard(number)
-        if not ways:
-            return None
-        length, way = choose(ways, key=lambda way: way[0])
-        own = 0 if number in skip else len(block.operations) - (number in via) * 10**6
-        return length + own, (number, *way)
-
-    found = from_block(header)
-    return [
-        operation
-        for number in (found[1] if found else ())
-        if number not in skip
-        for operation in blocks[number].operations
-    ]
-
-
-def holding(blocks: list[Block], body: set[int], what: str) -> frozenset[int]:
-    """The blocks of a loop with an operation that begins like this."""
-    return frozenset(
-        number
-        for number in body
-        if any(operation.startswith(what) for operation in blocks[number].operations)
-    )
-
-
-def count_kernel(lines: list[str]) -> dict[str, int] | None:
-    """Instructions of a visit by what is hit, of a ballot over 32 surfels, and of the rest of a
-    batch; None without visits.
-    """
-    blocks = split_blocks(lines)
-    loops = sorted(find_loops(blocks), key=lambda loop: len(loop[1]))
-    around = [loop for loop in loops if holding(blocks, loop[1], "MUFU.EX2")]
-    if not around:
-        return None
-    header, body = around[0]
-    hit = way_round(blocks, header, body, max)
-    adding = holding(blocks, body, "SHFL")
-    half = way_round(blocks, header, body, min, via=adding) if adding else hit
-    counts = {
-        "no_hit": len(way_round(blocks, header, body, min)),
-        "half": len(half),
-        "hit": len(hit),
-    }
-    counts |= {name: sum(operation.startswith(name) for operation in hit) for name in COUNTED}
-    outer_header, outer = around[-1]
-    chunk_header, chunk = around[1] if len(around) > 2 else (outer_header, outer)
-    counts["rest"] = len(way_round(blocks, outer_header, outer, max, frozenset(body)))
-    counts["ballot"] = (
-        len(way_round(blocks, chunk_header, chunk, max, frozenset(body))) if len(around) > 2 else 0
-    )
-    return counts
+# In the order of emulation_work in tests/native/emulated_handlers.cc.
+WORK = ("batches", "ballots", "visits", "hits", "whole")
 
 
 def resources(log: str) -> dict[str, list[int]]:
@@ -271,7 +97,9 @@ def count_machine_code(source: Path, arch: str, nvdisasm: str) -> list[tuple[str
             for name, bit in zip(FLAGS[match[1]], re.findall(r"Lb(\d)", match[3]), strict=False)
             if bit == "1"
         ]
-        kind = "backward" if "Backward" in match[1] else "forward"
+        kind = "forward"
+        if "Backward" in match[1]:
+            kind = "backward"
         rows.append(
             (
                 " ".join([kind, MAPS[int(match[2])], *flags]),
@@ -328,21 +156,17 @@ def count_work(scene: tuple[int, int, int], library: ctypes.CDLL) -> dict[str, d
     forward = counted(jax.jit(loss))
     both = counted(jax.jit(jax.grad(loss, allow_int=True)))
     backward = {name: both[name] - forward[name] for name in both}
-    return {
-        "forward": forward | {"whole": forward["hits"]},
-        "backward": backward,
-    }  # forward makes no difference
+    # The forward kernels have one way for both kinds of hits.
+    return {"forward": forward | {"whole": forward["hits"]}, "backward": backward}
 
 
 def find_nvdisasm(given: str) -> str:
     """The program's path; ends the program with what is missing."""
     found = shutil.which(given or os.environ.get("NVDISASM", "") or "nvdisasm")
     if not shutil.which("nvcc") or not found:
-        what = (
-            "nvdisasm (name it with --nvdisasm or $NVDISASM)"
-            if shutil.which("nvcc")
-            else "nvcc (CUDA 12 or 13)"
-        )
+        what = "nvcc (CUDA 12 or 13)"
+        if shutil.which("nvcc"):
+            what = "nvdisasm (name it with --nvdisasm or $NVDISASM)"
         sys.exit(f"count_gpu_instructions.py needs {what}, and it was not found")
     return found
 
@@ -388,7 +212,7 @@ def main() -> None:
     parser.add_argument("--multiprocessors", type=int, default=132)
     parser.add_argument("--ghz", type=float, default=1.75)
     parser.add_argument(
-        "--issue", type=float, default=0.7, help="share of cycles in which a scheduler issues"
+        "--issue", type=float, default=0.7, help="fraction of cycles in which a scheduler issues"
     )
     options = parser.parse_args()
     rows = count_machine_code(options.source, options.arch, find_nvdisasm(options.nvdisasm))

@@ -5,11 +5,13 @@ python scripts/kill_test.py --workdir=DIR [--kills=20] [--seed=0]
 
 A small town in four blocks, two processes of two virtual devices each. Every time one process is
 killed (SIGKILL) at a random moment, the script waits for the other to end by itself, notes how long
-that took, and starts both again with the same command. Exits with 1 if the models differ by a bit,
-or a survivor took longer than a minute."""
+that took, and starts both again with the same command. Exits with 1 if the models are not
+bit-identical, or a survivor took longer than a minute.
+"""
 
 import argparse
 import hashlib
+import math
 import random
 import shutil
 import socket
@@ -18,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+_MAX_SURVIVAL_S = 60
 FLAGS = [
     "--config=configs/quickstart.py",
     "--config.generated.num_views=24",
@@ -61,7 +64,67 @@ def start(workdir: Path, log) -> list[subprocess.Popen]:
 def digest(workdir: Path) -> str:
     """Of the merged model's file."""
     paths = sorted(workdir.glob("point_cloud/iteration_*/point_cloud.ply"))
-    return hashlib.sha256(paths[-1].read_bytes()).hexdigest()[:16] if paths else "none"
+    if not paths:
+        return "none"
+    return hashlib.sha256(paths[-1].read_bytes()).hexdigest()[:16]
+
+
+def run_undisturbed(workdir: Path, log) -> float:
+    """Runs to the end; seconds to the first checkpoint."""
+    shutil.rmtree(workdir, ignore_errors=True)
+    started = time.monotonic()
+    pair = start(workdir, log)
+    while not any(workdir.glob("checkpoints/device/[0-9]*")) and pair[0].poll() is None:
+        time.sleep(0.05)
+    to_checkpoint = time.monotonic() - started
+    codes = [process.wait() for process in pair]
+    print(
+        f"undisturbed: exit codes {codes}, {time.monotonic() - started:.0f} s, first checkpoint "
+        f"after {to_checkpoint:.0f} s, model {digest(workdir)}",
+        flush=True,
+    )
+    return to_checkpoint
+
+
+def run_disturbed(
+    workdir: Path, log, rng: random.Random, num_kills: int, max_wait: float
+) -> tuple[int, float]:
+    """Runs to the end, with kills on the way.
+
+    Args:
+        workdir: emptied first.
+        log: file for the output of the processes.
+        rng: of moments and victims.
+        num_kills: after which nothing is killed any more.
+        max_wait: seconds from a start to a kill.
+    Returns:
+        The number of kills, and the seconds that the slowest survivor took to end.
+    """
+    shutil.rmtree(workdir, ignore_errors=True)
+    slowest = 0.0
+    killed = 0
+    while True:
+        pair = start(workdir, log)
+        victim = rng.randrange(2)
+        wait = math.inf
+        if killed < num_kills:
+            wait = rng.uniform(1.0, max_wait)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and any(process.poll() is None for process in pair):
+            time.sleep(0.05)
+        if all(process.poll() == 0 for process in pair):
+            return killed, slowest
+        pair[victim].kill()
+        kill_time = time.monotonic()
+        code = pair[1 - victim].wait()
+        killed += 1
+        seconds = time.monotonic() - kill_time
+        slowest = max(slowest, seconds)
+        print(
+            f"kill {killed}: process {victim} after {wait:.1f} s; the other ended "
+            f"{seconds:.1f} s later, code {code}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -76,54 +139,20 @@ def main() -> None:
     calm = arguments.workdir / "calm"
     wild = arguments.workdir / "wild"
     arguments.workdir.mkdir(parents=True, exist_ok=True)
-    chance = random.Random(arguments.seed)
-    slowest = 0.0
-    num_kills = 0
+    rng = random.Random(arguments.seed)
     with open(arguments.workdir / "log.txt", "w", encoding="utf-8") as log:
-        shutil.rmtree(calm, ignore_errors=True)
-        started = time.monotonic()
-        pair = start(calm, log)
-        while not any(calm.glob("checkpoints/device/[0-9]*")) and pair[0].poll() is None:
-            time.sleep(0.05)
-        begin = time.monotonic() - started
-        codes = [process.wait() for process in pair]
-        length = time.monotonic() - started
-        # Late enough that some tries get somewhere, early enough that the run is not over before
-        # the last kill.
-        latest = 1.6 * begin
-        print(
-            f"undisturbed: exit codes {codes}, {length:.0f} s, first checkpoint after {begin:.0f} "
-            f"s, model {digest(calm)}",
-            flush=True,
-        )
-        shutil.rmtree(wild, ignore_errors=True)
-        while True:
-            pair = start(wild, log)
-            victim = chance.randrange(2)
-            wait = chance.uniform(1.0, latest) if num_kills < arguments.kills else 1e9
-            ended = time.monotonic() + wait
-            while time.monotonic() < ended and any(process.poll() is None for process in pair):
-                time.sleep(0.05)
-            if all(process.poll() == 0 for process in pair):
-                break
-            pair[victim].kill()
-            killed = time.monotonic()
-            code = pair[1 - victim].wait()
-            num_kills += 1
-            took = time.monotonic() - killed
-            slowest = max(slowest, took)
-            print(
-                f"kill {num_kills}: process {victim} after {wait:.1f} s; the other ended "
-                f"{took:.1f} s later, code {code}",
-                flush=True,
-            )
-    same = digest(calm) == digest(wild)
+        to_checkpoint = run_undisturbed(calm, log)
+        # Late enough that some starts reach a checkpoint, early enough that the run does not end
+        # before the last kill.
+        num_kills, slowest = run_disturbed(wild, log, rng, arguments.kills, 1.6 * to_checkpoint)
+    is_same = digest(calm) == digest(wild)
+    result = "bit-identical" if is_same else "ANOTHER MODEL"
     print(
-        f"{num_kills} kills: model {digest(wild)}, {'the same bits' if same else 'ANOTHER MODEL'}; "
-        "slowest end of a survivor "
+        f"{num_kills} kills: model {digest(wild)}, {result}; slowest end of a survivor "
         f"{slowest:.1f} s"
     )
-    sys.exit(0 if same and slowest < 60 and num_kills >= arguments.kills else 1)
+    is_passed = is_same and slowest < _MAX_SURVIVAL_S and num_kills >= arguments.kills
+    sys.exit(not is_passed)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,31 @@ def test_only_one_file_touches_the_ffi(name):
     )
 
 
+def code_strings(tree: ast.Module) -> set[str]:
+    """String constants that are no docstrings."""
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    documented = ast.Module | ast.FunctionDef | ast.ClassDef
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, documented)
+    }
+    return set(texts) - docstrings
+
+
+@by_module
+def test_only_native_knows_its_libraries(name):
+    """Files, include paths and symbols of the C++ code."""
+    if name.startswith("native"):
+        return
+    words = re.compile(r"\.so\b|csrc|libcosurfgs|\bCosurfgs[A-Z]|\.(h|cc|cu|cuh)$")
+    assert not [text for text in code_strings(TREES[name]) if words.search(text)]
+
+
 @by_module
 def test_only_programs_read_flags_and_environment(name):
     if name.split(".")[0] == "program" or name in PROGRAMS:

@@ -10,7 +10,7 @@ from cosurfgs_jax.settings import PartitionSettings, Settings, TrainSettings
 
 
 def get_config() -> Settings:
-    """What there is to compare with."""
+    """The baseline of the comparison."""
     return Settings(
         train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
         partition=PartitionSettings(num_blocks=1, num_edges=1),

@@ -17,7 +17,7 @@ from cosurfgs_jax.settings import (
 
 
 def get_config() -> Settings:
-    """The blocks as they come from their devices."""
+    """Neither compression nor distillation."""
     return Settings(
         train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
         partition=PartitionSettings(num_blocks=4, num_edges=2),

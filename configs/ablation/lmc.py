@@ -10,7 +10,7 @@ from cosurfgs_jax.settings import MasSettings, PartitionSettings, Settings, Trai
 
 
 def get_config() -> Settings:
-    """Compression alone."""
+    """Compression, no distillation."""
     return Settings(
         train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
         partition=PartitionSettings(num_blocks=4, num_edges=2),

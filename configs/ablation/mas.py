@@ -10,7 +10,7 @@ from cosurfgs_jax.settings import LmcSettings, PartitionSettings, Settings, Trai
 
 
 def get_config() -> Settings:
-    """Distillation alone."""
+    """Distillation, no compression."""
     return Settings(
         train=TrainSettings(steps=3000, checkpoint_every=1000, log_every=100),
         partition=PartitionSettings(num_blocks=4, num_edges=2),

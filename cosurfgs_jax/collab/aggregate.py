@@ -1,10 +1,10 @@
 """Model aggregation (MAS): the blocks' models distilled into one, which stays sharded by cell.
 
 One step: every block takes one of its photographs. The devices whose cells its camera sees draw
-    their cells for it
-(`composite.render_views`), and the block's device compares the composite with what the frozen
-teacher shows, and with its own photograph, which never leaves it. Gradients run back through
-composite and exchange; each device moves only its own surfels."""
+their cells for it (`composite.render_views`), and the block's device compares the composite with
+the maps of the frozen teacher, and with its own photograph, which never leaves it. Gradients run
+through composite and exchange; each device updates only its own surfels.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ def _loss(
     exchange: Exchange,
     static: _Static,
 ):
-    """Sum over this device's own cameras; the parts of others' losses come back through the
+    """Sum over this device's own cameras; gradients of other devices' losses arrive through the
     exchange.
     """
     settings = static.settings
@@ -131,7 +131,7 @@ def mas_step(
     phase = Phase(has_geometry=True, is_distillation=True)
     terms = used_terms(settings, phase, own_terms)
     grad = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
-    (_, shown), (by_params, by_exposures) = grad(
+    (_, shown), (grad_params, grad_exposures) = grad(
         [state.params for state in states],
         [state.appearance for state in states],
         states,
@@ -144,7 +144,7 @@ def mas_step(
     for i, state in enumerate(states):
         params, optimizer = optim.update(
             state.params,
-            by_params[i],
+            grad_params[i],
             state.optimizer,
             state.alive,
             settings.optim,
@@ -157,7 +157,7 @@ def mas_step(
         if exposure is not None:
             exposure, exposure_optimizer = exposure_model.update(
                 exposure,
-                by_exposures[i],
+                grad_exposures[i],
                 exposure_optimizer,
                 batch.exposure_indices[i],
                 settings.appearance,
@@ -228,9 +228,9 @@ class _TaughtPhotographs:
     def load(self, block: int | None, view: int) -> tuple[np.ndarray, TeacherMaps]:
         """The photograph and its teacher's maps; blank for a device without a block."""
         photo = self._photographs.load(block, view)
-        return photo, blank_maps(photo.shape[:2]) if block is None else self._teachers.load(
-            block, view
-        )
+        if block is None:
+            return photo, blank_maps(photo.shape[:2])
+        return photo, self._teachers.load(block, view)
 
 
 class Aggregation:
@@ -255,13 +255,13 @@ class Aggregation:
     def advance(self, stage: StageState, progress) -> tuple[StageState, list[Packed]]:
         """One step of all blocks (`loop.run_stage`)."""
         self._views.prefetch(stage.step + 1, with_second=True)
-        rows, reports = self._step(stage.states, self.deliver(stage.step))
+        states, reports = self._step(stage.states, self.deliver(stage.step))
         self._pace.launched(reports)
-        return stage._replace(states=rows, step=stage.step + 1), reports
+        return stage._replace(states=states, step=stage.step + 1), reports
 
     def batch(self, step: int) -> MasBatch:
-        """What all devices need for a step, with the device axis in front, put leaf by leaf: what
-        `deliver` is held to.
+        """What all devices need for a step, with the device axis in front, put leaf by leaf:
+        `deliver` is verified against it.
         """
         layout = self._run.layout
         views = self._views_of(step)
@@ -280,7 +280,7 @@ class Aggregation:
         return layout.put(make)
 
     def deliver(self, step: int) -> PackedMasBatch:
-        """The same with as little to send as there is. What was delivered before is used up
+        """The same with the least to send. What was delivered before is used up
         (`DeviceCache.bring`).
         """
         layout = self._run.layout
@@ -355,8 +355,8 @@ def _stack(*leaves) -> np.ndarray:
 def compile_step(
     settings: Settings, layout, exchange: Exchange, own_terms: tuple[LossTerm, ...] = ()
 ):
-    """The jitted step of all devices: (rows, MasBatch) -> (rows, reports), both with the device
-    axis; the rows are donated.
+    """The jitted step of all devices: (states, MasBatch) -> (states, reports), both with the device
+    axis; the states are donated.
     """
     return sharded(
         functools.partial(mas_step, settings=settings, exchange=exchange, own_terms=own_terms),
@@ -368,7 +368,7 @@ def compile_step(
 def compile_packed(
     settings: Settings, layout, exchange: Exchange, own_terms: tuple[LossTerm, ...] = ()
 ):
-    """The same with less to send: (rows, MasDelivery) -> (rows, packed reports)."""
+    """The same with less to send: (states, MasDelivery) -> (states, packed reports)."""
 
     def step(states, delivery):
         states, reports = mas_step(states, delivery.open(), settings, exchange, own_terms)

@@ -5,6 +5,7 @@ Cells of a kd-tree can be ordered front to back from any viewpoint, so the compo
 partial images is the image of the whole model, but for surfels that reach across a wall.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
-PARTIAL_IMAGE_BYTES = 4 * 9  # of a pixel of a Part
+PARTIAL_IMAGE_BYTES = 4 * 9  # of a pixel of a PartialImage
 _BEHIND = np.float32(-1e6)  # camera z of everything, for a camera that sees nothing
 
 
@@ -36,27 +37,27 @@ class PartialImage(NamedTuple):
 
 
 class RenderRequests(NamedTuple):
-    """What a device draws for others and what it makes of what comes back. Leaves of one device,
+    """What a device draws for others, and how it composites what it receives. Leaves of one device,
     without the device axis.
+
+    | field         | shape       | content                                                        |
+    |---------------|-------------|----------------------------------------------------------------|
+    | `cameras`     | [b, S b]    | for each own cell the cameras to draw it for; `null_camera`    |
+    |               |             | where it is not wanted                                         |
+    | `own_cameras` | [b]         | cameras of the own blocks                                      |
+    | `order`       | i32[b, S b] | received parts, slot by slot and cell by cell, front to back   |
+    |               |             | for each own camera                                            |
 
     b cells and cameras a device, S slots of the exchange.
     """
 
-    # [b, S * b, ...]: for each own cell the cameras to draw it for; a blind one where it is not
-    # wanted
     cameras: Camera
-    own_cameras: Camera  # [b, ...]
-    order: Int[
-        Array, "b s"
-        # i32[b, S * b]: received parts (slot by slot, cell by cell) front to back for each own
-        # camera
-    ]
+    own_cameras: Camera
+    order: Int[Array, "b s"]
 
 
 def null_camera(camera: Camera) -> Camera:
-    """A camera that sees nothing, so that drawing for it costs no more than a look at
-    the surfels.
-    """
+    """A camera that sees nothing: drawing for it costs no more than culling the surfels."""
     pose = np.eye(4, dtype=np.float32)
     pose[2, 3] = _BEHIND
     return Camera(pose, camera.intrinsics)
@@ -95,16 +96,15 @@ class RequestPlanner:
         """The render requests of all devices, with the device axis in front.
 
         Args:
-            views: for every block (of all processes) the view that it looks from; None = it looks
-                from nowhere.
+            views: for every block (of all processes) its view; None = none.
         """
         return self._layout.put(lambda device: self.requests_of(device, views))
 
     def _blocks_at(self, device: int) -> list[int | None]:
-        return [
-            self._layout.block_at(device, row) if device >= 0 else None
-            for row in range(self._layout.blocks_per_device)
-        ]
+        num_rows = self._layout.blocks_per_device
+        if device < 0:
+            return [None] * num_rows
+        return [self._layout.block_at(device, row) for row in range(num_rows)]
 
     def cells_received(self, device: int) -> list[int | None]:
         """The cells whose parts come to a device, in their order there: slot by slot, cell by cell;
@@ -115,15 +115,13 @@ class RequestPlanner:
         ]
 
     def _camera(self, block: int | None, cell: int | None, views: dict[int, int | None]) -> Camera:
-        """The camera that a cell is drawn for; blind where there is no such cell, or the camera's
-        group lacks it.
+        """The camera that a cell is drawn for; `null_camera` where there is no such cell, or it is
+        not in the camera's group.
         """
-        view = None if block is None else views[block]
-        camera = self._partitioned.views.camera_arrays(0 if view is None else view)
-        is_wanted = (
-            view is not None and cell is not None and self._groups[block] == self._groups[cell]
-        )
-        return camera if is_wanted else null_camera(camera)
+        view = _view_of(block, views)
+        if view is None or cell is None or self._groups[block] != self._groups[cell]:
+            return null_camera(self._partitioned.views.camera_arrays(view or 0))
+        return self._partitioned.views.camera_arrays(view)
 
     def requests_of(self, device: int, views: dict[int, int | None]) -> RenderRequests:
         """The render requests of one device, as NumPy arrays; see `requests`."""
@@ -136,20 +134,23 @@ class RequestPlanner:
             [_stack([self._camera(block, cell, views) for block in asked]) for cell in own]
         )
         own_cameras = _stack([self._camera(block, block, views) for block in own])
-        return RenderRequests(
-            cameras, own_cameras, np.stack([self._order(block, cells, views) for block in own])
-        )
+        orders = np.stack([self._order(block, cells, views) for block in own])
+        return RenderRequests(cameras, own_cameras, orders)
 
     def _order(
         self, block: int | None, cells: list[int | None], views: dict[int, int | None]
     ) -> np.ndarray:
-        view = None if block is None else views[block]
+        view = _view_of(block, views)
         if view is None:
             return np.arange(len(cells), dtype=np.int32)
         rank = np.empty(self._layout.num_blocks, np.int64)
         rank[self._orders[view]] = np.arange(self._layout.num_blocks)
         ranks = [self._layout.num_blocks if cell is None else rank[cell] for cell in cells]
         return np.argsort(ranks, kind="stable").astype(np.int32)
+
+
+def _view_of(block: int | None, views: dict[int, int | None]) -> int | None:
+    return None if block is None else views[block]
 
 
 def _stack(trees):
@@ -165,7 +166,7 @@ def draw_part(
         surfels: of the cell. cameras: [n, ...]. image_size: (H, W). options: near plane and
             backend.
     Returns:
-        Part with a leading axis of n.
+        PartialImage with a leading axis of n.
     """
     raw = render_sums(surfels, cameras, image_size, options.on_black(), maps=Maps.GEOMETRY)
     return PartialImage(
@@ -174,37 +175,38 @@ def draw_part(
 
 
 def composite(parts: PartialImage, order: Int[Array, " s"]) -> PartialImage:
-    """Puts the parts of one view together.
+    """Composites the parts of one view.
 
     Args:
         parts: [s, H, W, ...], of cells. Take gradient.
         order: i32[s], front to back.
     Returns:
-        Part without the leading axis: the sums over all cells.
+        PartialImage without the leading axis: the sums over all cells.
     """
     ordered = jax.tree.map(lambda leaf: leaf[order], parts)
-    first = jax.tree.map(lambda leaf: leaf[0], ordered)
-    total = first
-    light = 1.0 - first.alpha
+    total = jax.tree.map(lambda leaf: leaf[0], ordered)
+    transmittance = 1.0 - total.alpha
     for i in range(1, order.shape[0]):
         part = jax.tree.map(lambda leaf, i=i: leaf[i], ordered)
-        total = jax.tree.map(
-            lambda a, b, light=light: a + (light if b.ndim == 2 else light[..., None]) * b,
-            total,
-            part,
-        )
-        light = light * (1.0 - part.alpha)
+        total = jax.tree.map(functools.partial(_add_behind, transmittance), total, part)
+        transmittance = transmittance * (1.0 - part.alpha)
     return total
 
 
+def _add_behind(
+    transmittance: Float[Array, "h w"], total: Float[Array, "h w *c"], part: Float[Array, "h w *c"]
+) -> Float[Array, "h w *c"]:
+    if part.ndim == 3:
+        transmittance = transmittance[..., None]
+    return total + transmittance * part
+
+
 def to_output(total: PartialImage, camera: Camera, background: float) -> RenderOutput:
-    """The maps of a view from its sums. There is no median depth: it cannot be had from
-    the parts.
-    """
-    light = 1.0 - total.alpha
+    """The maps of a view from its sums. There is no median depth: sums of parts do not give it."""
+    transmittance = 1.0 - total.alpha
     raw = RawMaps(
-        color=total.color + background * light[..., None],
-        transmittance=light,
+        color=total.color + background * transmittance[..., None],
+        transmittance=transmittance,
         depth_sum=total.depth,
         median_depth=None,
         normal_sum=total.normal,
@@ -223,16 +225,16 @@ def receive_parts(
     image_size: tuple[int, int],
     options: RasterOptions,
 ) -> list[PartialImage]:
-    """Draws this device's cells for the cameras that want them, and gets the parts of its own
-    cameras' views. Inside shard_map.
+    """Draws this device's cells for the cameras that ask for them, and receives the parts of its
+    own cameras' views. Inside shard_map.
 
     Args:
         cells: b models, this device's own cells. Take gradient.
         requests: of this device.
         exchange, image_size, options: static.
     Returns:
-        b Parts with a leading axis of S * b, one for each own camera;
-        `RequestPlanner.cells_received` says whose they are.
+        b PartialImages with a leading axis of S * b, one for each own camera;
+        `RequestPlanner.cells_received` gives their cells.
     """
     num_cells = len(cells)
     num_slots = exchange.num_slots

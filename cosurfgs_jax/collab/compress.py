@@ -37,12 +37,12 @@ def top_fraction_mask(
     prune_ratio: float,
     importance_share: float,
 ) -> Bool[Array, " n"]:
-    """The most important of some surfels.
+    """The surfels of the highest scores.
 
     Args:
         scores: f32[N], 0 or more. among: bool[N], which are judged.
-        prune_ratio: share of them that is dropped, if `importance_share` is 0.
-        importance_share: else the smallest head whose scores sum to this share of all is kept.
+        prune_ratio: fraction of them that is dropped, if `importance_share` is 0.
+        importance_share: else as few are kept as hold this fraction of the sum of scores.
     Returns:
         bool[N]; ties by index.
     """
@@ -72,9 +72,10 @@ def prune_step(
     """Prunes the surfels in the cell and those around it, each by the rule, and moves the rest to
     the front of the arrays.
 
-    Judged together, what lies around the cell, which used photographs hardly see, would all go
-    first, and what goes into the merged model would not get smaller. Moments and statistics move
-    with their surfels."""
+    Judged together, the surfels around the cell, which used photographs hardly see, would all be
+    pruned first, and the cell, which goes into the merged model, would not get smaller. Moments and
+    statistics move with their surfels.
+    """
     scores = importance_scores(importance, state.params.log_scales, state.alive, settings)
     alive = top_fraction_mask(
         scores, state.alive & is_inside, prune_ratio, settings.lmc.importance_share
@@ -85,28 +86,28 @@ def prune_step(
     return with_surfels(state, *slots.compact(state.params, state.optimizer, alive, state.stats))
 
 
-def inside_masks(run: Run, rows: list) -> list:
-    """For every row bool[D, N]: which living surfels have their centre in their block's cell."""
+def inside_masks(run: Run, states: list) -> list:
+    """Living surfels with their centre in their block's cell, bool[D, N] for every row."""
     partition = run.partitioned.partition
     layout = run.layout
 
     def mask(device: int, row: int) -> np.ndarray:
-        state = layout.get(rows[row], device)
+        state = layout.get(states[row], device)
         block = layout.block_at(device, row)
         if block is None:
             return np.zeros_like(state.alive)
         return state.alive & (partition.cell_of(state.params.means) == block)
 
-    return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(rows))]
+    return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(states))]
 
 
-def shrink_rows(run: Run, rows: list) -> list:
+def drop_free_slots(run: Run, states: list) -> list:
     """The same states with as few slots as hold the living surfels of every block, which must be in
     front.
     """
     layout = run.layout
-    counts = [int(state.alive.sum()) for state in layout.get_blocks(rows).values()]
-    num_slots = min(round_slots(processes.max_over_processes(counts)), rows[0].alive.shape[1])
+    counts = [int(state.alive.sum()) for state in layout.get_blocks(states).values()]
+    num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
 
     def cut(state: TrainState) -> TrainState:
         cut_slots = jax.tree.map(
@@ -116,7 +117,7 @@ def shrink_rows(run: Run, rows: list) -> list:
         params, mu, nu, alive, stats = cut_slots
         return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
 
-    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in rows]
+    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in states]
 
 
 class Compression(NamedTuple):
@@ -180,7 +181,7 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     before = {
         block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.states).items()
     }
-    rows = []
+    states = []
     used = []
     for row, (state, is_inside) in enumerate(
         zip(stage.states, inside_masks(run, stage.states), strict=True)
@@ -198,12 +199,12 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
             everything = _measure_row(run, measure_all, state, is_inside, row)
             importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
-        rows.append(prune(state, importance, is_inside))
-    rows = shrink_rows(run, rows)
-    after = layout.get_blocks(rows)
-    inside = layout.get_blocks(inside_masks(run, rows))
+        states.append(prune(state, importance, is_inside))
+    states = drop_free_slots(run, states)
+    after = layout.get_blocks(states)
+    inside = layout.get_blocks(inside_masks(run, states))
     return Compression(
-        rows,
+        states,
         before,
         {block: int(state.alive.sum()) for block, state in after.items()},
         {block: int(number) for block, number in layout.get_blocks(used).items()},
@@ -211,7 +212,7 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     )
 
 
-def crop_rows(run: Run, rows: list) -> list:
+def crop_to_cells(run: Run, states: list) -> list:
     """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells
     of the merged model.
     """
@@ -223,6 +224,6 @@ def crop_rows(run: Run, rows: list) -> list:
         )
 
     cut = sharded(crop, layout)
-    return shrink_rows(
-        run, [cut(state, mask) for state, mask in zip(rows, inside_masks(run, rows), strict=True)]
-    )
+    masks = inside_masks(run, states)
+    cells = [cut(state, mask) for state, mask in zip(states, masks, strict=True)]
+    return drop_free_slots(run, cells)

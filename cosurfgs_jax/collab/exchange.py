@@ -1,18 +1,16 @@
 """Who draws for whom: the exchange of cameras and partial images between the devices of a mesh.
 
-Each device holds cells of the model and has cameras of its own. What a camera sees lies in the
-cells of several devices, its
-partners: each of them draws its own cells for that camera, and the partial images come back. The
-    plan is a function of cells
-and poses, which all know, so cameras need not be sent; only images move.
+Each device holds cells of the model and has cameras of its own. A camera sees cells of several
+devices, its partners: each of them draws its own cells for that camera, and sends back a partial
+image. The plan is a function of cells and poses, which all devices know, so only images move.
 
-Two ways, chosen by the size of a group of devices that share a model:
-    - all_to_all: every device draws for every other one. One collective; traffic grows with the
-        group.
-    - rounds: each device has a fixed set of at most m partners, and the pairs are put into rounds
-      in which everyone sends to at most one device and receives from at most one: one `ppermute` a
-      round. As many rounds as the busiest device has partners (Koenig's theorem), so traffic per
-      device is pixels times partners, however large the mesh is.
+Two ways, chosen by the number of devices in a group that shares a model:
+    - all_to_all: every device draws for every other device. One collective; traffic grows with the
+      group.
+    - rounds: each device has at most m fixed partners, and the pairs are put into rounds in which
+      every device sends to at most one device and receives from at most one: one `ppermute` a
+      round. There are as many rounds as the busiest device has partners (Koenig's theorem), so
+      traffic per device is pixels times partners, however large the mesh is.
 """
 
 import dataclasses
@@ -36,10 +34,9 @@ class Exchange:
     | `axes`        | mesh axes that a group spans                                                 |
     | `rounds`      | pairs (from, to) of every `ppermute`, positions along `axes`; () = one       |
     |               | all_to_all                                                                   |
-    | `draws_for`   | per device of the mesh and slot: the device whose cameras it draws then, -1  |
-    |               | = nobody's                                                                   |
-    | `receives_of` | per device of the mesh and slot: the device whose cells come back in it, -1  |
-    |               | = nobody's                                                                   |
+    | `draws_for`   | per device of the mesh and slot: the device whose cameras it draws; -1 =     |
+    |               | none                                                                         |
+    | `receives_of` | per device of the mesh and slot: the device whose cells come back; -1 = none |
     """
 
     axes: tuple[str, ...]
@@ -60,7 +57,7 @@ class Exchange:
         return max(sum(other >= 0 for other in slots[1:]) for slots in self.draws_for)
 
     def swap(self, parts: Any) -> Any:
-        """Sends what was drawn in each slot to whom it was drawn for. Inside shard_map;
+        """Sends the drawing of each slot to the device that it was drawn for. Inside shard_map;
         differentiable.
 
         Args:
@@ -72,8 +69,7 @@ class Exchange:
         if self.num_slots == 1:
             return parts
         leaves, tree = jax.tree.flatten(parts)
-        # One collective instead of one for each map; flat per slot, so that joining and cutting are
-        # plain copies.
+        # One collective for all maps; flat per slot, so that joining and cutting are plain copies.
         joined = jnp.concatenate([leaf.reshape(self.num_slots, -1) for leaf in leaves], axis=1)
         if self.rounds:
             received = [joined[0]] + [
@@ -97,14 +93,14 @@ class Grouping(NamedTuple):
     group_of_block: Int[np.ndarray, " b"]
 
 
-def choose_partners(needs: np.ndarray, most: int) -> list[list[int]]:
-    """For each device the devices that draw for it, at most `most`; and none draws for more than
-    `most` others.
+def choose_partners(needs: np.ndarray, max_partners: int) -> list[list[int]]:
+    """For each device the devices that draw for it, at most `max_partners`; and none draws for more
+    than `max_partners` others.
 
     Args:
         needs: f64[n,n], how much of device i's views lies in the cells of device j; the diagonal is
             not used.
-        most: m.
+        max_partners: m.
     Returns:
         n lists of devices. The weakest needs are dropped first, ties by number.
     """
@@ -115,7 +111,7 @@ def choose_partners(needs: np.ndarray, most: int) -> list[list[int]]:
     partners: list[list[int]] = [[] for _ in range(num)]
     num_asked = [0] * num
     for _, i, j in sorted(pairs):
-        if len(partners[i]) < most and num_asked[j] < most:
+        if max(len(partners[i]), num_asked[j]) < max_partners:
             partners[i].append(j)
             num_asked[j] += 1
     return [sorted(own) for own in partners]
@@ -128,9 +124,9 @@ def color_rounds(partners: list[list[int]]) -> list[list[tuple[int, int]]]:
     Args:
         partners: for each device i the devices j that draw for it.
     Returns:
-        Rounds of (j, i), as many as the most partners or askers that any device has.
-    Source: Koenig 1916: a bipartite graph of greatest degree d has an edge colouring with d
-        colours; by alternating paths.
+        Rounds of (j, i), as many as the largest number of partners or askers of any device.
+    Source: Koenig 1916: a bipartite graph of maximum degree d has an edge colouring with d colours;
+        by alternating paths.
     """
     num = len(partners)
     pairs = [(j, i) for i in range(num) for j in partners[i]]
@@ -138,11 +134,11 @@ def color_rounds(partners: list[list[int]]) -> list[list[tuple[int, int]]]:
         [len(own) for own in partners] + [sum(j == s for s, _ in pairs) for j in range(num)] + [0]
     )
     # sends[j][color] = i and gets[i][color] = j of the pair of that colour, -1 = free.
-    sends, gets = (np.full((num, max(num_colors, 1)), -1) for _ in range(2))
+    sends = np.full((num, max(num_colors, 1)), -1)
+    gets = np.full_like(sends, -1)
     for j, i in pairs:
-        free_j, free_i = (
-            int(np.flatnonzero(table[device] < 0)[0]) for table, device in ((sends, j), (gets, i))
-        )
+        free_j = _first_free(sends[j])
+        free_i = _first_free(gets[i])
         if free_j != free_i:
             _swap_path(sends, gets, i, free_j, free_i)
         sends[j, free_j] = i
@@ -153,36 +149,39 @@ def color_rounds(partners: list[list[int]]) -> list[list[tuple[int, int]]]:
     ]
 
 
-def _swap_path(sends, gets, start: int, first: int, second: int) -> None:
-    """Frees colour `first` at receiver `start`: swaps the two colours along the path of them that
-    begins there.
+def _first_free(colors: np.ndarray) -> int:
+    return int(np.flatnonzero(colors < 0)[0])
+
+
+def _swap_path(sends: np.ndarray, gets: np.ndarray, start: int, first: int, second: int) -> None:
+    """Frees colour `first` at receiver `start`: swaps the two colours along their alternating path
+    that begins there.
     """
+    swapped = {first: second, second: first}
     path = []
-    at = start
-    is_receiver = True
+    receiver = start
     color = first
-    while True:
-        other = gets[at, color] if is_receiver else sends[at, color]
-        if other < 0:
+    # From a receiver to its sender in one colour, and on to that sender's receiver in the other.
+    while (sender := int(gets[receiver, color])) >= 0:
+        path.append((sender, receiver, color))
+        other = swapped[color]
+        receiver = int(sends[sender, other])
+        if receiver < 0:
             break
-        path.append((other, at, color) if is_receiver else (at, other, color))
-        at = int(other)
-        is_receiver = not is_receiver
-        color = second if color == first else first
+        path.append((sender, receiver, other))
     for j, i, color in path:
         sends[j, color] = -1
         gets[i, color] = -1
     for j, i, color in path:
-        color = second if color == first else first
-        sends[j, color] = i
-        gets[i, color] = j
+        sends[j, swapped[color]] = i
+        gets[i, swapped[color]] = j
 
 
 def plan_exchange(
     mesh_shape: tuple[int, int],
     needs: np.ndarray,
     is_within_rows: bool,
-    most: int,
+    max_partners: int,
     largest_all_to_all: int = LARGEST_ALL_TO_ALL,
 ) -> Exchange:
     """The plan for a mesh.
@@ -191,12 +190,15 @@ def plan_exchange(
         mesh_shape: (rows, devices a row) of the axes ("edge", "device").
         needs: f64[D,D], see `choose_partners`; D devices in the mesh's order.
         is_within_rows: each row is a group of its own (an edge); else all devices are one group.
-        most: partners of a device in groups that are too large for an all_to_all.
-        largest_all_to_all: devices of a group up to which everyone draws for everyone.
+        max_partners: of a device, in groups that are too large for an all_to_all.
+        largest_all_to_all: devices of a group up to which every device draws for every other one.
     """
     rows, width = mesh_shape
-    axes = ("device",) if is_within_rows else ("edge", "device")
-    size = width if is_within_rows else rows * width
+    axes = ("edge", "device")
+    size = rows * width
+    if is_within_rows:
+        axes = ("device",)
+        size = width
     if size <= largest_all_to_all:
         groups = [
             tuple(range(device // size * size, device // size * size + size))
@@ -204,21 +206,24 @@ def plan_exchange(
         ]
         return Exchange(axes, (), tuple(groups), tuple(groups))
     rounds: list[set] = []
-    draws, receives = ([[device] for device in range(rows * width)] for _ in range(2))
+    draws = [[device] for device in range(rows * width)]
+    receives = [[device] for device in range(rows * width)]
     groups = [range(first, first + size) for first in range(0, rows * width, size)]
-    colored = [color_rounds(choose_partners(needs[np.ix_(group, group)], most)) for group in groups]
+    colored = [
+        color_rounds(choose_partners(needs[np.ix_(group, group)], max_partners)) for group in groups
+    ]
     for number in range(max(map(len, colored))):
-        # Rows share their permutations: the union of what each needs, with nothing to draw where
-        # only another row has the pair.
-        pairs = [colored[g][number] if number < len(colored[g]) else [] for g in range(len(groups))]
+        # Groups share their permutations: the union of their pairs, with nothing to draw where only
+        # another group has the pair.
+        pairs = [own[number] if number < len(own) else [] for own in colored]
         for parts in _compatible(pairs):
             rounds.append(set().union(*parts))
             for group, part in zip(groups, parts, strict=True):
-                sends = dict(part)
-                gets = {i: j for j, i in part}
-                for position, device in enumerate(group):
-                    draws[device].append(group[sends[position]] if position in sends else -1)
-                    receives[device].append(group[gets[position]] if position in gets else -1)
+                sends = {group[j]: group[i] for j, i in part}
+                gets = {group[i]: group[j] for j, i in part}
+                for device in group:
+                    draws[device].append(sends.get(device, -1))
+                    receives[device].append(gets.get(device, -1))
     return Exchange(
         axes,
         tuple(tuple(sorted(pairs)) for pairs in rounds),

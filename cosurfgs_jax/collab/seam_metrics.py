@@ -1,8 +1,8 @@
-"""How well a model's depth fits together at the walls between cells: before distillation, after it,
-and at every stage between.
+"""Agreement of a model's depth across the walls between cells, at every stage.
 
-All numbers are shares of the depth, medians over the pixels of a view, and means over views
-weighted by their pixels."""
+All numbers are fractions of the depth, medians over the pixels of a view, and means over views
+weighted by their pixels.
+"""
 
 from typing import NamedTuple
 
@@ -37,19 +37,18 @@ class SeamDepth(NamedTuple):
     | `depth_step_excess`       | what is due to the wall: sqrt(seam^2 - expected^2), 0 where it   |
     |                           | is the smaller one                                               |
 
-    The first is of two models and exists before aggregation only; the step is what it leaves in one
-    model, less than the disagreement where discs reach across the wall and smear it. Its excess
-    goes with the disagreement, and is what
-    distillation is to take away: compare that between stages. A check between views would not do: a
-        solid step looks the same
-    from everywhere (there and back by a neighbour's depth gave 0.024 % at seams and 0.026 %
-    elsewhere before and after).
+    The first is of two models and exists before aggregation only. The step is what the disagreement
+    leaves in one model; it is smaller where discs reach across the wall and smear it. Its excess is
+    proportional to the disagreement, and distillation shall remove it: compare it between stages.
+    The consistency of depth between views does not show it: a solid step looks the same from
+    everywhere (round-trip reprojection by a neighbour's depth gave 0.024 % at seams and 0.026 %
+    elsewhere, before and after).
 
-    Where pixels pass from one cell to another the scene is not like elsewhere: the edge of a roof
-    leaps over ground, and so is likelier to leap over a wall (on the built-in town a model of one
-    block has 1.08 times the steps there). What is expected is therefore measured at the same pairs
-    of pixels in the whole local models of the two blocks, which go on behind the wall; at stages
-    that have none any more it is `depth_step_rest`, times what was expected / rest when there were.
+    Pixels that pass from one cell to another are not like others: the edge of a roof jumps over
+    ground, and so is likelier to jump over a wall (on the built-in town a model of one block has
+    1.08 times the steps there). The expected step is therefore measured at the same pairs of pixels
+    in the whole local models of the two blocks, which go on behind the wall. Stages without local
+    models take `depth_step_rest`, times expected / rest of the last stage that had them.
     """
 
     depth_disagreement_seam: float | None = None
@@ -62,8 +61,8 @@ class SeamDepth(NamedTuple):
 
 
 NUM_SUMS = 6  # of `view_sums`: the fields before the excess
-# that are looked at. Few views show little of the walls: over 8 the excess scatters by half of
-# itself
+# Views that are measured. Few views show little of the walls: over 8 the excess has a standard
+# deviation of half its value.
 VIEWS_PER_BLOCK = 16
 
 
@@ -79,13 +78,12 @@ def disagreement(
         depths: of each block's whole local model in one view, 0 = nothing, world lengths.
         camera: of the view, NumPy arrays.
         partition: of the blocks.
-        seam: pixels that are looked at.
+        seam: pixels that are compared.
     Returns:
         Relative difference |a - b| / mean depth f64[k] for every pixel and pair of blocks whose
-        hits both lie in the expanded cells of both:
-        where both were trained.
+        hits both lie in the expanded cells of both: where both were trained.
     """
-    pairs = []
+    pairs = [np.zeros(0)]
     seen = {
         block: seam & (depth > 0) for block, depth in depths.items() if (seam & (depth > 0)).any()
     }
@@ -99,19 +97,18 @@ def disagreement(
             for mine in (first, second):
                 for cell in (first, second):
                     both[both] &= partition.is_in_expanded(cell, points[mine][both])
-            a, b = (depths[block][both].astype(np.float64) for block in (first, second))
+            a = depths[first][both].astype(np.float64)
+            b = depths[second][both].astype(np.float64)
             pairs.append(np.abs(a - b) / (0.5 * (a + b)))
-    return np.concatenate(pairs) if pairs else np.zeros(0)
+    return np.concatenate(pairs)
 
 
 def _sums(values: np.ndarray) -> tuple[float, float]:
-    """What adds up over views and processes: the number of finite values, and that times their
-    median.
-    """
+    """The number of finite values, and that times their median: both add up over views."""
     values = values[np.isfinite(values)]
-    return (
-        (float(len(values)), float(len(values) * np.median(values))) if len(values) else (0.0, 0.0)
-    )
+    if not len(values):
+        return 0.0, 0.0
+    return float(len(values)), float(len(values) * np.median(values))
 
 
 def view_sums(
@@ -124,7 +121,7 @@ def view_sums(
     alone: dict[int, np.ndarray] | None = None,
 ) -> Float[np.ndarray, "6 2"]:
     """One view's part of `SeamDepth`: number of pixels, and that times the median, of each field
-    but the excess.
+    except the excess.
 
     Args:
         depth: of the model, 0 = nothing, world lengths.
@@ -139,8 +136,8 @@ def view_sums(
     cells = partition.cell_of(unproject(depth, camera.intrinsics, camera.camera_from_world))
     is_wall, is_within = metrics.label_borders(cells)
     following = np.stack([np.roll(cells, -1, axis=axis) for axis in (1, 0)])
-    # A third block may know the place too, but only at corners: only the two that meet know all of
-    # the wall.
+    # A third block may have trained here too, but only at corners: the two that meet know the whole
+    # wall.
     unbroken = [np.zeros(0)]
     for block, own in alone.items():
         is_own = is_wall & ((cells == block) | (following == block))
@@ -174,8 +171,7 @@ def seam_depth_from_sums(
 
     Args:
         sums: of all views.
-        roughness: what was expected / rest at an earlier stage, for where no whole local models are
-            looked at.
+        roughness: expected / rest at an earlier stage, for stages without local models.
     """
     means = SeamDepth(*(float(total / count) if count else None for count, total in sums))
     if means.depth_step_expected is None and None not in (means.depth_step_rest, roughness):
@@ -200,19 +196,17 @@ def _true_depth(run: Run, view: int) -> np.ndarray | None:
     if not path:
         return None
     depth = files.read_arrays(path, ("depth",))["depth"]
-    return (
-        depth / partitioned.frame.depth_to_dataset(1.0)
-        if depth.shape == partitioned.views.image_size(view)
-        else None
-    )
+    if depth.shape != partitioned.views.image_size(view):
+        return None
+    return depth / partitioned.frame.depth_to_dataset(1.0)
 
 
 def score_seam_depth(
     run: Run,
-    rows: list,
+    states: list,
     exchange: Exchange,
     seams: SeamMasks,
-    whole_rows: list | None = None,
+    local_models: list | None = None,
     roughness: float | None = None,
 ) -> SeamDepth:
     """The depth at the seams of the merged model on photographs for training and for testing; the
@@ -220,19 +214,21 @@ def score_seam_depth(
 
     Args:
         run: of the run.
-        rows: states of the cells.
+        states: states of the cells.
         exchange: between all devices.
         seams: of the place.
-        whole_rows: states of the whole local models, before they were cropped to their cells; None
-            = they are not there.
+        local_models: states of the whole local models, before they are cropped to their cells; None
+            = there are none.
         roughness: see `seam_depth_from_sums`.
     """
     partitioned = run.partitioned
     sums = np.zeros((NUM_SUMS, 2))
     if partitioned.partition.num_blocks == 1:
         return SeamDepth()
-    merged = CellRenderer(run, rows, exchange)
-    apart = None if whole_rows is None else CellRenderer(run, whole_rows, exchange, is_apart=True)
+    merged = CellRenderer(run, states, exchange)
+    apart = None
+    if local_models is not None:
+        apart = CellRenderer(run, local_models, exchange, is_apart=True)
     photographs = np.sort(
         np.concatenate([partitioned.scene.train_views, partitioned.scene.test_views])
     )
@@ -244,12 +240,11 @@ def score_seam_depth(
             if view is None:
                 continue
             size = partitioned.views.image_size(view)
-            by_block = (
-                dict(zip(alone[block]["cells"], _solid(alone[block], size), strict=True))
-                if alone
-                else {}
-            )
-            by_block.pop(None, None)  # of devices with fewer cells than others
+            by_block = {}
+            if alone:
+                depths = _solid(alone[block], size)
+                by_block = dict(zip(alone[block]["cells"], depths, strict=True))
+                by_block.pop(None, None)  # of devices with fewer cells than others
             sums += view_sums(
                 _solid(maps, size),
                 partitioned.views.camera_arrays(view),
@@ -262,8 +257,8 @@ def score_seam_depth(
 
 
 def wall_roughness(stages: list[dict]) -> float | None:
-    """What was expected / rest at the last of the stages (rows of metrics.json) where both were
-    measured; None where at none.
+    """Expected / rest at the last of the stages (of metrics.json) where both were measured; None
+    without any.
     """
     for stage in reversed(stages):
         expected = stage.get("depth_step_expected")
@@ -281,11 +276,13 @@ def summarize_seam_depth(depth: SeamDepth) -> str:
         ("step", "step across walls"),
         ("error", "error"),
     ):
-        seam, rest = (getattr(depth, f"depth_{key}_{where}", None) for where in ("seam", "rest"))
+        seam = getattr(depth, f"depth_{key}_seam")
+        rest = getattr(depth, f"depth_{key}_rest", None)
         if seam is not None:
-            parts.append(
-                f"{name} {seam:.3%}" + ("" if rest is None else f" ({rest:.3%} elsewhere)")
-            )
+            elsewhere = "" if rest is None else f" ({rest:.3%} elsewhere)"
+            parts.append(f"{name} {seam:.3%}{elsewhere}")
     if depth.depth_step_excess is not None:
         parts.append(f"{depth.depth_step_excess:.3%} of the step due to the wall")
-    return f"depth at the seams, as a share of it: {', '.join(parts)}" if parts else ""
+    if not parts:
+        return ""
+    return f"depth at the seams, as a share of it: {', '.join(parts)}"

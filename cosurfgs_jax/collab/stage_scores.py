@@ -1,5 +1,5 @@
-"""How good the merged model is at a stage: test views rendered sort-last, and the band along the
-walls between cells.
+"""Scores of the merged model at a stage: on test views rendered sort-last, and in the band along
+the walls between cells.
 """
 
 import functools
@@ -30,7 +30,7 @@ from cosurfgs_jax.types import Surfels
 SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
 NUM_SUMS = 7  # of `score_view`
 _SOLID_LOGIT = 3.0  # opacity 0.95 of the SfM discs that say where a pixel's hit is
-_LEAST_ALPHA = 1e-6  # thinner hits have no depth
+_MIN_ALPHA = 1e-6  # thinner hits have no depth
 _ssim = jax.jit(metrics.ssim)
 
 
@@ -110,13 +110,14 @@ def score_view(
         return np.zeros(NUM_SUMS)
     color = np.clip(color[: photo.shape[0], : photo.shape[1]], 0, 1)
     fitted = np.clip(metrics.color_correct(color, target, mask), 0, 1).astype(np.float32)
-    counts = seam if mask is None else seam & mask
+    if mask is not None:
+        seam = seam & mask
     errors = [
-        np.square(image - target, dtype=np.float64).mean(axis=-1)[counts].sum()
+        np.square(image - target, dtype=np.float64).mean(axis=-1)[seam].sum()
         for image in (color, fitted)
     ]
     psnrs = [float(metrics.psnr(image, target, mask)) for image in (color, fitted)]
-    return np.array([1.0, *psnrs, float(_ssim(color, target, mask)), counts.sum(), *errors])
+    return np.array([1.0, *psnrs, float(_ssim(color, target, mask)), seam.sum(), *errors])
 
 
 def scores_from_sums(sums: np.ndarray) -> Scores:
@@ -126,10 +127,9 @@ def scores_from_sums(sums: np.ndarray) -> Scores:
     num_views, psnr, fitted, ssim, num_pixels, *errors = sums.tolist()
     if not num_views:
         return Scores(None, None, None, None, None)
-    seams = [
-        float(-10 * np.log10(max(error / num_pixels, 1e-10))) if num_pixels else None
-        for error in errors
-    ]
+    seams = [None, None]
+    if num_pixels:
+        seams = [float(-10 * np.log10(max(error / num_pixels, 1e-10))) for error in errors]
     return Scores(psnr / num_views, fitted / num_views, ssim / num_views, *seams)
 
 
@@ -152,7 +152,7 @@ def _compile(
             [state.surfels() for state in states], requests, exchange, size, options
         )
         return [
-            {"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _LEAST_ALPHA)}
+            {"alpha": part.alpha, "depth": part.depth / jnp.maximum(part.alpha, _MIN_ALPHA)}
             for part in parts
         ]
 
@@ -164,23 +164,23 @@ class CellRenderer:
     views together.
     """
 
-    def __init__(self, run: Run, rows: list, exchange: Exchange, is_apart: bool = False):
+    def __init__(self, run: Run, states: list, exchange: Exchange, is_apart: bool = False):
         """
         Args:
             run: of the run.
-            rows: states of the cells.
+            states: states of the cells.
             exchange: between all devices.
-            is_apart: each block's model by itself, instead of all put together.
+            is_apart: each block's model by itself, instead of their composite.
         """
         self._run = run
-        self._rows = rows
+        self._states = states
         self._exchange = exchange
         self._is_apart = is_apart
         one_model = np.zeros(len(run.partitioned.blocks), np.int64)
         self._planner = RequestPlanner(run.partitioned, run.layout, Grouping(exchange, one_model))
 
     def maps(self, views: dict[int, int | None]) -> dict[int, dict]:
-        """Maps of one view of every block (None: it looks from nowhere).
+        """Maps of one view of every block (None: no view).
 
         Returns:
             For each block of this process "alpha", "depth" f32[H,W] and "color" f32[H,W,3]; or,
@@ -200,7 +200,7 @@ class CellRenderer:
             self._is_apart,
         )
         maps = layout.get_blocks(
-            jax.block_until_ready(draw(self._rows, self._planner.requests(views)))
+            jax.block_until_ready(draw(self._states, self._planner.requests(views)))
         )
         if self._is_apart:
             for block, own in maps.items():
@@ -208,17 +208,17 @@ class CellRenderer:
         return maps
 
 
-def render_test_views(run: Run, rows: list, exchange: Exchange):
+def render_test_views(run: Run, states: list, exchange: Exchange):
     """Renders all test views of the whole model, sort-last.
 
     Args:
         run: of the run.
-        rows: states of the cells.
+        states: states of the cells.
         exchange: between all devices.
     Yields:
         (view, maps "color" f32[H,W,3], "alpha", "depth" f32[H,W]) of this process's test views.
     """
-    renderer = CellRenderer(run, rows, exchange)
+    renderer = CellRenderer(run, states, exchange)
     for views in views_in_step(run.partitioned, run.partitioned.scene.test_views):
         yield from (
             (views[block], own)
@@ -227,10 +227,10 @@ def render_test_views(run: Run, rows: list, exchange: Exchange):
         )
 
 
-def score_cells(run: Run, rows: list, exchange: Exchange, seams: SeamMasks) -> Scores:
+def score_cells(run: Run, states: list, exchange: Exchange, seams: SeamMasks) -> Scores:
     """Scores of the merged model on all test views; the same in all processes."""
     sums = np.zeros(NUM_SUMS)
     if len(run.partitioned.scene.test_views):
-        for view, maps in render_test_views(run, rows, exchange):
+        for view, maps in render_test_views(run, states, exchange):
             sums += score_view(maps["color"], run.images.load(view), seams.mask(view))
     return scores_from_sums(processes.gather(sums).sum(axis=0))

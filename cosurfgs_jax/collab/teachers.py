@@ -1,5 +1,5 @@
-"""What the frozen models of a stage show of their photographs: rendered once, kept in files, read
-as the student needs them.
+"""Maps of the frozen models of a stage in their photographs' views: rendered once, kept in files,
+read as the student needs them.
 """
 
 import logging
@@ -46,18 +46,15 @@ def _flags(
     is_known = is_solid & partition.is_in_expanded(group, points)
     flags = np.where(is_known, IS_TEACHER_VALID, 0)
     is_covered = np.ones_like(is_solid)
-    if (
-        len(partners) < partition.num_blocks
-    ):  # somebody's part of the view will be missing: do not judge the student there
+    # Where the part of another cell will be missing, the student is not judged.
+    if len(partners) < partition.num_blocks:
         is_covered = is_solid & np.isin(partition.cell_of(points), partners)
         flags *= is_covered
     return (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
 
 
 def _views_in_step(run: Run):
-    """All photographs of all blocks, one of each block at a time; None where a block
-    has no more.
-    """
+    """All photographs, one of each block at a time; None where a block has no more."""
     blocks = run.partitioned.blocks
     for index in range(run.partitioned.max_views):
         yield {
@@ -129,12 +126,12 @@ class Teachers:
         for block in self._run.layout.local_blocks:
             shutil.rmtree(self._folder / f"{block:04d}", ignore_errors=True)
 
-    def render(self, rows: list, grouping: Grouping, partners: dict[int, np.ndarray]) -> None:
+    def render(self, states: list, grouping: Grouping, partners: dict[int, np.ndarray]) -> None:
         """Renders every photograph's view of every block by its group's frozen model; what is on
         disk already stays.
 
         Args:
-            rows: states of the frozen blocks: whole local models, or the cells of edges.
+            states: states of the frozen blocks: whole local models, or the cells of edges.
             grouping: the blocks that are one frozen model.
             partners: for each local block the blocks that will take part in the student's view.
         """
@@ -170,7 +167,7 @@ class Teachers:
                 ]
                 if processes.any_process(bool(missing)):
                     maps = run.layout.get_blocks(
-                        jax.block_until_ready(render(rows, planner.requests(views)))
+                        jax.block_until_ready(render(states, planner.requests(views)))
                     )
                     for block in missing:
                         group = np.flatnonzero(groups == groups[block])

@@ -48,7 +48,7 @@ class LossTerm:
     | `name`     | of the term                                                           |
     | `is_used`  | (settings, phase) -> whether it is computed                           |
     | `evaluate` | (LossView, settings) -> TermValue; traced                             |
-    | `maps`     | what the rasterizer draws for it                                      |
+    | `maps`     | (settings) -> what the rasterizer draws for it, as `rasterize`'s maps |
     """
 
     name: str

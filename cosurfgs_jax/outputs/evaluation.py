@@ -1,5 +1,5 @@
-"""Scores of a trained model: pictures against photographs, its surface against the true one; files
-that others read.
+"""Scores of a trained model: renders against photographs, its surface against ground truth; and
+the files of 3DGS tools.
 """
 
 import dataclasses
@@ -19,11 +19,8 @@ from cosurfgs_jax.workdir import DEPTHS, NORMALS, PHOTOGRAPHS, RENDERS, TEST_NAM
 _log = logging.getLogger(__name__)
 
 _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
-DEPTH_MAPS = {
-    "expected": "depth",
-    "median": "median_depth",
-    "plane": "plane_depth",
-}  # kind -> name among the maps
+# Kind -> name among the maps.
+DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}
 _DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
 _ssim = jax.jit(metrics.ssim)
 
@@ -55,7 +52,7 @@ def _geometry_errors(
             *("x".join(map(str, shape[::-1])) for shape in (true_depth.shape, maps["depth"].shape)),
         )
         return {}
-    # Where more than half of the light passes, what was hit is no surface.
+    # Where the transmittance is above 0.5 there is no surface.
     is_solid = np.asarray(maps["alpha"]) >= 0.5
     depth = {
         kind: errors
@@ -69,7 +66,8 @@ def _geometry_errors(
     errors: dict = {"depth": depth}
     if true_normal is not None and maps.get("normal") is not None:
         both = (true_depth > 0) & (np.asarray(maps["depth"]) > 0) & is_solid
-        both = both if mask is None else both & mask
+        if mask is not None:
+            both &= mask
         if both.any():
             errors["normal_error_deg"] = metrics.normal_errors(
                 maps["normal"], true_normal, both, up
@@ -124,11 +122,9 @@ def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
     if "all" in means.get("normal_error_deg", {}):
         found["normal_error_deg"] = means["normal_error_deg"]["all"]
         found["normal_errors_deg"] = means["normal_error_deg"]
-    return found | (
-        {"depth": means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}}
-        if "depth" in means
-        else {}
-    )
+    if "depth" in means:
+        found["depth"] = means["depth"] | {"unit": unit, "choices": _DEPTH_CHOICES}
+    return found
 
 
 def summarize_geometry(scores: dict) -> str:
@@ -315,7 +311,9 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
     def depth_of(view: int) -> np.ndarray:
         return files.read_arrays(paths[view], ("depth",))["depth"]
 
-    return depth_of if depth_of(0).shape == tuple(scene.image_sizes[0]) else None
+    if depth_of(0).shape != tuple(scene.image_sizes[0]):
+        return None
+    return depth_of
 
 
 def final_part(scores: dict, num_surfels: int) -> dict:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
 from cosurfgs_jax.raster.outputs import RawMaps
+from cosurfgs_jax.types import Camera, Surfels
 
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99
@@ -64,16 +65,15 @@ class _State(NamedTuple):
     margin: Float[Array, "h w"]
 
 
-def _is_valid(means, quats, log_scales, logit_opacities, sh) -> Bool[Array, " n"]:
+def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
     """All fields are finite, no length is absurd and the quaternion is not zero."""
     is_finite = [
         jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        for x in (means, quats, log_scales, logit_opacities, sh)
+        for x in jax.tree.leaves(surfels.replace(alive=None))
     ]
-    has_sane_lengths = (
-        jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
-    )
-    squared = (quats * quats).sum(axis=-1)
+    lengths = jnp.concatenate([jnp.abs(surfels.means), jnp.exp(surfels.log_scales)], axis=1)
+    has_sane_lengths = lengths.max(axis=1) <= MAX_LENGTH
+    squared = (surfels.quats * surfels.quats).sum(axis=-1)
     return (
         jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
     )
@@ -90,37 +90,28 @@ def _keep(mask, values, otherwise: float):
     )
 
 
-def _project(
-    means,
-    quats,
-    log_scales,
-    logit_opacities,
-    sh,
-    alive,
-    camera_from_world,
-    intrinsics,
-    near,
-    sh_degree,
-    projection,
-):
+def _project(surfels: Surfels, camera: Camera, near, sh_degree: int, projection: str):
     """Projects surfels.
 
     Returns:
         `_Projected`, and the number of living surfels with a field that is not finite.
     """
-    sh = sh[:, : spherical_harmonics.num_coefficients(sh_degree)]
-    is_valid = _is_valid(means, quats, log_scales, logit_opacities, sh)
-    num_invalid = (alive & ~is_valid).sum().astype(jnp.int32)
-    means, log_scales, sh = (_keep(is_valid, x, 0.0) for x in (means, log_scales, sh))
-    quats = _keep(is_valid, quats, 1.0)
-    logit_opacities = _keep(is_valid, logit_opacities, 0.0)
+    sh = surfels.sh[:, : spherical_harmonics.num_coefficients(sh_degree)]
+    is_valid = _is_valid(surfels.replace(sh=sh))
+    num_invalid = (surfels.alive & ~is_valid).sum().astype(jnp.int32)
+    means = _keep(is_valid, surfels.means, 0.0)
+    log_scales = _keep(is_valid, surfels.log_scales, 0.0)
+    sh = _keep(is_valid, sh, 0.0)
+    quats = _keep(is_valid, surfels.quats, 1.0)
+    logit_opacities = _keep(is_valid, surfels.logit_opacities, 0.0)
 
+    camera_from_world = camera.camera_from_world
     rotation = camera_from_world[:3, :3]
     translation = camera_from_world[:3, 3]
     opacity = jax.nn.sigmoid(logit_opacities)
     mean_camera = means @ rotation.T + translation[None, :]
     depth = mean_camera[:, 2]
-    is_drawn = alive & is_valid & (depth > near) & (opacity >= MIN_ALPHA)
+    is_drawn = surfels.alive & is_valid & (depth > near) & (opacity >= MIN_ALPHA)
     mean_camera = jnp.where(
         is_drawn[:, None], mean_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :]
     )
@@ -130,16 +121,16 @@ def _project(
     tangents = axes_camera[:, :, :2] * jnp.exp(log_scales)[:, None, :]
     camera_from_disc = jnp.concatenate([tangents, mean_camera[:, :, None]], axis=2)
     is_parallel = projection == "orthographic"
-    undivided = (
-        camera_from_disc.at[:, 2].set(jnp.asarray([0, 0, 1], means.dtype))
-        if is_parallel
-        else camera_from_disc
-    )
-    pixel_from_disc = jnp.einsum("ij,njk->nik", intrinsics, undivided)
+    undivided = camera_from_disc
+    if is_parallel:
+        undivided = camera_from_disc.at[:, 2].set(jnp.asarray([0, 0, 1], means.dtype))
+    pixel_from_disc = jnp.einsum("ij,njk->nik", camera.intrinsics, undivided)
     center_px = pixel_from_disc[:, :2, 2] / pixel_from_disc[:, 2:, 2]
 
     towards = (axes_camera[:, :, 2] * mean_camera).sum(axis=-1)
-    along_ray = axes_camera[:, 2, 2] if is_parallel else towards
+    along_ray = towards
+    if is_parallel:
+        along_ray = axes_camera[:, 2, 2]
     flip = jnp.where(along_ray > 0, -jnp.ones_like(towards), jnp.ones_like(towards))
     offset = _keep(is_drawn, means - cameras.camera_center(camera_from_world)[None, :], 1.0)
     direction = offset / jnp.sqrt((offset * offset).sum(axis=-1, keepdims=True))
@@ -256,34 +247,18 @@ def _blend(state: _State, surfel: _Projected, hits: _Hits):
 
 
 def _render(
-    means,
-    quats,
-    log_scales,
-    logit_opacities,
-    sh,
-    alive,
-    camera_from_world,
-    intrinsics,
+    surfels: Surfels,
+    camera: Camera,
     background,
+    *,
     image_size,
     near,
-    sh_degree,
-    screen_shift,
-    projection,
+    sh_degree: int,
+    screen_shift=None,
+    projection: str = "perspective",
 ):
-    projected, num_invalid = _project(
-        means,
-        quats,
-        log_scales,
-        logit_opacities,
-        sh,
-        alive,
-        camera_from_world,
-        intrinsics,
-        near,
-        sh_degree,
-        projection,
-    )
+    means = surfels.means
+    projected, num_invalid = _project(surfels, camera, near, sh_degree, projection)
     # Depths are compared in float32 and ties keep the order of the arrays, as in the kernels.
     depth = jax.lax.stop_gradient(projected.depth).astype(jnp.float32)
     order = jnp.argsort(
@@ -325,14 +300,8 @@ def _render(
 
 
 def render(
-    means: Float[Array, "n 3"],
-    quats: Float[Array, "n 4"],
-    log_scales: Float[Array, "n 2"],
-    logit_opacities: Float[Array, " n"],
-    sh: Float[Array, "n k 3"],
-    alive: Bool[Array, " n"],
-    camera_from_world: Float[Array, "4 4"],
-    intrinsics: Float[Array, "3 3"],
+    surfels: Surfels,
+    camera: Camera,
     background: Float[Array, "3"],
     *,
     image_size: tuple[int, int],
@@ -344,12 +313,10 @@ def render(
     """Renders all raw maps of one view.
 
     Args:
-        means, quats, log_scales, logit_opacities, sh, alive: as in `types.Surfels`, all of one
-        float dtype. Gradient to
-            all but `alive`.
-        camera_from_world: [4,4], rigid. Takes gradient, as twelve free numbers: the camera's centre
-            is -rotation.T @ translation and the surfel's direction is its mean minus that centre.
-        intrinsics: [3,3], pixels. Takes gradient.
+        surfels: all of one float dtype. All fields but `alive` take gradient.
+        camera: one view. The pose takes gradient, as twelve free numbers: the camera's centre is
+            -rotation.T @ translation and the surfel's direction is its mean minus that centre. The
+            intrinsics take gradient, too.
         background: [3]. Takes gradient.
         image_size: (H, W) in pixels.
         near: hits and centres with less camera z are not drawn; world length. May be traced, takes
@@ -368,39 +335,20 @@ def render(
         of the centre, and a median and a plane distance are blended.
     """
     maps, _ = _render(
-        means,
-        quats,
-        log_scales,
-        logit_opacities,
-        sh,
-        alive,
-        camera_from_world,
-        intrinsics,
+        surfels,
+        camera,
         background,
-        image_size,
-        near,
-        sh_degree,
-        screen_shift,
-        projection,
+        image_size=image_size,
+        near=near,
+        sh_degree=sh_degree,
+        screen_shift=screen_shift,
+        projection=projection,
     )
     return maps
 
 
 def decision_margins(
-    means,
-    quats,
-    log_scales,
-    logit_opacities,
-    sh,
-    alive,
-    camera_from_world,
-    intrinsics,
-    background,
-    *,
-    image_size: tuple[int, int],
-    near: float | Float[Array, ""],
-    sh_degree: int,
-    projection: str = "perspective",
+    surfels: Surfels, camera: Camera, background: Float[Array, "3"], **options
 ) -> Float[Array, "h w"]:
     """How far each pixel is from a decision that rounding could turn.
 
@@ -411,40 +359,18 @@ def decision_margins(
         threshold, the near plane, the stop at T(1-alpha) = 1e-4, the median's T = 0.5, and the
         switch between disc and low-pass filter. Infinite where nothing is near any of them.
     """
-    _, margin = _render(
-        means,
-        quats,
-        log_scales,
-        logit_opacities,
-        sh,
-        alive,
-        camera_from_world,
-        intrinsics,
-        background,
-        image_size,
-        near,
-        sh_degree,
-        None,
-        projection,
-    )
+    _, margin = _render(surfels, camera, background, **options)
     return margin
 
 
 def screen_gradients(
     cotangents: RawMaps,
-    means,
-    quats,
-    log_scales,
-    logit_opacities,
-    sh,
-    alive,
-    camera_from_world,
-    intrinsics,
-    background,
+    surfels: Surfels,
+    camera: Camera,
+    background: Float[Array, "3"],
     *,
     image_size: tuple[int, int],
-    near: float | Float[Array, ""],
-    sh_degree: int,
+    **options,
 ) -> Float[Array, "n 4"]:
     """The definition of the gradient probe, in N*H*W memory.
 
@@ -459,23 +385,11 @@ def screen_gradients(
 
     def loss(shift):
         maps = render(
-            means,
-            quats,
-            log_scales,
-            logit_opacities,
-            sh,
-            alive,
-            camera_from_world,
-            intrinsics,
-            background,
-            image_size=image_size,
-            near=near,
-            sh_degree=sh_degree,
-            screen_shift=shift,
+            surfels, camera, background, image_size=image_size, screen_shift=shift, **options
         )
-        floats = [(a * b).sum() for a, b in zip(maps[:-2], cotangents[:-2], strict=True)]
-        return sum(floats)
+        return sum((a * b).sum() for a, b in zip(maps[:-2], cotangents[:-2], strict=True))
 
+    means = surfels.means
     per_pixel = jax.grad(loss)(jnp.zeros((means.shape[0], *image_size, 2), means.dtype))
     return jnp.concatenate(
         [per_pixel.sum(axis=(1, 2)), jnp.abs(per_pixel).sum(axis=(1, 2))], axis=-1

@@ -50,7 +50,8 @@ def render_views(
     def render_view(camera: Camera) -> RawMaps:
         shift = None if probe is None else _shifts_of_probe(probe, image_size)
         raw = reference.render(
-            *jax.tree.leaves((surfels, camera)),
+            surfels,
+            camera,
             background,
             image_size=image_size,
             near=static.near,

@@ -8,7 +8,7 @@ import numpy as np
 from cosurfgs_jax.pictures import ramp_on_white
 
 _COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#97266d", "#6b46c1", "#b7791f")
-_MOST_NAMES = 32  # in a legend; curves of more blocks cannot be told apart by colour anyway
+_MAX_NAMES = 32  # in a legend; curves of more blocks cannot be told apart by colour anyway
 _LETTER = 6.2
 _LINE = 15  # pixels: about the width of a letter of 11 pixels' height, and of a line
 _WIDTH = 420
@@ -68,12 +68,16 @@ def line_chart(
             cleaned[name] = _thin(x[finite], y[finite])
     if not cleaned:
         return ""
-    all_x, all_y = (np.concatenate([points[i] for points in cleaned.values()]) for i in (0, 1))
-    (x_low, x_high), (y_low, y_high) = ((a.min(), a.max()) for a in (all_x, all_y))
+    x_low, x_high = _bounds([x for x, _ in cleaned.values()])
+    y_low, y_high = _bounds([y for _, y in cleaned.values()])
+    if x_high == x_low:
+        x_high = x_low + 1
     margin = 0.06 * (y_high - y_low) or max(abs(y_low) * 0.1, 1e-9)
-    y_low = 0.0 if y_low >= 0 and y_low - margin < 0 else y_low - margin
     y_high = y_high + margin
-    x_high = x_high if x_high > x_low else x_low + 1
+    if y_low >= 0 and y_low - margin < 0:
+        y_low = 0.0
+    else:
+        y_low = y_low - margin
 
     def place_x(value):
         return _LEFT + (value - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
@@ -118,18 +122,20 @@ def line_chart(
     return "".join(parts + legend) + "</svg>"
 
 
+def _bounds(lines: list[np.ndarray]) -> tuple[float, float]:
+    return min(line.min() for line in lines), max(line.max() for line in lines)
+
+
 def _color(number: int, count: int) -> str:
     # Steps of the golden angle differ for any number of lines; the chosen six look better.
-    return (
-        _COLORS[number] if count <= len(_COLORS) else f"hsl({137.508 * number % 360:.0f} 60% 45%)"
-    )
+    if count <= len(_COLORS):
+        return _COLORS[number]
+    return f"hsl({137.508 * number % 360:.0f} 60% 45%)"
 
 
 def _legend(names: list[str], colors: list[str]) -> tuple[list[str], int]:
-    """Names in columns below the chart, and the height that they take: beside the curves they would
-    hide them.
-    """
-    shown = [*zip(names, colors, strict=True)][:_MOST_NAMES]
+    """Names in columns below the chart, and their height."""
+    shown = [*zip(names, colors, strict=True)][:_MAX_NAMES]
     if len(names) > len(shown):
         shown[-1] = (f"and {len(names) - len(shown) + 1} more", "currentColor")
     widest = max(len(name) for name, _ in shown) * _LETTER + 24
@@ -140,8 +146,10 @@ def _legend(names: list[str], colors: list[str]) -> tuple[list[str], int]:
         column, row = divmod(number, num_rows)
         x = _RIGHT + column * (_WIDTH - 2 * _RIGHT) / num_columns
         y = _HEIGHT + 8 + _LINE * row
-        most = int((_WIDTH - 2 * _RIGHT) / num_columns / _LETTER) - 3
-        label = name if len(name) <= most else name[: most - 1] + "…"
+        max_letters = int((_WIDTH - 2 * _RIGHT) / num_columns / _LETTER) - 3
+        label = name
+        if len(name) > max_letters:
+            label = name[: max_letters - 1] + "…"
         parts.append(
             f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="12" height="8" fill="{color}" class="key"/>'
             f'<text x="{x + 17:.1f}" y="{y:.1f}" class="tick name">{html.escape(label)}</text>'
@@ -161,10 +169,10 @@ def color_bar(title: str, largest: float, unit: str) -> str:
     width = _WIDTH - 2 * _RIGHT
     count = 64
     steps = ramp_on_white((np.arange(count) + 0.5) / count)
+    heading = f"{title}, {unit}" if unit else title
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} 62" role="img" class="chart bar">',
-        f'<text x="{left}" y="17" '
-        f'class="title">{html.escape(f"{title}, {unit}" if unit else title)}</text>',
+        f'<text x="{left}" y="17" class="title">{html.escape(heading)}</text>',
     ]
     for number, (red, green, blue) in enumerate(steps.tolist()):
         # Half a pixel wider than a step: no gaps between them.

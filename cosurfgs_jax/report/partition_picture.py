@@ -110,12 +110,11 @@ def partition_picture(table: dict) -> str:
         x, y = ((np.clip(ground, low, high) - low) * scale).T
         return np.stack([_PAD + x, _TOP + map_height - y], axis=-1)
 
-    word = "edge" if partition.num_edges == 1 else "edges"
+    blocks = _count(partition.num_blocks, "block")
+    edges = _count(partition.num_edges, "edge")
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_TOP + map_height + _BOTTOM:.0f}" role="img" class="chart">',
-        f'<text x="{_PAD}" y="20" class="title">{partition.num_blocks} '
-        f"{'block' if partition.num_blocks == 1 else 'blocks'} in {partition.num_edges} {word}, "
-        "from above</text>",
+        f'<text x="{_PAD}" y="20" class="title">{blocks} in {edges}, from above</text>',
     ]
     parts += _draw_points(
         partition, points[((points >= low) & (points <= high)).all(axis=1)], place
@@ -124,11 +123,9 @@ def partition_picture(table: dict) -> str:
     for (x, y), home, is_test in zip(
         place(cameras), partition.home.tolist(), table["is_test"], strict=True
     ):
-        fill = (
-            f'fill="none" stroke="{_color(home)}"'
-            if is_test
-            else f'fill="{_color(home)}" stroke="none"'
-        )
+        fill = f'fill="{_color(home)}" stroke="none"'
+        if is_test:
+            fill = f'fill="none" stroke="{_color(home)}"'
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" {fill} class="camera"/>')
     for block, (x, y) in enumerate(place(0.5 * (partition.inner_lows + partition.inner_highs))):
         parts.append(
@@ -136,17 +133,18 @@ def partition_picture(table: dict) -> str:
             f'text-anchor="middle">{block}</text>'
         )
     words = ["dots: training cameras; rings: test cameras; colour: the block where they stand"]
-    words += (
-        ["thick: between edges; dashed: the expanded cell of one block"]
-        if partition.num_blocks > 1
-        else []
-    )
+    if partition.num_blocks > 1:
+        words.append("thick: between edges; dashed: the expanded cell of one block")
     for line, text in enumerate(words):
         parts.append(
             f'<text x="{_PAD}" y="{_TOP + map_height + 18 + 15 * line:.0f}" '
             f'class="tick">{text}</text>'
         )
     return "".join(parts) + "</svg>"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _draw_points(partition, points, place) -> list[str]:
@@ -172,11 +170,14 @@ def _draw_cells(partition, low, high, place) -> list[str]:
     ]
     for ends, before, behind in _walls(partition.nodes, low, high)[1]:
         (x0, y0), (x1, y1) = place(ends)
-        is_between_edges = partition.edge_of_block[before] != partition.edge_of_block[behind]
+        width = 1
+        kind = "wall"
+        if partition.edge_of_block[before] != partition.edge_of_block[behind]:
+            width = 3
+            kind = "edge-wall"
         parts.append(
             f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="currentColor" '
-            f'stroke-width="{3 if is_between_edges else 1}" '
-            f'class="{"edge-wall" if is_between_edges else "wall"}"/>'
+            f'stroke-width="{width}" class="{kind}"/>'
         )
     num_walls = np.isfinite([partition.lows, partition.highs]).sum(axis=(0, 2))
     block = int(np.argmax(num_walls))

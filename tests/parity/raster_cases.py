@@ -384,17 +384,18 @@ def build(name: str) -> Case:
 # ---------------------------------------------------------------------------
 
 
-def _arguments(case: Case, dtype) -> list:
-    names = (*FIELDS, "alive", "camera_from_world", "intrinsics", "background")
-    return [
-        jnp.asarray(x if x.dtype == bool else x.astype(dtype))
-        for x in (getattr(case, name) for name in names)
-    ]
+def _operands(case: Case, dtype) -> tuple[Surfels, Camera, jax.Array]:
+    def array(name):
+        x = getattr(case, name)
+        return jnp.asarray(x if x.dtype == bool else x.astype(dtype))
+
+    surfels = Surfels(**{name: array(name) for name in (*FIELDS, "alive")})
+    return surfels, Camera(array("camera_from_world"), array("intrinsics")), array("background")
 
 
 @functools.cache
 def _reference_function(image_size, sh_degree, projection):
-    def render(near, *arguments):
+    def render(near, *operands):
         options = {
             "image_size": image_size,
             "near": near,
@@ -402,8 +403,8 @@ def _reference_function(image_size, sh_degree, projection):
             "projection": projection,
         }
         return (
-            reference.render(*arguments, **options),
-            reference.decision_margins(*arguments, **options),
+            reference.render(*operands, **options),
+            reference.decision_margins(*operands, **options),
         )
 
     return jax.jit(render)
@@ -412,12 +413,11 @@ def _reference_function(image_size, sh_degree, projection):
 @functools.cache
 def _reference_gradient_function(image_size, sh_degree):
     def loss(floats, alive, camera_intrinsics, near, cotangents):
+        fields, pose, background = floats
         maps = reference.render(
-            *floats[:5],
-            alive,
-            floats[5],
-            camera_intrinsics,
-            floats[6],
+            fields.replace(alive=alive),
+            Camera(pose, camera_intrinsics),
+            background,
             image_size=image_size,
             near=near,
             sh_degree=sh_degree,
@@ -433,7 +433,7 @@ def reference_maps(case: Case, dtype=np.float64) -> tuple[RawMaps, np.ndarray]:
     """All raw maps of a one-camera case and the margins of its pixels, as NumPy arrays."""
     with jax.enable_x64(dtype == np.float64):
         render = _reference_function(case.image_size, case.sh_degree, case.projection)
-        result = render(jnp.asarray(case.near, dtype), *_arguments(case, dtype))
+        result = render(jnp.asarray(case.near, dtype), *_operands(case, dtype))
         return jax.tree.map(np.asarray, result)
 
 
@@ -445,20 +445,17 @@ def reference_gradients(
     """
     cotangents = {name: np.zeros(shape) for name, shape in map_shapes(case).items()} | cotangents
     with jax.enable_x64(dtype == np.float64):
-        arguments = _arguments(case, dtype)
-        floats = [*arguments[:5], arguments[6], arguments[8]]
-        gradient = _reference_gradient_function(case.image_size, case.sh_degree)(
-            floats,
-            arguments[5],
-            arguments[7],
+        surfels, camera, background = _operands(case, dtype)
+        fields, pose, background = _reference_gradient_function(case.image_size, case.sh_degree)(
+            (surfels.replace(alive=None), camera.camera_from_world, background),
+            surfels.alive,
+            camera.intrinsics,
             jnp.asarray(case.near, dtype),
             {name: jnp.asarray(value, dtype) for name, value in cotangents.items()},
         )
-        return dict(
-            zip(
-                (*FIELDS, "camera_from_world", "background"), map(np.asarray, gradient), strict=True
-            )
-        )
+        gradient = {name: getattr(fields, name) for name in FIELDS}
+        gradient |= {"camera_from_world": pose, "background": background}
+        return {name: np.asarray(value) for name, value in gradient.items()}
 
 
 def map_shapes(case: Case) -> dict[str, tuple[int, ...]]:
@@ -468,9 +465,9 @@ def map_shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 @functools.cache
 def _probe_function(image_size, sh_degree):
-    def probe(cotangents, near, *arguments):
+    def probe(cotangents, near, *operands):
         return reference.screen_gradients(
-            cotangents, *arguments, image_size=image_size, near=near, sh_degree=sh_degree
+            cotangents, *operands, image_size=image_size, near=near, sh_degree=sh_degree
         )
 
     return jax.jit(probe)
@@ -482,7 +479,7 @@ def reference_probe(case: Case, cotangents: dict[str, np.ndarray]) -> np.ndarray
         maps = RawMaps(*[jnp.asarray(cotangents[name]) for name in FLOAT_MAPS], None, None)
         return np.asarray(
             _probe_function(case.image_size, case.sh_degree)(
-                maps, jnp.asarray(case.near, np.float64), *_arguments(case, np.float64)
+                maps, jnp.asarray(case.near, np.float64), *_operands(case, np.float64)
             )
         )
 

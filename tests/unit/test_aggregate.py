@@ -23,7 +23,7 @@ from blocks_case import (
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
-from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.collab.traffic import collectives
@@ -99,7 +99,7 @@ def steps(contexts):
         exchange = exchange_of(run.layout, largest_all_to_all=largest_all_to_all)
         aggregation = Aggregation(run, Grouping(exchange, TOGETHER), Teachers(run, "cloud"), STEPS)
         batches = [aggregation.batch(step) for step in range(STEPS)]
-        rows = crop_rows(run, put_states(run, student))
+        rows = crop_to_cells(run, put_states(run, student))
         return (
             run.layout,
             compile_step(SETTINGS, run.layout, exchange).lower(rows, batches[0]).compile(),

@@ -33,7 +33,7 @@ from cosurfgs_jax.collab.composite import (
     render_views,
     to_output,
 )
-from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.stage_scores import render_test_views
 from cosurfgs_jax.distributed.layout import sharded
@@ -57,7 +57,7 @@ def rim():
 def cropped(run, is_clear_of_walls: bool) -> list:
     """The cells of opaque models, with or without the discs that reach into other cells."""
     partitioned = run.partitioned
-    return crop_rows(
+    return crop_to_cells(
         run,
         put_states(
             run,
@@ -373,14 +373,11 @@ def test_gradients_through_the_composite_are_those_of_one_model(
             if view is not None
         )
 
-    params = {
-        name: jnp.asarray(getattr(surfels, name))
-        for name in ("means", "quats", "log_scales", "logit_opacities", "sh")
-    }
+    params = jax.tree.map(jnp.asarray, surfels.params)
     expected_value, expected = jax.value_and_grad(loss)(params)
     assert value == pytest.approx(float(expected_value), rel=tolerance / 10)
-    for name, whole_gradient in expected.items():
-        got = np.concatenate([gradient[name] for gradient in gradients])
+    for name, whole_gradient in expected.by_name().items():
+        got = np.concatenate([getattr(gradient, name) for gradient in gradients])
         assert np.isfinite(got).all()
         error = np.linalg.norm(got - whole_gradient)
         size = np.linalg.norm(whole_gradient)

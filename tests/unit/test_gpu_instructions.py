@@ -1,9 +1,9 @@
-"""The counts of scripts/count_gpu_instructions.py on a small piece of machine code, by hand."""
+"""The counts of scripts/gpu_control_flow.py on a small piece of machine code, by hand."""
 
 import importlib.util
 from pathlib import Path
 
-PATH = Path(__file__).parents[2] / "scripts" / "count_gpu_instructions.py"
+PATH = Path(__file__).parents[2] / "scripts" / "gpu_control_flow.py"
 
 # A loop over batches (0) with a loop over visits (1), whose second and third branch leave out what
 # only hits need.
@@ -37,7 +37,7 @@ LISTING = """
 
 
 def test_the_ways_through_a_loop():
-    spec = importlib.util.spec_from_file_location("count_gpu_instructions", PATH)
+    spec = importlib.util.spec_from_file_location("gpu_control_flow", PATH)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     counts = script.count_kernel(LISTING.splitlines())

@@ -11,6 +11,7 @@ import pytest
 
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.raster import reference
+from cosurfgs_jax.types import Camera, Surfels
 
 SIZE = (11, 17)
 NEAR = 0.1
@@ -18,6 +19,19 @@ FOCAL = 16.0
 CENTER = (8, 5)  # the pixel (x, y) that looks along the optical axis
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
 FLOAT_MAPS = 7
+
+
+def _of_arrays(function):
+    """The function of nine arrays instead of surfels, a camera and a background."""
+
+    def call(*arrays, **options):
+        return function(Surfels(*arrays[:6]), Camera(*arrays[6:8]), arrays[8], **options)
+
+    return call
+
+
+render = _of_arrays(reference.render)
+decision_margins = _of_arrays(reference.decision_margins)
 
 
 def _logit(opacity):
@@ -51,9 +65,7 @@ def _arguments(surfels, dtype=np.float32):
 
 @functools.cache
 def _jitted(sh_degree=0, size=SIZE, near=NEAR):
-    return jax.jit(
-        functools.partial(reference.render, image_size=size, near=near, sh_degree=sh_degree)
-    )
+    return jax.jit(functools.partial(render, image_size=size, near=near, sh_degree=sh_degree))
 
 
 def _maps(*surfels):
@@ -164,7 +176,7 @@ def test_alpha_is_clamped_without_gradient():
 
     def center(logit):
         return _at_center(
-            reference.render(
+            render(
                 *arguments[:3], logit, *arguments[4:], image_size=SIZE, near=NEAR, sh_degree=0
             ).transmittance
         )
@@ -229,7 +241,7 @@ def test_an_invalid_surfel_is_skipped_counted_and_harmless(name, value):
 @jax.jit
 def _gradient_of_squares(*arguments):
     def loss(*floats):
-        maps = reference.render(
+        maps = render(
             *floats[:5],
             arguments[5],
             floats[5],
@@ -302,12 +314,12 @@ PLACES = {
 def _difference_problem():
     arguments = _random_arguments()
     options = {"image_size": SIZE, "near": NEAR, "sh_degree": 2}
-    margins = reference.decision_margins(*arguments[:9], **options)
+    margins = decision_margins(*arguments[:9], **options)
     # Steps of 1e-6 move no decision by 1e-4. Most of the image must remain, or the check would
     # check nothing.
     keep = (margins > 1e-4).astype(margins.dtype)
     assert keep.mean() > 0.9
-    maps = reference.render(*arguments[:9], **options)
+    maps = render(*arguments[:9], **options)
     rng = np.random.default_rng(1)
     cotangents = [
         jnp.asarray(rng.normal(size=m.shape)) * keep.reshape(SIZE + (1,) * (m.ndim - 2))
@@ -315,7 +327,7 @@ def _difference_problem():
     ]
 
     def loss(*arguments):
-        maps = reference.render(*arguments[:9], **options, screen_shift=arguments[9])
+        maps = render(*arguments[:9], **options, screen_shift=arguments[9])
         return jnp.stack(
             [(m * c).sum() for m, c in zip(maps[:FLOAT_MAPS], cotangents, strict=True)]
         )
@@ -355,13 +367,14 @@ def test_screen_gradients_sum_to_the_gradient_of_the_shift():
     with jax.enable_x64(True):
         arguments = _random_arguments()
         options = {"image_size": SIZE, "near": NEAR, "sh_degree": 2}
-        maps = jax.eval_shape(functools.partial(reference.render, **options), *arguments[:9])
+        maps = jax.eval_shape(functools.partial(render, **options), *arguments[:9])
         rng = np.random.default_rng(2)
         cotangents = jax.tree.map(lambda m: jnp.asarray(rng.normal(size=m.shape)), maps)
-        probe = np.asarray(reference.screen_gradients(cotangents, *arguments[:9], **options))
+        screen_gradients = functools.partial(reference.screen_gradients, cotangents)
+        probe = np.asarray(_of_arrays(screen_gradients)(*arguments[:9], **options))
 
         def loss(shift):
-            maps = reference.render(*arguments[:9], **options, screen_shift=shift)
+            maps = render(*arguments[:9], **options, screen_shift=shift)
             return sum(
                 (m * c).sum()
                 for m, c in zip(maps[:FLOAT_MAPS], cotangents[:FLOAT_MAPS], strict=True)
@@ -380,10 +393,8 @@ def test_shifting_the_image_by_a_pixel_moves_the_maps():
         [_surfel(opacity=0.5), _surfel(mean=(0.3, 0.1, 3), quat=(0.9, 0.2, 0.3, 0.1))]
     )
     shift = jnp.tile(jnp.asarray([1.0, 2.0]), (2, 1))
-    still = reference.render(*arguments, image_size=SIZE, near=NEAR, sh_degree=0)
-    moved = reference.render(
-        *arguments, image_size=SIZE, near=NEAR, sh_degree=0, screen_shift=shift
-    )
+    still = render(*arguments, image_size=SIZE, near=NEAR, sh_degree=0)
+    moved = render(*arguments, image_size=SIZE, near=NEAR, sh_degree=0, screen_shift=shift)
     for a, b in zip(still[:FLOAT_MAPS], moved[:FLOAT_MAPS], strict=True):
         np.testing.assert_allclose(b[2:, 1:], a[:-2, :-1], atol=1e-5)
 
@@ -391,9 +402,7 @@ def test_shifting_the_image_by_a_pixel_moves_the_maps():
 def test_margins_find_the_pixels_near_a_decision():
     def margins(*surfels):
         return np.asarray(
-            reference.decision_margins(
-                *_arguments(surfels), image_size=SIZE, near=NEAR, sh_degree=0
-            )
+            decision_margins(*_arguments(surfels), image_size=SIZE, near=NEAR, sh_degree=0)
         )
 
     assert (margins(_surfel(opacity=0.5 / 255)) == np.inf).all()

@@ -9,7 +9,7 @@ import pytest
 from blocks_case import TOWN, exchange_of, put_states, run_context, solid_state
 from scenes import town_place
 
-from cosurfgs_jax.collab.compress import crop_rows
+from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.seam_metrics import (
     SeamDepth,
     disagreement,
@@ -56,7 +56,7 @@ def scores(run, heights, is_whole_known=True, roughness=None):
     rows = put_states(run, lambda number: flat_state(partitioned, number, heights[number]))
     return score_seam_depth(
         run,
-        crop_rows(run, rows),
+        crop_to_cells(run, rows),
         exchange_of(layout),
         SeamMasks(partitioned, run.settings),
         rows if is_whole_known else None,

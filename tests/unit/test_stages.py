@@ -270,7 +270,7 @@ def distillation(monkeypatch):
     recorder.replace(
         mas_stages.harmonize, "harmonize_exposure", lambda run, stage: (stage, np.ones((4, 3)))
     )
-    recorder.replace(mas_stages.compress, "crop_rows", ["cells"])
+    recorder.replace(mas_stages.compress, "crop_to_cells", ["cells"])
     recorder.replace(mas_stages.loop, "save_stage")
     recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=lambda *_: None))
     recorder.replace(
@@ -280,7 +280,7 @@ def distillation(monkeypatch):
     return recorder
 
 
-START = ["RequestPlanner", "render", "crop_rows", "save_stage", "wait"]
+START = ["RequestPlanner", "render", "crop_to_cells", "save_stage", "wait"]
 STEPS = ["check", "Aggregation", "run_stage", "drop"]
 
 
