@@ -103,6 +103,57 @@ def _bounds(ray, numerators, center, opacity, static: Static):
     return jnp.stack(box, axis=-1), (box[0] <= box[1]) & (box[2] <= box[3])
 
 
+def _in_camera(vectors, rotation):
+    # Not a matrix product: those are rounded to bfloat16 on some devices.
+    return sum(vectors[:, i : i + 1] * rotation[:, i][None, :] for i in range(3))
+
+
+def _without_unused(surfels: Surfels, is_used) -> Surfels:
+    """Harmless numbers in place of dead and broken surfels, before anything that could make their
+    derivative infinite.
+    """
+    return surfels.replace(
+        means=_keep(is_used, surfels.means, 0.0),
+        quats=_keep(is_used, surfels.quats, 1.0),
+        log_scales=_keep(is_used, surfels.log_scales, 0.0),
+        logit_opacities=_keep(is_used, surfels.logit_opacities, 0.0),
+        sh=_keep(is_used, surfels.sh, 0.0),
+    )
+
+
+def _ray_transform(u, v, center_camera, ray, intrinsics):
+    """Centres in pixels [N,2], the numerators of the pixel coordinates, and the columns A, B, C of
+    the features (native/csrc/raster/surfel_math.h).
+    """
+    fx = intrinsics[0, 0]
+    fy = intrinsics[1, 1]
+    ex = -fx * center_camera[:, 0] / ray[:, 2]
+    ey = -fy * center_camera[:, 1] / ray[:, 2]
+    n0 = (fx * u[:, 0] + ex * ray[:, 0], fx * v[:, 0] + ex * ray[:, 1])
+    n1 = (fy * u[:, 1] + ey * ray[:, 0], fy * v[:, 1] + ey * ray[:, 1])
+    center = jnp.stack([intrinsics[0, 2] - ex, intrinsics[1, 2] - ey], axis=-1)
+    a = [n1[1] * ray[:, 2], -n1[0] * ray[:, 2], n1[0] * ray[:, 1] - n1[1] * ray[:, 0]]
+    b = [-n0[1] * ray[:, 2], n0[0] * ray[:, 2], n0[1] * ray[:, 0] - n0[0] * ray[:, 1]]
+    c = n0[0] * n1[1] - n0[1] * n1[0]
+    return center, (n0, n1), [*a, *b, c]
+
+
+def _color_and_normal(surfels: Surfels, camera: Camera, normal, is_drawn, static: Static):
+    """RGB [N,3], and the normals [N,3] turned towards the camera."""
+    offset = surfels.means - cameras.camera_center(camera.camera_from_world)[None, :]
+    offset = _keep(is_drawn, offset, 1.0)
+    direction = offset / jnp.sqrt(_sum(offset * offset))[:, None]
+    facing = _sum(normal * offset)
+    if static.orthographic:
+        axis = camera.camera_from_world[2, :3]
+        direction = jnp.broadcast_to(axis[None, :], offset.shape)
+        facing = _sum(normal * direction)
+    one = jnp.ones_like(facing)
+    normal = normal * jnp.where(facing > 0, -one, one)[:, None]
+    shade = spherical_harmonics.evaluate(static.sh_degree, surfels.sh, direction) + 0.5
+    return jnp.where(shade > 0, shade, jnp.zeros_like(shade)), normal
+
+
 def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
     """Projects surfels into one view.
 
@@ -115,74 +166,39 @@ def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
     Source: ray transform of 2DGS (Huang et al. 2024), in the form of
         native/csrc/raster/surfel_math.h.
     """
-    sh = surfels.sh[:, : spherical_harmonics.num_coefficients(static.sh_degree)]
-    surfels = surfels.replace(sh=sh)
+    num_coefficients = spherical_harmonics.num_coefficients(static.sh_degree)
+    surfels = surfels.replace(sh=surfels.sh[:, :num_coefficients])
     is_valid = _is_valid(surfels)
     num_invalid = (surfels.alive & ~is_valid).sum(dtype=jnp.int32)
-    camera_from_world = camera.camera_from_world
-    intrinsics = jax.lax.stop_gradient(camera.intrinsics)
-    rotation = camera_from_world[:3, :3]
-    translation = camera_from_world[:3, 3]
-
-    def in_camera(vectors):
-        # Not a matrix product: those are rounded to bfloat16 on some devices.
-        return sum(vectors[:, i : i + 1] * rotation[:, i][None, :] for i in range(3))
-
-    # Dead and broken surfels: replaced before anything that could make their derivative infinite.
     is_used = surfels.alive & is_valid
-    means = _keep(is_used, surfels.means, 0.0)
-    log_scales = _keep(is_used, surfels.log_scales, 0.0)
-    sh = _keep(is_used, surfels.sh, 0.0)
-    quats = _keep(is_used, surfels.quats, 1.0)
-    opacity = jax.nn.sigmoid(_keep(is_used, surfels.logit_opacities, 0.0))
-    center_camera = in_camera(means) + translation[None, :]
+    surfels = _without_unused(surfels, is_used)
+    rotation = camera.camera_from_world[:3, :3]
+    translation = camera.camera_from_world[:3, 3]
+
+    opacity = jax.nn.sigmoid(surfels.logit_opacities)
+    center_camera = _in_camera(surfels.means, rotation) + translation[None, :]
     depth = center_camera[:, 2]
     is_drawn = is_used & (depth > static.near) & (opacity >= MIN_ALPHA)
-    center_camera = jnp.where(
-        is_drawn[:, None], center_camera, jnp.asarray([0.0, 0.0, 1.0], means.dtype)[None, :]
-    )
+    ahead = jnp.asarray([0.0, 0.0, 1.0], surfels.means.dtype)
+    center_camera = jnp.where(is_drawn[:, None], center_camera, ahead[None, :])
 
-    axes = rotations.matrix_from_quat(quats)
-    scales = jnp.exp(log_scales)
-    u, v = (in_camera(axes[:, :, i]) * scales[:, i : i + 1] for i in range(2))
-    zero = jnp.zeros_like(depth)
-    one = jnp.ones_like(depth)
+    axes = rotations.matrix_from_quat(surfels.quats)
+    scales = jnp.exp(surfels.log_scales)
+    u, v = (_in_camera(axes[:, :, i], rotation) * scales[:, i : i + 1] for i in range(2))
     # (u, v, 1) . ray divides pixels: camera z, or 1 where rays are parallel.
     ray = [u[:, 2], v[:, 2], center_camera[:, 2]]
     if static.orthographic:
-        ray = [zero, zero, one]
+        ray = [jnp.zeros_like(depth), jnp.zeros_like(depth), jnp.ones_like(depth)]
     ray = jnp.stack(ray, axis=-1)
-    fx = intrinsics[0, 0]
-    fy = intrinsics[1, 1]
-    cx = intrinsics[0, 2]
-    cy = intrinsics[1, 2]
-    ex = -fx * center_camera[:, 0] / ray[:, 2]
-    ey = -fy * center_camera[:, 1] / ray[:, 2]
-    n0 = (fx * u[:, 0] + ex * ray[:, 0], fx * v[:, 0] + ex * ray[:, 1])
-    n1 = (fy * u[:, 1] + ey * ray[:, 0], fy * v[:, 1] + ey * ray[:, 1])
-    center = jnp.stack([cx - ex, cy - ey], axis=-1)
-    a = [n1[1] * ray[:, 2], -n1[0] * ray[:, 2], n1[0] * ray[:, 1] - n1[1] * ray[:, 0]]
-    b = [-n0[1] * ray[:, 2], n0[0] * ray[:, 2], n0[1] * ray[:, 0] - n0[0] * ray[:, 1]]
-    c = n0[0] * n1[1] - n0[1] * n1[0]
-
-    offset = _keep(is_drawn, means - cameras.camera_center(camera_from_world)[None, :], 1.0)
-    direction = offset / jnp.sqrt(_sum(offset * offset))[:, None]
-    normal = axes[:, :, 2]
-    facing = _sum(normal * offset)
-    if static.orthographic:
-        direction = jnp.broadcast_to(rotation[2][None, :], offset.shape)
-        facing = _sum(normal * direction)
-    normal = normal * jnp.where(facing > 0, -one, one)[:, None]
-    plane = -_sum(in_camera(normal) * center_camera)
-    shade = spherical_harmonics.evaluate(static.sh_degree, sh, direction) + 0.5
-    color = jnp.where(shade > 0, shade, jnp.zeros_like(shade))
+    intrinsics = jax.lax.stop_gradient(camera.intrinsics)
+    center, numerators, transform = _ray_transform(u, v, center_camera, ray, intrinsics)
+    color, normal = _color_and_normal(surfels, camera, axes[:, :, 2], is_drawn, static)
+    plane = -_sum(_in_camera(normal, rotation) * center_camera)
 
     columns = [
         center[:, 0],
         center[:, 1],
-        *a,
-        *b,
-        c,
+        *transform,
         u[:, 2],
         v[:, 2],
         center_camera[:, 2],
@@ -192,7 +208,7 @@ def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
         plane,
     ]
     still = jax.lax.stop_gradient
-    box, is_inside = _bounds(*still((ray, (n0, n1), center, opacity)), static)
+    box, is_inside = _bounds(*still((ray, numerators, center, opacity)), static)
     return Projected(
         jnp.stack(columns, axis=-1), still(depth), box, is_drawn & is_inside, num_invalid
     )
