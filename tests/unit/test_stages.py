@@ -259,6 +259,18 @@ def test_compression_of_blocks_starts_a_stage_of_its_own(work, monkeypatch):
     assert len(recorder.calls) == 2, "without recovery there is nothing to go on with"
 
 
+def test_compression_of_edges_prunes_once_without_training(work, monkeypatch):
+    recorder = _Recorder(monkeypatch)
+    result = lmc_stages.compress.Compression(["pruned"], {}, {}, {}, {})
+    recorder.replace(lmc_stages.compress, "compress", result)
+    before = _stage("edge", 2)
+    stage = lmc_stages.compress_edges(work("lmc_edge", before=before))
+    assert stage._replace(seconds=0.0) == StageState("lmc_edge", ["pruned"], 0, 3, 0.0)
+    assert stage.seconds < before.seconds, "its own time"
+    ((_, (_, stage_before, ratio)),) = recorder.calls
+    assert stage_before is before and ratio == _settings().lmc.edge_prune_ratio
+
+
 @pytest.fixture
 def distillation(monkeypatch):
     """What distillation calls, and what it gave to its teachers."""
