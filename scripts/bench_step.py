@@ -2,27 +2,29 @@
 control.
 
 python scripts/bench_step.py [--workdir=DIR | --data=DATASET --surfels=100000] [--block=0]
-[--steps=20] [--out=FILE.json]
+    [--steps=20] [--out=FILE.json]
 
-With --workdir it goes on from the checkpoint of a run's device stage, which it leaves alone; else
+With --workdir it starts from the checkpoint of a run's device stage, which it does not change; else
 from SfM points, repeated up to --surfels. The step is that of one block on one device, which has
 all cores.
 
 The parts are measured inside one run: those of the rasterizer by the native CPU library's own
-    counters while whole steps run (on
-other backends drawing is not told apart from the rest), the others as programs of their own on the
-same arrays. The floor of a part that moves more than it computes is its bytes over the memory's
-speed, which is measured first. The whole step is the photometric one; the one with SV-Reg and
-MV-Reg (second view included) stands beside it. The rest is what the whole step takes beyond its
-parts. Medians; this is a benchmark on whatever else the machine does, not a test."""
+counters while whole steps run (other backends have no such counters), the others as programs of
+their own on the same arrays. The floor of a part that moves more than it computes is its bytes over
+the memory's speed, which is measured first. The whole step is the photometric one; the one with
+SV-Reg and MV-Reg (second view included) stands beside it. The rest is what the whole step takes
+beyond its parts. Medians; this is a benchmark on whatever else the machine does, not a test.
+"""
 
 import argparse
 import ctypes
+import itertools
 import json
 import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,7 @@ import numpy as np
 
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.distributed.layout import make_layout, sharded
+from cosurfgs_jax.distributed.layout import Layout, make_layout, sharded
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.model import density, initialize, optim
 from cosurfgs_jax.native import ffi
@@ -39,7 +41,12 @@ from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.partitioned_scene import Photographs, open_partitioned_scene
+from cosurfgs_jax.training.partitioned_scene import (
+    Block,
+    PartitionedScene,
+    Photographs,
+    open_partitioned_scene,
+)
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import init_state, with_surfels
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
@@ -128,100 +135,118 @@ def saved_state(partitioned, layout, block, settings, workdir: Workdir):
             "train it first"
         )
     with Checkpoints(folder) as checkpoints:
-        return loop.restore_stage(run, "device", checkpoints).states[
-            block.number
-        ]  # on one device a block is a row
+        # On one device a block is a row.
+        return loop.restore_stage(run, "device", checkpoints).states[block.number]
 
 
-def measure(partitioned, layout, block, settings, state, images, repeats: int) -> dict[str, float]:
-    """Milliseconds per part."""
+class Case(NamedTuple):
+    """What is measured: one block on one device."""
 
-    def put(tree):
-        return layout.put(lambda _: tree)
+    partitioned: PartitionedScene
+    layout: Layout
+    block: Block
+    settings: Settings
+    repeats: int
 
-    steps = compile_blocks(settings, layout)
-    views = block.views
-    run = Run(settings, Path(), partitioned, layout, images, None, None)  # feeding needs no more
-    feed = BlockViews(run)
-    batches = [
-        feed.batch(block.number, step, 0.5, 3, with_second=True) for step in range(8)
-    ]  # on one device a block is a row
-    holder = {"state": state, "at": 0}
+    def put(self, tree):
+        """A tree of arrays on the device of the block."""
+        return self.layout.put(lambda _: tree)
 
-    def whole(has_geometry: bool):
-        batch = batches[holder["at"] % len(batches)]
-        holder["at"] += 1
-        holder["state"], report = steps.train(
-            holder["state"],
-            batch if has_geometry else batch._replace(second=None),
-            shape=StepShape(is_densifying=not has_geometry, has_geometry=has_geometry),
-        )
-        jax.block_until_ready(holder["state"])
 
-    whole(False)
-    before = stage_seconds()
-    parts = {"whole step": median_ms(lambda: whole(False), repeats)}
-    spent = 1e3 * (stage_seconds() - before) / (repeats + 1)
-    parts |= dict(zip(STAGES, spent.tolist(), strict=True))
-    if settings.loss.has_single_view or settings.loss.has_multi_view:
-        parts["whole step with geometric terms"] = median_ms(lambda: whole(True), repeats)
-
-    state, photo = jax.tree.map(jnp.asarray, layout.get((holder["state"], batches[0].photo), 0))
+def measure_loss(case: Case, photo) -> float:
+    """Milliseconds of the photometric losses, forward and backward."""
     render = jnp.clip(photo[..., :3].astype(jnp.float32) / 255 + 0.05, 0, 1)
     alpha = jnp.full(photo.shape[:2], 0.9)
-    weights = PhotometricWeights(settings.loss.ssim_weight, settings.loss.transparency_weight)
-    loss = jax.jit(
-        jax.value_and_grad(
-            lambda render, alpha, transform: (
-                photometric_losses(render, alpha, photo, None, transform, weights).total
-            ),
-            argnums=(0, 1, 2),
-        )
-    )
-    parts["loss"] = median_ms(
-        lambda: jax.block_until_ready(loss(render, alpha, jnp.eye(3, 4))), repeats
-    )
+    weights = case.settings.loss
+    weights = PhotometricWeights(weights.ssim_weight, weights.transparency_weight)
 
+    def total(render, alpha, transform):
+        return photometric_losses(render, alpha, photo, None, transform, weights).total
+
+    loss = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+    identity = jnp.eye(3, 4)
+    return median_ms(lambda: jax.block_until_ready(loss(render, alpha, identity)), case.repeats)
+
+
+def measure_optimizer(case: Case, state) -> tuple[float, tuple]:
+    """Milliseconds of Adam, and the parameters and moments afterwards."""
     # As in a step: arguments of a mesh's device, which Adam changes in place.
     length = state.length
     update = sharded(
-        lambda p, g, o, a: optim.update(p, g, o, a, settings.optim, 0.1, length=length),
-        layout,
+        lambda p, g, o, a: optim.update(p, g, o, a, case.settings.optim, 0.1, length=length),
+        case.layout,
         donate=(0, 2),
     )
-    gradient = put(jax.tree.map(jnp.ones_like, state.params))
-    alive = put(state.alive)
+    gradient = case.put(jax.tree.map(jnp.ones_like, state.params))
+    alive = case.put(state.alive)
+    arrays = case.put((state.params, state.optimizer))
 
     def step_optimizer():
-        holder["params"], holder["optimizer"] = update(
-            holder["params"], gradient, holder["optimizer"], alive
-        )
-        jax.block_until_ready(holder["params"])
+        nonlocal arrays
+        params, optimizer = arrays
+        arrays = update(params, gradient, optimizer, alive)
+        jax.block_until_ready(arrays[0])
 
-    holder["params"], holder["optimizer"] = put((state.params, state.optimizer))
-    parts["optimiser"] = median_ms(step_optimizer, repeats)
-    params, optimizer = jax.tree.map(
-        jnp.asarray, layout.get((holder["params"], holder["optimizer"]), 0)
-    )
-    holder["state"] = put(
-        with_surfels(state, params, optimizer, state.alive, density.init_stats(state.alive.size))
-    )
-    order = put(
-        DensifyOrder(
-            np.int32(block.number), np.int32(0), np.bool_(False), np.int32(state.alive.size)
-        )
-    )
+    milliseconds = median_ms(step_optimizer, case.repeats)
+    return milliseconds, jax.tree.map(jnp.asarray, case.layout.get(tuple(arrays), 0))
+
+
+def measure_density_control(case: Case, steps, state) -> float:
+    """Milliseconds of one round of density control."""
+    number = case.block.number
+    size = state.alive.size
+    order = case.put(DensifyOrder(np.int32(number), np.int32(0), np.bool_(False), np.int32(size)))
+    holder = [case.put(state)]
 
     def control():
-        holder["state"], _ = steps.densify(holder["state"], order)
-        jax.block_until_ready(holder["state"])
+        holder[0], _ = steps.densify(holder[0], order)
+        jax.block_until_ready(holder[0])
 
-    parts["density control, once"] = median_ms(control, 3)
+    return median_ms(control, 3)
+
+
+def measure(case: Case, state, images) -> dict[str, float]:
+    """Milliseconds per part, from a state that is on the device."""
+    settings = case.settings
+    number = case.block.number
+    steps = compile_blocks(settings, case.layout)
+    # Feeding needs no more. On one device a block is a row.
+    run = Run(settings, Path(), case.partitioned, case.layout, images, None, None)
+    feed = BlockViews(run)
+    batches = itertools.cycle(
+        [feed.batch(number, step, 0.5, 3, with_second=True) for step in range(8)]
+    )
+    photo = next(batches).photo
+
+    def whole(has_geometry: bool):
+        nonlocal state
+        batch = next(batches)
+        if not has_geometry:
+            batch = batch._replace(second=None)
+        shape = StepShape(is_densifying=not has_geometry, has_geometry=has_geometry)
+        state, _ = steps.train(state, batch, shape=shape)
+        jax.block_until_ready(state)
+
+    whole(False)
+    before = stage_seconds()
+    parts = {"whole step": median_ms(lambda: whole(False), case.repeats)}
+    spent = 1e3 * (stage_seconds() - before) / (case.repeats + 1)
+    parts |= dict(zip(STAGES, spent.tolist(), strict=True))
+    if settings.loss.has_single_view or settings.loss.has_multi_view:
+        parts["whole step with geometric terms"] = median_ms(lambda: whole(True), case.repeats)
+
+    own, photo = jax.tree.map(jnp.asarray, case.layout.get((state, photo), 0))
+    parts["loss"] = measure_loss(case, photo)
+    parts["optimiser"], (params, optimizer) = measure_optimizer(case, own)
+    stats = density.init_stats(own.alive.size)
+    own = with_surfels(own, params, optimizer, own.alive, stats)
+    parts["density control, once"] = measure_density_control(case, steps, own)
     every = max(1, round(settings.density.every * settings.train.steps))
     parts["density control, per step"] = parts["density control, once"] / every
-    photographs = Photographs(partitioned, images)
+    photographs = Photographs(case.partitioned, images)
+    view = int(case.block.views[0])
     parts["data"] = median_ms(
-        lambda: jax.block_until_ready(put(photographs.load(block.number, int(views[0])))), repeats
+        lambda: jax.block_until_ready(case.put(photographs.load(number, view))), case.repeats
     )
     known = sum(parts[name] for name in (*STAGES, "loss", "optimiser"))
     parts["rest of the step"] = parts["whole step"] - known
@@ -241,10 +266,10 @@ def main() -> None:
     parser.add_argument("--out", default="", help="JSON file")
     options = parser.parse_args()
     program.keep_freed_memory()  # as `train` does
-    settings = (
-        settings_file.load(Workdir(Path(options.workdir)).config) if options.workdir else Settings()
-    )
-    if not options.workdir:
+    if options.workdir:
+        settings = settings_file.load(Workdir(Path(options.workdir)).config)
+    else:
+        settings = Settings()
         settings.data.path = options.data
     with tempfile.TemporaryDirectory() as folder:
         partitioned = open_partitioned_scene(settings, Workdir(Path(options.workdir or folder)))
@@ -270,12 +295,12 @@ def main() -> None:
             for name, size in moved_bytes(layout.get(state, 0), (height, width)).items()
         }
         with ImageStore(partitioned.scene, settings.data.host_memory_mb) as images:
-            parts = measure(partitioned, layout, block, settings, state, images, options.steps)
-    kernel = (
-        f"no native kernel ({why_not})"
-        if (why_not := ffi.why_no_cpu_library())
-        else ffi.cpu_instruction_set()
-    )
+            case = Case(partitioned, layout, block, settings, options.steps)
+            parts = measure(case, state, images)
+    if why_not := ffi.why_no_cpu_library():
+        kernel = f"no native kernel ({why_not})"
+    else:
+        kernel = ffi.cpu_instruction_set()
     machine = (
         f"{platform.machine()}, {jax.devices()[0].device_kind}, {kernel}, jax {jax.__version__}"
     )
