@@ -17,12 +17,14 @@ PACKAGE = ROOT / "cosurfgs_jax"
 # may.
 LAYERS = [
     {"errors"},
-    {"files", "types", "settings"},
+    {"files", "photograph", "types", "settings"},
     {"native"},
-    {"settings_file", "workdir", "geometry", "metrics", "pictures"},
+    {"geometry"},
+    {"settings_file", "workdir", "metrics", "pictures"},
     {"formats"},
     {"raster"},
-    {"losses", "model", "data", "partition", "surface"},
+    {"losses", "model", "data", "partition"},
+    {"surface"},
     {"report"},
     {"distributed"},
     {"training"},
@@ -227,6 +229,20 @@ def test_poses_of_a_dataset_are_not_called_those_of_the_world(name):
         assert not re.search(r"camera_from_world|world_from_camera", text), (
             f"{name}: the world is the frame of training; poses here are camera_from_dataset"
         )
+
+
+@by_module
+def test_one_file_says_what_a_mask_means(name):
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert name == "photograph" or not re.search(
+        r"photo\[\.\.\., 3\]|>= 128\b|> 127\b|0\.587", text
+    ), f"{name}: photograph.py decodes masks, weights and brightness"
+
+
+@by_module
+def test_one_reader_alone_knows_the_generated_town(name):
+    if name != "data.generated" and not name.startswith("data.town"):
+        assert not any(other.startswith("data.town") for other in imported_modules(name))
 
 
 def source_files() -> list[Path]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from cosurfgs_jax import photograph
 from cosurfgs_jax.collab.composite import RenderRequests, RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.collab.teachers import (
@@ -71,7 +72,8 @@ def photo_mask(photo: UInt8[Array, "h w c"], flags: UInt8[Array, "h w"]) -> Bool
     are not drawn.
     """
     mask = (flags & IS_PHOTO_VALID) > 0
-    return mask & (photo[..., 3] > 127) if photo.shape[-1] == 4 else mask
+    counts = photograph.mask_of(photo)
+    return mask if counts is None else mask & counts
 
 
 def view_loss(

@@ -417,7 +417,9 @@ def _finish(settings: Settings, workdir: Path, partitioned: PartitionedScene) ->
     merge_metrics(
         workdir / "metrics.json", final=None, geometry=None
     )  # what stood there was of an earlier step
-    write_cameras_json(workdir / "cameras.json", partitioned.scene)
+    write_cameras_json(
+        workdir / "cameras.json", partitioned.scene.image_names, partitioned.scene.views
+    )
     _log.info("finished: %d surfels in %s", count, path)
 
 
@@ -504,7 +506,7 @@ def train(settings: Settings, workdir: Path) -> None:
         scene.name,
         len(scene.train_views),
         len(scene.test_views),
-        len(scene.points),
+        len(scene.cloud),
         len(partitioned.blocks),
         layout.num_devices,
     )

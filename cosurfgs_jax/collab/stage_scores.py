@@ -10,20 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.collab.composite import RequestPlanner, receive_parts, render_views
 from cosurfgs_jax.collab.exchange import Exchange
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import RasterSettings
 from cosurfgs_jax.training.loop import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
     first_state,
-    split_photo,
 )
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Surfels
@@ -94,7 +94,7 @@ class SeamMasks:
             backend=raster.backend or None,
         )
         points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
-        return (np.asarray(out.alpha) >= 0.5) & (
+        return (np.asarray(out.alpha) >= MIN_PLANE_ALPHA) & (
             partitioned.partition.wall_distance(points) <= SEAM_WIDTH
         )
 
@@ -111,7 +111,8 @@ def score_view(
         seam: which pixels are at a seam.
     A photograph whose mask leaves nothing adds nothing.
     """
-    target, mask = split_photo(photo)
+    target = photograph.colors_of(photo)
+    mask = photograph.mask_of(photo)
     if mask is not None and not mask.any():
         return np.zeros(NUM_SUMS)
     color = np.clip(color[: photo.shape[0], : photo.shape[1]], 0, 1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.native import ffi
 
@@ -126,15 +126,12 @@ def transparency_loss(
 def _reference(
     render, alpha, transform, photo, mask, weights: PhotometricWeights
 ) -> PhotometricLosses:
-    target = photo[..., :3].astype(render.dtype) / 255
-    share = None
-    if photo.shape[-1] == 4 or mask is not None:
-        share = (
-            photo[..., 3].astype(render.dtype) / 255
-            if photo.shape[-1] == 4
-            else jnp.ones(mask.shape, render.dtype)
-        )
-        share = share if mask is None else jnp.where(mask, share, 0.0)
+    target = photograph.colors_of(photo, render.dtype)
+    share = photograph.weights_of(photo, render.dtype)
+    if mask is not None:
+        if share is None:
+            share = jnp.ones(mask.shape, render.dtype)
+        share = jnp.where(mask, share, 0.0)
     exposed = render if transform is None else expose(*ffi.match_varying(render, transform))
     total = weights.photometric * photometric_loss(render, exposed, target, share, weights.ssim)
     if weights.transparency > 0:

@@ -15,11 +15,11 @@ import numpy as np
 
 from cosurfgs_jax import files, pictures, report, settings_file
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats import points as point_files
 from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
-from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.outputs import evaluation
 from cosurfgs_jax.outputs.merged_model import load_merged, stage_names, total_steps
 from cosurfgs_jax.settings import Settings
@@ -199,7 +199,7 @@ def _log_surface(geometry: dict) -> None:
         )
 
 
-def choose_views(scene, choice: str) -> np.ndarray:
+def choose_views(scene: Scene, choice: str) -> np.ndarray:
     """The views that a text names: "test", "train", "all", or image names with commas between.
 
     Raises:
@@ -256,7 +256,7 @@ def render(settings: Settings, workdir: Path, out: str = "", choice: str = "test
             )
             pictures.write_image(
                 folder / f"{stem}_normal.png",
-                pictures.colorize_normals(maps["normal"], scene.camera_from_dataset[view]),
+                pictures.colorize_normals(maps["normal"], scene.views.camera_from_dataset[view]),
             )
             with files.atomic_path(folder / f"{stem}_depth.npz") as path:
                 np.savez_compressed(
@@ -323,10 +323,10 @@ def _export_points(trained: Trained, folder: Path, form: str) -> None:
     scene = trained.partitioned.scene
     geo = trained.settings.geo
     if form == "las":
-        check_geo(scene, geo)
+        check_geo(scene.up, geo)
     points = point_files.points_of(
         trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-        camera_center(scene.camera_from_dataset),
+        scene.views.centers,
     )
     path = folder / ("points.las" if form == "las" else "points.ply")
     if form == "las":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import InputError
@@ -22,7 +22,7 @@ from cosurfgs_jax.training.batches import BlockViews, PackedBatch, each_view
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
-from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for, split_photo
+from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
 from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
 from cosurfgs_jax.training.schedule import Schedule
@@ -459,10 +459,13 @@ def log_test_views(run: Run, stage: StageState) -> None:
     scores = {}
     for views in views_in_step(partitioned, partitioned.scene.test_views):
         for block, color in render_blocks(run, stage.rows, views).items():
-            photo, mask = split_photo(run.images.load(views[block]))
+            photo = run.images.load(views[block])
+            mask = photograph.mask_of(photo)
             if mask is not None and not mask.any():
                 continue
             color = np.clip(color[: photo.shape[0], : photo.shape[1]], 0, 1)
-            scores.setdefault(block, []).append(float(metrics.psnr(color, photo, mask)))
+            scores.setdefault(block, []).append(
+                float(metrics.psnr(color, photograph.colors_of(photo), mask))
+            )
     for block, values in scores.items():
         run.log.row(stage.name, stage.step, block, **{"psnr/test": float(np.mean(values))})

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from cosurfgs_jax import photograph
 from cosurfgs_jax.losses.geometric import GeometricLosses, SecondView, geometric_losses
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
 from cosurfgs_jax.model import density, exposure_model, optim
@@ -93,7 +94,7 @@ def _loss(
         second_depth = (
             _second_depth(surfels, batch.second, settings) if settings.loss.has_multi_view else None
         )
-        mask = batch.photo[..., 3].astype(jnp.float32) / 255 if batch.photo.shape[-1] == 4 else None
+        mask = photograph.weights_of(batch.photo)
         geometry = geometric_losses(
             out, batch.camera, batch.photo, mask, batch.second, second_depth, settings.loss
         )
