@@ -12,7 +12,7 @@ import numpy as np
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab import pipeline
-from cosurfgs_jax.data import scene as scenes
+from cosurfgs_jax.data import loading
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import LossTerm
@@ -98,17 +98,17 @@ def load_scene(
         split: see `config.data.split`: "every8", "all", "folders", or a file of test names.
         cache: folder for notes of what masks leave; None = `path`/.cosurfgs_cache.
     Returns:
-        The scene: names, `camera_from_dataset` f64[V,4,4], `intrinsics` f64[V,3,3] in pixels of
-        the loaded photographs, `image_sizes` i64[V,2] (H, W), SfM points f64[P,3] with colours and
-        tracks, training and test views. Photographs are not in memory.
+        The scene: names, `views` (poses camera_from_dataset f64[V,4,4], intrinsics f64[V,3,3] in
+        pixels of the loaded photographs, sizes i64[V,2] (H, W)), `cloud` (SfM points f64[P,3] with
+        colours and tracks), training and test views. Photographs are not in memory.
     Raises:
-        InputError: what `data.scene.load_scene` refuses, with file, expected, got and what to do.
+        InputError: what `data.loading.load_scene` refuses, with file, expected, got and what to do.
     """
     data = DataSettings(path=str(path), downscale=downscale, split=split)
     folder = Path(path) / ".cosurfgs_cache"
     if cache is not None:
         folder = Path(cache)
-    return scenes.load_scene(data, GeneratedSettings(), folder)
+    return loading.load_scene(data, GeneratedSettings(), folder)
 
 
 def train_model(settings: Settings, workdir: AnyPath, losses: Sequence[LossTerm] = ()) -> Model:

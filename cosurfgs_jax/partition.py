@@ -3,31 +3,33 @@ edges. NumPy, float64.
 
 All in the *world* of training, where +z is up and the ground plane is xy. The cells fill the plane,
 so every point lies in just one; a point on a wall belongs to the greater side. A kd-tree is used as
-its cells can be ordered front to back from anywhere."""
+its cells can be ordered front to back from anywhere.
+"""
 
 import dataclasses
 import hashlib
 import itertools
 import json
 import logging
-import types
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry import ground_tree
+from cosurfgs_jax.geometry.airspace import Cameras, box_coverage, cameras_in_world
 from cosurfgs_jax.geometry.cameras import camera_center, project
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.geometry.views import PointCloud, Views
 from cosurfgs_jax.settings import PartitionSettings
 
 FORMAT = 1
 _CONTENT = (1, 99)  # percentiles: stray points must not stretch the outer cells
-_HEIGHTS = (
-    2,
-    99,
-)  # likewise: from the ground to the highest roof, not from a point below it to a bird
-# world lengths: the least that an outer cell keeps where its wall lies at the rim of the content
+# Likewise: from the ground to the highest roof, not from a point below it to a bird.
+_HEIGHTS = (2, 99)
+# World lengths: what an outer cell keeps at least where its wall lies at the rim of the content.
 _MIN_SIDE = 1e-3
+_UP = np.array([0.0, 0.0, 1.0])  # world
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +98,7 @@ class Partition:
         # In float64 also for float32 points: a wall that is rounded would disagree with `lows` and
         # `highs`.
         ground = np.asarray(points_world, np.float64)[..., :2]
-        return _locate(self.nodes, ground.reshape(-1, 2)).reshape(ground.shape[:-1])
+        return ground_tree.locate(self.nodes, ground.reshape(-1, 2)).reshape(ground.shape[:-1])
 
     def is_in_expanded(
         self,
@@ -140,7 +142,7 @@ class Partition:
             of each wall first.
         """
         ground = np.asarray(center_world, np.float64)[..., :2]
-        return _near_first(self.nodes, ground.reshape(-1, 2)).reshape(
+        return ground_tree.near_first(self.nodes, ground.reshape(-1, 2)).reshape(
             *ground.shape[:-1], self.num_blocks
         )
 
@@ -170,8 +172,8 @@ class Partition:
                 f"partition: expected format {FORMAT}, got {table.get('format')}; train again"
             )
         try:
-            nodes = _numbered(table["nodes"], itertools.count())
-            lows, highs = _leaves(nodes)[1:]
+            nodes = ground_tree.numbered(table["nodes"], itertools.count())
+            lows, highs = ground_tree.leaves(nodes)[1:]
             shapes = {
                 "inner_lows": lows.shape,
                 "inner_highs": lows.shape,
@@ -219,105 +221,18 @@ class Partition:
         return digest.hexdigest()[:16]
 
 
-def _numbered(node, numbers):
-    """A tree, also as lists, as tuples with following numbers at its leaves."""
-    if not isinstance(node, list | tuple):
-        return next(numbers)
-    axis, wall, left, right = node
-    return int(axis), float(wall), _numbered(left, numbers), _numbered(right, numbers)
-
-
-def _leaves(nodes) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """What is at the leaves, from left to right, and the cells' corners f64[B,2]."""
-    found = []
-
-    def walk(node, low, high):
-        if not isinstance(node, tuple):
-            found.append((node, low, high))
-            return
-        axis, wall, left, right = node
-        walk(left, low, np.where(np.arange(2) == axis, wall, high))
-        walk(right, np.where(np.arange(2) == axis, wall, low), high)
-
-    walk(nodes, np.full(2, -np.inf), np.full(2, np.inf))
-    names, lows, highs = zip(*found, strict=True)
-    return list(names), np.array(lows), np.array(highs)
-
-
-def _locate(node, ground):
-    if not isinstance(node, tuple):
-        return np.full(len(ground), node, np.int64)
-    axis, wall, left, right = node
-    is_left = ground[:, axis] < wall
-    found = np.empty(len(ground), np.int64)
-    found[is_left] = _locate(left, ground[is_left])
-    found[~is_left] = _locate(right, ground[~is_left])
-    return found
-
-
-def _near_first(node, ground):
-    if not isinstance(node, tuple):
-        return np.full((len(ground), 1), node, np.int64)
-    axis, wall, left, right = node
-    left = _near_first(left, ground)
-    right = _near_first(right, ground)
-    is_left = ground[:, axis, None] < wall
-    return np.where(
-        is_left, np.concatenate([left, right], axis=1), np.concatenate([right, left], axis=1)
-    )
-
-
-def _wall(positions, weights, share) -> float | None:
-    """Midway between the neighbouring positions that divide the weight best; None if all positions
-    are the same.
-    """
-    order = np.argsort(positions, kind="stable")
-    positions = positions[order]
-    below = np.cumsum(weights[order])
-    gaps = np.flatnonzero(np.diff(positions) > 0)
-    if not gaps.size:
-        return None
-    gap = gaps[np.argmin(np.abs(below[gaps] - share * below[-1]))]
-    return float(0.5 * (positions[gap] + positions[gap + 1]))
-
-
-def _cut(ground, weights, low, high, groups):
-    """The tree of a cell: `groups` are (edge, number of its blocks here), `weights` work at
-    `ground`; its leaves are edges.
-    """
-    total = sum(count for _, count in groups)
-    if total == 1:
-        return groups[0][0]
-    if len(groups) > 1:
-        halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    else:
-        ((edge, count),) = groups
-        halves = [(edge, count // 2)], [(edge, count - count // 2)]
-    share = sum(count for _, count in halves[0]) / total
-    for axis in np.argsort(low - high, kind="stable").tolist():
-        wall = _wall(ground[:, axis], weights, share)
-        if wall is not None:
-            break
-    else:
-        _log.warning(
-            "%d blocks were asked for where all points and cameras stand at one place; made one of "
-            "them",
-            total,
-        )
-        return groups[0][0]
-    is_left = ground[:, axis] < wall
-    is_axis = np.arange(2) == axis
-    left = _cut(ground[is_left], weights[is_left], low, np.where(is_axis, wall, high), halves[0])
-    right = _cut(ground[~is_left], weights[~is_left], np.where(is_axis, wall, low), high, halves[1])
-    return axis, wall, left, right
-
-
-def _cells(tree, edges, bounds, points_world, expansion) -> Partition:
+def _make_cells(
+    root: tuple | int,
+    edges: Int[np.ndarray, " b"],
+    bounds: tuple[np.ndarray, np.ndarray],
+    points_world: Float[np.ndarray, "p 3"],
+    expansion: float,
+) -> Partition:
     """The partition of a tree with anything at its leaves, numbered anew; views, points and what
     follows from them are empty.
     """
-    nodes = _numbered(tree, itertools.count())
-    lows, highs = _leaves(nodes)[1:]
+    nodes = ground_tree.numbered(root, itertools.count())
+    lows, highs = ground_tree.leaves(nodes)[1:]
     # Bounds that leave out the rim of the content may leave out a wall too.
     bound_low = np.minimum(bounds[0], highs.min(axis=0) - _MIN_SIDE)
     bound_high = np.maximum(
@@ -330,106 +245,45 @@ def _cells(tree, edges, bounds, points_world, expansion) -> Partition:
         inside = points_world[
             ((points_world[:, :2] >= low) & (points_world[:, :2] < high)).all(axis=1)
         ]
-        heights[block] = np.percentile((inside if len(inside) else points_world)[:, 2], _HEIGHTS)
-    edge_of_block = np.unique(edges, return_inverse=True)[1]
+        if not len(inside):
+            inside = points_world
+        heights[block] = np.percentile(inside[:, 2], _HEIGHTS)
     nothing = np.zeros(0)
     return Partition(
-        nodes,
-        expansion,
-        lows,
-        highs,
-        inner_lows,
-        inner_highs,
-        *heights.T,
-        edge_of_block,
-        [],
-        nothing,
-        [],
-        nothing,
-        nothing,
+        nodes=nodes,
+        expansion=expansion,
+        lows=lows,
+        highs=highs,
+        inner_lows=inner_lows,
+        inner_highs=inner_highs,
+        low_z=heights[:, 0],
+        high_z=heights[:, 1],
+        edge_of_block=np.unique(edges, return_inverse=True)[1],
+        views=[],
+        home=nothing,
+        points=[],
+        lengths=nothing,
+        coverage=nothing,
     )
-
-
-def _clip(polygons, plane):
-    """Convex polygons f64[n,m,3] cut by a half space f64[3] through the origin: f64[n,m+1,3], the
-    last corner repeated.
-    """
-    num_corners = polygons.shape[1]
-    distances = polygons @ plane
-    following = np.roll(polygons, -1, axis=1)
-    ahead = np.roll(distances, -1, axis=1)
-    is_in = distances >= 0
-    crosses = (distances >= 0) != (ahead >= 0)
-    share = distances / np.where(crosses, distances - ahead, 1)
-    corners = np.stack(
-        [polygons, polygons + share[..., None] * (following - polygons)], axis=2
-    ).reshape(-1, 2 * num_corners, 3)
-    is_kept = np.stack([is_in, crosses], axis=2).reshape(-1, 2 * num_corners)
-    order = np.argsort(~is_kept, axis=1, kind="stable")
-    num_kept = is_kept.sum(axis=1)
-    slots = np.minimum(np.arange(num_corners + 1), np.maximum(num_kept, 1)[:, None] - 1)
-    clipped = np.take_along_axis(
-        corners, np.take_along_axis(order, slots, axis=1)[..., None], axis=1
-    )
-    # All corners in one point: an empty polygon that can be divided by its depth.
-    clipped[num_kept == 0] = [0, 0, 1]
-    return clipped
-
-
-def _box_coverage(low, high, camera_from_world, intrinsics, image_sizes) -> np.ndarray:
-    """The share f64[V] of each image's area that a world box [low, high] covers, whatever stands
-    before it.
-
-    The faces of a box that a camera sees from outside tile its outline. Each is clipped (Sutherland
-    and Hodgman 1974) to the pyramid of the image's edges, and so to what is in front of the camera.
-    A camera inside the box sees nothing else."""
-    centers_world = camera_center(camera_from_world)
-    # Images are 1 wide and 1 high here, whatever their size.
-    images_from_world = (
-        intrinsics
-        / np.insert(image_sizes[:, ::-1], 2, 1, axis=1)[..., None]
-        @ camera_from_world[:, :3]
-    )
-    shares = np.zeros(len(centers_world))
-    is_inside = np.ones(len(centers_world), bool)
-    for axis in range(3):
-        is_below = centers_world[:, axis] < low[axis]
-        views = np.flatnonzero(is_below | (centers_world[:, axis] > high[axis]))
-        is_inside[views] = False
-        corners = np.empty((len(views), 4, 3))
-        corners[..., axis] = np.where(is_below[views], low[axis], high[axis])[:, None]
-        for other, picks in (((axis + 1) % 3, [0, 1, 1, 0]), ((axis + 2) % 3, [0, 0, 1, 1])):
-            corners[..., other] = np.array([low[other], high[other]])[picks]
-        polygons = (
-            corners @ images_from_world[views, :, :3].swapaxes(1, 2)
-            + images_from_world[views, None, :, 3]
-        )
-        for plane in ([1, 0, 0], [-1, 0, 1], [0, 1, 0], [0, -1, 1]):
-            polygons = _clip(polygons, np.array(plane, np.float64))
-        # The depth is 0 only for a camera on the face itself, to rounding.
-        places = polygons[..., :2] / np.maximum(polygons[..., 2:], np.finfo(np.float64).tiny)
-        x, y = np.clip(places, 0, 1).transpose(2, 0, 1)
-        shares[views] += 0.5 * np.abs(
-            (x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)
-        )
-    return np.where(is_inside, 1.0, np.minimum(shares, 1.0))
 
 
 def _with_views(
-    cells, camera_from_world, intrinsics, image_sizes, train_views, min_coverage, known
+    cells: Partition,
+    cameras: Cameras,
+    train_views: Int[np.ndarray, " n"],
+    min_coverage: float,
+    known: dict[bytes, Float[np.ndarray, " v"]],
 ) -> Partition:
     """Adds home, coverage and views. `known` keeps the coverage of airspaces from one round of
     merging to the next.
     """
-    centers_world = camera_center(camera_from_world)
+    centers_world = cameras.centers_world
     coverage = np.ones((len(centers_world), cells.num_blocks))
     boxes = np.column_stack([cells.inner_lows, cells.low_z, cells.inner_highs, cells.high_z])
     views = []
     for block, box in enumerate(boxes if cells.num_blocks > 1 else []):
         if box.tobytes() not in known:
-            known[box.tobytes()] = _box_coverage(
-                box[:3], box[3:], camera_from_world, intrinsics, image_sizes
-            )
+            known[box.tobytes()] = box_coverage(box[:3], box[3:], cameras)
         coverage[:, block] = known[box.tobytes()]
     for block in range(cells.num_blocks):
         is_one = cells.is_in_expanded(block, centers_world) | (coverage[:, block] >= min_coverage)
@@ -439,7 +293,9 @@ def _with_views(
     )
 
 
-def _merged(cells: Partition, block: int, num_points: int) -> tuple[tuple | int, np.ndarray]:
+def _merged(
+    cells: Partition, block: int, num_points: int
+) -> tuple[tuple | int, Int[np.ndarray, " b"]]:
     """The tree and the edges of its leaves without one block, whose place falls to the other side
     of its innermost wall.
     """
@@ -448,13 +304,11 @@ def _merged(cells: Partition, block: int, num_points: int) -> tuple[tuple | int,
         if not isinstance(node, tuple):
             return node
         axis, wall, left, right = node
-        return (
-            right
-            if left == block
-            else left
-            if right == block
-            else (axis, wall, without(left), without(right))
-        )
+        if left == block:
+            return right
+        if right == block:
+            return left
+        return axis, wall, without(left), without(right)
 
     edge = int(cells.edge_of_block[block])
     rest = np.delete(cells.edge_of_block, block)
@@ -472,48 +326,72 @@ def _merged(cells: Partition, block: int, num_points: int) -> tuple[tuple | int,
     return without(cells.nodes), rest
 
 
+def _sees(
+    cameras: Cameras, view: int | np.integer, points_world: Float[np.ndarray, "p 3"]
+) -> Bool[np.ndarray, " p"]:
+    """Which points fall into a view's image."""
+    pixels, depth = project(points_world, cameras.camera_from_world[view], cameras.intrinsics[view])
+    is_inside = (pixels >= 0) & (pixels < cameras.image_sizes[view, ::-1])
+    return (depth > 0) & is_inside.all(axis=-1)
+
+
 def _points_of_blocks(
-    cells, points_world, track_offsets, track_views, camera_from_world, intrinsics, image_sizes
-):
+    cells: Partition, cloud: PointCloud, points_world: Float[np.ndarray, "p 3"], cameras: Cameras
+) -> list[Int[np.ndarray, " n"]]:
     is_one = np.stack(
         [cells.is_in_expanded(block, points_world) for block in range(cells.num_blocks)]
     )
-    is_view = np.stack([np.isin(np.arange(len(camera_from_world)), views) for views in cells.views])
-    if len(track_views):
-        point_of_track = np.repeat(np.arange(len(points_world)), np.diff(track_offsets))
+    all_views = np.arange(len(cameras.centers_world))
+    is_view = np.stack([np.isin(all_views, views) for views in cells.views])
+    if cloud.has_tracks:
+        track_points = cloud.track_points
         for block in range(cells.num_blocks):
-            is_one[block, point_of_track[is_view[block, track_views]]] = True
+            is_one[block, track_points[is_view[block, cloud.track_views]]] = True
     else:
         for view in np.flatnonzero(is_view.any(axis=0)):
-            pixels, depth = project(points_world, camera_from_world[view], intrinsics[view])
-            is_seen = (depth > 0) & ((pixels >= 0) & (pixels < image_sizes[view, ::-1])).all(
-                axis=-1
-            )
-            is_one[np.ix_(is_view[:, view], is_seen)] = True
+            is_one[np.ix_(is_view[:, view], _sees(cameras, view, points_world))] = True
     return [np.flatnonzero(mask) for mask in is_one]
 
 
-def _length(points_world, camera_from_world) -> float:
-    part = types.SimpleNamespace(
-        points=points_world, camera_from_dataset=camera_from_world, up=np.array([0.0, 0.0, 1.0])
+def _length(points_world: Float[np.ndarray, "p 3"], camera_from_world) -> float:
+    """The extent of a block, as that of a scene is measured."""
+    return 1 / SceneFrame.from_points(points_world, camera_center(camera_from_world), _UP).scale
+
+
+def _bounds(*parts: Float[np.ndarray, "_ 2"]) -> tuple[np.ndarray, np.ndarray]:
+    """Corners f64[2] of the rectangle that holds the bulk of all parts."""
+    bulk = [np.percentile(part, _CONTENT, axis=0) for part in parts]
+    return np.min(bulk, axis=0)[0], np.max(bulk, axis=0)[1]
+
+
+def _log_blocks(cells: Partition, work: Float[np.ndarray, " b"]) -> None:
+    num_views = [len(views) for views in cells.views]
+    num_points = [len(points) for points in cells.points]
+    _log.info(
+        "blocks: %d, edges: %d; %d..%d photographs and %d..%d points a block, %.2f..%.2f of an "
+        "equal share of the work",
+        cells.num_blocks,
+        cells.num_edges,
+        min(num_views),
+        max(num_views),
+        min(num_points),
+        max(num_points),
+        work.min(),
+        work.max(),
     )
-    return 1 / SceneFrame.from_scene(part).scale
 
 
 def build_partition(
-    points_world: Float[np.ndarray, "p 3"],
-    track_offsets: Int[np.ndarray, " offsets"],
-    track_views: Int[np.ndarray, " t"],
-    camera_from_world: Float[np.ndarray, "v 4 4"],
-    intrinsics: Float[np.ndarray, "v 3 3"],
-    image_sizes: Int[np.ndarray, "v 2"],
+    cloud: PointCloud,
+    views: Views,
+    frame: SceneFrame,
     train_views: Int[np.ndarray, " n"],
     settings: PartitionSettings,
 ) -> Partition:
     """Cuts a place into blocks of equal work, and says which photographs and points each block
     trains on.
 
-    Work is half the share of the points and half the share of the training cameras, at their
+    Work is half the fraction of the points and half the fraction of the training cameras, at their
     positions on the ground. The plane is cut into edges, then each edge into its blocks, across the
     longer side, so that the work on both sides is as the numbers of blocks. A block's views are the
     training photographs taken from its expanded cell, and those whose area the airspace of its
@@ -523,14 +401,13 @@ def build_partition(
     has everything.
 
     Args:
-        points_world: f64[P,3], world.
-        track_offsets, track_views: i64[P+1], i32[T], see `data.scene.Scene`; with T = 0 a view sees
-            what projects into it.
-        camera_from_world, intrinsics, image_sizes: f64[V,4,4] rigid, f64[V,3,3] pixels, i64[V,2]
-        (H, W); test views too.
-        train_views, settings: i64[n]; how many blocks and edges, and the limits.
+        cloud: P points; without tracks a view sees what projects into it.
+        views: V, test views too.
+        frame: the similarity from the dataset to the world.
+        train_views: i64[n].
+        settings: how many blocks and edges, and the limits.
     Returns:
-        The partition, without chance.
+        The partition, in the world; deterministic.
     Raises:
         InputError: more blocks than training photographs.
     Source: coverage of the airspace after VastGaussian (Lin et al. 2024); the kd-tree is **ours**.
@@ -538,63 +415,40 @@ def build_partition(
     if settings.num_blocks > len(train_views):
         raise InputError(
             f"config.partition.num_blocks: expected at most the {len(train_views)} training "
-            "photographs, got "
-            f"{settings.num_blocks}; ask for fewer blocks"
+            f"photographs, got {settings.num_blocks}; ask for fewer blocks"
         )
     train_views = np.sort(train_views)
-    places = camera_center(camera_from_world)[:, :2]
-    ground = np.concatenate([points_world[:, :2], places[train_views]])
-    weights = np.repeat(
-        [0.5 / len(points_world), 0.5 / len(train_views)], [len(points_world), len(train_views)]
-    )
-    bulk = [
-        np.percentile(part, _CONTENT, axis=0) for part in (points_world[:, :2], places[train_views])
-    ]
-    bounds = np.min(bulk, axis=0)[0], np.max(bulk, axis=0)[1]
+    points_world = frame.to_world(cloud.points)
+    cameras = cameras_in_world(views, frame)
+    stands = cameras.centers_world[train_views, :2]
+    ground = np.concatenate([points_world[:, :2], stands])
+    counts = [len(points_world), len(train_views)]
+    weights = np.repeat([0.5 / count for count in counts], counts)
+    bounds = _bounds(points_world[:, :2], stands)
     each, more = divmod(settings.num_blocks, settings.num_edges)
-    tree = _cut(
-        ground,
-        weights,
-        *bounds,
-        [(edge, each + (edge < more)) for edge in range(settings.num_edges)],
-    )
-    edges = np.array(_leaves(tree)[0])
+    groups = [(edge, each + (edge < more)) for edge in range(settings.num_edges)]
+    root = ground_tree.cut(ground, weights, *bounds, groups)
+    edges = np.array(ground_tree.leaves(root)[0])
     known = {}
-    cameras = (camera_from_world, intrinsics, image_sizes)
     while True:
-        cells = _cells(tree, edges, bounds, points_world, settings.expansion)
-        cells = _with_views(cells, *cameras, train_views, settings.min_coverage, known)
+        cells = _make_cells(root, edges, bounds, points_world, settings.expansion)
+        cells = _with_views(cells, cameras, train_views, settings.min_coverage, known)
         num_points = np.bincount(cells.cell_of(points_world), minlength=cells.num_blocks)
-        num_views = np.array([len(views) for views in cells.views])
+        num_views = np.array([len(numbers) for numbers in cells.views])
         starved = np.flatnonzero(
             (num_views < settings.min_views) | (num_points < settings.min_points)
         )
         if cells.num_blocks == 1 or not starved.size:
             break
-        tree, edges = _merged(cells, int(starved[0]), int(num_points[starved[0]]))
-    points = _points_of_blocks(cells, points_world, track_offsets, track_views, *cameras)
-    lengths = (
-        [1.0]
-        if cells.num_blocks == 1
-        else [
-            _length(points_world[seen], camera_from_world[views])
-            for seen, views in zip(points, cells.views, strict=True)
+        root, edges = _merged(cells, int(starved[0]), int(num_points[starved[0]]))
+    points = _points_of_blocks(cells, cloud, points_world, cameras)
+    lengths = [1.0]
+    if cells.num_blocks > 1:
+        lengths = [
+            _length(points_world[seen], cameras.camera_from_world[numbers])
+            for seen, numbers in zip(points, cells.views, strict=True)
         ]
-    )
-    work = cells.num_blocks * np.bincount(
-        cells.cell_of(ground), weights, minlength=cells.num_blocks
-    )
-    sizes = [len(numbers) for numbers in points]
-    _log.info(
-        "blocks: %d, edges: %d; %d..%d photographs and %d..%d points a block, %.2f..%.2f of an "
-        "equal share of the work",
-        cells.num_blocks,
-        cells.num_edges,
-        num_views.min(),
-        num_views.max(),
-        min(sizes),
-        max(sizes),
-        work.min(),
-        work.max(),
-    )
-    return dataclasses.replace(cells, points=points, lengths=np.array(lengths))
+    work = np.bincount(cells.cell_of(ground), weights, minlength=cells.num_blocks)
+    cells = dataclasses.replace(cells, points=points, lengths=np.array(lengths))
+    _log_blocks(cells, cells.num_blocks * work)
+    return cells

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.outputs import evaluation
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, SurfaceSettings
 from cosurfgs_jax.surface import PHASES, extract_mesh, read_mesh_ply
@@ -136,9 +136,11 @@ def main() -> None:
         }
         if options.scores:
             mesh = read_mesh_ply(path)
-            result["geometry"] = evaluation.evaluate_surface((mesh.vertices, mesh.triangles), scene)
+            comparison = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene)
+            result["geometry"] = comparison.scores
+    size = "x".join(map(str, scene.views.image_sizes[0][::-1]))
     print(
-        f"{scene.name}, {len(views)} views of {'x'.join(map(str, scene.image_sizes[0][::-1]))}, "
+        f"{scene.name}, {len(views)} views of {size}, "
         "voxel size "
         f"{info['voxel_size']:.4g}; {result['machine']}"
     )

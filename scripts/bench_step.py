@@ -107,7 +107,7 @@ def first_state(partitioned, block, settings, num_surfels: int):
     `num_surfels`.
     """
     rng = np.random.default_rng(0)
-    points = partitioned.scene.points
+    points = partitioned.scene.cloud.points
     picks = rng.integers(0, len(points), num_surfels)
     spread = 0.3 * np.median(
         np.linalg.norm(np.diff(points[np.lexsort(points[:, :2].T)], axis=0), axis=1)
@@ -115,7 +115,7 @@ def first_state(partitioned, block, settings, num_surfels: int):
     jittered = partitioned.frame.to_world(points[picks] + rng.normal(0, spread, (num_surfels, 3)))
     surfels = initialize.surfels_from_points(
         jittered,
-        partitioned.scene.point_colors[picks],
+        partitioned.scene.cloud.colors[picks],
         num_surfels,
         settings.surfels.sh_degree,
         settings.surfels.init_opacity,

@@ -5,7 +5,6 @@ tests of collaboration.
 import contextlib
 import dataclasses
 import functools
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from scenes import town_place
 from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exchange
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import GeneratedSettings, LmcSettings, Settings, SurfelSettings
 from cosurfgs_jax.training import loop
@@ -57,14 +57,9 @@ def from_the_rim(partitioned: PartitionedScene) -> PartitionedScene:
         right = np.cross(forward, [0, 0, 1]) / np.linalg.norm(np.cross(forward, [0, 0, 1]))
         pose[:3, :3] = right, np.cross(forward, right), forward
         pose[:3, 3] = -pose[:3, :3] @ center
-    views = types.SimpleNamespace(
-        camera_from_dataset=poses,
-        intrinsics=partitioned.scene.intrinsics,
-        image_sizes=partitioned.scene.image_sizes,
-    )
-    return partitioned._replace(
-        views=WorldViews(views, types.SimpleNamespace(camera_to_world_frame=lambda poses: poses))
-    )
+    views = dataclasses.replace(partitioned.scene.views, camera_from_dataset=poses)
+    stays = SceneFrame(1.0, np.eye(3), np.zeros(3))
+    return partitioned._replace(views=WorldViews(views, stays))
 
 
 @contextlib.contextmanager

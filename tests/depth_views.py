@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.surface.fusion import DepthView
 
 HEIGHT = 96
@@ -31,6 +32,15 @@ def look_at(center, target, up=(0.1, 0.2, 1.0)):
     pose[:3, :3] = np.stack([x, np.cross(z, x), z])
     pose[:3, 3] = -pose[:3, :3] @ center
     return pose
+
+
+def views_of(poses):
+    """Views of these poses f64[V,4,4]."""
+    return Views(
+        poses,
+        np.tile(INTRINSICS, (len(poses), 1, 1)),
+        np.full((len(poses), 2), (HEIGHT, WIDTH)),
+    )
 
 
 def plane_view(pose, normal, offset, color=(60, 120, 200)):

@@ -20,7 +20,7 @@ from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.data import split
 from cosurfgs_jax.data.ground_truth import load_ground_truth
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.formats import ply
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, Settings
@@ -351,10 +351,10 @@ def _read_dataset(folder: Path, has_pixels: bool = False) -> dict:
     scene = load_scene(DataSettings(path=str(folder)), GeneratedSettings(), folder / "cache")
     found = {
         "names": scene.image_names,
-        "poses": scene.camera_from_dataset,
-        "points": scene.points,
-        "intrinsics": scene.intrinsics,
-        "sizes": scene.image_sizes,
+        "poses": scene.views.camera_from_dataset,
+        "points": scene.cloud.points,
+        "intrinsics": scene.views.intrinsics,
+        "sizes": scene.views.image_sizes,
         "photographs": scene.image_paths,
         "tests": scene.is_test,
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cosurfgs_jax.data.scene import Scene, load_scene
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.data.town.dataset import make_town
 from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PartitionSettings, Settings

@@ -129,7 +129,8 @@ def write_merged(settings: Settings, workdir: Workdir, partitioned: PartitionedS
     path = workdir.point_cloud(step)
     count = write_surfels_ply(path, partitioned.frame.surfels_to_dataset(surfels))
     workdir.merge_metrics(final=None, geometry=None)  # scores of an earlier step
-    write_cameras_json(workdir.cameras, partitioned.scene)
+    scene = partitioned.scene
+    write_cameras_json(workdir.cameras, scene.image_names, scene.views)
     _log.info("finished: %d surfels in %s", count, path)
 
 
@@ -140,7 +141,7 @@ def _log_scene(partitioned: PartitionedScene, layout: Layout) -> None:
         scene.name,
         len(scene.train_views),
         len(scene.test_views),
-        len(scene.points),
+        len(scene.cloud),
         len(partitioned.blocks),
         layout.num_devices,
     )

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.collab.composite import RequestPlanner, receive_parts, render_views
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
     first_state,
-    split_photo,
 )
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Surfels
@@ -88,7 +88,7 @@ class SeamMasks:
             self._discs[block.number], camera, size, options, maps=Maps.GEOMETRY
         )
         points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
-        return (np.asarray(out.alpha) >= 0.5) & (
+        return (np.asarray(out.alpha) >= MIN_PLANE_ALPHA) & (
             partitioned.partition.wall_distance(points) <= SEAM_WIDTH
         )
 
@@ -105,7 +105,8 @@ def score_view(
         seam: which pixels are at a seam.
     A photograph whose mask leaves nothing adds nothing.
     """
-    target, mask = split_photo(photo)
+    target = photograph.colors_of(photo)
+    mask = photograph.mask_of(photo)
     if mask is not None and not mask.any():
         return np.zeros(NUM_SUMS)
     color = np.clip(color[: photo.shape[0], : photo.shape[1]], 0, 1)

@@ -3,6 +3,8 @@ disk.
 """
 
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.data.scene import Scene, load_scene
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.data.readers import Reader, register_reader
+from cosurfgs_jax.data.scene import Scene
 
-__all__ = ["ImageStore", "Scene", "load_scene"]
+__all__ = ["ImageStore", "Reader", "Scene", "load_scene", "register_reader"]

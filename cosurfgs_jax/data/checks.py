@@ -138,7 +138,7 @@ def _without_far_points(capture: Capture) -> Capture:
     middle = np.median(centers, axis=0)
     reach = np.median(np.linalg.norm(centers - middle, axis=1))
     with np.errstate(over="ignore"):
-        distances = np.linalg.norm(capture.points - middle, axis=1)
+        distances = np.linalg.norm(capture.cloud.points - middle, axis=1)
     is_near = distances <= (_MAX_REACH * reach if reach > 0 else _MAX_COORDINATE)
     if is_near.all():
         return capture
@@ -187,16 +187,16 @@ def checked(capture: Capture) -> Capture:
             check_lens(lens, f"{source}: image {name}")
             known.add(lens)
     _check_poses(capture)
-    if not len(capture.points):
+    if not len(capture.cloud.points):
         raise InputError(
             f"{source}: expected points to start from, got an empty point cloud; triangulate "
             "points first"
         )
-    broken = np.flatnonzero(~np.isfinite(capture.points).all(axis=1))
+    broken = np.flatnonzero(~np.isfinite(capture.cloud.points).all(axis=1))
     if broken.size:
         raise InputError(
             f"{source}: expected finite points, got NaN or infinity in {broken.size} of "
-            f"{len(capture.points)}, the "
+            f"{len(capture.cloud.points)}, the "
             f"first is point {broken[0]} of the file; remove them"
         )
     return _without_far_points(capture)

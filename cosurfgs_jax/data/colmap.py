@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.data import colmap_text, point_ply
-from cosurfgs_jax.data.capture import Capture
+from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.lookup import subfolder
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import readable, reading, safe_name
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params, num_params
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
+from cosurfgs_jax.geometry.views import PointCloud
 
+EXPECTED = (
+    "a COLMAP model (cameras and images files, .bin or .txt, in sparse/0, sparse/<n>, sparse, "
+    "colmap/sparse/0 or the folder itself)"
+)
 # Numbers in binary files, up to COLMAP 4.2.
 _MODEL_NAMES = (
     "SIMPLE_PINHOLE",
@@ -102,6 +107,21 @@ def find_model(root: Path, model: str = "") -> Path | None:
     if candidates:
         return max(candidates, key=_num_images) if len(candidates) > 1 else candidates[0]
     return next((path for path in (sparse, root) if path is not None and _is_model(path)), None)
+
+
+def detects(source: Source) -> Path | None:
+    """The folder of a dataset's COLMAP model.
+
+    Raises:
+        InputError: `config.data.model` names another folder.
+    """
+    return find_model(source.root, source.data.model) if source.root.is_dir() else None
+
+
+def detects_below(source: Source) -> Path | None:
+    """The folder of the COLMAP model in colmap/, where nerfstudio puts it."""
+    below = subfolder(source.root, "colmap") if source.root.is_dir() else None
+    return None if below is None else find_model(below)
 
 
 class _End:
@@ -368,18 +388,14 @@ def read_model(folder: Path) -> Capture:
     with reading(images_path, *_WHOLE):
         images = _read_images(images_path, lenses, cameras_path)
         camera_from_dataset = _poses(images, images_path)
-    points = np.empty((0, 3))
-    colors = np.empty((0, 3), np.uint8)
-    offsets = np.zeros(1, np.int64)
-    views = np.empty(0, np.int32)
+    cloud = PointCloud.without_tracks(np.empty((0, 3)))
     if points_path:
         with reading(points_path, *_WHOLE):
             points, colors, lengths, track_ids = _read_points(points_path)
-            offsets = np.zeros(len(points) + 1, np.int64)
+            cloud = PointCloud.without_tracks(points, colors)
             if len(images) and len(points):
-                offsets, views = _tracks(
-                    lengths, track_ids, np.array([image[0] for image in images], np.int64), folder
-                )
+                image_ids = np.array([image[0] for image in images], np.int64)
+                cloud = PointCloud(points, colors, *_tracks(lengths, track_ids, image_ids, folder))
     files = [readable(image[3]) for image in images]
     return Capture(
         source=str(folder),
@@ -388,10 +404,7 @@ def read_model(folder: Path) -> Capture:
         image_paths=[None] * len(images),
         lenses=[lenses[image[2]] for image in images],
         camera_from_dataset=camera_from_dataset,
-        points=points,
-        point_colors=colors,
-        track_offsets=offsets,
-        track_views=views,
+        cloud=cloud,
         mask_paths=[None] * len(images),
     )
 

@@ -14,18 +14,17 @@ FOLDER = "ground_truth"  # inside a dataset folder
 class GroundTruth:
     """True surface of a dataset, in the dataset's frame.
 
-    | field            | shape    | unit, frame                                                    |
-    |------------------|----------|----------------------------------------------------------------|
-    | `points`         | f64[M,3] | sampled by area on what at least two photographs see, dataset  |
-    | `normals`        | f64[M,3] | unit length, outwards, dataset                                 |
-    | `mesh_vertices`  | f64[n,3] | dataset                                                        |
-    | `mesh_triangles` | i64[m,3] | counter-clockwise seen from outside; no surface inside         |
-    |                  |          | buildings or ground                                            |
-    | `depth_paths`    | V paths  | one `.npz` per photograph, by name: `depth` f32[H,W] camera z  |
-    |                  |          | at the pixel                                                   |
-    |                  |          | centres, `normal` f32[H,W,3] unit length towards the camera,   |
-    |                  |          | dataset frame                                                  |
-    | `unit`           | text     | of all lengths                                                 |
+    | field            | shape    | unit, frame                                                   |
+    |------------------|----------|---------------------------------------------------------------|
+    | `points`         | f64[M,3] | sampled by area on what at least two photographs see, dataset |
+    | `normals`        | f64[M,3] | unit length, outwards, dataset                                |
+    | `mesh_vertices`  | f64[n,3] | dataset                                                       |
+    | `mesh_triangles` | i64[m,3] | counter-clockwise seen from outside; no surface inside        |
+    |                  |          | buildings or ground                                           |
+    | `depth_paths`    | V paths  | one `.npz` per photograph, by name: `depth` f32[H,W] camera z |
+    |                  |          | at the pixel centres, `normal` f32[H,W,3] unit length towards |
+    |                  |          | the camera, dataset frame                                     |
+    | `unit`           | text     | of all lengths                                                |
     """
 
     points: np.ndarray
@@ -67,3 +66,22 @@ def load_ground_truth(folder) -> GroundTruth | None:
         mesh_triangles=triangles.astype(np.int64),
         depth_paths=tuple(str(path) for path in sorted((root / "depth").glob("*.npz"))),
     )
+
+
+def ground_truth_of(root, names: list[str]) -> GroundTruth | None:
+    """The ground truth of a dataset, with the exact depth of these photographs by their names.
+
+    Args:
+        root: the dataset's folder.
+        names: of the photographs, sorted.
+    """
+    truth = load_ground_truth(root)
+    if truth is None or not truth.depth_paths:
+        return truth
+    by_name = {pathlib.Path(path).stem: path for path in truth.depth_paths}
+    stems = [pathlib.Path(name).stem for name in names]
+    if len(set(stems)) == len(stems) and set(stems) <= set(by_name):
+        return dataclasses.replace(truth, depth_paths=tuple(by_name[stem] for stem in stems))
+    if len(truth.depth_paths) == len(names):  # counted by name
+        return truth
+    return dataclasses.replace(truth, depth_paths=())

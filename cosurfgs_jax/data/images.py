@@ -11,8 +11,10 @@ import threading
 import numpy as np
 from PIL import Image
 
+from cosurfgs_jax import photograph
 from cosurfgs_jax.data.masks import read_mask
 from cosurfgs_jax.data.photo_files import read_photograph, turned
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.geometry.distortion import source_pixels
 
 _MIN_THREADS = 2
@@ -72,12 +74,12 @@ def shrink(image: Image.Image, factor: int) -> np.ndarray:
     return np.asarray(image.reduce(factor, box=box) if factor > 1 else image)
 
 
-def num_threads(scene, num_bytes: int) -> int:
+def num_threads(scene: Scene, num_bytes: int) -> int:
     """How many threads decode: one for each core that the process may use, in so far as the memory
     lets them.
 
     Args:
-        scene: a Scene.
+        scene: whose photographs are decoded.
         num_bytes: of the budget for kept images; what is just being decoded takes memory besides.
     """
     cores = (
@@ -95,10 +97,10 @@ class ImageStore:
     the resampling maps of two lenses and the images that are just being decoded take memory. All
     methods may be called from any thread."""
 
-    def __init__(self, scene, host_memory_mb: int):
+    def __init__(self, scene: Scene, host_memory_mb: int):
         """
         Args:
-            scene: a Scene.
+            scene: whose photographs are kept.
             host_memory_mb: for kept images, MiB. An image that does not fit is read each time.
         """
         self._scene = scene
@@ -175,7 +177,8 @@ class ImageStore:
                     self._pending[view] = self._pool.submit(self._read_and_keep, view)
 
     def _size(self, view: int) -> int:
-        return int(np.prod(self._scene.image_sizes[view])) * (4 if self._scene.has_masks else 3)
+        num_channels = 4 if self._scene.has_masks else 3
+        return int(np.prod(self._scene.views.image_sizes[view])) * num_channels
 
     def _read_and_keep(self, view: int) -> np.ndarray:
         try:
@@ -204,24 +207,26 @@ class ImageStore:
         factor = int(scene.shrink_factors[view])
         planes = [shrink(image, factor)]
         if scene.has_masks:
-            keep = Image.fromarray(photo_mask(scene, view, alpha).astype(np.uint8) * 255)
+            keep = Image.fromarray(
+                photo_mask(scene, view, alpha).astype(np.uint8) * photograph.COUNTS
+            )
             planes.append(shrink(keep, factor)[..., None])
         result = np.concatenate(planes, axis=-1)
         lens = scene.distortion[view]
         if lens is not None:
             result = resample(result, self._positions(lens, scene.pinhole(view)))
         if scene.has_masks:
-            result[..., 3] = np.where(result[..., 3] == 255, 255, 0)
+            result[..., 3] = np.where(result[..., 3] == photograph.COUNTS, photograph.COUNTS, 0)
         result.setflags(write=False)
         return result
 
 
-def photo_mask(scene, view: int, alpha: np.ndarray | None) -> np.ndarray:
+def photo_mask(scene: Scene, view: int, alpha: np.ndarray | None) -> np.ndarray:
     """Which pixels of a photograph count, before it is shrunk: those of its mask file and its own
     alpha channel.
 
     Args:
-        scene: a Scene.
+        scene: that the view is of.
         view: its number.
         alpha: u8[H,W] as stored, or None.
     Returns:
@@ -231,7 +236,7 @@ def photo_mask(scene, view: int, alpha: np.ndarray | None) -> np.ndarray:
     orientation = scene.orientation(view)
     keep = np.ones((height, width), bool)
     if alpha is not None:
-        keep = np.asarray(turned(Image.fromarray(alpha >= 128), orientation))
+        keep = np.asarray(turned(Image.fromarray(photograph.alpha_counts(alpha)), orientation))
     if scene.mask_paths[view]:
         keep = keep & read_mask(scene.mask_paths[view], height, width, orientation)
     return keep

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cosurfgs_jax import photograph
 from cosurfgs_jax.data.lookup import CONVERTED, IMAGE_ENDINGS, FileIndex, folded, without_ending
 from cosurfgs_jax.data.photo_files import (
     ALPHA_MODES,
@@ -211,14 +212,14 @@ def keep_of(image: Image.Image) -> np.ndarray:
     lowest = int(grey.min())
     highest = int(grey.max())
     if alpha is not None and lowest == highest:
-        return alpha >= 128
+        return photograph.alpha_counts(alpha)
     if highest > white // 2:
         keep = grey > white // 2
     elif is_lossy:
         keep = grey > max(highest // 2, _LOSSY_BLACK)
     else:
         keep = grey > 0
-    return keep if alpha is None else keep & (alpha >= 128)
+    return keep if alpha is None else keep & photograph.alpha_counts(alpha)
 
 
 def read_mask(path, height: int, width: int, orientation: int = 1) -> np.ndarray:

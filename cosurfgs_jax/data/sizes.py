@@ -36,6 +36,17 @@ class Photo(NamedTuple):
     lens: Lens
 
 
+class LoadedCameras(NamedTuple):
+    """Fields of `Scene` and its `Views`, of all V photographs; see there."""
+
+    intrinsics: np.ndarray
+    image_sizes: np.ndarray
+    distortion: list[Lens | None]
+    photo_sizes: np.ndarray
+    shrink_factors: np.ndarray
+    orientations: tuple[int, ...]
+
+
 def _range_of(side: int, full: int, low: float, high: float) -> tuple[float, float]:
     return (side + low) / full, (side + high) / full
 
@@ -231,8 +242,8 @@ def _say_scales(photos: list[Photo], sizes: list[tuple[int, int]], source: str) 
 
 def load_cameras(
     photos: list[Photo], folder, is_full: bool, data: DataSettings, source: str
-) -> dict:
-    """The fields of the scene that say how photographs become the images that training sees.
+) -> LoadedCameras:
+    """How photographs become the images that training sees.
 
     Args:
         photos: of all views; at least one is here.
@@ -275,13 +286,11 @@ def load_cameras(
         except InputError as error:
             raise InputError(f"{source}: image {photo.name}: {error}") from None
     pinholes = _in_few_sizes(pinholes, lenses)
-    return {
-        "intrinsics": np.stack([pinhole.intrinsics for pinhole in pinholes]),
-        "image_sizes": np.array(
-            [(pinhole.height, pinhole.width) for pinhole in pinholes], np.int64
-        ),
-        "distortion": lenses,
-        "photo_sizes": np.array(sizes, np.int64),
-        "shrink_factors": np.full(len(photos), factor, np.int64),
-        "orientations": tuple(orientations.tolist()),
-    }
+    return LoadedCameras(
+        intrinsics=np.stack([pinhole.intrinsics for pinhole in pinholes]),
+        image_sizes=np.array([(pinhole.height, pinhole.width) for pinhole in pinholes], np.int64),
+        distortion=lenses,
+        photo_sizes=np.array(sizes, np.int64),
+        shrink_factors=np.full(len(photos), factor, np.int64),
+        orientations=tuple(orientations.tolist()),
+    )

@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosurfgs_jax.data import colmap, point_ply
-from cosurfgs_jax.data.capture import Capture
+from cosurfgs_jax.data import colmap, photo_files, point_ply
+from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import check_missing
 from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import read_json, readable, reading, safe_name
+from cosurfgs_jax.geometry.cameras import camera_center
+from cosurfgs_jax.geometry.views import PointCloud
 
-__all__ = ["FILE_NAME", "find_files", "lens_of", "read_transforms"]
+__all__ = ["FILE_NAME", "detects", "find_files", "lens_of", "read_transforms"]
 FILE_NAME = "transforms.json"
 # Of datasets with a file for each part of their split, those of testing last.
 _PART_NAMES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
@@ -152,10 +154,9 @@ def _is_other_frame(
     """Whether poses differ from `all_expected[views]`. Those that are not finite do not: they are
     refused later, by name.
     """
-    centers, expected = (
-        -np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3])
-        for poses in (camera_from_dataset, all_expected)
-    )
+    with np.errstate(invalid="ignore"):
+        centers = camera_center(camera_from_dataset)
+        expected = camera_center(all_expected)
     reach = np.linalg.norm(expected - expected.mean(axis=0), axis=1).max()
     is_moved = np.linalg.norm(centers - expected[views], axis=1) > _POSE_TOLERANCE * reach
     is_turned = (
@@ -198,7 +199,7 @@ def _colmap_points(
             f"be taken; got neither ({what}); write the file again with its point cloud or with "
             "applied_transform"
         )
-    return model.points, model.point_colors
+    return model.cloud.points, model.cloud.colors
 
 
 def _point_file(file: _File, index: FileIndex) -> Path | None:
@@ -289,7 +290,12 @@ def _is_for_testing(file: _File) -> bool:
     return file.path.name in _PART_NAMES[1:]
 
 
-def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex, size_of) -> None:
+def _size_of(path: Path) -> tuple[int, int]:
+    header = photo_files.read_header(path)
+    return header.height, header.width
+
+
+def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex) -> None:
     """Appends the frames of a file whose photograph is there."""
     meta = file.meta
     source = str(file.path)
@@ -307,7 +313,7 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
             continue
         where = f"{source}: frame {number}"
         table = {**meta, **frame}
-        size = (0, 0) if table.get("w") and table.get("h") else size_of(path)
+        size = (0, 0) if table.get("w") and table.get("h") else _size_of(path)
         frames.paths.append(path)
         frames.lenses.append(lens_of(table, size, where))
         frames.poses.append(_camera_from_dataset(frame, file.applied, where))
@@ -316,7 +322,12 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
         frames.is_test.append(is_listed or _is_for_testing(file))
 
 
-def read_transforms(root: Path, size_of) -> Capture:
+def detects(source: Source) -> Path | None:
+    """The dataset's folder, if there are files of poses in it."""
+    return source.root if find_files(source.root) else None
+
+
+def read_transforms(root: Path) -> Capture:
     """Reads `transforms.json` in a dataset's folder, or `transforms_train.json` and those of
     validation and testing.
 
@@ -328,8 +339,6 @@ def read_transforms(root: Path, size_of) -> Capture:
 
     Args:
         root: the dataset's folder.
-        size_of: function from a path to the (H, W) of a photograph; called only where `w` or `h`
-            are missing.
     Returns:
         A capture without tracks; `test_names` are the file's test_filenames and val_filenames, or
         the photographs of the files for validation and testing.
@@ -341,15 +350,15 @@ def read_transforms(root: Path, size_of) -> Capture:
     found = find_files(root)
     source = str(found[0])
     with reading(found[0], "a file of poses", "write it again"):
-        return _read(root, [_read_file(path) for path in found], source, size_of)
+        return _read(root, [_read_file(path) for path in found], source)
 
 
-def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
+def _read(root: Path, files: list[_File], source: str) -> Capture:
     index = FileIndex(root, prefer="images", leave_out=_NO_PHOTOGRAPHS)
     masks = FileIndex(root, prefer="masks")
     frames = _Frames([], [], [], [], [], [])
     for file in files:
-        _add_frames(frames, file, index, masks, size_of)
+        _add_frames(frames, file, index, masks)
     wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
     check_missing(wanted, frames.is_there, source)
     relative = [
@@ -367,10 +376,7 @@ def _read(root: Path, files: list[_File], source: str, size_of) -> Capture:
         image_paths=[str(path) for path in frames.paths],
         lenses=frames.lenses,
         camera_from_dataset=camera_from_dataset,
-        points=points,
-        point_colors=colors,
-        track_offsets=np.zeros(len(points) + 1, np.int64),
-        track_views=np.empty(0, np.int32),
+        cloud=PointCloud.without_tracks(points, colors),
         mask_paths=frames.masks,
         left_out=tuple(
             safe_name(path)

@@ -5,28 +5,29 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax import files
+from cosurfgs_jax.geometry.views import Views
 
 
-def write_cameras_json(path: Path, scene) -> None:
-    """Writes all views of a scene.
+def write_cameras_json(path: Path, names: list[str], views: Views) -> None:
+    """Writes views, in the dataset's frame.
 
     Args:
         path: the file.
-        scene: image_names, camera_from_dataset, intrinsics and image_sizes are used.
+        names: V, of the photographs.
+        views: V.
     """
     rows = []
-    for view, name in enumerate(scene.image_names):
-        pose = scene.camera_from_dataset[view]
-        intrinsics = scene.intrinsics[view]
-        height, width = scene.image_sizes[view]
+    for view, (name, center) in enumerate(zip(names, views.centers, strict=True)):
+        intrinsics = views.intrinsics[view]
+        height, width = views.image_sizes[view]
         rows.append(
             {
                 "id": view,
                 "img_name": name,
                 "width": int(width),
                 "height": int(height),
-                "position": (-pose[:3, :3].T @ pose[:3, 3]).tolist(),
-                "rotation": np.transpose(pose[:3, :3]).tolist(),
+                "position": center.tolist(),
+                "rotation": np.transpose(views.camera_from_dataset[view, :3, :3]).tolist(),
                 "fx": float(intrinsics[0, 0]),
                 "fy": float(intrinsics[1, 1]),
             }

@@ -91,26 +91,33 @@ class SceneFrame:
     translation: np.ndarray
 
     @classmethod
-    def from_scene(cls, scene) -> "SceneFrame":
+    def from_points(
+        cls,
+        points: Float[np.ndarray, "p 3"],
+        camera_centers: Float[np.ndarray, "v 3"],
+        up: Float[np.ndarray, "3"],
+    ) -> "SceneFrame":
         """The frame that is centred on the ground, has +z up, and in which the scene is about 1 in
         size.
 
         Origin: median of the points on the ground plane, lower fifth of their heights. Length 1:
-            the larger of 1.1
-        times the 95th percentile of the cameras' distances from it and the median distance of the
-        points, so that neither stray points nor a far background set the scale.
+        the larger of 1.1 times the 95th percentile of the cameras' distances from it and the median
+        distance of the points, so that neither stray points nor a far background set the scale.
 
         Args:
-            scene: a Scene; `points`, `camera_from_dataset` and `up` are used.
+            points: f64[P,3], dataset.
+            camera_centers: f64[V,3], dataset.
+            up: f64[3], unit vector, dataset.
+        Raises:
+            InputError: all cameras and points are at one place.
         Source: **ours**; 3DGS takes 1.1 times the largest distance of a camera from the mean
             camera, which is nothing where cameras stand close together and look at a far place.
         """
-        rotation = _rotation_to_z(np.asarray(scene.up, np.float64))
-        points = scene.points @ rotation.T
-        poses = scene.camera_from_dataset
-        centres = -np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3]) @ rotation.T
+        rotation = _rotation_to_z(np.asarray(up, np.float64))
+        points = points @ rotation.T
+        centers = camera_centers @ rotation.T
         origin = np.array([*np.median(points[:, :2], axis=0), np.percentile(points[:, 2], 20)])
-        reach = 1.1 * np.percentile(np.linalg.norm(centres - origin, axis=1), 95)
+        reach = 1.1 * np.percentile(np.linalg.norm(centers - origin, axis=1), 95)
         extent = max(reach, np.median(np.linalg.norm(points - origin, axis=1)))
         if not np.isfinite(extent) or extent <= 0:
             raise InputError(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from scipy.spatial import cKDTree
 
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.views import Views
 
 _BASELINE_RANGE = (
     0.05,
@@ -16,7 +17,7 @@ _BASELINE_RANGE = (
 
 
 def choose_neighbors(
-    camera_from_dataset: np.ndarray,
+    views: Views,
     num_neighbors: int = 8,
     max_axis_angle_deg: float = 45.0,
     min_baseline: float = 0.05,
@@ -25,18 +26,18 @@ def choose_neighbors(
     """For each view the nearest others that look the same way from another place.
 
     Args:
-        camera_from_dataset: f64[V,4,4].
+        views: V; their poses are compared.
         num_neighbors: the most per view.
         max_axis_angle_deg: between the optical axes.
-        min_baseline: as a share of the median distance between nearest cameras; nearer ones confirm
-            anything.
+        min_baseline: as a fraction of the median distance between nearest cameras; nearer ones
+            confirm anything.
         depths: f64[V], what each view looks at, in the unit of the poses. Where some candidates
             stand off by 5 to 100 % of it, only those are taken; None or NaN = no such choice.
     Returns:
         V arrays of view numbers, nearest first; empty where there is none.
     """
-    centers = cameras.camera_center(camera_from_dataset)
-    axes = camera_from_dataset[:, 2, :3]
+    centers = views.centers
+    axes = views.camera_from_dataset[:, 2, :3]
     if len(centers) < 2:
         return [np.zeros(0, np.int64) for _ in centers]
     shortest = min_baseline * np.median(cKDTree(centers).query(centers, k=2)[0][:, 1])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from cosurfgs_jax import photograph
 from cosurfgs_jax.losses import multi_view
 from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.single_view import single_view_loss
@@ -17,7 +18,6 @@ from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import LossSettings, Settings
 from cosurfgs_jax.types import Camera, RenderOutput
 
-_LUMA = (0.299, 0.587, 0.114)
 _F32 = np.dtype(np.float32)
 
 
@@ -32,24 +32,18 @@ class GeometricLosses(NamedTuple):
     fraction_seen: Float[Array, ""]
 
 
-def gray_of(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
-    """Brightness f32[H,W] in [0, 1] of a photograph."""
-    return photo[..., :3].astype(jnp.float32) @ jnp.asarray(
-        [weight / 255 for weight in _LUMA], jnp.float32
-    )
-
-
 def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
-    gray = gray_of(photo)
-    if photo.shape[-1] == 3:
+    gray = photograph.gray_of(photo)
+    mask = photograph.mask_of(photo)
+    if mask is None:
         return gray
-    return jnp.where(photo[..., 3] > 127, gray, multi_view.MASKED_GRAY)
+    return jnp.where(mask, gray, multi_view.MASKED_GRAY)
 
 
 def _reference(
     out, camera, photo, mask, second, second_depth, weights: LossSettings
 ) -> GeometricLosses:
-    gray = gray_of(photo)
+    gray = photograph.gray_of(photo)
     nothing = jnp.zeros((), out.normal.dtype)
     single = single_view_loss(out, camera, gray, mask) if weights.has_single_view else nothing
     terms = multi_view.MultiViewLosses(nothing, nothing, nothing)

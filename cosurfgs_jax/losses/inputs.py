@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8, UInt8
 
+from cosurfgs_jax import photograph
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 IS_TEACHER_VALID = 1
@@ -69,15 +70,15 @@ class LossView(NamedTuple):
     @property
     def target(self) -> Float[Array, "h w 3"]:
         """The photograph's colours f32[H,W,3] in [0, 1]."""
-        return self.photo[..., :3].astype(jnp.float32) / 255
+        return photograph.colors_of(self.photo)
 
     @property
     def pixel_weights(self) -> Float[Array, "h w"] | None:
         """f32[H,W], 0 = ignore the pixel; None = all count."""
-        has_mask = self.photo.shape[-1] == 4
         if self.is_photo_valid is None:
-            return self.photo[..., 3].astype(jnp.float32) / 255 if has_mask else None
+            return photograph.weights_of(self.photo)
         mask = self.is_photo_valid
-        if has_mask:
-            mask &= self.photo[..., 3] > 127
+        own_mask = photograph.mask_of(self.photo)
+        if own_mask is not None:
+            mask &= own_mask
         return mask.astype(jnp.float32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import LossTerm, TermValue
@@ -133,14 +133,12 @@ def transparency_loss(
 def _reference(
     render, alpha, transform, photo, mask, weights: PhotometricWeights
 ) -> PhotometricLosses:
-    target = photo[..., :3].astype(render.dtype) / 255
-    pixel_weights = None
+    target = photograph.colors_of(photo, render.dtype)
+    pixel_weights = photograph.weights_of(photo, render.dtype)
     is_counted = None
-    if photo.shape[-1] == 4:
-        pixel_weights = photo[..., 3].astype(render.dtype) / 255
-    elif mask is not None:
-        pixel_weights = jnp.ones(mask.shape, render.dtype)
     if mask is not None:
+        if pixel_weights is None:
+            pixel_weights = jnp.ones(mask.shape, render.dtype)
         pixel_weights = jnp.where(mask, pixel_weights, 0.0)
     if pixel_weights is not None:
         is_counted = pixel_weights > 0.5

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.metrics.frames import check_same_frame
 
 
@@ -127,8 +128,7 @@ class SeenRegion:
     given) not hidden.
 
     Attributes:
-        camera_from_dataset: f64[V,4,4]. intrinsics: f64[V,3,3], pixels.
-        image_sizes: i64[V,2] (H, W).
+        views: V.
         min_views: how many cameras must see a point.
         depth_of: function from view number to f32[H,W] (0 = nothing there), or None for no test of
             hiding.
@@ -137,9 +137,7 @@ class SeenRegion:
         hiding: what hides, in words, or why nothing is tested; for the reader of scores.
     """
 
-    camera_from_dataset: np.ndarray
-    intrinsics: np.ndarray
-    image_sizes: np.ndarray
+    views: Views
     min_views: int = 2
     depth_of: Callable[[int], np.ndarray] | None = None
     depth_tolerance: float = 0.01
@@ -165,10 +163,10 @@ class SeenRegion:
 
         def depth_of(view: int) -> np.ndarray:
             x, y, z, inside = self._project(view, chosen)
-            height, width = (int(size) for size in self.image_sizes[view])
+            height, width = (int(size) for size in self.views.image_sizes[view])
             if not len(inside):
                 return np.zeros((height, width), np.float32)
-            focal = self.intrinsics[view, 0, 0]
+            focal = self.views.intrinsics[view, 0, 0]
             cell = max(1, int(np.ceil(reach * focal / np.median(z[inside]))))
             nearest = np.full((-(-height // cell), -(-width // cell)), np.inf)
             np.minimum.at(
@@ -191,12 +189,12 @@ class SeenRegion:
         """Pixels x and y, camera z (NaN behind the camera), and the numbers of the points inside
         the image.
         """
-        pose = self.camera_from_dataset[view]
-        (height, width) = self.image_sizes[view]
+        pose = self.views.camera_from_dataset[view]
+        (height, width) = self.views.image_sizes[view]
         camera = points @ pose[:3, :3].T + pose[:3, 3]
         z = np.where(camera[:, 2] > 0, camera[:, 2], np.nan)
-        x = self.intrinsics[view, 0, 0] * camera[:, 0] / z + self.intrinsics[view, 0, 2]
-        y = self.intrinsics[view, 1, 1] * camera[:, 1] / z + self.intrinsics[view, 1, 2]
+        x = self.views.intrinsics[view, 0, 0] * camera[:, 0] / z + self.views.intrinsics[view, 0, 2]
+        y = self.views.intrinsics[view, 1, 1] * camera[:, 1] / z + self.views.intrinsics[view, 1, 2]
         return x, y, z, np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
 
     def contains(self, points: np.ndarray, is_hiding_tested: bool = True) -> np.ndarray:
@@ -210,7 +208,7 @@ class SeenRegion:
         """
         num_views_of = np.zeros(len(points), np.int32)
         waiting = np.arange(len(points))
-        for view in range(len(self.camera_from_dataset)):
+        for view in range(len(self.views)):
             if not len(waiting):
                 break
             x, y, z, inside = self._project(view, points[waiting])

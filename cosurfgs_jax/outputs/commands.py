@@ -150,7 +150,7 @@ def _log_surface(geometry: dict) -> None:
         )
 
 
-def choose_views(scene, choice: str) -> np.ndarray:
+def choose_views(scene: Scene, choice: str) -> np.ndarray:
     """The views that a text names: "test", "train", "all", or image names with commas between.
 
     Raises:
@@ -195,7 +195,7 @@ def render(settings: Settings, workdir: Workdir, out: str = "", choice: str = "t
     stems = _unique_stems([scene.image_names[view] for view in views])
     with Progress("render", len(views)) as progress:
         for number, (view, stem) in enumerate(zip(views, stems, strict=True)):
-            _write_maps(render_view(int(view)), scene.camera_from_dataset[view], folder, stem)
+            _write_maps(render_view(int(view)), scene.views.camera_from_dataset[view], folder, stem)
             progress.update(number + 1)
     _log.info("%d views in %s", len(views), folder)
 

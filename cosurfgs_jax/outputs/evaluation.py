@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import files, metrics, pictures
+from cosurfgs_jax import files, metrics, photograph, pictures
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.workdir import DEPTHS, NORMALS, PHOTOGRAPHS, RENDERS, TEST_NAMES, Workdir
 
 _log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def _geometry_errors(
         )
         return {}
     # Where the transmittance is above 0.5 there is no surface.
-    is_solid = np.asarray(maps["alpha"]) >= 0.5
+    is_solid = np.asarray(maps["alpha"]) >= MIN_PLANE_ALPHA
     depth = {
         kind: errors
         for kind, name in DEPTH_MAPS.items()
@@ -79,7 +81,7 @@ def _evaluate_view(
     maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path, pose: np.ndarray
 ) -> dict[str, float]:
     """Writes the pictures of a view and scores them as read back."""
-    mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
+    mask = photograph.mask_of(photo)
     color = np.asarray(maps["color"], np.float32)
     if color.shape[:2] != photo.shape[:2]:
         raise InputError(
@@ -155,7 +157,7 @@ def summarize_geometry(scores: dict) -> str:
 
 def evaluate_views(
     render_fn: Callable[[int], dict[str, np.ndarray]],
-    scene,
+    scene: Scene,
     image_store,
     views: np.ndarray,
     workdir: Workdir,
@@ -175,7 +177,7 @@ def evaluate_views(
         render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are
             pictures of them to be, "depth" f32[H,W] (dataset unit, 0 = nothing) and "normal"
             f32[H,W,3] (dataset axes); "median_depth" and "plane_depth" are scored too.
-        scene: with image_names, camera_from_dataset, up and ground_truth.
+        scene: that the views are of.
         image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not
             count.
         views: i64[n]; those whose mask leaves nothing are not scored.
@@ -209,7 +211,8 @@ def evaluate_views(
     truth = scene.ground_truth
     for number, view in enumerate(int(v) for v in views):
         photo = image_store.load(view)
-        if photo.shape[-1] == 4 and not photo[..., 3].any():
+        mask = photograph.mask_of(photo)
+        if mask is not None and not mask.any():
             _log.warning(
                 "%s: its mask leaves nothing of it, so it is not scored", scene.image_names[view]
             )
@@ -217,9 +220,10 @@ def evaluate_views(
         name = f"{number:05d}.png"
         maps = render_fn(view)
         names[name] = scene.image_names[view]
-        rows[name] = _evaluate_view(maps, photo, name, folder, scene.camera_from_dataset[view])
+        rows[name] = _evaluate_view(
+            maps, photo, name, folder, scene.views.camera_from_dataset[view]
+        )
         if truth is not None:
-            mask = photo[..., 3] >= 128 if photo.shape[-1] == 4 else None
             geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
         if progress:
             progress(number + 1, len(views))
@@ -255,7 +259,7 @@ def evaluate_views(
 
 
 def compare_to_truth(
-    surface, scene, truth_points: np.ndarray | None = None, unit: str = "", **choices
+    surface, scene: Scene, truth_points: np.ndarray | None = None, unit: str = "", **choices
 ) -> metrics.Comparison | None:
     """A mesh or points against the true surface: the one protocol of `evaluate`, tests and
     benchmarks.
@@ -267,7 +271,7 @@ def compare_to_truth(
 
     Args:
         surface: (vertices f64[N,3], triangles i64[F,3]) or points f64[M,3], dataset frame.
-        scene: with camera_from_dataset, intrinsics, image_sizes and ground_truth.
+        scene: whose views crop both sides, and whose ground truth is the default.
         truth_points: f64[G,3] of the user, dataset frame; None = those of the scene.
         unit: of `truth_points`.
         **choices: passed to `metrics.compare_surfaces`.
@@ -276,7 +280,7 @@ def compare_to_truth(
     Raises:
         InputError: frames or units differ, or nothing is left after the crop.
     """
-    region = metrics.SeenRegion(scene.camera_from_dataset, scene.intrinsics, scene.image_sizes)
+    region = metrics.SeenRegion(scene.views)
     truth = scene.ground_truth
     truth_mesh = None
     if truth_points is None:
@@ -299,11 +303,11 @@ def compare_to_truth(
     )
 
 
-def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
+def _exact_depth(scene: Scene) -> Callable[[int], np.ndarray] | None:
     """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size
     than the image.
     """
-    paths = [scene.ground_truth.depth_path(view) for view in range(len(scene.camera_from_dataset))]
+    paths = [scene.ground_truth.depth_path(view) for view in range(scene.num_views)]
     if not all(paths):
         return None
 
@@ -311,7 +315,7 @@ def _exact_depth(scene) -> Callable[[int], np.ndarray] | None:
     def depth_of(view: int) -> np.ndarray:
         return files.read_arrays(paths[view], ("depth",))["depth"]
 
-    if depth_of(0).shape != tuple(scene.image_sizes[0]):
+    if depth_of(0).shape != tuple(scene.views.image_sizes[0]):
         return None
     return depth_of
 

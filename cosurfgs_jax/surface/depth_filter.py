@@ -13,55 +13,41 @@ from cosurfgs_jax.geometry.view_pairs import (
     round_trip_reprojection,
     sample_inverse_depth,
 )
+from cosurfgs_jax.geometry.views import PointCloud, Views
 
 _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 
 
-def _points_of_view(
-    view: int,
-    points: np.ndarray,
-    camera_from_dataset: np.ndarray,
-    intrinsics: np.ndarray,
-    image_size: np.ndarray,
-    tracks_of_view: np.ndarray | None,
-) -> np.ndarray:
-    """Camera z of the points that a view sees: by tracks, or by projection where there are none."""
-    chosen = points if tracks_of_view is None else points[tracks_of_view]
-    pixels, z = cameras.project(chosen, camera_from_dataset[view], intrinsics[view])
-    inside = (z > 0) & (pixels >= 0).all(axis=-1) & (pixels < image_size[::-1]).all(axis=-1)
+def _depths_of_view(points: np.ndarray, views: Views, view: int) -> np.ndarray:
+    """Camera z of those of the points f64[n,3] that fall into a view's image."""
+    pixels, z = cameras.project(points, views.camera_from_dataset[view], views.intrinsics[view])
+    size = views.image_sizes[view][::-1]
+    inside = (z > 0) & (pixels >= 0).all(axis=-1) & (pixels < size).all(axis=-1)
     return z[inside]
 
 
-def seen_depths(
-    points: np.ndarray,
-    camera_from_dataset: np.ndarray,
-    intrinsics: np.ndarray,
-    image_sizes: np.ndarray,
-    track_offsets: np.ndarray | None = None,
-    track_views: np.ndarray | None = None,
-) -> list[np.ndarray]:
+def seen_depths(cloud: PointCloud, views: Views) -> list[np.ndarray]:
     """Camera z of the SfM points that each view sees.
 
     Args:
-        points: f64[P,3], dataset. camera_from_dataset: f64[V,4,4]. intrinsics: f64[V,3,3].
-            image_sizes: i64[V,2] (H, W).
-        track_offsets, track_views: i64[P+1], i32[T]: which views see which point; None or empty =
-            all points that fall into the image (which lets through what is hidden).
+        cloud: without tracks, a view sees all points that fall into its image (which lets through
+            what is hidden).
+        views: V.
     Returns:
         V arrays of depths, in the unit of the points.
     """
-    num_views = len(camera_from_dataset)
+    num_views = len(views)
     members: list[np.ndarray | None] = [None] * num_views
-    if track_views is not None and len(track_views):
-        point_of_entry = np.repeat(np.arange(len(points)), np.diff(track_offsets))
-        order = np.argsort(track_views, kind="stable")
-        bounds = np.searchsorted(track_views[order], np.arange(num_views + 1))
-        members = [point_of_entry[order[bounds[v] : bounds[v + 1]]] for v in range(num_views)]
+    if cloud.has_tracks:
+        owners = cloud.track_points
+        order = np.argsort(cloud.track_views, kind="stable")
+        bounds = np.searchsorted(cloud.track_views[order], np.arange(num_views + 1))
+        members = [owners[order[bounds[v] : bounds[v + 1]]] for v in range(num_views)]
         # A view without tracks (added later, or not matched) falls back to projection.
         members = [m if len(m) >= 10 else None for m in members]
     return [
-        _points_of_view(v, points, camera_from_dataset, intrinsics, image_sizes[v], members[v])
-        for v in range(num_views)
+        _depths_of_view(cloud.points if seen is None else cloud.points[seen], views, view)
+        for view, seen in enumerate(members)
     ]
 
 

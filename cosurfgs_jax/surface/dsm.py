@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import GeoSettings
 from cosurfgs_jax.surface import depth_filter, fusion, geotiff, ground
 from cosurfgs_jax.surface.ground import GroundFrame, GroundGrid
 from cosurfgs_jax.types import Camera, Surfels
 
 TILE = geotiff.BLOCK  # pixels along the side of what is drawn at a time
-MIN_ALPHA = 0.5  # where more of the light passes, what was hit is no surface
 # World lengths from the camera down to the highest surface: hits that are nearer are above it, and
 # are not drawn.
 _NEAR = 0.1
@@ -43,7 +43,7 @@ def _draw(surfels: Surfels, camera: Camera, options: RasterOptions):
     )
     # Colours are those of the surfels alone: nothing of the background where they are half
     # transparent.
-    color = out.color / jnp.maximum(out.alpha, MIN_ALPHA)[..., None]
+    color = out.color / jnp.maximum(out.alpha, MIN_PLANE_ALPHA)[..., None]
     return jnp.round(jnp.clip(color, 0.0, 1.0) * 255).astype(jnp.uint8), out.alpha, out.median_depth
 
 
@@ -125,7 +125,7 @@ class _Drawing:
         color, alpha, depth = map(
             np.asarray, _draw(jax.tree.map(jnp.asarray, surfels), camera, self._options)
         )
-        is_surface = alpha >= MIN_ALPHA
+        is_surface = alpha >= MIN_PLANE_ALPHA
         heights = np.where(
             is_surface, self._eye_height - depth.astype(np.float64) / scale, geotiff.NODATA
         )
@@ -200,7 +200,7 @@ class _PointHeights:
         self.found[mine] = np.where(values == geotiff.NODATA, np.nan, values)
 
 
-def choose_pixel_size(scene, settings: GeoSettings) -> float:
+def choose_pixel_size(scene: Scene, settings: GeoSettings) -> float:
     """The setting, or the median footprint of a photograph's pixel on the SfM points that it sees,
     to two digits, as maps have; dataset length.
 
@@ -209,21 +209,14 @@ def choose_pixel_size(scene, settings: GeoSettings) -> float:
     """
     if settings.pixel_size:
         return settings.pixel_size
-    seen = depth_filter.seen_depths(
-        scene.points,
-        scene.camera_from_dataset,
-        scene.intrinsics,
-        scene.image_sizes,
-        scene.track_offsets,
-        scene.track_views,
-    )
+    seen = depth_filter.seen_depths(scene.cloud, scene.views)
     if not any(map(len, seen)):
         raise InputError(
             "geo.pixel_size: expected SfM points inside the images to derive it from, got none; "
             "set "
             "config.geo.pixel_size in the unit of the dataset"
         )
-    return float(f"{fusion.choose_voxel_size(seen, scene.intrinsics, pixels=1):.2g}")
+    return float(f"{fusion.choose_voxel_size(seen, scene.views.intrinsics, pixels=1):.2g}")
 
 
 def _tiles(grid: GroundGrid) -> Iterator[tuple[int, int]]:
@@ -248,7 +241,7 @@ def _tags(axes: GroundFrame) -> dict[str, str]:
     }
 
 
-def check_geo(scene, settings: GeoSettings) -> None:
+def check_geo(up: np.ndarray, settings: GeoSettings) -> None:
     """Refuses map coordinates that a dataset cannot have.
 
     Raises:
@@ -256,10 +249,10 @@ def check_geo(scene, settings: GeoSettings) -> None:
             one, or rasterio is missing.
     """
     geotiff.check_epsg(settings.epsg)
-    if (settings.epsg or any(settings.offset_xyz())) and not ground.is_map(scene.up):
+    if (settings.epsg or any(settings.offset_xyz())) and not ground.is_map(up):
         raise InputError(
             "config.geo.offset, geo.epsg: expected none for a dataset whose z axis is not up "
-            f"(up is {np.round(scene.up, 3).tolist()}), as its axes are not those of a map; align "
+            f"(up is {np.round(up, 3).tolist()}), as its axes are not those of a map; align "
             "the dataset first"
         )
 
@@ -269,7 +262,7 @@ def write_dsm(
     orthophoto_path: Path,
     surfels: Surfels,
     frame: SceneFrame,
-    scene,
+    scene: Scene,
     settings: GeoSettings,
     *,
     memory_mb: int = 4096,
@@ -287,7 +280,7 @@ def write_dsm(
         orthophoto_path: of uint8 red, green, blue and alpha (255 or 0).
         surfels: N, world frame.
         frame: the similarity from the dataset to the world.
-        scene: `points`, `up`, the cameras, and for the pixel size the tracks are used.
+        scene: its views, points and vertical are used, and for the pixel size the tracks.
         settings: pixel size, offset and coordinate system.
         memory_mb: the largest raster.
         backend: of the rasterizer.
@@ -297,10 +290,10 @@ def write_dsm(
     Raises:
         InputError: nothing would be seen, the raster would be too large, or see `check_geo`.
     """
-    check_geo(scene, settings)
+    check_geo(scene.up, settings)
     axes = ground.choose_frame(scene.up, frame)
-    centers = axes.from_dataset(camera_center(scene.camera_from_dataset))
-    points = axes.from_dataset(scene.points)
+    centers = axes.from_dataset(scene.views.centers)
+    points = axes.from_dataset(scene.cloud.points)
     is_near = ground.is_near(points, centers)
     if not is_near.all():
         _LOG.warning(
@@ -365,7 +358,7 @@ def write_dsm(
         "is_map": axes.is_map,
         "axes": axes.axes,
         "axes_origin": axes.origin,
-        "min_alpha": MIN_ALPHA,
+        "min_alpha": MIN_PLANE_ALPHA,
         "height_limits": limits,
         "num_surfels_above": drawing.num_above,
         "num_surfels_below": drawing.num_below,

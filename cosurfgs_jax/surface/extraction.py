@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
+from cosurfgs_jax.geometry.views import Views
+from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.fusion import DepthView
@@ -36,18 +39,16 @@ class _StoredViews(Sequence):
     def __init__(
         self,
         folder: Path,
-        intrinsics: np.ndarray,
-        camera_from_dataset: np.ndarray,
+        views: Views,
         num_cached: int = 2 * _NUM_NEIGHBORS,
     ):
         self._folder = folder
-        self._intrinsics = intrinsics
-        self._poses = camera_from_dataset
+        self._views = views
         self._depths: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_cached = num_cached
 
     def __len__(self) -> int:
-        return len(self._poses)
+        return len(self._views)
 
     def __getitem__(self, number: int) -> DepthView:
         if not 0 <= number < len(self):
@@ -55,8 +56,8 @@ class _StoredViews(Sequence):
         return DepthView(
             self.depth(number),
             np.load(self._folder / f"{number}_color.npy"),
-            self._intrinsics[number],
-            self._poses[number],
+            self._views.intrinsics[number],
+            self._views.camera_from_dataset[number],
         )
 
     def depth(self, number: int) -> np.ndarray:
@@ -68,7 +69,11 @@ class _StoredViews(Sequence):
         return self._depths[number]
 
     def geometry(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.depth(number), self._intrinsics[number], self._poses[number]
+        return (
+            self.depth(number),
+            self._views.intrinsics[number],
+            self._views.camera_from_dataset[number],
+        )
 
     def store(self, number: int, depth: np.ndarray, color: np.ndarray | None = None) -> None:
         self._depths.pop(number, None)
@@ -88,7 +93,9 @@ def _render_view(
     was dropped.
     """
     # Where more than half of the light passes, what was hit is no surface.
-    opaque = np.where(np.asarray(maps["alpha"]) >= 0.5, maps[_MAP_OF[settings.depth_map]], 0)
+    opaque = np.where(
+        np.asarray(maps["alpha"]) >= MIN_PLANE_ALPHA, maps[_MAP_OF[settings.depth_map]], 0
+    )
     depth, dropped = depth_filter.filter_single_view(
         opaque,
         maps.get("normal"),
@@ -141,7 +148,7 @@ def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_tri
 
 def extract_mesh(
     render_fn: Callable[[int], dict[str, np.ndarray]],
-    scene,
+    scene: Scene,
     views: np.ndarray,
     settings: SurfaceSettings,
     path: str | Path,
@@ -157,8 +164,7 @@ def extract_mesh(
             f32[H,W,3] (dataset frame, may be left out) and the depth that
             `settings.depth_map` names ("plane_depth", "median_depth" or "depth"), f32[H,W], 0 =
             invalid; all in the frame and unit of the dataset.
-        scene: with camera_from_dataset, intrinsics, image_sizes, points, track_offsets,
-            track_views, up.
+        scene: its views, points and vertical are used.
         views: i64[n], which to render, usually the training views.
         settings: lengths of 0 are derived from the SfM points.
         path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory
@@ -182,32 +188,28 @@ def extract_mesh(
         )
     fusion.import_open3d()  # what is missing is said before the long work
     mesh_files.check_format(form)
-    poses = scene.camera_from_dataset[views]
-    intrinsics = scene.intrinsics[views]
-    all_neighbors = choose_neighbors(poses, _NUM_NEIGHBORS)
+    chosen = scene.views.pick(views)
+    all_neighbors = choose_neighbors(chosen, _NUM_NEIGHBORS)
     _check_neighbors(all_neighbors, settings.min_neighbor_views)
-    all_seen = depth_filter.seen_depths(
-        scene.points,
-        scene.camera_from_dataset,
-        scene.intrinsics,
-        scene.image_sizes,
-        scene.track_offsets,
-        scene.track_views,
-    )
+    all_seen = depth_filter.seen_depths(scene.cloud, scene.views)
     seen = [all_seen[view] for view in views]
-    voxel_size = settings.voxel_size or fusion.choose_voxel_size(seen, intrinsics)
-    fusion.check_voxel_size(voxel_size, seen, intrinsics)
+    voxel_size = settings.voxel_size or fusion.choose_voxel_size(seen, chosen.intrinsics)
+    fusion.check_voxel_size(voxel_size, seen, chosen.intrinsics)
     limits = depth_filter.depth_limits(seen)
     tell = progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:
         for name in ("rendered", "confirmed", "tiles"):
             (Path(folder) / name).mkdir()
-        rendered = _StoredViews(Path(folder) / "rendered", intrinsics, poses)
-        confirmed = _StoredViews(Path(folder) / "confirmed", intrinsics, poses, num_cached=1)
+        rendered = _StoredViews(Path(folder) / "rendered", chosen)
+        confirmed = _StoredViews(Path(folder) / "confirmed", chosen, num_cached=1)
         for number, view in enumerate(views):
             depth, color, dropped = _render_view(
-                render_fn(int(view)), intrinsics[number], poses[number], limits[number], settings
+                render_fn(int(view)),
+                chosen.intrinsics[number],
+                chosen.camera_from_dataset[number],
+                limits[number],
+                settings,
             )
             counts.update(dropped)
             rendered.store(number, depth)

@@ -34,14 +34,11 @@ def _typical_depths(scene: Scene) -> np.ndarray:
     """f64[V], median camera z of the SfM points that each view sees, dataset unit; NaN where it
     sees none.
     """
-    points = scene.points
-    tracks = (scene.track_offsets, scene.track_views)
-    if not len(scene.track_views):
-        points = points[:: max(1, len(points) // _MAX_POINTS)]
-        tracks = (None, None)
-    seen = seen_depths(
-        points, scene.camera_from_dataset, scene.intrinsics, scene.image_sizes, *tracks
-    )
+    cloud = scene.cloud
+    if not cloud.has_tracks:
+        every = max(1, len(cloud) // _MAX_POINTS)
+        cloud = cloud.of_points(np.arange(len(cloud)) % every == 0)
+    seen = seen_depths(cloud, scene.views)
     return np.array([np.median(depths) if len(depths) else np.nan for depths in seen])
 
 
@@ -59,7 +56,7 @@ def neighbors_of_blocks(
     result = []
     for block in partitioned.blocks:
         chosen = choose_neighbors(
-            partitioned.scene.camera_from_dataset[block.views],
+            partitioned.scene.views.pick(block.views),
             settings.num_neighbors,
             settings.max_neighbor_angle_deg,
             depths=depths[block.views],

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from cosurfgs_jax import metrics
+from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.training.loop import StageState
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, split_photo
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Camera
 
@@ -88,10 +88,13 @@ def log_test_views(run: Run, stage: StageState) -> None:
     scores = {}
     for views in views_in_step(partitioned, partitioned.scene.test_views):
         for block, color in render_blocks(run, stage.states, views).items():
-            photo, mask = split_photo(run.images.load(views[block]))
+            photo = run.images.load(views[block])
+            mask = photograph.mask_of(photo)
             if mask is not None and not mask.any():
                 continue
             color = np.clip(color[: photo.shape[0], : photo.shape[1]], 0, 1)
-            scores.setdefault(block, []).append(float(metrics.psnr(color, photo, mask)))
+            scores.setdefault(block, []).append(
+                float(metrics.psnr(color, photograph.colors_of(photo), mask))
+            )
     for block, values in scores.items():
         run.log.row(stage.name, stage.step, block, **{"psnr/test": float(np.mean(values))})

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cosurfgs_jax import files
+from cosurfgs_jax import files, photograph
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.data.scene import Scene, load_scene
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
@@ -59,7 +60,7 @@ class PartitionedScene(NamedTuple):
         """(H, W) that all photographs are padded to: blocks in lockstep need one size. None: each
         has its own.
         """
-        sizes = self.scene.image_sizes
+        sizes = self.scene.views.image_sizes
         if len(self.blocks) == 1 and len(np.unique(sizes, axis=0)) > 1:
             return None
         height, width = sizes.max(axis=0)
@@ -68,17 +69,19 @@ class PartitionedScene(NamedTuple):
     @property
     def has_masked_photos(self) -> bool:
         """Whether photographs have a fourth channel in training: masks, or padding."""
-        is_padded = len(self.blocks) > 1 and len(np.unique(self.scene.image_sizes, axis=0)) > 1
+        is_padded = (
+            len(self.blocks) > 1 and len(np.unique(self.scene.views.image_sizes, axis=0)) > 1
+        )
         return self.scene.has_masks or is_padded
 
     def fingerprint(self) -> str:
         """Changes when names, cameras, image sizes or points change."""
         digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
         for array in (
-            self.scene.camera_from_dataset,
-            self.scene.intrinsics,
-            self.scene.image_sizes,
-            self.scene.points,
+            self.scene.views.camera_from_dataset,
+            self.scene.views.intrinsics,
+            self.scene.views.image_sizes,
+            self.scene.cloud.points,
             self.scene.is_test,
         ):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -100,17 +103,10 @@ def open_partitioned_scene(
         allow_missing: photographs may be missing: other processes have them.
     """
     scene = load_scene(settings.data, settings.generated, workdir.data, allow_missing)
-    frame = SceneFrame.from_scene(scene)
-    views = WorldViews(scene, frame)
+    frame = SceneFrame.from_points(scene.cloud.points, scene.views.centers, scene.up)
+    views = WorldViews(scene.views, frame)
     partition = build_partition(
-        frame.to_world(scene.points),
-        scene.track_offsets,
-        scene.track_views,
-        frame.camera_to_world_frame(scene.camera_from_dataset),
-        scene.intrinsics,
-        scene.image_sizes,
-        scene.train_views,
-        settings.partition,
+        scene.cloud, scene.views, frame, scene.train_views, settings.partition
     )
     return PartitionedScene(
         scene, frame, views, partition, _plan_blocks(scene, partition, settings)
@@ -121,12 +117,12 @@ def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
     """One surfel per 32 pixels of what the views show; each spot counts once, not once a
     photograph.
     """
-    pixels = int(scene.image_sizes[views].prod(axis=1).sum())
+    pixels = int(scene.views.image_sizes[views].prod(axis=1).sum())
     is_ours = np.zeros(scene.num_views, bool)
     is_ours[views] = True
     # Points that none of these views sees say nothing of how often a spot is photographed.
-    owners = np.repeat(np.arange(len(scene.points)), np.diff(scene.track_offsets))
-    counts = np.bincount(owners[is_ours[scene.track_views]], minlength=1)
+    cloud = scene.cloud
+    counts = np.bincount(cloud.track_points[is_ours[cloud.track_views]], minlength=1)
     counts = counts[counts > 0]
     views_per_point = max(2.0, counts.mean() if len(counts) else 4.0)
     return int(pixels / views_per_point / _PIXELS_PER_SURFEL)
@@ -175,8 +171,8 @@ def first_state(
     """
     points = partitioned.partition.points[block.number]
     surfels = initialize.surfels_from_points(
-        partitioned.frame.to_world(partitioned.scene.points[points]),
-        partitioned.scene.point_colors[points],
+        partitioned.frame.to_world(partitioned.scene.cloud.points[points]),
+        partitioned.scene.cloud.colors[points],
         num_slots,
         settings.surfels.sh_degree,
         settings.surfels.init_opacity,
@@ -214,22 +210,14 @@ class Photographs:
                 self._blank = np.zeros((*self._size, 4 if self._is_masked else 3), np.uint8)
             return self._blank
         photo = self._images.load(view)
-        if self._is_masked and photo.shape[-1] == 3:
-            photo = np.concatenate([photo, np.full((*photo.shape[:2], 1), 255, np.uint8)], axis=-1)
+        if self._is_masked:
+            photo = photograph.with_mask(photo)
         if self._size is None or photo.shape[:2] == self._size:
             return photo
         return np.pad(
             photo,
             ((0, self._size[0] - photo.shape[0]), (0, self._size[1] - photo.shape[1]), (0, 0)),
         )
-
-
-def split_photo(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours f32[H,W,3] in [0, 1] and the mask bool[H,W], or None, of a photograph
-    u8[H,W,3 or 4].
-    """
-    mask = photo[..., 3] > 127 if photo.shape[-1] == 4 else None
-    return photo[..., :3].astype(np.float32) / 255, mask
 
 
 def bind_partition(partitioned: PartitionedScene, workdir: Workdir) -> None:
@@ -252,7 +240,7 @@ def bind_partition(partitioned: PartitionedScene, workdir: Workdir) -> None:
     if processes.is_first():
         table = partition_table(
             partitioned.partition,
-            partitioned.frame.to_world(partitioned.scene.points),
+            partitioned.frame.to_world(partitioned.scene.cloud.points),
             partitioned.views.centers(),
             partitioned.scene.is_test,
         )

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.types import Camera, Surfels
 
@@ -16,15 +18,15 @@ from cosurfgs_jax.types import Camera, Surfels
 class WorldViews:
     """Cameras of a scene, moved to the training world in float64 and rounded once."""
 
-    def __init__(self, scene, frame: SceneFrame):
+    def __init__(self, views: Views, frame: SceneFrame):
         """
         Args:
-            scene: a Scene.
+            views: V, of the scene.
             frame: the similarity from the dataset's frame to the world.
         """
-        self._poses = frame.camera_to_world_frame(scene.camera_from_dataset).astype(np.float32)
-        self._intrinsics = scene.intrinsics.astype(np.float32)
-        self._sizes = scene.image_sizes
+        self._poses = frame.camera_to_world_frame(views.camera_from_dataset).astype(np.float32)
+        self._intrinsics = views.intrinsics.astype(np.float32)
+        self._sizes = views.image_sizes
 
     def camera(self, view: int) -> Camera:
         """One view's camera, world frame."""
@@ -41,7 +43,7 @@ class WorldViews:
 
     def centers(self) -> np.ndarray:
         """Where the cameras stand, f32[V,3], world."""
-        return -np.einsum("vji,vj->vi", self._poses[:, :3, :3], self._poses[:, :3, 3])
+        return camera_center(self._poses)
 
 
 _render = jax.jit(render, static_argnames=("image_size", "options", "maps"))

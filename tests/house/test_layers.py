@@ -9,12 +9,14 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 # may.
 LAYERS = [
     {"errors"},
-    {"files", "types", "settings"},
+    {"files", "photograph", "types", "settings"},
     {"native", "workdir"},
-    {"settings_file", "geometry", "metrics", "pictures"},
+    {"geometry"},
+    {"settings_file", "metrics", "pictures"},
     {"formats"},
     {"raster"},
-    {"losses", "model", "data", "partition", "surface"},
+    {"losses", "model", "data", "partition"},
+    {"surface"},
     {"report"},
     {"distributed"},
     {"training"},
@@ -193,9 +195,12 @@ def test_only_the_table_of_stages_spells_their_names():
 
     def spelled(name):
         nodes = ast.walk(TREES[name])
-        return stages & {node.value for node in nodes
-                         # fmt: skip
-                         if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        return stages & {
+            node.value
+            for node in nodes
+            # fmt: skip
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
 
     assert spelled("collab.stages") == stages
     assert not broken(lambda name: sorted(spelled(name)), but=("collab.stages",))
@@ -210,3 +215,9 @@ def test_poses_of_a_dataset_are_not_called_those_of_the_world():
         return re.findall(r"camera_from_world|world_from_camera", TEXTS[name])
 
     assert not broken(rule)
+
+
+def test_one_file_says_what_a_mask_means():
+    """photograph.py decodes masks, weights and brightness."""
+    pattern = r"photo\[\.\.\., 3\]|>= 128\b|> 127\b|0\.587"
+    assert not broken(lambda name: re.findall(pattern, TEXTS[name]), but=("photograph",))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.data import colmap
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
@@ -68,9 +68,11 @@ def test_far_cameras_and_points(tmp_path, caplog):
         scene = _load(tmp_path)
     assert "2 of 30 points are left out" in caplog.text
     kept = np.delete(np.arange(30), [3, 8])
-    np.testing.assert_array_equal(scene.points, model.points[kept])
+    np.testing.assert_array_equal(scene.cloud.points, model.points[kept])
     for number, point in enumerate(kept):
-        views = scene.track_views[scene.track_offsets[number] : scene.track_offsets[number + 1]]
+        views = scene.cloud.track_views[
+            scene.cloud.track_offsets[number] : scene.cloud.track_offsets[number + 1]
+        ]
         assert views.tolist() == sorted(
             model.image_ids.index(image) for image in model.tracks[point]
         )
@@ -210,7 +212,9 @@ def test_text_models_of_windows_programs(tmp_path, encoding):
         path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
     scene = _load(tmp_path)
     assert scene.image_names == sorted(model.names)
-    np.testing.assert_array_equal(np.sort(scene.points, axis=0), np.sort(model.points, axis=0))
+    np.testing.assert_array_equal(
+        np.sort(scene.cloud.points, axis=0), np.sort(model.points, axis=0)
+    )
 
 
 def test_binary_names_of_a_code_page(tmp_path, caplog):
@@ -237,9 +241,9 @@ def test_points_beside_the_cameras_as_ply(tmp_path):
         table_of(("x y z", "f8", model.points), ("red green blue", "f4", shares)),
     )
     scene = _load(tmp_path)
-    np.testing.assert_array_equal(scene.points, model.points)
-    np.testing.assert_array_equal(scene.point_colors, model.colors)
-    assert len(scene.track_views) == 0
+    np.testing.assert_array_equal(scene.cloud.points, model.points)
+    np.testing.assert_array_equal(scene.cloud.colors, model.colors)
+    assert len(scene.cloud.track_views) == 0
     write_ply(
         folder / "Points3d.PLY",
         table_of(
@@ -247,4 +251,4 @@ def test_points_beside_the_cameras_as_ply(tmp_path):
             ("red green blue", "u2", model.colors.astype(np.uint16) * 257),
         ),
     )
-    np.testing.assert_array_equal(_load(tmp_path).point_colors, model.colors)
+    np.testing.assert_array_equal(_load(tmp_path).cloud.colors, model.colors)

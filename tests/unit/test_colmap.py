@@ -13,7 +13,7 @@ from PIL import Image
 
 from cosurfgs_jax.data import colmap
 from cosurfgs_jax.data.images import ImageStore
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import distortion
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -45,10 +45,12 @@ def _check_is_model(capture, model):
         lens = capture.lenses[view]
         assert (lens.model, lens.width, lens.height) == (name, width, height)
         assert params[-len(lens.coefficients) or len(params) :] == list(lens.coefficients)
-    np.testing.assert_array_equal(capture.points, model.points)
-    np.testing.assert_array_equal(capture.point_colors, model.colors)
+    np.testing.assert_array_equal(capture.cloud.points, model.points)
+    np.testing.assert_array_equal(capture.cloud.colors, model.colors)
     for point, track in enumerate(model.tracks):
-        got = capture.track_views[capture.track_offsets[point] : capture.track_offsets[point + 1]]
+        got = capture.cloud.track_views[
+            capture.cloud.track_offsets[point] : capture.cloud.track_offsets[point + 1]
+        ]
         assert got.tolist() == sorted({model.image_ids.index(image) for image in track})
 
 
@@ -77,7 +79,7 @@ def test_tracks_of_unknown_images_are_dropped_with_a_word(tmp_path, caplog):
     model.tracks[1] = [4]
     dataset_files.write_binary(model, tmp_path)
     capture = colmap.read_model(tmp_path)
-    assert capture.track_views[: capture.track_offsets[2]].tolist() == [0]
+    assert capture.cloud.track_views[: capture.cloud.track_offsets[2]].tolist() == [0]
     assert "points name 3 images that the model does not have, the first is number 4" in caplog.text
 
 
@@ -94,10 +96,14 @@ def test_layouts(tmp_path, place, write):
     # Tracks follow the views into the order of names.
     rank = {5: 1, 8: 2, 11: 0}
     for point, track in enumerate(model.tracks):
-        views = scene.track_views[scene.track_offsets[point] : scene.track_offsets[point + 1]]
+        views = scene.cloud.track_views[
+            scene.cloud.track_offsets[point] : scene.cloud.track_offsets[point + 1]
+        ]
         assert views.tolist() == sorted(rank[image] for image in track)
-    np.testing.assert_array_equal(scene.camera_from_dataset[0, :3, 3], model.shifts[2])
-    np.testing.assert_array_equal(scene.intrinsics[0], [[60, 0, 31.5], [0, 61, 24.25], [0, 0, 1]])
+    np.testing.assert_array_equal(scene.views.camera_from_dataset[0, :3, 3], model.shifts[2])
+    np.testing.assert_array_equal(
+        scene.views.intrinsics[0], [[60, 0, 31.5], [0, 61, 24.25], [0, 0, 1]]
+    )
 
 
 def test_takes_the_model_with_most_images_or_the_one_asked_for(tmp_path):
@@ -115,7 +121,7 @@ def test_takes_the_model_with_most_images_or_the_one_asked_for(tmp_path):
 def test_points_without_tracks(tmp_path):
     dataset_files.write_dataset(tmp_path, dataset_files.make_model(with_tracks=False))
     scene = _load(tmp_path)
-    assert len(scene.track_views) == 0 and scene.track_offsets.tolist() == [0] * 31
+    assert len(scene.cloud.track_views) == 0 and scene.cloud.track_offsets.tolist() == [0] * 31
 
 
 @pytest.mark.parametrize("stem", ["cameras", "images", "points3D"])
@@ -225,10 +231,12 @@ def test_missing_images_are_left_out_with_a_count_unless_most_are(tmp_path, capl
     assert (
         "2 of 5 photographs are not there and are left out: view_01.png, view_03.png" in caplog.text
     )
-    np.testing.assert_array_equal(scene.camera_from_dataset[1, :3, 3], model.shifts[2])
+    np.testing.assert_array_equal(scene.views.camera_from_dataset[1, :3, 3], model.shifts[2])
     rank = {5: 0, 11: 1, 17: 2}
     for point, track in enumerate(model.tracks):
-        views = scene.track_views[scene.track_offsets[point] : scene.track_offsets[point + 1]]
+        views = scene.cloud.track_views[
+            scene.cloud.track_offsets[point] : scene.cloud.track_offsets[point + 1]
+        ]
         assert views.tolist() == sorted(rank[image] for image in track if image in rank)
     (tmp_path / "images" / "view_02.png").unlink()
     with pytest.raises(
@@ -279,7 +287,7 @@ def test_real_models_agree_with_pycolmap(tmp_path, name):
     for path in (folder / "sparse" / "0", tmp_path / "binary", tmp_path / "text"):
         capture = colmap.read_model(path)
         assert sorted(capture.image_names) == sorted(by_name)
-        assert len(capture.points) == reference.num_points3D()
+        assert len(capture.cloud.points) == reference.num_points3D()
         for view, image_name in enumerate(capture.image_names):
             image = by_name[image_name]
             np.testing.assert_allclose(
@@ -288,7 +296,7 @@ def test_real_models_agree_with_pycolmap(tmp_path, name):
                 rtol=0,
                 atol=1e-12,
             )
-            assert (capture.track_views == view).sum() == len(
+            assert (capture.cloud.track_views == view).sum() == len(
                 {p.point3D_id for p in image.get_observation_points2D()}
             )
 
@@ -297,14 +305,14 @@ def test_real_scene_projects_its_points_into_the_images_that_see_them():
     scene = load_scene(DataSettings(path=str(real_scene("brighton"))), GeneratedSettings(), "")
     assert scene.num_views == 18 and scene.test_views.tolist() == [0, 8, 16]
     assert scene.up.tolist() == [0, 0, 1]
-    counts = np.diff(scene.track_offsets)
-    points = np.repeat(scene.points, counts, axis=0)
-    poses = scene.camera_from_dataset[scene.track_views]
+    counts = np.diff(scene.cloud.track_offsets)
+    points = np.repeat(scene.cloud.points, counts, axis=0)
+    poses = scene.views.camera_from_dataset[scene.cloud.track_views]
     in_camera = np.einsum("tij,tj->ti", poses[:, :3, :3], points) + poses[:, :3, 3]
     pixels = np.einsum(
-        "tij,tj->ti", scene.intrinsics[scene.track_views], in_camera / in_camera[:, 2:]
+        "tij,tj->ti", scene.views.intrinsics[scene.cloud.track_views], in_camera / in_camera[:, 2:]
     )
-    sizes = scene.image_sizes[scene.track_views][:, ::-1]
+    sizes = scene.views.image_sizes[scene.cloud.track_views][:, ::-1]
     # Features at the border may be reprojected a pixel or two outside.
     assert np.all(in_camera[:, 2] > 0) and np.all(
         (pixels[:, :2] > -2) & (pixels[:, :2] < sizes + 2)
@@ -358,12 +366,13 @@ def test_cameras_are_scaled_to_the_photographs(tmp_path, caplog, factor, roundin
         ratio = scene.photo_sizes[view][::-1] / whole.photo_sizes[view][::-1]
         np.testing.assert_allclose(ratio, 1 / factor, atol=1 / 301)
         focal = [
-            scene.intrinsics[view, axis, axis] / whole.intrinsics[view, axis, axis]
+            scene.views.intrinsics[view, axis, axis] / whole.intrinsics[view, axis, axis]
             for axis in (0, 1)
         ]
         np.testing.assert_allclose(focal, ratio, rtol=1e-12)
     np.testing.assert_allclose(
-        scene.intrinsics[1, :2, 2], np.array([140, 190]) * scene.photo_sizes[1][::-1] / [301, 403]
+        scene.views.intrinsics[1, :2, 2],
+        np.array([140, 190]) * scene.photo_sizes[1][::-1] / [301, 403],
     )
     with ImageStore(scene, 64) as store:
         np.testing.assert_array_equal(
@@ -385,16 +394,16 @@ def test_a_lens_per_photograph_gives_few_image_sizes(tmp_path):
     scene = _load(tmp_path)
     exact = [distortion.undistorted_pinhole(scene.distortion[view]) for view in range(12)]
     assert len({(pinhole.height, pinhole.width) for pinhole in exact}) >= 5
-    assert len(np.unique(scene.image_sizes, axis=0)) <= 2
+    assert len(np.unique(scene.views.image_sizes, axis=0)) <= 2
     for view, pinhole in enumerate(exact):
         np.testing.assert_array_equal(
-            scene.intrinsics[view], pinhole.intrinsics
+            scene.views.intrinsics[view], pinhole.intrinsics
         )  # nothing is cropped left or above
-        lost = np.array([pinhole.height, pinhole.width]) - scene.image_sizes[view]
+        lost = np.array([pinhole.height, pinhole.width]) - scene.views.image_sizes[view]
         assert np.all((lost >= 0) & (lost <= [6, 8]))
     with ImageStore(scene, 64) as store:
         assert all(
-            store.load(view).shape[:2] == tuple(scene.image_sizes[view]) for view in range(12)
+            store.load(view).shape[:2] == tuple(scene.views.image_sizes[view]) for view in range(12)
         )
 
 
@@ -407,7 +416,7 @@ def test_landscape_and_portrait_in_one_dataset(tmp_path, lens):
     }
     dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=5, cameras=cameras))
     scene = _load(tmp_path)
-    assert (scene.image_sizes[:, 1] > scene.image_sizes[:, 0]).tolist() == [
+    assert (scene.views.image_sizes[:, 1] > scene.views.image_sizes[:, 0]).tolist() == [
         True,
         False,
         True,
@@ -415,12 +424,14 @@ def test_landscape_and_portrait_in_one_dataset(tmp_path, lens):
         True,
     ]
     if lens == "PINHOLE":
-        assert scene.image_sizes.tolist() == [[48, 64], [56, 40]] * 2 + [[48, 64]]
-        assert scene.intrinsics[:, 0, 0].tolist() == [60, 55, 60, 55, 60]
+        assert scene.views.image_sizes.tolist() == [[48, 64], [56, 40]] * 2 + [[48, 64]]
+        assert scene.views.intrinsics[:, 0, 0].tolist() == [60, 55, 60, 55, 60]
     with ImageStore(scene, 64) as store:
-        assert all(store.load(view).shape == (*scene.image_sizes[view], 3) for view in range(5))
+        assert all(
+            store.load(view).shape == (*scene.views.image_sizes[view], 3) for view in range(5)
+        )
     half = _load(tmp_path, downscale=2)
-    assert np.all(np.abs(half.image_sizes - scene.image_sizes / 2) <= 1)
+    assert np.all(np.abs(half.views.image_sizes - scene.views.image_sizes / 2) <= 1)
 
 
 @pytest.mark.parametrize("place", ["SPARSE/0", "Sparse", "Colmap/Sparse/0"])

@@ -275,5 +275,5 @@ def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_pat
         np.testing.assert_array_equal(slots_of(state), expected)
     # Every point of the place is in one cell, and none is lost.
     assert sum(int(state.alive.sum()) for state in cropped.values()) == len(
-        partitioned.scene.points
+        partitioned.scene.cloud.points
     )

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from depth_views import FAR, HEIGHT, INTRINSICS, WIDTH, look_at, plane_view, rays
+from depth_views import FAR, HEIGHT, INTRINSICS, WIDTH, look_at, plane_view, rays, views_of
 
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
+from cosurfgs_jax.geometry.views import PointCloud
 from cosurfgs_jax.surface import depth_filter
 
 
@@ -15,17 +16,14 @@ def test_depth_limits_follow_tracks_or_projection():
     )
     behind_wall = near + np.array([0, 0, 30.0])
     points = np.concatenate([near, behind_wall])
-    poses = np.tile(np.eye(4), (2, 1, 1))
-    intrinsics = np.tile(INTRINSICS, (2, 1, 1))
-    sizes = np.full((2, 2), (HEIGHT, WIDTH))
-    projected = depth_filter.seen_depths(points, poses, intrinsics, sizes)
+    views = views_of(np.tile(np.eye(4), (2, 1, 1)))
+    projected = depth_filter.seen_depths(PointCloud.without_tracks(points), views)
     assert projected[0].max() > 30
     offsets = np.concatenate(
         [np.arange(201), np.full(200, 200)]
     )  # the first 200 points are tracked by view 0 only
-    tracked = depth_filter.seen_depths(
-        points, poses, intrinsics, sizes, offsets, np.zeros(200, np.int32)
-    )
+    cloud = PointCloud(points, np.zeros((400, 3), np.uint8), offsets, np.zeros(200, np.int32))
+    tracked = depth_filter.seen_depths(cloud, views)
     assert tracked[0].max() < 6.1 and len(tracked[0]) > 150
     assert tracked[1].max() > 30  # without tracks: by projection
     limits = depth_filter.depth_limits([tracked[0], np.zeros(0)], margin=1.5)
@@ -40,11 +38,11 @@ def test_neighbors_look_the_same_way_from_elsewhere():
     turn = np.diag([-1.0, 1.0, -1.0])  # the last one looks back
     poses[4, :3, :3] = turn
     poses[4, :3, 3] = -turn @ centers[4]
-    neighbors = choose_neighbors(poses, num_neighbors=2)
+    neighbors = choose_neighbors(views_of(poses), num_neighbors=2)
     assert neighbors[0].tolist() == [1, 2]  # not 3: almost the same place
     assert neighbors[2].tolist() == [1, 3]
     assert neighbors[4].tolist() == []
-    assert choose_neighbors(poses[:1])[0].size == 0
+    assert choose_neighbors(views_of(poses[:1]))[0].size == 0
 
 
 def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():

@@ -3,17 +3,18 @@ reasons are given.
 """
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import bare_scene
 
 from cosurfgs_jax import Camera, Surfels, rasterize
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.spherical_harmonics import C0
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.settings import GeoSettings
 from cosurfgs_jax.surface import dsm, geotiff, ground
 
@@ -94,13 +95,16 @@ def sfm_points():
     return np.concatenate([seen, np.stack([x, y, ground], axis=1)[under]]), int(under.sum())
 
 
+def views_of(pose, focal=300.0, size=(400, 500)):
+    intrinsics = np.array([[focal, 0, size[1] / 2], [0, focal, size[0] / 2], [0, 0, 1]])
+    return Views(pose[None], intrinsics[None], np.array([size]))
+
+
 def scene_of(points, axes):
     pose = np.eye(4)
     pose[:3, :3] = np.diag([1.0, -1, -1]) @ axes
     pose[:3, 3] = -pose[:3, :3] @ ([40.0, 35.0, 60.0] @ axes + ORIGIN)
-    return types.SimpleNamespace(
-        points=points @ axes + ORIGIN, up=axes[2], camera_from_dataset=pose[None]
-    )
+    return bare_scene(views_of(pose), points @ axes + ORIGIN, up=axes[2])
 
 
 def frame_of(axes):
@@ -341,11 +345,10 @@ def test_a_dataset_that_is_no_map_gets_axes_of_its_ground(rasterio, tmp_path):
 
 @pytest.mark.parametrize("settings", [GeoSettings(offset="1,0,0"), GeoSettings(epsg=32632)])
 def test_map_coordinates_for_a_dataset_that_is_no_map_are_refused(rasterio, settings):
-    scene = types.SimpleNamespace(up=TILT[2])
     with pytest.raises(InputError, match=r"z axis is not up \(up is \[0.6, 0.0, 0.8\]\).*align"):
-        dsm.check_geo(scene, settings)
-    dsm.check_geo(scene, GeoSettings())
-    dsm.check_geo(types.SimpleNamespace(up=np.array([0, 0, 1.0])), settings)
+        dsm.check_geo(TILT[2], settings)
+    dsm.check_geo(TILT[2], GeoSettings())
+    dsm.check_geo(np.array([0, 0, 1.0]), settings)
 
 
 def test_nothing_to_see_and_no_points_are_said_and_leave_no_file(rasterio, tmp_path):
@@ -383,19 +386,13 @@ def test_the_pixel_size_is_that_of_the_photographs_on_the_ground():
     pose = np.diag([1.0, -1, -1, 1])
     pose[:3, 3] = -pose[:3, :3] @ [40.0, 35.0, 61.7]  # 0.2057 a pixel
     points = sfm_points()[0] * [1, 1, 0]
-    scene = types.SimpleNamespace(
-        points=points,
-        camera_from_dataset=pose[None],
-        image_sizes=np.array([[400, 500]]),
-        intrinsics=np.array([[[300.0, 0, 250], [0, 300, 200], [0, 0, 1]]]),
-        track_offsets=None,
-        track_views=None,
-    )
+    scene = bare_scene(views_of(pose), points)
     assert dsm.choose_pixel_size(scene, GeoSettings()) == 0.21
     assert dsm.choose_pixel_size(scene, GeoSettings(pixel_size=0.7)) == 0.7
     with pytest.raises(InputError, match="config.geo.pixel_size"):
         dsm.choose_pixel_size(
-            types.SimpleNamespace(**{**vars(scene), "points": points + [1e4, 0, 0]}), GeoSettings()
+            bare_scene(scene.views, points + [1e4, 0, 0]),
+            GeoSettings(),
         )
 
 

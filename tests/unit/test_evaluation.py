@@ -5,10 +5,13 @@ import types
 
 import numpy as np
 import pytest
+from helpers import bare_scene
 
 from cosurfgs_jax import pictures
 from cosurfgs_jax.collab.stage_scores import score_view
+from cosurfgs_jax.data.ground_truth import GroundTruth
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.outputs import commands, evaluation
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.workdir import Workdir
@@ -29,15 +32,19 @@ class Store:
 def make_scene(num=3, **changes):
     poses = np.tile(np.diag([1.0, -1.0, -1.0, 1.0]), (num, 1, 1))
     poses[:, 2, 3] = 5.0
-    fields = dict(
-        image_names=[f"a/{i}.jpg" for i in range(num)],
-        camera_from_dataset=poses,
-        ground_truth=None,
-        intrinsics=np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1)),
-        image_sizes=np.full((num, 2), SIZE),
-        up=np.array([0, 0, 1.0]),
+    intrinsics = np.tile(np.array([[10.0, 0, 16], [0, 10, 12], [0, 0, 1]]), (num, 1, 1))
+    return bare_scene(Views(poses, intrinsics, np.full((num, 2), SIZE)), **changes)
+
+
+def make_truth(depth_paths=(), points=None, vertices=None, triangles=None):
+    nothing = np.zeros((0, 3))
+    return GroundTruth(
+        points=nothing if points is None else points,
+        normals=nothing,
+        mesh_vertices=nothing if vertices is None else vertices,
+        mesh_triangles=nothing.astype(int) if triangles is None else triangles,
+        depth_paths=tuple(map(str, depth_paths)),
     )
-    return types.SimpleNamespace(**(fields | changes))
 
 
 def photo(view, channels=3):
@@ -126,9 +133,7 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
     depth[:3] = 0  # sky
     np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
     normal[12:] = [1, 0, 0]  # a wall, which the render shows as ground
-    truth = types.SimpleNamespace(
-        depth_path=lambda view: str(tmp_path / "0.npz") if view == 0 else None, unit="m"
-    )
+    truth = make_truth([tmp_path / "0.npz"])
     np.savez(tmp_path / "0.npz", depth=depth, normal=normal)
     alpha = np.ones(SIZE, np.float32)
     alpha[:, :8] = 0.4  # nothing solid in a quarter of the picture
@@ -192,12 +197,7 @@ def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
     x, y = np.meshgrid(np.linspace(-3, 3, 121), np.linspace(-2, 2, 81))
     ground = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
     corners = np.array([[-3, -2, 0], [3, -2, 0], [3, 2, 0], [-3, 2, 0.0]])
-    truth = types.SimpleNamespace(
-        points=ground,
-        unit="m",
-        mesh_vertices=corners,
-        mesh_triangles=np.array([[0, 1, 2], [0, 2, 3]]),
-    )
+    truth = make_truth((), ground, corners, np.array([[0, 1, 2], [0, 2, 3]]))
     raised = ground + np.array([0, 0, 0.1])
     scores = evaluation.compare_to_truth(
         raised, make_scene(ground_truth=truth), thresholds=(0.2,)
@@ -223,7 +223,7 @@ def test_of_a_user_s_points_those_count_that_the_exact_depth_does_not_hide(tmp_p
     x, y = np.meshgrid(np.linspace(-3, 3, 61), np.linspace(-2, 2, 41))
     roof = np.stack([x.ravel(), y.ravel(), np.full(x.size, 1.0)], axis=1)
     np.savez(tmp_path / "depth.npz", depth=np.full(SIZE, 4.0, np.float32))  # the cameras are at 5
-    truth = types.SimpleNamespace(depth_path=lambda view: str(tmp_path / "depth.npz"), unit="m")
+    truth = make_truth([tmp_path / "depth.npz"] * 3)
     points = np.concatenate([roof, roof - [0, 0, 1.0]])
     scores = evaluation.compare_to_truth(
         roof, make_scene(ground_truth=truth), points, "m", thresholds=(0.2,)
@@ -284,9 +284,8 @@ def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
 
 def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, monkeypatch):
     names = ["../../up.jpg", "/abs/olute.png", "a/b.jpg", "a/b.png", "c.d.tif"]
-    scene = make_scene(
-        5, image_names=names, num_views=5, test_views=np.arange(5), train_views=np.arange(0)
-    )
+    scene = make_scene(5, is_test=np.ones(5, bool))
+    scene.image_names[:] = names  # as no reader would let them through
     maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
     trained = types.SimpleNamespace(
         partitioned=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps

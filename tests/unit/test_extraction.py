@@ -2,11 +2,11 @@
 is said if nothing does.
 """
 
-import types
-
 import numpy as np
 import pytest
-from test_fusion import FAR, HEIGHT, INTRINSICS, WIDTH, ring_of_views, triangle_set, two_squares
+from depth_views import views_of
+from helpers import bare_scene
+from test_fusion import FAR, ring_of_views, triangle_set, two_squares
 
 from cosurfgs_jax import program
 from cosurfgs_jax.errors import InputError
@@ -38,15 +38,8 @@ def sphere_scene(num=10, elevations=(0.6, 1.2)):
             ),
         }
 
-    return render, types.SimpleNamespace(
-        camera_from_dataset=np.stack([v.camera_from_dataset for v, _ in views]),
-        points=points,
-        up=UP,
-        intrinsics=np.tile(INTRINSICS, (len(views), 1, 1)),
-        image_sizes=np.full((len(views), 2), (HEIGHT, WIDTH)),
-        track_offsets=np.zeros(501, np.int64),
-        track_views=np.zeros(0, np.int32),
-    )
+    poses = np.stack([v.camera_from_dataset for v, _ in views])
+    return render, bare_scene(views_of(poses), points)
 
 
 def never_render(view):
@@ -118,12 +111,14 @@ def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
         )
     # Two views that look at each other confirm nothing either; with a third one beside the first
     # only one is alone.
-    scene.camera_from_dataset[1] = scene.camera_from_dataset[0] @ np.diag([-1.0, 1, -1, 1])
-    scene.camera_from_dataset[1, :3, 3] = np.diag([-1.0, 1, -1]) @ scene.camera_from_dataset[
-        0, :3, 3
-    ] + [0, 0, 10.0]
-    scene.camera_from_dataset[1, :3, :3] = (
-        np.diag([-1.0, 1, -1]) @ scene.camera_from_dataset[0, :3, :3]
+    scene.views.camera_from_dataset[1] = scene.views.camera_from_dataset[0] @ np.diag(
+        [-1.0, 1, -1, 1]
+    )
+    scene.views.camera_from_dataset[1, :3, 3] = np.diag(
+        [-1.0, 1, -1]
+    ) @ scene.views.camera_from_dataset[0, :3, 3] + [0, 0, 10.0]
+    scene.views.camera_from_dataset[1, :3, :3] = (
+        np.diag([-1.0, 1, -1]) @ scene.views.camera_from_dataset[0, :3, :3]
     )
     with pytest.raises(InputError, match="none of the 2 views"):
         extraction.extract_mesh(

@@ -65,7 +65,7 @@ class Photos:
         self.read.append(view)
         channels = 4 if self._partitioned.scene.has_masks else 3
         photo = np.random.default_rng(view).integers(
-            0, 256, (*self._partitioned.scene.image_sizes[view], channels), np.uint8
+            0, 256, (*self._partitioned.scene.views.image_sizes[view], channels), np.uint8
         )
         photo[..., 3:] = np.where(photo[..., 3:] > 99, 255, 0)
         return photo
@@ -89,10 +89,11 @@ def with_two_sizes(partitioned: PartitionedScene, has_masks: bool) -> Partitione
     """Every other photograph is smaller, so that blocks pad them, and a single block
     has two sizes.
     """
-    sizes = partitioned.scene.image_sizes.copy()
+    sizes = partitioned.scene.views.image_sizes.copy()
     sizes[::2] -= 8
-    scene = dataclasses.replace(partitioned.scene, image_sizes=sizes).with_masks(has_masks)
-    return partitioned._replace(scene=scene, views=WorldViews(scene, partitioned.frame))
+    views = dataclasses.replace(partitioned.scene.views, image_sizes=sizes)
+    scene = dataclasses.replace(partitioned.scene, views=views).with_masks(has_masks)
+    return partitioned._replace(scene=scene, views=WorldViews(scene.views, partitioned.frame))
 
 
 CASES = {

@@ -46,8 +46,8 @@ def rays_of(scene, view, rows, columns):
     """Camera centre f64[3] and rays f64[n,3] with camera z 1 through pixel centres,
     dataset frame.
     """
-    pose = scene.camera_from_dataset[view]
-    intrinsics = scene.intrinsics[view]
+    pose = scene.views.camera_from_dataset[view]
+    intrinsics = scene.views.intrinsics[view]
     pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], axis=1)
     return -pose[:3, :3].T @ pose[:3, 3], pixels @ np.linalg.inv(intrinsics).T @ pose[:3, :3]
 
@@ -61,9 +61,9 @@ def surface_of(scene, depth, view):
 
 def project(scene, view, points):
     """Pixels f64[n,2] and camera z f64[n]."""
-    pose = scene.camera_from_dataset[view]
+    pose = scene.views.camera_from_dataset[view]
     camera = points @ pose[:3, :3].T + pose[:3, 3]
-    pixels = camera @ scene.intrinsics[view].T
+    pixels = camera @ scene.views.intrinsics[view].T
     return pixels[:, :2] / pixels[:, 2:], camera[:, 2]
 
 
@@ -249,10 +249,12 @@ def test_true_points_lie_on_the_surface_and_are_seen_twice(scene, maps):
 
 def test_sparse_points_are_near_the_surface(scene):
     truth = scene.ground_truth
-    distances, nearest = scipy.spatial.cKDTree(truth.points).query(scene.points)
-    offset = np.abs(np.sum((scene.points - truth.points[nearest]) * truth.normals[nearest], axis=1))
+    distances, nearest = scipy.spatial.cKDTree(truth.points).query(scene.cloud.points)
+    offset = np.abs(
+        np.sum((scene.cloud.points - truth.points[nearest]) * truth.normals[nearest], axis=1)
+    )
     offset = offset[distances < 2]  # farther ones have no close true point to compare with
-    assert len(scene.points) == 1800 and len(offset) > 1500
+    assert len(scene.cloud.points) == 1800 and len(offset) > 1500
     # 0.3 pixels in the picture are 0.2 m on the ground, times the ratio of distance to baseline in
     # depth.
     assert 0.02 < np.median(offset) < 0.35
@@ -260,15 +262,15 @@ def test_sparse_points_are_near_the_surface(scene):
 
 
 def test_tracks_see_their_points(scene, maps):
-    owner = np.repeat(np.arange(len(scene.points)), np.diff(scene.track_offsets))
-    assert np.diff(scene.track_offsets).min() >= 3
+    owner = np.repeat(np.arange(len(scene.cloud.points)), np.diff(scene.cloud.track_offsets))
+    assert np.diff(scene.cloud.track_offsets).min() >= 3
     for view in range(scene.num_views):
-        seen = owner[scene.track_views == view]
+        seen = owner[scene.cloud.track_views == view]
         assert len(seen) > 100
-        pixels, z = project(scene, view, scene.points[seen])
+        pixels, z = project(scene, view, scene.cloud.points[seen])
         column, row = np.clip(pixels.astype(int), 0, (SMALL.width - 1, SMALL.height - 1)).T
         surface = surface_of(scene, maps[0], view)[row, column]
-        offset = np.sum((scene.points[seen] - surface) * maps[1][view][row, column], axis=1)
+        offset = np.sum((scene.cloud.points[seen] - surface) * maps[1][view][row, column], axis=1)
         # Beside edges, the noise of a pixel or two may move a point in front of another surface.
         assert np.mean(np.abs(offset) < 3 * PIXEL_M) > 0.93
         assert np.all((pixels > -4) & (pixels < np.array([SMALL.width, SMALL.height]) + 4))
@@ -342,7 +344,7 @@ def test_split_and_names(scene):
 
 
 def test_oblique_views_exist(scene):
-    tilt = np.degrees(np.arccos(-scene.camera_from_dataset[:, 2, 2]))
+    tilt = np.degrees(np.arccos(-scene.views.camera_from_dataset[:, 2, 2]))
     assert np.sum(tilt < 12) == 10 and np.all(tilt[10:] > 25)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from depth_views import views_of
 from scipy import ndimage
 
 from cosurfgs_jax.geometry import cameras
@@ -528,7 +529,8 @@ def test_edges_weigh_little_and_borders_nothing():
 def test_neighbours_stand_off_by_a_share_of_the_depth():
     poses = np.stack([np.eye(4)] * 5)
     poses[:, 0, 3] = [0, -0.05, -0.5, -1.0, -30]
-    near = choose_neighbors(poses)[0]
+    views = views_of(poses)
+    near = choose_neighbors(views)[0]
     np.testing.assert_array_equal(near, [1, 2, 3, 4])
-    np.testing.assert_array_equal(choose_neighbors(poses, depths=np.full(5, 5.0))[0], [2, 3])
-    np.testing.assert_array_equal(choose_neighbors(poses, depths=np.full(5, np.nan))[0], near)
+    np.testing.assert_array_equal(choose_neighbors(views, depths=np.full(5, 5.0))[0], [2, 3])
+    np.testing.assert_array_equal(choose_neighbors(views, depths=np.full(5, np.nan))[0], near)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.data.ground_truth import load_ground_truth
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings

@@ -11,7 +11,7 @@ from helpers import real_scene
 from PIL import Image
 
 from cosurfgs_jax.data import images, photo_files
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import distortion
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -38,7 +38,7 @@ def test_full_size_is_what_is_on_disk(tmp_path):
     scene = _load(tmp_path)
     for view in range(4):
         np.testing.assert_array_equal(_first(scene, view), dataset_files.picture(48, 64, seed=view))
-    assert not scene.has_masks and scene.image_sizes.tolist() == [[48, 64]] * 4
+    assert not scene.has_masks and scene.views.image_sizes.tolist() == [[48, 64]] * 4
 
 
 @pytest.mark.parametrize(("width", "height", "factor"), [(64, 48, 2), (64, 48, 4), (67, 50, 3)])
@@ -49,9 +49,11 @@ def test_downscale_averages_whole_squares(tmp_path, width, height, factor):
     mean = _block_mean(dataset_files.picture(height, width), factor)
     # Pillow divides by 9 in fixed point, a little too small.
     assert np.abs(_first(scene).astype(np.float64) - mean).max() <= (0.56 if factor == 3 else 0.5)
-    assert scene.image_sizes[0].tolist() == list(mean.shape[:2])
+    assert scene.views.image_sizes[0].tolist() == list(mean.shape[:2])
     np.testing.assert_allclose(
-        scene.intrinsics[0, :2], np.array([[60, 0, 31.5], [0, 61, 24.25]]) / factor, rtol=1e-14
+        scene.views.intrinsics[0, :2],
+        np.array([[60, 0, 31.5], [0, 61, 24.25]]) / factor,
+        rtol=1e-14,
     )
 
 
@@ -64,14 +66,14 @@ def test_ready_made_reduced_folder_is_used(tmp_path):
     np.testing.assert_array_equal(_first(scene), dataset_files.picture(37, 50))
     # The true ratio of each axis.
     expected = np.array([[60 * 50 / 101, 0, 31.5 * 50 / 101], [0, 61 * 37 / 75, 24.25 * 37 / 75]])
-    np.testing.assert_allclose(scene.intrinsics[0, :2], expected, rtol=1e-14)
+    np.testing.assert_allclose(scene.views.intrinsics[0, :2], expected, rtol=1e-14)
     # A factor that has no folder starts from images/; a folder that was asked for is shrunk by what
     # is left.
     third = _first(_load(tmp_path, downscale=3))
     np.testing.assert_allclose(third, _block_mean(dataset_files.picture(75, 101), 3), atol=0.6)
-    assert _load(tmp_path, images="images_2").image_sizes[0].tolist() == [37, 50]
-    assert _load(tmp_path, images="images_2", downscale=2).image_sizes[0].tolist() == [37, 50]
-    assert _load(tmp_path, images="images_2", downscale=4).image_sizes[0].tolist() == [18, 25]
+    assert _load(tmp_path, images="images_2").views.image_sizes[0].tolist() == [37, 50]
+    assert _load(tmp_path, images="images_2", downscale=2).views.image_sizes[0].tolist() == [37, 50]
+    assert _load(tmp_path, images="images_2", downscale=4).views.image_sizes[0].tolist() == [18, 25]
     with pytest.raises(
         InputError, match=r"config\.data\.downscale: expected a multiple of 2, .*got 3"
     ):
@@ -308,11 +310,11 @@ def test_undistorted_images_show_what_the_pinhole_sees(tmp_path, model, params, 
         Image.fromarray(np.round(photo).astype(np.uint8)).save(tmp_path / "images" / name)
     scene = _load(tmp_path, downscale=downscale)
     loaded = _first(scene)
-    height, width = scene.image_sizes[0]
+    height, width = scene.views.image_sizes[0]
     assert loaded.shape == (height, width, 3) and scene.distortion[0].model == model
     ys, xs = np.mgrid[0:height, 0:width] + 0.5
     pixels = np.stack([xs, ys, np.ones_like(xs)], axis=-1)
-    expected = paint((pixels @ np.linalg.inv(scene.intrinsics[0]).T)[..., :2])
+    expected = paint((pixels @ np.linalg.inv(scene.views.intrinsics[0]).T)[..., :2])
     error = np.abs(loaded - expected)
     # 8 bits twice over and linear interpolation of waves of 100 pixels; half a pixel off would be 2
     # levels in the mean.
@@ -333,7 +335,7 @@ def test_masks_are_undistorted_with_the_image(tmp_path):
     mask = _first(scene)[..., 3]
     assert set(np.unique(mask)) == {0, 255}
     # The middle column stays where it is.
-    width = scene.image_sizes[0, 1]
+    width = scene.views.image_sizes[0, 1]
     assert np.all(mask[:, : width // 2 - 1] == 255) and np.all(mask[:, width // 2 + 1 :] == 0)
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cosurfgs_jax.data import images, masks, photo_files
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
@@ -179,7 +179,7 @@ def test_photographs_with_nothing_left_are_left_out(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         scene = _load(tmp_path)
     assert scene.image_names == [model.names[number] for number in (0, 1, 3, 4)]
-    np.testing.assert_array_equal(scene.camera_from_dataset[2, :3, 3], model.shifts[3])
+    np.testing.assert_array_equal(scene.views.camera_from_dataset[2, :3, 3], model.shifts[3])
     assert "masks keep 50.0 % of the pixels of 6 photographs" in caplog.text
     assert (
         "leave nothing of 2 photographs, which are left out: view_02.png, view_05.png"

@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.metrics import surface
 
 
@@ -234,12 +235,12 @@ def cameras_above(num=3):
         center = np.array([2.5, 2.5 + 0.1 * i, 5.0])
         pose[:3, 3] = -pose[:3, :3] @ center
     intrinsics = np.tile(np.array([[100.0, 0, 50], [0, 100.0, 50], [0, 0, 1]]), (num, 1, 1))
-    return poses, intrinsics, np.full((num, 2), 100)
+    return Views(poses, intrinsics, np.full((num, 2), 100))
 
 
 def test_crop_to_what_cameras_saw():
-    poses, intrinsics, sizes = cameras_above()  # each sees a square of 5 x 5 on the ground
-    region = metrics.SeenRegion(poses, intrinsics, sizes)
+    views = cameras_above()  # each sees a square of 5 x 5 on the ground
+    region = metrics.SeenRegion(views)
     points = np.array([[2.5, 2.5, 0], [9.0, 9.0, 0], [2.5, 2.5, 7.0], [2.5, 0.05, 0]])
     # The last one is in the first image only; the third is behind the cameras.
     assert region.contains(points).tolist() == [True, False, False, False]
@@ -251,9 +252,9 @@ def test_crop_to_what_cameras_saw():
 
 
 def test_hidden_ground_truth_does_not_count_but_a_hidden_surface_does():
-    poses, intrinsics, sizes = cameras_above()
+    views = cameras_above()
     roof = np.full((100, 100), 4.0, np.float32)  # a flat roof at height 1 hides the ground
-    region = metrics.SeenRegion(poses, intrinsics, sizes, depth_of=lambda view: roof)
+    region = metrics.SeenRegion(views, depth_of=lambda view: roof)
     inner = square(3.0, num=61) + np.array([1.0, 1.0, 0])
     truth = np.concatenate([inner + np.array([0, 0, 1.0]), inner])
     scores = metrics.surface_scores(
@@ -266,8 +267,8 @@ def test_hidden_ground_truth_does_not_count_but_a_hidden_surface_does():
 
 
 def test_points_hide_what_lies_behind_them_without_depth_maps():
-    poses, intrinsics, sizes = cameras_above()
-    region = metrics.SeenRegion(poses, intrinsics, sizes)
+    views = cameras_above()
+    region = metrics.SeenRegion(views)
     roof = square(2.0, num=41) + np.array([1.5, 1.5, 1.0])
     wide = square(5.0, num=101)  # the ground, under the roof and around it
     truth = np.concatenate([roof, wide])
@@ -299,8 +300,8 @@ def test_wrong_unit_or_frame_is_refused(change):
 
 
 def test_nothing_in_view_is_refused():
-    poses, intrinsics, sizes = cameras_above()
-    region = metrics.SeenRegion(poses, intrinsics, sizes)
+    views = cameras_above()
+    region = metrics.SeenRegion(views)
     far = square() + np.array([40.0, 40.0, 0])
     with pytest.raises(
         InputError, match="after the crop .* got 0 of the surface and 0 of ground truth"

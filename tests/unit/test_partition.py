@@ -14,9 +14,12 @@ from scenes import town_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import camera_center, pixel_rays, project
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.geometry.views import PointCloud, Views
 from cosurfgs_jax.partition import Partition, build_partition
 from cosurfgs_jax.settings import GeneratedSettings, PartitionSettings
 
+# Of inputs that are in the world already.
+IN_WORLD = SceneFrame(1.0, np.eye(3), np.zeros(3))
 HEIGHT = 30
 WIDTH = 40
 TOWN = GeneratedSettings(num_views=24, width=96, height=72, size_m=90.0)
@@ -39,9 +42,7 @@ def look_down(centers, tilt=0.0, headings=0.0):
 
 
 def cameras(centers, tilt=0.0, headings=0.0, focal=40.0):
-    """The arguments of `build_partition` that describe photographs of WIDTH x HEIGHT pixels, off
-    centre.
-    """
+    """Photographs of WIDTH x HEIGHT pixels, off centre."""
     intrinsics = np.tile(
         [[focal, 0, 0.45 * WIDTH], [0, 1.1 * focal, 0.55 * HEIGHT], [0, 0, 1.0]],
         (len(centers), 1, 1),
@@ -91,14 +92,14 @@ def skewed_input():
 @functools.cache
 def town_input():
     scene = town_scene(TOWN)
-    frame = SceneFrame.from_scene(scene)
+    frame = SceneFrame.from_points(scene.cloud.points, scene.views.centers, scene.up)
     return {
-        "points_world": frame.to_world(scene.points),
-        "track_offsets": scene.track_offsets,
-        "track_views": scene.track_views,
-        "camera_from_world": frame.camera_to_world_frame(scene.camera_from_dataset),
-        "intrinsics": scene.intrinsics,
-        "image_sizes": scene.image_sizes,
+        "points_world": frame.to_world(scene.cloud.points),
+        "track_offsets": scene.cloud.track_offsets,
+        "track_views": scene.cloud.track_views,
+        "camera_from_world": frame.camera_to_world_frame(scene.views.camera_from_dataset),
+        "intrinsics": scene.views.intrinsics,
+        "image_sizes": scene.views.image_sizes,
         "train_views": scene.train_views,
     }
 
@@ -107,7 +108,16 @@ def cut(given, num_blocks, num_edges=1, **changes):
     """The partition with limits that starve no block, but for those that are given."""
     limits = {"min_views": 1, "min_points": 1, "min_coverage": 0.01, **changes}
     return build_partition(
-        **given, settings=PartitionSettings(num_blocks=num_blocks, num_edges=num_edges, **limits)
+        PointCloud(
+            given["points_world"],
+            np.zeros((len(given["points_world"]), 3), np.uint8),
+            given["track_offsets"],
+            given["track_views"],
+        ),
+        Views(given["camera_from_world"], given["intrinsics"], given["image_sizes"]),
+        IN_WORLD,
+        given["train_views"],
+        PartitionSettings(num_blocks=num_blocks, num_edges=num_edges, **limits),
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cosurfgs_jax import pictures
 from cosurfgs_jax.data import images, masks, photo_files
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
@@ -262,9 +262,9 @@ def test_photographs_are_turned_where_their_cameras_say_so(tmp_path, caplog, end
             mask == "as shown" or number >= 4 or number == 0
         ):  # a mask with the photograph's sides is one of what is shown
             np.testing.assert_array_equal(shown[..., 3], keep[..., 0])
-    np.testing.assert_array_equal(scene.camera_from_dataset[2, :3, 3], model.shifts[2])
+    np.testing.assert_array_equal(scene.views.camera_from_dataset[2, :3, 3], model.shifts[2])
     half = _load(tmp_path, downscale=2)
-    assert half.image_sizes.tolist() == [[24, 32]] * 8
+    assert half.views.image_sizes.tolist() == [[24, 32]] * 8
 
 
 def test_orientation_says_nothing_where_the_cameras_are_those_of_stored_pixels(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 from cosurfgs_jax import files, pictures, report, settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import camera_center
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.geometry.views import PointCloud, Views
 from cosurfgs_jax.partition import build_partition
 from cosurfgs_jax.report.charts import line_chart, nice_ticks, short_number
 from cosurfgs_jax.report.mesh_picture import draw_mesh
@@ -362,12 +364,9 @@ def test_report_shows_the_partition(tmp_path):
     intrinsics = np.tile([[40.0, 0, 20], [0, 40, 15], [0, 0, 1]], (8, 1, 1))
     limits = PartitionSettings(num_blocks=3, min_views=1, min_points=1)
     partition = build_partition(
-        points,
-        np.zeros(501, np.int64),
-        np.zeros(0, np.int32),
-        poses,
-        intrinsics,
-        np.full((8, 2), (30, 40)),
+        PointCloud.without_tracks(points),
+        Views(poses, intrinsics, np.full((8, 2), (30, 40))),
+        SceneFrame(1.0, np.eye(3), np.zeros(3)),
         np.arange(8),
         limits,
     )

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from helpers import real_scene
 
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import spherical_harmonics
+from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
 from cosurfgs_jax.geometry.scene_frame import SceneFrame, estimate_up
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -45,14 +46,16 @@ def _survey_scene(seed=0, offset=SURVEY, up=(0, 0, 1)):
     up_in_image = np.stack([np.cos(headings), np.sin(headings), np.zeros(40)], axis=1)
     poses = _look(centres, np.tile([0.02, 0.03, -1.0], (40, 1)), up_in_image)
     poses[:, :3, 3] -= poses[:, :3, :3] @ offset
-    return SimpleNamespace(
-        camera_from_dataset=poses, points=points + offset, up=np.array(up, np.float64)
-    )
+    return SimpleNamespace(poses=poses, points=points + offset, up=np.array(up, np.float64))
+
+
+def _frame_of(scene):
+    return SceneFrame.from_points(scene.points, camera_center(scene.poses), scene.up)
 
 
 def test_there_and_back_keeps_survey_coordinates():
     scene = _survey_scene(up=_rotation(1)[2])
-    frame = SceneFrame.from_scene(scene)
+    frame = _frame_of(scene)
     assert np.abs(frame.to_dataset(frame.to_world(scene.points)) - scene.points).max() < 1e-8
     np.testing.assert_allclose(frame.rotation @ scene.up, [0, 0, 1], atol=1e-14)
     np.testing.assert_allclose(frame.rotation @ frame.rotation.T, np.eye(3), atol=1e-14)
@@ -62,7 +65,7 @@ def test_there_and_back_keeps_survey_coordinates():
 @pytest.mark.parametrize("up", [(0, 0, 1), (0, 0, -1), (0, 1e-9, -1), (0, -1, 0), (0.6, 0, 0.8)])
 def test_rotation_of_any_up(up):
     up = np.array(up) / np.linalg.norm(up)
-    rotation = SceneFrame.from_scene(_survey_scene(up=up)).rotation
+    rotation = _frame_of(_survey_scene(up=up)).rotation
     np.testing.assert_allclose(rotation @ up, [0, 0, 1], atol=1e-8)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-8)
     if up[2] == 1:
@@ -71,39 +74,37 @@ def test_rotation_of_any_up(up):
 
 def test_world_is_centred_on_the_ground_and_of_size_one():
     scene = _survey_scene()
-    frame = SceneFrame.from_scene(scene)
+    frame = _frame_of(scene)
     points = frame.to_world(scene.points)
     np.testing.assert_allclose(np.median(points[:, :2], axis=0), 0, atol=1e-9)
     # Heights from 0 to 12 m: the ground is in the lower part of them.
     assert 0 > points[:, 2].min() * 1 / frame.scale > -4
-    poses = frame.camera_to_world_frame(scene.camera_from_dataset)
+    poses = frame.camera_to_world_frame(scene.poses)
     distances = np.linalg.norm(poses[:, :3, 3], axis=1)
     assert 0.8 < distances.max() < 1.1
     # Neither stray points nor the unit matter.
     far = SimpleNamespace(
         **{**vars(scene), "points": np.concatenate([scene.points, scene.points[:200] * 3])}
     )
-    assert abs(SceneFrame.from_scene(far).scale / frame.scale - 1) < 0.1
+    assert abs(_frame_of(far).scale / frame.scale - 1) < 0.1
 
 
 def test_pixels_stay_and_depths_scale():
     scene = _survey_scene()
-    frame = SceneFrame.from_scene(scene)
-    poses = frame.camera_to_world_frame(scene.camera_from_dataset)
+    frame = _frame_of(scene)
+    poses = frame.camera_to_world_frame(scene.poses)
     world = frame.to_world(scene.points[:50])
-    for before, after in zip(scene.camera_from_dataset, poses, strict=True):
+    for before, after in zip(scene.poses, poses, strict=True):
         old = scene.points[:50] @ before[:3, :3].T + before[:3, 3]
         new = world @ after[:3, :3].T + after[:3, 3]
         np.testing.assert_allclose(frame.depth_to_dataset(new), old, atol=1e-6)
         np.testing.assert_allclose(after[:3, :3] @ after[:3, :3].T, np.eye(3), atol=1e-12)
         assert after[3].tolist() == [0, 0, 0, 1]
-    np.testing.assert_array_equal(
-        frame.camera_to_world_frame(scene.camera_from_dataset[3]), poses[3]
-    )
+    np.testing.assert_array_equal(frame.camera_to_world_frame(scene.poses[3]), poses[3])
 
 
 def test_json_round_trip_is_exact():
-    frame = SceneFrame.from_scene(_survey_scene(up=_rotation(2)[2]))
+    frame = _frame_of(_survey_scene(up=_rotation(2)[2]))
     again = SceneFrame.from_dict(json.loads(json.dumps(frame.to_dict())))
     assert again.scale == frame.scale
     np.testing.assert_array_equal(again.rotation, frame.rotation)
@@ -121,7 +122,7 @@ def test_other_tables_are_refused(table):
 def test_surfels_are_the_same_discs_in_the_dataset():
     rng = np.random.default_rng(0)
     scene = _survey_scene(up=_rotation(3)[2])
-    frame = SceneFrame.from_scene(scene)
+    frame = _frame_of(scene)
     world = Surfels(
         means=rng.normal(size=(20, 3)).astype(np.float32),
         quats=rng.normal(size=(20, 4)).astype(np.float32),
@@ -258,9 +259,9 @@ def test_up_of_real_flights(name):
     scene = load_scene(DataSettings(path=str(real_scene(name))), GeneratedSettings(), "")
     assert scene.up.tolist() == [0, 0, 1]
     turn = _rotation(5)
-    poses = scene.camera_from_dataset.copy()
+    poses = scene.views.camera_from_dataset.copy()
     poses[:, :3, :3] = poses[:, :3, :3] @ turn.T
-    up = estimate_up(poses, scene.points @ turn.T)
+    up = estimate_up(poses, scene.cloud.points @ turn.T)
     # The level of these datasets is itself known to some degrees only: the ground slopes, cameras
     # hang askew.
     assert np.rad2deg(np.arccos(up @ turn[:, 2])) < 5

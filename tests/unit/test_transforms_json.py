@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosurfgs_jax.data.scene import load_scene
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.data.split import views_for_testing
 from cosurfgs_jax.data.transforms_json import lens_of
 from cosurfgs_jax.errors import InputError
@@ -99,18 +99,19 @@ def test_gives_the_same_scene_as_the_colmap_model_it_was_made_from(
     got = _load(tmp_path / "nerf")
     expected = _load(tmp_path / "colmap")
     assert got.image_names == expected.image_names == ["a.png", "b.png", "sub/c.png"]
-    for field in (
-        "camera_from_dataset",
-        "intrinsics",
-        "points",
-        "image_sizes",
-        "point_colors",
-        "track_offsets",
-        "up",
-    ):
-        np.testing.assert_allclose(
-            getattr(got, field), getattr(expected, field), atol=1e-12, err_msg=field
-        )
+    fields = {
+        "views": ("camera_from_dataset", "intrinsics", "image_sizes"),
+        "cloud": ("points", "colors", "track_offsets"),
+    }
+    for part, names in fields.items():
+        for name in names:
+            np.testing.assert_allclose(
+                getattr(getattr(got, part), name),
+                getattr(getattr(expected, part), name),
+                atol=1e-12,
+                err_msg=name,
+            )
+    np.testing.assert_allclose(got.up, expected.up, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_masks_and_reduced_images(tmp_path):
         False,
     ]
     assert "images_2" in scene.image_paths[0] and scene.shrink_factors.tolist() == [1] * 4
-    np.testing.assert_allclose(scene.intrinsics[0, 0], [30, 0, 15.75])
+    np.testing.assert_allclose(scene.views.intrinsics[0, 0], [30, 0, 15.75])
     table["frames"][1]["mask_path"] = "gone.png"
     (tmp_path / "transforms.json").write_text(json.dumps(table))
     with pytest.raises(InputError, match=r"frame 1: expected the mask .*gone\.png"):
@@ -213,20 +214,20 @@ def test_own_split(tmp_path):
 def test_a_colmap_model_goes_first(tmp_path):
     _write(tmp_path, dataset_files.make_model())
     (tmp_path / "kept" / "apart").rename(tmp_path / "sparse")
-    assert len(_load(tmp_path).track_views) > 0
+    assert len(_load(tmp_path).cloud.track_views) > 0
 
 
 def test_points(tmp_path):
     model = dataset_files.make_model()
     table = _write(tmp_path, model)
     _write_points(tmp_path / "points.ply", model.points[:3])
-    assert _load(tmp_path).point_colors.tolist() == [[128] * 3] * 3
+    assert _load(tmp_path).cloud.colors.tolist() == [[128] * 3] * 3
     (tmp_path / "points.ply").rename(tmp_path / "sparse_pc.ply")
     with pytest.raises(InputError, match=r"points\.ply"):
         _load(tmp_path)
     del table["ply_file_path"]
     (tmp_path / "transforms.json").write_text(json.dumps(table))
-    assert len(_load(tmp_path).points) == 3
+    assert len(_load(tmp_path).cloud.points) == 3
     (tmp_path / "sparse_pc.ply").unlink()
     with pytest.raises(InputError, match=r"expected ply_file_path"):
         _load(tmp_path)
@@ -246,15 +247,15 @@ def test_points_of_the_colmap_model_that_the_file_was_made_from(tmp_path, applie
     _without_point_file(tmp_path, _write(tmp_path, model, applied, scale))
     dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
     scene = _load(tmp_path)
-    np.testing.assert_array_equal(scene.points, model.points)
-    np.testing.assert_array_equal(scene.point_colors, model.colors)
+    np.testing.assert_array_equal(scene.cloud.points, model.points)
+    np.testing.assert_array_equal(scene.cloud.colors, model.colors)
 
 
 def test_points_of_a_colmap_model_in_another_frame_are_refused(tmp_path):
     model = dataset_files.make_model()
     table = _write(tmp_path, model, APPLIED)
     dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
-    assert len(_load(tmp_path).points) == len(model.points)
+    assert len(_load(tmp_path).cloud.points) == len(model.points)
     del table["applied_transform"]  # poses that were moved, and nothing says how
     _without_point_file(tmp_path, table)
     with pytest.raises(
@@ -457,9 +458,9 @@ def test_a_file_for_each_part_of_the_split(tmp_path, cloud):
     assert [number % 3 > 0 for number in order] == scene.is_test.tolist()
     for view, number in enumerate(order):
         np.testing.assert_allclose(
-            scene.camera_from_dataset[view, :3, 3], model.shifts[number], atol=1e-12
+            scene.views.camera_from_dataset[view, :3, 3], model.shifts[number], atol=1e-12
         )
-    np.testing.assert_array_equal(scene.points, model.points)
+    np.testing.assert_array_equal(scene.cloud.points, model.points)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])

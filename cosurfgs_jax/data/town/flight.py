@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from cosurfgs_jax.data.town.terrain import Terrain
+from cosurfgs_jax.geometry.cameras import camera_center
 
 HEIGHT_M = 75.0  # above the ground
 OBLIQUE_SHARE = 0.2  # of all views
@@ -19,14 +20,14 @@ FOCAL_OVER_DIAGONAL = 0.625
 class Flight:
     """The cameras.
 
-    | field               | shape      | unit, frame                                               |
-    |---------------------|------------|-----------------------------------------------------------|
-    | `camera_from_local` | f64[V,4,4] | rigid; camera x right, y down, z forward; local frame of  |
-    |                     |            | the town                                                  |
-    | `intrinsics`        | f64[3,3]   | pixels, x+0.5 is the centre of pixel x; the same for all  |
-    |                     |            | views                                                     |
-    | `width, height`     | int        | pixels                                                    |
-    | `ground_pixel_m`    | float      | size of a pixel on the ground below, m                    |
+    | field               | shape      | unit, frame                                              |
+    |---------------------|------------|----------------------------------------------------------|
+    | `camera_from_local` | f64[V,4,4] | rigid; camera x right, y down, z forward; local frame of |
+    |                     |            | the town                                                 |
+    | `intrinsics`        | f64[3,3]   | pixels, x+0.5 is the centre of pixel x; the same for all |
+    |                     |            | views                                                    |
+    | `width, height`     | int        | pixels                                                   |
+    | `ground_pixel_m`    | float      | size of a pixel on the ground below, m                   |
     """
 
     camera_from_local: np.ndarray
@@ -38,9 +39,7 @@ class Flight:
     @property
     def centers(self) -> np.ndarray:
         """Camera centres f64[V,3], local frame."""
-        rotations = self.camera_from_local[:, :3, :3]
-        shifts = self.camera_from_local[:, :3, 3]
-        return -np.einsum("vji,vj->vi", rotations, shifts)
+        return camera_center(self.camera_from_local)
 
     @property
     def reach(self) -> float:

@@ -33,11 +33,6 @@ class Terrain:
         """Bound on the second derivative of the height in any direction, 1/m."""
         return float(np.sum(self.amplitudes * np.sum(self.wave_xy**2, axis=1)))
 
-    @property
-    def max_height(self) -> float:
-        """Bound on the absolute height, m."""
-        return float(np.sum(self.amplitudes))
-
     def heights(self, x, y):
         """Height at x, y (m, arrays that broadcast), in the precision of the arguments."""
         total = 0

@@ -20,7 +20,7 @@ def _check(settings: Settings) -> None:
 
 def _write(trained: Trained, folder: Path) -> None:
     geo = trained.settings.geo
-    check_geo(trained.partitioned.scene, geo)
+    check_geo(trained.partitioned.scene.up, geo)
     points = points_of(trained)
     path = folder / "points.las"
     point_files.write_points_las(path, points, geo.offset_xyz(), geo.epsg)

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from cosurfgs_jax.formats import points as point_files
-from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat, needs_nothing
 from cosurfgs_jax.outputs.trained import Trained
 
@@ -15,7 +14,7 @@ def points_of(trained: Trained) -> point_files.Points:
     """Centres with colours and normals, dataset frame."""
     return point_files.points_of(
         trained.partitioned.frame.surfels_to_dataset(trained.surfels),
-        camera_center(trained.partitioned.scene.camera_from_dataset),
+        trained.partitioned.scene.views.centers,
     )
 
 

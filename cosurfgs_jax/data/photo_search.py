@@ -1,0 +1,58 @@
+"""Where the photographs of a capture are: in the folder that the settings or the files name."""
+
+from pathlib import Path
+
+from cosurfgs_jax.data.capture import Capture
+from cosurfgs_jax.data.lookup import FileIndex, say_outside, subfolder
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import DataSettings
+
+
+def _image_folder(root: Path, data: DataSettings) -> tuple[Path, bool]:
+    """The folder that is read, and whether its images must have the cameras' own size."""
+    if data.images:
+        folder = root / data.images
+        is_full = data.images.strip("/") == "images"
+        if not folder.is_dir():
+            raise InputError(
+                f"config.data.images: expected a folder inside the dataset, got {folder}, which is "
+                "none"
+            )
+        return folder, is_full
+    reduced = subfolder(root, f"images_{data.downscale}") if data.downscale > 1 else None
+    if reduced is not None:
+        return reduced, False
+    folder = subfolder(root, "images")
+    if folder is None:
+        raise InputError(
+            f"{root / 'images'}: expected the photographs there, got no such folder; copy them or "
+            "give their folder, "
+            "relative to the dataset, as config.data.images"
+        )
+    return folder, True
+
+
+def find_photographs(
+    root: Path, capture: Capture, data: DataSettings
+) -> tuple[list[Path | None], Path, bool]:
+    """Paths (None where there is none), the folder that they are in, and whether the files are the
+    cameras' own, not a reduction of them."""
+    source = capture.source
+    if capture.image_paths[0] is None or data.images:
+        folder, is_full = _image_folder(root, data)
+        found = FileIndex(folder).find_all(capture.image_files, source)
+    else:
+        found: list[Path | None] = [Path(path) for path in capture.image_paths]
+        folder = found[0].parent
+        is_full = True
+        reduced = folder.with_name(f"{folder.name}_{data.downscale}")
+        if data.downscale > 1 and reduced.is_dir():
+            folder = reduced
+            is_full = False
+            names = [
+                path.name if path.parent == found[0].parent else name
+                for path, name in zip(found, capture.image_names, strict=True)
+            ]
+            found = FileIndex(folder).find_all(names, source)
+    say_outside([path for path in found if path is not None], root, source)
+    return found, folder, is_full

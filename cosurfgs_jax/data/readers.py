@@ -1,0 +1,79 @@
+"""The dataset formats, a line each: how one is recognised, and what reads it.
+
+Another format is a file with its two functions and a line in `_READERS`; from outside of the
+package, a call of `register_reader`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from cosurfgs_jax.data import colmap, generated, transforms_json
+from cosurfgs_jax.data.capture import Capture, Source
+from cosurfgs_jax.errors import InputError
+
+
+class Reader(NamedTuple):
+    """A dataset format."""
+
+    name: str
+    # Source -> what `read` takes, such as the path of a file; None where the source is of another
+    # format.
+    detects: Callable[[Source], Any | None]
+    read: Callable[[Any], Capture]
+    # What it looks for, for the message where no reader finds anything; "" = it is not mentioned.
+    expects: str = ""
+
+
+# Asked in this order.
+_READERS = [
+    Reader("generated", generated.detects, generated.read),
+    Reader("colmap", colmap.detects, colmap.read_model, colmap.EXPECTED),
+    Reader(
+        "transforms",
+        transforms_json.detects,
+        transforms_json.read_transforms,
+        transforms_json.FILE_NAME,
+    ),
+    Reader("colmap below colmap/", colmap.detects_below, colmap.read_model),
+]
+
+
+def register_reader(reader: Reader) -> None:
+    """Adds a dataset format, which is asked before all others; one of the same name is replaced."""
+    unregister_reader(reader.name)
+    _READERS.insert(0, reader)
+
+
+def unregister_reader(name: str) -> None:
+    """Removes a dataset format, if there is one of this name."""
+    _READERS[:] = [reader for reader in _READERS if reader.name != name]
+
+
+def read_dataset(source: Source) -> Capture:
+    """Reads a dataset with the first reader that recognises it.
+
+    Returns:
+        A capture with `name` and `root`; nothing about it is checked yet.
+    Raises:
+        InputError: no such folder, nothing known in it, or what the reader says.
+    """
+    for reader in _READERS:
+        found = reader.detects(source)
+        if found is not None:
+            capture = reader.read(found)
+            root = capture.root or source.root
+            return dataclasses.replace(capture, root=root, name=capture.name or root.resolve().name)
+    root = source.root
+    if not root.is_dir():
+        raise InputError(
+            f"config.data.path: expected a dataset folder, got {root}, which is not there"
+        )
+    content = sorted(path.name for path in root.iterdir())
+    got = ", ".join(content[:8]) or "an empty folder"
+    if len(content) > 8:
+        got += ", ..."
+    expected = " or ".join(reader.expects for reader in _READERS if reader.expects)
+    raise InputError(
+        f"config.data.path: expected a dataset in {root}, that is {expected}, got {got}"
+    )

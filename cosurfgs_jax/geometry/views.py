@@ -1,0 +1,110 @@
+"""What a reconstruction consists of: views with poses and intrinsics, and a cloud of points with
+tracks. NumPy, in the dataset's frame.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from cosurfgs_jax.geometry.cameras import camera_center
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """V pinhole views.
+
+    | field                 | shape      | unit, frame                                     |
+    |-----------------------|------------|-------------------------------------------------|
+    | `camera_from_dataset` | f64[V,4,4] | rigid; camera x right, y down, z forward        |
+    | `intrinsics`          | f64[V,3,3] | pixels, no skew, x+0.5 is the centre of pixel x |
+    | `image_sizes`         | i64[V,2]   | (H, W) in pixels                                |
+    """
+
+    camera_from_dataset: np.ndarray
+    intrinsics: np.ndarray
+    image_sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.camera_from_dataset)
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Where the cameras stand, f64[V,3], dataset."""
+        return camera_center(self.camera_from_dataset)
+
+    def pick(self, indices: np.ndarray) -> "Views":
+        """Some of the views, in this order."""
+        return Views(
+            self.camera_from_dataset[indices], self.intrinsics[indices], self.image_sizes[indices]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointCloud:
+    """P points of structure from motion, and the views that see them.
+
+    | field           | shape    | unit, frame                                                     |
+    |-----------------|----------|-----------------------------------------------------------------|
+    | `points`        | f64[P,3] | dataset                                                         |
+    | `colors`        | u8[P,3]  | RGB                                                             |
+    | `track_offsets` | i64[P+1] | point p is seen by                                              |
+    |                 |          | `track_views[track_offsets[p]:track_offsets[p+1]]`              |
+    | `track_views`   | i32[T]   | indices of views, ascending within a point; T = 0: there are no |
+    |                 |          | tracks                                                          |
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    track_offsets: np.ndarray
+    track_views: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether it is known which views see a point."""
+        return len(self.track_views) > 0
+
+    @property
+    def track_points(self) -> np.ndarray:
+        """The point of each entry of `track_views`, i64[T]."""
+        return np.repeat(np.arange(len(self.points)), np.diff(self.track_offsets))
+
+    @classmethod
+    def without_tracks(cls, points: np.ndarray, colors: np.ndarray | None = None) -> "PointCloud":
+        """Points f64[P,3] alone; colours u8[P,3], black where none are given."""
+        if colors is None:
+            colors = np.zeros((len(points), 3), np.uint8)
+        return cls(points, colors, np.zeros(len(points) + 1, np.int64), np.empty(0, np.int32))
+
+    def of_points(self, is_kept: np.ndarray) -> "PointCloud":
+        """Some of the points, bool[P]."""
+        counts = np.diff(self.track_offsets)
+        return PointCloud(
+            points=self.points[is_kept],
+            colors=self.colors[is_kept],
+            track_offsets=np.concatenate([[0], np.cumsum(counts[is_kept])]).astype(np.int64),
+            track_views=self.track_views[np.repeat(is_kept, counts)],
+        )
+
+    def of_views(self, indices: np.ndarray, num_views: int) -> "PointCloud":
+        """The cloud for some of the views, in this order; points that none of them sees stay.
+
+        Args:
+            indices: i64[n], the views.
+            num_views: V, before.
+        """
+        rank = np.full(num_views, -1, np.int64)
+        rank[indices] = np.arange(len(indices))
+        owners = self.track_points
+        seen_by = rank[self.track_views]
+        is_kept = seen_by >= 0
+        owners = owners[is_kept]
+        seen_by = seen_by[is_kept]
+        counts = np.bincount(owners, minlength=len(self.points))
+        return dataclasses.replace(
+            self,
+            track_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            track_views=seen_by[np.lexsort((seen_by, owners))].astype(np.int32),
+        )
