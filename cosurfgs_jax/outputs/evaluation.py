@@ -24,6 +24,12 @@ _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
 # Kind -> name among the maps.
 DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}
 _DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
+_TITLES = {
+    "ssim": "SSIM",
+    "psnr": "PSNR",
+    "ssim_color_corrected": "SSIM_color_corrected",
+    "psnr_color_corrected": "PSNR_color_corrected",
+}
 _ssim = jax.jit(metrics.ssim)
 
 
@@ -230,32 +236,31 @@ def evaluate_views(
     if not rows:
         raise InputError(
             f"test views: expected one whose mask leaves something, got {len(views)} without; "
-            "choose another "
-            "config.data.split, or mend the masks"
+            "choose another config.data.split, or mend the masks"
         )
     files.write_json(folder / TEST_NAMES, names)
     means = _mean_of(list(rows.values()))
-    titles = {
-        "ssim": "SSIM",
-        "psnr": "PSNR",
-        "ssim_color_corrected": "SSIM_color_corrected",
-        "psnr_color_corrected": "PSNR_color_corrected",
-    }
-    files.write_json(
-        workdir.results,
-        {folder.name: {title: means[key] for key, title in titles.items()}},
-    )
-    per_view = {
-        title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()
-    }
     if any(geometry.values()):
-        per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}
         means |= _geometry_means(geometry, truth.unit)
-    files.write_json(workdir.per_view, {folder.name: per_view})
+    _write_results(workdir, folder.name, means, rows, geometry)
     return means | {
         "num_test_views": len(rows),
         "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()},
     }
+
+
+def _write_results(
+    workdir: Workdir, model: str, means: dict, rows: dict[str, dict], geometry: dict[str, dict]
+) -> None:
+    """results.json and per_view.json in the form of 3DGS tools."""
+    means_by_title = {title: means[key] for key, title in _TITLES.items()}
+    files.write_json(workdir.results, {model: means_by_title})
+    per_view = {
+        title: {name: row[key] for name, row in rows.items()} for key, title in _TITLES.items()
+    }
+    if any(geometry.values()):
+        per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}
+    files.write_json(workdir.per_view, {model: per_view})
 
 
 def compare_to_truth(

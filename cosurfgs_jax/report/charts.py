@@ -69,15 +69,9 @@ def line_chart(
     if not cleaned:
         return ""
     x_low, x_high = _bounds([x for x, _ in cleaned.values()])
-    y_low, y_high = _bounds([y for _, y in cleaned.values()])
+    y_low, y_high = _with_margin(*_bounds([y for _, y in cleaned.values()]))
     if x_high == x_low:
         x_high = x_low + 1
-    margin = 0.06 * (y_high - y_low) or max(abs(y_low) * 0.1, 1e-9)
-    y_high = y_high + margin
-    if y_low >= 0 and y_low - margin < 0:
-        y_low = 0.0
-    else:
-        y_low = y_low - margin
 
     def place_x(value):
         return _LEFT + (value - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
@@ -124,6 +118,14 @@ def line_chart(
 
 def _bounds(lines: list[np.ndarray]) -> tuple[float, float]:
     return min(line.min() for line in lines), max(line.max() for line in lines)
+
+
+def _with_margin(low: float, high: float) -> tuple[float, float]:
+    """A wider range; it does not pass below 0 where no value does."""
+    margin = 0.06 * (high - low) or max(abs(low) * 0.1, 1e-9)
+    if low >= 0 and low - margin < 0:
+        return 0.0, high + margin
+    return low - margin, high + margin
 
 
 def _color(number: int, count: int) -> str:
