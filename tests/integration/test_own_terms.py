@@ -24,7 +24,7 @@ def _is_gray(view):
 
 def test_a_run_with_a_term_of_its_own(tmp_path):
     settings = Settings(
-        generated=GeneratedSettings(num_views=8, width=32, height=24, size_m=40.0),
+        generated=GeneratedSettings(num_views=8, width=48, height=36, size_m=40.0),
         partition=PartitionSettings(num_blocks=2, num_edges=1),
         surfels=SurfelSettings(sh_degree=0, capacity=300),
         train=TrainSettings(steps=24, log_every=4),
