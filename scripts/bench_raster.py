@@ -271,7 +271,8 @@ def print_table(machine: dict, floor: dict, rows: list[dict]) -> None:
                 f"{row['blended_pairs'] / 1e6:9.1f}M{row['mean_alpha']:7.2f}  "
                 f"{kind.replace('_', ' + '):17}"
                 f"{row[f'{kind}_s'] * 1e3:9.1f}{row[f'{kind}_cpu_s'] * 1e3:9.1f}"
-                f"{row[f'{kind}_nominal_mpairs_per_core']:9.0f}{row[f'{kind}_blended_mpairs_per_core']:9.0f}"
+                f"{row[f'{kind}_nominal_mpairs_per_core']:9.0f}"
+                f"{row[f'{kind}_blended_mpairs_per_core']:9.0f}"
                 f"{row[f'{kind}_share_of_floor']:10.2f}{row[f'{kind}_cpu_share_of_floor']:10.2f}"
             )
 

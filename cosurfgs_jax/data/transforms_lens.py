@@ -30,7 +30,8 @@ _NUMBERS = (
 )
 # What would change where a pixel looks, and has no agreed meaning or no model here.
 _OTHER_LENSES = re.compile(
-    r"k([5-9]|\d\d+)|p([03-9]|\d\d+)|[sb]\d+|tau[_xy]*|xi|omega|skew\w*|shear\w*|affin\w*|distortion\w*"
+    r"k([5-9]|\d\d+)|p([03-9]|\d\d+)|[sb]\d+|tau[_xy]*|xi|omega|skew\w*|shear\w*|affin\w*"
+    r"|distortion\w*"
     r"|\w*fisheye\w*|\w*panoram\w*|\w*latlong\w*|equirect\w*|\w*spherical\w*|ortho\w*|ftheta\w*"
     r"|rolling_shutter\w*|lens\w*|camera_type|projection\w*",
     re.IGNORECASE,
