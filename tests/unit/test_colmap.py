@@ -366,7 +366,7 @@ def test_cameras_are_scaled_to_the_photographs(tmp_path, caplog, factor, roundin
         ratio = scene.photo_sizes[view][::-1] / whole.photo_sizes[view][::-1]
         np.testing.assert_allclose(ratio, 1 / factor, atol=1 / 301)
         focal = [
-            scene.views.intrinsics[view, axis, axis] / whole.intrinsics[view, axis, axis]
+            scene.views.intrinsics[view, axis, axis] / whole.views.intrinsics[view, axis, axis]
             for axis in (0, 1)
         ]
         np.testing.assert_allclose(focal, ratio, rtol=1e-12)
