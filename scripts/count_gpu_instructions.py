@@ -35,7 +35,7 @@ from pathlib import Path
 from gpu_control_flow import COUNTED, count_kernel
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT / "tests" / "support"))
 KERNEL = re.compile(r"\.text\.\S*?(BlendTile(?:Backward)?Block)ILi(\d)E((?:Lb\dE)*)")
 FLAGS = {"BlendTileBlock": ["contributions"], "BlendTileBackwardBlock": ["deterministic", "probe"]}
 MAPS = ["color", "geometry", "all"]

@@ -33,7 +33,7 @@ _ADDRESS_SPACE = (
     8 * 2**30
 )  # beyond what the process has at its start: a reader that asks for more meets MemoryError
 BAD = ("another error", "hang", "memory", "other number without a word", "process ended")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 
 class _Hang(BaseException):

@@ -22,7 +22,7 @@ from cosurfgs_jax.types import PARAM_NAMES
 if ffi.why_no_cuda_library():
     pytest.skip(ffi.why_no_cuda_library(), allow_module_level=True)
 
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
+sys.path.append(str(Path(__file__).parents[1] / "component"))
 
 import test_cuda_training as emulated  # noqa: E402
 import test_photometric as photometric  # noqa: E402

@@ -1,5 +1,5 @@
-"""The CUDA rasterizer's custom calls on the host (tests/emulation.py): a fixture for the tests that
-run them, and helpers that these share."""
+"""The CUDA rasterizer's custom calls on the host (tests/support/emulation.py): a fixture for the
+tests that run them, and helpers that these share."""
 
 import jax
 import numpy as np

@@ -17,7 +17,7 @@ import jax
 import jaxlib
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "cosurfgs_jax" / "native" / "csrc"
 TARGETS = {
     "emulated_raster_forward": "EmulatedRasterForward",

@@ -2,7 +2,7 @@
 and the plain definitions.
 
 The tests of the CPU kernels run once more with the calls going to the real CUDA handlers behind a
-stand-in for XLA (tests/emulation.py).
+stand-in for XLA (tests/support/emulation.py).
 """
 
 import re
