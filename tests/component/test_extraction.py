@@ -4,9 +4,9 @@ is said if nothing does.
 
 import numpy as np
 import pytest
-from depth_views import views_of
+from depth_views import FAR, ring_of_views, views_of
 from helpers import bare_scene
-from test_fusion import FAR, ring_of_views, triangle_set, two_squares
+from mesh_cases import triangle_set, two_squares
 
 from cosurfgs_jax import program
 from cosurfgs_jax.errors import InputError

@@ -69,3 +69,19 @@ def sphere_view(pose, center, radius):
     return DepthView(
         depth, np.full((HEIGHT, WIDTH, 3), (10, 200, 90), np.uint8), INTRINSICS, pose
     ), normal
+
+
+def ring_of_views(center=FAR, radius=1.5, num=12, distance=5.0, elevations=(0.5, -0.5, 1.4, -1.4)):
+    """Views of a sphere in rows around it, with their normals."""
+    views = []
+    for elevation in elevations:
+        for angle in np.linspace(0, 2 * np.pi, num, endpoint=False):
+            place = np.array(
+                [
+                    np.cos(elevation) * np.cos(angle),
+                    np.cos(elevation) * np.sin(angle),
+                    np.sin(elevation),
+                ]
+            )
+            views.append(sphere_view(look_at(center + distance * place, center), center, radius))
+    return views

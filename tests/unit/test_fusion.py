@@ -7,27 +7,23 @@ import types
 
 import numpy as np
 import pytest
-from depth_views import FAR, HEIGHT, INTRINSICS, WIDTH, look_at, plane_view, rays, sphere_view
+from depth_views import (
+    FAR,
+    HEIGHT,
+    INTRINSICS,
+    WIDTH,
+    look_at,
+    plane_view,
+    rays,
+    ring_of_views,
+    sphere_view,
+)
+from mesh_cases import triangle_set, two_squares
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.surface import depth_filter, fusion
 from cosurfgs_jax.surface import mesh as meshes
 from cosurfgs_jax.surface.tile_store import TileStore
-
-
-def ring_of_views(center=FAR, radius=1.5, num=12, distance=5.0, elevations=(0.5, -0.5, 1.4, -1.4)):
-    views = []
-    for elevation in elevations:
-        for angle in np.linspace(0, 2 * np.pi, num, endpoint=False):
-            place = np.array(
-                [
-                    np.cos(elevation) * np.cos(angle),
-                    np.cos(elevation) * np.sin(angle),
-                    np.sin(elevation),
-                ]
-            )
-            views.append(sphere_view(look_at(center + distance * place, center), center, radius))
-    return views
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +73,6 @@ def test_sphere_far_from_the_origin(open3d):
     forward = set((edges[:, 0] * len(mesh.vertices) + edges[:, 1]).tolist())
     backward = set((edges[:, 1] * len(mesh.vertices) + edges[:, 0]).tolist())
     assert forward == backward and len(forward) == len(edges)
-
-
-def triangle_set(mesh):
-    """Triangles as sorted rows of corners f[F,9], each turned so that its smallest
-    corner is first.
-    """
-    corners = mesh.vertices[mesh.triangles]
-    order = np.lexsort(corners.reshape(-1, 3).T[::-1])
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    start = rank.reshape(-1, 3).argmin(axis=1)
-    turned = corners[np.arange(len(corners))[:, None], (start[:, None] + np.arange(3)) % 3].reshape(
-        -1, 9
-    )
-    return turned[np.lexsort(turned.T[::-1])]
 
 
 def tile_by_tile(monkeypatch, max_blocks=200):
@@ -258,29 +239,6 @@ def test_blocks_cover_the_truncation_band():
         # Blocks of which rays clip but a corner may be missed.
         assert pixels[~np.isin(needed, keys)].sum() <= 10
     assert len(keys) < 500
-
-
-def two_squares(num_small=1):
-    """A square of 4 x 4 cells and, apart, `num_small` triangles."""
-    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
-    vertices = np.stack([x.ravel(), y.ravel(), np.zeros(25)], axis=1)
-    corner = (np.arange(4)[:, None] * 5 + np.arange(4)).ravel()
-    triangles = np.concatenate(
-        [np.stack([corner, corner + a, corner + b], axis=1) for a, b in ((1, 6), (6, 5))]
-    )
-    extra = np.array([[10, 0, 0], [11, 0, 0], [10, 1, 0.0]])
-    for i in range(num_small):
-        triangles = np.concatenate(
-            [triangles, [[len(vertices), len(vertices) + 1, len(vertices) + 2]]]
-        )
-        vertices = np.concatenate([vertices, extra + i * 5])
-    triangles = triangles.astype(np.int32)
-    return meshes.Mesh(
-        vertices,
-        triangles,
-        np.arange(3 * len(vertices), dtype=np.uint8).reshape(-1, 3),
-        meshes.vertex_normals(vertices, triangles),
-    )
 
 
 def test_small_clusters_are_dropped_by_share_of_the_largest():
