@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -29,8 +30,52 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ |= {
         "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+
+# What workers share: the emulation of the CUDA kernels is compiled once.
+if "COSURFGS_TESTS_SHARED" not in os.environ:
+    shared = os.environ["COSURFGS_TESTS_SHARED"] = tempfile.mkdtemp(prefix="cosurfgs-shared-")
+    atexit.register(shutil.rmtree, shared, ignore_errors=True)
+
+# Files that take longest, the longest first: with --no-loadscope-reorder they begin first, and no
+# worker is left alone with one at the end.
+LONGEST = (
+    "test_collaboration",
+    "test_programs",
+    "test_aggregate",
+    "test_raster_properties",
+    "test_cuda_training",
+    "test_raster_parity",
+    "test_composite",
+    "test_compiled_steps",
+    "test_gpu_check",
+    "test_own_terms",
+    "test_photometric",
+    "test_reference",
+    "test_geometric_losses",
+    "test_batches",
+    "test_gpu_program",
+    "test_without_library",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, all others in their order."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """XLA's optimizer is off, except on a GPU and for tests marked `optimized`: compiling is most
+    of what tests take, and what most of them compare is the same without it.
+    """
+    is_off = os.environ["JAX_PLATFORMS"] == "cpu" and not item.get_closest_marker("optimized")
+    if jax.config.read("jax_disable_most_optimizations") != is_off:
+        jax.config.update("jax_disable_most_optimizations", is_off)
+        jax.clear_caches()  # else a program that was compiled the other way would be used again
+
 
 # Checks the types and shapes in the signatures of the package at every call; before anything
 # imports it. A GPU machine may have an interpreter of its own without the checker.

@@ -10,6 +10,8 @@ from hlo_text import Program, listing
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+pytestmark = pytest.mark.optimized
+
 F32 = jax.ShapeDtypeStruct((40, 3), np.float32)
 MATRIX = jax.ShapeDtypeStruct((3, 3), np.float32)
 

@@ -12,7 +12,7 @@ from targets import as_on_tpus, tpu_devices
 from cosurfgs_jax import Camera, Surfels, rasterize
 from cosurfgs_jax.raster import pallas_tpu
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 SHAPE = jax.ShapeDtypeStruct
 NUM_SURFELS = 1000

@@ -20,7 +20,7 @@ from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.state import abstract_state
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 NUM_DEVICES = 2
 NUM_SLOTS = 100_000

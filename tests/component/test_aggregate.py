@@ -45,6 +45,8 @@ from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.loss_terms import total_loss, used_terms
 from cosurfgs_jax.types import RenderOutput
 
+pytestmark = pytest.mark.optimized
+
 STEPS = 4
 ALL_TO_ALL = 8
 ROUNDS = 0  # the largest group that has one

@@ -37,6 +37,8 @@ from cosurfgs_jax.training.trainer import Trainer
 from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.workdir import Workdir
 
+pytestmark = pytest.mark.optimized
+
 SLOTS = 2048
 STEPS = 5
 SETTINGS = Settings(

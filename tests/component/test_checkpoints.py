@@ -30,17 +30,22 @@ class State(NamedTuple):
 
 
 def make_state(num: int, seed: int = 0) -> State:
-    keys = jax.random.split(jax.random.key(seed), 7)
+    # Random numbers of JAX would be compiled for every shape.
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(generator.standard_normal(shape), jnp.float32)
+
     surfels = Surfels(
-        means=jax.random.normal(keys[0], (num, 3)),
-        quats=jax.random.normal(keys[1], (num, 4)),
-        log_scales=jax.random.normal(keys[2], (num, 2)),
-        logit_opacities=jax.random.normal(keys[3], (num,)),
-        sh=jax.random.normal(keys[4], (num, 4, 3)),
-        alive=jax.random.bernoulli(keys[5], shape=(num,)),
+        means=normal(num, 3),
+        quats=normal(num, 4),
+        log_scales=normal(num, 2),
+        logit_opacities=normal(num),
+        sh=normal(num, 4, 3),
+        alive=jnp.asarray(generator.random(num) < 0.5),
     )
-    moments = {"means": {"first": surfels.means * 2, "steps": jnp.arange(num, dtype=jnp.int32)}}
-    return State(surfels, moments, keys[6], seed + 3, None)
+    moments = {"means": {"first": normal(num, 3), "steps": jnp.asarray(np.arange(num), jnp.int32)}}
+    return State(surfels, moments, jax.random.key(seed), seed + 3, None)
 
 
 def make_abstract(meta: dict) -> State:

@@ -24,6 +24,8 @@ from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 from cosurfgs_jax.workdir import Workdir
 
+pytestmark = pytest.mark.optimized
+
 COLLECTIVES = (
     "all-reduce",
     "all-gather",

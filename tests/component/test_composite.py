@@ -41,6 +41,8 @@ from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import RasterOptions, rasterize
 from cosurfgs_jax.types import Surfels
 
+pytestmark = pytest.mark.optimized
+
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
 RASTER = RasterOptions(background=0.3)
 LEAST_PSNR = 45.0  # dB: what method and maps allow surfels that reach across a wall to cost

@@ -14,6 +14,8 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.metrics import surface
 
+ssim = jax.jit(metrics.ssim)
+
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).random(shape).astype(np.float32)
@@ -63,7 +65,7 @@ def ssim_by_scipy(a, b):
 def test_ssim_equals_an_independent_implementation(size):
     a = noise(*size, 3)
     b = np.clip(a + 0.2 * noise(*size, 3, seed=1), 0, 1).astype(np.float32)
-    assert float(metrics.ssim(jnp.asarray(a), jnp.asarray(b))) == pytest.approx(
+    assert float(ssim(jnp.asarray(a), jnp.asarray(b))) == pytest.approx(
         ssim_by_scipy(a, b), abs=2e-6
     )
 
@@ -71,7 +73,7 @@ def test_ssim_equals_an_independent_implementation(size):
 def test_ssim_of_equal_images_is_one_and_falls_with_noise():
     a = noise(20, 20, 3)
     values = [
-        float(metrics.ssim(jnp.asarray(a), jnp.asarray(a + s * noise(20, 20, 3, seed=2))))
+        float(ssim(jnp.asarray(a), jnp.asarray(a + s * noise(20, 20, 3, seed=2))))
         for s in (0, 0.1, 0.4)
     ]
     assert values[0] == pytest.approx(1.0, abs=1e-5)
@@ -81,7 +83,7 @@ def test_ssim_of_equal_images_is_one_and_falls_with_noise():
 def test_ssim_gradient():
     with jax.enable_x64(True):
         a, b = (noise(9, 12, 3, seed=seed).astype(np.float64) for seed in (0, 1))
-        check_grads(metrics.ssim, (a, b), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+        check_grads(ssim, (a, b), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
 def test_masked_pixels_have_no_say_in_ssim():
@@ -89,15 +91,13 @@ def test_masked_pixels_have_no_say_in_ssim():
     b = noise(24, 24, 3, seed=1)
     mask = np.ones((24, 24), bool)
     mask[:, :10] = False
-    first = float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask)))
+    first = float(ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask)))
     a[:, :10] = 0.3
-    assert float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) == pytest.approx(
+    assert float(ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) == pytest.approx(
         first, abs=1e-6
     )
     a[:, 12:] = 0.3
-    assert (
-        abs(float(metrics.ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) - first) > 1e-3
-    )
+    assert abs(float(ssim(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask))) - first) > 1e-3
 
 
 def test_color_correct_undoes_a_quadratic_change():

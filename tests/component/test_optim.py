@@ -12,6 +12,8 @@ from cosurfgs_jax.model import optim
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams, Surfels
 
+pytestmark = pytest.mark.optimized
+
 
 def _surfels(num=50, num_sh=4, seed=0):
     generator = np.random.default_rng(seed)
@@ -92,14 +94,18 @@ def test_the_kernel_is_the_definition(num):
     params = surfels.params
     alive = surfels.alive
     states = {backend: (params, optim.init_optimizer(params)) for backend in ("cpu", "reference")}
+    updates = {
+        backend: jax.jit(
+            lambda p, s, g, d, b=backend: optim.update(
+                p, g, s, alive, OptimSettings(), 0.4, d, 2.0, b
+            )
+        )
+        for backend in states
+    }
     for i in range(3):
         gradient = jax.tree.map(lambda leaf, i=i: jnp.sin(40 * leaf + i), params)
         for backend, (own, state) in states.items():
-            states[backend] = jax.jit(
-                lambda p, s, g, d, b=backend: optim.update(
-                    p, g, s, alive, OptimSettings(), 0.4, d, 2.0, b
-                )
-            )(own, state, gradient, jnp.int32(i))
+            states[backend] = updates[backend](own, state, gradient, jnp.int32(i))
     (ours, ours_state) = states["cpu"]
     (expected, expected_state) = states["reference"]
     assert ours_state.count == expected_state.count == 3

@@ -21,6 +21,8 @@ from cosurfgs_jax.training.schedule import Schedule, ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope="module")
 def partitioned():

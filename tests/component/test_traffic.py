@@ -8,6 +8,8 @@ import pytest
 from cosurfgs_jax.collab.traffic import Collective, collectives
 from cosurfgs_jax.distributed.layout import make_layout, sharded
 
+pytestmark = pytest.mark.optimized
+
 ALL = ("edge", "device")
 # Of f32[8, 5] = 160 bytes on each of two by two devices: the function, and how much of the 160 a
 # device gets.

@@ -1,16 +1,16 @@
-"""The CUDA library's custom calls on the host: compiled once a process, for the tests that run
-them.
+"""The CUDA library's custom calls on the host: compiled once for all workers, for the tests that
+run them.
 
 `tests/native/emulated_handlers.cc` has the text of the real calls, puts loops where a GPU has
 threads, and stands in for what XLA offers on GPUs, with XLA's limits.
 """
 
 import ctypes
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import jax
@@ -65,9 +65,14 @@ def build(path: Path, source: Path = SOURCE) -> ctypes.CDLL | None:
     """Compiles the emulation of the kernels in a folder and makes its targets known; None where
     there is no compiler.
     """
+    return load(path) if compile_to(path, source) else None
+
+
+def compile_to(path: Path, source: Path = SOURCE) -> bool:
+    """Compiles the emulation; False where there is no compiler."""
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if not compiler:
-        return None
+        return False
     native = ROOT / "tests" / "native"
     subprocess.run(
         [
@@ -93,6 +98,11 @@ def build(path: Path, source: Path = SOURCE) -> ctypes.CDLL | None:
         ],
         check=True,
     )
+    return True
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Makes the targets of a compiled emulation known."""
     library = ctypes.CDLL(str(path))
     for target, symbol in TARGETS.items():
         jax.ffi.register_ffi_target(
@@ -103,13 +113,21 @@ def build(path: Path, source: Path = SOURCE) -> ctypes.CDLL | None:
 
 @functools.cache
 def _built() -> ctypes.CDLL | None:
-    with tempfile.TemporaryDirectory() as folder:
-        return build(Path(folder, "libemulated.so"))
+    """Compiled by the first worker that asks, in the folder that conftest.py makes for all."""
+    path = Path(os.environ["COSURFGS_TESTS_SHARED"], "libemulated.so")
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = path.with_suffix(".unfinished")
+            if not compile_to(unfinished):
+                return None
+            unfinished.rename(path)
+    return load(path)
 
 
 @pytest.fixture(scope="session")
 def library() -> ctypes.CDLL:
-    """The emulation, compiled once a process, whichever modules name this fixture."""
+    """The emulation, loaded once a process, whichever modules name this fixture."""
     if not _built():
         pytest.skip("no C++ compiler; apt-get install g++")
     return _built()
