@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cosurfgs_jax.api import Model, load_model, load_scene, train_model
-    from cosurfgs_jax.data.readers import register_reader
+    from cosurfgs_jax.data.capture import Capture
+    from cosurfgs_jax.data.readers import Reader, register_reader
     from cosurfgs_jax.data.scene import Scene
     from cosurfgs_jax.errors import InputError
     from cosurfgs_jax.formats.splat_ply import read_surfels_ply, write_surfels_ply
+    from cosurfgs_jax.geometry.distortion import Lens
+    from cosurfgs_jax.geometry.views import PointCloud
+    from cosurfgs_jax.losses.inputs import LossView
     from cosurfgs_jax.losses.term import LossTerm, own_term
     from cosurfgs_jax.raster import Maps, rasterize
     from cosurfgs_jax.settings import Settings
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PLACES = {
+_MODULES = {
     # The model, and how it is drawn.
     "Surfels": "types",
     "Camera": "types",
@@ -40,9 +44,15 @@ _PLACES = {
     "read_surfels_ply": "formats.splat_ply",
     "write_surfels_ply": "formats.splat_ply",
     # Extending it.
-    "LossTerm": "losses.term",
     "own_term": "losses.term",
+    "LossTerm": "losses.term",
+    "LossView": "losses.inputs",
     "register_reader": "data.readers",
+    "Reader": "data.readers",
+    "Capture": "data.capture",
+    "Lens": "geometry.distortion",
+    "PointCloud": "geometry.views",
+    # What a wrong input raises.
     "InputError": "errors",
 }
 __all__ = [
@@ -61,17 +71,22 @@ __all__ = [
     "Mesh",
     "read_surfels_ply",
     "write_surfels_ply",
-    "LossTerm",
     "own_term",
+    "LossTerm",
+    "LossView",
     "register_reader",
+    "Reader",
+    "Capture",
+    "Lens",
+    "PointCloud",
     "InputError",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_PLACES[name]}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     value = getattr(module, name)
     globals()[name] = value  # found without this function from now on
     return value

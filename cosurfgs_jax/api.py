@@ -1,12 +1,13 @@
-"""The package from Python: load a dataset, train, load the model, render, extract a mesh.
+"""The package from Python: load a dataset, train, load a model, render, evaluate, extract a mesh.
 
-Everything here is in the dataset's frame and unit, unless it says otherwise. The programs
-(`python -m cosurfgs_jax.train` and the others) do the same with the same functions below.
+Everything here is in the dataset's frame and unit. The programs (`python -m cosurfgs_jax.train` and
+the others) are the same functions behind flags, and work on the same workdirs.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +30,11 @@ AnyPath = str | os.PathLike
 class Model:
     """A trained model: surfels, and the dataset that they were trained on.
 
+    `train_model` and `load_model` make one.
+
     Attributes:
         settings: of the run.
-        scene: the dataset; its poses are `camera_from_dataset` f64[V,4,4].
+        scene: the dataset. The numbers of its V views are those that `render` takes.
         step: training steps of all stages.
     """
 
@@ -43,14 +46,17 @@ class Model:
         """
         self._trained = trained
         self._workdir = workdir
-        self._render = None
-        self.settings = trained.settings
-        self.scene = trained.partitioned.scene
-        self.step = trained.step
+        self._render: Callable[[int], dict[str, np.ndarray]] | None = None
+        self.settings: Settings = trained.settings
+        self.scene: Scene = trained.partitioned.scene
+        self.step: int = trained.step
 
     @property
     def surfels(self) -> Surfels:
-        """The surfels of all blocks in the dataset's frame, all alive; NumPy float64 centres."""
+        """The merged surfels, dataset frame, all alive. NumPy arrays, f64 centres and f32 others:
+        `write_surfels_ply` keeps the precision of large map coordinates, `rasterize` rounds them to
+        float32.
+        """
         return self._trained.partitioned.frame.surfels_to_dataset(self._trained.surfels)
 
     def render(self, view: int) -> dict[str, np.ndarray]:
@@ -59,9 +65,10 @@ class Model:
         Args:
             view: its number in `scene`.
         Returns:
-            "color" f32[H,W,3] in canonical colours, "alpha" f32[H,W], "depth" (expected),
-            "median_depth" and "plane_depth" f32[H,W] in the dataset's unit, 0 = no surface, and
-            "normal" f32[H,W,3], dataset axes, towards the camera, of length <= alpha.
+            Name -> map, with (H, W) of the view in `scene.views.image_sizes`: "color" f32[H,W,3],
+            without the exposure of the photograph; "alpha" f32[H,W]; "depth" (expected),
+            "median_depth" and "plane_depth" f32[H,W], camera z in the dataset's unit, 0 = no
+            surface; "normal" f32[H,W,3], dataset axes, towards the camera, of length <= alpha.
         Raises:
             InputError: there is no such view.
         """
@@ -73,15 +80,31 @@ class Model:
             self._render = self._trained.render_fn()
         return self._render(view)
 
+    def evaluate(self) -> dict[str, Any]:
+        """Scores the renders of the test views, and the mesh where there is one and the dataset has
+        ground truth. Writes pictures, metrics.json and report.html in the workdir.
+
+        Returns:
+            The parts of metrics.json: "stages", a list; "final", with "psnr" and
+            "psnr_color_corrected" in dB, "ssim", "num_surfels" and "num_test_views", or None
+            without test views; "geometry", with distances in the dataset's unit, or None.
+        Raises:
+            InputError: there are no test views and no surface to score.
+        """
+        commands.evaluate(self.settings, self._workdir)
+        return self._workdir.read_metrics()
+
     def extract_mesh(self, form: str = "ply") -> Mesh:
         """Fuses the rendered depth of all training views, and reads the mesh that was written.
 
         Args:
             form: "ply": mesh/mesh.ply in the workdir alone; "obj" or "glb": that file beside it.
         Returns:
-            Vertices f64[M,3], triangles i32[F,3] and colours u8[M,3], dataset frame.
+            Vertices f64[M,3], triangles i32[F,3], colours u8[M,3] and normals f32[M,3], dataset
+            frame. The whole mesh is in memory.
         Raises:
-            InputError: the mesh would be empty (with the reason), or open3d is missing.
+            InputError: the mesh would be empty (with the reason), another form, or open3d is
+                missing (or trimesh, for "glb").
         """
         commands.extract_mesh(self.settings, self._workdir, form)
         return read_mesh_ply(self._workdir.mesh)
@@ -95,19 +118,24 @@ def load_scene(
     Args:
         path: its folder.
         downscale: whole factor by which the photographs are shrunk.
-        split: see `config.data.split`: "every8", "all", "folders", or a file of test names.
-        cache: folder for notes of what masks leave; None = `path`/.cosurfgs_cache.
+        split: which views are kept for testing: "every8" (or another number: each n-th by name),
+            "all" (none), "folders" (train and test), or a file of their names.
+        cache: folder for notes of what masks leave; None = `path`/.cosurfgs_cache. Without masks
+            nothing is written.
     Returns:
         The scene: names, `views` (poses camera_from_dataset f64[V,4,4], intrinsics f64[V,3,3] in
         pixels of the loaded photographs, sizes i64[V,2] (H, W)), `cloud` (SfM points f64[P,3] with
         colours and tracks), training and test views. Photographs are not in memory.
     Raises:
-        InputError: what `data.loading.load_scene` refuses, with file, expected, got and what to do.
+        InputError: no such folder, nothing known in it, damaged files, or values that cannot be;
+            with file, expected, got and what to do.
     """
-    data = DataSettings(path=str(path), downscale=downscale, split=split)
-    folder = Path(path) / ".cosurfgs_cache"
+    root = Path(path).expanduser()
+    data = DataSettings(path=str(root), downscale=downscale, split=split)
+    settings_file.check(Settings(data=data))
+    folder = root / ".cosurfgs_cache"
     if cache is not None:
-        folder = Path(cache)
+        folder = Path(cache).expanduser()
     return loading.load_scene(data, GeneratedSettings(), folder)
 
 
@@ -116,35 +144,47 @@ def train_model(settings: Settings, workdir: AnyPath, losses: Sequence[LossTerm]
 
     All stages that the settings name run: blocks, compression (LMC), distillation (MAS). Blocks
     lie on the devices that JAX sees (`config.mesh.num_devices`), several on one if need be.
+    Progress goes to stderr, messages to the logger "cosurfgs_jax".
 
     Args:
-        settings: of the run; `data.path` names the dataset.
-        workdir: folder of the run; made where it is missing. `Workdir` says what lies there.
-        losses: terms of your own (`own_term`), added to those of the settings in every stage.
+        settings: of the run; `data.path` names the dataset, "generated" is the built-in town.
+        workdir: folder of the run; made where it is missing. The table in `workdir` says what lies
+            there.
+        losses: terms of your own (`own_term`), added to those of the settings in every stage. A run
+            goes on only with terms of the same names; the programs know none, so a run that was
+            stopped goes on from Python.
     Returns:
         The merged model.
     Raises:
-        InputError: wrong settings, a dataset that cannot be used, or a workdir of another run.
+        InputError: wrong settings, a dataset that cannot be used, a workdir of another run, or
+            other terms than those that the run began with.
         SystemExit: after SIGINT or SIGTERM, when the state is saved; call again to go on.
     """
-    folder = Workdir(Path(workdir).absolute())
+    folder = _open_workdir(workdir)
     settings_file.check(settings)
     settings = settings_file.with_absolute_paths(settings)
     settings_file.check_fits(settings, folder)
     pipeline.train(settings, folder, losses)
-    return load_model(folder.root)
+    return Model(load_trained(settings, folder), folder)
+
+
+def _open_workdir(workdir: AnyPath) -> Workdir:
+    return Workdir(Path(workdir).expanduser().absolute())
 
 
 def load_model(workdir: AnyPath) -> Model:
     """The newest saved model of a workdir, with the dataset that it was trained on.
 
     Args:
-        workdir: of a run, finished or not.
+        workdir: of a run, finished or not, of this interface or of the programs. Terms of your own
+            that it was trained with are not needed.
+    Returns:
+        The model, with the settings of the workdir's config.json.
     Raises:
         InputError: nothing was trained there, the checkpoints are damaged, or the dataset has
             changed or is gone.
     """
-    folder = Workdir(Path(workdir).absolute())
+    folder = _open_workdir(workdir)
     if not folder.config.exists():
         raise InputError(
             f"{folder.config}: expected the settings of a run, got no such file; train first"

@@ -98,7 +98,7 @@ def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
         raise InputError(
             f"losses: expected the terms of your own that the run began with "
             f"({', '.join(before) or 'none'}), got {', '.join(now) or 'none'}; give the same ones "
-            "to cosurfgs_jax.collab.pipeline.train, or use another --workdir"
+            "to cosurfgs_jax.train_model, or use another --workdir"
         )
 
 

@@ -33,7 +33,15 @@ TERMS = (  # in the order in which they are added
 
 
 def check_own_terms(own_terms: Sequence[LossTerm]) -> None:
-    """Raises InputError unless the names of a user's terms differ from each other and from ours."""
+    """Raises InputError unless a user's terms are such, with names that differ from each other and
+    from ours.
+    """
+    for term in own_terms:
+        if not isinstance(term, LossTerm):
+            raise InputError(
+                "losses: expected terms as own_term(name, function) makes them, got "
+                f"{type(term).__name__}"
+            )
     names = [term.name for term in (*TERMS, *own_terms)]
     for name in names:
         if names.count(name) > 1:
