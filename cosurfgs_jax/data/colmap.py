@@ -16,7 +16,8 @@ from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.lookup import subfolder
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import readable, reading, safe_name
-from cosurfgs_jax.geometry.distortion import Lens, lens_from_params, num_params
+from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
+from cosurfgs_jax.geometry.lens_models import num_params
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
 from cosurfgs_jax.geometry.views import PointCloud
 

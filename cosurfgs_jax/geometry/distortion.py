@@ -4,12 +4,7 @@ float64.
 *Normalised* coordinates are x/z, y/z of a point in camera coordinates; *distorted* ones are what
 the focal lengths and the principal point map to pixels. Pixel x covers [x, x+1) and its centre is
 x+0.5.
-
-Source: the camera models of COLMAP and their names; FOV: Devernay and Faugeras 2001; division:
-    Fitzgibbon 2001; EUCM:
-Khomutenko et al. 2016; the thin-prism fisheye of sixteen parameters is Project Aria's. Perspective
-models act on normalised coordinates, fisheye models on the *angle vector*, the unit image direction
-times the angle to the axis."""
+"""
 
 import dataclasses
 import functools
@@ -18,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.lens_models import MODELS, num_params
 
 # Sides of the undistorted image may grow up to this factor over the original at the same focal
 # length; what lies further out is cropped. A 180 degree fisheye keeps 134 degrees at 1.5; more only
@@ -27,103 +23,6 @@ MAX_GROWTH = 1.5
 # 0.1 px.
 NEGLIGIBLE_PX = 0.01
 _NEWTON_STEPS = 50
-
-
-def _radial(points, *k):
-    """Points times 1 + k1 r^2 + k2 r^4 + ..."""
-    squared = (points * points).sum(-1, keepdims=True)
-    factor = np.zeros_like(squared)
-    for coefficient in reversed(k):
-        factor = (factor + coefficient) * squared
-    return points * (1 + factor)
-
-
-def _tangential(points, p1, p2):
-    """The shift of decentred lens elements (Brown), in OpenCV's order of coefficients."""
-    x = points[..., 0]
-    y = points[..., 1]
-    squared = x * x + y * y
-    shift_x = 2 * p1 * x * y + p2 * (squared + 2 * x * x)
-    shift_y = 2 * p2 * x * y + p1 * (squared + 2 * y * y)
-    return np.stack([shift_x, shift_y], axis=-1)
-
-
-def _brown(points, k1, k2, p1, p2):
-    return _radial(points, k1, k2) + _tangential(points, p1, p2)
-
-
-def _rational(points, k1, k2, p1, p2, k3, k4, k5, k6):
-    squared = (points * points).sum(-1, keepdims=True)
-    numerator = 1 + squared * (k1 + squared * (k2 + squared * k3))
-    denominator = 1 + squared * (k4 + squared * (k5 + squared * k6))
-    return points * numerator / denominator + _tangential(points, p1, p2)
-
-
-def _field_of_view(points, omega):
-    radius = np.linalg.norm(points, axis=-1, keepdims=True)
-    if abs(omega) < 1e-6:
-        return points
-    slope = 2 * np.tan(omega / 2)
-    safe = np.maximum(radius, 1e-12)
-    return points * np.where(
-        radius > 1e-12, np.arctan(safe * slope) / (safe * omega), slope / omega
-    )
-
-
-def _division(points, k):
-    squared = (points * points).sum(-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return points * 2 / (1 + np.sqrt(1 - 4 * k * squared))
-
-
-def _enhanced_unified(points, alpha, beta):
-    squared = (points * points).sum(-1, keepdims=True)
-    return points / (alpha * np.sqrt(beta * squared + 1) + 1 - alpha)
-
-
-def _thin_prism(points, k1, k2, p1, p2, k3, k4, sx1, sy1):
-    squared = (points * points).sum(-1, keepdims=True)
-    return (
-        _radial(points, k1, k2, k3, k4)
-        + _tangential(points, p1, p2)
-        + squared * np.array([sx1, sy1])
-    )
-
-
-def _radial_tangential_thin_prism(points, k0, k1, k2, k3, k4, k5, p0, p1, s0, s1, s2, s3):
-    bent = _radial(points, k0, k1, k2, k3, k4, k5)
-    squared = (bent * bent).sum(-1, keepdims=True)
-    prism = squared * np.array([s0, s2]) + squared * squared * np.array([s1, s3])
-    return bent + _tangential(bent, p1, p0) + prism
-
-
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    num_focal: int
-    num_coefficients: int
-    is_fisheye: bool
-    bend: object  # (points [...,2], *coefficients) -> [...,2]
-
-
-_MODELS = {
-    "SIMPLE_PINHOLE": _Model(1, 0, False, _radial),
-    "PINHOLE": _Model(2, 0, False, _radial),
-    "SIMPLE_RADIAL": _Model(1, 1, False, _radial),
-    "RADIAL": _Model(1, 2, False, _radial),
-    "OPENCV": _Model(2, 4, False, _brown),
-    "FULL_OPENCV": _Model(2, 8, False, _rational),
-    "FOV": _Model(2, 1, False, _field_of_view),
-    "SIMPLE_DIVISION": _Model(1, 1, False, _division),
-    "DIVISION": _Model(2, 1, False, _division),
-    "EUCM": _Model(2, 2, False, _enhanced_unified),
-    "SIMPLE_FISHEYE": _Model(1, 0, True, _radial),
-    "FISHEYE": _Model(2, 0, True, _radial),
-    "SIMPLE_RADIAL_FISHEYE": _Model(1, 1, True, _radial),
-    "RADIAL_FISHEYE": _Model(1, 2, True, _radial),
-    "OPENCV_FISHEYE": _Model(2, 4, True, _radial),
-    "THIN_PRISM_FISHEYE": _Model(2, 8, True, _thin_prism),
-    "RAD_TAN_THIN_PRISM_FISHEYE": _Model(2, 12, True, _radial_tangential_thin_prism),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,23 +69,6 @@ def _intrinsics(focal_px, principal_px):
     )
 
 
-def num_params(model: str) -> int:
-    """How many parameters a camera model of COLMAP has, focal lengths and principal point included.
-
-    Raises:
-        InputError: a panorama, which no pinhole camera can show, or an unknown name.
-    """
-    if model == "EQUIRECTANGULAR":
-        raise InputError(
-            "camera model: expected one that a pinhole camera can replace, got the panorama model "
-            f"{model}; "
-            "cut the panoramas into perspective views first"
-        )
-    if model not in _MODELS:
-        raise InputError(f"camera model: expected one of {', '.join(_MODELS)}, got {model!r}")
-    return _MODELS[model].num_focal + 2 + _MODELS[model].num_coefficients
-
-
 def lens_from_params(model: str, height: int, width: int, params) -> Lens:
     """A lens from COLMAP's list of parameters.
 
@@ -202,7 +84,7 @@ def lens_from_params(model: str, height: int, width: int, params) -> Lens:
     params = [float(value) for value in params]
     if len(params) != count:
         raise InputError(f"camera model {model}: expected {count} parameters, got {len(params)}")
-    num_focal = _MODELS[model].num_focal
+    num_focal = MODELS[model].num_focal
     focal_px = (params[0], params[num_focal - 1])
     if not np.all(np.isfinite(params)) or min(focal_px) <= 0 or min(height, width) < 1:
         raise InputError(
@@ -237,13 +119,13 @@ def distort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarr
         points: [...,2] normalised coordinates.
     Returns:
         [...,2] distorted coordinates; NaN where the model is not defined (division models far out).
-    Source: the head of this file.
+    Source: `lens_models`.
     """
-    model = _MODELS[lens.model]
+    model = MODELS[lens.model]
     points = np.asarray(points, np.float64)
-    return model.bend(
-        _angles_from_normalised(points) if model.is_fisheye else points, *lens.coefficients
-    )
+    if model.is_fisheye:
+        points = _angles_from_normalised(points)
+    return model.distort(points, *lens.coefficients)
 
 
 def undistort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch 2"]:
@@ -258,14 +140,14 @@ def undistort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.nda
     Source: **ours**; the derivative is by central differences, which only slows convergence, not
         its limit.
     """
-    model = _MODELS[lens.model]
+    model = MODELS[lens.model]
     target = np.asarray(points, np.float64).reshape(-1, 2)
-    bend = functools.partial(_bend, model, lens.coefficients)
+    distort_point = functools.partial(_distort_by, model, lens.coefficients)
     guess = target.copy()
     with np.errstate(all="ignore"):
         for _ in range(_NEWTON_STEPS):
-            residual = target - bend(guess)
-            jacobian = _jacobian(bend, guess)
+            residual = target - distort_point(guess)
+            jacobian = _jacobian(distort_point, guess)
             determinant = np.linalg.det(jacobian)
             step = np.stack(
                 [
@@ -283,20 +165,22 @@ def undistort(lens: Lens, points: Float[np.ndarray, "*batch 2"]) -> Float[np.nda
             )
             if not np.any(np.abs(residual) > 1e-13):
                 break
-        residual = np.abs(target - bend(guess)).max(-1)
-        is_good = (residual < 1e-9) & (np.linalg.det(_jacobian(bend, guess)) > 0)
+        residual = np.abs(target - distort_point(guess)).max(-1)
+        is_good = (residual < 1e-9) & (np.linalg.det(_jacobian(distort_point, guess)) > 0)
         found = np.where(is_good[:, None], guess, np.nan)
-    return (_normalised_from_angles(found) if model.is_fisheye else found).reshape(np.shape(points))
+    if model.is_fisheye:
+        found = _normalised_from_angles(found)
+    return found.reshape(np.shape(points))
 
 
-def _bend(model, coefficients, points):
-    return model.bend(points, *coefficients)
+def _distort_by(model, coefficients, points):
+    return model.distort(points, *coefficients)
 
 
-def _jacobian(bend, points):
+def _jacobian(distort_point, points):
     step = 1e-6
-    along_x = (bend(points + [step, 0]) - bend(points - [step, 0])) / (2 * step)
-    along_y = (bend(points + [0, step]) - bend(points - [0, step])) / (2 * step)
+    along_x = (distort_point(points + [step, 0]) - distort_point(points - [step, 0])) / (2 * step)
+    along_y = (distort_point(points + [0, step]) - distort_point(points - [0, step])) / (2 * step)
     return np.stack([along_x, along_y], axis=-1)
 
 
@@ -335,7 +219,7 @@ def is_pinhole(lens: Lens) -> bool:
     """Whether the lens moves no pixel by more than NEGLIGIBLE_PX, so that its photographs need no
     resampling.
     """
-    if _MODELS[lens.model].num_coefficients == 0 and not _MODELS[lens.model].is_fisheye:
+    if MODELS[lens.model].num_coefficients == 0 and not MODELS[lens.model].is_fisheye:
         return True
     edges = np.array([0, lens.width, 0, lens.height]) - np.repeat(lens.principal_px, 2)
     corners = edges / np.repeat(lens.focal_px, 2)

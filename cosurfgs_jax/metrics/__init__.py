@@ -10,13 +10,12 @@ from cosurfgs_jax.metrics.depth import (
     normal_errors,
 )
 from cosurfgs_jax.metrics.images import color_correct, psnr, ssim, ssim_map
+from cosurfgs_jax.metrics.mesh_distance import distance_to_mesh, sample_mesh
+from cosurfgs_jax.metrics.seen_region import SeenRegion
 from cosurfgs_jax.metrics.surface import (
     Comparison,
-    SeenRegion,
     compare_surfaces,
-    distance_to_mesh,
     grid_downsample,
-    sample_mesh,
     surface_scores,
 )
 

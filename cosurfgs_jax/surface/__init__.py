@@ -2,11 +2,13 @@
 height maps, orthophotos.
 """
 
+from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dsm import check_geo, write_dsm
 from cosurfgs_jax.surface.extraction import PHASES, extract_mesh
-from cosurfgs_jax.surface.fusion import DepthView, choose_voxel_size, fuse
+from cosurfgs_jax.surface.fusion import fuse
 from cosurfgs_jax.surface.mesh import Mesh, drop_small_clusters, read_mesh_ply, write_mesh_ply
 from cosurfgs_jax.surface.mesh_files import write_mesh
+from cosurfgs_jax.surface.voxel_size import choose_voxel_size
 
 __all__ = [
     "PHASES",

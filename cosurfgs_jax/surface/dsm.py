@@ -17,8 +17,9 @@ from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import GeoSettings
-from cosurfgs_jax.surface import depth_filter, fusion, geotiff, ground
+from cosurfgs_jax.surface import depth_filter, geotiff, ground
 from cosurfgs_jax.surface.ground import GroundFrame, GroundGrid
+from cosurfgs_jax.surface.voxel_size import choose_voxel_size
 from cosurfgs_jax.types import Camera, Surfels
 
 TILE = geotiff.BLOCK  # pixels along the side of what is drawn at a time
@@ -216,7 +217,7 @@ def choose_pixel_size(scene: Scene, settings: GeoSettings) -> float:
             "set "
             "config.geo.pixel_size in the unit of the dataset"
         )
-    return float(f"{fusion.choose_voxel_size(seen, scene.views.intrinsics, pixels=1):.2g}")
+    return float(f"{choose_voxel_size(seen, scene.views.intrinsics, pixels=1):.2g}")
 
 
 def _tiles(grid: GroundGrid) -> Iterator[tuple[int, int]]:

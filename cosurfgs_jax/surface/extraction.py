@@ -17,9 +17,13 @@ from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
-from cosurfgs_jax.surface.fusion import DepthView
+from cosurfgs_jax.surface.depth_view import DepthView
+from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty
 from cosurfgs_jax.surface.mesh import write_mesh_ply
+from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
+from cosurfgs_jax.surface.voxel_blocks import BLOCK
+from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
 _LOG = logging.getLogger(__name__)
 # On the generated town with exact depth the 8 nearest confirm 91.7 % of the pixels twice, 16 97.5
@@ -186,15 +190,15 @@ def extract_mesh(
         raise InputError(
             "mesh: expected at least one view to render, got none; check config.data.split"
         )
-    fusion.import_open3d()  # what is missing is said before the long work
+    import_open3d()  # what is missing is said before the long work
     mesh_files.check_format(form)
     chosen = scene.views.pick(views)
     all_neighbors = choose_neighbors(chosen, _NUM_NEIGHBORS)
     _check_neighbors(all_neighbors, settings.min_neighbor_views)
     all_seen = depth_filter.seen_depths(scene.cloud, scene.views)
     seen = [all_seen[view] for view in views]
-    voxel_size = settings.voxel_size or fusion.choose_voxel_size(seen, chosen.intrinsics)
-    fusion.check_voxel_size(voxel_size, seen, chosen.intrinsics)
+    voxel_size = settings.voxel_size or choose_voxel_size(seen, chosen.intrinsics)
+    check_voxel_size(voxel_size, seen, chosen.intrinsics)
     limits = depth_filter.depth_limits(seen)
     tell = progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
@@ -224,7 +228,7 @@ def extract_mesh(
             counts.update(dropped)
             confirmed.store(number, depth)
             tell("filter depth", number + 1, len(views))
-        _LOG.info("mesh: voxel size %.4g, %s", voxel_size, fusion.explain_counts(counts))
+        _LOG.info("mesh: voxel size %.4g, %s", voxel_size, explain_counts(counts))
         store = TileStore(Path(folder) / "tiles")
         whole_mesh_bytes = max(
             simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
@@ -242,7 +246,7 @@ def extract_mesh(
         )
         joined = store.join(settings.min_cluster_share)
         if not joined.num_triangles:
-            raise InputError(fusion.explain_empty(voxel_size, 1, counts))
+            raise InputError(explain_empty(voxel_size, 1, counts))
         num_triangles = _write(joined, Path(path), form, scene.up, settings.target_triangles)
         tell("write", 1, 1)
     return {
@@ -253,7 +257,7 @@ def extract_mesh(
         "num_triangles_before_cleaning": joined.num_triangles_before,
         "num_tiles": store.num_tiles,
         "num_blocks": num_blocks,
-        "num_voxels": num_blocks * fusion.BLOCK**3,
+        "num_voxels": num_blocks * BLOCK**3,
         "depth_map": settings.depth_map,
         "truncation_voxels": settings.truncation_voxels,
         "min_neighbor_views": settings.min_neighbor_views,

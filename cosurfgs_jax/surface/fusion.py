@@ -6,20 +6,26 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import available_memory
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.surface.depth_view import DepthView
+from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty, suggest_cure
 from cosurfgs_jax.surface.mesh import Mesh, keep_vertices
+from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import TileStore
+from cosurfgs_jax.surface.voxel_blocks import (
+    BLOCK,
+    is_among,
+    split_into_tiles,
+    touched_blocks,
+    unpack_keys,
+)
 
 _LOG = logging.getLogger(__name__)
-# Voxels along the side of a block. On the generated town blocks of 16 hold 1.6 times as many voxels
-# around the same surface, and those of a view take 1.7 times as long.
-BLOCK = 8
 TRIANGLES_PER_BLOCK = 75  # of the finished mesh; 71 measured on the town
 # Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of
 # the surface; then the mesh of the tile and its temporaries.
@@ -28,184 +34,7 @@ _DISK_BYTES_PER_BLOCK = (
     5 * 1024
 )  # 12 bytes a triangle and 31 a vertex wait in the scratch folder, 13 and 27 are in the file
 _KEY_BYTES = 16  # of a block that a view touches: its key, and once more while they are sorted
-_SPACING_VOXELS = 2  # between the places at which a view is asked for the blocks that it touches
-# sides of a pixel on the surface: with voxels of 0.12 a plane lost 8 % of its area, of 0.06 80 %
-_FINEST_PIXELS = 0.25
 _MAX_REFINED_PIXELS = 8_000_000
-_KEY_BITS = 20
-
-
-class DepthView(NamedTuple):
-    """One depth map to be fused.
-
-    | field                 | shape                     | unit, frame                             |
-    |-----------------------|---------------------------|-----------------------------------------|
-    | `depth`               | f32[H,W]                  | camera z in the unit of the poses, 0 =  |
-    |                       |                           | invalid                                 |
-    | `color`               | u8[H,W,3] or f32 in [0,1] | RGB                                     |
-    | `intrinsics`          | f64[3,3]                  | pixels, x+0.5 is the centre of pixel x  |
-    | `camera_from_dataset` | f64[4,4]                  | rigid; the mesh is in the dataset frame |
-    """
-
-    depth: np.ndarray
-    color: np.ndarray
-    intrinsics: np.ndarray
-    camera_from_dataset: np.ndarray
-
-
-def import_open3d():
-    """The open3d module.
-
-    Raises:
-        InputError: it is not installed, or a system library that it needs is missing.
-    """
-    try:
-        import open3d
-    except ModuleNotFoundError as error:
-        raise InputError('open3d is needed for meshes: pip install "cosurfgs_jax[mesh]"') from error
-    except ImportError as error:
-        raise InputError(
-            f"open3d is installed but cannot be loaded ({error}); install that system library, "
-            "on Debian and Ubuntu: apt-get install libusb-1.0-0 libgl1 libgomp1"
-        ) from error
-    return open3d
-
-
-def choose_voxel_size(
-    depths: Sequence[np.ndarray], intrinsics: np.ndarray, pixels: float = 1.5
-) -> float:
-    """A voxel size that the photographs can fill.
-
-    Args:
-        depths: per view the camera z of the SfM points that it sees (`depth_filter.seen_depths`).
-        intrinsics: f64[V,3,3], pixels.
-        pixels: sides of a pixel, on the surface, per voxel. On the generated town with 0.3 % noise
-            on the depths, 1, 1.5 and 2.5 pixels gave a mean error of 34, 35 and 47 mm from 1.7, 0.7
-            and 0.25 million triangles.
-    Returns:
-        Length in the unit of the depths: `pixels` times the median over views of median depth /
-            focal length.
-    Raises:
-        InputError: no view sees a point.
-    """
-    focals_px = np.sqrt(intrinsics[:, 0, 0] * intrinsics[:, 1, 1])
-    footprints = [np.median(d) / f for d, f in zip(depths, focals_px, strict=True) if len(d)]
-    if not footprints:
-        raise InputError(
-            "surface.voxel_size: expected SfM points inside the images to derive it from, got "
-            "none; "
-            "set config.surface.voxel_size in the unit of the dataset"
-        )
-    return float(pixels * np.median(footprints))
-
-
-def check_voxel_size(
-    voxel_size: float, depths: Sequence[np.ndarray], intrinsics: np.ndarray
-) -> None:
-    """Refuses voxels so much finer than the photographs' pixels that the surface would fall between
-    their rays.
-
-    Args:
-        voxel_size: unit of the depths. depths, intrinsics: see `choose_voxel_size`.
-    Raises:
-        InputError: less than a quarter of a pixel on the surface.
-    """
-    if not any(map(len, depths)):
-        return
-    smallest = choose_voxel_size(depths, intrinsics, _FINEST_PIXELS)
-    if voxel_size < smallest:
-        raise InputError(
-            f"surface.voxel_size: expected at least {smallest:.4g} ({_FINEST_PIXELS:g} of a pixel "
-            "on the surface: "
-            "finer voxels would lie between the rays, and the mesh be full of holes), got "
-            f"{voxel_size:.4g}"
-        )
-
-
-def touched_blocks(
-    view: DepthView, origin: np.ndarray, voxel_size: float, truncation: float
-) -> np.ndarray:
-    """Sorted keys i64[n] of the voxel blocks within the truncation distance of a view's surface."""
-    focal_px = float(np.sqrt(view.intrinsics[0, 0] * view.intrinsics[1, 1]))
-    depth = view.depth
-    block_size = BLOCK * voxel_size
-    if not (depth > 0).any():
-        return np.zeros(0, np.int64)
-    # Rays two voxels apart on the farthest surface clip at most a corner of two voxels; with eight
-    # and without the last row and column 6 % of the blocks at the surface were missed.
-    stride = int(
-        np.clip(_SPACING_VOXELS * voxel_size * focal_px / np.percentile(depth[depth > 0], 99), 1, 8)
-    )
-    rows, columns = (np.append(np.arange(0, size - 1, stride), size - 1) for size in depth.shape)
-    rays = cameras.pixel_rays(view.intrinsics, depth.shape)[np.ix_(rows, columns)].reshape(-1, 3)
-    z = depth[np.ix_(rows, columns)].reshape(-1).astype(np.float64)
-    rays = rays[z > 0]
-    z = z[z > 0]
-    dataset_from_camera = cameras.invert_rigid(view.camera_from_dataset)
-    num_steps = int(np.ceil(truncation / (_SPACING_VOXELS * voxel_size)))
-    keys = []
-    for offset in np.linspace(-truncation, truncation, 2 * num_steps + 1):
-        points = (rays * (z + offset)[:, None]) @ dataset_from_camera[:3, :3].T + (
-            dataset_from_camera[:3, 3] - origin
-        )
-        keys.append(np.unique(_pack(np.floor(points / block_size))))
-    return np.unique(np.concatenate(keys))
-
-
-def _pack(blocks: np.ndarray) -> np.ndarray:
-    half = 1 << (_KEY_BITS - 1)
-    if np.abs(blocks).max(initial=0) >= half:
-        farthest = np.abs(blocks).max()
-        raise InputError(
-            f"surface.voxel_size: expected depth within {half * BLOCK} voxels of the middle of the "
-            "scene, "
-            f"got {farthest * BLOCK:.3g}; set config.surface.voxel_size "
-            f"{1.01 * farthest / half:.3g} times as large"
-        )
-    shifted = blocks.astype(np.int64) + half
-    return (shifted[:, 0] << 2 * _KEY_BITS) | (shifted[:, 1] << _KEY_BITS) | shifted[:, 2]
-
-
-def _unpack(keys: np.ndarray) -> np.ndarray:
-    mask = (1 << _KEY_BITS) - 1
-    half = 1 << (_KEY_BITS - 1)
-    return np.stack([keys >> 2 * _KEY_BITS, (keys >> _KEY_BITS) & mask, keys & mask], axis=1) - half
-
-
-def _split_into_tiles(
-    keys: np.ndarray, max_blocks: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Boxes of blocks [low, high) that hold at most `max_blocks` with their halo: (low, high, keys
-    with halo).
-    """
-    blocks = _unpack(keys)
-    tiles = []
-    waiting = [(blocks.min(axis=0), blocks.max(axis=0) + 1)]
-    while waiting:
-        low, high = waiting.pop()
-        # Cubes at the upper faces take their far corners from the next block, hence the halo of
-        # one.
-        members = np.all((blocks >= low) & (blocks <= high), axis=1)
-        owned = np.all((blocks >= low) & (blocks < high), axis=1)
-        if not owned.any():
-            continue
-        if members.sum() <= max_blocks or np.all(high - low <= 1):
-            tiles.append((low, high, keys[members]))
-            continue
-        axis = int(np.argmax(high - low))
-        cut = int(np.clip(np.median(blocks[owned, axis]), low[axis] + 1, high[axis] - 1))
-        upper = low.copy()
-        lower = high.copy()
-        upper[axis] = lower[axis] = cut
-        waiting += [(upper, high), (low, lower)]
-    return tiles
-
-
-def _is_among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool[n]: which of the sorted `keys` are among the sorted `others`, of which there is at least
-    one.
-    """
-    return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
 
 
 def refine_depth(depth: np.ndarray, factor: int, max_step: float) -> np.ndarray:
@@ -274,7 +103,7 @@ def _integrate(
     # The grid is float32: it is laid around `origin`, which large map coordinates need.
     pose = np.array(view.camera_from_dataset, np.float64)
     pose[:3, 3] += pose[:3, :3] @ origin
-    blocks = np.ascontiguousarray(_unpack(keys).astype(np.int32))
+    blocks = np.ascontiguousarray(unpack_keys(keys).astype(np.int32))
     image = open3d.t.geometry.Image
     grid.integrate(
         tensor(blocks),
@@ -316,45 +145,6 @@ def _extract(
     for face in (low, high):
         is_on_seam |= (np.abs(mesh.vertices - face * block_size) < 0.5 * voxel_size).any(axis=1)
     return mesh, is_on_seam
-
-
-# What drops depth pixels, in words, and what to do where it drops all of them.
-_DROPS = {
-    "invalid": (
-        "had no depth",
-        "the model shows no opaque surface there: train longer (config.train.steps), or look at it "
-        "with "
-        "`python -m cosurfgs_jax.render`",
-    ),
-    "out_of_range": (
-        "were outside the depth range of the SfM points",
-        "the model's surface is not where the SfM points are: check the poses, or train longer",
-    ),
-    "grazing": ("were seen edge-on", "set a larger config.surface.max_angle_deg"),
-    "unconfirmed": (
-        "were not confirmed by enough neighbours",
-        "train longer, use photographs that overlap more, or set "
-        "config.surface.min_neighbor_views=1 or 0",
-    ),
-}
-
-
-def explain_counts(counts: dict[str, int] | None) -> str:
-    """How many depth pixels there were and which check dropped how many, as words for a message."""
-    if not counts:
-        return "nothing is known of what was dropped before"
-    parts = [f"{counts[key]} {text}" for key, (text, _) in _DROPS.items() if counts.get(key)]
-    return f"of {counts['pixels']} depth pixels {', '.join(parts) or 'none was dropped'}"
-
-
-def _cure(counts: dict[str, int] | None) -> str:
-    """What to do about the check that dropped most. Much of an image may well show nothing: that is
-    blamed last.
-    """
-    counts = counts or {}
-    others = {key: counts.get(key, 0) for key in _DROPS if key != "invalid"}
-    is_empty = sum(others.values()) < 0.1 * counts.get("pixels", 1)
-    return _DROPS["invalid" if is_empty else max(others, key=others.__getitem__)][1]
 
 
 def _usable_memory(memory_mb: int) -> int:
@@ -424,7 +214,7 @@ def _find_blocks(
         tell("find blocks", number + 1, len(views))
     if origin is None:
         raise InputError(
-            f"mesh: there is no depth to fuse: {explain_counts(counts)}; {_cure(counts)}"
+            f"mesh: there is no depth to fuse: {explain_counts(counts)}; {suggest_cure(counts)}"
         )
     return origin, keys_of_view
 
@@ -482,11 +272,11 @@ def fuse_into(
         "config.surface.memory_mb; target_triangles and formats other than ply need it",
         voxel_size,
     )
-    tiles = _split_into_tiles(keys, max(512, usable // 2 // BYTES_PER_BLOCK))
+    tiles = split_into_tiles(keys, max(512, usable // 2 // BYTES_PER_BLOCK))
     # Found again tile by tile: the lists of all tiles at once would be as large as those of all
     # views.
     total = sum(
-        bool(_is_among(view_keys, tile_keys).any())
+        bool(is_among(view_keys, tile_keys).any())
         for _, _, tile_keys in tiles
         for view_keys in keys_of_view
     )
@@ -503,7 +293,7 @@ def fuse_into(
             device=open3d.core.Device("CPU:0"),
         )
         for number, view_keys in enumerate(keys_of_view):
-            blocks = view_keys[_is_among(view_keys, tile_keys)]
+            blocks = view_keys[is_among(view_keys, tile_keys)]
             if len(blocks):
                 _integrate(
                     grid, open3d, views[number], blocks, store.origin, voxel_size, truncation_voxels
@@ -514,17 +304,6 @@ def fuse_into(
         del grid  # before the next tile's is made
         tell("extract", store.num_tiles, len(tiles))
     return len(keys)
-
-
-def explain_empty(voxel_size: float, min_views: int, counts: dict[str, int] | None) -> str:
-    """The message for depth that gave no surface."""
-    return (
-        f"mesh: the fused depth has no surface seen by {min_views} views at voxel size "
-        f"{voxel_size:.4g} "
-        f"({explain_counts(counts)}); {_cure(counts)}; or set config.surface.voxel_size to another "
-        "length in the unit of "
-        "the dataset, 0 takes it from the data"
-    )
 
 
 def fuse(

@@ -90,8 +90,8 @@ def test_tiles_go_to_the_file_as_one_mesh(tmp_path, monkeypatch):
     render, scene = sphere_scene()
     settings = SurfaceSettings(min_cluster_share=0.05)
     extraction.extract_mesh(render, scene, np.arange(20), settings, tmp_path / "whole.ply")
-    split = fusion._split_into_tiles
-    monkeypatch.setattr(fusion, "_split_into_tiles", lambda keys, _: split(keys, 30))
+    split = fusion.split_into_tiles
+    monkeypatch.setattr(fusion, "split_into_tiles", lambda keys, _: split(keys, 30))
     # With PLY alone nothing may ask for the whole mesh.
     monkeypatch.setattr(extraction.JoinedMesh, "to_mesh", None)
     info = extraction.extract_mesh(render, scene, np.arange(20), settings, tmp_path / "tiled.ply")

@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from cosurfgs_jax import metrics
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
-from cosurfgs_jax.metrics import surface
+from cosurfgs_jax.metrics import mesh_distance
 
 ssim = jax.jit(metrics.ssim)
 
@@ -175,7 +175,7 @@ def test_distances_to_triangles_are_exact_inside_at_edges_and_at_corners():
         expected, abs=1e-12
     )
     flat = np.repeat(vertices[None, 3:], 2, axis=0)
-    assert surface._distance_to_triangles(
+    assert mesh_distance._distance_to_triangles(
         np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat
     ) == pytest.approx([2, 2])
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cosurfgs_jax.geometry.views import Views
-from cosurfgs_jax.surface.fusion import DepthView
+from cosurfgs_jax.surface.depth_view import DepthView
 
 HEIGHT = 96
 WIDTH = 128

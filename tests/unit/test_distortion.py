@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry import distortion
+from cosurfgs_jax.geometry import distortion, lens_models
 
 SIZE = (480, 640)
 PARAMS = {
@@ -42,7 +42,7 @@ def _rays(count=500, seed=0):
 
 
 def test_the_list_here_is_complete():
-    assert set(PARAMS) == set(distortion._MODELS)
+    assert set(PARAMS) == set(lens_models.MODELS)
 
 
 @pytest.mark.parametrize("model", PARAMS)
@@ -65,10 +65,10 @@ def test_every_model_of_colmap_is_known():
     for model in pycolmap.CameraModelId.__members__:
         if model == "EQUIRECTANGULAR":
             with pytest.raises(InputError, match="panorama"):
-                distortion.num_params(model)
+                lens_models.num_params(model)
         elif model != "INVALID":
             camera = pycolmap.Camera.create_from_model_name(1, model, 500.0, 640, 480)
-            assert distortion.num_params(model) == len(camera.params)
+            assert lens_models.num_params(model) == len(camera.params)
 
 
 @pytest.mark.parametrize("model", PARAMS)

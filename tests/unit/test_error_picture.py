@@ -74,7 +74,7 @@ def test_of_very_many_vertices_some_are_measured_and_their_neighbours_take_their
     compared, monkeypatch
 ):
     mesh, comparison = compared
-    monkeypatch.setattr(metrics.surface, "_MOST_VERTICES", len(mesh.vertices) // 4)
+    monkeypatch.setattr(metrics.surface, "_MAX_VERTICES", len(mesh.vertices) // 4)
     truth = ground()
     thinned = metrics.compare_surfaces(
         (mesh.vertices, mesh.triangles),

@@ -21,9 +21,11 @@ from depth_views import (
 from mesh_cases import triangle_set, two_squares
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.surface import depth_filter, fusion
+from cosurfgs_jax.surface import depth_filter, fusion, voxel_blocks
 from cosurfgs_jax.surface import mesh as meshes
+from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import TileStore
+from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +80,10 @@ def test_sphere_far_from_the_origin(open3d):
 def tile_by_tile(monkeypatch, max_blocks=200):
     """Makes tiles small; the list that is returned gets the tiles of every fusion."""
     fused = []
-    split = fusion._split_into_tiles
+    split = fusion.split_into_tiles
     monkeypatch.setattr(
         fusion,
-        "_split_into_tiles",
+        "split_into_tiles",
         lambda keys, _: fused.append(split(keys, max_blocks)) or fused[-1],
     )
     return fused
@@ -215,25 +217,27 @@ def test_refined_depth_is_exact_on_planes_and_sharp_at_edges():
 def test_voxel_size_is_a_pixel_on_the_surface():
     depths = [np.array([9.0, 10, 11]), np.array([18.0, 20, 22]), np.zeros(0), np.array([30.0])]
     intrinsics = np.tile(np.diag([100.0, 100.0, 1.0]), (4, 1, 1))
-    assert fusion.choose_voxel_size(depths, intrinsics, pixels=2.0) == pytest.approx(0.4)
+    assert choose_voxel_size(depths, intrinsics, pixels=2.0) == pytest.approx(0.4)
     with pytest.raises(InputError, match="config.surface.voxel_size"):
-        fusion.choose_voxel_size([np.zeros(0)], intrinsics[:1])
-    fusion.check_voxel_size(0.06, depths, intrinsics)
-    fusion.check_voxel_size(1e-9, [np.zeros(0)], intrinsics[:1])  # nothing to judge by
+        choose_voxel_size([np.zeros(0)], intrinsics[:1])
+    check_voxel_size(0.06, depths, intrinsics)
+    check_voxel_size(1e-9, [np.zeros(0)], intrinsics[:1])  # nothing to judge by
     with pytest.raises(InputError, match=r"surface.voxel_size: expected at least 0.05 .* got 0.04"):
-        fusion.check_voxel_size(0.04, depths, intrinsics)
+        check_voxel_size(0.04, depths, intrinsics)
 
 
 def test_blocks_cover_the_truncation_band():
     view = plane_view(np.eye(4), np.array([0.3, 0.1, 1.0]), 5.0)
     voxel = 0.05
     truncation = 0.2
-    keys = fusion.touched_blocks(view, np.zeros(3), voxel, truncation)
-    assert np.array_equal(fusion._pack(fusion._unpack(keys).astype(float)), keys)
+    keys = voxel_blocks.touched_blocks(view, np.zeros(3), voxel, truncation)
+    assert np.array_equal(
+        voxel_blocks.pack_keys(voxel_blocks.unpack_keys(keys).astype(float)), keys
+    )
     for offset in (-0.95 * truncation, 0.0, 0.95 * truncation):
         points = rays() * (view.depth + offset)[..., None]
         needed, pixels = np.unique(
-            fusion._pack(np.floor(points.reshape(-1, 3) / (fusion.BLOCK * voxel))),
+            voxel_blocks.pack_keys(np.floor(points.reshape(-1, 3) / (voxel_blocks.BLOCK * voxel))),
             return_counts=True,
         )
         # Blocks of which rays clip but a corner may be missed.
@@ -270,4 +274,4 @@ def test_mesh_files_keep_positions_even_in_map_coordinates(tmp_path, offset, kin
 def test_missing_open3d_is_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "open3d", None)
     with pytest.raises(InputError, match=r'pip install "cosurfgs_jax\[mesh\]"'):
-        fusion.import_open3d()
+        import_open3d()
