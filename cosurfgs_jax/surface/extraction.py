@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.fusion import DepthView
-from cosurfgs_jax.surface.mesh import write_mesh_ply
+from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
 from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class _StoredViews(Sequence):
     def __len__(self) -> int:
         return len(self._views)
 
-    def __getitem__(self, number: int) -> DepthView:
+    def __getitem__(self, number: Any) -> DepthView:  # an int: nobody takes slices of it
         if not 0 <= number < len(self):
             raise IndexError(number)
         return DepthView(
@@ -104,7 +105,8 @@ def _render_view(
         limits=tuple(limits),
         max_angle_deg=settings.max_angle_deg,
     )
-    return depth, np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8), dropped
+    color: np.ndarray = np.clip(np.asarray(maps["color"]), 0, 1)
+    return depth, np.round(color * 255).astype(np.uint8), dropped
 
 
 def _check_neighbors(neighbors: list[np.ndarray], min_neighbor_views: int) -> None:
@@ -142,7 +144,8 @@ def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_tri
             )
     write_mesh_ply(path, mesh)
     if form != "ply":
-        mesh_files.write_mesh(path.with_suffix(f".{form}"), mesh, form, up)
+        whole = cast(Mesh, mesh)  # by `decimate`
+        mesh_files.write_mesh(path.with_suffix(f".{form}"), whole, form, up)
     return mesh.num_triangles
 
 
