@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.fusion import DepthView
-from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
+from cosurfgs_jax.surface.mesh import write_mesh_ply
 from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_tri
             )
     write_mesh_ply(path, mesh)
     if form != "ply":
-        whole = cast(Mesh, mesh)  # by `decimate`
+        whole: Any = mesh  # a `Mesh`, by `decimate`
         mesh_files.write_mesh(path.with_suffix(f".{form}"), whole, form, up)
     return mesh.num_triangles
 
