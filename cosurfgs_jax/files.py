@@ -244,7 +244,7 @@ def whole_number(word: str) -> int:
     """
     if word.isascii() and word.lstrip("+-").isdigit():
         return int(word)
-    value = number(word)
+    value = float(number(word))
     if not value.is_integer() or abs(value) > 2**53:
         raise ValueError(f"expected a whole number, got {word[:40]!r}")
     return int(value)

@@ -12,7 +12,7 @@ from typing import Any
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import Settings, declaration_of
+from cosurfgs_jax.settings import Settings, declaration_of, type_of
 from cosurfgs_jax.workdir import Workdir
 
 # Settings of how a run is logged, saved and cached, or of what follows it: they never change the
@@ -43,7 +43,7 @@ def _declared(settings: Any, prefix: str = "") -> Iterator[tuple[str, dataclasse
     """Dotted name, field and value of every setting below a dataclass instance."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(field.type):
+        if dataclasses.is_dataclass(type_of(field)):
             yield from _declared(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", field, value
@@ -52,7 +52,7 @@ def _declared(settings: Any, prefix: str = "") -> Iterator[tuple[str, dataclasse
 def leaves(settings: Any) -> Iterator[tuple[str, type, Any]]:
     """Dotted name, type and value of every setting below a dataclass instance."""
     for name, field, value in _declared(settings):
-        yield name, field.type, value
+        yield name, type_of(field), value
 
 
 def kind_words(kind: type) -> str:
@@ -111,12 +111,11 @@ def check(settings: Settings) -> None:
     """
     for group in dataclasses.fields(settings):
         part = getattr(settings, group.name)
-        if dataclasses.is_dataclass(group.type) and not isinstance(part, group.type):
-            raise InputError(
-                f"config.{group.name}: expected {group.type.__name__}(...), got {part!r}"
-            )
+        kind = type_of(group)
+        if dataclasses.is_dataclass(kind) and not isinstance(part, kind):
+            raise InputError(f"config.{group.name}: expected {kind.__name__}(...), got {part!r}")
     for name, field, value in _declared(settings):
-        _check_kind(name, field.type, value)
+        _check_kind(name, type_of(field), value)
         _check_range(name, field, value)
     settings.validate()
 
@@ -131,7 +130,7 @@ def _check_kind(name: str, kind: type, value: Any) -> None:
 
 
 def _check_range(name: str, field: dataclasses.Field, value: Any) -> None:
-    kind = field.type
+    kind = type_of(field)
     if kind is bool:
         return
     if kind is str:

@@ -12,19 +12,48 @@ and its centre is x+0.5. Quaternions are wxyz. Lengths in the world frame are in
 scale."""
 
 import dataclasses
-from typing import Any, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from cosurfgs_jax.errors import required
+
+# Of functions for both kinds of arrays: the result is of the kind of the argument.
+AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
+
+_Class = TypeVar("_Class")
+
 
 @dataclass_transform(frozen_default=True)
-def _pytree(cls):
+def _pytree(cls: type[_Class]) -> type[_Class]:
     """A frozen dataclass whose fields are all leaves or subtrees."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+
+
+def on_host(value: np.ndarray | np.generic) -> Any:
+    """A NumPy value in a field that says Array, of a pytree that is made on the host: the whole
+    pytree goes to a device later.
+    """
+    return value
+
+
+def drawn(map_or_none: Array | None) -> Array:
+    """A map of a `RenderOutput` that was asked for, and so is not None.
+
+    Raises:
+        ValueError: it was not asked for.
+    """
+    return required(map_or_none, "a map of RenderOutput that the rasterizer was asked for")
+
+
+def image_size_of(image: np.ndarray | Array) -> tuple[int, int]:
+    """(H, W) of an image or a map [H,W,...]."""
+    height, width = image.shape[:2]
+    return height, width
 
 
 @_pytree
@@ -76,7 +105,7 @@ class Surfels(SurfelParams):
     @classmethod
     def of(cls, params: SurfelParams, alive: Bool[Array | np.ndarray, " n"]) -> "Surfels":
         """The surfels of these trained fields. Differentiable."""
-        return cls(**params.by_name(), alive=alive)
+        return cls(**params.by_name(), alive=cast(Array, alive))
 
     @property
     def params(self) -> SurfelParams:

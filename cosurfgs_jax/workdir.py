@@ -211,7 +211,12 @@ class Workdir:
             InputError: a file of another format.
         """
         path = self.metrics
-        content = {"format": METRICS_FORMAT, "stages": [], "final": None, "geometry": None}
+        content: dict[str, Any] = {
+            "format": METRICS_FORMAT,
+            "stages": [],
+            "final": None,
+            "geometry": None,
+        }
         if not path.exists():
             return content
         old = files.read_json(path)

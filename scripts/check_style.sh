@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks how the code is written: ruff (lint and format) for Python, clang-format for C++ and CUDA.
+# Checks how the code is written: ruff (lint and format) and types (scripts/type_check.py) for
+# Python, clang-format for C++ and CUDA.
 #   scripts/check_style.sh [--fix]     --fix formats and mends instead
 # The tools are those of the active virtual environment, else of .venv; it installs nothing.
 set -euo pipefail
@@ -11,7 +12,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 has_module() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
-for name in ruff clang_format; do
+for name in ruff clang_format ty; do
   has_module "$name" \
     || die "$PYTHON: $name is missing; run: $PYTHON -m pip install -r requirements.txt"
 done
@@ -36,6 +37,7 @@ case "${1:-}" in
     "$PYTHON" -m ruff check --quiet .
     "$PYTHON" -m ruff format --check --quiet . \
       || die "Python is not formatted; run: scripts/check_style.sh --fix"
+    "$PYTHON" scripts/type_check.py
     clang_format --dry-run -Werror "${files[@]}" \
       || die "C++ is not formatted; run: scripts/check_style.sh --fix"
     ;;

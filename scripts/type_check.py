@@ -1,4 +1,4 @@
-"""Checks the types of the package and holds the number of errors to a budget that only falls.
+"""Checks the types of the package and of the examples: the number of errors may only fall.
 
 python scripts/type_check.py [--list]     exit status 1 where there are more errors than MAX_ERRORS,
                                           or any in FREE_OF_ERRORS; --list prints all of them
@@ -16,35 +16,61 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cosurfgs_jax"
+EXAMPLES = "examples"  # never have errors: users copy them
 
 # Lower it when errors are mended; never raise it.
-MAX_ERRORS = 264
+MAX_ERRORS = 15
 # requirements.txt gives later Pythons other versions of NumPy and JAX, with other types.
 COUNTED_ON = (3, 11)
-# Files and folders of the package that stay without errors: first what users import.
+# Files and folders of the package that stay without errors.
 FREE_OF_ERRORS = (
+    # what users import and extend
     "__init__.py",
-    "settings.py",
+    "api.py",
+    "types.py",
     "errors.py",
-    "density.py",
-    "partition.py",
-    "pictures.py",
+    "settings",
+    "settings_file.py",
+    "raster",
+    "losses",
+    "model",
+    "formats",
+    "metrics",
+    "outputs",
+    "workdir.py",
     "data/capture.py",
-    "data/checks.py",
-    "data/split.py",
-    "export/__init__.py",
+    "data/generated.py",
+    "data/ground_truth.py",
+    "data/loading.py",
+    "data/readers.py",
+    "data/scene.py",
+    "data/transforms_json.py",
+    "geometry/airspace.py",
+    "geometry/cameras.py",
     "geometry/rotations.py",
+    "geometry/scene_frame.py",
     "geometry/spherical_harmonics.py",
-    "losses/__init__.py",
-    "losses/distillation.py",
-    "losses/photometric.py",
-    "metrics/depth.py",
-    "metrics/surface.py",
-    "raster/ffi.py",
-    "raster/projection.py",
-    "report/page.py",
-    "training/layout.py",
-    "training/schedule.py",
+    "geometry/view_pairs.py",
+    "geometry/views.py",
+    "surface",
+    # programs
+    "train.py",
+    "evaluate.py",
+    "render.py",
+    "extract_mesh.py",
+    "export.py",
+    "doctor.py",
+    "program",
+    # the rest
+    "collab",
+    "distributed",
+    "native",
+    "report",
+    "training",
+    "files.py",
+    "partition.py",
+    "photograph.py",
+    "pictures.py",
 )
 
 _LINE = re.compile(
@@ -87,10 +113,11 @@ def parse(output: str) -> list[TypeProblem]:
 
 
 def check(folder: Path = ROOT) -> list[TypeProblem]:
-    """Runs the checker over the package with the packages of this interpreter."""
+    """Runs the checker over the package and the examples with the packages of this interpreter."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     command = [sys.executable, "-m", "ty", "check", "--output-format=concise", "--no-progress"]
-    command += ["--color=never", f"--python={sys.prefix}", f"--python-version={version}", PACKAGE]
+    command += ["--color=never", f"--python={sys.prefix}", f"--python-version={version}"]
+    command += [name for name in (PACKAGE, EXAMPLES) if (folder / name).is_dir()]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     # 0 without and 1 with problems; `-m` answers 1 too where ty is not installed.
     if result.returncode not in (0, 1) or not result.stdout:
@@ -99,7 +126,11 @@ def check(folder: Path = ROOT) -> list[TypeProblem]:
 
 
 def is_free_of_errors(path: str) -> bool:
-    """Whether FREE_OF_ERRORS names a file of the package, or a folder above it."""
+    """Whether FREE_OF_ERRORS names a file of the package, or a folder above it; all examples are
+    free of errors.
+    """
+    if Path(path).parts[0] == EXAMPLES:
+        return True
     inside = Path(path).relative_to(PACKAGE)
     return any(inside == Path(name) or Path(name) in inside.parents for name in FREE_OF_ERRORS)
 

@@ -7,6 +7,7 @@ through composite and exchange; each device updates only its own surfels.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.teachers import Teachers, blank_maps
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.distributed.packing import Packed
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.losses.inputs import (
     IS_PHOTO_VALID,
     IS_TEACHER_VALID,
@@ -39,7 +41,7 @@ from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.training.step import StepReport
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import Surfels, on_host
 
 
 class TaughtView(NamedTuple):
@@ -57,7 +59,7 @@ class MasBatch(NamedTuple):
     requests: RenderRequests
     photos: UInt8[Array, "b h w c"]
     exposure_indices: Int[Array, " b"]  # which of the block's exposures is the photograph's
-    teachers: TeacherMaps  # [b, ...]
+    teachers: TeacherMaps | None  # [b, ...]; None before they are delivered
     is_active: Bool[Array, " b"]  # False where the device has no block
     progress: Float[Array, ""]
     seconds: TaughtView | None = None  # [b, ...], where MV-Reg is on
@@ -81,11 +83,13 @@ def _loss(
     """
     settings = static.settings
     cells = [Surfels.of(own, state.alive) for own, state in zip(params, states, strict=True)]
-    size = batch.photos.shape[1:3]
+    height, width = batch.photos.shape[1:3]
     total = jnp.float32(0.0)
     reports = []
     options = RasterOptions.from_settings(settings.raster)
-    for i, out in enumerate(render_views(cells, batch.requests, exchange, size, options)):
+    for i, out in enumerate(
+        render_views(cells, batch.requests, exchange, (height, width), options)
+    ):
         transform = None
         if exposures[i] is not None:
             transform = exposure_model.transform_of(exposures[i], batch.exposure_indices[i])
@@ -158,7 +162,7 @@ def mas_step(
             exposure, exposure_optimizer = exposure_model.update(
                 exposure,
                 grad_exposures[i],
-                exposure_optimizer,
+                required(exposure_optimizer, "TrainState.appearance_optimizer"),
                 batch.exposure_indices[i],
                 settings.appearance,
             )
@@ -285,7 +289,7 @@ class Aggregation:
         """
         layout = self._run.layout
         views = self._views_of(step)
-        choices = [views.__getitem__]
+        choices: list[Callable[[int], int]] = [views.__getitem__]
         if self._run.settings.loss.has_multi_view:
             choices.append(functools.partial(self._views.second_shown, step=step))
         tables = [
@@ -326,12 +330,12 @@ class Aggregation:
             )
         return MasBatch(
             self._planner.requests_of(device, views),
-            np.stack([slot(block, views[block or 0]) for block in blocks]),
-            np.array(exposures, np.int32),
-            None,
-            np.array([block is not None for block in blocks]),
-            np.float32(start + (1 - start) * step / self._num_steps),
-            seconds,
+            photos=on_host(np.stack([slot(block, views[block or 0]) for block in blocks])),
+            exposure_indices=on_host(np.array(exposures, np.int32)),
+            teachers=None,
+            is_active=on_host(np.array([block is not None for block in blocks])),
+            progress=on_host(np.float32(start + (1 - start) * step / self._num_steps)),
+            seconds=seconds,
         )
 
     def _second(self, block: int | None, step: int) -> TaughtView:
@@ -340,12 +344,12 @@ class Aggregation:
         """
         second = self._views.second(block, step, self._views.photographs.load)
         if not second.is_used:
-            return TaughtView(second, np.zeros(second.photo.shape[:2], np.float32))
-        _, teacher = self._taught.load(block, self._views.second_shown(block, step))
+            return TaughtView(second, on_host(np.zeros(second.photo.shape[:2], np.float32)))
+        number = required(block, "block of a second view that is used")
+        _, teacher = self._taught.load(number, self._views.second_shown(number, step))
         # Beyond where a teacher was trained it shows floaters.
-        return TaughtView(
-            second, np.where(teacher.flags & IS_TEACHER_VALID, teacher.plane_depth, np.float32(0))
-        )
+        is_valid = teacher.flags & IS_TEACHER_VALID
+        return TaughtView(second, on_host(np.where(is_valid, teacher.plane_depth, np.float32(0))))
 
 
 def _stack(*leaves) -> np.ndarray:

@@ -6,6 +6,7 @@ partial images is the image of the whole model, but for surfels that reach acros
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.raster import Maps, RasterOptions, render_sums
 from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
-from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels, drawn, on_host
 
 PARTIAL_IMAGE_BYTES = 4 * 9  # of a pixel of a PartialImage
 _BEHIND = np.float32(-1e6)  # camera z of everything, for a camera that sees nothing
@@ -60,7 +61,7 @@ def null_camera(camera: Camera) -> Camera:
     """A camera that sees nothing: drawing for it costs no more than culling the surfels."""
     pose = np.eye(4, dtype=np.float32)
     pose[2, 3] = _BEHIND
-    return Camera(pose, camera.intrinsics)
+    return Camera(on_host(pose), camera.intrinsics)
 
 
 class RequestPlanner:
@@ -92,7 +93,7 @@ class RequestPlanner:
             [cell for cell in sorted(cells) if self._groups[cell] == self._groups[block]]
         )
 
-    def requests(self, views: dict[int, int | None]) -> RenderRequests:
+    def requests(self, views: Mapping[int, int | None]) -> RenderRequests:
         """The render requests of all devices, with the device axis in front.
 
         Args:
@@ -114,7 +115,9 @@ class RequestPlanner:
             cell for other in self._exchange.receives_of[device] for cell in self._blocks_at(other)
         ]
 
-    def _camera(self, block: int | None, cell: int | None, views: dict[int, int | None]) -> Camera:
+    def _camera(
+        self, block: int | None, cell: int | None, views: Mapping[int, int | None]
+    ) -> Camera:
         """The camera that a cell is drawn for; `null_camera` where there is no such cell, or it is
         not in the camera's group.
         """
@@ -123,7 +126,7 @@ class RequestPlanner:
             return null_camera(self._partitioned.views.camera_arrays(view or 0))
         return self._partitioned.views.camera_arrays(view)
 
-    def requests_of(self, device: int, views: dict[int, int | None]) -> RenderRequests:
+    def requests_of(self, device: int, views: Mapping[int, int | None]) -> RenderRequests:
         """The render requests of one device, as NumPy arrays; see `requests`."""
         own = self._blocks_at(device)
         cells = self.cells_received(device)
@@ -135,10 +138,10 @@ class RequestPlanner:
         )
         own_cameras = _stack([self._camera(block, block, views) for block in own])
         orders = np.stack([self._order(block, cells, views) for block in own])
-        return RenderRequests(cameras, own_cameras, orders)
+        return RenderRequests(cameras, own_cameras, on_host(orders))
 
     def _order(
-        self, block: int | None, cells: list[int | None], views: dict[int, int | None]
+        self, block: int | None, cells: list[int | None], views: Mapping[int, int | None]
     ) -> np.ndarray:
         view = _view_of(block, views)
         if view is None:
@@ -149,7 +152,7 @@ class RequestPlanner:
         return np.argsort(ranks, kind="stable").astype(np.int32)
 
 
-def _view_of(block: int | None, views: dict[int, int | None]) -> int | None:
+def _view_of(block: int | None, views: Mapping[int, int | None]) -> int | None:
     return None if block is None else views[block]
 
 
@@ -170,7 +173,11 @@ def draw_part(
     """
     raw = render_sums(surfels, cameras, image_size, options.on_black(), maps=Maps.GEOMETRY)
     return PartialImage(
-        raw.color, 1.0 - raw.transmittance, raw.depth_sum, raw.normal_sum, raw.plane_sum
+        raw.color,
+        1.0 - raw.transmittance,
+        drawn(raw.depth_sum),
+        drawn(raw.normal_sum),
+        drawn(raw.plane_sum),
     )
 
 

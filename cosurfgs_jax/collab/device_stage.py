@@ -17,7 +17,7 @@ def train_blocks(work: StageWork) -> loop.StageState:
         stage = _start(run, work.name)
         _draw_test_views(run, stage)
     trainer = Trainer(run, Schedule.from_settings(run.settings))
-    return loop.run_stage(run, stage, work.num_steps, trainer.advance, work.checkpoints)
+    return loop.run_stage(run, stage, work.num_steps, trainer.advance, work.store)
 
 
 def _start(run: Run, name: str) -> loop.StageState:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState
-from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels, drawn, on_host
 
 # Draws of random signs a photograph. One draw of one photograph is off by 1.4 times the effect
 # (standard deviation); draws and photographs average that out.
@@ -58,7 +58,7 @@ class ImportanceScore(NamedTuple):
 
 def init_importance(num_slots: int) -> Importance:
     """Nothing seen yet; NumPy."""
-    return Importance(np.zeros(num_slots, np.float32), *np.zeros(2, np.int32))
+    return Importance(on_host(np.zeros(num_slots, np.float32)), *np.zeros(2, np.int32))
 
 
 def removal_effects(
@@ -101,7 +101,7 @@ def blending_weights(
     """Sum of blending weights over the pixels of one view, and the drawing."""
     del key
     out = draw(surfels)
-    return out.contributions[:, 0], out
+    return drawn(out.contributions)[:, 0], out
 
 
 def rank_as_measured(
@@ -175,7 +175,7 @@ def measure_view(
     is_used = is_active
     if settings.lmc.camera_switch:
         num_pixels = image_size[0] * image_size[1]
-        weight_inside = jnp.where(is_inside, out.contributions[:, 0], 0.0).sum()
+        weight_inside = jnp.where(is_inside, drawn(out.contributions)[:, 0], 0.0).sum()
         is_used &= weight_inside >= settings.lmc.min_cell_share * num_pixels
     return Importance(
         importance.statistic + jnp.where(is_used, statistic, 0.0),

@@ -21,20 +21,20 @@ _log = logging.getLogger(__name__)
 def compress_blocks(work: StageWork) -> loop.StageState:
     """Compresses the blocks in rounds, each with training to recover."""
     if work.saved is None:
-        stage = work.before._replace(name=work.name, step=0, num_without_room=0, seconds=0.0)
+        stage = work.models._replace(name=work.name, step=0, num_without_room=0, seconds=0.0)
     elif work.num_steps == 0:
         return work.saved
     else:
         stage = work.saved
-    return compress_in_rounds(work.run, stage, work.num_steps, work.checkpoints)
+    return compress_in_rounds(work.run, stage, work.num_steps, work.store)
 
 
 def compress_edges(work: StageWork) -> loop.StageState:
     """Compresses the models of the edges once, without training."""
     stopwatch = Stopwatch()
-    result = compress.compress(work.run, work.before, work.run.settings.lmc.edge_prune_ratio)
+    result = compress.compress(work.run, work.models, work.run.settings.lmc.edge_prune_ratio)
     _log_compression(result)
-    return work.before._replace(
+    return work.models._replace(
         states=result.states, name=work.name, step=0, seconds=stopwatch.seconds
     )
 

@@ -40,7 +40,7 @@ def _distill(work: StageWork, teacher_models: Grouping, students: Grouping) -> l
     if stage.step < work.num_steps:
         teachers.check()
     aggregation = Aggregation(run, students, teachers, work.num_steps)
-    stage = loop.run_stage(run, stage, work.num_steps, aggregation.advance, work.checkpoints)
+    stage = loop.run_stage(run, stage, work.num_steps, aggregation.advance, work.store)
     teachers.drop()
     return stage
 
@@ -52,7 +52,7 @@ def _start(
     models of the stage before are not needed.
     """
     run = work.run
-    before = work.before
+    before = work.models
     stopwatch = Stopwatch()
     if teacher_models is work.plans.alone:  # distilled models are of one brightness already
         before, gains = harmonize.harmonize_exposure(run, before)
@@ -62,8 +62,8 @@ def _start(
     teachers.render(before.states, teacher_models, partners)
     cells = compress.crop_to_cells(run, before.states)
     stage = loop.StageState(work.name, cells, 0, 0, stopwatch.seconds)
-    loop.save_stage(run, stage, work.checkpoints)
-    work.checkpoints.wait()
+    loop.save_stage(run, stage, work.store)
+    work.store.wait()
     return stage
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cosurfgs_jax.collab.stages import stages_of
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Restored
@@ -70,7 +70,7 @@ def _restore(
         )
 
     with Checkpoints(workdir.checkpoints(name)) as checkpoints:
-        return checkpoints.restore_latest(make_abstract)
+        return required(checkpoints.restore_latest(make_abstract), f"checkpoint of stage {name}")
 
 
 def _is_in_own_cell(

@@ -13,6 +13,7 @@ from cosurfgs_jax.collab.stages import stages_of, total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layout
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
 from cosurfgs_jax.losses.term import LossTerm
@@ -97,7 +98,7 @@ def run_stages(run: Run) -> loop.StageState:
         stage, is_new = _run_stage(run, plans, spec, stage)
         if is_new or not metrics.has(spec.name):
             metrics.write(spec, stage)
-    return stage
+    return required(stage, "the last stage")
 
 
 def _run_stage(

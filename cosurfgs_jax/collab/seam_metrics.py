@@ -18,7 +18,7 @@ from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.types import Camera
+from cosurfgs_jax.types import Camera, on_host
 
 
 class SeamDepth(NamedTuple):
@@ -87,10 +87,7 @@ def disagreement(
     seen = {
         block: seam & (depth > 0) for block, depth in depths.items() if (seam & (depth > 0)).any()
     }
-    points = {
-        block: unproject(depths[block], camera.intrinsics, camera.camera_from_world)
-        for block in seen
-    }
+    points = {block: _points_of(depths[block], camera) for block in seen}
     for first in seen:
         for second in (block for block in seen if block > first):
             both = seen[first] & seen[second]
@@ -101,6 +98,11 @@ def disagreement(
             b = depths[second][both].astype(np.float64)
             pairs.append(np.abs(a - b) / (0.5 * (a + b)))
     return np.concatenate(pairs)
+
+
+def _points_of(depth: np.ndarray, camera: Camera) -> np.ndarray:
+    """The points f32[H,W,3], world, that a depth map shows; of a camera of NumPy arrays."""
+    return np.asarray(unproject(on_host(depth), camera.intrinsics, camera.camera_from_world))
 
 
 def _sums(values: np.ndarray) -> tuple[float, float]:
@@ -133,7 +135,7 @@ def view_sums(
     """
     alone = alone or {}
     steps = metrics.depth_steps(depth)
-    cells = partition.cell_of(unproject(depth, camera.intrinsics, camera.camera_from_world))
+    cells = partition.cell_of(_points_of(depth, camera))
     is_wall, is_within = metrics.label_borders(cells)
     following = np.stack([np.roll(cells, -1, axis=axis) for axis in (1, 0)])
     # A third block may have trained here too, but only at corners: the two that meet know the whole
@@ -160,7 +162,7 @@ def view_sums(
 
 def _trained(block: int, depth: np.ndarray, camera: Camera, partition: Partition) -> np.ndarray:
     """The depth of a block's whole local model where it was trained, 0 elsewhere."""
-    points = unproject(depth, camera.intrinsics, camera.camera_from_world)
+    points = _points_of(depth, camera)
     return np.where((depth > 0) & partition.is_in_expanded(block, points), depth, 0)
 
 
@@ -174,8 +176,9 @@ def seam_depth_from_sums(
         roughness: expected / rest at an earlier stage, for stages without local models.
     """
     means = SeamDepth(*(float(total / count) if count else None for count, total in sums))
-    if means.depth_step_expected is None and None not in (means.depth_step_rest, roughness):
-        means = means._replace(depth_step_expected=means.depth_step_rest * roughness)
+    rest = means.depth_step_rest
+    if means.depth_step_expected is None and rest is not None and roughness is not None:
+        means = means._replace(depth_step_expected=rest * roughness)
     seam = means.depth_step_seam
     expected = means.depth_step_expected
     if seam is None or expected is None:
@@ -192,7 +195,10 @@ def _solid(maps: dict, size: tuple[int, int]) -> np.ndarray:
 def _true_depth(run: Run, view: int) -> np.ndarray | None:
     """Exact depth in world lengths, where it is known in the size of the image."""
     partitioned = run.partitioned
-    path = partitioned.scene.ground_truth and partitioned.scene.ground_truth.depth_path(view)
+    truth = partitioned.scene.ground_truth
+    path = None
+    if truth is not None:
+        path = truth.depth_path(view)
     if not path:
         return None
     depth = files.read_arrays(path, ("depth",))["depth"]

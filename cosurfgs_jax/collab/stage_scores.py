@@ -25,7 +25,7 @@ from cosurfgs_jax.training.partitioned_scene import (
     first_state,
 )
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import Surfels, on_host
 
 SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
 NUM_SUMS = 7  # of `score_view`
@@ -87,7 +87,8 @@ class SeamMasks:
         out = jax.jit(render, static_argnames=("image_size", "options", "maps"))(
             self._discs[block.number], camera, size, options, maps=Maps.GEOMETRY
         )
-        points = unproject(np.asarray(out.depth), camera.intrinsics, camera.camera_from_world)
+        depth = on_host(np.asarray(out.depth))
+        points = np.asarray(unproject(depth, camera.intrinsics, camera.camera_from_world))
         return (np.asarray(out.alpha) >= MIN_PLANE_ALPHA) & (
             partitioned.partition.wall_distance(points) <= SEAM_WIDTH
         )

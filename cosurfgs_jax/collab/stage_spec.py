@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.plans import Plans
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
@@ -34,6 +35,16 @@ class StageWork(NamedTuple):
     before: StageState | None
     saved: StageState | None
     checkpoints: Checkpoints | None
+
+    @property
+    def models(self) -> StageState:
+        """`before`, for a stage that starts from another one's models."""
+        return required(self.before, "StageWork.before")
+
+    @property
+    def store(self) -> Checkpoints:
+        """`checkpoints`, for a stage that has some."""
+        return required(self.checkpoints, "StageWork.checkpoints")
 
 
 @dataclasses.dataclass(frozen=True)

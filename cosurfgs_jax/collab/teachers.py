@@ -14,13 +14,14 @@ from cosurfgs_jax.collab.composite import RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
+from cosurfgs_jax.types import on_host
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +29,11 @@ _log = logging.getLogger(__name__)
 def blank_maps(size: tuple[int, int]) -> TeacherMaps:
     """Maps of (H, W) that teach nothing, of NumPy."""
     return TeacherMaps(
-        np.zeros((*size, 3), np.uint8),
-        np.zeros(size, np.uint8),
-        np.zeros(size, np.float32),
-        np.zeros(size, np.float32),
-        np.zeros((*size, 3), np.int8),
+        color=on_host(np.zeros((*size, 3), np.uint8)),
+        flags=on_host(np.zeros(size, np.uint8)),
+        depth=on_host(np.zeros(size, np.float32)),
+        plane_depth=on_host(np.zeros(size, np.float32)),
+        normal=on_host(np.zeros((*size, 3), np.int8)),
     )
 
 
@@ -42,7 +43,7 @@ def _flags(
     partition = run.partitioned.partition
     camera = run.partitioned.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
-    points = unproject(maps["depth"], camera.intrinsics, camera.camera_from_world)
+    points = np.asarray(unproject(maps["depth"], camera.intrinsics, camera.camera_from_world))
     is_known = is_solid & partition.is_in_expanded(group, points)
     flags = np.where(is_known, IS_TEACHER_VALID, 0)
     is_covered = np.ones_like(is_solid)
@@ -86,7 +87,8 @@ class Teachers:
         advice = (
             f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
         )
-        maps = TeacherMaps(**files.read_arrays(path, TeacherMaps._fields, advice=advice))
+        arrays = files.read_arrays(path, TeacherMaps._fields, advice=advice)
+        maps = TeacherMaps(**{name: on_host(array) for name, array in arrays.items()})
         size = maps.depth.shape
         expected = {
             "color": (np.uint8, (*size, 3)),
@@ -138,7 +140,7 @@ class Teachers:
         run = self._run
         partitioned = self._run.partitioned
         options = RasterOptions.from_settings(run.settings.raster)
-        size = partitioned.photo_size
+        size = required(partitioned.photo_size, "PartitionedScene.photo_size")
 
         def on_device(states, requests):
             outputs = render_views(

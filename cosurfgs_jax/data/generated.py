@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cosurfgs_jax.data import colmap
 from cosurfgs_jax.data.capture import Capture, Source
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.settings import GeneratedSettings
 
 PATH = "generated"  # as config.data.path
@@ -39,5 +40,6 @@ def read(town: _Town) -> Capture:
     from cosurfgs_jax.data.town.dataset import make_town  # other datasets need none of it
 
     make_town(town.settings, town.folder)
-    capture = colmap.read_model(colmap.find_model(town.folder, town.model))
+    model = required(colmap.find_model(town.folder, town.model), "the town's model")
+    capture = colmap.read_model(model)
     return dataclasses.replace(capture, name=PATH, root=town.folder)

@@ -19,7 +19,7 @@ from cosurfgs_jax.data import (
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.ground_truth import ground_truth_of
 from cosurfgs_jax.data.scene import Scene
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.scene_frame import estimate_up
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
@@ -71,7 +71,7 @@ def _kept_fractions(
     """
 
     def load(view: int) -> np.ndarray:
-        header = photos[view].header
+        header = required(photos[view].header, "Photo.header")
         alpha = None
         if header.has_alpha:
             alpha = photo_files.read_alpha(
@@ -165,7 +165,7 @@ class _Found(NamedTuple):
 def _scene(found: _Found, data: DataSettings) -> tuple[Scene, list[sizes.Photo]]:
     capture = found.capture
     folder = found.folder
-    root = capture.root
+    root = required(capture.root, "Capture.root")
     photos = _photographs(capture, found.paths)
     cameras = sizes.load_cameras(photos, folder, found.is_full, data, capture.source)
     _check_whole(photos)
@@ -216,7 +216,7 @@ def load_scene(
     data.validate()
     source = Source(Path(data.path).expanduser(), data, generated, Path(cache_dir))
     capture = checks.checked(_sorted_by_name(readers.read_dataset(source)))
-    root = capture.root
+    root = required(capture.root, "Capture.root")
     # Before anything is left out: lists may name all photographs, and every eighth stays the same
     # one.
     is_test = split.views_for_testing(

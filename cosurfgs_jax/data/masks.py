@@ -142,7 +142,7 @@ def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str 
         if file and file.count("/") == name.count("/")
     }
     found = [
-        None if file in exact and file.count("/") != name.count("/") else file
+        None if file is not None and file in exact and file.count("/") != name.count("/") else file
         for name, file in zip(names, found, strict=True)
     ]
     owners: dict[str, str] = {}

@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -140,6 +141,12 @@ def _check_tiff(tags, path) -> None:
         )
 
 
+def _tags_of(image: Image.Image) -> Any:
+    """The directory of a TIFF file's tags."""
+    tiff: Any = image
+    return tiff.tag_v2
+
+
 def _open(path, file=None) -> Image.Image:
     # Aerial cameras exceed Pillow's limit of 89 megapixels. Sizes are compared with the camera's
     # before decoding, so a file that claims to be larger than it should be is refused all the same.
@@ -151,7 +158,7 @@ def _open(path, file=None) -> Image.Image:
         raise
     try:
         if image.format == "TIFF":
-            _check_tiff(image.tag_v2, path)
+            _check_tiff(_tags_of(image), path)
         if image.mode == "F":
             raise InputError(
                 f"{path}: expected an image of 8 or 16 bits, got real numbers; convert it"
@@ -190,7 +197,7 @@ def _exif_orientation(raw: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
-        value = image.tag_v2.get(_ORIENTATION, 1)
+        value = _tags_of(image).get(_ORIENTATION, 1)
     else:  # never `getexif`, which decodes the pixels of a PNG file to look behind them
         value = _exif_orientation(image.info.get("exif", b""))
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -216,7 +223,7 @@ def _has_whole_jpeg(file) -> bool:
 def _seems_whole(image: Image.Image, file) -> bool:
     size = os.fstat(file.fileno()).st_size
     if image.format == "TIFF":
-        tags = image.tag_v2
+        tags = _tags_of(image)
         starts = tags.get(273) or tags.get(324) or ()
         counts = tags.get(279) or tags.get(325) or ()
         return len(starts) > 0 and max(a + b for a, b in zip(starts, counts, strict=False)) <= size

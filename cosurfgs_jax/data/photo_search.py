@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cosurfgs_jax.data.capture import Capture
 from cosurfgs_jax.data.lookup import FileIndex, say_outside, subfolder
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.settings import DataSettings
 
 
@@ -38,20 +38,22 @@ def find_photographs(
     """Paths (None where there is none), the folder that they are in, and whether the files are the
     cameras' own, not a reduction of them."""
     source = capture.source
+    found: list[Path | None]
     if capture.image_paths[0] is None or data.images:
         folder, is_full = _image_folder(root, data)
         found = FileIndex(folder).find_all(capture.image_files, source)
     else:
-        found: list[Path | None] = [Path(path) for path in capture.image_paths]
-        folder = found[0].parent
+        named = [Path(required(path, "Capture.image_paths")) for path in capture.image_paths]
+        found = [*named]
+        folder = named[0].parent
         is_full = True
         reduced = folder.with_name(f"{folder.name}_{data.downscale}")
         if data.downscale > 1 and reduced.is_dir():
             folder = reduced
             is_full = False
             names = [
-                path.name if path.parent == found[0].parent else name
-                for path, name in zip(found, capture.image_names, strict=True)
+                path.name if path.parent == named[0].parent else name
+                for path, name in zip(named, capture.image_names, strict=True)
             ]
             found = FileIndex(folder).find_all(names, source)
     say_outside([path for path in found if path is not None], root, source)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.ply import columns, read_ply
+from cosurfgs_jax.formats.ply import columns, names_of, read_ply
 
 _COLOR_NAMES = (
     ("red", "green", "blue"),
@@ -27,7 +27,9 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not len(table):
         return np.empty((0, 3)), np.empty((0, 3), np.uint8)
     points = columns(table, ("x", "y", "z"), path)
-    names = next((names for names in _COLOR_NAMES if set(names) <= set(table.dtype.names)), None)
+    names = next(
+        (names for names in _COLOR_NAMES if set(names) <= set(names_of(table.dtype))), None
+    )
     if names is None:
         return points, np.full((len(points), 3), _GREY, np.uint8)
     colors = columns(table, names, path)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosurfgs_jax.data.photo_files import PhotoHeader, check_size
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.distortion import Lens, is_pinhole, undistorted_pinhole
 from cosurfgs_jax.settings import DataSettings
 
@@ -127,11 +127,10 @@ def _check_shape(photo: Photo, size: tuple[int, int], reduction: float, source: 
     reduction = 1.0 if abs(reduction - 1) <= _WHOLE_TOLERANCE else reduction
     expected = (round(lens.height / reduction), round(lens.width / reduction))
     if is_scaled(size[::-1], (lens.height, lens.width)):
-        turn = (
-            "has no EXIF orientation that says how"
-            if photo.header.orientation == 1
-            else f"has EXIF orientation {photo.header.orientation}"
-        )
+        orientation = required(photo.header, "Photo.header").orientation
+        turn = f"has EXIF orientation {orientation}"
+        if orientation == 1:
+            turn = "has no EXIF orientation that says how"
         raise InputError(
             f"{photo.path}: expected {expected[1]}x{expected[0]} pixels as its camera in {source} "
             "says, got "

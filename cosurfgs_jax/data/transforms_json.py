@@ -73,7 +73,7 @@ def _matrix(value, shape_rows: tuple[int, ...], where: str) -> np.ndarray:
     try:
         matrix = np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError):
-        matrix = np.empty(0)
+        matrix = np.empty((0, 0))
     if matrix.ndim != 2 or matrix.shape[0] not in shape_rows or matrix.shape[1] != 4:
         rows = " or ".join(map(str, shape_rows))
         raise InputError(

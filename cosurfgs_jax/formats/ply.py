@@ -41,6 +41,7 @@ _NAMES = {
     "f8": "double",
 }
 _LIST_LENGTH = "_length_of_"
+_TRIANGLE: np.dtype = np.dtype([("n", "u1"), ("v", "<i4", (3,))])
 _MAX_LINE = 4096  # bytes of a header's line
 
 
@@ -91,7 +92,7 @@ def write_ply_parts(
     """
     vertex_parts = iter(vertex_parts)
     first = next(vertex_parts)
-    columns = [(name, first.dtype[name].str[1:]) for name in first.dtype.names]
+    columns = [(name, first.dtype[name].str[1:]) for name in names_of(first.dtype)]
     header = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
     header += [
         f"element vertex {num_vertices}",
@@ -107,7 +108,7 @@ def write_ply_parts(
                 part.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes()
             )
         for part in triangle_parts:
-            faces = np.empty(len(part), np.dtype([("n", "u1"), ("v", "<i4", (3,))]))
+            faces = np.empty(len(part), _TRIANGLE)
             faces["n"] = 3
             faces["v"] = part
             file.write(faces.tobytes())
@@ -170,7 +171,8 @@ def _element_dtype(properties: list[tuple[str, str, str]], order: str) -> np.dty
 
 def _read_ascii(file, count: int, dtype: np.dtype, path) -> np.ndarray:
     rows = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2, comments=None)
-    widths = [dtype[name].shape[0] if dtype[name].shape else 1 for name in dtype.names]
+    names = names_of(dtype)
+    widths = [dtype[name].shape[0] if dtype[name].shape else 1 for name in names]
     if rows.shape != (count, sum(widths)):
         raise InputError(
             f"{path}: expected {count} rows of {sum(widths)} numbers, got {rows.shape[0]} of "
@@ -178,7 +180,7 @@ def _read_ascii(file, count: int, dtype: np.dtype, path) -> np.ndarray:
         )
     table = np.empty(count, dtype)
     column = 0
-    for name, width in zip(dtype.names, widths, strict=True):
+    for name, width in zip(names, widths, strict=True):
         part = rows[:, column : column + width]
         kind = dtype[name].base
         if kind.kind in "iu":
@@ -252,9 +254,14 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
     return tables, comments
 
 
+def names_of(dtype: np.dtype) -> tuple[str, ...]:
+    """The columns of a structured type; none of a plain one."""
+    return dtype.names or ()
+
+
 def columns(table: np.ndarray, names: tuple[str, ...], path, dtype=np.float64) -> np.ndarray:
     """Stacks scalar columns to [n, len(names)]; InputError names those that are missing."""
-    missing = [name for name in names if name not in (table.dtype.names or ())]
+    missing = [name for name in names if name not in names_of(table.dtype)]
     if missing:
         raise InputError(
             f"{path}: expected the properties {' '.join(names)}, got a file without "
@@ -281,7 +288,7 @@ def triangles_of(tables: dict[str, np.ndarray], path) -> np.ndarray:
     missing vertex.
     """
     faces = tables.get("face", np.empty(0, [("none", "u1")]))
-    name = next((n for n in ("vertex_indices", "vertex_index") if n in faces.dtype.names), "")
+    name = next((n for n in ("vertex_indices", "vertex_index") if n in names_of(faces.dtype)), "")
     if not name or not len(faces):
         raise InputError(f"{path}: expected a mesh, got a PLY file without triangles")
     numbers = faces[name].astype(np.int32)

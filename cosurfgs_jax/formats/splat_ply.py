@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.ply import columns, read_ply, write_ply
+from cosurfgs_jax.formats.ply import columns, names_of, read_ply, write_ply
 from cosurfgs_jax.types import Surfels
 
 # Thickness that stands for "flat" in files that need a third scale, as a share of the model's
@@ -126,12 +126,13 @@ def read_surfels_ply(path: str | os.PathLike) -> Surfels:
         return columns(table, names, path, np.float32)
 
     log_scales = read("scale_0", "scale_1")
-    if "scale_2" in table.dtype.names and np.any(table["scale_2"] > log_scales.min(axis=1)):
+    names = names_of(table.dtype)
+    if "scale_2" in names and np.any(table["scale_2"] > log_scales.min(axis=1)):
         raise InputError(
             f"{path}: expected flat surfels, got volumes (scale_2 is not the smallest scale); "
             "only files of surfels can be read"
         )
-    num_rest = sum(name.startswith("f_rest_") for name in table.dtype.names)
+    num_rest = sum(name.startswith("f_rest_") for name in names)
     num_coefficients = num_rest // 3 + 1
     if num_rest != 3 * (num_coefficients - 1) or num_coefficients not in (1, 4, 9, 16):
         raise InputError(f"{path}: expected 0, 9, 24 or 45 f_rest columns, got {num_rest}")

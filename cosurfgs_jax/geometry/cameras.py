@@ -7,11 +7,13 @@ intrinsics and rays.
 of training, or the dataset's frame.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Float
 
-AnyArray = np.ndarray | jax.Array
+from cosurfgs_jax.types import AnyArray, image_size_of
 
 
 def _product(vectors, matrix):
@@ -51,7 +53,7 @@ def camera_center(camera_from_world: Float[AnyArray, "*views 4 4"]) -> Float[Any
     Returns:
         [...,3], world.
     """
-    rotation = camera_from_world[..., :3, :3]
+    rotation: Any = camera_from_world[..., :3, :3]
     translation = camera_from_world[..., :3, 3]
     return -(rotation * translation[..., :, None]).sum(axis=-2)
 
@@ -104,10 +106,11 @@ def unproject(
     Returns:
         [H,W,3], world (or camera) frame, in the unit of the depth.
     """
-    points = pixel_rays(intrinsics, depth.shape) * depth[..., None]
+    points: Any = pixel_rays(intrinsics, image_size_of(depth)) * depth[..., None]
     if camera_from_world is None:
         return points
-    return turn(points - camera_from_world[:3, 3][None, None, :], camera_from_world[:3, :3].T)
+    rotation: Any = camera_from_world[:3, :3]
+    return turn(points - camera_from_world[:3, 3][None, None, :], rotation.T)
 
 
 def project(

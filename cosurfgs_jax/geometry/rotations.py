@@ -1,10 +1,8 @@
 """Quaternions (wxyz) and rotation matrices, for NumPy and JAX arrays alike."""
 
-import jax
-import numpy as np
 from jaxtyping import Float
 
-AnyArray = np.ndarray | jax.Array
+from cosurfgs_jax.types import AnyArray
 
 
 def matrix_from_quat(quats: Float[AnyArray, "*batch 4"]) -> Float[AnyArray, "*batch 3 3"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.rotations import quat_from_matrix, quat_multiply
 from cosurfgs_jax.geometry.spherical_harmonics import rotate
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import Surfels, on_host
 
 FORMAT = 1
 # Frames whose z axis is up are common (surveys, GPS); a slope or a tilted flight must not turn
@@ -174,15 +174,14 @@ class SceneFrame:
         sh = np.asarray(surfels.sh, np.float64)
         quats = np.asarray(surfels.quats, np.float64)
         turn = np.broadcast_to(quat_from_matrix(back), quats.shape)
+        log_scales = np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)
         return Surfels(
-            means=self.to_dataset(np.asarray(surfels.means)),
-            quats=quat_multiply(turn, quats).astype(np.float32),
-            log_scales=(np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)).astype(
-                np.float32
-            ),
-            logit_opacities=np.asarray(surfels.logit_opacities, np.float32),
-            sh=np.asarray(rotate(sh, back)).astype(np.float32),
-            alive=np.asarray(surfels.alive),
+            means=on_host(self.to_dataset(np.asarray(surfels.means))),
+            quats=on_host(quat_multiply(turn, quats).astype(np.float32)),
+            log_scales=on_host(log_scales.astype(np.float32)),
+            logit_opacities=on_host(np.asarray(surfels.logit_opacities, np.float32)),
+            sh=on_host(np.asarray(rotate(sh, back)).astype(np.float32)),
+            alive=on_host(np.asarray(surfels.alive)),
         )
 
     def to_dict(self) -> dict:

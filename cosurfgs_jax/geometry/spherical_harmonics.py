@@ -4,14 +4,13 @@ their rotation.
 
 import functools
 import math
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from cosurfgs_jax.errors import InputError
-
-AnyArray = np.ndarray | jax.Array
+from cosurfgs_jax.types import AnyArray
 
 MAX_DEGREE = 3
 
@@ -105,7 +104,7 @@ def evaluate(
     Returns:
         [N,3].
     """
-    values = basis(degree, directions)
+    values: Any = basis(degree, directions)
     return (values[..., None] * sh[:, : values.shape[-1]]).sum(axis=-2)
 
 

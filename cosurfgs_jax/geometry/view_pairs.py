@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.views import Views
+from cosurfgs_jax.types import AnyArray
 
 _BASELINE_RANGE = (
     0.05,
@@ -125,7 +126,7 @@ def round_trip_reprojection(
 
 
 def relative_pose(
-    neighbor: Float[cameras.AnyArray, "4 4"], view: Float[cameras.AnyArray, "4 4"]
-) -> Float[cameras.AnyArray, "4 4"]:
+    neighbor: Float[AnyArray, "4 4"], view: Float[AnyArray, "4 4"]
+) -> Float[AnyArray, "4 4"]:
     """neighbor_from_view [4,4] of two poses [4,4], camera from one common frame."""
     return neighbor @ cameras.invert_rigid(view)

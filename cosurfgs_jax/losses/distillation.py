@@ -8,6 +8,7 @@ from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_loss
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue, weighted_term
 from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.types import drawn
 
 _MIN_ALPHA = 1e-3  # of the student; thinner, its depth means nothing
 
@@ -46,7 +47,7 @@ def normal_loss(
 
 
 def _is_taught(view: LossView) -> Bool[Array, "h w"]:
-    return (view.teacher.flags & IS_TEACHER_VALID) > 0
+    return (view.taught.flags & IS_TEACHER_VALID) > 0
 
 
 def _color_weight(settings: Settings, phase: Phase) -> float:
@@ -65,19 +66,19 @@ def _color(view: LossView, settings: Settings) -> TermValue:
     # The weight goes into the call, as that of the photograph does.
     weights = PhotometricWeights(settings.loss.ssim_weight, photometric=settings.mas.teacher_weight)
     total, psnr = photometric_losses(
-        view.out.color, view.out.alpha, view.teacher.color, _is_taught(view), None, weights
+        view.out.color, view.out.alpha, view.taught.color, _is_taught(view), None, weights
     )
     return TermValue(total, {"psnr/teacher": psnr})
 
 
 def _depth(view: LossView, _: Settings) -> Float[Array, ""]:
     mask = _is_taught(view).astype(jnp.float32)
-    return depth_loss(view.out.depth, view.out.alpha, view.teacher.depth, mask)
+    return depth_loss(drawn(view.out.depth), view.out.alpha, view.taught.depth, mask)
 
 
 def _normal(view: LossView, _: Settings) -> Float[Array, ""]:
     mask = _is_taught(view).astype(jnp.float32)
-    return normal_loss(view.out.normal, view.teacher.normal.astype(jnp.float32) / 127, mask)
+    return normal_loss(drawn(view.out.normal), view.taught.normal.astype(jnp.float32) / 127, mask)
 
 
 COLOR_TERM = LossTerm(

@@ -4,6 +4,7 @@ from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import Phase, weighted_term
 from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.types import drawn
 
 
 def _weight(settings: Settings, phase: Phase) -> float:
@@ -12,7 +13,7 @@ def _weight(settings: Settings, phase: Phase) -> float:
 
 
 def _value(view: LossView, _: Settings):
-    return view.out.distortion.mean()
+    return drawn(view.out.distortion).mean()
 
 
 TERM = weighted_term("distortion", _weight, _value, maps=Maps.ALL)

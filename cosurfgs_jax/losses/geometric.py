@@ -16,7 +16,7 @@ from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster import Maps
 from cosurfgs_jax.settings import LossSettings, Settings
-from cosurfgs_jax.types import Camera, RenderOutput
+from cosurfgs_jax.types import Camera, RenderOutput, drawn
 
 _F32 = np.dtype(np.float32)
 
@@ -131,8 +131,10 @@ def geometric_losses(
     Raises:
         InputError: an unknown backend, or one that is not there.
     """
+    plane_depth = drawn(out.plane_depth)
+    normal = drawn(out.normal)
     if not ffi.choose_native(
-        "geometric losses", "cosurfgs_geometric_losses", backend, out.plane_depth, out.normal
+        "geometric losses", "cosurfgs_geometric_losses", backend, plane_depth, normal
     ):
         return _reference(out, camera, photo, mask, second, second_depth, weights)
     if second is None or not weights.has_multi_view:
@@ -161,9 +163,7 @@ def geometric_losses(
             second.offset,
         )
     )
-    depth, normal, *others = ffi.match_varying(
-        out.plane_depth, out.normal, *map(jnp.asarray, others)
-    )
+    depth, normal, *others = ffi.match_varying(plane_depth, normal, *map(jnp.asarray, others))
     return GeometricLosses(*_native(static, depth, normal, tuple(others)))
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8, UInt8
 
 from cosurfgs_jax import photograph
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 IS_TEACHER_VALID = 1
@@ -66,6 +67,11 @@ class LossView(NamedTuple):
     second: SecondView | None = None
     second_depth: Float[Array, "h2 w2"] | None = None
     teacher: TeacherMaps | None = None
+
+    @property
+    def taught(self) -> TeacherMaps:
+        """`teacher`, for a term that is on in distillation alone."""
+        return required(self.teacher, "LossView.teacher")
 
     @property
     def target(self) -> Float[Array, "h w 3"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import relative_pose, round_trip_reprojection
-from cosurfgs_jax.types import Camera, RenderOutput
+from cosurfgs_jax.types import Camera, RenderOutput, drawn, image_size_of
 
 PATCH_RADIUS = 3  # pixels: patches of 7 x 7
 NOISE_STD = (
@@ -64,7 +64,7 @@ def at_lattice(
     image: Float[Array, "h w *c"], stride: int, offset: Int[Array, "2"]
 ) -> Float[Array, "n m *c"]:
     """The pixels of the lattice."""
-    rows, columns = lattice_size(image.shape[:2], stride)
+    rows, columns = lattice_size(image_size_of(image), stride)
     # A slice of every stride-th pixel from a moving start, so that the way back is a pad and not a
     # scatter.
     rolled = jax.lax.dynamic_slice(
@@ -134,7 +134,7 @@ def patch_ncc(
         jnp.asarray(steps.reshape(-1), planes.dtype)[None, None]
         for steps in np.meshgrid(reach, reach)
     )
-    pixels = lattice_pixels(gray.shape, stride, offset).astype(planes.dtype)[..., None]
+    pixels = lattice_pixels(image_size_of(gray), stride, offset).astype(planes.dtype)[..., None]
     x = pixels[:, :, 0] + across
     y = pixels[:, :, 1] + down
     ray_x, ray_y = ((at - intrinsics[i, 2]) / intrinsics[i, i] for i, at in enumerate((x, y)))
@@ -199,9 +199,9 @@ def multi_view_losses(
         the second.
     """
     pose, neighbor = jax.lax.stop_gradient((camera.camera_from_world, neighbor))
-    depth = at_lattice(out.plane_depth, stride, offset)  # 0 where invalid
-    normal = cameras.turn(at_lattice(out.normal, stride, offset), pose[:3, :3])
-    pixels = lattice_pixels(gray.shape, stride, offset)
+    depth = at_lattice(drawn(out.plane_depth), stride, offset)  # 0 where invalid
+    normal = cameras.turn(at_lattice(drawn(out.normal), stride, offset), pose[:3, :3])
+    pixels = lattice_pixels(image_size_of(gray), stride, offset)
     neighbor_from_view = relative_pose(neighbor.camera.camera_from_world, pose)
     back, _, is_valid = round_trip_reprojection(
         pixels,

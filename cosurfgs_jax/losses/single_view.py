@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cosurfgs_jax.geometry import cameras
-from cosurfgs_jax.types import Camera, RenderOutput
+from cosurfgs_jax.types import Camera, RenderOutput, drawn
 
 
 def edge_weights(gray: Float[Array, "h w"]) -> Float[Array, "h w"]:
@@ -48,10 +48,11 @@ def single_view_loss(
     the blended normals carry.
     """
     pose = jax.lax.stop_gradient(camera.camera_from_world)
-    from_depth = cameras.normals_from_depth(out.plane_depth, camera.intrinsics, pose)
-    is_valid = (from_depth != 0).any(axis=-1) & out.is_plane_depth_valid
+    from_depth = cameras.normals_from_depth(drawn(out.plane_depth), camera.intrinsics, pose)
+    is_valid = (from_depth != 0).any(axis=-1) & drawn(out.is_plane_depth_valid)
     weight = jnp.where(is_valid, edge_weights(gray), 0.0)
     if mask is not None:
         weight = weight * mask
     alpha = jax.lax.stop_gradient(out.alpha)
-    return (weight * jnp.abs(alpha[..., None] * from_depth - out.normal).sum(axis=-1)).mean()
+    normal = drawn(out.normal)
+    return (weight * jnp.abs(alpha[..., None] * from_depth - normal).sum(axis=-1)).mean()

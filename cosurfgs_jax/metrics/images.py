@@ -1,5 +1,7 @@
 """How alike two pictures are: PSNR, SSIM, and the colour fit that takes exposure out."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,19 +35,22 @@ def psnr(
     return -10 * jnp.log10((squared * weights).sum() / (weights.sum() * squared.shape[-1]))
 
 
-def _blur(image: Float[AnyArray, "h w c"]) -> Float[Array, "h w c"]:
+def _blur(image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
     """The Gaussian window of SSIM with zeros beyond the border, as two passes of shifted sums."""
     radius = SSIM_WINDOW // 2
     window = np.exp(-np.square(np.arange(SSIM_WINDOW) - radius) / (2 * SSIM_SIGMA**2))
     window = [float(weight) for weight in window / window.sum()]
+    blurred = image
+    zero: Any = 0
     for axis in (0, 1):
-        size = image.shape[axis]
-        padded = jnp.pad(image, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
-        image = sum(
+        size = blurred.shape[axis]
+        padded = jnp.pad(blurred, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
+        shifted = (
             weight * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
             for k, weight in enumerate(window)
         )
-    return image
+        blurred = sum(shifted, zero)
+    return blurred
 
 
 def ssim_map(

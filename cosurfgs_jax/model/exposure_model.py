@@ -6,7 +6,7 @@ the other entries are saturation and the camera's colour profile, the offset is 
 level. It is applied to every pixel alike, so it cannot paint structure into the picture, and the
 exported model keeps the canonical colours."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -61,7 +61,8 @@ def init(key, num_views: int, settings: AppearanceSettings) -> AppearanceParams:
 
 def _changes(params: AppearanceParams, embeddings: Float[Array, "v e"]) -> Float[Array, "v 3 4"]:
     hidden_dim = params["network"]["hidden"]["bias"].shape[0]
-    return _Exposure(hidden_dim).apply({"params": params["network"]}, embeddings)
+    changes: Any = _Exposure(hidden_dim).apply({"params": params["network"]}, embeddings)
+    return changes
 
 
 def transforms(params: AppearanceParams) -> Float[Array, "v 3 4"]:

@@ -38,7 +38,9 @@ def _check(points: np.ndarray, colors: np.ndarray, capacity: int, views: np.ndar
     if capacity < 1:
         raise InputError(f"surfels.capacity: expected at least 1, got {capacity}")
     for name, values in (("points", points), ("camera centres", views)):
-        num_bad = 0 if values is None else int((~np.isfinite(values).all(axis=1)).sum())
+        if values is None:
+            continue
+        num_bad = int((~np.isfinite(values).all(axis=1)).sum())
         if num_bad:
             raise InputError(
                 f"{name}: expected finite coordinates, got {num_bad} of {len(values)} with NaN or "

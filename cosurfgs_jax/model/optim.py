@@ -1,5 +1,7 @@
 """The trainable part of the surfels and its optimiser: Adam with a learning rate per field."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,9 +58,8 @@ def _definition(params, gradient, state, alive, learns, rates, epsilon):
     }
     masked = {name: learns[name] * value for name, value in gradient.by_name().items()}
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
-        steps, state = optax.scale_by_adam(_BETA1, _BETA2, epsilon).update(
-            SurfelParams(**masked), state
-        )
+        tree: Any = SurfelParams(**masked)
+        steps, state = optax.scale_by_adam(_BETA1, _BETA2, epsilon).update(tree, state)
     new = {
         name: value - rates[name][None] * learns[name] * getattr(steps, name)
         for name, value in params.by_name().items()
@@ -89,9 +90,10 @@ def _native(params, gradient, state, alive, learns, rates, epsilon):
             epsilon=float(epsilon),
         )
         new[name] = [result[0] for result in results]
-    params, mu, nu = (
+    trees: list[Any] = [
         SurfelParams(**{name: leaves[part] for name, leaves in new.items()}) for part in range(3)
-    )
+    ]
+    params, mu, nu = trees
     return params, optax.ScaleByAdamState(count, mu, nu)
 
 

@@ -17,6 +17,8 @@ from jax.typing import DTypeLike
 
 from cosurfgs_jax.errors import InputError
 
+Result = tuple[tuple[int, ...], DTypeLike]  # of a target: shape and dtype
+
 _CPU_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsRasterForward",
     "cosurfgs_raster_backward": "CosurfgsRasterBackward",
@@ -240,7 +242,7 @@ def _attribute(value):
 
 def call(
     target: str,
-    results: list[tuple[tuple[int, ...], DTypeLike]],
+    results: list[Result],
     *operands,
     in_place: dict[int, int] | None = None,
     **attributes,

@@ -6,6 +6,7 @@ import collections
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -219,9 +220,10 @@ def _write_maps(maps: dict[str, np.ndarray], pose: np.ndarray, folder: Path, ste
     for kind, image in shown.items():
         pictures.write_image(folder / f"{stem}_{kind}.png", image)
     with files.atomic_path(folder / f"{stem}_depth.npz") as path:
-        np.savez_compressed(
-            path, **{name: maps[name] for name in ("depth", "median_depth", "plane_depth")}
-        )
+        depths: dict[str, Any] = {
+            name: maps[name] for name in ("depth", "median_depth", "plane_depth")
+        }
+        np.savez_compressed(path, **depths)
 
 
 def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import files, metrics, photograph, pictures
+from cosurfgs_jax.data.ground_truth import GroundTruth
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
@@ -240,7 +241,7 @@ def evaluate_views(
         )
     files.write_json(folder / TEST_NAMES, names)
     means = _mean_of(list(rows.values()))
-    if any(geometry.values()):
+    if truth is not None and any(geometry.values()):
         means |= _geometry_means(geometry, truth.unit)
     _write_results(workdir, folder.name, means, rows, geometry)
     return means | {
@@ -297,23 +298,24 @@ def compare_to_truth(
         region = dataclasses.replace(
             region, hiding="only points that two photographs see were given"
         )
-    elif truth is not None and (depth_of := _exact_depth(scene)) is not None:
+    elif truth is not None and (depth_of := _exact_depth(scene, truth)) is not None:
         region = dataclasses.replace(
             region, depth_of=depth_of, hiding="what the exact depth hides is left out"
         )
     else:
-        choices = {"is_hidden_by_truth": True} | choices
+        choices.setdefault("is_hidden_by_truth", True)
     return metrics.compare_surfaces(
         surface, truth_points, truth_mesh=truth_mesh, region=region, unit=unit, **choices
     )
 
 
-def _exact_depth(scene: Scene) -> Callable[[int], np.ndarray] | None:
+def _exact_depth(scene: Scene, truth: GroundTruth) -> Callable[[int], np.ndarray] | None:
     """View number -> exact depth f32[H,W]; None where a view lacks it, or has it in another size
     than the image.
     """
-    paths = [scene.ground_truth.depth_path(view) for view in range(scene.num_views)]
-    if not all(paths):
+    found = (truth.depth_path(view) for view in range(scene.num_views))
+    paths = [path for path in found if path]
+    if len(paths) < scene.num_views:
         return None
 
     @functools.lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ import traceback
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.settings import Settings
 
 
@@ -20,7 +20,7 @@ def load_config_file(path: str) -> Settings:
     spec = _spec(path)
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        required(spec.loader, "loader of a Python file").exec_module(module)
         if not callable(getattr(module, "get_config", None)):
             raise InputError(
                 f"--config={path}: expected a function get_config() that returns Settings, got none"

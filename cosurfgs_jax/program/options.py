@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.program.config_file import load_config_file
 from cosurfgs_jax.program.disk import is_disk_full
 from cosurfgs_jax.settings import Settings, iter_help
@@ -27,8 +27,13 @@ class Options:
     """What a program was asked to do."""
 
     settings: Settings
-    workdir: Workdir | None  # None for a program that has none
+    folder: Workdir | None  # None for a program that has none
     flags: flags.FlagValues  # the program's own flags by name
+
+    @property
+    def workdir(self) -> Workdir:
+        """The workdir of a program that has one."""
+        return required(self.folder, "Options.folder")
 
 
 def no_flags(values: flags.FlagValues) -> None:

@@ -73,7 +73,7 @@ def run(
 def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> None:
     values = declare_flags(declare, workdir, argv)
     if HELP_FLAGS.intersection(argv[1:]):
-        doc = main.__globals__.get("__doc__") or ""
+        doc = getattr(main, "__globals__", {}).get("__doc__") or ""
         is_full = "--helpfull" in argv
         print(help_text(doc, values, workdir, is_full=is_full), flush=True)
         return

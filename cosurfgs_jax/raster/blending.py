@@ -47,7 +47,7 @@ class Pixels(NamedTuple):
     depth: Any
     median: Any
     median_rank: Any
-    normal: tuple | None
+    normal: Any  # a tuple; None without geometry
     plane: Any
     distortion: Any
 
@@ -70,7 +70,7 @@ class Cotangents(NamedTuple):
     color: tuple
     depth: Any
     median: Any
-    normal: tuple | None
+    normal: Any  # a tuple; None without geometry
     plane: Any
     distortion: Any
     last: Any

@@ -29,11 +29,11 @@ def _kept_bytes(targets: str, num_surfels: int, image_size) -> int:
     return 192 * num_surfels + 4 * image_size[0] * image_size[1]
 
 
-def _results(static: Static, num_views: int, num_surfels: int) -> Drawn:
+def _results(static: Static, num_views: int, num_surfels: int) -> list[ffi.Result]:
     """Shape and dtype of each result of the forward target, in its order."""
-    none = ((0,), np.float32)
+    none: ffi.Result = ((0,), np.float32)
     image = (num_views, static.height, static.width)
-    results = Drawn(
+    results: dict[str, ffi.Result] = dict(
         color=((*image, 3), np.float32),
         transmittance=(image, np.float32),
         depth_sum=none,
@@ -47,7 +47,7 @@ def _results(static: Static, num_views: int, num_surfels: int) -> Drawn:
         status=((num_views, 2), np.int32),
     )
     if static.has_geometry:
-        results = results._replace(
+        results |= dict(
             depth_sum=(image, np.float32),
             median_depth=(image, np.float32),
             normal_sum=((*image, 3), np.float32),
@@ -55,10 +55,10 @@ def _results(static: Static, num_views: int, num_surfels: int) -> Drawn:
             median_rank=(image, np.int32),
         )
     if static.has_distortion:
-        results = results._replace(distortion=(image, np.float32))
+        results["distortion"] = (image, np.float32)
     if static.with_contributions:
-        results = results._replace(contributions=((num_views, num_surfels, 4), np.float32))
-    return results
+        results["contributions"] = ((num_views, num_surfels, 4), np.float32)
+    return [results[name] for name in Drawn._fields]
 
 
 def _forward_call(
@@ -111,9 +111,9 @@ class _Residuals(NamedTuple):
     background: jax.Array
     probe: jax.Array
     transmittance: jax.Array
-    depth_sum: jax.Array
+    depth_sum: jax.Array | None
     last_rank: jax.Array
-    median_rank: jax.Array
+    median_rank: jax.Array | None
     kept: jax.Array | None
 
 

@@ -71,21 +71,29 @@ def _plane_depth(normal_sum, plane_sum, transmittance, pose, intrinsics, project
     return jnp.where(is_valid, distance / jnp.where(is_valid, facing, 1.0), 0.0), is_valid
 
 
-_LIMITS = {"min_alpha": MIN_PLANE_ALPHA, "min_cosine": MIN_PLANE_COSINE}
-
-
 @jax.custom_vjp
 def _native_plane_depth(*operands):
     shape = operands[1].shape
     return ffi.call(
-        "cosurfgs_plane_depth", [(shape, np.float32), (shape, np.bool_)], *operands, **_LIMITS
+        "cosurfgs_plane_depth",
+        [(shape, np.float32), (shape, np.bool_)],
+        *operands,
+        min_alpha=MIN_PLANE_ALPHA,
+        min_cosine=MIN_PLANE_COSINE,
     )
 
 
 def _native_plane_depth_backward(operands, cotangents):
-    results = [(x.shape, np.float32) for x in (operands[0], operands[1], operands[3])]
+    results: list[ffi.Result] = [
+        (x.shape, np.float32) for x in (operands[0], operands[1], operands[3])
+    ]
     grad_normal, grad_plane, grad_pose = ffi.call(
-        "cosurfgs_plane_depth_backward", results, *operands, cotangents[0], **_LIMITS
+        "cosurfgs_plane_depth_backward",
+        results,
+        *operands,
+        cotangents[0],
+        min_alpha=MIN_PLANE_ALPHA,
+        min_cosine=MIN_PLANE_COSINE,
     )
     return grad_normal, grad_plane, None, grad_pose, None
 

@@ -13,6 +13,7 @@ makes 22 sums over the tile, and copies do not overlap with computation.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,11 @@ def _column(buffer, i):
     return [buffer[row, i] for row in range(projection.NUM_FEATURES)], buffer[_RANK, i]
 
 
+def _row_refs(refs, place: int, with_rows: bool) -> tuple[Any, Any]:
+    """The result of a row a pair, and its scratch memory; None where it is not asked for."""
+    return (refs[place], refs[-3]) if with_rows else (None, None)
+
+
 def _blend_kernel(static: Static, columns: int, tree, begin_ref, count_ref, pairs_ref, *refs):
     num = tree.num_leaves
     inputs = refs[:num]
@@ -69,7 +75,7 @@ def _blend_kernel(static: Static, columns: int, tree, begin_ref, count_ref, pair
     with_rows = static.with_contributions
     outputs = refs[with_rows : with_rows + num]
     (buffer, semaphore) = refs[-2:]
-    rows_ref, rows = (refs[with_rows + num], refs[-3]) if with_rows else (None, None)
+    rows_ref, rows = _row_refs(refs, with_rows + num, with_rows)
     x, y = _pixel_centers(columns)
     begin = begin_ref[pl.program_id(0)]
     end = begin + count_ref[pl.program_id(0)]

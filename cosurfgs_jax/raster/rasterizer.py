@@ -174,10 +174,9 @@ def rasterize(
         orthographic=projection == "orthographic",
         deterministic=bool(deterministic),
     )
-    if background is None:
-        background = np.zeros(3)
+    behind = np.zeros(3) if background is None else background
     backend = choose_backend(backend)
-    raw = _render_sums(static, surfels, camera, background, gradient_probe, backend)
+    raw = _render_sums(static, surfels, camera, behind, gradient_probe, backend)
     is_native = False if BACKENDS[backend].is_definition else None
     return finish(raw, camera, projection, is_native)
 

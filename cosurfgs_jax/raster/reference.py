@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
-from cosurfgs_jax.raster.outputs import RawMaps
-from cosurfgs_jax.types import Camera, Surfels
+from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, RawMaps
+from cosurfgs_jax.types import Camera, Surfels, drawn
 
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99
@@ -387,7 +387,8 @@ def screen_gradients(
         maps = render(
             surfels, camera, background, image_size=image_size, screen_shift=shift, **options
         )
-        return sum((a * b).sum() for a, b in zip(maps[:-2], cotangents[:-2], strict=True))
+        pairs = zip(maps[:NUM_FLOAT_MAPS], cotangents[:NUM_FLOAT_MAPS], strict=True)
+        return sum((drawn(a) * drawn(b)).sum() for a, b in pairs)
 
     means = surfels.means
     per_pixel = jax.grad(loss)(jnp.zeros((means.shape[0], *image_size, 2), means.dtype))

@@ -1,6 +1,7 @@
 """The definition (`reference`) as a backend: batches of views, and the gradient probe."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,8 @@ def render_views(
             screen_shift=shift,
             projection=projection,
         )
-        return raw._replace(**dict.fromkeys(_unwanted(static)))
+        unwanted: dict[str, Any] = dict.fromkeys(_unwanted(static))
+        return raw._replace(**unwanted)
 
     if camera.camera_from_world.ndim == 2:
         return render_view(camera)

@@ -15,7 +15,7 @@ from cosurfgs_jax.raster import binning, blending, projection
 from cosurfgs_jax.raster.binning import Grid, Ordered
 from cosurfgs_jax.raster.blending import Cotangents, Replay
 from cosurfgs_jax.raster.options import Static
-from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, Drawn
+from cosurfgs_jax.raster.outputs import Drawn
 from cosurfgs_jax.raster.projection import CENTER
 from cosurfgs_jax.types import Camera, Surfels
 
@@ -233,7 +233,7 @@ def _backward(blender: Blender, static: Static, residuals: _Residuals, cotangent
 def make_draw(blender: Blender) -> Callable:
     """A function like `native.draw` from a blender."""
 
-    def draw(static: Static, surfels: Surfels, cameras: Camera, background, probe) -> Drawn:
+    def primal(static: Static, surfels: Surfels, cameras: Camera, background, probe) -> Drawn:
         del probe  # exists for its cotangent
         return _forward(blender, static, surfels, cameras, background)[0]
 
@@ -243,7 +243,9 @@ def make_draw(blender: Blender) -> Callable:
 
     def backward(static, residuals, cotangents):
         # Integers and contributions have no cotangents that matter.
-        cotangents = Drawn(*cotangents[:NUM_FLOAT_MAPS], None, None, None, None)
+        cotangents = cotangents._replace(
+            last_rank=None, median_rank=None, contributions=None, status=None
+        )
         grad_surfels, grad_poses, grad_background, grad_probe = _backward(
             blender, static, residuals, cotangents
         )
@@ -252,6 +254,6 @@ def make_draw(blender: Blender) -> Callable:
         grad_cameras = Camera(grad_poses, jnp.zeros_like(residuals.cameras.intrinsics))
         return grad_surfels, grad_cameras, grad_background, grad_probe
 
-    draw = jax.custom_vjp(draw, nondiff_argnums=(0,))
+    draw = jax.custom_vjp(primal, nondiff_argnums=(0,))
     draw.defvjp(forward, backward)
     return draw

@@ -2,10 +2,13 @@
 files and in the report.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from cosurfgs_jax import files, pictures
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.ply import columns, read_ply, table_of, write_ply
 from cosurfgs_jax.metrics import Comparison
 from cosurfgs_jax.report import page
@@ -44,6 +47,7 @@ def write_error_files(workdir: Workdir, mesh: Mesh, comparison: Comparison) -> N
         mesh: that was compared.
         comparison: with the distances of the mesh's vertices.
     """
+    distances = required(comparison.vertex_to_truth, "Comparison.vertex_to_truth")
     largest = max(row["tau"] for row in comparison.scores["thresholds"])
     comments = (
         f"distance to ground truth; colours from 0 (dark) to {largest:.6g} (bright), grey: not "
@@ -51,7 +55,7 @@ def write_error_files(workdir: Workdir, mesh: Mesh, comparison: Comparison) -> N
     )
     write_ply(
         workdir.mesh_error,
-        _table(mesh.vertices, comparison.vertex_to_truth, largest),
+        _table(mesh.vertices, distances, largest),
         mesh.triangles,
         comments=comments,
     )
@@ -87,7 +91,12 @@ def error_pictures(workdir: Workdir, up: np.ndarray) -> str:
     cells = []
     both = np.concatenate([mesh.vertices, points])
     for title, azimuth, elevation in _VIEWS:
-        options = {"up": up, "azimuth_deg": azimuth, "elevation_deg": elevation, "fitting": both}
+        options: dict[str, Any] = {
+            "up": up,
+            "azimuth_deg": azimuth,
+            "elevation_deg": elevation,
+            "fitting": both,
+        }
         cells.append(
             page.figure(
                 pictures.data_url(draw_mesh(mesh, **options)),

@@ -15,7 +15,7 @@ from cosurfgs_jax.settings.blocks import (
     PartitionSettings,
 )
 from cosurfgs_jax.settings.data import DataSettings, GeneratedSettings
-from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of
+from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of, type_of
 from cosurfgs_jax.settings.model import (
     BACKENDS,
     AppearanceSettings,
@@ -55,4 +55,5 @@ __all__ = [
     "declaration_of",
     "iter_help",
     "settings_reference",
+    "type_of",
 ]

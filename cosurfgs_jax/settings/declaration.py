@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 from cosurfgs_jax.errors import InputError
 
@@ -43,6 +43,11 @@ def setting(
 def declaration_of(field: dataclasses.Field) -> Declaration:
     """What `setting` was given for a field."""
     return field.metadata["declaration"]
+
+
+def type_of(field: dataclasses.Field) -> type:
+    """The type of a setting or group: annotations of settings are types, not texts."""
+    return cast(type, field.type)
 
 
 def number(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.settings.declaration import (
     Check,
     SettingsGroup,
@@ -109,4 +110,4 @@ class GeoSettings(SettingsGroup, name="geo"):
         """
         numbers = _parse_offset(self.offset)
         require(numbers is not None, "geo.offset", _OFFSET_FORM, self.offset)
-        return numbers
+        return required(numbers, "geo.offset")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cosurfgs_jax.settings.all_settings import Settings
-from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of
+from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of, type_of
 
 
 class SettingHelp(NamedTuple):
@@ -32,7 +32,7 @@ def iter_help(group: SettingsGroup | None = None) -> Iterator[SettingHelp]:
         if declaration.check is not None:
             expected = declaration.check.expected
         name = group.dotted(field.name)
-        yield SettingHelp(name, field.type, value, declaration.help_text, expected)
+        yield SettingHelp(name, type_of(field), value, declaration.help_text, expected)
 
 
 def settings_reference() -> str:

@@ -42,9 +42,9 @@ def seen_depths(cloud: PointCloud, views: Views) -> list[np.ndarray]:
         owners = cloud.track_points
         order = np.argsort(cloud.track_views, kind="stable")
         bounds = np.searchsorted(cloud.track_views[order], np.arange(num_views + 1))
-        members = [owners[order[bounds[v] : bounds[v + 1]]] for v in range(num_views)]
+        tracked = [owners[order[bounds[v] : bounds[v + 1]]] for v in range(num_views)]
         # A view without tracks (added later, or not matched) falls back to projection.
-        members = [m if len(m) >= 10 else None for m in members]
+        members = [m if len(m) >= 10 else None for m in tracked]
     return [
         _depths_of_view(cloud.points if seen is None else cloud.points[seen], views, view)
         for view, seen in enumerate(members)

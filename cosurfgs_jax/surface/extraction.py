@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class _StoredViews(Sequence):
     def __len__(self) -> int:
         return len(self._views)
 
-    def __getitem__(self, number: int) -> DepthView:
+    def __getitem__(self, number: Any) -> DepthView:  # an int: nobody takes slices of it
         if not 0 <= number < len(self):
             raise IndexError(number)
         return DepthView(
@@ -108,7 +109,8 @@ def _render_view(
         limits=tuple(limits),
         max_angle_deg=settings.max_angle_deg,
     )
-    return depth, np.round(np.clip(np.asarray(maps["color"]), 0, 1) * 255).astype(np.uint8), dropped
+    color: np.ndarray = np.clip(np.asarray(maps["color"]), 0, 1)
+    return depth, np.round(color * 255).astype(np.uint8), dropped
 
 
 def _check_neighbors(neighbors: list[np.ndarray], min_neighbor_views: int) -> None:
@@ -146,7 +148,8 @@ def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_tri
             )
     write_mesh_ply(path, mesh)
     if form != "ply":
-        mesh_files.write_mesh(path.with_suffix(f".{form}"), mesh, form, up)
+        whole: Any = mesh  # a `Mesh`, by `decimate`
+        mesh_files.write_mesh(path.with_suffix(f".{form}"), whole, form, up)
     return mesh.num_triangles
 
 

@@ -10,22 +10,38 @@ import scipy.sparse
 from scipy.sparse import csgraph
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.ply import columns, read_ply, table_of, triangles_of, write_ply_parts
+from cosurfgs_jax.formats.ply import (
+    columns,
+    names_of,
+    read_ply,
+    table_of,
+    triangles_of,
+    write_ply_parts,
+)
 
 
 class MeshParts(abc.ABC):
-    """A mesh that can be read part by part: `Mesh` is one part, `tile_store.JoinedMesh` is many.
+    """A mesh that can be read part by part: `Mesh` is one part, `tile_store.JoinedMesh` is many."""
 
-    Attributes:
-        num_vertices, num_triangles: of all parts.
-        largest_coordinate: the largest absolute value of any coordinate.
-        typical_edge: the median length of an edge.
-    """
+    @property
+    @abc.abstractmethod
+    def num_vertices(self) -> int:
+        """Of all parts."""
 
-    num_vertices: int
-    num_triangles: int
-    largest_coordinate: float
-    typical_edge: float
+    @property
+    @abc.abstractmethod
+    def num_triangles(self) -> int:
+        """Of all parts."""
+
+    @property
+    @abc.abstractmethod
+    def largest_coordinate(self) -> float:
+        """The largest absolute value of any coordinate."""
+
+    @property
+    @abc.abstractmethod
+    def typical_edge(self) -> float:
+        """The median length of an edge."""
 
     @abc.abstractmethod
     def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -196,7 +212,7 @@ def read_mesh_ply(path: str | os.PathLike) -> Mesh:
     triangles = triangles_of(tables, path)
     table = tables["vertex"]
     vertices = columns(table, ("x", "y", "z"), path)
-    present = table.dtype.names
+    present = names_of(table.dtype)
     colors = (
         columns(table, ("red", "green", "blue"), path, np.uint8)
         if "red" in present

@@ -194,9 +194,7 @@ class JoinedMesh(MeshParts):
     long as the store is there.
 
     Attributes:
-        num_vertices, num_triangles: of the pieces that are kept.
         num_triangles_before: of all pieces.
-        largest_coordinate, typical_edge: see `mesh.MeshParts`.
     """
 
     def __init__(
@@ -214,10 +212,28 @@ class JoinedMesh(MeshParts):
         self._seam_arrays = store.seam_arrays(seam, is_kept)
         self._num_seam = int(self._seam_arrays[2].sum())
         self.num_triangles_before = num_before
-        self.num_triangles = num_triangles
-        self.num_vertices = self._num_seam + num_interior
-        self.largest_coordinate = store.largest_coordinate
-        self.typical_edge = store.typical_edge
+        self._num_triangles = num_triangles
+        self._num_interior = num_interior
+
+    @property
+    def num_vertices(self) -> int:
+        """Of the pieces that are kept."""
+        return self._num_seam + self._num_interior
+
+    @property
+    def num_triangles(self) -> int:
+        """Of the pieces that are kept."""
+        return self._num_triangles
+
+    @property
+    def largest_coordinate(self) -> float:
+        """See `MeshParts`."""
+        return self._store.largest_coordinate
+
+    @property
+    def typical_edge(self) -> float:
+        """See `MeshParts`."""
+        return self._store.typical_edge
 
     def _interior(self, number: int, tile: _Tile) -> np.ndarray:
         """bool[M]: the kept vertices of a tile that are on no seam."""

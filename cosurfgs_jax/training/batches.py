@@ -12,7 +12,7 @@ import numpy as np
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.settings import LossSettings
@@ -22,6 +22,7 @@ from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photograph
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.step import Batch
+from cosurfgs_jax.types import on_host
 
 _PREFETCH = 4  # photographs of each block decoded ahead, and more where threads would be idle
 _STEPS_REMEMBERED = (
@@ -177,11 +178,11 @@ class BlockViews:
             self._device_cache = DeviceCache(run.partitioned, run.layout, self._load, num_bytes)
         return self._device_cache
 
-    def _remember(self, make: Callable[[int, int], Any], block: int, step: int) -> Any:
+    def _remember(self, name: str, make: Callable[[int, int], Any], block: int, step: int) -> Any:
         """What a function of block and step gives: it is asked for when it is prefetched, and again
         when it is sent.
         """
-        key = make.__name__, block, step
+        key = name, block, step
         if key not in self._remembered:
             self._remembered[key] = make(block, step)
             while len(self._remembered) > _STEPS_REMEMBERED * len(self._orders):
@@ -190,7 +191,7 @@ class BlockViews:
 
     def view(self, block: int, step: int) -> int:
         """The view of a block's step."""
-        return self._remember(self._view, block, step)
+        return self._remember("view", self._view, block, step)
 
     def _view(self, block: int, step: int) -> int:
         return self._orders[block].view(step)
@@ -201,18 +202,18 @@ class BlockViews:
         """
         if self._neighbors is None:
             return None
-        return self._remember(self._chances, block, step)[0]
+        return self._remember("chances", self._chances, block, step)[0]
 
     def lattice_offset(self, block: int, step: int) -> np.ndarray:
         """i32[2], where the lattice of MV-Reg starts in a block's step."""
-        return self._remember(self._chances, block, step)[1]
+        return self._remember("chances", self._chances, block, step)[1]
 
     def _chances(self, block: int, step: int) -> tuple[int | None, np.ndarray]:
         """The random choices of a step with MV-Reg: the second view and the lattice."""
         random = np.random.default_rng([self._run.settings.seed, block, step, 3])
         start = random.bit_generator.state
         second = None
-        others = self._neighbors[block][self.view(block, step)]
+        others = required(self._neighbors, "neighbours of the views")[block][self.view(block, step)]
         if len(others):
             second = int(others[random.integers(len(others))])
         random.bit_generator.state = (
@@ -299,7 +300,11 @@ class BlockViews:
         if with_second and self._neighbors is not None:
             second = self.second(block, step, photo_of)
         return Batch(
-            partitioned.views.camera_arrays(view), photo_of(block, view), index, *numbers, second
+            partitioned.views.camera_arrays(view),
+            photo_of(block, view),
+            on_host(index),
+            *numbers,
+            second,
         )
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:
@@ -318,6 +323,6 @@ class BlockViews:
         return SecondView(
             self._run.partitioned.views.camera_arrays(shown),
             photo_of(block, shown),
-            np.bool_(is_used),
-            self.lattice_offset(own, step),
+            on_host(np.bool_(is_used)),
+            on_host(self.lattice_offset(own, step)),
         )

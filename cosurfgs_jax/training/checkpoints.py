@@ -142,9 +142,10 @@ class Checkpoints:
     def _restore(self, step: int, make_abstract: Callable[[dict], Any]) -> Restored:
         is_verified = self._verify(step)
         try:
-            meta = self._manager.restore(
+            found: Any = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            ).meta
+            )
+            meta = found.meta
         except (
             Exception
         ) as error:  # orbax raises whatever its parts raise: KeyError, ValueError, OSError
@@ -156,10 +157,12 @@ class Checkpoints:
             )
         abstract = jax.tree.map(_placed, make_abstract(meta))
         try:
-            saved = ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / "state")
+            folder: Any = self._folder / str(step) / "state"  # orbax takes pathlib's paths, too
+            saved = ocp.StandardCheckpointHandler().metadata(folder)
             _check_shapes(saved.tree, abstract)
             arguments = ocp.args.StandardRestore(abstract, strict=False)
-            state = self._manager.restore(step, args=ocp.args.Composite(state=arguments)).state
+            whole: Any = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
+            state = whole.state
         except Exception as error:
             # the files are as they were written: the caller asks for the wrong shapes, or memory is
             # short

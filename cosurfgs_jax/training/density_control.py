@@ -16,6 +16,7 @@ from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.step import DensifyOrder
+from cosurfgs_jax.types import on_host
 
 
 class DensityControl(NamedTuple):
@@ -71,7 +72,10 @@ def densify(control: DensityControl, stage: StageState, progress: Progress) -> S
     def order(number: int | None) -> DensifyOrder:
         budget = 0 if number is None else control.budget(blocks[number], step)
         return DensifyOrder(
-            np.int32(number or 0), np.int32(step), np.bool_(is_after_reset), np.int32(budget)
+            block=on_host(np.int32(number or 0)),
+            step=on_host(np.int32(step)),
+            is_after_reset=on_host(np.bool_(is_after_reset)),
+            budget=on_host(np.int32(budget)),
         )
 
     states = []

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.training.loop import StageState
@@ -106,7 +107,9 @@ def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
     return dataclasses.replace(
         state,
         params=state.params.replace(sh=sh),
-        appearance=exposure_model.apply_inverse_gain(state.appearance, gain),
+        appearance=exposure_model.apply_inverse_gain(
+            required(state.appearance, "TrainState.appearance"), gain
+        ),
     )
 
 

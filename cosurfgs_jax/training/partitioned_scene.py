@@ -13,7 +13,7 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed import processes
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.model import initialize
 from cosurfgs_jax.partition import Partition, build_partition
@@ -207,7 +207,8 @@ class Photographs:
         """
         if block is None:
             if self._blank is None:
-                self._blank = np.zeros((*self._size, 4 if self._is_masked else 3), np.uint8)
+                size = required(self._size, "PartitionedScene.photo_size")
+                self._blank = np.zeros((*size, 4 if self._is_masked else 3), np.uint8)
             return self._blank
         photo = self._images.load(view)
         if self._is_masked:

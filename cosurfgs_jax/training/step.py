@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.losses.inputs import LossView, SecondView
 from cosurfgs_jax.losses.term import LossTerm, Phase
 from cosurfgs_jax.model import exposure_model, optim
@@ -17,7 +18,7 @@ from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
 from cosurfgs_jax.training.state import TrainState, with_surfels
-from cosurfgs_jax.types import Camera, SurfelParams, Surfels
+from cosurfgs_jax.types import Camera, SurfelParams, Surfels, drawn, image_size_of
 
 
 class Batch(NamedTuple):
@@ -59,11 +60,11 @@ def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> F
     out = render(
         jax.lax.stop_gradient(surfels),
         second.camera,
-        second.photo.shape[:2],
+        image_size_of(second.photo),
         RasterOptions.from_settings(settings.raster),
         maps=Maps.GEOMETRY,
     )
-    return out.plane_depth
+    return drawn(out.plane_depth)
 
 
 def _loss(
@@ -79,7 +80,7 @@ def _loss(
     out = render(
         surfels,
         batch.camera,
-        batch.photo.shape[:2],
+        image_size_of(batch.photo),
         RasterOptions.from_settings(settings.raster),
         maps=maps_of(static.terms),
         probe=probe,
@@ -92,7 +93,7 @@ def _loss(
         )
     second_depth = None
     if static.has_geometry and settings.loss.has_multi_view:
-        second_depth = _second_depth(surfels, batch.second, settings)
+        second_depth = _second_depth(surfels, required(batch.second, "Batch.second"), settings)
     view = LossView(
         out=out,
         surfels=surfels,
@@ -151,14 +152,18 @@ def train_step(
     appearance_optimizer = state.appearance_optimizer
     if exposure is not None:
         exposure, appearance_optimizer = exposure_model.update(
-            exposure, gradients[1], appearance_optimizer, batch.exposure_index, settings.appearance
+            exposure,
+            gradients[1],
+            required(appearance_optimizer, "TrainState.appearance_optimizer"),
+            batch.exposure_index,
+            settings.appearance,
         )
     stats = state.stats
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
         strategy = strategy_of(settings.density)
-        stats = strategy.accumulate(stats, gradients[2], is_visible, batch.photo.shape[:2])
+        stats = strategy.accumulate(stats, gradients[2], is_visible, image_size_of(batch.photo))
     new = dataclasses.replace(
         state,
         params=params,
@@ -219,7 +224,7 @@ def count_front_view(
     """
     options = RasterOptions.from_settings(settings.raster)
     out = render(state.surfels(), camera, image_size, options, with_contributions=True)
-    return num_views + ((out.contributions[:, 3] > 0) & is_active).astype(jnp.int32)
+    return num_views + ((drawn(out.contributions)[:, 3] > 0) & is_active).astype(jnp.int32)
 
 
 def trim_step(

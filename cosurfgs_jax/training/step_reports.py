@@ -1,10 +1,11 @@
 """What steps report: kept on the devices until a line is due, then fetched together."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
@@ -62,7 +63,10 @@ def fetch_parcels(layout: Layout, steps: Sequence[Sequence[Packed]]) -> list[dic
     positions = {device: number for number, device in enumerate(layout.mesh.devices.flat)}
     shards = [
         [
-            {positions[shard.device]: shard.data for shard in packed.words.addressable_shards}
+            {
+                positions[shard.device]: shard.data
+                for shard in cast(Array, packed.words).addressable_shards
+            }
             for packed in rows
         ]
         for rows in steps

@@ -9,8 +9,8 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 # may.
 LAYERS = [
     {"errors"},
-    {"files", "photograph", "types", "settings"},
-    {"native", "workdir"},
+    {"files", "types", "settings"},
+    {"native", "photograph", "workdir"},
     {"geometry"},
     {"settings_file", "metrics", "pictures"},
     {"formats"},

@@ -149,7 +149,10 @@ def test_own_flags(tmp_path):
     assert (
         _capture("--format=glb", f"--workdir={tmp_path}", declare=declare)[1].flags.format == "glb"
     )
-    assert _capture(workdir="")[1].workdir is None
+    without = _capture(workdir="")[1]
+    assert without.folder is None
+    with pytest.raises(ValueError, match="Options.folder"):
+        _ = without.workdir
 
 
 @pytest.mark.parametrize(

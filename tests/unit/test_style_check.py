@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 needs_tools = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("ruff", "clang_format")),
-    reason="ruff or clang-format is missing: pip install -r requirements.txt",
+    not all(importlib.util.find_spec(name) for name in ("ruff", "clang_format", "ty")),
+    reason="ruff, clang-format or ty is missing: pip install -r requirements.txt",
 )
 
 
@@ -25,6 +25,8 @@ def repository(tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / "good.py").write_text("X = 1\n")
     (tmp_path / "good.cc").write_text("int x = 1;\n")
+    # Types have a test of their own; there is no package here.
+    (tmp_path / "scripts" / "type_check.py").write_text("")
     return tmp_path
 
 
@@ -60,6 +62,13 @@ def test_a_bad_file_is_refused_and_mended(repository, name, text, message):
     assert result.returncode == 1 and message in result.stdout + result.stderr
     assert _check(repository, "--fix").returncode == 0
     assert _check(repository).returncode == 0
+
+
+@needs_tools
+def test_type_errors_are_refused(repository):
+    (repository / "scripts" / "type_check.py").write_text('raise SystemExit("type errors")\n')
+    result = _check(repository)
+    assert result.returncode == 1 and "type errors" in result.stderr
 
 
 def test_an_environment_without_the_tools_is_named(repository):

@@ -50,9 +50,11 @@ def test_the_budget_only_falls(type_check, monkeypatch):
     assert type_check.verdict([*problems, problems[0]]) == ([], True)
 
 
-@pytest.mark.parametrize("path", ["types.py", "raster/ffi.py"])
+@pytest.mark.parametrize(
+    "path", ["cosurfgs_jax/types.py", "cosurfgs_jax/raster/ffi.py", "examples/own_loss.py"]
+)
 def test_files_without_errors_stay_so(type_check, path):
-    problem = type_check.TypeProblem(f"cosurfgs_jax/{path}", 1, "rule", "text")
+    problem = type_check.TypeProblem(path, 1, "rule", "text")
     sentences, is_within = type_check.verdict([problem])
     assert not is_within and "FREE_OF_ERRORS" in sentences[0]
 

@@ -111,7 +111,13 @@ def paint_faces(town: Town, texel: float) -> Faces:
         for face in solid.faces
     ]
     planes = np.concatenate([solid.planes for solid in town.solids])
-    return Faces(np.array(corners), planes, mapping.astype(np.float32), np.float32(gains), texture)
+    return Faces(
+        np.array(corners),
+        planes,
+        mapping.astype(np.float32),
+        np.asarray(gains, np.float32),
+        texture,
+    )
 
 
 def _pack_patches(shapes) -> tuple[np.ndarray, list[tuple[int, int]]]:

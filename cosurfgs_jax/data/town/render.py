@@ -5,6 +5,7 @@ samples, each filtered to the size of a quarter pixel on the surface.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -197,7 +198,7 @@ def _draw_face(number, near, edges, low, high, step, nearest, face) -> None:
     kind = nearest.dtype
     x = ((np.arange(first_x, last_x) + 0.5) * step)[None, :]
     y = ((np.arange(first_y, last_y) + 0.5) * step)[:, None]
-    inside = None
+    inside: Any = None
     for edge_x, edge_y, offset in edges.tolist():
         if edge_x == 0 and edge_y == 0:  # a repeated corner
             continue

@@ -6,6 +6,7 @@ texel is too coarse for them, so that no photograph shows moire.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -43,9 +44,10 @@ class Noise:
         """Field of WAVELENGTHS_M[number] for rows start:stop: f32[rows, columns] in [-1, 1],
         deviation about 0.4.
         """
-        if self._lattices[number] is None:
+        found = self._lattices[number]
+        if found is None:
             return np.zeros((1, 1), np.float32)
-        cell, lattice = self._lattices[number]
+        cell, lattice = found
         return _blend_rows(lattice, stop - start, start, self._texel / cell)
 
 
@@ -119,7 +121,7 @@ def light(normal_z, towards_sun, shadow):
 
 def pack(color) -> np.ndarray:
     """Three channels in [0, 1] (arrays of one shape) as 8-bit numbers in one u32: red lowest."""
-    packed = 0
+    packed: Any = 0
     for number, channel in enumerate(color):
         level = np.clip(channel * 255 + 0.5, 0, 255).astype(np.uint32)
         packed = packed | level << np.uint32(8 * number)
