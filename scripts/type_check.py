@@ -27,7 +27,7 @@ FREE_OF_ERRORS = (
     "settings.py",
     "errors.py",
     "density.py",
-    "partition.py",
+    "partition",
     "pictures.py",
     "data/capture.py",
     "data/checks.py",
