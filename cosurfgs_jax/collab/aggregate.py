@@ -65,6 +65,13 @@ class MasBatch(NamedTuple):
     seconds: TaughtView | None = None  # [b, ...], where MV-Reg is on
 
 
+def _exposure_index(blocks, block: int | None, views: dict[int, int]) -> int:
+    """Which of its exposures is that of the block's view; 0 where there is no block."""
+    if block is None:
+        return 0
+    return int(np.searchsorted(blocks[block].views, views[block]))
+
+
 class _Static(NamedTuple):
     settings: Settings
     terms: tuple[LossTerm, ...]
@@ -96,7 +103,7 @@ def _loss(
         teacher, camera, second = jax.tree.map(
             lambda leaf, i=i: leaf[i], (batch.teachers, batch.requests.own_cameras, batch.seconds)
         )
-        second_view, second_depth = (None, None) if second is None else second
+        second_view, second_depth = second or (None, None)
         view = LossView(
             out=out,
             surfels=cells[i],
@@ -299,7 +306,7 @@ class Aggregation:
         return PackedMasBatch(
             layout.pack(lambda device: self._numbers(device, step, views)),
             own,
-            seconds[0] if seconds else (),
+            next(iter(seconds), ()),
         )
 
     def _views_of(self, step: int) -> dict[int, int]:
@@ -319,10 +326,7 @@ class Aggregation:
         blocks = self._blocks_of(device)
         start = settings.mas.start_progress
         slot = self._views.device_cache.slot
-        exposures = [
-            0 if block is None else np.searchsorted(partitioned.blocks[block].views, views[block])
-            for block in blocks
-        ]
+        exposures = [_exposure_index(partitioned.blocks, block, views) for block in blocks]
         seconds = None
         if settings.loss.has_multi_view:
             seconds = jax.tree.map(

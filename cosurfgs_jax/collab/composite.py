@@ -146,14 +146,15 @@ class RequestPlanner:
         view = _view_of(block, views)
         if view is None:
             return np.arange(len(cells), dtype=np.int32)
-        rank = np.empty(self._layout.num_blocks, np.int64)
-        rank[self._orders[view]] = np.arange(self._layout.num_blocks)
-        ranks = [self._layout.num_blocks if cell is None else rank[cell] for cell in cells]
+        rank_of = {block: rank for rank, block in enumerate(self._orders[view].tolist())}
+        ranks = [rank_of.get(cell, self._layout.num_blocks) for cell in cells]
         return np.argsort(ranks, kind="stable").astype(np.int32)
 
 
 def _view_of(block: int | None, views: Mapping[int, int | None]) -> int | None:
-    return None if block is None else views[block]
+    if block is None:
+        return None
+    return views[block]
 
 
 def _stack(trees):

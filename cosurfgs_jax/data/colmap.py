@@ -5,19 +5,17 @@ Poses, cameras and tracks are all that is kept: the 2-D positions of features ar
 """
 
 import logging
-import mmap
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data import colmap_text, point_ply
+from cosurfgs_jax.data import colmap_binary, colmap_text, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.lookup import subfolder
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import readable, reading, safe_name
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
-from cosurfgs_jax.geometry.lens_models import num_params
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
 from cosurfgs_jax.geometry.views import PointCloud
 
@@ -25,32 +23,9 @@ EXPECTED = (
     "a COLMAP model (cameras and images files, .bin or .txt, in sparse/0, sparse/<n>, sparse, "
     "colmap/sparse/0 or the folder itself)"
 )
-# Numbers in binary files, up to COLMAP 4.2.
-_MODEL_NAMES = (
-    "SIMPLE_PINHOLE",
-    "PINHOLE",
-    "SIMPLE_RADIAL",
-    "RADIAL",
-    "OPENCV",
-    "OPENCV_FISHEYE",
-    "FULL_OPENCV",
-    "FOV",
-    "SIMPLE_RADIAL_FISHEYE",
-    "RADIAL_FISHEYE",
-    "THIN_PRISM_FISHEYE",
-    "RAD_TAN_THIN_PRISM_FISHEYE",
-    "SIMPLE_DIVISION",
-    "DIVISION",
-    "SIMPLE_FISHEYE",
-    "FISHEYE",
-    "EUCM",
-    "EQUIRECTANGULAR",
-)
-_POINT_HEADER_BYTES = 51  # id u64, xyz 3 f64, rgb 3 u8, error f64, length of the track u64
 _WHOLE = ("a whole COLMAP file", "export the model again")
 _QUAT_TOLERANCE = 1e-2  # far above rounding to four digits
 _log = logging.getLogger(__name__)
-_TRACK_CHUNK = 4_000_000  # track entries gathered at once: about 100 MB of temporary indices
 
 
 def _table(folder: Path, stem: str, endings: tuple[str, ...] = (".bin", ".txt")) -> Path | None:
@@ -69,13 +44,21 @@ def _is_model(folder: Path) -> bool:
     return all(_table(folder, stem) for stem in ("cameras", "images"))
 
 
+def _if_model(folder: Path) -> Path | None:
+    if _is_model(folder):
+        return folder
+    return None
+
+
 def _num_images(folder: Path) -> int:
     path = _table(folder, "images")
     with reading(path, "a COLMAP file", "export the model again"):
         if path.suffix.lower() == ".bin":
             with open(path, "rb") as file:
                 head = file.read(8)
-            return struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if len(head) < 8:
+                return 0
+            return struct.unpack("<Q", head)[0]
         return sum(1 for _ in colmap_text.read_images(path))
 
 
@@ -99,15 +82,15 @@ def find_model(root: Path, model: str = "") -> Path | None:
                 f"got {root / model}; give the folder relative to the dataset, such as sparse/1"
             )
         return root / model
-    sparse = subfolder(root, "sparse") if root.is_dir() else None
-    candidates = (
-        []
-        if sparse is None
-        else [path for path in sorted(sparse.iterdir()) if path.is_dir() and _is_model(path)]
-    )
-    if candidates:
-        return max(candidates, key=_num_images) if len(candidates) > 1 else candidates[0]
-    return next((path for path in (sparse, root) if path is not None and _is_model(path)), None)
+    if not root.is_dir():
+        return None
+    sparse = subfolder(root, "sparse")
+    if sparse is None:
+        return _if_model(root)
+    candidates = [path for path in sorted(sparse.iterdir()) if path.is_dir() and _is_model(path)]
+    if len(candidates) > 1:
+        return max(candidates, key=_num_images)
+    return next(iter(candidates), None) or _if_model(sparse) or _if_model(root)
 
 
 def detects(source: Source) -> Path | None:
@@ -116,35 +99,19 @@ def detects(source: Source) -> Path | None:
     Raises:
         InputError: `config.data.model` names another folder.
     """
-    return find_model(source.root, source.data.model) if source.root.is_dir() else None
+    if not source.root.is_dir():
+        return None
+    return find_model(source.root, source.data.model)
 
 
 def detects_below(source: Source) -> Path | None:
     """The folder of the COLMAP model in colmap/, where nerfstudio puts it."""
-    below = subfolder(source.root, "colmap") if source.root.is_dir() else None
-    return None if below is None else find_model(below)
-
-
-class _End:
-    """Checks that a binary file ends where its last entry does."""
-
-    def __init__(self, data, count: int, least: int, what: str):
-        if count * least > len(data):
-            raise struct.error(f"{count} {what} do not fit into {len(data)} bytes")
-        self._data = data
-        self._count = count
-        self._what = what
-
-    def check(self, offset: int) -> None:
-        """Raises struct.error unless the file ends at `offset`."""
-        if offset > len(self._data):
-            raise struct.error(f"its {self._what} are cut off")
-        if offset < len(self._data):
-            raise struct.error(
-                f"{len(self._data) - offset} bytes follow after the {self._count} {self._what} "
-                "that its head "
-                "declares"
-            )
+    if not source.root.is_dir():
+        return None
+    below = subfolder(source.root, "colmap")
+    if below is None:
+        return None
+    return find_model(below)
 
 
 def _once(ids, what: str) -> None:
@@ -162,110 +129,6 @@ def _lens_maker(path: Path):
             raise InputError(f"{path}: camera {camera_id}: {error}") from None
 
     return lens
-
-
-def _binary_cameras(path: Path) -> dict[int, Lens]:
-    data = path.read_bytes()
-    count = struct.unpack_from("<Q", data)[0]
-    make_lens = _lens_maker(path)
-    lenses: dict[int, Lens] = {}
-    offset = 8
-    end = _End(data, count, 24, "cameras")
-    for _ in range(count):
-        camera_id, model_id, width, height = struct.unpack_from("<IiQQ", data, offset)
-        if not 0 <= model_id < len(_MODEL_NAMES):
-            raise InputError(
-                f"{path}: camera {camera_id}: expected a camera model number from 0 to "
-                f"{len(_MODEL_NAMES) - 1}, "
-                f"got {model_id}; convert the model to one that is known, such as OPENCV, or "
-                "undistort the images"
-            )
-        name = _MODEL_NAMES[model_id]
-        try:
-            num = num_params(name)
-        except InputError as error:
-            raise InputError(f"{path}: camera {camera_id}: {error}") from None
-        params = struct.unpack_from(f"<{num}d", data, offset + 24)
-        if camera_id in lenses:
-            raise ValueError(f"camera {camera_id} is there twice")
-        lenses[camera_id] = make_lens(name, width, height, params, camera_id)
-        offset += 24 + 8 * num
-    end.check(offset)
-    return lenses
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    # Features are most of images.bin (gigabytes in large models) and are jumped over: only touched
-    # pages are read.
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _binary_images(path: Path) -> list[tuple[int, list[float], int, str]]:
-    data = _mapped(path)
-    count = struct.unpack_from("<Q", data)[0]
-    images = []
-    offset = 8
-    ending = _End(data, count, 73, "images")
-    for _ in range(count):
-        image_id, *pose, camera_id = struct.unpack_from("<I7dI", data, offset)
-        end = data.find(b"\0", offset + 64)
-        if end < 0:
-            raise struct.error("a name is cut off")
-        name = data[offset + 64 : end].decode("utf-8", "surrogateescape")
-        offset = end + 9 + 24 * struct.unpack_from("<Q", data, end + 1)[0]
-        if offset > len(data):
-            raise struct.error("the features are cut off")
-        images.append((image_id, pose, camera_id, name))
-    ending.check(offset)
-    return images
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0]+8, ..., starts[1], ... with counts[i] numbers from each start."""
-    ends = np.cumsum(counts)
-    return 8 * np.arange(ends[-1] if ends.size else 0) + np.repeat(
-        starts - 8 * (ends - counts), counts
-    )
-
-
-def _gather_u32(raw: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The little-endian numbers that begin at some bytes, which need not be multiples of four."""
-    result = np.empty(len(places), "<u4")
-    for phase in range(4):
-        words = raw[phase : phase + (len(raw) - phase) // 4 * 4].view("<u4")
-        is_here = places % 4 == phase
-        result[is_here] = words[places[is_here] // 4]
-    return result
-
-
-def _binary_points(path: Path):
-    data = _mapped(path)
-    num_points = struct.unpack_from("<Q", data)[0]
-    end = _End(data, num_points, _POINT_HEADER_BYTES, "points")
-    starts = np.empty(num_points, np.int64)
-    lengths = np.empty(num_points, np.int64)
-    offset = 8
-    read_length = struct.Struct("<Q").unpack_from
-    for point in range(num_points):
-        starts[point] = offset
-        lengths[point] = length = read_length(data, offset + _POINT_HEADER_BYTES - 8)[0]
-        offset += _POINT_HEADER_BYTES + 8 * length
-    end.check(offset)
-    raw = np.frombuffer(data, np.uint8)
-    ids = raw[starts[:, None] + np.arange(8)].view("<u8").reshape(-1)
-    points = raw[starts[:, None] + np.arange(8, 32)].view("<f8")
-    colors = raw[starts[:, None] + np.arange(32, 35)]
-    track_ids = np.empty(int(lengths.sum()), np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    step = max(1, int(_TRACK_CHUNK / max(1.0, lengths.mean()))) if num_points else 1
-    for first in range(0, num_points, step):
-        part = slice(first, first + step)
-        places = _ranges(starts[part] + _POINT_HEADER_BYTES, lengths[part])
-        track_ids[offsets[first] : offsets[min(first + step, num_points)]] = _gather_u32(
-            raw, places
-        )
-    return ids, points.reshape(-1, 3), colors, lengths, track_ids
 
 
 def _ply_points(path: Path):
@@ -307,17 +170,25 @@ def _tracks(
     ).astype(np.int32)
 
 
+def _read_cameras(path: Path) -> dict[int, Lens]:
+    make_lens = _lens_maker(path)
+    if path.suffix.lower() == ".bin":
+        return colmap_binary.read_cameras(path, make_lens)
+    return colmap_text.read_cameras(path, make_lens)
+
+
 def _read_images(
     path: Path, lenses: dict[int, Lens], cameras_path: Path
 ) -> list[tuple[int, list[float], int, str]]:
-    is_binary = path.suffix.lower() == ".bin"
-    images = _binary_images(path) if is_binary else list(colmap_text.read_images(path))
+    if path.suffix.lower() == ".bin":
+        images = colmap_binary.read_images(path)
+    else:
+        images = list(colmap_text.read_images(path))
     for _, _, camera_id, name in images:
         if camera_id not in lenses:
             raise InputError(
                 f"{path}: image {readable(name)}: expected one of the {len(lenses)} cameras of "
-                f"{cameras_path.name}, "
-                f"got camera {camera_id}; export the model again"
+                f"{cameras_path.name}, got camera {camera_id}; export the model again"
             )
     _once([image[0] for image in images], "image")
     num_foreign = sum(name != readable(name) for *_, name in images)
@@ -329,7 +200,7 @@ def _read_images(
 def _read_points(path: Path):
     match path.suffix.lower():
         case ".bin":
-            ids, *rest = _binary_points(path)
+            ids, *rest = colmap_binary.read_points(path)
         case ".txt":
             ids, *rest = colmap_text.read_points(path)
         case _:
@@ -380,12 +251,7 @@ def read_model(folder: Path) -> Capture:
     images_path = _table(folder, "images")
     points_path = _table(folder, "points3D", (".bin", ".txt", ".ply"))
     with reading(cameras_path, *_WHOLE):
-        is_binary = cameras_path.suffix.lower() == ".bin"
-        lenses = (
-            _binary_cameras(cameras_path)
-            if is_binary
-            else colmap_text.read_cameras(cameras_path, _lens_maker(cameras_path))
-        )
+        lenses = _read_cameras(cameras_path)
     with reading(images_path, *_WHOLE):
         images = _read_images(images_path, lenses, cameras_path)
         camera_from_dataset = _poses(images, images_path)
@@ -415,8 +281,7 @@ def short_names(files: list[str]) -> list[str]:
     paths.
 
     Where some are of another machine, or lead out of their folder, all are shortened to what is
-    below the folders that they
-    share: files are named after them.
+    below the folders that they share: files are named after them.
     """
     parts = [safe_name(file).split("/") for file in files]
     if all(

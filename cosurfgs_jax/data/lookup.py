@@ -64,7 +64,9 @@ def without_ending(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> str:
     dot is part of the name.
     """
     stem, dot, ending = name.rpartition(".")
-    return stem if stem and dot and f".{ending}".lower() in endings else name
+    if stem and dot and f".{ending}".lower() in endings:
+        return stem
+    return name
 
 
 def subfolder(root: Path, name: str) -> Path | None:
@@ -165,7 +167,9 @@ class FileIndex:
             return 1
         ours[-1] = self._stem(ours[-1])
         theirs[-1] = without_ending(theirs[-1], self._endings)
-        return 2 if ours == theirs else None
+        if ours == theirs:
+            return 2
+        return None
 
     def candidates(self, name: str, place: str | None = None) -> list[str]:
         """The files that fit a name best, relative: those that share the longest end of the path,
@@ -317,9 +321,9 @@ def _literal(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
         return None
     for text in dict.fromkeys((name, name.replace("\\", "/"))):
         is_outside = text.startswith(("/", "../")) or "/../" in text
-        extra = (
-            [form for ending in endings for form in (ending, ending.upper())] if is_outside else []
-        )
+        extra = []
+        if is_outside:
+            extra = [form for ending in endings for form in (ending, ending.upper())]
         for ending in ["", *extra]:
             path = folder / (text + ending)
             try:

@@ -90,15 +90,15 @@ class MaskIndex:
                 if shared:
                     place = (-shared, order, rank, abs(file.count("/") - name.count("/")))
                     best[file] = min(best.get(file, place), place)
-        least = min(best.values(), default=None)
-        fitting = [file for file, place in best.items() if place == least]
+        best_place = min(best.values(), default=None)
+        fitting = [file for file, place in best.items() if place == best_place]
         if len(fitting) > 1:
             raise InputError(
                 f"{self.folder}: expected one mask for {name}, got {len(fitting)} that fit it: "
                 f"{fitting[0]}, "
                 f"{fitting[1]}; rename or remove one"
             )
-        return fitting[0] if fitting else None
+        return next(iter(fitting), None)
 
 
 def _shared_end(name: str, other: str) -> int:
@@ -134,7 +134,9 @@ def find_masks(root: Path, names: list[str], must_fit: bool = True) -> list[str 
                 index.folder,
                 others[0],
             )
-    found = [index.find(name) for name in names] if index.files() else [None] * len(names)
+    found = [None] * len(names)
+    if index.files():
+        found = [index.find(name) for name in names]
     # One beside which a photograph of the same path lies is of no photograph in a further folder.
     exact = {
         file
@@ -182,7 +184,8 @@ def _grey_and_alpha(image: Image.Image, is_lossy: bool) -> tuple[np.ndarray, np.
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
-        alpha = None if alpha.min() == 255 else alpha
+        if alpha.min() == 255:
+            alpha = None
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L")), alpha
     colors = np.asarray(image.convert("RGB"))
@@ -219,7 +222,9 @@ def keep_of(image: Image.Image) -> np.ndarray:
         keep = grey > max(highest // 2, _LOSSY_BLACK)
     else:
         keep = grey > 0
-    return keep if alpha is None else keep & photograph.alpha_counts(alpha)
+    if alpha is None:
+        return keep
+    return keep & photograph.alpha_counts(alpha)
 
 
 def read_mask(path, height: int, width: int, orientation: int = 1) -> np.ndarray:

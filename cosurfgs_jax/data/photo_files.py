@@ -87,7 +87,9 @@ class PhotoHeader:
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
     """The image as a viewer shows it that obeys the orientation of EXIF data, 1 to 8."""
-    return image.transpose(_TURN[orientation]) if orientation in _TURN else image
+    if orientation not in _TURN:
+        return image
+    return image.transpose(_TURN[orientation])
 
 
 def _unreadable(path, error) -> InputError:

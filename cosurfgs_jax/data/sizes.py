@@ -124,7 +124,8 @@ def _check_shape(photo: Photo, size: tuple[int, int], reduction: float, source: 
     lens = photo.lens
     if is_scaled(size, (lens.height, lens.width)):
         return
-    reduction = 1.0 if abs(reduction - 1) <= _WHOLE_TOLERANCE else reduction
+    if abs(reduction - 1) <= _WHOLE_TOLERANCE:
+        reduction = 1.0
     expected = (round(lens.height / reduction), round(lens.width / reduction))
     if is_scaled(size[::-1], (lens.height, lens.width)):
         orientation = required(photo.header, "Photo.header").orientation
@@ -133,10 +134,8 @@ def _check_shape(photo: Photo, size: tuple[int, int], reduction: float, source: 
             turn = "has no EXIF orientation that says how"
         raise InputError(
             f"{photo.path}: expected {expected[1]}x{expected[0]} pixels as its camera in {source} "
-            "says, got "
-            f"{size[1]}x{size[0]}: it is turned by a quarter and {turn}; turn the photographs as "
-            "the poses "
-            "want them"
+            f"says, got {size[1]}x{size[0]}: it is turned by a quarter and {turn}; turn the "
+            "photographs as the poses want them"
         )
     check_size(photo.path, size, expected, source)
 
@@ -201,8 +200,12 @@ def _sizes(photos: list[Photo], orientations: np.ndarray) -> tuple[list[tuple[in
     photograph that another process has is taken to be reduced by that."""
     sizes: list[tuple[int, int] | None] = []
     for photo, orientation in zip(photos, orientations, strict=True):
-        size = _stored(photo.header) if photo.header is not None else None
-        sizes.append(size[::-1] if size is not None and orientation >= 5 else size)
+        size = None
+        if photo.header is not None:
+            size = _stored(photo.header)
+            if orientation >= 5:
+                size = size[::-1]
+        sizes.append(size)
     here = [(photo, size) for photo, size in zip(photos, sizes, strict=True) if size is not None]
     usual = float(np.median([photo.lens.width / size[1] for photo, size in here]))
     return [
@@ -219,17 +222,14 @@ def _say_scales(photos: list[Photo], sizes: list[tuple[int, int]], source: str) 
         if size != (photo.lens.height, photo.lens.width)
     ]
     if scaled:
-        least = min(scales[view] for view in scaled)
-        most = max(scales[view] for view in scaled)
-        factor = (
-            f"{least:.4g}"
-            if math.isclose(least, most, rel_tol=_WHOLE_TOLERANCE)
-            else f"{least:.4g} to {most:.4g}"
-        )
+        min_scale = min(scales[view] for view in scaled)
+        max_scale = max(scales[view] for view in scaled)
+        factor = f"{min_scale:.4g}"
+        if not math.isclose(min_scale, max_scale, rel_tol=_WHOLE_TOLERANCE):
+            factor = f"{min_scale:.4g} to {max_scale:.4g}"
         _log.info(
             "%s: %d of %d photographs are of %s times the size that their cameras say, %s for "
-            "example of %dx%d pixels; the "
-            "cameras are scaled to them",
+            "example of %dx%d pixels; the cameras are scaled to them",
             source,
             len(scaled),
             len(photos),
@@ -279,9 +279,13 @@ def load_cameras(
                 "pixels a side, got "
                 f"{data.downscale}, which leaves {resized.width}x{resized.height} of {photo.name}"
             )
-        lenses.append(None if is_pinhole(resized) else resized)
+        if is_pinhole(resized):
+            lenses.append(None)
+            pinholes.append(resized)
+            continue
+        lenses.append(resized)
         try:
-            pinholes.append(resized if lenses[-1] is None else undistorted_pinhole(resized))
+            pinholes.append(undistorted_pinhole(resized))
         except InputError as error:
             raise InputError(f"{source}: image {photo.name}: {error}") from None
     pinholes = _in_few_sizes(pinholes, lenses)

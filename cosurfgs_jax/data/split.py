@@ -39,11 +39,9 @@ def views_of_names(listed: list[str], names: list[str], source: str) -> list[int
     unknown = []
     for entry in listed:
         entry = entry.replace("\\", "/").removeprefix("./")
-        found = (
-            {exact[entry]}
-            if entry in exact
-            else by_key.get(entry) or by_key.get(entry.partition("/")[2], set())
-        )
+        found = by_key.get(entry) or by_key.get(entry.partition("/")[2], set())
+        if entry in exact:
+            found = {exact[entry]}
         if len(found) == 1:
             views.append(next(iter(found)))
         else:

@@ -108,7 +108,8 @@ def _applied_similarity(meta: dict, source: str) -> np.ndarray:
     if meta.get("applied_transform") is not None:
         applied = _matrix(meta["applied_transform"], (3, 4), f"{source}: applied_transform")
     scale = number_of(meta, "applied_scale", source)
-    applied[:3] *= 1.0 if scale is None else scale
+    if scale is not None:
+        applied[:3] *= scale
     size = np.cbrt(np.linalg.det(applied[:3, :3]))
     if not size > 0 or np.any(
         np.abs(applied[:3, :3] @ applied[:3, :3].T / size**2 - np.eye(3)) > _ROTATION_TOLERANCE
@@ -187,11 +188,9 @@ def _colmap_points(
     what = "no photograph that both name"
     if pairs:
         ours, theirs = (list(numbers) for numbers in zip(*pairs, strict=True))
-        what = (
-            "other poses there"
-            if _is_other_frame(camera_from_dataset[ours], model.camera_from_dataset, theirs)
-            else ""
-        )
+        what = ""
+        if _is_other_frame(camera_from_dataset[ours], model.camera_from_dataset, theirs):
+            what = "other poses there"
     if what:
         raise InputError(
             f"{source}: expected ply_file_path, or the poses of the COLMAP model in {folder}, "
@@ -223,7 +222,9 @@ def _point_file(file: _File, index: FileIndex) -> Path | None:
     usual = next(
         (beside[name.casefold()] for name in _POINT_FILES if name.casefold() in beside), None
     )
-    return None if usual is None else index.folder / usual
+    if usual is None:
+        return None
+    return index.folder / usual
 
 
 def _points(
@@ -257,7 +258,9 @@ def _listed_test_paths(file: _File) -> set[str] | None:
             f"{file.path}: expected lists of image paths as test_filenames and val_filenames, got "
             "something else"
         )
-    return {readable(path) for paths in lists for path in paths} if lists else None
+    if not lists:
+        return None
+    return {readable(path) for paths in lists for path in paths}
 
 
 def _read_file(path: Path) -> _File:
@@ -324,7 +327,9 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
 
 def detects(source: Source) -> Path | None:
     """The dataset's folder, if there are files of poses in it."""
-    return source.root if find_files(source.root) else None
+    if not find_files(source.root):
+        return None
+    return source.root
 
 
 def read_transforms(root: Path) -> Capture:
@@ -368,7 +373,10 @@ def _read(root: Path, files: list[_File], source: str) -> Capture:
     names = _short_names(relative)
     camera_from_dataset = np.stack(frames.poses)
     points, colors = _points(root, files, relative, camera_from_dataset)
-    has_split = len(files) > 1 or any(_listed_test_paths(file) for file in files)
+    test_names = None
+    if len(files) > 1 or any(_listed_test_paths(file) for file in files):
+        of_test = zip(names, frames.is_test, strict=True)
+        test_names = sorted({name for name, is_test in of_test if is_test})
     return Capture(
         source=source,
         image_names=names,
@@ -383,9 +391,5 @@ def _read(root: Path, files: list[_File], source: str) -> Capture:
             for path, is_there in zip(wanted, frames.is_there, strict=True)
             if not is_there
         ),
-        test_names=sorted(
-            {name for name, is_test in zip(names, frames.is_test, strict=True) if is_test}
-        )
-        if has_split
-        else None,
+        test_names=test_names,
     )

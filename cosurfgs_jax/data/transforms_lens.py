@@ -100,8 +100,17 @@ def _focal(values: dict, side: int, which: str, axis: str) -> float | None:
         return values[which]
     angle = values[f"camera_angle_{axis}"]
     degrees = values[f"{axis}_fov"]
-    angle = math.radians(degrees) if not angle and degrees else angle
-    return side / 2 / math.tan(angle / 2) if angle and 0 < angle < math.pi else None
+    if not angle and degrees:
+        angle = math.radians(degrees)
+    if not angle or not 0 < angle < math.pi:
+        return None
+    return side / 2 / math.tan(angle / 2)
+
+
+def _given_or(value: float | None, default: float) -> float:
+    if value is None:
+        return default
+    return value
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,8 +127,10 @@ def _model_of(table: dict, where: str) -> str:
         raise InputError(
             f"{where}: expected true or false as is_fisheye, got {str(is_fisheye)[:60]!r}"
         )
+    if named is None and is_fisheye:
+        return "OPENCV_FISHEYE"
     if named is None:
-        return "OPENCV_FISHEYE" if is_fisheye else "OPENCV"
+        return "OPENCV"
     if is_fisheye and named not in _FISHEYE:
         raise InputError(
             f"{where}: expected one lens, got is_fisheye and camera_model {named}; remove the "
@@ -144,21 +155,18 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
     height = _side(table, values, "h", size[0], where)
     width = _side(table, values, "w", size[1], where)
     focal_x = _focal(values, width, "fl_x", "x")
-    focal_y = (
-        _focal(values, height, "fl_y", "y")
-        if values["fl_x"] is None or values["fl_y"] is not None
-        else None
-    )
+    focal_y = None
+    if values["fl_x"] is None or values["fl_y"] is not None:
+        focal_y = _focal(values, height, "fl_y", "y")
     if focal_x is None:
         raise InputError(
             f"{where}: expected fl_x (the focal length in pixels) or camera_angle_x, got neither"
         )
-    centre_x = values["cx"]
-    centre_y = values["cy"]
-    params = [focal_x, focal_x if focal_y is None else focal_y]
-    params += [
-        width / 2 if centre_x is None else centre_x,
-        height / 2 if centre_y is None else centre_y,
+    params = [
+        focal_x,
+        _given_or(focal_y, focal_x),
+        _given_or(values["cx"], width / 2),
+        _given_or(values["cy"], height / 2),
     ]
     k1, k2, k3, k4, p1, p2 = (values[key] or 0.0 for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     model = _model_of(table, where)
@@ -170,8 +178,11 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
                 f"{where}: expected no k4 with camera_model {model}, got {k4}; undistort the "
                 "images first"
             )
-        model, params = ("FULL_OPENCV", [*params, k1, k2, p1, p2, k3, 0, 0, 0]) if k3 else (
-            "OPENCV", [*params, k1, k2, p1, p2])  # fmt: skip
+        model = "OPENCV"
+        params = [*params, k1, k2, p1, p2]
+        if k3:
+            model = "FULL_OPENCV"
+            params = [*params, k3, 0, 0, 0]
     elif model in _FISHEYE:
         if p1 or p2 or any((k1, k2, k3, k4)[_FISHEYE[model] :]):
             raise InputError(

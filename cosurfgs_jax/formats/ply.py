@@ -61,13 +61,18 @@ def write_ply(
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
+    num_triangles = None
+    triangle_parts = []
+    if triangles is not None:
+        num_triangles = len(triangles)
+        triangle_parts = [triangles]
     write_ply_parts(
         path,
-        len(vertices),
-        [vertices],
-        None if triangles is None else len(triangles),
-        () if triangles is None else [triangles],
-        comments,
+        num_vertices=len(vertices),
+        vertex_parts=[vertices],
+        num_triangles=num_triangles,
+        triangle_parts=triangle_parts,
+        comments=comments,
     )
 
 

@@ -50,16 +50,21 @@ def estimate_up(
         distances = np.linalg.norm(offsets, axis=1)
         offsets = offsets[distances <= np.percentile(distances, 90)]
         extent, axes = np.linalg.eigh(offsets.T @ offsets)
-        is_flat = extent[0] < _MAX_FLATNESS * extent[1]
-        up = (
-            axes[:, 0] if is_flat else -down.mean(0) if np.linalg.norm(down.mean(0)) > 0.5 else hint
-        )
+        if extent[0] < _MAX_FLATNESS * extent[1]:
+            up = axes[:, 0]
+        elif np.linalg.norm(down.mean(0)) > 0.5:
+            up = -down.mean(0)
+        else:
+            up = hint
     length = np.linalg.norm(up)
     if not length > 1e-6:
         return np.array([0.0, 0.0, 1.0])
     up = up / length
-    up = -up if up @ hint < 0 else up
-    return np.array([0.0, 0.0, 1.0]) if up[2] > np.cos(np.deg2rad(KEEP_Z_DEG)) else up
+    if up @ hint < 0:
+        up = -up
+    if up[2] > np.cos(np.deg2rad(KEEP_Z_DEG)):
+        return np.array([0.0, 0.0, 1.0])
+    return up
 
 
 def _rotation_to_z(up):

@@ -29,6 +29,7 @@ _TILES = (
     (0.36, 0.36, 0.38),
     (0.64, 0.40, 0.28),
 )
+_GLASS = np.array([0.22, 0.25, 0.28])
 _PAINTWORK = (
     (0.62, 0.14, 0.12),
     (0.16, 0.25, 0.47),
@@ -203,27 +204,33 @@ class _FacePainter:
         for side, face in enumerate(solid.faces):
             x, y, z = solid.planes[side, :3].tolist()
             level = np.hypot(x, y)
-            along = (-y / level, x / level, 0.0) if level > 1e-3 else (1.0, 0.0, 0.0)
+            along = (1.0, 0.0, 0.0)
+            if level > 1e-3:
+                along = (-y / level, x / level, 0.0)
             up = (-z * along[1], z * along[0], x * along[1] - y * along[0])  # normal x along
-            is_glass = not is_tree and 2 * solid.num_sides > side >= solid.num_sides
-            gains.append(shades[side] * (np.array([0.22, 0.25, 0.28]) if is_glass else body))
-            links.append(
-                (0 if is_tree else 1, np.array([solid.vertices[face[0]], along, up]), shifts[side])
-            )
+            color = body
+            if not is_tree and 2 * solid.num_sides > side >= solid.num_sides:
+                color = _GLASS
+            gains.append(shades[side] * color)
+            axes = np.array([solid.vertices[face[0]], along, up])
+            links.append((int(not is_tree), axes, shifts[side]))
         return gains, links
 
     def patch(self, solid: Solid, side: int, shadows: list[Solid]) -> _Patch:
         """Picture of a wall or a roof, shaded."""
         normal = solid.planes[side, :3]
         points = solid.vertices[list(solid.faces[side])]
-        along = points[1] - points[0] if abs(normal[2]) < 0.999 else np.array([*solid.axis, 0.0])
+        along = points[1] - points[0]
+        if abs(normal[2]) >= 0.999:
+            along = np.array([*solid.axis, 0.0])
         along = along / np.linalg.norm(along)
         up = np.cross(normal, along)
         # Heights on walls are counted from the ground, so that all walls of a house agree on
         # storeys.
-        origin = points[0] + (
-            np.array([0, 0, solid.ground - points[0][2]]) if side < solid.num_sides else 0
-        )
+        is_wall = side < solid.num_sides
+        origin = points[0]
+        if is_wall:
+            origin = points[0] + np.array([0, 0, solid.ground - points[0][2]])
         local = np.stack([(points - origin) @ along, (points - origin) @ up], axis=1)
         low = local.min(0) - _PAD * self.texel
         width, height = (
@@ -236,13 +243,12 @@ class _FacePainter:
         column = rng.integers(0, self.side - width)
         cut = (slice(row, row + height), slice(column, column + width))
         self.waves = self.fine[cut], self.coarse[cut]
-        paint_it = (
-            self._wall
-            if side < solid.num_sides
-            else self._flat_roof
-            if normal[2] > 0.999
-            else self._roof
-        )
+        if is_wall:
+            paint_it = self._wall
+        elif normal[2] > 0.999:
+            paint_it = self._flat_roof
+        else:
+            paint_it = self._roof
         color = paint_it(solid, side, u, v, local)
         shadow = np.zeros((1, 1), np.float32)
         if normal @ SUN > 0:
@@ -268,26 +274,29 @@ class _FacePainter:
         rows = np.floor(v / course).astype(np.int32)
         columns = np.floor(u / (2 * course) + 0.5 * (rows % 2)).astype(np.int32)
         stones = paint.per_tile(columns, rows, solid.style) * paint.keep(course, texel)
-        is_plain = style.random() < 0.5
-        bright = (
-            1
-            + (0.05 if is_plain else 0.15) * stones
-            + (0.14 if is_plain else 0.10) * fine
-            + 0.16 * coarse
-        )
+        contrast = 0.15
+        roughness = 0.10
+        if style.random() < 0.5:
+            contrast = 0.05
+            roughness = 0.14
+        bright = 1 + contrast * stones + roughness * fine + 0.16 * coarse
         color = paint.scale(base, bright - 0.12 * paint.lines(v, course, 0.06, texel))
         damp = np.clip(1 - v / 0.9 + 0.5 * coarse, 0, 1)
         color = paint.blend(color, (0.36, 0.34, 0.31), 0.65 * damp)
         if solid.kind == "chimney":
             return color
         length = float(local[:, 0].max() - local[:, 0].min())
-        eave = float(np.sort(local[:, 1])[-2]) if len(local) == 5 else float(local[:, 1].max())
-        storey = eave if solid.kind == "church" else eave / max(1, round(eave / 2.9))
-        window_width, window_height = (
-            (1.0, 0.62 * storey) if solid.kind == "church" else (1.15, 1.35)
-        )
+        heights = np.sort(local[:, 1])
+        eave = float(heights[-1])
+        if len(local) == 5:  # the wall below a gable
+            eave = float(heights[-2])
+        storey = eave / max(1, round(eave / 2.9))
+        window = (1.15, 1.35)
+        if solid.kind == "church":
+            storey = eave
+            window = (1.0, 0.62 * storey)
         num_windows = max(1, int(length / style.uniform(2.3, 3.2)))
-        grid = (length / num_windows, storey), (window_width, window_height)
+        grid = (length / num_windows, storey), window
         return self._windows(color, u, v, grid, eave, solid.style + side)
 
     def _windows(self, color, u, v, grid, eave, style):

@@ -82,11 +82,17 @@ def plan_flight(
     return Flight(np.array(matrices), intrinsics, width, height, HEIGHT_M / focal)
 
 
+def _spread(count: int) -> np.ndarray:
+    """Even positions f64[count] from -0.5 to 0.5; a single one is in the middle."""
+    if count < 2:
+        return np.zeros(1)
+    return np.linspace(-0.5, 0.5, count)
+
+
 def _mow(num_views, width, height, size, rng) -> list:
     """Views along parallel lines, back and forth: ((x, y), heading, tilt, roll), m and radians."""
-    side = max(
-        size - 26.0, 0.5 * size
-    )  # half a footprint beyond the last camera still covers the border
+    # Half a footprint beyond the last camera still covers the border.
+    side = max(size - 26.0, 0.5 * size)
     # Lines run along the short side of the footprint. A side overlap of 75 % and a forward one of
     # 80 % want this ratio of the two spacings.
     aspect = (1 - 0.75) * width / ((1 - 0.80) * height)
@@ -94,14 +100,17 @@ def _mow(num_views, width, height, size, rng) -> list:
     counts = np.full(num_lines, num_views // num_lines) + (
         np.arange(num_lines) < num_views % num_lines
     )
-    across = np.linspace(-0.5, 0.5, num_lines) * side if num_lines > 1 else np.zeros(1)
+    across = _spread(num_lines) * side
     views = []
     for line, count in enumerate(counts):
-        steps = np.linspace(-0.5, 0.5, count) * side if count > 1 else np.zeros(1)
-        is_back = line % 2 == 1
-        for step in steps[::-1] if is_back else steps:
+        steps = _spread(count) * side
+        direction = 0.0
+        if line % 2 == 1:
+            steps = steps[::-1]
+            direction = np.pi
+        for step in steps:
             position = np.array([across[line], step]) + rng.normal(0, 0.7, 2)
-            heading = (np.pi if is_back else 0.0) + rng.normal(0, 0.04)
+            heading = direction + rng.normal(0, 0.04)
             tilt = abs(rng.normal(0.05, 0.035))
             views.append((position, heading, tilt, rng.normal(0, 0.02)))
     return views

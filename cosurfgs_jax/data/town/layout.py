@@ -5,72 +5,13 @@ import dataclasses
 import numpy as np
 
 from cosurfgs_jax.data.town.solids import Solid, Stand, post, rectangle, roofed_box, stacked_rings
+from cosurfgs_jax.data.town.streets import Streets, make_streets
 from cosurfgs_jax.data.town.terrain import Terrain
 
-SUN = np.array([0.42, -0.47, 0.7762]) / np.linalg.norm(
-    [0.42, -0.47, 0.7762]
-)  # towards it: 51 degrees high, south-east
+# Towards it: 51 degrees high, south-east.
+SUN = np.array([0.42, -0.47, 0.7762]) / np.linalg.norm([0.42, -0.47, 0.7762])
 SIDEWALK_M = 1.6
-
-
-@dataclasses.dataclass(frozen=True)
-class Streets:
-    """A bent grid of streets: lines of equal `a` and of equal `b`, two coordinates that wind gently
-    over the ground.
-
-    | field             | shape  | unit                                             |
-    |-------------------|--------|--------------------------------------------------|
-    | `angle`           | float  | radians, direction of growing a                  |
-    | `phases`          | f64[2] | radians, of the bends                            |
-    | `lines_a, _b`     | f64[n] | m, positions of the centre lines                 |
-    | `half_widths_a,_b`| f64[n] | m, of the carriageway                            |
-    """
-
-    angle: float
-    phases: np.ndarray
-    lines_a: np.ndarray
-    lines_b: np.ndarray
-    half_widths_a: np.ndarray
-    half_widths_b: np.ndarray
-
-    def coordinates(self, x, y):
-        """Street coordinates (a, b) at local x, y, m."""
-        cos = float(np.cos(self.angle))
-        sin = float(np.sin(self.angle))
-        s = cos * x + sin * y
-        t = -sin * x + cos * y
-        return s + 6 * np.sin(t / 42 + float(self.phases[0])), t + 4 * np.sin(
-            s / 55 + float(self.phases[1])
-        )
-
-    def positions(self, a: float, b: float) -> np.ndarray:
-        """Local position f64[2] of street coordinates."""
-        s = a
-        t = b
-        for _ in range(12):  # a contraction by 0.01 per round
-            s, t = a - 6 * np.sin(t / 42 + self.phases[0]), b - 4 * np.sin(s / 55 + self.phases[1])
-        cos = np.cos(self.angle)
-        sin = np.sin(self.angle)
-        return np.array([cos * s - sin * t, sin * s + cos * t])
-
-    def distances(self, x, y):
-        """Distance to the kerb of the nearest street of either family, negative on it: two arrays,
-        m.
-        """
-        return self.kerb_distances(*self.coordinates(x, y))
-
-    def kerb_distances(self, a, b):
-        """As `distances`, from street coordinates."""
-        return _to_lines(a, self.lines_a, self.half_widths_a), _to_lines(
-            b, self.lines_b, self.half_widths_b
-        )
-
-
-def _to_lines(coordinate, lines, half_widths):
-    nearest = np.full_like(coordinate, np.inf)
-    for line, half_width in zip(lines.tolist(), half_widths.tolist(), strict=True):
-        nearest = np.minimum(nearest, np.abs(coordinate - line) - half_width)
-    return nearest
+_TREE_RADII = {False: (1.2, 3.2), True: (1.1, 1.9)}  # m, of broad and of pointed trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +51,7 @@ def make_town_plan(size: float, reach: float, terrain: Terrain, seed: int) -> To
         The town. Solids stay apart except for partners.
     """
     rng = np.random.default_rng([seed, 1])
-    streets = _make_streets(size, rng)
+    streets = make_streets(size, rng)
     builder = _Builder(size, terrain, streets, rng)
     builder.add_landmarks()
     builder.add_houses()
@@ -125,21 +66,6 @@ def make_town_plan(size: float, reach: float, terrain: Terrain, seed: int) -> To
         tuple(builder.solids),
         lots,
         np.array(builder.paved).reshape(-1, 4, 2),
-    )
-
-
-def _make_streets(size: float, rng) -> Streets:
-    def lines(spacing):
-        start = -0.72 * size - rng.uniform(0, spacing)
-        steps = rng.uniform(0.92, 1.08, int(1.5 * size / spacing) + 3) * spacing
-        return start + np.cumsum(steps)
-
-    lines_a = lines(43.0)
-    lines_b = lines(78.0)
-    half_a = rng.uniform(2.4, 3.0, len(lines_a))
-    half_b = rng.uniform(2.6, 3.6, len(lines_b))
-    return Streets(
-        rng.uniform(0.15, 0.5), rng.uniform(0, 2 * np.pi, 2), lines_a, lines_b, half_a, half_b
     )
 
 
@@ -161,7 +87,7 @@ class _Builder:
 
     def _heights(self, outline) -> tuple[float, float]:
         steps = np.roll(outline, -1, 0) - outline
-        edges = np.concatenate([outline + share * steps for share in np.linspace(0, 1, 5)])
+        edges = np.concatenate([outline + part * steps for part in np.linspace(0, 1, 5)])
         heights = self.terrain.heights(edges[:, 0], edges[:, 1])
         return float(heights.min()) - 0.8, float(heights.mean())
 
@@ -210,18 +136,17 @@ class _Builder:
         """A church and two flat-roofed halls near the centre of towns that are large enough."""
         if self.size < 120:
             return
-        for kind, length, width in (
-            ("church", 24.0, 10.0),
-            ("flat", 27.0, 16.0),
-            ("flat", 19.0, 14.0),
+        for make, length, width, tower in (
+            (self._make_church, 24.0, 10.0, 7.0),
+            (self._make_hall, 27.0, 16.0, 0.0),
+            (self._make_hall, 19.0, 14.0, 0.0),
         ):
             for _ in range(200):
                 center = self.rng.uniform(-0.3, 0.3, 2) * self.size
                 axis = self._street_axis(center, self.rng.integers(2))
-                outline = rectangle(center, axis, length + (7 if kind == "church" else 0), width)
+                outline = rectangle(center, axis, length + tower, width)
                 if not self._is_free(outline, 5.0, 3.5):
                     continue
-                make = self._make_church if kind == "church" else self._make_hall
                 self._add(make(center, axis, length, width), outline)
                 self.lots.append(center)
                 break
@@ -245,8 +170,11 @@ class _Builder:
             )
         ]
         across = np.array([-axis[1], axis[0]])
-        for share in (-0.3, 0.02, 0.31)[: 3 if length > 20 else 2]:
-            at = center + axis * share * length + across * self.rng.uniform(-0.25, 0.25) * width
+        positions = (-0.3, 0.02, 0.31)
+        if length <= 20:
+            positions = positions[:2]
+        for position in positions:
+            at = center + axis * position * length + across * self.rng.uniform(-0.25, 0.25) * width
             size = self.rng.uniform(1.6, 3.4, 2)
             stand = Stand("chimney", at, axis, top - 0.5, top - 0.5, self._style())
             solids.append(post(stand, *size, top + self.rng.uniform(0.8, 1.8)))
@@ -255,7 +183,7 @@ class _Builder:
     def _street_axis(self, center, family) -> np.ndarray:
         """Unit direction along the streets of a family (0: lines of equal a) near a position."""
         a, b = (float(part) for part in self.streets.coordinates(center[0], center[1]))
-        step = (0.0, 0.5) if family == 0 else (0.5, 0.0)
+        step = _in_family(family, 0.0, 0.5)
         along = self.streets.positions(a + step[0], b + step[1]) - self.streets.positions(
             a - step[0], b - step[1]
         )
@@ -272,20 +200,23 @@ class _Builder:
                 for side in (-1, 1):
                     along = -0.8 * self.size + self.rng.uniform(0, 12)
                     while along < 0.8 * self.size:
-                        is_built = self._try_house(family, line, half_width, side, along)
-                        along += self.rng.uniform(10.0, 14.0) if is_built else 2.0
+                        if self._try_house(family, line, half_width, side, along):
+                            along += self.rng.uniform(10.0, 14.0)
+                        else:
+                            along += 2.0
 
     def _try_house(self, family, line, half_width, side, along) -> bool:
         length = self.rng.uniform(8.5, 13.5)
         width = self.rng.uniform(7.0, 9.0)
         is_turned = self.rng.random() < 0.4
-        depth = length if is_turned else width
+        depth = width
+        if is_turned:
+            depth = length
         off = side * (half_width + SIDEWALK_M + self.rng.uniform(1.5, 4.0) + depth / 2)
-        at = (line + off, along) if family == 0 else (along, line + off)
-        center = self.streets.positions(*at)
+        center = self.streets.positions(*_in_family(family, line + off, along))
         if np.abs(center).max() > self.size / 2 - 4:
             return False
-        turn = self.rng.normal(0, 0.04) + (np.pi / 2 if is_turned else 0.0)
+        turn = self.rng.normal(0, 0.04) + np.pi / 2 * is_turned
         axis = self._street_axis(center, family)
         axis = np.cos(turn) * axis + np.sin(turn) * np.array([-axis[1], axis[0]])
         solids, outline = self._make_house(center, axis, length, width)
@@ -293,10 +224,8 @@ class _Builder:
             return False
         self._add(solids, outline)
         self.lots.append(center)
-        kerb = (
-            (line + side * half_width, along) if family == 0 else (along, line + side * half_width)
-        )
-        end = self.streets.positions(*kerb)
+        kerb = line + side * half_width
+        end = self.streets.positions(*_in_family(family, kerb, along))
         out = center - end
         reach = np.linalg.norm(out)
         self.paved.append(
@@ -322,7 +251,7 @@ class _Builder:
                 wing_length + width / 2,
             )
         floor, ground = self._heights(outline)
-        eave = ground + (rng.uniform(2.9, 3.6) if rng.random() < 0.45 else rng.uniform(5.3, 6.2))
+        eave = ground + _eave_height(rng)
         if form == "flat":
             eave = ground + rng.choice([3.2, 6.1, 8.8]) + rng.uniform(0, 0.4)
             solids = [
@@ -388,7 +317,7 @@ class _Builder:
             else:
                 center = self.rng.uniform(-self.size / 2, self.size / 2, 2)
             is_pointed = self.rng.random() < 0.3
-            radius = self.rng.uniform(1.1, 1.9) if is_pointed else self.rng.uniform(1.2, 3.2)
+            radius = self.rng.uniform(*_TREE_RADII[is_pointed])
             to_street = min(float(part) for part in self.streets.distances(center[0], center[1]))
             outline = rectangle(center, (1.0, 0.0), 2 * radius, 2 * radius)
             is_outside = to_street < radius + 0.5 or np.abs(center).max() > reach
@@ -407,8 +336,22 @@ class _Builder:
             )
         height = self.rng.uniform(1.5, 2.2) * radius
         shape = ((0.42, 1.0), (0.72, 0.8), (0.92, 0.45))
-        rings = [(share * height, wide * radius, wide * radius) for share, wide in shape]
+        rings = [(part * height, wide * radius, wide * radius) for part, wide in shape]
         return stacked_rings(stand, rings, 8, apex=height)
+
+
+def _in_family(family: int, across: float, along: float) -> tuple[float, float]:
+    """Street coordinates (a, b) of a position across and along the streets of a family."""
+    if family == 0:
+        return across, along
+    return along, across
+
+
+def _eave_height(rng) -> float:
+    """Height of the eaves of a house with one or two storeys, m."""
+    if rng.random() < 0.45:
+        return rng.uniform(2.9, 3.6)
+    return rng.uniform(5.3, 6.2)
 
 
 def _are_apart(first, second, gap: float) -> bool:
