@@ -298,7 +298,7 @@ class _Builder:
         )
         end = self.streets.positions(*kerb)
         out = center - end
-        reach = np.linalg.norm(out)
+        reach = float(np.linalg.norm(out))
         self.paved.append(
             rectangle((center + end) / 2, out / reach, reach, self.rng.uniform(1.4, 3.0))
         )
