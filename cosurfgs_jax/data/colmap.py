@@ -13,7 +13,7 @@ import numpy as np
 from cosurfgs_jax.data import colmap_binary, colmap_text, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.lookup import subfolder
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.files import readable, reading, safe_name
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
@@ -51,7 +51,7 @@ def _if_model(folder: Path) -> Path | None:
 
 
 def _num_images(folder: Path) -> int:
-    path = _table(folder, "images")
+    path = required(_table(folder, "images"), "images of a COLMAP model")
     with reading(path, "a COLMAP file", "export the model again"):
         if path.suffix.lower() == ".bin":
             with open(path, "rb") as file:
@@ -247,8 +247,8 @@ def read_model(folder: Path) -> Capture:
             number twice; an unknown camera model, or an image whose camera is not listed.
     Source: the format description of COLMAP.
     """
-    cameras_path = _table(folder, "cameras")
-    images_path = _table(folder, "images")
+    cameras_path = required(_table(folder, "cameras"), "cameras of a COLMAP model")
+    images_path = required(_table(folder, "images"), "images of a COLMAP model")
     points_path = _table(folder, "points3D", (".bin", ".txt", ".ply"))
     with reading(cameras_path, *_WHOLE):
         lenses = _read_cameras(cameras_path)

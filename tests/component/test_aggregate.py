@@ -131,7 +131,7 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
     for block, state in states.items():
         losses = [float(reports[block].loss) for reports in history]
         assert losses[-1] < 0.95 * losses[0] and losses == sorted(losses, reverse=True)
-        assert history[-1][block].psnr > history[0][block].psnr + 0.5
+        assert history[-1][block].shown["psnr/train"] > history[0][block].shown["psnr/train"] + 0.5
         assert history[0][block].num_alive == before[block].alive.sum()
         np.testing.assert_array_equal(state.alive, before[block].alive)
         for name, value in state.params.by_name().items():

@@ -227,7 +227,7 @@ class _Builder:
         kerb = line + side * half_width
         end = self.streets.positions(*_in_family(family, kerb, along))
         out = center - end
-        reach = np.linalg.norm(out)
+        reach = float(np.linalg.norm(out))
         self.paved.append(
             rectangle((center + end) / 2, out / reach, reach, self.rng.uniform(1.4, 3.0))
         )
