@@ -19,7 +19,7 @@ PACKAGE = "cosurfgs_jax"
 EXAMPLES = "examples"  # never have errors: users copy them
 
 # Lower it when errors are mended; never raise it.
-MAX_ERRORS = 1
+MAX_ERRORS = 0
 # requirements.txt gives later Pythons other versions of NumPy and JAX, with other types.
 COUNTED_ON = (3, 11)
 # Files and folders of the package that stay without errors.
@@ -68,7 +68,7 @@ FREE_OF_ERRORS = (
     "report",
     "training",
     "files.py",
-    "partition.py",
+    "partition",
     "photograph.py",
     "pictures.py",
 )

@@ -44,6 +44,11 @@ def touched_blocks(
 
 
 def pack_keys(blocks: np.ndarray) -> np.ndarray:
+    """One number i64[n] for the indices i64[n,3] of each block of voxels.
+
+    Raises:
+        InputError: a block is too far from the middle of the scene for its number.
+    """
     half = 1 << (_KEY_BITS - 1)
     if np.abs(blocks).max(initial=0) >= half:
         farthest = np.abs(blocks).max()
@@ -58,6 +63,7 @@ def pack_keys(blocks: np.ndarray) -> np.ndarray:
 
 
 def unpack_keys(keys: np.ndarray) -> np.ndarray:
+    """The inverse of `pack_keys`."""
     mask = (1 << _KEY_BITS) - 1
     half = 1 << (_KEY_BITS - 1)
     return np.stack([keys >> 2 * _KEY_BITS, (keys >> _KEY_BITS) & mask, keys & mask], axis=1) - half

@@ -66,6 +66,13 @@ def _to_lines(coordinate, lines, half_widths):
 
 
 def make_streets(size: float, rng) -> Streets:
+    """Two families of streets, one across the other.
+
+    Args:
+        size: side of the town, metres.
+        rng: NumPy generator.
+    """
+
     def lines(spacing):
         start = -0.72 * size - rng.uniform(0, spacing)
         steps = rng.uniform(0.92, 1.08, int(1.5 * size / spacing) + 3) * spacing
