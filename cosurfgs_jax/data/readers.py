@@ -14,7 +14,7 @@ from cosurfgs_jax.errors import InputError
 
 
 class Reader(NamedTuple):
-    """A dataset format."""
+    """A dataset format: its name, how a folder of it is recognised, and what reads it."""
 
     name: str
     # Source -> what `read` takes, such as the path of a file; None where the source is of another

@@ -22,7 +22,7 @@ from cosurfgs_jax.settings.training import (
 
 @dataclasses.dataclass
 class Settings(SettingsGroup):
-    """All of them; what a config file returns."""
+    """All settings of a run, in groups; a config file returns one."""
 
     seed: int = setting(
         0,
