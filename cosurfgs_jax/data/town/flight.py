@@ -102,7 +102,7 @@ def _mow(num_views, width, height, size, rng) -> list:
     )
     across = _spread(num_lines) * side
     views = []
-    for line, count in enumerate(counts):
+    for line, count in enumerate(counts.tolist()):
         steps = _spread(count) * side
         direction = 0.0
         if line % 2 == 1:

@@ -340,7 +340,7 @@ class _Builder:
         return stacked_rings(stand, rings, 8, apex=height)
 
 
-def _in_family(family: int, across: float, along: float) -> tuple[float, float]:
+def _in_family(family: int | np.integer, across: float, along: float) -> tuple[float, float]:
     """Street coordinates (a, b) of a position across and along the streets of a family."""
     if family == 0:
         return across, along
