@@ -78,13 +78,13 @@ def test_a_run_with_a_term_a_strategy_and_a_stage(tmp_path, monkeypatch):
         generated=GeneratedSettings(num_views=6, width=48, height=36, size_m=40.0),
         surfels=SurfelSettings(sh_degree=0, capacity=300),
         density=DensitySettings(strategy="fading", start=0.2, stop=0.9, every=0.2),
-        train=TrainSettings(steps=20, log_every=1),
+        train=TrainSettings(steps=40, log_every=1),
     )
     settings.density.prune_opacity = settings.surfels.init_opacity  # drops those that fade
     settings.loss.multi_view_geometric_weight = 0.0
     settings.loss.multi_view_photometric_weight = 0.0
     model = train_model(settings, tmp_path)
-    assert model.step == 21
+    assert model.step == 42
     rows = [row for row in read_history(Workdir(tmp_path)) if "loss" in row]
     shown = [row["loss/roundness"] for row in rows if row.get("loss/roundness") is not None]
     assert {row["stage"] for row in rows} == {"device", "polish"}
