@@ -97,8 +97,8 @@ class SeamMasks:
 def score_view(
     color: Float[np.ndarray, "h w 3"], photo: np.ndarray, seam: Bool[np.ndarray, "h w"]
 ) -> np.ndarray:
-    """Sums that means are made of: f64[7] = 1, PSNR, fitted PSNR, SSIM; at the seam pixels, squared
-    error, fitted squared error.
+    """Sums that means are made of: f64[7] = 1, PSNR, fitted PSNR, SSIM, number of seam pixels, and
+    their squared error and fitted squared error.
 
     Args:
         color: the render, at least as large as the photograph.
