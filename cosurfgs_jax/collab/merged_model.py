@@ -64,7 +64,9 @@ def _restore(
 
     def make_abstract(meta: dict):
         loop.check_identity(partitioned, meta)
-        one = abstract_state(meta["num_slots"], meta["max_views"], settings)
+        one = abstract_state(
+            meta["num_slots"], meta["max_views"], settings, meta.get("memory_size")
+        )
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one
         )

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from cosurfgs_jax import photograph
+from cosurfgs_jax.errors import required
+from cosurfgs_jax.geometry.lattice import Lattice, whole
 from cosurfgs_jax.losses import multi_view
-from cosurfgs_jax.losses.inputs import LossView, SecondView
+from cosurfgs_jax.losses.inputs import LossView, SecondView, Source
 from cosurfgs_jax.losses.single_view import single_view_loss
 from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue
 from cosurfgs_jax.native import ffi
@@ -32,6 +34,14 @@ class GeometricLosses(NamedTuple):
     fraction_seen: Float[Array, ""]
 
 
+class Second(NamedTuple):
+    """The second view of MV-Reg, and what the model shows there."""
+
+    view: SecondView
+    depth: Float[Array, "h w"]  # plane depth, 0 = invalid. Takes no gradient
+    lattice: Lattice  # the photograph's pixels that have a depth
+
+
 def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
     gray = photograph.gray_of(photo)
     mask = photograph.mask_of(photo)
@@ -41,18 +51,26 @@ def _neighbor_gray(photo: UInt8[Array, "h w c"]) -> Float[Array, "h w"]:
 
 
 def _reference(
-    out, camera, photo, mask, second, second_depth, weights: LossSettings
+    out, camera, source: Source, mask, second: Second | None, weights: LossSettings
 ) -> GeometricLosses:
-    gray = photograph.gray_of(photo)
+    gray = photograph.gray_of(source.photo)
     nothing = jnp.zeros((), out.normal.dtype)
-    single = single_view_loss(out, camera, gray, mask) if weights.has_single_view else nothing
+    single = nothing
+    if weights.has_single_view:
+        single = single_view_loss(out, camera, source.lattice.of(gray), mask)
     terms = multi_view.MultiViewLosses(nothing, nothing, nothing)
     if weights.has_multi_view:
+        second = required(second, "geometric_losses: second")
         neighbor = multi_view.Neighbor(
-            second.camera, _neighbor_gray(second.photo), second_depth, second.is_used
+            second.view.camera,
+            _neighbor_gray(second.view.photo),
+            second.depth,
+            second.lattice,
+            second.view.is_used,
         )
+        patches = Lattice(weights.patch_stride, second.view.offset)
         terms = multi_view.multi_view_losses(
-            out, camera, gray, mask, neighbor, second.offset, weights.patch_stride
+            out, source.camera, gray, mask, neighbor, source.lattice, patches
         )
     total = (
         weights.single_view_weight * single
@@ -67,6 +85,7 @@ class _Static(NamedTuple):
     geometric_weight: float
     photometric_weight: float
     stride: int
+    dilation: int
 
 
 def _call(static: _Static, depth, normal, others):
@@ -107,10 +126,9 @@ _native.defvjp(_native_forward, _native_backward)
 def geometric_losses(
     out: RenderOutput,
     camera: Camera,
-    photo: UInt8[Array, "h w c"],
-    mask: Float[Array, "h w"] | None,
-    second: SecondView | None,
-    second_depth: Float[Array, "h2 w2"] | None,
+    source: Source,
+    mask: Float[Array, "n m"] | None,
+    second: Second | None,
     weights: LossSettings,
     backend: str | None = None,
 ) -> GeometricLosses:
@@ -118,13 +136,12 @@ def geometric_losses(
     view.
 
     Args:
-        out: maps of the view. Plane depth and normals take gradient.
-        camera: of the view. Takes no gradient.
-        photo: u8[H,W,3 or 4], its photograph; a fourth channel is not read here, but says in the
-            second one what does not count.
-        mask: [H,W], 0 = ignore the pixel; None = all count.
-        second: a photograph from nearby; may be None where MV-Reg is off.
-        second_depth: the plane depth that the model shows there, 0 = invalid. Takes no gradient.
+        out: maps [n,m] of the view. Plane depth and normals take gradient.
+        camera: that they are drawn with. Takes no gradient.
+        source: the whole photograph [H,W], and which of its pixels are drawn; a fourth channel is
+            not read here, but says in the second one what does not count.
+        mask: [n,m], 0 = ignore the pixel; None = all count.
+        second: a photograph from nearby and the depth there; may be None where MV-Reg is off.
         weights: static: weights and stride; a term of weight 0 is not computed.
         backend: "cpu" (native kernel, float32), "reference" (plain JAX), or None: native where it
             can run.
@@ -136,35 +153,45 @@ def geometric_losses(
     if not ffi.choose_native(
         "geometric losses", "cosurfgs_geometric_losses", backend, plane_depth, normal
     ):
-        return _reference(out, camera, photo, mask, second, second_depth, weights)
+        return _reference(out, camera, source, mask, second, weights)
     if second is None or not weights.has_multi_view:
-        second = SecondView(
+        nothing = SecondView(
             camera, jnp.zeros((0, 0, 3), jnp.uint8), jnp.zeros((), bool), jnp.zeros(2, jnp.int32)
         )
-        second_depth = jnp.zeros((0, 0), jnp.float32)
+        second = Second(nothing, jnp.zeros((0, 0), jnp.float32), whole())
     static = _Static(
         float(weights.single_view_weight),
         float(weights.multi_view_geometric_weight),
         float(weights.multi_view_photometric_weight),
         int(weights.patch_stride),
+        source.lattice.stride,
     )
     others = jax.lax.stop_gradient(
         (
             out.alpha,
-            photo,
+            source.photo,
             jnp.zeros((0, 0), jnp.float32) if mask is None else mask,
             camera.camera_from_world,
             camera.intrinsics,
-            second.photo,
-            second_depth,
-            second.camera.camera_from_world,
-            second.camera.intrinsics,
-            second.is_used,
-            second.offset,
+            source.camera.intrinsics,
+            source.lattice.origin,
+            second.view.photo,
+            second.depth,
+            second.view.camera.camera_from_world,
+            second.view.camera.intrinsics,
+            second.lattice.intrinsics(second.view.camera.intrinsics),
+            second.view.is_used,
+            second.view.offset,
         )
     )
     depth, normal, *others = ffi.match_varying(plane_depth, normal, *map(jnp.asarray, others))
     return GeometricLosses(*_native(static, depth, normal, tuple(others)))
+
+
+def _second_of(view: LossView) -> Second | None:
+    if view.second is None or view.second_depth is None:
+        return None
+    return Second(view.second, view.second_depth, view.second_lattice or whole())
 
 
 def _is_used(settings: Settings, phase: Phase) -> bool:
@@ -176,10 +203,9 @@ def _evaluate(view: LossView, settings: Settings) -> TermValue:
     losses = geometric_losses(
         view.out,
         view.camera,
-        view.photo,
+        view.whole,
         view.pixel_weights,
-        view.second,
-        view.second_depth,
+        _second_of(view),
         settings.loss,
     )
     shown = {

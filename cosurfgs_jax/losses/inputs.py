@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, UInt8
 
 from cosurfgs_jax import photograph
 from cosurfgs_jax.errors import required
+from cosurfgs_jax.geometry.lattice import Lattice, whole
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
 IS_TEACHER_VALID = 1
@@ -22,6 +23,7 @@ class SecondView(NamedTuple):
     photo: UInt8[Array, "h w c"]
     is_used: Bool[Array, ""]  # False: the view has no neighbour, this one stands in
     offset: Int[Array, "2"]  # of the lattice at which patches are compared
+    index: Int[Array, ""] | int = 0  # which of the block's views it is
 
 
 class TeacherMaps(NamedTuple):
@@ -35,6 +37,14 @@ class TeacherMaps(NamedTuple):
     depth: Float[Array, "h w"]  # expected camera z, world lengths; 0 = nothing
     plane_depth: Float[Array, "h w"]  # camera z of the blended plane; 0 = invalid
     normal: Int8[Array, "h w 3"]  # blended, times 127
+
+
+class Source(NamedTuple):
+    """The whole photograph, of which a dilated step draws some pixels."""
+
+    camera: Camera
+    photo: UInt8[Array, "h w c"]
+    lattice: Lattice  # the pixels that are drawn
 
 
 class LossView(NamedTuple):
@@ -52,7 +62,9 @@ class LossView(NamedTuple):
     | `exposure`       | parameters of the exposure model, or None                               |
     | `num_views`      | i32[], photographs of the block                                         |
     | `second`         | a photograph from nearby, where MV-Reg is on                            |
-    | `second_depth`   | f32[H,W], plane depth there, 0 = invalid; without gradient              |
+    | `second_depth`   | f32[h,w], plane depth there, 0 = invalid; without gradient              |
+    | `second_lattice` | the second photograph's pixels that have a depth; None = all            |
+    | `source`         | the photograph of which only every d-th pixel is drawn; None = all are  |
     | `teacher`        | maps of the frozen model in distillation, else None                     |
     """
 
@@ -66,7 +78,14 @@ class LossView(NamedTuple):
     num_views: Int[Array, ""] | int = 1
     second: SecondView | None = None
     second_depth: Float[Array, "h2 w2"] | None = None
+    second_lattice: Lattice | None = None
+    source: Source | None = None
     teacher: TeacherMaps | None = None
+
+    @property
+    def whole(self) -> Source:
+        """The whole photograph."""
+        return self.source or Source(self.camera, self.photo, whole())
 
     @property
     def taught(self) -> TeacherMaps:

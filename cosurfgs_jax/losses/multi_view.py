@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.lattice import Lattice
 from cosurfgs_jax.geometry.view_pairs import relative_pose, round_trip_reprojection
 from cosurfgs_jax.types import Camera, RenderOutput, drawn, image_size_of
 
@@ -33,7 +34,8 @@ class Neighbor(NamedTuple):
 
     camera: Camera
     gray: Float[Array, "h w"]  # its photograph; MASKED_GRAY where it does not count
-    plane_depth: Float[Array, "h w"]  # what the model shows there; 0 = invalid
+    plane_depth: Float[Array, "h2 w2"]  # what the model shows there; 0 = invalid
+    depth_lattice: Lattice  # the photograph's pixels that have a depth
     is_used: Bool[Array, ""]  # False: the view has no neighbour, this is a stand-in
 
 
@@ -43,36 +45,6 @@ class MultiViewLosses(NamedTuple):
     geometric: Float[Array, ""]
     photometric: Float[Array, ""]
     fraction_seen: Float[Array, ""]  # of the lattice's pixels that count in the geometric one
-
-
-def lattice_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Rows and columns of the lattice."""
-    return image_size[0] // stride, image_size[1] // stride
-
-
-def lattice_pixels(
-    image_size: tuple[int, int], stride: int, offset: Int[Array, "2"]
-) -> Float[Array, "n m 2"]:
-    """Pixel centres (x, y) of the lattice that starts at row offset[0] and column offset[1]."""
-    rows, columns = lattice_size(image_size, stride)
-    y = (jnp.arange(rows, dtype=jnp.int32) * stride + offset[0]).astype(jnp.float32) + 0.5
-    x = (jnp.arange(columns, dtype=jnp.int32) * stride + offset[1]).astype(jnp.float32) + 0.5
-    return jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None]), axis=-1)
-
-
-def at_lattice(
-    image: Float[Array, "h w *c"], stride: int, offset: Int[Array, "2"]
-) -> Float[Array, "n m *c"]:
-    """The pixels of the lattice."""
-    rows, columns = lattice_size(image_size_of(image), stride)
-    # A slice of every stride-th pixel from a moving start, so that the way back is a pad and not a
-    # scatter.
-    rolled = jax.lax.dynamic_slice(
-        image,
-        (offset[0], offset[1], *(0,) * (image.ndim - 2)),
-        ((rows - 1) * stride + 1, (columns - 1) * stride + 1, *image.shape[2:]),
-    )
-    return rolled[::stride, ::stride]
 
 
 def _bilinear(image, x, y):
@@ -93,11 +65,10 @@ def patch_ncc(
     gray: Float[Array, "h w"],
     neighbor_gray: Float[Array, "h2 w2"],
     planes: Float[Array, "n m 3"],
-    offset: Int[Array, "2"],
+    lattice: Lattice,
     intrinsics: Float[Array, "3 3"],
     neighbor_intrinsics: Float[Array, "3 3"],
     neighbor_from_view: Float[Array, "4 4"],
-    stride: int,
 ) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
     """Normalised cross-correlation of the patch around each lattice pixel with what its plane
     projects it to in a neighbour.
@@ -108,9 +79,8 @@ def patch_ncc(
         planes: [n,m,3], camera frame: the inverse depth of a plane along the ray (x, y, 1) is
             planes . (x, y, 1), so planes = normal / (normal . point). Take gradient; nothing else
             does.
-        offset: i32[2], first row and column of the lattice.
+        lattice: of the own image's pixels in the middle of patches.
         intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
-        stride: of the lattice, static.
     Returns:
         NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches
         without texture score 0; and whether the patch lies inside both images, in front of the
@@ -134,7 +104,7 @@ def patch_ncc(
         jnp.asarray(steps.reshape(-1), planes.dtype)[None, None]
         for steps in np.meshgrid(reach, reach)
     )
-    pixels = lattice_pixels(image_size_of(gray), stride, offset).astype(planes.dtype)[..., None]
+    pixels = lattice.pixels(image_size_of(gray)).astype(planes.dtype)[..., None]
     x = pixels[:, :, 0] + across
     y = pixels[:, :, 1] + down
     ray_x, ray_y = ((at - intrinsics[i, 2]) / intrinsics[i, i] for i, at in enumerate((x, y)))
@@ -172,10 +142,10 @@ def multi_view_losses(
     out: RenderOutput,
     camera: Camera,
     gray: Float[Array, "h w"],
-    mask: Float[Array, "h w"] | None,
+    mask: Float[Array, "n m"] | None,
     neighbor: Neighbor,
-    offset: Int[Array, "2"],
-    stride: int,
+    drawn_lattice: Lattice,
+    lattice: Lattice,
 ) -> MultiViewLosses:
     """How well a view and a neighbour agree about the surface.
 
@@ -188,27 +158,32 @@ def multi_view_losses(
     and normal at the pixel) takes to the neighbour; the mean over those below 0.9.
 
     Args:
-        out: maps of the view with plane depth, its validity and normals. Take gradient.
-        camera: of the view. Takes no gradient.
-        gray: [H,W], its photograph, brightness in [0, 1].
-        mask: [H,W], 0 = ignore the pixel; None = all count.
+        out: maps [n,m] of the view with plane depth, its validity and normals. Take gradient.
+        camera: that sees the whole photograph. Takes no gradient.
+        gray: [H,W], the whole photograph, brightness in [0, 1].
+        mask: [n,m], 0 = ignore the pixel; None = all count.
         neighbor: see `Neighbor`; takes no gradient: it has its own steps.
-        offset: i32[2], of the lattice, each in [0, stride).
-        stride: of the lattice, pixels; static.
+        drawn_lattice: which of the photograph's pixels `out` has.
+        lattice: which of those are compared.
     Source: PGSR (Chen et al. 2024), which takes all pixels for the first and a random choice for
         the second.
     """
-    pose, neighbor = jax.lax.stop_gradient((camera.camera_from_world, neighbor))
-    depth = at_lattice(drawn(out.plane_depth), stride, offset)  # 0 where invalid
-    normal = cameras.turn(at_lattice(drawn(out.normal), stride, offset), pose[:3, :3])
-    pixels = lattice_pixels(image_size_of(gray), stride, offset)
+    pose = jax.lax.stop_gradient(camera.camera_from_world)
+    neighbor = neighbor._replace(
+        camera=jax.lax.stop_gradient(neighbor.camera),
+        plane_depth=jax.lax.stop_gradient(neighbor.plane_depth),
+    )
+    depth = lattice.of(drawn(out.plane_depth))  # 0 where invalid
+    normal = cameras.turn(lattice.of(drawn(out.normal)), pose[:3, :3])
+    of_photo = drawn_lattice.finer(lattice)
+    pixels = of_photo.pixels(image_size_of(gray))
     neighbor_from_view = relative_pose(neighbor.camera.camera_from_world, pose)
     back, _, is_valid = round_trip_reprojection(
         pixels,
         depth,
         camera.intrinsics,
         neighbor.plane_depth,
-        neighbor.camera.intrinsics,
+        neighbor.depth_lattice.intrinsics(neighbor.camera.intrinsics),
         neighbor_from_view,
     )
     squared = ((back - pixels) ** 2).sum(axis=-1)
@@ -216,7 +191,7 @@ def multi_view_losses(
     phi = jnp.sqrt(jnp.where(is_apart, squared, 1e-8))
     is_seen = is_valid & (phi < MAX_REPROJECTION_PX) & neighbor.is_used
     if mask is not None:
-        is_seen &= at_lattice(mask, stride, offset) > 0.5
+        is_seen &= lattice.of(mask) > 0.5
     geometric = _mean_where(jax.lax.stop_gradient(jnp.exp(-phi)) * phi, is_seen)
 
     points = cameras.back_project(pixels, jnp.where(is_seen, depth, 1.0), camera.intrinsics)
@@ -226,11 +201,10 @@ def multi_view_losses(
         gray,
         neighbor.gray,
         planes,
-        offset,
+        of_photo,
         camera.intrinsics,
         neighbor.camera.intrinsics,
         neighbor_from_view,
-        stride,
     )
     dissimilarity = 1 - score * score
     photometric = _mean_where(

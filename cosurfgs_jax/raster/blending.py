@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cosurfgs_jax.raster import projection
-from cosurfgs_jax.raster.options import Maps
+from cosurfgs_jax.raster.options import Maps, Static
 from cosurfgs_jax.raster.projection import CENTER, COLOR, NORMAL, OPACITY, PLANE, TO_Z, A, B, C
 from cosurfgs_jax.raster.reference import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
@@ -100,13 +100,13 @@ def empty(zero, maps: Maps) -> Pixels:
     )
 
 
-def intersect(f, x, y, near) -> Hit:
+def intersect(f, x, y, static: Static) -> Hit:
     """A surfel at pixel positions.
 
     Args:
         f: features by column, each of a shape that broadcasts to the pixels.
         x, y: pixel centres.
-        near: world length.
+        static: near plane and screen-space filter.
     """
     dx = x - f[CENTER]
     dy = y - f[CENTER + 1]
@@ -117,7 +117,7 @@ def intersect(f, x, y, near) -> Hit:
     u = px * inverse_pz
     v = py * inverse_pz
     sigma_disc = u * u + v * v
-    sigma_screen = (dx * dx + dy * dy) * projection.LOW_PASS
+    sigma_screen = (dx * dx + dy * dy) * static.low_pass
     is_disc = (
         sigma_disc <= sigma_screen
     )  # false where the ray lies in the disc's plane: no number, or infinity
@@ -134,7 +134,7 @@ def intersect(f, x, y, near) -> Hit:
         raw > MAX_ALPHA,
         z,
         is_disc,
-        (alpha >= MIN_ALPHA) & (z >= near),
+        (alpha >= MIN_ALPHA) & (z >= static.near),
     )
 
 
@@ -143,11 +143,9 @@ def inline(function: Callable, *arguments):
     return function(*arguments)
 
 
-def _visible(f, x, y, near, is_there, maps: Maps):
-    hit = intersect(f, x, y, near)
-    return jnp.where(
-        hit.is_hit & is_there, hit.alpha, 0.0
-    ), hit.z if maps >= Maps.GEOMETRY else None
+def _visible(f, x, y, is_there, static: Static):
+    hit = intersect(f, x, y, static)
+    return jnp.where(hit.is_hit & is_there, hit.alpha, 0.0), hit.z if static.has_geometry else None
 
 
 def _weigh(alpha, before, is_open):
@@ -161,21 +159,21 @@ def _weigh(alpha, before, is_open):
     )
 
 
-def blend(state: Pixels, f, x, y, near, rank, is_there, maps: Maps, noinline: Callable = inline):
+def blend(state: Pixels, f, x, y, rank, is_there, static: Static, noinline: Callable = inline):
     """Blends one surfel.
 
     Args:
         state: before it.
-        f, x, y, near: see `intersect`.
+        f, x, y: see `intersect`.
         rank: the surfel's place in the order of depth, i32.
         is_there: False where there is no surfel to blend.
-        maps: which maps are made; static.
+        static: near plane, screen-space filter, and which maps are made.
         noinline: calls a function whose results the compiler is not to compute again for each of
             their uses.
     Returns:
         The new state, and the surfel's weight at the pixels.
     """
-    alpha, z = noinline(functools.partial(_visible, maps=maps), f, x, y, near, is_there)
+    alpha, z = noinline(functools.partial(_visible, static=static), f, x, y, is_there)
     before = state.transmittance
     weight, after, is_open = noinline(_weigh, alpha, before, state.is_open)
     is_blended = weight > 0
@@ -185,7 +183,7 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: Maps, noinline: Ca
         last=jnp.where(is_blended, rank, state.last),
         color=tuple(value + weight * f[COLOR + i] for i, value in enumerate(state.color)),
     )
-    if maps >= Maps.GEOMETRY:
+    if static.has_geometry:
         is_front = is_blended & (before > 0.5)
         new = new._replace(
             depth=state.depth + weight * z,
@@ -194,7 +192,7 @@ def blend(state: Pixels, f, x, y, near, rank, is_there, maps: Maps, noinline: Ca
             plane=state.plane + weight * f[PLANE],
             normal=tuple(value + weight * f[NORMAL + i] for i, value in enumerate(state.normal)),
         )
-    if maps >= Maps.ALL:
+    if static.has_distortion:
         new = new._replace(
             distortion=state.distortion + weight * (z * (1 - before) - state.depth) * 2
         )
@@ -211,8 +209,8 @@ class Gradients(NamedTuple):
     d: tuple  # by dx and dy
 
 
-def _replayed(f, x, y, near, rank, is_there, last, maps: Maps):
-    hit = intersect(f, x, y, near)
+def _replayed(f, x, y, rank, is_there, last, static: Static):
+    hit = intersect(f, x, y, static)
     is_blended = hit.is_hit & is_there & (rank <= last)
     is_disc = hit.is_disc & is_blended
     u, v, inverse_pz = (jnp.where(is_disc, value, 0.0) for value in (hit.u, hit.v, hit.inverse_pz))
@@ -220,7 +218,7 @@ def _replayed(f, x, y, near, rank, is_there, last, maps: Maps):
     alpha = jnp.where(is_blended, jnp.where(hit.is_clamped, -hit.alpha, hit.alpha), 0.0)
     return (
         alpha,
-        jnp.where(is_blended, hit.z, 0.0) if maps >= Maps.GEOMETRY else None,
+        jnp.where(is_blended, hit.z, 0.0) if static.has_geometry else None,
         u,
         v,
         inverse_pz,
@@ -251,7 +249,7 @@ def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: Maps)
     return new._replace(behind=state.behind + weight * e), weight, g_alpha * alpha, g_z
 
 
-def _gradients(f, x, y, log_alpha, g_z, u, v, inverse_pz):
+def _gradients(f, x, y, log_alpha, g_z, u, v, inverse_pz, low_pass):
     g_sigma = log_alpha * -0.5
     g_u = g_sigma * u * 2
     g_v = g_sigma * v * 2
@@ -261,7 +259,7 @@ def _gradients(f, x, y, log_alpha, g_z, u, v, inverse_pz):
     g_px = g_u * inverse_pz
     g_py = g_v * inverse_pz
     g_pz = -(g_px * u + g_py * v)
-    g_screen = jnp.where(inverse_pz != 0, 0.0, g_sigma) * (2 * projection.LOW_PASS)
+    g_screen = jnp.where(inverse_pz != 0, 0.0, g_sigma) * (2 * low_pass)
     g_dx = g_px * f[A] + g_py * f[A + 1] + g_pz * f[A + 2] + g_screen * (x - f[CENTER])
     g_dy = g_px * f[B] + g_py * f[B + 1] + g_pz * f[B + 2] + g_screen * (y - f[CENTER + 1])
     return (g_px, g_py, g_pz), (g_dx, g_dy)
@@ -273,10 +271,9 @@ def unblend(
     f,
     x,
     y,
-    near,
     rank,
     is_there,
-    maps: Maps,
+    static: Static,
     noinline: Callable = inline,
 ):
     """The backward pass through one surfel.
@@ -284,17 +281,27 @@ def unblend(
     Args:
         state: behind it.
         g: of the pixels.
-        f, x, y, near, rank, is_there, maps, noinline: see `blend`.
+        f, x, y, rank, is_there, static, noinline: see `blend`.
     Returns:
         The state before it, its gradients, and u and v (0 where the low-pass filter is hit).
     """
     alpha, z, u, v, inverse_pz = noinline(
-        functools.partial(_replayed, maps=maps), f, x, y, near, rank, is_there, g.last
+        functools.partial(_replayed, static=static), f, x, y, rank, is_there, g.last
     )
     new, weight, log_alpha, g_z = noinline(
-        functools.partial(_unweigh, maps=maps), state, g, f, alpha, z, rank
+        functools.partial(_unweigh, maps=static.maps), state, g, f, alpha, z, rank
     )
-    p, d = noinline(_gradients, f, x, y, log_alpha, g_z, u, v, inverse_pz)
+    p, d = noinline(
+        functools.partial(_gradients, low_pass=static.low_pass),
+        f,
+        x,
+        y,
+        log_alpha,
+        g_z,
+        u,
+        v,
+        inverse_pz,
+    )
     return new, Gradients(weight, log_alpha, g_z, p, d), (u, v)
 
 

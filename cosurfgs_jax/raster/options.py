@@ -9,6 +9,8 @@ from typing import NamedTuple
 from cosurfgs_jax.settings import RasterSettings
 
 PROJECTIONS = ("perspective", "orthographic")
+# The screen-space filter: sigma = LOW_PASS * squared pixel distance, so sqrt(1/2) px wide.
+LOW_PASS = 2.0
 
 
 class Maps(enum.IntEnum):
@@ -28,11 +30,18 @@ class RasterOptions:
     near: float = 0.01  # world length; hits nearer to the camera plane are skipped
     background: float = 0.0  # grey level behind the surfels
     backend: str = ""  # of `backends.BACKENDS`; "" = the best for the device
+    low_pass: float = LOW_PASS
 
     @classmethod
     def from_settings(cls, settings: RasterSettings) -> "RasterOptions":
         """The options that `config.raster` names."""
         return cls(settings.near, settings.background, settings.backend)
+
+    def dilated(self, stride: int) -> "RasterOptions":
+        """The same for an image of every `stride`-th pixel: the screen-space filter stays as wide
+        as in the whole image.
+        """
+        return dataclasses.replace(self, low_pass=self.low_pass * stride * stride)
 
     def on_black(self) -> "RasterOptions":
         """The same without background."""
@@ -50,6 +59,7 @@ class Static(NamedTuple):
     with_contributions: bool
     orthographic: bool
     deterministic: bool = True
+    low_pass: float = LOW_PASS
     targets: str = "cosurfgs_raster"  # prefix of the native targets; plain JAX has none
     # Of what a native forward call leaves for the backward call; None = what suits the targets.
     kept_bytes: int | None = None

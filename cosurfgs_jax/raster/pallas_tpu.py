@@ -95,9 +95,7 @@ def _blend_kernel(static: Static, columns: int, tree, begin_ref, count_ref, pair
             state = jax.tree.unflatten(tree, leaves)
             features, rank = _column(buffer, i)
             before = state.transmittance
-            state, weight = blending.blend(
-                state, features, x, y, static.near, rank, True, static.maps
-            )
+            state, weight = blending.blend(state, features, x, y, rank, True, static)
             if with_rows:
                 is_blended = weight > 0
                 rows[0, i] = jnp.sum(weight)
@@ -144,9 +142,7 @@ def _unblend_kernel(static: Static, columns: int, trees, begin_ref, count_ref, p
         def unblend_one(i, leaves):
             state = jax.tree.unflatten(state_tree, leaves)
             features, rank = _column(buffer, i)
-            state, grads, (u, v) = blending.unblend(
-                state, g, features, x, y, static.near, rank, True, static.maps
-            )
+            state, grads, (u, v) = blending.unblend(state, g, features, x, y, rank, True, static)
             for row, term in enumerate(blending.terms(grads, g, features, x, y, u, v)):
                 if term is not None:
                     rows[row, i] = jnp.sum(term)

@@ -176,10 +176,9 @@ def _blend_group(static, tiling, ordered, ranks, sums, state: Pixels, _, group: 
             _columns(ordered, rank),
             x,
             y,
-            static.near,
             rank[:, None],
             is_there[:, None],
-            static.maps,
+            static,
             noinline,
         )
         if static.with_contributions:
@@ -264,7 +263,7 @@ def _unblend_group(
         rank = ranks[jnp.minimum(group.begin + slot, tiling.window - 1)]
         f = _columns(ordered, rank)
         state, grads, (u, v) = blending.unblend(
-            state, g, f, x, y, static.near, rank[:, None], is_there[:, None], static.maps, noinline
+            state, g, f, x, y, rank[:, None], is_there[:, None], static, noinline
         )
         terms = noinline(blending.terms, grads, g, f, x, y, u, v)
         sums = iter(_over_pixels(jnp.add, *(term for term in terms if term is not None)))

@@ -27,7 +27,6 @@ NORMAL = 16
 PLANE = 19
 NUM_FEATURES = 20
 
-LOW_PASS = 2.0  # sigma = LOW_PASS * squared pixel distance: a filter of sqrt(1/2) px
 _BOX_MARGIN = 0.01  # pixels, for rounding in the bounds
 _CUTOFF_MARGIN = 1e-3  # the exact test is on alpha
 
@@ -83,7 +82,7 @@ def _bounds(ray, numerators, center, opacity, static: Static):
     denominator = cutoff * (ray[:, 0] ** 2 + ray[:, 1] ** 2) - z * z
     is_whole = denominator < -1e-3 * z * z
     inverse = 1 / jnp.where(is_whole, denominator, -1.0)
-    low_pass = jnp.sqrt(cutoff / LOW_PASS) + _BOX_MARGIN
+    low_pass = jnp.sqrt(cutoff / static.low_pass) + _BOX_MARGIN
     box = []
     for axis, size in ((0, static.width), (1, static.height)):
         n = numerators[axis]

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster.backends import BACKENDS, choose_backend, load_renderer
-from cosurfgs_jax.raster.options import PROJECTIONS, Maps, RasterOptions, Static
+from cosurfgs_jax.raster.options import LOW_PASS, PROJECTIONS, Maps, RasterOptions, Static
 from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels
 
@@ -100,6 +100,7 @@ def _prepare(
         height=int(image_size[0]),
         width=int(image_size[1]),
         near=float(options.near),
+        low_pass=float(options.low_pass),
         sh_degree=int(round(surfels.sh.shape[1] ** 0.5)) - 1,
         maps=maps,
         with_contributions=False,
@@ -122,6 +123,7 @@ def rasterize(
     with_contributions: bool = False,
     projection: str = "perspective",
     deterministic: bool = True,
+    low_pass: float = LOW_PASS,
 ) -> RenderOutput:
     """Draws surfels into the maps of one view or of a batch of views.
 
@@ -156,6 +158,9 @@ def rasterize(
         deterministic: on GPUs, whether gradients are added up in one order, for 88 bytes of memory
             per pair of surfel and tile; False adds them as they come, without that memory, and no
             two runs are bit-identical. CPUs always have one order.
+        low_pass: the screen-space filter: a surfel is drawn at least as wide as a Gaussian whose
+            squared distance is `low_pass` times the squared distance in pixels. 2 is a filter of
+            sqrt(1/2) pixels; 2 d^2 where the pixels drawn are every d-th of an image.
     Returns:
         RenderOutput, with the leading axis of `camera`.
     Raises:
@@ -164,7 +169,7 @@ def rasterize(
     """
     level = _maps_from_name(maps)
     _check_projection(projection)
-    options = RasterOptions(near=near, backend=backend or "")
+    options = RasterOptions(near=near, backend=backend or "", low_pass=low_pass)
     static, surfels, camera = _prepare(surfels, camera, image_size, options, level)
     if sh_degree is not None:
         _check_degree(sh_degree, surfels.sh.shape[1])
@@ -210,6 +215,7 @@ def render(
         camera,
         image_size=image_size,
         near=options.near,
+        low_pass=options.low_pass,
         background=jnp.full((3,), options.background, surfels.means.dtype),
         backend=options.backend,
         maps=maps.name.lower(),

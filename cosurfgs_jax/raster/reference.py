@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
+from cosurfgs_jax.raster.options import LOW_PASS
 from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, RawMaps
 from cosurfgs_jax.types import Camera, Surfels, drawn
 
@@ -152,7 +153,7 @@ def _project(surfels: Surfels, camera: Camera, near, sh_degree: int, projection:
     return projected, num_invalid
 
 
-def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
+def _intersect(surfel: _Projected, x, y, shift, near, low_pass) -> _Hits:
     """Alpha and camera z of one surfel at pixel positions x, y [H,W], its image moved by shift [2]
     or [H,W,2].
     """
@@ -166,7 +167,7 @@ def _intersect(surfel: _Projected, x, y, shift, near) -> _Hits:
 
     dx = x - surfel.center_px[0]
     dy = y - surfel.center_px[1]
-    sigma_screen = 2 * (dx * dx + dy * dy)
+    sigma_screen = low_pass * (dx * dx + dy * dy)
     is_crossed = p[2] != 0
     divisor = jnp.where(is_crossed, p[2], jnp.ones_like(x))
     sigma_disc = (p[0] / divisor) ** 2 + (p[1] / divisor) ** 2
@@ -256,6 +257,7 @@ def _render(
     sh_degree: int,
     screen_shift=None,
     projection: str = "perspective",
+    low_pass: float = LOW_PASS,
 ):
     means = surfels.means
     projected, num_invalid = _project(surfels, camera, near, sh_degree, projection)
@@ -274,7 +276,7 @@ def _render(
     @jax.checkpoint
     def step(state, surfel_and_shift):
         surfel, shift = surfel_and_shift
-        return _blend(state, surfel, _intersect(surfel, x, y, shift, near))
+        return _blend(state, surfel, _intersect(surfel, x, y, shift, near, low_pass))
 
     zero = jnp.zeros(image_size, means.dtype)
     zero3 = jnp.zeros((*image_size, 3), means.dtype)
@@ -309,6 +311,7 @@ def render(
     sh_degree: int,
     screen_shift: Float[Array, "n 2"] | Float[Array, "n h w 2"] | None = None,
     projection: str = "perspective",
+    low_pass: float = LOW_PASS,
 ) -> RawMaps:
     """Renders all raw maps of one view.
 
@@ -328,6 +331,7 @@ def render(
         projection: "perspective", or "orthographic": rays are parallel to the camera's z axis,
             which is the direction of view for colours and normals; fx and fy are pixels per world
             length, and pixels are not divided by camera z.
+        low_pass: of the screen-space filter: sigma per squared pixel of distance.
     Returns:
         `RawMaps` with every map; `contributions` and `num_invalid` carry no gradient.
     Source: Huang et al. 2024 (2DGS); plane distance after Chen et al. 2024 (PGSR). Differs from
@@ -343,6 +347,7 @@ def render(
         sh_degree=sh_degree,
         screen_shift=screen_shift,
         projection=projection,
+        low_pass=low_pass,
     )
     return maps
 

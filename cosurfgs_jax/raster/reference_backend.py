@@ -56,6 +56,7 @@ def render_views(
             background,
             image_size=image_size,
             near=static.near,
+            low_pass=static.low_pass,
             sh_degree=static.sh_degree,
             screen_shift=shift,
             projection=projection,

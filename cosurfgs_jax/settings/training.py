@@ -57,6 +57,11 @@ class LossSettings(SettingsGroup, name="loss"):
     num_neighbors: int = setting(
         8, "Number of neighbouring views of a view, nearest first, taken in turn.", at_least(1)
     )
+    remember_depth: bool = setting(
+        True,
+        "Whether MV-Reg compares a view with the depth that its neighbour showed when it was drawn "
+        "last, instead of drawing the neighbour in every step.",
+    )
     transparency_weight: float = setting(
         0.05,
         "Weight of the transmittance that is left behind the model: without it, dark surfaces stay "
@@ -184,6 +189,17 @@ class TrainSettings(SettingsGroup, name="train"):
         "Steps until one more degree of spherical harmonics is trained, as a fraction of "
         "train.steps.",
         positive("a positive share of the steps"),
+    )
+    dilation: int = setting(
+        2,
+        "Pixels between two pixels that a dilated step draws, along both axes; 1 draws all pixels "
+        "in all steps.",
+        number("1 to 4", at_least=1, at_most=4),
+    )
+    dilation_stop: float = setting(
+        0.7,
+        "Where steps begin to draw all pixels, as a fraction of train.steps.",
+        fraction("a share of the steps, 0 to 1"),
     )
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", at_least(1))
     log_every: int = setting(50, "Steps between two lines of the log.", at_least(1))

@@ -224,6 +224,11 @@ class BlockViews:
             np.int32
         )
 
+    def dilation_origin(self, block: int, step: int, dilation: int) -> np.ndarray:
+        """i32[2], the first row and column that a dilated step of a block draws."""
+        random = np.random.default_rng([self._run.settings.seed, block, step, 4])
+        return random.integers(dilation, size=2).astype(np.int32)
+
     def second_shown(self, block: int, step: int) -> int:
         """The second view, or what stands in for one where there is none: the view itself."""
         second = self.second_view(block, step)
@@ -250,7 +255,13 @@ class BlockViews:
         )
 
     def batch(
-        self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False
+        self,
+        row: int,
+        step: int,
+        progress: float,
+        sh_degree: int,
+        with_second: bool = False,
+        dilation: int = 1,
     ) -> Batch:
         """What the blocks of a row train on in a step, put on their devices leaf by leaf: what
         `deliver` is verified against.
@@ -262,11 +273,19 @@ class BlockViews:
         numbers = np.float32(progress), np.int32(sh_degree)
         return self._run.layout.put_row(
             row,
-            lambda block: self._batch_of(block, step, numbers, self.photographs.load, with_second),
+            lambda block: self._batch_of(
+                block, step, numbers, self.photographs.load, with_second, dilation
+            ),
         )
 
     def deliver(
-        self, row: int, step: int, progress: float, sh_degree: int, with_second: bool = False
+        self,
+        row: int,
+        step: int,
+        progress: float,
+        sh_degree: int,
+        with_second: bool = False,
+        dilation: int = 1,
     ) -> PackedBatch:
         """The same with as little to send as there is. What was delivered for the row before is
         used up (`DeviceCache.bring`).
@@ -280,14 +299,20 @@ class BlockViews:
             self._run.layout.pack_row(
                 row,
                 lambda block: self._batch_of(
-                    block, step, numbers, self.device_cache.slot, with_second
+                    block, step, numbers, self.device_cache.slot, with_second, dilation
                 ),
             ),
             tables,
         )
 
     def _batch_of(
-        self, block: int | None, step: int, numbers: tuple, photo_of: Callable, with_second: bool
+        self,
+        block: int | None,
+        step: int,
+        numbers: tuple,
+        photo_of: Callable,
+        with_second: bool,
+        dilation: int,
     ) -> Batch:
         """One block's, as NumPy arrays; `photo_of(block, view)` gives the photograph, or what
         stands for it.
@@ -305,6 +330,7 @@ class BlockViews:
             on_host(index),
             *numbers,
             second,
+            on_host(self.dilation_origin(own, step, dilation)),
         )
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:
@@ -325,4 +351,5 @@ class BlockViews:
             photo_of(block, shown),
             on_host(np.bool_(is_used)),
             on_host(self.lattice_offset(own, step)),
+            on_host(np.int32(np.searchsorted(self._run.partitioned.blocks[own].views, shown))),
         )

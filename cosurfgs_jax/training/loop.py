@@ -42,6 +42,12 @@ class StageState(NamedTuple):
         return self.states[0].alive.shape[1]
 
 
+def memory_size_of(stage: StageState) -> tuple[int, int] | None:
+    """Of the depth that a stage remembers of its views; None if it remembers none."""
+    depths = stage.states[0].depths
+    return None if depths is None else tuple(depths.depths.shape[-2:])
+
+
 Advance = Callable[[StageState, Progress], tuple[StageState, list[Packed]]]
 
 
@@ -58,7 +64,9 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
         check_identity(partitioned, meta)
         check_own_terms(run.own_terms, meta)
         return layout.abstract_rows(
-            abstract_state(meta["num_slots"], meta["max_views"], run.settings)
+            abstract_state(
+                meta["num_slots"], meta["max_views"], run.settings, meta.get("memory_size")
+            )
         )
 
     restored = checkpoints.restore_latest(make_abstract)
@@ -111,6 +119,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
         {
             "num_slots": stage.num_slots,
             "max_views": partitioned.max_views,
+            "memory_size": memory_size_of(stage),
             "frame": partitioned.frame.to_dict(),
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,
@@ -230,7 +239,9 @@ def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:
     """
     layout = run.layout
     settings = run.settings
-    empty = empty_state(num_slots, run.partitioned.max_views, settings)
+    empty = empty_state(
+        num_slots, run.partitioned.max_views, settings, run.partitioned.memory_size(settings)
+    )
     rows = [
         layout.put_row(row, lambda number: empty if number is None else make_state(number))
         for row in range(layout.blocks_per_device)

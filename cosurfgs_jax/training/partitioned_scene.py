@@ -19,6 +19,7 @@ from cosurfgs_jax.model import initialize
 from cosurfgs_jax.partition import Partition, build_partition
 from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.state import TrainState, init_state
 from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.workdir import Workdir
@@ -73,6 +74,13 @@ class PartitionedScene(NamedTuple):
             len(self.blocks) > 1 and len(np.unique(self.scene.views.image_sizes, axis=0)) > 1
         )
         return self.scene.has_masks or is_padded
+
+    def memory_size(self, settings: Settings) -> tuple[int, int] | None:
+        """Of the depth that is remembered of a view; None where none is."""
+        if not (settings.loss.has_multi_view and settings.loss.remember_depth):
+            return None
+        height, width = self.photo_size or self.scene.views.image_sizes.max(axis=0)
+        return depth_memory.memory_size((int(height), int(width)))
 
     def fingerprint(self) -> str:
         """Changes when names, cameras, image sizes or points change."""
@@ -179,7 +187,14 @@ def first_state(
         jax.random.fold_in(jax.random.key(settings.seed), block.number),
         partitioned.views.centers()[block.views],
     )
-    return init_state(surfels, len(block.views), settings, partitioned.max_views, block.length)
+    return init_state(
+        surfels,
+        len(block.views),
+        settings,
+        partitioned.max_views,
+        block.length,
+        partitioned.memory_size(settings),
+    )
 
 
 class Photographs:

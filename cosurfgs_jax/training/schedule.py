@@ -32,6 +32,8 @@ class Schedule:
     sh_degree: int
     is_growing: bool
     geometry_start: int | None  # steps before SV-Reg and MV-Reg begin; None = never
+    dilation: int  # of dilated steps
+    dilation_stop: int  # steps before all pixels are drawn
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Schedule":
@@ -61,6 +63,8 @@ class Schedule:
             sh_degree=settings.surfels.sh_degree,
             is_growing=density.enabled,
             geometry_start=geometry_start,
+            dilation=settings.train.dilation,
+            dilation_stop=steps(settings.train.dilation_stop, 0),
         )
 
     @classmethod
@@ -73,12 +77,17 @@ class Schedule:
             is_growing=False,
             sh_every=0,
             geometry_start=None if course.geometry_start is None else 0,
+            dilation_stop=0,
         )
 
     def shape(self, step: int) -> StepShape:
         """What the step after `step` finished ones is compiled for."""
         has_geometry = self.geometry_start is not None and step >= self.geometry_start
-        return StepShape(self.is_growing and step < self.density_stop, has_geometry)
+        return StepShape(
+            self.is_growing and step < self.density_stop,
+            has_geometry,
+            self.dilation if step < self.dilation_stop else 1,
+        )
 
     def sh_degree_at(self, step: int) -> int:
         """The highest degree of spherical harmonics that learns in the step after `step` finished

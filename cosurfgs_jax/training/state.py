@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import depth_memory
+from cosurfgs_jax.training.depth_memory import DepthMemory
 from cosurfgs_jax.types import SurfelParams, Surfels
 
 
@@ -30,6 +32,7 @@ class TrainState:
     | `appearance_optimizer` | its optimiser's state, or None                                  |
     | `num_views`            | i32[], how many of the V belong to this block; the rest fill up |
     | `length`               | f32[], extent of the block in world lengths                     |
+    | `depths`               | `DepthMemory` of the views; None where neighbours are drawn     |
     """
 
     params: SurfelParams
@@ -40,6 +43,7 @@ class TrainState:
     appearance_optimizer: exposure_model.AppearanceState | None
     num_views: Int[Array, ""]
     length: Float[Array, ""]
+    depths: DepthMemory | None = None
 
     def surfels(self) -> Surfels:
         """The model."""
@@ -52,6 +56,7 @@ def init_state(
     settings: Settings,
     max_views: int | None = None,
     length: float = 1.0,
+    memory_size: tuple[int, int] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -61,6 +66,7 @@ def init_state(
         settings: `seed`, `appearance` and `density` are used.
         max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
         length: extent of the block in world lengths.
+        memory_size: of the depth that is remembered of each view; None = none is.
     """
     if max_views is None:
         max_views = num_views
@@ -79,14 +85,21 @@ def init_state(
         exposure_optimizer,
         jnp.int32(num_views),
         jnp.float32(length),
+        None if memory_size is None else depth_memory.init(max_views, memory_size),
     )
 
 
-def abstract_state(num_slots: int, max_views: int, settings: Settings):
+def abstract_state(
+    num_slots: int,
+    max_views: int,
+    settings: Settings,
+    memory_size: tuple[int, int] | None = None,
+):
     """The shapes of a state, for restoring: a TrainState of `jax.ShapeDtypeStruct`.
 
     Args:
         num_slots: N. max_views: V. settings: `surfels` and `appearance` are used.
+        memory_size: see `init_state`.
     """
     num_sh = (settings.surfels.sh_degree + 1) ** 2
 
@@ -100,18 +113,23 @@ def abstract_state(num_slots: int, max_views: int, settings: Settings):
             jnp.zeros((num_slots, num_sh, 3), f32),
             jnp.zeros((num_slots,), bool),
         )
-        return init_state(surfels, max_views, settings)
+        return init_state(surfels, max_views, settings, memory_size=memory_size)
 
     return jax.eval_shape(make)
 
 
-def empty_state(num_slots: int, max_views: int, settings: Settings) -> TrainState:
+def empty_state(
+    num_slots: int,
+    max_views: int,
+    settings: Settings,
+    memory_size: tuple[int, int] | None = None,
+) -> TrainState:
     """A block without surfels, for a device that has nothing to do: NumPy zeros of
     `abstract_state`'s shapes.
     """
     state = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-        abstract_state(num_slots, max_views, settings),
+        abstract_state(num_slots, max_views, settings, memory_size),
     )
     state.params.quats[:, 0] = 1
     return state

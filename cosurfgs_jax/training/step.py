@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.errors import required
-from cosurfgs_jax.losses.inputs import LossView, SecondView
+from cosurfgs_jax.geometry.lattice import Lattice, whole
+from cosurfgs_jax.losses.inputs import LossView, SecondView, Source
 from cosurfgs_jax.losses.term import LossTerm, Phase
 from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
@@ -16,6 +17,7 @@ from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.types import Camera, SurfelParams, Surfels, drawn, image_size_of
@@ -30,6 +32,7 @@ class Batch(NamedTuple):
     progress: Float[Array, ""]  # fraction of all steps done before this one
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
     second: SecondView | None = None  # where MV-Reg is on
+    origin: Int[Array, "2"] | None = None  # of the pixels that a dilated step draws
 
 
 class StepReport(NamedTuple):
@@ -47,12 +50,13 @@ class StepShape:
 
     is_densifying: bool  # the screen gradients are gathered
     has_geometry: bool = False  # SV-Reg and MV-Reg are on
+    dilation: int = 1  # every so many-th pixel of every so many-th row is drawn
 
 
 class _Static(NamedTuple):
     settings: Settings
     terms: tuple[LossTerm, ...]
-    has_geometry: bool
+    shape: StepShape
 
 
 def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> Float[Array, "h w"]:
@@ -77,11 +81,17 @@ def _loss(
 ):
     settings = static.settings
     surfels = Surfels.of(params, state.alive)
+    lattice = whole()
+    if static.shape.dilation > 1:
+        lattice = Lattice(static.shape.dilation, required(batch.origin, "Batch.origin"))
+    source = Source(batch.camera, batch.photo, lattice)
+    camera = lattice.camera(batch.camera)
+    photo = lattice.of(batch.photo)
     out = render(
         surfels,
-        batch.camera,
-        image_size_of(batch.photo),
-        RasterOptions.from_settings(settings.raster),
+        camera,
+        image_size_of(photo),
+        RasterOptions.from_settings(settings.raster).dilated(lattice.stride),
         maps=maps_of(static.terms),
         probe=probe,
     )
@@ -92,21 +102,35 @@ def _loss(
             has_begun, exposure_model.transform_of(exposure, batch.exposure_index), jnp.eye(3, 4)
         )
     second_depth = None
-    if static.has_geometry and settings.loss.has_multi_view:
-        second_depth = _second_depth(surfels, required(batch.second, "Batch.second"), settings)
+    second_lattice = whole()
+    if static.shape.has_geometry and settings.loss.has_multi_view:
+        second = required(batch.second, "Batch.second")
+        if state.depths is None:
+            second_depth = _second_depth(surfels, second, settings)
+        else:
+            second_depth, second_lattice = depth_memory.recall(
+                state.depths, second.index, image_size_of(second.photo)
+            )
     view = LossView(
         out=out,
         surfels=surfels,
-        camera=batch.camera,
-        photo=batch.photo,
+        camera=camera,
+        photo=photo,
         transform=transform,
         exposure=exposure,
         num_views=state.num_views,
         second=batch.second,
         second_depth=second_depth,
+        second_lattice=second_lattice,
+        source=source,
     )
     loss, shown = total_loss(view, static.terms, settings)
-    return loss, (out.num_invalid, shown)
+    depths = state.depths
+    if depths is not None and static.shape.has_geometry:
+        depths = depth_memory.remember(
+            depths, batch.exposure_index, drawn(out.plane_depth), lattice
+        )
+    return loss, (out.num_invalid, shown, depths)
 
 
 def train_step(
@@ -134,8 +158,8 @@ def train_step(
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
-    static = _Static(settings, terms, shape.has_geometry)
-    (loss, (num_invalid, shown)), gradients = grad(
+    static = _Static(settings, terms, shape)
+    (loss, (num_invalid, shown, depths)), gradients = grad(
         state.params, state.appearance, probe, state, batch, static
     )
     params, optimizer = optim.update(
@@ -163,7 +187,9 @@ def train_step(
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
         strategy = strategy_of(settings.density)
-        stats = strategy.accumulate(stats, gradients[2], is_visible, image_size_of(batch.photo))
+        height, width = image_size_of(batch.photo)
+        drawn_size = (height // shape.dilation, width // shape.dilation)
+        stats = strategy.accumulate(stats, gradients[2], is_visible, drawn_size)
     new = dataclasses.replace(
         state,
         params=params,
@@ -171,6 +197,7 @@ def train_step(
         stats=stats,
         appearance=exposure,
         appearance_optimizer=appearance_optimizer,
+        depths=depths,
     )
     return new, StepReport(loss, state.alive.sum(dtype=jnp.int32), num_invalid, shown)
 

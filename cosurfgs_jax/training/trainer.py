@@ -68,4 +68,5 @@ class Trainer:
             progress=self._first_progress + (1 - self._first_progress) * fraction,
             sh_degree=schedule.sh_degree_at(step),
             with_second=schedule.shape(step).has_geometry,
+            dilation=schedule.shape(step).dilation,
         )

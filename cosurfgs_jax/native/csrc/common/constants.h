@@ -8,8 +8,6 @@ constexpr int kTile = 16;                   // pixels, square
 constexpr float kMinAlpha = 1.0f / 255.0f;  // fainter hits are skipped
 constexpr float kMaxAlpha = 0.99f;          // no gradient above
 constexpr float kMinTransmittance = 1e-4f;  // a hit that would take T below this stops the pixel
-constexpr float kLowPass =
-    2.0f;  // sigma2 = kLowPass * squared pixel distance: a filter of sqrt(1/2) px
 constexpr float kMedianTransmittance = 0.5f;
 constexpr float kMaxLength =
     1e9f;  // world; larger means and scales are taken for broken: their squares overflow

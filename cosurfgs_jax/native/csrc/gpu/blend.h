@@ -28,6 +28,7 @@ struct BlendArgs {
   const int64_t* tile_begin;
   const int32_t* lists;
   int tiles_x, first_tile;
+  float low_pass;  // of the view
   const float* background;
   Image image;
   ImageGradient gradient;
@@ -152,7 +153,7 @@ struct Hit {
 // box holds all pixels of sufficient alpha. Without kWithDepth z is only set where it may be too
 // near.
 template <bool kWithDepth>
-COSURFGS_FN Hit Intersect(const Visited& r, const Column& column, float y) {
+COSURFGS_FN Hit Intersect(const Visited& r, const Column& column, float y, float low_pass) {
   const Projected<float>& s = r.s;
   Hit h;
   h.dx = column.dx;
@@ -164,7 +165,7 @@ COSURFGS_FN Hit Intersect(const Visited& r, const Column& column, float y) {
   h.u = px * h.inv_pz;
   h.v = py * h.inv_pz;
   const float sigma_disc = Fma(h.u, h.u, h.v * h.v);
-  const float sigma_screen = Fma(h.dy, h.dy, column.dx2) * kLowPass;
+  const float sigma_screen = Fma(h.dy, h.dy, column.dx2) * low_pass;
   h.is_disc =
       sigma_disc <= sigma_screen;  // false where the ray lies in the disc's plane: NaN or infinity
   const float sigma = h.is_disc ? sigma_disc : sigma_screen;
@@ -227,12 +228,12 @@ struct BlendTileBlock {
   }
 
   // Whether a pixel of the thread is hit.
-  COSURFGS_FN static bool Meet(const Visited& r, const State& state, Hits& hits) {
+  COSURFGS_FN static bool Meet(const Visited& r, float low_pass, const State& state, Hits& hits) {
     const Column column(r.s, state.x);
     bool is_hit = false;
     COSURFGS_UNROLL
     for (int p = 0; p < kPixels; ++p) {
-      hits.of[p] = Intersect<(kMaps >= kGeometry)>(r, column, state.pixels[p].y);
+      hits.of[p] = Intersect<(kMaps >= kGeometry)>(r, column, state.pixels[p].y, low_pass);
       is_hit = is_hit | hits.of[p].is_hit;
     }
     return is_hit;
@@ -308,7 +309,7 @@ struct BlendTileBlock {
       });
       const auto reach = [size](const State& state) { return IsActive(state) ? size : 0; };
       const auto meet = [&](const State& state, int i, Hits& hits) {
-        return Meet(shared.batch.surfels[i], state, hits);
+        return Meet(shared.batch.surfels[i], args.low_pass, state, hits);
       };
       if constexpr (kContributing) {
         block.template Rows<SumOfContributions>(
@@ -419,13 +420,14 @@ struct BlendTileBackwardBlock {
   }
 
   // Whether a pixel of the thread was hit.
-  COSURFGS_FN static bool Meet(const Visited& r, int32_t index, const State& state, Hits& hits) {
+  COSURFGS_FN static bool Meet(const Visited& r, float low_pass, int32_t index, const State& state,
+                               Hits& hits) {
     const Column column(r.s, state.x);
     bool is_hit = false;
     COSURFGS_UNROLL
     for (int p = 0; p < kPixels; ++p) {
       Hit& h = hits.of[p];
-      h = Intersect<(kMaps >= kGeometry)>(r, column, state.pixels[p].y);
+      h = Intersect<(kMaps >= kGeometry)>(r, column, state.pixels[p].y, low_pass);
       h.is_hit = h.is_hit & (index <= state.pixels[p].last);
       is_hit = is_hit | h.is_hit;
     }
@@ -448,8 +450,8 @@ struct BlendTileBackwardBlock {
 
   // Replays a surfel for a pixel. Where it was not hit its alpha is 0, and so is all that is added.
   template <bool kFirst>
-  COSURFGS_FN static void Replay(const Visited& r, const Hit& h, int32_t index, Pixel& pixel,
-                                 Row<kFirst> row) {
+  COSURFGS_FN static void Replay(const Visited& r, const Hit& h, float low_pass, int32_t index,
+                                 Pixel& pixel, Row<kFirst> row) {
     const float alpha = h.is_hit ? h.alpha : 0.0f;
     const float inv = FastReciprocal(1.0f - alpha);
     // Selected, as the reciprocal of 1 need not be 1.
@@ -477,10 +479,11 @@ struct BlendTileBackwardBlock {
     pixel.transmittance = t;
     const float g_log_alpha =
         g_alpha * alpha;  // gradient of log alpha: of the opacity, and -2 of sigma
-    // The disc: sigma = u^2 + v^2. The screen-space filter: sigma = 2 (dx^2 + dy^2).
+    // The disc: sigma = u^2 + v^2. The screen-space filter: sigma = low_pass (dx^2 +
+    // dy^2).
     const float u = h.is_disc ? h.u : 0.0f, v = h.is_disc ? h.v : 0.0f,
                 inv_pz = h.is_disc ? h.inv_pz : 0.0f;
-    const float g_screen = h.is_disc ? 0.0f : g_log_alpha * -kLowPass;
+    const float g_screen = h.is_disc ? 0.0f : g_log_alpha * -low_pass;
     float g_u = -g_log_alpha * u, g_v = -g_log_alpha * v;
     if (kMaps >= kGeometry) {
       g_u += g_z * r.s.m2[0];  // goes no further where inv_pz is 0
@@ -549,16 +552,16 @@ struct BlendTileBackwardBlock {
             return Last(state) + 1 - first < size ? Last(state) + 1 - first : size;
           },
           [&](const State& state, int i, Hits& hits) {
-            return Meet(shared.batch.surfels[i], first + i, state, hits);
+            return Meet(shared.batch.surfels[i], args.low_pass, first + i, state, hits);
           },
           [&](State& state, int i, const Hits& hits, const bool* is_any, float* values) {
             const Visited& surfel = shared.batch.surfels[i];
             if (is_any[0]) {
-              Replay(surfel, hits.of[0], first + i, state.pixels[0], Row<true>{values});
+              Replay(surfel, hits.of[0], args.low_pass, first + i, state.pixels[0], Row<true>{values});
               if (is_any[1])
-                Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<false>{values});
+                Replay(surfel, hits.of[1], args.low_pass, first + i, state.pixels[1], Row<false>{values});
             } else {
-              Replay(surfel, hits.of[1], first + i, state.pixels[1], Row<true>{values});
+              Replay(surfel, hits.of[1], args.low_pass, first + i, state.pixels[1], Row<true>{values});
             }
           });
       block.Each([&](int thread, State&) {

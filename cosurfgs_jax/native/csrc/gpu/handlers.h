@@ -18,7 +18,7 @@ ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBu
                    ffi::Result<FloatBuffer> distortion, ffi::Result<IntBuffer> last,
                    ffi::Result<IntBuffer> median_index, ffi::Result<FloatBuffer> contributions,
                    ffi::Result<IntBuffer> status, ffi::Result<ByteBuffer> kept, int64_t width,
-                   int64_t height, float near, int64_t sh_degree, int64_t maps,
+                   int64_t height, float near, float low_pass, int64_t sh_degree, int64_t maps,
                    bool with_contributions, bool orthographic) {
   const std::string error =
       CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
@@ -33,6 +33,7 @@ ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBu
       int(width),
       int(height),
       near,
+      low_pass,
       int(maps),
       orthographic};
   const Image image{
@@ -59,7 +60,7 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
                     ffi::Result<FloatBuffer> out_log_scales,
                     ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
                     ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe,
-                    int64_t width, int64_t height, float near, int64_t sh_degree, int64_t maps,
+                    int64_t width, int64_t height, float near, float low_pass, int64_t sh_degree, int64_t maps,
                     bool deterministic) {
   const std::string error =
       CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
@@ -74,6 +75,7 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
       int(width),
       int(height),
       near,
+      low_pass,
       int(maps),
       false};
   BackwardCall backward{};

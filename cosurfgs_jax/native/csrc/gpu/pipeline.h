@@ -29,7 +29,7 @@ struct RasterCall {
   const float *camera_from_world, *intrinsics, *background;
   int64_t num_views;
   int width, height;
-  float near;
+  float near, low_pass;
   int maps;
   bool is_orthographic;
 };
@@ -90,7 +90,7 @@ class Pipeline {
     views_ = Get<View>(kViews, call.num_views);
     device_.template For<MakeViews>(
         call.num_views, {call.camera_from_world, call.intrinsics, call.width, call.height,
-                         call.near, call.is_orthographic, views_});
+                         call.near, call.low_pass, call.is_orthographic, views_});
   }
 
   void Forward(const ForwardResults& results) {
@@ -295,6 +295,7 @@ class Pipeline {
     args.tile_begin = tile_begin_;
     args.lists = lists_;
     args.tiles_x = tiles_x_;
+    args.low_pass = call_.low_pass;
     args.background = call_.background;
     return args;
   }

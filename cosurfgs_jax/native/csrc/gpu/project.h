@@ -23,7 +23,7 @@ constexpr uint32_t kHiddenKey = 0xffffffffu;  // sorts behind every depth
 struct ViewArgs {
   const float *camera_from_world, *intrinsics;  // of the first view
   int width, height;
-  float near;
+  float near, low_pass;
   bool is_orthographic;
   View* views;
 };
@@ -33,7 +33,7 @@ struct MakeViews {
   using Args = ViewArgs;
   COSURFGS_FN static void Run(const Args& args, int64_t i) {
     args.views[i] = MakeView(args.camera_from_world + 16 * i, args.intrinsics + 9 * i, args.width,
-                             args.height, args.near, args.is_orthographic);
+                             args.height, args.near, args.low_pass, args.is_orthographic);
   }
 };
 
@@ -140,7 +140,7 @@ struct ProjectSurfel {
     const float cutoff = 2.0f * logf(record.s.opacity / kMinAlpha);
     if (!(cutoff >= 0.0f)) return false;
     Bounds<float> bounds;
-    ComputeBounds(pose, record.s, cutoff, bounds);
+    ComputeBounds(view, pose, record.s, cutoff, bounds);
     record.cutoff = cutoff + 1e-3f;  // a margin: the exact test is on alpha
     record.may_be_near = !(bounds.min_z >= view.near);
     return PixelRange(bounds.x0, bounds.x1, view.width, record.box.x0, record.box.x1) &&

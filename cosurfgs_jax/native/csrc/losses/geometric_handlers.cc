@@ -27,7 +27,7 @@ constexpr int64_t kRowsPerTask = 8;
 constexpr float kLuma[3] = {0.299f / 255, 0.587f / 255, 0.114f / 255};
 
 struct GeometricScratch {
-  Scratch<float> gray, neighbor_gray, pulls, lattice;
+  Scratch<float> gray, drawn_gray, neighbor_gray, pulls, lattice;
   Scratch<bool> flags;
   Scratch<double> sums;
   Scratch<MultiViewRowResult> rows;
@@ -66,7 +66,7 @@ void ToGray(Parallel& parallel, const Photo& photo, bool is_masked, float* gray)
 
 // neighbor_from_view, and what takes pixels there: K' R K^-1 and K' t; in double, as world
 // coordinates may be large.
-void RelatePoses(const Map& view, const Map& neighbor, MultiViewCall* call) {
+void RelatePoses(const Map& view, const Map& neighbor, const Pinhole& other, MultiViewCall* call) {
   const float *a = view.typed_data(), *b = neighbor.typed_data();
   double rotation[3][3], translation[3];
   for (int i = 0; i < 3; ++i) {
@@ -77,7 +77,7 @@ void RelatePoses(const Map& view, const Map& neighbor, MultiViewCall* call) {
     }
     for (int j = 0; j < 3; ++j) translation[i] -= rotation[i][j] * a[4 * j + 3];
   }
-  const Pinhole &own = call->camera, &other = call->neighbor;
+  const Pinhole& own = call->camera;
   for (int i = 0; i < 3; ++i) {
     const double focal = i == 0   ? other.fx
                          : i == 1 ? other.fy
@@ -173,40 +173,55 @@ MultiViewSums MultiView(Parallel& parallel, GeometricScratch& work, const MultiV
 }
 
 ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alpha, Photo photo,
-                           Map mask, Map pose, Map intrinsics, Photo neighbor_photo,
-                           Map neighbor_depth, Map neighbor_pose, Map neighbor_intrinsics,
-                           Flag is_used, Offset offset, ffi::Result<Losses> losses,
+                           Map mask, Map pose, Map intrinsics, Map photo_intrinsics, Offset origin,
+                           Photo neighbor_photo, Map neighbor_depth, Map neighbor_pose,
+                           Map neighbor_intrinsics, Map neighbor_depth_intrinsics, Flag is_used, Offset offset, ffi::Result<Losses> losses,
                            ffi::Result<Map> grad_depth, ffi::Result<Map3> grad_normal,
                            float single_view_weight, float geometric_weight,
-                           float photometric_weight, int64_t stride, int64_t radius,
-                           float noise_variance, float max_reprojection, float max_dissimilarity) {
+                           float photometric_weight, int64_t stride, int64_t dilation,
+                           int64_t radius, float noise_variance, float max_reprojection, float max_dissimilarity) {
   const auto shape = photo.dimensions(), other = neighbor_photo.dimensions();
-  const int64_t height = shape[0], width = shape[1], size = height * width;
+  const auto map = depth.dimensions(), other_map = neighbor_depth.dimensions();
+  const int64_t height = map[0], width = map[1], size = height * width;
   const bool has_mask = mask.element_count() > 0, has_neighbor = neighbor_depth.element_count() > 0;
-  if (int64_t(depth.element_count()) != size || int64_t(normal.element_count()) != 3 * size ||
+  if (dilation < 1 || shape[0] / dilation != height || shape[1] / dilation != width ||
+      int64_t(normal.element_count()) != 3 * size ||
       int64_t(alpha.element_count()) != size || shape[2] < 3 ||
       (has_mask && int64_t(mask.element_count()) != size) || pose.element_count() != 16 ||
-      intrinsics.element_count() != 9 || neighbor_pose.element_count() != 16 ||
-      neighbor_intrinsics.element_count() != 9 || offset.element_count() != 2 ||
+      intrinsics.element_count() != 9 || photo_intrinsics.element_count() != 9 ||
+      origin.element_count() != 2 || neighbor_pose.element_count() != 16 ||
+      neighbor_intrinsics.element_count() != 9 || neighbor_depth_intrinsics.element_count() != 9 ||
+      offset.element_count() != 2 ||
       losses->element_count() != 5 || grad_depth->element_count() != depth.element_count() ||
       grad_normal->element_count() != normal.element_count()) {
     return ffi::Error::InvalidArgument(
-        "geometric_losses: operands do not fit the photograph's shape [H,W,C]");
+        "geometric_losses: operands do not fit the photograph's shape [H,W,C], of which maps have "
+        "every dilation-th pixel");
   }
   if (height < 3 || width < 3 || size > INT32_MAX || stride < 1 || radius < 1 ||
       radius > kMaxPatchRadius ||
       (has_neighbor &&
        (other[0] < 2 || other[1] < 2 || other[2] < 3 || other[0] * other[1] > INT32_MAX ||
-        int64_t(neighbor_depth.element_count()) != other[0] * other[1]))) {
+        other_map[0] < 2 || other_map[1] < 2))) {
     return ffi::Error::InvalidArgument(
-        "geometric_losses: expected images of 3x3 to 2^31 pixels, a neighbour's depth as large as "
-        "its photograph, a stride of 1 or "
-        "more, a radius of 1 to 5");
+        "geometric_losses: expected images of 3x3 to 2^31 pixels, a stride of 1 or more, a radius "
+        "of 1 to 5");
   }
   Parallel parallel(pool);
   Borrowed<GeometricScratch> work;
-  float* gray = work->gray.Get(size);
-  ToGray(parallel, photo, false, gray);
+  float* photo_gray = work->gray.Get(shape[0] * shape[1]);
+  ToGray(parallel, photo, false, photo_gray);
+  const int64_t origin_y = std::clamp<int64_t>(origin.typed_data()[0], 0, dilation - 1);
+  const int64_t origin_x = std::clamp<int64_t>(origin.typed_data()[1], 0, dilation - 1);
+  const float* gray = photo_gray;
+  if (dilation > 1) {
+    float* drawn = work->drawn_gray.Get(size);
+    ForRows(parallel, height, [&](int64_t y) {
+      const float* row = photo_gray + (origin_y + y * dilation) * shape[1] + origin_x;
+      for (int64_t x = 0; x < width; ++x) drawn[y * width + x] = row[x * dilation];
+    });
+    gray = drawn;
+  }
   const float* mask_data = has_mask ? mask.typed_data() : nullptr;
   float *depth_gradient = grad_depth->typed_data(), *normal_gradient = grad_normal->typed_data();
   double single_view = 0;
@@ -234,17 +249,21 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
     ToGray(parallel, neighbor_photo, true, neighbor_gray);
     const int32_t* start = offset.typed_data();
     MultiViewCall call{};
-    call.patch = {gray,
+    call.width = width, call.stride = stride;
+    call.offset_y = std::clamp<int64_t>(start[0], 0, stride - 1);
+    call.offset_x = std::clamp<int64_t>(start[1], 0, stride - 1);
+    call.depth_height = other_map[0], call.depth_width = other_map[1];
+    call.patch = {photo_gray,
                   neighbor_gray,
-                  height,
-                  width,
+                  shape[0],
+                  shape[1],
                   other[0],
                   other[1],
                   height / stride,
                   width / stride,
-                  stride,
-                  std::clamp<int64_t>(start[0], 0, stride - 1),
-                  std::clamp<int64_t>(start[1], 0, stride - 1),
+                  stride * dilation,
+                  origin_y + dilation * call.offset_y,
+                  origin_x + dilation * call.offset_x,
                   int(radius),
                   {},
                   {},
@@ -255,12 +274,13 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
                   noise_variance};
     call.depth = depth.typed_data(), call.normal = normal.typed_data(), call.mask = mask_data;
     call.neighbor_depth = neighbor_depth.typed_data();
-    call.camera = PinholeOf(intrinsics), call.neighbor = PinholeOf(neighbor_intrinsics);
+    call.camera = PinholeOf(photo_intrinsics);
+    call.neighbor = PinholeOf(neighbor_depth_intrinsics);
     call.patch.fx = call.camera.fx, call.patch.fy = call.camera.fy, call.patch.cx = call.camera.cx,
     call.patch.cy = call.camera.cy;
     call.max_reprojection = max_reprojection, call.max_dissimilarity = max_dissimilarity;
     RotationOf(pose, call.rotation);
-    RelatePoses(pose, neighbor_pose, &call);
+    RelatePoses(pose, neighbor_pose, PinholeOf(neighbor_intrinsics), &call);
     sums = MultiView(parallel, *work, call, geometric_weight, photometric_weight, depth_gradient,
                      normal_gradient);
   }
@@ -378,14 +398,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsGeometricLosses, cosurfgs::GeometricLosses
                                   .Arg<cosurfgs::Map>()
                                   .Arg<cosurfgs::Map3>()
                                   .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Photo>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Photo>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Map>()
-                                  .Arg<cosurfgs::Map>()
+                                  .Arg<cosurfgs::Photo>()   // photo
+                                  .Arg<cosurfgs::Map>()     // mask
+                                  .Arg<cosurfgs::Map>()     // pose
+                                  .Arg<cosurfgs::Map>()     // intrinsics
+                                  .Arg<cosurfgs::Map>()     // photo_intrinsics
+                                  .Arg<cosurfgs::Offset>()  // origin
+                                  .Arg<cosurfgs::Photo>()   // neighbor_photo
+                                  .Arg<cosurfgs::Map>()     // neighbor_depth
+                                  .Arg<cosurfgs::Map>()     // neighbor_pose
+                                  .Arg<cosurfgs::Map>()     // neighbor_intrinsics
+                                  .Arg<cosurfgs::Map>()     // neighbor_depth_intrinsics
                                   .Arg<cosurfgs::Flag>()
                                   .Arg<cosurfgs::Offset>()
                                   .Ret<cosurfgs::Losses>()
@@ -395,6 +418,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsGeometricLosses, cosurfgs::GeometricLosses
                                   .Attr<float>("geometric_weight")
                                   .Attr<float>("photometric_weight")
                                   .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("dilation")
                                   .Attr<int64_t>("radius")
                                   .Attr<float>("noise_variance")
                                   .Attr<float>("max_reprojection")

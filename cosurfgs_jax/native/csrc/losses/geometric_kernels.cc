@@ -60,7 +60,7 @@ struct Point {
 // The neighbour's depth at (u, v), interpolated as inverse depth. Returns whether all four pixels
 // around have one.
 bool SampleDepth(const MultiViewCall& c, Slope u, Slope v, Slope* depth) {
-  const int64_t width = c.patch.neighbor_width, height = c.patch.neighbor_height;
+  const int64_t width = c.depth_width, height = c.depth_height;
   const float x = u.value - 0.5f, y = v.value - 0.5f;
   if (!(x >= 0 && x <= float(width - 1) && y >= 0 && y <= float(height - 1))) return false;
   const int64_t left = x < float(width - 2) ? int64_t(x) : width - 2,
@@ -228,10 +228,11 @@ void GatherRow(const float* pulls, int64_t height, int64_t width, int64_t y, flo
 void MultiViewRow(const MultiViewCall& c, int64_t row, MultiViewRowResult* result) {
   const PatchCall& patch = c.patch;
   const int64_t y = patch.offset_y + row * patch.stride;
+  const int64_t first = (c.offset_y + row * c.stride) * c.width + c.offset_x;
   result->geometric = result->photometric = 0;
   result->num_geometric = result->num_photometric = 0;
   for (int64_t j = 0; j < patch.columns; ++j) {
-    const int64_t x = patch.offset_x + j * patch.stride, i = y * patch.width + x;
+    const int64_t x = patch.offset_x + j * patch.stride, i = first + j * c.stride;
     const float depth = c.depth[i], pixel_x = float(x) + 0.5f, pixel_y = float(y) + 0.5f;
     Slope phi;
     const bool counts = depth > 0 && (!c.mask || c.mask[i] > 0.5f) &&
@@ -267,8 +268,9 @@ void SpreadRow(const MultiViewCall& c, int64_t row, const MultiViewRowResult& re
                float* grad_normal) {
   const PatchCall& patch = c.patch;
   const int64_t y = patch.offset_y + row * patch.stride;
+  const int64_t first = (c.offset_y + row * c.stride) * c.width + c.offset_x;
   for (int64_t j = 0; j < patch.columns; ++j) {
-    const int64_t x = patch.offset_x + j * patch.stride, i = y * patch.width + x;
+    const int64_t x = patch.offset_x + j * patch.stride, i = first + j * c.stride;
     if (result.counts_geometric[j]) grad_depth[i] += geometric_factor * result.grad_depth[j];
     if (!result.counts_photometric[j]) continue;
     // plane = normal / (normal . ray depth)

@@ -26,13 +26,16 @@ struct SingleViewCall {
 };
 
 // What MV-Reg of one view needs. The lattice is that of `patch`: its pixel (i, j) is pixel
-// (offset_x + j stride, offset_y + i stride).
+// (patch.offset_x + j patch.stride, patch.offset_y + i patch.stride) of the photograph, and pixel
+// (offset_x + j stride, offset_y + i stride) of the maps, which may have fewer pixels.
 struct MultiViewCall {
   PatchCall patch;
+  int64_t width, stride, offset_y, offset_x;  // of the maps
+  int64_t depth_height, depth_width;          // of the neighbour's depth
   const float *depth, *normal, *mask, *neighbor_depth;
   float rotation[9];                                    // camera_from_world of the view
   float neighbor_rotation[9], neighbor_translation[3];  // neighbor_from_view
-  Pinhole camera, neighbor;
+  Pinhole camera, neighbor;  // of the photograph, and of the neighbour's depth
   float max_reprojection, max_dissimilarity;
 };
 

@@ -53,7 +53,7 @@ struct Hit {
 // False if no pixel of the block is reached. Without kWithDepth z is only set where it may be too
 // near.
 template <bool kWithDepth>
-inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
+inline bool Intersect(const Record& r, Vec x, Vec y, const View& view, Hit& h) {
   const auto& s = r.s;
   h.dx = x - s.center[0];
   h.dy = y - s.center[1];
@@ -64,7 +64,7 @@ inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
   h.u = px * h.inv_pz;
   h.v = py * h.inv_pz;
   const Vec sigma_disc = h.u * h.u + h.v * h.v;
-  const Vec sigma_screen = (h.dx * h.dx + h.dy * h.dy) * kLowPass;
+  const Vec sigma_screen = (h.dx * h.dx + h.dy * h.dy) * view.low_pass;
   h.is_disc = LessEqual(
       sigma_disc, sigma_screen);  // false where the ray lies in the disc's plane: NaN or infinity
   const Vec sigma = Select(h.is_disc, sigma_disc, sigma_screen);
@@ -74,7 +74,7 @@ inline bool Intersect(const Record& r, Vec x, Vec y, float near, Hit& h) {
   h.valid = LessEqual(Splat(kMinAlpha), h.alpha);
   if (kWithDepth || r.may_be_near) {
     h.z = Select(h.is_disc, h.u * s.m2[0] + (h.v * s.m2[1] + s.m2[2]), Splat(s.m2[2]));
-    if (r.may_be_near) h.valid = And(h.valid, LessEqual(Splat(near), h.z));
+    if (r.may_be_near) h.valid = And(h.valid, LessEqual(Splat(view.near), h.z));
   }
   return true;
 }
@@ -191,10 +191,10 @@ void WriteTile(const Tile& tile, const View& view, const float* background,
 // Blends one surfel into one block. contribution (may be null) gains what the block adds to the
 // surfel's.
 template <int kMaps, bool kContributing>
-inline void BlendHit(const Record& r, Vec x, Vec y, float near, int32_t index, BlockState& state,
-                     float* contribution) {
+inline void BlendHit(const Record& r, Vec x, Vec y, const View& view, int32_t index,
+                     BlockState& state, float* contribution) {
   Hit h;
-  if (!Intersect<(kMaps >= kGeometry)>(r, x, y, near, h)) return;
+  if (!Intersect<(kMaps >= kGeometry)>(r, x, y, view, h)) return;
   const Vec t = state.transmittance;
   const Vec t_after = t - t * h.alpha;
   const Mask valid = And(h.valid, state.active);
@@ -266,7 +266,7 @@ void BlendTileImpl(const Tile& tile, const Record* records, const View& view,
       BlockState state = states[b];
       for (int k = 0; k < counts[b]; ++k) {
         const int i = lists[b][k];
-        BlendHit<kMaps, kContributing>(records[ids[i]], x, y, view.near, first + i, state, sums[i]);
+        BlendHit<kMaps, kContributing>(records[ids[i]], x, y, view, first + i, state, sums[i]);
         if (!Any(state.active)) {
           open &= ~(1ull << b);
           break;
@@ -374,7 +374,7 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
     for (uint64_t blocks = CoveredBlocks(r.box, tile) & open; blocks; blocks &= blocks - 1) {
       const int b = __builtin_ctzll(blocks);
       Hit h;
-      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view.near,
+      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view,
                                            h))
         continue;
       const Mask blend = And(h.valid, LessEqualInt(SplatInt(i), state.last[b]));
@@ -427,7 +427,7 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
       }
       const Vec g_px = g_u * inv_pz, g_py = g_v * inv_pz, g_pz = -(g_px * u + g_py * v);
       // The screen-space filter: sigma = 2 (dx^2 + dy^2).
-      const Vec g_screen = Select(h.is_disc, Vec{}, g_sigma) * (2.0f * kLowPass);
+      const Vec g_screen = Select(h.is_disc, Vec{}, g_sigma) * (2.0f * view.low_pass);
       const Vec g_dx = g_px * r.s.a[0] + g_py * r.s.a[1] + g_pz * r.s.a[2] + g_screen * h.dx;
       const Vec g_dy = g_px * r.s.b[0] + g_py * r.s.b[1] + g_pz * r.s.b[2] + g_screen * h.dy;
       sums[kGradA] += g_px * h.dx;

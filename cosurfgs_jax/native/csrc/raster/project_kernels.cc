@@ -88,7 +88,7 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
     Store(log_opacity, projected.opacity);
     for (float& x : log_opacity) x = 2.0f * std::log(x / kMinAlpha);
     const Vec cutoff = Load(log_opacity);
-    ComputeBounds(pose, projected, cutoff, bounds);
+    ComputeBounds(view, pose, projected, cutoff, bounds);
     alignas(64) float is_valid[kLanes];
     Store(is_valid, Keep(IsValid(params, num_sh), Splat(1.0f)));
     // Projected<Vec> is a plain array of vectors, Projected<float> one of floats.

@@ -22,7 +22,8 @@ struct Surfels {
 
 // A camera from the operands f32[4,4] and f32[3,3] of one view.
 static COSURFGS_FN View MakeView(const float* camera_from_world, const float* intrinsics,
-                                 int64_t width, int64_t height, float near, bool orthographic) {
+                                 int64_t width, int64_t height, float near, float low_pass,
+                                 bool orthographic) {
   View view;
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 3; ++j) view.rotation[3 * i + j] = camera_from_world[4 * i + j];
@@ -39,6 +40,7 @@ static COSURFGS_FN View MakeView(const float* camera_from_world, const float* in
   view.width = static_cast<int>(width);
   view.height = static_cast<int>(height);
   view.near = near;
+  view.low_pass = low_pass;
   view.is_orthographic = orthographic;
   return view;
 }

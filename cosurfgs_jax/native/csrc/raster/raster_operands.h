@@ -113,6 +113,7 @@ auto BindForward(Binding&& contexts) {
       .template Attr<int64_t>("width")
       .template Attr<int64_t>("height")
       .template Attr<float>("near")
+      .template Attr<float>("low_pass")
       .template Attr<int64_t>("sh_degree")
       .template Attr<int64_t>("maps")
       .template Attr<bool>("with_contributions")
@@ -154,6 +155,7 @@ auto BindBackward(Binding&& contexts) {
       .template Attr<int64_t>("width")
       .template Attr<int64_t>("height")
       .template Attr<float>("near")
+      .template Attr<float>("low_pass")
       .template Attr<int64_t>("sh_degree")
       .template Attr<int64_t>("maps")
       .template Attr<bool>("deterministic");

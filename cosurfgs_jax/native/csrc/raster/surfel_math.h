@@ -190,11 +190,12 @@ COSURFGS_FN void ProjectColor(const SurfelParams<F>& s, int sh_degree, const Pos
 // The box of everything within `cutoff` (sigma at which alpha falls below kMinAlpha). A disc that
 // is not wholly in front of the camera has no such box: it gets one that covers every pixel.
 template <class F>
-COSURFGS_FN void ComputeBounds(const Pose<F>& o, const Projected<F>& s, F cutoff, Bounds<F>& out) {
+COSURFGS_FN void ComputeBounds(const View& view, const Pose<F>& o, const Projected<F>& s, F cutoff,
+                               Bounds<F>& out) {
   const F z = o.ray[2];
   const F denominator = cutoff * (o.ray[0] * o.ray[0] + o.ray[1] * o.ray[1]) - z * z;
   const F inv = Reciprocal(denominator);
-  const F low_pass = Sqrt(cutoff * (1.0f / kLowPass)) + kBoxMargin;
+  const F low_pass = Sqrt(cutoff * (1.0f / view.low_pass)) + kBoxMargin;
   const F* n[2] = {o.n0, o.n1};
   F low[2], high[2];
   const auto is_whole = Less(denominator, z * z * -1e-3f);

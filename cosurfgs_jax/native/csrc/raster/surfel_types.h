@@ -14,6 +14,7 @@ struct View {
   float fx, fy, cx, cy;  // pixels; of an orthographic camera fx and fy are pixels per world length
   int width, height;
   float near;
+  float low_pass;  // sigma2 = low_pass * squared pixel distance; 2 is a filter of sqrt(1/2) px
   bool is_orthographic;  // rays are parallel to the camera's z axis; there is no backward pass
 };
 
