@@ -65,7 +65,11 @@ def _restore(
     def make_abstract(meta: dict):
         loop.check_identity(partitioned, meta)
         one = abstract_state(
-            meta["num_slots"], meta["max_views"], settings, meta.get("memory_size")
+            meta["num_slots"],
+            meta["max_views"],
+            settings,
+            meta.get("memory_size"),
+            meta.get("is_lazy", False),
         )
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one

@@ -27,6 +27,7 @@ _CPU_TARGETS = {
     "cosurfgs_plane_depth_backward": "CosurfgsPlaneDepthBackward",
     "cosurfgs_geometric_losses": "CosurfgsGeometricLosses",
     "cosurfgs_adam": "CosurfgsAdam",
+    "cosurfgs_adam_catch_up": "CosurfgsAdamCatchUp",
 }
 # What is not here runs as plain JAX on GPUs, where XLA fuses it well (see `has_native`).
 _CUDA_TARGETS = {

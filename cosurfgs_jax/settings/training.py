@@ -101,6 +101,11 @@ class OptimSettings(SettingsGroup, name="optim"):
         1.25e-4, "Learning rate of the spherical harmonics above degree 0.", positive()
     )
     adam_eps: float = setting(1e-15, "Epsilon of Adam.", positive())
+    lazy: bool = setting(
+        True,
+        "Whether surfels outside of a view wait for the next view that may show them, and are then "
+        "brought to where Adam would have taken them: the same steps at less cost. On CPUs only.",
+    )
 
 
 @dataclasses.dataclass

@@ -24,6 +24,7 @@ class BlockSteps(NamedTuple):
     # (state, PackedBatch, shape=StepShape) -> (state, Packed StepReport): the same with less to
     # send
     train_packed: Callable
+    settle: Callable  # (state, progress) -> state
     densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
     count_front_view: Callable  # (num_views, state, camera, is_active, image_size=) -> num_views
@@ -50,6 +51,7 @@ def compile_blocks(
     return BlockSteps(
         bind_training(step.train_step),
         bind_training(_train_packed),
+        bind(step.settle_step, donate=(0,)),
         bind(step.densify_step, donate=(0,)),
         bind(step.reset_opacity_step, donate=(0,)),
         bind(step.count_front_view, donate=(0,), static=("image_size",)),

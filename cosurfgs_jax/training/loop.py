@@ -20,7 +20,7 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
 from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
-from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
+from cosurfgs_jax.training.state import abstract_state, empty_state, is_lazy, with_surfels
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.training.step_reports import RecentReports, mean_numbers, numbers_of
 
@@ -65,7 +65,11 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
         check_own_terms(run.own_terms, meta)
         return layout.abstract_rows(
             abstract_state(
-                meta["num_slots"], meta["max_views"], run.settings, meta.get("memory_size")
+                meta["num_slots"],
+                meta["max_views"],
+                run.settings,
+                meta.get("memory_size"),
+                meta.get("is_lazy", False),
             )
         )
 
@@ -120,6 +124,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
             "num_slots": stage.num_slots,
             "max_views": partitioned.max_views,
             "memory_size": memory_size_of(stage),
+            "is_lazy": stage.states[0].updated is not None,
             "frame": partitioned.frame.to_dict(),
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,
@@ -240,7 +245,11 @@ def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:
     layout = run.layout
     settings = run.settings
     empty = empty_state(
-        num_slots, run.partitioned.max_views, settings, run.partitioned.memory_size(settings)
+        num_slots,
+        run.partitioned.max_views,
+        settings,
+        run.partitioned.memory_size(settings),
+        is_lazy(settings),
     )
     rows = [
         layout.put_row(row, lambda number: empty if number is None else make_state(number))

@@ -20,7 +20,7 @@ from cosurfgs_jax.partition import Partition, build_partition
 from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
-from cosurfgs_jax.training.state import TrainState, init_state
+from cosurfgs_jax.training.state import TrainState, init_state, is_lazy
 from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.workdir import Workdir
 
@@ -194,6 +194,7 @@ def first_state(
         partitioned.max_views,
         block.length,
         partitioned.memory_size(settings),
+        is_lazy(settings),
     )
 
 

@@ -97,6 +97,17 @@ class Schedule:
             return self.sh_degree
         return min(self.sh_degree, step // self.sh_every)
 
+    def looks_at_all_after(self, step: int) -> bool:
+        """Whether density control looks at all surfels after this many steps, or they are the
+        stage's last.
+        """
+        return (
+            self.densifies_after(step)
+            or self.trims_after(step)
+            or self.resets_after(step)
+            or step == self.num_steps
+        )
+
     def densifies_after(self, step: int) -> bool:
         """Whether density control runs after this many steps."""
         return (

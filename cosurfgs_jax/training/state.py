@@ -33,6 +33,8 @@ class TrainState:
     | `num_views`            | i32[], how many of the V belong to this block; the rest fill up |
     | `length`               | f32[], extent of the block in world lengths                     |
     | `depths`               | `DepthMemory` of the views; None where neighbours are drawn     |
+    | `updated`              | i32[N], count of the optimiser at each surfel's last update;    |
+    |                        | None where every step updates all                               |
     """
 
     params: SurfelParams
@@ -44,10 +46,16 @@ class TrainState:
     num_views: Int[Array, ""]
     length: Float[Array, ""]
     depths: DepthMemory | None = None
+    updated: Int[Array, " n"] | None = None
 
     def surfels(self) -> Surfels:
         """The model."""
         return Surfels.of(self.params, self.alive)
+
+
+def is_lazy(settings: Settings) -> bool:
+    """Whether steps leave surfels outside of their view for later."""
+    return settings.optim.lazy and optim.can_be_lazy()
 
 
 def init_state(
@@ -57,6 +65,7 @@ def init_state(
     max_views: int | None = None,
     length: float = 1.0,
     memory_size: tuple[int, int] | None = None,
+    is_lazy: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -67,6 +76,7 @@ def init_state(
         max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
         length: extent of the block in world lengths.
         memory_size: of the depth that is remembered of each view; None = none is.
+        is_lazy: surfels outside of a view are caught up later.
     """
     if max_views is None:
         max_views = num_views
@@ -86,6 +96,7 @@ def init_state(
         jnp.int32(num_views),
         jnp.float32(length),
         None if memory_size is None else depth_memory.init(max_views, memory_size),
+        jnp.zeros(surfels.alive.shape, jnp.int32) if is_lazy else None,
     )
 
 
@@ -94,12 +105,13 @@ def abstract_state(
     max_views: int,
     settings: Settings,
     memory_size: tuple[int, int] | None = None,
+    is_lazy: bool = False,
 ):
     """The shapes of a state, for restoring: a TrainState of `jax.ShapeDtypeStruct`.
 
     Args:
         num_slots: N. max_views: V. settings: `surfels` and `appearance` are used.
-        memory_size: see `init_state`.
+        memory_size, is_lazy: see `init_state`.
     """
     num_sh = (settings.surfels.sh_degree + 1) ** 2
 
@@ -113,7 +125,7 @@ def abstract_state(
             jnp.zeros((num_slots, num_sh, 3), f32),
             jnp.zeros((num_slots,), bool),
         )
-        return init_state(surfels, max_views, settings, memory_size=memory_size)
+        return init_state(surfels, max_views, settings, memory_size=memory_size, is_lazy=is_lazy)
 
     return jax.eval_shape(make)
 
@@ -123,18 +135,24 @@ def empty_state(
     max_views: int,
     settings: Settings,
     memory_size: tuple[int, int] | None = None,
+    is_lazy: bool = False,
 ) -> TrainState:
     """A block without surfels, for a device that has nothing to do: NumPy zeros of
     `abstract_state`'s shapes.
     """
     state = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-        abstract_state(num_slots, max_views, settings, memory_size),
+        abstract_state(num_slots, max_views, settings, memory_size, is_lazy),
     )
     state.params.quats[:, 0] = 1
     return state
 
 
 def with_surfels(state: TrainState, params, optimizer, alive, stats) -> TrainState:
-    """The state with other slots."""
-    return dataclasses.replace(state, params=params, optimizer=optimizer, alive=alive, stats=stats)
+    """The state with other slots. Those of before must be up to date (`step.settle_step`)."""
+    updated = state.updated
+    if updated is not None:
+        updated = jnp.broadcast_to(optimizer.count, alive.shape)
+    return dataclasses.replace(
+        state, params=params, optimizer=optimizer, alive=alive, stats=stats, updated=updated
+    )

@@ -16,6 +16,7 @@ from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.raster.culling import may_be_seen
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
@@ -75,12 +76,13 @@ def _loss(
     params: SurfelParams,
     exposure,
     probe,
+    seen,
     state: TrainState,
     batch: Batch,
     static: _Static,
 ):
     settings = static.settings
-    surfels = Surfels.of(params, state.alive)
+    surfels = Surfels.of(params, seen)
     lattice = whole()
     if static.shape.dilation > 1:
         lattice = Lattice(static.shape.dilation, required(batch.origin, "Batch.origin"))
@@ -106,7 +108,7 @@ def _loss(
     if static.shape.has_geometry and settings.loss.has_multi_view:
         second = required(batch.second, "Batch.second")
         if state.depths is None:
-            second_depth = _second_depth(surfels, second, settings)
+            second_depth = _second_depth(Surfels.of(params, state.alive), second, settings)
         else:
             second_depth, second_lattice = depth_memory.recall(
                 state.depths, second.index, image_size_of(second.photo)
@@ -133,6 +135,30 @@ def _loss(
     return loss, (out.num_invalid, shown, depths)
 
 
+def _caught_up(state: TrainState, rows, progress, settings: Settings):
+    missed = state.optimizer.count - required(state.updated, "TrainState.updated")
+    return optim.catch_up(
+        state.params,
+        state.optimizer,
+        rows,
+        missed,
+        settings.optim,
+        progress,
+        state.length,
+    )
+
+
+def settle_step(state: TrainState, progress: Float[Array, ""], settings: Settings) -> TrainState:
+    """The state with all surfels where the optimiser has taken them, those outside of the last
+    views too. Whoever looks at the whole model, or gives it other slots, asks for it first.
+    """
+    if state.updated is None:
+        return state
+    params, optimizer = _caught_up(state, state.alive, progress, settings)
+    updated = jnp.broadcast_to(optimizer.count, state.alive.shape)
+    return dataclasses.replace(state, params=params, optimizer=optimizer, updated=updated)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -156,22 +182,32 @@ def train_step(
         # Of this block alone: a probe that all devices shared would get the sum of their gradients,
         # by communication.
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
+    seen = state.alive
+    if state.updated is not None:
+        seen = may_be_seen(
+            state.surfels(), batch.camera, image_size_of(batch.photo), settings.raster.near
+        )
+        params, optimizer = _caught_up(state, seen, batch.progress, settings)
+        state = dataclasses.replace(state, params=params, optimizer=optimizer)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape)
     (loss, (num_invalid, shown, depths)), gradients = grad(
-        state.params, state.appearance, probe, state, batch, static
+        state.params, state.appearance, probe, seen, state, batch, static
     )
     params, optimizer = optim.update(
         state.params,
         gradients[0],
         state.optimizer,
-        state.alive,
+        seen,
         settings.optim,
         batch.progress,
         batch.sh_degree,
         state.length,
     )
+    updated = state.updated
+    if updated is not None:
+        updated = jnp.where(seen, optimizer.count, updated)
     exposure = state.appearance
     appearance_optimizer = state.appearance_optimizer
     if exposure is not None:
@@ -198,6 +234,7 @@ def train_step(
         appearance=exposure,
         appearance_optimizer=appearance_optimizer,
         depths=depths,
+        updated=updated,
     )
     return new, StepReport(loss, state.alive.sum(dtype=jnp.int32), num_invalid, shown)
 

@@ -1,5 +1,7 @@
 """The training of blocks on their own photographs, all in lockstep."""
 
+import numpy as np
+
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.training.batches import BlockViews, PackedBatch
 from cosurfgs_jax.training.block_renders import log_test_views
@@ -10,6 +12,7 @@ from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
+from cosurfgs_jax.types import on_host
 
 
 class Trainer:
@@ -53,19 +56,41 @@ class Trainer:
             states.append(state)
             reports.append(report)
         stage = stage._replace(states=states, step=step + 1)
+        cadence = self._run.settings.train
+        test_every = cadence.test_every
+        if (
+            schedule.looks_at_all_after(stage.step)
+            or stage.step % cadence.checkpoint_every == 0
+            or (test_every and stage.step % test_every == 0)
+        ):
+            stage = self._settle(stage)
         stage = control_density(self._density, stage, progress)
-        test_every = self._run.settings.train.test_every
         if test_every and stage.step % test_every == 0 and stage.step < schedule.num_steps:
             log_test_views(self._run, stage)
         return stage, reports
 
+    def _progress(self, step: int) -> float:
+        fraction = step / self._schedule.num_steps
+        return self._first_progress + (1 - self._first_progress) * fraction
+
+    def _settle(self, stage: StageState) -> StageState:
+        """The stage with all surfels up to date."""
+        if stage.states[0].updated is None:
+            return stage
+        layout = self._run.layout
+        progress = np.float32(self._progress(stage.step))
+        states = [
+            self._steps.settle(state, layout.put(lambda _: on_host(progress)))
+            for state in stage.states
+        ]
+        return stage._replace(states=states)
+
     def _deliver(self, row: int, step: int) -> PackedBatch:
         schedule = self._schedule
-        fraction = step / schedule.num_steps
         return self._views.deliver(
             row,
             step,
-            progress=self._first_progress + (1 - self._first_progress) * fraction,
+            progress=self._progress(step),
             sh_degree=schedule.sh_degree_at(step),
             with_second=schedule.shape(step).has_geometry,
             dilation=schedule.shape(step).dilation,

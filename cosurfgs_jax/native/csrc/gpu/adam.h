@@ -1,9 +1,9 @@
 // One step of Adam on one field of the surfels, as a body for a GPU (gpu/cuda_device.h says how it
 // runs). The formulas are those of optim/adam_kernels.cc; optim.py defines them.
 //
-// Memory decides its speed: 28 bytes for a number that learns. One that stands still (of a dead
-// slot, or of a band of spherical harmonics that waits) still has moments that decay: it costs 8
-// bytes, and 8 more while they are not zero.
+// Memory decides its speed: 28 bytes for a number that learns, none for one of a row that is not
+// alive. In a band of spherical harmonics that waits, moments still decay: 8 bytes, and 8 more while
+// they are not zero.
 #pragma once
 
 #include <math.h>
@@ -21,7 +21,7 @@ struct AdamArgs {
   bool is_aligned;  // whether four floats can be loaded at once
   const float *rates,
       *learns;              // f32[row_floats]: learning rate, and 0 where an element stands still
-  const bool* alive;        // bool[rows], false = the row stands still
+  const bool* alive;        // bool[rows], false = the row is not touched
   const int32_t* count;     // of this step, from 1; in device memory, so that nobody waits for it
   const float* gradient;    // f32[rows, row_floats], as are the next
   float *values, *mu, *nu;  // changed in place
@@ -42,14 +42,14 @@ struct AdamFour {
 
   // A gradient of zero on numbers that stay.
   template <int kNumbers>
-  COSURFGS_FN static void Decay(const Args& args, int64_t first) {
+  COSURFGS_FN static void Decay(const Args& args, int64_t first, const bool* is_alive) {
     auto mu = Floats<kNumbers>::Load(args.mu + first), nu = Floats<kNumbers>::Load(args.nu + first);
     bool is_zero = true;
     COSURFGS_UNROLL
     for (int i = 0; i < kNumbers; ++i) {
       is_zero &= mu[i] == 0 && nu[i] == 0;
-      mu[i] *= args.beta1;
-      nu[i] *= args.beta2;
+      mu[i] *= is_alive[i] ? args.beta1 : 1.0f;
+      nu[i] *= is_alive[i] ? args.beta2 : 1.0f;
     }
     if (is_zero) return;
     mu.Store(args.mu + first);
@@ -60,16 +60,19 @@ struct AdamFour {
   template <int kNumbers>
   COSURFGS_FN static void Step(const Args& args, int64_t first, int64_t& row, int& place) {
     float learns[kNumbers], rates[kNumbers];
-    bool is_learning = false;
+    bool is_alive[kNumbers], is_any_alive = false, is_learning = false;
     COSURFGS_UNROLL
     for (int i = 0; i < kNumbers; ++i) {
-      learns[i] = args.alive[row] ? args.learns[place] : 0.0f;
+      is_alive[i] = args.alive[row];
+      is_any_alive |= is_alive[i];
+      learns[i] = is_alive[i] ? args.learns[place] : 0.0f;
       rates[i] = args.rates[place];
       is_learning |= learns[i] != 0;
       if (++place == args.row_floats) place = 0, ++row;
     }
+    if (!is_any_alive) return;
     if (!is_learning) {
-      Decay<kNumbers>(args, first);
+      Decay<kNumbers>(args, first, is_alive);
       return;
     }
     const auto gradient = Floats<kNumbers>::Load(args.gradient + first);
@@ -80,6 +83,7 @@ struct AdamFour {
                 inverse_bias2 = InverseBias(count, args.log_beta2);
     COSURFGS_UNROLL
     for (int i = 0; i < kNumbers; ++i) {
+      if (!is_alive[i]) continue;
       const float masked = learns[i] * gradient[i];
       mu[i] = args.beta1 * mu[i] + args.gain1 * masked;
       nu[i] = args.beta2 * nu[i] + args.gain2 * masked * masked;

@@ -15,6 +15,7 @@ using AdamField =
 using AdamRow = ffi::Buffer<ffi::F32, 1>;
 using AdamFlags = ffi::Buffer<ffi::PRED, 1>;
 using AdamCount = ffi::Buffer<ffi::S32, 0>;
+using AdamGaps = ffi::Buffer<ffi::S32, 1>;
 
 struct AdamOperands {
   AdamField values, mu, nu, gradient;
