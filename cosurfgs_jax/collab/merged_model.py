@@ -11,7 +11,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Restored
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
-from cosurfgs_jax.training.state import abstract_state
+from cosurfgs_jax.training.state import TrainState, abstract_state, to_saved
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
@@ -45,7 +45,7 @@ def load_merged(
             "cosurfgs_jax.train` first"
         )
     restored = _restore(settings, workdir, partitioned, newest.name)
-    state = restored.state
+    state = TrainState(**restored.state)
     alive = np.asarray(state.alive)
     params = state.params
     if not newest.is_merged:
@@ -72,7 +72,8 @@ def _restore(
             meta.get("is_lazy", False),
         )
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one
+            lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype),
+            to_saved(one),
         )
 
     with Checkpoints(workdir.checkpoints(name)) as checkpoints:

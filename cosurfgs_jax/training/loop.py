@@ -20,7 +20,14 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
 from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
-from cosurfgs_jax.training.state import abstract_state, empty_state, is_lazy, with_surfels
+from cosurfgs_jax.training.state import (
+    TrainState,
+    abstract_state,
+    empty_state,
+    is_lazy,
+    to_saved,
+    with_surfels,
+)
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.training.step_reports import RecentReports, mean_numbers, numbers_of
 
@@ -63,7 +70,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
     def make_abstract(meta: dict):
         check_identity(partitioned, meta)
         check_own_terms(run.own_terms, meta)
-        return layout.abstract_rows(
+        abstract = layout.abstract_rows(
             abstract_state(
                 meta["num_slots"],
                 meta["max_views"],
@@ -72,6 +79,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
                 meta.get("is_lazy", False),
             )
         )
+        return to_saved(abstract)
 
     restored = checkpoints.restore_latest(make_abstract)
     if restored is None:
@@ -79,7 +87,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
     meta = restored.meta
     return StageState(
         name,
-        layout.split_rows(restored.state),
+        layout.split_rows(TrainState(**restored.state)),
         restored.step,
         meta["num_without_room"],
         meta["seconds"],
@@ -119,7 +127,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
     partitioned = run.partitioned
     checkpoints.save(
         stage.step,
-        run.layout.join_rows(stage.states),
+        to_saved(run.layout.join_rows(stage.states)),
         {
             "num_slots": stage.num_slots,
             "max_views": partitioned.max_views,

@@ -53,6 +53,17 @@ class TrainState:
         return Surfels.of(self.params, self.alive)
 
 
+_OPTIONAL = ("depths", "updated")  # fields that checkpoints have only where there is something
+
+
+def to_saved(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state, or of its shapes."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {
+        name: value for name, value in fields.items() if name not in _OPTIONAL or value is not None
+    }
+
+
 def is_lazy(settings: Settings) -> bool:
     """Whether steps leave surfels outside of their view for later."""
     return settings.optim.lazy and optim.can_be_lazy()
