@@ -11,7 +11,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Restored
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
-from cosurfgs_jax.training.state import TrainState, abstract_state, to_saved
+from cosurfgs_jax.training.state import TrainState, abstract_state, kept_of, to_saved
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
@@ -68,8 +68,7 @@ def _restore(
             meta["num_slots"],
             meta["max_views"],
             settings,
-            meta.get("memory_size"),
-            meta.get("is_lazy", False),
+            **kept_of(meta),
         )
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype),

@@ -25,6 +25,8 @@ from cosurfgs_jax.training.state import (
     abstract_state,
     empty_state,
     is_lazy,
+    kept_of,
+    meta_of,
     to_saved,
     with_surfels,
 )
@@ -49,12 +51,6 @@ class StageState(NamedTuple):
         return self.states[0].alive.shape[1]
 
 
-def memory_size_of(stage: StageState) -> tuple[int, int] | None:
-    """Of the depth that a stage remembers of its views; None if it remembers none."""
-    depths = stage.states[0].depths
-    return None if depths is None else tuple(depths.depths.shape[-2:])
-
-
 Advance = Callable[[StageState, Progress], tuple[StageState, list[Packed]]]
 
 
@@ -75,8 +71,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
                 meta["num_slots"],
                 meta["max_views"],
                 run.settings,
-                meta.get("memory_size"),
-                meta.get("is_lazy", False),
+                **kept_of(meta),
             )
         )
         return to_saved(abstract)
@@ -131,8 +126,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
         {
             "num_slots": stage.num_slots,
             "max_views": partitioned.max_views,
-            "memory_size": memory_size_of(stage),
-            "is_lazy": stage.states[0].updated is not None,
+            **meta_of(stage.states[0]),
             "frame": partitioned.frame.to_dict(),
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,

@@ -64,6 +64,25 @@ def to_saved(state: TrainState) -> dict[str, Any]:
     }
 
 
+def meta_of(state: TrainState) -> dict[str, Any]:
+    """Which of the optional fields a state has, as its checkpoint says it."""
+    size = None
+    if state.depths is not None:
+        size = [int(length) for length in state.depths.depths.shape[-2:]]
+    return {"memory_size": size, "is_lazy": state.updated is not None}
+
+
+def kept_of(meta: dict) -> dict[str, Any]:
+    """The arguments of `abstract_state` for the optional fields that a checkpoint has; older ones
+    have none.
+    """
+    size = meta.get("memory_size")
+    return {
+        "memory_size": size and (int(size[0]), int(size[1])),
+        "is_lazy": bool(meta.get("is_lazy", False)),
+    }
+
+
 def is_lazy(settings: Settings) -> bool:
     """Whether steps leave surfels outside of their view for later."""
     return settings.optim.lazy and optim.can_be_lazy()

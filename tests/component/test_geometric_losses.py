@@ -12,10 +12,11 @@ from depth_views import views_of
 from scipy import ndimage
 
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.lattice import Lattice, whole
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors, round_trip_reprojection
 from cosurfgs_jax.losses import multi_view
-from cosurfgs_jax.losses.geometric import geometric_losses
-from cosurfgs_jax.losses.inputs import SecondView
+from cosurfgs_jax.losses.geometric import Second, geometric_losses
+from cosurfgs_jax.losses.inputs import SecondView, Source
 from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses, patch_ncc
 from cosurfgs_jax.losses.single_view import edge_weights, single_view_loss
 from cosurfgs_jax.settings import LossSettings
@@ -25,6 +26,9 @@ SIZE = (60, 80)
 INTRINSICS = np.array([[70.0, 0, 41], [0, 72.0, 29], [0, 0, 1]], np.float32)
 STRIDE = 3
 OFFSET = np.array([1, 2], np.int32)
+LATTICE = Lattice(STRIDE, jnp.asarray(OFFSET))
+EVERY_SECOND = Lattice(2, jnp.asarray([1, 0]))  # what a dilated step draws
+OTHERS_SECOND = Lattice(2, jnp.asarray([0, 1]))  # what is remembered of its neighbour
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:
@@ -100,6 +104,7 @@ def compare(
         camera(OTHER),
         jnp.asarray(other_photo),
         jnp.asarray(plane_view(OTHER, neighbor_level)[0]),
+        whole(),
         jnp.bool_(is_used),
     )
     return multi_view_losses(
@@ -108,8 +113,8 @@ def compare(
         jnp.asarray(photo),
         mask,
         neighbor,
-        jnp.asarray(OFFSET),
-        STRIDE,
+        whole(),
+        LATTICE,
     )
 
 
@@ -159,10 +164,10 @@ def test_what_only_one_view_sees_does_not_count():
 def _ncc_case(dtype=np.float32):
     depth, photo = plane_view(POSE)
     rng = np.random.default_rng(0)
-    lattice = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
+    lattice = LATTICE.of(jnp.asarray(depth))
     normals = (POSE[:3, :3] @ NORMAL + rng.normal(0, 0.1, (*lattice.shape, 3))).astype(np.float32)
     points = cameras.back_project(
-        multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)),
+        LATTICE.pixels(SIZE),
         lattice,
         jnp.asarray(INTRINSICS),
     )
@@ -172,16 +177,25 @@ def _ncc_case(dtype=np.float32):
         photo,
         plane_view(OTHER)[1],
         planes,
-        OFFSET,
         INTRINSICS,
         INTRINSICS,
         neighbor_from_view,
     ]
-    return [jnp.asarray(a if a.dtype == np.int32 else a.astype(dtype)) for a in arrays]
+    photo, other, planes, *rest = (jnp.asarray(a.astype(dtype)) for a in arrays)
+    return [photo, other, planes, LATTICE, *rest]
 
 
-def _kernel_case(single: float, geometric: float, photometric: float, seed: int = 0):
+def _kernel_case(
+    single: float,
+    geometric: float,
+    photometric: float,
+    seed: int = 0,
+    drawn: Lattice | None = None,
+    remembered: Lattice | None = None,
+):
     """A rough surface with holes, and a neighbour that shows nearly the same."""
+    drawn = drawn or whole()
+    remembered = remembered or whole()
     rng = np.random.default_rng(seed)
     (depth, photo) = plane_view(POSE)
     (other_depth, other_photo) = plane_view(OTHER)
@@ -211,24 +225,31 @@ def _kernel_case(single: float, geometric: float, photometric: float, seed: int 
 
     def run(depth, normal, backend, is_used=True):
         out = dataclasses.replace(maps(depth, alpha=0.9), normal=normal)
+        out = dataclasses.replace(out, alpha=drawn.of(out.alpha))
         losses = geometric_losses(
             out,
-            camera(POSE),
-            as_photo[0],
-            jnp.asarray(mask),
-            second._replace(is_used=jnp.bool_(is_used)),
-            jnp.asarray(other_depth),
+            drawn.camera(camera(POSE)),
+            Source(camera(POSE), as_photo[0], drawn),
+            drawn.of(jnp.asarray(mask)),
+            Second(
+                second._replace(is_used=jnp.bool_(is_used)),
+                remembered.of(jnp.asarray(other_depth)),
+                remembered,
+            ),
             weights,
             backend,
         )
         return losses.total, losses
 
-    return run, jnp.asarray(depth), jnp.asarray(normal)
+    return run, drawn.of(jnp.asarray(depth)), drawn.of(jnp.asarray(normal))
 
 
+@pytest.mark.parametrize(
+    "lattices", [(None, None), (EVERY_SECOND, OTHERS_SECOND), (None, OTHERS_SECOND)]
+)
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.3, 0.5, 0.7)])
-def test_the_kernel_is_the_definition_in_values_and_gradients(weights):
-    run, depth, normal = _kernel_case(*weights)
+def test_the_kernel_is_the_definition_in_values_and_gradients(weights, lattices):
+    run, depth, normal = _kernel_case(*weights, 0, *lattices)
     slopes = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
     (total, expected), by_definition = slopes(depth, normal, "reference")
     (kernel_total, losses), by_kernel = slopes(depth, normal, "cpu")
@@ -279,16 +300,49 @@ def test_what_is_masked_in_the_neighbour_does_not_count(backend):
         return geometric_losses(
             maps(depth),
             camera(POSE),
-            jnp.asarray(shown[0]),
+            Source(camera(POSE), jnp.asarray(shown[0]), whole()),
             None,
-            second,
-            jnp.asarray(other_depth),
+            Second(second, jnp.asarray(other_depth), whole()),
             weights,
             backend,
         ).photometric
 
     assert run(False, True) > 2 * run(False, False)
     assert run(True, True) == run(True, False) > 0
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_dilated_view_compares_what_the_whole_one_would(backend):
+    """At the same pixels of the photographs, with the same depths: the same terms of MV-Reg."""
+    depth, photo = plane_view(POSE)
+    other_depth, other_photo = plane_view(OTHER)
+    shown = (255 * np.clip([photo, other_photo], 0, 1)).astype(np.uint8)
+    shown = np.repeat(shown[..., None], 3, axis=-1)
+    depth = depth * (1 + 0.002 * np.random.default_rng(0).normal(size=SIZE)).astype(np.float32)
+
+    def run(drawn: Lattice, patches: Lattice):
+        out = maps(depth)
+        out = dataclasses.replace(
+            out,
+            **{name: drawn.of(getattr(out, name)) for name in ("alpha", "plane_depth", "normal")},
+        )
+        second = SecondView(camera(OTHER), jnp.asarray(shown[1]), jnp.bool_(True), patches.origin)
+        weights = LossSettings(single_view_weight=0, patch_stride=patches.stride)
+        return geometric_losses(
+            out,
+            drawn.camera(camera(POSE)),
+            Source(camera(POSE), jnp.asarray(shown[0]), drawn),
+            None,
+            Second(second, jnp.asarray(other_depth), whole()),
+            weights,
+            backend,
+        )
+
+    inner = Lattice(2, jnp.asarray([1, 1]))
+    dilated = run(EVERY_SECOND, inner)
+    expected = run(whole(), EVERY_SECOND.finer(inner))
+    assert dilated.fraction_seen > 0.3
+    np.testing.assert_allclose(dilated, expected, rtol=1e-5)
 
 
 def test_the_kernel_without_a_neighbour():
@@ -303,7 +357,7 @@ def test_the_gradient_of_ncc_is_its_difference_quotient():
         photo, other, planes, *rest = _ncc_case(np.float64)
 
         def run(planes):
-            return patch_ncc(photo, other, planes, *rest, STRIDE)[0].sum()
+            return patch_ncc(photo, other, planes, *rest)[0].sum()
 
         direction = jnp.asarray(np.random.default_rng(1).normal(0, 1, planes.shape))
         step = 1e-7
@@ -313,11 +367,11 @@ def test_the_gradient_of_ncc_is_its_difference_quotient():
 
 def test_the_score_of_a_patch_is_that_of_the_pixels_which_its_plane_shows():
     photo, other, planes, *rest = _ncc_case()
-    score, is_valid = map(np.asarray, patch_ncc(photo, other, planes, *rest, STRIDE))
+    score, is_valid = map(np.asarray, patch_ncc(photo, other, planes, *rest))
     photo, other, planes = (np.asarray(array, np.float64) for array in (photo, other, planes))
     intrinsics = INTRINSICS.astype(np.float64)
     neighbor_from_view = OTHER.astype(np.float64) @ cameras.invert_rigid(POSE)
-    pixels = np.asarray(multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET)), np.float64)
+    pixels = np.asarray(LATTICE.pixels(SIZE), np.float64)
     reach = np.stack(np.mgrid[-3:4, -3:4][::-1], axis=-1).reshape(-1, 2)
     for row, column in np.ndindex(score.shape):
         # The homography of the plane p . x = 1.
@@ -407,10 +461,9 @@ def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quot
         return geometric_losses(
             maps(depth),
             camera(POSE),
-            jnp.zeros((*SIZE, 3), jnp.uint8),
+            Source(camera(POSE), jnp.zeros((*SIZE, 3), jnp.uint8), whole()),
             None,
-            second,
-            jnp.asarray(other_depth),
+            Second(second, jnp.asarray(other_depth), whole()),
             only,
             backend,
         ).total
@@ -424,18 +477,18 @@ def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quot
 
 def test_ncc_ignores_exposure_and_needs_texture():
     photo, other, planes, *rest = _ncc_case()
-    score, is_valid = patch_ncc(photo, other, planes, *rest, STRIDE)
-    brighter, _ = patch_ncc(photo, 0.6 * other + 0.3, planes, *rest, STRIDE)
+    score, is_valid = patch_ncc(photo, other, planes, *rest)
+    brighter, _ = patch_ncc(photo, 0.6 * other + 0.3, planes, *rest)
     np.testing.assert_allclose(score[is_valid], brighter[is_valid], atol=0.02)
-    flat, _ = patch_ncc(photo, jnp.full_like(other, 0.5), planes, *rest, STRIDE)
+    flat, _ = patch_ncc(photo, jnp.full_like(other, 0.5), planes, *rest)
     np.testing.assert_allclose(flat, 0, atol=1e-5)
 
 
 def test_pixels_go_there_and_back():
     depth, _ = plane_view(POSE)
     other, _ = plane_view(OTHER)
-    pixels = multi_view.lattice_pixels(SIZE, STRIDE, jnp.asarray(OFFSET))
-    at = multi_view.at_lattice(jnp.asarray(depth), STRIDE, jnp.asarray(OFFSET))
+    pixels = LATTICE.pixels(SIZE)
+    at = LATTICE.of(jnp.asarray(depth))
     back, z, is_valid = round_trip_reprojection(
         pixels,
         at,

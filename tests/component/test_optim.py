@@ -122,6 +122,67 @@ def test_the_kernel_is_the_definition(num):
         np.testing.assert_array_equal(getattr(ours, name)[~alive], start[~alive])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_rows_that_wait_and_are_caught_up_go_where_adam_takes_them(backend):
+    surfels = _surfels(400, num_sh=4)
+    generator = np.random.default_rng(3)
+    settings = OptimSettings()
+    everything = jnp.ones(400, bool)
+    step = jax.jit(
+        lambda p, g, s, rows: optim.update(p, g, s, rows, settings, 0.5, backend=backend)
+    )
+    catch_up = jax.jit(
+        lambda p, s, rows, missed: optim.catch_up(
+            p, s, rows, missed, settings, 0.5, backend=backend
+        )
+    )
+    dense = lazy = surfels.params
+    dense_state = lazy_state = optim.init_optimizer(surfels.params)
+    updated = jnp.zeros(400, jnp.int32)
+    # Some rows are seen often, some once a hundred steps or never: gaps of every length.
+    chances = generator.choice([0.0, 0.01, 0.2, 1.0], 400)
+    for _ in range(200):
+        seen = jnp.asarray(generator.random(400) < chances)
+        gradient = jax.tree.map(
+            lambda leaf, seen=seen: (
+                jnp.asarray(1e-4 * generator.standard_normal(leaf.shape), jnp.float32)
+                * seen.astype(jnp.float32).reshape((-1,) + (1,) * (leaf.ndim - 1))
+            ),
+            surfels.params,
+        )
+        dense, dense_state = step(dense, gradient, dense_state, everything)
+        lazy, lazy_state = catch_up(lazy, lazy_state, seen, lazy_state.count - updated)
+        lazy, lazy_state = step(lazy, gradient, lazy_state, seen)
+        updated = jnp.where(seen, lazy_state.count, updated)
+    lazy, lazy_state = catch_up(lazy, lazy_state, everything, lazy_state.count - updated)
+    assert lazy_state.count == dense_state.count == 200
+    for name, start in surfels.params.by_name().items():
+        moved = getattr(dense, name) - start
+        error = getattr(lazy, name) - getattr(dense, name)
+        # Rounding of 200 steps. Left where they were, rows would be off by as much as they moved.
+        assert np.abs(error).max() < 3e-5 + 1e-3 * np.abs(moved).max()
+    for ours, expected in zip(
+        jax.tree.leaves(lazy_state), jax.tree.leaves(dense_state), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_rows_that_are_not_alive_keep_values_and_moments():
+    surfels = _surfels(300)
+    ones = jax.tree.map(jnp.ones_like, surfels.params)
+    state = optim.init_optimizer(surfels.params)._replace(mu=ones, nu=ones)
+    for backend in ("cpu", "reference"):
+        new, after = optim.update(
+            surfels.params, ones, state, surfels.alive, OptimSettings(), 0.0, backend=backend
+        )
+        for name, start in surfels.params.by_name().items():
+            dead = ~surfels.alive
+            np.testing.assert_array_equal(getattr(new, name)[dead], start[dead])
+            np.testing.assert_array_equal(getattr(after.mu, name)[dead], 1)
+            np.testing.assert_array_equal(getattr(after.nu, name)[dead], 1)
+            assert (getattr(new, name)[surfels.alive] != start[surfels.alive]).all()
+
+
 def test_the_kernel_changes_donated_memory_in_place():
     surfels = _surfels()
     params = surfels.params
