@@ -172,21 +172,20 @@ def can_be_lazy() -> bool:
     return ffi.has_native(_CATCH_UP_TARGET)
 
 
-def _drift(count: Int[Array, ""]) -> Float[Array, " k"]:
-    """How far a row goes on without a gradient, by the number k of steps missed, in learning rates
-    times mu / sqrt(nu) of its last step with one.
+def _drift(count: Int[Array, ""], missed: Int[Array, " k"]) -> Float[Array, " k"]:
+    """How far a row goes on in its missed steps, in learning rates times mu / sqrt(nu) of its last
+    step with a gradient.
 
-    Step s = count - k + j, the j-th missed one, moves it by beta1^j mu / (1 - beta1^s) over
+    Step s = count - missed + j, the j-th missed one, moves it by beta1^j mu / (1 - beta1^s) over
     sqrt(beta2^j nu / (1 - beta2^s)): Adam with a gradient of zero.
     """
-    missed = jnp.arange(_MAX_DRIFT + 1, dtype=jnp.int32)[:, None]
     j = jnp.arange(1, _MAX_DRIFT + 1, dtype=jnp.int32)[None]
-    step = jnp.maximum(count - missed + j, 1).astype(jnp.float32)
+    step = jnp.maximum(count - missed[:, None] + j, 1).astype(jnp.float32)
     log_beta1 = jnp.float32(np.log(_BETA1))
     log_beta2 = jnp.float32(np.log(_BETA2))
     ratio = jnp.exp(j.astype(jnp.float32) * (log_beta1 - 0.5 * log_beta2))
     bias = jnp.sqrt(-jnp.expm1(step * log_beta2)) / -jnp.expm1(step * log_beta1)
-    return jnp.where(j <= missed, ratio * bias, 0.0).sum(axis=1)
+    return jnp.where(j <= missed[:, None], ratio * bias, 0.0).sum(axis=1)
 
 
 def catch_up(
@@ -219,17 +218,15 @@ def catch_up(
     is_native = ffi.choose_native("catch_up", _CATCH_UP_TARGET, backend, *leaves)
     rates = _rates_of(params, settings, progress, length)
     step = _native_catch_up if is_native else _catch_up_definition
-    params, mu, nu = step(
-        params, state, rows, missed, rates, _drift(state.count), settings.adam_eps
-    )
+    params, mu, nu = step(params, state, rows, missed, rates, settings.adam_eps)
     return params, state._replace(mu=mu, nu=nu)
 
 
-def _catch_up_definition(params, state, rows, missed, rates, drift, epsilon):
+def _catch_up_definition(params, state, rows, missed, rates, epsilon):
     def of_rows(values, leaf):
         return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
 
-    steps = drift[jnp.minimum(missed, _MAX_DRIFT)]
+    steps = _drift(state.count, missed)
     gap = missed.astype(jnp.float32)
     values = {}
     for name, value in params.by_name().items():
@@ -244,11 +241,14 @@ def _catch_up_definition(params, state, rows, missed, rates, drift, epsilon):
     return _where_alive(rows & (missed > 0), (SurfelParams(**values), mu, nu), old)
 
 
-def _native_catch_up(params, state, rows, missed, rates, drift, epsilon):
+def _native_catch_up(params, state, rows, missed, rates, epsilon):
+    drift = _drift(state.count, jnp.arange(_MAX_DRIFT + 1, dtype=jnp.int32))
     new = {}
     for name in PARAM_NAMES:
         fields = (getattr(tree, name)[None] for tree in (params, state.mu, state.nu))
-        operands = ffi.match_varying(*fields, rows, missed, rates[name].reshape(-1), drift)
+        operands = ffi.match_varying(
+            *fields, rows, missed, rates[name].reshape(-1), drift, state.count
+        )
         results = ffi.call(
             _CATCH_UP_TARGET,
             [(operands[0].shape, np.float32)] * 3,

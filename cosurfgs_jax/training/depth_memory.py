@@ -52,7 +52,10 @@ def recall(
 
 
 def remember(
-    memory: DepthMemory, view: Int[Array, ""], depth: Float[Array, "h w"], drawn: Lattice
+    memory: DepthMemory,
+    view: Int[Array, ""],
+    depth: Float[Array, "h w"],
+    drawn: Lattice,
 ) -> DepthMemory:
     """The memory after a view was drawn.
 
@@ -69,4 +72,6 @@ def remember(
     height, width = image_size_of(depth)
     room = memory.depths.shape[1:]
     depth = jnp.pad(depth, ((0, room[0] - height), (0, room[1] - width)))
-    return DepthMemory(memory.depths.at[view].set(depth), memory.origins.at[view].set(drawn.origin))
+    depths = jax.lax.dynamic_update_index_in_dim(memory.depths, depth, view, 0)
+    origins = jax.lax.dynamic_update_index_in_dim(memory.origins, drawn.origin, view, 0)
+    return DepthMemory(depths, origins)

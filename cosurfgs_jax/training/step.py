@@ -72,20 +72,26 @@ def _second_depth(surfels: Surfels, second: SecondView, settings: Settings) -> F
     return drawn(out.plane_depth)
 
 
+def _drawn_lattice(batch: Batch, shape: StepShape) -> Lattice:
+    """Which pixels of the photograph the step draws."""
+    if shape.dilation == 1:
+        return whole()
+    return Lattice(shape.dilation, required(batch.origin, "Batch.origin"))
+
+
 def _loss(
     params: SurfelParams,
     exposure,
     probe,
     seen,
+    recalled,
     state: TrainState,
     batch: Batch,
     static: _Static,
 ):
     settings = static.settings
     surfels = Surfels.of(params, seen)
-    lattice = whole()
-    if static.shape.dilation > 1:
-        lattice = Lattice(static.shape.dilation, required(batch.origin, "Batch.origin"))
+    lattice = _drawn_lattice(batch, static.shape)
     source = Source(batch.camera, batch.photo, lattice)
     camera = lattice.camera(batch.camera)
     photo = lattice.of(batch.photo)
@@ -110,9 +116,7 @@ def _loss(
         if state.depths is None:
             second_depth = _second_depth(Surfels.of(params, state.alive), second, settings)
         else:
-            second_depth, second_lattice = depth_memory.recall(
-                state.depths, second.index, image_size_of(second.photo)
-            )
+            second_depth, second_lattice = recalled
     view = LossView(
         out=out,
         surfels=surfels,
@@ -127,12 +131,7 @@ def _loss(
         source=source,
     )
     loss, shown = total_loss(view, static.terms, settings)
-    depths = state.depths
-    if depths is not None and static.shape.has_geometry:
-        depths = depth_memory.remember(
-            depths, batch.exposure_index, drawn(out.plane_depth), lattice
-        )
-    return loss, (out.num_invalid, shown, depths)
+    return loss, (out.num_invalid, shown, out.plane_depth)
 
 
 def _caught_up(state: TrainState, rows, progress, settings: Settings):
@@ -189,11 +188,16 @@ def train_step(
         )
         params, optimizer = _caught_up(state, seen, batch.progress, settings)
         state = dataclasses.replace(state, params=params, optimizer=optimizer)
+    depths = state.depths
+    recalled = None
+    if depths is not None and shape.has_geometry:
+        second = required(batch.second, "Batch.second")
+        recalled = depth_memory.recall(depths, second.index, image_size_of(second.photo))
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape)
-    (loss, (num_invalid, shown, depths)), gradients = grad(
-        state.params, state.appearance, probe, seen, state, batch, static
+    (loss, (num_invalid, shown, plane_depth)), gradients = grad(
+        state.params, state.appearance, probe, seen, recalled, state, batch, static
     )
     params, optimizer = optim.update(
         state.params,
@@ -218,6 +222,9 @@ def train_step(
             batch.exposure_index,
             settings.appearance,
         )
+    if depths is not None and shape.has_geometry:
+        lattice = _drawn_lattice(batch, shape)
+        depths = depth_memory.remember(depths, batch.exposure_index, drawn(plane_depth), lattice)
     stats = state.stats
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.

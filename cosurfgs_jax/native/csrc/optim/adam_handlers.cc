@@ -70,7 +70,7 @@ ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField 
 }
 
 ffi::Error CatchUp(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField nu,
-                   AdamFlags alive, AdamGaps missed, AdamRow rates, AdamRow drift,
+                   AdamFlags alive, AdamGaps missed, AdamRow rates, AdamRow drift, AdamCount count,
                    ffi::Result<AdamField> new_values, ffi::Result<AdamField> new_mu,
                    ffi::Result<AdamField> new_nu, float beta1, float beta2, float epsilon) {
   const int64_t rows = alive.element_count(), row_floats = rates.element_count();
@@ -89,6 +89,7 @@ ffi::Error CatchUp(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamFie
                          rates.typed_data(),
                          drift.typed_data(),
                          int64_t(drift.element_count()),
+                         count.typed_data()[0],
                          alive.typed_data(),
                          missed.typed_data(),
                          new_values->typed_data(),
@@ -119,6 +120,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsAdamCatchUp, cosurfgs::CatchUp,
                                   .Arg<cosurfgs::AdamGaps>()   // missed
                                   .Arg<cosurfgs::AdamRow>()    // rates
                                   .Arg<cosurfgs::AdamRow>()    // drift
+                                  .Arg<cosurfgs::AdamCount>()  // count
                                   .Ret<cosurfgs::AdamField>()  // values
                                   .Ret<cosurfgs::AdamField>()  // mu
                                   .Ret<cosurfgs::AdamField>()  // nu

@@ -39,12 +39,31 @@ void AdamRows(const AdamCall& call, int64_t begin, int64_t end, float* scratch) 
   }
 }
 
+namespace {
+
+// What optim.py calls the drift, where more steps were missed than its table has: all that count of
+// those after step `last`.
+float LongDrift(const CatchUpCall& call, int64_t last) {
+  const float ratio = __builtin_expf(call.log_beta1 - 0.5f * call.log_beta2);
+  float power = 1.0f, sum = 0.0f;
+  for (int64_t j = 1; j < call.num_drift; ++j) {
+    const float step = float(last + j);
+    power *= ratio;
+    sum += power * __builtin_sqrtf(1.0f - __builtin_expf(step * call.log_beta2)) /
+           (1.0f - __builtin_expf(step * call.log_beta1));
+  }
+  return sum;
+}
+
+}  // namespace
+
 void CatchUpRows(const CatchUpCall& call, int64_t begin, int64_t end) {
   const int64_t row = call.row_floats;
   for (int64_t i = begin; i < end; ++i) {
     const int32_t missed = call.missed[i];
     if (!call.alive[i] || missed <= 0) continue;
-    const float drift = call.drift[missed < call.num_drift ? missed : call.num_drift - 1];
+    const float drift =
+        missed < call.num_drift ? call.drift[missed] : LongDrift(call, call.count - missed);
     const float decay1 = __builtin_expf(float(missed) * call.log_beta1),
                 decay2 = __builtin_expf(float(missed) * call.log_beta2);
     float *values = call.values + i * row, *mu = call.mu + i * row, *nu = call.nu + i * row;
