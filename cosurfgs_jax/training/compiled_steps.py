@@ -21,9 +21,10 @@ class BlockSteps(NamedTuple):
     """
 
     train: Callable  # (state, Batch, shape=StepShape) -> (state, StepReport)
-    # (state, PackedBatch, shape=StepShape) -> (state, Packed StepReport): the same with less to
-    # send
+    # (state, PackedBatch, Recalled or None, shape=StepShape) -> (state, Packed StepReport): the same
+    # with less to send
     train_packed: Callable
+    recall: Callable  # (state, PackedBatch) -> Recalled
     settle: Callable  # (state, progress) -> state
     densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
@@ -31,9 +32,13 @@ class BlockSteps(NamedTuple):
     trim: Callable  # (state, num_views, is_enough) -> (state, number dropped)
 
 
-def _train_packed(state, delivery, settings: Settings, shape: step.StepShape, own_terms):
-    state, report = step.train_step(state, delivery.open(), settings, shape, own_terms)
+def _train_packed(state, delivery, recalled, settings: Settings, shape: step.StepShape, own_terms):
+    state, report = step.train_step(state, delivery.open(), settings, shape, own_terms, recalled)
     return state, Packed.pack(report)
+
+
+def _recall(state, delivery):
+    return step.recall_step(state, delivery.open())
 
 
 def compile_blocks(
@@ -51,6 +56,7 @@ def compile_blocks(
     return BlockSteps(
         bind_training(step.train_step),
         bind_training(_train_packed),
+        sharded(_recall, layout),
         bind(step.settle_step, donate=(0,)),
         bind(step.densify_step, donate=(0,)),
         bind(step.reset_opacity_step, donate=(0,)),

@@ -36,6 +36,13 @@ class Batch(NamedTuple):
     origin: Int[Array, "2"] | None = None  # of the pixels that a dilated step draws
 
 
+class Recalled(NamedTuple):
+    """What the second view of a step showed when it was drawn last."""
+
+    depth: Float[Array, "h w"]  # plane depth, 0 = invalid
+    origin: Int[Array, "2"]  # of its pixels in the photograph
+
+
 class StepReport(NamedTuple):
     """Scalars of one step."""
 
@@ -116,7 +123,8 @@ def _loss(
         if state.depths is None:
             second_depth = _second_depth(Surfels.of(params, state.alive), second, settings)
         else:
-            second_depth, second_lattice = recalled
+            second_depth, origin = required(recalled, "recalled")
+            second_lattice = Lattice(depth_memory.STRIDE, origin)
     view = LossView(
         out=out,
         surfels=surfels,
@@ -158,12 +166,24 @@ def settle_step(state: TrainState, progress: Float[Array, ""], settings: Setting
     return dataclasses.replace(state, params=params, optimizer=optimizer, updated=updated)
 
 
+def recall_step(state: TrainState, batch: Batch) -> Recalled:
+    """What the batch's second view showed. A program of its own: in one program with the write of
+    this view's depth XLA would copy the whole memory twice.
+    """
+    second = required(batch.second, "Batch.second")
+    depth, lattice = depth_memory.recall(
+        required(state.depths, "TrainState.depths"), second.index, image_size_of(second.photo)
+    )
+    return Recalled(depth, lattice.origin)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
     settings: Settings,
     shape: StepShape,
     own_terms: tuple[LossTerm, ...] = (),
+    recalled: Recalled | None = None,
 ) -> tuple[TrainState, StepReport]:
     """Renders one photograph's view, and moves surfels and exposure down the loss.
 
@@ -171,6 +191,7 @@ def train_step(
         state: of one block.
         batch: the photograph; its size is static.
         settings, shape, own_terms: static; a user's terms of the loss.
+        recalled: what `recall_step` gives, where a program of its own has read it; None = read here.
     Returns:
         The new state and what to show.
     """
@@ -189,10 +210,8 @@ def train_step(
         params, optimizer = _caught_up(state, seen, batch.progress, settings)
         state = dataclasses.replace(state, params=params, optimizer=optimizer)
     depths = state.depths
-    recalled = None
-    if depths is not None and shape.has_geometry:
-        second = required(batch.second, "Batch.second")
-        recalled = depth_memory.recall(depths, second.index, image_size_of(second.photo))
+    if recalled is None and depths is not None and shape.has_geometry:
+        recalled = recall_step(state, batch)
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape)

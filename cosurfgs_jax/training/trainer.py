@@ -49,7 +49,10 @@ class Trainer:
         reports = []
         for row, state in enumerate(stage.states):
             delivery = self._next.pop((row, step), None) or self._deliver(row, step)
-            state, report = self._steps.train_packed(state, delivery, shape=shape)
+            recalled = None
+            if shape.has_geometry and state.depths is not None:
+                recalled = self._steps.recall(state, delivery)
+            state, report = self._steps.train_packed(state, delivery, recalled, shape=shape)
             if step + 1 < schedule.num_steps:  # goes to the device while that computes
                 self._next[row, step + 1] = self._deliver(row, step + 1)
             self._pace.launched(report)
