@@ -191,7 +191,7 @@ def train_step(
         state: of one block.
         batch: the photograph; its size is static.
         settings, shape, own_terms: static; a user's terms of the loss.
-        recalled: what `recall_step` gives, where a program of its own has read it; None = read here.
+        recalled: what `recall_step` gives, where a program of its own read it; None = read here.
     Returns:
         The new state and what to show.
     """

@@ -30,6 +30,7 @@ RasterCall MakeCall(Memory& memory, const program::Scene& scene, int maps) {
   call.width = scene.width;
   call.height = scene.height;
   call.near = scene.near;
+  call.low_pass = scene.low_pass;
   call.maps = maps;
   return call;
 }

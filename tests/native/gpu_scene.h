@@ -26,7 +26,7 @@ inline float Between(uint32_t stream, uint64_t index, float low, float high) {
 struct Scene {
   int width, height, num_sh, sh_degree;
   int64_t num_surfels, num_views;
-  float near, background[3];
+  float near, low_pass, background[3];
   std::vector<float> means, quats, log_scales, logit_opacities, sh;
   std::vector<uint8_t> alive;
   std::vector<float> cameras, intrinsics;
@@ -101,6 +101,7 @@ inline Scene MakeScene(const SceneShape& shape) {
   scene.num_surfels = shape.num_surfels;
   scene.num_views = shape.num_views;
   scene.near = 0.2f;
+  scene.low_pass = 2.0f;
   for (int i = 0; i < 3; ++i) scene.background[i] = 0.2f + 0.3f * i;
   MakeCameras(scene);
   const float focal = scene.intrinsics[0];

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from cosurfgs_jax import Camera, Surfels
 from cosurfgs_jax.raster import available_backends, native, pallas_tpu, portable, reference
-from cosurfgs_jax.raster.options import Maps, Static
+from cosurfgs_jax.raster.options import LOW_PASS, Maps, Static
 from cosurfgs_jax.raster.outputs import RawMaps
 
 
@@ -80,6 +80,7 @@ class Case:
     near: float = 0.05
     sh_degree: int = 3
     projection: str = "perspective"
+    low_pass: float = LOW_PASS
 
     def replace(self, **changes) -> "Case":
         """A copy with some arrays changed, as float32."""
@@ -100,6 +101,7 @@ class Case:
             "background": jnp.asarray(self.background),
             "sh_degree": self.sh_degree,
             "projection": self.projection,
+            "low_pass": self.low_pass,
         }
 
     def num_views(self) -> int:
@@ -345,6 +347,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "edge_on": lambda: edge_on(2.0),
     "exactly_edge_on": lambda: edge_on(0.0),
     "near_plane": near_plane,
+    # As if every second pixel were drawn; most surfels are no wider than the filter.
+    "dilated": lambda: dataclasses.replace(
+        random_cloud(15).replace(
+            log_scales=np.random.default_rng(15).uniform(-5, -2.5, (COUNT, 2))
+        ),
+        low_pass=4 * LOW_PASS,
+    ),
     "no_surfels": lambda: random_cloud(13, 0),
     "all_dead": lambda: random_cloud(14).replace(alive=np.zeros(COUNT, bool)),
     "one_tile": one_tile,
@@ -394,13 +403,14 @@ def _operands(case: Case, dtype) -> tuple[Surfels, Camera, jax.Array]:
 
 
 @functools.cache
-def _reference_function(image_size, sh_degree, projection):
+def _reference_function(image_size, sh_degree, projection, low_pass):
     def render(near, *operands):
         options = {
             "image_size": image_size,
             "near": near,
             "sh_degree": sh_degree,
             "projection": projection,
+            "low_pass": low_pass,
         }
         return (
             reference.render(*operands, **options),
@@ -411,7 +421,7 @@ def _reference_function(image_size, sh_degree, projection):
 
 
 @functools.cache
-def _reference_gradient_function(image_size, sh_degree):
+def _reference_gradient_function(image_size, sh_degree, low_pass):
     def loss(floats, alive, camera_intrinsics, near, cotangents):
         fields, pose, background = floats
         maps = reference.render(
@@ -421,6 +431,7 @@ def _reference_gradient_function(image_size, sh_degree):
             image_size=image_size,
             near=near,
             sh_degree=sh_degree,
+            low_pass=low_pass,
         )
         return sum(
             (getattr(maps, name) * cotangent).sum() for name, cotangent in cotangents.items()
@@ -432,7 +443,9 @@ def _reference_gradient_function(image_size, sh_degree):
 def reference_maps(case: Case, dtype=np.float64) -> tuple[RawMaps, np.ndarray]:
     """All raw maps of a one-camera case and the margins of its pixels, as NumPy arrays."""
     with jax.enable_x64(dtype == np.float64):
-        render = _reference_function(case.image_size, case.sh_degree, case.projection)
+        render = _reference_function(
+            case.image_size, case.sh_degree, case.projection, case.low_pass
+        )
         result = render(jnp.asarray(case.near, dtype), *_operands(case, dtype))
         return jax.tree.map(np.asarray, result)
 
@@ -446,7 +459,9 @@ def reference_gradients(
     cotangents = {name: np.zeros(shape) for name, shape in map_shapes(case).items()} | cotangents
     with jax.enable_x64(dtype == np.float64):
         surfels, camera, background = _operands(case, dtype)
-        fields, pose, background = _reference_gradient_function(case.image_size, case.sh_degree)(
+        fields, pose, background = _reference_gradient_function(
+            case.image_size, case.sh_degree, case.low_pass
+        )(
             (surfels.replace(alive=None), camera.camera_from_world, background),
             surfels.alive,
             camera.intrinsics,
@@ -464,10 +479,15 @@ def map_shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 @functools.cache
-def _probe_function(image_size, sh_degree):
+def _probe_function(image_size, sh_degree, low_pass):
     def probe(cotangents, near, *operands):
         return reference.screen_gradients(
-            cotangents, *operands, image_size=image_size, near=near, sh_degree=sh_degree
+            cotangents,
+            *operands,
+            image_size=image_size,
+            near=near,
+            sh_degree=sh_degree,
+            low_pass=low_pass,
         )
 
     return jax.jit(probe)
@@ -478,7 +498,7 @@ def reference_probe(case: Case, cotangents: dict[str, np.ndarray]) -> np.ndarray
     with jax.enable_x64(True):
         maps = RawMaps(*[jnp.asarray(cotangents[name]) for name in FLOAT_MAPS], None, None)
         return np.asarray(
-            _probe_function(case.image_size, case.sh_degree)(
+            _probe_function(case.image_size, case.sh_degree, case.low_pass)(
                 maps, jnp.asarray(case.near, np.float64), *_operands(case, np.float64)
             )
         )
@@ -496,7 +516,7 @@ def require(backend: str) -> None:
 
 
 @functools.cache
-def _kernel_function(backend, image_size, near, sh_degree, maps, projection):
+def _kernel_function(backend, image_size, near, sh_degree, maps, projection, low_pass):
     def render(floats, alive, camera_intrinsics):
         surfels = Surfels(**{name: floats[name] for name in FIELDS}, alive=alive)
         camera = Camera(floats["camera_from_world"], camera_intrinsics)
@@ -511,6 +531,7 @@ def _kernel_function(backend, image_size, near, sh_degree, maps, projection):
             maps=maps,
             with_contributions=True,
             projection=projection,
+            low_pass=low_pass,
         )
 
     def loss(floats, alive, camera_intrinsics, cotangents):
@@ -531,7 +552,7 @@ def _floats(case: Case) -> dict[str, jax.Array]:
 def kernel_maps(backend: str, case: Case, maps: str = "all") -> RawMaps:
     """All raw maps of a backend, as NumPy arrays; views in front if the case has them."""
     render, _ = _kernel_function(
-        backend, case.image_size, case.near, case.sh_degree, maps, case.projection
+        backend, case.image_size, case.near, case.sh_degree, maps, case.projection, case.low_pass
     )
     return jax.tree.map(
         np.asarray, render(_floats(case), jnp.asarray(case.alive), jnp.asarray(case.intrinsics))
@@ -543,7 +564,7 @@ def kernel_gradients(
 ) -> dict[str, np.ndarray]:
     """Gradient of sum(map * cotangent) to the fields, the pose, the background, and the probe."""
     _, gradient = _kernel_function(
-        backend, case.image_size, case.near, case.sh_degree, maps, case.projection
+        backend, case.image_size, case.near, case.sh_degree, maps, case.projection, case.low_pass
     )
     cotangents = {name: jnp.asarray(value, jnp.float32) for name, value in cotangents.items()}
     return jax.tree.map(
