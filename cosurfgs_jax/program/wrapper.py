@@ -19,7 +19,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.program.disk import is_disk_full
 from cosurfgs_jax.program.options import (
     HELP_FLAGS,
@@ -92,6 +92,9 @@ def _report(error: Exception) -> int:
         return _print_mistake(_one_line(error))
     if isinstance(error, BrokenPipeError) and _is_unread():
         return _discard_output()
+    if isinstance(error, BadLossError):
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
     if has_peers() and type(error).__name__ == "JaxRuntimeError":
         print(
             "error: another process of this run ended or cannot be reached; start all processes "

@@ -1,5 +1,6 @@
 """Operands of the rasterizer that are finite and far from everything ordinary: where products and
-powers leave float32. What passes the kernels' check of a surfel must give finite maps and gradients.
+powers leave float32. What passes the kernels' check of a surfel must give finite maps and
+gradients.
 """
 
 import dataclasses

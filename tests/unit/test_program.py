@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 
 from cosurfgs_jax import program, settings_file
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.settings import iter_help
 
 
@@ -255,6 +255,7 @@ def _wrapped_disk_full():
         ),
         (_wrapped_disk_full(), 2, "the disk is full"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (BadLossError("device: the loss is nan"), 1, "error: device: the loss is nan"),
         (RuntimeError("a bug"), 1, "Traceback"),
         (FileNotFoundError(2, "No such file"), 1, "Traceback"),
     ],
@@ -263,7 +264,8 @@ def test_exit_codes(capsys, error, code, words):
     assert _run(_raiser(error), workdir="") == code
     message = capsys.readouterr().err
     assert words in message
-    assert ("Traceback" in message) == (code == 1)
+    is_bug = code == 1 and not isinstance(error, BadLossError)
+    assert ("Traceback" in message) == is_bug
 
 
 @pytest.mark.parametrize(
