@@ -69,7 +69,7 @@ def _restore(
             lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype), one
         )
 
-    with Checkpoints(workdir.checkpoints(name)) as checkpoints:
+    with Checkpoints(workdir.checkpoints(name), is_read_only=True) as checkpoints:
         return required(checkpoints.restore_latest(make_abstract), f"checkpoint of stage {name}")
 
 

@@ -5,6 +5,7 @@ other.
 import logging
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from cosurfgs_jax.settings import Settings
 # What each process may set for itself: its own copy of the photographs, and how much of it is kept
 # in memory.
 _OWN_SETTINGS = ("data.path", "data.host_memory_mb")
+_TEXT_BYTES = 2000  # of a message between processes
 _log = logging.getLogger(__name__)
 
 
@@ -107,15 +109,43 @@ def check_equal(what: str, value: str, hint: str) -> None:
         )
 
 
-def check_shared_folder(folder) -> None:
+def raise_everywhere(error: InputError | None) -> None:
+    """Raises in every process what the first one met; all must call it.
+
+    Args:
+        error: of this process; only that of the first counts. None: nothing.
+    """
+    if jax.process_count() == 1:
+        if error is not None:
+            raise error
+        return
+    text = gather_texts("" if error is None else str(error))[0]
+    if text:
+        raise InputError(text) from error
+
+
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes, in their order, cut off after 2,000 bytes; all must call it."""
+    raw = np.zeros(_TEXT_BYTES, np.uint8)
+    encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)
+    raw[: len(encoded)] = encoded
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in gather(raw)]
+
+
+def check_shared_folder(folder: Path, mark: Path) -> None:
     """Raises InputError in every process unless all see one folder: checkpoints and results of all
     go there.
+
+    Args:
+        folder: for the message.
+        mark: a file in it that the first process writes and the others look for.
     """
     if jax.process_count() == 1:
         return
-    mark = folder / ".processes"
     if is_first():
         mark.write_text(str(np.random.default_rng().integers(2**62)), encoding="utf-8")
     barrier("mark")
     text = mark.read_text(encoding="utf-8") if mark.exists() else ""
     check_equal(f"--workdir={folder}", text, "give a folder that all processes share")
+    if is_first():
+        mark.unlink(missing_ok=True)

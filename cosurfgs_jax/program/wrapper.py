@@ -20,7 +20,6 @@ from absl import logging as absl_logging
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import BadLossError, InputError
-from cosurfgs_jax.program.disk import is_disk_full
 from cosurfgs_jax.program.options import (
     HELP_FLAGS,
     Options,
@@ -32,6 +31,7 @@ from cosurfgs_jax.program.options import (
 from cosurfgs_jax.program.platform_environment import set_environment
 from cosurfgs_jax.program.processes import has_peers
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.storage import is_disk_full, storage_problem
 
 _DONE = 0
 _FAILED = 1
@@ -163,8 +163,10 @@ def _one_line(error: Exception) -> str:
 
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:
-    """Ignores a full disk in a background thread: the main thread meets it too and reports it."""
-    if not is_disk_full(args.exc_value):
+    """Ignores in a background thread what the storage refuses: the main thread meets it, too, and
+    reports it.
+    """
+    if not storage_problem(args.exc_value):
         threading.__excepthook__(args)
 
 

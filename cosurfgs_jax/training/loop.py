@@ -18,7 +18,7 @@ from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
-from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop
+from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
@@ -104,7 +104,12 @@ def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
 
 
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
-    """Starts to save a stage as it is now."""
+    """Starts to save a stage as it is now.
+
+    Raises:
+        InputError: the workdir is not that of the run any more, or cannot be written.
+    """
+    check_config(run)
     partitioned = run.partitioned
     checkpoints.save(
         stage.step,

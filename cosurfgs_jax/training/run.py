@@ -7,6 +7,7 @@ import jax
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
@@ -29,6 +30,46 @@ class Run(NamedTuple):
     stop: StopRequest
     log: Log
     own_terms: tuple[LossTerm, ...] = ()  # of the loss, given by a user
+    config: bytes | None = None  # of config.json when the run began; None: it is not looked at
+
+
+def run_config(workdir: Workdir) -> bytes:
+    """What config.json holds now.
+
+    Raises:
+        InputError: it is gone.
+    """
+    try:
+        return workdir.config.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{workdir.config}: expected the settings of this run, but the file cannot be read any "
+            f"more ({error.strerror}): the workdir was moved, deleted or taken away while the run "
+            "used it; put it back, or give the same command again to begin anew"
+        ) from error
+
+
+def check_config(run: Run) -> None:
+    """Checks that the workdir is still that of the run, before something is saved there; all
+    processes call it.
+
+    Raises:
+        InputError: in every process: config.json is gone, or another one than when the run began.
+    """
+    if run.config is None:
+        return
+    error = None
+    if processes.is_first():
+        try:
+            if run_config(run.workdir) != run.config:
+                error = InputError(
+                    f"{run.workdir.config}: expected the settings that the run began with, but "
+                    "they were changed while it ran; what was saved before is as it was: give the "
+                    "same command again to see what differs"
+                )
+        except InputError as found:
+            error = found
+    processes.raise_everywhere(error)
 
 
 class Stopped(Exception):
