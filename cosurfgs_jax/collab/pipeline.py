@@ -52,6 +52,7 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
     check_own_terms(losses)
     strategy_of(settings.density)
     check_num_devices(settings.mesh.num_devices)
+    processes.check_versions()
     with hold_run(workdir):
         _train(settings, workdir, losses)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings
 
 # What each process may set for itself: its own copy of the photographs, and how much of it is kept
@@ -130,6 +131,33 @@ def gather_texts(text: str) -> list[str]:
     encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)
     raw[: len(encoded)] = encoded
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in gather(raw)]
+
+
+def check_versions() -> None:
+    """Raises InputError in every process, with both versions, unless all run the same code, JAX,
+    backend and native kernels: others would give other bits, or wait for each other for ever.
+    """
+    texts = gather_texts(_versions())
+    for number, text in enumerate(texts):
+        if text != texts[0]:
+            raise InputError(
+                "versions differ between processes: expected those of process 0, which are "
+                f"{texts[0]}; got {text} in process {number}; install the same everywhere"
+            )
+
+
+def _versions() -> str:
+    code = zlib.crc32(b"")
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        if path.name != "_build_info.py":
+            code = zlib.crc32(path.read_bytes(), code)
+    kernels = "no native kernels"
+    if not ffi.why_no_cpu_library():
+        kernels = f"native kernels for {ffi.cpu_instruction_set()}"
+    return (
+        f"cosurfgs_jax of sources {code:08x}, JAX {jax.__version__}, "
+        f"backend {jax.default_backend()}, {kernels}"
+    )
 
 
 def check_shared_folder(folder: Path, mark: Path) -> None:

@@ -33,6 +33,7 @@ from cosurfgs_jax.program.processes import has_peers
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.storage import is_disk_full, storage_problem
 
+_PATIENCE_S = 15  # from SIGTERM to the end
 _DONE = 0
 _FAILED = 1
 _USER_MISTAKE = 2
@@ -135,6 +136,10 @@ def _discard_output() -> int:
 
 
 def _stop(signal_number: int, _frame) -> None:
+    # Code in C++ (a compiler, a mesh library) may not return for minutes.
+    timer = threading.Timer(_PATIENCE_S, os._exit, [128 + signal_number])
+    timer.daemon = True
+    timer.start()
     raise SystemExit(128 + signal_number)
 
 

@@ -18,7 +18,7 @@ from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
-from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop, check_config
+from cosurfgs_jax.training.run import Run, StopAgreement, Stopped, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state, with_surfels
@@ -146,12 +146,13 @@ def run_stage(
     cadence = run.settings.train
     stopwatch = Stopwatch(stage.seconds)
     recent = RecentReports(run.layout)
+    agreement = StopAgreement(run.stop)
     run.log.begin(stage.name, stage.step)
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
             stage, reports = advance(stage, progress)
             recent.add(reports)
-            is_stopping = asked_to_stop(run, stage.step)
+            is_stopping = agreement.is_asked()
             is_last = stage.step == num_steps
             is_saved = is_last or is_stopping or stage.step % cadence.checkpoint_every == 0
             is_logged = is_last or stage.step % cadence.log_every == 0
@@ -161,6 +162,8 @@ def run_stage(
                 _write_log(run, stage, recent.take(), progress)
             else:
                 progress.update(stage.step)
+            if is_stopping:
+                run.stop.heard()
             if is_saved:
                 stage = stage._replace(seconds=stopwatch.seconds)
                 save_stage(run, stage, checkpoints)
