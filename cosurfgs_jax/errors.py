@@ -13,6 +13,14 @@ class InputError(ValueError):
     """
 
 
+class BadLossError(FloatingPointError):
+    """A loss became NaN or infinite.
+
+    The message names the step, the photograph and the last good checkpoint. Programs print it
+    without a traceback and exit with code 1.
+    """
+
+
 def required(value: _T | None, name: str) -> _T:
     """A value that may be None in general, and is not where this is called.
 

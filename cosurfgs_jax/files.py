@@ -4,6 +4,7 @@ whatever program wrote them.
 
 import codecs
 import contextlib
+import fcntl
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ _BOMS = (
 _HEAD_BYTES = 4096  # from which the encoding of a file is detected
 _MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and endings come on top
 _MAX_NAME_BYTES = 1000
+_UNFINISHED = ".unfinished-"  # how files begin that are being written
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +73,21 @@ def available_memory() -> int | None:
 
 
 @contextlib.contextmanager
+def _writing(path: str | os.PathLike) -> Iterator[None]:
+    """What the system refuses becomes an InputError with its reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: could not be written ({error.strerror or error}); "
+            "make room or choose another folder, then run the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`; it is renamed to `path` on success and
-    removed on any failure.
+    removed on any failure. What a killed process leaves is for `clear_unfinished`.
 
     Args:
         path: where the file shall be; missing folders are made.
@@ -84,27 +98,41 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = None
+    handle = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        # mkstemp makes files private; the result follows the umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: could not be written ({error.strerror or error}); "
-            "make room or choose another folder, then run the same command again"
-        ) from error
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=path.suffix)
+            temporary = Path(name)
+            with contextlib.suppress(OSError):  # says that its writer lives; some have no locks
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            yield temporary
+            # mkstemp makes files private; the result follows the umask like any other file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Deletes what writers that were killed have left of `atomic_path` in a folder and below. Files
+    whose writer lives stay.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(_UNFINISHED):
+                _delete_if_abandoned(os.path.join(place, name))
+
+
+def _delete_if_abandoned(path: str) -> None:
+    with contextlib.suppress(OSError), open(path, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its writer has it
+        os.unlink(path)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -118,6 +146,16 @@ def write_text(path: Path | str, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def append_line(path: Path | str, text: str) -> None:
+    """Adds a line to a file. A kill may leave a part of it.
+
+    Raises:
+        InputError: the file system refused, with its reason.
+    """
+    with _writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,7 @@ FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
 _LARGEST_NUMBER = 1e6
 _LARGEST_COUNT = 2**31 - 1
 
+_FORMAT = 1  # of the whole workdir; raised when an older version could not go on with it
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -157,6 +158,12 @@ def load(path: Path | str) -> Settings:
     """
     content = files.read_json(path)
     settings = Settings()
+    found = content.pop("format", _FORMAT) if isinstance(content, dict) else _FORMAT
+    if found != _FORMAT:
+        raise InputError(
+            f"{path}: expected a workdir of format {_FORMAT}, got {found!r}: another version of "
+            "cosurfgs_jax wrote it; use that one, or another --workdir"
+        )
     try:
         _fill(settings, content, "")
         check(settings)
@@ -180,7 +187,7 @@ def _fill(settings: Settings, content: Any, prefix: str) -> None:
 
 def save(settings: Settings, path: Path | str) -> None:
     """Writes settings as JSON, atomically."""
-    files.write_json(path, dataclasses.asdict(settings))
+    files.write_json(path, {"format": _FORMAT, **dataclasses.asdict(settings)})
 
 
 def with_absolute_paths(settings: Settings) -> Settings:

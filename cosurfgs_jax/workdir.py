@@ -24,14 +24,19 @@ No other module spells a name of this table.
 | `export/`                                         | exported formats                             |
 | `renders/`                                        | pictures that `render` writes                |
 | `report.html`                                     | report                                       |
+| `.locks/`                                         | who writes here now (`Workdir.writing`)      |
+| `.scratch/`                                       | temporary files of who does                  |
 """
 
+import contextlib
 import dataclasses
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cosurfgs_jax import files
+from cosurfgs_jax import files, locks
 from cosurfgs_jax.errors import InputError
 
 METRICS_FORMAT = 1
@@ -42,8 +47,23 @@ DEPTHS = "depth"
 NORMALS = "normal"
 TEST_NAMES = "views.json"  # beside them: picture name -> photograph
 
+_UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
 _TEST = re.compile(r"ours_(\d+)")
+
+
+class Output(NamedTuple):
+    """A kind of output that one program at a time may write."""
+
+    name: str
+    writer: str  # in messages
+
+
+TRAINING = Output("training", "a training run")
+SCORES = Output("scores", "an evaluation")
+MESH = Output("mesh", "the extraction of a mesh, or its evaluation,")
+PICTURES = Output("renders", "a render of views")
+EXPORTS = Output("export", "an export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +208,41 @@ class Workdir:
         """The report."""
         return self.root / "report.html"
 
+    def lock(self, name: str) -> Path:
+        """File of a lock."""
+        return self.root / ".locks" / name
+
+    def scratch(self, name: str) -> Path:
+        """Folder for temporary files of who holds a lock."""
+        return self.root / ".scratch" / name
+
+    @contextlib.contextmanager
+    def writing(self, output: Output) -> Iterator[Path]:
+        """Holds the lock of one kind of output, and deletes what a killed program has left.
+
+        Programs that write other kinds, and all that only read, go on beside it.
+
+        Yields:
+            A folder for temporary files, removed at the end.
+        Raises:
+            InputError: another process writes the same, with its number, machine and start.
+        """
+        scratch = self.scratch(output.name)
+        with locks.hold(self.lock(output.name), output.writer, scratch):
+            files.clear_unfinished(self.root)
+            yield scratch
+
+    def clear_unfinished_training(self) -> None:
+        """Deletes checkpoints and a generated dataset that a killed run was writing; for who holds
+        the lock of training.
+        """
+        unfinished = [
+            *self.root.glob(f"checkpoints/*/*{_UNFINISHED_CHECKPOINT}*"),
+            *self.root.glob(f".{self.data.name}-unfinished-*"),
+        ]
+        for folder in unfinished:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def has_begun(self, stage: str = "*") -> bool:
         """Whether a step of a stage, or of any, is saved. Before that the settings bind nobody: the
         first try may have failed early.
@@ -252,8 +307,9 @@ class Workdir:
             raise InputError(
                 f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}"
             )
-        content = self.read_metrics() | parts
-        files.write_json(self.metrics, content)
+        with locks.hold_briefly(self.lock("metrics")):
+            content = self.read_metrics() | parts
+            files.write_json(self.metrics, content)
         return content
 
     def write_stage(self, name: str, **numbers: Any) -> None:
@@ -264,7 +320,7 @@ class Workdir:
             **numbers: the other fields of its object.
         """
         stages = {stage["name"]: stage for stage in self.read_metrics()["stages"]}
-        stages[name] = {"name": name, **numbers}
+        stages[name] = {"name": name, **numbers}  # only training writes this part
         self.merge_metrics(stages=list(stages.values()))
 
     def read_timings(self) -> dict[str, float]:
@@ -273,4 +329,5 @@ class Workdir:
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Writes into timings.json how long a part took."""
-        files.write_json(self.timings, self.read_timings() | {name: seconds})
+        with locks.hold_briefly(self.lock("metrics")):
+            files.write_json(self.timings, self.read_timings() | {name: seconds})

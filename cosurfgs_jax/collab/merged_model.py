@@ -75,7 +75,7 @@ def _restore(
             to_saved(one),
         )
 
-    with Checkpoints(workdir.checkpoints(name)) as checkpoints:
+    with Checkpoints(workdir.checkpoints(name), is_read_only=True) as checkpoints:
         return required(checkpoints.restore_latest(make_abstract), f"checkpoint of stage {name}")
 
 

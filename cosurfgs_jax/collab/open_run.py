@@ -15,7 +15,7 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
         InputError: processes differ in their settings, their workdir or their dataset.
     """
     processes.check_settings_agree(settings)
-    processes.check_shared_folder(workdir.root)
+    processes.check_shared_folder(workdir.root, workdir.lock("shared"))
     is_generated = settings.data.path == "generated"
     processes.check_equal(
         "config.data.path",

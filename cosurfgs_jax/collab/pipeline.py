@@ -13,6 +13,7 @@ from cosurfgs_jax.collab.stages import stages_of, total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layout
+from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
@@ -26,7 +27,7 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
-from cosurfgs_jax.training.run import Run, Stopped
+from cosurfgs_jax.training.run import Run, Stopped, run_config
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.workdir import Workdir
 
@@ -44,13 +45,20 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
             settings name. A run goes on only with the terms that it began with.
     Raises:
         InputError: the dataset is not usable, is not the one that the workdir was made with, or
-            processes disagree.
+            processes disagree, or another run is under way there.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
     choose_backend(settings.raster.backend)
     check_own_terms(losses)
     strategy_of(settings.density)
     check_num_devices(settings.mesh.num_devices)
+    processes.check_versions()
+    with hold_run(workdir):
+        _train(settings, workdir, losses)
+
+
+def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> None:
+    """`train`, with the workdir locked."""
     partitioned = open_in_all_processes(settings, workdir)
     check_neighbors(partitioned, settings.loss)
     layout = make_layout(partitioned.partition.edge_of_block, settings.mesh.num_devices)
@@ -69,6 +77,8 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
         check_photographs(run)
         if processes.is_first():
             settings_file.save(settings, workdir.config)
+        processes.barrier("configured")
+        run = run._replace(config=run_config(workdir))
         try:
             run_stages(run)
         except Stopped:

@@ -5,17 +5,20 @@ other.
 import logging
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings
 
 # What each process may set for itself: its own copy of the photographs, and how much of it is kept
 # in memory.
 _OWN_SETTINGS = ("data.path", "data.host_memory_mb")
+_TEXT_BYTES = 2000  # of a message between processes
 _log = logging.getLogger(__name__)
 
 
@@ -107,15 +110,70 @@ def check_equal(what: str, value: str, hint: str) -> None:
         )
 
 
-def check_shared_folder(folder) -> None:
+def raise_everywhere(error: InputError | None) -> None:
+    """Raises in every process what the first one met; all must call it.
+
+    Args:
+        error: of this process; only that of the first counts. None: nothing.
+    """
+    if jax.process_count() == 1:
+        if error is not None:
+            raise error
+        return
+    text = gather_texts("" if error is None else str(error))[0]
+    if text:
+        raise InputError(text) from error
+
+
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes, in their order, cut off after 2,000 bytes; all must call it."""
+    raw = np.zeros(_TEXT_BYTES, np.uint8)
+    encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)
+    raw[: len(encoded)] = encoded
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in gather(raw)]
+
+
+def check_versions() -> None:
+    """Raises InputError in every process, with both versions, unless all run the same code, JAX,
+    backend and native kernels: others would give other bits, or wait for each other for ever.
+    """
+    texts = gather_texts(_versions())
+    for number, text in enumerate(texts):
+        if text != texts[0]:
+            raise InputError(
+                "versions differ between processes: expected those of process 0, which are "
+                f"{texts[0]}; got {text} in process {number}; install the same everywhere"
+            )
+
+
+def _versions() -> str:
+    code = zlib.crc32(b"")
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        if path.name != "_build_info.py":
+            code = zlib.crc32(path.read_bytes(), code)
+    kernels = "no native kernels"
+    if not ffi.why_no_cpu_library():
+        kernels = f"native kernels for {ffi.cpu_instruction_set()}"
+    return (
+        f"cosurfgs_jax of sources {code:08x}, JAX {jax.__version__}, "
+        f"backend {jax.default_backend()}, {kernels}"
+    )
+
+
+def check_shared_folder(folder: Path, mark: Path) -> None:
     """Raises InputError in every process unless all see one folder: checkpoints and results of all
     go there.
+
+    Args:
+        folder: for the message.
+        mark: a file in it that the first process writes and the others look for.
     """
     if jax.process_count() == 1:
         return
-    mark = folder / ".processes"
     if is_first():
         mark.write_text(str(np.random.default_rng().integers(2**62)), encoding="utf-8")
     barrier("mark")
     text = mark.read_text(encoding="utf-8") if mark.exists() else ""
     check_equal(f"--workdir={folder}", text, "give a folder that all processes share")
+    if is_first():
+        mark.unlink(missing_ok=True)

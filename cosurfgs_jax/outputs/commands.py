@@ -3,6 +3,7 @@ Everything is in the dataset's frame.
 """
 
 import collections
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import PHASES, mesh_files, read_mesh_ply
 from cosurfgs_jax.surface import extract_mesh as fuse_mesh
 from cosurfgs_jax.training.run_log import Progress, read_history
-from cosurfgs_jax.workdir import Workdir
+from cosurfgs_jax.workdir import EXPORTS, MESH, PICTURES, SCORES, Workdir
 
 _log = logging.getLogger(__name__)
 _GIVEN_UNIT = "dataset units"  # of a point cloud that comes without one
@@ -52,9 +53,17 @@ def evaluate(settings: Settings, workdir: Workdir, gt_points: str = "") -> None:
     if gt_points and not workdir.mesh.exists():
         _log.info("there is no mesh to compare with %s yet; extracting it first", gt_points)
         extract_mesh(settings, workdir)
+    with workdir.writing(SCORES), workdir.writing(MESH):
+        scene = _score(settings, workdir, truth)
+        workdir.note_seconds("evaluate", time.monotonic() - started)
+        _log.info("report: %s", write_report(workdir, scene.up))
+
+
+def _score(settings: Settings, workdir: Workdir, truth: np.ndarray | None) -> Scene:
+    """Scores of views and surface, and pictures; the dataset."""
     trained = load_trained(settings, workdir)
     scene = trained.partitioned.scene
-    has_truth = bool(gt_points or scene.ground_truth)
+    has_truth = truth is not None or scene.ground_truth is not None
     if not len(scene.test_views) and not (workdir.mesh.exists() and has_truth):
         raise InputError(
             "config.data.split: expected test views to evaluate, got none; train with "
@@ -69,8 +78,7 @@ def evaluate(settings: Settings, workdir: Workdir, gt_points: str = "") -> None:
             "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
             "first"
         )
-    workdir.note_seconds("evaluate", time.monotonic() - started)
-    _log.info("report: %s", write_report(workdir, scene.up))
+    return scene
 
 
 def _score_views(trained: Trained, workdir: Workdir) -> None:
@@ -188,9 +196,17 @@ def render(settings: Settings, workdir: Workdir, out: str = "", choice: str = "t
         out: folder; "" = `Workdir.renders`.
         choice: see `choose_views`.
     """
-    trained = load_trained(settings, workdir)
+    with contextlib.ExitStack() as stack:
+        folder = Path(out)
+        if not out:  # other folders are the user's to keep apart
+            stack.enter_context(workdir.writing(PICTURES))
+            folder = workdir.renders
+        _render(load_trained(settings, workdir), folder, choice)
+
+
+def _render(trained: Trained, folder: Path, choice: str) -> None:
+    """Writes the pictures of the views that are chosen."""
     scene = trained.partitioned.scene
-    folder = Path(out) if out else workdir.renders
     views = choose_views(scene, choice)
     render_view = trained.render_fn()
     stems = _unique_stems([scene.image_names[view] for view in views])
@@ -239,6 +255,21 @@ def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> Non
     """
     started = time.monotonic()
     mesh_files.check_format(form)
+    with workdir.writing(MESH) as scratch:
+        scene = _fuse(settings, workdir, form, scratch)
+        workdir.note_seconds("mesh", time.monotonic() - started)
+        _log.info("report: %s", write_report(workdir, scene.up))
+
+
+def _fuse(settings: Settings, workdir: Workdir, form: str, scratch: Path) -> Scene:
+    """Writes the mesh.
+
+    Args:
+        settings, workdir, form: of `extract_mesh`.
+        scratch: folder for temporary files.
+    Returns:
+        The dataset.
+    """
     trained = load_trained(settings, workdir)
     scene = trained.partitioned.scene
     num_views = len(trained.partitioned.scene.train_views)
@@ -255,20 +286,19 @@ def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> Non
             trained.settings.surface,
             workdir.mesh,
             form=form,
-            scratch_dir=workdir.root,
+            scratch_dir=scratch,
             progress=show,
         )
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
     files.write_json(workdir.mesh_choices, choices)
-    workdir.note_seconds("mesh", time.monotonic() - started)
     _log.info(
         "mesh: %d triangles, voxel size %.4g, in %s",
         choices["num_triangles"],
         choices["voxel_size"],
         workdir.mesh.with_suffix(f".{form}"),
     )
-    _log.info("report: %s", write_report(workdir, scene.up))
+    return scene
 
 
 def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
@@ -283,4 +313,5 @@ def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
     """
     chosen = exports.find_format(form)
     chosen.check(settings)
-    chosen.write(load_trained(settings, workdir), workdir.export)
+    with workdir.writing(EXPORTS):
+        chosen.write(load_trained(settings, workdir), workdir.export)

@@ -11,8 +11,8 @@ from absl import flags
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.program.config_file import load_config_file
-from cosurfgs_jax.program.disk import is_disk_full
 from cosurfgs_jax.settings import Settings, iter_help
+from cosurfgs_jax.storage import is_disk_full
 from cosurfgs_jax.workdir import Workdir
 
 HELP_FLAGS = {"-h", "-help", "--help", "--helpshort", "--helpfull"}

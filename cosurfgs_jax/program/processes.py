@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.program.platform_environment import set_environment
+from cosurfgs_jax.program.rendezvous import meet
 
 MAX_VIRTUAL_DEVICES = 16  # of one processor: more only share its cores
 _HEARTBEAT_S = 15  # after which a process that is not heard of counts as dead
@@ -29,6 +30,11 @@ class _Cluster(NamedTuple):
             raise InputError(
                 "--coordinator_address, --num_processes, --process_id: expected all three or none, "
                 f"got {self.coordinator_address!r}, {self.num_processes}, {self.process_id}"
+            )
+        _, _, port = self.coordinator_address.rpartition(":")
+        if all(given) and not (port.isdigit() and 0 < int(port) < 2**16):
+            raise InputError(
+                f"--coordinator_address: expected host:port, got {self.coordinator_address!r}"
             )
         if all(given) and self.process_id >= self.num_processes:
             raise InputError(
@@ -99,7 +105,6 @@ def _connect(cluster: _Cluster, start_timeout: int) -> None:
 
     arguments = {}
     if cluster.is_given:
-        # Where a process is missing, the runtime ends the program with a message of its own.
         print(
             f"process {cluster.process_id} of {cluster.num_processes}: waiting up to "
             f"{start_timeout} s for the others at {cluster.coordinator_address}",
@@ -108,6 +113,8 @@ def _connect(cluster: _Cluster, start_timeout: int) -> None:
         arguments = cluster._asdict()
         if cluster.process_id == 0:
             arguments["coordinator_bind_address"] = bind_address(cluster.coordinator_address)
+        bound = arguments.get("coordinator_bind_address")
+        meet(*cluster, timeout=start_timeout, bound=bound)
     try:
         jax.distributed.initialize(
             **arguments,

@@ -19,8 +19,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.program.disk import is_disk_full
+from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.program.options import (
     HELP_FLAGS,
     Options,
@@ -32,7 +31,9 @@ from cosurfgs_jax.program.options import (
 from cosurfgs_jax.program.platform_environment import set_environment
 from cosurfgs_jax.program.processes import has_peers
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.storage import is_disk_full, storage_problem
 
+_PATIENCE_S = 15  # from SIGTERM to the end
 _DONE = 0
 _FAILED = 1
 _USER_MISTAKE = 2
@@ -92,6 +93,9 @@ def _report(error: Exception) -> int:
         return _print_mistake(_one_line(error))
     if isinstance(error, BrokenPipeError) and _is_unread():
         return _discard_output()
+    if isinstance(error, BadLossError):
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
     if has_peers() and type(error).__name__ == "JaxRuntimeError":
         print(
             "error: another process of this run ended or cannot be reached; start all processes "
@@ -132,6 +136,10 @@ def _discard_output() -> int:
 
 
 def _stop(signal_number: int, _frame) -> None:
+    # Code in C++ (a compiler, a mesh library) may not return for minutes.
+    timer = threading.Timer(_PATIENCE_S, os._exit, [128 + signal_number])
+    timer.daemon = True
+    timer.start()
     raise SystemExit(128 + signal_number)
 
 
@@ -160,8 +168,10 @@ def _one_line(error: Exception) -> str:
 
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:
-    """Ignores a full disk in a background thread: the main thread meets it too and reports it."""
-    if not is_disk_full(args.exc_value):
+    """Ignores in a background thread what the storage refuses: the main thread meets it, too, and
+    reports it.
+    """
+    if not storage_problem(args.exc_value):
         threading.__excepthook__(args)
 
 

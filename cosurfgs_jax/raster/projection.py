@@ -12,7 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
 from cosurfgs_jax.raster.options import Static
-from cosurfgs_jax.raster.reference import MAX_LENGTH, MIN_ALPHA
+from cosurfgs_jax.raster.reference import (
+    MAX_LENGTH,
+    MAX_VALUE,
+    MIN_ALPHA,
+    MIN_QUAT_SQUARED,
+)
 from cosurfgs_jax.types import Camera, Surfels
 
 # Columns of `Projected.features`.
@@ -57,10 +62,13 @@ def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
     has_sane_lengths = (
         jnp.concatenate([jnp.abs(means), jnp.exp(log_scales)], axis=1).max(axis=1) <= MAX_LENGTH
     )
-    squared = _sum(quats * quats)
-    return (
-        jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
+    color_squared = _sum(surfels.sh * surfels.sh, axis=(1, 2))
+    has_sane_values = (jnp.abs(surfels.logit_opacities) <= MAX_VALUE) & (
+        color_squared <= MAX_VALUE**2
     )
+    squared = _sum(quats * quats)
+    is_turned = jnp.isfinite(squared) & (squared >= MIN_QUAT_SQUARED)
+    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & has_sane_values & is_turned
 
 
 def _keep(mask, values, otherwise: float):

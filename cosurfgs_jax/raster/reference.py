@@ -24,6 +24,11 @@ MIN_TRANSMITTANCE = 1e-4
 # World length, a billion scenes: what is larger or farther is as bad as infinite, since its squares
 # leave float32.
 MAX_LENGTH = 1e9
+# Of a logit, and of the length of all coefficients of a colour. What is larger is as bad: products
+# of it in losses and gradients leave float32.
+MAX_VALUE = 1e6
+# Squared length of a quaternion: the derivative of its direction leaves float32 below.
+MIN_QUAT_SQUARED = 1e-24
 
 
 class _Projected(NamedTuple):
@@ -67,17 +72,20 @@ class _State(NamedTuple):
 
 
 def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
-    """All fields are finite, no length is absurd and the quaternion is not zero."""
+    """All fields are finite, no value is absurd and the quaternion has a direction."""
     is_finite = [
         jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         for x in jax.tree.leaves(surfels.replace(alive=None))
     ]
     lengths = jnp.concatenate([jnp.abs(surfels.means), jnp.exp(surfels.log_scales)], axis=1)
     has_sane_lengths = lengths.max(axis=1) <= MAX_LENGTH
-    squared = (surfels.quats * surfels.quats).sum(axis=-1)
-    return (
-        jnp.stack(is_finite).all(axis=0) & has_sane_lengths & jnp.isfinite(squared) & (squared > 0)
+    color_squared = (surfels.sh * surfels.sh).sum(axis=(1, 2))
+    has_sane_values = (jnp.abs(surfels.logit_opacities) <= MAX_VALUE) & (
+        color_squared <= MAX_VALUE**2
     )
+    squared = (surfels.quats * surfels.quats).sum(axis=-1)
+    is_turned = jnp.isfinite(squared) & (squared >= MIN_QUAT_SQUARED)
+    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & has_sane_values & is_turned
 
 
 def _keep(mask, values, otherwise: float):

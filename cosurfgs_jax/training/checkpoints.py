@@ -2,11 +2,12 @@
 checked before use.
 """
 
+import contextlib
 import json
 import logging
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.storage import storage_problem
 
 FORMAT = 2  # of the state's layout; raised whenever an older checkpoint can no longer be read
 _CHECKSUMS = "checksums.json"
@@ -41,23 +43,43 @@ class Checkpoints:
     shapes of the state depend on what it says. Use as a context manager, or call `close`: a save
     may still be under way."""
 
-    def __init__(self, folder: Path | str, keep: int = 2):
+    def __init__(self, folder: Path | str, keep: int = 2, *, is_read_only: bool = False):
         """
         Args:
             folder: made if missing.
             keep: how many steps stay; at least 2, as the newest may turn out to be damaged.
+            is_read_only: nothing is changed: a run may be saving there meanwhile.
         """
         self._folder = Path(folder).absolute()
         self._saving_step = -1
+        self._is_read_only = is_read_only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_names=("state", "meta")
-        )
+        if is_read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        with self._storing("opened"):
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=options, item_names=("state", "meta")
+            )
+
+    @contextlib.contextmanager
+    def _storing(self, what: str) -> Iterator[None]:
+        """Turns what the storage refuses into a sentence, however orbax and its parts wrap it."""
+        try:
+            yield
+        except Exception as error:
+            reason = storage_problem(error)
+            if not reason:
+                raise
+            raise InputError(
+                f"{self._folder}: the checkpoint could not be {what} ({reason}); the ones before "
+                "are as they were. Make the folder writable and free some space, then give the "
+                "same command again"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -71,8 +93,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits for the save that is under way; raises what went wrong with it."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._storing("written"):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""
@@ -89,22 +112,21 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        self._manager.wait_until_finished()  # the checksums' callback must see its own step
+        self.wait()  # the checksums' callback must see its own step
         self._saving_step = step
         meta = {**meta, "format": FORMAT}
-        self._manager.save(
-            step,
-            force=True,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False))),
-            ),
+        content = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False))),
         )
+        with self._storing("written"):
+            self._manager.save(step, force=True, args=content)
 
     def restore_latest(self, make_abstract: Callable[[dict], Any]) -> Restored | None:
         """Reads the newest checkpoint that is not damaged.
 
-        A damaged newer one is set aside as `damaged-<step>` and a line is logged.
+        A damaged newer one is set aside as `damaged-<step>` (if this may write) and a line is
+        logged.
 
         Args:
             make_abstract: from meta to the state's pytree of `jax.ShapeDtypeStruct`
@@ -116,6 +138,17 @@ class Checkpoints:
         Raises:
             InputError: the format is not known here, or every checkpoint is damaged.
         """
+        while True:
+            tried = self.steps()
+            try:
+                return self._restore_newest(make_abstract)
+            except InputError:
+                # A run that saves deletes the oldest steps, perhaps just while they are read.
+                self._manager.reload()
+                if not self._is_read_only or self.steps() == tried:
+                    raise
+
+    def _restore_newest(self, make_abstract: Callable[[dict], Any]) -> Restored | None:
         self._manager.wait_until_finished()
         damage = []
         for step in reversed(self.steps()):
@@ -128,7 +161,8 @@ class Checkpoints:
                 _log.warning(
                     "checkpoint %d is damaged (%s); going on from step %d", newer, error, step
                 )
-                self._set_aside(newer)
+                if not self._is_read_only:
+                    self._set_aside(newer)
             return restored
         if damage:
             step, error = damage[0]
@@ -150,12 +184,19 @@ class Checkpoints:
             Exception
         ) as error:  # orbax raises whatever its parts raise: KeyError, ValueError, OSError
             raise _Damaged(f"its meta data cannot be read: {_first_line(error)}") from error
+        if not isinstance(meta, dict):
+            raise _Damaged(f"its meta data is no object, but {str(meta)[:60]!r}")
         if meta.get("format") != FORMAT:
             raise InputError(
                 f"{self._folder / str(step)}: expected checkpoint format {FORMAT}, got "
                 f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it"
             )
-        abstract = jax.tree.map(_placed, make_abstract(meta))
+        try:
+            abstract = jax.tree.map(_placed, make_abstract(meta))
+        except InputError:
+            raise
+        except Exception as error:  # a number is missing, or no number
+            raise _Damaged(f"its meta data is incomplete: {_first_line(error)}") from error
         try:
             folder: Any = self._folder / str(step) / "state"  # orbax takes pathlib's paths, too
             saved = ocp.StandardCheckpointHandler().metadata(folder)
@@ -166,7 +207,7 @@ class Checkpoints:
         except Exception as error:
             # the files are as they were written: the caller asks for the wrong shapes, or memory is
             # short
-            if is_verified:
+            if is_verified and (self._folder / str(step)).is_dir():
                 raise
             raise _Damaged(_first_line(error)) from error
         return Restored(step, state, meta)
@@ -180,16 +221,11 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         for folder in self._folder.glob(f"{self._saving_step}.*tmp*"):
-            sums = {
-                str(path.relative_to(folder)): _checksum(path)
-                for item in ("state", "meta")
-                for path in sorted((folder / item).rglob("*"))
-                if path.is_file()
-            }
+            sums = {name: _checksum(folder / name) for name in sorted(_files_of(folder))}
             (folder / _CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
     def _verify(self, step: int) -> bool:
-        """Whether the files were compared with their checksums; False where there are none."""
+        """Whether all files were compared with their checksums; False where some have none."""
         folder = self._folder / str(step)
         try:
             sums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
@@ -197,13 +233,15 @@ class Checkpoints:
             return False
         except (OSError, ValueError) as error:
             raise _Damaged(f"{_CHECKSUMS}: {_first_line(error)}") from error
+        if not isinstance(sums, dict):
+            raise _Damaged(f"{_CHECKSUMS}: expected an object, got {str(sums)[:60]!r}")
         for name, expected in sums.items():
             path = folder / name
             if not path.is_file():
                 raise _Damaged(f"{name} is missing")
             if _checksum(path) != expected:
                 raise _Damaged(f"{name} is not what was written")
-        return True
+        return sums.keys() >= _files_of(folder)
 
     def _set_aside(self, step: int) -> None:
         """Frees the step's name, so that training can save it again."""
@@ -213,6 +251,16 @@ class Checkpoints:
             (self._folder / str(step)).rename(aside)
         processes.barrier("set-aside")
         self._manager.reload()
+
+
+def _files_of(folder: Path) -> set[str]:
+    """The files of a step, relative to its folder."""
+    return {
+        str(path.relative_to(folder))
+        for item in ("state", "meta")
+        for path in (folder / item).rglob("*")
+        if path.is_file()
+    }
 
 
 def _checksum(path: Path) -> str:

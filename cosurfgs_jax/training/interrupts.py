@@ -1,16 +1,40 @@
 """Ctrl-C and SIGTERM as a request that a loop sees between two steps, so that it can save first."""
 
+import os
 import signal
+import sys
 import threading
+
+_PATIENCE_S = 15
+
+
+def leave_at_once(number: int) -> None:
+    """Ends the process with a signal's exit code, whatever its main thread does."""
+    print(
+        "\nstopped before a step was finished; the same command goes on from what is saved",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(128 + number)
 
 
 class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM only sets `signal_number`; a second one
     interrupts at once.
+
+    Who asked does not wait for ever: where nobody has heard it after some seconds (a program is
+    being compiled, all photographs are drawn for a score), the process ends without saving. What is
+    saved goes on.
     """
 
-    def __init__(self):
+    def __init__(self, patience_s: float = _PATIENCE_S):
+        """
+        Args:
+            patience_s: seconds until the process ends if nobody calls `heard`.
+        """
         self.signal_number = 0
+        self._patience_s = patience_s
+        self._timer: threading.Timer | None = None
         self._before = {}
 
     def __enter__(self) -> "StopRequest":
@@ -25,11 +49,20 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        self.heard()
+
+    def heard(self) -> None:
+        """The state is being saved, which may take its time."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_signal(self, number: int, frame) -> None:
         if self.signal_number:
             raise KeyboardInterrupt
         self.signal_number = number
+        self._timer = threading.Timer(self._patience_s, leave_at_once, [number])
+        self._timer.daemon = True
+        self._timer.start()
 
     def __bool__(self) -> bool:
         return self.signal_number != 0

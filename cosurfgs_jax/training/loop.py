@@ -12,14 +12,15 @@ import numpy as np
 
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
-from cosurfgs_jax.training.run import Run, Stopped, asked_to_stop
+from cosurfgs_jax.training.run import Run, StopAgreement, Stopped, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
+from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.state import (
     TrainState,
     abstract_state,
@@ -118,7 +119,12 @@ def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
 
 
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
-    """Starts to save a stage as it is now."""
+    """Starts to save a stage as it is now.
+
+    Raises:
+        InputError: the workdir is not that of the run any more, or cannot be written.
+    """
+    check_config(run)
     partitioned = run.partitioned
     checkpoints.save(
         stage.step,
@@ -151,22 +157,30 @@ def run_stage(
         checkpoints: of this stage.
     Raises:
         Stopped: the run was asked to stop; the state is saved.
-        FloatingPointError: a loss is not finite.
+        BadLossError: a loss is not finite; nothing that came after it is saved.
     """
     cadence = run.settings.train
     stopwatch = Stopwatch(stage.seconds)
     recent = RecentReports(run.layout)
+    agreement = StopAgreement(run.stop)
     run.log.begin(stage.name, stage.step)
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
             stage, reports = advance(stage, progress)
             recent.add(reports)
-            if stage.step % cadence.log_every == 0 or stage.step == num_steps:
+            is_stopping = agreement.is_asked()
+            is_last = stage.step == num_steps
+            is_saved = is_last or is_stopping or stage.step % cadence.checkpoint_every == 0
+            is_logged = is_last or stage.step % cadence.log_every == 0
+            if is_saved or is_logged:
+                _check_losses(run, stage, recent.peek(), checkpoints)
+            if is_logged:
                 _write_log(run, stage, recent.take(), progress)
             else:
                 progress.update(stage.step)
-            is_stopping = asked_to_stop(run, stage.step)
-            if stage.step % cadence.checkpoint_every == 0 or stage.step == num_steps or is_stopping:
+            if is_stopping:
+                run.stop.heard()
+            if is_saved:
                 stage = stage._replace(seconds=stopwatch.seconds)
                 save_stage(run, stage, checkpoints)
             if is_stopping and stage.step < num_steps:
@@ -176,6 +190,36 @@ def run_stage(
         save_stage(run, stage, checkpoints)
     checkpoints.wait()
     return stage
+
+
+def _check_losses(
+    run: Run,
+    stage: StageState,
+    steps: Sequence[dict[int, StepReport]],
+    checkpoints: Checkpoints,
+) -> None:
+    """Raises BadLossError at the first of the last steps whose loss is not finite. Before a save,
+    so that no checkpoint holds what follows from it.
+    """
+    for step, reports in enumerate(steps, stage.step - len(steps) + 1):
+        for block, report in reports.items():
+            if np.isfinite(report.loss):
+                continue
+            partitioned = run.partitioned
+            order = ViewOrder(partitioned.blocks[block].views, run.settings.seed, block)
+            checkpoints.wait()
+            folder = run.workdir.checkpoints(stage.name)
+            saved = [folder / str(number) for number in checkpoints.steps()]
+            good = "there is no checkpoint of this stage yet"
+            if saved:
+                good = f"the last good checkpoint is {saved[-1]}"
+            raise BadLossError(
+                f"{stage.name}: the loss of block {block} is {float(report.loss)} at step {step}, "
+                f"whose photograph is {partitioned.scene.image_names[order.view(step - 1)]}; "
+                f"{good}: the same command goes on from there. If it stops there again, look at "
+                "that photograph, its mask and its pose, or lower the learning rates "
+                "(config.optim) in another --workdir"
+            )
 
 
 def _write_log(
@@ -189,12 +233,6 @@ def _write_log(
         for block in steps[-1]
     }
     for block, report in steps[-1].items():
-        if not np.isfinite(means[block]["loss"]):
-            raise FloatingPointError(
-                f"the loss of block {block} is {means[block]['loss']} after step {stage.step} of "
-                "stage "
-                f"{stage.name}; the last checkpoint is intact"
-            )
         if report.num_invalid:
             progress.message(
                 f"block {block}: {int(report.num_invalid)} surfels with values that are not finite "

@@ -193,10 +193,8 @@ class Log:
 
     def row(self, stage: str, step: int, block: int, **numbers: float) -> None:
         """Adds a row and writes it at once."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(
-                files.to_json({"stage": stage, "step": step, "block": block, **numbers}) + "\n"
-            )
+        row = files.to_json({"stage": stage, "step": step, "block": block, **numbers})
+        files.append_line(self._path, row)
         if self._board is None:
             from tensorboardX import SummaryWriter
 

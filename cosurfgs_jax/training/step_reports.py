@@ -45,6 +45,11 @@ class RecentReports:
         self._fetched = []
         return result
 
+    def peek(self) -> list[dict[int, StepReport]]:
+        """What `take` would give, which stays."""
+        self._fetch()
+        return list(self._fetched)
+
     def _fetch(self) -> None:
         self._fetched += fetch_parcels(self._layout, self._on_devices)
         self._on_devices = []

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,8 +186,33 @@ def truncate_checksums(folder):
     os.truncate(folder / "30" / "checksums.json", 5)
 
 
+def other_checksums(folder):
+    (folder / "30" / "checksums.json").write_text("[3]")
+
+
+def replace_meta(text):
+    def damage(folder):
+        for path in (folder / "30" / "meta").iterdir():
+            path.write_text(text)
+        (folder / "30" / "checksums.json").unlink()
+
+    damage.__name__ = f"meta_{text}"
+    return damage
+
+
 @pytest.mark.parametrize(
-    "damage", [truncate, flip_a_bit, remove_data, truncate_meta, truncate_checksums]
+    "damage",
+    [
+        truncate,
+        flip_a_bit,
+        remove_data,
+        truncate_meta,
+        truncate_checksums,
+        other_checksums,
+        replace_meta("[3]"),
+        replace_meta("null"),
+        replace_meta('{"format": 2}'),
+    ],
 )
 def test_damaged_step_is_set_aside_and_saved_again(folder, damage, caplog):
     damage(folder)
@@ -208,6 +234,31 @@ def test_damage_is_found_without_checksums_too(folder):
     truncate_meta(folder)
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.restore_latest(make_abstract).step == 20
+
+
+def test_files_without_a_checksum_are_not_verified(folder):
+    """Then damage that is only found half-way through makes the older step count."""
+    (folder / "30" / "checksums.json").write_text("{}")
+    with Checkpoints(folder) as checkpoints:
+        assert not checkpoints._verify(30) and checkpoints._verify(20)
+        assert checkpoints.restore_latest(make_abstract).step == 30
+    truncate(folder)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.restore_latest(make_abstract).step == 20
+
+
+def test_a_reader_changes_nothing_and_sees_what_is_saved_meanwhile(folder):
+    unfinished = folder / "40.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    flip_a_bit(folder)
+    with Checkpoints(folder, is_read_only=True) as reader:
+        assert reader.restore_latest(make_abstract).step == 20
+        assert unfinished.is_dir() and (folder / "30").is_dir(), "it is another's to clear"
+        for step in (20, 30):  # a run saves another and deletes these before they are read
+            shutil.rmtree(folder / str(step))
+        with Checkpoints(folder) as writer:
+            writer.save(50, make_state(300, 50), {"capacity": 300})
+        assert reader.restore_latest(make_abstract).step == 50
 
 
 def test_all_damaged_is_one_sentence_and_nothing_is_moved(folder):

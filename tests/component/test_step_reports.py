@@ -2,16 +2,23 @@
 ahead only so far.
 """
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
 from cosurfgs_jax.distributed.layout import make_layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
+from cosurfgs_jax.errors import BadLossError
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop, step_reports
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
+from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log, Progress, read_history
+from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.training.step_reports import (
     RecentReports,
@@ -125,9 +132,7 @@ def test_the_lines_are_those_of_reports_read_one_by_one(tmp_path, monkeypatch):
     )
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_are_told(
-    tmp_path, capsys
-):
+def test_surfels_that_are_skipped_are_told(tmp_path, capsys):
     layout = make_layout(np.zeros(1, np.int64), 1)
     with Log(Workdir(tmp_path)) as log, Progress("device", 12) as progress:
         stage = loop.StageState("device", [], 2, 0, 0.0)
@@ -139,12 +144,50 @@ def test_a_loss_that_is_no_number_stops_the_run_at_the_line_and_invalid_surfels_
             "block 0: 3 surfels with values that are not finite are skipped"
             in capsys.readouterr().err
         )
-        recent.add(packed(layout, 3, False, loss=np.nan))
-        recent.add(packed(layout, 4, False))
-        with pytest.raises(
-            FloatingPointError, match="loss of block 0 is nan after step 4 of stage device"
-        ):
-            loop._write_log(log_only(log), stage._replace(step=4), recent.take(), progress)
+
+
+class _Saved(Checkpoints):
+    """Checkpoints of a stage that were written."""
+
+    def __init__(self, *steps: int):
+        self._steps = steps
+
+    def wait(self) -> None:
+        """Nothing is under way."""
+
+    def steps(self) -> list[int]:
+        return list(self._steps)
+
+
+@pytest.mark.parametrize(
+    ("saved", "bad", "step", "words"),
+    [
+        ((20, 40), np.nan, 43, "is nan at step 43, .* last good checkpoint is .*/device/40"),
+        ((), np.inf, 45, "is inf at step 45, .*there is no checkpoint of this stage yet"),
+    ],
+)
+def test_a_bad_loss_names_step_photograph_and_checkpoint(tmp_path, saved, bad, step, words):
+    """Also between two lines of the log: what follows from it must not be saved."""
+    layout = make_layout(np.zeros(1, np.int64), 1)
+    views = np.arange(3, 9)
+    names = [f"photo_{view}.jpg" for view in range(9)]
+    scene = SimpleNamespace(image_names=names)
+    block = Block(0, views, 10, 10, 1.0)
+    partitioned = PartitionedScene(scene, None, None, None, [block])
+    settings = Settings(seed=5)
+    run = Run(settings, Workdir(tmp_path), partitioned, layout, None, None, None)
+    recent = RecentReports(layout)
+    for number in range(41, 46):
+        loss = 0.5
+        if number in (step, 45):
+            loss = bad
+        recent.add(packed(layout, number, False, loss=loss))
+    stage = loop.StageState("device", [], 45, 0, 0.0)
+    shown = names[ViewOrder(views, 5, 0).view(step - 1)]
+    with pytest.raises(BadLossError, match=words) as error:
+        loop._check_losses(run, stage, recent.peek(), _Saved(*saved))
+    assert f"whose photograph is {shown};" in str(error.value)
+    assert len(recent.take()) == 5, "peeking leaves the reports for the next line"
 
 
 def test_reports_do_not_pile_up_on_the_devices(monkeypatch):

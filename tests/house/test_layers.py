@@ -8,9 +8,10 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 # Imports point down only, and modules of one layer do not import each other; files in one folder
 # may.
 LAYERS = [
-    {"errors"},
+    {"errors", "storage"},
     {"files", "types", "settings"},
-    {"native", "photograph", "workdir"},
+    {"native", "photograph", "locks"},
+    {"workdir"},
     {"geometry"},
     {"settings_file", "metrics", "pictures"},
     {"formats"},

@@ -27,6 +27,7 @@ SHARED_TESTS = (
     "test_a_broken_surfel_is_as_if_dead_but_counted",
     "test_dead_surfels_may_hold_anything",
     "test_finite_extremes_stay_finite",
+    "test_hostile_operands_give_finite_numbers",
     "test_exactly_edge_on_surfels_have_finite_gradients",
     "test_gradient_by_finite_differences",
     "test_vmap_over_cameras_and_over_surfels",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import raster_cases as cases
 from emulated_calls import assert_same, cotangents_where_safe
+from hostile_operands import hostile_cloud
 from test_raster_parity import (
     TOLERANCE,
     TOLERANCES,
@@ -278,3 +279,15 @@ def test_a_broken_surfel_is_as_if_dead_but_counted(emulation, field, value):
     assert_same(got._replace(num_invalid=want.num_invalid), want)
     cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool))
     assert_same(*(cases.kernel_gradients("emulation", c, cotangents) for c in (case, healed)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hostile_operands_give_finite_numbers(emulation, seed):
+    emulation()
+    case = hostile_cloud(seed)
+    got = cases.kernel_maps("emulation", case)
+    assert all(np.isfinite(x).all() for x in got)
+    assert got.num_invalid == cases.kernel_maps("cpu", case).num_invalid
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool), seed)
+    gradients = cases.kernel_gradients("emulation", case, cotangents)
+    assert all(np.isfinite(x).all() for x in gradients.values())

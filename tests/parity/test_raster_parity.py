@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import raster_cases as cases
+from hostile_operands import hostile_cloud
 
 from cosurfgs_jax import rasterize
 from cosurfgs_jax.raster import binning
@@ -383,9 +384,15 @@ def test_dead_surfels_may_hold_anything(backend):
         ("means", -1e8, False),
         ("logit_opacities", 1e4, False),
         ("logit_opacities", -1e4, False),
+        ("logit_opacities", 1e7, True),
+        ("logit_opacities", -3e38, True),
+        ("sh", 1e5, False),
+        ("sh", -1e6, True),
+        ("sh", 3e38, True),
         ("quats", 1e-12, False),
         ("quats", 1e12, False),
-        ("quats", 1e-30, None),
+        ("quats", 1e-13, True),
+        ("quats", 1e-30, True),
         ("quats", 1e30, None),
     ],
 )
@@ -407,6 +414,22 @@ def test_finite_extremes_stay_finite(backend, field, value, is_counted):
     assert all(
         np.isfinite(x).all() for x in cases.kernel_gradients(backend, case, cotangents).values()
     )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hostile_operands_give_finite_numbers(backend, seed):
+    """Everything extreme at once, in values that are finite; kernel and definition skip the same
+    number of surfels.
+    """
+    case = hostile_cloud(seed)
+    got = cases.kernel_maps(backend, case)
+    assert all(np.isfinite(x).all() for x in got)
+    definition, _ = cases.reference_maps(case, np.float32)
+    assert got.num_invalid == definition.num_invalid
+    cotangents = cases.random_cotangents(case, np.ones(case.image_size, bool), seed)
+    gradients = cases.kernel_gradients(backend, case, cotangents)
+    assert all(np.isfinite(x).all() for x in gradients.values())
+    assert any(gradients[name].any() for name in cases.FIELDS), "nothing was drawn"
 
 
 def test_exactly_edge_on_surfels_have_finite_gradients(backend):

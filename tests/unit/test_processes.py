@@ -1,11 +1,17 @@
 """What processes of one run must have in common, with the other processes replaced."""
 
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
 
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.run import StopAgreement
 
 
 @pytest.fixture
@@ -33,6 +39,69 @@ def test_a_text_that_differs_is_named(other_differs):
         InputError, match="the dataset: differs between processes: .* process 2; do"
     ):
         processes.check_equal("the dataset", "a", "do this")
+
+
+def test_versions_that_differ_are_both_told(monkeypatch):
+    own = processes._versions()
+    assert jax.__version__ in own and "backend cpu" in own
+    other = own.replace(jax.__version__, "0.0.1")
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text, other])
+    with pytest.raises(InputError) as error:
+        processes.check_versions()
+    assert own in str(error.value) and f"{other} in process 2" in str(error.value)
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [text] * 3)
+    processes.check_versions()
+
+
+def test_processes_agree_on_when_they_ask_next(monkeypatch):
+    """Quick steps: seldom; slow ones, in whichever process: after each."""
+    seconds = {"other": 0.0}
+    asked = []
+
+    def gather(value):
+        asked.append(value)
+        return np.stack([value, [0, seconds["other"]]])
+
+    monkeypatch.setattr(processes, "gather", gather)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    stop = StopRequest()
+    agreement = StopAgreement(stop)
+    assert not any(agreement.is_asked() for _ in range(41)) and len(asked) == 3
+    seconds["other"] = 1.5
+    assert not any(agreement.is_asked() for _ in range(25)) and len(asked) == 9
+    stop.signal_number = 15
+    assert agreement.is_asked()
+
+
+_WAITER = """
+import sys, time
+from cosurfgs_jax.training.interrupts import StopRequest
+with StopRequest(patience_s=0.5) as stop:
+    print("ready", flush=True)
+    while not stop:
+        time.sleep(0.01)
+    if sys.argv[1] == "heard":
+        stop.heard()
+    time.sleep(2)
+    print("saved", flush=True)
+stop.exit()
+"""
+
+
+@pytest.mark.parametrize("how", ["heard", "ignored"])
+def test_a_signal_is_heard_within_seconds_but_a_save_takes_its_time(how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WAITER, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    out, text = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert ("saved" in out) == (how == "heard")
+    assert ("the same command goes on from what is saved" in text) == (how == "ignored")
 
 
 def test_equal_settings_pass(monkeypatch):

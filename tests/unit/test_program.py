@@ -15,8 +15,9 @@ import pytest
 from absl import flags
 
 from cosurfgs_jax import program, settings_file
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.settings import iter_help
+from cosurfgs_jax.storage import storage_problem
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +228,27 @@ def test_trained_run_is_needed(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def _caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EROFS, "x"), "Read-only file system"),
+        (_caused(ValueError("async"), PermissionError(errno.EACCES, "x")), "Permission denied"),
+        (RuntimeError("UNKNOWN: Error writing /a/b: No space left on device"), "No space left"),
+        (_caused(KeyError(1), OSError(errno.EFBIG, "x")), "File too large"),
+        (ValueError("a bug"), ""),
+        (BrokenPipeError(errno.EPIPE, "x"), ""),
+        (None, ""),
+    ],
+)
+def test_what_the_storage_refused_is_found_through_wrappers(error, words):
+    assert words in storage_problem(error) and bool(words) == bool(storage_problem(error))
+
+
 def _raiser(error):
     def main(options):
         raise error
@@ -255,6 +277,7 @@ def _wrapped_disk_full():
         ),
         (_wrapped_disk_full(), 2, "the disk is full"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (BadLossError("device: the loss is nan"), 1, "error: device: the loss is nan"),
         (RuntimeError("a bug"), 1, "Traceback"),
         (FileNotFoundError(2, "No such file"), 1, "Traceback"),
     ],
@@ -263,7 +286,8 @@ def test_exit_codes(capsys, error, code, words):
     assert _run(_raiser(error), workdir="") == code
     message = capsys.readouterr().err
     assert words in message
-    assert ("Traceback" in message) == (code == 1)
+    is_bug = code == 1 and not isinstance(error, BadLossError)
+    assert ("Traceback" in message) == is_bug
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ constexpr float kMinTransmittance = 1e-4f;  // a hit that would take T below thi
 constexpr float kMedianTransmittance = 0.5f;
 constexpr float kMaxLength =
     1e9f;  // world; larger means and scales are taken for broken: their squares overflow
+constexpr float kMaxValue =
+    1e6f;  // of a logit, and of the length of all coefficients of a colour; more is as broken
+constexpr float kMinQuat2 = 1e-24f;  // squared length of a quaternion; less has no direction
 constexpr float kBoxMargin = 0.01f;  // pixels, for rounding in the bounds
 
 }  // namespace cosurfgs

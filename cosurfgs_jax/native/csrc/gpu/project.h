@@ -82,11 +82,9 @@ COSURFGS_FN void LoadColor(const Surfels& surfels, int64_t id, SurfelParams<floa
   }
 }
 
-// Whether all is finite, the lengths are sane and the quaternion is not zero (reference.py,
-// _is_valid).
+// Whether all is finite and sane (reference.py, _is_valid).
 COSURFGS_FN bool IsValidShape(const SurfelParams<float>& s) {
-  float sum = s.logit_opacity * 0.0f, length = 0.0f,
-        norm2 = 0.0f;  // sum: 0, or NaN as soon as one value is not finite
+  float sum = 0.0f, length = 0.0f, norm2 = 0.0f;  // sum: NaN as soon as one value is not finite
   for (int i = 0; i < 3; ++i) {
     sum += s.mean[i] * 0.0f;
     length = Max(fabsf(s.mean[i]), length);
@@ -97,14 +95,15 @@ COSURFGS_FN bool IsValidShape(const SurfelParams<float>& s) {
     sum += s.log_scale[i] * 0.0f;
     length = Max(Exp(s.log_scale[i]), length);
   }
-  return sum <= 0.0f && norm2 > 0.0f && length <= kMaxLength;
+  return sum <= 0.0f && norm2 >= kMinQuat2 && length <= kMaxLength &&
+         fabsf(s.logit_opacity) <= kMaxValue;
 }
 template <int kDegree>
 COSURFGS_FN bool IsValidColor(const SurfelParams<float>& s) {
-  float sum = 0.0f;
+  float color2 = 0.0f;
   COSURFGS_UNROLL
-  for (int i = 0; i < kShNumbers<kDegree>; ++i) sum += s.sh[i] * 0.0f;
-  return sum <= 0.0f;
+  for (int i = 0; i < kShNumbers<kDegree>; ++i) color2 += s.sh[i] * s.sh[i];
+  return color2 <= kMaxValue * kMaxValue;
 }
 
 // The pixels whose centres lie in [low, high], clipped to [0, size). False if there are none.

@@ -34,11 +34,10 @@ void Gather(const Surfels& surfels, const int64_t* ids, SurfelParams<Vec>& out) 
   for (int i = 0; i < num_sh; ++i) out.sh[i] = Load(sh[i]);
 }
 
-// Lanes whose values are finite, whose lengths are sane and whose quaternion is not zero
-// (reference.py, _is_valid).
+// Lanes whose values are finite and sane (reference.py, _is_valid).
 Mask IsValid(const SurfelParams<Vec>& s, int num_sh) {
-  Vec sum = s.logit_opacity * 0.0f;  // 0, or NaN as soon as one value is not finite
-  Vec length = Vec{}, norm2 = Vec{};
+  Vec sum{};  // 0, or NaN as soon as one value is not finite
+  Vec length = Vec{}, norm2 = Vec{}, color2 = Vec{};
   for (int i = 0; i < 3; ++i) {
     sum += s.mean[i] * 0.0f;
     length = Max(Abs(s.mean[i]), length);
@@ -49,8 +48,12 @@ Mask IsValid(const SurfelParams<Vec>& s, int num_sh) {
     sum += s.log_scale[i] * 0.0f;
     length = Max(Exp(s.log_scale[i]), length);
   }
-  for (int i = 0; i < num_sh; ++i) sum += s.sh[i] * 0.0f;
-  return And(And(LessEqual(sum, Vec{}), Less(Vec{}, norm2)), LessEqual(length, Splat(kMaxLength)));
+  for (int i = 0; i < num_sh; ++i) color2 += s.sh[i] * s.sh[i];
+  const Mask is_sane = And(LessEqual(Abs(s.logit_opacity), Splat(kMaxValue)),
+                           LessEqual(color2, Splat(kMaxValue * kMaxValue)));
+  const Mask is_shape = And(And(LessEqual(sum, Vec{}), LessEqual(Splat(kMinQuat2), norm2)),
+                            LessEqual(length, Splat(kMaxLength)));
+  return And(is_shape, is_sane);
 }
 
 // The pixels whose centres lie in [low, high], clipped to [0, size).

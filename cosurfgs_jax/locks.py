@@ -1,0 +1,149 @@
+"""Locks of a folder that several programs use: who writes what there, and the scratch of each.
+
+A lock is one of the operating system on a file (`flock`): it ends with its owner, however that
+ends. Where a file system has none, a warning says so, and nothing is locked.
+"""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cosurfgs_jax import files
+from cosurfgs_jax.errors import InputError
+
+# Seconds to wait for processes of an earlier run, which end by themselves when one of them is gone.
+_MAX_WAIT_S = 60
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def hold(path: Path, what: str, scratch: Path | None = None) -> Iterator[None]:
+    """Holds a lock that one process alone may have.
+
+    Args:
+        path: of the lock's file; missing folders are made.
+        what: who holds it, for the message to a second one, e.g. "a training run".
+        scratch: folder for temporary files of who holds the lock: what an earlier one has left is
+            deleted, and it is removed at the end.
+    Raises:
+        InputError: another process has the lock, with its number, its machine and since when.
+    """
+    with _opened(path) as file:
+        if not _take(file, fcntl.LOCK_EX):
+            raise InputError(_busy(path, what))
+        _write_owner(file)
+        try:
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir(parents=True)
+            yield
+        finally:
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, 0)
+
+
+@contextlib.contextmanager
+def hold_shared(path: Path) -> Iterator[None]:
+    """Holds a lock that any number of processes of one run may have together."""
+    with _opened(path) as file:
+        _take(file, fcntl.LOCK_SH)
+        yield
+
+
+def wait_until_free(path: Path, what: str) -> None:
+    """Waits until nobody holds a shared lock.
+
+    Args:
+        path: as in `hold_shared`.
+        what: who holds it, for messages.
+    Raises:
+        InputError: it is still held after a minute.
+    """
+    deadline = time.monotonic() + _MAX_WAIT_S
+    is_told = False
+    with _opened(path) as file:
+        while not _take(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{path.parent.parent}: expected {what} to end within {_MAX_WAIT_S} s, but one "
+                    "is still there; end it, then give the same command again"
+                )
+            if not is_told:
+                _log.info("%s: waiting for %s to end", path.parent.parent, what)
+            is_told = True
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def hold_briefly(path: Path) -> Iterator[None]:
+    """Holds a lock that others hold for moments only, and waits for it: around reading a file and
+    writing it again.
+    """
+    with _opened(path) as file:
+        with contextlib.suppress(OSError):  # no locks here: as good as it gets
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{path}: could not be written ({error.strerror}); choose a folder that can be written"
+        ) from error
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _take(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        _log.warning(
+            "the file system has no locks (%s): two programs that write here are not noticed",
+            error.strerror,
+        )
+    return True
+
+
+def _write_owner(file: int) -> None:
+    """For the message to others; on a full disk they do without."""
+    owner = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.datetime.now().isoformat(" ", "seconds"),
+    }
+    with contextlib.suppress(OSError):
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(owner).encode(), 0)
+
+
+def _busy(path: Path, what: str) -> str:
+    owner = "another process"
+    with contextlib.suppress(InputError):
+        found = files.read_json_object(path)
+        owner = f"process {found.get('pid')} on {found.get('host')} since {found.get('since')}"
+    return (
+        f"{path.parent.parent}: {what} is under way there already ({owner}); wait for its end or "
+        "stop it, or use another --workdir"
+    )

@@ -1,0 +1,45 @@
+"""What a file system refuses, however a library reports it."""
+
+import errno
+import os
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    *_DISK_FULL,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ESTALE,
+    errno.EIO,
+)
+
+
+def _find(error: BaseException | None, numbers: tuple[int, ...]) -> int:
+    """The first of these system errors in an exception or what caused it; 0 = none.
+
+    Libraries in C++ give a status with the text of the system error.
+    """
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if number in numbers:
+            return number
+        for number in numbers:
+            if os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the disk was full, or a file as large as it may be, also where a library wrapped the
+    error in one of its own.
+    """
+    return _find(error, _DISK_FULL) != 0
+
+
+def storage_problem(error: BaseException | None) -> str:
+    """Why the file system refused, in words: full, read-only, gone; "" where it did not."""
+    number = _find(error, _REFUSED)
+    return os.strerror(number) if number else ""

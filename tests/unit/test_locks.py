@@ -1,0 +1,125 @@
+"""Who writes in a workdir: a second one gets a sentence, a dead one leaves nothing behind."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from cosurfgs_jax import files, locks
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.workdir import EXPORTS, MESH, TRAINING, Workdir
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from cosurfgs_jax import files, locks
+from cosurfgs_jax.workdir import MESH, Workdir
+workdir = Workdir(Path(sys.argv[1]))
+with workdir.writing(MESH) as scratch, locks.hold_shared(workdir.lock("processes")):
+    (scratch / "depth.npy").write_bytes(b"half")
+    with files.atomic_path(workdir.mesh) as path:
+        path.write_bytes(b"half a mesh")
+        print("holds", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that extracts a mesh into `tmp_path`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_HOLDER), tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "holds\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def _unfinished(folder):
+    return list(folder.rglob(".unfinished-*"))
+
+
+def test_the_second_comer_is_told_who_and_since_when(tmp_path, holder):
+    workdir = Workdir(tmp_path)
+    words = rf"{tmp_path}: the extraction .*process {holder.pid} on {socket.gethostname()} since 20"
+    with pytest.raises(InputError, match=words), workdir.writing(MESH):
+        pass
+    assert (workdir.scratch(MESH.name) / "depth.npy").exists()
+
+
+def test_others_go_on_beside_it_and_leave_its_files_alone(tmp_path, holder):
+    workdir = Workdir(tmp_path)
+    for output in (EXPORTS, TRAINING):
+        with workdir.writing(output) as scratch:
+            assert scratch.is_dir() and not list(scratch.iterdir())
+        assert not scratch.exists()
+    workdir.merge_metrics(geometry=None)
+    assert len(_unfinished(tmp_path)) == 1, "its writer lives"
+
+
+def test_a_killed_owner_leaves_neither_lock_nor_files(tmp_path, holder):
+    workdir = Workdir(tmp_path)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert _unfinished(tmp_path) and (workdir.scratch(MESH.name) / "depth.npy").exists()
+    with workdir.writing(MESH) as scratch:
+        assert not _unfinished(tmp_path) and not list(scratch.iterdir())
+    locks.wait_until_free(workdir.lock("processes"), "nobody")
+
+
+def test_processes_of_an_earlier_run_are_waited_for(tmp_path, holder, monkeypatch):
+    path = Workdir(tmp_path).lock("processes")
+    with locks.hold_shared(path):  # any number of them
+        pass
+    monkeypatch.setattr(locks, "_MAX_WAIT_S", 0.3)
+    with pytest.raises(InputError, match=f"{tmp_path}: expected the old ones to end within 0.3 s"):
+        locks.wait_until_free(path, "the old ones")
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    workdir = Workdir(tmp_path)
+    with workdir.writing(TRAINING), workdir.writing(TRAINING):
+        workdir.merge_metrics(final=None)
+    assert "the file system has no locks (No locks available)" in caplog.text
+
+
+def test_what_a_killed_run_was_writing_is_deleted(tmp_path):
+    workdir = Workdir(tmp_path)
+    left = [
+        workdir.checkpoints("device") / "40.orbax-checkpoint-tmp",
+        tmp_path / ".data-unfinished-x1",
+    ]
+    kept = [workdir.checkpoints("device") / "20", workdir.data]
+    for folder in (*left, *kept):
+        folder.mkdir(parents=True)
+    (workdir.data / ".unfinished-masks.json").write_text("half")
+    with workdir.writing(TRAINING):
+        workdir.clear_unfinished_training()
+    assert not any(folder.exists() for folder in left) and all(folder.exists() for folder in kept)
+    assert not _unfinished(tmp_path)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="could not be written"), Workdir(tmp_path).writing(MESH):
+        pass
+
+
+def test_a_line_that_cannot_be_written_is_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"gone/history.jsonl: could not be written \(No such"):
+        files.append_line(tmp_path / "gone" / "history.jsonl", "{}")
