@@ -144,6 +144,17 @@ class MasSettings(SettingsGroup, name="mas"):
     normal_weight: float = setting(
         0.05, "Weight of the difference to the teachers' normals.", not_negative()
     )
+    teach_own_cells: bool = setting(
+        True,
+        "Whether a teacher judges only what lies in its own cells; otherwise also around them, as "
+        "far as it was trained.",
+    )
+    wall_draws: float = setting(
+        0.5,
+        "Share of the draws that go by how much of the walls between cells a photograph shows; the "
+        "rest is even.",
+        fraction("a share of the draws, 0 to 1"),
+    )
     start_progress: float = setting(
         0.5,
         "Where on the schedule of the learning rates a stage begins, from 0 to 1; it ends at 1.",
