@@ -114,6 +114,12 @@ class LmcSettings(SettingsGroup, name="lmc"):
         "Steps of training after pruning, in all rounds together, as a fraction of train.steps.",
         fraction("a share of train.steps, 0 to 1"),
     )
+    start_progress: float = setting(
+        0.5,
+        "Where on the schedule of the learning rates the recovery begins, from 0 to 1; it ends at "
+        "1.",
+        fraction("a share of the course, 0 to 1"),
+    )
     edge_prune_ratio: float = setting(
         0.1,
         "Fraction of an edge's surfels that is pruned between edge and cloud.",
@@ -143,6 +149,10 @@ class MasSettings(SettingsGroup, name="mas"):
     )
     normal_weight: float = setting(
         0.05, "Weight of the difference to the teachers' normals.", not_negative()
+    )
+    whole_teachers: bool = setting(
+        True,
+        "Whether teachers are the models from before compression, which stay on their devices.",
     )
     teach_own_cells: bool = setting(
         True,
