@@ -19,7 +19,7 @@ from cosurfgs_jax.types import Camera, RenderOutput, Surfels, drawn, on_host
 
 # Draws of random signs a photograph. One draw of one photograph is off by 1.4 times the effect
 # (standard deviation); draws and photographs average that out.
-NUM_DRAWS = 2
+NUM_DRAWS = 4
 # Opacities count up to 0.995 here. Above 0.99 the rasterizer cuts a hit's alpha, and a cut alpha
 # has no gradient.
 _MAX_LOGIT = 5.3

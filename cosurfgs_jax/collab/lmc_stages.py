@@ -13,8 +13,6 @@ from cosurfgs_jax.training.run_log import Stopwatch
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.trainer import Trainer
 
-# Where on the course of the learning rates the recovery after pruning begins.
-RECOVERY_PROGRESS = 0.8
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +60,7 @@ def compress_in_rounds(
     num_rounds = min(settings.rounds, max(num_steps, 1))
     ratio = 1 - (1 - settings.prune_ratio) ** (1 / num_rounds)
     schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
-    trainer = Trainer(run, schedule, RECOVERY_PROGRESS)
+    trainer = Trainer(run, schedule, settings.start_progress)
     for number in range(num_rounds):
         begin = number * num_steps // num_rounds
         end = (number + 1) * num_steps // num_rounds

@@ -1,6 +1,7 @@
 """The stages of model aggregation (MAS): blocks distilled into edges, and edges into the cloud."""
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +13,10 @@ from cosurfgs_jax.collab.exchange import Grouping
 from cosurfgs_jax.collab.plans import has_edges
 from cosurfgs_jax.collab.stage_spec import StageWork
 from cosurfgs_jax.collab.teachers import Teachers
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training import harmonize, loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Stopwatch
 
 _log = logging.getLogger(__name__)
@@ -20,18 +24,25 @@ _log = logging.getLogger(__name__)
 
 def distill_edges(work: StageWork) -> loop.StageState:
     """Distils the blocks of each edge into one model."""
-    return _distill(work, work.plans.alone, work.plans.edge)
+    return _distill(work, TeacherModels(work.plans.alone, "device"), work.plans.edge)
 
 
 def distill_cloud(work: StageWork) -> loop.StageState:
     """Distils all edges, or all blocks where there are no edges, into one model."""
-    teachers = work.plans.alone
+    teachers = TeacherModels(work.plans.alone, "device")
     if has_edges(work.run.partitioned.partition):
-        teachers = work.plans.whole_edge
+        teachers = TeacherModels(work.plans.whole_edge, "edge")
     return _distill(work, teachers, work.plans.cloud)
 
 
-def _distill(work: StageWork, teacher_models: Grouping, students: Grouping) -> loop.StageState:
+class TeacherModels(NamedTuple):
+    """The frozen models of a stage."""
+
+    grouping: Grouping  # the blocks that are one of them
+    unpruned: str  # the stage that has them as they were before compression
+
+
+def _distill(work: StageWork, teacher_models: TeacherModels, students: Grouping) -> loop.StageState:
     run = work.run
     stage = work.saved
     teachers = Teachers(run, work.name)
@@ -46,24 +57,44 @@ def _distill(work: StageWork, teacher_models: Grouping, students: Grouping) -> l
 
 
 def _start(
-    work: StageWork, teachers: Teachers, teacher_models: Grouping, students: Grouping
+    work: StageWork, teachers: Teachers, teacher_models: TeacherModels, students: Grouping
 ) -> loop.StageState:
     """Renders the teachers' maps, and saves the students before their first step: from there on the
-    models of the stage before are not needed.
+    models of the stages before are not needed.
     """
     run = work.run
     before = work.models
     stopwatch = Stopwatch()
-    if teacher_models is work.plans.alone:  # distilled models are of one brightness already
+    is_harmonized = teacher_models.grouping is not work.plans.alone  # by an earlier distillation
+    if not is_harmonized:
         before, gains = harmonize.harmonize_exposure(run, before)
         _log_gains(gains)
+    frozen = before
+    if run.settings.lmc.enabled and run.settings.mas.whole_teachers:
+        frozen = _unpruned(run, teacher_models.unpruned)
+        if not is_harmonized:
+            frozen, _ = harmonize.harmonize_exposure(run, frozen)
     planner = RequestPlanner(run.partitioned, run.layout, students)
     partners = {block: planner.partners(block) for block in run.layout.local_blocks}
-    teachers.render(before.states, teacher_models, partners)
+    teachers.render(frozen.states, teacher_models.grouping, partners)
     cells = compress.crop_to_cells(run, before.states)
     stage = loop.StageState(work.name, cells, 0, 0, stopwatch.seconds)
     loop.save_stage(run, stage, work.store)
     work.store.wait()
+    return stage
+
+
+def _unpruned(run: Run, name: str) -> loop.StageState:
+    """The models as a stage before compression left them; they have not left their devices."""
+    folder = run.workdir.checkpoints(name)
+    with Checkpoints(folder) as checkpoints:
+        stage = loop.restore_stage(run, name, checkpoints)
+    if stage is None:
+        raise InputError(
+            f"{folder}: expected the models from before compression, which teach "
+            "(config.mas.whole_teachers), got no checkpoint; bring it back, or give "
+            "--config.mas.whole_teachers=False"
+        )
     return stage
 
 

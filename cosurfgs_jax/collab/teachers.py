@@ -2,23 +2,29 @@
 read as the student needs them.
 """
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
-from cosurfgs_jax import files
+from cosurfgs_jax import files, photograph
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Grouping
+from cosurfgs_jax.collab.stage_scores import SEAM_WIDTH
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
+from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
+from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.types import on_host
@@ -37,21 +43,50 @@ def blank_maps(size: tuple[int, int]) -> TeacherMaps:
     )
 
 
-def _flags(
-    run: Run, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int
-) -> np.ndarray:
+class _Judged(NamedTuple):
+    """What a stage judges of one view."""
+
+    flags: np.ndarray  # u8[H,W], see `TeacherMaps`
+    shares: np.ndarray  # f32[2], of pixels that count, and of those that show a wall
+
+
+def _judged(run: Run, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> _Judged:
     partition = run.partitioned.partition
     camera = run.partitioned.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
     points = np.asarray(unproject(maps["depth"], camera.intrinsics, camera.camera_from_world))
-    is_known = is_solid & partition.is_in_expanded(group, points)
+    if run.settings.mas.teach_own_cells:
+        is_known = is_solid & np.isin(partition.cell_of(points), group)
+    else:
+        is_known = is_solid & partition.is_in_expanded(group, points)
     flags = np.where(is_known, IS_TEACHER_VALID, 0)
     is_covered = np.ones_like(is_solid)
     # Where the part of another cell will be missing, the student is not judged.
     if len(partners) < partition.num_blocks:
         is_covered = is_solid & np.isin(partition.cell_of(points), partners)
         flags *= is_covered
-    return (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
+    flags = (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
+    counts = flags > 0
+    if run.partitioned.has_masked_photos:
+        counts &= required(
+            photograph.mask_of(Photographs(run.partitioned, run.images).load(0, view)),
+            "mask of a photograph",
+        )
+    is_at_wall = counts & is_solid & _is_between(partition, partners, points)
+    return _Judged(flags, np.array([counts.mean(), is_at_wall.mean()], np.float32))
+
+
+def _is_between(partition: Partition, blocks: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether points lie along a wall between two of the blocks: in the cell of one, and at most
+    `SEAM_WIDTH` of its side away from another; bool[H,W].
+    """
+    near = dataclasses.replace(partition, expansion=SEAM_WIDTH)
+    cells = partition.cell_of(points)
+    is_between = np.zeros(cells.shape, bool)
+    for block in blocks:
+        others = blocks[blocks != block]
+        is_between |= (cells == block) & near.is_in_expanded(others, points)
+    return is_between
 
 
 def _views_in_step(run: Run):
@@ -62,6 +97,27 @@ def _views_in_step(run: Run):
             block.number: int(block.views[index]) if index < len(block.views) else None
             for block in blocks
         }
+
+
+def draw_shares(
+    counts: Float[np.ndarray, " n"], at_wall: Float[np.ndarray, " n"], wall_draws: float
+) -> Float[np.ndarray, " n"]:
+    """How often each photograph of a block is drawn, with the sum 1.
+
+    Args:
+        counts: share of its pixels that counts. at_wall: that shows a wall.
+        wall_draws: share of the draws that go by `at_wall`; the rest is even among those of which
+            something counts.
+    Returns:
+        0 where nothing counts; even where nothing counts in any.
+    """
+    is_used = counts > 0
+    if not is_used.any():
+        return np.full(len(counts), 1 / len(counts))
+    even = is_used / is_used.sum()
+    if not at_wall.any():
+        return even
+    return (1 - wall_draws) * even + wall_draws * at_wall / at_wall.sum()
 
 
 class Teachers:
@@ -79,14 +135,41 @@ class Teachers:
     def _path(self, block: int, view: int) -> Path:
         return self._folder / f"{block:04d}" / f"{view:06d}.npz"
 
+    @property
+    def _advice(self) -> str:
+        return (
+            f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
+        )
+
+    def draw_shares(self) -> list[np.ndarray]:
+        """How often the stage draws each photograph: for every block (of all processes, which call
+        it together) f64[n] of its views, with the sum 1.
+
+        A photograph of which nothing counts in the stage has 0. `mas.wall_draws` of the draws go by
+        the share of pixels that show a wall between cells, where there is something to mend; the
+        rest is even.
+        """
+        blocks = self._run.partitioned.blocks
+        table = np.full((len(blocks), self._run.partitioned.max_views, 2), np.nan, np.float32)
+        for block in self._run.layout.local_blocks:
+            for position, view in enumerate(blocks[block].views):
+                path = self._path(block, int(view))
+                shares = files.read_arrays(path, ("shares",), advice=self._advice)["shares"]
+                if shares.shape != (2,) or not np.isfinite(shares).all():
+                    raise InputError(f"{path}: expected two shares, got {shares}; {self._advice}")
+                table[block, position] = shares
+        table = np.fmax.reduce(processes.gather(table), axis=0).astype(np.float64)
+        wall_draws = self._run.settings.mas.wall_draws
+        return [
+            draw_shares(*table[block.number, : len(block.views)].T, wall_draws) for block in blocks
+        ]
+
     def load(self, block: int, view: int) -> TeacherMaps:
         """The maps of one of a block's views; InputError where their file is damaged or of another
         image size.
         """
         path = self._path(block, view)
-        advice = (
-            f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
-        )
+        advice = self._advice
         arrays = files.read_arrays(path, TeacherMaps._fields, advice=advice)
         maps = TeacherMaps(**{name: on_host(array) for name, array in arrays.items()})
         size = maps.depth.shape
@@ -181,14 +264,15 @@ class Teachers:
     def _store(
         self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray
     ) -> None:
-        flags = _flags(self._run, block, group, partners, maps, view)
+        judged = _judged(self._run, group, partners, maps, view)
         color = np.round(np.clip(maps["color"], 0, 1) * 255).astype(np.uint8)
         normal = np.round(np.clip(maps["normal"], -1, 1) * 127).astype(np.int8)
         with files.atomic_path(self._path(block, view)) as path:
             np.savez(
                 path,
                 color=color,
-                flags=flags,
+                flags=judged.flags,
+                shares=judged.shares,
                 depth=maps["depth"],
                 plane_depth=maps["plane_depth"],
                 normal=normal,

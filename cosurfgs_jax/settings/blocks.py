@@ -114,6 +114,12 @@ class LmcSettings(SettingsGroup, name="lmc"):
         "Steps of training after pruning, in all rounds together, as a fraction of train.steps.",
         fraction("a share of train.steps, 0 to 1"),
     )
+    start_progress: float = setting(
+        0.5,
+        "Where on the schedule of the learning rates the recovery begins, from 0 to 1; it ends at "
+        "1.",
+        fraction("a share of the course, 0 to 1"),
+    )
     edge_prune_ratio: float = setting(
         0.1,
         "Fraction of an edge's surfels that is pruned between edge and cloud.",
@@ -143,6 +149,21 @@ class MasSettings(SettingsGroup, name="mas"):
     )
     normal_weight: float = setting(
         0.05, "Weight of the difference to the teachers' normals.", not_negative()
+    )
+    whole_teachers: bool = setting(
+        True,
+        "Whether teachers are the models from before compression, which stay on their devices.",
+    )
+    teach_own_cells: bool = setting(
+        True,
+        "Whether a teacher judges only what lies in its own cells; otherwise also around them, as "
+        "far as it was trained.",
+    )
+    wall_draws: float = setting(
+        0.5,
+        "Share of the draws that go by how much of the walls between cells a photograph shows; the "
+        "rest is even.",
+        fraction("a share of the draws, 0 to 1"),
     )
     start_progress: float = setting(
         0.5,

@@ -148,19 +148,24 @@ class PackedBatch(NamedTuple):
 class BlockViews:
     """Which photographs each block uses at each step, and the batch of a row's blocks."""
 
-    def __init__(self, run: Run, load: Callable[[int | None, int], Any] | None = None):
+    def __init__(
+        self,
+        run: Run,
+        load: Callable[[int | None, int], Any] | None = None,
+        draw_shares: Callable[[], list[np.ndarray]] | None = None,
+    ):
         """
         Args:
             run: of the run.
             load: what goes to the devices of a view, see `DeviceCache`; None = its photograph. No
                 method of what holds this object: a cycle would keep the devices' memory beyond the
                     stage.
+            draw_shares: gives for every block how often each of its views is used (`ViewOrder`);
+                called at the first step, by all processes together. None = all as often.
         """
         self._run = run
         settings = run.settings
-        self._orders = [
-            ViewOrder(block.views, settings.seed, block.number) for block in run.partitioned.blocks
-        ]
+        self._draw_shares = draw_shares
         self._neighbors = None
         if settings.loss.has_multi_view:
             self._neighbors = neighbors_of_blocks(run.partitioned, settings.loss)
@@ -168,6 +173,17 @@ class BlockViews:
         self._load = load or self.photographs.load
         self._device_cache: DeviceCache | None = None
         self._remembered: dict[tuple, Any] = {}
+
+    @functools.cached_property
+    def _orders(self) -> list[ViewOrder]:
+        blocks = self._run.partitioned.blocks
+        shares: list[np.ndarray | None] = [None] * len(blocks)
+        if self._draw_shares is not None:
+            shares = [*self._draw_shares()]
+        return [
+            ViewOrder(block.views, self._run.settings.seed, block.number, own)
+            for block, own in zip(blocks, shares, strict=True)
+        ]
 
     @property
     def device_cache(self) -> DeviceCache:
@@ -185,7 +201,7 @@ class BlockViews:
         key = name, block, step
         if key not in self._remembered:
             self._remembered[key] = make(block, step)
-            while len(self._remembered) > _STEPS_REMEMBERED * len(self._orders):
+            while len(self._remembered) > _STEPS_REMEMBERED * len(self._run.partitioned.blocks):
                 del self._remembered[next(iter(self._remembered))]
         return self._remembered[key]
 

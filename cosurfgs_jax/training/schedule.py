@@ -165,14 +165,19 @@ class ViewOrder:
     block and epoch alone.
     """
 
-    def __init__(self, views: np.ndarray, seed: int, block: int = 0):
+    def __init__(
+        self, views: np.ndarray, seed: int, block: int = 0, shares: np.ndarray | None = None
+    ):
         """
         Args:
             views: i64[n] training views of the block.
             seed: of the run.
             block: its number.
+            shares: f64[n] with the sum 1, how often each is used instead of once per epoch of n
+                steps: n times its share, rounded up or down by chance; with a share of 0, never.
         """
         self._views = views
+        self._shares = shares
         self._seed = (seed, block)
         self._epoch = -1
         self._order = views
@@ -182,8 +187,19 @@ class ViewOrder:
         epoch, position = divmod(step, len(self._views))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng([*self._seed, epoch]).permutation(self._views)
+            random = np.random.default_rng([*self._seed, epoch])
+            self._order = random.permutation(self._chosen(random))
         return int(self._order[position])
+
+    def _chosen(self, random: np.random.Generator) -> np.ndarray:
+        """The views of an epoch. By shares: those that evenly spaced marks hit, from a random
+        start, on a line on which each view is as long as its share (systematic sampling).
+        """
+        if self._shares is None:
+            return self._views
+        ends = np.cumsum(self._shares)
+        marks = (random.random() + np.arange(len(self._views))) / len(self._views)
+        return self._views[np.searchsorted(ends / ends[-1], marks, side="right")]
 
     def views(self, first: int, count: int) -> list[int]:
         """The views of `count` steps from `first` on."""

@@ -25,7 +25,8 @@ from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
 from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
-from cosurfgs_jax.collab.teachers import Teachers
+from cosurfgs_jax.collab.stage_scores import SEAM_WIDTH
+from cosurfgs_jax.collab.teachers import Teachers, draw_shares
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.geometry.cameras import unproject
@@ -44,6 +45,7 @@ from cosurfgs_jax.settings import (
 from cosurfgs_jax.training.batches import BlockViews
 from cosurfgs_jax.training.loss_terms import total_loss, used_terms
 from cosurfgs_jax.types import RenderOutput
+from cosurfgs_jax.workdir import Workdir
 
 pytestmark = pytest.mark.optimized
 
@@ -152,7 +154,7 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
     run = contexts(num_devices)
     partitioned = four_blocks()
     layout, _, batches, _ = steps(num_devices, ALL_TO_ALL)
-    order = BlockViews(run)
+    order = BlockViews(run, draw_shares=Teachers(run, "cloud").draw_shares)
     used = set()
     for step, batch in enumerate(batches):
         for block in range(NUM_BLOCKS):
@@ -173,7 +175,7 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
             ):
                 np.testing.assert_array_equal(got[row], expected)
             used.add((block, view))
-    assert len(used) == NUM_BLOCKS * STEPS
+    assert len(used) > NUM_BLOCKS * STEPS / 2
 
 
 @pytest.mark.parametrize("num_devices, device_memory_mb", [(4, 0), (1, 0), (1, 64)])
@@ -290,7 +292,7 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
         np.testing.assert_allclose(maps.depth, out.depth, rtol=1e-5, atol=1e-6)
         points = unproject(maps.depth, camera.intrinsics, camera.camera_from_world)
         is_solid = np.asarray(out.alpha) >= 0.5
-        is_known = is_solid & partitioned.partition.is_in_expanded(block, points)
+        is_known = is_solid & (partitioned.partition.cell_of(points) == block)
         np.testing.assert_array_equal(maps.flags, IS_PHOTO_VALID + IS_TEACHER_VALID * is_known)
         # Where only its own cell will be drawn, the student is judged by nothing that lies in
         # another.
@@ -305,6 +307,76 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
     assert 0.05 < (np.array(few_flags) > 0).mean() < 0.9
     few.drop()
     assert not list(run.workdir.teachers("few").rglob("*.npz"))
+
+
+def test_a_teacher_may_judge_what_lies_around_its_cell(contexts):
+    run = contexts(4)
+    mas = dataclasses.replace(run.settings.mas, teach_own_cells=False)
+    run = run._replace(settings=dataclasses.replace(run.settings, mas=mas))
+    wide = teachers_of(run, "wide", dict.fromkeys(range(NUM_BLOCKS), np.arange(NUM_BLOCKS)))
+    block, view = 0, int(four_blocks().blocks[0].views[-1])
+    maps = wide.load(block, view)
+    camera = four_blocks().views.camera_arrays(view)
+    points = unproject(maps.depth, camera.intrinsics, camera.camera_from_world)
+    is_near = four_blocks().partition.is_in_expanded(block, points)
+    is_own = four_blocks().partition.cell_of(points) == block
+    is_taught = (maps.flags & IS_TEACHER_VALID) > 0
+    assert not (is_taught & ~is_near).any() and (is_taught & ~is_own).any()
+    wide.drop()
+
+
+def test_photographs_are_drawn_by_the_walls_that_they_show(contexts):
+    run = contexts(4)
+    partitioned = four_blocks()
+    partition = partitioned.partition
+    sides = partition.inner_highs - partition.inner_lows
+    shares = Teachers(run, "cloud").draw_shares()
+    for block, own in zip(partitioned.blocks, shares, strict=True):
+        at_wall = []
+        for view in map(int, block.views):
+            maps = Teachers(run, "cloud").load(block.number, view)
+            camera = partitioned.views.camera_arrays(view)
+            points = unproject(maps.depth, camera.intrinsics, camera.camera_from_world)[..., :2]
+            cells = partition.cell_of(points)
+            num_walls = np.zeros(cells.shape, int)
+            for other in range(NUM_BLOCKS):
+                away = np.abs(
+                    points - np.clip(points, partition.lows[other], partition.highs[other])
+                )
+                num_walls += (cells != other) & (away < SEAM_WIDTH * sides[other]).all(axis=-1)
+            at_wall.append(
+                ((maps.flags & IS_TEACHER_VALID > 0) | (cells != block.number))[
+                    (num_walls > 0) & (maps.depth > 0)
+                ].sum()
+            )
+        at_wall = np.array(at_wall) / np.sum(at_wall)
+        assert own.sum() == pytest.approx(1) and np.ptp(at_wall) > 0.02
+        np.testing.assert_allclose(own, 0.5 / len(own) + 0.5 * at_wall, atol=0.01)
+
+
+def test_what_a_stage_draws():
+    counts, walls = np.array([1, 0.5, 0, 1]), np.array([0.3, 0.1, 0, 0])
+    np.testing.assert_allclose(
+        draw_shares(counts, walls, 0.5), [1 / 6 + 3 / 8, 1 / 6 + 1 / 8, 0, 1 / 6]
+    )
+    np.testing.assert_allclose(draw_shares(counts, walls, 0.0), [1 / 3, 1 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(draw_shares(counts, 0 * walls, 1.0), [1 / 3, 1 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(draw_shares(0 * counts, 0 * walls, 0.5), np.full(4, 0.25))
+
+
+def test_a_photograph_of_which_nothing_counts_is_not_drawn(contexts, tmp_path):
+    run = contexts(4)._replace(workdir=Workdir(tmp_path))
+    partitioned = four_blocks()
+    teachers = teachers_of(run, "dark", dict.fromkeys(range(NUM_BLOCKS), np.arange(NUM_BLOCKS)))
+    dark = [int(block.views[1]) for block in partitioned.blocks]
+    for block, view in enumerate(dark):
+        path = run.workdir.teachers("dark") / f"{block:04d}" / f"{view:06d}.npz"
+        arrays = dict(np.load(path))
+        np.savez(path, **(arrays | {"shares": np.zeros(2, np.float32)}))
+    views = BlockViews(run, draw_shares=teachers.draw_shares)
+    for block, view in enumerate(dark):
+        drawn = {views.view(block, step) for step in range(200)}
+        assert drawn == {*map(int, partitioned.blocks[block].views)} - {view}
 
 
 TRANSFORM = jnp.asarray(
