@@ -19,7 +19,7 @@ from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.density_strategies import strategy_of
-from cosurfgs_jax.raster import choose_backend
+from cosurfgs_jax.raster import backend_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import check_neighbors
@@ -48,7 +48,7 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
             processes disagree, or another run is under way there.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
-    choose_backend(settings.raster.backend)
+    backend_of(settings.raster)
     check_own_terms(losses)
     strategy_of(settings.density)
     check_num_devices(settings.mesh.num_devices)

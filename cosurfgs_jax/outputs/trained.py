@@ -11,7 +11,7 @@ import numpy as np
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import Maps, RasterOptions
+from cosurfgs_jax.raster import Maps, RasterOptions, backend_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn
@@ -48,8 +48,10 @@ def load_trained(settings: Settings, workdir: Workdir) -> Trained:
             (`settings_file.FREE_AFTER_TRAINING`).
         workdir: of the run.
     Raises:
-        InputError: nothing is saved yet, or the dataset has changed.
+        InputError: nothing is saved yet, the dataset has changed, or the backend of the settings
+            cannot be used here.
     """
+    backend_of(settings.raster)
     if not workdir.has_begun():
         raise InputError(
             f"{workdir}: expected a trained model, got no checkpoint; run `python -m "

@@ -3,6 +3,7 @@ with the options of a run."""
 
 from cosurfgs_jax.raster.backends import (
     available_backends,
+    backend_of,
     best_backend,
     choose_backend,
     portable_cost,
@@ -14,6 +15,7 @@ __all__ = [
     "Maps",
     "RasterOptions",
     "available_backends",
+    "backend_of",
     "best_backend",
     "choose_backend",
     "portable_cost",

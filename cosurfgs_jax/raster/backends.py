@@ -14,6 +14,7 @@ import jax
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.settings import RasterSettings
 
 _log = logging.getLogger(__name__)
 
@@ -127,3 +128,17 @@ def choose_backend(backend: str | None) -> str:
     if reason:
         raise InputError(f"rasterize: backend {backend!r} is not available: {reason}")
     return backend
+
+
+def backend_of(settings: RasterSettings) -> str:
+    """The backend that the settings name, or the best for the device where they name none.
+
+    Raises:
+        InputError: an unknown name, or a backend that cannot be used here, with the reason.
+    """
+    if settings.backend not in ("", *BACKENDS):
+        raise InputError(
+            f"config.raster.backend: expected one of {', '.join(BACKENDS)}, or nothing, got "
+            f"{settings.backend!r}"
+        )
+    return choose_backend(settings.backend)

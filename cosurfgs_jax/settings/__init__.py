@@ -16,12 +16,7 @@ from cosurfgs_jax.settings.blocks import (
 )
 from cosurfgs_jax.settings.data import DataSettings, GeneratedSettings
 from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of, type_of
-from cosurfgs_jax.settings.model import (
-    BACKENDS,
-    AppearanceSettings,
-    RasterSettings,
-    SurfelSettings,
-)
+from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
 from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings
 from cosurfgs_jax.settings.reference import SettingHelp, iter_help, settings_reference
 from cosurfgs_jax.settings.training import (
@@ -32,7 +27,6 @@ from cosurfgs_jax.settings.training import (
 )
 
 __all__ = [
-    "BACKENDS",
     "IMPORTANCE_SCORES",
     "AppearanceSettings",
     "DataSettings",

@@ -21,6 +21,7 @@ class Declaration(NamedTuple):
     help_text: str
     check: Check | None
     largest: int | None  # None: the largest of its type (settings_file.py)
+    term: str = ""  # module of losses/ whose term it is the weight of; "" = of none
 
 
 def setting(
@@ -37,6 +38,18 @@ def setting(
             its type can hold.
     """
     declaration = Declaration(help_text, check, largest)
+    return dataclasses.field(default=default, metadata={"declaration": declaration})
+
+
+def term_weight(term: str, default: float, help_text: str) -> Any:
+    """Declares the weight of a term of the loss. This also registers the term: it is part of the
+    loss wherever its weight is not 0 (`training/loss_terms.py`).
+
+    Args:
+        term: module of losses/ with the term, as `TERM`; loaded with the rest of the losses.
+        default, help_text: see `setting`.
+    """
+    declaration = Declaration(help_text, not_negative(), None, term)
     return dataclasses.field(default=default, metadata={"declaration": declaration})
 
 

@@ -11,6 +11,7 @@ from cosurfgs_jax.settings.declaration import (
     positive,
     require,
     setting,
+    term_weight,
 )
 
 
@@ -68,8 +69,8 @@ class LossSettings(SettingsGroup, name="loss"):
         "holes before a black background.",
         not_negative(),
     )
-    distortion_weight: float = setting(
-        0.0, "Weight of the mean distortion map, in world lengths.", not_negative()
+    distortion_weight: float = term_weight(
+        "distortion", 0.0, "Weight of the mean distortion map, in world lengths."
     )
 
     @property

@@ -1,16 +1,20 @@
-"""The terms of the loss: the one list of them, and their sum. A new one is a line here."""
+"""The terms of the loss: the one list of them, and their sum. A new one is a file in losses/ and a
+weight in settings/training.py, which `term_weight` puts into the list.
+"""
 
+import dataclasses
+import importlib
 from collections.abc import Sequence
 
 from jaxtyping import Array, Float
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.losses import distillation, distortion, geometric, photometric
+from cosurfgs_jax.losses import distillation, geometric, photometric
 from cosurfgs_jax.losses.inputs import LossView
 from cosurfgs_jax.losses.term import LossTerm, Phase, weighted_term
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.raster import Maps
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import LossSettings, Settings, SettingsGroup, declaration_of
 
 
 def _identity_weight(settings: Settings, _: Phase) -> float:
@@ -21,13 +25,21 @@ def _identity_penalty(view: LossView, _: Settings) -> Float[Array, ""]:
     return exposure_model.identity_penalty(view.exposure, view.num_views)
 
 
+def declared_terms(group: type[SettingsGroup]) -> tuple[LossTerm, ...]:
+    """The terms whose weights a group of settings declares by `term_weight`, in that order."""
+    modules = [declaration_of(field).term for field in dataclasses.fields(group)]
+    return tuple(
+        importlib.import_module(f"cosurfgs_jax.losses.{name}").TERM for name in modules if name
+    )
+
+
 TERMS = (  # in the order in which they are added
     photometric.TERM,
     distillation.COLOR_TERM,
     distillation.DEPTH_TERM,
     distillation.NORMAL_TERM,
     weighted_term("exposure_identity", _identity_weight, _identity_penalty),
-    distortion.TERM,
+    *declared_terms(LossSettings),
     geometric.TERM,
 )
 

@@ -39,9 +39,15 @@ def _surfels() -> Surfels:
 CAMERA = Camera(jnp.eye(4), jnp.asarray([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]]))
 
 
-def test_the_settings_name_the_backends_of_the_table():
-    """settings.py imports nothing of the rasterizer, so it has names of its own."""
-    assert tuple(backends.BACKENDS) == settings.BACKENDS
+def test_the_backend_of_the_settings_is_one_of_the_table():
+    assert backends.backend_of(settings.RasterSettings(backend="portable")) == "portable"
+    assert backends.backend_of(settings.RasterSettings()) == backends.best_backend()
+    names = ", ".join(backends.BACKENDS)
+    words = rf"config\.raster\.backend: expected one of {names}, or nothing, got 'gpuu'"
+    with pytest.raises(InputError, match=words):
+        backends.backend_of(settings.RasterSettings(backend="gpuu"))
+    with pytest.raises(InputError, match="backend 'tpu' is not available"):
+        backends.backend_of(settings.RasterSettings(backend="tpu"))
 
 
 @pytest.mark.parametrize("name", backends.BACKENDS)

@@ -2,6 +2,7 @@
 used.
 """
 
+import dataclasses
 import json
 import re
 import sys
@@ -25,10 +26,12 @@ from cosurfgs_jax.settings import (
     DensitySettings,
     GeneratedSettings,
     LossSettings,
+    RasterSettings,
     Settings,
     SurfelSettings,
     TrainSettings,
 )
+from cosurfgs_jax.settings.declaration import term_weight
 from cosurfgs_jax.training import loss_terms
 from cosurfgs_jax.training.run_log import read_history
 from cosurfgs_jax.workdir import Workdir
@@ -55,6 +58,14 @@ def entries_of(title: str) -> str:
     return "\n".join(re.findall(r"^\+(.*)$", SECTIONS[title], re.M))
 
 
+def type_with(group: type, entry: str) -> type:
+    """A group of settings with one more, as if the entry stood in it."""
+    text = f"@dataclasses.dataclass\nclass Longer({group.__name__}, name='longer'):\n    {entry}"
+    names = {group.__name__: group, "dataclasses": dataclasses, "term_weight": term_weight}
+    exec(text, names)
+    return names["Longer"]
+
+
 def test_every_section_with_code_is_here():
     tests = Path(__file__).read_text(encoding="utf-8")
     titles = [title for title, text in SECTIONS.items() if "```python" in text]
@@ -67,7 +78,10 @@ def test_a_run_with_a_term_a_strategy_and_a_stage(tmp_path, monkeypatch):
     loss = code_of("A loss term")
     strategy = code_of("A density strategy")
     stage = code_of("A stage")
-    assert "roundness.TERM" in entries_of("A loss term")
+    with_weight = type_with(LossSettings, entries_of("A loss term"))
+    monkeypatch.setitem(sys.modules, "cosurfgs_jax.losses.roundness", loss)
+    assert loss_terms.declared_terms(with_weight)[-1] is loss.TERM
+    assert with_weight().roundness_weight == 0
     monkeypatch.setattr(LossSettings, "roundness_weight", 0.1, raising=False)
     monkeypatch.setattr(loss_terms, "TERMS", (*loss_terms.TERMS, loss.TERM))
     entry = eval(f"{{{entries_of('A density strategy')}}}", {"fading": strategy})
@@ -177,6 +191,7 @@ def test_a_backend(monkeypatch):
     module = code_of("A rasterizer backend")
     entry = eval(f"{{{entries_of('A rasterizer backend')}}}", vars(backends))
     monkeypatch.setitem(backends.BACKENDS, "dots", entry["dots"])
+    assert backends.backend_of(RasterSettings(backend="dots")) == "dots"
     monkeypatch.setitem(sys.modules, "cosurfgs_jax.raster.dots", module)
     partitioned = four_blocks()
     surfels = surfels_of(solid_state(partitioned, 0))

@@ -11,7 +11,7 @@ import pytest
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.program import load_config_file
-from cosurfgs_jax.settings import BACKENDS, Settings, SettingsGroup, iter_help, settings_reference
+from cosurfgs_jax.settings import Settings, SettingsGroup, iter_help, settings_reference
 from cosurfgs_jax.settings.declaration import at_least, number, require, setting
 from cosurfgs_jax.workdir import Workdir
 
@@ -46,7 +46,6 @@ def test_defaults_are_valid():
         ("surface.min_cluster_share", 2.0),
         ("surface.min_neighbor_views", -1),
         ("raster.background", 7.0),
-        ("raster.backend", "gpuu"),
         ("appearance.learning_rate", -1.0),
         ("loss.transparency_weight", -0.1),
     ],
@@ -324,9 +323,3 @@ def test_settings_need_no_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["False", "False"]
-
-
-def test_names_of_backends_are_those_of_the_rasterizer():
-    from cosurfgs_jax.raster import backends
-
-    assert tuple(backends.BACKENDS) == BACKENDS
