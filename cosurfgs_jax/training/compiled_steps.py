@@ -21,8 +21,8 @@ class BlockSteps(NamedTuple):
     """
 
     train: Callable  # (state, Batch, shape=StepShape) -> (state, StepReport)
-    # (state, PackedBatch, Recalled or None, shape=StepShape) -> (state, Packed StepReport): the same
-    # with less to send
+    # (state, PackedBatch, Recalled or None, shape=StepShape) -> (state, Packed StepReport): the
+    # same with less to send
     train_packed: Callable
     recall: Callable  # (state, PackedBatch) -> Recalled
     settle: Callable  # (state, progress) -> state
