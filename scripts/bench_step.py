@@ -213,17 +213,21 @@ def measure(case: Case, state, images) -> dict[str, float]:
     # Feeding needs no more. On one device a block is a row.
     run = Run(settings, Path(), case.partitioned, case.layout, images, None, None)
     feed = BlockViews(run)
+    dilation = settings.train.dilation
     batches = itertools.cycle(
-        [feed.batch(number, step, 0.5, 3, with_second=True) for step in range(8)]
+        [
+            feed.batch(number, step, 0.5, 3, with_second=True, dilation=dilation)
+            for step in range(8)
+        ]
     )
     photo = next(batches).photo
 
-    def whole(has_geometry: bool):
+    def whole(has_geometry: bool, dilation: int = 1):
         nonlocal state
         batch = next(batches)
         if not has_geometry:
             batch = batch._replace(second=None)
-        shape = StepShape(is_densifying=not has_geometry, has_geometry=has_geometry)
+        shape = StepShape(not has_geometry, has_geometry, dilation)
         state, _ = steps.train(state, batch, shape=shape)
         jax.block_until_ready(state)
 
@@ -232,8 +236,15 @@ def measure(case: Case, state, images) -> dict[str, float]:
     parts = {"whole step": median_ms(lambda: whole(False), case.repeats)}
     spent = 1e3 * (stage_seconds() - before) / (case.repeats + 1)
     parts |= dict(zip(STAGES, spent.tolist(), strict=True))
-    if settings.loss.has_single_view or settings.loss.has_multi_view:
+    has_geometry = settings.loss.has_single_view or settings.loss.has_multi_view
+    if has_geometry:
         parts["whole step with geometric terms"] = median_ms(lambda: whole(True), case.repeats)
+    if dilation > 1:
+        parts["dilated step"] = median_ms(lambda: whole(False, dilation), case.repeats)
+    if dilation > 1 and has_geometry:
+        parts["dilated step with geometric terms"] = median_ms(
+            lambda: whole(True, dilation), case.repeats
+        )
 
     own, photo = jax.tree.map(jnp.asarray, case.layout.get((state, photo), 0))
     parts["loss"] = measure_loss(case, photo)
