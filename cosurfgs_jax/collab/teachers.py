@@ -19,6 +19,7 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.types import on_host
@@ -38,10 +39,14 @@ def blank_maps(size: tuple[int, int]) -> TeacherMaps:
 
 
 def _flags(
-    run: Run, block: int, group: np.ndarray, partners: np.ndarray, maps: dict, view: int
+    partitioned: PartitionedScene,
+    group: np.ndarray,
+    partners: np.ndarray,
+    maps: dict,
+    view: int,
 ) -> np.ndarray:
-    partition = run.partitioned.partition
-    camera = run.partitioned.views.camera_arrays(view)
+    partition = partitioned.partition
+    camera = partitioned.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
     points = np.asarray(unproject(maps["depth"], camera.intrinsics, camera.camera_from_world))
     is_known = is_solid & partition.is_in_expanded(group, points)
@@ -54,10 +59,10 @@ def _flags(
     return (flags + np.where(is_covered, IS_PHOTO_VALID, 0)).astype(np.uint8)
 
 
-def _views_in_step(run: Run):
+def _views_in_step(partitioned: PartitionedScene):
     """All photographs, one of each block at a time; None where a block has no more."""
-    blocks = run.partitioned.blocks
-    for index in range(run.partitioned.max_views):
+    blocks = partitioned.blocks
+    for index in range(partitioned.max_views):
         yield {
             block.number: int(block.views[index]) if index < len(block.views) else None
             for block in blocks
@@ -161,7 +166,7 @@ class Teachers:
         planner = RequestPlanner(partitioned, run.layout, grouping)
         groups = grouping.group_of_block
         with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
-            for number, views in enumerate(_views_in_step(run)):
+            for number, views in enumerate(_views_in_step(partitioned)):
                 missing = [
                     block
                     for block in run.layout.local_blocks
@@ -181,7 +186,7 @@ class Teachers:
     def _store(
         self, block: int, view: int, maps: dict, group: np.ndarray, partners: np.ndarray
     ) -> None:
-        flags = _flags(self._run, block, group, partners, maps, view)
+        flags = _flags(self._run.partitioned, group, partners, maps, view)
         color = np.round(np.clip(maps["color"], 0, 1) * 255).astype(np.uint8)
         normal = np.round(np.clip(maps["normal"], -1, 1) * 127).astype(np.int8)
         with files.atomic_path(self._path(block, view)) as path:
