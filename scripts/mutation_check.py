@@ -169,24 +169,22 @@ def mutations_of(path: str, source: bytes) -> list[Mutation]:
                 before = source[start:end].decode()
                 found.append(Mutation(path, replaced.lineno, start, end, before, after))
         pending += _children(node)
-    return [mutation for mutation in found if _is_python(mutation.applied(source))]
+    return found
 
 
-def _is_python(source: bytes) -> bool:
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        return False
-    return True
-
-
-def choose(num: int, seed: int) -> list[Mutation]:
-    """Random lines of the package, each with one of its changes; the same for the same seed."""
-    lines: dict[tuple[str, int], list[Mutation]] = {}
+def mutations_of_package() -> list[Mutation]:
+    """All changes of all files of the package."""
+    found = []
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-        name = path.relative_to(ROOT).as_posix()
-        for mutation in mutations_of(name, path.read_bytes()):
-            lines.setdefault((name, mutation.line), []).append(mutation)
+        found += mutations_of(path.relative_to(ROOT).as_posix(), path.read_bytes())
+    return found
+
+
+def choose(mutations: list[Mutation], num: int, seed: int) -> list[Mutation]:
+    """Random lines, each with one of its changes; the same for the same seed."""
+    lines: dict[tuple[str, int], list[Mutation]] = {}
+    for mutation in mutations:
+        lines.setdefault((mutation.path, mutation.line), []).append(mutation)
     chance = random.Random(seed)
     places = chance.sample(sorted(lines), min(num, len(lines)))
     return [chance.choice(lines[place]) for place in places]
@@ -296,7 +294,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="of pytest")
     parser.add_argument("--list", action="store_true", help="print the changes, run nothing")
     options = parser.parse_args()
-    chosen = choose(options.num, options.seed)[options.skip :]
+    chosen = choose(mutations_of_package(), options.num, options.seed)[options.skip :]
     if options.list:
         print(*chosen, sep="\n")
         return 0
