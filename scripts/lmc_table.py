@@ -55,7 +55,9 @@ def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
             own = run._replace(workdir=Workdir(Path(scratch)), log=Log(Workdir(Path(scratch))))
             begun = loop.StageState("lmc_device", stage.states, 0, 0, 0.0)
             rows = compress.crop_to_cells(
-                own, compress_in_rounds(own, begun, num_steps, checkpoints).states
+                run.partitioned.partition,
+                run.layout,
+                compress_in_rounds(own, begun, num_steps, checkpoints).states,
             )
         counts = [int(state.alive.sum()) for state in run.layout.get_blocks(rows).values()]
         return {"merged": sum(counts), **score_cells(run, rows, exchange, seams)._asdict()}

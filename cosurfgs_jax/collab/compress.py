@@ -23,6 +23,7 @@ from cosurfgs_jax.collab.importance import (
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.model import slots
+from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.training.loop import StageState
@@ -86,10 +87,8 @@ def prune_step(
     return with_surfels(state, *slots.compact(state.params, state.optimizer, alive, state.stats))
 
 
-def inside_masks(run: Run, states: list) -> list:
+def inside_masks(partition: Partition, layout: Layout, states: list) -> list:
     """Living surfels with their centre in their block's cell, bool[D, N] for every row."""
-    partition = run.partitioned.partition
-    layout = run.layout
 
     def mask(device: int, row: int) -> np.ndarray:
         state = layout.get(states[row], device)
@@ -101,11 +100,10 @@ def inside_masks(run: Run, states: list) -> list:
     return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(states))]
 
 
-def drop_free_slots(run: Run, states: list) -> list:
+def drop_free_slots(layout: Layout, states: list) -> list:
     """The same states with as few slots as hold the living surfels of every block, which must be in
     front.
     """
-    layout = run.layout
     counts = [int(state.alive.sum()) for state in layout.get_blocks(states).values()]
     num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
 
@@ -157,6 +155,7 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
         prune_ratio: see `top_fraction_mask`.
     """
     layout = run.layout
+    partition = run.partitioned.partition
     settings = run.settings
     measure = sharded(
         functools.partial(measure_view, settings=settings),
@@ -184,7 +183,7 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     states = []
     used = []
     for row, (state, is_inside) in enumerate(
-        zip(stage.states, inside_masks(run, stage.states), strict=True)
+        zip(stage.states, inside_masks(partition, layout, stage.states), strict=True)
     ):
         importance = _measure_row(run, measure, state, is_inside, row)
         if processes.any_process(
@@ -200,9 +199,9 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
             importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
         states.append(prune(state, importance, is_inside))
-    states = drop_free_slots(run, states)
+    states = drop_free_slots(layout, states)
     after = layout.get_blocks(states)
-    inside = layout.get_blocks(inside_masks(run, states))
+    inside = layout.get_blocks(inside_masks(partition, layout, states))
     return Compression(
         states,
         before,
@@ -212,11 +211,10 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     )
 
 
-def crop_to_cells(run: Run, states: list) -> list:
+def crop_to_cells(partition: Partition, layout: Layout, states: list) -> list:
     """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells
     of the merged model.
     """
-    layout = run.layout
 
     def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
         return with_surfels(
@@ -224,6 +222,6 @@ def crop_to_cells(run: Run, states: list) -> list:
         )
 
     cut = sharded(crop, layout)
-    masks = inside_masks(run, states)
+    masks = inside_masks(partition, layout, states)
     cells = [cut(state, mask) for state, mask in zip(states, masks, strict=True)]
-    return drop_free_slots(run, cells)
+    return drop_free_slots(layout, cells)

@@ -77,7 +77,7 @@ def _start(
     planner = RequestPlanner(run.partitioned, run.layout, students)
     partners = {block: planner.partners(block) for block in run.layout.local_blocks}
     teachers.render(frozen.states, teacher_models.grouping, partners)
-    cells = compress.crop_to_cells(run, before.states)
+    cells = compress.crop_to_cells(run.partitioned.partition, run.layout, before.states)
     stage = loop.StageState(work.name, cells, 0, 0, stopwatch.seconds)
     loop.save_stage(run, stage, work.store)
     work.store.wait()

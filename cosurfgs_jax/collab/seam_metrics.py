@@ -17,6 +17,7 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.block_renders import views_in_step
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Camera, on_host
 
@@ -192,9 +193,8 @@ def _solid(maps: dict, size: tuple[int, int]) -> np.ndarray:
     return np.where(maps["alpha"] >= MIN_PLANE_ALPHA, maps["depth"], 0)[..., :height, :width]
 
 
-def _true_depth(run: Run, view: int) -> np.ndarray | None:
+def _true_depth(partitioned: PartitionedScene, view: int) -> np.ndarray | None:
     """Exact depth in world lengths, where it is known in the size of the image."""
-    partitioned = run.partitioned
     truth = partitioned.scene.ground_truth
     path = None
     if truth is not None:
@@ -256,7 +256,7 @@ def score_seam_depth(
                 partitioned.views.camera_arrays(view),
                 partitioned.partition,
                 seams.mask(view),
-                truth=_true_depth(run, view),
+                truth=_true_depth(partitioned, view),
                 alone=by_block,
             )
     return seam_depth_from_sums(processes.gather(sums).sum(axis=0), roughness)
@@ -291,4 +291,4 @@ def summarize_seam_depth(depth: SeamDepth) -> str:
         parts.append(f"{depth.depth_step_excess:.3%} of the step due to the wall")
     if not parts:
         return ""
-    return f"depth at the seams, as a share of it: {', '.join(parts)}"
+    return f"depth at the seams, relative: {', '.join(parts)}"

@@ -58,7 +58,7 @@ class StageMetrics:
         local_models = None
         if not spec.is_merged:
             local_models = stage.states
-            cells = compress.crop_to_cells(run, stage.states)
+            cells = compress.crop_to_cells(run.partitioned.partition, run.layout, stage.states)
         scores = score_cells(run, cells, exchange, self._seams)
         depth = score_seam_depth(run, cells, exchange, self._seams, local_models, self._roughness)
         self._roughness = wall_roughness([depth._asdict()]) or self._roughness

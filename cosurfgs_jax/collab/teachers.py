@@ -89,10 +89,10 @@ def _is_between(partition: Partition, blocks: np.ndarray, points: np.ndarray) ->
     return is_between
 
 
-def _views_in_step(run: Run):
+def _views_in_step(partitioned: PartitionedScene):
     """All photographs, one of each block at a time; None where a block has no more."""
-    blocks = run.partitioned.blocks
-    for index in range(run.partitioned.max_views):
+    blocks = partitioned.blocks
+    for index in range(partitioned.max_views):
         yield {
             block.number: int(block.views[index]) if index < len(block.views) else None
             for block in blocks
@@ -244,7 +244,7 @@ class Teachers:
         planner = RequestPlanner(partitioned, run.layout, grouping)
         groups = grouping.group_of_block
         with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
-            for number, views in enumerate(_views_in_step(run)):
+            for number, views in enumerate(_views_in_step(partitioned)):
                 missing = [
                     block
                     for block in run.layout.local_blocks

@@ -38,7 +38,7 @@ class Collective(NamedTuple):
 
     kind: str
     dtypes: tuple[str, ...]
-    num_bytes: int  # of what a device gets, its own share included
+    num_bytes: int  # of what a device gets, its own part included
 
 
 def collectives(compiled_text: str) -> list[Collective]:

@@ -20,7 +20,7 @@ from cosurfgs_jax.settings import DataSettings
 
 _MIN_SIDE = 8  # pixels; smaller images are a downscale set by mistake
 MAX_SIDE = 32_767  # pixels; the rasterizer counts tiles in 16 bits
-# Sides of undistorted images are cropped to whole multiples of this share of the photograph's,
+# Sides of undistorted images are cropped to whole multiples of this fraction of the photograph's,
 # where lenses differ.
 _SIDE_STEP = 0.02
 _WHOLE_TOLERANCE = 0.03  # of a reduction: 1/2.03 is taken for a half

@@ -10,7 +10,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import columns, names_of, read_ply, write_ply
 from cosurfgs_jax.types import Surfels
 
-# Thickness that stands for "flat" in files that need a third scale, as a share of the model's
+# Thickness that stands for "flat" in files that need a third scale, as a fraction of the model's
 # spread: thin enough to be invisible, thick enough that its square stays a normal float32 (1e-12).
 _THICKNESS = 1e-6
 _log = logging.getLogger(__name__)

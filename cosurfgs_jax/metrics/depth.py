@@ -24,9 +24,9 @@ def depth_errors(
     Returns:
         "median" and "p90" (90th percentile) of |error| in the unit; "relative_median": the median
         of |error| / exact depth; these over pixels where both have a depth. "within_1_percent": the
-        share of all pixels with an exact depth whose error is at most 1 % of it, where nothing is
-        wrong too; "covered": the share of them where the model has a depth. None where no pixel has
-        both.
+        fraction of all pixels with an exact depth whose error is at most 1 % of it, where nothing
+        is wrong too; "covered": the fraction of them where the model has a depth. None where no
+        pixel has both.
     """
     has_truth = truth > 0
     if is_counted is not None:

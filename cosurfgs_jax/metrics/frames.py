@@ -111,7 +111,7 @@ def _times(ratio: float) -> str:
 
 
 def _misfit_now(surface: _Cloud, truth: _Cloud) -> float:
-    """How far the nearer side lies from the other as it is, as a share of the smaller
+    """How far the nearer side lies from the other as it is, as a fraction of the smaller
     one's width.
     """
     distance = min(truth.median_distance(surface.points), surface.median_distance(truth.points))

@@ -175,7 +175,7 @@ def _log_blocks(cells: Partition, work: Float[np.ndarray, " b"]) -> None:
     num_points = [len(points) for points in cells.points]
     _log.info(
         "blocks: %d, edges: %d; %d..%d photographs and %d..%d points a block, %.2f..%.2f of an "
-        "equal share of the work",
+        "equal part of the work",
         cells.num_blocks,
         cells.num_edges,
         min(num_views),

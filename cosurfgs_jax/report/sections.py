@@ -83,7 +83,7 @@ SECTIONS = [
         "Depth and normals against exact ones, test views",
         depth_tables,
         "Means over views. Median and 90th percentile are over the pixels that have a depth; "
-        "'within 1 %' is the share of all pixels with an exact depth whose error is at most 1 % "
+        "'within 1 %' is the fraction of all pixels with an exact depth whose error is at most 1 % "
         "of it. Pixels through which more than half of the light passes have none. Walls: more "
         "than 60 degrees from up.",
     ),

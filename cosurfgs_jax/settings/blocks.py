@@ -30,7 +30,7 @@ class PartitionSettings(SettingsGroup, name="partition"):
     expansion: float = setting(
         0.2,
         "What a block trains on beyond its cell, on each side, as a fraction of the cell's side.",
-        fraction("a share of a cell's side, 0 to 1"),
+        fraction("a fraction of a cell's side, 0 to 1"),
     )
     min_coverage: float = setting(
         0.25,
@@ -74,13 +74,15 @@ class LmcSettings(SettingsGroup, name="lmc"):
 
     enabled: bool = setting(True, "Whether blocks are compressed before they are aggregated.")
     prune_ratio: float = setting(
-        0.4, "Fraction of a block's surfels that is pruned.", proper_fraction("a share in [0, 1)")
+        0.4,
+        "Fraction of a block's surfels that is pruned.",
+        proper_fraction("a fraction in [0, 1)"),
     )
     importance_share: float = setting(
         0.0,
         "Instead of prune_ratio: keep the fewest surfels that carry this fraction of the "
         "importance; 0 means by prune_ratio.",
-        proper_fraction("0 (by ratio) or a share below 1"),
+        proper_fraction("0 (by ratio) or a fraction below 1"),
     )
     camera_switch: bool = setting(
         True,
@@ -91,7 +93,7 @@ class LmcSettings(SettingsGroup, name="lmc"):
         0.25,
         "Fraction of a photograph's pixels, by rendered weight, that must come from the cell to "
         "make the photograph count.",
-        fraction("a share, 0 to 1"),
+        fraction("a fraction, 0 to 1"),
     )
     score: str = setting(
         "removal",
@@ -112,7 +114,7 @@ class LmcSettings(SettingsGroup, name="lmc"):
     recovery: float = setting(
         0.15,
         "Steps of training after pruning, in all rounds together, as a fraction of train.steps.",
-        fraction("a share of train.steps, 0 to 1"),
+        fraction("a fraction of train.steps, 0 to 1"),
     )
     start_progress: float = setting(
         0.5,
@@ -123,7 +125,7 @@ class LmcSettings(SettingsGroup, name="lmc"):
     edge_prune_ratio: float = setting(
         0.1,
         "Fraction of an edge's surfels that is pruned between edge and cloud.",
-        proper_fraction("a share in [0, 1)"),
+        proper_fraction("a fraction in [0, 1)"),
     )
 
 
@@ -142,7 +144,7 @@ class MasSettings(SettingsGroup, name="mas"):
         0.5,
         "Weight of the colours of the frozen local models; the devices' own photographs have the "
         "rest.",
-        fraction("a share, 0 to 1"),
+        fraction("a fraction, 0 to 1"),
     )
     depth_weight: float = setting(
         0.2, "Weight of the difference to the teachers' depth, relative to depth.", not_negative()
@@ -168,7 +170,7 @@ class MasSettings(SettingsGroup, name="mas"):
     start_progress: float = setting(
         0.5,
         "Where on the schedule of the learning rates a stage begins, from 0 to 1; it ends at 1.",
-        fraction("a share of the course, 0 to 1"),
+        fraction("a fraction of the course, 0 to 1"),
     )
     max_partners: int = setting(
         8,

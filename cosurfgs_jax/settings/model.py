@@ -71,5 +71,5 @@ class AppearanceSettings(SettingsGroup, name="appearance"):
         0.03,
         "Where the exposure model begins, as a fraction of train.steps; earlier it would learn the "
         "faults of an unfinished model.",
-        fraction("a share of the steps, 0 to 1"),
+        fraction("a fraction of the steps, 0 to 1"),
     )

@@ -64,7 +64,7 @@ class SurfaceSettings(SettingsGroup, name="surface"):
     min_cluster_share: float = setting(
         0.005,
         "Connected pieces with fewer triangles than this fraction of the largest are dropped.",
-        proper_fraction("a share in [0, 1)"),
+        proper_fraction("a fraction in [0, 1)"),
     )
     target_triangles: int = setting(
         0,

@@ -43,7 +43,7 @@ class LossSettings(SettingsGroup, name="loss"):
         0.25,
         "Where SV-Reg and MV-Reg begin, as a fraction of train.steps; before, there is no surface "
         "to regularise.",
-        fraction("a share of the steps, 0 to 1"),
+        fraction("a fraction of the steps, 0 to 1"),
     )
     patch_stride: int = setting(
         3,
@@ -194,7 +194,7 @@ class TrainSettings(SettingsGroup, name="train"):
         1 / 30,
         "Steps until one more degree of spherical harmonics is trained, as a fraction of "
         "train.steps.",
-        positive("a positive share of the steps"),
+        positive("a positive fraction of the steps"),
     )
     dilation: int = setting(
         2,

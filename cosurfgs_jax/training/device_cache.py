@@ -28,8 +28,9 @@ def shelf_bytes(device_memory_mb: int, layout: Layout) -> int:
     """The budget for what is kept on each device; every process calls it, and all get the same.
 
     Args:
-        device_memory_mb: `data.device_memory_mb`: MiB, or below 0 for a share of what the devices
-            say is free. Those that keep no count, as CPUs, whose memory is the host's, get nothing.
+        device_memory_mb: `data.device_memory_mb`: MiB, or below 0 for a fraction of what the
+            devices say is free. Those that keep no count, as CPUs, whose memory is the host's, get
+            nothing.
         layout: of the blocks.
     """
     if device_memory_mb >= 0:

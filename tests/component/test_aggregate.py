@@ -103,7 +103,7 @@ def steps(contexts):
         exchange = exchange_of(run.layout, largest_all_to_all=largest_all_to_all)
         aggregation = Aggregation(run, Grouping(exchange, TOGETHER), Teachers(run, "cloud"), STEPS)
         batches = [aggregation.batch(step) for step in range(STEPS)]
-        rows = crop_to_cells(run, put_states(run, student))
+        rows = crop_to_cells(run.partitioned.partition, run.layout, put_states(run, student))
         return (
             run.layout,
             compile_step(SETTINGS, run.layout, exchange).lower(rows, batches[0]).compile(),

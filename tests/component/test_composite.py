@@ -60,7 +60,8 @@ def cropped(run, is_clear_of_walls: bool) -> list:
     """The cells of opaque models, with or without the discs that reach into other cells."""
     partitioned = run.partitioned
     return crop_to_cells(
-        run,
+        partitioned.partition,
+        run.layout,
         put_states(
             run,
             lambda number: solid_state(partitioned, number, is_clear_of_walls=is_clear_of_walls),

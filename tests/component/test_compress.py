@@ -256,7 +256,9 @@ def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_pat
         return tagged(solid_state(partitioned, block))
 
     with run_context(partitioned, tmp_path, num_devices) as run:
-        cropped = run.layout.get_blocks(compress.crop_to_cells(run, put_states(run, make_state)))
+        states = put_states(run, make_state)
+        cells = compress.crop_to_cells(partitioned.partition, run.layout, states)
+        cropped = run.layout.get_blocks(cells)
     assert list(cropped) == list(range(NUM_BLOCKS))
     slots = {state.alive.shape[0] for state in cropped.values()}
     assert slots == {round_slots(max(int(state.alive.sum()) for state in cropped.values()))}

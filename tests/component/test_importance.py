@@ -54,7 +54,7 @@ def run(partitioned, tmp_path):
 def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_switch, share):
     layout = run.layout
     (state,) = put_states(run, lambda number: solid_state(partitioned, number))
-    (is_inside,) = compress.inside_masks(run, [state])
+    (is_inside,) = compress.inside_masks(run.partitioned.partition, run.layout, [state])
     measured = {}
     for score in SCORES:
         settings = with_lmc(camera_switch=camera_switch, min_cell_share=share, score=score)

@@ -56,7 +56,7 @@ def scores(run, heights, is_whole_known=True, roughness=None):
     rows = put_states(run, lambda number: flat_state(partitioned, number, heights[number]))
     return score_seam_depth(
         run,
-        crop_to_cells(run, rows),
+        crop_to_cells(run.partitioned.partition, run.layout, rows),
         exchange_of(layout),
         SeamMasks(partitioned, run.settings),
         rows if is_whole_known else None,
@@ -148,7 +148,7 @@ def test_the_excess_takes_off_what_the_same_places_have_without_a_wall():
     )
     assert depth.depth_step_excess == pytest.approx(0.004) and depth.depth_disagreement_seam is None
     assert summarize_seam_depth(depth) == (
-        "depth at the seams, as a share of it: step across walls 0.500% (0.200% elsewhere), "
+        "depth at the seams, relative: step across walls 0.500% (0.200% elsewhere), "
         "0.400% of the step due to the wall"
     )
     smaller = seam_depth_from_sums(

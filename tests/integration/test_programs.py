@@ -23,6 +23,9 @@ SHORT = [
     "--config.train.log_every=10",
     "--config.surfels.sh_degree=1",
 ]
+# What is tested here is the same without XLA's optimizer, and compiling is most of the time;
+# test_collaboration.py runs training as users do.
+FAST_TO_COMPILE = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def _command(name: str, workdir: Path, *flags: str) -> list[str]:
@@ -31,7 +34,11 @@ def _command(name: str, workdir: Path, *flags: str) -> list[str]:
 
 def _run(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        _command(name, workdir, *flags), capture_output=True, text=True, timeout=300
+        _command(name, workdir, *flags),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=FAST_TO_COMPILE,
     )
 
 
@@ -97,7 +104,7 @@ def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
 def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path):
     workdir = tmp_path / "run"
     command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=FAST_TO_COMPILE)
     deadline = time.monotonic() + 240
     while not any(
         path.name in ("20", "40", "60") for path in (workdir / "checkpoints" / "device").glob("*")

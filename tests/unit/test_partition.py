@@ -539,5 +539,5 @@ def test_the_summary_says_what_was_made(caplog):
     (record,) = caplog.records
     assert (
         record.getMessage().startswith("blocks: 4, edges: 2; ")
-        and "an equal share of the work" in record.getMessage()
+        and "an equal part of the work" in record.getMessage()
     )

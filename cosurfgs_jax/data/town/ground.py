@@ -73,7 +73,7 @@ class _Painter:
         self.paved = np.zeros((count, count), np.uint8)  # 0 nothing, 1 driveway, 2 terrace
         self.shadow = np.zeros(
             (count, count), np.uint8
-        )  # share of the sun that is blocked, in 255ths
+        )  # fraction of the sun that is blocked, in 255ths
         self.x = (low + (np.arange(count) + 0.5) * texel).astype(np.float32)
         for outline in town.paved:
             self._pave(outline, 0.0, 1)

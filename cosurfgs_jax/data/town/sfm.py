@@ -14,7 +14,7 @@ from cosurfgs_jax.data.town.flight import Flight
 from cosurfgs_jax.data.town.render import View
 
 NOISE_PX = 0.3  # standard deviation of an observation, in each of x and y
-_KEEP = 0.55  # share of the visible observations that feature matching finds
+_KEEP = 0.55  # fraction of the visible observations that feature matching finds
 _MIN_VIEWS = 3
 _MAX_ERROR_PX = (
     3.0  # points whose noise came out larger, for lack of parallax, are left out, as programs do

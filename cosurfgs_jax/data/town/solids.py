@@ -101,8 +101,8 @@ def roofed_box(
         length, width: of the outline, m.
         eave: height of the eaves, m, in the local frame.
         rise: height of the ridge above the eaves, m; 0 for a flat roof.
-        hip: how far the ends of the ridge are drawn in, as a share of half the length: 0 gable, 1
-            tent.
+        hip: how far the ends of the ridge are drawn in, as a fraction of half the length: 0 gable,
+            1 tent.
     """
     center = np.asarray(stand.center)
     axis = np.asarray(stand.axis)

@@ -113,7 +113,7 @@ def light(normal_z, towards_sun, shadow):
     Args:
         normal_z: upward part of the unit normal: how much of the sky lights the surface.
         towards_sun: cosine between normal and sun.
-        shadow: share of the sun that is blocked.
+        shadow: fraction of the sun that is blocked.
     """
     sky = 0.35 + 0.12 * normal_z
     return sky + 0.63 / float(SUN[2]) * np.maximum(towards_sun, 0.0) * (1 - shadow)
