@@ -213,12 +213,9 @@ def measure(case: Case, state, images) -> dict[str, float]:
     # Feeding needs no more. On one device a block is a row.
     run = Run(settings, Path(), case.partitioned, case.layout, images, None, None)
     feed = BlockViews(run)
-    dilation = settings.train.dilation
+    dilation = case.partitioned.dilation(settings)
     batches = itertools.cycle(
-        [
-            feed.batch(number, step, 0.5, 3, with_second=True, dilation=dilation)
-            for step in range(8)
-        ]
+        [feed.batch(number, step, 0.5, 3, with_second=True, dilation=dilation) for step in range(8)]
     )
     photo = next(batches).photo
 

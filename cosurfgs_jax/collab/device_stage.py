@@ -16,7 +16,9 @@ def train_blocks(work: StageWork) -> loop.StageState:
     if stage is None:
         stage = _start(run, work.name)
         _draw_test_views(run, stage)
-    trainer = Trainer(run, Schedule.from_settings(run.settings))
+    trainer = Trainer(
+        run, Schedule.from_settings(run.settings, run.partitioned.dilation(run.settings))
+    )
     return loop.run_stage(run, stage, work.num_steps, trainer.advance, work.store)
 
 

@@ -24,7 +24,7 @@ from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, Teacher
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
-from cosurfgs_jax.training.partitioned_scene import Photographs
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.types import on_host

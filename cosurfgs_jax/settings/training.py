@@ -197,13 +197,13 @@ class TrainSettings(SettingsGroup, name="train"):
         positive("a positive fraction of the steps"),
     )
     dilation: int = setting(
-        2,
-        "Pixels between two pixels that a dilated step draws, along both axes; 1 draws all pixels "
-        "in all steps.",
-        number("1 to 4", at_least=1, at_most=4),
+        0,
+        "A dilated step draws every so many-th pixel of every so many-th row; 1 draws all pixels in "
+        "all steps; 0 means from the data (2 for photographs of half a megapixel and more, else 1).",
+        number("0 (from the data) to 4", at_least=0, at_most=4),
     )
     dilation_stop: float = setting(
-        0.7,
+        0.9,
         "Where steps begin to draw all pixels, as a fraction of train.steps.",
         fraction("a share of the steps, 0 to 1"),
     )

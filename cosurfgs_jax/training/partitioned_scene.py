@@ -30,6 +30,9 @@ _PIXELS_PER_SURFEL = 32
 _MIN_CAPACITY = 20_000
 _MAX_CAPACITY = 5_000_000
 _SLOT_ROUNDING = 1024
+# of photographs that are drawn at every second pixel: smaller ones lose detail by it (320x240: 0.6
+# dB), ones of 0.75 megapixels do not (docs/results.md)
+_MIN_DILATED_PIXELS = 500_000
 
 
 class Block(NamedTuple):
@@ -81,6 +84,13 @@ class PartitionedScene(NamedTuple):
             return None
         height, width = self.photo_size or self.scene.views.image_sizes.max(axis=0)
         return depth_memory.memory_size((int(height), int(width)))
+
+    def dilation(self, settings: Settings) -> int:
+        """Of dilated steps: pixels from one that is drawn to the next."""
+        if settings.train.dilation:
+            return settings.train.dilation
+        num_pixels = np.median(self.scene.views.image_sizes.prod(axis=1))
+        return 2 if num_pixels >= _MIN_DILATED_PIXELS else 1
 
     def fingerprint(self) -> str:
         """Changes when names, cameras, image sizes or points change."""

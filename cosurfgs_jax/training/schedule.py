@@ -36,7 +36,7 @@ class Schedule:
     dilation_stop: int  # steps before all pixels are drawn
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Schedule":
+    def from_settings(cls, settings: Settings, dilation: int = 1) -> "Schedule":
         """Rounds the fractions of `train.steps`, with floors where a few steps would show nothing
         yet.
         """
@@ -63,7 +63,7 @@ class Schedule:
             sh_degree=settings.surfels.sh_degree,
             is_growing=density.enabled,
             geometry_start=geometry_start,
-            dilation=settings.train.dilation,
+            dilation=dilation,
             dilation_stop=steps(settings.train.dilation_stop, 0),
         )
 
