@@ -18,7 +18,7 @@ def _digest(trained: Trained) -> str:
     """The same text for the same surfels."""
     digest = hashlib.sha256()
     for field in jax.tree.leaves(trained.surfels):
-        digest.update(np.ascontiguousarray(field))
+        digest.update(np.ascontiguousarray(field).tobytes())
     return digest.hexdigest()[:32]
 
 
