@@ -16,11 +16,10 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import read_points_ply
-from cosurfgs_jax.outputs import evaluation, exports
+from cosurfgs_jax.outputs import evaluation, exports, fused_mesh
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import PHASES, mesh_files, read_mesh_ply
-from cosurfgs_jax.surface import extract_mesh as fuse_mesh
+from cosurfgs_jax.surface import mesh_files, read_mesh_ply
 from cosurfgs_jax.training.run_log import Progress, read_history
 from cosurfgs_jax.workdir import EXPORTS, MESH, PICTURES, SCORES, Workdir
 
@@ -256,49 +255,16 @@ def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> Non
     started = time.monotonic()
     mesh_files.check_format(form)
     with workdir.writing(MESH) as scratch:
-        scene = _fuse(settings, workdir, form, scratch)
+        trained = load_trained(settings, workdir)
+        choices = fused_mesh.fuse(trained, scratch, form)
         workdir.note_seconds("mesh", time.monotonic() - started)
-        _log.info("report: %s", write_report(workdir, scene.up))
-
-
-def _fuse(settings: Settings, workdir: Workdir, form: str, scratch: Path) -> Scene:
-    """Writes the mesh.
-
-    Args:
-        settings, workdir, form: of `extract_mesh`.
-        scratch: folder for temporary files.
-    Returns:
-        The dataset.
-    """
-    trained = load_trained(settings, workdir)
-    scene = trained.partitioned.scene
-    num_views = len(trained.partitioned.scene.train_views)
-    with Progress("mesh", len(PHASES) * num_views) as progress:
-
-        def show(phase: str, done: int, total: int) -> None:
-            if phase != "extract":  # is reported within "fuse"
-                progress.update(num_views * PHASES.index(phase) + num_views * done // total)
-
-        choices = fuse_mesh(
-            trained.render_fn(),
-            scene,
-            scene.train_views,
-            trained.settings.surface,
-            workdir.mesh,
-            form=form,
-            scratch_dir=scratch,
-            progress=show,
+        _log.info(
+            "mesh: %d triangles, voxel size %.4g, in %s",
+            choices["num_triangles"],
+            choices["voxel_size"],
+            workdir.mesh.with_suffix(f".{form}"),
         )
-    report.drop_error_files(workdir)
-    workdir.merge_metrics(geometry=None)  # it was another mesh's
-    files.write_json(workdir.mesh_choices, choices)
-    _log.info(
-        "mesh: %d triangles, voxel size %.4g, in %s",
-        choices["num_triangles"],
-        choices["voxel_size"],
-        workdir.mesh.with_suffix(f".{form}"),
-    )
-    return scene
+        _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
 
 
 def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:

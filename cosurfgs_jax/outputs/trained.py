@@ -28,6 +28,7 @@ class Trained(NamedTuple):
     partitioned: PartitionedScene
     surfels: Surfels  # world frame
     step: int
+    workdir: Workdir
 
     def render_fn(self, maps: Maps = Maps.GEOMETRY) -> Callable[[int], dict[str, np.ndarray]]:
         """View number -> maps in the dataset's frame (see `make_render_fn`)."""
@@ -62,4 +63,10 @@ def load_trained(settings: Settings, workdir: Workdir) -> Trained:
     total = total_steps(settings, partitioned.partition)
     if step < total:
         _log.info("the model is of step %d of %d: training is not finished", step, total)
-    return Trained(settings, partitioned, jax.tree.map(jnp.asarray, surfels), step)
+    return Trained(
+        settings=settings,
+        partitioned=partitioned,
+        surfels=jax.tree.map(jnp.asarray, surfels),
+        step=step,
+        workdir=workdir,
+    )

@@ -16,6 +16,7 @@ from cosurfgs_jax.settings.declaration import (
 )
 
 _DEPTH_MAPS = ("plane", "median", "expected")
+_HEIGHTS = ("surface", "surfels")
 _MAX_OFFSET = 1e10  # of map coordinates, in any unit of length
 _OFFSET_FORM = 'three numbers "x,y,z"'
 
@@ -84,6 +85,12 @@ class SurfaceSettings(SettingsGroup, name="surface"):
 class GeoSettings(SettingsGroup, name="geo"):
     """Height map, orthophoto and points for maps. Lengths are in the dataset's unit."""
 
+    heights: str = setting(
+        "surface",
+        'What the height map shows: "surface", the fused mesh, or "surfels", which are rougher but '
+        "need no open3d.",
+        one_of(_HEIGHTS, '"surface" or "surfels"'),
+    )
     pixel_size: float = setting(
         0.0,
         "Size of a pixel on the ground in the dataset's unit; 0 means from the data (the median "

@@ -8,6 +8,7 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.surface.from_above import MARKS
 from cosurfgs_jax.surface.ground import GroundGrid
 
 NODATA = -9999.0
@@ -84,8 +85,8 @@ def create(
     Args:
         path: the file.
         grid: its raster.
-        kind: "height": one band of float32, NODATA where there is none; "color": red, green, blue
-            and alpha of uint8.
+        kind: "height": one band of float32, NODATA where there is none; "marked height": that, and
+            a band of marks (`from_above.MARKS`); "color": red, green, blue and alpha of uint8.
         offset: added to the grid's coordinates (the heights are the caller's).
         epsg: of the coordinate system; 0 = none.
         tags: texts for the file's metadata.
@@ -95,13 +96,13 @@ def create(
         InputError: rasterio is missing, or the file system refused.
     """
     rasterio = import_rasterio()
-    is_height = kind == "height"
+    names = {"height": ("height",), "marked height": ("height", MARKS), "color": ()}[kind]
     transform = rasterio.Affine(
         grid.pixel_size, 0, grid.left + offset[0], 0, -grid.pixel_size, grid.top + offset[1]
     )
     options = (
-        {"count": 1, "dtype": "float32", "nodata": NODATA, "predictor": 3}
-        if is_height
+        {"count": len(names), "dtype": "float32", "nodata": NODATA, "predictor": 3}
+        if names
         else {"count": 4, "dtype": "uint8", "predictor": 2, "photometric": "RGB", "alpha": "YES"}
     )
     if epsg:
@@ -123,5 +124,7 @@ def create(
             **options,
         ) as dataset,
     ):
+        for band, name in enumerate(names):
+            dataset.set_band_description(band + 1, name)
         dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
         yield _File(dataset, rasterio)

@@ -13,7 +13,7 @@ from blocks_case import four_blocks, solid_state, surfels_of
 from cosurfgs_jax import export, pictures, report
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import table_of, write_ply
-from cosurfgs_jax.outputs import commands, evaluation, exports, trained
+from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, trained
 from cosurfgs_jax.outputs.exports import dsm, las
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import Settings
@@ -30,7 +30,7 @@ def _partitioned(**changes):
 
 def _trained(**changes) -> Trained:
     surfels = surfels_of(solid_state(four_blocks(), 0))
-    return Trained(Settings(), _partitioned(**changes), surfels, STEP)
+    return Trained(Settings(), _partitioned(**changes), surfels, STEP, Workdir("run"))
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def calls(monkeypatch):
         monkeypatch.setattr(module, name, function)
 
     scores = {"psnr": 20.0, "psnr_color_corrected": 21.0, "ssim": 0.5, "num_test_views": 2}
-    stand_in(commands, "load_trained", lambda *_: _trained())
+    stand_in(
+        commands, "load_trained", lambda settings, workdir: _trained()._replace(workdir=workdir)
+    )
     stand_in(evaluation, "evaluate_views", scores)
     stand_in(
         evaluation,
@@ -131,13 +133,50 @@ def test_evaluate_needs_test_views_or_a_surface(calls, workdir):
 
 def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
     workdir.merge_metrics(geometry={"unit": "m"}, final={"psnr": 1.0})
-    calls.replace(commands, "fuse_mesh", {"num_triangles": 1, "voxel_size": 0.5})
+    calls.replace(fused_mesh, "extract_mesh", {"num_triangles": 1, "voxel_size": 0.5})
     commands.extract_mesh(Settings(), workdir)
-    assert calls.done == ["load_trained", "fuse_mesh", "drop_error_files", "write_report"]
+    assert calls.done == ["load_trained", "extract_mesh", "drop_error_files", "write_report"]
     metrics = workdir.read_metrics()
     assert metrics["geometry"] is None and metrics["final"] == {"psnr": 1.0}
     assert json.loads(workdir.mesh_choices.read_text())["voxel_size"] == 0.5
     assert list(workdir.read_timings()) == ["mesh"]
+
+
+def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
+    def fuse(*arguments, **_):
+        _write_mesh(None, workdir)
+        return {"num_triangles": 1, "voxel_size": 0.5}
+
+    calls.replace(fused_mesh, "extract_mesh", fuse)
+    model = _trained()._replace(workdir=workdir)
+    assert fused_mesh.mesh_of(model).num_triangles == 1
+    assert calls.done.count("extract_mesh") == 1
+    fused_mesh.mesh_of(model)
+    assert calls.done.count("extract_mesh") == 1
+    moved = model.surfels.replace(means=model.surfels.means + 1e-4)
+    fused_mesh.mesh_of(model._replace(surfels=moved))
+    assert calls.done.count("extract_mesh") == 2
+    # A mesh of nobody knows what, as of an earlier version.
+    workdir.mesh_choices.unlink()
+    fused_mesh.mesh_of(model)
+    assert calls.done.count("extract_mesh") == 3
+
+
+@pytest.mark.parametrize("heights", ["surface", "surfels"])
+def test_the_height_map_takes_the_mesh_where_it_is_wanted(workdir, monkeypatch, heights):
+    given = {}
+    monkeypatch.setattr(dsm, "mesh_of", lambda trained: "the mesh")
+
+    def write(*_, **choices):
+        given.update(choices)
+        raise InputError("enough")
+
+    monkeypatch.setattr(dsm, "write_dsm", write)
+    model = _trained()
+    model.settings.geo.heights = heights
+    with pytest.raises(InputError, match="enough"):
+        exports.find_format("dsm").write(model, workdir.export)
+    assert given["mesh"] == {"surface": "the mesh", "surfels": None}[heights]
 
 
 def test_render_writes_four_files_a_view(calls, workdir, monkeypatch):

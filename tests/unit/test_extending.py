@@ -148,7 +148,7 @@ def test_an_export_format(tmp_path, monkeypatch):
     monkeypatch.setattr(exports, "FORMATS", table["FORMATS"])
     form = exports.find_format("xyz")
     surfels = surfels_of(solid_state(four_blocks(), 0))
-    trained = Trained(Settings(), four_blocks(), surfels, 1)
+    trained = Trained(Settings(), four_blocks(), surfels, 1, Workdir(tmp_path))
     form.check(trained.settings)
     form.write(trained, tmp_path)
     written = np.loadtxt(tmp_path / "centres.xyz")

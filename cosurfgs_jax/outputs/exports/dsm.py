@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cosurfgs_jax import files
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
+from cosurfgs_jax.outputs.fused_mesh import mesh_of
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import geotiff, write_dsm
@@ -22,6 +23,9 @@ def _check(settings: Settings) -> None:
 def _write(trained: Trained, folder: Path) -> None:
     started = time.monotonic()
     settings = trained.settings
+    mesh = None
+    if settings.geo.heights == "surface":
+        mesh = mesh_of(trained)
     with Progress("height map, percent", 100) as progress:
         found = write_dsm(
             folder / "dsm.tif",
@@ -30,6 +34,7 @@ def _write(trained: Trained, folder: Path) -> None:
             trained.partitioned.frame,
             trained.partitioned.scene,
             settings.geo,
+            mesh=mesh,
             memory_mb=settings.surface.memory_mb,
             backend=settings.raster.backend,
             progress=lambda done, total: progress.update(100 * done // total),
@@ -57,7 +62,8 @@ def _write(trained: Trained, folder: Path) -> None:
 
 DSM = ExportFormat(
     "dsm",
-    "dsm.tif (heights), orthophoto.tif, and dsm.json with how well the heights fit the SfM points, "
+    "dsm.tif (heights of the mesh, which is fused first where it is missing), "
+    "orthophoto.tif, and dsm.json with how well the heights fit the SfM points, "
     "in map coordinates by config.geo.offset and config.geo.epsg",
     _check,
     _write,
