@@ -154,13 +154,8 @@ class MasSettings(SettingsGroup, name="mas"):
         True,
         "Whether teachers are the models from before compression, which stay on their devices.",
     )
-    teach_own_cells: bool = setting(
-        True,
-        "Whether a teacher judges only what lies in its own cells; otherwise also around them, as "
-        "far as it was trained.",
-    )
     wall_draws: float = setting(
-        0.5,
+        0.0,
         "Share of the draws that go by how much of the walls between cells a photograph shows; the "
         "rest is even.",
         fraction("a share of the draws, 0 to 1"),
