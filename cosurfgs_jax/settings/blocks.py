@@ -139,9 +139,9 @@ class MasSettings(SettingsGroup, name="mas"):
         not_negative("0 (a tenth of train.steps) or a positive number"),
     )
     teacher_weight: float = setting(
-        0.5,
+        0.0,
         "Weight of the colours of the frozen local models; the devices' own photographs have the "
-        "rest.",
+        "rest. 1 is the paper's form, for photographs that are gone.",
         fraction("a share, 0 to 1"),
     )
     depth_weight: float = setting(
