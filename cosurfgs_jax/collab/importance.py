@@ -18,8 +18,9 @@ from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels, drawn, on_host
 
 # Draws of random signs a photograph. One draw of one photograph is off by 1.4 times the effect
-# (standard deviation); draws and photographs average that out.
-NUM_DRAWS = 4
+# (standard deviation); draws and photographs average that out. 16 instead of 2 gained 0.09 dB on a
+# generated town after pruning 40 %, and nothing on caliterra.
+NUM_DRAWS = 2
 # Opacities count up to 0.995 here. Above 0.99 the rasterizer cuts a hit's alpha, and a cut alpha
 # has no gradient.
 _MAX_LOGIT = 5.3

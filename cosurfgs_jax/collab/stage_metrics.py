@@ -1,6 +1,7 @@
 """The scores of a stage: its object in metrics.json, and its lines in the log."""
 
 import logging
+import math
 
 import numpy as np
 from jaxtyping import Int
@@ -20,6 +21,7 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import peak_bytes_per_device
+from cosurfgs_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +83,8 @@ class StageMetrics:
                 num_without_room=stage.num_without_room,
                 num_slots=stage.states[0].alive.shape[1],
                 bytes_sent_per_step=self._bytes_sent(spec),
+                bytes_sent=self._bytes_sent(spec) * stage.step,
+                bytes_model=num_merged * _surfel_bytes(stage.states[0]),
                 **depth._asdict(),
             )
         _log_scores(spec.name, num_surfels, num_merged, scores, depth)
@@ -93,6 +97,12 @@ class StageMetrics:
         num_images = spec.grouping(self._plans).exchange.num_sent * run.layout.blocks_per_device**2
         height, width = run.partitioned.photo_size or (0, 0)
         return 2 * num_images * height * width * PARTIAL_IMAGE_BYTES
+
+
+def _surfel_bytes(state: TrainState) -> int:
+    """What one surfel takes of a model, without what only training needs."""
+    leaves = state.params.by_name().values()
+    return sum(math.prod(leaf.shape[2:]) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _count_surfels(run: Run, states: list) -> Int[np.ndarray, " b"]:

@@ -55,10 +55,7 @@ def _judged(run: Run, group: np.ndarray, partners: np.ndarray, maps: dict, view:
     camera = run.partitioned.views.camera_arrays(view)
     is_solid = (maps["alpha"] >= MIN_PLANE_ALPHA) & (maps["depth"] > 0)
     points = np.asarray(unproject(maps["depth"], camera.intrinsics, camera.camera_from_world))
-    if run.settings.mas.teach_own_cells:
-        is_known = is_solid & np.isin(partition.cell_of(points), group)
-    else:
-        is_known = is_solid & partition.is_in_expanded(group, points)
+    is_known = is_solid & partition.is_in_expanded(group, points)
     flags = np.where(is_known, IS_TEACHER_VALID, 0)
     is_covered = np.ones_like(is_solid)
     # Where the part of another cell will be missing, the student is not judged.

@@ -57,6 +57,8 @@ def stage_table(given: ReportInput) -> str:
         "PSNR",
         "SSIM",
         "PSNR at seams",
+        "merged model",
+        "sent by a device",
         "peak per device",
     ]
     timings = [[name, format_duration(seconds)] for name, seconds in given.timings.items()]
@@ -75,7 +77,6 @@ def _stage_row(stage: dict[str, Any]) -> list[str]:
     duration = ""
     if stage.get("seconds") is not None:
         duration = format_duration(stage["seconds"])
-    peak = stage.get("peak_bytes_per_device")
     return [
         str(stage.get("name", "")),
         format_value(stage.get("steps")),
@@ -84,8 +85,17 @@ def _stage_row(stage: dict[str, Any]) -> list[str]:
         format_value(stage.get("psnr_test")),
         format_value(stage.get("ssim_test")),
         format_value(stage.get("psnr_seam")),
-        f"{peak / 2**20:,.0f} MB" if peak else "",
+        _megabytes(stage.get("bytes_model")),
+        _megabytes(stage.get("bytes_sent")),
+        _megabytes(stage.get("peak_bytes_per_device")),
     ]
+
+
+def _megabytes(num_bytes: int | None) -> str:
+    if not num_bytes:
+        return ""
+    size = num_bytes / 2**20
+    return f"{size:,.0f} MB" if size >= 10 else f"{size:.1f} MB"
 
 
 def seam_table(given: ReportInput) -> str:

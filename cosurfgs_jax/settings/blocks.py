@@ -141,9 +141,9 @@ class MasSettings(SettingsGroup, name="mas"):
         not_negative("0 (a tenth of train.steps) or a positive number"),
     )
     teacher_weight: float = setting(
-        0.5,
+        0.0,
         "Weight of the colours of the frozen local models; the devices' own photographs have the "
-        "rest.",
+        "rest. 1 is the paper's form, for photographs that are gone.",
         fraction("a fraction, 0 to 1"),
     )
     depth_weight: float = setting(
@@ -156,16 +156,11 @@ class MasSettings(SettingsGroup, name="mas"):
         True,
         "Whether teachers are the models from before compression, which stay on their devices.",
     )
-    teach_own_cells: bool = setting(
-        True,
-        "Whether a teacher judges only what lies in its own cells; otherwise also around them, as "
-        "far as it was trained.",
-    )
     wall_draws: float = setting(
-        0.5,
-        "Share of the draws that go by how much of the walls between cells a photograph shows; the "
+        0.0,
+        "Fraction of the draws that go by how much of the walls between cells a photograph shows; the "
         "rest is even.",
-        fraction("a share of the draws, 0 to 1"),
+        fraction("a fraction of the draws, 0 to 1"),
     )
     start_progress: float = setting(
         0.5,

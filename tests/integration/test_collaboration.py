@@ -176,6 +176,11 @@ def test_every_stage_is_there(trained):
     num_more = sum(stages[1]["num_surfels"]) - 0.6 * sum(stages[0]["num_surfels"])
     assert -1e-6 <= num_more < 4 * 2 * LmcSettings().rounds
     assert stages[2]["bytes_sent_per_step"] > 0 and stages[0]["bytes_sent_per_step"] == 0
+    assert all(
+        stage["bytes_sent"] == stage["steps"] * stage["bytes_sent_per_step"] for stage in stages
+    )
+    ratio = stages[-1]["bytes_model"] / stages[0]["bytes_model"]
+    assert ratio == stages[-1]["num_surfels_merged"] / stages[0]["num_surfels_merged"] < 0.7
     assert (trained / "point_cloud" / f"iteration_{LAST}" / "point_cloud.ply").exists()
     assert json.loads((trained / "partition.json").read_text())["partition"]["edge_of_block"] == [
         0,

@@ -261,6 +261,8 @@ def make_workdir(folder):
                     "psnr_test": 20.5,
                     "ssim_test": 0.7,
                     "psnr_seam": None,
+                    "bytes_model": 3 * 2**19,
+                    "bytes_sent": 1200 * 2**20,
                     "peak_bytes_per_device": 512 * 2**20,
                 }
             ],
@@ -311,6 +313,8 @@ def test_report_is_one_whole_page(tmp_path):
         "1:02:05",
         "1:01",
         "300 in 2 blocks",
+        "1.5 MB",
+        "1,200 MB",
         "512 MB",
         "north/<0>.jpg",
         "23.46 dB",

@@ -282,11 +282,7 @@ def distillation(monkeypatch):
     recorder.replace(
         mas_stages.harmonize, "harmonize_exposure", lambda run, stage: (stage, np.ones((4, 3)))
     )
-    recorder.replace(
-        mas_stages.loop,
-        "restore_stage",
-        lambda run, name, _: StageState(name, [f"whole {name}"], 0, 0, 0.0),
-    )
+    recorder.replace(mas_stages, "_unpruned", lambda run, name: StageState(name, [name], 0, 0, 0.0))
     recorder.replace(mas_stages.compress, "crop_to_cells", ["cells"])
     recorder.replace(mas_stages.loop, "save_stage")
     recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=lambda *_: None))
@@ -312,42 +308,17 @@ def test_distillation_renders_its_teachers_before_its_first_step(
     own = work(name, before=_stage(before, 4))
     stage = distill(own)
     assert (stage.name, stage.states, stage.step, stage.num_without_room) == (name, ["cells"], 2, 0)
-    assert distillation.names == [
-        *["harmonize_exposure"] * is_first,
-        "restore_stage",
-        *["harmonize_exposure"] * is_first,
-        *START,
-        *STEPS,
-    ]
+    first = ["harmonize_exposure"] * is_first
+    assert distillation.names == [*first, "_unpruned", *first, *START, *STEPS]
     _, states, grouping, partners = dict(distillation.calls)["render"]
-    unpruned = {"lmc_device": "whole device", "lmc_edge": "whole edge"}[before]
-    assert states == [unpruned] and grouping is getattr(own.plans, teachers)
+    assert states == [before.removeprefix("lmc_")] and grouping is getattr(own.plans, teachers)
     assert dict(distillation.calls)["crop_to_cells"][1] == ["states"], "the students are pruned"
+    own.run.settings.mas.whole_teachers = False
+    distill(own)
+    renders = [arguments for name, arguments in distillation.calls if name == "render"]
+    assert renders[-1][1] == ["states"], "pruned ones, where they are asked for"
     assert partners == {block: block for block in range(4)}
     assert dict(distillation.calls)["RequestPlanner"][2] is getattr(own.plans, name)
-
-
-@pytest.mark.parametrize(
-    "lmc, mas",
-    [({}, {"whole_teachers": False}), ({"enabled": False}, {})],
-)
-def test_models_that_were_not_pruned_teach_as_they_are(work, distillation, lmc, mas):
-    own = work("cloud", before=_stage("lmc_edge", 4))
-    settings = own.run.settings
-    settings = dataclasses.replace(
-        settings,
-        lmc=dataclasses.replace(settings.lmc, **lmc),
-        mas=dataclasses.replace(settings.mas, **mas),
-    )
-    mas_stages.distill_cloud(own._replace(run=own.run._replace(settings=settings)))
-    assert distillation.names == [*START, *STEPS]
-    assert dict(distillation.calls)["render"][1] == ["states"]
-
-
-def test_teachers_that_are_gone_are_named(work, distillation):
-    distillation.replace(mas_stages.loop, "restore_stage")
-    with pytest.raises(InputError, match="checkpoints/edge: expected the models from before"):
-        mas_stages.distill_cloud(work("cloud", before=_stage("lmc_edge", 4)))
 
 
 def test_distillation_that_is_saved_needs_no_stage_before(work, distillation):

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from blocks_case import four_blocks, run_context
 
+from cosurfgs_jax.collab import mas_stages
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.inputs import TeacherMaps
@@ -60,3 +62,9 @@ def test_files_that_are_cut_off_are_refused_with_their_path(tmp_path, share):
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(InputError, match=r"0001/000012\.npz: .*damaged.*delete it"):
         Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)
+
+
+def test_models_from_before_compression_that_are_gone_are_named(tmp_path):
+    with run_context(four_blocks(), tmp_path, 4) as run:
+        with pytest.raises(InputError, match="checkpoints/edge: expected the models from before"):
+            mas_stages._unpruned(run, "edge")
