@@ -81,8 +81,9 @@ check() {
   run_python "$runtime" "$set" "$folder" -m pytest -q -p no:cacheprovider "${arguments[@]}" \
     >"$folder/tests.$set.log" 2>&1 || code=$?
   reports=$(cat "$folder"/report."$set".* 2>/dev/null \
-    | grep -cE 'ERROR: AddressSanitizer|WARNING: ThreadSanitizer|runtime error:' || true)
-  printf '%s, %s: %s; %s reports\n' "$kind" "$set" "$(tail -n 1 "$folder/tests.$set.log")" "$reports"
+    | grep -cE 'ERROR: AddressSanitizer|CHECK failed|WARNING: ThreadSanitizer|runtime error:' || true)
+  printf '%s, %s: %s; %s reports\n' \
+    "$kind" "$set" "$(tail -n 1 "$folder/tests.$set.log")" "$reports"
   if [ "$code" -ne 0 ] || [ "$reports" -ne 0 ]; then failed=1; fi
 }
 
