@@ -194,8 +194,8 @@ def _environment(cache: Path) -> dict[str, str]:
 def _limits(fault: str, rng: random.Random):
     """What a child sets for itself before the program starts."""
     if fault == "disk":
-        # What is written at once may be this large: small files fit, and then others do not.
-        size = rng.choice([0, 2**10, 2**14, 2**16, 2**18])
+        # Small files fit, and what the program prints, which goes to a file here; others do not.
+        size = rng.choice([2**14, 2**16, 2**18])
         return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     if fault == "memory":
         size = rng.randrange(2**30, 4 * 2**30)

@@ -80,8 +80,8 @@ check() {
     || die "the instrumented library is not the one that is loaded"
   run_python "$runtime" "$set" "$folder" -m pytest -q -p no:cacheprovider "${arguments[@]}" \
     >"$folder/tests.$set.log" 2>&1 || code=$?
-  reports=$(cat "$folder"/report."$set".* 2>/dev/null \
-    | grep -cE 'ERROR: AddressSanitizer|CHECK failed|WARNING: ThreadSanitizer|runtime error:' || true)
+  local words='ERROR: AddressSanitizer|CHECK failed|WARNING: ThreadSanitizer|runtime error:'
+  reports=$(cat "$folder"/report."$set".* 2>/dev/null | grep -cE "$words" || true)
   printf '%s, %s: %s; %s reports\n' \
     "$kind" "$set" "$(tail -n 1 "$folder/tests.$set.log")" "$reports"
   if [ "$code" -ne 0 ] || [ "$reports" -ne 0 ]; then failed=1; fi
