@@ -47,23 +47,43 @@ build() {
   cp "$folder/make/libcosurfgs_cpu.so" "$folder/site/cosurfgs_jax/lib/"
 }
 
+# Ends with 1 unless a process has loaded the library of a folder: else the tests would say nothing.
+LOADED='
+import sys
+from cosurfgs_jax.native import ffi
+ffi.load_cpu_library()
+sys.exit(sys.argv[1] not in open("/proc/self/maps").read())'
+
 failed=0
+
+# Runs Python with a sanitizer's runtime and the instrumented library, on one instruction set.
+run_python() {
+  local runtime="$1" set="$2" folder="$3"
+  shift 3
+  # libstdc++, too: without it the runtime has no exceptions of programs that load it late.
+  local preload
+  preload="$(g++ -print-file-name="$runtime") $(g++ -print-file-name=libstdc++.so.6)"
+  local suppressions="$PWD/scripts/sanitize_thread.txt"
+  local options="log_path=$folder/report.$set:halt_on_error=0:exitcode=0"
+  LD_PRELOAD="$preload" COSURFGS_INSTRUCTION_SET="$set" \
+    PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}" \
+    ASAN_OPTIONS="$options:detect_leaks=0" UBSAN_OPTIONS="$options:print_stacktrace=1" \
+    TSAN_OPTIONS="$options:suppressions=$suppressions" \
+    "$PYTHON" "$@"
+}
 
 # Runs the tests on one instruction set and counts what the sanitizer wrote.
 check() {
-  local kind="$1" runtime="$2" set="$3" folder="$BUILD/$1" code=0
-  rm -f "$folder"/report.*
-  local options="log_path=$folder/report.$set:halt_on_error=0:exitcode=0"
-  LD_PRELOAD="$(g++ -print-file-name="$runtime")" COSURFGS_INSTRUCTION_SET="$set" \
-    PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}" \
-    ASAN_OPTIONS="$options:detect_leaks=0" UBSAN_OPTIONS="$options:print_stacktrace=1" \
-    TSAN_OPTIONS="$options:suppressions=$PWD/scripts/sanitize_thread.txt:ignore_noninstrumented_modules=1" \
-    "$PYTHON" -m pytest -q -p no:cacheprovider "${arguments[@]}" >"$folder/tests.$set.log" 2>&1 \
-    || code=$?
-  local reports
-  reports=$(cat "$folder"/report."$set".* 2>/dev/null \
-    | grep -cE 'ERROR: AddressSanitizer|WARNING: ThreadSanitizer|runtime error:' || true)
-  printf '%s, %s: %s; %s reports\n' "$kind" "$set" "$(tail -n 1 "$folder/tests.$set.log")" "$reports"
+  local kind="$1" runtime="$2" set="$3" folder="$BUILD/$1" code=0 reports
+  rm -f "$folder/report.$set".*
+  run_python "$runtime" "$set" "$folder" -c "$LOADED" "$folder/site" \
+    || die "the instrumented library is not the one that is loaded"
+  run_python "$runtime" "$set" "$folder" -m pytest -q -p no:cacheprovider "${arguments[@]}" \
+    >"$folder/tests.$set.log" 2>&1 || code=$?
+  local words='ERROR: AddressSanitizer|CHECK failed|WARNING: ThreadSanitizer|runtime error:'
+  reports=$(cat "$folder"/report."$set".* 2>/dev/null | grep -cE "$words" || true)
+  printf '%s, %s: %s; %s reports\n' \
+    "$kind" "$set" "$(tail -n 1 "$folder/tests.$set.log")" "$reports"
   if [ "$code" -ne 0 ] || [ "$reports" -ne 0 ]; then failed=1; fi
 }
 

@@ -24,11 +24,8 @@ MIN_TRANSMITTANCE = 1e-4
 # World length, a billion scenes: what is larger or farther is as bad as infinite, since its squares
 # leave float32.
 MAX_LENGTH = 1e9
-# Of a logit, and of the length of all coefficients of a colour. What is larger is as bad: products
-# of it in losses and gradients leave float32.
-MAX_VALUE = 1e6
-# Squared length of a quaternion: the derivative of its direction leaves float32 below.
-MIN_QUAT_SQUARED = 1e-24
+MAX_VALUE = 1e6  # of a logit, and of the length of a colour's coefficients; likewise
+MIN_QUAT_SQUARED = 1e-24  # below, the derivative of a quaternion's direction leaves float32
 
 
 class _Projected(NamedTuple):
@@ -79,13 +76,11 @@ def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
     ]
     lengths = jnp.concatenate([jnp.abs(surfels.means), jnp.exp(surfels.log_scales)], axis=1)
     has_sane_lengths = lengths.max(axis=1) <= MAX_LENGTH
-    color_squared = (surfels.sh * surfels.sh).sum(axis=(1, 2))
-    has_sane_values = (jnp.abs(surfels.logit_opacities) <= MAX_VALUE) & (
-        color_squared <= MAX_VALUE**2
-    )
+    has_sane_values = jnp.abs(surfels.logit_opacities) <= MAX_VALUE
+    has_sane_values &= (surfels.sh * surfels.sh).sum(axis=(1, 2)) <= MAX_VALUE**2
     squared = (surfels.quats * surfels.quats).sum(axis=-1)
-    is_turned = jnp.isfinite(squared) & (squared >= MIN_QUAT_SQUARED)
-    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & has_sane_values & is_turned
+    has_sane_values &= jnp.isfinite(squared) & (squared >= MIN_QUAT_SQUARED)
+    return jnp.stack(is_finite).all(axis=0) & has_sane_lengths & has_sane_values
 
 
 def _keep(mask, values, otherwise: float):

@@ -4,6 +4,7 @@ input.
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from scenes import TINY, town_folder
 
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
+from cosurfgs_jax.workdir import EXPORTS, TRAINING, Workdir
 
 SHORT = [
     "--config.train.steps=80",
@@ -281,3 +283,38 @@ def test_a_damaged_or_other_dataset_is_refused(dataset, trained, tmp_path):
     text = [path for path in images.iterdir() if path.name.startswith("points3D")][0]
     os.replace(text, text.with_suffix(".gone"))
     _expect_sentence(_run("train", moved, *SHORT), str(other))
+
+
+def test_two_writers_of_one_workdir_are_told_and_readers_go_on(trained, dataset, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    with Workdir(workdir).writing(TRAINING):
+        result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert f"a training run is under way there already (process {os.getpid()} on" in (
+            result.stderr
+        )
+        result = _run("export", workdir)
+        assert result.returncode == 0, result.stderr
+    with Workdir(workdir).writing(EXPORTS):
+        result = _run("export", workdir)
+        assert result.returncode == 2 and "an export is under way there already" in result.stderr
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(trained, tmp_path):
+    """A limit on the size of files stands for it; the same command goes on afterwards."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir, ignore=shutil.ignore_patterns("export"))
+    limited = subprocess.run(
+        _command("export", workdir),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+    )
+    assert limited.returncode == 2 and "Traceback" not in limited.stderr, limited.stderr
+    assert "point_cloud" in limited.stderr and "File too large" in limited.stderr
+    assert not [path for path in workdir.rglob("*") if path.name.startswith(".unfinished-")]
+    assert not list((workdir / "export").iterdir())
+    result = _run("export", workdir)
+    assert result.returncode == 0 and len(list((workdir / "export").iterdir())) == 2

@@ -17,7 +17,6 @@ from absl import flags
 from cosurfgs_jax import program, settings_file
 from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.settings import iter_help
-from cosurfgs_jax.storage import storage_problem
 
 
 @pytest.fixture(autouse=True)
@@ -226,27 +225,6 @@ def test_trained_run_is_needed(tmp_path, capsys):
     assert _capture(f"--workdir={tmp_path}", workdir="trained") == (2, None)
     assert "cosurfgs_jax.train" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def _caused(error, cause):
-    error.__cause__ = cause
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OSError(errno.EROFS, "x"), "Read-only file system"),
-        (_caused(ValueError("async"), PermissionError(errno.EACCES, "x")), "Permission denied"),
-        (RuntimeError("UNKNOWN: Error writing /a/b: No space left on device"), "No space left"),
-        (_caused(KeyError(1), OSError(errno.EFBIG, "x")), "File too large"),
-        (ValueError("a bug"), ""),
-        (BrokenPipeError(errno.EPIPE, "x"), ""),
-        (None, ""),
-    ],
-)
-def test_what_the_storage_refused_is_found_through_wrappers(error, words):
-    assert words in storage_problem(error) and bool(words) == bool(storage_problem(error))
 
 
 def _raiser(error):
