@@ -158,8 +158,8 @@ class MasSettings(SettingsGroup, name="mas"):
     )
     wall_draws: float = setting(
         0.0,
-        "Fraction of the draws that go by how much of the walls between cells a photograph shows; the "
-        "rest is even.",
+        "Fraction of the draws that go by how much of the walls between cells a photograph shows; "
+        "the rest is even.",
         fraction("a fraction of the draws, 0 to 1"),
     )
     start_progress: float = setting(
