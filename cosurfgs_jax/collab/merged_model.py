@@ -68,7 +68,7 @@ def _restore(
             meta["num_slots"],
             meta["max_views"],
             settings,
-            **kept_of(meta),
+            kept_of(meta),
         )
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype),

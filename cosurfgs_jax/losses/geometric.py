@@ -62,11 +62,11 @@ def _reference(
     if weights.has_multi_view:
         second = required(second, "geometric_losses: second")
         neighbor = multi_view.Neighbor(
-            second.view.camera,
-            _neighbor_gray(second.view.photo),
-            second.depth,
-            second.lattice,
-            second.view.is_used,
+            camera=second.view.camera,
+            gray=_neighbor_gray(second.view.photo),
+            plane_depth=second.depth,
+            depth_lattice=second.lattice,
+            is_used=second.view.is_used,
         )
         patches = Lattice(weights.patch_stride, second.view.offset)
         terms = multi_view.multi_view_losses(
@@ -160,11 +160,11 @@ def geometric_losses(
         )
         second = Second(nothing, jnp.zeros((0, 0), jnp.float32), whole())
     static = _Static(
-        float(weights.single_view_weight),
-        float(weights.multi_view_geometric_weight),
-        float(weights.multi_view_photometric_weight),
-        int(weights.patch_stride),
-        source.lattice.stride,
+        single_view_weight=float(weights.single_view_weight),
+        geometric_weight=float(weights.multi_view_geometric_weight),
+        photometric_weight=float(weights.multi_view_photometric_weight),
+        stride=int(weights.patch_stride),
+        dilation=source.lattice.stride,
     )
     others = jax.lax.stop_gradient(
         (

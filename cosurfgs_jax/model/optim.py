@@ -1,6 +1,6 @@
 """The trainable part of the surfels and its optimiser: Adam with a learning rate per field."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +165,14 @@ def update(
     return step(params, gradient, state, alive, learns, rates, settings.adam_eps)
 
 
+class Course(NamedTuple):
+    """Where on its course the optimiser is; see `update`."""
+
+    settings: OptimSettings
+    progress: Float[Array, ""] | float
+    length: Float[Array, ""] | float = 1.0
+
+
 def can_be_lazy() -> bool:
     """Whether rows without a gradient can be left alone and caught up later at little cost: where
     the native kernel is.
@@ -193,9 +201,7 @@ def catch_up(
     state: optax.ScaleByAdamState,
     rows: Bool[Array, " n"],
     missed: Int[Array, " n"],
-    settings: OptimSettings,
-    progress: Float[Array, ""] | float,
-    length: Float[Array, ""] | float = 1.0,
+    course: Course,
     backend: str | None = None,
 ) -> tuple[SurfelParams, optax.ScaleByAdamState]:
     """Brings rows to where Adam would have taken them in steps in which they had no gradient.
@@ -207,7 +213,7 @@ def catch_up(
         params, state: donate both when jitting. `state.count` includes the steps missed.
         rows: bool[N], which ones; the others are not touched.
         missed: i32[N], steps since the row's last `update`, at most `state.count`.
-        settings, progress, length: see `update`.
+        course: where on its course the optimiser is.
         backend: "cpu" (native kernel), "reference" (plain JAX), or None: native where it can run.
     Returns:
         The parameters and the state, of the same count.
@@ -216,9 +222,11 @@ def catch_up(
     """
     leaves = jax.tree.leaves(params)
     is_native = ffi.choose_native("catch_up", _CATCH_UP_TARGET, backend, *leaves)
-    rates = _rates_of(params, settings, progress, length)
+    rates = _rates_of(params, *course)
     step = _native_catch_up if is_native else _catch_up_definition
-    params, mu, nu = step(params, state, rows, missed, rates, settings.adam_eps)
+    params, mu, nu = step(
+        params, state, rows=rows, missed=missed, rates=rates, epsilon=course.settings.adam_eps
+    )
     return params, state._replace(mu=mu, nu=nu)
 
 
@@ -246,9 +254,8 @@ def _native_catch_up(params, state, rows, missed, rates, epsilon):
     new = {}
     for name in PARAM_NAMES:
         fields = (getattr(tree, name)[None] for tree in (params, state.mu, state.nu))
-        operands = ffi.match_varying(
-            *fields, rows, missed, rates[name].reshape(-1), drift, state.count
-        )
+        others = (rows, missed, rates[name].reshape(-1), drift, state.count)
+        operands = ffi.match_varying(*fields, *others)
         results = ffi.call(
             _CATCH_UP_TARGET,
             [(operands[0].shape, np.float32)] * 3,

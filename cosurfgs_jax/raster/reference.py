@@ -320,26 +320,21 @@ def render(
 
     Args:
         surfels: all of one float dtype. All fields but `alive` take gradient.
-        camera: one view. The pose takes gradient, as twelve free numbers: the camera's centre is
-            -rotation.T @ translation and the surfel's direction is its mean minus that centre. The
-            intrinsics take gradient, too.
-        background: [3]. Takes gradient.
-        image_size: (H, W) in pixels.
-        near: hits and centres with less camera z are not drawn; world length. May be traced, takes
-            no gradient.
+        camera: one view. The pose takes gradient, as twelve free numbers (the camera's centre is
+            -rotation.T @ translation), and so do the intrinsics.
+        background, image_size: [3], takes gradient; (H, W) in pixels.
+        near: hits and centres with less camera z are not drawn; world length. Takes no gradient.
         sh_degree: 0 to 3, bands above are ignored.
-        screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] with
-            another shift for every pixel. None = no shift. Takes gradient: at zero, it is the
-            surfel's screen gradient.
+        screen_shift: moves the image of each surfel, as (x, y) in pixels: [N,2], or [N,H,W,2] for
+            every pixel; None = no shift. Takes gradient: at zero, the surfel's screen gradient.
         projection: "perspective", or "orthographic": rays are parallel to the camera's z axis,
-            which is the direction of view for colours and normals; fx and fy are pixels per world
-            length, and pixels are not divided by camera z.
+            the direction of view for colours and normals; fx and fy are pixels per world length.
         low_pass: of the screen-space filter: sigma per squared pixel of distance.
     Returns:
-        `RawMaps` with every map; `contributions` and `num_invalid` carry no gradient.
-    Source: Huang et al. 2024 (2DGS); plane distance after Chen et al. 2024 (PGSR). Differs from
-        2DGS: the low-pass filter is centred at the projected centre, depth of low-pass hits is that
-        of the centre, and a median and a plane distance are blended.
+        Every map; `contributions` and `num_invalid` carry no gradient.
+    Source: Huang et al. 2024 (2DGS); plane distance of PGSR (Chen et al. 2024). Differs from 2DGS:
+        the low-pass filter is centred at the projected centre, depth of low-pass hits is that of
+        the centre, and a median and a plane distance are blended.
     """
     maps, _ = _render(
         surfels,

@@ -340,13 +340,15 @@ class BlockViews:
         index = np.int32(np.searchsorted(partitioned.blocks[own].views, view))
         if with_second and self._neighbors is not None:
             second = self.second(block, step, photo_of)
+        progress, sh_degree = numbers
         return Batch(
-            partitioned.views.camera_arrays(view),
-            photo_of(block, view),
-            on_host(index),
-            *numbers,
-            second,
-            on_host(self.dilation_origin(own, step, dilation)),
+            camera=partitioned.views.camera_arrays(view),
+            photo=photo_of(block, view),
+            exposure_index=on_host(index),
+            progress=progress,
+            sh_degree=sh_degree,
+            second=second,
+            origin=on_host(self.dilation_origin(own, step, dilation)),
         )
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:
@@ -363,9 +365,11 @@ class BlockViews:
             shown = self.second_shown(block, step)
             is_used = self.second_view(block, step) is not None
         return SecondView(
-            self._run.partitioned.views.camera_arrays(shown),
-            photo_of(block, shown),
-            on_host(np.bool_(is_used)),
-            on_host(self.lattice_offset(own, step)),
-            on_host(np.int32(np.searchsorted(self._run.partitioned.blocks[own].views, shown))),
+            camera=self._run.partitioned.views.camera_arrays(shown),
+            photo=photo_of(block, shown),
+            is_used=on_host(np.bool_(is_used)),
+            offset=on_host(self.lattice_offset(own, step)),
+            index=on_host(
+                np.int32(np.searchsorted(self._run.partitioned.blocks[own].views, shown))
+            ),
         )

@@ -33,7 +33,9 @@ class BlockSteps(NamedTuple):
 
 
 def _train_packed(state, delivery, recalled, settings: Settings, shape: step.StepShape, own_terms):
-    state, report = step.train_step(state, delivery.open(), settings, shape, own_terms, recalled)
+    state, report = step.train_step(
+        state, delivery.open(), settings, shape=shape, own_terms=own_terms, recalled=recalled
+    )
     return state, Packed.pack(report)
 
 

@@ -25,7 +25,6 @@ from cosurfgs_jax.training.state import (
     TrainState,
     abstract_state,
     empty_state,
-    is_lazy,
     kept_of,
     meta_of,
     to_saved,
@@ -72,7 +71,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
                 meta["num_slots"],
                 meta["max_views"],
                 run.settings,
-                **kept_of(meta),
+                kept_of(meta),
             )
         )
         return to_saved(abstract)
@@ -285,11 +284,7 @@ def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:
     layout = run.layout
     settings = run.settings
     empty = empty_state(
-        num_slots,
-        run.partitioned.max_views,
-        settings,
-        run.partitioned.memory_size(settings),
-        is_lazy(settings),
+        num_slots, run.partitioned.max_views, settings, run.partitioned.kept(settings)
     )
     rows = [
         layout.put_row(row, lambda number: empty if number is None else make_state(number))

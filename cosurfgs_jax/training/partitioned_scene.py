@@ -20,7 +20,7 @@ from cosurfgs_jax.partition import Partition, build_partition
 from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
-from cosurfgs_jax.training.state import TrainState, init_state, is_lazy
+from cosurfgs_jax.training.state import Kept, TrainState, init_state, is_lazy
 from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.workdir import Workdir
 
@@ -78,12 +78,13 @@ class PartitionedScene(NamedTuple):
         )
         return self.scene.has_masks or is_padded
 
-    def memory_size(self, settings: Settings) -> tuple[int, int] | None:
-        """Of the depth that is remembered of a view; None where none is."""
-        if not (settings.loss.has_multi_view and settings.loss.remember_depth):
-            return None
-        height, width = self.photo_size or self.scene.views.image_sizes.max(axis=0)
-        return depth_memory.memory_size((int(height), int(width)))
+    def kept(self, settings: Settings) -> Kept:
+        """What the state of a block keeps besides the model."""
+        size = None
+        if settings.loss.has_multi_view and settings.loss.remember_depth:
+            height, width = self.photo_size or self.scene.views.image_sizes.max(axis=0)
+            size = depth_memory.memory_size((int(height), int(width)))
+        return Kept(size, is_lazy(settings))
 
     def dilation(self, settings: Settings) -> int:
         """Of dilated steps: pixels from one that is drawn to the next."""
@@ -199,12 +200,11 @@ def first_state(
     )
     return init_state(
         surfels,
-        len(block.views),
-        settings,
-        partitioned.max_views,
-        block.length,
-        partitioned.memory_size(settings),
-        is_lazy(settings),
+        num_views=len(block.views),
+        settings=settings,
+        max_views=partitioned.max_views,
+        length=block.length,
+        kept=partitioned.kept(settings),
     )
 
 

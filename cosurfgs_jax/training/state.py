@@ -1,7 +1,7 @@
 """What training changes from step to step: one pytree, whose shapes follow from three numbers."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,16 @@ class TrainState:
         return Surfels.of(self.params, self.alive)
 
 
+class Kept(NamedTuple):
+    """What a state keeps besides the model and its optimiser."""
+
+    memory_size: tuple[int, int] | None  # of the depth remembered of each view; None = none is
+    is_lazy: bool  # surfels outside of a view are caught up later
+
+
+NOTHING_KEPT = Kept(memory_size=None, is_lazy=False)
+
+
 _OPTIONAL = ("depths", "updated")  # fields that checkpoints have only where there is something
 
 
@@ -72,15 +82,12 @@ def meta_of(state: TrainState) -> dict[str, Any]:
     return {"memory_size": size, "is_lazy": state.updated is not None}
 
 
-def kept_of(meta: dict) -> dict[str, Any]:
-    """The arguments of `abstract_state` for the optional fields that a checkpoint has; older ones
-    have none.
-    """
+def kept_of(meta: dict) -> Kept:
+    """The optional fields that a checkpoint has; older ones have none."""
     size = meta.get("memory_size")
-    return {
-        "memory_size": size and (int(size[0]), int(size[1])),
-        "is_lazy": bool(meta.get("is_lazy", False)),
-    }
+    if size is not None:
+        size = (int(size[0]), int(size[1]))
+    return Kept(size, bool(meta.get("is_lazy", False)))
 
 
 def is_lazy(settings: Settings) -> bool:
@@ -94,8 +101,7 @@ def init_state(
     settings: Settings,
     max_views: int | None = None,
     length: float = 1.0,
-    memory_size: tuple[int, int] | None = None,
-    is_lazy: bool = False,
+    kept: Kept = NOTHING_KEPT,
 ) -> TrainState:
     """The state before the first step.
 
@@ -105,8 +111,7 @@ def init_state(
         settings: `seed`, `appearance` and `density` are used.
         max_views: room for so many exposures, so that all blocks have one shape; None = num_views.
         length: extent of the block in world lengths.
-        memory_size: of the depth that is remembered of each view; None = none is.
-        is_lazy: surfels outside of a view are caught up later.
+        kept: which of the optional fields it has.
     """
     if max_views is None:
         max_views = num_views
@@ -116,17 +121,22 @@ def init_state(
             jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance
         )
         exposure_optimizer = exposure_model.init_optimizer(exposure)
+    depths = updated = None
+    if kept.memory_size is not None:
+        depths = depth_memory.init(max_views, kept.memory_size)
+    if kept.is_lazy:
+        updated = jnp.zeros(surfels.alive.shape, jnp.int32)
     return TrainState(
-        surfels.params,
-        surfels.alive,
-        optim.init_optimizer(surfels.params),
-        strategy_of(settings.density).init_stats(surfels.alive.shape[0]),
-        exposure,
-        exposure_optimizer,
-        jnp.int32(num_views),
-        jnp.float32(length),
-        None if memory_size is None else depth_memory.init(max_views, memory_size),
-        jnp.zeros(surfels.alive.shape, jnp.int32) if is_lazy else None,
+        params=surfels.params,
+        alive=surfels.alive,
+        optimizer=optim.init_optimizer(surfels.params),
+        stats=strategy_of(settings.density).init_stats(surfels.alive.shape[0]),
+        appearance=exposure,
+        appearance_optimizer=exposure_optimizer,
+        num_views=jnp.int32(num_views),
+        length=jnp.float32(length),
+        depths=depths,
+        updated=updated,
     )
 
 
@@ -134,14 +144,13 @@ def abstract_state(
     num_slots: int,
     max_views: int,
     settings: Settings,
-    memory_size: tuple[int, int] | None = None,
-    is_lazy: bool = False,
+    kept: Kept = NOTHING_KEPT,
 ):
     """The shapes of a state, for restoring: a TrainState of `jax.ShapeDtypeStruct`.
 
     Args:
         num_slots: N. max_views: V. settings: `surfels` and `appearance` are used.
-        memory_size, is_lazy: see `init_state`.
+        kept: see `init_state`.
     """
     num_sh = (settings.surfels.sh_degree + 1) ** 2
 
@@ -155,7 +164,7 @@ def abstract_state(
             jnp.zeros((num_slots, num_sh, 3), f32),
             jnp.zeros((num_slots,), bool),
         )
-        return init_state(surfels, max_views, settings, memory_size=memory_size, is_lazy=is_lazy)
+        return init_state(surfels, max_views, settings, kept=kept)
 
     return jax.eval_shape(make)
 
@@ -164,15 +173,14 @@ def empty_state(
     num_slots: int,
     max_views: int,
     settings: Settings,
-    memory_size: tuple[int, int] | None = None,
-    is_lazy: bool = False,
+    kept: Kept = NOTHING_KEPT,
 ) -> TrainState:
     """A block without surfels, for a device that has nothing to do: NumPy zeros of
     `abstract_state`'s shapes.
     """
     state = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-        abstract_state(num_slots, max_views, settings, memory_size, is_lazy),
+        abstract_state(num_slots, max_views, settings, kept),
     )
     state.params.quats[:, 0] = 1
     return state

@@ -86,16 +86,23 @@ def _drawn_lattice(batch: Batch, shape: StepShape) -> Lattice:
     return Lattice(shape.dilation, required(batch.origin, "Batch.origin"))
 
 
+class _Inputs(NamedTuple):
+    """What a loss is computed from besides what it is differentiated by."""
+
+    state: TrainState
+    batch: Batch
+    seen: Bool[Array, " n"]  # surfels that take part
+    recalled: Recalled | None
+
+
 def _loss(
     params: SurfelParams,
     exposure,
     probe,
-    seen,
-    recalled,
-    state: TrainState,
-    batch: Batch,
+    inputs: _Inputs,
     static: _Static,
 ):
+    state, batch, seen, recalled = inputs
     settings = static.settings
     surfels = Surfels.of(params, seen)
     lattice = _drawn_lattice(batch, static.shape)
@@ -147,11 +154,9 @@ def _caught_up(state: TrainState, rows, progress, settings: Settings):
     return optim.catch_up(
         state.params,
         state.optimizer,
-        rows,
-        missed,
-        settings.optim,
-        progress,
-        state.length,
+        rows=rows,
+        missed=missed,
+        course=optim.Course(settings.optim, progress, state.length),
     )
 
 
@@ -215,8 +220,9 @@ def train_step(
     grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape)
+    inputs = _Inputs(state, batch, seen, recalled)
     (loss, (num_invalid, shown, plane_depth)), gradients = grad(
-        state.params, state.appearance, probe, seen, recalled, state, batch, static
+        state.params, state.appearance, probe, inputs, static
     )
     params, optimizer = optim.update(
         state.params,

@@ -133,7 +133,7 @@ def test_rows_that_wait_and_are_caught_up_go_where_adam_takes_them(backend):
     )
     catch_up = jax.jit(
         lambda p, s, rows, missed: optim.catch_up(
-            p, s, rows, missed, settings, 0.5, backend=backend
+            p, s, rows, missed, optim.Course(settings, 0.5), backend
         )
     )
     dense = lazy = surfels.params

@@ -18,7 +18,7 @@ from cosurfgs_jax.settings import (
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
-from cosurfgs_jax.training.state import abstract_state, empty_state, is_lazy
+from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
 
 pytestmark = pytest.mark.optimized
@@ -151,13 +151,13 @@ def test_masked_pixels_do_not_count(partitioned):
 def test_the_abstract_state_has_the_shapes_of_the_real_one(partitioned):
     settings = _settings()
     state = first_state(partitioned, partitioned.blocks[0], settings, 4096)
-    kept = partitioned.memory_size(settings), is_lazy(settings)
+    kept = partitioned.kept(settings)
     assert state.depths is not None and state.updated is not None
-    abstract = abstract_state(state.alive.shape[0], partitioned.max_views, settings, *kept)
+    abstract = abstract_state(state.alive.shape[0], partitioned.max_views, settings, kept)
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    empty = empty_state(4096, partitioned.max_views, settings, *kept)
+    empty = empty_state(4096, partitioned.max_views, settings, kept)
     assert jax.tree.structure(empty) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(empty), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)

@@ -2,8 +2,8 @@
 // runs). The formulas are those of optim/adam_kernels.cc; optim.py defines them.
 //
 // Memory decides its speed: 28 bytes for a number that learns, none for one of a row that is not
-// alive. In a band of spherical harmonics that waits, moments still decay: 8 bytes, and 8 more while
-// they are not zero.
+// alive. In a band of spherical harmonics that waits, moments still decay: 8 bytes, and 8 more
+// while they are not zero.
 #pragma once
 
 #include <math.h>

@@ -557,11 +557,14 @@ struct BlendTileBackwardBlock {
           [&](State& state, int i, const Hits& hits, const bool* is_any, float* values) {
             const Visited& surfel = shared.batch.surfels[i];
             if (is_any[0]) {
-              Replay(surfel, hits.of[0], args.low_pass, first + i, state.pixels[0], Row<true>{values});
+              Replay(surfel, hits.of[0], args.low_pass, first + i, state.pixels[0],
+                     Row<true>{values});
               if (is_any[1])
-                Replay(surfel, hits.of[1], args.low_pass, first + i, state.pixels[1], Row<false>{values});
+                Replay(surfel, hits.of[1], args.low_pass, first + i, state.pixels[1],
+                       Row<false>{values});
             } else {
-              Replay(surfel, hits.of[1], args.low_pass, first + i, state.pixels[1], Row<true>{values});
+              Replay(surfel, hits.of[1], args.low_pass, first + i, state.pixels[1],
+                     Row<true>{values});
             }
           });
       block.Each([&](int thread, State&) {

@@ -60,8 +60,8 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
                     ffi::Result<FloatBuffer> out_log_scales,
                     ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
                     ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe,
-                    int64_t width, int64_t height, float near, float low_pass, int64_t sh_degree, int64_t maps,
-                    bool deterministic) {
+                    int64_t width, int64_t height, float near, float low_pass, int64_t sh_degree,
+                    int64_t maps, bool deterministic) {
   const std::string error =
       CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                     intrinsics, background, width, height, sh_degree);

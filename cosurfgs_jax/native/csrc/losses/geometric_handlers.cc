@@ -175,23 +175,23 @@ MultiViewSums MultiView(Parallel& parallel, GeometricScratch& work, const MultiV
 ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alpha, Photo photo,
                            Map mask, Map pose, Map intrinsics, Map photo_intrinsics, Offset origin,
                            Photo neighbor_photo, Map neighbor_depth, Map neighbor_pose,
-                           Map neighbor_intrinsics, Map neighbor_depth_intrinsics, Flag is_used, Offset offset, ffi::Result<Losses> losses,
-                           ffi::Result<Map> grad_depth, ffi::Result<Map3> grad_normal,
-                           float single_view_weight, float geometric_weight,
-                           float photometric_weight, int64_t stride, int64_t dilation,
-                           int64_t radius, float noise_variance, float max_reprojection, float max_dissimilarity) {
+                           Map neighbor_intrinsics, Map neighbor_depth_intrinsics, Flag is_used,
+                           Offset offset, ffi::Result<Losses> losses, ffi::Result<Map> grad_depth,
+                           ffi::Result<Map3> grad_normal, float single_view_weight,
+                           float geometric_weight, float photometric_weight, int64_t stride,
+                           int64_t dilation, int64_t radius, float noise_variance,
+                           float max_reprojection, float max_dissimilarity) {
   const auto shape = photo.dimensions(), other = neighbor_photo.dimensions();
   const auto map = depth.dimensions(), other_map = neighbor_depth.dimensions();
   const int64_t height = map[0], width = map[1], size = height * width;
   const bool has_mask = mask.element_count() > 0, has_neighbor = neighbor_depth.element_count() > 0;
   if (dilation < 1 || shape[0] / dilation != height || shape[1] / dilation != width ||
-      int64_t(normal.element_count()) != 3 * size ||
-      int64_t(alpha.element_count()) != size || shape[2] < 3 ||
-      (has_mask && int64_t(mask.element_count()) != size) || pose.element_count() != 16 ||
-      intrinsics.element_count() != 9 || photo_intrinsics.element_count() != 9 ||
-      origin.element_count() != 2 || neighbor_pose.element_count() != 16 ||
-      neighbor_intrinsics.element_count() != 9 || neighbor_depth_intrinsics.element_count() != 9 ||
-      offset.element_count() != 2 ||
+      int64_t(normal.element_count()) != 3 * size || int64_t(alpha.element_count()) != size ||
+      shape[2] < 3 || (has_mask && int64_t(mask.element_count()) != size) ||
+      pose.element_count() != 16 || intrinsics.element_count() != 9 ||
+      photo_intrinsics.element_count() != 9 || origin.element_count() != 2 ||
+      neighbor_pose.element_count() != 16 || neighbor_intrinsics.element_count() != 9 ||
+      neighbor_depth_intrinsics.element_count() != 9 || offset.element_count() != 2 ||
       losses->element_count() != 5 || grad_depth->element_count() != depth.element_count() ||
       grad_normal->element_count() != normal.element_count()) {
     return ffi::Error::InvalidArgument(
@@ -200,9 +200,8 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
   }
   if (height < 3 || width < 3 || size > INT32_MAX || stride < 1 || radius < 1 ||
       radius > kMaxPatchRadius ||
-      (has_neighbor &&
-       (other[0] < 2 || other[1] < 2 || other[2] < 3 || other[0] * other[1] > INT32_MAX ||
-        other_map[0] < 2 || other_map[1] < 2))) {
+      (has_neighbor && (other[0] < 2 || other[1] < 2 || other[2] < 3 ||
+                        other[0] * other[1] > INT32_MAX || other_map[0] < 2 || other_map[1] < 2))) {
     return ffi::Error::InvalidArgument(
         "geometric_losses: expected images of 3x3 to 2^31 pixels, a stride of 1 or more, a radius "
         "of 1 to 5");

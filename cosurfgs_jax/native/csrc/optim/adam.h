@@ -26,10 +26,10 @@ struct CatchUpCall {
   int64_t row_floats;          // of one surfel
   const float *rates, *drift;  // f32[row_floats]; f32[num_drift]: by steps missed, see optim.py
   int64_t num_drift;
-  int64_t count;               // steps done, those missed included
-  const bool* alive;           // bool[rows], false = the row is not touched
-  const int32_t* missed;       // i32[rows]: steps without a gradient, 0 or more
-  float *values, *mu, *nu;     // f32[rows, row_floats]; changed in place
+  int64_t count;            // steps done, those missed included
+  const bool* alive;        // bool[rows], false = the row is not touched
+  const int32_t* missed;    // i32[rows]: steps without a gradient, 0 or more
+  float *values, *mu, *nu;  // f32[rows, row_floats]; changed in place
   float log_beta1, log_beta2, epsilon;
 };
 

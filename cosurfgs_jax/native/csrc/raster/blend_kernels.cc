@@ -374,8 +374,7 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
     for (uint64_t blocks = CoveredBlocks(r.box, tile) & open; blocks; blocks &= blocks - 1) {
       const int b = __builtin_ctzll(blocks);
       Hit h;
-      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view,
-                                           h))
+      if (!Intersect<(kMaps >= kGeometry)>(r, grid.x[b % kBlocksX], grid.y[b / kBlocksX], view, h))
         continue;
       const Mask blend = And(h.valid, LessEqualInt(SplatInt(i), state.last[b]));
       if (!Any(blend)) continue;

@@ -62,7 +62,8 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
                    ffi::Result<IntBuffer> last, ffi::Result<IntBuffer> median_index,
                    ffi::Result<FloatBuffer> contributions, ffi::Result<IntBuffer> status,
                    ffi::Result<ByteBuffer>, int64_t width, int64_t height, float near,
-                   float low_pass, int64_t sh_degree, int64_t maps, bool with_contributions, bool orthographic) {
+                   float low_pass, int64_t sh_degree, int64_t maps, bool with_contributions,
+                   bool orthographic) {
   const std::string error =
       CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
                     intrinsics, background, width, height, sh_degree);
@@ -79,9 +80,9 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
       MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
   const int64_t pixels = width * height, n = surfels.num_surfels;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
-    const View view = MakeView(camera_from_world.typed_data() + 16 * v,
-                               intrinsics.typed_data() + 9 * v, width, height, near, low_pass,
-                               orthographic);
+    const View view =
+        MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width,
+                 height, near, low_pass, orthographic);
     const Binned binned = ProjectAndBin(surfels, view, parallel, scratch->binning);
     const double start = Now();
     Image image{Slice(color, v, 3 * pixels),
@@ -234,8 +235,9 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
   AddStageTime(kStageProjectBackward, Now() - start);
   const int64_t pixels = width * height;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
-    const View view = MakeView(camera_from_world.typed_data() + 16 * v,
-                               intrinsics.typed_data() + 9 * v, width, height, near, low_pass, false);
+    const View view =
+        MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width,
+                 height, near, low_pass, false);
     Image image{};
     image.transmittance = transmittance.typed_data() + v * pixels;
     image.last = last.typed_data() + v * pixels;
