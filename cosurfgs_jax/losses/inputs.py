@@ -23,7 +23,7 @@ class SecondView(NamedTuple):
     photo: UInt8[Array, "h w c"]
     is_used: Bool[Array, ""]  # False: the view has no neighbour, this one stands in
     offset: Int[Array, "2"]  # of the lattice at which patches are compared
-    index: Int[Array, ""] | int = 0  # which of the block's views it is
+    index: Any = 0  # i32[], which of the block's views it is
 
 
 class TeacherMaps(NamedTuple):

@@ -67,18 +67,18 @@ def _definition(params, gradient, state, alive, learns, rates, epsilon):
         for name, value in params.by_name().items()
     }
     masked = {name: learns[name] * value for name, value in gradient.by_name().items()}
-    before = state
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         tree: Any = SurfelParams(**masked)
-        steps, state = optax.scale_by_adam(_BETA1, _BETA2, epsilon).update(tree, state)
-    state = state._replace(
-        mu=_where_alive(alive, state.mu, before.mu), nu=_where_alive(alive, state.nu, before.nu)
+        steps, updated = optax.scale_by_adam(_BETA1, _BETA2, epsilon).update(tree, state)
+    after: Any = updated
+    after = after._replace(
+        mu=_where_alive(alive, after.mu, state.mu), nu=_where_alive(alive, after.nu, state.nu)
     )
     new = {
         name: value - rates[name][None] * learns[name] * getattr(steps, name)
         for name, value in params.by_name().items()
     }
-    return SurfelParams(**new), state
+    return SurfelParams(**new), after
 
 
 def _native(params, gradient, state, alive, learns, rates, epsilon):

@@ -150,7 +150,8 @@ def _loss(
 
 
 def _caught_up(state: TrainState, rows, progress, settings: Settings):
-    missed = state.optimizer.count - required(state.updated, "TrainState.updated")
+    updated = required(state.updated, "TrainState.updated")
+    missed = jnp.asarray(state.optimizer.count) - updated
     return optim.catch_up(
         state.params,
         state.optimizer,
