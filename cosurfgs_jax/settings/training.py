@@ -199,8 +199,8 @@ class TrainSettings(SettingsGroup, name="train"):
     dilation: int = setting(
         0,
         "A dilated step draws every so many-th pixel of every so many-th row; 1 draws all pixels "
-        "in all steps; 0 means from the data (2 for photographs of half a megapixel and more, else "
-        "1).",
+        "in all steps; 0 means from the data (2 where photographs have half a megapixel and more "
+        "and steps are many, else 1).",
         number("0 (from the data) to 4", at_least=0, at_most=4),
     )
     dilation_stop: float = setting(

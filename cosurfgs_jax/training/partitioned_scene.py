@@ -30,9 +30,12 @@ _PIXELS_PER_SURFEL = 32
 _MIN_CAPACITY = 20_000
 _MAX_CAPACITY = 5_000_000
 _SLOT_ROUNDING = 1024
-# of photographs that are drawn at every second pixel: smaller ones lose detail by it (320x240: 0.6
-# dB), ones of 0.75 megapixels do not (docs/results.md)
+# Photographs are drawn at every second pixel where they have so many pixels, and where a run draws
+# so many for each surfel nevertheless. 320x240 with 960 a surfel loses 0.6 dB by it, 1000x751 with
+# 1,980 loses nothing (docs/performance.md).
+_DILATION = 2
 _MIN_DILATED_PIXELS = 500_000
+_MIN_PIXELS_A_SURFEL = 1500
 
 
 class Block(NamedTuple):
@@ -91,7 +94,10 @@ class PartitionedScene(NamedTuple):
         if settings.train.dilation:
             return settings.train.dilation
         num_pixels = np.median(self.scene.views.image_sizes.prod(axis=1))
-        return 2 if num_pixels >= _MIN_DILATED_PIXELS else 1
+        num_surfels = max(block.capacity for block in self.blocks)
+        drawn = settings.train.steps * num_pixels / _DILATION**2
+        is_enough = drawn >= _MIN_PIXELS_A_SURFEL * num_surfels
+        return _DILATION if num_pixels >= _MIN_DILATED_PIXELS and is_enough else 1
 
     def fingerprint(self) -> str:
         """Changes when names, cameras, image sizes or points change."""

@@ -1,5 +1,7 @@
 """Every d-th pixel of an image: what dilated steps draw, and what is remembered of their depth."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.lattice import Lattice, whole
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.raster.options import LOW_PASS
+from cosurfgs_jax.settings import Settings, TrainSettings
 from cosurfgs_jax.training import depth_memory
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.types import Camera, Surfels
 
 SIZE = (61, 82)
@@ -87,3 +92,27 @@ def test_what_a_view_showed_is_remembered_at_its_pixels():
         np.testing.assert_array_equal(shown, lattice.of(image))
     nothing, _ = depth_memory.recall(memory, jnp.int32(0), SIZE)
     assert not nothing.any()
+
+
+def _dilation(size: tuple[int, int], capacity: int, **train) -> int:
+    place = SimpleNamespace(
+        scene=SimpleNamespace(views=SimpleNamespace(image_sizes=np.array([size] * 3))),
+        blocks=[SimpleNamespace(capacity=capacity)],
+    )
+    return PartitionedScene.dilation(place, Settings(train=TrainSettings(**train)))
+
+
+def test_large_photographs_are_dilated_where_every_surfel_still_gets_pixels():
+    assert _dilation((751, 1000), 284_454, steps=3000) == 2
+    assert _dilation((751, 1000), 284_454, steps=1000) == 1  # too few steps
+    assert _dilation((240, 320), 20_000, steps=1000) == 1
+    assert _dilation((240, 320), 100, steps=7000) == 1  # small, however many steps
+    assert _dilation((751, 1000), 284_454, steps=1000, dilation=3) == 3  # as the user says
+
+
+def test_the_last_steps_and_the_recovery_draw_all_pixels():
+    settings = Settings(train=TrainSettings(steps=1000, dilation_stop=0.9))
+    course = Schedule.from_settings(settings, dilation=2)
+    assert [course.shape(step).dilation for step in (0, 500, 899, 900, 999)] == [2, 2, 2, 1, 1]
+    assert Schedule.without_growth(settings, 100).shape(0).dilation == 1
+    assert Schedule.from_settings(settings).shape(0).dilation == 1

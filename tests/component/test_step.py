@@ -11,6 +11,7 @@ from cosurfgs_jax.settings import (
     AppearanceSettings,
     DensitySettings,
     LossSettings,
+    OptimSettings,
     Settings,
     SurfelSettings,
     TrainSettings,
@@ -146,6 +147,50 @@ def test_masked_pixels_do_not_count(partitioned):
     (one, report), (two, _) = states
     assert np.isfinite(report.loss)
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_a_dilated_step_looks_at_no_pixel_but_its_own(partitioned):
+    settings = _settings()
+    steps = compile_blocks(settings, LAYOUT)
+    shape = StepShape(is_densifying=True, dilation=2)
+    with ImageStore(partitioned.scene, 64) as images:
+        photo = np.array(Photographs(partitioned, images).load(0, 1))
+    noise = np.random.default_rng(0).integers(0, 255, photo.shape).astype(np.uint8)
+    other = noise.copy()
+    other[0::2, 1::2] = photo[0::2, 1::2]
+    ends = []
+    for shown in (photo, other, noise):
+        batch = _batch(partitioned, photo=shown, origin=np.array([0, 1], np.int32))
+        state, report = steps.train(_first_state(partitioned, settings), batch, shape=shape)
+        assert np.isfinite(_get(report).loss)
+        ends.append(_get(state).params)
+    jax.tree.map(np.testing.assert_array_equal, ends[0], ends[1])
+    assert (ends[0].means != ends[2].means).any()
+
+
+def test_surfels_that_wait_end_where_those_that_do_not_end(partitioned):
+    ends = []
+    for is_lazy in (True, False):
+        settings = _settings(optim=OptimSettings(lazy=is_lazy))
+        steps = compile_blocks(settings, LAYOUT)
+        state = _first_state(partitioned, settings)
+        assert (_get(state).updated is not None) == is_lazy
+        for step in range(6):
+            view = int(partitioned.blocks[0].views[step % 3])
+            state, _ = steps.train(
+                state, _batch(partitioned, view), shape=StepShape(is_densifying=False)
+            )
+        state = steps.settle(state, _put(np.float32(0)))
+        ends.append(_get(state))
+    lazy, dense = ends
+    assert (lazy.updated == 6).all()
+    start = _get(_first_state(partitioned, settings)).params
+    for name, value in dense.params.by_name().items():
+        moved = np.abs(value - getattr(start, name)).max()
+        assert moved > 0
+        # Rounding turns gradients of nothing, whose steps Adam makes as large as any.
+        error = np.abs(getattr(lazy.params, name) - value)
+        assert np.quantile(error, 0.99) < 1e-3 * moved
 
 
 def test_the_abstract_state_has_the_shapes_of_the_real_one(partitioned):
