@@ -6,6 +6,7 @@ the maps of the frozen teacher, and with its own photograph, which never leaves 
 through composite and exchange; each device updates only its own surfels.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -174,15 +175,12 @@ def mas_step(
                 settings.appearance,
             )
         new.append(
-            TrainState(
-                params,
-                state.alive,
-                optimizer,
-                state.stats,
-                exposure,
-                exposure_optimizer,
-                state.num_views,
-                state.length,
+            dataclasses.replace(
+                state,
+                params=params,
+                optimizer=optimizer,
+                appearance=exposure,
+                appearance_optimizer=exposure_optimizer,
             )
         )
         loss, numbers = shown[i]

@@ -213,13 +213,14 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
 
 def crop_to_cells(partition: Partition, layout: Layout, states: list) -> list:
     """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells
-    of the merged model.
+    of the merged model. Their steps draw second views, and update all surfels.
     """
 
     def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
-        return with_surfels(
+        cell = with_surfels(
             state, *slots.compact(state.params, state.optimizer, is_inside, state.stats)
         )
+        return dataclasses.replace(cell, depths=None, updated=None)
 
     cut = sharded(crop, layout)
     masks = inside_masks(partition, layout, states)

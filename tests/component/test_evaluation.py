@@ -13,6 +13,7 @@ from cosurfgs_jax.data.ground_truth import GroundTruth
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.outputs import commands, evaluation
+from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.workdir import Workdir
 
@@ -287,11 +288,12 @@ def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, m
     scene = make_scene(5, is_test=np.ones(5, bool))
     scene.image_names[:] = names  # as no reader would let them through
     maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
-    trained = types.SimpleNamespace(
-        partitioned=types.SimpleNamespace(scene=scene), render_fn=lambda: lambda view: maps
-    )
+    workdir = Workdir(tmp_path / "run")
+    place = types.SimpleNamespace(scene=scene)
+    trained = Trained(Settings(), place, surfels=None, step=0, workdir=workdir)
+    monkeypatch.setattr(Trained, "render_fn", lambda *_: lambda view: maps)
     monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
-    commands.render(Settings(), Workdir(tmp_path / "run"))
+    commands.render(Settings(), workdir)
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*_color.png")}
     assert found == {
         f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")

@@ -34,6 +34,9 @@ def test_settings_and_the_phase_choose_the_terms():
     assert _names(settings, has_geometry=False) == ["photometric", "exposure_identity"]
     assert _names(settings, has_geometry=True)[-1] == "geometric"
     distilled = _names(settings, has_geometry=True, is_distillation=True)
+    assert "teacher_color" not in distilled  # photographs alone say what colours are
+    settings.mas.teacher_weight = 0.5
+    distilled = _names(settings, has_geometry=True, is_distillation=True)
     assert {"teacher_color", "teacher_depth", "teacher_normal"} < set(distilled)
     settings.loss.distortion_weight = 1.0
     assert "distortion" in _names(settings, has_geometry=False)

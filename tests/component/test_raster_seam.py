@@ -16,7 +16,7 @@ import cosurfgs_jax
 from cosurfgs_jax import Camera, Surfels, raster, rasterize, settings
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import Maps, RasterOptions, backends, outputs, reference
-from cosurfgs_jax.raster.options import Static
+from cosurfgs_jax.raster.options import LOW_PASS, Static
 
 PACKAGE = Path(cosurfgs_jax.__file__).parent
 SOURCES = PACKAGE / "native" / "csrc"
@@ -59,7 +59,7 @@ def test_every_backend_has_a_module_that_renders(name):
 def test_options_follow_from_the_settings():
     given = settings.RasterSettings(backend="portable", near=0.2, background=0.7)
     options = RasterOptions.from_settings(given)
-    assert dataclasses.asdict(options) == dataclasses.asdict(given)
+    assert dataclasses.asdict(options) == dataclasses.asdict(given) | {"low_pass": LOW_PASS}
     assert options.on_black() == dataclasses.replace(options, background=0.0)
     assert hash(options) == hash(RasterOptions.from_settings(given))
 

@@ -20,7 +20,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster import backends
-from cosurfgs_jax.settings import AppearanceSettings, Settings, SurfelSettings
+from cosurfgs_jax.settings import AppearanceSettings, LossSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
 from cosurfgs_jax.training.step import Batch, StepShape
@@ -113,7 +113,9 @@ def _losses(partitioned) -> list[float]:
     """Of a few steps with all losses and the exposure model, on one device."""
     layout = make_layout(np.zeros(1, np.int64), num_devices=1)
     settings = Settings(
-        surfels=SurfelSettings(sh_degree=1), appearance=AppearanceSettings(start=0.0)
+        surfels=SurfelSettings(sh_degree=1),
+        appearance=AppearanceSettings(start=0.0),
+        loss=LossSettings(remember_depth=False),
     )
     state = layout.put(lambda _: first_state(partitioned, partitioned.blocks[0], settings, 2048))
     with ImageStore(partitioned.scene, 64) as images:

@@ -64,7 +64,13 @@ def abstract_batch(size: tuple[int, int]) -> Batch:
     shape = jax.ShapeDtypeStruct
     photo = (*size, 3)
     camera = Camera(shape((4, 4), np.float32), shape((3, 3), np.float32))
-    second = SecondView(camera, shape(photo, np.uint8), shape((), bool), shape((2,), np.int32))
+    second = SecondView(
+        camera=camera,
+        photo=shape(photo, np.uint8),
+        is_used=shape((), bool),
+        offset=shape((2,), np.int32),
+        index=shape((), np.int32),
+    )
     return Batch(
         camera,
         shape(photo, np.uint8),

@@ -312,7 +312,7 @@ def test_distillation_renders_its_teachers_before_its_first_step(
     assert distillation.names == [*first, "_unpruned", *first, *START, *STEPS]
     _, states, grouping, partners = dict(distillation.calls)["render"]
     assert states == [before.removeprefix("lmc_")] and grouping is getattr(own.plans, teachers)
-    assert dict(distillation.calls)["crop_to_cells"][1] == ["states"], "the students are pruned"
+    assert dict(distillation.calls)["crop_to_cells"][2] == ["states"], "the students are pruned"
     own.run.settings.mas.whole_teachers = False
     distill(own)
     renders = [arguments for name, arguments in distillation.calls if name == "render"]
