@@ -54,7 +54,8 @@ class LossView(NamedTuple):
     |------------------|-------------------------------------------------------------------------|
     | `out`            | the maps drawn; take gradient. Those that no term asked for are None;   |
     |                  | `distortion` is None in distillation, where views are composites        |
-    | `surfels`        | of the block; take gradient                                             |
+    | `surfels`        | of the block; take gradient. With `optim.lazy`, only those that the     |
+    |                  | view may show are alive, and only they learn in the step                |
     | `camera`         | of the view                                                             |
     | `photo`          | u8[H,W,3], or with 255 in a fourth channel where the pixel counts       |
     | `is_photo_valid` | bool[H,W], where the photograph judges besides; None = everywhere       |
