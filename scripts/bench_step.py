@@ -38,7 +38,7 @@ from cosurfgs_jax.model import density, initialize, optim
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.batches import BlockViews
+from cosurfgs_jax.training.batches import BlockViews, Wanted
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.partitioned_scene import (
@@ -215,7 +215,10 @@ def measure(case: Case, state, images) -> dict[str, float]:
     feed = BlockViews(run)
     dilation = case.partitioned.dilation(settings)
     batches = itertools.cycle(
-        [feed.batch(number, step, 0.5, 3, with_second=True, dilation=dilation) for step in range(8)]
+        [
+            feed.batch(number, step, Wanted(0.5, 3, with_second=True, dilation=dilation))
+            for step in range(8)
+        ]
     )
     photo = next(batches).photo
 

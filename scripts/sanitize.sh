@@ -63,12 +63,11 @@ run_python() {
   # libstdc++, too: without it the runtime has no exceptions of programs that load it late.
   local preload
   preload="$(g++ -print-file-name="$runtime") $(g++ -print-file-name=libstdc++.so.6)"
-  local suppressions="$PWD/scripts/sanitize_thread.txt"
   local options="log_path=$folder/report.$set:halt_on_error=0:exitcode=0"
   LD_PRELOAD="$preload" COSURFGS_INSTRUCTION_SET="$set" \
     PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}" \
     ASAN_OPTIONS="$options:detect_leaks=0" UBSAN_OPTIONS="$options:print_stacktrace=1" \
-    TSAN_OPTIONS="$options:suppressions=$suppressions" \
+    TSAN_OPTIONS="$options" \
     "$PYTHON" "$@"
 }
 

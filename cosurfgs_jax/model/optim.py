@@ -81,33 +81,54 @@ def _definition(params, gradient, state, alive, learns, rates, epsilon):
     return SurfelParams(**new), after
 
 
-def _native(params, gradient, state, alive, learns, rates, epsilon):
-    count = optax.safe_increment(state.count)
+def _in_place(target: str, trees, others, **attributes) -> list[Any]:
+    """Calls a native target field by field.
+
+    Args:
+        target: takes a field's values and moments, and changes them.
+        trees: parameters, mu and nu.
+        others: name of a field -> its other operands.
+        **attributes: of the target, besides the optimiser's own.
+    Returns:
+        The new parameters, mu and nu.
+    """
     new = {}
     for name in PARAM_NAMES:
         # In place: XLA's own program reads moments three times, and copies them and the parameters
         # once. With an axis in front, as they lie in the program of a mesh's device: behind a
         # reshape XLA would copy what is to be changed.
-        fields = (getattr(tree, name)[None] for tree in (params, state.mu, state.nu, gradient))
-        operands = ffi.match_varying(
-            *fields, alive, rates[name].reshape(-1), learns[name].reshape(-1), count
-        )
+        fields = (getattr(tree, name)[None] for tree in trees)
+        operands = ffi.match_varying(*fields, *others(name))
         results = ffi.call(
-            _TARGET,
+            target,
             [(operands[0].shape, np.float32)] * 3,
             *operands,
             in_place={0: 0, 1: 1, 2: 2},
             beta1=_BETA1,
             beta2=_BETA2,
-            gain1=1 - _BETA1,
-            gain2=1 - _BETA2,
-            epsilon=float(epsilon),
+            **attributes,
         )
         new[name] = [result[0] for result in results]
-    trees: list[Any] = [
+    return [
         SurfelParams(**{name: leaves[part] for name, leaves in new.items()}) for part in range(3)
     ]
-    params, mu, nu = trees
+
+
+def _native(params, gradient, state, alive, learns, rates, epsilon):
+    count = optax.safe_increment(state.count)
+
+    def others(name):
+        own = getattr(gradient, name)[None]
+        return own, alive, rates[name].reshape(-1), learns[name].reshape(-1), count
+
+    params, mu, nu = _in_place(
+        _TARGET,
+        (params, state.mu, state.nu),
+        others,
+        gain1=1 - _BETA1,
+        gain2=1 - _BETA2,
+        epsilon=float(epsilon),
+    )
     return params, optax.ScaleByAdamState(count, mu, nu)
 
 
@@ -251,22 +272,9 @@ def _catch_up_definition(params, state, rows, missed, rates, epsilon):
 
 def _native_catch_up(params, state, rows, missed, rates, epsilon):
     drift = _drift(state.count, jnp.arange(_MAX_DRIFT + 1, dtype=jnp.int32))
-    new = {}
-    for name in PARAM_NAMES:
-        fields = (getattr(tree, name)[None] for tree in (params, state.mu, state.nu))
-        others = (rows, missed, rates[name].reshape(-1), drift, state.count)
-        operands = ffi.match_varying(*fields, *others)
-        results = ffi.call(
-            _CATCH_UP_TARGET,
-            [(operands[0].shape, np.float32)] * 3,
-            *operands,
-            in_place={0: 0, 1: 1, 2: 2},
-            beta1=_BETA1,
-            beta2=_BETA2,
-            epsilon=float(epsilon),
-        )
-        new[name] = [result[0] for result in results]
-    trees: list[Any] = [
-        SurfelParams(**{name: leaves[part] for name, leaves in new.items()}) for part in range(3)
-    ]
-    return trees
+
+    def others(name):
+        return rows, missed, rates[name].reshape(-1), drift, state.count
+
+    trees = (params, state.mu, state.nu)
+    return _in_place(_CATCH_UP_TARGET, trees, others, epsilon=float(epsilon))

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool
 from cosurfgs_jax.raster.reference import MIN_ALPHA
 from cosurfgs_jax.types import Camera, Surfels
 
-# Standard deviations at which an opaque surfel falls below MIN_ALPHA.
-_REACH = math.sqrt(2 * math.log(1 / MIN_ALPHA)) * 1.001
+# Standard deviations at which an opaque surfel falls below MIN_ALPHA, with a margin for rounding.
+REACH = math.sqrt(2 * math.log(1 / MIN_ALPHA)) * 1.001
 _MARGIN_PX = 4.0  # wider than the screen-space filter reaches
 
 
@@ -36,7 +36,7 @@ def may_be_seen(
         + pose[i, 3]
         for i in range(3)
     )
-    radius = _REACH * jnp.exp(surfels.log_scales.max(axis=1))
+    radius = REACH * jnp.exp(surfels.log_scales.max(axis=1))
     fx = camera.intrinsics[0, 0]
     fy = camera.intrinsics[1, 1]
     cx = camera.intrinsics[0, 2]

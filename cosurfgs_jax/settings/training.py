@@ -206,7 +206,7 @@ class TrainSettings(SettingsGroup, name="train"):
     dilation_stop: float = setting(
         0.9,
         "Where steps begin to draw all pixels, as a fraction of train.steps.",
-        fraction("a share of the steps, 0 to 1"),
+        fraction("a fraction of the steps, 0 to 1"),
     )
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", at_least(1))
     log_every: int = setting(50, "Steps between two lines of the log.", at_least(1))

@@ -15,6 +15,7 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.raster.culling import REACH
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import GeoSettings
 from cosurfgs_jax.surface import depth_filter, from_above, geotiff, ground
@@ -29,7 +30,6 @@ TILE = geotiff.BLOCK  # pixels along the side of what is drawn at a time
 # World lengths from the camera down to the highest surface: hits that are nearer are above it, and
 # are not drawn.
 _NEAR = 0.1
-_CUTOFF = 3.34  # standard deviations from its centre to where an opaque surfel ends (alpha 1/255)
 _LOG = logging.getLogger(__name__)
 
 
@@ -78,7 +78,7 @@ class _Drawing:
             / frame.scale
             / grid.pixel_size
         )
-        reach = _CUTOFF * np.maximum(reach, 1.0)
+        reach = REACH * np.maximum(reach, 1.0)
         column = (place[:, 0] - grid.left) / grid.pixel_size
         row = (grid.top - place[:, 1]) / grid.pixel_size
         self._low = np.stack([row - reach, column - reach]).astype(np.float32)

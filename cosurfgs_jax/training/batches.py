@@ -145,6 +145,15 @@ class PackedBatch(NamedTuple):
         return jax.lax.optimization_barrier(batch)
 
 
+class Wanted(NamedTuple):
+    """What a step wants of its batch."""
+
+    progress: float  # see `Batch`
+    sh_degree: int  # likewise
+    with_second: bool = False  # MV-Reg is on, and wants a second view
+    dilation: int = 1  # pixels from one that is drawn to the next
+
+
 class BlockViews:
     """Which photographs each block uses at each step, and the batch of a row's blocks."""
 
@@ -242,6 +251,8 @@ class BlockViews:
 
     def dilation_origin(self, block: int, step: int, dilation: int) -> np.ndarray:
         """i32[2], the first row and column that a dilated step of a block draws."""
+        if dilation == 1:
+            return np.zeros(2, np.int32)  # without a generator, which takes 40 us to make
         random = np.random.default_rng([self._run.settings.seed, block, step, 4])
         return random.integers(dilation, size=2).astype(np.int32)
 
@@ -257,66 +268,53 @@ class BlockViews:
         blocks = self._run.layout.local_blocks
         images = self._run.images
         per_step = max(1, len(blocks) * (1 + with_second))
-        wanted = []
+        asked = []
         for later in range(step, step + max(_PREFETCH, -(-images.num_threads // per_step))):
-            wanted += [(block, self.view(block, later)) for block in blocks]
+            asked += [(block, self.view(block, later)) for block in blocks]
             if with_second:
-                wanted += [
+                asked += [
                     (block, view)
                     for block in blocks
                     if (view := self.second_view(block, later)) is not None
                 ]
         images.prefetch(
-            [view for block, view in wanted if not self.device_cache.is_there(block, view)]
+            [view for block, view in asked if not self.device_cache.is_there(block, view)]
         )
 
     def batch(
         self,
         row: int,
         step: int,
-        progress: float,
-        sh_degree: int,
-        with_second: bool = False,
-        dilation: int = 1,
+        wanted: Wanted,
     ) -> Batch:
         """What the blocks of a row train on in a step, put on their devices leaf by leaf: what
         `deliver` is verified against.
 
         Args:
-            row: of the layout. step: finished ones. progress, sh_degree: see `Batch`.
-            with_second: MV-Reg is on, and wants a second view.
+            row: of the layout. step: finished ones. wanted: by the step after them.
         """
-        numbers = np.float32(progress), np.int32(sh_degree)
         return self._run.layout.put_row(
             row,
-            lambda block: self._batch_of(
-                block, step, numbers, self.photographs.load, with_second, dilation
-            ),
+            lambda block: self._batch_of(block, step, wanted, self.photographs.load),
         )
 
     def deliver(
         self,
         row: int,
         step: int,
-        progress: float,
-        sh_degree: int,
-        with_second: bool = False,
-        dilation: int = 1,
+        wanted: Wanted,
     ) -> PackedBatch:
         """The same with as little to send as there is. What was delivered for the row before is
         used up (`DeviceCache.bring`).
         """
-        numbers = np.float32(progress), np.int32(sh_degree)
         choices = [functools.partial(self.view, step=step)]
-        if with_second and self._neighbors is not None:
+        if wanted.with_second and self._neighbors is not None:
             choices.append(functools.partial(self.second_shown, step=step))
         tables = self.device_cache.bring(row, *choices)
         return PackedBatch(
             self._run.layout.pack_row(
                 row,
-                lambda block: self._batch_of(
-                    block, step, numbers, self.device_cache.slot, with_second, dilation
-                ),
+                lambda block: self._batch_of(block, step, wanted, self.device_cache.slot),
             ),
             tables,
         )
@@ -325,10 +323,8 @@ class BlockViews:
         self,
         block: int | None,
         step: int,
-        numbers: tuple,
+        wanted: Wanted,
         photo_of: Callable,
-        with_second: bool,
-        dilation: int,
     ) -> Batch:
         """One block's, as NumPy arrays; `photo_of(block, view)` gives the photograph, or what
         stands for it.
@@ -338,17 +334,16 @@ class BlockViews:
         view = self.view(own, step)
         second = None
         index = np.int32(np.searchsorted(partitioned.blocks[own].views, view))
-        if with_second and self._neighbors is not None:
+        if wanted.with_second and self._neighbors is not None:
             second = self.second(block, step, photo_of)
-        progress, sh_degree = numbers
         return Batch(
             camera=partitioned.views.camera_arrays(view),
             photo=photo_of(block, view),
             exposure_index=on_host(index),
-            progress=progress,
-            sh_degree=sh_degree,
+            progress=on_host(np.float32(wanted.progress)),
+            sh_degree=on_host(np.int32(wanted.sh_degree)),
             second=second,
-            origin=on_host(self.dilation_origin(own, step, dilation)),
+            origin=on_host(self.dilation_origin(own, step, wanted.dilation)),
         )
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:

@@ -248,16 +248,15 @@ def train_step(
             batch.exposure_index,
             settings.appearance,
         )
+    lattice = _drawn_lattice(batch, shape)
     if depths is not None and shape.has_geometry:
-        lattice = _drawn_lattice(batch, shape)
         depths = depth_memory.remember(depths, batch.exposure_index, drawn(plane_depth), lattice)
     stats = state.stats
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
         is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
         strategy = strategy_of(settings.density)
-        height, width = image_size_of(batch.photo)
-        drawn_size = (height // shape.dilation, width // shape.dilation)
+        drawn_size = lattice.size(image_size_of(batch.photo))
         stats = strategy.accumulate(stats, gradients[2], is_visible, drawn_size)
     new = dataclasses.replace(
         state,

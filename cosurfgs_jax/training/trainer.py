@@ -3,7 +3,7 @@
 import numpy as np
 
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.training.batches import BlockViews, PackedBatch
+from cosurfgs_jax.training.batches import BlockViews, PackedBatch, Wanted
 from cosurfgs_jax.training.block_renders import log_test_views
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.density_control import DensityControl, control_density
@@ -90,11 +90,11 @@ class Trainer:
 
     def _deliver(self, row: int, step: int) -> PackedBatch:
         schedule = self._schedule
-        return self._views.deliver(
-            row,
-            step,
+        shape = schedule.shape(step)
+        wanted = Wanted(
             progress=self._progress(step),
             sh_degree=schedule.sh_degree_at(step),
-            with_second=schedule.shape(step).has_geometry,
-            dilation=schedule.shape(step).dilation,
+            with_second=shape.has_geometry,
+            dilation=shape.dilation,
         )
+        return self._views.deliver(row, step, wanted)

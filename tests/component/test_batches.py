@@ -23,7 +23,7 @@ from cosurfgs_jax.settings import (
 )
 from cosurfgs_jax.training import dispatch, loop
 from cosurfgs_jax.training import trainer as trainer_module
-from cosurfgs_jax.training.batches import BlockViews
+from cosurfgs_jax.training.batches import BlockViews, Wanted
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.device_cache import DeviceCache, free_bytes, shelf_bytes
@@ -131,7 +131,7 @@ def test_what_is_delivered_is_the_batch(
     seconds = set()
     for step in range(2 * partitioned.max_views + 1):
         for row in range(layout.blocks_per_device):
-            arguments = row, step, step / 100, step % 3, step > 1
+            arguments = row, step, Wanted(step / 100, step % 3, step > 1)
             got = open_it(delivering.deliver(*arguments))
             expected = putting.batch(*arguments)
             assert jax.tree.structure(got) == jax.tree.structure(expected)
@@ -154,14 +154,14 @@ def test_what_is_kept_is_read_once_and_not_decoded_ahead():
     for step in range(partitioned.max_views):
         views.prefetch(step)
         for row in range(layout.blocks_per_device):
-            views.deliver(row, step, 0.0, 0)
+            views.deliver(row, step, Wanted(0.0, 0))
     wanted = sorted(view for block in partitioned.blocks for view in block.views)
     assert sorted(run.images.read) == wanted and set(run.images.asked) == set(wanted)
     run.images.asked.clear()
     for step in range(partitioned.max_views, 3 * partitioned.max_views):
         views.prefetch(step, with_second=True)
         for row in range(layout.blocks_per_device):
-            views.deliver(row, step, 0.0, 0, with_second=True)
+            views.deliver(row, step, Wanted(0.0, 0, with_second=True))
     assert sorted(run.images.read) == wanted and not run.images.asked
 
 
@@ -219,7 +219,8 @@ def expected(partitioned) -> list:
     state = start(run).states[0]
     states = [run.layout.get(state, 0)]
     for step in range(STEPS):
-        batch = views.batch(0, step, step / STEPS, course.sh_degree_at(step), with_second=True)
+        wanted = Wanted(step / STEPS, course.sh_degree_at(step), with_second=True)
+        batch = views.batch(0, step, wanted)
         state, _ = jax.block_until_ready(
             steps.train(state, batch, shape=StepShape(False, has_geometry=True))
         )

@@ -15,7 +15,7 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout, sharded
 from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, TrainSettings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.batches import BlockViews, each_view
+from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import first_state
@@ -109,7 +109,7 @@ def test_the_steps_of_blocks_do_not_communicate(run):
     steps = compile_blocks(SETTINGS, run.layout)
     (state,) = start(run).states
     assert layout.mesh.devices.shape == (2, 2)
-    batch = BlockViews(run).batch(0, 0, 0.1, 1, with_second=True)
+    batch = BlockViews(run).batch(0, 0, Wanted(0.1, 1, with_second=True))
     camera, is_active, size = next(iter(each_view(run.partitioned, layout, 0)))
     counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
     programs = [
@@ -138,7 +138,7 @@ def _trained(run) -> dict[int, list]:
     views = BlockViews(run)
     for step in range(3):
         for row in range(layout.blocks_per_device):
-            batch = views.batch(row, step, step / 3, 1, with_second=step > 0)
+            batch = views.batch(row, step, Wanted(step / 3, 1, with_second=step > 0))
             stage.states[row], _ = steps.train(
                 stage.states[row], batch, shape=StepShape(True, has_geometry=step > 0)
             )
