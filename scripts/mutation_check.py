@@ -281,7 +281,8 @@ class Runner:
             return f"the limit of {SECONDS} s"
         if done.returncode in (0, 5):  # 5: all of them are left out
             return ""
-        found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        # A test's parameters may hold spaces; the reason follows " - ".
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         return found[1] if found else f"pytest's exit status {done.returncode}"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from cosurfgs_jax.storage import storage_problem
 
 FORMAT = 2  # of the state's layout; raised whenever an older checkpoint can no longer be read
 _CHECKSUMS = "checksums.json"
+_LATE_READS = ("Event loop is closed", "Encountered error while reading array index")  # of orbax
 
 _log = logging.getLogger(__name__)
 
@@ -202,7 +204,8 @@ class Checkpoints:
             saved = ocp.StandardCheckpointHandler().metadata(folder)
             _check_shapes(saved.tree, abstract)
             arguments = ocp.args.StandardRestore(abstract, strict=False)
-            whole: Any = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
+            with _late_reads_dropped():
+                whole: Any = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
             state = whole.state
         except Exception as error:
             # the files are as they were written: the caller asks for the wrong shapes, or memory is
@@ -251,6 +254,24 @@ class Checkpoints:
             (self._folder / str(step)).rename(aside)
         processes.barrier("set-aside")
         self._manager.reload()
+
+
+@contextlib.contextmanager
+def _late_reads_dropped() -> Iterator[None]:
+    """Keeps what happens after a failed restore off the terminal.
+
+    orbax gives up at the first array that cannot be read and closes its event loop. The other reads
+    end later, in TensorStore's threads or when their coroutines are collected, and each prints an
+    error. So the filter stays where a restore has failed."""
+    report = sys.unraisablehook
+
+    def filtered(unraisable: Any) -> None:
+        if not str(unraisable.exc_value).startswith(_LATE_READS):
+            report(unraisable)
+
+    sys.unraisablehook = filtered
+    yield
+    sys.unraisablehook = report
 
 
 def _files_of(folder: Path) -> set[str]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import Checkpoints, _late_reads_dropped
 from cosurfgs_jax.training.state import abstract_state, init_state
 from cosurfgs_jax.types import Surfels
 
@@ -245,6 +246,22 @@ def test_files_without_a_checksum_are_not_verified(folder):
     truncate(folder)
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.restore_latest(make_abstract).step == 20
+
+
+def test_reads_that_end_after_a_failed_restore_print_nothing(monkeypatch):
+    """They end in threads of their own, at any time; other errors are reported as ever."""
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    before = sys.unraisablehook
+    with _late_reads_dropped():
+        assert sys.unraisablehook != before
+    assert sys.unraisablehook == before, "nothing is left behind where all went well"
+    with pytest.raises(ValueError, match="damaged"), _late_reads_dropped():
+        raise ValueError("damaged")
+    late = ["Event loop is closed", "Encountered error while reading array index: (slice(0, 2),)"]
+    for message in [*late, "another", ""]:
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
+    assert [str(unraisable.exc_value) for unraisable in reported] == ["another", ""]
 
 
 def test_a_reader_changes_nothing_and_sees_what_is_saved_meanwhile(folder):
