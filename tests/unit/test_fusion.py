@@ -102,6 +102,19 @@ def test_tiles_give_the_same_triangles(open3d, monkeypatch):
     assert np.abs(whole.vertex_normals[order_a] - tiled.vertex_normals[order_b]).max() < 1e-5
 
 
+def test_progress_counts_every_step_of_the_whole_once(open3d, monkeypatch, tmp_path):
+    views = [view for view, _ in ring_of_views()]
+    tile_by_tile(monkeypatch)
+    told = []
+    store = TileStore(tmp_path)
+    fusion.fuse_into(store, views, 0.06, progress=lambda *step: told.append(step))
+    assert store.num_tiles > 1
+    for phase in ("find blocks", "fuse", "extract"):
+        steps = [(done, total) for name, done, total in told if name == phase]
+        assert steps and steps == [(done + 1, len(steps)) for done in range(len(steps))], phase
+    assert sum(name == "fuse" for name, _, _ in told) > len(views)  # some are in several tiles
+
+
 def test_clusters_are_connected_through_seams(open3d, monkeypatch, tmp_path):
     """A large sphere cut by tiles is one piece; a small one beside it is dropped, in parts as in
     memory.
