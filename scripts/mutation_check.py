@@ -8,8 +8,9 @@ docstrings and `if __name__` are left alone. The change is made in a copy of the
 nearest tests run first: those named after the module, then those that import it (of tests/unit,
 tests/component and tests/parity), then the rest of tests/unit and tests/component; the first
 failure ends it. A test that fails without the change, too, is named and left out from then on. One
-line is printed for each change; the exit status is 1 where fewer than 95 % are noticed. Minutes for a change that nothing
-near notices. --list prints the changes and runs nothing; --skip=N leaves out the first N.
+line is printed for each change; the exit status is 1 where fewer than 95 % are noticed. Minutes for
+a change that nothing near notices. --list prints the changes and runs nothing; --skip=N leaves out
+the first N.
 """
 
 import argparse
