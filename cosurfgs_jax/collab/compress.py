@@ -7,6 +7,7 @@ Source: CoSurfGS, section LMC, does not give the formula of its importance; ours
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -146,37 +147,44 @@ def _choose(layout: Layout, importance: Importance, everything: Importance) -> I
     return layout.put(pick)
 
 
-def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
-    """Measures the importance of all surfels of all blocks over their photographs, and prunes.
+class Programs(NamedTuple):
+    """What compression runs on the devices, compiled for all its rounds."""
+
+    measure: Callable  # (importance, state, is_inside, camera, is_active, image_size=) -> importance
+    measure_all: Callable  # the same, and photographs that mostly show other blocks count, too
+    prune: Callable  # (state, importance, is_inside) -> state
+
+
+def compile_compression(settings: Settings, layout: Layout, prune_ratio: float) -> Programs:
+    """The jitted functions that compress blocks.
+
+    Args:
+        settings, layout: of the run.
+        prune_ratio: of one round; see `top_fraction_mask`.
+    """
+
+    def bind(settings: Settings) -> Callable:
+        measure = functools.partial(measure_view, settings=settings)
+        return sharded(measure, layout, donate=(0,), static=("image_size",))
+
+    all_used = dataclasses.replace(
+        settings, lmc=dataclasses.replace(settings.lmc, camera_switch=False)
+    )
+    prune = functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio)
+    return Programs(bind(settings), bind(all_used), sharded(prune, layout, donate=(0,)))
+
+
+def compress(run: Run, stage: StageState, programs: Programs) -> Compression:
+    """Measures the importance of all surfels of all blocks over their photographs, and prunes. The
+    slots stay, with the living surfels in front.
 
     Args:
         run: of the run.
         stage: the blocks.
-        prune_ratio: see `top_fraction_mask`.
+        programs: for these blocks.
     """
     layout = run.layout
     partition = run.partitioned.partition
-    settings = run.settings
-    measure = sharded(
-        functools.partial(measure_view, settings=settings),
-        layout,
-        donate=(0,),
-        static=("image_size",),
-    )
-    all_used = dataclasses.replace(
-        settings, lmc=dataclasses.replace(settings.lmc, camera_switch=False)
-    )
-    measure_all = sharded(
-        functools.partial(measure_view, settings=all_used),
-        layout,
-        donate=(0,),
-        static=("image_size",),
-    )
-    prune = sharded(
-        functools.partial(prune_step, settings=settings, prune_ratio=prune_ratio),
-        layout,
-        donate=(0,),
-    )
     before = {
         block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.states).items()
     }
@@ -185,7 +193,7 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
     for row, (state, is_inside) in enumerate(
         zip(stage.states, inside_masks(partition, layout, stage.states), strict=True)
     ):
-        importance = _measure_row(run, measure, state, is_inside, row)
+        importance = _measure_row(run, programs.measure, state, is_inside, row)
         if processes.any_process(
             any(
                 layout.block_at(device, row) is not None
@@ -195,11 +203,10 @@ def compress(run: Run, stage: StageState, prune_ratio: float) -> Compression:
         ):
             # Small cells under wide photographs: none of them looks mostly at the cell, so all of
             # them count.
-            everything = _measure_row(run, measure_all, state, is_inside, row)
+            everything = _measure_row(run, programs.measure_all, state, is_inside, row)
             importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
-        states.append(prune(state, importance, is_inside))
-    states = drop_free_slots(layout, states)
+        states.append(programs.prune(state, importance, is_inside))
     after = layout.get_blocks(states)
     inside = layout.get_blocks(inside_masks(partition, layout, states))
     return Compression(

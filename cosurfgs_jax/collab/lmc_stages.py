@@ -30,11 +30,14 @@ def compress_blocks(work: StageWork) -> loop.StageState:
 def compress_edges(work: StageWork) -> loop.StageState:
     """Compresses the models of the edges once, without training."""
     stopwatch = Stopwatch()
-    result = compress.compress(work.run, work.models, work.run.settings.lmc.edge_prune_ratio)
-    _log_compression(result)
-    return work.models._replace(
-        states=result.states, name=work.name, step=0, seconds=stopwatch.seconds
+    run = work.run
+    programs = compress.compile_compression(
+        run.settings, run.layout, run.settings.lmc.edge_prune_ratio
     )
+    result = compress.compress(run, work.models, programs)
+    _log_compression(result)
+    states = compress.drop_free_slots(run.layout, result.states)
+    return work.models._replace(states=states, name=work.name, step=0, seconds=stopwatch.seconds)
 
 
 def compress_in_rounds(
@@ -44,6 +47,7 @@ def compress_in_rounds(
     of the training to recover.
 
     What a round leaves is another model, in which other surfels matter: each round measures anew.
+    The arrays shrink in the last one, as every other shape is compiled anew.
 
     Args:
         run: of the run.
@@ -59,6 +63,7 @@ def compress_in_rounds(
     settings = run.settings.lmc
     num_rounds = min(settings.rounds, max(num_steps, 1))
     ratio = 1 - (1 - settings.prune_ratio) ** (1 / num_rounds)
+    programs = compress.compile_compression(run.settings, run.layout, ratio)
     schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
     trainer = Trainer(run, schedule, settings.start_progress)
     for number in range(num_rounds):
@@ -68,9 +73,12 @@ def compress_in_rounds(
             continue
         if stage.step == begin:
             stopwatch = Stopwatch(stage.seconds)
-            result = compress.compress(run, stage, ratio)
+            result = compress.compress(run, trainer.settled(stage), programs)
             _log_compression(result)
-            stage = stage._replace(states=result.states, seconds=stopwatch.seconds)
+            states = result.states
+            if number == num_rounds - 1:
+                states = compress.drop_free_slots(run.layout, states)
+            stage = stage._replace(states=states, seconds=stopwatch.seconds)
         stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
     return stage
 

@@ -11,7 +11,9 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Restored
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.training.schedule import progress_at
 from cosurfgs_jax.training.state import TrainState, abstract_state, kept_of, to_saved
+from cosurfgs_jax.training.step import settle_step
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
@@ -46,6 +48,12 @@ def load_merged(
         )
     restored = _restore(settings, workdir, partitioned, newest.name)
     state = TrainState(**restored.state)
+    if state.updated is not None and restored.step:
+        # A run that was stopped saves surfels that wait for the next view which may show them.
+        progress = progress_at(
+            restored.step, newest.num_steps(settings), newest.first_progress(settings)
+        )
+        state = _settled(state, progress, settings)
     alive = np.asarray(state.alive)
     params = state.params
     if not newest.is_merged:
@@ -55,6 +63,19 @@ def load_merged(
     params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
     surfels = Surfels.of(params, np.ones(int(alive.sum()), bool))
     return surfels, steps_before + restored.step
+
+
+def _settled(state: TrainState, progress: float, settings: Settings) -> TrainState:
+    """The states of all blocks [B, ...] with all surfels up to date."""
+    blocks = [
+        settle_step(
+            jax.tree.map(lambda leaf, block=block: jnp.asarray(leaf[block]), state),
+            jnp.float32(progress),
+            settings,
+        )
+        for block in range(len(state.alive))
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
 
 
 def _restore(

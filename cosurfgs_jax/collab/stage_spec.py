@@ -57,6 +57,7 @@ class StageSpec:
     | `run`             | takes the stage to its last step; raises `Stopped` with the state saved  |
     | `takes_part`      | (settings, partition) -> whether a run has the stage                     |
     | `num_steps`       | settings -> steps of the stage                                           |
+    | `first_progress`  | settings -> where on the course of the learning rates it begins          |
     | `grouping`        | plans -> the blocks that are optimized as one model                      |
     | `is_merged`       | the result is cells of one model: cropped, and of one brightness         |
     | `has_checkpoints` | False: done again from the stage before until the stage after it is saved|
@@ -69,3 +70,4 @@ class StageSpec:
     grouping: Callable[[Plans], Grouping]
     is_merged: bool
     has_checkpoints: bool = True
+    first_progress: Callable[[Settings], float] = lambda settings: 0.0

@@ -49,6 +49,7 @@ STAGES = (
         num_steps=lambda settings: round(settings.lmc.recovery * settings.train.steps),
         grouping=lambda plans: plans.alone,
         is_merged=False,
+        first_progress=lambda settings: settings.lmc.start_progress,
     ),
     StageSpec(
         "edge",

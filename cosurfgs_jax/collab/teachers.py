@@ -2,7 +2,6 @@
 read as the student needs them.
 """
 
-import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -10,18 +9,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from cosurfgs_jax import files, photograph
 from cosurfgs_jax.collab.composite import RequestPlanner, render_views
 from cosurfgs_jax.collab.exchange import Grouping
-from cosurfgs_jax.collab.stage_scores import SEAM_WIDTH
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.losses.inputs import IS_PHOTO_VALID, IS_TEACHER_VALID, TeacherMaps
-from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
@@ -47,7 +43,7 @@ class _Judged(NamedTuple):
     """What a stage judges of one view."""
 
     flags: np.ndarray  # u8[H,W], see `TeacherMaps`
-    shares: np.ndarray  # f32[2], of pixels that count, and of those that show a wall
+    counted: np.ndarray  # f32[], fraction of the pixels that counts
 
 
 def _judged(run: Run, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> _Judged:
@@ -69,21 +65,7 @@ def _judged(run: Run, group: np.ndarray, partners: np.ndarray, maps: dict, view:
             photograph.mask_of(Photographs(run.partitioned, run.images).load(0, view)),
             "mask of a photograph",
         )
-    is_at_wall = counts & is_solid & _is_between(partition, partners, points)
-    return _Judged(flags, np.array([counts.mean(), is_at_wall.mean()], np.float32))
-
-
-def _is_between(partition: Partition, blocks: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Whether points lie along a wall between two of the blocks: in the cell of one, and at most
-    `SEAM_WIDTH` of its side away from another; bool[H,W].
-    """
-    near = dataclasses.replace(partition, expansion=SEAM_WIDTH)
-    cells = partition.cell_of(points)
-    is_between = np.zeros(cells.shape, bool)
-    for block in blocks:
-        others = blocks[blocks != block]
-        is_between |= (cells == block) & near.is_in_expanded(others, points)
-    return is_between
+    return _Judged(flags, np.float32(counts.mean()))
 
 
 def _views_in_step(partitioned: PartitionedScene):
@@ -94,27 +76,6 @@ def _views_in_step(partitioned: PartitionedScene):
             block.number: int(block.views[index]) if index < len(block.views) else None
             for block in blocks
         }
-
-
-def draw_shares(
-    counts: Float[np.ndarray, " n"], at_wall: Float[np.ndarray, " n"], wall_draws: float
-) -> Float[np.ndarray, " n"]:
-    """How often each photograph of a block is drawn, with the sum 1.
-
-    Args:
-        counts: share of its pixels that counts. at_wall: that shows a wall.
-        wall_draws: share of the draws that go by `at_wall`; the rest is even among those of which
-            something counts.
-    Returns:
-        0 where nothing counts; even where nothing counts in any.
-    """
-    is_used = counts > 0
-    if not is_used.any():
-        return np.full(len(counts), 1 / len(counts))
-    even = is_used / is_used.sum()
-    if not at_wall.any():
-        return even
-    return (1 - wall_draws) * even + wall_draws * at_wall / at_wall.sum()
 
 
 class Teachers:
@@ -138,28 +99,28 @@ class Teachers:
             f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
         )
 
-    def draw_shares(self) -> list[np.ndarray]:
-        """How often the stage draws each photograph: for every block (of all processes, which call
-        it together) f64[n] of its views, with the sum 1.
-
-        A photograph of which nothing counts in the stage has 0. `mas.wall_draws` of the draws go by
-        the share of pixels that show a wall between cells, where there is something to mend; the
-        rest is even.
+    def used_views(self) -> list[np.ndarray]:
+        """The views of every block (of all processes, which call it together) of which something
+        counts in the stage; all of a block's where nothing counts in any.
         """
         blocks = self._run.partitioned.blocks
-        table = np.full((len(blocks), self._run.partitioned.max_views, 2), np.nan, np.float32)
+        counted = np.zeros((len(blocks), self._run.partitioned.max_views), np.float32)
         for block in self._run.layout.local_blocks:
             for position, view in enumerate(blocks[block].views):
                 path = self._path(block, int(view))
-                shares = files.read_arrays(path, ("shares",), advice=self._advice)["shares"]
-                if shares.shape != (2,) or not np.isfinite(shares).all():
-                    raise InputError(f"{path}: expected two shares, got {shares}; {self._advice}")
-                table[block, position] = shares
-        table = np.fmax.reduce(processes.gather(table), axis=0).astype(np.float64)
-        wall_draws = self._run.settings.mas.wall_draws
-        return [
-            draw_shares(*table[block.number, : len(block.views)].T, wall_draws) for block in blocks
-        ]
+                own = files.read_arrays(path, ("counted",), advice=self._advice)["counted"]
+                if own.shape != () or not 0 <= own <= 1:
+                    raise InputError(
+                        f"{path}: expected the fraction that counts, 0 to 1, got {own}; "
+                        f"{self._advice}"
+                    )
+                counted[block, position] = own
+        counted = processes.gather(counted).max(axis=0)
+        used = []
+        for block in blocks:
+            counts = counted[block.number, : len(block.views)] > 0
+            used.append(block.views[counts | ~counts.any()])
+        return used
 
     def load(self, block: int, view: int) -> TeacherMaps:
         """The maps of one of a block's views; InputError where their file is damaged or of another
@@ -269,7 +230,7 @@ class Teachers:
                 path,
                 color=color,
                 flags=judged.flags,
-                shares=judged.shares,
+                counted=judged.counted,
                 depth=maps["depth"],
                 plane_depth=maps["plane_depth"],
                 normal=normal,

@@ -19,6 +19,7 @@ _CATCH_UP_TARGET = "cosurfgs_adam_catch_up"
 # Steps without a gradient after which what the last one began has come to rest: the moments' ratio
 # falls by beta1 / sqrt(beta2) a step, to 1e-6.
 _MAX_DRIFT = 128
+_MAX_LAZY_EPSILON = 1e-12  # at 1e-8 a gradient of 1e-8 would be caught up by a tenth of its steps
 
 
 def init_optimizer(params: SurfelParams) -> optax.ScaleByAdamState:
@@ -194,11 +195,11 @@ class Course(NamedTuple):
     length: Float[Array, ""] | float = 1.0
 
 
-def can_be_lazy() -> bool:
-    """Whether rows without a gradient can be left alone and caught up later at little cost: where
-    the native kernel is.
+def can_be_lazy(settings: OptimSettings) -> bool:
+    """Whether rows without a gradient can be left alone and caught up later, at little cost and to
+    the same place: where the native kernel is, and epsilon next to nothing.
     """
-    return ffi.has_native(_CATCH_UP_TARGET)
+    return settings.adam_eps <= _MAX_LAZY_EPSILON and ffi.has_native(_CATCH_UP_TARGET)
 
 
 def _drift(count: Int[Array, ""], missed: Int[Array, " k"]) -> Float[Array, " k"]:
@@ -227,8 +228,10 @@ def catch_up(
 ) -> tuple[SurfelParams, optax.ScaleByAdamState]:
     """Brings rows to where Adam would have taken them in steps in which they had no gradient.
 
-    Equal to `update` with gradients of zero in those steps, but for rounding and for the learning
-    rate of the means, which is taken as it is now (it falls by 0.07 % a step in 7,000).
+    Equal to `update` with gradients of zero in those steps, but for rounding, for the learning rate
+    of the means, which is taken as it is now (it falls by 0.07 % a step in 7,000), and for epsilon,
+    which is added before the correction of the bias instead of after it: it must be small beside
+    the gradients (`can_be_lazy`).
 
     Args:
         params, state: donate both when jitting. `state.count` includes the steps missed.

@@ -156,12 +156,6 @@ class MasSettings(SettingsGroup, name="mas"):
         True,
         "Whether teachers are the models from before compression, which stay on their devices.",
     )
-    wall_draws: float = setting(
-        0.0,
-        "Fraction of the draws that go by how much of the walls between cells a photograph shows; "
-        "the rest is even.",
-        fraction("a fraction of the draws, 0 to 1"),
-    )
     start_progress: float = setting(
         0.5,
         "Where on the schedule of the learning rates a stage begins, from 0 to 1; it ends at 1.",

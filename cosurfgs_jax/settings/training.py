@@ -105,7 +105,8 @@ class OptimSettings(SettingsGroup, name="optim"):
     lazy: bool = setting(
         True,
         "Whether surfels outside of a view wait for the next view that may show them, and are then "
-        "brought to where Adam would have taken them: the same steps at less cost. On CPUs only.",
+        "brought to where Adam would have taken them: the same steps at less cost. On CPUs, and "
+        "where adam_eps is at most 1e-12, only.",
     )
 
 
@@ -198,10 +199,10 @@ class TrainSettings(SettingsGroup, name="train"):
     )
     dilation: int = setting(
         0,
-        "A dilated step draws every so many-th pixel of every so many-th row; 1 draws all pixels "
+        "A dilated step draws every second pixel of every second row with 2; 1 draws all pixels "
         "in all steps; 0 means from the data (2 where photographs have half a megapixel and more "
         "and steps are many, else 1).",
-        number("0 (from the data) to 4", at_least=0, at_most=4),
+        number("0 (from the data), 1 or 2", at_least=0, at_most=2),
     )
     dilation_stop: float = setting(
         0.9,

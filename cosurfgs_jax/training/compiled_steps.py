@@ -26,6 +26,7 @@ class BlockSteps(NamedTuple):
     train_packed: Callable
     recall: Callable  # (state, PackedBatch) -> Recalled
     settle: Callable  # (state, progress) -> state
+    settled_copy: Callable  # the same; nothing is donated
     densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
     count_front_view: Callable  # (num_views, state, camera, is_active, image_size=) -> num_views
@@ -60,6 +61,7 @@ def compile_blocks(
         bind_training(_train_packed),
         sharded(_recall, layout),
         bind(step.settle_step, donate=(0,)),
+        bind(step.settle_step),
         bind(step.densify_step, donate=(0,)),
         bind(step.reset_opacity_step, donate=(0,)),
         bind(step.count_front_view, donate=(0,), static=("image_size",)),

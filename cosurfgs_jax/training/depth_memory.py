@@ -3,8 +3,8 @@ without drawing its neighbour.
 
 Ways that were considered: drawing the neighbour in every step (exact, and a third of the step);
 drawing it at fewer pixels (a projection and a sort of all surfels all the same); remembering
-(chosen). A view is drawn once an epoch, so what is remembered is an epoch old at most; the term
-takes no gradient through it.
+(chosen). A view is drawn once an epoch, in an order of its own for each: what is remembered is less
+than two epochs old. The term takes no gradient through it.
 """
 
 from typing import NamedTuple
@@ -65,6 +65,8 @@ def remember(
         depth: its plane depth, 0 = invalid.
         drawn: the pixels of the view that it has: all, or every STRIDE-th.
     """
+    if drawn.stride not in (1, STRIDE):
+        raise ValueError(f"drawn: expected a stride of 1 or {STRIDE}, got {drawn.stride}")
     depth = jax.lax.stop_gradient(depth)
     if drawn.stride < STRIDE:
         drawn = Lattice(STRIDE, drawn.origin)

@@ -13,10 +13,10 @@ def programs_ahead(layout: Layout) -> int:
     stages.
 
     One on accelerators: while it runs, the host launches the next, and the device waits for the
-        host no longer than the
-    rasterizer takes to read back how many pairs it has. More would only hold memory. None on CPUs:
-    there the programs share the cores, so that nothing is gained, and several programs with
-    collectives in flight can wait for each other's threads for ever."""
+    host no longer than the rasterizer takes to read back how many pairs it has. More would only
+    hold memory. None on CPUs: there the programs share the cores, so that nothing is gained, and
+    several programs with collectives in flight can wait for each other's threads for ever.
+    """
     return 0 if layout.mesh.devices.flat[0].platform == "cpu" else 1
 
 

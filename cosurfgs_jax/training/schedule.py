@@ -160,24 +160,26 @@ class Schedule:
         )
 
 
+def progress_at(step: int, num_steps: int, first_progress: float = 0.0) -> float:
+    """Where on the course of the learning rates a stage is after `step` of its steps: from
+    `first_progress` to 1.
+    """
+    return first_progress + (1 - first_progress) * step / num_steps
+
+
 class ViewOrder:
     """Which photograph each step uses: all once per epoch, in an order that follows from seed,
     block and epoch alone.
     """
 
-    def __init__(
-        self, views: np.ndarray, seed: int, block: int = 0, shares: np.ndarray | None = None
-    ):
+    def __init__(self, views: np.ndarray, seed: int, block: int = 0):
         """
         Args:
             views: i64[n] training views of the block.
             seed: of the run.
             block: its number.
-            shares: f64[n] with the sum 1, how often each is used instead of once per epoch of n
-                steps: n times its share, rounded up or down by chance; with a share of 0, never.
         """
         self._views = views
-        self._shares = shares
         self._seed = (seed, block)
         self._epoch = -1
         self._order = views
@@ -187,19 +189,8 @@ class ViewOrder:
         epoch, position = divmod(step, len(self._views))
         if epoch != self._epoch:
             self._epoch = epoch
-            random = np.random.default_rng([*self._seed, epoch])
-            self._order = random.permutation(self._chosen(random))
+            self._order = np.random.default_rng([*self._seed, epoch]).permutation(self._views)
         return int(self._order[position])
-
-    def _chosen(self, random: np.random.Generator) -> np.ndarray:
-        """The views of an epoch. By shares: those that evenly spaced marks hit, from a random
-        start, on a line on which each view is as long as its share (systematic sampling).
-        """
-        if self._shares is None:
-            return self._views
-        ends = np.cumsum(self._shares)
-        marks = (random.random() + np.arange(len(self._views))) / len(self._views)
-        return self._views[np.searchsorted(ends / ends[-1], marks, side="right")]
 
     def views(self, first: int, count: int) -> list[int]:
         """The views of `count` steps from `first` on."""

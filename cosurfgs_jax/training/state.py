@@ -92,7 +92,7 @@ def kept_of(meta: dict) -> Kept:
 
 def is_lazy(settings: Settings) -> bool:
     """Whether steps leave surfels outside of their view for later."""
-    return settings.optim.lazy and optim.can_be_lazy()
+    return settings.optim.lazy and optim.can_be_lazy(settings.optim)
 
 
 def init_state(

@@ -1,5 +1,7 @@
 """The training of blocks on their own photographs, all in lockstep."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cosurfgs_jax.distributed.packing import Packed
@@ -11,7 +13,7 @@ from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Progress
-from cosurfgs_jax.training.schedule import Schedule
+from cosurfgs_jax.training.schedule import Schedule, progress_at
 from cosurfgs_jax.types import on_host
 
 
@@ -59,32 +61,35 @@ class Trainer:
             states.append(state)
             reports.append(report)
         stage = stage._replace(states=states, step=step + 1)
-        cadence = self._run.settings.train
-        test_every = cadence.test_every
-        if (
-            schedule.looks_at_all_after(stage.step)
-            or stage.step % cadence.checkpoint_every == 0
-            or (test_every and stage.step % test_every == 0)
-        ):
-            stage = self._settle(stage)
+        # When surfels settle must follow from the course alone: it changes the last bits of them.
+        if schedule.looks_at_all_after(stage.step):
+            stage = self.settled(stage)
         stage = control_density(self._density, stage, progress)
+        test_every = self._run.settings.train.test_every
         if test_every and stage.step % test_every == 0 and stage.step < schedule.num_steps:
-            log_test_views(self._run, stage)
+            log_test_views(self._run, self._shown(stage))
         return stage, reports
 
     def _progress(self, step: int) -> float:
-        fraction = step / self._schedule.num_steps
-        return self._first_progress + (1 - self._first_progress) * fraction
+        return progress_at(step, self._schedule.num_steps, self._first_progress)
 
-    def _settle(self, stage: StageState) -> StageState:
-        """The stage with all surfels up to date."""
+    def settled(self, stage: StageState) -> StageState:
+        """The stage with all surfels up to date. The arrays of the one that is given are used
+        up.
+        """
+        return self._settled_by(self._steps.settle, stage)
+
+    def _shown(self, stage: StageState) -> StageState:
+        """A copy of the stage with all surfels up to date."""
+        return self._settled_by(self._steps.settled_copy, stage)
+
+    def _settled_by(self, settle: Callable, stage: StageState) -> StageState:
         if stage.states[0].updated is None:
             return stage
         layout = self._run.layout
         progress = np.float32(self._progress(stage.step))
         states = [
-            self._steps.settle(state, layout.put(lambda _: on_host(progress)))
-            for state in stage.states
+            settle(state, layout.put(lambda _: on_host(progress))) for state in stage.states
         ]
         return stage._replace(states=states)
 

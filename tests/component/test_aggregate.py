@@ -26,7 +26,7 @@ from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
 from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.stage_scores import SEAM_WIDTH
-from cosurfgs_jax.collab.teachers import Teachers, draw_shares
+from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.geometry.cameras import unproject
@@ -154,7 +154,7 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
     run = contexts(num_devices)
     partitioned = four_blocks()
     layout, _, batches, _ = steps(num_devices, ALL_TO_ALL)
-    order = BlockViews(run, draw_shares=Teachers(run, "cloud").draw_shares)
+    order = BlockViews(run, used_views=Teachers(run, "cloud").used_views)
     used = set()
     for step, batch in enumerate(batches):
         for block in range(NUM_BLOCKS):
@@ -309,47 +309,6 @@ def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts
     assert not list(run.workdir.teachers("few").rglob("*.npz"))
 
 
-def test_photographs_are_drawn_by_the_walls_that_they_show(contexts):
-    run = contexts(4)
-    mas = dataclasses.replace(run.settings.mas, wall_draws=0.5)
-    run = run._replace(settings=dataclasses.replace(run.settings, mas=mas))
-    partitioned = four_blocks()
-    partition = partitioned.partition
-    sides = partition.inner_highs - partition.inner_lows
-    shares = Teachers(run, "cloud").draw_shares()
-    for block, own in zip(partitioned.blocks, shares, strict=True):
-        at_wall = []
-        for view in map(int, block.views):
-            maps = Teachers(run, "cloud").load(block.number, view)
-            camera = partitioned.views.camera_arrays(view)
-            points = unproject(maps.depth, camera.intrinsics, camera.camera_from_world)[..., :2]
-            cells = partition.cell_of(points)
-            num_walls = np.zeros(cells.shape, int)
-            for other in range(NUM_BLOCKS):
-                away = np.abs(
-                    points - np.clip(points, partition.lows[other], partition.highs[other])
-                )
-                num_walls += (cells != other) & (away < SEAM_WIDTH * sides[other]).all(axis=-1)
-            at_wall.append(
-                ((maps.flags & IS_TEACHER_VALID > 0) | (cells != block.number))[
-                    (num_walls > 0) & (maps.depth > 0)
-                ].sum()
-            )
-        at_wall = np.array(at_wall) / np.sum(at_wall)
-        assert own.sum() == pytest.approx(1) and np.ptp(at_wall) > 0.02
-        np.testing.assert_allclose(own, 0.5 / len(own) + 0.5 * at_wall, atol=0.01)
-
-
-def test_what_a_stage_draws():
-    counts, walls = np.array([1, 0.5, 0, 1]), np.array([0.3, 0.1, 0, 0])
-    np.testing.assert_allclose(
-        draw_shares(counts, walls, 0.5), [1 / 6 + 3 / 8, 1 / 6 + 1 / 8, 0, 1 / 6]
-    )
-    np.testing.assert_allclose(draw_shares(counts, walls, 0.0), [1 / 3, 1 / 3, 0, 1 / 3])
-    np.testing.assert_allclose(draw_shares(counts, 0 * walls, 1.0), [1 / 3, 1 / 3, 0, 1 / 3])
-    np.testing.assert_allclose(draw_shares(0 * counts, 0 * walls, 0.5), np.full(4, 0.25))
-
-
 def test_a_photograph_of_which_nothing_counts_is_not_drawn(contexts, tmp_path):
     run = contexts(4)._replace(workdir=Workdir(tmp_path))
     partitioned = four_blocks()
@@ -358,11 +317,18 @@ def test_a_photograph_of_which_nothing_counts_is_not_drawn(contexts, tmp_path):
     for block, view in enumerate(dark):
         path = run.workdir.teachers("dark") / f"{block:04d}" / f"{view:06d}.npz"
         arrays = dict(np.load(path))
-        np.savez(path, **(arrays | {"shares": np.zeros(2, np.float32)}))
-    views = BlockViews(run, draw_shares=teachers.draw_shares)
+        assert 0 < arrays["counted"] <= 1
+        np.savez(path, **(arrays | {"counted": np.float32(0)}))
+    views = BlockViews(run, used_views=teachers.used_views)
     for block, view in enumerate(dark):
         drawn = {views.view(block, step) for step in range(200)}
         assert drawn == {*map(int, partitioned.blocks[block].views)} - {view}
+    for view in map(int, partitioned.blocks[0].views):  # nothing counts in any: all are drawn
+        path = run.workdir.teachers("dark") / "0000" / f"{view:06d}.npz"
+        np.savez(path, **(dict(np.load(path)) | {"counted": np.float32(0)}))
+    used = teachers.used_views()
+    assert used[0].tolist() == partitioned.blocks[0].views.tolist()
+    assert used[1].tolist() == [view for view in partitioned.blocks[1].views if view != dark[1]]
 
 
 TRANSFORM = jnp.asarray(

@@ -176,11 +176,15 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
     )
 
 
+def compressed(run, before):
+    stage = StageState("device", put_states(run, before.get), 0, 0, 0.0)
+    programs = compress.compile_compression(run.settings, run.layout, 0.4)
+    return compress.compress(run, stage, programs)
+
+
 def test_compression_prunes_every_block_and_makes_room(run, partitioned):
     before = {block: solid_state(partitioned, block) for block in range(NUM_BLOCKS)}
-    result = compress.compress(
-        run, StageState("device", put_states(run, before.get), 0, 0, 0.0), 0.4
-    )
+    result = compressed(run, before)
     draw = jax.jit(functools.partial(rasterize, image_size=partitioned.photo_size, maps="color"))
     states = run.layout.get_blocks(result.states)
     for block, state in states.items():
@@ -197,8 +201,13 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
             for one in contributions(block)
         ]
         assert result.num_used[block] == sum(one >= 0.25 for one in share)
+        assert state.alive.shape == (num_slots(partitioned),), "another shape is compiled anew"
+    shrunk = run.layout.get_blocks(compress.drop_free_slots(run.layout, result.states))
+    for block, state in shrunk.items():
         assert state.alive.shape == (round_slots(max(result.num_after.values())),)
         assert state.alive.shape[0] < num_slots(partitioned)
+        kept_means = states[block].params.means[: state.alive.shape[0]]
+        np.testing.assert_array_equal(state.params.means, kept_means)
     # The head explains the photographs better than as many surfels by chance.
     block = 0
     view = partitioned.views.camera(int(partitioned.blocks[0].views[0]))
@@ -233,10 +242,8 @@ def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, 
         np.mean(sorted(map(max, shares))[1:3])
     )  # two blocks have none that shows their cell so much
     results = [
-        compress.compress(
-            run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)),
-            StageState("device", put_states(run, before.get), 0, 0, 0.0),
-            0.4,
+        compressed(
+            run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)), before
         )
         for switch in (True, False)
     ]
