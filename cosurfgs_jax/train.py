@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from cosurfgs_jax import program
+from cosurfgs_jax import host_memory, program
 
 
 def declare(values: flags.FlagValues) -> None:
@@ -36,7 +36,7 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Starts devices and processes, and trains."""
-    program.keep_freed_memory()
+    host_memory.keep_freed()
     program.start_devices(
         options.settings.mesh.num_devices,
         options.flags.coordinator_address,

@@ -17,7 +17,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from cosurfgs_jax import program, settings_file
+from cosurfgs_jax import host_memory, program, settings_file
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.lmc_stages import compress_in_rounds
 from cosurfgs_jax.collab.plans import make_plans
@@ -97,7 +97,7 @@ def main() -> None:
     """Flags -> rows -> table."""
     arguments = parse_arguments()
     program.start_devices(0)
-    program.keep_freed_memory()
+    host_memory.keep_freed()
     workdir = Workdir(arguments.workdir.absolute())
     settings = settings_file.load(workdir.config)
     settings = dataclasses.replace(

@@ -1,9 +1,7 @@
-"""What JAX, XLA and the C library read from the process when they start."""
+"""What JAX and XLA read from the process when they start."""
 
-import ctypes
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 # Package that JAX needs for an accelerator -> device file of its driver.
@@ -18,11 +16,6 @@ _COLLECTIVE_TIMEOUTS = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=1800"
 )
-
-# Parameters of mallopt, from malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
-_M_ARENA_MAX = -8
 
 
 def has_accelerator() -> bool:
@@ -48,19 +41,3 @@ def set_environment() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_collective_call" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_COLLECTIVE_TIMEOUTS}".strip()
-
-
-def keep_freed_memory() -> None:
-    """Makes this process keep memory that it frees for what it allocates next, where glibc allows.
-
-    XLA allocates the buffers of a step anew in each. Memory of more than 32 MiB would go back to
-    the system every time, which then has to clear it page by page: a sixth of the processor time
-    of training a megapixel.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, -1)
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_ARENA_MAX, 1)  # arenas of threads are returned as soon as they are empty

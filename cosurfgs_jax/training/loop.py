@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cosurfgs_jax import host_memory
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import BadLossError, InputError
@@ -179,6 +180,8 @@ def run_stage(
                 progress.update(stage.step)
             if is_stopping:
                 run.stop.heard()
+            if is_logged or is_saved:
+                host_memory.give_back_freed()
             if is_saved:
                 stage = stage._replace(seconds=stopwatch.seconds)
                 save_stage(run, stage, checkpoints)

@@ -88,9 +88,7 @@ class Trainer:
             return stage
         layout = self._run.layout
         progress = np.float32(self._progress(stage.step))
-        states = [
-            settle(state, layout.put(lambda _: on_host(progress))) for state in stage.states
-        ]
+        states = [settle(state, layout.put(lambda _: on_host(progress))) for state in stage.states]
         return stage._replace(states=states)
 
     def _deliver(self, row: int, step: int) -> PackedBatch:

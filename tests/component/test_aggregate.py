@@ -25,7 +25,6 @@ from cosurfgs_jax import metrics
 from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
 from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
-from cosurfgs_jax.collab.stage_scores import SEAM_WIDTH
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.distributed.layout import sharded

@@ -1,5 +1,5 @@
-"""Surfels that wait for the next view which may show them are up to date wherever the whole model is
-looked at, and when that is does not change what is trained.
+"""Surfels that wait for the next view which may show them are up to date wherever the whole model
+is looked at, and when that is does not change what is trained.
 """
 
 import dataclasses

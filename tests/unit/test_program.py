@@ -4,7 +4,6 @@ sees them.
 
 import errno
 import os
-import platform
 import subprocess
 import sys
 import textwrap
@@ -334,42 +333,6 @@ def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
     monkeypatch.setattr(program.platform_environment, "has_accelerator", lambda: False)
     program.set_environment()
     assert os.environ["JAX_PLATFORMS"] == "cpu"
-
-
-_ALLOCATE = """
-import resource, sys, threading
-import numpy as np
-from cosurfgs_jax import program
-if sys.argv[1] == "keep":
-    program.keep_freed_memory()
-
-def allocate():
-    for size in (2**21, 2**22, 2**24) * 4:
-        np.ones(size, np.float32)
-
-allocate()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-allocate()
-thread = threading.Thread(target=allocate)
-thread.start()
-thread.join()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory"
-)
-def test_freed_memory_is_kept():
-    faults = {
-        how: int(
-            subprocess.run(
-                [sys.executable, "-c", _ALLOCATE, how], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for how in ("keep", "give back")
-    }
-    assert faults["keep"] < 0.1 * faults["give back"]
 
 
 def test_sigterm_lets_a_program_clean_up(tmp_path):
