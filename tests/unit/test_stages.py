@@ -262,13 +262,16 @@ def test_compression_of_blocks_starts_a_stage_of_its_own(work, monkeypatch):
 def test_compression_of_edges_prunes_once_without_training(work, monkeypatch):
     recorder = _Recorder(monkeypatch)
     result = lmc_stages.compress.Compression(["pruned"], {}, {}, {}, {})
+    recorder.replace(lmc_stages.compress, "compile_compression", "programs")
     recorder.replace(lmc_stages.compress, "compress", result)
+    recorder.replace(lmc_stages.compress, "drop_free_slots", ["shrunk"])
     before = _stage("edge", 2)
     stage = lmc_stages.compress_edges(work("lmc_edge", before=before))
-    assert stage._replace(seconds=0.0) == StageState("lmc_edge", ["pruned"], 0, 3, 0.0)
+    assert stage._replace(seconds=0.0) == StageState("lmc_edge", ["shrunk"], 0, 3, 0.0)
     assert stage.seconds < before.seconds, "its own time"
-    ((_, (_, stage_before, ratio)),) = recorder.calls
-    assert stage_before is before and ratio == _settings().lmc.edge_prune_ratio
+    (_, (_, _, ratio)), (_, (_, stage_before, programs)), (_, (_, states)) = recorder.calls
+    assert stage_before is before and programs == "programs" and states == ["pruned"]
+    assert ratio == _settings().lmc.edge_prune_ratio
 
 
 @pytest.fixture
