@@ -93,11 +93,22 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
     if _is_main_guard(node) or _is_message(node):
         return
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "decorator_list"):
+        if name in ("annotation", "returns", "decorator_list") or _other_negative(node):
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
                 yield child
+
+
+def _other_negative(node: ast.AST) -> str | None:
+    """For a number and its minus, which are one: NumPy takes every negative length as the one that
+    is left open.
+    """
+    if not (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)):
+        return None
+    if not (isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, int | float)):
+        return None
+    return str(1 - node.operand.value)
 
 
 def _negated(test: ast.expr) -> str:
@@ -133,6 +144,10 @@ def _changes(node: ast.AST) -> Iterator[tuple[ast.expr, str]]:
         yield node.test, _negated(node.test)
     elif isinstance(node, ast.Constant):
         other = _other_number(node.value)
+        if other is not None:
+            yield node, other
+    elif isinstance(node, ast.UnaryOp):
+        other = _other_negative(node)
         if other is not None:
             yield node, other
     elif isinstance(node, ast.FunctionDef):

@@ -18,6 +18,7 @@ def first(a, b: "x < 1" = 2.0):
         raise ValueError(f"{a + 1} < {b}: 5" + str(7))
     _log.info("%d", a - 9)
     names = ["\xc3\xa9"] + [a]
+    rows = b.reshape(-1)
     return a - b if is_on else names
 
 
@@ -38,6 +39,7 @@ def test_what_is_changed_and_what_is_left_alone():
     assert _found() == {
         "3": ["4"],
         "2.0": ["4.0"],
+        "-1": ["0"],
         "a < b": ["a >= b", "not (a < b)"],
         "a - b": ["(a + b)"],
         "is_on": ["not (is_on)"],
