@@ -94,21 +94,25 @@ class Partition:
         ground = np.asarray(points_world, np.float64)[..., :2]
         return ground_tree.locate(self.nodes, ground.reshape(-1, 2)).reshape(ground.shape[:-1])
 
+    def expanded(
+        self, block: int | np.integer
+    ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+        """Corners of a block's expanded cell, world xy: the cell and `expansion` times its inner
+        side on every side; infinite sides stay infinite.
+        """
+        margin = self.expansion * (self.inner_highs[block] - self.inner_lows[block])
+        return self.lows[block] - margin, self.highs[block] + margin
+
     def is_in_expanded(
         self,
         blocks: int | np.integer | list[int] | Int[np.ndarray, " k"],
         points_world: Float[np.ndarray, "*batch d"],
     ) -> Bool[np.ndarray, "*batch"]:
-        """Whether points f64[...,3 or 2] lie in the expanded cell of any of the blocks: bool[...].
-
-        A cell is expanded by `expansion` times its inner side on every side; infinite sides stay
-        infinite."""
+        """Whether points f64[...,3 or 2] lie in the expanded cell of one of the blocks: bool[...]."""
         ground = np.asarray(points_world, np.float64)[..., :2]
         is_inside = np.zeros(ground.shape[:-1], bool)
-        margins = self.expansion * (self.inner_highs - self.inner_lows)
         for block in np.atleast_1d(blocks):
-            low = self.lows[block] - margins[block]
-            high = self.highs[block] + margins[block]
+            low, high = self.expanded(block)
             is_inside |= ((ground >= low) & (ground < high)).all(axis=-1)
         return is_inside
 

@@ -32,6 +32,15 @@ class PartitionSettings(SettingsGroup, name="partition"):
         "What a block trains on beyond its cell, on each side, as a fraction of the cell's side.",
         fraction("a fraction of a cell's side, 0 to 1"),
     )
+    backdrop: float = setting(
+        0.25,
+        "Surfels outside of its expanded cell that a block starts with, at most, as a fraction of "
+        "those inside: what its photographs show there belongs to other blocks.",
+        not_negative(),
+    )
+    grows_backdrop: bool = setting(
+        False, "Whether density control adds surfels outside of a block's expanded cell."
+    )
     min_coverage: float = setting(
         0.25,
         "Fraction of an image's area that a cell's airspace must cover to make the image one of "

@@ -15,7 +15,7 @@ from cosurfgs_jax.training.loop import StageState, common_slots, resize_states
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
-from cosurfgs_jax.training.step import DensifyOrder
+from cosurfgs_jax.training.step import EVERYWHERE, DensifyOrder
 from cosurfgs_jax.types import on_host
 
 
@@ -31,6 +31,15 @@ class DensityControl(NamedTuple):
     def budget(self, block: Block, step: int) -> int:
         """How many surfels a block may have after this step."""
         return self.schedule.budget(step, block.num_initial, block.capacity)
+
+    def growing_area(self, number: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Corners f32[2] of the ground, world, within which a block adds surfels: its expanded
+        cell.
+        """
+        if number is None or self.settings.partition.grows_backdrop:
+            return EVERYWHERE
+        low, high = self.partitioned.partition.expanded(number)
+        return low.astype(np.float32), high.astype(np.float32)
 
 
 def control_density(control: DensityControl, stage: StageState, progress: Progress) -> StageState:
@@ -71,11 +80,14 @@ def densify(control: DensityControl, stage: StageState, progress: Progress) -> S
 
     def order(number: int | None) -> DensifyOrder:
         budget = 0 if number is None else control.budget(blocks[number], step)
+        low, high = control.growing_area(number)
         return DensifyOrder(
             block=on_host(np.int32(number or 0)),
             step=on_host(np.int32(step)),
             is_after_reset=on_host(np.bool_(is_after_reset)),
             budget=on_host(np.int32(budget)),
+            low=on_host(low),
+            high=on_host(high),
         )
 
     states = []

@@ -30,6 +30,7 @@ _PIXELS_PER_SURFEL = 32
 _MIN_CAPACITY = 20_000
 _MAX_CAPACITY = 5_000_000
 _SLOT_ROUNDING = 1024
+_BACKDROP = 5  # which random numbers of a run these are; others are in training/batches.py
 # Photographs are drawn at every second pixel where they have so many pixels, and where a run draws
 # so many for each surfel nevertheless. 320x240 with 960 a surfel loses 0.6 dB by it, 1000x751 with
 # 1,980 loses nothing (docs/performance.md).
@@ -44,6 +45,7 @@ class Block(NamedTuple):
     number: int
     views: np.ndarray  # i64, its training views
     capacity: int  # the most surfels that it may have
+    points: np.ndarray  # i64, the SfM points that it starts from
     num_initial: int  # surfels before the first step
     length: float  # its extent in world lengths
 
@@ -134,7 +136,7 @@ def open_partitioned_scene(
         scene.cloud, scene.views, frame, scene.train_views, settings.partition
     )
     return PartitionedScene(
-        scene, frame, views, partition, _plan_blocks(scene, partition, settings)
+        scene, frame, views, partition, _plan_blocks(scene, frame, partition, settings)
     )
 
 
@@ -153,7 +155,10 @@ def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
     return int(pixels / views_per_point / _PIXELS_PER_SURFEL)
 
 
-def _plan_blocks(scene: Scene, partition: Partition, settings: Settings) -> list[Block]:
+def _plan_blocks(
+    scene: Scene, frame: SceneFrame, partition: Partition, settings: Settings
+) -> list[Block]:
+    points_world = frame.to_world(scene.cloud.points)
     whole = _natural_capacity(scene, scene.train_views)
     blocks = []
     for number in range(partition.num_blocks):
@@ -164,16 +169,34 @@ def _plan_blocks(scene: Scene, partition: Partition, settings: Settings) -> list
             capacity = max(1, round(settings.surfels.capacity * min(1.0, capacity / max(whole, 1))))
         else:
             capacity = min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)
+        points = _first_points(partition, points_world, number, settings)
         blocks.append(
             Block(
                 number,
                 partition.views[number],
                 capacity,
-                min(len(partition.points[number]), capacity),
+                points,
+                min(len(points), capacity),
                 float(partition.lengths[number]),
             )
         )
     return blocks
+
+
+def _first_points(
+    partition: Partition, points_world: np.ndarray, number: int, settings: Settings
+) -> np.ndarray:
+    """The SfM points that a block starts from: all in its expanded cell, and a random choice of
+    those around it, its backdrop.
+    """
+    points = partition.points[number]
+    is_inside = partition.is_in_expanded(number, points_world[points])
+    outside = points[~is_inside]
+    most = int(settings.partition.backdrop * is_inside.sum())
+    if len(outside) <= most:
+        return points
+    random = np.random.default_rng([settings.seed, number, 0, _BACKDROP])
+    return np.sort(np.concatenate([points[is_inside], random.choice(outside, most, replace=False)]))
 
 
 def slots_for(num_surfels: int, capacity: int, factor: float) -> int:
@@ -191,10 +214,10 @@ def round_slots(num_surfels: int) -> int:
 def first_state(
     partitioned: PartitionedScene, block: Block, settings: Settings, num_slots: int
 ) -> TrainState:
-    """The state of a block before its first step: a surfel on every SfM point of the block, and
-    free slots.
+    """The state of a block before its first step: a surfel on every SfM point that it starts from,
+    and free slots.
     """
-    points = partitioned.partition.points[block.number]
+    points = block.points
     surfels = initialize.surfels_from_points(
         partitioned.frame.to_world(partitioned.scene.cloud.points[points]),
         partitioned.scene.cloud.colors[points],

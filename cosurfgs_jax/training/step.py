@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.errors import required
@@ -271,6 +272,9 @@ def train_step(
     return new, StepReport(loss, state.alive.sum(dtype=jnp.int32), num_invalid, shown)
 
 
+EVERYWHERE = np.full(2, -np.inf, np.float32), np.full(2, np.inf, np.float32)
+
+
 class DensifyOrder(NamedTuple):
     """What one round of density control needs besides the state; scalars."""
 
@@ -278,18 +282,29 @@ class DensifyOrder(NamedTuple):
     step: Int[Array, ""]
     is_after_reset: Bool[Array, ""]
     budget: Int[Array, ""]
+    # Corners of the ground, world, within which surfels are added.
+    low: Float[Array, "2"] | np.ndarray = EVERYWHERE[0]
+    high: Float[Array, "2"] | np.ndarray = EVERYWHERE[1]
 
 
 def densify_step(
     state: TrainState, order: DensifyOrder, settings: Settings
 ) -> tuple[TrainState, DensityReport]:
-    """One round of density control on the state, by the strategy of the settings."""
+    """One round of density control on the state, by the strategy of the settings. Surfels outside
+    of the order's corners have shown nothing, so that none is added there.
+    """
+    ground = state.params.means[:, :2]
+    may_grow = ((ground >= order.low[None]) & (ground < order.high[None])).all(axis=-1)
+    stats = jax.tree.map(
+        lambda leaf: jnp.where(may_grow.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, 0),
+        state.stats,
+    )
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
     *slots, report = strategy_of(settings.density).densify(
         state.params,
         state.optimizer,
         state.alive,
-        state.stats,
+        stats,
         jax.random.fold_in(key, order.step),
         settings.density,
         order.is_after_reset,

@@ -23,7 +23,7 @@ from cosurfgs_jax.training.partitioned_scene import Block
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import init_state
-from cosurfgs_jax.training.step import DensifyOrder, densify_step, reset_opacity_step
+from cosurfgs_jax.training.step import EVERYWHERE, DensifyOrder, densify_step, reset_opacity_step
 from cosurfgs_jax.types import Surfels
 
 LAYOUT = make_layout(np.zeros(1, np.int64), num_devices=1)
@@ -64,9 +64,11 @@ def control():
         done.append("reset")
         return state
 
-    block = Block(0, np.arange(4), capacity=40, num_initial=8, length=1.0)
+    block = Block(0, np.arange(4), capacity=40, points=np.arange(8), num_initial=8, length=1.0)
     control = DensityControl(
-        SimpleNamespace(blocks=[block]),
+        SimpleNamespace(
+            blocks=[block], partition=SimpleNamespace(expanded=lambda number: EVERYWHERE)
+        ),
         LAYOUT,
         settings,
         Schedule.from_settings(settings),

@@ -223,6 +223,33 @@ def test_densification_keeps_to_its_budget(partitioned):
     assert int(report.num_without_room) > 0
 
 
+def test_nothing_is_added_outside_of_the_corners(partitioned):
+    density = DensitySettings(  # clones, which stay where their parents are
+        gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, split_scale=1e3
+    )
+    settings = _settings(density=density)
+    steps = compile_blocks(settings, LAYOUT)
+    first = _first_state(partitioned, settings)
+    x = np.asarray(_get(first).params.means[:, 0])[np.asarray(_get(first).alive)]
+    wall = np.float32(np.median(x))
+    added = {}
+    for name, low in (("half", np.array([wall, -np.inf], np.float32)), ("all", None)):
+        state, _ = steps.train(
+            _first_state(partitioned, settings),
+            _batch(partitioned),
+            shape=StepShape(is_densifying=True),
+        )
+        order = DensifyOrder(np.int32(0), np.int32(20), np.bool_(False), np.int32(4096))
+        if low is not None:
+            order = order._replace(low=low)
+        state, report = _get(steps.densify(state, _put(order)))
+        is_left = state.params.means[state.alive, 0] < wall
+        added[name] = is_left.sum() - (x < wall).sum(), (~is_left).sum() - (x >= wall).sum()
+        assert int(report.num_pruned) == 0
+    assert added["half"][0] == 0 and added["half"][1] == added["all"][1] > 0.2 * len(x)
+    assert added["all"][0] > 0.2 * len(x)
+
+
 def test_densification_draws_by_seed_block_and_step(partitioned):
     density = DensitySettings(
         gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, split_scale=1e-6

@@ -172,7 +172,7 @@ def test_a_bad_loss_names_step_photograph_and_checkpoint(tmp_path, saved, bad, s
     views = np.arange(3, 9)
     names = [f"photo_{view}.jpg" for view in range(9)]
     scene = SimpleNamespace(image_names=names)
-    block = Block(0, views, 10, 10, 1.0)
+    block = Block(0, views, 10, np.arange(10), 10, 1.0)
     partitioned = PartitionedScene(scene, None, None, None, [block])
     settings = Settings(seed=5)
     run = Run(settings, Workdir(tmp_path), partitioned, layout, None, None, None)
