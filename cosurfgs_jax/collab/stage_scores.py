@@ -22,7 +22,7 @@ from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
-    first_state,
+    surfels_on_points,
 )
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.types import Surfels, on_host
@@ -78,7 +78,10 @@ class SeamMasks:
             return np.zeros(size, bool)
         block: Block = partitioned.blocks[int(partitioned.partition.home[view])]
         if block.number not in self._discs:
-            surfels = first_state(partitioned, block, self._settings, block.num_initial).surfels()
+            points = partitioned.partition.points[block.number]  # with those around the block
+            surfels = surfels_on_points(
+                partitioned, block, points, self._settings, min(len(points), block.capacity)
+            )
             self._discs[block.number] = surfels.replace(
                 logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT)
             )

@@ -108,7 +108,9 @@ class Partition:
         blocks: int | np.integer | list[int] | Int[np.ndarray, " k"],
         points_world: Float[np.ndarray, "*batch d"],
     ) -> Bool[np.ndarray, "*batch"]:
-        """Whether points f64[...,3 or 2] lie in the expanded cell of one of the blocks: bool[...]."""
+        """Whether points f64[...,3 or 2] lie in the expanded cell of any of the blocks:
+        bool[...].
+        """
         ground = np.asarray(points_world, np.float64)[..., :2]
         is_inside = np.zeros(ground.shape[:-1], bool)
         for block in np.atleast_1d(blocks):

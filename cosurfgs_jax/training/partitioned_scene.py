@@ -22,6 +22,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.state import Kept, TrainState, init_state, is_lazy
 from cosurfgs_jax.training.world_cameras import WorldViews
+from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
 # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain
@@ -217,8 +218,25 @@ def first_state(
     """The state of a block before its first step: a surfel on every SfM point that it starts from,
     and free slots.
     """
-    points = block.points
-    surfels = initialize.surfels_from_points(
+    return init_state(
+        surfels_on_points(partitioned, block, block.points, settings, num_slots),
+        num_views=len(block.views),
+        settings=settings,
+        max_views=partitioned.max_views,
+        length=block.length,
+        kept=partitioned.kept(settings),
+    )
+
+
+def surfels_on_points(
+    partitioned: PartitionedScene,
+    block: Block,
+    points: np.ndarray,
+    settings: Settings,
+    num_slots: int,
+) -> Surfels:
+    """A surfel on every one of these SfM points, which face the block's views, and free slots."""
+    return initialize.surfels_from_points(
         partitioned.frame.to_world(partitioned.scene.cloud.points[points]),
         partitioned.scene.cloud.colors[points],
         num_slots,
@@ -226,14 +244,6 @@ def first_state(
         settings.surfels.init_opacity,
         jax.random.fold_in(jax.random.key(settings.seed), block.number),
         partitioned.views.centers()[block.views],
-    )
-    return init_state(
-        surfels,
-        num_views=len(block.views),
-        settings=settings,
-        max_views=partitioned.max_views,
-        length=block.length,
-        kept=partitioned.kept(settings),
     )
 
 
