@@ -26,7 +26,19 @@ AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 _Class = TypeVar("_Class")
 
 
-@dataclass_transform(frozen_default=True)
+def trained(blank: float | tuple[float, ...] = 0.0, is_drawn: bool = True) -> Any:
+    """What there is to say of a trained field of surfels, beside its name and shape.
+
+    Args:
+        blank: the numbers of a slot that no surfel has been in. A first surfel, and one of a file
+            that lacks the field, begins with them, too, unless the program knows better.
+        is_drawn: whether it is an operand of the native rasterizer, which then names it in
+            native/csrc/raster/surfel_types.h.
+    """
+    return dataclasses.field(metadata={"blank": blank, "is_drawn": is_drawn})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(trained,))
 def _pytree(cls: type[_Class]) -> type[_Class]:
     """A frozen dataclass whose fields are all leaves or subtrees."""
     cls = dataclasses.dataclass(frozen=True)(cls)
@@ -59,17 +71,17 @@ def image_size_of(image: np.ndarray | Array) -> tuple[int, int]:
 @_pytree
 class SurfelParams:
     """The trained fields of `Surfels`, and the one list of them. Their gradients and Adam moments
-    have the same form.
+    have the same form, and `OptimSettings` has a learning rate under the name of each.
 
     The spherical harmonics stay one array though they learn at two rates: cutting and joining them
     would move 80 % of the parameters through memory at every step.
     """
 
-    means: Float[Array, "n 3"]
-    quats: Float[Array, "n 4"]
-    log_scales: Float[Array, "n 2"]
-    logit_opacities: Float[Array, " n"]
-    sh: Float[Array, "n k 3"]
+    means: Float[Array, "n 3"] = trained()
+    quats: Float[Array, "n 4"] = trained(blank=(1.0, 0.0, 0.0, 0.0))
+    log_scales: Float[Array, "n 2"] = trained()
+    logit_opacities: Float[Array, " n"] = trained()
+    sh: Float[Array, "n k 3"] = trained()
 
     def by_name(self) -> dict[str, Any]:
         """The arrays under the names of the fields, in their order."""
@@ -81,6 +93,33 @@ class SurfelParams:
 
 
 PARAM_NAMES = tuple(field.name for field in dataclasses.fields(SurfelParams))
+DRAWN_NAMES = tuple(
+    field.name for field in dataclasses.fields(SurfelParams) if field.metadata["is_drawn"]
+)
+
+
+def param_shapes(num_slots: int | str, num_sh: int | str) -> dict[str, tuple]:
+    """The shape of each field of `SurfelParams`, as its annotation says.
+
+    Args:
+        num_slots, num_sh: what stands for N and K, a number or a letter.
+    """
+    letters = {"n": num_slots, "k": num_sh}
+    shapes = {}
+    for field in dataclasses.fields(SurfelParams):
+        axes = cast(Any, field.type).dim_str.split()
+        shapes[field.name] = tuple(letters[axis] if axis in letters else int(axis) for axis in axes)
+    return shapes
+
+
+def blank_params(num_slots: int, num_sh: int) -> SurfelParams:
+    """The fields of slots that no surfel has been in, f32, as NumPy arrays."""
+    shapes = param_shapes(num_slots, num_sh)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(SurfelParams):
+        fields[field.name] = np.empty(shapes[field.name], np.float32)
+        fields[field.name][...] = field.metadata["blank"]
+    return SurfelParams(**fields)
 
 
 @_pytree

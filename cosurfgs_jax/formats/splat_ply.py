@@ -8,12 +8,28 @@ import numpy as np
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import columns, names_of, read_ply, write_ply
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import Surfels, blank_params, param_shapes
 
 # Thickness that stands for "flat" in files that need a third scale, as a fraction of the model's
 # spread: thin enough to be invisible, thick enough that its square stays a normal float32 (1e-12).
 _THICKNESS = 1e-6
 _log = logging.getLogger(__name__)
+
+
+# Fields that have columns in files of 3DGS. The others follow under their own names.
+_KNOWN_TO_3DGS = ("means", "quats", "log_scales", "logit_opacities", "sh")
+
+
+def _own_columns(num_coefficients: int) -> dict[str, list[str]]:
+    """The columns of each field that 3DGS does not have: "name", or "name_0", "name_1", ..."""
+    names = {}
+    for field, shape in param_shapes(1, num_coefficients).items():
+        size = int(np.prod(shape))
+        if field not in _KNOWN_TO_3DGS:
+            names[field] = [f"{field}_{i}" for i in range(size)]
+            if len(shape) == 1:
+                names[field] = [field]
+    return names
 
 
 def _rest_names(num_coefficients: int) -> list[str]:
@@ -28,9 +44,8 @@ def unit_normals(quats: np.ndarray) -> np.ndarray:
 
 def is_drawable(surfels: Surfels) -> np.ndarray:
     """Which surfels bool[N] are alive with finite numbers."""
-    fields = (surfels.means, surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
     keep = np.asarray(surfels.alive)
-    for field in fields:
+    for field in surfels.by_name().values():
         keep = keep & np.isfinite(np.asarray(field)).reshape(len(keep), -1).all(axis=1)
     return keep & (np.abs(np.asarray(surfels.quats)).sum(axis=1) > 0)
 
@@ -47,6 +62,8 @@ def needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
 
 def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d") -> int:
     """Writes the living surfels in the column layout of 3DGS files, atomically.
+
+    Fields that 3DGS does not have come last, under their own names.
 
     All columns are float, but x y z are double where float would be too coarse (large map
     coordinates).
@@ -89,6 +106,9 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
             np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0)
         )
     named |= {f"rot_{i}": quats[:, i] for i in range(4)}
+    for field, own in _own_columns(sh.shape[1]).items():
+        values = np.asarray(getattr(surfels, field), np.float32)[keep].reshape(num_kept, -1)
+        named |= dict(zip(own, values.T, strict=True))
     is_double = needs_double(means, log_scales)
     if is_double:
         _log.warning(
@@ -107,7 +127,8 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
 
 
 def read_surfels_ply(path: str | os.PathLike) -> Surfels:
-    """Reads a splat file of either form; a third scale is dropped.
+    """Reads a splat file of either form; a third scale is dropped, and fields that 3DGS does not
+    have are blank if their columns are missing.
 
     Args:
         path: the file, in any column order, with any extra columns.
@@ -140,11 +161,16 @@ def read_surfels_ply(path: str | os.PathLike) -> Surfels:
     if num_rest:
         rest = read(*_rest_names(num_coefficients)).reshape(len(table), 3, num_coefficients - 1)
         sh = np.concatenate([sh, np.transpose(rest, (0, 2, 1))], axis=1)
-    return Surfels(
-        means=jnp.asarray(read("x", "y", "z")),
-        quats=jnp.asarray(read("rot_0", "rot_1", "rot_2", "rot_3")),
-        log_scales=jnp.asarray(log_scales),
-        logit_opacities=jnp.asarray(read("opacity")[:, 0]),
-        sh=jnp.asarray(sh),
-        alive=jnp.ones(len(table), bool),
-    )
+    fields = blank_params(len(table), num_coefficients).by_name()
+    fields |= {
+        "means": read("x", "y", "z"),
+        "quats": read("rot_0", "rot_1", "rot_2", "rot_3"),
+        "log_scales": log_scales,
+        "logit_opacities": read("opacity")[:, 0],
+        "sh": sh,
+    }
+    for field, own in _own_columns(num_coefficients).items():
+        if own[0] in names:
+            fields[field] = read(*own).reshape(fields[field].shape)
+    arrays = {field: jnp.asarray(values) for field, values in fields.items()}
+    return Surfels(**arrays, alive=jnp.ones(len(table), bool))

@@ -172,22 +172,26 @@ class SceneFrame:
         Args:
             surfels: in the world.
         Returns:
-            Means, orientations, scales and spherical harmonics of the same discs; opacities and
-            `alive` unchanged.
+            Means, orientations, scales and spherical harmonics of the same discs; the other fields
+            unchanged.
         """
         back = self.rotation.T
         sh = np.asarray(surfels.sh, np.float64)
         quats = np.asarray(surfels.quats, np.float64)
         turn = np.broadcast_to(quat_from_matrix(back), quats.shape)
         log_scales = np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)
-        return Surfels(
-            means=on_host(self.to_dataset(np.asarray(surfels.means))),
-            quats=on_host(quat_multiply(turn, quats).astype(np.float32)),
-            log_scales=on_host(log_scales.astype(np.float32)),
-            logit_opacities=on_host(np.asarray(surfels.logit_opacities, np.float32)),
-            sh=on_host(np.asarray(rotate(sh, back)).astype(np.float32)),
-            alive=on_host(np.asarray(surfels.alive)),
-        )
+        moved = {
+            "means": on_host(self.to_dataset(np.asarray(surfels.means))),
+            "quats": on_host(quat_multiply(turn, quats).astype(np.float32)),
+            "log_scales": on_host(log_scales.astype(np.float32)),
+            "sh": on_host(np.asarray(rotate(sh, back)).astype(np.float32)),
+        }
+        kept = {
+            name: on_host(np.asarray(value, np.float32))
+            for name, value in surfels.by_name().items()
+            if name not in moved
+        }
+        return Surfels(**moved, **kept, alive=on_host(np.asarray(surfels.alive)))
 
     def to_dict(self) -> dict:
         """For a JSON file; Python writes and reads float64 exactly."""

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.geometry.rotations import quat_from_matrix
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import Surfels, blank_params
 
 _NUM_SCALE_NEIGHBORS = 3
 _NUM_PLANE_NEIGHBORS = 12
@@ -143,22 +143,11 @@ def surfels_from_points(
     if views is not None and len(views):
         rotations = _face(rotations, points, views)
 
-    def slots(values):
-        array = np.zeros((capacity, *values.shape[1:]), np.float32)
-        array[:num_points] = values
-        return jnp.asarray(array)
-
-    quats = np.tile(np.array([1, 0, 0, 0], np.float32), (capacity, 1))
-    quats[:num_points] = quat_from_matrix(rotations)
-    sh = np.zeros((num_points, (sh_degree + 1) ** 2, 3), np.float32)
-    sh[:, 0] = (colors / 255 - 0.5) / spherical_harmonics.C0
-    logits = np.full(num_points, np.log(init_opacity / (1 - init_opacity)))
-    log_scales = np.log(scales)[:, None].repeat(2, axis=1)
-    return Surfels(
-        means=slots(points),
-        quats=jnp.asarray(quats),
-        log_scales=slots(log_scales),
-        logit_opacities=slots(logits),
-        sh=slots(sh),
-        alive=jnp.arange(capacity) < num_points,
-    )
+    params = blank_params(capacity, spherical_harmonics.num_coefficients(sh_degree)).by_name()
+    params["means"][:num_points] = points
+    params["quats"][:num_points] = quat_from_matrix(rotations)
+    params["log_scales"][:num_points] = np.log(scales)[:, None]
+    params["logit_opacities"][:num_points] = np.log(init_opacity / (1 - init_opacity))
+    params["sh"][:num_points, 0] = (colors / 255 - 0.5) / spherical_harmonics.C0
+    fields = {name: jnp.asarray(values) for name, values in params.items()}
+    return Surfels(**fields, alive=jnp.arange(capacity) < num_points)

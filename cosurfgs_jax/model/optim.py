@@ -45,10 +45,8 @@ def learning_rates(
         own. That of the means falls from `means_start` to `means_end`, linearly in its logarithm.
     """
     progress = jnp.clip(jnp.asarray(progress, jnp.float32), 0, 1)
-    rates = {
-        name: jnp.float32(getattr(settings, name))
-        for name in ("quats", "log_scales", "logit_opacities")
-    }
+    constant = [name for name in PARAM_NAMES if name not in ("means", "sh")]
+    rates = {name: jnp.float32(getattr(settings, name)) for name in constant}
     return rates | {
         "means": settings.means_start * (settings.means_end / settings.means_start) ** progress,
         "sh": jnp.array([settings.sh_dc] + [settings.sh_rest] * (num_sh - 1), jnp.float32),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
-from cosurfgs_jax.types import SurfelParams
+from cosurfgs_jax.types import SurfelParams, blank_params
 
 
 def _per_slot(mask: Bool[Array, " n"], like: Array) -> Array:
@@ -68,7 +68,8 @@ def grow_capacity(
         params, opt_state, alive, stats: of N slots.
         new_capacity: number of slots afterwards, at least N.
     Returns:
-        The same with `new_capacity` slots. New ones are zero, but for quaternions of the identity.
+        The same with `new_capacity` slots. New ones are `blank_params`, their moments and
+        statistics zero.
     """
     added = new_capacity - alive.shape[0]
     if added < 0:
@@ -80,9 +81,9 @@ def grow_capacity(
     def pad(values):
         return jnp.concatenate([values, jnp.zeros((added, *values.shape[1:]), values.dtype)])
 
-    grown, opt_state, alive, stats = _map_slots(pad, params, opt_state, alive, stats)
-    identity = jnp.tile(jnp.array([[1.0, 0, 0, 0]], jnp.float32), (added, 1))
-    grown = grown.replace(quats=jnp.concatenate([params.quats, identity]))
+    _, opt_state, alive, stats = _map_slots(pad, params, opt_state, alive, stats)
+    blank = blank_params(added, params.sh.shape[1])
+    grown = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), params, blank)
     return grown, opt_state, alive, stats
 
 

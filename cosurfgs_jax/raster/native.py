@@ -11,9 +11,12 @@ from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster.drawing import make_renderer
 from cosurfgs_jax.raster.options import Static
 from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, Drawn
-from cosurfgs_jax.types import Camera, Surfels
+from cosurfgs_jax.types import DRAWN_NAMES, Camera, Surfels
 
 _TARGETS = "cosurfgs_raster"
+# The fields that follow the other operands, in the order of ForEachField in
+# native/csrc/raster/surfel_types.h.
+_FIELDS = tuple(name for name in DRAWN_NAMES if name != "sh")
 
 
 def _kept_bytes(targets: str, num_surfels: int, image_size) -> int:
@@ -76,8 +79,11 @@ def _forward_call(
     *drawn, kept = ffi.call(
         f"{static.targets}_forward",
         [*_results(static, num_views, surfels.alive.shape[0]), ((kept_bytes,), np.uint8)],
-        *jax.tree.leaves((surfels, cameras)),
+        surfels.sh,
+        surfels.alive,
+        *jax.tree.leaves(cameras),
         background,
+        *(getattr(surfels, name) for name in _FIELDS),
         width=static.width,
         height=static.height,
         near=static.near,
@@ -149,12 +155,14 @@ def _draw_bwd(static, residuals, cotangents):
     kept = residuals.kept
     if kept is None:
         kept, _ = ffi.match_varying(jnp.zeros((0,), jnp.uint8), transmittance)
-    fields, tree = jax.tree.flatten(surfels.replace(alive=None))
-    with_gradient = [*fields, cameras.camera_from_world, residuals.probe]
-    *g_fields, g_pose, g_probe = ffi.call(
+    fields = [getattr(surfels, name) for name in _FIELDS]
+    with_gradient = [surfels.sh, cameras.camera_from_world, residuals.probe, *fields]
+    g_sh, g_pose, g_probe, *g_fields = ffi.call(
         f"{static.targets}_backward",
         [(x.shape, np.float32) for x in with_gradient],
-        *jax.tree.leaves((surfels, cameras)),
+        surfels.sh,
+        surfels.alive,
+        *jax.tree.leaves(cameras),
         residuals.background,
         transmittance,
         residuals.depth_sum,
@@ -162,6 +170,7 @@ def _draw_bwd(static, residuals, cotangents):
         residuals.median_rank,
         *cotangents[:NUM_FLOAT_MAPS],
         kept,
+        *fields,
         width=static.width,
         height=static.height,
         near=static.near,
@@ -172,7 +181,14 @@ def _draw_bwd(static, residuals, cotangents):
     )
     g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents.color, precision="highest")
     g_cameras = Camera(g_pose, jnp.zeros_like(cameras.intrinsics))
-    return jax.tree.unflatten(tree, g_fields), g_cameras, g_background, g_probe
+    zeros = {
+        name: jnp.zeros_like(value)
+        for name, value in surfels.by_name().items()
+        if name not in DRAWN_NAMES
+    }
+    drawn = dict(zip(_FIELDS, g_fields, strict=True))
+    g_surfels = surfels.replace(**drawn, **zeros, sh=g_sh, alive=None)
+    return g_surfels, g_cameras, g_background, g_probe
 
 
 draw.defvjp(_draw_fwd, _draw_bwd)

@@ -18,7 +18,7 @@ from cosurfgs_jax.raster.reference import (
     MIN_ALPHA,
     MIN_QUAT_SQUARED,
 )
-from cosurfgs_jax.types import Camera, Surfels
+from cosurfgs_jax.types import DRAWN_NAMES, Camera, Surfels
 
 # Columns of `Projected.features`.
 CENTER = 0
@@ -52,10 +52,8 @@ def _sum(x, axis=-1):
 
 
 def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
-    is_finite = [
-        jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        for x in jax.tree.leaves(surfels.replace(alive=None))
-    ]
+    fields = [getattr(surfels, name) for name in DRAWN_NAMES]
+    is_finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in fields]
     means = surfels.means
     log_scales = surfels.log_scales
     quats = surfels.quats
@@ -119,12 +117,9 @@ def _without_unused(surfels: Surfels, is_used) -> Surfels:
     """Harmless numbers in place of dead and broken surfels, before anything that could make their
     derivative infinite.
     """
+    harmless = dict.fromkeys(DRAWN_NAMES, 0.0) | {"quats": 1.0}
     return surfels.replace(
-        means=_keep(is_used, surfels.means, 0.0),
-        quats=_keep(is_used, surfels.quats, 1.0),
-        log_scales=_keep(is_used, surfels.log_scales, 0.0),
-        logit_opacities=_keep(is_used, surfels.logit_opacities, 0.0),
-        sh=_keep(is_used, surfels.sh, 0.0),
+        **{name: _keep(is_used, getattr(surfels, name), value) for name, value in harmless.items()}
     )
 
 

@@ -9,23 +9,17 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster.backends import BACKENDS, choose_backend, load_renderer
 from cosurfgs_jax.raster.options import LOW_PASS, PROJECTIONS, Maps, RasterOptions, Static
 from cosurfgs_jax.raster.outputs import RawMaps, finish
-from cosurfgs_jax.types import Camera, RenderOutput, Surfels
+from cosurfgs_jax.types import Camera, RenderOutput, Surfels, param_shapes
 
 
 def _check_surfels(surfels: Surfels) -> None:
     num = surfels.means.shape[0]
-    expected = {
-        "means": (num, 3),
-        "quats": (num, 4),
-        "log_scales": (num, 2),
-        "logit_opacities": (num,),
-        "sh": (num, "K", 3),
-        "alive": (num,),
-    }
+    num_sh: int | str = "K"
+    if surfels.sh.ndim == 3:
+        num_sh = surfels.sh.shape[1]
+    expected = param_shapes(num, num_sh) | {"alive": (num,)}
     for name, shape in expected.items():
         got = getattr(surfels, name).shape
-        if name == "sh" and len(got) == 3:
-            shape = (num, got[1], 3)
         if got != shape:
             raise InputError(f"rasterize: surfels.{name}: expected shape {shape}, got {got}")
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
 from cosurfgs_jax.raster.options import LOW_PASS
 from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, RawMaps
-from cosurfgs_jax.types import Camera, Surfels, drawn
+from cosurfgs_jax.types import DRAWN_NAMES, Camera, Surfels, drawn
 
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99
@@ -70,10 +70,8 @@ class _State(NamedTuple):
 
 def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
     """All fields are finite, no value is absurd and the quaternion has a direction."""
-    is_finite = [
-        jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        for x in jax.tree.leaves(surfels.replace(alive=None))
-    ]
+    fields = [getattr(surfels, name) for name in DRAWN_NAMES]
+    is_finite = [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in fields]
     lengths = jnp.concatenate([jnp.abs(surfels.means), jnp.exp(surfels.log_scales)], axis=1)
     has_sane_lengths = lengths.max(axis=1) <= MAX_LENGTH
     has_sane_values = jnp.abs(surfels.logit_opacities) <= MAX_VALUE

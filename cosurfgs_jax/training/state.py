@@ -14,7 +14,7 @@ from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.depth_memory import DepthMemory
-from cosurfgs_jax.types import SurfelParams, Surfels
+from cosurfgs_jax.types import SurfelParams, Surfels, blank_params, param_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -155,15 +155,9 @@ def abstract_state(
     num_sh = (settings.surfels.sh_degree + 1) ** 2
 
     def make():
-        f32 = jnp.float32
-        surfels = Surfels(
-            jnp.zeros((num_slots, 3), f32),
-            jnp.zeros((num_slots, 4), f32),
-            jnp.zeros((num_slots, 2), f32),
-            jnp.zeros((num_slots,), f32),
-            jnp.zeros((num_slots, num_sh, 3), f32),
-            jnp.zeros((num_slots,), bool),
-        )
+        shapes = param_shapes(num_slots, num_sh)
+        params = SurfelParams(**{name: jnp.zeros(shape) for name, shape in shapes.items()})
+        surfels = Surfels.of(params, jnp.zeros(num_slots, bool))
         return init_state(surfels, max_views, settings, kept=kept)
 
     return jax.eval_shape(make)
@@ -175,15 +169,14 @@ def empty_state(
     settings: Settings,
     kept: Kept = NOTHING_KEPT,
 ) -> TrainState:
-    """A block without surfels, for a device that has nothing to do: NumPy zeros of
-    `abstract_state`'s shapes.
+    """A block without surfels, for a device that has nothing to do: `blank_params`, and NumPy zeros
+    of `abstract_state`'s shapes.
     """
     state = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
         abstract_state(num_slots, max_views, settings, kept),
     )
-    state.params.quats[:, 0] = 1
-    return state
+    return dataclasses.replace(state, params=blank_params(num_slots, state.params.sh.shape[1]))
 
 
 def with_surfels(state: TrainState, params, optimizer, alive, stats) -> TrainState:

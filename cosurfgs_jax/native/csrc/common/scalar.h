@@ -13,11 +13,15 @@
 namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 
+COSURFGS_FN float Splat(float a) { return a; }
 COSURFGS_FN bool Less(float a, float b) { return a < b; }
+COSURFGS_FN bool LessEqual(float a, float b) { return a <= b; }
+COSURFGS_FN bool And(bool a, bool b) { return a && b; }
 COSURFGS_FN float Select(bool m, float a, float b) { return m ? a : b; }
 // b where either is NaN.
 COSURFGS_FN float Min(float a, float b) { return a < b ? a : b; }
 COSURFGS_FN float Max(float a, float b) { return a > b ? a : b; }
+COSURFGS_FN float Abs(float a) { return fabsf(a); }
 COSURFGS_FN float Sqrt(float a) { return sqrtf(a); }
 COSURFGS_FN float Reciprocal(float a) { return 1.0f / a; }
 COSURFGS_FN float Exp(float a) { return expf(Min(Max(a, -87.0f), 87.0f)); }

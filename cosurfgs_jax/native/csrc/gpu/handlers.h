@@ -9,9 +9,8 @@ namespace COSURFGS_VARIANT {
 
 // device.Finish() says whether all went well, as an ffi::Error.
 template <class Device>
-ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBuffer log_scales,
-                   FloatBuffer logit_opacities, FloatBuffer sh, BoolBuffer alive,
-                   FloatBuffer camera_from_world, FloatBuffer intrinsics, FloatBuffer background,
+ffi::Error Forward(Device& device, FloatBuffer sh, BoolBuffer alive, FloatBuffer camera_from_world,
+                   FloatBuffer intrinsics, FloatBuffer background, ffi::RemainingArgs fields,
                    ffi::Result<FloatBuffer> color, ffi::Result<FloatBuffer> transmittance,
                    ffi::Result<FloatBuffer> depth_sum, ffi::Result<FloatBuffer> median_depth,
                    ffi::Result<FloatBuffer> normal_sum, ffi::Result<FloatBuffer> plane_sum,
@@ -20,22 +19,21 @@ ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBu
                    ffi::Result<IntBuffer> status, ffi::Result<ByteBuffer> kept, int64_t width,
                    int64_t height, float near, float low_pass, int64_t sh_degree, int64_t maps,
                    bool with_contributions, bool orthographic) {
-  const std::string error =
-      CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                    intrinsics, background, width, height, sh_degree);
+  Surfels surfels;
+  const std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background,
+                                         fields, width, height, sh_degree, surfels);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
-  const RasterCall call{
-      MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree),
-      camera_from_world.typed_data(),
-      intrinsics.typed_data(),
-      background.typed_data(),
-      camera_from_world.dimensions()[0],
-      int(width),
-      int(height),
-      near,
-      low_pass,
-      int(maps),
-      orthographic};
+  const RasterCall call{surfels,
+                        camera_from_world.typed_data(),
+                        intrinsics.typed_data(),
+                        background.typed_data(),
+                        camera_from_world.dimensions()[0],
+                        int(width),
+                        int(height),
+                        near,
+                        low_pass,
+                        int(maps),
+                        orthographic};
   const Image image{
       Slice(color, 0, 0),        Slice(transmittance, 0, 0), Slice(depth_sum, 0, 0),
       Slice(median_depth, 0, 0), Slice(normal_sum, 0, 0),    Slice(plane_sum, 0, 0),
@@ -49,35 +47,33 @@ ffi::Error Forward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBu
 }
 
 template <class Device>
-ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatBuffer log_scales,
-                    FloatBuffer logit_opacities, FloatBuffer sh, BoolBuffer alive,
-                    FloatBuffer camera_from_world, FloatBuffer intrinsics, FloatBuffer background,
-                    FloatBuffer transmittance, FloatBuffer depth_sum, IntBuffer last,
-                    IntBuffer median_index, FloatBuffer g_color, FloatBuffer g_transmittance,
-                    FloatBuffer g_depth_sum, FloatBuffer g_median_depth, FloatBuffer g_normal_sum,
-                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ByteBuffer kept,
-                    ffi::Result<FloatBuffer> out_means, ffi::Result<FloatBuffer> out_quats,
-                    ffi::Result<FloatBuffer> out_log_scales,
-                    ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
-                    ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe,
+ffi::Error Backward(Device& device, FloatBuffer sh, BoolBuffer alive, FloatBuffer camera_from_world,
+                    FloatBuffer intrinsics, FloatBuffer background, FloatBuffer transmittance,
+                    FloatBuffer depth_sum, IntBuffer last, IntBuffer median_index,
+                    FloatBuffer g_color, FloatBuffer g_transmittance, FloatBuffer g_depth_sum,
+                    FloatBuffer g_median_depth, FloatBuffer g_normal_sum, FloatBuffer g_plane_sum,
+                    FloatBuffer g_distortion, ByteBuffer kept, ffi::RemainingArgs fields,
+                    ffi::Result<FloatBuffer> out_sh, ffi::Result<FloatBuffer> out_camera,
+                    ffi::Result<FloatBuffer> out_probe, ffi::RemainingRets out_fields,
                     int64_t width, int64_t height, float near, float low_pass, int64_t sh_degree,
                     int64_t maps, bool deterministic) {
-  const std::string error =
-      CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                    intrinsics, background, width, height, sh_degree);
+  Surfels surfels;
+  std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background, fields,
+                                   width, height, sh_degree, surfels);
+  SurfelGradients out;
+  error += ReadGradients(out_sh, out_probe, out_fields, surfels.num_surfels, out);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
-  const RasterCall call{
-      MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree),
-      camera_from_world.typed_data(),
-      intrinsics.typed_data(),
-      background.typed_data(),
-      camera_from_world.dimensions()[0],
-      int(width),
-      int(height),
-      near,
-      low_pass,
-      int(maps),
-      false};
+  const RasterCall call{surfels,
+                        camera_from_world.typed_data(),
+                        intrinsics.typed_data(),
+                        background.typed_data(),
+                        camera_from_world.dimensions()[0],
+                        int(width),
+                        int(height),
+                        near,
+                        low_pass,
+                        int(maps),
+                        false};
   BackwardCall backward{};
   backward.image.transmittance = transmittance.typed_data();
   backward.image.depth_sum = depth_sum.element_count() ? depth_sum.typed_data() : nullptr;
@@ -87,9 +83,7 @@ ffi::Error Backward(Device& device, FloatBuffer means, FloatBuffer quats, FloatB
                        Slice(g_depth_sum, 0, 0),  Slice(g_median_depth, 0, 0),
                        Slice(g_normal_sum, 0, 0), Slice(g_plane_sum, 0, 0),
                        Slice(g_distortion, 0, 0)};
-  backward.out = {out_means->typed_data(),      out_quats->typed_data(),
-                  out_log_scales->typed_data(), out_logit_opacities->typed_data(),
-                  out_sh->typed_data(),         Slice(out_probe, 0, 0)};
+  backward.out = out;
   backward.num_probe = int64_t(out_probe->element_count());
   backward.camera_gradient = out_camera->typed_data();
   backward.is_deterministic = deterministic;

@@ -394,16 +394,12 @@ class Pipeline {
   // The first view writes every gradient; here there is none.
   void WriteNoGradients(const BackwardCall& backward) {
     const SurfelGradients& out = backward.out;
-    const struct {
-      float* data;
-      int64_t count;
-    } results[] = {{out.means, 3 * n_},
-                   {out.quats, 4 * n_},
-                   {out.log_scales, 2 * n_},
-                   {out.logit_opacities, n_},
-                   {out.sh, 3 * call_.surfels.num_sh * n_},
-                   {out.probe, backward.num_probe}};
-    for (const auto& result : results) device_.Zero(result.data, result.count * sizeof(float));
+    SurfelParams<float> one;  // only for the sizes of its fields
+    ForEachField(out, one, [&](const char*, float* array, const auto& numbers) {
+      device_.Zero(array, n_ * sizeof(numbers));
+    });
+    device_.Zero(out.sh, 3 * call_.surfels.num_sh * n_ * sizeof(float));
+    device_.Zero(out.probe, backward.num_probe * sizeof(float));
   }
 
   // begins: where the pairs of each row of tiles begin, and where they end.

@@ -56,12 +56,21 @@ COSURFGS_FN bool HasVectorRows(int64_t numbers) { return numbers % kVector == 0;
 template <int kDegree>
 constexpr int kShNumbers = 3 * (kDegree + 1) * (kDegree + 1);
 
+// A surfel's numbers of a field.
+template <int kCount>
+COSURFGS_FN void LoadField(const float* array, int64_t id, float (&numbers)[kCount]) {
+  if constexpr (kCount == kVector) {
+    LoadVector(array + kCount * id, numbers);
+  } else {
+    for (int i = 0; i < kCount; ++i) numbers[i] = array[kCount * id + i];
+  }
+}
+
 // All but the colour, which is five times as much.
 COSURFGS_FN void LoadShape(const Surfels& surfels, int64_t id, SurfelParams<float>& out) {
-  for (int i = 0; i < 3; ++i) out.mean[i] = surfels.means[3 * id + i];
-  LoadVector(surfels.quats + 4 * id, out.quat);
-  for (int i = 0; i < 2; ++i) out.log_scale[i] = surfels.log_scales[2 * id + i];
-  out.logit_opacity = surfels.logit_opacities[id];
+  ForEachField(surfels, out, [&](const char*, const float* array, auto& numbers) {
+    LoadField(array, id, numbers);
+  });
 }
 
 // The degree is known to the compiler, so that the coefficients are registers and not an array in
@@ -80,30 +89,6 @@ COSURFGS_FN void LoadColor(const Surfels& surfels, int64_t id, SurfelParams<floa
     COSURFGS_UNROLL
     for (int i = 0; i < kCount; ++i) out.sh[i] = sh[i];
   }
-}
-
-// Whether all is finite and sane (reference.py, _is_valid).
-COSURFGS_FN bool IsValidShape(const SurfelParams<float>& s) {
-  float sum = 0.0f, length = 0.0f, norm2 = 0.0f;  // sum: NaN as soon as one value is not finite
-  for (int i = 0; i < 3; ++i) {
-    sum += s.mean[i] * 0.0f;
-    length = Max(fabsf(s.mean[i]), length);
-  }
-  for (int i = 0; i < 4; ++i) norm2 += s.quat[i] * s.quat[i];
-  sum += norm2 * 0.0f;
-  for (int i = 0; i < 2; ++i) {
-    sum += s.log_scale[i] * 0.0f;
-    length = Max(Exp(s.log_scale[i]), length);
-  }
-  return sum <= 0.0f && norm2 >= kMinQuat2 && length <= kMaxLength &&
-         fabsf(s.logit_opacity) <= kMaxValue;
-}
-template <int kDegree>
-COSURFGS_FN bool IsValidColor(const SurfelParams<float>& s) {
-  float color2 = 0.0f;
-  COSURFGS_UNROLL
-  for (int i = 0; i < kShNumbers<kDegree>; ++i) color2 += s.sh[i] * s.sh[i];
-  return color2 <= kMaxValue * kMaxValue;
 }
 
 // The pixels whose centres lie in [low, high], clipped to [0, size). False if there are none.
@@ -158,7 +143,7 @@ struct ProjectSurfel {
       is_seen = Place(params, *args.view, pose, record);
       if (is_seen || args.num_invalid) {
         LoadColor<kDegree>(args.surfels, id, params);
-        is_valid = IsValidColor<kDegree>(params);
+        is_valid = IsValidColor(params, kShNumbers<kDegree>);
       }
     }
     if (!is_valid && args.num_invalid) AtomicAdd(args.num_invalid, 1);
@@ -255,6 +240,16 @@ struct ProjectBackwardBlock {
     }
     StoreVector(values, target);
   }
+  // A surfel's numbers of a field.
+  template <int kCount>
+  COSURFGS_FN static void WriteField(bool is_first, float (&numbers)[kCount], float* array,
+                                     int64_t id) {
+    if constexpr (kCount == kVector) {
+      WriteVector(is_first, numbers, array + kCount * id);
+    } else {
+      for (int i = 0; i < kCount; ++i) Write(is_first, numbers[i], array + kCount * id + i);
+    }
+  }
 
   // The gradients of one surfel, those of its colour into sh; of a hidden one they are zero.
   COSURFGS_BLOCK_FN static void Surfel(const Args& args, int64_t id, float* camera, float* sh) {
@@ -286,11 +281,9 @@ struct ProjectBackwardBlock {
     for (int i = 0; i < kShVectors * kVector; ++i) sh[i] = i < kNumbers ? result.sh[i] : 0.0f;
     const SurfelGradients& out = args.out;
     if (!is_seen && !args.is_first) return;
-    for (int i = 0; i < 3; ++i) Write(args.is_first, result.mean[i], out.means + 3 * id + i);
-    WriteVector(args.is_first, result.quat, out.quats + 4 * id);
-    for (int i = 0; i < 2; ++i)
-      Write(args.is_first, result.log_scale[i], out.log_scales + 2 * id + i);
-    Write(args.is_first, result.logit_opacity, out.logit_opacities + id);
+    ForEachField(out, result, [&](const char*, float* array, auto& numbers) {
+      WriteField(args.is_first, numbers, array, id);
+    });
     if (out.probe) WriteVector(args.is_first, probe, out.probe + 4 * id);
   }
 

@@ -12,48 +12,34 @@ namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 namespace {
 
-// kLanes surfels from JAX's arrays, transposed into vectors. Lanes past the end repeat the last
-// surfel.
+// A field of kLanes surfels from JAX's array, transposed into vectors.
+template <int kCount>
+void GatherField(const float* array, const int64_t* ids, Vec (&numbers)[kCount]) {
+  alignas(64) float buffer[kCount][kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int i = 0; i < kCount; ++i) buffer[i][lane] = array[kCount * ids[lane] + i];
+  }
+  for (int i = 0; i < kCount; ++i) numbers[i] = Load(buffer[i]);
+}
+
+// kLanes surfels. Lanes past the end repeat the last surfel.
 void Gather(const Surfels& surfels, const int64_t* ids, SurfelParams<Vec>& out) {
-  alignas(64) float buffer[10][kLanes];
+  ForEachField(surfels, out, [&](const char*, const float* array, auto& numbers) {
+    GatherField(array, ids, numbers);
+  });
   alignas(64) float sh[kMaxSh * 3][kLanes];
   const int num_sh = 3 * (surfels.sh_degree + 1) * (surfels.sh_degree + 1);
   for (int lane = 0; lane < kLanes; ++lane) {
-    const int64_t id = ids[lane];
-    for (int i = 0; i < 3; ++i) buffer[i][lane] = surfels.means[3 * id + i];
-    for (int i = 0; i < 4; ++i) buffer[3 + i][lane] = surfels.quats[4 * id + i];
-    for (int i = 0; i < 2; ++i) buffer[7 + i][lane] = surfels.log_scales[2 * id + i];
-    buffer[9][lane] = surfels.logit_opacities[id];
-    const float* source = surfels.sh + id * surfels.num_sh * 3;
+    const float* source = surfels.sh + ids[lane] * surfels.num_sh * 3;
     for (int i = 0; i < num_sh; ++i) sh[i][lane] = source[i];
   }
-  for (int i = 0; i < 3; ++i) out.mean[i] = Load(buffer[i]);
-  for (int i = 0; i < 4; ++i) out.quat[i] = Load(buffer[3 + i]);
-  for (int i = 0; i < 2; ++i) out.log_scale[i] = Load(buffer[7 + i]);
-  out.logit_opacity = Load(buffer[9]);
   for (int i = 0; i < num_sh; ++i) out.sh[i] = Load(sh[i]);
 }
 
-// Lanes whose values are finite and sane (reference.py, _is_valid).
-Mask IsValid(const SurfelParams<Vec>& s, int num_sh) {
-  Vec sum{};  // 0, or NaN as soon as one value is not finite
-  Vec length = Vec{}, norm2 = Vec{}, color2 = Vec{};
-  for (int i = 0; i < 3; ++i) {
-    sum += s.mean[i] * 0.0f;
-    length = Max(Abs(s.mean[i]), length);
-  }
-  for (int i = 0; i < 4; ++i) norm2 += s.quat[i] * s.quat[i];
-  sum += norm2 * 0.0f;
-  for (int i = 0; i < 2; ++i) {
-    sum += s.log_scale[i] * 0.0f;
-    length = Max(Exp(s.log_scale[i]), length);
-  }
-  for (int i = 0; i < num_sh; ++i) color2 += s.sh[i] * s.sh[i];
-  const Mask is_sane = And(LessEqual(Abs(s.logit_opacity), Splat(kMaxValue)),
-                           LessEqual(color2, Splat(kMaxValue * kMaxValue)));
-  const Mask is_shape = And(And(LessEqual(sum, Vec{}), LessEqual(Splat(kMinQuat2), norm2)),
-                            LessEqual(length, Splat(kMaxLength)));
-  return And(is_shape, is_sane);
+// Adds one lane's numbers of a field to those of a surfel.
+template <int kCount>
+void AddLane(const Vec (&numbers)[kCount], int lane, float* array, int64_t id) {
+  for (int i = 0; i < kCount; ++i) array[kCount * id + i] += numbers[i][lane];
 }
 
 // The pixels whose centres lie in [low, high], clipped to [0, size).
@@ -93,7 +79,7 @@ void ProjectSurfels(const Surfels& surfels, const View& view, int64_t begin, int
     const Vec cutoff = Load(log_opacity);
     ComputeBounds(view, pose, projected, cutoff, bounds);
     alignas(64) float is_valid[kLanes];
-    Store(is_valid, Keep(IsValid(params, num_sh), Splat(1.0f)));
+    Store(is_valid, Keep(And(IsValidShape(params), IsValidColor(params, num_sh)), Splat(1.0f)));
     // Projected<Vec> is a plain array of vectors, Projected<float> one of floats.
     constexpr int kFields = sizeof(Projected<float>) / sizeof(float);
     const Vec* fields = reinterpret_cast<const Vec*>(&projected);
@@ -168,10 +154,9 @@ void ProjectBackward(const Surfels& surfels, const View& view, const int32_t* id
     ProjectVjp(params, view, surfels.sh_degree, pose, forward, g, result, g_camera);
     for (int lane = 0; lane < count; ++lane) {
       const int64_t id = lane_ids[lane];
-      for (int i = 0; i < 3; ++i) out.means[3 * id + i] += result.mean[i][lane];
-      for (int i = 0; i < 4; ++i) out.quats[4 * id + i] += result.quat[i][lane];
-      for (int i = 0; i < 2; ++i) out.log_scales[2 * id + i] += result.log_scale[i][lane];
-      out.logit_opacities[id] += result.logit_opacity[lane];
+      ForEachField(out, result, [&](const char*, float* array, const auto& numbers) {
+        AddLane(numbers, lane, array, id);
+      });
       float* sh = out.sh + id * surfels.num_sh * 3;
       for (int i = 0; i < num_sh; ++i) sh[i] += result.sh[i][lane];
       if (out.probe) {

@@ -12,14 +12,6 @@
 
 namespace cosurfgs {
 
-// The parameters of N surfels as JAX lays them out.
-struct Surfels {
-  const float *means, *quats, *log_scales, *logit_opacities, *sh;
-  const bool* alive;
-  int64_t num_surfels, num_sh;  // num_sh = K, coefficients stored per surfel
-  int sh_degree;                // coefficients used: (sh_degree + 1)^2 <= K
-};
-
 // A camera from the operands f32[4,4] and f32[3,3] of one view.
 static COSURFGS_FN View MakeView(const float* camera_from_world, const float* intrinsics,
                                  int64_t width, int64_t height, float near, float low_pass,
@@ -132,11 +124,6 @@ static COSURFGS_FN int64_t PairsInRows(const Box& box, int first_tile_row, int e
 
 // Rows are padded to a whole number of any variant's vectors.
 static inline int GradientRowSize(int maps) { return maps == kColor ? 16 : 32; }
-
-// Where the surfel gradients are added up.
-struct SurfelGradients {
-  float *means, *quats, *log_scales, *logit_opacities, *sh, *probe;
-};
 
 COSURFGS_DECLARE_VARIANTS(
     // Projects surfels [begin, end): writes records, depths (camera z) and statuses.

@@ -52,10 +52,9 @@ void ForTiles(Parallel& parallel, int first, int end, Function fn) {
   });
 }
 
-ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
-                   FloatBuffer log_scales, FloatBuffer logit_opacities, FloatBuffer sh,
-                   BoolBuffer alive, FloatBuffer camera_from_world, FloatBuffer intrinsics,
-                   FloatBuffer background, ffi::Result<FloatBuffer> color,
+ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
+                   FloatBuffer camera_from_world, FloatBuffer intrinsics, FloatBuffer background,
+                   ffi::RemainingArgs fields, ffi::Result<FloatBuffer> color,
                    ffi::Result<FloatBuffer> transmittance, ffi::Result<FloatBuffer> depth_sum,
                    ffi::Result<FloatBuffer> median_depth, ffi::Result<FloatBuffer> normal_sum,
                    ffi::Result<FloatBuffer> plane_sum, ffi::Result<FloatBuffer> distortion,
@@ -64,9 +63,9 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
                    ffi::Result<ByteBuffer>, int64_t width, int64_t height, float near,
                    float low_pass, int64_t sh_degree, int64_t maps, bool with_contributions,
                    bool orthographic) {
-  const std::string error =
-      CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                    intrinsics, background, width, height, sh_degree);
+  Surfels surfels;
+  const std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background,
+                                         fields, width, height, sh_degree, surfels);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   for (auto* result :
        {&color, &transmittance, &depth_sum, &median_depth, &normal_sum, &plane_sum, &distortion}) {
@@ -76,8 +75,6 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
   AskForHugePages(median_index);
   Borrowed<ForwardScratch> scratch;
   Parallel parallel(pool);
-  const Surfels surfels =
-      MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
   const int64_t pixels = width * height, n = surfels.num_surfels;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
     const View view =
@@ -202,36 +199,31 @@ void Zero(Parallel& parallel, float* data, int64_t count) {
   });
 }
 
-ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer means, FloatBuffer quats,
-                    FloatBuffer log_scales, FloatBuffer logit_opacities, FloatBuffer sh,
-                    BoolBuffer alive, FloatBuffer camera_from_world, FloatBuffer intrinsics,
-                    FloatBuffer background, FloatBuffer transmittance, FloatBuffer depth_sum,
-                    IntBuffer last, IntBuffer median_index, FloatBuffer g_color,
-                    FloatBuffer g_transmittance, FloatBuffer g_depth_sum,
-                    FloatBuffer g_median_depth, FloatBuffer g_normal_sum, FloatBuffer g_plane_sum,
-                    FloatBuffer g_distortion, ByteBuffer, ffi::Result<FloatBuffer> out_means,
-                    ffi::Result<FloatBuffer> out_quats, ffi::Result<FloatBuffer> out_log_scales,
-                    ffi::Result<FloatBuffer> out_logit_opacities, ffi::Result<FloatBuffer> out_sh,
+ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
+                    FloatBuffer camera_from_world, FloatBuffer intrinsics, FloatBuffer background,
+                    FloatBuffer transmittance, FloatBuffer depth_sum, IntBuffer last,
+                    IntBuffer median_index, FloatBuffer g_color, FloatBuffer g_transmittance,
+                    FloatBuffer g_depth_sum, FloatBuffer g_median_depth, FloatBuffer g_normal_sum,
+                    FloatBuffer g_plane_sum, FloatBuffer g_distortion, ByteBuffer,
+                    ffi::RemainingArgs fields, ffi::Result<FloatBuffer> out_sh,
                     ffi::Result<FloatBuffer> out_camera, ffi::Result<FloatBuffer> out_probe,
-                    int64_t width, int64_t height, float near, float low_pass, int64_t sh_degree,
-                    int64_t maps, bool) {
-  const std::string error =
-      CheckOperands(means, quats, log_scales, logit_opacities, sh, alive, camera_from_world,
-                    intrinsics, background, width, height, sh_degree);
+                    ffi::RemainingRets out_fields, int64_t width, int64_t height, float near,
+                    float low_pass, int64_t sh_degree, int64_t maps, bool) {
+  Surfels surfels;
+  std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background, fields,
+                                   width, height, sh_degree, surfels);
+  SurfelGradients out;
+  error += ReadGradients(out_sh, out_probe, out_fields, surfels.num_surfels, out);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   Borrowed<BackwardScratch> scratch;
   Parallel parallel(pool);
-  const Surfels surfels =
-      MakeSurfels(means, quats, log_scales, logit_opacities, sh, alive, sh_degree);
-  const SurfelGradients out{out_means->typed_data(),      out_quats->typed_data(),
-                            out_log_scales->typed_data(), out_logit_opacities->typed_data(),
-                            out_sh->typed_data(),         Slice(out_probe, 0, 0)};
   const double start = Now();
-  for (auto* result : {&out_means, &out_quats, &out_log_scales, &out_logit_opacities, &out_sh,
-                       &out_camera, &out_probe}) {
-    AskForHugePages(*result);
-    Zero(parallel, (*result)->typed_data(), static_cast<int64_t>((*result)->element_count()));
-  }
+  const auto zero = [&](ffi::Result<FloatBuffer> result) {
+    AskForHugePages(result);
+    Zero(parallel, result->typed_data(), static_cast<int64_t>(result->element_count()));
+  };
+  for (size_t i = 0; i < out_fields.size(); ++i) zero(*out_fields.get<FloatBuffer>(i));
+  for (const auto& result : {out_sh, out_camera, out_probe}) zero(result);
   AddStageTime(kStageProjectBackward, Now() - start);
   const int64_t pixels = width * height;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {

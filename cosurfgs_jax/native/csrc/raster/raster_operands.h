@@ -41,20 +41,53 @@ inline std::string Check(const char* name, const B& buffer, std::initializer_lis
          Shape(buffer) + ". ";
 }
 
-inline std::string CheckOperands(const FloatBuffer& means, const FloatBuffer& quats,
-                                 const FloatBuffer& log_scales, const FloatBuffer& logit_opacities,
-                                 const FloatBuffer& sh, const BoolBuffer& alive,
-                                 const FloatBuffer& camera_from_world,
-                                 const FloatBuffer& intrinsics, const FloatBuffer& background,
-                                 int64_t width, int64_t height, int64_t sh_degree) {
-  std::string error = Check("means", means, {-1, 3});
+// The fields of surfels, which are the last operands or results of a call: `get` takes the index of
+// one and says where its buffer is, or why there is none. Sets the pointers of `arrays`, and
+// returns what is wrong with the buffers, or "".
+template <class Arrays, class Get>
+std::string ReadFields(Arrays& arrays, int64_t num_surfels, size_t num_given, Get get) {
+  std::string error;
+  SurfelParams<float> one;  // only for the sizes of its fields
+  size_t index = 0;
+  ForEachField(arrays, one, [&](const char* name, auto*& array, const auto& numbers) {
+    const size_t i = index++;
+    if (i >= num_given) return;
+    const ffi::ErrorOr<FloatBuffer> field = get(i);
+    if (field.has_error()) {
+      error += std::string("rasterize: ") + name + ": " + field.error().message() + ". ";
+      return;
+    }
+    constexpr int64_t kCount = sizeof(numbers) / sizeof(float);
+    error += kCount == 1 ? Check(name, *field, {num_surfels})
+                         : Check(name, *field, {num_surfels, kCount});
+    array = field->typed_data();
+  });
+  if (num_given != index) {
+    error += "rasterize: expected " + std::to_string(index) + " fields of surfels, got " +
+             std::to_string(num_given) + ". ";
+  }
+  return error;
+}
+
+// The surfels of the operands. Returns what is wrong with any operand, or "".
+inline std::string ReadOperands(const FloatBuffer& sh, const BoolBuffer& alive,
+                                const FloatBuffer& camera_from_world, const FloatBuffer& intrinsics,
+                                const FloatBuffer& background, const ffi::RemainingArgs& fields,
+                                int64_t width, int64_t height, int64_t sh_degree,
+                                Surfels& surfels) {
+  std::string error = Check("alive", alive, {-1});
   if (!error.empty()) return error;
-  const int64_t n = means.dimensions()[0];
-  error += Check("quats", quats, {n, 4}) + Check("log_scales", log_scales, {n, 2}) +
-           Check("logit_opacities", logit_opacities, {n}) + Check("sh", sh, {n, -1, 3}) +
-           Check("alive", alive, {n}) + Check("camera_from_world", camera_from_world, {-1, 4, 4}) +
-           Check("background", background, {3});
+  const int64_t n = alive.dimensions()[0];
+  error +=
+      ReadFields(surfels, n, fields.size(), [&](size_t i) { return fields.get<FloatBuffer>(i); }) +
+      Check("sh", sh, {n, -1, 3}) + Check("camera_from_world", camera_from_world, {-1, 4, 4}) +
+      Check("background", background, {3});
   if (!error.empty()) return error;
+  surfels.sh = sh.typed_data();
+  surfels.alive = alive.typed_data();
+  surfels.num_surfels = n;
+  surfels.num_sh = sh.dimensions()[1];
+  surfels.sh_degree = static_cast<int>(sh_degree);
   error += Check("intrinsics", intrinsics, {camera_from_world.dimensions()[0], 3, 3});
   if (sh_degree < 0 || sh_degree > 3 || sh.dimensions()[1] < (sh_degree + 1) * (sh_degree + 1)) {
     error +=
@@ -68,12 +101,18 @@ inline std::string CheckOperands(const FloatBuffer& means, const FloatBuffer& qu
   return error;
 }
 
-inline Surfels MakeSurfels(const FloatBuffer& means, const FloatBuffer& quats,
-                           const FloatBuffer& log_scales, const FloatBuffer& logit_opacities,
-                           const FloatBuffer& sh, const BoolBuffer& alive, int64_t sh_degree) {
-  return {means.typed_data(),           quats.typed_data(), log_scales.typed_data(),
-          logit_opacities.typed_data(), sh.typed_data(),    alive.typed_data(),
-          means.dimensions()[0],        sh.dimensions()[1], static_cast<int>(sh_degree)};
+// Where the gradients go. Returns what is wrong with the results, or "".
+inline std::string ReadGradients(ffi::Result<FloatBuffer>& sh, ffi::Result<FloatBuffer>& probe,
+                                 const ffi::RemainingRets& fields, int64_t num_surfels,
+                                 SurfelGradients& gradients) {
+  gradients.sh = sh->typed_data();
+  gradients.probe = probe->element_count() ? probe->typed_data() : nullptr;
+  return ReadFields(gradients, num_surfels, fields.size(),
+                    [&](size_t i) -> ffi::ErrorOr<FloatBuffer> {
+                      auto field = fields.get<FloatBuffer>(i);
+                      if (field.has_error()) return ffi::Unexpected(field.error());
+                      return **field;
+                    });
 }
 
 // pixels per view; null where the result was not asked for.
@@ -88,15 +127,12 @@ inline const float* Slice(const FloatBuffer& buffer, int64_t view, int64_t size)
 template <class Binding>
 auto BindForward(Binding&& contexts) {
   return std::move(contexts)
-      .template Arg<FloatBuffer>()  // means
-      .template Arg<FloatBuffer>()  // quats
-      .template Arg<FloatBuffer>()  // log_scales
-      .template Arg<FloatBuffer>()  // logit_opacities
       .template Arg<FloatBuffer>()  // sh
       .template Arg<BoolBuffer>()   // alive
       .template Arg<FloatBuffer>()  // camera_from_world
       .template Arg<FloatBuffer>()  // intrinsics
       .template Arg<FloatBuffer>()  // background
+      .RemainingArgs()              // the fields of ForEachField
       .template Ret<FloatBuffer>()  // color
       .template Ret<FloatBuffer>()  // transmittance
       .template Ret<FloatBuffer>()  // depth_sum
@@ -124,10 +160,6 @@ auto BindForward(Binding&& contexts) {
 template <class Binding>
 auto BindBackward(Binding&& contexts) {
   return std::move(contexts)
-      .template Arg<FloatBuffer>()  // means
-      .template Arg<FloatBuffer>()  // quats
-      .template Arg<FloatBuffer>()  // log_scales
-      .template Arg<FloatBuffer>()  // logit_opacities
       .template Arg<FloatBuffer>()  // sh
       .template Arg<BoolBuffer>()   // alive
       .template Arg<FloatBuffer>()  // camera_from_world
@@ -145,13 +177,11 @@ auto BindBackward(Binding&& contexts) {
       .template Arg<FloatBuffer>()  // plane_sum
       .template Arg<FloatBuffer>()  // distortion
       .template Arg<ByteBuffer>()   // kept by the forward call
-      .template Ret<FloatBuffer>()  // means
-      .template Ret<FloatBuffer>()  // quats
-      .template Ret<FloatBuffer>()  // log_scales
-      .template Ret<FloatBuffer>()  // logit_opacities
+      .RemainingArgs()              // the fields of ForEachField
       .template Ret<FloatBuffer>()  // sh
       .template Ret<FloatBuffer>()  // camera_from_world
       .template Ret<FloatBuffer>()  // probe
+      .RemainingRets()              // the gradients of the fields of ForEachField
       .template Attr<int64_t>("width")
       .template Attr<int64_t>("height")
       .template Attr<float>("near")

@@ -3,9 +3,10 @@
 //
 // Templated on the real type F, so that one implementation serves floats (GPU threads, host tests)
 // and vectors of surfels (CPU). F needs + - * /, and the including file must have declared Sqrt,
-// Exp, Reciprocal and Select(Less(a, b), x, y) for it in the namespace COSURFGS_VARIANT
-// (common/vec.h and common/scalar.h do). Everything lives in that namespace: code compiled for one
-// instruction set must never be linked in place of another's.
+// Exp, Abs, Max, Reciprocal, Splat(float), Select(Less(a, b), x, y) and And(LessEqual(a, b), ...)
+// for it in the namespace COSURFGS_VARIANT (common/vec.h and common/scalar.h do). Everything lives
+// in that namespace: code compiled for one instruction set must never be linked in place of
+// another's.
 //
 // Source: the ray transform of 2DGS (Huang et al. 2024). Ours: everything is relative to the
 // projected centre (cx, cy) of the surfel. With U, V the scaled tangents and P the centre in camera
@@ -104,6 +105,35 @@ COSURFGS_FN void ShBasisVjp(int degree, const F* d, const F* g, F* grad_d) {
   grad_d[2] = gz;
 }
 
+// Whether all numbers but the colour's are finite and sane (reference.py, _is_valid).
+template <class F>
+COSURFGS_FN auto IsValidShape(const SurfelParams<F>& s) {
+  F sum{};  // 0, or NaN as soon as one value is not finite
+  F length{}, norm2{};
+  for (int i = 0; i < 3; ++i) {
+    sum += s.mean[i] * 0.0f;
+    length = Max(Abs(s.mean[i]), length);
+  }
+  for (int i = 0; i < 4; ++i) norm2 += s.quat[i] * s.quat[i];
+  sum += norm2 * 0.0f;
+  for (int i = 0; i < 2; ++i) {
+    sum += s.log_scale[i] * 0.0f;
+    length = Max(Exp(s.log_scale[i]), length);
+  }
+  const auto is_shape = And(And(LessEqual(sum, F{}), LessEqual(Splat(kMinQuat2), norm2)),
+                            LessEqual(length, Splat(kMaxLength)));
+  return And(is_shape, LessEqual(Abs(s.logit_opacity[0]), Splat(kMaxValue)));
+}
+
+// Whether the first `num_sh` numbers of the colour are.
+template <class F>
+COSURFGS_FN auto IsValidColor(const SurfelParams<F>& s, int num_sh) {
+  F color2{};
+  COSURFGS_UNROLL
+  for (int i = 0; i < num_sh; ++i) color2 += s.sh[i] * s.sh[i];
+  return LessEqual(color2, Splat(kMaxValue * kMaxValue));
+}
+
 template <class F>
 COSURFGS_FN void ComputePose(const SurfelParams<F>& s, const View& view, Pose<F>& o) {
   const F norm2 =
@@ -167,7 +197,7 @@ COSURFGS_FN void ProjectShape(const SurfelParams<F>& s, const View& view, const 
   out.m2[0] = o.u[2];
   out.m2[1] = o.v[2];
   out.m2[2] = o.p[2];
-  out.opacity = Reciprocal(Exp(-s.logit_opacity) + 1.0f);
+  out.opacity = Reciprocal(Exp(-s.logit_opacity[0]) + 1.0f);
   for (int i = 0; i < 3; ++i) out.normal[i] = o.axes[2][i] * o.sign;
   F normal_camera[3];
   Rotate(view.rotation, out.normal, normal_camera);
@@ -303,7 +333,7 @@ COSURFGS_FN void ProjectVjp(const SurfelParams<F>& s, const View& view, int sh_d
     }
   }
 
-  out.logit_opacity = g.opacity * fwd.opacity * (1.0f - fwd.opacity);
+  out.logit_opacity[0] = g.opacity * fwd.opacity * (1.0f - fwd.opacity);
 
   // Unit quaternion to axes, then through the normalisation.
   const F w = o.q[0], x = o.q[1], y = o.q[2], qz = o.q[3];
