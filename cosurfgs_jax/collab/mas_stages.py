@@ -51,7 +51,9 @@ def _distill(work: StageWork, teacher_models: TeacherModels, students: Grouping)
     if stage.step < work.num_steps:
         teachers.check()
     aggregation = Aggregation(run, students, teachers, work.num_steps)
-    stage = loop.run_stage(run, stage, work.num_steps, aggregation.advance, work.store)
+    stage = loop.run_stage(
+        run, stage, work.num_steps, aggregation.advance, work.store, view_of=aggregation.view_of
+    )
     teachers.drop()
     return stage
 

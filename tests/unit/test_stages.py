@@ -200,7 +200,7 @@ class _Recorder:
 
         def stand_in(*arguments, **options):
             self.calls.append((name, arguments))
-            return result(*arguments) if callable(result) else result
+            return result(*arguments, **options) if callable(result) else result
 
         self._monkeypatch.setattr(module, name, stand_in)
 
@@ -285,10 +285,17 @@ def distillation(monkeypatch):
     recorder.replace(mas_stages, "_unpruned", lambda run, name: StageState(name, [name], 0, 0, 0.0))
     recorder.replace(mas_stages.compress, "crop_to_cells", ["cells"])
     recorder.replace(mas_stages.loop, "save_stage")
-    recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=lambda *_: None))
     recorder.replace(
-        mas_stages.loop, "run_stage", lambda run, stage, end, *_: stage._replace(step=end)
+        mas_stages,
+        "Aggregation",
+        SimpleNamespace(advance=lambda *_: None, view_of=lambda block, step: 7),
     )
+
+    def run_stage(run, stage, end, *_, view_of):
+        assert view_of(0, 0) == 7, "a bad loss names the photograph that the step used"
+        return stage._replace(step=end)
+
+    recorder.replace(mas_stages.loop, "run_stage", run_stage)
     monkeypatch.setattr(Checkpoints, "wait", lambda self: recorder.calls.append(("wait", ())))
     return recorder
 
