@@ -3,6 +3,7 @@ mathematics.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -173,10 +174,12 @@ def run_stage(
     run.log.begin(stage.name, stage.step)
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
+            began = time.monotonic()
             stage, reports = advance(stage, progress)
+            run.stop.step_took(time.monotonic() - began)
             recent.add(reports)
-            is_stopping = agreement.is_asked()
             is_last = stage.step == num_steps
+            is_stopping = agreement.is_asked(is_last)
             is_saved = is_last or is_stopping or stage.step % cadence.checkpoint_every == 0
             is_logged = is_last or stage.step % cadence.log_every == 0
             if is_saved or is_logged:
@@ -190,7 +193,7 @@ def run_stage(
             if is_saved:
                 stage = stage._replace(seconds=stopwatch.seconds)
                 save_stage(run, stage, checkpoints)
-            if is_stopping and stage.step < num_steps:
+            if is_stopping:
                 checkpoints.wait()
                 raise Stopped
     if num_steps == 0:
