@@ -59,6 +59,21 @@ def test_versions_that_differ_are_both_told(monkeypatch):
     processes.check_versions()
 
 
+def test_where_only_cpus_differ_the_variable_is_named_and_gpus_do_not_care(monkeypatch, tmp_path):
+    own = processes._versions()
+    monkeypatch.setattr(processes.ffi, "cpu_instruction_set", lambda: "x86-64-v99")
+    other = processes._versions()
+    assert own != other and other.endswith("for x86-64-v99")
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [own, text])
+    with pytest.raises(InputError, match="COSURFGS_INSTRUCTION_SET=v3"):
+        processes.check_versions()
+    monkeypatch.setattr(processes.ffi, "cpu_library_path", lambda: tmp_path / "library.so")
+    (tmp_path / "library.so").write_bytes(b"of another compiler")
+    assert processes._versions() not in (own, other)
+    monkeypatch.setattr(processes.jax, "default_backend", lambda: "gpu")
+    assert processes._versions().endswith("backend gpu")
+
+
 def test_processes_agree_on_when_they_ask_next(monkeypatch):
     """Quick steps: seldom; slow ones, in whichever process: after each."""
     seconds = {"other": 0.0}
