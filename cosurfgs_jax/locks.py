@@ -132,15 +132,9 @@ def hold_briefly(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    try:
+    with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{path}: could not be written ({error.strerror}); choose a folder that can be written"
-        ) from error
     try:
         yield file
     finally:

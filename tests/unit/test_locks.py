@@ -12,6 +12,7 @@ import textwrap
 import pytest
 
 from cosurfgs_jax import ended, files, locks
+from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import EXPORTS, MESH, TRAINING, Workdir
 
@@ -153,6 +154,17 @@ def test_what_a_killed_run_was_writing_is_deleted(tmp_path):
         workdir.clear_unfinished_training(is_ended=True)
     assert not any(folder.exists() for folder in left) and all(folder.exists() for folder in kept)
     assert not _unfinished(tmp_path)
+
+
+def test_a_full_disk_is_what_all_processes_are_told(tmp_path, monkeypatch):
+    """Not the first one alone, for which the others would wait."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputError, match="No space left on device"), hold_run(Workdir(tmp_path)):
+        pass
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")

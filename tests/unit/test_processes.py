@@ -7,7 +7,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from blocks_case import four_blocks
 
+from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
@@ -72,6 +74,22 @@ def test_where_only_cpus_differ_the_variable_is_named_and_gpus_do_not_care(monke
     assert processes._versions() not in (own, other)
     monkeypatch.setattr(processes.jax, "default_backend", lambda: "gpu")
     assert processes._versions().endswith("backend gpu")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_process_alone_reads_the_settings(monkeypatch, tmp_path, is_first):
+    """On a network file system the others may not see the file yet."""
+    runs = []
+    for name, result in (("open_in_all_processes", four_blocks()), ("check_photographs", None)):
+        monkeypatch.setattr(pipeline, name, lambda *_, result=result: result)
+    monkeypatch.setattr(pipeline, "run_stages", runs.append)
+    monkeypatch.setattr(pipeline, "write_merged", lambda *_: None)
+    monkeypatch.setattr(processes, "is_first", lambda: is_first)
+    pipeline._train(Settings(), Workdir(tmp_path), ())
+    config = b""
+    if is_first:
+        config = (tmp_path / "config.json").read_bytes()
+    assert runs[0].config == config
 
 
 def test_processes_agree_on_when_they_ask_next(monkeypatch):

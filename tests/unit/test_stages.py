@@ -18,13 +18,7 @@ from cosurfgs_jax.collab.stage_spec import StageWork
 from cosurfgs_jax.collab.stages import STAGES, stages_of, total_steps
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.partition import Partition
-from cosurfgs_jax.settings import (
-    DataSettings,
-    LmcSettings,
-    MasSettings,
-    Settings,
-    TrainSettings,
-)
+from cosurfgs_jax.settings import DataSettings, LmcSettings, MasSettings, Settings, TrainSettings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.run import Stopped
