@@ -275,7 +275,9 @@ def distillation(monkeypatch):
     recorder.replace(
         mas_stages.harmonize, "harmonize_exposure", lambda run, stage: (stage, np.ones((4, 3)))
     )
-    recorder.replace(mas_stages, "_unpruned", lambda run, name: StageState(name, [name], 0, 0, 0.0))
+    whole = _stage("", 0)._replace(states=[SimpleNamespace(params=7, alive=8, stats=9)])
+    recorder.replace(mas_stages, "_unpruned", lambda run, models: whole)
+    monkeypatch.setattr(mas_stages, "FrozenModel", lambda *kept: kept)
     recorder.replace(mas_stages.compress, "crop_to_cells", ["cells"])
     recorder.replace(mas_stages.loop, "save_stage")
     recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=print, view_of=max))
@@ -306,7 +308,10 @@ def test_distillation_renders_its_teachers_before_its_first_step(
     first = ["harmonize_exposure"] * is_first
     assert distillation.names == [*first, "_unpruned", *first, *START, *STEPS]
     _, states, grouping, partners = dict(distillation.calls)["render"]
-    assert states == [before.removeprefix("lmc_")] and grouping is getattr(own.plans, teachers)
+    assert states == [(7, 8)], "whole models, without moments and statistics"
+    unpruned = before.removeprefix("lmc_")
+    assert dict(distillation.calls)["_unpruned"][1][1:] == (unpruned, NUM_STEPS[unpruned])
+    assert grouping is getattr(own.plans, teachers)
     assert dict(distillation.calls)["crop_to_cells"][2] == ["states"], "the students are pruned"
     own.run.settings.mas.whole_teachers = False
     distill(own)
