@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cosurfgs_jax import ended
 from cosurfgs_jax.errors import InputError
 
 _BOMS = (
@@ -73,7 +74,7 @@ def available_memory() -> int | None:
 
 
 @contextlib.contextmanager
-def _writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> Iterator[None]:
     """What the system refuses becomes an InputError with its reason."""
     try:
         yield
@@ -100,9 +101,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = None
     handle = None
     try:
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=path.suffix)
+            prefix = f"{_UNFINISHED}{ended.own_name()}-"
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
             temporary = Path(name)
             with contextlib.suppress(OSError):  # says that its writer lives; some have no locks
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -121,7 +123,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 def clear_unfinished(folder: Path) -> None:
     """Deletes what writers that were killed have left of `atomic_path` in a folder and below. Files
-    whose writer lives stay.
+    whose writer lives, or may live on another machine, stay.
     """
     for place, _, names in os.walk(folder):
         for name in names:
@@ -130,9 +132,12 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def _delete_if_abandoned(path: str) -> None:
+    writer = os.path.basename(path).removeprefix(_UNFINISHED)
     with contextlib.suppress(OSError), open(path, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its writer has it
-        os.unlink(path)
+        # Some file systems have locks that other machines do not see.
+        if ended.has_ended(writer) or ended.is_old(path):
+            os.unlink(path)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -154,7 +159,7 @@ def append_line(path: Path | str, text: str) -> None:
     Raises:
         InputError: the file system refused, with its reason.
     """
-    with _writing(path), open(path, "a", encoding="utf-8") as file:
+    with writing(path), open(path, "a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 

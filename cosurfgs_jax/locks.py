@@ -1,7 +1,8 @@
 """Locks of a folder that several programs use: who writes what there, and the scratch of each.
 
 A lock is one of the operating system on a file (`flock`): it ends with its owner, however that
-ends. Where a file system has none, a warning says so, and nothing is locked.
+ends. Where a file system has none, a warning says so, and nothing is locked; where it has locks
+that other machines do not see, one says that there may be another owner (`ended`).
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cosurfgs_jax import files
+from cosurfgs_jax import ended, files
 from cosurfgs_jax.errors import InputError
 
 # Seconds to wait for processes of an earlier run, which end by themselves when one of them is gone.
@@ -32,25 +33,58 @@ def hold(path: Path, what: str, scratch: Path | None = None) -> Iterator[None]:
     Args:
         path: of the lock's file; missing folders are made.
         what: who holds it, for the message to a second one, e.g. "a training run".
-        scratch: folder for temporary files of who holds the lock: what an earlier one has left is
-            deleted, and it is removed at the end.
+        scratch: folder for temporary files of this process alone: what earlier ones have left
+            beside it is deleted, and it is removed at the end.
     Raises:
         InputError: another process has the lock, with its number, its machine and since when.
     """
     with _opened(path) as file:
         if not _take(file, fcntl.LOCK_EX):
             raise InputError(_busy(path, what))
+        is_ended = has_last_ended(path)
+        if not is_ended:
+            _log.warning(
+                "%s: the last one there, %s, did not end as usual; if it still runs on that "
+                "machine, stop one of the two",
+                path.parent.parent,
+                _owner(path),
+            )
         _write_owner(file)
         try:
             if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
-                scratch.mkdir(parents=True)
+                _make_scratch(scratch, is_ended)
             yield
         finally:
             if scratch is not None:
                 shutil.rmtree(scratch, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another machine's may be there
+                    scratch.parent.rmdir()
             with contextlib.suppress(OSError):
                 os.ftruncate(file, 0)
+
+
+def _make_scratch(scratch: Path, is_ended: bool) -> None:
+    """An empty folder, beside those of owners on other machines that may still use them."""
+    with contextlib.suppress(OSError):
+        for left in scratch.parent.iterdir():
+            ended.delete_folder(left, is_ended)
+    with files.writing(scratch):
+        scratch.mkdir(parents=True)
+
+
+def has_last_ended(path: Path) -> bool:
+    """Whether who held a lock last has certainly ended: as usual, or it was a process of this
+    machine. For who holds the lock, or will.
+    """
+    try:
+        if not path.stat().st_size:
+            return True
+        found = files.read_json_object(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, InputError):
+        return False
+    return ended.has_ended(ended.name_of(found.get("pid", 0), str(found.get("host"))))
 
 
 @contextlib.contextmanager
@@ -98,15 +132,9 @@ def hold_briefly(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    try:
+    with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{path}: could not be written ({error.strerror}); choose a folder that can be written"
-        ) from error
     try:
         yield file
     finally:
@@ -139,11 +167,14 @@ def _write_owner(file: int) -> None:
 
 
 def _busy(path: Path, what: str) -> str:
-    owner = "another process"
+    return (
+        f"{path.parent.parent}: {what} is under way there already ({_owner(path)}); wait for its "
+        "end or stop it, or use another --workdir"
+    )
+
+
+def _owner(path: Path) -> str:
     with contextlib.suppress(InputError):
         found = files.read_json_object(path)
-        owner = f"process {found.get('pid')} on {found.get('host')} since {found.get('since')}"
-    return (
-        f"{path.parent.parent}: {what} is under way there already ({owner}); wait for its end or "
-        "stop it, or use another --workdir"
-    )
+        return f"process {found.get('pid')} on {found.get('host')} since {found.get('since')}"
+    return "another process"

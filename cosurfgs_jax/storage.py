@@ -4,16 +4,8 @@ import errno
 import os
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (
-    *_DISK_FULL,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ESTALE,
-    errno.EIO,
-)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EIO)
+_REFUSED = (*_DISK_FULL, *_FORBIDDEN, errno.ENOENT, errno.ENOTDIR)
 
 
 def _find(error: BaseException | None, numbers: tuple[int, ...]) -> int:
@@ -37,6 +29,15 @@ def is_disk_full(error: BaseException | None) -> bool:
     error in one of its own.
     """
     return _find(error, _DISK_FULL) != 0
+
+
+def forbidden(error: BaseException) -> str:
+    """What a system error that no program can help says: read-only, no permission, a disk's fault;
+    "" for any other. A file that is missing may be a bug.
+    """
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return os.strerror(error.errno)
+    return ""
 
 
 def storage_problem(error: BaseException | None) -> str:

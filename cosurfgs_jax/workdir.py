@@ -31,12 +31,11 @@ No other module spells a name of this table.
 import contextlib
 import dataclasses
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosurfgs_jax import files, locks
+from cosurfgs_jax import ended, files, locks
 from cosurfgs_jax.errors import InputError
 
 METRICS_FORMAT = 1
@@ -213,7 +212,7 @@ class Workdir:
         return self.root / ".locks" / name
 
     def scratch(self, name: str) -> Path:
-        """Folder for temporary files of who holds a lock."""
+        """Folder for temporary files of who holds a lock, each in one of its own."""
         return self.root / ".scratch" / name
 
     @contextlib.contextmanager
@@ -227,21 +226,25 @@ class Workdir:
         Raises:
             InputError: another process writes the same, with its number, machine and start.
         """
-        scratch = self.scratch(output.name)
+        scratch = self.scratch(output.name) / ended.own_name()
         with locks.hold(self.lock(output.name), output.writer, scratch):
             files.clear_unfinished(self.root)
             yield scratch
 
-    def clear_unfinished_training(self) -> None:
+    def clear_unfinished_training(self, is_ended: bool) -> None:
         """Deletes checkpoints and a generated dataset that a killed run was writing; for who holds
         the lock of training.
+
+        Args:
+            is_ended: whether that run has certainly ended (`locks.has_last_ended`); else only what
+                is old is deleted.
         """
         unfinished = [
             *self.root.glob(f"checkpoints/*/*{_UNFINISHED_CHECKPOINT}*"),
             *self.root.glob(f".{self.data.name}-unfinished-*"),
         ]
         for folder in unfinished:
-            shutil.rmtree(folder, ignore_errors=True)
+            ended.delete_folder(folder, is_ended)
 
     def has_begun(self, stage: str = "*") -> bool:
         """Whether a step of a stage, or of any, is saved. Before that the settings bind nobody: the

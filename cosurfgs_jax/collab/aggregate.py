@@ -268,6 +268,10 @@ class Aggregation:
         self._pace.launched(reports)
         return stage._replace(states=states, step=stage.step + 1), reports
 
+    def view_of(self, block: int, step: int) -> int:
+        """The view that a block's step uses."""
+        return self._views.view(block, step)
+
     def batch(self, step: int) -> MasBatch:
         """What all devices need for a step, with the device axis in front, put leaf by leaf:
         `deliver` is verified against it.

@@ -4,7 +4,7 @@ import logging
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.aggregate import Aggregation
@@ -18,20 +18,22 @@ from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Stopwatch
+from cosurfgs_jax.types import SurfelParams, Surfels
 
 _log = logging.getLogger(__name__)
 
 
 def distill_edges(work: StageWork) -> loop.StageState:
     """Distils the blocks of each edge into one model."""
-    return _distill(work, TeacherModels(work.plans.alone, "device"), work.plans.edge)
+    return _distill(work, _blocks_teach(work), work.plans.edge)
 
 
 def distill_cloud(work: StageWork) -> loop.StageState:
     """Distils all edges, or all blocks where there are no edges, into one model."""
-    teachers = TeacherModels(work.plans.alone, "device")
+    teachers = _blocks_teach(work)
     if has_edges(work.run.partitioned.partition):
-        teachers = TeacherModels(work.plans.whole_edge, "edge")
+        # Both distillations have as many steps.
+        teachers = TeacherModels(work.plans.whole_edge, "edge", work.num_steps)
     return _distill(work, teachers, work.plans.cloud)
 
 
@@ -40,6 +42,22 @@ class TeacherModels(NamedTuple):
 
     grouping: Grouping  # the blocks that are one of them
     unpruned: str  # the stage that has them as they were before compression
+    num_steps: int  # of that stage
+
+
+def _blocks_teach(work: StageWork) -> TeacherModels:
+    return TeacherModels(work.plans.alone, "device", work.run.settings.train.steps)
+
+
+class FrozenModel(NamedTuple):
+    """What is drawn of a state; its moments and statistics need not be on a device."""
+
+    params: SurfelParams
+    alive: Bool[Array, " n"]
+
+    def surfels(self) -> Surfels:
+        """The model."""
+        return Surfels.of(self.params, self.alive)
 
 
 def _distill(work: StageWork, teacher_models: TeacherModels, students: Grouping) -> loop.StageState:
@@ -51,7 +69,9 @@ def _distill(work: StageWork, teacher_models: TeacherModels, students: Grouping)
     if stage.step < work.num_steps:
         teachers.check()
     aggregation = Aggregation(run, students, teachers, work.num_steps)
-    stage = loop.run_stage(run, stage, work.num_steps, aggregation.advance, work.store)
+    stage = loop.run_stage(
+        run, stage, work.num_steps, aggregation.advance, work.store, view_of=aggregation.view_of
+    )
     teachers.drop()
     return stage
 
@@ -71,9 +91,12 @@ def _start(
         _log_gains(gains)
     frozen = before
     if run.settings.lmc.enabled and run.settings.mas.whole_teachers:
-        frozen = _unpruned(run, teacher_models.unpruned)
+        frozen = _unpruned(run, teacher_models)
         if not is_harmonized:
             frozen, _ = harmonize.harmonize_exposure(run, frozen)
+        frozen = frozen._replace(
+            states=[FrozenModel(state.params, state.alive) for state in frozen.states]
+        )
     planner = RequestPlanner(run.partitioned, run.layout, students)
     partners = {block: planner.partners(block) for block in run.layout.local_blocks}
     teachers.render(frozen.states, teacher_models.grouping, partners)
@@ -84,16 +107,17 @@ def _start(
     return stage
 
 
-def _unpruned(run: Run, name: str) -> loop.StageState:
+def _unpruned(run: Run, models: TeacherModels) -> loop.StageState:
     """The models as a stage before compression left them; they have not left their devices."""
-    folder = run.workdir.checkpoints(name)
-    with Checkpoints(folder) as checkpoints:
-        stage = loop.restore_stage(run, name, checkpoints)
-    if stage is None:
+    folder = run.workdir.checkpoints(models.unpruned)
+    with Checkpoints(folder, is_read_only=True) as checkpoints:
+        stage = loop.restore_stage(run, models.unpruned, checkpoints)
+    if stage is None or stage.step < models.num_steps:
+        got = "no checkpoint" if stage is None else f"step {stage.step} of them"
         raise InputError(
             f"{folder}: expected the models from before compression, which teach "
-            "(config.mas.whole_teachers), got no checkpoint; bring it back, or give "
-            "--config.mas.whole_teachers=False"
+            f"(config.mas.whole_teachers), at step {models.num_steps}, got {got}; bring it back, "
+            "or give --config.mas.whole_teachers=False"
         )
     return stage
 

@@ -75,10 +75,12 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     ):
         run = Run(settings, workdir, partitioned, layout, images, stop, log, tuple(losses))
         check_photographs(run)
-        if processes.is_first():
+        config = b""
+        if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
             settings_file.save(settings, workdir.config)
+            config = run_config(workdir)
         processes.barrier("configured")
-        run = run._replace(config=run_config(workdir))
+        run = run._replace(config=config)
         try:
             run_stages(run)
         except Stopped:

@@ -135,14 +135,17 @@ def gather_texts(text: str) -> list[str]:
 
 def check_versions() -> None:
     """Raises InputError in every process, with both versions, unless all run the same code, JAX,
-    backend and native kernels: others would give other bits, or wait for each other for ever.
+    backend and, on CPUs, native kernels: others would give other bits, or wait for each other for
+    ever.
     """
     texts = gather_texts(_versions())
     for number, text in enumerate(texts):
         if text != texts[0]:
             raise InputError(
                 "versions differ between processes: expected those of process 0, which are "
-                f"{texts[0]}; got {text} in process {number}; install the same everywhere"
+                f"{texts[0]}; got {text} in process {number}; install the same everywhere, and "
+                "where only the CPUs differ, give all processes the environment variable "
+                "COSURFGS_INSTRUCTION_SET=v3 (or baseline)"
             )
 
 
@@ -151,13 +154,14 @@ def _versions() -> str:
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         if path.name != "_build_info.py":
             code = zlib.crc32(path.read_bytes(), code)
-    kernels = "no native kernels"
-    if not ffi.why_no_cpu_library():
-        kernels = f"native kernels for {ffi.cpu_instruction_set()}"
-    return (
-        f"cosurfgs_jax of sources {code:08x}, JAX {jax.__version__}, "
-        f"backend {jax.default_backend()}, {kernels}"
-    )
+    backend = jax.default_backend()
+    text = f"cosurfgs_jax of sources {code:08x}, JAX {jax.__version__}, backend {backend}"
+    if backend != "cpu":
+        return text
+    if ffi.why_no_cpu_library():
+        return f"{text}, no native kernels"
+    build = zlib.crc32(ffi.cpu_library_path().read_bytes())
+    return f"{text}, native kernels of build {build:08x} for {ffi.cpu_instruction_set()}"
 
 
 def check_shared_folder(folder: Path, mark: Path) -> None:

@@ -24,9 +24,10 @@ def hold_run(workdir: Workdir) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if processes.is_first():
             try:
+                is_ended = locks.has_last_ended(workdir.lock(TRAINING.name))
                 stack.enter_context(workdir.writing(TRAINING))
                 locks.wait_until_free(members, "the processes of an earlier run")
-                workdir.clear_unfinished_training()
+                workdir.clear_unfinished_training(is_ended)
             except InputError as found:
                 error = found
         processes.raise_everywhere(error)

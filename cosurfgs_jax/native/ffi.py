@@ -8,6 +8,7 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.resources
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -36,10 +37,11 @@ _CUDA_TARGETS = {
     "cosurfgs_photometric_losses": "CosurfgsCudaPhotometricLosses",
     "cosurfgs_adam": "CosurfgsCudaAdam",
 }
+_CPU_LIBRARY = "libcosurfgs_cpu.so"
 _TARGETS = {"cpu": _CPU_TARGETS, "cuda": _CUDA_TARGETS}  # by the backend that has them
 
 
-def _library_path(name: str) -> str:
+def _library_path(name: str) -> Path:
     """Where the installation keeps a library, also when Python took the package from a source
     folder that it stands in.
     """
@@ -47,16 +49,21 @@ def _library_path(name: str) -> str:
         folder = importlib.metadata.distribution("cosurfgs_jax").locate_file("cosurfgs_jax")
     except importlib.metadata.PackageNotFoundError:
         folder = importlib.resources.files("cosurfgs_jax")
-    return str(folder / "lib" / name)
+    return Path(str(folder / "lib" / name))
 
 
 def _load(file_name: str, targets: dict[str, str], platform: str) -> ctypes.CDLL:
-    library = ctypes.CDLL(_library_path(file_name))
+    library = ctypes.CDLL(str(_library_path(file_name)))
     for name, symbol in targets.items():
         jax.ffi.register_ffi_target(
             name, jax.ffi.pycapsule(getattr(library, symbol)), platform=platform
         )
     return library
+
+
+def cpu_library_path() -> Path:
+    """The file of the native CPU library; it may be missing."""
+    return _library_path(_CPU_LIBRARY)
 
 
 @functools.cache
@@ -66,7 +73,7 @@ def load_cpu_library() -> ctypes.CDLL:
     Raises:
         OSError, AttributeError: it is missing, or was built from other sources.
     """
-    return _load("libcosurfgs_cpu.so", _CPU_TARGETS, "cpu")
+    return _load(_CPU_LIBRARY, _CPU_TARGETS, "cpu")
 
 
 @functools.cache

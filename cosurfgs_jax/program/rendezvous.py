@@ -16,6 +16,7 @@ from cosurfgs_jax.errors import InputError
 
 _MESSAGE_BYTES = 1000
 _RETRY_S = 0.1
+_HELLO_S = 2  # in which who connects says who it is; a process of the run tries again
 
 
 def meet(
@@ -103,12 +104,13 @@ def _admit(client: socket.socket, there: dict[int, socket.socket], num_processes
     Returns:
         What is wrong with the run, or "". Who speaks otherwise is no process of it, and ignored.
     """
-    client.settimeout(5)
+    client.settimeout(_HELLO_S)
     hello = _receive(client)
     number = hello.get("process")
     if not isinstance(number, int) or "num_processes" not in hello:
+        client.close()
         return ""
-    if number in there or number == 0:
+    if number == 0 or (number in there and not _has_left(there[number])):
         there[-1 - len(there)] = client  # it gets the answer, too
         return f"two processes have --process_id={number}"
     there[number] = client
@@ -118,6 +120,19 @@ def _admit(client: socket.socket, there: dict[int, socket.socket], num_processes
             f"{num_processes}"
         )
     return ""
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether a process that had come is gone: it was started again, or has lost its connection."""
+    client.setblocking(False)
+    try:
+        return client.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:  # it is there, and has no more to say
+        return False
+    except OSError:
+        return True
+    finally:
+        client.settimeout(_HELLO_S)
 
 
 def _join(address: str, num_processes: int, process_id: int, deadline: float) -> None:

@@ -31,7 +31,7 @@ from cosurfgs_jax.program.options import (
 from cosurfgs_jax.program.platform_environment import set_environment
 from cosurfgs_jax.program.processes import has_peers
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.storage import is_disk_full, storage_problem
+from cosurfgs_jax.storage import forbidden, is_disk_full, storage_problem
 
 _PATIENCE_S = 15  # from SIGTERM to the end
 _DONE = 0
@@ -103,11 +103,17 @@ def _report(error: Exception) -> int:
             file=sys.stderr,
         )
         return _FAILED
+    name = getattr(error, "filename", None)
+    where = f" ({name})" if name else ""
     if is_disk_full(error):
-        name = getattr(error, "filename", None)
-        where = f" ({name})" if name else ""
         return _print_mistake(
             f"the disk is full{where}; free some space and give the same command again"
+        )
+    reason = forbidden(error)
+    if reason:
+        return _print_mistake(
+            f"the file system refused{where}: {reason}; mend that, or use folders that can be read "
+            "and written, then give the same command again"
         )
     traceback.print_exception(error)
     return _FAILED

@@ -6,6 +6,7 @@ import sys
 import threading
 
 _PATIENCE_S = 15
+_STEPS_OF_PATIENCE = 3  # as long as that many steps took, where they are slow
 
 
 def leave_at_once(number: int) -> None:
@@ -22,18 +23,21 @@ class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM only sets `signal_number`; a second one
     interrupts at once.
 
-    Who asked does not wait for ever: where nobody has heard it after some seconds (a program is
-    being compiled, all photographs are drawn for a score), the process ends without saving. What is
-    saved goes on.
+    Who sends SIGTERM does not wait for ever: where nobody has heard it after some seconds, or the
+    time of some steps where they are slow (a program is being compiled, all photographs are drawn
+    for a score), the process ends without saving. What is saved goes on. At Ctrl-C somebody is
+    there who decides: a line says that a second one ends it at once.
     """
 
     def __init__(self, patience_s: float = _PATIENCE_S):
         """
         Args:
-            patience_s: seconds until the process ends if nobody calls `heard`.
+            patience_s: seconds from SIGTERM until the process ends if nobody calls `heard`; more
+                where steps take long.
         """
         self.signal_number = 0
         self._patience_s = patience_s
+        self._slow_s = 0.0
         self._timer: threading.Timer | None = None
         self._before = {}
 
@@ -56,11 +60,20 @@ class StopRequest:
         if self._timer is not None:
             self._timer.cancel()
 
+    def step_took(self, seconds: float) -> None:
+        """How long the last step took: who asks waits for the end of the next one, however slow."""
+        self._slow_s = _STEPS_OF_PATIENCE * seconds
+
     def _on_signal(self, number: int, frame) -> None:
         if self.signal_number:
             raise KeyboardInterrupt
         self.signal_number = number
-        self._timer = threading.Timer(self._patience_s, leave_at_once, [number])
+        if number == signal.SIGINT:
+            # Not by sys.stderr, which may be in the middle of a write.
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
+            return
+        patience_s = max(self._patience_s, self._slow_s)
+        self._timer = threading.Timer(patience_s, leave_at_once, [number])
         self._timer.daemon = True
         self._timer.start()
 

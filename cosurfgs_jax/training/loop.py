@@ -3,6 +3,7 @@ mathematics.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class StageState(NamedTuple):
 
 
 Advance = Callable[[StageState, Progress], tuple[StageState, list[Packed]]]
+ViewOf = Callable[[int, int], int]  # (block, finished steps) -> view
 
 
 def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState | None:
@@ -144,7 +146,12 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
 
 
 def run_stage(
-    run: Run, stage: StageState, num_steps: int, advance: Advance, checkpoints: Checkpoints
+    run: Run,
+    stage: StageState,
+    num_steps: int,
+    advance: Advance,
+    checkpoints: Checkpoints,
+    view_of: ViewOf | None = None,
 ) -> StageState:
     """Takes a stage to its last step: progress, logging, saving. Saves at the end.
 
@@ -155,6 +162,7 @@ def run_stage(
         advance: (stage, progress line) -> the stage one step later, which devices may still be
             computing, and the packed `StepReport` of each row.
         checkpoints: of this stage.
+        view_of: which view a block's step uses; None: all of its views once per epoch.
     Raises:
         Stopped: the run was asked to stop; the state is saved.
         BadLossError: a loss is not finite; nothing that came after it is saved.
@@ -163,17 +171,20 @@ def run_stage(
     stopwatch = Stopwatch(stage.seconds)
     recent = RecentReports(run.layout)
     agreement = StopAgreement(run.stop)
+    view_of = view_of or _even_order(run)
     run.log.begin(stage.name, stage.step)
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
+            began = time.monotonic()
             stage, reports = advance(stage, progress)
+            run.stop.step_took(time.monotonic() - began)
             recent.add(reports)
-            is_stopping = agreement.is_asked()
             is_last = stage.step == num_steps
+            is_stopping = agreement.is_asked(is_last)
             is_saved = is_last or is_stopping or stage.step % cadence.checkpoint_every == 0
             is_logged = is_last or stage.step % cadence.log_every == 0
             if is_saved or is_logged:
-                _check_losses(run, stage, recent.peek(), checkpoints)
+                _check_losses(run, stage, recent.peek(), checkpoints, view_of=view_of)
             if is_logged:
                 _write_log(run, stage, recent.take(), progress)
             else:
@@ -185,7 +196,7 @@ def run_stage(
             if is_saved:
                 stage = stage._replace(seconds=stopwatch.seconds)
                 save_stage(run, stage, checkpoints)
-            if is_stopping and stage.step < num_steps:
+            if is_stopping:
                 checkpoints.wait()
                 raise Stopped
     if num_steps == 0:
@@ -194,11 +205,22 @@ def run_stage(
     return stage
 
 
+def _even_order(run: Run) -> ViewOf:
+    """Which view a block's step uses where all are used once per epoch."""
+
+    def view_of(block: int, step: int) -> int:
+        views = run.partitioned.blocks[block].views
+        return ViewOrder(views, run.settings.seed, block).view(step)
+
+    return view_of
+
+
 def _check_losses(
     run: Run,
     stage: StageState,
     steps: Sequence[dict[int, StepReport]],
     checkpoints: Checkpoints,
+    view_of: ViewOf,
 ) -> None:
     """Raises BadLossError at the first of the last steps whose loss is not finite. Before a save,
     so that no checkpoint holds what follows from it.
@@ -207,20 +229,18 @@ def _check_losses(
         for block, report in reports.items():
             if np.isfinite(report.loss):
                 continue
-            partitioned = run.partitioned
-            order = ViewOrder(partitioned.blocks[block].views, run.settings.seed, block)
             checkpoints.wait()
             folder = run.workdir.checkpoints(stage.name)
             saved = [folder / str(number) for number in checkpoints.steps()]
-            good = "there is no checkpoint of this stage yet"
+            good = "there is no checkpoint of this stage yet: the same command begins it anew"
             if saved:
-                good = f"the last good checkpoint is {saved[-1]}"
+                good = f"the same command goes on from the last good checkpoint {saved[-1]}"
+            name = run.partitioned.scene.image_names[view_of(block, step - 1)]
             raise BadLossError(
                 f"{stage.name}: the loss of block {block} is {float(report.loss)} at step {step}, "
-                f"whose photograph is {partitioned.scene.image_names[order.view(step - 1)]}; "
-                f"{good}: the same command goes on from there. If it stops there again, look at "
-                "that photograph, its mask and its pose, or lower the learning rates "
-                "(config.optim) in another --workdir"
+                f"whose photograph is {name}; {good}. If it stops there again, look at that "
+                "photograph, its mask and its pose, or lower the learning rates (config.optim) in "
+                "another --workdir"
             )
 
 

@@ -92,12 +92,16 @@ class StopAgreement:
         self._began = time.monotonic()
         self._num_steps = 1
 
-    def is_asked(self) -> bool:
-        """To be called after every step, by all processes."""
+    def is_asked(self, is_last: bool) -> bool:
+        """To be called after every step, by all processes.
+
+        Args:
+            is_last: of the stage: after it nobody asks for long.
+        """
         if processes.count() == 1:
             return bool(self._stop)
         self._steps_left -= 1
-        if self._steps_left:
+        if self._steps_left and not is_last:
             return False
         seconds = (time.monotonic() - self._began) / self._num_steps
         # All compute the next number of steps from the same times.

@@ -162,8 +162,8 @@ class _Saved(Checkpoints):
 @pytest.mark.parametrize(
     ("saved", "bad", "step", "words"),
     [
-        ((20, 40), np.nan, 43, "is nan at step 43, .* last good checkpoint is .*/device/40"),
-        ((), np.inf, 45, "is inf at step 45, .*there is no checkpoint of this stage yet"),
+        ((20, 40), np.nan, 43, "is nan at step 43, .* the last good checkpoint .*/device/40. If"),
+        ((), np.inf, 45, "is inf at step 45, .*there is no checkpoint .*: .* begins it anew. If"),
     ],
 )
 def test_a_bad_loss_names_step_photograph_and_checkpoint(tmp_path, saved, bad, step, words):
@@ -185,8 +185,12 @@ def test_a_bad_loss_names_step_photograph_and_checkpoint(tmp_path, saved, bad, s
     stage = loop.StageState("device", [], 45, 0, 0.0)
     shown = names[ViewOrder(views, 5, 0).view(step - 1)]
     with pytest.raises(BadLossError, match=words) as error:
-        loop._check_losses(run, stage, recent.peek(), _Saved(*saved))
+        loop._check_losses(run, stage, recent.peek(), _Saved(*saved), view_of=loop._even_order(run))
     assert f"whose photograph is {shown};" in str(error.value)
+    with pytest.raises(BadLossError, match="whose photograph is photo_8.jpg;"):
+        loop._check_losses(
+            run, stage, recent.peek(), _Saved(*saved), view_of=lambda block, before: 8
+        )
     assert len(recent.take()) == 5, "peeking leaves the reports for the next line"
 
 

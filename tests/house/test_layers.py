@@ -8,7 +8,7 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 # Imports point down only, and modules of one layer do not import each other; files in one folder
 # may.
 LAYERS = [
-    {"errors", "host_memory", "storage"},
+    {"ended", "errors", "host_memory", "storage"},
     {"files", "types", "settings"},
     {"native", "photograph", "locks"},
     {"workdir"},

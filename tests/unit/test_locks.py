@@ -11,7 +11,8 @@ import textwrap
 
 import pytest
 
-from cosurfgs_jax import files, locks
+from cosurfgs_jax import ended, files, locks
+from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import EXPORTS, MESH, TRAINING, Workdir
 
@@ -49,12 +50,21 @@ def _unfinished(folder):
     return list(folder.rglob(".unfinished-*"))
 
 
+def _depths(workdir):
+    return list(workdir.scratch(MESH.name).rglob("depth.npy"))
+
+
+def _make_old(folder):
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (0, 0))
+
+
 def test_the_second_comer_is_told_who_and_since_when(tmp_path, holder):
     workdir = Workdir(tmp_path)
     words = rf"{tmp_path}: the extraction .*process {holder.pid} on {socket.gethostname()} since 20"
     with pytest.raises(InputError, match=words), workdir.writing(MESH):
         pass
-    assert (workdir.scratch(MESH.name) / "depth.npy").exists()
+    assert _depths(workdir)
 
 
 def test_others_go_on_beside_it_and_leave_its_files_alone(tmp_path, holder):
@@ -71,10 +81,43 @@ def test_a_killed_owner_leaves_neither_lock_nor_files(tmp_path, holder):
     workdir = Workdir(tmp_path)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert _unfinished(tmp_path) and (workdir.scratch(MESH.name) / "depth.npy").exists()
+    assert _unfinished(tmp_path) and _depths(workdir)
     with workdir.writing(MESH) as scratch:
         assert not _unfinished(tmp_path) and not list(scratch.iterdir())
+        assert list(scratch.parent.iterdir()) == [scratch]
+    assert not scratch.parent.exists()
     locks.wait_until_free(workdir.lock("processes"), "nobody")
+
+
+def test_what_may_be_another_machines_stays_until_it_is_old(tmp_path, holder, monkeypatch, caplog):
+    """Where a file system's locks hold on one machine alone, its owner there is not seen."""
+    workdir = Workdir(tmp_path)
+    checkpoint = workdir.checkpoints("device") / "40.orbax-checkpoint-tmp"
+    checkpoint.mkdir(parents=True)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
+    for is_old in (False, True):
+        if is_old:
+            _make_old(tmp_path)
+        is_ended = locks.has_last_ended(workdir.lock(MESH.name))
+        assert is_ended == is_old, "this process has held it meanwhile"
+        with workdir.writing(MESH) as scratch:
+            workdir.clear_unfinished_training(is_ended=False)
+            assert len(_depths(workdir)) == 1 - is_old and not list(scratch.iterdir())
+            assert len(_unfinished(tmp_path)) == 1 - is_old
+            assert checkpoint.exists() == (not is_old)
+    assert f"process {holder.pid} on" in caplog.text and "did not end as usual" in caplog.text
+
+
+def test_a_file_between_its_making_and_its_lock_stays(tmp_path):
+    """Its writer is there."""
+    name = f".unfinished-{ended.name_of(os.getppid(), socket.gethostname())}-x.json"
+    (tmp_path / name).touch()
+    files.clear_unfinished(tmp_path)
+    assert _unfinished(tmp_path)
+    _make_old(tmp_path)
+    files.clear_unfinished(tmp_path)
+    assert not _unfinished(tmp_path)
 
 
 def test_processes_of_an_earlier_run_are_waited_for(tmp_path, holder, monkeypatch):
@@ -106,11 +149,22 @@ def test_what_a_killed_run_was_writing_is_deleted(tmp_path):
     kept = [workdir.checkpoints("device") / "20", workdir.data]
     for folder in (*left, *kept):
         folder.mkdir(parents=True)
-    (workdir.data / ".unfinished-masks.json").write_text("half")
+    (workdir.data / f".unfinished-{ended.own_name()}-masks.json").write_text("half")
     with workdir.writing(TRAINING):
-        workdir.clear_unfinished_training()
+        workdir.clear_unfinished_training(is_ended=True)
     assert not any(folder.exists() for folder in left) and all(folder.exists() for folder in kept)
     assert not _unfinished(tmp_path)
+
+
+def test_a_full_disk_is_what_all_processes_are_told(tmp_path, monkeypatch):
+    """Not the first one alone, for which the others would wait."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputError, match="No space left on device"), hold_run(Workdir(tmp_path)):
+        pass
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")

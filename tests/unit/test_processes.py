@@ -1,17 +1,25 @@
 """What processes of one run must have in common, with the other processes replaced."""
 
+import signal
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from blocks_case import four_blocks
 
+from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.run import StopAgreement
+from cosurfgs_jax.training.run import Run, StopAgreement, Stopped
+from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.workdir import Workdir
 
 
 @pytest.fixture
@@ -53,6 +61,37 @@ def test_versions_that_differ_are_both_told(monkeypatch):
     processes.check_versions()
 
 
+def test_where_only_cpus_differ_the_variable_is_named_and_gpus_do_not_care(monkeypatch, tmp_path):
+    own = processes._versions()
+    monkeypatch.setattr(processes.ffi, "cpu_instruction_set", lambda: "x86-64-v99")
+    other = processes._versions()
+    assert own != other and other.endswith("for x86-64-v99")
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [own, text])
+    with pytest.raises(InputError, match="COSURFGS_INSTRUCTION_SET=v3"):
+        processes.check_versions()
+    monkeypatch.setattr(processes.ffi, "cpu_library_path", lambda: tmp_path / "library.so")
+    (tmp_path / "library.so").write_bytes(b"of another compiler")
+    assert processes._versions() not in (own, other)
+    monkeypatch.setattr(processes.jax, "default_backend", lambda: "gpu")
+    assert processes._versions().endswith("backend gpu")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_process_alone_reads_the_settings(monkeypatch, tmp_path, is_first):
+    """On a network file system the others may not see the file yet."""
+    runs = []
+    for name, result in (("open_in_all_processes", four_blocks()), ("check_photographs", None)):
+        monkeypatch.setattr(pipeline, name, lambda *_, result=result: result)
+    monkeypatch.setattr(pipeline, "run_stages", runs.append)
+    monkeypatch.setattr(pipeline, "write_merged", lambda *_: None)
+    monkeypatch.setattr(processes, "is_first", lambda: is_first)
+    pipeline._train(Settings(), Workdir(tmp_path), ())
+    config = b""
+    if is_first:
+        config = (tmp_path / "config.json").read_bytes()
+    assert runs[0].config == config
+
+
 def test_processes_agree_on_when_they_ask_next(monkeypatch):
     """Quick steps: seldom; slow ones, in whichever process: after each."""
     seconds = {"other": 0.0}
@@ -66,30 +105,65 @@ def test_processes_agree_on_when_they_ask_next(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     stop = StopRequest()
     agreement = StopAgreement(stop)
-    assert not any(agreement.is_asked() for _ in range(41)) and len(asked) == 3
+    assert not any(agreement.is_asked(is_last=False) for _ in range(41)) and len(asked) == 3
     seconds["other"] = 1.5
-    assert not any(agreement.is_asked() for _ in range(25)) and len(asked) == 9
+    assert not any(agreement.is_asked(is_last=False) for _ in range(25)) and len(asked) == 9
     stop.signal_number = 15
-    assert agreement.is_asked()
+    assert agreement.is_asked(is_last=False)
+
+
+def test_processes_agree_at_the_last_step_of_a_stage(monkeypatch):
+    """However quick steps are: scores of all test views follow."""
+    monkeypatch.setattr(processes, "gather", lambda value: np.stack([value, [0, 0.0]]))
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    stop = StopRequest()
+    agreement = StopAgreement(stop)
+    assert not agreement.is_asked(is_last=False)
+    stop.signal_number = 15
+    assert not agreement.is_asked(is_last=False) and agreement.is_asked(is_last=True)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_a_stop_is_heard_in_the_last_step_of_a_stage_too(monkeypatch, tmp_path, stop_at):
+    """Pruning, restoring or scores follow, in which nobody asks."""
+    saved = []
+    monkeypatch.setattr(loop, "save_stage", lambda run, stage, _: saved.append(stage.step))
+    for name in ("_check_losses", "_write_log"):
+        monkeypatch.setattr(loop, name, lambda *_, **options: None)
+    monkeypatch.setattr(Checkpoints, "wait", lambda self: saved.append("waited"))
+    stop = StopRequest()
+    with Log(Workdir(tmp_path)) as log:
+        run = Run(Settings(), None, None, make_layout(np.zeros(1, np.int64), 1), None, stop, log)
+
+        def advance(stage, progress):
+            stop.signal_number = 15 * (stage.step + 1 == stop_at)
+            return stage._replace(step=stage.step + 1), []
+
+        with pytest.raises(Stopped):
+            begun = loop.StageState("device", [], 0, 0, 0.0)
+            loop.run_stage(run, begun, 3, advance, object.__new__(Checkpoints))
+    assert saved == [stop_at, "waited"]
 
 
 _WAITER = """
 import sys, time
 from cosurfgs_jax.training.interrupts import StopRequest
 with StopRequest(patience_s=0.5) as stop:
+    stop.step_took(1.0 if sys.argv[1] == "slow" else 0.1)
     print("ready", flush=True)
     while not stop:
         time.sleep(0.01)
     if sys.argv[1] == "heard":
         stop.heard()
-    time.sleep(2)
+    time.sleep(1.2)
     print("saved", flush=True)
 stop.exit()
 """
 
 
-@pytest.mark.parametrize("how", ["heard", "ignored"])
-def test_a_signal_is_heard_within_seconds_but_a_save_takes_its_time(how):
+@pytest.mark.parametrize("how", ["heard", "ignored", "slow", "ctrl-c"])
+def test_a_signal_is_heard_within_seconds_but_a_save_or_a_slow_step_takes_its_time(how):
+    """Who has pressed Ctrl-C is told what a second one does."""
     process = subprocess.Popen(
         [sys.executable, "-c", _WAITER, how],
         stdout=subprocess.PIPE,
@@ -97,10 +171,11 @@ def test_a_signal_is_heard_within_seconds_but_a_save_takes_its_time(how):
         text=True,
     )
     assert process.stdout.readline() == "ready\n"
-    process.terminate()
+    process.send_signal(signal.SIGINT if how == "ctrl-c" else signal.SIGTERM)
     out, text = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert ("saved" in out) == (how == "heard")
+    assert process.returncode == (130 if how == "ctrl-c" else 143)
+    assert ("saved" in out) == (how != "ignored")
+    assert ("Ctrl-C again stops at once" in text) == (how == "ctrl-c")
     assert ("the same command goes on from what is saved" in text) == (how == "ignored")
 
 

@@ -253,6 +253,8 @@ def _wrapped_disk_full():
             "the disk is full (/data/x)",
         ),
         (_wrapped_disk_full(), 2, "the disk is full"),
+        (OSError(errno.EROFS, "x", "/data/x"), 2, "refused (/data/x): Read-only file system; mend"),
+        (OSError(errno.EIO, "x"), 2, "the file system refused: Input/output error; mend"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
         (BadLossError("device: the loss is nan"), 1, "error: device: the loss is nan"),
         (RuntimeError("a bug"), 1, "Traceback"),

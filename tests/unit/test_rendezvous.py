@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import socket
+import struct
 import threading
 import time
 
@@ -15,6 +16,16 @@ def _address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def _connected(address: str) -> socket.socket:
+    host, port = address.split(":")
+    for _ in range(100):
+        try:
+            return socket.create_connection((host, int(port)), timeout=5)
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("nobody listens")
 
 
 def _meet(address: str, calls: list[tuple[int, int]], timeout: float = 10.0) -> list[str]:
@@ -54,6 +65,23 @@ def test_two_of_one_number_are_told():
     assert all("two processes have --process_id=1" in text for text in found)
 
 
+@pytest.mark.parametrize("how", ["ends", "is reset"])
+def test_a_process_that_is_started_again_is_the_same_one(how):
+    """It waits with the others for the third."""
+    address = _address()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(_meet, address, [(3, 0)])]
+        with _connected(address) as client:
+            client.sendall(b'{"process": 1, "num_processes": 3}\n')
+            time.sleep(0.3)  # it is admitted
+            if how == "is reset":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        waiting.append(pool.submit(_meet, address, [(3, 1)]))
+        time.sleep(0.3)
+        assert _meet(address, [(3, 2)]) == [""]
+        assert [each.result() for each in waiting] == [[""], [""]]
+
+
 def test_other_numbers_of_processes_are_told():
     found = _meet(_address(), [(2, 0), (3, 1)])
     assert all("--num_processes=3, process 0 has 2" in text for text in found)
@@ -73,14 +101,8 @@ def test_what_is_no_process_is_ignored(noise):
     address = _address()
 
     def disturb():
-        host, port = address.split(":")
-        for _ in range(50):
-            try:
-                with socket.create_connection((host, int(port)), timeout=5) as client:
-                    client.sendall(noise)
-                    return
-            except OSError:
-                time.sleep(0.05)
+        with _connected(address) as client:
+            client.sendall(noise)
 
     thread = threading.Thread(target=disturb)
     first = threading.Timer(0.3, lambda: meet(address, 2, 1, timeout=10, bound=None))

@@ -18,13 +18,7 @@ from cosurfgs_jax.collab.stage_spec import StageWork
 from cosurfgs_jax.collab.stages import STAGES, stages_of, total_steps
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.partition import Partition
-from cosurfgs_jax.settings import (
-    DataSettings,
-    LmcSettings,
-    MasSettings,
-    Settings,
-    TrainSettings,
-)
+from cosurfgs_jax.settings import DataSettings, LmcSettings, MasSettings, Settings, TrainSettings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.run import Stopped
@@ -200,7 +194,7 @@ class _Recorder:
 
         def stand_in(*arguments, **options):
             self.calls.append((name, arguments))
-            return result(*arguments) if callable(result) else result
+            return result(*arguments, **options) if callable(result) else result
 
         self._monkeypatch.setattr(module, name, stand_in)
 
@@ -278,19 +272,22 @@ def test_compression_of_edges_prunes_once_without_training(work, monkeypatch):
 def distillation(monkeypatch):
     """What distillation calls, and what it gave to its teachers."""
     recorder = _Recorder(monkeypatch)
-
     for name in ("render", "check", "drop"):
         recorder.replace(mas_stages.Teachers, name)
     recorder.replace(mas_stages, "RequestPlanner", SimpleNamespace(partners=lambda block: block))
     recorder.replace(
         mas_stages.harmonize, "harmonize_exposure", lambda run, stage: (stage, np.ones((4, 3)))
     )
-    recorder.replace(mas_stages, "_unpruned", lambda run, name: StageState(name, [name], 0, 0, 0.0))
+    whole = _stage("", 0)._replace(states=[SimpleNamespace(params=7, alive=8, stats=9)])
+    recorder.replace(mas_stages, "_unpruned", lambda run, models: whole)
+    monkeypatch.setattr(mas_stages, "FrozenModel", lambda *kept: kept)
     recorder.replace(mas_stages.compress, "crop_to_cells", ["cells"])
     recorder.replace(mas_stages.loop, "save_stage")
-    recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=lambda *_: None))
-    recorder.replace(
-        mas_stages.loop, "run_stage", lambda run, stage, end, *_: stage._replace(step=end)
+    recorder.replace(mas_stages, "Aggregation", SimpleNamespace(advance=print, view_of=max))
+    recorder.replace(  # a bad loss names the view that Aggregation has used
+        mas_stages.loop,
+        "run_stage",
+        lambda run, stage, end, *_, view_of: stage._replace(step=end * (view_of is max)),
     )
     monkeypatch.setattr(Checkpoints, "wait", lambda self: recorder.calls.append(("wait", ())))
     return recorder
@@ -314,7 +311,10 @@ def test_distillation_renders_its_teachers_before_its_first_step(
     first = ["harmonize_exposure"] * is_first
     assert distillation.names == [*first, "_unpruned", *first, *START, *STEPS]
     _, states, grouping, partners = dict(distillation.calls)["render"]
-    assert states == [before.removeprefix("lmc_")] and grouping is getattr(own.plans, teachers)
+    assert states == [(7, 8)], "whole models, without moments and statistics"
+    unpruned = before.removeprefix("lmc_")
+    assert dict(distillation.calls)["_unpruned"][1][1:] == (unpruned, NUM_STEPS[unpruned])
+    assert grouping is getattr(own.plans, teachers)
     assert dict(distillation.calls)["crop_to_cells"][2] == ["states"], "the students are pruned"
     own.run.settings.mas.whole_teachers = False
     distill(own)

@@ -10,6 +10,7 @@ from cosurfgs_jax.collab import mas_stages
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.inputs import TeacherMaps
+from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.workdir import Workdir
 
 MAPS = TeacherMaps(
@@ -64,7 +65,22 @@ def test_files_that_are_cut_off_are_refused_with_their_path(tmp_path, share):
         Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)
 
 
-def test_models_from_before_compression_that_are_gone_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "step, words", [(None, "no checkpoint"), (20, "step 20 of them"), (40, "")]
+)
+def test_models_from_before_compression_that_are_gone_are_named(tmp_path, monkeypatch, step, words):
+    """An earlier step, where the last one is damaged, is no teacher."""
+
+    def restore(run, name, checkpoints):
+        assert checkpoints._is_read_only, "it is another stage's"
+        return StageState(name, [], step, 0, 0.0)
+
+    if step:
+        monkeypatch.setattr(mas_stages.loop, "restore_stage", restore)
     with run_context(four_blocks(), tmp_path, 4) as run:
-        with pytest.raises(InputError, match="checkpoints/edge: expected the models from before"):
-            mas_stages._unpruned(run, "edge")
+        models = mas_stages.TeacherModels(None, "edge", 40)
+        if not words:
+            assert mas_stages._unpruned(run, models).step == 40
+            return
+        with pytest.raises(InputError, match=f"edge: expected the models.* step 40, got {words}"):
+            mas_stages._unpruned(run, models)
