@@ -3,6 +3,7 @@ errors, shapes are checked.
 """
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -64,6 +65,11 @@ def pytest_collection_modifyitems(items):
     """The longest files first, all others in their order."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look through it again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from program_starter import ProgramStarter
 from scenes import TINY, town_folder
 
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
@@ -27,6 +28,13 @@ SHORT = [
 # What is tested here is the same without XLA's optimizer, and compiling is most of the time;
 # test_collaboration.py runs training as users do.
 FAST_TO_COMPILE = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+STARTER = ProgramStarter(FAST_TO_COMPILE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _starter_ends():
+    yield
+    STARTER.close()
 
 
 def _command(name: str, workdir: Path, *flags: str) -> list[str]:
@@ -34,6 +42,11 @@ def _command(name: str, workdir: Path, *flags: str) -> list[str]:
 
 
 def _run(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    return STARTER.run(f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags, timeout=300)
+
+
+def _run_anew(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    """In a Python of its own, from the first import on, as users do: each program once."""
     return subprocess.run(
         _command(name, workdir, *flags),
         capture_output=True,
@@ -58,7 +71,7 @@ def dataset(tmp_path_factory) -> Path:
 def trained(dataset, tmp_path_factory) -> Path:
     """A run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    result = _run_anew("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0, result.stderr
     return workdir
 
@@ -129,14 +142,14 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
 
 def test_from_model_to_mesh_scores_and_files(trained):
     pytest.importorskip("open3d")
-    result = _run("extract_mesh", trained, "--format=glb")
+    result = _run_anew("extract_mesh", trained, "--format=glb")
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (trained / "mesh").iterdir()} == {
         "mesh.ply",
         "mesh.glb",
         "mesh.json",
     }
-    result = _run("evaluate", trained)
+    result = _run_anew("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["final"]["num_test_views"] == 1 and metrics["final"]["psnr"] > 15
@@ -144,7 +157,7 @@ def test_from_model_to_mesh_scores_and_files(trained):
     assert (trained / "report.html").stat().st_size > 10_000
     assert "ours_80" in json.loads((trained / "results.json").read_text())
     for name, flags in (("render", ["--views=all"]), ("export", ["--format=ply"])):
-        result = _run(name, trained, *flags)
+        result = _run_anew(name, trained, *flags)
         assert result.returncode == 0, result.stderr
     assert len(list((trained / "renders").glob("*_color.png"))) == TINY.num_views
     assert {path.name for path in (trained / "export").iterdir()} == {

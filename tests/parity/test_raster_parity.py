@@ -9,6 +9,7 @@ errs by as much, so they are the price of float32 and not of the kernels.
 """
 
 import dataclasses
+import functools
 import os
 import platform
 import subprocess
@@ -119,11 +120,9 @@ def _assert_close_gradients(got, want, where):
         assert np.median(relative) <= MEDIAN_TOLERANCE, (where, field, np.median(relative))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in cases.CASES if name not in (UNDECIDED_NORMALS, *cases.ORTHOGRAPHIC)]
-)
-def test_gradient(backend, name):
-    """Each map by itself, to every field, the pose and the background; then all maps together."""
+@functools.cache
+def _reference_gradients(name):
+    """(maps, cotangents, gradients) of a case by the definition, once for all backends."""
     case = cases.build(name)
     _, margins = cases.reference_maps(case)
     cotangents = cases.random_cotangents(case, margins > cases.SAFE_MARGIN)
@@ -131,10 +130,20 @@ def test_gradient(backend, name):
     one_by_one = (
         [] if name == "one_tile" else [[map_name] for map_name in cases.FLOAT_MAPS]
     )  # 10,000 steps each
+    found = []
     for chosen in (*one_by_one, cases.FLOAT_MAPS):
         some = zero | {map_name: cotangents[map_name] for map_name in chosen}
-        got = cases.kernel_gradients(backend, case, some)
-        want = cases.reference_gradients(case, some)
+        found.append((chosen, some, cases.reference_gradients(case, some)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in cases.CASES if name not in (UNDECIDED_NORMALS, *cases.ORTHOGRAPHIC)]
+)
+def test_gradient(backend, name):
+    """Each map by itself, to every field, the pose and the background; then all maps together."""
+    for chosen, cotangents, want in _reference_gradients(name):
+        got = cases.kernel_gradients(backend, cases.build(name), cotangents)
         _assert_close_gradients(got, want, chosen)
 
 
