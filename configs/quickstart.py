@@ -12,7 +12,6 @@ compression, distillation to the cloud.
 
 from cosurfgs_jax.settings import (
     GeneratedSettings,
-    LmcSettings,
     MasSettings,
     MeshSettings,
     PartitionSettings,
@@ -30,7 +29,5 @@ def get_config() -> Settings:
         partition=PartitionSettings(num_blocks=4, num_edges=2),
         mesh=MeshSettings(num_devices=4),
         mas=MasSettings(steps=100),
-        # There are few surfels here and few steps to recover: prune less than the default.
-        lmc=LmcSettings(prune_ratio=0.2, recovery=0.2, edge_prune_ratio=0.02),
         train=TrainSettings(steps=1000, log_every=50, checkpoint_every=500, test_every=250),
     )
