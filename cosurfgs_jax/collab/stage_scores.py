@@ -80,7 +80,11 @@ class SeamMasks:
         if block.number not in self._discs:
             points = partitioned.partition.points[block.number]  # with those around the block
             surfels = surfels_on_points(
-                partitioned, block, points, self._settings, min(len(points), block.capacity)
+                partitioned,
+                block,
+                points,
+                settings=self._settings,
+                num_slots=min(len(points), block.capacity),
             )
             self._discs[block.number] = surfels.replace(
                 logit_opacities=jnp.full_like(surfels.logit_opacities, _SOLID_LOGIT)

@@ -43,7 +43,7 @@ class _Judged(NamedTuple):
     """What a stage judges of one view."""
 
     flags: np.ndarray  # u8[H,W], see `TeacherMaps`
-    counted: np.ndarray  # f32[], fraction of the pixels that counts
+    counted: np.float32  # fraction of the pixels that counts
 
 
 def _judged(run: Run, group: np.ndarray, partners: np.ndarray, maps: dict, view: int) -> _Judged:

@@ -219,7 +219,7 @@ def first_state(
     and free slots.
     """
     return init_state(
-        surfels_on_points(partitioned, block, block.points, settings, num_slots),
+        surfels_on_points(partitioned, block, block.points, settings=settings, num_slots=num_slots),
         num_views=len(block.views),
         settings=settings,
         max_views=partitioned.max_views,
@@ -232,6 +232,7 @@ def surfels_on_points(
     partitioned: PartitionedScene,
     block: Block,
     points: np.ndarray,
+    *,
     settings: Settings,
     num_slots: int,
 ) -> Surfels:

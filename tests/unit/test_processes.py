@@ -13,6 +13,7 @@ from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.program import processes as starting
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
@@ -183,3 +184,20 @@ def test_equal_settings_pass(monkeypatch):
     monkeypatch.setattr(processes, "gather", lambda value: np.stack([np.asarray(value)] * 3))
     processes.check_settings_agree(Settings())
     processes.check_equal("the dataset", "a", "do this")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_first_process_alone_listens(monkeypatch, number):
+    met, started = [], []
+    monkeypatch.setattr(
+        starting, "meet", lambda *cluster, timeout, bound: met.append((*cluster, bound))
+    )
+    monkeypatch.setattr("jax.distributed.initialize", lambda **given: started.append(given))
+    cluster = starting._Cluster("127.0.0.1:4321", 2, number)
+    starting._connect(cluster, 7)
+    bound = "127.0.0.1:4321" if number == 0 else None
+    assert met == [("127.0.0.1:4321", 2, number, bound)]
+    (given,) = started
+    assert given.get("coordinator_bind_address") == bound
+    assert (given["process_id"], given["num_processes"]) == (number, 2)
+    assert given["initialization_timeout"] == 7

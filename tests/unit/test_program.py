@@ -400,20 +400,3 @@ def test_the_coordinator_listens_where_it_was_told_to(given, bound, capsys):
     assert found == bound
     is_told = "listens on all of its interfaces" in capsys.readouterr().err
     assert is_told == (bound is None and given.endswith(":4567"))
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_first_process_alone_listens(monkeypatch, number):
-    met, started = [], []
-    monkeypatch.setattr(
-        program.processes, "meet", lambda *cluster, timeout, bound: met.append((*cluster, bound))
-    )
-    monkeypatch.setattr("jax.distributed.initialize", lambda **given: started.append(given))
-    cluster = program.processes._Cluster("127.0.0.1:4321", 2, number)
-    program.processes._connect(cluster, 7)
-    bound = "127.0.0.1:4321" if number == 0 else None
-    assert met == [("127.0.0.1:4321", 2, number, bound)]
-    (given,) = started
-    assert given.get("coordinator_bind_address") == bound
-    assert (given["process_id"], given["num_processes"]) == (number, 2)
-    assert given["initialization_timeout"] == 7

@@ -1,6 +1,4 @@
-"""The pipeline with stand-ins for what takes time: which stages a run has, in which order they run
-and resume, that each is scored once, and what a finished run does.
-"""
+"""The pipeline with stand-ins for what takes time: stages, their order, scores, finished runs."""
 
 import contextlib
 import dataclasses
@@ -67,8 +65,8 @@ def test_settings_and_edges_say_which_stages_there_are(num_blocks, num_edges, lm
 
 def test_steps_of_the_stages():
     assert {spec.name: spec.num_steps(_settings()) for spec in STAGES} == NUM_STEPS
-    settings = dataclasses.replace(_settings(), mas=MasSettings(steps=7))
-    assert [spec.num_steps(settings) for spec in STAGES if "edge" in spec.name] == [7, 0]
+    seven = dataclasses.replace(_settings(), mas=MasSettings(steps=7))
+    assert [spec.num_steps(seven) for spec in STAGES if "edge" in spec.name] == [7, 0]
 
 
 def _write_checkpoint(workdir: Workdir, name: str, step: int) -> None:
@@ -262,9 +260,9 @@ def test_compression_of_edges_prunes_once_without_training(work, monkeypatch):
     before = _stage("edge", 2)
     stage = lmc_stages.compress_edges(work("lmc_edge", before=before))
     assert stage._replace(seconds=0.0) == StageState("lmc_edge", ["shrunk"], 0, 3, 0.0)
-    assert stage.seconds < before.seconds, "its own time"
+    assert stage.seconds < before.seconds
     (_, (_, _, ratio)), (_, (_, stage_before, programs)), (_, (_, states)) = recorder.calls
-    assert stage_before is before and programs == "programs" and states == ["pruned"]
+    assert stage_before is before and (programs, states) == ("programs", ["pruned"])
     assert ratio == _settings().lmc.edge_prune_ratio
 
 
