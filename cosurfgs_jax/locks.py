@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ from cosurfgs_jax.errors import InputError
 
 # Seconds to wait for processes of an earlier run, which end by themselves when one of them is gone.
 _MAX_WAIT_S = 60
+_TELL_AFTER_S = 5
 _log = logging.getLogger(__name__)
 
 
@@ -122,11 +124,20 @@ def wait_until_free(path: Path, what: str) -> None:
 @contextlib.contextmanager
 def hold_briefly(path: Path) -> Iterator[None]:
     """Holds a lock that others hold for moments only, and waits for it: around reading a file and
-    writing it again.
+    writing it again. A line says where that takes long: its owner may have been stopped.
     """
+    told_at = time.monotonic() + _TELL_AFTER_S
     with _opened(path) as file:
-        with contextlib.suppress(OSError):  # no locks here: as good as it gets
-            fcntl.flock(file, fcntl.LOCK_EX)
+        while not _take(file, fcntl.LOCK_EX, is_quiet=True):  # no locks here: as good as it gets
+            if time.monotonic() > told_at:
+                told_at = math.inf
+                _log.warning(
+                    "%s: waiting for another program that writes %s; if it was stopped (SIGSTOP, "
+                    "Ctrl-Z), let it go on, or end it",
+                    path.parent.parent,
+                    path.name,
+                )
+            time.sleep(0.02)
         yield
 
 
@@ -141,16 +152,17 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(file)
 
 
-def _take(file: int, kind: int) -> bool:
+def _take(file: int, kind: int, *, is_quiet: bool = False) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        _log.warning(
-            "the file system has no locks (%s): two programs that write here are not noticed",
-            error.strerror,
-        )
+        if not is_quiet:
+            _log.warning(
+                "the file system has no locks (%s): two programs that write here are not noticed",
+                error.strerror,
+            )
     return True
 
 

@@ -46,7 +46,7 @@ def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
     }
 
     def compressed(num_steps: int) -> dict:
-        with Checkpoints(run.workdir.checkpoints("device")) as checkpoints:
+        with Checkpoints(run.workdir.checkpoints("device"), is_read_only=True) as checkpoints:
             stage = loop.restore_stage(run, "device", checkpoints)
         with (
             tempfile.TemporaryDirectory() as scratch,

@@ -1,5 +1,6 @@
 """The mesh of a trained model, which is fused once."""
 
+import dataclasses
 import hashlib
 import logging
 from pathlib import Path
@@ -8,11 +9,15 @@ import jax
 import numpy as np
 
 from cosurfgs_jax import files, report
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.outputs.trained import Trained
+from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import PHASES, Mesh, extract_mesh, read_mesh_ply
+from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 
+_WITHOUT_EFFECT = ("memory_mb",)  # on a mesh, of the settings
 _log = logging.getLogger(__name__)
 
 
@@ -64,23 +69,64 @@ def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
 
 
 def mesh_of(trained: Trained) -> Mesh:
-    """The mesh of the workdir where it is of this model, else a new one, which stays there.
+    """The mesh of the workdir where it is of this model and as the settings want it, else a new
+    one, which stays there.
 
     Raises:
         InputError: see `surface.extract_mesh`.
     """
     workdir = trained.workdir
-    is_current = False
-    if workdir.mesh.exists() and workdir.mesh_choices.exists():
-        choices = files.read_json_object(workdir.mesh_choices)
-        is_current = choices.get("model") == _digest(trained)
-    if is_current:
-        _log.info("heights are those of %s", workdir.mesh)
-    else:
-        _log.info(
-            "there is no mesh of this model yet; fusing it first, as config.geo.heights=surface "
-            "needs"
-        )
+    choices = {}
+    why_not = "there is no mesh yet"
+    if workdir.mesh.exists():
+        if workdir.mesh_choices.exists():
+            choices = files.read_json_object(workdir.mesh_choices)
+        why_not = _why_not(trained, choices)
+    if why_not:
+        _check_open3d()
+        _log.info("%s; fusing one first, as config.geo.heights=surface needs", why_not)
+        if workdir.mesh.exists():
+            _log.warning(
+                "%s is replaced, and its scores are deleted; the report, and meshes of other "
+                "formats, are those of the old one until you run extract_mesh or evaluate",
+                workdir.mesh,
+            )
         with workdir.writing(MESH) as scratch:
             fuse(trained, scratch)
+    else:
+        _log.info("heights are those of %s", workdir.mesh)
+        if choices.get("target_triangles"):
+            _log.warning(
+                "%s was reduced to %s triangles, and so are the heights; run extract_mesh with "
+                "--config.surface.target_triangles=0 for all of them",
+                workdir.mesh,
+                choices["target_triangles"],
+            )
     return read_mesh_ply(workdir.mesh)
+
+
+def _check_open3d() -> None:
+    try:
+        import_open3d()
+    except InputError as error:
+        raise InputError(
+            f"{error}; or give --config.geo.heights=surfels, for heights without a mesh"
+        ) from error
+
+
+def _why_not(trained: Trained, choices: dict) -> str:
+    """Why a mesh is not what is wanted; "" where it is. What nobody has set may be as it was when
+    the mesh was extracted.
+
+    Args:
+        trained: the model, with the settings.
+        choices: content of `Workdir.mesh_choices`.
+    """
+    if choices.get("model") != _digest(trained):
+        return f"{trained.workdir.mesh} is not of this model"
+    wanted = dataclasses.asdict(trained.settings.surface)
+    usual = dataclasses.asdict(SurfaceSettings())
+    for name, value in wanted.items():
+        if value not in (usual[name], choices.get(name)) and name not in _WITHOUT_EFFECT:
+            return f"{trained.workdir.mesh} was made with another config.surface.{name}"
+    return ""

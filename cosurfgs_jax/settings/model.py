@@ -41,8 +41,9 @@ class RasterSettings(SettingsGroup, name="raster"):
 
     backend: str = setting(
         "",
-        "Rasterizer backend, by its name in raster/backends.py: cpu, cuda and portable are for "
-        "use, reference is the definition; empty means the best for the device.",
+        "Rasterizer backend, by its name in raster/backends.py: cpu, cuda, tpu and portable are "
+        "for use, reference is the definition; empty means the best for the device. A name is "
+        "checked where it is first used.",
     )
     near: float = setting(
         0.01,

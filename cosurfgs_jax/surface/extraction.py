@@ -184,7 +184,7 @@ def extract_mesh(
         What was chosen and counted: voxel_size, counts, num_views, num_triangles,
             num_triangles_before_cleaning,
         num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views,
-        max_angle_deg, target_triangles.
+        max_angle_deg, min_cluster_share, target_triangles.
     Raises:
         InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface
             is left.
@@ -265,5 +265,6 @@ def extract_mesh(
         "truncation_voxels": settings.truncation_voxels,
         "min_neighbor_views": settings.min_neighbor_views,
         "max_angle_deg": settings.max_angle_deg,
+        "min_cluster_share": settings.min_cluster_share,
         "target_triangles": settings.target_triangles,
     }

@@ -71,15 +71,19 @@ class MeshFromAbove:
         self._triangles = mesh.triangles[is_used[mesh.triangles].all(axis=1)]
         self._colors = mesh.vertex_colors
         corners = self._places[self._triangles, :2]
-        self._low = corners.min(axis=1)
-        self._high = corners.max(axis=1)
+        low = corners.min(axis=1)
+        # A piece looks at the triangles of its rows alone: all are sorted by where they begin.
+        self._order = np.argsort(low[:, 1], kind="stable")
+        self._low = low[self._order]
+        self._high = corners.max(axis=1)[self._order]
+        self._begins = self._low[:, 1].astype(np.float64)
+        self._tallest = (self._high[:, 1] - self._begins).max(initial=0)
 
     def tile(self, row: int, column: int, size: int) -> SeenFromAbove:
         """Draws `size` x `size` pixels from (row, column) on."""
         first = np.array([column, row]) - _MARGIN
         side = size + 2 * _MARGIN
-        near = (self._high >= first).all(axis=1) & (self._low <= first + side).all(axis=1)
-        triangles = self._triangles[near]
+        triangles = self._triangles[self._near(first, side)]
         values = _draw(
             self._places[triangles] - np.array([*first, 0.0]), self._colors[triangles], side
         )
@@ -95,6 +99,23 @@ class MeshFromAbove:
             np.round(np.clip(values[..., 1:], 0, 255)).astype(np.uint8),
             mark.astype(np.uint8),
         )
+
+    def _rows(self, first: Integer[np.ndarray, "2"], side: int) -> slice:
+        """Of the sorted triangles those that may be in the rows of a square."""
+        begin = np.searchsorted(self._begins, first[1] - self._tallest)
+        end = np.searchsorted(self._begins, first[1] + side, side="right")
+        return slice(int(begin), int(end))
+
+    def _near(self, first: Integer[np.ndarray, "2"], side: int) -> Integer[np.ndarray, " f"]:
+        """Numbers of the triangles whose boxes reach into a square of pixels, in their order.
+
+        Args:
+            first: column and row of its corner.
+        """
+        rows = self._rows(first, side)
+        is_near = (self._high[rows] >= first).all(axis=1)
+        is_near &= (self._low[rows] <= first + side).all(axis=1)
+        return np.sort(self._order[rows][is_near])
 
 
 def _draw(

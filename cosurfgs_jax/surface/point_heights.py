@@ -13,12 +13,11 @@ def agreement(point_heights: np.ndarray, dsm_heights: np.ndarray, pixel_size: fl
     """How far the height map lies from the SfM points within it.
 
     A point is compared with the pixel that it falls into. Points under a roof, a crown or on a wall
-    are not on the surface that
-    is seen from above and say nothing of it: those more than BELOW_PIXELS below the height map are
-        left out of the main
-    figures and counted. Nothing is left out on the other side: a point above the height map is an
-    error of it. As leaving out is one-sided, the figures over all points are given, too; the truth
-    of the signed difference is between the two.
+    are not on the surface that is seen from above and say nothing of it: those more than
+    BELOW_PIXELS below the height map are left out of the main figures and counted. Nothing is left
+    out on the other side: a point above the height map is an error of it. As leaving out is
+    one-sided, the figures over all points are given, too; the truth of the signed difference is
+    between the two.
 
     Args:
         point_heights: f64[n], of the points. dsm_heights: f64[n], of their pixels, NaN where the

@@ -4,6 +4,7 @@ stand-ins for the model and the mesh.
 
 import dataclasses
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, trained
 from cosurfgs_jax.outputs.exports import dsm, las
 from cosurfgs_jax.outputs.trained import Trained, load_trained
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import Settings, SurfaceSettings
 from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
 from cosurfgs_jax.workdir import Workdir
 
@@ -143,11 +144,14 @@ def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
 
 
 def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
+    caplog.set_level("INFO")
+
     def fuse(*arguments, **_):
         _write_mesh(None, workdir)
         return {"num_triangles": 1, "voxel_size": 0.5}
 
     calls.replace(fused_mesh, "extract_mesh", fuse)
+    calls.replace(fused_mesh, "import_open3d")
     model = _trained()._replace(workdir=workdir)
     assert fused_mesh.mesh_of(model).num_triangles == 1
     assert calls.done.count("extract_mesh") == 1
@@ -156,10 +160,47 @@ def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
     moved = model.surfels.replace(means=model.surfels.means + 1e-4)
     fused_mesh.mesh_of(model._replace(surfels=moved))
     assert calls.done.count("extract_mesh") == 2
+    assert "is not of this model; fusing one first" in caplog.text
+    assert "is replaced, and its scores are deleted" in caplog.text
     # A mesh of nobody knows what, as of an earlier version.
     workdir.mesh_choices.unlink()
     fused_mesh.mesh_of(model)
     assert calls.done.count("extract_mesh") == 3
+
+
+def test_without_open3d_the_other_heights_are_named(calls, workdir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(InputError, match=r"mesh\]\"; or give --config.geo.heights=surfels"):
+        fused_mesh.mesh_of(_trained()._replace(workdir=workdir))
+    assert "extract_mesh" not in calls.done
+
+
+def test_a_mesh_of_other_choices_is_fused_again(calls, workdir, caplog):
+    """Only what somebody has set is compared: the rest may be as it was when it was made."""
+    caplog.set_level("INFO")
+
+    def fuse(render_fn, scene, views, settings, path, **_):
+        _write_mesh(None, workdir)
+        chosen = dataclasses.asdict(settings)
+        return chosen | {"num_triangles": 1, "voxel_size": settings.voxel_size or 0.5}
+
+    calls.replace(fused_mesh, "extract_mesh", fuse)
+    calls.replace(fused_mesh, "import_open3d")
+    settings = Settings()
+    model = _trained()._replace(workdir=workdir, settings=settings)
+    settings.surface.target_triangles = 100
+    for count, (name, value) in enumerate(
+        [("voxel_size", 0.25), ("depth_map", "median"), ("min_cluster_share", 0.1)], start=1
+    ):
+        setattr(settings.surface, name, value)
+        for _ in range(2):
+            fused_mesh.mesh_of(model)
+        assert calls.done.count("extract_mesh") == count
+    assert "was made with another config.surface.min_cluster_share" in caplog.text
+    settings.surface = SurfaceSettings(memory_mb=100)
+    fused_mesh.mesh_of(model)
+    assert calls.done.count("extract_mesh") == 3
+    assert "was reduced to 100 triangles" in caplog.text
 
 
 @pytest.mark.parametrize("heights", ["surface", "surfels"])

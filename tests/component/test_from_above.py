@@ -103,6 +103,25 @@ def test_tiles_are_one_picture():
                 np.testing.assert_allclose(mine.astype(float), all_of_it[part], atol=1e-3)
 
 
+@pytest.mark.parametrize("has_tall", [False, True])
+def test_a_piece_looks_at_the_triangles_of_its_rows(has_tall):
+    """And takes all whose boxes reach into it, in their order, also where one is as tall as all."""
+    mesh = crowd(num=2000)
+    if not has_tall:
+        extents = np.ptp(mesh.vertices[mesh.triangles][..., 1], axis=1) / PIXEL
+        small = mesh.triangles[extents < 4]
+        mesh = Mesh(mesh.vertices, small, mesh.vertex_colors, mesh.vertex_normals)
+    drawn = MeshFromAbove(mesh, AXES, grid_of(), (ORIGIN[2] - 1, ORIGIN[2] + 10))
+    corners = drawn._places[drawn._triangles, :2]
+    for first in np.array([[0, 0], [16, 8], [40, 40], [-8, 44], [60, 60]]):
+        is_near = (corners.max(axis=1) >= first).all(axis=1)
+        is_near &= (corners.min(axis=1) <= first + 6).all(axis=1)
+        np.testing.assert_array_equal(drawn._near(first, 6), np.flatnonzero(is_near))
+    if not has_tall:
+        rows = drawn._rows(np.array([16, 8]), 6)
+        assert 0 < rows.stop - rows.start < 0.4 * len(drawn._triangles)
+
+
 @pytest.mark.parametrize("width, is_closed", [(1, True), (6, True), (7, False), (12, False)])
 def test_narrow_gaps_are_filled_and_marked(width, is_closed):
     piece = seen(squares((0, 20, 0, SIZE, 2.0), (20 + width, SIZE, 0, SIZE, 2.0)))

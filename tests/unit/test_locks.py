@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -127,6 +128,24 @@ def test_processes_of_an_earlier_run_are_waited_for(tmp_path, holder, monkeypatc
     monkeypatch.setattr(locks, "_MAX_WAIT_S", 0.3)
     with pytest.raises(InputError, match=f"{tmp_path}: expected the old ones to end within 0.3 s"):
         locks.wait_until_free(path, "the old ones")
+
+
+def test_who_waits_for_a_stopped_program_says_so(tmp_path, monkeypatch, caplog):
+    path = Workdir(tmp_path).lock("metrics")
+    monkeypatch.setattr(locks, "_TELL_AFTER_S", 0.1)
+    done = threading.Event()
+
+    def wait():
+        with locks.hold_briefly(path):
+            done.set()
+
+    with locks.hold_briefly(path):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not done.wait(0.4)
+    thread.join(timeout=10)
+    assert done.is_set()
+    assert caplog.text.count(f"{tmp_path}: waiting for another program that writes metrics") == 1
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):

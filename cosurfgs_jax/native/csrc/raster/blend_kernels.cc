@@ -425,7 +425,7 @@ void BlendTileBackwardImpl(const Tile& tile, const Record* records, const View& 
         for (int c = 0; c < 3; ++c) sums[kGradNormal + c] += w * state.normal[b][c];
       }
       const Vec g_px = g_u * inv_pz, g_py = g_v * inv_pz, g_pz = -(g_px * u + g_py * v);
-      // The screen-space filter: sigma = 2 (dx^2 + dy^2).
+      // The screen-space filter: sigma = low_pass (dx^2 + dy^2).
       const Vec g_screen = Select(h.is_disc, Vec{}, g_sigma) * (2.0f * view.low_pass);
       const Vec g_dx = g_px * r.s.a[0] + g_py * r.s.a[1] + g_pz * r.s.a[2] + g_screen * h.dx;
       const Vec g_dy = g_px * r.s.b[0] + g_py * r.s.b[1] + g_pz * r.s.b[2] + g_screen * h.dy;
