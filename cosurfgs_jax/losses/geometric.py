@@ -70,7 +70,14 @@ def _reference(
         )
         patches = Lattice(weights.patch_stride, second.view.offset)
         terms = multi_view.multi_view_losses(
-            out, source.camera, gray, mask, neighbor, source.lattice, patches
+            out,
+            source.camera,
+            gray,
+            mask,
+            neighbor,
+            source.lattice,
+            patches,
+            plane_sigma_px=weights.patch_plane_px,
         )
     total = (
         weights.single_view_weight * single
@@ -86,6 +93,7 @@ class _Static(NamedTuple):
     photometric_weight: float
     stride: int
     dilation: int
+    plane_sigma: float
 
 
 def _call(static: _Static, depth, normal, others):
@@ -165,6 +173,7 @@ def geometric_losses(
         photometric_weight=float(weights.multi_view_photometric_weight),
         stride=int(weights.patch_stride),
         dilation=source.lattice.stride,
+        plane_sigma=float(weights.patch_plane_px),
     )
     others = jax.lax.stop_gradient(
         (

@@ -26,7 +26,18 @@ MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
 # two-thousandth of it is below LEAST_GRAY.
 MASKED_GRAY = -1000.0
 LEAST_GRAY = -0.5  # as in native/csrc/losses/patch_ncc.h
+MIN_PATCH_WEIGHT = 10.0  # samples: as in native/csrc/losses/patch_ncc.h
 MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
+
+
+class PatchSurface(NamedTuple):
+    """What is drawn around the middles of patches: a patch across an edge of the surface is of two
+    planes, and says nothing of either.
+    """
+
+    depth: Float[Array, "h3 w3"]  # camera z, 0 = nothing
+    lattice: Lattice  # the photograph's pixels that have it, middles of patches among them
+    sigma_px: float  # a sample counts exp(-(t / sigma)^2 / 2), t pixels off the patch's plane
 
 
 class Neighbor(NamedTuple):
@@ -61,6 +72,35 @@ def _bilinear(image, x, y):
     return above + (below - above) * down, is_inside
 
 
+def _sample_weights(
+    surface: PatchSurface,
+    planes: Float[Array, "n m 3"],
+    inverse_depth: Float[Array, "n m k"],
+    lattice: Lattice,
+    focal_px: Float[Array, ""],
+) -> Float[Array, "n m k"]:
+    """How much each sample of a patch counts: by the distance from the patch's plane of what is
+    drawn there, at the nearest drawn pixel towards the middle.
+    """
+    height, width = image_size_of(surface.depth)
+    stride = surface.lattice.stride
+    reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
+    across, down = np.meshgrid(*(2 * (np.trunc(reach / stride).astype(np.int32),)))
+    middle = [
+        (lattice.origin[axis] - surface.lattice.origin[axis]) // stride
+        + jnp.arange(count, dtype=jnp.int32) * (lattice.stride // stride)
+        for axis, count in enumerate(planes.shape[:2])
+    ]
+    row = jnp.clip(middle[0][:, None] + down.reshape(1, -1), 0, height - 1)
+    column = jnp.clip(middle[1][:, None] + across.reshape(1, -1), 0, width - 1)
+    depth = surface.depth[row[:, None], column[None]]
+    length = jnp.sqrt(jnp.square(planes).sum(axis=-1))[..., None]
+    is_drawn = depth > 0
+    apart = (depth * inverse_depth - 1) * focal_px / jnp.where(is_drawn, depth, 1.0)
+    apart = apart / (surface.sigma_px * jnp.maximum(length, 1e-30))
+    return jax.lax.stop_gradient(jnp.where(is_drawn, jnp.exp(-0.5 * jnp.square(apart)), 0.0))
+
+
 def patch_ncc(
     gray: Float[Array, "h w"],
     neighbor_gray: Float[Array, "h2 w2"],
@@ -69,6 +109,7 @@ def patch_ncc(
     intrinsics: Float[Array, "3 3"],
     neighbor_intrinsics: Float[Array, "3 3"],
     neighbor_from_view: Float[Array, "4 4"],
+    surface: PatchSurface | None = None,
 ) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
     """Normalised cross-correlation of the patch around each lattice pixel with what its plane
     projects it to in a neighbour.
@@ -81,6 +122,8 @@ def patch_ncc(
             does.
         lattice: of the own image's pixels in the middle of patches.
         intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
+        surface: samples count by how near it lies to the patch's plane, and a patch of less weight
+            than ten samples is not valid; None = all count alike.
     Returns:
         NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches
         without texture score 0; and whether the patch lies inside both images, in front of the
@@ -125,11 +168,21 @@ def patch_ncc(
     is_valid = (
         is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= LEAST_GRAY)
     ).all(axis=-1)
-    own, other = (values - values.mean(axis=-1, keepdims=True) for values in (own, other))
-    variances = ((own * own).mean(axis=-1) + NOISE_STD**2) * (
-        (other * other).mean(axis=-1) + NOISE_STD**2
-    )
-    return jnp.where(is_valid, (own * other).mean(axis=-1) / jnp.sqrt(variances), 0.0), is_valid
+
+    def mean(values):
+        return values.mean(axis=-1)
+
+    if surface is not None:
+        weights = _sample_weights(surface, planes, inverse_depth, lattice, intrinsics[0, 0])
+        total = weights.sum(axis=-1)
+        is_valid &= total >= MIN_PATCH_WEIGHT
+
+        def mean(values):
+            return (weights * values).sum(axis=-1) / jnp.maximum(total, 1.0)
+
+    own, other = (values - mean(values)[..., None] for values in (own, other))
+    variances = (mean(own * own) + NOISE_STD**2) * (mean(other * other) + NOISE_STD**2)
+    return jnp.where(is_valid, mean(own * other) / jnp.sqrt(variances), 0.0), is_valid
 
 
 def _mean_where(values, is_counted):
@@ -146,6 +199,7 @@ def multi_view_losses(
     neighbor: Neighbor,
     drawn_lattice: Lattice,
     lattice: Lattice,
+    plane_sigma_px: float = 0.0,
 ) -> MultiViewLosses:
     """How well a view and a neighbour agree about the surface.
 
@@ -165,6 +219,7 @@ def multi_view_losses(
         neighbor: see `Neighbor`; takes no gradient: it has its own steps.
         drawn_lattice: which of the photograph's pixels `out` has.
         lattice: which of those are compared.
+        plane_sigma_px: see `PatchSurface`; 0 = all pixels of a patch count alike.
     Source: PGSR (Chen et al. 2024), which takes all pixels for the first and a random choice for
         the second.
     """
@@ -197,6 +252,9 @@ def multi_view_losses(
     points = cameras.back_project(pixels, jnp.where(is_seen, depth, 1.0), camera.intrinsics)
     distance = (normal * points).sum(axis=-1)  # negative: normals look at the camera
     planes = normal / jnp.where(is_seen, distance, -1.0)[..., None]
+    surface = None
+    if plane_sigma_px > 0:
+        surface = PatchSurface(drawn(out.plane_depth), drawn_lattice, plane_sigma_px)
     score, is_inside = patch_ncc(
         gray,
         neighbor.gray,
@@ -205,6 +263,7 @@ def multi_view_losses(
         camera.intrinsics,
         neighbor.camera.intrinsics,
         neighbor_from_view,
+        surface,
     )
     dissimilarity = 1 - score * score
     photometric = _mean_where(

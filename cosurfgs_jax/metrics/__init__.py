@@ -18,10 +18,13 @@ from cosurfgs_jax.metrics.surface import (
     grid_downsample,
     surface_scores,
 )
+from cosurfgs_jax.metrics.surface_classes import class_line, classes_of_triangles
 
 __all__ = [
     "Comparison",
     "SeenRegion",
+    "class_line",
+    "classes_of_triangles",
     "color_correct",
     "compare_surfaces",
     "depth_errors",

@@ -7,8 +7,16 @@ from scipy.spatial import cKDTree
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.metrics.frames import check_same_frame
-from cosurfgs_jax.metrics.mesh_distance import distance_to_mesh, sample_mesh
+from cosurfgs_jax.metrics.mesh_distance import nearest_on_mesh, sample_mesh
 from cosurfgs_jax.metrics.seen_region import SeenRegion
+from cosurfgs_jax.metrics.surface_classes import (
+    CLASS_CHOICES,
+    Judged,
+    class_scores,
+    classes_of_triangles,
+    unit_normals,
+)
+from cosurfgs_jax.metrics.threshold_rows import threshold_rows
 
 
 def grid_downsample(points: np.ndarray, cell: float) -> np.ndarray:
@@ -48,20 +56,6 @@ def _thresholds(
     return [(tau, kind + too_fine * (tau < spacing)) for tau, kind in taus]
 
 
-def _rows(
-    taus: list[tuple[float, str]], to_truth: np.ndarray, to_surface: np.ndarray
-) -> list[dict]:
-    rows = []
-    for tau, kind in taus:
-        precision = float((to_truth < tau).mean())
-        recall = float((to_surface < tau).mean())
-        f1 = 0.0
-        if precision + recall > 0:
-            f1 = 2 * precision * recall / (precision + recall)
-        rows.append({"tau": tau, "kind": kind, "precision": precision, "recall": recall, "f1": f1})
-    return rows
-
-
 def _crop(
     points: np.ndarray,
     truth: np.ndarray,
@@ -99,18 +93,20 @@ class Comparison(NamedTuple):
     vertex_to_truth: np.ndarray | None
 
 
-def _distances(points: np.ndarray, surface, num_samples: int, seed: int) -> np.ndarray:
-    """f64[M] to (vertices, triangles) or to points."""
+def _nearest(
+    points: np.ndarray, surface, num_samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances f64[M] to (vertices, triangles) or to points, and which of them is nearest."""
     if isinstance(surface, tuple):
-        return distance_to_mesh(points, *surface, num_samples, seed)
-    return cKDTree(surface).query(points, workers=-1)[0]
+        return nearest_on_mesh(points, *surface, num_samples, seed)
+    return cKDTree(surface).query(points, workers=-1)
 
 
-def _points_of(surface, num_samples: int, seed: int) -> np.ndarray:
-    """f64[M,3]: samples of a mesh, or points as they are."""
+def _points_of(surface, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """f64[M,3]: samples of a mesh, with the triangle of each, or points as they are."""
     if isinstance(surface, tuple):
-        return sample_mesh(*surface, num_samples, seed)[0]
-    return np.asarray(surface, np.float64)
+        return sample_mesh(*surface, num_samples, seed)[:2]
+    return np.asarray(surface, np.float64), None
 
 
 def _finite(points: np.ndarray) -> np.ndarray:
@@ -131,6 +127,13 @@ def _elements(is_mesh: bool) -> str:
     return "triangles" if is_mesh else "points"
 
 
+def _sampling(is_mesh: bool, count: int, seed: int) -> str:
+    """Where the points of a surface come from, in words."""
+    if is_mesh:
+        return f"{count} points by area, seed {seed}"
+    return f"{count} points as given"
+
+
 def compare_surfaces(
     surface,
     truth_points: np.ndarray,
@@ -144,6 +147,7 @@ def compare_surfaces(
     seed: int = 0,
     unit: str = "",
     has_vertex_distances: bool = False,
+    up: np.ndarray | None = None,
 ) -> Comparison:
     """Distances between a surface and ground truth, with every choice that the numbers depend on.
 
@@ -167,6 +171,8 @@ def compare_surfaces(
         unit: of lengths, for the reader.
         has_vertex_distances: also measure a mesh's vertices, for pictures; of more than 300,000
             only some, whose distances their neighbours take.
+        up: f64[3], unit length; with it a mesh is also scored on walls, roofs and ground of
+            `truth_mesh` apart.
     Returns:
         The scores (see `surface_scores`) and the distances.
     Raises:
@@ -176,7 +182,7 @@ def compare_surfaces(
     and distances are to triangles where there are any.
     """
     is_mesh = isinstance(surface, tuple)
-    points = _points_of(surface, num_samples, seed)
+    points, triangle = _points_of(surface, num_samples, seed)
     num_scored = len(points)
     truth_all = _finite(truth_points)
     if not len(points) or not len(truth_all):
@@ -204,14 +210,12 @@ def compare_surfaces(
     truth = truth[is_seen]
     # Without a mesh, against all points of the ground truth: thinning must not push the surface
     # away from it.
+    exact = truth_all if truth_mesh is None else truth_mesh
     distances = np.full(len(points), np.nan)
-    distances[inside] = _distances(
-        points[inside], truth_all if truth_mesh is None else truth_mesh, num_samples, seed
-    )
-    to_truth = distances[:num_scored]
+    distances[inside], nearest = _nearest(points[inside], exact, num_samples, seed)
     is_scored = inside[:num_scored]
-    to_truth = to_truth[is_scored]
-    to_surface = _distances(truth, surface if is_mesh else points[inside], num_samples, seed)
+    to_truth = distances[:num_scored][is_scored]
+    to_surface, _ = _nearest(truth, surface if is_mesh else points[inside], num_samples, seed)
     if not len(to_truth):
         raise InputError(
             f"surface scores: expected samples of the surface after the crop ({crop}), got none"
@@ -219,15 +223,19 @@ def compare_surfaces(
     summary = _summary(
         np.minimum(to_truth, max_distance), np.minimum(to_surface, max_distance), taus
     )
-    sampling = f"{num_samples} points by area, seed {seed}"
-    if not is_mesh:
-        sampling = f"{num_scored} points as given"
+    if up is not None and truth_mesh is not None and triangle is not None:
+        summary |= _class_scores(
+            (surface, triangle[is_scored], to_truth),
+            (truth_mesh, nearest[: len(to_truth)], up),
+            Judged(_nearest(truth, truth_mesh, num_samples, seed)[1], to_surface),
+            taus,
+        )
     scores = summary | {
         "unit": unit,
         "max_distance": max_distance,
         "scene_width": width,
         "crop": crop,
-        "sampling": sampling,
+        "sampling": _sampling(is_mesh, len(is_scored), seed),
         "distances": f"to {_elements(truth_mesh is not None)} of the ground truth, "
         f"to {_elements(is_mesh)} of the surface",
         "alignment": "none",
@@ -244,6 +252,24 @@ def compare_surfaces(
     return Comparison(scores, truth, to_surface, at_vertices)
 
 
+def _class_scores(judged: tuple, exact: tuple, truth: Judged, taus) -> dict:
+    """Scores of a mesh on each class of the exact one.
+
+    Args:
+        judged: the mesh, and of its samples the triangle and the distance to the exact one.
+        exact: that mesh, which of its triangles is nearest to each sample, and up.
+        truth: points of the exact mesh, with the nearest triangle in the place of the class.
+        taus: thresholds.
+    """
+    surface, triangle, distances = judged
+    mesh, nearest, up = exact
+    classes = classes_of_triangles(*mesh, up)
+    normals = unit_normals(*surface)[triangle], unit_normals(*mesh)[nearest]
+    truth = truth._replace(classes=classes[truth.classes])
+    scores = class_scores(Judged(classes[nearest], distances), normals, truth, taus)
+    return {"classes": scores, "class_choices": CLASS_CHOICES}
+
+
 def _to_all(values: np.ndarray, vertices: np.ndarray, every: int) -> np.ndarray:
     """Values of every n-th vertex given to all: each takes that of the nearest."""
     if every == 1:
@@ -257,7 +283,7 @@ def _summary(to_truth: np.ndarray, to_surface: np.ndarray, taus: list[tuple[floa
         "completeness": float(to_surface.mean()),
         "accuracy_median": float(np.median(to_truth)),
         "completeness_median": float(np.median(to_surface)),
-        "thresholds": _rows(taus, to_truth, to_surface),
+        "thresholds": threshold_rows(taus, to_truth, to_surface),
     }
 
 
@@ -271,7 +297,8 @@ def surface_scores(surface, truth_points: np.ndarray, **choices) -> dict:
             surface), each clipped at
         `max_distance` = 1 % of the scene width (or 3 times the largest tau) so that few stray
         pieces do not set the mean; their medians; thresholds [{tau, kind, precision, recall, f1}];
-        and the choices made.
+        where `up` and an exact mesh are given, "classes" (`surface_classes.class_scores`) and
+        "class_choices"; and the choices made.
     Raises:
         InputError: nothing to compare, or frames or units differ.
     """

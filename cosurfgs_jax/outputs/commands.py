@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cosurfgs_jax import files, pictures, report
+from cosurfgs_jax import files, metrics, pictures, report
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
@@ -156,6 +156,8 @@ def _log_surface(geometry: dict) -> None:
             row["recall"],
             row["f1"],
         )
+    for name, scores in geometry.get("classes", {}).items():
+        _log.info("surface, %s", metrics.class_line(name, scores))
 
 
 def choose_views(scene: Scene, choice: str) -> np.ndarray:

@@ -271,8 +271,9 @@ def compare_to_truth(
     benchmarks.
 
     Both sides are cropped to what at least two photographs show. The points of a generated dataset
-    are those which two of its photographs see. Of a user's points, those count that two photographs
-    of the dataset see by its exact depth, or, where there is none, that no other ground truth hides
+    are those which two of its photographs see, and a mesh is also scored on its walls, roofs and
+    ground apart. Of a user's points, those count that two photographs of the dataset see by its
+    exact depth, or, where there is none, that no other ground truth hides
     (`metrics.SeenRegion.hidden_by`).
 
     Args:
@@ -298,6 +299,7 @@ def compare_to_truth(
         region = dataclasses.replace(
             region, hiding="only points that two photographs see were given"
         )
+        choices.setdefault("up", scene.up)
     elif truth is not None and (depth_of := _exact_depth(scene, truth)) is not None:
         region = dataclasses.replace(
             region, depth_of=depth_of, hiding="what the exact depth hides is left out"

@@ -9,6 +9,7 @@ from cosurfgs_jax.report.mesh_pictures import mesh_pictures
 from cosurfgs_jax.report.partition_picture import partition_picture
 from cosurfgs_jax.report.section import ReportInput, Section
 from cosurfgs_jax.report.tables import (
+    class_table,
     depth_tables,
     geometry_table,
     score_table,
@@ -88,5 +89,6 @@ SECTIONS = [
         "than 60 degrees from up.",
     ),
     Section("Surface against ground truth", geometry_table),
+    Section("Surface by parts", class_table),
     Section("Settings that differ from the defaults", settings_table),
 ]

@@ -169,6 +169,30 @@ def geometry_table(given: ReportInput) -> str:
     return page.note(f"Lengths in {unit}. {choices}.") + table
 
 
+def class_table(given: ReportInput) -> str:
+    """Normals and scores of the surface on walls, roofs and ground; "" where they are not known."""
+    classes = given.geometry.get("classes") or {}
+    if not classes:
+        return ""
+    unit = given.geometry.get("unit") or _DATASET_UNITS
+    rows = []
+    for name, scores in classes.items():
+        normal = scores["normal_deg"] or {}
+        for row in scores["thresholds"]:
+            rows.append(
+                [
+                    f"{name}, {scores['share_of_truth']:.0%}",
+                    format_value(normal.get("median"), 3),
+                    format_value(normal.get("p90"), 3),
+                    f"{row['tau']:.4g}",
+                    *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")),
+                ]
+            )
+    header = ["part of the truth", "normals, median deg", "90th percentile", f"threshold, {unit}"]
+    note = page.note(f"Parts {given.geometry.get('class_choices', '')}.")
+    return note + page.table([*header, "precision", "recall", "F1"], rows)
+
+
 def depth_tables(given: ReportInput) -> str:
     """Errors of every depth map, and of normals; "" without exact ones."""
     depth = given.final.get("depth") or {}

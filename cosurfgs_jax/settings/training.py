@@ -50,6 +50,13 @@ class LossSettings(SettingsGroup, name="loss"):
         "Distance in pixels, along both axes, between the patches that MV-Reg compares.",
         at_least(1, "at least 1 pixel"),
     )
+    patch_plane_px: float = setting(
+        0.0,
+        "Standard deviation, in pixels, of the distance from the plane of a patch at which its "
+        "pixels count for MV-Reg: patches across an edge are then of one plane. 0 means that all "
+        "pixels of a patch count alike.",
+        not_negative("0 (all pixels count) or a number of pixels"),
+    )
     max_neighbor_angle_deg: float = setting(
         30.0,
         "Maximum angle in degrees between the optical axes of neighbouring views.",

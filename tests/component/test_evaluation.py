@@ -209,6 +209,12 @@ def test_surface_scores_use_the_scene_s_truth_or_the_user_s():
         and scores["thresholds"][0]["f1"] == 1.0
         and "2 images" in scores["crop"]
     )
+    mesh = corners + np.array([0, 0, 0.1]), truth.mesh_triangles
+    of_mesh = evaluation.compare_to_truth(
+        mesh, make_scene(ground_truth=truth), thresholds=(0.2,), num_samples=2_000
+    ).scores
+    assert list(of_mesh["classes"]) == ["ground"]
+    assert of_mesh["classes"]["ground"]["normal_deg"]["median"] == pytest.approx(0.0)
     assert evaluation.compare_to_truth(raised, make_scene()) is None
     of_user = evaluation.compare_to_truth(
         raised, make_scene(), raised, "ft", thresholds=(0.2,)

@@ -17,7 +17,12 @@ from cosurfgs_jax.geometry.view_pairs import choose_neighbors, round_trip_reproj
 from cosurfgs_jax.losses import multi_view
 from cosurfgs_jax.losses.geometric import Second, geometric_losses
 from cosurfgs_jax.losses.inputs import SecondView, Source
-from cosurfgs_jax.losses.multi_view import Neighbor, multi_view_losses, patch_ncc
+from cosurfgs_jax.losses.multi_view import (
+    Neighbor,
+    PatchSurface,
+    multi_view_losses,
+    patch_ncc,
+)
 from cosurfgs_jax.losses.single_view import edge_weights, single_view_loss
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.types import Camera, RenderOutput
@@ -192,6 +197,7 @@ def _kernel_case(
     seed: int = 0,
     drawn: Lattice | None = None,
     remembered: Lattice | None = None,
+    plane_px: float = 0.0,
 ):
     """A rough surface with holes, and a neighbour that shows nearly the same."""
     drawn = drawn or whole()
@@ -221,6 +227,7 @@ def _kernel_case(
         multi_view_geometric_weight=geometric,
         multi_view_photometric_weight=photometric,
         patch_stride=STRIDE,
+        patch_plane_px=plane_px,
     )
 
     def run(depth, normal, backend, is_used=True):
@@ -247,9 +254,19 @@ def _kernel_case(
 @pytest.mark.parametrize(
     "lattices", [(None, None), (EVERY_SECOND, OTHERS_SECOND), (None, OTHERS_SECOND)]
 )
-@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.3, 0.5, 0.7)])
-def test_the_kernel_is_the_definition_in_values_and_gradients(weights, lattices):
-    run, depth, normal = _kernel_case(*weights, 0, *lattices)
+@pytest.mark.parametrize(
+    ("weights", "plane_px"),
+    [
+        ((1, 0, 0), 0.0),
+        ((0, 1, 0), 0.0),
+        ((0, 0, 1), 0.0),
+        ((0.3, 0.5, 0.7), 0.0),
+        ((0, 0, 1), 0.25),
+        ((0.3, 0.5, 0.7), 1.0),
+    ],
+)
+def test_the_kernel_is_the_definition_in_values_and_gradients(weights, plane_px, lattices):
+    run, depth, normal = _kernel_case(*weights, 0, *lattices, plane_px)
     slopes = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
     (total, expected), by_definition = slopes(depth, normal, "reference")
     (kernel_total, losses), by_kernel = slopes(depth, normal, "cpu")
@@ -472,6 +489,77 @@ def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quot
     np.testing.assert_allclose(value, expected, rtol=1e-3)
     np.testing.assert_allclose(
         (np.asarray(gradient, np.float64) * direction).sum(), slope, rtol=5e-3
+    )
+
+
+def _on_planes(planes) -> np.ndarray:
+    """Depth that a map would show if all pixels lay in the plane of the lattice's middle pixel."""
+    rays = np.asarray(cameras.pixel_rays(INTRINSICS, SIZE))
+    return (1 / (rays @ np.asarray(planes))).astype(np.float32)
+
+
+def test_on_its_plane_all_pixels_of_a_patch_count():
+    photo, other, planes, *rest = _ncc_case()
+    row, column = 5, 7
+    surface = PatchSurface(jnp.asarray(_on_planes(planes[row, column])), whole(), 0.5)
+    alike, is_inside = patch_ncc(photo, other, planes, *rest)
+    score, is_valid = patch_ncc(photo, other, planes, *rest, surface)
+    assert is_inside[row, column] and is_valid[row, column]
+    np.testing.assert_allclose(score[row, column], alike[row, column], atol=1e-5)
+
+
+@pytest.mark.parametrize("drawn", [whole(), Lattice(2, jnp.array([1, 0], jnp.int32))])
+def test_across_an_edge_the_pixels_of_the_middle_s_plane_count(drawn):
+    photo, other, planes, lattice, *rest = _ncc_case()
+    # Every patch has its middle among the pixels that are drawn.
+    lattice = Lattice(2 * lattice.stride, drawn.origin)
+    rows, columns = lattice.size(SIZE)
+    planes = planes[:rows, :columns]
+    row, column = 3, 4
+    x, y = (int(at) for at in lattice.pixels(SIZE)[row, column])
+    depth = _on_planes(planes[row, column])
+    depth[:, x + 1 :] *= 1.2  # another surface behind an edge
+    depth[y - 2] = 0  # nothing is drawn there
+    surface = PatchSurface(drawn.of(jnp.asarray(depth)), drawn, 0.5)
+    score, is_valid = patch_ncc(photo, other, planes, lattice, *rest, surface)
+
+    def samples(values):
+        """Those on the plane, at the drawn pixels that stand for them."""
+        own = []
+        for down in range(-3, 4):
+            for across in range(-3, 4):
+                step_y = int(np.trunc(down / drawn.stride)) * drawn.stride
+                step_x = int(np.trunc(across / drawn.stride)) * drawn.stride
+                if step_x <= 0 and step_y != -2:
+                    own.append(values[y + down, x + across])
+        return np.array(own, np.float64)
+
+    # Where the plane takes the samples, by the photograph of a neighbour that shows its number.
+    def warped(image):
+        return samples(_warp(image, planes[row, column], rest))
+
+    a, b = samples(np.asarray(photo)), warped(np.asarray(other))
+    a, b = a - a.mean(), b - b.mean()
+    expected = (a * b).mean() / np.sqrt(
+        ((a * a).mean() + multi_view.NOISE_STD**2) * ((b * b).mean() + multi_view.NOISE_STD**2)
+    )
+    assert is_valid[row, column]
+    np.testing.assert_allclose(score[row, column], expected, atol=1e-4)
+    # Hardly anything on the plane is no patch.
+    depth[:, : x - 1] *= 1.2
+    alone = PatchSurface(drawn.of(jnp.asarray(depth)), drawn, 0.5)
+    assert not patch_ncc(photo, other, planes, lattice, *rest, alone)[1][row, column]
+
+
+def _warp(image, plane, rest) -> np.ndarray:
+    """A neighbour's photograph as one plane shows it in the own image; NaN outside."""
+    own, theirs, there = (np.asarray(array, np.float64) for array in rest)
+    homography = theirs @ (there[:3, :3] + np.outer(there[:3, 3], plane)) @ np.linalg.inv(own)
+    x, y = np.meshgrid(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5)
+    at = np.stack([x, y, np.ones_like(x)], axis=-1) @ homography.T
+    places = np.stack([at[..., 1] / at[..., 2] - 0.5, at[..., 0] / at[..., 2] - 0.5])
+    return ndimage.map_coordinates(
+        np.asarray(image, np.float64), places, order=1, cval=np.nan, mode="constant"
     )
 
 

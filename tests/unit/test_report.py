@@ -274,6 +274,23 @@ def make_workdir(folder):
                 "completeness": 0.34,
                 "unit": "m",
                 "crop": "inside 2 images",
+                "class_choices": "as the test says",
+                "classes": {
+                    "walls": {
+                        "normal_deg": {"median": 12.25, "p90": 43.5},
+                        "share_of_truth": 0.125,
+                        "thresholds": [
+                            {"tau": 0.75, "kind": "", "precision": 0.5, "recall": 0.5, "f1": 0.5}
+                        ],
+                    },
+                    "roofs": {
+                        "normal_deg": None,
+                        "share_of_truth": 0.875,
+                        "thresholds": [
+                            {"tau": 0.75, "kind": "", "precision": 0.0, "recall": 0.0, "f1": 0.0}
+                        ],
+                    },
+                },
             },
         },
     )
@@ -322,6 +339,10 @@ def test_report_is_one_whole_page(tmp_path):
         "config.train.steps",
         "7000",
         "inside 2 images",
+        "walls, 12%",
+        "12.2",
+        "roofs, 88%",
+        "as the test says",
     ):
         assert text in page.text, text
     assert "north/<1>.jpg" not in page.text  # three of six views, evenly: 0, 2 or 3, 5
@@ -426,4 +447,4 @@ def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
     assert "<h2>Mine</h2>" in text and "<p>of its own</p>" in text and "Said &lt; of it." in text
     assert "Stages" not in text and given[0].timings == {"mesh": 2.0}
     titles = [section.title for section in SECTIONS]
-    assert len(set(titles)) == len(titles) == 11
+    assert len(set(titles)) == len(titles) == 12

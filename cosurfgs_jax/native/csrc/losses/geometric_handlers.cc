@@ -180,7 +180,7 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
                            ffi::Result<Map3> grad_normal, float single_view_weight,
                            float geometric_weight, float photometric_weight, int64_t stride,
                            int64_t dilation, int64_t radius, float noise_variance,
-                           float max_reprojection, float max_dissimilarity) {
+                           float max_reprojection, float max_dissimilarity, float plane_sigma) {
   const auto shape = photo.dimensions(), other = neighbor_photo.dimensions();
   const auto map = depth.dimensions(), other_map = neighbor_depth.dimensions();
   const int64_t height = map[0], width = map[1], size = height * width;
@@ -270,7 +270,14 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
                   0,
                   0,
                   0,
-                  noise_variance};
+                  noise_variance,
+                  depth.typed_data(),
+                  height,
+                  width,
+                  dilation,
+                  origin_y,
+                  origin_x,
+                  plane_sigma};
     call.depth = depth.typed_data(), call.normal = normal.typed_data(), call.mask = mask_data;
     call.neighbor_depth = neighbor_depth.typed_data();
     call.camera = PinholeOf(photo_intrinsics);
@@ -421,4 +428,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CosurfgsGeometricLosses, cosurfgs::GeometricLosses
                                   .Attr<int64_t>("radius")
                                   .Attr<float>("noise_variance")
                                   .Attr<float>("max_reprojection")
-                                  .Attr<float>("max_dissimilarity"));
+                                  .Attr<float>("max_dissimilarity")
+                                  .Attr<float>("plane_sigma"));

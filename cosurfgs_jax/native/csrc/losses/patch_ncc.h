@@ -20,9 +20,18 @@ struct PatchCall {
   float epipole[3];  // K' t
   float fx, fy, cx, cy;
   float noise_variance;  // added to both variances
+  // The surface that is drawn, f32[depth_height, depth_width], camera z, 0 = none: every
+  // dilation-th pixel of the photograph, from (origin_x, origin_y) on, the middles of patches among
+  // them. A sample weighs exp(-(t / plane_sigma)^2 / 2), t the distance in pixels from the patch's
+  // plane of what is drawn there (at the nearest drawn pixel towards the middle). plane_sigma 0:
+  // all weigh 1.
+  const float* depth;
+  int64_t depth_height, depth_width, dilation, origin_y, origin_x;
+  float plane_sigma;
 };
 
 constexpr int kMaxPatchRadius = 5;
+constexpr float kMinPatchWeight = 10.0f;  // a patch of fewer samples is none
 // Brightness of what does not count in the neighbour. A sample that takes a two-thousandth of it is
 // below kLeastGray.
 constexpr float kMaskedGray = -1000.0f, kLeastGray = -0.5f;
@@ -30,7 +39,8 @@ constexpr float kMaskedGray = -1000.0f, kLeastGray = -0.5f;
 // PatchRow: for row i of the lattice, planes f32[columns, 3] (inverse depth = planes . ray) to
 //   score f32[columns], is_valid bool[columns], gradient f32[columns, 3] = d score / d planes; all
 //   0 where the patch is not
-// wholly inside both images, in front of the neighbour and where that counts.
+// wholly inside both images, in front of the neighbour and where that counts, or has too little
+// weight.
 COSURFGS_DECLARE_VARIANTS(void PatchRow(const PatchCall& call, int64_t row, const float* planes,
                                         float* score, bool* is_valid, float* gradient);)
 

@@ -8,6 +8,8 @@
 
 #include "losses/patch_ncc.h"
 
+#include <cmath>
+
 #include "common/vec.h"
 
 namespace cosurfgs {
@@ -39,9 +41,10 @@ inline float Sum(Vec v) {
 struct Samples {
   int count, vecs;
   Vec dx[kMaxVecs], dy[kMaxVecs], weight[kMaxVecs];
+  Vec drawn_x[kMaxVecs], drawn_y[kMaxVecs];  // steps in the map of what is drawn
   IntVec index[kMaxVecs];
 
-  Samples(int radius, int64_t width) {
+  Samples(int radius, int64_t width, int dilation) {
     const int side = 2 * radius + 1;
     count = side * side;
     vecs = (count + kLanes - 1) / kLanes;
@@ -50,11 +53,28 @@ struct Samples {
       const int x = k % side - radius, y = k / side - radius;
       dx[i / kLanes][i % kLanes] = float(x);
       dy[i / kLanes][i % kLanes] = float(y);
+      drawn_x[i / kLanes][i % kLanes] = float(x / dilation);
+      drawn_y[i / kLanes][i % kLanes] = float(y / dilation);
       weight[i / kLanes][i % kLanes] = i < count ? 1.0f : 0.0f;
       index[i / kLanes][i % kLanes] = int32_t(y * width + x);
     }
   }
 };
+
+// Square roots of the weights of samples whose planes have inverse depths w: how near what is drawn
+// there lies to the plane. `scale` is the focal length over sigma and the length of the plane.
+inline Vec RootWeight(const PatchCall& c, const Samples& s, int k, int64_t px, int64_t py, Vec w,
+                      float scale) {
+  const Vec column = Min(Max(s.drawn_x[k] + float((px - c.origin_x) / c.dilation), Vec{}),
+                         Splat(float(c.depth_width - 1)));
+  const Vec line = Min(Max(s.drawn_y[k] + float((py - c.origin_y) / c.dilation), Vec{}),
+                       Splat(float(c.depth_height - 1)));
+  const IntVec at = __builtin_convertvector(line, IntVec) * int32_t(c.depth_width) +
+                    __builtin_convertvector(column, IntVec);
+  const Vec depth = Gather(c.depth, at);
+  const Vec apart = (depth * w - 1.0f) * scale / Max(depth, Splat(1e-9f));
+  return ExpMinusHalf(0.5f * apart * apart);
+}
 
 // One patch. Returns whether it lies inside.
 bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const float* plane,
@@ -74,8 +94,11 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   const Vec last_x = Splat(float(c.neighbor_width - 1)),
             last_y = Splat(float(c.neighbor_height - 1));
   const float* own_center = c.gray + py * c.width + px;
-  Vec own[kMaxVecs], other[kMaxVecs], grad_w[kMaxVecs];
-  Vec own_sum = Vec{}, other_sum = Vec{};
+  Vec own[kMaxVecs], other[kMaxVecs], grad_w[kMaxVecs], root[kMaxVecs];
+  Vec own_sum = Vec{}, other_sum = Vec{}, weight_sum = Vec{};
+  const float length =
+      std::sqrt(plane[0] * plane[0] + plane[1] * plane[1] + plane[2] * plane[2]);
+  const float scale = c.plane_sigma > 0 ? c.fx / (c.plane_sigma * length) : 0.0f;
   for (int k = 0; k < s.vecs; ++k) {
     const Vec z = s.dx[k] * slope_x[2] + s.dy[k] * slope_y[2] + start[2];
     const Vec w = s.dx[k] * wx + s.dy[k] * wy + w0;
@@ -104,15 +127,21 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
     grad_w[k] =
         (grad_u * (c.epipole[0] - u * c.epipole[2]) + grad_v * (c.epipole[1] - v * c.epipole[2])) *
         inv_z;
-    own_sum += own[k] * s.weight[k];
-    other_sum += other[k] * s.weight[k];
+    root[k] = s.weight[k];
+    if (c.plane_sigma > 0) root[k] *= RootWeight(c, s, k, px, py, w, scale);
+    const Vec weight = root[k] * root[k];
+    weight_sum += weight;
+    own_sum += own[k] * weight;
+    other_sum += other[k] * weight;
   }
-  const float inv_count = 1.0f / float(s.count);
+  const float total = c.plane_sigma > 0 ? Sum(weight_sum) : float(s.count);
+  if (c.plane_sigma > 0 && !(total >= kMinPatchWeight)) return false;
+  const float inv_count = 1.0f / total;
   const float own_mean = Sum(own_sum) * inv_count, other_mean = Sum(other_sum) * inv_count;
   Vec both = Vec{}, own_square = Vec{}, other_square = Vec{};
   for (int k = 0; k < s.vecs; ++k) {
-    own[k] = (own[k] - own_mean) * s.weight[k];
-    other[k] = (other[k] - other_mean) * s.weight[k];
+    own[k] = (own[k] - own_mean) * root[k];
+    other[k] = (other[k] - other_mean) * root[k];
     both += own[k] * other[k];
     own_square += own[k] * own[k];
     other_square += other[k] * other[k];
@@ -121,12 +150,12 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   const float other_variance = Sum(other_square) * inv_count + c.noise_variance;
   const float inv_norm = 1.0f / std::sqrt(own_variance * other_variance);
   const float ncc = Sum(both) * inv_count * inv_norm;
-  // d ncc / d other = (own / norm - ncc other / other_variance) / count; the means drop out, as
-  // both sums are 0.
+  // d ncc / d other = (own / norm - ncc other / other_variance) / count, times the weight, of which
+  // one root is in own and other already; the means drop out, as both weighted sums are 0.
   const float a = inv_norm * inv_count, b = ncc / other_variance * inv_count;
   Vec grad_wx = Vec{}, grad_wy = Vec{}, by_w0 = Vec{};
   for (int k = 0; k < s.vecs; ++k) {
-    const Vec g = (own[k] * a - other[k] * b) * grad_w[k] * s.weight[k];
+    const Vec g = (own[k] * a - other[k] * b) * grad_w[k] * root[k];
     by_w0 += g;
     grad_wx += g * s.dx[k];
     grad_wy += g * s.dy[k];
@@ -143,7 +172,7 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
 
 void PatchRow(const PatchCall& call, int64_t row, const float* planes, float* score, bool* is_valid,
               float* gradient) {
-  const Samples samples(call.radius, call.width);
+  const Samples samples(call.radius, call.width, int(call.dilation));
   for (int64_t j = 0; j < call.columns; ++j) {
     score[j] = gradient[3 * j] = gradient[3 * j + 1] = gradient[3 * j + 2] = 0.0f;
     is_valid[j] =
