@@ -146,6 +146,21 @@ def test_what_is_delivered_is_the_batch(
     assert seconds == {True} if num_blocks == 1 else True in seconds
 
 
+def test_the_choices_of_a_step_stay_those_of_earlier_versions():
+    """A run that is resumed by another version goes on as it began."""
+    views = BlockViews(context_of(town_place(num_blocks=3), 2, SENT))
+    chosen = [
+        (
+            views.view(1, step),
+            views.second_view(1, step),
+            views.lattice_offset(1, step).tolist(),
+            views.dilation_origin(1, step, 2).tolist(),
+        )
+        for step in range(3)
+    ]
+    assert chosen == [(2, 3, [1, 0], [1, 0]), (5, 3, [2, 1], [0, 1]), (4, 1, [1, 2], [0, 1])]
+
+
 def test_what_is_kept_is_read_once_and_not_decoded_ahead():
     partitioned = town_place(num_blocks=3)
     run = context_of(partitioned, 2, KEPT)
