@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from program_starter import ProgramStarter
 from scenes import town_folder
 
 from cosurfgs_jax.settings import GeneratedSettings, LmcSettings
@@ -48,24 +49,26 @@ def _command(workdir: Path, dataset: Path, *flags: str) -> list[str]:
     ]
 
 
-def _environment(**changes: str) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """As a user has it: the tests' own devices are not those of the programs."""
-    kept = {
+    return {
         key: value
         for key, value in os.environ.items()
         if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")
     }
-    return kept | changes
+
+
+STARTER = ProgramStarter(_environment())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _starter_ends():
+    yield
+    STARTER.close()
 
 
 def _run(workdir: Path, dataset: Path, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        _command(workdir, dataset, *flags),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=_environment(),
-    )
+    return STARTER.run(*_command(workdir, dataset, *flags)[2:], timeout=400)
 
 
 def _start_pair(
