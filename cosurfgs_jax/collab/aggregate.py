@@ -257,7 +257,7 @@ class Aggregation:
         self._num_steps = num_steps
         self._planner = RequestPlanner(run.partitioned, run.layout, grouping)
         self._taught = _TaughtPhotographs(run, teachers)
-        self._views = BlockViews(run, self._taught.load, teachers.draw_shares)
+        self._views = BlockViews(run, self._taught.load, teachers.draw_fractions)
         self._step = compile_packed(run.settings, run.layout, grouping.exchange, run.own_terms)
         self._pace = DispatchLimit(programs_ahead(run.layout))
 

@@ -96,15 +96,15 @@ def _views_in_step(partitioned: PartitionedScene):
         }
 
 
-def draw_shares(
+def draw_fractions(
     counts: Float[np.ndarray, " n"], at_wall: Float[np.ndarray, " n"], wall_draws: float
 ) -> Float[np.ndarray, " n"]:
     """How often each photograph of a block is drawn, with the sum 1.
 
     Args:
-        counts: share of its pixels that counts. at_wall: that shows a wall.
-        wall_draws: share of the draws that go by `at_wall`; the rest is even among those of which
-            something counts.
+        counts: fraction of its pixels that counts. at_wall: that shows a wall.
+        wall_draws: fraction of the draws that go by `at_wall`; the rest is even among those of
+            which something counts.
     Returns:
         0 where nothing counts; even where nothing counts in any.
     """
@@ -138,12 +138,12 @@ class Teachers:
             f"delete it and checkpoints/{self._folder.name} in the workdir to begin the stage anew"
         )
 
-    def draw_shares(self) -> list[np.ndarray]:
+    def draw_fractions(self) -> list[np.ndarray]:
         """How often the stage draws each photograph: for every block (of all processes, which call
         it together) f64[n] of its views, with the sum 1.
 
         A photograph of which nothing counts in the stage has 0. `mas.wall_draws` of the draws go by
-        the share of pixels that show a wall between cells, where there is something to mend; the
+        the fraction of pixels that show a wall between cells, where there is something to mend; the
         rest is even.
         """
         blocks = self._run.partitioned.blocks
@@ -151,14 +151,17 @@ class Teachers:
         for block in self._run.layout.local_blocks:
             for position, view in enumerate(blocks[block].views):
                 path = self._path(block, int(view))
-                shares = files.read_arrays(path, ("shares",), advice=self._advice)["shares"]
-                if shares.shape != (2,) or not np.isfinite(shares).all():
-                    raise InputError(f"{path}: expected two shares, got {shares}; {self._advice}")
-                table[block, position] = shares
+                fractions = files.read_arrays(path, ("shares",), advice=self._advice)["shares"]
+                if fractions.shape != (2,) or not np.isfinite(fractions).all():
+                    raise InputError(
+                        f"{path}: expected two fractions, got {fractions}; {self._advice}"
+                    )
+                table[block, position] = fractions
         table = np.fmax.reduce(processes.gather(table), axis=0).astype(np.float64)
         wall_draws = self._run.settings.mas.wall_draws
         return [
-            draw_shares(*table[block.number, : len(block.views)].T, wall_draws) for block in blocks
+            draw_fractions(*table[block.number, : len(block.views)].T, wall_draws)
+            for block in blocks
         ]
 
     def load(self, block: int, view: int) -> TeacherMaps:

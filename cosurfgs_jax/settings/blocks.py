@@ -120,7 +120,7 @@ class LmcSettings(SettingsGroup, name="lmc"):
         0.5,
         "Where on the schedule of the learning rates the recovery begins, from 0 to 1; it ends at "
         "1.",
-        fraction("a share of the course, 0 to 1"),
+        fraction("a fraction of the course, 0 to 1"),
     )
     edge_prune_ratio: float = setting(
         0.1,

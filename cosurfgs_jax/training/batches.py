@@ -161,7 +161,7 @@ class BlockViews:
         self,
         run: Run,
         load: Callable[[int | None, int], Any] | None = None,
-        draw_shares: Callable[[], list[np.ndarray]] | None = None,
+        draw_fractions: Callable[[], list[np.ndarray]] | None = None,
     ):
         """
         Args:
@@ -169,12 +169,12 @@ class BlockViews:
             load: what goes to the devices of a view, see `DeviceCache`; None = its photograph. No
                 method of what holds this object: a cycle would keep the devices' memory beyond the
                     stage.
-            draw_shares: gives for every block how often each of its views is used (`ViewOrder`);
+            draw_fractions: gives for every block how often each of its views is used (`ViewOrder`);
                 called at the first step, by all processes together. None = all as often.
         """
         self._run = run
         settings = run.settings
-        self._draw_shares = draw_shares
+        self._draw_fractions = draw_fractions
         self._neighbors = None
         if settings.loss.has_multi_view:
             self._neighbors = neighbors_of_blocks(run.partitioned, settings.loss)
@@ -186,12 +186,12 @@ class BlockViews:
     @functools.cached_property
     def _orders(self) -> list[ViewOrder]:
         blocks = self._run.partitioned.blocks
-        shares: list[np.ndarray | None] = [None] * len(blocks)
-        if self._draw_shares is not None:
-            shares = [*self._draw_shares()]
+        fractions: list[np.ndarray | None] = [None] * len(blocks)
+        if self._draw_fractions is not None:
+            fractions = [*self._draw_fractions()]
         return [
             ViewOrder(block.views, self._run.settings.seed, block.number, own)
-            for block, own in zip(blocks, shares, strict=True)
+            for block, own in zip(blocks, fractions, strict=True)
         ]
 
     @property

@@ -166,18 +166,18 @@ class ViewOrder:
     """
 
     def __init__(
-        self, views: np.ndarray, seed: int, block: int = 0, shares: np.ndarray | None = None
+        self, views: np.ndarray, seed: int, block: int = 0, fractions: np.ndarray | None = None
     ):
         """
         Args:
             views: i64[n] training views of the block.
             seed: of the run.
             block: its number.
-            shares: f64[n] with the sum 1, how often each is used instead of once per epoch of n
-                steps: n times its share, rounded up or down by chance; with a share of 0, never.
+            fractions: f64[n] with the sum 1, how often each is used instead of once per epoch of n
+                steps: n times its fraction, rounded up or down by chance; with 0, never.
         """
         self._views = views
-        self._shares = shares
+        self._fractions = fractions
         self._seed = (seed, block)
         self._epoch = -1
         self._order = views
@@ -192,12 +192,12 @@ class ViewOrder:
         return int(self._order[position])
 
     def _chosen(self, random: np.random.Generator) -> np.ndarray:
-        """The views of an epoch. By shares: those that evenly spaced marks hit, from a random
-        start, on a line on which each view is as long as its share (systematic sampling).
+        """The views of an epoch. By fractions: those that evenly spaced marks hit, from a random
+        start, on a line on which each view is as long as its fraction (systematic sampling).
         """
-        if self._shares is None:
+        if self._fractions is None:
             return self._views
-        ends = np.cumsum(self._shares)
+        ends = np.cumsum(self._fractions)
         marks = (random.random() + np.arange(len(self._views))) / len(self._views)
         return self._views[np.searchsorted(ends / ends[-1], marks, side="right")]
 

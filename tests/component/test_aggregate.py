@@ -26,7 +26,7 @@ from cosurfgs_jax.collab.aggregate import Aggregation, compile_step
 from cosurfgs_jax.collab.compress import crop_to_cells
 from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.collab.stage_scores import SEAM_WIDTH
-from cosurfgs_jax.collab.teachers import Teachers, draw_shares
+from cosurfgs_jax.collab.teachers import Teachers, draw_fractions
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.geometry.cameras import unproject
@@ -154,7 +154,7 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
     run = contexts(num_devices)
     partitioned = four_blocks()
     layout, _, batches, _ = steps(num_devices, ALL_TO_ALL)
-    order = BlockViews(run, draw_shares=Teachers(run, "cloud").draw_shares)
+    order = BlockViews(run, draw_fractions=Teachers(run, "cloud").draw_fractions)
     used = set()
     for step, batch in enumerate(batches):
         for block in range(NUM_BLOCKS):
@@ -316,7 +316,7 @@ def test_photographs_are_drawn_by_the_walls_that_they_show(contexts):
     partitioned = four_blocks()
     partition = partitioned.partition
     sides = partition.inner_highs - partition.inner_lows
-    shares = Teachers(run, "cloud").draw_shares()
+    shares = Teachers(run, "cloud").draw_fractions()
     for block, own in zip(partitioned.blocks, shares, strict=True):
         at_wall = []
         for view in map(int, block.views):
@@ -343,11 +343,11 @@ def test_photographs_are_drawn_by_the_walls_that_they_show(contexts):
 def test_what_a_stage_draws():
     counts, walls = np.array([1, 0.5, 0, 1]), np.array([0.3, 0.1, 0, 0])
     np.testing.assert_allclose(
-        draw_shares(counts, walls, 0.5), [1 / 6 + 3 / 8, 1 / 6 + 1 / 8, 0, 1 / 6]
+        draw_fractions(counts, walls, 0.5), [1 / 6 + 3 / 8, 1 / 6 + 1 / 8, 0, 1 / 6]
     )
-    np.testing.assert_allclose(draw_shares(counts, walls, 0.0), [1 / 3, 1 / 3, 0, 1 / 3])
-    np.testing.assert_allclose(draw_shares(counts, 0 * walls, 1.0), [1 / 3, 1 / 3, 0, 1 / 3])
-    np.testing.assert_allclose(draw_shares(0 * counts, 0 * walls, 0.5), np.full(4, 0.25))
+    np.testing.assert_allclose(draw_fractions(counts, walls, 0.0), [1 / 3, 1 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(draw_fractions(counts, 0 * walls, 1.0), [1 / 3, 1 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(draw_fractions(0 * counts, 0 * walls, 0.5), np.full(4, 0.25))
 
 
 def test_a_photograph_of_which_nothing_counts_is_not_drawn(contexts, tmp_path):
@@ -359,7 +359,7 @@ def test_a_photograph_of_which_nothing_counts_is_not_drawn(contexts, tmp_path):
         path = run.workdir.teachers("dark") / f"{block:04d}" / f"{view:06d}.npz"
         arrays = dict(np.load(path))
         np.savez(path, **(arrays | {"shares": np.zeros(2, np.float32)}))
-    views = BlockViews(run, draw_shares=teachers.draw_shares)
+    views = BlockViews(run, draw_fractions=teachers.draw_fractions)
     for block, view in enumerate(dark):
         drawn = {views.view(block, step) for step in range(200)}
         assert drawn == {*map(int, partitioned.blocks[block].views)} - {view}

@@ -350,13 +350,13 @@ def test_every_photograph_is_used_once_per_epoch():
 def test_photographs_are_used_as_often_as_their_shares_say():
     views = np.array([1, 2, 3, 5, 8])
     shares = np.array([0.0, 0.1, 0.2, 0.2, 0.5])
-    order = ViewOrder(views, seed=3, shares=shares)
+    order = ViewOrder(views, seed=3, fractions=shares)
     used = order.views(0, 500)
     counts = np.array([used.count(view) for view in views])
     assert counts[0] == 0 and (np.abs(counts - 500 * shares) < 25).all()
     for epoch in range(100):  # 5 times each share, rounded up or down
         in_epoch = used[5 * epoch : 5 * epoch + 5]
         assert in_epoch.count(3) == 1 and in_epoch.count(8) in (2, 3)
-    assert ViewOrder(views, seed=3, shares=shares).view(321) == used[321]
-    even = ViewOrder(views, seed=3, shares=np.full(5, 0.2))
+    assert ViewOrder(views, seed=3, fractions=shares).view(321) == used[321]
+    even = ViewOrder(views, seed=3, fractions=np.full(5, 0.2))
     assert sorted(even.views(0, 5)) == views.tolist()
