@@ -49,13 +49,13 @@ def resample(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
         top = y.astype(np.int64)
         right = np.minimum(left + 1, width - 1)
         below = np.minimum(top + 1, height - 1) * width
-        share_x = (x - left)[..., None].astype(np.float32)
-        share_y = (y - top)[..., None].astype(np.float32)
+        weight_x = (x - left)[..., None].astype(np.float32)
+        weight_y = (y - top)[..., None].astype(np.float32)
         top = top * width
-        upper = flat[top + left] * (1 - share_x) + flat[top + right] * share_x
-        lower = flat[below + left] * (1 - share_x) + flat[below + right] * share_x
+        upper = flat[top + left] * (1 - weight_x) + flat[top + right] * weight_x
+        lower = flat[below + left] * (1 - weight_x) + flat[below + right] * weight_x
         result[first : first + _STRIP_ROWS] = (
-            upper * (1 - share_y) + lower * share_y + np.float32(0.5)
+            upper * (1 - weight_y) + lower * weight_y + np.float32(0.5)
         )
     return result
 

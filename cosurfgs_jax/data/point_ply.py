@@ -18,7 +18,7 @@ _GREY = 128  # of points without a colour
 def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Points f64[P,3] and colours u8[P,3].
 
-    Colours in real numbers are shares of one, those of 16 bits become 8-bit ones.
+    Colours in real numbers are fractions of one, those of 16 bits become 8-bit ones.
 
     Raises:
         InputError: damaged, without x y z, or with colours that are none.

@@ -55,10 +55,10 @@ def points_of(surfels: Surfels, camera_centers: np.ndarray) -> Points:
     normals = unit_normals(np.asarray(surfels.quats, np.float64)[keep])
     nearest = np.asarray(camera_centers)[cKDTree(camera_centers).query(positions)[1]]
     is_away = ((nearest - positions) * normals).sum(axis=1) < 0
-    shares = np.clip(np.asarray(surfels.sh, np.float64)[keep, 0] * C0 + 0.5, 0, 1)
+    colors = np.clip(np.asarray(surfels.sh, np.float64)[keep, 0] * C0 + 0.5, 0, 1)
     return Points(
         positions,
-        np.round(shares * 255).astype(np.uint8),
+        np.round(colors * 255).astype(np.uint8),
         np.where(is_away[:, None], -normals, normals).astype(np.float32),
         needs_double(np.asarray(surfels.means)[keep], np.asarray(surfels.log_scales)[keep]),
     )

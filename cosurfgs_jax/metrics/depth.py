@@ -127,9 +127,9 @@ def depth_steps(
         depth: camera z, 0 = nothing.
         reach: pixels of a line.
     Returns:
-        The steps as shares of the depth, each at least 0: [0] from a pixel to the next of its row,
-        [1] to the next of its column; NaN where there are not `reach` pixels with depth on either
-        side.
+        The steps as fractions of the depth, each at least 0: [0] from a pixel to the next of its
+        row, [1] to the next of its column; NaN where there are not `reach` pixels with depth on
+        either side.
     """
 
     def steps(inverse):

@@ -66,7 +66,7 @@ SECTIONS = [
     Section(
         "Depth at the seams",
         seam_table,
-        "Medians over pixels as shares of the depth, in the band along the walls between cells "
+        "Medians over pixels as fractions of the depth, in the band along the walls between cells "
         "and, in brackets, elsewhere. Blocks disagree: whole local models of two blocks about the "
         "same pixels, before they are cropped. Step: the jump of the merged model's depth across "
         "a wall beyond its slope. Without a wall: that jump at the same places in models that are "

@@ -125,7 +125,7 @@ def count_confirmations(
         depth: f32[H,W], 0 = invalid. intrinsics: f64[3,3], pixels. camera_from_dataset: f64[4,4].
         neighbors: (depth f32[h,w], intrinsics, camera_from_dataset) of each, any image size.
         max_pixels: distance after the way there and back.
-        max_relative_depth: difference of the depths as a share; it catches what a short baseline
+        max_relative_depth: difference of the depths as a fraction; it catches what a short baseline
             cannot.
         enough: neighbours farther down the list are not asked about a pixel that so many have
             confirmed; None = all are.

@@ -218,12 +218,12 @@ def _tags(axes: GroundFrame) -> dict[str, str]:
     }
 
 
-def _shares(num_marked: np.ndarray, grid: GroundGrid) -> dict[str, float]:
-    """Shares of the raster by the origin of their height."""
-    share = num_marked / (grid.width * grid.height)
+def _fractions(num_marked: np.ndarray, grid: GroundGrid) -> dict[str, float]:
+    """Fractions of the raster by the origin of their height."""
+    fractions = num_marked / (grid.width * grid.height)
     return {
-        "covered_share": float(share[1:].sum()),
-        "filled_share": float(share[from_above.FILLED]),
+        "covered_share": float(fractions[1:].sum()),
+        "filled_share": float(fractions[from_above.FILLED]),
     }
 
 
@@ -353,6 +353,6 @@ def write_dsm(
         "num_surfels_above": drawing.num_above,
         "num_surfels_below": drawing.num_below,
         "num_tiles": len(tiles),
-        **_shares(num_marked, grid),
+        **_fractions(num_marked, grid),
         "agreement": agreement(at_points.heights, at_points.found, grid.pixel_size),
     }

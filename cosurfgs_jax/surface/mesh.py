@@ -154,12 +154,12 @@ def triangle_components(triangles: np.ndarray, num_vertices: int) -> tuple[np.nd
     return labels, num
 
 
-def drop_small_clusters(mesh: Mesh, min_share: float) -> Mesh:
-    """Drops connected pieces with fewer triangles than a share of the largest piece.
+def drop_small_clusters(mesh: Mesh, min_fraction: float) -> Mesh:
+    """Drops connected pieces with fewer triangles than a fraction of the largest piece.
 
     Args:
         mesh: any mesh.
-        min_share: 0 keeps all, 1 keeps the largest (and its equals).
+        min_fraction: 0 keeps all, 1 keeps the largest (and its equals).
     Returns:
         A mesh with the same or fewer triangles.
     """
@@ -167,7 +167,7 @@ def drop_small_clusters(mesh: Mesh, min_share: float) -> Mesh:
         return mesh
     cluster = triangle_components(mesh.triangles, len(mesh.vertices))[0][mesh.triangles[:, 0]]
     sizes = np.bincount(cluster)
-    return keep_vertices(mesh, sizes[cluster] >= min_share * sizes.max())
+    return keep_vertices(mesh, sizes[cluster] >= min_fraction * sizes.max())
 
 
 def write_mesh_ply(path: str | os.PathLike, mesh: MeshParts) -> None:

@@ -133,8 +133,9 @@ class TileStore:
         """The mesh of all tiles.
 
         Args:
-            min_cluster_share: connected pieces with fewer triangles than this share of the largest
-                are left out, as by `mesh.drop_small_clusters`; pieces are connected through seams.
+            min_cluster_share: connected pieces with fewer triangles than this fraction of the
+                largest are left out, as by `mesh.drop_small_clusters`; pieces are connected
+                through seams.
         """
         seam = self._seam()
         occurrences = np.concatenate(self._seam_components or [np.zeros(0, np.int64)])

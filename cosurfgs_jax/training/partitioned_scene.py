@@ -166,7 +166,7 @@ def _plan_blocks(
         capacity = _natural_capacity(scene, partition.views[number])
         if (
             settings.surfels.capacity
-        ):  # of the whole model: a block gets the share that its photographs show of the place
+        ):  # of the whole model: a block gets the fraction that its photographs show of the place
             capacity = max(1, round(settings.surfels.capacity * min(1.0, capacity / max(whole, 1))))
         else:
             capacity = min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)

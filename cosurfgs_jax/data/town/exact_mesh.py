@@ -168,15 +168,15 @@ def _wall_triangles(points, town: Town, spacing: float) -> np.ndarray:
     length = np.linalg.norm(end - start)
     # The upper edge runs back from the second lower corner to the first.
     top = points[2:][::-1]
-    share_top = (top[:, :2] - start) @ (end - start) / length**2
-    shares = np.union1d(
-        np.linspace(0, 1, int(np.ceil(length / spacing)) + 1), np.clip(share_top, 0, 1)
+    fraction_top = (top[:, :2] - start) @ (end - start) / length**2
+    fractions = np.union1d(
+        np.linspace(0, 1, int(np.ceil(length / spacing)) + 1), np.clip(fraction_top, 0, 1)
     )
-    shares = shares[np.concatenate([[True], np.diff(shares) > 1e-9])]
-    shares[-1] = 1.0
-    along = start + shares[:, None] * (end - start)
+    fractions = fractions[np.concatenate([[True], np.diff(fractions) > 1e-9])]
+    fractions[-1] = 1.0
+    along = start + fractions[:, None] * (end - start)
     bottom = np.column_stack([along, town.terrain.heights(along[:, 0], along[:, 1])])
-    upper = np.column_stack([along, np.interp(shares, share_top, top[:, 2])])
+    upper = np.column_stack([along, np.interp(fractions, fraction_top, top[:, 2])])
     first = np.stack([bottom[:-1], bottom[1:], upper[1:]], axis=1)
     return np.concatenate([first, np.stack([bottom[:-1], upper[1:], upper[:-1]], axis=1)])
 
@@ -228,10 +228,10 @@ def _split(soup, plane):
     apex = corners[:, 0]
     second = corners[:, 1]
     third = corners[:, 2]
-    share_2 = (signed[:, 0] / (signed[:, 0] - signed[:, 1]))[:, None]
-    share_3 = (signed[:, 0] / (signed[:, 0] - signed[:, 2]))[:, None]
-    cut_2 = apex + share_2 * (second - apex)
-    cut_3 = apex + share_3 * (third - apex)
+    fraction_2 = (signed[:, 0] / (signed[:, 0] - signed[:, 1]))[:, None]
+    fraction_3 = (signed[:, 0] / (signed[:, 0] - signed[:, 2]))[:, None]
+    cut_2 = apex + fraction_2 * (second - apex)
+    cut_3 = apex + fraction_3 * (third - apex)
     tip = np.stack([apex, cut_2, cut_3], axis=1)
     rest = np.concatenate(
         [np.stack([cut_2, second, third], axis=1), np.stack([cut_2, third, cut_3], axis=1)]
@@ -297,7 +297,7 @@ def sample_surface(
     a, b, c = (mesh.vertices[mesh.triangles[:, k]] for k in range(3))
     ends = np.cumsum(0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1))
     count = int(np.clip(ends[-1] / spacing**2, *limits))
-    # One point in each of `count` equal shares of the area is more even than independent points.
+    # One point in each of `count` equal parts of the area is more even than independent points.
     which = np.searchsorted(ends, (rng.permutation(count) + rng.random(count)) / count * ends[-1])
     which = np.minimum(which, len(ends) - 1)
     u, v = rng.random((2, count, 1))

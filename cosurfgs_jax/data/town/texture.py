@@ -79,8 +79,8 @@ def lines(coordinate, period: float, width: float, texel: float):
     they are too close.
     """
     offset = np.abs(coordinate - period * np.round(coordinate / period))
-    share = np.clip((width / 2 + texel / 2 - offset) / texel, 0.0, min(1.0, width / texel))
-    return share * keep(period, texel)
+    covered = np.clip((width / 2 + texel / 2 - offset) / texel, 0.0, min(1.0, width / texel))
+    return covered * keep(period, texel)
 
 
 def per_tile(column, row, style: int):

@@ -128,7 +128,7 @@ double SingleView(Parallel& parallel, GeometricScratch& work, SingleViewCall cal
 }
 
 struct MultiViewSums {
-  double geometric = 0, photometric = 0, share = 0;
+  double geometric = 0, photometric = 0, fraction = 0;
 };
 
 MultiViewSums MultiView(Parallel& parallel, GeometricScratch& work, const MultiViewCall& call,
@@ -162,7 +162,7 @@ MultiViewSums MultiView(Parallel& parallel, GeometricScratch& work, const MultiV
   }
   sums.geometric /= double(std::max<int64_t>(num_geometric, 1));
   sums.photometric /= double(std::max<int64_t>(num_photometric, 1));
-  sums.share = double(num_geometric) / double(size);
+  sums.fraction = double(num_geometric) / double(size);
   const float grad_geometric = geometric_weight / float(std::max<int64_t>(num_geometric, 1));
   const float grad_photometric = photometric_weight / float(std::max<int64_t>(num_photometric, 1));
   parallel.For(rows, [&](int64_t row) {
@@ -292,7 +292,7 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
   }
   const double parts[5] = {single_view_weight * single_view + geometric_weight * sums.geometric +
                                photometric_weight * sums.photometric,
-                           single_view, sums.geometric, sums.photometric, sums.share};
+                           single_view, sums.geometric, sums.photometric, sums.fraction};
   std::copy(parts, parts + 5, losses->typed_data());
   return ffi::Error::Success();
 }
