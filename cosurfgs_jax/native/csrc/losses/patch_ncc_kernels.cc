@@ -96,8 +96,7 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   const float* own_center = c.gray + py * c.width + px;
   Vec own[kMaxVecs], other[kMaxVecs], grad_w[kMaxVecs], root[kMaxVecs];
   Vec own_sum = Vec{}, other_sum = Vec{}, weight_sum = Vec{};
-  const float length =
-      std::sqrt(plane[0] * plane[0] + plane[1] * plane[1] + plane[2] * plane[2]);
+  const float length = std::sqrt(plane[0] * plane[0] + plane[1] * plane[1] + plane[2] * plane[2]);
   const float scale = c.plane_sigma > 0 ? c.fx / (c.plane_sigma * length) : 0.0f;
   for (int k = 0; k < s.vecs; ++k) {
     const Vec z = s.dx[k] * slope_x[2] + s.dy[k] * slope_y[2] + start[2];
