@@ -173,7 +173,9 @@ def patch_ncc(
         return values.mean(axis=-1)
 
     if surface is not None:
-        weights = _sample_weights(surface, planes, inverse_depth, lattice, intrinsics[0, 0])
+        weights = _sample_weights(
+            surface, planes, inverse_depth, lattice=lattice, focal_px=intrinsics[0, 0]
+        )
         total = weights.sum(axis=-1)
         is_valid &= total >= MIN_PATCH_WEIGHT
 
