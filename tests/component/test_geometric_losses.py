@@ -546,7 +546,8 @@ def test_across_an_edge_the_pixels_of_the_middle_s_plane_count(drawn):
     assert is_valid[row, column]
     np.testing.assert_allclose(score[row, column], expected, atol=1e-4)
     # Hardly anything on the plane is no patch.
-    depth[:, : x - 1] *= 1.2
+    depth[np.arange(SIZE[0]) != y] *= 1.5
+    depth[:, :x] *= 1.5
     alone = PatchSurface(drawn.of(jnp.asarray(depth)), drawn, 0.5)
     assert not patch_ncc(photo, other, planes, lattice, *rest, alone)[1][row, column]
 
