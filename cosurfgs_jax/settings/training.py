@@ -51,7 +51,7 @@ class LossSettings(SettingsGroup, name="loss"):
         at_least(1, "at least 1 pixel"),
     )
     patch_plane_px: float = setting(
-        0.0,
+        0.5,
         "Standard deviation, in pixels, of the distance from the plane of a patch at which its "
         "pixels count for MV-Reg: patches across an edge are then of one plane. 0 means that all "
         "pixels of a patch count alike.",
