@@ -344,7 +344,8 @@ def test_a_dilated_view_compares_what_the_whole_one_would(backend):
             **{name: drawn.of(getattr(out, name)) for name in ("alpha", "plane_depth", "normal")},
         )
         second = SecondView(camera(OTHER), jnp.asarray(shown[1]), jnp.bool_(True), patches.origin)
-        weights = LossSettings(single_view_weight=0, patch_stride=patches.stride)
+        # Which pixels lie on a plane is read from those that are drawn.
+        weights = LossSettings(single_view_weight=0, patch_stride=patches.stride, patch_plane_px=0)
         return geometric_losses(
             out,
             drawn.camera(camera(POSE)),

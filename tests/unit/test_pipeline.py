@@ -42,8 +42,17 @@ def course(monkeypatch):
             return stage
 
         monkeypatch.setattr(lmc_stages.loop, "run_stage", run_stage)
-        monkeypatch.setattr(lmc_stages, "Trainer", lambda *_: SimpleNamespace(advance=None))
+        trainer = SimpleNamespace(advance=None, settled=lambda stage: stage)
+        monkeypatch.setattr(lmc_stages, "Trainer", lambda *_: trainer)
         monkeypatch.setattr(lmc_stages.compress, "compress", compress)
+        monkeypatch.setattr(
+            lmc_stages.compress, "compile_compression", lambda settings, layout, ratio: ratio
+        )
+        monkeypatch.setattr(
+            lmc_stages.compress,
+            "drop_free_slots",
+            lambda layout, states: done.append(("shrunk", len(done))) or states,
+        )
         settings = dataclasses.replace(
             Settings(), lmc=LmcSettings(rounds=rounds, prune_ratio=ratio)
         )
@@ -66,6 +75,8 @@ def _begin() -> StageState:
 def test_each_round_prunes_and_then_recovers(course, rounds, num_steps, prunes):
     stage, done = course(rounds, 0.4, num_steps, _begin())
     assert [step for what, step in done if what == "prune"] == prunes
+    changes = [what for what, _ in done if what in ("prune", "shrunk")]
+    assert changes == ["prune"] * len(prunes) + ["shrunk"], "another shape is compiled anew"
     assert stage.states[0][0] == pytest.approx(600), "all rounds together prune by the ratio"
     assert stage.step == num_steps == len([what for what, _ in done if what == "step"])
     assert done[-1] == ("saved", num_steps)
