@@ -150,9 +150,8 @@ def _choose(layout: Layout, importance: Importance, everything: Importance) -> I
 class Programs(NamedTuple):
     """What compression runs on the devices, compiled for all its rounds."""
 
-    measure: (
-        Callable  # (importance, state, is_inside, camera, is_active, image_size=) -> importance
-    )
+    # (importance, state, is_inside, camera, is_active, image_size=) -> importance
+    measure: Callable
     measure_all: Callable  # the same, and photographs that mostly show other blocks count, too
     prune: Callable  # (state, importance, is_inside) -> state
 

@@ -1,5 +1,7 @@
 """The merged model of the newest saved stage."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.schedule import progress_at
 from cosurfgs_jax.training.state import TrainState, abstract_state, kept_of, to_saved
 from cosurfgs_jax.training.step import settle_step
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import SurfelParams, Surfels
 from cosurfgs_jax.workdir import Workdir
 
 
@@ -48,14 +50,14 @@ def load_merged(
         )
     restored = _restore(settings, workdir, partitioned, newest.name)
     state = TrainState(**restored.state)
+    params = state.params
     if state.updated is not None and restored.step:
         # A run that was stopped saves surfels that wait for the next view which may show them.
         progress = progress_at(
             restored.step, newest.num_steps(settings), newest.first_progress(settings)
         )
-        state = _settled(state, progress, settings)
+        params = _settled(state, progress, settings)
     alive = np.asarray(state.alive)
-    params = state.params
     if not newest.is_merged:
         alive = alive & _is_in_own_cell(partitioned, np.asarray(params.means))
         if settings.appearance.enabled and len(alive) > 1:
@@ -65,14 +67,15 @@ def load_merged(
     return surfels, steps_before + restored.step
 
 
-def _settled(state: TrainState, progress: float, settings: Settings) -> TrainState:
-    """The states of all blocks [B, ...] with all surfels up to date."""
+def _settled(state: TrainState, progress: float, settings: Settings) -> SurfelParams:
+    """The parameters of all blocks [B, ...] with all surfels up to date."""
+    state = dataclasses.replace(state, depths=None)
     blocks = [
         settle_step(
             jax.tree.map(lambda leaf, block=block: jnp.asarray(leaf[block]), state),
             jnp.float32(progress),
             settings,
-        )
+        ).params
         for block in range(len(state.alive))
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)

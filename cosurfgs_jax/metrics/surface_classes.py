@@ -29,16 +29,20 @@ class Judged(NamedTuple):
     distances: np.ndarray  # f64[M], to the other surface
 
 
+def _area_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """f64[F,3], normals of triangles, as long as twice their areas."""
+    corners = np.asarray(vertices, np.float64)[triangles]
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+
+
 def unit_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """f64[F,3], unit normals of triangles; 0 of those without area."""
-    corners = np.asarray(vertices, np.float64)[triangles]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = _area_normals(vertices, triangles)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
 
 
 def _largest_piece(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """bool[F], the triangles of the largest area that hang together by corners."""
-    corners = vertices[triangles]
     width = np.ptp(vertices, axis=0).max()
     keys = np.round((vertices - vertices.min(axis=0)) / (_SAME * width)).astype(np.int64)
     _, number = np.unique(keys, axis=0, return_inverse=True)
@@ -52,8 +56,7 @@ def _largest_piece(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     )
     _, pieces = csgraph.connected_components(links, directed=False)
     piece = pieces[joined[:, 0]]
-    sides = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    areas = np.bincount(piece, weights=np.linalg.norm(sides, axis=1))
+    areas = np.bincount(piece, weights=np.linalg.norm(_area_normals(vertices, triangles), axis=1))
     return piece == np.argmax(areas)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
@@ -54,16 +55,13 @@ def learning_rates(
 
 
 def _where_alive(alive, new, old):
-    return jax.tree.map(
-        lambda a, b: jnp.where(alive.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), new, old
-    )
+    return jax.tree.map(lambda a, b: jnp.where(per_slot(alive, a), a, b), new, old)
 
 
 def _definition(params, gradient, state, alive, learns, rates, epsilon):
     mask = alive.astype(jnp.float32)
     learns = {
-        name: mask.reshape((-1,) + (1,) * (value.ndim - 1)) * learns[name][None]
-        for name, value in params.by_name().items()
+        name: per_slot(mask, value) * learns[name][None] for name, value in params.by_name().items()
     }
     masked = {name: learns[name] * value for name, value in gradient.by_name().items()}
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
@@ -253,18 +251,15 @@ def catch_up(
 
 
 def _catch_up_definition(params, state, rows, missed, rates, epsilon):
-    def of_rows(values, leaf):
-        return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
-
     steps = _drift(state.count, missed)
     gap = missed.astype(jnp.float32)
     values = {}
     for name, value in params.by_name().items():
         direction = getattr(state.mu, name) / (jnp.sqrt(getattr(state.nu, name)) + epsilon)
-        values[name] = value - rates[name][None] * of_rows(steps, value) * direction
+        values[name] = value - rates[name][None] * per_slot(steps, value) * direction
     decays = (jnp.exp(gap * float(np.log(beta))) for beta in (_BETA1, _BETA2))
     mu, nu = (
-        jax.tree.map(lambda leaf, decay=decay: leaf * of_rows(decay, leaf), moments)
+        jax.tree.map(lambda leaf, decay=decay: leaf * per_slot(decay, leaf), moments)
         for moments, decay in zip((state.mu, state.nu), decays, strict=True)
     )
     old = params, state.mu, state.nu

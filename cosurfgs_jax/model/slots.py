@@ -15,15 +15,16 @@ from jaxtyping import Array, Bool, Int
 from cosurfgs_jax.types import SurfelParams, blank_params
 
 
-def _per_slot(mask: Bool[Array, " n"], like: Array) -> Array:
-    return mask.reshape((-1,) + (1,) * (like.ndim - 1))
+def per_slot(values: Array, like: Array) -> Array:
+    """A number of each slot [N], to be multiplied or masked with an array [N,...]."""
+    return values.reshape((-1,) + (1,) * (like.ndim - 1))
 
 
 def zero_moments(state: optax.ScaleByAdamState, mask: Bool[Array, " n"]) -> optax.ScaleByAdamState:
     """The moments with zeros in some slots."""
 
     def zero(moment):
-        return jnp.where(_per_slot(mask, moment), jnp.zeros_like(moment), moment)
+        return jnp.where(per_slot(mask, moment), jnp.zeros_like(moment), moment)
 
     return state._replace(mu=jax.tree.map(zero, state.mu), nu=jax.tree.map(zero, state.nu))
 

@@ -3,6 +3,7 @@ checked before use.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -264,14 +265,15 @@ def _late_reads_dropped() -> Iterator[None]:
     end later, in TensorStore's threads or when their coroutines are collected, and each prints an
     error. So the filter stays where a restore has failed."""
     report = sys.unraisablehook
-
-    def filtered(unraisable: Any) -> None:
-        if not str(unraisable.exc_value).startswith(_LATE_READS):
-            report(unraisable)
-
-    sys.unraisablehook = filtered
+    if getattr(report, "func", None) is not _report_others:  # of an earlier failure
+        sys.unraisablehook = functools.partial(_report_others, report)
     yield
     sys.unraisablehook = report
+
+
+def _report_others(report: Callable[[Any], object], unraisable: Any) -> None:
+    if not str(unraisable.exc_value).startswith(_LATE_READS):
+        report(unraisable)
 
 
 def _files_of(folder: Path) -> set[str]:

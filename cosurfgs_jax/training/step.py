@@ -15,6 +15,7 @@ from cosurfgs_jax.losses.term import LossTerm, Phase
 from cosurfgs_jax.model import exposure_model, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport
+from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.raster.culling import may_be_seen
@@ -296,7 +297,7 @@ def densify_step(
     ground = state.params.means[:, :2]
     may_grow = ((ground >= order.low[None]) & (ground < order.high[None])).all(axis=-1)
     stats = jax.tree.map(
-        lambda leaf: jnp.where(may_grow.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, 0),
+        lambda leaf: jnp.where(per_slot(may_grow, leaf), leaf, 0),
         state.stats,
     )
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)

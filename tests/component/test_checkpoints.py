@@ -258,6 +258,10 @@ def test_reads_that_end_after_a_failed_restore_print_nothing(monkeypatch):
     assert sys.unraisablehook == before, "nothing is left behind where all went well"
     with pytest.raises(ValueError, match="damaged"), _late_reads_dropped():
         raise ValueError("damaged")
+    filtered = sys.unraisablehook
+    with pytest.raises(ValueError, match="again"), _late_reads_dropped():
+        raise ValueError("again")
+    assert sys.unraisablehook is filtered, "one filter is enough"
     late = ["Event loop is closed", "Encountered error while reading array index: (slice(0, 2),)"]
     for message in [*late, "another", ""]:
         sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
