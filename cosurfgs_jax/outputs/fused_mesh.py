@@ -63,7 +63,12 @@ def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
         )
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
-    choices = choices | {"model": _digest(trained)}
+    geo = trained.settings.geo
+    place = {
+        "offset": geo.offset_xyz(),
+        "epsg": geo.epsg,
+    }  # the mesh itself is in the dataset's frame
+    choices = choices | {"model": _digest(trained), "map": place}
     files.write_json(workdir.mesh_choices, choices)
     return choices
 

@@ -12,6 +12,7 @@ from cosurfgs_jax.errors import required
 
 # In the order of use.
 PROGRAMS = (
+    "prepare",
     "train",
     "extract_mesh",
     "evaluate",

@@ -16,6 +16,8 @@ import pytest
 from program_starter import ProgramStarter
 from scenes import TINY, town_folder
 
+from cosurfgs_jax.formats import geo_json
+from cosurfgs_jax.formats.geo_json import GeoReference, read_geo, write_geo
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.workdir import EXPORTS, TRAINING, Workdir
 
@@ -29,6 +31,7 @@ SHORT = [
 # test_collaboration.py runs training as users do.
 FAST_TO_COMPILE = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 STARTER = ProgramStarter(FAST_TO_COMPILE)
+GEO = GeoReference(32633, (500_000.0, 4_649_770.0, 0.0), True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,6 +67,7 @@ def _model(workdir: Path):
 def dataset(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("town") / "town"
     shutil.copytree(town_folder(TINY), folder)
+    write_geo(folder / geo_json.NAME, GEO)
     return folder
 
 
@@ -103,6 +107,7 @@ def test_training_improves_the_render_and_writes_what_users_read(trained):
     assert stage["num_surfels"] == [int(np.asarray(_model(trained).alive).sum())]
     assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 80
     assert any((trained / "tensorboard").iterdir())
+    assert read_geo(trained / "geo.json") == GEO  # that of the dataset
 
 
 def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
@@ -149,6 +154,8 @@ def test_from_model_to_mesh_scores_and_files(trained):
         "mesh.glb",
         "mesh.json",
     }
+    choices = json.loads((trained / "mesh" / "mesh.json").read_text())
+    assert choices["map"] == {"offset": list(GEO.offset), "epsg": GEO.epsg}
     result = _run_anew("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -192,12 +199,23 @@ def test_exports_for_maps(trained, tmp_path, form, package, names):
         found = json.loads((workdir / "export" / "dsm.json").read_text())
         assert (
             found["offset"] == [100, 200, 3]
+            and found["epsg"] == GEO.epsg
             and found["pixel_size"] == 0.5
             and found["covered_share"] > 0.3
         )
         assert found["agreement"]["visible_points"]["median_absolute_pixels"] < 3
         _expect_sentence(
-            _run("export", workdir, "--format=dsm", "--config.geo.epsg=4326"),
+            _run("export", workdir, "--format=dsm", "--config.geo.epsg=25832"),
+            "config.geo.epsg: expected 32633",
+        )
+        _expect_sentence(
+            _run(
+                "export",
+                workdir,
+                "--format=dsm",
+                "--config.geo.epsg=4326",
+                "--config.geo.offset=0,0,0",
+            ),
             "config.geo.epsg",
             "4326",
         )
