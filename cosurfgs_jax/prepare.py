@@ -26,7 +26,11 @@ def declare(values: flags.FlagValues) -> None:
         "out", "", "folder of the dataset; the same one again goes on", flag_values=values
     )
     for field in dataclasses.fields(PrepareSettings):
-        kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+        kinds: dict[type, Any] = {
+            str: flags.DEFINE_string,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+        }
         define = kinds[type_of(field)]
         define(field.name, field.default, declaration_of(field).help_text, flag_values=values)
 

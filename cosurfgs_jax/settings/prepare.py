@@ -55,6 +55,13 @@ class PrepareSettings:
         "from the height.",
         _choice(FOCAL),
     )
+    focal_px: float = setting(
+        0.0,
+        "Focal length of all cameras in pixels of the photographs as they are, of a calibration; 0 "
+        "means from the EXIF data.",
+        not_negative("0 (from the EXIF data) or a number of pixels"),
+        largest=1_000_000,
+    )
     max_image_size: int = setting(
         2400,
         "Longer side in pixels to which photographs are shrunk to find features.",

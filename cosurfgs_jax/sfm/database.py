@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.photos import Photo, PhotoFolder
 
@@ -53,9 +54,9 @@ def unquote_names(path: Path) -> None:
                 database.update_image(image)
 
 
-def add_photographs(path: Path, folder: PhotoFolder, lens: str) -> None:
-    """Adds cameras and photographs that the database does not have yet, one camera for all
-    photographs of one camera, lens setting and size.
+def add_photographs(path: Path, folder: PhotoFolder, settings: PrepareSettings) -> None:
+    """Adds photographs that the database does not have yet, with one camera for all photographs of
+    one camera, lens setting and size. Cameras that it has get the lens of the settings.
 
     COLMAP itself would take one camera for each photograph without EXIF data, and refuse a second
     size of one camera model.
@@ -63,45 +64,45 @@ def add_photographs(path: Path, folder: PhotoFolder, lens: str) -> None:
     Args:
         path: of the database; made where it is missing.
         folder: the photographs.
-        lens: COLMAP's name of a camera model.
+        settings: `lens` and `focal_px`.
     """
-    pycolmap = import_pycolmap()
     unquote_names(path)
     with opened(path) as database:
         images = {image.name: image for image in database.read_all_images()}
         for photos in folder.cameras.values():
             present = [images[photo.name] for photo in photos if photo.name in images]
-            missing = [photo for photo in photos if photo.name not in images]
-            if not missing:
-                continue
+            camera = _camera(photos[0], settings)
             if present:
-                camera = database.read_camera(present[0].camera_id)
+                camera.camera_id = present[0].camera_id
+                database.update_camera(camera)
             else:
-                camera = _write_camera(pycolmap, database, photos[0], lens)
-            rig = database.read_rig_with_sensor(camera.sensor_id)
-            for photo in missing:
-                _write_photograph(database, photo.name, camera, rig.rig_id)
+                camera.camera_id = database.write_camera(camera)
+                rig = import_pycolmap().Rig()
+                rig.add_ref_sensor(camera.sensor_id)
+                database.write_rig(rig)
+            rig_id = database.read_rig_with_sensor(camera.sensor_id).rig_id
+            for photo in photos:
+                if photo.name not in images:
+                    _write_photograph(database, photo.name, camera, rig_id)
 
 
-def _write_camera(pycolmap: Any, database: Any, photo: Photo, lens: str) -> Any:
+def _camera(photo: Photo, settings: PrepareSettings) -> Any:
+    """The camera of a photograph before anything is refined."""
+    pycolmap = import_pycolmap()
     camera = pycolmap.Camera.create_from_model_name(
         camera_id=0,
-        model_name=lens,
-        focal_length=photo.focal_px,
+        model_name=settings.lens,
+        focal_length=settings.focal_px or photo.focal_px,
         width=photo.width,
         height=photo.height,
     )
-    camera.has_prior_focal_length = photo.has_focal
-    if not photo.has_focal:  # COLMAP knows the sensors of some models
+    camera.has_prior_focal_length = bool(settings.focal_px) or photo.has_focal
+    if not camera.has_prior_focal_length:  # COLMAP knows the sensors of some models
         guess = pycolmap.infer_camera_from_image(photo.path)
         if guess.has_prior_focal_length:
             for place in camera.focal_length_idxs():
                 camera.params[place] = guess.mean_focal_length()
             camera.has_prior_focal_length = True
-    camera.camera_id = database.write_camera(camera)
-    rig = pycolmap.Rig()
-    rig.add_ref_sensor(camera.sensor_id)
-    database.write_rig(rig)
     return camera
 
 
@@ -123,13 +124,18 @@ class Contents:
     | `num_features` | name to number of features                                                  |
     | `num_partners` | name to number of photographs that verifiably show the same                 |
     | `doubles`      | pairs of names that show the same from the same place                       |
-    | `has_focal`    | whether the focal lengths of all cameras are known beforehand               |
+    | `focal_before` | camera number to focal length in pixels before it is refined, 0: unknown    |
     """
 
     num_features: dict[str, int]
     num_partners: dict[str, int]
     doubles: list[tuple[str, str]]
-    has_focal: bool
+    focal_before: dict[int, float]
+
+    @property
+    def has_focal(self) -> bool:
+        """Whether the focal lengths of all cameras are known before they are refined."""
+        return 0.0 not in self.focal_before.values()
 
 
 def read_contents(path: Path, names: Sequence[str]) -> Contents:
@@ -156,9 +162,11 @@ def read_contents(path: Path, names: Sequence[str]) -> Contents:
             if count > _SAME_FEATURES * min(num_features[name] for name in pair):
                 if _is_same_place(database, first, second):
                     doubles.append((min(pair), max(pair)))
-        cameras = {image.camera_id for image in images.values()}
-        has_focal = all(database.read_camera(camera).has_prior_focal_length for camera in cameras)
-    return Contents(num_features, num_partners, sorted(doubles), has_focal)
+        focal_before = {}
+        for number in {image.camera_id for image in images.values()}:
+            camera = database.read_camera(number)
+            focal_before[number] = camera.mean_focal_length() * camera.has_prior_focal_length
+    return Contents(num_features, num_partners, sorted(doubles), focal_before)
 
 
 def _is_same_place(database: Any, first: int, second: int) -> bool:

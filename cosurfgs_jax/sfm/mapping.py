@@ -110,7 +110,8 @@ class Poses(NamedTuple):
 
     model: Any  # pycolmap.Reconstruction, the largest
     group_sizes: list[int]  # photographs in each model
-    keeps_focal: bool  # whether focal lengths are those of the EXIF data
+    keeps_focal: bool  # whether focal lengths are not refined
+    tells_focal: bool  # whether the photographs could tell them
 
 
 def find_poses(job: Job) -> Poses:
@@ -123,7 +124,8 @@ def find_poses(job: Job) -> Poses:
     has_focal = database_file.read_contents(job.database, job.names).has_focal
     keeps_focal = settings.focal == "fix"
     models = _map(job, keeps_focal)
-    if settings.focal == "auto" and has_focal and models and not tells_focal(reading_of(models[0])):
+    is_told = bool(models) and tells_focal(reading_of(models[0]))
+    if settings.focal == "auto" and has_focal and models and not is_told:
         again = _map(job, True)
         if again and again[0].num_reg_images() >= 0.9 * models[0].num_reg_images():
             models = again
@@ -134,7 +136,8 @@ def find_poses(job: Job) -> Poses:
             "which no two show enough of the same; neighbouring photographs should share two "
             "thirds of what they show (or try --matching=exhaustive, or a larger --max_image_size)"
         )
-    return Poses(models[0], [model.num_reg_images() for model in models], keeps_focal)
+    sizes = [model.num_reg_images() for model in models]
+    return Poses(models[0], sizes, keeps_focal, is_told)
 
 
 def _map(job: Job, keeps_focal: bool) -> list[Any]:

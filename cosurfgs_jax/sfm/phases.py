@@ -104,9 +104,10 @@ def prepare(
             progress=progress,
         )
         key = _find_features(folder, dataset, job)
-        model, facts = _find_model(folder, dataset, job, key)
+        model, saved = _find_model(dataset, job, key)
         placement = place(mapping.reading_of(model), folder.tags, settings)
         contents = database.read_contents(dataset.database, names)
+        facts = _facts(model, contents, saved)
         summary = summarize(folder, contents, facts, placement)
         _write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
     return summary
@@ -154,7 +155,6 @@ def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> 
     names = job.names
     stats = {photo.name: photo.path.stat() for photo in folder.photos}
     key = {
-        "lens": settings.lens,
         "max_image_size": settings.max_image_size,
         "max_features": settings.max_features,
         "photographs": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
@@ -164,7 +164,7 @@ def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> 
         _log.info("settings or photographs have changed: features are found anew")
         _delete(dataset.mapped_key, dataset.database, *dataset.state.glob("database.db-*"))
     files.write_json(dataset.features_key, key)
-    database.add_photographs(dataset.database, folder, settings.lens)
+    database.add_photographs(dataset.database, folder, settings)
     mapping.extract_features(job)
     pairs = choose_pairs(_places(folder, settings), settings)
     _log.info("%d pairs to compare: %s", len(pairs.numbers), pairs.words)
@@ -204,13 +204,15 @@ def _places(folder: PhotoFolder, settings: PrepareSettings) -> np.ndarray:
 
 
 def _find_model(
-    folder: PhotoFolder, dataset: _Dataset, job: mapping.Job, features: dict[str, Any]
-) -> tuple[Any, ModelFacts]:
-    """The model in the mapper's frame, and its numbers."""
+    dataset: _Dataset, job: mapping.Job, features: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model in the mapper's frame, and what the mapper said of it."""
     pycolmap = import_pycolmap()
     content = features | {
         "mapper": job.settings.mapper,
         "focal": job.settings.focal,
+        "focal_px": job.settings.focal_px,
+        "lens": job.settings.lens,
         "pycolmap": pycolmap.__version__,
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -224,11 +226,12 @@ def _find_model(
             "key": key,
             "group_sizes": poses.group_sizes,
             "keeps_focal": poses.keeps_focal,
+            "tells_focal": poses.tells_focal,
         }
         _delete(dataset.mapped_key)
         _write_model(model, dataset.scratch / "mapped", dataset.mapped)
         files.write_json(dataset.mapped_key, saved)
-    return model, _facts(model, folder, saved)
+    return model, saved
 
 
 def _write_model(model: Any, scratch: Path, target: Path) -> None:
@@ -244,16 +247,13 @@ def _write_model(model: Any, scratch: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _facts(model: Any, folder: PhotoFolder, saved: dict[str, Any]) -> ModelFacts:
-    photos = {photo.name: photo for photo in folder.photos}
+def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> ModelFacts:
     registered = sorted(image.name for image in model.images.values() if image.has_pose)
     cameras = []
+    numbers = [image.camera_id for image in model.images.values() if image.has_pose]
     for camera in model.cameras.values():
-        names = [
-            image.name for image in model.images.values() if image.camera_id == camera.camera_id
-        ]
-        photo = photos.get(names[0]) if names else None
-        has_focal = photo is not None and photo.has_focal
+        if camera.camera_id not in numbers:
+            continue
         cameras.append(
             {
                 "model": camera.model_name,
@@ -261,8 +261,8 @@ def _facts(model: Any, folder: PhotoFolder, saved: dict[str, Any]) -> ModelFacts
                 "height": camera.height,
                 "params": camera.params,
                 "focal": camera.mean_focal_length(),
-                "focal_before": photo.focal_px if photo is not None and has_focal else None,
-                "photographs": len(names),
+                "focal_before": contents.focal_before.get(camera.camera_id),
+                "photographs": numbers.count(camera.camera_id),
             }
         )
     return ModelFacts(
@@ -273,6 +273,7 @@ def _facts(model: Any, folder: PhotoFolder, saved: dict[str, Any]) -> ModelFacts
         track_length=model.compute_mean_track_length(),
         cameras=cameras,
         keeps_focal=saved["keeps_focal"],
+        tells_focal=saved["tells_focal"],
     )
 
 

@@ -30,7 +30,8 @@ class ModelFacts:
     | `num_points`       | SfM points                                                              |
     | `track_length`     | mean number of photographs that see a point                             |
     | `cameras`          | of each: "model", "width", "height", "params", "focal", "focal_before"  |
-    | `keeps_focal`      | whether focal lengths are those of the EXIF data                        |
+    | `keeps_focal`      | whether focal lengths are not refined                                   |
+    | `tells_focal`      | whether the photographs can tell them from the height                   |
     """
 
     registered: list[str]
@@ -40,6 +41,7 @@ class ModelFacts:
     track_length: float
     cameras: list[dict[str, Any]]
     keeps_focal: bool
+    tells_focal: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +129,16 @@ def _registered(folder: PhotoFolder, facts: ModelFacts, missing: dict[str, str])
 
 
 def _focal_words(facts: ModelFacts) -> list[str]:
-    if facts.keeps_focal:
-        return [
-            "focal length: that of the EXIF data, as these photographs cannot tell it from the "
-            "height; heights are as good as it is"
-        ]
-    texts = [f"{camera['focal']:.0f} px" for camera in facts.cameras]
-    return [f"focal length: refined, {some_of(texts)}"]
+    lengths = some_of(f"{camera['focal']:.0f} px" for camera in facts.cameras)
+    if not facts.keeps_focal:
+        return [f"focal length: refined, {lengths}"]
+    text = f"focal length: kept, {lengths}"
+    if not facts.tells_focal:
+        text += (
+            ", as a flight straight down over flat ground cannot tell it from the height; heights "
+            "above ground are as good as it is, a few percent where it is of EXIF data"
+        )
+    return [text]
 
 
 def _place_words(placement: Placement) -> list[str]:
@@ -193,12 +198,18 @@ def _model_warnings(facts: ModelFacts) -> list[str]:
         warnings.append(
             f"the reprojection error is above {_MAX_ERROR_PX} px: another --lens may fit better"
         )
+    if not facts.keeps_focal and not facts.tells_focal:
+        warnings.append(
+            "the focal length was refined though a flight straight down over flat ground cannot "
+            "tell it from the height: heights may be wrong by a third; give that of a calibration "
+            "as --focal_px"
+        )
     for camera in facts.cameras:
         before = camera["focal_before"]
         if before and abs(camera["focal"] / before - 1) > _FOCAL_DIFFERENCE:
             warnings.append(
-                f"the focal length became {camera['focal']:.0f} px, the EXIF data say "
-                f"{before:.0f}; --focal=fix keeps it"
+                f"the focal length became {camera['focal']:.0f} px, it was "
+                f"{before:.0f} before; --focal=fix keeps it"
             )
     return warnings
 

@@ -176,10 +176,10 @@ def _summary(tmp_path, has_scale=True, sizes=(5,), **changes):
         dict.fromkeys(names, 1000) | {"4.jpg": 100, "5.jpg": 0, "6.jpg": 120},
         dict.fromkeys(names, 3) | {"7.jpg": 0, "5.jpg": 0},
         [("0.jpg", "1.jpg")],
-        True,
+        {1: 1156.0},
     )
     camera = {"focal": 1393.0, "focal_before": 1156.0}
-    facts = ModelFacts(names[:5], list(sizes), 0.42, 6630, 4.1, [camera], False)
+    facts = ModelFacts(names[:5], list(sizes), 0.42, 6630, 4.1, [camera], False, True)
     details = {"fit": FIT, "system": "WGS 84 / UTM zone 15N", "vertical_datum": "the sea"}
     geo = GeoReference(32615 * has_scale, (10.0, 20, 30), has_scale, details)
     placement = Placement(Similarity(1, np.eye(3), np.zeros(3)), geo, ["a word of the fit"])
@@ -209,12 +209,16 @@ def test_the_summary_says_what_is_suspicious(tmp_path):
         "taken twice from the same place, or copies: 0.jpg and 1.jpg",
         "photographs of 2 sizes: 40x30 (7), 40x31 (1)",
         "of 5, 3 photographs; only the largest",
-        "the focal length became 1393 px, the EXIF data say 1156; --focal=fix",
+        "the focal length became 1393 px, it was 1156 before; --focal=fix",
         "a word of the fit",
     ):
         assert words in text
     kept = _summary(tmp_path, keeps_focal=True)
-    assert any("cannot tell it from the height" in text for text in kept.found)
+    assert any("kept, 1393 px" in text for text in kept.found)
+    flat = _summary(tmp_path, keeps_focal=True, tells_focal=False)
+    assert any("cannot tell it from the height" in text for text in flat.found)
+    guessed = _summary(tmp_path, tells_focal=False)
+    assert any("heights may be wrong by a third" in text for text in guessed.suspicious)
 
 
 def test_without_scale_the_summary_says_so(tmp_path):
