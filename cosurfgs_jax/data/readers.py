@@ -84,7 +84,7 @@ def _content(root: Path) -> str:
     folder = subfolder(root, "images") or root
     photographs = FileIndex(folder).names()
     if photographs:
-        out = root if folder != root else f"{root.resolve().name}_dataset"
+        out = root if folder != root else f"{root.absolute().name}_dataset"
         return (
             f"{len(photographs)} photographs without poses; run `cosurfgs prepare "
             f"--images={folder} --out={out}`, then give --config.data.path={out}"

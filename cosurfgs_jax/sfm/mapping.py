@@ -126,7 +126,7 @@ def find_poses(job: Job) -> Poses:
     models = _map(job, keeps_focal)
     is_told = bool(models) and tells_focal(reading_of(models[0]))
     if settings.focal == "auto" and has_focal and models and not is_told:
-        again = _map(job, True)
+        again = _map(job, True, "poses again, focal length kept")
         if again and again[0].num_reg_images() >= 0.9 * models[0].num_reg_images():
             models = again
             keeps_focal = True
@@ -140,12 +140,12 @@ def find_poses(job: Job) -> Poses:
     return Poses(models[0], sizes, keeps_focal, is_told)
 
 
-def _map(job: Job, keeps_focal: bool) -> list[Any]:
+def _map(job: Job, keeps_focal: bool, name: str = "poses") -> list[Any]:
     """The models that the mapper finds, the largest first."""
     pycolmap = import_pycolmap()
     out = job.scratch / "models"
     out.mkdir(parents=True, exist_ok=True)
-    with job.progress("poses", len(job.names)) as bar:
+    with job.progress(name, len(job.names)) as bar:
         if job.settings.mapper == "global":
             options = _global_options(pycolmap, job.names, keeps_focal)
             found = pycolmap.global_mapping(job.database, job.root, out, options)
