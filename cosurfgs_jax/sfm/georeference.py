@@ -27,7 +27,12 @@ _SUSPICIOUS_TILT = 5.0
 # A mirrored map that fits so much better than the map itself is what was meant.
 _MIRRORED = 0.3
 _ROUND_OFFSET = -1  # digits: whole tens of metres, which are easy to type
-_GPS_SIGMA = 0.02  # metres: no receiver is better
+# Residuals of heights that are that many times those of positions, and that many metres, are said.
+_MAX_DRIFT = 5.0
+_MIN_DRIFT = 3.0
+# Standard deviation in metres that positions are given at least: of nine good ones on two lines,
+# three were left out without it, since the other six happened to fit to 7 cm.
+_GPS_SIGMA = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +178,9 @@ def _place_by_gps(
     if is_by_gps:
         by_gps = fit_robust(levelled, target, min_sigma=_GPS_SIGMA)
         tilt = _tilt_deg(by_gps.similarity)
-        is_by_gps = _tilt_error(by_gps, levelled) < _MAX_TILT_ERROR and tilt < _MAX_TILT
-        if tilt > _SUSPICIOUS_TILT:
+        is_certain = _tilt_error(by_gps, levelled) < _MAX_TILT_ERROR
+        is_by_gps = is_certain and tilt < _MAX_TILT
+        if is_certain and tilt > _SUSPICIOUS_TILT:
             taken = "GPS" if is_by_gps else "the photographs"
             warnings.append(
                 f"the vertical by GPS and that of the photographs differ by {tilt:.1f} degrees; "
@@ -205,7 +211,8 @@ def _place_by_gps(
         },
     )
     similarity = dataclasses.replace(to_map, translation=to_map.translation - offset)
-    return Placement(similarity, geo, warnings + _gps_warnings(tags, known, left_out))
+    warnings += _fit_warnings(chosen, names) + _tag_warnings(tags, known)
+    return Placement(similarity, geo, warnings)
 
 
 def _details(fit: RobustFit, is_by_gps: bool, has_heights: bool) -> dict[str, Any]:
@@ -244,13 +251,27 @@ def _tilt_error(fit: RobustFit, source: np.ndarray) -> float:
     return float(np.rad2deg(np.arctan2(fit.rms[2], max(extents[1], 1e-300))))
 
 
-def _gps_warnings(tags: dict[str, PhotoTags], known: list[str], left_out: list[str]) -> list[str]:
+def _fit_warnings(fit: RobustFit, names: list[str]) -> list[str]:
     warnings = []
+    distances = np.linalg.norm(fit.residuals, axis=1)
+    left_out = [name for name, is_used in zip(names, fit.is_used, strict=True) if not is_used]
     if left_out:
+        wrong = distances[~fit.is_used]
         warnings.append(
-            f"GPS of {len(left_out)} photographs is far from where they were taken and was not "
-            f"used: {', '.join(left_out[:5])}"
+            f"GPS of {len(left_out)} photographs is {wrong.min():.2g} to {wrong.max():.2g} m from "
+            f"where they were taken and was not used: {', '.join(left_out[:5])}"
         )
+    east, north, up = fit.rms
+    if up > max(_MAX_DRIFT * np.hypot(east, north), _MIN_DRIFT):
+        warnings.append(
+            f"the heights of GPS differ by {up:.2g} m (rms) from those of the photographs, far "
+            "more than its positions: they drift, and the height of the whole may be off as much"
+        )
+    return warnings
+
+
+def _tag_warnings(tags: dict[str, PhotoTags], known: list[str]) -> list[str]:
+    warnings = []
     num_vague = sum(not tags[name].has_hemispheres for name in known)
     if num_vague:
         warnings.append(

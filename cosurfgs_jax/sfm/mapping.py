@@ -170,21 +170,23 @@ def _map(job: Job, keeps_focal: bool, name: str = "poses") -> list[Any]:
 
 
 class _Counter:
-    """Counts the photographs of a model as they are added."""
+    """Counts the photographs of the largest model so far."""
 
     def __init__(self, bar: ShowsProgress, total: int):
         self._bar = bar
         self._total = total
         self._count = 0
+        self._most = 0
 
     def begin(self) -> None:
         """A model begins with two photographs."""
-        self._count = max(self._count, 2)
+        self._count = 2
 
     def advance(self) -> None:
         """Another photograph was added."""
-        self._count = min(self._count + 1, self._total)
-        self._bar.update(self._count)
+        self._count += 1
+        self._most = min(max(self._most, self._count), self._total)
+        self._bar.update(self._most)
 
 
 def _global_options(pycolmap: Any, names: Sequence[str], keeps_focal: bool) -> Any:

@@ -151,13 +151,15 @@ def fit_robust(
         fit = fit_weighted(source, target, weights, is_upright=is_upright)
     residuals = fit.apply(source) - target
     is_used = weights > 0
-    return RobustFit(fit, residuals, is_used, _scale_error(target, residuals, is_used))
+    axes = slice(2 if is_upright else 3)  # heights hardly tell the scale where z is given
+    error = _scale_error(target[:, axes], residuals[:, axes], is_used)
+    return RobustFit(fit, residuals, is_used, error)
 
 
 def _scale_error(target: np.ndarray, residuals: np.ndarray, is_used: np.ndarray) -> float:
     used = target[is_used]
     spread = ((used - used.mean(axis=0)) ** 2).sum()
-    free = max(3 * len(used) - 7, 1)
+    free = max(used.size - 7, 1)
     variance = (residuals[is_used] ** 2).sum() / free
     return float(np.sqrt(variance / max(spread, 1e-300)))
 

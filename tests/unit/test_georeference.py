@@ -216,7 +216,8 @@ def test_heights_that_drift_do_not_tilt_the_ground(flight):
     model, centers = flight
     drift = centers + np.outer(np.linspace(0, 1, 18), [0, 0, 60.0])
     found = place(model, _tags(model.names, drift), PrepareSettings())
-    assert any("differ by" in text for text in found.warnings)
+    assert any("heights of GPS differ by 18 m" in text for text in found.warnings)
+    assert found.geo.details["fit"]["scale_error"] < 0.01
     assert "vertical of the photographs" in found.geo.details["fit"]["method"]
 
 
