@@ -176,14 +176,14 @@ def test_a_step_draws_and_moves_what_its_masks_say(is_lazy, tmp_path):
     after, report = step(state, batch)
     sample = masks.sample(state.masks, batch.mask_seed)
     assert all(100 < (sample.values == value).sum() for value in (1, 0, jnp.float32(0.1)))
-    # The same without masks: of the surfels as they are drawn.
+    # The same with all masks at 1, of the surfels as they are drawn.
     plain = dataclasses.replace(
         state,
-        masks=None,
+        masks=state.masks._replace(logits=jnp.full_like(logits, 40.0)),
         alive=state.alive & (sample.values > 0),
         params=masks.apply(state.surfels(), sample.values).params,
     )
-    expected, of_plain = step(plain, batch._replace(mask_seed=None))
+    expected, of_plain = step(plain, batch)
     np.testing.assert_allclose(report.loss, of_plain.loss, rtol=1e-5)
     kept = np.asarray(state.alive & sample.is_kept)
     for name, value in after.params.by_name().items():
