@@ -148,27 +148,6 @@ def test_clusters_are_connected_through_seams(open3d, monkeypatch, tmp_path):
     assert (np.sum(back.vertex_normals * joined.to_mesh().vertex_normals, axis=1) > 0.999).all()
 
 
-def test_refined_depth_is_that_of_gathering_four_pixels():
-    depth = np.random.default_rng(3).uniform(3, 4, (23, 31)).astype(np.float32)
-    depth[5:9, 7:12] = 0
-    for factor in (2, 3, 4):
-        expected = np.empty((23 * factor, 31 * factor))
-        padded = np.pad(depth, 1, mode="edge").astype(np.float64)
-        for y in range(expected.shape[0]):
-            for x in range(expected.shape[1]):
-                v = (y + 0.5) / factor + 0.5
-                u = (x + 0.5) / factor + 0.5
-                corners = padded[int(v) : int(v) + 2, int(u) : int(u) + 2]
-                blend = np.outer([1 - v % 1, v % 1], [1 - u % 1, u % 1])
-                is_smooth = (corners > 0).all() and np.ptp(corners) <= 0.6
-                expected[y, x] = (
-                    1 / (blend / np.where(corners > 0, corners, 1)).sum()
-                    if is_smooth
-                    else depth[y // factor, x // factor]
-                )
-        assert np.abs(fusion.refine_depth(depth, factor, 0.6) - expected).max() < 1e-5
-
-
 def test_what_does_not_fit_is_refused_with_a_size_that_fits(open3d, monkeypatch):
     views = [view for view, _ in ring_of_views(num=4)]
 
@@ -206,25 +185,6 @@ def test_empty_mesh_names_the_check_that_emptied_it(open3d):
         InputError, match=f"of {num} depth pixels {num} were outside the depth range"
     ):
         fusion.fuse([view._replace(depth=depth)], 0.05, counts=own)
-
-
-def test_refined_depth_is_exact_on_planes_and_sharp_at_edges():
-    normal = np.array([0.5, -0.3, 0.8])
-    pose = np.eye(4)
-    depth = plane_view(pose, normal, 4.0).depth
-    fine = fusion.refine_depth(depth, 3, max_step=1.0)
-    u, v = np.meshgrid((np.arange(3 * WIDTH) + 0.5) / 3, (np.arange(3 * HEIGHT) + 0.5) / 3)
-    directions = np.stack([(u - 67.3) / 115, (v - 44.9) / 120, np.ones_like(u)], axis=-1)
-    exact = 4.0 / (directions @ normal)
-    inner = (slice(3, -3), slice(3, -3))
-    smooth = (exact > 0) & (exact < 8)
-    assert np.abs(fine - exact)[inner][smooth[inner]].max() < 1e-3
-    step = np.ones((6, 6), np.float32)
-    step[:, 3:] = 5.0
-    step[0, 0] = 0.0
-    fine = fusion.refine_depth(step, 4, max_step=1.0)
-    assert set(np.unique(fine)) == {0.0, 1.0, 5.0}
-    assert np.array_equal(fine[:, :12] == 5.0, np.zeros((24, 12), bool))
 
 
 def test_voxel_size_is_a_pixel_on_the_surface():
