@@ -24,6 +24,7 @@ MIN_COSINE = 0.1
 _MAX_BLOCKS = 2048
 _MIN_BLOCKS = 64
 _MAX_REFINED_PIXELS = 8_000_000
+_BAND_PIXELS = 1_000_000
 
 
 class Field(NamedTuple):
@@ -158,6 +159,20 @@ def plane_factors(depth: np.ndarray, intrinsics: np.ndarray, max_step: float) ->
         f32[H,W], |normal . ray| with rays of camera z 1, at least MIN_COSINE; 1 where a pixel has
         no neighbour.
     """
+    factors = np.empty(depth.shape, np.float32)
+    height = len(depth)
+    # Bands of rows, with a row of the neighbours on either side: 124 bytes a pixel are in use.
+    num_rows = max(1, _BAND_PIXELS // max(depth.shape[1], 1))
+    for top in range(0, height, num_rows):
+        bottom = min(top + num_rows, height)
+        first = max(top - 1, 0)
+        shifted = intrinsics - np.array([[0, 0, 0], [0, 0, first], [0, 0, 0]])
+        band = _plane_factors(depth[first : bottom + 1], shifted, max_step)
+        factors[top:bottom] = band[top - first : bottom - first]
+    return factors
+
+
+def _plane_factors(depth: np.ndarray, intrinsics: np.ndarray, max_step: float) -> np.ndarray:
     rays = cameras.pixel_rays(intrinsics, depth.shape).astype(np.float32)
     points = rays * depth[..., None]
     across, has_across = _tangent(points, 1, max_step)

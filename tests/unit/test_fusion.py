@@ -53,9 +53,8 @@ def test_tilted_plane_has_no_half_pixel_shift(open3d, tilt, swap):
 
 
 def test_sphere_far_from_the_origin(open3d):
-    """Depth seen at more than 60 degrees is dropped: distances along such rays are not those to a
-    curved surface, which moves this sphere outwards by 0.06 voxels (0.016 with voxels half as
-    large), whatever the pixel convention."""
+    """Depth seen at more than 60 degrees is dropped: tangent planes at the rim are not a curved
+    surface, and move this sphere outwards by 0.02 voxels, whatever the pixel convention."""
     voxel = 0.06
     views = []
     for view, normal in ring_of_views():

@@ -28,12 +28,13 @@ def voxels_of(blocks, origin):
 
 
 def definition(view, points):
-    """Distance in truncations, and whether the view says one, of one voxel at a time."""
+    """Distance in truncations, colour, and whether the view says them, of one voxel at a time."""
     truncation = TRUNCATION_VOXELS * VOXEL
     finer = 4
     depth = integration.refine_depth(view.depth, finer, truncation)
     factors = integration.plane_factors(view.depth, view.intrinsics, truncation)
     distances = np.zeros(len(points))
+    colors = np.zeros((len(points), 3))
     is_seen = np.zeros(len(points), bool)
     for number, point in enumerate(points):
         place = view.camera_from_dataset[:3, :3] @ point + view.camera_from_dataset[:3, 3]
@@ -47,10 +48,12 @@ def definition(view, points):
         if hit > 0 and gap >= -truncation:
             is_seen[number] = True
             distances[number] = min(gap * factors[int(y), int(x)] / truncation, 1)
-    return distances, is_seen
+            colors[number] = view.color[int(y), int(x)]
+    return distances, colors, is_seen
 
 
-def test_two_views_are_the_mean_of_the_definition():
+def test_two_views_are_the_mean_of_the_definition(monkeypatch):
+    monkeypatch.setattr(integration, "_MAX_BLOCKS", 64)  # two calls, the second a smaller one
     rng = np.random.default_rng(5)
     poses = [look_at(np.array(c), np.array([0.0, 0.0, 0.0])) for c in ([0, 0.5, 5], [2, -1, 4.5])]
     views = []
@@ -69,11 +72,16 @@ def test_two_views_are_the_mean_of_the_definition():
     rows = np.arange(len(blocks))[::-1]
     points = voxels_of(blocks, origin).reshape(-1, 3)
     total = np.zeros(len(points))
+    total_color = np.zeros((len(points), 3))
     weight = np.zeros(len(points))
-    for view in views:
-        integration.integrate(field, rows, blocks, view, grid)
-        distances, is_seen = definition(view, points)
+    for number, view in enumerate(views):
+        given = view
+        if number:  # colours may be real numbers
+            given = view._replace(color=(view.color / 255).astype(np.float32))
+        integration.integrate(field, rows, blocks, given, grid)
+        distances, colors, is_seen = definition(view, points)
         total += distances
+        total_color += colors
         weight += is_seen
     got_weight = field.weight[rows].reshape(-1)
     # On the border of two pixels, rounding chooses.
@@ -82,8 +90,9 @@ def test_two_views_are_the_mean_of_the_definition():
     expected = total / np.maximum(weight, 1)
     error = np.abs(field.distance[rows].reshape(-1) - expected)[is_same]
     assert np.quantile(error, 0.999) < 1e-4
+    color_error = field.color[rows].reshape(-1, 3) - total_color / np.maximum(weight, 1)[:, None]
+    assert np.quantile(np.abs(color_error)[is_same], 0.999) < 1e-3  # 0 to 255, as extracted
     assert (field.weight[-1] == 0).all() and (field.color[-1] == 0).all()
-    assert 100 < field.color[rows].max() <= 255  # as the extraction takes them
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.9, 1.2])
@@ -104,7 +113,7 @@ def test_distances_are_those_to_the_plane(tilt):
     assert np.abs(np.mean((field.distance - exact)[is_near])) < 0.005
 
 
-def test_plane_factors_hold_up_to_edges_and_borders():
+def test_plane_factors_hold_up_to_edges_and_borders(monkeypatch):
     normal = np.array([0.5, -0.3, 0.8])
     normal /= np.linalg.norm(normal)
     near = plane_view(np.eye(4), normal, 3.0).depth
@@ -113,11 +122,16 @@ def test_plane_factors_hold_up_to_edges_and_borders():
     factors = integration.plane_factors(near, INTRINSICS, 0.5)
     is_plane = (near > 0) & (near < 8) & ~is_steep
     assert np.abs(factors - expected)[is_plane].max() < 2e-3
+    steep = np.tile(np.float32(2) + 2 * np.arange(WIDTH, dtype=np.float32), (HEIGHT, 1))
+    edge_on = integration.plane_factors(steep, INTRINSICS, 10.0)
+    assert (edge_on[:, :8] == np.float32(integration.MIN_COSINE)).all()
     far = near.copy()
     far[:, WIDTH // 2 :] += 2.0  # an edge: each side keeps its own plane along the edge's normal
     factors = integration.plane_factors(far, INTRINSICS, 0.1)
     left = is_plane & (np.arange(WIDTH) < WIDTH // 2)
     assert np.abs(factors - expected)[left].max() < 2e-3
+    monkeypatch.setattr(integration, "_BAND_PIXELS", 7 * WIDTH)
+    assert np.abs(integration.plane_factors(far, INTRINSICS, 0.1) - factors).max() < 1e-4
     alone = np.zeros_like(near)
     alone[5, 5] = 2.0
     assert (integration.plane_factors(alone, INTRINSICS, 0.1) == 1).all()
