@@ -1,4 +1,4 @@
-"""Whether two workdirs have the same end, for scripts/kill_test.py, which disturbs one of the runs."""
+"""Whether two workdirs have the same end, for scripts/kill_test.py, which disturbs one of them."""
 
 import hashlib
 import json
