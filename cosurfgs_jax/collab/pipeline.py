@@ -77,6 +77,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         check_photographs(run)
         config = b""
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
+            settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
             config = run_config(workdir)
         processes.barrier("configured")
