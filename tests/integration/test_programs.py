@@ -373,7 +373,12 @@ def test_a_workdir_that_changes_under_a_run_is_a_sentence(trained, dataset, tmp_
     result = _run_until(is_begun_after(config.stat().st_ino), config.unlink, *command)
     _expect_sentence(result, str(config), "cannot be read any more")
     away = tmp_path / "away"
-    result = _run_until(config.exists, lambda: workdir.rename(away), *command)
+
+    def is_under_way() -> bool:
+        history = workdir / "history.jsonl"
+        return config.exists() and history.stat().st_mtime_ns > config.stat().st_mtime_ns
+
+    result = _run_until(is_under_way, lambda: workdir.rename(away), *command)
     _expect_sentence(result, str(workdir))
     assert not workdir.exists()
     away.rename(workdir)
