@@ -84,6 +84,7 @@ class Bench:
         self.num_struck = 0  # of the present program
         self.num_ends = 0  # compared
         self.failures: list[str] = []
+        self.began = time.monotonic()
 
     def start(self, program: str, workdir: Path, num_processes: int, limits=(), is_fresh=False):
         """The processes of one program, forked or each in a Python of its own; what they print goes
@@ -179,6 +180,18 @@ class Bench:
         is_told = "is under way there already" in output
         if any(code not in (0, 2) for code in codes) or (2 in codes and not is_told):
             raise Failure(f"{program}: a second one: codes {codes}: {_tail(log)}")
+
+    def report(self) -> dict:
+        """What struck, and what failed."""
+        return {
+            "faults": sum(self.counts.values()) + len(self.failures),
+            "ends_compared": self.num_ends,
+            "by_kind": dict(sorted(self.counts.items())),
+            "slowest_s": {fault: round(value, 1) for fault, value in self.slowest.items()},
+            "wall_s": round(time.monotonic() - self.began),
+            "processor_s": round(_used_s()),
+            "failures": self.failures,
+        }
 
     def wants_more(self, arguments) -> bool:
         """Whether more faults shall strike the present program."""
@@ -326,29 +339,19 @@ def main() -> None:
     _use_cache(folder / "cache")
     import_programs()
     bench = Bench(folder, random.Random(arguments.seed))
-    began = time.monotonic()
     for num_processes in arguments.processes:
         for program in PROGRAMS:
             if num_processes > 1 and program != "train":
                 continue  # they have one process
             if program in arguments.programs:
                 run_one(bench, arguments, program, num_processes)
+                if arguments.report:
+                    text = json.dumps(bench.report(), indent=1) + "\n"
+                    arguments.report.write_text(text, encoding="utf-8")
             elif PROGRAMS.index(program) < max(map(PROGRAMS.index, arguments.programs)):
                 undisturbed(bench, program, num_processes)
-    result = {
-        "seed": arguments.seed,
-        "faults": sum(bench.counts.values()) + len(bench.failures),
-        "ends_compared": bench.num_ends,
-        "by_kind": dict(sorted(bench.counts.items())),
-        "slowest_s": {fault: round(value, 1) for fault, value in bench.slowest.items()},
-        "wall_s": round(time.monotonic() - began),
-        "processor_s": round(_used_s()),
-        "failures": bench.failures,
-    }
-    print(json.dumps(result, indent=1))
     shutil.rmtree(bench.wild, ignore_errors=True)
-    if arguments.report:
-        arguments.report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(bench.report(), indent=1))
     sys.exit(bool(bench.failures))
 
 

@@ -64,6 +64,11 @@ def run(
     try:
         _run(main, declare, workdir, list(argv))
         return _DONE
+    except _Terminated as stop:
+        # Not by the interpreter's regular end: it crashes where a library in C++ still computes.
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(stop.code)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return _leave(_INTERRUPTED)
@@ -141,12 +146,16 @@ def _discard_output() -> int:
     return 128 + signal.SIGPIPE
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
 def _stop(signal_number: int, _frame) -> None:
     # Code in C++ (a compiler, a mesh library) may not return for minutes.
     timer = threading.Timer(_PATIENCE_S, os._exit, [128 + signal_number])
     timer.daemon = True
     timer.start()
-    raise SystemExit(128 + signal_number)
+    raise _Terminated(128 + signal_number)
 
 
 def _leave(code: int) -> int:

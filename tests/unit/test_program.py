@@ -342,8 +342,9 @@ def test_sigterm_lets_a_program_clean_up(tmp_path):
     script.write_text(
         textwrap.dedent("""\
         '''Waits.'''
-        import sys, tempfile, time
+        import atexit, os, sys, tempfile, time
         from cosurfgs_jax import program
+        atexit.register(os.abort)  # so ends a library in C++ that still computes
         def main(options):
             with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
                 print(folder, flush=True)
