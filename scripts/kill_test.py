@@ -251,7 +251,7 @@ def _stage_of(workdir: Path, program: str) -> str:
     """The stage that was under way: the one whose folder was made last."""
     if program != "train":
         return ""
-    folders = sorted(workdir.glob("checkpoints/*"), key=lambda path: path.stat().st_ctime_ns)
+    folders = sorted(workdir.glob("checkpoints/*/"), key=lambda path: path.stat().st_ctime_ns)
     return folders[-1].name if folders else "start"
 
 

@@ -101,7 +101,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, BadLossError):
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
-    if has_peers() and type(error).__name__ == "JaxRuntimeError":
+    if _is_of_a_lost_peer(error):
         print(
             "error: another process of this run ended or cannot be reached; start all processes "
             f"again, and it goes on from the last checkpoint ({str(error).splitlines()[0][:200]})",
@@ -122,6 +122,13 @@ def _report(error: Exception) -> int:
         )
     traceback.print_exception(error)
     return _FAILED
+
+
+def _is_of_a_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed. JAX raises an error of its own, or, where one fails at once, a
+    ValueError with the words of the library that connects processes.
+    """
+    return has_peers() and (type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error))
 
 
 def _print_mistake(message: str) -> int:
