@@ -14,7 +14,7 @@ survivor takes longer than a minute; what failed lies in DIR/failed-<number>, an
 
 The undisturbed runs start as users start them. The disturbed ones are forked from this process,
 which has imported already what they import, and take what they compile from JAX's cache in
-DIR/cache. A second call uses the cache and the undisturbed runs again: delete DIR after a change of
+DIR/cache (or that of the environment). A second call uses the cache and the undisturbed runs again: delete DIR after a change of
 the code.
 """
 
@@ -228,9 +228,11 @@ def _free_port() -> int:
 
 
 def _use_cache(cache: Path) -> None:
-    """JAX's compilation cache, for this process and all that it starts; before JAX is imported."""
+    """JAX's compilation cache, unless the environment has one, for this process and all that it
+    starts; before JAX is imported.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

@@ -410,3 +410,27 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(trained, dataset, tmp_pat
         path.chmod(path.stat().st_mode | 0o200)
     result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0 and "finished already" in result.stderr, result.stderr
+
+
+def test_a_few_faults_at_random_lead_to_the_same_end(trained, tmp_path):
+    """A short form of scripts/kill_test.py: the quickest program, after those that nothing
+    disturbed.
+    """
+    calm = tmp_path / "calm-1"
+    for name in ("render", "export"):
+        shutil.copytree(trained, calm / name, ignore=shutil.ignore_patterns("export"))
+    result = _run("export", calm / "export", "--format=ply")
+    assert result.returncode == 0, result.stderr
+    for name in ("train", "mesh", "evaluate", "render", "export"):
+        (calm / f"{name}.txt").write_text("0.5")  # seconds
+    script = Path(__file__).parents[2] / "scripts" / "kill_test.py"
+    report = tmp_path / "report.json"
+    choices = ["--kills=3", "--programs=export", "--processes=1", f"--report={report}"]
+    subprocess.run(
+        [sys.executable, script, f"--workdir={tmp_path}", *choices],
+        capture_output=True,
+        timeout=300,
+        env=FAST_TO_COMPILE,
+    )
+    found = json.loads(report.read_text())
+    assert found["failures"] == [] and found["faults"] == 3 and found["ends_compared"] >= 1
