@@ -16,7 +16,7 @@ from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.surface import integration
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty, suggest_cure
-from cosurfgs_jax.surface.mesh import Mesh, keep_vertices
+from cosurfgs_jax.surface.mesh import Mesh, in_order, keep_vertices
 from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_blocks import (
@@ -83,9 +83,9 @@ def _extract(
     colors = np.round(np.clip(extracted.vertex.colors.numpy(), 0, 1) * 255).astype(np.uint8)
     block_size = BLOCK * voxel_size
     block = np.floor(vertices[triangles].mean(axis=1, dtype=np.float64) / block_size)
-    mesh = keep_vertices(
-        Mesh(vertices, triangles, colors, np.zeros_like(vertices)),
-        np.all((block >= low) & (block < high), axis=1),
+    is_own = np.all((block >= low) & (block < high), axis=1)
+    mesh = in_order(
+        keep_vertices(Mesh(vertices, triangles, colors, np.zeros_like(vertices)), is_own)
     )
     # Generous: a vertex that only this tile has does no harm on the list.
     is_on_seam = np.zeros(len(mesh.vertices), bool)

@@ -101,6 +101,39 @@ def test_tiles_give_the_same_triangles(open3d, monkeypatch):
     assert np.abs(whole.vertex_normals[order_a] - tiled.vertex_normals[order_b]).max() < 1e-5
 
 
+def test_two_runs_give_the_same_bits(open3d, monkeypatch):
+    """Open3D's threads find vertices and triangles in another order every time."""
+    views = [view for view, _ in ring_of_views(num=4)]
+    tile_by_tile(monkeypatch)
+    assert _bits(fusion.fuse(views, 0.04)) == _bits(fusion.fuse(views, 0.04))
+
+
+def _bits(mesh):
+    return [getattr(mesh, field.name).tobytes() for field in dataclasses.fields(mesh)]
+
+
+def test_the_order_of_a_mesh_is_that_of_its_content():
+    rng = np.random.default_rng(0)
+    count = 40
+    vertices = rng.integers(0, 3, (count, 3)).astype(np.float32)  # some are at one place
+    colors = np.arange(3 * count, dtype=np.uint8).reshape(count, 3)
+    triangles = rng.permuted(np.tile(np.arange(count, dtype=np.int32), (30, 1)), axis=1)[:, :3]
+    mesh = meshes.Mesh(vertices, triangles, colors, vertices)
+    order = rng.permutation(count)
+    shuffled = meshes.Mesh(
+        vertices[order],
+        np.roll(np.argsort(order).astype(np.int32)[rng.permutation(triangles)], 1, axis=1),
+        colors[order],
+        vertices[order],
+    )
+    assert _bits(meshes.in_order(shuffled)) == _bits(meshes.in_order(mesh)) != _bits(mesh)
+    same = {
+        corners.tobytes() for turn in range(3) for corners in colors[np.roll(triangles, turn, 1)]
+    }
+    ordered = meshes.in_order(mesh)
+    assert {corners.tobytes() for corners in ordered.vertex_colors[ordered.triangles]} <= same
+
+
 def test_progress_counts_every_step_of_the_whole_once(open3d, monkeypatch, tmp_path):
     views = [view for view, _ in ring_of_views()]
     tile_by_tile(monkeypatch)
