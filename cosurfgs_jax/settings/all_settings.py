@@ -60,3 +60,10 @@ class Settings(SettingsGroup):
             f"at least density.stop ({self.density.stop:g}), as masks need surfels that stay",
             self.mask.start,
         )
+        first, last = (round(part * self.train.steps) for part in (self.mask.start, self.mask.stop))
+        require(
+            not self.mask.weight or first < last,
+            "mask.start, stop",
+            f"at least one of train.steps ({self.train.steps}) between them",
+            (self.mask.start, self.mask.stop),
+        )

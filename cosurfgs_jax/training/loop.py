@@ -306,7 +306,8 @@ def drop_free_slots(layout: Layout, states: list) -> list:
     """The same states with as few slots as hold the living surfels of every block, which must be in
     front.
     """
-    counts = [int(state.alive.sum()) for state in layout.get_blocks(states).values()]
+    alive = layout.get_blocks([state.alive for state in states])
+    counts = [int(block.sum()) for block in alive.values()]
     num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
 
     def cut(state: TrainState) -> TrainState:
