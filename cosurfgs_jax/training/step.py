@@ -245,7 +245,8 @@ def train_step(
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape)
     inputs = _Inputs(state, batch, seen, recalled)
-    learned = _Learned(state.params, state.appearance, probe, masking and masking.values)
+    mask = masking and masking.values  # None where there are no masks
+    learned = _Learned(state.params, state.appearance, probe, mask)
     (loss, (num_invalid, shown, plane_depth)), gradients = grad(learned, inputs, static)
     rows, gradient = masked_steps.who_learns(state, gradients.params, seen, masking)
     params, optimizer = optim.update(
