@@ -220,7 +220,8 @@ def check_fits(
     settings: Settings, workdir: Workdir, free: tuple[str, ...] = FREE_TO_CHANGE
 ) -> None:
     """Checks that a workdir's run can go on with these settings. Before its first saved step any
-    settings can.
+    settings can. What counts is what its checkpoints were made with, also where `config.json` was
+    changed or removed since.
 
     Args:
         settings: checked settings.
@@ -230,9 +231,10 @@ def check_fits(
         InputError: a setting that shapes the model differs; the message has its name, both values
             and what to do.
     """
-    if not (workdir.config.exists() and workdir.has_begun()):
+    saved = next((path for path in (workdir.made_with, workdir.config) if path.exists()), None)
+    if saved is None or not workdir.has_begun():
         return
-    before = {name: value for name, _, value in leaves(load(workdir.config))}
+    before = {name: value for name, _, value in leaves(load(saved))}
     for name, _, value in leaves(settings):
         if value != before[name] and not _is_free(name, free):
             raise InputError(

@@ -2,9 +2,12 @@
 
 import errno
 import os
+import re
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EIO)
+# What NumPy says, without the system's number, where a part of an array could be written.
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 _REFUSED = (*_DISK_FULL, *_FORBIDDEN, errno.ENOENT, errno.ENOTDIR)
 
 
@@ -17,6 +20,8 @@ def _find(error: BaseException | None, numbers: tuple[int, ...]) -> int:
         number = getattr(error, "errno", None)
         if number in numbers:
             return number
+        if errno.ENOSPC in numbers and _SHORT_WRITE.search(str(error)):
+            return errno.ENOSPC
         for number in numbers:
             if os.strerror(number) in str(error):
                 return number

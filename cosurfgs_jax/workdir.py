@@ -9,6 +9,7 @@ No other module spells a name of this table.
 | `partition.json`                                  | cells of the blocks, and their fingerprint   |
 | `data/`                                           | the generated dataset, if it is used         |
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
+| `checkpoints/settings.json`                       | settings that they were made with            |
 | `teachers/<stage>/`                               | maps of the teachers while a stage distils   |
 | `before/<number>.png`                             | test views before the first step             |
 | `history.jsonl`, `history.<process>.jsonl`        | curves: a JSON object a line                 |
@@ -102,6 +103,11 @@ class Workdir:
     def checkpoints(self, stage: str) -> Path:
         """Folder of a stage's checkpoints."""
         return self.root / "checkpoints" / stage
+
+    @property
+    def made_with(self) -> Path:
+        """Settings that the checkpoints were made with: `config` may be edited."""
+        return self.root / "checkpoints" / "settings.json"
 
     def teachers(self, stage: str) -> Path:
         """Folder of the maps that a stage's teachers show; deleted when the stage is done."""
@@ -247,7 +253,7 @@ class Workdir:
         """
         unfinished = [
             *self.root.glob(f"checkpoints/*/*{_UNFINISHED_CHECKPOINT}*"),
-            *self.root.glob(f".{self.data.name}-unfinished-*"),
+            *self.data.glob(".*-unfinished-*"),
         ]
         for folder in unfinished:
             ended.delete_folder(folder, is_ended)

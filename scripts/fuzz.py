@@ -4,8 +4,8 @@ python scripts/fuzz.py [--mutations=2000] [--seed=0] [--only=colmap_text,...] [-
 [--keep=FOLDER]
 
 For each reader: how many spoilt files were refused (in the package's own error, with the path),
-    read as if they were whole,
-read otherwise with a word in the log, or read otherwise without one; and how many ended in another
+read as if they were whole, read otherwise with a word in the log, read so little otherwise that no
+point moves by a tenth of a pixel, or read otherwise without a word; and how many ended in another
 error, took more than ten seconds of processor time or more than 300 MiB, or ended the process. The
 last four must be zero, or the exit code is 1. A file with another number of views or points that is
 read without a word is one of them, too; another value of a number cannot be told from a true one.
@@ -58,6 +58,8 @@ def _forget_peak() -> None:
 
 def _outcome(case, error_type) -> tuple[str, str]:
     """What became of one spoilt file, and a detail."""
+    from fuzz_cases import NEGLIGIBLE
+
     try:
         wrong, heard = case.read()
     except error_type as error:
@@ -77,6 +79,8 @@ def _outcome(case, error_type) -> tuple[str, str]:
         )
     if not wrong:
         return "as if whole", ""
+    if wrong == [NEGLIGIBLE]:
+        return NEGLIGIBLE, ""
     if heard:
         return "otherwise, said", ""
     is_number = any(text.startswith("number of") for text in wrong)

@@ -3,20 +3,23 @@ workdir), gives the same commands again, and compares the end with that of an un
 
 python scripts/kill_test.py --workdir=DIR [--kills=20] [--seed=0] [--processes=1,2]
 [--faults=kill,term,disk,memory,second] [--programs=train,mesh,evaluate,render,export]
-[--report=FILE.json]
+[--minutes=M] [--report=FILE.json]
 
 A small town in four blocks and two edges goes through all stages of training, in one process and in
 two, then through the other programs. At a random moment of each start a fault strikes; where
 processes are left, they have to end by themselves. The end has to be the same bit by bit: model,
-mesh, pictures, exports, scores, curves; and no temporary file may be left. JAX's compilation cache
-lies in DIR/cache and makes a start cheap; a second call uses it and the undisturbed runs again, so
-delete DIR after a change of the code. Exits with 1 if anything differs, ends with a traceback, or a
-survivor takes longer than a minute.
+mesh, pictures, exports, scores, curves (but for the row of means in which SIGTERM stopped a run);
+and no temporary file may be left. Exits with 1 if anything differs, ends with a traceback, or a
+survivor takes longer than a minute; what failed lies in DIR/failed-<number>, and the others go on.
+
+The undisturbed runs start as users start them. The disturbed ones are forked from this process,
+which has imported already what they import, and take what they compile from JAX's cache in
+DIR/cache (or that of the environment). A second call uses the cache and the undisturbed runs again:
+delete DIR after a change of the code.
 """
 
 import argparse
 import collections
-import hashlib
 import json
 import os
 import random
@@ -29,8 +32,15 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from program_starter import Forked, import_programs  # noqa: E402
+from run_ends import Failure, compare, saved_steps  # noqa: E402
+
 _MAX_SURVIVAL_S = 60
 _MAX_STOP_S = 30  # from SIGTERM to the end
+_MAX_RUN_S = 600  # of a program that nothing holds up
+# Share of an undisturbed run in which a fault strikes: several strike on the way to one end.
+_REACH = 0.6
 FAULTS = ("kill", "term", "disk", "memory", "second")
 PROGRAMS = ("train", "mesh", "evaluate", "render", "export")
 TRAIN_FLAGS = [
@@ -42,12 +52,12 @@ TRAIN_FLAGS = [
     "--config.partition.num_edges=2",
     "--config.surfels.capacity=2000",
     "--config.surfels.sh_degree=1",
-    "--config.train.steps=120",
+    "--config.train.steps=60",
     "--config.train.checkpoint_every=10",
     "--config.train.log_every=10",
     "--config.train.test_every=0",
     "--config.lmc.recovery=0.25",
-    "--config.mas.steps=30",
+    "--config.mas.steps=12",
     "--config.mesh.num_devices=2",
 ]
 MODULES = {
@@ -57,14 +67,6 @@ MODULES = {
     "render": ("cosurfgs_jax.render", ["--views=all"]),
     "export": ("cosurfgs_jax.export", ["--format=ply"]),
 }
-# What depends on time, or on how often a run was begun.
-_PASSING = ("tensorboard", ".locks", "timings.json", "report.html")
-_PASSING_NUMBERS = ("seconds", "peak_bytes_per_device")
-_SCRATCH = (".unfinished-", ".orbax-checkpoint-tmp", "-unfinished-")
-
-
-class Failure(Exception):
-    """Something that the package promises did not hold."""
 
 
 class Bench:
@@ -75,105 +77,148 @@ class Bench:
         self.rng = rng
         self.counts: collections.Counter = collections.Counter()
         self.slowest = collections.defaultdict(float)
+        self.log = folder / f"output-{os.getpid()}.txt"
+        self.wild = folder / f"wild-{os.getpid()}"
+        self.running: list = []
+        self.stops: set[tuple[str, int]] = set()  # of the present workdir
+        self.num_struck = 0  # of the present program
+        self.num_ends = 0  # compared
+        self.failures: list[str] = []
+        self.began = time.monotonic()
 
-    def start(self, program: str, workdir: Path, num_processes: int, fault: str = ""):
-        """The processes of one program, and the file of their output."""
-        module, flags = MODULES[program]
-        command = [sys.executable, "-m", module, f"--workdir={workdir}", *flags]
-        extra = [[]]
+    def start(self, program: str, workdir: Path, num_processes: int, limits=(), is_fresh=False):
+        """The processes of one program, forked or each in a Python of its own; what they print goes
+        to `log`.
+        """
+        address = f"127.0.0.1:{_free_port()}"
+        extra: list[list[str]] = [[]]
         if program == "train" and num_processes > 1:
-            port = _free_port()
-            extra = [
-                [
-                    f"--num_processes={num_processes}",
-                    f"--coordinator_address=127.0.0.1:{port}",
-                    f"--process_id={number}",
-                ]
-                for number in range(num_processes)
-            ]
-        limits = _limits(fault, self.rng)
-        log = self.folder / "output.txt"
-        with open(log, "w", encoding="utf-8") as file:
-            return log, [
-                subprocess.Popen(
-                    [*command, *flags_of_process],
-                    stdout=file,
-                    stderr=file,
-                    env=_environment(self.folder / "cache"),
-                    preexec_fn=limits,
-                )
-                for flags_of_process in extra
-            ]
+            common = [f"--num_processes={num_processes}", f"--coordinator_address={address}"]
+            extra = [[*common, f"--process_id={number}"] for number in range(num_processes)]
+        self.log.write_text("")
+        command = _command(program, workdir)
+        self.running = []
+        for flags in extra:
+            if is_fresh:
+                with open(self.log, "a", encoding="utf-8") as file:
+                    whole = [sys.executable, "-m", *command, *flags]
+                    self.running.append(subprocess.Popen(whole, stdout=file, stderr=file))
+            else:
+                self.running.append(Forked([*command, *flags], self.log, limits))
+        return self.running
 
-    def finish(self, program: str, workdir: Path, num_processes: int) -> float:
-        """Runs a program to its end without a fault; the seconds it took."""
-        began = time.monotonic()
-        log, running = self.start(program, workdir, num_processes)
-        codes = [process.wait() for process in running]
+    def finish(self, program: str, workdir: Path, num_processes: int, is_fresh=False) -> float:
+        """Runs a program to its end without a fault; the seconds of processor time it took."""
+        began = _used_s()
+        codes = self._ends(self.start(program, workdir, num_processes, is_fresh=is_fresh))
         if any(codes):
-            raise Failure(f"{program}: exit codes {codes}: {_tail(log)}")
-        return time.monotonic() - began
+            raise Failure(f"{program}: exit codes {codes}: {_tail(self.log)}")
+        return _used_s() - began
 
     def disturb(self, program: str, workdir: Path, num_processes: int, fault: str, most: float):
         """Starts a program and lets a fault strike; whether it did before the end."""
-        log, running = self.start(program, workdir, num_processes, fault)
-        began = time.monotonic()
-        moment = began + self.rng.uniform(0, most)
-        while time.monotonic() < moment and _are_alive(running):
+        limits = _limits(fault, self.rng)
+        running = self.start(program, workdir, num_processes, limits)
+        # In processor time: what else the machine does is no matter.
+        moment = self.rng.uniform(0, most)
+        while any(each.poll() is None for each in running):
+            if sum(process.used_s() for process in running) > moment:
+                break
             time.sleep(0.02)
-        if all(process.poll() == 0 for process in running):
+        codes = [process.poll() for process in running]
+        if codes == [0] * len(codes):
             return False
+        if not limits and any(codes):
+            raise Failure(f"{program}: ended before {fault}: {codes}: {_tail(self.log)}")
         stage = _stage_of(workdir, program)
         if fault in ("kill", "term"):
-            self._signal(running, fault, log)
+            self._signal(fault)
         elif fault == "second":
-            self._second(program, workdir, running)
-        codes = [process.wait() for process in running]
-        if fault in ("disk", "memory") and not any(codes):
+            self._second(program, workdir)
+        codes = self._ends(running)
+        if fault == "term":
+            self.stops |= saved_steps(workdir)
+        if fault in ("kill", "disk", "memory") and not any(codes):
             return False
         if fault == "disk" and codes != [2] * len(codes) and num_processes == 1:
-            raise Failure(f"{program}: a full disk: exit codes {codes}: {_tail(log)}")
-        if fault != "memory" and "Traceback (most recent call last)" in log.read_text():
-            raise Failure(f"{program}: a traceback after {fault}: {_tail(log)}")
+            raise Failure(f"{program}: a full disk: exit codes {codes}: {_tail(self.log)}")
+        if fault != "memory" and "Traceback (most recent call last)" in self.log.read_text():
+            raise Failure(f"{program}: a traceback after {fault}: {_tail(self.log)}")
         self.counts[f"{program} {stage} {num_processes} {fault}".replace("  ", " ")] += 1
+        self.num_struck += 1
         return True
 
-    def _signal(self, running: list, fault: str, log: Path) -> None:
-        """Kills one process, or asks all to stop; the others have to end by themselves."""
-        victims = running
-        if fault == "kill":
-            victims = [self.rng.choice(running)]
+    def _ends(self, running: list[Forked], limit: float = _MAX_RUN_S) -> list[int]:
+        """The exit codes of processes, which end by themselves."""
+        deadline = time.monotonic() + limit
+        try:
+            return [process.wait(deadline - time.monotonic()) for process in running]
+        except subprocess.TimeoutExpired:
+            raise Failure(f"still there after {limit} s: {_tail(self.log)}") from None
+
+    def _signal(self, fault: str) -> None:
+        """Kills one process or all, or asks all to stop; what is left has to end by itself."""
+        victims = self.running
+        if fault == "kill" and self.rng.random() < 0.5:
+            victims = [self.rng.choice(self.running)]
         for victim in victims:
             victim.send_signal(signal.SIGKILL if fault == "kill" else signal.SIGTERM)
         began = time.monotonic()
-        limit = _MAX_SURVIVAL_S if fault == "kill" else _MAX_STOP_S
-        for process in running:
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                raise Failure(f"{fault}: still there after {limit} s: {_tail(log)}") from None
-            if fault == "term" and code not in (0, 143, -signal.SIGTERM) and len(running) == 1:
-                raise Failure(f"SIGTERM: exit code {code}: {_tail(log)}")
+        codes = self._ends(self.running, _MAX_SURVIVAL_S if fault == "kill" else _MAX_STOP_S)
+        if fault == "term" and len(codes) == 1 and codes[0] not in (0, 143, -signal.SIGTERM):
+            raise Failure(f"SIGTERM: exit codes {codes}: {_tail(self.log)}")
         self.slowest[fault] = max(self.slowest[fault], time.monotonic() - began)
 
-    def _second(self, program: str, workdir: Path, running: list) -> None:
+    def _second(self, program: str, workdir: Path) -> None:
         """Starts the same program once more: one of the two has to give way, with a sentence."""
-        log = self.folder / "second.txt"
-        module, flags = MODULES[program]
-        command = [sys.executable, "-m", module, f"--workdir={workdir}", *flags]
-        with open(log, "w", encoding="utf-8") as file:
-            second = subprocess.Popen(
-                command, stdout=file, stderr=file, env=_environment(self.folder / "cache")
-            )
-            code = second.wait()
-        first = [process.wait() for process in running]
-        told = "is under way there already"
-        output = log.read_text() + (self.folder / "output.txt").read_text()
-        if code == 2 or any(item == 2 for item in first):
-            if told not in output:
-                raise Failure(f"{program}: a second one: codes {code}, {first}: {_tail(log)}")
-        elif code or any(first):
-            raise Failure(f"{program}: a second one: codes {code}, {first}: {_tail(log)}")
+        log = self.log.with_suffix(".second.txt")
+        log.write_text("")
+        second = Forked(_command(program, workdir), log)
+        self.running.append(second)
+        codes = self._ends([second, *self.running[:-1]])
+        output = log.read_text() + self.log.read_text()
+        is_told = "is under way there already" in output
+        if any(code not in (0, 2) for code in codes) or (2 in codes and not is_told):
+            raise Failure(f"{program}: a second one: codes {codes}: {_tail(log)}")
+
+    def report(self) -> dict:
+        """What struck, and what failed."""
+        return {
+            "faults": sum(self.counts.values()) + len(self.failures),
+            "ends_compared": self.num_ends,
+            "by_kind": dict(sorted(self.counts.items())),
+            "slowest_s": {fault: round(value, 1) for fault, value in self.slowest.items()},
+            "wall_s": round(time.monotonic() - self.began),
+            "processor_s": round(_used_s()),
+            "failures": self.failures,
+        }
+
+    def wants_more(self, arguments) -> bool:
+        """Whether more faults shall strike the present program."""
+        return self.num_struck < arguments.kills and time.monotonic() < arguments.deadline
+
+    def set_aside(self, failure: str) -> None:
+        """Ends what a failure has left running, and keeps its workdir."""
+        for process in self.running:
+            process.send_signal(signal.SIGKILL)
+            process.wait(_MAX_SURVIVAL_S)
+        self.failures.append(failure)
+        self.num_struck += 1
+        target = self.folder / f"failed-{os.getpid()}-{len(self.failures)}"
+        self.wild.rename(target)
+        target.with_suffix(".txt").write_text(failure + "\n" + self.log.read_text())
+        print(f"{failure}\n{target}", flush=True)
+
+
+def _used_s() -> float:
+    """Seconds of processor time of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _command(program: str, workdir: Path) -> list[str]:
+    module, flags = MODULES[program]
+    return [module, f"--workdir={workdir}", *flags]
 
 
 def _free_port() -> int:
@@ -182,78 +227,38 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-def _environment(cache: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+def _use_cache(cache: Path) -> None:
+    """JAX's compilation cache, unless the environment has one, for this process and all that it
+    starts; before JAX is imported.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ |= {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
 
-def _limits(fault: str, rng: random.Random):
-    """What a child sets for itself before the program starts."""
+def _limits(fault: str, rng: random.Random) -> list[tuple[int, int]]:
+    """Limits that a process has from its start."""
     if fault == "disk":
         # Small files fit, and what the program prints, which goes to a file here; others do not.
-        size = rng.choice([2**14, 2**16, 2**18])
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        return [(resource.RLIMIT_FSIZE, rng.choice([2**14, 2**16, 2**18]))]
     if fault == "memory":
-        size = rng.randrange(2**30, 4 * 2**30)
-        return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    return None
-
-
-def _are_alive(running: list) -> bool:
-    return any(process.poll() is None for process in running)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return [(resource.RLIMIT_AS, pages * resource.getpagesize() + rng.randrange(3 * 2**30))]
+    return []
 
 
 def _stage_of(workdir: Path, program: str) -> str:
     """The stage that was under way: the one whose folder was made last."""
     if program != "train":
         return ""
-    folders = sorted(workdir.glob("checkpoints/*"), key=lambda path: path.stat().st_ctime_ns)
+    folders = sorted(workdir.glob("checkpoints/*/"), key=lambda path: path.stat().st_ctime_ns)
     return folders[-1].name if folders else "start"
 
 
 def _tail(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")[-1500:]
-
-
-def _without_passing(value):
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if key not in _PASSING_NUMBERS}
-        return {key: _without_passing(item) for key, item in kept.items()}
-    if isinstance(value, list):
-        return [_without_passing(item) for item in value]
-    return value
-
-
-def contents(workdir: Path) -> dict[str, str]:
-    """Every file of a workdir by its name, with a digest of what may not depend on disturbances."""
-    found = {}
-    for path in sorted(workdir.rglob("*")):
-        name = str(path.relative_to(workdir))
-        if not path.is_file() or name.startswith(_PASSING):
-            continue
-        if name.startswith("checkpoints"):  # only that they are there: they hold seconds
-            found[name.split("/state/")[0].split("/meta/")[0]] = ""
-            continue
-        data = path.read_bytes()
-        if path.suffix == ".json":
-            data = json.dumps(_without_passing(json.loads(data)), sort_keys=True).encode()
-        found[name] = hashlib.sha256(data).hexdigest()[:16]
-    return {name: value for name, value in found.items() if "_METADATA" not in name}
-
-
-def compare(calm: Path, wild: Path) -> None:
-    """Raises Failure where two workdirs differ, or temporary files are left."""
-    left = [str(path) for path in wild.rglob("*") if any(word in path.name for word in _SCRATCH)]
-    left += [str(path) for path in wild.glob(".scratch/*")]
-    expected = contents(calm)
-    got = contents(wild)
-    differ = sorted(name for name in expected.keys() | got if expected.get(name) != got.get(name))
-    if left or differ:
-        raise Failure(f"{wild}: left behind: {left[:5]}; other than undisturbed: {differ[:10]}")
 
 
 def begin(folder: Path, program: str, num_processes: int, workdir: Path) -> None:
@@ -265,36 +270,47 @@ def begin(folder: Path, program: str, num_processes: int, workdir: Path) -> None
 
 
 def undisturbed(bench: Bench, program: str, num_processes: int) -> tuple[Path, float]:
-    """The workdir after a program without a fault, and its seconds; those of an earlier call, if
-    they are still there.
+    """The workdir after a program without a fault, and the seconds of processor time of one whose
+    programs are compiled already; those of an earlier call, if they are still there.
     """
     calm = bench.folder / f"calm-{num_processes}" / program
     note = calm.with_suffix(".txt")
     if not note.exists():
         begin(bench.folder, program, num_processes, calm)
-        seconds = bench.finish(program, calm, num_processes)
+        bench.finish(program, calm, num_processes, is_fresh=True)
+        begin(bench.folder, program, num_processes, bench.wild)
+        seconds = bench.finish(program, bench.wild, num_processes)
+        compare(calm, bench.wild, bench.stops)
         note.write_text(str(seconds), encoding="utf-8")
     return calm, float(note.read_text(encoding="utf-8"))
 
 
-def run_one(bench: Bench, arguments, program: str, num_processes: int) -> None:
-    """Disturbs one program until its share of faults has struck, and compares the ends."""
+def disturb_until_end(bench: Bench, arguments, program: str, num_processes: int) -> None:
+    """Disturbs one workdir until a start comes to its end, or enough faults have struck, and
+    compares.
+    """
     calm, seconds = undisturbed(bench, program, num_processes)
-    wild = bench.folder / f"wild-{num_processes}"
-    begin(bench.folder, program, num_processes, wild)
-    struck = 0
-    while struck < arguments.kills and time.monotonic() < arguments.deadline:
+    begin(bench.folder, program, num_processes, bench.wild)
+    bench.stops = set()
+    is_open = True
+    while is_open and bench.wants_more(arguments):
         fault = bench.rng.choice(arguments.faults)
-        if bench.disturb(program, wild, num_processes, fault, 1.1 * seconds):
-            struck += 1
-            continue
-        # It came to its end before the fault struck.
-        bench.finish(program, wild, num_processes)
-        compare(calm, wild)
-        begin(bench.folder, program, num_processes, wild)
-    bench.finish(program, wild, num_processes)
-    compare(calm, wild)
-    print(f"{program}, {num_processes} process(es): {struck} faults, the same end", flush=True)
+        is_open = bench.disturb(program, bench.wild, num_processes, fault, _REACH * seconds)
+    bench.finish(program, bench.wild, num_processes)
+    compare(calm, bench.wild, bench.stops)
+    bench.num_ends += 1
+
+
+def run_one(bench: Bench, arguments, program: str, num_processes: int) -> None:
+    """Lets a program's share of faults strike. What failed is set aside, and the others go on."""
+    undisturbed(bench, program, num_processes)
+    bench.num_struck = 0
+    while bench.wants_more(arguments):
+        try:
+            disturb_until_end(bench, arguments, program, num_processes)
+        except Failure as error:
+            bench.set_aside(str(error))
+    print(f"{program}, {num_processes} process(es): {bench.num_struck} faults", flush=True)
 
 
 def parse_arguments():
@@ -320,30 +336,25 @@ def parse_arguments():
 def main() -> None:
     """All programs, in one process and in several."""
     arguments = parse_arguments()
-    arguments.workdir.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments.workdir, random.Random(arguments.seed))
-    failure = ""
-    try:
-        for num_processes in arguments.processes:
-            for program in PROGRAMS:
-                if num_processes > 1 and program != "train":
-                    continue  # they have one process
-                if program in arguments.programs:
-                    run_one(bench, arguments, program, num_processes)
-                elif PROGRAMS.index(program) < max(map(PROGRAMS.index, arguments.programs)):
-                    undisturbed(bench, program, num_processes)
-    except Failure as error:
-        failure = str(error)
-    result = {
-        "faults": sum(bench.counts.values()),
-        "by_kind": dict(sorted(bench.counts.items())),
-        "slowest_s": {fault: round(value, 1) for fault, value in bench.slowest.items()},
-        "failure": failure,
-    }
-    print(json.dumps(result, indent=1))
-    if arguments.report:
-        arguments.report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.exit(bool(failure))
+    folder = arguments.workdir.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    _use_cache(folder / "cache")
+    import_programs()
+    bench = Bench(folder, random.Random(arguments.seed))
+    for num_processes in arguments.processes:
+        for program in PROGRAMS:
+            if num_processes > 1 and program != "train":
+                continue  # they have one process
+            if program in arguments.programs:
+                run_one(bench, arguments, program, num_processes)
+                if arguments.report:
+                    text = json.dumps(bench.report(), indent=1) + "\n"
+                    arguments.report.write_text(text, encoding="utf-8")
+            elif PROGRAMS.index(program) < max(map(PROGRAMS.index, arguments.programs)):
+                undisturbed(bench, program, num_processes)
+    shutil.rmtree(bench.wild, ignore_errors=True)
+    print(json.dumps(bench.report(), indent=1))
+    sys.exit(bool(bench.failures))
 
 
 if __name__ == "__main__":

@@ -220,20 +220,20 @@ def _imports(path: Path, module: str) -> bool:
     return False
 
 
-def groups_of_tests(path: str) -> list[list[str]]:
+def groups_of_tests(path: str, root: Path = ROOT) -> list[list[str]]:
     """The files of tests in the order in which they run: named after the module, importing it (the
     shortest first), all others.
     """
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     stem = module.rpartition(".")[2]
-    files = {name: sorted((ROOT / "tests" / name).glob("test_*.py")) for name in NEAR}
+    files = {name: sorted((root / "tests" / name).glob("test_*.py")) for name in NEAR}
     near = [file for name in NEAR for file in files[name]]
     named = [file for file in near if re.search(rf"_{stem}(_|$)", file.stem)]
     importing = [file for file in near if file not in named and _imports(file, module)]
     importing.sort(key=lambda file: file.stat().st_size)
     rest = [file for name in ALL for file in files[name] if file not in named + importing]
     groups = [named, importing, rest]
-    return [[str(file.relative_to(ROOT)) for file in group] for group in groups if group]
+    return [[str(file.relative_to(root)) for file in group] for group in groups if group]
 
 
 def copy_tree(copy: Path) -> None:
@@ -284,7 +284,7 @@ class Runner:
             self._left_out.append(failed)
 
     def _first_of_groups(self, path: str) -> str:
-        for group in groups_of_tests(path):
+        for group in groups_of_tests(path, self._copy):
             failed = self._first_failure(group, self._num_workers)
             if failed:
                 return failed
@@ -308,7 +308,7 @@ class Runner:
             )
         except subprocess.TimeoutExpired:
             return f"the limit of {SECONDS} s"
-        if done.returncode in (0, 5):  # 5: all of them are left out
+        if done.returncode in (0, 5):  # 5: all of them are left out, or skipped
             return ""
         # A test's parameters may hold spaces; the reason follows " - ".
         found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)

@@ -4,8 +4,9 @@
 #   scripts/sanitize.sh [--kinds=address,thread] [--sets=baseline,v3,v4] [--build=FOLDER]
 #                       [PYTEST ARGUMENTS]
 # address: AddressSanitizer and UndefinedBehaviorSanitizer; thread: ThreadSanitizer. By default the
-# parity tests and those of losses and optimiser run. It needs g++ with its sanitizers, cmake, and
-# the active virtual environment or .venv. Python and XLA are not instrumented, only what is ours.
+# parity tests and those of losses and optimiser run, where they call a kernel. It needs g++ with
+# its sanitizers, cmake, and the active virtual environment or .venv. Python and XLA are not
+# instrumented, only what is ours; what XLA compiles is kept in FOLDER/cache for the next set.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,7 +29,8 @@ for argument in "$@"; do
     *) arguments+=("$argument") ;;
   esac
 done
-[ ${#arguments[@]} -gt 0 ] || arguments=("${TESTS[@]}" -k "not portable and not instruction_set")
+[ ${#arguments[@]} -gt 0 ] \
+  || arguments=("${TESTS[@]}" -k "not portable and not reference and not instruction_set")
 command -v g++ >/dev/null || die "g++: not found; install a C++17 compiler"
 
 # A folder that Python takes for the installed package's: native/ffi.py asks there for the library.
@@ -67,7 +69,9 @@ run_python() {
   LD_PRELOAD="$preload" COSURFGS_INSTRUCTION_SET="$set" \
     PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}" \
     ASAN_OPTIONS="$options:detect_leaks=0" UBSAN_OPTIONS="$options:print_stacktrace=1" \
-    TSAN_OPTIONS="$options" \
+    TSAN_OPTIONS="$options:ignore_noninstrumented_modules=1" \
+    JAX_COMPILATION_CACHE_DIR="$BUILD/cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
     "$PYTHON" "$@"
 }
 

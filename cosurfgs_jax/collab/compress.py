@@ -27,8 +27,7 @@ from cosurfgs_jax.model import slots
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
-from cosurfgs_jax.training.loop import StageState
-from cosurfgs_jax.training.partitioned_scene import round_slots
+from cosurfgs_jax.training.loop import StageState, drop_free_slots
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState, with_surfels
 
@@ -99,24 +98,6 @@ def inside_masks(partition: Partition, layout: Layout, states: list) -> list:
         return state.alive & (partition.cell_of(state.params.means) == block)
 
     return [layout.put(lambda device, row=row: mask(device, row)) for row in range(len(states))]
-
-
-def drop_free_slots(layout: Layout, states: list) -> list:
-    """The same states with as few slots as hold the living surfels of every block, which must be in
-    front.
-    """
-    counts = [int(state.alive.sum()) for state in layout.get_blocks(states).values()]
-    num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
-
-    def cut(state: TrainState) -> TrainState:
-        cut_slots = jax.tree.map(
-            lambda leaf: leaf[:num_slots],
-            (state.params, state.optimizer.mu, state.optimizer.nu, state.alive, state.stats),
-        )
-        params, mu, nu, alive, stats = cut_slots
-        return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
-
-    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in states]
 
 
 class Compression(NamedTuple):

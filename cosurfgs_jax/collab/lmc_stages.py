@@ -36,7 +36,7 @@ def compress_edges(work: StageWork) -> loop.StageState:
     )
     result = compress.compress(run, work.models, programs)
     _log_compression(result)
-    states = compress.drop_free_slots(run.layout, result.states)
+    states = loop.drop_free_slots(run.layout, result.states)
     return work.models._replace(states=states, name=work.name, step=0, seconds=stopwatch.seconds)
 
 
@@ -77,7 +77,7 @@ def compress_in_rounds(
             _log_compression(result)
             states = result.states
             if number == num_rounds - 1:
-                states = compress.drop_free_slots(run.layout, states)
+                states = loop.drop_free_slots(run.layout, states)
             stage = stage._replace(states=states, seconds=stopwatch.seconds)
         stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
     return stage

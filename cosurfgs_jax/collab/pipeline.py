@@ -29,7 +29,7 @@ from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
-from cosurfgs_jax.training.run import Run, Stopped, run_config
+from cosurfgs_jax.training.run import Run, Stopped, check_config, run_config
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.workdir import Workdir
 
@@ -79,6 +79,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         check_photographs(run)
         config = b""
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
+            settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
@@ -120,6 +121,7 @@ def _run_stage(
     run: Run, plans: Plans, spec: StageSpec, before: loop.StageState | None
 ) -> tuple[loop.StageState, bool]:
     """A stage at its last step, and whether anything was done to get there."""
+    check_config(run)  # a workdir that is gone is not made anew
     num_steps = spec.num_steps(run.settings)
     if not spec.has_checkpoints:
         work = StageWork(run, plans, spec.name, num_steps, before, None, None)

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from cosurfgs_jax.data import track_checks
 from cosurfgs_jax.data.capture import Capture
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import check_name
@@ -16,6 +17,7 @@ _MAX_SIDE = 2**17  # pixels of a photograph
 # Of the longer side: 0.03 degrees to 179 degrees across.
 _MIN_FOCAL = 0.005
 _MAX_FOCAL = 2000
+_MAX_ANAMORPHIC = 4  # between the two: twice that of the lenses that squeeze pictures for a cinema
 _MAX_CENTRE = (
     50  # sides that the principal point may lie outside: of a piece cut from a large picture
 )
@@ -35,7 +37,8 @@ def check_lens(lens: Lens, where: str) -> None:
         lens: of the full-sized photograph.
         where: file and image, for the message.
     Raises:
-        InputError: sides, focal lengths, principal point or coefficients far from all there are.
+        InputError: sides, focal lengths or their ratio, principal point or coefficients far from
+            all there are.
     """
     side = max(lens.height, lens.width)
     if side > _MAX_SIDE:
@@ -50,6 +53,11 @@ def check_lens(lens: Lens, where: str) -> None:
             f"side of {side} "
             f"pixels, got {lens.focal_px[0]:.6g} and {lens.focal_px[1]:.6g}; calibrate the camera "
             "again"
+        )
+    if max(lens.focal_px) > _MAX_ANAMORPHIC * min(lens.focal_px):
+        raise InputError(
+            f"{where}: expected two focal lengths in pixels that hardly differ, got "
+            f"{lens.focal_px[0]:.6g} and {lens.focal_px[1]:.6g}; calibrate the camera again"
         )
     offset = np.abs(np.array(lens.principal_px) - np.array([lens.width, lens.height]) / 2)
     if not np.all(offset <= _MAX_CENTRE * side):
@@ -199,4 +207,6 @@ def checked(capture: Capture) -> Capture:
             f"{len(capture.cloud.points)}, the "
             f"first is point {broken[0]} of the file; remove them"
         )
-    return _without_far_points(capture)
+    capture = _without_far_points(capture)
+    track_checks.check(capture)
+    return capture

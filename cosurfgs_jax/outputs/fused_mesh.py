@@ -17,6 +17,7 @@ from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 
+_FIELD = "distances to planes"  # what is fused: a mesh of another field is out of date
 _WITHOUT_EFFECT = ("memory_mb",)  # on a mesh, of the settings
 _log = logging.getLogger(__name__)
 
@@ -64,11 +65,9 @@ def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
     geo = trained.settings.geo
-    place = {
-        "offset": geo.offset_xyz(),
-        "epsg": geo.epsg,
-    }  # the mesh itself is in the dataset's frame
-    choices = choices | {"model": _digest(trained), "map": place}
+    # The mesh itself is in the dataset's frame.
+    place = {"offset": geo.offset_xyz(), "epsg": geo.epsg}
+    choices = choices | {"field": _FIELD, "model": _digest(trained), "map": place}
     files.write_json(workdir.mesh_choices, choices)
     return choices
 
@@ -129,6 +128,8 @@ def _why_not(trained: Trained, choices: dict) -> str:
     """
     if choices.get("model") != _digest(trained):
         return f"{trained.workdir.mesh} is not of this model"
+    if choices.get("field") != _FIELD:
+        return f"{trained.workdir.mesh} was fused by an earlier version"
     wanted = dataclasses.asdict(trained.settings.surface)
     usual = dataclasses.asdict(SurfaceSettings())
     for name, value in wanted.items():

@@ -65,6 +65,11 @@ def run(
     try:
         _run(main, declare, workdir, list(argv))
         return _DONE
+    except _Terminated as stop:
+        # Not by the interpreter's regular end: it crashes where a library in C++ still computes.
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(stop.code)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return _leave(_INTERRUPTED)
@@ -99,7 +104,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, BadLossError):
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
-    if has_peers() and type(error).__name__ == "JaxRuntimeError":
+    if _is_of_a_lost_peer(error):
         print(
             "error: another process of this run ended or cannot be reached; start all processes "
             f"again, and it goes on from the last checkpoint ({str(error).splitlines()[0][:200]})",
@@ -120,6 +125,13 @@ def _report(error: Exception) -> int:
         )
     traceback.print_exception(error)
     return _FAILED
+
+
+def _is_of_a_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed. JAX raises an error of its own, or, where one fails at once, a
+    ValueError with the words of the library that connects processes.
+    """
+    return has_peers() and (type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error))
 
 
 def _print_mistake(message: str) -> int:
@@ -144,12 +156,16 @@ def _discard_output() -> int:
     return 128 + signal.SIGPIPE
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
 def _stop(signal_number: int, _frame) -> None:
     # Code in C++ (a compiler, a mesh library) may not return for minutes.
     timer = threading.Timer(_PATIENCE_S, os._exit, [128 + signal_number])
     timer.daemon = True
     timer.start()
-    raise SystemExit(128 + signal_number)
+    raise _Terminated(128 + signal_number)
 
 
 def _leave(code: int) -> int:

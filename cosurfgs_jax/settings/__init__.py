@@ -23,6 +23,7 @@ from cosurfgs_jax.settings.reference import SettingHelp, iter_help, settings_ref
 from cosurfgs_jax.settings.training import (
     DensitySettings,
     LossSettings,
+    MaskSettings,
     OptimSettings,
     TrainSettings,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "SettingsGroup",
     "SurfaceSettings",
     "SurfelSettings",
+    "MaskSettings",
     "TrainSettings",
     "declaration_of",
     "iter_help",

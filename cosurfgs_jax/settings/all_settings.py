@@ -9,12 +9,13 @@ from cosurfgs_jax.settings.blocks import (
     PartitionSettings,
 )
 from cosurfgs_jax.settings.data import MAX_SEED, DataSettings, GeneratedSettings
-from cosurfgs_jax.settings.declaration import SettingsGroup, not_negative, setting
+from cosurfgs_jax.settings.declaration import SettingsGroup, not_negative, require, setting
 from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
 from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings
 from cosurfgs_jax.settings.training import (
     DensitySettings,
     LossSettings,
+    MaskSettings,
     OptimSettings,
     TrainSettings,
 )
@@ -38,6 +39,7 @@ class Settings(SettingsGroup):
     appearance: AppearanceSettings = dataclasses.field(default_factory=AppearanceSettings)
     optim: OptimSettings = dataclasses.field(default_factory=OptimSettings)
     density: DensitySettings = dataclasses.field(default_factory=DensitySettings)
+    mask: MaskSettings = dataclasses.field(default_factory=MaskSettings)
     train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
     partition: PartitionSettings = dataclasses.field(default_factory=PartitionSettings)
     mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
@@ -45,3 +47,23 @@ class Settings(SettingsGroup):
     mas: MasSettings = dataclasses.field(default_factory=MasSettings)
     surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
     geo: GeoSettings = dataclasses.field(default_factory=GeoSettings)
+
+    def check_together(self) -> None:
+        """Masks begin when density control has ended: while they are learned no slot changes its
+        surfel.
+        """
+        require(
+            not self.mask.weight
+            or not self.density.enabled
+            or self.mask.start >= self.density.stop,
+            "mask.start",
+            f"at least density.stop ({self.density.stop:g}), as masks need surfels that stay",
+            self.mask.start,
+        )
+        first, last = (round(part * self.train.steps) for part in (self.mask.start, self.mask.stop))
+        require(
+            not self.mask.weight or first < last,
+            "mask.start, stop",
+            f"at least one of train.steps ({self.train.steps}) between them",
+            (self.mask.start, self.mask.stop),
+        )

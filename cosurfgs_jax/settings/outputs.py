@@ -48,7 +48,7 @@ class SurfaceSettings(SettingsGroup, name="surface"):
         not_negative("0 (from the data) or a positive length"),
     )
     truncation_voxels: float = setting(
-        4.0,
+        3.0,
         "Distance to the surface, in voxels, up to which the signed distance field is kept.",
         at_least(1),
     )

@@ -194,6 +194,35 @@ class DensitySettings(SettingsGroup, name="density"):
 
 
 @dataclasses.dataclass
+class MaskSettings(SettingsGroup, name="mask"):
+    """Masks learned in the training of a block: which surfels are pruned while it goes on. Times
+    are fractions of the number of steps.
+    """
+
+    weight: float = setting(
+        0.0,
+        "Weight of the square of the mean probability that a surfel is kept; the larger, the fewer "
+        "surfels are left. 0 means no masks.",
+        not_negative("0 (no masks) or a positive number"),
+    )
+    start: float = setting(
+        0.5,
+        "Where masks begin, as a fraction of train.steps; not before density control ends.",
+        fraction("a fraction of the steps, 0 to 1"),
+    )
+    stop: float = setting(
+        0.7,
+        "Where what is masked more often than not is pruned, as a fraction of train.steps; the "
+        "steps after it are the recovery.",
+        fraction("a fraction of the steps, 0 to 1"),
+    )
+
+    def check_together(self) -> None:
+        """Masks begin before they end."""
+        require(self.start < self.stop, "mask.start, stop", "start < stop", (self.start, self.stop))
+
+
+@dataclasses.dataclass
 class TrainSettings(SettingsGroup, name="train"):
     """The course of training."""
 

@@ -142,6 +142,26 @@ def keep_vertices(mesh: Mesh, is_kept_triangle: np.ndarray) -> Mesh:
     )
 
 
+def in_order(mesh: Mesh) -> Mesh:
+    """The same mesh with vertices in the order of their coordinates and colours, and triangles in
+    that of their vertices. Open3D's threads give another order in every run; this one gives the
+    same bits.
+    """
+    order = np.lexsort((*mesh.vertex_colors.T, *mesh.vertices.T))
+    numbers = np.empty(len(order), np.int32)
+    numbers[order] = np.arange(len(order), dtype=np.int32)
+    triangles = numbers[mesh.triangles]
+    # From the smallest number on: a triangle turns, and does not flip.
+    start = triangles.argmin(axis=1)[:, None]
+    triangles = np.take_along_axis(triangles, (start + np.arange(3)) % 3, axis=1)
+    return Mesh(
+        mesh.vertices[order],
+        triangles[np.lexsort(triangles.T[::-1])],
+        mesh.vertex_colors[order],
+        mesh.vertex_normals[order],
+    )
+
+
 def triangle_components(triangles: np.ndarray, num_vertices: int) -> tuple[np.ndarray, int]:
     """The connected piece i32[M] of each vertex, and how many pieces there are (a vertex without
     triangles is one).

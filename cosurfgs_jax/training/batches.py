@@ -28,6 +28,7 @@ _PREFETCH = 4  # photographs of each block decoded ahead, and more where threads
 _STEPS_REMEMBERED = (
     64  # of each block: what it uses is asked for when it is prefetched and when it is sent
 )
+_MASKS = 6  # which random numbers of a run these are; others have other numbers
 _MAX_POINTS = 20_000  # of a scene without tracks, to tell how far its views look
 
 
@@ -152,6 +153,7 @@ class Wanted(NamedTuple):
     sh_degree: int  # likewise
     with_second: bool = False  # MV-Reg is on, and wants a second view
     dilation: int = 1  # pixels from one that is drawn to the next
+    is_masked: bool = False  # masks are learned
 
 
 class BlockViews:
@@ -256,6 +258,11 @@ class BlockViews:
         random = np.random.default_rng([self._run.settings.seed, block, step, 4])
         return random.integers(dilation, size=2).astype(np.int32)
 
+    def mask_seed(self, block: int, step: int) -> np.ndarray:
+        """i32[], of the masks that a block's step draws."""
+        random = np.random.default_rng([self._run.settings.seed, block, step, _MASKS])
+        return random.integers(2**31, size=()).astype(np.int32)
+
     def second_shown(self, block: int, step: int) -> int:
         """The second view, or what stands in for one where there is none: the view itself."""
         second = self.second_view(block, step)
@@ -333,6 +340,9 @@ class BlockViews:
         own = block or 0
         view = self.view(own, step)
         second = None
+        mask_seed = None
+        if wanted.is_masked:
+            mask_seed = on_host(self.mask_seed(own, step))
         index = np.int32(np.searchsorted(partitioned.blocks[own].views, view))
         if wanted.with_second and self._neighbors is not None:
             second = self.second(block, step, photo_of)
@@ -344,6 +354,7 @@ class BlockViews:
             sh_degree=on_host(np.int32(wanted.sh_degree)),
             second=second,
             origin=on_host(self.dilation_origin(own, step, wanted.dilation)),
+            mask_seed=mask_seed,
         )
 
     def second(self, block: int | None, step: int, photo_of: Callable) -> SecondView:

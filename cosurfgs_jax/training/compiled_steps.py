@@ -12,7 +12,7 @@ from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import step
+from cosurfgs_jax.training import masked_steps, step
 
 
 class BlockSteps(NamedTuple):
@@ -31,6 +31,8 @@ class BlockSteps(NamedTuple):
     reset_opacity: Callable  # state -> state
     count_front_view: Callable  # (num_views, state, camera, is_active, image_size=) -> num_views
     trim: Callable  # (state, num_views, is_enough) -> (state, number dropped)
+    begin_masks: Callable  # state -> state
+    prune_masked: Callable  # state -> state, the living surfels in front
 
 
 def _train_packed(state, delivery, recalled, settings: Settings, shape: step.StepShape, own_terms):
@@ -66,4 +68,6 @@ def compile_blocks(
         bind(step.reset_opacity_step, donate=(0,)),
         bind(step.count_front_view, donate=(0,), static=("image_size",)),
         bind(step.trim_step, donate=(0,)),
+        sharded(masked_steps.begin_masks, layout, donate=(0,)),
+        sharded(masked_steps.prune_masked_step, layout, donate=(0,)),
     )

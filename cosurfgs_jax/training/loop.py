@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import host_memory
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.errors import BadLossError, InputError
@@ -19,7 +20,12 @@ from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import Checkpoints
-from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene, slots_for
+from cosurfgs_jax.training.partitioned_scene import (
+    Block,
+    PartitionedScene,
+    round_slots,
+    slots_for,
+)
 from cosurfgs_jax.training.run import Run, StopAgreement, Stopped, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
 from cosurfgs_jax.training.schedule import ViewOrder
@@ -294,6 +300,25 @@ def resize_states(layout: Layout, states: Sequence[Any], num_slots: int) -> list
         )
 
     return [layout.put(lambda device, row=row: grow(layout.get(row, device))) for row in states]
+
+
+def drop_free_slots(layout: Layout, states: list) -> list:
+    """The same states with as few slots as hold the living surfels of every block, which must be in
+    front.
+    """
+    alive = layout.get_blocks([state.alive for state in states])
+    counts = [int(block.sum()) for block in alive.values()]
+    num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
+
+    def cut(state: TrainState) -> TrainState:
+        cut_slots = jax.tree.map(
+            lambda leaf: leaf[:num_slots],
+            (state.params, state.optimizer.mu, state.optimizer.nu, state.alive, state.stats),
+        )
+        params, mu, nu, alive, stats = cut_slots
+        return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
+
+    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in states]
 
 
 def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:

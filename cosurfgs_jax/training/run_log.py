@@ -1,6 +1,7 @@
 """What a run reports as it goes: a progress line, curves that survive a resume, TensorBoard."""
 
 import json
+import os
 import resource
 import sys
 import time
@@ -182,6 +183,7 @@ class Log:
                 for process, path in self._workdir.histories().items()
                 if process >= processes.count()
             ]
+        self._check_folder()
         for path in paths:
             kept = []
             is_later = False
@@ -198,11 +200,17 @@ class Log:
         if self._board is None:
             from tensorboardX import SummaryWriter
 
+            self._check_folder()
             self._board = SummaryWriter(
                 str(self._workdir.tensorboard(self._process)), flush_secs=30
             )
         for name, value in numbers.items():
             self._board.add_scalar(f"{stage}/{name}/block_{block}", float(value), step)
+
+    def _check_folder(self) -> None:
+        """Raises InputError where the workdir is gone: it would be made anew, without all else."""
+        with files.writing(self._path):
+            os.stat(self._workdir.root)
 
     def close(self) -> None:
         """Writes what is buffered."""

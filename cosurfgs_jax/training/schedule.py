@@ -34,6 +34,8 @@ class Schedule:
     geometry_start: int | None  # steps before SV-Reg and MV-Reg begin; None = never
     dilation: int  # of dilated steps
     dilation_stop: int  # steps before all pixels are drawn
+    mask_start: int  # steps before masks are learned
+    mask_stop: int  # steps before they prune; those of the start: there are none
 
     @classmethod
     def from_settings(cls, settings: Settings, dilation: int = 1) -> "Schedule":
@@ -49,6 +51,10 @@ class Schedule:
         trim_every = 0
         if density.trim_min_views:
             trim_every = steps(density.trim_every, _MIN_BETWEEN_TRIMS)
+        mask_start = steps(settings.mask.start, 0)
+        mask_stop = mask_start
+        if settings.mask.weight:
+            mask_stop = steps(settings.mask.stop, 0)
         geometry_start = None
         if settings.loss.has_single_view or settings.loss.has_multi_view:
             geometry_start = steps(settings.loss.geometry_start, 0)
@@ -65,6 +71,8 @@ class Schedule:
             geometry_start=geometry_start,
             dilation=dilation,
             dilation_stop=steps(settings.train.dilation_stop, 0),
+            mask_start=mask_start,
+            mask_stop=mask_stop,
         )
 
     @classmethod
@@ -78,6 +86,7 @@ class Schedule:
             sh_every=0,
             geometry_start=None if course.geometry_start is None else 0,
             dilation_stop=0,
+            mask_stop=course.mask_start,
         )
 
     def shape(self, step: int) -> StepShape:
@@ -98,13 +107,14 @@ class Schedule:
         return min(self.sh_degree, step // self.sh_every)
 
     def looks_at_all_after(self, step: int) -> bool:
-        """Whether density control looks at all surfels after this many steps, or they are the
-        stage's last.
+        """Whether density control or masks look at all surfels after this many steps, or they are
+        the stage's last.
         """
         return (
             self.densifies_after(step)
             or self.trims_after(step)
             or self.resets_after(step)
+            or self.prunes_masked_after(step)
             or step == self.num_steps
         )
 
@@ -151,6 +161,14 @@ class Schedule:
         return step % self.trim_every == 0 and (
             not resets or step - resets[-1] >= self.reset_every // 2
         )
+
+    def is_masked(self, step: int) -> bool:
+        """Whether masks are learned in the step after `step` finished ones."""
+        return self.mask_start <= step < self.mask_stop
+
+    def prunes_masked_after(self, step: int) -> bool:
+        """Whether what the masks leave out is pruned after this many steps."""
+        return self.mask_start < step == self.mask_stop
 
     def is_after_reset(self, step: int) -> bool:
         """Whether the opacities were lowered before this step."""

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model import exposure_model, masks, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
+from cosurfgs_jax.model.masks import MaskState
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.depth_memory import DepthMemory
@@ -35,6 +36,7 @@ class TrainState:
     | `depths`               | `DepthMemory` of the views; None where neighbours are drawn     |
     | `updated`              | i32[N], count of the optimiser at each surfel's last update;    |
     |                        | None where every step updates all                               |
+    | `masks`                | masks that are being learned; None before and after             |
     """
 
     params: SurfelParams
@@ -47,6 +49,7 @@ class TrainState:
     length: Float[Array, ""]
     depths: DepthMemory | None = None
     updated: Int[Array, " n"] | None = None
+    masks: MaskState | None = None
 
     def surfels(self) -> Surfels:
         """The model."""
@@ -58,12 +61,17 @@ class Kept(NamedTuple):
 
     memory_size: tuple[int, int] | None  # of the depth remembered of each view; None = none is
     is_lazy: bool  # surfels outside of a view are caught up later
+    has_masks: bool = False  # masks are being learned
 
 
 NOTHING_KEPT = Kept(memory_size=None, is_lazy=False)
 
 
-_OPTIONAL = ("depths", "updated")  # fields that checkpoints have only where there is something
+_OPTIONAL = (
+    "depths",
+    "updated",
+    "masks",
+)  # fields that checkpoints have only where there is something
 
 
 def to_saved(state: TrainState) -> dict[str, Any]:
@@ -79,7 +87,11 @@ def meta_of(state: TrainState) -> dict[str, Any]:
     size = None
     if state.depths is not None:
         size = [int(length) for length in state.depths.depths.shape[-2:]]
-    return {"memory_size": size, "is_lazy": state.updated is not None}
+    return {
+        "memory_size": size,
+        "is_lazy": state.updated is not None,
+        "has_masks": state.masks is not None,
+    }
 
 
 def kept_of(meta: dict) -> Kept:
@@ -87,7 +99,7 @@ def kept_of(meta: dict) -> Kept:
     size = meta.get("memory_size")
     if size is not None:
         size = (int(size[0]), int(size[1]))
-    return Kept(size, bool(meta.get("is_lazy", False)))
+    return Kept(size, bool(meta.get("is_lazy", False)), bool(meta.get("has_masks", False)))
 
 
 def is_lazy(settings: Settings) -> bool:
@@ -121,11 +133,13 @@ def init_state(
             jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance
         )
         exposure_optimizer = exposure_model.init_optimizer(exposure)
-    depths = updated = None
+    depths = updated = own_masks = None
     if kept.memory_size is not None:
         depths = depth_memory.init(max_views, kept.memory_size)
     if kept.is_lazy:
         updated = jnp.zeros(surfels.alive.shape, jnp.int32)
+    if kept.has_masks:
+        own_masks = masks.init(surfels.alive.shape[0])
     return TrainState(
         params=surfels.params,
         alive=surfels.alive,
@@ -137,6 +151,7 @@ def init_state(
         length=jnp.float32(length),
         depths=depths,
         updated=updated,
+        masks=own_masks,
     )
 
 
@@ -180,10 +195,18 @@ def empty_state(
 
 
 def with_surfels(state: TrainState, params, optimizer, alive, stats) -> TrainState:
-    """The state with other slots. Those of before must be up to date (`step.settle_step`)."""
+    """The state with other slots, without masks. Those of before must be up to date
+    (`step.settle_step`).
+    """
     updated = state.updated
     if updated is not None:
         updated = jnp.broadcast_to(optimizer.count, alive.shape)
     return dataclasses.replace(
-        state, params=params, optimizer=optimizer, alive=alive, stats=stats, updated=updated
+        state,
+        params=params,
+        optimizer=optimizer,
+        alive=alive,
+        stats=stats,
+        updated=updated,
+        masks=None,
     )

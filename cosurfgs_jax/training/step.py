@@ -12,15 +12,16 @@ from cosurfgs_jax.errors import required
 from cosurfgs_jax.geometry.lattice import Lattice, whole
 from cosurfgs_jax.losses.inputs import LossView, SecondView, Source
 from cosurfgs_jax.losses.term import LossTerm, Phase
-from cosurfgs_jax.model import exposure_model, optim
+from cosurfgs_jax.model import exposure_model, masks, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport
+from cosurfgs_jax.model.masks import MaskSample
 from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.raster.culling import may_be_seen
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import depth_memory
+from cosurfgs_jax.training import depth_memory, masked_steps
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.types import Camera, SurfelParams, Surfels, drawn, image_size_of
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     sh_degree: Int[Array, ""]  # bands above it do not learn yet
     second: SecondView | None = None  # where MV-Reg is on
     origin: Int[Array, "2"] | None = None  # of the pixels that a dilated step draws
+    mask_seed: Int[Array, ""] | None = None  # of the step's masks, where they are learned
 
 
 class Recalled(NamedTuple):
@@ -88,6 +90,15 @@ def _drawn_lattice(batch: Batch, shape: StepShape) -> Lattice:
     return Lattice(shape.dilation, required(batch.origin, "Batch.origin"))
 
 
+class _Learned(NamedTuple):
+    """What a loss is differentiated by."""
+
+    params: SurfelParams
+    exposure: exposure_model.AppearanceParams | None
+    probe: Float[Array, "n 4"] | None
+    mask: Float[Array, " n"] | None
+
+
 class _Inputs(NamedTuple):
     """What a loss is computed from besides what it is differentiated by."""
 
@@ -97,13 +108,8 @@ class _Inputs(NamedTuple):
     recalled: Recalled | None
 
 
-def _loss(
-    params: SurfelParams,
-    exposure,
-    probe,
-    inputs: _Inputs,
-    static: _Static,
-):
+def _loss(learned: _Learned, inputs: _Inputs, static: _Static):
+    params, exposure, probe, mask = learned
     state, batch, seen, recalled = inputs
     settings = static.settings
     surfels = Surfels.of(params, seen)
@@ -112,7 +118,7 @@ def _loss(
     camera = lattice.camera(batch.camera)
     photo = lattice.of(batch.photo)
     out = render(
-        surfels,
+        masks.apply(surfels, mask),
         camera,
         image_size_of(photo),
         RasterOptions.from_settings(settings.raster).dilated(lattice.stride),
@@ -130,7 +136,8 @@ def _loss(
     if static.shape.has_geometry and settings.loss.has_multi_view:
         second = required(batch.second, "Batch.second")
         if state.depths is None:
-            second_depth = _second_depth(Surfels.of(params, state.alive), second, settings)
+            everything = masks.apply(Surfels.of(params, state.alive), mask)
+            second_depth = _second_depth(everything, second, settings)
         else:
             second_depth, origin = required(recalled, "recalled")
             second_lattice = Lattice(depth_memory.STRIDE, origin)
@@ -174,6 +181,27 @@ def settle_step(state: TrainState, progress: Float[Array, ""], settings: Setting
     return dataclasses.replace(state, params=params, optimizer=optimizer, updated=updated)
 
 
+def _look(
+    state: TrainState, batch: Batch, masking: MaskSample | None, settings: Settings
+) -> tuple[TrainState, Bool[Array, " n"]]:
+    """The state with the surfels up to date that take part in a step, and which these are."""
+    seen = state.alive
+    if state.updated is not None:
+        seen = may_be_seen(
+            state.surfels(), batch.camera, image_size_of(batch.photo), settings.raster.near
+        )
+    if masking is not None:
+        seen &= masking.values > 0
+    if state.updated is None:
+        return state, seen
+    params, optimizer = _caught_up(state, seen, batch.progress, settings)
+    updated = jnp.where(seen, optimizer.count, state.updated)
+    return (
+        dataclasses.replace(state, params=params, optimizer=optimizer, updated=updated),
+        seen,
+    )
+
+
 def recall_step(state: TrainState, batch: Batch) -> Recalled:
     """What the batch's second view showed. A program of its own: in one program with the write of
     this view's depth XLA would copy the whole memory twice.
@@ -204,34 +232,28 @@ def train_step(
         The new state and what to show.
     """
     probe = None
-    arguments = (0, 1)
     if shape.is_densifying:
-        arguments = (0, 1, 2)
         # Of this block alone: a probe that all devices shared would get the sum of their gradients,
         # by communication.
         probe, _ = match_varying(jnp.zeros((state.alive.shape[0], 4), jnp.float32), state.alive)
-    seen = state.alive
-    if state.updated is not None:
-        seen = may_be_seen(
-            state.surfels(), batch.camera, image_size_of(batch.photo), settings.raster.near
-        )
-        params, optimizer = _caught_up(state, seen, batch.progress, settings)
-        state = dataclasses.replace(state, params=params, optimizer=optimizer)
+    masking = masked_steps.masking_of(state, batch.mask_seed)
+    state, seen = _look(state, batch, masking, settings)
     depths = state.depths
     if recalled is None and depths is not None and shape.has_geometry:
         recalled = recall_step(state, batch)
-    grad = jax.value_and_grad(_loss, argnums=arguments, has_aux=True)
+    grad = jax.value_and_grad(_loss, has_aux=True)
     terms = used_terms(settings, Phase(shape.has_geometry), own_terms)
     static = _Static(settings, terms, shape)
     inputs = _Inputs(state, batch, seen, recalled)
-    (loss, (num_invalid, shown, plane_depth)), gradients = grad(
-        state.params, state.appearance, probe, inputs, static
-    )
+    mask = masking and masking.values  # None where there are no masks
+    learned = _Learned(state.params, state.appearance, probe, mask)
+    (loss, (num_invalid, shown, plane_depth)), gradients = grad(learned, inputs, static)
+    rows, gradient = masked_steps.who_learns(state, gradients.params, seen, masking)
     params, optimizer = optim.update(
         state.params,
-        gradients[0],
+        gradient,
         state.optimizer,
-        seen,
+        rows,
         settings.optim,
         batch.progress,
         batch.sh_degree,
@@ -239,13 +261,13 @@ def train_step(
     )
     updated = state.updated
     if updated is not None:
-        updated = jnp.where(seen, optimizer.count, updated)
+        updated = jnp.where(rows, optimizer.count, updated)
     exposure = state.appearance
     appearance_optimizer = state.appearance_optimizer
     if exposure is not None:
         exposure, appearance_optimizer = exposure_model.update(
             exposure,
-            gradients[1],
+            gradients.exposure,
             required(appearance_optimizer, "TrainState.appearance_optimizer"),
             batch.exposure_index,
             settings.appearance,
@@ -256,10 +278,13 @@ def train_step(
     stats = state.stats
     if shape.is_densifying:
         # The sums of absolute values are zero only for surfels that no pixel saw.
-        is_visible = (gradients[2][:, 2] + gradients[2][:, 3]) > 0
+        is_visible = (gradients.probe[:, 2] + gradients.probe[:, 3]) > 0
         strategy = strategy_of(settings.density)
         drawn_size = lattice.size(image_size_of(batch.photo))
-        stats = strategy.accumulate(stats, gradients[2], is_visible, drawn_size)
+        stats = strategy.accumulate(stats, gradients.probe, is_visible, drawn_size)
+    new_masks = masked_steps.learned(state, gradients.mask, masking, settings)
+    if new_masks is not None:
+        shown |= {"surfels/kept": masks.num_kept(new_masks, state.alive)}
     new = dataclasses.replace(
         state,
         params=params,
@@ -269,6 +294,7 @@ def train_step(
         appearance_optimizer=appearance_optimizer,
         depths=depths,
         updated=updated,
+        masks=new_masks,
     )
     return new, StepReport(loss, state.alive.sum(dtype=jnp.int32), num_invalid, shown)
 

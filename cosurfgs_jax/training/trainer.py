@@ -11,6 +11,7 @@ from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.density_control import DensityControl, control_density
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.mask_control import begin_masks, prune_masked
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule, progress_at
@@ -45,6 +46,7 @@ class Trainer:
         """One step of all blocks, and density control where it is due (`loop.run_stage`)."""
         step = stage.step
         schedule = self._schedule
+        stage = begin_masks(self._density, stage)
         shape = schedule.shape(step)
         self._views.prefetch(step + 1, with_second=shape.has_geometry)
         states = []
@@ -65,6 +67,7 @@ class Trainer:
         if schedule.looks_at_all_after(stage.step):
             stage = self.settled(stage)
         stage = control_density(self._density, stage, progress)
+        stage = prune_masked(self._density, stage, progress)
         test_every = self._run.settings.train.test_every
         if test_every and stage.step % test_every == 0 and stage.step < schedule.num_steps:
             log_test_views(self._run, self._shown(stage))
@@ -99,5 +102,6 @@ class Trainer:
             sh_degree=schedule.sh_degree_at(step),
             with_second=shape.has_geometry,
             dilation=shape.dilation,
+            is_masked=schedule.is_masked(step),
         )
         return self._views.deliver(row, step, wanted)

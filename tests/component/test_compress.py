@@ -27,7 +27,7 @@ from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.compress import top_fraction_mask
 from cosurfgs_jax.collab.importance import Importance
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.loop import StageState, drop_free_slots
 from cosurfgs_jax.training.partitioned_scene import first_state, round_slots
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Surfels
@@ -202,7 +202,7 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
         ]
         assert result.num_used[block] == sum(one >= 0.25 for one in share)
         assert state.alive.shape == (num_slots(partitioned),), "another shape is compiled anew"
-    shrunk = run.layout.get_blocks(compress.drop_free_slots(run.layout, result.states))
+    shrunk = run.layout.get_blocks(drop_free_slots(run.layout, result.states))
     for block, state in shrunk.items():
         assert state.alive.shape == (round_slots(max(result.num_after.values())),)
         assert state.alive.shape[0] < num_slots(partitioned)

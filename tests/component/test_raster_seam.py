@@ -80,7 +80,7 @@ def test_render_takes_all_options(monkeypatch):
     )
     np.testing.assert_array_equal(out.color, want.color)
     np.testing.assert_array_equal(out.plane_depth, want.plane_depth)
-    assert out.distortion is None
+    assert out.distortion is None and out.contributions is None  # nobody asked for them
     sums = raster.render_sums(surfels, CAMERA, SIZE, options)
     np.testing.assert_array_equal(sums.color, want.color)
     far = raster.render(surfels, CAMERA, SIZE, dataclasses.replace(options, near=0.1))

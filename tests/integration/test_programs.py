@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +351,104 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(trained, tmp_path):
     assert not list((workdir / "export").iterdir())
     result = _run("export", workdir)
     assert result.returncode == 0 and len(list((workdir / "export").iterdir())) == 2
+
+
+def _run_until(
+    is_time: Callable[[], bool], act: Callable[[], object], *command
+) -> subprocess.CompletedProcess:
+    """Runs a program and does something as soon as it is time."""
+
+    def wait():
+        while not is_time():
+            time.sleep(0.002)
+        act()
+
+    helper = threading.Thread(target=wait, daemon=True)
+    helper.start()
+    result = _run(*command)
+    helper.join(timeout=10)
+    assert not helper.is_alive(), result.stderr
+    return result
+
+
+def test_a_workdir_that_changes_under_a_run_is_a_sentence(trained, dataset, tmp_path):
+    """Nothing is lost that was saved, and the same command goes on to the same bits."""
+    workdir = tmp_path / "run"
+    config = workdir / "config.json"
+    command = ("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    result = _run_until(
+        (workdir / "checkpoints" / "device" / "20").exists,
+        lambda: config.write_text(config.read_text().replace('"seed": 0', '"seed": 1')),
+        *command,
+    )
+    _expect_sentence(result, str(config), "they were changed while it ran")
+    _expect_sentence(_run(*command), "config.seed", "was made with 0, got 1", "give the old value")
+    config.write_text(config.read_text().replace('"seed": 1', '"seed": 0'))
+
+    def is_begun_after(file_number: int) -> Callable[[], bool]:
+        return lambda: config.exists() and config.stat().st_ino != file_number
+
+    result = _run_until(is_begun_after(config.stat().st_ino), config.unlink, *command)
+    _expect_sentence(result, str(config), "cannot be read any more")
+    away = tmp_path / "away"
+
+    def is_under_way() -> bool:
+        history = workdir / "history.jsonl"
+        return config.exists() and history.stat().st_mtime_ns > config.stat().st_mtime_ns
+
+    result = _run_until(is_under_way, lambda: workdir.rename(away), *command)
+    _expect_sentence(result, str(workdir))
+    assert not workdir.exists()
+    away.rename(workdir)
+    result = _run(*command)
+    assert result.returncode == 0 and "going on from step" in result.stderr, result.stderr
+    for name in ("means", "quats", "log_scales", "logit_opacities", "sh"):
+        np.testing.assert_array_equal(
+            getattr(_model(workdir), name), getattr(_model(trained), name)
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(trained, dataset, tmp_path):
+    """Permissions stand for a file system that is mounted read-only."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    for path in (workdir, *workdir.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    obeys = []  # root writes everywhere, unless it gives up that right
+    if os.geteuid() == 0:
+        obeys = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+        if not shutil.which("setpriv"):
+            pytest.skip("root writes everywhere, and there is no setpriv")
+    command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    result = subprocess.run([*obeys, *command], capture_output=True, text=True, timeout=300)
+    _expect_sentence(result, f"--workdir={workdir}", "Permission denied", "choose another one")
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    for path in (workdir, *workdir.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+    result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    assert result.returncode == 0 and "finished already" in result.stderr, result.stderr
+
+
+def test_a_few_faults_at_random_lead_to_the_same_end(trained, tmp_path):
+    """A short form of scripts/kill_test.py: the quickest program, after those that nothing
+    disturbed.
+    """
+    calm = tmp_path / "calm-1"
+    for name in ("render", "export"):
+        shutil.copytree(trained, calm / name, ignore=shutil.ignore_patterns("export"))
+    result = _run("export", calm / "export", "--format=ply")
+    assert result.returncode == 0, result.stderr
+    for name in ("train", "mesh", "evaluate", "render", "export"):
+        (calm / f"{name}.txt").write_text("0.5")  # seconds
+    script = Path(__file__).parents[2] / "scripts" / "kill_test.py"
+    report = tmp_path / "report.json"
+    choices = ["--kills=3", "--programs=export", "--processes=1", f"--report={report}"]
+    subprocess.run(
+        [sys.executable, script, f"--workdir={tmp_path}", *choices],
+        capture_output=True,
+        timeout=300,
+        env=FAST_TO_COMPILE,
+    )
+    found = json.loads(report.read_text())
+    assert found["failures"] == [] and found["faults"] == 3 and found["ends_compared"] >= 1

@@ -33,6 +33,8 @@ HEIGHT = 48
 FOCAL = 60.0
 NUM_VIEWS = 6
 NUM_POINTS = 40
+MAX_SHIFT_PX = 0.1
+NEGLIGIBLE = "a shift of less than 0.1 pixels"
 
 
 class Reader(NamedTuple):
@@ -75,9 +77,35 @@ def _poses() -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def _rotations() -> np.ndarray:
+    """camera_from_dataset, turned about y."""
+    quats, _ = _poses()
+    cos = quats[:, 0] ** 2 - quats[:, 2] ** 2
+    sin = 2 * quats[:, 0] * quats[:, 2]
+    rows = [[cos, 0 * cos, sin], [0 * cos, 1 + 0 * cos, 0 * cos], [-sin, 0 * cos, cos]]
+    return np.moveaxis(np.array(rows), -1, 0)
+
+
 def _points() -> tuple[np.ndarray, np.ndarray]:
+    """Points in the pictures of all views in turn."""
     rng = np.random.default_rng(3)
-    return rng.uniform(-1.5, 1.5, (NUM_POINTS, 3)), rng.integers(0, 256, (NUM_POINTS, 3))
+    views = np.arange(NUM_POINTS) % NUM_VIEWS
+    size = np.array([WIDTH, HEIGHT])
+    pixels = rng.uniform(0.2, 0.8, (NUM_POINTS, 2)) * size
+    rays = np.concatenate([(pixels - size / 2) / FOCAL, np.ones((NUM_POINTS, 1))], axis=1)
+    points = rays * rng.uniform(2.5, 5.5, (NUM_POINTS, 1)) - _poses()[1][views]
+    return (
+        np.einsum("pji,pj->pi", _rotations()[views], points),
+        rng.integers(0, 256, (NUM_POINTS, 3)),
+    )
+
+
+def _tracks() -> list[np.ndarray]:
+    """The views whose pictures each point lies in."""
+    points = np.einsum("vij,pj->pvi", _rotations(), _points()[0]) + _poses()[1]
+    pixels = FOCAL * points[..., :2] / points[..., 2:] + np.array([WIDTH, HEIGHT]) / 2
+    is_seen = ((pixels > 0) & (pixels < [WIDTH, HEIGHT])).all(axis=-1) & (points[..., 2] > 0)
+    return [np.flatnonzero(row) for row in is_seen]
 
 
 def _names(ending: str = "png") -> list[str]:
@@ -122,10 +150,11 @@ def _write_binary(folder: Path, ending: str = "png") -> list[Path]:
     (model / "images.bin").write_bytes(data)
     data = struct.pack("<Q", NUM_POINTS)
     for number in range(NUM_POINTS):
+        track = _tracks()[number]
         data += struct.pack(
-            "<Q3d3BdQ", number + 1, *points[number], *colors[number].tolist(), 0.5, 3
+            "<Q3d3BdQ", number + 1, *points[number], *colors[number].tolist(), 0.5, len(track)
         )
-        data += b"".join(struct.pack("<II", 1 + (number + k) % NUM_VIEWS, 0) for k in range(3))
+        data += b"".join(struct.pack("<II", 1 + view, 0) for view in track)
     (model / "points3D.bin").write_bytes(data)
     return sorted(model.iterdir())
 
@@ -155,7 +184,7 @@ def _write_text(folder: Path) -> list[Path]:
         f"# Number of points: {NUM_POINTS}, mean track length: 3",
     ]
     for number in range(NUM_POINTS):
-        track = " ".join(f"{1 + (number + k) % NUM_VIEWS} 0" for k in range(3))
+        track = " ".join(f"{1 + view} 0" for view in _tracks()[number])
         lines.append(
             " ".join(map(repr, [number + 1, *points[number].tolist(), *colors[number].tolist()]))
             + f" 0.5 {track}"
@@ -174,12 +203,10 @@ def _with(*writers: Callable[[Path], list[Path]], spoilt: int = 0) -> Callable[[
 
 
 def _write_transforms(folder: Path) -> list[Path]:
-    quats, shifts = _poses()
+    _, shifts = _poses()
     frames = []
     for number, name in enumerate(_names()):
-        cos = quats[number, 0] ** 2 - quats[number, 2] ** 2
-        sin = 2 * quats[number, 0] * quats[number, 2]
-        rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+        rotation = _rotations()[number]
         pose = np.eye(4)
         pose[:3, :3] = rotation.T @ np.diag([1, -1, -1])
         pose[:3, 3] = -rotation.T @ shifts[number]
@@ -466,9 +493,28 @@ def readers() -> list[Reader]:
     return found
 
 
+def _pixels(scene: dict) -> np.ndarray:
+    """Where the points are in the pictures, NaN where they are behind the camera."""
+    poses = scene["poses"]
+    points = np.einsum("vij,pj->vpi", poses[:, :3, :3], scene["points"]) + poses[:, None, :3, 3]
+    with np.errstate(all="ignore"):
+        rays = np.where(points[..., 2:] > 0, points / points[..., 2:], np.nan)
+        return np.einsum("vij,vpj->vpi", scene["intrinsics"], rays)[..., :2]
+
+
+def _is_negligible(wrong: list[str], found: dict, truth: dict) -> bool:
+    """Whether poses, cameras and points are the same to a tenth of a pixel: no calibration is
+    better.
+    """
+    if not set(wrong) <= {"poses", "intrinsics", "points"} or "poses" not in truth:
+        return False
+    shift = np.abs(_pixels(found) - _pixels(truth))
+    return bool(np.all((shift < MAX_SHIFT_PX) | np.isnan(_pixels(truth))))
+
+
 def differences(found: dict, truth: dict) -> list[str]:
     """The names of what was read otherwise than it was written; "number of ..." where there is more
-    or less of it.
+    or less of it; NEGLIGIBLE alone where that moves nothing in any picture.
     """
     wrong = []
     for name, expected in truth.items():
@@ -479,6 +525,8 @@ def differences(found: dict, truth: dict) -> list[str]:
             wrong.append(f"number of {name}")
         elif not np.array_equal(np.asarray(got), np.asarray(expected)):
             wrong.append(name)
+    if wrong and _is_negligible(wrong, found, truth):
+        return [NEGLIGIBLE]
     return wrong
 
 
@@ -492,7 +540,7 @@ class Case:
         self.folder = folder
         self.paths = reader.write(folder)
         self._contents = [path.read_bytes() for path in self.paths]
-        self.truth = reader.read(folder)
+        self.truth, self._usual = self._read()
 
     def spoil(self, seed: int) -> tuple[Path, bytes]:
         """The file that this seed spoils, and its new content; it is written."""
@@ -505,14 +553,21 @@ class Case:
         return self.paths[number], data
 
     def read(self) -> tuple[list[str], list[str]]:
-        """What was read otherwise than the truth, and what was said in the log meanwhile."""
+        """What was read otherwise than the truth, and what was said in the log that is not said of
+        valid files.
+        """
+        found, heard = self._read()
+        said = [text for text in heard if text not in self._usual]
+        return differences(found, self.truth), said
+
+    def _read(self) -> tuple[dict, list[str]]:
         heard = Heard()
         logger = logging.getLogger("cosurfgs_jax")
         level = logger.level
         logger.setLevel(logging.INFO)
         logger.addHandler(heard)
         try:
-            return differences(self.reader.read(self.folder), self.truth), heard.texts
+            return self.reader.read(self.folder), heard.texts
         finally:
             logger.removeHandler(heard)
             logger.setLevel(level)

@@ -7,12 +7,14 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,12 +71,75 @@ class ProgramStarter:
         return self._process
 
 
-def _become(command: Sequence[str], outputs: Sequence[str]) -> None:
+class Forked:
+    """A program in a process forked from this one, with the methods of `subprocess.Popen`.
+
+    This process has imported already (`import_programs`) and has no backend of JAX. The program
+    ends like any other: it leaves through what stands around the call.
+
+    Args:
+        command: module and arguments.
+        output: a file, to which what the program prints is added.
+        limits: (resource, size) from its start.
+    """
+
+    def __init__(
+        self, command: Sequence[str], output: Path, limits: Sequence[tuple[int, int]] = ()
+    ):
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            for kind, size in limits:
+                resource.setrlimit(kind, (size, size))
+            _become(command, [output, output])
+            sys.exit(0)
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        if self._code is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def wait(self, timeout: float) -> int:
+        """The exit code, once there is one. Raises subprocess.TimeoutExpired after some seconds."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.02)
+        return self._code
+
+    def used_s(self) -> float:
+        """Seconds of processor time until now; 0 where it has ended."""
+        if self.poll() is not None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def import_programs() -> None:
+    """Imports what programs import, as in a process that JAX is not used in."""
+    from cosurfgs_jax import program
+
+    program.set_environment()
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()  # no program looks through it for garbage
+
+
+def _become(command: Sequence[str], outputs: Sequence[str | Path]) -> None:
     """The program, in a forked process."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     for number, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     module, *arguments = command
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -83,12 +148,7 @@ def _become(command: Sequence[str], outputs: Sequence[str]) -> None:
 def _serve() -> None:
     # Python puts the folder of a script in front, and `python -m` the current one.
     sys.path[0] = os.getcwd()
-    from cosurfgs_jax import program
-
-    program.set_environment()
-    for name in IMPORTED:
-        importlib.import_module(name)
-    gc.freeze()  # no program looks through it for garbage
+    import_programs()
     for line in sys.stdin:
         command, outputs = json.loads(line)
         child = os.fork()

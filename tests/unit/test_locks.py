@@ -13,8 +13,11 @@ import threading
 import pytest
 
 from cosurfgs_jax import ended, files, locks
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.data.town import dataset
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 from cosurfgs_jax.workdir import EXPORTS, MESH, TRAINING, Workdir
 
 _HOLDER = """
@@ -94,7 +97,9 @@ def test_what_may_be_another_machines_stays_until_it_is_old(tmp_path, holder, mo
     """Where a file system's locks hold on one machine alone, its owner there is not seen."""
     workdir = Workdir(tmp_path)
     checkpoint = workdir.checkpoints("device") / "40.orbax-checkpoint-tmp"
-    checkpoint.mkdir(parents=True)
+    town = workdir.data / ".generated-0123-unfinished-x"
+    for folder in (checkpoint, town):
+        folder.mkdir(parents=True)
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
     for is_old in (False, True):
@@ -106,7 +111,7 @@ def test_what_may_be_another_machines_stays_until_it_is_old(tmp_path, holder, mo
             workdir.clear_unfinished_training(is_ended=False)
             assert len(_depths(workdir)) == 1 - is_old and not list(scratch.iterdir())
             assert len(_unfinished(tmp_path)) == 1 - is_old
-            assert checkpoint.exists() == (not is_old)
+            assert checkpoint.exists() == town.exists() == (not is_old)
     assert f"process {holder.pid} on" in caplog.text and "did not end as usual" in caplog.text
 
 
@@ -159,19 +164,21 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     assert "the file system has no locks (No locks available)" in caplog.text
 
 
-def test_what_a_killed_run_was_writing_is_deleted(tmp_path):
+def test_what_a_killed_run_was_writing_is_deleted(tmp_path, monkeypatch):
     workdir = Workdir(tmp_path)
-    left = [
-        workdir.checkpoints("device") / "40.orbax-checkpoint-tmp",
-        tmp_path / ".data-unfinished-x1",
-    ]
+    towns = []
+    monkeypatch.setattr(dataset, "_write_dataset", lambda _, folder: towns.append(folder) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # to know where the town is being made
+        load_scene(DataSettings(path="generated"), GeneratedSettings(), workdir.data)
+    left = [workdir.checkpoints("device") / "40.orbax-checkpoint-tmp", *towns]
     kept = [workdir.checkpoints("device") / "20", workdir.data]
     for folder in (*left, *kept):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     (workdir.data / f".unfinished-{ended.own_name()}-masks.json").write_text("half")
     with workdir.writing(TRAINING):
         workdir.clear_unfinished_training(is_ended=True)
-    assert not any(folder.exists() for folder in left) and all(folder.exists() for folder in kept)
+    assert len(left) == 2 and not any(folder.exists() for folder in left)
+    assert all(folder.exists() for folder in kept)
     assert not _unfinished(tmp_path)
 
 

@@ -79,3 +79,13 @@ def test_the_nearest_tests_run_first():
     files = [*named, *importing, *rest]
     assert len(files) == len(set(files))
     assert not any(file.startswith(("tests/integration", "tests/gpu")) for file in files)
+
+
+def test_tests_are_those_of_the_copy(tmp_path):
+    """A test that came into the working tree later cannot be run there."""
+    folder = tmp_path / "tests" / "unit"
+    folder.mkdir(parents=True)
+    (folder / "test_optim.py").write_text("")
+    (folder / "test_other.py").write_text("")
+    groups = mutation_check.groups_of_tests("cosurfgs_jax/model/optim.py", tmp_path)
+    assert groups == [["tests/unit/test_optim.py"], ["tests/unit/test_other.py"]]

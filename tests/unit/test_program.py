@@ -337,13 +337,35 @@ def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
     assert os.environ["JAX_PLATFORMS"] == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("has_peers", "error", "is_told"),
+    [
+        (True, ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), True),
+        (True, type("JaxRuntimeError", (RuntimeError,), {})("DEADLINE_EXCEEDED"), True),
+        (True, ValueError("a bug"), False),
+        (False, ValueError("UNKNOWN: Gloo AllGather failed"), False),
+    ],
+)
+def test_a_lost_process_is_a_sentence(monkeypatch, capsys, has_peers, error, is_told):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(program.wrapper, "has_peers", lambda: has_peers)
+    monkeypatch.setattr(program.wrapper, "_leave", lambda code: code)
+    assert program.run(fail, argv=["prog"]) == 1
+    printed = capsys.readouterr().err
+    assert ("Traceback" in printed) != is_told
+    assert ("another process of this run ended" in printed) == is_told
+
+
 def test_sigterm_lets_a_program_clean_up(tmp_path):
     script = tmp_path / "program_under_test.py"
     script.write_text(
         textwrap.dedent("""\
         '''Waits.'''
-        import sys, tempfile, time
+        import atexit, os, sys, tempfile, time
         from cosurfgs_jax import program
+        atexit.register(os.abort)  # so ends a library in C++ that still computes
         def main(options):
             with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
                 print(folder, flush=True)

@@ -57,6 +57,7 @@ def test_terminal_gets_a_bar():
 
 def test_history_survives_a_resume(tmp_path):
     path = tmp_path / "run" / "history.jsonl"
+    path.parent.mkdir()
     with Log(Workdir(tmp_path / "run")) as log:
         log.begin("device", 0)
         for step in (10, 20, 30, 40):
@@ -197,3 +198,12 @@ def test_first_signal_is_a_request_and_the_second_interrupts(number, code):
             stop.exit()
     assert caught.value.code == code
     assert signal.getsignal(number) is before
+
+
+def test_a_workdir_that_is_gone_is_not_made_anew(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    with Log(workdir) as log:
+        for write in (lambda: log.begin("device", 0), lambda: log.row("device", 1, 0, loss=1.0)):
+            with pytest.raises(InputError, match=r"history\.jsonl: could not be written .No such"):
+                write()
+    assert not workdir.root.exists()

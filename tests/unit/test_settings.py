@@ -197,6 +197,19 @@ def test_settings_bind_once_a_step_is_saved(tmp_path):
     settings_file.check_fits(_changed(train__steps=9), Workdir(tmp_path))
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_what_the_checkpoints_were_made_with_counts(tmp_path, is_removed):
+    """Not a config.json that was edited since, or removed."""
+    workdir = Workdir(tmp_path)
+    _begin(tmp_path)
+    settings_file.save(_changed(train__steps=9), workdir.made_with)
+    if not is_removed:
+        settings_file.save(_changed(train__steps=8), workdir.config)
+    with pytest.raises(InputError, match=r"config\.train\.steps: .* was made with 9, got 8"):
+        settings_file.check_fits(_changed(train__steps=8), workdir)
+    settings_file.check_fits(_changed(train__steps=9), workdir)
+
+
 def test_free_settings_may_change_later(tmp_path):
     settings_file.save(Settings(), tmp_path / "config.json")
     _begin(tmp_path)

@@ -256,7 +256,7 @@ def test_compression_of_edges_prunes_once_without_training(work, monkeypatch):
     result = lmc_stages.compress.Compression(["pruned"], {}, {}, {}, {})
     recorder.replace(lmc_stages.compress, "compile_compression", "programs")
     recorder.replace(lmc_stages.compress, "compress", result)
-    recorder.replace(lmc_stages.compress, "drop_free_slots", ["shrunk"])
+    recorder.replace(lmc_stages.loop, "drop_free_slots", ["shrunk"])
     before = _stage("edge", 2)
     stage = lmc_stages.compress_edges(work("lmc_edge", before=before))
     assert stage._replace(seconds=0.0) == StageState("lmc_edge", ["shrunk"], 0, 3, 0.0)

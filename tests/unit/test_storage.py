@@ -2,9 +2,10 @@
 
 import errno
 
+import numpy as np
 import pytest
 
-from cosurfgs_jax.storage import storage_problem
+from cosurfgs_jax.storage import is_disk_full, storage_problem
 
 
 def _caused(error, cause):
@@ -26,3 +27,11 @@ def _caused(error, cause):
 )
 def test_what_the_storage_refused_is_found_through_wrappers(error, words):
     assert words in storage_problem(error) and bool(words) == bool(storage_problem(error))
+
+
+def test_an_array_that_did_not_fit_is_a_full_disk():
+    """NumPy gives no number of the system then."""
+    with pytest.raises(OSError) as caught, open("/dev/full", "wb") as file:
+        np.zeros(100_000).tofile(file)
+    assert caught.value.errno is None
+    assert is_disk_full(caught.value)

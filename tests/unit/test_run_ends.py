@@ -1,16 +1,10 @@
 """The parts of scripts/kill_test.py that decide whether two workdirs have the same end."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-
-_PATH = Path(__file__).parents[2] / "scripts" / "kill_test.py"
-_SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)
-kill_test = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(kill_test)
+import run_ends
 
 
 @pytest.fixture
@@ -36,7 +30,7 @@ def pair(tmp_path):
 
 
 def test_times_make_no_difference(pair):
-    kill_test.compare(*pair)
+    run_ends.compare(*pair, set())
 
 
 def _spoil_score(wild):
@@ -64,5 +58,31 @@ def _spoil_score(wild):
 def test_what_differs_or_is_left_is_found(pair, spoil, words):
     calm, wild = pair
     spoil(wild)
-    with pytest.raises(kill_test.Failure, match=words):
-        kill_test.compare(calm, wild)
+    with pytest.raises(run_ends.Failure, match=words):
+        run_ends.compare(calm, wild, set())
+
+
+def test_a_row_of_means_that_a_stop_divides_may_differ(pair):
+    rows = [
+        {"stage": stage, "step": step, "block": block, "surfels": 7, "loss": 1.0}
+        for stage in ("device", "edge")
+        for step in (10, 20)
+        for block in (0, 1)
+    ]
+    for workdir in pair:
+        (workdir / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows[2]["loss"] = 2.0
+    (pair[1] / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for stops in (set(), {("device", 10), ("device", 20), ("device", 5), ("edge", 15)}):
+        with pytest.raises(run_ends.Failure, match="history.jsonl"):
+            run_ends.compare(*pair, stops)
+    run_ends.compare(*pair, {("device", 15)})
+    rows[2]["surfels"] = 8
+    (pair[1] / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(run_ends.Failure, match="history.jsonl"):
+        run_ends.compare(*pair, {("device", 15)})
+
+
+def test_saved_steps_are_those_of_whole_checkpoints(pair):
+    (pair[0] / "checkpoints" / "device" / "30.orbax-checkpoint-tmp").mkdir()
+    assert run_ends.saved_steps(pair[0]) == {("device", 20)}

@@ -1,0 +1,89 @@
+"""Whether poses, cameras and points fit the tracks: a point lies in the pictures that see it."""
+
+import logging
+
+import numpy as np
+
+from cosurfgs_jax.data.capture import Capture
+from cosurfgs_jax.geometry.distortion import Lens, pixels_from_normalised
+from cosurfgs_jax.geometry.lens_models import MODELS
+
+# Of the longer side, beyond the border. Features lie in the picture, and models keep points that
+# are off by a few pixels.
+_MARGIN = 0.05
+_MIN_COUNT = 3  # points of a view, or views of a point, that tell something
+_log = logging.getLogger(__name__)
+
+
+def _is_outside(lens: Lens, points_camera: np.ndarray) -> np.ndarray:
+    """Whether points are behind a camera, or well outside of its picture.
+
+    Args:
+        lens: of the photograph.
+        points_camera: f64[P,3].
+    """
+    depth = points_camera[:, 2]
+    with np.errstate(all="ignore"):
+        pixels = pixels_from_normalised(lens, points_camera[:, :2] / depth[:, None])
+    size = np.array([lens.width, lens.height])
+    margin = _MARGIN * size.max()
+    is_outside = ((pixels < -margin) | (pixels > size + margin)).any(axis=1)
+    if MODELS[lens.model].is_fisheye:  # some see behind themselves, where this has no numbers
+        return is_outside & (depth > 0)
+    return is_outside | (depth <= 0)
+
+
+def misses(capture: Capture) -> np.ndarray:
+    """Which entries of the tracks name a view that cannot see the point, bool[T]."""
+    cloud = capture.cloud
+    points = cloud.track_points
+    order = np.argsort(cloud.track_views, kind="stable")
+    ends = np.searchsorted(cloud.track_views[order], np.arange(capture.num_views + 1))
+    found = np.zeros(len(order), bool)
+    for view, lens in enumerate(capture.lenses):
+        entries = order[ends[view] : ends[view + 1]]
+        pose = capture.camera_from_dataset[view]
+        points_camera = cloud.points[points[entries]] @ pose[:3, :3].T + pose[:3, 3]
+        found[entries] = _is_outside(lens, points_camera)
+    return found
+
+
+def check(capture: Capture) -> None:
+    """Says which views do not see most of their points, and which points most of their views do not
+    see: a pose, a camera or a point is wrong then, in a way that no format notices.
+    """
+    cloud = capture.cloud
+    if not cloud.has_tracks:
+        return
+    is_missed = misses(capture)
+    num_points = np.bincount(cloud.track_views, minlength=capture.num_views)
+    num_missed = np.bincount(cloud.track_views, is_missed, minlength=capture.num_views)
+    is_odd = (num_points >= _MIN_COUNT) & (2 * num_missed > num_points)
+    if is_odd.any():
+        first = int(is_odd.argmax())
+        _log.warning(
+            "%s: %d of %d photographs do not look at most of the points that they are said to "
+            "see, the first is %s (%d of %d points are behind it or outside of its picture): poses "
+            "or cameras are wrong, or the points are of another model",
+            capture.source,
+            is_odd.sum(),
+            capture.num_views,
+            capture.image_names[first],
+            num_missed[first],
+            num_points[first],
+        )
+    # What a wrong view says of a point does not count.
+    counts = ~is_odd[cloud.track_views]
+    owners = cloud.track_points[counts]
+    num_views = np.bincount(owners, minlength=len(cloud))
+    num_missing = np.bincount(owners, is_missed[counts], minlength=len(cloud))
+    is_lost = (num_views > 0) & (2 * num_missing > num_views)
+    if is_lost.any():
+        _log.warning(
+            "%s: %d of %d points are outside of most photographs that are said to see them, the "
+            "first at %s: the file is damaged, or they are of another model",
+            capture.source,
+            is_lost.sum(),
+            len(cloud),
+            np.array2string(cloud.points[is_lost.argmax()], precision=6),
+        )

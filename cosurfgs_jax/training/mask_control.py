@@ -1,0 +1,36 @@
+"""Masks in the course of a stage: when they begin, and what becomes of the surfels that they leave
+out.
+
+The arrays of the stage that is given are used up.
+"""
+
+from cosurfgs_jax.training.density_control import DensityControl
+from cosurfgs_jax.training.loop import StageState, drop_free_slots
+from cosurfgs_jax.training.run_log import Progress
+
+
+def begin_masks(control: DensityControl, stage: StageState) -> StageState:
+    """The stage with masks, if its next step is to learn some and it has none yet."""
+    if not control.schedule.is_masked(stage.step) or stage.states[0].masks is not None:
+        return stage
+    return stage._replace(states=[control.steps.begin_masks(state) for state in stage.states])
+
+
+def prune_masked(control: DensityControl, stage: StageState, progress: Progress) -> StageState:
+    """Prunes what is masked more often than not, and shrinks the arrays, after the last step that
+    has masks. The surfels must be up to date.
+    """
+    if not control.schedule.prunes_masked_after(stage.step):
+        return stage
+    before = _num_alive(control, stage)
+    states = [control.steps.prune_masked(state) for state in stage.states]
+    pruned = stage._replace(states=drop_free_slots(control.layout, states))
+    left = _num_alive(control, pruned)
+    progress.message(f"step {stage.step}: masks leave {left:,d} of {before:,d} surfels")
+    return pruned
+
+
+def _num_alive(control: DensityControl, stage: StageState) -> int:
+    """Living surfels of this process."""
+    blocks = control.layout.get_blocks([state.alive for state in stage.states])
+    return sum(int(alive.sum()) for alive in blocks.values())
