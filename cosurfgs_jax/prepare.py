@@ -8,6 +8,7 @@ geo.json says where on the map; without it z is up, and the scale is unknown.
 """
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ def main(options: program.Options) -> None:
     summary = phases.prepare(images, out, settings, Progress)
     print(*summary.lines(), sep="\n")
     print(
-        f"next: cosurfgs train --preset=aerial --config.data.path={out} "
-        f"--workdir=runs/{out.resolve().name}"
+        f"next: cosurfgs train --preset=aerial --config.data.path={shlex.quote(str(out))} "
+        f"--config.data.downscale={summary.downscale} "
+        f"--workdir={shlex.quote('runs/' + out.resolve().name)}"
     )
 
 

@@ -5,6 +5,7 @@ package, a call of `register_reader`.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +88,8 @@ def _content(root: Path) -> str:
         out = root if folder != root else f"{root.absolute().name}_dataset"
         return (
             f"{len(photographs)} photographs without poses; run `cosurfgs prepare "
-            f"--images={folder} --out={out}`, then give --config.data.path={out}"
+            f"--images={shlex.quote(str(folder))} --out={shlex.quote(str(out))}`, then give "
+            f"--config.data.path={shlex.quote(str(out))}"
         )
     content = sorted(path.name for path in root.iterdir())
     got = ", ".join(content[:8]) or "an empty folder"

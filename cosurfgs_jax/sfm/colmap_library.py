@@ -1,5 +1,6 @@
 """pycolmap, which does the structure from motion."""
 
+import re
 from typing import Any
 
 from cosurfgs_jax.errors import InputError
@@ -21,7 +22,8 @@ def import_pycolmap() -> Any:
             'pip install "cosurfgs_jax[sfm]"'
         ) from error
     version = pycolmap.__version__
-    if tuple(map(int, version.split(".")[:2])) < _OLDEST:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < _OLDEST:
         raise InputError(
             f"pycolmap: expected version {'.'.join(map(str, _OLDEST))} or later, got {version}; "
             'pip install -U "cosurfgs_jax[sfm]"'

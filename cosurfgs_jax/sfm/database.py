@@ -4,6 +4,7 @@ it is not computed again.
 
 import contextlib
 import dataclasses
+import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from cosurfgs_jax.sfm.photos import Photo, PhotoFolder
 
 # Of the features of a photograph, that are found at the same places in another one.
 _SAME_FEATURES = 0.6
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _QUOTED = "quoted:"  # how names begin that stand for others
 _SAME_PLACE = 0.002  # of the diagonal: what moved less was taken from the same place
 
@@ -33,10 +35,10 @@ def opened(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def quoted_names(path: Path) -> Iterator[None]:
-    """Within, names with spaces have none: COLMAP's lists of pairs have one between two names."""
+    """Within, names are plain: in COLMAP's lists of pairs a space ends a name, and # a line."""
     with opened(path) as database:
         for image in database.read_all_images():
-            if any(map(str.isspace, image.name)):
+            if not _PLAIN.fullmatch(image.name):
                 image.name = _QUOTED + urllib.parse.quote(image.name)
                 database.update_image(image)
     try:
@@ -67,7 +69,8 @@ def add_photographs(path: Path, folder: PhotoFolder, settings: PrepareSettings) 
         settings: `lens` and `focal_px`.
     """
     unquote_names(path)
-    with opened(path) as database:
+    # All or nothing: a photograph without its frame would stop every later call.
+    with opened(path) as database, import_pycolmap().DatabaseTransaction(database):
         images = {image.name: image for image in database.read_all_images()}
         for photos in folder.cameras.values():
             present = [images[photo.name] for photo in photos if photo.name in images]

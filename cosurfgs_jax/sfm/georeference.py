@@ -26,6 +26,8 @@ _MAX_TILT = 15.0
 _SUSPICIOUS_TILT = 5.0
 # A mirrored map that fits so much better than the map itself is what was meant.
 _MIRRORED = 0.3
+_MAX_FAR_DEG = 1
+_MAX_SCALE_ERROR = 0.15  # above it lengths are not called metres; of noise alone it is 0.27
 _ROUND_OFFSET = -1  # digits: whole tens of metres, which are easy to type
 # Residuals of heights that are that many times those of positions, and that many metres, are said.
 _MAX_DRIFT = 5.0
@@ -86,8 +88,29 @@ def place(model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSet
     known = [name for name in model.names if tags[name].has_position]
     if settings.gps == "ignore" or len(known) < MIN_POSITIONS:
         check_positions(len(known), len(model.names), settings)
-        return _place_without_gps(model)
-    return _place_by_gps(model, tags, known, settings.epsg)
+        reason = f"{len(known)} of the registered photographs have GPS, and three are needed"
+        if settings.gps == "ignore":
+            reason = "GPS is ignored"
+        return _place_without_gps(model, reason)
+    near = _near_positions(tags, known)
+    placement = _place_by_gps(model, tags, near, settings.epsg)
+    far = sorted(set(known) - set(near))
+    if far:
+        placement.warnings.append(
+            f"GPS of {', '.join(far[:5])} is more than {_MAX_FAR_DEG} degree from the others "
+            "and was not used"
+        )
+    error = placement.geo.details["fit"]["scale_error"]
+    if error < _MAX_SCALE_ERROR and placement.similarity.scale > 0:
+        return placement
+    if settings.gps == "require" or settings.epsg:
+        raise InputError(
+            f"GPS: expected positions that tell the scale to {_MAX_SCALE_ERROR:.0%}, got them to "
+            f"{error:.0%}: they are all alike, or noise; give --gps=ignore for a model without "
+            "scale"
+        )
+    found = _place_without_gps(model, "its GPS is all alike, or noise beside its size")
+    return dataclasses.replace(found, warnings=placement.warnings)
 
 
 def check_positions(num_known: int, num_photos: int, settings: PrepareSettings) -> None:
@@ -129,10 +152,25 @@ def check_epsg(tags: dict[str, PhotoTags], epsg: int) -> int:
     return epsg
 
 
-def _place_without_gps(model: Reconstructed) -> Placement:
+def _near_positions(tags: dict[str, PhotoTags], names: list[str]) -> list[str]:
+    """Names without those whose position is far from the others: receivers write latitude and
+    longitude of about 0 before they know better, and maps have no place for it.
+    """
+    degrees = np.array([(tags[name].latitude, tags[name].longitude) for name in names], np.float64)
+    distances = np.abs(degrees - np.median(degrees, axis=0)).max(axis=1)
+    near = [name for name, far in zip(names, distances, strict=True) if far <= _MAX_FAR_DEG]
+    return near if len(near) >= MIN_POSITIONS else names
+
+
+def _place_without_gps(model: Reconstructed, reason: str) -> Placement:
     upright = level(model)
     middle = np.median(upright.apply(model.points), axis=0)
-    details = {"fit": {"method": "vertical of the photographs; scale and place are unknown"}}
+    details = {
+        "fit": {
+            "method": "vertical of the photographs; scale and place are unknown",
+            "reason": reason,
+        }
+    }
     return Placement(
         dataclasses.replace(upright, translation=-middle),
         GeoReference(0, (0.0, 0.0, 0.0), False, details),
@@ -153,9 +191,9 @@ def _positions(
 
 
 def _with_heights(tags: dict[str, PhotoTags], names: list[str]) -> list[str]:
-    """Those with a height, if they are enough; else all."""
+    """Those with a height, if they are the most; else all, without heights."""
     found = [name for name in names if tags[name].altitude is not None]
-    return found if len(found) >= MIN_POSITIONS else names
+    return found if len(found) >= max(MIN_POSITIONS, len(names) / 2) else names
 
 
 def _place_by_gps(

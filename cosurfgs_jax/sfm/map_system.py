@@ -9,6 +9,7 @@ from cosurfgs_jax.errors import InputError
 
 _WGS84 = 4326
 _ZONE_DEG = 6
+_MAX_STRETCH = 0.01
 _UTM_NORTH = 32600
 _UTM_SOUTH = 32700
 
@@ -64,6 +65,13 @@ def check_system(epsg: int, latitude: float, longitude: float) -> None:
     if not system.is_projected or factors != [1.0, 1.0]:
         raise InputError(
             f"--epsg: expected a projected system in metres, got {epsg} ({system.name}); {remedy}"
+        )
+    factors = pyproj.Proj(system).get_factors(longitude, latitude)
+    stretch = max(abs(factors.meridional_scale - 1), abs(factors.parallel_scale - 1))
+    if stretch > _MAX_STRETCH:
+        raise InputError(
+            f"--epsg: expected a system that keeps lengths, got {epsg} ({system.name}), which "
+            f"stretches them by {100 * stretch:.0f} % here; {remedy}, QGIS shows it in any other"
         )
     area = system.area_of_use
     if area is None:

@@ -121,11 +121,12 @@ def find_poses(job: Job) -> Poses:
         InputError: no two photographs show enough of the same.
     """
     settings = job.settings
-    has_focal = database_file.read_contents(job.database, job.names).has_focal
     keeps_focal = settings.focal == "fix"
     models = _map(job, keeps_focal)
     is_told = bool(models) and tells_focal(reading_of(models[0]))
-    if settings.focal == "auto" and has_focal and models and not is_told:
+    # Of a photograph that is not of this flight nothing need be known.
+    has_focal = bool(models) and _has_focal(job, models[0])
+    if settings.focal == "auto" and has_focal and not is_told:
         again = _map(job, True, "poses again, focal length kept")
         if again and again[0].num_reg_images() >= 0.9 * models[0].num_reg_images():
             models = again
@@ -138,6 +139,12 @@ def find_poses(job: Job) -> Poses:
         )
     sizes = [model.num_reg_images() for model in models]
     return Poses(models[0], sizes, keeps_focal, is_told)
+
+
+def _has_focal(job: Job, model: Any) -> bool:
+    """Whether the focal lengths of the registered photographs are known before."""
+    names = [image.name for image in model.images.values() if image.has_pose]
+    return database_file.read_contents(job.database, names).has_focal
 
 
 def _map(job: Job, keeps_focal: bool, name: str = "poses") -> list[Any]:

@@ -152,16 +152,19 @@ def fit_robust(
     residuals = fit.apply(source) - target
     is_used = weights > 0
     axes = slice(2 if is_upright else 3)  # heights hardly tell the scale where z is given
-    error = _scale_error(target[:, axes], residuals[:, axes], is_used)
+    explained = fit.scale * source[is_used][:, axes]
+    error = _scale_error(explained, residuals[is_used][:, axes])
     return RobustFit(fit, residuals, is_used, error)
 
 
-def _scale_error(target: np.ndarray, residuals: np.ndarray, is_used: np.ndarray) -> float:
-    used = target[is_used]
-    spread = ((used - used.mean(axis=0)) ** 2).sum()
-    free = max(used.size - 7, 1)
-    variance = (residuals[is_used] ** 2).sum() / free
-    return float(np.sqrt(variance / max(spread, 1e-300)))
+def _scale_error(explained: np.ndarray, residuals: np.ndarray) -> float:
+    """Of what the fit explains: the spread of the targets themselves has their noise in it."""
+    spread = ((explained - explained.mean(axis=0)) ** 2).sum()
+    free = max(explained.size - (7 if explained.shape[1] == 3 else 4), 1)
+    variance = (residuals**2).sum() / free
+    if not spread > 1e-6 * max(variance, 1e-6):
+        return float("inf")
+    return float(np.sqrt(variance / spread))
 
 
 def line_share(points: Float[np.ndarray, "n 3"]) -> float:

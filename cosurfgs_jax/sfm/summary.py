@@ -15,6 +15,7 @@ _FEW_FEATURES = 0.25  # of the median: blurred, or of water, snow or sky
 _MAX_ERROR_PX = 1.5
 _MAX_SCALE_ERROR = 0.05
 _FOCAL_DIFFERENCE = 0.1
+_TRAINED_SIDE = 1000  # pixels: what the preset for aerial photographs is made for
 _NUM_SHOWN = 8  # names in a sentence
 
 
@@ -46,11 +47,14 @@ class ModelFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Sentences: what was found, and what is suspicious; missing photographs with the reasons."""
+    """Sentences: what was found, and what is suspicious; missing photographs with the reasons; by
+    which factor photographs are best shrunk for training.
+    """
 
     found: list[str]
     suspicious: list[str]
     missing: dict[str, str]
+    downscale: int = 1
 
     def lines(self) -> list[str]:
         """The summary as it is printed."""
@@ -114,7 +118,8 @@ def summarize(
         *_scale_warnings(placement),
         *placement.warnings,
     ]
-    return Summary(found, suspicious, missing)
+    longest = max(max(photo.width, photo.height) for photo in folder.photos)
+    return Summary(found, suspicious, missing, max(1, round(longest / _TRAINED_SIDE)))
 
 
 def _registered(folder: PhotoFolder, facts: ModelFacts, missing: dict[str, str]) -> str:
@@ -145,8 +150,8 @@ def _place_words(placement: Placement) -> list[str]:
     geo = placement.geo
     if not geo.has_scale:
         return [
-            "scale unknown, as fewer than three photographs have GPS: lengths have no unit; z is "
-            "up, by the photographs"
+            f"scale unknown ({geo.details['fit']['reason']}): lengths have no unit; z is up, "
+            "by the photographs"
         ]
     fit = geo.details["fit"]
     rms = [f"{value:.2g} m {axis}" for axis, value in fit["residual_rms"].items()]

@@ -106,7 +106,10 @@ def test_photographs_come_to_their_place(prepared):
     )
     assert list(geo["sfm"]["missing"]) == [UNRELATED]
     assert geo["fit"]["scale_error"] < 0.02 and max(geo["fit"]["residual_rms"].values()) < NEAR_M
-    assert f"next: cosurfgs train --preset=aerial --config.data.path={out}" in text
+    assert (
+        f"next: cosurfgs train --preset=aerial --config.data.path={out} --config.data.downscale=1"
+        in text
+    )
     found = _centers(out)
     truth = _centers(town_folder(TOWN))
     ours = np.array([found[name] for name in truth])

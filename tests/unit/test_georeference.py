@@ -87,7 +87,13 @@ def test_map_coordinates():
 
 @pytest.mark.parametrize(
     "epsg, words",
-    [(4326, "in metres"), (2222, "in metres"), (32633, "which is for"), (1, "unknown")],
+    [
+        (4326, "in metres"),
+        (2222, "in metres"),
+        (32633, "which is for|stretches"),
+        (3857, "stretches them by 46 %"),
+        (1, "unknown"),
+    ],
 )
 def test_a_wrong_system_is_refused(epsg, words):
     pytest.importorskip("pyproj")
@@ -242,9 +248,49 @@ def test_without_gps_z_is_up_and_the_scale_unknown(flight):
     ground = found.similarity.apply(model.points)
     assert np.ptp(ground[:, 2]) < 0.1 * np.ptp(ground[:, 0])
     assert (found.similarity.apply(model.centers)[:, 2] > ground[:, 2].max()).all()
+    assert "0 of the registered photographs have GPS" in found.geo.details["fit"]["reason"]
     for settings in (PrepareSettings(gps="require"), PrepareSettings(epsg=32615)):
         with pytest.raises(InputError, match="expected at least 3 photographs with latitude"):
             place(model, tags, settings)
+
+
+@pytest.mark.parametrize("num_alike", [18, 12])
+def test_positions_that_are_all_alike_are_no_scale(flight, num_alike):
+    model, centers = flight
+    alike = centers.copy()
+    alike[:num_alike] = centers[0]
+    tags = _tags(model.names, alike)
+    found = place(model, tags, PrepareSettings())
+    assert not found.geo.has_scale and found.similarity.scale == 1
+    assert "all alike, or noise" in found.geo.details["fit"]["reason"]
+    with pytest.raises(InputError, match="tell the scale to 15%"):
+        place(model, tags, PrepareSettings(gps="require"))
+
+
+def test_noise_cannot_look_like_a_scale():
+    rng = np.random.default_rng(8)
+    angles = np.linspace(0, 2 * np.pi, 200)
+    ring = np.column_stack([np.cos(angles), np.sin(angles), 0 * angles])
+    noise = rng.normal(scale=5, size=(200, 3))
+    assert fit_robust(ring, noise).scale_error > 0.15
+    assert fit_robust(ring, 200 * ring + noise).scale_error < 0.01
+
+
+def test_a_position_before_the_first_fix_is_left_out_and_named(flight):
+    model, centers = flight
+    tags = _tags(model.names, centers)
+    tags["05.jpg"] = PhotoTags(latitude=0.0001, longitude=0.0003, altitude=0.0)
+    found = place(model, tags, PrepareSettings())
+    assert found.geo.epsg == 32615 and found.geo.details["fit"]["num_used"] == 17
+    assert any("05.jpg" in text and "from the others" in text for text in found.warnings)
+
+
+def test_few_heights_do_not_cost_the_other_positions(flight):
+    model, centers = flight
+    tags = _tags(model.names, centers, altitude=None)
+    tags |= {name: _tags(model.names, centers)[name] for name in model.names[:3]}
+    fit = place(model, tags, PrepareSettings()).geo.details["fit"]
+    assert fit["num_positions"] == 18 and list(fit["residual_rms"]) == ["east", "north"]
 
 
 def test_the_datum_is_that_of_the_photographs(flight):

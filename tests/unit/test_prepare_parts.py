@@ -180,7 +180,11 @@ def _summary(tmp_path, has_scale=True, sizes=(5,), **changes):
     )
     camera = {"focal": 1393.0, "focal_before": 1156.0}
     facts = ModelFacts(names[:5], list(sizes), 0.42, 6630, 4.1, [camera], False, True)
-    details = {"fit": FIT, "system": "WGS 84 / UTM zone 15N", "vertical_datum": "the sea"}
+    details = {
+        "fit": FIT | {"reason": "GPS is ignored"},
+        "system": "WGS 84 / UTM zone 15N",
+        "vertical_datum": "the sea",
+    }
     geo = GeoReference(32615 * has_scale, (10.0, 20, 30), has_scale, details)
     placement = Placement(Similarity(1, np.eye(3), np.zeros(3)), geo, ["a word of the fit"])
     return summarize(folder, contents, dataclasses.replace(facts, **changes), placement)
