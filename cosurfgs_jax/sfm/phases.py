@@ -15,6 +15,7 @@ In the dataset's folder:
 """
 
 import datetime
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -93,7 +94,7 @@ def prepare(
     )
     with locks.hold(dataset.lock, "a preparation", dataset.scratch):
         files.clear_unfinished(out)
-        _link(images, dataset)
+        _link(folder, dataset)
         names = [photo.name for photo in folder.photos]
         job = mapping.Job(
             database=dataset.database,
@@ -126,14 +127,14 @@ def _check_folders(images: Path, dataset: _Dataset) -> None:
         )
 
 
-def _link(images: Path, dataset: _Dataset) -> None:
+def _link(folder: PhotoFolder, dataset: _Dataset) -> None:
     """Makes the photographs part of the dataset: by a link, as copies of thousands of them would
     fill the disk; the reader undoes the distortion of lenses when it loads them.
     """
-    target = images.resolve()
+    target = folder.root.resolve()
     link = dataset.images
     if link.exists() or link.is_symlink():
-        if link.resolve() != target:
+        if link.resolve() != target and not _is_copy(folder, link):
             raise InputError(
                 f"--out: expected {link} to be the photographs of {target}, got {link.resolve()}; "
                 "give another --out"
@@ -141,12 +142,32 @@ def _link(images: Path, dataset: _Dataset) -> None:
         return
     try:
         link.symlink_to(target, target_is_directory=True)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
         _log.info("%s: this file system has no links; copying the photographs", dataset.root)
-        copy = dataset.scratch / "images"
-        with files.writing(copy):
-            shutil.copytree(target, copy)
-            os.replace(copy, link)
+        _copy(folder, dataset)
+
+
+def _is_copy(folder: PhotoFolder, copy: Path) -> bool:
+    """Whether a folder that is no link has photographs of these names and sizes."""
+    if copy.is_symlink():
+        return False
+    copies = [copy / photo.name for photo in folder.photos]
+    return all(
+        path.is_file() and path.stat().st_size == photo.path.stat().st_size
+        for path, photo in zip(copies, folder.photos, strict=True)
+    )
+
+
+def _copy(folder: PhotoFolder, dataset: _Dataset) -> None:
+    scratch = dataset.scratch / "images"
+    with files.writing(scratch):
+        for photo in folder.photos:
+            path = scratch / photo.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(photo.path, path)
+        os.replace(scratch, dataset.images)
 
 
 def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> dict[str, Any]:

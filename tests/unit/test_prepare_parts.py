@@ -1,6 +1,8 @@
 """Parts of `prepare` that need no structure from motion: photographs, pairs, settings, words."""
 
 import dataclasses
+import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.geo_json import GeoReference
 from cosurfgs_jax.settings import PrepareSettings
+from cosurfgs_jax.sfm import phases
 from cosurfgs_jax.sfm.database import Contents
 from cosurfgs_jax.sfm.exif import PhotoTags
 from cosurfgs_jax.sfm.georeference import Placement, Reconstructed
@@ -50,6 +53,26 @@ def test_no_photographs_is_one_sentence(tmp_path, files, words):
         read_folder(tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="which is none"):
         read_folder(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_where_there_are_no_links_photographs_are_copied_once(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
+        _image(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "film.mp4").write_text("large")
+    folder = read_folder(tmp_path / "photos", tmp_path / "photos" / "out")
+    dataset = phases._Dataset(tmp_path / "photos" / "out")
+    dataset.scratch.mkdir(parents=True)
+    phases._link(folder, dataset)
+    found = {path.name for path in dataset.images.rglob("*") if path.is_file()}
+    assert found == {"a.jpg", "b.jpg", "c.jpg"}
+    phases._link(folder, dataset)  # the same command again
+    _image(tmp_path / "photos" / "b.jpg", size=(80, 60))
+    with pytest.raises(InputError, match="give another --out"):
+        phases._link(read_folder(folder.root, dataset.root), dataset)
 
 
 def _photo(name, tmp_path, size=(40, 30), **tags):
