@@ -32,6 +32,8 @@ CAPABILITIES = (
 _OPTIONAL = (
     ("open3d", "mesh", "extract_mesh and scores of a surface"),
     ("trimesh", "mesh", "meshes as OBJ and GLB"),
+    ("pycolmap", "sfm", "prepare"),
+    ("pyproj", "sfm", "prepare with GPS"),
     ("rasterio", "geo", "export --format=dsm"),
     ("laspy", "geo", "export --format=las"),
 )

@@ -181,7 +181,7 @@ def _write_owner(file: int) -> None:
 def _busy(path: Path, what: str) -> str:
     return (
         f"{path.parent.parent}: {what} is under way there already ({_owner(path)}); wait for its "
-        "end or stop it, or use another --workdir"
+        "end or stop it, or use another folder"
     )
 
 

@@ -5,6 +5,7 @@ No other module spells a name of this table.
 | file or folder                                    | content                                      |
 |---------------------------------------------------|----------------------------------------------|
 | `config.json`                                     | settings of the run                          |
+| `geo.json`                                        | place of the dataset on the map, if known    |
 | `partition.json`                                  | cells of the blocks, and their fingerprint   |
 | `data/`                                           | the generated dataset, if it is used         |
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
@@ -83,6 +84,11 @@ class Workdir:
     def config(self) -> Path:
         """Settings of the run."""
         return self.root / "config.json"
+
+    @property
+    def geo(self) -> Path:
+        """Where the dataset lies on the map; missing where that is not known."""
+        return self.root / "geo.json"
 
     @property
     def partition(self) -> Path:

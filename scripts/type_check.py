@@ -53,7 +53,9 @@ FREE_OF_ERRORS = (
     "geometry/view_pairs.py",
     "geometry/views.py",
     "surface",
+    "sfm",
     # programs
+    "prepare.py",
     "train.py",
     "evaluate.py",
     "render.py",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.merged_model import load_merged
@@ -16,6 +17,7 @@ from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layo
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
+from cosurfgs_jax.formats.geo_json import carry_geo
 from cosurfgs_jax.formats.splat_ply import write_surfels_ply
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.density_strategies import strategy_of
@@ -79,6 +81,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
             settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
+            carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")
         run = run._replace(config=config)

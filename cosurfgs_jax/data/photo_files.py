@@ -13,11 +13,12 @@ import dataclasses
 import mmap
 import os
 import struct
+import warnings
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from cosurfgs_jax.errors import InputError
 
@@ -83,6 +84,14 @@ class PhotoHeader:
     def swaps_sides(self) -> bool:
         """Whether a viewer shows the height as the width."""
         return self.orientation >= 5
+
+
+class ExifTables(NamedTuple):
+    """The tables of EXIF data, tag -> value; {} where there is none."""
+
+    main: dict[int, Any]
+    photo: dict[int, Any]  # how it was taken
+    gps: dict[int, Any]
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
@@ -264,6 +273,33 @@ def read_header(path) -> PhotoHeader:
         raise
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
+
+
+def read_exif(path) -> ExifTables:
+    """The EXIF data of an image file; empty tables where they are missing or damaged.
+
+    Raises:
+        InputError: as `read_header`.
+    """
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),  # of Pillow, about every damaged tag
+            open(path, "rb") as file,
+            _open(path, file) as image,
+        ):
+            data = Image.Exif()
+            if image.format == "TIFF":
+                data = image.getexif()
+            else:  # never `getexif`, see `_orientation`
+                data.load(image.info.get("exif", b""))
+            tables = [data.get_ifd(kind) for kind in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)]
+            return ExifTables(dict(data), *map(dict, tables))
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise _unreadable(path, error) from None
+    except _DECODE_ERRORS:
+        return ExifTables({}, {}, {})
 
 
 def decode(path, check_header=lambda header: None) -> Image.Image:

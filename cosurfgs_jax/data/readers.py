@@ -5,11 +5,14 @@ package, a call of `register_reader`.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosurfgs_jax.data import colmap, generated, transforms_json
 from cosurfgs_jax.data.capture import Capture, Source
+from cosurfgs_jax.data.lookup import FileIndex, subfolder
 from cosurfgs_jax.errors import InputError
 
 
@@ -69,11 +72,27 @@ def read_dataset(source: Source) -> Capture:
         raise InputError(
             f"config.data.path: expected a dataset folder, got {root}, which is not there"
         )
+    expected = " or ".join(reader.expects for reader in _READERS if reader.expects)
+    raise InputError(
+        f"config.data.path: expected a dataset in {root}, that is {expected}, got {_content(root)}"
+    )
+
+
+def _content(root: Path) -> str:
+    """What is in a folder that is no dataset; of bare photographs, the command that finds their
+    poses.
+    """
+    folder = subfolder(root, "images") or root
+    photographs = FileIndex(folder).names()
+    if photographs:
+        out = root if folder != root else f"{root.absolute().name}_dataset"
+        return (
+            f"{len(photographs)} photographs without poses; run `cosurfgs prepare "
+            f"--images={shlex.quote(str(folder))} --out={shlex.quote(str(out))}`, then give "
+            f"--config.data.path={shlex.quote(str(out))}"
+        )
     content = sorted(path.name for path in root.iterdir())
     got = ", ".join(content[:8]) or "an empty folder"
     if len(content) > 8:
         got += ", ..."
-    expected = " or ".join(reader.expects for reader in _READERS if reader.expects)
-    raise InputError(
-        f"config.data.path: expected a dataset in {root}, that is {expected}, got {got}"
-    )
+    return got

@@ -22,17 +22,17 @@ _MIN_HEADING_SPREAD = 0.1
 _MAX_FLATNESS = 0.25
 
 
-def estimate_up(
+def measure_up(
     camera_from_dataset: Float[np.ndarray, "v 4 4"], points: Float[np.ndarray, "p 3"]
 ) -> Float[np.ndarray, "3"]:
-    """The vertical of a dataset, for grouping by ground position and for looking at it.
+    """The vertical of a dataset, from its cameras and points.
 
     Photographs are hardly ever rolled, so the cameras' right-hand axes are horizontal and the
     vertical is what is most at right angles to all of them, whether cameras look down, ahead or
     aslant. Where all cameras have the same heading that says nothing; the normal of the best plane
     of the points is taken if they are flat, else the mean up axis. What is above is known from the
-    mean of up axes minus viewing directions. If the result is within KEEP_Z_DEG of +z, +z is
-    returned exactly. Photographs of one facade, all taken straight at it, give the facade's normal.
+    mean of up axes minus viewing directions. Photographs of one facade, all taken straight at it,
+    give the facade's normal.
 
     Args:
         camera_from_dataset: f64[V,4,4].
@@ -62,12 +62,28 @@ def estimate_up(
     up = up / length
     if up @ hint < 0:
         up = -up
+    return up
+
+
+def estimate_up(
+    camera_from_dataset: Float[np.ndarray, "v 4 4"], points: Float[np.ndarray, "p 3"]
+) -> Float[np.ndarray, "3"]:
+    """The vertical of a dataset, for grouping by ground position and for looking at it: that of
+    `measure_up`, or +z exactly if it is within KEEP_Z_DEG of it.
+
+    Args:
+        camera_from_dataset: f64[V,4,4].
+        points: f64[P,3], same frame.
+    Returns:
+        f64[3], unit length.
+    """
+    up = measure_up(camera_from_dataset, points)
     if up[2] > np.cos(np.deg2rad(KEEP_Z_DEG)):
         return np.array([0.0, 0.0, 1.0])
     return up
 
 
-def _rotation_to_z(up):
+def rotation_to_z(up: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """The smallest rotation that takes a unit vector to +z."""
     if up[2] < -1 + 1e-9:
         return np.diag([1.0, -1.0, -1.0])
@@ -118,7 +134,7 @@ class SceneFrame:
         Source: **ours**; 3DGS takes 1.1 times the largest distance of a camera from the mean
             camera, which is nothing where cameras stand close together and look at a far place.
         """
-        rotation = _rotation_to_z(np.asarray(up, np.float64))
+        rotation = rotation_to_z(np.asarray(up, np.float64))
         points = points @ rotation.T
         centers = camera_centers @ rotation.T
         origin = np.array([*np.median(points[:, :2], axis=0), np.percentile(points[:, 2], 20)])

@@ -17,6 +17,7 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.outputs import evaluation, exports, fused_mesh
+from cosurfgs_jax.outputs.map_frame import with_map_frame
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import mesh_files, read_mesh_ply
@@ -256,6 +257,7 @@ def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> Non
     """
     started = time.monotonic()
     mesh_files.check_format(form)
+    settings = with_map_frame(settings, workdir)
     with workdir.writing(MESH) as scratch:
         trained = load_trained(settings, workdir)
         choices = fused_mesh.fuse(trained, scratch, form)
@@ -280,6 +282,7 @@ def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
         InputError: an unknown format, a missing package, or what the format refuses.
     """
     chosen = exports.find_format(form)
+    settings = with_map_frame(settings, workdir)
     chosen.check(settings)
     with workdir.writing(EXPORTS):
         chosen.write(load_trained(settings, workdir), workdir.export)

@@ -64,7 +64,10 @@ def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
         )
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
-    choices = choices | {"field": _FIELD, "model": _digest(trained)}
+    geo = trained.settings.geo
+    # The mesh itself is in the dataset's frame.
+    place = {"offset": geo.offset_xyz(), "epsg": geo.epsg}
+    choices = choices | {"field": _FIELD, "model": _digest(trained), "map": place}
     files.write_json(workdir.mesh_choices, choices)
     return choices
 

@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from cosurfgs_jax.errors import InputError, required
+from cosurfgs_jax.program.presets import preset_names
 from cosurfgs_jax.settings import Settings
 
 
@@ -50,6 +51,9 @@ def _spec(path: str) -> ModuleSpec:
     hint = ""
     if near:
         hint = f"; did you mean --config={' or '.join(near)}?"
+    else:
+        presets = difflib.get_close_matches(Path(path).stem, preset_names(), n=1)
+        hint = "".join(f"; did you mean --preset={name}?" for name in presets)
     raise InputError(f"--config={path}: expected a Python file, got {got}{hint}")
 
 

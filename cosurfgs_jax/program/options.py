@@ -16,6 +16,7 @@ from cosurfgs_jax.storage import is_disk_full
 from cosurfgs_jax.workdir import Workdir
 
 HELP_FLAGS = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
+_PRESET_HELP = "a config file that comes with the package, by its name: aerial, default, ..."
 _WORKDIR_HELP = {
     "create": "folder of the run; the same one again resumes it",
     "trained": "folder of a run that `train` made",
@@ -62,6 +63,7 @@ def declare_flags(
             if override:
                 settings_file.check_name(override.group(1))
         flags.DEFINE_string("workdir", None, _WORKDIR_HELP[workdir], flag_values=values)
+        flags.DEFINE_string("preset", None, _PRESET_HELP, flag_values=values)
         config_flags.DEFINE_config_dataclass(
             "config",
             Settings(),

@@ -29,6 +29,7 @@ from cosurfgs_jax.program.options import (
     parse_options,
 )
 from cosurfgs_jax.program.platform_environment import set_environment
+from cosurfgs_jax.program.presets import without_presets
 from cosurfgs_jax.program.processes import has_peers
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.storage import forbidden, is_disk_full, storage_problem
@@ -77,6 +78,8 @@ def run(
 
 
 def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> None:
+    if workdir:
+        argv = without_presets(argv)
     values = declare_flags(declare, workdir, argv)
     if HELP_FLAGS.intersection(argv[1:]):
         doc = getattr(main, "__globals__", {}).get("__doc__") or ""

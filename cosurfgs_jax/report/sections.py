@@ -7,6 +7,7 @@ from cosurfgs_jax.report.charts import line_chart
 from cosurfgs_jax.report.error_picture import error_pictures
 from cosurfgs_jax.report.mesh_pictures import mesh_pictures
 from cosurfgs_jax.report.partition_picture import partition_picture
+from cosurfgs_jax.report.place import place_table
 from cosurfgs_jax.report.section import ReportInput, Section
 from cosurfgs_jax.report.tables import (
     class_table,
@@ -90,5 +91,10 @@ SECTIONS = [
     ),
     Section("Surface against ground truth", geometry_table),
     Section("Surface by parts", class_table),
+    Section(
+        "Photographs and place",
+        place_table,
+        "What `prepare` found: poses, focal length, scale and place on the map.",
+    ),
     Section("Settings that differ from the defaults", settings_table),
 ]

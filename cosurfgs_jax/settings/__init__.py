@@ -18,6 +18,7 @@ from cosurfgs_jax.settings.data import DataSettings, GeneratedSettings
 from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of, type_of
 from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
 from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings
+from cosurfgs_jax.settings.prepare import PrepareSettings
 from cosurfgs_jax.settings.reference import SettingHelp, iter_help, settings_reference
 from cosurfgs_jax.settings.training import (
     DensitySettings,
@@ -40,6 +41,7 @@ __all__ = [
     "MeshSettings",
     "OptimSettings",
     "PartitionSettings",
+    "PrepareSettings",
     "RasterSettings",
     "SettingHelp",
     "Settings",

@@ -100,13 +100,14 @@ class GeoSettings(SettingsGroup, name="geo"):
     offset: str = setting(
         "",
         'Offset "x,y,z" from the dataset\'s coordinates to map coordinates; it is added in the '
-        "files that are written. Empty means none.",
+        "files that are written. Empty means that of the dataset's geo.json, or none.",
         Check(_OFFSET_FORM, lambda text: _parse_offset(text) is not None),
     )
     epsg: int = setting(
         0,
-        "EPSG number of the projected system of the map coordinates; 0 means none is written.",
-        not_negative("0 (none) or the EPSG number of a projected system"),
+        "EPSG number of the projected system of the map coordinates; 0 means that of the dataset's "
+        "geo.json, or none.",
+        not_negative("0 (from geo.json, or none) or the EPSG number of a projected system"),
     )
 
     def offset_xyz(self) -> tuple[float, float, float]:

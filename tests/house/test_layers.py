@@ -17,7 +17,7 @@ LAYERS = [
     {"formats"},
     {"raster"},
     {"losses", "model", "data", "partition"},
-    {"surface"},
+    {"surface", "sfm"},
     {"report"},
     {"distributed"},
     {"training"},
@@ -37,7 +37,7 @@ PROGRAMS = {
     "doctor",
     "export",
 }
-OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy"}
+OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy", "pyproj"}
 
 
 def _layer(name: str) -> int:

@@ -25,6 +25,8 @@ from run_programs import (
 )
 from scenes import TINY, town_folder
 
+from cosurfgs_jax.formats import geo_json
+from cosurfgs_jax.formats.geo_json import GeoReference, read_geo, write_geo
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.workdir import EXPORTS, TRAINING, Workdir
 
@@ -34,6 +36,7 @@ SHORT = [
     "--config.train.log_every=10",
     "--config.surfels.sh_degree=1",
 ]
+GEO = GeoReference(32633, (500_000.0, 4_649_770.0, 0.0), True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +53,7 @@ def _model(workdir: Path):
 def dataset(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("town") / "town"
     shutil.copytree(town_folder(TINY), folder)
+    write_geo(folder / geo_json.NAME, GEO)
     return folder
 
 
@@ -89,6 +93,7 @@ def test_training_improves_the_render_and_writes_what_users_read(trained):
     assert stage["num_surfels"] == [int(np.asarray(_model(trained).alive).sum())]
     assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 80
     assert any((trained / "tensorboard").iterdir())
+    assert read_geo(trained / "geo.json") == GEO  # that of the dataset
 
 
 def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
@@ -135,6 +140,8 @@ def test_from_model_to_mesh_scores_and_files(trained):
         "mesh.glb",
         "mesh.json",
     }
+    choices = json.loads((trained / "mesh" / "mesh.json").read_text())
+    assert choices["map"] == {"offset": list(GEO.offset), "epsg": GEO.epsg}
     result = run_anew("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -165,32 +172,28 @@ def test_exports_for_maps(trained, tmp_path, form, package, names):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "export", ignore_errors=True)
-    result = run(
-        "export",
-        workdir,
-        f"--format={form}",
-        "--config.geo.offset=100,200,3",
-        "--config.geo.pixel_size=0.5",
-    )
+    flags = ("--config.geo.offset=100,200,3", "--config.geo.pixel_size=0.5")
+    result = run("export", workdir, f"--format={form}", *flags)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (workdir / "export").iterdir()} == names
     if form == "dsm":
         found = json.loads((workdir / "export" / "dsm.json").read_text())
         assert (
             found["offset"] == [100, 200, 3]
+            and found["epsg"] == GEO.epsg
             and found["pixel_size"] == 0.5
             and found["covered_share"] > 0.3
         )
         assert found["agreement"]["visible_points"]["median_absolute_pixels"] < 3
-        expect_sentence(
-            run("export", workdir, "--format=dsm", "--config.geo.epsg=4326"),
-            "config.geo.epsg",
-            "4326",
-        )
-        expect_sentence(
-            run("export", workdir, "--format=dsm", "--config.geo.pixel_size=0.0001"),
-            "config.geo.pixel_size=",
-        )
+        for flags, words in (
+            (["--config.geo.epsg=25832"], ["config.geo.epsg: expected 32633"]),
+            (
+                ["--config.geo.epsg=4326", "--config.geo.offset=0,0,0"],
+                ["config.geo.epsg", "4326"],
+            ),
+            (["--config.geo.pixel_size=0.0001"], ["config.geo.pixel_size="]),
+        ):
+            expect_sentence(run("export", workdir, "--format=dsm", *flags), *words)
 
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path):

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.resources
 import re
+import tomllib
 from pathlib import Path
 
 import cosurfgs_jax
@@ -15,6 +16,12 @@ def test_the_version_stands_in_one_place():
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'dynamic = ["version"]' in pyproject and cosurfgs_jax.__version__ not in pyproject
     assert importlib.metadata.version("cosurfgs_jax") == cosurfgs_jax.__version__
+
+
+def test_the_command_leads_to_a_function():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, name = project["scripts"]["cosurfgs"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_types_are_marked():

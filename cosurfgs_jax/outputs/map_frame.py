@@ -1,0 +1,35 @@
+"""Map coordinates of what is written: those of the settings, else those of geo.json."""
+
+import dataclasses
+import logging
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.geo_json import read_geo
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.workdir import Workdir
+
+_log = logging.getLogger(__name__)
+
+
+def with_map_frame(settings: Settings, workdir: Workdir) -> Settings:
+    """The settings with geo.offset and geo.epsg from the workdir's geo.json where they are not
+    given.
+
+    Raises:
+        InputError: geo.json is damaged, or another system is given without an offset: that of
+            geo.json is in its own system.
+    """
+    geo = read_geo(workdir.geo)
+    if geo is None or not geo.is_map:
+        return settings
+    given = settings.geo
+    if given.epsg not in (0, geo.epsg) and not given.offset.strip():
+        raise InputError(
+            f"config.geo.epsg: expected {geo.epsg}, the system of {workdir.geo}, got {given.epsg}; "
+            "leave it out, or give config.geo.offset in that system, too"
+        )
+    chosen = dataclasses.replace(
+        given, epsg=given.epsg or geo.epsg, offset=given.offset.strip() or geo.offset_text
+    )
+    _log.info("map coordinates: EPSG:%d, the dataset's plus %s", chosen.epsg, chosen.offset)
+    return dataclasses.replace(settings, geo=chosen)

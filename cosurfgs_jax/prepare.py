@@ -1,0 +1,60 @@
+"""Finds the poses of a folder of photographs, and where they lie on the map: from photographs to a
+dataset that `train` reads. The same command again goes on, or says that it is finished.
+
+python -m cosurfgs_jax.prepare --images=DIR --out=DATASET
+
+The photographs stay where they are. With GPS in their EXIF data the dataset is in metres and its
+geo.json says where on the map; without it z is up, and the scale is unknown.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cosurfgs_jax import program
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import PrepareSettings, declaration_of, type_of
+
+
+def declare(values: flags.FlagValues) -> None:
+    """Declares this program's flags."""
+    flags.DEFINE_string("images", "", "folder of the photographs", flag_values=values)
+    flags.DEFINE_string(
+        "out", "", "folder of the dataset; the same one again goes on", flag_values=values
+    )
+    for field in dataclasses.fields(PrepareSettings):
+        kinds: dict[type, Any] = {
+            str: flags.DEFINE_string,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+        }
+        define = kinds[type_of(field)]
+        define(field.name, field.default, declaration_of(field).help_text, flag_values=values)
+
+
+def main(options: program.Options) -> None:
+    """Prepares a dataset, and says what to do next."""
+    for name in ("images", "out"):
+        if not getattr(options.flags, name):
+            raise InputError(f"--{name}: expected a folder, got none; give --{name}=DIR")
+    from cosurfgs_jax.sfm import phases
+    from cosurfgs_jax.training.run_log import Progress
+
+    names = [field.name for field in dataclasses.fields(PrepareSettings)]
+    settings = PrepareSettings(**{name: getattr(options.flags, name) for name in names})
+    images, out = (Path(path).expanduser() for path in (options.flags.images, options.flags.out))
+    summary = phases.prepare(images, out, settings, Progress)
+    print(*summary.lines(), sep="\n")
+    print(
+        f"next: cosurfgs train --preset=aerial --config.data.path={shlex.quote(str(out))} "
+        f"--config.data.downscale={summary.downscale} "
+        f"--workdir={shlex.quote('runs/' + out.resolve().name)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main, declare))

@@ -1,0 +1,319 @@
+"""Where a reconstruction lies: metric scale, vertical and place from GPS; without it, the vertical
+of the photographs alone.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.geo_json import GeoReference
+from cosurfgs_jax.geometry.scene_frame import measure_up, rotation_to_z
+from cosurfgs_jax.settings import PrepareSettings
+from cosurfgs_jax.sfm import map_system
+from cosurfgs_jax.sfm.exif import PhotoTags
+from cosurfgs_jax.sfm.similarity import RobustFit, Similarity, fit_robust, line_share
+
+MIN_POSITIONS = 3
+# Where cameras stand on a line, to this fraction of its length, GPS does not say which side is up.
+_MIN_LINE_SHARE = 0.1
+# Above this uncertainty of the vertical by GPS, that of the photographs is taken; degrees.
+_MAX_TILT_ERROR = 2.0
+# Beyond this difference of the two verticals the one by GPS is not believed; degrees.
+_MAX_TILT = 15.0
+_SUSPICIOUS_TILT = 5.0
+# A mirrored map that fits so much better than the map itself is what was meant.
+_MIRRORED = 0.3
+_MAX_FAR_DEG = 1
+_MAX_SCALE_ERROR = 0.15  # above it lengths are not called metres; of noise alone it is 0.27
+_ROUND_OFFSET = -1  # digits: whole tens of metres, which are easy to type
+# Residuals of heights that are that many times those of positions, and that many metres, are said.
+_MAX_DRIFT = 5.0
+_MIN_DRIFT = 3.0
+# Standard deviation in metres that positions are given at least: of nine good ones on two lines,
+# three were left out without it, since the other six happened to fit to 7 cm.
+_GPS_SIGMA = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstructed:
+    """What the mapper found, in a frame of its own.
+
+    | field                | shape      | unit, frame                                             |
+    |----------------------|------------|---------------------------------------------------------|
+    | `names`              | V          | of the registered photographs                           |
+    | `camera_from_mapper` | f64[V,4,4] | rigid                                                   |
+    | `points`             | f64[P,3]   | the mapper's                                            |
+    """
+
+    names: list[str]
+    camera_from_mapper: np.ndarray
+    points: np.ndarray
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Where the cameras stand, f64[V,3], the mapper's frame."""
+        rotation = self.camera_from_mapper[:, :3, :3]
+        return -np.einsum("vij,vi->vj", rotation, self.camera_from_mapper[:, :3, 3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a reconstruction was put."""
+
+    similarity: Similarity  # from the mapper's frame to the dataset's
+    geo: GeoReference  # with the numbers of the fit under "fit"
+    warnings: list[str]  # sentences
+
+
+def level(model: Reconstructed) -> Similarity:
+    """The rotation that turns the vertical of the photographs to +z."""
+    up = measure_up(model.camera_from_mapper, model.points)
+    return Similarity(1.0, rotation_to_z(up), np.zeros(3))
+
+
+def place(model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSettings) -> Placement:
+    """Finds scale, vertical and place of a reconstruction.
+
+    Args:
+        model: of the mapper.
+        tags: of all photographs, by name.
+        settings: `gps` and `epsg`.
+    Raises:
+        InputError: too few positions where GPS is required, a system that does not fit, or
+            positions that are mirrored.
+    """
+    known = [name for name in model.names if tags[name].has_position]
+    if settings.gps == "ignore" or len(known) < MIN_POSITIONS:
+        check_positions(len(known), len(model.names), settings)
+        reason = f"{len(known)} of the registered photographs have GPS, and three are needed"
+        if settings.gps == "ignore":
+            reason = "GPS is ignored"
+        return _place_without_gps(model, reason)
+    near = _near_positions(tags, known)
+    placement = _place_by_gps(model, tags, near, settings.epsg)
+    far = sorted(set(known) - set(near))
+    if far:
+        placement.warnings.append(
+            f"GPS of {', '.join(far[:5])} is more than {_MAX_FAR_DEG} degree from the others "
+            "and was not used"
+        )
+    error = placement.geo.details["fit"]["scale_error"]
+    if error < _MAX_SCALE_ERROR and placement.similarity.scale > 0:
+        return placement
+    if settings.gps == "require" or settings.epsg:
+        raise InputError(
+            f"GPS: expected positions that tell the scale to {_MAX_SCALE_ERROR:.0%}, got them to "
+            f"{error:.0%}: they are all alike, or noise; give --gps=ignore for a model without "
+            "scale"
+        )
+    found = _place_without_gps(model, "its GPS is all alike, or noise beside its size")
+    return dataclasses.replace(found, warnings=placement.warnings)
+
+
+def check_positions(num_known: int, num_photos: int, settings: PrepareSettings) -> None:
+    """Refuses to go on without positions where the settings need them.
+
+    Raises:
+        InputError: --gps=require or --epsg is given, and there are too few.
+    """
+    wants = settings.gps == "require" or settings.epsg
+    if not wants or (settings.gps != "ignore" and num_known >= MIN_POSITIONS):
+        return
+    flag = "--gps=require" if settings.gps == "require" else "--epsg"
+    found = f"{num_known} of {num_photos}"
+    if settings.gps == "ignore":
+        found = "--gps=ignore"
+    raise InputError(
+        f"{flag}: expected at least {MIN_POSITIONS} photographs with latitude and longitude in "
+        f"their EXIF data, got {found}; leave the flag out for a model without scale, or copy the "
+        "photographs from the camera again, as some programs drop EXIF data"
+    )
+
+
+def check_epsg(tags: dict[str, PhotoTags], epsg: int) -> int:
+    """The system of the map coordinates: the one that is given, or the UTM zone.
+
+    Args:
+        tags: of photographs, some with positions.
+        epsg: the setting.
+    Raises:
+        InputError: it does not fit the photographs, or pyproj is missing.
+    """
+    map_system.import_pyproj()
+    found = [tag for tag in tags.values() if tag.has_position]
+    latitude = float(np.median(np.array([tag.latitude for tag in found], np.float64)))
+    longitude = float(np.median(np.array([tag.longitude for tag in found], np.float64)))
+    if not epsg:
+        return map_system.utm_epsg(latitude, longitude)
+    map_system.check_system(epsg, latitude, longitude)
+    return epsg
+
+
+def _near_positions(tags: dict[str, PhotoTags], names: list[str]) -> list[str]:
+    """Names without those whose position is far from the others: receivers write latitude and
+    longitude of about 0 before they know better, and maps have no place for it.
+    """
+    degrees = np.array([(tags[name].latitude, tags[name].longitude) for name in names], np.float64)
+    distances = np.abs(degrees - np.median(degrees, axis=0)).max(axis=1)
+    near = [name for name, far in zip(names, distances, strict=True) if far <= _MAX_FAR_DEG]
+    return near if len(near) >= MIN_POSITIONS else names
+
+
+def _place_without_gps(model: Reconstructed, reason: str) -> Placement:
+    upright = level(model)
+    middle = np.median(upright.apply(model.points), axis=0)
+    details = {
+        "fit": {
+            "method": "vertical of the photographs; scale and place are unknown",
+            "reason": reason,
+        }
+    }
+    return Placement(
+        dataclasses.replace(upright, translation=-middle),
+        GeoReference(0, (0.0, 0.0, 0.0), False, details),
+        [],
+    )
+
+
+def _positions(
+    tags: dict[str, PhotoTags], names: list[str], epsg: int
+) -> tuple[Float[np.ndarray, "n 3"], bool]:
+    """Map coordinates, and whether heights are among them (else they are 0)."""
+    latitudes = np.array([tags[name].latitude for name in names], np.float64)
+    longitudes = np.array([tags[name].longitude for name in names], np.float64)
+    ground = map_system.to_map(epsg, latitudes, longitudes)
+    has_heights = all(tags[name].altitude is not None for name in names)
+    heights = [tags[name].altitude if has_heights else 0.0 for name in names]
+    return np.column_stack([ground, np.array(heights, np.float64)]), has_heights
+
+
+def _with_heights(tags: dict[str, PhotoTags], names: list[str]) -> list[str]:
+    """Those with a height, if they are the most; else all, without heights."""
+    found = [name for name in names if tags[name].altitude is not None]
+    return found if len(found) >= max(MIN_POSITIONS, len(names) / 2) else names
+
+
+def _place_by_gps(
+    model: Reconstructed, tags: dict[str, PhotoTags], known: list[str], epsg: int
+) -> Placement:
+    names = _with_heights(tags, known)
+    epsg = check_epsg(tags, epsg)
+    target, has_heights = _positions(tags, names, epsg)
+    upright = level(model)
+    number = {name: row for row, name in enumerate(model.names)}
+    levelled = upright.apply(model.centers)[[number[name] for name in names]]
+    if not has_heights:
+        levelled = levelled * [1, 1, 0]
+    by_photographs = fit_robust(levelled, target, is_upright=True, min_sigma=_GPS_SIGMA)
+    _check_not_mirrored(levelled, target, by_photographs)
+    chosen = by_photographs
+    tilt = 0.0
+    warnings = []
+    is_by_gps = has_heights and line_share(levelled) > _MIN_LINE_SHARE and len(names) > 3
+    if is_by_gps:
+        by_gps = fit_robust(levelled, target, min_sigma=_GPS_SIGMA)
+        tilt = _tilt_deg(by_gps.similarity)
+        is_certain = _tilt_error(by_gps, levelled) < _MAX_TILT_ERROR
+        is_by_gps = is_certain and tilt < _MAX_TILT
+        if is_certain and tilt > _SUSPICIOUS_TILT:
+            taken = "GPS" if is_by_gps else "the photographs"
+            warnings.append(
+                f"the vertical by GPS and that of the photographs differ by {tilt:.1f} degrees; "
+                f"that of {taken} is used"
+            )
+        if is_by_gps:
+            chosen = by_gps
+    to_map = upright.then(chosen.similarity)
+    middle = np.median(to_map.apply(model.points), axis=0)
+    if not has_heights:
+        to_map = dataclasses.replace(to_map, translation=to_map.translation - [0, 0, middle[2]])
+        middle[2] = 0.0
+    offset = np.round(middle, _ROUND_OFFSET) + 0.0  # not -0
+    left_out = [name for name, is_used in zip(names, chosen.is_used, strict=True) if not is_used]
+    details = _details(chosen, is_by_gps, has_heights) | {
+        "vertical_difference_deg": tilt,
+        "left_out": left_out,
+    }
+    datums = sorted({tags[name].datum for name in names})
+    geo = GeoReference(
+        epsg,
+        (float(offset[0]), float(offset[1]), float(offset[2])),
+        True,
+        {
+            "system": map_system.name_of(epsg),
+            "vertical_datum": " and ".join(datums) if has_heights else "the ground at 0",
+            "fit": details,
+        },
+    )
+    similarity = dataclasses.replace(to_map, translation=to_map.translation - offset)
+    warnings += _fit_warnings(chosen, names) + _tag_warnings(tags, known)
+    return Placement(similarity, geo, warnings)
+
+
+def _details(fit: RobustFit, is_by_gps: bool, has_heights: bool) -> dict[str, Any]:
+    vertical = "vertical by GPS" if is_by_gps else "vertical of the photographs"
+    axes = ("east", "north", "up") if has_heights else ("east", "north")
+    return {
+        "method": f"robust similarity to the GPS of the photographs, {vertical}",
+        "num_positions": len(fit.is_used),
+        "num_used": int(fit.is_used.sum()),
+        "residual_rms": dict(zip(axes, fit.rms, strict=False)),
+        "residual_median": fit.median,
+        "scale_error": fit.scale_error,
+    }
+
+
+def _check_not_mirrored(source: np.ndarray, target: np.ndarray, fit: RobustFit) -> None:
+    mirrored = fit_robust(source, target * [-1, 1, 1], is_upright=True, min_sigma=_GPS_SIGMA)
+    if mirrored.median < _MIRRORED * fit.median and mirrored.scale_error < 0.1:
+        raise InputError(
+            "GPS of the photographs: expected positions that fit the photographs, got their mirror "
+            f"image ({mirrored.median:.2g} m median residual mirrored, {fit.median:.2g} m as they "
+            "are): north and south, or east and west, are mixed up in their EXIF data; mend "
+            "GPSLatitudeRef and GPSLongitudeRef, or give --gps=ignore"
+        )
+
+
+def _tilt_deg(similarity: Similarity) -> float:
+    """The angle between +z before and after."""
+    return float(np.rad2deg(np.arccos(np.clip(similarity.rotation[2, 2], -1, 1))))
+
+
+def _tilt_error(fit: RobustFit, source: np.ndarray) -> float:
+    """Standard deviation of the vertical across the narrow extent of the positions, degrees."""
+    used = source[fit.is_used] * fit.similarity.scale
+    extents = np.linalg.svd(used - used.mean(axis=0), compute_uv=False)
+    return float(np.rad2deg(np.arctan2(fit.rms[2], max(extents[1], 1e-300))))
+
+
+def _fit_warnings(fit: RobustFit, names: list[str]) -> list[str]:
+    warnings = []
+    distances = np.linalg.norm(fit.residuals, axis=1)
+    left_out = [name for name, is_used in zip(names, fit.is_used, strict=True) if not is_used]
+    if left_out:
+        wrong = distances[~fit.is_used]
+        warnings.append(
+            f"GPS of {len(left_out)} photographs is {wrong.min():.2g} to {wrong.max():.2g} m from "
+            f"where they were taken and was not used: {', '.join(left_out[:5])}"
+        )
+    east, north, up = fit.rms
+    if up > max(_MAX_DRIFT * np.hypot(east, north), _MIN_DRIFT):
+        warnings.append(
+            f"the heights of GPS differ by {up:.2g} m (rms) from those of the photographs, far "
+            "more than its positions: they drift, and the height of the whole may be off as much"
+        )
+    return warnings
+
+
+def _tag_warnings(tags: dict[str, PhotoTags], known: list[str]) -> list[str]:
+    warnings = []
+    num_vague = sum(not tags[name].has_hemispheres for name in known)
+    if num_vague:
+        warnings.append(
+            f"GPS of {num_vague} photographs does not say north or south, east or west: north and "
+            "east are assumed"
+        )
+    return warnings

@@ -1,0 +1,347 @@
+"""The course of `prepare`: photographs, features, matches, poses, place. What an earlier call has
+finished is not done again; what is written appears whole or not at all.
+
+In the dataset's folder:
+
+| file or folder            | content                                                             |
+|---------------------------|---------------------------------------------------------------------|
+| `images`                  | a link to the folder of photographs                                 |
+| `sparse/0/`               | COLMAP's model in the dataset's frame, which `train` reads          |
+| `geo.json`                | place, scale, residuals, and what was found (`formats.geo_json`)    |
+| `.prepare/database.db`    | COLMAP's database: features and matches                             |
+| `.prepare/features.json`  | what they were made from                                            |
+| `.prepare/mapped/`        | the model in the mapper's frame                                     |
+| `.prepare/mapped.json`    | what it was made from; written last                                 |
+"""
+
+import datetime
+import errno
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosurfgs_jax import ended, files, locks
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats import geo_json
+from cosurfgs_jax.settings import PrepareSettings
+from cosurfgs_jax.sfm import database, mapping
+from cosurfgs_jax.sfm.colmap_library import import_pycolmap
+from cosurfgs_jax.sfm.georeference import Placement, check_epsg, check_positions, place
+from cosurfgs_jax.sfm.pairs import choose_pairs
+from cosurfgs_jax.sfm.photos import PhotoFolder, read_folder
+from cosurfgs_jax.sfm.summary import ModelFacts, Summary, summarize
+
+_METRES_PER_DEGREE = 111_320.0
+_PACKAGES = ("cosurfgs_jax", "pycolmap", "pyproj")
+_log = logging.getLogger(__name__)
+
+
+class _Dataset:
+    """The paths of a dataset that is being made."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.images = root / "images"
+        self.model = root / "sparse" / "0"
+        self.geo = root / geo_json.NAME
+        self.state = root / ".prepare"
+        self.database = self.state / "database.db"
+        self.features_key = self.state / "features.json"
+        self.mapped = self.state / "mapped"
+        self.mapped_key = self.state / "mapped.json"
+        self.lock = root / ".locks" / "prepare"
+        self.scratch = root / ".scratch" / "prepare" / ended.own_name()
+
+
+def prepare(
+    images: Path, out: Path, settings: PrepareSettings, progress: mapping.MakeProgress
+) -> Summary:
+    """Makes a dataset of a folder of photographs, or goes on where an earlier call stopped.
+
+    Args:
+        images: folder of the photographs; they stay where they are.
+        out: folder of the dataset; made where it is missing.
+        settings: how.
+        progress: makes a bar.
+    Returns:
+        The summary, which is also in geo.json.
+    Raises:
+        InputError: what the user can mend: a wrong setting or folder, no photographs, none that
+            overlap, no GPS where it is required, a missing package, another `prepare` at work.
+    """
+    settings.validate()
+    import_pycolmap()
+    dataset = _Dataset(out)
+    _check_folders(images, dataset)
+    folder = read_folder(images, out)
+    num_known = sum(tags.has_position for tags in folder.tags.values())
+    check_positions(num_known, len(folder.photos), settings)
+    if num_known and settings.gps != "ignore":
+        check_epsg(folder.tags, settings.epsg)
+    _log.info(
+        "%s: %d photographs, %d with GPS, %d camera(s)",
+        images,
+        len(folder.photos),
+        num_known,
+        len(folder.cameras),
+    )
+    with locks.hold(dataset.lock, "a preparation", dataset.scratch):
+        files.clear_unfinished(out)
+        _link(folder, dataset)
+        names = [photo.name for photo in folder.photos]
+        job = mapping.Job(
+            database=dataset.database,
+            root=folder.root,
+            names=names,
+            scratch=dataset.scratch,
+            settings=settings,
+            progress=progress,
+        )
+        key = _find_features(folder, dataset, job)
+        model, saved = _find_model(dataset, job, key)
+        placement = place(mapping.reading_of(model), folder.tags, settings)
+        contents = database.read_contents(dataset.database, names)
+        facts = _facts(model, contents, saved)
+        summary = summarize(folder, contents, facts, placement)
+        _write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
+    return summary
+
+
+def _check_folders(images: Path, dataset: _Dataset) -> None:
+    out = dataset.root
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out: expected a folder, got {out}, which is a file")
+    if images.is_dir() and out.exists() and images.resolve() == out.resolve():
+        raise InputError(f"--out: expected another folder than --images, got {out} for both")
+    if dataset.model.parent.exists() and not dataset.state.exists():
+        raise InputError(
+            f"--out: expected a new folder or one that prepare made, got {out}, which has a COLMAP "
+            "model already; give another folder (or train on this one)"
+        )
+
+
+def _link(folder: PhotoFolder, dataset: _Dataset) -> None:
+    """Makes the photographs part of the dataset: by a link, as copies of thousands of them would
+    fill the disk; the reader undoes the distortion of lenses when it loads them.
+    """
+    target = folder.root.resolve()
+    link = dataset.images
+    if link.exists() or link.is_symlink():
+        if link.resolve() != target and not _is_copy(folder, link):
+            raise InputError(
+                f"--out: expected {link} to be the photographs of {target}, got {link.resolve()}; "
+                "give another --out"
+            )
+        return
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        _log.info("%s: this file system has no links; copying the photographs", dataset.root)
+        _copy(folder, dataset)
+
+
+def _is_copy(folder: PhotoFolder, copy: Path) -> bool:
+    """Whether a folder that is no link has photographs of these names and sizes."""
+    if copy.is_symlink():
+        return False
+    copies = [copy / photo.name for photo in folder.photos]
+    return all(
+        path.is_file() and path.stat().st_size == photo.path.stat().st_size
+        for path, photo in zip(copies, folder.photos, strict=True)
+    )
+
+
+def _copy(folder: PhotoFolder, dataset: _Dataset) -> None:
+    scratch = dataset.scratch / "images"
+    with files.writing(scratch):
+        for photo in folder.photos:
+            path = scratch / photo.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(photo.path, path)
+        os.replace(scratch, dataset.images)
+
+
+def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> dict[str, Any]:
+    """Features and matches; a description of them."""
+    settings = job.settings
+    names = job.names
+    stats = {photo.name: photo.path.stat() for photo in folder.photos}
+    key = {
+        "max_image_size": settings.max_image_size,
+        "max_features": settings.max_features,
+        "photographs": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+    }
+    dataset.state.mkdir(parents=True, exist_ok=True)
+    if dataset.database.exists() and not _extends(key, dataset.features_key):
+        _log.info("settings or photographs have changed: features are found anew")
+        _delete(dataset.mapped_key, dataset.database, *dataset.state.glob("database.db-*"))
+    files.write_json(dataset.features_key, key)
+    database.add_photographs(dataset.database, folder, settings)
+    mapping.extract_features(job)
+    pairs = choose_pairs(_places(folder, settings), settings)
+    _log.info("%d pairs to compare: %s", len(pairs.numbers), pairs.words)
+    chosen = [(names[first], names[second]) for first, second in pairs.numbers]
+    mapping.match_features(job, chosen)
+    return key | {"pairs": chosen}
+
+
+def _extends(key: dict[str, Any], path: Path) -> bool:
+    """Whether features that were made before are of use: photographs may have been added."""
+    if not path.exists():
+        return False
+    before = files.read_json_object(path)
+    old = before.pop("photographs", {})
+    new = key["photographs"]
+    is_same = all(new.get(name, value) == value for name, value in old.items())
+    return is_same and before == {name: key[name] for name in key if name != "photographs"}
+
+
+def _delete(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _places(folder: PhotoFolder, settings: PrepareSettings) -> np.ndarray:
+    """East and north of the photographs, f64[n,2], in metres about their middle; NaN where they
+    are not known.
+    """
+    degrees = np.full((len(folder.photos), 2), np.nan)
+    for row, photo in zip(degrees, folder.photos, strict=True):
+        if photo.tags.has_position and settings.gps != "ignore":
+            row[:] = (photo.tags.longitude, photo.tags.latitude)
+    if np.isnan(degrees).all():
+        return degrees
+    middle = np.nanmedian(degrees, axis=0)
+    return (degrees - middle) * _METRES_PER_DEGREE * [np.cos(np.deg2rad(middle[1])), 1]
+
+
+def _find_model(
+    dataset: _Dataset, job: mapping.Job, features: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model in the mapper's frame, and what the mapper said of it."""
+    pycolmap = import_pycolmap()
+    content = features | {
+        "mapper": job.settings.mapper,
+        "focal": job.settings.focal,
+        "focal_px": job.settings.focal_px,
+        "lens": job.settings.lens,
+        "pycolmap": pycolmap.__version__,
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    saved = files.read_json_object(dataset.mapped_key) if dataset.mapped_key.exists() else {}
+    if saved.get("key") == key:
+        model = pycolmap.Reconstruction(dataset.mapped)
+    else:
+        poses = mapping.find_poses(job)
+        model = poses.model
+        saved = {
+            "key": key,
+            "group_sizes": poses.group_sizes,
+            "keeps_focal": poses.keeps_focal,
+            "tells_focal": poses.tells_focal,
+        }
+        _delete(dataset.mapped_key)
+        _write_model(model, dataset.scratch / "mapped", dataset.mapped)
+        files.write_json(dataset.mapped_key, saved)
+    return model, saved
+
+
+def _write_model(model: Any, scratch: Path, target: Path) -> None:
+    """Writes a model, and puts it where an older one may be."""
+    with files.writing(target):
+        scratch.mkdir(parents=True)
+        model.write_binary(scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = scratch.with_name(f"{scratch.name}-old")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(scratch, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> ModelFacts:
+    registered = sorted(image.name for image in model.images.values() if image.has_pose)
+    cameras = []
+    numbers = [image.camera_id for image in model.images.values() if image.has_pose]
+    for camera in model.cameras.values():
+        if camera.camera_id not in numbers:
+            continue
+        cameras.append(
+            {
+                "model": camera.model_name,
+                "width": camera.width,
+                "height": camera.height,
+                "params": camera.params,
+                "focal": camera.mean_focal_length(),
+                "focal_before": contents.focal_before.get(camera.camera_id),
+                "photographs": numbers.count(camera.camera_id),
+            }
+        )
+    return ModelFacts(
+        registered=registered,
+        group_sizes=saved["group_sizes"],
+        error_px=model.compute_mean_reprojection_error(),
+        num_points=model.num_points3D(),
+        track_length=model.compute_mean_track_length(),
+        cameras=cameras,
+        keeps_focal=saved["keeps_focal"],
+        tells_focal=saved["tells_focal"],
+    )
+
+
+def _write_model_and_place(
+    dataset: _Dataset,
+    model: Any,
+    *,
+    placement: Placement,
+    facts: ModelFacts,
+    summary: Summary,
+) -> None:
+    """The model in the dataset's frame, and geo.json."""
+    pycolmap = import_pycolmap()
+    similarity = placement.similarity
+    model.transform(
+        pycolmap.Sim3d(
+            similarity.scale, pycolmap.Rotation3d(similarity.rotation), similarity.translation
+        )
+    )
+    _write_model(model, dataset.scratch / "placed", dataset.model)
+    details = placement.geo.details | {
+        "sfm": {
+            "registered": len(facts.registered),
+            "missing": summary.missing,
+            "reprojection_error_px": facts.error_px,
+            "num_points": facts.num_points,
+            "track_length": facts.track_length,
+            "cameras": facts.cameras,
+            "keeps_focal_of_exif": facts.keeps_focal,
+        },
+        "summary": summary.found,
+        "suspicious": summary.suspicious,
+        "versions": {name: importlib.metadata.version(name) for name in _installed()},
+        "made": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
+    }
+    geo = placement.geo
+    geo_json.write_geo(
+        dataset.geo, geo_json.GeoReference(geo.epsg, geo.offset, geo.has_scale, details)
+    )
+
+
+def _installed() -> list[str]:
+    found = []
+    for name in _PACKAGES:
+        try:
+            importlib.metadata.version(name)
+            found.append(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

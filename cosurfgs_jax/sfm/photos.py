@@ -1,0 +1,122 @@
+"""The photographs of a folder: what is in it, what can be read, which camera took what."""
+
+import dataclasses
+from pathlib import Path
+
+from cosurfgs_jax.data import photo_files
+from cosurfgs_jax.data.lookup import CONVERTED, FileIndex
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.sfm.exif import PhotoTags, tags_of
+
+MIN_PHOTOS = 3
+# Without a word on the focal length: a moderate wide angle, as COLMAP assumes.
+_UNKNOWN_FOCAL = 1.2  # of the longer side
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photograph that can be read."""
+
+    name: str  # relative, with forward slashes
+    path: Path
+    height: int
+    width: int
+    tags: PhotoTags
+
+    @property
+    def camera_key(self) -> tuple:
+        """The same for photographs of one camera with one lens setting."""
+        return (self.tags.camera, self.width, self.height, self.tags.focal_mm, self._focal_px)
+
+    @property
+    def _focal_px(self) -> float | None:
+        return self.tags.focal_px(self.height, self.width)
+
+    @property
+    def has_focal(self) -> bool:
+        """Whether its EXIF data tell the focal length in pixels."""
+        return self._focal_px is not None
+
+    @property
+    def focal_px(self) -> float:
+        """The focal length in pixels to begin with."""
+        return self._focal_px or _UNKNOWN_FOCAL * max(self.width, self.height)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoFolder:
+    """The photographs of a folder, sorted by name, and what could not be read, name to reason."""
+
+    root: Path
+    photos: list[Photo]
+    unreadable: dict[str, str]
+
+    @property
+    def tags(self) -> dict[str, PhotoTags]:
+        """Name to EXIF data."""
+        return {photo.name: photo.tags for photo in self.photos}
+
+    @property
+    def cameras(self) -> dict[tuple, list[Photo]]:
+        """The photographs of each camera."""
+        found: dict[tuple, list[Photo]] = {}
+        for photo in self.photos:
+            found.setdefault(photo.camera_key, []).append(photo)
+        return found
+
+
+def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
+    """Finds the photographs of a folder and below, and reads their heads.
+
+    Args:
+        root: the folder.
+        leave_out: a folder that may lie in it and whose files are not meant.
+    Raises:
+        InputError: no such folder, fewer than `MIN_PHOTOS` photographs, or as many that cannot be
+            read.
+    """
+    if not root.is_dir():
+        raise InputError(f"--images: expected a folder of photographs, got {root}, which is none")
+    names = sorted(FileIndex(root, leave_out=_below(root, leave_out)).names())
+    photos = []
+    unreadable = {}
+    for name in names:
+        path = root / name
+        try:
+            header = photo_files.read_header(path)
+            if not header.seems_whole:
+                photo_files.decode(path)
+            tags = tags_of(photo_files.read_exif(path))
+        except InputError as error:
+            unreadable[name] = str(error)
+            continue
+        photos.append(Photo(name, path, height=header.height, width=header.width, tags=tags))
+    if len(photos) < MIN_PHOTOS:
+        raise InputError(_too_few(root, photos, unreadable))
+    return PhotoFolder(root, photos, unreadable)
+
+
+def _below(root: Path, folder: Path) -> tuple[str, ...]:
+    """The relative name of a folder that lies in another, as `FileIndex` leaves it out."""
+    try:
+        inside = folder.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return ()
+    return () if inside == "." else (inside.casefold(),)
+
+
+def _too_few(root: Path, photos: list[Photo], unreadable: dict[str, str]) -> str:
+    if unreadable:
+        first = next(iter(unreadable))
+        return (
+            f"--images: expected at least {MIN_PHOTOS} photographs in {root} that can be read, got "
+            f"{len(photos)}, and {len(unreadable)} that cannot, the first is {unreadable[first]}"
+        )
+    others = sorted({path.suffix for path in root.iterdir() if path.suffix.lower() in CONVERTED})
+    hint = "give the folder that they are in"
+    if others:
+        hint = f"convert the {' and '.join(others)} files to JPEG first"
+    return (
+        f"--images: expected at least {MIN_PHOTOS} photographs (JPEG, PNG, TIFF, ...) in {root} or "
+        f"below, got {len(photos)}; {hint}"
+    )

@@ -1,0 +1,229 @@
+"""What `prepare` found, in words and numbers."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cosurfgs_jax.sfm.database import Contents
+from cosurfgs_jax.sfm.georeference import Placement
+from cosurfgs_jax.sfm.photos import PhotoFolder
+
+_FEW_FEATURES = 0.25  # of the median: blurred, or of water, snow or sky
+_MAX_ERROR_PX = 1.5
+_MAX_SCALE_ERROR = 0.05
+_FOCAL_DIFFERENCE = 0.1
+_TRAINED_SIDE = 1000  # pixels: what the preset for aerial photographs is made for
+_NUM_SHOWN = 8  # names in a sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """Numbers of a reconstruction.
+
+    | field              | content                                                                 |
+    |--------------------|-------------------------------------------------------------------------|
+    | `registered`       | names of the photographs that have a pose                               |
+    | `group_sizes`      | photographs in each model that was found, the largest first             |
+    | `error_px`         | mean reprojection error in pixels                                       |
+    | `num_points`       | SfM points                                                              |
+    | `track_length`     | mean number of photographs that see a point                             |
+    | `cameras`          | of each: "model", "width", "height", "params", "focal", "focal_before"  |
+    | `keeps_focal`      | whether focal lengths are not refined                                   |
+    | `tells_focal`      | whether the photographs can tell them from the height                   |
+    """
+
+    registered: list[str]
+    group_sizes: list[int]
+    error_px: float
+    num_points: int
+    track_length: float
+    cameras: list[dict[str, Any]]
+    keeps_focal: bool
+    tells_focal: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Sentences: what was found, and what is suspicious; missing photographs with the reasons; by
+    which factor photographs are best shrunk for training.
+    """
+
+    found: list[str]
+    suspicious: list[str]
+    missing: dict[str, str]
+    downscale: int = 1
+
+    def lines(self) -> list[str]:
+        """The summary as it is printed."""
+        return [*self.found, *(f"suspicious: {sentence}" for sentence in self.suspicious)]
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Names with commas between, no more than a reader wants."""
+    names = list(names)
+    text = ", ".join(names[:_NUM_SHOWN])
+    if len(names) > _NUM_SHOWN:
+        text += f" and {len(names) - _NUM_SHOWN} more"
+    return text
+
+
+def missing_reasons(
+    folder: PhotoFolder, contents: Contents, registered: Sequence[str]
+) -> dict[str, str]:
+    """Why photographs have no pose, by name."""
+    has_pose = set(registered)
+    blurred = set(_few_features(contents))
+    reasons = {}
+    for photo in folder.photos:
+        name = photo.name
+        if name in has_pose:
+            continue
+        partners = contents.num_partners.get(name, 0)
+        if not contents.num_features.get(name):
+            reasons[name] = "no features could be found in it"
+        elif name in blurred:
+            reasons[name] = "few features: blurred, or without texture"
+        elif not partners:
+            reasons[name] = "no photograph that it was compared with shows the same"
+        else:
+            reasons[name] = f"overlaps with {partners} others, too little to be placed"
+    return reasons
+
+
+def _few_features(contents: Contents) -> list[str]:
+    if not contents.num_features:
+        return []
+    least = _FEW_FEATURES * np.median(list(contents.num_features.values()))
+    return [name for name, count in contents.num_features.items() if count < least]
+
+
+def summarize(
+    folder: PhotoFolder, contents: Contents, facts: ModelFacts, placement: Placement
+) -> Summary:
+    """The summary of a preparation."""
+    missing = missing_reasons(folder, contents, facts.registered)
+    found = [
+        _registered(folder, facts, missing),
+        f"reprojection error {facts.error_px:.2f} px (mean), {facts.num_points:,} points, each "
+        f"seen by {facts.track_length:.1f} photographs",
+        *_focal_words(facts),
+        *_place_words(placement),
+    ]
+    suspicious = [
+        *_photo_warnings(folder, contents, missing),
+        *_model_warnings(facts),
+        *_scale_warnings(placement),
+        *placement.warnings,
+    ]
+    longest = max(max(photo.width, photo.height) for photo in folder.photos)
+    return Summary(found, suspicious, missing, max(1, round(longest / _TRAINED_SIDE)))
+
+
+def _registered(folder: PhotoFolder, facts: ModelFacts, missing: dict[str, str]) -> str:
+    text = f"registered {len(facts.registered)} of {len(folder.photos)} photographs"
+    if missing:
+        by_reason: dict[str, list[str]] = collections.defaultdict(list)
+        for name, reason in missing.items():
+            by_reason[reason].append(name)
+        parts = [f"{some_of(names)} ({reason})" for reason, names in by_reason.items()]
+        text += f"; missing: {'; '.join(parts)}"
+    return text
+
+
+def _focal_words(facts: ModelFacts) -> list[str]:
+    lengths = some_of(f"{camera['focal']:.0f} px" for camera in facts.cameras)
+    if not facts.keeps_focal:
+        return [f"focal length: refined, {lengths}"]
+    text = f"focal length: kept, {lengths}"
+    if not facts.tells_focal:
+        text += (
+            ", as a flight straight down over flat ground cannot tell it from the height; heights "
+            "above ground are as good as it is, a few percent where it is of EXIF data"
+        )
+    return [text]
+
+
+def _place_words(placement: Placement) -> list[str]:
+    geo = placement.geo
+    if not geo.has_scale:
+        return [
+            f"scale unknown ({geo.details['fit']['reason']}): lengths have no unit; z is up, "
+            "by the photographs"
+        ]
+    fit = geo.details["fit"]
+    rms = [f"{value:.2g} m {axis}" for axis, value in fit["residual_rms"].items()]
+    return [
+        f"scale: metres, by GPS of {fit['num_used']} photographs, good to "
+        f"{100 * fit['scale_error']:.2g} % if their errors are independent; residuals "
+        f"{', '.join(rms)} (rms)",
+        f"map: EPSG:{geo.epsg} ({geo.details['system']}); map coordinates are those of the dataset "
+        f"plus {geo.offset_text}; heights are above {geo.details['vertical_datum']}",
+    ]
+
+
+def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, str]) -> list[str]:
+    warnings = []
+    if folder.unreadable:
+        first = next(iter(folder.unreadable.values()))
+        warnings.append(
+            f"{len(folder.unreadable)} files cannot be read and were left out: "
+            f"{some_of(folder.unreadable)} ({first})"
+        )
+    blurred = [name for name in _few_features(contents) if name not in missing]
+    if blurred:
+        warnings.append(
+            f"{some_of(blurred)}: less than {_FEW_FEATURES:.0%} of the usual number of features; "
+            "blurred, or without texture?"
+        )
+    if contents.doubles:
+        pairs = [f"{first} and {second}" for first, second in contents.doubles]
+        warnings.append(
+            f"taken twice from the same place, or copies: {some_of(pairs)}; copies do no harm, but "
+            "count twice"
+        )
+    sizes = collections.Counter((photo.width, photo.height) for photo in folder.photos)
+    if len(sizes) > 1:
+        texts = [f"{width}x{height} ({count})" for (width, height), count in sizes.most_common()]
+        warnings.append(f"photographs of {len(sizes)} sizes: {some_of(texts)}")
+    return warnings
+
+
+def _model_warnings(facts: ModelFacts) -> list[str]:
+    warnings = []
+    if len(facts.group_sizes) > 1:
+        sizes = some_of(map(str, facts.group_sizes))
+        warnings.append(
+            f"the photographs fall into groups that do not hang together, of {sizes} photographs; "
+            "only the largest is used"
+        )
+    if facts.error_px > _MAX_ERROR_PX:
+        warnings.append(
+            f"the reprojection error is above {_MAX_ERROR_PX} px: another --lens may fit better"
+        )
+    if not facts.keeps_focal and not facts.tells_focal:
+        warnings.append(
+            "the focal length was refined though a flight straight down over flat ground cannot "
+            "tell it from the height: heights may be wrong by a third; give that of a calibration "
+            "as --focal_px"
+        )
+    for camera in facts.cameras:
+        before = camera["focal_before"]
+        if before and abs(camera["focal"] / before - 1) > _FOCAL_DIFFERENCE:
+            warnings.append(
+                f"the focal length became {camera['focal']:.0f} px, it was "
+                f"{before:.0f} before; --focal=fix keeps it"
+            )
+    return warnings
+
+
+def _scale_warnings(placement: Placement) -> list[str]:
+    fit = placement.geo.details["fit"]
+    if not placement.geo.has_scale or fit["scale_error"] < _MAX_SCALE_ERROR:
+        return []
+    return [
+        f"the scale is only good to {100 * fit['scale_error']:.0f} %: GPS is poor, or all "
+        "photographs are from nearly one place"
+    ]

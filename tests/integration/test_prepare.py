@@ -1,0 +1,207 @@
+"""`prepare` from photographs of the generated town to a dataset that is read, and its mistakes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from scenes import town_folder
+
+from cosurfgs_jax import prepare, program
+from cosurfgs_jax.data.colmap import read_model
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import DataSettings, GeneratedSettings
+from cosurfgs_jax.sfm.similarity import fit_weighted
+
+TOWN = GeneratedSettings(num_views=12, width=320, height=240, size_m=50.0)
+LATITUDE, LONGITUDE = -33.86, 151.21
+METRES = 111_320.0
+FOCAL_35MM = 27
+SPACED = "DJI_0007"  # the first photograph with a space in its name
+UNRELATED = "noise.jpg"
+NEAR_M = 0.5
+# Cut so that the principal point of the town's camera, (161.92, 117.84), is in the middle, where
+# `prepare` leaves it.
+BOX = (4, 0, 320, 236)
+
+
+def _degrees(value: float) -> tuple[float, float, float]:
+    whole = int(value)
+    minutes = int((value - whole) * 60)
+    return (whole, minutes, (value - whole - minutes / 60) * 3600)
+
+
+def _exif(east: float, north: float, up: float) -> Image.Exif:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[41989] = FOCAL_35MM
+    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    longitude = LONGITUDE + east / METRES / np.cos(np.deg2rad(LATITUDE))
+    gps[1] = "S"
+    gps[2] = _degrees(-LATITUDE - north / METRES)
+    gps[3] = "E"
+    gps[4] = _degrees(longitude)
+    gps[5] = b"\0"
+    gps[6] = up
+    return exif
+
+
+def _centers(folder: Path) -> dict[str, np.ndarray]:
+    model = read_model(folder / "sparse" / "0")
+    rotations = model.camera_from_dataset[:, :3, :3]
+    centers = -np.einsum("vij,vi->vj", rotations, model.camera_from_dataset[:, :3, 3])
+    return {
+        Path(name).stem.replace(" ", "_"): center
+        for name, center in zip(model.image_names, centers, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """Photographs of the town with GPS to 0.2 m, and one of noise."""
+    folder = tmp_path_factory.mktemp("flight") / "photos"
+    (folder / "left").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    town = town_folder(TOWN)
+    for stem, center in _centers(town).items():
+        (source,) = (town / "images").glob(f"{stem}.*")
+        place = center - [500, -300, 40] + random.normal(scale=0.2, size=3)
+        with Image.open(source) as image:
+            # A space, and a folder: whatever names people give.
+            name = f"left/{stem}.jpg" if stem < SPACED else f"{stem.replace('_', ' ')}.jpg"
+            image.crop(BOX).save(folder / name, quality=92, exif=_exif(*place))
+    noise = random.integers(0, 255, (240, 320, 3), np.uint8)
+    Image.fromarray(noise).save(folder / UNRELATED, exif=_exif(0, 0, 60))
+    return folder
+
+
+def _prepare(images: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cosurfgs_jax.prepare", f"--images={images}", f"--out={out}"]
+    return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def prepared(photographs, tmp_path_factory) -> tuple[Path, str]:
+    pytest.importorskip("pycolmap", reason="prepare needs pycolmap")
+    pytest.importorskip("pyproj", reason="prepare needs pyproj for GPS")
+    out = tmp_path_factory.mktemp("prepared") / "town"
+    result = _prepare(photographs, out, "--max_features=1000")
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+def test_photographs_come_to_their_place(prepared):
+    out, text = prepared
+    geo = json.loads((out / "geo.json").read_text())
+    assert geo["epsg"] == 32756 and geo["unit"] == "metre"
+    assert geo["sfm"]["registered"] == TOWN.num_views
+    assert (
+        f"registered {TOWN.num_views} of {TOWN.num_views + 1} photographs; missing: {UNRELATED}"
+        in text
+    )
+    assert list(geo["sfm"]["missing"]) == [UNRELATED]
+    assert geo["fit"]["scale_error"] < 0.02 and max(geo["fit"]["residual_rms"].values()) < NEAR_M
+    assert (
+        f"next: cosurfgs train --preset=aerial --config.data.path={out} --config.data.downscale=1"
+        in text
+    )
+    found = _centers(out)
+    truth = _centers(town_folder(TOWN))
+    ours = np.array([found[name] for name in truth])
+    theirs = np.array(list(truth.values()))
+    # The scale of the map, 0.9996 at most, and its turn against true north are not those of the
+    # town: distances are compared.
+    between = np.linalg.norm(ours[:, None] - ours[None], axis=-1)
+    expected = np.linalg.norm(theirs[:, None] - theirs[None], axis=-1)
+    np.testing.assert_allclose(between, expected, atol=NEAR_M)
+    np.testing.assert_allclose(ours[:, 2] + geo["offset"][2], theirs[:, 2] - 40, atol=NEAR_M)
+
+
+def test_the_dataset_is_read_as_it_is(prepared, photographs):
+    out, _ = prepared
+    assert (out / "images").resolve() == photographs.resolve()
+    scene = load_scene(DataSettings(path=str(out)), GeneratedSettings(), out / "cache")
+    assert scene.num_views == TOWN.num_views and scene.up.tolist() == [0, 0, 1]
+    assert len(scene.cloud) > 300 and scene.cloud.has_tracks
+    assert np.abs(scene.views.centers).max() < 200
+
+
+def test_the_same_command_finds_everything_done(prepared, photographs):
+    out, text = prepared
+    states = {
+        path: path.stat().st_mtime_ns
+        for path in (out / ".prepare" / "mapped.json", out / ".prepare" / "mapped" / "images.bin")
+    }
+    result = _prepare(photographs, out, "--max_features=1000")
+    assert result.returncode == 0 and result.stdout == text
+    assert "features" not in result.stderr and "poses" not in result.stderr
+    assert all(path.stat().st_mtime_ns == time for path, time in states.items())
+    assert (
+        not list((out / ".scratch").rglob("*.bin")) and not (out / ".prepare" / "models").exists()
+    )
+
+
+def test_without_gps_the_scale_is_unknown(prepared, photographs, tmp_path):
+    out = tmp_path / "bare"
+    shutil.copytree(prepared[0], out, symlinks=True)
+    result = _prepare(photographs, out, "--max_features=1000", "--gps=ignore")
+    assert result.returncode == 0 and "scale unknown" in result.stdout
+    geo = json.loads((out / "geo.json").read_text())
+    assert geo["epsg"] is None and geo["unit"] is None and geo["offset"] == [0, 0, 0]
+    truth = _centers(town_folder(TOWN))
+    found = _centers(out)
+    ours = np.array([found[name] for name in truth])
+    theirs = np.array(list(truth.values()))
+    fit = fit_weighted(ours, theirs, np.ones(len(ours)))
+    # z is up, as well as photographs tell that are rolled by some degrees.
+    assert fit.rotation[2, 2] > np.cos(np.deg2rad(8))
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--images="], "--images: expected a folder, got none"),
+        (["--images={photos}/none"], "--images: expected a folder of photographs"),
+        (["--images={tmp}"], "expected at least 3 photographs"),
+        (["--matching=all"], "--matching: expected one of auto, gps"),
+        (["--max_features=many"], "max_features"),
+        (["--epsg=4326"], "--epsg: expected a projected system in metres"),
+        (["--gps=ignore", "--epsg=32756"], "--epsg: expected at least 3 photographs with latitude"),
+        (["--out={photos}"], "expected another folder than --images"),
+        (["--out={town}"], "has a COLMAP model already"),
+        (["--out={photos}/noise.jpg"], "which is a file"),
+    ],
+)
+def test_a_mistake_is_one_sentence(photographs, tmp_path, capsys, flags, words):
+    pytest.importorskip("pycolmap", reason="prepare needs pycolmap")
+    pytest.importorskip("pyproj", reason="prepare needs pyproj for GPS")
+    names = {"photos": photographs, "tmp": tmp_path, "town": town_folder(TOWN)}
+    given = [flag.format(**names) for flag in flags]
+    argv = ["prepare", f"--images={photographs}", f"--out={tmp_path / 'out'}", *given]
+    assert program.run(prepare.main, prepare.declare, argv=argv) == 2
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if "GPS, " not in line]
+    assert message.startswith("error: ") and words in message
+
+
+def test_without_pycolmap_the_extra_is_named(photographs, tmp_path):
+    (tmp_path / "pycolmap.py").write_text("raise ImportError('none here')")
+    command = [sys.executable, "-m", "cosurfgs_jax.prepare"]
+    result = subprocess.run(
+        [*command, f"--images={photographs}", f"--out={tmp_path / 'out'}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 2 and 'pip install "cosurfgs_jax[sfm]"' in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_training_on_bare_photographs_names_the_command(photographs, tmp_path):
+    with pytest.raises(InputError, match="cosurfgs prepare --images=.*photos --out=") as caught:
+        load_scene(DataSettings(path=str(photographs)), GeneratedSettings(), tmp_path)
+    assert f"{TOWN.num_views + 1} photographs" in str(caught.value)

@@ -1,0 +1,258 @@
+"""Parts of `prepare` that need no structure from motion: photographs, pairs, settings, words."""
+
+import dataclasses
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.geo_json import GeoReference
+from cosurfgs_jax.settings import PrepareSettings
+from cosurfgs_jax.sfm import phases
+from cosurfgs_jax.sfm.database import Contents
+from cosurfgs_jax.sfm.exif import PhotoTags
+from cosurfgs_jax.sfm.georeference import Placement, Reconstructed
+from cosurfgs_jax.sfm.mapping import tells_focal
+from cosurfgs_jax.sfm.pairs import choose_pairs
+from cosurfgs_jax.sfm.photos import Photo, PhotoFolder, read_folder
+from cosurfgs_jax.sfm.similarity import Similarity
+from cosurfgs_jax.sfm.summary import ModelFacts, some_of, summarize
+
+
+def _image(path, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(path)
+
+
+def test_photographs_of_a_folder_and_what_cannot_be_read(tmp_path):
+    for name in ("b.jpg", "a.PNG", "sub/c.tif", "out/images/d.jpg", ".thumbs/e.jpg"):
+        _image(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:300])
+    (tmp_path / "notes.txt").write_text("x")
+    folder = read_folder(tmp_path, tmp_path / "out")
+    assert [photo.name for photo in folder.photos] == ["a.PNG", "b.jpg", "sub/c.tif"]
+    assert list(folder.unreadable) == ["broken.jpg"]
+    assert "expected a whole image" in folder.unreadable["broken.jpg"]
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ([], "got 0; give the folder"),
+        (["x.HEIC", "y.DNG"], "convert the .DNG and .HEIC files to JPEG first"),
+        (["a.jpg", "b.jpg", "c.jpg"], "got 0, and 3 that cannot, the first is .*a.jpg"),
+    ],
+)
+def test_no_photographs_is_one_sentence(tmp_path, files, words):
+    for name in files:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="--images: expected at least 3 photographs.*" + words):
+        read_folder(tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match="which is none"):
+        read_folder(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_where_there_are_no_links_photographs_are_copied_once(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
+        _image(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "film.mp4").write_text("large")
+    folder = read_folder(tmp_path / "photos", tmp_path / "photos" / "out")
+    dataset = phases._Dataset(tmp_path / "photos" / "out")
+    dataset.scratch.mkdir(parents=True)
+    phases._link(folder, dataset)
+    found = {path.name for path in dataset.images.rglob("*") if path.is_file()}
+    assert found == {"a.jpg", "b.jpg", "c.jpg"}
+    phases._link(folder, dataset)  # the same command again
+    _image(tmp_path / "photos" / "b.jpg", size=(80, 60))
+    with pytest.raises(InputError, match="give another --out"):
+        phases._link(read_folder(folder.root, dataset.root), dataset)
+
+
+def _photo(name, tmp_path, size=(40, 30), **tags):
+    return Photo(name, tmp_path / name, size[1], size[0], PhotoTags(**tags))
+
+
+def test_a_camera_is_a_model_a_lens_setting_and_a_size(tmp_path):
+    photos = [
+        _photo("a", tmp_path, camera="X", focal_mm=4.0, focal_35mm=24.0),
+        _photo("b", tmp_path, camera="X", focal_mm=4.0, focal_35mm=24.0),
+        _photo("c", tmp_path, camera="X", focal_mm=8.0, focal_35mm=48.0),
+        _photo("d", tmp_path, camera="X", focal_mm=4.0, focal_35mm=24.0, size=(30, 40)),
+        _photo("e", tmp_path),
+    ]
+    cameras = PhotoFolder(tmp_path, photos, {}).cameras
+    assert [[photo.name for photo in group] for group in cameras.values()] == [
+        ["a", "b"], ["c"], ["d"], ["e"]
+    ]  # fmt: skip
+    assert photos[0].has_focal and photos[0].focal_px == pytest.approx(24 / 34.6 * 40)
+    assert not photos[4].has_focal and photos[4].focal_px == pytest.approx(48)
+
+
+def _grid(num_lines, per_line, spacing=10.0):
+    line, step = np.divmod(np.arange(num_lines * per_line), per_line)
+    return np.stack([step * spacing, line * 3 * spacing], axis=1)
+
+
+def _set(pairs):
+    assert (pairs.numbers[:, 0] < pairs.numbers[:, 1]).all()
+    found = set(map(tuple, pairs.numbers.tolist()))
+    assert len(found) == len(pairs.numbers)
+    return found
+
+
+def test_pairs_by_gps_reach_across_lines():
+    places = _grid(20, 30)
+    pairs = choose_pairs(places, PrepareSettings(neighbors=12))
+    found = _set(pairs)
+    distances = np.linalg.norm(np.diff(places[pairs.numbers], axis=1)[:, 0], axis=1)
+    assert "12 nearest by GPS" in pairs.words and len(found) < 600 * 12
+    assert (5, 35) in found and (5, 6) in found and (29, 30) in found  # across, along, in time
+    assert np.median(distances) < 40
+
+
+def test_photographs_without_gps_are_compared_by_name():
+    places = _grid(20, 30)
+    places[100:103] = np.nan
+    pairs = choose_pairs(places, PrepareSettings(neighbors=12))
+    found = _set(pairs)
+    assert "3 photographs without GPS by name" in pairs.words
+    assert {(95, 101), (101, 107)} <= found and (92, 100) in found
+
+
+@pytest.mark.parametrize(
+    "num, settings, words, count",
+    [
+        (60, {}, "all with all", 60 * 59 // 2),
+        (101, {}, "neighbours by name", None),
+        (101, {"matching": "exhaustive"}, "all with all", 101 * 50),
+        (30, {"matching": "sequential", "neighbors": 4}, "2 neighbours by name", None),
+        (15, {"matching": "sequential"}, "all with all", 105),
+    ],
+)
+def test_pairs_without_gps(num, settings, words, count):
+    pairs = choose_pairs(np.full((num, 2), np.nan), PrepareSettings(**settings))
+    found = _set(pairs)
+    assert words in pairs.words and all((i, i + 1) in found for i in range(num - 1))
+    if count:
+        assert len(found) == count
+    else:
+        steps = {second - first for first, second in found}
+        assert {1, 2, 16} <= steps and 15 not in steps
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("matching", "all", "one of auto, gps, sequential, exhaustive"),
+        ("max_features", 3, "at least 100"),
+        ("neighbors", 20_000, "at most 10000"),
+        ("epsg", -1, "0 .the UTM zone."),
+    ],
+)
+def test_settings_are_checked(name, value, words):
+    PrepareSettings().validate()
+    settings = dataclasses.replace(PrepareSettings(), **{name: value})
+    with pytest.raises(InputError, match=f"--{name}: expected {words}"):
+        settings.validate()
+
+
+def _looking(height_of, tilt_deg=0.0, roof=0.0):
+    rng = np.random.default_rng(0)
+    tilt = np.deg2rad(rng.choice([-1, 1], 12) * tilt_deg)
+    poses = np.tile(np.diag([1.0, -1, -1, 1]), (12, 1, 1))
+    poses[:, 1, 1] = poses[:, 2, 2] = -np.cos(tilt)
+    poses[:, 1, 2] = np.sin(tilt)
+    poses[:, 2, 1] = -np.sin(tilt)
+    centers = rng.uniform([0, 0, 0], [9, 9, 0], (12, 3)) + [[0, 0, height_of(i)] for i in range(12)]
+    poses[:, :3, 3] = -np.einsum("vij,vj->vi", poses[:, :3, :3], centers)
+    points = rng.uniform([0, 0, 0], [9, 9, 0.1 + roof], (200, 3))
+    return Reconstructed([str(i) for i in range(12)], poses, points)
+
+
+def test_which_flights_tell_the_focal_length():
+    assert not tells_focal(_looking(lambda i: 10.0))
+    assert tells_focal(_looking(lambda i: 10.0, tilt_deg=25))
+    assert tells_focal(_looking(lambda i: 10.0 + 5 * (i % 2)))
+    assert tells_focal(_looking(lambda i: 10.0, roof=5))
+
+
+FIT = {
+    "method": "robust",
+    "num_used": 5,
+    "residual_rms": {"east": 0.51, "north": 0.42, "up": 1.24},
+    "scale_error": 0.0061,
+}
+
+
+def _summary(tmp_path, has_scale=True, sizes=(5,), **changes):
+    names = [f"{i}.jpg" for i in range(8)]
+    photos = [_photo(name, tmp_path, size=(40, 30 + (name == "7.jpg"))) for name in names]
+    folder = PhotoFolder(tmp_path, photos, {"x.jpg": "x.jpg: expected a whole image"})
+    contents = Contents(
+        dict.fromkeys(names, 1000) | {"4.jpg": 100, "5.jpg": 0, "6.jpg": 120},
+        dict.fromkeys(names, 3) | {"7.jpg": 0, "5.jpg": 0},
+        [("0.jpg", "1.jpg")],
+        {1: 1156.0},
+    )
+    camera = {"focal": 1393.0, "focal_before": 1156.0}
+    facts = ModelFacts(names[:5], list(sizes), 0.42, 6630, 4.1, [camera], False, True)
+    details = {
+        "fit": FIT | {"reason": "GPS is ignored"},
+        "system": "WGS 84 / UTM zone 15N",
+        "vertical_datum": "the sea",
+    }
+    geo = GeoReference(32615 * has_scale, (10.0, 20, 30), has_scale, details)
+    placement = Placement(Similarity(1, np.eye(3), np.zeros(3)), geo, ["a word of the fit"])
+    return summarize(folder, contents, dataclasses.replace(facts, **changes), placement)
+
+
+def test_the_summary_names_what_is_missing_and_why(tmp_path):
+    summary = _summary(tmp_path)
+    assert summary.missing == {
+        "5.jpg": "no features could be found in it",
+        "6.jpg": "few features: blurred, or without texture",
+        "7.jpg": "no photograph that it was compared with shows the same",
+    }
+    text = "\n".join(summary.lines())
+    assert "registered 5 of 8 photographs; missing: 5.jpg (no features" in text
+    assert "reprojection error 0.42 px (mean), 6,630 points, each seen by 4.1 photographs" in text
+    assert "metres, by GPS of 5 photographs, good to 0.61 %" in text
+    assert "residuals 0.51 m east, 0.42 m north, 1.2 m up" in text
+    assert "EPSG:32615 (WGS 84 / UTM zone 15N)" in text and "plus 10,20,30" in text
+
+
+def test_the_summary_says_what_is_suspicious(tmp_path):
+    text = "\n".join(_summary(tmp_path, sizes=(5, 3)).suspicious)
+    for words in (
+        "1 files cannot be read and were left out: x.jpg",
+        "4.jpg: less than 25% of the usual number of features",
+        "taken twice from the same place, or copies: 0.jpg and 1.jpg",
+        "photographs of 2 sizes: 40x30 (7), 40x31 (1)",
+        "of 5, 3 photographs; only the largest",
+        "the focal length became 1393 px, it was 1156 before; --focal=fix",
+        "a word of the fit",
+    ):
+        assert words in text
+    kept = _summary(tmp_path, keeps_focal=True)
+    assert any("kept, 1393 px" in text for text in kept.found)
+    flat = _summary(tmp_path, keeps_focal=True, tells_focal=False)
+    assert any("cannot tell it from the height" in text for text in flat.found)
+    guessed = _summary(tmp_path, tells_focal=False)
+    assert any("heights may be wrong by a third" in text for text in guessed.suspicious)
+
+
+def test_without_scale_the_summary_says_so(tmp_path):
+    text = "\n".join(_summary(tmp_path, has_scale=False).found)
+    assert "scale unknown" in text and "z is up" in text and "EPSG" not in text
+
+
+def test_long_lists_are_cut():
+    assert some_of("abc") == "a, b, c"
+    assert some_of(map(str, range(11))) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
