@@ -14,7 +14,7 @@ survivor takes longer than a minute; what failed lies in DIR/failed-<number>, an
 
 The undisturbed runs start as users start them. The disturbed ones are forked from this process,
 which has imported already what they import, and take what they compile from JAX's cache in
-DIR/cache (or that of the environment). A second call uses the cache and the undisturbed runs again:
+DIR/cache, or that of the environment. A second call uses the cache and the undisturbed runs again:
 delete DIR after a change of the code.
 """
 

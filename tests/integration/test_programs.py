@@ -8,14 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from program_starter import ProgramStarter
+from run_programs import (
+    FAST_TO_COMPILE,
+    STARTER,
+    command_of,
+    expect_sentence,
+    run,
+    run_anew,
+    run_until,
+)
 from scenes import TINY, town_folder
 
 from cosurfgs_jax.formats import geo_json
@@ -29,10 +36,6 @@ SHORT = [
     "--config.train.log_every=10",
     "--config.surfels.sh_degree=1",
 ]
-# What is tested here is the same without XLA's optimizer, and compiling is most of the time;
-# test_collaboration.py runs training as users do.
-FAST_TO_COMPILE = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-STARTER = ProgramStarter(FAST_TO_COMPILE)
 GEO = GeoReference(32633, (500_000.0, 4_649_770.0, 0.0), True)
 
 
@@ -40,25 +43,6 @@ GEO = GeoReference(32633, (500_000.0, 4_649_770.0, 0.0), True)
 def _starter_ends():
     yield
     STARTER.close()
-
-
-def _command(name: str, workdir: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags]
-
-
-def _run(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
-    return STARTER.run(f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags, timeout=300)
-
-
-def _run_anew(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
-    """In a Python of its own, from the first import on, as users do: each program once."""
-    return subprocess.run(
-        _command(name, workdir, *flags),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=FAST_TO_COMPILE,
-    )
 
 
 def _model(workdir: Path):
@@ -77,7 +61,7 @@ def dataset(tmp_path_factory) -> Path:
 def trained(dataset, tmp_path_factory) -> Path:
     """A run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    result = _run_anew("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    result = run_anew("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0, result.stderr
     return workdir
 
@@ -114,7 +98,7 @@ def test_training_improves_the_render_and_writes_what_users_read(trained):
 
 def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
     before = (trained / "point_cloud" / "iteration_80" / "point_cloud.ply").stat().st_mtime_ns
-    result = _run("train", trained, f"--config.data.path={dataset}", *SHORT)
+    result = run("train", trained, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0 and "finished already" in result.stderr
     assert (
         trained / "point_cloud" / "iteration_80" / "point_cloud.ply"
@@ -124,7 +108,7 @@ def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path):
     workdir = tmp_path / "run"
-    command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    command = command_of("train", workdir, f"--config.data.path={dataset}", *SHORT)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=FAST_TO_COMPILE)
     deadline = time.monotonic() + 240
     while not any(
@@ -137,7 +121,7 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
     if number == signal.SIGTERM and process.returncode == 143:
         assert "the same command goes on" in text
     assert process.returncode in (-signal.SIGKILL, 143, 0)
-    result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    result = run("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0, result.stderr
     expected = _model(trained)
     got = _model(workdir)
@@ -149,7 +133,7 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
 
 def test_from_model_to_mesh_scores_and_files(trained):
     pytest.importorskip("open3d")
-    result = _run_anew("extract_mesh", trained, "--format=glb")
+    result = run_anew("extract_mesh", trained, "--format=glb")
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (trained / "mesh").iterdir()} == {
         "mesh.ply",
@@ -158,7 +142,7 @@ def test_from_model_to_mesh_scores_and_files(trained):
     }
     choices = json.loads((trained / "mesh" / "mesh.json").read_text())
     assert choices["map"] == {"offset": list(GEO.offset), "epsg": GEO.epsg}
-    result = _run_anew("evaluate", trained)
+    result = run_anew("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["final"]["num_test_views"] == 1 and metrics["final"]["psnr"] > 15
@@ -166,7 +150,7 @@ def test_from_model_to_mesh_scores_and_files(trained):
     assert (trained / "report.html").stat().st_size > 10_000
     assert "ours_80" in json.loads((trained / "results.json").read_text())
     for name, flags in (("render", ["--views=all"]), ("export", ["--format=ply"])):
-        result = _run_anew(name, trained, *flags)
+        result = run_anew(name, trained, *flags)
         assert result.returncode == 0, result.stderr
     assert len(list((trained / "renders").glob("*_color.png"))) == TINY.num_views
     assert {path.name for path in (trained / "export").iterdir()} == {
@@ -188,13 +172,8 @@ def test_exports_for_maps(trained, tmp_path, form, package, names):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "export", ignore_errors=True)
-    result = _run(
-        "export",
-        workdir,
-        f"--format={form}",
-        "--config.geo.offset=100,200,3",
-        "--config.geo.pixel_size=0.5",
-    )
+    flags = ("--config.geo.offset=100,200,3", "--config.geo.pixel_size=0.5")
+    result = run("export", workdir, f"--format={form}", *flags)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (workdir / "export").iterdir()} == names
     if form == "dsm":
@@ -206,64 +185,47 @@ def test_exports_for_maps(trained, tmp_path, form, package, names):
             and found["covered_share"] > 0.3
         )
         assert found["agreement"]["visible_points"]["median_absolute_pixels"] < 3
-        _expect_sentence(
-            _run("export", workdir, "--format=dsm", "--config.geo.epsg=25832"),
-            "config.geo.epsg: expected 32633",
-        )
-        _expect_sentence(
-            _run(
-                "export",
-                workdir,
-                "--format=dsm",
-                "--config.geo.epsg=4326",
-                "--config.geo.offset=0,0,0",
+        for flags, words in (
+            (["--config.geo.epsg=25832"], ["config.geo.epsg: expected 32633"]),
+            (
+                ["--config.geo.epsg=4326", "--config.geo.offset=0,0,0"],
+                ["config.geo.epsg", "4326"],
             ),
-            "config.geo.epsg",
-            "4326",
-        )
-        _expect_sentence(
-            _run("export", workdir, "--format=dsm", "--config.geo.pixel_size=0.0001"),
-            "config.geo.pixel_size=",
-        )
-
-
-def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
-    assert result.returncode == 2, (result.returncode, result.stderr)
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert word in result.stderr, result.stderr
+            (["--config.geo.pixel_size=0.0001"], ["config.geo.pixel_size="]),
+        ):
+            expect_sentence(run("export", workdir, "--format=dsm", *flags), *words)
 
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
-    _expect_sentence(
-        _run("train", workdir, "--config.data.path=/nowhere/at/all"),
+    expect_sentence(
+        run("train", workdir, "--config.data.path=/nowhere/at/all"),
         "config.data.path",
         "/nowhere/at/all",
     )
-    _expect_sentence(
-        _run("train", workdir, "--config.train.stepz=3"), "config.train.stepz", "config.train.steps"
+    expect_sentence(
+        run("train", workdir, "--config.train.stepz=3"), "config.train.stepz", "config.train.steps"
     )
-    _expect_sentence(
-        _run("train", workdir, "--config.train.steps=many"),
+    expect_sentence(
+        run("train", workdir, "--config.train.steps=many"),
         "config.train.steps",
         "whole number",
         "many",
     )
-    _expect_sentence(
-        _run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"),
+    expect_sentence(
+        run("train", workdir, f"--config.data.path={dataset}", "--config.raster.backend=gpu9"),
         "gpu9",
     )
-    _expect_sentence(_run("evaluate", workdir), "train")
+    expect_sentence(run("evaluate", workdir), "train")
     assert not (workdir / "config.json").exists()  # nothing is half-begun
     assert not (workdir / "checkpoints").exists() or not any(
         (workdir / "checkpoints").glob("*/[0-9]*")
     )
-    _expect_sentence(_run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
-    _expect_sentence(_run("export", trained, "--format=docx"), "docx", "ply")
-    _expect_sentence(_run("extract_mesh", trained, "--format=docx"), "docx", "ply, obj, glb")
-    _expect_sentence(
-        _run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
+    expect_sentence(run("render", trained, "--views=nobody.jpg"), "nobody.jpg")
+    expect_sentence(run("export", trained, "--format=docx"), "docx", "ply")
+    expect_sentence(run("extract_mesh", trained, "--format=docx"), "docx", "ply, obj, glb")
+    expect_sentence(
+        run("train", trained, f"--config.data.path={dataset}", *SHORT, "--config.optim.quats=0.5"),
         "config.optim.quats",
         "0.001",
         "0.5",
@@ -275,7 +237,7 @@ def test_ground_truth_points_are_enough_to_score_the_surface(dataset, trained, t
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "mesh", ignore_errors=True)
-    result = _run("evaluate", workdir, f"--gt_points={dataset / 'ground_truth' / 'points.ply'}")
+    result = run("evaluate", workdir, f"--gt_points={dataset / 'ground_truth' / 'points.ply'}")
     assert result.returncode == 0, result.stderr
     geometry = json.loads((workdir / "metrics.json").read_text())["geometry"]
     assert geometry["thresholds"][0]["f1"] > 0 and geometry["unit"] == "dataset units"
@@ -286,7 +248,7 @@ def test_a_dataset_may_move(dataset, trained, tmp_path):
     shutil.copytree(dataset, moved)
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
-    result = _run("train", workdir, f"--config.data.path={moved}")
+    result = run("train", workdir, f"--config.data.path={moved}")
     assert result.returncode == 0 and "finished already" in result.stderr, result.stderr
 
 
@@ -296,11 +258,11 @@ def test_a_damaged_or_other_dataset_is_refused(dataset, trained, tmp_path):
     photo = sorted((broken / "images").iterdir())[0]
     content = photo.read_bytes()
     photo.write_bytes(content[: len(content) // 2])
-    _expect_sentence(
-        _run("train", tmp_path / "a", f"--config.data.path={broken}", *SHORT), photo.name
+    expect_sentence(
+        run("train", tmp_path / "a", f"--config.data.path={broken}", *SHORT), photo.name
     )
     photo.unlink()  # a photograph that is not there is left out, with its name
-    result = _run("train", tmp_path / "b", f"--config.data.path={broken}", *SHORT)
+    result = run("train", tmp_path / "b", f"--config.data.path={broken}", *SHORT)
     assert result.returncode == 0 and photo.name in result.stderr and "left out" in result.stderr, (
         result.stderr
     )
@@ -314,22 +276,22 @@ def test_a_damaged_or_other_dataset_is_refused(dataset, trained, tmp_path):
     images = other / "sparse" / "0"
     text = [path for path in images.iterdir() if path.name.startswith("points3D")][0]
     os.replace(text, text.with_suffix(".gone"))
-    _expect_sentence(_run("train", moved, *SHORT), str(other))
+    expect_sentence(run("train", moved, *SHORT), str(other))
 
 
 def test_two_writers_of_one_workdir_are_told_and_readers_go_on(trained, dataset, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     with Workdir(workdir).writing(TRAINING):
-        result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+        result = run("train", workdir, f"--config.data.path={dataset}", *SHORT)
         assert result.returncode == 2 and "Traceback" not in result.stderr
         assert f"a training run is under way there already (process {os.getpid()} on" in (
             result.stderr
         )
-        result = _run("export", workdir)
+        result = run("export", workdir)
         assert result.returncode == 0, result.stderr
     with Workdir(workdir).writing(EXPORTS):
-        result = _run("export", workdir)
+        result = run("export", workdir)
         assert result.returncode == 2 and "an export is under way there already" in result.stderr
 
 
@@ -340,7 +302,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(trained, tmp_path):
     # By the shell, as nothing may run between fork and exec of a process with threads; in blocks of
     # 1 KiB.
     limited = subprocess.run(
-        ["bash", "-c", 'ulimit -f 5; exec "$@"', "bash", *_command("export", workdir)],
+        ["bash", "-c", 'ulimit -f 5; exec "$@"', "bash", *command_of("export", workdir)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -349,26 +311,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(trained, tmp_path):
     assert "point_cloud" in limited.stderr and "File too large" in limited.stderr
     assert not [path for path in workdir.rglob("*") if path.name.startswith(".unfinished-")]
     assert not list((workdir / "export").iterdir())
-    result = _run("export", workdir)
+    result = run("export", workdir)
     assert result.returncode == 0 and len(list((workdir / "export").iterdir())) == 2
-
-
-def _run_until(
-    is_time: Callable[[], bool], act: Callable[[], object], *command
-) -> subprocess.CompletedProcess:
-    """Runs a program and does something as soon as it is time."""
-
-    def wait():
-        while not is_time():
-            time.sleep(0.002)
-        act()
-
-    helper = threading.Thread(target=wait, daemon=True)
-    helper.start()
-    result = _run(*command)
-    helper.join(timeout=10)
-    assert not helper.is_alive(), result.stderr
-    return result
 
 
 def test_a_workdir_that_changes_under_a_run_is_a_sentence(trained, dataset, tmp_path):
@@ -376,31 +320,31 @@ def test_a_workdir_that_changes_under_a_run_is_a_sentence(trained, dataset, tmp_
     workdir = tmp_path / "run"
     config = workdir / "config.json"
     command = ("train", workdir, f"--config.data.path={dataset}", *SHORT)
-    result = _run_until(
+    result = run_until(
         (workdir / "checkpoints" / "device" / "20").exists,
         lambda: config.write_text(config.read_text().replace('"seed": 0', '"seed": 1')),
         *command,
     )
-    _expect_sentence(result, str(config), "they were changed while it ran")
-    _expect_sentence(_run(*command), "config.seed", "was made with 0, got 1", "give the old value")
+    expect_sentence(result, str(config), "they were changed while it ran")
+    expect_sentence(run(*command), "config.seed", "was made with 0, got 1", "give the old value")
     config.write_text(config.read_text().replace('"seed": 1', '"seed": 0'))
 
     def is_begun_after(file_number: int) -> Callable[[], bool]:
         return lambda: config.exists() and config.stat().st_ino != file_number
 
-    result = _run_until(is_begun_after(config.stat().st_ino), config.unlink, *command)
-    _expect_sentence(result, str(config), "cannot be read any more")
+    result = run_until(is_begun_after(config.stat().st_ino), config.unlink, *command)
+    expect_sentence(result, str(config), "cannot be read any more")
     away = tmp_path / "away"
 
     def is_under_way() -> bool:
         history = workdir / "history.jsonl"
         return config.exists() and history.stat().st_mtime_ns > config.stat().st_mtime_ns
 
-    result = _run_until(is_under_way, lambda: workdir.rename(away), *command)
-    _expect_sentence(result, str(workdir))
+    result = run_until(is_under_way, lambda: workdir.rename(away), *command)
+    expect_sentence(result, str(workdir))
     assert not workdir.exists()
     away.rename(workdir)
-    result = _run(*command)
+    result = run(*command)
     assert result.returncode == 0 and "going on from step" in result.stderr, result.stderr
     for name in ("means", "quats", "log_scales", "logit_opacities", "sh"):
         np.testing.assert_array_equal(
@@ -420,13 +364,13 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(trained, dataset, tmp_pat
         obeys = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
         if not shutil.which("setpriv"):
             pytest.skip("root writes everywhere, and there is no setpriv")
-    command = _command("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    command = command_of("train", workdir, f"--config.data.path={dataset}", *SHORT)
     result = subprocess.run([*obeys, *command], capture_output=True, text=True, timeout=300)
-    _expect_sentence(result, f"--workdir={workdir}", "Permission denied", "choose another one")
+    expect_sentence(result, f"--workdir={workdir}", "Permission denied", "choose another one")
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
     for path in (workdir, *workdir.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
-    result = _run("train", workdir, f"--config.data.path={dataset}", *SHORT)
+    result = run("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0 and "finished already" in result.stderr, result.stderr
 
 
@@ -437,7 +381,7 @@ def test_a_few_faults_at_random_lead_to_the_same_end(trained, tmp_path):
     calm = tmp_path / "calm-1"
     for name in ("render", "export"):
         shutil.copytree(trained, calm / name, ignore=shutil.ignore_patterns("export"))
-    result = _run("export", calm / "export", "--format=ply")
+    result = run("export", calm / "export", "--format=ply")
     assert result.returncode == 0, result.stderr
     for name in ("train", "mesh", "evaluate", "render", "export"):
         (calm / f"{name}.txt").write_text("0.5")  # seconds

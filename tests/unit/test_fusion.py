@@ -134,6 +134,20 @@ def test_the_order_of_a_mesh_is_that_of_its_content():
     assert {corners.tobytes() for corners in ordered.vertex_colors[ordered.triangles]} <= same
 
 
+def test_what_is_near_in_space_is_near_in_the_file():
+    """Samples of a mesh are spread along its triangles: sorted by one coordinate, a town's F1 at
+    0.1 % of the width lost 0.016, as its samples left larger gaps.
+    """
+    corner = np.stack(np.meshgrid(*(np.arange(32.0),) * 2), axis=-1).reshape(-1, 2)
+    vertices = np.column_stack([corner, np.zeros(len(corner))]).astype(np.float32)
+    triangles = np.arange(len(vertices), dtype=np.int32)[None, :3]
+    mesh = meshes.Mesh(vertices, triangles, np.zeros((len(vertices), 3), np.uint8), vertices)
+    ordered = meshes.in_order(mesh).vertices.astype(np.float64)
+    for count in (16, 64, 256):  # a run of the file is a square
+        runs = ordered.reshape(-1, count, 3)
+        assert (np.ptp(runs, axis=1)[:, :2] == np.sqrt(count) - 1).all()
+
+
 def test_progress_counts_every_step_of_the_whole_once(open3d, monkeypatch, tmp_path):
     views = [view for view, _ in ring_of_views()]
     tile_by_tile(monkeypatch)
