@@ -1,5 +1,5 @@
 """Finds the poses of a folder of photographs, and where they lie on the map: from photographs to a
-dataset that `train` reads. The same command again goes on, or says that it is finished.
+dataset that `train` reads. The same command again skips what is finished.
 
 python -m cosurfgs_jax.prepare --images=DIR --out=DATASET
 

@@ -83,7 +83,7 @@ def missing_reasons(
             continue
         partners = contents.num_partners.get(name, 0)
         if not contents.num_features.get(name):
-            reasons[name] = "no features could be found in it"
+            reasons[name] = "no features: without texture, or of a format that COLMAP cannot read"
         elif name in blurred:
             reasons[name] = "few features: blurred, or without texture"
         elif not partners:

@@ -216,12 +216,12 @@ def _summary(tmp_path, has_scale=True, sizes=(5,), **changes):
 def test_the_summary_names_what_is_missing_and_why(tmp_path):
     summary = _summary(tmp_path)
     assert summary.missing == {
-        "5.jpg": "no features could be found in it",
+        "5.jpg": "no features: without texture, or of a format that COLMAP cannot read",
         "6.jpg": "few features: blurred, or without texture",
         "7.jpg": "no photograph that it was compared with shows the same",
     }
     text = "\n".join(summary.lines())
-    assert "registered 5 of 8 photographs; missing: 5.jpg (no features" in text
+    assert "registered 5 of 8 photographs; missing: 5.jpg (no features:" in text
     assert "reprojection error 0.42 px (mean), 6,630 points, each seen by 4.1 photographs" in text
     assert "metres, by GPS of 5 photographs, good to 0.61 %" in text
     assert "residuals 0.51 m east, 0.42 m north, 1.2 m up" in text
