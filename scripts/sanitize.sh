@@ -4,8 +4,8 @@
 #   scripts/sanitize.sh [--kinds=address,thread] [--sets=baseline,v3,v4] [--build=FOLDER]
 #                       [PYTEST ARGUMENTS]
 # address: AddressSanitizer and UndefinedBehaviorSanitizer; thread: ThreadSanitizer. By default the
-# parity tests and those of losses and optimiser run, where they call a kernel. It needs g++ with its
-# sanitizers, cmake, and the active virtual environment or .venv. Python and XLA are not
+# parity tests and those of losses and optimiser run, where they call a kernel. It needs g++ with
+# its sanitizers, cmake, and the active virtual environment or .venv. Python and XLA are not
 # instrumented, only what is ours; what XLA compiles is kept in FOLDER/cache for the next set.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
