@@ -39,6 +39,7 @@ _DONE = 0
 _FAILED = 1
 _USER_MISTAKE = 2
 _INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def run(
@@ -65,11 +66,11 @@ def run(
     try:
         _run(main, declare, workdir, list(argv))
         return _DONE
-    except _Terminated as stop:
+    except _Terminated:
         # Not by the interpreter's regular end: it crashes where a library in C++ still computes.
         sys.stderr.flush()
         sys.stdout.flush()
-        os._exit(stop.code)
+        os._exit(_TERMINATED)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return _leave(_INTERRUPTED)
