@@ -117,7 +117,7 @@ def _unpruned(run: Run, models: TeacherModels) -> loop.StageState:
         raise InputError(
             f"{folder}: expected the models from before compression, which teach "
             f"(config.mas.whole_teachers), at step {models.num_steps}, got {got}; bring it back, "
-            "or give --config.mas.whole_teachers=False"
+            "or train in another --workdir"
         )
     return stage
 
