@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -40,6 +41,7 @@ _FAILED = 1
 _USER_MISTAKE = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
+_sigterm_came = threading.Event()  # libraries may make an error of their own of what it raises
 
 
 def run(
@@ -63,19 +65,26 @@ def run(
     """
     if argv is None:
         argv = sys.argv
+    _sigterm_came.clear()
     try:
         _run(main, declare, workdir, list(argv))
         return _DONE
     except _Terminated:
-        # Not by the interpreter's regular end: it crashes where a library in C++ still computes.
-        sys.stderr.flush()
-        sys.stdout.flush()
-        os._exit(_TERMINATED)
+        _end_terminated()
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return _leave(_INTERRUPTED)
     except Exception as error:
+        if _sigterm_came.is_set():
+            _end_terminated()
         return _leave(_report(error))
+
+
+def _end_terminated() -> NoReturn:
+    """Not by the interpreter's regular end: it crashes where a library in C++ still computes."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(_TERMINATED)
 
 
 def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> None:
@@ -162,6 +171,7 @@ class _Terminated(SystemExit):
 
 
 def _stop(signal_number: int, _frame) -> None:
+    _sigterm_came.set()
     # Code in C++ (a compiler, a mesh library) may not return for minutes.
     timer = threading.Timer(_PATIENCE_S, os._exit, [128 + signal_number])
     timer.daemon = True
