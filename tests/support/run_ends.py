@@ -56,11 +56,18 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
         stops: stages and steps at which SIGTERM stopped one of the two runs.
     """
     found = {}
+    last: dict[str, int] = {}
+    for stage, step in saved_steps(workdir):
+        last[stage] = max(step, last.get(stage, 0))
     for path in sorted(workdir.rglob("*")):
         name = str(path.relative_to(workdir))
         if not path.is_file() or name.startswith(_PASSING):
             continue
         if name.startswith("checkpoints"):  # only that they are there: they hold seconds
+            _, stage, step, *_ = [*Path(name).parts, "", ""]
+            # The one before the last is where the run was stopped, if it was after the last mark.
+            if step.isdigit() and int(step) < last[stage]:
+                continue
             found[name.split("/state/")[0].split("/meta/")[0]] = ""
             continue
         data = path.read_bytes()

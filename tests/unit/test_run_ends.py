@@ -33,6 +33,13 @@ def test_times_make_no_difference(pair):
     run_ends.compare(*pair, set())
 
 
+def test_the_older_checkpoint_may_be_that_of_a_stop(pair):
+    for workdir, step in zip(pair, ("10", "13"), strict=True):
+        (workdir / "checkpoints" / "device" / step).mkdir()
+        (workdir / "checkpoints" / "device" / step / "checksums.json").write_text("{}")
+    run_ends.compare(*pair, set())
+
+
 def _spoil_score(wild):
     content = json.loads((wild / "metrics.json").read_text())
     content["stages"][0]["psnr_test"] = 20.500001
