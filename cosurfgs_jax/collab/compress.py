@@ -27,7 +27,7 @@ from cosurfgs_jax.model import slots
 from cosurfgs_jax.partition import Partition
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
-from cosurfgs_jax.training.loop import StageState, drop_free_slots
+from cosurfgs_jax.training.loop import StageState, count_alive, drop_free_slots
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import TrainState, with_surfels
 
@@ -167,9 +167,7 @@ def compress(run: Run, stage: StageState, programs: Programs) -> Compression:
     """
     layout = run.layout
     partition = run.partitioned.partition
-    before = {
-        block: int(state.alive.sum()) for block, state in layout.get_blocks(stage.states).items()
-    }
+    before = count_alive(layout, stage.states)
     states = []
     used = []
     for row, (state, is_inside) in enumerate(
@@ -189,12 +187,11 @@ def compress(run: Run, stage: StageState, programs: Programs) -> Compression:
             importance = _choose(layout, importance, everything)
         used.append(importance.num_used + 0)  # kept: prune takes the importance's memory
         states.append(programs.prune(state, importance, is_inside))
-    after = layout.get_blocks(states)
     inside = layout.get_blocks(inside_masks(partition, layout, states))
     return Compression(
         states,
         before,
-        {block: int(state.alive.sum()) for block, state in after.items()},
+        count_alive(layout, states),
         {block: int(number) for block, number in layout.get_blocks(used).items()},
         {block: int(mask.sum()) for block, mask in inside.items()},
     )

@@ -18,7 +18,7 @@ from cosurfgs_jax.collab.seam_metrics import (
 from cosurfgs_jax.collab.stage_scores import Scores, SeamMasks, score_cells
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.distributed import processes
-from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.loop import StageState, count_alive
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import peak_bytes_per_device
 from cosurfgs_jax.training.state import TrainState
@@ -108,8 +108,8 @@ def _surfel_bytes(state: TrainState) -> int:
 def _count_surfels(run: Run, states: list) -> Int[np.ndarray, " b"]:
     """Living surfels of every block, the same in all processes."""
     counts = np.zeros(len(run.partitioned.blocks), np.int64)
-    for block, state in run.layout.get_blocks(states).items():
-        counts[block] = int(state.alive.sum())
+    for block, count in count_alive(run.layout, states).items():
+        counts[block] = count
     return processes.gather(counts).sum(axis=0)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.geo_json import GeoReference
+from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.scene_frame import measure_up, rotation_to_z
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import map_system
@@ -55,8 +56,7 @@ class Reconstructed:
     @property
     def centers(self) -> np.ndarray:
         """Where the cameras stand, f64[V,3], the mapper's frame."""
-        rotation = self.camera_from_mapper[:, :3, :3]
-        return -np.einsum("vij,vi->vj", rotation, self.camera_from_mapper[:, :3, 3])
+        return cameras.camera_center(self.camera_from_mapper)
 
 
 @dataclasses.dataclass(frozen=True)

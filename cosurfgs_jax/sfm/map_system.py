@@ -88,7 +88,7 @@ def check_system(epsg: int, latitude: float, longitude: float) -> None:
 
 
 def to_map(
-    epsg: int, latitudes: Float[np.ndarray, "n"], longitudes: Float[np.ndarray, "n"]
+    epsg: int, latitudes: Float[np.ndarray, " n"], longitudes: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n 2"]:
     """Map coordinates, east and north in metres, of places in degrees of WGS84."""
     pyproj = import_pyproj()

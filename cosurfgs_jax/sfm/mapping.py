@@ -79,8 +79,7 @@ def match_features(job: Job, pairs: Sequence[tuple[str, str]]) -> None:
     """Compares pairs of photographs, by name, that have not been compared yet."""
     with database_file.opened(job.database) as database:
         numbers = {image.name: image.image_id for image in database.read_all_images()}
-    chosen = [(numbers[first], numbers[second]) for first, second in pairs]
-    with database_file.opened(job.database) as database:
+        chosen = [(numbers[first], numbers[second]) for first, second in pairs]
         wanted = [pair for pair in chosen if not database.exists_two_view_geometry(*pair)]
     if not wanted:
         return

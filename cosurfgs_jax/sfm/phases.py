@@ -14,6 +14,7 @@ In the dataset's folder:
 | `.prepare/mapped.json`    | what it was made from; written last                                 |
 """
 
+import contextlib
 import datetime
 import errno
 import hashlib
@@ -327,7 +328,7 @@ def _write_model_and_place(
         },
         "summary": summary.found,
         "suspicious": summary.suspicious,
-        "versions": {name: importlib.metadata.version(name) for name in _installed()},
+        "versions": _versions(),
         "made": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
     }
     geo = placement.geo
@@ -336,12 +337,10 @@ def _write_model_and_place(
     )
 
 
-def _installed() -> list[str]:
-    found = []
+def _versions() -> dict[str, str]:
+    """The version of each package that is installed."""
+    found = {}
     for name in _PACKAGES:
-        try:
-            importlib.metadata.version(name)
-            found.append(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found

@@ -38,7 +38,7 @@ class Similarity:
 def fit_weighted(
     source: Float[np.ndarray, "n 3"],
     target: Float[np.ndarray, "n 3"],
-    weights: Float[np.ndarray, "n"],
+    weights: Float[np.ndarray, " n"],
     *,
     is_upright: bool = False,
 ) -> Similarity:
@@ -112,7 +112,7 @@ class RobustFit:
 
     similarity: Similarity
     residuals: Float[np.ndarray, "n 3"]
-    is_used: Bool[np.ndarray, "n"]
+    is_used: Bool[np.ndarray, " n"]
     scale_error: float
 
     @property

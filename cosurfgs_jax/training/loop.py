@@ -302,12 +302,17 @@ def resize_states(layout: Layout, states: Sequence[Any], num_slots: int) -> list
     return [layout.put(lambda device, row=row: grow(layout.get(row, device))) for row in states]
 
 
+def count_alive(layout: Layout, states: Sequence[Any]) -> dict[int, int]:
+    """Living surfels of each block of this process; nothing else leaves the devices."""
+    alive = layout.get_blocks([state.alive for state in states])
+    return {block: int(is_alive.sum()) for block, is_alive in alive.items()}
+
+
 def drop_free_slots(layout: Layout, states: list) -> list:
     """The same states with as few slots as hold the living surfels of every block, which must be in
     front.
     """
-    alive = layout.get_blocks([state.alive for state in states])
-    counts = [int(block.sum()) for block in alive.values()]
+    counts = list(count_alive(layout, states).values())
     num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
 
     def cut(state: TrainState) -> TrainState:

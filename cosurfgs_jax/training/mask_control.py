@@ -5,7 +5,7 @@ The arrays of the stage that is given are used up.
 """
 
 from cosurfgs_jax.training.density_control import DensityControl
-from cosurfgs_jax.training.loop import StageState, drop_free_slots
+from cosurfgs_jax.training.loop import StageState, count_alive, drop_free_slots
 from cosurfgs_jax.training.run_log import Progress
 
 
@@ -22,15 +22,9 @@ def prune_masked(control: DensityControl, stage: StageState, progress: Progress)
     """
     if not control.schedule.prunes_masked_after(stage.step):
         return stage
-    before = _num_alive(control, stage)
+    before = sum(count_alive(control.layout, stage.states).values())
     states = [control.steps.prune_masked(state) for state in stage.states]
     pruned = stage._replace(states=drop_free_slots(control.layout, states))
-    left = _num_alive(control, pruned)
+    left = sum(count_alive(control.layout, pruned.states).values())
     progress.message(f"step {stage.step}: masks leave {left:,d} of {before:,d} surfels")
     return pruned
-
-
-def _num_alive(control: DensityControl, stage: StageState) -> int:
-    """Living surfels of this process."""
-    blocks = control.layout.get_blocks([state.alive for state in stage.states])
-    return sum(int(alive.sum()) for alive in blocks.values())

@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks_case import SETTINGS, four_blocks, put_states, run_context, solid_state
+from blocks_case import PHOTOMETRIC, four_blocks, put_states, run_context, solid_state
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.model import masks, optim
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import (
-    AppearanceSettings,
     DensitySettings,
-    LossSettings,
     MaskSettings,
     OptimSettings,
     TrainSettings,
@@ -33,16 +31,8 @@ from cosurfgs_jax.training.trainer import Trainer
 from cosurfgs_jax.types import Camera, Surfels
 
 NUM_STEPS = 4
-# Photometric steps alone: what they cost is compiling.
 MASKED = dataclasses.replace(
-    SETTINGS,
-    appearance=AppearanceSettings(enabled=False),
-    density=DensitySettings(enabled=False),
-    loss=LossSettings(
-        single_view_weight=0.0,
-        multi_view_geometric_weight=0.0,
-        multi_view_photometric_weight=0.0,
-    ),
+    PHOTOMETRIC,
     mask=MaskSettings(weight=0.01, start=0.0, stop=1.0),
     train=TrainSettings(steps=NUM_STEPS, log_every=100, checkpoint_every=2),
 )

@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_context, solid_state
+from blocks_case import NUM_BLOCKS, PHOTOMETRIC, four_blocks, put_states, run_context, solid_state
 
 from cosurfgs_jax.collab import compress, lmc_stages
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.model import optim
 from cosurfgs_jax.settings import (
-    AppearanceSettings,
-    DensitySettings,
     LmcSettings,
-    LossSettings,
     MasSettings,
     OptimSettings,
     TrainSettings,
@@ -33,17 +30,9 @@ from cosurfgs_jax.training.trainer import Trainer
 from cosurfgs_jax.workdir import Workdir
 
 NUM_STEPS = 6
-# Photometric steps alone: what they cost is compiling.
 LAZY = dataclasses.replace(
-    SETTINGS,
-    appearance=AppearanceSettings(enabled=False),
-    density=DensitySettings(enabled=False),
+    PHOTOMETRIC,
     lmc=LmcSettings(enabled=False, rounds=2, start_progress=0.25),
-    loss=LossSettings(
-        single_view_weight=0.0,
-        multi_view_geometric_weight=0.0,
-        multi_view_photometric_weight=0.0,
-    ),
     mas=MasSettings(enabled=False),
     train=TrainSettings(steps=NUM_STEPS, log_every=100),
 )

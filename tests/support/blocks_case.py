@@ -17,7 +17,15 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import GeneratedSettings, LmcSettings, Settings, SurfelSettings
+from cosurfgs_jax.settings import (
+    AppearanceSettings,
+    DensitySettings,
+    GeneratedSettings,
+    LmcSettings,
+    LossSettings,
+    Settings,
+    SurfelSettings,
+)
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, first_state
@@ -29,6 +37,17 @@ from cosurfgs_jax.types import SurfelParams, Surfels
 from cosurfgs_jax.workdir import Workdir
 
 SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
+# Photometric steps alone: what they cost is compiling.
+PHOTOMETRIC = dataclasses.replace(
+    SETTINGS,
+    appearance=AppearanceSettings(enabled=False),
+    density=DensitySettings(enabled=False),
+    loss=LossSettings(
+        single_view_weight=0.0,
+        multi_view_geometric_weight=0.0,
+        multi_view_photometric_weight=0.0,
+    ),
+)
 NUM_BLOCKS = 4
 REACH = 3.4  # a solid disc is drawn up to 3.3 of its standard deviations
 TOWN = GeneratedSettings(num_views=16, width=96, height=72, size_m=60.0)
