@@ -21,7 +21,7 @@ from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty
 from cosurfgs_jax.surface.mesh import write_mesh_ply
-from cosurfgs_jax.surface.open3d_library import import_open3d
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
