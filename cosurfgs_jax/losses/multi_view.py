@@ -27,6 +27,9 @@ MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
 MASKED_GRAY = -1000.0
 LEAST_GRAY = -0.5  # as in native/csrc/losses/patch_ncc.h
 MIN_PATCH_WEIGHT = 10.0  # samples: as in native/csrc/losses/patch_ncc.h
+# The plane of a depth map at a pixel, as in native/csrc/losses/patch_ncc.h.
+SLOPE_REACH = 2  # pixels to either side
+MAX_BEND = 0.5  # difference of the slopes of one surface, besides the smaller of them
 MAX_DISSIMILARITY = 0.9  # of 1 - NCC^2: patches that do not match at all have no direction to go
 
 
@@ -37,7 +40,7 @@ class PatchSurface(NamedTuple):
 
     depth: Float[Array, "h3 w3"]  # camera z, 0 = nothing
     lattice: Lattice  # the photograph's pixels that have it, middles of patches among them
-    sigma_px: float  # a sample counts exp(-(t / sigma)^2 / 2), t pixels off the patch's plane
+    sigma_px: float  # a sample counts exp(-(t / sigma)^2 / 2), t pixels off the plane drawn there
 
 
 class Neighbor(NamedTuple):
@@ -72,31 +75,84 @@ def _bilinear(image, x, y):
     return above + (below - above) * down, is_inside
 
 
+def _drawn_plane(
+    surface: PatchSurface, middle: tuple[Array, Array], focal_px: Float[Array, ""]
+) -> tuple[Float[Array, "n m"], Float[Array, "n m"], Float[Array, "n m"]]:
+    """The plane of the depth map in the middle of each patch: its inverse depth there, and what
+    that gains by a pixel to the right and by one downwards.
+
+    Along each axis by the pixels SLOPE_REACH to either side: both where they lie on one surface,
+    else the one of the smaller slope, as of the two surfaces at an edge the middle is on one.
+    """
+    height, width = image_size_of(surface.depth)
+    stride = surface.lattice.stride
+    reach = max(SLOPE_REACH // stride, 1)
+
+    def inverse(down, across):
+        row = jnp.clip(middle[0] + down, 0, height - 1)
+        column = jnp.clip(middle[1] + across, 0, width - 1)
+        depth = surface.depth[row[:, None], column[None]]
+        return jnp.where(depth > 0, 1 / jnp.where(depth > 0, depth, 1.0), 0.0)
+
+    here = inverse(0, 0)
+    # In pixels of depth by pixels of the image, so that one limit serves all cameras.
+    unit = here / focal_px * (reach * stride)
+
+    def slope(down, across):
+        ahead = inverse(down, across) - here
+        behind = here - inverse(-down, -across)
+        smaller = jnp.minimum(jnp.abs(ahead), jnp.abs(behind))
+        is_one = jnp.abs(ahead - behind) < smaller + MAX_BEND * unit
+        nearer = jnp.where(jnp.abs(ahead) < jnp.abs(behind), ahead, behind)
+        return jnp.where(is_one, 0.5 * (ahead + behind), nearer) / (reach * stride)
+
+    return here, slope(0, reach), slope(reach, 0)
+
+
 def _sample_weights(
     surface: PatchSurface,
-    planes: Float[Array, "n m 3"],
-    inverse_depth: Float[Array, "n m k"],
     lattice: Lattice,
-    focal_px: Float[Array, ""],
+    image_size: tuple[int, int],
+    intrinsics: Float[Array, "3 3"],
 ) -> Float[Array, "n m k"]:
-    """How much each sample of a patch counts: by the distance from the patch's plane of what is
-    drawn there, at the nearest drawn pixel towards the middle.
+    """How much each sample of a patch counts: by the distance of what is drawn there, at the
+    nearest drawn pixel towards the middle, from the plane of the depth map in the middle.
+
+    The plane that the term moves is the one of the rendered normal. Where that is wrong, only a
+    line of the patch lies on it, and a line tells nothing of a rotation around itself.
     """
     height, width = image_size_of(surface.depth)
     stride = surface.lattice.stride
     reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
-    across, down = np.meshgrid(*(2 * (np.trunc(reach / stride).astype(np.int32),)))
-    middle = [
+    across, down = (steps.reshape(-1) for steps in np.meshgrid(reach, reach))
+    middle = tuple(
         (lattice.origin[axis] - surface.lattice.origin[axis]) // stride
         + jnp.arange(count, dtype=jnp.int32) * (lattice.stride // stride)
-        for axis, count in enumerate(planes.shape[:2])
-    ]
-    row = jnp.clip(middle[0][:, None] + down.reshape(1, -1), 0, height - 1)
-    column = jnp.clip(middle[1][:, None] + across.reshape(1, -1), 0, width - 1)
+        for axis, count in enumerate(lattice.size(image_size))
+    )
+    here, gain_x, gain_y = _drawn_plane(surface, middle, intrinsics[0, 0])
+    row, column = (
+        jnp.clip(at[:, None] + np.trunc(steps / stride).astype(np.int32)[None], 0, size - 1)
+        for at, steps, size in zip(middle, (down, across), (height, width), strict=True)
+    )
     depth = surface.depth[row[:, None], column[None]]
-    length = jnp.sqrt(jnp.square(planes).sum(axis=-1))[..., None]
     is_drawn = depth > 0
-    apart = (depth * inverse_depth - 1) * focal_px / jnp.where(is_drawn, depth, 1.0)
+    inverse_depth = (
+        here[..., None]
+        + gain_x[..., None] * np.float32(across)[None, None]
+        + gain_y[..., None] * np.float32(down)[None, None]
+    )
+    # |normal / (normal . point)|: the inverse of the plane's distance from the camera.
+    pixels = lattice.pixels(image_size).astype(here.dtype)
+    tilt_x = gain_x * intrinsics[0, 0]
+    tilt_y = gain_y * intrinsics[1, 1]
+    along = (
+        here
+        - gain_x * (pixels[..., 0] - intrinsics[0, 2])
+        - gain_y * (pixels[..., 1] - intrinsics[1, 2])
+    )
+    length = jnp.sqrt(tilt_x * tilt_x + tilt_y * tilt_y + along * along)[..., None]
+    apart = (depth * inverse_depth - 1) * intrinsics[0, 0] / jnp.where(is_drawn, depth, 1.0)
     apart = apart / (surface.sigma_px * jnp.maximum(length, 1e-30))
     return jax.lax.stop_gradient(jnp.where(is_drawn, jnp.exp(-0.5 * jnp.square(apart)), 0.0))
 
@@ -122,8 +178,8 @@ def patch_ncc(
             does.
         lattice: of the own image's pixels in the middle of patches.
         intrinsics, neighbor_intrinsics: [3,3], pixels. neighbor_from_view: [4,4], rigid.
-        surface: samples count by how near it lies to the patch's plane, and a patch of less weight
-            than ten samples is not valid; None = all count alike.
+        surface: samples count by how near it lies to its plane in the middle of the patch, and a
+            patch of less weight than ten samples is not valid; None = all count alike.
     Returns:
         NCC [n,m] in (-1, 1), with the noise of photographs in both variances, so that patches
         without texture score 0; and whether the patch lies inside both images, in front of the
@@ -173,9 +229,7 @@ def patch_ncc(
         return values.mean(axis=-1)
 
     if surface is not None:
-        weights = _sample_weights(
-            surface, planes, inverse_depth, lattice=lattice, focal_px=intrinsics[0, 0]
-        )
+        weights = _sample_weights(surface, lattice, image_size_of(gray), intrinsics)
         total = weights.sum(axis=-1)
         is_valid &= total >= MIN_PATCH_WEIGHT
 

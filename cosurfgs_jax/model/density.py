@@ -75,14 +75,14 @@ def accumulate(
 
 
 def _is_prunable(
-    params: SurfelParams, alive, settings: DensitySettings, is_after_reset, length
+    params: SurfelParams, alive, settings: DensitySettings, prunes_large, length
 ) -> Bool[Array, " n"]:
     is_finite = jnp.ones_like(alive)
     for value in jax.tree.leaves(params):
         is_finite &= jnp.isfinite(value).reshape(alive.shape[0], -1).all(axis=-1)
     is_faint = jax.nn.sigmoid(params.logit_opacities) < settings.prune_opacity
     is_large = jnp.exp(params.log_scales.max(axis=-1)) > settings.prune_scale * length
-    return alive & (~is_finite | is_faint | (is_large & is_after_reset))
+    return alive & (~is_finite | is_faint | (is_large & prunes_large))
 
 
 def _keep_strongest(
@@ -116,7 +116,7 @@ def densify(
     stats: DensityStats,
     key,
     settings: DensitySettings,
-    is_after_reset: Bool[Array, ""] | bool,
+    prunes_large: Bool[Array, ""] | bool,
     budget: Int[Array, ""] | int | None = None,
     length: Float[Array, ""] | float = 1.0,
 ) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
@@ -128,8 +128,7 @@ def densify(
         stats: since the last call.
         key: of `jax.random`; the same key gives the same surfels.
         settings: thresholds; lengths in extents of the block. Static.
-        is_after_reset: whether the opacities were ever reset; only then are surfels pruned for
-            their size.
+        prunes_large: whether surfels are pruned for their size, too.
         budget: how many surfels may live afterwards; None = as many as there are slots.
         length: extent of the block in world lengths.
     Returns:
@@ -140,7 +139,7 @@ def densify(
     first, so that its slots can be used, and takes non-finite surfels too; one child of a split
     takes its parent's slot; both children lie in the parent's plane; needles are not split.
     """
-    is_pruned = _is_prunable(params, alive, settings, jnp.asarray(is_after_reset), length)
+    is_pruned = _is_prunable(params, alive, settings, jnp.asarray(prunes_large), length)
     kept = alive & ~is_pruned
     views = jnp.maximum(stats.num_views, 1).astype(jnp.float32)
     strength = jnp.maximum(

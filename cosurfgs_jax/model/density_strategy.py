@@ -30,7 +30,7 @@ class DensityStrategy(NamedTuple):
     | `init_stats` | number of slots -> statistics: a pytree of arrays with the slots in front |
     | `accumulate` | (statistics, probe gradient f32[N,4], is visible bool[N], image size) ->  |
     |              | statistics; after each step while density control runs                    |
-    | `densify`    | (params, opt_state, alive, statistics, key, settings, is_after_reset,     |
+    | `densify`    | (params, opt_state, alive, statistics, key, settings, prunes_large,       |
     |              | budget, length) -> (params, opt_state, alive, statistics, DensityReport)  |
     | `reset`      | (params, opt_state) -> the same, with opacities lowered                   |
 

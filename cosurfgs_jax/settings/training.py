@@ -52,9 +52,9 @@ class LossSettings(SettingsGroup, name="loss"):
     )
     patch_plane_px: float = setting(
         0.5,
-        "Standard deviation, in pixels, of the distance from the plane of a patch at which its "
-        "pixels count for MV-Reg: patches across an edge are then of one plane. 0 means that all "
-        "pixels of a patch count alike.",
+        "Standard deviation, in pixels, of the distance from the plane that the depth has in the "
+        "middle of a patch at which its pixels count for MV-Reg: patches across an edge are then "
+        "of one plane. 0 means that all pixels of a patch count alike.",
         not_negative("0 (all pixels count) or a number of pixels"),
     )
     max_neighbor_angle_deg: float = setting(
@@ -136,7 +136,10 @@ class DensitySettings(SettingsGroup, name="density"):
         positive("a positive fraction"),
     )
     opacity_reset_every: float = setting(
-        0.1, "Steps between two opacity resets, as a fraction of train.steps.", positive()
+        0.0,
+        "Steps between two opacity resets, as a fraction of train.steps; 0 means never. Resets of "
+        "3DGS (0.1) cost more than they clear away (docs/results.md).",
+        not_negative("0 (never) or a fraction of the steps"),
     )
     gradient_threshold: float = setting(
         2e-4,
@@ -161,9 +164,14 @@ class DensitySettings(SettingsGroup, name="density"):
     )
     prune_scale: float = setting(
         0.1,
-        "Scale above which surfels are pruned after the first opacity reset; in extents of the "
-        "block.",
+        "Scale above which surfels are pruned, from prune_scale_start on; in extents of the block.",
         positive(),
+    )
+    prune_scale_start: float = setting(
+        0.1,
+        "Where surfels begin to be pruned for their size, as a fraction of train.steps: at first "
+        "they are large where points are few.",
+        fraction("a fraction of the steps, 0 to 1"),
     )
     trim_every: float = setting(
         0.0333,

@@ -76,7 +76,7 @@ def densify(control: DensityControl, stage: StageState, progress: Progress) -> S
     blocks = control.partitioned.blocks
     layout = control.layout
     step = stage.step
-    is_after_reset = control.schedule.is_after_reset(step)
+    prunes_large = control.schedule.prunes_large(step)
 
     def order(number: int | None) -> DensifyOrder:
         budget = 0 if number is None else control.budget(blocks[number], step)
@@ -84,7 +84,7 @@ def densify(control: DensityControl, stage: StageState, progress: Progress) -> S
         return DensifyOrder(
             block=on_host(np.int32(number or 0)),
             step=on_host(np.int32(step)),
-            is_after_reset=on_host(np.bool_(is_after_reset)),
+            prunes_large=on_host(np.bool_(prunes_large)),
             budget=on_host(np.int32(budget)),
             low=on_host(low),
             high=on_host(high),

@@ -14,6 +14,7 @@ _MIN_BETWEEN_DENSIFICATIONS = 20  # steps: fewer views say little of a surfel
 _BUDGET_LEAD = 1.25
 _MIN_BETWEEN_TRIMS = 200  # steps: a trim draws all photographs once
 _MIN_BETWEEN_RESETS = 500  # steps: opacities need about as many to come back
+_MIN_BEFORE_PRUNING_LARGE = 500  # steps: large surfels need about as many to be split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Schedule:
     density_start: int
     density_stop: int
     density_every: int
-    reset_every: int
+    reset_every: int  # 0 = never
+    prune_large_start: int
     trim_every: int  # 0 = never
     sh_every: int  # 0 = all degrees from the start
     sh_degree: int
@@ -51,6 +53,9 @@ class Schedule:
         trim_every = 0
         if density.trim_min_views:
             trim_every = steps(density.trim_every, _MIN_BETWEEN_TRIMS)
+        reset_every = 0
+        if density.opacity_reset_every:
+            reset_every = steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS)
         mask_start = steps(settings.mask.start, 0)
         mask_stop = mask_start
         if settings.mask.weight:
@@ -63,7 +68,8 @@ class Schedule:
             density_start=steps(density.start, _MIN_BETWEEN_DENSIFICATIONS),
             density_stop=steps(density.stop),
             density_every=steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
-            reset_every=steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS),
+            reset_every=reset_every,
+            prune_large_start=steps(density.prune_scale_start, _MIN_BEFORE_PRUNING_LARGE),
             trim_every=trim_every,
             sh_every=steps(settings.train.sh_degree_every),
             sh_degree=settings.surfels.sh_degree,
@@ -141,6 +147,7 @@ class Schedule:
         """
         return (
             self.is_growing
+            and self.reset_every > 0
             and step % self.reset_every == 0
             and step + self.reset_every <= self.density_stop
         )
@@ -153,14 +160,9 @@ class Schedule:
             self.is_growing and self.trim_every and self.density_start <= step <= self.density_stop
         ):
             return False
-        resets = [
-            earlier
-            for earlier in range(self.reset_every, step + 1, self.reset_every)
-            if self.resets_after(earlier)
-        ]
-        return step % self.trim_every == 0 and (
-            not resets or step - resets[-1] >= self.reset_every // 2
-        )
+        first = max(1, step - self.reset_every // 2 + 1)
+        is_faint = any(self.resets_after(earlier) for earlier in range(first, step + 1))
+        return step % self.trim_every == 0 and not is_faint
 
     def is_masked(self, step: int) -> bool:
         """Whether masks are learned in the step after `step` finished ones."""
@@ -170,12 +172,9 @@ class Schedule:
         """Whether what the masks leave out is pruned after this many steps."""
         return self.mask_start < step == self.mask_stop
 
-    def is_after_reset(self, step: int) -> bool:
-        """Whether the opacities were lowered before this step."""
-        return any(
-            self.resets_after(earlier)
-            for earlier in range(self.reset_every, step, self.reset_every)
-        )
+    def prunes_large(self, step: int) -> bool:
+        """Whether the density control of this step prunes surfels for their size."""
+        return step > self.prune_large_start
 
 
 def progress_at(step: int, num_steps: int, first_progress: float = 0.0) -> float:

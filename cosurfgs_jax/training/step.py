@@ -307,7 +307,7 @@ class DensifyOrder(NamedTuple):
 
     block: Int[Array, ""]  # with `step` and the run's seed it makes the random numbers
     step: Int[Array, ""]
-    is_after_reset: Bool[Array, ""]
+    prunes_large: Bool[Array, ""]
     budget: Int[Array, ""]
     # Corners of the ground, world, within which surfels are added.
     low: Float[Array, "2"] | np.ndarray = EVERYWHERE[0]
@@ -334,7 +334,7 @@ def densify_step(
         stats,
         jax.random.fold_in(key, order.step),
         settings.density,
-        order.is_after_reset,
+        order.prunes_large,
         order.budget,
         state.length,
     )

@@ -76,7 +76,7 @@ def test_small_surfels_are_cloned_into_free_slots():
     params, opt_state, alive, stats = _state([], [1, 0, 1, 1])
     stats = _with_gradient(stats, [2, 3])
     new, new_opt, new_alive, new_stats, report = densify(
-        params, opt_state, alive, stats, jax.random.key(1), is_after_reset=False
+        params, opt_state, alive, stats, jax.random.key(1), prunes_large=False
     )
     np.testing.assert_array_equal(new_alive, [1] * 5 + [0] * 7)
     for slot, source in [(0, 0), (2, 2), (3, 3), (1, 2), (4, 3)]:
@@ -94,7 +94,7 @@ def test_large_surfels_are_split_in_their_plane():
     params, opt_state, alive, stats = _state([LARGE] * 400, [1] * 400, num=800)
     stats = _with_gradient(stats, np.arange(400))
     new, new_opt, new_alive, _, report = densify(
-        params, opt_state, alive, stats, jax.random.key(1), is_after_reset=False
+        params, opt_state, alive, stats, jax.random.key(1), prunes_large=False
     )
     assert new_alive.all() and int(report.num_split) == 400 and int(report.num_cloned) == 0
     np.testing.assert_allclose(new.log_scales, LARGE - np.log(1.6), rtol=1e-6)
@@ -121,7 +121,7 @@ def test_only_strong_gradients_grow_and_needles_do_not():
             jnp.array([3 * 8.1e-4, 3 * 7.9e-4])
         )
     )
-    *_, report = densify(params, opt_state, alive, stats, jax.random.key(0), is_after_reset=False)
+    *_, report = densify(params, opt_state, alive, stats, jax.random.key(0), prunes_large=False)
     assert [int(x) for x in report] == [0, 2, 0, 0, 7]  # slots 2 and 3
 
 
@@ -132,9 +132,9 @@ def test_pruning():
     mu = opt_state.mu.replace(means=opt_state.mu.means.at[2].set(jnp.nan))
     opt_state = opt_state._replace(mu=mu)
     stats = _with_gradient(stats, [1, 2])  # what is pruned does not grow
-    for is_after_reset, expected in [(False, [1, 0, 0, 1, 0, 1]), (True, [1, 0, 0, 1, 0, 0])]:
+    for prunes_large, expected in [(False, [1, 0, 0, 1, 0, 1]), (True, [1, 0, 0, 1, 0, 0])]:
         new, new_opt, new_alive, _, report = densify(
-            params, opt_state, alive, stats, jax.random.key(0), is_after_reset=is_after_reset
+            params, opt_state, alive, stats, jax.random.key(0), prunes_large=prunes_large
         )
         np.testing.assert_array_equal(new_alive, expected + [0] * 6)
         assert (
@@ -153,7 +153,7 @@ def test_lengths_are_in_extents_of_the_block():
         (10.0, [1, 0, 0, 0, 3]),
     ]:
         *_, report = densify(
-            params, opt_state, alive, stats, jax.random.key(0), is_after_reset=True, length=length
+            params, opt_state, alive, stats, jax.random.key(0), prunes_large=True, length=length
         )
         assert [int(x) for x in report] == expected, length
 
@@ -167,7 +167,7 @@ def test_slots_of_the_pruned_are_used_at_once():
         alive,
         _with_gradient(stats, [2]),
         jax.random.key(0),
-        is_after_reset=False,
+        prunes_large=False,
     )
     assert new_alive.all() and [int(x) for x in report] == [1, 0, 1, 0, 12]
     _assert_row(new, params, 0, 2)
@@ -177,7 +177,7 @@ def test_the_strongest_take_the_room_there_is():
     params, opt_state, alive, stats = _state([], [1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 1, 1])
     stats = _with_gradient(stats, [0, 1, 2, 3, 6], [1e-3, 5e-3, 1e-3, 7e-3, 5e-3])
     new, _, new_alive, _, report = densify(
-        params, opt_state, alive, stats, jax.random.key(0), is_after_reset=False
+        params, opt_state, alive, stats, jax.random.key(0), prunes_large=False
     )
     assert new_alive.all() and [int(x) for x in report] == [2, 0, 0, 3, 12]
     _assert_row(new, params, 5, 1)  # of the two equal ones the first
@@ -189,7 +189,7 @@ def test_the_strongest_take_the_room_there_is():
         alive,
         stats,
         jax.random.key(0),
-        is_after_reset=False,
+        prunes_large=False,
         budget=jnp.int32(11),
     )
     assert [int(x) for x in report] == [1, 0, 0, 4, 11] and not new_alive[7]
@@ -197,7 +197,7 @@ def test_the_strongest_take_the_room_there_is():
     # No room at all.
     full = jnp.ones(12, bool)
     new, _, _, _, report = densify(
-        params, opt_state, full, stats, jax.random.key(0), is_after_reset=False
+        params, opt_state, full, stats, jax.random.key(0), prunes_large=False
     )
     assert [int(x) for x in report] == [0, 0, 0, 5, 12]
     jax.tree.map(np.testing.assert_array_equal, new, params)
@@ -224,7 +224,7 @@ def test_same_key_same_surfels():
     arguments = _state([LARGE] * 5, [1] * 5)
     arguments = (*arguments[:3], _with_gradient(arguments[3], [0, 1, 2, 3, 4]))
     first, again, other = (
-        densify(*arguments, jax.random.key(seed), is_after_reset=False)[0] for seed in (3, 3, 4)
+        densify(*arguments, jax.random.key(seed), prunes_large=False)[0] for seed in (3, 3, 4)
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first.means != other.means)[:10].all()

@@ -131,7 +131,7 @@ def test_a_strategy_of_another_kind_runs_through_state_and_steps(monkeypatch):
     def init_stats(num_slots):
         return {"seen": jnp.zeros(num_slots)}
 
-    def drop_all(params, opt_state, alive, stats, key, settings, is_after_reset, budget, length):
+    def drop_all(params, opt_state, alive, stats, key, settings, prunes_large, budget, length):
         zero = jnp.int32(0)
         report = DensityReport(zero, zero, alive.sum(dtype=jnp.int32), zero, zero)
         return params, opt_state, jnp.zeros_like(alive), stats, report

@@ -510,6 +510,26 @@ def test_on_its_plane_all_pixels_of_a_patch_count():
 
 
 @pytest.mark.parametrize("drawn", [whole(), Lattice(2, jnp.array([1, 0], jnp.int32))])
+def test_a_wrong_normal_leaves_all_pixels_of_the_surface(drawn):
+    """Else only those on a line would count, and a line says nothing of a rotation about it."""
+    photo, other, planes, lattice, *rest = _ncc_case()
+    lattice = Lattice(2 * lattice.stride, drawn.origin)
+    planes = planes[: lattice.size(SIZE)[0], : lattice.size(SIZE)[1]]
+    row, column = 3, 4
+    surface = PatchSurface(drawn.of(jnp.asarray(_on_planes(planes[row, column]))), drawn, 0.5)
+    x, y = np.asarray(lattice.pixels(SIZE)[row, column], np.float64)
+    tilt = 2 * float(planes[row, column, 2])
+    ray = (x - INTRINSICS[0, 2]) / INTRINSICS[0, 0]
+    # The same depth in the middle.
+    wrong = planes + jnp.array([[[tilt, 0, -tilt * ray]]], jnp.float32)
+    alike, is_inside = patch_ncc(photo, other, wrong, lattice, *rest)
+    score, is_valid = patch_ncc(photo, other, wrong, lattice, *rest, surface)
+    assert is_inside[row, column] and is_valid[row, column]
+    # At the drawn pixel towards the middle the depth is a little off the plane of a pixel between.
+    np.testing.assert_allclose(score[row, column], alike[row, column], atol=0.02)
+
+
+@pytest.mark.parametrize("drawn", [whole(), Lattice(2, jnp.array([1, 0], jnp.int32))])
 def test_across_an_edge_the_pixels_of_the_middle_s_plane_count(drawn):
     photo, other, planes, lattice, *rest = _ncc_case()
     # Every patch has its middle among the pixels that are drawn.
@@ -547,9 +567,9 @@ def test_across_an_edge_the_pixels_of_the_middle_s_plane_count(drawn):
     assert is_valid[row, column]
     np.testing.assert_allclose(score[row, column], expected, atol=1e-4)
     # Hardly anything on the plane is no patch.
-    depth[np.arange(SIZE[0]) != y] *= 1.5
-    depth[:, :x] *= 1.5
-    alone = PatchSurface(drawn.of(jnp.asarray(depth)), drawn, 0.5)
+    few = np.zeros_like(depth)
+    few[y, x] = depth[y, x]
+    alone = PatchSurface(drawn.of(jnp.asarray(few)), drawn, 0.5)
     assert not patch_ncc(photo, other, planes, lattice, *rest, alone)[1][row, column]
 
 

@@ -323,13 +323,15 @@ def test_the_exposure_model_waits(partitioned):
 
 
 def test_the_schedule_scales_with_the_number_of_steps():
-    trimming = DensitySettings(trim_min_views=2)
+    trimming = DensitySettings(trim_min_views=2, opacity_reset_every=0.1)
     short, long = (
         Schedule.from_settings(_settings(train=TrainSettings(steps=n), density=trimming))
         for n in (7000, 30000)
     )
     never = Schedule.from_settings(_settings())
-    assert not any(never.trims_after(step) for step in range(7001))
+    assert not any(never.trims_after(step) or never.resets_after(step) for step in range(7001))
+    unfaded = Schedule.from_settings(_settings(density=DensitySettings(trim_min_views=2)))
+    assert [step for step in range(1, 1000) if unfaded.trims_after(step)][:2] == [233, 466]
     assert (
         long.density_every == 100
         and long.density_start == pytest.approx(500, abs=2)
@@ -353,7 +355,7 @@ def test_the_schedule_scales_with_the_number_of_steps():
         for step in trims
         if step >= 3000
     )
-    assert not long.is_after_reset(3000) and long.is_after_reset(3001)
+    assert not long.prunes_large(3000) and long.prunes_large(3001)
     budgets = [long.budget(step, 1000, 5000) for step in (500, 8000, 12500, 15000)]
     assert budgets[0] == 1000 and budgets[-2:] == [5000, 5000] and 3000 < budgets[1] < 4500
 

@@ -79,7 +79,7 @@ def test_numbers_that_no_setting_can_have_are_refused_by_name(value):
     [
         ("density.gradient_threshold", 0.0),
         ("density.prune_opacity", -0.1),
-        ("density.opacity_reset_every", 0.0),
+        ("density.opacity_reset_every", -0.1),
         ("train.sh_degree_every", 0.0),
         ("train.test_every", -5),
         ("seed", -1),

@@ -22,9 +22,9 @@ struct PatchCall {
   float noise_variance;  // added to both variances
   // The surface that is drawn, f32[depth_height, depth_width], camera z, 0 = none: every
   // dilation-th pixel of the photograph, from (origin_x, origin_y) on, the middles of patches among
-  // them. A sample weighs exp(-(t / plane_sigma)^2 / 2), t the distance in pixels from the patch's
-  // plane of what is drawn there (at the nearest drawn pixel towards the middle). plane_sigma 0:
-  // all weigh 1.
+  // them. A sample weighs exp(-(t / plane_sigma)^2 / 2), t the distance in pixels of what is drawn
+  // there (at the nearest drawn pixel towards the middle) from the plane that the depth has in the
+  // middle. plane_sigma 0: all weigh 1.
   const float* depth;
   int64_t depth_height, depth_width, dilation, origin_y, origin_x;
   float plane_sigma;
@@ -32,6 +32,10 @@ struct PatchCall {
 
 constexpr int kMaxPatchRadius = 5;
 constexpr float kMinPatchWeight = 10.0f;  // a patch of fewer samples is none
+// The plane of the depth at a pixel: from pixels so far to either side, of one surface where their
+// slopes differ by less than the smaller of them and this.
+constexpr int64_t kSlopeReach = 2;
+constexpr float kMaxBend = 0.5f;
 // Brightness of what does not count in the neighbour. A sample that takes a two-thousandth of it is
 // below kLeastGray.
 constexpr float kMaskedGray = -1000.0f, kLeastGray = -0.5f;

@@ -61,10 +61,51 @@ struct Samples {
   }
 };
 
-// Square roots of the weights of samples whose planes have inverse depths w: how near what is drawn
-// there lies to the plane. `scale` is the focal length over sigma and the length of the plane.
-inline Vec RootWeight(const PatchCall& c, const Samples& s, int k, int64_t px, int64_t py, Vec w,
-                      float scale) {
+// The plane of the depth in the middle of a patch: its inverse depth there, what that gains by a
+// pixel to the right and by one downwards, and the focal length over sigma and the inverse of the
+// plane's distance from the camera.
+struct DrawnPlane {
+  float here = 0, gain_x = 0, gain_y = 0, scale = 0;
+
+  DrawnPlane() = default;
+  DrawnPlane(const PatchCall& c, int64_t px, int64_t py) {
+    const int64_t row = (py - c.origin_y) / c.dilation, column = (px - c.origin_x) / c.dilation;
+    const int64_t reach = kSlopeReach > c.dilation ? kSlopeReach / c.dilation : 1;
+    const float apart = float(reach * c.dilation);
+    here = Inverse(c, row, column);
+    const float bend = kMaxBend * here / c.fx * apart;
+    gain_x = Slope(Inverse(c, row, column + reach) - here, here - Inverse(c, row, column - reach),
+                   bend) /
+             apart;
+    gain_y = Slope(Inverse(c, row + reach, column) - here, here - Inverse(c, row - reach, column),
+                   bend) /
+             apart;
+    const float tilt_x = gain_x * c.fx, tilt_y = gain_y * c.fy;
+    const float along =
+        here - gain_x * (float(px) + 0.5f - c.cx) - gain_y * (float(py) + 0.5f - c.cy);
+    const float length = std::sqrt(tilt_x * tilt_x + tilt_y * tilt_y + along * along);
+    scale = c.fx / (c.plane_sigma * (length > 1e-30f ? length : 1e-30f));
+  }
+
+  static float Inverse(const PatchCall& c, int64_t row, int64_t column) {
+    row = row < 0 ? 0 : row < c.depth_height ? row : c.depth_height - 1;
+    column = column < 0 ? 0 : column < c.depth_width ? column : c.depth_width - 1;
+    const float depth = c.depth[row * c.depth_width + column];
+    return depth > 0 ? 1.0f / depth : 0.0f;
+  }
+
+  // Of both sides where they are of one surface, else of the one that is less steep.
+  static float Slope(float ahead, float behind, float bend) {
+    const float steep_ahead = std::fabs(ahead), steep_behind = std::fabs(behind);
+    const float smaller = steep_ahead < steep_behind ? steep_ahead : steep_behind;
+    if (std::fabs(ahead - behind) < smaller + bend) return 0.5f * (ahead + behind);
+    return steep_ahead < steep_behind ? ahead : behind;
+  }
+};
+
+// Square roots of the weights of samples: how near what is drawn there lies to the plane.
+inline Vec RootWeight(const PatchCall& c, const Samples& s, int k, int64_t px, int64_t py,
+                      const DrawnPlane& plane) {
   const Vec column = Min(Max(s.drawn_x[k] + float((px - c.origin_x) / c.dilation), Vec{}),
                          Splat(float(c.depth_width - 1)));
   const Vec line = Min(Max(s.drawn_y[k] + float((py - c.origin_y) / c.dilation), Vec{}),
@@ -72,7 +113,8 @@ inline Vec RootWeight(const PatchCall& c, const Samples& s, int k, int64_t px, i
   const IntVec at = __builtin_convertvector(line, IntVec) * int32_t(c.depth_width) +
                     __builtin_convertvector(column, IntVec);
   const Vec depth = Gather(c.depth, at);
-  const Vec apart = (depth * w - 1.0f) * scale / Max(depth, Splat(1e-9f));
+  const Vec w = s.dx[k] * plane.gain_x + s.dy[k] * plane.gain_y + plane.here;
+  const Vec apart = (depth * w - 1.0f) * plane.scale / Max(depth, Splat(1e-9f));
   return ExpMinusHalf(0.5f * apart * apart);
 }
 
@@ -96,8 +138,8 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
   const float* own_center = c.gray + py * c.width + px;
   Vec own[kMaxVecs], other[kMaxVecs], grad_w[kMaxVecs], root[kMaxVecs];
   Vec own_sum = Vec{}, other_sum = Vec{}, weight_sum = Vec{};
-  const float length = std::sqrt(plane[0] * plane[0] + plane[1] * plane[1] + plane[2] * plane[2]);
-  const float scale = c.plane_sigma > 0 ? c.fx / (c.plane_sigma * length) : 0.0f;
+  const bool is_weighed = c.plane_sigma > 0;
+  const DrawnPlane drawn = is_weighed ? DrawnPlane(c, px, py) : DrawnPlane();
   for (int k = 0; k < s.vecs; ++k) {
     const Vec z = s.dx[k] * slope_x[2] + s.dy[k] * slope_y[2] + start[2];
     const Vec w = s.dx[k] * wx + s.dy[k] * wy + w0;
@@ -127,14 +169,14 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
         (grad_u * (c.epipole[0] - u * c.epipole[2]) + grad_v * (c.epipole[1] - v * c.epipole[2])) *
         inv_z;
     root[k] = s.weight[k];
-    if (c.plane_sigma > 0) root[k] *= RootWeight(c, s, k, px, py, w, scale);
+    if (is_weighed) root[k] *= RootWeight(c, s, k, px, py, drawn);
     const Vec weight = root[k] * root[k];
     weight_sum += weight;
     own_sum += own[k] * weight;
     other_sum += other[k] * weight;
   }
-  const float total = c.plane_sigma > 0 ? Sum(weight_sum) : float(s.count);
-  if (c.plane_sigma > 0 && !(total >= kMinPatchWeight)) return false;
+  const float total = is_weighed ? Sum(weight_sum) : float(s.count);
+  if (is_weighed && !(total >= kMinPatchWeight)) return false;
   const float inv_count = 1.0f / total;
   const float own_mean = Sum(own_sum) * inv_count, other_mean = Sum(other_sum) * inv_count;
   Vec both = Vec{}, own_square = Vec{}, other_square = Vec{};
