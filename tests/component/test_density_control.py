@@ -53,6 +53,7 @@ def control():
     """A block of 8 to 40 surfels whose compiled steps only note that they ran."""
     settings = Settings()
     settings.train.steps = 3000
+    settings.density.opacity_reset_every = 0.1
     done = []
 
     def densify(state, order):
