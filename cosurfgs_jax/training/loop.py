@@ -144,7 +144,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
             "frame": partitioned.frame.to_dict(),
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,
-            "num_blocks": len(partitioned.blocks),
+            "num_blocks": len(run.layout.blocks),
             "own_loss_terms": [term.name for term in run.own_terms],
             **partitioned.identity(),
         },
@@ -313,7 +313,11 @@ def drop_free_slots(layout: Layout, states: list) -> list:
     front.
     """
     counts = list(count_alive(layout, states).values())
-    num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
+    return cut_slots(layout, states, round_slots(processes.max_over_processes(counts)))
+
+
+def cut_slots(layout: Layout, states: list, num_slots: int) -> list:
+    """The same states with the first so many of their slots, or all where they have fewer."""
 
     def cut(state: TrainState) -> TrainState:
         cut_slots = jax.tree.map(
