@@ -26,6 +26,8 @@ No other module spells a name of this table.
 | `export/`                                         | exported formats                             |
 | `renders/`                                        | pictures that `render` writes                |
 | `report.html`                                     | report                                       |
+| `blocks/<number>/`                                | a block that a job of its own trains: config,|
+|                                                   | checkpoints and curves, as above             |
 | `.locks/`                                         | who writes here now (`Workdir.writing`)      |
 | `.scratch/`                                       | temporary files of who does                  |
 """
@@ -61,6 +63,7 @@ class Output(NamedTuple):
 
 
 TRAINING = Output("training", "a training run")
+BLOCK = Output("training", "the training of this block")  # in the block's folder
 SCORES = Output("scores", "an evaluation")
 MESH = Output("mesh", "the extraction of a mesh, or its evaluation,")
 PICTURES = Output("renders", "a render of views")
@@ -112,6 +115,33 @@ class Workdir:
     def teachers(self, stage: str) -> Path:
         """Folder of the maps that a stage's teachers show; deleted when the stage is done."""
         return self.root / "teachers" / stage
+
+    def block(self, number: int) -> "Workdir":
+        """The folder of a block that a job of its own trains."""
+        return Workdir(self.root / "blocks" / str(number))
+
+    def blocks(self) -> dict[int, "Workdir"]:
+        """Number of a block -> its existing folder, in order."""
+        folders = (self.root / "blocks").glob("*")
+        numbers = sorted(int(path.name) for path in folders if path.name.isdecimal())
+        return {number: self.block(number) for number in numbers}
+
+    def blocks_at_work(self) -> list[int]:
+        """The blocks that jobs of their own train now."""
+        blocks = self.blocks()
+        if not blocks:
+            return []
+        with locks.hold_briefly(self.lock("blocks")):
+            return [
+                number
+                for number, folder in blocks.items()
+                if locks.is_held(folder.lock(BLOCK.name))
+            ]
+
+    def newest_step(self, stage: str) -> int | None:
+        """The last saved step of a stage; None where none is saved."""
+        names = [path.name for path in self.checkpoints(stage).glob("*")]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
 
     @property
     def before(self) -> Path:
@@ -263,10 +293,11 @@ class Workdir:
         first try may have failed early.
 
         Args:
-            stage: name; "*" = any.
+            stage: name, of the blocks together; "*" = any, of one block too.
         """
-        return any(
-            path.name.isdigit() for path in self.checkpoints(stage).parent.glob(f"{stage}/*")
+        saved = self.checkpoints(stage).parent.glob(f"{stage}/*")
+        return any(path.name.isdigit() for path in saved) or (
+            stage == "*" and any(block.has_begun() for block in self.blocks().values())
         )
 
     def is_complete(self, step: int) -> bool:

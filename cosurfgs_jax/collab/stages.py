@@ -41,6 +41,7 @@ STAGES = (
         num_steps=lambda settings: settings.train.steps,
         grouping=lambda plans: plans.alone,
         is_merged=False,
+        is_of_blocks=True,
     ),
     StageSpec(
         "lmc_device",
@@ -49,6 +50,7 @@ STAGES = (
         num_steps=lambda settings: round(settings.lmc.recovery * settings.train.steps),
         grouping=lambda plans: plans.alone,
         is_merged=False,
+        is_of_blocks=True,
         first_progress=lambda settings: settings.lmc.start_progress,
     ),
     StageSpec(

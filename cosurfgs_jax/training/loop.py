@@ -75,6 +75,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
     def make_abstract(meta: dict):
         check_identity(partitioned, meta)
         check_own_terms(run.own_terms, meta)
+        _check_blocks(run, meta)
         abstract = layout.abstract_rows(
             abstract_state(
                 meta["num_slots"],
@@ -126,6 +127,27 @@ def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
         )
 
 
+def _check_blocks(run: Run, meta: dict) -> None:
+    """Raises InputError if a checkpoint is of other blocks, or of blocks whose photographs had
+    masks where now none has, or the other way round.
+    """
+    blocks = list(run.layout.blocks)
+    saved = meta.get("blocks", blocks)
+    if saved != blocks:
+        raise InputError(
+            f"{run.workdir}: expected checkpoints of the blocks {blocks}, got those of {saved}; "
+            "each block has a folder of its own: give them their names back"
+        )
+    had_masks = meta.get("has_masked_photos", run.partitioned.has_masked_photos)
+    if had_masks != run.partitioned.has_masked_photos:
+        words = {True: "with masks", False: "without masks"}
+        raise InputError(
+            f"config.data.path: expected photographs {words[had_masks]}, as the checkpoints in "
+            f"{run.workdir} were made from, got some {words[not had_masks]}; give the same files, "
+            "or use another --workdir"
+        )
+
+
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
     """Starts to save a stage as it is now.
 
@@ -145,6 +167,8 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,
             "num_blocks": len(run.layout.blocks),
+            "blocks": list(run.layout.blocks),
+            "has_masked_photos": partitioned.has_masked_photos,
             "own_loss_terms": [term.name for term in run.own_terms],
             **partitioned.identity(),
         },
