@@ -6,6 +6,7 @@ No other module spells a name of this table.
 |---------------------------------------------------|----------------------------------------------|
 | `config.json`                                     | settings of the run                          |
 | `geo.json`                                        | place of the dataset on the map, if known    |
+| `plan.json`                                       | blocks and stages of the run, and their steps|
 | `partition.json`                                  | cells of the blocks, and their fingerprint   |
 | `data/`                                           | the generated dataset, if it is used         |
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
@@ -97,6 +98,11 @@ class Workdir:
     def partition(self) -> Path:
         """Cells of the blocks."""
         return self.root / "partition.json"
+
+    @property
+    def plan(self) -> Path:
+        """What the run is going to do."""
+        return self.root / "plan.json"
 
     @property
     def data(self) -> Path:

@@ -16,7 +16,7 @@ from cosurfgs_jax.collab.block_choice import BlockChoice
 from cosurfgs_jax.collab.open_run import check_photographs, open_for_some_blocks
 from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_spec import StageSpec
-from cosurfgs_jax.collab.stages import stages_of
+from cosurfgs_jax.collab.stages import note_plan, stages_of
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import layout_of_block
 from cosurfgs_jax.errors import InputError
@@ -131,6 +131,7 @@ def _held(
                 stack.enter_context(_hold_block(workdir.block(number)))
             bind_settings(settings, workdir, numbers)
             bind_partition(partitioned, workdir)
+            note_plan(settings, workdir, partitioned.partition)
         yield
 
 

@@ -12,7 +12,7 @@ from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processe
 from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_metrics import StageMetrics
-from cosurfgs_jax.collab.stages import stages_of, total_steps
+from cosurfgs_jax.collab.stages import note_plan, stages_of, total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layout
@@ -83,6 +83,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
             settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
+            note_plan(settings, workdir, partitioned.partition)
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")
