@@ -128,8 +128,8 @@ class Workdir:
 
     def blocks(self) -> dict[int, "Workdir"]:
         """Number of a block -> its existing folder, in order."""
-        folders = (self.root / "blocks").glob("*")
-        numbers = sorted(int(path.name) for path in folders if path.name.isdecimal())
+        names = [path.name for path in (self.root / "blocks").glob("*")]
+        numbers = sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
         return {number: self.block(number) for number in numbers}
 
     def blocks_at_work(self) -> list[int]:

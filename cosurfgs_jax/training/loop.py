@@ -146,6 +146,16 @@ def _check_blocks(run: Run, meta: dict) -> None:
             f"{run.workdir} were made from, got some {words[not had_masks]}; give the same files, "
             "or use another --workdir"
         )
+    by = meta.get("versions", processes.versions())
+    is_alone = len(blocks) < len(run.partitioned.blocks)
+    if is_alone and by != processes.versions():
+        _log.warning(
+            "block %d was trained by %s, and here is %s: its last bits may differ from those of a "
+            "run on one kind of machine",
+            *blocks,
+            by,
+            processes.versions(),
+        )
 
 
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
@@ -169,6 +179,7 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
             "num_blocks": len(run.layout.blocks),
             "blocks": list(run.layout.blocks),
             "has_masked_photos": partitioned.has_masked_photos,
+            "versions": processes.versions(),
             "own_loss_terms": [term.name for term in run.own_terms],
             **partitioned.identity(),
         },

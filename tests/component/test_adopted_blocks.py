@@ -9,6 +9,7 @@ from blocks_case import PHOTOMETRIC, four_blocks, run_context
 
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage
 from cosurfgs_jax.collab.stages import STAGES
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import TrainSettings
@@ -67,6 +68,18 @@ def test_blocks_come_from_their_folders_to_their_devices(run):
     for restored, adopted in zip(saved.states, stage.states, strict=True):
         jax.tree.map(np.testing.assert_array_equal, restored, adopted)
     assert [path.read_text() for path in sorted(run.workdir.before.iterdir())] == list("0123")
+
+
+@pytest.mark.parametrize("run", [4], indirect=True)
+def test_a_block_of_another_version_is_named(run, monkeypatch, caplog):
+    for number in range(4):
+        with monkeypatch.context() as there:
+            if number == 2:
+                there.setattr(processes, "versions", lambda: "JAX of another day")
+            _save_block(run, number, number)
+    adopt_stage(run, DEVICE)
+    (line,) = [line for line in caplog.messages if "last bits may differ" in line]
+    assert line.startswith("block 2 was trained by JAX of another day, and here is cosurfgs_jax")
 
 
 @pytest.mark.parametrize("run", [1], indirect=True)
