@@ -95,8 +95,6 @@ def unfinished_blocks(
     specs = block_stages(settings, partitioned)
     last = specs[-1]
     found = {}
-    if workdir.has_begun(last.name):
-        return found
     for block in partitioned.blocks:
         folder = workdir.block(block.number)
         spec = stages_left(folder, specs)[0]
