@@ -1,9 +1,9 @@
 """Points spread over a mesh, and distances of points to its triangles."""
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.open3d_library import import_open3d
 
 
 def sample_mesh(
@@ -62,41 +62,46 @@ def _distance_to_triangles(points: np.ndarray, corners: np.ndarray) -> np.ndarra
 
 
 def nearest_on_mesh(
-    points: np.ndarray,
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    num_samples: int = 1_000_000,
-    seed: int = 0,
+    points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of points to a mesh, without the bias of sampling it, and the triangle there.
+    """Distance of points to a mesh, and the triangle there.
 
     Args:
         points: f64[M,3]. vertices: f64[N,3]. triangles: i64[F,3].
-        num_samples: points spread over the mesh to find candidates.
-        seed: of those points.
     Returns:
-        f64[M]: distance to the nearest of the triangles that hold the 4 nearest samples, so never
-        too short. Distances to the points of a scan are too long by about half their spacing: 0.33
-        m for a small town with 80,000 points, where this says 0.01 m. And i64[M]: which triangle.
+        f64[M]: distance to the nearest triangle. Distances to the points of a scan are too long by
+        about half their spacing: 0.33 m for a small town with 80,000 points, where this says 0.01
+        m. And i64[M]: which triangle; among those as near as a ten-millionth of the mesh's size,
+        any.
+    Raises:
+        InputError: no triangles, or open3d is missing.
     """
-    samples, owner, _ = sample_mesh(vertices, triangles, num_samples, seed)
-    count = min(4, num_samples)
-    nearest = cKDTree(samples).query(points, k=count, workers=-1)[1].reshape(len(points), count)
-    corners = np.asarray(vertices, np.float64)[np.asarray(triangles)]
-    result = np.empty(len(points))
+    if not len(triangles):
+        raise InputError("mesh: expected triangles, got none")
+    open3d = import_open3d()
+    vertices = np.asarray(vertices, np.float64)
+    # Open3D searches in float32: map coordinates of 1e6 would leave it no digits.
+    center = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    search = open3d.t.geometry.RaycastingScene()
+    tensor = open3d.core.Tensor
+    search.add_triangles(
+        tensor(np.ascontiguousarray(vertices - center, np.float32)),
+        tensor(np.ascontiguousarray(triangles, np.uint32)),
+    )
+    corners = vertices[np.asarray(triangles)]
+    distance = np.empty(len(points))
     triangle = np.empty(len(points), np.int64)
     for start in range(0, len(points), 100_000):  # bounds the memory of the intermediate arrays
         part = slice(start, start + 100_000)
-        own = points[part]
-        distances = [
-            _distance_to_triangles(own, corners[owner[nearest[part, i]]]) for i in range(count)
-        ]
-        result[part] = np.min(distances, axis=0)
-        first = np.argmin(distances, axis=0)
-        triangle[part] = owner[nearest[part][np.arange(len(own)), first]]
-    return result, triangle
+        own = np.asarray(points[part], np.float64)
+        found = search.compute_closest_points(
+            tensor(np.ascontiguousarray(own - center, np.float32))
+        )
+        triangle[part] = found["primitive_ids"].numpy()
+        distance[part] = _distance_to_triangles(own, corners[triangle[part]])
+    return distance, triangle
 
 
-def distance_to_mesh(points: np.ndarray, *mesh, **choices) -> np.ndarray:
+def distance_to_mesh(points: np.ndarray, *mesh) -> np.ndarray:
     """The distances f64[M] of `nearest_on_mesh`, which has the same arguments."""
-    return nearest_on_mesh(points, *mesh, **choices)[0]
+    return nearest_on_mesh(points, *mesh)[0]

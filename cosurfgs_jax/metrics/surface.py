@@ -93,12 +93,10 @@ class Comparison(NamedTuple):
     vertex_to_truth: np.ndarray | None
 
 
-def _nearest(
-    points: np.ndarray, surface, num_samples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(points: np.ndarray, surface) -> tuple[np.ndarray, np.ndarray]:
     """Distances f64[M] to (vertices, triangles) or to points, and which of them is nearest."""
     if isinstance(surface, tuple):
-        return nearest_on_mesh(points, *surface, num_samples, seed)
+        return nearest_on_mesh(points, *surface)
     return cKDTree(surface).query(points, workers=-1)
 
 
@@ -201,7 +199,7 @@ def compare_surfaces(
 
     box = truth_all.min(axis=0) - max_distance, truth_all.max(axis=0) + max_distance
     has_vertex_distances = has_vertex_distances and is_mesh
-    if has_vertex_distances:  # measured together with the samples: one search tree for both
+    if has_vertex_distances:  # measured together with the samples: one search for both
         every = -(-len(surface[0]) // _MAX_VERTICES)
         points = np.concatenate([points, surface[0][::every]])
     if region is not None and is_hidden_by_truth:
@@ -212,10 +210,10 @@ def compare_surfaces(
     # away from it.
     exact = truth_all if truth_mesh is None else truth_mesh
     distances = np.full(len(points), np.nan)
-    distances[inside], nearest = _nearest(points[inside], exact, num_samples, seed)
+    distances[inside], nearest = _nearest(points[inside], exact)
     is_scored = inside[:num_scored]
     to_truth = distances[:num_scored][is_scored]
-    to_surface, _ = _nearest(truth, surface if is_mesh else points[inside], num_samples, seed)
+    to_surface, _ = _nearest(truth, surface if is_mesh else points[inside])
     if not len(to_truth):
         raise InputError(
             f"surface scores: expected samples of the surface after the crop ({crop}), got none"
@@ -227,7 +225,7 @@ def compare_surfaces(
         summary |= _class_scores(
             (surface, triangle[is_scored], to_truth),
             (truth_mesh, nearest[: len(to_truth)], up),
-            Judged(_nearest(truth, truth_mesh, num_samples, seed)[1], to_surface),
+            Judged(_nearest(truth, truth_mesh)[1], to_surface),
             taus,
         )
     scores = summary | {

@@ -10,10 +10,10 @@ import numpy as np
 
 from cosurfgs_jax import files, report
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import PHASES, Mesh, extract_mesh, read_mesh_ply
-from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 

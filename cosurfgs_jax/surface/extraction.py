@@ -15,13 +15,13 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import choose_neighbors
 from cosurfgs_jax.geometry.views import Views
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty
 from cosurfgs_jax.surface.mesh import write_mesh_ply
-from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size

@@ -13,11 +13,11 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import available_memory
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface import integration
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty, suggest_cure
 from cosurfgs_jax.surface.mesh import Mesh, in_order, keep_vertices
-from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_blocks import (
     BLOCK,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals
-from cosurfgs_jax.surface.open3d_library import import_open3d
 
 # of the mesh that goes in, at the peak, with that mesh; 580 beside it measured on 4 million
 # triangles

@@ -171,13 +171,39 @@ def test_distances_to_triangles_are_exact_inside_at_edges_and_at_corners():
         [[1, 1, 0.5], [1, 1, -0.5], [2, -3, 0], [3, 3, 0], [-3, -4, 0], [1, -3, 4], [1, 1, 0]]
     )
     expected = [0.5, 0.5, 3.0, np.sqrt(2), 5.0, 5.0, 0.0]
-    assert metrics.distance_to_mesh(points, vertices, triangles, num_samples=50) == pytest.approx(
+    assert metrics.distance_to_mesh(points, vertices, triangles) == pytest.approx(
         expected, abs=1e-12
     )
     flat = np.repeat(vertices[None, 3:], 2, axis=0)
     assert mesh_distance._distance_to_triangles(
         np.array([[0.5, 2, 9], [3, 0, 9.0]]), flat
     ) == pytest.approx([2, 2])
+
+
+def test_distances_to_a_mesh_are_those_of_all_its_triangles():
+    """At map coordinates, too, and whatever the order of the triangles is."""
+    generator = np.random.default_rng(4)
+    place = np.array([476_000.0, 5_429_000.0, 300.0])
+    # Long and short triangles across each other: corners of the nearest one may be far away.
+    corners = generator.normal(size=(60, 3, 3)) * generator.choice([0.1, 5.0], size=(60, 1, 1))
+    corners += generator.normal(size=(60, 1, 3)) * 3 + place
+    points = generator.normal(size=(200, 3)) * 4 + place
+    vertices = corners.reshape(-1, 3)
+    triangles = np.arange(len(vertices)).reshape(-1, 3)
+    expected = np.min(
+        [
+            mesh_distance._distance_to_triangles(points, np.repeat(one[None], len(points), axis=0))
+            for one in corners
+        ],
+        axis=0,
+    )
+    for order in (slice(None), generator.permutation(len(triangles))):
+        distances, nearest = mesh_distance.nearest_on_mesh(points, vertices, triangles[order])
+        assert distances == pytest.approx(expected, abs=1e-5)
+        own = mesh_distance._distance_to_triangles(points, vertices[triangles[order][nearest]])
+        assert (own == distances).all()
+    with pytest.raises(InputError, match="expected triangles, got none"):
+        mesh_distance.nearest_on_mesh(points, vertices, triangles[:0])
 
 
 def test_an_exact_mesh_takes_the_gaps_of_the_points_out_of_the_scores():

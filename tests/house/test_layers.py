@@ -10,7 +10,7 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 LAYERS = [
     {"ended", "errors", "host_memory", "storage"},
     {"files", "types", "settings"},
-    {"native", "photograph", "locks"},
+    {"native", "photograph", "locks", "open3d_library"},
     {"workdir"},
     {"geometry"},
     {"settings_file", "metrics", "pictures", "run_status"},

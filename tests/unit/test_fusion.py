@@ -21,9 +21,9 @@ from depth_views import (
 from mesh_cases import triangle_set, two_squares
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface import depth_filter, fusion, voxel_blocks
 from cosurfgs_jax.surface import mesh as meshes
-from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 

@@ -67,10 +67,10 @@ def test_without_flat_parts_there_is_no_ground():
 def test_the_nearest_triangle_is_told_with_the_distance():
     vertices, triangles, parts = house()
     points = np.array([[0.3, 0.2, 4.5], [2.2, 0.5, 2.0], [8.0, -4.0, -0.1]])
-    distances, nearest = mesh_distance.nearest_on_mesh(points, vertices, triangles, 20_000)
+    distances, nearest = mesh_distance.nearest_on_mesh(points, vertices, triangles)
     assert distances == pytest.approx([0.5, 0.2, 0.1])
     assert list(parts[nearest]) == ["roofs", "walls", "ground"]
-    assert (mesh_distance.distance_to_mesh(points, vertices, triangles, 20_000) == distances).all()
+    assert (mesh_distance.distance_to_mesh(points, vertices, triangles) == distances).all()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The optional package open3d, which fuses and simplifies meshes."""
+"""The optional package open3d, which fuses, simplifies and measures meshes."""
 
 from cosurfgs_jax.errors import InputError
 
