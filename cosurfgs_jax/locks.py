@@ -90,11 +90,29 @@ def has_last_ended(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def hold_shared(path: Path) -> Iterator[None]:
-    """Holds a lock that any number of processes of one run may have together."""
+def hold_shared(path: Path, what: str = "") -> Iterator[None]:
+    """Holds a lock that any number of processes may have together.
+
+    Args:
+        path: of the lock's file; missing folders are made.
+        what: who may have it alone (`hold`), for the message; "" = nobody who matters.
+    Raises:
+        InputError: one has it alone.
+    """
     with _opened(path) as file:
-        _take(file, fcntl.LOCK_SH)
+        if not _take(file, fcntl.LOCK_SH) and what:
+            raise InputError(_busy(path, what))
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has a lock alone. Who asks has it for a moment: ask only where nobody takes
+    it meanwhile.
+    """
+    if not path.exists():
+        return False
+    with _opened(path) as file:
+        return not _take(file, fcntl.LOCK_SH, is_quiet=True)
 
 
 def wait_until_free(path: Path, what: str) -> None:

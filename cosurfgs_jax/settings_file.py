@@ -231,8 +231,16 @@ def check_fits(
         InputError: a setting that shapes the model differs; the message has its name, both values
             and what to do.
     """
+    if workdir.has_begun():
+        check_made_with(settings, workdir, free)
+
+
+def check_made_with(
+    settings: Settings, workdir: Workdir, free: tuple[str, ...] = FREE_TO_CHANGE
+) -> None:
+    """`check_fits` of a workdir whose settings bind, though no step of it may be saved."""
     saved = next((path for path in (workdir.made_with, workdir.config) if path.exists()), None)
-    if saved is None or not workdir.has_begun():
+    if saved is None:
         return
     before = {name: value for name, _, value in leaves(load(saved))}
     for name, _, value in leaves(settings):

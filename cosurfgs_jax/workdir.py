@@ -6,6 +6,7 @@ No other module spells a name of this table.
 |---------------------------------------------------|----------------------------------------------|
 | `config.json`                                     | settings of the run                          |
 | `geo.json`                                        | place of the dataset on the map, if known    |
+| `plan.json`                                       | blocks and stages of the run, and their steps|
 | `partition.json`                                  | cells of the blocks, and their fingerprint   |
 | `data/`                                           | the generated dataset, if it is used         |
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
@@ -26,6 +27,8 @@ No other module spells a name of this table.
 | `export/`                                         | exported formats                             |
 | `renders/`                                        | pictures that `render` writes                |
 | `report.html`                                     | report                                       |
+| `blocks/<number>/`                                | a block that a job of its own trains: config,|
+|                                                   | checkpoints and curves, as above             |
 | `.locks/`                                         | who writes here now (`Workdir.writing`)      |
 | `.scratch/`                                       | temporary files of who does                  |
 """
@@ -61,6 +64,7 @@ class Output(NamedTuple):
 
 
 TRAINING = Output("training", "a training run")
+BLOCK = Output("training", "the training of this block")  # in the block's folder
 SCORES = Output("scores", "an evaluation")
 MESH = Output("mesh", "the extraction of a mesh, or its evaluation,")
 PICTURES = Output("renders", "a render of views")
@@ -96,6 +100,11 @@ class Workdir:
         return self.root / "partition.json"
 
     @property
+    def plan(self) -> Path:
+        """What the run is going to do."""
+        return self.root / "plan.json"
+
+    @property
     def data(self) -> Path:
         """Folder of the generated dataset."""
         return self.root / "data"
@@ -112,6 +121,33 @@ class Workdir:
     def teachers(self, stage: str) -> Path:
         """Folder of the maps that a stage's teachers show; deleted when the stage is done."""
         return self.root / "teachers" / stage
+
+    def block(self, number: int) -> "Workdir":
+        """The folder of a block that a job of its own trains."""
+        return Workdir(self.root / "blocks" / str(number))
+
+    def blocks(self) -> dict[int, "Workdir"]:
+        """Number of a block -> its existing folder, in order."""
+        names = [path.name for path in (self.root / "blocks").glob("*")]
+        numbers = sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+        return {number: self.block(number) for number in numbers}
+
+    def blocks_at_work(self) -> list[int]:
+        """The blocks that jobs of their own train now."""
+        blocks = self.blocks()
+        if not blocks:
+            return []
+        with locks.hold_briefly(self.lock("blocks")):
+            return [
+                number
+                for number, folder in blocks.items()
+                if locks.is_held(folder.lock(BLOCK.name))
+            ]
+
+    def newest_step(self, stage: str) -> int | None:
+        """The last saved step of a stage; None where none is saved."""
+        names = [path.name for path in self.checkpoints(stage).glob("*")]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
 
     @property
     def before(self) -> Path:
@@ -263,10 +299,11 @@ class Workdir:
         first try may have failed early.
 
         Args:
-            stage: name; "*" = any.
+            stage: name, of the blocks together; "*" = any, of one block too.
         """
-        return any(
-            path.name.isdigit() for path in self.checkpoints(stage).parent.glob(f"{stage}/*")
+        saved = self.checkpoints(stage).parent.glob(f"{stage}/*")
+        return any(path.name.isdigit() for path in saved) or (
+            stage == "*" and any(block.has_begun() for block in self.blocks().values())
         )
 
     def is_complete(self, step: int) -> bool:

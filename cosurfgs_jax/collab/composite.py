@@ -82,7 +82,7 @@ class RequestPlanner:
 
     def partners(self, block: int) -> np.ndarray:
         """The blocks whose cells are drawn for a block's cameras."""
-        device = block // self._layout.blocks_per_device
+        device = self._layout.device_of(block)
         cells = [
             cell
             for other in self._exchange.receives_of[device]
@@ -147,7 +147,7 @@ class RequestPlanner:
         if view is None:
             return np.arange(len(cells), dtype=np.int32)
         rank_of = {block: rank for rank, block in enumerate(self._orders[view].tolist())}
-        ranks = [rank_of.get(cell, self._layout.num_blocks) for cell in cells]
+        ranks = [rank_of.get(cell, len(self._layout.blocks)) for cell in cells]
         return np.argsort(ranks, kind="stable").astype(np.int32)
 
 

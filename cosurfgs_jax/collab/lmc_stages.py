@@ -3,16 +3,22 @@ distillation.
 """
 
 import logging
+import math
 
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.stage_spec import StageWork
+from cosurfgs_jax.settings import LmcSettings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.partitioned_scene import round_slots
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Stopwatch
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.trainer import Trainer
 
+# In a round, of the surfels in the cell and of those around it: each number is rounded down, in
+# float32.
+_NUM_KEPT_MORE = 4
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +53,8 @@ def compress_in_rounds(
     of the training to recover.
 
     What a round leaves is another model, in which other surfels matter: each round measures anew.
-    The arrays shrink in the last one, as every other shape is compiled anew.
+    The arrays shrink in the last one, as every other shape is compiled anew, to what `prune_ratio`
+    alone says: a block has the same shape whatever the others have pruned.
 
     Args:
         run: of the run.
@@ -62,7 +69,7 @@ def compress_in_rounds(
     """
     settings = run.settings.lmc
     num_rounds = min(settings.rounds, max(num_steps, 1))
-    ratio = 1 - (1 - settings.prune_ratio) ** (1 / num_rounds)
+    ratio = _ratio_of_round(settings.prune_ratio, num_rounds)
     programs = compress.compile_compression(run.settings, run.layout, ratio)
     schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
     trainer = Trainer(run, schedule, settings.start_progress)
@@ -77,10 +84,26 @@ def compress_in_rounds(
             _log_compression(result)
             states = result.states
             if number == num_rounds - 1:
-                states = loop.drop_free_slots(run.layout, states)
+                num_slots = _slots_left(stage.num_slots, num_rounds, settings)
+                states = loop.cut_slots(run.layout, states, num_slots)
             stage = stage._replace(states=states, seconds=stopwatch.seconds)
         stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
     return stage
+
+
+def _ratio_of_round(prune_ratio: float, num_rounds: int) -> float:
+    return 1 - (1 - prune_ratio) ** (1 / num_rounds)
+
+
+def _slots_left(num_slots: int, num_rounds: int, settings: LmcSettings) -> int:
+    """Slots that hold what the rounds leave of full arrays."""
+    if settings.importance_share > 0:  # it may leave all of them
+        return num_slots
+    num_left = num_slots
+    for _ in range(num_rounds):
+        kept = 1 - _ratio_of_round(settings.prune_ratio, num_rounds)
+        num_left = math.ceil(kept * num_left) + _NUM_KEPT_MORE
+    return round_slots(num_left)
 
 
 def _log_compression(result: compress.Compression) -> None:

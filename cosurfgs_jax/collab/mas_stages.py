@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 def distill_edges(work: StageWork) -> loop.StageState:
     """Distils the blocks of each edge into one model."""
-    return _distill(work, _blocks_teach(work), work.plans.edge)
+    return _distill(work, _blocks_teach(work), work.groupings.edge)
 
 
 def distill_cloud(work: StageWork) -> loop.StageState:
@@ -33,8 +33,8 @@ def distill_cloud(work: StageWork) -> loop.StageState:
     teachers = _blocks_teach(work)
     if has_edges(work.run.partitioned.partition):
         # Both distillations have as many steps.
-        teachers = TeacherModels(work.plans.whole_edge, "edge", work.num_steps)
-    return _distill(work, teachers, work.plans.cloud)
+        teachers = TeacherModels(work.groupings.whole_edge, "edge", work.num_steps)
+    return _distill(work, teachers, work.groupings.cloud)
 
 
 class TeacherModels(NamedTuple):
@@ -46,7 +46,7 @@ class TeacherModels(NamedTuple):
 
 
 def _blocks_teach(work: StageWork) -> TeacherModels:
-    return TeacherModels(work.plans.alone, "device", work.run.settings.train.steps)
+    return TeacherModels(work.groupings.alone, "device", work.run.settings.train.steps)
 
 
 class FrozenModel(NamedTuple):
@@ -85,7 +85,9 @@ def _start(
     run = work.run
     before = work.models
     stopwatch = Stopwatch()
-    is_harmonized = teacher_models.grouping is not work.plans.alone  # by an earlier distillation
+    is_harmonized = (
+        teacher_models.grouping is not work.groupings.alone
+    )  # by an earlier distillation
     if not is_harmonized:
         before, gains = harmonize.harmonize_exposure(run, before)
         _log_gains(gains)

@@ -1,5 +1,9 @@
 """Opening a dataset in every process of a run, and what they must agree on."""
 
+import contextlib
+
+from cosurfgs_jax import locks
+from cosurfgs_jax.data import generated
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
@@ -16,7 +20,7 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
     """
     processes.check_settings_agree(settings)
     processes.check_shared_folder(workdir.root, workdir.lock("shared"))
-    is_generated = settings.data.path == "generated"
+    is_generated = settings.data.path == generated.PATH
     processes.check_equal(
         "config.data.path",
         str(is_generated),
@@ -36,6 +40,16 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
         )
     has_masks = processes.any_process(partitioned.scene.has_masks)
     return partitioned._replace(scene=partitioned.scene.with_masks(has_masks))
+
+
+def open_for_some_blocks(settings: Settings, workdir: Workdir) -> PartitionedScene:
+    """The dataset of a run for a job that trains some of its blocks; photographs of the others may
+    be missing.
+    """
+    with contextlib.ExitStack() as stack:
+        if settings.data.path == generated.PATH:  # the first job makes the photographs
+            stack.enter_context(locks.hold_briefly(workdir.lock("generated")))
+        return open_partitioned_scene(settings, workdir, allow_missing=True)
 
 
 def check_photographs(run: Run) -> None:

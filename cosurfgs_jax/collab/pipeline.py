@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosurfgs_jax import settings_file
+from cosurfgs_jax.collab.adopted_blocks import adopt_stage, adopts_blocks, finish_blocks
+from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processes
-from cosurfgs_jax.collab.plans import Plans, make_plans
+from cosurfgs_jax.collab.plans import make_plans
+from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_metrics import StageMetrics
-from cosurfgs_jax.collab.stage_spec import StageSpec, StageWork
-from cosurfgs_jax.collab.stages import stages_of, total_steps
+from cosurfgs_jax.collab.stages import note_plan, stages_of, total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layout
@@ -25,11 +27,10 @@ from cosurfgs_jax.raster import backend_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import check_neighbors
-from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
-from cosurfgs_jax.training.run import Run, Stopped, check_config, run_config
+from cosurfgs_jax.training.run import Run, Stopped, run_config
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.workdir import Workdir
 
@@ -64,6 +65,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     partitioned = open_in_all_processes(settings, workdir)
     check_neighbors(partitioned, settings.loss)
     layout = make_layout(partitioned.partition.edge_of_block, settings.mesh.num_devices)
+    check_settings_of_blocks(settings, workdir)
     bind_partition(partitioned, workdir)
     _log_scene(partitioned, layout)
     num_steps = total_steps(settings, partitioned.partition)
@@ -81,6 +83,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
             settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
+            note_plan(settings, workdir, partitioned.partition)
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")
@@ -105,33 +108,19 @@ def run_stages(run: Run) -> loop.StageState:
     plans = make_plans(run)
     metrics = StageMetrics(run, plans)
     specs = stages_of(run.settings, run.partitioned.partition)
+    is_adopting = adopts_blocks(run)
+    if is_adopting:
+        finish_blocks(run)
     stage = None
-    for position, spec in enumerate(specs):
-        if stage is None and any(
-            run.workdir.has_begun(later.name) for later in specs[position + 1 :]
-        ):
-            continue  # a later stage has saved the result that it began with
-        stage, is_new = _run_stage(run, plans, spec, stage)
+    for spec in stages_left(run.workdir, specs):
+        is_new = is_adopting and spec.is_of_blocks and not run.workdir.has_begun(spec.name)
+        if is_new:
+            stage = adopt_stage(run, spec)
+        else:
+            stage, is_new = run_one_stage(run, plans, spec, stage)
         if is_new or not metrics.has(spec.name):
             metrics.write(spec, stage)
     return required(stage, "the last stage")
-
-
-def _run_stage(
-    run: Run, plans: Plans, spec: StageSpec, before: loop.StageState | None
-) -> tuple[loop.StageState, bool]:
-    """A stage at its last step, and whether anything was done to get there."""
-    check_config(run)  # a workdir that is gone is not made anew
-    num_steps = spec.num_steps(run.settings)
-    if not spec.has_checkpoints:
-        work = StageWork(run, plans, spec.name, num_steps, before, None, None)
-        return spec.run(work), True
-    with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
-        saved = loop.restore_stage(run, spec.name, checkpoints)
-        if saved is not None and saved.step:
-            _log.info("%s: going on from step %d", spec.name, saved.step)
-        work = StageWork(run, plans, spec.name, num_steps, before, saved, checkpoints)
-        return spec.run(work), saved is None or saved.step < num_steps
 
 
 def write_merged(settings: Settings, workdir: Workdir, partitioned: PartitionedScene) -> None:

@@ -64,14 +64,13 @@ def _device_needs(
     """How much of the views of device i lies in the cells of device j: of all cells, and of those
     of the same edge.
     """
-    per_device = layout.blocks_per_device
     edges = partitioned.partition.edge_of_block
     needs = np.zeros((layout.num_devices, layout.num_devices))
     edge_needs = np.zeros_like(needs)
     for block in partitioned.blocks:
         coverage = partitioned.partition.coverage[block.views].sum(axis=0)
         for cell, fraction in enumerate(coverage):
-            pair = block.number // per_device, cell // per_device
+            pair = layout.device_of(block.number), layout.device_of(cell)
             needs[pair] += fraction
             edge_needs[pair] += fraction * (edges[cell] == edges[block.number])
     return needs, edge_needs

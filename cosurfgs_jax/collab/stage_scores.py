@@ -213,7 +213,7 @@ class CellRenderer:
         )
         if self._is_apart:
             for block, own in maps.items():
-                own["cells"] = self._planner.cells_received(block // layout.blocks_per_device)
+                own["cells"] = self._planner.cells_received(layout.device_of(block))
         return maps
 
 

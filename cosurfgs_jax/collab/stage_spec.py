@@ -20,7 +20,7 @@ class StageWork(NamedTuple):
     | field         | content                                                                      |
     |---------------|------------------------------------------------------------------------------|
     | `run`         | of the run                                                                   |
-    | `plans`       | its groupings                                                                |
+    | `plans`       | its groupings; None where a block is trained by itself                       |
     | `name`        | of the stage                                                                 |
     | `num_steps`   | of the stage                                                                 |
     | `before`      | result of the stage before; None for the first, and where `saved` is not     |
@@ -29,12 +29,17 @@ class StageWork(NamedTuple):
     """
 
     run: Run
-    plans: Plans
+    plans: Plans | None
     name: str
     num_steps: int
     before: StageState | None
     saved: StageState | None
     checkpoints: Checkpoints | None
+
+    @property
+    def groupings(self) -> Plans:
+        """`plans`, for a stage whose blocks exchange something."""
+        return required(self.plans, "StageWork.plans")
 
     @property
     def models(self) -> StageState:
@@ -60,6 +65,7 @@ class StageSpec:
     | `first_progress`  | settings -> where on the course of the learning rates it begins          |
     | `grouping`        | plans -> the blocks that are optimized as one model                      |
     | `is_merged`       | the result is cells of one model: cropped, and of one brightness         |
+    | `is_of_blocks`    | blocks exchange nothing: each may be taken through it by itself          |
     | `has_checkpoints` | False: done again from the stage before until the stage after it is saved|
     """
 
@@ -69,5 +75,6 @@ class StageSpec:
     num_steps: Callable[[Settings], int]
     grouping: Callable[[Plans], Grouping]
     is_merged: bool
+    is_of_blocks: bool = False
     has_checkpoints: bool = True
     first_progress: Callable[[Settings], float] = lambda settings: 0.0

@@ -10,7 +10,9 @@ from cosurfgs_jax.collab.mas_stages import distill_cloud, distill_edges
 from cosurfgs_jax.collab.plans import has_edges
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.partition import Partition
+from cosurfgs_jax.run_status import PlannedStage, write_plan
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.workdir import Workdir
 
 
 def _has_lmc(settings: Settings, partition: Partition) -> bool:
@@ -41,6 +43,7 @@ STAGES = (
         num_steps=lambda settings: settings.train.steps,
         grouping=lambda plans: plans.alone,
         is_merged=False,
+        is_of_blocks=True,
     ),
     StageSpec(
         "lmc_device",
@@ -49,6 +52,7 @@ STAGES = (
         num_steps=lambda settings: round(settings.lmc.recovery * settings.train.steps),
         grouping=lambda plans: plans.alone,
         is_merged=False,
+        is_of_blocks=True,
         first_progress=lambda settings: settings.lmc.start_progress,
     ),
     StageSpec(
@@ -87,3 +91,12 @@ def stages_of(settings: Settings, partition: Partition) -> list[StageSpec]:
 def total_steps(settings: Settings, partition: Partition) -> int:
     """Steps of all stages of a run."""
     return sum(spec.num_steps(settings) for spec in stages_of(settings, partition))
+
+
+def note_plan(settings: Settings, workdir: Workdir, partition: Partition) -> None:
+    """Writes which stages a run has, for who asks how far it is."""
+    stages = [
+        PlannedStage(spec.name, spec.num_steps(settings), spec.is_of_blocks, spec.has_checkpoints)
+        for spec in stages_of(settings, partition)
+    ]
+    write_plan(workdir, partition.num_blocks, stages)

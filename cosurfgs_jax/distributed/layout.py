@@ -1,9 +1,9 @@
 """Which device carries which blocks: logical blocks and edges laid over the mesh of devices that
 there is.
 
-Block b stands on device b // blocks_per_device (in the mesh's order), as its row b %
-blocks_per_device. Nothing that is computed
-depends on that: a block's training is the same program with the same input wherever it runs.
+The blocks stand on the devices in order (of the mesh), `blocks_per_device` rows on each: of a whole
+place all blocks, of a job of its own one. Nothing that is computed depends on that: a block's
+training is the same program with the same input wherever it runs.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Blocks on devices. D devices in the mesh, B blocks, at most `blocks_per_device` on each."""
+    """Blocks on devices. D devices in the mesh, at most `blocks_per_device` blocks on each."""
 
     mesh: Mesh  # axes AXES
-    num_blocks: int
+    blocks: tuple[int, ...]  # their numbers, ascending
     blocks_per_device: int
 
     @functools.cached_property
@@ -51,16 +51,28 @@ class Layout:
     def blocks_of(self, device: int) -> list[int]:
         """The blocks of the device at a position of the mesh."""
         first = device * self.blocks_per_device
-        return list(range(first, min(first + self.blocks_per_device, self.num_blocks)))
+        return list(self.blocks[first : first + self.blocks_per_device])
 
     def block_at(self, device: int, row: int) -> int | None:
         """The block in a row of a device, if there is one."""
-        block = device * self.blocks_per_device + row
-        return block if block < self.num_blocks else None
+        position = device * self.blocks_per_device + row
+        return self.blocks[position] if position < len(self.blocks) else None
+
+    @functools.cached_property
+    def _positions(self) -> dict[int, int]:
+        return {block: position for position, block in enumerate(self.blocks)}
+
+    def device_of(self, block: int) -> int:
+        """The position in the mesh of the device that carries a block."""
+        return self._positions[block] // self.blocks_per_device
+
+    def row_of(self, block: int) -> int:
+        """The row of a block on its device."""
+        return self._positions[block] % self.blocks_per_device
 
     def process_of(self, block: int) -> int:
         """Which process carries a block."""
-        return self.mesh.devices.flat[block // self.blocks_per_device].process_index
+        return self.mesh.devices.flat[self.device_of(block)].process_index
 
     def put(self, make: Callable[[int], Any]) -> Any:
         """One array per leaf, with an axis of D devices in front, from what each device shall hold.
@@ -241,7 +253,15 @@ def make_layout(edge_of_block: np.ndarray, num_devices: int = 0) -> Layout:
     )
     if len(chosen) < wanted:
         _log.info("%d of %d devices are used: there are %d blocks", len(chosen), wanted, num_blocks)
-    return Layout(mesh, num_blocks, blocks_per_device)
+    return Layout(mesh, tuple(range(num_blocks)), blocks_per_device)
+
+
+def layout_of_block(block: int) -> Layout:
+    """One block by itself, on the first device of this process."""
+    mesh = jax.make_mesh(
+        (1, 1), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
+    )
+    return Layout(mesh, (block,), 1)
 
 
 def check_num_devices(num_devices: int) -> None:

@@ -138,7 +138,7 @@ def check_versions() -> None:
     backend and, on CPUs, native kernels: others would give other bits, or wait for each other for
     ever.
     """
-    texts = gather_texts(_versions())
+    texts = gather_texts(versions())
     for number, text in enumerate(texts):
         if text != texts[0]:
             raise InputError(
@@ -149,7 +149,10 @@ def check_versions() -> None:
             )
 
 
-def _versions() -> str:
+def versions() -> str:
+    """What the bits of this process's results depend on besides the input: code, JAX, backend and,
+    on CPUs, native kernels.
+    """
     code = zlib.crc32(b"")
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         if path.name != "_build_info.py":

@@ -17,13 +17,14 @@ def hold_run(workdir: Workdir) -> Iterator[None]:
     process, the others may still write for seconds, until they notice, and the next run waits.
 
     Raises:
-        InputError: in every process: another run is under way there.
+        InputError: in every process: another run is under way there, or jobs train blocks.
     """
     members = workdir.lock("processes")
     error = None
     with contextlib.ExitStack() as stack:
         if processes.is_first():
             try:
+                _check_no_jobs(workdir)
                 is_ended = locks.has_last_ended(workdir.lock(TRAINING.name))
                 stack.enter_context(workdir.writing(TRAINING))
                 locks.wait_until_free(members, "the processes of an earlier run")
@@ -34,3 +35,12 @@ def hold_run(workdir: Workdir) -> Iterator[None]:
         stack.enter_context(locks.hold_shared(members))
         processes.barrier("locked")
         yield
+
+
+def _check_no_jobs(workdir: Workdir) -> None:
+    at_work = workdir.blocks_at_work()
+    if at_work:
+        raise InputError(
+            f"{workdir}: jobs of their own train the blocks {', '.join(map(str, at_work))} there "
+            "now; wait for their end or stop them, then give the same command again"
+        )

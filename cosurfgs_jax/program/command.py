@@ -18,6 +18,7 @@ PROGRAMS = (
     "evaluate",
     "export",
     "render",
+    "status",
     "doctor",
 )
 _PACKAGE = "cosurfgs_jax"

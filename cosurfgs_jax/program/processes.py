@@ -55,6 +55,8 @@ def start_devices(
     num_processes: int = 0,
     process_id: int = -1,
     start_timeout: int = 45,
+    *,
+    is_alone: bool = False,
 ) -> None:
     """Makes the devices and processes of a run known to JAX, before its backend starts.
 
@@ -66,6 +68,7 @@ def start_devices(
         coordinator_address, num_processes, process_id: of a run of several processes; empty, 0 and
             -1 where the cluster sets them, or where there is one process.
         start_timeout: seconds to wait for the other processes.
+        is_alone: the other processes that a cluster has started have nothing to do with this one.
     Raises:
         InputError: some of the three are given and others not, or the other processes cannot be
             reached.
@@ -74,7 +77,7 @@ def start_devices(
     cluster.check()
     set_environment()
     _make_virtual_devices(-(-num_devices // max(num_processes, 1)))
-    if cluster.is_given or _is_in_cluster():
+    if not is_alone and (cluster.is_given or _is_in_cluster()):
         _connect(cluster, start_timeout)
 
 

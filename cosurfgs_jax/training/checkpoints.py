@@ -46,12 +46,20 @@ class Checkpoints:
     shapes of the state depend on what it says. Use as a context manager, or call `close`: a save
     may still be under way."""
 
-    def __init__(self, folder: Path | str, keep: int = 2, *, is_read_only: bool = False):
+    def __init__(
+        self,
+        folder: Path | str,
+        keep: int = 2,
+        *,
+        is_read_only: bool = False,
+        is_alone: bool = False,
+    ):
         """
         Args:
             folder: made if missing.
             keep: how many steps stay; at least 2, as the newest may turn out to be damaged.
             is_read_only: nothing is changed: a run may be saving there meanwhile.
+            is_alone: of several processes this one reads, and the others do not.
         """
         self._folder = Path(folder).absolute()
         self._saving_step = -1
@@ -63,7 +71,9 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         if is_read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, multiprocessing_options=_processes_that_read(is_alone)
+            )
         with self._storing("opened"):
             self._manager = ocp.CheckpointManager(
                 self._folder, options=options, item_names=("state", "meta")
@@ -255,6 +265,15 @@ class Checkpoints:
             (self._folder / str(step)).rename(aside)
         processes.barrier("set-aside")
         self._manager.reload()
+
+
+def _processes_that_read(is_alone: bool) -> ocp.options.MultiprocessingOptions:
+    if not is_alone:
+        return ocp.options.MultiprocessingOptions()
+    own = processes.index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"alone-{own}"
+    )
 
 
 @contextlib.contextmanager

@@ -96,18 +96,19 @@ class DeviceCache:
         self._load = load
         common = partitioned.photo_size
         self._size_of = (lambda view: common) if common else partitioned.views.image_size
-        self._slots: list[dict[int, int]] = []  # of each block: view -> slot
+        self._slots: dict[int, dict[int, int]] = {}  # of each block: view -> slot
         self._num_slots: dict[tuple[int, tuple[int, int]], int] = {}  # of each row and size: R
-        for block in partitioned.blocks:
-            self._slots.append(self._deal_slots(block))
+        blocks = [partitioned.blocks[number] for number in layout.blocks]
+        for block in blocks:
+            self._slots[block.number] = self._deal_slots(block)
         self._tables: dict[tuple[int, tuple[int, int]], Any] = {}
         self._there: set[tuple[int, int]] = set()  # (block, view), of all processes
-        self._num_to_come = sum(len(block.views) for block in partitioned.blocks)
+        self._num_to_come = sum(len(block.views) for block in blocks)
         self._store = sharded(_store, layout, donate=(0,))
         self.is_keeping = False
         if num_bytes:
-            first = int(partitioned.blocks[0].views[0])
-            item = jax.tree.leaves(load(None if common else 0, first))
+            first = int(blocks[0].views[0])
+            item = jax.tree.leaves(load(None if common else blocks[0].number, first))
             per_pixel = sum(leaf.nbytes for leaf in item) / math.prod(self._size_of(first))
             needed = sum(
                 count * math.prod(size) * per_pixel for (_, size), count in self._num_slots.items()
@@ -126,7 +127,7 @@ class DeviceCache:
         slots: dict[int, int] = {}
         counts: collections.Counter = collections.Counter()
         for view in map(int, block.views):
-            key = block.number % self._layout.blocks_per_device, self._size_of(view)
+            key = self._layout.row_of(block.number), self._size_of(view)
             slots[view] = counts[key]
             counts[key] += 1
             self._num_slots[key] = max(self._num_slots.get(key, 0), counts[key])
@@ -169,10 +170,8 @@ class DeviceCache:
         lacks.
         """
         layout = self._layout
-        key = (
-            row,
-            self._size_of(view_of(row)),
-        )  # the first device's block in a row has the number of the row
+        # The first device has a block in every row.
+        key = row, self._size_of(view_of(layout.blocks_of(0)[row]))
         if not self._num_to_come:
             return key
         views = {

@@ -75,6 +75,7 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
     def make_abstract(meta: dict):
         check_identity(partitioned, meta)
         check_own_terms(run.own_terms, meta)
+        _check_blocks(run, meta)
         abstract = layout.abstract_rows(
             abstract_state(
                 meta["num_slots"],
@@ -126,6 +127,37 @@ def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
         )
 
 
+def _check_blocks(run: Run, meta: dict) -> None:
+    """Raises InputError if a checkpoint is of other blocks, or of blocks whose photographs had
+    masks where now none has, or the other way round.
+    """
+    blocks = list(run.layout.blocks)
+    saved = meta.get("blocks", blocks)
+    if saved != blocks:
+        raise InputError(
+            f"{run.workdir}: expected checkpoints of the blocks {blocks}, got those of {saved}; "
+            "each block has a folder of its own: give them their names back"
+        )
+    had_masks = meta.get("has_masked_photos", run.partitioned.has_masked_photos)
+    if had_masks != run.partitioned.has_masked_photos:
+        words = {True: "with masks", False: "without masks"}
+        raise InputError(
+            f"config.data.path: expected photographs {words[had_masks]}, as the checkpoints in "
+            f"{run.workdir} were made from, got some {words[not had_masks]}; give the same files, "
+            "or use another --workdir"
+        )
+    by = meta.get("versions", processes.versions())
+    is_alone = len(blocks) < len(run.partitioned.blocks)
+    if is_alone and by != processes.versions():
+        _log.warning(
+            "block %d was trained by %s, and here is %s: its last bits may differ from those of a "
+            "run on one kind of machine",
+            *blocks,
+            by,
+            processes.versions(),
+        )
+
+
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
     """Starts to save a stage as it is now.
 
@@ -144,7 +176,10 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
             "frame": partitioned.frame.to_dict(),
             "num_without_room": stage.num_without_room,
             "seconds": stage.seconds,
-            "num_blocks": len(partitioned.blocks),
+            "num_blocks": len(run.layout.blocks),
+            "blocks": list(run.layout.blocks),
+            "has_masked_photos": partitioned.has_masked_photos,
+            "versions": processes.versions(),
             "own_loss_terms": [term.name for term in run.own_terms],
             **partitioned.identity(),
         },
@@ -313,7 +348,11 @@ def drop_free_slots(layout: Layout, states: list) -> list:
     front.
     """
     counts = list(count_alive(layout, states).values())
-    num_slots = min(round_slots(processes.max_over_processes(counts)), states[0].alive.shape[1])
+    return cut_slots(layout, states, round_slots(processes.max_over_processes(counts)))
+
+
+def cut_slots(layout: Layout, states: list, num_slots: int) -> list:
+    """The same states with the first so many of their slots, or all where they have fewer."""
 
     def cut(state: TrainState) -> TrainState:
         cut_slots = jax.tree.map(

@@ -142,8 +142,12 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_history(workdir: Workdir) -> list[dict[str, Any]]:
-    """The rows that the `Log`s of all processes of a workdir have written, by stage and step."""
-    rows = [row for path in workdir.histories().values() for row in _read_rows(path)]
+    """The rows that the `Log`s of all processes of a workdir have written, and those of blocks that
+    were trained by jobs of their own, by stage and step.
+    """
+    folders = [*workdir.blocks().values(), workdir]
+    paths = [path for folder in folders for path in folder.histories().values()]
+    rows = [row for path in paths for row in _read_rows(path)]
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["step"]))
 

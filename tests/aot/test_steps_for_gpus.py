@@ -42,7 +42,7 @@ def steps(monkeypatch):
     as_on_gpus(monkeypatch)
     mesh = Mesh(np.array(devices)[None], AXES, axis_types=(AxisType.Auto,) * 2)
     settings = Settings()
-    return compile_blocks(settings, Layout(mesh, NUM_DEVICES, 1)), _on_each(
+    return compile_blocks(settings, Layout(mesh, tuple(range(NUM_DEVICES)), 1)), _on_each(
         abstract_state(NUM_SLOTS, NUM_VIEWS, settings)
     )
 

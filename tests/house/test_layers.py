@@ -13,7 +13,7 @@ LAYERS = [
     {"native", "photograph", "locks", "open3d_library"},
     {"workdir"},
     {"geometry"},
-    {"settings_file", "metrics", "pictures"},
+    {"settings_file", "metrics", "pictures", "run_status"},
     {"formats"},
     {"raster"},
     {"losses", "model", "data", "partition"},
@@ -34,6 +34,7 @@ PROGRAMS = {
     "view",
     "prepare",
     "plan",
+    "status",
     "doctor",
     "export",
 }

@@ -3,72 +3,34 @@ and with wrong input.
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from program_starter import ProgramStarter
+from collaboration_runs import (
+    LAST,
+    MAS_STEPS,
+    RECOVERY,
+    STARTER,
+    STEPS,
+    TOWN,
+    assert_same_stage,
+    run,
+    start,
+)
 from scenes import town_folder
 
-from cosurfgs_jax.settings import GeneratedSettings, LmcSettings
-
-TOWN = GeneratedSettings(num_views=20, width=96, height=72, size_m=60.0)
-STEPS = 40
-RECOVERY = 6
-MAS_STEPS = 4
-FLAGS = [
-    f"--config.train.steps={STEPS}",
-    "--config.train.checkpoint_every=20",
-    "--config.train.log_every=10",
-    "--config.surfels.sh_degree=1",
-    # Few: blocks shrink once, to the smallest number of slots, and each number compiles anew.
-    "--config.surfels.capacity=1700",
-    "--config.partition.num_blocks=4",
-    "--config.partition.num_edges=2",
-    f"--config.mas.steps={MAS_STEPS}",
-]
-LAST = STEPS + RECOVERY + 2 * MAS_STEPS
-
-
-def _command(workdir: Path, dataset: Path, *flags: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "cosurfgs_jax.train",
-        f"--workdir={workdir}",
-        f"--config.data.path={dataset}",
-        *FLAGS,
-        *flags,
-    ]
-
-
-def _environment() -> dict[str, str]:
-    """As a user has it: the tests' own devices are not those of the programs."""
-    return {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")
-    }
-
-
-STARTER = ProgramStarter(_environment())
+from cosurfgs_jax.settings import LmcSettings
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _starter_ends():
     yield
     STARTER.close()
-
-
-def _run(workdir: Path, dataset: Path, *flags: str) -> subprocess.CompletedProcess:
-    return STARTER.run(*_command(workdir, dataset, *flags)[2:], timeout=400)
 
 
 def _start_pair(
@@ -79,20 +41,14 @@ def _start_pair(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
-        subprocess.Popen(
-            _command(
-                workdir,
-                datasets[i],
-                "--config.mesh.num_devices=4",
-                f"--coordinator_address=127.0.0.1:{port}",
-                "--num_processes=2",
-                f"--process_id={i}",
-                *extra[i],
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=_environment(),
+        start(
+            workdir,
+            datasets[i],
+            "--config.mesh.num_devices=4",
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={i}",
+            *extra[i],
         )
         for i in range(2)
     ]
@@ -105,37 +61,20 @@ def _finish_pair(processes: list[subprocess.Popen]) -> list[str]:
     return texts
 
 
-def _device_states(workdir: Path) -> dict[str, np.ndarray]:
-    """Everything that the last checkpoint of the device stage holds, in the order of blocks."""
-    import tensorstore
-
-    folder = workdir / "checkpoints" / "device" / str(STEPS) / "state"
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
-    names = sorted(
-        {
-            key.decode().rsplit("/.zarray", 1)[0]
-            for key in store.list().result()
-            if key.endswith(b".zarray")
-        }
-    )
-    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
-    arrays = {
-        name: tensorstore.open({"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}).result()
-        for name in names
-    }
-    return {name: np.asarray(array.read().result()) for name, array in arrays.items()}
+def _wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Until a running program has written something."""
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
 
 
-def _assert_same_device_stage(workdir: Path, other: Path) -> None:
-    expected = _device_states(other)
-    got = _device_states(workdir)
-    assert expected.keys() == got.keys() and len(expected) > 20
-    for name, value in expected.items():
-        assert got[name][:4].tobytes() == value[:4].tobytes(), name
+def _stages(workdir: Path) -> list[dict]:
+    return json.loads((workdir / "metrics.json").read_text())["stages"]
 
 
 def _psnr(workdir: Path) -> float:
-    return json.loads((workdir / "metrics.json").read_text())["stages"][-1]["psnr_test"]
+    return _stages(workdir)[-1]["psnr_test"]
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +88,13 @@ def dataset(tmp_path_factory) -> Path:
 def trained(dataset, tmp_path_factory) -> Path:
     """Four devices, undisturbed."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    result = _run(workdir, dataset, "--config.mesh.num_devices=4")
+    result = run(workdir, dataset, "--config.mesh.num_devices=4")
     assert result.returncode == 0, result.stderr
     return workdir
 
 
 def test_every_stage_is_there(trained):
-    stages = json.loads((trained / "metrics.json").read_text())["stages"]
+    stages = _stages(trained)
     assert [stage["name"] for stage in stages] == [
         "device",
         "lmc_device",
@@ -195,18 +134,18 @@ def test_every_stage_is_there(trained):
 
 
 def test_the_number_of_devices_does_not_matter(dataset, trained, tmp_path):
-    result = _run(tmp_path / "run", dataset, "--config.mesh.num_devices=2")
+    result = run(tmp_path / "run", dataset, "--config.mesh.num_devices=2")
     assert result.returncode == 0, result.stderr
-    _assert_same_device_stage(tmp_path / "run", trained)
+    assert_same_stage(tmp_path / "run", trained)
     assert _psnr(tmp_path / "run") == pytest.approx(_psnr(trained), abs=0.05)
 
 
 def test_one_device_trains_the_same_blocks(dataset, trained, tmp_path):
     """Without the stages after them, which component tests compare."""
     flags = ("--config.mesh.num_devices=1", "--noconfig.lmc.enabled", "--noconfig.mas.enabled")
-    result = _run(tmp_path / "run", dataset, *flags)
+    result = run(tmp_path / "run", dataset, *flags)
     assert result.returncode == 0, result.stderr
-    _assert_same_device_stage(tmp_path / "run", trained)
+    assert_same_stage(tmp_path / "run", trained)
 
 
 def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path):
@@ -237,29 +176,65 @@ def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path)
             if view not in wanted:
                 (folders[-1] / "images" / name).unlink()
     _finish_pair(_start_pair(tmp_path / "run", folders, [[], []]))
-    _assert_same_device_stage(tmp_path / "run", trained)
+    assert_same_stage(tmp_path / "run", trained)
     assert _psnr(tmp_path / "run") == pytest.approx(_psnr(trained), abs=0.05)
 
 
 def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(
-        _command(workdir, dataset, "--config.mesh.num_devices=4"),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-    )
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / "device" / "20").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.02)
+    process = start(workdir, dataset, "--config.mesh.num_devices=4")
+    _wait_for(workdir / "checkpoints" / "device" / "20", process)
     process.send_signal(signal.SIGTERM)
-    _, text = process.communicate(timeout=120)
+    text = process.communicate(timeout=120)[0]
     assert process.returncode == 143 and "the same command goes on" in text, text
-    result = _run(workdir, dataset, "--config.mesh.num_devices=2")
+    result = run(workdir, dataset, "--config.mesh.num_devices=2")
     assert result.returncode == 0 and "going on from step" in result.stderr, result.stderr
-    _assert_same_device_stage(workdir, trained)
+    assert_same_stage(workdir, trained)
     assert _psnr(workdir) == pytest.approx(_psnr(trained), abs=0.05)
+
+
+def test_blocks_trained_by_jobs_of_their_own_end_in_the_same_bits(dataset, trained, tmp_path):
+    """Each alone, one of them killed, and one left half-way to the run of all; on other numbers of
+    devices than the run that trained them together.
+    """
+    workdir = tmp_path / "run"
+    blocks = [workdir / "blocks" / str(number) for number in range(4)]
+    killed = start(workdir, dataset, "--blocks=2")
+    _wait_for(blocks[2] / "checkpoints" / "device" / "20", killed)
+    killed.kill()
+    killed.communicate()
+    texts = []
+    for flag in ("--blocks=0/4", "--blocks=1,3", "--blocks=2"):
+        result = run(workdir, dataset, flag)
+        assert result.returncode == 0, result.stderr
+        texts.append(result.stderr)
+    assert "missing: 1 (not begun), 2 (device, step 20 of 40), 3 (not begun)" in texts[0]
+    assert "blocks finished: 0, 1, 3; missing: 2 (device, step 20 of 40)" in texts[1]
+    assert "device: going on from step 20" in texts[2] and "block 0" not in texts[2]
+    assert "blocks finished: 0, 1, 2, 3; missing: none" in texts[2]
+    assert {path.name for path in blocks[0].iterdir()} >= {"config.json", "history.jsonl", "before"}
+    assert not (workdir / "checkpoints" / "device").exists()
+    shutil.rmtree(blocks[3] / "checkpoints" / "lmc_device")
+    shutil.rmtree(blocks[3] / "checkpoints" / "device" / "40")
+    times = [path.stat().st_mtime_ns for path in sorted(blocks[0].rglob("*"))]
+    result = run(workdir, dataset, "--config.mesh.num_devices=4")
+    assert result.returncode == 0, result.stderr
+    assert "blocks finished: 0, 1, 2; missing: 3 (device, step 20 of 40)" in result.stderr
+    assert "device: going on from step 20" in result.stderr
+    assert [path.stat().st_mtime_ns for path in sorted(blocks[0].rglob("*"))] == times
+    assert_same_stage(workdir, trained)
+    assert_same_stage(workdir, trained, "lmc_device", RECOVERY)
+    model = Path("point_cloud", f"iteration_{LAST}", "point_cloud.ply")
+    assert (workdir / model).read_bytes() == (trained / model).read_bytes()
+    names = {path.name for path in (trained / "before").iterdir()}
+    assert names == {path.name for path in (workdir / "before").iterdir()}
+    rows = [stage["num_surfels"] for stage in _stages(workdir)]
+    assert rows == [stage["num_surfels"] for stage in _stages(trained)]
+    expect = "blocks finished: 0, 1, 2, 3; missing: none"
+    assert expect in run(workdir, dataset, "--blocks=3").stderr
+    _expect_sentence(
+        run(workdir, dataset, "--blocks=3", "--config.optim.quats=0.5"), "config.optim.quats", "0.5"
+    )
 
 
 def test_processes_that_disagree_end_at_once(dataset, tmp_path):
@@ -274,10 +249,7 @@ def test_processes_that_disagree_end_at_once(dataset, tmp_path):
 def test_a_dead_process_ends_the_others_with_a_sentence(dataset, tmp_path):
     workdir = tmp_path / "run"
     pair = _start_pair(workdir, [dataset, dataset], [["--config.train.steps=4000"]] * 2)
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / "device" / "20").exists():
-        assert pair[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    _wait_for(workdir / "checkpoints" / "device" / "20", pair[0])
     pair[1].kill()
     killed = time.monotonic()
     text = pair[0].communicate(timeout=60)[0]
@@ -298,20 +270,20 @@ def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
 def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
     _expect_sentence(
-        _run(workdir, dataset, "--config.mesh.num_devices=99"), "config.mesh.num_devices", "99"
+        run(workdir, dataset, "--config.mesh.num_devices=99"), "config.mesh.num_devices", "99"
     )
     _expect_sentence(
-        _run(workdir, dataset, "--config.partition.num_edges=9"), "config.partition.num_edges", "9"
+        run(workdir, dataset, "--config.partition.num_edges=9"), "config.partition.num_edges", "9"
     )
     _expect_sentence(
-        _run(workdir, dataset, "--config.partition.num_blocks=18"),
+        run(workdir, dataset, "--config.partition.num_blocks=18"),
         "config.partition.num_blocks",
         "17",
         "18",
     )
-    _expect_sentence(_run(workdir, dataset, "--num_processes=2"), "--coordinator_address")
+    _expect_sentence(run(workdir, dataset, "--num_processes=2"), "--coordinator_address")
     _expect_sentence(
-        _run(trained, dataset, "--config.partition.num_blocks=2"),
+        run(trained, dataset, "--config.partition.num_blocks=2"),
         "config.partition.num_blocks",
         "4",
         "2",
@@ -321,4 +293,4 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(dataset, trained, tmp_path)
     shutil.copytree(trained, other)
     table = json.loads((other / "partition.json").read_text())
     (other / "partition.json").write_text(json.dumps(table | {"fingerprint": "0" * 16}))
-    _expect_sentence(_run(other, dataset), "partition.json", "another")
+    _expect_sentence(run(other, dataset), "partition.json", "another")

@@ -51,7 +51,7 @@ def test_a_text_that_differs_is_named(other_differs):
 
 
 def test_versions_that_differ_are_both_told(monkeypatch):
-    own = processes._versions()
+    own = processes.versions()
     assert jax.__version__ in own and "backend cpu" in own
     other = own.replace(jax.__version__, "0.0.1")
     monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text, other])
@@ -63,18 +63,18 @@ def test_versions_that_differ_are_both_told(monkeypatch):
 
 
 def test_where_only_cpus_differ_the_variable_is_named_and_gpus_do_not_care(monkeypatch, tmp_path):
-    own = processes._versions()
+    own = processes.versions()
     monkeypatch.setattr(processes.ffi, "cpu_instruction_set", lambda: "x86-64-v99")
-    other = processes._versions()
+    other = processes.versions()
     assert own != other and other.endswith("for x86-64-v99")
     monkeypatch.setattr(processes, "gather_texts", lambda text: [own, text])
     with pytest.raises(InputError, match="COSURFGS_INSTRUCTION_SET=v3"):
         processes.check_versions()
     monkeypatch.setattr(processes.ffi, "cpu_library_path", lambda: tmp_path / "library.so")
     (tmp_path / "library.so").write_bytes(b"of another compiler")
-    assert processes._versions() not in (own, other)
+    assert processes.versions() not in (own, other)
     monkeypatch.setattr(processes.jax, "default_backend", lambda: "gpu")
-    assert processes._versions().endswith("backend gpu")
+    assert processes.versions().endswith("backend gpu")
 
 
 @pytest.mark.parametrize("is_first", [True, False])

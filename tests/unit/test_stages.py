@@ -1,14 +1,20 @@
-"""The pipeline with stand-ins for what takes time: stages, their order, scores, finished runs."""
+"""The stages of the pipeline with stand-ins for what takes time, and finished runs."""
 
-import contextlib
 import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from blocks_case import four_blocks, run_context
+from stage_cases import ALL, NUM_STEPS, stage_settings
 
-from cosurfgs_jax.collab import device_stage, lmc_stages, mas_stages, merged_model, pipeline, stages
+from cosurfgs_jax.collab import (
+    device_stage,
+    lmc_stages,
+    mas_stages,
+    merged_model,
+    pipeline,
+)
 from cosurfgs_jax.collab.plans import has_edges, make_plans
 from cosurfgs_jax.collab.stage_metrics import summarize_scores
 from cosurfgs_jax.collab.stage_scores import Scores
@@ -16,22 +22,11 @@ from cosurfgs_jax.collab.stage_spec import StageWork
 from cosurfgs_jax.collab.stages import STAGES, stages_of, total_steps
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.partition import Partition
-from cosurfgs_jax.settings import DataSettings, LmcSettings, MasSettings, Settings, TrainSettings
+from cosurfgs_jax.settings import DataSettings, MasSettings
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.run import Stopped
 from cosurfgs_jax.workdir import Workdir
-
-ALL = ["device", "lmc_device", "edge", "lmc_edge", "cloud"]
-NUM_STEPS = {"device": 20, "lmc_device": 4, "edge": 2, "lmc_edge": 0, "cloud": 2}
-
-
-def _settings(lmc: bool = True, mas: bool = True) -> Settings:
-    return Settings(
-        train=TrainSettings(steps=20),
-        lmc=LmcSettings(enabled=lmc, recovery=0.2),
-        mas=MasSettings(enabled=mas),
-    )
 
 
 def _partition(num_blocks: int, num_edges: int) -> Partition:
@@ -57,127 +52,16 @@ def _partition(num_blocks: int, num_edges: int) -> Partition:
 )
 def test_settings_and_edges_say_which_stages_there_are(num_blocks, num_edges, lmc, mas, expected):
     partition = _partition(num_blocks, num_edges)
-    assert [spec.name for spec in stages_of(_settings(lmc, mas), partition)] == expected
-    steps = total_steps(_settings(lmc, mas), partition)
+    assert [spec.name for spec in stages_of(stage_settings(lmc, mas), partition)] == expected
+    steps = total_steps(stage_settings(lmc, mas), partition)
     assert steps == sum(NUM_STEPS[name] for name in expected)
     assert has_edges(partition) == (num_edges == 2)
 
 
 def test_steps_of_the_stages():
-    assert {spec.name: spec.num_steps(_settings()) for spec in STAGES} == NUM_STEPS
-    seven = dataclasses.replace(_settings(), mas=MasSettings(steps=7))
+    assert {spec.name: spec.num_steps(stage_settings()) for spec in STAGES} == NUM_STEPS
+    seven = dataclasses.replace(stage_settings(), mas=MasSettings(steps=7))
     assert [spec.num_steps(seven) for spec in STAGES if "edge" in spec.name] == [7, 0]
-
-
-def _write_checkpoint(workdir: Workdir, name: str, step: int) -> None:
-    (workdir.checkpoints(name) / str(step)).mkdir(parents=True, exist_ok=True)
-
-
-def _saved_step(workdir: Workdir, name: str) -> int | None:
-    steps = [int(path.name) for path in workdir.checkpoints(name).glob("*")]
-    return max(steps, default=None)
-
-
-@pytest.fixture
-def course(monkeypatch, tmp_path):
-    """(settings, stage to stop in) -> what was done, in order. A folder for every saved step stands
-    for a checkpoint, and a stage that is stopped saves its first step.
-    """
-    done = []
-    workdir = Workdir(tmp_path)
-
-    def stand_in(spec, stop_in):
-        def run_stage(work):
-            before = None if work.before is None else work.before.name
-            first = 0 if work.saved is None else work.saved.step
-            if work.num_steps > first or work.saved is None:
-                done.append((spec.name, before, first))
-            if spec.has_checkpoints:
-                assert work.saved is not None or before is not None or spec.name == "device"
-                if stop_in == spec.name:
-                    _write_checkpoint(workdir, spec.name, 1)
-                    raise Stopped
-                _write_checkpoint(workdir, spec.name, work.num_steps)
-            return StageState(spec.name, [], work.num_steps, 0, 0.0)
-
-        return dataclasses.replace(spec, run=run_stage)
-
-    class Metrics:
-        def __init__(self, run, plans):
-            pass
-
-        def has(self, name):
-            return any(row["name"] == name for row in workdir.read_metrics()["stages"])
-
-        def write(self, spec, stage):
-            assert stage.name == spec.name and stage.step == spec.num_steps(_settings())
-            done.append(("score", spec.name))
-            workdir.write_stage(spec.name, steps=stage.step)
-
-    def restore_stage(run, name, checkpoints):
-        step = _saved_step(workdir, name)
-        return None if step is None else StageState(name, [], step, 0, 0.0)
-
-    monkeypatch.setattr(pipeline, "StageMetrics", Metrics)
-    monkeypatch.setattr(
-        pipeline,
-        "Checkpoints",
-        lambda *_, **__: contextlib.nullcontext(object.__new__(Checkpoints)),
-    )
-    monkeypatch.setattr(pipeline.loop, "restore_stage", restore_stage)
-
-    def run(settings, stop_in=None):
-        done.clear()
-        table = tuple(stand_in(spec, stop_in) for spec in STAGES)
-        monkeypatch.setattr(stages, "STAGES", table)
-        with run_context(four_blocks(), tmp_path, 4, settings) as context:
-            pipeline.run_stages(context)
-        return list(done)
-
-    return run
-
-
-def test_stages_run_in_order_and_each_is_scored_once(course):
-    names = [None, *ALL]
-    expected = []
-    for before, name in zip(names, ALL, strict=False):
-        expected += [(name, before, 0), ("score", name)]
-    assert course(_settings()) == expected
-    assert course(_settings()) == [], "all is done and scored"
-
-
-@pytest.mark.parametrize("stop_in", [name for name in ALL if name != "lmc_edge"])
-def test_a_stopped_run_repeats_nothing_that_is_saved(course, stop_in):
-    with pytest.raises(Stopped):
-        course(_settings(), stop_in)
-    done = course(_settings())
-    number = ALL.index(stop_in)
-    assert done[:2] == [(stop_in, None, 1), ("score", stop_in)]
-    assert [name for name, *_ in done[2::2]] == ALL[number + 1 :]
-    assert [entry for entry in done if entry[0] == "score"] == [
-        ("score", name) for name in ALL[number:]
-    ]
-
-
-def test_a_stage_without_checkpoints_is_done_again_until_the_next_has_saved(course, tmp_path):
-    workdir = Workdir(tmp_path)
-    for name in ALL:
-        workdir.write_stage(name)
-    for name in ("device", "lmc_device", "edge"):
-        _write_checkpoint(workdir, name, NUM_STEPS[name])
-    assert course(_settings())[:3] == [
-        ("lmc_edge", "edge", 0),
-        ("score", "lmc_edge"),
-        ("cloud", "lmc_edge", 0),
-    ]
-
-
-def test_a_finished_stage_without_scores_is_scored(course, tmp_path):
-    course(_settings())
-    workdir = Workdir(tmp_path)
-    kept = [row for row in workdir.read_metrics()["stages"] if row["name"] != "cloud"]
-    workdir.merge_metrics(stages=kept)
-    assert course(_settings()) == [("score", "cloud")]
 
 
 class _Recorder:
@@ -205,7 +89,7 @@ class _Recorder:
 @pytest.fixture
 def work(tmp_path):
     """Makes the work of a stage of four blocks in two edges."""
-    with run_context(four_blocks(), tmp_path, 4, _settings()) as run:
+    with run_context(four_blocks(), tmp_path, 4, stage_settings()) as run:
 
         def make(name, before=None, saved=None):
             return StageWork(
@@ -263,7 +147,7 @@ def test_compression_of_edges_prunes_once_without_training(work, monkeypatch):
     assert stage.seconds < before.seconds
     (_, (_, _, ratio)), (_, (_, stage_before, programs)), (_, (_, states)) = recorder.calls
     assert stage_before is before and (programs, states) == ("programs", ["pruned"])
-    assert ratio == _settings().lmc.edge_prune_ratio
+    assert ratio == stage_settings().lmc.edge_prune_ratio
 
 
 @pytest.fixture
@@ -351,7 +235,7 @@ def whole_run(monkeypatch, tmp_path):
     monkeypatch.setattr(
         type(four_blocks().frame), "surfels_to_dataset", lambda self, surfels: surfels
     )
-    settings = dataclasses.replace(_settings(), data=DataSettings(path="generated"))
+    settings = dataclasses.replace(stage_settings(), data=DataSettings(path="generated"))
     return recorder, settings, Workdir(tmp_path)
 
 
@@ -397,4 +281,4 @@ def test_a_stopped_run_writes_no_model(whole_run, monkeypatch, caplog):
 
 def test_there_is_no_merged_model_without_a_checkpoint(tmp_path):
     with pytest.raises(InputError, match="expected a trained model, got no checkpoint"):
-        merged_model.load_merged(_settings(), Workdir(tmp_path), four_blocks())
+        merged_model.load_merged(stage_settings(), Workdir(tmp_path), four_blocks())

@@ -13,6 +13,8 @@ def test_names_are_those_of_the_contract(tmp_path):
     expected = {
         workdir.config: "config.json",
         workdir.partition: "partition.json",
+        workdir.plan: "plan.json",
+        workdir.block(3).config: "blocks/3/config.json",
         workdir.data: "data",
         workdir.checkpoints("edge"): "checkpoints/edge",
         workdir.teachers("edge"): "teachers/edge",

@@ -1,0 +1,159 @@
+"""Blocks that jobs of their own have trained, as the stages of the run that goes on with them."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cosurfgs_jax import files, locks
+from cosurfgs_jax.collab.block_jobs import (
+    bind_settings,
+    block_stages,
+    describe_blocks,
+    take_through,
+    unfinished_blocks,
+)
+from cosurfgs_jax.collab.stage_spec import StageSpec
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.distributed.layout import layout_of_block
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.training.state import Kept, TrainState, empty_state, kept_of, meta_of
+
+_log = logging.getLogger(__name__)
+
+
+def adopts_blocks(run: Run) -> bool:
+    """Whether the run takes its blocks from jobs of their own: there are some, and the run has not
+    begun with all blocks together. All processes call it, and get the same.
+    """
+    is_adopting = any(folder.has_begun() for folder in run.workdir.blocks().values())
+    first = block_stages(run.settings, run.partitioned)[0]
+    if run.workdir.has_begun(first.name):
+        is_adopting = is_adopting and not _unfinished(run)
+    return processes.any_process(is_adopting and processes.is_first())
+
+
+def _unfinished(run: Run) -> Sequence[int]:
+    return list(unfinished_blocks(run.settings, run.workdir, run.partitioned))
+
+
+def finish_blocks(run: Run) -> None:
+    """Trains the blocks that are missing, one after the other; for a run that adopts its blocks.
+
+    Raises:
+        InputError: some are missing, and the run has several processes.
+        Stopped: the run was asked to stop; the state is saved.
+    """
+    missing = _unfinished(run)
+    error = None
+    described = describe_blocks(run.settings, run.workdir, run.partitioned)
+    if missing and processes.count() > 1:
+        numbers = ",".join(map(str, missing))
+        error = InputError(
+            f"{run.workdir}: expected all blocks to be finished where several processes go on with "
+            f"them, got {described}; train the missing ones first, by --blocks={numbers}"
+        )
+    processes.raise_everywhere(error)
+    _log.info(described)
+    if not missing or processes.count() > 1:  # another process may still see some missing
+        return
+    with locks.hold_briefly(run.workdir.lock("blocks")):
+        bind_settings(run.settings, run.workdir, missing)
+    take_through(run, missing)
+
+
+def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
+    """A finished stage of all blocks, each from its own folder, saved as the run's own.
+
+    Args:
+        run: of the run.
+        spec: of a stage of blocks.
+    Raises:
+        InputError: a block is of another dataset, or its checkpoint is damaged.
+    """
+    layout = run.layout
+    adopted: list[_Adopted] = []
+
+    def make(number: int | None) -> TrainState:
+        if number is None:  # every device has a block in its first row
+            return empty_state(
+                adopted[0].num_slots, run.partitioned.max_views, run.settings, adopted[0].kept
+            )
+        stage = _read_block(run, spec, number)
+        adopted.append(_Adopted.of(stage))
+        _check_slots(run, adopted[0].num_slots, stage, number)
+        return layout_of_block(number).get(stage.states[0], 0)
+
+    rows = []
+    found = ""
+    try:
+        rows = [layout.put_row(row, make) for row in range(layout.blocks_per_device)]
+    except InputError as error:
+        found = str(error)
+    for text in processes.gather_texts(found):  # whatever process met it, all end with it
+        if text:
+            raise InputError(text)
+    sums = np.sum([(each.num_without_room, each.seconds) for each in adopted], axis=0)
+    num_without_room, seconds = processes.gather(sums).sum(axis=0).tolist()
+    num_steps = spec.num_steps(run.settings)
+    stage = loop.StageState(spec.name, rows, num_steps, int(num_without_room), seconds)
+    if processes.is_first():
+        _copy_test_pictures(run)
+    with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
+        loop.save_stage(run, stage, checkpoints)
+        checkpoints.wait()
+    _log.info("%s: %d blocks taken from their own folders", spec.name, len(layout.blocks))
+    return stage
+
+
+class _Adopted(NamedTuple):
+    """What is noted of a block that was read."""
+
+    num_slots: int
+    kept: Kept
+    num_without_room: int
+    seconds: float
+
+    @classmethod
+    def of(cls, stage: loop.StageState) -> "_Adopted":
+        kept = kept_of(meta_of(stage.states[0]))
+        return cls(stage.num_slots, kept, stage.num_without_room, stage.seconds)
+
+
+def _read_block(run: Run, spec: StageSpec, number: int) -> loop.StageState:
+    """A stage of one block, on this process's first device."""
+    alone = run._replace(workdir=run.workdir.block(number), layout=layout_of_block(number))
+    folder = alone.workdir.checkpoints(spec.name)
+    is_one_of_several = processes.count() > 1
+    with Checkpoints(folder, is_read_only=True, is_alone=is_one_of_several) as checkpoints:
+        stage = loop.restore_stage(alone, spec.name, checkpoints)
+    num_steps = spec.num_steps(run.settings)
+    if stage is None or stage.step != num_steps:
+        got = "none" if stage is None else f"one of step {stage.step}"
+        raise InputError(
+            f"{folder}: expected a whole checkpoint of step {num_steps}, got {got}; delete "
+            f"{folder / str(num_steps)}, then --blocks={number} trains the rest again"
+        )
+    return stage
+
+
+def _check_slots(run: Run, num_slots: int, stage: loop.StageState, number: int) -> None:
+    if stage.num_slots != num_slots:
+        raise InputError(
+            f"{run.workdir.block(number)}: expected {num_slots} slots, as the other blocks have, "
+            f"got {stage.num_slots}: another version of cosurfgs_jax trained it; delete the "
+            f"folder, then train it again by --blocks={number}"
+        )
+
+
+def _copy_test_pictures(run: Run) -> None:
+    """The pictures of the test views before the first step, for the report."""
+    for folder in run.workdir.blocks().values():
+        for picture in folder.before.glob("*.png"):
+            with files.atomic_path(run.workdir.before / picture.name) as path:
+                shutil.copyfile(picture, path)

@@ -1,0 +1,234 @@
+"""Blocks trained by jobs of their own: each in a folder of its own, without the others.
+
+A block is taken through the stages that exchange nothing (training and its compression) on one
+device. Its folder `blocks/<number>` in the workdir is like the workdir of a run: settings,
+checkpoints, curves, a lock. What the blocks have in common follows from the dataset and the
+settings alone (slots, the size of photographs, the room for exposures), so that a block ends in the
+same bits as among the others; `collab.adopted_blocks` puts them together.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+from cosurfgs_jax import locks, settings_file
+from cosurfgs_jax.collab.block_choice import BlockChoice
+from cosurfgs_jax.collab.open_run import check_photographs, open_for_some_blocks
+from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
+from cosurfgs_jax.collab.stage_spec import StageSpec
+from cosurfgs_jax.collab.stages import note_plan, stages_of
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed.layout import layout_of_block
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.losses.term import LossTerm
+from cosurfgs_jax.model.density_strategies import strategy_of
+from cosurfgs_jax.raster import backend_of
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.batches import check_neighbors
+from cosurfgs_jax.training.interrupts import StopRequest
+from cosurfgs_jax.training.loss_terms import check_own_terms
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
+from cosurfgs_jax.training.run import Run, Stopped, run_config
+from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
+
+_log = logging.getLogger(__name__)
+
+
+def train_blocks(
+    settings: Settings, workdir: Workdir, choice: BlockChoice, losses: Sequence[LossTerm] = ()
+) -> None:
+    """Trains some blocks one after the other on one device, goes on where an earlier call stopped,
+    or says that they are finished. Jobs of other blocks may run at the same time, anywhere.
+
+    Args:
+        settings: validated.
+        workdir: of the run that the blocks belong to.
+        choice: which blocks.
+        losses: as those of `pipeline.train`.
+    Raises:
+        InputError: the dataset or the choice is not usable, another job trains one of the blocks,
+            or has other settings, or all blocks are trained together here.
+        SystemExit: after SIGINT or SIGTERM, when the state is saved.
+    """
+    backend_of(settings.raster)
+    check_own_terms(losses)
+    strategy_of(settings.density)
+    check_no_masks(settings)
+    with locks.hold_shared(workdir.lock(TRAINING.name), TRAINING.writer):
+        partitioned = open_for_some_blocks(settings, workdir)
+        numbers = choice.of(partitioned.partition.num_blocks)
+        check_neighbors(partitioned, settings.loss)
+        unfinished = unfinished_blocks(settings, workdir, partitioned)
+        wanted = [number for number in numbers if number in unfinished]
+        _log.info("--blocks=%s: %s", choice.text, describe_blocks(settings, workdir, partitioned))
+        if wanted:
+            with _held(settings, workdir, partitioned, wanted):
+                _train(settings, workdir, partitioned, losses, wanted)
+            _log.info(describe_blocks(settings, workdir, partitioned))
+
+
+def check_no_masks(settings: Settings) -> None:
+    """Raises InputError where the shape of a block depends on the others."""
+    if settings.mask.weight:
+        raise InputError(
+            "config.mask.weight: expected 0 where blocks are trained by jobs of their own, got "
+            f"{settings.mask.weight}: where masks prune, all blocks take the slots of the fullest "
+            "one; train without --blocks, or without masks"
+        )
+
+
+def block_stages(settings: Settings, partitioned: PartitionedScene) -> list[StageSpec]:
+    """The stages that a block is taken through by itself."""
+    specs = stages_of(settings, partitioned.partition)
+    return [spec for spec in specs if spec.is_of_blocks]
+
+
+def unfinished_blocks(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene
+) -> dict[int, str]:
+    """Number -> how far it is, of each block that is not through its stages.
+
+    Args:
+        settings, workdir, partitioned: of the run.
+    """
+    specs = block_stages(settings, partitioned)
+    last = specs[-1]
+    found = {}
+    for block in partitioned.blocks:
+        folder = workdir.block(block.number)
+        spec = stages_left(folder, specs)[0]
+        step = folder.newest_step(spec.name)
+        if spec is last and step == last.num_steps(settings):
+            continue
+        found[block.number] = "not begun"
+        if step is not None:
+            found[block.number] = f"{spec.name}, step {step} of {spec.num_steps(settings)}"
+    return found
+
+
+def describe_blocks(settings: Settings, workdir: Workdir, partitioned: PartitionedScene) -> str:
+    """Which blocks are finished and which are missing, in a line."""
+    unfinished = unfinished_blocks(settings, workdir, partitioned)
+    finished = [str(block.number) for block in partitioned.blocks if block.number not in unfinished]
+    missing = [f"{number} ({how_far})" for number, how_far in unfinished.items()]
+    return (
+        f"blocks finished: {', '.join(finished) or 'none'}; missing: {', '.join(missing) or 'none'}"
+    )
+
+
+@contextlib.contextmanager
+def _held(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, numbers: Sequence[int]
+) -> Iterator[None]:
+    """Holds the locks of some blocks, with the settings that all jobs must have."""
+    with contextlib.ExitStack() as stack:
+        with locks.hold_briefly(workdir.lock("blocks")):
+            _check_not_together(settings, workdir, partitioned)
+            for number in numbers:
+                stack.enter_context(_hold_block(workdir.block(number)))
+            bind_settings(settings, workdir, numbers)
+            bind_partition(partitioned, workdir)
+            note_plan(settings, workdir, partitioned.partition)
+        yield
+
+
+def _check_not_together(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene
+) -> None:
+    for spec in block_stages(settings, partitioned):
+        if workdir.has_begun(spec.name):
+            raise InputError(
+                f"--blocks: expected a run whose blocks are trained by jobs of their own, got "
+                f"checkpoints of all blocks together in {workdir.checkpoints(spec.name)}; go on "
+                "without --blocks, or use another --workdir"
+            )
+
+
+@contextlib.contextmanager
+def _hold_block(folder: Workdir) -> Iterator[None]:
+    is_ended = locks.has_last_ended(folder.lock(BLOCK.name))
+    with folder.writing(BLOCK):
+        folder.clear_unfinished_training(is_ended)
+        yield
+
+
+def check_settings_of_blocks(settings: Settings, workdir: Workdir) -> None:
+    """Raises InputError if a block that has saved a step was trained with other settings."""
+    for folder in workdir.blocks().values():
+        settings_file.check_fits(settings, folder)
+
+
+def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) -> None:
+    """Writes the settings into the folders of some blocks, and into that of the run where they are
+    the first; for who holds the lock `blocks`.
+
+    Raises:
+        InputError: blocks that have saved a step, or that another job trains now, have others.
+    """
+    check_settings_of_blocks(settings, workdir)
+    are_first = not workdir.has_begun()
+    for number, folder in workdir.blocks().items():
+        if number not in numbers and locks.is_held(folder.lock(BLOCK.name)):
+            settings_file.check_made_with(settings, folder)
+            are_first = False
+    folders = [workdir.block(number) for number in numbers]
+    if are_first or not workdir.config.exists():
+        folders.append(workdir)
+    for folder in folders:
+        settings_file.save(settings, folder.made_with)
+        settings_file.save(settings, folder.config)
+
+
+def _train(
+    settings: Settings,
+    workdir: Workdir,
+    partitioned: PartitionedScene,
+    losses: Sequence[LossTerm],
+    numbers: Sequence[int],
+) -> None:
+    """Trains blocks whose locks are held."""
+    with (
+        StopRequest() as stop,
+        ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,
+        Log(workdir.block(numbers[0])) as log,
+    ):
+        run = Run(
+            settings=settings,
+            workdir=workdir,
+            partitioned=partitioned,
+            layout=layout_of_block(numbers[0]),
+            images=images,
+            stop=stop,
+            log=log,
+            own_terms=tuple(losses),
+        )
+        try:
+            take_through(run, numbers)
+        except Stopped:
+            _log.info("stopped; the same command goes on from there")
+            stop.exit()
+
+
+def take_through(run: Run, numbers: Sequence[int]) -> None:
+    """Takes blocks through their stages, one after the other on this process's first device.
+
+    Args:
+        run: of the run; its folders of these blocks have their settings (`bind_settings`).
+        numbers: of the blocks.
+    Raises:
+        Stopped: the run was asked to stop; the state is saved.
+    """
+    for number in numbers:
+        check_photographs(run._replace(layout=layout_of_block(number)))
+    for number in numbers:
+        folder = run.workdir.block(number)
+        block = run.partitioned.blocks[number]
+        _log.info("block %d: %d photographs, %s", number, len(block.views), folder)
+        with Log(folder) as log:
+            alone = run._replace(
+                workdir=folder, layout=layout_of_block(number), log=log, config=run_config(folder)
+            )
+            stage = None
+            for spec in stages_left(folder, block_stages(run.settings, run.partitioned)):
+                stage, _ = run_one_stage(alone, None, spec, stage)

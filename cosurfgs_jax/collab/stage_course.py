@@ -1,0 +1,55 @@
+"""The stages that are left of a run, or of a block by itself, one after the other."""
+
+import logging
+from collections.abc import Sequence
+
+from cosurfgs_jax.collab.plans import Plans
+from cosurfgs_jax.collab.stage_spec import StageSpec, StageWork
+from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.run import Run, check_config
+from cosurfgs_jax.workdir import Workdir
+
+_log = logging.getLogger(__name__)
+
+
+def stages_left(workdir: Workdir, specs: Sequence[StageSpec]) -> Sequence[StageSpec]:
+    """The stages from the newest one that has saved something: it has saved the result of the one
+    before that it began with.
+    """
+    begun = [position for position, spec in enumerate(specs) if workdir.has_begun(spec.name)]
+    return specs[max(begun, default=0) :]
+
+
+def run_one_stage(
+    run: Run, plans: Plans | None, spec: StageSpec, before: loop.StageState | None
+) -> tuple[loop.StageState, bool]:
+    """A stage at its last step, and whether anything was done to get there.
+
+    Args:
+        run: of the run, or of a block by itself.
+        plans: its groupings; None for a block by itself.
+        spec: of the stage.
+        before: result of the stage before; None for the first, and where this one has saved a step.
+    Raises:
+        Stopped: the run was asked to stop; the state is saved.
+    """
+    check_config(run)  # a workdir that is gone is not made anew
+    num_steps = spec.num_steps(run.settings)
+    work = StageWork(
+        run=run,
+        plans=plans,
+        name=spec.name,
+        num_steps=num_steps,
+        before=before,
+        saved=None,
+        checkpoints=None,
+    )
+    if not spec.has_checkpoints:
+        return spec.run(work), True
+    with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
+        saved = loop.restore_stage(run, spec.name, checkpoints)
+        if saved is not None and saved.step:
+            _log.info("%s: going on from step %d", spec.name, saved.step)
+        work = work._replace(saved=saved, checkpoints=checkpoints)
+        return spec.run(work), saved is None or saved.step < num_steps

@@ -1,0 +1,138 @@
+"""How far a run is, from the files of its workdir alone: on any machine, without JAX, while it
+runs, too.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cosurfgs_jax import ended, files
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
+
+
+class PlannedStage(NamedTuple):
+    """A stage of a run, as `plan.json` has it."""
+
+    name: str
+    steps: int
+    is_of_blocks: bool  # jobs of single blocks may do it
+    is_saved: bool  # it has checkpoints
+
+
+def write_plan(workdir: Workdir, num_blocks: int, stages: Sequence[PlannedStage]) -> None:
+    """Writes what a run is going to do."""
+    table = {"num_blocks": num_blocks, "stages": [stage._asdict() for stage in stages]}
+    files.write_json(workdir.plan, table)
+
+
+def status_lines(workdir: Workdir) -> list[str]:
+    """How far a run is, for people.
+
+    Args:
+        workdir: of the run; nothing in it is written.
+    Returns:
+        Lines: whether it is finished, what is missing, its stages, and its blocks where jobs of
+        their own train them.
+    Raises:
+        InputError: nothing was trained there, or a file is damaged.
+    """
+    if not workdir.plan.exists():
+        raise InputError(
+            f"{workdir}: expected the folder of a run, got no {workdir.plan.name} in it; "
+            "`cosurfgs train` writes it as it begins"
+        )
+    num_blocks, stages = _read_plan(workdir)
+    num_steps = sum(stage.steps for stage in stages)
+    if workdir.is_complete(num_steps):
+        return [f"{workdir}: finished, {num_steps} steps; {workdir.point_cloud(num_steps)}"]
+    missing = [stage.name for stage in stages if not _is_done(workdir, stage, stages)]
+    lines = [f"{workdir}: not finished; missing: {', '.join([*missing, 'the merged model'])}"]
+    lines += [
+        f"  {stage.name:<12}{_progress(workdir, stage, stages)}"
+        for stage in stages
+        if stage.is_saved
+    ]
+    lines += _at_work(workdir, TRAINING.name)
+    alone = [stage for stage in stages if stage.is_of_blocks]
+    if workdir.blocks() and not workdir.has_begun(alone[-1].name):
+        lines += [f"{num_blocks} blocks by jobs of their own:"]
+        for number in range(num_blocks):
+            lines += _block_lines(workdir.block(number), number, alone)
+    return lines
+
+
+def _read_plan(workdir: Workdir) -> tuple[int, list[PlannedStage]]:
+    table = files.read_json_object(workdir.plan)
+    try:
+        return int(table["num_blocks"]), [PlannedStage(**stage) for stage in table["stages"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{workdir.plan}: expected the blocks and stages of a run, got {error!r}; give the "
+            "command of `train` again, which writes it"
+        ) from error
+
+
+def _is_done(workdir: Workdir, stage: PlannedStage, stages: Sequence[PlannedStage]) -> bool:
+    """A stage that saves nothing is done when the next one has begun."""
+    later = stages[stages.index(stage) + 1 :]
+    return workdir.newest_step(stage.name) == stage.steps or any(
+        workdir.has_begun(other.name) for other in later
+    )
+
+
+def _progress(workdir: Workdir, stage: PlannedStage, stages: Sequence[PlannedStage]) -> str:
+    """How far a stage is, and how long its steps take."""
+    step = workdir.newest_step(stage.name)
+    if step is None:
+        return "done" if _is_done(workdir, stage, stages) else "not begun"
+    text = f"step {step} of {stage.steps} saved"
+    with contextlib.suppress(InputError, KeyError, TypeError, ZeroDivisionError):
+        path = workdir.checkpoints(stage.name) / str(step) / "meta" / "metadata"
+        text += f", {files.read_json_object(path)['seconds'] / step:.3g} s a step"
+    if step < stage.steps:
+        text += _last_line(workdir)
+    return text
+
+
+def _last_line(workdir: Workdir) -> str:
+    """What the newest line of the curves says, and how long ago it was written."""
+    newest: dict[str, Any] = {}
+    newest_at = 0.0
+    for path in workdir.histories().values():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            written_at = path.stat().st_mtime
+            row = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+            if written_at > newest_at:
+                newest, newest_at = row, written_at
+    if not newest:
+        return ""
+    seconds = max(0, round(time.time() - newest_at))
+    return f"; {newest.get('stage')}, step {newest.get('step')} logged {seconds} s ago"
+
+
+def _at_work(workdir: Workdir, lock: str) -> list[str]:
+    """Who holds a lock, or held it when it was killed."""
+    with contextlib.suppress(OSError, InputError):
+        if workdir.lock(lock).stat().st_size:
+            owner = files.read_json_object(workdir.lock(lock))
+            name = ended.name_of(owner.get("pid", 0), str(owner.get("host")))
+            words = "was killed" if ended.has_ended(name) else "is at work"
+            return [
+                f"    process {owner.get('pid')} on {owner.get('host')} since "
+                f"{owner.get('since')} {words}"
+            ]
+    return []
+
+
+def _block_lines(folder: Workdir, number: int, stages: Sequence[PlannedStage]) -> list[str]:
+    last = stages[-1]
+    if folder.newest_step(last.name) == last.steps:
+        return [f"  {number:<12}finished"]
+    begun = [stage for stage in stages if folder.has_begun(stage.name)]
+    text = "not begun"
+    if begun:
+        text = f"{begun[-1].name}, {_progress(folder, begun[-1], stages)}"
+    return [f"  {number:<12}{text}", *_at_work(folder, BLOCK.name)]

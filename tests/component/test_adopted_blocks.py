@@ -1,0 +1,102 @@
+"""Blocks that were saved one by one, put together as a stage of a run."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from blocks_case import PHOTOMETRIC, four_blocks, run_context
+
+from cosurfgs_jax.collab.adopted_blocks import adopt_stage
+from cosurfgs_jax.collab.stages import STAGES
+from cosurfgs_jax.distributed import processes
+from cosurfgs_jax.distributed.layout import layout_of_block
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import TrainSettings
+from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.training.state import empty_state
+
+DEVICE = STAGES[0]
+NUM_SLOTS = 5
+STEPS = 7
+
+
+def _state(run: Run, number: int, num_slots: int = NUM_SLOTS):
+    """Arrays that tell blocks apart."""
+    partitioned = run.partitioned
+    state = empty_state(
+        num_slots, partitioned.max_views, run.settings, partitioned.kept(run.settings)
+    )
+    return jax.tree.map(lambda leaf: (leaf + number + 1).astype(leaf.dtype), state)
+
+
+def _save_block(
+    run: Run, number: int, folder: int, num_slots: int = NUM_SLOTS, step: int = STEPS
+) -> None:
+    alone = run._replace(workdir=run.workdir.block(folder), layout=layout_of_block(number))
+    rows = [alone.layout.put_row(0, lambda block: _state(run, block, num_slots))]
+    stage = loop.StageState(DEVICE.name, rows, step, number, 2.0)
+    with Checkpoints(alone.workdir.checkpoints(DEVICE.name)) as checkpoints:
+        loop.save_stage(alone, stage, checkpoints)
+
+
+@pytest.fixture(params=[1, 3, 4])
+def run(request, tmp_path):
+    """On three devices the last one has one row of two without a block."""
+    settings = dataclasses.replace(PHOTOMETRIC, train=TrainSettings(steps=STEPS))
+    with run_context(four_blocks(), tmp_path, request.param, settings) as context:
+        yield context
+
+
+def test_blocks_come_from_their_folders_to_their_devices(run):
+    for number in range(4):
+        _save_block(run, number, number)
+        picture = run.workdir.block(number).before / f"{number:05d}.png"
+        picture.parent.mkdir()
+        picture.write_text(str(number))
+    stage = adopt_stage(run, DEVICE)
+    assert stage[0] == "device" and stage[2:] == (STEPS, 0 + 1 + 2 + 3, 8.0)
+    got = run.layout.get_blocks(stage.states)
+    for number in range(4):
+        expected = _state(run, number)
+        jax.tree.map(np.testing.assert_array_equal, got[number], expected)
+    with Checkpoints(run.workdir.checkpoints("device"), is_read_only=True) as checkpoints:
+        saved = loop.restore_stage(run, "device", checkpoints)
+    assert saved is not None and saved[2:] == stage[2:]
+    for restored, adopted in zip(saved.states, stage.states, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, restored, adopted)
+    assert [path.read_text() for path in sorted(run.workdir.before.iterdir())] == list("0123")
+
+
+@pytest.mark.parametrize("run", [4], indirect=True)
+def test_a_block_of_another_version_is_named(run, monkeypatch, caplog):
+    for number in range(4):
+        with monkeypatch.context() as there:
+            if number == 2:
+                there.setattr(processes, "versions", lambda: "JAX of another day")
+            _save_block(run, number, number)
+    adopt_stage(run, DEVICE)
+    (line,) = [line for line in caplog.messages if "last bits may differ" in line]
+    assert line.startswith("block 2 was trained by JAX of another day, and here is cosurfgs_jax")
+
+
+@pytest.mark.parametrize("run", [1], indirect=True)
+@pytest.mark.parametrize(
+    "number, changes, message",
+    [
+        (2, {}, r"blocks/3: expected checkpoints of the blocks \[3\], got those of \[2\]"),
+        (3, {"num_slots": 6}, "blocks/3: expected 5 slots, as the other blocks have, got 6"),
+        (3, {"step": 4}, "whole checkpoint of step 7, got one of step 4; .*--blocks=3"),
+        (3, None, "whole checkpoint of step 7, got none"),
+    ],
+)
+def test_a_block_that_does_not_fit(run, number, changes, message):
+    for other in range(3):
+        _save_block(run, other, other)
+    if changes is not None:
+        _save_block(run, number, 3, **changes)
+    with pytest.raises(InputError, match=message):
+        adopt_stage(run, DEVICE)
+    assert not run.workdir.has_begun("device")
