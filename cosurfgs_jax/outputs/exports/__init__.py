@@ -6,10 +6,11 @@ from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.exports.las import LAS
 from cosurfgs_jax.outputs.exports.points import POINTS
 from cosurfgs_jax.outputs.exports.splats import SPLATS
+from cosurfgs_jax.outputs.exports.textured import TEXTURED
 
 __all__ = ["FORMATS", "ExportFormat", "find_format"]
 
-FORMATS = (SPLATS, DSM, LAS, POINTS)
+FORMATS = (SPLATS, TEXTURED, DSM, LAS, POINTS)
 
 
 def find_format(name: str) -> ExportFormat:
