@@ -1,4 +1,9 @@
-"""GeoTIFF files, written piece by piece and whole in the end."""
+"""Cloud-optimised GeoTIFF files, written piece by piece and whole in the end.
+
+GDAL's COG driver, which rasterio's wheel (36 MB, the extra `geo`) brings along, makes the order of
+the file, its overviews and its blocks. There is no other writer: coordinate systems need PROJ's
+tables anyway, which come with the same wheel.
+"""
 
 import contextlib
 import os
@@ -12,6 +17,11 @@ from cosurfgs_jax.surface.from_above import MARKS
 from cosurfgs_jax.surface.ground import GroundGrid
 
 NODATA = -9999.0
+_BANDS = {
+    "height": ("height",),
+    "marked height": ("height", MARKS),
+    "color": ("red", "green", "blue", "alpha"),
+}
 BLOCK = 512  # pixels along the side of a block of the file
 
 
@@ -23,6 +33,7 @@ def import_rasterio():
     """
     try:
         import rasterio
+        import rasterio.shutil
         import rasterio.windows
     except ImportError as error:
         raise InputError(
@@ -79,8 +90,10 @@ def create(
     epsg: int = 0,
     tags: dict[str, str] | None = None,
 ) -> Iterator[_File]:
-    """Opens a new file, tiled and deflated, which is there when the block ends well, and not at all
-    otherwise.
+    """Opens a new file, which is there when the block ends well, and not at all otherwise: a
+    cloud-optimised GeoTIFF, deflated, in blocks of `BLOCK`, with overviews by halves down to one
+    block. Those of heights are every second one, for they are heights that were found and marks
+    stay marks; those of colours are means.
 
     Args:
         path: the file.
@@ -88,7 +101,7 @@ def create(
         kind: "height": one band of float32, NODATA where there is none; "marked height": that, and
             a band of marks (`from_above.MARKS`); "color": red, green, blue and alpha of uint8.
         offset: added to the grid's coordinates (the heights are the caller's).
-        epsg: of the coordinate system; 0 = none.
+        epsg: of the coordinate system, whose unit is that of the heights; 0 = none.
         tags: texts for the file's metadata.
     Yields:
         An object with `write`.
@@ -96,35 +109,47 @@ def create(
         InputError: rasterio is missing, or the file system refused.
     """
     rasterio = import_rasterio()
-    names = {"height": ("height",), "marked height": ("height", MARKS), "color": ()}[kind]
+    names = _BANDS[kind]
     transform = rasterio.Affine(
         grid.pixel_size, 0, grid.left + offset[0], 0, -grid.pixel_size, grid.top + offset[1]
     )
     options = (
-        {"count": len(names), "dtype": "float32", "nodata": NODATA, "predictor": 3}
-        if names
-        else {"count": 4, "dtype": "uint8", "predictor": 2, "photometric": "RGB", "alpha": "YES"}
+        {"dtype": "uint8", "photometric": "RGB", "alpha": "YES"}
+        if kind == "color"
+        else {"dtype": "float32", "nodata": NODATA}
     )
     if epsg:
         options["crs"] = rasterio.crs.CRS.from_epsg(epsg)
-    with (
-        files.atomic_path(path) as partial,
-        rasterio.open(
+    with files.atomic_path(path) as partial:
+        with rasterio.open(
             partial,
             "w",
             driver="GTiff",
             width=grid.width,
             height=grid.height,
+            count=len(names),
             transform=transform,
             tiled=True,
             blockxsize=BLOCK,
             blockysize=BLOCK,
             compress="deflate",
+            zlevel=1,  # it is read once
             bigtiff="IF_SAFER",
             **options,
-        ) as dataset,
-    ):
-        for band, name in enumerate(names):
-            dataset.set_band_description(band + 1, name)
-        dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
-        yield _File(dataset, rasterio)
+        ) as dataset:
+            dataset.descriptions = names
+            if epsg and kind != "color":
+                dataset.units = (options["crs"].linear_units, *[""] * (len(names) - 1))
+            dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
+            yield _File(dataset, rasterio)
+        with files.atomic_path(partial) as whole:
+            rasterio.shutil.copy(
+                partial,
+                whole,
+                driver="COG",
+                compress="deflate",
+                predictor="YES",
+                blocksize=BLOCK,
+                overview_resampling="AVERAGE" if kind == "color" else "NEAREST",
+                bigtiff="IF_SAFER",
+            )
