@@ -8,6 +8,7 @@ tables anyway, which come with the same wheel.
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,6 +66,43 @@ def check_epsg(epsg: int) -> None:
             f"{epsg}, which is "
             "not; take the UTM zone, for example"
         )
+
+
+class Reduced(NamedTuple):
+    """A file as it is seen from afar.
+
+    | field        | shape    | unit, frame                                                   |
+    |--------------|----------|---------------------------------------------------------------|
+    | `bands`      | [B,h,w]  | as in the file                                                |
+    | `pixel_size` |          | of these pixels, map coordinates                              |
+    | `full_size`  |          | (H, W) of the file                                            |
+    | `epsg`       |          | 0 = none                                                      |
+    """
+
+    bands: np.ndarray
+    pixel_size: float
+    full_size: tuple[int, int]
+    epsg: int
+
+
+def read_reduced(path: str | os.PathLike, longest: int) -> Reduced:
+    """Reads a file of `create` with at most so many pixels along its longer side.
+
+    Raises:
+        InputError: rasterio is missing, or the file is damaged.
+    """
+    rasterio = import_rasterio()
+    with files.reading(path, "a GeoTIFF file of export", "export it again"):
+        with rasterio.Env(), rasterio.open(path) as file:
+            factor = max(1.0, max(file.shape) / longest)
+            shape = [max(1, round(side / factor)) for side in file.shape]
+            bands = file.read(out_shape=(file.count, *shape))
+            return Reduced(
+                bands=bands,
+                pixel_size=float(file.res[0] * file.width / shape[1]),
+                full_size=file.shape,
+                epsg=(file.crs and file.crs.to_epsg()) or 0,
+            )
 
 
 class _File:

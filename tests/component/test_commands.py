@@ -285,6 +285,13 @@ def test_export_checks_before_it_loads_the_model(calls, workdir, monkeypatch):
     )
     commands.export(Settings(), workdir, "new")
     assert order == ["check", "check", "write"] and calls.done == ["load_trained"]
+    monkeypatch.setattr(exports, "FORMATS", (exports.FORMATS[0]._replace(is_in_report=True),))
+    commands.export(Settings(), workdir, "new")
+    assert calls.done == ["load_trained", "load_trained", "write_report"]
+
+
+def test_maps_and_meshes_are_in_the_report():
+    assert [form.name for form in exports.FORMATS if form.is_in_report] == ["textured", "dsm"]
 
 
 @pytest.mark.parametrize(

@@ -71,4 +71,5 @@ DSM = ExportFormat(
     "in map coordinates by config.geo.offset and config.geo.epsg",
     _check,
     _write,
+    is_in_report=True,
 )

@@ -127,4 +127,5 @@ TEXTURED = ExportFormat(
     "coordinates",
     _check,
     _write,
+    is_in_report=True,
 )
