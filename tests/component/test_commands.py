@@ -254,7 +254,7 @@ def test_views_are_chosen_by_group_or_name():
 
 def test_every_export_format_has_a_name_of_its_own_and_is_in_the_help():
     names = [form.name for form in exports.FORMATS]
-    assert names == ["ply", "textured", "dsm", "las", "points"]
+    assert names == ["ply", "html", "spz", "sog", "textured", "dsm", "las", "points"]
     from absl import flags
 
     values = flags.FlagValues()
@@ -262,9 +262,7 @@ def test_every_export_format_has_a_name_of_its_own_and_is_in_the_help():
     for form in exports.FORMATS:
         assert f"{form.name}: {form.help}" in values["format"].help
         assert form.name in export.__doc__
-    with pytest.raises(
-        InputError, match="--format: expected one of ply, textured, dsm, .* got 'docx'"
-    ):
+    with pytest.raises(InputError, match="--format: expected one of ply, html, .* got 'docx'"):
         exports.find_format("docx")
 
 
