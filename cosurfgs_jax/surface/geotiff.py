@@ -156,8 +156,7 @@ def create(
         if kind == "color"
         else {"dtype": "float32", "nodata": NODATA}
     )
-    if epsg:
-        options["crs"] = rasterio.crs.CRS.from_epsg(epsg)
+    system = rasterio.crs.CRS.from_epsg(epsg) if epsg else None
     with files.atomic_path(path) as partial:
         with rasterio.open(
             partial,
@@ -167,6 +166,7 @@ def create(
             height=grid.height,
             count=len(names),
             transform=transform,
+            crs=system,
             tiled=True,
             blockxsize=BLOCK,
             blockysize=BLOCK,
@@ -176,8 +176,8 @@ def create(
             **options,
         ) as dataset:
             dataset.descriptions = names
-            if epsg and kind != "color":
-                dataset.units = (options["crs"].linear_units, *[""] * (len(names) - 1))
+            if system and kind != "color":
+                dataset.units = (system.linear_units, *[""] * (len(names) - 1))
             dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
             yield _File(dataset, rasterio)
         with files.atomic_path(partial) as whole:

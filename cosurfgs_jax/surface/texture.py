@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Real, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
 
 from cosurfgs_jax import metrics, photograph
@@ -36,13 +36,13 @@ class Sources(NamedTuple):
     | `views`     | of the dataset                                                               |
     | `chosen`    | i64[n], the views that are used                                              |
     | `load`      | view -> its photograph, u8[H,W,3], or u8[H,W,4] with what counts of it       |
-    | `exposures` | f64[V,3,4]: what a photograph shows of canonical colours, matrix and offset  |
+    | `gains`     | f64[V,3]: how much brighter than usual a photograph is, by channel           |
     """
 
     views: Views
     chosen: np.ndarray
     load: Callable[[int], np.ndarray]
-    exposures: np.ndarray
+    gains: np.ndarray
 
 
 class _Camera:
@@ -126,12 +126,21 @@ class RayScene:
         return {name: found[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_uvs")}
 
 
-def canonical(
-    colors: Real[np.ndarray, "n 3"], exposure: Float[np.ndarray, "3 4"]
-) -> Float[np.ndarray, "n 3"]:
-    """Colours 0..255 of a photograph as the model has them: its exposure undone."""
-    back = np.linalg.pinv(exposure[:, :3], rcond=1e-2)
-    return (colors - 255 * exposure[:, 3]) @ back.T
+def relative_gains(
+    exposures: Float[np.ndarray, "v 3 4"], usual: Integer[np.ndarray, " n"]
+) -> Float[np.ndarray, "v 3"]:
+    """How much brighter than usual photographs show a mid-grey, by channel.
+
+    The whole transform is not undone: where renders are blurred its matrix has less contrast than
+    there is in truth, and its inverse more. 18 photographs of a beach after 300 steps gave 23.58 dB
+    with the inverse, 23.79 dB with gains, and 23.40 dB with neither, after colour correction.
+
+    Args:
+        exposures: matrix and offset of each photograph (`model.exposure_model`).
+        usual: the photographs whose geometric mean is usual.
+    """
+    responses = np.clip(exposures @ [0.5, 0.5, 0.5, 1.0], 0.02, None)
+    return responses / np.exp(np.log(responses[usual]).mean(axis=0))
 
 
 class _Baking:
@@ -158,14 +167,14 @@ class _Baking:
         self._sums = own.astype(np.float32) * np.float32(_FAINTEST)
 
     def add(
-        self, camera: _Camera, photo: UInt8[np.ndarray, "h w c"], exposure: Float[np.ndarray, "3 4"]
+        self, camera: _Camera, photo: UInt8[np.ndarray, "h w c"], gains: Float[np.ndarray, "3"]
     ) -> None:
         """Adds what one photograph shows.
 
         Args:
             camera: of the view.
             photo: with what counts of it, if it has masks.
-            exposure: of the photograph.
+            gains: of the photograph.
         """
         is_candidate = camera.may_see(self._corners, self._facing)
         number = np.flatnonzero(is_candidate[self._texels.triangle])
@@ -187,7 +196,7 @@ class _Baking:
         weight = weight[is_seen].astype(np.float32)
         colors = resample(photo[..., :3], pixels[None, is_seen])[0]
         self._weights[number] += weight
-        self._sums[number] += weight[:, None] * canonical(colors, exposure).astype(np.float32)
+        self._sums[number] += weight[:, None] * (colors / gains).astype(np.float32)
 
     def _visibility(
         self,
@@ -231,7 +240,7 @@ def bake(
     Args:
         mesh: dataset frame.
         texels: of its atlas.
-        sources: photographs, and their exposures, which are undone.
+        sources: photographs, and their gains, which are undone.
         size: texels along a side.
         progress: called with photographs done and all.
     Returns:
@@ -239,7 +248,7 @@ def bake(
     """
     baking = _Baking(mesh, texels, sources)
     for done, (view, camera) in enumerate(zip(sources.chosen, baking.cameras, strict=True)):
-        baking.add(camera, sources.load(int(view)), sources.exposures[view])
+        baking.add(camera, sources.load(int(view)), sources.gains[view])
         if progress:
             progress(done + 1, len(sources.chosen))
     colors, seen = baking.colors()
@@ -283,7 +292,7 @@ def scores(textured: TexturedMesh, sources: Sources) -> dict[str, float]:
 
     Args:
         textured: dataset frame.
-        sources: the photographs; their exposures are not used.
+        sources: the photographs; their gains are not used.
     """
     mesh = textured.mesh
     rays = RayScene(mesh)

@@ -1,5 +1,5 @@
 """Textured meshes: places in the atlas, colours of photographs that see a place and of no others,
-exposures undone, and files that another reader understands.
+gains undone, and files that another reader understands.
 """
 
 import numpy as np
@@ -63,7 +63,7 @@ def _views(centers):
     return Views(poses, np.tile(lens, (count, 1, 1)), np.full((count, 2), SIZE))
 
 
-def _photo(center, exposure):
+def _photo(center, gains=1.0):
     """What a camera sees of `_mesh` painted with `_pattern` and a red roof."""
     across = (np.arange(SIZE) + 0.5 - SIZE / 2) / FOCAL
     x, y = np.meshgrid(across, -across)
@@ -73,19 +73,17 @@ def _photo(center, exposure):
     ]
     is_roof = np.all([(ROOF[0] < value) & (value < ROOF[1]) for value in at_roof], axis=0)
     picture[is_roof] = RED
-    picture = picture @ exposure[:, :3].T + 255 * exposure[:, 3]
-    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
+    return np.clip(np.round(picture * gains), 0, 255).astype(np.uint8)
 
 
 CENTERS = [(1.0, 4.0, HEIGHT), (4.0, 4.0, HEIGHT), (7.0, 4.0, HEIGHT)]
-EXPOSURES = np.tile(np.eye(3, 4), (3, 1, 1))
-EXPOSURES[1] = [[0.7, 0.1, 0, 0.02], [0, 0.8, 0, 0.05], [0.05, 0, 0.9, 0.01]]
+GAINS = np.array([[1.0, 1, 1], [0.7, 0.8, 0.9], [1.2, 1.1, 0.8]])
 
 
-def _sources(photos=None, exposures=EXPOSURES):
+def _sources(photos=None):
     if photos is None:
-        photos = [_photo(center, EXPOSURES[i]) for i, center in enumerate(CENTERS)]
-    return texture.Sources(_views(CENTERS), np.arange(3), lambda view: photos[view], exposures)
+        photos = [_photo(center, GAINS[i]) for i, center in enumerate(CENTERS)]
+    return texture.Sources(_views(CENTERS), np.arange(3), lambda view: photos[view], GAINS)
 
 
 def _uvs(mesh):
@@ -154,7 +152,7 @@ def test_fans_are_taken_apart(is_turned):
     assert atlas.without_fans(whole) is whole
 
 
-def test_texels_have_the_colours_of_the_photographs_without_their_exposures():
+def test_texels_have_the_colours_of_the_photographs_without_their_gains():
     textured, texels, seen = _baked()
     places = _places(textured.mesh, texels)
     found = textured.picture.reshape(-1, 3)[texels.pixel].astype(float)
@@ -166,6 +164,17 @@ def test_texels_have_the_colours_of_the_photographs_without_their_exposures():
     errors = np.abs(found - _pattern(*places[:, :2].T))[is_clear]
     assert errors.mean() < 2 and np.quantile(errors, 0.99) < 8
     assert 0.9 < seen < 0.97
+
+
+def test_gains_are_those_of_grey_against_the_usual_photograph():
+    exposures = np.tile(np.eye(3, 4), (4, 1, 1))
+    exposures[1, :, :3] *= 2
+    exposures[2] = [[0.5, 0, 0, 0.25], [0, 0.5, 0, 0], [0, 0, 0.5, 0.75]]
+    exposures[3] = 0  # of a photograph that training failed to explain
+    gains = texture.relative_gains(exposures, np.array([0, 1]))
+    np.testing.assert_allclose(gains[:2] * np.sqrt(2), [[1, 1, 1], [2, 2, 2]])
+    np.testing.assert_allclose(gains[2] * np.sqrt(2), [1, 0.5, 2])
+    assert (gains[3] > 0).all()
 
 
 def test_what_the_mesh_hides_has_the_colours_of_vertices_or_of_who_sees_it():
@@ -183,7 +192,7 @@ def test_what_the_mesh_hides_has_the_colours_of_vertices_or_of_who_sees_it():
 
 def test_masked_pixels_and_faces_seen_from_behind_are_not_used():
     photos = [
-        np.concatenate([_photo(center, EXPOSURES[i]), np.zeros((SIZE, SIZE, 1), np.uint8)], axis=2)
+        np.concatenate([_photo(center, GAINS[i]), np.zeros((SIZE, SIZE, 1), np.uint8)], axis=2)
         for i, center in enumerate(CENTERS)
     ]
     textured, texels, seen = _baked(photos=photos)
@@ -203,15 +212,16 @@ def test_gaps_between_charts_have_the_nearest_colour():
 
 
 def test_a_texture_fits_other_views_better_than_vertices_do():
-    textured, _, _ = _baked(exposures=EXPOSURES)
+    textured, _, _ = _baked()
     views = _views([(2.5, 4.5, 9.0)])
-    identity = np.eye(3, 4)
-    photo = _photo((2.5, 4.5, 9.0), identity)
-    sources = texture.Sources(views, np.arange(1), lambda view: photo, identity[None])
+    photo = _photo((2.5, 4.5, 9.0))
+    sources = texture.Sources(views, np.arange(1), lambda view: photo, np.ones((1, 3)))
     scores = texture.scores(textured, sources)
     assert scores["psnr"] > 28 and scores["psnr"] > scores["psnr_vertex_colors"] + 10
     assert scores["psnr_color_corrected"] > 28
-    away = texture.Sources(_views([(900.0, 0.0, 9.0)]), np.arange(1), lambda view: photo, identity)
+    away = texture.Sources(
+        _views([(900.0, 0.0, 9.0)]), np.arange(1), lambda view: photo, np.ones((1, 3))
+    )
     assert texture.scores(textured, away) == {}
 
 

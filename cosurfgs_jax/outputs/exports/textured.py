@@ -61,6 +61,7 @@ def _bake(
     that were not used.
     """
     scene = trained.partitioned.scene
+    gains = texture.relative_gains(exposures, scene.train_views)
     size = choose_size(mesh, trained)
     uvs = atlas.unwrap(mesh, size)
     texels = atlas.texels_of(uvs, size)
@@ -69,7 +70,7 @@ def _bake(
         Progress("texture", len(scene.train_views)) as progress,
     ):
         images.prefetch(scene.train_views)
-        sources = texture.Sources(scene.views, scene.train_views, images.load, exposures)
+        sources = texture.Sources(scene.views, scene.train_views, images.load, gains)
         picture, seen = texture.bake(
             mesh, texels, sources, size, progress=lambda done, total: progress.update(done)
         )
