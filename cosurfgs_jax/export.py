@@ -1,6 +1,6 @@
 """Writes a trained model to DIR/export/, in a format that other programs read.
 
-python -m cosurfgs_jax.export --workdir=DIR [--format=ply|dsm|las|points]
+python -m cosurfgs_jax.export --workdir=DIR [--format=ply|html|spz|sog|textured|dsm|las|points]
 
 las and dsm are in map coordinates, by --config.geo.offset and --config.geo.epsg; the others are in
 the dataset's frame.

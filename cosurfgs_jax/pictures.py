@@ -114,6 +114,22 @@ def colorize_error(render: np.ndarray, photo: np.ndarray, largest: float = 0.25)
     )
 
 
+def hillshade(heights: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Heights as a surface lit from the north-west, 45 degrees high: u8[H,W,3].
+
+    Args:
+        heights: f[H,W], north up; NaN where there is none.
+        pixel_size: in the unit of the heights.
+    """
+    down, right = np.gradient(np.pad(heights, 1, mode="edge").astype(np.float64), pixel_size)
+    normal = np.stack([-right, down, np.ones_like(down)], axis=-1)[1:-1, 1:-1]
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    light = normal @ (np.array([-1.0, 1.0, np.sqrt(2)]) / 2)
+    is_known = np.isfinite(light) & np.isfinite(heights)
+    shade = to_uint8(np.where(is_known, np.clip(light, 0, 1), 0))[..., None]
+    return np.where(is_known[..., None], np.repeat(shade, 3, axis=-1), _EMPTY)
+
+
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes u8[H,W,3] as PNG or JPEG (by the suffix), atomically."""
     with atomic_path(path) as temporary:

@@ -27,6 +27,7 @@ FREE_TO_CHANGE = (
     "mesh.",
     "surface.",
     "geo.",
+    "texture.",
 )
 # A trained model may be rendered on another machine, with another backend.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")

@@ -1,14 +1,17 @@
 """The merged model of the newest saved stage."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.errors import InputError, required
+from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Restored
@@ -35,20 +38,9 @@ def load_merged(
     Raises:
         InputError: nothing is saved, the checkpoints are of another dataset, or damaged.
     """
-    newest = None
-    steps_before = 0
-    num_steps = 0
-    for spec in stages_of(settings, partitioned.partition):
-        if workdir.has_begun(spec.name):
-            newest = spec
-            steps_before = num_steps
-        num_steps += spec.num_steps(settings)
-    if newest is None:
-        raise InputError(
-            f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
-            "cosurfgs_jax.train` first"
-        )
-    restored = _restore(settings, workdir, partitioned, newest.name)
+    saved = _newest(settings, workdir, partitioned)
+    newest = saved.spec
+    restored = saved.restored
     state = TrainState(**restored.state)
     params = state.params
     if state.updated is not None and restored.step:
@@ -64,7 +56,73 @@ def load_merged(
             params = params.replace(sh=_harmonized(partitioned, params.sh, state.appearance))
     params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
     surfels = Surfels.of(params, np.ones(int(alive.sum()), bool))
-    return surfels, steps_before + restored.step
+    return surfels, saved.steps_before + restored.step
+
+
+def load_exposures(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene
+) -> Float[np.ndarray, "v 3 4"]:
+    """What each photograph shows of the colours of the merged model: matrix and offset; the mean
+    over the blocks that were trained with it, the identity where none was.
+
+    Args:
+        settings, workdir, partitioned: of the run.
+    Raises:
+        InputError: see `load_merged`.
+    """
+    num_views = partitioned.scene.num_views
+    if not settings.appearance.enabled:
+        return np.tile(np.eye(3, 4), (num_views, 1, 1))
+    saved = _newest(settings, workdir, partitioned)
+    models = _by_block(saved.restored.state["appearance"], len(partitioned.blocks))
+    if not saved.spec.is_merged and len(models) > 1:
+        gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
+        models = {
+            block: exposure_model.apply_inverse_gain(model, jnp.asarray(gain, jnp.float32))
+            for (block, model), gain in zip(models.items(), gains, strict=True)
+        }
+    sums = np.zeros((num_views, 3, 4))
+    counts = np.zeros(num_views)
+    for block, model in models.items():
+        views = partitioned.blocks[block].views
+        sums[views] += np.asarray(exposure_model.transforms(model))[: len(views)]
+        counts[views] += 1
+    means = sums / np.maximum(counts, 1)[:, None, None]
+    return np.where(counts[:, None, None] > 0, means, np.eye(3, 4))
+
+
+class _Saved(NamedTuple):
+    """The newest saved stage."""
+
+    spec: StageSpec
+    restored: Restored
+    steps_before: int
+
+
+def _newest(settings: Settings, workdir: Workdir, partitioned: PartitionedScene) -> _Saved:
+    newest = None
+    steps_before = 0
+    num_steps = 0
+    for spec in stages_of(settings, partitioned.partition):
+        if workdir.has_begun(spec.name):
+            newest = spec
+            steps_before = num_steps
+        num_steps += spec.num_steps(settings)
+    if newest is None:
+        raise InputError(
+            f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
+            "cosurfgs_jax.train` first"
+        )
+    restored = _restore(settings, workdir, partitioned, newest.name)
+    return _Saved(newest, restored, steps_before)
+
+
+def _by_block(exposures: dict, num_blocks: int) -> dict[int, dict]:
+    """The exposure models of all blocks, by number."""
+    return {
+        block: jax.tree.map(lambda leaf, block=block: jnp.asarray(leaf[block]), exposures)
+        for block in range(num_blocks)
+    }
 
 
 def _settled(state: TrainState, progress: float, settings: Settings) -> SurfelParams:
@@ -111,10 +169,7 @@ def _is_in_own_cell(
 
 def _harmonized(partitioned: PartitionedScene, sh, exposures) -> Float[np.ndarray, "b n k 3"]:
     """The colours of all blocks in one brightness."""
-    models = {
-        block: jax.tree.map(lambda leaf, block=block: leaf[block], exposures)
-        for block in range(len(sh))
-    }
+    models = _by_block(exposures, len(sh))
     gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
     pairs = zip(map(jnp.asarray, sh), jnp.asarray(gains, jnp.float32), strict=True)
     return np.stack([harmonize.scale_harmonics(block_sh, gain) for block_sh, gain in pairs])

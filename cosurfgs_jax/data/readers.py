@@ -85,9 +85,10 @@ def _content(root: Path) -> str:
     folder = subfolder(root, "images") or root
     photographs = FileIndex(folder).names()
     if photographs:
+        plural = "s" * (len(photographs) != 1)
         out = root if folder != root else f"{root.absolute().name}_dataset"
         return (
-            f"{len(photographs)} photographs without poses; run `cosurfgs prepare "
+            f"{len(photographs)} photograph{plural} without poses; run `cosurfgs prepare "
             f"--images={shlex.quote(str(folder))} --out={shlex.quote(str(out))}`, then give "
             f"--config.data.path={shlex.quote(str(out))}"
         )

@@ -3,6 +3,7 @@ the photographs, `train` carries it into the workdir.
 """
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 
 NAME = "geo.json"
+_log = logging.getLogger(__name__)
 FORMAT = 1
 _ADVICE = "run `cosurfgs prepare` again, or delete the file"
 
@@ -55,7 +57,7 @@ def write_geo(path: Path, geo: GeoReference) -> None:
 
 
 def read_geo(path: Path) -> GeoReference | None:
-    """Reads geo.json; None where there is none.
+    """Reads geo.json; None where there is none, or one of GeoJSON, which others call so.
 
     Raises:
         InputError: it is damaged, or of another format.
@@ -63,6 +65,9 @@ def read_geo(path: Path) -> GeoReference | None:
     if not path.is_file():
         return None
     content = files.read_json_object(path)
+    if "format" not in content and "type" in content and "offset" not in content:
+        _log.warning("%s: is of another program (GeoJSON) and was not used", path)
+        return None
     if content.pop("format", None) != FORMAT:
         raise InputError(
             f"{path}: expected a file of format {FORMAT}, got another; {_ADVICE} (or use the "

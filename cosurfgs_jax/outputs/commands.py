@@ -272,7 +272,8 @@ def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> Non
 
 
 def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
-    """Writes the model to `Workdir.export` in a format that other programs read.
+    """Writes the model to `Workdir.export` in a format that other programs read, and the report
+    where it shows that.
 
     Args:
         settings: see `load_trained`.
@@ -285,4 +286,8 @@ def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
     settings = with_map_frame(settings, workdir)
     chosen.check(settings)
     with workdir.writing(EXPORTS):
-        chosen.write(load_trained(settings, workdir), workdir.export)
+        trained = load_trained(settings, workdir)
+        chosen.write(trained, workdir.export)
+    if chosen.is_in_report:
+        with workdir.writing(MESH):  # which it shows
+            _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))

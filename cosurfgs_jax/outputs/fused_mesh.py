@@ -72,10 +72,14 @@ def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
     return choices
 
 
-def mesh_of(trained: Trained) -> Mesh:
+def mesh_of(trained: Trained, what: str, otherwise: str = "") -> Mesh:
     """The mesh of the workdir where it is of this model and as the settings want it, else a new
     one, which stays there.
 
+    Args:
+        trained: the model.
+        what: is made of it, for messages: "heights".
+        otherwise: what to do without open3d, for the message.
     Raises:
         InputError: see `surface.extract_mesh`.
     """
@@ -87,8 +91,8 @@ def mesh_of(trained: Trained) -> Mesh:
             choices = files.read_json_object(workdir.mesh_choices)
         why_not = _why_not(trained, choices)
     if why_not:
-        _check_open3d()
-        _log.info("%s; fusing one first, as config.geo.heights=surface needs", why_not)
+        _check_open3d(otherwise)
+        _log.info("%s; fusing one first, for the %s", why_not, what)
         if workdir.mesh.exists():
             _log.warning(
                 "%s is replaced, and its scores are deleted; the report, and meshes of other "
@@ -98,24 +102,23 @@ def mesh_of(trained: Trained) -> Mesh:
         with workdir.writing(MESH) as scratch:
             fuse(trained, scratch)
     else:
-        _log.info("heights are those of %s", workdir.mesh)
+        _log.info("%s: of %s", what, workdir.mesh)
         if choices.get("target_triangles"):
             _log.warning(
-                "%s was reduced to %s triangles, and so are the heights; run extract_mesh with "
+                "%s was reduced to %s triangles, and so are the %s; run extract_mesh with "
                 "--config.surface.target_triangles=0 for all of them",
                 workdir.mesh,
                 choices["target_triangles"],
+                what,
             )
     return read_mesh_ply(workdir.mesh)
 
 
-def _check_open3d() -> None:
+def _check_open3d(otherwise: str) -> None:
     try:
         import_open3d()
     except InputError as error:
-        raise InputError(
-            f"{error}; or give --config.geo.heights=surfels, for heights without a mesh"
-        ) from error
+        raise InputError(f"{error}{otherwise}") from error
 
 
 def _why_not(trained: Trained, choices: dict) -> str:

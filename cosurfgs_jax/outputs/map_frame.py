@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 def with_map_frame(settings: Settings, workdir: Workdir) -> Settings:
     """The settings with geo.offset and geo.epsg from the workdir's geo.json where they are not
-    given.
+    given; an offset of one's own without epsg is of no known system.
 
     Raises:
         InputError: geo.json is damaged, or another system is given without an offset: that of
@@ -28,6 +28,10 @@ def with_map_frame(settings: Settings, workdir: Workdir) -> Settings:
             f"config.geo.epsg: expected {geo.epsg}, the system of {workdir.geo}, got {given.epsg}; "
             "leave it out, or give config.geo.offset in that system, too"
         )
+    if given.offset.strip() and not given.epsg and given.offset_xyz() != geo.offset:
+        # Of an offset alone nobody knows the system: zeros would put the map on the equator.
+        _log.info("map coordinates: of no known system, as config.geo.offset came without epsg")
+        return settings
     chosen = dataclasses.replace(
         given, epsg=given.epsg or geo.epsg, offset=given.offset.strip() or geo.offset_text
     )

@@ -5,6 +5,7 @@ here.
 from cosurfgs_jax import files
 from cosurfgs_jax.report.charts import line_chart
 from cosurfgs_jax.report.error_picture import error_pictures
+from cosurfgs_jax.report.map_pictures import map_pictures
 from cosurfgs_jax.report.mesh_pictures import mesh_pictures
 from cosurfgs_jax.report.partition_picture import partition_picture
 from cosurfgs_jax.report.place import place_table
@@ -38,6 +39,11 @@ def _error_pictures(given: ReportInput) -> str:
 
 
 SECTIONS = [
+    Section(
+        "Map",
+        map_pictures,
+        "North is up. Heights are lit from the north-west; where there are none it is dark.",
+    ),
     Section(
         "Test views",
         view_pictures,

@@ -17,7 +17,7 @@ from cosurfgs_jax.settings.blocks import (
 from cosurfgs_jax.settings.data import DataSettings, GeneratedSettings
 from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of, type_of
 from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
-from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings
+from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings, TextureSettings
 from cosurfgs_jax.settings.prepare import PrepareSettings
 from cosurfgs_jax.settings.reference import SettingHelp, iter_help, settings_reference
 from cosurfgs_jax.settings.training import (
@@ -49,6 +49,7 @@ __all__ = [
     "SurfaceSettings",
     "SurfelSettings",
     "MaskSettings",
+    "TextureSettings",
     "TrainSettings",
     "declaration_of",
     "iter_help",

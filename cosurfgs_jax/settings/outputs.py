@@ -1,4 +1,4 @@
-"""Settings of what is made of a trained model: mesh, height map, orthophoto and points."""
+"""Settings of what is made of a trained model: mesh, texture, height map, orthophoto and points."""
 
 import dataclasses
 
@@ -18,6 +18,8 @@ from cosurfgs_jax.settings.declaration import (
 _DEPTH_MAPS = ("plane", "median", "expected")
 _HEIGHTS = ("surface", "surfels")
 _MAX_OFFSET = 1e10  # of map coordinates, in any unit of length
+_SIZES = (64, 16384)  # of a texture; larger ones are beyond what graphics cards take
+_SIZE_FORM = f"0 (from the data) or {_SIZES[0]} to {_SIZES[1]}"
 _OFFSET_FORM = 'three numbers "x,y,z"'
 
 
@@ -119,3 +121,21 @@ class GeoSettings(SettingsGroup, name="geo"):
         numbers = _parse_offset(self.offset)
         require(numbers is not None, "geo.offset", _OFFSET_FORM, self.offset)
         return required(numbers, "geo.offset")
+
+
+@dataclasses.dataclass
+class TextureSettings(SettingsGroup, name="texture"):
+    """The textured mesh of `export --format=textured`."""
+
+    triangles: int = setting(
+        0,
+        "Edges are collapsed until this many triangles are left; 0 means a tenth of those of the "
+        "mesh.",
+        not_negative("0 (a tenth of the mesh) or a positive number"),
+    )
+    size: int = setting(
+        0,
+        "Pixels along the side of the texture; 0 means from the data (the photographs' pixels on "
+        "the mesh), at most 4096. It takes 100 bytes of memory a pixel.",
+        Check(_SIZE_FORM, lambda size: size == 0 or _SIZES[0] <= size <= _SIZES[1]),
+    )

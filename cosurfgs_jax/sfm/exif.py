@@ -85,11 +85,14 @@ def _degrees(value: Any, reference: str, largest: float) -> float | None:
     if not isinstance(value, tuple | list):
         value = (value,)
     parts = [_number(part) for part in value]
+    if len(parts) == 3 and parts[1] is not None and parts[2] is None:
+        parts[2] = 0.0  # of cameras that write minutes with decimals, and seconds as 0/0
     if not parts or len(parts) > 3 or None in parts:
         return None
-    degrees = sum(part / 60**place for place, part in enumerate(parts) if part is not None)
-    if reference in ("S", "W"):
-        degrees = -abs(degrees)
+    degrees = sum(abs(part) / 60**place for place, part in enumerate(parts) if part is not None)
+    is_negative = any(math.copysign(1, part) < 0 for part in parts if part is not None)
+    if reference in ("S", "W") or (is_negative and reference not in ("N", "E")):
+        degrees = -degrees
     return degrees if abs(degrees) <= largest else None
 
 
@@ -112,7 +115,7 @@ def tags_of(tables: ExifTables) -> PhotoTags:
     reference = gps.get(_GPS.GPSAltitudeRef, 0)
     kind = reference[0] if isinstance(reference, bytes) and reference else reference
     if altitude is not None and kind in _BELOW:
-        altitude = -altitude
+        altitude = -abs(altitude)
     maker, model = _text(tables.main.get(_BASE.Make)), _text(tables.main.get(_BASE.Model))
     if maker and model.lower().startswith(maker.lower()):
         maker = ""

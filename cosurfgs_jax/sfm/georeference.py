@@ -249,6 +249,11 @@ def _place_by_gps(
         },
     )
     similarity = dataclasses.replace(to_map, translation=to_map.translation - offset)
+    if line_share(levelled) <= _MIN_LINE_SHARE:
+        warnings.append(
+            "all photographs are on one line: GPS cannot tell left from right of it, so a mixed up "
+            "north and south, or east and west, would not be noticed"
+        )
     warnings += _fit_warnings(chosen, names) + _tag_warnings(tags, known)
     return Placement(similarity, geo, warnings)
 

@@ -135,7 +135,11 @@ def _link(folder: PhotoFolder, dataset: _Dataset) -> None:
     target = folder.root.resolve()
     link = dataset.images
     if link.exists() or link.is_symlink():
-        if link.resolve() != target and not _is_copy(folder, link):
+        if link.is_symlink() and link.resolve() != target and _has_moved(folder, dataset):
+            _log.info("the photographs have moved from %s to %s", link.readlink(), target)
+            link.unlink()
+            link.symlink_to(target, target_is_directory=True)
+        elif link.resolve() != target and not _is_copy(folder, link):
             raise InputError(
                 f"--out: expected {link} to be the photographs of {target}, got {link.resolve()}; "
                 "give another --out"
@@ -148,6 +152,13 @@ def _link(folder: PhotoFolder, dataset: _Dataset) -> None:
             raise
         _log.info("%s: this file system has no links; copying the photographs", dataset.root)
         _copy(folder, dataset)
+
+
+def _has_moved(folder: PhotoFolder, dataset: _Dataset) -> bool:
+    """Whether all photographs that features were made from are in this folder, by name and size."""
+    before = _photographs_of(dataset.features_key)
+    sizes = {photo.name: photo.path.stat().st_size for photo in folder.photos}
+    return bool(before) and all(sizes.get(name) == size for name, (size, _) in before.items())
 
 
 def _is_copy(folder: PhotoFolder, copy: Path) -> bool:
@@ -184,8 +195,15 @@ def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> 
     dataset.state.mkdir(parents=True, exist_ok=True)
     if dataset.database.exists() and not _extends(key, dataset.features_key):
         _log.info("settings or photographs have changed: features are found anew")
-        _delete(dataset.mapped_key, dataset.database, *dataset.state.glob("database.db-*"))
-    files.write_json(dataset.features_key, key)
+        _delete(
+            dataset.mapped_key,
+            dataset.features_key,
+            dataset.database,
+            *dataset.state.glob("database.db-*"),
+        )
+    # The database keeps what is no longer in the folder: it may come back, and be another one then.
+    kept = _photographs_of(dataset.features_key) | key["photographs"]
+    files.write_json(dataset.features_key, key | {"photographs": kept})
     database.add_photographs(dataset.database, folder, settings)
     mapping.extract_features(job)
     pairs = choose_pairs(_places(folder, settings), settings)
@@ -193,6 +211,11 @@ def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> 
     chosen = [(names[first], names[second]) for first, second in pairs.numbers]
     mapping.match_features(job, chosen)
     return key | {"pairs": chosen}
+
+
+def _photographs_of(path: Path) -> dict[str, list[int]]:
+    """Size and time of change of the photographs that features were made from, by name."""
+    return files.read_json_object(path).get("photographs", {}) if path.exists() else {}
 
 
 def _extends(key: dict[str, Any], path: Path) -> bool:

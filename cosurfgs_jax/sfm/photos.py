@@ -1,14 +1,17 @@
 """The photographs of a folder: what is in it, what can be read, which camera took what."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from cosurfgs_jax.data import photo_files
-from cosurfgs_jax.data.lookup import CONVERTED, FileIndex
+from cosurfgs_jax.data.lookup import CONVERTED, FileIndex, folded, readable
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.sfm.exif import PhotoTags, tags_of
 
 MIN_PHOTOS = 3
+_UNKNOWN = (".webp", ".jp2", ".j2k", ".jpx")  # pycolmap's wheels read them as nothing
+_RESULT_MARKS = (".locks", ".prepare")  # in each folder that the programs write
 # Without a word on the focal length: a moderate wide angle, as COLMAP assumes.
 _UNKNOWN_FOCAL = 1.2  # of the longer side
 
@@ -45,7 +48,12 @@ class Photo:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoFolder:
-    """The photographs of a folder, sorted by name, and what could not be read, name to reason."""
+    """The photographs of a folder in the order in which they were taken, and what could not be
+    read, name to reason.
+
+    The order is that of the times in their EXIF data, where all have one, else that of their names
+    with numbers as numbers: neighbours are compared.
+    """
 
     root: Path
     photos: list[Photo]
@@ -76,12 +84,18 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
             read.
     """
     if not root.is_dir():
-        raise InputError(f"--images: expected a folder of photographs, got {root}, which is none")
-    names = sorted(FileIndex(root, leave_out=_below(root, leave_out)).names())
+        what = "which is a file" if root.exists() else "which is not there"
+        raise InputError(f"--images: expected a folder of photographs, got {root}, {what}")
+    left_out = (*_below(root, leave_out), *_results_below(root))
+    names = sorted(FileIndex(root, leave_out=left_out).names())
     photos = []
     unreadable = {}
     for name in names:
         path = root / name
+        reason = _why_unusable(name)
+        if reason:
+            unreadable[readable(name)] = f"{readable(str(path))}: {reason}"
+            continue
         try:
             header = photo_files.read_header(path)
             if not header.seems_whole:
@@ -93,7 +107,33 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
         photos.append(Photo(name, path, height=header.height, width=header.width, tags=tags))
     if len(photos) < MIN_PHOTOS:
         raise InputError(_too_few(root, photos, unreadable))
+    photos.sort(key=lambda photo: _number_key(photo.name))
+    if all(photo.tags.time for photo in photos):
+        photos.sort(key=lambda photo: photo.tags.time)
     return PhotoFolder(root, photos, unreadable)
+
+
+def _why_unusable(name: str) -> str:
+    """Why COLMAP could not use a file of this name; "" where it can."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    ending = Path(name).suffix.lower()
+    return f"COLMAP cannot read {ending} files; convert it to JPEG" if ending in _UNKNOWN else ""
+
+
+def _number_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts as the name with its numbers as numbers."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def _results_below(root: Path) -> tuple[str, ...]:
+    """Folders of runs and of datasets that were made here: their pictures are no photographs."""
+    marks = [mark for name in _RESULT_MARKS for mark in root.rglob(name)]
+    places = {mark.parent for mark in marks if mark.parent != root}
+    return tuple(folded(place.relative_to(root).as_posix()) for place in sorted(places))
 
 
 def _below(root: Path, folder: Path) -> tuple[str, ...]:
@@ -102,7 +142,7 @@ def _below(root: Path, folder: Path) -> tuple[str, ...]:
         inside = folder.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         return ()
-    return () if inside == "." else (inside.casefold(),)
+    return () if inside == "." else (folded(inside),)
 
 
 def _too_few(root: Path, photos: list[Photo], unreadable: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from cosurfgs_jax.sfm.photos import PhotoFolder
 
 _FEW_FEATURES = 0.25  # of the median: blurred, or of water, snow or sky
 _MAX_ERROR_PX = 1.5
+_MIN_REGISTERED = 0.5  # of the photographs
 _MAX_SCALE_ERROR = 0.05
 _FOCAL_DIFFERENCE = 0.1
 _TRAINED_SIDE = 1000  # pixels: what the preset for aerial photographs is made for
@@ -70,6 +71,11 @@ def some_of(names: Iterable[str]) -> str:
     return text
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 file", "2 files"."""
+    return f"{number} {thing}" + "s" * (number != 1)
+
+
 def missing_reasons(
     folder: PhotoFolder, contents: Contents, registered: Sequence[str]
 ) -> dict[str, str]:
@@ -114,6 +120,7 @@ def summarize(
     ]
     suspicious = [
         *_photo_warnings(folder, contents, missing),
+        *_registered_warnings(folder, facts),
         *_model_warnings(facts),
         *_scale_warnings(placement),
         *placement.warnings,
@@ -169,7 +176,7 @@ def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, 
     if folder.unreadable:
         first = next(iter(folder.unreadable.values()))
         warnings.append(
-            f"{len(folder.unreadable)} files cannot be read and were left out: "
+            f"{counted(len(folder.unreadable), 'file')} cannot be read, left out: "
             f"{some_of(folder.unreadable)} ({first})"
         )
     blurred = [name for name in _few_features(contents) if name not in missing]
@@ -189,6 +196,16 @@ def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, 
         texts = [f"{width}x{height} ({count})" for (width, height), count in sizes.most_common()]
         warnings.append(f"photographs of {len(sizes)} sizes: {some_of(texts)}")
     return warnings
+
+
+def _registered_warnings(folder: PhotoFolder, facts: ModelFacts) -> list[str]:
+    if len(facts.registered) >= _MIN_REGISTERED * len(folder.photos):
+        return []
+    return [
+        f"only {len(facts.registered)} of {len(folder.photos)} photographs have a pose: neighbours "
+        "should share two thirds of what they show; a larger --max_image_size, or "
+        "--matching=exhaustive, may find more"
+    ]
 
 
 def _model_warnings(facts: ModelFacts) -> list[str]:

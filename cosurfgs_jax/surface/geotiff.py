@@ -1,8 +1,14 @@
-"""GeoTIFF files, written piece by piece and whole in the end."""
+"""Cloud-optimised GeoTIFF files, written piece by piece and whole in the end.
+
+GDAL's COG driver, which rasterio's wheel (36 MB, the extra `geo`) brings along, makes the order of
+the file, its overviews and its blocks. There is no other writer: coordinate systems need PROJ's
+tables anyway, which come with the same wheel.
+"""
 
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +18,11 @@ from cosurfgs_jax.surface.from_above import MARKS
 from cosurfgs_jax.surface.ground import GroundGrid
 
 NODATA = -9999.0
+_BANDS = {
+    "height": ("height",),
+    "marked height": ("height", MARKS),
+    "color": ("red", "green", "blue", "alpha"),
+}
 BLOCK = 512  # pixels along the side of a block of the file
 
 
@@ -23,6 +34,7 @@ def import_rasterio():
     """
     try:
         import rasterio
+        import rasterio.shutil
         import rasterio.windows
     except ImportError as error:
         raise InputError(
@@ -56,6 +68,43 @@ def check_epsg(epsg: int) -> None:
         )
 
 
+class Reduced(NamedTuple):
+    """A file as it is seen from afar.
+
+    | field        | shape    | unit, frame                                                   |
+    |--------------|----------|---------------------------------------------------------------|
+    | `bands`      | [B,h,w]  | as in the file                                                |
+    | `pixel_size` |          | of these pixels, map coordinates                              |
+    | `full_size`  |          | (H, W) of the file                                            |
+    | `epsg`       |          | 0 = none                                                      |
+    """
+
+    bands: np.ndarray
+    pixel_size: float
+    full_size: tuple[int, int]
+    epsg: int
+
+
+def read_reduced(path: str | os.PathLike, longest: int) -> Reduced:
+    """Reads a file of `create` with at most so many pixels along its longer side.
+
+    Raises:
+        InputError: rasterio is missing, or the file is damaged.
+    """
+    rasterio = import_rasterio()
+    with files.reading(path, "a GeoTIFF file of export", "export it again"):
+        with rasterio.Env(), rasterio.open(path) as file:
+            factor = max(1.0, max(file.shape) / longest)
+            shape = [max(1, round(side / factor)) for side in file.shape]
+            bands = file.read(out_shape=(file.count, *shape))
+            return Reduced(
+                bands=bands,
+                pixel_size=float(file.res[0] * file.width / shape[1]),
+                full_size=file.shape,
+                epsg=(file.crs and file.crs.to_epsg()) or 0,
+            )
+
+
 class _File:
     """An open raster file."""
 
@@ -79,8 +128,10 @@ def create(
     epsg: int = 0,
     tags: dict[str, str] | None = None,
 ) -> Iterator[_File]:
-    """Opens a new file, tiled and deflated, which is there when the block ends well, and not at all
-    otherwise.
+    """Opens a new file, which is there when the block ends well, and not at all otherwise: a
+    cloud-optimised GeoTIFF, deflated, in blocks of `BLOCK`, with overviews by halves down to one
+    block. Those of heights are every second one, for they are heights that were found and marks
+    stay marks; those of colours are means.
 
     Args:
         path: the file.
@@ -88,7 +139,7 @@ def create(
         kind: "height": one band of float32, NODATA where there is none; "marked height": that, and
             a band of marks (`from_above.MARKS`); "color": red, green, blue and alpha of uint8.
         offset: added to the grid's coordinates (the heights are the caller's).
-        epsg: of the coordinate system; 0 = none.
+        epsg: of the coordinate system, whose unit is that of the heights; 0 = none.
         tags: texts for the file's metadata.
     Yields:
         An object with `write`.
@@ -96,35 +147,47 @@ def create(
         InputError: rasterio is missing, or the file system refused.
     """
     rasterio = import_rasterio()
-    names = {"height": ("height",), "marked height": ("height", MARKS), "color": ()}[kind]
+    names = _BANDS[kind]
     transform = rasterio.Affine(
         grid.pixel_size, 0, grid.left + offset[0], 0, -grid.pixel_size, grid.top + offset[1]
     )
     options = (
-        {"count": len(names), "dtype": "float32", "nodata": NODATA, "predictor": 3}
-        if names
-        else {"count": 4, "dtype": "uint8", "predictor": 2, "photometric": "RGB", "alpha": "YES"}
+        {"dtype": "uint8", "photometric": "RGB", "alpha": "YES"}
+        if kind == "color"
+        else {"dtype": "float32", "nodata": NODATA}
     )
-    if epsg:
-        options["crs"] = rasterio.crs.CRS.from_epsg(epsg)
-    with (
-        files.atomic_path(path) as partial,
-        rasterio.open(
+    system = rasterio.crs.CRS.from_epsg(epsg) if epsg else None
+    with files.atomic_path(path) as partial:
+        with rasterio.open(
             partial,
             "w",
             driver="GTiff",
             width=grid.width,
             height=grid.height,
+            count=len(names),
             transform=transform,
+            crs=system,
             tiled=True,
             blockxsize=BLOCK,
             blockysize=BLOCK,
             compress="deflate",
+            zlevel=1,  # it is read once
             bigtiff="IF_SAFER",
             **options,
-        ) as dataset,
-    ):
-        for band, name in enumerate(names):
-            dataset.set_band_description(band + 1, name)
-        dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
-        yield _File(dataset, rasterio)
+        ) as dataset:
+            dataset.descriptions = names
+            if system and kind != "color":
+                dataset.units = (system.linear_units, *[""] * (len(names) - 1))
+            dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
+            yield _File(dataset, rasterio)
+        with files.atomic_path(partial) as whole:
+            rasterio.shutil.copy(
+                partial,
+                whole,
+                driver="COG",
+                compress="deflate",
+                predictor="YES",
+                blocksize=BLOCK,
+                overview_resampling="AVERAGE" if kind == "color" else "NEAREST",
+                bigtiff="IF_SAFER",
+            )

@@ -46,8 +46,10 @@ def check_format(form: str) -> None:
         import_trimesh()
 
 
-def _upright(up: np.ndarray) -> np.ndarray:
-    """Rotation f64[3,3] from the dataset's axes to those with y up: z up becomes (x, z, -y)."""
+def upright(up: np.ndarray) -> np.ndarray:
+    """Rotation f64[3,3] from the dataset's axes, whose vertical is `up`, to those with y up: z up
+    becomes (x, z, -y).
+    """
     y = np.asarray(up, np.float64) / np.linalg.norm(up)
     x = np.eye(3)[0] if abs(y[0]) < 0.9 else np.eye(3)[1]
     x = x - (x @ y) * y
@@ -55,19 +57,21 @@ def _upright(up: np.ndarray) -> np.ndarray:
     return np.stack([x, y, np.cross(x, y)])
 
 
+def digits_of(mesh: Mesh) -> int:
+    """Decimals of coordinates as text: a thousandth of an edge."""
+    return max(6, int(np.ceil(3 - np.log10(max(mesh.typical_edge, 1e-300)))))
+
+
 def write_obj(path: str | os.PathLike, mesh: Mesh) -> None:
     """Writes an OBJ file with normals and, behind each vertex, its colour, atomically; the
     dataset's frame.
     """
     trimesh = import_trimesh()
-    digits = max(
-        6, int(np.ceil(3 - np.log10(max(mesh.typical_edge, 1e-300))))
-    )  # a thousandth of an edge
     text = trimesh.exchange.obj.export_obj(
         _to_trimesh(trimesh, mesh, mesh.vertices),
         include_normals=True,
         include_color=True,
-        digits=digits,
+        digits=digits_of(mesh),
         header="cosurfgs_jax mesh",
     )
     with atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as file:
@@ -89,7 +93,7 @@ def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     trimesh = import_trimesh()
     center = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     transform = np.eye(4)
-    transform[:3, :3] = _upright(up)
+    transform[:3, :3] = upright(up)
     transform[:3, 3] = transform[:3, :3] @ center
     scene = trimesh.Scene()
     scene.add_geometry(

@@ -153,25 +153,29 @@ def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
     calls.replace(fused_mesh, "extract_mesh", fuse)
     calls.replace(fused_mesh, "import_open3d")
     model = _trained()._replace(workdir=workdir)
-    assert fused_mesh.mesh_of(model).num_triangles == 1
+    assert fused_mesh.mesh_of(model, "heights").num_triangles == 1
     assert calls.done.count("extract_mesh") == 1
-    fused_mesh.mesh_of(model)
+    fused_mesh.mesh_of(model, "heights")
     assert calls.done.count("extract_mesh") == 1
     moved = model.surfels.replace(means=model.surfels.means + 1e-4)
-    fused_mesh.mesh_of(model._replace(surfels=moved))
+    fused_mesh.mesh_of(model._replace(surfels=moved), "heights")
     assert calls.done.count("extract_mesh") == 2
     assert "is not of this model; fusing one first" in caplog.text
     assert "is replaced, and its scores are deleted" in caplog.text
     # A mesh of nobody knows what, as of an earlier version.
     workdir.mesh_choices.unlink()
-    fused_mesh.mesh_of(model)
+    fused_mesh.mesh_of(model, "heights")
     assert calls.done.count("extract_mesh") == 3
 
 
 def test_without_open3d_the_other_heights_are_named(calls, workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(InputError, match=r"mesh\]\"; or give --config.geo.heights=surfels"):
-        fused_mesh.mesh_of(_trained()._replace(workdir=workdir))
+        exports.find_format("dsm").write(_trained()._replace(workdir=workdir), workdir.export)
+    with pytest.raises(InputError, match=r"mesh\]\"$"):
+        exports.find_format("textured").write(_trained()._replace(workdir=workdir), workdir.export)
+    with pytest.raises(InputError, match="open3d is needed"):
+        exports.find_format("textured").check(Settings())
     assert "extract_mesh" not in calls.done
 
 
@@ -194,11 +198,11 @@ def test_a_mesh_of_other_choices_is_fused_again(calls, workdir, caplog):
     ):
         setattr(settings.surface, name, value)
         for _ in range(2):
-            fused_mesh.mesh_of(model)
+            fused_mesh.mesh_of(model, "heights")
         assert calls.done.count("extract_mesh") == count
     assert "was made with another config.surface.min_cluster_share" in caplog.text
     settings.surface = SurfaceSettings(memory_mb=100)
-    fused_mesh.mesh_of(model)
+    fused_mesh.mesh_of(model, "heights")
     assert calls.done.count("extract_mesh") == 3
     assert "was reduced to 100 triangles" in caplog.text
 
@@ -206,7 +210,7 @@ def test_a_mesh_of_other_choices_is_fused_again(calls, workdir, caplog):
 @pytest.mark.parametrize("heights", ["surface", "surfels"])
 def test_the_height_map_takes_the_mesh_where_it_is_wanted(workdir, monkeypatch, heights):
     given = {}
-    monkeypatch.setattr(dsm, "mesh_of", lambda trained: "the mesh")
+    monkeypatch.setattr(dsm, "mesh_of", lambda *_: "the mesh")
 
     def write(*_, **choices):
         given.update(choices)
@@ -250,7 +254,7 @@ def test_views_are_chosen_by_group_or_name():
 
 def test_every_export_format_has_a_name_of_its_own_and_is_in_the_help():
     names = [form.name for form in exports.FORMATS]
-    assert names == ["ply", "dsm", "las", "points"]
+    assert names == ["ply", "html", "spz", "sog", "textured", "dsm", "las", "points"]
     from absl import flags
 
     values = flags.FlagValues()
@@ -258,7 +262,7 @@ def test_every_export_format_has_a_name_of_its_own_and_is_in_the_help():
     for form in exports.FORMATS:
         assert f"{form.name}: {form.help}" in values["format"].help
         assert form.name in export.__doc__
-    with pytest.raises(InputError, match="--format: expected one of ply, dsm, .* got 'docx'"):
+    with pytest.raises(InputError, match="--format: expected one of ply, html, .* got 'docx'"):
         exports.find_format("docx")
 
 
@@ -279,6 +283,13 @@ def test_export_checks_before_it_loads_the_model(calls, workdir, monkeypatch):
     )
     commands.export(Settings(), workdir, "new")
     assert order == ["check", "check", "write"] and calls.done == ["load_trained"]
+    monkeypatch.setattr(exports, "FORMATS", (exports.FORMATS[0]._replace(is_in_report=True),))
+    commands.export(Settings(), workdir, "new")
+    assert calls.done == ["load_trained", "load_trained", "write_report"]
+
+
+def test_maps_and_meshes_are_in_the_report():
+    assert [form.name for form in exports.FORMATS if form.is_in_report] == ["textured", "dsm"]
 
 
 @pytest.mark.parametrize(

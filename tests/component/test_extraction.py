@@ -201,7 +201,7 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
 
 def test_any_up_becomes_y():
     for up in (UP, np.array([1.0, 0.2, -0.3]), np.array([0, -1.0, 0])):
-        rotation = mesh_files._upright(up)
+        rotation = mesh_files.upright(up)
         assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(
             rotation
         ) == pytest.approx(1)

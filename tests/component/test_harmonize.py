@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_context, solid_state
 
-from cosurfgs_jax.collab.merged_model import load_merged
+from cosurfgs_jax.collab.merged_model import load_exposures, load_merged
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.losses.photometric import expose
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.raster import rasterize
-from cosurfgs_jax.settings import LmcSettings, MasSettings
+from cosurfgs_jax.settings import AppearanceSettings, LmcSettings, MasSettings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState
@@ -114,6 +114,7 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
 def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
     partitioned = four_blocks()
     gains = np.array([1.25, 0.8, 1.0, 1.1])
+    exposures = []
 
     def merged_colors(factors):
         workdir = tmp_path / str(factors[0])
@@ -134,6 +135,7 @@ def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
             loop.save_stage(run, StageState("device", rows, 1, 0, 0.0), checkpoints)
             checkpoints.wait()
         surfels, _ = load_merged(settings, Workdir(workdir), partitioned)
+        exposures.append(load_exposures(settings, Workdir(workdir), partitioned))
         return surfels.means, 0.5 + spherical_harmonics.C0 * surfels.sh[:, 0]
 
     (means, level) = merged_colors(np.ones(4))
@@ -143,3 +145,15 @@ def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
     np.testing.assert_allclose(
         ratio, np.median(ratio), rtol=0.05
     )  # of all cells; it was 0.8 to 1.25
+    # Those of the photographs are undone likewise: a photograph shows the same of the same grey.
+    first, second = (found @ [0.5, 0.5, 0.5, 1.0] for found in exposures)
+    np.testing.assert_allclose(
+        second[partitioned.scene.train_views], first[partitioned.scene.train_views], rtol=0.03
+    )
+
+
+def test_photographs_without_exposures_show_colours_as_they_are(tmp_path):
+    partitioned = four_blocks()
+    settings = dataclasses.replace(SETTINGS, appearance=AppearanceSettings(enabled=False))
+    found = load_exposures(settings, Workdir(tmp_path), partitioned)
+    np.testing.assert_array_equal(found, np.tile(np.eye(3, 4), (partitioned.scene.num_views, 1, 1)))

@@ -146,6 +146,74 @@ def test_the_same_command_finds_everything_done(prepared, photographs):
     )
 
 
+# Runs `prepare`, and ends as if it was killed at a call of one function.
+KILLED = """
+import contextlib, os, sys
+from pathlib import Path
+from cosurfgs_jax.settings import PrepareSettings
+from cosurfgs_jax.sfm import database, phases
+
+images, out, where, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+calls = 0
+
+def end(name):
+    global calls
+    calls += name == where
+    if calls == count:
+        os._exit(9)
+
+class Bar:
+    def __init__(self, name):
+        self.name = name
+    def update(self, step):
+        end(self.name)
+
+@contextlib.contextmanager
+def progress(name, total):
+    yield Bar(name)
+
+def ending(module, name):
+    before = getattr(module, name)
+    def function(*arguments, **options):
+        end(name)
+        return before(*arguments, **options)
+    setattr(module, name, function)
+
+ending(database, "_write_photograph")
+ending(database, "unquote_names")
+ending(os, "replace")
+ending(phases.geo_json, "write_geo")
+phases.prepare(images, out, PrepareSettings(max_features=1000), progress)
+"""
+
+
+def test_killed_in_each_phase_it_goes_on(prepared, photographs, tmp_path):
+    """One dataset is killed again and again, each time farther on, and becomes the same."""
+    out = tmp_path / "town"
+    for where, count in (
+        ("_write_photograph", 5),  # photographs enter the database
+        ("features", 1),  # some have features
+        ("matches", 1),  # some pairs are compared, and names are quoted
+        ("unquote_names", 2),  # all are compared, and names are quoted
+        ("poses", 4),
+        ("replace", 2),  # the model is about to come to its place
+        ("write_geo", 1),  # it is there, and its place is not
+    ):
+        command = [sys.executable, "-c", KILLED, str(photographs), str(out), where, str(count)]
+        killed = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert killed.returncode == 9, (where, killed.stderr)
+    result = _prepare(photographs, out, "--max_features=1000")
+    assert result.returncode == 0, result.stderr
+    assert "features" not in result.stderr and "matches" not in result.stderr
+    # COLMAP's verification of pairs differs by a few points from run to run.
+    lines, expected = (text.splitlines() for text in (result.stdout, prepared[1]))
+    assert lines[0] == expected[0] and len(lines) == len(expected)
+    centers = [_centers(folder) for folder in (prepared[0], out)]
+    for name, center in centers[0].items():
+        np.testing.assert_allclose(centers[1][name], center, atol=0.1)
+    assert not list(out.glob(".scratch/prepare/*")) and not list(out.rglob(".unfinished*"))
+
+
 def test_without_gps_the_scale_is_unknown(prepared, photographs, tmp_path):
     out = tmp_path / "bare"
     shutil.copytree(prepared[0], out, symlinks=True)

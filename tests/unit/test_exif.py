@@ -61,6 +61,18 @@ def test_what_is_no_position_is_none(gps):
     assert not tags.has_position and tags.latitude is None and tags.longitude is None
 
 
+def test_odd_kinds_of_degrees_and_heights():
+    """Minutes with decimals and seconds of 0/0, signs beside a reference, and heights below."""
+    minutes = _tags(gps=GPS | {2: (33.0, 51.9, IFDRational(0, 0))})
+    assert minutes.latitude == pytest.approx(-33.865)
+    signed = _tags(gps=GPS | {2: (-33.0, 51.0, 54.0)})
+    assert signed.latitude == pytest.approx(-33.865)
+    alone = _tags(gps={2: (-33.0, 51.0, 54.0), 4: (151.0, 12.0, 36.0)})
+    assert alone.latitude == pytest.approx(-33.865)
+    assert _tags(gps=GPS | {5: 1, 6: -52.0}).altitude == -52
+    assert _tags(gps=GPS | {2: (33.0, IFDRational(0, 0), 0.0)}).latitude is None
+
+
 def test_an_equivalent_of_35_mm_refers_to_the_diagonal():
     # Sensors of 4:3 and 3:2 with the diagonal of film, 43.27 mm, are 34.6 mm and 36 mm wide.
     tags = PhotoTags(focal_35mm=24.0)

@@ -67,10 +67,11 @@ def test_a_workdir_gets_that_of_its_dataset(tmp_path):
     "given, expected",
     [
         ({}, (32615, "576720,5188170,160.5")),
-        ({"offset": "1,2,3"}, (32615, "1,2,3")),
+        ({"offset": "1,2,3"}, (0, "1,2,3")),
+        ({"offset": "576720, 5188170,160.50"}, (32615, "576720, 5188170,160.50")),
         ({"epsg": 32615}, (32615, "576720,5188170,160.5")),
         ({"offset": "1,2,3", "epsg": 25832}, (25832, "1,2,3")),
-        ({"offset": "0,0,0"}, (32615, "0,0,0")),
+        ({"offset": "0,0,0"}, (0, "0,0,0")),
     ],
 )
 def test_settings_that_are_given_win(tmp_path, given, expected):
@@ -83,6 +84,14 @@ def test_settings_that_are_given_win(tmp_path, given, expected):
     found.offset_xyz()
     write_geo(workdir.geo, GeoReference(0, (0.0, 0.0, 0.0), False))
     assert with_map_frame(settings, workdir) == settings
+
+
+def test_a_geo_json_of_another_program_is_not_ours(tmp_path, caplog):
+    (tmp_path / geo_json.NAME).write_text('{"type": "FeatureCollection", "features": []}')
+    workdir = Workdir(tmp_path / "run")
+    assert read_geo(tmp_path / geo_json.NAME) is None and "GeoJSON" in caplog.text
+    carry_geo(tmp_path, workdir.geo)
+    assert not workdir.geo.exists()
 
 
 def test_the_report_has_the_words_of_the_summary(tmp_path):

@@ -213,6 +213,7 @@ def test_one_line_takes_the_vertical_of_the_photographs():
     model = _moved(poses, points, np.random.default_rng(7))
     found = place(model, _tags(model.names, centers, noise=0.5), PrepareSettings())
     assert "vertical of the photographs" in found.geo.details["fit"]["method"]
+    assert any("cannot tell left from right" in words for words in found.warnings)
     ground = found.similarity.apply(model.points)
     plane = np.linalg.lstsq(np.column_stack([ground[:, :2], np.ones(400)]), ground[:, 2])[0]
     assert np.abs(plane[:2]).max() < 0.03

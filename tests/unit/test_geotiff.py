@@ -45,6 +45,43 @@ def test_pieces_make_one_file(rasterio, tmp_path):
     ]  # nothing beside them
 
 
+WIDE = GroundGrid(left=500_000.0, top=4_000_000.0, pixel_size=0.5, width=1500, height=1100)
+
+
+@pytest.mark.parametrize("kind", ["height", "marked height", "color"])
+def test_files_are_cloud_optimised(rasterio, tmp_path, kind):
+    """Blocks, overviews in front of which nothing must be read, names and units of bands, and what
+    is not known stays so in every overview."""
+    path = tmp_path / "map.tif"
+    rng = np.random.default_rng(0)
+    names = geotiff._BANDS[kind]
+    pieces = rng.uniform(100, 200, (len(names), 600, 700))
+    pieces = pieces.astype(np.uint8 if kind == "color" else np.float32)
+    pieces[1 if kind == "marked height" else -1] = {"marked height": 2, "color": 255}.get(kind, 7)
+    with geotiff.create(path, WIDE, kind, epsg=32614, tags={"AXES": "of the map"}) as file:
+        file.write(pieces, row=0, column=0)
+    with rasterio.open(path) as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.block_shapes == [(geotiff.BLOCK, geotiff.BLOCK)] * len(names)
+        assert file.overviews(1) == [2, 4] and file.descriptions == names
+        assert file.crs.to_epsg() == 32614 and file.res == (0.5, 0.5)
+        assert file.tags()["AXES"] == "of the map" and file.tags()["AREA_OR_POINT"] == "Area"
+        np.testing.assert_array_equal(file.read()[:, :600, :700], pieces)
+        halved = file.read(out_shape=(len(names), 550, 750))
+        if kind == "color":
+            assert [band.name for band in file.colorinterp] == list(names)
+            assert set(file.units) == {None}
+            # Means of what is there: its rim is not darker.
+            assert halved[3, :300, :350].min() == 255 and halved[3, 301:].max() == 0
+            assert halved[:3, :300, :350].min() >= 100
+        else:
+            assert file.nodata == geotiff.NODATA and file.units[0] == "metre"
+            assert np.isin(halved[0, :300, :350], pieces[0]).all()
+            assert (halved[0, 301:] == geotiff.NODATA).all()
+            assert len(names) == 1 or set(np.unique(halved[1])) == {2, geotiff.NODATA}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failure_leaves_the_old_file(rasterio, tmp_path):
     path = tmp_path / "h.tif"
     path.write_bytes(b"old")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.geo_json import GeoReference
 from cosurfgs_jax.settings import PrepareSettings
@@ -42,6 +44,7 @@ def test_photographs_of_a_folder_and_what_cannot_be_read(tmp_path):
     "files, words",
     [
         ([], "got 0; give the folder"),
+        (["a.webp", "b.JP2", "c.jpg"], "got 0, and 3 that cannot, .* cannot read .webp files"),
         (["x.HEIC", "y.DNG"], "convert the .DNG and .HEIC files to JPEG first"),
         (["a.jpg", "b.jpg", "c.jpg"], "got 0, and 3 that cannot, the first is .*a.jpg"),
     ],
@@ -51,8 +54,101 @@ def test_no_photographs_is_one_sentence(tmp_path, files, words):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match="--images: expected at least 3 photographs.*" + words):
         read_folder(tmp_path, tmp_path / "out")
-    with pytest.raises(InputError, match="which is none"):
+    with pytest.raises(InputError, match="which is not there"):
         read_folder(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_the_order_is_that_of_time_or_of_numbers(tmp_path):
+    for number in (10, 9, 100, 1):
+        _image(tmp_path / f"IMG_{number}.jpg")
+    names = [f"IMG_{number}.jpg" for number in (1, 9, 10, 100)]
+    assert [photo.name for photo in read_folder(tmp_path, tmp_path).photos] == names
+    for number in (1, 10, 100, 9):
+        exif = Image.Exif()
+        exif[306] = f"2024:05:01 10:00:{60 - number % 60:02d}"
+        with Image.open(tmp_path / f"IMG_{number}.jpg") as image:
+            image.save(tmp_path / f"IMG_{number}.jpg", exif=exif)
+    names = [f"IMG_{number}.jpg" for number in (100, 10, 9, 1)]
+    assert [photo.name for photo in read_folder(tmp_path, tmp_path).photos] == names
+
+
+def test_results_within_the_folder_are_no_photographs(tmp_path):
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg", "runs/Mine/renders/0.png", "old/images/d.jpg"):
+        _image(tmp_path / name)
+    (tmp_path / "runs" / "Mine" / ".locks").mkdir()
+    (tmp_path / "old" / ".prepare").mkdir()
+    (tmp_path / ".locks").mkdir()
+    names = [photo.name for photo in read_folder(tmp_path, tmp_path / "out").photos]
+    assert names == ["a.jpg", "b.jpg", "sub/c.jpg"]
+
+
+def test_names_that_are_no_text_are_left_out(tmp_path):
+    for name in "abc":
+        _image(tmp_path / f"{name}.jpg")
+    (tmp_path / "a.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    _image(tmp_path / "d.jpg")
+    folder = read_folder(tmp_path, tmp_path / "out")
+    assert len(folder.photos) == 3
+    ((name, reason),) = folder.unreadable.items()
+    assert "rename it" in reason and f"{name}{reason}".encode()
+
+
+def _features_of(tmp_path, folder):
+    dataset = phases._Dataset(tmp_path / "out")
+    stats = {photo.name: photo.path.stat() for photo in folder.photos}
+    known = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    dataset.features_key.parent.mkdir(parents=True)
+    files.write_json(dataset.features_key, {"photographs": known})
+    return dataset
+
+
+def test_photographs_that_have_moved_are_found_again(tmp_path):
+    for name in "abc":
+        _image(tmp_path / "photos" / f"{name}.jpg")
+    folder = read_folder(tmp_path / "photos", tmp_path / "out")
+    dataset = _features_of(tmp_path, folder)
+    phases._link(folder, dataset)
+    (tmp_path / "photos").rename(tmp_path / "disk")
+    phases._link(read_folder(tmp_path / "disk", tmp_path / "out"), dataset)
+    assert dataset.images.resolve() == (tmp_path / "disk").resolve()
+    _image(tmp_path / "others" / "a.jpg", size=(50, 40))
+    for name in "bc":
+        _image(tmp_path / "others" / f"{name}.jpg")
+    with pytest.raises(InputError, match="to be the photographs of .*others, got .*disk"):
+        phases._link(read_folder(tmp_path / "others", tmp_path / "out"), dataset)
+    assert dataset.images.resolve() == (tmp_path / "disk").resolve()
+
+
+def test_a_photograph_that_comes_back_changed_has_no_old_features(tmp_path, monkeypatch):
+    """The database keeps the features of what is taken out of the folder."""
+    monkeypatch.setattr(phases.database, "add_photographs", lambda *_: None)
+    for name in ("extract_features", "match_features"):
+        monkeypatch.setattr(phases.mapping, name, lambda *_: None)
+    for name in "abcd":
+        _image(tmp_path / f"{name}.jpg")
+    dataset = phases._Dataset(tmp_path / "out")
+
+    def is_kept():
+        """Whether the database of a call outlives the next one."""
+        folder = read_folder(tmp_path, tmp_path / "out")
+        names = [photo.name for photo in folder.photos]
+        settings = PrepareSettings(gps="ignore")
+        job = phases.mapping.Job(dataset.database, tmp_path, names, tmp_path, settings, None)
+        key = phases._find_features(folder, dataset, job)
+        assert list(key["photographs"]) == names
+        was_there = dataset.database.exists()
+        dataset.database.write_bytes(b"features")
+        return was_there
+
+    assert not is_kept() and is_kept()
+    (tmp_path / "d.jpg").rename(tmp_path / "d.away")
+    assert is_kept()
+    (tmp_path / "d.away").rename(tmp_path / "d.jpg")
+    assert is_kept()
+    (tmp_path / "d.jpg").unlink()
+    assert is_kept()
+    _image(tmp_path / "d.jpg", size=(50, 40))
+    assert not is_kept() and is_kept()
 
 
 def test_where_there_are_no_links_photographs_are_copied_once(tmp_path, monkeypatch):
@@ -231,7 +327,7 @@ def test_the_summary_names_what_is_missing_and_why(tmp_path):
 def test_the_summary_says_what_is_suspicious(tmp_path):
     text = "\n".join(_summary(tmp_path, sizes=(5, 3)).suspicious)
     for words in (
-        "1 files cannot be read and were left out: x.jpg",
+        "1 file cannot be read, left out: x.jpg",
         "4.jpg: less than 25% of the usual number of features",
         "taken twice from the same place, or copies: 0.jpg and 1.jpg",
         "photographs of 2 sizes: 40x30 (7), 40x31 (1)",
@@ -240,6 +336,9 @@ def test_the_summary_says_what_is_suspicious(tmp_path):
         "a word of the fit",
     ):
         assert words in text
+    few = _summary(tmp_path, registered=["0.jpg", "1.jpg"])
+    assert any("only 2 of 8 photographs have a pose" in text for text in few.suspicious)
+    assert not any("have a pose" in text for text in _summary(tmp_path).suspicious)
     kept = _summary(tmp_path, keeps_focal=True)
     assert any("kept, 1393 px" in text for text in kept.found)
     flat = _summary(tmp_path, keeps_focal=True, tells_focal=False)

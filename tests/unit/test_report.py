@@ -21,6 +21,8 @@ from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.report.section import Section
 from cosurfgs_jax.report.sections import SECTIONS
 from cosurfgs_jax.settings import PartitionSettings, Settings
+from cosurfgs_jax.surface import geotiff
+from cosurfgs_jax.surface.ground import GroundGrid
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
 from cosurfgs_jax.workdir import Workdir
 
@@ -53,6 +55,46 @@ def test_normal_colours_are_in_the_frame_of_the_viewer():
     assert colors[0, 1].tolist() == [128, 255, 128]
     assert colors[0, 2].tolist() == [38, 38, 42]
     assert pictures.colorize_normals(facing)[0, 0].tolist() == [128, 128, 0]
+
+
+def test_hillshade_is_bright_towards_the_north_west():
+    """Rows go south. Light of 45 degrees: flat ground has its sine, what faces it has 1."""
+    x, y = np.meshgrid(np.arange(8.0), -np.arange(6.0))
+    shade = {
+        name: pictures.hillshade(0.5 * heights, 0.5)[2:-2, 2:-2]
+        for name, heights in (
+            ("flat", 0 * x),
+            ("facing", (x - y) / np.sqrt(2)),
+            ("away", (y - x) / np.sqrt(2)),
+            ("north", -y),
+            ("south", y),
+        )
+    }
+    assert all(np.ptp(values) == 0 for values in shade.values())
+    found = {name: int(values[0, 0, 0]) for name, values in shade.items()}
+    assert found == {"flat": 180, "facing": 255, "away": 0, "north": 218, "south": 37}
+    holed = np.where((x == 3) & (y == -3), np.nan, 0.0)
+    assert pictures.hillshade(holed, 1.0)[3, 3].tolist() == [38, 38, 42]
+
+
+def test_the_report_opens_with_the_map(tmp_path):
+    pytest.importorskip("rasterio")
+    workdir = Workdir(tmp_path / "run")
+    grid = GroundGrid(left=0.0, top=100.0, pixel_size=0.5, width=1500, height=40)
+    with geotiff.create(workdir.export / "dsm.tif", grid, "height", epsg=32614) as file:
+        file.write(np.full((1, 40, 1400), 3, np.float32), 0, 0)
+    with geotiff.create(workdir.export / "orthophoto.tif", grid, "color", epsg=32614) as file:
+        file.write(np.full((4, 40, 1400), 255, np.uint8), 0, 0)
+    text = report.write_report(workdir).read_text()
+    assert text.index("<h2>Map</h2>") == text.index("<h2>")
+    for name, word in (("orthophoto", "orthophoto"), ("dsm", "heights")):
+        caption = f"{word}: export/{name}.tif, 1500 x 40 pixels, EPSG:32614"
+        assert f"<figcaption>{caption}</figcaption>" in text
+    reduced = geotiff.read_reduced(workdir.export / "dsm.tif", 500)
+    assert reduced.bands.shape == (1, 13, 500) and reduced.pixel_size == 1.5
+    assert (reduced.bands[0, :, :460] == 3).all() and reduced.bands[0, 0, 499] == geotiff.NODATA
+    (workdir.export / "dsm.tif").write_bytes(b"II*")
+    assert "dsm.tif: expected a GeoTIFF file of export" in report.write_report(workdir).read_text()
 
 
 def test_error_colours_and_8_bit_images(tmp_path):
@@ -447,4 +489,4 @@ def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
     assert "<h2>Mine</h2>" in text and "<p>of its own</p>" in text and "Said &lt; of it." in text
     assert "Stages" not in text and given[0].timings == {"mesh": 2.0}
     titles = [section.title for section in SECTIONS]
-    assert len(set(titles)) == len(titles) == 13
+    assert len(set(titles)) == len(titles) == 14

@@ -1,15 +1,17 @@
 """Export formats. A new one is a file beside this one, and an entry here."""
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.outputs.exports.browser import HTML, SOG, SPZ
 from cosurfgs_jax.outputs.exports.dsm import DSM
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.exports.las import LAS
 from cosurfgs_jax.outputs.exports.points import POINTS
 from cosurfgs_jax.outputs.exports.splats import SPLATS
+from cosurfgs_jax.outputs.exports.textured import TEXTURED
 
 __all__ = ["FORMATS", "ExportFormat", "find_format"]
 
-FORMATS = (SPLATS, DSM, LAS, POINTS)
+FORMATS = (SPLATS, HTML, SPZ, SOG, TEXTURED, DSM, LAS, POINTS)
 
 
 def find_format(name: str) -> ExportFormat:

@@ -25,7 +25,11 @@ def _write(trained: Trained, folder: Path) -> None:
     settings = trained.settings
     mesh = None
     if settings.geo.heights == "surface":
-        mesh = mesh_of(trained)
+        mesh = mesh_of(
+            trained,
+            "heights",
+            "; or give --config.geo.heights=surfels, for heights without a mesh",
+        )
     with Progress("height map, percent", 100) as progress:
         found = write_dsm(
             folder / "dsm.tif",
@@ -67,4 +71,5 @@ DSM = ExportFormat(
     "in map coordinates by config.geo.offset and config.geo.epsg",
     _check,
     _write,
+    is_in_report=True,
 )

@@ -17,12 +17,14 @@ class ExportFormat(NamedTuple):
     | `help`  | files that it writes, for --help                                                   |
     | `check` | refuses a missing package or a wrong setting, before the model is loaded           |
     | `write` | (model, folder) -> None; raises `InputError`                                       |
+    | `is_in_report` | whether the report shows something of it: it is written anew afterwards     |
     """
 
     name: str
     help: str
     check: Callable[[Settings], None]
     write: Callable[[Trained, Path], None]
+    is_in_report: bool = False
 
 
 def needs_nothing(settings: Settings) -> None:

@@ -1,0 +1,116 @@
+"""Splats for browsers: a page that shows the model by itself, and the small files SPZ and SOG that
+viewers load. PlayCanvas' splat-transform makes all three of a splat file: no Python package writes
+SOG or such a page.
+"""
+
+import functools
+import json
+import logging
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosurfgs_jax import files
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.splat_ply import write_surfels_ply
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
+from cosurfgs_jax.outputs.exports.export_format import ExportFormat
+from cosurfgs_jax.outputs.trained import Trained
+from cosurfgs_jax.settings import Settings
+
+_PROGRAM = "splat-transform"
+# Splat files are taken to be y down, z ahead: east, down and north from the world's east, north
+# and up.
+_SPLAT_FROM_WORLD = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+# Where the page's camera begins, by the extent of the scene: south of it, 40 degrees high, in the
+# viewer's axes, which are west, up and north.
+_FIRST_PLACE = np.array([0.0, 0.65, -0.75])
+_SHOWN_DEG = 60.0
+_log = logging.getLogger(__name__)
+
+
+def _check(name: str, settings: Settings) -> None:
+    if shutil.which(_PROGRAM) is None:
+        raise InputError(
+            f"--format={name}: needs the program {_PROGRAM}, which is not on the PATH; run `npm "
+            "install -g @playcanvas/splat-transform` (Node.js 20 or later), or give --format=ply, "
+            "whose point_cloud_3dgs.ply https://superspl.at/editor opens and converts"
+        )
+
+
+def upright(frame: SceneFrame) -> SceneFrame:
+    """The frame of the files: around the middle of the ground, in the dataset's unit, down and
+    north where viewers of 3DGS have y and z. It takes the place of the dataset's.
+    """
+    return SceneFrame(frame.scale, _SPLAT_FROM_WORLD.T, np.zeros(3))
+
+
+def viewer_settings(frame: SceneFrame) -> dict[str, Any]:
+    """What the page begins with (schema 2 of SuperSplat's viewer)."""
+    place = (_FIRST_PLACE / frame.scale).tolist()
+    first = {"position": place, "target": [0.0, 0.0, 0.0], "fov": _SHOWN_DEG}
+    off = {"enabled": False}
+    effects = {
+        "sharpness": off | {"amount": 0},
+        "bloom": off | {"intensity": 1, "blurLevel": 2},
+        "grading": off | {"brightness": 0, "contrast": 1, "saturation": 1, "tint": [1, 1, 1]},
+        "vignette": off | {"intensity": 0.5, "inner": 0.3, "outer": 0.75, "curvature": 1},
+        "fringing": off | {"intensity": 0.5},
+    }
+    return {
+        "version": 2,
+        "tonemapping": "none",
+        "highPrecisionRendering": False,
+        "background": {"color": [0.9, 0.93, 0.96]},
+        "postEffectSettings": effects,
+        "animTracks": [],
+        "cameras": [{"initial": first}],
+        "annotations": [],
+        "startMode": "default",
+    }
+
+
+def _write(name: str, trained: Trained, folder: Path) -> None:
+    frame = trained.partitioned.frame
+    with (
+        tempfile.TemporaryDirectory(prefix="cosurfgs-splats-") as scratch,
+        files.atomic_path(folder / f"model.{name}") as path,
+    ):
+        source = Path(scratch) / "model.ply"
+        choices = Path(scratch) / "viewer.json"
+        count = write_surfels_ply(
+            source, upright(frame).surfels_to_dataset(trained.surfels), "3dgs"
+        )
+        choices.write_text(json.dumps(viewer_settings(frame)))
+        # Without a GPU it would stop.
+        command = [_PROGRAM, "--quiet", "--overwrite", "--gpu", "cpu"]
+        command += ["--viewer-settings", str(choices), str(source), str(path)]
+        found = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if found.returncode or not path.stat().st_size:
+            said = [line for line in found.stderr.splitlines() if "rror" in line] or ["nothing"]
+            raise InputError(
+                f"--format={name}: expected {_PROGRAM} to write model.{name}, got exit code "
+                f"{found.returncode} ({said[0].strip()[:200]}); update it with `npm install -g "
+                "@playcanvas/splat-transform`"
+            )
+        num_bytes = path.stat().st_size
+    _log.info("%d surfels, %.1f MB, in %s", count, num_bytes / 1e6, folder / f"model.{name}")
+
+
+def _format(name: str, words: str) -> ExportFormat:
+    return ExportFormat(
+        name,
+        f"model.{name}, {words}, with up up and the middle of the ground as its origin; needs "
+        f"{_PROGRAM} (npm)",
+        functools.partial(_check, name),
+        functools.partial(_write, name),
+    )
+
+
+HTML = _format("html", "a page that shows the splats and needs no other file")
+SPZ = _format("spz", "a sixth of the size of the splat file")
+SOG = _format("sog", "a sixth of the size of the splat file, for PlayCanvas and SuperSplat")

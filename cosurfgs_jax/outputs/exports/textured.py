@@ -1,0 +1,132 @@
+"""A mesh with few triangles and a texture of the photographs."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosurfgs_jax import files
+from cosurfgs_jax.collab.merged_model import load_exposures
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.outputs.exports.export_format import ExportFormat
+from cosurfgs_jax.outputs.fused_mesh import mesh_of
+from cosurfgs_jax.outputs.trained import Trained
+from cosurfgs_jax.settings import Settings, TextureSettings
+from cosurfgs_jax.surface import Mesh, atlas, choose_voxel_size, depth_filter, texture
+from cosurfgs_jax.surface.mesh import in_order
+from cosurfgs_jax.surface.open3d_library import import_open3d
+from cosurfgs_jax.surface.simplify import decimate
+from cosurfgs_jax.surface.textured_files import write_textured_glb, write_textured_obj
+from cosurfgs_jax.training.run_log import Progress
+
+_SHARE = 10  # of the mesh's triangles one is kept
+_LARGEST = 4096  # texels along a side, where nobody asks for more: graphics cards take that
+_SMALLEST = 256
+_COVERED = 0.62  # of the picture, by triangles
+_log = logging.getLogger(__name__)
+
+
+def _check(settings: Settings) -> None:
+    import_open3d()
+
+
+def choose_size(mesh: Mesh, trained: Trained) -> int:
+    """Texels along the side of the texture: the setting, or the power of two with which a texel is
+    no larger than a photograph's pixel on the surface.
+    """
+    if trained.settings.texture.size:
+        return trained.settings.texture.size
+    scene = trained.partitioned.scene
+    seen = depth_filter.seen_depths(scene.cloud, scene.views)
+    pixel = choose_voxel_size(seen, scene.views.intrinsics, pixels=1)
+    corners = mesh.vertices[mesh.triangles]
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(across, axis=1).sum() / 2
+    side = np.sqrt(area / _COVERED) / pixel
+    return int(np.clip(2 ** np.ceil(np.log2(side)), _SMALLEST, _LARGEST))
+
+
+def reduce(mesh: Mesh, settings: TextureSettings) -> Mesh:
+    """The mesh with as many triangles as are wanted."""
+    target = settings.triangles or max(1, mesh.num_triangles // _SHARE)
+    return atlas.without_fans(in_order(decimate(mesh, target)))
+
+
+def _bake(
+    mesh: Mesh, trained: Trained, exposures: np.ndarray
+) -> tuple[atlas.TexturedMesh, dict[str, Any]]:
+    """A mesh with its texture, and the fraction of it that photographs show and how it fits those
+    that were not used.
+    """
+    scene = trained.partitioned.scene
+    gains = texture.relative_gains(exposures, scene.train_views)
+    size = choose_size(mesh, trained)
+    uvs = atlas.unwrap(mesh, size)
+    texels = atlas.texels_of(uvs, size)
+    with (
+        ImageStore(scene, trained.settings.data.host_memory_mb) as images,
+        Progress("texture", len(scene.train_views)) as progress,
+    ):
+        images.prefetch(scene.train_views)
+        sources = texture.Sources(scene.views, scene.train_views, images.load, gains)
+        picture, seen = texture.bake(
+            mesh, texels, sources, size, progress=lambda done, total: progress.update(done)
+        )
+        textured = atlas.TexturedMesh(mesh, uvs, picture)
+        scores = texture.scores(textured, sources._replace(chosen=scene.test_views))
+    return textured, {"photographed_share": seen, "test_views": scores}
+
+
+def _write(trained: Trained, folder: Path) -> None:
+    started = time.monotonic()
+    whole = mesh_of(trained, "texture")
+    mesh = reduce(whole, trained.settings.texture)
+    exposures = load_exposures(trained.settings, trained.workdir, trained.partitioned)
+    textured, quality = _bake(mesh, trained, exposures)
+    write_textured_glb(folder / "textured.glb", textured, trained.partitioned.scene.up)
+    write_textured_obj(folder / "textured.obj", textured)
+    geo = trained.settings.geo
+    size = len(textured.picture)
+    found = {
+        "num_triangles": mesh.num_triangles,
+        "num_triangles_before": whole.num_triangles,
+        "size": size,
+        # The mesh itself is in the dataset's frame.
+        "map": {"offset": geo.offset_xyz(), "epsg": geo.epsg},
+        "step": trained.step,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    files.write_json(folder / "textured.json", found | quality)
+    _log.info(
+        "textured mesh: %d of %d triangles, %dx%d texels, of which photographs show %.1f %%, in %s",
+        mesh.num_triangles,
+        whole.num_triangles,
+        size,
+        size,
+        100 * quality["photographed_share"],
+        folder,
+    )
+    scores = quality["test_views"]
+    if scores:
+        _log.info(
+            "test views where the mesh is: PSNR %.2f dB with the texture (%.2f after colour "
+            "correction), %.2f with the colours of its vertices (%.2f)",
+            scores["psnr"],
+            scores["psnr_color_corrected"],
+            scores["psnr_vertex_colors"],
+            scores["psnr_vertex_colors_color_corrected"],
+        )
+
+
+TEXTURED = ExportFormat(
+    "textured",
+    "textured.glb, and textured.obj with .mtl and .jpg: the mesh, which is fused first where it is "
+    "missing, with fewer triangles (config.texture.triangles) and a texture of the training "
+    "photographs (config.texture.size); the dataset's frame, textured.json has the offset to map "
+    "coordinates",
+    _check,
+    _write,
+    is_in_report=True,
+)
