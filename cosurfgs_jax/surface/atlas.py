@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface.mesh import Mesh
-from cosurfgs_jax.surface.open3d_library import import_open3d
 
 # Texels between charts: mipmaps of two levels do not mix them.
 _GUTTER = 4

@@ -12,9 +12,9 @@ from scipy import ndimage
 from cosurfgs_jax import metrics, photograph
 from cosurfgs_jax.data.images import resample
 from cosurfgs_jax.geometry.views import Views
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface.atlas import Texels, TexturedMesh
 from cosurfgs_jax.surface.mesh import Mesh
-from cosurfgs_jax.surface.open3d_library import import_open3d
 
 # Weights are this power of the pixels that a photograph has for a texel: the sharpest and the
 # steepest view counts most, and no edge is where another one is the best.

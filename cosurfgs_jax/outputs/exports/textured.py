@@ -10,13 +10,13 @@ import numpy as np
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.fused_mesh import mesh_of
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings, TextureSettings
 from cosurfgs_jax.surface import Mesh, atlas, choose_voxel_size, depth_filter, texture
 from cosurfgs_jax.surface.mesh import in_order
-from cosurfgs_jax.surface.open3d_library import import_open3d
 from cosurfgs_jax.surface.simplify import decimate
 from cosurfgs_jax.surface.textured_files import write_textured_glb, write_textured_obj
 from cosurfgs_jax.training.run_log import Progress
