@@ -8,13 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from program_starter import ProgramStarter
+from program_starter import ProgramStarter, Started
 from scenes import town_folder
 
 from cosurfgs_jax.settings import GeneratedSettings, LmcSettings
@@ -39,8 +38,6 @@ LAST = STEPS + RECOVERY + 2 * MAS_STEPS
 
 def _command(workdir: Path, dataset: Path, *flags: str) -> list[str]:
     return [
-        sys.executable,
-        "-m",
         "cosurfgs_jax.train",
         f"--workdir={workdir}",
         f"--config.data.path={dataset}",
@@ -68,19 +65,17 @@ def _starter_ends():
 
 
 def _run(workdir: Path, dataset: Path, *flags: str) -> subprocess.CompletedProcess:
-    return STARTER.run(*_command(workdir, dataset, *flags)[2:], timeout=400)
+    return STARTER.run(*_command(workdir, dataset, *flags), timeout=400)
 
 
-def _start_pair(
-    workdir: Path, datasets: list[Path], extra: list[list[str]]
-) -> list[subprocess.Popen]:
+def _start_pair(workdir: Path, datasets: list[Path], extra: list[list[str]]) -> list[Started]:
     """Two processes of one run, of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
-        subprocess.Popen(
-            _command(
+        STARTER.start(
+            *_command(
                 workdir,
                 datasets[i],
                 "--config.mesh.num_devices=4",
@@ -88,21 +83,24 @@ def _start_pair(
                 "--num_processes=2",
                 f"--process_id={i}",
                 *extra[i],
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=_environment(),
+            )
         )
         for i in range(2)
     ]
 
 
-def _finish_pair(processes: list[subprocess.Popen]) -> list[str]:
-    texts = [process.communicate(timeout=400)[0] for process in processes]
-    for process, text in zip(processes, texts, strict=True):
-        assert process.returncode == 0, text
-    return texts
+def _finish_pair(processes: list[Started]) -> None:
+    for process in processes:
+        code, text = process.finish(timeout=400)
+        assert code == 0, text
+
+
+def _wait_for_checkpoint(workdir: Path, process: Started) -> None:
+    """Until the first of the device stage is there."""
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints" / "device" / "20").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.printed()
+        time.sleep(0.02)
 
 
 def _device_states(workdir: Path) -> dict[str, np.ndarray]:
@@ -243,19 +241,11 @@ def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path)
 
 def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(
-        _command(workdir, dataset, "--config.mesh.num_devices=4"),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-    )
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / "device" / "20").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.02)
+    process = STARTER.start(*_command(workdir, dataset, "--config.mesh.num_devices=4"))
+    _wait_for_checkpoint(workdir, process)
     process.send_signal(signal.SIGTERM)
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == 143 and "the same command goes on" in text, text
+    code, text = process.finish(timeout=120)
+    assert code == 143 and "the same command goes on" in text, text
     result = _run(workdir, dataset, "--config.mesh.num_devices=2")
     assert result.returncode == 0 and "going on from step" in result.stderr, result.stderr
     _assert_same_device_stage(workdir, trained)
@@ -265,27 +255,20 @@ def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
 def test_processes_that_disagree_end_at_once(dataset, tmp_path):
     pair = _start_pair(tmp_path / "run", [dataset, dataset], [[], ["--config.optim.quats=0.5"]])
     for process in pair:
-        text = process.communicate(timeout=120)[0]
-        assert process.returncode == 2 and "config.optim.quats" in text and "process 1" in text, (
-            text
-        )
+        code, text = process.finish(timeout=120)
+        assert code == 2 and "config.optim.quats" in text and "process 1" in text, text
 
 
 def test_a_dead_process_ends_the_others_with_a_sentence(dataset, tmp_path):
     workdir = tmp_path / "run"
     pair = _start_pair(workdir, [dataset, dataset], [["--config.train.steps=4000"]] * 2)
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / "device" / "20").exists():
-        assert pair[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    pair[1].kill()
+    _wait_for_checkpoint(workdir, pair[0])
+    pair[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    text = pair[0].communicate(timeout=60)[0]
+    code, text = pair[0].finish(timeout=60)
     assert time.monotonic() - killed < 60
-    assert pair[0].returncode not in (0, 2) and (
-        "another process" in text or "another task died" in text
-    ), text
-    pair[1].communicate()
+    assert code not in (0, 2) and ("another process" in text or "another task died" in text), text
+    assert pair[1].finish(timeout=60)[0] == -signal.SIGKILL
 
 
 def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
