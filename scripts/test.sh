@@ -41,6 +41,7 @@ fi
 # files is that of tests/conftest.py.
 workers="$(nproc)"
 status=0
+unset PYTHONDONTWRITEBYTECODE  # else each process compiles the package's source anew
 "$PYTHON" -m pytest -x -q -n "$((workers < 4 ? workers : 4))" --dist loadfile \
   --no-loadscope-reorder "${folders[@]}" "${arguments[@]}" || status=$?
 say "lane $lane: $SECONDS s"

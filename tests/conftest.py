@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+from fast_compiling import Compiling, compile_from_now_on  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -44,20 +45,20 @@ if "COSURFGS_TESTS_SHARED" not in os.environ:
 LONGEST = (
     "test_collaboration",
     "test_programs",
-    "test_aggregate",
-    "test_raster_properties",
-    "test_cuda_training",
     "test_raster_parity",
-    "test_composite",
-    "test_compiled_steps",
+    "test_aggregate",
+    "test_cuda_training",
     "test_gpu_check",
-    "test_own_terms",
-    "test_photometric",
-    "test_reference",
+    "test_compiled_steps",
     "test_geometric_losses",
-    "test_batches",
+    "test_raster_properties",
+    "test_examples",
     "test_gpu_program",
-    "test_without_library",
+    "test_own_terms",
+    "test_reference",
+    "test_composite",
+    "test_batches",
+    "test_photometric",
 )
 
 
@@ -74,13 +75,15 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """XLA's optimizer is off, except on a GPU and for tests marked `optimized`: compiling is most
-    of what tests take, and what most of them compare is the same without it.
+    """Compiling is most of what tests take, and what most of them compare is the same however it is
+    done: XLA's optimizer is off, except on a GPU and for tests that are marked.
     """
-    is_off = os.environ["JAX_PLATFORMS"] == "cpu" and not item.get_closest_marker("optimized")
-    if jax.config.read("jax_disable_most_optimizations") != is_off:
-        jax.config.update("jax_disable_most_optimizations", is_off)
-        jax.clear_caches()  # else a program that was compiled the other way would be used again
+    compiling = Compiling.QUICK
+    if item.get_closest_marker("fused"):
+        compiling = Compiling.FUSED
+    if os.environ["JAX_PLATFORMS"] != "cpu" or item.get_closest_marker("optimized"):
+        compiling = Compiling.OPTIMIZED
+    compile_from_now_on(compiling)
 
 
 # Checks the types and shapes in the signatures of the package at every call; before anything

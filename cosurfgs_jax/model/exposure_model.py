@@ -6,6 +6,7 @@ the other entries are saturation and the camera's colour profile, the offset is 
 level. It is applied to every pixel alike, so it cannot paint structure into the picture, and the
 exported model keeps the canonical colours."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -53,9 +54,15 @@ def init(key, num_views: int, settings: AppearanceSettings) -> AppearanceParams:
     Returns:
         {"embeddings": f32[V,E], "network": weights of a two-layer perceptron}.
     """
+    return _first_params(key, num_views, settings.embedding_dim, settings.hidden_dim)
+
+
+# One program: operation by operation it is thirty, and compiling each is most of a run's start.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _first_params(key, num_views: int, embedding_dim: int, hidden_dim: int) -> AppearanceParams:
     embedding_key, network_key = jax.random.split(key)
-    embeddings = jax.random.normal(embedding_key, (num_views, settings.embedding_dim))
-    network = _Exposure(settings.hidden_dim).init(network_key, embeddings[:1])["params"]
+    embeddings = jax.random.normal(embedding_key, (num_views, embedding_dim))
+    network = _Exposure(hidden_dim).init(network_key, embeddings[:1])["params"]
     return {"embeddings": embeddings, "network": network}
 
 
@@ -136,6 +143,7 @@ def identity_penalty(params: AppearanceParams, num_views: Int[Array, ""] | int) 
     return jnp.sum(jnp.square(mean))
 
 
+@jax.jit
 def init_optimizer(params: AppearanceParams) -> AppearanceState:
     """Zero moments and counts."""
     # Two trees of zeros: a buffer that stands in the state twice could not be donated.

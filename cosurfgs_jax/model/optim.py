@@ -23,6 +23,7 @@ _MAX_DRIFT = 128
 _MAX_LAZY_EPSILON = 1e-12  # at 1e-8 a gradient of 1e-8 would be caught up by a tenth of its steps
 
 
+@jax.jit  # one program in place of one for each field
 def init_optimizer(params: SurfelParams) -> optax.ScaleByAdamState:
     """Zero moments and a zero count."""
     return optax.ScaleByAdamState(

@@ -46,8 +46,6 @@ from cosurfgs_jax.training.loss_terms import total_loss, used_terms
 from cosurfgs_jax.types import RenderOutput
 from cosurfgs_jax.workdir import Workdir
 
-pytestmark = pytest.mark.optimized
-
 STEPS = 4
 ALL_TO_ALL = 8
 ROUNDS = 0  # the largest group that has one
@@ -124,6 +122,7 @@ def take(steps, num_devices: int, choose, largest_all_to_all: int = ALL_TO_ALL):
     return layout.get_blocks(rows), history
 
 
+@pytest.mark.optimized
 def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
     layout, _, batches, rows = steps(4, ALL_TO_ALL)
     before = layout.get_blocks(rows)
@@ -146,6 +145,7 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
         assert np.flatnonzero(has_moved).tolist() == used[block].tolist()
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("num_devices", [4, 1])
 def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_each_block(
     contexts, steps, num_devices
@@ -177,28 +177,6 @@ def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_eac
     assert len(used) > NUM_BLOCKS * STEPS / 2
 
 
-@pytest.mark.parametrize("num_devices, device_memory_mb", [(4, 0), (1, 0), (1, 64)])
-def test_what_is_delivered_is_the_batch(contexts, num_devices, device_memory_mb):
-    run = contexts(num_devices)
-    settings = dataclasses.replace(
-        run.settings, data=DataSettings(device_memory_mb=device_memory_mb)
-    )
-    run, layout = run._replace(settings=settings), run.layout
-    aggregation = Aggregation(
-        run, Grouping(exchange_of(layout), TOGETHER), Teachers(run, "cloud"), STEPS
-    )
-    open_it = sharded(lambda delivery: delivery.open(), layout)
-    for step in range(2 * run.partitioned.max_views):  # more than once through all photographs
-        got = open_it(aggregation.deliver(step))
-        expected = aggregation.batch(step)
-        assert jax.tree.structure(got) == jax.tree.structure(expected)
-        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-            assert (one.shape, one.dtype) == (other.shape, other.dtype)
-            np.testing.assert_array_equal(one, other)
-        assert (np.asarray(expected.seconds.plane_depth) > 0).any()
-    assert aggregation._views.device_cache.is_keeping == (device_memory_mb > 0)
-
-
 def assert_same_steps(got, expected) -> None:
     """The sums of a few floats in another order, and what Adam makes of that: it divides by the
     gradient's size.
@@ -222,6 +200,7 @@ def assert_same_steps(got, expected) -> None:
             assert np.quantile(error, 0.99) < 1e-5, name
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("num_devices", [2, 1])
 def test_any_number_of_devices_takes_the_same_steps(steps, num_devices):
     expected = take(steps, 4, lambda batches: batches[:3])
@@ -231,6 +210,7 @@ def test_any_number_of_devices_takes_the_same_steps(steps, num_devices):
     assert_same_steps(take(steps, num_devices, lambda batches: batches[:3]), expected)
 
 
+@pytest.mark.optimized
 def test_rounds_take_the_steps_of_an_all_to_all(steps):
     assert_same_steps(
         take(steps, 4, lambda batches: batches[:3], ROUNDS),
@@ -238,6 +218,7 @@ def test_rounds_take_the_steps_of_an_all_to_all(steps):
     )
 
 
+@pytest.mark.optimized
 def test_no_photograph_leaves_its_device(steps):
     height, width = four_blocks().photo_size
     for largest, kind, times in ((ALL_TO_ALL, "all-to-all", 1), (ROUNDS, "collective-permute", 3)):
@@ -255,6 +236,7 @@ def test_no_photograph_leaves_its_device(steps):
     assert "u8[" in steps(4, ALL_TO_ALL)[1].as_text(), "a photograph is in the program"
 
 
+@pytest.mark.optimized
 def test_where_nothing_counts_nothing_moves(steps):
     layout, _, _, rows = steps(4, ALL_TO_ALL)
 
@@ -268,6 +250,28 @@ def test_where_nothing_counts_nothing_moves(steps):
         moments = jax.tree.leaves(states[block].optimizer.mu)
         assert moments and all((moment == 0).all() for moment in moments)
         assert history[0][block].loss == 0
+
+
+@pytest.mark.parametrize("num_devices, device_memory_mb", [(4, 0), (1, 0), (1, 64)])
+def test_what_is_delivered_is_the_batch(contexts, num_devices, device_memory_mb):
+    run = contexts(num_devices)
+    settings = dataclasses.replace(
+        run.settings, data=DataSettings(device_memory_mb=device_memory_mb)
+    )
+    run, layout = run._replace(settings=settings), run.layout
+    aggregation = Aggregation(
+        run, Grouping(exchange_of(layout), TOGETHER), Teachers(run, "cloud"), STEPS
+    )
+    open_it = sharded(lambda delivery: delivery.open(), layout)
+    for step in range(2 * run.partitioned.max_views):  # more than once through all photographs
+        got = open_it(aggregation.deliver(step))
+        expected = aggregation.batch(step)
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+            np.testing.assert_array_equal(one, other)
+        assert (np.asarray(expected.seconds.plane_depth) > 0).any()
+    assert aggregation._views.device_cache.is_keeping == (device_memory_mb > 0)
 
 
 def test_teachers_show_their_own_model_and_know_where_they_were_trained(contexts):

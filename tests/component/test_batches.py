@@ -37,8 +37,6 @@ from cosurfgs_jax.training.trainer import Trainer
 from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.workdir import Workdir
 
-pytestmark = pytest.mark.optimized
-
 SLOTS = 2048
 STEPS = 5
 SETTINGS = Settings(
@@ -245,6 +243,7 @@ def expected(partitioned) -> list:
     return states
 
 
+@pytest.mark.optimized
 def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
     partitioned, expected, tmp_path, monkeypatch
 ):

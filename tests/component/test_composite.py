@@ -41,8 +41,6 @@ from cosurfgs_jax.losses.photometric import photometric_loss
 from cosurfgs_jax.raster import RasterOptions, rasterize
 from cosurfgs_jax.types import Surfels
 
-pytestmark = pytest.mark.optimized
-
 TOGETHER = np.zeros(NUM_BLOCKS, np.int64)
 RASTER = RasterOptions(background=0.3)
 LEAST_PSNR = 45.0  # dB: what method and maps allow surfels that reach across a wall to cost
@@ -200,17 +198,6 @@ def test_the_order_of_cells_matters(cells, rim):
             metrics.psnr(wrong[block].color, expected)
             < metrics.psnr(right[block].color, expected) - 15
         )
-
-
-@pytest.mark.parametrize("num_devices", [4, 2])
-def test_rounds_give_the_bits_of_an_all_to_all(cells, rim, num_devices):
-    run, rows = cells(num_devices, False)
-    plans = [exchange_of(run.layout, largest_all_to_all=largest) for largest in (8, 0)]
-    assert [bool(plan.rounds) for plan in plans] == [False, True]
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        *(composites(run, rows, plan, views_of(rim)) for plan in plans),
-    )
 
 
 def test_cells_of_other_groups_and_of_no_partner_are_not_seen(cells, rim):
@@ -385,3 +372,15 @@ def test_gradients_through_the_composite_are_those_of_one_model(
         error = np.linalg.norm(got - whole_gradient)
         size = np.linalg.norm(whole_gradient)
         assert size > 0 and error < tolerance * size, f"{name}: {error / size:.1e}"
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("num_devices", [4, 2])
+def test_rounds_give_the_bits_of_an_all_to_all(cells, rim, num_devices):
+    run, rows = cells(num_devices, False)
+    plans = [exchange_of(run.layout, largest_all_to_all=largest) for largest in (8, 0)]
+    assert [bool(plan.rounds) for plan in plans] == [False, True]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(composites(run, rows, plan, views_of(rim)) for plan in plans),
+    )

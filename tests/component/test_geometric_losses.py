@@ -100,27 +100,24 @@ def camera(matrix: np.ndarray) -> Camera:
     return Camera(jnp.asarray(matrix), jnp.asarray(INTRINSICS))
 
 
+@jax.jit
+def _compare(depth, normal, other_depth, mask, is_used):
+    _, photo = plane_view(POSE)
+    _, other_photo = plane_view(OTHER)
+    neighbor = Neighbor(camera(OTHER), jnp.asarray(other_photo), other_depth, whole(), is_used)
+    return multi_view_losses(
+        maps(depth, normal), camera(POSE), jnp.asarray(photo), mask, neighbor, whole(), LATTICE
+    )
+
+
 def compare(
     depth=None, normal=NORMAL, neighbor_level: float = LEVEL, mask=None, is_used: bool = True
 ):
-    true_depth, photo = plane_view(POSE)
-    _, other_photo = plane_view(OTHER)
-    neighbor = Neighbor(
-        camera(OTHER),
-        jnp.asarray(other_photo),
-        jnp.asarray(plane_view(OTHER, neighbor_level)[0]),
-        whole(),
-        jnp.bool_(is_used),
-    )
-    return multi_view_losses(
-        maps(true_depth if depth is None else depth, normal),
-        camera(POSE),
-        jnp.asarray(photo),
-        mask,
-        neighbor,
-        whole(),
-        LATTICE,
-    )
+    if depth is None:
+        depth, _ = plane_view(POSE)
+    normal = jnp.asarray(normal, jnp.float32)
+    other_depth, _ = plane_view(OTHER, neighbor_level)
+    return _compare(depth, normal, other_depth, mask, np.bool_(is_used))
 
 
 def test_the_right_plane_costs_nothing():
@@ -267,7 +264,7 @@ def _kernel_case(
 )
 def test_the_kernel_is_the_definition_in_values_and_gradients(weights, plane_px, lattices):
     run, depth, normal = _kernel_case(*weights, 0, *lattices, plane_px)
-    slopes = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
+    slopes = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True), static_argnums=2)
     (total, expected), by_definition = slopes(depth, normal, "reference")
     (kernel_total, losses), by_kernel = slopes(depth, normal, "cpu")
     np.testing.assert_allclose(kernel_total, total, rtol=1e-4)
@@ -311,13 +308,15 @@ def test_what_is_masked_in_the_neighbour_does_not_count(backend):
             shown[1, 15:30, 20:35, :3] = np.random.default_rng(0).integers(0, 255, (15, 15, 1))
         if is_masked:
             shown[1, 15:30, 20:35, 3] = 0
-        second = SecondView(
-            camera(OTHER), jnp.asarray(shown[1]), jnp.bool_(True), jnp.asarray(OFFSET)
-        )
+        return photometric(*shown)
+
+    @jax.jit
+    def photometric(own, other):
+        second = SecondView(camera(OTHER), other, jnp.bool_(True), jnp.asarray(OFFSET))
         return geometric_losses(
             maps(depth),
             camera(POSE),
-            Source(camera(POSE), jnp.asarray(shown[0]), whole()),
+            Source(camera(POSE), own, whole()),
             None,
             Second(second, jnp.asarray(other_depth), whole()),
             weights,
@@ -337,7 +336,7 @@ def test_a_dilated_view_compares_what_the_whole_one_would(backend):
     shown = np.repeat(shown[..., None], 3, axis=-1)
     depth = depth * (1 + 0.002 * np.random.default_rng(0).normal(size=SIZE)).astype(np.float32)
 
-    def run(drawn: Lattice, patches: Lattice):
+    def run(depth, drawn: Lattice, patches: Lattice):
         out = maps(depth)
         out = dataclasses.replace(
             out,
@@ -357,8 +356,8 @@ def test_a_dilated_view_compares_what_the_whole_one_would(backend):
         )
 
     inner = Lattice(2, jnp.asarray([1, 1]))
-    dilated = run(EVERY_SECOND, inner)
-    expected = run(whole(), EVERY_SECOND.finer(inner))
+    dilated = jax.jit(lambda depth: run(depth, EVERY_SECOND, inner))(depth)
+    expected = jax.jit(lambda depth: run(depth, whole(), EVERY_SECOND.finer(inner)))(depth)
     assert dilated.fraction_seen > 0.3
     np.testing.assert_allclose(dilated, expected, rtol=1e-5)
 
@@ -374,6 +373,7 @@ def test_the_gradient_of_ncc_is_its_difference_quotient():
     with jax.enable_x64(True):
         photo, other, planes, *rest = _ncc_case(np.float64)
 
+        @jax.jit
         def run(planes):
             return patch_ncc(photo, other, planes, *rest)[0].sum()
 
@@ -486,7 +486,7 @@ def test_the_geometric_term_is_its_definition_and_its_gradient_a_difference_quot
             backend,
         ).total
 
-    value, gradient = jax.value_and_grad(run)(jnp.asarray(depth, jnp.float32))
+    value, gradient = jax.jit(jax.value_and_grad(run))(jnp.asarray(depth, jnp.float32))
     np.testing.assert_allclose(value, expected, rtol=1e-3)
     np.testing.assert_allclose(
         (np.asarray(gradient, np.float64) * direction).sum(), slope, rtol=5e-3
@@ -661,6 +661,7 @@ def test_single_view_is_zero_on_the_right_plane_and_pulls_both_ways():
         noisy = jnp.asarray(depth * (1 + 0.01 * rng.normal(0, 1, SIZE)))
         normal = jnp.asarray(NORMAL + [0.1, 0.05, 0.0])
 
+        @jax.jit
         def cost(depth, normal):
             out = maps(depth)
             out = RenderOutput(**{**out.__dict__, "alpha": out.alpha.astype(jnp.float64)})

@@ -12,8 +12,6 @@ from cosurfgs_jax.model import optim
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams, Surfels
 
-pytestmark = pytest.mark.optimized
-
 
 def _surfels(num=50, num_sh=4, seed=0):
     generator = np.random.default_rng(seed)
@@ -183,23 +181,6 @@ def test_rows_that_are_not_alive_keep_values_and_moments():
             assert (getattr(new, name)[surfels.alive] != start[surfels.alive]).all()
 
 
-def test_the_kernel_changes_donated_memory_in_place():
-    surfels = _surfels()
-    params = surfels.params
-    alive = surfels.alive
-    arguments = jax.tree.map(
-        lambda leaf: leaf[None], (params, optim.init_optimizer(params), params)
-    )
-
-    def step(*arguments):  # of one device of a mesh
-        params, state, gradient = jax.tree.map(lambda leaf: leaf[0], arguments)
-        new = optim.update(params, gradient, state, alive, OptimSettings(), 0.0, backend="cpu")
-        return jax.tree.map(lambda leaf: leaf[None], new)
-
-    text = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().as_text()
-    assert "cosurfgs_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)
-
-
 def test_an_unknown_backend_is_refused():
     surfels = _surfels()
     params = surfels.params
@@ -311,3 +292,21 @@ def test_updates_can_be_donated():
     new_params, new_state = step(params, state, gradient)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves((new_params, new_state)))
+
+
+@pytest.mark.optimized
+def test_the_kernel_changes_donated_memory_in_place():
+    surfels = _surfels()
+    params = surfels.params
+    alive = surfels.alive
+    arguments = jax.tree.map(
+        lambda leaf: leaf[None], (params, optim.init_optimizer(params), params)
+    )
+
+    def step(*arguments):  # of one device of a mesh
+        params, state, gradient = jax.tree.map(lambda leaf: leaf[0], arguments)
+        new = optim.update(params, gradient, state, alive, OptimSettings(), 0.0, backend="cpu")
+        return jax.tree.map(lambda leaf: leaf[None], new)
+
+    text = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().as_text()
+    assert "cosurfgs_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)

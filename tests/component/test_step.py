@@ -22,8 +22,6 @@ from cosurfgs_jax.training.schedule import Schedule, ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
 
-pytestmark = pytest.mark.optimized
-
 
 @pytest.fixture(scope="module")
 def partitioned():
@@ -93,23 +91,6 @@ def test_steps_lower_the_loss_and_are_equal_to_the_bit(partitioned):
         ends.append(_get(state))
     assert losses[-1] < 0.8 * losses[0]
     jax.tree.map(np.testing.assert_array_equal, *ends)
-
-
-def test_a_step_reuses_the_memory_of_its_state(partitioned):
-    settings = _settings()
-    batch = _batch(partitioned)
-    state = _first_state(partitioned, settings)
-    compiled = (
-        compile_blocks(settings, LAYOUT)
-        .train.lower(state, batch, shape=StepShape(is_densifying=True))
-        .compile()
-    )
-    memory = compiled.memory_analysis()
-    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    assert memory.alias_size_in_bytes >= 0.99 * state_bytes  # donated: no second state
-    # Gradients of the surfels and a few images; not a copy of the optimiser as well.
-    surfel_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-    assert memory.temp_size_in_bytes < 3 * surfel_bytes + 100 * batch.photo.nbytes
 
 
 def test_bands_above_the_degree_do_not_learn(partitioned):
@@ -374,3 +355,21 @@ def test_every_photograph_is_used_once_per_epoch():
     ]
     assert used != others[0] != others[1] != used
     assert ViewOrder(views, seed=3, block=1).views(0, 15) == others[0]
+
+
+@pytest.mark.optimized
+def test_a_step_reuses_the_memory_of_its_state(partitioned):
+    settings = _settings()
+    batch = _batch(partitioned)
+    state = _first_state(partitioned, settings)
+    compiled = (
+        compile_blocks(settings, LAYOUT)
+        .train.lower(state, batch, shape=StepShape(is_densifying=True))
+        .compile()
+    )
+    memory = compiled.memory_analysis()
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert memory.alias_size_in_bytes >= 0.99 * state_bytes  # donated: no second state
+    # Gradients of the surfels and a few images; not a copy of the optimiser as well.
+    surfel_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    assert memory.temp_size_in_bytes < 3 * surfel_bytes + 100 * batch.photo.nbytes

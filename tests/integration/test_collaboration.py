@@ -22,6 +22,7 @@ from collaboration_runs import (
     run,
     start,
 )
+from program_starter import Started
 from scenes import town_folder
 
 from cosurfgs_jax.settings import LmcSettings
@@ -33,9 +34,7 @@ def _starter_ends():
     STARTER.close()
 
 
-def _start_pair(
-    workdir: Path, datasets: list[Path], extra: list[list[str]]
-) -> list[subprocess.Popen]:
+def _start_pair(workdir: Path, datasets: list[Path], extra: list[list[str]]) -> list[Started]:
     """Two processes of one run, of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -54,18 +53,17 @@ def _start_pair(
     ]
 
 
-def _finish_pair(processes: list[subprocess.Popen]) -> list[str]:
-    texts = [process.communicate(timeout=400)[0] for process in processes]
-    for process, text in zip(processes, texts, strict=True):
-        assert process.returncode == 0, text
-    return texts
+def _finish_pair(processes: list[Started]) -> None:
+    for process in processes:
+        code, text = process.finish(timeout=400)
+        assert code == 0, text
 
 
-def _wait_for(path: Path, process: subprocess.Popen) -> None:
+def _wait_for(path: Path, process: Started) -> None:
     """Until a running program has written something."""
     deadline = time.monotonic() + 240
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        assert process.poll() is None and time.monotonic() < deadline, process.printed()
         time.sleep(0.02)
 
 
@@ -185,8 +183,8 @@ def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
     process = start(workdir, dataset, "--config.mesh.num_devices=4")
     _wait_for(workdir / "checkpoints" / "device" / "20", process)
     process.send_signal(signal.SIGTERM)
-    text = process.communicate(timeout=120)[0]
-    assert process.returncode == 143 and "the same command goes on" in text, text
+    code, text = process.finish(timeout=120)
+    assert code == 143 and "the same command goes on" in text, text
     result = run(workdir, dataset, "--config.mesh.num_devices=2")
     assert result.returncode == 0 and "going on from step" in result.stderr, result.stderr
     assert_same_stage(workdir, trained)
@@ -201,8 +199,8 @@ def test_blocks_trained_by_jobs_of_their_own_end_in_the_same_bits(dataset, train
     blocks = [workdir / "blocks" / str(number) for number in range(4)]
     killed = start(workdir, dataset, "--blocks=2")
     _wait_for(blocks[2] / "checkpoints" / "device" / "20", killed)
-    killed.kill()
-    killed.communicate()
+    killed.send_signal(signal.SIGKILL)
+    assert killed.finish(timeout=60)[0] == -signal.SIGKILL
     texts = []
     for flag in ("--blocks=0/4", "--blocks=1,3", "--blocks=2"):
         result = run(workdir, dataset, flag)
@@ -240,24 +238,20 @@ def test_blocks_trained_by_jobs_of_their_own_end_in_the_same_bits(dataset, train
 def test_processes_that_disagree_end_at_once(dataset, tmp_path):
     pair = _start_pair(tmp_path / "run", [dataset, dataset], [[], ["--config.optim.quats=0.5"]])
     for process in pair:
-        text = process.communicate(timeout=120)[0]
-        assert process.returncode == 2 and "config.optim.quats" in text and "process 1" in text, (
-            text
-        )
+        code, text = process.finish(timeout=120)
+        assert code == 2 and "config.optim.quats" in text and "process 1" in text, text
 
 
 def test_a_dead_process_ends_the_others_with_a_sentence(dataset, tmp_path):
     workdir = tmp_path / "run"
     pair = _start_pair(workdir, [dataset, dataset], [["--config.train.steps=4000"]] * 2)
     _wait_for(workdir / "checkpoints" / "device" / "20", pair[0])
-    pair[1].kill()
+    pair[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    text = pair[0].communicate(timeout=60)[0]
+    code, text = pair[0].finish(timeout=60)
     assert time.monotonic() - killed < 60
-    assert pair[0].returncode not in (0, 2) and (
-        "another process" in text or "another task died" in text
-    ), text
-    pair[1].communicate()
+    assert code not in (0, 2) and ("another process" in text or "another task died" in text), text
+    assert pair[1].finish(timeout=60)[0] == -signal.SIGKILL
 
 
 def _expect_sentence(result: subprocess.CompletedProcess, *words: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fast_compiling import QUICK_ENVIRONMENT
 
 from cosurfgs_jax import Surfels, write_surfels_ply
 
@@ -16,8 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def _run(name: str, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
-    # Without XLA's optimizer, which takes most of their time.
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | QUICK_ENVIRONMENT  # compiling is most of their time
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fast_compiling import QUICK_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -30,6 +31,7 @@ def fixtures(tmp_path_factory):
     subprocess.run(
         [sys.executable, SCRIPTS / "make_gpu_fixtures.py", folder, f"--only={','.join(NAMES)}"],
         check=True,
+        env=os.environ | QUICK_ENVIRONMENT,
     )
     return folder
 
@@ -39,7 +41,7 @@ def run(script: str, *arguments, **environment) -> subprocess.CompletedProcess:
     arguments = [str(argument) for argument in arguments]
     if not any(argument.startswith(("--python", "--sanitize")) for argument in arguments):
         arguments.append(f"--python={sys.executable}")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    environment = os.environ | QUICK_ENVIRONMENT | {"JAX_PLATFORMS": "cpu"} | environment
     return subprocess.run(
         [SCRIPTS / script, *arguments],
         stdout=subprocess.PIPE,
@@ -282,9 +284,9 @@ def test_tests_and_benchmarks_do_without_optional_packages():
     """
     code = (
         "import runpy, sys; sys.modules |= {'beartype': None, 'ml_collections': None, "
-        "'tensorboardX': None}; "
+        "'tensorboardX': None}; sys.path += ['scripts', 'tests/support']; "
         "runpy.run_path('tests/conftest.py'); import cosurfgs_jax.types, cosurfgs_jax.program; "
-        "sys.path.append('scripts'); import bench_peers, bench_step"
+        "import bench_peers, bench_step"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -22,6 +22,7 @@ from run_programs import (
     run,
     run_anew,
     run_until,
+    start,
 )
 from scenes import TINY, town_folder
 
@@ -108,19 +109,18 @@ def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path):
     workdir = tmp_path / "run"
-    command = command_of("train", workdir, f"--config.data.path={dataset}", *SHORT)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=FAST_TO_COMPILE)
+    process = start("train", workdir, f"--config.data.path={dataset}", *SHORT)
     deadline = time.monotonic() + 240
     while not any(
         path.name in ("20", "40", "60") for path in (workdir / "checkpoints" / "device").glob("*")
     ):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        assert process.poll() is None and time.monotonic() < deadline, process.printed()
         time.sleep(0.02)
     process.send_signal(number)
-    _, text = process.communicate(timeout=120)
-    if number == signal.SIGTERM and process.returncode == 143:
+    code, text = process.finish(timeout=120)
+    if number == signal.SIGTERM and code == 143:
         assert "the same command goes on" in text
-    assert process.returncode in (-signal.SIGKILL, 143, 0)
+    assert code in (-signal.SIGKILL, 143, 0)
     result = run("train", workdir, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0, result.stderr
     expected = _model(trained)

@@ -2,11 +2,14 @@
 trained through all stages, saved, restored and exported.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from fast_compiling import QUICK_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -86,5 +89,6 @@ def test_the_attribute_of_the_page(tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
+        env=os.environ | QUICK_ENVIRONMENT,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -280,15 +280,7 @@ def test_a_batch_of_one_camera_keeps_its_axis(backend):
     )
 
 
-def test_vmap_over_cameras_and_over_surfels(backend):
-    case = cases.three_cameras()
-    views = [case.view(i) for i in range(3)]
-    options = {**case.options(), "backend": backend}
-    out = jax.vmap(lambda camera: rasterize(case.surfels(), camera, **options))(case.camera())
-    _assert_close(
-        jax.tree.map(np.asarray, out), _stack([_render(view, backend) for view in views]), 1e-6
-    )
-
+def test_vmap_over_surfels(backend):
     clouds = [cases.random_cloud(seed) for seed in (0, 9)]
     surfels = jax.tree.map(lambda *x: jnp.stack(x), *(cloud.surfels() for cloud in clouds))
     options = {**clouds[0].options(), "backend": backend}
@@ -518,3 +510,18 @@ def _unchecked(cls, fields):
     for name, value in fields.items():
         object.__setattr__(instance, name, value)
     return instance
+
+
+# To the last digits
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.fused
+def test_vmap_over_cameras(backend):
+    case = cases.three_cameras()
+    views = [case.view(i) for i in range(3)]
+    options = {**case.options(), "backend": backend}
+    out = jax.vmap(lambda camera: rasterize(case.surfels(), camera, **options))(case.camera())
+    _assert_close(
+        jax.tree.map(np.asarray, out), _stack([_render(view, backend) for view in views]), 1e-6
+    )

@@ -2,12 +2,11 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from program_starter import ProgramStarter
+from program_starter import ProgramStarter, Started
 
 from cosurfgs_jax.settings import GeneratedSettings
 
@@ -33,10 +32,8 @@ _compiled = tempfile.TemporaryDirectory(prefix="cosurfgs-compiled-")
 
 
 def command(workdir: Path, dataset: Path, *flags: str) -> list[str]:
-    """The command line of a run."""
+    """The module and the flags of a run."""
     return [
-        sys.executable,
-        "-m",
         "cosurfgs_jax.train",
         f"--workdir={workdir}",
         f"--config.data.path={dataset}",
@@ -64,18 +61,12 @@ STARTER = ProgramStarter(environment())
 
 def run(workdir: Path, dataset: Path, *flags: str) -> subprocess.CompletedProcess:
     """Runs it in a process that has imported already."""
-    return STARTER.run(*command(workdir, dataset, *flags)[2:], timeout=400)
+    return STARTER.run(*command(workdir, dataset, *flags), timeout=400)
 
 
-def start(workdir: Path, dataset: Path, *flags: str) -> subprocess.Popen:
-    """Starts it; what it prints goes into one pipe."""
-    return subprocess.Popen(
-        command(workdir, dataset, *flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-    )
+def start(workdir: Path, dataset: Path, *flags: str) -> Started:
+    """Starts it in such a process."""
+    return STARTER.start(*command(workdir, dataset, *flags))
 
 
 def saved_arrays(workdir: Path, stage: str, step: int) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ class ProgramStarter:
     def __init__(self, environment: Mapping[str, str]):
         self._environment = environment
         self._process = None
+        self._outputs = None  # of what `start` started
 
     def run(self, module: str, *arguments: str, timeout: float) -> subprocess.CompletedProcess:
         """What `subprocess.run` gives of `python -m module`, with what it prints; seconds."""
@@ -52,11 +53,31 @@ class ProgramStarter:
         assert code, f"{module}: no end within {timeout} s\n{texts[1]}"
         return subprocess.CompletedProcess([module, *arguments], int(code), *texts)
 
+    def start(self, module: str, *arguments: str) -> "Started":
+        """Starts `python -m module` beside others, and beside what `run` runs."""
+        folder = Path(tempfile.mkdtemp(prefix="started-", dir=self._folder()))
+        outputs = [folder / "out", folder / "err"]
+        for path in outputs:
+            path.touch()
+        process = self._started()
+        request = [[module, *arguments], [*map(str, outputs)], str(folder)]
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        return Started(int(process.stdout.readline()), folder)
+
     def close(self) -> None:
         """Ends the process."""
         if self._process is not None:
             self._process.communicate(timeout=60)
             self._process = None
+        if self._outputs is not None:
+            self._outputs.cleanup()
+            self._outputs = None
+
+    def _folder(self) -> str:
+        if self._outputs is None:
+            self._outputs = tempfile.TemporaryDirectory()
+        return self._outputs.name
 
     def _started(self) -> subprocess.Popen:
         if self._process is None:
@@ -69,6 +90,45 @@ class ProgramStarter:
                 start_new_session=True,
             )
         return self._process
+
+
+class Started:
+    """A program that `ProgramStarter.start` started.
+
+    Args:
+        pid: of its process.
+        folder: has what it prints, `out` and `err`, and once it has ended its exit code, `code`.
+    """
+
+    def __init__(self, pid: int, folder: Path):
+        self.pid = pid
+        self._folder = folder
+
+    def poll(self) -> int | None:
+        """The exit code, negative after a signal, or None while it runs."""
+        code = self._folder / "code"
+        return int(code.read_text()) if code.exists() else None
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def finish(self, timeout: float) -> tuple[int, str]:
+        """Its exit code, and all that it has printed. Fails, and kills it, after some seconds."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        code = self.poll()
+        if code is None:
+            self.send_signal(signal.SIGKILL)
+        text = self.printed()
+        assert code is not None, f"no end within {timeout} s\n{text}"
+        return code, text
+
+    def printed(self) -> str:
+        """What it has printed until now."""
+        return "".join((self._folder / name).read_text("utf-8") for name in ("out", "err"))
 
 
 class Forked:
@@ -145,12 +205,40 @@ def _become(command: Sequence[str], outputs: Sequence[str | Path]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def _start_beside(command: Sequence[str], outputs: Sequence[str], folder: Path) -> None:
+    """Prints the number of the program's process. Another one waits for its end, so that this one
+    can go on, and nobody else has its number before its code is written.
+    """
+    told, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        with open(told) as pipe:
+            print(pipe.read(), flush=True)
+        return
+    os.close(told)
+    child = os.fork()
+    if child == 0:
+        os.close(tell)
+        _become(command, outputs)
+        sys.exit(0)
+    os.write(tell, str(child).encode())
+    for number in (tell, 0, 1):  # whoever reads from the other ends does not wait for this process
+        os.close(number)
+    _, status = os.waitpid(child, 0)
+    (folder / ".code").write_text(str(os.waitstatus_to_exitcode(status)))
+    (folder / ".code").rename(folder / "code")
+    os._exit(0)
+
+
 def _serve() -> None:
     # Python puts the folder of a script in front, and `python -m` the current one.
     sys.path[0] = os.getcwd()
     import_programs()
     for line in sys.stdin:
-        command, outputs = json.loads(line)
+        command, outputs, *folder = json.loads(line)
+        if folder:
+            _start_beside(command, outputs, Path(*folder))
+            continue
         child = os.fork()
         if child == 0:
             _become(command, outputs)

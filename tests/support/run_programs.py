@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from program_starter import ProgramStarter
+from fast_compiling import QUICK_ENVIRONMENT
+from program_starter import ProgramStarter, Started
 
 # What is tested here is the same without XLA's optimizer, and compiling is most of the time;
 # test_collaboration.py runs training as users do.
-FAST_TO_COMPILE = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+FAST_TO_COMPILE = os.environ | QUICK_ENVIRONMENT
 STARTER = ProgramStarter(FAST_TO_COMPILE)
 
 
@@ -24,6 +25,11 @@ def command_of(name: str, workdir: Path, *flags: str) -> list[str]:
 def run(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
     """Runs a program in a process that has imported already."""
     return STARTER.run(f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags, timeout=300)
+
+
+def start(name: str, workdir: Path, *flags: str) -> Started:
+    """Starts a program in a process that has imported already."""
+    return STARTER.start(f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags)
 
 
 def run_anew(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
