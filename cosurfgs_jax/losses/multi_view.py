@@ -76,7 +76,7 @@ def _bilinear(image, x, y):
 
 
 def _drawn_plane(
-    surface: PatchSurface, middle: tuple[Array, Array], focal_px: Float[Array, ""]
+    surface: PatchSurface, middle: tuple[Array, ...], focal_px: Float[Array, ""]
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"], Float[Array, "n m"]]:
     """The plane of the depth map in the middle of each patch: its inverse depth there, and what
     that gains by a pixel to the right and by one downwards.
@@ -139,8 +139,8 @@ def _sample_weights(
     is_drawn = depth > 0
     inverse_depth = (
         here[..., None]
-        + gain_x[..., None] * np.float32(across)[None, None]
-        + gain_y[..., None] * np.float32(down)[None, None]
+        + gain_x[..., None] * across.astype(np.float32)[None, None]
+        + gain_y[..., None] * down.astype(np.float32)[None, None]
     )
     # |normal / (normal . point)|: the inverse of the plane's distance from the camera.
     pixels = lattice.pixels(image_size).astype(here.dtype)
