@@ -126,7 +126,7 @@ def _held(
         with locks.hold_briefly(workdir.lock("blocks")):
             _check_not_together(settings, workdir, partitioned)
             for number in numbers:
-                stack.enter_context(_hold_block(workdir.block(number)))
+                stack.enter_context(hold_block(workdir.block(number)))
             bind_settings(settings, workdir, numbers)
             bind_partition(partitioned, workdir)
             note_plan(settings, workdir, partitioned.partition)
@@ -146,7 +146,12 @@ def _check_not_together(
 
 
 @contextlib.contextmanager
-def _hold_block(folder: Workdir) -> Iterator[None]:
+def hold_block(folder: Workdir) -> Iterator[None]:
+    """Holds the lock of a block, and deletes what a killed job was writing there.
+
+    Raises:
+        InputError: another process trains the block.
+    """
     is_ended = locks.has_last_ended(folder.lock(BLOCK.name))
     with folder.writing(BLOCK):
         folder.clear_unfinished_training(is_ended)

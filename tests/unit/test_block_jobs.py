@@ -235,6 +235,21 @@ def test_a_run_trains_the_blocks_that_are_missing(run, monkeypatch):
     assert calls == [[1, 3]], "nothing is missing"
 
 
+def test_a_run_holds_the_blocks_that_it_trains(run, monkeypatch):
+    """As a job of its own does: others see it, and what a killed job was writing is deleted."""
+    _finish(run, 0)
+    left = run.workdir.block(1).checkpoints("device") / "30.orbax-checkpoint-tmp-5"
+    left.mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr(
+        adopted_blocks,
+        "take_through",
+        lambda run, numbers: seen.append((run.workdir.blocks_at_work(), left.exists())),
+    )
+    adopted_blocks.finish_blocks(run)
+    assert seen == [([1, 2, 3], False)] and run.workdir.blocks_at_work() == []
+
+
 def test_a_job_reads_the_photographs_of_its_blocks_alone(settings, workdir, tmp_path, monkeypatch):
     """Those of the others are missing; where its own are, it says so before it begins."""
     copy = tmp_path / "own"
