@@ -128,7 +128,8 @@ def _held(
             for number in numbers:
                 stack.enter_context(hold_block(workdir.block(number)))
             bind_settings(settings, workdir, numbers)
-            bind_partition(partitioned, workdir)
+            is_bound = workdir.has_begun() or bool(_others_at_work(workdir, numbers))
+            bind_partition(partitioned, workdir, is_bound)
             note_plan(settings, workdir, partitioned.partition)
         yield
 
@@ -164,6 +165,15 @@ def check_settings_of_blocks(settings: Settings, workdir: Workdir) -> None:
         settings_file.check_fits(settings, folder)
 
 
+def _others_at_work(workdir: Workdir, numbers: Sequence[int]) -> list[Workdir]:
+    """The blocks that jobs train now, but for these; for who holds the lock `blocks`."""
+    return [
+        folder
+        for number, folder in workdir.blocks().items()
+        if number not in numbers and locks.is_held(folder.lock(BLOCK.name))
+    ]
+
+
 def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) -> None:
     """Writes the settings into the folders of some blocks, and into that of the run where they are
     the first; for who holds the lock `blocks`.
@@ -173,10 +183,9 @@ def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) 
     """
     check_settings_of_blocks(settings, workdir)
     are_first = not workdir.has_begun()
-    for number, folder in workdir.blocks().items():
-        if number not in numbers and locks.is_held(folder.lock(BLOCK.name)):
-            settings_file.check_made_with(settings, folder)
-            are_first = False
+    for folder in _others_at_work(workdir, numbers):
+        settings_file.check_made_with(settings, folder)
+        are_first = False
     folders = [workdir.block(number) for number in numbers]
     if are_first or not workdir.config.exists():
         folders.append(workdir)

@@ -7,9 +7,16 @@ from cosurfgs_jax.data import generated
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
+from cosurfgs_jax.training.partitioned_scene import (
+    PartitionedScene,
+    bound_left_out,
+    open_partitioned_scene,
+)
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.workdir import Workdir
+
+# Of a dataset, so much may be missing by mistake; of a machine that has a part of it, more is.
+_FEW_MISSING = 0.1
 
 
 def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedScene:
@@ -28,7 +35,15 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
     )
     if is_generated and not processes.is_first():
         processes.barrier("generated")  # the first process makes the photographs
-    partitioned = open_partitioned_scene(settings, workdir, allow_missing=processes.count() > 1)
+    are_bound = processes.any_process(
+        processes.is_first() and any(folder.has_begun() for folder in workdir.blocks().values())
+    )
+    left_out = None
+    if are_bound:  # the views are those of the jobs that have trained blocks
+        left_out = bound_left_out(workdir)
+    partitioned = open_partitioned_scene(
+        settings, workdir, processes.count() > 1 or left_out is not None, left_out
+    )
     if is_generated and processes.is_first():
         processes.barrier("generated")
     for key, value in partitioned.identity().items():
@@ -45,11 +60,23 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
 def open_for_some_blocks(settings: Settings, workdir: Workdir) -> PartitionedScene:
     """The dataset of a run for a job that trains some of its blocks; photographs of the others may
     be missing.
+
+    The views must be the same in all jobs. So the first one decides which photographs are left out:
+    where few are missing, these, as in a run of one process; where many are, other machines have
+    them, and none is.
     """
     with contextlib.ExitStack() as stack:
         if settings.data.path == generated.PATH:  # the first job makes the photographs
             stack.enter_context(locks.hold_briefly(workdir.lock("generated")))
-        return open_partitioned_scene(settings, workdir, allow_missing=True)
+        left_out = None
+        if workdir.has_begun() or workdir.blocks_at_work():
+            left_out = bound_left_out(workdir)
+        partitioned = open_partitioned_scene(settings, workdir, True, left_out)
+        num_missing = partitioned.scene.image_paths.count("")
+        is_few = num_missing <= _FEW_MISSING * partitioned.scene.num_views
+        if left_out is None and num_missing and is_few:
+            return open_partitioned_scene(settings, workdir)
+        return partitioned
 
 
 def check_photographs(run: Run) -> None:
@@ -70,5 +97,6 @@ def check_photographs(run: Run) -> None:
     raise InputError(
         f"config.data.path={scene.path}: expected the photographs of all blocks that a process "
         f"carries (here blocks {', '.join(map(str, local_blocks))}), got some that are not there: "
-        f"{found}"
+        f"{found}; copy them there, or, where nobody has them, take them out of the dataset and "
+        "begin in another --workdir"
     )

@@ -9,7 +9,7 @@ from blocks_case import TOWN, four_blocks, run_context
 from scenes import town_folder
 
 from cosurfgs_jax import locks, settings_file
-from cosurfgs_jax.collab import adopted_blocks, block_jobs
+from cosurfgs_jax.collab import adopted_blocks, block_jobs, open_run
 from cosurfgs_jax.collab.block_choice import BlockChoice
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
@@ -21,6 +21,7 @@ from cosurfgs_jax.settings import (
     Settings,
     TrainSettings,
 )
+from cosurfgs_jax.training.partitioned_scene import bind_partition, open_partitioned_scene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
 
@@ -233,6 +234,74 @@ def test_a_run_trains_the_blocks_that_are_missing(run, monkeypatch):
         _finish(run, number)
     adopted_blocks.finish_blocks(run)
     assert calls == [[1, 3]], "nothing is missing"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Names of the blocks and stages that are trained, by a stand-in that saves the last step."""
+    done = []
+
+    def run_one_stage(run, plans, spec, before):
+        done.append((run.workdir.root.name, spec.name))
+        _save_step(run.workdir, spec.name, spec.num_steps(run.settings))
+        return None, True
+
+    monkeypatch.setattr(block_jobs, "run_one_stage", run_one_stage)
+    return done
+
+
+@pytest.fixture
+def copied(settings, tmp_path):
+    """A copy of the town, of which photographs may be deleted, and its settings."""
+    shutil.copytree(town_folder(TOWN), tmp_path / "copy")
+    data = DataSettings(path=str(tmp_path / "copy"))
+    return sorted((tmp_path / "copy" / "images").iterdir()), dataclasses.replace(
+        settings, data=data
+    )
+
+
+def test_a_photograph_that_nobody_has_is_left_out_by_all(copied, workdir, trained, caplog):
+    """As in a run of one process, whose blocks they are."""
+    photographs, settings = copied
+    photographs[3].unlink()
+    for number in range(4):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse(str(number)))
+    assert [number for number, stage in trained if stage == "device"] == list("0123")
+    assert "1 of 16 photographs are not there and are left out" in caplog.text
+    photographs[5].unlink()  # later: the views stay those of the jobs
+    rest = open_run.open_in_all_processes(settings, workdir)
+    assert rest.scene.left_out == (photographs[3].name,) and rest.scene.num_views == 15
+    bind_partition(rest, workdir)
+    shutil.rmtree(workdir.root)
+    shutil.copyfile(photographs[0], photographs[3])
+    shutil.copyfile(photographs[0], photographs[5])
+    assert not open_run.open_for_some_blocks(settings, workdir).scene.left_out, "nobody is bound"
+
+
+def test_a_machine_with_a_part_of_the_photographs_leaves_none_out(copied, workdir, trained):
+    """Which the others then do not, either: the views are the same for all."""
+    photographs, settings = copied
+    own = {int(view) for view in four_blocks().blocks[2].views}
+    home = four_blocks().partition.home
+    own |= {int(view) for view in four_blocks().scene.test_views if home[view] == 2}
+    deleted = [photographs[view] for view in range(16) if view not in own]
+    assert len(deleted) > 2
+    for path in deleted:
+        path.unlink()
+    block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+    for path in deleted[1:]:
+        shutil.copyfile(photographs[min(own)], path)
+    scene = open_run.open_for_some_blocks(settings, workdir).scene
+    assert scene.num_views == 16 and scene.image_paths.count("") == 1 and not scene.left_out
+
+
+def test_jobs_that_have_saved_nothing_must_have_the_same_blocks(settings, workdir):
+    cut = dataclasses.replace(settings.partition, num_blocks=2, num_edges=1)
+    other = open_partitioned_scene(dataclasses.replace(settings, partition=cut), workdir)
+    with _at_work(settings, workdir, 1):
+        bind_partition(other, workdir)
+        with pytest.raises(InputError, match=r"partition.json: expected the partition of this run"):
+            block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
 
 
 def test_a_run_holds_the_blocks_that_it_trains(run, monkeypatch):
