@@ -57,7 +57,7 @@ def status_lines(workdir: Workdir) -> list[str]:
     ]
     lines += _at_work(workdir, TRAINING.name)
     alone = [stage for stage in stages if stage.is_of_blocks]
-    if workdir.blocks() and not workdir.has_begun(alone[-1].name):
+    if _has_jobs(workdir) and not workdir.has_begun(alone[0].name):
         lines += [f"{num_blocks} blocks by jobs of their own:"]
         for number in range(num_blocks):
             lines += _block_lines(workdir.block(number), number, alone)
@@ -155,6 +155,14 @@ def _written_at(workdir: Workdir) -> list[float]:
         with contextlib.suppress(OSError):  # the oldest checkpoints are deleted meanwhile
             times.append(path.stat().st_mtime)
     return times
+
+
+def _has_jobs(workdir: Workdir) -> bool:
+    """Whether jobs of single blocks have saved something, or are at work: what others have left
+    says nothing of the run.
+    """
+    blocks = workdir.blocks().values()
+    return any(folder.has_begun() or _at_work(folder, BLOCK.name) for folder in blocks)
 
 
 def _block_lines(folder: Workdir, number: int, stages: Sequence[PlannedStage]) -> list[str]:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage, adopts_blocks, finish_blocks
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
@@ -112,8 +114,11 @@ def run_stages(run: Run) -> loop.StageState:
     if is_adopting:
         finish_blocks(run)
     stage = None
-    for spec in stages_left(run.workdir, specs):
+    # The first process decides: elsewhere the folder may be seen as it was a moment ago.
+    num_left = int(processes.gather(np.array(len(stages_left(run.workdir, specs))))[0])
+    for spec in specs[len(specs) - num_left :]:
         is_new = is_adopting and spec.is_of_blocks and not run.workdir.has_begun(spec.name)
+        is_new = processes.any_process(is_new and processes.is_first())
         if is_new:
             stage = adopt_stage(run, spec)
         else:

@@ -129,6 +129,15 @@ def test_blocks_of_jobs_of_their_own(workdir):
     assert not any("jobs of their own" in line for line in status_lines(workdir))
 
 
+def test_a_job_that_saved_nothing_is_no_part_of_a_run_of_all_blocks(workdir):
+    workdir.block(0).root.mkdir(parents=True)
+    assert not any("jobs of their own" in line for line in status_lines(workdir))
+    _hold(workdir.block(0), BLOCK.name, os.getppid(), socket.gethostname())
+    assert "3 blocks by jobs of their own:" in status_lines(workdir)
+    _save(workdir, "device", 20)
+    assert not any("jobs of their own" in line for line in status_lines(workdir))
+
+
 def test_a_finished_run(workdir):
     for path in (workdir.point_cloud(54), workdir.metrics, workdir.cameras):
         path.parent.mkdir(parents=True, exist_ok=True)
