@@ -123,7 +123,7 @@ def run_stages(run: Run) -> loop.StageState:
             stage = adopt_stage(run, spec)
         else:
             stage, is_new = run_one_stage(run, plans, spec, stage)
-        if is_new or not metrics.has(spec.name):
+        if processes.any_process(processes.is_first() and (is_new or not metrics.has(spec.name))):
             metrics.write(spec, stage)
     return required(stage, "the last stage")
 
