@@ -324,19 +324,29 @@ def bind_partition(
         )
         table["fingerprint"] = partitioned.partition.fingerprint()
         table["left_out"] = list(partitioned.scene.left_out)
+        table["has_masks"] = partitioned.scene.has_masks
         files.write_json(path, table)
 
 
-def bound_left_out(workdir: Workdir) -> list[str] | None:
-    """The photographs that the first job of a run has left out; None where that is not known."""
+class BoundViews(NamedTuple):
+    """What the first job of a run has found, and all others take from it."""
+
+    left_out: list[str]  # names of photographs that are no views
+    has_masks: bool  # `Scene.has_masks`
+
+
+def bound_views(workdir: Workdir) -> BoundViews | None:
+    """What partition.json says of a run's views; None where it says nothing."""
     if not workdir.partition.exists():
         return None
-    names = files.read_json_object(workdir.partition).get("left_out")
-    if names is not None and not (
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
-    ):
+    table = files.read_json_object(workdir.partition)
+    if "left_out" not in table:
+        return None
+    names = table["left_out"]
+    has_masks = table.get("has_masks")
+    if not isinstance(names, list) or not isinstance(has_masks, bool):
         raise InputError(
-            f"{workdir.partition}: expected names as left_out, got {names!r:.80}; give those of "
-            "the photographs that the jobs of the run have left out"
+            f"{workdir.partition}: expected a list as left_out and true or false as has_masks, got "
+            f"{names!r:.80} and {has_masks!r:.80}; give those that the jobs of the run have had"
         )
-    return names
+    return BoundViews([str(name) for name in names], has_masks)

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 
+import PIL.Image
 import pytest
 from blocks_case import TOWN, four_blocks, run_context
 from scenes import town_folder
@@ -293,6 +295,28 @@ def test_a_machine_with_a_part_of_the_photographs_leaves_none_out(copied, workdi
         shutil.copyfile(photographs[min(own)], path)
     scene = open_run.open_for_some_blocks(settings, workdir).scene
     assert scene.num_views == 16 and scene.image_paths.count("") == 1 and not scene.left_out
+
+
+def test_all_jobs_have_masks_or_none(copied, workdir, trained):
+    """A machine may have no photograph with a mask; the arrays of all blocks have one form."""
+    photographs, settings = copied
+    masks = photographs[0].parents[1] / "masks"
+    masks.mkdir()
+    PIL.Image.new("L", (TOWN.width, TOWN.height), 255).save(masks / photographs[1].name)
+    block_jobs.train_blocks(settings, workdir, BlockChoice.parse("1"))
+    shutil.rmtree(masks)
+    assert open_run.open_for_some_blocks(settings, workdir).scene.has_masks
+    assert open_run.open_in_all_processes(settings, workdir).scene.has_masks
+    table = json.loads(workdir.partition.read_text())
+    workdir.partition.write_text(json.dumps(table | {"has_masks": False}))
+    assert not open_run.open_for_some_blocks(settings, workdir).scene.has_masks
+    masks.mkdir()
+    PIL.Image.new("L", (TOWN.width, TOWN.height), 255).save(masks / photographs[1].name)
+    with pytest.raises(InputError, match="expected photographs without masks, as the first job"):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+    workdir.partition.write_text(json.dumps(table | {"left_out": 3}))
+    with pytest.raises(InputError, match="partition.json: expected a list as left_out .* got 3"):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
 
 
 def test_jobs_that_have_saved_nothing_must_have_the_same_blocks(settings, workdir):
