@@ -42,7 +42,8 @@ def status_lines(workdir: Workdir) -> list[str]:
     if not workdir.plan.exists():
         raise InputError(
             f"{workdir}: expected the folder of a run, got no {workdir.plan.name} in it; "
-            "`cosurfgs train` writes it as it begins"
+            "`cosurfgs train` writes it as it begins, also with --blocks; copy it with folders of "
+            "blocks"
         )
     num_blocks, stages = _read_plan(workdir)
     num_steps = sum(stage.steps for stage in stages)

@@ -18,6 +18,7 @@ from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import note_plan, stages_of
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import LossTerm
@@ -55,6 +56,7 @@ def train_blocks(
     check_own_terms(losses)
     strategy_of(settings.density)
     check_no_masks(settings)
+    processes.versions()  # noted before anybody replaces the sources
     with locks.hold_shared(workdir.lock(TRAINING.name), TRAINING.writer):
         partitioned = open_for_some_blocks(settings, workdir)
         numbers = choice.of(partitioned.partition.num_blocks)

@@ -71,6 +71,8 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     bind_partition(partitioned, workdir)
     _log_scene(partitioned, layout)
     num_steps = total_steps(settings, partitioned.partition)
+    if processes.is_first():  # of a finished run of an earlier version, too
+        note_plan(settings, workdir, partitioned.partition)
     if workdir.is_complete(num_steps):
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
         return
@@ -85,7 +87,6 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
             settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
-            note_plan(settings, workdir, partitioned.partition)
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")

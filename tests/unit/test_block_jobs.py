@@ -11,10 +11,12 @@ from blocks_case import TOWN, four_blocks, run_context
 from scenes import town_folder
 
 from cosurfgs_jax import locks, settings_file
-from cosurfgs_jax.collab import adopted_blocks, block_jobs, open_run
+from cosurfgs_jax.collab import adopted_blocks, block_jobs, open_run, pipeline
 from cosurfgs_jax.collab.block_choice import BlockChoice
+from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.run_status import status_lines
 from cosurfgs_jax.settings import (
     DataSettings,
     MaskSettings,
@@ -326,6 +328,19 @@ def test_jobs_that_have_saved_nothing_must_have_the_same_blocks(settings, workdi
         bind_partition(other, workdir)
         with pytest.raises(InputError, match=r"partition.json: expected the partition of this run"):
             block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+
+
+def test_a_finished_run_without_a_plan_gets_it(settings, workdir):
+    """It may be of an earlier version."""
+    for path in (workdir.metrics, workdir.cameras):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    num_steps = total_steps(settings, four_blocks().partition)
+    workdir.point_cloud(num_steps).parent.mkdir(parents=True)
+    workdir.point_cloud(num_steps).write_text("")
+    pipeline.train(settings, workdir)
+    (line,) = status_lines(workdir)
+    assert f"finished, {num_steps} steps" in line
 
 
 def test_a_run_holds_the_blocks_that_it_trains(run, monkeypatch):

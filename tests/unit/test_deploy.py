@@ -107,6 +107,7 @@ def test_the_jobs_of_kubernetes_agree():
     assert not any("onExitCodes" in rule for rule in rules), "2 may be a full disk"
     assert [*command[:3], *command[4:]] == _command(rest)
     for spec in (blocks, rest):
+        command = _command(spec)
         pod = spec["template"]["spec"]
         assert pod["restartPolicy"] == "Never"
         (volume,) = pod["volumes"]
