@@ -231,7 +231,7 @@ def load_scene(
         data.split, capture.image_names, root, capture.test_names, capture.left_out
     )
     found = _Found(capture, *photo_search.find_photographs(root, capture, data), is_test)
-    scene = _scene_of(found, data, Path(cache_dir), allow_missing, left_out)
+    scene = _scene_of(found, data, Path(cache_dir), allow_missing=allow_missing, left_out=left_out)
     gone = set(capture.image_names) - set(scene.image_names)
     return dataclasses.replace(scene, left_out=tuple(sorted(gone)))
 

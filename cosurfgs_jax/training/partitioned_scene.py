@@ -135,7 +135,13 @@ def open_partitioned_scene(
         allow_missing: photographs may be missing: other processes have them.
         left_out: as in `load_scene`.
     """
-    scene = load_scene(settings.data, settings.generated, workdir.data, allow_missing, left_out)
+    scene = load_scene(
+        settings.data,
+        settings.generated,
+        workdir.data,
+        allow_missing=allow_missing,
+        left_out=left_out,
+    )
     frame = SceneFrame.from_points(scene.cloud.points, scene.views.centers, scene.up)
     views = WorldViews(scene.views, frame)
     partition = build_partition(
