@@ -53,6 +53,7 @@ TEST_NAMES = "views.json"  # beside them: picture name -> photograph
 
 _UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
+_POINT_CLOUD = re.compile(r"iteration_(\d+)")
 _TEST = re.compile(r"ours_(\d+)")
 
 
@@ -186,6 +187,15 @@ class Workdir:
     def point_cloud(self, step: int) -> Path:
         """The merged surfels after `step` steps of all stages."""
         return self.root / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
+
+    def newest_point_cloud(self) -> int | None:
+        """The steps of the newest merged surfels; None without any."""
+        steps = [
+            int(match[1])
+            for path in (self.root / "point_cloud").glob("*")
+            if (match := _POINT_CLOUD.fullmatch(path.name))
+        ]
+        return max(steps, default=None)
 
     @property
     def cameras(self) -> Path:

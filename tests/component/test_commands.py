@@ -15,7 +15,7 @@ from cosurfgs_jax import export, pictures, report
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, trained
-from cosurfgs_jax.outputs.exports import dsm, las
+from cosurfgs_jax.outputs.exports import dsm, las, textured
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import Settings, SurfaceSettings
 from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
@@ -69,6 +69,13 @@ def calls(monkeypatch):
     stand_in(report, "write_report", lambda workdir, **_: workdir.report)
     done.clear()
     return SimpleNamespace(done=done, replace=stand_in)
+
+
+def _square(extent) -> Mesh:
+    corners = extent * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float64)
+    normals = np.tile([0.0, 0, 1], (4, 1)).astype(np.float32)
+    triangles = np.array([[0, 1, 2], [1, 3, 2]], np.int32)
+    return Mesh(corners, triangles, np.zeros((4, 3), np.uint8), normals)
 
 
 def _write_mesh(settings, workdir: Workdir) -> None:
@@ -222,6 +229,28 @@ def test_the_height_map_takes_the_mesh_where_it_is_wanted(workdir, monkeypatch, 
     with pytest.raises(InputError, match="enough"):
         exports.find_format("dsm").write(model, workdir.export)
     assert given["mesh"] == {"surface": "the mesh", "surfels": None}[heights]
+
+
+@pytest.mark.parametrize(
+    "extent, asked, size, words",
+    [
+        (1.0, 0, 1024, "1024 texels a side; a texel is 0.00124 on the surface, 0.62 pixels"),
+        (10.0, 0, 4096, "8192 texels a side would show all of them, and more than 4096"),
+        (10.0, 2048, 2048, "2048 texels a side; a texel is 0.0062 on the surface, 3.1 pixels"),
+    ],
+)
+def test_a_texture_says_how_fine_it_is(monkeypatch, caplog, extent, asked, size, words):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(textured, "choose_voxel_size", lambda *_, **__: 0.002)
+    model = _trained()
+    model.settings.texture.size = asked
+    model.settings.data.downscale = 4
+    chosen = textured.choose_size(_square(extent), model)
+    assert chosen.size == size and chosen.photo_pixel == 0.002
+    assert chosen.texel * size == pytest.approx(extent / np.sqrt(textured._COVERED))
+    textured._say_size(chosen, model.settings)
+    assert words in caplog.text and "as training used them (data.downscale=4)" in caplog.text
+    assert ("coarser than the photographs" in caplog.text) == (not asked and extent > 1)
 
 
 def test_render_writes_four_files_a_view(calls, workdir, monkeypatch):
