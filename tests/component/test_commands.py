@@ -19,7 +19,7 @@ from cosurfgs_jax.outputs.exports import dsm, las, textured
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import Settings, SurfaceSettings
 from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
-from cosurfgs_jax.workdir import Workdir
+from cosurfgs_jax.workdir import MESH, Workdir
 
 STEP = 28
 
@@ -315,6 +315,16 @@ def test_export_checks_before_it_loads_the_model(calls, workdir, monkeypatch):
     monkeypatch.setattr(exports, "FORMATS", (exports.FORMATS[0]._replace(is_in_report=True),))
     commands.export(Settings(), workdir, "new")
     assert calls.done == ["load_trained", "load_trained", "write_report"]
+
+
+def test_an_export_that_is_written_is_a_success(calls, workdir, monkeypatch, caplog):
+    """Whatever keeps the report from being written."""
+    form = exports.ExportFormat("new", "", lambda _: None, lambda *_: None, is_in_report=True)
+    monkeypatch.setattr(exports, "FORMATS", (form,))
+    with workdir.writing(MESH):
+        commands.export(Settings(), workdir, "new")
+    assert "the export is written, and the report is not: " in caplog.text
+    assert calls.done == ["load_trained"]
 
 
 def test_maps_and_meshes_are_in_the_report():

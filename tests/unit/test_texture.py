@@ -258,3 +258,21 @@ def test_settings_of_textures_are_checked(name, value):
     setattr(settings.texture, name, value)
     with pytest.raises(InputError, match=f"config.texture.{name}: expected"):
         check(settings)
+
+
+def test_a_failed_obj_leaves_the_old_three_files(tmp_path, monkeypatch):
+    """Charts lie elsewhere in each picture: an old OBJ with a new one shows nonsense."""
+    names = ("t.jpg", "t.mtl", "t.obj")
+    for name in names:
+        (tmp_path / name).write_bytes(b"old")
+    textured, _, _ = _baked()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savetxt", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_textured_obj(tmp_path / "t.obj", textured)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, b"old"
+    )

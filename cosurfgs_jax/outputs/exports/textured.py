@@ -122,6 +122,7 @@ def _write(trained: Trained, folder: Path) -> None:
     chosen = choose_size(mesh, trained)
     _say_size(chosen, trained.settings)
     textured, quality = _bake(mesh, trained, exposures, chosen.size)
+    (folder / "textured.json").unlink(missing_ok=True)  # it is of the files before
     write_textured_glb(folder / "textured.glb", textured, trained.partitioned.scene.up)
     write_textured_obj(folder / "textured.obj", textured)
     geo = trained.settings.geo
@@ -164,8 +165,8 @@ TEXTURED = ExportFormat(
     "textured",
     "textured.glb, and textured.obj with .mtl and .jpg: the mesh, which is fused first where it is "
     "missing, with fewer triangles (config.texture.triangles) and a texture of the training "
-    "photographs as training used them (config.texture.size); the dataset's frame, textured.json has the offset to map "
-    "coordinates",
+    "photographs as training used them (config.texture.size); the dataset's frame, textured.json "
+    "has the offset to map coordinates",
     _check,
     _write,
     is_in_report=True,
