@@ -273,6 +273,10 @@ class Workdir:
         """Folder for temporary files of who holds a lock, each in one of its own."""
         return self.root / ".scratch" / name
 
+    def own_scratch(self, output: Output) -> Path:
+        """What `writing` gives; who writes without the lock has to make and delete it."""
+        return self.scratch(output.name) / ended.own_name()
+
     @contextlib.contextmanager
     def writing(self, output: Output) -> Iterator[Path]:
         """Holds the lock of one kind of output, and deletes what a killed program has left.
@@ -284,7 +288,7 @@ class Workdir:
         Raises:
             InputError: another process writes the same, with its number, machine and start.
         """
-        scratch = self.scratch(output.name) / ended.own_name()
+        scratch = self.own_scratch(output)
         with locks.hold(self.lock(output.name), output.writer, scratch):
             files.clear_unfinished(self.root)
             yield scratch
