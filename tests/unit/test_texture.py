@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mesh_cases import two_squares
 
+from cosurfgs_jax.data.images import resample
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.settings import Settings
@@ -202,6 +203,33 @@ def test_masked_pixels_and_faces_seen_from_behind_are_not_used():
         mesh.vertices, mesh.triangles[:, ::-1].copy(), mesh.vertex_colors, -mesh.vertex_normals
     )
     assert _baked(turned)[2] == 0
+
+
+def test_what_only_a_far_photograph_shows_has_its_colour():
+    """However little it would count beside others."""
+    mesh = _mesh()
+    texels = atlas.texels_of(_uvs(mesh), TEXELS)
+    views = _views([(30.0, 4.0, 5.0), (31.0, 4.0, 5.0), (4.0, 4.0, 900.0)])
+    photo = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    sources = texture.Sources(views, np.arange(3), lambda view: photo, np.ones((3, 3)))
+    picture, seen = texture.bake(mesh, texels, sources, TEXELS)
+    found = picture.reshape(-1, 3)[texels.pixel]
+    assert seen > 0.8 and ((found == 200).all(axis=1).mean()) == pytest.approx(seen)
+
+
+def test_pieces_of_colours_are_those_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    places = rng.uniform(0, 30, (1000, 2)).astype(np.float32)
+    whole = resample(image, places[None])[0]
+    np.testing.assert_array_equal(texture._sampled(image, places), whole)
+    monkeypatch.setattr(texture, "_AT_ONCE", 7)
+    sizes = []
+    monkeypatch.setattr(
+        texture, "resample", lambda image, at: sizes.append(at.shape) or resample(image, at)
+    )
+    np.testing.assert_array_equal(texture._sampled(image, places), whole)
+    assert set(sizes) == {(1, 7, 2), (1, 6, 2)}
 
 
 def test_gaps_between_charts_have_the_nearest_colour():
