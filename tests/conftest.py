@@ -24,9 +24,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs that tests start compile the same steps again and again: a cache halves their processor
-# time. Set after JAX was imported, so that only they use it: a program that comes out of a cache
-# has no text for tests to read.
+# Workers, and programs that tests start, compile the same steps again and again: a cache halves
+# the processor time of the programs.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.mkdtemp(prefix="cosurfgs-compiled-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)

@@ -74,21 +74,25 @@ def nearest_on_mesh(
         m. And i64[M]: which triangle; among those as near as a ten-millionth of the mesh's size,
         any.
     Raises:
-        InputError: no triangles, or open3d is missing.
+        InputError: no triangles, coordinates that are not finite, or open3d is missing.
     """
     if not len(triangles):
         raise InputError("mesh: expected triangles, got none")
     open3d = import_open3d()
-    vertices = np.asarray(vertices, np.float64)
-    # Open3D searches in float32: map coordinates of 1e6 would leave it no digits.
-    center = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    corners = np.asarray(vertices, np.float64)[np.asarray(triangles)]
+    for what, values in (("mesh", corners), ("points", points)):
+        if not np.isfinite(values).all():
+            raise InputError(f"{what}: expected finite coordinates, got NaN or infinity")
+    # Open3D searches in float32: map coordinates of 1e6 would leave it no digits, nor would a
+    # vertex far away that no triangle has.
+    center = (corners.min(axis=(0, 1)) + corners.max(axis=(0, 1))) / 2
     search = open3d.t.geometry.RaycastingScene()
     tensor = open3d.core.Tensor
+    used, numbers = np.unique(triangles, return_inverse=True)
     search.add_triangles(
-        tensor(np.ascontiguousarray(vertices - center, np.float32)),
-        tensor(np.ascontiguousarray(triangles, np.uint32)),
+        tensor(np.ascontiguousarray(np.asarray(vertices)[used] - center, np.float32)),
+        tensor(np.ascontiguousarray(numbers.reshape(-1, 3), np.uint32)),
     )
-    corners = vertices[np.asarray(triangles)]
     distance = np.empty(len(points))
     triangle = np.empty(len(points), np.int64)
     for start in range(0, len(points), 100_000):  # bounds the memory of the intermediate arrays

@@ -137,8 +137,8 @@ class DensitySettings(SettingsGroup, name="density"):
     )
     opacity_reset_every: float = setting(
         0.0,
-        "Steps between two opacity resets, as a fraction of train.steps; 0 means never. Resets of "
-        "3DGS (0.1) cost more than they clear away (docs/results.md).",
+        "Steps between two opacity resets, as a fraction of train.steps, but at least 500 steps; 0 "
+        "means never. Resets as in 3DGS (0.1) cost more than they clear away (docs/results.md).",
         not_negative("0 (never) or a fraction of the steps"),
     )
     gradient_threshold: float = setting(
@@ -169,8 +169,8 @@ class DensitySettings(SettingsGroup, name="density"):
     )
     prune_scale_start: float = setting(
         0.1,
-        "Where surfels begin to be pruned for their size, as a fraction of train.steps: at first "
-        "they are large where points are few.",
+        "Where surfels begin to be pruned for their size, as a fraction of train.steps, but not "
+        "before step 500: at first they are large where points are few.",
         fraction("a fraction of the steps, 0 to 1"),
     )
     trim_every: float = setting(

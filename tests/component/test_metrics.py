@@ -188,8 +188,9 @@ def test_distances_to_a_mesh_are_those_of_all_its_triangles():
     corners = generator.normal(size=(60, 3, 3)) * generator.choice([0.1, 5.0], size=(60, 1, 1))
     corners += generator.normal(size=(60, 1, 3)) * 3 + place
     points = generator.normal(size=(200, 3)) * 4 + place
-    vertices = corners.reshape(-1, 3)
-    triangles = np.arange(len(vertices)).reshape(-1, 3)
+    unused = np.zeros((1, 3))  # by no triangle, and far away
+    vertices = np.concatenate([unused, corners.reshape(-1, 3)])
+    triangles = 1 + np.arange(3 * len(corners)).reshape(-1, 3)
     expected = np.min(
         [
             mesh_distance._distance_to_triangles(points, np.repeat(one[None], len(points), axis=0))
@@ -204,6 +205,9 @@ def test_distances_to_a_mesh_are_those_of_all_its_triangles():
         assert (own == distances).all()
     with pytest.raises(InputError, match="expected triangles, got none"):
         mesh_distance.nearest_on_mesh(points, vertices, triangles[:0])
+    nowhere = np.where(np.arange(len(points)) == 3, np.nan, points.T).T
+    with pytest.raises(InputError, match="points: expected finite coordinates"):
+        mesh_distance.nearest_on_mesh(nowhere, vertices, triangles)
 
 
 def test_an_exact_mesh_takes_the_gaps_of_the_points_out_of_the_scores():
