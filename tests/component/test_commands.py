@@ -9,15 +9,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blocks_case import four_blocks, solid_state, surfels_of
+from blocks_case import TOWN, four_blocks, solid_state, surfels_of
+from scenes import town_folder
 
 from cosurfgs_jax import export, pictures, report
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, trained
 from cosurfgs_jax.outputs.exports import dsm, las, textured
 from cosurfgs_jax.outputs.trained import Trained, load_trained
-from cosurfgs_jax.settings import Settings, SurfaceSettings
+from cosurfgs_jax.settings import DataSettings, Settings, SurfaceSettings
 from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
 from cosurfgs_jax.workdir import MESH, Workdir
 
@@ -251,6 +253,37 @@ def test_a_texture_says_how_fine_it_is(monkeypatch, caplog, extent, asked, size,
     textured._say_size(chosen, model.settings)
     assert words in caplog.text and "as training used them (data.downscale=4)" in caplog.text
     assert ("coarser than the photographs" in caplog.text) == (not asked and extent > 1)
+
+
+def test_a_texture_is_made_of_sharper_photographs_where_that_is_wanted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    place = town_folder(TOWN)
+    settings = Settings(data=DataSettings(path=str(place), downscale=2), generated=TOWN)
+    scene = load_scene(settings.data, TOWN, tmp_path)
+    model = _trained()._replace(
+        settings=settings,
+        partitioned=four_blocks()._replace(scene=scene),
+        workdir=Workdir(tmp_path),
+    )
+    assert textured.with_photographs(model) is model
+    settings.texture.downscale = 1
+    shown = textured.with_photographs(model)
+    sharp = shown.partitioned.scene
+    assert sharp.image_names == scene.image_names
+    assert (sharp.views.image_sizes == 2 * scene.views.image_sizes).all()
+    coarse = textured.choose_size(_square(9.0), model)
+    fine = textured.choose_size(_square(9.0), shown)
+    assert fine.photo_pixel == pytest.approx(coarse.photo_pixel / 2, rel=0.02)
+    textured._say_size(fine, shown.settings)
+    assert "as config.texture.downscale wants them (data.downscale=1)" in caplog.text
+    settings.texture.downscale = 64
+    with pytest.raises(InputError, match=r"config\.texture\.downscale=64: .*, which leaves 1x1"):
+        textured.with_photographs(model)
+    settings.texture.downscale = 1
+    others = dataclasses.replace(scene, is_test=~scene.is_test)
+    model = model._replace(partitioned=four_blocks()._replace(scene=others))
+    with pytest.raises(InputError, match="expected the 16 photographs of training"):
+        textured.with_photographs(model)
 
 
 def test_render_writes_four_files_a_view(calls, workdir, monkeypatch):

@@ -1,5 +1,6 @@
 """A mesh with few triangles and a texture of the photographs."""
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.fused_mesh import mesh_of
@@ -40,7 +43,7 @@ class TextureSize(NamedTuple):
     | `size`        | texels along its side                                                     |
     | `wanted`      | the same, with which a texel is no larger than a photograph's pixel       |
     | `texel`       | side of a texel on the surface, dataset                                   |
-    | `photo_pixel` | of a pixel of the photographs as training used them, dataset              |
+    | `photo_pixel` | of a pixel of the photographs that it is made of, dataset                 |
     """
 
     size: int
@@ -65,14 +68,44 @@ def choose_size(mesh: Mesh, trained: Trained) -> TextureSize:
     return TextureSize(size, wanted, texel=side / size, photo_pixel=pixel)
 
 
+def with_photographs(trained: Trained) -> Trained:
+    """The model with the photographs that its texture is made of: those of training, or shrunk less
+    by `texture.downscale`.
+
+    Raises:
+        InputError: they cannot be shrunk by that, or other photographs are used then.
+    """
+    factor = trained.settings.texture.downscale
+    if factor in (0, trained.settings.data.downscale):
+        return trained
+    data = dataclasses.replace(trained.settings.data, downscale=factor)
+    before = trained.partitioned.scene
+    try:
+        scene = load_scene(data, trained.settings.generated, trained.workdir.data)
+    except InputError as error:
+        raise InputError(f"config.texture.downscale={factor}: {error}") from error
+    if scene.image_names != before.image_names or (scene.is_test != before.is_test).any():
+        raise InputError(
+            f"config.texture.downscale: expected the {before.num_views} photographs of training, "
+            f"got {scene.num_views} with {factor}; give 0, for those as training used them"
+        )
+    return trained._replace(
+        settings=dataclasses.replace(trained.settings, data=data),
+        partitioned=trained.partitioned._replace(scene=scene),
+    )
+
+
 def _say_size(chosen: TextureSize, settings: Settings) -> None:
-    coarseness = chosen.texel / chosen.photo_pixel
+    words = "as training used them"
+    if settings.texture.downscale:
+        words = "as config.texture.downscale wants them"
     _log.info(
         "texture: %d texels a side; a texel is %.3g on the surface, %.2g pixels of the photographs "
-        "as training used them (data.downscale=%d)",
+        "%s (data.downscale=%d)",
         chosen.size,
         chosen.texel,
-        coarseness,
+        chosen.texel / chosen.photo_pixel,
+        words,
         settings.data.downscale,
     )
     if chosen.size < chosen.wanted and not settings.texture.size:
@@ -116,12 +149,13 @@ def _bake(
 
 def _write(trained: Trained, folder: Path) -> None:
     started = time.monotonic()
+    shown = with_photographs(trained)
     whole = mesh_of(trained, "texture")
     mesh = reduce(whole, trained.settings.texture)
     exposures = load_exposures(trained.settings, trained.workdir, trained.partitioned)
-    chosen = choose_size(mesh, trained)
-    _say_size(chosen, trained.settings)
-    textured, quality = _bake(mesh, trained, exposures, chosen.size)
+    chosen = choose_size(mesh, shown)
+    _say_size(chosen, shown.settings)
+    textured, quality = _bake(mesh, shown, exposures, chosen.size)
     (folder / "textured.json").unlink(missing_ok=True)  # it is of the files before
     write_textured_glb(folder / "textured.glb", textured, trained.partitioned.scene.up)
     write_textured_obj(folder / "textured.obj", textured)
@@ -130,10 +164,10 @@ def _write(trained: Trained, folder: Path) -> None:
         "num_triangles": mesh.num_triangles,
         "num_triangles_before": whole.num_triangles,
         "size": chosen.size,
-        # On the surface, in the dataset's unit; pixels of the photographs as training used them.
+        # On the surface, in the dataset's unit; pixels of the photographs that it is made of.
         "texel": chosen.texel,
         "photo_pixel": chosen.photo_pixel,
-        "downscale": trained.settings.data.downscale,
+        "downscale": shown.settings.data.downscale,
         # The mesh itself is in the dataset's frame.
         "map": {"offset": geo.offset_xyz(), "epsg": geo.epsg},
         "step": trained.step,
@@ -165,8 +199,9 @@ TEXTURED = ExportFormat(
     "textured",
     "textured.glb, and textured.obj with .mtl and .jpg: the mesh, which is fused first where it is "
     "missing, with fewer triangles (config.texture.triangles) and a texture of the training "
-    "photographs as training used them (config.texture.size); the dataset's frame, textured.json "
-    "has the offset to map coordinates",
+    "photographs, as training used them or sharper (config.texture.size, "
+    "config.texture.downscale); the dataset's frame, textured.json has the offset to map "
+    "coordinates",
     _check,
     _write,
     is_in_report=True,
