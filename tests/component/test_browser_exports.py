@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from blocks_case import four_blocks, solid_state, surfels_of
 
+from cosurfgs_jax import doctor
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply, write_surfels_ply
 from cosurfgs_jax.geometry.spherical_harmonics import rotate
@@ -76,6 +77,9 @@ def test_without_the_program_the_way_to_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="--format=spz: needs .*; run `npm install .*--format=ply"):
         exports.find_format("spz").check(Settings())
+    assert doctor._splat_transform().startswith("not on the PATH; for export --format=html")
+    _program(tmp_path, monkeypatch, COPIES)
+    assert doctor._splat_transform() == str(tmp_path / "splat-transform")
 
 
 @pytest.mark.parametrize("end", ["exit 3", "exit 0"])
