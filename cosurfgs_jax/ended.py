@@ -36,7 +36,7 @@ def has_ended(name: str) -> bool:
     if match is None:
         return False
     number = int(match[1])
-    if name_of(number, match[2]) != name_of(number, socket.gethostname()):
+    if not is_of_this_machine(name):
         return False
     if number == os.getpid():  # in a container numbers come again
         return True
@@ -47,6 +47,16 @@ def has_ended(name: str) -> bool:
     except (OSError, OverflowError):  # it is another user's
         return False
     return False
+
+
+def is_of_this_machine(name: str) -> bool:
+    """Whether a process is one of this machine, or of one with its name.
+
+    Args:
+        name: begins with its `own_name`.
+    """
+    match = _NAME.match(name)
+    return match is not None and name_of(0, match[2]) == name_of(0, socket.gethostname())
 
 
 def is_old(path: str | os.PathLike) -> bool:

@@ -42,7 +42,8 @@ def status_lines(workdir: Workdir) -> list[str]:
     if not workdir.plan.exists():
         raise InputError(
             f"{workdir}: expected the folder of a run, got no {workdir.plan.name} in it; "
-            "`cosurfgs train` writes it as it begins"
+            "`cosurfgs train` writes it as it begins, also with --blocks; copy it with folders of "
+            "blocks"
         )
     num_blocks, stages = _read_plan(workdir)
     num_steps = sum(stage.steps for stage in stages)
@@ -57,7 +58,7 @@ def status_lines(workdir: Workdir) -> list[str]:
     ]
     lines += _at_work(workdir, TRAINING.name)
     alone = [stage for stage in stages if stage.is_of_blocks]
-    if workdir.blocks() and not workdir.has_begun(alone[-1].name):
+    if _has_jobs(workdir) and not workdir.has_begun(alone[0].name):
         lines += [f"{num_blocks} blocks by jobs of their own:"]
         for number in range(num_blocks):
             lines += _block_lines(workdir.block(number), number, alone)
@@ -109,22 +110,60 @@ def _last_line(workdir: Workdir) -> str:
                 newest, newest_at = row, written_at
     if not newest:
         return ""
-    seconds = max(0, round(time.time() - newest_at))
-    return f"; {newest.get('stage')}, step {newest.get('step')} logged {seconds} s ago"
+    return f"; {newest.get('stage')}, step {newest.get('step')} logged {_ago(newest_at)}"
+
+
+def _ago(at: float) -> str:
+    """How long ago a time of a file is."""
+    seconds = max(0.0, time.time() - at)
+    for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{round(seconds / length)} {name} ago"
+    return f"{round(seconds)} s ago"
 
 
 def _at_work(workdir: Workdir, lock: str) -> list[str]:
-    """Who holds a lock, or held it when it was killed."""
+    """Who holds a lock, or held it when it was killed. The lock itself is not tried: who begins
+    then would be refused.
+    """
+    path = workdir.lock(lock)
     with contextlib.suppress(OSError, InputError):
-        if workdir.lock(lock).stat().st_size:
-            owner = files.read_json_object(workdir.lock(lock))
+        found = path.stat()
+        if found.st_size:
+            owner = files.read_json_object(path)
             name = ended.name_of(owner.get("pid", 0), str(owner.get("host")))
-            words = "was killed" if ended.has_ended(name) else "is at work"
+            words = "is at work"
+            if ended.has_ended(name):
+                words = "was killed"
+            elif not ended.is_of_this_machine(name):
+                wrote_at = max(found.st_mtime, *_written_at(workdir))
+                words = (
+                    "has not said that it ended; only that machine knows whether it is still at "
+                    f"work; it last wrote {_ago(wrote_at)}"
+                )
             return [
                 f"    process {owner.get('pid')} on {owner.get('host')} since "
                 f"{owner.get('since')} {words}"
             ]
     return []
+
+
+def _written_at(workdir: Workdir) -> list[float]:
+    """When the curves and the newest checkpoint of each stage were written last, and 0."""
+    paths = [*workdir.histories().values(), *workdir.checkpoints("*").parent.glob("*/*")]
+    times = [0.0]
+    for path in paths:
+        with contextlib.suppress(OSError):  # the oldest checkpoints are deleted meanwhile
+            times.append(path.stat().st_mtime)
+    return times
+
+
+def _has_jobs(workdir: Workdir) -> bool:
+    """Whether jobs of single blocks have saved something, or are at work: what others have left
+    says nothing of the run.
+    """
+    blocks = workdir.blocks().values()
+    return any(folder.has_begun() or _at_work(folder, BLOCK.name) for folder in blocks)
 
 
 def _block_lines(folder: Workdir, number: int, stages: Sequence[PlannedStage]) -> list[str]:

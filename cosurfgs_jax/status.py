@@ -1,4 +1,4 @@
-"""Says how far a run is: its stages and blocks, what is missing, and who is at work. Only reads.
+"""Says how far a run is: its stages and blocks, what is missing, who is at work. Only reads.
 
 python -m cosurfgs_jax.status --workdir=DIR
 """

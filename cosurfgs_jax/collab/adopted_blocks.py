@@ -1,8 +1,11 @@
 """Blocks that jobs of their own have trained, as the stages of the run that goes on with them."""
 
+import contextlib
+import functools
 import logging
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +15,7 @@ from cosurfgs_jax.collab.block_jobs import (
     bind_settings,
     block_stages,
     describe_blocks,
+    hold_block,
     take_through,
     unfinished_blocks,
 )
@@ -62,9 +66,12 @@ def finish_blocks(run: Run) -> None:
     _log.info(described)
     if not missing or processes.count() > 1:  # another process may still see some missing
         return
-    with locks.hold_briefly(run.workdir.lock("blocks")):
-        bind_settings(run.settings, run.workdir, missing)
-    take_through(run, missing)
+    with contextlib.ExitStack() as stack:
+        with locks.hold_briefly(run.workdir.lock("blocks")):
+            for number in missing:
+                stack.enter_context(hold_block(run.workdir.block(number)))
+            bind_settings(run.settings, run.workdir, missing)
+        take_through(run, missing)
 
 
 def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
@@ -79,14 +86,20 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     layout = run.layout
     adopted: list[_Adopted] = []
 
+    @functools.cache
+    def shape() -> _Adopted:
+        """Of all blocks; a process without one looks at another's."""
+        if adopted:
+            return adopted[0]
+        return _Adopted.of(_read_block(run, spec, run.partitioned.blocks[0].number))
+
     def make(number: int | None) -> TrainState:
-        if number is None:  # every device has a block in its first row
-            return empty_state(
-                adopted[0].num_slots, run.partitioned.max_views, run.settings, adopted[0].kept
-            )
+        if number is None:
+            max_views = run.partitioned.max_views
+            return empty_state(shape().num_slots, max_views, run.settings, shape().kept)
         stage = _read_block(run, spec, number)
         adopted.append(_Adopted.of(stage))
-        _check_slots(run, adopted[0].num_slots, stage, number)
+        _check_slots(run, shape().num_slots, stage, number)
         return layout_of_block(number).get(stage.states[0], 0)
 
     rows = []
@@ -98,7 +111,8 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     for text in processes.gather_texts(found):  # whatever process met it, all end with it
         if text:
             raise InputError(text)
-    sums = np.sum([(each.num_without_room, each.seconds) for each in adopted], axis=0)
+    totals = [(each.num_without_room, each.seconds) for each in adopted]
+    sums = np.sum([(0, 0.0), *totals], axis=0)  # of one shape in a process without blocks, too
     num_without_room, seconds = processes.gather(sums).sum(axis=0).tolist()
     num_steps = spec.num_steps(run.settings)
     stage = loop.StageState(spec.name, rows, num_steps, int(num_without_room), seconds)
@@ -135,11 +149,19 @@ def _read_block(run: Run, spec: StageSpec, number: int) -> loop.StageState:
     num_steps = spec.num_steps(run.settings)
     if stage is None or stage.step != num_steps:
         got = "none" if stage is None else f"one of step {stage.step}"
+        to_delete = [folder / str(num_steps), *_later_stages(alone, spec)]
         raise InputError(
             f"{folder}: expected a whole checkpoint of step {num_steps}, got {got}; delete "
-            f"{folder / str(num_steps)}, then --blocks={number} trains the rest again"
+            f"{' and '.join(map(str, to_delete))}, then --blocks={number} trains the rest again"
         )
     return stage
+
+
+def _later_stages(alone: Run, spec: StageSpec) -> list[Path]:
+    """Checkpoints of a block's later stages: with them the block counts as finished."""
+    names = [each.name for each in block_stages(alone.settings, alone.partitioned)]
+    later = names[names.index(spec.name) + 1 :]
+    return [alone.workdir.checkpoints(name) for name in later if alone.workdir.has_begun(name)]
 
 
 def _check_slots(run: Run, num_slots: int, stage: loop.StageState, number: int) -> None:

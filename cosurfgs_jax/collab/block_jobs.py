@@ -18,6 +18,7 @@ from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import note_plan, stages_of
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import LossTerm
@@ -55,6 +56,7 @@ def train_blocks(
     check_own_terms(losses)
     strategy_of(settings.density)
     check_no_masks(settings)
+    processes.versions()  # noted before anybody replaces the sources
     with locks.hold_shared(workdir.lock(TRAINING.name), TRAINING.writer):
         partitioned = open_for_some_blocks(settings, workdir)
         numbers = choice.of(partitioned.partition.num_blocks)
@@ -126,9 +128,10 @@ def _held(
         with locks.hold_briefly(workdir.lock("blocks")):
             _check_not_together(settings, workdir, partitioned)
             for number in numbers:
-                stack.enter_context(_hold_block(workdir.block(number)))
+                stack.enter_context(hold_block(workdir.block(number)))
             bind_settings(settings, workdir, numbers)
-            bind_partition(partitioned, workdir)
+            is_bound = workdir.has_begun() or bool(_others_at_work(workdir, numbers))
+            bind_partition(partitioned, workdir, is_bound)
             note_plan(settings, workdir, partitioned.partition)
         yield
 
@@ -146,7 +149,12 @@ def _check_not_together(
 
 
 @contextlib.contextmanager
-def _hold_block(folder: Workdir) -> Iterator[None]:
+def hold_block(folder: Workdir) -> Iterator[None]:
+    """Holds the lock of a block, and deletes what a killed job was writing there.
+
+    Raises:
+        InputError: another process trains the block.
+    """
     is_ended = locks.has_last_ended(folder.lock(BLOCK.name))
     with folder.writing(BLOCK):
         folder.clear_unfinished_training(is_ended)
@@ -159,6 +167,15 @@ def check_settings_of_blocks(settings: Settings, workdir: Workdir) -> None:
         settings_file.check_fits(settings, folder)
 
 
+def _others_at_work(workdir: Workdir, numbers: Sequence[int]) -> list[Workdir]:
+    """The blocks that jobs train now, but for these; for who holds the lock `blocks`."""
+    return [
+        folder
+        for number, folder in workdir.blocks().items()
+        if number not in numbers and locks.is_held(folder.lock(BLOCK.name))
+    ]
+
+
 def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) -> None:
     """Writes the settings into the folders of some blocks, and into that of the run where they are
     the first; for who holds the lock `blocks`.
@@ -168,10 +185,9 @@ def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) 
     """
     check_settings_of_blocks(settings, workdir)
     are_first = not workdir.has_begun()
-    for number, folder in workdir.blocks().items():
-        if number not in numbers and locks.is_held(folder.lock(BLOCK.name)):
-            settings_file.check_made_with(settings, folder)
-            are_first = False
+    for folder in _others_at_work(workdir, numbers):
+        settings_file.check_made_with(settings, folder)
+        are_first = False
     folders = [workdir.block(number) for number in numbers]
     if are_first or not workdir.config.exists():
         folders.append(workdir)

@@ -4,12 +4,20 @@ import contextlib
 
 from cosurfgs_jax import locks
 from cosurfgs_jax.data import generated
+from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
+from cosurfgs_jax.training.partitioned_scene import (
+    PartitionedScene,
+    bound_views,
+    open_partitioned_scene,
+)
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.workdir import Workdir
+
+# Of a dataset, so much may be missing by mistake; of a machine that has a part of it, more is.
+_FEW_MISSING = 0.1
 
 
 def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedScene:
@@ -28,7 +36,15 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
     )
     if is_generated and not processes.is_first():
         processes.barrier("generated")  # the first process makes the photographs
-    partitioned = open_partitioned_scene(settings, workdir, allow_missing=processes.count() > 1)
+    are_bound = processes.any_process(
+        processes.is_first() and any(folder.has_begun() for folder in workdir.blocks().values())
+    )
+    bound = None
+    if are_bound:  # the views are those of the jobs that have trained blocks
+        bound = bound_views(workdir)
+    partitioned = open_partitioned_scene(
+        settings, workdir, processes.count() > 1 or bound is not None, bound and bound.left_out
+    )
     if is_generated and processes.is_first():
         processes.barrier("generated")
     for key, value in partitioned.identity().items():
@@ -38,18 +54,47 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
             "give all processes the same cameras, points and split; only photographs may be "
             "missing",
         )
-    has_masks = processes.any_process(partitioned.scene.has_masks)
+    had_masks = bound is not None and bound.has_masks
+    has_masks = processes.any_process(partitioned.scene.has_masks or had_masks)
     return partitioned._replace(scene=partitioned.scene.with_masks(has_masks))
 
 
 def open_for_some_blocks(settings: Settings, workdir: Workdir) -> PartitionedScene:
     """The dataset of a run for a job that trains some of its blocks; photographs of the others may
     be missing.
+
+    The views must be the same in all jobs. So the first one decides which photographs are left out:
+    where few are missing, these, as in a run of one process; where many are, other machines have
+    them, and none is.
+
+    Raises:
+        InputError: the dataset is not usable, or has masks where that of the first job had none.
     """
     with contextlib.ExitStack() as stack:
         if settings.data.path == generated.PATH:  # the first job makes the photographs
             stack.enter_context(locks.hold_briefly(workdir.lock("generated")))
-        return open_partitioned_scene(settings, workdir, allow_missing=True)
+        bound = None
+        if workdir.has_begun() or workdir.blocks_at_work():
+            bound = bound_views(workdir)
+        partitioned = open_partitioned_scene(settings, workdir, True, bound and bound.left_out)
+        if bound is not None:
+            return partitioned._replace(scene=_with_masks(partitioned.scene, bound.has_masks))
+        num_missing = partitioned.scene.image_paths.count("")
+        is_few = num_missing <= _FEW_MISSING * partitioned.scene.num_views
+        if num_missing and is_few:
+            return open_partitioned_scene(settings, workdir)
+        return partitioned
+
+
+def _with_masks(scene: Scene, had_masks: bool) -> Scene:
+    """The scene of a job, its photographs with a channel for masks where the first job had it."""
+    if scene.has_masks and not had_masks:
+        raise InputError(
+            f"config.data.path={scene.path}: expected photographs without masks, as the first job "
+            "of the run had them, got some with masks; begin in another --workdir with a job that "
+            "has a photograph with a mask"
+        )
+    return scene.with_masks(had_masks)
 
 
 def check_photographs(run: Run) -> None:
@@ -70,5 +115,6 @@ def check_photographs(run: Run) -> None:
     raise InputError(
         f"config.data.path={scene.path}: expected the photographs of all blocks that a process "
         f"carries (here blocks {', '.join(map(str, local_blocks))}), got some that are not there: "
-        f"{found}"
+        f"{found}; copy them there, or, where nobody has them, take them out of the dataset and "
+        "begin in another --workdir"
     )

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage, adopts_blocks, finish_blocks
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
@@ -69,6 +71,8 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     bind_partition(partitioned, workdir)
     _log_scene(partitioned, layout)
     num_steps = total_steps(settings, partitioned.partition)
+    if processes.is_first():  # of a finished run of an earlier version, too
+        note_plan(settings, workdir, partitioned.partition)
     if workdir.is_complete(num_steps):
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
         return
@@ -83,7 +87,6 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
             settings_file.save(settings, workdir.made_with)
             settings_file.save(settings, workdir.config)
-            note_plan(settings, workdir, partitioned.partition)
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")
@@ -112,13 +115,16 @@ def run_stages(run: Run) -> loop.StageState:
     if is_adopting:
         finish_blocks(run)
     stage = None
-    for spec in stages_left(run.workdir, specs):
+    # The first process decides: elsewhere the folder may be seen as it was a moment ago.
+    num_left = int(processes.gather(np.array(len(stages_left(run.workdir, specs))))[0])
+    for spec in specs[len(specs) - num_left :]:
         is_new = is_adopting and spec.is_of_blocks and not run.workdir.has_begun(spec.name)
+        is_new = processes.any_process(is_new and processes.is_first())
         if is_new:
             stage = adopt_stage(run, spec)
         else:
             stage, is_new = run_one_stage(run, plans, spec, stage)
-        if is_new or not metrics.has(spec.name):
+        if processes.any_process(processes.is_first() and (is_new or not metrics.has(spec.name))):
             metrics.write(spec, stage)
     return required(stage, "the last stage")
 

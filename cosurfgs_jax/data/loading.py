@@ -1,6 +1,8 @@
 """From a dataset's files to a `Scene`: everything is checked, and what is of no use is left out."""
 
+import dataclasses
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,7 +193,11 @@ def _scene(found: _Found, data: DataSettings) -> tuple[Scene, list[sizes.Photo]]
 
 
 def load_scene(
-    data: DataSettings, generated: GeneratedSettings, cache_dir, allow_missing: bool = False
+    data: DataSettings,
+    generated: GeneratedSettings,
+    cache_dir,
+    allow_missing: bool = False,
+    left_out: Collection[str] | None = None,
 ) -> Scene:
     """Reads a dataset and checks all that can be checked without decoding every photograph.
 
@@ -206,6 +212,8 @@ def load_scene(
         allow_missing: photographs may be missing, as long as there is one: other processes of the
             run have them. Their `image_paths` are "" and their sizes those that the camera model
             says. Nothing is left out then.
+        left_out: names of the photographs that are left out, and no others: what another job of the
+            run has found. None: as they are found here.
     Returns:
         The scene. Photographs are not in memory; see `ImageStore`.
     Raises:
@@ -223,8 +231,25 @@ def load_scene(
         data.split, capture.image_names, root, capture.test_names, capture.left_out
     )
     found = _Found(capture, *photo_search.find_photographs(root, capture, data), is_test)
+    scene = _scene_of(found, data, Path(cache_dir), allow_missing=allow_missing, left_out=left_out)
+    gone = set(capture.image_names) - set(scene.image_names)
+    return dataclasses.replace(scene, left_out=tuple(sorted(gone)))
+
+
+def _scene_of(
+    found: _Found,
+    data: DataSettings,
+    cache_dir: Path,
+    allow_missing: bool,
+    left_out: Collection[str] | None,
+) -> Scene:
+    """`load_scene` of what was found."""
+    if left_out:
+        names = found.capture.image_names
+        found = found.of_views(np.flatnonzero([name not in left_out for name in names]))
+    capture = found.capture
     is_there = np.array([path is not None for path in found.paths])
-    if allow_missing and is_there.any() and not is_there.all():
+    if allow_missing and is_there.any() and (left_out is not None or not is_there.all()):
         return _scene(found, data)[0]
     checks.check_missing(
         capture.image_files, is_there.tolist(), f"{found.folder}: {capture.source}"
@@ -232,7 +257,7 @@ def load_scene(
     if not is_there.all():
         found = found.of_views(np.flatnonzero(is_there))
     scene, photos = _scene(found, data)
-    if not scene.has_masks:
+    if not scene.has_masks or left_out is not None:
         return scene
-    seen = _seen_views(scene, photos, data, Path(cache_dir) / "masks.json")
+    seen = _seen_views(scene, photos, data, cache_dir / "masks.json")
     return scene if seen is None else _scene(found.of_views(seen), data)[0]

@@ -34,6 +34,7 @@ class Scene:
     | `ground_truth`   |          | or None                                                        |
     | `orientations`   | V        | of EXIF, 1 to 8, by which files are turned on loading; empty:  |
     |                  |          | none is                                                        |
+    | `left_out`       | names    | of the photographs of the dataset that are no views            |
     """
 
     name: str
@@ -51,6 +52,7 @@ class Scene:
     up: np.ndarray
     ground_truth: GroundTruth | None = None
     orientations: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in self.image_names:  # whatever reader they are from: files are named after them

@@ -2,6 +2,7 @@
 other.
 """
 
+import functools
 import logging
 import zlib
 from collections.abc import Sequence
@@ -153,18 +154,31 @@ def versions() -> str:
     """What the bits of this process's results depend on besides the input: code, JAX, backend and,
     on CPUs, native kernels.
     """
-    code = zlib.crc32(b"")
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        if path.name != "_build_info.py":
-            code = zlib.crc32(path.read_bytes(), code)
     backend = jax.default_backend()
-    text = f"cosurfgs_jax of sources {code:08x}, JAX {jax.__version__}, backend {backend}"
+    text = f"cosurfgs_jax of sources {_sources():08x}, JAX {jax.__version__}, backend {backend}"
     if backend != "cpu":
         return text
     if ffi.why_no_cpu_library():
         return f"{text}, no native kernels"
-    build = zlib.crc32(ffi.cpu_library_path().read_bytes())
+    build = _checksum(ffi.cpu_library_path())
     return f"{text}, native kernels of build {build:08x} for {ffi.cpu_instruction_set()}"
+
+
+@functools.cache
+def _sources() -> int:
+    """Checksum of the sources at the first call, which are those that run: later they may have been
+    replaced.
+    """
+    code = zlib.crc32(b"")
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        if path.name != "_build_info.py":
+            code = zlib.crc32(path.read_bytes(), code)
+    return code
+
+
+@functools.cache
+def _checksum(library: Path) -> int:
+    return zlib.crc32(library.read_bytes())
 
 
 def check_shared_folder(folder: Path, mark: Path) -> None:

@@ -13,7 +13,11 @@ from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import Maps, RasterOptions, backend_of
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
+from cosurfgs_jax.training.partitioned_scene import (
+    PartitionedScene,
+    bound_views,
+    open_partitioned_scene,
+)
 from cosurfgs_jax.training.world_cameras import make_render_fn
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
@@ -58,7 +62,10 @@ def load_trained(settings: Settings, workdir: Workdir) -> Trained:
             f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
             "cosurfgs_jax.train` first"
         )
-    partitioned = open_partitioned_scene(settings, workdir)
+    bound = None
+    if workdir.blocks():  # jobs of their own had to agree on it
+        bound = bound_views(workdir)
+    partitioned = open_partitioned_scene(settings, workdir, left_out=bound and bound.left_out)
     surfels, step = load_merged(settings, workdir, partitioned)
     total = total_steps(settings, partitioned.partition)
     if step < total:

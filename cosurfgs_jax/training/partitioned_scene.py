@@ -3,6 +3,7 @@ that steps need.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -121,7 +122,10 @@ class PartitionedScene(NamedTuple):
 
 
 def open_partitioned_scene(
-    settings: Settings, workdir: Workdir, allow_missing: bool = False
+    settings: Settings,
+    workdir: Workdir,
+    allow_missing: bool = False,
+    left_out: Collection[str] | None = None,
 ) -> PartitionedScene:
     """Reads the dataset of a run and cuts it into blocks; the generated one lies in the workdir.
 
@@ -129,8 +133,15 @@ def open_partitioned_scene(
         settings: `data`, `generated`, `partition` and `surfels` are used.
         workdir: of the run.
         allow_missing: photographs may be missing: other processes have them.
+        left_out: as in `load_scene`.
     """
-    scene = load_scene(settings.data, settings.generated, workdir.data, allow_missing)
+    scene = load_scene(
+        settings.data,
+        settings.generated,
+        workdir.data,
+        allow_missing=allow_missing,
+        left_out=left_out,
+    )
     frame = SceneFrame.from_points(scene.cloud.points, scene.views.centers, scene.up)
     views = WorldViews(scene.views, frame)
     partition = build_partition(
@@ -287,22 +298,28 @@ class Photographs:
         )
 
 
-def bind_partition(partitioned: PartitionedScene, workdir: Workdir) -> None:
+def bind_partition(
+    partitioned: PartitionedScene, workdir: Workdir, is_bound: bool | None = None
+) -> None:
     """Writes the partition into the workdir, or checks that the one there is of this partition.
 
+    Args:
+        partitioned, workdir: of the run.
+        is_bound: whether the one there counts; None: where a step is saved.
     Raises:
         InputError: it is of another one.
     """
     path = workdir.partition
+    if is_bound is None:
+        is_bound = workdir.has_begun()
     if path.exists():
         before = files.read_json_object(path).get("fingerprint")
-        if before != partitioned.partition.fingerprint() and workdir.has_begun():
+        if before != partitioned.partition.fingerprint() and is_bound:
             raise InputError(
                 f"{path}: expected the partition of this run "
                 f"({partitioned.partition.fingerprint()}), got another one "
-                f"({before}); the dataset or config.partition was changed: give the old ones, or "
-                "use another "
-                "--workdir"
+                f"({before}); the dataset or config.partition was changed, or other photographs "
+                "are missing: give the old ones, or use another --workdir"
             )
     if processes.is_first():
         table = partition_table(
@@ -311,4 +328,31 @@ def bind_partition(partitioned: PartitionedScene, workdir: Workdir) -> None:
             partitioned.views.centers(),
             partitioned.scene.is_test,
         )
-        files.write_json(path, {"fingerprint": partitioned.partition.fingerprint(), **table})
+        table["fingerprint"] = partitioned.partition.fingerprint()
+        table["left_out"] = list(partitioned.scene.left_out)
+        table["has_masks"] = partitioned.scene.has_masks
+        files.write_json(path, table)
+
+
+class BoundViews(NamedTuple):
+    """What the first job of a run has found, and all others take from it."""
+
+    left_out: list[str]  # names of photographs that are no views
+    has_masks: bool  # `Scene.has_masks`
+
+
+def bound_views(workdir: Workdir) -> BoundViews | None:
+    """What partition.json says of a run's views; None where it says nothing."""
+    if not workdir.partition.exists():
+        return None
+    table = files.read_json_object(workdir.partition)
+    if "left_out" not in table:
+        return None
+    names = table["left_out"]
+    has_masks = table.get("has_masks")
+    if not isinstance(names, list) or not isinstance(has_masks, bool):
+        raise InputError(
+            f"{workdir.partition}: expected a list as left_out and true or false as has_masks, got "
+            f"{names!r:.80} and {has_masks!r:.80}; give those that the jobs of the run have had"
+        )
+    return BoundViews([str(name) for name in names], has_masks)

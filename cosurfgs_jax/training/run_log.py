@@ -144,8 +144,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 def read_history(workdir: Workdir) -> list[dict[str, Any]]:
     """The rows that the `Log`s of all processes of a workdir have written, and those of blocks that
     were trained by jobs of their own, by stage and step.
+
+    A job that has saved nothing is no part of the run: all blocks may be trained together later.
     """
-    folders = [*workdir.blocks().values(), workdir]
+    folders = [folder for folder in workdir.blocks().values() if folder.has_begun()]
+    folders.append(workdir)
     paths = [path for folder in folders for path in folder.histories().values()]
     rows = [row for path in paths for row in _read_rows(path)]
     stages = list(dict.fromkeys(row["stage"] for row in rows))

@@ -1,6 +1,7 @@
 """Blocks that were saved one by one, put together as a stage of a run."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from blocks_case import PHOTOMETRIC, four_blocks, run_context
 
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage
+from cosurfgs_jax.collab.block_jobs import block_stages, unfinished_blocks
 from cosurfgs_jax.collab.stages import STAGES
 from cosurfgs_jax.distributed import processes
-from cosurfgs_jax.distributed.layout import layout_of_block
+from cosurfgs_jax.distributed.layout import Layout, layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import TrainSettings
 from cosurfgs_jax.training import loop
@@ -68,6 +70,31 @@ def test_blocks_come_from_their_folders_to_their_devices(run):
     for restored, adopted in zip(saved.states, stage.states, strict=True):
         jax.tree.map(np.testing.assert_array_equal, restored, adopted)
     assert [path.read_text() for path in sorted(run.workdir.before.iterdir())] == list("0123")
+
+
+@pytest.mark.parametrize("run", [1], indirect=True)
+def test_a_process_without_blocks_takes_their_shape(run):
+    """Such as the last three of eight where ten blocks are two a device."""
+    _save_block(run, 0, 0)
+    stage = adopt_stage(run._replace(layout=Layout(layout_of_block(0).mesh, (), 1)), DEVICE)
+    assert stage[2:] == (STEPS, 0, 0.0) and stage.num_slots == NUM_SLOTS
+    assert not np.asarray(stage.states[0].alive).any()
+
+
+@pytest.mark.parametrize("run", [1], indirect=True)
+def test_a_damaged_checkpoint_of_a_finished_block_can_be_made_again(run):
+    """What the message says to delete makes the block unfinished."""
+    for number in range(4):
+        _save_block(run, number, number, step=4 if number == 3 else STEPS)
+        for spec in block_stages(run.settings, run.partitioned)[1:]:
+            steps = spec.num_steps(run.settings)
+            (run.workdir.block(number).checkpoints(spec.name) / str(steps)).mkdir(parents=True)
+    with pytest.raises(InputError, match="got one of step 4; delete .*, then --blocks=3") as got:
+        adopt_stage(run, DEVICE)
+    to_delete = str(got.value).partition("; delete ")[2].partition(", then")[0].split(" and ")
+    for folder in to_delete:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert list(unfinished_blocks(run.settings, run.workdir, run.partitioned)) == [3]
 
 
 @pytest.mark.parametrize("run", [4], indirect=True)

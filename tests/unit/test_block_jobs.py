@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 
+import PIL.Image
 import pytest
 from blocks_case import TOWN, four_blocks, run_context
 from scenes import town_folder
 
 from cosurfgs_jax import locks, settings_file
-from cosurfgs_jax.collab import adopted_blocks, block_jobs
+from cosurfgs_jax.collab import adopted_blocks, block_jobs, open_run, pipeline
 from cosurfgs_jax.collab.block_choice import BlockChoice
+from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.run_status import status_lines
 from cosurfgs_jax.settings import (
     DataSettings,
     MaskSettings,
@@ -21,6 +25,7 @@ from cosurfgs_jax.settings import (
     Settings,
     TrainSettings,
 )
+from cosurfgs_jax.training.partitioned_scene import bind_partition, open_partitioned_scene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
 
@@ -233,6 +238,124 @@ def test_a_run_trains_the_blocks_that_are_missing(run, monkeypatch):
         _finish(run, number)
     adopted_blocks.finish_blocks(run)
     assert calls == [[1, 3]], "nothing is missing"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Names of the blocks and stages that are trained, by a stand-in that saves the last step."""
+    done = []
+
+    def run_one_stage(run, plans, spec, before):
+        done.append((run.workdir.root.name, spec.name))
+        _save_step(run.workdir, spec.name, spec.num_steps(run.settings))
+        return None, True
+
+    monkeypatch.setattr(block_jobs, "run_one_stage", run_one_stage)
+    return done
+
+
+@pytest.fixture
+def copied(settings, tmp_path):
+    """A copy of the town, of which photographs may be deleted, and its settings."""
+    shutil.copytree(town_folder(TOWN), tmp_path / "copy")
+    data = DataSettings(path=str(tmp_path / "copy"))
+    return sorted((tmp_path / "copy" / "images").iterdir()), dataclasses.replace(
+        settings, data=data
+    )
+
+
+def test_a_photograph_that_nobody_has_is_left_out_by_all(copied, workdir, trained, caplog):
+    """As in a run of one process, whose blocks they are."""
+    photographs, settings = copied
+    photographs[3].unlink()
+    for number in range(4):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse(str(number)))
+    assert [number for number, stage in trained if stage == "device"] == list("0123")
+    assert "1 of 16 photographs are not there and are left out" in caplog.text
+    photographs[5].unlink()  # later: the views stay those of the jobs
+    rest = open_run.open_in_all_processes(settings, workdir)
+    assert rest.scene.left_out == (photographs[3].name,) and rest.scene.num_views == 15
+    bind_partition(rest, workdir)
+    shutil.rmtree(workdir.root)
+    shutil.copyfile(photographs[0], photographs[3])
+    shutil.copyfile(photographs[0], photographs[5])
+    assert not open_run.open_for_some_blocks(settings, workdir).scene.left_out, "nobody is bound"
+
+
+def test_a_machine_with_a_part_of_the_photographs_leaves_none_out(copied, workdir, trained):
+    """Which the others then do not, either: the views are the same for all."""
+    photographs, settings = copied
+    own = {int(view) for view in four_blocks().blocks[2].views}
+    home = four_blocks().partition.home
+    own |= {int(view) for view in four_blocks().scene.test_views if home[view] == 2}
+    deleted = [photographs[view] for view in range(16) if view not in own]
+    assert len(deleted) > 2
+    for path in deleted:
+        path.unlink()
+    block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+    for path in deleted[1:]:
+        shutil.copyfile(photographs[min(own)], path)
+    scene = open_run.open_for_some_blocks(settings, workdir).scene
+    assert scene.num_views == 16 and scene.image_paths.count("") == 1 and not scene.left_out
+
+
+def test_all_jobs_have_masks_or_none(copied, workdir, trained):
+    """A machine may have no photograph with a mask; the arrays of all blocks have one form."""
+    photographs, settings = copied
+    masks = photographs[0].parents[1] / "masks"
+    masks.mkdir()
+    PIL.Image.new("L", (TOWN.width, TOWN.height), 255).save(masks / photographs[1].name)
+    block_jobs.train_blocks(settings, workdir, BlockChoice.parse("1"))
+    shutil.rmtree(masks)
+    assert open_run.open_for_some_blocks(settings, workdir).scene.has_masks
+    assert open_run.open_in_all_processes(settings, workdir).scene.has_masks
+    table = json.loads(workdir.partition.read_text())
+    workdir.partition.write_text(json.dumps(table | {"has_masks": False}))
+    assert not open_run.open_for_some_blocks(settings, workdir).scene.has_masks
+    masks.mkdir()
+    PIL.Image.new("L", (TOWN.width, TOWN.height), 255).save(masks / photographs[1].name)
+    with pytest.raises(InputError, match="expected photographs without masks, as the first job"):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+    workdir.partition.write_text(json.dumps(table | {"left_out": 3}))
+    with pytest.raises(InputError, match="partition.json: expected a list as left_out .* got 3"):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+
+
+def test_jobs_that_have_saved_nothing_must_have_the_same_blocks(settings, workdir):
+    cut = dataclasses.replace(settings.partition, num_blocks=2, num_edges=1)
+    other = open_partitioned_scene(dataclasses.replace(settings, partition=cut), workdir)
+    with _at_work(settings, workdir, 1):
+        bind_partition(other, workdir)
+        with pytest.raises(InputError, match=r"partition.json: expected the partition of this run"):
+            block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+
+
+def test_a_finished_run_without_a_plan_gets_it(settings, workdir):
+    """It may be of an earlier version."""
+    for path in (workdir.metrics, workdir.cameras):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    num_steps = total_steps(settings, four_blocks().partition)
+    workdir.point_cloud(num_steps).parent.mkdir(parents=True)
+    workdir.point_cloud(num_steps).write_text("")
+    pipeline.train(settings, workdir)
+    (line,) = status_lines(workdir)
+    assert f"finished, {num_steps} steps" in line
+
+
+def test_a_run_holds_the_blocks_that_it_trains(run, monkeypatch):
+    """As a job of its own does: others see it, and what a killed job was writing is deleted."""
+    _finish(run, 0)
+    left = run.workdir.block(1).checkpoints("device") / "30.orbax-checkpoint-tmp-5"
+    left.mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr(
+        adopted_blocks,
+        "take_through",
+        lambda run, numbers: seen.append((run.workdir.blocks_at_work(), left.exists())),
+    )
+    adopted_blocks.finish_blocks(run)
+    assert seen == [([1, 2, 3], False)] and run.workdir.blocks_at_work() == []
 
 
 def test_a_job_reads_the_photographs_of_its_blocks_alone(settings, workdir, tmp_path, monkeypatch):

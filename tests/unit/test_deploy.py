@@ -11,9 +11,15 @@ import yaml
 from cosurfgs_jax.collab.block_choice import BlockChoice
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-# Notes its arguments, one a line, and prints a number as the schedulers do.
+# Notes its arguments, one a line, and the cores of srun; prints a number as the schedulers do.
 RECORDER = """#!/usr/bin/env bash
-printf '%s\\n' "$@" > "$RECORDS/$(basename "$0").$(ls "$RECORDS" | wc -l)"
+record="$RECORDS/$(basename "$0").$(ls "$RECORDS" | wc -l)"
+printf '%s\\n' "$@" ${SRUN_CPUS_PER_TASK+"cores $SRUN_CPUS_PER_TASK"} > "$record"
+"""
+SBATCH = """[[ "${*: -1}" == -* ]] || exit 1  # a script is not given as a file, but as input
+name="$(basename "$record")"
+cat > "$SCRIPTS/${name#*.}"
+chmod +x "$SCRIPTS/${name#*.}"
 echo "17;cluster"
 """
 
@@ -24,12 +30,15 @@ def programs(tmp_path):
     for name in ("sbatch", "srun", "cosurfgs"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(RECORDER)
+        path.write_text(RECORDER + (SBATCH if name == "sbatch" else ""))
         path.chmod(0o755)
     (tmp_path / "records").mkdir()
+    (tmp_path / "scripts").mkdir()
     return os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "RECORDS": str(tmp_path / "records"),
+        "SCRIPTS": str(tmp_path / "scripts"),
+        "LC_ALL": "C",  # in which bash quotes letters of other languages in a way of its own
     }
 
 
@@ -45,17 +54,21 @@ def _submit(environment: dict, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_slurm_trains_parts_in_an_array_and_then_the_rest(programs):
-    flags = ["--workdir=/data/my runs", "--config.train.steps=9", "--config.data.path=a$b"]
+    flags = ["--workdir=/data/my runs/Zürich", "--config.train.steps=9", "--config.data.path=a$b"]
     programs |= {"BLOCK_OPTIONS": "--gpus=1 --time=1:00:00", "REST_OPTIONS": "--ntasks=4"}
     result = _submit(programs, "3", *flags)
     assert result.returncode == 0 and "job 17, 3 tasks" in result.stdout, result
     blocks, rest = _records(programs)
     assert {"--array=0-2", "--gpus=1", "--time=1:00:00", "--requeue"} <= set(blocks)
+    assert "--signal=B:TERM@120" in blocks
     assert {"--dependency=afterok:17", "--ntasks=4"} <= set(rest) and "--gpus=1" not in rest
-    programs |= {"SLURM_ARRAY_TASK_ID": "1"}
-    for job in (blocks, rest):
-        subprocess.run(["bash", "-c", job[job.index("--wrap") + 1]], check=True, env=programs)
-    block_command, rest_command = _records(programs)[2:]
+    assert "--kill-on-invalid-dep=yes" in rest
+    scripts = Path(programs["SCRIPTS"])
+    subprocess.run([scripts / "0"], check=True, env=programs | {"SLURM_ARRAY_TASK_ID": "1"})
+    subprocess.run([scripts / "1"], check=True, env=programs)
+    subprocess.run([scripts / "1"], check=True, env=programs | {"SLURM_CPUS_PER_TASK": "8"})
+    block_command, rest_command, with_cores = _records(programs)[2:]
+    assert with_cores == [*rest_command, "cores 8"]
     assert block_command == ["train", "--blocks=1/3", *flags]
     assert BlockChoice.parse("1/3").of(5) == [1, 4]
     assert rest_command == ["cosurfgs", "train", *flags], "by srun"
@@ -65,6 +78,8 @@ def test_slurm_trains_parts_in_an_array_and_then_the_rest(programs):
 def test_slurm_wants_the_number_of_parts(programs, arguments):
     result = _submit(programs, *arguments)
     assert result.returncode == 2 and "expected the number of parts first" in result.stderr
+    result = _submit(programs, "3")
+    assert result.returncode == 2 and "expected the flags of train" in result.stderr
     assert not _records(programs)
 
 
@@ -88,8 +103,11 @@ def test_the_jobs_of_kubernetes_agree():
     index, _, parts = command[3].removeprefix("--blocks=").partition("/")
     assert index == "$JOB_COMPLETION_INDEX" and blocks["completionMode"] == "Indexed"
     assert int(parts) == blocks["completions"] == blocks["parallelism"]
+    rules = blocks["podFailurePolicy"]["rules"]
+    assert not any("onExitCodes" in rule for rule in rules), "2 may be a full disk"
     assert [*command[:3], *command[4:]] == _command(rest)
     for spec in (blocks, rest):
+        command = _command(spec)
         pod = spec["template"]["spec"]
         assert pod["restartPolicy"] == "Never"
         (volume,) = pod["volumes"]

@@ -185,6 +185,11 @@ def test_photographs_with_nothing_left_are_left_out(tmp_path, caplog):
         "leave nothing of 2 photographs, which are left out: view_02.png, view_05.png"
         in caplog.text
     )
+    assert scene.left_out == ("view_02.png", "view_05.png")
+    given = load_scene(
+        DataSettings(path=str(tmp_path)), GeneratedSettings(), tmp_path, left_out=["view_00.png"]
+    )
+    assert given.image_names == model.names[1:], "as another job has found it"
 
 
 @pytest.mark.parametrize("empty", [range(5), range(4)])

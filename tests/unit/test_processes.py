@@ -201,3 +201,10 @@ def test_the_first_process_alone_listens(monkeypatch, number):
     assert given.get("coordinator_bind_address") == bound
     assert (given["process_id"], given["num_processes"]) == (number, 2)
     assert given["initialization_timeout"] == 7
+
+
+def test_sources_are_those_of_the_start(monkeypatch, tmp_path):
+    """An update while a program runs does not change what it is; and no save reads them again."""
+    own = processes.versions()
+    monkeypatch.setattr(processes, "__file__", str(tmp_path / "package" / "distributed" / "x.py"))
+    assert processes.versions() == own

@@ -207,3 +207,15 @@ def test_a_workdir_that_is_gone_is_not_made_anew(tmp_path):
             with pytest.raises(InputError, match=r"history\.jsonl: could not be written .No such"):
                 write()
     assert not workdir.root.exists()
+
+
+def test_curves_of_a_job_that_saved_nothing_are_no_part_of_the_run(tmp_path):
+    """All blocks may have been trained together after it."""
+    workdir = Workdir(tmp_path)
+    for number in (0, 1):
+        folder = workdir.block(number)
+        folder.root.mkdir(parents=True)
+        with Log(folder) as log:
+            log.row("device", 10, number, loss=9.0)
+    (workdir.block(1).checkpoints("device") / "10").mkdir(parents=True)
+    assert [row["block"] for row in read_history(workdir)] == [1]

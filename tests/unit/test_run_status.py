@@ -62,8 +62,9 @@ def test_a_run_on_another_machine(workdir):
     _save(workdir, "device", 40)
     _save(workdir, "lmc_device", 6)
     _save(workdir, "edge", 2, seconds=5.0)
-    _log(workdir, "edge", 3, seconds_ago=90.2)
+    _log(workdir, "edge", 3, seconds_ago=0)
     _hold(workdir, TRAINING.name, 12, "elsewhere")
+    _set_back(workdir, 90.2)
     first, *lines = status_lines(workdir)
     assert first.endswith("missing: edge, lmc_edge, cloud, the merged model")
     assert lines == [
@@ -71,8 +72,33 @@ def test_a_run_on_another_machine(workdir):
         "  lmc_device  step 6 of 6 saved, 0.167 s a step",
         "  edge        step 2 of 4 saved, 2.5 s a step; edge, step 3 logged 90 s ago",
         "  cloud       not begun",
-        "    process 12 on elsewhere since 2026-01-02 03:04:05 is at work",
+        "    process 12 on elsewhere since 2026-01-02 03:04:05 has not said that it ended; only "
+        "that machine knows whether it is still at work; it last wrote 90 s ago",
     ]
+
+
+def _set_back(workdir: Workdir, seconds: float) -> None:
+    for path in workdir.root.rglob("*"):
+        os.utime(path, (path.stat().st_mtime - seconds,) * 2)
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(119, "119 s"), (140, "2 min"), (3 * 3600, "3 h"), (3 * 86400, "3 d")]
+)
+def test_a_job_that_was_killed_on_another_machine_is_not_at_work(workdir, seconds, words):
+    """Such as a pod: only the age of its files tells."""
+    _save(workdir.block(1), "device", 20)
+    _log(workdir.block(1), "device", 30, seconds_ago=5)
+    _hold(workdir.block(1), BLOCK.name, 12, "pod-7")
+    _set_back(workdir, seconds + 0.2)
+    *_, line, _ = status_lines(workdir)
+    assert "process 12 on pod-7" in line and line.endswith(f"; it last wrote {words} ago")
+    assert " is at work" not in line
+
+
+def test_a_process_of_this_machine_is_at_work(workdir):
+    _hold(workdir, TRAINING.name, os.getppid(), socket.gethostname())
+    assert status_lines(workdir)[-1].endswith("03:04:05 is at work")
 
 
 def test_a_stage_without_checkpoints_is_done_where_the_next_has_begun(workdir):
@@ -100,6 +126,15 @@ def test_blocks_of_jobs_of_their_own(workdir):
     ]
     _save(workdir, "device", 40)
     _save(workdir, "lmc_device", 6)
+    assert not any("jobs of their own" in line for line in status_lines(workdir))
+
+
+def test_a_job_that_saved_nothing_is_no_part_of_a_run_of_all_blocks(workdir):
+    workdir.block(0).root.mkdir(parents=True)
+    assert not any("jobs of their own" in line for line in status_lines(workdir))
+    _hold(workdir.block(0), BLOCK.name, os.getppid(), socket.gethostname())
+    assert "3 blocks by jobs of their own:" in status_lines(workdir)
+    _save(workdir, "device", 20)
     assert not any("jobs of their own" in line for line in status_lines(workdir))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from blocks_case import four_blocks, run_context
 from stage_cases import ALL, NUM_STEPS, stage_settings
@@ -151,3 +152,29 @@ def test_blocks_of_their_own_jobs_take_the_place_of_their_stages(course, monkeyp
     done.clear()
     assert course(stage_settings())[:2] == [("score", "lmc_device"), ("edge", "lmc_device", 0)]
     assert done == ["missing ones", "lmc_device"], "it was stopped between the two"
+
+
+def test_the_first_process_says_which_stages_are_left(course, monkeypatch):
+    """Another one may see the folder of a run that was just killed as it was a moment ago."""
+    course(stage_settings())
+    monkeypatch.setattr(pipeline.processes, "gather", lambda _: np.array([len(ALL), 1]))
+    monkeypatch.setattr(pipeline.processes, "any_process", lambda flag: flag)
+    done = course(stage_settings())
+    assert done == [("lmc_edge", "edge", 0), ("score", "lmc_edge")], "all were restored"
+
+
+def test_the_first_process_says_which_stages_are_adopted(course, monkeypatch):
+    course(stage_settings())
+    adopted = []
+
+    def adopt_stage(run, spec):
+        adopted.append(spec.name)
+        return StageState(spec.name, [], NUM_STEPS[spec.name], 0, 0.0)
+
+    monkeypatch.setattr(pipeline.processes, "gather", lambda _: np.array([len(ALL), 1]))
+    monkeypatch.setattr(pipeline.processes, "is_first", lambda: False)
+    monkeypatch.setattr(pipeline.processes, "any_process", lambda _: not adopted)
+    monkeypatch.setattr(pipeline, "finish_blocks", lambda run: None)
+    monkeypatch.setattr(pipeline, "adopt_stage", adopt_stage)
+    course(stage_settings())
+    assert adopted == ["device"]
