@@ -1,5 +1,5 @@
-"""Lists what this machine has: Python, JAX, devices, rasterizers, memory, optional packages. Always
-exits with 0.
+"""Lists what this machine has: Python, JAX, devices, rasterizers, memory, optional packages and
+programs. Always exits with 0.
 
 python -m cosurfgs_jax.doctor
 """
@@ -44,6 +44,15 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _splat_transform() -> str:
+    """Where the program is that no Python package brings along."""
+    missing = (
+        "not on the PATH; for export --format=html, spz or sog: npm install -g "
+        "@playcanvas/splat-transform"
+    )
+    return shutil.which("splat-transform") or missing
 
 
 def _gib(num_bytes: int) -> str:
@@ -195,6 +204,7 @@ def main(options: program.Options) -> None:
         (name, _version(name) or f'not installed; for {use}: pip install "cosurfgs_jax[{extra}]"')
         for name, extra, use in _OPTIONAL
     ]
+    lines += [("splat-transform", _splat_transform())]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         print(f"{name:<{width}}  {text}")

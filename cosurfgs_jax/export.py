@@ -2,8 +2,9 @@
 
 python -m cosurfgs_jax.export --workdir=DIR [--format=ply|html|spz|sog|textured|dsm|las|points]
 
-las and dsm are in map coordinates, by --config.geo.offset and --config.geo.epsg; the others are in
-the dataset's frame.
+las and dsm are in map coordinates, by --config.geo.offset and --config.geo.epsg; html, spz and sog
+are upright around the middle of the ground; textured.glb is turned so that y is up; the others are
+in the dataset's frame.
 """
 
 import sys

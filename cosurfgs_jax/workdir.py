@@ -53,6 +53,7 @@ TEST_NAMES = "views.json"  # beside them: picture name -> photograph
 
 _UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
+_POINT_CLOUD = re.compile(r"iteration_(\d+)")
 _TEST = re.compile(r"ours_(\d+)")
 
 
@@ -188,6 +189,15 @@ class Workdir:
         """The merged surfels after `step` steps of all stages."""
         return self.root / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
 
+    def newest_point_cloud(self) -> int | None:
+        """The steps of the newest merged surfels; None without any."""
+        steps = [
+            int(match[1])
+            for path in (self.root / "point_cloud").glob("*")
+            if (match := _POINT_CLOUD.fullmatch(path.name))
+        ]
+        return max(steps, default=None)
+
     @property
     def cameras(self) -> Path:
         """Cameras, for viewers."""
@@ -264,6 +274,10 @@ class Workdir:
         """Folder for temporary files of who holds a lock, each in one of its own."""
         return self.root / ".scratch" / name
 
+    def own_scratch(self, output: Output) -> Path:
+        """What `writing` gives; who writes without the lock has to make and delete it."""
+        return self.scratch(output.name) / ended.own_name()
+
     @contextlib.contextmanager
     def writing(self, output: Output) -> Iterator[Path]:
         """Holds the lock of one kind of output, and deletes what a killed program has left.
@@ -275,7 +289,7 @@ class Workdir:
         Raises:
             InputError: another process writes the same, with its number, machine and start.
         """
-        scratch = self.scratch(output.name) / ended.own_name()
+        scratch = self.own_scratch(output)
         with locks.hold(self.lock(output.name), output.writer, scratch, output.together):
             files.clear_unfinished(self.root)
             yield scratch

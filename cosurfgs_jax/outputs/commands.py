@@ -288,6 +288,10 @@ def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
     with workdir.writing(EXPORTS):
         trained = load_trained(settings, workdir)
         chosen.write(trained, workdir.export)
-    if chosen.is_in_report:
+    if not chosen.is_in_report:
+        return
+    try:
         with workdir.writing(MESH):  # which it shows
             _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
+    except InputError as error:  # no reason to export it again
+        _log.warning("the export is written, and the report is not: %s", error)

@@ -135,7 +135,14 @@ class TextureSettings(SettingsGroup, name="texture"):
     )
     size: int = setting(
         0,
-        "Pixels along the side of the texture; 0 means from the data (the photographs' pixels on "
-        "the mesh), at most 4096. It takes 100 bytes of memory a pixel.",
+        "Pixels along the side of the texture; 0 means from the data (the pixels on the mesh of "
+        "the photographs), at most 4096. It takes 100 bytes of memory a pixel.",
         Check(_SIZE_FORM, lambda size: size == 0 or _SIZES[0] <= size <= _SIZES[1]),
+    )
+    downscale: int = setting(
+        0,
+        "Whole factor by which the photographs are shrunk for the texture; 0 means as training "
+        "used them (data.downscale).",
+        not_negative("0 (data.downscale) or a whole factor"),
+        largest=1024,
     )

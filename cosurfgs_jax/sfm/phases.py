@@ -155,10 +155,14 @@ def _link(folder: PhotoFolder, dataset: _Dataset) -> None:
 
 
 def _has_moved(folder: PhotoFolder, dataset: _Dataset) -> bool:
-    """Whether all photographs that features were made from are in this folder, by name and size."""
+    """Whether the photographs that features were made from are no longer where they were, and this
+    folder has some of them, by name and size, and no other ones of their names. Some may have been
+    taken out, for good or to come back.
+    """
     before = _photographs_of(dataset.features_key)
-    sizes = {photo.name: photo.path.stat().st_size for photo in folder.photos}
-    return bool(before) and all(sizes.get(name) == size for name, (size, _) in before.items())
+    known = [photo for photo in folder.photos if photo.name in before]
+    is_same = all(photo.path.stat().st_size == before[photo.name][0] for photo in known)
+    return not dataset.images.exists() and bool(known) and is_same
 
 
 def _is_copy(folder: PhotoFolder, copy: Path) -> bool:

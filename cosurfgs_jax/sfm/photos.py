@@ -1,6 +1,8 @@
 """The photographs of a folder: what is in it, what can be read, which camera took what."""
 
 import dataclasses
+import logging
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cosurfgs_jax.sfm.exif import PhotoTags, tags_of
 MIN_PHOTOS = 3
 _UNKNOWN = (".webp", ".jp2", ".j2k", ".jpx")  # pycolmap's wheels read them as nothing
 _RESULT_MARKS = (".locks", ".prepare")  # in each folder that the programs write
+_log = logging.getLogger(__name__)
 # Without a word on the focal length: a moderate wide angle, as COLMAP assumes.
 _UNKNOWN_FOCAL = 1.2  # of the longer side
 
@@ -86,8 +89,8 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
     if not root.is_dir():
         what = "which is a file" if root.exists() else "which is not there"
         raise InputError(f"--images: expected a folder of photographs, got {root}, {what}")
-    left_out = (*_below(root, leave_out), *_results_below(root))
-    names = sorted(FileIndex(root, leave_out=left_out).names())
+    names = sorted(FileIndex(root, leave_out=_below(root, leave_out)).names())
+    names, results = _without_results(root, names)
     photos = []
     unreadable = {}
     for name in names:
@@ -106,7 +109,9 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
             continue
         photos.append(Photo(name, path, height=header.height, width=header.width, tags=tags))
     if len(photos) < MIN_PHOTOS:
-        raise InputError(_too_few(root, photos, unreadable))
+        raise InputError(_too_few(root, photos, unreadable, results))
+    if results:
+        _log.warning("--images: %s", _results_words(results))
     photos.sort(key=lambda photo: _number_key(photo.name))
     if all(photo.tags.time for photo in photos):
         photos.sort(key=lambda photo: photo.tags.time)
@@ -129,11 +134,25 @@ def _number_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _results_below(root: Path) -> tuple[str, ...]:
-    """Folders of runs and of datasets that were made here: their pictures are no photographs."""
-    marks = [mark for name in _RESULT_MARKS for mark in root.rglob(name)]
-    places = {mark.parent for mark in marks if mark.parent != root}
-    return tuple(folded(place.relative_to(root).as_posix()) for place in sorted(places))
+def _without_results(root: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """Names of photographs, and of the pictures in folders of runs and of datasets that were made
+    here.
+    """
+    places = tuple(
+        folded(Path(place).relative_to(root).as_posix()) + "/"
+        for place, folders, _ in os.walk(root)
+        if Path(place) != root and any(mark in folders for mark in _RESULT_MARKS)
+    )
+    results = [name for name in names if folded(name).startswith(places)]
+    return [name for name in names if not folded(name).startswith(places)], results
+
+
+def _results_words(results: list[str]) -> str:
+    return (
+        f"{len(results)} pictures are left out, as they lie in folders of runs or datasets of this "
+        f"program, for example {readable(results[0])}; give the folder of photographs among them "
+        "itself"
+    )
 
 
 def _below(root: Path, folder: Path) -> tuple[str, ...]:
@@ -145,7 +164,9 @@ def _below(root: Path, folder: Path) -> tuple[str, ...]:
     return () if inside == "." else (folded(inside),)
 
 
-def _too_few(root: Path, photos: list[Photo], unreadable: dict[str, str]) -> str:
+def _too_few(
+    root: Path, photos: list[Photo], unreadable: dict[str, str], results: list[str]
+) -> str:
     if unreadable:
         first = next(iter(unreadable))
         return (
@@ -156,6 +177,8 @@ def _too_few(root: Path, photos: list[Photo], unreadable: dict[str, str]) -> str
     hint = "give the folder that they are in"
     if others:
         hint = f"convert the {' and '.join(others)} files to JPEG first"
+    elif results:
+        hint = _results_words(results)
     return (
         f"--images: expected at least {MIN_PHOTOS} photographs (JPEG, PNG, TIFF, ...) in {root} or "
         f"below, got {len(photos)}; {hint}"

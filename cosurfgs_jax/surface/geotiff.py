@@ -8,6 +8,7 @@ tables anyway, which come with the same wheel.
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -119,6 +120,66 @@ class _File:
 
 
 @contextlib.contextmanager
+def _refusals(path: str | os.PathLike) -> Iterator[None]:
+    """What GDAL could not write becomes an InputError: its errors are none of the system's."""
+    rasterio = import_rasterio()
+    try:
+        yield
+    except Exception as error:
+        is_gdals = isinstance(error, SystemError | rasterio.errors.RasterioError)
+        # Others have no public class.
+        if not is_gdals and not type(error).__name__.startswith("CPLE_"):
+            raise
+        reason = f"GDAL: {str(error).partition('. ')[0][:200]}"
+        raise InputError(_not_written(path, reason)) from error
+
+
+def _not_written(path: str | os.PathLike, reason: str) -> str:
+    return (
+        f"{path}: could not be written ({reason}); make room or choose another folder, then run "
+        "the same command again"
+    )
+
+
+def _check_whole(written: Path, path: str | os.PathLike) -> None:
+    """Refuses a file that was closed without an error though the file system had no room: GDAL
+    does not tell then.
+
+    Args:
+        written: the file.
+        path: what it is to be, for the message.
+    Raises:
+        InputError: a block of it, or of one of its overviews, is missing or ends behind the file.
+        RasterioError: it cannot be opened.
+    """
+    rasterio = import_rasterio()
+    with open(written, "rb+") as file:
+        os.fsync(file.fileno())  # some file systems refuse only now
+    num_bytes = written.stat().st_size
+    with rasterio.open(written) as file:
+        levels = [{}] + [{"overview_level": number} for number in range(len(file.overviews(1)))]
+    for level in levels:
+        with rasterio.open(written, **level) as file:
+            if _end_of_blocks(file) > num_bytes:
+                raise InputError(_not_written(path, "it is cut off"))
+
+
+def _end_of_blocks(file) -> float:
+    """Where the last block of an open file ends, in bytes; infinity where one was not written."""
+    last = 0.0
+    for band in file.indexes:
+        for (row, column), _ in file.block_windows(band):
+            begin, size = (
+                file.get_tag_item(f"BLOCK_{name}_{column}_{row}", "TIFF", bidx=band)
+                for name in ("OFFSET", "SIZE")
+            )
+            if not begin or not size:
+                return np.inf
+            last = max(last, int(begin) + int(size))
+    return last
+
+
+@contextlib.contextmanager
 def create(
     path: str | os.PathLike,
     grid: GroundGrid,
@@ -157,7 +218,7 @@ def create(
         else {"dtype": "float32", "nodata": NODATA}
     )
     system = rasterio.crs.CRS.from_epsg(epsg) if epsg else None
-    with files.atomic_path(path) as partial:
+    with files.atomic_path(path) as partial, _refusals(path):
         with rasterio.open(
             partial,
             "w",
@@ -180,7 +241,8 @@ def create(
                 dataset.units = (system.linear_units, *[""] * (len(names) - 1))
             dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
             yield _File(dataset, rasterio)
-        with files.atomic_path(partial) as whole:
+        _check_whole(partial, path)
+        with files.atomic_path(partial) as whole, _refusals(path):
             rasterio.shutil.copy(
                 partial,
                 whole,
@@ -191,3 +253,4 @@ def create(
                 overview_resampling="AVERAGE" if kind == "color" else "NEAREST",
                 bigtiff="IF_SAFER",
             )
+            _check_whole(whole, path)

@@ -21,7 +21,7 @@ from cosurfgs_jax.surface.mesh import Mesh
 _SHARPNESS = 2.0
 # Of a photograph's shorter side: towards its rim it counts less and less.
 _FADE = 0.1
-_FAINTEST = 1e-6  # weight of the mesh's own colour: where no photograph sees it, it is all
+_AT_ONCE = 100_000  # places whose colours are interpolated together, 100 bytes each
 # Beside the outline of something nearer or farther a pose that is off by a pixel shows the wrong
 # one.
 _AT_OUTLINES = 0.05
@@ -108,6 +108,7 @@ class RayScene:
         self._tensor = open3d.core.Tensor
         self.middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
         self.places = (mesh.vertices - self.middle).astype(np.float32)
+        # One thread builds it, always in the same way; rays are cast by all cores.
         self._scene = open3d.t.geometry.RaycastingScene(nthreads=1)
         self._scene.add_triangles(
             self._tensor(self.places), self._tensor(mesh.triangles.astype(np.uint32))
@@ -158,13 +159,13 @@ class _Baking:
         mix = texels.weights[:, :, None]
         self._places = (self.rays.places[corners] * mix).sum(axis=1)
         self._normals = (mesh.vertex_normals[corners] * mix).sum(axis=1)
-        own = (mesh.vertex_colors[corners] * mix).sum(axis=1)
+        self._own = (mesh.vertex_colors[corners] * mix).sum(axis=1).astype(np.float32)
         self._corners = self.rays.places[mesh.triangles]
         self._facing = np.cross(
             self._corners[:, 1] - self._corners[:, 0], self._corners[:, 2] - self._corners[:, 0]
         )
-        self._weights = np.full(len(own), _FAINTEST, np.float32)
-        self._sums = own.astype(np.float32) * np.float32(_FAINTEST)
+        self._weights = np.zeros(len(corners), np.float32)
+        self._sums = np.zeros((len(corners), 3), np.float32)
 
     def add(
         self, camera: _Camera, photo: UInt8[np.ndarray, "h w c"], gains: Float[np.ndarray, "3"]
@@ -194,7 +195,7 @@ class _Baking:
         is_seen = weight > 0
         number = number[is_seen]
         weight = weight[is_seen].astype(np.float32)
-        colors = resample(photo[..., :3], pixels[None, is_seen])[0]
+        colors = _sampled(photo[..., :3], pixels[is_seen])
         self._weights[number] += weight
         self._sums[number] += weight[:, None] * (colors / gains).astype(np.float32)
 
@@ -220,8 +221,21 @@ class _Baking:
 
     def colors(self) -> tuple[Float[np.ndarray, "t 3"], float]:
         """Colours 0..255, and the fraction of the texels that a photograph shows."""
-        is_seen = self._weights > 2 * _FAINTEST
-        return self._sums / self._weights[:, None], float(is_seen.mean())
+        is_seen = self._weights > 0
+        means = self._sums[is_seen] / self._weights[is_seen, None]
+        self._own[is_seen] = means
+        return self._own, float(is_seen.mean())
+
+
+def _sampled(
+    image: UInt8[np.ndarray, "h w c"], places: Float[np.ndarray, "n 2"]
+) -> UInt8[np.ndarray, "n c"]:
+    """Colours of an image at pixels (`resample`)."""
+    colors = np.empty((len(places), image.shape[2]), np.uint8)
+    for first in range(0, len(places), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        colors[part] = resample(image, places[None, part])[0]
+    return colors
 
 
 def bake(
@@ -300,7 +314,7 @@ def scores(textured: TexturedMesh, sources: Sources) -> dict[str, float]:
 
     def texture_color(triangles: np.ndarray, weights: np.ndarray) -> np.ndarray:
         places = (textured.uvs[triangles] * weights[:, :, None]).sum(axis=1) * size
-        return resample(textured.picture, places[None].astype(np.float32))[0]
+        return _sampled(textured.picture, places.astype(np.float32))
 
     def vertex_color(triangles: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return (mesh.vertex_colors[mesh.triangles[triangles]] * weights[:, :, None]).sum(axis=1)

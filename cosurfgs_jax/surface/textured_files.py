@@ -8,7 +8,7 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -153,25 +153,32 @@ _SAMPLER = {
 
 def write_textured_obj(path: str | os.PathLike, textured: TexturedMesh) -> None:
     """Writes an OBJ file with normals, and beside it the material (.mtl) and the picture (.jpg) of
-    the same name, each atomically and the OBJ file last; the dataset's frame.
+    the same name; the dataset's frame. All three are written before the first takes the place of
+    an earlier one, for the charts of each call lie elsewhere in the picture.
     """
     path = Path(path)
+    with (
+        files.atomic_path(path) as obj,
+        files.atomic_path(path.with_suffix(".mtl")) as material,
+        files.atomic_path(path.with_suffix(".jpg")) as picture,
+    ):
+        picture.write_bytes(_jpeg(textured))
+        text = f"newmtl photographs\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {path.stem}.jpg\n"
+        material.write_text(text, encoding="ascii")
+        with open(obj, "w", encoding="ascii") as file:
+            _write_obj(file, textured, path.stem)
+
+
+def _write_obj(file: TextIO, textured: TexturedMesh, stem: str) -> None:
     mesh = textured.mesh
-    with files.atomic_path(path.with_suffix(".jpg")) as temporary:
-        temporary.write_bytes(_jpeg(textured))
-    material = f"newmtl photographs\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {path.stem}.jpg\n"
-    with files.atomic_path(path.with_suffix(".mtl")) as temporary:
-        temporary.write_text(material, encoding="ascii")
     uvs = textured.uvs.reshape(-1, 2).astype(np.float64)
     places, numbers = np.unique(uvs, axis=0, return_inverse=True)
     places[:, 1] = 1 - places[:, 1]  # OBJ counts upwards
     corners = np.stack([mesh.triangles, numbers.reshape(-1, 3), mesh.triangles], axis=2)
     digits = digits_of(mesh)
-    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as file:
-        file.write(f"# cosurfgs_jax textured mesh\nmtllib {path.stem}.mtl\n")
-        np.savetxt(file, mesh.vertices, fmt=f"v %.{digits}f %.{digits}f %.{digits}f")
-        np.savetxt(file, places, fmt="vt %.6f %.6f")
-        np.savetxt(file, mesh.vertex_normals, fmt="vn %.4f %.4f %.4f")
-        file.write("usemtl photographs\n")
-        face = "f %d/%d/%d %d/%d/%d %d/%d/%d"
-        np.savetxt(file, corners.reshape(-1, 9) + 1, fmt=face)
+    file.write(f"# cosurfgs_jax textured mesh\nmtllib {stem}.mtl\n")
+    np.savetxt(file, mesh.vertices, fmt=f"v %.{digits}f %.{digits}f %.{digits}f")
+    np.savetxt(file, places, fmt="vt %.6f %.6f")
+    np.savetxt(file, mesh.vertex_normals, fmt="vn %.4f %.4f %.4f")
+    file.write("usemtl photographs\n")
+    np.savetxt(file, corners.reshape(-1, 9) + 1, fmt="f %d/%d/%d %d/%d/%d %d/%d/%d")

@@ -4,6 +4,7 @@ copies the splat file, and where it is there the program itself.
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from blocks_case import four_blocks, solid_state, surfels_of
 
+from cosurfgs_jax import doctor
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply, write_surfels_ply
 from cosurfgs_jax.geometry.spherical_harmonics import rotate
@@ -18,7 +20,7 @@ from cosurfgs_jax.outputs import exports
 from cosurfgs_jax.outputs.exports import browser
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.workdir import Workdir
+from cosurfgs_jax.workdir import EXPORTS, Workdir
 
 NAMES = ("html", "spz", "sog")
 # Flags, settings of the viewer, splat file, result.
@@ -37,6 +39,10 @@ def _trained():
     return Trained(Settings(), four_blocks(), surfels, 1, Workdir("run"))
 
 
+def _write(form, folder):
+    form.write(_trained()._replace(workdir=Workdir(folder / "run")), folder / "export")
+
+
 def _program(folder, monkeypatch, text):
     path = folder / "splat-transform"
     path.write_text(text.format(folder=folder))
@@ -49,7 +55,7 @@ def test_the_program_gets_an_upright_model_and_the_first_view(tmp_path, monkeypa
     _program(tmp_path, monkeypatch, COPIES)
     form = exports.find_format(name)
     form.check(Settings())
-    form.write(_trained(), tmp_path / "export")
+    _write(form, tmp_path)
     assert [path.name for path in (tmp_path / "export").iterdir()] == [f"model.{name}"]
     given = (tmp_path / "arguments").read_text().split()
     assert given[:4] == ["--quiet", "--overwrite", "--gpu", "cpu"] and given[-1].endswith(name)
@@ -71,6 +77,9 @@ def test_without_the_program_the_way_to_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="--format=spz: needs .*; run `npm install .*--format=ply"):
         exports.find_format("spz").check(Settings())
+    assert doctor._splat_transform().startswith("not on the PATH; for export --format=html")
+    _program(tmp_path, monkeypatch, COPIES)
+    assert doctor._splat_transform() == str(tmp_path / "splat-transform")
 
 
 @pytest.mark.parametrize("end", ["exit 3", "exit 0"])
@@ -78,15 +87,43 @@ def test_a_failure_is_said_and_leaves_nothing(tmp_path, monkeypatch, end):
     text = f"#!/bin/sh\necho starting >&2\necho '  Error: no room' >&2\n{end}\n"
     _program(tmp_path, monkeypatch, text)
     with pytest.raises(InputError, match=r"write model\.sog.* got exit code [03] .*Error: no room"):
-        exports.find_format("sog").write(_trained(), tmp_path / "export")
+        _write(exports.find_format("sog"), tmp_path)
     assert list((tmp_path / "export").iterdir()) == []
+
+
+HEAP = "FATAL ERROR: Reached heap limit - JavaScript heap out of memory"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (f"#!/bin/sh\necho '{HEAP}' >&2\nexit 134", f"code 134 .{HEAP}.; .* --format=ply"),
+        ("#!/bin/sh\necho loading\nkill -9 $$", "code -9 .loading.; it was killed, .* memory"),
+        ("#!/usr/bin/env no-such-node\n", "code 127 .*no-such-node.*; install Node.js"),
+        ("no program\n", "splat-transform cannot be run .Exec format error.; update it"),
+    ],
+)
+def test_the_advice_fits_the_failure(tmp_path, monkeypatch, text, words):
+    _program(tmp_path, monkeypatch, text)
+    with pytest.raises(InputError, match=words):
+        _write(exports.find_format("sog"), tmp_path)
+    assert list((tmp_path / "export").iterdir()) == []
+
+
+def test_the_splat_file_lies_in_the_scratch_of_the_run(tmp_path, monkeypatch):
+    """It is gigabytes, and the next program deletes there what a killed one left."""
+    _program(tmp_path, monkeypatch, COPIES)
+    _write(exports.find_format("spz"), tmp_path)
+    source = (tmp_path / "arguments").read_text().split()[-2]
+    assert source.startswith(str(Workdir(tmp_path / "run").own_scratch(EXPORTS)))
+    assert not os.path.exists(source)
 
 
 @pytest.mark.skipif(shutil.which("splat-transform") is None, reason="splat-transform is missing")
 def test_the_program_itself_writes_spz_that_it_reads(tmp_path):
-    browser.SPZ.write(_trained(), tmp_path)
+    _write(browser.SPZ, tmp_path)
     out = tmp_path / "back.ply"
-    command = ["splat-transform", "-q", str(tmp_path / "model.spz"), str(out)]
+    command = ["splat-transform", "-q", str(tmp_path / "export" / "model.spz"), str(out)]
     subprocess.run(command, check=True)
     read = read_surfels_ply(out)
     wanted = browser.upright(_trained().partitioned.frame).surfels_to_dataset(_trained().surfels)

@@ -9,17 +9,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blocks_case import four_blocks, solid_state, surfels_of
+from blocks_case import TOWN, four_blocks, solid_state, surfels_of
+from scenes import town_folder
 
 from cosurfgs_jax import export, pictures, report
+from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, trained
-from cosurfgs_jax.outputs.exports import dsm, las
+from cosurfgs_jax.outputs.exports import dsm, las, textured
 from cosurfgs_jax.outputs.trained import Trained, load_trained
-from cosurfgs_jax.settings import Settings, SurfaceSettings
+from cosurfgs_jax.settings import DataSettings, Settings, SurfaceSettings
 from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
-from cosurfgs_jax.workdir import Workdir
+from cosurfgs_jax.workdir import MESH, Workdir
 
 STEP = 28
 
@@ -69,6 +71,13 @@ def calls(monkeypatch):
     stand_in(report, "write_report", lambda workdir, **_: workdir.report)
     done.clear()
     return SimpleNamespace(done=done, replace=stand_in)
+
+
+def _square(extent) -> Mesh:
+    corners = extent * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float64)
+    normals = np.tile([0.0, 0, 1], (4, 1)).astype(np.float32)
+    triangles = np.array([[0, 1, 2], [1, 3, 2]], np.int32)
+    return Mesh(corners, triangles, np.zeros((4, 3), np.uint8), normals)
 
 
 def _write_mesh(settings, workdir: Workdir) -> None:
@@ -224,6 +233,59 @@ def test_the_height_map_takes_the_mesh_where_it_is_wanted(workdir, monkeypatch, 
     assert given["mesh"] == {"surface": "the mesh", "surfels": None}[heights]
 
 
+@pytest.mark.parametrize(
+    "extent, asked, size, words",
+    [
+        (1.0, 0, 1024, "1024 texels a side; a texel is 0.00124 on the surface, 0.62 pixels"),
+        (10.0, 0, 4096, "8192 texels a side would show all of them, and more than 4096"),
+        (10.0, 2048, 2048, "2048 texels a side; a texel is 0.0062 on the surface, 3.1 pixels"),
+    ],
+)
+def test_a_texture_says_how_fine_it_is(monkeypatch, caplog, extent, asked, size, words):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(textured, "choose_voxel_size", lambda *_, **__: 0.002)
+    model = _trained()
+    model.settings.texture.size = asked
+    model.settings.data.downscale = 4
+    chosen = textured.choose_size(_square(extent), model)
+    assert chosen.size == size and chosen.photo_pixel == 0.002
+    assert chosen.texel * size == pytest.approx(extent / np.sqrt(textured._COVERED))
+    textured._say_size(chosen, model.settings)
+    assert words in caplog.text and "as training used them (data.downscale=4)" in caplog.text
+    assert ("coarser than the photographs" in caplog.text) == (not asked and extent > 1)
+
+
+def test_a_texture_is_made_of_sharper_photographs_where_that_is_wanted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    place = town_folder(TOWN)
+    settings = Settings(data=DataSettings(path=str(place), downscale=2), generated=TOWN)
+    scene = load_scene(settings.data, TOWN, tmp_path)
+    model = _trained()._replace(
+        settings=settings,
+        partitioned=four_blocks()._replace(scene=scene),
+        workdir=Workdir(tmp_path),
+    )
+    assert textured.with_photographs(model) is model
+    settings.texture.downscale = 1
+    shown = textured.with_photographs(model)
+    sharp = shown.partitioned.scene
+    assert sharp.image_names == scene.image_names
+    assert (sharp.views.image_sizes == 2 * scene.views.image_sizes).all()
+    coarse = textured.choose_size(_square(9.0), model)
+    fine = textured.choose_size(_square(9.0), shown)
+    assert fine.photo_pixel == pytest.approx(coarse.photo_pixel / 2, rel=0.02)
+    textured._say_size(fine, shown.settings)
+    assert "as config.texture.downscale wants them (data.downscale=1)" in caplog.text
+    settings.texture.downscale = 64
+    with pytest.raises(InputError, match=r"config\.texture\.downscale=64: .*, which leaves 1x1"):
+        textured.with_photographs(model)
+    settings.texture.downscale = 1
+    others = dataclasses.replace(scene, is_test=~scene.is_test)
+    model = model._replace(partitioned=four_blocks()._replace(scene=others))
+    with pytest.raises(InputError, match="expected the 16 photographs of training"):
+        textured.with_photographs(model)
+
+
 def test_render_writes_four_files_a_view(calls, workdir, monkeypatch):
     maps = {name: np.ones((4, 5), np.float32) for name in ("depth", "median_depth", "plane_depth")}
     maps |= {name: np.ones((4, 5, 3), np.float32) for name in ("color", "normal")}
@@ -286,6 +348,16 @@ def test_export_checks_before_it_loads_the_model(calls, workdir, monkeypatch):
     monkeypatch.setattr(exports, "FORMATS", (exports.FORMATS[0]._replace(is_in_report=True),))
     commands.export(Settings(), workdir, "new")
     assert calls.done == ["load_trained", "load_trained", "write_report"]
+
+
+def test_an_export_that_is_written_is_a_success(calls, workdir, monkeypatch, caplog):
+    """Whatever keeps the report from being written."""
+    form = exports.ExportFormat("new", "", lambda _: None, lambda *_: None, is_in_report=True)
+    monkeypatch.setattr(exports, "FORMATS", (form,))
+    with workdir.writing(MESH):
+        commands.export(Settings(), workdir, "new")
+    assert "the export is written, and the report is not: " in caplog.text
+    assert calls.done == ["load_trained"]
 
 
 def test_maps_and_meshes_are_in_the_report():

@@ -3,6 +3,7 @@ program takes is Python's and JAX's start. Each program is a process of its own,
 has a backend, and ends with its own exit code.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -235,6 +236,7 @@ def _serve() -> None:
     sys.path[0] = os.getcwd()
     import_programs()
     for line in sys.stdin:
+        _take_leave()
         command, outputs, *folder = json.loads(line)
         if folder:
             _start_beside(command, outputs, Path(*folder))
@@ -245,6 +247,14 @@ def _serve() -> None:
             sys.exit(0)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+    _take_leave()
+
+
+def _take_leave() -> None:
+    """Of processes that have ended: what they used counts as used by this one."""
+    with contextlib.suppress(ChildProcessError):  # there is none
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.metrics import frames
 from cosurfgs_jax.metrics.frames import check_same_frame
 
 
@@ -70,3 +71,11 @@ def test_a_scan_of_a_small_part_is_no_mistake():
         return np.c_[xy, 2 * np.sin(xy[:, 0] / 7) + np.cos(xy[:, 1] / 5)]
 
     check_same_frame(ground(200_000, 1000.0), ground(20_000, 80.0, (200.0, 100.0)))
+
+
+@pytest.mark.parametrize(("num", "asked"), [(900, 900), (9000, 2250)])
+def test_distances_are_taken_from_all_points_or_from_two_thousand_at_least(num, asked):
+    points = block(num)
+    cloud = frames._Cloud(points)
+    assert len(cloud.points) == asked
+    np.testing.assert_array_equal(cloud.points, points[:: num // asked])

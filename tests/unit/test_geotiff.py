@@ -2,6 +2,7 @@
 wrong numbers.
 """
 
+import resource
 import sys
 
 import numpy as np
@@ -45,6 +46,8 @@ def test_pieces_make_one_file(rasterio, tmp_path):
     ]  # nothing beside them
 
 
+# A file of this kind for which so many bytes are missing on the disk.
+FULL = [("color", 1), ("color", 5000), ("color", 200_000), ("color", 6_000_000), ("height", 1000)]
 WIDE = GroundGrid(left=500_000.0, top=4_000_000.0, pixel_size=0.5, width=1500, height=1100)
 
 
@@ -95,6 +98,30 @@ def test_a_failure_leaves_the_old_file(rasterio, tmp_path):
         geotiff.create(tmp_path / "file" / "h.tif", GRID, "height"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind, missing", FULL)
+def test_a_full_disk_leaves_the_old_file(rasterio, tmp_path, kind, missing):
+    """GDAL closes such files without an error where only their ends are missing."""
+    bands = np.random.default_rng(0).uniform(0, 255, (len(geotiff._BANDS[kind]), 1100, 1500))
+    bands = bands.astype(np.uint8 if kind == "color" else np.float32)
+
+    def write(name):
+        with geotiff.create(tmp_path / name, WIDE, kind) as file:
+            file.write(bands, row=0, column=0)
+
+    write("whole.tif")
+    (tmp_path / "map.tif").write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = (tmp_path / "whole.tif").stat().st_size - missing
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"map\.tif: could not be written .*; make room"):
+            write("map.tif")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "map.tif").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "whole.tif"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_the_order_is_that_of_time_or_of_numbers(tmp_path):
     assert [photo.name for photo in read_folder(tmp_path, tmp_path).photos] == names
 
 
-def test_results_within_the_folder_are_no_photographs(tmp_path):
+def test_results_within_the_folder_are_no_photographs(tmp_path, caplog):
     for name in ("a.jpg", "b.jpg", "sub/c.jpg", "runs/Mine/renders/0.png", "old/images/d.jpg"):
         _image(tmp_path / name)
     (tmp_path / "runs" / "Mine" / ".locks").mkdir()
@@ -80,6 +81,11 @@ def test_results_within_the_folder_are_no_photographs(tmp_path):
     (tmp_path / ".locks").mkdir()
     names = [photo.name for photo in read_folder(tmp_path, tmp_path / "out").photos]
     assert names == ["a.jpg", "b.jpg", "sub/c.jpg"]
+    words = "2 pictures are left out, .* for example old/images/d.jpg; give the folder"
+    assert re.search(words, caplog.text)
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(InputError, match="got 2; " + words):
+        read_folder(tmp_path, tmp_path / "out")
 
 
 def test_names_that_are_no_text_are_left_out(tmp_path):
@@ -103,19 +109,22 @@ def _features_of(tmp_path, folder):
 
 
 def test_photographs_that_have_moved_are_found_again(tmp_path):
-    for name in "abc":
+    for name in "abcd":
         _image(tmp_path / "photos" / f"{name}.jpg")
     folder = read_folder(tmp_path / "photos", tmp_path / "out")
     dataset = _features_of(tmp_path, folder)
     phases._link(folder, dataset)
-    (tmp_path / "photos").rename(tmp_path / "disk")
-    phases._link(read_folder(tmp_path / "disk", tmp_path / "out"), dataset)
-    assert dataset.images.resolve() == (tmp_path / "disk").resolve()
+    (tmp_path / "photos" / "d.jpg").unlink()  # a blurred one
     _image(tmp_path / "others" / "a.jpg", size=(50, 40))
-    for name in "bc":
-        _image(tmp_path / "others" / f"{name}.jpg")
-    with pytest.raises(InputError, match="to be the photographs of .*others, got .*disk"):
+    for place in ("others", "second"):  # a flight whose files have the same names, and sizes, too
+        for name in "bcd" if place == "others" else "abcd":
+            _image(tmp_path / place / f"{name}.jpg")
+    with pytest.raises(InputError, match="to be the photographs of .*second, got .*photos"):
+        phases._link(read_folder(tmp_path / "second", tmp_path / "out"), dataset)
+    (tmp_path / "photos").rename(tmp_path / "disk")
+    with pytest.raises(InputError, match="to be the photographs of .*others, got .*photos"):
         phases._link(read_folder(tmp_path / "others", tmp_path / "out"), dataset)
+    phases._link(read_folder(tmp_path / "disk", tmp_path / "out"), dataset)
     assert dataset.images.resolve() == (tmp_path / "disk").resolve()
 
 

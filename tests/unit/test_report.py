@@ -93,8 +93,17 @@ def test_the_report_opens_with_the_map(tmp_path):
     reduced = geotiff.read_reduced(workdir.export / "dsm.tif", 500)
     assert reduced.bands.shape == (1, 13, 500) and reduced.pixel_size == 1.5
     assert (reduced.bands[0, :, :460] == 3).all() and reduced.bands[0, 0, 499] == geotiff.NODATA
+    assert "dsm.json is missing" in text
+    (workdir.export / "dsm.json").write_text('{"step": 30}')
+    for step, is_older in ((30, False), (100, True)):
+        workdir.point_cloud(step).parent.mkdir(parents=True)
+        text = report.write_report(workdir).read_text()
+        words = "maps are of step 30, and the newest model is of step 100; run `cosurfgs export"
+        assert (words in text) == is_older and "is missing" not in text
     (workdir.export / "dsm.tif").write_bytes(b"II*")
-    assert "dsm.tif: expected a GeoTIFF file of export" in report.write_report(workdir).read_text()
+    text = report.write_report(workdir).read_text()
+    assert "dsm.tif: expected a GeoTIFF file of export" in text
+    assert "<figcaption>orthophoto" in text and "<figcaption>heights" not in text
 
 
 def test_error_colours_and_8_bit_images(tmp_path):

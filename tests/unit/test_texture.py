@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mesh_cases import two_squares
 
+from cosurfgs_jax.data.images import resample
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.settings import Settings
@@ -204,6 +205,33 @@ def test_masked_pixels_and_faces_seen_from_behind_are_not_used():
     assert _baked(turned)[2] == 0
 
 
+def test_what_only_a_far_photograph_shows_has_its_colour():
+    """However little it would count beside others."""
+    mesh = _mesh()
+    texels = atlas.texels_of(_uvs(mesh), TEXELS)
+    views = _views([(30.0, 4.0, 5.0), (31.0, 4.0, 5.0), (4.0, 4.0, 900.0)])
+    photo = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    sources = texture.Sources(views, np.arange(3), lambda view: photo, np.ones((3, 3)))
+    picture, seen = texture.bake(mesh, texels, sources, TEXELS)
+    found = picture.reshape(-1, 3)[texels.pixel]
+    assert seen > 0.8 and ((found == 200).all(axis=1).mean()) == pytest.approx(seen)
+
+
+def test_pieces_of_colours_are_those_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    places = rng.uniform(0, 30, (1000, 2)).astype(np.float32)
+    whole = resample(image, places[None])[0]
+    np.testing.assert_array_equal(texture._sampled(image, places), whole)
+    monkeypatch.setattr(texture, "_AT_ONCE", 7)
+    sizes = []
+    monkeypatch.setattr(
+        texture, "resample", lambda image, at: sizes.append(at.shape) or resample(image, at)
+    )
+    np.testing.assert_array_equal(texture._sampled(image, places), whole)
+    assert set(sizes) == {(1, 7, 2), (1, 6, 2)}
+
+
 def test_gaps_between_charts_have_the_nearest_colour():
     textured, texels, _ = _baked()
     picture = textured.picture
@@ -258,3 +286,21 @@ def test_settings_of_textures_are_checked(name, value):
     setattr(settings.texture, name, value)
     with pytest.raises(InputError, match=f"config.texture.{name}: expected"):
         check(settings)
+
+
+def test_a_failed_obj_leaves_the_old_three_files(tmp_path, monkeypatch):
+    """Charts lie elsewhere in each picture: an old OBJ with a new one shows nonsense."""
+    names = ("t.jpg", "t.mtl", "t.obj")
+    for name in names:
+        (tmp_path / name).write_bytes(b"old")
+    textured, _, _ = _baked()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savetxt", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_textured_obj(tmp_path / "t.obj", textured)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, b"old"
+    )

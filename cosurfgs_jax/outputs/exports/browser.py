@@ -21,8 +21,12 @@ from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.workdir import EXPORTS
 
 _PROGRAM = "splat-transform"
+_UPDATE = "update it with `npm install -g @playcanvas/splat-transform`"
+_NO_PROGRAM = 127  # exit codes of `env` without the interpreter, ...
+_ABORTED = (134, 137)  # ... and of a shell whose program was aborted or killed
 # Splat files are taken to be y down, z ahead: east, down and north from the world's east, north
 # and up.
 _SPLAT_FROM_WORLD = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -76,8 +80,11 @@ def viewer_settings(frame: SceneFrame) -> dict[str, Any]:
 
 def _write(name: str, trained: Trained, folder: Path) -> None:
     frame = trained.partitioned.frame
+    place = trained.workdir.own_scratch(EXPORTS)  # /tmp may be memory
+    with files.writing(place):
+        place.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="cosurfgs-splats-") as scratch,
+        tempfile.TemporaryDirectory(prefix="splats-", dir=place) as scratch,
         files.atomic_path(folder / f"model.{name}") as path,
     ):
         source = Path(scratch) / "model.ply"
@@ -86,19 +93,50 @@ def _write(name: str, trained: Trained, folder: Path) -> None:
             source, upright(frame).surfels_to_dataset(trained.surfels), "3dgs"
         )
         choices.write_text(json.dumps(viewer_settings(frame)))
+        _log.info("%s is at work on %d surfels and says nothing until its end", _PROGRAM, count)
         # Without a GPU it would stop.
         command = [_PROGRAM, "--quiet", "--overwrite", "--gpu", "cpu"]
         command += ["--viewer-settings", str(choices), str(source), str(path)]
-        found = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if found.returncode or not path.stat().st_size:
-            said = [line for line in found.stderr.splitlines() if "rror" in line] or ["nothing"]
-            raise InputError(
-                f"--format={name}: expected {_PROGRAM} to write model.{name}, got exit code "
-                f"{found.returncode} ({said[0].strip()[:200]}); update it with `npm install -g "
-                "@playcanvas/splat-transform`"
-            )
+        _run(name, command, path)
         num_bytes = path.stat().st_size
     _log.info("%d surfels, %.1f MB, in %s", count, num_bytes / 1e6, folder / f"model.{name}")
+
+
+def _run(name: str, command: list[str], path: Path) -> None:
+    """Runs the program.
+
+    Args:
+        name: of the format.
+        command: the program and its arguments.
+        path: of the file that it writes.
+    Raises:
+        InputError: it cannot be run, it failed, or the file is empty.
+    """
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise InputError(
+            f"--format={name}: {_PROGRAM} cannot be run ({error.strerror}); {_UPDATE}"
+        ) from error
+    if not found.returncode and path.stat().st_size:
+        return
+    lines = [line.strip() for text in (found.stderr, found.stdout) for line in text.splitlines()]
+    lines = ["nothing", *filter(None, lines)]
+    said = next((line for line in lines if "error" in line.lower()), lines[-1])
+    advice = _UPDATE
+    if found.returncode == _NO_PROGRAM:
+        advice = "install Node.js 20 or later, whose `node` has to be on the PATH"
+    elif found.returncode < 0 or found.returncode in _ABORTED:
+        advice = (
+            "it was killed, most likely for want of memory: set NODE_OPTIONS=--max-old-space-size "
+            "to more MiB, or give --format=ply, which does without it"
+        )
+    raise InputError(
+        f"--format={name}: expected {_PROGRAM} to write model.{name}, got exit code "
+        f"{found.returncode} ({said[:200]}); {advice}"
+    )
 
 
 def _format(name: str, words: str) -> ExportFormat:

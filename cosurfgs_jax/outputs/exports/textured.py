@@ -1,15 +1,18 @@
 """A mesh with few triangles and a texture of the photographs."""
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.data.loading import load_scene
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.fused_mesh import mesh_of
@@ -32,20 +35,86 @@ def _check(settings: Settings) -> None:
     import_open3d()
 
 
-def choose_size(mesh: Mesh, trained: Trained) -> int:
-    """Texels along the side of the texture: the setting, or the power of two with which a texel is
-    no larger than a photograph's pixel on the surface.
+class TextureSize(NamedTuple):
+    """How fine a texture is.
+
+    | field         | unit, frame                                                               |
+    |---------------|---------------------------------------------------------------------------|
+    | `size`        | texels along its side                                                     |
+    | `wanted`      | the same, with which a texel is no larger than a photograph's pixel       |
+    | `texel`       | side of a texel on the surface, dataset                                   |
+    | `photo_pixel` | of a pixel of the photographs that it is made of, dataset                 |
     """
-    if trained.settings.texture.size:
-        return trained.settings.texture.size
+
+    size: int
+    wanted: int
+    texel: float
+    photo_pixel: float
+
+
+def choose_size(mesh: Mesh, trained: Trained) -> TextureSize:
+    """Texels along the side of the texture: the setting, or the power of two with which a texel is
+    no larger than a pixel of the photographs on the surface, within what graphics cards take.
+    """
     scene = trained.partitioned.scene
     seen = depth_filter.seen_depths(scene.cloud, scene.views)
     pixel = choose_voxel_size(seen, scene.views.intrinsics, pixels=1)
     corners = mesh.vertices[mesh.triangles]
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(across, axis=1).sum() / 2
-    side = np.sqrt(area / _COVERED) / pixel
-    return int(np.clip(2 ** np.ceil(np.log2(side)), _SMALLEST, _LARGEST))
+    side = float(np.sqrt(area / _COVERED))
+    wanted = int(2 ** np.ceil(np.log2(side / pixel)))
+    size = trained.settings.texture.size or int(np.clip(wanted, _SMALLEST, _LARGEST))
+    return TextureSize(size, wanted, texel=side / size, photo_pixel=pixel)
+
+
+def with_photographs(trained: Trained) -> Trained:
+    """The model with the photographs that its texture is made of: those of training, or shrunk less
+    by `texture.downscale`.
+
+    Raises:
+        InputError: they cannot be shrunk by that, or other photographs are used then.
+    """
+    factor = trained.settings.texture.downscale
+    if factor in (0, trained.settings.data.downscale):
+        return trained
+    data = dataclasses.replace(trained.settings.data, downscale=factor)
+    before = trained.partitioned.scene
+    try:
+        scene = load_scene(data, trained.settings.generated, trained.workdir.data)
+    except InputError as error:
+        raise InputError(f"config.texture.downscale={factor}: {error}") from error
+    if scene.image_names != before.image_names or (scene.is_test != before.is_test).any():
+        raise InputError(
+            f"config.texture.downscale: expected the {before.num_views} photographs of training, "
+            f"got {scene.num_views} with {factor}; give 0, for those as training used them"
+        )
+    return trained._replace(
+        settings=dataclasses.replace(trained.settings, data=data),
+        partitioned=trained.partitioned._replace(scene=scene),
+    )
+
+
+def _say_size(chosen: TextureSize, settings: Settings) -> None:
+    words = "as training used them"
+    if settings.texture.downscale:
+        words = "as config.texture.downscale wants them"
+    _log.info(
+        "texture: %d texels a side; a texel is %.3g on the surface, %.2g pixels of the photographs "
+        "%s (data.downscale=%d)",
+        chosen.size,
+        chosen.texel,
+        chosen.texel / chosen.photo_pixel,
+        words,
+        settings.data.downscale,
+    )
+    if chosen.size < chosen.wanted and not settings.texture.size:
+        _log.warning(
+            "texture: coarser than the photographs: %d texels a side would show all of them, and "
+            "more than %d are only made where they are asked for (--config.texture.size)",
+            chosen.wanted,
+            _LARGEST,
+        )
 
 
 def reduce(mesh: Mesh, settings: TextureSettings) -> Mesh:
@@ -55,14 +124,13 @@ def reduce(mesh: Mesh, settings: TextureSettings) -> Mesh:
 
 
 def _bake(
-    mesh: Mesh, trained: Trained, exposures: np.ndarray
+    mesh: Mesh, trained: Trained, exposures: np.ndarray, size: int
 ) -> tuple[atlas.TexturedMesh, dict[str, Any]]:
     """A mesh with its texture, and the fraction of it that photographs show and how it fits those
     that were not used.
     """
     scene = trained.partitioned.scene
     gains = texture.relative_gains(exposures, scene.train_views)
-    size = choose_size(mesh, trained)
     uvs = atlas.unwrap(mesh, size)
     texels = atlas.texels_of(uvs, size)
     with (
@@ -81,18 +149,25 @@ def _bake(
 
 def _write(trained: Trained, folder: Path) -> None:
     started = time.monotonic()
+    shown = with_photographs(trained)
     whole = mesh_of(trained, "texture")
     mesh = reduce(whole, trained.settings.texture)
     exposures = load_exposures(trained.settings, trained.workdir, trained.partitioned)
-    textured, quality = _bake(mesh, trained, exposures)
+    chosen = choose_size(mesh, shown)
+    _say_size(chosen, shown.settings)
+    textured, quality = _bake(mesh, shown, exposures, chosen.size)
+    (folder / "textured.json").unlink(missing_ok=True)  # it is of the files before
     write_textured_glb(folder / "textured.glb", textured, trained.partitioned.scene.up)
     write_textured_obj(folder / "textured.obj", textured)
     geo = trained.settings.geo
-    size = len(textured.picture)
     found = {
         "num_triangles": mesh.num_triangles,
         "num_triangles_before": whole.num_triangles,
-        "size": size,
+        "size": chosen.size,
+        # On the surface, in the dataset's unit; pixels of the photographs that it is made of.
+        "texel": chosen.texel,
+        "photo_pixel": chosen.photo_pixel,
+        "downscale": shown.settings.data.downscale,
         # The mesh itself is in the dataset's frame.
         "map": {"offset": geo.offset_xyz(), "epsg": geo.epsg},
         "step": trained.step,
@@ -103,8 +178,8 @@ def _write(trained: Trained, folder: Path) -> None:
         "textured mesh: %d of %d triangles, %dx%d texels, of which photographs show %.1f %%, in %s",
         mesh.num_triangles,
         whole.num_triangles,
-        size,
-        size,
+        chosen.size,
+        chosen.size,
         100 * quality["photographed_share"],
         folder,
     )
@@ -124,7 +199,8 @@ TEXTURED = ExportFormat(
     "textured",
     "textured.glb, and textured.obj with .mtl and .jpg: the mesh, which is fused first where it is "
     "missing, with fewer triangles (config.texture.triangles) and a texture of the training "
-    "photographs (config.texture.size); the dataset's frame, textured.json has the offset to map "
+    "photographs, as training used them or sharper (config.texture.size, "
+    "config.texture.downscale); the dataset's frame, textured.json has the offset to map "
     "coordinates",
     _check,
     _write,
