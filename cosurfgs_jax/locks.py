@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def hold(path: Path, what: str, scratch: Path | None = None) -> Iterator[None]:
+def hold(path: Path, what: str, scratch: Path | None = None, together: str = "") -> Iterator[None]:
     """Holds a lock that one process alone may have.
 
     Args:
@@ -37,12 +37,15 @@ def hold(path: Path, what: str, scratch: Path | None = None) -> Iterator[None]:
         what: who holds it, for the message to a second one, e.g. "a training run".
         scratch: folder for temporary files of this process alone: what earlier ones have left
             beside it is deleted, and it is removed at the end.
+        together: who may have it together (`hold_shared`), for the message; "" = nobody.
     Raises:
         InputError: another process has the lock, with its number, its machine and since when.
     """
     with _opened(path) as file:
         if not _take(file, fcntl.LOCK_EX):
-            raise InputError(_busy(path, what))
+            if together and _take(file, fcntl.LOCK_SH):  # an owner that the file names has ended
+                raise InputError(_busy(path, together, "one or several"))
+            raise InputError(_busy(path, what, _owner(path)))
         is_ended = has_last_ended(path)
         if not is_ended:
             _log.warning(
@@ -101,7 +104,7 @@ def hold_shared(path: Path, what: str = "") -> Iterator[None]:
     """
     with _opened(path) as file:
         if not _take(file, fcntl.LOCK_SH) and what:
-            raise InputError(_busy(path, what))
+            raise InputError(_busy(path, what, _owner(path)))
         yield
 
 
@@ -196,9 +199,9 @@ def _write_owner(file: int) -> None:
         os.pwrite(file, json.dumps(owner).encode(), 0)
 
 
-def _busy(path: Path, what: str) -> str:
+def _busy(path: Path, what: str, owner: str) -> str:
     return (
-        f"{path.parent.parent}: {what} is under way there already ({_owner(path)}); wait for its "
+        f"{path.parent.parent}: {what} is under way there already ({owner}); wait for its "
         "end or stop it, or use another folder"
     )
 

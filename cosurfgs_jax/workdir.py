@@ -62,9 +62,10 @@ class Output(NamedTuple):
 
     name: str
     writer: str  # in messages
+    together: str = ""  # who may write parts of it side by side, in messages
 
 
-TRAINING = Output("training", "a training run")
+TRAINING = Output("training", "a training run", "a job that trains single blocks")
 BLOCK = Output("training", "the training of this block")  # in the block's folder
 SCORES = Output("scores", "an evaluation")
 MESH = Output("mesh", "the extraction of a mesh, or its evaluation,")
@@ -289,7 +290,7 @@ class Workdir:
             InputError: another process writes the same, with its number, machine and start.
         """
         scratch = self.own_scratch(output)
-        with locks.hold(self.lock(output.name), output.writer, scratch):
+        with locks.hold(self.lock(output.name), output.writer, scratch, output.together):
             files.clear_unfinished(self.root)
             yield scratch
 

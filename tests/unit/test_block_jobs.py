@@ -157,6 +157,14 @@ def test_jobs_and_a_run_of_all_blocks_shut_each_other_out(settings, workdir):
     ):
         pass
     assert workdir.blocks_at_work() == []
+    workdir.lock(TRAINING.name).write_text('{"pid": 1, "host": "there", "since": "long ago"}')
+    with (
+        locks.hold_shared(workdir.lock(TRAINING.name)),  # a job that opens its dataset
+        pytest.raises(InputError, match="a job that trains single blocks is under way") as got,
+        hold_run(workdir),
+    ):
+        pass
+    assert "long ago" not in str(got.value), "a run that was killed"
     with (
         hold_run(workdir),
         pytest.raises(InputError, match="a training run is under way there already"),
