@@ -5,11 +5,12 @@ picture as points on the mesh. NumPy; the charts are Open3D's.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface.mesh import Mesh
+from cosurfgs_jax.surface.pixels_in_triangles import pixels_in_triangles
 
 # Texels between charts: mipmaps of two levels do not mix them.
 _GUTTER = 4
@@ -18,8 +19,6 @@ _GUTTER = 4
 # of the picture, of one part 68 %.
 _PART = 4000
 _STRETCH = 1 / 6  # Open3D's default
-_CANDIDATES = 2_000_000  # pixels of triangles' boxes at a time, 60 bytes each
-_ROUNDING = 1e-6  # of a triangle: pixels on the edge between two belong to both
 
 
 class TexturedMesh(NamedTuple):
@@ -69,8 +68,7 @@ def unwrap(mesh: Mesh, size: int) -> Float[np.ndarray, "f 3 2"]:
     """
     open3d = import_open3d()
     charts = open3d.t.geometry.TriangleMesh()
-    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
-    charts.vertex.positions = open3d.core.Tensor((mesh.vertices - middle).astype(np.float32))
+    charts.vertex.positions = open3d.core.Tensor((mesh.vertices - mesh.middle).astype(np.float32))
     charts.triangle.indices = open3d.core.Tensor(mesh.triangles.astype(np.int64))
     try:
         with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
@@ -92,50 +90,15 @@ def unwrap(mesh: Mesh, size: int) -> Float[np.ndarray, "f 3 2"]:
 def texels_of(uvs: Float[np.ndarray, "f 3 2"], size: int) -> Texels:
     """The pixels of a picture with `size` pixels to a side whose middle is in a triangle."""
     corners = uvs.astype(np.float64) * size
-    first = np.clip(np.ceil(corners.min(axis=1) - 0.5), 0, size).astype(np.int64)
-    last = np.clip(np.floor(corners.max(axis=1) - 0.5), -1, size - 1).astype(np.int64)
-    extent = np.maximum(last - first + 1, 0)
-    counts = extent[:, 0] * extent[:, 1]
-    part = np.cumsum(counts) // _CANDIDATES
-    found = []
-    for chosen in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(part)) + 1):
-        number = np.repeat(chosen, counts[chosen])
-        ends = np.cumsum(counts[chosen])
-        within = np.arange(len(number)) - np.repeat(ends - counts[chosen], counts[chosen])
-        width = np.maximum(extent[number, 0], 1)
-        place = first[number] + np.stack([within % width, within // width], axis=1)
-        weights = _weights(corners, number, place + 0.5)
-        is_inside = (weights >= -_ROUNDING).all(axis=1)
-        pixel = (place[:, 1] * size + place[:, 0])[is_inside]
-        found.append(
-            Texels(pixel, number[is_inside].astype(np.int32), weights[is_inside].astype(np.float32))
-        )
+    found = [
+        Texels(covered.pixel, covered.triangle.astype(np.int32), covered.weights.astype(np.float32))
+        for covered in pixels_in_triangles(corners, size)
+    ]
     whole = Texels(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
     # Of the triangles that share an edge through the middle of a pixel the first has it.
     _, once = np.unique(whole.pixel, return_index=True)
     once.sort()
     return Texels(*(array[once] for array in whole))
-
-
-def _weights(
-    corners: Float[np.ndarray, "f 3 2"],
-    number: Integer[np.ndarray, " p"],
-    middle: Float[np.ndarray, "p 2"],
-) -> Float[np.ndarray, "p 3"]:
-    """Barycentric weights of places in triangles `number`; negative throughout for a triangle
-    without area.
-    """
-    base = corners[:, 0]
-    one = corners[:, 1] - base
-    two = corners[:, 2] - base
-    area = one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]
-    scale = 1 / np.where(area == 0, np.inf, area)[number]
-    x, y = (middle - base[number]).T
-    second = (x * two[number, 1] - y * two[number, 0]) * scale
-    third = (y * one[number, 0] - x * one[number, 1]) * scale
-    weights = np.stack([1 - second - third, second, third], axis=1)
-    weights[scale == 0] = -1
-    return weights
 
 
 def without_fans(mesh: Mesh) -> Mesh:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from cosurfgs_jax.surface.ground import GroundFrame, GroundGrid
 from cosurfgs_jax.surface.mesh import Mesh
+from cosurfgs_jax.surface.pixels_in_triangles import pixels_in_triangles
 
 # What a pixel's height is from, as the height map's second band has it.
 NOTHING = 0
@@ -28,8 +29,6 @@ _SIGMA = 2.0
 _SAME_SURFACE = 1 / 3
 # What closing a gap, widening and smoothing look at beyond a tile.
 _MARGIN = 3 * GAP + 3
-_CANDIDATES = 2_000_000  # pixels of triangles' boxes at a time, 100 bytes each
-_ROUNDING = 1e-6  # of a triangle: pixels on the edge between two belong to both
 
 
 class SeenFromAbove(NamedTuple):
@@ -125,47 +124,13 @@ def _draw(
     is none. Corners are column, row and height.
     """
     values = np.full((side * side, 4), -np.inf)
-    # Middles of pixels within the box of each triangle.
-    first = np.clip(np.ceil(corners[..., :2].min(axis=1) - 0.5), 0, side).astype(np.int64)
-    last = np.clip(np.floor(corners[..., :2].max(axis=1) - 0.5), -1, side - 1).astype(np.int64)
-    extent = np.maximum(last - first + 1, 0)
-    counts = extent[:, 0] * extent[:, 1]
-    part = np.cumsum(counts) // _CANDIDATES
-    for chosen in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(part)) + 1):
-        number = np.repeat(chosen, counts[chosen])
-        within = np.arange(len(number)) - np.repeat(
-            np.cumsum(counts[chosen]) - counts[chosen], counts[chosen]
-        )
-        column = first[number, 0] + within % np.maximum(extent[number, 0], 1)
-        row = first[number, 1] + within // np.maximum(extent[number, 0], 1)
-        weights, is_inside = _weights(corners, number, np.stack([column, row], axis=1) + 0.5)
-        number = number[is_inside]
-        weights = weights[is_inside]
-        pixel = (row * side + column)[is_inside]
+    for pixel, number, weights in pixels_in_triangles(corners[..., :2], side):
+        weights = np.clip(weights, 0, 1)
         height = np.einsum("pc,pc->p", weights, corners[number, :, 2])
         np.maximum.at(values[:, 0], pixel, height)
         is_top = height == values[pixel, 0]
         values[pixel[is_top], 1:] = np.einsum("pc,pcb->pb", weights[is_top], colors[number[is_top]])
     return values.reshape(side, side, 4)
-
-
-def _weights(
-    corners: np.ndarray, number: np.ndarray, middle: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Barycentric weights f64[p,3] of places in triangles `number`, and whether each is inside.
-    A triangle that stands upright has no inside.
-    """
-    base = corners[:, 0, :2]
-    one = corners[:, 1, :2] - base
-    two = corners[:, 2, :2] - base
-    area = one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]
-    scale = 1 / np.where(area == 0, np.inf, area)[number]
-    x, y = (middle - base[number]).T
-    second = (x * two[number, 1] - y * two[number, 0]) * scale
-    third = (y * one[number, 0] - x * one[number, 1]) * scale
-    weights = np.stack([1 - second - third, second, third], axis=1)
-    is_inside = (weights >= -_ROUNDING).all(axis=1) & (scale != 0)
-    return np.clip(weights, 0, 1), is_inside
 
 
 def _smooth(heights: np.ndarray, tolerance: float) -> np.ndarray:

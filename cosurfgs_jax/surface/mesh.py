@@ -86,6 +86,11 @@ class Mesh(MeshParts):
         return float(np.abs(self.vertices).max(initial=0))
 
     @property
+    def middle(self) -> np.ndarray:
+        """Middle f64[3] of the box of all vertices: around it they are exact enough in float32."""
+        return (self.vertices.min(axis=0) + self.vertices.max(axis=0)) / 2
+
+    @property
     def typical_edge(self) -> float:
         """The median length of an edge of 10,000 triangles."""
         some = self.vertices[self.triangles[:: max(1, self.num_triangles // 10_000), :2]]

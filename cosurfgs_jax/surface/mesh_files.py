@@ -91,7 +91,7 @@ def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
         up: f64[3], dataset frame.
     """
     trimesh = import_trimesh()
-    center = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    center = mesh.middle
     transform = np.eye(4)
     transform[:3, :3] = upright(up)
     transform[:3, 3] = transform[:3, :3] @ center

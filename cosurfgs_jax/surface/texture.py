@@ -106,7 +106,7 @@ class RayScene:
         """
         open3d = import_open3d()
         self._tensor = open3d.core.Tensor
-        self.middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+        self.middle = mesh.middle
         self.places = (mesh.vertices - self.middle).astype(np.float32)
         # One thread builds it, always in the same way; rays are cast by all cores.
         self._scene = open3d.t.geometry.RaycastingScene(nthreads=1)
@@ -282,16 +282,14 @@ def _filled(picture: UInt8[np.ndarray, "s s 3"], is_empty: np.ndarray) -> np.nda
 
 
 def _shade(
-    rays: RayScene, camera: _Camera, color_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    found: dict[str, np.ndarray], color_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
     """A mesh as a view sees it, without light, and where it is.
 
     Args:
-        rays: the mesh.
-        camera: of the view.
+        found: what the view's pixels hit (`RayScene.hits`).
         color_of: (triangles i64[n], weights of their corners f32[n,3]) -> colours [n,3].
     """
-    found = rays.hits(camera)
     is_hit = np.isfinite(found["t_hit"])
     others = found["primitive_uvs"][is_hit]
     weights = np.concatenate([1 - others.sum(axis=1, keepdims=True), others], axis=1)
@@ -323,9 +321,10 @@ def scores(textured: TexturedMesh, sources: Sources) -> dict[str, float]:
     for view in map(int, sources.chosen):
         photo = sources.load(view)
         mask = photograph.mask_of(photo)
+        found = rays.hits(rays.camera(sources.views, view))
         row = {}
         for name, color_of in (("psnr", texture_color), ("psnr_vertex_colors", vertex_color)):
-            picture, is_counted = _shade(rays, rays.camera(sources.views, view), color_of)
+            picture, is_counted = _shade(found, color_of)
             if mask is not None:
                 is_counted &= mask
             if not is_counted.any():

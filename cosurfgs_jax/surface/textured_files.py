@@ -93,7 +93,7 @@ def write_textured_glb(path: str | os.PathLike, textured: TexturedMesh, up: np.n
     keyed["uv"] = textured.uvs.reshape(-1, 2)
     bits = np.ascontiguousarray(keyed).view(np.dtype((np.void, keyed.itemsize)))
     _, first, numbers = np.unique(bits, return_index=True, return_inverse=True)
-    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    middle = mesh.middle
     normals = mesh.vertex_normals[corners[first]]
     normals = np.where(np.linalg.norm(normals, axis=1, keepdims=True) > 0.5, normals, up)
     normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)

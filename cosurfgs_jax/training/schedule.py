@@ -157,12 +157,14 @@ class Schedule:
         opacities are low.
         """
         if not (
-            self.is_growing and self.trim_every and self.density_start <= step <= self.density_stop
+            self.is_growing
+            and self.trim_every
+            and self.density_start <= step <= self.density_stop
+            and step % self.trim_every == 0
         ):
             return False
         first = max(1, step - self.reset_every // 2 + 1)
-        is_faint = any(self.resets_after(earlier) for earlier in range(first, step + 1))
-        return step % self.trim_every == 0 and not is_faint
+        return not any(self.resets_after(earlier) for earlier in range(first, step + 1))
 
     def is_masked(self, step: int) -> bool:
         """Whether masks are learned in the step after `step` finished ones."""

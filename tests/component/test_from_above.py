@@ -5,7 +5,7 @@ gaps are closed without softening edges.
 import numpy as np
 import pytest
 
-from cosurfgs_jax.surface import from_above, ground
+from cosurfgs_jax.surface import from_above, ground, pixels_in_triangles
 from cosurfgs_jax.surface.from_above import FILLED, NOTHING, SURFACE, MeshFromAbove
 from cosurfgs_jax.surface.mesh import Mesh
 
@@ -76,7 +76,7 @@ def by_definition(mesh):
 
 @pytest.mark.parametrize("candidates", [2_000_000, 500])
 def test_it_is_the_highest_triangle_under_the_middle_of_a_pixel(monkeypatch, candidates):
-    monkeypatch.setattr(from_above, "_CANDIDATES", candidates)
+    monkeypatch.setattr(pixels_in_triangles, "_CANDIDATES", candidates)
     monkeypatch.setattr(from_above, "_RADIUS", 0)
     mesh = crowd()
     piece = seen(mesh)
