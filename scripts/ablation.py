@@ -1,20 +1,25 @@
-"""Centralised training against blocks that are cropped and merged, compressed (LMC), distilled
-(MAS), and both, on one scene.
+"""What compression (LMC) and distillation (MAS) do to a scene in four blocks, beside the same
+number of steps without them: scores, surfels, processor time, memory, bytes.
 
-python scripts/ablation.py --data=DATASET --workdir=DIR [--only=crop_merge,mas] [--config.NAME=VALUE
-...]
+python scripts/ablation.py --workdir=DIR [--seeds=0,1,2] [--only=crop_merge,mas] [--mesh]
+    [--config=FILE] [--config.NAME=VALUE ...]
 
-Runs configs/ablation/*.py, each in a folder of its own below DIR; stages that two of them share are
-trained once. Interrupted, the same command goes on. Writes DIR/ablation.json and DIR/ablation.md:
-PSNR on test views, the same along the walls between cells (on the same pixels for all), surfels,
-memory, time, bytes sent a step; where the true surface is known, F1 of the mesh."""
+Trains each variant of VARIANTS in a folder of its own, DIR/SEED/NAME; stages that two of them
+share are trained once. Settings are those of --config (configs/default.py) with 3000 steps and four
+blocks in two edges, then those given, then the variant's. Interrupted, the same command goes on.
+Writes DIR/ablation.json and DIR/ablation.md: on the test views PSNR, the same with colours fitted,
+SSIM, and PSNR along the walls between cells (on the same pixels for all); with --mesh, where the
+true surface is known, F1 of the mesh. With several seeds the mean and, after +-, half of the range.
+"""
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +37,47 @@ from cosurfgs_jax.training.world_cameras import make_render_fn
 from cosurfgs_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
-# Name, title, and whose stages it begins with.
-VARIANTS = (
-    ("centralised", "centralised, one block", None),
-    ("crop_merge", "4 blocks, cropped and merged", None),
-    ("lmc", "+ LMC", "crop_merge"),
-    ("mas", "+ MAS", "crop_merge"),
-    ("full", "+ LMC + MAS", "lmc"),
-    ("centralised_equal", "centralised, as many surfels as + LMC + MAS", None),
-)
+BASE = {
+    "config": str(ROOT / "configs" / "default.py"),
+    "config.train.steps": "3000",
+    "config.partition.num_blocks": "4",
+    "config.partition.num_edges": "2",
+}
 SHARED_STAGES = ("device", "lmc_device")
+MIB = 2**20
+
+NO_LMC = {"lmc.enabled": "false"}
+NO_MAS = {"mas.enabled": "false"}
+ALONE = {**NO_LMC, **NO_MAS}
+ONE_BLOCK = {"partition.num_blocks": "1", "partition.num_edges": "1", **ALONE}
+PHOTOGRAPHS = {"mas.depth_weight": "0", "mas.normal_weight": "0"}
+TEACHERS = {"mas.teacher_weight": "1"}
+
+
+class Variant(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    title: str
+    begins_with: str | None  # the variant whose first stages it shares
+    settings: dict[str, str]
+
+
+VARIANTS = (
+    Variant("crop_merge", "blocks, cropped and merged", None, ALONE),
+    # lmc.recovery and, for equal_surfels, surfels.capacity are added when they are known.
+    Variant("steps", "blocks, + the steps of LMC and MAS", "crop_merge", NO_MAS),
+    Variant("lmc", "+ LMC", "crop_merge", NO_MAS),
+    Variant("mas_teachers", "+ MAS, teachers alone", "crop_merge", {**NO_LMC, **TEACHERS}),
+    Variant("mas_photos", "+ MAS, photographs alone", "crop_merge", {**NO_LMC, **PHOTOGRAPHS}),
+    Variant("mas", "+ MAS, the default", "crop_merge", NO_LMC),
+    Variant("full_teachers", "+ LMC + MAS, teachers alone", "lmc", TEACHERS),
+    Variant("full_photos", "+ LMC + MAS, photographs alone", "lmc", PHOTOGRAPHS),
+    Variant("full", "+ LMC + MAS, the default", "lmc", {}),
+    Variant("centralised", "one block", None, ONE_BLOCK),
+    Variant("equal_surfels", "one block, as many surfels as + LMC + MAS", None, ONE_BLOCK),
+)
+NAMES = tuple(variant.name for variant in VARIANTS)
 
 
 def share_stages(source: Path, target: Path) -> None:
@@ -51,45 +87,66 @@ def share_stages(source: Path, target: Path) -> None:
     if new.config.exists():
         return
     target.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(old.metrics.read_text())
+    metrics = json.loads(old.metrics.read_text())
     for name in SHARED_STAGES:
         if old.checkpoints(name).is_dir():
             shutil.copytree(old.checkpoints(name), new.checkpoints(name), dirs_exist_ok=True)
-    rows |= {
-        "stages": [row for row in rows["stages"] if row["name"] in SHARED_STAGES],
+    metrics |= {
+        "stages": [row for row in metrics["stages"] if row["name"] in SHARED_STAGES],
         "final": None,
         "geometry": None,
     }
-    new.metrics.write_text(json.dumps(rows))
+    new.metrics.write_text(json.dumps(metrics))
     if old.data.is_dir():  # a generated scene
         shutil.copytree(old.data, new.data, dirs_exist_ok=True)
 
 
-def run(name: str, workdir: Path, data: str, overrides: list[str]) -> None:
-    """Trains one variant, or lets it go on."""
-    config = "centralised" if name.startswith("centralised") else name
-    command = [
-        sys.executable,
-        "-m",
-        "cosurfgs_jax.train",
-        f"--config={ROOT / 'configs' / 'ablation' / config}.py",
-        f"--config.data.path={data}",
-        f"--workdir={workdir / name}",
-        *overrides,
-    ]
-    if config == "centralised":
-        command = [part for part in command if not part.startswith("--config.partition.")]
-    if name == "centralised_equal":
-        stages = Workdir(workdir / "full").read_metrics()["stages"]
-        command.append(f"--config.surfels.capacity={stages[-1]['num_surfels_merged']}")
+def settings_of(variant: Variant, folder: Path) -> dict[str, str]:
+    """The variant's settings, with those that depend on other variants.
+
+    Args:
+        variant: a row.
+        folder: of all variants of this seed.
+    """
+    if variant.name == "steps":
+        # LMC's recovery and both stages of MAS, as one training of the blocks without pruning.
+        settings = settings_file.load(Workdir(folder / "crop_merge").config)
+        steps = settings.train.steps
+        more = settings.lmc.recovery + 2 * (settings.mas.steps or round(steps / 10)) / steps
+        return variant.settings | {"lmc.prune_ratio": "0", "lmc.recovery": str(more)}
+    if variant.name == "equal_surfels":
+        stages = Workdir(folder / "full").read_metrics()["stages"]
+        capacity = str(stages[-1]["num_surfels_merged"])
+        return variant.settings | {"surfels.capacity": capacity}
+    return variant.settings
+
+
+def processor_seconds() -> float:
+    """Of all programs that this one has run."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def train(variant: Variant, folder: Path, seed: int, given: list[str]) -> float:
+    """Trains a variant, or lets it go on; the processor time of what it does not share."""
+    if variant.begins_with:
+        share_stages(folder / variant.begins_with, folder / variant.name)
+    flags = dict(BASE)
+    flags |= dict(flag.removeprefix("--").partition("=")[::2] for flag in given)
+    flags |= {f"config.{name}": value for name, value in settings_of(variant, folder).items()}
+    flags |= {"config.seed": str(seed), "workdir": str(folder / variant.name)}
+    command = [sys.executable, "-m", "cosurfgs_jax.train"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    before = processor_seconds()
     subprocess.run(command, check=True)
+    return processor_seconds() - before
 
 
-def score(workdir: Workdir, seams: SeamMasks) -> dict:
-    """Scores of the merged model, drawn as a whole."""
+def score(workdir: Workdir, seams: SeamMasks, has_mesh: bool) -> dict[str, Any]:
+    """Scores of the merged model, drawn as a whole, and what its stages took."""
     settings = settings_file.load(workdir.config)
     partitioned = open_partitioned_scene(settings, workdir)
-    surfels, step = load_merged(settings, workdir, partitioned)
+    surfels, _ = load_merged(settings, workdir, partitioned)
     render = make_render_fn(
         jax.tree.map(jnp.asarray, surfels),
         partitioned.views,
@@ -101,74 +158,91 @@ def score(workdir: Workdir, seams: SeamMasks) -> dict:
     with ImageStore(partitioned.scene, 1024) as images:
         for view in partitioned.scene.test_views:
             sums += score_view(render(int(view))["color"], images.load(view), seams.mask(int(view)))
-    scores = scores_from_sums(sums)
     stages = workdir.read_metrics()["stages"]
-    surface = None
-    if partitioned.scene.ground_truth is not None:
-        if not workdir.mesh.exists():
-            subprocess.run(
-                [sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir}"],
-                check=True,
-            )
-        mesh = read_mesh_ply(workdir.mesh)
-        surface = evaluation.compare_to_truth(
-            (mesh.vertices, mesh.triangles), partitioned.scene
-        ).scores
-    return {
-        "surface": surface,
-        **scores._asdict(),
+    row = {
+        **scores_from_sums(sums)._asdict(),
         "surfels": len(surfels.alive),
-        "steps": step,
-        "peak_bytes": max(row["peak_bytes_per_device"] for row in stages),
-        "stages": stages,
-        "bytes_sent_per_step": max(row.get("bytes_sent_per_step", 0) for row in stages),
+        "trained_surfels": sum(stages[0]["num_surfels"]),
+        "peak_mib": max(stage["peak_bytes_per_device"] for stage in stages) / MIB,
+        "sent_mib": sum(stage.get("bytes_sent", 0) for stage in stages) / MIB,
     }
+    if has_mesh and partitioned.scene.ground_truth is not None:
+        row["f1"] = score_mesh(workdir, partitioned.scene)
+    return row
 
 
-def table(results: dict[str, dict]) -> str:
-    """Markdown."""
-    titles = [
-        "variant",
-        "PSNR (fitted)",
-        "at seams (fitted)",
-        "SSIM",
-        "surfels",
-        "process memory",
-        "time by stage",
-        "sent a step and device",
+def score_mesh(workdir: Workdir, scene: Any) -> list[float]:
+    """F1 at fractions of the scene's width, the smallest first."""
+    if not workdir.mesh.exists():
+        command = [sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir}"]
+        subprocess.run(command, check=True)
+    mesh = read_mesh_ply(workdir.mesh)
+    scores = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene).scores
+    return [at["f1"] for at in scores["thresholds"] if "of the width" in at["kind"]]
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean, and half of the range where there are several."""
+    if any(value is None for value in values):
+        return ""
+    text = format(float(np.mean(values)), form)
+    if len(values) > 1:
+        text += f" ± {format((max(values) - min(values)) / 2, form)}"
+    return text
+
+
+def table(results: dict[str, dict[str, dict]]) -> str:
+    """Markdown.
+
+    Args:
+        results: rows by seed and name.
+    """
+    columns = [
+        ("fitted PSNR", "psnr_fitted", ".2f"),
+        ("PSNR", "psnr", ".2f"),
+        ("at seams, fitted", "psnr_seam_fitted", ".2f"),
+        ("SSIM", "ssim", ".4f"),
+        ("surfels", "surfels", ",.0f"),
+        ("own processor time, s", "processor_s", ".0f"),
+        ("memory, MiB", "peak_mib", ",.0f"),
+        ("sent by a device, MiB", "sent_mib", ",.0f"),
     ]
-    has_truth = any(row["surface"] for row in results.values())
-    if has_truth:
-        titles.append("F1 at 0.1 / 0.25 / 0.5 % of the width")
+    has_mesh = any("f1" in row for rows in results.values() for row in rows.values())
+    titles = ["variant", *(title for title, *_ in columns), *(["F1"] if has_mesh else [])]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for name, title, _ in VARIANTS:
-        if name in results:
-            row = results[name]
-            times = ", ".join(
-                f"{stage['name']} {stage['seconds']:.0f} s"
-                for stage in row["stages"]
-                if stage["seconds"]
-            )
-            cells = [
-                title,
-                f"{row['psnr']:.2f} ({row['psnr_fitted']:.2f}) dB",
-                f"{row['psnr_seam']:.2f} ({row['psnr_seam_fitted']:.2f}) dB",
-                f"{row['ssim']:.4f}",
-                f"{row['surfels']:,d}",
-                f"{row['peak_bytes'] / 2**30:.2f} GiB",
-                times,
-                f"{row['bytes_sent_per_step'] / 2**20:.1f} MiB",
-            ]
-            if has_truth:
-                cells.append(
-                    " / ".join(
-                        f"{at['f1']:.3f}"
-                        for at in row["surface"]["thresholds"]
-                        if "of the width" in at["kind"]
-                    )
-                )
-            lines.append(f"| {' | '.join(cells)} |")
+    for variant in VARIANTS:
+        rows = [rows[variant.name] for rows in results.values() if variant.name in rows]
+        if not rows:
+            continue
+        cells = [variant.title]
+        cells += [spread([row[key] for row in rows], form) for _, key, form in columns]
+        if has_mesh:
+            # strict=False: a row without a mesh leaves its cell empty.
+            at = zip(*(row.get("f1", []) for row in rows), strict=False)
+            cells.append(" / ".join(spread(list(values), ".3f") for values in at))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def run_seed(
+    seed: int, chosen: list[str], arguments: argparse.Namespace, given: list[str], results: dict
+) -> None:
+    """Trains and scores the variants of one seed; rows that are there already are kept."""
+    folder = arguments.workdir / str(seed)
+    rows = results.setdefault(str(seed), {})
+    seams = None
+    for variant in VARIANTS:
+        if variant.name not in chosen or variant.name in rows:
+            continue
+        seconds = train(variant, folder, seed, given)
+        if seams is None:
+            source = Workdir(folder / "crop_merge")  # the first one: it is there
+            settings = settings_file.load(source.config)
+            seams = SeamMasks(open_partitioned_scene(settings, source), settings)
+        row = score(Workdir(folder / variant.name), seams, arguments.mesh)
+        rows[variant.name] = row | {"processor_s": seconds}
+        (arguments.workdir / "ablation.json").write_text(json.dumps(results, indent=2))
+        (arguments.workdir / "ablation.md").write_text(table(results))
 
 
 def main() -> None:
@@ -176,48 +250,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="generated", help='dataset folder, or "generated"')
     parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument(
-        "--only", default="", help="names of variants, with commas between; empty = all"
-    )
-    arguments, overrides = parser.parse_known_args()
-    if unknown := set(filter(None, arguments.only.split(","))) - {name for name, *_ in VARIANTS}:
+    parser.add_argument("--seeds", default="0", help="with commas between")
+    parser.add_argument("--only", default=",".join(NAMES), help="variants, with commas between")
+    parser.add_argument("--mesh", action="store_true", help="extract and score meshes, too")
+    arguments, given = parser.parse_known_args()
+    chosen = arguments.only.split(",")
+    if unknown := set(chosen) - set(NAMES):
         parser.error(
-            f"--only: expected some of {', '.join(name for name, *_ in VARIANTS)}, got "
-            f"{', '.join(sorted(unknown))}"
+            f"--only: expected some of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}"
         )
-    chosen = [
-        name for name, *_ in VARIANTS if not arguments.only or name in arguments.only.split(",")
-    ]
-    for name, _, source in VARIANTS:
-        if name in chosen:
-            if source:
-                share_stages(arguments.workdir / source, arguments.workdir / name)
-            run(name, arguments.workdir, arguments.data, overrides)
-    divided = next(
-        (
-            name
-            for name in ("crop_merge", "lmc", "mas", "full")
-            if (arguments.workdir / name).is_dir()
-        ),
-        None,
-    )
-    if divided is None:
-        sys.exit(
-            "a table needs one variant of several blocks, for where the seams are; add crop_merge "
-            "to --only"
-        )
-    source = Workdir(arguments.workdir / divided)
-    settings = settings_file.load(source.config)
-    seams = SeamMasks(open_partitioned_scene(settings, source), settings)
-    results = {
-        name: score(Workdir(arguments.workdir / name), seams)
-        for name, *_ in VARIANTS
-        if Workdir(arguments.workdir / name).metrics.exists()
-    }
-    (arguments.workdir / "ablation.json").write_text(json.dumps(results, indent=2))
-    (arguments.workdir / "ablation.md").write_text(table(results))
+    # What others begin with, and where the seams are read from.
+    chosen += ["full"] if "equal_surfels" in chosen else []
+    chosen += [variant.begins_with for variant in VARIANTS if variant.name in chosen]
+    chosen += ["crop_merge"]
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    saved = arguments.workdir / "ablation.json"
+    results = json.loads(saved.read_text()) if saved.exists() else {}
+    for seed in arguments.seeds.split(","):
+        run_seed(int(seed), chosen, arguments, given, results)
     print(table(results))
 
 

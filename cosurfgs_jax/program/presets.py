@@ -24,7 +24,7 @@ def preset_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """All presets, those in folders with the folder's name in front ("ablation/lmc")."""
+    """All presets, those in folders with the folder's name in front ("mine/small")."""
     folder = preset_folder()
     files = sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path))
     return [path.relative_to(folder).with_suffix("").as_posix() for path in files]

@@ -231,6 +231,19 @@ def test_photographs_without_gps_are_compared_by_name():
     assert {(95, 101), (101, 107)} <= found and (92, 100) in found
 
 
+def test_neighbours_by_name_are_compared_wherever_gps_puts_them():
+    num = 40
+    order = np.arange(num) * 17 % num  # along a line
+    places = np.stack([order * 100.0, np.zeros(num)], axis=1)
+    found = _set(choose_pairs(places, PrepareSettings(neighbors=2)))
+    pairs = [(i, j) for i in range(num) for j in range(i + 1, num)]
+    by_name = {(i, j) for i, j in pairs if j - i <= 2}
+    by_place = {(i, j) for i, j in pairs if abs(order[i] - order[j]) == 1}
+    # The second nearest of the first and of the last one.
+    ends = {(i, j) for i, j in pairs if {order[i], order[j]} in ({0, 2}, {num - 1, num - 3})}
+    assert found == by_name | by_place | ends
+
+
 @pytest.mark.parametrize(
     "num, settings, words, count",
     [
@@ -249,7 +262,9 @@ def test_pairs_without_gps(num, settings, words, count):
         assert len(found) == count
     else:
         steps = {second - first for first, second in found}
-        assert {1, 2, 16} <= steps and 15 not in steps
+        neighbors = PrepareSettings(**settings).neighbors
+        doubling = {step for step in (1, 2, 4, 8, 16, 32, 64) if step < num}
+        assert steps == {*range(1, neighbors // 2 + 1)} | doubling
 
 
 @pytest.mark.parametrize(
