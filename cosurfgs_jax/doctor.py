@@ -36,6 +36,7 @@ _OPTIONAL = (
     ("pyproj", "sfm", "prepare with GPS"),
     ("rasterio", "geo", "export --format=dsm"),
     ("laspy", "geo", "export --format=las"),
+    ("viser", "view", "view"),
 )
 
 

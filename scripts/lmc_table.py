@@ -3,12 +3,13 @@ importance score and number of rounds.
 
 python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.4,0.6,0.8] [--scores=removal,weight]
 [--rounds=1,4]
-    [--recovery=STEPS] [--camera_switch=on,off] [--out=FILE.json]
+    [--recovery=STEPS] [--camera_switch=on,off] [--mesh] [--out=FILE.json]
 
 DIR is the folder of a run of several blocks that has finished its device stage; it is read only.
 For every row the blocks are pruned and trained to recover, in rounds, then cropped, put together
 and scored on the test views. With one round the pruned model is scored before its recovery, too. A
-ratio of 0 is the same training without pruning: what the others are compared with."""
+ratio of 0 is the same training without pruning: what the others are compared with. --mesh extracts
+the mesh, too, where the true surface is known: F1 at three fractions of the width."""
 
 import argparse
 import dataclasses
@@ -17,6 +18,10 @@ import json
 import tempfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from cosurfgs_jax import host_memory, program, settings_file
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.lmc_stages import compress_in_rounds
@@ -24,17 +29,44 @@ from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
+from cosurfgs_jax.outputs import evaluation
+from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.settings import IMPORTANCE_SCORES
+from cosurfgs_jax.surface import extract_mesh, read_mesh_ply
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.training.world_cameras import make_render_fn
+from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
 
-def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
+def score_mesh(run: Run, states: list) -> list[float]:
+    """F1 of the mesh of blocks cropped to their cells, at fractions of the scene's width."""
+    cells = [
+        jax.tree.map(
+            lambda leaf, alive=state.alive: jnp.asarray(leaf)[np.asarray(alive)], state.params
+        )
+        for state in states
+    ]
+    merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *cells)
+    surfels = Surfels.of(merged, jnp.ones(len(merged.means), bool))
+    partitioned = run.partitioned
+    options = RasterOptions.from_settings(run.settings.raster)
+    render = make_render_fn(surfels, partitioned.views, partitioned.frame, options)
+    scene = partitioned.scene
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "mesh.ply"
+        extract_mesh(render, scene, scene.train_views, run.settings.surface, path)
+        mesh = read_mesh_ply(path)
+    scores = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene).scores
+    return [at["f1"] for at in scores["thresholds"] if "of the width" in at["kind"]]
+
+
+def measure(run: Run, recovery: int, seams: SeamMasks, has_mesh: bool) -> dict:
     """One row: the blocks pruned as the settings say, before and after recovery."""
     exchange = make_plans(run).whole_cloud.exchange
     lmc = run.settings.lmc
@@ -59,8 +91,12 @@ def measure(run: Run, recovery: int, seams: SeamMasks) -> dict:
                 run.layout,
                 compress_in_rounds(own, begun, num_steps, checkpoints).states,
             )
-        counts = [int(state.alive.sum()) for state in run.layout.get_blocks(rows).values()]
-        return {"merged": sum(counts), **score_cells(run, rows, exchange, seams)._asdict()}
+        blocks = list(run.layout.get_blocks(rows).values())
+        row = {"merged": sum(int(state.alive.sum()) for state in blocks)}
+        row |= score_cells(run, rows, exchange, seams)._asdict()
+        if has_mesh and run.partitioned.scene.ground_truth is not None:
+            row["f1"] = score_mesh(run, blocks)
+        return row
 
     if lmc.rounds == 1:
         row["pruned"] = compressed(0)
@@ -89,6 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, help="of photographs and random signs from here on; default: the run's"
     )
+    parser.add_argument("--mesh", action="store_true")
     parser.add_argument("--out", default="")
     return parser.parse_args()
 
@@ -111,9 +148,9 @@ def main() -> None:
     print(
         "| pruned | score | rounds | switch | merged | PSNR before recovery (fitted) | after "
         "(fitted) | SSIM "
-        "| at seams (fitted) |"
+        "| at seams (fitted) | F1 |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     flags = ("camera_switch", "ratios", "scores", "rounds")
     choices = itertools.product(*(getattr(arguments, name).split(",") for name in flags))
     with (
@@ -142,13 +179,14 @@ def main() -> None:
                 stop,
                 None,
             )
-            row = measure(run, recovery, seams)
+            row = measure(run, recovery, seams, arguments.mesh)
             rows.append(row)
             after = row["recovered"]
             print(
                 f"| {float(ratio):.2f} | {score} | {rounds} | {switch} | {after['merged']:,d} "
                 f"| {cell(row.get('pruned'))} | {cell(after)} | {after['ssim']:.4f} "
-                f"| {after['psnr_seam']:.2f} ({after['psnr_seam_fitted']:.2f}) |",
+                f"| {after['psnr_seam']:.2f} ({after['psnr_seam_fitted']:.2f}) "
+                f"| {', '.join(format(value, '.3f') for value in after.get('f1', []))} |",
                 flush=True,
             )
     if arguments.out:

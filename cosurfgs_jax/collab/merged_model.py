@@ -24,21 +24,22 @@ from cosurfgs_jax.workdir import Workdir
 
 
 def load_merged(
-    settings: Settings, workdir: Workdir, partitioned: PartitionedScene
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, stage: str = ""
 ) -> tuple[Surfels, int]:
-    """The surfels of all cells of the newest saved stage, and the steps taken up to there.
+    """The surfels of all cells of a stage, and the steps taken up to there.
 
     Blocks that are not distilled yet are cropped to their cells, and their colours are harmonized
     in brightness (`training.harmonize`).
 
     Args:
         settings, workdir, partitioned: of the run.
+        stage: its name; "" = the newest that is saved.
     Returns:
         Surfels of NumPy arrays, world frame, all alive; and the steps of all stages up to them.
     Raises:
         InputError: nothing is saved, the checkpoints are of another dataset, or damaged.
     """
-    saved = _newest(settings, workdir, partitioned)
+    saved = _newest(settings, workdir, partitioned, stage)
     newest = saved.spec
     restored = saved.restored
     state = TrainState(**restored.state)
@@ -99,12 +100,14 @@ class _Saved(NamedTuple):
     steps_before: int
 
 
-def _newest(settings: Settings, workdir: Workdir, partitioned: PartitionedScene) -> _Saved:
+def _newest(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, stage: str = ""
+) -> _Saved:
     newest = None
     steps_before = 0
     num_steps = 0
     for spec in stages_of(settings, partitioned.partition):
-        if workdir.has_begun(spec.name):
+        if workdir.has_begun(spec.name) and stage in ("", spec.name):
             newest = spec
             steps_before = num_steps
         num_steps += spec.num_steps(settings)

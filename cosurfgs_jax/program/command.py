@@ -18,6 +18,7 @@ PROGRAMS = (
     "evaluate",
     "export",
     "render",
+    "view",
     "status",
     "doctor",
 )

@@ -23,7 +23,7 @@ LAYERS = [
     {"training"},
     {"collab"},
     {"outputs"},
-    {"api"},
+    {"api", "viewer"},
     {"program"},
 ]
 PROGRAMS = {

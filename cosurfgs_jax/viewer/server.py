@@ -1,0 +1,310 @@
+"""The page, by viser: its controls, and the loop that draws what its cameras see."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.raster import RasterOptions
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.surface import read_mesh_ply, simplify
+from cosurfgs_jax.viewer import surroundings
+from cosurfgs_jax.viewer.drawing import KINDS, PageCamera, draw
+from cosurfgs_jax.viewer.models import NEWEST, Models, Shown
+from cosurfgs_jax.workdir import Workdir
+
+_MESH = "mesh"
+_MOVING_S = 0.3  # since the camera's last change: until then pictures are coarse
+_COARSE = 0.4  # of the long side
+_FOLLOW_S = 5.0  # between two looks for a newer model
+_MAX_CAMERAS = 400  # that are shown; of more, evenly chosen ones
+_MAX_TRIANGLES = 500_000  # that a browser turns smoothly
+_FRUSTUM = 0.03  # length of a camera, world
+_PHOTO_PIXELS = 200
+_FIRST_PLACE = (0.0, -0.9, 0.7)  # of the page's camera, world: the place is about 1 in size
+_FIRST_FOV = 0.8  # radians
+_NEAR = 0.001  # world
+_CAMERA_COLOR = (40, 40, 40)
+_EDGE_COLORS = ((230, 120, 30), (40, 130, 220), (60, 170, 90), (190, 70, 160), (200, 180, 40))
+_log = logging.getLogger(__name__)
+
+
+def import_viser():
+    """The viser module.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import viser
+    except ModuleNotFoundError as error:
+        raise InputError(
+            'viser is needed for the page: pip install "cosurfgs_jax[view]"'
+        ) from error
+    return viser
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises InputError if another program listens there, or the address is none of this machine;
+    viser would take another port without a word.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"--host, --port: expected an address of this machine with a free port, got "
+            f"{host}:{port} ({error.strerror or error}); give another one, e.g. --port={port + 1}"
+        ) from error
+
+
+class Page:
+    """Controls and pictures of one server, for all browsers that look at it."""
+
+    def __init__(self, server: Any, models: Models, settings: Settings, workdir: Workdir):
+        """
+        Args:
+            server: a viser.ViserServer.
+            models: of the run.
+            settings, workdir: of the run.
+        """
+        self._server = server
+        self._models = models
+        self._settings = settings
+        self._workdir = workdir
+        self._options = RasterOptions.from_settings(settings.raster)
+        self._shown: Shown = models.first()
+        self._saved = models.saved(NEWEST)
+        self._version = 0
+        self._drawn: dict[int, tuple] = {}  # by client: what its picture shows
+        self._wake = threading.Event()
+        self._looked = time.monotonic()
+        self._frusta: dict[int, Any] = {}  # by view
+        self._without_photo: list[int] = []
+        self._add_controls()
+        self._add_cells()
+        self._place_first_camera()
+        server.on_client_connect(self._greet)
+        server.on_client_disconnect(lambda client: self._drawn.pop(client.client_id, None))
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Draws what changes until it is interrupted.
+
+        Args:
+            until: asked after each round, at least every fifth of a second.
+        """
+        images = ImageStore(self._models.partitioned.scene, self._settings.data.host_memory_mb)
+        with images:
+            while not until():
+                self._wake.wait(_MOVING_S / 2)
+                self._wake.clear()
+                self._follow()
+                for client in list(self._server.get_clients().values()):
+                    self._draw_for(client)
+                if self._photographs.value and self._without_photo:
+                    self._show_photograph(images, self._without_photo.pop(0))
+
+    def _add_controls(self) -> None:
+        gui = self._server.gui
+        kinds = list(KINDS)
+        if self._workdir.mesh.exists():
+            kinds.append(_MESH)
+        self._text = gui.add_markdown("")
+        self._choice = gui.add_dropdown(
+            "Model", [NEWEST, *self._models.stages()], initial_value=NEWEST
+        )
+        self._kind = gui.add_dropdown("Show", kinds, initial_value=KINDS[0])
+        self._pixels = gui.add_slider("Pixels", min=240, max=1920, step=80, initial_value=960)
+        self._cells = gui.add_checkbox("Cells of blocks", False)
+        self._cameras = gui.add_checkbox("Cameras", False)
+        self._photographs = gui.add_checkbox("Photographs in cameras", False)
+        for control in (self._choice, self._kind, self._pixels, self._cells, self._cameras):
+            control.on_update(lambda _: self._wake.set())
+        self._kind.on_update(lambda _: self._show_mesh())
+        self._cells.on_update(lambda _: self._toggle_cells())
+        self._cameras.on_update(lambda _: self._toggle_cameras())
+        self._photographs.on_update(lambda _: self._toggle_cameras())
+        self._say()
+
+    def _say(self, problem: str = "") -> None:
+        num = int(np.asarray(self._shown.surfels.alive).sum())
+        text = f"**{num:,d} surfels**, stage {self._shown.stage}, step {self._shown.steps}"
+        self._text.content = f"{text}\n\n{problem}" if problem else text
+
+    def _greet(self, client: Any) -> None:
+        client.camera.on_update(lambda _: self._wake.set())
+        self._wake.set()
+
+    def _place_first_camera(self) -> None:
+        first = self._server.initial_camera
+        first.position = _FIRST_PLACE
+        first.look_at = (0.0, 0.0, 0.0)  # the middle of the ground
+        first.fov = _FIRST_FOV
+        first.near = _NEAR
+
+    def _add_cells(self) -> None:
+        partition = self._models.partitioned.partition
+        sides = surroundings.cell_sides(partition)
+        edges = np.repeat(partition.edge_of_block, len(sides) // partition.num_blocks)
+        colors = np.array(_EDGE_COLORS, np.uint8)[edges % len(_EDGE_COLORS)]
+        self._cell_lines = self._server.scene.add_line_segments(
+            "/cells",
+            points=sides.astype(np.float32),
+            colors=np.repeat(colors[:, None], 2, axis=1),
+            thickness=0.003,
+            visible=False,
+        )
+
+    def _toggle_cells(self) -> None:
+        self._cell_lines.visible = self._cells.value
+
+    def _toggle_cameras(self) -> None:
+        wanted = self._cameras.value or self._photographs.value
+        if wanted and not self._frusta:
+            self._add_cameras()
+        for frustum in self._frusta.values():
+            frustum.visible = wanted
+        self._wake.set()
+
+    def _add_cameras(self) -> None:
+        partitioned = self._models.partitioned
+        views = partitioned.scene.views
+        number = min(len(views), _MAX_CAMERAS)
+        for view in np.linspace(0, len(views) - 1, number).round().astype(int).tolist():
+            camera = surroundings.page_camera(views, partitioned.frame, view)
+            frustum = self._server.scene.add_camera_frustum(
+                f"/cameras/{view}",
+                fov=camera.fov,
+                aspect=camera.aspect,
+                scale=_FRUSTUM,
+                thickness=_FRUSTUM / 30,
+                color=_CAMERA_COLOR,
+                wxyz=camera.wxyz,
+                position=camera.position,
+            )
+            frustum.on_click(lambda event, view=view: self._look_through(event.client, view))
+            self._frusta[view] = frustum
+        self._without_photo = list(self._frusta)
+
+    def _look_through(self, client: Any, view: int) -> None:
+        """Looks as a photograph does. Its frustum is in the way, and is hidden until cameras are
+        switched on again.
+        """
+        partitioned = self._models.partitioned
+        camera = surroundings.page_camera(partitioned.scene.views, partitioned.frame, view)
+        self._frusta[view].visible = False
+        with client.atomic():
+            client.camera.wxyz = camera.wxyz
+            client.camera.position = camera.position
+            client.camera.look_at = surroundings.looked_at(camera)
+            client.camera.fov = camera.fov
+
+    def _show_photograph(self, images: ImageStore, view: int) -> None:
+        try:
+            photo = Image.fromarray(np.ascontiguousarray(images.load(view)[..., :3]))
+        except InputError as error:
+            self._say(str(error))
+            return
+        photo.thumbnail((_PHOTO_PIXELS, _PHOTO_PIXELS))
+        self._frusta[view].image = np.asarray(photo)
+        self._wake.set()  # the next one
+
+    def _show_mesh(self) -> None:
+        if self._kind.value != _MESH:
+            if hasattr(self, "_mesh"):
+                self._mesh.visible = False
+            return
+        if hasattr(self, "_mesh"):
+            self._mesh.visible = True
+            return
+        try:
+            mesh = simplify.decimate(read_mesh_ply(self._workdir.mesh), _MAX_TRIANGLES)
+        except InputError as error:
+            self._say(str(error))
+            return
+        mesh = surroundings.mesh_in_world(mesh, self._models.partitioned.frame)
+        import trimesh
+
+        self._mesh = self._server.scene.add_mesh_trimesh(
+            "/mesh",
+            trimesh.Trimesh(
+                mesh.vertices, mesh.triangles, vertex_colors=mesh.vertex_colors, process=False
+            ),
+        )
+
+    def _follow(self) -> None:
+        """Loads what is chosen where that is another model, or has a newer state."""
+        now = time.monotonic()
+        is_due = now - self._looked > _FOLLOW_S
+        choice = self._choice.value
+        if not is_due and choice in (NEWEST, self._shown.stage):
+            return
+        self._looked = now
+        stages = [NEWEST, *self._models.stages()]
+        if list(self._choice.options) != stages:
+            self._choice.options = stages
+            self._choice.value = choice
+        saved = self._models.saved(choice)
+        if saved == self._saved:
+            return
+        self._saved = saved
+        try:
+            self._shown = self._models.load(choice)
+        except InputError as error:  # it may have been replaced meanwhile; the next look tells
+            self._say(str(error))
+            return
+        self._version += 1
+        self._say()
+
+    def _draw_for(self, client: Any) -> None:
+        """Draws anew for a browser whose picture is not what it should show."""
+        camera = client.camera
+        kind = self._kind.value
+        is_moving = time.time() - camera.update_timestamp < _MOVING_S
+        long_side = round(self._pixels.value * (_COARSE if is_moving else 1.0))
+        wanted = (camera.update_timestamp, kind, long_side, self._version)
+        if self._drawn.get(client.client_id) == wanted:
+            return
+        self._drawn[client.client_id] = wanted
+        if kind == _MESH:
+            client.scene.set_background_image(None)
+            return
+        seen = PageCamera(camera.wxyz, camera.position, camera.fov, camera.aspect)
+        size = seen.image_size(long_side)
+        picture, depth = draw(
+            self._shown.surfels, seen.camera(size), size, kind=kind, options=self._options
+        )
+        client.scene.set_background_image(picture, format="jpeg", jpeg_quality=90, depth=depth)
+
+
+def serve(settings: Settings, workdir: Workdir, host: str, port: int) -> None:
+    """Serves the page of a run until it is interrupted.
+
+    Args:
+        settings, workdir: of the run; nothing in its folder is written.
+        host, port: where it listens.
+    Raises:
+        InputError: nothing is trained, viser is missing, or the port is taken.
+    """
+    viser = import_viser()
+    check_port(host, port)
+    models = Models(settings, workdir)
+    server = viser.ViserServer(host=host, port=port, verbose=False)
+    server.scene.set_up_direction("+z")
+    page = Page(server, models, settings, workdir)
+    _log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, server.get_port())
+    try:
+        page.run()
+    finally:
+        server.stop()

@@ -1,0 +1,261 @@
+"""The page that shows a run: what its cameras see, when it draws, and the page in a browser."""
+
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, solid_state, surfels_of
+from browser import CHROMIUM, open_page
+
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.cameras import project
+from cosurfgs_jax.raster import RasterOptions, rasterize
+from cosurfgs_jax.surface import Mesh
+from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.viewer import server, surroundings
+from cosurfgs_jax.viewer.drawing import KINDS, PageCamera, draw
+from cosurfgs_jax.viewer.models import NEWEST, Shown
+from cosurfgs_jax.workdir import Workdir
+
+# From straight above, at height 1: x right, y down is -y of the world.
+ABOVE = PageCamera(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.1, 0.2, 1.0]), 1.0, 1.5)
+
+
+def _model() -> Surfels:
+    return jax.tree.map(jnp.asarray, surfels_of(solid_state(four_blocks(), 0)))
+
+
+class Models:
+    """Stands in for the models of a workdir."""
+
+    def __init__(self):
+        self.partitioned = four_blocks()
+        self.steps = 5
+        self.loaded = []
+        self.problem = ""
+
+    def stages(self):
+        return ["device", "cloud"]
+
+    def first(self):
+        return Shown(_model(), "cloud", 5)
+
+    def saved(self, choice):
+        return ("cloud" if choice == NEWEST else choice), self.steps
+
+    def load(self, choice):
+        if self.problem:
+            raise InputError(self.problem)
+        self.loaded.append(choice)
+        stage, steps = self.saved(choice)
+        return Shown(_model(), stage, steps)
+
+
+class Client:
+    """Stands in for a browser, and keeps what it is sent."""
+
+    def __init__(self):
+        self.client_id = 1
+        self.camera = SimpleNamespace(**ABOVE._asdict(), update_timestamp=0.0)
+        self.scene = self
+        self.sent = []
+
+    def set_background_image(self, picture, depth=None, **_):
+        self.sent.append((picture, depth))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def viser_server():
+    served = server.import_viser().ViserServer(host="127.0.0.1", port=_free_port(), verbose=False)
+    served.scene.set_up_direction("+z")
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def shown(viser_server, monkeypatch, tmp_path):
+    """A page, its models, and a browser that looks at it."""
+    models = Models()
+    client = Client()
+    monkeypatch.setattr(viser_server, "get_clients", lambda: {1: client})
+    monkeypatch.setattr(server, "_FOLLOW_S", 0.0)
+    return server.Page(viser_server, models, SETTINGS, Workdir(tmp_path)), models, client
+
+
+def _rounds(page, number=1):
+    left = iter(range(number))
+    page.run(until=lambda: next(left, None) is None)
+
+
+def test_a_photographs_camera_is_the_same_on_the_page():
+    partitioned = four_blocks()
+    views = partitioned.scene.views
+    points = partitioned.frame.to_world(partitioned.scene.cloud.points).astype(np.float32)
+    for view in (0, 7):
+        camera = surroundings.page_camera(views, partitioned.frame, view)
+        height, width = views.image_sizes[view]
+        size = camera.image_size(960)
+        own = partitioned.views.camera_arrays(view)
+        expected, depth = project(points, own.camera_from_world, own.intrinsics)
+        page = camera.camera(size)
+        found, page_depth = project(points, page.camera_from_world, page.intrinsics)
+        np.testing.assert_allclose(page_depth, depth, atol=1e-5)
+        in_front = depth > 0.1
+        middle = own.intrinsics[:2, 2]  # which is that of the picture on the page
+        np.testing.assert_allclose(
+            (found / size[::-1] - 0.5)[in_front],
+            ((expected - middle) / (width, height))[in_front],
+            atol=1e-4,
+        )
+
+
+def test_where_a_camera_looks():
+    np.testing.assert_allclose(surroundings.looked_at(ABOVE), [0.1, 0.2, 0.0], atol=1e-12)
+    ahead = ABOVE._replace(wxyz=np.array([np.sqrt(0.5), -np.sqrt(0.5), 0.0, 0.0]))
+    np.testing.assert_allclose(surroundings.looked_at(ahead), [0.1, 1.2, 1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "aspect, size", [(1.5, (640, 960)), (0.5, (960, 480)), (40.0, (32, 960)), (0.001, (960, 16))]
+)
+def test_pictures_have_sizes_of_steps(aspect, size):
+    assert ABOVE._replace(aspect=aspect).image_size(960) == size
+
+
+def test_cells_are_boxes():
+    partition = four_blocks().partition
+    sides = surroundings.cell_sides(partition).reshape(NUM_BLOCKS, 12, 2, 3)
+    for block, box in enumerate(sides):
+        lengths = np.abs(box[:, 1] - box[:, 0])
+        assert ((lengths > 0).sum(axis=1) == 1).all()  # along one axis
+        low, high = box.reshape(-1, 3).min(axis=0), box.reshape(-1, 3).max(axis=0)
+        np.testing.assert_allclose(low[:2], partition.inner_lows[block])
+        np.testing.assert_allclose(high[:2], partition.inner_highs[block])
+        assert (low[2], high[2]) == (partition.low_z[block], partition.high_z[block])
+
+
+def test_a_mesh_stands_where_the_model_stands():
+    frame = four_blocks().frame
+    vertices = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 10]])
+    normals = np.array([[0.0, 0, 1]] * 3)
+    mesh = Mesh(vertices, np.array([[0, 1, 2]]), np.zeros((3, 3), np.uint8), normals)
+    moved = surroundings.mesh_in_world(mesh, frame)
+    np.testing.assert_allclose(frame.to_dataset(moved.vertices), vertices)
+    np.testing.assert_allclose(frame.directions_to_dataset(moved.vertex_normals), normals)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_are_those_of_the_rasterizer(kind):
+    size = (48, 64)
+    options = RasterOptions.from_settings(SETTINGS.raster)
+    picture, depth = draw(_model(), ABOVE.camera(size), size, kind, options)
+    out = rasterize(_model(), ABOVE.camera(size), image_size=size)
+    hit = np.asarray(out.depth) > 0
+    assert picture.shape == (48, 64, 3) and hit.any() and not hit.all()
+    np.testing.assert_allclose(depth[hit], np.asarray(out.depth)[hit], rtol=1e-5)
+    assert (depth[~hit] > 100).all()
+    if kind == "colour":
+        expected = np.clip(np.asarray(out.color), 0, 1) * 255
+        assert np.abs(picture - expected).max() <= 0.51
+    else:
+        empty = {tuple(pixel) for pixel in picture[~hit].tolist()}
+        assert len(empty) == 1 and len(np.unique(picture[hit], axis=0)) > 10
+
+
+def test_a_page_draws_when_something_changes(shown):
+    page, _, client = shown
+    _rounds(page, 3)
+    assert len(client.sent) == 1 and client.sent[0][0].shape == (640, 960, 3)
+    client.camera.update_timestamp = time.time() + 60  # it moves
+    _rounds(page, 2)
+    assert client.sent[1][0].shape == (256, 384, 3)
+    client.camera.update_timestamp = 1.0  # it stands
+    _rounds(page, 2)
+    assert [picture.shape[1] for picture, _ in client.sent] == [960, 384, 960]
+    page._kind.value = "depth"
+    _rounds(page)
+    assert len(client.sent) == 4 and (client.sent[3][0] != client.sent[2][0]).any()
+
+
+def test_a_page_follows_the_training(shown):
+    page, models, client = shown
+    _rounds(page)
+    assert models.loaded == []
+    models.steps = 10
+    _rounds(page, 2)
+    assert models.loaded == [NEWEST] and len(client.sent) == 2
+    assert "stage cloud, step 10" in page._text.content
+    page._choice.value = "device"
+    _rounds(page, 2)
+    assert models.loaded == [NEWEST, "device"] and "stage device" in page._text.content
+    models.problem = "a checkpoint is damaged"
+    models.steps = 15
+    _rounds(page)
+    assert "step 10" in page._text.content and models.problem in page._text.content
+
+
+def test_cameras_and_photographs_are_added_when_they_are_wanted(shown):
+    page, models, _ = shown
+    assert not page._frusta
+    page._photographs.value = True
+    page._toggle_cameras()
+    num_views = models.partitioned.scene.num_views
+    assert len(page._frusta) == num_views
+    _rounds(page, num_views)
+    assert all(frustum.image is not None for frustum in page._frusta.values())
+    page._photographs.value = False
+    page._toggle_cameras()
+    assert not any(frustum.visible for frustum in page._frusta.values())
+
+
+def test_a_taken_port_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        words = rf"--port: expected .* a free port, got 127.0.0.1:{port} .*--port={port + 1}"
+        with pytest.raises(InputError, match=words):
+            server.check_port("127.0.0.1", port)
+    server.check_port("127.0.0.1", port)
+    with pytest.raises(InputError, match="an address of this machine"):
+        server.check_port("192.0.2.1", port)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+def test_the_page_in_a_browser(viser_server, tmp_path):
+    page = server.Page(viser_server, Models(), SETTINGS, Workdir(tmp_path / "run"))
+    is_over = threading.Event()
+    loop = threading.Thread(target=page.run, args=(is_over.is_set,))
+    loop.start()
+
+    def changed(browser, before, seconds=60.0):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            picture = browser.picture()[200:, :600]
+            if before is None or (picture != before).any():
+                if picture.std() > 10:
+                    return picture
+            time.sleep(0.5)
+        raise AssertionError("the page stays as it is")
+
+    try:
+        url = f"http://127.0.0.1:{viser_server.get_port()}"
+        with open_page(url, tmp_path / "browser", _free_port()) as browser:
+            model = changed(browser, None)
+            assert (model.max(axis=-1) > 60).mean() > 0.05
+            browser.click_label("Cells of blocks")
+            changed(browser, model)
+    finally:
+        is_over.set()
+        loop.join()
