@@ -117,14 +117,11 @@ class Page:
 
     def _add_controls(self) -> None:
         gui = self._server.gui
-        kinds = list(KINDS)
-        if self._workdir.mesh.exists():
-            kinds.append(_MESH)
         self._text = gui.add_markdown("")
         self._choice = gui.add_dropdown(
             "Model", [NEWEST, *self._models.stages()], initial_value=NEWEST
         )
-        self._kind = gui.add_dropdown("Show", kinds, initial_value=KINDS[0])
+        self._kind = gui.add_dropdown("Show", self._kinds(), initial_value=KINDS[0])
         self._pixels = gui.add_slider("Pixels", min=240, max=1920, step=80, initial_value=960)
         self._cells = gui.add_checkbox("Cells of blocks", False)
         self._cameras = gui.add_checkbox("Cameras", False)
@@ -136,6 +133,9 @@ class Page:
         self._cameras.on_update(lambda _: self._toggle_cameras())
         self._photographs.on_update(lambda _: self._toggle_cameras())
         self._say()
+
+    def _kinds(self) -> list[str]:
+        return [*KINDS, _MESH] if self._workdir.mesh.exists() else list(KINDS)
 
     def _say(self, problem: str = "") -> None:
         num = int(np.asarray(self._shown.surfels.alive).sum())
@@ -251,10 +251,14 @@ class Page:
         if not is_due and choice in (NEWEST, self._shown.stage):
             return
         self._looked = now
-        stages = [NEWEST, *self._models.stages()]
-        if list(self._choice.options) != stages:
-            self._choice.options = stages
-            self._choice.value = choice
+        for control, options in (
+            (self._choice, [NEWEST, *self._models.stages()]),
+            (self._kind, self._kinds()),
+        ):
+            if list(control.options) != options:
+                value = control.value
+                control.options = options
+                control.value = value
         saved = self._models.saved(choice)
         if saved == self._saved:
             return

@@ -16,6 +16,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import project
 from cosurfgs_jax.raster import RasterOptions, rasterize
 from cosurfgs_jax.surface import Mesh
+from cosurfgs_jax.surface.mesh import write_mesh_ply
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.viewer import server, surroundings
 from cosurfgs_jax.viewer.drawing import KINDS, PageCamera, draw
@@ -203,6 +204,29 @@ def test_a_page_follows_the_training(shown):
     models.steps = 15
     _rounds(page)
     assert "step 10" in page._text.content and models.problem in page._text.content
+
+
+def test_a_mesh_is_offered_when_there_is_one(shown, tmp_path):
+    page, models, client = shown
+    _rounds(page)
+    assert list(page._kind.options) == list(KINDS)
+    corners = models.partitioned.frame.to_dataset(np.eye(3))
+    normals = np.tile(np.float32([0, 0, 1]), (3, 1))
+    triangles = np.array([[0, 1, 2]], np.int32)
+    mesh = Mesh(corners, triangles, np.full((3, 3), 90, np.uint8), normals)
+    workdir = Workdir(tmp_path)
+    workdir.mesh.parent.mkdir()
+    write_mesh_ply(workdir.mesh, mesh)
+    _rounds(page)
+    assert list(page._kind.options) == [*KINDS, "mesh"] and page._kind.value == KINDS[0]
+    page._kind.value = "mesh"
+    page._show_mesh()
+    _rounds(page)
+    assert client.sent[-1] == (None, None) and page._mesh.visible
+    page._kind.value = "normals"
+    page._show_mesh()
+    _rounds(page)
+    assert client.sent[-1][0] is not None and not page._mesh.visible
 
 
 def test_cameras_and_photographs_are_added_when_they_are_wanted(shown):
