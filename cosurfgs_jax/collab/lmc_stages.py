@@ -2,6 +2,7 @@
 distillation.
 """
 
+import dataclasses
 import logging
 import math
 
@@ -72,7 +73,7 @@ def compress_in_rounds(
     ratio = _ratio_of_round(settings.prune_ratio, num_rounds)
     programs = compress.compile_compression(run.settings, run.layout, ratio)
     schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
-    trainer = Trainer(run, schedule, settings.start_progress)
+    trainer = Trainer(_with_fixed_exposures(run), schedule, settings.start_progress)
     for number in range(num_rounds):
         begin = number * num_steps // num_rounds
         end = (number + 1) * num_steps // num_rounds
@@ -89,6 +90,16 @@ def compress_in_rounds(
             stage = stage._replace(states=states, seconds=stopwatch.seconds)
         stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
     return stage
+
+
+def _with_fixed_exposures(run: Run) -> Run:
+    """The run, whose exposures stay as the training left them.
+
+    A block that has just been pruned is darker; exposures would make up for that, each block's in
+    another way, and blocks that are put together would differ in brightness.
+    """
+    appearance = dataclasses.replace(run.settings.appearance, learning_rate=0.0)
+    return run._replace(settings=dataclasses.replace(run.settings, appearance=appearance))
 
 
 def _ratio_of_round(prune_ratio: float, num_rounds: int) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from blocks_case import (
     NUM_BLOCKS,
+    PHOTOMETRIC,
     SETTINGS,
     contributions,
     four_blocks,
@@ -23,10 +24,12 @@ from blocks_case import (
 )
 
 from cosurfgs_jax import metrics
-from cosurfgs_jax.collab import compress
+from cosurfgs_jax.collab import compress, lmc_stages
 from cosurfgs_jax.collab.compress import top_fraction_mask
 from cosurfgs_jax.collab.importance import Importance
 from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.settings import AppearanceSettings, LmcSettings, TrainSettings
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState, drop_free_slots
 from cosurfgs_jax.training.partitioned_scene import first_state, round_slots
 from cosurfgs_jax.training.state import TrainState
@@ -286,3 +289,25 @@ def test_cropping_keeps_what_lies_in_the_cell_and_only_that(partitioned, tmp_pat
     assert sum(int(state.alive.sum()) for state in cropped.values()) == len(
         partitioned.scene.cloud.points
     )
+
+
+def test_recovery_leaves_exposures_alone(tmp_path):
+    num_steps = 2
+    settings = dataclasses.replace(
+        PHOTOMETRIC,
+        appearance=AppearanceSettings(start=0.0),
+        lmc=LmcSettings(rounds=1),
+        train=TrainSettings(steps=num_steps, log_every=100),
+    )
+    partitioned = four_blocks()
+    with (
+        run_context(partitioned, tmp_path, 1, settings) as run,
+        Checkpoints(run.workdir.checkpoints("lmc_device")) as checkpoints,
+    ):
+        first = [solid_state(partitioned, block, settings=settings) for block in range(NUM_BLOCKS)]
+        stage = StageState("lmc_device", put_states(run, first.__getitem__), 0, 0, 0.0)
+        end = lmc_stages.compress_in_rounds(run, stage, num_steps, checkpoints)
+        for block, state in run.layout.get_blocks(end.states).items():
+            jax.tree.map(np.testing.assert_array_equal, state.appearance, first[block].appearance)
+            assert int(state.appearance_optimizer.count) == num_steps
+            assert int(state.optimizer.count) == num_steps
