@@ -7,6 +7,7 @@ saved last, and followed. From another computer: ssh -L 8080:localhost:8080 MACH
 http://localhost:8080 there.
 """
 
+import os
 import sys
 
 from absl import flags
@@ -29,6 +30,8 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Serves the page until it is stopped."""
+    # A run that is trained on the same GPU needs the memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from cosurfgs_jax import viewer
 
     viewer.serve(options.settings, options.workdir, options.flags.host, options.flags.port)

@@ -28,6 +28,7 @@ import numpy as np
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, scores_from_sums
+from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.outputs import evaluation
 from cosurfgs_jax.raster import Maps, RasterOptions
@@ -109,10 +110,12 @@ def settings_of(variant: Variant, folder: Path) -> dict[str, str]:
         folder: of all variants of this seed.
     """
     if variant.name == "steps":
-        # LMC's recovery and both stages of MAS, as one training of the blocks without pruning.
-        settings = settings_file.load(Workdir(folder / "crop_merge").config)
-        steps = settings.train.steps
-        more = settings.lmc.recovery + 2 * (settings.mas.steps or round(steps / 10)) / steps
+        # LMC's recovery and the stages of MAS, as one training of the blocks without pruning.
+        workdir = Workdir(folder / "crop_merge")
+        settings = settings_file.load(workdir.config)
+        partition = open_partitioned_scene(settings, workdir).partition
+        settings.lmc.enabled = settings.mas.enabled = True
+        more = total_steps(settings, partition) / settings.train.steps - 1
         return variant.settings | {"lmc.prune_ratio": "0", "lmc.recovery": str(more)}
     if variant.name == "equal_surfels":
         stages = Workdir(folder / "full").read_metrics()["stages"]
@@ -137,8 +140,14 @@ def train(variant: Variant, folder: Path, seed: int, given: list[str]) -> float:
     flags |= {"config.seed": str(seed), "workdir": str(folder / variant.name)}
     command = [sys.executable, "-m", "cosurfgs_jax.train"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    before = processor_seconds()
-    subprocess.run(command, check=True)
+    spent = folder / f"{variant.name}.seconds"  # of earlier calls that were interrupted
+    before = processor_seconds() - (float(spent.read_text()) if spent.exists() else 0.0)
+    try:
+        status = subprocess.run(command).returncode
+    finally:
+        spent.write_text(str(processor_seconds() - before))
+    if status:
+        sys.exit(status)  # it has said why
     return processor_seconds() - before
 
 
@@ -217,24 +226,22 @@ def table(results: dict[str, dict[str, dict]]) -> str:
         cells = [variant.title]
         cells += [spread([row[key] for row in rows], form) for _, key, form in columns]
         if has_mesh:
-            # strict=False: a row without a mesh leaves its cell empty.
-            at = zip(*(row.get("f1", []) for row in rows), strict=False)
+            at = zip(*(row["f1"] for row in rows if "f1" in row), strict=True)
             cells.append(" / ".join(spread(list(values), ".3f") for values in at))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def run_seed(
-    seed: int, chosen: list[str], arguments: argparse.Namespace, given: list[str], results: dict
-) -> None:
+def run_seed(seed: int, chosen: list[str], arguments: argparse.Namespace, results: dict) -> None:
     """Trains and scores the variants of one seed; rows that are there already are kept."""
     folder = arguments.workdir / str(seed)
-    rows = results.setdefault(str(seed), {})
+    rows = results["seeds"].setdefault(str(seed), {})
     seams = None
     for variant in VARIANTS:
-        if variant.name not in chosen or variant.name in rows:
+        row = rows.get(variant.name)
+        if variant.name not in chosen or (row and ("f1" in row or not arguments.mesh)):
             continue
-        seconds = train(variant, folder, seed, given)
+        seconds = train(variant, folder, seed, results["flags"])
         if seams is None:
             source = Workdir(folder / "crop_merge")  # the first one: it is there
             settings = settings_file.load(source.config)
@@ -242,7 +249,7 @@ def run_seed(
         row = score(Workdir(folder / variant.name), seams, arguments.mesh)
         rows[variant.name] = row | {"processor_s": seconds}
         (arguments.workdir / "ablation.json").write_text(json.dumps(results, indent=2))
-        (arguments.workdir / "ablation.md").write_text(table(results))
+        (arguments.workdir / "ablation.md").write_text(table(results["seeds"]))
 
 
 def main() -> None:
@@ -266,10 +273,18 @@ def main() -> None:
     chosen += ["crop_merge"]
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     saved = arguments.workdir / "ablation.json"
-    results = json.loads(saved.read_text()) if saved.exists() else {}
+    results = {"flags": given, "seeds": {}}
+    if saved.exists():
+        results = json.loads(saved.read_text())
+        if results["flags"] != given:
+            parser.error(
+                f"{saved}: expected the settings that its rows were made with, "
+                f"{' '.join(results['flags']) or 'none'}, got {' '.join(given) or 'none'}; take "
+                "another --workdir"
+            )
     for seed in arguments.seeds.split(","):
-        run_seed(int(seed), chosen, arguments, given, results)
-    print(table(results))
+        run_seed(int(seed), chosen, arguments, results)
+    print(table(results["seeds"]))
 
 
 if __name__ == "__main__":

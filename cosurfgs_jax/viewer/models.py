@@ -1,20 +1,19 @@
 """The models of a run that the page can show: the newest one, and those of finished stages."""
 
-import logging
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cosurfgs_jax.collab.merged_model import load_merged
-from cosurfgs_jax.collab.stages import stages_of
+from cosurfgs_jax.collab.stages import STAGES, stages_of
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.outputs.trained import load_trained
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
 NEWEST = "newest"
-_log = logging.getLogger(__name__)
 
 
 class Shown(NamedTuple):
@@ -37,9 +36,13 @@ class Models:
         """
         self._settings = settings
         self._workdir = workdir
+        # Looked at before anything is loaded: what is saved meanwhile is newer than what is shown.
+        steps = {spec.name: workdir.newest_step(spec.name) for spec in STAGES}
         trained = load_trained(settings, workdir)
         self.partitioned = trained.partitioned
-        self._first = Shown(trained.surfels, self.stages()[-1], trained.step)
+        stage = self.stages()[-1]
+        self.saved_at_first = (stage, steps[stage])
+        self._first: Shown | None = Shown(trained.surfels, stage, trained.step)
 
     def stages(self) -> list[str]:
         """The stages of which something is saved, in order."""
@@ -50,9 +53,11 @@ class Models:
         """What `load` would read now: the stage, and the last of its steps that is saved.
 
         Args:
-            choice: `NEWEST` or one of `stages`.
+            choice: `NEWEST` or one of `stages`, which must not be empty.
         """
-        stage = self.stages()[-1] if choice == NEWEST else choice
+        stage = choice
+        if choice == NEWEST:
+            stage = self.stages()[-1]
         return stage, self._workdir.newest_step(stage)
 
     def load(self, choice: str) -> Shown:
@@ -68,5 +73,7 @@ class Models:
         return Shown(jax.tree.map(jnp.asarray, surfels), stage, steps)
 
     def first(self) -> Shown:
-        """The model that was there at the start."""
-        return self._first
+        """The model that was there at the start; it is given once, and not kept."""
+        shown = required(self._first, "the first model")
+        self._first = None
+        return shown

@@ -21,6 +21,7 @@ from cosurfgs_jax.viewer.models import NEWEST, Models, Shown
 from cosurfgs_jax.workdir import Workdir
 
 _MESH = "mesh"
+_LARGEST_PORT = 65535
 _MOVING_S = 0.3  # since the camera's last change: until then pictures are coarse
 _COARSE = 0.4  # of the long side
 _FOLLOW_S = 5.0  # between two looks for a newer model
@@ -51,26 +52,51 @@ def import_viser():
     return viser
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises InputError if another program listens there, or the address is none of this machine;
-    viser would take another port without a word.
+def start_server(host: str, port: int) -> Any:
+    """A viser.ViserServer that listens there, and that no browser can make public.
+
+    Raises:
+        InputError: viser is not installed, another program listens there, or the address is none of
+            this machine.
     """
+    viser = import_viser()
+    _check_port(host, port)
+    server = viser.ViserServer(host=host, port=port, verbose=False)
+    if server.get_port() != port:  # it was taken meanwhile
+        server.stop()
+        raise _port_error(host, port, "another program uses it")
+    server.scene.set_up_direction("+z")
+    server.gui.configure_theme(show_share_button=False)
+    # Every browser, also on a foreign page, may ask for a public address.
+    server.request_share_url = lambda *_, **__: None
+    return server
+
+
+def _check_port(host: str, port: int) -> None:
+    """viser would take another port."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in addresses:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
     except OSError as error:
-        raise InputError(
-            f"--host, --port: expected an address of this machine with a free port, got "
-            f"{host}:{port} ({error.strerror or error}); give another one, e.g. --port={port + 1}"
-        ) from error
+        raise _port_error(host, port, error.strerror or str(error)) from error
+
+
+def _port_error(host: str, port: int, reason: str) -> InputError:
+    return InputError(
+        f"--host, --port: expected an address of this machine and a free port, got {host}:{port} "
+        f"({reason}); give another one, e.g. --port={port + 1 if port < _LARGEST_PORT else 8080}"
+    )
 
 
 class Page:
-    """Controls and pictures of one server, for all browsers that look at it."""
+    """Controls and pictures of one server, for all browsers that look at it.
+
+    viser calls back from threads of its own; they only wake the loop of `run`, which does
+    everything.
+    """
 
     def __init__(self, server: Any, models: Models, settings: Settings, workdir: Workdir):
         """
@@ -81,20 +107,28 @@ class Page:
         """
         self._server = server
         self._models = models
-        self._settings = settings
         self._workdir = workdir
         self._options = RasterOptions.from_settings(settings.raster)
         self._shown: Shown = models.first()
-        self._saved = models.saved(NEWEST)
+        self._saved = models.saved_at_first
         self._version = 0
         self._drawn: dict[int, tuple] = {}  # by client: what its picture shows
         self._wake = threading.Event()
-        self._looked = time.monotonic()
+        self._looked = -np.inf  # when a newer model was looked for
+        self._followed = NEWEST
         self._frusta: dict[int, Any] = {}  # by view
         self._without_photo: list[int] = []
+        self._looked_through: list[tuple[Any, int]] = []  # clients, and the views they clicked
+        self._are_shown = (False, False)  # cameras, photographs in them
+        self._mesh: Any = None
+        self._mesh_time = 0.0
         self._add_controls()
         self._add_cells()
-        self._place_first_camera()
+        first = server.initial_camera
+        first.position = _FIRST_PLACE
+        first.look_at = (0.0, 0.0, 0.0)  # the middle of the ground
+        first.fov = _FIRST_FOV
+        first.near = _NEAR
         server.on_client_connect(self._greet)
         server.on_client_disconnect(lambda client: self._drawn.pop(client.client_id, None))
 
@@ -102,36 +136,39 @@ class Page:
         """Draws what changes until it is interrupted.
 
         Args:
-            until: asked after each round, at least every fifth of a second.
+            until: asked after each round, several times a second.
         """
-        images = ImageStore(self._models.partitioned.scene, self._settings.data.host_memory_mb)
-        with images:
+        # Each photograph is needed once.
+        with ImageStore(self._models.partitioned.scene, host_memory_mb=0) as images:
             while not until():
                 self._wake.wait(_MOVING_S / 2)
                 self._wake.clear()
                 self._follow()
-                for client in list(self._server.get_clients().values()):
-                    self._draw_for(client)
-                if self._photographs.value and self._without_photo:
+                self._surround()
+                clients = list(self._server.get_clients().values())
+                is_moving = [self._draw_for(client) for client in clients]
+                if self._without_photo and not any(is_moving):
                     self._show_photograph(images, self._without_photo.pop(0))
 
     def _add_controls(self) -> None:
         gui = self._server.gui
         self._text = gui.add_markdown("")
-        self._choice = gui.add_dropdown(
-            "Model", [NEWEST, *self._models.stages()], initial_value=NEWEST
-        )
+        stages = [NEWEST, *self._models.stages()]
+        self._choice = gui.add_dropdown("Model", stages, initial_value=NEWEST)
         self._kind = gui.add_dropdown("Show", self._kinds(), initial_value=KINDS[0])
         self._pixels = gui.add_slider("Pixels", min=240, max=1920, step=80, initial_value=960)
         self._cells = gui.add_checkbox("Cells of blocks", False)
         self._cameras = gui.add_checkbox("Cameras", False)
         self._photographs = gui.add_checkbox("Photographs in cameras", False)
-        for control in (self._choice, self._kind, self._pixels, self._cells, self._cameras):
+        for control in (
+            self._choice,
+            self._kind,
+            self._pixels,
+            self._cells,
+            self._cameras,
+            self._photographs,
+        ):
             control.on_update(lambda _: self._wake.set())
-        self._kind.on_update(lambda _: self._show_mesh())
-        self._cells.on_update(lambda _: self._toggle_cells())
-        self._cameras.on_update(lambda _: self._toggle_cameras())
-        self._photographs.on_update(lambda _: self._toggle_cameras())
         self._say()
 
     def _kinds(self) -> list[str]:
@@ -140,18 +177,65 @@ class Page:
     def _say(self, problem: str = "") -> None:
         num = int(np.asarray(self._shown.surfels.alive).sum())
         text = f"**{num:,d} surfels**, stage {self._shown.stage}, step {self._shown.steps}"
-        self._text.content = f"{text}\n\n{problem}" if problem else text
+        text = f"{text}\n\n{problem}" if problem else text
+        if self._text.content != text:
+            self._text.content = text
 
     def _greet(self, client: Any) -> None:
         client.camera.on_update(lambda _: self._wake.set())
         self._wake.set()
 
-    def _place_first_camera(self) -> None:
-        first = self._server.initial_camera
-        first.position = _FIRST_PLACE
-        first.look_at = (0.0, 0.0, 0.0)  # the middle of the ground
-        first.fov = _FIRST_FOV
-        first.near = _NEAR
+    def _follow(self) -> None:
+        """Loads what is chosen where that is another model, or has a newer state."""
+        choice = self._choice.value
+        now = time.monotonic()
+        if choice == self._followed and now - self._looked <= _FOLLOW_S:
+            return
+        self._followed = choice
+        self._looked = now
+        stages = self._models.stages()
+        if not stages:
+            self._say(f"there are no checkpoints in {self._workdir} any more")
+            return
+        for control, options in ((self._choice, [NEWEST, *stages]), (self._kind, self._kinds())):
+            if list(control.options) != options:
+                control.options = options
+        saved = self._models.saved(choice)
+        if saved != self._saved:
+            try:
+                self._shown = self._models.load(choice)
+            except Exception as error:  # replaced or deleted meanwhile: the next look tells
+                self._say(f"{choice} cannot be loaded: {error}")
+                return
+            self._saved = saved
+            self._version += 1
+        self._say()
+
+    def _surround(self) -> None:
+        """Cells, cameras and mesh as the controls want them."""
+        if self._cell_lines.visible != self._cells.value:
+            self._cell_lines.visible = self._cells.value
+        self._surround_with_cameras()
+        is_mesh = self._kind.value == _MESH
+        if is_mesh:
+            self._load_mesh()
+        if self._mesh is not None and self._mesh.visible != is_mesh:
+            self._mesh.visible = is_mesh
+
+    def _surround_with_cameras(self) -> None:
+        has_photographs = self._photographs.value
+        is_wanted = self._cameras.value or has_photographs
+        if is_wanted and not self._frusta:
+            self._add_cameras()
+        if self._are_shown != (is_wanted, has_photographs):
+            self._are_shown = (is_wanted, has_photographs)
+            self._without_photo = list(self._frusta) if has_photographs else []
+            for frustum in self._frusta.values():
+                frustum.visible = is_wanted
+                if not has_photographs:
+                    frustum.image = None
+        while self._looked_through:
+            self._look_through(*self._looked_through.pop(0))
 
     def _add_cells(self) -> None:
         partition = self._models.partitioned.partition
@@ -165,17 +249,6 @@ class Page:
             thickness=0.003,
             visible=False,
         )
-
-    def _toggle_cells(self) -> None:
-        self._cell_lines.visible = self._cells.value
-
-    def _toggle_cameras(self) -> None:
-        wanted = self._cameras.value or self._photographs.value
-        if wanted and not self._frusta:
-            self._add_cameras()
-        for frustum in self._frusta.values():
-            frustum.visible = wanted
-        self._wake.set()
 
     def _add_cameras(self) -> None:
         partitioned = self._models.partitioned
@@ -193,9 +266,12 @@ class Page:
                 wxyz=camera.wxyz,
                 position=camera.position,
             )
-            frustum.on_click(lambda event, view=view: self._look_through(event.client, view))
+            frustum.on_click(lambda event, view=view: self._clicked(event.client, view))
             self._frusta[view] = frustum
-        self._without_photo = list(self._frusta)
+
+    def _clicked(self, client: Any, view: int) -> None:
+        self._looked_through.append((client, view))
+        self._wake.set()
 
     def _look_through(self, client: Any, view: int) -> None:
         """Looks as a photograph does. Its frustum is in the way, and is hidden until cameras are
@@ -220,17 +296,15 @@ class Page:
         self._frusta[view].image = np.asarray(photo)
         self._wake.set()  # the next one
 
-    def _show_mesh(self) -> None:
-        if self._kind.value != _MESH:
-            if hasattr(self, "_mesh"):
-                self._mesh.visible = False
-            return
-        if hasattr(self, "_mesh"):
-            self._mesh.visible = True
-            return
+    def _load_mesh(self) -> None:
+        """The mesh of the workdir, where it is another one than on the page."""
         try:
+            written = self._workdir.mesh.stat().st_mtime
+            if written == self._mesh_time:
+                return
+            self._mesh_time = written
             mesh = simplify.decimate(read_mesh_ply(self._workdir.mesh), _MAX_TRIANGLES)
-        except InputError as error:
+        except (InputError, OSError) as error:
             self._say(str(error))
             return
         mesh = surroundings.mesh_in_world(mesh, self._models.partitioned.frame)
@@ -243,53 +317,35 @@ class Page:
             ),
         )
 
-    def _follow(self) -> None:
-        """Loads what is chosen where that is another model, or has a newer state."""
-        now = time.monotonic()
-        is_due = now - self._looked > _FOLLOW_S
-        choice = self._choice.value
-        if not is_due and choice in (NEWEST, self._shown.stage):
-            return
-        self._looked = now
-        for control, options in (
-            (self._choice, [NEWEST, *self._models.stages()]),
-            (self._kind, self._kinds()),
-        ):
-            if list(control.options) != options:
-                value = control.value
-                control.options = options
-                control.value = value
-        saved = self._models.saved(choice)
-        if saved == self._saved:
-            return
-        self._saved = saved
+    def _draw_for(self, client: Any) -> bool:
+        """Draws anew for a browser whose picture is not what it should show; whether its camera
+        moves.
+        """
         try:
-            self._shown = self._models.load(choice)
-        except InputError as error:  # it may have been replaced meanwhile; the next look tells
-            self._say(str(error))
-            return
-        self._version += 1
-        self._say()
+            return self._draw_camera(client)
+        except Exception as error:  # a window without height, too little memory: others go on
+            self._say(f"the picture cannot be drawn: {error}")
+            return False
 
-    def _draw_for(self, client: Any) -> None:
-        """Draws anew for a browser whose picture is not what it should show."""
+    def _draw_camera(self, client: Any) -> bool:
         camera = client.camera
         kind = self._kind.value
         is_moving = time.time() - camera.update_timestamp < _MOVING_S
         long_side = round(self._pixels.value * (_COARSE if is_moving else 1.0))
         wanted = (camera.update_timestamp, kind, long_side, self._version)
         if self._drawn.get(client.client_id) == wanted:
-            return
+            return is_moving
         self._drawn[client.client_id] = wanted
         if kind == _MESH:
             client.scene.set_background_image(None)
-            return
+            return is_moving
         seen = PageCamera(camera.wxyz, camera.position, camera.fov, camera.aspect)
         size = seen.image_size(long_side)
         picture, depth = draw(
             self._shown.surfels, seen.camera(size), size, kind=kind, options=self._options
         )
         client.scene.set_background_image(picture, format="jpeg", jpeg_quality=90, depth=depth)
+        return is_moving
 
 
 def serve(settings: Settings, workdir: Workdir, host: str, port: int) -> None:
@@ -301,14 +357,11 @@ def serve(settings: Settings, workdir: Workdir, host: str, port: int) -> None:
     Raises:
         InputError: nothing is trained, viser is missing, or the port is taken.
     """
-    viser = import_viser()
-    check_port(host, port)
-    models = Models(settings, workdir)
-    server = viser.ViserServer(host=host, port=port, verbose=False)
-    server.scene.set_up_direction("+z")
-    page = Page(server, models, settings, workdir)
-    _log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, server.get_port())
+    server = start_server(host, port)
     try:
+        page = Page(server, Models(settings, workdir), settings, workdir)
+        shown_host = f"[{host}]" if ":" in host else host
+        _log.info("open http://%s:%d in a browser; Ctrl-C ends it", shown_host, port)
         page.run()
     finally:
         server.stop()

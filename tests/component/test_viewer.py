@@ -1,5 +1,6 @@
 """The page that shows a run: what its cameras see, when it draws, and the page in a browser."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -39,9 +40,10 @@ class Models:
         self.steps = 5
         self.loaded = []
         self.problem = ""
+        self.saved_at_first = ("cloud", 5)
 
     def stages(self):
-        return ["device", "cloud"]
+        return ["device", "cloud"] if self.steps else []
 
     def first(self):
         return Shown(_model(), "cloud", 5)
@@ -78,8 +80,7 @@ def _free_port() -> int:
 
 @pytest.fixture
 def viser_server():
-    served = server.import_viser().ViserServer(host="127.0.0.1", port=_free_port(), verbose=False)
-    served.scene.set_up_direction("+z")
+    served = server.start_server("127.0.0.1", _free_port())
     yield served
     served.stop()
 
@@ -204,6 +205,38 @@ def test_a_page_follows_the_training(shown):
     models.steps = 15
     _rounds(page)
     assert "step 10" in page._text.content and models.problem in page._text.content
+    models.problem = ""
+    _rounds(page)
+    assert "step 15" in page._text.content and "damaged" not in page._text.content
+    models.steps = 0
+    _rounds(page)
+    assert "no checkpoints" in page._text.content
+
+
+def test_a_page_looks_for_newer_models_now_and_then(shown, monkeypatch):
+    page, models, _ = shown
+    _rounds(page)
+    monkeypatch.setattr(server, "_FOLLOW_S", 1e6)
+    models.steps = 10
+    _rounds(page, 3)
+    assert models.loaded == []
+    page._choice.value = "device"
+    _rounds(page, 3)
+    page._choice.value = NEWEST
+    _rounds(page, 3)
+    assert models.loaded == ["device", NEWEST]
+
+
+def test_a_browser_that_cannot_be_drawn_for_stops_no_other(viser_server, monkeypatch, tmp_path):
+    bad = Client()
+    bad.client_id = 2
+    bad.camera.fov = bad.camera.aspect = 0.0
+    good = Client()
+    monkeypatch.setattr(viser_server, "get_clients", lambda: {2: bad, 1: good})
+    page = server.Page(viser_server, Models(), SETTINGS, Workdir(tmp_path))
+    _rounds(page)
+    assert len(good.sent) == 1 and not bad.sent
+    assert "cannot be drawn" in page._text.content
 
 
 def test_a_mesh_is_offered_when_there_is_one(shown, tmp_path):
@@ -220,11 +253,9 @@ def test_a_mesh_is_offered_when_there_is_one(shown, tmp_path):
     _rounds(page)
     assert list(page._kind.options) == [*KINDS, "mesh"] and page._kind.value == KINDS[0]
     page._kind.value = "mesh"
-    page._show_mesh()
     _rounds(page)
     assert client.sent[-1] == (None, None) and page._mesh.visible
     page._kind.value = "normals"
-    page._show_mesh()
     _rounds(page)
     assert client.sent[-1][0] is not None and not page._mesh.visible
 
@@ -233,14 +264,33 @@ def test_cameras_and_photographs_are_added_when_they_are_wanted(shown):
     page, models, _ = shown
     assert not page._frusta
     page._photographs.value = True
-    page._toggle_cameras()
     num_views = models.partitioned.scene.num_views
-    assert len(page._frusta) == num_views
     _rounds(page, num_views)
-    assert all(frustum.image is not None for frustum in page._frusta.values())
+    frusta = page._frusta.values()
+    assert len(frusta) == num_views
+    assert all(frustum.image is not None and frustum.visible for frustum in frusta)
+    page._cameras.value = True
     page._photographs.value = False
-    page._toggle_cameras()
-    assert not any(frustum.visible for frustum in page._frusta.values())
+    _rounds(page)
+    assert all(frustum.image is None and frustum.visible for frustum in frusta)
+    page._cameras.value = False
+    _rounds(page)
+    assert not any(frustum.visible for frustum in frusta)
+
+
+def test_a_click_on_a_camera_looks_through_it(shown):
+    page, models, client = shown
+    page._cameras.value = True
+    client.atomic = contextlib.nullcontext
+    _rounds(page)
+    page._clicked(client, 3)
+    _rounds(page)
+    partitioned = models.partitioned
+    camera = surroundings.page_camera(partitioned.scene.views, partitioned.frame, 3)
+    np.testing.assert_array_equal(client.camera.wxyz, camera.wxyz)
+    np.testing.assert_array_equal(client.camera.position, camera.position)
+    np.testing.assert_allclose(client.camera.look_at, surroundings.looked_at(camera))
+    assert client.camera.fov == camera.fov and not page._frusta[3].visible
 
 
 def test_a_taken_port_is_named():
@@ -248,12 +298,17 @@ def test_a_taken_port_is_named():
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        words = rf"--port: expected .* a free port, got 127.0.0.1:{port} .*--port={port + 1}"
+        words = rf"--port: expected .* a free port, got 127.0.0.1:{port} .*--port="
         with pytest.raises(InputError, match=words):
-            server.check_port("127.0.0.1", port)
-    server.check_port("127.0.0.1", port)
+            server.start_server("127.0.0.1", port)
     with pytest.raises(InputError, match="an address of this machine"):
-        server.check_port("192.0.2.1", port)
+        server.start_server("192.0.2.1", port)
+    assert "--port=8080" in str(server._port_error("localhost", 65535, "taken"))
+
+
+def test_no_browser_makes_the_page_public(viser_server):
+    assert viser_server.request_share_url() is None
+    assert viser_server._share_tunnel is None
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
