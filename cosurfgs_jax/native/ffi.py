@@ -35,6 +35,7 @@ _CPU_TARGETS = {
 _CUDA_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsCudaRasterForward",
     "cosurfgs_raster_backward": "CosurfgsCudaRasterBackward",
+    "cosurfgs_raster_removal": "CosurfgsCudaRasterRemoval",
     "cosurfgs_photometric_losses": "CosurfgsCudaPhotometricLosses",
     "cosurfgs_adam": "CosurfgsCudaAdam",
 }

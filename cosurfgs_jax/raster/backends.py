@@ -82,8 +82,6 @@ def load_renderer(name: str) -> Callable:
 
 def load_removal_effects(name: str) -> Callable | None:
     """The `removal_effects` of a backend; None where it has none."""
-    if name == "cuda":
-        return None  # that of `native` is a kernel of the CPU library
     module = importlib.import_module(f"{__package__}.{BACKENDS[name].module}")
     return getattr(module, "removal_effects", None)
 

@@ -147,37 +147,56 @@ def test_what_lies_behind_the_last_hit_is_the_hit_that_stopped_the_pixel():
 # ---------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["cosurfgs_raster", "emulated_raster"])
+def targets(request):
+    """The CPU kernel, and that for GPUs on the host."""
+    if request.param == "emulated_raster":
+        request.getfixturevalue("emulation")()
+    return request.param
+
+
 @pytest.mark.parametrize("name", cases.CASES)
-def test_the_kernel_sums_up_the_definition(name):
+def test_the_kernel_sums_up_the_definition(targets, name):
     case = cases.build(name)
-    assert_close(by_kernel(case), case, name)
+    assert_close(by_kernel(case, targets), case, name)
 
 
 @pytest.mark.parametrize("field, value", cases.BAD_NUMBERS)
-def test_a_broken_surfel_is_as_if_dead(field, value):
+def test_a_broken_surfel_is_as_if_dead(targets, field, value):
     case = cases.broken_cloud(field, value)
     alive = case.alive.copy()
     alive[cases.BROKEN] = False
-    whole = by_kernel(cases.random_cloud().replace(alive=case.alive))
-    got = by_kernel(case)
-    assert (whole[cases.BROKEN] > 0.01).all() and (got[cases.BROKEN] == 0).all()
-    np.testing.assert_array_equal(got, by_kernel(cases.random_cloud().replace(alive=alive)))
+    whole, healed = (cases.random_cloud().replace(alive=x) for x in (case.alive, alive))
+    got = by_kernel(case, targets)
+    assert (by_kernel(whole, targets)[cases.BROKEN] > 0.01).all()
+    assert (got[cases.BROKEN] == 0).all()
+    np.testing.assert_array_equal(got, by_kernel(healed, targets))
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_hostile_operands_give_finite_numbers(seed):
-    got = by_kernel(hostile_cloud(seed))
+def test_hostile_operands_have_finite_effects(targets, seed):
+    got = by_kernel(hostile_cloud(seed), targets)
     assert np.isfinite(got).all() and (got >= 0).all()
 
 
-def test_no_camera_sees_them():
+def test_what_no_camera_sees_changes_nothing(targets):
     case = cases.random_cloud()
     behind = case.replace(means=case.means - 100 * case.camera_from_world[2, :3])
-    assert (by_kernel(behind) == 0).all()
+    assert (by_kernel(behind, targets) == 0).all()
 
 
-def test_a_tile_of_more_hits_than_one_chunk_and_one_pixel():
-    """10,000 faint surfels over one pixel: as many notes as a pixel can make."""
+@pytest.mark.parametrize("name", ["random_cloud", "one_tile", "opaque_stack"])
+def test_effects_do_not_depend_on_the_order_of_threads(emulation, name):
+    case = cases.build(name)
+    results = []
+    for is_reversed in (False, True):
+        emulation(is_reversed=is_reversed)
+        results.append(by_kernel(case, "emulated_raster"))
+    assert_same(*results)
+
+
+def test_a_pixel_takes_as_many_hits_as_one_can(targets):
+    """10,000 faint surfels over one pixel: as many hits as are noted at most."""
     count = 10_000
     case = cases.random_cloud(
         5, count, image_size=(1, 1), intrinsics=cases.intrinsics(1, 1, 0.5, 0.5)
@@ -187,7 +206,7 @@ def test_a_tile_of_more_hits_than_one_chunk_and_one_pixel():
         logit_opacities=cases._logit(np.full(count, 1.01 / 255)),
         alive=np.ones(count, bool),
     )
-    got = by_kernel(case)
+    got = by_kernel(case, targets)
     assert 2200 < (got[:, 0] > 0).sum() < 2400
     assert_close(got, case, "one pixel")
 
