@@ -19,8 +19,8 @@ from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels, drawn, on_host
 
 # Draws of random signs a photograph, where the effects are estimated. One draw of one photograph is
-# off by 1.4 times the effect (standard deviation); draws and photographs average that out. 16
-# instead of 2 gained 0.09 dB on a generated town after pruning 40 %, and nothing on caliterra.
+# off by 1.4 times the effect (standard deviation); draws and photographs average that out. After
+# pruning 40 % of a town 16 draws are within 0.03 dB of the exact effects, 2 draws 0.1 to 0.3 below.
 NUM_DRAWS = 2
 # Opacities count up to 0.995 in the estimate. Above 0.99 the rasterizer cuts a hit's alpha, and a
 # cut alpha has no gradient.
