@@ -15,8 +15,9 @@ KINDS=address,thread
 SETS=baseline,v3,v4
 BUILD="${TMPDIR:-/tmp}/cosurfgs-sanitize"
 TESTS=(tests/parity/test_raster_parity.py tests/parity/test_orthographic.py
-  tests/parity/test_raster_properties.py tests/component/test_photometric.py
-  tests/component/test_geometric_losses.py tests/component/test_optim.py)
+  tests/parity/test_raster_properties.py tests/parity/test_removal.py
+  tests/component/test_photometric.py tests/component/test_geometric_losses.py
+  tests/component/test_optim.py)
 
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
@@ -30,7 +31,8 @@ for argument in "$@"; do
   esac
 done
 [ ${#arguments[@]} -gt 0 ] \
-  || arguments=("${TESTS[@]}" -k "not portable and not reference and not instruction_set")
+  || arguments=("${TESTS[@]}" -k
+    "not portable and not reference and not instruction_set and not emulat")
 command -v g++ >/dev/null || die "g++: not found; install a C++17 compiler"
 
 # A folder that Python takes for the installed package's: native/ffi.py asks there for the library.

@@ -51,6 +51,7 @@ LONGEST = (
     "test_compiled_steps",
     "test_geometric_losses",
     "test_raster_properties",
+    "test_removal",
     "test_examples",
     "test_gpu_program",
     "test_own_terms",

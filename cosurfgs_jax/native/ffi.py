@@ -23,6 +23,7 @@ Result = tuple[tuple[int, ...], DTypeLike]  # of a target: shape and dtype
 _CPU_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsRasterForward",
     "cosurfgs_raster_backward": "CosurfgsRasterBackward",
+    "cosurfgs_raster_removal": "CosurfgsRasterRemoval",
     "cosurfgs_photometric_losses": "CosurfgsPhotometricLosses",
     "cosurfgs_plane_depth": "CosurfgsPlaneDepth",
     "cosurfgs_plane_depth_backward": "CosurfgsPlaneDepthBackward",
@@ -34,6 +35,7 @@ _CPU_TARGETS = {
 _CUDA_TARGETS = {
     "cosurfgs_raster_forward": "CosurfgsCudaRasterForward",
     "cosurfgs_raster_backward": "CosurfgsCudaRasterBackward",
+    "cosurfgs_raster_removal": "CosurfgsCudaRasterRemoval",
     "cosurfgs_photometric_losses": "CosurfgsCudaPhotometricLosses",
     "cosurfgs_adam": "CosurfgsCudaAdam",
 }

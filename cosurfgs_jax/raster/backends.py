@@ -2,7 +2,8 @@
 
 A backend is a module of this folder with a function `render_views(static, surfels, camera,
 background, probe)` that returns the `RawMaps` of one view or of V (see `drawing.make_renderer`),
-and one line in `BACKENDS`."""
+and one line in `BACKENDS`. It may have a function `removal_effects(static, surfels, camera,
+background)` like that of `reference_removal`."""
 
 import functools
 import importlib
@@ -77,6 +78,12 @@ def available_backends() -> dict[str, str]:
 def load_renderer(name: str) -> Callable:
     """The `render_views` of a backend."""
     return importlib.import_module(f"{__package__}.{BACKENDS[name].module}").render_views
+
+
+def load_removal_effects(name: str) -> Callable | None:
+    """The `removal_effects` of a backend; None where it has none."""
+    module = importlib.import_module(f"{__package__}.{BACKENDS[name].module}")
+    return getattr(module, "removal_effects", None)
 
 
 def portable_cost() -> str:

@@ -30,6 +30,18 @@ def _refuse(*_):
 refuse_gradient.defvjp(_refuse, _refuse)
 
 
+def float_operands(
+    surfels: Surfels, camera: Camera, background: jax.Array
+) -> tuple[Surfels, Camera, jax.Array]:
+    """The operands of a draw in float32."""
+    alive = jnp.asarray(surfels.alive, bool)
+    surfels, camera, background = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32),
+        (surfels.replace(alive=None), camera, background),
+    )
+    return surfels.replace(alive=alive), camera, background
+
+
 def _to_raw(drawn: Drawn, static: Static) -> RawMaps:
     """The maps that were asked for; a native kernel returns empty arrays for the others."""
     raw = RawMaps(
@@ -72,12 +84,7 @@ def make_renderer(draw: Callable) -> Callable:
         probe: jax.Array | None,
     ) -> RawMaps:
         is_single = np.ndim(camera.camera_from_world) == 2
-        alive = jnp.asarray(surfels.alive, bool)
-        surfels, camera, background = jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.float32),
-            (surfels.replace(alive=None), camera, background),
-        )
-        surfels = surfels.replace(alive=alive)
+        surfels, camera, background = float_operands(surfels, camera, background)
         if is_single:
             camera = jax.tree.map(lambda x: x[None], camera)
         if probe is None:

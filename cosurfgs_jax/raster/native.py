@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from cosurfgs_jax.native import ffi
-from cosurfgs_jax.raster.drawing import make_renderer
+from cosurfgs_jax.raster.drawing import float_operands, make_renderer
 from cosurfgs_jax.raster.options import Static
 from cosurfgs_jax.raster.outputs import NUM_FLOAT_MAPS, Drawn
 from cosurfgs_jax.types import DRAWN_NAMES, Camera, Surfels
@@ -64,6 +65,12 @@ def _results(static: Static, num_views: int, num_surfels: int) -> list[ffi.Resul
     return [results[name] for name in Drawn._fields]
 
 
+def _operands(surfels: Surfels, cameras: Camera, background: jax.Array) -> list[jax.Array]:
+    """What a picture is made of, in the order of the targets' operands."""
+    fields = [getattr(surfels, name) for name in _FIELDS]
+    return [surfels.sh, surfels.alive, *jax.tree.leaves(cameras), background, *fields]
+
+
 def _forward_call(
     static: Static, surfels: Surfels, cameras: Camera, background, kept_bytes: int = 0
 ) -> tuple[Drawn, jax.Array]:
@@ -79,11 +86,7 @@ def _forward_call(
     *drawn, kept = ffi.call(
         f"{static.targets}_forward",
         [*_results(static, num_views, surfels.alive.shape[0]), ((kept_bytes,), np.uint8)],
-        surfels.sh,
-        surfels.alive,
-        *jax.tree.leaves(cameras),
-        background,
-        *(getattr(surfels, name) for name in _FIELDS),
+        *_operands(surfels, cameras, background),
         width=static.width,
         height=static.height,
         near=static.near,
@@ -195,3 +198,25 @@ draw.defvjp(_draw_fwd, _draw_bwd)
 
 
 render_views = make_renderer(draw)
+
+
+def removal_effects(
+    static: Static, surfels: Surfels, camera: Camera, background: jax.Array
+) -> Float[Array, "n 2"]:
+    """What removing each surfel changes in one view (see `reference_removal.removal_effects`)."""
+    surfels, camera, background = float_operands(surfels, camera, background)
+    operands, tree = jax.tree.flatten((surfels, jax.tree.map(lambda x: x[None], camera)))
+    *operands, background = ffi.match_varying(*operands, background)
+    surfels, cameras = jax.tree.unflatten(tree, operands)
+    (effects,) = ffi.call(
+        f"{static.targets}_removal",
+        [((1, surfels.alive.shape[0], 2), np.float32)],
+        *_operands(surfels, cameras, background),
+        width=static.width,
+        height=static.height,
+        near=static.near,
+        low_pass=static.low_pass,
+        sh_degree=static.sh_degree,
+        orthographic=static.orthographic,
+    )
+    return effects[0]

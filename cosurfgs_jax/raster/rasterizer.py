@@ -1,15 +1,29 @@
 """`rasterize`, the differentiable surfel rasterizer, and `render`, the same for a run's options."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster.backends import BACKENDS, choose_backend, load_renderer
+from cosurfgs_jax.raster.backends import (
+    BACKENDS,
+    choose_backend,
+    load_removal_effects,
+    load_renderer,
+)
 from cosurfgs_jax.raster.options import LOW_PASS, PROJECTIONS, Maps, RasterOptions, Static
 from cosurfgs_jax.raster.outputs import RawMaps, finish
 from cosurfgs_jax.types import Camera, RenderOutput, Surfels, param_shapes
+
+
+class Removal(NamedTuple):
+    """Sums over the pixels of one view, for each surfel by itself."""
+
+    weights: Float[Array, " n"]  # blending weights
+    effects: Float[Array, " n"]  # squared changes of the colours without the surfel
 
 
 def _check_surfels(surfels: Surfels) -> None:
@@ -238,3 +252,21 @@ def render_sums(
     background = np.full((3,), options.background)
     backend = choose_backend(options.backend)
     return _render_sums(static, surfels, camera, background, None, backend)
+
+
+def removal_effects(
+    surfels: Surfels, camera: Camera, image_size: tuple[int, int], options: RasterOptions
+) -> Removal | None:
+    """How much one view changes if a surfel is removed, for each surfel by itself; no gradient.
+
+    Args, Raises: those of `render`; `camera` is one view.
+    Returns:
+        What `reference_removal.removal_effects` defines, or None where the backend does not know.
+    """
+    static, surfels, camera = _prepare(surfels, camera, image_size, options, maps=Maps.COLOR)
+    measure = load_removal_effects(choose_backend(options.backend))
+    if measure is None:
+        return None
+    background = jnp.full((3,), options.background, surfels.means.dtype)
+    sums = measure(static, surfels, camera, background)
+    return Removal(sums[:, 0], sums[:, 1])

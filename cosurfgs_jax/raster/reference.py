@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry import cameras, rotations, spherical_harmonics
 from cosurfgs_jax.raster.options import LOW_PASS
@@ -29,9 +29,7 @@ MIN_QUAT_SQUARED = 1e-24  # below, the derivative of a quaternion's direction le
 
 
 class _Projected(NamedTuple):
-    """Per surfel, in the order of the arguments; rows of surfels that are not drawn hold harmless
-    numbers.
-    """
+    """Per surfel, in the order of the arguments; harmless numbers where it is not drawn."""
 
     pixel_from_disc: Float[Array, "n 3 3"]  # (u, v, 1) to homogeneous pixels
     # (u, v, 1) to camera z; in perspective the third row of pixel_from_disc
@@ -82,9 +80,7 @@ def _is_valid(surfels: Surfels) -> Bool[Array, " n"]:
 
 
 def _keep(mask, values, otherwise: float):
-    """`values` where the surfel's mask holds, else a constant; the gradient of the others is
-    exactly zero.
-    """
+    """`values` where the surfel's mask holds, else a constant, with a gradient of zero."""
     return jnp.where(
         mask.reshape(mask.shape + (1,) * (values.ndim - 1)),
         values,
@@ -92,7 +88,7 @@ def _keep(mask, values, otherwise: float):
     )
 
 
-def _project(surfels: Surfels, camera: Camera, near, sh_degree: int, projection: str):
+def project(surfels: Surfels, camera: Camera, near, sh_degree: int, projection: str):
     """Projects surfels.
 
     Returns:
@@ -154,7 +150,15 @@ def _project(surfels: Surfels, camera: Camera, near, sh_degree: int, projection:
     return projected, num_invalid
 
 
-def _intersect(surfel: _Projected, x, y, shift, near, low_pass) -> _Hits:
+def order_of_depth(projected: _Projected) -> Int[Array, " n"]:
+    """Which surfel comes first: depths are compared in float32, and ties keep the order of the
+    arrays, as in the kernels.
+    """
+    depth = jax.lax.stop_gradient(projected.depth).astype(jnp.float32)
+    return jnp.argsort(jnp.where(projected.is_drawn, depth, jnp.inf), stable=True)
+
+
+def intersect(surfel: _Projected, x, y, shift, near, low_pass) -> _Hits:
     """Alpha and camera z of one surfel at pixel positions x, y [H,W], its image moved by shift [2]
     or [H,W,2].
     """
@@ -261,12 +265,8 @@ def _render(
     low_pass: float = LOW_PASS,
 ):
     means = surfels.means
-    projected, num_invalid = _project(surfels, camera, near, sh_degree, projection)
-    # Depths are compared in float32 and ties keep the order of the arrays, as in the kernels.
-    depth = jax.lax.stop_gradient(projected.depth).astype(jnp.float32)
-    order = jnp.argsort(
-        jnp.where(projected.is_drawn, depth, jnp.full_like(depth, jnp.inf)), stable=True
-    )
+    projected, num_invalid = project(surfels, camera, near, sh_degree, projection)
+    order = order_of_depth(projected)
     if screen_shift is None:
         screen_shift = jnp.zeros((means.shape[0], 2), means.dtype)
     height, width = image_size
@@ -277,7 +277,7 @@ def _render(
     @jax.checkpoint
     def step(state, surfel_and_shift):
         surfel, shift = surfel_and_shift
-        return _blend(state, surfel, _intersect(surfel, x, y, shift, near, low_pass))
+        return _blend(state, surfel, intersect(surfel, x, y, shift, near, low_pass))
 
     zero = jnp.zeros(image_size, means.dtype)
     zero3 = jnp.zeros((*image_size, 3), means.dtype)

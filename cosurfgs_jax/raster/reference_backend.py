@@ -10,7 +10,10 @@ from cosurfgs_jax.raster import reference
 from cosurfgs_jax.raster.drawing import refuse_gradient
 from cosurfgs_jax.raster.options import Static
 from cosurfgs_jax.raster.outputs import RawMaps
+from cosurfgs_jax.raster.reference_removal import removal_effects
 from cosurfgs_jax.types import Camera, Surfels
+
+__all__ = ["removal_effects", "render_views"]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -41,6 +41,7 @@ def test_the_library_is_built_and_exports_its_calls(build):
     assert build.CUDA, build.WHY_NO_CUDA
     library = ffi.load_cuda_library()  # looks up every symbol
     assert library.CosurfgsCudaRasterForward and library.CosurfgsCudaRasterBackward
+    assert library.CosurfgsCudaRasterRemoval
     assert library.CosurfgsCudaPhotometricLosses and library.CosurfgsCudaAdam
 
 

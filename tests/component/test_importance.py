@@ -1,5 +1,5 @@
 """Importance: what scores surfels are ranked by, and that the change of a picture without a surfel
-is what is estimated.
+is what is measured, and estimated.
 """
 
 import functools
@@ -24,6 +24,8 @@ from cosurfgs_jax.collab.importance import (
     NUM_DRAWS,
     SCORES,
     Importance,
+    PhotographView,
+    estimated_effects,
     importance_scores,
     init_importance,
     measure_view,
@@ -31,7 +33,7 @@ from cosurfgs_jax.collab.importance import (
 )
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster import RasterOptions, rasterize
 from cosurfgs_jax.settings import IMPORTANCE_SCORES, LmcSettings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.types import Camera, Surfels
@@ -176,7 +178,7 @@ def test_the_estimate_is_the_change_of_the_picture_without_each_surfel():
     truth = np.array(
         [np.square(color(surfels.alive.at[i].set(False)) - whole).sum() for i in range(num)]
     )
-    estimate = jax.jit(lambda key: removal_effects(draw, surfels, key))
+    estimate = jax.jit(lambda key: estimated_effects(draw, surfels, key))
     keys = jax.random.split(jax.random.key(1), num_keys)
     effects = np.array([estimate(key)[0] for key in keys])
     np.testing.assert_array_equal(
@@ -192,3 +194,24 @@ def test_the_estimate_is_the_change_of_the_picture_without_each_surfel():
     assert (np.abs(effects.mean(axis=0) - truth) <= (4 * spread + 0.02) * truth + 1e-4).all()
     assert abs(effects.mean(axis=0).sum() / truth.sum() - 1) < 0.05
     assert spread < 0.15 and effects.std(axis=0).sum() > 0.5 * truth.sum()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+def test_the_score_is_the_change_where_the_kernel_knows_it(backend):
+    """Exact, whatever the random signs; else the estimate, which differs from one to the next."""
+    size = (36, 48)
+    camera = Camera(jnp.eye(4), jnp.array([[40.0, 0, 24], [0, 40.0, 18], [0, 0, 1]]))
+    surfels = _cloud(40)
+    view = PhotographView(camera, size, RasterOptions(near=0.1, background=0.3, backend=backend))
+    whole = view(surfels)
+    measure = jax.jit(lambda key: removal_effects(view, surfels, key))
+    (first, weights), (second, _) = (measure(jax.random.key(seed)) for seed in (1, 2))
+    assert (np.asarray(first) == np.asarray(second)).all() == (backend == "cpu")
+    np.testing.assert_allclose(weights, whole.contributions[:, 0], rtol=0.02, atol=1e-3)
+    if backend == "portable":
+        return
+    color = jax.jit(lambda alive: view(surfels.replace(alive=alive)).color)
+    truth = np.array(
+        [np.square(color(surfels.alive.at[i].set(False)) - whole.color).sum() for i in range(40)]
+    )
+    np.testing.assert_allclose(first, truth, rtol=2e-3, atol=1e-4)

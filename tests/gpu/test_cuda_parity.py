@@ -23,6 +23,7 @@ import raster_cases as cases  # noqa: E402
 import test_orthographic  # noqa: E402
 import test_raster_parity  # noqa: E402
 import test_raster_properties  # noqa: E402
+import test_removal  # noqa: E402
 
 
 @pytest.fixture
@@ -33,6 +34,11 @@ def backend():
 @pytest.fixture
 def any_backend():
     return "cuda"
+
+
+@pytest.fixture
+def targets():
+    return "cosurfgs_raster"
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +63,15 @@ def _on_the_cpu(function):
 
 for name in ("reference_maps", "reference_gradients", "reference_probe"):
     setattr(cases, name, _on_the_cpu(getattr(cases, name)))
+test_removal.by_definition = _on_the_cpu(test_removal.by_definition)
 
 # Every test of these files that takes a backend, but for those of several devices.
-for module in (test_raster_parity, test_raster_properties, test_orthographic):
+for module in (test_raster_parity, test_raster_properties, test_orthographic, test_removal):
     for name, function in inspect.getmembers(module, inspect.isfunction):
         arguments = inspect.signature(function).parameters
         if (
             name.startswith("test_")
-            and {"backend", "any_backend"} & set(arguments)
+            and {"backend", "any_backend", "targets"} & set(arguments)
             and "mesh" not in arguments
         ):
             assert name not in globals(), f"two tests are called {name}"

@@ -160,6 +160,9 @@ extern "C" XLA_FFI_Error* EmulatedRasterForward(XLA_FFI_CallFrame* frame) {
 extern "C" XLA_FFI_Error* EmulatedRasterBackward(XLA_FFI_CallFrame* frame) {
   return Run(CosurfgsCudaRasterBackward, frame);
 }
+extern "C" XLA_FFI_Error* EmulatedRasterRemoval(XLA_FFI_CallFrame* frame) {
+  return Run(CosurfgsCudaRasterRemoval, frame);
+}
 extern "C" XLA_FFI_Error* EmulatedPhotometricLosses(XLA_FFI_CallFrame* frame) {
   return Run(CosurfgsCudaPhotometricLosses, frame);
 }

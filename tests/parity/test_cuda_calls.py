@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import raster_cases as cases
 from emulated_calls import assert_same
+from test_removal import by_kernel
 
 CALL_ERRORS = (
     jax.errors.JaxRuntimeError,
@@ -24,6 +25,7 @@ def _calls(case):
         "forward": lambda: cases.kernel_maps("emulation", case),
         "backward": lambda: cases.kernel_gradients("emulation", case, cotangents),
         "backward_alone": lambda: cases.kernel_gradients("emulation_alone", case, cotangents),
+        "removal": lambda: by_kernel(case, "emulated_raster"),
     }
 
 
@@ -31,6 +33,7 @@ CALLS = {
     "forward": 8,
     "backward": 4,
     "backward_alone": 8,
+    "removal": 8,
 }  # and more pieces of memory, and launches, than this
 
 

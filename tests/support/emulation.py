@@ -22,6 +22,7 @@ SOURCE = ROOT / "cosurfgs_jax" / "native" / "csrc"
 TARGETS = {
     "emulated_raster_forward": "EmulatedRasterForward",
     "emulated_raster_backward": "EmulatedRasterBackward",
+    "emulated_raster_removal": "EmulatedRasterRemoval",
     "emulated_photometric_losses": "EmulatedPhotometricLosses",
     "emulated_adam": "EmulatedAdam",
 }

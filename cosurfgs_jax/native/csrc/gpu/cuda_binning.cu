@@ -65,6 +65,7 @@ template void CudaDevice::For<EmitPair>(int64_t, const EmitPair::Args&);
 template void CudaDevice::For<FindTileBegin>(int64_t, const FindTileBegin::Args&);
 template void CudaDevice::For<ScatterOffset>(int64_t, const ScatterOffset::Args&);
 template void CudaDevice::For<TakeContributions>(int64_t, const TakeArgs&);
+template void CudaDevice::For<TakeRemoval>(int64_t, const TakeArgs&);
 template void CudaDevice::For<WriteStatus>(int64_t, const WriteStatus::Args&);
 
 #define COSURFGS_INSTANTIATE_ROWS(Op, size)                                      \
@@ -72,6 +73,7 @@ template void CudaDevice::For<WriteStatus>(int64_t, const WriteStatus::Args&);
   template void CudaDevice::Blocks<AddLargeRows<Op, size>>(int64_t, const AddRowsArgs&)
 
 COSURFGS_INSTANTIATE_ROWS(SumOfContributions, kContributions);
+COSURFGS_INSTANTIATE_ROWS(Sum, kRemoval);
 COSURFGS_INSTANTIATE_ROWS(Sum, kColorGradient);
 COSURFGS_INSTANTIATE_ROWS(Sum, kAllGradient);
 template void CudaDevice::For<AddBand<kColorGradient>>(int64_t, const AddBandArgs&);

@@ -4,6 +4,7 @@
 
 #include "gpu/cuda_launch.cuh"
 #include "gpu/project.h"
+#include "gpu/removal.h"
 
 namespace cosurfgs {
 namespace cuda {
@@ -19,6 +20,8 @@ namespace cuda {
                                                                               const BlendArgs&);  \
   template void CudaDevice::Blocks<BlendTileBackwardBlock<maps, true, true>>(int64_t,             \
                                                                              const BlendArgs&)
+
+template void CudaDevice::Blocks<BlendTileRemovalBlock>(int64_t, const BlendArgs&);
 
 COSURFGS_INSTANTIATE(kColor);
 COSURFGS_INSTANTIATE(kGeometry);

@@ -21,6 +21,10 @@ constexpr auto kForward = [](cudaStream_t stream, Scratch scratch, auto... opera
   XlaDevice device("rasterize", stream, &scratch);
   return Forward(device, operands...);
 };
+constexpr auto kRemove = [](cudaStream_t stream, Scratch scratch, auto... operands) {
+  XlaDevice device("rasterize", stream, &scratch);
+  return Removal(device, operands...);
+};
 constexpr auto kBackward = [](cudaStream_t stream, Scratch scratch, auto... operands) {
   XlaDevice device("rasterize", stream, &scratch);
   return Backward(device, operands...);
@@ -78,6 +82,11 @@ extern "C" const char* cosurfgs_cuda_problem(const int32_t* devices, int32_t cou
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     CosurfgsCudaRasterForward, cosurfgs::cuda::kForward,
     cosurfgs::BindForward(xla::ffi::Ffi::Bind()
+                              .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                              .Ctx<cosurfgs::cuda::Scratch>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsCudaRasterRemoval, cosurfgs::cuda::kRemove,
+    cosurfgs::BindRemoval(xla::ffi::Ffi::Bind()
                               .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
                               .Ctx<cosurfgs::cuda::Scratch>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(

@@ -47,6 +47,30 @@ ffi::Error Forward(Device& device, FloatBuffer sh, BoolBuffer alive, FloatBuffer
 }
 
 template <class Device>
+ffi::Error Removal(Device& device, FloatBuffer sh, BoolBuffer alive, FloatBuffer camera_from_world,
+                   FloatBuffer intrinsics, FloatBuffer background, ffi::RemainingArgs fields,
+                   ffi::Result<FloatBuffer> effects, int64_t width, int64_t height, float near,
+                   float low_pass, int64_t sh_degree, bool orthographic) {
+  Surfels surfels;
+  const std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background,
+                                         fields, width, height, sh_degree, surfels);
+  if (!error.empty()) return ffi::Error::InvalidArgument(error);
+  const RasterCall call{surfels,
+                        camera_from_world.typed_data(),
+                        intrinsics.typed_data(),
+                        background.typed_data(),
+                        camera_from_world.dimensions()[0],
+                        int(width),
+                        int(height),
+                        near,
+                        low_pass,
+                        kColor,
+                        orthographic};
+  Pipeline<Device>(device, call, device.max_band_pairs()).Removal(effects->typed_data());
+  return device.Finish();
+}
+
+template <class Device>
 ffi::Error Backward(Device& device, FloatBuffer sh, BoolBuffer alive, FloatBuffer camera_from_world,
                     FloatBuffer intrinsics, FloatBuffer background, FloatBuffer transmittance,
                     FloatBuffer depth_sum, IntBuffer last, IntBuffer median_index,

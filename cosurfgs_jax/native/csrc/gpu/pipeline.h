@@ -18,6 +18,7 @@
 #include "gpu/binning.h"
 #include "gpu/blend.h"
 #include "gpu/project.h"
+#include "gpu/removal.h"
 #include "gpu/rows.h"
 
 namespace cosurfgs {
@@ -121,6 +122,19 @@ class Pipeline {
                                                 {keys_, args.rows.offset, args.rows.rows, sums});
       }
       device_.template For<WriteStatus>(1, {num_invalid, num_pairs_, results.status + 2 * v});
+    }
+  }
+
+  // What removing each surfel changes: kRemoval numbers per surfel and view.
+  void Removal(float* effects) {
+    for (int64_t v = 0; v < call_.num_views; ++v) {
+      Bin(v, nullptr);
+      BlendArgs args = MakeBlendArgs(v);
+      args.rows = MakeRows(kRemoval, num_pairs_, offsets_, 0);
+      device_.template Blocks<BlendTileRemovalBlock>(tiles_x_ * tiles_y_, args);
+      ReduceRows<Sum, kRemoval>(args.rows.rows);
+      device_.template For<TakeRemoval>(
+          n_, {keys_, args.rows.offset, args.rows.rows, effects + v * n_ * kRemoval});
     }
   }
 

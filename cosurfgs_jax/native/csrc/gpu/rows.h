@@ -116,7 +116,7 @@ struct TakeArgs {
   const uint32_t* keys;     // by id
   const int64_t* position;  // of a surfel's row, by id
   const float* rows;
-  float* contributions;
+  float* sums;  // by id
 };
 
 struct TakeContributions {
@@ -125,7 +125,17 @@ struct TakeContributions {
     static_assert(kContributions == kVector);
     float values[kVector] = {};
     if (args.keys[id] != kHiddenKey) LoadVector(args.rows + args.position[id] * kVector, values);
-    StoreVector(values, args.contributions + id * kVector);
+    StoreVector(values, args.sums + id * kVector);
+  }
+};
+
+struct TakeRemoval {
+  using Args = TakeArgs;
+  COSURFGS_FN static void Run(const Args& args, int64_t id) {
+    const bool is_seen = args.keys[id] != kHiddenKey;
+    for (int k = 0; k < kRemoval; ++k) {
+      args.sums[id * kRemoval + k] = is_seen ? args.rows[args.position[id] * kRemoval + k] : 0.0f;
+    }
   }
 };
 

@@ -113,7 +113,28 @@ enum GradientSlot : int {
   kGradPlane = 21,
   kAllGradient = 22
 };
+// Rows of BlendTileRemoval: sum w, sum of squared changes without the surfel.
+constexpr int kRemoval = 2;
 constexpr int kContributions = 4;  // sum w, max w, pixels, pixels blended while T > 0.5
+
+// Memory for the hits of a tile, block by block, on the way from front to back. A pixel takes at
+// most kMaxHits: each takes 1/255 of the light or more, until 1e-4 is left.
+constexpr int kMaxHits = 2400;
+struct HitMemory {
+  float* numbers;   // two vectors a hit
+  uint16_t* where;  // its block, and the surfel's place in its chunk
+  int32_t* ends;    // of the hits of each chunk
+
+  // For a tile of `count` surfels, whatever the number of blocks and lanes.
+  static int64_t num_numbers(int64_t count) {
+    const int64_t pixels = kTile * kTile, most = pixels * kMaxHits * 16;
+    return 2 * (count * pixels < most ? count * pixels : most);
+  }
+  static int64_t num_hits(int64_t count) {
+    const int64_t most = int64_t(kTile) * kTile * kMaxHits;
+    return count * 64 < most ? count * 64 : most;
+  }
+};
 
 // Tiles that the box touches in tile rows [first_tile_row, end_tile_row).
 static COSURFGS_FN int64_t PairsInRows(const Box& box, int first_tile_row, int end_tile_row) {
@@ -133,6 +154,9 @@ COSURFGS_DECLARE_VARIANTS(
     void BlendTile(const Tile& tile, const Record* records, const View& view,
                    const float* background, int maps, const Image& image,
                    const PairRows* contributions);
+    // What removing a surfel changes in one tile: kRemoval floats per pair.
+    void BlendTileRemoval(const Tile& tile, const Record* records, const View& view,
+                          const float* background, const HitMemory& memory, const PairRows& rows);
     // Gradients of one tile's pairs.
     void BlendTileBackward(const Tile& tile, const Record* records, const View& view,
                            const float* background, int maps, const Image& image,

@@ -20,6 +20,16 @@ struct ForwardScratch {
   Scratch<float> rows;
 };
 
+struct HitScratch {
+  Scratch<float> numbers;
+  Scratch<uint16_t> where;
+  Scratch<int32_t> ends;
+  HitMemory Get(int64_t num_surfels) {
+    return {numbers.Get(HitMemory::num_numbers(num_surfels)),
+            where.Get(HitMemory::num_hits(num_surfels)), ends.Get(num_surfels)};
+  }
+};
+
 struct BackwardScratch {
   BinningScratch binning;
   Scratch<int64_t> offsets;
@@ -49,6 +59,16 @@ void ForTiles(Parallel& parallel, int first, int end, Function fn) {
   parallel.For((end - first + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task) {
     const int begin = first + static_cast<int>(task) * kTilesPerTask;
     for (int tile = begin; tile < std::min(end, begin + kTilesPerTask); ++tile) fn(tile);
+  });
+}
+
+// Calls fn(id, number of pairs) for every drawn surfel.
+template <class Function>
+void ForDrawn(Parallel& parallel, const Binned& binned, Function fn) {
+  parallel.For((binned.num_drawn + kSurfelChunk - 1) / kSurfelChunk, [&](int64_t chunk) {
+    const int64_t end = std::min<int64_t>(binned.num_drawn, (chunk + 1) * kSurfelChunk);
+    for (int64_t i = chunk * kSurfelChunk; i < end; ++i)
+      fn(binned.order[i], PairsInRows(binned.boxes[i], 0, binned.tiles_y));
   });
 }
 
@@ -104,25 +124,60 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
     if (with_contributions) {
       float* out = contributions->typed_data() + kContributions * n * v;
       std::memset(out, 0, kContributions * n * sizeof(float));
-      parallel.For((binned.num_drawn + kSurfelChunk - 1) / kSurfelChunk, [&](int64_t chunk) {
-        for (int64_t i = chunk * kSurfelChunk;
-             i < std::min<int64_t>(binned.num_drawn, (chunk + 1) * kSurfelChunk); ++i) {
-          const int32_t id = binned.order[i];
-          const float* row = rows.rows + kContributions * rows.offset[id];
-          float* target = out + kContributions * id;
-          for (int64_t pair = PairsInRows(binned.boxes[i], 0, binned.tiles_y); pair > 0;
-               --pair, row += kContributions) {
-            target[0] += row[0];
-            target[1] = std::max(target[1], row[1]);
-            target[2] += row[2];
-            target[3] += row[3];
-          }
+      ForDrawn(parallel, binned, [&](int32_t id, int64_t pairs) {
+        const float* row = rows.rows + kContributions * rows.offset[id];
+        float* target = out + kContributions * id;
+        for (; pairs > 0; --pairs, row += kContributions) {
+          target[0] += row[0];
+          target[1] = std::max(target[1], row[1]);
+          target[2] += row[2];
+          target[3] += row[3];
         }
       });
     }
     status->typed_data()[2 * v] = binned.num_invalid;
     status->typed_data()[2 * v + 1] =
         static_cast<int32_t>(std::min<int64_t>(binned.tile_begin[binned.num_tiles()], INT32_MAX));
+    AddStageTime(kStageBlend, Now() - start);
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error Removal(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
+                   FloatBuffer camera_from_world, FloatBuffer intrinsics, FloatBuffer background,
+                   ffi::RemainingArgs fields, ffi::Result<FloatBuffer> effects, int64_t width,
+                   int64_t height, float near, float low_pass, int64_t sh_degree,
+                   bool orthographic) {
+  Surfels surfels;
+  const std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background,
+                                         fields, width, height, sh_degree, surfels);
+  if (!error.empty()) return ffi::Error::InvalidArgument(error);
+  Borrowed<ForwardScratch> scratch;
+  Parallel parallel(pool);
+  const int64_t n = surfels.num_surfels;
+  for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
+    const View view =
+        MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width,
+                 height, near, low_pass, orthographic);
+    const Binned binned = ProjectAndBin(surfels, view, parallel, scratch->binning);
+    const double start = Now();
+    int64_t* offsets = scratch->offsets.Get(n);
+    const int64_t pairs = PairOffsets(binned, 0, binned.tiles_y, offsets);
+    const PairRows rows{scratch->rows.Get(kRemoval * pairs), offsets, 0};
+    ForTiles(parallel, 0, binned.num_tiles(), [&](int index) {
+      const Tile tile = binned.tile(index);
+      Borrowed<HitScratch> hits;
+      COSURFGS_DISPATCH(BlendTileRemoval, tile, binned.records, view, background.typed_data(),
+                        hits->Get(tile.count), rows);
+    });
+    float* out = effects->typed_data() + kRemoval * n * v;
+    std::memset(out, 0, kRemoval * n * sizeof(float));
+    ForDrawn(parallel, binned, [&](int32_t id, int64_t pairs) {
+      const float* row = rows.rows + kRemoval * offsets[id];
+      for (; pairs > 0; --pairs, row += kRemoval) {
+        for (int k = 0; k < kRemoval; ++k) out[kRemoval * id + k] += row[k];
+      }
+    });
     AddStageTime(kStageBlend, Now() - start);
   }
   return ffi::Error::Success();
@@ -253,6 +308,10 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     CosurfgsRasterForward, cosurfgs::Forward,
     cosurfgs::BindForward(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    CosurfgsRasterRemoval, cosurfgs::Removal,
+    cosurfgs::BindRemoval(xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>()));
 
 // Its attribute `deterministic` has nothing to choose here: sums always have one order.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(

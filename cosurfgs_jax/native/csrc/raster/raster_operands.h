@@ -1,4 +1,4 @@
-// The operands and results of the rasterizer's two custom calls, the same for every platform: their
+// The operands and results of the rasterizer's custom calls, the same for every platform: their
 // checks and their bindings.
 #pragma once
 
@@ -153,6 +153,25 @@ auto BindForward(Binding&& contexts) {
       .template Attr<int64_t>("sh_degree")
       .template Attr<int64_t>("maps")
       .template Attr<bool>("with_contributions")
+      .template Attr<bool>("orthographic");
+}
+
+// The binding of the call that says what removing each surfel changes.
+template <class Binding>
+auto BindRemoval(Binding&& contexts) {
+  return std::move(contexts)
+      .template Arg<FloatBuffer>()  // sh
+      .template Arg<BoolBuffer>()   // alive
+      .template Arg<FloatBuffer>()  // camera_from_world
+      .template Arg<FloatBuffer>()  // intrinsics
+      .template Arg<FloatBuffer>()  // background
+      .RemainingArgs()              // the fields of ForEachField
+      .template Ret<FloatBuffer>()  // per surfel: sum of weights, sum of squared changes
+      .template Attr<int64_t>("width")
+      .template Attr<int64_t>("height")
+      .template Attr<float>("near")
+      .template Attr<float>("low_pass")
+      .template Attr<int64_t>("sh_degree")
       .template Attr<bool>("orthographic");
 }
 
