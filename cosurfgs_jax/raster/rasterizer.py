@@ -264,6 +264,12 @@ def removal_effects(
         What `reference_removal.removal_effects` defines, or None where the backend does not know.
     """
     static, surfels, camera = _prepare(surfels, camera, image_size, options, maps=Maps.COLOR)
+    if camera.camera_from_world.ndim != 2:
+        raise InputError(
+            "removal_effects: camera: expected one view, camera_from_world [4,4], got "
+            f"{camera.camera_from_world.shape}"
+        )
+    surfels, camera = jax.lax.stop_gradient((surfels, camera))
     measure = load_removal_effects(choose_backend(options.backend))
     if measure is None:
         return None

@@ -66,4 +66,4 @@ def removal_effects(
     state = (jnp.ones_like(x), jnp.zeros(image_size, bool), nothing)
     (_, _, behind), (alpha, weight) = jax.lax.scan(meet, state, projected)
     _, sums = jax.lax.scan(remove, behind, (projected.color, alpha, weight), reverse=True)
-    return jax.lax.stop_gradient(jnp.zeros_like(sums).at[order].set(sums))
+    return jnp.zeros_like(sums).at[order].set(sums)

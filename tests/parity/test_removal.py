@@ -20,6 +20,7 @@ from hostile_operands import hostile_cloud
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import (
     RasterOptions,
     native,
@@ -244,6 +245,23 @@ def test_backends_say_whether_they_know():
     exact, want = (jax.jit(lambda b=b: measure(options(backend=b)))() for b in ("cpu", "reference"))
     for got, expected in zip(exact, want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_effects_are_of_one_view_and_have_no_gradient(backend):
+    case = cases.random_cloud()
+    camera = case.camera()
+    options = RasterOptions(near=case.near, backend=backend)
+
+    def total(means):
+        surfels = case.surfels().replace(means=means)
+        return removal_effects(surfels, camera, cases.SIZE, options).effects.sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(case.surfels().means)
+    assert value > 0 and not np.asarray(gradient).any()
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), camera)
+    with pytest.raises(InputError, match=r"camera: expected one view, .* got \(2, 4, 4\)"):
+        removal_effects(case.surfels(), two, cases.SIZE, options)
 
 
 # Other instruction sets

@@ -31,6 +31,12 @@ class Scratch {
     return data_.get();
   }
 
+  // Gives the memory back.
+  void Drop() {
+    data_.reset();
+    capacity_ = 0;
+  }
+
  private:
   struct Free {
     void operator()(T* p) const { std::free(p); }

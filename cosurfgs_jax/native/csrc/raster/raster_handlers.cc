@@ -4,8 +4,10 @@
 // The backward call projects and bins again instead of keeping what the forward call made: that
 // costs a few milliseconds and saves 128 bytes per surfel and view between the two.
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <new>
 
 #include "raster/binning.h"
 #include "common/huge_pages.h"
@@ -27,6 +29,14 @@ struct HitScratch {
   HitMemory Get(int64_t num_surfels) {
     return {numbers.Get(HitMemory::num_numbers(num_surfels)),
             where.Get(HitMemory::num_hits(num_surfels)), ends.Get(num_surfels)};
+  }
+  // Keeps what usual tiles need: 2 KB a surfel, for each thread.
+  void DropLarge(int64_t num_surfels) {
+    constexpr int64_t kUsual = 4096;
+    if (num_surfels <= kUsual) return;
+    numbers.Drop();
+    where.Drop();
+    ends.Drop();
   }
 };
 
@@ -164,12 +174,22 @@ ffi::Error Removal(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
     int64_t* offsets = scratch->offsets.Get(n);
     const int64_t pairs = PairOffsets(binned, 0, binned.tiles_y, offsets);
     const PairRows rows{scratch->rows.Get(kRemoval * pairs), offsets, 0};
+    std::atomic<bool> has_no_memory{false};  // a loop's function must not throw
     ForTiles(parallel, 0, binned.num_tiles(), [&](int index) {
       const Tile tile = binned.tile(index);
-      Borrowed<HitScratch> hits;
-      COSURFGS_DISPATCH(BlendTileRemoval, tile, binned.records, view, background.typed_data(),
-                        hits->Get(tile.count), rows);
+      try {
+        Borrowed<HitScratch> hits;
+        COSURFGS_DISPATCH(BlendTileRemoval, tile, binned.records, view, background.typed_data(),
+                          hits->Get(tile.count), rows);
+        hits->DropLarge(tile.count);
+      } catch (const std::bad_alloc&) {
+        has_no_memory = true;
+      }
     });
+    if (has_no_memory) {
+      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                        "raster removal: there is no memory for the hits of a tile");
+    }
     float* out = effects->typed_data() + kRemoval * n * v;
     std::memset(out, 0, kRemoval * n * sizeof(float));
     ForDrawn(parallel, binned, [&](int32_t id, int64_t pairs) {
