@@ -20,7 +20,7 @@ class SurfelSettings(SettingsGroup, name="surfels"):
     capacity: int = setting(
         0,
         "Maximum number of surfels, of which a block gets the fraction that it has of all images' "
-        "pixels; 0 means from the data (one surfel a pixel).",
+        "pixels; 0 means from the data (one for every 32 pixels that they show of the place).",
         not_negative("0 (from the data) or a positive number"),
     )
     sh_degree: int = setting(
