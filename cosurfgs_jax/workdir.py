@@ -51,7 +51,7 @@ DEPTHS = "depth"
 NORMALS = "normal"
 TEST_NAMES = "views.json"  # beside them: picture name -> photograph
 
-_UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
+UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
 _POINT_CLOUD = re.compile(r"iteration_(\d+)")
 _TEST = re.compile(r"ours_(\d+)")
@@ -303,7 +303,7 @@ class Workdir:
                 is old is deleted.
         """
         unfinished = [
-            *self.root.glob(f"checkpoints/*/*{_UNFINISHED_CHECKPOINT}*"),
+            *self.root.glob(f"checkpoints/*/*{UNFINISHED_CHECKPOINT}*"),
             *self.data.glob(".*-unfinished-*"),
         ]
         for folder in unfinished:

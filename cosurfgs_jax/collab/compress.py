@@ -29,7 +29,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.training.loop import StageState, count_alive, drop_free_slots
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.training.state import TrainState, with_surfels
+from cosurfgs_jax.training.state import BlockModel, TrainState, map_slots, with_surfels
 
 
 def top_fraction_mask(
@@ -200,12 +200,18 @@ def compress(run: Run, stage: StageState, programs: Programs) -> Compression:
 def crop_to_cells(partition: Partition, layout: Layout, states: list) -> list:
     """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells
     of the merged model. Their steps draw second views, and update all surfels.
+
+    Args:
+        partition, layout: of the run.
+        states: of the blocks, `TrainState` or `BlockModel`; the result is of the same.
     """
 
-    def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
-        cell = with_surfels(
-            state, *slots.compact(state.params, state.optimizer, is_inside, state.stats)
-        )
+    def crop(state, is_inside: Bool[Array, " n"]):
+        source = slots.living_first(is_inside)
+        cell = dataclasses.replace(state, alive=is_inside)
+        cell = map_slots(cell, lambda values: values[source])
+        if isinstance(cell, BlockModel):
+            return cell
         return dataclasses.replace(cell, depths=None, updated=None)
 
     cut = sharded(crop, layout)

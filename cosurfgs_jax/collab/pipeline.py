@@ -9,6 +9,7 @@ import numpy as np
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage, adopts_blocks, finish_blocks
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
+from cosurfgs_jax.collab.finished_stages import keep_models_alone
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processes
 from cosurfgs_jax.collab.plans import make_plans
@@ -126,6 +127,7 @@ def run_stages(run: Run) -> loop.StageState:
             stage, is_new = run_one_stage(run, plans, spec, stage)
         if processes.any_process(processes.is_first() and (is_new or not metrics.has(spec.name))):
             metrics.write(spec, stage)
+    keep_models_alone(run, specs)
     return required(stage, "the last stage")
 
 

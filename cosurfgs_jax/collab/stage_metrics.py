@@ -21,7 +21,7 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.training.loop import StageState, count_alive
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import peak_bytes_per_device
-from cosurfgs_jax.training.state import TrainState
+from cosurfgs_jax.training.state import BlockModel, TrainState, model_of
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class StageMetrics:
         local_models = None
         if not spec.is_merged:
             local_models = stage.states
-            cells = compress.crop_to_cells(run.partitioned.partition, run.layout, stage.states)
+            models = [model_of(state) for state in stage.states]
+            cells = compress.crop_to_cells(run.partitioned.partition, run.layout, models)
         scores = score_cells(run, cells, exchange, self._seams)
         depth = score_seam_depth(run, cells, exchange, self._seams, local_models, self._roughness)
         self._roughness = wall_roughness([depth._asdict()]) or self._roughness
@@ -99,7 +100,7 @@ class StageMetrics:
         return 2 * num_images * height * width * PARTIAL_IMAGE_BYTES
 
 
-def _surfel_bytes(state: TrainState) -> int:
+def _surfel_bytes(state: TrainState | BlockModel) -> int:
     """What one surfel takes of a model, without what only training needs."""
     leaves = state.params.by_name().values()
     return sum(math.prod(leaf.shape[2:]) * leaf.dtype.itemsize for leaf in leaves)

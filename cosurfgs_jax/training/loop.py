@@ -19,7 +19,7 @@ from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import EVERYTHING, Checkpoints, Parts
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
@@ -30,11 +30,14 @@ from cosurfgs_jax.training.run import Run, StopAgreement, Stopped, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.state import (
-    TrainState,
+    MODEL_FIELDS,
     abstract_state,
     empty_state,
+    from_saved,
     kept_of,
+    map_slots,
     meta_of,
+    model_of,
     to_saved,
     with_surfels,
 )
@@ -48,7 +51,9 @@ class StageState(NamedTuple):
     """Blocks in the course of a stage: what its checkpoints hold."""
 
     name: str
-    states: list[Any]  # TrainState [D, ...] of the blocks in each row of the layout
+    # TrainState [D, ...] of the blocks in each row of the layout; BlockModel where a stage is
+    # finished and no other begins with it
+    states: list[Any]
     step: int
     num_without_room: int
     seconds: float
@@ -63,9 +68,15 @@ Advance = Callable[[StageState, Progress], tuple[StageState, list[Packed]]]
 ViewOf = Callable[[int, int], int]  # (block, finished steps) -> view
 
 
-def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState | None:
+def restore_stage(
+    run: Run, name: str, checkpoints: Checkpoints, parts: Parts = EVERYTHING
+) -> StageState | None:
     """The newest saved state of a stage, on whatever devices there are now; None if there is none.
 
+    Args:
+        run, name, checkpoints: of the run and the stage.
+        parts: without training the states are `BlockModel`s; so are those of a finished stage that
+            has lost it, where `last_step` says so.
     Raises:
         InputError: the checkpoints are of another dataset or partition, or damaged.
     """
@@ -86,13 +97,16 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
         )
         return to_saved(abstract)
 
-    restored = checkpoints.restore_latest(make_abstract)
+    restored = checkpoints.restore_latest(make_abstract, parts)
     if restored is None:
         return None
     meta = restored.meta
+    state = from_saved(restored.state)
+    if not parts.training:
+        state = model_of(state)
     return StageState(
         name,
-        layout.split_rows(TrainState(**restored.state)),
+        layout.split_rows(state),
         restored.step,
         meta["num_without_room"],
         meta["seconds"],
@@ -166,10 +180,12 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
     """
     check_config(run)
     partitioned = run.partitioned
+    fields = to_saved(run.layout.join_rows(stage.states))
     checkpoints.save(
         stage.step,
-        to_saved(run.layout.join_rows(stage.states)),
-        {
+        {name: fields[name] for name in MODEL_FIELDS},
+        training={name: fields[name] for name in fields if name not in MODEL_FIELDS},
+        meta={
             "num_slots": stage.num_slots,
             "max_views": partitioned.max_views,
             **meta_of(stage.states[0]),
@@ -354,15 +370,10 @@ def drop_free_slots(layout: Layout, states: list) -> list:
 def cut_slots(layout: Layout, states: list, num_slots: int) -> list:
     """The same states with the first so many of their slots, or all where they have fewer."""
 
-    def cut(state: TrainState) -> TrainState:
-        cut_slots = jax.tree.map(
-            lambda leaf: leaf[:num_slots],
-            (state.params, state.optimizer.mu, state.optimizer.nu, state.alive, state.stats),
-        )
-        params, mu, nu, alive, stats = cut_slots
-        return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
+    def cut(device: int, row: int):
+        return map_slots(layout.get(states[row], device), lambda leaf: leaf[:num_slots])
 
-    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in states]
+    return [layout.put(lambda device, row=row: cut(device, row)) for row in range(len(states))]
 
 
 def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:
