@@ -134,12 +134,17 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
         loop.save_stage(run, stage, checkpoints)
         checkpoints.wait()
-    if processes.is_first():
-        for folder in run.workdir.blocks().values():
-            keep_model_alone(folder.checkpoints(spec.name), num_steps)
-    processes.barrier("adopted")
+    _keep_models_of_blocks(run, spec)
     _log.info("%s: %d blocks taken from their own folders", spec.name, len(layout.blocks))
     return stage
+
+
+def _keep_models_of_blocks(run: Run, spec: StageSpec) -> None:
+    """Deletes from the folders of the blocks what the run now has, too."""
+    if processes.is_first():
+        for folder in run.workdir.blocks().values():
+            keep_model_alone(folder.checkpoints(spec.name), spec.num_steps(run.settings))
+    processes.barrier("adopted")
 
 
 def _has_training(run: Run, spec: StageSpec) -> bool:

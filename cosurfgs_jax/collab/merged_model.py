@@ -53,7 +53,9 @@ def load_merged(
     num_steps = newest.num_steps(settings)
     if restored.meta.get("is_lazy", False) and 0 < restored.step < num_steps:
         # A run that was stopped saves surfels that wait for the next view which may show them.
-        restored = _restore(settings, workdir, partitioned, newest, Parts(last_step=num_steps))
+        restored = _restore(
+            settings, workdir, partitioned, spec=newest, parts=Parts(last_step=num_steps)
+        )
         state = from_saved(restored.state)
         params = state.params
         if isinstance(state, TrainState):  # else the run has gone on to the end meanwhile
@@ -123,7 +125,7 @@ def _newest(settings: Settings, workdir: Workdir, partitioned: PartitionedScene)
             f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
             "cosurfgs_jax.train` first"
         )
-    restored = _restore(settings, workdir, partitioned, newest, Parts(training=False))
+    restored = _restore(settings, workdir, partitioned, spec=newest, parts=Parts(training=False))
     return _Saved(newest, restored, steps_before)
 
 

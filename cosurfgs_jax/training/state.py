@@ -175,7 +175,11 @@ def init_state(
             jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance
         )
     model = BlockModel(
-        surfels.params, surfels.alive, exposure, jnp.int32(num_views), jnp.float32(length)
+        params=surfels.params,
+        alive=surfels.alive,
+        appearance=exposure,
+        num_views=jnp.int32(num_views),
+        length=jnp.float32(length),
     )
     return begin_training(model, max_views, settings, kept)
 
