@@ -25,7 +25,13 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.checkpoint_files import is_model_alone, keep_model_alone
+from cosurfgs_jax.training.checkpoint_files import (
+    ITEMS,
+    MODEL,
+    is_model_alone,
+    keep_model_alone,
+    size_of,
+)
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import (
@@ -137,6 +143,14 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     _keep_models_of_blocks(run, spec)
     _log.info("%s: %d blocks taken from their own folders", spec.name, len(layout.blocks))
     return stage
+
+
+def bytes_of_blocks(run: Run, spec: StageSpec) -> int:
+    """What the folders of blocks hand over of a finished stage."""
+    step = str(spec.num_steps(run.settings))
+    folders = [folder.checkpoints(spec.name) / step for folder in run.workdir.blocks().values()]
+    items = MODEL if not _has_training(run, spec) else ITEMS
+    return sum(size_of(folder / item) for folder in folders for item in items)
 
 
 def _keep_models_of_blocks(run: Run, spec: StageSpec) -> None:

@@ -4,7 +4,7 @@ known errors.
 Each number is divided by a step and rounded; what is near zero becomes zero, so that higher bands
 of the spherical harmonics cost something only where they matter. Surfels that are near each other
 stand together and the bytes of one significance too, which is what DEFLATE makes small
-(`files.write_arrays` stores the arrays so).
+(`np.savez_compressed`).
 
 | field             | step                                                                        |
 |-------------------|-----------------------------------------------------------------------------|
@@ -65,7 +65,7 @@ def encode(params: SurfelParams) -> dict[str, np.ndarray]:
     count = len(fields["means"])
     is_finite = np.ones(count, bool)
     for value in fields.values():
-        is_finite &= np.isfinite(value.reshape(count, -1)).all(axis=1)
+        is_finite &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
     order = np.flatnonzero(is_finite)
     order = order[np.argsort(_places(fields["means"][order]), kind="stable")]
     fields = {name: value[order] for name, value in fields.items()}
@@ -73,7 +73,7 @@ def encode(params: SurfelParams) -> dict[str, np.ndarray]:
     arrays |= _encode_quats(fields["quats"])
     arrays["log_scales"] = _to_planes(fields["log_scales"] / LOG_SCALE_STEP)
     arrays["logit_opacities"] = _to_planes(fields["logit_opacities"] / LOGIT_STEP)
-    sh = fields["sh"].reshape(len(order), -1)
+    sh = fields["sh"].reshape(len(order), 3 * params.sh.shape[1])
     arrays["sh_first"] = _to_planes(sh[:, :3] / SH_STEP)
     arrays["sh_rest"] = _to_planes(sh[:, 3:] / HIGHER_SH_STEP)
     for name in _OTHERS:
@@ -191,7 +191,8 @@ def _to_planes(values: np.ndarray) -> np.ndarray:
     the lowest bit, so that the upper bytes of small numbers are zero.
     """
     whole = np.round(np.clip(values, -_LARGEST, _LARGEST)).astype(np.int64)
-    folded = ((whole << 1) ^ (whole >> 63)).astype("<u4").reshape(len(whole), -1)
+    folded = ((whole << 1) ^ (whole >> 63)).astype("<u4")
+    folded = folded.reshape(len(whole), math.prod(whole.shape[1:]))
     planes = np.moveaxis(folded[..., None].view(np.uint8), (2, 1, 0), (0, 1, 2))
     num_used = max((plane + 1 for plane in range(4) if planes[plane].any()), default=1)
     return np.ascontiguousarray(planes[:num_used])
@@ -212,8 +213,10 @@ def _from_planes(
 
 def _places(means: np.ndarray) -> np.ndarray:
     """Where points are on a Z-order curve through them."""
-    low = means.min(axis=0, initial=np.inf)
-    side = max(np.ptp(means, axis=0).max(initial=0.0), 1e-30) if len(means) else 1.0
+    if not len(means):
+        return np.zeros(0, np.uint64)
+    low = means.min(axis=0)
+    side = max(np.ptp(means, axis=0).max(), 1e-30)
     cells = np.minimum((means - low) / side * 2**21, 2**21 - 1).astype(np.uint64)
     place = np.zeros(len(means), np.uint64)
     for bit in range(21):
