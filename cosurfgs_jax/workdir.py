@@ -12,6 +12,7 @@ No other module spells a name of this table.
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
 | `checkpoints/settings.json`                       | settings that they were made with            |
 | `teachers/<stage>/`                               | maps of the teachers while a stage distils   |
+| `compact/<stage>.npz`                             | in a block's folder: its model, compact      |
 | `before/<number>.png`                             | test views before the first step             |
 | `history.jsonl`, `history.<process>.jsonl`        | curves: a JSON object a line                 |
 | `tensorboard/`, `tensorboard/process_<n>/`        | the same for TensorBoard                     |
@@ -123,6 +124,10 @@ class Workdir:
     def teachers(self, stage: str) -> Path:
         """Folder of the maps that a stage's teachers show; deleted when the stage is done."""
         return self.root / "teachers" / stage
+
+    def compact(self, stage: str) -> Path:
+        """A block's model of a stage in the compact form."""
+        return self.root / "compact" / f"{stage}.npz"
 
     def block(self, number: int) -> "Workdir":
         """The folder of a block that a job of its own trains."""

@@ -19,6 +19,7 @@ from cosurfgs_jax.collab.block_jobs import (
     take_through,
     unfinished_blocks,
 )
+from cosurfgs_jax.collab.compact_blocks import read_compact
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.distributed import processes
@@ -147,6 +148,9 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
 
 def bytes_of_blocks(run: Run, spec: StageSpec) -> int:
     """What the folders of blocks hand over of a finished stage."""
+    if run.settings.lmc.compact:
+        paths = [folder.compact(spec.name) for folder in run.workdir.blocks().values()]
+        return sum(path.stat().st_size for path in paths if path.exists())
     step = str(spec.num_steps(run.settings))
     folders = [folder.checkpoints(spec.name) / step for folder in run.workdir.blocks().values()]
     items = MODEL if not _has_training(run, spec) else ITEMS
@@ -165,6 +169,8 @@ def _has_training(run: Run, spec: StageSpec) -> bool:
     """Whether a stage is taken over with what going on with its training needs: the next one begins
     with it, and no block has lost it.
     """
+    if run.settings.lmc.compact:
+        return False
     specs = stages_of(run.settings, run.partitioned.partition)
     later = specs[[each.name for each in specs].index(spec.name) + 1 :]
     if not later or later[0].is_of_blocks:
@@ -192,6 +198,8 @@ class _Adopted(NamedTuple):
 def _read_block(run: Run, spec: StageSpec, number: int, has_training: bool) -> loop.StageState:
     """A stage of one block, on this process's first device: states, or models alone."""
     alone = run._replace(workdir=run.workdir.block(number), layout=layout_of_block(number))
+    if run.settings.lmc.compact:
+        return read_compact(alone, spec)
     folder = alone.workdir.checkpoints(spec.name)
     is_one_of_several = processes.count() > 1
     with Checkpoints(folder, is_read_only=True, is_alone=is_one_of_several) as checkpoints:

@@ -30,6 +30,7 @@ from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.training.loop import StageState, count_alive, drop_free_slots
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import BlockModel, TrainState, map_slots, with_surfels
+from cosurfgs_jax.types import blank_params
 
 
 def top_fraction_mask(
@@ -210,9 +211,18 @@ def crop_to_cells(partition: Partition, layout: Layout, states: list) -> list:
         source = slots.living_first(is_inside)
         cell = dataclasses.replace(state, alive=is_inside)
         cell = map_slots(cell, lambda values: values[source])
+        # What belongs to other cells would stay in checkpoints; zeros cost nothing there.
+        blank = blank_params(len(is_inside), cell.params.sh.shape[1])
+        params = jax.tree.map(
+            lambda own, empty: jnp.where(slots.per_slot(cell.alive, own), own, empty),
+            cell.params,
+            blank,
+        )
+        cell = dataclasses.replace(cell, params=params)
         if isinstance(cell, BlockModel):
             return cell
-        return dataclasses.replace(cell, depths=None, updated=None)
+        optimizer = slots.zero_moments(cell.optimizer, ~cell.alive)
+        return dataclasses.replace(cell, optimizer=optimizer, depths=None, updated=None)
 
     cut = sharded(crop, layout)
     masks = inside_masks(partition, layout, states)

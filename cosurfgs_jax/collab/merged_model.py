@@ -13,9 +13,10 @@ from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import harmonize, loop
+from cosurfgs_jax.training import harmonize
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts, Restored
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.training.saved_meta import check_identity
 from cosurfgs_jax.training.schedule import progress_at
 from cosurfgs_jax.training.state import (
     BlockModel,
@@ -161,7 +162,7 @@ def _restore(
     """The newest checkpoint of a stage, all blocks on one device."""
 
     def make_abstract(meta: dict):
-        loop.check_identity(partitioned, meta)
+        check_identity(partitioned, meta)
         one = abstract_state(
             meta["num_slots"],
             meta["max_views"],

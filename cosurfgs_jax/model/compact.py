@@ -21,10 +21,13 @@ Source: the same parts as in SPZ and SOG files (chunks of positions, the three s
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
+from cosurfgs_jax import files
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams, param_shapes
 
 MEAN_STEP = 0.05
@@ -109,10 +112,46 @@ def decode(arrays: dict[str, np.ndarray]) -> SurfelParams:
     for name in _OTHERS:
         fields[name] = arrays[name]
     expected = param_shapes(count, num_sh)
-    for name, value in fields.items():
+    with np.errstate(over="ignore", invalid="ignore"):
+        decoded = {name: value.astype(np.float32) for name, value in fields.items()}
+    for name, value in decoded.items():
         if value.shape != expected[name] or not np.isfinite(value).all():
             raise ValueError(f"{name}: expected finite numbers of shape {expected[name]}")
-    return SurfelParams(**{name: value.astype(np.float32) for name, value in fields.items()})
+    return SurfelParams(**decoded)
+
+
+def write(path: Path, params: SurfelParams, others: dict[str, np.ndarray]) -> None:
+    """Writes an `.npz` file, whole or not at all.
+
+    Args:
+        path: of the file.
+        params: as `encode` takes them.
+        others: more arrays, stored as they are, under names that are not in `ARRAY_NAMES`.
+    """
+    with files.atomic_path(path) as unfinished:
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(file, **encode(params), **others)
+
+
+def read(
+    path: Path, others: tuple[str, ...], advice: str
+) -> tuple[SurfelParams, dict[str, np.ndarray]]:
+    """The surfels of a file, and its other arrays.
+
+    Args:
+        path: of the file.
+        others: names of the other arrays.
+        advice: what to do with a damaged file.
+    Raises:
+        InputError: the file is missing, damaged, or of something else.
+    """
+    arrays = files.read_arrays(path, (*ARRAY_NAMES, *others), advice=advice)
+    try:
+        return decode(arrays), {name: arrays[name] for name in others}
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected surfels in the compact form, got other arrays ({error}); {advice}"
+        ) from error
 
 
 def mean_steps(means: np.ndarray, log_scales: np.ndarray) -> np.ndarray:
@@ -160,7 +199,7 @@ def _decode_means(arrays: dict[str, np.ndarray], count: int) -> np.ndarray:
         raise ValueError(f"chunk_exponents: expected i8[{num_chunks}]")
     chunk = np.arange(count) // _CHUNK
     steps = np.exp2(exponents.astype(np.float64))[chunk, None]
-    return origins[chunk] + _from_planes(arrays, "means", count, 3) * steps
+    return origins[chunk].astype(np.float64) + _from_planes(arrays, "means", count, 3) * steps
 
 
 def _encode_quats(quats: np.ndarray) -> dict[str, np.ndarray]:

@@ -81,14 +81,23 @@ def keep_model_alone(folder: Path, step: int, copies: Sequence[Path] = ()) -> bo
     Returns:
         Whether it is so now. Where the files are damaged, or cannot be compared, all stay.
     """
-    last = folder / str(step)
     doomed = _besides(folder, step, MODEL)
     for copy in copies:
         doomed += _besides(copy, step, (META,))
+    return _delete_all(doomed, folder / str(step), MODEL)
+
+
+def keep_meta_alone(folder: Path, step: int) -> bool:
+    """The same where the model is kept elsewhere: the meta data says how far the stage is."""
+    return _delete_all(_besides(folder, step, (META,)), folder / str(step), (META,))
+
+
+def _delete_all(doomed: Sequence[Path], last: Path, items: Sequence[str]) -> bool:
+    """Deletes what a step supersedes, if some items of it are what was written."""
     if not doomed:
         return last.is_dir()
     try:
-        if not last.is_dir() or not verify(last, MODEL):
+        if not last.is_dir() or not verify(last, items):
             return False
         for path in doomed:
             _delete(path)

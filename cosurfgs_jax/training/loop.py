@@ -15,19 +15,18 @@ from cosurfgs_jax import host_memory
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.errors import BadLossError, InputError
-from cosurfgs_jax.losses.term import LossTerm
+from cosurfgs_jax.errors import BadLossError
 from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoints import EVERYTHING, Checkpoints, Parts
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
-    PartitionedScene,
     round_slots,
     slots_for,
 )
 from cosurfgs_jax.training.run import Run, StopAgreement, Stopped, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
+from cosurfgs_jax.training.saved_meta import check_meta, made_with
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.state import (
     MODEL_FIELDS,
@@ -80,13 +79,10 @@ def restore_stage(
     Raises:
         InputError: the checkpoints are of another dataset or partition, or damaged.
     """
-    partitioned = run.partitioned
     layout = run.layout
 
     def make_abstract(meta: dict):
-        check_identity(partitioned, meta)
-        check_own_terms(run.own_terms, meta)
-        _check_blocks(run, meta)
+        check_meta(run, meta)
         abstract = layout.abstract_rows(
             abstract_state(
                 meta["num_slots"],
@@ -113,65 +109,6 @@ def restore_stage(
     )
 
 
-def check_identity(partitioned: PartitionedScene, meta: dict) -> None:
-    """Raises InputError if a checkpoint is of another dataset or another partition than the run."""
-    for key, value in partitioned.identity().items():
-        if meta[key] != value:
-            what = "partition"
-            difference = "its cells, or the photographs and points of its blocks, differ"
-            if key == "fingerprint":
-                what = "dataset"
-                difference = "names, cameras, sizes, points or split differ"
-            raise InputError(
-                f"config.data.path: the checkpoints in the workdir were made with another {what} "
-                f"than {partitioned.scene.path} gives now ({difference}); give the old one, or use "
-                "another --workdir"
-            )
-
-
-def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
-    """Raises InputError if a stage began with other terms of the loss than the user gives now."""
-    before = meta.get("own_loss_terms", [])
-    now = [term.name for term in own_terms]
-    if sorted(now) != sorted(before):
-        raise InputError(
-            f"losses: expected the terms of your own that the run began with "
-            f"({', '.join(before) or 'none'}), got {', '.join(now) or 'none'}; give the same ones "
-            "to cosurfgs_jax.train_model, or use another --workdir"
-        )
-
-
-def _check_blocks(run: Run, meta: dict) -> None:
-    """Raises InputError if a checkpoint is of other blocks, or of blocks whose photographs had
-    masks where now none has, or the other way round.
-    """
-    blocks = list(run.layout.blocks)
-    saved = meta.get("blocks", blocks)
-    if saved != blocks:
-        raise InputError(
-            f"{run.workdir}: expected checkpoints of the blocks {blocks}, got those of {saved}; "
-            "each block has a folder of its own: give them their names back"
-        )
-    had_masks = meta.get("has_masked_photos", run.partitioned.has_masked_photos)
-    if had_masks != run.partitioned.has_masked_photos:
-        words = {True: "with masks", False: "without masks"}
-        raise InputError(
-            f"config.data.path: expected photographs {words[had_masks]}, as the checkpoints in "
-            f"{run.workdir} were made from, got some {words[not had_masks]}; give the same files, "
-            "or use another --workdir"
-        )
-    by = meta.get("versions", processes.versions())
-    is_alone = len(blocks) < len(run.partitioned.blocks)
-    if is_alone and by != processes.versions():
-        _log.warning(
-            "block %d was trained by %s, and here is %s: its last bits may differ from those of a "
-            "run on one kind of machine",
-            *blocks,
-            by,
-            processes.versions(),
-        )
-
-
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
     """Starts to save a stage as it is now.
 
@@ -179,27 +116,29 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
         InputError: the workdir is not that of the run any more, or cannot be written.
     """
     check_config(run)
-    partitioned = run.partitioned
     fields = to_saved(run.layout.join_rows(stage.states))
     checkpoints.save(
         stage.step,
         {name: fields[name] for name in MODEL_FIELDS},
         training={name: fields[name] for name in fields if name not in MODEL_FIELDS},
-        meta={
-            "num_slots": stage.num_slots,
-            "max_views": partitioned.max_views,
-            **meta_of(stage.states[0]),
-            "frame": partitioned.frame.to_dict(),
-            "num_without_room": stage.num_without_room,
-            "seconds": stage.seconds,
-            "num_blocks": len(run.layout.blocks),
-            "blocks": list(run.layout.blocks),
-            "has_masked_photos": partitioned.has_masked_photos,
-            "versions": processes.versions(),
-            "own_loss_terms": [term.name for term in run.own_terms],
-            **partitioned.identity(),
-        },
+        meta=meta_of_stage(run, stage),
     )
+
+
+def meta_of_stage(run: Run, stage: StageState) -> dict[str, Any]:
+    """What is saved with a stage's arrays: what their shapes follow from, and what they were made
+    with.
+    """
+    return {
+        "num_slots": stage.num_slots,
+        "max_views": run.partitioned.max_views,
+        **meta_of(stage.states[0]),
+        "frame": run.partitioned.frame.to_dict(),
+        "num_without_room": stage.num_without_room,
+        "seconds": stage.seconds,
+        "num_blocks": len(run.layout.blocks),
+        **made_with(run),
+    }
 
 
 def run_stage(
