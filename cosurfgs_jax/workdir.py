@@ -168,12 +168,9 @@ class Workdir:
 
     def histories(self) -> dict[int, Path]:
         """Number of a process -> its existing file of curves, in order."""
-        found = {}
-        for path in self.root.glob("history*.jsonl"):
-            match = _HISTORY.fullmatch(path.name)
-            if match:
-                found[int(match[1] or 0)] = path
-        return dict(sorted(found.items()))
+        paths = self.root.glob("history*.jsonl")
+        matches = [(_HISTORY.fullmatch(path.name), path) for path in paths]
+        return dict(sorted((int(match[1] or 0), path) for match, path in matches if match))
 
     def tensorboard(self, process: int = 0) -> Path:
         """Folder of a process's curves for TensorBoard."""
@@ -338,12 +335,8 @@ class Workdir:
             InputError: a file of another format.
         """
         path = self.metrics
-        content: dict[str, Any] = {
-            "format": METRICS_FORMAT,
-            "stages": [],
-            "final": None,
-            "geometry": None,
-        }
+        content: dict[str, Any] = {"format": METRICS_FORMAT, "stages": [], "final": None}
+        content["geometry"] = None
         if not path.exists():
             return content
         old = files.read_json(path)

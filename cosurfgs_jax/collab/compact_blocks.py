@@ -16,7 +16,7 @@ from cosurfgs_jax.training.loop import StageState, meta_of_stage
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.saved_meta import check_meta
 from cosurfgs_jax.training.state import BlockModel, abstract_state
-from cosurfgs_jax.types import SurfelParams, blank_params
+from cosurfgs_jax.types import SurfelParams, blank_params, on_host
 
 _OWN = ("meta", "num_views", "length")
 
@@ -88,8 +88,8 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         if params.sh.shape[1] != (run.settings.surfels.sh_degree + 1) ** 2:
             raise ValueError(f"{params.sh.shape[1]} coefficients of colour")
         numbers = {
-            "num_views": np.int32(others["num_views"].reshape(())),
-            "length": np.float32(others["length"].reshape(())),
+            "num_views": on_host(others["num_views"].reshape(()).astype(np.int32)),
+            "length": on_host(others["length"].reshape(()).astype(np.float32)),
         }
     except InputError:
         raise
@@ -100,7 +100,7 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         ) from error
     model = BlockModel(
         params=_in_slots(params, num_slots),
-        alive=np.arange(num_slots) < len(params.means),
+        alive=on_host(np.arange(num_slots) < len(params.means)),
         appearance=jax.tree.unflatten(form, found),
         **numbers,
     )

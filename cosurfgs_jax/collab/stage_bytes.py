@@ -2,7 +2,7 @@
 
 import io
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def compact_bytes(params: SurfelParams, alive: np.ndarray) -> int:
     """
     living = SurfelParams(**{name: value[alive] for name, value in params.by_name().items()})
     file = io.BytesIO()
-    np.savez_compressed(file, **compact.encode(living))
+    arrays: dict[str, Any] = compact.encode(living)
+    np.savez_compressed(file, **arrays)
     return file.tell()
 
 

@@ -22,6 +22,7 @@ Source: the same parts as in SPZ and SOG files (chunks of positions, the three s
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -113,7 +114,7 @@ def decode(arrays: dict[str, np.ndarray]) -> SurfelParams:
         fields[name] = arrays[name]
     expected = param_shapes(count, num_sh)
     with np.errstate(over="ignore", invalid="ignore"):
-        decoded = {name: value.astype(np.float32) for name, value in fields.items()}
+        decoded: dict[str, Any] = {name: value.astype(np.float32) for name, value in fields.items()}
     for name, value in decoded.items():
         if value.shape != expected[name] or not np.isfinite(value).all():
             raise ValueError(f"{name}: expected finite numbers of shape {expected[name]}")
@@ -128,9 +129,9 @@ def write(path: Path, params: SurfelParams, others: dict[str, np.ndarray]) -> No
         params: as `encode` takes them.
         others: more arrays, stored as they are, under names that are not in `ARRAY_NAMES`.
     """
-    with files.atomic_path(path) as unfinished:
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(file, **encode(params), **others)
+    arrays: dict[str, Any] = encode(params) | others
+    with files.atomic_path(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read(
