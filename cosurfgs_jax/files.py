@@ -376,4 +376,8 @@ def read_arrays(
     with reading(path, f"an .npz file with {', '.join(names)}", advice):
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             wanted = [*names, *(name for name in optional if name in content)]
-            return {name: content[name] for name in wanted}
+            arrays = {name: content[name] for name in wanted}
+            for name, array in arrays.items():
+                if not isinstance(array, np.ndarray):  # NumPy gives the bytes of other members
+                    raise ValueError(f"{name} is no array")
+            return arrays

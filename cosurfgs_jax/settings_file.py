@@ -16,7 +16,7 @@ from cosurfgs_jax.settings import Settings, declaration_of, type_of
 from cosurfgs_jax.workdir import Workdir
 
 # Settings of how a run is logged, saved and cached, or of what follows it: they never change the
-# trained model. The data may move: its content is checked (`training.loop.check_identity`).
+# trained model. The data may move: its content is checked (`training.saved_meta.check_identity`).
 FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.log_every",

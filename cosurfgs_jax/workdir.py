@@ -12,6 +12,7 @@ No other module spells a name of this table.
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
 | `checkpoints/settings.json`                       | settings that they were made with            |
 | `teachers/<stage>/`                               | maps of the teachers while a stage distils   |
+| `compact/<stage>.npz`                             | in a block's folder: its model, compact      |
 | `before/<number>.png`                             | test views before the first step             |
 | `history.jsonl`, `history.<process>.jsonl`        | curves: a JSON object a line                 |
 | `tensorboard/`, `tensorboard/process_<n>/`        | the same for TensorBoard                     |
@@ -51,7 +52,7 @@ DEPTHS = "depth"
 NORMALS = "normal"
 TEST_NAMES = "views.json"  # beside them: picture name -> photograph
 
-_UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
+UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
 _POINT_CLOUD = re.compile(r"iteration_(\d+)")
 _TEST = re.compile(r"ours_(\d+)")
@@ -124,6 +125,10 @@ class Workdir:
         """Folder of the maps that a stage's teachers show; deleted when the stage is done."""
         return self.root / "teachers" / stage
 
+    def compact(self, stage: str) -> Path:
+        """A block's model of a stage in the compact form."""
+        return self.root / "compact" / f"{stage}.npz"
+
     def block(self, number: int) -> "Workdir":
         """The folder of a block that a job of its own trains."""
         return Workdir(self.root / "blocks" / str(number))
@@ -163,12 +168,9 @@ class Workdir:
 
     def histories(self) -> dict[int, Path]:
         """Number of a process -> its existing file of curves, in order."""
-        found = {}
-        for path in self.root.glob("history*.jsonl"):
-            match = _HISTORY.fullmatch(path.name)
-            if match:
-                found[int(match[1] or 0)] = path
-        return dict(sorted(found.items()))
+        paths = self.root.glob("history*.jsonl")
+        matches = [(_HISTORY.fullmatch(path.name), path) for path in paths]
+        return dict(sorted((int(match[1] or 0), path) for match, path in matches if match))
 
     def tensorboard(self, process: int = 0) -> Path:
         """Folder of a process's curves for TensorBoard."""
@@ -303,7 +305,7 @@ class Workdir:
                 is old is deleted.
         """
         unfinished = [
-            *self.root.glob(f"checkpoints/*/*{_UNFINISHED_CHECKPOINT}*"),
+            *self.root.glob(f"checkpoints/*/*{UNFINISHED_CHECKPOINT}*"),
             *self.data.glob(".*-unfinished-*"),
         ]
         for folder in unfinished:
@@ -333,12 +335,8 @@ class Workdir:
             InputError: a file of another format.
         """
         path = self.metrics
-        content: dict[str, Any] = {
-            "format": METRICS_FORMAT,
-            "stages": [],
-            "final": None,
-            "geometry": None,
-        }
+        content: dict[str, Any] = {"format": METRICS_FORMAT, "stages": [], "final": None}
+        content["geometry"] = None
         if not path.exists():
             return content
         old = files.read_json(path)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import host_memory, settings_file
+from cosurfgs_jax.collab.finished_stages import trainable
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout, sharded
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
@@ -39,7 +40,7 @@ from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews, Wanted
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
@@ -135,8 +136,10 @@ def saved_state(partitioned, layout, block, settings, workdir: Workdir):
             "train it first"
         )
     with Checkpoints(folder) as checkpoints:
-        # On one device a block is a row.
-        return loop.restore_stage(run, "device", checkpoints).states[block.number]
+        parts = Parts(last_step=settings.train.steps)
+        stage = loop.restore_stage(run, "device", checkpoints, parts)
+    # On one device a block is a row.
+    return trainable(run, stage).states[block.number]
 
 
 class Case(NamedTuple):

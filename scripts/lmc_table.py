@@ -24,6 +24,7 @@ import numpy as np
 
 from cosurfgs_jax import host_memory, program, settings_file
 from cosurfgs_jax.collab import compress
+from cosurfgs_jax.collab.finished_stages import trainable
 from cosurfgs_jax.collab.lmc_stages import compress_in_rounds
 from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
@@ -34,7 +35,7 @@ from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.settings import IMPORTANCE_SCORES
 from cosurfgs_jax.surface import extract_mesh, read_mesh_ply
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.run import Run
@@ -79,7 +80,9 @@ def measure(run: Run, recovery: int, seams: SeamMasks, has_mesh: bool) -> dict:
 
     def compressed(num_steps: int) -> dict:
         with Checkpoints(run.workdir.checkpoints("device"), is_read_only=True) as checkpoints:
-            stage = loop.restore_stage(run, "device", checkpoints)
+            num_steps = run.settings.train.steps
+            saved = loop.restore_stage(run, "device", checkpoints, Parts(last_step=num_steps))
+        stage = trainable(run, saved)
         with (
             tempfile.TemporaryDirectory() as scratch,
             Checkpoints(Path(scratch) / "checkpoints") as checkpoints,

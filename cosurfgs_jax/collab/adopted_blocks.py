@@ -19,14 +19,31 @@ from cosurfgs_jax.collab.block_jobs import (
     take_through,
     unfinished_blocks,
 )
+from cosurfgs_jax.collab.compact_blocks import read_compact
 from cosurfgs_jax.collab.stage_spec import StageSpec
+from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoint_files import (
+    ITEMS,
+    MODEL,
+    is_model_alone,
+    keep_model_alone,
+    size_of,
+)
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.training.state import Kept, TrainState, empty_state, kept_of, meta_of
+from cosurfgs_jax.training.state import (
+    BlockModel,
+    Kept,
+    TrainState,
+    empty_state,
+    kept_of,
+    meta_of,
+    model_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -85,19 +102,22 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     """
     layout = run.layout
     adopted: list[_Adopted] = []
+    has_training = _has_training(run, spec)
 
     @functools.cache
     def shape() -> _Adopted:
         """Of all blocks; a process without one looks at another's."""
         if adopted:
             return adopted[0]
-        return _Adopted.of(_read_block(run, spec, run.partitioned.blocks[0].number))
+        number = run.partitioned.blocks[0].number
+        return _Adopted.of(_read_block(run, spec, number, has_training))
 
-    def make(number: int | None) -> TrainState:
+    def make(number: int | None) -> TrainState | BlockModel:
         if number is None:
             max_views = run.partitioned.max_views
-            return empty_state(shape().num_slots, max_views, run.settings, shape().kept)
-        stage = _read_block(run, spec, number)
+            empty = empty_state(shape().num_slots, max_views, run.settings, shape().kept)
+            return empty if has_training else model_of(empty)
+        stage = _read_block(run, spec, number, has_training)
         adopted.append(_Adopted.of(stage))
         _check_slots(run, shape().num_slots, stage, number)
         return layout_of_block(number).get(stage.states[0], 0)
@@ -121,8 +141,44 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
         loop.save_stage(run, stage, checkpoints)
         checkpoints.wait()
+    _keep_models_of_blocks(run, spec)
     _log.info("%s: %d blocks taken from their own folders", spec.name, len(layout.blocks))
     return stage
+
+
+def bytes_of_blocks(run: Run, spec: StageSpec) -> int:
+    """What the folders of blocks hand over of a finished stage."""
+    if run.settings.lmc.compact:
+        paths = [folder.compact(spec.name) for folder in run.workdir.blocks().values()]
+        return sum(path.stat().st_size for path in paths if path.exists())
+    step = str(spec.num_steps(run.settings))
+    folders = [folder.checkpoints(spec.name) / step for folder in run.workdir.blocks().values()]
+    items = MODEL if not _has_training(run, spec) else ITEMS
+    return sum(size_of(folder / item) for folder in folders for item in items)
+
+
+def _keep_models_of_blocks(run: Run, spec: StageSpec) -> None:
+    """Deletes from the folders of the blocks what the run now has, too."""
+    if processes.is_first():
+        for folder in run.workdir.blocks().values():
+            keep_model_alone(folder.checkpoints(spec.name), spec.num_steps(run.settings))
+    processes.barrier("adopted")
+
+
+def _has_training(run: Run, spec: StageSpec) -> bool:
+    """Whether a stage is taken over with what going on with its training needs: the next one begins
+    with it, and no block has lost it.
+    """
+    if run.settings.lmc.compact:
+        return False
+    specs = stages_of(run.settings, run.partitioned.partition)
+    later = specs[[each.name for each in specs].index(spec.name) + 1 :]
+    if not later or later[0].is_of_blocks:
+        return False
+    step = str(spec.num_steps(run.settings))
+    folders = [folder.checkpoints(spec.name) / step for folder in run.workdir.blocks().values()]
+    has_lost = processes.is_first() and any(is_model_alone(folder) for folder in folders)
+    return not processes.any_process(has_lost)
 
 
 class _Adopted(NamedTuple):
@@ -139,13 +195,15 @@ class _Adopted(NamedTuple):
         return cls(stage.num_slots, kept, stage.num_without_room, stage.seconds)
 
 
-def _read_block(run: Run, spec: StageSpec, number: int) -> loop.StageState:
-    """A stage of one block, on this process's first device."""
+def _read_block(run: Run, spec: StageSpec, number: int, has_training: bool) -> loop.StageState:
+    """A stage of one block, on this process's first device: states, or models alone."""
     alone = run._replace(workdir=run.workdir.block(number), layout=layout_of_block(number))
+    if run.settings.lmc.compact:
+        return read_compact(alone, spec)
     folder = alone.workdir.checkpoints(spec.name)
     is_one_of_several = processes.count() > 1
     with Checkpoints(folder, is_read_only=True, is_alone=is_one_of_several) as checkpoints:
-        stage = loop.restore_stage(alone, spec.name, checkpoints)
+        stage = loop.restore_stage(alone, spec.name, checkpoints, Parts(has_training))
     num_steps = spec.num_steps(run.settings)
     if stage is None or stage.step != num_steps:
         got = "none" if stage is None else f"one of step {stage.step}"

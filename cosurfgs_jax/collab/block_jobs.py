@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from cosurfgs_jax import locks, settings_file
 from cosurfgs_jax.collab.block_choice import BlockChoice
+from cosurfgs_jax.collab.compact_blocks import leave_compact, write_compact
 from cosurfgs_jax.collab.open_run import check_photographs, open_for_some_blocks
 from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_spec import StageSpec
@@ -101,7 +102,8 @@ def unfinished_blocks(
         folder = workdir.block(block.number)
         spec = stages_left(folder, specs)[0]
         step = folder.newest_step(spec.name)
-        if spec is last and step == last.num_steps(settings):
+        is_handed_over = not settings.lmc.compact or folder.compact(last.name).exists()
+        if spec is last and step == last.num_steps(settings) and is_handed_over:
             continue
         found[block.number] = "not begun"
         if step is not None:
@@ -246,5 +248,10 @@ def take_through(run: Run, numbers: Sequence[int]) -> None:
                 workdir=folder, layout=layout_of_block(number), log=log, config=run_config(folder)
             )
             stage = None
-            for spec in stages_left(folder, block_stages(run.settings, run.partitioned)):
+            specs = block_stages(run.settings, run.partitioned)
+            for spec in stages_left(folder, specs):
                 stage, _ = run_one_stage(alone, None, spec, stage)
+                if run.settings.lmc.compact:
+                    write_compact(alone, spec, stage)
+            if run.settings.lmc.compact:
+                leave_compact(alone, specs)

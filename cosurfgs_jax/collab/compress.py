@@ -29,7 +29,8 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.training.loop import StageState, count_alive, drop_free_slots
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.training.state import TrainState, with_surfels
+from cosurfgs_jax.training.state import BlockModel, TrainState, map_slots, with_surfels
+from cosurfgs_jax.types import blank_params
 
 
 def top_fraction_mask(
@@ -200,13 +201,28 @@ def compress(run: Run, stage: StageState, programs: Programs) -> Compression:
 def crop_to_cells(partition: Partition, layout: Layout, states: list) -> list:
     """Each block's surfels in its own cell only, in front, in as few slots as hold them: the cells
     of the merged model. Their steps draw second views, and update all surfels.
+
+    Args:
+        partition, layout: of the run.
+        states: of the blocks, `TrainState` or `BlockModel`; the result is of the same.
     """
 
-    def crop(state: TrainState, is_inside: Bool[Array, " n"]) -> TrainState:
-        cell = with_surfels(
-            state, *slots.compact(state.params, state.optimizer, is_inside, state.stats)
+    def crop(state, is_inside: Bool[Array, " n"]):
+        source = slots.living_first(is_inside)
+        cell = dataclasses.replace(state, alive=is_inside)
+        cell = map_slots(cell, lambda values: values[source])
+        # What belongs to other cells would stay in checkpoints; zeros cost nothing there.
+        blank = blank_params(len(is_inside), cell.params.sh.shape[1])
+        params = jax.tree.map(
+            lambda own, empty: jnp.where(slots.per_slot(cell.alive, own), own, empty),
+            cell.params,
+            blank,
         )
-        return dataclasses.replace(cell, depths=None, updated=None)
+        cell = dataclasses.replace(cell, params=params)
+        if isinstance(cell, BlockModel):
+            return cell
+        optimizer = slots.zero_moments(cell.optimizer, ~cell.alive)
+        return dataclasses.replace(cell, optimizer=optimizer, depths=None, updated=None)
 
     cut = sharded(crop, layout)
     masks = inside_masks(partition, layout, states)

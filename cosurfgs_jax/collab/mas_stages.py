@@ -15,7 +15,7 @@ from cosurfgs_jax.collab.stage_spec import StageWork
 from cosurfgs_jax.collab.teachers import Teachers
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training import harmonize, loop
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Stopwatch
 from cosurfgs_jax.types import SurfelParams, Surfels
@@ -113,7 +113,7 @@ def _unpruned(run: Run, models: TeacherModels) -> loop.StageState:
     """The models as a stage before compression left them; they have not left their devices."""
     folder = run.workdir.checkpoints(models.unpruned)
     with Checkpoints(folder, is_read_only=True) as checkpoints:
-        stage = loop.restore_stage(run, models.unpruned, checkpoints)
+        stage = loop.restore_stage(run, models.unpruned, checkpoints, Parts(training=False))
     if stage is None or stage.step < models.num_steps:
         got = "no checkpoint" if stage is None else f"step {stage.step} of them"
         raise InputError(

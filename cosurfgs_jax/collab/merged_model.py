@@ -13,11 +13,19 @@ from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import harmonize, loop
-from cosurfgs_jax.training.checkpoints import Checkpoints, Restored
+from cosurfgs_jax.training import harmonize
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts, Restored
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.training.saved_meta import check_identity
 from cosurfgs_jax.training.schedule import progress_at
-from cosurfgs_jax.training.state import TrainState, abstract_state, kept_of, to_saved
+from cosurfgs_jax.training.state import (
+    BlockModel,
+    TrainState,
+    abstract_state,
+    from_saved,
+    kept_of,
+    to_saved,
+)
 from cosurfgs_jax.training.step import settle_step
 from cosurfgs_jax.types import SurfelParams, Surfels
 from cosurfgs_jax.workdir import Workdir
@@ -42,14 +50,19 @@ def load_merged(
     saved = _newest(settings, workdir, partitioned, stage)
     newest = saved.spec
     restored = saved.restored
-    state = TrainState(**restored.state)
+    state = BlockModel.of(restored.state)
     params = state.params
-    if state.updated is not None and restored.step:
+    num_steps = newest.num_steps(settings)
+    if restored.meta.get("is_lazy", False) and 0 < restored.step < num_steps:
         # A run that was stopped saves surfels that wait for the next view which may show them.
-        progress = progress_at(
-            restored.step, newest.num_steps(settings), newest.first_progress(settings)
+        restored = _restore(
+            settings, workdir, partitioned, spec=newest, parts=Parts(last_step=num_steps)
         )
-        params = _settled(state, progress, settings)
+        state = from_saved(restored.state)
+        params = state.params
+        if isinstance(state, TrainState):  # else the run has gone on to the end meanwhile
+            progress = progress_at(restored.step, num_steps, newest.first_progress(settings))
+            params = _settled(state, progress, settings)
     alive = np.asarray(state.alive)
     if not newest.is_merged:
         alive = alive & _is_in_own_cell(partitioned, np.asarray(params.means))
@@ -116,7 +129,7 @@ def _newest(
             f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
             "cosurfgs_jax.train` first"
         )
-    restored = _restore(settings, workdir, partitioned, newest.name)
+    restored = _restore(settings, workdir, partitioned, spec=newest, parts=Parts(training=False))
     return _Saved(newest, restored, steps_before)
 
 
@@ -143,12 +156,16 @@ def _settled(state: TrainState, progress: float, settings: Settings) -> SurfelPa
 
 
 def _restore(
-    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, name: str
+    settings: Settings,
+    workdir: Workdir,
+    partitioned: PartitionedScene,
+    spec: StageSpec,
+    parts: Parts,
 ) -> Restored:
     """The newest checkpoint of a stage, all blocks on one device."""
 
     def make_abstract(meta: dict):
-        loop.check_identity(partitioned, meta)
+        check_identity(partitioned, meta)
         one = abstract_state(
             meta["num_slots"],
             meta["max_views"],
@@ -160,8 +177,9 @@ def _restore(
             to_saved(one),
         )
 
-    with Checkpoints(workdir.checkpoints(name), is_read_only=True) as checkpoints:
-        return required(checkpoints.restore_latest(make_abstract), f"checkpoint of stage {name}")
+    with Checkpoints(workdir.checkpoints(spec.name), is_read_only=True) as checkpoints:
+        restored = checkpoints.restore_latest(make_abstract, parts)
+        return required(restored, f"checkpoint of stage {spec.name}")
 
 
 def _is_in_own_cell(

@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.collab.adopted_blocks import adopt_stage, adopts_blocks, finish_blocks
+from cosurfgs_jax.collab.adopted_blocks import (
+    adopt_stage,
+    adopts_blocks,
+    bytes_of_blocks,
+    finish_blocks,
+)
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
+from cosurfgs_jax.collab.finished_stages import keep_models_alone
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processes
 from cosurfgs_jax.collab.plans import make_plans
@@ -120,12 +126,15 @@ def run_stages(run: Run) -> loop.StageState:
     for spec in specs[len(specs) - num_left :]:
         is_new = is_adopting and spec.is_of_blocks and not run.workdir.has_begun(spec.name)
         is_new = processes.any_process(is_new and processes.is_first())
+        handed_over = 0
         if is_new:
+            handed_over = bytes_of_blocks(run, spec)
             stage = adopt_stage(run, spec)
         else:
             stage, is_new = run_one_stage(run, plans, spec, stage)
         if processes.any_process(processes.is_first() and (is_new or not metrics.has(spec.name))):
-            metrics.write(spec, stage)
+            metrics.write(spec, stage, handed_over)
+    keep_models_alone(run, specs)
     return required(stage, "the last stage")
 
 

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Sequence
 
+from cosurfgs_jax.collab.finished_stages import keep_models_alone, trainable
 from cosurfgs_jax.collab.plans import Plans
 from cosurfgs_jax.collab.stage_spec import StageSpec, StageWork
+from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.run import Run, check_config
 from cosurfgs_jax.workdir import Workdir
 
@@ -21,6 +23,12 @@ def stages_left(workdir: Workdir, specs: Sequence[StageSpec]) -> Sequence[StageS
     return specs[max(begun, default=0) :]
 
 
+def stages_before(run: Run, spec: StageSpec) -> Sequence[StageSpec]:
+    """The stages of a run that come before one of them."""
+    specs = stages_of(run.settings, run.partitioned.partition)
+    return specs[: [each.name for each in specs].index(spec.name)]
+
+
 def run_one_stage(
     run: Run, plans: Plans | None, spec: StageSpec, before: loop.StageState | None
 ) -> tuple[loop.StageState, bool]:
@@ -31,11 +39,14 @@ def run_one_stage(
         plans: its groupings; None for a block by itself.
         spec: of the stage.
         before: result of the stage before; None for the first, and where this one has saved a step.
+            Models alone are given moments of zero.
     Raises:
         Stopped: the run was asked to stop; the state is saved.
     """
     check_config(run)  # a workdir that is gone is not made anew
     num_steps = spec.num_steps(run.settings)
+    if before is not None:
+        before = trainable(run, before)
     work = StageWork(
         run=run,
         plans=plans,
@@ -47,8 +58,15 @@ def run_one_stage(
     )
     if not spec.has_checkpoints:
         return spec.run(work), True
-    with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
-        saved = loop.restore_stage(run, spec.name, checkpoints)
+    finished = stages_before(run, spec)
+    with Checkpoints(
+        run.workdir.checkpoints(spec.name),
+        keep=2,
+        when_first_saved=lambda: keep_models_alone(run, finished),
+    ) as checkpoints:
+        saved = loop.restore_stage(run, spec.name, checkpoints, Parts(last_step=num_steps))
+        if saved is not None:
+            keep_models_alone(run, finished)  # an earlier call was killed before it did
         if saved is not None and saved.step:
             _log.info("%s: going on from step %d", spec.name, saved.step)
         work = work._replace(saved=saved, checkpoints=checkpoints)

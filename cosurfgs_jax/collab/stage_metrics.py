@@ -1,7 +1,6 @@
 """The scores of a stage: its object in metrics.json, and its lines in the log."""
 
 import logging
-import math
 
 import numpy as np
 from jaxtyping import Int
@@ -15,13 +14,14 @@ from cosurfgs_jax.collab.seam_metrics import (
     summarize_seam_depth,
     wall_roughness,
 )
+from cosurfgs_jax.collab.stage_bytes import measure_bytes, summarize_bytes, surfel_bytes
 from cosurfgs_jax.collab.stage_scores import Scores, SeamMasks, score_cells
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.training.loop import StageState, count_alive
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import peak_bytes_per_device
-from cosurfgs_jax.training.state import TrainState
+from cosurfgs_jax.training.state import model_of
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +47,13 @@ class StageMetrics:
         """Whether the scores of a stage are in metrics.json."""
         return any(row["name"] == name for row in self._written())
 
-    def write(self, spec: StageSpec, stage: StageState) -> None:
+    def write(self, spec: StageSpec, stage: StageState, handed_over: int = 0) -> None:
         """Scores the merged model that a stage gives, and writes its object of metrics.json.
 
         Args:
             spec: of the stage.
             stage: at its last step.
+            handed_over: bytes that the run took from blocks of their own jobs.
         """
         run = self._run
         exchange = self._plans.whole_cloud.exchange
@@ -60,12 +61,15 @@ class StageMetrics:
         local_models = None
         if not spec.is_merged:
             local_models = stage.states
-            cells = compress.crop_to_cells(run.partitioned.partition, run.layout, stage.states)
+            models = [model_of(state) for state in stage.states]
+            cells = compress.crop_to_cells(run.partitioned.partition, run.layout, models)
         scores = score_cells(run, cells, exchange, self._seams)
         depth = score_seam_depth(run, cells, exchange, self._seams, local_models, self._roughness)
         self._roughness = wall_roughness([depth._asdict()]) or self._roughness
         num_surfels = _count_surfels(run, stage.states)
         num_merged = int(_count_surfels(run, cells).sum())
+        sizes = measure_bytes(run, spec, stage, handed_over)
+        bytes_sent = self._bytes_sent(spec)
         peak_bytes = int(processes.gather(np.int64(peak_bytes_per_device())).max())
         if processes.is_first():
             run.workdir.write_stage(
@@ -82,12 +86,14 @@ class StageMetrics:
                 num_surfels_merged=num_merged,
                 num_without_room=stage.num_without_room,
                 num_slots=stage.states[0].alive.shape[1],
-                bytes_sent_per_step=self._bytes_sent(spec),
-                bytes_sent=self._bytes_sent(spec) * stage.step,
-                bytes_model=num_merged * _surfel_bytes(stage.states[0]),
+                bytes_sent_per_step=bytes_sent,
+                bytes_sent=bytes_sent * stage.step,
+                bytes_model=num_merged * surfel_bytes(stage.states[0]),
+                **sizes._asdict(),
                 **depth._asdict(),
             )
-        _log_scores(spec.name, num_surfels, num_merged, scores, depth)
+        _log_scores(spec.name, num_surfels, num_merged, scores=scores, depth=depth)
+        _log.info("%s: %s", spec.name, summarize_bytes(sizes, bytes_sent * stage.step))
 
     def _bytes_sent(self, spec: StageSpec) -> int:
         """Bytes that leave the busiest device in a step: partial images of others' views, and the
@@ -97,12 +103,6 @@ class StageMetrics:
         num_images = spec.grouping(self._plans).exchange.num_sent * run.layout.blocks_per_device**2
         height, width = run.partitioned.photo_size or (0, 0)
         return 2 * num_images * height * width * PARTIAL_IMAGE_BYTES
-
-
-def _surfel_bytes(state: TrainState) -> int:
-    """What one surfel takes of a model, without what only training needs."""
-    leaves = state.params.by_name().values()
-    return sum(math.prod(leaf.shape[2:]) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _count_surfels(run: Run, states: list) -> Int[np.ndarray, " b"]:

@@ -58,6 +58,9 @@ def stage_table(given: ReportInput) -> str:
         "SSIM",
         "PSNR at seams",
         "merged model",
+        "all blocks",
+        "compact",
+        "checkpoint",
         "sent by a device",
         "peak per device",
     ]
@@ -86,9 +89,19 @@ def _stage_row(stage: dict[str, Any]) -> list[str]:
         format_value(stage.get("ssim_test")),
         format_value(stage.get("psnr_seam")),
         _megabytes(stage.get("bytes_model")),
+        _megabytes(stage.get("bytes_parameters")),
+        _megabytes(stage.get("bytes_compact")),
+        _checkpoint_size(stage),
         _megabytes(stage.get("bytes_sent")),
         _megabytes(stage.get("peak_bytes_per_device")),
     ]
+
+
+def _checkpoint_size(stage: dict[str, Any]) -> str:
+    """As it is saved, and what stays of it."""
+    kept = _megabytes(stage.get("bytes_checkpoint_model"))
+    saved = _megabytes(stage.get("bytes_checkpoint"))
+    return f"{saved} ({kept} stay)" if saved and kept else saved
 
 
 def _megabytes(num_bytes: int | None) -> str:

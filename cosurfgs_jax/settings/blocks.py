@@ -131,6 +131,12 @@ class LmcSettings(SettingsGroup, name="lmc"):
         "1.",
         fraction("a fraction of the course, 0 to 1"),
     )
+    compact: bool = setting(
+        False,
+        "Whether blocks that jobs of their own train (--blocks) hand over their models in the "
+        "compact form, about a twentieth of the bytes, instead of their checkpoints. "
+        "Distillation then begins with moments of zero.",
+    )
     edge_prune_ratio: float = setting(
         0.1,
         "Fraction of an edge's surfels that is pruned between edge and cloud.",

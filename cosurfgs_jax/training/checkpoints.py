@@ -8,7 +8,6 @@ import json
 import logging
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +18,19 @@ import orbax.checkpoint as ocp
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.storage import storage_problem
+from cosurfgs_jax.training import checkpoint_files
+from cosurfgs_jax.training.checkpoint_files import (
+    FORMAT_IN_ONE,
+    ITEMS,
+    META,
+    MODEL,
+    STATE,
+    TRAINING,
+    DamagedCheckpoint,
+    first_line,
+)
 
-FORMAT = 2  # of the state's layout; raised whenever an older checkpoint can no longer be read
-_CHECKSUMS = "checksums.json"
+FORMAT = 3  # of the layout; raised whenever older code cannot read what is written
 _LATE_READS = ("Event loop is closed", "Encountered error while reading array index")  # of orbax
 
 _log = logging.getLogger(__name__)
@@ -35,8 +44,14 @@ class Restored(NamedTuple):
     meta: dict
 
 
-class _Damaged(Exception):
-    """A checkpoint that cannot be read back as it was written."""
+class Parts(NamedTuple):
+    """What is read of a checkpoint, besides its state."""
+
+    training: bool = True  # False: what only the next steps need is left where it is
+    last_step: int | None = None  # of the stage, whose checkpoint does without
+
+
+EVERYTHING = Parts()
 
 
 class Checkpoints:
@@ -53,6 +68,7 @@ class Checkpoints:
         *,
         is_read_only: bool = False,
         is_alone: bool = False,
+        when_first_saved: Callable[[], None] | None = None,
     ):
         """
         Args:
@@ -60,10 +76,13 @@ class Checkpoints:
             keep: how many steps stay; at least 2, as the newest may turn out to be damaged.
             is_read_only: nothing is changed: a run may be saving there meanwhile.
             is_alone: of several processes this one reads, and the others do not.
+            when_first_saved: called once, when the first save from here is on disk; `save` waits
+                for that.
         """
         self._folder = Path(folder).absolute()
         self._saving_step = -1
         self._is_read_only = is_read_only
+        self._when_first_saved = when_first_saved
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=True,
@@ -75,9 +94,7 @@ class Checkpoints:
                 read_only=True, multiprocessing_options=_processes_that_read(is_alone)
             )
         with self._storing("opened"):
-            self._manager = ocp.CheckpointManager(
-                self._folder, options=options, item_names=("state", "meta")
-            )
+            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
 
     @contextlib.contextmanager
     def _storing(self, what: str) -> Iterator[None]:
@@ -114,7 +131,7 @@ class Checkpoints:
         """The saved steps, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, meta: dict) -> None:
+    def save(self, step: int, state: Any, meta: dict, training: dict | None = None) -> None:
         """Starts to save; arrays may be donated right after. Does nothing if the step is there
         already.
 
@@ -122,20 +139,30 @@ class Checkpoints:
             step: number of finished training steps.
             state: pytree of arrays, PRNG keys and numbers.
             meta: JSON data; what the shapes of `state` follow from belongs in it.
+            training: more fields of a state that is a dict: those which only the next steps need,
+                and which a finished stage does without (`checkpoint_files.keep_model_alone`).
         """
         if step in self._manager.all_steps():
             return
         self.wait()  # the checksums' callback must see its own step
         self._saving_step = step
         meta = {**meta, "format": FORMAT}
-        content = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False))),
-        )
+        items: dict[str, Any] = {
+            STATE: ocp.args.StandardSave(state),
+            META: ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False))),
+        }
+        if training:
+            items[TRAINING] = ocp.args.StandardSave(training)
         with self._storing("written"):
-            self._manager.save(step, force=True, args=content)
+            self._manager.save(step, force=True, args=ocp.args.Composite(**items))
+        if self._when_first_saved is not None:
+            self.wait()
+            self._when_first_saved()
+            self._when_first_saved = None
 
-    def restore_latest(self, make_abstract: Callable[[dict], Any]) -> Restored | None:
+    def restore_latest(
+        self, make_abstract: Callable[[dict], Any], parts: Parts = EVERYTHING
+    ) -> Restored | None:
         """Reads the newest checkpoint that is not damaged.
 
         A damaged newer one is set aside as `damaged-<step>` (if this may write) and a line is
@@ -146,6 +173,8 @@ class Checkpoints:
                 (`jax.eval_shape`), with plain numbers where the state has them. A leaf without a
                 sharding goes to the first device. A leaf may be longer or shorter along its first
                 axis than what was saved: it is filled up with zeros, or cut.
+            parts: whether fields that only the next steps need are read, too, and where they may
+                be missing: then they are missing in the state that is given back.
         Returns:
             None if nothing was saved yet.
         Raises:
@@ -154,20 +183,22 @@ class Checkpoints:
         while True:
             tried = self.steps()
             try:
-                return self._restore_newest(make_abstract)
+                return self._restore_newest(make_abstract, parts)
             except InputError:
                 # A run that saves deletes the oldest steps, perhaps just while they are read.
                 self._manager.reload()
                 if not self._is_read_only or self.steps() == tried:
                     raise
 
-    def _restore_newest(self, make_abstract: Callable[[dict], Any]) -> Restored | None:
+    def _restore_newest(
+        self, make_abstract: Callable[[dict], Any], parts: Parts
+    ) -> Restored | None:
         self._manager.wait_until_finished()
         damage = []
         for step in reversed(self.steps()):
             try:
-                restored = self._restore(step, make_abstract)
-            except _Damaged as error:
+                restored = self._restore(step, make_abstract, parts)
+            except DamagedCheckpoint as error:
                 damage.append((step, error))
                 continue
             for newer, error in damage:
@@ -186,8 +217,37 @@ class Checkpoints:
             )
         return None
 
-    def _restore(self, step: int, make_abstract: Callable[[dict], Any]) -> Restored:
-        is_verified = self._verify(step)
+    def _restore(self, step: int, make_abstract: Callable[[dict], Any], parts: Parts) -> Restored:
+        folder = self._folder / str(step)
+        is_verified = checkpoint_files.verify(folder, MODEL)
+        meta = self._read_meta(step)
+        try:
+            abstract = jax.tree.map(_placed, make_abstract(meta))
+        except InputError:
+            raise
+        except Exception as error:  # a number is missing, or no number
+            raise DamagedCheckpoint(f"its meta data is incomplete: {first_line(error)}") from error
+        has_training = parts.training and (folder / TRAINING).is_dir()
+        if has_training:
+            is_verified &= checkpoint_files.verify(folder, (TRAINING,))
+        try:
+            state, missing = self._read_item(step, STATE, abstract)
+            if has_training:
+                state |= self._read_item(step, TRAINING, missing)[0]
+        except Exception as error:
+            # the files are as they were written: the caller asks for the wrong shapes, or memory is
+            # short
+            if is_verified and folder.is_dir():
+                raise
+            raise DamagedCheckpoint(first_line(error)) from error
+        if missing and parts.training and not has_training and step != parts.last_step:
+            raise DamagedCheckpoint(
+                "it holds a model without what going on with its training needs, as that of a "
+                "finished stage does"
+            )
+        return Restored(step, state, meta)
+
+    def _read_meta(self, step: int) -> dict:
         try:
             found: Any = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -196,66 +256,40 @@ class Checkpoints:
         except (
             Exception
         ) as error:  # orbax raises whatever its parts raise: KeyError, ValueError, OSError
-            raise _Damaged(f"its meta data cannot be read: {_first_line(error)}") from error
+            raise DamagedCheckpoint(f"its meta data cannot be read: {first_line(error)}") from error
         if not isinstance(meta, dict):
-            raise _Damaged(f"its meta data is no object, but {str(meta)[:60]!r}")
-        if meta.get("format") != FORMAT:
+            raise DamagedCheckpoint(f"its meta data is no object, but {str(meta)[:60]!r}")
+        if meta.get("format") not in (FORMAT_IN_ONE, FORMAT):
             raise InputError(
                 f"{self._folder / str(step)}: expected checkpoint format {FORMAT}, got "
                 f"{meta.get('format')!r}; use the version of cosurfgs_jax that wrote it"
             )
-        try:
-            abstract = jax.tree.map(_placed, make_abstract(meta))
-        except InputError:
-            raise
-        except Exception as error:  # a number is missing, or no number
-            raise _Damaged(f"its meta data is incomplete: {_first_line(error)}") from error
-        try:
-            folder: Any = self._folder / str(step) / "state"  # orbax takes pathlib's paths, too
-            saved = ocp.StandardCheckpointHandler().metadata(folder)
-            _check_shapes(saved.tree, abstract)
-            arguments = ocp.args.StandardRestore(abstract, strict=False)
-            with _late_reads_dropped():
-                whole: Any = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
-            state = whole.state
-        except Exception as error:
-            # the files are as they were written: the caller asks for the wrong shapes, or memory is
-            # short
-            if is_verified and (self._folder / str(step)).is_dir():
-                raise
-            raise _Damaged(_first_line(error)) from error
-        return Restored(step, state, meta)
+        return meta
+
+    def _read_item(self, step: int, item: str, abstract: Any) -> tuple[Any, dict]:
+        """What an item holds of a state; and, of one that is a dict, the fields that it does not
+        hold.
+        """
+        folder: Any = self._folder / str(step) / item  # orbax takes pathlib's paths, too
+        saved = ocp.StandardCheckpointHandler().metadata(folder)
+        missing = {}
+        if isinstance(abstract, dict):
+            missing = {name: leaf for name, leaf in abstract.items() if name not in saved.tree}
+            abstract = {name: leaf for name, leaf in abstract.items() if name in saved.tree}
+        _check_shapes(saved.tree, abstract)
+        arguments = ocp.args.StandardRestore(abstract, strict=False)
+        with _late_reads_dropped():
+            whole = self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))
+        return whole[item], missing
 
     def _write_checksums(self) -> None:
         """Called in the saving thread when all files of a step are written, just before its folder
         gets its final name.
-
-        Without them a flipped bit is restored as if it were a number, and a truncated file is found
-        only half-way through."""
+        """
         if jax.process_index() != 0:
             return
         for folder in self._folder.glob(f"{self._saving_step}.*tmp*"):
-            sums = {name: _checksum(folder / name) for name in sorted(_files_of(folder))}
-            (folder / _CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
-
-    def _verify(self, step: int) -> bool:
-        """Whether all files were compared with their checksums; False where some have none."""
-        folder = self._folder / str(step)
-        try:
-            sums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError) as error:
-            raise _Damaged(f"{_CHECKSUMS}: {_first_line(error)}") from error
-        if not isinstance(sums, dict):
-            raise _Damaged(f"{_CHECKSUMS}: expected an object, got {str(sums)[:60]!r}")
-        for name, expected in sums.items():
-            path = folder / name
-            if not path.is_file():
-                raise _Damaged(f"{name} is missing")
-            if _checksum(path) != expected:
-                raise _Damaged(f"{name} is not what was written")
-        return sums.keys() >= _files_of(folder)
+            checkpoint_files.write_checksums(folder)
 
     def _set_aside(self, step: int) -> None:
         """Frees the step's name, so that training can save it again."""
@@ -293,28 +327,6 @@ def _late_reads_dropped() -> Iterator[None]:
 def _report_others(report: Callable[[Any], object], unraisable: Any) -> None:
     if not str(unraisable.exc_value).startswith(_LATE_READS):
         report(unraisable)
-
-
-def _files_of(folder: Path) -> set[str]:
-    """The files of a step, relative to its folder."""
-    return {
-        str(path.relative_to(folder))
-        for item in ("state", "meta")
-        for path in (folder / item).rglob("*")
-        if path.is_file()
-    }
-
-
-def _checksum(path: Path) -> str:
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

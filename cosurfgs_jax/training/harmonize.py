@@ -20,7 +20,7 @@ from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.training.state import TrainState
+from cosurfgs_jax.training.state import BlockModel, TrainState
 
 _LARGEST_GAIN = 4.0  # more is no exposure but a failure
 
@@ -95,7 +95,9 @@ def scale_harmonics(sh: Float[Array, "n k 3"], gain: Float[Array, "3"]) -> Float
     )  # colour = harmonics + 0.5
 
 
-def scale_colors(state: TrainState, gain: Float[Array, "3"]) -> TrainState:
+def scale_colors(
+    state: TrainState | BlockModel, gain: Float[Array, "3"]
+) -> TrainState | BlockModel:
     """The state with canonical colours times `gain` and transforms that undo it: what it shows of
     its photographs is the same.
 
@@ -118,7 +120,7 @@ def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[n
 
     Args:
         run: of the run; every process calls it.
-        stage: of the device stage or its compression. Its arrays are used up.
+        stage: of the device stage or its compression, states or models. Its arrays are used up.
     Returns:
         The stage with other colours and exposures, and the factors f64[B,3].
     """

@@ -15,26 +15,28 @@ from cosurfgs_jax import host_memory
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.errors import BadLossError, InputError
-from cosurfgs_jax.losses.term import LossTerm
+from cosurfgs_jax.errors import BadLossError
 from cosurfgs_jax.model.slots import grow_capacity
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoints import EVERYTHING, Checkpoints, Parts
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
-    PartitionedScene,
     round_slots,
     slots_for,
 )
 from cosurfgs_jax.training.run import Run, StopAgreement, Stopped, check_config
 from cosurfgs_jax.training.run_log import Progress, Stopwatch
+from cosurfgs_jax.training.saved_meta import check_meta, made_with
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.state import (
-    TrainState,
+    MODEL_FIELDS,
     abstract_state,
     empty_state,
+    from_saved,
     kept_of,
+    map_slots,
     meta_of,
+    model_of,
     to_saved,
     with_surfels,
 )
@@ -48,7 +50,9 @@ class StageState(NamedTuple):
     """Blocks in the course of a stage: what its checkpoints hold."""
 
     name: str
-    states: list[Any]  # TrainState [D, ...] of the blocks in each row of the layout
+    # TrainState [D, ...] of the blocks in each row of the layout; BlockModel where a stage is
+    # finished and no other begins with it
+    states: list[Any]
     step: int
     num_without_room: int
     seconds: float
@@ -63,19 +67,22 @@ Advance = Callable[[StageState, Progress], tuple[StageState, list[Packed]]]
 ViewOf = Callable[[int, int], int]  # (block, finished steps) -> view
 
 
-def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState | None:
+def restore_stage(
+    run: Run, name: str, checkpoints: Checkpoints, parts: Parts = EVERYTHING
+) -> StageState | None:
     """The newest saved state of a stage, on whatever devices there are now; None if there is none.
 
+    Args:
+        run, name, checkpoints: of the run and the stage.
+        parts: without training the states are `BlockModel`s; so are those of a finished stage that
+            has lost it, where `last_step` says so.
     Raises:
         InputError: the checkpoints are of another dataset or partition, or damaged.
     """
-    partitioned = run.partitioned
     layout = run.layout
 
     def make_abstract(meta: dict):
-        check_identity(partitioned, meta)
-        check_own_terms(run.own_terms, meta)
-        _check_blocks(run, meta)
+        check_meta(run, meta)
         abstract = layout.abstract_rows(
             abstract_state(
                 meta["num_slots"],
@@ -86,76 +93,20 @@ def restore_stage(run: Run, name: str, checkpoints: Checkpoints) -> StageState |
         )
         return to_saved(abstract)
 
-    restored = checkpoints.restore_latest(make_abstract)
+    restored = checkpoints.restore_latest(make_abstract, parts)
     if restored is None:
         return None
     meta = restored.meta
+    state = from_saved(restored.state)
+    if not parts.training:
+        state = model_of(state)
     return StageState(
         name,
-        layout.split_rows(TrainState(**restored.state)),
+        layout.split_rows(state),
         restored.step,
         meta["num_without_room"],
         meta["seconds"],
     )
-
-
-def check_identity(partitioned: PartitionedScene, meta: dict) -> None:
-    """Raises InputError if a checkpoint is of another dataset or another partition than the run."""
-    for key, value in partitioned.identity().items():
-        if meta[key] != value:
-            what = "partition"
-            difference = "its cells, or the photographs and points of its blocks, differ"
-            if key == "fingerprint":
-                what = "dataset"
-                difference = "names, cameras, sizes, points or split differ"
-            raise InputError(
-                f"config.data.path: the checkpoints in the workdir were made with another {what} "
-                f"than {partitioned.scene.path} gives now ({difference}); give the old one, or use "
-                "another --workdir"
-            )
-
-
-def check_own_terms(own_terms: Sequence[LossTerm], meta: dict) -> None:
-    """Raises InputError if a stage began with other terms of the loss than the user gives now."""
-    before = meta.get("own_loss_terms", [])
-    now = [term.name for term in own_terms]
-    if sorted(now) != sorted(before):
-        raise InputError(
-            f"losses: expected the terms of your own that the run began with "
-            f"({', '.join(before) or 'none'}), got {', '.join(now) or 'none'}; give the same ones "
-            "to cosurfgs_jax.train_model, or use another --workdir"
-        )
-
-
-def _check_blocks(run: Run, meta: dict) -> None:
-    """Raises InputError if a checkpoint is of other blocks, or of blocks whose photographs had
-    masks where now none has, or the other way round.
-    """
-    blocks = list(run.layout.blocks)
-    saved = meta.get("blocks", blocks)
-    if saved != blocks:
-        raise InputError(
-            f"{run.workdir}: expected checkpoints of the blocks {blocks}, got those of {saved}; "
-            "each block has a folder of its own: give them their names back"
-        )
-    had_masks = meta.get("has_masked_photos", run.partitioned.has_masked_photos)
-    if had_masks != run.partitioned.has_masked_photos:
-        words = {True: "with masks", False: "without masks"}
-        raise InputError(
-            f"config.data.path: expected photographs {words[had_masks]}, as the checkpoints in "
-            f"{run.workdir} were made from, got some {words[not had_masks]}; give the same files, "
-            "or use another --workdir"
-        )
-    by = meta.get("versions", processes.versions())
-    is_alone = len(blocks) < len(run.partitioned.blocks)
-    if is_alone and by != processes.versions():
-        _log.warning(
-            "block %d was trained by %s, and here is %s: its last bits may differ from those of a "
-            "run on one kind of machine",
-            *blocks,
-            by,
-            processes.versions(),
-        )
 
 
 def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
@@ -165,25 +116,29 @@ def save_stage(run: Run, stage: StageState, checkpoints: Checkpoints) -> None:
         InputError: the workdir is not that of the run any more, or cannot be written.
     """
     check_config(run)
-    partitioned = run.partitioned
+    fields = to_saved(run.layout.join_rows(stage.states))
     checkpoints.save(
         stage.step,
-        to_saved(run.layout.join_rows(stage.states)),
-        {
-            "num_slots": stage.num_slots,
-            "max_views": partitioned.max_views,
-            **meta_of(stage.states[0]),
-            "frame": partitioned.frame.to_dict(),
-            "num_without_room": stage.num_without_room,
-            "seconds": stage.seconds,
-            "num_blocks": len(run.layout.blocks),
-            "blocks": list(run.layout.blocks),
-            "has_masked_photos": partitioned.has_masked_photos,
-            "versions": processes.versions(),
-            "own_loss_terms": [term.name for term in run.own_terms],
-            **partitioned.identity(),
-        },
+        {name: fields[name] for name in MODEL_FIELDS},
+        training={name: fields[name] for name in fields if name not in MODEL_FIELDS},
+        meta=meta_of_stage(run, stage),
     )
+
+
+def meta_of_stage(run: Run, stage: StageState) -> dict[str, Any]:
+    """What is saved with a stage's arrays: what their shapes follow from, and what they were made
+    with.
+    """
+    return {
+        "num_slots": stage.num_slots,
+        "max_views": run.partitioned.max_views,
+        **meta_of(stage.states[0]),
+        "frame": run.partitioned.frame.to_dict(),
+        "num_without_room": stage.num_without_room,
+        "seconds": stage.seconds,
+        "num_blocks": len(run.layout.blocks),
+        **made_with(run),
+    }
 
 
 def run_stage(
@@ -354,15 +309,10 @@ def drop_free_slots(layout: Layout, states: list) -> list:
 def cut_slots(layout: Layout, states: list, num_slots: int) -> list:
     """The same states with the first so many of their slots, or all where they have fewer."""
 
-    def cut(state: TrainState) -> TrainState:
-        cut_slots = jax.tree.map(
-            lambda leaf: leaf[:num_slots],
-            (state.params, state.optimizer.mu, state.optimizer.nu, state.alive, state.stats),
-        )
-        params, mu, nu, alive, stats = cut_slots
-        return with_surfels(state, params, state.optimizer._replace(mu=mu, nu=nu), alive, stats)
+    def cut(device: int, row: int):
+        return map_slots(layout.get(states[row], device), lambda leaf: leaf[:num_slots])
 
-    return [layout.put(lambda device, row=row: cut(layout.get(row, device))) for row in states]
+    return [layout.put(lambda device, row=row: cut(device, row)) for row in range(len(states))]
 
 
 def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:

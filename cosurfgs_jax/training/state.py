@@ -1,6 +1,7 @@
 """What training changes from step to step: one pytree, whose shapes follow from three numbers."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ from cosurfgs_jax.types import SurfelParams, Surfels, blank_params, param_shapes
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All of it; a checkpoint holds nothing else that has a shape.
+    """All of it; a checkpoint holds nothing else that has a shape. The fields of `BlockModel` stay
+    when a stage is finished.
 
     | field                  | what                                                            |
     |------------------------|-----------------------------------------------------------------|
@@ -56,6 +58,32 @@ class TrainState:
         return Surfels.of(self.params, self.alive)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BlockModel:
+    """What stays of a state when its stage is finished: all that teachers, evaluation and exports
+    read. The fields are those of `TrainState`.
+    """
+
+    params: SurfelParams
+    alive: Bool[Array, " n"]
+    appearance: exposure_model.AppearanceParams | None
+    num_views: Int[Array, ""]
+    length: Float[Array, ""]
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> "BlockModel":
+        """From what a checkpoint holds (`to_saved`)."""
+        return cls(**{name: fields[name] for name in MODEL_FIELDS})
+
+    def surfels(self) -> Surfels:
+        """The model."""
+        return Surfels.of(self.params, self.alive)
+
+
+MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(BlockModel))
+
+
 class Kept(NamedTuple):
     """What a state keeps besides the model and its optimiser."""
 
@@ -74,7 +102,7 @@ _OPTIONAL = (
 )  # fields that checkpoints have only where there is something
 
 
-def to_saved(state: TrainState) -> dict[str, Any]:
+def to_saved(state: TrainState | BlockModel) -> dict[str, Any]:
     """What a checkpoint holds of a state, or of its shapes."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {
@@ -82,8 +110,22 @@ def to_saved(state: TrainState) -> dict[str, Any]:
     }
 
 
-def meta_of(state: TrainState) -> dict[str, Any]:
+def from_saved(fields: dict[str, Any]) -> TrainState | BlockModel:
+    """What a checkpoint gave back: a state, or the model alone that a finished stage has."""
+    if fields.keys() == set(MODEL_FIELDS):
+        return BlockModel(**fields)
+    return TrainState(**fields)
+
+
+def model_of(state: TrainState | BlockModel) -> BlockModel:
+    """The model of a state, of the same arrays."""
+    return BlockModel(**{name: getattr(state, name) for name in MODEL_FIELDS})
+
+
+def meta_of(state: TrainState | BlockModel) -> dict[str, Any]:
     """Which of the optional fields a state has, as its checkpoint says it."""
+    if isinstance(state, BlockModel):
+        return {"memory_size": None, "is_lazy": False, "has_masks": False}
     size = None
     if state.depths is not None:
         size = [int(length) for length in state.depths.depths.shape[-2:]]
@@ -127,28 +169,50 @@ def init_state(
     """
     if max_views is None:
         max_views = num_views
-    exposure = exposure_optimizer = None
+    exposure = None
     if settings.appearance.enabled:
         exposure = exposure_model.init(
             jax.random.fold_in(jax.random.key(settings.seed), 1), max_views, settings.appearance
         )
-        exposure_optimizer = exposure_model.init_optimizer(exposure)
-    depths = updated = own_masks = None
+    model = BlockModel(
+        params=surfels.params,
+        alive=surfels.alive,
+        appearance=exposure,
+        num_views=jnp.int32(num_views),
+        length=jnp.float32(length),
+    )
+    return begin_training(model, max_views, settings, kept)
+
+
+def begin_training(
+    model: BlockModel, max_views: int, settings: Settings, kept: Kept = NOTHING_KEPT
+) -> TrainState:
+    """The state before the first step of a training that goes on from a model: no moments and
+    statistics yet.
+
+    Args:
+        model: of a block, with all its slots.
+        max_views, settings, kept: see `init_state`.
+    """
+    num_slots = model.alive.shape[0]
+    exposure_optimizer = depths = updated = own_masks = None
+    if model.appearance is not None:
+        exposure_optimizer = exposure_model.init_optimizer(model.appearance)
     if kept.memory_size is not None:
         depths = depth_memory.init(max_views, kept.memory_size)
     if kept.is_lazy:
-        updated = jnp.zeros(surfels.alive.shape, jnp.int32)
+        updated = jnp.zeros(model.alive.shape, jnp.int32)
     if kept.has_masks:
-        own_masks = masks.init(surfels.alive.shape[0])
+        own_masks = masks.init(num_slots)
     return TrainState(
-        params=surfels.params,
-        alive=surfels.alive,
-        optimizer=optim.init_optimizer(surfels.params),
-        stats=strategy_of(settings.density).init_stats(surfels.alive.shape[0]),
-        appearance=exposure,
+        params=model.params,
+        alive=model.alive,
+        optimizer=optim.init_optimizer(model.params),
+        stats=strategy_of(settings.density).init_stats(num_slots),
+        appearance=model.appearance,
         appearance_optimizer=exposure_optimizer,
-        num_views=jnp.int32(num_views),
-        length=jnp.float32(length),
+        num_views=model.num_views,
+        length=model.length,
         depths=depths,
         updated=updated,
         masks=own_masks,
@@ -192,6 +256,22 @@ def empty_state(
         abstract_state(num_slots, max_views, settings, kept),
     )
     return dataclasses.replace(state, params=blank_params(num_slots, state.params.sh.shape[1]))
+
+
+def map_slots(
+    state: TrainState | BlockModel, function: Callable[[Array], Array]
+) -> TrainState | BlockModel:
+    """The state with a function applied to every array of slots, without masks. The surfels must be
+    up to date (`step.settle_step`).
+    """
+    if isinstance(state, BlockModel):
+        params, alive = jax.tree.map(function, (state.params, state.alive))
+        return dataclasses.replace(state, params=params, alive=alive)
+    optimizer = state.optimizer
+    params, mu, nu, alive, stats = jax.tree.map(
+        function, (state.params, optimizer.mu, optimizer.nu, state.alive, state.stats)
+    )
+    return with_surfels(state, params, optimizer._replace(mu=mu, nu=nu), alive, stats)
 
 
 def with_surfels(state: TrainState, params, optimizer, alive, stats) -> TrainState:

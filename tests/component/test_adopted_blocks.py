@@ -10,15 +10,17 @@ from blocks_case import PHOTOMETRIC, four_blocks, run_context
 
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage
 from cosurfgs_jax.collab.block_jobs import block_stages, unfinished_blocks
+from cosurfgs_jax.collab.finished_stages import keep_models_alone, trainable
 from cosurfgs_jax.collab.stages import STAGES
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, layout_of_block
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import TrainSettings
+from cosurfgs_jax.settings import LmcSettings, TrainSettings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.checkpoint_files import keep_model_alone
+from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.training.state import empty_state
+from cosurfgs_jax.training.state import empty_state, model_of
 
 DEVICE = STAGES[0]
 NUM_SLOTS = 5
@@ -52,7 +54,16 @@ def run(request, tmp_path):
         yield context
 
 
-def test_blocks_come_from_their_folders_to_their_devices(run):
+def _with_lmc(run: Run, is_on: bool) -> Run:
+    return run._replace(settings=dataclasses.replace(run.settings, lmc=LmcSettings(enabled=is_on)))
+
+
+@pytest.mark.parametrize("is_begun_with", [True, False])
+def test_blocks_come_from_their_folders_to_their_devices(run, is_begun_with):
+    """With what the next stage goes on from, or, where that takes blocks one by one and has done so
+    already, their models alone.
+    """
+    run = _with_lmc(run, not is_begun_with)
     for number in range(4):
         _save_block(run, number, number)
         picture = run.workdir.block(number).before / f"{number:05d}.png"
@@ -63,13 +74,65 @@ def test_blocks_come_from_their_folders_to_their_devices(run):
     got = run.layout.get_blocks(stage.states)
     for number in range(4):
         expected = _state(run, number)
+        if not is_begun_with:
+            expected = model_of(expected)
         jax.tree.map(np.testing.assert_array_equal, got[number], expected)
+        (left,) = run.workdir.block(number).checkpoints("device").iterdir()
+        assert not (left / "training").exists(), "the run has it now"
     with Checkpoints(run.workdir.checkpoints("device"), is_read_only=True) as checkpoints:
-        saved = loop.restore_stage(run, "device", checkpoints)
+        saved = loop.restore_stage(run, "device", checkpoints, Parts(last_step=STEPS))
     assert saved is not None and saved[2:] == stage[2:]
     for restored, adopted in zip(saved.states, stage.states, strict=True):
         jax.tree.map(np.testing.assert_array_equal, restored, adopted)
     assert [path.read_text() for path in sorted(run.workdir.before.iterdir())] == list("0123")
+
+
+@pytest.mark.parametrize("run", [3], indirect=True)
+def test_blocks_are_adopted_without_moments_where_one_has_lost_them(run):
+    """Such as all of them, when a user deletes what a run had adopted."""
+    run = _with_lmc(run, False)
+    for number in range(4):
+        _save_block(run, number, number)
+    keep_model_alone(run.workdir.block(2).checkpoints("device"), STEPS)
+    got = run.layout.get_blocks(adopt_stage(run, DEVICE).states)
+    for number in range(4):
+        expected = model_of(_state(run, number))
+        jax.tree.map(np.testing.assert_array_equal, got[number], expected)
+
+
+@pytest.mark.parametrize("run", [1], indirect=True)
+def test_adopted_blocks_are_left_to_the_run_once_it_has_gone_on(run):
+    run = _with_lmc(run, False)
+    for number in range(4):
+        _save_block(run, number, number)
+    before = adopt_stage(run, DEVICE)
+    folders = [run.workdir.block(number).checkpoints("device") / str(STEPS) for number in range(4)]
+    assert all((folder / "state").is_dir() for folder in folders)
+    keep_models_alone(run, [DEVICE])
+    for folder in folders:
+        assert (folder / "meta").is_dir() and not (folder / "state").exists()
+    assert not unfinished_blocks(run.settings, run.workdir, run.partitioned)
+    with Checkpoints(run.workdir.checkpoints("device"), is_read_only=True) as checkpoints:
+        saved = loop.restore_stage(run, "device", checkpoints, Parts(last_step=STEPS))
+    models = [model_of(state) for state in before.states]
+    jax.tree.map(np.testing.assert_array_equal, saved.states, models)
+
+
+@pytest.mark.parametrize("run", [3], indirect=True)
+def test_models_alone_are_begun_with_by_moments_of_zero(run, caplog):
+    rows = [
+        run.layout.put_row(row, lambda number: model_of(_state(run, number or 0)))
+        for row in range(run.layout.blocks_per_device)
+    ]
+    stage = loop.StageState("device", rows, STEPS, 0, 0.0)
+    begun = trainable(run, stage)
+    assert "device: the models of this finished stage are there, but not the moments" in caplog.text
+    for number, state in run.layout.get_blocks(begun.states).items():
+        jax.tree.map(np.testing.assert_array_equal, model_of(state), model_of(_state(run, number)))
+        assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.optimizer))
+        assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, _state(run, number))
+    caplog.clear()
+    assert trainable(run, begun) is begun and not caplog.text
 
 
 @pytest.mark.parametrize("run", [1], indirect=True)

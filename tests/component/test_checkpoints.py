@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.checkpoint_files import MODEL, verify
 from cosurfgs_jax.training.checkpoints import Checkpoints, _late_reads_dropped
 from cosurfgs_jax.training.state import abstract_state, init_state
 from cosurfgs_jax.types import Surfels
@@ -94,7 +95,7 @@ def test_round_trip_is_exact_and_two_steps_stay(folder):
         assert checkpoints.steps() == [20, 30]
         restored = checkpoints.restore_latest(make_abstract)
     assert restored.step == 30
-    assert restored.meta == {"capacity": 300, "seconds": 10.0, "format": 2}
+    assert restored.meta == {"capacity": 300, "seconds": 10.0, "format": 3}
     assert_same(restored.state, make_state(300, 30))
 
 
@@ -212,7 +213,7 @@ def replace_meta(text):
         other_checksums,
         replace_meta("[3]"),
         replace_meta("null"),
-        replace_meta('{"format": 2}'),
+        replace_meta('{"format": 3}'),
     ],
 )
 def test_damaged_step_is_set_aside_and_saved_again(folder, damage, caplog):
@@ -241,7 +242,7 @@ def test_files_without_a_checksum_are_not_verified(folder):
     """Then damage that is only found half-way through makes the older step count."""
     (folder / "30" / "checksums.json").write_text("{}")
     with Checkpoints(folder) as checkpoints:
-        assert not checkpoints._verify(30) and checkpoints._verify(20)
+        assert not verify(folder / "30", MODEL) and verify(folder / "20", MODEL)
         assert checkpoints.restore_latest(make_abstract).step == 30
     truncate(folder)
     with Checkpoints(folder) as checkpoints:
@@ -294,10 +295,10 @@ def test_all_damaged_is_one_sentence_and_nothing_is_moved(folder):
 
 
 def test_unknown_format_is_refused(folder, monkeypatch):
-    monkeypatch.setattr("cosurfgs_jax.training.checkpoints.FORMAT", 3)
+    monkeypatch.setattr("cosurfgs_jax.training.checkpoints.FORMAT", 4)
     with (
         Checkpoints(folder) as checkpoints,
-        pytest.raises(InputError, match="expected checkpoint format 3, got 2"),
+        pytest.raises(InputError, match="expected checkpoint format 4, got 3"),
     ):
         checkpoints.restore_latest(make_abstract)
 

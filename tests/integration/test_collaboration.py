@@ -129,6 +129,10 @@ def test_every_stage_is_there(trained):
         1,
     ]
     assert not any((trained / "teachers").rglob("*.npz"))
+    saved = [(path.parent.name, path.name) for path in (trained / "checkpoints").glob("*/*")]
+    steps = {stage["name"]: str(stage["steps"]) for stage in stages if stage["name"] != "lmc_edge"}
+    assert dict(saved) == steps and len(saved) == len(steps), "the last step of each stage"
+    assert not any((trained / "checkpoints").rglob("training")), "what finished stages do not need"
 
 
 def test_the_number_of_devices_does_not_matter(dataset, trained, tmp_path):
@@ -191,35 +195,48 @@ def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
     assert _psnr(workdir) == pytest.approx(_psnr(trained), abs=0.05)
 
 
+def _times_of_others(block: Path) -> list[int]:
+    """When the files of a block were written, but for its states."""
+    paths = [path for path in sorted(block.rglob("*")) if path.is_file()]
+    return [path.stat().st_mtime_ns for path in paths if path.parts[-2] in ("meta", "0", "before")]
+
+
 def test_blocks_trained_by_jobs_of_their_own_end_in_the_same_bits(dataset, trained, tmp_path):
     """Each alone, one of them killed, and one left half-way to the run of all; on other numbers of
     devices than the run that trained them together.
     """
     workdir = tmp_path / "run"
     blocks = [workdir / "blocks" / str(number) for number in range(4)]
-    killed = start(workdir, dataset, "--blocks=2")
-    _wait_for(blocks[2] / "checkpoints" / "device" / "20", killed)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.finish(timeout=60)[0] == -signal.SIGKILL
+
+    def kill_in(number: int, flag: str) -> None:
+        killed = start(workdir, dataset, flag)
+        _wait_for(blocks[number] / "checkpoints" / "device" / "20", killed)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.finish(timeout=60)[0] == -signal.SIGKILL
+
+    kill_in(2, "--blocks=2")
+    kill_in(3, "--blocks=1,3")
     texts = []
-    for flag in ("--blocks=0/4", "--blocks=1,3", "--blocks=2"):
+    for flag in ("--blocks=0/4", "--blocks=2"):
         result = run(workdir, dataset, flag)
         assert result.returncode == 0, result.stderr
         texts.append(result.stderr)
-    assert "missing: 1 (not begun), 2 (device, step 20 of 40), 3 (not begun)" in texts[0]
-    assert "blocks finished: 0, 1, 3; missing: 2 (device, step 20 of 40)" in texts[1]
-    assert "device: going on from step 20" in texts[2] and "block 0" not in texts[2]
-    assert "blocks finished: 0, 1, 2, 3; missing: none" in texts[2]
+    halfway = "2 (device, step 20 of 40), 3 (device, step 20 of 40)"
+    assert f"blocks finished: 1; missing: 0 (not begun), {halfway}" in texts[0]
+    assert f"blocks finished: 0, 1; missing: {halfway}" in texts[0]
+    assert "device: going on from step 20" in texts[1] and "block 0" not in texts[1]
+    assert "blocks finished: 0, 1, 2; missing: 3 (device, step 20 of 40)" in texts[1]
     assert {path.name for path in blocks[0].iterdir()} >= {"config.json", "history.jsonl", "before"}
     assert not (workdir / "checkpoints" / "device").exists()
-    shutil.rmtree(blocks[3] / "checkpoints" / "lmc_device")
-    shutil.rmtree(blocks[3] / "checkpoints" / "device" / "40")
-    times = [path.stat().st_mtime_ns for path in sorted(blocks[0].rglob("*"))]
+    steps = [path.parent.name for path in (blocks[0] / "checkpoints").rglob("training")]
+    assert sorted(steps) == [str(RECOVERY)], "only what the next stage begins with"
+    times = _times_of_others(blocks[0])
     result = run(workdir, dataset, "--config.mesh.num_devices=4")
     assert result.returncode == 0, result.stderr
     assert "blocks finished: 0, 1, 2; missing: 3 (device, step 20 of 40)" in result.stderr
     assert "device: going on from step 20" in result.stderr
-    assert [path.stat().st_mtime_ns for path in sorted(blocks[0].rglob("*"))] == times
+    assert _times_of_others(blocks[0]) == times
+    assert not [*blocks[0].rglob("state"), *workdir.rglob("training")]
     assert_same_stage(workdir, trained)
     assert_same_stage(workdir, trained, "lmc_device", RECOVERY)
     model = Path("point_cloud", f"iteration_{LAST}", "point_cloud.ply")

@@ -70,7 +70,7 @@ def start(workdir: Path, dataset: Path, *flags: str) -> Started:
 
 
 def saved_arrays(workdir: Path, stage: str, step: int) -> dict[str, np.ndarray]:
-    """Everything that a checkpoint holds, in the order of blocks."""
+    """Everything that the checkpoint of a finished stage holds, in the order of blocks."""
     import tensorstore
 
     folder = workdir / "checkpoints" / stage / str(step) / "state"
@@ -94,7 +94,7 @@ def assert_same_stage(workdir: Path, other: Path, stage: str = "device", step: i
     """Checks that a stage's four blocks have the same bits in two runs."""
     expected = saved_arrays(other, stage, step)
     got = saved_arrays(workdir, stage, step)
-    assert expected.keys() == got.keys() and len(expected) > 20
+    assert expected.keys() == got.keys() and len(expected) > 10
     for name, value in expected.items():
         assert got[name].shape[1:] == value.shape[1:], name
         assert got[name][:4].tobytes() == value[:4].tobytes(), name

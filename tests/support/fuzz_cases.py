@@ -23,9 +23,11 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.formats import ply
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
+from cosurfgs_jax.model import compact
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
 from cosurfgs_jax.training.run_log import read_history
+from cosurfgs_jax.types import SurfelParams, param_shapes
 from cosurfgs_jax.workdir import Workdir
 
 WIDTH = 64
@@ -309,6 +311,15 @@ def _write_teachers(folder: Path) -> list[Path]:
     return [path]
 
 
+def _write_compact(folder: Path) -> list[Path]:
+    rng = np.random.default_rng(4)
+    shapes = param_shapes(NUM_POINTS, 4)
+    values = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    path = folder / "compact" / "device.npz"
+    compact.write(path, SurfelParams(**values), {"numbers": np.ones(3, np.float32)})
+    return [path]
+
+
 def _write_masks(folder: Path) -> list[Path]:
     paths = []
     for number, name in enumerate(_names()):
@@ -417,6 +428,12 @@ def _read_teachers(folder: Path) -> dict:
     return Teachers(SimpleNamespace(workdir=Workdir(folder)), "edge").load(0, 2)._asdict()
 
 
+def _read_compact(folder: Path) -> dict:
+    path = Workdir(folder).compact("device")
+    params, others = compact.read(path, ("numbers",), "delete it")
+    return params.by_name() | others
+
+
 def _read_workdir(folder: Path) -> dict:
     workdir = Workdir(folder)
     content = workdir.read_metrics()
@@ -458,6 +475,7 @@ def readers() -> list[Reader]:
         Reader("ply_surfels", _write_surfels, _read_surfels, spoil_bytes),
         Reader("ground_truth", _write_truth, _read_truth, spoil_bytes),
         Reader("teachers", _write_teachers, _read_teachers, spoil_bytes),
+        Reader("compact", _write_compact, _read_compact, spoil_bytes),
         Reader(
             "masks",
             _with(_write_masks, _write_binary, _write_pictures),

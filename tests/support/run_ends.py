@@ -2,11 +2,18 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 # What depends on time, or on how often a run was begun.
 _PASSING = ("tensorboard", ".locks", "timings.json", "report.html")
-_PASSING_NUMBERS = ("seconds", "peak_bytes_per_device")
+_PASSING_NUMBERS = (
+    "seconds",
+    "peak_bytes_per_device",
+    "bytes_checkpoint",  # the seconds are in it
+    "bytes_checkpoint_model",
+    "bytes_handed_over",
+)
 _SCRATCH = (".unfinished-", ".orbax-checkpoint-tmp", "-unfinished-")
 
 
@@ -68,7 +75,7 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
             # The one before the last is where the run was stopped, if it was after the last mark.
             if step.isdigit() and int(step) < last[stage]:
                 continue
-            found[name.split("/state/")[0].split("/meta/")[0]] = ""
+            found[re.split("/(?:state|training|meta)/", name)[0]] = ""
             continue
         data = path.read_bytes()
         if path.suffix == ".json":

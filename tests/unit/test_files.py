@@ -4,6 +4,7 @@ readers share.
 
 import json
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -144,3 +145,7 @@ def test_arrays(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(InputError, match=r"a\.npz: .*damaged"):
             files.read_arrays(path, ("depth",))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("depth.npy", b"no array")
+    with pytest.raises(InputError, match=r"a\.npz: .*damaged"):
+        files.read_arrays(path, ("depth",))

@@ -57,12 +57,13 @@ def course(monkeypatch, tmp_path):
         def has(self, name):
             return any(row["name"] == name for row in workdir.read_metrics()["stages"])
 
-        def write(self, spec, stage):
+        def write(self, spec, stage, handed_over):
             assert stage.name == spec.name and stage.step == spec.num_steps(stage_settings())
             done.append(("score", spec.name))
             workdir.write_stage(spec.name, steps=stage.step)
 
-    def restore_stage(run, name, checkpoints):
+    def restore_stage(run, name, checkpoints, parts):
+        assert parts.training and parts.last_step == NUM_STEPS[name]
         step = _saved_step(workdir, name)
         return None if step is None else StageState(name, [], step, 0, 0.0)
 
@@ -118,6 +119,27 @@ def test_a_stage_without_checkpoints_is_done_again_until_the_next_has_saved(cour
         ("score", "lmc_edge"),
         ("cloud", "lmc_edge", 0),
     ]
+
+
+def test_models_alone_are_left_of_what_the_stages_before_a_save_have_saved(course, monkeypatch):
+    """At the first save of a stage, when a saved stage goes on, and of all stages at the end."""
+    left = []
+
+    def keep(run, specs):
+        left.append([spec.name for spec in specs])
+
+    def saving(*_, when_first_saved, **__):
+        when_first_saved()
+        return contextlib.nullcontext(object.__new__(Checkpoints))
+
+    monkeypatch.setattr(stage_course, "keep_models_alone", keep)
+    monkeypatch.setattr(pipeline, "keep_models_alone", keep)
+    monkeypatch.setattr(stage_course, "Checkpoints", saving)
+    course(stage_settings())
+    assert left == [ALL[:0], ALL[:1], ALL[:2], ALL[:4], ALL]
+    left.clear()
+    course(stage_settings())
+    assert left == [ALL[:4], ALL[:4], ALL], "an earlier call may have been killed before it did"
 
 
 def test_a_finished_stage_without_scores_is_scored(course, tmp_path):
