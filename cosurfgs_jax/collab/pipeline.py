@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import host_memory, settings_file
 from cosurfgs_jax.collab.adopted_blocks import adopt_stage, adopts_blocks, finish_blocks
+from cosurfgs_jax.collab.announcement import announce
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processes
@@ -70,6 +71,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     check_settings_of_blocks(settings, workdir)
     bind_partition(partitioned, workdir)
     _log_scene(partitioned, layout)
+    announce(settings, workdir, partitioned, layout)
     num_steps = total_steps(settings, partitioned.partition)
     if processes.is_first():  # of a finished run of an earlier version, too
         note_plan(settings, workdir, partitioned.partition)
@@ -126,6 +128,7 @@ def run_stages(run: Run) -> loop.StageState:
             stage, is_new = run_one_stage(run, plans, spec, stage)
         if processes.any_process(processes.is_first() and (is_new or not metrics.has(spec.name))):
             metrics.write(spec, stage)
+            host_memory.give_back_freed()  # all test views were drawn
     return required(stage, "the last stage")
 
 
