@@ -18,11 +18,16 @@ from absl import flags
 from cosurfgs_jax import files, host_memory, program
 from cosurfgs_jax.workdir import Workdir
 
+_NO_TIMING = "no-timing"
+
 
 def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
     flags.DEFINE_boolean(
-        "timing", True, "run some steps, for the time of the stages", flag_values=values
+        _NO_TIMING,
+        False,
+        "only compile the programs: memory and disk, without the time of the stages",
+        flag_values=values,
     )
     flags.DEFINE_string("json", "", "file that gets the figures, too", flag_values=values)
 
@@ -51,7 +56,7 @@ def main(options: program.Options) -> None:
         found = planning.make_forecast(
             options.settings,
             partitioned,
-            is_timed=options.flags.timing,
+            is_timed=not options.flags[_NO_TIMING].value,
             opening_s=opening_s + np.full(2, imported),
             folder=target,
         )

@@ -49,17 +49,17 @@ def announce(
     num_here = len(layout.local_devices) * sizes.blocks_per_device
     check_certain(sizes, min(num_here, sizes.num_blocks), device_limit, own.platform == "cpu")
     stages = stages_of(settings, partitioned.partition)
-    base = _BASE_BYTES + _COMPILING_BYTES
-    base += _PROGRAM_BYTES * needs.num_programs(course, stages)
+    process = peaks.Process(
+        base=_BASE_BYTES + _PROGRAM_BYTES * needs.num_programs(course),
+        compiling=_COMPILING_BYTES,
+        transients=None,
+    )
+    if own.platform == "cpu":
+        process = process._replace(transients={})
     shelf = 0
     if jax.process_count() == 1:
         shelf = shelf_bytes(settings.data.device_memory_mb, layout)
-    transients = None
-    if own.platform == "cpu":
-        transients = {}
-    held = peaks.held_of(
-        settings, partitioned, sizes, shelf_bytes=shelf, base=base, transients=transients
-    )
+    held = peaks.held_of(settings, partitioned, sizes, shelf_bytes=shelf, process=process)
     programs = needs.estimated_programs(sizes, settings)
     host = peaks.host_peak(sizes, programs, held, settings)
     device = peaks.device_peak(sizes, programs, held, settings)

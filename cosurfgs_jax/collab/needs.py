@@ -5,16 +5,13 @@ is measured by `planning`; here it is an estimate from constants, for the lines 
 begins. A run is refused only where its arrays alone are more than there is.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from cosurfgs_jax.collab.device_stage import train_blocks
 from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL
 from cosurfgs_jax.collab.lmc_stages import compress_blocks, rounds_of, slots_left
-from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.data import generated
 from cosurfgs_jax.settings import Settings
@@ -35,9 +32,8 @@ _PART_PIXEL_BYTES = 165  # of a step of distillation, for each partial image
 _PICTURE_BYTES = 1.0  # of a pixel of a picture as PNG
 _NUM_PICTURES = 6  # of a test view, by `train` and `evaluate` together
 _TOWN_BYTES = 12  # of a pixel of the generated photographs, with their exact geometry
-# Programs compiled for the scores of a stage, and for one that is not the first.
-_SCORING_PROGRAMS = 3
-_STAGE_PROGRAMS = 3
+_PROGRAMS_A_SIZE = 3  # of arrays: density control, catching up, moving
+_OTHER_PROGRAMS = 3  # second views, pictures, scores
 
 
 class Sizes(NamedTuple):
@@ -195,14 +191,9 @@ def estimated_programs(sizes: Sizes, settings: Settings) -> ProgramBytes:
     )
 
 
-def num_programs(course: Course, stages: Sequence[StageSpec]) -> int:
-    """About how many programs a run compiles."""
-    count = len(course.programs) + 2 * len(course.slot_sizes)  # density control, catching up
-    for spec in stages:
-        count += _SCORING_PROGRAMS
-        if spec.run is not train_blocks:
-            count += _STAGE_PROGRAMS
-    return count
+def num_programs(course: Course) -> int:
+    """About how many programs are there at once: those of training, which later stages drop."""
+    return len(course.programs) + _PROGRAMS_A_SIZE * len(course.slot_sizes) + _OTHER_PROGRAMS
 
 
 def disk_bytes(sizes: Sizes, settings: Settings, partitioned: PartitionedScene) -> dict[str, int]:

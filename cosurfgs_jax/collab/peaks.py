@@ -9,9 +9,8 @@ from cosurfgs_jax.data.images import decoding_bytes
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 
-# Of a model, in host memory at once when the merged one is written: what was read, what is selected
-# of it, and the columns of the file.
-_MERGED_COPIES = 3
+# Of the states, in host memory at once when the merged model is written: 1.7 for caliterra.
+_MERGED_COPIES = 2
 
 
 class Peak(NamedTuple):
@@ -28,9 +27,18 @@ class Held(NamedTuple):
     host_photos: int  # decoded photographs in the process
     decoding: int  # what threads hold that decode
     base: int  # of the process: Python, libraries, compiled programs
-    # Where the devices' memory is the host's, as on a CPU: what the process has at a moment besides
-    # what lies there. Moments that are missing take what programs take on all devices. None: the
-    # devices have memory of their own.
+    compiling: int  # that a compiler takes for a while
+    # Where the devices' memory is the host's, as on a CPU: by how much the process grew in a trial
+    # of a moment. Those that are missing are as if a program were compiled. None: the devices have
+    # memory of their own.
+    transients: dict[str, int] | None
+
+
+class Process(NamedTuple):
+    """The process that a run is one of: see `Held`."""
+
+    base: int
+    compiling: int
     transients: dict[str, int] | None
 
 
@@ -38,18 +46,15 @@ def held_of(
     settings: Settings,
     partitioned: PartitionedScene,
     sizes: Sizes,
-    *,
     shelf_bytes: int,
-    base: int,
-    transients: dict[str, int] | None,
+    process: Process,
 ) -> Held:
     """What a run has in memory all along.
 
     Args:
         settings, partitioned, sizes: of the run.
         shelf_bytes: for photographs on a device, see `device_cache.shelf_bytes`.
-        base: bytes of the process before it has states.
-        transients: see `Held`.
+        process: that it is one of.
     """
     one = sizes.num_pixels * sizes.num_channels
     on_device = 4 * one  # those of this step and of the next, each with a second one
@@ -61,8 +66,9 @@ def held_of(
         device_photos=on_device,
         host_photos=min(budget, sizes.photo_bytes),
         decoding=decoding_bytes(partitioned.scene, budget),
-        base=base,
-        transients=transients,
+        base=process.base,
+        compiling=process.compiling,
+        transients=process.transients,
     )
 
 
@@ -120,18 +126,18 @@ def host_peak(sizes: Sizes, programs: ProgramBytes, held: Held, settings: Settin
     # Copies of the host: what is saved, while training goes on; what is written at the end.
     totals = {"saving": full, "writing the model": _MERGED_COPIES * merged}
     if held.transients is not None:
-        photos = sizes.num_devices * held.device_photos
+        # A trial is shorter than what is between two lines of the log, after which pages go back:
+        # once more what programs take fits what real runs have grown by (docs/plan.md).
         extra = {
-            moment: sizes.num_devices * num_bytes + photos
+            moment: sizes.num_devices * (num_bytes + held.device_photos)
             for moment, num_bytes in _of_programs(programs).items()
-        } | held.transients
+        }
         moments = _states(sizes, settings, sizes.num_blocks)
         moments["scores"] = full + sizes.num_blocks * sizes.cell_bytes
         for moment, num_bytes in moments.items():
-            totals[moment] = num_bytes + extra.get(moment, 0)
-        totals["training"] += full  # what is being saved
-        totals["saving"] += full * min(2, sizes.blocks_per_device)
-        totals["writing the model"] += full
+            grown = held.transients.get(moment, held.compiling)
+            totals[moment] = num_bytes + extra.get(moment, 0) + grown
+        totals["saving"] += extra["training"] + full * min(2, sizes.blocks_per_device)
     common = held.base + held.host_photos + held.decoding
     return _largest({moment: common + num_bytes for moment, num_bytes in totals.items()})
 

@@ -71,13 +71,13 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     check_settings_of_blocks(settings, workdir)
     bind_partition(partitioned, workdir)
     _log_scene(partitioned, layout)
-    announce(settings, workdir, partitioned, layout)
     num_steps = total_steps(settings, partitioned.partition)
     if processes.is_first():  # of a finished run of an earlier version, too
         note_plan(settings, workdir, partitioned.partition)
     if workdir.is_complete(num_steps):
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
         return
+    announce(settings, workdir, partitioned, layout)
     with (
         StopRequest() as stop,
         ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,

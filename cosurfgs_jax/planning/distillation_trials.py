@@ -16,6 +16,7 @@ from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.teachers import Teachers, blank_maps
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.losses.inputs import TeacherMaps
+from cosurfgs_jax.planning import stand_ins
 from cosurfgs_jax.planning.block_trials import Cost, Place
 from cosurfgs_jax.planning.trials import abstract_row, bytes_of, compiled, mean_time, timed
 from cosurfgs_jax.training import loop
@@ -123,7 +124,8 @@ class DistillationTrials:
         return DistillationCost(Cost(program.compile_s, run_s, program.num_bytes), moved)
 
     def scoring(self, spec: StageSpec, rows: list[Any], plans: Plans) -> Cost:
-        """The scores of a stage, from one test view of every block.
+        """The scores of a stage: what they take for each test view of every block, and beside that
+        as compiling.
 
         Args:
             spec: of the stage.
@@ -134,6 +136,12 @@ class DistillationTrials:
         stage = loop.StageState(
             name=spec.name, states=rows, step=0, num_without_room=0, seconds=0.0
         )
-        first = timed(lambda: StageMetrics(run, plans).write(spec, stage))[1]
-        later = timed(lambda: StageMetrics(run, plans).write(spec, stage))[1]
-        return Cost(np.maximum(first - later, 0.0), later)
+
+        def score(num_rounds: int) -> np.ndarray:
+            place = stand_ins.with_few_test_views(self._place.whole, num_rounds)
+            few = run._replace(partitioned=run.partitioned._replace(scene=place.scene))
+            return timed(lambda: StageMetrics(few, plans).write(spec, stage))[1]
+
+        first = score(1)
+        each = np.maximum(score(2) - score(1), 0.0)
+        return Cost(np.maximum(first - each, 0.0), each)

@@ -10,7 +10,7 @@ import numpy as np
 from cosurfgs_jax import host_memory
 from cosurfgs_jax.collab import needs, peaks
 from cosurfgs_jax.collab.needs import ProgramBytes
-from cosurfgs_jax.collab.peaks import Held, Peak
+from cosurfgs_jax.collab.peaks import Held, Peak, Process
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.planning import mesh_needs
 from cosurfgs_jax.planning.measured import Measured, Subject, measure
@@ -127,9 +127,13 @@ def make_forecast(
 def memory_of(subject: Subject, measured: Measured) -> Memory:
     """The peaks of a run whose programs were compiled."""
     num_compiled = len(measured.steps)
-    more = max(0, needs.num_programs(subject.course, subject.stages) - num_compiled)
-    base = measured.memory.base + more * measured.memory.a_program + measured.memory.compiling
-    return _memory(subject, measured.programs, base, measured.transients)
+    more = max(0, needs.num_programs(subject.course) - num_compiled)
+    process = Process(
+        base=measured.memory.base + more * measured.memory.a_program,
+        compiling=measured.memory.compiling,
+        transients=measured.transients,
+    )
+    return _memory(subject, measured.programs, process)
 
 
 def scaled_memory(subject: Subject, settings: Settings, before: Forecast) -> Memory:
@@ -149,26 +153,27 @@ def scaled_memory(subject: Subject, settings: Settings, before: Forecast) -> Mem
             for found, was, after in zip(measured.programs, old, new, strict=True)
         )
     )
-    transients = {}
-    for moment, num_bytes in measured.transients.items():
-        ratio = subject.sizes.num_pixels / before.subject.sizes.num_pixels
-        transients[moment] = round(num_bytes * max(ratio, 0.25))
-    more = needs.num_programs(subject.course, subject.stages) - len(measured.steps)
-    base = measured.memory.base + max(0, more) * measured.memory.a_program
-    return _memory(subject, programs, base + measured.memory.compiling, transients)
+    ratio = subject.sizes.num_pixels / before.subject.sizes.num_pixels
+    transients = {
+        moment: max(round(num_bytes * ratio), measured.memory.compiling)
+        for moment, num_bytes in measured.transients.items()
+    }
+    more = needs.num_programs(subject.course) - len(measured.steps)
+    process = Process(
+        base=measured.memory.base + max(0, more) * measured.memory.a_program,
+        compiling=measured.memory.compiling,
+        transients=transients,
+    )
+    return _memory(subject, programs, process)
 
 
-def _memory(
-    subject: Subject, programs: ProgramBytes, base: int, transients: dict[str, int] | None
-) -> Memory:
+def _memory(subject: Subject, programs: ProgramBytes, process: Process) -> Memory:
     settings = subject.settings
     sizes = subject.sizes
     shelf = shelf_bytes(settings.data.device_memory_mb, subject.layout)
     if subject.layout.mesh.devices.flat[0].platform != "cpu":
-        transients = None
-    held = peaks.held_of(
-        settings, subject.partitioned, sizes, shelf_bytes=shelf, base=base, transients=transients
-    )
+        process = process._replace(transients=None)
+    held = peaks.held_of(settings, subject.partitioned, sizes, shelf_bytes=shelf, process=process)
     return Memory(
         device=peaks.device_peak(sizes, programs, held, settings),
         host=peaks.host_peak(sizes, programs, held, settings),

@@ -55,15 +55,36 @@ def thinned(state: TrainState, prune_ratio: float, seed: int) -> TrainState:
 
 def with_few_views(partitioned: PartitionedScene) -> PartitionedScene:
     """The same place, of whose photographs each block has a few: pairs that are neighbours, spread
-    evenly over its own; and of the test views one that stands in its cell.
+    evenly over its own.
     """
     centers = partitioned.views.centers()
+    blocks = [
+        block._replace(views=_pairs(centers, _largest(partitioned, block.views)))
+        for block in partitioned.blocks
+    ]
+    return partitioned._replace(blocks=blocks)
+
+
+def with_few_test_views(partitioned: PartitionedScene, num: int) -> PartitionedScene:
+    """The same place with at most `num` test views in each cell."""
     scene = partitioned.scene
-    home = partitioned.partition.home[scene.test_views]
+    home = partitioned.partition.home
     is_test = np.zeros(scene.num_views, bool)
-    is_test[scene.test_views[np.unique(home, return_index=True)[1]]] = True
-    blocks = [block._replace(views=_pairs(centers, block.views)) for block in partitioned.blocks]
-    return partitioned._replace(blocks=blocks, scene=dataclasses.replace(scene, is_test=is_test))
+    for block in partitioned.blocks:
+        own = scene.test_views[home[scene.test_views] == block.number]
+        is_test[own[:num]] = True
+    return partitioned._replace(scene=dataclasses.replace(scene, is_test=is_test))
+
+
+def _largest(partitioned: PartitionedScene, views: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Those of the largest size: a compiled step takes photographs of one size, unless all are
+    padded to it.
+    """
+    if partitioned.photo_size is not None:
+        return views
+    sizes = partitioned.scene.views.image_sizes[views]
+    largest = sizes[sizes.prod(axis=1).argmax()]
+    return views[(sizes == largest[None]).all(axis=1)]
 
 
 def _pairs(

@@ -164,8 +164,9 @@ def test_few_views_of_a_block_are_its_own():
     few = stand_ins.with_few_views(partitioned)
     for block, whole in zip(few.blocks, partitioned.blocks, strict=True):
         assert set(block.views) <= set(whole.views) and 1 < len(block.views) <= 8
-    homes = partitioned.partition.home[few.scene.test_views]
-    assert len(np.unique(homes)) == len(homes)
+    home = partitioned.partition.home
+    one = stand_ins.with_few_test_views(partitioned, 1).scene.test_views
+    assert set(home[one]) == set(home[partitioned.scene.test_views]) and len(one) <= 2
 
 
 def test_costs_without_times_have_none():
@@ -175,3 +176,17 @@ def test_costs_without_times_have_none():
 def test_shares_of_cells_are_fractions():
     shares = needs.cell_shares(two_blocks())
     assert ((shares > 0) & (shares < 1)).all()
+
+
+def test_photographs_of_one_size_stand_for_those_of_several():
+    partitioned = town_place(TOWN)
+    views = partitioned.scene.views
+    sizes = views.image_sizes.copy()
+    sizes[::2] = sizes[::2] // 2
+    scene = dataclasses.replace(
+        partitioned.scene, views=dataclasses.replace(views, image_sizes=sizes)
+    )
+    mixed = partitioned._replace(scene=scene)
+    assert mixed.photo_size is None
+    (block,) = stand_ins.with_few_views(mixed).blocks
+    assert len(block.views) and (block.views % 2 == 1).all()
