@@ -230,7 +230,9 @@ class BlockTrials:
     def drawing(self, rows: list[Any]) -> Cost:
         """A picture of one view of every block."""
         run = self._place.run
-        views = {block.number: int(block.views[0]) for block in run.partitioned.blocks}
+        views: dict[int, int | None] = {
+            block.number: int(block.views[0]) for block in run.partitioned.blocks
+        }
         first = timed(lambda: render_blocks(run, rows, views))[1]
         later = mean_time(lambda _: render_blocks(run, rows, views), 3)
         return Cost(np.maximum(first - later, 0.0), later)

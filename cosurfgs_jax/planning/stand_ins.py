@@ -2,6 +2,7 @@
 leaves them, and a few photographs of every block."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,8 @@ def grown(state: TrainState, num_surfels: int, seed: int) -> TrainState:
     for name, value in parts.items():
         fields[name][:num_surfels] = value
     alive = np.arange(len(state.alive)) < num_surfels
-    return dataclasses.replace(state, params=SurfelParams(**fields), alive=alive)
+    params: dict[str, Any] = fields  # of NumPy, as the state goes to its device later
+    return dataclasses.replace(state, params=SurfelParams(**params), alive=alive)
 
 
 def thinned(state: TrainState, prune_ratio: float, seed: int) -> TrainState:

@@ -64,7 +64,7 @@ def mean_time(step: Callable[[int], Any], num_repeats: int) -> np.ndarray:
     times: list[np.ndarray] = []
     while len(times) < num_repeats:
         times.append(timed(lambda: step(len(times)))[1])
-        if len(times) >= _MIN_REPEATS and sum(times)[0] > _MAX_SECONDS:
+        if len(times) >= _MIN_REPEATS and sum_times(times)[0] > _MAX_SECONDS:
             break
     return np.mean(times, axis=0)
 
