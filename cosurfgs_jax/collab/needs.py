@@ -198,19 +198,24 @@ def num_programs(course: Course) -> int:
 
 def disk_bytes(sizes: Sizes, settings: Settings, partitioned: PartitionedScene) -> dict[str, int]:
     """What a run writes, in bytes, by what it is; files of a stage that are deleted later, too."""
-    num_blocks = sizes.num_blocks
-    checkpoints = KEPT_CHECKPOINTS * num_blocks * sizes.state_bytes
+    checkpoints = 0
     teachers = 0
     for spec in stages_of(settings, partitioned.partition):
+        one = sizes.state_bytes
+        num_saved = -(-spec.num_steps(settings) // settings.train.checkpoint_every)
         if spec.run is compress_blocks:
-            checkpoints += KEPT_CHECKPOINTS * num_blocks * sizes.compressed_bytes
-        elif spec.is_merged and spec.has_checkpoints:
-            checkpoints += KEPT_CHECKPOINTS * num_blocks * sizes.cell_bytes
+            one = sizes.compressed_bytes
+            num_saved += rounds_of(settings.lmc, spec.num_steps(settings))
+        elif spec.is_merged:
+            one = sizes.cell_bytes
+            num_saved += 1  # before its first step
             teachers = _TEACHER_BYTES * sizes.num_pixels * sizes.num_views
-    being_saved = num_blocks * sizes.state_bytes
+        if spec.has_checkpoints:
+            # The oldest is deleted when the newest is whole.
+            checkpoints += min(num_saved, KEPT_CHECKPOINTS + 1) * sizes.num_blocks * one
     num_tests = len(partitioned.scene.test_views)
     found = {
-        "checkpoints": checkpoints + being_saved,
+        "checkpoints": checkpoints,
         "teachers' maps": teachers,
         "model": sizes.num_final * sizes.surfel_bytes,
         "pictures": round(num_tests * sizes.num_pixels * _NUM_PICTURES * _PICTURE_BYTES),

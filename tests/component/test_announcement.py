@@ -9,10 +9,10 @@ from scenes import town_place
 
 from cosurfgs_jax import host_memory
 from cosurfgs_jax.collab.announcement import announce
-from cosurfgs_jax.collab.needs import sizes_of, training_course
+from cosurfgs_jax.collab.needs import disk_bytes, sizes_of, training_course
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import SurfelSettings
+from cosurfgs_jax.settings import LmcSettings, MasSettings, SurfelSettings, TrainSettings
 from cosurfgs_jax.workdir import Workdir
 
 
@@ -57,3 +57,25 @@ def test_arrays_follow_from_the_degree_of_colours(place):
     more = sizes[3].state_bytes - sizes[0].state_bytes
     assert more == 15 * 3 * 3 * 4 * course.num_slots
     assert sizes[3].surfel_bytes - sizes[0].surfel_bytes == 15 * 3 * 4
+
+
+def test_checkpoints_are_as_many_as_are_saved_and_kept(place):
+    partitioned, layout = place
+    sizes = sizes_of(
+        PHOTOMETRIC, partitioned, layout.num_devices, training_course(PHOTOMETRIC, partitioned)
+    )
+    alone = dataclasses.replace(
+        PHOTOMETRIC, lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False)
+    )
+    found = {}
+    for every in (100, 3500, 7000):
+        train = TrainSettings(steps=7000, checkpoint_every=every)
+        settings = dataclasses.replace(alone, train=train)
+        found[every] = disk_bytes(sizes, settings, partitioned)["checkpoints"]
+    # One more than is kept while it is saved.
+    assert found == {
+        100: 3 * 2 * sizes.state_bytes,
+        3500: 2 * 2 * sizes.state_bytes,
+        7000: 2 * sizes.state_bytes,
+    }
+    assert "teachers' maps" in disk_bytes(sizes, PHOTOMETRIC, partitioned)
