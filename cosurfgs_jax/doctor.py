@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 
-from cosurfgs_jax import program
+from cosurfgs_jax import host_memory, program
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
 # Compute capabilities of NVIDIA's GPUs since 2018 that nvcc 13 knows.
@@ -66,13 +66,9 @@ def _memory() -> str:
         f"{_gib(os.sysconf('SC_PHYS_PAGES') * page)}, "
         f"{_gib(os.sysconf('SC_AVPHYS_PAGES') * page)} free"
     )
-    try:  # a container may have less than the machine
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limit = file.read().strip()
-    except OSError:
-        limit = "max"
-    if limit != "max":
-        text += f"; this container's limit is {_gib(int(limit))}"
+    limit = host_memory.container_limit()
+    if limit is not None:  # a container may have less than the machine
+        text += f"; this container's limit is {_gib(limit)}"
     return text
 
 

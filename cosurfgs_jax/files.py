@@ -60,19 +60,6 @@ def reading(path: str | os.PathLike, expected: str, advice: str) -> Iterator[Non
         ) from error
 
 
-def available_memory() -> int | None:
-    """Bytes that programs may still take without swapping, file caches included; None where the
-    system does not say.
-    """
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
-
-
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """What the system refuses becomes an InputError with its reason."""

@@ -1,4 +1,5 @@
-"""What this process keeps of the memory that it has freed. For glibc; elsewhere nothing happens.
+"""Memory of the host: what there is, what this process has, and what it keeps of what it has freed.
+The last is for glibc; elsewhere nothing happens.
 
 XLA allocates the buffers of a step anew in each. Ways that were considered: leave it to glibc
 (buffers of more than 32 MiB go back to the system every time, which then clears them page by page:
@@ -8,12 +9,17 @@ the free pages back now and then (chosen).
 """
 
 import ctypes
+import os
+import resource
 import sys
+from pathlib import Path
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
+_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of a container, below _CGROUPS
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def keep_freed() -> None:
@@ -32,6 +38,69 @@ def give_back_freed() -> None:
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(ctypes.c_size_t(0))
+
+
+def limit_bytes() -> int:
+    """The most memory that processes here can have: that of the machine with what it may swap, or
+    the limit of the container.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    found = os.sysconf("SC_PHYS_PAGES") * page + (_meminfo("SwapTotal") or 0)
+    limit = container_limit()
+    return min(found, limit or found)
+
+
+def container_limit() -> int | None:
+    """The memory that a container may have, in bytes; None where none is set."""
+    for name in _LIMITS:
+        try:
+            text = (_CGROUPS / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return int(text)
+    return None
+
+
+def available_memory() -> int | None:
+    """Bytes that programs may still take without swapping, file caches included; None where the
+    system does not say.
+    """
+    return _meminfo("MemAvailable")
+
+
+def _meminfo(name: str) -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def resident_bytes() -> int:
+    """What this process has in memory now; its peak where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def reset_peak() -> bool:
+    """Makes `peak_bytes` begin anew; False where the system does not let it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int:
+    """The most that this process has had in memory, since `reset_peak` where that was called."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _of_glibc(name: str):

@@ -69,7 +69,7 @@ def compress_in_rounds(
         Stopped: the run was asked to stop; the state is saved.
     """
     settings = run.settings.lmc
-    num_rounds = min(settings.rounds, max(num_steps, 1))
+    num_rounds = rounds_of(settings, num_steps)
     ratio = _ratio_of_round(settings.prune_ratio, num_rounds)
     programs = compress.compile_compression(run.settings, run.layout, ratio)
     schedule = Schedule.without_growth(run.settings, max(num_steps, 1))
@@ -85,7 +85,7 @@ def compress_in_rounds(
             _log_compression(result)
             states = result.states
             if number == num_rounds - 1:
-                num_slots = _slots_left(stage.num_slots, num_rounds, settings)
+                num_slots = slots_left(stage.num_slots, num_rounds, settings)
                 states = loop.cut_slots(run.layout, states, num_slots)
             stage = stage._replace(states=states, seconds=stopwatch.seconds)
         stage = loop.run_stage(run, stage, end, trainer.advance, checkpoints)
@@ -102,11 +102,16 @@ def _with_fixed_exposures(run: Run) -> Run:
     return run._replace(settings=dataclasses.replace(run.settings, appearance=appearance))
 
 
+def rounds_of(settings: LmcSettings, num_steps: int) -> int:
+    """Rounds of a compression with so many steps of recovery."""
+    return min(settings.rounds, max(num_steps, 1))
+
+
 def _ratio_of_round(prune_ratio: float, num_rounds: int) -> float:
     return 1 - (1 - prune_ratio) ** (1 / num_rounds)
 
 
-def _slots_left(num_slots: int, num_rounds: int, settings: LmcSettings) -> int:
+def slots_left(num_slots: int, num_rounds: int, settings: LmcSettings) -> int:
     """Slots that hold what the rounds leave of full arrays."""
     if settings.importance_share > 0:  # it may leave all of them
         return num_slots

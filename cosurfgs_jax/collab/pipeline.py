@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import host_memory, settings_file
 from cosurfgs_jax.collab.adopted_blocks import (
     adopt_stage,
     adopts_blocks,
     bytes_of_blocks,
     finish_blocks,
 )
+from cosurfgs_jax.collab.announcement import announce
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
 from cosurfgs_jax.collab.finished_stages import keep_models_alone
 from cosurfgs_jax.collab.merged_model import load_merged
@@ -82,6 +83,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     if workdir.is_complete(num_steps):
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
         return
+    announce(settings, workdir, partitioned, layout)
     with (
         StopRequest() as stop,
         ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,
@@ -134,6 +136,7 @@ def run_stages(run: Run) -> loop.StageState:
             stage, is_new = run_one_stage(run, plans, spec, stage)
         if processes.any_process(processes.is_first() and (is_new or not metrics.has(spec.name))):
             metrics.write(spec, stage, handed_over)
+            host_memory.give_back_freed()  # all test views were drawn
     keep_models_alone(run, specs)
     return required(stage, "the last stage")
 

@@ -85,8 +85,17 @@ def num_threads(scene: Scene, num_bytes: int) -> int:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    largest = max(1, int(scene.photo_sizes.prod(axis=1).max())) * _BYTES_PER_PIXEL
+    largest = _bytes_of_largest(scene)
     return max(_MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_SHARE * num_bytes) // largest))
+
+
+def decoding_bytes(scene: Scene, num_bytes: int) -> int:
+    """What all threads together hold of the photographs that they decode; see `num_threads`."""
+    return num_threads(scene, num_bytes) * _bytes_of_largest(scene)
+
+
+def _bytes_of_largest(scene: Scene) -> int:
+    return max(1, int(scene.photo_sizes.prod(axis=1).max())) * _BYTES_PER_PIXEL
 
 
 class ImageStore:

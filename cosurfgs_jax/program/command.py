@@ -13,6 +13,7 @@ from cosurfgs_jax.errors import required
 # In the order of use.
 PROGRAMS = (
     "prepare",
+    "plan",
     "train",
     "extract_mesh",
     "evaluate",

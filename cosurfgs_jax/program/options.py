@@ -20,6 +20,7 @@ _PRESET_HELP = "a config file that comes with the package, by its name: aerial, 
 _WORKDIR_HELP = {
     "create": "folder of the run; the same one again resumes it",
     "trained": "folder of a run that `train` made",
+    "optional": "folder that the run has or will have; may be left out",
 }
 
 
@@ -90,6 +91,8 @@ def parse_options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -
     if not workdir:
         return Options(Settings(), None, values)
     if not values.workdir:
+        if workdir == "optional":
+            return Options(_checked(values.config), None, values)
         raise InputError("--workdir: expected a folder, got none; give --workdir=DIR")
     folder = Workdir(Path(values.workdir).expanduser().absolute())
     saved = folder.config
@@ -99,16 +102,21 @@ def parse_options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -
             f"--workdir={values.workdir}: expected the folder of a trained run, got no "
             f"{saved.name} in it; run `python -m cosurfgs_jax.train` first"
         )
-    _make_writable(folder.root)
+    if workdir != "optional":
+        _make_writable(folder.root)
     has_file = any(re.match(r"--?config(=|$)", argument) for argument in argv[1:])
     settings = values.config
     if is_trained or (saved.exists() and not has_file):
         settings = _saved_settings(saved, values, has_file)
-    settings_file.check(settings)
-    settings = settings_file.with_absolute_paths(settings)
+    settings = _checked(settings)
     free = settings_file.FREE_AFTER_TRAINING if is_trained else settings_file.FREE_TO_CHANGE
     settings_file.check_fits(settings, folder, free)
     return Options(settings, folder, values)
+
+
+def _checked(settings: Settings) -> Settings:
+    settings_file.check(settings)
+    return settings_file.with_absolute_paths(settings)
 
 
 def _refuse_positional(arguments: Sequence[str]) -> None:

@@ -58,7 +58,8 @@ def run(
         declare: adds the program's own flags to the FlagValues it is given.
         workdir: "create": --workdir and --config, the folder is made; "trained": --workdir is the
             folder of an earlier `train`, whose settings apply, and --config may change what is free
-            after training; "": neither.
+            after training; "optional": as "create", but it may be left out and is not made; "":
+            neither.
         argv: the command line with the program's name first; None = that of the process.
     Returns:
         The exit code.

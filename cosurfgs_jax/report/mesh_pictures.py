@@ -1,6 +1,6 @@
 """The mesh in the report, from above and from the side."""
 
-from cosurfgs_jax import files, pictures
+from cosurfgs_jax import host_memory, pictures
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.section import ReportInput
@@ -19,7 +19,7 @@ def mesh_pictures(given: ReportInput) -> str:
     if not path.exists():
         return ""
     num_bytes = path.stat().st_size
-    memory = files.available_memory()
+    memory = host_memory.available_memory()
     if memory is not None and _MEMORY_FACTOR * num_bytes > memory:
         return (
             f"<p>The mesh has {num_bytes / 2**30:.1f} GB, too much to be drawn in the memory of "

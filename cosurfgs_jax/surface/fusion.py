@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.files import available_memory
 from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.host_memory import available_memory
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface import integration
 from cosurfgs_jax.surface.depth_view import DepthView

@@ -169,6 +169,7 @@ def run_stage(
     agreement = StopAgreement(run.stop)
     view_of = view_of or _even_order(run)
     run.log.begin(stage.name, stage.step)
+    host_memory.give_back_freed()  # what scores, teachers and compilers have left
     with Progress(stage.name, num_steps, stage.step) as progress:
         while stage.step < num_steps:
             began = time.monotonic()

@@ -152,10 +152,8 @@ def open_partitioned_scene(
     )
 
 
-def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
-    """One surfel per 32 pixels of what the views show; each spot counts once, not once a
-    photograph.
-    """
+def surface_pixels(scene: Scene, views: np.ndarray) -> float:
+    """Pixels of what the views show; each spot counts once, not once a photograph."""
     pixels = int(scene.views.image_sizes[views].prod(axis=1).sum())
     is_ours = np.zeros(scene.num_views, bool)
     is_ours[views] = True
@@ -164,7 +162,12 @@ def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
     counts = np.bincount(cloud.track_points[is_ours[cloud.track_views]], minlength=1)
     counts = counts[counts > 0]
     views_per_point = max(2.0, counts.mean() if len(counts) else 4.0)
-    return int(pixels / views_per_point / _PIXELS_PER_SURFEL)
+    return pixels / views_per_point
+
+
+def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
+    """One surfel per 32 pixels of what the views show."""
+    return int(surface_pixels(scene, views) / _PIXELS_PER_SURFEL)
 
 
 def _plan_blocks(

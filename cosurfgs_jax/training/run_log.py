@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import jax
 
-from cosurfgs_jax import files
+from cosurfgs_jax import files, host_memory
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.workdir import Workdir
 
@@ -250,5 +249,4 @@ def peak_bytes_per_device() -> int:
     stats = [device.memory_stats() for device in jax.local_devices()]
     if any(stats):
         return max(item["peak_bytes_in_use"] for item in stats if item)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return host_memory.peak_bytes()

@@ -22,6 +22,7 @@ LAYERS = [
     {"distributed"},
     {"training"},
     {"collab"},
+    {"planning"},
     {"outputs"},
     {"api", "viewer"},
     {"program"},

@@ -1,10 +1,14 @@
 """What a process keeps of the memory that it freed, and gives back."""
 
+import os
 import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from cosurfgs_jax import host_memory
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory"
@@ -67,3 +71,29 @@ def test_pieces_between_what_lives_are_given_back():
     )
     kept, left = map(int, done.stdout.split())
     assert kept > 180 and left < 60
+
+
+@pytest.mark.parametrize(
+    "text, limit", [("max\n", None), ("1048576\n", 2**20), (None, None), ("1099511627776\n", 2**40)]
+)
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, text, limit):
+    monkeypatch.setattr(host_memory, "_CGROUPS", tmp_path)
+    if text is not None:
+        (tmp_path / "memory.max").write_text(text)
+    assert host_memory.container_limit() == limit
+    of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if limit == 2**20:
+        assert host_memory.limit_bytes() == 2**20
+    else:
+        assert host_memory.limit_bytes() >= of_machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_peak_can_begin_anew():
+    if not host_memory.reset_peak():
+        pytest.skip("the system keeps one peak for the whole process")
+    before = host_memory.resident_bytes()
+    np.ones(2**24, np.float32)
+    assert host_memory.peak_bytes() - before > 60 * 2**20
+    assert host_memory.reset_peak()
+    assert host_memory.peak_bytes() - before < 40 * 2**20

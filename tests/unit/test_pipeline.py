@@ -103,7 +103,7 @@ def test_the_slots_hold_whatever_the_rounds_leave(num_rounds, ratio):
     settings = LmcSettings(prune_ratio=ratio)
     of_round = np.float32(lmc_stages._ratio_of_round(ratio, num_rounds))
     for num_slots in (1, 7, 3000, 4_999_999):
-        num_left = lmc_stages._slots_left(num_slots, num_rounds, settings)
+        num_left = lmc_stages.slots_left(num_slots, num_rounds, settings)
         assert num_left < (1 - ratio) * num_slots + 1024 + 4 * num_rounds + 1
         for num_inside in {0, 1, num_slots // 3, num_slots}:
             kept = [num_inside, num_slots - num_inside]
@@ -114,7 +114,7 @@ def test_the_slots_hold_whatever_the_rounds_leave(num_rounds, ratio):
 
 def test_a_share_of_importance_may_leave_all_surfels():
     settings = LmcSettings(prune_ratio=0.9, importance_share=0.5)
-    assert lmc_stages._slots_left(5000, 1, settings) == 5000
+    assert lmc_stages.slots_left(5000, 1, settings) == 5000
 
 
 @pytest.mark.parametrize("stop_at", range(1, 11))

@@ -220,6 +220,18 @@ def test_overrides_before_the_config_file_are_refused(tmp_path, capsys, config_f
     assert "before" in capsys.readouterr().err
 
 
+def test_an_optional_workdir_may_be_missing_and_is_not_made(tmp_path, config_file):
+    code, options = _capture(config_file(GOOD), workdir="optional")
+    assert code == 0 and options.folder is None and options.settings.train.steps == 11
+    folder = tmp_path / "run"
+    code, options = _capture(config_file(GOOD), f"--workdir={folder}", workdir="optional")
+    assert code == 0 and options.workdir.root == folder and not folder.exists()
+    _capture(config_file(GOOD), f"--workdir={folder}")
+    code, options = _capture(f"--workdir={folder}", workdir="optional")  # the run's settings
+    assert code == 0 and options.settings.train.steps == 11
+    assert _capture("--config.train.steps=-1", workdir="optional") == (2, None)
+
+
 def test_trained_run_is_needed(tmp_path, capsys):
     assert _capture(f"--workdir={tmp_path}", workdir="trained") == (2, None)
     assert "cosurfgs_jax.train" in capsys.readouterr().err

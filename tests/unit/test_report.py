@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from cosurfgs_jax import files, pictures, report, settings_file
+from cosurfgs_jax import files, host_memory, pictures, report, settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
@@ -419,7 +419,7 @@ def test_a_mesh_larger_than_memory_is_not_drawn(tmp_path, monkeypatch):
     make_workdir(tmp_path)
     size = (tmp_path / "mesh" / "mesh.ply").stat().st_size
     for available, num_pictures in ((4 * size, 0), (6 * size, 4), (None, 4)):
-        monkeypatch.setattr(report.files, "available_memory", lambda available=available: available)
+        monkeypatch.setattr(host_memory, "available_memory", lambda size=available: size)
         page = Page(report.write_report(Workdir(tmp_path), num_views=0).read_text())
         assert len(page.sources) == num_pictures
         assert ("too much to be drawn" in page.text) == (num_pictures == 0)

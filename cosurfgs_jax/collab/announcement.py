@@ -1,0 +1,119 @@
+"""The first lines of `train`: what the run will need, by arithmetic alone; and the refusal of one
+that certainly cannot fit.
+"""
+
+import logging
+import shutil
+
+import jax
+
+from cosurfgs_jax import host_memory
+from cosurfgs_jax.collab import needs, peaks
+from cosurfgs_jax.collab.stages import stages_of
+from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.device_cache import shelf_bytes
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.workdir import Workdir
+
+# Measured on CPUs: Python with JAX and an opened dataset, and what a compiled program keeps.
+_BASE_BYTES = 400 * 2**20
+_PROGRAM_BYTES = 20 * 2**20
+_COMPILING_BYTES = 100 * 2**20  # while one is compiled
+_log = logging.getLogger(__name__)
+
+
+def shown_bytes(num_bytes: float) -> str:
+    """A size for people: "1.5 GiB", "37 MiB"."""
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:.1f} GiB"
+    return f"{num_bytes / 2**20:.0f} MiB"
+
+
+def announce(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, layout: Layout
+) -> None:
+    """Logs what a run will need.
+
+    Args:
+        settings, workdir, partitioned, layout: of the run.
+    Raises:
+        InputError: its arrays alone are more than a device, or the machine, has; with the setting
+            to change.
+    """
+    course = needs.training_course(settings, partitioned)
+    sizes = needs.sizes_of(settings, partitioned, layout.num_devices, course)
+    own = layout.mesh.devices.flat[layout.local_devices[0]]
+    device_limit = (own.memory_stats() or {}).get("bytes_limit")
+    num_here = len(layout.local_devices) * sizes.blocks_per_device
+    check_certain(sizes, min(num_here, sizes.num_blocks), device_limit, own.platform == "cpu")
+    stages = stages_of(settings, partitioned.partition)
+    process = peaks.Process(
+        base=_BASE_BYTES + _PROGRAM_BYTES * needs.num_programs(course),
+        compiling=_COMPILING_BYTES,
+        transients=None,
+    )
+    if own.platform == "cpu":
+        process = process._replace(transients={})
+    shelf = 0
+    if jax.process_count() == 1:
+        shelf = shelf_bytes(settings.data.device_memory_mb, layout)
+    held = peaks.held_of(settings, partitioned, sizes, shelf_bytes=shelf, process=process)
+    programs = needs.estimated_programs(sizes, settings)
+    host = peaks.host_peak(sizes, programs, held, settings)
+    device = peaks.device_peak(sizes, programs, held, settings)
+    disk = sum(needs.disk_bytes(sizes, settings, partitioned).values())
+    _log.info(
+        "stages: %s; at most %d surfels a block (`cosurfgs plan` with the same flags says how long "
+        "they take)",
+        ", ".join(f"{spec.name} {spec.num_steps(settings)} steps" for spec in stages),
+        max(block.capacity for block in partitioned.blocks),
+    )
+    words = f"about {shown_bytes(host.num_bytes)} of {shown_bytes(host_memory.limit_bytes())}"
+    if device_limit is not None:
+        words += f", of a device {shown_bytes(device.num_bytes)} of {shown_bytes(device_limit)}"
+    free = shutil.disk_usage(workdir.root).free
+    _log.info("memory: %s; disk: about %s of %s", words, shown_bytes(disk), shown_bytes(free))
+    _warn(host.num_bytes, host_memory.limit_bytes(), "process", "data.host_memory_mb")
+    if device_limit is not None:
+        _warn(device.num_bytes, device_limit, "device", "data.device_memory_mb")
+
+
+def _warn(wanted: int, limit: int, whose: str, setting: str) -> None:
+    if wanted > limit:
+        _log.warning(
+            "the memory of the %s may not suffice; `cosurfgs plan` with the same flags says what "
+            "to change, such as config.data.downscale, config.surfels.capacity or config.%s",
+            whose,
+            setting,
+        )
+
+
+def check_certain(
+    sizes: needs.Sizes, num_here: int, device_limit: int | None, is_device_memory: bool
+) -> None:
+    """Raises InputError where the arrays of blocks alone cannot fit.
+
+    Args:
+        sizes: of the run.
+        num_here: blocks of this process.
+        device_limit: bytes of a device; None: unknown, or the host's.
+        is_device_memory: the devices' memory is the host's.
+    """
+    found = [(num_here, host_memory.limit_bytes(), "this machine")]
+    if not is_device_memory:
+        found = []
+    if device_limit is not None:
+        found.append((sizes.blocks_per_device, device_limit, "a device"))
+    for num_blocks, limit, whose in found:
+        wanted = num_blocks * sizes.state_bytes
+        if wanted > limit:
+            slots = int(sizes.num_slots * limit / wanted / 2)
+            raise InputError(
+                f"config.surfels.capacity: expected what fits into the {shown_bytes(limit)} of "
+                f"{whose}, got {num_blocks} block(s) of {sizes.num_slots:,d} surfels, which take "
+                f"{shown_bytes(wanted)} with their moments and the depth of their photographs; set "
+                f"config.surfels.capacity for about {slots:,d} surfels a block, shrink the "
+                "photographs (config.data.downscale), or use more devices"
+            )

@@ -1,0 +1,81 @@
+"""What `train` says before it begins, and what it refuses."""
+
+import dataclasses
+import logging
+
+import pytest
+from blocks_case import PHOTOMETRIC, TOWN
+from scenes import town_place
+
+from cosurfgs_jax import host_memory
+from cosurfgs_jax.collab.announcement import announce
+from cosurfgs_jax.collab.needs import disk_bytes, sizes_of, training_course
+from cosurfgs_jax.distributed.layout import make_layout
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.settings import LmcSettings, MasSettings, SurfelSettings, TrainSettings
+from cosurfgs_jax.workdir import Workdir
+
+
+@pytest.fixture(scope="module")
+def place():
+    partitioned = town_place(TOWN, num_blocks=2)
+    return partitioned, make_layout(partitioned.partition.edge_of_block, 2)
+
+
+def test_stages_memory_and_disk_are_named(place, tmp_path, caplog):
+    partitioned, layout = place
+    with caplog.at_level(logging.INFO, logger="cosurfgs_jax"):
+        announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+    stages, memory = caplog.messages
+    assert "device 7000 steps" in stages and "cosurfgs plan" in stages
+    assert memory.startswith("memory: about ") and "disk: about " in memory
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_than_the_machine_has_is_a_warning_or_a_refusal(place, tmp_path, monkeypatch, caplog):
+    partitioned, layout = place
+    sizes = sizes_of(
+        PHOTOMETRIC, partitioned, layout.num_devices, training_course(PHOTOMETRIC, partitioned)
+    )
+    arrays = 2 * sizes.state_bytes
+    monkeypatch.setattr(host_memory, "limit_bytes", lambda: arrays)
+    announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+    assert "may not suffice" in caplog.text
+    monkeypatch.setattr(host_memory, "limit_bytes", lambda: arrays - 1)
+    with pytest.raises(InputError, match="capacity: expected what fits into"):
+        announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+
+
+def test_arrays_follow_from_the_degree_of_colours(place):
+    partitioned, layout = place
+    course = training_course(PHOTOMETRIC, partitioned)
+    sizes = {}
+    for degree in (0, 3):
+        settings = dataclasses.replace(PHOTOMETRIC, surfels=SurfelSettings(sh_degree=degree))
+        sizes[degree] = sizes_of(settings, partitioned, layout.num_devices, course)
+    # 15 more coefficients of three colours, with two moments, of float32.
+    more = sizes[3].state_bytes - sizes[0].state_bytes
+    assert more == 15 * 3 * 3 * 4 * course.num_slots
+    assert sizes[3].surfel_bytes - sizes[0].surfel_bytes == 15 * 3 * 4
+
+
+def test_checkpoints_are_as_many_as_are_saved_and_kept(place):
+    partitioned, layout = place
+    sizes = sizes_of(
+        PHOTOMETRIC, partitioned, layout.num_devices, training_course(PHOTOMETRIC, partitioned)
+    )
+    alone = dataclasses.replace(
+        PHOTOMETRIC, lmc=LmcSettings(enabled=False), mas=MasSettings(enabled=False)
+    )
+    found = {}
+    for every in (100, 3500, 7000):
+        train = TrainSettings(steps=7000, checkpoint_every=every)
+        settings = dataclasses.replace(alone, train=train)
+        found[every] = disk_bytes(sizes, settings, partitioned)["checkpoints"]
+    # One more than is kept while it is saved.
+    assert found == {
+        100: 3 * 2 * sizes.state_bytes,
+        3500: 2 * 2 * sizes.state_bytes,
+        7000: 2 * sizes.state_bytes,
+    }
+    assert "teachers' maps" in disk_bytes(sizes, PHOTOMETRIC, partitioned)
