@@ -13,6 +13,7 @@ from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
 from cosurfgs_jax.geometry.views import PointCloud
 from cosurfgs_jax.metrics import depth as depth_metrics
+from cosurfgs_jax.metrics import surface as surface_metrics
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface.ground import is_near
 from cosurfgs_jax.surface.point_heights import agreement
@@ -261,3 +262,28 @@ def test_depth_is_right_within_a_hundredth():
     truth = np.full((1, 4), 100.0)
     depth = np.array([[101.0, 99.0, 101.01, 98.99]])
     assert depth_metrics.depth_errors(depth, truth)["within_1_percent"] == 0.5
+
+
+def test_spacings_and_means_of_points():
+    assert surface_metrics._mean_spacing(np.zeros((1, 3))) == 0
+    two = np.array([[0.0, 0, 0], [3, 4, 0]])
+    assert surface_metrics._mean_spacing(two) == 5
+    assert surface_metrics._mean_spacing(np.array([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]])) == 4 / 3
+    points = np.array([[5.0, 5, 5], [5.9, 5, 5], [6.1, 5, 5], [5, 6.5, 5], [5, 5, 7.0]])
+    found = surface_metrics.grid_downsample(points, 1.0)
+    expected = [[5.45, 5, 5], [5, 5, 7], [5, 6.5, 5], [6.1, 5, 5]]
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("is_mesh", [False, True])
+def test_thresholds_of_a_surface(is_mesh):
+    found = surface_metrics._thresholds(None, 0.3, 100.0, is_mesh)
+    fine = "" if is_mesh else ", finer than the ground truth"
+    assert found == [
+        (0.3 * 1.5, "1.5 x mean nearest-neighbour distance of the ground truth"),
+        (0.1, "0.10% of the width" + fine),
+        (0.25, "0.25% of the width" + fine),
+        (0.5, "0.50% of the width"),
+    ]
+    given = surface_metrics._thresholds((0.3, 0.2), 0.3, 100.0, is_mesh)
+    assert given == [(0.3, "given"), (0.2, "given" + fine)]

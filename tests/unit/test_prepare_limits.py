@@ -231,3 +231,19 @@ def test_cameras_in_the_database(tmp_path):
     assert all(camera.has_prior_focal_length for camera in then.values())
     with database_file.opened(path) as database:
         assert len(database.read_all_frames()) == 4 and len(database.read_all_rigs()) == 2
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_sensors_that_colmap_knows_tell_a_focal_length(tmp_path, monkeypatch, is_known):
+    """Where neither the settings nor the EXIF data do."""
+    pycolmap = pytest.importorskip("pycolmap")
+    guess = pycolmap.Camera.create_from_model_name(0, "SIMPLE_RADIAL", 555.0, 640, 480)
+    guess.has_prior_focal_length = is_known
+    monkeypatch.setattr(pycolmap, "infer_camera_from_image", lambda path: guess)
+    (photo,) = folder_of(tmp_path, "a").photos
+    camera = database_file._camera(photo, PrepareSettings(lens="OPENCV"))
+    assert camera.has_prior_focal_length == is_known
+    focal = 555 if is_known else 1.2 * 640
+    assert camera.params.tolist() == [focal, focal, 320, 240, 0, 0, 0, 0]
+    (told,) = folder_of(tmp_path, "a", focal_35mm=34.6).photos
+    assert database_file._camera(told, PrepareSettings()).params[0] == 640
