@@ -12,9 +12,10 @@ import pytest
 from cosurfgs_jax import ended
 from cosurfgs_jax.collab import open_run
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.program import processes
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import depth_filter, integration
+from cosurfgs_jax.surface import depth_filter, extraction, integration
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.training import interrupts, step_reports
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
@@ -232,3 +233,25 @@ def test_schedulers_that_start_several_processes(monkeypatch, environment, is_cl
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert processes._is_in_cluster() == is_cluster
+
+
+def test_the_depth_of_the_last_32_views_stays_in_memory(tmp_path):
+    """Twice as many as a view is compared with."""
+    num = 34
+    poses = np.tile(np.eye(4), (num, 1, 1))
+    views = Views(poses, np.tile(np.eye(3), (num, 1, 1)), np.full((num, 2), 2))
+    stored = extraction._StoredViews(tmp_path, views)
+    for view in range(num):
+        stored.store(view, np.full((2, 2), view, np.float32), np.zeros((2, 2, 3), np.uint8))
+    for view in [*range(32), 0, 32, 33]:  # 1 and 2 are the ones that were not used for longest
+        assert stored[view].depth[0, 0] == view
+    for path in tmp_path.glob("*_depth.npy"):
+        path.unlink()
+    assert [stored.depth(view)[0, 0] for view in (0, *range(3, 34))] == [0, *range(3, 34)]
+    for view in (1, 2):
+        with pytest.raises(FileNotFoundError):
+            stored.depth(view)
+    stored.store(5, np.full((2, 2), 55, np.float32))
+    assert stored.depth(5)[0, 0] == 55 and len(stored) == num
+    with pytest.raises(IndexError):
+        stored[num]
