@@ -228,7 +228,17 @@ def test_photographs_without_gps_are_compared_by_name():
     pairs = choose_pairs(places, PrepareSettings(neighbors=12))
     found = _set(pairs)
     assert "3 photographs without GPS by name" in pairs.words
-    assert {(95, 101), (101, 107)} <= found and (92, 100) in found
+    # Six neighbours by name on each side, and farther ones at doubling steps; two for all others.
+    steps = {*range(1, 7), *(2**power for power in range(10))}
+    unknown = {
+        tuple(sorted((number, number + sign * step)))
+        for number in (100, 101, 102)
+        for step in steps
+        for sign in (-1, 1)
+        if 0 <= number + sign * step < 600
+    }
+    of_unknown = {pair for pair in found if {*pair} & {100, 101, 102}}
+    assert of_unknown == unknown
 
 
 def test_neighbours_by_name_are_compared_wherever_gps_puts_them():
@@ -265,6 +275,23 @@ def test_pairs_without_gps(num, settings, words, count):
         neighbors = PrepareSettings(**settings).neighbors
         doubling = {step for step in (1, 2, 4, 8, 16, 32, 64) if step < num}
         assert steps == {*range(1, neighbors // 2 + 1)} | doubling
+
+
+@pytest.mark.parametrize(
+    "num_known, num, words",
+    [(50, 100, "12 nearest by GPS"), (49, 100, "all with all"), (49, 101, "neighbours by name"),
+     (51, 101, "12 nearest by GPS")],
+)  # fmt: skip
+def test_gps_decides_where_half_of_the_photographs_have_it(num_known, num, words):
+    places = _grid(1, num)
+    places[num_known:] = np.nan
+    assert words in choose_pairs(places, PrepareSettings(neighbors=12)).words
+
+
+def test_few_photographs_are_all_compared():
+    """Where none has more than the number of neighbours."""
+    for num, words in ((13, "all with all"), (14, "12 nearest by GPS")):
+        assert words in choose_pairs(_grid(1, num), PrepareSettings(neighbors=12)).words
 
 
 @pytest.mark.parametrize(
