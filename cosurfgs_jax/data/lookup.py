@@ -50,7 +50,6 @@ CONVERTED = (
     ".gif",
 )
 _log = logging.getLogger(__name__)
-_MAX_NAME = 4000  # bytes; no path is longer
 _NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
 
 
@@ -317,8 +316,6 @@ def _literal(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
     """The file that a name leads to as it stands; outside of the folder also without its ending, as
     no index has it.
     """
-    if not name or "\0" in name or len(name) > _MAX_NAME:
-        return None
     for text in dict.fromkeys((name, name.replace("\\", "/"))):
         is_outside = text.startswith(("/", "../")) or "/../" in text
         extra = []
@@ -329,7 +326,7 @@ def _literal(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
             try:
                 if path.is_file():
                     return path
-            except (OSError, ValueError):  # too long, or no name at all
+            except (OSError, ValueError):  # too long, or no name of a file at all
                 break
     return None
 

@@ -229,7 +229,7 @@ def build_partition(
     stands = cameras.centers_world[train_views, :2]
     ground = np.concatenate([points_world[:, :2], stands])
     counts = [len(points_world), len(train_views)]
-    weights = np.repeat([0.5 / count for count in counts], counts)
+    weights = np.repeat([1 / count for count in counts], counts)
     bounds = _bounds(points_world[:, :2], stands)
     each, more = divmod(settings.num_blocks, settings.num_edges)
     groups = [(edge, each + (edge < more)) for edge in range(settings.num_edges)]

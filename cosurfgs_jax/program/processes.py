@@ -145,7 +145,7 @@ def bind_address(coordinator_address: str) -> str | None:
     if not name or not port.isdigit():
         return None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.bind(address)
     except OSError:  # the address of a router, or a name that only the others can resolve

@@ -134,6 +134,14 @@ def test_narrow_gaps_are_filled_and_marked(width, is_closed):
     assert (piece.mark[inner, :20] == SURFACE).all()
 
 
+@pytest.mark.parametrize("color", [[0, 0, 0], [255, 255, 255], [0, 128, 255]])
+def test_colours_reach_from_black_to_white(color):
+    corners = [(5, 5, 2), (40, 5, 2), (40, 40, 2), (5, 40, 2)]
+    piece = seen(mesh_of(corners, [[0, 1, 2], [0, 2, 3]], [color] * 4))
+    assert (piece.mark == SURFACE).sum() == 35 * 35
+    assert (piece.colors[piece.mark == SURFACE] == color).all()
+
+
 def test_a_gap_at_an_edge_gets_the_lower_side():
     piece = seen(squares((0, 20, 0, SIZE, 5.0), (21, SIZE, 0, SIZE, 1.0)))
     inner = slice(12, -12)

@@ -54,6 +54,32 @@ def _discs(num: int = 12) -> tuple[Surfels, Camera]:
     return surfels, Camera(jnp.eye(4), intrinsics)
 
 
+def test_how_often_surfels_are_masked_and_how_far_masks_travel():
+    """At first one of ten; of those a fifth of all at most is drawn, at a tenth of its opacity; and
+    in its whole course a mask can move by twelve.
+    """
+    begun = masks.init(3)
+    np.testing.assert_allclose(jax.nn.sigmoid(begun.logits), 0.9, atol=1e-3)
+    half = masks.init(20_000)._replace(logits=jnp.zeros(20_000))
+    sample = masks.sample(half, jnp.int32(3))
+    values, shares = np.unique(sample.values, return_counts=True)
+    np.testing.assert_allclose(values, [0, 0.1, 1], rtol=1e-6)
+    np.testing.assert_allclose(shares / 20_000, [0.3, 0.2, 0.5], atol=0.015)
+    weights = [np.unique(sample.weights[sample.values == value]) for value in values]
+    np.testing.assert_allclose(np.concatenate(weights), [0, 2.5, 1], rtol=1e-6)
+    settings = dataclasses.replace(
+        PHOTOMETRIC,
+        mask=MaskSettings(weight=0.0, start=0.5, stop=0.7),
+        train=TrainSettings(steps=1000),
+    )
+    drawn = masks.MaskSample(jnp.ones(3), jnp.ones(3))
+    gradient = jnp.array([5.0, -1e-3, 1.0])
+    alive = jnp.array([True, True, False])
+    moved = masks.update(begun, gradient, drawn, alive, settings).logits - begun.logits
+    # The first step of Adam is as long as its rate: 12 in 200 steps.
+    np.testing.assert_allclose(moved, [-0.06, 0.06, 0], atol=1e-6)
+
+
 def test_the_derivative_by_a_mask_is_that_of_an_opacity_multiplied_by_it():
     surfels, camera = _discs()
     signs = jnp.asarray(np.random.default_rng(1).choice([-1.0, 1.0], (24, 32, 3)), jnp.float32)

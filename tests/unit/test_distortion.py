@@ -186,3 +186,28 @@ def test_resized_keeps_rays():
 def test_lenses_that_make_no_sense(model, params, message):
     with pytest.raises(InputError, match=message):
         distortion.lens_from_params(model, *SIZE, params)
+
+
+def test_models_have_as_many_parameters_as_in_colmap():
+    expected = {
+        "SIMPLE_PINHOLE": 3,
+        "PINHOLE": 4,
+        "SIMPLE_RADIAL": 4,
+        "RADIAL": 5,
+        "OPENCV": 8,
+        "FULL_OPENCV": 12,
+        "FOV": 5,
+        "SIMPLE_DIVISION": 4,
+        "DIVISION": 5,
+        "EUCM": 6,
+        "SIMPLE_FISHEYE": 3,
+        "FISHEYE": 4,
+        "SIMPLE_RADIAL_FISHEYE": 4,
+        "RADIAL_FISHEYE": 5,
+        "OPENCV_FISHEYE": 8,
+        "THIN_PRISM_FISHEYE": 12,
+        "RAD_TAN_THIN_PRISM_FISHEYE": 16,
+    }
+    assert {name: lens_models.num_params(name) for name in lens_models.MODELS} == expected
+    fisheye = {name for name, model in lens_models.MODELS.items() if model.is_fisheye}
+    assert fisheye == {name for name in expected if "FISHEYE" in name}

@@ -24,6 +24,9 @@ def test_a_position_has_the_sign_of_its_hemisphere():
     assert tags.altitude == 52.5 and tags.has_hemispheres and tags.has_position
     north = _tags(gps=GPS | {1: "N", 3: "w\0"})
     assert north.latitude == pytest.approx(33.865) and north.longitude == pytest.approx(-151.21)
+    spelt = _tags(gps=GPS | {1: "South", 3: b"east\0"})
+    assert (spelt.latitude, spelt.longitude) == (tags.latitude, tags.longitude)
+    assert spelt.has_hemispheres
     vague = _tags(gps={key: value for key, value in GPS.items() if key not in (1, 3)})
     assert vague.latitude > 0 and not vague.has_hemispheres
 
@@ -50,7 +53,8 @@ def test_a_height_has_the_sign_and_the_datum_of_its_reference(reference, altitud
         {1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)},  # before the first fix
         GPS | {2: (IFDRational(1, 0), 0.0, 0.0)},
         GPS | {2: (float("nan"), 0.0, 0.0)},
-        GPS | {2: (91.0, 0.0, 0.0)},
+        GPS | {2: (90.0, 0.1, 0.0)},
+        GPS | {4: (180.0, 0.0, 1.0)},
         GPS | {4: (1.0, 2.0, 3.0, 4.0)},
         GPS | {4: "somewhere"},
         {key: value for key, value in GPS.items() if key != 4},
@@ -73,6 +77,13 @@ def test_odd_kinds_of_degrees_and_heights():
     assert _tags(gps=GPS | {2: (33.0, IFDRational(0, 0), 0.0)}).latitude is None
 
 
+def test_the_farthest_places_are_positions():
+    tags = _tags(gps=GPS | {2: (90.0, 0.0, 0.0), 4: (180.0, 0.0, 0.0)})
+    assert (tags.latitude, tags.longitude) == (-90, 180)
+    middle = _tags(gps=GPS | {2: (0.0, 0.0, 0.0)})
+    assert middle.has_position and middle.longitude == _tags().longitude
+
+
 def test_an_equivalent_of_35_mm_refers_to_the_diagonal():
     # Sensors of 4:3 and 3:2 with the diagonal of film, 43.27 mm, are 34.6 mm and 36 mm wide.
     tags = PhotoTags(focal_35mm=24.0)
@@ -81,6 +92,9 @@ def test_an_equivalent_of_35_mm_refers_to_the_diagonal():
     assert tags.focal_px(4000, 6000) == pytest.approx(24 / 36 * 6000)
     # 16:9 is cut from 4:3: the same width, the same focal length.
     assert tags.focal_px(2250, 4000) == tags.focal_px(3000, 4000)
+    # Film has 3:2, to a few pixels.
+    assert tags.focal_px(1000, 1519) == pytest.approx(24 / 36 * 1519)
+    assert tags.focal_px(1000, 1521) == pytest.approx(24 / 34.6 * 1521)
     assert PhotoTags().focal_px(3000, 4000) is None
 
 

@@ -79,3 +79,67 @@ def test_distances_are_taken_from_all_points_or_from_two_thousand_at_least(num, 
     cloud = frames._Cloud(points)
     assert len(cloud.points) == asked
     np.testing.assert_array_equal(cloud.points, points[:: num // asked])
+
+
+MIDDLE = np.median(SURFACE, axis=0)
+SPREAD = np.median(np.linalg.norm(SURFACE - MIDDLE, axis=1))
+
+
+def about_its_middle(factor, shift=(0.0, 0.0, 0.0)):
+    """Ground truth that is so many times as large as the surface, and elsewhere."""
+    return (SURFACE - MIDDLE) * factor + MIDDLE + shift
+
+
+@pytest.mark.parametrize("factor, is_refused", [(9.9, False), (10.1, True), (1 / 9.9, False),
+                                                (1 / 10.1, True)])  # fmt: skip
+def test_a_place_is_of_another_size_beyond_ten_times(factor, is_refused):
+    """Also where it is far from the origin, as map coordinates are."""
+    for origin in (0.0, np.array([4e5, 5e6, 100.0])):
+        if not is_refused:
+            check_same_frame(SURFACE + origin, about_its_middle(factor) + origin)
+            continue
+        with pytest.raises(InputError, match=f"it is {factor:.4g} times as large"):
+            check_same_frame(SURFACE + origin, about_its_middle(factor) + origin)
+
+
+@pytest.mark.parametrize("share, is_refused", [(3.98, False), (4.02, True)])
+def test_a_place_is_elsewhere_beyond_four_spreads_of_the_larger(share, is_refused):
+    truth = about_its_middle(2.0, (0.0, share * 2 * SPREAD, 0.0))
+    if not is_refused:
+        check_same_frame(SURFACE, truth)
+        return
+    with pytest.raises(InputError, match="the two lie apart"):
+        check_same_frame(SURFACE, truth)
+
+
+@pytest.mark.parametrize("share, is_refused", [(0.24, False), (0.26, True)])
+def test_a_shift_of_a_quarter_of_the_width_is_a_mistake(share, is_refused):
+    """Less may be a fault of the model."""
+    width = np.ptp(np.percentile(SURFACE[:, 0], [1, 99]))
+    truth = SURFACE + share * width * np.array([0.6, 0.64, 0.48])
+    if not is_refused:
+        check_same_frame(SURFACE, truth)
+        return
+    with pytest.raises(InputError, match="fits after adding"):
+        check_same_frame(SURFACE, truth)
+
+
+@pytest.mark.parametrize(
+    "ratio, words",
+    [
+        (1490, "millimetres against metres"),
+        (1510, "it is 1510 times"),
+        (670, "millimetres against metres"),
+        (660, "it is 660 times"),
+        (149, "centimetres against metres"),
+        (4.9, "feet against metres"),
+        (5.0, "lie apart"),
+        (10.0, "lie apart"),
+        (10.1, "it is 10.1 times"),
+        (0.21, "metres against feet"),
+        (0.1, "lie apart"),
+        (0.09, "it is 0.09 times"),
+    ],
+)
+def test_a_ratio_of_sizes_in_words(ratio, words):
+    assert words in frames._guess(ratio)

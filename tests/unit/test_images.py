@@ -374,8 +374,12 @@ def test_cache_stays_within_the_budget_and_drops_the_longest_unused(tmp_path, mo
         assert reads[-2:] == ["04", "04"]
 
 
-def test_prefetch_reads_once_and_no_more_than_fits(tmp_path, monkeypatch):
-    dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=8))
+@pytest.mark.parametrize("num_channels", [3, 4])
+def test_prefetch_reads_once_and_no_more_than_fits(tmp_path, monkeypatch, num_channels):
+    model = dataset_files.write_dataset(tmp_path, dataset_files.make_model(num_views=8))
+    if num_channels == 4:
+        (tmp_path / "masks").mkdir()
+        Image.new("L", (64, 48), 255).save(tmp_path / "masks" / model.names[0])
     scene = _load(tmp_path)
     reads = []
     original = images.read_photograph
@@ -383,11 +387,13 @@ def test_prefetch_reads_once_and_no_more_than_fits(tmp_path, monkeypatch):
         images, "read_photograph", lambda path, *size: reads.append(path) or original(path, *size)
     )
     with images.ImageStore(scene, 64) as store:
-        store._budget = 5 * 48 * 64 * 3
+        store._budget = 5 * 48 * 64 * num_channels
         store.prefetch(range(8))
+        with store._lock:
+            assert {*store._pending, *store._cache} == {*range(5)}
         for view in range(5):
             np.testing.assert_array_equal(
-                store.load(view), dataset_files.picture(48, 64, seed=view)
+                store.load(view)[..., :3], dataset_files.picture(48, 64, seed=view)
             )
         assert sorted(reads) == scene.image_paths[:5]
 

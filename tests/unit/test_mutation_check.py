@@ -19,6 +19,8 @@ def first(a, b: "x < 1" = 2.0):
     _log.info("%d", a - 9)
     names = ["\xc3\xa9"] + [a]
     rows = b.reshape(-1)
+    pairs = zip(a, sorted(b, reverse=False), strict=True)
+    cut = zip(a, b, strict=False), read(a, strict=True)
     return a - b if is_on else names
 
 
@@ -43,6 +45,8 @@ def test_what_is_changed_and_what_is_left_alone():
         "a < b": ["a >= b", "not (a < b)"],
         "a - b": ["(a + b)"],
         "is_on": ["not (is_on)"],
+        "False": ["True", "True"],  # reverse, and the second zip's strict
+        "True": ["False"],  # of read
         "a - b if is_on else names": ["a", "b"],
     }
 

@@ -15,7 +15,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import camera_center, pixel_rays, project
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.views import PointCloud, Views
-from cosurfgs_jax.partition import Partition, build_partition
+from cosurfgs_jax.partition import Partition, build, build_partition
 from cosurfgs_jax.settings import GeneratedSettings, PartitionSettings
 
 # Of inputs that are in the world already.
@@ -541,3 +541,32 @@ def test_the_summary_says_what_was_made(caplog):
         record.getMessage().startswith("blocks: 4, edges: 2; ")
         and "an equal part of the work" in record.getMessage()
     )
+
+
+def cells_of(root, num_blocks, points):
+    edges = np.zeros(num_blocks, int)
+    return build._make_cells(root, edges, build._bounds(points[:, :2]), points, 0.2)
+
+
+def test_cells_hold_the_bulk_of_what_is_there():
+    """Outer walls are at the 1st and the 99th percentile, floor and ceiling at the 2nd and the 99th
+    of the cell's own points.
+    """
+    points = np.repeat(np.arange(101.0)[:, None], 3, axis=1)
+    low, high = build._bounds(points[:, :2], points[:51, :2])
+    assert low.tolist() == [0.5, 0.5] and high.tolist() == [99, 99]
+    whole = cells_of(0, 1, points)
+    assert whole.inner_lows.tolist() == [[1, 1]] and whole.inner_highs.tolist() == [[99, 99]]
+    np.testing.assert_allclose([whole.low_z[0], whole.high_z[0]], [1 + 0.02 * 97, 1 + 0.99 * 97])
+    halves = cells_of((0, 50.0, 0, 1), 2, points)
+    np.testing.assert_allclose(halves.low_z, [1 + 0.02 * 48, 50 + 0.02 * 48])
+    np.testing.assert_allclose(halves.high_z, [1 + 0.99 * 48, 50 + 0.99 * 48])
+
+
+def test_cells_beyond_the_bulk_keep_a_thousandth():
+    points = np.repeat(np.arange(101.0)[:, None], 3, axis=1)
+    above = cells_of((0, 200.0, 0, 1), 2, points)
+    np.testing.assert_allclose(above.inner_highs, [[200, 99], [200.001, 99]])
+    np.testing.assert_allclose(above.high_z, [1 + 0.99 * 97, 99])  # of none of its own: of all
+    below = cells_of((0, -5.0, 0, 1), 2, points)
+    np.testing.assert_allclose(below.inner_lows, [[-5.001, 1], [-5, 1]])

@@ -1,5 +1,6 @@
 """The map of the blocks: well-formed, with everything where it should be."""
 
+import dataclasses
 import json
 import xml.etree.ElementTree
 
@@ -8,6 +9,7 @@ import pytest
 from test_partition import cut, skewed_input
 
 from cosurfgs_jax.geometry.cameras import camera_center
+from cosurfgs_jax.partition import build
 from cosurfgs_jax.report.partition_picture import MAX_POINTS, partition_picture, partition_table
 
 
@@ -59,3 +61,61 @@ def test_x_is_to_the_right_and_y_is_up():
     offset = numbers[0] - scale * middles[0]
     assert scale > 0
     np.testing.assert_allclose(numbers, scale * middles + offset, atol=0.2)
+
+
+def two_cells(width, height, edges):
+    """A rectangle from the origin, cut at 40 % of its width, with a camera for training and one
+    for testing.
+    """
+    cells = build._make_cells(
+        (0, 0.4 * width, 0, 1),
+        np.array(edges),
+        (np.zeros(2), np.array([width, height])),
+        np.zeros((1, 3)),
+        0.2,
+    )
+    partition = dataclasses.replace(
+        cells,
+        home=np.array([0, 1]),
+        lengths=np.ones(2),
+        coverage=np.ones((2, 2)),
+        views=[np.array([0]), np.array([1])],
+        points=[np.zeros(0, int)] * 2,
+    )
+    cameras = np.array([[0.1 * width, height / 6], [0.9 * width, height / 1.2]])
+    table = partition_table(partition, np.zeros((1, 2)), cameras, np.array([False, True]))
+    return xml.etree.ElementTree.fromstring(partition_picture(json.loads(json.dumps(table))))
+
+
+def numbers_of(item, names):
+    return [float(item.get(name)) for name in names.split()]
+
+
+@pytest.mark.parametrize("edges, kind, thickness", [([0, 1], "edge-wall", 3), ([0, 0], "wall", 1)])
+def test_a_map_to_the_pixel(edges, kind, thickness):
+    """110 x 70 with its margins, 396 pixels wide: 3.6 pixels each."""
+    root = two_cells(100.0, 60.0, edges)
+    assert root.get("viewBox") == "0 0 420 326"
+    (wall,) = of_class(root, kind)
+    assert numbers_of(wall, "x1 y1 x2 y2 stroke-width") == [174, 282, 174, 30, thickness]
+    (rim,) = of_class(root, "grid")
+    assert numbers_of(rim, "x y width height") == [12, 30, 396, 252]
+    first, second = of_class(root, "camera")
+    assert numbers_of(first, "cx cy r") == [66, 228, 2.4]
+    assert numbers_of(second, "cx cy r") == [354, 84, 2.4]
+    assert first.get("fill") == "hsl(0 60% 48%)" and second.get("stroke") == "hsl(138 60% 48%)"
+    assert [numbers_of(item, "x y") for item in of_class(root, "number")] == [
+        [102, 161], [282, 161]
+    ]  # fmt: skip
+    (expanded,) = of_class(root, "expanded")
+    assert numbers_of(expanded, "x y width height") == [12, 30, 190.8, 252]
+    assert expanded.get("stroke") == "hsl(0 60% 48%)"
+    title, *words = [item for item in root if item.tag == "text" and not of_class(item, "number")]
+    assert title.text == f"2 blocks in {max(edges) + 1} edge{'s' * max(edges)}, from above"
+    assert [numbers_of(item, "x y") for item in words] == [[12, 300], [12, 315]]
+
+
+@pytest.mark.parametrize("width, height, pixels", [(100, 1, 232), (1, 100, 628)])
+def test_a_long_strip_is_no_line_and_no_page(width, height, pixels):
+    """From 0.4 to 1.4 times as high as wide."""
+    assert two_cells(float(width), float(height), [0, 0]).get("viewBox") == f"0 0 420 {pixels}"

@@ -227,3 +227,15 @@ def test_polygons_are_refused(tmp_path):
     )
     with pytest.raises(InputError, match="triangles"):
         ply.read_ply(tmp_path / "q.ply")
+
+
+def test_lines_of_a_header_have_at_most_4096_bytes(tmp_path):
+    table = np.zeros(1, [("x", "f4")])
+    for length, is_read in ((4096, True), (4097, False)):
+        path = tmp_path / f"{length}.ply"
+        ply.write_ply(path, table, comments=("a" * (length - len("comment \n")),))
+        if is_read:
+            assert ply.read_ply(path)[0]["vertex"].dtype.names == ("x",)
+            continue
+        with pytest.raises(InputError, match="the PLY header has no end"):
+            ply.read_ply(path)

@@ -64,6 +64,37 @@ def test_without_flat_parts_there_is_no_ground():
     assert set(names_of(vertices, walls, UP)) == {"walls"}
 
 
+@pytest.mark.parametrize(
+    "steepness_deg, name",
+    [(0, "ground"), (59.9, "ground"), (60.1, "steep"), (79.9, "steep"), (80.1, "walls"),
+     (90, "walls"), (99.9, "walls"), (100.1, "steep"), (180, "steep")],
+)  # fmt: skip
+def test_classes_begin_at_a_steepness(steepness_deg, name):
+    """Walls are within 10 degrees of the vertical, also overhanging ones; what looks down is none
+    of the others.
+    """
+    cosine, sine = np.cos(np.radians(steepness_deg)), np.sin(np.radians(steepness_deg))
+    corners = quad([(0, 0, 0), (cosine, 0, sine), (cosine, 1, sine), (0, 1, 0)])
+    vertices = corners.reshape(-1, 3)
+    assert set(names_of(vertices, np.arange(6).reshape(2, 3), UP)) == {name}
+
+
+def test_ground_is_the_piece_of_the_largest_area():
+    """Not of the most triangles; pieces hang together where corners are the same to 1e-5 of the
+    width.
+    """
+
+    def piece(left, right, height):
+        return quad([(left, 0, height), (right, 0, height), (right, 1, height), (left, 1, height)])
+
+    for gap, is_one in ((0.5e-5, True), (3e-5, False)):
+        pieces = [piece(0, 4, 0), piece(4 + 4 * gap, 4.5, 0), piece(0, 1, 3), piece(1, 2, 3)]
+        vertices = np.concatenate(pieces).reshape(-1, 3)
+        names = names_of(vertices, np.arange(len(vertices)).reshape(-1, 3), UP)
+        expected = ["ground"] * 2 + ["ground" if is_one else "roofs"] * 2 + ["roofs"] * 4
+        assert names.tolist() == expected, gap
+
+
 def test_the_nearest_triangle_is_told_with_the_distance():
     vertices, triangles, parts = house()
     points = np.array([[0.3, 0.2, 4.5], [2.2, 0.5, 2.0], [8.0, -4.0, -0.1]])

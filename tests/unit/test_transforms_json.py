@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cosurfgs_jax.data import transforms_json
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.data.split import views_for_testing
 from cosurfgs_jax.data.transforms_json import lens_of
@@ -542,3 +543,62 @@ def test_a_list_may_name_photographs_that_are_not_there(tmp_path):
         InputError, match=r"got 1 that fit no image or several, the first is 'view_05\.png'"
     ):
         _load(tmp_path, split="test.txt")
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (5, 4), (3, 3), (4, 3), (3, 5), (4,), (1, 3, 4), (0, 4)])
+def test_poses_of_other_shapes_are_refused(shape):
+    with pytest.raises(InputError, match="a: expected a matrix of 3 or 4 rows of 4 numbers, got"):
+        transforms_json._matrix(np.ones(shape).tolist(), (3, 4), "a")
+
+
+def test_the_last_row_of_a_pose():
+    pose = np.arange(16.0).reshape(4, 4)
+    pose[3] = [0, 0, 9e-7, 1]
+    found = transforms_json._matrix(pose.tolist(), (3, 4), "a")
+    np.testing.assert_array_equal(found, [*pose[:3], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(found, transforms_json._matrix(pose[:3].tolist(), (3, 4), "a"))
+    pose[3, 2] = 2e-6
+    with pytest.raises(InputError, match="a: expected a last row of 0 0 0 1, got"):
+        transforms_json._matrix(pose.tolist(), (3, 4), "a")
+
+
+def test_rotations_may_be_off_by_a_thousandth():
+    for scale, is_good in ((1.0009, True), (0.9991, True), (1.0011, False), (0.9989, False)):
+        matrix = np.diag([1.0, scale, 1.0])
+        if is_good:
+            np.testing.assert_allclose(transforms_json._nearest_rotation(matrix, "a"), np.eye(3))
+            continue
+        with pytest.raises(InputError, match="a: expected a rotation in the upper left"):
+            transforms_json._nearest_rotation(matrix, "a")
+    with pytest.raises(InputError, match="expected a rotation"):
+        transforms_json._nearest_rotation(np.diag([1.0, 1, -1]), "a")
+
+
+def test_poses_are_those_of_another_frame_beyond_a_hundredth():
+    """Of the reach of the cameras, and of a rotation's entries; the order of views is given."""
+    expected = np.tile(np.eye(4), (3, 1, 1))
+    expected[:, 0, 3] = [-10.0, 0.0, 10.0]
+    views = [2, 0, 1]
+
+    def is_other(place, by):
+        poses = expected[views].copy()
+        poses[1][place] += by
+        return transforms_json._is_other_frame(poses, expected, views)
+
+    assert not is_other((0, 3), 0.09) and is_other((0, 3), 0.11)
+    assert not is_other((2, 0), 0.009) and is_other((2, 0), 0.011)
+    assert not is_other((0, 3), np.nan)
+
+
+@pytest.mark.parametrize(
+    "paths, names",
+    [
+        (["images/a/1.jpg", "images/b/1.jpg"], ["a/1.jpg", "b/1.jpg"]),
+        (["x/images/1.jpg", "x/2.jpg"], ["images/1.jpg", "2.jpg"]),
+        (["a/1.jpg", "b/1.jpg"], ["a/1.jpg", "b/1.jpg"]),
+        (["./images/1.jpg"], ["1.jpg"]),
+        (["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"]),
+    ],
+)
+def test_names_are_below_the_folders_that_all_share(paths, names):
+    assert transforms_json._short_names(paths) == names
