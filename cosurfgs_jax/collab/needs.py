@@ -32,6 +32,7 @@ _PART_PIXEL_BYTES = 165  # of a step of distillation, for each partial image
 _PICTURE_BYTES = 1.0  # of a pixel of a picture as PNG
 _NUM_PICTURES = 6  # of a test view, by `train` and `evaluate` together
 _TOWN_BYTES = 12  # of a pixel of the generated photographs, with their exact geometry
+_STATE_OF_MODEL = 3  # a state is three times a model: with two moments
 _PROGRAMS_A_SIZE = 3  # of arrays: density control, catching up, moving
 _OTHER_PROGRAMS = 3  # second views, pictures, scores
 
@@ -197,8 +198,15 @@ def num_programs(course: Course) -> int:
 
 
 def disk_bytes(sizes: Sizes, settings: Settings, partitioned: PartitionedScene) -> dict[str, int]:
-    """What a run writes, in bytes, by what it is; files of a stage that are deleted later, too."""
+    """What a run has on disk at most, in bytes, by what it is.
+
+    Of a finished stage the models alone stay, once the next one has saved
+    (`collab.finished_stages`).
+    """
     checkpoints = 0
+    finished = 0  # models of finished stages
+    before = 0  # states of the stage before, and its model
+    model_before = 0
     teachers = 0
     for spec in stages_of(settings, partitioned.partition):
         one = sizes.state_bytes
@@ -211,8 +219,14 @@ def disk_bytes(sizes: Sizes, settings: Settings, partitioned: PartitionedScene) 
             num_saved += 1  # before its first step
             teachers = _TEACHER_BYTES * sizes.num_pixels * sizes.num_views
         if spec.has_checkpoints:
+            states = sizes.num_blocks * one
             # The oldest is deleted when the newest is whole.
-            checkpoints += min(num_saved, KEPT_CHECKPOINTS + 1) * sizes.num_blocks * one
+            own = min(num_saved, KEPT_CHECKPOINTS + 1) * states
+            checkpoints = max(checkpoints, finished + before + states)
+            finished += model_before
+            checkpoints = max(checkpoints, finished + own)
+            before = min(num_saved, KEPT_CHECKPOINTS) * states
+            model_before = states // _STATE_OF_MODEL
     num_tests = len(partitioned.scene.test_views)
     found = {
         "checkpoints": checkpoints,

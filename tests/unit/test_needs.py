@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from blocks_case import four_blocks
 
 from cosurfgs_jax import host_memory
 from cosurfgs_jax.collab import announcement, needs, peaks
@@ -210,3 +211,29 @@ def test_a_recovery_has_the_steps_of_the_end():
         single_view_weight=0.0, multi_view_geometric_weight=0.0, multi_view_photometric_weight=0.0
     )
     assert recovery_shape(Settings(loss=plain)) == StepShape(False, False, 1)
+
+
+def test_finished_stages_have_their_models_alone_on_disk():
+    """A device stage that saves often, a compression with a state for each round and for its end,
+    and a distillation: of four blocks."""
+    sizes = SIZES._replace(
+        num_blocks=4, state_bytes=300, compressed_bytes=180, cell_bytes=90, num_pixels=1
+    )
+    settings = Settings(
+        train=TrainSettings(steps=100, checkpoint_every=10), mas=MasSettings(steps=100)
+    )
+    settings.data.path = "elsewhere"
+    settings.lmc.recovery = 1.0
+    three_of_device = 3 * 300
+    device_and_first_of_lmc = 2 * 300 + 180
+    three_of_lmc = 100 + 3 * 180
+    assert needs.disk_bytes(sizes, settings, four_blocks())["checkpoints"] == 4 * max(
+        three_of_device, device_and_first_of_lmc, three_of_lmc
+    )
+    settings.train.checkpoint_every = 100  # one state
+    settings.lmc.rounds = 1
+    device_and_first_of_lmc = 300 + 180
+    lmc_and_first_of_edge = 100 + 2 * 180 + 90
+    assert needs.disk_bytes(sizes, settings, four_blocks())["checkpoints"] == 4 * max(
+        device_and_first_of_lmc, lmc_and_first_of_edge
+    )
