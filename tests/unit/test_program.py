@@ -434,3 +434,16 @@ def test_the_coordinator_listens_where_it_was_told_to(given, bound, capsys):
     assert found == bound
     is_told = "listens on all of its interfaces" in capsys.readouterr().err
     assert is_told == (bound is None and given.endswith(":4567"))
+
+
+def test_the_help_names_the_defaults_that_say_something():
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", "", "where to", flag_values=values)
+    flags.DEFINE_string("format", "ply", "file format", flag_values=values)
+    flags.DEFINE_integer("step", None, "of the model", flag_values=values)
+    lines = ["A program.", "", "Flags:", "  --format: file format (default ply)"]
+    lines += ["  --out: where to", "  --step: of the model"]
+    found = program.options.help_text("A program.\n", values, "", is_full=False)
+    assert found.splitlines() == lines
+    settings = program.options.help_text("A program.", values, "open", is_full=True).splitlines()
+    assert settings[: len(lines)] == lines and "  --config.train.steps=7000" in settings
