@@ -134,6 +134,7 @@ DECLARED = {
     "lmc.recovery": (0.15, "[0, 1]"),
     "lmc.start_progress": (0.5, "[0, 1]"),
     "lmc.edge_prune_ratio": (0.1, "[0, 1)"),
+    "lmc.compact": (False, ""),
     "mas.enabled": (True, ""),
     "mas.steps": (0, "[0, 2147483647]"),
     "mas.teacher_weight": (0.0, "[0, 1]"),
