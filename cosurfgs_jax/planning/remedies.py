@@ -13,6 +13,7 @@ from cosurfgs_jax.workdir import Workdir
 
 _NUM_TRIES = 4  # of one setting, each time by a factor of two
 _MIN_HOST_MB = 64
+_WORTH_NAMING = 0.95  # of a peak, that is left
 
 
 class Remedy(NamedTuple):
@@ -57,8 +58,8 @@ _REMEDIES: dict[str, tuple[Callable[[Forecast, int], dict[str, int]], ...]] = {
 
 
 def find_remedies(found: Forecast, workdir: Workdir) -> Iterator[Remedy]:
-    """For each setting that may help the mildest change that makes the run fit; where none does,
-    the strongest that was tried.
+    """For each setting that helps the mildest change that makes the run fit; where none does, the
+    strongest that was tried.
 
     Args:
         found: of a run that does not fit.
@@ -75,8 +76,14 @@ def find_remedies(found: Forecast, workdir: Workdir) -> Iterator[Remedy]:
                 best = _tried(found, change(found, times), workdir) or best
                 if best is None or best.fits:
                     break
-            if best is not None:
+            if best is not None and (best.fits or _is_less(best.memory, found.memory)):
                 yield best
+
+
+def _is_less(memory: Memory, before: Memory) -> bool:
+    """Whether a peak is lower by so much that the change is worth naming."""
+    pairs = ((memory.device, before.device), (memory.host, before.host))
+    return any(now.num_bytes < _WORTH_NAMING * then.num_bytes for now, then in pairs)
 
 
 def _tried(found: Forecast, changes: dict[str, int], workdir: Workdir) -> Remedy | None:
