@@ -188,7 +188,9 @@ def place_of(size, track_lengths=(), num_views=6) -> types.SimpleNamespace:
     [((), range(6), 4.0), ((6, 3), range(6), 4.5), ((6, 3), range(2), 2.0), ((1, 1), [0], 2.0),
      ((6, 3), [4, 5], 2.0), ((3, 3), [4, 5], 4.0)],
 )  # fmt: skip
-def test_a_surfel_has_32_pixels_of_a_spot(track_lengths, views, per_point):
+def test_a_surfel_has_32_pixels_of_a_spot(monkeypatch, track_lengths, views, per_point):
+    pixels = unchecked(partitioned_scene.surface_pixels)
+    monkeypatch.setattr(partitioned_scene, "surface_pixels", pixels)
     place = place_of((300, 400), track_lengths)
     found = unchecked(partitioned_scene._natural_capacity)(place, np.array(views))
     assert found == int(len(views) * 120_000 / per_point / 32)

@@ -16,6 +16,7 @@ NAME_ALL = {
     "types.py",
     "formats/points.py",
     "formats/splat_ply.py",
+    "model/compact.py",  # which keeps fields that it does not know as they are
     "model/initialize.py",
     "raster/projection.py",
     "raster/reference.py",
