@@ -196,9 +196,9 @@ def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
 
 
 def _times_of_others(block: Path) -> list[int]:
-    """When the files of a block were written, but for its states."""
+    """When the files of a block were written, but for its checkpoints."""
     paths = [path for path in sorted(block.rglob("*")) if path.is_file()]
-    return [path.stat().st_mtime_ns for path in paths if path.parts[-2] in ("meta", "0", "before")]
+    return [path.stat().st_mtime_ns for path in paths if "checkpoints" not in path.parts]
 
 
 def test_blocks_trained_by_jobs_of_their_own_end_in_the_same_bits(dataset, trained, tmp_path):
