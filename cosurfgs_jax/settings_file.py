@@ -19,6 +19,7 @@ from cosurfgs_jax.workdir import Workdir
 # trained model. The data may move: its content is checked (`training.saved_meta.check_identity`).
 FREE_TO_CHANGE = (
     "train.checkpoint_every",
+    "train.keep_moments",
     "train.log_every",
     "train.test_every",
     "data.host_memory_mb",

@@ -43,6 +43,7 @@ BASE = {
     "config.train.steps": "3000",
     "config.partition.num_blocks": "4",
     "config.partition.num_edges": "2",
+    "config.train.keep_moments": "true",  # others begin with the first stages
 }
 SHARED_STAGES = ("device", "lmc_device")
 MIB = 2**20

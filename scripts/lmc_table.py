@@ -5,7 +5,8 @@ python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.4,0.6,0.8] [--scores
 [--rounds=1,4]
     [--recovery=STEPS] [--camera_switch=on,off] [--mesh] [--out=FILE.json]
 
-DIR is the folder of a run of several blocks that has finished its device stage; it is read only.
+DIR is the folder of a run of several blocks that has finished its device stage with
+--config.train.keep_moments; it is read only.
 For every row the blocks are pruned and trained to recover, in rounds, then cropped, put together
 and scored on the test views. With one round the pruned model is scored before its recovery, too. A
 ratio of 0 is the same training without pruning: what the others are compared with. --mesh extracts

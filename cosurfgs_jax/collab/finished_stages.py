@@ -15,15 +15,15 @@ _log = logging.getLogger(__name__)
 
 
 def keep_models_alone(run: Run, specs: Sequence[StageSpec]) -> None:
-    """Deletes what the checkpoints of stages hold besides the models at their last steps; where
-    jobs of their own have trained blocks, their copies of what the run has taken over. All
-    processes call it.
+    """Deletes what the checkpoints of stages hold besides the models at their last steps, unless
+    `train.keep_moments`; where jobs of their own have trained blocks, their copies of what the run
+    has taken over. All processes call it.
 
     Args:
         run: of the run, or of a block by itself.
         specs: of stages that are finished, and that no stage begins with any more.
     """
-    if processes.is_first():
+    if processes.is_first() and not run.settings.train.keep_moments:
         for spec in specs:
             if spec.has_checkpoints:
                 copies = [each.checkpoints(spec.name) for each in run.workdir.blocks().values()]
@@ -45,7 +45,8 @@ def trainable(run: Run, stage: StageState) -> StageState:
         return stage
     _log.warning(
         "%s: the models of this finished stage are there, but not the moments of their optimiser: "
-        "what begins with them has moments of zero, and ends in other bits",
+        "what begins with them has moments of zero, and ends in other bits "
+        "(config.train.keep_moments keeps them)",
         stage.name,
     )
     max_views = run.partitioned.max_views

@@ -254,6 +254,11 @@ class TrainSettings(SettingsGroup, name="train"):
         fraction("a fraction of the steps, 0 to 1"),
     )
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", at_least(1))
+    keep_moments: bool = setting(
+        False,
+        "Whether checkpoints of finished stages keep the moments of the optimiser, so that other "
+        "runs may begin with them: three times as many bytes.",
+    )
     log_every: int = setting(50, "Steps between two lines of the log.", at_least(1))
     test_every: int = setting(
         0,

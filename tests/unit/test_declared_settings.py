@@ -112,6 +112,7 @@ DECLARED = {
     "train.dilation": (0, "[0, 2]"),
     "train.dilation_stop": (0.9, "[0, 1]"),
     "train.checkpoint_every": (500, "[1, 2147483647]"),
+    "train.keep_moments": (False, ""),
     "train.log_every": (50, "[1, 2147483647]"),
     "train.test_every": (0, "[0, 2147483647]"),
     "partition.num_blocks": (1, "[1, 100000]"),
