@@ -107,8 +107,14 @@ def test_adopted_blocks_are_left_to_the_run_once_it_has_gone_on(run):
         _save_block(run, number, number)
     before = adopt_stage(run, DEVICE)
     folders = [run.workdir.block(number).checkpoints("device") / str(STEPS) for number in range(4)]
-    assert all((folder / "state").is_dir() for folder in folders)
+    own = run.workdir.checkpoints("device") / str(STEPS)
+    train = dataclasses.replace(run.settings.train, keep_moments=True)
+    keep_models_alone(
+        run._replace(settings=dataclasses.replace(run.settings, train=train)), [DEVICE]
+    )
+    assert all((folder / "state").is_dir() for folder in folders) and (own / "training").is_dir()
     keep_models_alone(run, [DEVICE])
+    assert not (own / "training").exists() and (own / "state").is_dir()
     for folder in folders:
         assert (folder / "meta").is_dir() and not (folder / "state").exists()
     assert not unfinished_blocks(run.settings, run.workdir, run.partitioned)
