@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 a mistake that the user can mend; 130 and 143 stopped by C
     anything else.
 """
 
+import functools
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -36,6 +37,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.storage import forbidden, is_disk_full, storage_problem
 
 _PATIENCE_S = 15  # from SIGTERM to the end
+_AGAIN_S = 0.05  # until a SIGTERM comes again that Python has swallowed
 _DONE = 0
 _FAILED = 1
 _USER_MISTAKE = 2
@@ -102,6 +104,7 @@ def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> No
     # Temporary files are removed at SIGTERM, too; training saves first, by a handler of its own.
     if workdir != "create" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _stop)
+        sys.unraisablehook = functools.partial(_stop_again, sys.unraisablehook)
     main(parse_options(values, workdir, argv))
     sys.stdout.flush()
 
@@ -178,6 +181,18 @@ def _stop(signal_number: int, _frame) -> None:
     timer.daemon = True
     timer.start()
     raise _Terminated(128 + signal_number)
+
+
+def _stop_again(other_hook: Callable[[Any], object], swallowed: Any) -> None:
+    """Python swallows what `_stop` raises while a callback of the garbage collector or a finaliser
+    runs: then the signal comes again, a moment later.
+    """
+    if not isinstance(swallowed.exc_value, _Terminated):
+        other_hook(swallowed)
+        return
+    timer = threading.Timer(_AGAIN_S, os.kill, [os.getpid(), signal.SIGTERM])
+    timer.daemon = True
+    timer.start()
 
 
 def _leave(code: int) -> int:

@@ -396,6 +396,30 @@ def test_sigterm_lets_a_program_clean_up(tmp_path):
     assert not folder.exists()
 
 
+def test_sigterm_is_heard_where_python_swallows_what_is_raised(tmp_path):
+    script = tmp_path / "program_under_test.py"
+    script.write_text(
+        textwrap.dedent("""\
+        '''Waits.'''
+        import gc, os, signal, sys, time
+        from cosurfgs_jax import program
+        def strike(phase, _):
+            gc.callbacks.remove(strike)
+            os.kill(os.getpid(), signal.SIGTERM)
+        def main(options):
+            gc.callbacks.append(strike)
+            gc.collect()
+            print("swallowed", flush=True)
+            time.sleep(8)
+            print("went on", flush=True)
+        sys.exit(program.run(main, argv=["prog"]))
+        """)
+    )
+    result = _python(script)
+    assert (result.returncode, result.stdout) == (143, "swallowed\n")
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("program_name", ["train", "render"])
 def test_a_reader_that_goes_away_is_no_fault(program_name):
     command = f"{sys.executable} -m cosurfgs_jax.{program_name} --help | head -n 1"
