@@ -8,18 +8,21 @@ save or growth leave behind stays in pieces between what lives: 0.5 GB of 2.4 GB
 the free pages back now and then (chosen).
 """
 
+import contextlib
 import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
-_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of a container, below _CGROUPS
+_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of a container, in the folder of its group
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def keep_freed() -> None:
@@ -42,24 +45,59 @@ def give_back_freed() -> None:
 
 def limit_bytes() -> int:
     """The most memory that processes here can have: that of the machine with what it may swap, or
-    the limit of the container.
+    the limit of the container. Where the system does not say, a number that is never reached.
     """
-    page = os.sysconf("SC_PAGE_SIZE")
-    found = os.sysconf("SC_PHYS_PAGES") * page + (_meminfo("SwapTotal") or 0)
+    found = _physical_bytes() + (_meminfo("SwapTotal") or 0)
     limit = container_limit()
     return min(found, limit or found)
 
 
+def certain_limit() -> int | None:
+    """What processes here can in no case have more of, with all that may be swapped; None where the
+    system does not say.
+    """
+    swap = _meminfo("SwapTotal")
+    if swap is None:  # some systems make room for it as they need it
+        return None
+    found = _physical_bytes()
+    return min(found, container_limit() or found) + swap
+
+
+def _physical_bytes() -> int:
+    pages = os.sysconf("SC_PHYS_PAGES")
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else sys.maxsize
+
+
 def container_limit() -> int | None:
-    """The memory that a container may have, in bytes; None where none is set."""
-    for name in _LIMITS:
-        try:
-            text = (_CGROUPS / name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return int(text)
-    return None
+    """The memory that a container may have, in bytes: the least limit of its group and those around
+    it. None where none is set.
+    """
+    found = [_physical_bytes()]
+    for folder in _own_groups():
+        for name in _LIMITS:
+            try:
+                text = (folder / name).read_text(encoding="ascii").strip()
+            except OSError:
+                continue
+            if text.isdigit():
+                found.append(int(text))
+    least = min(found)
+    return least if least < found[0] else None  # without a limit some systems say a huge one
+
+
+def _own_groups() -> Iterator[Path]:
+    """The folders of the control groups of this process, and of those around them."""
+    yield from (_CGROUPS, _CGROUPS / "memory")
+    with contextlib.suppress(OSError):
+        for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            base = _CGROUPS
+            if controllers:
+                if "memory" not in controllers.split(","):
+                    continue
+                base = _CGROUPS / "memory"
+            own = base / path.lstrip("/")
+            yield from (own, *(parent for parent in own.parents if base in parent.parents))
 
 
 def available_memory() -> int | None:

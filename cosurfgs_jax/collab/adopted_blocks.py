@@ -158,8 +158,10 @@ def bytes_of_blocks(run: Run, spec: StageSpec) -> int:
 
 
 def _keep_models_of_blocks(run: Run, spec: StageSpec) -> None:
-    """Deletes from the folders of the blocks what the run now has, too."""
-    if processes.is_first():
+    """Deletes from the folders of the blocks what the run now has, too; nothing with
+    `train.keep_moments`.
+    """
+    if processes.is_first() and not run.settings.train.keep_moments:
         for folder in run.workdir.blocks().values():
             keep_model_alone(folder.checkpoints(spec.name), spec.num_steps(run.settings))
     processes.barrier("adopted")

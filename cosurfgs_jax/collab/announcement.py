@@ -4,12 +4,14 @@ that certainly cannot fit.
 
 import logging
 import shutil
+from typing import Any
 
 import jax
 
 from cosurfgs_jax import host_memory
 from cosurfgs_jax.collab import needs, peaks
 from cosurfgs_jax.collab.stages import stages_of
+from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
@@ -46,8 +48,10 @@ def announce(
     sizes = needs.sizes_of(settings, partitioned, layout.num_devices, course)
     own = layout.mesh.devices.flat[layout.local_devices[0]]
     device_limit = (own.memory_stats() or {}).get("bytes_limit")
-    num_here = len(layout.local_devices) * sizes.blocks_per_device
-    check_certain(sizes, min(num_here, sizes.num_blocks), device_limit, own.platform == "cpu")
+    # What goes on has its later stages before it, and what takes over blocks of their own jobs has
+    # trained them elsewhere: both hold less.
+    if not (workdir.has_begun() or workdir.blocks()):
+        _check_everywhere(sizes, len(layout.local_blocks), device_limit, own.platform == "cpu")
     stages = stages_of(settings, partitioned.partition)
     process = peaks.Process(
         base=_BASE_BYTES + _PROGRAM_BYTES * needs.num_programs(course),
@@ -61,7 +65,10 @@ def announce(
         shelf = shelf_bytes(settings.data.device_memory_mb, layout)
     held = peaks.held_of(settings, partitioned, sizes, shelf_bytes=shelf, process=process)
     programs = needs.estimated_programs(sizes, settings)
-    host = peaks.host_peak(sizes, programs, held, settings)
+    here = sizes._replace(
+        num_blocks=max(len(layout.local_blocks), 1), num_devices=len(layout.local_devices)
+    )
+    host = peaks.host_peak(here, programs, held, settings)
     device = peaks.device_peak(sizes, programs, held, settings)
     disk = sum(needs.disk_bytes(sizes, settings, partitioned).values())
     _log.info(
@@ -78,6 +85,18 @@ def announce(
     _warn(host.num_bytes, host_memory.limit_bytes(), "process", "data.host_memory_mb")
     if device_limit is not None:
         _warn(device.num_bytes, device_limit, "device", "data.device_memory_mb")
+
+
+def _check_everywhere(sizes: needs.Sizes, *arguments: Any) -> None:
+    """`check_certain` in all processes; where one raises, all do."""
+    found = ""
+    try:
+        check_certain(sizes, *arguments)
+    except InputError as error:
+        found = str(error)
+    for text in processes.gather_texts(found):
+        if text:
+            raise InputError(text)
 
 
 def _warn(wanted: int, limit: int, whose: str, setting: str) -> None:
@@ -101,9 +120,10 @@ def check_certain(
         device_limit: bytes of a device; None: unknown, or the host's.
         is_device_memory: the devices' memory is the host's.
     """
-    found = [(num_here, host_memory.limit_bytes(), "this machine")]
-    if not is_device_memory:
-        found = []
+    found = []
+    most = host_memory.certain_limit()
+    if is_device_memory and most is not None:
+        found.append((num_here, most, "this machine"))
     if device_limit is not None:
         found.append((sizes.blocks_per_device, device_limit, "a device"))
     for num_blocks, limit, whose in found:

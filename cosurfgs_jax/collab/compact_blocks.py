@@ -43,7 +43,8 @@ def write_compact(run: Run, spec: StageSpec, stage: StageState) -> None:
 
 
 def leave_compact(run: Run, specs: Sequence[StageSpec]) -> None:
-    """Deletes the states of a finished block, when its models can be read in the compact form.
+    """Deletes the states of a finished block, when its models can be read in the compact form; none
+    with `train.keep_moments`.
 
     Args:
         run: of a block by itself.
@@ -51,7 +52,8 @@ def leave_compact(run: Run, specs: Sequence[StageSpec]) -> None:
     """
     for spec in specs:
         read_compact(run, spec)
-        keep_meta_alone(run.workdir.checkpoints(spec.name), spec.num_steps(run.settings))
+        if not run.settings.train.keep_moments:
+            keep_meta_alone(run.workdir.checkpoints(spec.name), spec.num_steps(run.settings))
 
 
 def read_compact(run: Run, spec: StageSpec) -> StageState:

@@ -226,7 +226,9 @@ def disk_bytes(sizes: Sizes, settings: Settings, partitioned: PartitionedScene) 
             finished += model_before
             checkpoints = max(checkpoints, finished + own)
             before = min(num_saved, KEPT_CHECKPOINTS) * states
-            model_before = states // _STATE_OF_MODEL
+            model_before = states
+            if not settings.train.keep_moments:
+                model_before = states // _STATE_OF_MODEL
     num_tests = len(partitioned.scene.test_views)
     found = {
         "checkpoints": checkpoints,

@@ -15,6 +15,8 @@ from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import BlockModel, TrainState
 from cosurfgs_jax.types import SurfelParams
 
+_MOST = 100_000  # surfels of a block that are encoded to know its size: a second of processor time
+
 
 class StageBytes(NamedTuple):
     """Bytes of a stage, as they are in metrics.json.
@@ -44,9 +46,12 @@ def measure_bytes(run: Run, spec: StageSpec, stage: StageState, handed_over: int
         stage: at its last step.
         handed_over: bytes that the run took from blocks of their own jobs.
     """
-    models = run.layout.get_blocks([(state.params, state.alive) for state in stage.states])
-    sizes = [(int(alive.sum()), compact_bytes(params, alive)) for params, alive in models.values()]
-    own = np.sum([(0, 0), *sizes], axis=0)
+    own = np.zeros(2, np.int64)
+    for device in run.layout.local_devices:  # one block at a time in the host's memory
+        for row in range(len(run.layout.blocks_of(device))):
+            state = stage.states[row]
+            params, alive = run.layout.get((state.params, state.alive), device)
+            own += (int(alive.sum()), compact_bytes(params, alive))
     num_surfels, num_compact = processes.gather(own).sum(axis=0).tolist()
     saved = run.workdir.checkpoints(spec.name) / str(stage.step)
     return StageBytes(
@@ -59,17 +64,20 @@ def measure_bytes(run: Run, spec: StageSpec, stage: StageState, handed_over: int
 
 
 def compact_bytes(params: SurfelParams, alive: np.ndarray) -> int:
-    """The size of a file of the compact form of one block's surfels.
+    """The size of a file of the compact form of one block's surfels; of more than `_MOST` it is
+    that of every second, third ... one, times as much.
 
     Args:
         params: NumPy arrays of N slots.
         alive: bool[N].
     """
-    living = SurfelParams(**{name: value[alive] for name, value in params.by_name().items()})
+    every = -(-int(alive.sum()) // _MOST) or 1
+    taken = np.flatnonzero(alive)[::every]
+    living = SurfelParams(**{name: value[taken] for name, value in params.by_name().items()})
     file = io.BytesIO()
     arrays: dict[str, Any] = compact.encode(living)
     np.savez_compressed(file, **arrays)
-    return file.tell()
+    return every * file.tell()
 
 
 def surfel_bytes(state: TrainState | BlockModel) -> int:

@@ -21,6 +21,7 @@ Source: the same parts as in SPZ and SOG files (chunks of positions, the three s
 """
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ def write(path: Path, params: SurfelParams, others: dict[str, np.ndarray]) -> No
     arrays: dict[str, Any] = encode(params) | others
     with files.atomic_path(path) as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())  # what it stands for may be deleted next
 
 
 def read(

@@ -127,7 +127,8 @@ def _verdict(found: Forecast, remedies: Sequence[Remedy]) -> list[str]:
     if sum(found.disk.values()) > found.machine.disk_free:
         lines.append("it does not fit on the disk: make room, or use another --workdir")
     if short:
-        lines.append(f"it does not fit into the memory of the {' and the '.join(short)}; with")
+        words = "; with" if remedies else ", and no setting that was tried makes it fit"
+        lines.append(f"it does not fit into the memory of the {' and the '.join(short)}{words}")
     for remedy in remedies:
         flags = " ".join(f"--config.{name}={value}" for name, value in remedy.changes.items())
         words = "it fits"

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 
+from cosurfgs_jax.collab import stage_bytes
 from cosurfgs_jax.model import compact
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
 
@@ -133,3 +134,17 @@ def test_arrays_of_other_forms_are_refused(name, change):
 
 def test_every_trained_field_is_stored():
     assert set(PARAM_NAMES) <= set(compact.decode(compact.encode(random_params(3))).by_name())
+
+
+def test_the_size_of_many_surfels_is_that_of_a_sample(monkeypatch):
+    params = random_params(9000)
+    alive = np.arange(9000) % 3 > 0
+    whole = stage_bytes.compact_bytes(params, alive)
+    monkeypatch.setattr(stage_bytes, "_MOST", 2500)  # of 6,000: every third
+    encoded = []
+    encode = compact.encode
+    monkeypatch.setattr(compact, "encode", lambda params: encoded.append(params) or encode(params))
+    sample = stage_bytes.compact_bytes(params, alive)
+    np.testing.assert_array_equal(encoded[0].means, params.means[alive][::3])
+    assert abs(sample / whole - 1) < 0.1
+    assert stage_bytes.compact_bytes(params, np.zeros(9000, bool)) > 0

@@ -74,7 +74,8 @@ def test_pieces_between_what_lives_are_given_back():
 
 
 @pytest.mark.parametrize(
-    "text, limit", [("max\n", None), ("1048576\n", 2**20), (None, None), ("1099511627776\n", 2**40)]
+    "text, limit",
+    [("max\n", None), ("1048576\n", 2**20), (None, None), ("9223372036854771712\n", None)],
 )
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, text, limit):
     monkeypatch.setattr(host_memory, "_CGROUPS", tmp_path)
@@ -86,6 +87,25 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, text, limit):
         assert host_memory.limit_bytes() == 2**20
     else:
         assert host_memory.limit_bytes() >= of_machine
+
+
+def test_the_least_limit_of_the_groups_around_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_memory, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(host_memory, "_OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text("5:cpu:/elsewhere\n0::/slice/job/step\n3:memory:/old\n")
+    for name, text in (("slice/job", "4096"), ("slice", "8192"), ("elsewhere", "1")):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "memory.max").write_text(text)
+    assert host_memory.container_limit() == 4096
+    (tmp_path / "memory" / "old").mkdir(parents=True)
+    (tmp_path / "memory" / "old" / "memory.limit_in_bytes").write_text("2048")
+    assert host_memory.container_limit() == 2048
+    monkeypatch.setattr(host_memory, "_meminfo", {"SwapTotal": 100}.get)
+    assert host_memory.limit_bytes() == 2048 and host_memory.certain_limit() == 2148
+    monkeypatch.setattr(host_memory, "_meminfo", {}.get)
+    assert host_memory.certain_limit() is None
+    monkeypatch.setattr(host_memory.os, "sysconf", lambda _: -1)
+    assert host_memory.limit_bytes() == 2048
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -159,7 +159,7 @@ def test_on_a_cpu_the_process_has_the_memory_of_all_devices():
 
 
 def test_a_run_that_cannot_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(host_memory, "limit_bytes", lambda: 399 * MIB)
+    monkeypatch.setattr(host_memory, "certain_limit", lambda: 399 * MIB)
     with pytest.raises(InputError, match=r"config\.surfels\.capacity: .*of this machine, got 4 bl"):
         announcement.check_certain(SIZES, 4, None, is_device_memory=True)
     announcement.check_certain(SIZES, 3, None, is_device_memory=True)
