@@ -1,5 +1,6 @@
 """From trials to time, words and JSON, with stand-ins for what is measured."""
 
+import inspect
 import json
 import types
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax import host_memory
-from cosurfgs_jax.planning import stage_times, stand_ins, trials
+from cosurfgs_jax.planning import remedies, stage_times, stand_ins, trials
 from cosurfgs_jax.planning.block_trials import StepCost
 from cosurfgs_jax.planning.measured import Transients
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.course import Course, Span
 from cosurfgs_jax.training.step import StepShape
 
@@ -77,3 +79,29 @@ def test_times_and_sizes_are_json():
     assert json.loads(json.dumps(trials.bytes_of([np.zeros((3, 2), np.float32)]))) == 24
     np.testing.assert_array_equal(trials.sum_times([]), [0, 0])
     np.testing.assert_array_equal(trials.sum_times([np.ones(2), np.ones(2)]), [2, 2])
+
+
+def test_what_is_tried_for_a_run_that_does_not_fit():
+    settings = Settings()
+    settings.data.downscale = 2
+    settings.partition.num_blocks = 2
+    blocks = [types.SimpleNamespace(capacity=40_000), types.SimpleNamespace(capacity=60_000)]
+    found = types.SimpleNamespace(
+        subject=types.SimpleNamespace(
+            settings=settings, partitioned=types.SimpleNamespace(blocks=blocks)
+        ),
+        memory=types.SimpleNamespace(held=types.SimpleNamespace(host_photos=300 * 2**20 + 1)),
+    )
+
+    def tried(change, times):
+        return inspect.unwrap(change)(found, times)
+
+    assert tried(remedies._lower_capacity, 1) == {"surfels.capacity": 50_000}
+    assert tried(remedies._lower_capacity, 10) == {"surfels.capacity": 1000}
+    assert tried(remedies._more_downscale, 2) == {"data.downscale": 8}
+    assert tried(remedies._less_cache, 1) == {"data.host_memory_mb": 150}
+    assert tried(remedies._less_cache, 4) == {"data.host_memory_mb": 64}
+    assert tried(remedies._no_photographs, 3) == {"data.device_memory_mb": 0}
+    assert tried(remedies._more_blocks, 3) == {"partition.num_blocks": 16}
+    settings.surfels.capacity = 8000
+    assert tried(remedies._lower_capacity, 1) == {"surfels.capacity": 4000}
