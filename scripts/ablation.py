@@ -186,7 +186,12 @@ def score_mesh(workdir: Workdir, scene: Any) -> list[float]:
     if not workdir.mesh.exists():
         command = [sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir}"]
         subprocess.run(command, check=True)
-    mesh = read_mesh_ply(workdir.mesh)
+    return f1_of(workdir.mesh, scene)
+
+
+def f1_of(path: Path, scene: Any) -> list[float]:
+    """F1 of a mesh file at fractions of the scene's width, the smallest first."""
+    mesh = read_mesh_ply(path)
     scores = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene).scores
     return [at["f1"] for at in scores["thresholds"] if "of the width" in at["kind"]]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ablation import f1_of
 
 from cosurfgs_jax import host_memory, program, settings_file
 from cosurfgs_jax.collab import compress
@@ -31,10 +32,9 @@ from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
-from cosurfgs_jax.outputs import evaluation
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.settings import IMPORTANCE_SCORES
-from cosurfgs_jax.surface import extract_mesh, read_mesh_ply
+from cosurfgs_jax.surface import extract_mesh
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.interrupts import StopRequest
@@ -63,9 +63,7 @@ def score_mesh(run: Run, states: list) -> list[float]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "mesh.ply"
         extract_mesh(render, scene, scene.train_views, run.settings.surface, path)
-        mesh = read_mesh_ply(path)
-    scores = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene).scores
-    return [at["f1"] for at in scores["thresholds"] if "of the width" in at["kind"]]
+        return f1_of(path, scene)
 
 
 def measure(run: Run, recovery: int, seams: SeamMasks, has_mesh: bool) -> dict:

@@ -123,14 +123,12 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
         return layout_of_block(number).get(stage.states[0], 0)
 
     rows = []
-    found = ""
+    error = None
     try:
         rows = [layout.put_row(row, make) for row in range(layout.blocks_per_device)]
-    except InputError as error:
-        found = str(error)
-    for text in processes.gather_texts(found):  # whatever process met it, all end with it
-        if text:
-            raise InputError(text)
+    except InputError as found:
+        error = found
+    processes.raise_of_any(error)
     totals = [(each.num_without_room, each.seconds) for each in adopted]
     sums = np.sum([(0, 0.0), *totals], axis=0)  # of one shape in a process without blocks, too
     num_without_room, seconds = processes.gather(sums).sum(axis=0).tolist()
@@ -138,7 +136,7 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     stage = loop.StageState(spec.name, rows, num_steps, int(num_without_room), seconds)
     if processes.is_first():
         _copy_test_pictures(run)
-    with Checkpoints(run.workdir.checkpoints(spec.name), keep=2) as checkpoints:
+    with Checkpoints(run.workdir.checkpoints(spec.name)) as checkpoints:
         loop.save_stage(run, stage, checkpoints)
         checkpoints.wait()
     _keep_models_of_blocks(run, spec)

@@ -89,14 +89,12 @@ def announce(
 
 def _check_everywhere(sizes: needs.Sizes, *arguments: Any) -> None:
     """`check_certain` in all processes; where one raises, all do."""
-    found = ""
+    error = None
     try:
         check_certain(sizes, *arguments)
-    except InputError as error:
-        found = str(error)
-    for text in processes.gather_texts(found):
-        if text:
-            raise InputError(text)
+    except InputError as found:
+        error = found
+    processes.raise_of_any(error)
 
 
 def _warn(wanted: int, limit: int, whose: str, setting: str) -> None:

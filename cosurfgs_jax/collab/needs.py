@@ -15,13 +15,13 @@ from cosurfgs_jax.collab.lmc_stages import compress_blocks, rounds_of, slots_lef
 from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.data import generated
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.checkpoints import KEPT
 from cosurfgs_jax.training.course import Course, course_of
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, round_slots
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import NOTHING_KEPT, Kept, abstract_state
 from cosurfgs_jax.types import param_shapes
 
-KEPT_CHECKPOINTS = 2  # of a stage, see `stage_course.run_one_stage`; one more while it is saved
 _TEACHER_BYTES = 15  # of a pixel of `TeacherMaps`
 _PLY_BYTES_BESIDE = 12  # of a surfel in the splat file: a normal and the third scale
 # Of the native CPU programs, from XLA's `memory_analysis` of the town and of caliterra.
@@ -221,11 +221,11 @@ def disk_bytes(sizes: Sizes, settings: Settings, partitioned: PartitionedScene) 
         if spec.has_checkpoints:
             states = sizes.num_blocks * one
             # The oldest is deleted when the newest is whole.
-            own = min(num_saved, KEPT_CHECKPOINTS + 1) * states
+            own = min(num_saved, KEPT + 1) * states
             checkpoints = max(checkpoints, finished + before + states)
             finished += model_before
             checkpoints = max(checkpoints, finished + own)
-            before = min(num_saved, KEPT_CHECKPOINTS) * states
+            before = min(num_saved, KEPT) * states
             model_before = states
             if not settings.train.keep_moments:
                 model_before = states // _STATE_OF_MODEL

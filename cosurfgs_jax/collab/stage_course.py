@@ -61,7 +61,6 @@ def run_one_stage(
     finished = stages_before(run, spec)
     with Checkpoints(
         run.workdir.checkpoints(spec.name),
-        keep=2,
         when_first_saved=lambda: keep_models_alone(run, finished),
     ) as checkpoints:
         saved = loop.restore_stage(run, spec.name, checkpoints, Parts(last_step=num_steps))

@@ -16,7 +16,7 @@ from cosurfgs_jax.collab.exchange import Exchange, Grouping
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.geometry.cameras import unproject
-from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.partitioned_scene import (
@@ -25,6 +25,7 @@ from cosurfgs_jax.training.partitioned_scene import (
     surfels_on_points,
 )
 from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.training.world_cameras import render_compiled
 from cosurfgs_jax.types import Surfels, on_host
 
 SEAM_WIDTH = 0.05  # of the cell's size, on either side of a wall
@@ -91,9 +92,7 @@ class SeamMasks:
             )
         camera = partitioned.views.camera_arrays(view)
         options = RasterOptions.from_settings(self._settings.raster)
-        out = jax.jit(render, static_argnames=("image_size", "options", "maps"))(
-            self._discs[block.number], camera, size, options, maps=Maps.GEOMETRY
-        )
+        out = render_compiled(self._discs[block.number], camera, size, options, maps=Maps.GEOMETRY)
         depth = on_host(np.asarray(out.depth))
         points = np.asarray(unproject(depth, camera.intrinsics, camera.camera_from_world))
         return (np.asarray(out.alpha) >= MIN_PLANE_ALPHA) & (

@@ -117,12 +117,25 @@ def raise_everywhere(error: InputError | None) -> None:
     Args:
         error: of this process; only that of the first counts. None: nothing.
     """
+    _raise_first(error, from_processes=1)
+
+
+def raise_of_any(error: InputError | None) -> None:
+    """Raises in every process what any of them met, that of the first which did; all must call it.
+
+    Args:
+        error: of this process. None: nothing.
+    """
+    _raise_first(error, from_processes=jax.process_count())
+
+
+def _raise_first(error: InputError | None, from_processes: int) -> None:
     if jax.process_count() == 1:
         if error is not None:
             raise error
         return
-    text = gather_texts("" if error is None else str(error))[0]
-    if text:
+    texts = gather_texts("" if error is None else str(error))
+    for text in filter(None, texts[:from_processes]):
         raise InputError(text) from error
 
 

@@ -31,6 +31,7 @@ from cosurfgs_jax.training.checkpoint_files import (
 )
 
 FORMAT = 3  # of the layout; raised whenever older code cannot read what is written
+KEPT = 2  # steps of a stage that stay, and one more while it is saved
 _LATE_READS = ("Event loop is closed", "Encountered error while reading array index")  # of orbax
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path | str,
-        keep: int = 2,
+        keep: int = KEPT,
         *,
         is_read_only: bool = False,
         is_alone: bool = False,

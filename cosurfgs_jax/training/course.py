@@ -80,14 +80,3 @@ def course_of(schedule: Schedule, blocks: Sequence[Block], settings: Settings) -
         if max(counts) > num_slots:
             num_slots = common_slots(blocks, counts, settings)
     return Course(spans, num_densified)
-
-
-def steady_course(schedule: Schedule, num_slots: int, num_surfels: int) -> Course:
-    """The course of a stage in which no surfel is added.
-
-    Args:
-        schedule: of the stage, without growth.
-        num_slots: of every block. num_surfels: of all blocks together.
-    """
-    spans = [Span(schedule.num_steps, num_slots, num_surfels, schedule.shape(0))]
-    return Course(spans, 0)

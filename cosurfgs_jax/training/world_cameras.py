@@ -46,7 +46,8 @@ class WorldViews:
         return camera_center(self._poses)
 
 
-_render = jax.jit(render, static_argnames=("image_size", "options", "maps"))
+# Compiled once for a size, whoever draws.
+render_compiled = jax.jit(render, static_argnames=("image_size", "options", "maps"))
 
 
 def make_render_fn(
@@ -69,7 +70,8 @@ def make_render_fn(
     """
 
     def render_view(view: int) -> dict[str, np.ndarray]:
-        out = _render(surfels, views.camera(view), views.image_size(view), options, maps=maps)
+        size = views.image_size(view)
+        out = render_compiled(surfels, views.camera(view), size, options, maps=maps)
         result = {"color": np.asarray(out.color), "alpha": np.asarray(out.alpha)}
         if maps >= Maps.GEOMETRY:
             for name in ("depth", "median_depth", "plane_depth"):

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from cosurfgs_jax import pictures
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
-from cosurfgs_jax.raster import Maps, RasterOptions, render
+from cosurfgs_jax.raster import Maps, RasterOptions
+from cosurfgs_jax.training.world_cameras import render_compiled
 from cosurfgs_jax.types import Camera, Surfels, on_host
 
 KINDS = ("colour", "depth", "normals", "opacity")
@@ -17,7 +17,6 @@ KINDS = ("colour", "depth", "normals", "opacity")
 _STEP = 16
 # The page hides what lies behind the picture's depth; this is behind everything.
 _FAR = 150.0
-_render = jax.jit(render, static_argnames=("image_size", "options", "maps"))
 
 
 class PageCamera(NamedTuple):
@@ -79,7 +78,7 @@ def draw(
     Returns:
         The picture, and the depth of its pixels, world; far away where there is nothing.
     """
-    out = _render(surfels, camera, image_size=size, options=options, maps=Maps.GEOMETRY)
+    out = render_compiled(surfels, camera, image_size=size, options=options, maps=Maps.GEOMETRY)
     depth = np.asarray(out.depth, np.float32)
     shown = {
         "colour": lambda: pictures.to_uint8(np.asarray(out.color)),
