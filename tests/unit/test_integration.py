@@ -65,8 +65,12 @@ def test_two_views_are_the_mean_of_the_definition(monkeypatch):
         color = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
         views.append(ball._replace(depth=depth, color=color))
     blocks = rng.integers(-4, 4, (90, 3))
-    blocks = np.unique(np.concatenate([blocks, [[0, 0, 80]]]), axis=0)  # one behind the cameras
     origin = np.array([0.01, 0.02, -0.03])
+    # Blocks at the borders of the first picture, and one behind the cameras.
+    border = 5 * rays()[:: HEIGHT - 1, :: WIDTH // 2 - 1].reshape(-1, 3)
+    border = (border - poses[0][:3, 3]) @ poses[0][:3, :3]
+    border = np.floor((border - origin) / (VOXEL * BLOCK)).astype(int)
+    blocks = np.unique(np.concatenate([blocks, border, [[0, 0, 80]]]), axis=0)
     grid = FieldGrid(origin, VOXEL, TRUNCATION_VOXELS)
     field = empty_field(len(blocks) + 1)
     rows = np.arange(len(blocks))[::-1]
