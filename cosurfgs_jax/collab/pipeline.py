@@ -35,10 +35,10 @@ from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.raster import backend_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
-from cosurfgs_jax.training.batches import check_neighbors
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
+from cosurfgs_jax.training.partners import check_neighbors
 from cosurfgs_jax.training.run import Run, Stopped, run_config
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.workdir import Workdir

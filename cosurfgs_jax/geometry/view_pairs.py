@@ -15,6 +15,14 @@ _BASELINE_RANGE = (
     0.05,
     1.0,
 )  # of the depth: nearer views hardly see depth, farther ones see other sides of things
+_MAX_COVERED = 1000  # points of a view, to tell which of it its neighbours show
+_LEAST_ADDED = 0.02  # of the points of a view that its neighbours do not show: worth another one
+_MOST_ADDED = 4  # neighbours for what the nearest do not show
+
+
+def _shortest_baseline(centers: np.ndarray, min_baseline: float) -> float:
+    """Length below which two of the cameras count as one place."""
+    return min_baseline * np.median(cKDTree(centers).query(centers, k=2)[0][:, 1])
 
 
 def choose_neighbors(
@@ -41,7 +49,7 @@ def choose_neighbors(
     axes = views.camera_from_dataset[:, 2, :3]
     if len(centers) < 2:
         return [np.zeros(0, np.int64) for _ in centers]
-    shortest = min_baseline * np.median(cKDTree(centers).query(centers, k=2)[0][:, 1])
+    shortest = _shortest_baseline(centers, min_baseline)
     result = []
     for view in range(len(centers)):
         # Row by row: the full table of distances does not fit into memory for tens of thousands of
@@ -58,6 +66,133 @@ def choose_neighbors(
         order = np.flatnonzero(is_candidate)
         result.append(order[np.argsort(distances[order], kind="stable")][:num_neighbors])
     return result
+
+
+def _is_inside(views: Views, view: int, points: np.ndarray) -> np.ndarray:
+    """Which points f64[n,3] fall into a view's image, bool[n]."""
+    pixels, z = cameras.project(points, views.camera_from_dataset[view], views.intrinsics[view])
+    return (z > 0) & ((pixels >= 0) & (pixels < views.image_sizes[view][::-1])).all(axis=-1)
+
+
+def cover_pictures(
+    neighbors: list[np.ndarray], points: list[np.ndarray], onlookers: "Onlookers"
+) -> list[np.ndarray]:
+    """Adds to the neighbours of each view some that show what none of them does.
+
+    At the rim of a flight the only other photograph of a place may be the thirtieth by distance.
+
+    Args:
+        neighbors: V arrays of view numbers.
+        points: V arrays f64[n,3] of what each view shows, e.g. SfM points; frame of the poses.
+        onlookers: of the V views.
+    Returns:
+        V arrays: those given, then at most four more, that of the most points first. A view is
+        added where it shows a fiftieth of the points that none before it shows.
+    """
+    return [
+        np.concatenate([near, _missing_views(view, near, seen, onlookers)])
+        for view, (near, seen) in enumerate(zip(neighbors, points, strict=True))
+    ]
+
+
+def shares(others: np.ndarray, views: Views, points: np.ndarray) -> np.ndarray:
+    """How often each of the others is to be compared with a view, so that all that it shows is
+    compared equally often.
+
+    Args:
+        others: i64[n], neighbours of a view.
+        views: V.
+        points: f64[m,3], what the view shows; frame of the poses.
+    Returns:
+        f64[n], sum 1: each point's share is parted among those that show it.
+    """
+    points = points[:: max(1, len(points) // _MAX_COVERED)]
+    shown = np.array([_is_inside(views, int(other), points) for other in others], float)
+    shown = shown.reshape(len(others), len(points))
+    parts = (shown / np.maximum(shown.sum(axis=0), 1)).sum(axis=1)
+    # A neighbour that shows nothing that is known is not left out: points are few.
+    parts = np.maximum(parts, 0.01 * max(parts.sum(), 1.0))
+    return parts / parts.sum()
+
+
+def _missing_views(
+    view: int, near: np.ndarray, seen: np.ndarray, onlookers: "Onlookers"
+) -> np.ndarray:
+    """What `cover_pictures` adds to the neighbours of one view."""
+    views = onlookers.views
+    added: list[int] = []
+    if not len(near):
+        return np.array(added, np.int64)
+    seen = seen[:: max(1, len(seen) // _MAX_COVERED)]
+    rest = seen
+    for other in near:
+        rest = rest[~_is_inside(views, int(other), rest)]
+    least = _LEAST_ADDED * len(seen)
+    if not len(rest) or len(rest) < least:
+        return np.array(added, np.int64)
+    candidates = onlookers.of(view)
+    shows = np.array([_is_inside(views, int(other), rest) for other in candidates], bool)
+    shows = shows.reshape(len(candidates), len(rest))
+    while len(added) < _MOST_ADDED:
+        gains = shows.sum(axis=1)
+        if not len(gains) or gains.max() < least:
+            break
+        best = int(gains.argmax())  # the nearest of equal ones
+        added.append(int(candidates[best]))
+        shows &= ~shows[best]
+    return np.array(added, np.int64)
+
+
+class Onlookers:
+    """Which other views may show what a view shows: the nearest first, as many as there are.
+
+    The nearest few of a list do not show the rim of a picture: there the only other photograph of a
+    place may be the thirtieth by distance.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        farthest: np.ndarray,
+        max_axis_angle_deg: float = 75.0,
+        min_baseline: float = 0.05,
+        depths: np.ndarray | None = None,
+    ):
+        """
+        Args:
+            views: V; their poses are compared.
+            farthest: f64[V], the greatest depth (camera z) that a view shows, in the unit of the
+                poses.
+            max_axis_angle_deg, min_baseline, depths: see `choose_neighbors`.
+        """
+        self.views = views
+        self._depths = depths
+        self._centers = views.centers
+        self._axes = views.camera_from_dataset[:, 2, :3]
+        self._least_cosine = np.cos(np.radians(max_axis_angle_deg))
+        self._shortest = 0.0
+        if len(views) > 1:
+            self._shortest = _shortest_baseline(self._centers, min_baseline)
+        # How far from its camera a view shows anything: at the corner of the picture.
+        corners = np.maximum(
+            views.intrinsics[:, :2, 2], views.image_sizes[:, ::-1] - views.intrinsics[:, :2, 2]
+        ) / np.stack([views.intrinsics[:, 0, 0], views.intrinsics[:, 1, 1]], axis=1)
+        self._reach = farthest * np.sqrt(1 + (corners**2).sum(axis=1))
+
+    def of(self, view: int) -> np.ndarray:
+        """i64[n], the views that may show something of a view's picture, nearest first."""
+        distances = np.linalg.norm(self._centers - self._centers[view], axis=1)
+        is_one = (
+            (self._axes @ self._axes[view] > self._least_cosine)
+            & (distances >= self._shortest)
+            & (distances <= self._reach + self._reach[view])
+        )
+        is_one[view] = False
+        if self._depths is not None and np.isfinite(self._depths[view]):
+            low, high = np.multiply(_BASELINE_RANGE, self._depths[view])
+            is_one &= (distances >= low) & (distances <= high)
+        order = np.flatnonzero(is_one)
+        return order[np.argsort(distances[order], kind="stable")]
 
 
 def sample_inverse_depth(

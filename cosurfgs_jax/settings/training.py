@@ -59,11 +59,15 @@ class LossSettings(SettingsGroup, name="loss"):
     )
     max_neighbor_angle_deg: float = setting(
         30.0,
-        "Maximum angle in degrees between the optical axes of neighbouring views.",
+        "Maximum angle in degrees between the optical axes of neighbouring views; twice as much "
+        "where no other view shows a part of the picture.",
         number("above 0 and below 90 degrees", above=0, below=90),
     )
     num_neighbors: int = setting(
-        8, "Number of neighbouring views of a view, nearest first, taken in turn.", at_least(1)
+        8,
+        "Number of neighbouring views of a view: the nearest, and up to four more for what those "
+        "do not show. They are taken so that all parts of the picture are compared equally often.",
+        at_least(1),
     )
     remember_depth: bool = setting(
         True,

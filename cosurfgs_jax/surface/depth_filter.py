@@ -2,6 +2,9 @@
 makes sense.
 """
 
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,23 +21,22 @@ from cosurfgs_jax.geometry.views import PointCloud, Views
 _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 
 
-def _depths_of_view(points: np.ndarray, views: Views, view: int) -> np.ndarray:
-    """Camera z of those of the points f64[n,3] that fall into a view's image."""
+def _in_picture(points: np.ndarray, views: Views, view: int) -> np.ndarray:
+    """Those of the points f64[n,3] that fall into a view's image."""
     pixels, z = cameras.project(points, views.camera_from_dataset[view], views.intrinsics[view])
     size = views.image_sizes[view][::-1]
-    inside = (z > 0) & (pixels >= 0).all(axis=-1) & (pixels < size).all(axis=-1)
-    return z[inside]
+    return points[(z > 0) & (pixels >= 0).all(axis=-1) & (pixels < size).all(axis=-1)]
 
 
-def seen_depths(cloud: PointCloud, views: Views) -> list[np.ndarray]:
-    """Camera z of the SfM points that each view sees.
+def seen_points(cloud: PointCloud, views: Views) -> list[np.ndarray]:
+    """The SfM points that each view sees, and that fall into its image.
 
     Args:
         cloud: without tracks, a view sees all points that fall into its image (which lets through
             what is hidden).
         views: V.
     Returns:
-        V arrays of depths, in the unit of the points.
+        V arrays f64[n,3].
     """
     num_views = len(views)
     members: list[np.ndarray | None] = [None] * num_views
@@ -46,8 +48,27 @@ def seen_depths(cloud: PointCloud, views: Views) -> list[np.ndarray]:
         # A view without tracks (added later, or not matched) falls back to projection.
         members = [m if len(m) >= 10 else None for m in tracked]
     return [
-        _depths_of_view(cloud.points if seen is None else cloud.points[seen], views, view)
+        _in_picture(cloud.points if seen is None else cloud.points[seen], views, view)
         for view, seen in enumerate(members)
+    ]
+
+
+def camera_depths(points: np.ndarray, views: Views, view: int) -> np.ndarray:
+    """Camera z of points f64[n,3], dataset, in a view: f64[n], unit of the points."""
+    pose = views.camera_from_dataset[view]
+    return points @ pose[2, :3] + pose[2, 3]
+
+
+def seen_depths(cloud: PointCloud, views: Views) -> list[np.ndarray]:
+    """Camera z of the SfM points that each view sees.
+
+    Args:
+        cloud, views: see `seen_points`.
+    Returns:
+        V arrays of depths, in the unit of the points.
+    """
+    return [
+        camera_depths(points, views, view) for view, points in enumerate(seen_points(cloud, views))
     ]
 
 
@@ -66,6 +87,41 @@ def depth_limits(depths: list[np.ndarray], margin: float = 1.5) -> np.ndarray:
     )
     ranges = np.array([np.percentile(d, [1, 99]) if len(d) >= 10 else everywhere for d in depths])
     return ranges * np.array([1 / margin, margin])
+
+
+class Witness(NamedTuple):
+    """A view that may confirm the depth of another.
+
+    | field                 | shape          | unit, frame                              |
+    |-----------------------|----------------|------------------------------------------|
+    | `load`                | () -> f32[h,w] | camera z, 0 = invalid; called where a    |
+    |                       |                | pixel falls into the image               |
+    | `image_size`          |                | (h, w), pixels                           |
+    | `intrinsics`          | f64[3,3]       | pixels                                   |
+    | `camera_from_dataset` | f64[4,4]       | rigid                                    |
+    """
+
+    load: Callable[[], np.ndarray]
+    image_size: tuple[int, int]
+    intrinsics: np.ndarray
+    camera_from_dataset: np.ndarray
+
+
+@jax.jit
+def _is_shown(
+    pixels: Float[Array, "n 2"],
+    depth: Float[Array, " n"],
+    intrinsics: Float[Array, "3 3"],
+    image_size: Float[Array, "2"],
+    neighbor_intrinsics: Float[Array, "3 3"],
+    neighbor_from_view: Float[Array, "4 4"],
+) -> tuple[Bool[Array, " n"]]:
+    """Whether each pixel falls into a neighbour's image."""
+    there, z = cameras.project(
+        cameras.back_project(pixels, depth, intrinsics), neighbor_from_view, neighbor_intrinsics
+    )
+    is_inside = (there >= 0) & (there < image_size[::-1][None])
+    return ((z > 0) & is_inside.all(axis=-1),)
 
 
 @jax.jit
@@ -105,14 +161,37 @@ def _bucket(count: int, total: int) -> int:
     return total
 
 
+class _Pixels:
+    """The pixels of a depth map, for questions about some of them."""
+
+    def __init__(self, depth: np.ndarray, intrinsics: np.ndarray):
+        self._depth = depth
+        self._intrinsics = np.asarray(intrinsics, np.float32)
+
+    def ask(self, question: Callable, asked: np.ndarray, operands: tuple) -> list[np.ndarray]:
+        """What a compiled function (pixels, depth, intrinsics, *operands) says of the pixels
+        i64[n]: its arrays [n, ...].
+        """
+        padded = np.resize(asked, _bucket(len(asked), self._depth.size))
+        rows, columns = np.divmod(padded, self._depth.shape[1])
+        answers = question(
+            np.stack([columns, rows], axis=-1).astype(np.float32) + np.float32(0.5),
+            self._depth.ravel()[padded],
+            self._intrinsics,
+            *(np.asarray(operand, np.float32) for operand in operands),
+        )
+        return [np.asarray(answer)[: len(asked)] for answer in answers]
+
+
 def count_confirmations(
     depth: np.ndarray,
     intrinsics: np.ndarray,
     camera_from_dataset: np.ndarray,
-    neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    witnesses: Iterable[Witness],
     max_pixels: float = 1.0,
     max_relative_depth: float = 0.01,
     enough: int | None = None,
+    most_asked: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many neighbours agree with each pixel's depth, and how many could.
 
@@ -123,39 +202,41 @@ def count_confirmations(
 
     Args:
         depth: f32[H,W], 0 = invalid. intrinsics: f64[3,3], pixels. camera_from_dataset: f64[4,4].
-        neighbors: (depth f32[h,w], intrinsics, camera_from_dataset) of each, any image size.
+        witnesses: the neighbours, of any image size, in the order in which they are asked.
         max_pixels: distance after the way there and back.
         max_relative_depth: difference of the depths as a fraction; it catches what a short baseline
             cannot.
         enough: neighbours farther down the list are not asked about a pixel that so many have
             confirmed; None = all are.
+        most_asked: nor about one that falls into the images of so many before them.
     Returns:
         Two i32[H,W]; where there were enough, of the neighbours that were asked.
     """
     depth = np.asarray(depth, np.float32)
-    count, possible = np.zeros((2, depth.size), np.int32)
-    for neighbor_depth, neighbor_intrinsics, neighbor_pose in neighbors:
-        asked = np.flatnonzero((depth.ravel() > 0) & (enough is None or count < enough))
+    pixels = _Pixels(depth, intrinsics)
+    count, possible, num_asked = np.zeros((3, depth.size), np.int32)
+    asked = np.flatnonzero(depth.ravel() > 0)
+    for witness in witnesses:
+        is_open = np.ones(len(asked), bool)
+        if enough is not None:
+            is_open &= count[asked] < enough
+        if most_asked is not None:
+            is_open &= num_asked[asked] < most_asked
+        asked = asked[is_open]
         if not len(asked):
             break
-        padded = np.resize(asked, _bucket(len(asked), depth.size))
-        rows, columns = np.divmod(padded, depth.shape[1])
         # Relative poses in float64: map coordinates of 1e6 would leave float32 no digits.
-        neighbor_from_view = relative_pose(neighbor_pose, camera_from_dataset)
-        arrays = (
-            np.asarray(a, np.float32)
-            for a in (
-                np.stack([columns, rows], axis=-1) + 0.5,
-                depth.ravel()[padded],
-                intrinsics,
-                neighbor_depth,
-                neighbor_intrinsics,
-                neighbor_from_view,
-            )
-        )
-        answers = _ask_neighbor(*arrays, np.float32(max_pixels), np.float32(max_relative_depth))
+        pose = relative_pose(witness.camera_from_dataset, camera_from_dataset)
+        camera = (witness.intrinsics, pose)
+        (is_shown,) = pixels.ask(_is_shown, asked, (witness.image_size, *camera))
+        shown = asked[is_shown]
+        if not len(shown):
+            continue
+        num_asked[shown] += 1
+        operands = (witness.load(), *camera, max_pixels, max_relative_depth)
+        answers = pixels.ask(_ask_neighbor, shown, operands)
         for total, answer in zip((count, possible), answers, strict=True):
-            total[asked] += np.asarray(answer)[: len(asked)]
+            total[shown] += answer
     return count.reshape(depth.shape), possible.reshape(depth.shape)
 
 
@@ -208,17 +289,18 @@ def filter_multi_view(
     depth: np.ndarray,
     intrinsics: np.ndarray,
     camera_from_dataset: np.ndarray,
-    neighbors: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    witnesses: Iterable[Witness],
     *,
     min_neighbor_views: int = 2,
     max_pixels: float = 1.0,
     max_relative_depth: float = 0.01,
+    most_asked: int | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Sets depths to 0 that too few neighbours confirm.
 
     Args:
-        depth, intrinsics, camera_from_dataset, neighbors, max_pixels, max_relative_depth: see
-        `count_confirmations`.
+        depth, intrinsics, camera_from_dataset, witnesses, max_pixels, max_relative_depth,
+            most_asked: see `count_confirmations`.
         min_neighbor_views: confirmations needed, of as many as could confirm the pixel if those are
             fewer, but at least one: at the rim of a flight two photographs see what no third does.
                 0 keeps everything.
@@ -231,10 +313,11 @@ def filter_multi_view(
             depth,
             intrinsics,
             camera_from_dataset,
-            neighbors,
+            witnesses,
             max_pixels,
             max_relative_depth,
             enough=min_neighbor_views,
+            most_asked=most_asked,
         )
         keep &= count >= np.clip(possible, 1, min_neighbor_views)
     counts = {"unconfirmed": int(((depth > 0) & ~keep).sum()), "kept": int(keep.sum())}

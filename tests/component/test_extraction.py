@@ -10,6 +10,7 @@ from mesh_cases import triangle_set, two_squares
 
 from cosurfgs_jax import program
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.view_pairs import Onlookers
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import extraction, fusion, mesh_files, simplify
 from cosurfgs_jax.surface import mesh as meshes
@@ -124,9 +125,13 @@ def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
         extraction.extract_mesh(
             never_render, scene, np.arange(2), SurfaceSettings(), tmp_path / "m.ply"
         )
-    extraction._check_neighbors([np.array([1]), np.array([0]), np.zeros(0, int)], 2)
+    turned = views_of(np.stack([np.eye(4), np.eye(4), np.diag([-1.0, 1, -1, 1])]))
+    turned.camera_from_dataset[1, 0, 3] = 1
+    turned.camera_from_dataset[2, 0, 3] = 2
+    onlookers = Onlookers(turned, np.full(3, 10.0))
+    extraction._check_neighbors(onlookers, 2)
     assert "1 of 3 views have no neighbour" in caplog.text
-    extraction._check_neighbors([np.zeros(0, int)], 0)  # nothing has to be confirmed
+    extraction._check_neighbors(Onlookers(turned.pick(np.array([2])), np.ones(1)), 0)  # none has to
     assert not (tmp_path / "m.ply").exists()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cosurfgs_jax.geometry.view_pairs import choose_neighbors
+from cosurfgs_jax.geometry.view_pairs import Onlookers, choose_neighbors, cover_pictures, shares
 from cosurfgs_jax.geometry.views import Views
 
 
@@ -56,3 +56,46 @@ def test_views_from_one_place_are_no_neighbours():
 )
 def test_neighbours_stand_off_by_a_twentieth_of_the_depth_to_all_of_it(depth, expected):
     assert neighbors([0, 1, 2, 4], depths=np.array([depth] * 4))[0] == expected
+
+
+def test_onlookers_are_in_reach_nearest_first():
+    """A picture of 10 pixels with a focal length of 10 shows 0.71 of the depth to its corner."""
+    views = views_at([0.0, 1.0, 2.0, 4.0, 30.0], [0, 0, 0, 80, 0])
+    views.intrinsics[:, :2, :2] *= 10
+    views.intrinsics[:, :2, 2] = 5
+    far = Onlookers(views, np.full(5, 20.0))
+    assert far.of(1).tolist() == [0, 2, 4]  # not 3, which is turned away
+    near = Onlookers(views, np.full(5, 5.0))
+    assert near.of(0).tolist() == [1, 2] and near.of(4).tolist() == []
+    good = Onlookers(views, np.full(5, 20.0), depths=np.full(5, 1.5))
+    assert good.of(0).tolist() == [1]
+
+
+def test_neighbours_are_added_that_show_the_rest_of_a_picture():
+    """Five cameras 1, 2, 3, 6 and 7 to the right; each sees 10 wide at the depth of the points."""
+    views = views_at([0.0, 1.0, 2.0, 3.0, -6.0, -7.0])
+    views.intrinsics[:, :2, :2] *= 10
+    views.intrinsics[:, :2, 2] = 5
+    wide = np.linspace(-4.5, 4.5, 91)
+    seen = [np.stack([x + wide, np.zeros(91), np.full(91, 10.0)], axis=1) for x in range(6)]
+    onlookers = Onlookers(views, np.full(6, 10.0))
+    near = choose_neighbors(views, 3)
+    assert near[0].tolist() == [1, 2, 3]
+    covered = cover_pictures(near, seen, onlookers)
+    assert covered[0].tolist() == [1, 2, 3, 4]  # 5 shows nothing more of it
+    assert cover_pictures([np.array([], int)] * 6, seen, onlookers)[0].tolist() == []
+    few = [points[(points[:, 0] > -3.9) | (np.arange(91) < 1)] for points in seen]
+    assert cover_pictures(near, few, onlookers)[0].tolist() == [1, 2, 3]
+
+
+def test_a_neighbour_that_alone_shows_a_part_is_compared_as_often_as_the_part_is_large():
+    views = views_at([0.0, -4.0, -4.1, 4.0, 50.0])
+    views.intrinsics[:, :2, :2] *= 10
+    views.intrinsics[:, :2, 2] = 5
+    points = np.stack([np.linspace(-4.5, 4.5, 90), np.zeros(90), np.full(90, 10.0)], axis=1)
+    others = np.array([1, 2, 3])
+    points = points[np.abs(points[:, 0]) > 1.1]  # what both sides show is left out
+    np.testing.assert_allclose(shares(others, views, points), [0.25, 0.25, 0.5], atol=1e-9)
+    fewer = points[points[:, 0] < 0]
+    np.testing.assert_allclose(shares(others, views, fewer)[2], 0.01, rtol=0.02)
+    np.testing.assert_allclose(shares(others, views, np.zeros((0, 3))), [1 / 3] * 3)
