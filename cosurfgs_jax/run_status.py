@@ -39,12 +39,6 @@ def status_lines(workdir: Workdir) -> list[str]:
     Raises:
         InputError: nothing was trained there, or a file is damaged.
     """
-    if not workdir.plan.exists():
-        raise InputError(
-            f"{workdir}: expected the folder of a run, got no {workdir.plan.name} in it; "
-            "`cosurfgs train` writes it as it begins, also with --blocks; copy it with folders of "
-            "blocks"
-        )
     num_blocks, stages = _read_plan(workdir)
     num_steps = sum(stage.steps for stage in stages)
     if workdir.is_complete(num_steps):
@@ -66,13 +60,21 @@ def status_lines(workdir: Workdir) -> list[str]:
 
 
 def _read_plan(workdir: Workdir) -> tuple[int, list[PlannedStage]]:
-    table = files.read_json_object(workdir.plan)
+    """That of the run; where folders of blocks were copied without it, that of a block."""
+    plans = [workdir.plan, *(folder.plan for folder in workdir.blocks().values())]
+    path = next((plan for plan in plans if plan.exists()), None)
+    if path is None:
+        raise InputError(
+            f"{workdir}: expected the folder of a run, got no {workdir.plan.name} in it or in "
+            "blocks/<number>; `cosurfgs train` writes it as it begins, also with --blocks"
+        )
+    table = files.read_json_object(path)
     try:
         return int(table["num_blocks"]), [PlannedStage(**stage) for stage in table["stages"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{workdir.plan}: expected the blocks and stages of a run, got {error!r}; give the "
-            "command of `train` again, which writes it"
+            f"{path}: expected the blocks and stages of a run, got {error!r}; give the command of "
+            "`train` again, which writes it"
         ) from error
 
 

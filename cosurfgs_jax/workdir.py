@@ -29,7 +29,7 @@ No other module spells a name of this table.
 | `renders/`                                        | pictures that `render` writes                |
 | `report.html`                                     | report                                       |
 | `blocks/<number>/`                                | a block that a job of its own trains: config,|
-|                                                   | checkpoints and curves, as above             |
+|                                                   | plan, checkpoints and curves, as above       |
 | `.locks/`                                         | who writes here now (`Workdir.writing`)      |
 | `.scratch/`                                       | temporary files of who does                  |
 """
@@ -297,12 +297,11 @@ class Workdir:
             yield scratch
 
     def clear_unfinished_training(self, is_ended: bool) -> None:
-        """Deletes checkpoints and a generated dataset that a killed run was writing; for who holds
-        the lock of training.
+        """Deletes checkpoints, of blocks too, and a generated dataset that a killed run was writing
+        or deleting; for who holds the lock of training.
 
         Args:
-            is_ended: whether that run has certainly ended (`locks.has_last_ended`); else only what
-                is old is deleted.
+            is_ended: whether that run has certainly ended; else only what is old is deleted.
         """
         unfinished = [
             *self.root.glob(f"checkpoints/*/*{UNFINISHED_CHECKPOINT}*"),
@@ -310,6 +309,9 @@ class Workdir:
         ]
         for folder in unfinished:
             ended.delete_folder(folder, is_ended)
+        for block in self.blocks().values():  # a job of one may not have ended
+            has_job_ended = locks.has_last_ended(block.lock(BLOCK.name))
+            block.clear_unfinished_training(is_ended and has_job_ended)
 
     def has_begun(self, stage: str = "*") -> bool:
         """Whether a step of a stage, or of any, is saved. Before that the settings bind nobody: the

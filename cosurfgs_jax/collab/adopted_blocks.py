@@ -16,6 +16,7 @@ from cosurfgs_jax.collab.block_jobs import (
     block_stages,
     describe_blocks,
     hold_block,
+    is_taking_blocks,
     take_through,
     unfinished_blocks,
 )
@@ -30,7 +31,6 @@ from cosurfgs_jax.training.checkpoint_files import (
     ITEMS,
     MODEL,
     is_model_alone,
-    keep_model_alone,
     size_of,
 )
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
@@ -54,7 +54,8 @@ def adopts_blocks(run: Run) -> bool:
     """
     is_adopting = any(folder.has_begun() for folder in run.workdir.blocks().values())
     first = block_stages(run.settings, run.partitioned)[0]
-    if run.workdir.has_begun(first.name):
+    is_begun = run.workdir.has_begun(first.name)
+    if is_begun and not is_taking_blocks(run.settings, run.workdir, run.partitioned):
         is_adopting = is_adopting and not _unfinished(run)
     return processes.any_process(is_adopting and processes.is_first())
 
@@ -92,7 +93,9 @@ def finish_blocks(run: Run) -> None:
 
 
 def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
-    """A finished stage of all blocks, each from its own folder, saved as the run's own.
+    """A finished stage of all blocks, each from its own folder, saved as the run's own. What the
+    folders hold stays until the first stage after them has saved
+    (`finished_stages.keep_models_alone`).
 
     Args:
         run: of the run.
@@ -139,7 +142,6 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     with Checkpoints(run.workdir.checkpoints(spec.name)) as checkpoints:
         loop.save_stage(run, stage, checkpoints)
         checkpoints.wait()
-    _keep_models_of_blocks(run, spec)
     _log.info("%s: %d blocks taken from their own folders", spec.name, len(layout.blocks))
     return stage
 
@@ -153,16 +155,6 @@ def bytes_of_blocks(run: Run, spec: StageSpec) -> int:
     folders = [folder.checkpoints(spec.name) / step for folder in run.workdir.blocks().values()]
     items = MODEL if not _has_training(run, spec) else ITEMS
     return sum(size_of(folder / item) for folder in folders for item in items)
-
-
-def _keep_models_of_blocks(run: Run, spec: StageSpec) -> None:
-    """Deletes from the folders of the blocks what the run now has, too; nothing with
-    `train.keep_moments`.
-    """
-    if processes.is_first() and not run.settings.train.keep_moments:
-        for folder in run.workdir.blocks().values():
-            keep_model_alone(folder.checkpoints(spec.name), spec.num_steps(run.settings))
-    processes.barrier("adopted")
 
 
 def _has_training(run: Run, spec: StageSpec) -> bool:

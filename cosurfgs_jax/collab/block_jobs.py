@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from cosurfgs_jax import locks, settings_file
 from cosurfgs_jax.collab.block_choice import BlockChoice
 from cosurfgs_jax.collab.compact_blocks import leave_compact, write_compact
+from cosurfgs_jax.collab.finished_stages import keep_models_alone
 from cosurfgs_jax.collab.open_run import check_photographs, open_for_some_blocks
 from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_spec import StageSpec
@@ -26,6 +27,13 @@ from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.raster import backend_of
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.checkpoint_files import (
+    META,
+    MODEL,
+    holds_more,
+    is_model_alone,
+    is_unfinished,
+)
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
@@ -63,7 +71,11 @@ def train_blocks(
         numbers = choice.of(partitioned.partition.num_blocks)
         check_neighbors(partitioned, settings.loss)
         unfinished = unfinished_blocks(settings, workdir, partitioned)
-        wanted = [number for number in numbers if number in unfinished]
+        wanted = [
+            number
+            for number in numbers
+            if number in unfinished or _is_untidy(settings, workdir.block(number), partitioned)
+        ]
         _log.info("--blocks=%s: %s", choice.text, describe_blocks(settings, workdir, partitioned))
         if wanted:
             with _held(settings, workdir, partitioned, wanted):
@@ -121,6 +133,41 @@ def describe_blocks(settings: Settings, workdir: Workdir, partitioned: Partition
     )
 
 
+def _is_untidy(settings: Settings, folder: Workdir, partitioned: PartitionedScene) -> bool:
+    """Whether the folder of a finished block holds more than a job leaves there: it was killed
+    while it deleted the rest.
+    """
+    specs = block_stages(settings, partitioned)
+    if any(is_unfinished(folder.checkpoints(spec.name)) for spec in specs):
+        return True
+    if settings.train.keep_moments:
+        return False
+    items = MODEL
+    finished = specs[:-1]
+    if settings.lmc.compact:
+        items = (META,)
+        finished = specs
+    return any(
+        holds_more(folder.checkpoints(spec.name), spec.num_steps(settings), items)
+        for spec in finished
+    )
+
+
+def is_taking_blocks(settings: Settings, workdir: Workdir, partitioned: PartitionedScene) -> bool:
+    """Whether a run has taken its first stage from blocks of their own jobs, and no other one yet:
+    it goes on with them, and they may still be trained further.
+    """
+    first, *later = stages_of(settings, partitioned.partition)
+    taken = workdir.checkpoints(first.name) / str(first.num_steps(settings))
+    # Trained by the run, it would be whole until the next stage has saved.
+    return (
+        len(block_stages(settings, partitioned)) > 1
+        and is_model_alone(taken)
+        and any(folder.has_begun() for folder in workdir.blocks().values())
+        and not any(workdir.has_begun(spec.name) for spec in later)
+    )
+
+
 @contextlib.contextmanager
 def _held(
     settings: Settings, workdir: Workdir, partitioned: PartitionedScene, numbers: Sequence[int]
@@ -141,6 +188,8 @@ def _held(
 def _check_not_together(
     settings: Settings, workdir: Workdir, partitioned: PartitionedScene
 ) -> None:
+    if is_taking_blocks(settings, workdir, partitioned):
+        return
     for spec in block_stages(settings, partitioned):
         if workdir.has_begun(spec.name):
             raise InputError(
@@ -229,7 +278,8 @@ def _train(
 
 
 def take_through(run: Run, numbers: Sequence[int]) -> None:
-    """Takes blocks through their stages, one after the other on this process's first device.
+    """Takes blocks through their stages, one after the other on this process's first device. Of
+    those that are finished, deletes what a killed job did not come to delete.
 
     Args:
         run: of the run; its folders of these blocks have their settings (`bind_settings`).
@@ -237,21 +287,33 @@ def take_through(run: Run, numbers: Sequence[int]) -> None:
     Raises:
         Stopped: the run was asked to stop; the state is saved.
     """
+    unfinished = unfinished_blocks(run.settings, run.workdir, run.partitioned)
     for number in numbers:
-        check_photographs(run._replace(layout=layout_of_block(number)))
+        if number in unfinished:
+            check_photographs(run._replace(layout=layout_of_block(number)))
     for number in numbers:
         folder = run.workdir.block(number)
-        block = run.partitioned.blocks[number]
-        _log.info("block %d: %d photographs, %s", number, len(block.views), folder)
+        note_plan(run.settings, folder, run.partitioned.partition)
         with Log(folder) as log:
             alone = run._replace(
                 workdir=folder, layout=layout_of_block(number), log=log, config=run_config(folder)
             )
-            stage = None
             specs = block_stages(run.settings, run.partitioned)
-            for spec in stages_left(folder, specs):
-                stage, _ = run_one_stage(alone, None, spec, stage)
-                if run.settings.lmc.compact:
-                    write_compact(alone, spec, stage)
+            if number in unfinished:
+                _take_one_through(alone, specs)
             if run.settings.lmc.compact:
                 leave_compact(alone, specs)
+            else:
+                keep_models_alone(alone, specs[:-1])
+
+
+def _take_one_through(alone: Run, specs: Sequence[StageSpec]) -> None:
+    """Takes a block through the stages that are left."""
+    (number,) = alone.layout.blocks
+    block = alone.partitioned.blocks[number]
+    _log.info("block %d: %d photographs, %s", number, len(block.views), alone.workdir)
+    stage = None
+    for spec in stages_left(alone.workdir, specs):
+        stage, _ = run_one_stage(alone, None, spec, stage)
+        if alone.settings.lmc.compact:
+            write_compact(alone, spec, stage)

@@ -126,11 +126,13 @@ def run_stages(run: Run) -> loop.StageState:
     # The first process decides: elsewhere the folder may be seen as it was a moment ago.
     num_left = int(processes.gather(np.array(len(stages_left(run.workdir, specs))))[0])
     for spec in specs[len(specs) - num_left :]:
-        is_new = is_adopting and spec.is_of_blocks and not run.workdir.has_begun(spec.name)
+        is_of_jobs = is_adopting and spec.is_of_blocks
+        is_new = is_of_jobs and not run.workdir.has_begun(spec.name)
         is_new = processes.any_process(is_new and processes.is_first())
         handed_over = 0
-        if is_new:
+        if is_of_jobs:  # an earlier call may have been killed before it wrote the scores
             handed_over = bytes_of_blocks(run, spec)
+        if is_new:
             stage = adopt_stage(run, spec)
         else:
             stage, is_new = run_one_stage(run, plans, spec, stage)

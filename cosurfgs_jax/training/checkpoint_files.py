@@ -107,6 +107,23 @@ def _delete_all(doomed: Sequence[Path], last: Path, items: Sequence[str]) -> boo
     return True
 
 
+def holds_more(folder: Path, step: int, items: Sequence[str]) -> bool:
+    """Whether a finished stage's checkpoints hold more than some items of the last one, or what a
+    killed process was deleting.
+
+    Args:
+        folder: of the stage. Nobody saves there now.
+        step: its last one.
+        items: what is to stay of it.
+    """
+    return bool(_besides(folder, step, items)) or is_unfinished(folder)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a killed process has left in a stage's folder what it was writing or deleting."""
+    return any(folder.glob(f"*{UNFINISHED_CHECKPOINT}*"))
+
+
 def is_model_alone(folder: Path) -> bool:
     """Whether a step, if it is there, lacks what going on with its training needs."""
     if (folder / TRAINING).is_dir():

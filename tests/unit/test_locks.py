@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from cosurfgs_jax.data.town import dataset
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
-from cosurfgs_jax.workdir import EXPORTS, MESH, TRAINING, Workdir
+from cosurfgs_jax.workdir import BLOCK, EXPORTS, MESH, TRAINING, Workdir
 
 _HOLDER = """
 import sys, time
@@ -180,6 +181,22 @@ def test_what_a_killed_run_was_writing_is_deleted(tmp_path, monkeypatch):
     assert len(left) == 2 and not any(folder.exists() for folder in left)
     assert all(folder.exists() for folder in kept)
     assert not _unfinished(tmp_path)
+
+
+def test_a_run_deletes_what_was_left_in_the_folders_of_blocks(tmp_path):
+    """By itself, as it deleted what it had taken, or by a job; not by one that may still write."""
+    workdir = Workdir(tmp_path)
+    left = [
+        workdir.block(number).checkpoints("device") / "40.state.orbax-checkpoint-tmp-superseded"
+        for number in (0, 1)
+    ]
+    for folder in left:
+        folder.mkdir(parents=True)
+    lock = workdir.block(1).lock(BLOCK.name)
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"pid": 12, "host": "elsewhere", "since": "now"}))
+    with hold_run(workdir):
+        assert not left[0].exists() and left[1].exists()
 
 
 def test_a_full_disk_is_what_all_processes_are_told(tmp_path, monkeypatch):

@@ -129,6 +129,18 @@ def test_blocks_of_jobs_of_their_own(workdir):
     assert not any("jobs of their own" in line for line in status_lines(workdir))
 
 
+def test_copied_blocks_say_what_the_run_is_going_to_do(workdir):
+    """Folders of blocks were copied without the plan of the run."""
+    _save(workdir.block(2), "device", 20)
+    workdir.plan.rename(workdir.block(2).plan)
+    lines = status_lines(workdir)
+    assert "device, lmc_device, edge" in lines[0] and "3 blocks by jobs of their own:" in lines
+    assert lines[-1].startswith("  2           device, step 20 of 40 saved")
+    workdir.block(2).plan.unlink()
+    with pytest.raises(InputError, match="got no plan.json in it or in blocks/<number>; "):
+        status_lines(workdir)
+
+
 def test_a_job_that_saved_nothing_is_no_part_of_a_run_of_all_blocks(workdir):
     workdir.block(0).root.mkdir(parents=True)
     assert not any("jobs of their own" in line for line in status_lines(workdir))

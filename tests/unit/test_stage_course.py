@@ -60,7 +60,7 @@ def course(monkeypatch, tmp_path):
         def write(self, spec, stage, handed_over):
             assert stage.name == spec.name and stage.step == spec.num_steps(stage_settings())
             done.append(("score", spec.name))
-            workdir.write_stage(spec.name, steps=stage.step)
+            workdir.write_stage(spec.name, steps=stage.step, bytes_handed_over=handed_over)
 
     def restore_stage(run, name, checkpoints, parts):
         assert parts.training and parts.last_step == NUM_STEPS[name]
@@ -162,6 +162,7 @@ def test_blocks_of_their_own_jobs_take_the_place_of_their_stages(course, monkeyp
     monkeypatch.setattr(pipeline, "adopts_blocks", lambda run: True)
     monkeypatch.setattr(pipeline, "finish_blocks", lambda run: done.append("missing ones"))
     monkeypatch.setattr(pipeline, "adopt_stage", adopt_stage)
+    monkeypatch.setattr(pipeline, "bytes_of_blocks", lambda run, spec: len(spec.name))
     assert course(stage_settings())[:3] == [
         ("score", "device"),
         ("score", "lmc_device"),
@@ -174,6 +175,15 @@ def test_blocks_of_their_own_jobs_take_the_place_of_their_stages(course, monkeyp
     done.clear()
     assert course(stage_settings())[:2] == [("score", "lmc_device"), ("edge", "lmc_device", 0)]
     assert done == ["missing ones", "lmc_device"], "it was stopped between the two"
+    rows = workdir.read_metrics()["stages"]
+    assert [row["bytes_handed_over"] for row in rows] == [len("device"), len("lmc_device"), 0, 0, 0]
+    for name in ("cloud", "edge"):
+        shutil.rmtree(workdir.checkpoints(name))
+    workdir.merge_metrics(stages=rows[:1])
+    done.clear()
+    assert course(stage_settings())[0] == ("score", "lmc_device")
+    assert done == ["missing ones"], "it was killed before the scores of what it had taken"
+    assert workdir.read_metrics()["stages"][1]["bytes_handed_over"] == len("lmc_device")
 
 
 def test_the_first_process_says_which_stages_are_left(course, monkeypatch):
