@@ -2,15 +2,19 @@
 workdir), gives the same commands again, and compares the end with that of an undisturbed run.
 
 python scripts/kill_test.py --workdir=DIR [--kills=20] [--seed=0] [--processes=1,2]
-[--faults=kill,term,disk,memory,second] [--programs=train,mesh,evaluate,render,export]
-[--minutes=M] [--report=FILE.json]
+[--faults=kill,term,disk,memory,second] [--programs=train,mesh,evaluate,...] [--minutes=M]
+[--report=FILE.json]
 
 A small town in four blocks and two edges goes through all stages of training, in one process and in
-two, then through the other programs. At a random moment of each start a fault strikes; where
-processes are left, they have to end by themselves. The end has to be the same bit by bit: model,
-mesh, pictures, exports, scores, curves (but for the row of means in which SIGTERM stopped a run);
-and no temporary file may be left. Exits with 1 if anything differs, ends with a traceback, or a
-survivor takes longer than a minute; what failed lies in DIR/failed-<number>, and the others go on.
+two, then through the other programs. Its blocks are trained by jobs of their own, too (`blocks`),
+with which a run goes on (`join`): by one job for two of the blocks, of which the run trains the
+others, and by two jobs at a time for a run of two processes; both also in the compact form.
+
+At a random moment of each start a fault strikes; where processes are left, they have to end by
+themselves. The end has to be the same bit by bit: the arrays of checkpoints, model, mesh, pictures,
+exports, scores, curves (but for the row of means in which SIGTERM stopped a run); and no temporary
+file may be left. Exits with 1 if anything differs, ends with a traceback, or a survivor takes
+longer than a minute; what failed lies in DIR/failed-<number>, and the others go on.
 
 The undisturbed runs start as users start them. The disturbed ones are forked from this process,
 which has imported already what they import, and take what they compile from JAX's cache in
@@ -23,6 +27,7 @@ import collections
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -31,10 +36,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from program_starter import Forked, import_programs  # noqa: E402
-from run_ends import Failure, compare, saved_steps  # noqa: E402
+from run_ends import Failure, compare, compare_models, saved_steps  # noqa: E402
 
 _MAX_SURVIVAL_S = 60
 _MAX_STOP_S = 30  # from SIGTERM to the end
@@ -42,7 +48,6 @@ _MAX_RUN_S = 600  # of a program that nothing holds up
 # Share of an undisturbed run in which a fault strikes: several strike on the way to one end.
 _REACH = 0.6
 FAULTS = ("kill", "term", "disk", "memory", "second")
-PROGRAMS = ("train", "mesh", "evaluate", "render", "export")
 TRAIN_FLAGS = [
     "--config=configs/quickstart.py",
     "--config.generated.num_views=16",
@@ -60,12 +65,32 @@ TRAIN_FLAGS = [
     "--config.mas.steps=12",
     "--config.mesh.num_devices=2",
 ]
-MODULES = {
-    "train": ("cosurfgs_jax.train", TRAIN_FLAGS),
-    "mesh": ("cosurfgs_jax.extract_mesh", ["--format=obj", "--config.surface.voxel_size=1"]),
-    "evaluate": ("cosurfgs_jax.evaluate", []),
-    "render": ("cosurfgs_jax.render", ["--views=all"]),
-    "export": ("cosurfgs_jax.export", ["--format=ply"]),
+COMPACT_FLAGS = [*TRAIN_FLAGS, "--config.lmc.compact"]
+
+
+class Program(NamedTuple):
+    """A command of a user."""
+
+    module: str
+    flags: list[str]
+    after: str = ""  # the program with whose end it begins
+    is_of_jobs: bool = False  # its processes do not know of each other
+    has_processes: bool = False  # it may have several
+
+
+_TRAIN = "cosurfgs_jax.train"
+PROGRAMS = {
+    "train": Program(_TRAIN, TRAIN_FLAGS, has_processes=True),
+    "mesh": Program(
+        "cosurfgs_jax.extract_mesh", ["--format=obj", "--config.surface.voxel_size=1"], "train"
+    ),
+    "evaluate": Program("cosurfgs_jax.evaluate", [], "mesh"),
+    "render": Program("cosurfgs_jax.render", ["--views=all"], "evaluate"),
+    "export": Program("cosurfgs_jax.export", ["--format=ply"], "render"),
+    "blocks": Program(_TRAIN, TRAIN_FLAGS, is_of_jobs=True, has_processes=True),
+    "join": Program(_TRAIN, TRAIN_FLAGS, "blocks", has_processes=True),
+    "compact_blocks": Program(_TRAIN, COMPACT_FLAGS, is_of_jobs=True, has_processes=True),
+    "compact_join": Program(_TRAIN, COMPACT_FLAGS, "compact_blocks", has_processes=True),
 }
 
 
@@ -90,21 +115,15 @@ class Bench:
         """The processes of one program, forked or each in a Python of its own; what they print goes
         to `log`.
         """
-        address = f"127.0.0.1:{_free_port()}"
-        extra: list[list[str]] = [[]]
-        if program == "train" and num_processes > 1:
-            common = [f"--num_processes={num_processes}", f"--coordinator_address={address}"]
-            extra = [[*common, f"--process_id={number}"] for number in range(num_processes)]
         self.log.write_text("")
-        command = _command(program, workdir)
         self.running = []
-        for flags in extra:
+        for command in _commands(program, workdir, num_processes):
             if is_fresh:
                 with open(self.log, "a", encoding="utf-8") as file:
-                    whole = [sys.executable, "-m", *command, *flags]
+                    whole = [sys.executable, "-m", *command]
                     self.running.append(subprocess.Popen(whole, stdout=file, stderr=file))
             else:
-                self.running.append(Forked([*command, *flags], self.log, limits))
+                self.running.append(Forked(command, self.log, limits))
         return self.running
 
     def finish(self, program: str, workdir: Path, num_processes: int, is_fresh=False) -> float:
@@ -131,8 +150,9 @@ class Bench:
         if not limits and any(codes):
             raise Failure(f"{program}: ended before {fault}: {codes}: {_tail(self.log)}")
         stage = _stage_of(workdir, program)
+        are_alone = num_processes == 1 or PROGRAMS[program].is_of_jobs
         if fault in ("kill", "term"):
-            self._signal(fault)
+            self._signal(fault, are_alone)
         elif fault == "second":
             self._second(program, workdir)
         codes = self._ends(running)
@@ -140,7 +160,7 @@ class Bench:
             self.stops |= saved_steps(workdir)
         if fault in ("kill", "disk", "memory") and not any(codes):
             return False
-        if fault == "disk" and codes != [2] * len(codes) and num_processes == 1:
+        if fault == "disk" and are_alone and any(code not in (0, 2) for code in codes):
             raise Failure(f"{program}: a full disk: exit codes {codes}: {_tail(self.log)}")
         if fault != "memory" and "Traceback (most recent call last)" in self.log.read_text():
             raise Failure(f"{program}: a traceback after {fault}: {_tail(self.log)}")
@@ -156,28 +176,35 @@ class Bench:
         except subprocess.TimeoutExpired:
             raise Failure(f"still there after {limit} s: {_tail(self.log)}") from None
 
-    def _signal(self, fault: str) -> None:
-        """Kills one process or all, or asks all to stop; what is left has to end by itself."""
+    def _signal(self, fault: str, are_alone: bool) -> None:
+        """Kills one process or all, or asks all to stop; what is left has to end by itself, and
+        jobs of their own as if nothing had happened.
+        """
         victims = self.running
         if fault == "kill" and self.rng.random() < 0.5:
             victims = [self.rng.choice(self.running)]
         for victim in victims:
             victim.send_signal(signal.SIGKILL if fault == "kill" else signal.SIGTERM)
         began = time.monotonic()
-        codes = self._ends(self.running, _MAX_SURVIVAL_S if fault == "kill" else _MAX_STOP_S)
-        if fault == "term" and len(codes) == 1 and codes[0] not in (0, 143, -signal.SIGTERM):
-            raise Failure(f"SIGTERM: exit codes {codes}: {_tail(self.log)}")
-        self.slowest[fault] = max(self.slowest[fault], time.monotonic() - began)
+        limit = _MAX_STOP_S
+        if fault == "kill":
+            limit = _MAX_RUN_S if are_alone else _MAX_SURVIVAL_S
+        expected = (0, 143, -signal.SIGTERM, -signal.SIGKILL)
+        codes = self._ends(self.running, limit)
+        if are_alone and any(code not in expected for code in codes):
+            raise Failure(f"{fault}: exit codes {codes}: {_tail(self.log)}")
+        if fault == "term" or not are_alone:  # a job goes on for as long as it takes
+            self.slowest[fault] = max(self.slowest[fault], time.monotonic() - began)
 
     def _second(self, program: str, workdir: Path) -> None:
         """Starts the same program once more: one of the two has to give way, with a sentence."""
         log = self.log.with_suffix(".second.txt")
         log.write_text("")
-        second = Forked(_command(program, workdir), log)
+        second = Forked(_commands(program, workdir, 1)[0], log)
         self.running.append(second)
         codes = self._ends([second, *self.running[:-1]])
         output = log.read_text() + self.log.read_text()
-        is_told = "is under way there already" in output
+        is_told = re.search("is under way there already|jobs of their own train", output)
         if any(code not in (0, 2) for code in codes) or (2 in codes and not is_told):
             raise Failure(f"{program}: a second one: codes {codes}: {_tail(log)}")
 
@@ -216,9 +243,18 @@ def _used_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _command(program: str, workdir: Path) -> list[str]:
-    module, flags = MODULES[program]
-    return [module, f"--workdir={workdir}", *flags]
+def _commands(program: str, workdir: Path, num_processes: int) -> list[list[str]]:
+    """The command of each process of a program."""
+    spec = PROGRAMS[program]
+    command = [spec.module, f"--workdir={workdir}", *spec.flags]
+    numbers = range(num_processes)
+    if spec.is_of_jobs:
+        return [[*command, f"--blocks={number}/2"] for number in numbers]
+    if num_processes < 2:
+        return [command]
+    address = f"127.0.0.1:{_free_port()}"
+    command += [f"--num_processes={num_processes}", f"--coordinator_address={address}"]
+    return [[*command, f"--process_id={number}"] for number in numbers]
 
 
 def _free_port() -> int:
@@ -251,9 +287,10 @@ def _limits(fault: str, rng: random.Random) -> list[tuple[int, int]]:
 
 def _stage_of(workdir: Path, program: str) -> str:
     """The stage that was under way: the one whose folder was made last."""
-    if program != "train":
+    if not PROGRAMS[program].has_processes:
         return ""
-    folders = sorted(workdir.glob("checkpoints/*/"), key=lambda path: path.stat().st_ctime_ns)
+    found = [*workdir.glob("checkpoints/*/"), *workdir.glob("blocks/*/checkpoints/*/")]
+    folders = sorted(found, key=lambda path: path.stat().st_ctime_ns)
     return folders[-1].name if folders else "start"
 
 
@@ -261,12 +298,14 @@ def _tail(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")[-1500:]
 
 
-def begin(folder: Path, program: str, num_processes: int, workdir: Path) -> None:
+def begin(bench: Bench, program: str, num_processes: int, workdir: Path) -> None:
     """Makes the workdir that a program finds: what the undisturbed programs before it have left."""
+    before = PROGRAMS[program].after
+    if before:
+        calm, _ = undisturbed(bench, before, num_processes)
     shutil.rmtree(workdir, ignore_errors=True)
-    position = PROGRAMS.index(program)
-    if position:
-        shutil.copytree(folder / f"calm-{num_processes}" / PROGRAMS[position - 1], workdir)
+    if before:
+        shutil.copytree(calm, workdir)
 
 
 def undisturbed(bench: Bench, program: str, num_processes: int) -> tuple[Path, float]:
@@ -276,11 +315,14 @@ def undisturbed(bench: Bench, program: str, num_processes: int) -> tuple[Path, f
     calm = bench.folder / f"calm-{num_processes}" / program
     note = calm.with_suffix(".txt")
     if not note.exists():
-        begin(bench.folder, program, num_processes, calm)
+        begin(bench, program, num_processes, calm)
         bench.finish(program, calm, num_processes, is_fresh=True)
-        begin(bench.folder, program, num_processes, bench.wild)
+        begin(bench, program, num_processes, bench.wild)
         seconds = bench.finish(program, bench.wild, num_processes)
         compare(calm, bench.wild, bench.stops)
+        if program == "join":
+            together, _ = undisturbed(bench, "train", num_processes)
+            compare_models(together, calm)
         note.write_text(str(seconds), encoding="utf-8")
     return calm, float(note.read_text(encoding="utf-8"))
 
@@ -290,7 +332,7 @@ def disturb_until_end(bench: Bench, arguments, program: str, num_processes: int)
     compares.
     """
     calm, seconds = undisturbed(bench, program, num_processes)
-    begin(bench.folder, program, num_processes, bench.wild)
+    begin(bench, program, num_processes, bench.wild)
     bench.stops = set()
     is_open = True
     while is_open and bench.wants_more(arguments):
@@ -343,15 +385,12 @@ def main() -> None:
     bench = Bench(folder, random.Random(arguments.seed))
     for num_processes in arguments.processes:
         for program in PROGRAMS:
-            if num_processes > 1 and program != "train":
-                continue  # they have one process
-            if program in arguments.programs:
+            is_wanted = num_processes == 1 or PROGRAMS[program].has_processes
+            if is_wanted and program in arguments.programs:
                 run_one(bench, arguments, program, num_processes)
                 if arguments.report:
                     text = json.dumps(bench.report(), indent=1) + "\n"
                     arguments.report.write_text(text, encoding="utf-8")
-            elif PROGRAMS.index(program) < max(map(PROGRAMS.index, arguments.programs)):
-                undisturbed(bench, program, num_processes)
     shutil.rmtree(bench.wild, ignore_errors=True)
     print(json.dumps(bench.report(), indent=1))
     sys.exit(bool(bench.failures))

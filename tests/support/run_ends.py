@@ -7,14 +7,11 @@ from pathlib import Path
 
 # What depends on time, or on how often a run was begun.
 _PASSING = ("tensorboard", ".locks", "timings.json", "report.html")
-_PASSING_NUMBERS = (
-    "seconds",
-    "peak_bytes_per_device",
-    "bytes_checkpoint",  # the seconds are in it
-    "bytes_checkpoint_model",
-    "bytes_handed_over",
-)
+_PASSING_NUMBERS = ("seconds", "peak_bytes_per_device")
+# The seconds are in these files: only whether there are any.
+_SIZES = ("bytes_checkpoint", "bytes_checkpoint_model", "bytes_handed_over")
 _SCRATCH = (".unfinished-", ".orbax-checkpoint-tmp", "-unfinished-")
+_BLOCK = re.compile(r"(blocks/\d+)/(.*)")
 
 
 class Failure(Exception):
@@ -24,29 +21,39 @@ class Failure(Exception):
 def _without_passing(value):
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key not in _PASSING_NUMBERS}
-        return {key: _without_passing(item) for key, item in kept.items()}
+        sizes = {key: bool(item) for key, item in kept.items() if key in _SIZES}
+        return {key: _without_passing(item) for key, item in kept.items()} | sizes
     if isinstance(value, list):
         return [_without_passing(item) for item in value]
     return value
 
 
 def saved_steps(workdir: Path) -> set[tuple[str, int]]:
-    """Stage and step of every checkpoint."""
-    found = workdir.glob("checkpoints/*/*")
-    return {(path.parent.name, int(path.name)) for path in found if path.name.isdigit()}
+    """Stage and step of every checkpoint; a stage of a block is `blocks/<number>/<stage>`."""
+    found = [*workdir.glob("checkpoints/*/*"), *workdir.glob("blocks/*/checkpoints/*/*")]
+    return {
+        (str(path.parents[2].relative_to(workdir) / path.parent.name), int(path.name))
+        for path in found
+        if path.name.isdigit()
+    }
 
 
-def curves(text: str, stops: set[tuple[str, int]]) -> str:
-    """The rows of curves, without the means over steps that a stop has divided."""
+def curves(text: str, stops: set[tuple[str, int]], folder: str = "") -> str:
+    """The rows of curves, without the means over steps that a stop has divided.
+
+    Args:
+        text: of the file.
+        stops: as those of `contents`.
+        folder: that has the file, in the workdir.
+    """
     rows = [json.loads(line) for line in text.splitlines()]
     last: dict[str, int] = {}
     is_divided: dict[tuple[str, int], bool] = {}
     for stage, step in [(row["stage"], row["step"]) for row in rows]:
         before = last.get(stage, 0)
         if step > before:
-            is_divided[stage, step] = any(
-                (stage, stop) in stops for stop in range(before + 1, step)
-            )
+            name = str(Path(folder) / stage)
+            is_divided[stage, step] = any((name, stop) in stops for stop in range(before + 1, step))
             last[stage] = step
     for row in rows:
         if is_divided[row["stage"], row["step"]]:
@@ -55,12 +62,28 @@ def curves(text: str, stops: set[tuple[str, int]]) -> str:
     return json.dumps(rows)
 
 
+def arrays(folder: Path) -> str:
+    """A digest of all arrays of an item of a checkpoint, whatever files they are in."""
+    import tensorstore
+
+    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    store = tensorstore.KvStore.open(base).result()
+    digest = hashlib.sha256()
+    for key in sorted(store.list().result()):
+        if key.endswith(b"/.zarray"):
+            name = key.decode().removesuffix(".zarray")
+            spec = {"driver": "zarr", "kvstore": base | {"path": name}}
+            value = tensorstore.open(spec).result().read().result()
+            digest.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
     """Every file of a workdir by its name, with a digest of what may not depend on disturbances.
 
     Args:
         workdir: of a run.
-        stops: stages and steps at which SIGTERM stopped one of the two runs.
+        stops: stages and steps (`saved_steps`) at which SIGTERM stopped one of the two runs.
     """
     found = {}
     last: dict[str, int] = {}
@@ -68,30 +91,55 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
         last[stage] = max(step, last.get(stage, 0))
     for path in sorted(workdir.rglob("*")):
         name = str(path.relative_to(workdir))
-        if not path.is_file() or name.startswith(_PASSING):
+        match = _BLOCK.fullmatch(name)
+        folder, own = match.groups() if match else ("", name)
+        if not path.is_file() or own.startswith(_PASSING) or "_METADATA" in own:
             continue
-        if name.startswith("checkpoints"):  # only that they are there: they hold seconds
-            _, stage, step, *_ = [*Path(name).parts, "", ""]
+        if own.startswith("checkpoints"):
+            _, stage, step, item, *_ = [*Path(own).parts, "", "", ""]
             # The one before the last is where the run was stopped, if it was after the last mark.
-            if step.isdigit() and int(step) < last[stage]:
+            if step.isdigit() and int(step) < last[str(Path(folder) / stage)]:
                 continue
-            found[re.split("/(?:state|training|meta)/", name)[0]] = ""
+            end = workdir / folder / "checkpoints" / stage / step / item
+            key = str(end.relative_to(workdir))
+            if key not in found:
+                found[key] = _item(end)
             continue
         data = path.read_bytes()
         if path.suffix == ".json":
             data = json.dumps(_without_passing(json.loads(data)), sort_keys=True).encode()
         elif path.suffix == ".jsonl":
-            data = curves(data.decode(), stops).encode()
+            data = curves(data.decode(), stops, folder).encode()
         found[name] = hashlib.sha256(data).hexdigest()[:16]
-    return {name: value for name, value in found.items() if "_METADATA" not in name}
+    return found
+
+
+def _item(path: Path) -> str:
+    """What may not differ of an item of a checkpoint, or of a file beside it."""
+    if path.name in ("state", "training"):
+        return arrays(path)
+    if path.name == "meta":
+        table = json.loads((path / "metadata").read_text(encoding="utf-8"))
+        return json.dumps(_without_passing(table), sort_keys=True)
+    return ""
 
 
 def compare(calm: Path, wild: Path, stops: set[tuple[str, int]]) -> None:
     """Raises Failure where two workdirs differ, or temporary files are left."""
     left = [str(path) for path in wild.rglob("*") if any(word in path.name for word in _SCRATCH)]
-    left += [str(path) for path in wild.glob(".scratch/*")]
+    left += [str(path) for path in wild.glob("**/.scratch/*")]
     expected = contents(calm, stops)
     got = contents(wild, stops)
     differ = sorted(name for name in expected.keys() | got if expected.get(name) != got.get(name))
     if left or differ:
         raise Failure(f"{wild}: left behind: {left[:5]}; other than undisturbed: {differ[:10]}")
+
+
+def compare_models(one: Path, other: Path) -> None:
+    """Raises Failure where the models of two finished runs differ."""
+    found = [
+        {path.relative_to(run): path.read_bytes() for path in run.glob("point_cloud/*/*.ply")}
+        for run in (one, other)
+    ]
+    if found[0] != found[1] or len(found[0]) != 1:
+        raise Failure(f"{one}, {other}: other models")
