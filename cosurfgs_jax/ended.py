@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 _OLD_S = 3600  # nobody writes for so long without a change
-_NAME = re.compile(r"(\d+)@([\w.]+)(?:-|$)")
+_NAME = re.compile(r"(\d{1,19})@([\w.]+)(?:-|$)")
 
 
 def own_name() -> str:
@@ -21,9 +21,9 @@ def own_name() -> str:
     return name_of(os.getpid(), socket.gethostname())
 
 
-def name_of(number: int, host: str) -> str:
-    """The same of any process."""
-    return f"{number}@" + re.sub(r"[^\w.]", "_", host)
+def name_of(number: object, host: object) -> str:
+    """The same of any process; of what is no number and no name it is that of none."""
+    return f"{number}@" + re.sub(r"[^\w.]", "_", str(host))
 
 
 def has_ended(name: str) -> bool:

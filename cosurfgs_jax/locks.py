@@ -89,7 +89,7 @@ def has_last_ended(path: Path) -> bool:
         return True
     except (OSError, InputError):
         return False
-    return ended.has_ended(ended.name_of(found.get("pid", 0), str(found.get("host"))))
+    return ended.has_ended(ended.name_of(found.get("pid"), found.get("host")))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,10 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
 
 
+_MAX_BLOCKS = 10**6
+_MAX_STEPS = 2**31
+
+
 class PlannedStage(NamedTuple):
     """A stage of a run, as `plan.json` has it."""
 
@@ -70,12 +74,30 @@ def _read_plan(workdir: Workdir) -> tuple[int, list[PlannedStage]]:
         )
     table = files.read_json_object(path)
     try:
-        return int(table["num_blocks"]), [PlannedStage(**stage) for stage in table["stages"]]
+        num_blocks = table["num_blocks"]
+        stages = [PlannedStage(**stage) for stage in table["stages"]]
+        if not _is_whole(num_blocks, 1, _MAX_BLOCKS):
+            raise ValueError(f"num_blocks {num_blocks!r:.80}")
+        wrong = [stage for stage in stages if not _is_plausible(stage)]
+        if wrong or not any(stage.is_of_blocks for stage in stages):
+            raise ValueError(f"stages {wrong!r:.80}")
+        return num_blocks, stages
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: expected the blocks and stages of a run, got {error!r}; give the command of "
             "`train` again, which writes it"
         ) from error
+
+
+def _is_plausible(stage: PlannedStage) -> bool:
+    has_name = isinstance(stage.name, str) and stage.name.isidentifier()
+    flags = (stage.is_of_blocks, stage.is_saved)
+    are_bools = all(isinstance(flag, bool) for flag in flags)
+    return has_name and are_bools and _is_whole(stage.steps, 0, _MAX_STEPS)
+
+
+def _is_whole(number: Any, low: int, high: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
 
 
 def _is_done(workdir: Workdir, stage: PlannedStage, stages: Sequence[PlannedStage]) -> bool:
@@ -92,7 +114,7 @@ def _progress(workdir: Workdir, stage: PlannedStage, stages: Sequence[PlannedSta
     if step is None:
         return "done" if _is_done(workdir, stage, stages) else "not begun"
     text = f"step {step} of {stage.steps} saved"
-    with contextlib.suppress(InputError, KeyError, TypeError, ZeroDivisionError):
+    with contextlib.suppress(InputError, KeyError, TypeError, ValueError, ArithmeticError):
         path = workdir.checkpoints(stage.name) / str(step) / "meta" / "metadata"
         text += f", {files.read_json_object(path)['seconds'] / step:.3g} s a step"
     if step < stage.steps:
@@ -108,7 +130,7 @@ def _last_line(workdir: Workdir) -> str:
         with contextlib.suppress(OSError, ValueError, IndexError):
             written_at = path.stat().st_mtime
             row = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-            if written_at > newest_at:
+            if written_at > newest_at and isinstance(row, dict):
                 newest, newest_at = row, written_at
     if not newest:
         return ""
@@ -133,7 +155,7 @@ def _at_work(workdir: Workdir, lock: str) -> list[str]:
         found = path.stat()
         if found.st_size:
             owner = files.read_json_object(path)
-            name = ended.name_of(owner.get("pid", 0), str(owner.get("host")))
+            name = ended.name_of(owner.get("pid"), owner.get("host"))
             words = "is at work"
             if ended.has_ended(name):
                 words = "was killed"

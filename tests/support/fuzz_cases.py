@@ -4,13 +4,16 @@ was read of spoilt ones.
 
 import json
 import logging
+import os
 import shutil
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 from spoil import spoil_bytes, spoil_json, spoil_text
@@ -24,11 +27,13 @@ from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.formats import ply
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.model import compact
+from cosurfgs_jax.run_status import PlannedStage, status_lines, write_plan
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, Settings
 from cosurfgs_jax.surface.mesh import read_mesh_ply
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.run_log import read_history
 from cosurfgs_jax.types import SurfelParams, param_shapes
-from cosurfgs_jax.workdir import Workdir
+from cosurfgs_jax.workdir import BLOCK, Workdir
 
 WIDTH = 64
 HEIGHT = 48
@@ -320,6 +325,35 @@ def _write_compact(folder: Path) -> list[Path]:
     return [path]
 
 
+def _write_plan(folder: Path) -> list[Path]:
+    workdir = Workdir(folder)
+    stages = [PlannedStage("device", 40, True, True), PlannedStage("cloud", 4, False, True)]
+    write_plan(workdir, 2, stages)
+    paths = [workdir.plan]
+    for number, step in ((0, 40), (1, 20)):
+        block = workdir.block(number)
+        paths.append(block.checkpoints("device") / str(step) / "meta" / "metadata")
+        files.write_json(paths[-1], {"seconds": 2.0})
+        paths.append(block.lock(BLOCK.name))
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-02 03:04:05"}
+        files.write_json(paths[-1], owner)
+    return paths
+
+
+def _saved(step: int) -> tuple[dict, dict]:
+    """A state in the two parts of a checkpoint."""
+    means = np.arange(30, dtype=np.float32).reshape(10, 3) + step
+    return {"means": means, "alive": np.ones(10, bool)}, {"moments": 2 * means}
+
+
+def _write_checkpoint(folder: Path) -> list[Path]:
+    stage = Workdir(folder).checkpoints("device")
+    with Checkpoints(stage) as checkpoints:
+        state, training = _saved(10)
+        checkpoints.save(10, state, {"num": 10, "seconds": 1.5}, training)
+    return sorted(path for path in (stage / "10").rglob("*") if path.is_file())
+
+
 def _write_masks(folder: Path) -> list[Path]:
     paths = []
     for number, name in enumerate(_names()):
@@ -434,6 +468,25 @@ def _read_compact(folder: Path) -> dict:
     return params.by_name() | others
 
 
+def _read_plan(folder: Path) -> dict:
+    return {"lines": "\n".join(status_lines(Workdir(folder)))}
+
+
+def _read_checkpoint(folder: Path) -> dict:
+    def make_abstract(meta: dict) -> dict:
+        state, training = _saved(0)
+        whole = state | training
+        shapes = {name: (meta["num"], *value.shape[1:]) for name, value in whole.items()}
+        return {
+            name: jax.ShapeDtypeStruct(shapes[name], value.dtype) for name, value in whole.items()
+        }
+
+    stage = Workdir(folder).checkpoints("device")
+    with Checkpoints(stage, is_read_only=True) as checkpoints:
+        restored = checkpoints.restore_latest(make_abstract)
+    return {name: np.asarray(value) for name, value in restored.state.items()}
+
+
 def _read_workdir(folder: Path) -> dict:
     workdir = Workdir(folder)
     content = workdir.read_metrics()
@@ -489,6 +542,8 @@ def readers() -> list[Reader]:
             spoil_json,
         ),
         Reader("workdir", _write_workdir, _read_workdir, spoil_json),
+        Reader("plan", _write_plan, _read_plan, spoil_json),
+        Reader("checkpoint", _write_checkpoint, _read_checkpoint, spoil_bytes),
         Reader("test_list", _write_list, _read_list, spoil_text),
     ]
     kinds = {

@@ -101,6 +101,14 @@ def test_a_process_of_this_machine_is_at_work(workdir):
     assert status_lines(workdir)[-1].endswith("03:04:05 is at work")
 
 
+@pytest.mark.parametrize("seconds, row", [(10**400, "[1]"), ("x", "3"), (None, "{"), ([], "null")])
+def test_numbers_that_are_none_are_left_out(workdir, seconds, row):
+    """Of a checkpoint and of the curves."""
+    _save(workdir, "device", 20, seconds)
+    workdir.history().write_text(row + "\n")
+    assert status_lines(workdir)[1] == "  device      step 20 of 40 saved"
+
+
 def test_a_stage_without_checkpoints_is_done_where_the_next_has_begun(workdir):
     _save(workdir, "cloud", 0)
     first, device, *_ = status_lines(workdir)
@@ -158,9 +166,33 @@ def test_a_finished_run(workdir):
     assert line == f"{workdir}: finished, 54 steps; {workdir.point_cloud(54)}"
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"num_blocks": 1, "stages": [{"name": "x"}]}'])
+def _plan(num_blocks=3, **changes) -> str:
+    stages = [stage._asdict() | changes for stage in STAGES]
+    return json.dumps({"num_blocks": num_blocks, "stages": stages})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"num_blocks": 1, "stages": [{"name": "x"}]}',
+        _plan(0),
+        _plan(True),
+        _plan(1e308),
+        _plan(2**63),
+        _plan(name=None),
+        _plan(name="../x"),
+        _plan(steps=-1),
+        _plan(steps="1"),
+        _plan(is_of_blocks=False),
+        _plan(is_saved=None),
+        '{"num_blocks": 3, "stages": []}',
+    ],
+)
 def test_a_damaged_plan(workdir, content):
     workdir.plan.write_text(content)
+    _save(workdir.block(0), "device", 20)
     with pytest.raises(InputError, match="plan.json: expected "):
         status_lines(workdir)
 

@@ -18,6 +18,8 @@ NUM_FILES = {
     "workdir": 20,
     "config": 30,
     "teachers": 40,
+    "checkpoint": 15,
+    "plan": 80,
     "masks": 30,
     "colmap_binary": 100,
     "colmap_text": 100,
