@@ -12,7 +12,7 @@ from cosurfgs_jax import ended, files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
 
-
+# Larger ones are those of a damaged file.
 _MAX_BLOCKS = 10**6
 _MAX_STEPS = 2**31
 
