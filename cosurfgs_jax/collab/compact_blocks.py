@@ -77,9 +77,9 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         meta = json.loads(others["meta"].astype(np.uint8).tobytes())
         check_meta(run, meta)
         num_slots = int(meta["num_slots"])
-        step, num_without_room, seconds = (
-            meta[name] for name in ("step", "num_without_room", "seconds")
-        )
+        step = meta["step"]
+        num_without_room = int(meta["num_without_room"])
+        seconds = float(meta["seconds"])
         if step != spec.num_steps(run.settings) or not len(params.means) <= num_slots <= 2**31:
             raise ValueError(f"step {step}, {len(params.means)} surfels in {num_slots} slots")
         found = [others[name] for name in exposures]
@@ -95,7 +95,7 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         }
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise InputError(
             f"{path}: expected the model of a block at the end of stage {spec.name}, got another "
             f"content ({type(error).__name__}: {error}); {advice}"
@@ -107,7 +107,7 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         **numbers,
     )
     states = [run.layout.put(lambda _: model)]
-    return StageState(spec.name, states, step, int(num_without_room), float(seconds))
+    return StageState(spec.name, states, step, num_without_room, seconds)
 
 
 def _in_slots(params: SurfelParams, num_slots: int) -> SurfelParams:
