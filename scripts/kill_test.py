@@ -3,7 +3,7 @@ workdir), gives the same commands again, and compares the end with that of an un
 
 python scripts/kill_test.py --workdir=DIR [--kills=20] [--seed=0] [--processes=1,2]
 [--faults=kill,term,disk,memory,second] [--programs=train,mesh,evaluate,...] [--minutes=M]
-[--report=FILE.json]
+[--patience=TIMES] [--report=FILE.json]
 
 A small town in four blocks and two edges goes through all stages of training, in one process and in
 two, then through the other programs. Its blocks are trained by jobs of their own, too (`blocks`),
@@ -97,9 +97,10 @@ PROGRAMS = {
 class Bench:
     """Starts the programs."""
 
-    def __init__(self, folder: Path, rng: random.Random):
+    def __init__(self, folder: Path, rng: random.Random, patience: float):
         self.folder = folder
         self.rng = rng
+        self.patience = patience
         self.counts: collections.Counter = collections.Counter()
         self.slowest = collections.defaultdict(float)
         self.log = folder / f"output-{os.getpid()}.txt"
@@ -170,7 +171,7 @@ class Bench:
 
     def _ends(self, running: list[Forked], limit: float = _MAX_RUN_S) -> list[int]:
         """The exit codes of processes, which end by themselves."""
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + self.patience * limit
         try:
             return [process.wait(deadline - time.monotonic()) for process in running]
         except subprocess.TimeoutExpired:
@@ -264,9 +265,7 @@ def _free_port() -> int:
 
 
 def _use_cache(cache: Path) -> None:
-    """JAX's compilation cache, unless the environment has one, for this process and all that it
-    starts; before JAX is imported.
-    """
+    """JAX's compilation cache for this process and all that it starts; before JAX is imported."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ |= {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -366,6 +365,7 @@ def parse_arguments():
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--programs", default=",".join(PROGRAMS))
     parser.add_argument("--minutes", type=float, default=1e6, help="then no more faults")
+    parser.add_argument("--patience", type=float, default=1, help="times the limits of time")
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
     arguments.faults = arguments.faults.split(",")
@@ -382,7 +382,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _use_cache(folder / "cache")
     import_programs()
-    bench = Bench(folder, random.Random(arguments.seed))
+    bench = Bench(folder, random.Random(arguments.seed), arguments.patience)
     for num_processes in arguments.processes:
         for program in PROGRAMS:
             is_wanted = num_processes == 1 or PROGRAMS[program].has_processes
