@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 # What depends on time, or on how often a run was begun.
@@ -62,11 +64,11 @@ def curves(text: str, stops: set[tuple[str, int]], folder: str = "") -> str:
     return json.dumps(rows)
 
 
-def arrays(folder: Path) -> str:
-    """A digest of all arrays of an item of a checkpoint, whatever files they are in."""
+def digest_of_arrays(item: Path) -> str:
+    """Of all arrays of an item of a checkpoint, whatever files they are in."""
     import tensorstore
 
-    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    base = {"driver": "ocdbt", "base": f"file://{item}/"}
     store = tensorstore.KvStore.open(base).result()
     digest = hashlib.sha256()
     for key in sorted(store.list().result()):
@@ -78,6 +80,17 @@ def arrays(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _digests(items: list[Path]) -> list[str]:
+    """Those of several items, in a process of its own: TensorStore has threads, and a process that
+    has used it may not be forked any more.
+    """
+    if not items:
+        return []
+    command = [sys.executable, __file__, *map(str, items)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return result.stdout.split()
+
+
 def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
     """Every file of a workdir by its name, with a digest of what may not depend on disturbances.
 
@@ -86,6 +99,7 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
         stops: stages and steps (`saved_steps`) at which SIGTERM stopped one of the two runs.
     """
     found = {}
+    with_arrays = []
     last: dict[str, int] = {}
     for stage, step in saved_steps(workdir):
         last[stage] = max(step, last.get(stage, 0))
@@ -102,8 +116,9 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
                 continue
             end = workdir / folder / "checkpoints" / stage / step / item
             key = str(end.relative_to(workdir))
-            if key not in found:
-                found[key] = _item(end)
+            if end.name in ("state", "training") and key not in found:
+                with_arrays.append(key)
+            found[key] = _numbers_of(end) if end.name == "meta" else ""
             continue
         data = path.read_bytes()
         if path.suffix == ".json":
@@ -111,17 +126,14 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
         elif path.suffix == ".jsonl":
             data = curves(data.decode(), stops, folder).encode()
         found[name] = hashlib.sha256(data).hexdigest()[:16]
-    return found
+    digests = _digests([workdir / key for key in with_arrays])
+    return found | dict(zip(with_arrays, digests, strict=True))
 
 
-def _item(path: Path) -> str:
-    """What may not differ of an item of a checkpoint, or of a file beside it."""
-    if path.name in ("state", "training"):
-        return arrays(path)
-    if path.name == "meta":
-        table = json.loads((path / "metadata").read_text(encoding="utf-8"))
-        return json.dumps(_without_passing(table), sort_keys=True)
-    return ""
+def _numbers_of(meta: Path) -> str:
+    """What may not differ of a checkpoint's meta data."""
+    table = json.loads((meta / "metadata").read_text(encoding="utf-8"))
+    return json.dumps(_without_passing(table), sort_keys=True)
 
 
 def compare(calm: Path, wild: Path, stops: set[tuple[str, int]]) -> None:
@@ -143,3 +155,7 @@ def compare_models(one: Path, other: Path) -> None:
     ]
     if found[0] != found[1] or len(found[0]) != 1:
         raise Failure(f"{one}, {other}: other models")
+
+
+if __name__ == "__main__":
+    print(*(digest_of_arrays(Path(name)) for name in sys.argv[1:]), sep="\n")
