@@ -303,15 +303,13 @@ class Workdir:
         Args:
             is_ended: whether that run has certainly ended; else only what is old is deleted.
         """
-        unfinished = [
-            *self.root.glob(f"checkpoints/*/*{UNFINISHED_CHECKPOINT}*"),
-            *self.data.glob(".*-unfinished-*"),
-        ]
-        for folder in unfinished:
+        unfinished = list(self.root.glob(f"checkpoints/*/*{UNFINISHED_CHECKPOINT}*"))
+        for folder in [*unfinished, *self.data.glob(".*-unfinished-*")]:
             ended.delete_folder(folder, is_ended)
         for block in self.blocks().values():  # a job of one may not have ended
-            has_job_ended = locks.has_last_ended(block.lock(BLOCK.name))
-            block.clear_unfinished_training(is_ended and has_job_ended)
+            is_left = is_ended and locks.has_last_ended(block.lock(BLOCK.name))
+            block.clear_unfinished_training(is_left)
+            ended.delete_folder(block.scratch(BLOCK.name).parent, is_left)
 
     def has_begun(self, stage: str = "*") -> bool:
         """Whether a step of a stage, or of any, is saved. Before that the settings bind nobody: the

@@ -71,10 +71,12 @@ def train_blocks(
         numbers = choice.of(partitioned.partition.num_blocks)
         check_neighbors(partitioned, settings.loss)
         unfinished = unfinished_blocks(settings, workdir, partitioned)
+        at_work = workdir.blocks_at_work()
         wanted = [
             number
             for number in numbers
-            if number in unfinished or _is_untidy(settings, workdir.block(number), partitioned)
+            if number in unfinished
+            or (number not in at_work and _is_untidy(settings, workdir.block(number), partitioned))
         ]
         _log.info("--blocks=%s: %s", choice.text, describe_blocks(settings, workdir, partitioned))
         if wanted:
@@ -135,10 +137,12 @@ def describe_blocks(settings: Settings, workdir: Workdir, partitioned: Partition
 
 def _is_untidy(settings: Settings, folder: Workdir, partitioned: PartitionedScene) -> bool:
     """Whether the folder of a finished block holds more than a job leaves there: it was killed
-    while it deleted the rest.
+    while it deleted the rest, or before its end.
     """
     specs = block_stages(settings, partitioned)
     if any(is_unfinished(folder.checkpoints(spec.name)) for spec in specs):
+        return True
+    if folder.scratch(BLOCK.name).exists():  # of a job that was killed in its next block
         return True
     if settings.train.keep_moments:
         return False

@@ -9,13 +9,14 @@ import pytest
 from blocks_case import TOWN, four_blocks, run_context
 from scenes import town_folder
 
+from cosurfgs_jax import locks
 from cosurfgs_jax.collab import adopted_blocks, block_jobs, compact_blocks
 from cosurfgs_jax.collab.block_choice import BlockChoice
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings, TrainSettings
 from cosurfgs_jax.training import checkpoint_files
 from cosurfgs_jax.training.run import Run
-from cosurfgs_jax.workdir import Workdir
+from cosurfgs_jax.workdir import BLOCK, Workdir
 
 STEPS = 20
 
@@ -85,7 +86,11 @@ def test_the_same_job_deletes_what_a_killed_one_left(settings, workdir, monkeypa
         (folder.checkpoints(stage) / "7.orbax-checkpoint-tmp-superseded").mkdir()
         folder.compact(stage).parent.mkdir(exist_ok=True)
         folder.compact(stage).touch()
+    (folder.scratch(BLOCK.name) / "1@elsewhere").mkdir(parents=True)
     read = []
+    with locks.hold(folder.lock(BLOCK.name), "a job that is in its next block"):
+        block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
+    assert folder.scratch(BLOCK.name).exists()
     monkeypatch.setattr(compact_blocks, "read_compact", lambda _, spec: read.append(spec.name))
     monkeypatch.setattr(block_jobs, "run_one_stage", None)  # nothing is trained
     block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
@@ -101,7 +106,7 @@ def test_the_same_job_deletes_what_a_killed_one_left(settings, workdir, monkeypa
         expected = dict.fromkeys(stages, ["checksums.json", "meta"])
         assert read == stages, "nothing is deleted before its compact form was read"
     assert left == expected
-    assert not list(folder.root.rglob("*superseded"))
+    assert not list(folder.root.rglob("*superseded")) and not folder.scratch(BLOCK.name).exists()
     times = [path.stat().st_mtime_ns for path in sorted(folder.root.rglob("*"))]
     block_jobs.train_blocks(settings, workdir, BlockChoice.parse("2"))
     assert times == [path.stat().st_mtime_ns for path in sorted(folder.root.rglob("*"))]

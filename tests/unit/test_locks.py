@@ -190,13 +190,15 @@ def test_a_run_deletes_what_was_left_in_the_folders_of_blocks(tmp_path):
         workdir.block(number).checkpoints("device") / "40.state.orbax-checkpoint-tmp-superseded"
         for number in (0, 1)
     ]
+    left += [workdir.block(number).scratch(BLOCK.name) / "1@elsewhere" for number in (0, 1)]
     for folder in left:
         folder.mkdir(parents=True)
     lock = workdir.block(1).lock(BLOCK.name)
     lock.parent.mkdir()
     lock.write_text(json.dumps({"pid": 12, "host": "elsewhere", "since": "now"}))
     with hold_run(workdir):
-        assert not left[0].exists() and left[1].exists()
+        assert [folder.exists() for folder in left] == [False, True] * 2
+        assert [path.name for path in workdir.block(0).root.iterdir()] == ["checkpoints"]
 
 
 def test_a_full_disk_is_what_all_processes_are_told(tmp_path, monkeypatch):
