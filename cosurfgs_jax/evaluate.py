@@ -1,7 +1,7 @@
 """Scores a trained model on its test views, and its mesh if the true surface is known; writes the
 numbers and a report.
 
-python -m cosurfgs_jax.evaluate --workdir=DIR [--gt_points=FILE.ply]
+python -m cosurfgs_jax.evaluate --workdir=DIR [--gt_points=FILE.ply] [--gt_transform=FILE.txt]
 """
 
 import sys
@@ -19,13 +19,21 @@ def declare(values: flags.FlagValues) -> None:
         "point cloud (PLY) of the true surface, in the dataset's frame",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "gt_transform",
+        "",
+        "text file of the 4 by 4 matrix that takes the dataset to the frame of --gt_points, where "
+        "they have another",
+        flag_values=values,
+    )
 
 
 def main(options: program.Options) -> None:
     """Evaluates the run."""
     from cosurfgs_jax.outputs import commands
 
-    commands.evaluate(options.settings, options.workdir, options.flags.gt_points)
+    truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
+    commands.evaluate(options.settings, options.workdir, truth)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 dataset that `train` reads. The same command again skips what is finished.
 
 python -m cosurfgs_jax.prepare --images=DIR --out=DATASET
+python -m cosurfgs_jax.prepare --poses=DATASET_WITHOUT_POINTS --out=DATASET
+
+The second finds points alone, for poses that come without any, and leaves these as they are.
 
 The photographs stay where they are. With GPS in their EXIF data the dataset is in metres and its
 geo.json says where on the map; without it z is up, and the scale is unknown.
@@ -24,6 +27,12 @@ def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
     flags.DEFINE_string("images", "", "folder of the photographs", flag_values=values)
     flags.DEFINE_string(
+        "poses",
+        "",
+        "instead of --images: folder of a dataset that has poses, but no points to start from",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "out", "", "folder of the dataset; the same one again goes on", flag_values=values
     )
     for field in dataclasses.fields(PrepareSettings):
@@ -38,20 +47,34 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Prepares a dataset, and says what to do next."""
-    for name in ("images", "out"):
-        if not getattr(options.flags, name):
-            raise InputError(f"--{name}: expected a folder, got none; give --{name}=DIR")
-    from cosurfgs_jax.sfm import phases
+    if not options.flags.out:
+        raise InputError("--out: expected a folder, got none; give --out=DIR")
+    if bool(options.flags.images) == bool(options.flags.poses):
+        got = "both" if options.flags.images else "none"
+        raise InputError(
+            f"--images, --poses: expected one of the two, got {got}; give --images=DIR"
+        )
     from cosurfgs_jax.training.run_log import Progress
 
     names = [field.name for field in dataclasses.fields(PrepareSettings)]
     settings = PrepareSettings(**{name: getattr(options.flags, name) for name in names})
-    images, out = (Path(path).expanduser() for path in (options.flags.images, options.flags.out))
-    summary = phases.prepare(images, out, settings, Progress)
+    out = Path(options.flags.out).expanduser()
+    split = ""
+    if options.flags.poses:
+        from cosurfgs_jax.sfm import known_poses
+
+        root = Path(options.flags.poses).expanduser()
+        summary = known_poses.triangulate(root, out, settings, Progress)
+        split = "--config.data.split=folders " * summary.has_split
+    else:
+        from cosurfgs_jax.sfm import phases
+
+        images = Path(options.flags.images).expanduser()
+        summary = phases.prepare(images, out, settings, Progress)
     print(*summary.lines(), sep="\n")
     print(
         f"next: cosurfgs train --preset=aerial --config.data.path={shlex.quote(str(out))} "
-        f"--config.data.downscale={summary.downscale} "
+        f"--config.data.downscale={summary.downscale} {split}"
         f"--workdir={shlex.quote('runs/' + out.resolve().name)}"
     )
 

@@ -3,6 +3,7 @@ points.
 """
 
 import logging
+import shlex
 
 import numpy as np
 
@@ -166,9 +167,12 @@ def _without_far_points(capture: Capture) -> Capture:
     return capture.of_points(is_near)
 
 
-def checked(capture: Capture) -> Capture:
+def checked(capture: Capture, needs_points: bool = True) -> Capture:
     """A capture that can be believed; what can be left out is, with a word in the log.
 
+    Args:
+        capture: views sorted by name.
+        needs_points: whether one without points is refused.
     Raises:
         InputError: names that are there twice or unsafe, fewer than two views, lenses, poses or
             points that make no sense.
@@ -195,10 +199,13 @@ def checked(capture: Capture) -> Capture:
             check_lens(lens, f"{source}: image {name}")
             known.add(lens)
     _check_poses(capture)
+    if not len(capture.cloud.points) and not needs_points:
+        return capture
     if not len(capture.cloud.points):
         raise InputError(
-            f"{source}: expected points to start from, got an empty point cloud; triangulate "
-            "points first"
+            f"{source}: expected points to start from, got poses without any; give the point cloud "
+            "or the COLMAP model that the poses were made from, or triangulate points: cosurfgs "
+            f"prepare --poses={shlex.quote(str(capture.root))} --out=FOLDER"
         )
     broken = np.flatnonzero(~np.isfinite(capture.cloud.points).all(axis=1))
     if broken.size:

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosurfgs_jax.data import colmap, generated, transforms_json
+from cosurfgs_jax.data import (
+    colmap,
+    generated,
+    matrix_city,
+    mega_nerf,
+    mvsnet,
+    transforms_json,
+)
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.lookup import FileIndex, subfolder
 from cosurfgs_jax.errors import InputError
@@ -28,9 +35,13 @@ class Reader(NamedTuple):
     expects: str = ""
 
 
-# Asked in this order.
+# Asked in this order. A COLMAP model beside poses of the next three is no dataset of its own: they
+# take its points alone.
 _READERS = [
     Reader("generated", generated.detects, generated.read),
+    Reader("mega-nerf", mega_nerf.detects, mega_nerf.read_mega_nerf, mega_nerf.EXPECTED),
+    Reader("matrixcity", matrix_city.detects, matrix_city.read_matrix_city),
+    Reader("mvsnet", mvsnet.detects, mvsnet.read_mvsnet, mvsnet.EXPECTED),
     Reader("colmap", colmap.detects, colmap.read_model, colmap.EXPECTED),
     Reader(
         "transforms",

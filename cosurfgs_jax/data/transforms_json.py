@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosurfgs_jax.data import colmap, photo_files, point_ply
+from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import check_missing
-from cosurfgs_jax.data.lookup import FileIndex, folded, without_ending
+from cosurfgs_jax.data.lookup import FileIndex
+from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
+from cosurfgs_jax.data.points_beside import find_points
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import read_json, readable, reading, safe_name
-from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.views import PointCloud
 
 __all__ = ["FILE_NAME", "detects", "find_files", "lens_of", "read_transforms"]
@@ -32,19 +33,17 @@ _POINT_FILES = (
     "pcd.ply",
 )
 _NO_PHOTOGRAPHS = ("masks", "mask", "depth", "depths", "normals", "ground_truth")  # folders
-# Rotations are written with 6 to 17 digits; beyond this a matrix is none.
-_ROTATION_TOLERANCE = 1e-3
-# Of the reach of the cameras, and of a rotation's entries: far above rounding, far below any change
-# of frame.
-_POSE_TOLERANCE = 1e-2
 
 
-class _File(NamedTuple):
-    """One JSON file: its object, and what it did to the poses."""
+class PoseFile(NamedTuple):
+    """One JSON file: its object, what it did to the poses, and whether its photographs are for
+    testing.
+    """
 
     path: Path
     meta: dict
     applied: np.ndarray  # file from original, 4x4
+    is_for_testing: bool
 
 
 class _Frames(NamedTuple):
@@ -91,17 +90,6 @@ def _matrix(value, shape_rows: tuple[int, ...], where: str) -> np.ndarray:
     return np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
 
 
-def _nearest_rotation(matrix: np.ndarray, where: str) -> np.ndarray:
-    if not np.all(np.isfinite(matrix)):
-        return matrix  # refused later, with the view's name, as any pose that is not finite
-    left, scales, right = np.linalg.svd(matrix)
-    if np.any(np.abs(scales - 1) > _ROTATION_TOLERANCE) or np.linalg.det(matrix) < 0:
-        raise InputError(
-            f"{where}: expected a rotation in the upper left of the matrix, got {matrix.tolist()}"
-        )
-    return left @ right
-
-
 def _applied_similarity(meta: dict, source: str) -> np.ndarray:
     """file from original, 4x4: what the program that wrote the file did to the poses."""
     applied = np.eye(4)
@@ -112,7 +100,7 @@ def _applied_similarity(meta: dict, source: str) -> np.ndarray:
         applied[:3] *= scale
     size = np.cbrt(np.linalg.det(applied[:3, :3]))
     if not size > 0 or np.any(
-        np.abs(applied[:3, :3] @ applied[:3, :3].T / size**2 - np.eye(3)) > _ROTATION_TOLERANCE
+        np.abs(applied[:3, :3] @ applied[:3, :3].T / size**2 - np.eye(3)) > ROTATION_TOLERANCE
     ):
         raise InputError(
             f"{source}: expected applied_transform to be a rotation, a scale and a shift, got "
@@ -125,17 +113,8 @@ def _applied_similarity(meta: dict, source: str) -> np.ndarray:
 def _camera_from_dataset(frame: dict, applied: np.ndarray, where: str) -> np.ndarray:
     pose = _matrix(frame.get("transform_matrix"), (3, 4), f"{where}: transform_matrix")
     dataset_from_camera = np.linalg.inv(applied) @ pose
-    # OpenGL cameras look along -z with y up.
-    rotation = (
-        dataset_from_camera[:3, :3]
-        * np.cbrt(np.linalg.det(applied[:3, :3]))
-        * np.array([1.0, -1.0, -1.0])
-    )
-    rotation = _nearest_rotation(rotation, where)
-    camera_from_dataset = np.eye(4)
-    camera_from_dataset[:3, :3] = rotation.T
-    camera_from_dataset[:3, 3] = -rotation.T @ dataset_from_camera[:3, 3]
-    return camera_from_dataset
+    rotation = dataset_from_camera[:3, :3] * np.cbrt(np.linalg.det(applied[:3, :3]))
+    return camera_from_opengl(rotation, dataset_from_camera[:3, 3], where)
 
 
 def _short_names(paths: list[str]) -> list[str]:
@@ -149,59 +128,7 @@ def _short_names(paths: list[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def _is_other_frame(
-    camera_from_dataset: np.ndarray, all_expected: np.ndarray, views: list[int]
-) -> bool:
-    """Whether poses differ from `all_expected[views]`. Those that are not finite do not: they are
-    refused later, by name.
-    """
-    with np.errstate(invalid="ignore"):
-        centers = camera_center(camera_from_dataset)
-        expected = camera_center(all_expected)
-    reach = np.linalg.norm(expected - expected.mean(axis=0), axis=1).max()
-    is_moved = np.linalg.norm(centers - expected[views], axis=1) > _POSE_TOLERANCE * reach
-    is_turned = (
-        np.abs(camera_from_dataset[:, :3, :3] - all_expected[views, :3, :3]) > _POSE_TOLERANCE
-    )
-    return bool(is_moved.any() or is_turned.any())
-
-
-def _colmap_points(
-    root: Path, source: str, names: list[str], camera_from_dataset: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Points and colours of the COLMAP model that the file was made from, or None where there is no
-    model.
-
-    Whether the model has the frame of the poses is not said anywhere (some programs move the poses
-    and do not write applied_transform), so the poses of photographs that both name are compared.
-    """
-    folder = colmap.find_model(root) or colmap.find_model(root / "colmap")
-    if folder is None:
-        return None
-    model = colmap.read_model(folder)
-    views = {without_ending(folded(name)): view for view, name in enumerate(model.image_names)}
-    pairs = []
-    for ours, name in enumerate(names):
-        parts = without_ending(folded(name)).split("/")
-        tails = ("/".join(parts[first:]) for first in range(len(parts)))
-        pairs += [(ours, views[tail]) for tail in tails if tail in views][:1]
-    what = "no photograph that both name"
-    if pairs:
-        ours, theirs = (list(numbers) for numbers in zip(*pairs, strict=True))
-        what = ""
-        if _is_other_frame(camera_from_dataset[ours], model.camera_from_dataset, theirs):
-            what = "other poses there"
-    if what:
-        raise InputError(
-            f"{source}: expected ply_file_path, or the poses of the COLMAP model in {folder}, "
-            "whose points would "
-            f"be taken; got neither ({what}); write the file again with its point cloud or with "
-            "applied_transform"
-        )
-    return model.cloud.points, model.cloud.colors
-
-
-def _point_file(file: _File, index: FileIndex) -> Path | None:
+def _point_file(file: PoseFile, index: FileIndex) -> Path | None:
     """The PLY file that is named, or one of a usual name in the dataset's folder."""
     named = file.meta.get("ply_file_path")
     if named:
@@ -228,27 +155,21 @@ def _point_file(file: _File, index: FileIndex) -> Path | None:
 
 
 def _points(
-    root: Path, files: list[_File], names: list[str], camera_from_dataset: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    root: Path, files: list[PoseFile], names: list[str], camera_from_dataset: np.ndarray
+) -> PointCloud:
     index = FileIndex(root, endings=(".ply",))
     file = next((file for file in files if file.meta.get("ply_file_path")), files[0])
     path = _point_file(file, index)
     if path is None:
-        found = _colmap_points(root, str(file.path), names, camera_from_dataset)
-        if found is not None:
-            return found
-        raise InputError(
-            f"{file.path}: expected ply_file_path with the points of the reconstruction, or a "
-            "COLMAP model in "
-            "colmap/sparse/0, got neither; training starts from points: write the file again with "
-            "its point cloud, or add "
-            "the COLMAP model that it was made from"
-        )
+        known_as = [[name] for name in names]
+        roots = (root, root / "colmap")
+        return find_points(roots, known_as, camera_from_dataset, str(file.path))
     in_file, colors = point_ply.read_points(path)
-    return (in_file - file.applied[:3, 3]) @ np.linalg.inv(file.applied[:3, :3]).T, colors
+    points = (in_file - file.applied[:3, 3]) @ np.linalg.inv(file.applied[:3, :3]).T
+    return PointCloud.without_tracks(points, colors)
 
 
-def _listed_test_paths(file: _File) -> set[str] | None:
+def _listed_test_paths(file: PoseFile) -> set[str] | None:
     """The file's own test and validation images; None where it does not say."""
     lists = [file.meta[key] for key in ("test_filenames", "val_filenames") if file.meta.get(key)]
     if not all(
@@ -263,8 +184,13 @@ def _listed_test_paths(file: _File) -> set[str] | None:
     return {readable(path) for paths in lists for path in paths}
 
 
-def _read_file(path: Path) -> _File:
-    meta = read_json(path)
+def as_pose_file(path: Path, meta, is_for_testing: bool) -> PoseFile:
+    """The content of a JSON file, checked for what all frames need.
+
+    Raises:
+        InputError: it has no list of frames, a frame has no file_path, or applied_transform makes
+            no sense.
+    """
     if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
         raise InputError(f"{path}: expected an object with a list of frames, got something else")
     for number, frame in enumerate(meta["frames"]):
@@ -273,7 +199,7 @@ def _read_file(path: Path) -> _File:
                 f"{path}: frame {number}: expected an object with file_path, got {repr(frame)[:80]}"
             )
         frame["file_path"] = readable(frame["file_path"])  # JSON can hold what is no text
-    return _File(path, meta, _applied_similarity(meta, str(path)))
+    return PoseFile(path, meta, _applied_similarity(meta, str(path)), is_for_testing)
 
 
 def _mask(index: FileIndex, frame: dict, where: str) -> str | None:
@@ -289,16 +215,12 @@ def _mask(index: FileIndex, frame: dict, where: str) -> str | None:
     return str(path)
 
 
-def _is_for_testing(file: _File) -> bool:
-    return file.path.name in _PART_NAMES[1:]
-
-
 def _size_of(path: Path) -> tuple[int, int]:
     header = photo_files.read_header(path)
     return header.height, header.width
 
 
-def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex) -> None:
+def _add_frames(frames: _Frames, file: PoseFile, index: FileIndex, masks: FileIndex) -> None:
     """Appends the frames of a file whose photograph is there."""
     meta = file.meta
     source = str(file.path)
@@ -308,7 +230,7 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
     again = {
         path
         for path, is_test in zip(frames.paths, frames.is_test, strict=True)
-        if is_test and _is_for_testing(file)
+        if is_test and file.is_for_testing
     }
     for number, (frame, path) in enumerate(zip(meta["frames"], paths, strict=True)):
         frames.is_there.append(path is not None)
@@ -322,7 +244,7 @@ def _add_frames(frames: _Frames, file: _File, index: FileIndex, masks: FileIndex
         frames.poses.append(_camera_from_dataset(frame, file.applied, where))
         frames.masks.append(_mask(masks, frame, where))
         is_listed = listed is not None and frame["file_path"] in listed
-        frames.is_test.append(is_listed or _is_for_testing(file))
+        frames.is_test.append(is_listed or file.is_for_testing)
 
 
 def detects(source: Source) -> Path | None:
@@ -345,20 +267,25 @@ def read_transforms(root: Path) -> Capture:
     Args:
         root: the dataset's folder.
     Returns:
-        A capture without tracks; `test_names` are the file's test_filenames and val_filenames, or
-        the photographs of the files for validation and testing.
+        A capture without tracks, and without points where there are none; `test_names` are the
+        file's test_filenames and val_filenames, or the photographs of the files for validation and
+        testing.
     Raises:
-        InputError: damaged file, no frame with a photograph or few, no points, or a field that
-            makes no sense.
+        InputError: damaged file, no frame with a photograph or few, points in another frame, or a
+            field that makes no sense.
     Source: the data conventions of nerfstudio, instant-ngp and the original NeRF.
     """
     found = find_files(root)
-    source = str(found[0])
     with reading(found[0], "a file of poses", "write it again"):
-        return _read(root, [_read_file(path) for path in found], source)
+        files = [
+            as_pose_file(path, read_json(path), path.name in _PART_NAMES[1:]) for path in found
+        ]
+        return read_files(root, files)
 
 
-def _read(root: Path, files: list[_File], source: str) -> Capture:
+def read_files(root: Path, files: list[PoseFile]) -> Capture:
+    """The dataset of some files of poses; see `read_transforms`."""
+    source = str(files[0].path)
     index = FileIndex(root, prefer="images", leave_out=_NO_PHOTOGRAPHS)
     masks = FileIndex(root, prefer="masks")
     frames = _Frames([], [], [], [], [], [])
@@ -372,7 +299,6 @@ def _read(root: Path, files: list[_File], source: str) -> Capture:
     ]
     names = _short_names(relative)
     camera_from_dataset = np.stack(frames.poses)
-    points, colors = _points(root, files, relative, camera_from_dataset)
     test_names = None
     if len(files) > 1 or any(_listed_test_paths(file) for file in files):
         of_test = zip(names, frames.is_test, strict=True)
@@ -384,7 +310,7 @@ def _read(root: Path, files: list[_File], source: str) -> Capture:
         image_paths=[str(path) for path in frames.paths],
         lenses=frames.lenses,
         camera_from_dataset=camera_from_dataset,
-        cloud=PointCloud.without_tracks(points, colors),
+        cloud=_points(root, files, relative, camera_from_dataset),
         mask_paths=frames.masks,
         left_out=tuple(
             safe_name(path)

@@ -16,6 +16,7 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import read_points_ply
+from cosurfgs_jax.formats.transform_text import read_similarity
 from cosurfgs_jax.outputs import evaluation, exports, fused_mesh
 from cosurfgs_jax.outputs.map_frame import with_map_frame
 from cosurfgs_jax.outputs.trained import Trained, load_trained
@@ -34,24 +35,43 @@ def write_report(workdir: Workdir, up: np.ndarray) -> Path:
     return report.write_report(workdir, curves=curves, timings=workdir.read_timings(), up=up)
 
 
-def evaluate(settings: Settings, workdir: Workdir, gt_points: str = "") -> None:
+def read_truth(points_path: str, transform_path: str) -> np.ndarray | None:
+    """True points f64[M,3] of a user, in the dataset's frame; None where no file is given.
+
+    Args:
+        points_path: PLY file, or "".
+        transform_path: text file of the matrix from the dataset to the frame of these points; "" =
+            they are in the dataset's.
+    Raises:
+        InputError: a file is not readable, or there is a matrix and no points.
+    """
+    if not points_path:
+        if transform_path:
+            raise InputError("--gt_transform: expected --gt_points with it, got none; give both")
+        return None
+    points = read_points_ply(points_path)
+    if not transform_path:
+        return points
+    matrix = read_similarity(transform_path)
+    return np.linalg.solve(matrix[:3, :3], (points - matrix[:3, 3]).T).T
+
+
+def evaluate(settings: Settings, workdir: Workdir, truth: np.ndarray | None = None) -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
-    With `gt_points` the mesh is extracted first where it is missing.
+    With `truth` the mesh is extracted first where it is missing.
 
     Args:
         settings: see `load_trained`.
         workdir: of the run; gets test pictures, scores and the report.
-        gt_points: PLY file of true surface points in the dataset's frame; "" = those of the
+        truth: f64[M,3], points of the true surface in the dataset's frame; None = those of the
             dataset, if it has any.
     Raises:
-        InputError: there are no test views and no surface to score, a file is not readable, or
-            frames differ.
+        InputError: there are no test views and no surface to score, or frames differ.
     """
     started = time.monotonic()
-    truth = read_points_ply(gt_points) if gt_points else None
-    if gt_points and not workdir.mesh.exists():
-        _log.info("there is no mesh to compare with %s yet; extracting it first", gt_points)
+    if truth is not None and not workdir.mesh.exists():
+        _log.info("there is no mesh to compare with the points yet; extracting it first")
         extract_mesh(settings, workdir)
     with workdir.writing(SCORES), workdir.writing(MESH):
         scene = _score(settings, workdir, truth)

@@ -86,7 +86,7 @@ def add_photographs(path: Path, folder: PhotoFolder, settings: PrepareSettings) 
             rig_id = database.read_rig_with_sensor(camera.sensor_id).rig_id
             for photo in photos:
                 if photo.name not in images:
-                    _write_photograph(database, photo.name, camera, rig_id)
+                    write_photograph(database, photo.name, camera, rig_id)
 
 
 def _camera(photo: Photo, settings: PrepareSettings) -> Any:
@@ -109,7 +109,8 @@ def _camera(photo: Photo, settings: PrepareSettings) -> Any:
     return camera
 
 
-def _write_photograph(database: Any, name: str, camera: Any, rig_id: int) -> None:
+def write_photograph(database: Any, name: str, camera: Any, rig_id: int) -> None:
+    """Adds a photograph and its frame to an open database, which has its camera and rig."""
     pycolmap = import_pycolmap()
     image_id = database.write_image(pycolmap.Image(name=name, camera_id=camera.camera_id))
     frame = pycolmap.Frame()

@@ -1,5 +1,7 @@
 """Features, matches and poses, by pycolmap. What is done already is skipped."""
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database as database_file
@@ -15,7 +18,7 @@ from cosurfgs_jax.sfm.georeference import Reconstructed
 
 _PHOTOS_AT_ONCE = 8  # between two lines of progress
 _PAIRS_AT_ONCE = 64
-_SEED = 0
+SEED = 0
 # Where all views are within this angle of one direction, and points and cameras within this
 # fraction of the distance between them along it, a longer focal length and a greater height show
 # the same: 18 photographs over a beach gave 1,393 pixels instead of 1,186.
@@ -157,7 +160,7 @@ def _map(job: Job, keeps_focal: bool, name: str = "poses") -> list[Any]:
             found = pycolmap.global_mapping(job.database, job.root, out, options)
         else:
             options = pycolmap.IncrementalPipelineOptions()
-            options.random_seed = _SEED
+            options.random_seed = SEED
             options.image_names = job.names
             options.ba_refine_focal_length = not keeps_focal
             counter = _Counter(bar, len(job.names))
@@ -197,13 +200,26 @@ class _Counter:
 
 def _global_options(pycolmap: Any, names: Sequence[str], keeps_focal: bool) -> Any:
     options = pycolmap.GlobalPipelineOptions()
-    options.random_seed = _SEED
+    options.random_seed = SEED
     options.image_names = list(names)
     mapper = options.mapper
     mapper.bundle_adjustment.refine_focal_length = not keeps_focal
     mapper.global_positioning.use_gpu = pycolmap.has_cuda
     mapper.bundle_adjustment.ceres.use_gpu = pycolmap.has_cuda
     return options
+
+
+def write_model(model: Any, scratch: Path, target: Path) -> None:
+    """Writes a model, and puts it where an older one may be."""
+    with files.writing(target):
+        scratch.mkdir(parents=True)
+        model.write_binary(scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = scratch.with_name(f"{scratch.name}-old")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(scratch, target)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def reading_of(model: Any) -> Reconstructed:

@@ -278,22 +278,9 @@ def _find_model(
             "tells_focal": poses.tells_focal,
         }
         _delete(dataset.mapped_key)
-        _write_model(model, dataset.scratch / "mapped", dataset.mapped)
+        mapping.write_model(model, dataset.scratch / "mapped", dataset.mapped)
         files.write_json(dataset.mapped_key, saved)
     return model, saved
-
-
-def _write_model(model: Any, scratch: Path, target: Path) -> None:
-    """Writes a model, and puts it where an older one may be."""
-    with files.writing(target):
-        scratch.mkdir(parents=True)
-        model.write_binary(scratch)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        old = scratch.with_name(f"{scratch.name}-old")
-        if target.exists():
-            os.replace(target, old)
-        os.replace(scratch, target)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> ModelFacts:
@@ -342,7 +329,7 @@ def _write_model_and_place(
             similarity.scale, pycolmap.Rotation3d(similarity.rotation), similarity.translation
         )
     )
-    _write_model(model, dataset.scratch / "placed", dataset.model)
+    mapping.write_model(model, dataset.scratch / "placed", dataset.model)
     details = placement.geo.details | {
         "sfm": {
             "registered": len(facts.registered),

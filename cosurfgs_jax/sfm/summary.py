@@ -126,7 +126,14 @@ def summarize(
         *placement.warnings,
     ]
     longest = max(max(photo.width, photo.height) for photo in folder.photos)
-    return Summary(found, suspicious, missing, max(1, round(longest / _TRAINED_SIDE)))
+    return Summary(found, suspicious, missing, fitting_downscale(longest))
+
+
+def fitting_downscale(longest_side: int) -> int:
+    """The `data.downscale` with which photographs of this longest side, in pixels, are trained on
+    in a reasonable time.
+    """
+    return max(1, round(longest_side / _TRAINED_SIDE))
 
 
 def _registered(folder: PhotoFolder, facts: ModelFacts, missing: dict[str, str]) -> str:

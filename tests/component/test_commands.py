@@ -117,7 +117,9 @@ def test_evaluate_with_points_extracts_a_missing_mesh_first(calls, workdir, tmp_
     points = np.random.default_rng(0).normal(size=(9, 3))
     write_ply(tmp_path / "truth.ply", table_of(("x y z", "f8", points)))
     calls.replace(commands, "extract_mesh", _write_mesh)
-    commands.evaluate(Settings(), workdir, str(tmp_path / "truth.ply"))
+    truth = commands.read_truth(str(tmp_path / "truth.ply"), "")
+    np.testing.assert_array_equal(truth, points)
+    commands.evaluate(Settings(), workdir, truth)
     assert calls.done[:3] == ["extract_mesh", "load_trained", "evaluate_views"]
     assert workdir.read_metrics()["geometry"]["unit"] == "dataset units"
 

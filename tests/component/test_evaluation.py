@@ -11,6 +11,8 @@ from cosurfgs_jax import pictures
 from cosurfgs_jax.collab.stage_scores import score_view
 from cosurfgs_jax.data.ground_truth import GroundTruth
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.ply import table_of, write_ply
+from cosurfgs_jax.geometry.scene_frame import rotation_to_z
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.outputs import commands, evaluation
 from cosurfgs_jax.outputs.trained import Trained
@@ -304,3 +306,29 @@ def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, m
     assert found == {
         f"run/renders/{name}_color.png" for name in ("up", "abs/olute", "a/b.jpg", "a/b.png", "c.d")
     }
+
+
+def test_points_of_a_scan_come_into_the_dataset_s_frame(tmp_path):
+    points = np.random.default_rng(0).normal(size=(9, 3))
+    scan_from_dataset = np.eye(4)
+    scan_from_dataset[:3, :3] = 12.5 * rotation_to_z(np.array([0.6, 0.0, 0.8]))
+    scan_from_dataset[:3, 3] = [500_000, 4_000_000, -7]
+    in_scan = points @ scan_from_dataset[:3, :3].T + scan_from_dataset[:3, 3]
+    scan = tmp_path / "scan.ply"
+    matrix = tmp_path / "transform.txt"
+    write_ply(scan, table_of(("x y z", "f8", in_scan)))
+    np.savetxt(matrix, scan_from_dataset, fmt="%.12f", header="scan from COLMAP")
+    np.testing.assert_allclose(commands.read_truth(str(scan), str(matrix)), points, atol=1e-8)
+    assert commands.read_truth("", "") is None
+    with pytest.raises(InputError, match="expected --gt_points with it"):
+        commands.read_truth("", str(matrix))
+    for wrong, words in (
+        (scan_from_dataset[:3], "expected 4 lines of 4 numbers"),
+        (np.diag([1.0, 2, 1, 1]), "expected a rotation with a scale"),
+        (np.diag([-1.0, 1, 1, 1]), "expected a rotation with a scale"),
+        (np.diag([1.0, 1, 1, 2]), "a last row of 0 0 0 1"),
+        (np.full((4, 4), np.nan), "expected a rotation with a scale"),
+    ):
+        np.savetxt(matrix, wrong)
+        with pytest.raises(InputError, match=words):
+            commands.read_truth(str(scan), str(matrix))

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scene_layouts
 from PIL import ExifTags, Image
 from scenes import town_folder
+from scipy.spatial import cKDTree
 
 from cosurfgs_jax import prepare, program
 from cosurfgs_jax.data.colmap import read_model
+from cosurfgs_jax.data.ground_truth import load_ground_truth
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import DataSettings, GeneratedSettings
+from cosurfgs_jax.geometry.views import Views
+from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PrepareSettings
+from cosurfgs_jax.sfm import known_poses
 from cosurfgs_jax.sfm.similarity import fit_weighted
+from cosurfgs_jax.training.run_log import Progress
 
 TOWN = GeneratedSettings(num_views=12, width=320, height=240, size_m=50.0)
 LATITUDE, LONGITUDE = -33.86, 151.21
@@ -179,7 +185,7 @@ def ending(module, name):
         return before(*arguments, **options)
     setattr(module, name, function)
 
-ending(database, "_write_photograph")
+ending(database, "write_photograph")
 ending(database, "unquote_names")
 ending(os, "replace")
 ending(phases.geo_json, "write_geo")
@@ -191,7 +197,7 @@ def test_killed_in_each_phase_it_goes_on(prepared, photographs, tmp_path):
     """One dataset is killed again and again, each time farther on, and becomes the same."""
     out = tmp_path / "town"
     for where, count in (
-        ("_write_photograph", 5),  # photographs enter the database
+        ("write_photograph", 5),  # photographs enter the database
         ("features", 1),  # some have features
         ("matches", 1),  # some pairs are compared, and names are quoted
         ("unquote_names", 2),  # all are compared, and names are quoted
@@ -233,7 +239,7 @@ def test_without_gps_the_scale_is_unknown(prepared, photographs, tmp_path):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--images="], "--images: expected a folder, got none"),
+        (["--images="], "--images, --poses: expected one of the two, got none"),
         (["--images={photos}/none"], "--images: expected a folder of photographs"),
         (["--images={tmp}"], "expected at least 3 photographs"),
         (["--matching=all"], "--matching: expected one of auto, gps"),
@@ -254,6 +260,65 @@ def test_a_mistake_is_one_sentence(photographs, tmp_path, capsys, flags, words):
     assert program.run(prepare.main, prepare.declare, argv=argv) == 2
     (message,) = [line for line in capsys.readouterr().err.splitlines() if "GPS, " not in line]
     assert message.startswith("error: ") and words in message
+
+
+def test_poses_without_points_get_some_and_stay_as_they_are(tmp_path):
+    pytest.importorskip("pycolmap", reason="prepare needs pycolmap")
+    town = town_folder(TOWN)
+    root = tmp_path / "layout"
+    source = scene_layouts.write_mega_nerf(town, root, every=6)
+    out = tmp_path / "out"
+    settings = PrepareSettings(max_features=1000)
+    found = known_poses.triangulate(root, out, settings, Progress)
+    assert found.num_photographs == TOWN.num_views and found.has_split and found.error_px < 0.5
+    data = DataSettings(path=str(out), split="folders")
+    scene = load_scene(data, GeneratedSettings(), tmp_path / "cache")
+    assert [scene.image_names[view] for view in scene.test_views] == [
+        "val/000000.jpg",
+        "val/000006.jpg",
+    ]
+    turn = scene_layouts.DRB_FROM_ENU
+    centers = Views(source.camera_from_dataset, *[np.empty(0)] * 2).centers @ turn.T
+    ours = np.array([scene.views.centers[scene.image_names.index(name)] for name in _parts()])
+    np.testing.assert_allclose(ours, centers, atol=1e-4)
+    truth = load_ground_truth(town)
+    points = scene.cloud.points @ turn  # in the town's frame
+    nearest = cKDTree(truth.points).query(points)[1]
+    above = np.einsum("pi,pi->p", points - truth.points[nearest], truth.normals[nearest])
+    assert len(points) > 1000 and np.median(np.abs(above)) < 0.1
+    done = []
+
+    def progress(name, total):
+        done.append(name)
+        return Progress(name, total)
+
+    again = known_poses.triangulate(root, out, settings, progress)
+    assert not done and again.num_points == found.num_points
+
+
+def _parts() -> list[str]:
+    """Names of the layout's photographs in the order of the source's."""
+    return [
+        f"{'train' if number % 6 else 'val'}/{number:06d}.jpg" for number in range(TOWN.num_views)
+    ]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--images={town}"], "--images, --poses: expected one of the two, got both"),
+        (["--lens=OPENCV"], "--lens, --poses: expected one of the two"),
+        (["--out={town}"], "expected another folder than --poses"),
+        (["--poses={tmp}"], "expected a dataset in"),
+    ],
+)
+def test_mistakes_with_poses(tmp_path, capsys, flags, words):
+    pytest.importorskip("pycolmap", reason="prepare needs pycolmap")
+    names = {"tmp": tmp_path, "town": town_folder(TOWN)}
+    given = [flag.format(**names) for flag in flags]
+    argv = ["prepare", f"--poses={names['town']}", f"--out={tmp_path / 'out'}", *given]
+    assert program.run(prepare.main, prepare.declare, argv=argv) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_without_pycolmap_the_extra_is_named(photographs, tmp_path):

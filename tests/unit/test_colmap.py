@@ -166,7 +166,7 @@ def _with_camera(camera):
             r"camera 7: .*finite parameters",
         ),
         (dataset_files.make_model(num_views=1), r"at least 2 images with poses, got 1"),
-        (dataset_files.make_model(num_points=0), r"empty point cloud"),
+        (dataset_files.make_model(num_points=0), r"poses without any; .*cosurfgs prepare --poses="),
         (dataset_files.make_model(names=["a.png", "b.png", "a.png"]), r"a\.png twice"),
     ],
 )

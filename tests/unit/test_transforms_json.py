@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosurfgs_jax.data import transforms_json
+from cosurfgs_jax.data import opengl_poses, points_beside, transforms_json
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.data.split import views_for_testing
 from cosurfgs_jax.data.transforms_json import lens_of
@@ -230,7 +230,7 @@ def test_points(tmp_path):
     (tmp_path / "transforms.json").write_text(json.dumps(table))
     assert len(_load(tmp_path).cloud.points) == 3
     (tmp_path / "sparse_pc.ply").unlink()
-    with pytest.raises(InputError, match=r"expected ply_file_path"):
+    with pytest.raises(InputError, match=r"expected points to start from, got poses without any"):
         _load(tmp_path)
 
 
@@ -252,16 +252,24 @@ def test_points_of_the_colmap_model_that_the_file_was_made_from(tmp_path, applie
     np.testing.assert_array_equal(scene.cloud.colors, model.colors)
 
 
-def test_points_of_a_colmap_model_in_another_frame_are_refused(tmp_path):
+def test_points_of_a_colmap_model_in_another_frame_are_moved(tmp_path):
     model = dataset_files.make_model()
-    table = _write(tmp_path, model, APPLIED)
+    scale = 2.5
+    applied = APPLIED + np.eye(3, 4, 3)
+    table = _write(tmp_path, model, applied, scale)
     dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
-    assert len(_load(tmp_path).cloud.points) == len(model.points)
-    del table["applied_transform"]  # poses that were moved, and nothing says how
+    del table["applied_transform"], table["applied_scale"]  # nothing says how poses were moved
     _without_point_file(tmp_path, table)
-    with pytest.raises(
-        InputError, match=r"expected ply_file_path, or the poses .*other poses there"
-    ):
+    expected = scale * (model.points @ applied[:, :3].T + applied[:, 3])
+    np.testing.assert_allclose(_load(tmp_path).cloud.points, expected, atol=1e-9)
+
+
+def test_points_of_a_colmap_model_of_other_poses_are_refused(tmp_path):
+    model = dataset_files.make_model()
+    _without_point_file(tmp_path, _write(tmp_path, model, APPLIED))
+    model.shifts[2] += 0.5
+    dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
+    with pytest.raises(InputError, match=r"expected its photographs .*, got other poses there"):
         _load(tmp_path)
     model.names = [f"another_{name}" for name in model.names]
     dataset_files.write_binary(model, tmp_path / "colmap" / "sparse" / "0")
@@ -566,16 +574,16 @@ def test_rotations_may_be_off_by_a_thousandth():
     for scale, is_good in ((1.0009, True), (0.9991, True), (1.0011, False), (0.9989, False)):
         matrix = np.diag([1.0, scale, 1.0])
         if is_good:
-            np.testing.assert_allclose(transforms_json._nearest_rotation(matrix, "a"), np.eye(3))
+            np.testing.assert_allclose(opengl_poses.nearest_rotation(matrix, "a"), np.eye(3))
             continue
         with pytest.raises(InputError, match="a: expected a rotation in the upper left"):
-            transforms_json._nearest_rotation(matrix, "a")
+            opengl_poses.nearest_rotation(matrix, "a")
     with pytest.raises(InputError, match="expected a rotation"):
-        transforms_json._nearest_rotation(np.diag([1.0, 1, -1]), "a")
+        opengl_poses.nearest_rotation(np.diag([1.0, 1, -1]), "a")
 
 
 def test_poses_are_those_of_another_frame_beyond_a_hundredth():
-    """Of the reach of the cameras, and of a rotation's entries; the order of views is given."""
+    """Of the reach of the cameras, and of a rotation's entries."""
     expected = np.tile(np.eye(4), (3, 1, 1))
     expected[:, 0, 3] = [-10.0, 0.0, 10.0]
     views = [2, 0, 1]
@@ -583,7 +591,7 @@ def test_poses_are_those_of_another_frame_beyond_a_hundredth():
     def is_other(place, by):
         poses = expected[views].copy()
         poses[1][place] += by
-        return transforms_json._is_other_frame(poses, expected, views)
+        return points_beside._is_other(poses, expected[views], points_beside._reach(expected))
 
     assert not is_other((0, 3), 0.09) and is_other((0, 3), 0.11)
     assert not is_other((2, 0), 0.009) and is_other((2, 0), 0.011)
