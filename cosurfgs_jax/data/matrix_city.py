@@ -33,10 +33,12 @@ def _usual_matrix(value) -> list | None:
     """
     try:
         pose = np.array(value, np.float64)
-        scale = np.cbrt(np.linalg.det(pose[:3, :3]))
-    except (TypeError, ValueError, IndexError, np.linalg.LinAlgError):
+    except (TypeError, ValueError):
         return value
-    if pose.shape != (4, 4) or not scale > 0 or not np.array_equal(pose[3, :3], np.zeros(3)):
+    if pose.shape != (4, 4) or not np.isfinite(pose).all() or np.any(pose[3, :3]):
+        return value
+    scale = np.cbrt(np.linalg.det(pose[:3, :3]))
+    if not scale > 0:
         return value
     pose[:3, :3] /= scale
     pose[3, 3] = 1.0
