@@ -2,6 +2,7 @@
 numbers and a report.
 
 python -m cosurfgs_jax.evaluate --workdir=DIR [--gt_points=FILE.ply] [--gt_transform=FILE.txt]
+    [--lpips_weights=FILE,FILE]
 """
 
 import sys
@@ -26,6 +27,13 @@ def declare(values: flags.FlagValues) -> None:
         "they have another",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "lpips_weights",
+        "",
+        "files of torch.save with the weights of AlexNet or VGG-16 and of the heads of LPIPS, with "
+        "a comma between; without them it is not measured",
+        flag_values=values,
+    )
 
 
 def main(options: program.Options) -> None:
@@ -33,7 +41,8 @@ def main(options: program.Options) -> None:
     from cosurfgs_jax.outputs import commands
 
     truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
-    commands.evaluate(options.settings, options.workdir, truth)
+    lpips_weights = commands.read_lpips_weights(options.flags.lpips_weights)
+    commands.evaluate(options.settings, options.workdir, truth, lpips_weights)
 
 
 if __name__ == "__main__":

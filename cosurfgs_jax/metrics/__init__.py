@@ -10,6 +10,7 @@ from cosurfgs_jax.metrics.depth import (
     normal_errors,
 )
 from cosurfgs_jax.metrics.images import color_correct, psnr, ssim, ssim_map
+from cosurfgs_jax.metrics.lpips import LpipsWeights, lpips, weights_of
 from cosurfgs_jax.metrics.mesh_distance import distance_to_mesh, sample_mesh
 from cosurfgs_jax.metrics.seen_region import SeenRegion
 from cosurfgs_jax.metrics.surface import (
@@ -22,6 +23,7 @@ from cosurfgs_jax.metrics.surface_classes import class_line, classes_of_triangle
 
 __all__ = [
     "Comparison",
+    "LpipsWeights",
     "SeenRegion",
     "class_line",
     "classes_of_triangles",
@@ -31,6 +33,7 @@ __all__ = [
     "depth_steps",
     "distance_to_mesh",
     "grid_downsample",
+    "lpips",
     "label_borders",
     "normal_angles",
     "normal_errors",
@@ -39,4 +42,5 @@ __all__ = [
     "ssim",
     "ssim_map",
     "surface_scores",
+    "weights_of",
 ]

@@ -14,8 +14,9 @@ import numpy as np
 from cosurfgs_jax import files, metrics, pictures, report
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene
-from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.formats.ply import read_points_ply
+from cosurfgs_jax.formats.torch_file import read_torch
 from cosurfgs_jax.formats.transform_text import read_similarity
 from cosurfgs_jax.outputs import evaluation, exports, fused_mesh
 from cosurfgs_jax.outputs.map_frame import with_map_frame
@@ -56,7 +57,31 @@ def read_truth(points_path: str, transform_path: str) -> np.ndarray | None:
     return np.linalg.solve(matrix[:3, :3], (points - matrix[:3, 3]).T).T
 
 
-def evaluate(settings: Settings, workdir: Workdir, truth: np.ndarray | None = None) -> None:
+def read_lpips_weights(text: str) -> metrics.LpipsWeights | None:
+    """The weights of LPIPS in files of torch.save; None for "".
+
+    Args:
+        text: paths with commas between.
+    Raises:
+        InputError: a file is not readable, or they are not the weights of LPIPS.
+    """
+    if not text:
+        return None
+    tables = []
+    for path in text.split(","):
+        table = read_torch(Path(path).expanduser())
+        if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+            raise InputError(f"{path}: expected the state of a network, got {type(table).__name__}")
+        tables.append({key: value for key, value in table.items() if hasattr(value, "shape")})
+    return metrics.weights_of(tables, text)
+
+
+def evaluate(
+    settings: Settings,
+    workdir: Workdir,
+    truth: np.ndarray | None = None,
+    lpips_weights: metrics.LpipsWeights | None = None,
+) -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
     With `truth` the mesh is extracted first where it is missing.
@@ -66,6 +91,7 @@ def evaluate(settings: Settings, workdir: Workdir, truth: np.ndarray | None = No
         workdir: of the run; gets test pictures, scores and the report.
         truth: f64[M,3], points of the true surface in the dataset's frame; None = those of the
             dataset, if it has any.
+        lpips_weights: what LPIPS is measured with; None: it is not.
     Raises:
         InputError: there are no test views and no surface to score, or frames differ.
     """
@@ -74,12 +100,17 @@ def evaluate(settings: Settings, workdir: Workdir, truth: np.ndarray | None = No
         _log.info("there is no mesh to compare with the points yet; extracting it first")
         extract_mesh(settings, workdir)
     with workdir.writing(SCORES), workdir.writing(MESH):
-        scene = _score(settings, workdir, truth)
+        scene = _score(settings, workdir, truth, lpips_weights)
         workdir.note_seconds("evaluate", time.monotonic() - started)
         _log.info("report: %s", write_report(workdir, scene.up))
 
 
-def _score(settings: Settings, workdir: Workdir, truth: np.ndarray | None) -> Scene:
+def _score(
+    settings: Settings,
+    workdir: Workdir,
+    truth: np.ndarray | None,
+    lpips_weights: metrics.LpipsWeights | None,
+) -> Scene:
     """Scores of views and surface, and pictures; the dataset."""
     trained = load_trained(settings, workdir)
     scene = trained.partitioned.scene
@@ -90,7 +121,7 @@ def _score(settings: Settings, workdir: Workdir, truth: np.ndarray | None) -> Sc
             "config.data.split=every8"
         )
     if len(scene.test_views):
-        _score_views(trained, workdir)
+        _score_views(trained, workdir, lpips_weights)
     if workdir.mesh.exists():
         _score_surface(scene, workdir, truth)
     elif scene.ground_truth:
@@ -101,7 +132,9 @@ def _score(settings: Settings, workdir: Workdir, truth: np.ndarray | None) -> Sc
     return scene
 
 
-def _score_views(trained: Trained, workdir: Workdir) -> None:
+def _score_views(
+    trained: Trained, workdir: Workdir, lpips_weights: metrics.LpipsWeights | None
+) -> None:
     scene = trained.partitioned.scene
     views = scene.test_views
     with (
@@ -116,6 +149,7 @@ def _score_views(trained: Trained, workdir: Workdir) -> None:
             workdir,
             trained.step,
             lambda done, total: progress.update(done),
+            lpips_weights,
         )
     num_surfels = int(np.asarray(trained.surfels.alive).sum())
     workdir.merge_metrics(final=evaluation.final_part(scores, num_surfels))
@@ -126,6 +160,15 @@ def _score_views(trained: Trained, workdir: Workdir) -> None:
         scores["ssim"],
         scores["num_test_views"],
     )
+    if "lpips" in scores:
+        _log.info(
+            "test views: LPIPS %.4f (%.4f after colour correction) by %s; %.4f with [0, 1] for "
+            "[-1, 1]",
+            scores["lpips"],
+            scores["lpips_color_corrected"],
+            required(lpips_weights, "lpips_weights").network,
+            scores["lpips_unscaled"],
+        )
     geometry_line = evaluation.summarize_geometry(scores)
     if geometry_line:
         _log.info("test views: %s", geometry_line)

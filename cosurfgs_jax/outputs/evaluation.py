@@ -25,22 +25,47 @@ _HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
 # Kind -> name among the maps.
 DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}
 _DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
+# Those of LPIPS are there where weights are given.
 _TITLES = {
     "ssim": "SSIM",
     "psnr": "PSNR",
+    "lpips": "LPIPS",
+    "lpips_unscaled": "LPIPS_unscaled",
     "ssim_color_corrected": "SSIM_color_corrected",
     "psnr_color_corrected": "PSNR_color_corrected",
+    "lpips_color_corrected": "LPIPS_color_corrected",
+    "lpips_unscaled_color_corrected": "LPIPS_unscaled_color_corrected",
 }
 _ssim = jax.jit(metrics.ssim)
 
 
-def _scores(render: np.ndarray, photo: np.ndarray, mask: np.ndarray | None) -> dict[str, float]:
+# Weights are arguments: as constants they would be compiled in, 60 MB of them.
+@functools.partial(jax.jit, static_argnames=("network",))
+def _lpips(image, truth, mask, arrays, network: str):
+    weights = metrics.LpipsWeights(*arrays, network)
+    return [
+        metrics.lpips(image, truth, weights, mask, is_unscaled=is_unscaled)
+        for is_unscaled in (False, True)
+    ]
+
+
+def _scores(
+    render: np.ndarray,
+    photo: np.ndarray,
+    mask: np.ndarray | None,
+    lpips_weights: metrics.LpipsWeights | None,
+) -> dict[str, float]:
     a, b = (jnp.asarray(image, jnp.float32) / 255 for image in (render, photo))
     kept = None if mask is None else jnp.asarray(mask)
-    return {
+    scores = {
         "psnr": min(float(metrics.psnr(a, b, kept)), _HIGHEST_PSNR),
         "ssim": float(_ssim(a, b, kept)),
     }
+    if lpips_weights is not None:
+        *arrays, network = lpips_weights
+        found = _lpips(a, b, kept, tuple(arrays), network=network)
+        scores["lpips"], scores["lpips_unscaled"] = map(float, found)
+    return scores
 
 
 def _geometry_errors(
@@ -85,7 +110,12 @@ def _geometry_errors(
 
 
 def _evaluate_view(
-    maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path, pose: np.ndarray
+    maps: dict[str, np.ndarray],
+    photo: np.ndarray,
+    name: str,
+    folder: Path,
+    pose: np.ndarray,
+    lpips_weights: metrics.LpipsWeights | None,
 ) -> dict[str, float]:
     """Writes the pictures of a view and scores them as read back."""
     mask = photograph.mask_of(photo)
@@ -104,11 +134,11 @@ def _evaluate_view(
             folder / NORMALS / name, pictures.colorize_normals(maps["normal"], pose)
         )
     render, photo = (pictures.read_image(folder / kind / name) for kind in (RENDERS, PHOTOGRAPHS))
-    scores = _scores(render, photo, mask)
+    scores = _scores(render, photo, mask, lpips_weights)
     corrected = metrics.color_correct(render / np.float32(255), photo / np.float32(255), mask)
     scores |= {
         f"{key}_color_corrected": value
-        for key, value in _scores(pictures.to_uint8(corrected), photo, mask).items()
+        for key, value in _scores(pictures.to_uint8(corrected), photo, mask, lpips_weights).items()
     }
     return scores
 
@@ -170,6 +200,7 @@ def evaluate_views(
     workdir: Workdir,
     step: int,
     progress: Callable[[int, int], None] | None = None,
+    lpips_weights: metrics.LpipsWeights | None = None,
 ) -> dict:
     """Renders views, writes pictures and scores, and returns the scores.
 
@@ -177,8 +208,8 @@ def evaluate_views(
     `Workdir.results` and `Workdir.per_view` in the form of 3DGS tools;
     where exact depth is known, per_view.json has one key more beside "PSNR" and the others,
     "geometry": picture name -> {"depth": {"expected" | "median" | "plane": see
-    `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. There is no LPIPS: it
-    needs the weights of a network that this package does not carry.
+    `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. LPIPS is there only
+    where its weights are given: this package carries none.
 
     Args:
         render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are
@@ -191,14 +222,16 @@ def evaluate_views(
         workdir: of the run.
         step: of training, for the names.
         progress: called with (done, total).
+        lpips_weights: of the network that LPIPS compares with; None: it is not measured.
     Returns:
-        "psnr", "ssim" (means over views, on 8-bit images read back), "psnr_color_corrected",
-        "ssim_color_corrected" (after a quadratic colour fit per image, see
-        `metrics.color_correct`), "num_test_views", and "per_view", a dict from image name to the
-        same numbers. For datasets with exact depth also, all means over views: "depth_error" (the
-        median over pixels of the error of expected depth, dataset unit), "normal_error_deg" (the
-        median over pixels), "depth" ({"unit", "choices", and of each depth map the numbers of
-        `metrics.depth_errors`}) and "normal_errors_deg" (`metrics.normal_errors`).
+        "psnr", "ssim" and, with its weights, "lpips" and "lpips_unscaled" (means over views, on
+        8-bit images read back), "psnr_color_corrected", "ssim_color_corrected", ... (after a
+        quadratic colour fit per image, see `metrics.color_correct`), "num_test_views", and
+        "per_view", a dict from image name to the same numbers. For datasets with exact depth also,
+        all means over views: "depth_error" (the median over pixels of the error of expected depth,
+        dataset unit), "normal_error_deg" (the median over pixels), "depth" ({"unit", "choices", and
+        of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
+        (`metrics.normal_errors`).
     Raises:
         InputError: no view, masks that leave nothing of any, or a full disk.
     """
@@ -228,7 +261,12 @@ def evaluate_views(
         maps = render_fn(view)
         names[name] = scene.image_names[view]
         rows[name] = _evaluate_view(
-            maps, photo, name, folder, scene.views.camera_from_dataset[view]
+            maps,
+            photo,
+            name=name,
+            folder=folder,
+            pose=scene.views.camera_from_dataset[view],
+            lpips_weights=lpips_weights,
         )
         if truth is not None:
             geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
@@ -254,10 +292,11 @@ def _write_results(
     workdir: Workdir, model: str, means: dict, rows: dict[str, dict], geometry: dict[str, dict]
 ) -> None:
     """results.json and per_view.json in the form of 3DGS tools."""
-    means_by_title = {title: means[key] for key, title in _TITLES.items()}
+    titles = {key: title for key, title in _TITLES.items() if key in means}
+    means_by_title = {title: means[key] for key, title in titles.items()}
     files.write_json(workdir.results, {model: means_by_title})
     per_view = {
-        title: {name: row[key] for name, row in rows.items()} for key, title in _TITLES.items()
+        title: {name: row[key] for name, row in rows.items()} for key, title in titles.items()
     }
     if any(geometry.values()):
         per_view["geometry"] = {name: errors for name, errors in geometry.items() if errors}

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import scene_layouts
 from PIL import Image
 from spoil import spoil_bytes, spoil_json, spoil_text
 
@@ -26,6 +27,7 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.formats import ply
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
+from cosurfgs_jax.formats.torch_file import read_torch
 from cosurfgs_jax.model import compact
 from cosurfgs_jax.run_status import PlannedStage, status_lines, write_plan
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, Settings
@@ -487,6 +489,12 @@ def _read_checkpoint(folder: Path) -> dict:
     return {name: np.asarray(value) for name, value in restored.state.items()}
 
 
+def _write_torch(folder: Path) -> list[Path]:
+    value = {"H": HEIGHT, "c2w": np.eye(3, 4, dtype=np.float32), "names": {"a": 0.5}}
+    scene_layouts.write_torch(folder / "a.pt", value)
+    return [folder / "a.pt"]
+
+
 def _read_workdir(folder: Path) -> dict:
     workdir = Workdir(folder)
     content = workdir.read_metrics()
@@ -545,6 +553,12 @@ def readers() -> list[Reader]:
         Reader("plan", _write_plan, _read_plan, spoil_json),
         Reader("checkpoint", _write_checkpoint, _read_checkpoint, spoil_bytes),
         Reader("test_list", _write_list, _read_list, spoil_text),
+        Reader(
+            "torch",
+            _write_torch,
+            lambda folder: {"value": repr(read_torch(folder / "a.pt"))},
+            spoil_bytes,
+        ),
     ]
     kinds = {
         "jpg": {"quality": 90},
