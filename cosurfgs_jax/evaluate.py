@@ -2,7 +2,7 @@
 numbers and a report.
 
 python -m cosurfgs_jax.evaluate --workdir=DIR [--gt_points=FILE.ply] [--gt_transform=FILE.txt]
-    [--lpips_weights=FILE,FILE]
+    [--lpips_weights=FILE,FILE] [--with_nearest_exposure]
 """
 
 import sys
@@ -34,6 +34,12 @@ def declare(values: flags.FlagValues) -> None:
         "a comma between; without them it is not measured",
         flag_values=values,
     )
+    flags.DEFINE_boolean(
+        "with_nearest_exposure",
+        False,
+        "also score test views with the exposure of the nearest training view, as some papers do",
+        flag_values=values,
+    )
 
 
 def main(options: program.Options) -> None:
@@ -42,7 +48,13 @@ def main(options: program.Options) -> None:
 
     truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
     lpips_weights = commands.read_lpips_weights(options.flags.lpips_weights)
-    commands.evaluate(options.settings, options.workdir, truth, lpips_weights)
+    commands.evaluate(
+        options.settings,
+        options.workdir,
+        truth,
+        lpips_weights,
+        with_nearest_exposure=options.flags.with_nearest_exposure,
+    )
 
 
 if __name__ == "__main__":

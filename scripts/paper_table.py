@@ -126,7 +126,7 @@ def _results_of(workdir: Workdir) -> dict[str, float]:
 
 
 def measured_rows(workdir: Workdir) -> list[Row]:
-    """What a run's files say: plain and fitted."""
+    """What a run's files say: plain, fitted, and with the nearest view's exposure."""
     metrics = _read(workdir.metrics)
     final = metrics.get("final")
     stages = metrics.get("stages") or []
@@ -150,15 +150,20 @@ def measured_rows(workdir: Workdir) -> list[Row]:
         time=f"{_clock(sum(stage['seconds'] for stage in stages))} of training",
         memory=f"{peak / 1e9:.2f} GB a device, training" if peak else "",
     )
-    fitted = dataclasses.replace(
-        plain,
-        appearance=FITTED,
-        psnr=final["psnr_color_corrected"],
-        ssim=final["ssim_color_corrected"],
-        lpips=results.get("LPIPS_color_corrected"),
-        lpips_unscaled=results.get("LPIPS_unscaled_color_corrected"),
-    )
-    return [plain, fitted]
+    rows = [plain]
+    for appearance, kind in ((FITTED, "_color_corrected"), (NEAREST, "_nearest_view")):
+        if f"psnr{kind}" in final:
+            rows.append(
+                dataclasses.replace(
+                    plain,
+                    appearance=appearance,
+                    psnr=final[f"psnr{kind}"],
+                    ssim=final[f"ssim{kind}"],
+                    lpips=results.get(f"LPIPS{kind}"),
+                    lpips_unscaled=results.get(f"LPIPS_unscaled{kind}"),
+                )
+            )
+    return rows
 
 
 def _protocol(workdir: Workdir) -> str:
@@ -239,7 +244,8 @@ def make_run(scene: str, dataset: Path, workdir: Workdir, flags: list[str], trut
         *flags,
     )
     for name in _PROGRAMS_AFTER:
-        run_program(name, f"--workdir={workdir}", *truth * (name == "evaluate"))
+        flags = [*truth, "--with_nearest_exposure"] if name == "evaluate" else []
+        run_program(name, f"--workdir={workdir}", *flags)
 
 
 def _scenes(texts: list[str]) -> list[tuple[str, Path]]:

@@ -163,9 +163,13 @@ def _features(image: Float[Array, "1 3 h w"], weights: LpipsWeights) -> list[Arr
     value = image
     for layer, kernel, bias in zip(layers, weights.kernels, weights.biases, strict=True):
         if layer.pool:
-            window = (1, 1, layer.pool, layer.pool)
             value = jax.lax.reduce_window(
-                value, -jnp.inf, jax.lax.max, window, (1, 1, 2, 2), "VALID"
+                value,
+                -jnp.inf,
+                jax.lax.max,
+                window_dimensions=(1, 1, layer.pool, layer.pool),
+                window_strides=(1, 1, 2, 2),
+                padding="VALID",
             )
         padding = [(layer.padding, layer.padding)] * 2
         strides = (layer.stride, layer.stride)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cosurfgs_jax import files, metrics, pictures, report
+from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError, required
@@ -21,6 +22,7 @@ from cosurfgs_jax.formats.transform_text import read_similarity
 from cosurfgs_jax.outputs import evaluation, exports, fused_mesh
 from cosurfgs_jax.outputs.map_frame import with_map_frame
 from cosurfgs_jax.outputs.trained import Trained, load_trained
+from cosurfgs_jax.outputs.view_scores import MoreScores, nearest_exposures
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import mesh_files, read_mesh_ply
 from cosurfgs_jax.training.run_log import Progress, read_history
@@ -81,6 +83,8 @@ def evaluate(
     workdir: Workdir,
     truth: np.ndarray | None = None,
     lpips_weights: metrics.LpipsWeights | None = None,
+    *,
+    with_nearest_exposure: bool = False,
 ) -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
@@ -92,6 +96,8 @@ def evaluate(
         truth: f64[M,3], points of the true surface in the dataset's frame; None = those of the
             dataset, if it has any.
         lpips_weights: what LPIPS is measured with; None: it is not.
+        with_nearest_exposure: test views are also scored with the exposure of the nearest training
+            view.
     Raises:
         InputError: there are no test views and no surface to score, or frames differ.
     """
@@ -100,19 +106,19 @@ def evaluate(
         _log.info("there is no mesh to compare with the points yet; extracting it first")
         extract_mesh(settings, workdir)
     with workdir.writing(SCORES), workdir.writing(MESH):
-        scene = _score(settings, workdir, truth, lpips_weights)
+        trained = load_trained(settings, workdir)
+        more = MoreScores(lpips_weights)
+        if with_nearest_exposure:
+            exposures = load_exposures(settings, workdir, trained.partitioned)
+            scene = trained.partitioned.scene
+            more = more._replace(transforms=nearest_exposures(scene, exposures))
+        _score(trained, workdir, truth, more)
         workdir.note_seconds("evaluate", time.monotonic() - started)
-        _log.info("report: %s", write_report(workdir, scene.up))
+        _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
 
 
-def _score(
-    settings: Settings,
-    workdir: Workdir,
-    truth: np.ndarray | None,
-    lpips_weights: metrics.LpipsWeights | None,
-) -> Scene:
-    """Scores of views and surface, and pictures; the dataset."""
-    trained = load_trained(settings, workdir)
+def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: MoreScores) -> None:
+    """Scores of views and surface, and pictures."""
     scene = trained.partitioned.scene
     has_truth = truth is not None or scene.ground_truth is not None
     if not len(scene.test_views) and not (workdir.mesh.exists() and has_truth):
@@ -121,7 +127,7 @@ def _score(
             "config.data.split=every8"
         )
     if len(scene.test_views):
-        _score_views(trained, workdir, lpips_weights)
+        _score_views(trained, workdir, more)
     if workdir.mesh.exists():
         _score_surface(scene, workdir, truth)
     elif scene.ground_truth:
@@ -129,12 +135,9 @@ def _score(
             "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
             "first"
         )
-    return scene
 
 
-def _score_views(
-    trained: Trained, workdir: Workdir, lpips_weights: metrics.LpipsWeights | None
-) -> None:
+def _score_views(trained: Trained, workdir: Workdir, more: MoreScores) -> None:
     scene = trained.partitioned.scene
     views = scene.test_views
     with (
@@ -149,7 +152,7 @@ def _score_views(
             workdir,
             trained.step,
             lambda done, total: progress.update(done),
-            lpips_weights,
+            more,
         )
     num_surfels = int(np.asarray(trained.surfels.alive).sum())
     workdir.merge_metrics(final=evaluation.final_part(scores, num_surfels))
@@ -160,13 +163,19 @@ def _score_views(
         scores["ssim"],
         scores["num_test_views"],
     )
+    if "psnr_nearest_view" in scores:
+        _log.info(
+            "test views: PSNR %.2f dB, SSIM %.4f with the exposure of the nearest training view",
+            scores["psnr_nearest_view"],
+            scores["ssim_nearest_view"],
+        )
     if "lpips" in scores:
         _log.info(
             "test views: LPIPS %.4f (%.4f after colour correction) by %s; %.4f with [0, 1] for "
             "[-1, 1]",
             scores["lpips"],
             scores["lpips_color_corrected"],
-            required(lpips_weights, "lpips_weights").network,
+            required(more.lpips_weights, "MoreScores.lpips_weights").network,
             scores["lpips_unscaled"],
         )
     geometry_line = evaluation.summarize_geometry(scores)

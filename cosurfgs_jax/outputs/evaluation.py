@@ -8,64 +8,21 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax import files, metrics, photograph, pictures
 from cosurfgs_jax.data.ground_truth import GroundTruth
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.outputs.view_scores import NOTHING_MORE, TITLES, MoreScores, scores_of_view
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.workdir import DEPTHS, NORMALS, PHOTOGRAPHS, RENDERS, TEST_NAMES, Workdir
 
 _log = logging.getLogger(__name__)
 
-_HIGHEST_PSNR = 100.0  # stands for "equal": JSON has no infinity
 # Kind -> name among the maps.
 DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}
 _DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
-# Those of LPIPS are there where weights are given.
-_TITLES = {
-    "ssim": "SSIM",
-    "psnr": "PSNR",
-    "lpips": "LPIPS",
-    "lpips_unscaled": "LPIPS_unscaled",
-    "ssim_color_corrected": "SSIM_color_corrected",
-    "psnr_color_corrected": "PSNR_color_corrected",
-    "lpips_color_corrected": "LPIPS_color_corrected",
-    "lpips_unscaled_color_corrected": "LPIPS_unscaled_color_corrected",
-}
-_ssim = jax.jit(metrics.ssim)
-
-
-# Weights are arguments: as constants they would be compiled in, 60 MB of them.
-@functools.partial(jax.jit, static_argnames=("network",))
-def _lpips(image, truth, mask, arrays, network: str):
-    weights = metrics.LpipsWeights(*arrays, network)
-    return [
-        metrics.lpips(image, truth, weights, mask, is_unscaled=is_unscaled)
-        for is_unscaled in (False, True)
-    ]
-
-
-def _scores(
-    render: np.ndarray,
-    photo: np.ndarray,
-    mask: np.ndarray | None,
-    lpips_weights: metrics.LpipsWeights | None,
-) -> dict[str, float]:
-    a, b = (jnp.asarray(image, jnp.float32) / 255 for image in (render, photo))
-    kept = None if mask is None else jnp.asarray(mask)
-    scores = {
-        "psnr": min(float(metrics.psnr(a, b, kept)), _HIGHEST_PSNR),
-        "ssim": float(_ssim(a, b, kept)),
-    }
-    if lpips_weights is not None:
-        *arrays, network = lpips_weights
-        found = _lpips(a, b, kept, tuple(arrays), network=network)
-        scores["lpips"], scores["lpips_unscaled"] = map(float, found)
-    return scores
 
 
 def _geometry_errors(
@@ -110,15 +67,9 @@ def _geometry_errors(
 
 
 def _evaluate_view(
-    maps: dict[str, np.ndarray],
-    photo: np.ndarray,
-    name: str,
-    folder: Path,
-    pose: np.ndarray,
-    lpips_weights: metrics.LpipsWeights | None,
-) -> dict[str, float]:
-    """Writes the pictures of a view and scores them as read back."""
-    mask = photograph.mask_of(photo)
+    maps: dict[str, np.ndarray], photo: np.ndarray, name: str, folder: Path, pose: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Writes the pictures of a view; render and photograph as read back, u8[H,W,3]."""
     color = np.asarray(maps["color"], np.float32)
     if color.shape[:2] != photo.shape[:2]:
         raise InputError(
@@ -134,13 +85,7 @@ def _evaluate_view(
             folder / NORMALS / name, pictures.colorize_normals(maps["normal"], pose)
         )
     render, photo = (pictures.read_image(folder / kind / name) for kind in (RENDERS, PHOTOGRAPHS))
-    scores = _scores(render, photo, mask, lpips_weights)
-    corrected = metrics.color_correct(render / np.float32(255), photo / np.float32(255), mask)
-    scores |= {
-        f"{key}_color_corrected": value
-        for key, value in _scores(pictures.to_uint8(corrected), photo, mask, lpips_weights).items()
-    }
-    return scores
+    return render, photo
 
 
 def _mean_of(rows: list[dict]) -> dict:
@@ -200,7 +145,7 @@ def evaluate_views(
     workdir: Workdir,
     step: int,
     progress: Callable[[int, int], None] | None = None,
-    lpips_weights: metrics.LpipsWeights | None = None,
+    more: MoreScores = NOTHING_MORE,
 ) -> dict:
     """Renders views, writes pictures and scores, and returns the scores.
 
@@ -222,11 +167,12 @@ def evaluate_views(
         workdir: of the run.
         step: of training, for the names.
         progress: called with (done, total).
-        lpips_weights: of the network that LPIPS compares with; None: it is not measured.
+        more: what is measured besides.
     Returns:
         "psnr", "ssim" and, with its weights, "lpips" and "lpips_unscaled" (means over views, on
         8-bit images read back), "psnr_color_corrected", "ssim_color_corrected", ... (after a
-        quadratic colour fit per image, see `metrics.color_correct`), "num_test_views", and
+        quadratic colour fit per image, see `metrics.color_correct`), with `more.transforms`
+        "psnr_nearest_view", ... (with the exposure of another view), "num_test_views", and
         "per_view", a dict from image name to the same numbers. For datasets with exact depth also,
         all means over views: "depth_error" (the median over pixels of the error of expected depth,
         dataset unit), "normal_error_deg" (the median over pixels), "depth" ({"unit", "choices", and
@@ -260,13 +206,12 @@ def evaluate_views(
         name = f"{number:05d}.png"
         maps = render_fn(view)
         names[name] = scene.image_names[view]
-        rows[name] = _evaluate_view(
-            maps,
-            photo,
-            name=name,
-            folder=folder,
-            pose=scene.views.camera_from_dataset[view],
-            lpips_weights=lpips_weights,
+        render, shown = _evaluate_view(
+            maps, photo, name, folder, scene.views.camera_from_dataset[view]
+        )
+        transform = None if more.transforms is None else more.transforms[view]
+        rows[name] = scores_of_view(
+            render, shown, mask, transform=transform, lpips_weights=more.lpips_weights
         )
         if truth is not None:
             geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
@@ -292,7 +237,7 @@ def _write_results(
     workdir: Workdir, model: str, means: dict, rows: dict[str, dict], geometry: dict[str, dict]
 ) -> None:
     """results.json and per_view.json in the form of 3DGS tools."""
-    titles = {key: title for key, title in _TITLES.items() if key in means}
+    titles = {key: title for key, title in TITLES.items() if key in means}
     means_by_title = {title: means[key] for key, title in titles.items()}
     files.write_json(workdir.results, {model: means_by_title})
     per_view = {

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import scene_layouts
+from lpips_networks import ALEX, NETWORKS, states_of
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cosurfgs_jax import metrics
@@ -11,48 +12,6 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.outputs import commands
 
 SIZE = (40, 36)
-# Of each convolution: place, channels, side, stride, padding, side of the maximum before it,
-# whether its output is compared.
-ALEX = [
-    (0, 6, 11, 4, 2, 0, True),
-    (3, 5, 5, 1, 2, 3, True),
-    (6, 7, 3, 1, 1, 3, True),
-    (8, 4, 3, 1, 1, 0, True),
-    (10, 4, 3, 1, 1, 0, True),
-]
-VGG = [
-    (0, 3, 3, 1, 1, 0, False),
-    (2, 4, 3, 1, 1, 0, True),
-    (5, 4, 3, 1, 1, 2, False),
-    (7, 5, 3, 1, 1, 0, True),
-    (10, 5, 3, 1, 1, 2, False),
-    (12, 3, 3, 1, 1, 0, False),
-    (14, 6, 3, 1, 1, 0, True),
-    (17, 4, 3, 1, 1, 2, False),
-    (19, 4, 3, 1, 1, 0, False),
-    (21, 5, 3, 1, 1, 0, True),
-    (24, 4, 3, 1, 1, 2, False),
-    (26, 3, 3, 1, 1, 0, False),
-    (28, 5, 3, 1, 1, 0, True),
-]
-NETWORKS = {"AlexNet": ALEX, "VGG-16": VGG}
-
-
-def _states(layers, seed=0):
-    """Trunk and heads as torch names them."""
-    rng = np.random.default_rng(seed)
-    trunk, heads = {}, {}
-    before = 3
-    for place, channels, side, *_, is_compared in layers:
-        shape = (channels, before, side, side)
-        spread = (2 / np.prod(shape[1:])) ** 0.5
-        trunk[f"features.{place}.weight"] = rng.normal(0, spread, shape).astype(np.float32)
-        trunk[f"features.{place}.bias"] = rng.normal(0, 0.1, channels).astype(np.float32)
-        before = channels
-        if is_compared:
-            head = rng.uniform(0, 1, (1, channels, 1, 1)).astype(np.float32)
-            heads[f"lin{len(heads)}.model.1.weight"] = head
-    return trunk, heads
 
 
 def _features(image, layers, trunk):
@@ -89,7 +48,7 @@ def _pictures(seed=1):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_it_is_that_of_the_definition(network):
     layers = NETWORKS[network]
-    states = _states(layers)
+    states = states_of(layers)
     weights = metrics.weights_of(list(states), "here")
     assert weights.network == network
     image, truth = _pictures()
@@ -117,7 +76,7 @@ def test_it_is_that_of_the_definition(network):
 
 
 def test_names_of_other_files_mean_the_same():
-    trunk, heads = _states(ALEX)
+    trunk, heads = states_of(ALEX)
     slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
     whole = {
         f"net.slice{slices[int(key.split('.')[1])]}.{key.split('.', 1)[1]}": value
@@ -133,7 +92,7 @@ def test_names_of_other_files_mean_the_same():
 
 
 def test_weights_come_from_files_of_torch(tmp_path):
-    trunk, heads = _states(ALEX)
+    trunk, heads = states_of(ALEX)
     paths = [tmp_path / name for name in ("alexnet.pth", "alex.pth")]
     for path, state in zip(paths, (trunk, heads), strict=True):
         scene_layouts.write_torch(path, state)
@@ -159,13 +118,13 @@ def test_weights_come_from_files_of_torch(tmp_path):
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change, message):
-    trunk, heads = _states(ALEX)
+    trunk, heads = states_of(ALEX)
     table = {key: value for key, value in (trunk | heads | change).items() if value is not None}
     with pytest.raises(InputError, match=f"^here: .*{message}"):
         metrics.weights_of([table], "here")
 
 
 def test_pictures_that_are_too_small_are_refused():
-    weights = metrics.weights_of(list(_states(ALEX)), "here")
+    weights = metrics.weights_of(list(states_of(ALEX)), "here")
     with pytest.raises(InputError, match="at least 32 pixels a side, got 40x31"):
         metrics.lpips(np.zeros((31, 40, 3)), np.zeros((31, 40, 3)), weights)

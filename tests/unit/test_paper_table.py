@@ -18,6 +18,8 @@ METRICS = {
         "ssim": 0.7512,
         "psnr_color_corrected": 25.5,
         "ssim_color_corrected": 0.76,
+        "psnr_nearest_view": 24.75,
+        "ssim_nearest_view": 0.7562,
         "num_surfels": 1_234_567,
         "num_test_views": 21,
     },
@@ -56,6 +58,7 @@ def test_a_run_stands_below_what_was_published(tmp_path, capsys):
     ours = "| 0.500 | 1,234,567 | 1:02:05 h of training | 2.00 GB a device, training |"
     assert f"| cosurfgs_jax | plain | 24.12 | 0.751 | 0.234 (0.125 unscaled) {ours}" in lines
     assert f"| cosurfgs_jax | fitted | 25.50 | 0.760 |  {ours}" in lines
+    assert f"| cosurfgs_jax | nearest view's | 24.75 | 0.756 |  {ours}" in lines
     assert "| MetroGS | nearest view's | 27.48 | 0.826 | 0.147 |  |  |  |  |" in lines
     assert (
         lines.index("| MetroGS | nearest view's | 27.48 | 0.826 | 0.147 |  |  |  |  |")
