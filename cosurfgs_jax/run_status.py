@@ -12,6 +12,8 @@ from cosurfgs_jax import ended, files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
 
+# What a checkpoint's meta data without a usable time raises.
+_NO_TIME = (InputError, KeyError, TypeError, ValueError, ArithmeticError)
 # Larger ones are those of a damaged file.
 _MAX_BLOCKS = 10**6
 _MAX_STEPS = 2**31
@@ -114,7 +116,7 @@ def _progress(workdir: Workdir, stage: PlannedStage, stages: Sequence[PlannedSta
     if step is None:
         return "done" if _is_done(workdir, stage, stages) else "not begun"
     text = f"step {step} of {stage.steps} saved"
-    with contextlib.suppress(InputError, KeyError, TypeError, ValueError, ArithmeticError):
+    with contextlib.suppress(*_NO_TIME):
         path = workdir.checkpoints(stage.name) / str(step) / "meta" / "metadata"
         text += f", {files.read_json_object(path)['seconds'] / step:.3g} s a step"
     if step < stage.steps:
