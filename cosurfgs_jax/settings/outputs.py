@@ -69,6 +69,12 @@ class SurfaceSettings(SettingsGroup, name="surface"):
         "Connected pieces with fewer triangles than this fraction of the largest are dropped.",
         proper_fraction("a fraction in [0, 1)"),
     )
+    smoothing_passes: int = setting(
+        10,
+        "Passes of a filter over the mesh that takes away the noise of the voxels and does not "
+        "shrink (Taubin's); 0 means none.",
+        number("0 to 1000", at_least=0, at_most=1000),
+    )
     target_triangles: int = setting(
         0,
         "Edges are collapsed until this many triangles are left, which needs the whole mesh in "

@@ -22,8 +22,9 @@ from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty
-from cosurfgs_jax.surface.mesh import write_mesh_ply
-from cosurfgs_jax.surface.tile_store import JoinedMesh, TileStore
+from cosurfgs_jax.surface.mesh import MeshParts, write_mesh_ply
+from cosurfgs_jax.surface.smoothing import SmoothedMesh
+from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
@@ -136,13 +137,13 @@ def _check_neighbors(onlookers: Onlookers, min_neighbor_views: int) -> None:
     )
 
 
-def _write(joined: JoinedMesh, path: Path, form: str, up: np.ndarray, target_triangles: int) -> int:
+def _write(fused: MeshParts, path: Path, form: str, up: np.ndarray, target_triangles: int) -> int:
     """Writes the mesh as PLY, and in another format if one is wanted; returns the number of
     triangles written.
     """
-    mesh = joined
+    mesh = fused
     if target_triangles or form != "ply":
-        mesh = simplify.decimate(joined.to_mesh(), target_triangles)
+        mesh = simplify.decimate(fused.to_mesh(), target_triangles)
         if target_triangles and mesh.num_triangles > 1.1 * target_triangles:
             _LOG.warning(
                 "mesh: %d triangles are left, not %d: no more edges could be collapsed",
@@ -187,7 +188,7 @@ def extract_mesh(
         What was chosen and counted: voxel_size, counts, num_views, num_triangles,
             num_triangles_before_cleaning,
         num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views,
-        max_angle_deg, min_cluster_share, target_triangles.
+        max_angle_deg, min_cluster_share, smoothing_passes, target_triangles.
     Raises:
         InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface
             is left.
@@ -209,7 +210,7 @@ def extract_mesh(
     tell = progress or (lambda *_: None)
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:
-        for name in ("rendered", "confirmed", "tiles"):
+        for name in ("rendered", "confirmed", "tiles", "smoothed"):
             (Path(folder) / name).mkdir()
         rendered = _StoredViews(Path(folder) / "rendered", chosen)
         confirmed = _StoredViews(Path(folder) / "confirmed", chosen, num_cached=1)
@@ -256,7 +257,13 @@ def extract_mesh(
         joined = store.join(settings.min_cluster_share)
         if not joined.num_triangles:
             raise InputError(explain_empty(voxel_size, 1, counts))
-        num_triangles = _write(joined, Path(path), form, scene.up, settings.target_triangles)
+        num_triangles = _write(
+            SmoothedMesh(joined, settings.smoothing_passes, Path(folder) / "smoothed"),
+            Path(path),
+            form,
+            up=scene.up,
+            target_triangles=settings.target_triangles,
+        )
         tell("write", 1, 1)
     return {
         "voxel_size": voxel_size,
@@ -272,5 +279,6 @@ def extract_mesh(
         "min_neighbor_views": settings.min_neighbor_views,
         "max_angle_deg": settings.max_angle_deg,
         "min_cluster_share": settings.min_cluster_share,
+        "smoothing_passes": settings.smoothing_passes,
         "target_triangles": settings.target_triangles,
     }

@@ -51,6 +51,14 @@ class MeshParts(abc.ABC):
     def triangle_parts(self) -> Iterator[np.ndarray]:
         """Vertex numbers i32[f,3], part by part."""
 
+    def to_mesh(self) -> "Mesh":
+        """All of it in memory."""
+        vertices, normals, colors = (
+            np.concatenate(parts) for parts in zip(*self.vertex_parts(), strict=True)
+        )
+        triangles = np.concatenate([np.zeros((0, 3), np.int32), *self.triangle_parts()])
+        return Mesh(vertices, triangles, colors, normals)
+
 
 @dataclasses.dataclass(frozen=True)
 class Mesh(MeshParts):
@@ -126,7 +134,11 @@ def vertex_normal_sums(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarra
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals f32[M,3]: the mean over the triangles of a vertex, weighted by area."""
-    sums = vertex_normal_sums(vertices, triangles)
+    return unit_normals(vertex_normal_sums(vertices, triangles))
+
+
+def unit_normals(sums: np.ndarray) -> np.ndarray:
+    """f32[M,3] of sums of normals [M,3]; 0 where they cancel."""
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     return (sums / np.where(length > 0, length, 1)).astype(np.float32)
 

@@ -15,7 +15,13 @@ import scipy.sparse
 from scipy.sparse import csgraph
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.surface.mesh import Mesh, MeshParts, triangle_components, vertex_normal_sums
+from cosurfgs_jax.surface.mesh import (
+    Mesh,
+    MeshParts,
+    triangle_components,
+    unit_normals,
+    vertex_normal_sums,
+)
 
 _FIELDS = ("vertices", "colors", "normal_sums", "components", "triangles")
 
@@ -245,13 +251,13 @@ class JoinedMesh(MeshParts):
     def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """See `MeshParts`."""
         vertices, sums, kept, colors = self._seam_arrays
-        yield vertices[kept] + self._store.origin, _unit(sums[kept]), colors[kept]
+        yield vertices[kept] + self._store.origin, unit_normals(sums[kept]), colors[kept]
         for number in range(self._store.num_tiles):
             tile = self._store.tile(number)
             chosen = self._interior(number, tile)
             yield (
                 tile.vertices[chosen] + self._store.origin,
-                _unit(tile.normal_sums[chosen]),
+                unit_normals(tile.normal_sums[chosen]),
                 tile.colors[chosen],
             )
 
@@ -269,16 +275,3 @@ class JoinedMesh(MeshParts):
             yield numbers[
                 tile.triangles[self._is_kept[tile.components[tile.triangles[:, 0]]]]
             ].astype(np.int32)
-
-    def to_mesh(self) -> Mesh:
-        """All of it in memory."""
-        vertices, normals, colors = (
-            np.concatenate(parts) for parts in zip(*self.vertex_parts(), strict=True)
-        )
-        triangles = np.concatenate([np.zeros((0, 3), np.int32), *self.triangle_parts()])
-        return Mesh(vertices, triangles, colors, normals)
-
-
-def _unit(sums: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    return (sums / np.where(length > 0, length, 1)).astype(np.float32)

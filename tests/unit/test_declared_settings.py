@@ -150,6 +150,7 @@ DECLARED = {
     "surface.max_angle_deg": (80.0, "(0, 90]"),
     "surface.min_neighbor_views": (2, "[0, 2147483647]"),
     "surface.min_cluster_share": (0.005, "[0, 1)"),
+    "surface.smoothing_passes": (10, "[0, 1000]"),
     "surface.target_triangles": (0, "[0, 2147483647]"),
     "surface.memory_mb": (2048, "[64, 2147483647]"),
     "geo.heights": ("surface", ""),
