@@ -71,8 +71,8 @@ def _scores(
     }
     if lpips_weights is not None:
         *arrays, network = lpips_weights
-        found = _lpips(a, b, kept, tuple(arrays), network=network)
-        scores["lpips"], scores["lpips_unscaled"] = map(float, found)
+        found = map(float, _lpips(a, b, kept, tuple(arrays), network=network))
+        scores |= zip(("lpips", "lpips_unscaled"), found, strict=True)
     return scores
 
 

@@ -32,7 +32,8 @@ NETWORKS = {"AlexNet": ALEX, "VGG-16": VGG}
 def states_of(layers, seed=0):
     """Trunk and heads as torch names them."""
     rng = np.random.default_rng(seed)
-    trunk, heads = {}, {}
+    trunk = {}
+    heads = {}
     before = 3
     for place, channels, side, *_, is_compared in layers:
         shape = (channels, before, side, side)
