@@ -23,7 +23,7 @@ from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty
 from cosurfgs_jax.surface.mesh import MeshParts, write_mesh_ply
-from cosurfgs_jax.surface.smoothing import SmoothedMesh
+from cosurfgs_jax.surface.smoothing import SmoothedMesh, Voxels
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
@@ -258,7 +258,12 @@ def extract_mesh(
         if not joined.num_triangles:
             raise InputError(explain_empty(voxel_size, 1, counts))
         num_triangles = _write(
-            SmoothedMesh(joined, settings.smoothing_passes, Path(folder) / "smoothed"),
+            SmoothedMesh(
+                joined,
+                settings.smoothing_passes,
+                Voxels(store.origin, voxel_size),
+                folder=Path(folder) / "smoothed",
+            ),
             Path(path),
             form,
             up=scene.up,

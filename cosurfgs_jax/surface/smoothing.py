@@ -6,7 +6,8 @@ pass of the filter moves each vertex to the mean of its neighbours by half of th
 little more, so that long waves keep their size. Edges of roofs stay where they are: a smoothed
 *field* rounds them off (walls and roofs lost 0.05 of F1 at a tenth of a percent of the width).
 
-Vertices, and what is needed of their neighbours, wait on disk part by part, as the tiles do.
+Vertices, and what is needed of their neighbours, wait on disk part by part, as the tiles do. Places
+are whole numbers of a small length: sums of them are exact, so that tiles do not change the result.
 """
 
 from collections.abc import Iterator
@@ -20,9 +21,16 @@ from cosurfgs_jax.surface.mesh import MeshParts, unit_normals, vertex_normal_sum
 
 INWARDS = 0.5  # of the way to the mean of the neighbours
 BACK = -0.53  # pass band 1 / 0.5 - 1 / 0.53 = 0.11, as Taubin's 0.1
-# On disk: 12 of the place, 12 of sums, 12 of normals, 4 + 8 of counts, 34 of the neighbours.
-BYTES_PER_VERTEX = 82
+_STEPS = 4096  # of a place, in a voxel: 0.01 degrees of a normal
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, about 2^64 / golden ratio
 _ROWS = 1_000_000  # vertices that are moved at a time
+
+
+class Voxels(NamedTuple):
+    """What a mesh was extracted from."""
+
+    origin: np.ndarray  # f64[3], of a voxel, frame of the mesh
+    size: float  # length of a side
 
 
 class _Part(NamedTuple):
@@ -42,10 +50,10 @@ class _Part(NamedTuple):
     counts: np.ndarray
 
     def sums(self, places: np.ndarray) -> np.ndarray:
-        """Of the places f32[m,3] of each vertex's neighbours, f64[m,3]."""
+        """Of the places i64[m,3] of each vertex's neighbours, i64[m,3]."""
         shape = (len(self.numbers),) * 2
         matrix = scipy.sparse.csr_matrix((self.counts, self.columns, self.starts), shape)
-        return matrix @ places.astype(np.float64)
+        return matrix @ places
 
 
 def _neighbors(numbers: np.ndarray, local: np.ndarray) -> _Part:
@@ -58,25 +66,39 @@ def _neighbors(numbers: np.ndarray, local: np.ndarray) -> _Part:
     return _Part(numbers, matrix.indptr, matrix.indices, matrix.data)
 
 
+def _keys(places: np.ndarray) -> np.ndarray:
+    """u64[m], of places i64[m,3]: numbers without a pattern, the same in every order of vertices.
+    Plain numbers cancel where two borders meet in a vertex.
+    """
+    mixed = np.zeros(len(places), np.uint64)
+    for axis in range(3):
+        mixed = (mixed ^ places[:, axis].astype(np.uint64)) * _MULTIPLIER
+        mixed ^= mixed >> np.uint64(29)
+    return mixed * _MULTIPLIER
+
+
 class SmoothedMesh(MeshParts):
     """A mesh with Taubin's filter applied; as long as the mesh and the folder are there. Vertices
     at open borders stay.
     """
 
-    def __init__(self, mesh: MeshParts, num_passes: int, folder: Path):
+    def __init__(self, mesh: MeshParts, num_passes: int, voxels: Voxels, folder: Path):
         """
         Args:
             mesh: the mesh as it is.
             num_passes: each is a step to the mean and one back.
-            folder: for scratch files, `BYTES_PER_VERTEX`; the caller removes it.
+            voxels: that it was extracted from.
+            folder: for scratch files, 106 bytes a vertex and 12 a triangle; the caller removes it.
         """
         self._mesh = mesh
         self._folder = folder
+        self._origin = voxels.origin
+        self._step = voxels.size / _STEPS
         num = mesh.num_vertices
-        self._places = self._array("places", np.float32, (num, 3))
-        self._sums = self._array("sums", np.float32, (num, 3))
+        self._places = self._array("places", np.int64, (num, 3))
+        self._sums = self._array("sums", np.int64, (num, 3))
         self._normals = self._array("normals", np.float32, (num, 3))
-        self._origin = self._copy_places()
+        self._copy_places()
         degree, is_open = self._find_neighbors()
         for _ in range(num_passes):
             for part in (INWARDS, BACK):
@@ -86,19 +108,12 @@ class SmoothedMesh(MeshParts):
     def _array(self, name: str, kind: type, shape: tuple[int, ...]) -> np.ndarray:
         return np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", kind, shape)
 
-    def _copy_places(self) -> np.ndarray:
-        """Sets the places, relative to what is returned: float32 has no digits for map
-        coordinates.
-        """
-        origin = None
+    def _copy_places(self) -> None:
         start = 0
         for vertices, _, _ in self._mesh.vertex_parts():
-            if origin is None and len(vertices):
-                origin = vertices[0].astype(np.float64)
-            if origin is not None:
-                self._places[start : start + len(vertices)] = vertices - origin
+            rows = slice(start, start + len(vertices))
+            self._places[rows] = np.rint((vertices - self._origin) / self._step)
             start += len(vertices)
-        return np.zeros(3) if origin is None else origin
 
     def _find_neighbors(self) -> tuple[np.ndarray, np.ndarray]:
         """Writes the parts; how often each vertex is a neighbour i32[N], and whether its triangles
@@ -106,8 +121,8 @@ class SmoothedMesh(MeshParts):
         """
         degree = self._array("degree", np.int32, (len(self._places),))
         # Around a vertex without a gap each neighbour is the next of one triangle and the last of
-        # another: the sum of the differences of their numbers is 0.
-        gap = self._array("gap", np.int64, (len(self._places),))
+        # another: the sum of the differences of their keys is 0.
+        gap = self._array("gap", np.uint64, (len(self._places),))
         self._num_parts = 0
         for triangles in self._mesh.triangle_parts():
             numbers, local = np.unique(triangles, return_inverse=True)
@@ -116,11 +131,11 @@ class SmoothedMesh(MeshParts):
             for name, values in part._asdict().items():
                 np.save(self._folder / f"{name}{self._num_parts}.npy", values)
             np.save(self._folder / f"local{self._num_parts}.npy", local.astype(np.int32))
-            degree[numbers] += np.asarray(part.sums(np.ones((len(numbers), 1)))[:, 0], np.int32)
+            degree[numbers] += part.sums(np.ones(len(numbers), np.int64)).astype(np.int32)
+            keys = _keys(self._places[numbers])[local]
             for corner in range(3):
-                ahead = triangles[:, (corner + 1) % 3].astype(np.int64)
-                behind = triangles[:, (corner + 2) % 3].astype(np.int64)
-                np.add.at(gap, triangles[:, corner], ahead - behind)
+                difference = keys[:, (corner + 1) % 3] - keys[:, (corner + 2) % 3]
+                np.add.at(gap, triangles[:, corner], difference)
             self._num_parts += 1
         return degree, np.asarray(gap) != 0
 
@@ -142,14 +157,14 @@ class SmoothedMesh(MeshParts):
         for start in range(0, len(self._places), _ROWS):
             rows = slice(start, start + _ROWS)
             is_moved = (degree[rows] > 0) & ~is_open[rows]
-            mean = self._sums[rows] / np.maximum(degree[rows], 1)[:, None].astype(np.float32)
+            mean = self._sums[rows] / np.maximum(degree[rows], 1)[:, None]
             way = np.where(is_moved[:, None], mean - self._places[rows], 0)
-            self._places[rows] += np.float32(fraction) * way
+            self._places[rows] += np.rint(fraction * way).astype(np.int64)
 
     def _find_normals(self) -> None:
         self._normals[:] = 0
         for part, local in self._parts():
-            places = self._places[part.numbers].astype(np.float64)
+            places = self._places[part.numbers] * self._step
             self._normals[part.numbers] += vertex_normal_sums(places, np.asarray(local))
 
     @property
@@ -178,7 +193,11 @@ class SmoothedMesh(MeshParts):
         for vertices, _, colors in self._mesh.vertex_parts():
             rows = slice(start, start + len(vertices))
             start += len(vertices)
-            yield self._places[rows] + self._origin, unit_normals(self._normals[rows]), colors
+            yield (
+                self._places[rows] * self._step + self._origin,
+                unit_normals(self._normals[rows]),
+                colors,
+            )
 
     def triangle_parts(self) -> Iterator[np.ndarray]:
         """See `MeshParts`."""

@@ -94,7 +94,7 @@ def test_tiles_go_to_the_file_as_one_mesh(tmp_path, monkeypatch):
     split = fusion.split_into_tiles
     monkeypatch.setattr(fusion, "split_into_tiles", lambda keys, _: split(keys, 30))
     # With PLY alone nothing may ask for the whole mesh.
-    monkeypatch.setattr(extraction.JoinedMesh, "to_mesh", None)
+    monkeypatch.setattr(meshes.MeshParts, "to_mesh", None)
     info = extraction.extract_mesh(render, scene, np.arange(20), settings, tmp_path / "tiled.ply")
     assert info["num_tiles"] >= 4
     whole, tiled = (meshes.read_mesh_ply(tmp_path / name) for name in ("whole.ply", "tiled.ply"))

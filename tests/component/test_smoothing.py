@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.surface.mesh import Mesh, MeshParts, vertex_normals
-from cosurfgs_jax.surface.smoothing import BACK, INWARDS, SmoothedMesh
+from cosurfgs_jax.surface.smoothing import BACK, INWARDS, SmoothedMesh, Voxels
 
 FAR = np.array([451_234.5, 5_212_345.25, 310.0])  # float32 has steps of half a metre there
+
+VOXELS = Voxels(FAR, 1.0)  # steps of 0.00024
 
 
 class InParts(MeshParts):
@@ -74,22 +76,24 @@ def definition(mesh: Mesh, num_passes: int) -> np.ndarray:
 @pytest.mark.parametrize("num_parts", [1, 3])
 def test_the_definition_in_one_part_and_in_three(tmp_path, num_parts):
     mesh = patch_of(9, 0.2)
-    smooth = SmoothedMesh(InParts(mesh, num_parts), 4, tmp_path).to_mesh()
+    (tmp_path / "again").mkdir()
+    smooth = SmoothedMesh(InParts(mesh, num_parts), 4, VOXELS, tmp_path).to_mesh()
     expected = definition(mesh, 4)
-    np.testing.assert_allclose(smooth.vertices, expected, atol=2e-6)
-    np.testing.assert_allclose(
-        smooth.vertex_normals, vertex_normals(expected - FAR, mesh.triangles), atol=1e-5
-    )
+    np.testing.assert_allclose(smooth.vertices, expected, atol=5e-4)
+    normals = vertex_normals(smooth.vertices - FAR, mesh.triangles)
+    np.testing.assert_allclose(smooth.vertex_normals, normals, atol=1e-5)
+    again = SmoothedMesh(InParts(mesh, 5), 4, VOXELS, tmp_path / "again").to_mesh()
+    assert np.array_equal(again.vertices, smooth.vertices)
     assert np.array_equal(smooth.triangles, mesh.triangles)
     assert np.array_equal(smooth.vertex_colors, mesh.vertex_colors)
 
 
 def test_noise_goes_and_the_open_border_stays(tmp_path):
     mesh = patch_of(30, 0.1)
-    smooth = SmoothedMesh(mesh, 10, tmp_path).to_mesh()
+    smooth = SmoothedMesh(mesh, 10, VOXELS, tmp_path).to_mesh()
     x, y = (mesh.vertices - FAR)[:, 0], (mesh.vertices - FAR)[:, 1]
     is_border = (x == 0) | (x == 29) | (y == 0) | (y == 29)
-    np.testing.assert_allclose(smooth.vertices[is_border], mesh.vertices[is_border], atol=1e-6)
+    np.testing.assert_allclose(smooth.vertices[is_border], mesh.vertices[is_border], atol=2e-4)
     assert np.abs(smooth.vertices - mesh.vertices)[~is_border].max(axis=1).mean() > 0.02
     truth = np.array([-0.3, 0, 1]) / np.hypot(0.3, 1)
     inner = (np.minimum(x, y) > 4) & (np.maximum(x, y) < 25)
@@ -127,13 +131,13 @@ def test_a_closed_surface_does_not_shrink(tmp_path):
     sphere = Mesh(
         places, triangles, np.zeros((len(places), 3), np.uint8), places.astype(np.float32)
     )
-    smooth = SmoothedMesh(sphere, 10, tmp_path).to_mesh()
+    smooth = SmoothedMesh(sphere, 10, Voxels(np.zeros(3), 0.05), tmp_path).to_mesh()
     radii = np.linalg.norm(smooth.vertices, axis=1)
     assert np.abs(radii - 1).max() < 0.004 and np.abs(radii - 1).max() > 0
 
 
 def test_without_passes_nothing_moves(tmp_path):
     mesh = patch_of(5, 0.3)
-    same = SmoothedMesh(mesh, 0, tmp_path).to_mesh()
-    np.testing.assert_allclose(same.vertices, mesh.vertices, atol=1e-6)
-    np.testing.assert_allclose(same.vertex_normals, mesh.vertex_normals, atol=1e-5)
+    same = SmoothedMesh(mesh, 0, VOXELS, tmp_path).to_mesh()
+    np.testing.assert_allclose(same.vertices, mesh.vertices, atol=2e-4)
+    np.testing.assert_allclose(same.vertex_normals, mesh.vertex_normals, atol=1e-3)
