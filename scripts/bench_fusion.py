@@ -34,7 +34,8 @@ NAMES = {
     "find blocks": "touched blocks",
     "fuse": "integrate",
     "extract": "extract",
-    "write": "join, clean, write",
+    "smooth": "join, clean, smooth",
+    "write": "write",
 }
 
 

@@ -17,6 +17,7 @@ _BASELINE_RANGE = (
 )  # of the depth: nearer views hardly see depth, farther ones see other sides of things
 _MAX_COVERED = 1000  # points of a view, to tell which of it its neighbours show
 _LEAST_ADDED = 0.02  # of the points of a view that its neighbours do not show: worth another one
+_LEAST_POINTS = 5  # of them, where few are known
 _MOST_ADDED = 4  # neighbours for what the nearest do not show
 
 
@@ -74,6 +75,11 @@ def _is_inside(views: Views, view: int, points: np.ndarray) -> np.ndarray:
     return (z > 0) & ((pixels >= 0) & (pixels < views.image_sizes[view][::-1])).all(axis=-1)
 
 
+def thinned(points: np.ndarray) -> np.ndarray:
+    """At most about a thousand of a view's points [n,3]: enough to tell what shows them."""
+    return points[:: max(1, len(points) // _MAX_COVERED)]
+
+
 def cover_pictures(
     neighbors: list[np.ndarray], points: list[np.ndarray], onlookers: "Onlookers"
 ) -> list[np.ndarray]:
@@ -87,7 +93,8 @@ def cover_pictures(
         onlookers: of the V views.
     Returns:
         V arrays: those given, then at most four more, that of the most points first. A view is
-        added where it shows a fiftieth of the points that none before it shows.
+        added where it shows a fiftieth of the points, five at least, that none before it shows;
+        none is added to a view that has no neighbour.
     """
     return [
         np.concatenate([near, _missing_views(view, near, seen, onlookers)])
@@ -106,7 +113,7 @@ def shares(others: np.ndarray, views: Views, points: np.ndarray) -> np.ndarray:
     Returns:
         f64[n], sum 1: each point's share is parted among those that show it.
     """
-    points = points[:: max(1, len(points) // _MAX_COVERED)]
+    points = thinned(points)
     shown = np.array([_is_inside(views, int(other), points) for other in others], float)
     shown = shown.reshape(len(others), len(points))
     parts = (shown / np.maximum(shown.sum(axis=0), 1)).sum(axis=1)
@@ -123,12 +130,12 @@ def _missing_views(
     added: list[int] = []
     if not len(near):
         return np.array(added, np.int64)
-    seen = seen[:: max(1, len(seen) // _MAX_COVERED)]
+    seen = thinned(seen)
     rest = seen
     for other in near:
         rest = rest[~_is_inside(views, int(other), rest)]
-    least = _LEAST_ADDED * len(seen)
-    if not len(rest) or len(rest) < least:
+    least = max(_LEAST_ADDED * len(seen), _LEAST_POINTS)
+    if len(rest) < least:
         return np.array(added, np.int64)
     candidates = onlookers.of(view)
     shows = np.array([_is_inside(views, int(other), rest) for other in candidates], bool)

@@ -17,7 +17,7 @@ from cosurfgs_jax.surface import PHASES, Mesh, extract_mesh, read_mesh_ply
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 
-_FIELD = "distances to planes"  # what is fused: a mesh of another field is out of date
+_FIELD = "distances to planes, confirmed by what shows them"  # a mesh of another is out of date
 _WITHOUT_EFFECT = ("memory_mb",)  # on a mesh, of the settings
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ _TRIANGLES_A_VOXEL = 2.0  # that the surface cuts
 # triangles of caliterra, 0.35 million of the town.
 _MESHED = 0.63
 _FILE_BYTES = 27  # of a triangle in the PLY file, with half a vertex
-_SCRATCH_BYTES = 30  # of a triangle while tiles are joined
+_SCRATCH_BYTES = 95  # of a triangle, with half a vertex, while tiles are joined and smoothed
 _VIEW_BYTES = 11  # of a pixel of a view that waits in the scratch folder
 
 

@@ -60,7 +60,7 @@ class LossSettings(SettingsGroup, name="loss"):
     max_neighbor_angle_deg: float = setting(
         30.0,
         "Maximum angle in degrees between the optical axes of neighbouring views; twice as much "
-        "where no other view shows a part of the picture.",
+        "for what the nearest of them do not show.",
         number("above 0 and below 90 degrees", above=0, below=90),
     )
     num_neighbors: int = setting(

@@ -2,7 +2,7 @@
 makes sense.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from cosurfgs_jax.geometry.view_pairs import (
 )
 from cosurfgs_jax.geometry.views import PointCloud, Views
 
+_SQUARE = 64  # pixels: of the squares by which is found what a neighbour cannot show
 _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
 
 
@@ -28,29 +29,33 @@ def _in_picture(points: np.ndarray, views: Views, view: int) -> np.ndarray:
     return points[(z > 0) & (pixels >= 0).all(axis=-1) & (pixels < size).all(axis=-1)]
 
 
-def seen_points(cloud: PointCloud, views: Views) -> list[np.ndarray]:
+def seen_points(
+    cloud: PointCloud, views: Views, numbers: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """The SfM points that each view sees, and that fall into its image.
 
     Args:
         cloud: without tracks, a view sees all points that fall into its image (which lets through
             what is hidden).
         views: V.
-    Returns:
-        V arrays f64[n,3].
+        numbers: i64[m], of the views that are wanted; None = all.
+    Yields:
+        f64[n,3] of each.
     """
-    num_views = len(views)
-    members: list[np.ndarray | None] = [None] * num_views
+    order = np.zeros(0, np.int64)
+    bounds = np.zeros(len(views) + 1, np.int64)
+    owners = order
     if cloud.has_tracks:
         owners = cloud.track_points
         order = np.argsort(cloud.track_views, kind="stable")
-        bounds = np.searchsorted(cloud.track_views[order], np.arange(num_views + 1))
-        tracked = [owners[order[bounds[v] : bounds[v + 1]]] for v in range(num_views)]
+        bounds = np.searchsorted(cloud.track_views[order], np.arange(len(views) + 1))
+    for view in range(len(views)) if numbers is None else numbers:
+        points = cloud.points
+        tracked = owners[order[bounds[view] : bounds[view + 1]]]
         # A view without tracks (added later, or not matched) falls back to projection.
-        members = [m if len(m) >= 10 else None for m in tracked]
-    return [
-        _in_picture(cloud.points if seen is None else cloud.points[seen], views, view)
-        for view, seen in enumerate(members)
-    ]
+        if len(tracked) >= 10:
+            points = points[tracked]
+        yield _in_picture(points, views, int(view))
 
 
 def camera_depths(points: np.ndarray, views: Views, view: int) -> np.ndarray:
@@ -105,6 +110,21 @@ class Witness(NamedTuple):
     image_size: tuple[int, int]
     intrinsics: np.ndarray
     camera_from_dataset: np.ndarray
+
+
+def _is_beside(hull: np.ndarray, witness: Witness, pose: np.ndarray) -> bool:
+    """Whether each eight corners [n,3], camera frame of the view, all lie on the outer side of one
+    border of a witness's image, so that it shows nothing of what is between them.
+
+    Args:
+        pose: f64[4,4], the witness from the view.
+    """
+    x, y, z = (hull @ pose[:3, :3].T + pose[:3, 3]).T
+    u = witness.intrinsics[0, 0] * x + witness.intrinsics[0, 2] * z
+    v = witness.intrinsics[1, 1] * y + witness.intrinsics[1, 2] * z
+    height, width = witness.image_size
+    outside = np.stack([z <= 0, u < 0, u > width * z, v < 0, v > height * z])
+    return bool(outside.reshape(5, -1, 8).all(axis=-1).any(axis=0).all())
 
 
 @jax.jit
@@ -168,6 +188,31 @@ class _Pixels:
         self._depth = depth
         self._intrinsics = np.asarray(intrinsics, np.float32)
 
+    def hull(self, asked: np.ndarray) -> np.ndarray:
+        """f64[n,3], camera frame: corners around the points of the pixels i64[m], eight for each
+        square of the image that has one of them.
+        """
+        rows, columns = np.divmod(asked, self._depth.shape[1])
+        num_across = -(-self._depth.shape[1] // _SQUARE)
+        square = rows // _SQUARE * num_across + columns // _SQUARE
+        depths = self._depth.ravel()[asked].astype(np.float64)
+        num = -(-self._depth.shape[0] // _SQUARE) * num_across
+        nearest = np.full(num, np.inf)
+        farthest = np.zeros(num)
+        np.minimum.at(nearest, square, depths)
+        np.maximum.at(farthest, square, depths)
+        used = np.flatnonzero(farthest > 0)
+        top, left = np.divmod(used, num_across)
+        corners = []
+        for down in (0, 1):
+            for right in (0, 1):
+                pixels = np.stack([left + right, top + down], axis=1) * float(_SQUARE)
+                corners += [
+                    cameras.back_project(pixels, z[used], self._intrinsics.astype(np.float64))
+                    for z in (nearest, farthest)
+                ]
+        return np.stack(corners, axis=1).reshape(-1, 3)
+
     def ask(self, question: Callable, asked: np.ndarray, operands: tuple) -> list[np.ndarray]:
         """What a compiled function (pixels, depth, intrinsics, *operands) says of the pixels
         i64[n]: its arrays [n, ...].
@@ -216,6 +261,8 @@ def count_confirmations(
     pixels = _Pixels(depth, intrinsics)
     count, possible, num_asked = np.zeros((3, depth.size), np.int32)
     asked = np.flatnonzero(depth.ravel() > 0)
+    num_in_hull = -1
+    hull = np.zeros((0, 3))
     for witness in witnesses:
         is_open = np.ones(len(asked), bool)
         if enough is not None:
@@ -227,6 +274,11 @@ def count_confirmations(
             break
         # Relative poses in float64: map coordinates of 1e6 would leave float32 no digits.
         pose = relative_pose(witness.camera_from_dataset, camera_from_dataset)
+        if len(asked) != num_in_hull:
+            hull = pixels.hull(asked)
+            num_in_hull = len(asked)
+        if _is_beside(hull, witness, pose):
+            continue
         camera = (witness.intrinsics, pose)
         (is_shown,) = pixels.ask(_is_shown, asked, (witness.image_size, *camera))
         shown = asked[is_shown]

@@ -34,9 +34,9 @@ TRIANGLES_PER_BLOCK = 85
 # Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of
 # the surface; then the mesh of the tile and its temporaries.
 BYTES_PER_BLOCK = BLOCK**3 * (20 + 16) + 8 * 1024
-# 24 bytes a triangle and 137 a vertex (`smoothing`) wait in the scratch folder, 13 and 27 are in
-# the file.
-_DISK_BYTES_PER_BLOCK = 10 * 1024
+# 24 bytes a triangle and 141 a vertex (`smoothing`) wait in the scratch folder, 13 and up to 39 are
+# in the file.
+_DISK_BYTES_PER_BLOCK = 11 * 1024
 _KEY_BYTES = 16  # of a block that a view touches: its key, and once more while they are sorted
 
 

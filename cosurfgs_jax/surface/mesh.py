@@ -21,7 +21,8 @@ from cosurfgs_jax.formats.ply import (
 
 
 class MeshParts(abc.ABC):
-    """A mesh that can be read part by part: `Mesh` is one part, `tile_store.JoinedMesh` is many."""
+    """A mesh that can be read part by part: `Mesh` is one part, `JoinedMesh` and `SmoothedMesh`
+    are many."""
 
     @property
     @abc.abstractmethod

@@ -10,7 +10,8 @@ Vertices, and what is needed of their neighbours, wait on disk part by part, as 
 are whole numbers of a small length: sums of them are exact, so that tiles do not change the result.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 import scipy.sparse
 
 from cosurfgs_jax.surface.mesh import MeshParts, unit_normals, vertex_normal_sums
+from cosurfgs_jax.surface.tile_store import writing_scratch
 
 INWARDS = 0.5  # of the way to the mean of the neighbours
 BACK = -0.53  # pass band 1 / 0.5 - 1 / 0.53 = 0.11, as Taubin's 0.1
@@ -82,31 +84,51 @@ class SmoothedMesh(MeshParts):
     at open borders stay.
     """
 
-    def __init__(self, mesh: MeshParts, num_passes: int, voxels: Voxels, folder: Path):
+    def __init__(
+        self,
+        mesh: MeshParts,
+        num_passes: int,
+        voxels: Voxels,
+        folder: Path,
+        progress: Callable[[int, int], None] | None = None,
+    ):
         """
         Args:
             mesh: the mesh as it is.
             num_passes: each is a step to the mean and one back.
             voxels: that it was extracted from.
-            folder: for scratch files, 106 bytes a vertex and 12 a triangle; the caller removes it.
+            folder: for scratch files, 110 bytes a vertex and 12 a triangle; the caller removes it.
+            progress: called with (passes done, of so many).
+        Raises:
+            InputError: the disk is full.
         """
         self._mesh = mesh
         self._folder = folder
         self._origin = voxels.origin
         self._step = voxels.size / _STEPS
         num = mesh.num_vertices
-        self._places = self._array("places", np.int64, (num, 3))
-        self._sums = self._array("sums", np.int64, (num, 3))
-        self._normals = self._array("normals", np.float32, (num, 3))
-        self._copy_places()
-        degree, is_open = self._find_neighbors()
-        for _ in range(num_passes):
+        with writing_scratch(folder):
+            self._places = self._array("places", np.int64, (num, 3))
+            self._sums = self._array("sums", np.int64, (num, 3))
+            self._normals = self._array("normals", np.float32, (num, 3))
+            self._copy_places()
+            degree, is_open = self._find_neighbors()
+        for done in range(num_passes):
             for part in (INWARDS, BACK):
                 self._move(part, degree, is_open)
+            if progress:
+                progress(done + 1, num_passes)
         self._find_normals()
 
     def _array(self, name: str, kind: type, shape: tuple[int, ...]) -> np.ndarray:
-        return np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", kind, shape)
+        """An array of zeros in a file, whose room on the disk is taken at once: a full disk would
+        else end the process at some later write.
+        """
+        path = self._folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, "w+", kind, shape)
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
+        return array
 
     def _copy_places(self) -> None:
         start = 0
@@ -202,3 +224,17 @@ class SmoothedMesh(MeshParts):
     def triangle_parts(self) -> Iterator[np.ndarray]:
         """See `MeshParts`."""
         yield from self._mesh.triangle_parts()
+
+
+def smoothed(mesh: MeshParts, num_passes: int, voxels: Voxels, **choices) -> MeshParts:
+    """A mesh after so many passes; 0 = the mesh itself.
+
+    Args:
+        mesh, num_passes, voxels: see `SmoothedMesh`.
+        **choices: the others of `SmoothedMesh`.
+    Raises:
+        InputError: see `SmoothedMesh`.
+    """
+    if not num_passes:
+        return mesh
+    return SmoothedMesh(mesh, num_passes, voxels, **choices)

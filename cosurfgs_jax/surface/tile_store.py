@@ -6,6 +6,7 @@ which tiles are appended as they come, but which pieces are too small to keep is
 the last tile. So tiles wait in a scratch folder, and the joined mesh is read from them twice: once
 for its vertices, once for its triangles, as PLY wants them."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,18 @@ from cosurfgs_jax.surface.mesh import (
 )
 
 _FIELDS = ("vertices", "colors", "normal_sums", "components", "triangles")
+
+
+@contextlib.contextmanager
+def writing_scratch(folder: Path) -> Iterator[None]:
+    """Turns what a full disk raises into an InputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: a part of the mesh could not be written ({error.strerror or error}); make "
+            "room there, or set a larger config.surface.voxel_size"
+        ) from error
 
 
 class _Tile(NamedTuple):
@@ -85,14 +98,8 @@ class TileStore:
         numbered = (components + self._num_components).astype(np.int32)
         arrays = (vertices, mesh.vertex_colors, sums, numbered, mesh.triangles)
         for name, values in zip(_FIELDS, arrays, strict=True):
-            try:
+            with writing_scratch(self.folder):
                 np.save(self.folder / f"{self.num_tiles}_{name}.npy", values)
-            except OSError as error:
-                raise InputError(
-                    f"{self.folder}: a tile of the mesh could not be written "
-                    f"({error.strerror or error}); "
-                    "make room there, or set a larger config.surface.voxel_size"
-                ) from error
         places = np.flatnonzero(is_on_seam)
         self._seam_places.append(places)
         self._seam_vertices.append(vertices[places])

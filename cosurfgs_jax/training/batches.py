@@ -15,7 +15,7 @@ from cosurfgs_jax.errors import required
 from cosurfgs_jax.losses.inputs import SecondView
 from cosurfgs_jax.training.device_cache import DeviceCache, pick, shelf_bytes
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
-from cosurfgs_jax.training.partners import partners_of_blocks
+from cosurfgs_jax.training.partners import BlockPartners
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import ViewOrder
 from cosurfgs_jax.training.step import Batch
@@ -112,7 +112,7 @@ class BlockViews:
         self._used_views = used_views
         self._partners = None
         if settings.loss.has_multi_view:
-            self._partners = partners_of_blocks(run.partitioned, settings.loss)
+            self._partners = BlockPartners(run.partitioned, settings.loss)
         self.photographs = Photographs(run.partitioned, run.images)
         self._load = load or self.photographs.load
         self._device_cache: DeviceCache | None = None
@@ -172,7 +172,7 @@ class BlockViews:
         """The random choices of a step with MV-Reg: the second view and the lattice."""
         random = np.random.default_rng([self._run.settings.seed, block, step, 3])
         start = random.bit_generator.state
-        partners = required(self._partners, "partners of the views")[block]
+        partners = required(self._partners, "partners of the views").of(block)
         second = partners[self.view(block, step)].choose(random.random())
         random.bit_generator.state = (
             start  # the lattice does not depend on how many neighbours there are

@@ -6,22 +6,28 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.view_pairs import Onlookers, choose_neighbors, cover_pictures, shares
+from cosurfgs_jax.geometry.view_pairs import (
+    Onlookers,
+    choose_neighbors,
+    cover_pictures,
+    shares,
+    thinned,
+)
 from cosurfgs_jax.settings import LossSettings
 from cosurfgs_jax.surface.depth_filter import camera_depths, depth_limits, seen_points
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 
-_MAX_POINTS = 20_000  # of a scene without tracks, to tell how far its views look
+_MAX_POINTS = 200_000  # of a scene without tracks, to tell what its views show
 _WIDER = 2  # times the largest angle: where no nearer view shows a place
 
 
-def _seen_points(scene: Scene) -> list[np.ndarray]:
-    """The SfM points f64[n,3] that each view sees, dataset."""
+def _seen_points(scene: Scene, numbers: np.ndarray) -> list[np.ndarray]:
+    """Some of the SfM points f64[n,3] that each of the views i64[m] sees, dataset."""
     cloud = scene.cloud
     if not cloud.has_tracks:
         every = max(1, len(cloud) // _MAX_POINTS)
         cloud = cloud.of_points(np.arange(len(cloud)) % every == 0)
-    return seen_points(cloud, scene.views)
+    return [thinned(points) for points in seen_points(cloud, scene.views, numbers)]
 
 
 class Partners(NamedTuple):
@@ -38,46 +44,49 @@ class Partners(NamedTuple):
         return int(self.views[min(found, len(self.views) - 1)])
 
 
-def partners_of_blocks(
-    partitioned: PartitionedScene, settings: LossSettings
-) -> list[dict[int, Partners]]:
-    """For each block and each of its views the views of the block that MV-Reg compares it with:
-    the nearest, and some that show what those do not.
+class BlockPartners:
+    """The partners of the views of each block, found when they are asked for."""
 
-    Args:
-        partitioned: of the run.
-        settings: how many, and how far they may be turned away.
-    """
-    scene = partitioned.scene
-    points = _seen_points(scene)
-    depths = [camera_depths(seen, scene.views, view) for view, seen in enumerate(points)]
-    typical = np.array([np.median(z) if len(z) else np.nan for z in depths])
-    farthest = depth_limits(depths)[:, 1]
-    result = []
-    for block in partitioned.blocks:
-        views = scene.views.pick(block.views)
+    def __init__(self, partitioned: PartitionedScene, settings: LossSettings):
+        """
+        Args:
+            partitioned: of the run.
+            settings: how many, and how far they may be turned away.
+        """
+        self._partitioned = partitioned
+        self._settings = settings
+        self._of_block: dict[int, dict[int, Partners]] = {}
+
+    def of(self, number: int) -> dict[int, Partners]:
+        """For each view of a block the views of the block that MV-Reg compares it with: the
+        nearest, and some that show what those do not.
+        """
+        if number not in self._of_block:
+            self._of_block[number] = self._find(self._partitioned.blocks[number].views)
+        return self._of_block[number]
+
+    def _find(self, numbers: np.ndarray) -> dict[int, Partners]:
+        views = self._partitioned.scene.views.pick(numbers)
+        points = _seen_points(self._partitioned.scene, numbers)
+        depths = [camera_depths(seen, views, view) for view, seen in enumerate(points)]
+        typical = np.array([np.median(z) if len(z) else np.nan for z in depths])
         chosen = choose_neighbors(
             views,
-            settings.num_neighbors,
-            settings.max_neighbor_angle_deg,
-            depths=typical[block.views],
+            self._settings.num_neighbors,
+            self._settings.max_neighbor_angle_deg,
+            depths=typical,
         )
         onlookers = Onlookers(
             views,
-            farthest[block.views],
-            min(_WIDER * settings.max_neighbor_angle_deg, 90.0),
-            depths=typical[block.views],
+            depth_limits(depths)[:, 1],
+            min(_WIDER * self._settings.max_neighbor_angle_deg, 90.0),
+            depths=typical,
         )
-        chosen = cover_pictures(chosen, [points[view] for view in block.views], onlookers)
-        result.append(
-            {
-                int(view): Partners(
-                    block.views[others], shares(others, views, points[view]).cumsum()
-                )
-                for view, others in zip(block.views, chosen, strict=True)
-            }
-        )
-    return result
+        chosen = cover_pictures(chosen, points, onlookers)
+        return {
+            int(number): Partners(numbers[others], shares(others, views, seen).cumsum())
+            for number, others, seen in zip(numbers, chosen, points, strict=True)
+        }
 
 
 def check_neighbors(partitioned: PartitionedScene, settings: LossSettings) -> None:
@@ -86,10 +95,11 @@ def check_neighbors(partitioned: PartitionedScene, settings: LossSettings) -> No
     """
     if not settings.has_multi_view:
         return
-    for block, partners in zip(
-        partitioned.blocks, partners_of_blocks(partitioned, settings), strict=True
-    ):
-        if not any(len(of_view.views) for of_view in partners.values()):
+    for block in partitioned.blocks:
+        nearest = choose_neighbors(
+            partitioned.scene.views.pick(block.views), 1, settings.max_neighbor_angle_deg
+        )
+        if not any(len(others) for others in nearest):
             raise InputError(
                 f"config.loss.multi_view_*: expected photographs of block {block.number} that look "
                 "at the same place from "

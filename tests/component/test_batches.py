@@ -144,8 +144,8 @@ def test_what_is_delivered_is_the_batch(
     assert seconds == {True} if num_blocks == 1 else True in seconds
 
 
-def test_the_choices_of_a_step_stay_those_of_earlier_versions():
-    """A run that is resumed by another version goes on as it began."""
+def test_the_choices_of_a_step_are_pinned():
+    """They follow from seed, block and step alone; whoever changes them changes all results."""
     views = BlockViews(context_of(town_place(num_blocks=3), 2, SENT))
     chosen = [
         (

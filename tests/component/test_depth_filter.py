@@ -180,6 +180,30 @@ def test_what_the_nearest_do_not_show_a_farther_neighbour_confirms():
     assert loaded == [4] and (count[rim] == 1).all() and (possible[rim] == 1).all()
 
 
+def test_neighbours_beside_the_open_pixels_are_not_asked_and_nothing_changes(monkeypatch):
+    rng = np.random.default_rng(4)
+    normal = np.array([0.1, -0.1, 1.0])
+    geometry = []
+    for x, y, turn in rng.uniform(-6, 6, (24, 3)):
+        eye = FAR + np.array([x, y, -5.0])
+        pose = look_at(eye, eye + np.array([0.1 * turn, 0.05 * turn, 5.0]))
+        view = plane_view(pose, normal, FAR @ normal)
+        geometry.append((view.depth, view.intrinsics, view.camera_from_dataset))
+    own, intrinsics, pose = geometry[0]
+    own = np.where(rng.uniform(size=own.shape) < 0.3, own, 0)
+    own[:, : WIDTH // 2] = 0
+    asked = witnesses(geometry[1:])
+    found = depth_filter.count_confirmations(own, intrinsics, pose, asked, most_asked=4)
+    judged = []
+    beside = depth_filter._is_beside
+    monkeypatch.setattr(
+        depth_filter, "_is_beside", lambda *given: judged.append(beside(*given)) or False
+    )
+    expected = depth_filter.count_confirmations(own, intrinsics, pose, asked, most_asked=4)
+    assert np.array_equal(found, expected) and (expected[0] > 0).any()
+    assert 3 < sum(judged) < len(judged) - 3
+
+
 def test_confirmation_is_within_a_pixel_not_two():
     """A depth error that moves the point by a known number of pixels in the neighbour and back."""
     poses = [np.eye(4), np.eye(4)]

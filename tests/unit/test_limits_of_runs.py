@@ -236,7 +236,7 @@ def test_schedulers_that_start_several_processes(monkeypatch, environment, is_cl
 
 
 def test_the_depth_of_the_last_32_views_stays_in_memory(tmp_path):
-    """Twice as many as a view is compared with."""
+    """Twice as many as a pixel is compared with."""
     num = 34
     poses = np.tile(np.eye(4), (num, 1, 1))
     views = Views(poses, np.tile(np.eye(3), (num, 1, 1)), np.full((num, 2), 2))

@@ -72,7 +72,7 @@ def test_onlookers_are_in_reach_nearest_first():
 
 
 def test_neighbours_are_added_that_show_the_rest_of_a_picture():
-    """Five cameras 1, 2, 3, 6 and 7 to the right; each sees 10 wide at the depth of the points."""
+    """Cameras 1, 2 and 3 to the right, 6 and 7 to the left; each sees 10 wide at the points."""
     views = views_at([0.0, 1.0, 2.0, 3.0, -6.0, -7.0])
     views.intrinsics[:, :2, :2] *= 10
     views.intrinsics[:, :2, 2] = 5
