@@ -6,11 +6,13 @@ python -m cosurfgs_jax.prepare --poses=DATASET_WITHOUT_POINTS --out=DATASET
 
 The second finds points alone, for poses that come without any, and leaves these as they are.
 
-The photographs stay where they are. With GPS in their EXIF data the dataset is in metres and its
-geo.json says where on the map; without it z is up, and the scale is unknown.
+The photographs stay where they are. With GPS in their EXIF data, or with ground control points
+(--gcp=FILE), the dataset is in metres and its geo.json says where on the map; without them z is up,
+and the scale is unknown.
 """
 
 import dataclasses
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -58,6 +60,7 @@ def main(options: program.Options) -> None:
 
     names = [field.name for field in dataclasses.fields(PrepareSettings)]
     settings = PrepareSettings(**{name: getattr(options.flags, name) for name in names})
+    settings.gcp = os.path.expanduser(settings.gcp)
     out = Path(options.flags.out).expanduser()
     split = ""
     if options.flags.poses:

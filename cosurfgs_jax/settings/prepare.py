@@ -78,9 +78,20 @@ class PrepareSettings:
     )
     epsg: int = setting(
         0,
-        "EPSG number of the projected system in metres that the map coordinates are in; 0 is the "
-        "UTM zone.",
+        "EPSG number of the projected system in metres that the map coordinates are in; 0 is that "
+        "of the ground control points, or the UTM zone.",
         not_negative("0 (the UTM zone) or the EPSG number of a projected system"),
+    )
+    gcp: str = setting(
+        "",
+        "File of ground control points, as OpenDroneMap has it: a coordinate system, then lines of "
+        "east, north, height, column, row, photograph and name; scale, vertical and place are by "
+        "them, and no longer by GPS.",
+    )
+    check_points: str = setting(
+        "",
+        "Ground control points that are compared with and not used: their names, with commas "
+        'between, or "every4" for every fourth of the file.',
     )
 
     def validate(self) -> None:
@@ -99,3 +110,8 @@ class PrepareSettings:
                 raise InputError(
                     f"--{field.name}: expected at most {declaration.largest}, got {value!r}"
                 )
+        if self.check_points and not self.gcp:
+            raise InputError(
+                "--check_points: expected a file of ground control points beside it, got none; "
+                "give --gcp=FILE"
+            )

@@ -3,7 +3,7 @@ of the photographs alone.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,11 +15,18 @@ from cosurfgs_jax.geometry.scene_frame import measure_up, rotation_to_z
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import map_system
 from cosurfgs_jax.sfm.exif import PhotoTags
-from cosurfgs_jax.sfm.similarity import RobustFit, Similarity, fit_robust, line_share
+from cosurfgs_jax.sfm.similarity import (
+    RobustFit,
+    Similarity,
+    fit_robust,
+    line_share,
+    tilt_deg,
+    tilt_error,
+)
 
 MIN_POSITIONS = 3
 # Where cameras stand on a line, to this fraction of its length, GPS does not say which side is up.
-_MIN_LINE_SHARE = 0.1
+MIN_LINE_SHARE = 0.1
 # Above this uncertainty of the vertical by GPS, that of the photographs is taken; degrees.
 _MAX_TILT_ERROR = 2.0
 # Beyond this difference of the two verticals the one by GPS is not believed; degrees.
@@ -85,32 +92,40 @@ def place(model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSet
         InputError: too few positions where GPS is required, a system that does not fit, or
             positions that are mirrored.
     """
-    known = [name for name in model.names if tags[name].has_position]
-    if settings.gps == "ignore" or len(known) < MIN_POSITIONS:
+    known = known_names(model, tags, settings)
+    if len(known) < MIN_POSITIONS:
         check_positions(len(known), len(model.names), settings)
         reason = f"{len(known)} of the registered photographs have GPS, and three are needed"
         if settings.gps == "ignore":
             reason = "GPS is ignored"
-        return _place_without_gps(model, reason)
-    near = _near_positions(tags, known)
-    placement = _place_by_gps(model, tags, near, settings.epsg)
-    far = sorted(set(known) - set(near))
-    if far:
-        placement.warnings.append(
-            f"GPS of {', '.join(far[:5])} is more than {_MAX_FAR_DEG} degree from the others "
-            "and was not used"
-        )
-    error = placement.geo.details["fit"]["scale_error"]
-    if error < _MAX_SCALE_ERROR and placement.similarity.scale > 0:
+        return place_without_gps(model, reason)
+    placement = place_by_gps(model, tags, known, settings.epsg)
+    if tells_scale(placement):
         return placement
     if settings.gps == "require" or settings.epsg:
+        error = placement.geo.details["fit"]["scale_error"]
         raise InputError(
             f"GPS: expected positions that tell the scale to {_MAX_SCALE_ERROR:.0%}, got them to "
             f"{error:.0%}: they are all alike, or noise; give --gps=ignore for a model without "
             "scale"
         )
-    found = _place_without_gps(model, "its GPS is all alike, or noise beside its size")
+    found = place_without_gps(model, "its GPS is all alike, or noise beside its size")
     return dataclasses.replace(found, warnings=placement.warnings)
+
+
+def known_names(
+    model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSettings
+) -> list[str]:
+    """The registered photographs whose GPS is there and not ignored."""
+    if settings.gps == "ignore":
+        return []
+    return [name for name in model.names if tags[name].has_position]
+
+
+def tells_scale(placement: Placement) -> bool:
+    """Whether a placement by positions is more than noise."""
+    error = placement.geo.details["fit"]["scale_error"]
+    return error < _MAX_SCALE_ERROR and placement.similarity.scale > 0
 
 
 def check_positions(num_known: int, num_photos: int, settings: PrepareSettings) -> None:
@@ -162,7 +177,8 @@ def _near_positions(tags: dict[str, PhotoTags], names: list[str]) -> list[str]:
     return near if len(near) >= MIN_POSITIONS else names
 
 
-def _place_without_gps(model: Reconstructed, reason: str) -> Placement:
+def place_without_gps(model: Reconstructed, reason: str) -> Placement:
+    """The place of a reconstruction of which only the vertical of the photographs is known."""
     upright = level(model)
     middle = np.median(upright.apply(model.points), axis=0)
     details = {
@@ -196,10 +212,61 @@ def _with_heights(tags: dict[str, PhotoTags], names: list[str]) -> list[str]:
     return found if len(found) >= max(MIN_POSITIONS, len(names) / 2) else names
 
 
-def _place_by_gps(
+class Vertical(NamedTuple):
+    """Which of two fits is taken, and why."""
+
+    fit: RobustFit
+    is_by_points: bool  # whether the vertical is that of the points
+    tilt_deg: float  # between the two
+    warnings: list[str]
+
+
+def choose_vertical(
+    upright: RobustFit,
+    free: RobustFit | None,
+    levelled: Float[np.ndarray, "n 3"],
+    *,
+    by: tuple[str, str],
+    min_sigma: float = 0.0,
+) -> Vertical:
+    """Takes the vertical of points, if they tell it well and it is not far from the one before.
+
+    Args:
+        upright: fit that keeps the vertical of the source.
+        free: fit of all three angles; None: the points cannot tell them.
+        levelled: f64[n,3], the points, source.
+        by: what gives the vertical of the points, and that of the source, for the words.
+        min_sigma: standard deviation that heights have at least.
+    """
+    if free is None:
+        return Vertical(upright, False, 0.0, [])
+    tilt = tilt_deg(free.similarity)
+    is_certain = tilt_error(free, levelled, min_sigma) < _MAX_TILT_ERROR
+    is_by_points = is_certain and tilt < _MAX_TILT
+    warnings = []
+    if is_certain and tilt > _SUSPICIOUS_TILT:
+        warnings.append(
+            f"the vertical by {by[0]} and that of {by[1]} differ by {tilt:.1f} degrees; "
+            f"that of {by[0] if is_by_points else by[1]} is used"
+        )
+    return Vertical(free if is_by_points else upright, is_by_points, tilt, warnings)
+
+
+def place_by_gps(
     model: Reconstructed, tags: dict[str, PhotoTags], known: list[str], epsg: int
 ) -> Placement:
-    names = _with_heights(tags, known)
+    """Scale, vertical and place by the GPS of photographs.
+
+    Args:
+        model: of the mapper.
+        tags: of all photographs, by name.
+        known: names of those that have a position, at least `MIN_POSITIONS`.
+        epsg: of the map system; 0: the UTM zone.
+    Raises:
+        InputError: a system that does not fit, or positions that are mirrored.
+    """
+    near = _near_positions(tags, known)
+    names = _with_heights(tags, near)
     epsg = check_epsg(tags, epsg)
     target, has_heights = _positions(tags, names, epsg)
     upright = level(model)
@@ -209,53 +276,66 @@ def _place_by_gps(
         levelled = levelled * [1, 1, 0]
     by_photographs = fit_robust(levelled, target, is_upright=True, min_sigma=_GPS_SIGMA)
     _check_not_mirrored(levelled, target, by_photographs)
-    chosen = by_photographs
-    tilt = 0.0
-    warnings = []
-    is_by_gps = has_heights and line_share(levelled) > _MIN_LINE_SHARE and len(names) > 3
-    if is_by_gps:
+    by_gps = None
+    if has_heights and line_share(levelled) > MIN_LINE_SHARE and len(names) > 3:
         by_gps = fit_robust(levelled, target, min_sigma=_GPS_SIGMA)
-        tilt = _tilt_deg(by_gps.similarity)
-        is_certain = _tilt_error(by_gps, levelled) < _MAX_TILT_ERROR
-        is_by_gps = is_certain and tilt < _MAX_TILT
-        if is_certain and tilt > _SUSPICIOUS_TILT:
-            taken = "GPS" if is_by_gps else "the photographs"
-            warnings.append(
-                f"the vertical by GPS and that of the photographs differ by {tilt:.1f} degrees; "
-                f"that of {taken} is used"
-            )
-        if is_by_gps:
-            chosen = by_gps
+    vertical = choose_vertical(by_photographs, by_gps, levelled, by=("GPS", "the photographs"))
+    chosen = vertical.fit
     to_map = upright.then(chosen.similarity)
-    middle = np.median(to_map.apply(model.points), axis=0)
     if not has_heights:
+        middle = np.median(to_map.apply(model.points), axis=0)
         to_map = dataclasses.replace(to_map, translation=to_map.translation - [0, 0, middle[2]])
-        middle[2] = 0.0
-    offset = np.round(middle, _ROUND_OFFSET) + 0.0  # not -0
     left_out = [name for name, is_used in zip(names, chosen.is_used, strict=True) if not is_used]
-    details = _details(chosen, is_by_gps, has_heights) | {
-        "vertical_difference_deg": tilt,
+    details = _details(chosen, vertical.is_by_points, has_heights) | {
+        "vertical_difference_deg": vertical.tilt_deg,
         "left_out": left_out,
     }
     datums = sorted({tags[name].datum for name in names})
-    geo = GeoReference(
+    placement = placed_on_map(
+        model,
+        to_map,
         epsg,
-        (float(offset[0]), float(offset[1]), float(offset[2])),
-        True,
         {
-            "system": map_system.name_of(epsg),
             "vertical_datum": " and ".join(datums) if has_heights else "the ground at 0",
             "fit": details,
         },
     )
-    similarity = dataclasses.replace(to_map, translation=to_map.translation - offset)
-    if line_share(levelled) <= _MIN_LINE_SHARE:
+    warnings = [*vertical.warnings]
+    if line_share(levelled) <= MIN_LINE_SHARE:
         warnings.append(
             "all photographs are on one line: GPS cannot tell left from right of it, so a mixed up "
             "north and south, or east and west, would not be noticed"
         )
-    warnings += _fit_warnings(chosen, names) + _tag_warnings(tags, known)
-    return Placement(similarity, geo, warnings)
+    warnings += _fit_warnings(chosen, names) + _tag_warnings(tags, near)
+    far = sorted(set(known) - set(near))
+    if far:
+        warnings.append(
+            f"GPS of {', '.join(far[:5])} is more than {_MAX_FAR_DEG} degree from the others "
+            "and was not used"
+        )
+    return dataclasses.replace(placement, warnings=warnings)
+
+
+def placed_on_map(
+    model: Reconstructed, to_map: Similarity, epsg: int, details: dict[str, Any]
+) -> Placement:
+    """A placement near the origin, with the offset to the map.
+
+    Args:
+        model: of the mapper.
+        to_map: from its frame to map coordinates.
+        epsg: of the map system.
+        details: for geo.json.
+    """
+    middle = np.median(to_map.apply(model.points), axis=0)
+    offset = np.round(middle, _ROUND_OFFSET) + 0.0  # not -0
+    x, y, z = map(float, offset)
+    system = {"system": map_system.name_of(epsg)}
+    return Placement(
+        dataclasses.replace(to_map, translation=to_map.translation - offset),
+        GeoReference(epsg, (x, y, z), True, system | details),
+        [],
+    )
 
 
 def _details(fit: RobustFit, is_by_gps: bool, has_heights: bool) -> dict[str, Any]:
@@ -280,18 +360,6 @@ def _check_not_mirrored(source: np.ndarray, target: np.ndarray, fit: RobustFit) 
             "are): north and south, or east and west, are mixed up in their EXIF data; mend "
             "GPSLatitudeRef and GPSLongitudeRef, or give --gps=ignore"
         )
-
-
-def _tilt_deg(similarity: Similarity) -> float:
-    """The angle between +z before and after."""
-    return float(np.rad2deg(np.arccos(np.clip(similarity.rotation[2, 2], -1, 1))))
-
-
-def _tilt_error(fit: RobustFit, source: np.ndarray) -> float:
-    """Standard deviation of the vertical across the narrow extent of the positions, degrees."""
-    used = source[fit.is_used] * fit.similarity.scale
-    extents = np.linalg.svd(used - used.mean(axis=0), compute_uv=False)
-    return float(np.rad2deg(np.arctan2(fit.rms[2], max(extents[1], 1e-300))))
 
 
 def _fit_warnings(fit: RobustFit, names: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database as database_file
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
@@ -232,6 +233,17 @@ def reading_of(model: Any) -> Reconstructed:
         pose[:3] = image.cam_from_world().matrix()
     points = np.array([point.xyz for point in model.points3D.values()], np.float64)
     return Reconstructed([image.name for image in images], poses, points.reshape(-1, 3))
+
+
+def lenses_of(model: Any) -> dict[str, Lens]:
+    """The lenses of the registered photographs of a pycolmap.Reconstruction, by name."""
+    lenses = {
+        number: lens_from_params(camera.model_name, camera.height, camera.width, camera.params)
+        for number, camera in model.cameras.items()
+    }
+    return {
+        image.name: lenses[image.camera_id] for image in model.images.values() if image.has_pose
+    }
 
 
 def tells_focal(model: Reconstructed) -> bool:

@@ -34,6 +34,8 @@ from cosurfgs_jax.formats import geo_json
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database, mapping
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
+from cosurfgs_jax.sfm.control_fit import place_by_control
+from cosurfgs_jax.sfm.control_points import ControlPoints, read_control_points
 from cosurfgs_jax.sfm.georeference import Placement, check_epsg, check_positions, place
 from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.photos import PhotoFolder, read_folder
@@ -75,7 +77,8 @@ def prepare(
         The summary, which is also in geo.json.
     Raises:
         InputError: what the user can mend: a wrong setting or folder, no photographs, none that
-            overlap, no GPS where it is required, a missing package, another `prepare` at work.
+            overlap, no GPS where it is required, ground control points that make no sense, a
+            missing package, another `prepare` at work.
     """
     settings.validate()
     import_pycolmap()
@@ -83,9 +86,7 @@ def prepare(
     _check_folders(images, dataset)
     folder = read_folder(images, out)
     num_known = sum(tags.has_position for tags in folder.tags.values())
-    check_positions(num_known, len(folder.photos), settings)
-    if num_known and settings.gps != "ignore":
-        check_epsg(folder.tags, settings.epsg)
+    control = _check_place(folder, num_known, settings)
     _log.info(
         "%s: %d photographs, %d with GPS, %d camera(s)",
         images,
@@ -107,12 +108,36 @@ def prepare(
         )
         key = _find_features(folder, dataset, job)
         model, saved = _find_model(dataset, job, key)
-        placement = place(mapping.reading_of(model), folder.tags, settings)
+        placement = _place(model, folder, control, settings)
         contents = database.read_contents(dataset.database, names)
         facts = _facts(model, contents, saved)
         summary = summarize(folder, contents, facts, placement)
         _write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
     return summary
+
+
+def _check_place(
+    folder: PhotoFolder, num_known: int, settings: PrepareSettings
+) -> ControlPoints | None:
+    """Checks what says where the photographs are, before the long work; the ground control points,
+    if there are any.
+    """
+    if settings.gcp:
+        return read_control_points(folder, settings)
+    check_positions(num_known, len(folder.photos), settings)
+    if num_known and settings.gps != "ignore":
+        check_epsg(folder.tags, settings.epsg)
+    return None
+
+
+def _place(
+    model: Any, folder: PhotoFolder, control: ControlPoints | None, settings: PrepareSettings
+) -> Placement:
+    reading = mapping.reading_of(model)
+    if control is None:
+        return place(reading, folder.tags, settings)
+    lenses = mapping.lenses_of(model)
+    return place_by_control(reading, lenses, control, tags=folder.tags, settings=settings)
 
 
 def _check_folders(images: Path, dataset: _Dataset) -> None:

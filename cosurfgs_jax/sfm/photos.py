@@ -55,12 +55,14 @@ class PhotoFolder:
     read, name to reason.
 
     The order is that of the times in their EXIF data, where all have one, else that of their names
-    with numbers as numbers: neighbours are compared.
+    with numbers as numbers: neighbours are compared. `left_out` are folders below it that are not
+    meant.
     """
 
     root: Path
     photos: list[Photo]
     unreadable: dict[str, str]
+    left_out: tuple[str, ...] = ()
 
     @property
     def tags(self) -> dict[str, PhotoTags]:
@@ -74,6 +76,18 @@ class PhotoFolder:
         for photo in self.photos:
             found.setdefault(photo.camera_key, []).append(photo)
         return found
+
+    def find(self, names: list[str], source: str) -> list[str | None]:
+        """The photographs that a file's names mean, by their names here; None for what is not among
+        them.
+
+        Raises:
+            InputError: several photographs fit a name equally well, or one several names.
+        """
+        index = FileIndex(self.root, leave_out=self.left_out)
+        known = {os.path.normpath(photo.path): photo.name for photo in self.photos}
+        paths = index.find_all(names, source)
+        return [known.get(os.path.normpath(path)) if path is not None else None for path in paths]
 
 
 def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
@@ -89,7 +103,8 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
     if not root.is_dir():
         what = "which is a file" if root.exists() else "which is not there"
         raise InputError(f"--images: expected a folder of photographs, got {root}, {what}")
-    names = sorted(FileIndex(root, leave_out=_below(root, leave_out)).names())
+    left_out = _below(root, leave_out)
+    names = sorted(FileIndex(root, leave_out=left_out).names())
     names, results = _without_results(root, names)
     photos = []
     unreadable = {}
@@ -115,7 +130,7 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
     photos.sort(key=lambda photo: _number_key(photo.name))
     if all(photo.tags.time for photo in photos):
         photos.sort(key=lambda photo: photo.tags.time)
-    return PhotoFolder(root, photos, unreadable)
+    return PhotoFolder(root, photos, unreadable, left_out)
 
 
 def _why_unusable(name: str) -> str:

@@ -1,6 +1,7 @@
 """Robust similarity between two sets of points: positions that GPS gives, and those of cameras."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -73,24 +74,34 @@ def fit_weighted(
     return Similarity(scale, rotation, target_middle - scale * rotation @ source_middle)
 
 
-def _distances(fit: Similarity, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(fit.apply(source) - target, axis=1)
+class _Pairs(NamedTuple):
+    """Pairs of points, and the standard deviation of each."""
+
+    source: np.ndarray  # f64[n,3]
+    target: np.ndarray  # f64[n,3]
+    sigmas: np.ndarray  # f64[n]
+
+    def distances(self, fit: Similarity) -> np.ndarray:
+        """In standard deviations."""
+        return np.linalg.norm(fit.apply(self.source) - self.target, axis=1) / self.sigmas
 
 
-def _start(source: np.ndarray, target: np.ndarray, is_upright: bool) -> Similarity:
+def _start(pairs: _Pairs, is_upright: bool) -> Similarity:
     """The fit of a random few points that leaves the smallest median distance (least median of
     squares): up to half of the points may be wrong.
     """
+    source, target, sigmas = pairs
+    weights = sigmas**-2
     size = min(len(source), _SAMPLE)
     random = np.random.default_rng(0)
-    best = fit_weighted(source, target, np.ones(len(source)), is_upright=is_upright)
-    smallest = np.median(_distances(best, source, target))
+    best = fit_weighted(source, target, weights, is_upright=is_upright)
+    smallest = np.median(pairs.distances(best))
     for _ in range(_NUM_SAMPLES):
         chosen = random.choice(len(source), size, replace=False)
         if np.ptp(source[chosen], axis=0).max() <= 0:
             continue
-        fit = fit_weighted(source[chosen], target[chosen], np.ones(size), is_upright=is_upright)
-        median = np.median(_distances(fit, source, target))
+        fit = fit_weighted(source[chosen], target[chosen], weights[chosen], is_upright=is_upright)
+        median = np.median(pairs.distances(fit))
         if fit.scale > 0 and median < smallest:
             best = fit
             smallest = median
@@ -132,6 +143,7 @@ def fit_robust(
     *,
     is_upright: bool = False,
     min_sigma: float = 1e-9,
+    sigmas: Float[np.ndarray, " n"] | None = None,
 ) -> RobustFit:
     """The similarity that most points agree on: least median of squares, then least squares
     reweighted by Tukey's biweight.
@@ -140,15 +152,18 @@ def fit_robust(
         source, target: f64[n,3], pairs of points; at least 2 where the rotation is about z alone,
             else 3 that are not on a line.
         is_upright: the rotation is about z alone.
-        min_sigma: standard deviation that errors have at least, target length.
+        min_sigma: standard deviation that errors have at least, target length, or a multiple of
+            `sigmas` where those are given.
+        sigmas: f64[n], standard deviations of the points, to a common factor; None: all alike.
     """
-    fit = _start(source, target, is_upright)
+    pairs = _Pairs(source, target, np.ones(len(source)) if sigmas is None else sigmas)
+    fit = _start(pairs, is_upright)
     weights = np.ones(len(source))
     for _ in range(_NUM_ROUNDS):
-        distances = _distances(fit, source, target)
+        distances = pairs.distances(fit)
         sigma = max(float(np.median(distances)) / _MEDIAN_DISTANCE, min_sigma)
         weights = np.clip(1 - (distances / (_TUKEY * 1.5 * sigma)) ** 2, 0, None) ** 2
-        fit = fit_weighted(source, target, weights, is_upright=is_upright)
+        fit = fit_weighted(source, target, weights / pairs.sigmas**2, is_upright=is_upright)
     residuals = fit.apply(source) - target
     is_used = weights > 0
     axes = slice(2 if is_upright else 3)  # heights hardly tell the scale where z is given
@@ -172,3 +187,22 @@ def line_share(points: Float[np.ndarray, "n 3"]) -> float:
     offsets = points - np.median(points, axis=0)
     extents = np.linalg.svd(offsets, compute_uv=False)
     return float(extents[1] / max(extents[0], 1e-300))
+
+
+def tilt_deg(similarity: Similarity) -> float:
+    """The angle between +z before and after, degrees."""
+    return float(np.rad2deg(np.arccos(np.clip(similarity.rotation[2, 2], -1, 1))))
+
+
+def tilt_error(fit: RobustFit, source: Float[np.ndarray, "n 3"], min_sigma: float = 0.0) -> float:
+    """Standard deviation of the vertical across the narrow extent of points, degrees.
+
+    Args:
+        fit: of them.
+        source: f64[n,3], all of its points.
+        min_sigma: standard deviation that heights have at least, target length.
+    """
+    used = source[fit.is_used] * fit.similarity.scale
+    extents = np.linalg.svd(used - used.mean(axis=0), compute_uv=False)
+    sigma = max(float(fit.rms[2]), min_sigma)
+    return float(np.rad2deg(np.arctan2(sigma, max(extents[1], 1e-300))))

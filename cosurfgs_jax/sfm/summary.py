@@ -71,6 +71,11 @@ def some_of(names: Iterable[str]) -> str:
     return text
 
 
+def metres(residual: dict[str, float]) -> str:
+    """Distances along axes in words."""
+    return ", ".join(f"{value:+.3f} m {axis}" for axis, value in residual.items())
+
+
 def counted(number: int, thing: str) -> str:
     """A number of things: "1 file", "2 files"."""
     return f"{number} {thing}" + "s" * (number != 1)
@@ -168,14 +173,47 @@ def _place_words(placement: Placement) -> list[str]:
             "by the photographs"
         ]
     fit = geo.details["fit"]
-    rms = [f"{value:.2g} m {axis}" for axis, value in fit["residual_rms"].items()]
+    by = f"GPS of {fit['num_used']} photographs"
+    if "control_points" in geo.details:
+        by = f"{fit['num_used']} ground control points"
     return [
-        f"scale: metres, by GPS of {fit['num_used']} photographs, good to "
-        f"{100 * fit['scale_error']:.2g} % if their errors are independent; residuals "
-        f"{', '.join(rms)} (rms)",
+        f"scale: metres, by {by}, good to {100 * fit['scale_error']:.2g} % if their errors are "
+        f"independent; residuals {_rms_words(fit['residual_rms'])} (rms)",
+        *_control_words(geo.details),
         f"map: EPSG:{geo.epsg} ({geo.details['system']}); map coordinates are those of the dataset "
         f"plus {geo.offset_text}; heights are above {geo.details['vertical_datum']}",
     ]
+
+
+def _rms_words(rms: dict[str, float]) -> str:
+    return ", ".join(f"{value:.2g} m {axis}" for axis, value in rms.items())
+
+
+def _control_words(details: dict[str, Any]) -> list[str]:
+    """A line for each ground control point that has a place, and what GPS says beside them."""
+    kinds = {"control": "control point", "check": "check point, not used", "left out": "left out"}
+    words = []
+    for point in details.get("control_points", []):
+        if point["use"] in kinds:
+            residual = metres(point["residual"])
+            words.append(
+                f"{point['name']} ({kinds[point['use']]}): {residual}; "
+                f"{counted(point['num_photographs'], 'photograph')}, {point['error_px']:.1f} px"
+            )
+    fit = details["fit"]
+    if "check_rms" in fit:
+        words.append(
+            f"{counted(fit['num_check_points'], 'check point')}: {_rms_words(fit['check_rms'])} "
+            "(rms)"
+        )
+    if "gps_difference" in details:
+        by_gps = dict(details["gps_difference"])
+        scale = by_gps.pop("scale")
+        words.append(
+            f"GPS, which was not used, puts the photographs {metres(by_gps)} of there (median); "
+            f"by it lengths are {100 * scale:+.2f} %"
+        )
+    return words
 
 
 def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, str]) -> list[str]:
@@ -247,7 +285,13 @@ def _scale_warnings(placement: Placement) -> list[str]:
     fit = placement.geo.details["fit"]
     if not placement.geo.has_scale or fit["scale_error"] < _MAX_SCALE_ERROR:
         return []
+    percent = f"{100 * fit['scale_error']:.0f}"
+    if "control_points" in placement.geo.details:
+        return [
+            f"the scale is only good to {percent} %: ground control points do not fit, or are all "
+            "in nearly one place"
+        ]
     return [
-        f"the scale is only good to {100 * fit['scale_error']:.0f} %: GPS is poor, or all "
-        "photographs are from nearly one place"
+        f"the scale is only good to {percent} %: GPS is poor, or all photographs are from nearly "
+        "one place"
     ]

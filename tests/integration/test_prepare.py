@@ -236,6 +236,40 @@ def test_without_gps_the_scale_is_unknown(prepared, photographs, tmp_path):
     assert fit.rotation[2, 2] > np.cos(np.deg2rad(8))
 
 
+def test_control_points_say_where_it_is(prepared, photographs, tmp_path, capsys):
+    """Points on the ground, marked where the town's own cameras see them."""
+    out = tmp_path / "controlled"
+    shutil.copytree(prepared[0], out, symlinks=True)
+    town = read_model(town_folder(TOWN) / "sparse" / "0")
+    shift = np.array([333_900.0, 6_251_800.0, -28.0])
+    lines = ["WGS84 UTM 56S"]
+    corners = np.array([[-15, -15, 0], [15, -15, 2], [15, 15, 0], [-15, 15, 1]]) + [500, -300, 40]
+    for number, ground in enumerate(corners):
+        words = " ".join(map(str, ground + shift))
+        for name, pose, lens in zip(
+            town.image_names, town.camera_from_dataset, town.lenses, strict=True
+        ):
+            x, y, z = pose[:3, :3] @ ground + pose[:3, 3]
+            column, row = (lens.intrinsics @ [x / z, y / z, 1])[:2] - BOX[:2] - [0.5, 0.5]
+            if z > 0 and 0 <= column < BOX[2] - BOX[0] and 0 <= row < BOX[3]:
+                stem = Path(name).stem.replace("_", "?")
+                (photo,) = (path.name for path in photographs.rglob(f"{stem}.jpg"))
+                lines.append(f"{words}\t{column}\t{row}\t{photo}\tcorner {number}")
+    path = tmp_path / "gcp_list.txt"
+    path.write_text("\n".join(lines))
+    argv = ["prepare", f"--images={photographs}", f"--out={out}", "--max_features=1000"]
+    flags = [f"--gcp={path}", "--check_points=corner 3"]
+    assert program.run(prepare.main, prepare.declare, argv=[*argv, *flags]) == 0
+    text = capsys.readouterr().out
+    assert "by 3 ground control points" in text and "corner 3 (check point, not used): " in text
+    geo = json.loads((out / "geo.json").read_text())
+    assert geo["epsg"] == 32756 and geo["fit"]["num_used"] == 3
+    assert max(geo["fit"]["check_rms"].values()) < NEAR_M
+    found = _centers(out)
+    for name, center in _centers(town_folder(TOWN)).items():
+        np.testing.assert_allclose(found[name] + geo["offset"], center + shift, atol=NEAR_M)
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -245,6 +279,8 @@ def test_without_gps_the_scale_is_unknown(prepared, photographs, tmp_path):
         (["--matching=all"], "--matching: expected one of auto, gps"),
         (["--max_features=many"], "max_features"),
         (["--epsg=4326"], "--epsg: expected a projected system in metres"),
+        (["--check_points=a"], "--check_points: expected a file of ground control points"),
+        (["--gcp={tmp}/none"], "--gcp: expected a file of ground control points"),
         (["--gps=ignore", "--epsg=32756"], "--epsg: expected at least 3 photographs with latitude"),
         (["--out={photos}"], "expected another folder than --images"),
         (["--out={town}"], "has a COLMAP model already"),

@@ -170,6 +170,8 @@ DECLARED = {
     "prepare.max_features": (8192, "[100, 1000000]"),
     "prepare.gps": ("auto", ""),
     "prepare.epsg": (0, "[0, inf)"),
+    "prepare.gcp": ("", ""),
+    "prepare.check_points": ("", ""),
 }
 
 

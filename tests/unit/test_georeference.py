@@ -2,32 +2,29 @@
 
 import numpy as np
 import pytest
+from flight_case import (
+    LATITUDE,
+    LONGITUDE,
+    METRES,
+    about_z,
+    flight_of,
+    gps_of,
+    mapped,
+    random_rotation,
+)
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import map_system
 from cosurfgs_jax.sfm.exif import ELLIPSOID, PhotoTags
-from cosurfgs_jax.sfm.georeference import Reconstructed, place
+from cosurfgs_jax.sfm.georeference import place
 from cosurfgs_jax.sfm.similarity import Similarity, fit_robust, fit_weighted, line_share
-
-LATITUDE, LONGITUDE = 46.84, -91.99
-METRES = 111_320.0
-
-
-def _rotation(rng):
-    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    return rotation * np.sign(np.linalg.det(rotation))
-
-
-def _about_z(angle):
-    cosine, sine = np.cos(angle), np.sin(angle)
-    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
 
 
 @pytest.mark.parametrize("is_upright", [False, True])
 def test_a_similarity_is_found_exactly(is_upright):
     rng = np.random.default_rng(1)
-    rotation = _about_z(2.0) if is_upright else _rotation(rng)
+    rotation = about_z(2.0) if is_upright else random_rotation(rng)
     truth = Similarity(7.5, rotation, np.array([1e5, -2e6, 30.0]))
     source = rng.normal(size=(9, 3))
     fit = fit_weighted(source, truth.apply(source), rng.uniform(1, 2, 9), is_upright=is_upright)
@@ -41,7 +38,7 @@ def test_a_similarity_is_found_exactly(is_upright):
 @pytest.mark.parametrize("is_upright", [False, True])
 def test_two_of_five_points_may_be_wrong(is_upright):
     rng = np.random.default_rng(2)
-    truth = Similarity(20.0, _about_z(-1.0), np.array([3.0, 4, 5]))
+    truth = Similarity(20.0, about_z(-1.0), np.array([3.0, 4, 5]))
     source = rng.normal(size=(40, 3))
     target = truth.apply(source) + rng.normal(scale=0.3, size=(40, 3))
     target[:16] += rng.normal(scale=100, size=(16, 3))
@@ -102,65 +99,17 @@ def test_a_wrong_system_is_refused(epsg, words):
     map_system.check_system(32615, LATITUDE, LONGITUDE)
 
 
-def _flight(num_lines=3, slant_deg=0.0):
-    """Cameras of a flight, 40 m above ground in metres, and points; heading alternates."""
-    rng = np.random.default_rng(4)
-    centers = []
-    poses = []
-    for number in range(18):
-        line, step = divmod(number, 18 // num_lines)
-        heading = np.pi * (line % 2)
-        camera = np.diag([1.0, -1, -1]) @ _about_z(heading)
-        tilt = np.deg2rad(slant_deg)
-        lean = np.array(
-            [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]]
-        )
-        center = np.array([12.0 * step, 20.0 * line, 40.0]) + rng.normal(scale=0.5, size=3)
-        pose = np.eye(4)
-        pose[:3, :3] = lean @ camera
-        pose[:3, 3] = -pose[:3, :3] @ center
-        centers.append(center)
-        poses.append(pose)
-    points = rng.uniform([0, -20, 0], [90, 60, 3], size=(400, 3))
-    return np.array(poses), np.array(centers), points
-
-
-def _moved(poses, points, rng):
-    """The flight in a frame as a mapper has it."""
-    away = Similarity(0.13, _rotation(rng), rng.normal(size=3))
-    turned = poses.copy()
-    turned[:, :3, :3] = poses[:, :3, :3] @ away.rotation.T
-    centers = away.apply(-np.einsum("vij,vi->vj", poses[:, :3, :3], poses[:, :3, 3]))
-    turned[:, :3, 3] = -np.einsum("vij,vj->vi", turned[:, :3, :3], centers)
-    names = [f"{number:02d}.jpg" for number in range(len(poses))]
-    return Reconstructed(names, turned, away.apply(points))
-
-
-def _tags(names, centers, noise=0.0, **changes):
-    rng = np.random.default_rng(5)
-    tags = {}
-    for name, center in zip(names, centers, strict=True):
-        east, north, up = center + rng.normal(scale=noise or 1e-9, size=3)
-        given = {
-            "latitude": LATITUDE + north / METRES,
-            "longitude": LONGITUDE + east / METRES / np.cos(np.deg2rad(LATITUDE)),
-            "altitude": 200 + up,
-        }
-        tags[name] = PhotoTags(**(given | changes))
-    return tags
-
-
 @pytest.fixture
 def flight():
     pytest.importorskip("pyproj")
-    poses, centers, points = _flight()
-    model = _moved(poses, points, np.random.default_rng(6))
+    poses, centers, points = flight_of()
+    model = mapped(poses, points, np.random.default_rng(6))
     return model, centers
 
 
 def test_a_flight_comes_to_its_place(flight):
     model, centers = flight
-    found = place(model, _tags(model.names, centers), PrepareSettings())
+    found = place(model, gps_of(model.names, centers), PrepareSettings())
     geo = found.geo
     assert geo.epsg == 32615 and geo.has_scale and not found.warnings
     assert all(value % 10 == 0 for value in geo.offset)
@@ -188,7 +137,7 @@ def test_gps_that_is_far_off_is_left_out_and_named(flight):
     model, centers = flight
     wrong = centers.copy()
     wrong[[3, 11]] += [400.0, 300, 0]
-    found = place(model, _tags(model.names, wrong, noise=0.3), PrepareSettings())
+    found = place(model, gps_of(model.names, wrong, noise=0.3), PrepareSettings())
     assert found.geo.details["fit"]["left_out"] == ["03.jpg", "11.jpg"]
     assert any("03.jpg, 11.jpg" in text for text in found.warnings)
     rms = found.geo.details["fit"]["residual_rms"]
@@ -200,7 +149,7 @@ def test_a_mixed_up_hemisphere_is_refused(flight, axis):
     model, centers = flight
     signs = np.ones(3)
     signs[axis] = -1
-    tags = _tags(model.names, centers * signs, noise=0.2)
+    tags = gps_of(model.names, centers * signs, noise=0.2)
     with pytest.raises(InputError, match="mirror image.*GPSLatitudeRef"):
         place(model, tags, PrepareSettings())
     assert not place(model, tags, PrepareSettings(gps="ignore")).geo.has_scale
@@ -209,9 +158,9 @@ def test_a_mixed_up_hemisphere_is_refused(flight, axis):
 def test_one_line_takes_the_vertical_of_the_photographs():
     """GPS on a line does not say how the flight is rolled about it."""
     pytest.importorskip("pyproj")
-    poses, centers, points = _flight(num_lines=1)
-    model = _moved(poses, points, np.random.default_rng(7))
-    found = place(model, _tags(model.names, centers, noise=0.5), PrepareSettings())
+    poses, centers, points = flight_of(num_lines=1)
+    model = mapped(poses, points, np.random.default_rng(7))
+    found = place(model, gps_of(model.names, centers, noise=0.5), PrepareSettings())
     assert "vertical of the photographs" in found.geo.details["fit"]["method"]
     assert any("cannot tell left from right" in words for words in found.warnings)
     ground = found.similarity.apply(model.points)
@@ -222,7 +171,7 @@ def test_one_line_takes_the_vertical_of_the_photographs():
 def test_heights_that_drift_do_not_tilt_the_ground(flight):
     model, centers = flight
     drift = centers + np.outer(np.linspace(0, 1, 18), [0, 0, 60.0])
-    found = place(model, _tags(model.names, drift), PrepareSettings())
+    found = place(model, gps_of(model.names, drift), PrepareSettings())
     assert any("heights of GPS differ by 18 m" in text for text in found.warnings)
     assert found.geo.details["fit"]["scale_error"] < 0.01
     assert "vertical of the photographs" in found.geo.details["fit"]["method"]
@@ -230,7 +179,7 @@ def test_heights_that_drift_do_not_tilt_the_ground(flight):
 
 def test_without_heights_the_ground_is_at_zero(flight):
     model, centers = flight
-    found = place(model, _tags(model.names, centers, altitude=None), PrepareSettings())
+    found = place(model, gps_of(model.names, centers, altitude=None), PrepareSettings())
     assert found.geo.offset[2] == 0 and list(found.geo.details["fit"]["residual_rms"]) == [
         "east",
         "north",
@@ -260,7 +209,7 @@ def test_positions_that_are_all_alike_are_no_scale(flight, num_alike):
     model, centers = flight
     alike = centers.copy()
     alike[:num_alike] = centers[0]
-    tags = _tags(model.names, alike)
+    tags = gps_of(model.names, alike)
     found = place(model, tags, PrepareSettings())
     assert not found.geo.has_scale and found.similarity.scale == 1
     assert "all alike, or noise" in found.geo.details["fit"]["reason"]
@@ -279,7 +228,7 @@ def test_noise_cannot_look_like_a_scale():
 
 def test_a_position_before_the_first_fix_is_left_out_and_named(flight):
     model, centers = flight
-    tags = _tags(model.names, centers)
+    tags = gps_of(model.names, centers)
     tags["05.jpg"] = PhotoTags(latitude=0.0001, longitude=0.0003, altitude=0.0)
     found = place(model, tags, PrepareSettings())
     assert found.geo.epsg == 32615 and found.geo.details["fit"]["num_used"] == 17
@@ -288,13 +237,13 @@ def test_a_position_before_the_first_fix_is_left_out_and_named(flight):
 
 def test_few_heights_do_not_cost_the_other_positions(flight):
     model, centers = flight
-    tags = _tags(model.names, centers, altitude=None)
-    tags |= {name: _tags(model.names, centers)[name] for name in model.names[:3]}
+    tags = gps_of(model.names, centers, altitude=None)
+    tags |= {name: gps_of(model.names, centers)[name] for name in model.names[:3]}
     fit = place(model, tags, PrepareSettings()).geo.details["fit"]
     assert fit["num_positions"] == 18 and list(fit["residual_rms"]) == ["east", "north"]
 
 
 def test_the_datum_is_that_of_the_photographs(flight):
     model, centers = flight
-    found = place(model, _tags(model.names, centers, datum=ELLIPSOID), PrepareSettings())
+    found = place(model, gps_of(model.names, centers, datum=ELLIPSOID), PrepareSettings())
     assert found.geo.details["vertical_datum"] == ELLIPSOID
