@@ -34,11 +34,11 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
         str(is_generated),
         'give all processes a folder, or all of them "generated"',
     )
-    if is_generated and not processes.is_first():
-        processes.barrier("generated")  # the first process makes the photographs
     are_bound = processes.any_process(
         processes.is_first() and any(folder.has_begun() for folder in workdir.blocks().values())
     )
+    if is_generated and not processes.is_first():
+        processes.barrier("generated")  # the first process makes the photographs
     bound = None
     if are_bound:  # the views are those of the jobs that have trained blocks
         bound = bound_views(workdir)

@@ -83,6 +83,9 @@ def restore_stage(
 
     def make_abstract(meta: dict):
         check_meta(run, meta)
+        numbers = meta["num_without_room"] + meta["seconds"]
+        if not np.isfinite(numbers):
+            raise ValueError(f"num_without_room and seconds: {numbers}")
         abstract = layout.abstract_rows(
             abstract_state(
                 meta["num_slots"],

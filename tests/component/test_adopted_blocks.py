@@ -1,6 +1,7 @@
 """Blocks that were saved one by one, put together as a stage of a run."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -16,7 +17,7 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, layout_of_block
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import LmcSettings, TrainSettings
-from cosurfgs_jax.training import loop
+from cosurfgs_jax.training import checkpoint_files, loop
 from cosurfgs_jax.training.checkpoint_files import keep_model_alone
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.run import Run
@@ -164,6 +165,18 @@ def test_a_damaged_checkpoint_of_a_finished_block_can_be_made_again(run):
     for folder in to_delete:
         shutil.rmtree(folder, ignore_errors=True)
     assert list(unfinished_blocks(run.settings, run.workdir, run.partitioned)) == [3]
+
+
+@pytest.mark.parametrize("run", [1], indirect=True)
+@pytest.mark.parametrize("changes", [{"seconds": None}, {"num_without_room": "x"}])
+def test_a_checkpoint_whose_numbers_are_none_is_damaged(run, changes):
+    _save_block(run, 0, 0)
+    step = run.workdir.block(0).checkpoints("device") / str(STEPS)
+    meta = step / "meta" / "metadata"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | changes))
+    checkpoint_files.write_checksums(step)
+    with pytest.raises(InputError, match="blocks/0/.*its meta data is incomplete: TypeError"):
+        adopt_stage(run._replace(layout=Layout(layout_of_block(0).mesh, (), 1)), DEVICE)
 
 
 @pytest.mark.parametrize("run", [4], indirect=True)

@@ -201,6 +201,19 @@ def test_a_run_deletes_what_was_left_in_the_folders_of_blocks(tmp_path):
         assert [path.name for path in workdir.block(0).root.iterdir()] == ["checkpoints"]
 
 
+def test_a_job_deletes_the_town_that_a_killed_one_was_making(tmp_path, monkeypatch, holder):
+    """Not that of one that lives."""
+    hosts = {holder.pid: socket.gethostname(), 2**22 + 1: socket.gethostname(), 1: "elsewhere"}
+    towns = [
+        tmp_path / f".town-unfinished-{ended.name_of(pid, host)}-x" for pid, host in hosts.items()
+    ]
+    for town in towns:
+        town.mkdir()
+    monkeypatch.setattr(dataset, "_write_dataset", lambda settings, folder: None)
+    dataset.make_town(GeneratedSettings(), tmp_path / "town")
+    assert [town.exists() for town in towns] == [True, False, True]
+
+
 def test_a_full_disk_is_what_all_processes_are_told(tmp_path, monkeypatch):
     """Not the first one alone, for which the others would wait."""
 

@@ -11,7 +11,7 @@ import pytest
 from blocks_case import four_blocks
 
 from cosurfgs_jax import settings_file
-from cosurfgs_jax.collab import pipeline
+from cosurfgs_jax.collab import open_run, pipeline
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
@@ -78,6 +78,27 @@ def test_where_only_cpus_differ_the_variable_is_named_and_gpus_do_not_care(monke
     assert processes.versions() not in (own, other)
     monkeypatch.setattr(processes.jax, "default_backend", lambda: "gpu")
     assert processes.versions().endswith("backend gpu")
+
+
+def test_all_processes_meet_in_the_same_order(monkeypatch, tmp_path):
+    """Where the first one makes the photographs and the others wait: they would mistake one
+    meeting for another.
+    """
+    met = {True: [], False: []}
+    monkeypatch.setattr(open_run, "open_partitioned_scene", lambda *_: four_blocks())
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    for is_first in met:
+        names = ("check_settings_agree", "check_shared_folder", "check_equal", "barrier")
+        for name in (*names, "any_process"):
+
+            def meet(*values, name=name, is_first=is_first):
+                met[is_first].append(values[0] if name in ("barrier", "check_equal") else name)
+                return False
+
+            monkeypatch.setattr(processes, name, meet)
+        monkeypatch.setattr(processes, "is_first", lambda is_first=is_first: is_first)
+        open_run.open_in_all_processes(Settings(), Workdir(tmp_path))
+    assert met[True] == met[False] and "generated" in met[True]
 
 
 @pytest.mark.parametrize("is_first", [True, False])

@@ -19,6 +19,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from cosurfgs_jax import ended
 from cosurfgs_jax.data.ground_truth import FOLDER
 from cosurfgs_jax.data.town import exact_mesh, sfm
 from cosurfgs_jax.data.town.facades import paint_faces
@@ -50,7 +51,8 @@ def make_town(settings: GeneratedSettings, folder) -> None:
 
     Writes `images/DJI_<n>.png`, `sparse/0/*.bin` and `ground_truth/` (points.ply, mesh.ply,
     depth/<image>.npz with `depth` and `normal`). All of it appears at once: an interrupted call
-    leaves nothing behind under the folder's name. The same settings give the same files.
+    leaves nothing behind under the folder's name, and what a killed one has left beside it the next
+    one deletes. The same settings give the same files.
 
     Args:
         settings: size of the town, the flight and the photographs.
@@ -64,9 +66,11 @@ def make_town(settings: GeneratedSettings, folder) -> None:
     if _is_made(folder, marker):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{folder.name}-unfinished-", dir=folder.parent)
-    )
+    prefix = f".{folder.name}-unfinished-"
+    for left in folder.parent.glob(f"{prefix}*"):  # by jobs of blocks, too, which share the folder
+        ended.delete_folder(left, ended.has_ended(left.name.removeprefix(prefix)))
+    name = f"{prefix}{ended.own_name()}-"
+    unfinished = pathlib.Path(tempfile.mkdtemp(prefix=name, dir=folder.parent))
     try:
         _write_dataset(settings, unfinished)
         (unfinished / _MARKER).write_text(json.dumps(marker, indent=2) + "\n")
