@@ -8,7 +8,7 @@ The second finds points alone, for poses that come without any, and leaves these
 
 The photographs stay where they are. With GPS in their EXIF data, or with ground control points
 (--gcp=FILE), the dataset is in metres and its geo.json says where on the map; without them z is up,
-and the scale is unknown.
+and the scale is unknown. Poses that another program has found are taken over with --cameras=FILE.
 """
 
 import dataclasses
@@ -61,6 +61,7 @@ def main(options: program.Options) -> None:
     names = [field.name for field in dataclasses.fields(PrepareSettings)]
     settings = PrepareSettings(**{name: getattr(options.flags, name) for name in names})
     settings.gcp = os.path.expanduser(settings.gcp)
+    settings.cameras = os.path.expanduser(settings.cameras)
     out = Path(options.flags.out).expanduser()
     split = ""
     if options.flags.poses:

@@ -82,6 +82,12 @@ class PrepareSettings:
         "of the ground control points, or the UTM zone.",
         not_negative("0 (the UTM zone) or the EPSG number of a projected system"),
     )
+    cameras: str = setting(
+        "",
+        "File with the poses that another program has found, which are kept: cameras of Metashape "
+        "(.xml), camera parameters of RealityScan (.csv, or a folder of XMP files), or the params "
+        "folder of Pix4D.",
+    )
     gcp: str = setting(
         "",
         "File of ground control points, as OpenDroneMap has it: a coordinate system, then lines of "

@@ -16,21 +16,21 @@ from cosurfgs_jax.sfm import georeference
 from cosurfgs_jax.sfm.control_points import MIN_POINTS, ControlPoint, ControlPoints
 from cosurfgs_jax.sfm.exif import PhotoTags
 from cosurfgs_jax.sfm.georeference import MIN_LINE_SHARE, Placement, Reconstructed
-from cosurfgs_jax.sfm.similarity import RobustFit, Similarity, fit_robust, line_share
+from cosurfgs_jax.sfm.gps_difference import AXES, compare_gps, gps_warnings
+from cosurfgs_jax.sfm.similarity import RobustFit, fit_robust, line_share
 from cosurfgs_jax.sfm.summary import metres, some_of
 from cosurfgs_jax.sfm.triangulation import Sighting, Triangulated, triangulate
 
-AXES = ("east", "north", "up")
 _SURVEY_SIGMA_M = 0.02  # of a receiver with corrections, and of the middle of a target
 _MIN_ANGLE_DEG = 2.0  # between rays; below it the height of a point is a hundred times less certain
 _MIRRORED = 0.3  # as in georeference: a mirrored map that fits so much better was meant
-# What GPS without corrections may differ by: some metres, and heights by those of the geoid above
-# the ellipsoid or of a barometer.
-_MAX_GPS_SHIFT_M = 30.0
-_MAX_GPS_HEIGHT_M = 120.0
-_MAX_SCALE_DIFFERENCE = 0.02
 _FOOT_M = 0.3048
 _FOOT_TOLERANCE = 0.05
+# Where heights of several points are so many times farther off than positions, and that far, the
+# model is bent.
+_BENT = 5.0
+_MIN_BENT_M = 0.1
+_MANY = 12  # points, among which those that agree do not agree by chance
 _MIN_WIDTH = 0.4  # of the extent of the points, as a fraction of that of the photographs
 
 
@@ -96,12 +96,12 @@ def place_by_control(
         "control_points": _table(located, usable, fitted, is_check),
     }
     warnings = [*control.warnings, *_mark_warnings(located), *fitted.vertical.warnings]
-    warnings += _fit_warnings(usable, fitted, is_check)
+    warnings += _fit_warnings(usable, fitted, is_check) + _bent_warnings(fitted)
     warnings += _shape_warnings(source[~is_check], base.similarity.apply(model.centers))
     if has_gps:
-        difference = _compare(base, to_map, model.centers)
+        difference = compare_gps(base, to_map, model.centers)
         details["gps_difference"] = difference
-        warnings += _gps_warnings(difference, base.geo.details["fit"]["scale_error"])
+        warnings += gps_warnings(difference, base.geo.details["fit"]["scale_error"])
     placement = georeference.placed_on_map(model, to_map, control.epsg, details)
     return dataclasses.replace(placement, warnings=warnings)
 
@@ -217,12 +217,24 @@ def _fit(
     is_check: np.ndarray,
     by: tuple[str, str],
 ) -> _Fitted:
+    """East and north tell blunders of a single point even if the model is bent, as four numbers
+    explain all of them; heights beside a tilt do not, where points are few.
+    """
     chosen = ~is_check
+    if chosen.sum() > MIN_POINTS:
+        is_near = _upright_fit(source[chosen], target[chosen]).is_used
+        if is_near.sum() >= MIN_POINTS:
+            chosen[chosen] = is_near
     arguments = (source[chosen], target[chosen])
-    upright = fit_robust(*arguments, is_upright=True, min_sigma=1.0, sigmas=sigmas[chosen])
+    options: dict[str, Any] = {
+        "min_sigma": 1.0,
+        "sigmas": sigmas[chosen],
+        "from_all": bool(chosen.sum() < _MANY),
+    }
+    upright = fit_robust(*arguments, is_upright=True, **options)
     free = None
     if line_share(source[chosen]) > MIN_LINE_SHARE:
-        free = fit_robust(*arguments, min_sigma=1.0, sigmas=sigmas[chosen])
+        free = fit_robust(*arguments, **options)
     vertical = georeference.choose_vertical(
         upright, free, source[chosen], by=by, min_sigma=float(np.median(sigmas))
     )
@@ -241,7 +253,7 @@ def _details(fitted: _Fitted, is_check: np.ndarray, by: tuple[str, str]) -> dict
     vertical = f"vertical by {by[0] if fitted.vertical.is_by_points else by[1]}"
     details = {
         "method": f"robust similarity to ground control points, {vertical}",
-        "num_positions": len(fit.is_used),
+        "num_positions": int((~is_check).sum()),
         "num_used": int(fit.is_used.sum()),
         "residual_rms": _rms(fitted.residuals[fitted.is_used]),
         "residual_median": fit.median,
@@ -326,6 +338,21 @@ def _fit_warnings(usable: list[_Located], fitted: _Fitted, is_check: np.ndarray)
     return warnings
 
 
+def _bent_warnings(fitted: _Fitted) -> list[str]:
+    """Where heights of several points are off and positions are not."""
+    used = fitted.residuals[fitted.is_used, :2]
+    flat = max(float(np.sqrt((used**2).mean())), _SURVEY_SIGMA_M)
+    heights = np.abs(fitted.residuals[:, 2])
+    if (heights > max(_BENT * flat, _MIN_BENT_M)).sum() < 2:
+        return []
+    return [
+        f"heights of ground control and check points differ by up to {heights.max():.2g} m from "
+        f"those of the photographs, and positions by {flat:.2g} m (rms): where several do, the "
+        "model is bent, as by a lens that is not known well; give the focal length of a "
+        "calibration (--focal_px), or take oblique photographs, too"
+    ]
+
+
 def _shape_warnings(source: np.ndarray, centers: np.ndarray) -> list[str]:
     """Args: points and photographs, f64[n,3] and f64[V,3], level."""
     if line_share(source) <= MIN_LINE_SHARE:
@@ -340,36 +367,3 @@ def _shape_warnings(source: np.ndarray, centers: np.ndarray) -> list[str]:
             "scale and vertical grow"
         ]
     return []
-
-
-def _compare(base: Placement, to_map: Similarity, centers: np.ndarray) -> dict[str, float]:
-    """How GPS differs from the control points: where it puts the photographs, minus where they are
-    put; metres, and the lengths as a fraction.
-    """
-    by_gps = base.similarity.apply(centers) + base.geo.offset
-    shift = np.median(by_gps - to_map.apply(centers), axis=0)
-    lengths = base.similarity.scale / to_map.scale - 1
-    return dict(zip(AXES, shift.tolist(), strict=True)) | {"scale": float(lengths)}
-
-
-def _gps_warnings(difference: dict[str, float], scale_error: float) -> list[str]:
-    warnings = []
-    shift = float(np.hypot(difference["east"], difference["north"]))
-    if shift > _MAX_GPS_SHIFT_M:
-        warnings.append(
-            f"GPS puts the photographs {shift:.0f} m from where the ground control points put "
-            "them: is the system of their first line another one of a neighbouring datum?"
-        )
-    up = difference["up"]
-    if abs(up) > _MAX_GPS_HEIGHT_M:
-        warnings.append(
-            f"GPS puts the photographs {abs(up):.0f} m {'above' if up > 0 else 'below'} where the "
-            "ground control points put them: are their heights of another datum, or in feet?"
-        )
-    if abs(difference["scale"]) > _MAX_SCALE_DIFFERENCE + 3 * scale_error:
-        warnings.append(
-            f"lengths by GPS are {abs(difference['scale']):.0%} "
-            f"{'longer' if difference['scale'] > 0 else 'shorter'} than by the ground control "
-            "points: are these in metres, and their marks at the right points?"
-        )
-    return warnings

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.photos import Photo, PhotoFolder
@@ -56,7 +57,12 @@ def unquote_names(path: Path) -> None:
                 database.update_image(image)
 
 
-def add_photographs(path: Path, folder: PhotoFolder, settings: PrepareSettings) -> None:
+def add_photographs(
+    path: Path,
+    folder: PhotoFolder,
+    settings: PrepareSettings,
+    lenses: dict[str, Lens] | None = None,
+) -> None:
     """Adds photographs that the database does not have yet, with one camera for all photographs of
     one camera, lens setting and size. Cameras that it has get the lens of the settings.
 
@@ -67,14 +73,22 @@ def add_photographs(path: Path, folder: PhotoFolder, settings: PrepareSettings) 
         path: of the database; made where it is missing.
         folder: the photographs.
         settings: `lens` and `focal_px`.
+        lenses: of all photographs, by name, where they are known: one camera for each of them.
     """
     unquote_names(path)
+    groups = folder.cameras
+    if lenses:
+        groups = {}
+        for photo in folder.photos:
+            groups.setdefault((lenses[photo.name],), []).append(photo)
     # All or nothing: a photograph without its frame would stop every later call.
     with opened(path) as database, import_pycolmap().DatabaseTransaction(database):
         images = {image.name: image for image in database.read_all_images()}
-        for photos in folder.cameras.values():
+        for photos in groups.values():
             present = [images[photo.name] for photo in photos if photo.name in images]
             camera = _camera(photos[0], settings)
+            if lenses:
+                camera = camera_of(lenses[photos[0].name])
             if present:
                 camera.camera_id = present[0].camera_id
                 database.update_camera(camera)
@@ -87,6 +101,18 @@ def add_photographs(path: Path, folder: PhotoFolder, settings: PrepareSettings) 
             for photo in photos:
                 if photo.name not in images:
                     write_photograph(database, photo.name, camera, rig_id)
+
+
+def camera_of(lens: Lens) -> Any:
+    """A pycolmap.Camera, without a number, of a lens with two focal lengths."""
+    camera = import_pycolmap().Camera(
+        model=lens.model,
+        width=lens.width,
+        height=lens.height,
+        params=[*lens.focal_px, *lens.principal_px, *lens.coefficients],
+    )
+    camera.has_prior_focal_length = True
+    return camera
 
 
 def _camera(photo: Photo, settings: PrepareSettings) -> Any:

@@ -36,7 +36,7 @@ _SUSPICIOUS_TILT = 5.0
 _MIRRORED = 0.3
 _MAX_FAR_DEG = 1
 _MAX_SCALE_ERROR = 0.15  # above it lengths are not called metres; of noise alone it is 0.27
-_ROUND_OFFSET = -1  # digits: whole tens of metres, which are easy to type
+ROUND_OFFSET = -1  # digits: whole tens of metres, which are easy to type
 # Residuals of heights that are that many times those of positions, and that many metres, are said.
 _MAX_DRIFT = 5.0
 _MIN_DRIFT = 3.0
@@ -328,7 +328,7 @@ def placed_on_map(
         details: for geo.json.
     """
     middle = np.median(to_map.apply(model.points), axis=0)
-    offset = np.round(middle, _ROUND_OFFSET) + 0.0  # not -0
+    offset = np.round(middle, ROUND_OFFSET) + 0.0  # not -0
     x, y, z = map(float, offset)
     system = {"system": map_system.name_of(epsg)}
     return Placement(

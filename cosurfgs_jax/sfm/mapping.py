@@ -115,6 +115,7 @@ class Poses(NamedTuple):
     group_sizes: list[int]  # photographs in each model
     keeps_focal: bool  # whether focal lengths are not refined
     tells_focal: bool  # whether the photographs could tell them
+    program: str = ""  # whose poses they are; "" = the mapper's
 
 
 def find_poses(job: Job) -> Poses:

@@ -34,11 +34,11 @@ from cosurfgs_jax.formats import geo_json
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database, mapping
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
-from cosurfgs_jax.sfm.control_fit import place_by_control
-from cosurfgs_jax.sfm.control_points import ControlPoints, read_control_points
-from cosurfgs_jax.sfm.georeference import Placement, check_epsg, check_positions, place
+from cosurfgs_jax.sfm.georeference import Placement
+from cosurfgs_jax.sfm.foreign_cameras import KnownPoses, read_known_poses, triangulated
 from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.photos import PhotoFolder, read_folder
+from cosurfgs_jax.sfm.placing import check_place, placed
 from cosurfgs_jax.sfm.summary import ModelFacts, Summary, summarize
 
 _METRES_PER_DEGREE = 111_320.0
@@ -86,7 +86,11 @@ def prepare(
     _check_folders(images, dataset)
     folder = read_folder(images, out)
     num_known = sum(tags.has_position for tags in folder.tags.values())
-    control = _check_place(folder, num_known, settings)
+    known = None
+    if settings.cameras:
+        known = read_known_poses(Path(settings.cameras), folder)
+        folder = known.photographs(folder)
+    control = check_place(folder, num_known, settings)
     _log.info(
         "%s: %d photographs, %d with GPS, %d camera(s)",
         images,
@@ -106,38 +110,14 @@ def prepare(
             settings=settings,
             progress=progress,
         )
-        key = _find_features(folder, dataset, job)
-        model, saved = _find_model(dataset, job, key)
-        placement = _place(model, folder, control, settings)
+        key = _find_features(folder, dataset, job, known)
+        model, saved = _find_model(dataset, job, key, known)
+        placement = placed(model, folder, settings, control=control, known=known)
         contents = database.read_contents(dataset.database, names)
         facts = _facts(model, contents, saved)
         summary = summarize(folder, contents, facts, placement)
         _write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
     return summary
-
-
-def _check_place(
-    folder: PhotoFolder, num_known: int, settings: PrepareSettings
-) -> ControlPoints | None:
-    """Checks what says where the photographs are, before the long work; the ground control points,
-    if there are any.
-    """
-    if settings.gcp:
-        return read_control_points(folder, settings)
-    check_positions(num_known, len(folder.photos), settings)
-    if num_known and settings.gps != "ignore":
-        check_epsg(folder.tags, settings.epsg)
-    return None
-
-
-def _place(
-    model: Any, folder: PhotoFolder, control: ControlPoints | None, settings: PrepareSettings
-) -> Placement:
-    reading = mapping.reading_of(model)
-    if control is None:
-        return place(reading, folder.tags, settings)
-    lenses = mapping.lenses_of(model)
-    return place_by_control(reading, lenses, control, tags=folder.tags, settings=settings)
 
 
 def _check_folders(images: Path, dataset: _Dataset) -> None:
@@ -211,7 +191,9 @@ def _copy(folder: PhotoFolder, dataset: _Dataset) -> None:
         os.replace(scratch, dataset.images)
 
 
-def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> dict[str, Any]:
+def _find_features(
+    folder: PhotoFolder, dataset: _Dataset, job: mapping.Job, known: KnownPoses | None = None
+) -> dict[str, Any]:
     """Features and matches; a description of them."""
     settings = job.settings
     names = job.names
@@ -221,6 +203,12 @@ def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> 
         "max_features": settings.max_features,
         "photographs": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
     }
+    lenses = None
+    places = _places(folder, settings)
+    if known is not None:
+        key["poses"] = known.key
+        lenses = known.lenses
+        places = known.places(names)
     dataset.state.mkdir(parents=True, exist_ok=True)
     if dataset.database.exists() and not _extends(key, dataset.features_key):
         _log.info("settings or photographs have changed: features are found anew")
@@ -233,9 +221,9 @@ def _find_features(folder: PhotoFolder, dataset: _Dataset, job: mapping.Job) -> 
     # The database keeps what is no longer in the folder: it may come back, and be another one then.
     kept = _photographs_of(dataset.features_key) | key["photographs"]
     files.write_json(dataset.features_key, key | {"photographs": kept})
-    database.add_photographs(dataset.database, folder, settings)
+    database.add_photographs(dataset.database, folder, settings, lenses)
     mapping.extract_features(job)
-    pairs = choose_pairs(_places(folder, settings), settings)
+    pairs = choose_pairs(places, settings)
     _log.info("%d pairs to compare: %s", len(pairs.numbers), pairs.words)
     chosen = [(names[first], names[second]) for first, second in pairs.numbers]
     mapping.match_features(job, chosen)
@@ -278,7 +266,7 @@ def _places(folder: PhotoFolder, settings: PrepareSettings) -> np.ndarray:
 
 
 def _find_model(
-    dataset: _Dataset, job: mapping.Job, features: dict[str, Any]
+    dataset: _Dataset, job: mapping.Job, features: dict[str, Any], known: KnownPoses | None
 ) -> tuple[Any, dict[str, Any]]:
     """The model in the mapper's frame, and what the mapper said of it."""
     pycolmap = import_pycolmap()
@@ -294,13 +282,14 @@ def _find_model(
     if saved.get("key") == key:
         model = pycolmap.Reconstruction(dataset.mapped)
     else:
-        poses = mapping.find_poses(job)
+        poses = mapping.find_poses(job) if known is None else triangulated(job, known)
         model = poses.model
         saved = {
             "key": key,
             "group_sizes": poses.group_sizes,
             "keeps_focal": poses.keeps_focal,
             "tells_focal": poses.tells_focal,
+            "poses_of": poses.program,
         }
         _delete(dataset.mapped_key)
         mapping.write_model(model, dataset.scratch / "mapped", dataset.mapped)
@@ -335,6 +324,7 @@ def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> Mo
         cameras=cameras,
         keeps_focal=saved["keeps_focal"],
         tells_focal=saved["tells_focal"],
+        poses_of=saved.get("poses_of", ""),
     )
 
 

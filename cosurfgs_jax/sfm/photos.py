@@ -79,15 +79,31 @@ class PhotoFolder:
 
     def find(self, names: list[str], source: str) -> list[str | None]:
         """The photographs that a file's names mean, by their names here; None for what is not among
-        them.
+        them. Names without folders, as other programs have them, are found in any folder.
 
         Raises:
             InputError: several photographs fit a name equally well, or one several names.
         """
         index = FileIndex(self.root, leave_out=self.left_out)
-        known = {os.path.normpath(photo.path): photo.name for photo in self.photos}
-        paths = index.find_all(names, source)
-        return [known.get(os.path.normpath(path)) if path is not None else None for path in paths]
+        known = {photo.name for photo in self.photos}
+        owners: dict[str, str] = {}
+        found: list[str | None] = []
+        for name in names:
+            fitting = [name] if name in known else index.candidates(name)
+            fitting = [file for file in fitting if file in known]
+            if len(fitting) > 1:
+                raise InputError(
+                    f"{source}: expected one photograph for {name}, got {len(fitting)} in "
+                    f"{self.root} that fit it: {fitting[0]}, {fitting[1]}; rename or remove one"
+                )
+            photo = next(iter(fitting), None)
+            if photo is not None and owners.setdefault(photo, name) != name:
+                raise InputError(
+                    f"{source}: expected a photograph for each of {owners[photo]} and {name}, got "
+                    f"{photo} for both; give the folders that they are in, too"
+                )
+            found.append(photo)
+        return found
 
 
 def read_folder(root: Path, leave_out: Path) -> PhotoFolder:

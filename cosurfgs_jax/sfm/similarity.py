@@ -144,6 +144,7 @@ def fit_robust(
     is_upright: bool = False,
     min_sigma: float = 1e-9,
     sigmas: Float[np.ndarray, " n"] | None = None,
+    from_all: bool = False,
 ) -> RobustFit:
     """The similarity that most points agree on: least median of squares, then least squares
     reweighted by Tukey's biweight.
@@ -155,9 +156,14 @@ def fit_robust(
         min_sigma: standard deviation that errors have at least, target length, or a multiple of
             `sigmas` where those are given.
         sigmas: f64[n], standard deviations of the points, to a common factor; None: all alike.
+        from_all: begin with least squares of all points, in place of the least median of squares,
+            which finds some that agree by chance where points are few.
     """
     pairs = _Pairs(source, target, np.ones(len(source)) if sigmas is None else sigmas)
-    fit = _start(pairs, is_upright)
+    if from_all:
+        fit = fit_weighted(source, target, pairs.sigmas**-2, is_upright=is_upright)
+    else:
+        fit = _start(pairs, is_upright)
     weights = np.ones(len(source))
     for _ in range(_NUM_ROUNDS):
         distances = pairs.distances(fit)

@@ -34,6 +34,7 @@ class ModelFacts:
     | `cameras`          | of each: "model", "width", "height", "params", "focal", "focal_before"  |
     | `keeps_focal`      | whether focal lengths are not refined                                   |
     | `tells_focal`      | whether the photographs can tell them from the height                   |
+    | `poses_of`         | the program that found the poses; "" = the mapper                       |
     """
 
     registered: list[str]
@@ -44,6 +45,7 @@ class ModelFacts:
     cameras: list[dict[str, Any]]
     keeps_focal: bool
     tells_focal: bool
+    poses_of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,8 @@ def _registered(folder: PhotoFolder, facts: ModelFacts, missing: dict[str, str])
 
 def _focal_words(facts: ModelFacts) -> list[str]:
     lengths = some_of(f"{camera['focal']:.0f} px" for camera in facts.cameras)
+    if facts.poses_of:
+        return [f"poses and lenses: of {facts.poses_of}, kept, focal length {lengths}"]
     if not facts.keeps_focal:
         return [f"focal length: refined, {lengths}"]
     text = f"focal length: kept, {lengths}"
@@ -167,12 +171,18 @@ def _focal_words(facts: ModelFacts) -> list[str]:
 
 def _place_words(placement: Placement) -> list[str]:
     geo = placement.geo
-    if not geo.has_scale:
-        return [
-            f"scale unknown ({geo.details['fit']['reason']}): lengths have no unit; z is up, "
-            "by the photographs"
-        ]
     fit = geo.details["fit"]
+    if not geo.has_scale:
+        frame = "z is up, by the photographs"
+        if "program" in fit:
+            frame = f"the frame is that of {fit['program']}"
+        return [f"scale unknown ({fit['reason']}): lengths have no unit; {frame}"]
+    place = (
+        f"map: EPSG:{geo.epsg} ({geo.details['system']}); map coordinates are those of the dataset "
+        f"plus {geo.offset_text}; heights are above {geo.details['vertical_datum']}"
+    )
+    if "program" in fit:
+        return [f"scale and place: of {fit['program']}, in metres", place]
     by = f"GPS of {fit['num_used']} photographs"
     if "control_points" in geo.details:
         by = f"{fit['num_used']} ground control points"
@@ -180,8 +190,7 @@ def _place_words(placement: Placement) -> list[str]:
         f"scale: metres, by {by}, good to {100 * fit['scale_error']:.2g} % if their errors are "
         f"independent; residuals {_rms_words(fit['residual_rms'])} (rms)",
         *_control_words(geo.details),
-        f"map: EPSG:{geo.epsg} ({geo.details['system']}); map coordinates are those of the dataset "
-        f"plus {geo.offset_text}; heights are above {geo.details['vertical_datum']}",
+        place,
     ]
 
 
@@ -261,7 +270,12 @@ def _model_warnings(facts: ModelFacts) -> list[str]:
             f"the photographs fall into groups that do not hang together, of {sizes} photographs; "
             "only the largest is used"
         )
-    if facts.error_px > _MAX_ERROR_PX:
+    if facts.error_px > _MAX_ERROR_PX and facts.poses_of:
+        warnings.append(
+            f"the reprojection error is above {_MAX_ERROR_PX} px: the poses and lenses of "
+            f"{facts.poses_of} do not fit these photographs, or are read wrongly"
+        )
+    elif facts.error_px > _MAX_ERROR_PX:
         warnings.append(
             f"the reprojection error is above {_MAX_ERROR_PX} px: another --lens may fit better"
         )

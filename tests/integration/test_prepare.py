@@ -263,11 +263,41 @@ def test_control_points_say_where_it_is(prepared, photographs, tmp_path, capsys)
     text = capsys.readouterr().out
     assert "by 3 ground control points" in text and "corner 3 (check point, not used): " in text
     geo = json.loads((out / "geo.json").read_text())
-    assert geo["epsg"] == 32756 and geo["fit"]["num_used"] == 3
+    assert geo["epsg"] == 32756 and geo["fit"]["num_used"] == 3 and "not there" not in text
     assert max(geo["fit"]["check_rms"].values()) < NEAR_M
     found = _centers(out)
     for name, center in _centers(town_folder(TOWN)).items():
         np.testing.assert_allclose(found[name] + geo["offset"], center + shift, atol=NEAR_M)
+
+
+def test_poses_of_another_program_are_kept(photographs, tmp_path, capsys):
+    """The town's own, as Pix4D writes them; points are triangulated, and fit."""
+    pytest.importorskip("pycolmap", reason="prepare needs pycolmap")
+    town = read_model(town_folder(TOWN) / "sparse" / "0")
+    lines = ["camera model m = K [R|-Rt] X"]
+    for name, pose, lens in zip(
+        town.image_names, town.camera_from_dataset, town.lenses, strict=True
+    ):
+        stem = Path(name).stem.replace("_", "?")
+        (photo,) = (path.name for path in photographs.rglob(f"{stem}.jpg"))
+        matrix = lens.intrinsics - [[0, 0, BOX[0]], [0, 0, BOX[1]], [0, 0, 0]]
+        center = -pose[:3, :3].T @ pose[:3, 3]
+        rows = [*matrix, [0, 0, 0], [0, 0], center, *pose[:3, :3]]
+        lines.append(f"{photo} {BOX[2] - BOX[0]} {BOX[3] - BOX[1]}")
+        lines += [" ".join(map(str, row)) for row in rows]
+    path = tmp_path / "p_calibrated_camera_parameters.txt"
+    path.write_text("\n".join(lines))
+    out = tmp_path / "out"
+    argv = ["prepare", f"--images={photographs}", f"--out={out}", "--max_features=300"]
+    assert program.run(prepare.main, prepare.declare, argv=[*argv, f"--cameras={path}"]) == 0
+    text = capsys.readouterr().out
+    assert "poses and lenses: of Pix4D, kept" in text and "the frame is that of Pix4D" in text
+    assert f"1 photograph of the folder have no pose in {path.name}" in text
+    geo = json.loads((out / "geo.json").read_text())
+    assert geo["sfm"]["reprojection_error_px"] < 0.5 and geo["sfm"]["num_points"] > 300
+    found = _centers(out)
+    for name, center in _centers(town_folder(TOWN)).items():
+        np.testing.assert_allclose(found[name], center, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +310,7 @@ def test_control_points_say_where_it_is(prepared, photographs, tmp_path, capsys)
         (["--max_features=many"], "max_features"),
         (["--epsg=4326"], "--epsg: expected a projected system in metres"),
         (["--check_points=a"], "--check_points: expected a file of ground control points"),
+        (["--cameras={tmp}/none"], "--cameras: expected a file of poses"),
         (["--gcp={tmp}/none"], "--gcp: expected a file of ground control points"),
         (["--gps=ignore", "--epsg=32756"], "--epsg: expected at least 3 photographs with latitude"),
         (["--out={photos}"], "expected another folder than --images"),

@@ -201,6 +201,21 @@ def test_marks_that_do_not_agree_are_named(survey):
         survey.place()
 
 
+def test_photographs_are_found_in_any_folder(tmp_path):
+    names = ["a.jpg", "left/b.JPG", "left/c.jpg", "right/c.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    photos = [Photo(name, tmp_path / name, tags=PhotoTags(), **SIZE) for name in names]
+    folder = PhotoFolder(tmp_path, photos, {})
+    found = folder.find(["A.jpg", "b", "C:\\x\\right\\c.jpg", "d.jpg", "b"], "")
+    assert found == ["a.jpg", "left/b.JPG", "right/c.jpg", None, "left/b.JPG"]
+    with pytest.raises(InputError, match="expected one photograph for c.jpg, got 2 .*left/c.jpg"):
+        folder.find(["c.jpg"], "file")
+    with pytest.raises(InputError, match="for each of b.JPG and b.jpg, got left/b.JPG for both"):
+        folder.find(["b.JPG", "b.jpg"], "file")
+
+
 def test_points_without_height_are_named(survey):
     survey.places["gcp2"] = survey.places["gcp2"] * [1, 1, np.nan]
     found = survey.place()

@@ -170,6 +170,7 @@ DECLARED = {
     "prepare.max_features": (8192, "[100, 1000000]"),
     "prepare.gps": ("auto", ""),
     "prepare.epsg": (0, "[0, inf)"),
+    "prepare.cameras": ("", ""),
     "prepare.gcp": ("", ""),
     "prepare.check_points": ("", ""),
 }
