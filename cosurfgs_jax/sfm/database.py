@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cosurfgs_jax.geometry.distortion import Lens
+from cosurfgs_jax.geometry.lens_models import MODELS
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.photos import Photo, PhotoFolder
@@ -104,12 +105,13 @@ def add_photographs(
 
 
 def camera_of(lens: Lens) -> Any:
-    """A pycolmap.Camera, without a number, of a lens with two focal lengths."""
+    """A pycolmap.Camera, without a number, of a lens that is known."""
+    focal_px = lens.focal_px[: MODELS[lens.model].num_focal]
     camera = import_pycolmap().Camera(
         model=lens.model,
         width=lens.width,
         height=lens.height,
-        params=[*lens.focal_px, *lens.principal_px, *lens.coefficients],
+        params=[*focal_px, *lens.principal_px, *lens.coefficients],
     )
     camera.has_prior_focal_length = True
     return camera

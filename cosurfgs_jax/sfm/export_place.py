@@ -12,8 +12,8 @@ from cosurfgs_jax.formats.posed_photos import PoseFile
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import georeference, map_system
 from cosurfgs_jax.sfm.exif import ELLIPSOID, PhotoTags
-from cosurfgs_jax.sfm.georeference import Placement, Reconstructed
 from cosurfgs_jax.sfm.foreign_cameras import KnownPoses, middle_of
+from cosurfgs_jax.sfm.georeference import Placement, Reconstructed
 from cosurfgs_jax.sfm.similarity import Similarity, fit_weighted
 
 # Between places on the map and those of the similarity: the earth is round, and maps are flat.

@@ -18,7 +18,8 @@ from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.sfm import lens_conversion
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.database import opened
-from cosurfgs_jax.sfm.mapping import Job, Poses
+from cosurfgs_jax.sfm.known_poses import ground_places
+from cosurfgs_jax.sfm.mapping import SEED, Job, Poses
 from cosurfgs_jax.sfm.photos import MIN_PHOTOS, PhotoFolder
 from cosurfgs_jax.sfm.summary import counted, some_of
 
@@ -90,10 +91,7 @@ class KnownPoses:
         """Where photographs were taken, f64[n,2], in the plane that fits them best, from their
         middle; local lengths.
         """
-        centers = camera_center(np.array([self.camera_from_local[name] for name in names]))
-        offsets = centers - centers.mean(axis=0)
-        _, _, axes = np.linalg.svd(offsets, full_matrices=False)
-        return offsets @ axes[:2].T
+        return ground_places(np.array([self.camera_from_local[name] for name in names]))
 
 
 def read_known_poses(path: Path, folder: PhotoFolder) -> KnownPoses:
@@ -192,10 +190,12 @@ def triangulated(job: Job, known: KnownPoses) -> Poses:
             image.frame_id = frame.frame_id
             model.add_image(image)
             model.register_frame(frame.frame_id)
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = SEED
     out = job.scratch / "triangulated"
     out.mkdir(parents=True, exist_ok=True)
     with job.progress("points", 1) as bar:
-        found = pycolmap.triangulate_points(model, job.database, job.root, out)
+        found = pycolmap.triangulate_points(model, job.database, job.root, out, options=options)
         bar.update(1)
     if not found.num_points3D():
         raise InputError(

@@ -17,7 +17,6 @@ from cosurfgs_jax.data.capture import Source
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.distortion import Lens
-from cosurfgs_jax.geometry.lens_models import MODELS
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PrepareSettings
 from cosurfgs_jax.sfm import database as database_file
 from cosurfgs_jax.sfm import mapping
@@ -26,7 +25,17 @@ from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.summary import fitting_downscale
 
 # Of the settings of `prepare`: what the poses have decided already.
-_DECIDED = ("mapper", "lens", "focal", "focal_px", "gps", "epsg")
+_DECIDED = (
+    "mapper",
+    "lens",
+    "focal",
+    "focal_px",
+    "gps",
+    "epsg",
+    "cameras",
+    "gcp",
+    "check_points",
+)
 _SAME_SHAPE = 0.01  # by which the sides of photographs and cameras may differ in their ratio
 _TEST_LIST = "test.txt"
 _log = logging.getLogger(__name__)
@@ -113,15 +122,9 @@ def _link(posed: Posed, images: Path) -> None:
 
 
 def _camera(lens: Lens, number: int) -> Any:
-    focal_px = lens.focal_px[: MODELS[lens.model].num_focal]
-    return import_pycolmap().Camera(
-        camera_id=number,
-        model=lens.model,
-        width=lens.width,
-        height=lens.height,
-        params=[*focal_px, *lens.principal_px, *lens.coefficients],
-        has_prior_focal_length=True,
-    )
+    camera = database_file.camera_of(lens)
+    camera.camera_id = number
+    return camera
 
 
 def _cameras(posed: Posed) -> tuple[list[Any], list[int]]:
@@ -171,8 +174,12 @@ def _state_of(posed: Posed, settings: PrepareSettings) -> dict[str, Any]:
     return json.loads(json.dumps(state))
 
 
-def _ground_places(camera_from_dataset: np.ndarray) -> np.ndarray:
-    """Where the cameras stand in the plane of their greatest extent, f64[V,2]."""
+def ground_places(camera_from_dataset: np.ndarray) -> np.ndarray:
+    """Where cameras stand in the plane of their greatest extent, f64[V,2], from their middle.
+
+    Args:
+        camera_from_dataset: f64[V,4,4], rigid.
+    """
     centers = camera_center(camera_from_dataset)
     offsets = centers - centers.mean(axis=0)
     _, _, axes = np.linalg.svd(offsets, full_matrices=False)
@@ -240,7 +247,7 @@ def triangulate(
             progress=progress,
         )
         mapping.extract_features(job)
-        pairs = choose_pairs(_ground_places(posed.camera_from_dataset), settings).numbers
+        pairs = choose_pairs(ground_places(posed.camera_from_dataset), settings).numbers
         mapping.match_features(job, [(posed.names[a], posed.names[b]) for a, b in pairs])
         options = pycolmap.IncrementalPipelineOptions()
         options.random_seed = mapping.SEED

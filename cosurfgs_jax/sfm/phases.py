@@ -34,8 +34,8 @@ from cosurfgs_jax.formats import geo_json
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database, mapping
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
-from cosurfgs_jax.sfm.georeference import Placement
 from cosurfgs_jax.sfm.foreign_cameras import KnownPoses, read_known_poses, triangulated
+from cosurfgs_jax.sfm.georeference import Placement
 from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.photos import PhotoFolder, read_folder
 from cosurfgs_jax.sfm.placing import check_place, placed

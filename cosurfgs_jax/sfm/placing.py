@@ -8,8 +8,8 @@ from cosurfgs_jax.sfm import mapping
 from cosurfgs_jax.sfm.control_fit import place_by_control
 from cosurfgs_jax.sfm.control_points import ControlPoints, read_control_points
 from cosurfgs_jax.sfm.export_place import place_by_export
-from cosurfgs_jax.sfm.georeference import Placement, check_epsg, check_positions, place
 from cosurfgs_jax.sfm.foreign_cameras import KnownPoses
+from cosurfgs_jax.sfm.georeference import Placement, check_epsg, check_positions, place
 from cosurfgs_jax.sfm.photos import PhotoFolder
 
 

@@ -7,8 +7,8 @@ from cosurfgs_jax.geometry.distortion import pixels_from_normalised
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm.exif import PhotoTags
 from cosurfgs_jax.sfm.export_place import place_by_export
-from cosurfgs_jax.sfm.georeference import Reconstructed
 from cosurfgs_jax.sfm.foreign_cameras import middle_of, read_known_poses
+from cosurfgs_jax.sfm.georeference import Reconstructed
 from cosurfgs_jax.sfm.photos import Photo, PhotoFolder
 
 HEIGHT, WIDTH = 750, 1000
