@@ -77,7 +77,7 @@ class Model:
                 f"view: expected a number from 0 to {self.scene.num_views - 1}, got {view}"
             )
         if self._render is None:
-            self._render = self._trained.render_fn()
+            self._render = self._trained.render_fn(self._trained.surfels)
         return self._render(view)
 
     def evaluate(self) -> dict[str, Any]:

@@ -3,6 +3,10 @@ numbers and a report.
 
 python -m cosurfgs_jax.evaluate --workdir=DIR [--gt_points=FILE.ply] [--gt_transform=FILE.txt]
     [--lpips_weights=FILE,FILE] [--with_nearest_exposure]
+
+--shard=i/n scores a part of the test views alone, without the rest of the model. Such processes
+need not run at the same time, nor on the same machine. The command without --shard then takes
+their scores, and does the rest.
 """
 
 import sys
@@ -40,12 +44,14 @@ def declare(values: flags.FlagValues) -> None:
         "also score test views with the exposure of the nearest training view, as some papers do",
         flag_values=values,
     )
+    program.declare_shard(values, "of the test views")
 
 
 def main(options: program.Options) -> None:
     """Evaluates the run."""
     from cosurfgs_jax.outputs import commands
 
+    part = program.shard_of(options.flags)
     truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
     lpips_weights = commands.read_lpips_weights(options.flags.lpips_weights)
     commands.evaluate(
@@ -54,6 +60,7 @@ def main(options: program.Options) -> None:
         truth,
         lpips_weights,
         with_nearest_exposure=options.flags.with_nearest_exposure,
+        part=part,
     )
 
 

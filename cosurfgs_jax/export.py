@@ -20,13 +20,19 @@ def declare(values: flags.FlagValues) -> None:
 
     meaning = "; ".join(f"{form.name}: {form.help}" for form in FORMATS)
     flags.DEFINE_string("format", "ply", meaning, flag_values=values)
+    program.declare_shard(values, "of the model")
 
 
 def main(options: program.Options) -> None:
     """Exports the model."""
     from cosurfgs_jax.outputs import commands
 
-    commands.export(options.settings, options.workdir, options.flags.format)
+    commands.export(
+        options.settings,
+        options.workdir,
+        options.flags.format,
+        program.shard_of(options.flags),
+    )
 
 
 if __name__ == "__main__":

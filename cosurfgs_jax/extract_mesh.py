@@ -2,6 +2,10 @@
 
 python -m cosurfgs_jax.extract_mesh --workdir=DIR [--format=obj]
 [--config.surface.voxel_size=LENGTH]
+
+--shard=i/n fuses a part of the place alone, from the views that see it and the surfels that these
+may show. Such processes need not run at the same time, nor on the same machine. The command without
+--shard then joins their parts.
 """
 
 import sys
@@ -19,13 +23,19 @@ def declare(values: flags.FlagValues) -> None:
         "ply, obj or glb; those two are written beside mesh.ply",
         flag_values=values,
     )
+    program.declare_shard(values, "of the place")
 
 
 def main(options: program.Options) -> None:
     """Extracts the mesh."""
     from cosurfgs_jax.outputs import commands
 
-    commands.extract_mesh(options.settings, options.workdir, options.flags.format)
+    commands.extract_mesh(
+        options.settings,
+        options.workdir,
+        options.flags.format,
+        program.shard_of(options.flags),
+    )
 
 
 if __name__ == "__main__":

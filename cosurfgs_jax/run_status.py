@@ -6,10 +6,13 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosurfgs_jax import ended, files
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.part import Part
+from cosurfgs_jax.shard_folders import ShardFolders
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Workdir
 
 # What a checkpoint's meta data without a usable time raises.
@@ -40,15 +43,16 @@ def status_lines(workdir: Workdir) -> list[str]:
     Args:
         workdir: of the run; nothing in it is written.
     Returns:
-        Lines: whether it is finished, what is missing, its stages, and its blocks where jobs of
-        their own train them.
+        Lines: whether it is finished, what is missing, its stages, its blocks where jobs of their
+        own train them, and the shards of outputs that are not merged yet.
     Raises:
         InputError: nothing was trained there, or a file is damaged.
     """
     num_blocks, stages = _read_plan(workdir)
     num_steps = sum(stage.steps for stage in stages)
     if workdir.is_complete(num_steps):
-        return [f"{workdir}: finished, {num_steps} steps; {workdir.point_cloud(num_steps)}"]
+        done = f"{workdir}: finished, {num_steps} steps; {workdir.point_cloud(num_steps)}"
+        return [done, *_shard_lines(workdir)]
     missing = [stage.name for stage in stages if not _is_done(workdir, stage, stages)]
     lines = [f"{workdir}: not finished; missing: {', '.join([*missing, 'the merged model'])}"]
     lines += [
@@ -56,13 +60,13 @@ def status_lines(workdir: Workdir) -> list[str]:
         for stage in stages
         if stage.is_saved
     ]
-    lines += _at_work(workdir, TRAINING.name)
+    lines += _at_work(workdir, workdir.lock(TRAINING.name))
     alone = [stage for stage in stages if stage.is_of_blocks]
     if _has_jobs(workdir) and not workdir.has_begun(alone[0].name):
         lines += [f"{num_blocks} blocks by jobs of their own:"]
         for number in range(num_blocks):
             lines += _block_lines(workdir.block(number), number, alone)
-    return lines
+    return lines + _shard_lines(workdir)
 
 
 def _read_plan(workdir: Workdir) -> tuple[int, list[PlannedStage]]:
@@ -148,11 +152,14 @@ def _ago(at: float) -> str:
     return f"{round(seconds)} s ago"
 
 
-def _at_work(workdir: Workdir, lock: str) -> list[str]:
+def _at_work(workdir: Workdir, path: Path) -> list[str]:
     """Who holds a lock, or held it when it was killed. The lock itself is not tried: who begins
     then would be refused.
+
+    Args:
+        workdir: where its owner writes.
+        path: of the lock's file.
     """
-    path = workdir.lock(lock)
     with contextlib.suppress(OSError, InputError):
         found = path.stat()
         if found.st_size:
@@ -189,7 +196,7 @@ def _has_jobs(workdir: Workdir) -> bool:
     says nothing of the run.
     """
     blocks = workdir.blocks().values()
-    return any(folder.has_begun() or _at_work(folder, BLOCK.name) for folder in blocks)
+    return any(folder.has_begun() or _at_work(folder, folder.lock(BLOCK.name)) for folder in blocks)
 
 
 def _block_lines(folder: Workdir, number: int, stages: Sequence[PlannedStage]) -> list[str]:
@@ -200,4 +207,22 @@ def _block_lines(folder: Workdir, number: int, stages: Sequence[PlannedStage]) -
     text = "not begun"
     if begun:
         text = f"{begun[-1].name}, {_progress(folder, begun[-1], stages)}"
-    return [f"  {number:<12}{text}", *_at_work(folder, BLOCK.name)]
+    return [f"  {number:<12}{text}", *_at_work(folder, folder.lock(BLOCK.name))]
+
+
+def _shard_lines(workdir: Workdir) -> list[str]:
+    """Which shards of outputs are there."""
+    folders = ShardFolders(workdir.root)
+    lines = []
+    for what, begun in folders.begun().items():
+        for count in sorted({part.count for part in begun}):
+            parts = [Part(number, count) for number in range(count)]
+            done = [part for part in parts if folders.note(what, part).exists()]
+            missing = [part for part in parts if part not in done]
+            words = "all are there, to be merged by the command without --shard"
+            if missing:
+                words = f"missing: {', '.join(map(str, missing))}"
+            lines.append(f"{what} by {count} shards: {words}")
+            for part in missing:
+                lines += _at_work(workdir, folders.lock(what, part))
+    return lines

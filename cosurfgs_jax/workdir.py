@@ -30,6 +30,7 @@ No other module spells a name of this table.
 | `report.html`                                     | report                                       |
 | `blocks/<number>/`                                | a block that a job of its own trains: config,|
 |                                                   | plan, checkpoints and curves, as above       |
+| `shards/<what>/<i>-of-<n>/`                       | parts of outputs (`shard_folders`)           |
 | `.locks/`                                         | who writes here now (`Workdir.writing`)      |
 | `.scratch/`                                       | temporary files of who does                  |
 """
@@ -68,10 +69,10 @@ class Output(NamedTuple):
 
 TRAINING = Output("training", "a training run", "a job that trains single blocks")
 BLOCK = Output("training", "the training of this block")  # in the block's folder
-SCORES = Output("scores", "an evaluation")
-MESH = Output("mesh", "the extraction of a mesh, or its evaluation,")
+SCORES = Output("scores", "an evaluation", "a shard of an evaluation")
+MESH = Output("mesh", "the extraction of a mesh, or its evaluation,", "a shard of a mesh")
 PICTURES = Output("renders", "a render of views")
-EXPORTS = Output("export", "an export")
+EXPORTS = Output("export", "an export", "a shard of an export")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ def encoded(params: SurfelParams, steps: dict) -> tuple[SurfelParams, int]:
 def draw(trained: Trained, params: SurfelParams, images: ImageStore) -> tuple[list, np.ndarray]:
     """The depths of the test views, and the sums of their scores."""
     surfels = Surfels.of(params, np.ones(len(params.means), bool))
-    render = trained._replace(surfels=surfels).render_fn(Maps.GEOMETRY)
+    render = trained.render_fn(surfels, Maps.GEOMETRY)
     depths = []
     sums = np.zeros(NUM_SUMS)
     for view in trained.partitioned.scene.test_views:

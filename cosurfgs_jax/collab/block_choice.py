@@ -4,18 +4,18 @@ import re
 from typing import NamedTuple
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.part import Part
 
 _EXAMPLES = "numbers of blocks, such as 0,3, or a part of all, such as 0/4 (the first of four)"
 _MAX_DIGITS = 9  # more are no number of a block
 
 
 class BlockChoice(NamedTuple):
-    """Some blocks of a run: those of these numbers, or each `num_parts`-th one."""
+    """Some blocks of a run: those of these numbers, or those of a part of all."""
 
     text: str  # as the user gave it
     numbers: tuple[int, ...] = ()
-    part: int = 0
-    num_parts: int = 0  # 0: `numbers` count
+    part: Part | None = None  # None: `numbers` count
 
     @classmethod
     def parse(cls, text: str) -> "BlockChoice":
@@ -30,13 +30,7 @@ class BlockChoice(NamedTuple):
         if not re.fullmatch(rf"{digits}/{digits}|{digits}(,{digits})*", text, re.ASCII):
             raise InputError(f"--blocks: expected {_EXAMPLES}, got {text!r}")
         if "/" in text:
-            part, num_parts = map(int, text.split("/"))
-            if part >= num_parts:
-                raise InputError(
-                    f"--blocks: expected a part i/n with i from 0 to n - 1, got {text!r}; the "
-                    f"first of {max(num_parts, 1)} is 0/{max(num_parts, 1)}"
-                )
-            return cls(text, part=part, num_parts=num_parts)
+            return cls(text, part=Part.parse(text, "--blocks"))
         numbers = [int(number) for number in text.split(",")]
         if len(set(numbers)) < len(numbers):
             raise InputError(f"--blocks: expected each block once, got {text!r}")
@@ -50,8 +44,8 @@ class BlockChoice(NamedTuple):
         Raises:
             InputError: there is no block of a number.
         """
-        if self.num_parts:
-            return list(range(self.part, num_blocks, self.num_parts))
+        if self.part is not None:
+            return list(range(self.part.number, num_blocks, self.part.count))
         if self.numbers[-1] >= num_blocks:
             raise InputError(
                 f"--blocks: expected numbers from 0 to {num_blocks - 1}, as the run has "

@@ -1,40 +1,122 @@
 """The merged model of the newest saved stage."""
 
 import dataclasses
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.model import exposure_model
+from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize
-from cosurfgs_jax.training.checkpoints import Checkpoints, Parts, Restored
+from cosurfgs_jax.training.checkpoint_files import DamagedCheckpoint
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
+from cosurfgs_jax.training.saved_blocks import SavedBlocks
 from cosurfgs_jax.training.saved_meta import check_identity
 from cosurfgs_jax.training.schedule import progress_at
 from cosurfgs_jax.training.state import (
-    BlockModel,
+    MODEL_FIELDS,
     TrainState,
     abstract_state,
-    from_saved,
     kept_of,
     to_saved,
 )
 from cosurfgs_jax.training.step import settle_step
-from cosurfgs_jax.types import SurfelParams, Surfels
+from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
+CHUNK = 2**16  # surfels; in float64, and twice while they are turned, 60 MB with 16 coefficients
 
-def load_merged(
+
+@dataclasses.dataclass(frozen=True)
+class MergedModel:
+    """The surfels of all cells of a stage, which stay on disk until a cell is asked for.
+
+    Attributes:
+        step: steps of all stages up to it.
+        identity: the same text for the same surfels.
+        num_cells: C.
+        read_cell: number of a cell -> its surfels, NumPy arrays, world frame, all alive.
+        lengths: number of a cell that was read -> how many surfels it has.
+    """
+
+    step: int
+    identity: str
+    num_cells: int
+    read_cell: Callable[[int], Surfels]
+    lengths: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def cell(self, number: int) -> Surfels:
+        """The surfels of a cell, read now."""
+        surfels = self.read_cell(number)
+        self.lengths[number] = len(surfels.alive)
+        return surfels
+
+    def cells(self) -> Iterator[Surfels]:
+        """The surfels of cell after cell; one cell is in memory at a time."""
+        return map(self.cell, range(self.num_cells))
+
+    def chunks(self, part: Part = WHOLE) -> Iterator[Surfels]:
+        """The surfels of cell after cell, at most `CHUNK` at a time.
+
+        Args:
+            part: of the chunks of the model, whose number and borders do not depend on it.
+        """
+        if part == WHOLE:
+            for cell in self.cells():
+                yield from _chunks_of(cell, range(0, len(cell.alive), CHUNK))
+            return
+        for number in range(self.num_cells):
+            if number not in self.lengths:
+                self.cell(number)
+        places = [
+            (number, start)
+            for number in range(self.num_cells)
+            for start in range(0, self.lengths[number], CHUNK)
+        ]
+        chosen = places[part.run_of(len(places))]
+        for number, group in itertools.groupby(chosen, key=lambda place: place[0]):
+            yield from _chunks_of(self.cell(number), [start for _, start in group])
+
+    def whole(self) -> Surfels:
+        """The surfels of all cells in memory, in the order of `cells`."""
+        return joined(list(self.cells()))
+
+
+def _chunks_of(cell: Surfels, starts: Iterable[int]) -> Iterator[Surfels]:
+    for start in starts:
+        rows = slice(start, start + CHUNK)
+        yield jax.tree.map(lambda values, rows=rows: values[rows], cell)
+
+
+def joined(parts: list[Surfels]) -> Surfels:
+    """Surfels of NumPy arrays one behind another.
+
+    Args:
+        parts: at least one. The list is emptied, and its arrays go field by field: nothing is held
+            twice for long.
+    """
+    fields = [part.by_name() | {"alive": part.alive} for part in parts]
+    parts.clear()
+    whole: dict[str, Any] = {}
+    for name in list(fields[0]):
+        whole[name] = np.concatenate([part.pop(name) for part in fields])
+    return Surfels(**whole)
+
+
+def open_merged(
     settings: Settings, workdir: Workdir, partitioned: PartitionedScene, stage: str = ""
-) -> tuple[Surfels, int]:
-    """The surfels of all cells of a stage, and the steps taken up to there.
+) -> MergedModel:
+    """The merged model of a stage.
 
     Blocks that are not distilled yet are cropped to their cells, and their colours are harmonized
     in brightness (`training.harmonize`).
@@ -42,35 +124,59 @@ def load_merged(
     Args:
         settings, workdir, partitioned: of the run.
         stage: its name; "" = the newest that is saved.
+    Raises:
+        InputError: nothing is saved, the checkpoints are of another dataset, or damaged. Reading a
+            cell raises it, too, where the run has gone on and replaced the checkpoint.
+    """
+    found = _newest(settings, workdir, partitioned, stage)
+    settle = _settling(found, settings)
+    gains = _gains(found, settings, partitioned)
+
+    def read_cell(number: int) -> Surfels:
+        if settle is None:
+            state = found.blocks.read(number, found.model_fields)
+        else:
+            state = settle(number)
+        params = state["params"]
+        alive = np.asarray(state["alive"])
+        if not found.spec.is_merged:
+            alive = alive & (partitioned.partition.cell_of(np.asarray(params.means)) == number)
+        if gains is not None:
+            gain = jnp.asarray(gains[number], jnp.float32)
+            params = params.replace(sh=harmonize.scale_harmonics(jnp.asarray(params.sh), gain))
+        params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
+        return Surfels.of(params, np.ones(int(alive.sum()), bool))
+
+    return MergedModel(
+        step=found.steps_before + found.blocks.step,
+        identity=f"{found.spec.name} {found.blocks.identity}",
+        num_cells=len(partitioned.blocks),
+        read_cell=read_cell,
+    )
+
+
+def _gains(
+    found: "_Saved", settings: Settings, partitioned: PartitionedScene
+) -> Float[np.ndarray, "b 3"] | None:
+    """The factors on the colours of blocks that are not distilled; None where they stay."""
+    num_blocks = len(partitioned.blocks)
+    if found.spec.is_merged or not settings.appearance.enabled or num_blocks == 1:
+        return None
+    models = {number: found.exposures(number) for number in range(num_blocks)}
+    return harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
+
+
+def load_merged(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, stage: str = ""
+) -> tuple[Surfels, int]:
+    """The surfels of all cells of a stage in memory, and the steps taken up to there.
+
+    Args, Raises: see `open_merged`.
     Returns:
         Surfels of NumPy arrays, world frame, all alive; and the steps of all stages up to them.
-    Raises:
-        InputError: nothing is saved, the checkpoints are of another dataset, or damaged.
     """
-    saved = _newest(settings, workdir, partitioned, stage)
-    newest = saved.spec
-    restored = saved.restored
-    state = BlockModel.of(restored.state)
-    params = state.params
-    num_steps = newest.num_steps(settings)
-    if restored.meta.get("is_lazy", False) and 0 < restored.step < num_steps:
-        # A run that was stopped saves surfels that wait for the next view which may show them.
-        restored = _restore(
-            settings, workdir, partitioned, spec=newest, parts=Parts(last_step=num_steps)
-        )
-        state = from_saved(restored.state)
-        params = state.params
-        if isinstance(state, TrainState):  # else the run has gone on to the end meanwhile
-            progress = progress_at(restored.step, num_steps, newest.first_progress(settings))
-            params = _settled(state, progress, settings)
-    alive = np.asarray(state.alive)
-    if not newest.is_merged:
-        alive = alive & _is_in_own_cell(partitioned, np.asarray(params.means))
-        if settings.appearance.enabled and len(alive) > 1:
-            params = params.replace(sh=_harmonized(partitioned, params.sh, state.appearance))
-    params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
-    surfels = Surfels.of(params, np.ones(int(alive.sum()), bool))
-    return surfels, saved.steps_before + restored.step
+    model = open_merged(settings, workdir, partitioned, stage)
+    return model.whole(), model.step
 
 
 def load_exposures(
@@ -88,7 +194,7 @@ def load_exposures(
     if not settings.appearance.enabled:
         return np.tile(np.eye(3, 4), (num_views, 1, 1))
     saved = _newest(settings, workdir, partitioned)
-    models = _by_block(saved.restored.state["appearance"], len(partitioned.blocks))
+    models = {number: saved.exposures(number) for number in range(len(partitioned.blocks))}
     if not saved.spec.is_merged and len(models) > 1:
         gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
         models = {
@@ -109,8 +215,19 @@ class _Saved(NamedTuple):
     """The newest saved stage."""
 
     spec: StageSpec
-    restored: Restored
+    blocks: SavedBlocks
     steps_before: int
+    state_fields: dict[str, Any]  # of a block as it is trained, as shapes
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """Those of its surfels."""
+        return {name: self.state_fields[name] for name in ("params", "alive")}
+
+    def exposures(self, number: int) -> dict:
+        """The exposure model of a block."""
+        fields = {"appearance": self.state_fields["appearance"]}
+        return jax.tree.map(jnp.asarray, self.blocks.read(number, fields)["appearance"])
 
 
 def _newest(
@@ -129,68 +246,43 @@ def _newest(
             f"{workdir}: expected a trained model, got no checkpoint; run `python -m "
             "cosurfgs_jax.train` first"
         )
-    restored = _restore(settings, workdir, partitioned, spec=newest, parts=Parts(training=False))
-    return _Saved(newest, restored, steps_before)
 
-
-def _by_block(exposures: dict, num_blocks: int) -> dict[int, dict]:
-    """The exposure models of all blocks, by number."""
-    return {
-        block: jax.tree.map(lambda leaf, block=block: jnp.asarray(leaf[block]), exposures)
-        for block in range(num_blocks)
-    }
-
-
-def _settled(state: TrainState, progress: float, settings: Settings) -> SurfelParams:
-    """The parameters of all blocks [B, ...] with all surfels up to date."""
-    state = dataclasses.replace(state, depths=None)
-    blocks = [
-        settle_step(
-            jax.tree.map(lambda leaf, block=block: jnp.asarray(leaf[block]), state),
-            jnp.float32(progress),
-            settings,
-        ).params
-        for block in range(len(state.alive))
-    ]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
-
-
-def _restore(
-    settings: Settings,
-    workdir: Workdir,
-    partitioned: PartitionedScene,
-    spec: StageSpec,
-    parts: Parts,
-) -> Restored:
-    """The newest checkpoint of a stage, all blocks on one device."""
-
-    def make_abstract(meta: dict):
+    def make_abstract(meta: dict) -> dict[str, Any]:
         check_identity(partitioned, meta)
-        one = abstract_state(
-            meta["num_slots"],
-            meta["max_views"],
-            settings,
-            kept_of(meta),
+        fields = _state_fields(meta, settings)
+        return {name: fields[name] for name in MODEL_FIELDS}
+
+    with Checkpoints(workdir.checkpoints(newest.name), is_read_only=True) as checkpoints:
+        blocks = required(
+            checkpoints.open_latest(make_abstract), f"checkpoint of stage {newest.name}"
         )
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((meta["num_blocks"], *leaf.shape), leaf.dtype),
-            to_saved(one),
-        )
-
-    with Checkpoints(workdir.checkpoints(spec.name), is_read_only=True) as checkpoints:
-        restored = checkpoints.restore_latest(make_abstract, parts)
-        return required(restored, f"checkpoint of stage {spec.name}")
+    return _Saved(newest, blocks, steps_before, _state_fields(blocks.meta, settings))
 
 
-def _is_in_own_cell(
-    partitioned: PartitionedScene, means: Float[np.ndarray, "b n 3"]
-) -> Bool[np.ndarray, "b n"]:
-    return partitioned.partition.cell_of(means) == np.arange(len(means))[:, None]
+def _state_fields(meta: dict, settings: Settings) -> dict[str, Any]:
+    """The shapes of a block's state."""
+    return to_saved(abstract_state(meta["num_slots"], meta["max_views"], settings, kept_of(meta)))
 
 
-def _harmonized(partitioned: PartitionedScene, sh, exposures) -> Float[np.ndarray, "b n k 3"]:
-    """The colours of all blocks in one brightness."""
-    models = _by_block(exposures, len(sh))
-    gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
-    pairs = zip(map(jnp.asarray, sh), jnp.asarray(gains, jnp.float32), strict=True)
-    return np.stack([harmonize.scale_harmonics(block_sh, gain) for block_sh, gain in pairs])
+def _settling(found: _Saved, settings: Settings) -> Callable[[int], dict[str, Any]] | None:
+    """Number of a block -> its surfels, up to date: a run that was stopped saves some that wait for
+    the next view which may show them. None where none waits, or where the run has gone on to the
+    end meanwhile.
+    """
+    saved = found.blocks
+    num_steps = found.spec.num_steps(settings)
+    if not saved.meta.get("is_lazy", False) or not 0 < saved.step < num_steps:
+        return None
+    # What was remembered of depths is not looked at.
+    fields = {name: leaf for name, leaf in found.state_fields.items() if name != "depths"}
+    try:
+        saved.check(fields)
+    except DamagedCheckpoint:
+        return None
+    progress = jnp.float32(progress_at(saved.step, num_steps, found.spec.first_progress(settings)))
+
+    def settle(number: int) -> dict[str, Any]:
+        state = TrainState(**jax.tree.map(jnp.asarray, saved.read(number, fields)))
+        return {"params": settle_step(state, progress, settings).params, "alive": state.alive}
+
+    return settle

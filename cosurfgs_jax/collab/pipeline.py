@@ -16,7 +16,7 @@ from cosurfgs_jax.collab.adopted_blocks import (
 from cosurfgs_jax.collab.announcement import announce
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
 from cosurfgs_jax.collab.finished_stages import keep_models_alone
-from cosurfgs_jax.collab.merged_model import load_merged
+from cosurfgs_jax.collab.merged_model import open_merged
 from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processes
 from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
@@ -29,7 +29,7 @@ from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.geo_json import carry_geo
-from cosurfgs_jax.formats.splat_ply import write_surfels_ply
+from cosurfgs_jax.formats.splat_ply import write_surfel_parts
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.raster import backend_of
@@ -150,11 +150,13 @@ def write_merged(settings: Settings, workdir: Workdir, partitioned: PartitionedS
         settings, workdir, partitioned: of the run. All processes call it: they read checkpoints
             together.
     """
-    surfels, step = load_merged(settings, workdir, partitioned)
+    model = open_merged(settings, workdir, partitioned)
     if not processes.is_first():
         return
-    path = workdir.point_cloud(step)
-    count = write_surfels_ply(path, partitioned.frame.surfels_to_dataset(surfels))
+    path = workdir.point_cloud(model.step)
+    count = write_surfel_parts(
+        path, lambda: map(partitioned.frame.surfels_to_dataset, model.chunks())
+    )
     workdir.merge_metrics(final=None, geometry=None)  # scores of an earlier step
     scene = partitioned.scene
     write_cameras_json(workdir.cameras, scene.image_names, scene.views)

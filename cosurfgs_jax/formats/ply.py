@@ -4,7 +4,7 @@ owners' business.
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +80,8 @@ def write_ply_parts(
     path: str | os.PathLike,
     num_vertices: int,
     vertex_parts: Iterable[np.ndarray],
-    num_triangles: int | None,
-    triangle_parts: Iterable[np.ndarray],
+    num_triangles: int | None = None,
+    triangle_parts: Iterable[np.ndarray] = (),
     comments: tuple[str, ...] = (),
 ) -> None:
     """Writes a PLY file of which only a part is in memory at a time; otherwise as `write_ply`.
@@ -257,6 +257,23 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
             tables[name] = table.astype(dtype.newbyteorder("="))
         _check_end(file, path)
     return tables, comments
+
+
+def vertex_parts(path: str | os.PathLike, rows: int) -> Iterator[np.ndarray]:
+    """The vertices of a binary file of `write_ply_parts`, `rows` at a time.
+
+    Raises:
+        InputError: another file.
+    """
+    # Not mapped: what was touched of a mapped file counts as memory of the process.
+    with reading(path, "a PLY file of this program", "write it again"), open(path, "rb") as file:
+        form, elements, _ = _parse_header(file, path)
+        name, count, properties = elements[0]
+        if form != "binary_little_endian" or name != "vertex":
+            raise ValueError(f"{form}, {name} first")
+        dtype = _element_dtype(properties, "<")
+        for start in range(0, count, rows):
+            yield np.frombuffer(file.read(min(rows, count - start) * dtype.itemsize), dtype)
 
 
 def names_of(dtype: np.dtype) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 import logging
 import os
+from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.ply import columns, names_of, read_ply, write_ply
+from cosurfgs_jax.formats.extent import Extent
+from cosurfgs_jax.formats.ply import columns, names_of, read_ply, write_ply_parts
 from cosurfgs_jax.types import Surfels, blank_params, param_shapes
 
 # Thickness that stands for "flat" in files that need a third scale, as a fraction of the model's
@@ -50,14 +53,85 @@ def is_drawable(surfels: Surfels) -> np.ndarray:
     return keep & (np.abs(np.asarray(surfels.quats)).sum(axis=1) > 0)
 
 
-def needs_double(means: np.ndarray, log_scales: np.ndarray) -> bool:
-    """Whether centres in float64 would be off by more than a tenth of a typical surfel
-    in float32.
+def drawable_of(surfels: Surfels) -> Surfels:
+    """The surfels that are alive with finite numbers, as NumPy arrays."""
+    keep = is_drawable(surfels)
+    return jax.tree.map(lambda values: np.asarray(values)[keep], surfels)
+
+
+def splat_table(surfels: Surfels, extent: Extent) -> np.ndarray:
+    """The rows of surfels in a file of the form "2d".
+
+    Args:
+        surfels: n of `drawable_of`, in the frame that the file shall have.
+        extent: of all surfels of the file.
     """
-    if means.dtype != np.float64:
-        return False
-    rounding = np.abs(means).max() * 2.0**-24
-    return bool(rounding > 0.1 * np.exp(np.median(log_scales.astype(np.float64))))
+    means = np.asarray(surfels.means)
+    quats, log_scales, logits, sh = (
+        np.asarray(field, np.float32)
+        for field in (surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
+    )
+    named = dict(zip("xyz", means.T, strict=True))
+    named |= dict(zip(("nx", "ny", "nz"), unit_normals(quats).T, strict=True))
+    named |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
+    # Channel-major: all coefficients of red, then green, then blue.
+    rest = np.transpose(sh[:, 1:], (0, 2, 1)).reshape(len(sh), 3 * (sh.shape[1] - 1))
+    named |= dict(zip(_rest_names(sh.shape[1]), rest.T, strict=True))
+    named["opacity"] = logits
+    named |= {f"scale_{i}": log_scales[:, i] for i in range(2)}
+    named |= {f"rot_{i}": quats[:, i] for i in range(4)}
+    for field, own in _own_columns(sh.shape[1]).items():
+        values = np.asarray(getattr(surfels, field), np.float32).reshape(len(sh), len(own))
+        named |= dict(zip(own, values.T, strict=True))
+    exact = "xyz" if extent.needs_double else ""
+    table = np.empty(len(sh), [(name, "f8" if name in exact else "f4") for name in named])
+    for name, values in named.items():
+        table[name] = values
+    return table
+
+
+def with_thickness(table: np.ndarray, extent: Extent) -> np.ndarray:
+    """The rows of the form "3dgs" of those of `splat_table`."""
+    columns_3dgs = []
+    for name in names_of(table.dtype):
+        columns_3dgs.append((name, table.dtype[name]))
+        if name == "scale_1":
+            columns_3dgs.append(("scale_2", np.dtype("f4")))
+    wide = np.empty(len(table), columns_3dgs)
+    for name in names_of(table.dtype):
+        wide[name] = table[name]
+    # Never thicker than a hundredth of the smaller side: the file must stay one of discs.
+    wide["scale_2"] = np.minimum(
+        np.log(_THICKNESS * max(extent.spread, 1e-30)),
+        np.minimum(table["scale_0"], table["scale_1"]) - np.log(100.0),
+    )
+    return wide
+
+
+def write_splat_tables(
+    path: str | os.PathLike, tables: Iterable[np.ndarray], extent: Extent, form: str
+) -> None:
+    """Writes a splat file part by part, atomically.
+
+    Args:
+        path: the file.
+        tables: at least one, of `splat_table` or, for the form "3dgs", `with_thickness`.
+        extent: of all of their surfels.
+        form: see `write_surfels_ply`.
+    Raises:
+        InputError: no surfel to write, or a disk that is full.
+    """
+    if not extent.count:
+        raise InputError(f"{path}: there is no living surfel to write; was the model trained?")
+    if extent.needs_double:
+        _log.warning(
+            "%s: coordinates up to %.3g need double precision, which some viewers of splats do not "
+            "read",
+            path,
+            extent.largest_coordinate,
+        )
+    comments = ("cosurfgs_jax surfels", f"form {form}")
+    write_ply_parts(path, extent.count, tables, comments=comments)
 
 
 def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d") -> int:
@@ -80,50 +154,29 @@ def write_surfels_ply(path: str | os.PathLike, surfels: Surfels, form: str = "2d
     Raises:
         InputError: no surfel to write, an unknown form, or a disk that is full.
     """
+    return write_surfel_parts(path, lambda: [surfels], form)
+
+
+def write_surfel_parts(
+    path: str | os.PathLike, parts: Callable[[], Iterable[Surfels]], form: str = "2d"
+) -> int:
+    """The same part by part: one is in memory at a time.
+
+    Args:
+        path, form: as in `write_surfels_ply`.
+        parts: called twice, gives the same surfels in the same parts.
+    Returns, Raises: as `write_surfels_ply`.
+    """
     if form not in ("2d", "3dgs"):
         raise InputError(f'form: expected "2d" or "3dgs", got {form!r}')
-    keep = is_drawable(surfels)
-    num_kept = int(keep.sum())
-    if num_kept == 0:
-        raise InputError(f"{path}: there is no living surfel to write; was the model trained?")
-    means = np.asarray(surfels.means)[keep]
-    quats, log_scales, logits, sh = (
-        np.asarray(field, np.float32)[keep]
-        for field in (surfels.quats, surfels.log_scales, surfels.logit_opacities, surfels.sh)
-    )
-    named = dict(zip("xyz", means.T, strict=True))
-    named |= dict(zip(("nx", "ny", "nz"), unit_normals(quats).T, strict=True))
-    named |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
-    # Channel-major: all coefficients of red, then green, then blue.
-    rest = np.transpose(sh[:, 1:], (0, 2, 1)).reshape(num_kept, -1)
-    named |= dict(zip(_rest_names(sh.shape[1]), rest.T, strict=True))
-    named["opacity"] = logits
-    named |= {f"scale_{i}": log_scales[:, i] for i in range(2)}
+    extent = Extent()
+    for part in map(drawable_of, parts()):
+        extent.add(np.asarray(part.means), np.asarray(part.log_scales))
+    tables = (splat_table(drawable_of(part), extent) for part in parts())
     if form == "3dgs":
-        spread = np.sqrt(means.astype(np.float64).var(axis=0).sum())
-        # Never thicker than a hundredth of the smaller side: the file must stay one of discs.
-        named["scale_2"] = np.minimum(
-            np.log(_THICKNESS * max(spread, 1e-30)), log_scales.min(axis=1) - np.log(100.0)
-        )
-    named |= {f"rot_{i}": quats[:, i] for i in range(4)}
-    for field, own in _own_columns(sh.shape[1]).items():
-        values = np.asarray(getattr(surfels, field), np.float32)[keep].reshape(num_kept, -1)
-        named |= dict(zip(own, values.T, strict=True))
-    is_double = needs_double(means, log_scales)
-    if is_double:
-        _log.warning(
-            "%s: coordinates up to %.3g need double precision, which some viewers of splats do not "
-            "read",
-            path,
-            np.abs(means).max(),
-        )
-    table = np.empty(
-        num_kept, [(name, "f8" if is_double and name in "xyz" else "f4") for name in named]
-    )
-    for name, values in named.items():
-        table[name] = values
-    write_ply(path, table, comments=("cosurfgs_jax surfels", f"form {form}"))
-    return num_kept
+        tables = (with_thickness(table, extent) for table in tables)
+    write_splat_tables(path, tables, extent, form)
+    return extent.count
 
 
 def read_surfels_ply(path: str | os.PathLike) -> Surfels:

@@ -182,6 +182,11 @@ class SceneFrame:
         """World depths, of any shape and dtype, in dataset lengths."""
         return depth / self.scale
 
+    def discs_to_dataset(self, surfels: Surfels) -> tuple[np.ndarray, np.ndarray]:
+        """Centres f64[n,3] and log scales f32[n,2] of world surfels in the dataset's frame."""
+        log_scales = np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)
+        return self.to_dataset(np.asarray(surfels.means)), log_scales.astype(np.float32)
+
     def surfels_to_dataset(self, surfels: Surfels) -> Surfels:
         """Surfels in the dataset's frame, as NumPy arrays: means in float64, the rest in float32.
 
@@ -195,11 +200,11 @@ class SceneFrame:
         sh = np.asarray(surfels.sh, np.float64)
         quats = np.asarray(surfels.quats, np.float64)
         turn = np.broadcast_to(quat_from_matrix(back), quats.shape)
-        log_scales = np.asarray(surfels.log_scales, np.float64) - np.log(self.scale)
+        means, log_scales = self.discs_to_dataset(surfels)
         moved = {
-            "means": on_host(self.to_dataset(np.asarray(surfels.means))),
+            "means": on_host(means),
             "quats": on_host(quat_multiply(turn, quats).astype(np.float32)),
-            "log_scales": on_host(log_scales.astype(np.float32)),
+            "log_scales": on_host(log_scales),
             "sh": on_host(np.asarray(rotate(sh, back)).astype(np.float32)),
         }
         kept = {

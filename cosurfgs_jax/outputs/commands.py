@@ -13,18 +13,19 @@ import numpy as np
 
 from cosurfgs_jax import files, metrics, pictures, report
 from cosurfgs_jax.collab.merged_model import load_exposures
-from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.scene import Scene
-from cosurfgs_jax.errors import InputError, required
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.formats.torch_file import read_torch
 from cosurfgs_jax.formats.transform_text import read_similarity
-from cosurfgs_jax.outputs import evaluation, exports, fused_mesh
+from cosurfgs_jax.outputs import evaluation, exports, fused_mesh, scored_views
 from cosurfgs_jax.outputs.map_frame import with_map_frame
+from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.outputs.view_scores import MoreScores, nearest_exposures
+from cosurfgs_jax.part import Part
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import mesh_files, read_mesh_ply
+from cosurfgs_jax.surface import Fused, mesh_files, read_mesh_ply
 from cosurfgs_jax.training.run_log import Progress, read_history
 from cosurfgs_jax.workdir import EXPORTS, MESH, PICTURES, SCORES, Workdir
 
@@ -85,10 +86,12 @@ def evaluate(
     lpips_weights: metrics.LpipsWeights | None = None,
     *,
     with_nearest_exposure: bool = False,
+    part: Part | None = None,
 ) -> None:
     """Scores the model on the test views, and its mesh against the true surface if there are both.
 
-    With `truth` the mesh is extracted first where it is missing.
+    With `truth` the mesh is extracted first where it is missing. Where shards have scored the test
+    views, their scores are taken, and the shards are deleted.
 
     Args:
         settings: see `load_trained`.
@@ -98,27 +101,39 @@ def evaluate(
         lpips_weights: what LPIPS is measured with; None: it is not.
         with_nearest_exposure: test views are also scored with the exposure of the nearest training
             view.
+        part: of the test views; only these are scored, and left as a shard. None = all.
     Raises:
-        InputError: there are no test views and no surface to score, or frames differ.
+        InputError: there are no test views and no surface to score, frames differ, or see `Shards`.
     """
     started = time.monotonic()
+    if part is not None:
+        trained = load_trained(settings, workdir)
+        scored_views.make_shard(trained, part, _more(trained, lpips_weights, with_nearest_exposure))
+        return
     if truth is not None and not workdir.mesh.exists():
         _log.info("there is no mesh to compare with the points yet; extracting it first")
         extract_mesh(settings, workdir)
     with workdir.writing(SCORES), workdir.writing(MESH):
         trained = load_trained(settings, workdir)
-        more = MoreScores(lpips_weights)
-        if with_nearest_exposure:
-            exposures = load_exposures(settings, workdir, trained.partitioned)
-            scene = trained.partitioned.scene
-            more = more._replace(transforms=nearest_exposures(scene, exposures))
-        _score(trained, workdir, truth, more)
-        workdir.note_seconds("evaluate", time.monotonic() - started)
+        more = _more(trained, lpips_weights, with_nearest_exposure)
+        seconds = _score(trained, workdir, truth, more)
+        workdir.note_seconds("evaluate", seconds + time.monotonic() - started)
         _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
 
 
-def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: MoreScores) -> None:
-    """Scores of views and surface, and pictures."""
+def _more(
+    trained: Trained, lpips_weights: metrics.LpipsWeights | None, with_nearest_exposure: bool
+) -> MoreScores:
+    """What is measured besides."""
+    more = MoreScores(lpips_weights)
+    if not with_nearest_exposure:
+        return more
+    exposures = load_exposures(trained.settings, trained.workdir, trained.partitioned)
+    return more._replace(transforms=nearest_exposures(trained.partitioned.scene, exposures))
+
+
+def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: MoreScores) -> float:
+    """Scores of views and surface, and pictures; the seconds that shards took."""
     scene = trained.partitioned.scene
     has_truth = truth is not None or scene.ground_truth is not None
     if not len(scene.test_views) and not (workdir.mesh.exists() and has_truth):
@@ -126,8 +141,9 @@ def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: M
             "config.data.split: expected test views to evaluate, got none; train with "
             "config.data.split=every8"
         )
+    seconds = 0.0
     if len(scene.test_views):
-        _score_views(trained, workdir, more)
+        seconds = scored_views.score(trained, more)
     if workdir.mesh.exists():
         _score_surface(scene, workdir, truth)
     elif scene.ground_truth:
@@ -135,52 +151,7 @@ def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: M
             "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
             "first"
         )
-
-
-def _score_views(trained: Trained, workdir: Workdir, more: MoreScores) -> None:
-    scene = trained.partitioned.scene
-    views = scene.test_views
-    with (
-        ImageStore(scene, trained.settings.data.host_memory_mb) as images,
-        Progress("evaluate", len(views)) as progress,
-    ):
-        scores = evaluation.evaluate_views(
-            trained.render_fn(),
-            scene,
-            images,
-            views,
-            workdir,
-            trained.step,
-            lambda done, total: progress.update(done),
-            more,
-        )
-    num_surfels = int(np.asarray(trained.surfels.alive).sum())
-    workdir.merge_metrics(final=evaluation.final_part(scores, num_surfels))
-    _log.info(
-        "test views: PSNR %.2f dB (%.2f after colour correction), SSIM %.4f over %d views",
-        scores["psnr"],
-        scores["psnr_color_corrected"],
-        scores["ssim"],
-        scores["num_test_views"],
-    )
-    if "psnr_nearest_view" in scores:
-        _log.info(
-            "test views: PSNR %.2f dB, SSIM %.4f with the exposure of the nearest training view",
-            scores["psnr_nearest_view"],
-            scores["ssim_nearest_view"],
-        )
-    if "lpips" in scores:
-        _log.info(
-            "test views: LPIPS %.4f (%.4f after colour correction) by %s; %.4f with [0, 1] for "
-            "[-1, 1]",
-            scores["lpips"],
-            scores["lpips_color_corrected"],
-            required(more.lpips_weights, "MoreScores.lpips_weights").network,
-            scores["lpips_unscaled"],
-        )
-    geometry_line = evaluation.summarize_geometry(scores)
-    if geometry_line:
-        _log.info("test views: %s", geometry_line)
+    return seconds
 
 
 def _score_surface(scene: Scene, workdir: Workdir, truth: np.ndarray | None) -> None:
@@ -282,7 +253,7 @@ def _render(trained: Trained, folder: Path, choice: str) -> None:
     """Writes the pictures of the views that are chosen."""
     scene = trained.partitioned.scene
     views = choose_views(scene, choice)
-    render_view = trained.render_fn()
+    render_view = trained.render_fn(trained.seen_by(views).surfels)
     stems = _unique_stems([scene.image_names[view] for view in views])
     with Progress("render", len(views)) as progress:
         for number, (view, stem) in enumerate(zip(views, stems, strict=True)):
@@ -316,24 +287,36 @@ def _write_maps(maps: dict[str, np.ndarray], pose: np.ndarray, folder: Path, ste
         np.savez_compressed(path, **depths)
 
 
-def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
-    """Fuses the model's depth over all training views into workdir/mesh/mesh.ply.
+def extract_mesh(
+    settings: Settings, workdir: Workdir, form: str = "ply", part: Part | None = None
+) -> None:
+    """Fuses the model's depth over all training views into workdir/mesh/mesh.ply. Where shards have
+    fused it, their parts are joined, and the shards are deleted.
 
     Args:
         settings: see `load_trained`.
         workdir: of the run.
         form: "obj" or "glb": a file of that format beside mesh.ply, which everything else reads.
+        part: of the place; only this is fused, and left as a shard. None = all.
     Raises:
-        InputError: the mesh would be empty (with the reason) or needs more room than there is, or a
-            library is missing.
+        InputError: the mesh would be empty (with the reason) or needs more room than there is, a
+            library is missing, or see `Shards`.
     """
     started = time.monotonic()
     mesh_files.check_format(form)
     settings = with_map_frame(settings, workdir)
+    if part is not None:
+        fused_mesh.make_shard(load_trained(settings, workdir), part)
+        return
     with workdir.writing(MESH) as scratch:
         trained = load_trained(settings, workdir)
-        choices = fused_mesh.fuse(trained, scratch, form)
-        workdir.note_seconds("mesh", time.monotonic() - started)
+        shards = fused_mesh.shards_of(trained)
+        collected = shards.collect()
+        parts = [(shard.folder, Fused(**shard.note["fused"])) for shard in collected]
+        choices = fused_mesh.fuse(trained, scratch, form, parts)
+        shards.delete()
+        seconds = sum(shard.note["seconds"] for shard in collected)
+        workdir.note_seconds("mesh", seconds + time.monotonic() - started)
         _log.info(
             "mesh: %d triangles, voxel size %.4g, in %s",
             choices["num_triangles"],
@@ -343,23 +326,36 @@ def extract_mesh(settings: Settings, workdir: Workdir, form: str = "ply") -> Non
         _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
 
 
-def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
+def export(
+    settings: Settings, workdir: Workdir, form: str = "ply", part: Part | None = None
+) -> None:
     """Writes the model to `Workdir.export` in a format that other programs read, and the report
-    where it shows that.
+    where it shows that. Where shards have made it, they are merged and deleted.
 
     Args:
         settings: see `load_trained`.
         workdir: of the run.
         form: name in `exports.FORMATS`.
+        part: of the model; only this is made, and left as a shard. None = all.
     Raises:
-        InputError: an unknown format, a missing package, or what the format refuses.
+        InputError: an unknown format, a missing package, what the format refuses, or see `Shards`.
     """
     chosen = exports.find_format(form)
     settings = with_map_frame(settings, workdir)
     chosen.check(settings)
+    if part is not None:
+        _export_shard(settings, workdir, chosen, part)
+        return
     with workdir.writing(EXPORTS):
         trained = load_trained(settings, workdir)
-        chosen.write(trained, workdir.export)
+        shards = _shards_of_export(trained, chosen)
+        collected = shards.collect()
+        if chosen.by_parts is not None and collected:
+            found = [(shard.folder, shard.note) for shard in collected]
+            chosen.by_parts.merge(trained, found, workdir.export)
+        else:
+            chosen.write(trained, workdir.export)
+        shards.delete()
     if not chosen.is_in_report:
         return
     try:
@@ -367,3 +363,25 @@ def export(settings: Settings, workdir: Workdir, form: str = "ply") -> None:
             _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
     except InputError as error:  # no reason to export it again
         _log.warning("the export is written, and the report is not: %s", error)
+
+
+def _shards_of_export(trained: Trained, form: exports.ExportFormat) -> Shards:
+    groups = () if form.by_parts is None else form.by_parts.groups
+    command = f"export --format={form.name}"
+    return Shards(trained.workdir, EXPORTS, command, trained.made_with(*groups))
+
+
+def _export_shard(
+    settings: Settings, workdir: Workdir, form: exports.ExportFormat, part: Part
+) -> None:
+    if form.by_parts is None:
+        names = [each.name for each in exports.FORMATS if each.by_parts is not None]
+        raise InputError(
+            f"--shard, --format={form.name}: expected a format that shards can make "
+            f"({', '.join(names)}), got one that is made as a whole; leave --shard out"
+        )
+    trained = load_trained(settings, workdir)
+    with _shards_of_export(trained, form).making(part) as shard:
+        if shard is not None:
+            folder, note = shard
+            note.update(form.by_parts.make(trained, part, folder))

@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 # Kind -> name among the maps.
 DEPTH_MAPS = {"expected": "depth", "median": "median_depth", "plane": "plane_depth"}
 _DEPTH_CHOICES = "medians over pixels that stop half of the light, means over views"
+PICTURE_KINDS = (RENDERS, PHOTOGRAPHS, DEPTHS, NORMALS)
 
 
 def _geometry_errors(
@@ -98,7 +100,7 @@ def _mean_of(rows: list[dict]) -> dict:
 
 
 def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
-    """What `evaluate_views` says of geometry, from the views' own errors."""
+    """What `summarize` says of geometry, from the views' own errors."""
     means = _mean_of([row for row in rows.values() if row])
     found = {}
     if "expected" in means.get("depth", {}):
@@ -112,7 +114,7 @@ def _geometry_means(rows: dict[str, dict], unit: str) -> dict:
 
 
 def summarize_geometry(scores: dict) -> str:
-    """One line on depth and normals from what `evaluate_views` returns; "" without exact depth."""
+    """One line on depth and normals from what `summarize` returns; "" without exact depth."""
     depth = scores.get("depth")
     if not depth:
         return ""
@@ -137,24 +139,18 @@ def summarize_geometry(scores: dict) -> str:
     return text
 
 
-def evaluate_views(
+def score_views(
     render_fn: Callable[[int], dict[str, np.ndarray]],
     scene: Scene,
     image_store,
-    views: np.ndarray,
-    workdir: Workdir,
-    step: int,
+    pictures_of: dict[str, int],
+    folder: Path,
     progress: Callable[[int, int], None] | None = None,
     more: MoreScores = NOTHING_MORE,
-) -> dict:
-    """Renders views, writes pictures and scores, and returns the scores.
+) -> dict[str, dict[str, Any]]:
+    """Draws views, writes their pictures and compares them with the photographs.
 
-    Writes 00000.png in the folders of `Workdir.test`, views.json (which photograph is which), and
-    `Workdir.results` and `Workdir.per_view` in the form of 3DGS tools;
-    where exact depth is known, per_view.json has one key more beside "PSNR" and the others,
-    "geometry": picture name -> {"depth": {"expected" | "median" | "plane": see
-    `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}. LPIPS is there only
-    where its weights are given: this package carries none.
+    Writes folder/{renders,gt,depth,normal}/<picture>.
 
     Args:
         render_fn: view number -> maps "color" f32[H,W,3], "alpha" f32[H,W], and, if there are
@@ -163,39 +159,19 @@ def evaluate_views(
         scene: that the views are of.
         image_store: `load(view)` gives u8[H,W,3] or, with a mask, u8[H,W,4]; masked pixels do not
             count.
-        views: i64[n]; those whose mask leaves nothing are not scored.
-        workdir: of the run.
-        step: of training, for the names.
+        pictures_of: name of a picture -> view.
+        folder: of the pictures.
         progress: called with (done, total).
         more: what is measured besides.
     Returns:
-        "psnr", "ssim" and, with its weights, "lpips" and "lpips_unscaled" (means over views, on
-        8-bit images read back), "psnr_color_corrected", "ssim_color_corrected", ... (after a
-        quadratic colour fit per image, see `metrics.color_correct`), with `more.transforms`
-        "psnr_nearest_view", ... (with the exposure of another view), "num_test_views", and
-        "per_view", a dict from image name to the same numbers. For datasets with exact depth also,
-        all means over views: "depth_error" (the median over pixels of the error of expected depth,
-        dataset unit), "normal_error_deg" (the median over pixels), "depth" ({"unit", "choices", and
-        of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
-        (`metrics.normal_errors`).
-    Raises:
-        InputError: no view, masks that leave nothing of any, or a full disk.
+        Name of a picture -> "image" (the photograph's name), "scores" (see `summarize`) and, where
+        there is exact depth, "geometry" ({} or {"depth": {"expected" | "median" | "plane": see
+        `metrics.depth_errors`}, "normal_error_deg": see `metrics.normal_errors`}). JSON data.
+        Views whose mask leaves nothing are left out.
     """
-    if not len(views):
-        raise InputError(
-            "test views: expected at least one, got none; choose another config.data.split, e.g. "
-            "every8"
-        )
-    folder = workdir.test(step)
-    # An earlier evaluation may have had more views.
-    for kind in (RENDERS, PHOTOGRAPHS, DEPTHS, NORMALS):
-        for stale in (folder / kind).glob("*.png"):
-            stale.unlink()
     rows = {}
-    names = {}
-    geometry = {}
     truth = scene.ground_truth
-    for number, view in enumerate(int(v) for v in views):
+    for done, (name, view) in enumerate(pictures_of.items(), start=1):
         photo = image_store.load(view)
         mask = photograph.mask_of(photo)
         if mask is not None and not mask.any():
@@ -203,34 +179,98 @@ def evaluate_views(
                 "%s: its mask leaves nothing of it, so it is not scored", scene.image_names[view]
             )
             continue
-        name = f"{number:05d}.png"
         maps = render_fn(view)
-        names[name] = scene.image_names[view]
+        row: dict[str, Any] = {"image": scene.image_names[view]}
         render, shown = _evaluate_view(
             maps, photo, name, folder, scene.views.camera_from_dataset[view]
         )
         transform = None if more.transforms is None else more.transforms[view]
-        rows[name] = scores_of_view(
+        row["scores"] = scores_of_view(
             render, shown, mask, transform=transform, lpips_weights=more.lpips_weights
         )
         if truth is not None:
-            geometry[name] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
+            row["geometry"] = _geometry_errors(maps, truth.depth_path(view), mask, scene.up)
+        rows[name] = row
         if progress:
-            progress(number + 1, len(views))
+            progress(done, len(pictures_of))
+    return rows
+
+
+def pictures_of_views(views: np.ndarray) -> dict[str, int]:
+    """Name of the picture of each view -> the view.
+
+    Raises:
+        InputError: no view.
+    """
+    if not len(views):
+        raise InputError(
+            "test views: expected at least one, got none; choose another config.data.split, e.g. "
+            "every8"
+        )
+    return {f"{number:05d}.png": int(view) for number, view in enumerate(views)}
+
+
+def summarize(
+    rows: dict[str, dict[str, Any]], scene: Scene, workdir: Workdir, step: int
+) -> dict[str, Any]:
+    """Writes the scores of all views that count.
+
+    Writes `Workdir.test(step)`/views.json (picture name -> image name), and results.json and
+    per_view.json in the form of 3DGS tools; per_view.json also has "geometry": picture name -> see
+    `score_views`. Pictures there of other names are deleted: of an earlier evaluation, which may
+    have had more views. LPIPS is there only where its weights are given: this package carries none.
+
+    Args:
+        rows: of `score_views`, of all views.
+        scene: that they are of.
+        workdir: of the run.
+        step: of training, for the names.
+    Returns:
+        "psnr", "ssim" and, with its weights, "lpips" and "lpips_unscaled" (means over views, on
+        8-bit images read back), "psnr_color_corrected", "ssim_color_corrected", ... (after a
+        quadratic colour fit per image, see `metrics.color_correct`), with `MoreScores.transforms`
+        "psnr_nearest_view", ... (with the exposure of another view), "num_test_views", and
+        "per_view", a dict from image name to the same numbers. For datasets with exact depth also,
+        all means over views: "depth_error" (the median over pixels of the error of expected depth,
+        dataset unit), "normal_error_deg" (the median over pixels), "depth" ({"unit", "choices", and
+        of each depth map the numbers of `metrics.depth_errors`}) and "normal_errors_deg"
+        (`metrics.normal_errors`).
+    Raises:
+        InputError: no row, or a full disk.
+    """
     if not rows:
         raise InputError(
-            f"test views: expected one whose mask leaves something, got {len(views)} without; "
-            "choose another config.data.split, or mend the masks"
+            "test views: expected one whose mask leaves something, got none; choose another "
+            "config.data.split, or mend the masks"
         )
-    files.write_json(folder / TEST_NAMES, names)
-    means = _mean_of(list(rows.values()))
-    if truth is not None and any(geometry.values()):
-        means |= _geometry_means(geometry, truth.unit)
-    _write_results(workdir, folder.name, means, rows, geometry)
+    rows = dict(sorted(rows.items()))
+    folder = workdir.test(step)
+    for kind in PICTURE_KINDS:
+        for picture in (folder / kind).glob("*.png"):
+            if picture.name not in rows:
+                picture.unlink()
+    files.write_json(folder / TEST_NAMES, {name: row["image"] for name, row in rows.items()})
+    scores = {name: row["scores"] for name, row in rows.items()}
+    geometry = {name: row["geometry"] for name, row in rows.items() if "geometry" in row}
+    means = _mean_of(list(scores.values()))
+    if scene.ground_truth is not None and any(geometry.values()):
+        means |= _geometry_means(geometry, scene.ground_truth.unit)
+    _write_results(workdir, folder.name, means, scores, geometry)
     return means | {
         "num_test_views": len(rows),
-        "per_view": {names[name]: row | geometry.get(name, {}) for name, row in rows.items()},
+        "per_view": {
+            row["image"]: row["scores"] | row.get("geometry", {}) for row in rows.values()
+        },
     }
+
+
+def take_pictures(source: Path, folder: Path) -> None:
+    """Moves the pictures that `score_views` has written to another folder of the same disk."""
+    with files.writing(folder):
+        for kind in PICTURE_KINDS:
+            for picture in sorted((source / kind).glob("*.png")):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                picture.replace(folder / kind / picture.name)
 
 
 def _write_results(
@@ -314,7 +354,7 @@ def _exact_depth(scene: Scene, truth: GroundTruth) -> Callable[[int], np.ndarray
 
 
 def final_part(scores: dict, num_surfels: int) -> dict:
-    """The "final" part of metrics.json from what `evaluate_views` returns."""
+    """The "final" part of metrics.json from what `summarize` returns."""
     return {key: value for key, value in scores.items() if key != "per_view"} | {
         "num_surfels": num_surfels
     }

@@ -1,36 +1,109 @@
 """The mesh of a trained model, which is fused once."""
 
 import dataclasses
-import hashlib
 import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
-
-import jax
-import numpy as np
 
 from cosurfgs_jax import files, report
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
+from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.outputs.trained import Trained
+from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.settings import SurfaceSettings
-from cosurfgs_jax.surface import PHASES, Mesh, extract_mesh, read_mesh_ply
+from cosurfgs_jax.surface import (
+    PHASES,
+    Fused,
+    Mesh,
+    MeshPlan,
+    fuse_part,
+    plan_mesh,
+    read_mesh_ply,
+    whole_mesh_bytes,
+    write_parts,
+)
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 
 _FIELD = "distances to planes, confirmed by what shows them"  # a mesh of another is out of date
 _WITHOUT_EFFECT = ("memory_mb",)  # on a mesh, of the settings
+# Not of its parts.
+_OF_THE_WHOLE = (*_WITHOUT_EFFECT, "min_cluster_share", "smoothing_passes", "target_triangles")
 _log = logging.getLogger(__name__)
 
 
-def _digest(trained: Trained) -> str:
-    """The same text for the same surfels."""
-    digest = hashlib.sha256()
-    for field in jax.tree.leaves(trained.surfels):
-        digest.update(np.ascontiguousarray(field).tobytes())
-    return digest.hexdigest()[:32]
+def plan_of(trained: Trained) -> MeshPlan:
+    """What the mesh of a model is made of: the depth of all training views.
+
+    Raises:
+        InputError: see `surface.plan_mesh`.
+    """
+    scene = trained.partitioned.scene
+    return plan_mesh(scene, scene.train_views, trained.settings.surface)
 
 
-def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
+def make_part(
+    trained: Trained, plan: MeshPlan, part: Part, folder: Path, form: str = "ply"
+) -> Fused:
+    """Fuses a part of a model's mesh into a folder, from the surfels that its views may show.
+
+    Args:
+        trained, plan: the model, and `plan_of` it.
+        part: of the mesh.
+        folder: an empty one.
+        form: of the whole mesh, see `surface.extract_mesh`.
+    Raises:
+        InputError: see `surface.fuse_part`.
+    """
+    drawn = plan.numbers[plan.drawn_by(part)]
+    num_views = max(1, len(drawn))
+    with Progress("mesh", len(PHASES) * num_views) as progress:
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase != "extract":  # is reported within "fuse"
+                progress.update(num_views * PHASES.index(phase) + num_views * done // total)
+
+        return fuse_part(
+            plan,
+            part,
+            trained.render_fn(trained.seen_by(drawn).surfels),
+            folder=folder,
+            whole_mesh_bytes=whole_mesh_bytes(plan.settings, form) * (part == WHOLE),
+            progress=show,
+        )
+
+
+def shards_of(trained: Trained) -> Shards:
+    """The shards of a model's mesh."""
+    made_with = trained.made_with("surface")
+    for name in _OF_THE_WHOLE:
+        made_with.pop(f"config.surface.{name}")
+    return Shards(trained.workdir, MESH, "extract_mesh", made_with)
+
+
+def make_shard(trained: Trained, part: Part) -> None:
+    """Fuses a part of a model's mesh, and leaves it as a shard of the workdir.
+
+    Raises:
+        InputError: see `plan_of`, `make_part` and `Shards.making`.
+    """
+    started = time.monotonic()
+    plan = plan_of(trained)
+    with shards_of(trained).making(part) as shard:
+        if shard is not None:
+            folder, note = shard
+            note["fused"] = make_part(trained, plan, part, folder)._asdict()
+            note["seconds"] = time.monotonic() - started
+
+
+def fuse(
+    trained: Trained,
+    scratch: Path,
+    form: str = "ply",
+    parts: Sequence[tuple[Path, Fused]] = (),
+) -> dict:
     """Fuses the model's depth over all training views into the mesh of its workdir, whose lock of
     meshes (`Workdir.writing`) the caller holds.
 
@@ -38,36 +111,27 @@ def fuse(trained: Trained, scratch: Path, form: str = "ply") -> dict:
         trained: the model.
         scratch: folder for temporary files.
         form: see `surface.extract_mesh`.
+        parts: folder and findings of each part that `make_part` has made; none = all is made here.
     Returns:
         What was chosen, as in `Workdir.mesh_choices`.
     Raises:
         InputError: see `surface.extract_mesh`.
     """
-    scene = trained.partitioned.scene
     workdir = trained.workdir
-    num_views = len(scene.train_views)
-    with Progress("mesh", len(PHASES) * num_views) as progress:
-
-        def show(phase: str, done: int, total: int) -> None:
-            if phase != "extract":  # is reported within "fuse"
-                progress.update(num_views * PHASES.index(phase) + num_views * done // total)
-
-        choices = extract_mesh(
-            trained.render_fn(),
-            scene,
-            scene.train_views,
-            trained.settings.surface,
-            workdir.mesh,
-            form=form,
-            scratch_dir=scratch,
-            progress=show,
-        )
+    plan = plan_of(trained)
+    choices = write_parts(
+        plan,
+        list(parts) or [(scratch, make_part(trained, plan, WHOLE, scratch, form=form))],
+        path=workdir.mesh,
+        form=form,
+        up=trained.partitioned.scene.up,
+    )
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
     geo = trained.settings.geo
     # The mesh itself is in the dataset's frame.
     place = {"offset": geo.offset_xyz(), "epsg": geo.epsg}
-    choices = choices | {"field": _FIELD, "model": _digest(trained), "map": place}
+    choices = choices | {"field": _FIELD, "model": trained.model.identity, "map": place}
     files.write_json(workdir.mesh_choices, choices)
     return choices
 
@@ -129,7 +193,7 @@ def _why_not(trained: Trained, choices: dict) -> str:
         trained: the model, with the settings.
         choices: content of `Workdir.mesh_choices`.
     """
-    if choices.get("model") != _digest(trained):
+    if choices.get("model") != trained.model.identity:
         return f"{trained.workdir.mesh} is not of this model"
     if choices.get("field") != _FIELD:
         return f"{trained.workdir.mesh} was fused by an earlier version"

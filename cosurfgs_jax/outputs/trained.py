@@ -1,16 +1,19 @@
 """A trained model as the programs after training use it."""
 
+import dataclasses
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax.collab.merged_model import load_merged
+from cosurfgs_jax.collab.merged_model import MergedModel, open_merged
 from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.outputs.seen_surfels import Seen, seen_surfels
+from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.raster import Maps, RasterOptions, backend_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.partitioned_scene import (
@@ -30,14 +33,52 @@ class Trained(NamedTuple):
 
     settings: Settings
     partitioned: PartitionedScene
-    surfels: Surfels  # world frame
-    step: int
+    model: MergedModel
     workdir: Workdir
 
-    def render_fn(self, maps: Maps = Maps.GEOMETRY) -> Callable[[int], dict[str, np.ndarray]]:
-        """View number -> maps in the dataset's frame (see `make_render_fn`)."""
+    @property
+    def step(self) -> int:
+        """Training steps of all stages."""
+        return self.model.step
+
+    @property
+    def surfels(self) -> Surfels:
+        """All of them in memory, read anew: NumPy arrays, world frame."""
+        return self.model.whole()
+
+    def parts(self, part: Part = WHOLE) -> Iterator[Surfels]:
+        """The surfels of a part of the model, dataset frame, few at a time."""
+        return map(self.partitioned.frame.surfels_to_dataset, self.model.chunks(part))
+
+    def seen_by(self, chosen: np.ndarray) -> Seen:
+        """The surfels that at least one of these views i64[n] may show, on the device."""
+        near = RasterOptions.from_settings(self.settings.raster).near
+        seen = seen_surfels(self.model, self.partitioned.views, chosen, near)
+        return seen._replace(surfels=jax.tree.map(jnp.asarray, seen.surfels))
+
+    def made_with(self, *groups: str) -> dict[str, Any]:
+        """What shards of an output must have in common.
+
+        Args:
+            *groups: of settings that the output depends on, such as "surface".
+        """
+        made = {"model": self.model.identity, "config.raster.backend": self.settings.raster.backend}
+        for group in groups:
+            for name, value in dataclasses.asdict(getattr(self.settings, group)).items():
+                made[f"config.{group}.{name}"] = value
+        return made
+
+    def render_fn(
+        self, surfels: Surfels, maps: Maps = Maps.GEOMETRY
+    ) -> Callable[[int], dict[str, np.ndarray]]:
+        """View number -> maps in the dataset's frame (see `make_render_fn`).
+
+        Args:
+            surfels: `surfels`, or those of `seen_by` with the views that will be asked for.
+            maps: see `make_render_fn`.
+        """
         return make_render_fn(
-            self.surfels,
+            jax.tree.map(jnp.asarray, surfels),
             self.partitioned.views,
             self.partitioned.frame,
             RasterOptions.from_settings(self.settings.raster),
@@ -66,14 +107,8 @@ def load_trained(settings: Settings, workdir: Workdir) -> Trained:
     if workdir.blocks():  # jobs of their own had to agree on it
         bound = bound_views(workdir)
     partitioned = open_partitioned_scene(settings, workdir, left_out=bound and bound.left_out)
-    surfels, step = load_merged(settings, workdir, partitioned)
+    model = open_merged(settings, workdir, partitioned)
     total = total_steps(settings, partitioned.partition)
-    if step < total:
-        _log.info("the model is of step %d of %d: training is not finished", step, total)
-    return Trained(
-        settings=settings,
-        partitioned=partitioned,
-        surfels=jax.tree.map(jnp.asarray, surfels),
-        step=step,
-        workdir=workdir,
-    )
+    if model.step < total:
+        _log.info("the model is of step %d of %d: training is not finished", model.step, total)
+    return Trained(settings, partitioned, model, workdir)

@@ -3,7 +3,7 @@ one sentence instead of a traceback for a user's mistake. The only reader of fla
 """
 
 from cosurfgs_jax.program.config_file import load_config_file
-from cosurfgs_jax.program.options import Options, no_flags
+from cosurfgs_jax.program.options import Options, declare_shard, no_flags, shard_of
 from cosurfgs_jax.program.platform_environment import set_environment
 from cosurfgs_jax.program.processes import MAX_VIRTUAL_DEVICES, start_devices
 from cosurfgs_jax.program.wrapper import run
@@ -11,9 +11,11 @@ from cosurfgs_jax.program.wrapper import run
 __all__ = [
     "MAX_VIRTUAL_DEVICES",
     "Options",
+    "declare_shard",
     "load_config_file",
     "no_flags",
     "run",
     "set_environment",
+    "shard_of",
     "start_devices",
 ]

@@ -10,6 +10,7 @@ from absl import flags
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError, required
+from cosurfgs_jax.part import Part
 from cosurfgs_jax.program.config_file import load_config_file
 from cosurfgs_jax.settings import Settings, iter_help
 from cosurfgs_jax.storage import is_disk_full
@@ -40,6 +41,26 @@ class Options:
 
 def no_flags(values: flags.FlagValues) -> None:
     """Declares nothing, for a program that has no flags of its own."""
+
+
+def declare_shard(values: flags.FlagValues, of_what: str) -> None:
+    """Declares --shard, for a program whose output may be made by processes of their own.
+
+    Args:
+        values: of the program.
+        of_what: what it is cut into, for the help.
+    """
+    meaning = f"i/n: make part i of n {of_what} alone; without --shard all parts are merged"
+    flags.DEFINE_string("shard", "", meaning, flag_values=values)
+
+
+def shard_of(values: flags.FlagValues) -> Part | None:
+    """The part that --shard names; None where it is not given.
+
+    Raises:
+        InputError: it is no part.
+    """
+    return Part.parse(values.shard, "--shard") if values["shard"].present else None
 
 
 def declare_flags(

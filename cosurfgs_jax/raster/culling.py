@@ -1,9 +1,10 @@
 """Which surfels a view may show: a test that costs little, before anything of them is computed."""
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.raster.reference import MIN_ALPHA
 from cosurfgs_jax.types import Camera, Surfels
@@ -13,8 +14,19 @@ REACH = math.sqrt(2 * math.log(1 / MIN_ALPHA)) * 1.001
 _MARGIN_PX = 4.0  # wider than the screen-space filter reaches
 
 
+class Discs(NamedTuple):
+    """What the test reads of N surfels."""
+
+    means: Float[Array, "n 3"]
+    log_scales: Float[Array, "n 2"]
+    alive: Bool[Array, " n"]
+
+
 def may_be_seen(
-    surfels: Surfels, camera: Camera, image_size: tuple[int, int], near: float
+    surfels: Surfels | Discs,
+    camera: Camera,
+    image_size: tuple[int, int] | Float[Array, "2"],
+    near: float,
 ) -> Bool[Array, " n"]:
     """Whether the sphere around each living surfel meets the view's frustum.
 

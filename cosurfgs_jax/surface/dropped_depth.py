@@ -47,3 +47,8 @@ def explain_empty(voxel_size: float, min_views: int, counts: dict[str, int] | No
         "config.surface.voxel_size to another length in the unit of the dataset, 0 takes it from "
         "the data"
     )
+
+
+def explain_no_depth(counts: dict[str, int] | None) -> str:
+    """The message where no depth is left to be fused."""
+    return f"mesh: there is no depth to fuse: {explain_counts(counts)}; {suggest_cure(counts)}"

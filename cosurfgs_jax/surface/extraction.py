@@ -8,31 +8,27 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.view_pairs import Onlookers
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.open3d_library import import_open3d
+from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
 from cosurfgs_jax.surface.depth_view import DepthView
-from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty
+from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty, explain_no_depth
 from cosurfgs_jax.surface.mesh import MeshParts, write_mesh_ply
+from cosurfgs_jax.surface.mesh_plan import MOST_ASKED, MeshPlan, plan_mesh
 from cosurfgs_jax.surface.smoothing import Voxels, smoothed
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
-from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
 _LOG = logging.getLogger(__name__)
-# Neighbours that are asked about a pixel, of those whose pictures show its place, nearest first.
-# (With exact depth of the generated town the 8 nearest of all confirm 91.7 % of the pixels twice,
-# the 16 nearest 97.5 %, 30 98.3 %.)
-_MOST_ASKED = 16
 # What `progress` of `extract_mesh` is told, in this order; "extract" comes once per tile, amid
 # "fuse".
 PHASES = ("render depth", "filter depth", "find blocks", "fuse", "extract", "smooth", "write")
@@ -48,9 +44,18 @@ class _StoredViews(Sequence):
         self,
         folder: Path,
         views: Views,
-        num_cached: int = 2 * _MOST_ASKED,
+        num_cached: int = 2 * MOST_ASKED,
+        draw: Callable[[int], np.ndarray] | None = None,
     ):
+        """
+        Args:
+            folder: an empty one.
+            views: V.
+            num_cached: depths that stay in memory.
+            draw: gives the depth of a view that was not stored and is asked for.
+        """
         self._folder = folder
+        self._draw = draw
         self._views = views
         self._depths: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._num_cached = num_cached
@@ -70,7 +75,10 @@ class _StoredViews(Sequence):
 
     def depth(self, number: int) -> np.ndarray:
         if number not in self._depths:
-            self._depths[number] = np.load(self._folder / f"{number}_depth.npy")
+            path = self._folder / f"{number}_depth.npy"
+            if self._draw is not None and not path.exists():
+                self.store(number, self._draw(number))
+            self._depths[number] = np.load(path)
             if len(self._depths) > self._num_cached:
                 self._depths.popitem(last=False)
         self._depths.move_to_end(number)
@@ -117,27 +125,154 @@ def _render_view(
     return depth, np.round(color * 255).astype(np.uint8), dropped
 
 
-def _check_neighbors(onlookers: Onlookers, min_neighbor_views: int) -> None:
-    """Says before the long work that depth cannot be confirmed."""
-    if min_neighbor_views <= 0:
-        return
-    num_views = len(onlookers.views)
-    num_alone = sum(not len(onlookers.of(view)) for view in range(num_views))
-    if not num_alone:
-        return
-    if num_alone == num_views:
-        raise InputError(
-            f"mesh: none of the {num_alone} views has a neighbour that looks the same way from "
-            "another place, so "
-            "no depth could be confirmed; use photographs that overlap, or set "
-            "config.surface.min_neighbor_views=0 to fuse depth that nothing confirms"
+class Fused(NamedTuple):
+    """What a part of a mesh is, besides the tiles in its folder. JSON data."""
+
+    counts: dict[str, int]  # of depth pixels, by what became of them (`depth_filter`)
+    num_blocks: int  # of voxels, each once
+
+
+def fuse_part(
+    plan: MeshPlan,
+    part: Part,
+    render_fn: Callable[[int], dict[str, np.ndarray]],
+    folder: Path,
+    *,
+    whole_mesh_bytes: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Fused:
+    """Draws the views that the areas of a part need, and fuses their depth.
+
+    Args:
+        plan: of the mesh.
+        part: of its areas.
+        render_fn, progress: see `extract_mesh`.
+        folder: an empty one, which gets the meshes of the areas; and, meanwhile, 11 bytes per pixel
+            and view that is drawn.
+        whole_mesh_bytes: see `fusion.fuse_into`.
+    Raises:
+        InputError: see `fusion.fuse_into`.
+    """
+    import_open3d()  # what is missing is said before the long work
+    tell = progress or (lambda *_: None)
+    own = plan.fused_by(part)
+    counted = plan.counted_by(part)
+    counts: collections.Counter = collections.Counter()
+    wanted = {area.index for area in plan.areas_of(part)}
+    with tempfile.TemporaryDirectory(dir=folder, prefix="depth-") as scratch:
+        for name in ("rendered", "confirmed"):
+            (Path(scratch) / name).mkdir()
+
+        def draw(view: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+            return _render_view(
+                render_fn(int(plan.numbers[view])),
+                plan.views.intrinsics[view],
+                pose=plan.views.camera_from_dataset[view],
+                limits=plan.limits[view],
+                settings=plan.settings,
+            )
+
+        # Of the views that may confirm a depth those are drawn that are asked.
+        rendered = _StoredViews(
+            Path(scratch) / "rendered", plan.views, draw=lambda view: draw(view)[0]
         )
-    _LOG.warning(
-        "mesh: %d of %d views have no neighbour that could confirm their depth, and are left out; "
-        "config.surface.min_neighbor_views=0 takes them",
-        num_alone,
-        num_views,
-    )
+        confirmed = _StoredViews(Path(scratch) / "confirmed", plan.views.pick(own), num_cached=1)
+        place = {int(view): number for number, view in enumerate(own)}
+        for done, view in enumerate(map(int, own), start=1):
+            depth, color, dropped = draw(view)
+            if view in counted:
+                counts.update(dropped)
+            rendered.store(view, depth)
+            confirmed.store(place[view], depth, color)
+            tell("render depth", done, len(own))
+        for done, view in enumerate(map(int, own), start=1):
+            depth, dropped = depth_filter.filter_multi_view(
+                rendered.depth(view),
+                plan.views.intrinsics[view],
+                plan.views.camera_from_dataset[view],
+                (rendered.witness(int(other)) for other in plan.onlookers.of(view)),
+                min_neighbor_views=plan.settings.min_neighbor_views,
+                most_asked=MOST_ASKED,
+            )
+            if view in counted:
+                counts.update(dropped)
+            confirmed.store(place[view], depth)
+            tell("filter depth", done, len(own))
+        _LOG.info("mesh: voxel size %.4g, %s", plan.grid.voxel_size, explain_counts(counts))
+        num_blocks = fusion.fuse_into(
+            TileStore(folder),
+            confirmed,
+            plan.grid,
+            memory_mb=plan.settings.memory_mb,
+            whole_mesh_bytes=whole_mesh_bytes,
+            is_wanted=lambda area: area.index in wanted,
+            progress=tell,
+        )
+    return Fused(dict(counts), num_blocks)
+
+
+def write_parts(
+    plan: MeshPlan,
+    parts: list[tuple[Path, Fused]],
+    path: Path,
+    form: str,
+    *,
+    up: np.ndarray,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict:
+    """Joins the parts of a mesh and writes it.
+
+    Args:
+        plan: of the mesh.
+        parts: folder and findings of each, in order.
+        path, form, progress: see `extract_mesh`.
+        up: f64[3], dataset frame.
+    Returns, Raises: see `extract_mesh`.
+    """
+    counts: collections.Counter = collections.Counter()
+    for _, fused in parts:
+        counts.update(fused.counts)
+    counts = collections.Counter({name: counts[name] for name in sorted(counts)})
+    if not counts["kept"]:
+        raise InputError(explain_no_depth(counts))
+    store = TileStore(parts[0][0])
+    store.origin = plan.grid.origin
+    store.take([folder for folder, _ in parts])
+    joined = store.join(plan.settings.min_cluster_share)
+    if not joined.num_triangles:
+        raise InputError(explain_empty(plan.grid.voxel_size, 1, counts))
+    with tempfile.TemporaryDirectory(dir=parts[0][0], prefix="smoothed-") as scratch:
+        num_triangles = _write(
+            smoothed(
+                joined,
+                plan.settings.smoothing_passes,
+                Voxels(store.origin, plan.grid.voxel_size),
+                folder=Path(scratch),
+                progress=progress and functools.partial(progress, "smooth"),
+            ),
+            path,
+            form,
+            up=up,
+            target_triangles=plan.settings.target_triangles,
+        )
+    num_blocks = sum(fused.num_blocks for _, fused in parts)
+    return {
+        "voxel_size": plan.grid.voxel_size,
+        "counts": dict(counts),
+        "num_views": len(plan.numbers),
+        "num_triangles": num_triangles,
+        "num_triangles_before_cleaning": joined.num_triangles_before,
+        "num_tiles": store.num_tiles,
+        "num_blocks": num_blocks,
+        "num_voxels": num_blocks * BLOCK**3,
+        "depth_map": plan.settings.depth_map,
+        "truncation_voxels": plan.settings.truncation_voxels,
+        "min_neighbor_views": plan.settings.min_neighbor_views,
+        "max_angle_deg": plan.settings.max_angle_deg,
+        "min_cluster_share": plan.settings.min_cluster_share,
+        "smoothing_passes": plan.settings.smoothing_passes,
+        "target_triangles": plan.settings.target_triangles,
+    }
 
 
 def _write(fused: MeshParts, path: Path, form: str, up: np.ndarray, target_triangles: int) -> int:
@@ -160,6 +295,14 @@ def _write(fused: MeshParts, path: Path, form: str, up: np.ndarray, target_trian
     return mesh.num_triangles
 
 
+def whole_mesh_bytes(settings: SurfaceSettings, form: str) -> int:
+    """Memory per triangle that a mesh needs as a whole at the end; 0 = it does not."""
+    return max(
+        simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
+        mesh_files.BYTES_PER_TRIANGLE[form],
+    )
+
+
 def extract_mesh(
     render_fn: Callable[[int], dict[str, np.ndarray]],
     scene: Scene,
@@ -179,8 +322,7 @@ def extract_mesh(
             `settings.depth_map` names ("plane_depth", "median_depth" or "depth"), f32[H,W], 0 =
             invalid; all in the frame and unit of the dataset.
         scene: its views, points and vertical are used.
-        views: i64[n], which to render, usually the training views.
-        settings: lengths of 0 are derived from the SfM points.
+        views, settings: see `plan_mesh`.
         path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory
             as a whole, unless settings.target_triangles or `form` wants it.
         form: one of `mesh_files.FORMATS`; obj and glb are written beside the PLY file.
@@ -193,101 +335,28 @@ def extract_mesh(
         num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views,
         max_angle_deg, min_cluster_share, smoothing_passes, target_triangles.
     Raises:
-        InputError: see `fusion.fuse_into`; there is no view, no view has neighbours, or no surface
-            is left.
+        InputError: see `plan_mesh` and `fusion.fuse_into`; or no surface is left.
     """
-    if not len(views):
-        raise InputError(
-            "mesh: expected at least one view to render, got none; check config.data.split"
-        )
-    import_open3d()  # what is missing is said before the long work
+    import_open3d()
     mesh_files.check_format(form)
-    chosen = scene.views.pick(views)
-    all_seen = depth_filter.seen_depths(scene.cloud, scene.views)
-    seen = [all_seen[view] for view in views]
-    voxel_size = settings.voxel_size or choose_voxel_size(seen, chosen.intrinsics)
-    check_voxel_size(voxel_size, seen, chosen.intrinsics)
-    limits = depth_filter.depth_limits(seen)
-    onlookers = Onlookers(chosen, limits[:, 1])
-    _check_neighbors(onlookers, settings.min_neighbor_views)
-    tell = progress or (lambda *_: None)
-    counts: collections.Counter = collections.Counter()
-    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="depth-") as folder:
-        for name in ("rendered", "confirmed", "tiles", "smoothed"):
-            (Path(folder) / name).mkdir()
-        rendered = _StoredViews(Path(folder) / "rendered", chosen)
-        confirmed = _StoredViews(Path(folder) / "confirmed", chosen, num_cached=1)
-        for number, view in enumerate(views):
-            depth, color, dropped = _render_view(
-                render_fn(int(view)),
-                chosen.intrinsics[number],
-                chosen.camera_from_dataset[number],
-                limits[number],
-                settings,
-            )
-            counts.update(dropped)
-            rendered.store(number, depth)
-            confirmed.store(number, depth, color)
-            tell("render depth", number + 1, len(views))
-        for number in range(len(views)):
-            depth, dropped = depth_filter.filter_multi_view(
-                rendered.depth(number),
-                chosen.intrinsics[number],
-                chosen.camera_from_dataset[number],
-                (rendered.witness(int(other)) for other in onlookers.of(number)),
-                min_neighbor_views=settings.min_neighbor_views,
-                most_asked=_MOST_ASKED,
-            )
-            counts.update(dropped)
-            confirmed.store(number, depth)
-            tell("filter depth", number + 1, len(views))
-        _LOG.info("mesh: voxel size %.4g, %s", voxel_size, explain_counts(counts))
-        store = TileStore(Path(folder) / "tiles")
-        whole_mesh_bytes = max(
-            simplify.BYTES_PER_TRIANGLE * bool(settings.target_triangles),
-            mesh_files.BYTES_PER_TRIANGLE[form],
+    plan = plan_mesh(scene, views, settings)
+    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="mesh-") as folder:
+        fused = fuse_part(
+            plan,
+            WHOLE,
+            render_fn,
+            folder=Path(folder),
+            whole_mesh_bytes=whole_mesh_bytes(settings, form),
+            progress=progress,
         )
-        num_blocks = fusion.fuse_into(
-            store,
-            confirmed,
-            voxel_size,
-            truncation_voxels=settings.truncation_voxels,
-            memory_mb=settings.memory_mb,
-            whole_mesh_bytes=whole_mesh_bytes,
-            counts=counts,
-            progress=tell,
-        )
-        joined = store.join(settings.min_cluster_share)
-        if not joined.num_triangles:
-            raise InputError(explain_empty(voxel_size, 1, counts))
-        num_triangles = _write(
-            smoothed(
-                joined,
-                settings.smoothing_passes,
-                Voxels(store.origin, voxel_size),
-                folder=Path(folder) / "smoothed",
-                progress=functools.partial(tell, "smooth"),
-            ),
-            Path(path),
-            form,
+        choices = write_parts(
+            plan,
+            [(Path(folder), fused)],
+            path=Path(path),
+            form=form,
             up=scene.up,
-            target_triangles=settings.target_triangles,
+            progress=progress,
         )
-        tell("write", 1, 1)
-    return {
-        "voxel_size": voxel_size,
-        "counts": dict(counts),
-        "num_views": len(views),
-        "num_triangles": num_triangles,
-        "num_triangles_before_cleaning": joined.num_triangles_before,
-        "num_tiles": store.num_tiles,
-        "num_blocks": num_blocks,
-        "num_voxels": num_blocks * BLOCK**3,
-        "depth_map": settings.depth_map,
-        "truncation_voxels": settings.truncation_voxels,
-        "min_neighbor_views": settings.min_neighbor_views,
-        "max_angle_deg": settings.max_angle_deg,
-        "min_cluster_share": settings.min_cluster_share,
-        "smoothing_passes": settings.smoothing_passes,
-        "target_triangles": settings.target_triangles,
-    }
+    if progress:
+        progress("write", 1, 1)
+    return choices

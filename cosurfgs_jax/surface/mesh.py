@@ -18,6 +18,7 @@ from cosurfgs_jax.formats.ply import (
     triangles_of,
     write_ply_parts,
 )
+from cosurfgs_jax.geometry.z_order import z_order
 
 
 class MeshParts(abc.ABC):
@@ -160,20 +161,6 @@ def keep_vertices(mesh: Mesh, is_kept_triangle: np.ndarray) -> Mesh:
     )
 
 
-def _morton_codes(vertices: np.ndarray) -> np.ndarray:
-    """The number i64[N] of each vertex along a Z-order curve through the box of all, 2^16 cells a
-    side: neighbours in space have near numbers.
-    """
-    low = vertices.min(axis=0)
-    size = max(float((vertices.max(axis=0) - low).max()), np.finfo(np.float32).tiny)
-    cells = ((vertices - low).astype(np.float64) / size * (2**16 - 1)).astype(np.int64)
-    codes = np.zeros(len(vertices), np.int64)
-    for bit in range(16):
-        for axis in range(3):
-            codes |= ((cells[:, axis] >> bit) & 1) << (3 * bit + axis)
-    return codes
-
-
 def in_order(mesh: Mesh) -> Mesh:
     """The same mesh in an order that its content alone decides: vertices along a Z-order curve,
     triangles by their vertices. Open3D's threads give another order in every run; this one gives
@@ -182,7 +169,7 @@ def in_order(mesh: Mesh) -> Mesh:
     """
     if not len(mesh.vertices):
         return mesh
-    codes = _morton_codes(mesh.vertices)
+    codes = z_order(mesh.vertices)
     order = np.lexsort((*mesh.vertex_colors.T, *mesh.vertices.T, codes))
     numbers = np.empty(len(order), np.int32)
     numbers[order] = np.arange(len(order), dtype=np.int32)

@@ -7,7 +7,7 @@ the last tile. So tiles wait in a scratch folder, and the joined mesh is read fr
 for its vertices, once for its triangles, as PLY wants them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ from cosurfgs_jax.surface.mesh import (
     vertex_normal_sums,
 )
 
-_FIELDS = ("vertices", "colors", "normal_sums", "components", "triangles")
+_FIELDS = ("vertices", "colors", "normal_sums", "components", "triangles", "seam_places")
+_LAST = _FIELDS[-1]  # is written last: a tile that has it is whole
 
 
 @contextlib.contextmanager
@@ -45,8 +46,9 @@ class _Tile(NamedTuple):
     vertices: np.ndarray  # f32[M,3], relative to the origin
     colors: np.ndarray  # u8[M,3]
     normal_sums: np.ndarray  # f32[M,3]
-    components: np.ndarray  # i32[M], numbers that count over all tiles
+    components: np.ndarray  # i32[M], the connected piece of each vertex
     triangles: np.ndarray  # i32[F,3]
+    seam_places: np.ndarray  # i64[S], vertex numbers on seams, ascending
 
 
 class _Seam(NamedTuple):
@@ -71,47 +73,76 @@ class TileStore:
         """
         self.folder = Path(folder)
         self.origin = np.zeros(3)  # of the vertices, f64, dataset; set by `fusion.fuse_into`
-        self.num_tiles = 0
-        self._seam_places: list[np.ndarray] = []  # per tile: vertex numbers on seams, ascending
+        self._places: list[Path] = []  # of the files of each tile, without their endings
         self._seam_vertices: list[np.ndarray] = []
         self._seam_sums: list[np.ndarray] = []
         self._seam_components: list[np.ndarray] = []
         self._sizes: list[np.ndarray] = []  # triangles per component
         self._interior: list[np.ndarray] = []  # vertices per component that are on no seam
-        self._num_components = 0
+        self._first_component = [0]  # of each tile, as they count over all tiles; and their number
         self._low = np.full(3, np.inf)
         self._high = np.full(3, -np.inf)
         self._edge_of_most = (0, 0.0)  # triangles of the largest tile, and its typical edge
 
-    def add(self, mesh: Mesh, is_on_seam: np.ndarray) -> None:
+    @property
+    def num_tiles(self) -> int:
+        """How many tiles have a surface."""
+        return len(self._places)
+
+    def add(self, mesh: Mesh, is_on_seam: np.ndarray, name: str = "") -> None:
         """Stores the mesh of one tile.
 
         Args:
             mesh: vertices f32, relative to the origin; normals are not looked at.
             is_on_seam: bool[M], the vertices that other tiles may have too, with the same bits.
+            name: of its files, by which `take` orders tiles; "" = its number.
         """
         if not len(mesh.triangles):
             return
-        components, num = triangle_components(mesh.triangles, len(mesh.vertices))
+        components, _ = triangle_components(mesh.triangles, len(mesh.vertices))
         vertices = np.asarray(mesh.vertices, np.float32) + np.float32(0)  # -0 and 0 are one place
         sums = vertex_normal_sums(vertices.astype(np.float64), mesh.triangles).astype(np.float32)
-        numbered = (components + self._num_components).astype(np.int32)
-        arrays = (vertices, mesh.vertex_colors, sums, numbered, mesh.triangles)
-        for name, values in zip(_FIELDS, arrays, strict=True):
+        tile = _Tile(
+            vertices=vertices,
+            colors=mesh.vertex_colors,
+            normal_sums=sums,
+            components=components.astype(np.int32),
+            triangles=mesh.triangles,
+            seam_places=np.flatnonzero(is_on_seam),
+        )
+        place = self.folder / (name or f"{self.num_tiles:06d}")
+        for field, values in tile._asdict().items():
             with writing_scratch(self.folder):
-                np.save(self.folder / f"{self.num_tiles}_{name}.npy", values)
-        places = np.flatnonzero(is_on_seam)
-        self._seam_places.append(places)
-        self._seam_vertices.append(vertices[places])
-        self._seam_sums.append(sums[places])
-        self._seam_components.append(numbered[places])
-        self._sizes.append(np.bincount(components[mesh.triangles[:, 0]], minlength=num))
-        self._interior.append(np.bincount(components[~is_on_seam], minlength=num))
-        self._num_components += num
-        self.num_tiles += 1
-        self._low = np.minimum(self._low, vertices.min(axis=0))
-        self._high = np.maximum(self._high, vertices.max(axis=0))
-        self._edge_of_most = max(self._edge_of_most, (mesh.num_triangles, mesh.typical_edge))
+                np.save(f"{place}_{field}.npy", values)
+        self._know(place, tile)
+
+    def take(self, folders: Sequence[Path]) -> None:
+        """Takes the tiles that other stores with the same origin have left in their folders, all
+        together in the order of their names. They are read where they are.
+        """
+        ending = f"_{_LAST}.npy"
+        found = [path for folder in folders for path in folder.glob(f"*{ending}")]
+        for path in sorted(found, key=lambda path: path.name):
+            place = path.with_name(path.name.removesuffix(ending))
+            self._know(place, _read_tile(place))
+
+    def _know(self, place: Path, tile: _Tile) -> None:
+        """Notes what `join` has to know of a tile."""
+        num = int(tile.components.max()) + 1
+        is_inside = np.ones(len(tile.vertices), bool)
+        is_inside[tile.seam_places] = False
+        first = self._first_component[-1]
+        self._places.append(place)
+        self._seam_vertices.append(np.array(tile.vertices[tile.seam_places]))
+        self._seam_sums.append(np.array(tile.normal_sums[tile.seam_places]))
+        self._seam_components.append(tile.components[tile.seam_places].astype(np.int64) + first)
+        self._sizes.append(np.bincount(tile.components[tile.triangles[:, 0]], minlength=num))
+        self._interior.append(np.bincount(tile.components[is_inside], minlength=num))
+        self._first_component.append(first + num)
+        self._low = np.minimum(self._low, tile.vertices.min(axis=0))
+        self._high = np.maximum(self._high, tile.vertices.max(axis=0))
+        edge = Mesh(tile.vertices, tile.triangles, tile.colors, tile.normal_sums).typical_edge
+        self._edge_of_most = max(self._edge_of_most, (len(tile.triangles), edge))
 
     @property
     def largest_coordinate(self) -> float:
@@ -128,10 +159,9 @@ class TileStore:
         return self._edge_of_most[1]
 
     def tile(self, number: int) -> _Tile:
-        """The arrays of a tile, mapped from its files."""
-        return _Tile(
-            *(np.load(self.folder / f"{number}_{name}.npy", mmap_mode="r") for name in _FIELDS)
-        )
+        """The arrays of a tile, mapped from its files; its components count over all tiles."""
+        tile = _read_tile(self._places[number])
+        return tile._replace(components=tile.components + self._first_component[number])
 
     def _seam(self) -> _Seam:
         vertices = np.concatenate(self._seam_vertices or [np.zeros((0, 3), np.float32)])
@@ -154,11 +184,11 @@ class TileStore:
         occurrences = np.concatenate(self._seam_components or [np.zeros(0, np.int64)])
         links = (occurrences, occurrences[seam.first[seam.numbers]])
         graph = scipy.sparse.coo_matrix(
-            (np.ones(len(occurrences), np.int8), links), shape=(self._num_components,) * 2
+            (np.ones(len(occurrences), np.int8), links), shape=(self._first_component[-1],) * 2
         )
         labels = (
             csgraph.connected_components(graph, directed=False)[1]
-            if self._num_components
+            if self._first_component[-1]
             else np.zeros(0, np.int64)
         )
         per_component = np.concatenate(self._sizes or [np.zeros(0, np.int64)])
@@ -192,15 +222,16 @@ class TileStore:
         )
         kept = is_kept[np.concatenate(self._seam_components)[seam.first]]
         colors = np.zeros((len(seam.first), 3), np.uint8)
-        for number, places in enumerate(self._seam_places):
-            colors[seam.numbers[seam.bounds[number] : seam.bounds[number + 1]]] = self.tile(
-                number
-            ).colors[places]
+        for number, place in enumerate(self._places):
+            tile = _read_tile(place)
+            rows = slice(seam.bounds[number], seam.bounds[number + 1])
+            colors[seam.numbers[rows]] = tile.colors[tile.seam_places]
         return vertices[seam.first], total.astype(np.float32), kept, colors
 
-    def seam_places(self, number: int) -> np.ndarray:
-        """Vertex numbers of a tile that are on a seam, ascending."""
-        return self._seam_places[number]
+
+def _read_tile(place: Path) -> _Tile:
+    """The arrays of a tile, mapped from its files."""
+    return _Tile(*(np.load(f"{place}_{name}.npy", mmap_mode="r") for name in _FIELDS))
 
 
 class JoinedMesh(MeshParts):
@@ -249,10 +280,10 @@ class JoinedMesh(MeshParts):
         """See `MeshParts`."""
         return self._store.typical_edge
 
-    def _interior(self, number: int, tile: _Tile) -> np.ndarray:
+    def _interior(self, tile: _Tile) -> np.ndarray:
         """bool[M]: the kept vertices of a tile that are on no seam."""
         is_interior = self._is_kept[tile.components]
-        is_interior[self._store.seam_places(number)] = False
+        is_interior[tile.seam_places] = False
         return is_interior
 
     def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -261,7 +292,7 @@ class JoinedMesh(MeshParts):
         yield vertices[kept] + self._store.origin, unit_normals(sums[kept]), colors[kept]
         for number in range(self._store.num_tiles):
             tile = self._store.tile(number)
-            chosen = self._interior(number, tile)
+            chosen = self._interior(tile)
             yield (
                 tile.vertices[chosen] + self._store.origin,
                 unit_normals(tile.normal_sums[chosen]),
@@ -275,10 +306,10 @@ class JoinedMesh(MeshParts):
         for number in range(self._store.num_tiles):
             tile = self._store.tile(number)
             (first, last) = self._seam.bounds[number : number + 2]
-            chosen = self._interior(number, tile)
+            chosen = self._interior(tile)
             numbers = start + np.cumsum(chosen) - 1
             start += int(chosen.sum())
-            numbers[self._store.seam_places(number)] = seam_numbers[self._seam.numbers[first:last]]
+            numbers[tile.seam_places] = seam_numbers[self._seam.numbers[first:last]]
             yield numbers[
                 tile.triangles[self._is_kept[tile.components[tile.triangles[:, 0]]]]
             ].astype(np.int32)

@@ -1,4 +1,4 @@
-"""Blocks of voxels: which ones a depth map touches, their integer keys, and tiles of them."""
+"""Blocks of voxels: which ones a depth map touches, their integer keys, areas and tiles of them."""
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from cosurfgs_jax.surface.depth_view import DepthView
 BLOCK = 8
 _SPACING_VOXELS = 2  # between the places at which a view is asked for the blocks that it touches
 _KEY_BITS = 20
+# Blocks along the side of an area. What a mesh is made of must not depend on who makes it, and each
+# area draws its views anew into its voxels, so that small ones cost time: a place of 1,000 voxels
+# is one area.
+AREA = 128
 
 
 def touched_blocks(
@@ -69,19 +73,51 @@ def unpack_keys(keys: np.ndarray) -> np.ndarray:
     return np.stack([keys >> 2 * _KEY_BITS, (keys >> _KEY_BITS) & mask, keys & mask], axis=1) - half
 
 
+def area_of(blocks: np.ndarray) -> np.ndarray:
+    """The area i64[n,3] of each block i64[n,3]: a cell of a lattice with `AREA` blocks a side. The
+    origin of the blocks is in the middle of area 0.
+    """
+    return (blocks + AREA // 2) // AREA
+
+
+def box_of_area(area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks [low, high) of an area i64[3]."""
+    low = area * AREA - AREA // 2
+    return low, low + AREA
+
+
+def touched_areas(keys: np.ndarray) -> np.ndarray:
+    """The areas i64[n,3] that own some of the blocks, or have them in the halo at their upper
+    faces.
+    """
+    blocks = unpack_keys(keys)
+    shifts = np.stack(np.meshgrid(*((0, 1),) * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.unique(np.concatenate([area_of(blocks - shift) for shift in shifts]), axis=0)
+
+
+def keys_in_box(keys: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Those of the keys whose blocks are in a box [low, high) or its halo."""
+    # Cubes at the upper faces take their far corners from the next block, hence the halo of one.
+    blocks = unpack_keys(keys)
+    return keys[np.all((blocks >= low) & (blocks <= high), axis=1)]
+
+
 def split_into_tiles(
-    keys: np.ndarray, max_blocks: int
+    keys: np.ndarray, max_blocks: int, box: tuple[np.ndarray, np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Boxes of blocks [low, high) that hold at most `max_blocks` with their halo: (low, high, keys
     with halo).
+
+    Args:
+        keys: those in a box and its halo.
+        max_blocks: of a tile.
+        box: (low, high) that is split.
     """
     blocks = unpack_keys(keys)
     tiles = []
-    waiting = [(blocks.min(axis=0), blocks.max(axis=0) + 1)]
+    waiting = [box]
     while waiting:
         low, high = waiting.pop()
-        # Cubes at the upper faces take their far corners from the next block, hence the halo of
-        # one.
         members = np.all((blocks >= low) & (blocks <= high), axis=1)
         owned = np.all((blocks >= low) & (blocks < high), axis=1)
         if not owned.any():

@@ -20,7 +20,7 @@ META = "meta"
 ITEMS = (STATE, TRAINING, META)
 MODEL = (STATE, META)  # what stays of a finished stage
 FORMAT_IN_ONE = 2  # of checkpoints that have all in `state`
-_CHECKSUMS = "checksums.json"
+CHECKSUMS = "checksums.json"
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def write_checksums(folder: Path) -> None:
     only half-way through.
     """
     sums = {name: _checksum(folder / name) for name in sorted(_files_of(folder, ITEMS))}
-    (folder / _CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
+    (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
 def verify(folder: Path, items: Sequence[str]) -> bool:
@@ -47,13 +47,13 @@ def verify(folder: Path, items: Sequence[str]) -> bool:
         DamagedCheckpoint: a file is missing, or not what was written.
     """
     try:
-        sums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{_CHECKSUMS}: {first_line(error)}") from error
+        raise DamagedCheckpoint(f"{CHECKSUMS}: {first_line(error)}") from error
     if not isinstance(sums, dict):
-        raise DamagedCheckpoint(f"{_CHECKSUMS}: expected an object, got {str(sums)[:60]!r}")
+        raise DamagedCheckpoint(f"{CHECKSUMS}: expected an object, got {str(sums)[:60]!r}")
     for name, expected in sums.items():
         if Path(name).parts[0] not in items:
             continue

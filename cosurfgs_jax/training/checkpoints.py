@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,10 +29,13 @@ from cosurfgs_jax.training.checkpoint_files import (
     DamagedCheckpoint,
     first_line,
 )
+from cosurfgs_jax.training.saved_blocks import SavedBlocks, named_leaves
 
 FORMAT = 3  # of the layout; raised whenever older code cannot read what is written
 KEPT = 2  # steps of a stage that stay, and one more while it is saved
 _LATE_READS = ("Event loop is closed", "Encountered error while reading array index")  # of orbax
+
+Saved = TypeVar("Saved")
 
 _log = logging.getLogger(__name__)
 
@@ -181,24 +184,39 @@ class Checkpoints:
         Raises:
             InputError: the format is not known here, or every checkpoint is damaged.
         """
+        return self._newest(lambda step: self._restore(step, make_abstract, parts))
+
+    def open_latest(self, make_abstract: Callable[[dict], dict]) -> SavedBlocks | None:
+        """The newest checkpoint that is not damaged, to be read block by block.
+
+        Args:
+            make_abstract: from meta to those fields of the state that will be asked for, as
+                `jax.ShapeDtypeStruct`s of one block.
+        Returns:
+            None if nothing was saved yet.
+        Raises:
+            InputError: see `restore_latest`.
+        """
+        return self._newest(lambda step: self._open(step, make_abstract))
+
+    def _newest(self, read: Callable[[int], Saved]) -> Saved | None:
+        """What `read` makes of the newest step for which it finds no damage."""
         while True:
             tried = self.steps()
             try:
-                return self._restore_newest(make_abstract, parts)
+                return self._read_newest(read)
             except InputError:
                 # A run that saves deletes the oldest steps, perhaps just while they are read.
                 self._manager.reload()
                 if not self._is_read_only or self.steps() == tried:
                     raise
 
-    def _restore_newest(
-        self, make_abstract: Callable[[dict], Any], parts: Parts
-    ) -> Restored | None:
+    def _read_newest(self, read: Callable[[int], Saved]) -> Saved | None:
         self._manager.wait_until_finished()
         damage = []
         for step in reversed(self.steps()):
             try:
-                restored = self._restore(step, make_abstract, parts)
+                found = read(step)
             except DamagedCheckpoint as error:
                 damage.append((step, error))
                 continue
@@ -208,7 +226,7 @@ class Checkpoints:
                 )
                 if not self._is_read_only:
                     self._set_aside(newer)
-            return restored
+            return found
         if damage:
             step, error = damage[0]
             raise InputError(
@@ -218,16 +236,19 @@ class Checkpoints:
             )
         return None
 
+    def _open(self, step: int, make_abstract: Callable[[dict], dict]) -> SavedBlocks:
+        folder = self._folder / str(step)
+        checkpoint_files.verify(folder, MODEL)
+        meta = self._read_meta(step)
+        saved = SavedBlocks(folder, step, meta)
+        saved.check(_abstract_of(make_abstract, meta))
+        return saved
+
     def _restore(self, step: int, make_abstract: Callable[[dict], Any], parts: Parts) -> Restored:
         folder = self._folder / str(step)
         is_verified = checkpoint_files.verify(folder, MODEL)
         meta = self._read_meta(step)
-        try:
-            abstract = jax.tree.map(_placed, make_abstract(meta))
-        except InputError:
-            raise
-        except Exception as error:  # a number is missing, or no number
-            raise DamagedCheckpoint(f"its meta data is incomplete: {first_line(error)}") from error
+        abstract = jax.tree.map(_placed, _abstract_of(make_abstract, meta))
         has_training = parts.training and (folder / TRAINING).is_dir()
         if has_training:
             is_verified &= checkpoint_files.verify(folder, (TRAINING,))
@@ -330,17 +351,21 @@ def _report_others(report: Callable[[Any], object], unraisable: Any) -> None:
         report(unraisable)
 
 
+def _abstract_of(make_abstract: Callable[[dict], Any], meta: dict) -> Any:
+    """The shapes of what a checkpoint holds by its meta data."""
+    try:
+        return make_abstract(meta)
+    except InputError:
+        raise
+    except Exception as error:  # a number is missing, or no number
+        raise DamagedCheckpoint(f"its meta data is incomplete: {first_line(error)}") from error
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every array but PRNG keys, whose bits have an axis more in the file."""
-
-    def name(key):
-        return str(
-            next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field))
-        )
-
     return {
-        ".".join(map(name, path)): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        name: tuple(leaf.shape)
+        for name, leaf in named_leaves(tree)
         if hasattr(leaf, "shape") and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.views import Views
+from cosurfgs_jax.geometry.z_order import z_order
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.types import Camera, Surfels
 
@@ -40,6 +41,20 @@ class WorldViews:
         """(H, W) of the view's loaded image."""
         height, width = self._sizes[view]
         return int(height), int(width)
+
+    def in_space(self, chosen: np.ndarray) -> np.ndarray:
+        """Views i64[n] in an order in which what stands near together shows the same ground.
+
+        Returns:
+            i64[n], places in `chosen`.
+        """
+        poses = self._poses[chosen]
+        centers = camera_center(poses)
+        ahead = poses[:, 2, :3]
+        # Where the middle of the picture is on the ground, which is near z = 0, or at most two
+        # lengths of the place ahead.
+        reach = np.clip(centers[:, 2] / np.maximum(-ahead[:, 2], 0.05), 0, 2)
+        return np.argsort(z_order(centers + reach[:, None] * ahead), kind="stable")
 
     def centers(self) -> np.ndarray:
         """Where the cameras stand, f32[V,3], world."""

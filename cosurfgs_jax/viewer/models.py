@@ -42,7 +42,8 @@ class Models:
         self.partitioned = trained.partitioned
         stage = self.stages()[-1]
         self.saved_at_first = (stage, steps[stage])
-        self._first: Shown | None = Shown(trained.surfels, stage, trained.step)
+        surfels = jax.tree.map(jnp.asarray, trained.surfels)
+        self._first: Shown | None = Shown(surfels, stage, trained.step)
 
     def stages(self) -> list[str]:
         """The stages of which something is saved, in order."""

@@ -10,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from blocks_case import four_blocks, solid_state, surfels_of
+from blocks_case import four_blocks, model_of, solid_state, surfels_of
 
 from cosurfgs_jax import doctor
 from cosurfgs_jax.errors import InputError
@@ -36,7 +36,7 @@ cp "$3" "$last"
 @functools.cache
 def _trained():
     surfels = surfels_of(solid_state(four_blocks(), 0))
-    return Trained(Settings(), four_blocks(), surfels, 1, Workdir("run"))
+    return Trained(Settings(), four_blocks(), model_of(surfels), Workdir("run"))
 
 
 def _write(form, folder):

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blocks_case import TOWN, four_blocks, solid_state, surfels_of
+from blocks_case import TOWN, four_blocks, model_of, solid_state, surfels_of
 from scenes import town_folder
 
 from cosurfgs_jax import export, pictures, report
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import table_of, write_ply
-from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, trained
+from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, scored_views, trained
 from cosurfgs_jax.outputs.exports import dsm, las, textured
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import DataSettings, Settings, SurfaceSettings
@@ -33,7 +33,7 @@ def _partitioned(**changes):
 
 def _trained(**changes) -> Trained:
     surfels = surfels_of(solid_state(four_blocks(), 0))
-    return Trained(Settings(), _partitioned(**changes), surfels, STEP, Workdir("run"))
+    return Trained(Settings(), _partitioned(**changes), model_of(surfels, STEP), Workdir("run"))
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def calls(monkeypatch):
     stand_in(
         commands, "load_trained", lambda settings, workdir: _trained()._replace(workdir=workdir)
     )
-    stand_in(evaluation, "evaluate_views", scores)
+    stand_in(scored_views, "score_part", {"rows": {}, "num_surfels": 9})
+    monkeypatch.setattr(evaluation, "summarize", lambda *_: scores)
     stand_in(
         evaluation,
         "compare_to_truth",
@@ -65,6 +66,8 @@ def calls(monkeypatch):
             scores={"unit": unit, "thresholds": []}
         ),
     )
+    monkeypatch.setattr(fused_mesh, "plan_of", lambda trained: trained.settings.surface)
+    monkeypatch.setattr(fused_mesh, "make_part", lambda *_, **__: None)
     stand_in(report, "write_error_files")
     stand_in(report, "drop_error_files")
     stand_in(commands, "_log_surface")
@@ -93,7 +96,7 @@ def test_evaluate_scores_views_then_the_mesh_then_writes_the_report(calls, workd
     commands.evaluate(Settings(), workdir)
     assert calls.done == [
         "load_trained",
-        "evaluate_views",
+        "score_part",
         "compare_to_truth",
         "drop_error_files",
         "write_error_files",
@@ -101,7 +104,7 @@ def test_evaluate_scores_views_then_the_mesh_then_writes_the_report(calls, workd
         "write_report",
     ]
     metrics = workdir.read_metrics()
-    assert metrics["final"]["psnr"] == 20.0 and metrics["final"]["num_surfels"] > 0
+    assert metrics["final"]["psnr"] == 20.0 and metrics["final"]["num_surfels"] == 9
     assert metrics["geometry"] == {"unit": "", "thresholds": []}
     assert list(workdir.read_timings()) == ["evaluate"]
 
@@ -109,7 +112,7 @@ def test_evaluate_scores_views_then_the_mesh_then_writes_the_report(calls, workd
 def test_evaluate_without_a_mesh_says_how_to_get_one(calls, workdir, caplog):
     caplog.set_level("INFO")
     commands.evaluate(Settings(), workdir)
-    assert calls.done == ["load_trained", "evaluate_views", "write_report"]
+    assert calls.done == ["load_trained", "score_part", "write_report"]
     assert "no mesh yet" in caplog.text and workdir.read_metrics()["geometry"] is None
 
 
@@ -117,10 +120,8 @@ def test_evaluate_with_points_extracts_a_missing_mesh_first(calls, workdir, tmp_
     points = np.random.default_rng(0).normal(size=(9, 3))
     write_ply(tmp_path / "truth.ply", table_of(("x y z", "f8", points)))
     calls.replace(commands, "extract_mesh", _write_mesh)
-    truth = commands.read_truth(str(tmp_path / "truth.ply"), "")
-    np.testing.assert_array_equal(truth, points)
-    commands.evaluate(Settings(), workdir, truth)
-    assert calls.done[:3] == ["extract_mesh", "load_trained", "evaluate_views"]
+    commands.evaluate(Settings(), workdir, commands.read_truth(str(tmp_path / "truth.ply"), ""))
+    assert calls.done[:3] == ["extract_mesh", "load_trained", "score_part"]
     assert workdir.read_metrics()["geometry"]["unit"] == "dataset units"
 
 
@@ -135,19 +136,20 @@ def test_earlier_scores_of_the_mesh_stay_where_there_is_no_truth(calls, workdir)
 
 def test_evaluate_needs_test_views_or_a_surface(calls, workdir):
     no_tests = _trained(is_test=np.zeros(four_blocks().scene.num_views, bool))
+    no_tests = no_tests._replace(workdir=workdir)
     calls.replace(commands, "load_trained", lambda *_: no_tests)
     with pytest.raises(InputError, match=r"config\.data\.split: expected test views"):
         commands.evaluate(Settings(), workdir)
     _write_mesh(None, workdir)
     commands.evaluate(Settings(), workdir)
-    assert "evaluate_views" not in calls.done and "compare_to_truth" in calls.done
+    assert "score_part" not in calls.done and "compare_to_truth" in calls.done
 
 
 def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
     workdir.merge_metrics(geometry={"unit": "m"}, final={"psnr": 1.0})
-    calls.replace(fused_mesh, "extract_mesh", {"num_triangles": 1, "voxel_size": 0.5})
+    calls.replace(fused_mesh, "write_parts", {"num_triangles": 1, "voxel_size": 0.5})
     commands.extract_mesh(Settings(), workdir)
-    assert calls.done == ["load_trained", "extract_mesh", "drop_error_files", "write_report"]
+    assert calls.done == ["load_trained", "write_parts", "drop_error_files", "write_report"]
     metrics = workdir.read_metrics()
     assert metrics["geometry"] is None and metrics["final"] == {"psnr": 1.0}
     assert json.loads(workdir.mesh_choices.read_text())["voxel_size"] == 0.5
@@ -161,22 +163,21 @@ def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
         _write_mesh(None, workdir)
         return {"num_triangles": 1, "voxel_size": 0.5}
 
-    calls.replace(fused_mesh, "extract_mesh", fuse)
+    calls.replace(fused_mesh, "write_parts", fuse)
     calls.replace(fused_mesh, "import_open3d")
     model = _trained()._replace(workdir=workdir)
     assert fused_mesh.mesh_of(model, "heights").num_triangles == 1
-    assert calls.done.count("extract_mesh") == 1
+    assert calls.done.count("write_parts") == 1
     fused_mesh.mesh_of(model, "heights")
-    assert calls.done.count("extract_mesh") == 1
-    moved = model.surfels.replace(means=model.surfels.means + 1e-4)
-    fused_mesh.mesh_of(model._replace(surfels=moved), "heights")
-    assert calls.done.count("extract_mesh") == 2
+    assert calls.done.count("write_parts") == 1
+    fused_mesh.mesh_of(model._replace(model=model_of(model.surfels, identity="another")), "heights")
+    assert calls.done.count("write_parts") == 2
     assert "is not of this model; fusing one first" in caplog.text
     assert "is replaced, and its scores are deleted" in caplog.text
     # A mesh of nobody knows what, as of an earlier version.
     workdir.mesh_choices.unlink()
     fused_mesh.mesh_of(model, "heights")
-    assert calls.done.count("extract_mesh") == 3
+    assert calls.done.count("write_parts") == 3
 
 
 def test_without_open3d_the_other_heights_are_named(calls, workdir, monkeypatch):
@@ -187,19 +188,19 @@ def test_without_open3d_the_other_heights_are_named(calls, workdir, monkeypatch)
         exports.find_format("textured").write(_trained()._replace(workdir=workdir), workdir.export)
     with pytest.raises(InputError, match="open3d is needed"):
         exports.find_format("textured").check(Settings())
-    assert "extract_mesh" not in calls.done
+    assert "write_parts" not in calls.done
 
 
 def test_a_mesh_of_other_choices_is_fused_again(calls, workdir, caplog):
     """Only what somebody has set is compared: the rest may be as it was when it was made."""
     caplog.set_level("INFO")
 
-    def fuse(render_fn, scene, views, settings, path, **_):
+    def fuse(settings, *_, **choices):
         _write_mesh(None, workdir)
         chosen = dataclasses.asdict(settings)
         return chosen | {"num_triangles": 1, "voxel_size": settings.voxel_size or 0.5}
 
-    calls.replace(fused_mesh, "extract_mesh", fuse)
+    calls.replace(fused_mesh, "write_parts", fuse)
     calls.replace(fused_mesh, "import_open3d")
     settings = Settings()
     model = _trained()._replace(workdir=workdir, settings=settings)
@@ -210,11 +211,11 @@ def test_a_mesh_of_other_choices_is_fused_again(calls, workdir, caplog):
         setattr(settings.surface, name, value)
         for _ in range(2):
             fused_mesh.mesh_of(model, "heights")
-        assert calls.done.count("extract_mesh") == count
+        assert calls.done.count("write_parts") == count
     assert "was made with another config.surface.min_cluster_share" in caplog.text
     settings.surface = SurfaceSettings(memory_mb=100)
     fused_mesh.mesh_of(model, "heights")
-    assert calls.done.count("extract_mesh") == 3
+    assert calls.done.count("write_parts") == 3
     assert "was reduced to 100 triangles" in caplog.text
 
 
@@ -291,7 +292,7 @@ def test_a_texture_is_made_of_sharper_photographs_where_that_is_wanted(tmp_path,
 def test_render_writes_four_files_a_view(calls, workdir, monkeypatch):
     maps = {name: np.ones((4, 5), np.float32) for name in ("depth", "median_depth", "plane_depth")}
     maps |= {name: np.ones((4, 5, 3), np.float32) for name in ("color", "normal")}
-    monkeypatch.setattr(Trained, "render_fn", lambda self: lambda view: maps)
+    monkeypatch.setattr(Trained, "render_fn", lambda *_: lambda view: maps)
     commands.render(Settings(), workdir)
     stems = [name.rsplit(".", 1)[0] for name in four_blocks().scene.image_names]
     tests = [stems[view] for view in four_blocks().scene.test_views]
@@ -394,6 +395,6 @@ def test_an_unfinished_model_is_said_to_be_one(workdir, monkeypatch, caplog):
     (workdir.checkpoints("device") / "20").mkdir(parents=True)
     monkeypatch.setattr(trained, "open_partitioned_scene", lambda *_, **__: four_blocks())
     surfels = surfels_of(solid_state(four_blocks(), 0))
-    monkeypatch.setattr(trained, "load_merged", lambda *_: (surfels, 20))
+    monkeypatch.setattr(trained, "open_merged", lambda *_: model_of(surfels, 20))
     assert load_trained(Settings(), workdir).step == 20
     assert "the model is of step 20 of" in caplog.text

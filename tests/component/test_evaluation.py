@@ -22,6 +22,13 @@ from cosurfgs_jax.workdir import Workdir
 SIZE = (24, 32)
 
 
+def evaluate_views(render, scene, store, views, workdir, step):
+    """As `evaluate` does it in one process."""
+    chosen = evaluation.pictures_of_views(views)
+    rows = evaluation.score_views(render, scene, store, chosen, workdir.test(step))
+    return evaluation.summarize(rows, scene, workdir, step)
+
+
 class Store:
     """Photographs in memory."""
 
@@ -73,7 +80,7 @@ def render_with_error(grey_levels):
 def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path):
     store = Store([photo(v) for v in range(3)])
     # 5.2 grey levels are written as 5: the score is of the 8-bit image.
-    scores = evaluation.evaluate_views(
+    scores = evaluate_views(
         render_with_error(5.2), make_scene(), store, np.array([0, 2]), Workdir(tmp_path), 700
     )
     expected = 20 * np.log10(255 / 5)
@@ -99,15 +106,13 @@ def test_known_error_gives_the_known_psnr_and_the_files_that_tools_read(tmp_path
         "00001.png": "a/2.jpg",
     }
     # A second evaluation of fewer views leaves no old pictures between the new ones.
-    evaluation.evaluate_views(
-        render_with_error(0), make_scene(), store, np.array([1]), Workdir(tmp_path), 700
-    )
+    evaluate_views(render_with_error(0), make_scene(), store, np.array([1]), Workdir(tmp_path), 700)
     assert [p.name for p in (folder / "renders").iterdir()] == ["00000.png"]
 
 
 def test_equal_pictures_have_a_psnr_that_json_can_hold(tmp_path):
     store = Store([photo(0)])
-    scores = evaluation.evaluate_views(
+    scores = evaluate_views(
         render_with_error(0), make_scene(1), store, np.array([0]), Workdir(tmp_path), 1
     )
     assert scores["psnr"] == 100.0 and scores["ssim"] == pytest.approx(1, abs=1e-5)
@@ -122,7 +127,7 @@ def test_masked_pixels_do_not_count(tmp_path):
         "color": image[..., :3].astype(np.float32) / 255 + 5 / 255,
         "alpha": np.ones(SIZE, np.float32),
     }
-    scores = evaluation.evaluate_views(
+    scores = evaluate_views(
         lambda view: render, make_scene(1), Store([masked]), np.array([0]), Workdir(tmp_path), 1
     )
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=1e-3)
@@ -152,7 +157,7 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
         }
 
     store = Store([photo(v) for v in range(2)])
-    scores = evaluation.evaluate_views(
+    scores = evaluate_views(
         render, make_scene(2, ground_truth=truth), store, np.arange(2), Workdir(tmp_path / "out"), 1
     )
     assert scores["depth_error"] == pytest.approx(0.25)
@@ -187,11 +192,11 @@ def test_exact_depth_gives_depth_and_normal_errors(tmp_path):
 def test_mistakes_are_named(tmp_path):
     store = Store([photo(0)[:10]])
     with pytest.raises(InputError, match="expected the photograph's size"):
-        evaluation.evaluate_views(
+        evaluate_views(
             render_with_error(0), make_scene(1), store, np.array([0]), Workdir(tmp_path), 1
         )
     with pytest.raises(InputError, match="at least one"):
-        evaluation.evaluate_views(
+        evaluate_views(
             render_with_error(0), make_scene(1), store, np.array([], int), Workdir(tmp_path), 1
         )
 
@@ -272,7 +277,7 @@ def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
         for view in range(3)
     ]
     photos[1][..., 3] = 0
-    scores = evaluation.evaluate_views(
+    scores = evaluate_views(
         render_with_error(5.0), make_scene(), Store(photos), np.arange(3), Workdir(tmp_path), 7
     )
     assert scores["num_test_views"] == 2 and set(scores["per_view"]) == {"a/0.jpg", "a/2.jpg"}
@@ -283,9 +288,9 @@ def test_views_whose_mask_leaves_nothing_are_not_scored(tmp_path, caplog):
     }
     assert "a/1.jpg: its mask leaves nothing" in caplog.text
     with pytest.raises(
-        InputError, match="test views: expected one whose mask leaves something, got 1 without"
+        InputError, match="test views: expected one whose mask leaves something, got none"
     ):
-        evaluation.evaluate_views(
+        evaluate_views(
             render_with_error(5.0), make_scene(), Store(photos), np.array([1]), Workdir(tmp_path), 7
         )
     assert not score_view(np.zeros((*SIZE, 3), np.float32), photos[1], np.ones(SIZE, bool)).any()
@@ -298,7 +303,8 @@ def test_pictures_stay_below_their_folder_whatever_images_are_called(tmp_path, m
     maps = render_with_error(0)(0) | {"median_depth": np.ones(SIZE), "plane_depth": np.ones(SIZE)}
     workdir = Workdir(tmp_path / "run")
     place = types.SimpleNamespace(scene=scene)
-    trained = Trained(Settings(), place, surfels=None, step=0, workdir=workdir)
+    trained = Trained(Settings(), place, model=None, workdir=workdir)
+    monkeypatch.setattr(Trained, "seen_by", lambda *_: types.SimpleNamespace(surfels=None))
     monkeypatch.setattr(Trained, "render_fn", lambda *_: lambda view: maps)
     monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
     commands.render(Settings(), workdir)

@@ -2,6 +2,8 @@
 is said if nothing does.
 """
 
+import json
+
 import numpy as np
 import pytest
 from depth_views import FAR, ring_of_views, views_of
@@ -11,8 +13,9 @@ from mesh_cases import triangle_set, two_squares
 from cosurfgs_jax import program
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import Onlookers
+from cosurfgs_jax.part import Part
 from cosurfgs_jax.settings import SurfaceSettings
-from cosurfgs_jax.surface import extraction, fusion, mesh_files, simplify
+from cosurfgs_jax.surface import areas, extraction, mesh_files, mesh_plan, simplify, voxel_blocks
 from cosurfgs_jax.surface import mesh as meshes
 
 pytest.importorskip("open3d")
@@ -91,14 +94,34 @@ def test_tiles_go_to_the_file_as_one_mesh(tmp_path, monkeypatch):
     render, scene = sphere_scene()
     settings = SurfaceSettings(min_cluster_share=0.05)
     extraction.extract_mesh(render, scene, np.arange(20), settings, tmp_path / "whole.ply")
-    split = fusion.split_into_tiles
-    monkeypatch.setattr(fusion, "split_into_tiles", lambda keys, _: split(keys, 30))
+    monkeypatch.setattr(voxel_blocks, "AREA", 4)
+    monkeypatch.setattr(areas, "AREA", 4)
     # With PLY alone nothing may ask for the whole mesh.
     monkeypatch.setattr(meshes.MeshParts, "to_mesh", None)
     info = extraction.extract_mesh(render, scene, np.arange(20), settings, tmp_path / "tiled.ply")
     assert info["num_tiles"] >= 4
     whole, tiled = (meshes.read_mesh_ply(tmp_path / name) for name in ("whole.ply", "tiled.ply"))
     assert np.array_equal(triangle_set(whole), triangle_set(tiled))
+    # By parts that know nothing of each other, and draw only what they need: the same bytes.
+    plan = extraction.plan_mesh(scene, np.arange(20), settings)
+    parts = []
+    num_drawn = []
+    for number in range(3):
+        part = Part(number, 3)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        drawn = plan.numbers[plan.drawn_by(part)]
+        num_drawn.append(len(drawn))
+
+        def only(view, drawn=drawn):
+            return render(view) if view in drawn else never_render(view)
+
+        fused = extraction.fuse_part(plan, part, only, folder)
+        parts.append((folder, extraction.Fused(**json.loads(json.dumps(fused._asdict())))))
+    by_parts = extraction.write_parts(plan, parts, path=tmp_path / "parts.ply", form="ply", up=UP)
+    assert by_parts == info
+    assert (tmp_path / "parts.ply").read_bytes() == (tmp_path / "tiled.ply").read_bytes()
+    assert sum(path.stat().st_size > 0 for path, _ in parts) == 3 and sum(num_drawn) > 20
 
 
 def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
@@ -129,9 +152,9 @@ def test_no_view_with_neighbours_is_said_before_rendering(tmp_path, caplog):
     turned.camera_from_dataset[1, 0, 3] = 1
     turned.camera_from_dataset[2, 0, 3] = 2
     onlookers = Onlookers(turned, np.full(3, 10.0))
-    extraction._check_neighbors(onlookers, 2)
+    mesh_plan._check_neighbors(onlookers, 2)
     assert "1 of 3 views have no neighbour" in caplog.text
-    extraction._check_neighbors(Onlookers(turned.pick(np.array([2])), np.ones(1)), 0)  # none has to
+    mesh_plan._check_neighbors(Onlookers(turned.pick(np.array([2])), np.ones(1)), 0)  # none has to
     assert not (tmp_path / "m.ply").exists()
 
 

@@ -52,15 +52,16 @@ def test_a_render_with_the_exposure_of_the_photograph_is_like_it(tmp_path):
         def load(self, view):
             return photo
 
-    scores = evaluation.evaluate_views(
+    workdir = Workdir(tmp_path)
+    rows = evaluation.score_views(
         lambda view: {"color": render / np.float32(255), "alpha": np.ones(SIZE, np.float32)},
         scene,
         Store(),
-        views=scene.test_views,
-        workdir=Workdir(tmp_path),
-        step=7,
+        pictures_of=evaluation.pictures_of_views(scene.test_views),
+        folder=workdir.test(7),
         more=MoreScores(transforms=np.stack([EXPOSURE, EXPOSURE])),
     )
+    scores = evaluation.summarize(rows, scene, workdir, 7)
     assert scores["psnr"] < 20 and scores["psnr_nearest_view"] > 50
     assert scores["ssim_nearest_view"] == pytest.approx(1, abs=1e-5)
     results = json.loads((tmp_path / "results.json").read_text())["ours_7"]

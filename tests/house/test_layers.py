@@ -9,8 +9,8 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 # may.
 LAYERS = [
     {"ended", "errors", "host_memory", "storage"},
-    {"files", "types", "settings"},
-    {"native", "photograph", "locks", "open3d_library"},
+    {"files", "types", "settings", "part"},
+    {"native", "photograph", "locks", "open3d_library", "shard_folders"},
     {"workdir"},
     {"geometry"},
     {"settings_file", "metrics", "pictures", "run_status"},

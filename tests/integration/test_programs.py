@@ -25,6 +25,7 @@ from run_programs import (
     start,
 )
 from scenes import TINY, town_folder
+from shard_runs import compare_shards
 
 from cosurfgs_jax.formats import geo_json
 from cosurfgs_jax.formats.geo_json import GeoReference, read_geo, write_geo
@@ -131,7 +132,7 @@ def test_a_stopped_run_ends_in_the_same_bits(number, trained, dataset, tmp_path)
         )
 
 
-def test_from_model_to_mesh_scores_and_files(trained):
+def test_from_model_to_mesh_scores_and_files(trained, tmp_path):
     pytest.importorskip("open3d")
     result = run_anew("extract_mesh", trained, "--format=glb")
     assert result.returncode == 0, result.stderr
@@ -157,6 +158,7 @@ def test_from_model_to_mesh_scores_and_files(trained):
         "point_cloud_2d.ply",
         "point_cloud_3dgs.ply",
     }
+    compare_shards(shutil.copytree(trained, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 from scenes import town_place
 
 from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exchange
+from cosurfgs_jax.collab.merged_model import MergedModel
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
@@ -148,6 +149,11 @@ def exchange_of(
 def surfels_of(state: TrainState) -> Surfels:
     """The model of a state of NumPy arrays, which is what devices hand back."""
     return state.surfels()
+
+
+def model_of(surfels: Surfels, step: int = 1, identity: str = "this one") -> MergedModel:
+    """A merged model of one cell in memory."""
+    return MergedModel(step, identity, 1, lambda number: jax.tree.map(np.asarray, surfels))
 
 
 def merged_surfels(run: Run, rows: list) -> Surfels:

@@ -46,6 +46,8 @@ def _check_values(name: str, values) -> None:
         PrepareSettings(**{flag: getattr(values, flag) for flag in flags}).validate()
     if name == "train" and values.blocks and values.blocks != "i/n":
         BlockChoice.parse(values.blocks)
+    if "shard" in values and "$" not in values.shard and values.shard != "i/n":
+        program.shard_of(values)
     if name == "export":
         find_format(values.format)
     if name == "extract_mesh" and values.format not in MESH_FORMATS:
@@ -93,6 +95,7 @@ def test_commands_are_found():
         "train --workdir=x --config.lmc.prune_ratio=2",
         "train --workdir=x --blocks=4/4",
         "export --workdir=x --format=tif",
+        "evaluate --workdir=x --shard=4/4",
         "extract_mesh --workdir=x --format=stl",
         "prepare --images=x --out=y --lens=PINHOLES",
         "prepare --images=x --image_size=3",

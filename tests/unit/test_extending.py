@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blocks_case import four_blocks, solid_state, surfels_of
+from blocks_case import four_blocks, model_of, solid_state, surfels_of
 from PIL import Image
 
 from cosurfgs_jax import LossView, load_scene, rasterize, train_model
@@ -148,7 +148,7 @@ def test_an_export_format(tmp_path, monkeypatch):
     monkeypatch.setattr(exports, "FORMATS", table["FORMATS"])
     form = exports.find_format("xyz")
     surfels = surfels_of(solid_state(four_blocks(), 0))
-    trained = Trained(Settings(), four_blocks(), surfels, 1, Workdir(tmp_path))
+    trained = Trained(Settings(), four_blocks(), model_of(surfels), Workdir(tmp_path))
     form.check(trained.settings)
     form.write(trained, tmp_path)
     written = np.loadtxt(tmp_path / "centres.xyz")

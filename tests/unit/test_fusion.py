@@ -17,13 +17,15 @@ from depth_views import (
     rays,
     ring_of_views,
     sphere_view,
+    views_of,
 )
 from mesh_cases import triangle_set, two_squares
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
-from cosurfgs_jax.surface import depth_filter, fusion, voxel_blocks
+from cosurfgs_jax.surface import areas, depth_filter, fusion, voxel_blocks
 from cosurfgs_jax.surface import mesh as meshes
+from cosurfgs_jax.surface.integration import FieldGrid
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
@@ -83,9 +85,19 @@ def tile_by_tile(monkeypatch, max_blocks=200):
     monkeypatch.setattr(
         fusion,
         "split_into_tiles",
-        lambda keys, _: fused.append(split(keys, max_blocks)) or fused[-1],
+        lambda keys, _, box: fused.append(split(keys, max_blocks, box)) or fused[-1],
     )
     return fused
+
+
+def small_areas(monkeypatch, side=8):
+    """Cuts what is fused into areas of so many blocks."""
+    monkeypatch.setattr(voxel_blocks, "AREA", side)
+
+
+def fuse_into(store, views, voxel_size, **choices):
+    grid = FieldGrid(fusion.middle_of(views, None), voxel_size, 3.0)
+    return fusion.fuse_into(store, views, grid, **choices)
 
 
 def test_tiles_give_the_same_triangles(open3d, monkeypatch):
@@ -94,6 +106,9 @@ def test_tiles_give_the_same_triangles(open3d, monkeypatch):
     fused = tile_by_tile(monkeypatch)
     tiled = fusion.fuse(views, 0.04)
     assert len(fused[0]) >= 4
+    assert _bits(whole) == _bits(tiled)
+    small_areas(monkeypatch)
+    tiled = fusion.fuse(views, 0.04)
     assert np.array_equal(triangle_set(whole), triangle_set(tiled))
     assert len(whole.vertices) == len(tiled.vertices)  # seams are joined: no vertex is there twice
     order_a, order_b = (np.lexsort(m.vertices.T) for m in (whole, tiled))
@@ -105,6 +120,7 @@ def test_two_runs_give_the_same_bits(open3d, monkeypatch):
     """Open3D's threads find vertices and triangles in another order every time."""
     views = [view for view, _ in ring_of_views(num=4)]
     tile_by_tile(monkeypatch)
+    small_areas(monkeypatch)
     assert _bits(fusion.fuse(views, 0.04)) == _bits(fusion.fuse(views, 0.04))
 
 
@@ -151,9 +167,10 @@ def test_what_is_near_in_space_is_near_in_the_file():
 def test_progress_counts_every_step_of_the_whole_once(open3d, monkeypatch, tmp_path):
     views = [view for view, _ in ring_of_views()]
     tile_by_tile(monkeypatch)
+    small_areas(monkeypatch)
     told = []
     store = TileStore(tmp_path)
-    fusion.fuse_into(store, views, 0.06, progress=lambda *step: told.append(step))
+    fuse_into(store, views, 0.06, progress=lambda *step: told.append(step))
     assert store.num_tiles > 1
     for phase in ("find blocks", "fuse", "extract"):
         steps = [(done, total) for name, done, total in told if name == phase]
@@ -172,10 +189,10 @@ def test_clusters_are_connected_through_seams(open3d, monkeypatch, tmp_path):
         for offset in (np.array([2.0, 0, 0.5]), np.array([-2.0, 0, 0.5]))
     ]
     whole = fusion.fuse(views, 0.04)
-    fused = tile_by_tile(monkeypatch)
+    small_areas(monkeypatch)
     store = TileStore(tmp_path)
-    fusion.fuse_into(store, views, 0.04)
-    assert len(fused[0]) >= 4
+    fuse_into(store, views, 0.04)
+    assert store.num_tiles >= 4
     for share in (0.0, 0.05):
         joined = store.join(share)
         expected = meshes.drop_small_clusters(whole, share)
@@ -262,6 +279,27 @@ def test_blocks_cover_the_truncation_band():
         # Blocks of which rays clip but a corner may be missed.
         assert pixels[~np.isin(needed, keys)].sum() <= 10
     assert len(keys) < 500
+
+
+def test_areas_are_planned_for_every_block_that_a_view_touches(monkeypatch):
+    """And for few others."""
+    for module in (voxel_blocks, areas):
+        monkeypatch.setattr(module, "AREA", 8)
+    seen = [view for view, _ in ring_of_views(num=6)]
+    views = views_of(np.stack([view.camera_from_dataset for view in seen]))
+    grid = FieldGrid(FAR + 0.3, 0.05, 3.0)
+    limits = np.array([[depth[depth > 0].min(), depth.max()] for depth, *_ in seen])
+    planned = areas.plan_areas(views, limits, grid)
+    members = {area.index: set(area.views.tolist()) for area in planned}
+    touched = 0
+    for number, view in enumerate(seen):
+        keys = voxel_blocks.touched_blocks(view, grid.origin, grid.voxel_size, grid.truncation)
+        for index in map(tuple, voxel_blocks.touched_areas(keys).tolist()):
+            assert number in members[index]
+            touched += 1
+    assert touched > 20 and sum(map(len, members.values())) < 8 * touched
+    assert [area.name for area in planned] == sorted({area.name for area in planned})
+    assert len(planned) == len(members)
 
 
 def test_small_clusters_are_dropped_by_share_of_the_largest():

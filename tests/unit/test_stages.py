@@ -230,8 +230,9 @@ def whole_run(monkeypatch, tmp_path):
     recorder.replace(pipeline, "open_in_all_processes", four_blocks())
     recorder.replace(pipeline, "check_photographs")
     recorder.replace(pipeline, "run_stages")
-    recorder.replace(pipeline, "load_merged", (None, 28))
-    recorder.replace(pipeline, "write_surfels_ply", lambda path, surfels: 7)
+    model = SimpleNamespace(step=28, chunks=list)
+    recorder.replace(pipeline, "open_merged", model)
+    recorder.replace(pipeline, "write_surfel_parts", lambda path, parts: 7)
     monkeypatch.setattr(
         type(four_blocks().frame), "surfels_to_dataset", lambda self, surfels: surfels
     )
@@ -248,11 +249,11 @@ def test_a_run_writes_what_others_read_and_then_says_that_it_is_finished(whole_r
         "open_in_all_processes",
         "check_photographs",
         "run_stages",
-        "load_merged",
-        "write_surfels_ply",
+        "open_merged",
+        "write_surfel_parts",
     ]
     path = workdir.point_cloud(28)
-    assert dict(recorder.calls)["write_surfels_ply"][0] == path
+    assert dict(recorder.calls)["write_surfel_parts"][0] == path
     assert f"finished: 7 surfels in {path}" in caplog.text
     assert workdir.config.exists() and workdir.partition.exists() and workdir.cameras.exists()
     metrics = workdir.read_metrics()
@@ -275,7 +276,7 @@ def test_a_stopped_run_writes_no_model(whole_run, monkeypatch, caplog):
     monkeypatch.setattr(pipeline, "run_stages", stop)
     with pytest.raises(SystemExit):
         pipeline.train(settings, workdir)
-    assert "load_merged" not in recorder.names and not workdir.cameras.exists()
+    assert "open_merged" not in recorder.names and not workdir.cameras.exists()
     assert "the same command goes on from there" in caplog.text
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.splat_ply import write_surfels_ply
+from cosurfgs_jax.formats.splat_ply import write_surfel_parts
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.trained import Trained
@@ -89,9 +89,8 @@ def _write(name: str, trained: Trained, folder: Path) -> None:
     ):
         source = Path(scratch) / "model.ply"
         choices = Path(scratch) / "viewer.json"
-        count = write_surfels_ply(
-            source, upright(frame).surfels_to_dataset(trained.surfels), "3dgs"
-        )
+        turn = upright(frame).surfels_to_dataset
+        count = write_surfel_parts(source, lambda: map(turn, trained.model.chunks()), "3dgs")
         choices.write_text(json.dumps(viewer_settings(frame)))
         _log.info("%s is at work on %d surfels and says nothing until its end", _PROGRAM, count)
         # Without a GPU it would stop.
