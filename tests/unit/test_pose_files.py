@@ -23,9 +23,6 @@ from posed_scene import (
 from scipy.spatial.transform import Rotation
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.posed_photos import BrownLens
-from cosurfgs_jax.formats.realityscan import read_list
-from cosurfgs_jax.sfm import lens_conversion
 from cosurfgs_jax.sfm.exif import PhotoTags
 
 LOCAL_CS = 'LOCAL_CS["Local Coordinates (m)",LOCAL_DATUM["Local Datum",0],UNIT["metre",1]]'
@@ -232,23 +229,6 @@ def test_realityscan_round_trip(scene, tmp_path):
     assert not found.geo.has_scale and "names no coordinate system" in str(found.geo.details)
 
 
-def test_the_angles_are_those_of_a_published_pair(tmp_path):
-    """One camera as an XMP file and as a line of the list have it, from a thread of the forum; the
-    last number of the matrix is cut off there.
-    """
-    path = tmp_path / "cameras.csv"
-    angles = "163.736597399311,83.4154313461628,174.386496244756"
-    path.write_text(f"#name,x,y,alt,heading,pitch,roll,f\na.jpg,0,0,0,{angles},30\n")
-    (photo,) = read_list(path).photos
-    published = [
-        [0.982594073038806, 0.185426733553445, -0.0112166890261935],
-        [-0.032113633044729, 0.11008102707942, -0.993403685341366],
-        [-0.18296885582437, 0.976472781986697, 0.114],
-    ]
-    np.testing.assert_allclose(photo.camera_from_local[:2, :3], published[:2], atol=1e-12)
-    np.testing.assert_allclose(photo.camera_from_local[2, :3], published[2], atol=1e-3)
-
-
 def test_realityscan_on_the_map(scene, tmp_path):
     pytest.importorskip("pyproj")
     shift = np.array([577_000.0, 5_188_000.0, 250.0])
@@ -404,10 +384,3 @@ def test_a_pose_that_is_no_rotation_is_refused(scene, tmp_path):
         other.write_text("<transform>".join(words))
         with pytest.raises(InputError, match="expected (finite numbers|a rotation)"):
             scene.read(other)
-
-
-def test_lens_models_are_chosen_by_what_they_need():
-    lens = BrownLens((HEIGHT, WIDTH), (900.0, 900.0), (500.0, 375.0), (0.1, 0.0, 0.0, 0.0))
-    assert lens_conversion.to_lens(lens, HEIGHT, WIDTH, "")[0].model == "OPENCV"
-    more = lens._replace(radial=(0.1, 0.0, 0.01, 0.0))
-    assert lens_conversion.to_lens(more, HEIGHT, WIDTH, "")[0].model == "FULL_OPENCV"
