@@ -69,6 +69,31 @@ def status_lines(workdir: Workdir) -> list[str]:
     return lines + _shard_lines(workdir)
 
 
+def blocks_left(workdir: Workdir, is_compact: bool) -> list[int] | None:
+    """The blocks that jobs of their own have to train yet; None where nothing is known of them.
+
+    Args:
+        workdir: of the run.
+        is_compact: whether blocks hand over their models in the compact form.
+    """
+    if not workdir.plan.exists():
+        return None
+    num_blocks, stages = _read_plan(workdir)
+    if workdir.is_complete(sum(stage.steps for stage in stages)):
+        return []
+    alone = [stage for stage in stages if stage.is_of_blocks]
+    if workdir.has_begun(alone[0].name):  # the run has them, or trains them together
+        return []
+    last = alone[-1]
+    left = []
+    for number in range(num_blocks):
+        folder = workdir.block(number)
+        is_handed_over = not is_compact or folder.compact(last.name).exists()
+        if folder.newest_step(last.name) != last.steps or not is_handed_over:
+            left.append(number)
+    return left
+
+
 def _read_plan(workdir: Workdir) -> tuple[int, list[PlannedStage]]:
     """That of the run; where folders of blocks were copied without it, that of a block."""
     plans = [workdir.plan, *(folder.plan for folder in workdir.blocks().values())]

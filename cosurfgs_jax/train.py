@@ -32,7 +32,12 @@ def declare(values: flags.FlagValues) -> None:
         "host:port of process 0, for a run of several processes",
         flag_values=values,
     )
-    flags.DEFINE_integer("num_processes", 0, "how many processes the run has", flag_values=values)
+    flags.DEFINE_integer(
+        "num_processes",
+        0,
+        "how many processes the run has; 1 alone: this one, whatever a cluster says",
+        flag_values=values,
+    )
     flags.DEFINE_integer("process_id", -1, "number of this process, from 0", flag_values=values)
     flags.DEFINE_integer(
         "start_timeout",

@@ -31,6 +31,7 @@ No other module spells a name of this table.
 | `blocks/<number>/`                                | a block that a job of its own trains: config,|
 |                                                   | plan, checkpoints and curves, as above       |
 | `shards/<what>/<i>-of-<n>/`                       | parts of outputs (`shard_folders`)           |
+| `logs/<job>.log`                                  | what the jobs of `launch` print              |
 | `.locks/`                                         | who writes here now (`Workdir.writing`)      |
 | `.scratch/`                                       | temporary files of who does                  |
 """
@@ -269,6 +270,10 @@ class Workdir:
         """The report."""
         return self.root / "report.html"
 
+    def log(self, job: str) -> Path:
+        """What a job of `launch` prints, in all of its tries."""
+        return self.root / "logs" / f"{job}.log"
+
     def lock(self, name: str) -> Path:
         """File of a lock."""
         return self.root / ".locks" / name
@@ -336,8 +341,8 @@ class Workdir:
             InputError: a file of another format.
         """
         path = self.metrics
-        content: dict[str, Any] = {"format": METRICS_FORMAT, "stages": [], "final": None}
-        content["geometry"] = None
+        empty = {"stages": [], "final": None, "geometry": None}
+        content: dict[str, Any] = {"format": METRICS_FORMAT, **empty}
         if not path.exists():
             return content
         old = files.read_json(path)

@@ -253,18 +253,18 @@ def _commands(program: str, workdir: Path, num_processes: int) -> list[list[str]
         return [[*command, f"--blocks={number}/2"] for number in numbers]
     if num_processes < 2:
         return [command]
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     command += [f"--num_processes={num_processes}", f"--coordinator_address={address}"]
     return [[*command, f"--process_id={number}"] for number in numbers]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
-def _use_cache(cache: Path) -> None:
+def use_cache(cache: Path) -> None:
     """JAX's compilation cache for this process and all that it starts; before JAX is imported."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ |= {
@@ -380,7 +380,7 @@ def main() -> None:
     arguments = parse_arguments()
     folder = arguments.workdir.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    _use_cache(folder / "cache")
+    use_cache(folder / "cache")
     import_programs()
     bench = Bench(folder, random.Random(arguments.seed), arguments.patience)
     for num_processes in arguments.processes:

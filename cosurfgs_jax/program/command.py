@@ -15,6 +15,7 @@ PROGRAMS = (
     "prepare",
     "plan",
     "train",
+    "launch",
     "extract_mesh",
     "evaluate",
     "export",

@@ -14,7 +14,9 @@ _HEARTBEAT_S = 15  # after which a process that is not heard of counts as dead
 
 
 class _Cluster(NamedTuple):
-    """The three flags that describe a run of several processes; all are given or none."""
+    """The three flags that describe a run of several processes; all are given or none. One process
+    needs no other flag, and is alone whatever the cluster says.
+    """
 
     coordinator_address: str
     num_processes: int
@@ -24,7 +26,13 @@ class _Cluster(NamedTuple):
     def is_given(self) -> bool:
         return bool(self.coordinator_address)
 
+    @property
+    def is_alone(self) -> bool:
+        return self.num_processes == 1 and not self.is_given and self.process_id < 0
+
     def check(self) -> None:
+        if self.is_alone:
+            return
         given = (bool(self.coordinator_address), self.num_processes > 0, self.process_id >= 0)
         if any(given) and not all(given):
             raise InputError(
@@ -77,7 +85,7 @@ def start_devices(
     cluster.check()
     set_environment()
     _make_virtual_devices(-(-num_devices // max(num_processes, 1)))
-    if not is_alone and (cluster.is_given or _is_in_cluster()):
+    if not (is_alone or cluster.is_alone) and (cluster.is_given or _is_in_cluster()):
         _connect(cluster, start_timeout)
 
 

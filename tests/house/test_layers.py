@@ -24,11 +24,12 @@ LAYERS = [
     {"collab"},
     {"planning"},
     {"outputs"},
-    {"api", "viewer"},
+    {"api", "viewer", "engines"},
     {"program"},
 ]
 PROGRAMS = {
     "train",
+    "launch",
     "evaluate",
     "extract_mesh",
     "render",
@@ -39,7 +40,7 @@ PROGRAMS = {
     "doctor",
     "export",
 }
-OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy", "pyproj"}
+OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy", "pyproj", "ray"}
 
 
 def _layer(name: str) -> int:
