@@ -18,6 +18,7 @@ block was stopped), of each block, too; and no temporary file may be left. Exits
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -26,7 +27,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -36,7 +39,8 @@ from run_ends import Failure, compare, saved_steps  # noqa: E402
 
 KINDS = ("lost", "orphaned", "preempted")
 _MAX_RUN_S = 1800
-_MAX_PAUSE_S = 25  # between two kills
+_KILLS_A_RUN = 20  # on average, in what an undisturbed run takes
+_NUM_STARTS = 5
 _ABSENCE_S = 4  # until another node comes
 _POLL_S = 0.1
 # A lost node is noticed after a second instead of half a minute.
@@ -49,9 +53,12 @@ def flags_of(arguments) -> list[str]:
         *TRAIN_FLAGS,
         "--config.generated.num_views=24",
         f"--config.partition.num_blocks={arguments.blocks}",
+        "--config.partition.num_edges=1",
         "--config.partition.min_views=1",
         "--config.partition.min_points=1",
-        f"--config.mesh.num_devices={arguments.num_workers}",
+        "--config.train.steps=40",
+        "--config.lmc.rounds=1",
+        f"--config.mesh.num_devices={arguments.blocks}",
     ]
 
 
@@ -60,7 +67,8 @@ def without_ray(arguments, folder: Path) -> float:
     began = _used_s()
     train = [sys.executable, "-m", "cosurfgs_jax.train", f"--workdir={folder}"]
     train += flags_of(arguments)
-    subprocess.run([*train, "--blocks=0/1"], check=True, stderr=subprocess.DEVNULL)
+    with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
+        subprocess.run([*train, "--blocks=0/1"], check=True, stderr=log)
     number = arguments.num_workers
     connected = [[]]
     if number > 1:
@@ -81,6 +89,14 @@ def _used_s() -> float:
     return times.children_user + times.children_system
 
 
+def started(start: Callable[[], Any]) -> Any:
+    """What `start` starts, tried again: on a busy machine Ray's half a minute is too short."""
+    for _ in range(_NUM_STARTS):
+        with contextlib.suppress(Exception):  # Ray raises nothing more specific
+            return start()
+    raise Failure(f"Ray did not start a node in {_NUM_STARTS} tries")
+
+
 class Nodes:
     """A Ray cluster of this machine."""
 
@@ -88,9 +104,8 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._rng = rng
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": _WATCHFUL}
-        )
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": _WATCHFUL}
+        self._cluster = started(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.address = self._cluster.address
         self._nodes = []
         for _ in range(num_nodes):
@@ -98,7 +113,7 @@ class Nodes:
 
     def add(self) -> None:
         """One more node."""
-        self._nodes.append(self._cluster.add_node(num_cpus=1))
+        self._nodes.append(started(lambda: self._cluster.add_node(num_cpus=1)))
 
     def strike(self, kind: str) -> bool:
         """Something happens to a node; whether a job ran there."""
@@ -159,10 +174,16 @@ class Course:
             time.sleep(_POLL_S)
         return self._process.poll() is None
 
-    def disturb(self, rng: random.Random, num_kills: int) -> list[dict]:
-        """Lets nodes die until it ends, or so many have; what happened."""
+    def disturb(self, rng: random.Random, num_kills: int, pause_s: float) -> list[dict]:
+        """Lets nodes die until it ends, or so many have; what happened.
+
+        Args:
+            rng: of kinds, nodes and moments.
+            num_kills: at most.
+            pause_s: mean time between two.
+        """
         struck = []
-        while len(struck) < num_kills and self.wait(rng.uniform(0, _MAX_PAUSE_S)):
+        while len(struck) < num_kills and self.wait(rng.uniform(0, 2 * pause_s)):
             kind = rng.choice(KINDS)
             phase = "blocks"
             if (self.folder / "logs" / "rest.log").exists() or list(
@@ -193,6 +214,26 @@ class Course:
         return sum(len(re.findall(r"^--- try ", text, re.MULTILINE)) for text in texts)
 
 
+def calm_run(arguments, nodes: Nodes, calm: Path) -> dict:
+    """A run with Ray that nobody disturbs; that of an earlier call, if it is there."""
+    note = arguments.workdir / "undisturbed.json"
+    if not note.exists():
+        row = measured_run(arguments, nodes, calm, "undisturbed", lambda course: [])
+        note.write_text(json.dumps(row), encoding="utf-8")
+    return json.loads(note.read_text(encoding="utf-8"))
+
+
+def measured_run(arguments, nodes: Nodes, calm: Path, name: str, disturb) -> dict:
+    """A run with Ray, compared with that without; what it took, and what struck it."""
+    began = time.monotonic()
+    course = Course(arguments, nodes, arguments.workdir / name)
+    struck = disturb(course)
+    course.finish(calm)
+    row = {"wall_s": round(time.monotonic() - began, 1), "tries": course.num_tries()}
+    print(f"{name}: {row}, the same bits", flush=True)
+    return row | {"struck": struck}
+
+
 def main() -> int:
     """Runs all, prints and writes the report; the exit code."""
     arguments = parse_arguments()
@@ -201,35 +242,35 @@ def main() -> int:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     rng = random.Random(arguments.seed)
     calm = arguments.workdir / "without-ray"
-    report: dict = {"blocks": arguments.blocks, "nodes": arguments.nodes, "runs": []}
-    if not calm.exists():
-        report["without_ray_processor_s"] = round(without_ray(arguments, calm), 1)
-    nodes = Nodes(arguments.nodes, rng)
+    note = calm.with_suffix(".txt")
+    if not note.exists():
+        note.write_text(f"{without_ray(arguments, calm):.1f}", encoding="utf-8")
+    report: dict = {"blocks": arguments.blocks, "nodes": arguments.nodes, "failure": ""}
+    report["without_ray_processor_s"] = float(note.read_text(encoding="utf-8"))
+    nodes = None
     num_left = arguments.kills
-    failure = ""
     try:
-        for number in range(1 + arguments.kills):
-            began = time.monotonic()
-            course = Course(arguments, nodes, arguments.workdir / f"with-ray-{number}")
-            struck = []
-            if number:  # the first one is undisturbed
-                struck = course.disturb(rng, num_left)
-            num_left -= len(struck)
-            course.finish(calm)
-            row = {"wall_s": round(time.monotonic() - began, 1), "tries": course.num_tries()}
-            report["runs"].append(row | {"struck": struck})
-            print(f"{course.folder.name}: {row}, the same bits", flush=True)
-            if not num_left:
-                break
+        nodes = Nodes(arguments.nodes, rng)
+        rows = [calm_run(arguments, nodes, calm)]
+        report["runs"] = rows
+        pause_s = arguments.pause or rows[0]["wall_s"] / _KILLS_A_RUN
+        while num_left > 0:
+
+            def disturb(course: Course, most: int = num_left) -> list[dict]:
+                return course.disturb(rng, most, pause_s)
+
+            name = f"disturbed-{arguments.seed}-{len(rows)}"
+            rows.append(measured_run(arguments, nodes, calm, name, disturb))
+            num_left -= len(rows[-1]["struck"])
     except Failure as error:
-        failure = str(error)
-        print(failure, file=sys.stderr)
+        report["failure"] = str(error)
+        print(error, file=sys.stderr)
     finally:
-        nodes.close()
-    report["failure"] = failure
+        if nodes is not None:
+            nodes.close()
     if arguments.report:
         arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return int(bool(failure))
+    return int(bool(report["failure"]))
 
 
 def parse_arguments():
@@ -241,6 +282,7 @@ def parse_arguments():
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--num_workers", type=int, default=1, help="processes after the blocks")
+    parser.add_argument("--pause", type=float, default=0, help="mean seconds between two kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path)
     return parser.parse_args()

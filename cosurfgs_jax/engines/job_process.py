@@ -41,9 +41,14 @@ def run_process(
         now = datetime.datetime.now().isoformat(" ", "seconds")
         file.write(f"--- try {number} on {host}, {now}\n")
         file.flush()
-        # Its standard input closes when this process ends, however that is.
+        # Its standard input closes when this process ends, however that is: then it gets SIGTERM,
+        # and saves. Ray kills the process group of a worker, to which it must not belong for that.
         with subprocess.Popen(
-            [*_TRAIN, *flags], stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT
+            [*_TRAIN, *flags],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         ) as process:
             code = process.wait()
     return code, host, _last_line(log)

@@ -216,7 +216,10 @@ def test_a_program_ends_with_who_started_it(tmp_path):
 
 def test_a_process_of_a_job_waits_for_an_earlier_try(monkeypatch, workdir):
     """It has been lost, and saves; then the log has what the new one prints, and its end."""
-    script = 'echo "train $*"; echo; exit 3'
+    # Where all processes of the worker's group are killed, this one lives on, and saves.
+    script = 'ps -o sid= -p $$ > session; echo "train $*"; echo; exit 3'
+    workdir.root.mkdir()
+    monkeypatch.chdir(workdir.root)
     monkeypatch.setattr(job_process, "_TRAIN", ("/bin/sh", "-c", script, "sh"))
     lock = workdir.block(2).lock(BLOCK.name)
     freed = []
@@ -237,6 +240,7 @@ def test_a_process_of_a_job_waits_for_an_earlier_try(monkeypatch, workdir):
     thread.join()
     assert freed and code == 3 and host == os.uname().nodename
     assert text == "train --blocks=2/4"
+    assert int((workdir.root / "session").read_text()) != os.getsid(0)
     assert log.read_text().startswith(f"--- try 4 on {host}")
 
 
