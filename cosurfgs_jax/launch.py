@@ -21,7 +21,7 @@ from typing import NoReturn
 from absl import flags
 
 from cosurfgs_jax import program
-from cosurfgs_jax.engines.jobs import block_jobs, rest_job
+from cosurfgs_jax.engines.jobs import block_jobs, log_file, rest_job
 from cosurfgs_jax.engines.ray_cluster import RayCluster, Resources
 from cosurfgs_jax.engines.tries import MISTAKE, Outcome, run_jobs
 from cosurfgs_jax.settings import Settings
@@ -121,7 +121,8 @@ def main(options: program.Options) -> None:
     cluster = RayCluster(workdir, asked.address, Resources(asked.num_cpus, asked.num_gpus))
     with contextlib.closing(cluster):
         _log.info("%s", cluster.describe())
-        _log.info("%d job(s) of blocks, then the rest; logs in %s", len(jobs), workdir.log("JOB"))
+        logs = log_file(workdir, "JOB")
+        _log.info("%d job(s) of blocks, then the rest; logs in %s", len(jobs), logs)
         failed = run_jobs(cluster, jobs, asked.max_retries)
         if not failed:
             rest = rest_job(handed, asked.num_workers)
@@ -132,7 +133,7 @@ def main(options: program.Options) -> None:
 
 def _end(failed: dict[str, Outcome], workdir: Workdir) -> NoReturn:
     """Ends the program, with the exit code of a mistake where each of the jobs names one."""
-    logs = ", ".join(str(workdir.log(name)) for name in failed)
+    logs = ", ".join(str(log_file(workdir, name)) for name in failed)
     print(
         f"error: {', '.join(failed)}: failed, as {logs} says; the same command again does what is "
         "left",

@@ -270,10 +270,6 @@ class Workdir:
         """The report."""
         return self.root / "report.html"
 
-    def log(self, job: str) -> Path:
-        """What a job of `launch` prints, in all of its tries."""
-        return self.root / "logs" / f"{job}.log"
-
     def lock(self, name: str) -> Path:
         """File of a lock."""
         return self.root / ".locks" / name

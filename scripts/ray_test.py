@@ -17,7 +17,6 @@ block was stopped), of each block, too; and no temporary file may be left. Exits
 """
 
 import argparse
-import collections
 import contextlib
 import json
 import os
@@ -157,7 +156,7 @@ class Course:
     def __init__(self, arguments, nodes: Nodes, folder: Path):
         self.folder = folder
         self._nodes = nodes
-        self._stops: dict[Path, set] = collections.defaultdict(set)
+        self._stops: set[tuple[str, int]] = set()
         self._output = folder.with_suffix(".txt")
         command = [sys.executable, "-m", "cosurfgs_jax.launch", f"--address={nodes.address}"]
         command += [f"--workdir={folder}", f"--num_workers={arguments.num_workers}"]
@@ -169,8 +168,7 @@ class Course:
         """Looks at it for some seconds; whether it still runs."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._process.poll() is None:
-            for folder in [self.folder, *self.folder.glob("blocks/*")]:
-                self._stops[folder] |= saved_steps(folder)
+            self._stops |= saved_steps(self.folder)
             time.sleep(_POLL_S)
         return self._process.poll() is None
 
@@ -203,10 +201,7 @@ class Course:
         if self._process.poll() != 0:
             text = self._output.read_text(encoding="utf-8")
             raise Failure(f"launch: exit code {self._process.poll()}: {text[-3000:]}")
-        compare(calm, self.folder, self._stops[self.folder])
-        for block in calm.glob("blocks/*"):
-            own = self.folder / "blocks" / block.name
-            compare(block, own, self._stops[own])
+        compare(calm, self.folder, self._stops)
 
     def num_tries(self) -> int:
         """Tries of all processes of all jobs."""

@@ -1,12 +1,23 @@
 """A run as jobs: parts of its blocks, which know nothing of each other, and then the rest."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from cosurfgs_jax.run_status import blocks_left
 from cosurfgs_jax.workdir import BLOCK, TRAINING, Output, Workdir
 
 _MASTER_FLAGS = ("coordinator_address", "num_processes", "process_id")
+
+
+def log_file(workdir: Workdir, name: str) -> Path:
+    """What a process of a job prints, in all of its tries.
+
+    Args:
+        workdir: of the run.
+        name: `Job.log_name`.
+    """
+    return workdir.root / "logs" / f"{name}.log"
 
 
 class Job(NamedTuple):

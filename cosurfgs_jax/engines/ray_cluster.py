@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from cosurfgs_jax.engines.job_process import run_process
-from cosurfgs_jax.engines.jobs import Job
+from cosurfgs_jax.engines.jobs import Job, log_file
 from cosurfgs_jax.engines.tries import MISTAKE, Outcome
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import Workdir
@@ -81,7 +81,7 @@ class RayCluster:
         return [
             task.options(**place).remote(
                 job.flags_of(process, address),
-                self._workdir.log(job.log_name(process)),
+                log_file(self._workdir, job.log_name(process)),
                 number,
                 job.held_by(self._workdir, process),
             )

@@ -12,7 +12,7 @@ from test_run_status import STAGES
 
 from cosurfgs_jax import launch, locks, program
 from cosurfgs_jax.engines import job_process
-from cosurfgs_jax.engines.jobs import Job, block_jobs, rest_job
+from cosurfgs_jax.engines.jobs import Job, block_jobs, log_file, rest_job
 from cosurfgs_jax.engines.tries import MISTAKE, Outcome, run_jobs
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.program import processes
@@ -234,7 +234,7 @@ def test_a_process_of_a_job_waits_for_an_earlier_try(monkeypatch, workdir):
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    log = workdir.log("block-2")
+    log = log_file(workdir, "block-2")
     held_by = [(workdir.block(2), BLOCK)]
     code, host, text = job_process.run_process(["--blocks=2/4"], log, 4, held_by)
     thread.join()
