@@ -207,9 +207,10 @@ class Log:
             from tensorboardX import SummaryWriter
 
             self._check_folder()
-            self._board = SummaryWriter(
-                str(self._workdir.tensorboard(self._process)), flush_secs=30
-            )
+            folder = self._workdir.tensorboard(self._process)
+            # The writer's own way fails where another process makes the folder above in between.
+            folder.mkdir(parents=True, exist_ok=True)
+            self._board = SummaryWriter(str(folder), flush_secs=30)
         for name, value in numbers.items():
             self._board.add_scalar(f"{stage}/{name}/block_{block}", float(value), step)
 
