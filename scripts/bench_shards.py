@@ -2,7 +2,7 @@
 training, and the peak memory, seconds and files of each command.
 
 python scripts/bench_shards.py --workdir=DIR [--surfels=4000000] [--blocks=16] [--size=400]
-[--views=160] [--shards=4] [--commands=evaluate,extract_mesh,export]
+[--views=160] [--width=320] [--shards=4] [--commands=evaluate,extract_mesh,export]
 [--options=--config.surface.memory_mb=256]
 
 The place is a generated town, and its model the true surface: a disc for every place of an even

@@ -24,7 +24,7 @@ def surfels_of(count: int) -> Surfels:
     )
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [2])
 def test_derivatives_of_the_last_surfel_of_a_list(count):
     camera = Camera(jnp.eye(4), jnp.array([[14.0, 0, 8], [0, 14, 8], [0, 0, 1]]))
     given = surfels_of(count)

@@ -8,6 +8,7 @@ import pytest
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.saved_blocks import SavedBlocks
 
 FIELDS = {"params": {"means": (6, 3), "sh": (6, 4, 3)}, "alive": (6,)}
 
@@ -63,10 +64,9 @@ def test_what_is_not_there_is_said(folder):
         _open(folder, lambda _: _abstract({"others": {"masks": (6,)}}))
     with pytest.raises(InputError, match=r"alive: expected an array of shape \(7,\) for each blo"):
         _open(folder, lambda _: _abstract({"others": {"alive": (7,)}}))
-    saved = _open(folder)
     shutil.rmtree(folder / "2")
     with pytest.raises(InputError, match="block 0 cannot be read .* give the same command again"):
-        saved.read(0, _abstract({}))
+        SavedBlocks(folder / "2", 2, {}).read(0, _abstract({}))
 
 
 def test_a_damaged_one_is_left_out(folder, caplog):

@@ -184,7 +184,7 @@ def test_the_largest_model_is_taken(job, monkeypatch):
     largest = model(6, is_flat=False)
     mapper = Mapper([model(3), largest, model(1), model(4, num_points=0), model(2)])
     found = poses(job, monkeypatch, mapper)
-    assert found == (largest, [6, 3, 2], False, True)
+    assert found == (largest, [6, 3, 2], False, True, "")
     assert mapper.options.image_names == NAMES and mapper.kept == [False]
     # Two photographs to begin with, one more, and those of the model in the end.
     assert job.progress.shown == [("poses", 20, [3, 6])]
