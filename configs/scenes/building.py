@@ -8,13 +8,10 @@ DATASET has points: `prepare --poses` makes some. Blocks of about 240 photograph
 are our choice. Not measured here.
 """
 
-from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings, TrainSettings
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings.protocols import mega_nerf_protocol
 
 
 def get_config() -> Settings:
     """The protocol that is published for this scene: a quarter of the size, 30,000 steps."""
-    return Settings(
-        data=DataSettings(downscale=4, split="folders"),
-        partition=PartitionSettings(num_blocks=8, num_edges=2),
-        train=TrainSettings(steps=30_000, checkpoint_every=5000, log_every=100),
-    )
+    return mega_nerf_protocol(num_blocks=8)

@@ -69,8 +69,15 @@ def choose_neighbors(
     return result
 
 
-def _is_inside(views: Views, view: int, points: np.ndarray) -> np.ndarray:
-    """Which points f64[n,3] fall into a view's image, bool[n]."""
+def is_inside(views: Views, view: int, points: np.ndarray) -> np.ndarray:
+    """Which points fall into a view's image.
+
+    Args:
+        views: V. view: number of one.
+        points: f64[n,3], frame of the poses.
+    Returns:
+        bool[n].
+    """
     pixels, z = cameras.project(points, views.camera_from_dataset[view], views.intrinsics[view])
     return (z > 0) & ((pixels >= 0) & (pixels < views.image_sizes[view][::-1])).all(axis=-1)
 
@@ -114,7 +121,7 @@ def shares(others: np.ndarray, views: Views, points: np.ndarray) -> np.ndarray:
         f64[n], sum 1: each point's share is parted among those that show it.
     """
     points = thinned(points)
-    shown = np.array([_is_inside(views, int(other), points) for other in others], float)
+    shown = np.array([is_inside(views, int(other), points) for other in others], float)
     shown = shown.reshape(len(others), len(points))
     parts = (shown / np.maximum(shown.sum(axis=0), 1)).sum(axis=1)
     # A neighbour that shows nothing that is known is not left out: points are few.
@@ -133,12 +140,12 @@ def _missing_views(
     seen = thinned(seen)
     rest = seen
     for other in near:
-        rest = rest[~_is_inside(views, int(other), rest)]
+        rest = rest[~is_inside(views, int(other), rest)]
     least = max(_LEAST_ADDED * len(seen), _LEAST_POINTS)
     if len(rest) < least:
         return np.array(added, np.int64)
     candidates = onlookers.of(view)
-    shows = np.array([_is_inside(views, int(other), rest) for other in candidates], bool)
+    shows = np.array([is_inside(views, int(other), rest) for other in candidates], bool)
     shows = shows.reshape(len(candidates), len(rest))
     while len(added) < _MOST_ADDED:
         gains = shows.sum(axis=1)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.geometry.view_pairs import (
+    is_inside,
     relative_pose,
     round_trip_reprojection,
     sample_inverse_depth,
@@ -20,13 +21,6 @@ from cosurfgs_jax.geometry.views import PointCloud, Views
 
 _SQUARE = 64  # pixels: of the squares by which is found what a neighbour cannot show
 _SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
-
-
-def _in_picture(points: np.ndarray, views: Views, view: int) -> np.ndarray:
-    """Those of the points f64[n,3] that fall into a view's image."""
-    pixels, z = cameras.project(points, views.camera_from_dataset[view], views.intrinsics[view])
-    size = views.image_sizes[view][::-1]
-    return points[(z > 0) & (pixels >= 0).all(axis=-1) & (pixels < size).all(axis=-1)]
 
 
 def seen_points(
@@ -55,7 +49,7 @@ def seen_points(
         # A view without tracks (added later, or not matched) falls back to projection.
         if len(tracked) >= 10:
             points = points[tracked]
-        yield _in_picture(points, views, int(view))
+        yield points[is_inside(views, int(view), points)]
 
 
 def camera_depths(points: np.ndarray, views: Views, view: int) -> np.ndarray:
