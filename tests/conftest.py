@@ -81,7 +81,8 @@ def pytest_runtest_setup(item):
     compiling = Compiling.QUICK
     if item.get_closest_marker("fused"):
         compiling = Compiling.FUSED
-    if os.environ["JAX_PLATFORMS"] != "cpu" or item.get_closest_marker("optimized"):
+    marks = ["optimized"] if item.config.option.markexpr else ["optimized", "optimized_if_slow"]
+    if os.environ["JAX_PLATFORMS"] != "cpu" or any(map(item.get_closest_marker, marks)):
         compiling = Compiling.OPTIMIZED
     compile_from_now_on(compiling)
 

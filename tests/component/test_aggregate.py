@@ -122,7 +122,7 @@ def take(steps, num_devices: int, choose, largest_all_to_all: int = ALL_TO_ALL):
     return layout.get_blocks(rows), history
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
     layout, _, batches, rows = steps(4, ALL_TO_ALL)
     before = layout.get_blocks(rows)
@@ -145,7 +145,7 @@ def test_steps_lower_the_loss_and_move_only_the_exposure_that_is_used(steps):
         assert np.flatnonzero(has_moved).tolist() == used[block].tolist()
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 @pytest.mark.parametrize("num_devices", [4, 1])
 def test_a_batch_holds_photograph_exposure_teacher_and_camera_of_one_view_of_each_block(
     contexts, steps, num_devices
@@ -200,7 +200,7 @@ def assert_same_steps(got, expected) -> None:
             assert np.quantile(error, 0.99) < 1e-5, name
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 @pytest.mark.parametrize("num_devices", [2, 1])
 def test_any_number_of_devices_takes_the_same_steps(steps, num_devices):
     expected = take(steps, 4, lambda batches: batches[:3])
@@ -210,7 +210,7 @@ def test_any_number_of_devices_takes_the_same_steps(steps, num_devices):
     assert_same_steps(take(steps, num_devices, lambda batches: batches[:3]), expected)
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_rounds_take_the_steps_of_an_all_to_all(steps):
     assert_same_steps(
         take(steps, 4, lambda batches: batches[:3], ROUNDS),
@@ -218,7 +218,7 @@ def test_rounds_take_the_steps_of_an_all_to_all(steps):
     )
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_no_photograph_leaves_its_device(steps):
     height, width = four_blocks().photo_size
     for largest, kind, times in ((ALL_TO_ALL, "all-to-all", 1), (ROUNDS, "collective-permute", 3)):
@@ -236,7 +236,7 @@ def test_no_photograph_leaves_its_device(steps):
     assert "u8[" in steps(4, ALL_TO_ALL)[1].as_text(), "a photograph is in the program"
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_where_nothing_counts_nothing_moves(steps):
     layout, _, _, rows = steps(4, ALL_TO_ALL)
 

@@ -243,7 +243,7 @@ def expected(partitioned) -> list:
     return states
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
     partitioned, expected, tmp_path, monkeypatch
 ):

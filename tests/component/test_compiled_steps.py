@@ -24,8 +24,6 @@ from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape
 from cosurfgs_jax.workdir import Workdir
 
-pytestmark = pytest.mark.optimized
-
 COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -95,6 +93,7 @@ COMMUNICATING = {
 }
 
 
+@pytest.mark.optimized_if_slow
 @pytest.mark.parametrize("kind", COMMUNICATING)
 def test_the_check_finds_communication(kind):
     layout = make_layout(np.array([0, 0, 1, 1]))
@@ -103,6 +102,7 @@ def test_the_check_finds_communication(kind):
     assert not collectives_in(sharded(lambda x: x * 2, layout).lower(values).compile())
 
 
+@pytest.mark.optimized_if_slow
 def test_the_steps_of_blocks_do_not_communicate(run):
     run = run(4)
     layout = run.layout
@@ -156,6 +156,7 @@ def _trained(run) -> dict[int, list]:
     return {block: [states[block] for states in history] for block in history[0]}
 
 
+@pytest.mark.optimized
 def test_any_number_of_devices_gives_the_same_bits(run, partitioned):
     on_four, *others = [_trained(run(num_devices)) for num_devices in (4, 2, 1)]
     assert list(on_four) == [0, 1, 2, 3]

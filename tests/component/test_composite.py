@@ -374,7 +374,7 @@ def test_gradients_through_the_composite_are_those_of_one_model(
         assert size > 0 and error < tolerance * size, f"{name}: {error / size:.1e}"
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 @pytest.mark.parametrize("num_devices", [4, 2])
 def test_rounds_give_the_bits_of_an_all_to_all(cells, rim, num_devices):
     run, rows = cells(num_devices, False)

@@ -261,7 +261,7 @@ def test_the_gradient_of_what_stands_still_is_not_read(emulation):
     _assert_same(values.sh[~alive], params.sh[~alive])
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_adam_changes_donated_memory_in_place(emulation):
     params, gradient, state, alive = _training(50, 4)
     arguments = jax.tree.map(lambda leaf: leaf[None], (params, state, gradient))

@@ -239,7 +239,7 @@ def _stage(run) -> StageState:
     return StageState("device", states, 0, 0, 0.0)
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_a_run_that_goes_on_elsewhere_ends_in_the_same_bits_and_in_smaller_arrays(tmp_path):
     """On two devices, from a checkpoint in the midst of the masks of a run on one."""
     ends = []

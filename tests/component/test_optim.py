@@ -294,7 +294,7 @@ def test_updates_can_be_donated():
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves((new_params, new_state)))
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_the_kernel_changes_donated_memory_in_place():
     surfels = _surfels()
     params = surfels.params

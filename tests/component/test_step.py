@@ -357,7 +357,7 @@ def test_every_photograph_is_used_once_per_epoch():
     assert ViewOrder(views, seed=3, block=1).views(0, 15) == others[0]
 
 
-@pytest.mark.optimized
+@pytest.mark.optimized_if_slow
 def test_a_step_reuses_the_memory_of_its_state(partitioned):
     settings = _settings()
     batch = _batch(partitioned)

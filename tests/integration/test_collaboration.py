@@ -135,13 +135,6 @@ def test_every_stage_is_there(trained):
     assert not any((trained / "checkpoints").rglob("training")), "what finished stages do not need"
 
 
-def test_the_number_of_devices_does_not_matter(dataset, trained, tmp_path):
-    result = run(tmp_path / "run", dataset, "--config.mesh.num_devices=2")
-    assert result.returncode == 0, result.stderr
-    assert_same_stage(tmp_path / "run", trained)
-    assert _psnr(tmp_path / "run") == pytest.approx(_psnr(trained), abs=0.05)
-
-
 def test_one_device_trains_the_same_blocks(dataset, trained, tmp_path):
     """Without the stages after them, which component tests compare."""
     flags = ("--config.mesh.num_devices=1", "--noconfig.lmc.enabled", "--noconfig.mas.enabled")
@@ -182,7 +175,8 @@ def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path)
     assert _psnr(tmp_path / "run") == pytest.approx(_psnr(trained), abs=0.05)
 
 
-def test_stopped_on_four_devices_and_resumed_on_two(dataset, trained, tmp_path):
+def test_the_number_of_devices_does_not_matter(dataset, trained, tmp_path):
+    """Stopped on four, resumed on two, and on those to the end of all stages."""
     workdir = tmp_path / "run"
     process = start(workdir, dataset, "--config.mesh.num_devices=4")
     _wait_for(workdir / "checkpoints" / "device" / "20", process)

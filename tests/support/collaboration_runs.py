@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from fast_compiling import QUICK_ENVIRONMENT
 from program_starter import ProgramStarter, Started
 
 from cosurfgs_jax.settings import GeneratedSettings
@@ -43,17 +44,23 @@ def command(workdir: Path, dataset: Path, *flags: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """As a user has it: the tests' own devices are not those of the programs."""
+    """The tests' own devices are not those of the programs. They are compiled quickly: what their
+    bits depend on as users compile them, component tests compare.
+    """
     own = {
         key: value
         for key, value in os.environ.items()
         if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")
     }
-    return own | {
-        "JAX_COMPILATION_CACHE_DIR": _compiled.name,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    return (
+        own
+        | QUICK_ENVIRONMENT
+        | {
+            "JAX_COMPILATION_CACHE_DIR": _compiled.name,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    )
 
 
 STARTER = ProgramStarter(environment())

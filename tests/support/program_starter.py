@@ -43,9 +43,8 @@ class ProgramStarter:
                 path.touch()
             process.stdin.write(json.dumps([[module, *arguments], [*map(str, outputs)]]) + "\n")
             process.stdin.flush()
-            if not select.select([process.stdout], [], [], timeout)[
-                0
-            ]:  # the program with the process that started it
+            ready, _, _ = select.select([process.stdout], [], [], timeout)
+            if not ready:  # the program ends with the process that started it
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.stdout.readline()
             texts = [path.read_text(encoding="utf-8") for path in outputs]

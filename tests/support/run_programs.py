@@ -11,8 +11,7 @@ from pathlib import Path
 from fast_compiling import QUICK_ENVIRONMENT
 from program_starter import ProgramStarter, Started
 
-# What is tested here is the same without XLA's optimizer, and compiling is most of the time;
-# test_collaboration.py runs training as users do.
+# What is tested here is the same without XLA's optimizer, and compiling is most of the time.
 FAST_TO_COMPILE = os.environ | QUICK_ENVIRONMENT
 STARTER = ProgramStarter(FAST_TO_COMPILE)
 

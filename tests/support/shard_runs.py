@@ -10,24 +10,29 @@ _OUTPUTS = {
 }
 # What machines may differ in.
 _OTHER = {"extract_mesh": ["--config.surface.memory_mb=64"], "evaluate": []}
+# The call that joins the shards.
+_WHOLE = {"extract_mesh": ["--format=glb"], "evaluate": []}
 
 
 def compare_shards(workdir: Path) -> None:
-    """Runs programs in one process, then by shards.
+    """Runs programs by shards, and compares what they write with what is there.
 
     Args:
-        workdir: of a run that has ended, with open3d and a test view.
+        workdir: of a run that has ended, with open3d and a test view, its mesh as a GLB file too,
+            and its scores.
     """
-    for name, outputs in _OUTPUTS.items():
-        written = []
-        for flags in ([], ["--shard=1/2"], ["--shard=0/2", *_OTHER[name]], []):
+    # A new mesh takes the scores of the old one away, so everything is read at first.
+    whole = {name: _bytes_of(workdir, outputs) for name, outputs in _OUTPUTS.items()}
+    for name, expected in whole.items():
+        for flags in (["--shard=1/2"], ["--shard=0/2", *_OTHER[name]], _WHOLE[name]):
             result = run(name, workdir, *flags)
             assert result.returncode == 0, result.stderr
-            if not flags:
-                written.append(_bytes_of(workdir, outputs))
             if flags == ["--shard=1/2"]:
                 expect_sentence(run(name, workdir), "expected all 2 shards", "got all but 0/2")
-        assert written[0] == written[1] and len(written[0]) > 1
+        got = _bytes_of(workdir, _OUTPUTS[name])
+        assert sorted(got) == sorted(expected) and len(expected) > 1
+        changed = [path for path in expected if got[path] != expected[path]]
+        assert not changed, changed
     assert not (workdir / "shards").exists()
     expect_sentence(run("evaluate", workdir, "--shard=2/2"), "--shard: expected a part i/n")
     expect_sentence(
