@@ -80,18 +80,31 @@ class Model:
             self._render = self._trained.render_fn(self._trained.surfels)
         return self._render(view)
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(
+        self, *, lpips_weights: Sequence[AnyPath] = (), with_nearest_exposure: bool = False
+    ) -> dict[str, Any]:
         """Scores the renders of the test views, and the mesh where there is one and the dataset has
         ground truth. Writes pictures, metrics.json and report.html in the workdir.
 
+        Args:
+            lpips_weights: files of torch.save with the weights of LPIPS, those of its network and
+                those of its linear layers; none: LPIPS is not measured.
+            with_nearest_exposure: also with the exposure of the nearest training view.
         Returns:
             The parts of metrics.json: "stages", a list; "final", with "psnr" and
-            "psnr_color_corrected" in dB, "ssim", "num_surfels" and "num_test_views", or None
-            without test views; "geometry", with distances in the dataset's unit, or None.
+            "psnr_color_corrected" in dB, "ssim", "num_surfels" and "num_test_views", and as asked
+            for "lpips" and "psnr_nearest_view" and their like, or None without test views;
+            "geometry", with distances in the dataset's unit, or None.
         Raises:
-            InputError: there are no test views and no surface to score.
+            InputError: there are no test views and no surface to score, or a file of weights is
+                not readable.
         """
-        commands.evaluate(self.settings, self._workdir)
+        commands.evaluate(
+            self.settings,
+            self._workdir,
+            lpips_weights=commands.read_lpips_weights(lpips_weights),
+            with_nearest_exposure=with_nearest_exposure,
+        )
         return self._workdir.read_metrics()
 
     def extract_mesh(self, form: str = "ply") -> Mesh:

@@ -53,7 +53,8 @@ def main(options: program.Options) -> None:
 
     part = program.shard_of(options.flags)
     truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
-    lpips_weights = commands.read_lpips_weights(options.flags.lpips_weights)
+    lpips_files = filter(None, options.flags.lpips_weights.split(","))
+    lpips_weights = commands.read_lpips_weights(list(lpips_files))
     commands.evaluate(
         options.settings,
         options.workdir,

@@ -5,7 +5,9 @@ Everything is in the dataset's frame.
 import collections
 import contextlib
 import logging
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +62,21 @@ def read_truth(points_path: str, transform_path: str) -> np.ndarray | None:
     return np.linalg.solve(matrix[:3, :3], (points - matrix[:3, 3]).T).T
 
 
-def read_lpips_weights(text: str) -> metrics.LpipsWeights | None:
-    """The weights of LPIPS in files of torch.save; None for "".
+def read_lpips_weights(paths: Sequence[str | os.PathLike]) -> metrics.LpipsWeights | None:
+    """The weights of LPIPS in files of torch.save; None without files.
 
-    Args:
-        text: paths with commas between.
     Raises:
         InputError: a file is not readable, or they are not the weights of LPIPS.
     """
-    if not text:
+    if not paths:
         return None
     tables = []
-    for path in text.split(","):
+    for path in paths:
         table = read_torch(Path(path).expanduser())
         if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
             raise InputError(f"{path}: expected the state of a network, got {type(table).__name__}")
         tables.append({key: value for key, value in table.items() if hasattr(value, "shape")})
-    return metrics.weights_of(tables, text)
+    return metrics.weights_of(tables, ",".join(map(str, paths)))
 
 
 def evaluate(

@@ -20,7 +20,9 @@ def key_numbers(given: ReportInput) -> str:
         for key, name, digits, end in (
             ("psnr", "PSNR, test views", 2, " dB"),
             ("psnr_color_corrected", "PSNR, colours fitted", 2, " dB"),
+            ("psnr_nearest_view", "PSNR, nearest exposure", 2, " dB"),
             ("ssim", "SSIM, test views", 3, ""),
+            ("lpips", "LPIPS, test views", 3, ""),
         )
         if final.get(key) is not None
     ]

@@ -96,14 +96,14 @@ def test_weights_come_from_files_of_torch(tmp_path):
     paths = [tmp_path / name for name in ("alexnet.pth", "alex.pth")]
     for path, state in zip(paths, (trunk, heads), strict=True):
         scene_layouts.write_torch(path, state)
-    weights = commands.read_lpips_weights(",".join(map(str, paths)))
+    weights = commands.read_lpips_weights(paths)
     np.testing.assert_array_equal(weights.kernels[0], trunk["features.0.weight"])
-    assert commands.read_lpips_weights("") is None
+    assert commands.read_lpips_weights([]) is None
     with pytest.raises(InputError, match=r"alex\.pth: expected .* got no trunk"):
-        commands.read_lpips_weights(str(paths[1]))
+        commands.read_lpips_weights(paths[1:2])
     scene_layouts.write_torch(paths[0], trunk["features.0.weight"])
     with pytest.raises(InputError, match="expected the state of a network, got ndarray"):
-        commands.read_lpips_weights(str(paths[0]))
+        commands.read_lpips_weights(paths[:1])
 
 
 @pytest.mark.parametrize(

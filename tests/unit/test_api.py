@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import dataset_files
 import pytest
 
-from cosurfgs_jax import InputError, Settings, load_model, load_scene, train_model
+from cosurfgs_jax import InputError, Settings, api, load_model, load_scene, train_model
+from cosurfgs_jax.workdir import Workdir
 
 
 @pytest.fixture
@@ -59,3 +61,18 @@ def test_settings_are_checked_first(tmp_path):
     settings.train.steps = "many"
     with pytest.raises(InputError, match=r"config.train.steps: expected a whole number"):
         train_model(settings, tmp_path / "run")
+
+
+def test_more_scores_are_measured_where_they_are_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(api.commands, "read_lpips_weights", lambda paths: ("weights of", *paths))
+    monkeypatch.setattr(
+        api.commands, "evaluate", lambda settings, workdir, **more: asked.append((workdir, more))
+    )
+    workdir = Workdir(tmp_path)
+    partitioned = SimpleNamespace(scene=None)
+    trained = SimpleNamespace(settings=Settings(), partitioned=partitioned, step=3)
+    model = api.Model(trained, workdir)
+    model.evaluate(lpips_weights=["trunk.pth", "heads.pth"], with_nearest_exposure=True)
+    more = {"lpips_weights": ("weights of", "trunk.pth", "heads.pth")}
+    assert asked == [(workdir, more | {"with_nearest_exposure": True})]

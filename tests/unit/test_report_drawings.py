@@ -179,6 +179,16 @@ def test_tables_of_depth_and_of_scores():
     ]
 
 
+def test_scores_that_were_asked_for_are_among_the_first_numbers():
+    final = {"psnr": 24.567, "psnr_nearest_view": 25.678, "ssim": 0.81234, "lpips": 0.23456}
+    assert re.findall("<b>(.*?)</b><span>(.*?)<", tables.key_numbers(given(final=final))) == [
+        ("24.57 dB", "PSNR, test views"),
+        ("25.68 dB", "PSNR, nearest exposure"),
+        ("0.812", "SSIM, test views"),
+        ("0.235", "LPIPS, test views"),
+    ]
+
+
 def square(normal=(0.0, 0, 1), sides=(1.0, 1.0), color=(0, 0, 0)) -> Mesh:
     """A rectangle from the origin in the plane z = 0."""
     vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]]) * [*sides, 1]
