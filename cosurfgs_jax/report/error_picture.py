@@ -97,9 +97,10 @@ def error_pictures(workdir: Workdir, up: np.ndarray) -> str:
             "elevation_deg": elevation,
             "fitting": both,
         }
+        colors_of_mesh, _ = draw_mesh(mesh, **options)
         cells.append(
             page.figure(
-                pictures.data_url(draw_mesh(mesh, **options)),
+                pictures.data_url(colors_of_mesh),
                 f"mesh, distance to ground truth, {title}",
             )
         )

@@ -38,14 +38,14 @@ def _view_axes(
 class _ZBuffer:
     """Which corners' blend is nearest in each pixel: weights of three vertices per pixel."""
 
-    def __init__(self, height: int, width: int):
+    def __init__(self, height: int, width: int, num_channels: int = 3):
         self.shape = (height, width)
         self.nearest = np.full(height * width, -np.inf)
-        self.color = np.zeros((height * width, 3), np.float32)
+        self.color = np.zeros((height * width, num_channels), np.float32)
 
     def add(self, corners: np.ndarray, colors: np.ndarray) -> None:
         """Draws triangles: corners f64[T,3,3] as (column, row, nearness) in pixels, colours
-        f32[T,3,3].
+        f32[T,3,C].
         """
         height, width = self.shape
         while len(corners):
@@ -125,10 +125,10 @@ class _ZBuffer:
                 self.color[pixel[wins]] = colors[hit[wins]]
 
     def image(self) -> np.ndarray:
-        """u8[h,w,3], white where nothing was drawn."""
+        """u8[h,w,C], white where nothing was drawn."""
         height, width = (size // _SUPERSAMPLING for size in self.shape)
         image = np.where(np.isfinite(self.nearest)[:, None], self.color, 1.0)
-        image = image.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING, 3).mean(axis=(1, 3))
+        image = image.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING, -1).mean(axis=(1, 3))
         return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
@@ -159,10 +159,9 @@ def draw_mesh(
     azimuth_deg: float = -60.0,
     elevation_deg: float = 35.0,
     width: int = 720,
-    is_shaded: bool = False,
     fitting: np.ndarray | None = None,
-) -> np.ndarray:
-    """Draws a mesh orthographically on white.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a mesh orthographically on white, in its colours and as a shape.
 
     Args:
         mesh: any frame.
@@ -170,25 +169,24 @@ def draw_mesh(
         azimuth_deg: direction from which it is seen, around `up`.
         elevation_deg: 90 = from above, 0 = from the side.
         width: pixels; the height follows the mesh.
-        is_shaded: grey, lit by normals; otherwise the vertex colours.
         fitting: f64[K,3], what must fit into the picture; None = the mesh. Pictures of the same
             view and points are in register.
     Returns:
-        u8[h,width,3].
+        u8[h,width,3] with the vertex colours, and u8[h,width,3] in grey, lit by the normals.
     Raises:
         InputError: the mesh is empty.
     """
     if not len(mesh.triangles):
         raise InputError("mesh: expected triangles to draw, got none")
     axes = _view_axes(up, azimuth_deg, elevation_deg)
-    colors = (
-        _shade(mesh.vertex_normals @ axes.T) if is_shaded else mesh.vertex_colors / 255.0
-    ).astype(np.float32)
-    placed, buffer = _partitioned(mesh.vertices, axes, width, fitting)
+    shades = _shade(mesh.vertex_normals @ axes.T)
+    colors = np.concatenate([mesh.vertex_colors / 255.0, shades], axis=1).astype(np.float32)
+    placed, buffer = _partitioned(mesh.vertices, axes, width, fitting, num_channels=6)
     for start in range(0, len(mesh.triangles), _CHUNK):
         triangles = mesh.triangles[start : start + _CHUNK]
         buffer.add(placed[triangles], colors[triangles])
-    return buffer.image()
+    image = buffer.image()
+    return image[..., :3], image[..., 3:]
 
 
 def draw_points(
@@ -222,7 +220,11 @@ def draw_points(
 
 
 def _partitioned(
-    points: np.ndarray, axes: np.ndarray, width: int, fitting: np.ndarray | None
+    points: np.ndarray,
+    axes: np.ndarray,
+    width: int,
+    fitting: np.ndarray | None,
+    num_channels: int = 3,
 ) -> tuple[np.ndarray, _ZBuffer]:
     """Points as (column, row, nearness) f64[N,3] in pixels of an empty picture that fits them, or
     other points.
@@ -241,6 +243,5 @@ def _partitioned(
     scale = _SUPERSAMPLING * min(width / (high[0] - low[0]), height / (high[1] - low[1]))
     size = _SUPERSAMPLING * np.array([width, height])
     placed = (seen[:, :2] - (low + high) / 2) * scale * np.array([1, -1]) + size / 2
-    return np.concatenate([placed, seen[:, 2:] * scale], axis=1), _ZBuffer(
-        int(size[1]), int(size[0])
-    )
+    buffer = _ZBuffer(int(size[1]), int(size[0]), num_channels)
+    return np.concatenate([placed, seen[:, 2:] * scale], axis=1), buffer

@@ -28,13 +28,7 @@ def mesh_pictures(given: ReportInput) -> str:
     mesh = read_mesh_ply(path)
     cells = []
     for title, azimuth, elevation in _VIEWS:
-        for kind, is_shaded in (("colours", False), ("shape", True)):
-            image = draw_mesh(
-                mesh,
-                up=given.up,
-                azimuth_deg=azimuth,
-                elevation_deg=elevation,
-                is_shaded=is_shaded,
-            )
+        images = draw_mesh(mesh, up=given.up, azimuth_deg=azimuth, elevation_deg=elevation)
+        for kind, image in zip(("colours", "shape"), images, strict=True):
             cells.append(page.figure(pictures.data_url(image), f"{title}, {kind}"))
     return f'<div class="pair">{"".join(cells)}</div>'

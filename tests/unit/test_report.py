@@ -198,7 +198,7 @@ def join(*parts):
 def test_mesh_from_above_shows_the_top_with_north_up(order):
     red = slab(0.0, (255, 0, 0))
     blue = slab(1.0, (0, 0, 255), low=0.0, high=0.5)
-    image = draw_mesh(join(*(red, blue)[::order]), azimuth_deg=-90, elevation_deg=90, width=200)
+    image, _ = draw_mesh(join(*(red, blue)[::order]), azimuth_deg=-90, elevation_deg=90, width=200)
     assert image.shape == (200, 200, 3)
     is_blue = (image == [0, 0, 255]).all(axis=-1)
     rows, columns = np.nonzero(is_blue)
@@ -211,12 +211,12 @@ def test_mesh_from_above_shows_the_top_with_north_up(order):
 
 def test_mesh_from_the_side_and_other_up_axes():
     mesh = join(slab(0.0, (255, 0, 0)), slab(1.0, (0, 0, 255)))
-    image = draw_mesh(mesh, azimuth_deg=-90, elevation_deg=30, width=120)
+    image, _ = draw_mesh(mesh, azimuth_deg=-90, elevation_deg=30, width=120)
     column = image[:, 60]
     blue = np.nonzero((column == [0, 0, 255]).all(-1))[0]
     red = np.nonzero((column == [255, 0, 0]).all(-1))[0]
     assert blue.max() < red.min()  # the higher one is above
-    flipped = draw_mesh(mesh, up=(0, 0, -1), azimuth_deg=-90, elevation_deg=30, width=120)[:, 60]
+    flipped = draw_mesh(mesh, up=(0, 0, -1), azimuth_deg=-90, elevation_deg=30, width=120)[0][:, 60]
     assert (
         np.nonzero((flipped == [255, 0, 0]).all(-1))[0].max()
         < np.nonzero((flipped == [0, 0, 255]).all(-1))[0].min()
@@ -224,16 +224,15 @@ def test_mesh_from_the_side_and_other_up_axes():
 
 
 def test_shape_pictures_show_the_back_in_red_and_survive_odd_meshes():
-    front = draw_mesh(
-        join(slab(0, (0, 0, 0))), elevation_deg=90, azimuth_deg=-90, width=64, is_shaded=True
-    )[32, 32]
-    back = draw_mesh(
-        join(slab(0, (0, 0, 0), is_flipped=True)),
-        elevation_deg=90,
-        azimuth_deg=-90,
-        width=64,
-        is_shaded=True,
-    )[32, 32].astype(int)
+    front, back = (
+        draw_mesh(
+            join(slab(0, (0, 0, 0), is_flipped=is_flipped)),
+            elevation_deg=90,
+            azimuth_deg=-90,
+            width=64,
+        )[1][32, 32].astype(int)
+        for is_flipped in (False, True)
+    )
     assert front.max() - front.min() < 20 and back[0] > 1.5 * back[1]
     huge = slab(0, (9, 9, 9), low=-1e4, high=1e4)
     mesh = join(slab(1, (255, 0, 0)), huge)
@@ -247,7 +246,7 @@ def test_shape_pictures_show_the_back_in_red_and_survive_odd_meshes():
                     mesh.vertex_colors[:4],
                     mesh.vertex_normals[:4],
                 )
-            ).shape[1]
+            )[0].shape[1]
             == 720
         )
     with pytest.raises(InputError, match="none"):

@@ -206,8 +206,8 @@ def test_shades_are_those_of_a_light_from_the_upper_left():
         expected = (0.22 + 0.72 * lit) * tint
         if normal[2] < 0:
             expected = expected * [0.9, 0.4, 0.4]
-        image = mesh_picture.draw_mesh(
-            square(normal), azimuth_deg=-90, elevation_deg=90, width=40, is_shaded=True
+        _, image = mesh_picture.draw_mesh(
+            square(normal), azimuth_deg=-90, elevation_deg=90, width=40
         )
         np.testing.assert_allclose(image[20, 20], 255 * expected, atol=0.6, err_msg=str(normal))
 
@@ -217,7 +217,7 @@ def test_shades_are_those_of_a_light_from_the_upper_left():
 )
 def test_a_mesh_fills_its_picture_but_for_a_margin(sides, size):
     """Of 2 % of the longer side; a picture is from a quarter to twice as high as it is wide."""
-    image = mesh_picture.draw_mesh(
+    image, _ = mesh_picture.draw_mesh(
         square(sides=sides), azimuth_deg=-90, elevation_deg=90, width=100
     )
     assert image.shape[:2] == size
@@ -241,7 +241,7 @@ def test_the_viewer_stands_where_azimuth_and_elevation_say():
     np.testing.assert_allclose(right, np.cross([0, 0, 1], level), atol=1e-12)
     np.testing.assert_allclose(above, np.cross(towards, right), atol=1e-12)
     chosen = mesh_picture.draw_mesh(square(color=(200, 0, 0)), azimuth_deg=-60, elevation_deg=35)
-    assert chosen.shape[1] == 720
+    assert chosen[0].shape[1] == 720
     assert np.array_equal(chosen, mesh_picture.draw_mesh(square(color=(200, 0, 0))))
 
 
