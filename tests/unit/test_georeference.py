@@ -1,5 +1,8 @@
 """Robust similarities, coordinate systems, and where a reconstruction is put."""
 
+import contextlib
+import dataclasses
+
 import numpy as np
 import pytest
 from flight_case import (
@@ -15,7 +18,7 @@ from flight_case import (
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import PrepareSettings
-from cosurfgs_jax.sfm import map_system
+from cosurfgs_jax.sfm import georeference, map_system
 from cosurfgs_jax.sfm.exif import ELLIPSOID, PhotoTags
 from cosurfgs_jax.sfm.georeference import place
 from cosurfgs_jax.sfm.similarity import Similarity, fit_robust, fit_weighted, line_share
@@ -153,6 +156,21 @@ def test_a_mixed_up_hemisphere_is_refused(flight, axis):
     with pytest.raises(InputError, match="mirror image.*GPSLatitudeRef"):
         place(model, tags, PrepareSettings())
     assert not place(model, tags, PrepareSettings(gps="ignore")).geo.has_scale
+
+
+@pytest.mark.parametrize(("share", "is_mirrored"), [(0.29, True), (0.31, False)])
+def test_a_mirror_image_has_to_fit_much_better(monkeypatch, share, is_mirrored):
+    fit = fit_robust(np.eye(3), np.eye(3))
+    fit, mirrored = (
+        dataclasses.replace(fit, residuals=np.full((3, 3), median / np.sqrt(3)), scale_error=0.01)
+        for median in (10.0, 10.0 * share)
+    )
+    monkeypatch.setattr(georeference, "fit_robust", lambda *_, **__: mirrored)
+    expectation = contextlib.nullcontext()
+    if is_mirrored:
+        expectation = pytest.raises(InputError, match="2.9 m median residual mirrored")
+    with expectation:
+        georeference._check_not_mirrored(np.zeros((3, 3)), np.ones((3, 3)), fit)
 
 
 def test_one_line_takes_the_vertical_of_the_photographs():

@@ -146,6 +146,20 @@ def test_jpegs_with_more_behind_the_end_are_not_decoded_at_the_start(tmp_path, m
     assert not photo_files.read_header(tmp_path / "cut.jpg").seems_whole
 
 
+@pytest.mark.parametrize("ending", ["webp", "png", "jpg"])
+def test_a_whole_file_seems_whole_and_one_that_is_cut_off_does_not(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert photo_files.read_header(path).seems_whole
+    path.write_bytes(path.read_bytes()[:-10])
+    if ending == "webp":  # Pillow does not open it
+        with pytest.raises(InputError, match="cannot be read"):
+            photo_files.read_header(path)
+    else:
+        assert not photo_files.read_header(path).seems_whole
+
+
 def _tiff(path, array, **tags):
     rasterio = pytest.importorskip("rasterio")
     bands = array if array.ndim == 3 else array[None]
