@@ -148,3 +148,15 @@ def test_the_size_of_many_surfels_is_that_of_a_sample(monkeypatch):
     np.testing.assert_array_equal(encoded[0].means, params.means[alive][::3])
     assert abs(sample / whole - 1) < 0.1
     assert stage_bytes.compact_bytes(params, np.zeros(9000, bool)) > 0
+
+
+def test_sizes_are_said_in_words_where_there_are_any():
+    sizes = stage_bytes.StageBytes(3 << 20, 1 << 19, 0, 0, 0)
+    few = "3.0 MB of parameters; 0.5 MB in the compact form"
+    assert stage_bytes.summarize_bytes(sizes, 0) == few
+    sizes = sizes._replace(bytes_checkpoint=9 << 20, bytes_checkpoint_model=3 << 20)
+    sizes = sizes._replace(bytes_handed_over=1 << 20)
+    assert stage_bytes.summarize_bytes(sizes, 5 << 20) == (
+        f"{few}; 9.0 MB in its checkpoint, of which 3.0 stay; "
+        "1.0 MB taken from blocks' own jobs; 5.0 MB sent by a device"
+    )

@@ -256,3 +256,15 @@ def test_the_limits_of_what_tells_a_focal_length():
     assert mapping.tells_focal(looking(thickness=2.46))
     assert not mapping.tells_focal(looking(spread=2.5 / 0.9 - 0.05))
     assert mapping.tells_focal(looking(spread=2.5 / 0.9 + 0.05))
+
+
+def test_a_model_is_written_in_the_place_of_an_older_one(tmp_path):
+    target = tmp_path / "sparse" / "0"
+    for text in ("first", "second"):
+        model = types.SimpleNamespace(
+            write_binary=lambda folder, text=text: (folder / "images.bin").write_text(text)
+        )
+        mapping.write_model(model, tmp_path / "scratch" / "model", target)
+        assert [path.name for path in target.iterdir()] == ["images.bin"]
+        assert (target / "images.bin").read_text() == text
+    assert not any((tmp_path / "scratch").iterdir())
