@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.distortion import lens_from_params
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database as database_file
 from cosurfgs_jax.sfm import mapping
@@ -268,3 +269,12 @@ def test_a_model_is_written_in_the_place_of_an_older_one(tmp_path):
         assert [path.name for path in target.iterdir()] == ["images.bin"]
         assert (target / "images.bin").read_text() == text
     assert not any((tmp_path / "scratch").iterdir())
+
+
+def test_the_focal_length_of_a_known_lens_is_believed(monkeypatch):
+    pycolmap = types.SimpleNamespace(Camera=types.SimpleNamespace)
+    monkeypatch.setattr(database_file, "import_pycolmap", lambda: pycolmap)
+    lens = lens_from_params("SIMPLE_RADIAL", 30, 40, [50.0, 20.0, 15.0, 0.1])
+    camera = database_file.camera_of(lens)
+    assert camera.has_prior_focal_length and (camera.width, camera.height) == (40, 30)
+    assert (camera.model, camera.params) == ("SIMPLE_RADIAL", [50.0, 20.0, 15.0, 0.1])
