@@ -332,3 +332,16 @@ def test_missing_open3d_is_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "open3d", None)
     with pytest.raises(InputError, match=r'pip install "cosurfgs_jax\[mesh\]"'):
         import_open3d()
+
+
+def test_sides_of_what_a_view_sees_are_told():
+    """A cut pyramid's normals are at right angles to its sides' edges and to its far end."""
+    square = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+    corners = np.concatenate([square * 0.5 + [0, 0, 1], square * [3, 2, 0] + [0.2, 0, 5]])
+    normals = np.array(areas._side_normals(corners))
+    assert normals.shape == (10, 3)
+    edges = corners[4:] - corners[:4]
+    for side in range(4):
+        for normal in normals[2 * side : 2 * side + 2]:
+            np.testing.assert_allclose(edges[[side, (side + 1) % 4]] @ normal, 0, atol=1e-12)
+    np.testing.assert_allclose(np.abs(normals[8:]), [[0, 0, 1]] * 2, atol=1e-12)
