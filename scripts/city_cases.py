@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
@@ -125,5 +126,5 @@ def _partition_of(num_blocks: int, home: np.ndarray) -> Partition:
         home=home,
         points=[],
         lengths=np.ones(num_blocks),
-        coverage=np.zeros((0, num_blocks)),
+        coverage=csr_array((0, num_blocks)),
     )

@@ -105,9 +105,7 @@ def choose_partners(needs: np.ndarray, max_partners: int) -> list[list[int]]:
         n lists of devices. The weakest needs are dropped first, ties by number.
     """
     num = len(needs)
-    pairs = [
-        (-needs[i, j], i, j) for i in range(num) for j in range(num) if i != j and needs[i, j] > 0
-    ]
+    pairs = [(-needs[i, j], i, j) for i, j in np.argwhere(needs > 0).tolist() if i != j]
     partners: list[list[int]] = [[] for _ in range(num)]
     num_asked = [0] * num
     for _, i, j in sorted(pairs):

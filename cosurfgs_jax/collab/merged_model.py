@@ -163,7 +163,7 @@ def _gains(
     if found.spec.is_merged or not settings.appearance.enabled or num_blocks == 1:
         return None
     models = {number: found.exposures(number) for number in range(num_blocks)}
-    return harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
+    return harmonize.gains_of(partitioned, models)
 
 
 def load_merged(
@@ -196,7 +196,7 @@ def load_exposures(
     saved = _newest(settings, workdir, partitioned)
     models = {number: saved.exposures(number) for number in range(len(partitioned.blocks))}
     if not saved.spec.is_merged and len(models) > 1:
-        gains = harmonize.gains_of(partitioned, harmonize.gray_responses(partitioned, models))
+        gains = harmonize.gains_of(partitioned, models)
         models = {
             block: exposure_model.apply_inverse_gain(model, jnp.asarray(gain, jnp.float32))
             for (block, model), gain in zip(models.items(), gains, strict=True)

@@ -68,8 +68,10 @@ def _device_needs(
     needs = np.zeros((layout.num_devices, layout.num_devices))
     edge_needs = np.zeros_like(needs)
     for block in partitioned.blocks:
-        coverage = partitioned.partition.coverage[block.views].sum(axis=0)
-        for cell, fraction in enumerate(coverage):
+        rows = partitioned.partition.coverage[block.views]
+        cells = np.unique(rows.indices)
+        coverage = np.bincount(rows.indices, rows.data, len(edges))
+        for cell, fraction in zip(cells.tolist(), coverage[cells], strict=True):
             pair = layout.device_of(block.number), layout.device_of(cell)
             needs[pair] += fraction
             edge_needs[pair] += fraction * (edges[cell] == edges[block.number])

@@ -25,6 +25,7 @@ EXPECTED = (
 )
 _WHOLE = ("a whole COLMAP file", "export the model again")
 _QUAT_TOLERANCE = 1e-2  # far above rounding to four digits
+_CHUNK = 2**16  # points whose tracks are sorted at once
 _log = logging.getLogger(__name__)
 
 
@@ -149,12 +150,24 @@ def _tracks(
     have are dropped.
     """
     order = np.argsort(image_ids)
-    place = np.minimum(np.searchsorted(image_ids, track_ids, sorter=order), len(order) - 1)
-    views = order[place]
-    points = np.repeat(np.arange(len(lengths)), lengths)
-    is_known = image_ids[views] == track_ids
-    if not is_known.all():
-        missing = np.unique(track_ids[~is_known])
+    ends = np.cumsum(lengths)
+    counts = [np.zeros(0, np.int64)]
+    views = [np.zeros(0, np.int32)]
+    unknown = [np.zeros(0, np.int64)]
+    for first in range(0, len(lengths), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        ids = track_ids[ends[first] - lengths[first] : ends[part][-1]]
+        place = np.minimum(np.searchsorted(image_ids, ids, sorter=order), len(order) - 1)
+        found = order[place]
+        is_known = image_ids[found] == ids
+        unknown.append(np.unique(ids[~is_known]).astype(np.int64))
+        points = np.repeat(np.arange(len(lengths[part])), lengths[part])
+        keys = np.sort(points[is_known] * len(image_ids) + found[is_known])
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        counts.append(np.bincount(keys // len(image_ids), minlength=len(lengths[part])))
+        views.append((keys % len(image_ids)).astype(np.int32))
+    missing = np.unique(np.concatenate(unknown))
+    if len(missing):
         _log.warning(
             "%s: points name %d images that the model does not have, the first is number %d; is it "
             "whole?",
@@ -162,12 +175,8 @@ def _tracks(
             len(missing),
             missing[0],
         )
-    keys = np.sort(points[is_known] * len(image_ids) + views[is_known])
-    keys = keys[np.diff(keys, prepend=-1) > 0]
-    counts = np.bincount(keys // len(image_ids), minlength=len(lengths))
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), (
-        keys % len(image_ids)
-    ).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return offsets, np.concatenate(views)
 
 
 def _read_cameras(path: Path) -> dict[int, Lens]:

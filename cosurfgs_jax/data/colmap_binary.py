@@ -33,7 +33,7 @@ _MODEL_NAMES = (
     "EQUIRECTANGULAR",
 )
 _POINT_HEADER_BYTES = 51  # id u64, xyz 3 f64, rgb 3 u8, error f64, length of the track u64
-_TRACK_CHUNK = 4_000_000  # track entries gathered at once: about 100 MB of temporary indices
+_CHUNK = 2**16  # points that are read at once
 
 
 class _End:
@@ -46,10 +46,14 @@ class _End:
         self._count = count
         self._what = what
 
-    def check(self, offset: int) -> None:
-        """Raises struct.error unless the file ends at `offset`."""
+    def check_within(self, offset: int) -> None:
+        """Raises struct.error where the file ends before `offset`."""
         if offset > len(self._data):
             raise struct.error(f"its {self._what} are cut off")
+
+    def check(self, offset: int) -> None:
+        """Raises struct.error unless the file ends at `offset`."""
+        self.check_within(offset)
         if offset < len(self._data):
             raise struct.error(
                 f"{len(self._data) - offset} bytes follow after the {self._count} {self._what} "
@@ -143,9 +147,23 @@ def _gather_u32(raw: np.ndarray, places: np.ndarray) -> np.ndarray:
     return result
 
 
+def _places(data, offset: int, count: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Where the next points begin and how long their tracks are, i64[count] each, and where the
+    last one ends.
+    """
+    starts = np.empty(count, np.int64)
+    lengths = np.empty(count, np.int64)
+    read_length = struct.Struct("<Q").unpack_from
+    for point in range(count):
+        starts[point] = offset
+        lengths[point] = length = read_length(data, offset + _POINT_HEADER_BYTES - 8)[0]
+        offset += _POINT_HEADER_BYTES + 8 * length
+    return starts, lengths, offset
+
+
 def read_points(path: Path):
-    """Points of points3D.bin: IDs, positions f64[P,3], colours u8[P,3], track lengths i64[P], and
-    the image IDs of all tracks i64[T].
+    """Points of points3D.bin: IDs u64[P], positions f64[P,3], colours u8[P,3], track lengths
+    i64[P], and the image IDs of all tracks u32[T]. Besides these, few points at a time are held.
 
     Raises:
         struct.error: the file is damaged.
@@ -153,27 +171,23 @@ def read_points(path: Path):
     data = _mapped(path)
     num_points = struct.unpack_from("<Q", data)[0]
     end = _End(data, num_points, _POINT_HEADER_BYTES, "points")
-    starts = np.empty(num_points, np.int64)
-    lengths = np.empty(num_points, np.int64)
-    offset = 8
-    read_length = struct.Struct("<Q").unpack_from
-    for point in range(num_points):
-        starts[point] = offset
-        lengths[point] = length = read_length(data, offset + _POINT_HEADER_BYTES - 8)[0]
-        offset += _POINT_HEADER_BYTES + 8 * length
-    end.check(offset)
     raw = np.frombuffer(data, np.uint8)
-    ids = raw[starts[:, None] + np.arange(8)].view("<u8").reshape(-1)
-    points = raw[starts[:, None] + np.arange(8, 32)].view("<f8")
-    colors = raw[starts[:, None] + np.arange(32, 35)]
-    track_ids = np.empty(int(lengths.sum()), np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    mean_length = len(track_ids) / max(1, num_points)
-    step = max(1, int(_TRACK_CHUNK / max(1.0, mean_length)))
-    for first in range(0, num_points, step):
-        part = slice(first, first + step)
-        places = _ranges(starts[part] + _POINT_HEADER_BYTES, lengths[part])
-        track_ids[offsets[first] : offsets[min(first + step, num_points)]] = _gather_u32(
-            raw, places
-        )
-    return ids, points.reshape(-1, 3), colors, lengths, track_ids
+    offset = 8
+    ids = np.empty(num_points, "<u8")
+    points = np.empty((num_points, 3), "<f8")
+    colors = np.empty((num_points, 3), np.uint8)
+    lengths = np.empty(num_points, np.int64)
+    tracks = [np.empty(0, "<u4")]
+    for first in range(0, num_points, _CHUNK):
+        part = slice(first, min(first + _CHUNK, num_points))
+        starts, lengths[part], offset = _places(data, offset, part.stop - first)
+        end.check_within(offset)
+        heads = raw[starts[:, None] + np.arange(35)]
+        ids[part] = heads[:, :8].copy().view("<u8")[:, 0]
+        points[part] = heads[:, 8:32].copy().view("<f8")
+        colors[part] = heads[:, 32:]
+        tracks.append(_gather_u32(raw, _ranges(starts + _POINT_HEADER_BYTES, lengths[part])))
+        # Pages that have been read would count as memory of the process.
+        data.madvise(mmap.MADV_DONTNEED, 0, offset // mmap.PAGESIZE * mmap.PAGESIZE)
+    end.check(offset)
+    return ids, points, colors, lengths, np.concatenate(tracks)

@@ -34,18 +34,14 @@ def _is_outside(lens: Lens, points_camera: np.ndarray) -> np.ndarray:
 
 
 def misses(capture: Capture) -> np.ndarray:
-    """Which entries of the tracks name a view that cannot see the point, bool[T]."""
+    """Which of the `sightings` are of a point that the view cannot see, bool[T]."""
     cloud = capture.cloud
-    points = cloud.track_points
-    order = np.argsort(cloud.track_views, kind="stable")
-    ends = np.searchsorted(cloud.track_views[order], np.arange(capture.num_views + 1))
-    found = np.zeros(len(order), bool)
+    found = []
     for view, lens in enumerate(capture.lenses):
-        entries = order[ends[view] : ends[view + 1]]
         pose = capture.camera_from_dataset[view]
-        points_camera = cloud.points[points[entries]] @ pose[:3, :3].T + pose[:3, 3]
-        found[entries] = _is_outside(lens, points_camera)
-    return found
+        points_camera = cloud.points[cloud.sightings.of(view)] @ pose[:3, :3].T + pose[:3, 3]
+        found.append(_is_outside(lens, points_camera))
+    return np.concatenate([np.zeros(0, bool), *found])
 
 
 def check(capture: Capture) -> None:
@@ -56,8 +52,9 @@ def check(capture: Capture) -> None:
     if not cloud.has_tracks:
         return
     is_missed = misses(capture)
-    num_points = np.bincount(cloud.track_views, minlength=capture.num_views)
-    num_missed = np.bincount(cloud.track_views, is_missed, minlength=capture.num_views)
+    views = cloud.sightings.views
+    num_points = np.bincount(views, minlength=capture.num_views)
+    num_missed = np.bincount(views, is_missed, minlength=capture.num_views)
     is_odd = (num_points >= _MIN_COUNT) & (2 * num_missed > num_points)
     if is_odd.any():
         first = int(is_odd.argmax())
@@ -73,8 +70,8 @@ def check(capture: Capture) -> None:
             num_points[first],
         )
     # What a wrong view says of a point does not count.
-    counts = ~is_odd[cloud.track_views]
-    owners = cloud.track_points[counts]
+    counts = ~is_odd[views]
+    owners = cloud.sightings.points[counts]
     num_views = np.bincount(owners, minlength=len(cloud))
     num_missing = np.bincount(owners, is_missed[counts], minlength=len(cloud))
     is_lost = (num_views > 0) & (2 * num_missing > num_views)

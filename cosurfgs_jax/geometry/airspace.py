@@ -1,5 +1,6 @@
 """Which fraction of a photograph a box in the world covers."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy as np
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.views import Views
+
+_ROUNDING = 1e-9  # of lengths: far above that of float64
 
 
 class Cameras(NamedTuple):
@@ -16,6 +19,10 @@ class Cameras(NamedTuple):
     intrinsics: np.ndarray  # [V,3,3], pixels
     image_sizes: np.ndarray  # i64[V,2] (H, W)
     centers_world: np.ndarray  # [V,3]
+
+    def pick(self, numbers: np.ndarray) -> "Cameras":
+        """Some of them, i64[n], in this order."""
+        return Cameras(*(field[numbers] for field in self))
 
 
 def cameras_in_world(views: Views, frame: SceneFrame) -> Cameras:
@@ -50,6 +57,24 @@ def _clip(polygons, plane):
     return clipped
 
 
+def _images_from_world(cameras: Cameras) -> np.ndarray:
+    """f64[V,3,4], to images that are 1 wide and 1 high, whatever their size."""
+    sizes = np.insert(cameras.image_sizes[:, ::-1], 2, 1, axis=1)[..., None]
+    return cameras.intrinsics / sizes @ cameras.camera_from_world[:, :3]
+
+
+def may_show(low: np.ndarray, high: np.ndarray, cameras: Cameras) -> np.ndarray:
+    """Whether views may show something of a world box [low, high], bool[V]. Where it is False, all
+    of the box lies on the outer side of one border of the image, or behind the camera.
+    """
+    corners = np.array(list(itertools.product(*zip(low, high, strict=True), (1.0,))))
+    x, y, z = (_images_from_world(cameras) @ corners.T).transpose(1, 0, 2)
+    inside = np.stack([x, z - x, y, z - y, z])
+    # What is left out must be far enough from the border for all roundings of who looks closer.
+    scale = _ROUNDING * np.abs([x, y, z]).max(axis=(0, 2))
+    return ~(inside < -scale[:, None]).all(axis=2).any(axis=0)
+
+
 def box_coverage(low: np.ndarray, high: np.ndarray, cameras: Cameras) -> np.ndarray:
     """The fraction f64[V] of each image's area that a world box [low, high] covers, whatever stands
     before it.
@@ -58,12 +83,7 @@ def box_coverage(low: np.ndarray, high: np.ndarray, cameras: Cameras) -> np.ndar
     and Hodgman 1974) to the pyramid of the image's edges, and so to what is in front of the camera.
     A camera inside the box sees nothing else."""
     centers_world = cameras.centers_world
-    # Images are 1 wide and 1 high here, whatever their size.
-    images_from_world = (
-        cameras.intrinsics
-        / np.insert(cameras.image_sizes[:, ::-1], 2, 1, axis=1)[..., None]
-        @ cameras.camera_from_world[:, :3]
-    )
+    images_from_world = _images_from_world(cameras)
     fractions = np.zeros(len(centers_world))
     is_inside = np.ones(len(centers_world), bool)
     for axis in range(3):

@@ -1,6 +1,7 @@
 """A kd-tree on the ground plane: nested (axis, wall, left, right), with anything at the leaves."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
@@ -42,6 +43,56 @@ def locate(node, ground):
     found[is_left] = locate(left, ground[is_left])
     found[~is_left] = locate(right, ground[~is_left])
     return found
+
+
+def _first_leaf(node) -> int:
+    while isinstance(node, tuple):
+        node = node[2]
+    return node
+
+
+def spread(
+    nodes: tuple | int,
+    lows: np.ndarray,
+    highs: np.ndarray,
+    members: np.ndarray,
+    is_near: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> list[np.ndarray]:
+    """What is near the box of each leaf, found from the root down: what is far from all boxes of a
+    branch is compared with none of them.
+
+    Args:
+        nodes: B leaves, numbered.
+        lows, highs: f64[B,d], the corners of the leaves' boxes, which may overlap.
+        members: i64[n], numbers of points, views or anything else.
+        is_near: (low f64[d], high f64[d], members i64[k]) -> bool[k]; true for a box that holds one
+            for which it is true.
+    Returns:
+        B arrays, in the order of `members`.
+    """
+    found: list[np.ndarray] = []
+
+    def walk(node, members, after):
+        first = _first_leaf(node)
+        low = lows[first:after].min(axis=0)
+        high = highs[first:after].max(axis=0)
+        members = members[is_near(low, high, members)]
+        if not isinstance(node, tuple):
+            found.append(members)
+            return
+        walk(node[2], members, _first_leaf(node[3]))
+        walk(node[3], members, after)
+
+    walk(nodes, members, len(lows))
+    return found
+
+
+def grouped(leaf: np.ndarray, num_leaves: int) -> list[np.ndarray]:
+    """The numbers of what lies in each leaf: i64[n] of `locate` -> B ascending arrays."""
+    if num_leaves < 2**15:
+        leaf = leaf.astype(np.int16)  # which NumPy sorts in linear time
+    order = np.argsort(leaf, kind="stable")
+    return np.split(order, np.searchsorted(leaf[order], np.arange(1, num_leaves)))
 
 
 def near_first(node, ground):

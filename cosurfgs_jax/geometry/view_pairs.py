@@ -2,6 +2,8 @@
 back.
 """
 
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -19,6 +21,7 @@ _MAX_COVERED = 1000  # points of a view, to tell which of it its neighbours show
 _LEAST_ADDED = 0.02  # of the points of a view that its neighbours do not show: worth another one
 _LEAST_POINTS = 5  # of them, where few are known
 _MOST_ADDED = 4  # neighbours for what the nearest do not show
+_SLACK = 1 + 1e-9  # of a radius: trees round, and who is on the rim is decided afterwards
 
 
 def _shortest_baseline(centers: np.ndarray, min_baseline: float) -> float:
@@ -46,12 +49,27 @@ def choose_neighbors(
     Returns:
         V arrays of view numbers, nearest first; empty where there is none.
     """
+    return list(
+        iter_neighbors(
+            views, num_neighbors, max_axis_angle_deg, min_baseline=min_baseline, depths=depths
+        )
+    )
+
+
+def iter_neighbors(
+    views: Views,
+    num_neighbors: int = 8,
+    max_axis_angle_deg: float = 45.0,
+    min_baseline: float = 0.05,
+    depths: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """`choose_neighbors` view by view, for who needs to know of some only."""
     centers = views.centers
     axes = views.camera_from_dataset[:, 2, :3]
     if len(centers) < 2:
-        return [np.zeros(0, np.int64) for _ in centers]
+        yield from (np.zeros(0, np.int64) for _ in centers)
+        return
     shortest = _shortest_baseline(centers, min_baseline)
-    result = []
     for view in range(len(centers)):
         # Row by row: the full table of distances does not fit into memory for tens of thousands of
         # photographs.
@@ -65,8 +83,7 @@ def choose_neighbors(
             is_good = is_candidate & (distances >= low) & (distances <= high)
             is_candidate = is_good if is_good.any() else is_candidate
         order = np.flatnonzero(is_candidate)
-        result.append(order[np.argsort(distances[order], kind="stable")][:num_neighbors])
-    return result
+        yield order[np.argsort(distances[order], kind="stable")][:num_neighbors]
 
 
 def is_inside(views: Views, view: int, points: np.ndarray) -> np.ndarray:
@@ -192,21 +209,47 @@ class Onlookers:
             views.intrinsics[:, :2, 2], views.image_sizes[:, ::-1] - views.intrinsics[:, :2, 2]
         ) / np.stack([views.intrinsics[:, 0, 0], views.intrinsics[:, 1, 1]], axis=1)
         self._reach = farthest * np.sqrt(1 + (corners**2).sum(axis=1))
+        self._groups = self._by_reach()
+
+    def _by_reach(self) -> list[tuple[float, np.ndarray, cKDTree]]:
+        """The views in groups of similar reach: the greatest of each, its views and a tree of where
+        they stand. One view that looks at the horizon must not make all others ask everywhere.
+        """
+        exponents = np.frexp(self._reach)[1]  # 0 where the reach has no end
+        exponents[~np.isfinite(self._reach)] = np.iinfo(exponents.dtype).max
+        groups = []
+        for exponent in np.unique(exponents):
+            views = np.flatnonzero(exponents == exponent)
+            tree = cKDTree(self._centers[views])
+            groups.append((float(self._reach[views].max()), views, tree))
+        return groups
+
+    def _within_reach(self, view: int) -> np.ndarray:
+        """i64[n], ascending: all views whose pictures may meet that of a view, and some more."""
+        found = []
+        for reach, views, tree in self._groups:
+            radius = (reach + self._reach[view]) * _SLACK
+            near = views
+            if np.isfinite(radius):
+                near = views[tree.query_ball_point(self._centers[view], radius)]
+            found.append(near)
+        return np.sort(np.concatenate(found))
 
     def of(self, view: int) -> np.ndarray:
         """i64[n], the views that may show something of a view's picture, nearest first."""
-        distances = np.linalg.norm(self._centers - self._centers[view], axis=1)
+        near = self._within_reach(view)
+        distances = np.linalg.norm(self._centers[near] - self._centers[view], axis=1)
         is_one = (
-            (self._axes @ self._axes[view] > self._least_cosine)
+            (self._axes[near] @ self._axes[view] > self._least_cosine)
             & (distances >= self._shortest)
-            & (distances <= self._reach + self._reach[view])
+            & (distances <= self._reach[near] + self._reach[view])
+            & (near != view)
         )
-        is_one[view] = False
         if self._depths is not None and np.isfinite(self._depths[view]):
             low, high = np.multiply(_BASELINE_RANGE, self._depths[view])
             is_one &= (distances >= low) & (distances <= high)
         order = np.flatnonzero(is_one)
-        return order[np.argsort(distances[order], kind="stable")]
+        return near[order[np.argsort(distances[order], kind="stable")]]
 
 
 def sample_inverse_depth(

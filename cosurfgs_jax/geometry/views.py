@@ -3,6 +3,8 @@ tracks. NumPy, in the dataset's frame.
 """
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +41,30 @@ class Views:
         )
 
 
+class Sightings(NamedTuple):
+    """Tracks turned round: view v sees the points `points[offsets[v]:offsets[v + 1]]`, ascending.
+    Views beyond the last that sees anything have no row.
+    """
+
+    offsets: np.ndarray  # i64
+    points: np.ndarray  # i32[T]
+
+    @property
+    def views(self) -> np.ndarray:
+        """The view of each entry of `points`, i64[T], ascending."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def of(self, view: int | np.integer) -> np.ndarray:
+        """The points i32[n] that a view sees."""
+        if view + 1 >= len(self.offsets):
+            return self.points[:0]
+        return self.points[self.offsets[view] : self.offsets[view + 1]]
+
+    def of_all(self, views: np.ndarray) -> np.ndarray:
+        """The points i32[n] of some views i64[m], one view after the other."""
+        return np.concatenate([self.points[:0], *map(self.of, views)])
+
+
 @dataclasses.dataclass(frozen=True)
 class PointCloud:
     """P points of structure from motion, and the views that see them.
@@ -71,6 +97,21 @@ class PointCloud:
         """The point of each entry of `track_views`, i64[T]."""
         return np.repeat(np.arange(len(self.points)), np.diff(self.track_offsets))
 
+    @functools.cached_property
+    def sightings(self) -> Sightings:
+        """What each view sees, found once: a pass over all tracks for every view or block would be
+        the longest part of opening a large place.
+        """
+        from scipy.sparse import csr_array
+
+        views = self.track_views
+        num_views = int(views.max(initial=-1)) + 1
+        by_point = csr_array(
+            (np.ones(len(views), bool), views, self.track_offsets), (len(self), num_views)
+        )
+        by_view = by_point.tocsc()
+        return Sightings(by_view.indptr.astype(np.int64), by_view.indices.astype(np.int32))
+
     @classmethod
     def without_tracks(cls, points: np.ndarray, colors: np.ndarray | None = None) -> "PointCloud":
         """Points f64[P,3] alone; colours u8[P,3], black where none are given."""
@@ -95,6 +136,8 @@ class PointCloud:
             indices: i64[n], the views.
             num_views: V, before.
         """
+        if np.array_equal(indices, np.arange(num_views)):
+            return self
         rank = np.full(num_views, -1, np.int64)
         rank[indices] = np.arange(len(indices))
         owners = self.track_points
@@ -106,5 +149,5 @@ class PointCloud:
         return dataclasses.replace(
             self,
             track_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            track_views=seen_by[np.lexsort((seen_by, owners))].astype(np.int32),
+            track_views=(np.sort(owners * len(indices) + seen_by) % len(indices)).astype(np.int32),
         )

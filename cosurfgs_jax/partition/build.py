@@ -3,13 +3,15 @@
 import dataclasses
 import itertools
 import logging
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csc_array
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import ground_tree
-from cosurfgs_jax.geometry.airspace import Cameras, box_coverage, cameras_in_world
+from cosurfgs_jax.geometry.airspace import Cameras, box_coverage, cameras_in_world, may_show
 from cosurfgs_jax.geometry.cameras import camera_center, project
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.views import PointCloud, Views
@@ -45,10 +47,10 @@ def _make_cells(
     inner_lows = np.maximum(lows, bound_low)
     inner_highs = np.minimum(highs, bound_high)
     heights = np.empty((len(edges), 2))
+    in_cells = ground_tree.grouped(ground_tree.locate(nodes, points_world[:, :2]), len(edges))
     for block, (low, high) in enumerate(zip(inner_lows, inner_highs, strict=True)):
-        inside = points_world[
-            ((points_world[:, :2] >= low) & (points_world[:, :2] < high)).all(axis=1)
-        ]
+        inside = points_world[in_cells[block]]
+        inside = inside[((inside[:, :2] >= low) & (inside[:, :2] < high)).all(axis=1)]
         if not len(inside):
             inside = points_world
         heights[block] = np.percentile(inside[:, 2], _HEIGHTS)
@@ -71,30 +73,74 @@ def _make_cells(
     )
 
 
+class _Covered(NamedTuple):
+    """What the views show of the airspace of a cell."""
+
+    views: Int[np.ndarray, " n"]  # that show anything of it, ascending
+    fractions: Float[np.ndarray, " n"]  # of their pictures
+
+
+def _spread_ground(
+    cells: Partition, ground: Float[np.ndarray, "n 2"], members: Int[np.ndarray, " k"]
+) -> list[Int[np.ndarray, " _"]]:
+    """Those of the members, rows of `ground`, that lie in the expanded cell of each block."""
+    corners = [cells.expanded(block) for block in range(cells.num_blocks)]
+    lows, highs = np.array(corners).transpose(1, 0, 2)
+
+    def is_near(low, high, members):
+        places = ground[members]
+        return ((places >= low) & (places < high)).all(axis=1)
+
+    return ground_tree.spread(cells.nodes, lows, highs, members=members, is_near=is_near)
+
+
+def _coverage(cells: Partition, cameras: Cameras, known: dict[bytes, _Covered]) -> list[_Covered]:
+    """Of each block. `known` keeps that of airspaces from one round of merging to the next."""
+    all_views = np.arange(len(cameras.centers_world))
+    if cells.num_blocks == 1:
+        return [_Covered(all_views, np.ones(len(all_views)))]
+    lows = np.column_stack([cells.inner_lows, cells.low_z])
+    highs = np.column_stack([cells.inner_highs, cells.high_z])
+
+    def is_near(low, high, members):
+        return may_show(low, high, cameras.pick(members))
+
+    near = ground_tree.spread(cells.nodes, lows, highs, members=all_views, is_near=is_near)
+    found = []
+    for low, high, views in zip(lows, highs, near, strict=True):
+        key = low.tobytes() + high.tobytes()
+        if key not in known:
+            fractions = box_coverage(low, high, cameras.pick(views))
+            known[key] = _Covered(views[fractions > 0], fractions[fractions > 0])
+        found.append(known[key])
+    return found
+
+
 def _with_views(
     cells: Partition,
     cameras: Cameras,
     train_views: Int[np.ndarray, " n"],
     min_coverage: float,
-    known: dict[bytes, Float[np.ndarray, " v"]],
+    known: dict[bytes, _Covered],
 ) -> Partition:
-    """Adds home, coverage and views. `known` keeps the coverage of airspaces from one round of
-    merging to the next.
-    """
-    centers_world = cameras.centers_world
-    coverage = np.ones((len(centers_world), cells.num_blocks))
-    boxes = np.column_stack([cells.inner_lows, cells.low_z, cells.inner_highs, cells.high_z])
+    """Adds home, coverage and views. `known`: see `_coverage`."""
+    num_views = len(cameras.centers_world)
+    covered = _coverage(cells, cameras, known)
+    inside = _spread_ground(cells, cameras.centers_world[:, :2], train_views)
+    is_train = np.zeros(num_views, bool)
+    is_train[train_views] = True
     views = []
-    if cells.num_blocks > 1:
-        for block, box in enumerate(boxes):
-            if box.tobytes() not in known:
-                known[box.tobytes()] = box_coverage(box[:3], box[3:], cameras)
-            coverage[:, block] = known[box.tobytes()]
-    for block in range(cells.num_blocks):
-        is_one = cells.is_in_expanded(block, centers_world) | (coverage[:, block] >= min_coverage)
-        views.append(train_views[is_one[train_views]])
+    for own, (numbers, fractions) in zip(inside, covered, strict=True):
+        views.append(np.union1d(own, numbers[(fractions >= min_coverage) & is_train[numbers]]))
+    starts = np.cumsum([0, *(len(numbers) for numbers, _ in covered)])
+    numbers = np.concatenate([numbers for numbers, _ in covered])
+    fractions = np.concatenate([fractions for _, fractions in covered])
+    by_block = csc_array((fractions, numbers, starts), (num_views, cells.num_blocks))
     return dataclasses.replace(
-        cells, home=cells.cell_of(centers_world), coverage=coverage, views=views
+        cells,
+        home=cells.cell_of(cameras.centers_world),
+        coverage=by_block.tocsr(),
+        views=views,
     )
 
 
@@ -144,19 +190,44 @@ def _sees(
 def _points_of_blocks(
     cells: Partition, cloud: PointCloud, points_world: Float[np.ndarray, "p 3"], cameras: Cameras
 ) -> list[Int[np.ndarray, " n"]]:
-    is_one = np.stack(
-        [cells.is_in_expanded(block, points_world) for block in range(cells.num_blocks)]
-    )
-    all_views = np.arange(len(cameras.centers_world))
-    is_view = np.stack([np.isin(all_views, views) for views in cells.views])
+    inside = _spread_ground(cells, points_world[:, :2], np.arange(len(points_world)))
     if cloud.has_tracks:
-        track_points = cloud.track_points
-        for block in range(cells.num_blocks):
-            is_one[block, track_points[is_view[block, cloud.track_views]]] = True
+        seen = [cloud.sightings.of_all(views) for views in cells.views]
     else:
-        for view in np.flatnonzero(is_view.any(axis=0)):
-            is_one[np.ix_(is_view[:, view], _sees(cameras, view, points_world))] = True
-    return [np.flatnonzero(mask) for mask in is_one]
+        seen = _projected_points(cells, points_world, cameras)
+    return [
+        own if len(own) == len(points_world) else np.unique(np.concatenate([own, others]))
+        for own, others in zip(inside, seen, strict=True)
+    ]
+
+
+def _projected_points(
+    cells: Partition, points_world: Float[np.ndarray, "p 3"], cameras: Cameras
+) -> list[Int[np.ndarray, " _"]]:
+    """The points that fall into the views of each block, some of them several times; only cells
+    that a view may show are projected into it.
+    """
+    in_cells = ground_tree.grouped(cells.cell_of(points_world), cells.num_blocks)
+    boxes = [points_world[numbers] if len(numbers) else points_world[:1] for numbers in in_cells]
+    lows = np.array([box.min(axis=0) for box in boxes])
+    highs = np.array([box.max(axis=0) for box in boxes])
+    blocks_of_view: dict[int, list[int]] = {}
+    for block, views in enumerate(cells.views):
+        for view in views.tolist():
+            blocks_of_view.setdefault(view, []).append(block)
+
+    def is_near(low, high, members):
+        return may_show(low, high, cameras.pick(members))
+
+    members = np.array(sorted(blocks_of_view))
+    near = ground_tree.spread(cells.nodes, lows, highs, members=members, is_near=is_near)
+    seen: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in cells.views]
+    for numbers, views in zip(in_cells, near, strict=True):
+        for view in views.tolist():
+            shown = numbers[_sees(cameras, view, points_world[numbers])]
+            for block in blocks_of_view[view]:
+                seen[block].append(shown)
+    return [np.concatenate(parts) for parts in seen]
 
 
 def _length(points_world: Float[np.ndarray, "p 3"], camera_from_world) -> float:
@@ -235,7 +306,7 @@ def build_partition(
     groups = [(edge, each + (edge < more)) for edge in range(settings.num_edges)]
     root = ground_tree.cut(ground, weights, *bounds, groups)
     edges = np.array(ground_tree.leaves(root)[0])
-    known = {}
+    known: dict[bytes, _Covered] = {}
     while True:
         cells = _make_cells(root, edges, bounds, points_world, settings.expansion)
         cells = _with_views(cells, cameras, train_views, settings.min_coverage, known)

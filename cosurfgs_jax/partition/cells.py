@@ -13,6 +13,7 @@ import json
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import ground_tree
@@ -22,6 +23,8 @@ FORMAT = 1
 
 def _plain(value):
     """The same with lists for arrays."""
+    if isinstance(value, csr_array):
+        value = value.toarray()
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value
@@ -52,8 +55,8 @@ class Partition:
     |                             |             | be one of several                                |
     | `lengths`                   | f64[B]      | extent of a block as `SceneFrame` would measure  |
     |                             |             | it, world; 1 if B = 1                            |
-    | `coverage`                  | f64[V,B]    | fraction of an image's area that the airspace of |
-    |                             |             | a block's inner cell covers                      |
+    | `coverage`                  | sparse      | fraction of an image's area that the airspace of |
+    |                             | f64[V,B]    | a block's inner cell covers, where it does       |
     """
 
     nodes: tuple | int
@@ -69,7 +72,7 @@ class Partition:
     home: np.ndarray
     points: list[np.ndarray]
     lengths: np.ndarray
-    coverage: np.ndarray
+    coverage: csr_array
 
     @property
     def num_blocks(self) -> int:
@@ -174,13 +177,13 @@ class Partition:
             shapes = {
                 "inner_lows": lows.shape,
                 "inner_highs": lows.shape,
-                "coverage": (-1, len(lows)),
                 **dict.fromkeys(("low_z", "high_z", "lengths"), len(lows)),
             }
             floats = {
                 name: np.array(table[name], np.float64).reshape(shape)
                 for name, shape in shapes.items()
             }
+            coverage = np.array(table["coverage"], np.float64).reshape(-1, len(lows))
             views, points = (
                 [np.array(numbers, np.int64) for numbers in table[name]]
                 for name in ("views", "points")
@@ -201,6 +204,7 @@ class Partition:
                 views=views,
                 home=home,
                 points=points,
+                coverage=csr_array(coverage),
                 **floats,
             )
         except (KeyError, TypeError, ValueError) as error:

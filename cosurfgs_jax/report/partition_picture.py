@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.sparse import csr_array
 
 from cosurfgs_jax.partition import Partition
 
@@ -47,7 +48,7 @@ def partition_table(
         partition,
         points=[np.zeros(0, np.int64)] * partition.num_blocks,
         views=[np.zeros(0, np.int64)] * partition.num_blocks,
-        coverage=np.zeros((0, partition.num_blocks)),
+        coverage=csr_array((0, partition.num_blocks)),
     )
     return {
         "partition": drawn.to_dict(),

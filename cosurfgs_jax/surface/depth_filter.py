@@ -36,16 +36,9 @@ def seen_points(
     Yields:
         f64[n,3] of each.
     """
-    order = np.zeros(0, np.int64)
-    bounds = np.zeros(len(views) + 1, np.int64)
-    owners = order
-    if cloud.has_tracks:
-        owners = cloud.track_points
-        order = np.argsort(cloud.track_views, kind="stable")
-        bounds = np.searchsorted(cloud.track_views[order], np.arange(len(views) + 1))
     for view in range(len(views)) if numbers is None else numbers:
         points = cloud.points
-        tracked = owners[order[bounds[view] : bounds[view + 1]]]
+        tracked = cloud.sightings.of(view)
         # A view without tracks (added later, or not matched) falls back to projection.
         if len(tracked) >= 10:
             points = points[tracked]

@@ -6,11 +6,13 @@ their neighbours, and the merged model has steps at the walls. A photograph that
 the same: what their transforms make of one grey tells how much their colours differ."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.sparse import csr_array, tril
 
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import sharded
@@ -26,66 +28,79 @@ _LARGEST_GAIN = 4.0  # more is no exposure but a failure
 
 
 def block_gains(
-    responses: Float[np.ndarray, "b v 3"], num_views: Int[np.ndarray, " b"]
+    views: list[Int[np.ndarray, " _"]], responses: list[Float[np.ndarray, "_ 3"]]
 ) -> Float[np.ndarray, "b 3"]:
     """The factor on each block's colours with which blocks agree about the photographs that they
     share.
 
     Args:
-        responses: what each block's transform of a photograph makes of one canonical grey; NaN
-            where a block has no such photograph.
-        num_views: i64[B], photographs of each block: the mean of log factors, weighted by them, is
-            0, so that the place as a whole keeps its brightness.
+        views: B arrays, the photographs of each block, ascending: the mean of log factors, weighted
+            by how many they are, is 0, so that the place as a whole keeps its brightness.
+        responses: B arrays, what each block's transform of these makes of one canonical grey; a
+            photograph with NaN does not count.
     Returns:
         Least squares over pairs of blocks of the median log ratio, weighted by how many photographs
         they share; 1 for blocks that share none.
     """
-    num_blocks = len(responses)
-    logs = np.log(np.clip(responses, 1e-3, None))
+    num_blocks = len(views)
     normal = np.zeros((num_blocks, num_blocks))
     right = np.zeros((num_blocks, 3))
-    for a in range(num_blocks):
-        for b in range(a):
-            both = np.isfinite(logs[a]).all(axis=-1) & np.isfinite(logs[b]).all(axis=-1)
-            if not both.any():
-                continue
-            # What answers the same photograph more brightly has darker colours.
-            difference = np.median(logs[a, both] - logs[b, both], axis=0)
-            weight = both.sum()
-            normal[[a, b], [a, b]] += weight
-            normal[[a, b], [b, a]] -= weight
-            right[a] += weight * difference
-            right[b] -= weight * difference
+    for a, b, difference, weight in _log_ratios(views, responses):
+        normal[[a, b], [a, b]] += weight
+        normal[[a, b], [b, a]] -= weight
+        right[a] += weight * difference
+        right[b] -= weight * difference
     # Groups of blocks that share nothing have their own free constant: the pseudo-inverse leaves
     # each at its mean.
     gains = np.linalg.pinv(normal, hermitian=True) @ right
+    num_views = np.array([len(own) for own in views])
     gains -= (num_views[:, None] * gains).sum(axis=0) / num_views.sum()
     return np.clip(np.exp(gains), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
 
 
-def gray_responses(
-    partitioned: PartitionedScene, exposures: dict[int, dict]
-) -> Float[np.ndarray, "b v 3"]:
-    """What each block's transform of a photograph makes of one canonical grey; NaN where a block
-    has no such photograph.
+def _log_ratios(
+    views: list[Int[np.ndarray, " _"]], responses: list[Float[np.ndarray, "_ 3"]]
+) -> Iterator[tuple[int, int, Float[np.ndarray, "3"], int]]:
+    """The pairs of blocks a > b that share photographs, in order: how much darker the colours of a
+    are than those of b, the median of logarithms, and the number of photographs that tell it.
+    """
+    logs = []
+    kept = []
+    for own, values in zip(views, responses, strict=True):
+        values = np.log(np.clip(values, 1e-3, None))
+        is_known = np.isfinite(values).all(axis=-1)
+        logs.append(values[is_known])
+        kept.append(own[is_known])
+    starts = np.cumsum([0, *map(len, kept)])
+    has = csr_array(
+        (np.ones(starts[-1], np.int32), np.concatenate(kept), starts),
+        (len(kept), 1 + max((int(own.max(initial=-1)) for own in kept), default=-1)),
+    )
+    pairs = tril(has @ has.T, -1, format="csr").tocoo()
+    for a, b in sorted(zip(pairs.row.tolist(), pairs.col.tolist(), strict=True)):
+        _, in_a, in_b = np.intersect1d(kept[a], kept[b], assume_unique=True, return_indices=True)
+        # What answers the same photograph more brightly has darker colours.
+        difference = np.median(logs[a][in_a] - logs[b][in_b], axis=0)
+        yield a, b, difference.astype(np.float64), len(in_a)
+
+
+def gray_responses(exposure: dict, num_views: int) -> Float[np.ndarray, "v 3"]:
+    """What a block's transforms of its photographs make of one canonical grey, f32.
 
     Args:
-        partitioned: of the run.
-        exposures: number of a block -> its exposure model; the rows of other blocks are NaN.
+        exposure: the block's exposure model.
+        num_views: of the block.
     """
-    table = np.full((len(partitioned.blocks), partitioned.scene.num_views, 3), np.nan, np.float32)
-    for block, exposure in exposures.items():
-        shown = partitioned.blocks[block].views
-        responses = exposure_model.gray_responses(jax.tree.map(jnp.asarray, exposure))
-        table[block, shown] = np.asarray(responses)[: len(shown)]
-    return table
+    responses = exposure_model.gray_responses(jax.tree.map(jnp.asarray, exposure))
+    return np.asarray(responses)[:num_views]
 
 
-def gains_of(
-    partitioned: PartitionedScene, responses: Float[np.ndarray, "b v 3"]
-) -> Float[np.ndarray, "b 3"]:
-    """`block_gains` for the blocks of a place, from their `gray_responses`."""
-    return block_gains(responses, np.array([len(block.views) for block in partitioned.blocks]))
+def gains_of(partitioned: PartitionedScene, exposures: dict[int, dict]) -> Float[np.ndarray, "b 3"]:
+    """`block_gains` for the blocks of a place, from the exposure models of all of them."""
+    views = [block.views for block in partitioned.blocks]
+    return block_gains(
+        views, [gray_responses(exposures[block], len(own)) for block, own in enumerate(views)]
+    )
 
 
 def scale_harmonics(sh: Float[Array, "n k 3"], gain: Float[Array, "3"]) -> Float[Array, "n k 3"]:
@@ -115,6 +130,24 @@ def scale_colors(
     )
 
 
+def _of_all(run: Run, stage: StageState) -> list[Float[np.ndarray, "_ 3"]]:
+    """`gray_responses` of all blocks, from all processes. A row holds the photographs of a block:
+    one of all photographs of the place for every block would be most of a process's memory.
+    """
+    blocks = run.partitioned.blocks
+    states = run.layout.get_blocks(stage.states)
+    most = processes.max_over_processes([len(states)])
+    numbers = np.full(most, -1)
+    rows = np.full((most, run.partitioned.max_views, 3), np.nan, np.float32)
+    for row, (block, state) in enumerate(states.items()):
+        num_views = len(blocks[block].views)
+        numbers[row] = block
+        rows[row, :num_views] = gray_responses(state.appearance, num_views)
+    gathered = processes.gather(rows).reshape(-1, *rows.shape[1:])
+    place = {block: row for row, block in enumerate(processes.gather(numbers).ravel().tolist())}
+    return [gathered[place[number], : len(block.views)] for number, block in enumerate(blocks)]
+
+
 def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[np.ndarray, "b 3"]]:
     """Gives blocks that have models and exposures of their own one brightness.
 
@@ -129,11 +162,7 @@ def harmonize_exposure(run: Run, stage: StageState) -> tuple[StageState, Float[n
     num_blocks = len(partitioned.blocks)
     if not run.settings.appearance.enabled or num_blocks == 1:
         return stage, np.ones((num_blocks, 3))
-    table = gray_responses(
-        partitioned,
-        {block: state.appearance for block, state in layout.get_blocks(stage.states).items()},
-    )
-    gains = gains_of(partitioned, np.fmax.reduce(processes.gather(table), axis=0))
+    gains = block_gains([block.views for block in partitioned.blocks], _of_all(run, stage))
     scale = sharded(scale_colors, layout, donate=(0,))
     rows = [
         scale(

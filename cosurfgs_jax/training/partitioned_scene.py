@@ -155,12 +155,8 @@ def open_partitioned_scene(
 def surface_pixels(scene: Scene, views: np.ndarray) -> float:
     """Pixels of what the views show; each spot counts once, not once a photograph."""
     pixels = int(scene.views.image_sizes[views].prod(axis=1).sum())
-    is_ours = np.zeros(scene.num_views, bool)
-    is_ours[views] = True
     # Points that none of these views sees say nothing of how often a spot is photographed.
-    cloud = scene.cloud
-    counts = np.bincount(cloud.track_points[is_ours[cloud.track_views]], minlength=1)
-    counts = counts[counts > 0]
+    counts = np.unique(scene.cloud.sightings.of_all(views), return_counts=True)[1]
     views_per_point = max(2.0, counts.mean() if len(counts) else 4.0)
     return pixels / views_per_point
 
@@ -174,7 +170,9 @@ def _plan_blocks(
     scene: Scene, frame: SceneFrame, partition: Partition, settings: Settings
 ) -> list[Block]:
     points_world = frame.to_world(scene.cloud.points)
-    whole = _natural_capacity(scene, scene.train_views)
+    whole = 1
+    if settings.surfels.capacity:
+        whole = _natural_capacity(scene, scene.train_views)
     blocks = []
     for number in range(partition.num_blocks):
         capacity = _natural_capacity(scene, partition.views[number])

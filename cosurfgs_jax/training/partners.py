@@ -10,6 +10,7 @@ from cosurfgs_jax.geometry.view_pairs import (
     Onlookers,
     choose_neighbors,
     cover_pictures,
+    iter_neighbors,
     shares,
     thinned,
 )
@@ -96,7 +97,7 @@ def check_neighbors(partitioned: PartitionedScene, settings: LossSettings) -> No
     if not settings.has_multi_view:
         return
     for block in partitioned.blocks:
-        nearest = choose_neighbors(
+        nearest = iter_neighbors(  # nearly always the first view has one
             partitioned.scene.views.pick(block.views), 1, settings.max_neighbor_angle_deg
         )
         if not any(len(others) for others in nearest):

@@ -3,6 +3,7 @@ with other colours.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -31,23 +32,50 @@ def test_gains_are_found_from_shared_photographs():
     for block, shown in enumerate((range(5), range(3, 9), range(7, 12), range(9, 12))):  # a chain
         responses[block, [view for view in range(12) if view not in shown]] = np.nan
     views = np.array([5, 6, 5, 3])
-    gains = harmonize.block_gains(responses, views)
+    own = [np.flatnonzero(np.isfinite(rows[:, 0])) for rows in responses]
+    gains = harmonize.block_gains(
+        own, [rows[numbers] for rows, numbers in zip(responses, own, strict=True)]
+    )
     np.testing.assert_allclose(
         gains * true, np.broadcast_to((gains * true)[:1], true.shape), rtol=1e-9
     )
     np.testing.assert_allclose((views[:, None] * np.log(gains)).sum(axis=0), 0, atol=1e-9)
 
 
-def test_one_bad_photograph_changes_nothing_and_strangers_stay():
-    responses = np.full((3, 7, 3), np.nan)
-    responses[0, :6] = 0.5
-    responses[1, 1:7] = 0.4
-    responses[1, 3] = 0.01  # a photograph that one block failed to explain
-    gains = harmonize.block_gains(responses, np.array([6, 6, 1]))
-    np.testing.assert_allclose(gains[0] / gains[1], 0.5 / 0.4)
+def test_gains_are_those_of_all_pairs_of_blocks():
+    """The plain definition, with a row of all photographs for every block."""
+    rng = np.random.default_rng(1)
+    own = [np.sort(rng.choice(40, number, replace=False)) for number in (9, 12, 0, 7, 14, 3)]
+    responses = [rng.uniform(0.1, 1, (len(views), 3)).astype(np.float32) for views in own]
+    responses[1][4] = np.nan
+    logs = np.full((6, 40, 3), np.nan, np.float32)
+    for block, (views, values) in enumerate(zip(own, responses, strict=True)):
+        logs[block, views] = np.log(values)
+    normal = np.zeros((6, 6))
+    right = np.zeros((6, 3))
+    for a, b in itertools.combinations(range(6), 2):
+        both = np.isfinite(logs[[a, b]]).all(axis=(0, 2))
+        if both.any():
+            difference = np.median(logs[b, both] - logs[a, both], axis=0).astype(np.float64)
+            normal[[a, b], [a, b]] += both.sum()
+            normal[[a, b], [b, a]] -= both.sum()
+            right[b] += both.sum() * difference
+            right[a] -= both.sum() * difference
+    gains = np.linalg.pinv(normal, hermitian=True) @ right
+    weights = np.array([[len(views)] for views in own])
+    gains = np.exp(gains - (weights * gains).sum(axis=0) / weights.sum())
     np.testing.assert_allclose(
-        harmonize.block_gains(np.full((2, 4, 3), np.nan), np.array([2, 2])), 1
+        harmonize.block_gains(own, responses), np.clip(gains, 0.25, 4), rtol=1e-12
     )
+
+
+def test_one_bad_photograph_changes_nothing_and_strangers_stay():
+    responses = [np.full((6, 3), 0.5), np.full((6, 3), 0.4), np.full((1, 3), np.nan)]
+    responses[1][2] = 0.01  # a photograph that one block failed to explain
+    gains = harmonize.block_gains([np.arange(6), np.arange(1, 7), np.array([7])], responses)
+    np.testing.assert_allclose(gains[0] / gains[1], 0.5 / 0.4)
+    unknown = [np.full((2, 3), np.nan)] * 2
+    np.testing.assert_allclose(harmonize.block_gains([np.arange(2)] * 2, unknown), 1)
 
 
 def _with_exposure(state, gain: float, seed: int):

@@ -11,7 +11,7 @@ import pytest
 from helpers import real_scene
 from PIL import Image
 
-from cosurfgs_jax.data import colmap
+from cosurfgs_jax.data import colmap, colmap_binary
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
@@ -52,6 +52,19 @@ def _check_is_model(capture, model):
             capture.cloud.track_offsets[point] : capture.cloud.track_offsets[point + 1]
         ]
         assert got.tolist() == sorted({model.image_ids.index(image) for image in track})
+
+
+def test_points_are_the_same_however_few_are_read_at_once(tmp_path, monkeypatch):
+    model = dataset_files.make_model()
+    dataset_files.write_binary(model, tmp_path)
+    whole = colmap.read_model(tmp_path).cloud
+    monkeypatch.setattr(colmap_binary, "_CHUNK", 3)
+    monkeypatch.setattr(colmap, "_CHUNK", 2)
+    parts = colmap.read_model(tmp_path).cloud
+    assert len(whole) > 6
+    for name in ("points", "colors", "track_offsets", "track_views"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name))
+    _check_is_model(colmap.read_model(tmp_path), model)
 
 
 @pytest.mark.parametrize("form", ["binary", "empty lines", "no lines", "features", "windows"])

@@ -175,11 +175,16 @@ def unchecked(function):
 def place_of(size, track_lengths=(), num_views=6) -> types.SimpleNamespace:
     """A scene of photographs of one size; points are seen by the first views."""
     views = [view for length in track_lengths for view in range(length)]
-    points = np.repeat(np.arange(len(track_lengths)), track_lengths)
+    num_points = len(track_lengths)
     return types.SimpleNamespace(
         num_views=num_views,
         views=types.SimpleNamespace(image_sizes=np.array([size] * num_views)),
-        cloud=types.SimpleNamespace(track_views=np.array(views, int), track_points=points),
+        cloud=PointCloud(
+            np.zeros((num_points, 3)),
+            np.zeros((num_points, 3), np.uint8),
+            np.cumsum([0, *track_lengths]),
+            np.array(views, np.int32),
+        ),
     )
 
 

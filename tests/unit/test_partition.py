@@ -12,6 +12,7 @@ import pytest
 from scenes import town_scene
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.airspace import box_coverage, cameras_in_world, may_show
 from cosurfgs_jax.geometry.cameras import camera_center, pixel_rays, project
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.views import PointCloud, Views
@@ -266,7 +267,7 @@ def test_one_block_is_everything(given, caplog):
     assert np.array_equal(partition.views[0], given["train_views"])
     assert np.array_equal(partition.points[0], np.arange(len(given["points_world"])))
     assert partition.lengths.tolist() == [1.0]
-    assert (partition.coverage == 1).all() and (partition.home == 0).all()
+    assert (partition.coverage.toarray() == 1).all() and (partition.home == 0).all()
     assert np.isinf(partition.lows).all() and np.isinf(partition.highs).all()
     assert np.isinf(partition.wall_distance(given["points_world"])).all()
     assert partition.front_to_back(np.zeros(3)).tolist() == [0]
@@ -293,7 +294,8 @@ def test_coverage_is_the_share_of_rays_that_hit_the_airspace(given):
     centers = camera_center(given["camera_from_world"])
     lows = np.column_stack([partition.inner_lows, partition.low_z])
     highs = np.column_stack([partition.inner_highs, partition.high_z])
-    counted = np.empty_like(partition.coverage)
+    coverage = partition.coverage.toarray()
+    counted = np.empty_like(coverage)
     for view, (pose, intrinsics) in enumerate(
         zip(given["camera_from_world"], given["intrinsics"], strict=True)
     ):
@@ -303,10 +305,35 @@ def test_coverage_is_the_share_of_rays_that_hit_the_airspace(given):
             near = np.minimum(entry, leave).max(axis=-1)
             far = np.maximum(entry, leave).min(axis=-1)
             counted[view, block] = (np.maximum(near, 0) < far).mean()
-    np.testing.assert_allclose(partition.coverage, counted, atol=0.03)
-    assert np.abs(partition.coverage - counted).mean() < 0.004
+    np.testing.assert_allclose(coverage, counted, atol=0.03)
+    assert np.abs(coverage - counted).mean() < 0.004
     # Whole, partial and no coverage all occur; the town's cameras look down from above.
-    assert (partition.coverage == 0).any() and ((counted > 0.1) & (counted < 0.9)).sum() > 10
+    assert (coverage == 0).any() and ((counted > 0.1) & (counted < 0.9)).sum() > 10
+
+
+@pytest.mark.parametrize("given", [skewed_input, town_input])
+def test_what_is_asked_from_the_root_down_is_what_every_block_finds_of_everything(given):
+    given = given()
+    all_seen = []
+    partition = cut(given, 7, 2)
+    views = Views(given["camera_from_world"], given["intrinsics"], given["image_sizes"])
+    everything = cameras_in_world(views, IN_WORLD)
+    points = given["points_world"]
+    coverage = partition.coverage.toarray()
+    inside = build._spread_ground(partition, points[:, :2], np.arange(len(points)))
+    for block in range(7):
+        low = np.append(partition.inner_lows[block], partition.low_z[block])
+        high = np.append(partition.inner_highs[block], partition.high_z[block])
+        assert np.array_equal(coverage[:, block], box_coverage(low, high, everything))
+        seen = may_show(low, high, everything)
+        assert seen[coverage[:, block] > 0].all()
+        all_seen.append(seen.all())
+        own = points[((points[:, :2] >= low[:2]) & (points[:, :2] < high[:2])).all(axis=1)]
+        heights = np.percentile(own[:, 2], build._HEIGHTS)
+        assert [partition.low_z[block], partition.high_z[block]] == heights.tolist()
+        is_inside = partition.is_in_expanded(block, points)
+        assert np.array_equal(inside[block], np.flatnonzero(is_inside))
+    assert not all(all_seen)
 
 
 def test_coverage_of_cameras_inside_behind_and_beside():
@@ -333,10 +360,11 @@ def test_coverage_of_cameras_inside_behind_and_beside():
     # The wall lies where the work is halved, not at 0.
     assert partition.nodes[0] == 0 and abs(partition.nodes[1]) < 0.2
     # Cells of slightly different height overlap a little in the picture.
-    assert partition.coverage[:2].sum(axis=1) == pytest.approx([1, 1], abs=1e-3)
-    assert partition.coverage[2].tolist() == [0, 1]
-    assert partition.coverage[3].tolist() == [0, 0] and partition.coverage[5].tolist() == [0, 0]
-    assert partition.coverage[4].tolist() == pytest.approx([1, 1])
+    coverage = partition.coverage.toarray()
+    assert coverage[:2].sum(axis=1) == pytest.approx([1, 1], abs=1e-3)
+    assert coverage[2].tolist() == [0, 1]
+    assert coverage[3].tolist() == [0, 0] and coverage[5].tolist() == [0, 0]
+    assert coverage[4].tolist() == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("given", [skewed_input, town_input])
@@ -347,8 +375,9 @@ def test_views_and_points_of_blocks(given):
     points = given["points_world"]
     assert np.array_equal(partition.home, partition.cell_of(centers))
     is_train = np.isin(np.arange(len(centers)), given["train_views"])
+    coverage = partition.coverage.toarray()
     for block in range(4):
-        wanted = partition.is_in_expanded(block, centers) | (partition.coverage[:, block] >= 0.25)
+        wanted = partition.is_in_expanded(block, centers) | (coverage[:, block] >= 0.25)
         assert np.array_equal(partition.views[block], np.flatnonzero(wanted & is_train))
         seen = partition.is_in_expanded(block, points)
         for view in partition.views[block]:
@@ -486,6 +515,8 @@ def test_file_and_back_is_exact():
                     np.array_equal(a, b) and a.dtype == b.dtype
                     for a, b in zip(value, other, strict=True)
                 )
+            elif name == "coverage":
+                assert value.shape == other.shape and (value != other).nnz == 0
             elif isinstance(value, np.ndarray):
                 assert np.array_equal(value, other) and value.dtype == other.dtype, name
             else:

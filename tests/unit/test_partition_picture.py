@@ -6,6 +6,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from test_partition import cut, skewed_input
 
 from cosurfgs_jax.geometry.cameras import camera_center
@@ -78,7 +79,7 @@ def two_cells(width, height, edges):
         cells,
         home=np.array([0, 1]),
         lengths=np.ones(2),
-        coverage=np.ones((2, 2)),
+        coverage=csr_array(np.ones((2, 2))),
         views=[np.array([0]), np.array([1])],
         points=[np.zeros(0, int)] * 2,
     )

@@ -71,6 +71,36 @@ def test_onlookers_are_in_reach_nearest_first():
     assert good.of(0).tolist() == [1]
 
 
+def asked_of_all(views, view, reach, depth) -> list[int]:
+    """The plain definition of `Onlookers.of`."""
+    away = np.linalg.norm(views.centers - views.centers[view], axis=1)
+    axes = views.camera_from_dataset[:, 2, :3]
+    found = [
+        (away[other], other)
+        for other in range(len(views))
+        if other != view
+        and axes[other] @ axes[view] > np.cos(np.radians(75))
+        and away[other] <= reach[other] + reach[view]
+        and (np.isnan(depth) or 0.05 * depth <= away[other] <= depth)
+    ]
+    return [other for _, other in sorted(found)]
+
+
+def test_onlookers_are_those_that_asking_all_views_finds():
+    rng = np.random.default_rng(0)
+    views = views_at(rng.uniform(0, 100, 120), rng.uniform(-60, 60, 120))
+    views.intrinsics[:, :2, :2] *= 10
+    views.intrinsics[:, :2, 2] = 5
+    farthest = rng.uniform(0.5, 9, 120)
+    farthest[[7, 8]] = [np.inf, 60]  # one looks at the horizon
+    depths = np.where(rng.random(120) < 0.5, np.nan, farthest)
+    onlookers = Onlookers(views, farthest, min_baseline=0.0, depths=depths)
+    for view in range(120):
+        wanted = asked_of_all(views, view, farthest * np.sqrt(1.5), depths[view])
+        assert onlookers.of(view).tolist() == wanted
+    assert len(onlookers.of(7)) != len(onlookers.of(9)) > 0
+
+
 def test_neighbours_are_added_that_show_the_rest_of_a_picture():
     """Cameras 1, 2 and 3 to the right, 6 and 7 to the left; each sees 10 wide at the points."""
     views = views_at([0.0, 1.0, 2.0, 3.0, -6.0, -7.0])
