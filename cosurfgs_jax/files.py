@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ _BOMS = (
 _HEAD_BYTES = 4096  # from which the encoding of a file is detected
 _MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and endings come on top
 _MAX_NAME_BYTES = 1000
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _UNFINISHED = ".unfinished-"  # how files begin that are being written
 _log = logging.getLogger(__name__)
 
@@ -300,6 +302,8 @@ def check_name(name: str, source: str) -> None:
         InputError: it is empty, not relative, leads out of its folder, is too long, or has
             characters that no name has.
     """
+    if len(name) <= _MAX_PART_BYTES and _PLAIN_NAME.fullmatch(name):
+        return  # of most photographs, which may be hundreds of thousands
     wrong = ""
     lengths = [0]
     try:

@@ -8,6 +8,7 @@ No other module spells a name of this table.
 | `geo.json`                                        | place of the dataset on the map, if known    |
 | `plan.json`                                       | blocks and stages of the run, and their steps|
 | `partition.json`                                  | cells of the blocks, and their fingerprint   |
+| `place/<state>/`                                  | the dataset in blocks, as it was opened once |
 | `data/`                                           | the generated dataset, if it is used         |
 | `checkpoints/<stage>/<step>/`                     | training state (orbax)                       |
 | `checkpoints/settings.json`                       | settings that they were made with            |
@@ -78,11 +79,7 @@ EXPORTS = Output("export", "an export", "a shard of an export")
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """The folder of a run.
-
-    Attributes:
-        root: the folder; it may be missing.
-    """
+    """The folder of a run, which may be missing."""
 
     root: Path
 
@@ -103,6 +100,11 @@ class Workdir:
     def partition(self) -> Path:
         """Cells of the blocks."""
         return self.root / "partition.json"
+
+    @property
+    def place(self) -> Path:
+        """Folder of what is kept of the opened dataset, by the state that it was opened in."""
+        return self.root / "place"
 
     @property
     def plan(self) -> Path:
@@ -327,8 +329,7 @@ class Workdir:
 
     def is_complete(self, step: int) -> bool:
         """Whether a run of `step` steps has written all that it writes."""
-        written = (self.point_cloud(step), self.metrics, self.cameras)
-        return all(path.exists() for path in written)
+        return all(path.exists() for path in (self.point_cloud(step), self.metrics, self.cameras))
 
     def read_metrics(self) -> dict[str, Any]:
         """The content of metrics.json; without a file, that of an empty one.
@@ -337,8 +338,7 @@ class Workdir:
             InputError: a file of another format.
         """
         path = self.metrics
-        empty = {"stages": [], "final": None, "geometry": None}
-        content: dict[str, Any] = {"format": METRICS_FORMAT, **empty}
+        content: dict[str, Any] = dict(format=METRICS_FORMAT, stages=[], final=None, geometry=None)
         if not path.exists():
             return content
         old = files.read_json(path)

@@ -1,12 +1,14 @@
-"""What opening a place costs each process as the place grows: reading a COLMAP model and cutting it
+"""What opening a place costs processes as the place grows: reading a COLMAP model and cutting it
 into blocks of one size.
 
 python scripts/bench_place.py [--blocks=8,32,128,512] [--photos=40] [--points=10000] [--out=FILE]
 
 A synthetic flight over a square: --photos and --points a block, eight views a point; all
-photographs are links to one file. Each size is opened in a process of its own, as every process of
-a run does (`train --blocks` too): processor time, the most memory beyond that of the imports, and
-bytes read. The exponents of growth are fitted to all sizes.
+photographs are links to one file. Each size is opened in two processes: the first reads and cuts
+the place and keeps it in the workdir, any other one (`train --blocks` too) maps what is kept. Both
+find the partners and first points of a block in the middle. Processor time, the most memory beyond
+that of the imports, and bytes read or looked at in mapped files. The exponents of growth are fitted
+to all sizes.
 """
 
 import argparse
@@ -74,10 +76,17 @@ def write_place(folder: Path, num_photos: int, num_points: int) -> None:
             file.write(rows.tobytes())
 
 
-def open_place(folder: Path, num_blocks: int) -> dict:
-    """What it costs a process to open the place; in one of its own."""
+def open_place(folder: Path, num_blocks: int, is_first: bool) -> dict:
+    """What it costs a process to begin with a block in the middle of the place; in one of its own.
+
+    Args:
+        folder: of the dataset; the workdir is in it.
+        num_blocks: of the place.
+        is_first: whether the process reads and cuts the dataset; all others take what it keeps.
+    """
     from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
-    from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
+    from cosurfgs_jax.training.kept_place import open_place
+    from cosurfgs_jax.training.partners import BlockPartners
     from cosurfgs_jax.workdir import Workdir
 
     settings = Settings(
@@ -86,16 +95,28 @@ def open_place(folder: Path, num_blocks: int) -> dict:
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read_before = _bytes_read()
+    mapped_before = _mapped_bytes()
     began = time.process_time()
-    partitioned = open_partitioned_scene(settings, Workdir(folder / "run"))
-    seconds = time.process_time() - began
+    partitioned = open_place(settings, Workdir(folder / "run"), keeps=is_first)
+    opened = time.process_time()
+    block = partitioned.blocks[len(partitioned.blocks) // 2]
+    BlockPartners(partitioned, settings.loss).of(block.number)
+    cloud = partitioned.scene.cloud
+    started = np.column_stack([cloud.points[block.points], cloud.colors[block.points]])
+    done = time.process_time()
+    bytes_read = _bytes_read() - read_before + _mapped_bytes() - mapped_before
+    if is_first:  # pages that were read are given back
+        bytes_read += (folder / "sparse" / "0" / "points3D.bin").stat().st_size
     return {
         "blocks": len(partitioned.blocks),
         "photos": partitioned.scene.num_views,
-        "points": len(partitioned.scene.cloud),
-        "processor_s": seconds,
+        "points": len(cloud),
+        "surfels": len(started),
+        "is_first": is_first,
+        "opening_s": opened - began,
+        "block_s": done - opened,
         "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024,
-        "bytes_read": _bytes_read() - read_before + _mapped_bytes(folder),
+        "bytes_read": bytes_read,
     }
 
 
@@ -106,9 +127,10 @@ def _bytes_read() -> int:
     return int(fields["rchar"])
 
 
-def _mapped_bytes(folder: Path) -> int:
-    """Of the points: their file is mapped into memory, and no read counts."""
-    return (folder / "sparse" / "0" / "points3D.bin").stat().st_size
+def _mapped_bytes() -> int:
+    """Of files that are mapped into memory, what this process has looked at."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
 
 
 def exponent(blocks: list[int], values: list[float]) -> float:
@@ -128,29 +150,38 @@ def main() -> None:
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        folder, _, number = arguments.one.rpartition(",")
-        print(json.dumps(open_place(Path(folder), int(number))))
+        folder, number, is_first = arguments.one.rsplit(",", 2)
+        print(json.dumps(open_place(Path(folder), int(number), is_first == "first")))
         return
     rows = []
-    print("| blocks | photographs | points | processor time | memory | read |\n|--|--|--|--|--|--|")
+    print(
+        "| process | blocks | photographs | points | opening | its block | memory | read |\n"
+        "|--|--|--|--|--|--|--|--|"
+    )
     for number in map(int, arguments.blocks.split(",")):
         with tempfile.TemporaryDirectory(prefix="place-") as folder:
             write_place(Path(folder), arguments.photos * number, arguments.points * number)
-            command = [sys.executable, __file__, f"--one={folder},{number}"]
-            result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = json.loads(result.stdout.splitlines()[-1])
-        rows.append(row)
-        print(
-            f"| {row['blocks']} | {row['photos']:,} | {row['points']:,} | "
-            f"{row['processor_s']:.1f} s | {row['memory'] / 2**20:,.0f} MiB | "
-            f"{row['bytes_read'] / 2**20:,.0f} MiB |",
-            flush=True,
-        )
-    for name in ("processor_s", "memory", "bytes_read"):
-        values = [row[name] for row in rows]
-        print(f"{name}: exponent {exponent([row['blocks'] for row in rows], values):.2f}")
+            for process in ("first", "other"):
+                command = [sys.executable, __file__, f"--one={folder},{number},{process}"]
+                result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                rows.append(json.loads(result.stdout.splitlines()[-1]))
+                print(f"| {process} {_line(rows[-1])}", flush=True)
+    for process in ("first", "other"):
+        same = [row for row in rows if row["is_first"] == (process == "first")]
+        for name in ("opening_s", "block_s", "memory", "bytes_read"):
+            values = [row[name] for row in same]
+            found = exponent([row["blocks"] for row in same], values)
+            print(f"{process}: {name}: exponent {found:.2f}")
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _line(row: dict) -> str:
+    return (
+        f"| {row['blocks']} | {row['photos']:,} | {row['points']:,} | {row['opening_s']:.2f} s | "
+        f"{row['block_s']:.2f} s | {row['memory'] / 2**20:,.0f} MiB | "
+        f"{row['bytes_read'] / 2**20:,.0f} MiB |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Opening a dataset in every process of a run, and what they must agree on."""
 
 import contextlib
+import os
 
 from cosurfgs_jax import locks
 from cosurfgs_jax.data import generated
@@ -8,11 +9,8 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import (
-    PartitionedScene,
-    bound_views,
-    open_partitioned_scene,
-)
+from cosurfgs_jax.training.kept_place import is_kept, open_place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bound_views
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.workdir import Workdir
 
@@ -28,25 +26,30 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
     """
     processes.check_settings_agree(settings)
     processes.check_shared_folder(workdir.root, workdir.lock("shared"))
-    is_generated = settings.data.path == generated.PATH
     processes.check_equal(
         "config.data.path",
-        str(is_generated),
+        str(settings.data.path == generated.PATH),
         'give all processes a folder, or all of them "generated"',
     )
     are_bound = processes.any_process(
         processes.is_first() and any(folder.has_begun() for folder in workdir.blocks().values())
     )
-    if is_generated and not processes.is_first():
-        processes.barrier("generated")  # the first process makes the photographs
     bound = None
     if are_bound:  # the views are those of the jobs that have trained blocks
         bound = bound_views(workdir)
-    partitioned = open_partitioned_scene(
-        settings, workdir, processes.count() > 1 or bound is not None, bound and bound.left_out
-    )
-    if is_generated and processes.is_first():
-        processes.barrier("generated")
+    may_miss = processes.count() > 1 or bound is not None
+    partitioned = None
+    error = None
+    if processes.is_first():  # makes generated photographs, and keeps the place for the others
+        try:
+            partitioned = open_place(
+                settings, workdir, may_miss, bound and bound.left_out, keeps=True
+            )
+        except InputError as found:
+            error = found
+    processes.raise_everywhere(error)
+    if partitioned is None:
+        partitioned = open_place(settings, workdir, may_miss, bound and bound.left_out)
     for key, value in partitioned.identity().items():
         processes.check_equal(
             f"config.data.path ({key})",
@@ -71,18 +74,19 @@ def open_for_some_blocks(settings: Settings, workdir: Workdir) -> PartitionedSce
         InputError: the dataset is not usable, or has masks where that of the first job had none.
     """
     with contextlib.ExitStack() as stack:
-        if settings.data.path == generated.PATH:  # the first job makes the photographs
-            stack.enter_context(locks.hold_briefly(workdir.lock("generated")))
+        # The first job makes generated photographs, and keeps the place for the others.
+        if not is_kept(settings, workdir):
+            stack.enter_context(locks.hold_briefly(workdir.lock("place")))
         bound = None
         if workdir.has_begun() or workdir.blocks_at_work():
             bound = bound_views(workdir)
-        partitioned = open_partitioned_scene(settings, workdir, True, bound and bound.left_out)
+        partitioned = open_place(settings, workdir, True, bound and bound.left_out, keeps=True)
         if bound is not None:
             return partitioned._replace(scene=_with_masks(partitioned.scene, bound.has_masks))
         num_missing = partitioned.scene.image_paths.count("")
         is_few = num_missing <= _FEW_MISSING * partitioned.scene.num_views
         if num_missing and is_few:
-            return open_partitioned_scene(settings, workdir)
+            return open_place(settings, workdir)
         return partitioned
 
 
@@ -106,7 +110,11 @@ def check_photographs(run: Run) -> None:
     wanted |= {
         int(view) for view in scene.test_views if partitioned.partition.home[view] in local_blocks
     }
-    missing = [scene.image_names[view] for view in sorted(wanted) if not scene.image_paths[view]]
+    missing = [
+        scene.image_names[view]
+        for view in sorted(wanted)
+        if not os.path.isfile(scene.image_paths[view])
+    ]
     if not processes.any_process(bool(missing)):
         return
     found = "they are missing in another process"

@@ -168,7 +168,7 @@ def versions() -> str:
     on CPUs, native kernels.
     """
     backend = jax.default_backend()
-    text = f"cosurfgs_jax of sources {_sources():08x}, JAX {jax.__version__}, backend {backend}"
+    text = f"cosurfgs_jax of sources {sources():08x}, JAX {jax.__version__}, backend {backend}"
     if backend != "cpu":
         return text
     if ffi.why_no_cpu_library():
@@ -178,7 +178,7 @@ def versions() -> str:
 
 
 @functools.cache
-def _sources() -> int:
+def sources() -> int:
     """Checksum of the sources at the first call, which are those that run: later they may have been
     replaced.
     """

@@ -72,7 +72,8 @@ def may_show(low: np.ndarray, high: np.ndarray, cameras: Cameras) -> np.ndarray:
     inside = np.stack([x, z - x, y, z - y, z])
     # What is left out must be far enough from the border for all roundings of who looks closer.
     scale = _ROUNDING * np.abs([x, y, z]).max(axis=(0, 2))
-    return ~(inside < -scale[:, None]).all(axis=2).any(axis=0)
+    is_outside = np.all(inside < -scale[:, None], axis=2)
+    return np.logical_not(np.any(is_outside, axis=0))
 
 
 def box_coverage(low: np.ndarray, high: np.ndarray, cameras: Cameras) -> np.ndarray:

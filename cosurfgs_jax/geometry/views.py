@@ -77,12 +77,16 @@ class PointCloud:
     |                 |          | `track_views[track_offsets[p]:track_offsets[p+1]]`              |
     | `track_views`   | i32[T]   | indices of views, ascending within a point; T = 0: there are no |
     |                 |          | tracks                                                          |
+    | `numbers`       | i64[P]   | the points in the order of the dataset; None: they are in it    |
+    | `known_sightings` |        | `sightings`, where they are known; None: to be found            |
     """
 
     points: np.ndarray
     colors: np.ndarray
     track_offsets: np.ndarray
     track_views: np.ndarray
+    numbers: np.ndarray | None = None
+    known_sightings: Sightings | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -102,6 +106,8 @@ class PointCloud:
         """What each view sees, found once: a pass over all tracks for every view or block would be
         the longest part of opening a large place.
         """
+        if self.known_sightings is not None:
+            return self.known_sightings
         from scipy.sparse import csr_array
 
         views = self.track_views
@@ -118,6 +124,32 @@ class PointCloud:
         if colors is None:
             colors = np.zeros((len(points), 3), np.uint8)
         return cls(points, colors, np.zeros(len(points) + 1, np.int64), np.empty(0, np.int32))
+
+    @property
+    def points_in_order(self) -> np.ndarray:
+        """`points` f64[P,3] in the order of the dataset."""
+        return self.points if self.numbers is None else self.points[self.numbers]
+
+    def reordered(self, order: np.ndarray) -> "PointCloud":
+        """The same with its points in another order, i64[P], from that of the dataset; what a view
+        sees stays in that of the dataset.
+        """
+        from scipy.sparse import csr_array
+
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        shape = (len(self), int(self.track_views.max(initial=-1)) + 1)
+        ones = np.ones(len(self.track_views), bool)
+        tracks = csr_array((ones, self.track_views, self.track_offsets), shape)[order]
+        offsets, points = self.sightings
+        return PointCloud(
+            points=self.points[order],
+            colors=self.colors[order],
+            track_offsets=tracks.indptr.astype(np.int64),
+            track_views=tracks.indices.astype(np.int32),
+            numbers=ranks,
+            known_sightings=Sightings(offsets, ranks[points].astype(np.int32)),
+        )
 
     def of_points(self, is_kept: np.ndarray) -> "PointCloud":
         """Some of the points, bool[P]."""
@@ -148,6 +180,7 @@ class PointCloud:
         counts = np.bincount(owners, minlength=len(self.points))
         return dataclasses.replace(
             self,
+            known_sightings=None,
             track_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             track_views=(np.sort(owners * len(indices) + seen_by) % len(indices)).astype(np.int32),
         )

@@ -16,11 +16,8 @@ from cosurfgs_jax.outputs.seen_surfels import Seen, seen_surfels
 from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.raster import Maps, RasterOptions, backend_of
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import (
-    PartitionedScene,
-    bound_views,
-    open_partitioned_scene,
-)
+from cosurfgs_jax.training.kept_place import open_place
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bound_views
 from cosurfgs_jax.training.world_cameras import make_render_fn
 from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
@@ -106,7 +103,7 @@ def load_trained(settings: Settings, workdir: Workdir) -> Trained:
     bound = None
     if workdir.blocks():  # jobs of their own had to agree on it
         bound = bound_views(workdir)
-    partitioned = open_partitioned_scene(settings, workdir, left_out=bound and bound.left_out)
+    partitioned = open_place(settings, workdir, left_out=bound and bound.left_out)
     model = open_merged(settings, workdir, partitioned)
     total = total_steps(settings, partitioned.partition)
     if model.step < total:

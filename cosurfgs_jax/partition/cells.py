@@ -149,6 +149,12 @@ class Partition:
             *ground.shape[:-1], self.num_blocks
         )
 
+    def without_lists(self) -> "Partition":
+        """The cells alone, without which views and points each block has, and what of a view."""
+        nothing = [np.zeros(0, np.int64)] * self.num_blocks
+        coverage = csr_array((0, self.num_blocks))
+        return dataclasses.replace(self, points=nothing, views=nothing, coverage=coverage)
+
     def to_dict(self) -> dict:
         """For a JSON file; Python writes and reads float64 exactly. The infinite sides of the cells
         are left out.

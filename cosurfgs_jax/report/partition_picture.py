@@ -1,10 +1,7 @@
 """The blocks of a place seen from above, as inline SVG."""
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.sparse import csr_array
 
 from cosurfgs_jax.partition import Partition
 
@@ -43,15 +40,8 @@ def partition_table(
         np.asarray(values, np.float64)[:, :2].round(5)
         for values in (points_world[kept], camera_centers_world)
     )
-    # Which points and views each block has is not drawn, and would take 100 MB for a large place.
-    drawn = dataclasses.replace(
-        partition,
-        points=[np.zeros(0, np.int64)] * partition.num_blocks,
-        views=[np.zeros(0, np.int64)] * partition.num_blocks,
-        coverage=csr_array((0, partition.num_blocks)),
-    )
     return {
-        "partition": drawn.to_dict(),
+        "partition": partition.without_lists().to_dict(),  # it would take 100 MB for a large place
         "points": points.tolist(),
         "cameras": cameras.tolist(),
         "is_test": is_test.tolist(),

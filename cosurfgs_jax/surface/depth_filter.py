@@ -37,11 +37,12 @@ def seen_points(
         f64[n,3] of each.
     """
     for view in range(len(views)) if numbers is None else numbers:
-        points = cloud.points
         tracked = cloud.sightings.of(view)
         # A view without tracks (added later, or not matched) falls back to projection.
         if len(tracked) >= 10:
-            points = points[tracked]
+            points = cloud.points[tracked]
+        else:
+            points = cloud.points_in_order
         yield points[is_inside(views, int(view), points)]
 
 

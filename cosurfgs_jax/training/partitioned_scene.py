@@ -60,6 +60,7 @@ class PartitionedScene(NamedTuple):
     views: WorldViews
     partition: Partition
     blocks: list[Block]
+    known_identity: dict[str, str] | None = None  # None: to be found from all points
 
     @property
     def max_views(self) -> int:
@@ -118,6 +119,8 @@ class PartitionedScene(NamedTuple):
 
     def identity(self) -> dict:
         """What a checkpoint must agree with."""
+        if self.known_identity is not None:
+            return self.known_identity
         return {"fingerprint": self.fingerprint(), "partition": self.partition.fingerprint()}
 
 
@@ -313,12 +316,20 @@ def bind_partition(
     path = workdir.partition
     if is_bound is None:
         is_bound = workdir.has_begun()
+    found = {
+        "fingerprint": partitioned.identity()["partition"],
+        "left_out": list(partitioned.scene.left_out),
+        "has_masks": partitioned.scene.has_masks,
+    }
     if path.exists():
-        before = files.read_json_object(path).get("fingerprint")
-        if before != partitioned.partition.fingerprint() and is_bound:
+        there = files.read_json_object(path)
+        before = there.get("fingerprint")
+        if found.items() <= there.items():
+            return  # nothing that it says would be another, and to draw it takes all points
+        if before != found["fingerprint"] and is_bound:
             raise InputError(
                 f"{path}: expected the partition of this run "
-                f"({partitioned.partition.fingerprint()}), got another one "
+                f"({found['fingerprint']}), got another one "
                 f"({before}); the dataset or config.partition was changed, or other photographs "
                 "are missing: give the old ones, or use another --workdir"
             )
@@ -329,10 +340,7 @@ def bind_partition(
             partitioned.views.centers(),
             partitioned.scene.is_test,
         )
-        table["fingerprint"] = partitioned.partition.fingerprint()
-        table["left_out"] = list(partitioned.scene.left_out)
-        table["has_masks"] = partitioned.scene.has_masks
-        files.write_json(path, table)
+        files.write_json(path, table | found)
 
 
 class BoundViews(NamedTuple):

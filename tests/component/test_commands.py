@@ -393,7 +393,7 @@ def test_an_unfinished_model_is_said_to_be_one(workdir, monkeypatch, caplog):
     with pytest.raises(InputError, match="expected a trained model, got no checkpoint"):
         load_trained(Settings(), workdir)
     (workdir.checkpoints("device") / "20").mkdir(parents=True)
-    monkeypatch.setattr(trained, "open_partitioned_scene", lambda *_, **__: four_blocks())
+    monkeypatch.setattr(trained, "open_place", lambda *_, **__: four_blocks())
     surfels = surfels_of(solid_state(four_blocks(), 0))
     monkeypatch.setattr(trained, "open_merged", lambda *_: model_of(surfels, 20))
     assert load_trained(Settings(), workdir).step == 20

@@ -119,9 +119,7 @@ def test_a_tenth_of_the_photographs_may_be_missing_for_all(
     calls = []
     paths = [""] * num_missing + ["a.jpg"] * (20 - num_missing)
     place = types.SimpleNamespace(scene=types.SimpleNamespace(image_paths=paths, num_views=20))
-    monkeypatch.setattr(
-        open_run, "open_partitioned_scene", lambda *given: calls.append(given) or place
-    )
+    monkeypatch.setattr(open_run, "open_place", lambda *given, **_: calls.append(given) or place)
     settings = Settings()
     settings.data.path = "elsewhere"
     workdir = Workdir(tmp_path)

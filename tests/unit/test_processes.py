@@ -85,20 +85,20 @@ def test_all_processes_meet_in_the_same_order(monkeypatch, tmp_path):
     meeting for another.
     """
     met = {True: [], False: []}
-    monkeypatch.setattr(open_run, "open_partitioned_scene", lambda *_: four_blocks())
+    monkeypatch.setattr(open_run, "open_place", lambda *_, **__: four_blocks())
     monkeypatch.setattr(processes, "count", lambda: 2)
     for is_first in met:
-        names = ("check_settings_agree", "check_shared_folder", "check_equal", "barrier")
+        names = ("check_settings_agree", "check_shared_folder", "check_equal", "raise_everywhere")
         for name in (*names, "any_process"):
 
             def meet(*values, name=name, is_first=is_first):
-                met[is_first].append(values[0] if name in ("barrier", "check_equal") else name)
+                met[is_first].append(values[0] if name == "check_equal" else name)
                 return False
 
             monkeypatch.setattr(processes, name, meet)
         monkeypatch.setattr(processes, "is_first", lambda is_first=is_first: is_first)
         open_run.open_in_all_processes(Settings(), Workdir(tmp_path))
-    assert met[True] == met[False] and "generated" in met[True]
+    assert met[True] == met[False] and "raise_everywhere" in met[True]
 
 
 @pytest.mark.parametrize("is_first", [True, False])
