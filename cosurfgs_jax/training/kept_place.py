@@ -255,10 +255,7 @@ def _place_of(settings: Settings, table: dict, arrays: dict[str, np.ndarray]) ->
 
 def _scene_of(settings: Settings, table: dict, arrays: dict[str, np.ndarray]) -> Scene:
     path = os.path.normpath(Path(settings.data.path).expanduser() / table["path"])
-    lenses = [
-        Lens(**{name: tuple(value) if isinstance(value, list) else value for name, value in row})
-        for row in (lens.items() for lens in table["lenses"])
-    ]
+    lenses = [_lens(row) for row in table["lenses"]]
     cloud = PointCloud(
         **{name: arrays[name] for name in _CLOUD},
         numbers=arrays.get("numbers"),
@@ -279,5 +276,12 @@ def _scene_of(settings: Settings, table: dict, arrays: dict[str, np.ndarray]) ->
         up=np.array(table["up"]),
         ground_truth=ground_truth_of(path, table["image_names"]),
         orientations=tuple(arrays["orientations"].tolist()),
-        **{name: arrays[name] for name in _SCENE},
+        photo_sizes=arrays["photo_sizes"],
+        shrink_factors=arrays["shrink_factors"],
+        is_test=arrays["is_test"],
     )
+
+
+def _lens(row: dict) -> Lens:
+    pairs = {name: tuple(row[name]) for name in ("focal_px", "principal_px", "coefficients")}
+    return Lens(row["model"], row["height"], row["width"], **pairs)
