@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cosurfgs_jax import files, report
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
@@ -24,6 +26,7 @@ from cosurfgs_jax.surface import (
     whole_mesh_bytes,
     write_parts,
 )
+from cosurfgs_jax.surface.mesh_plan import MESH_ARRAYS, arrays_of, plan_from
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 
@@ -41,7 +44,19 @@ def plan_of(trained: Trained) -> MeshPlan:
         InputError: see `surface.plan_mesh`.
     """
     scene = trained.partitioned.scene
-    return plan_mesh(scene, scene.train_views, trained.settings.surface)
+    settings = trained.settings.surface
+    folder = trained.partitioned.kept_in
+    if folder is None:
+        return plan_mesh(scene, scene.train_views, settings)
+    lengths = [settings.voxel_size, settings.truncation_voxels, settings.min_neighbor_views]
+    path = folder / f"mesh-{'-'.join(map(repr, lengths))}.npz"
+    if path.exists():  # of another shard: nothing of it depends on the model
+        arrays = files.read_arrays(path, MESH_ARRAYS)
+        return plan_from(arrays, scene, scene.train_views, settings)
+    plan = plan_mesh(scene, scene.train_views, settings)
+    with files.atomic_path(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays_of(plan))
+    return plan
 
 
 def make_part(

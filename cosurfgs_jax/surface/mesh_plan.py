@@ -2,6 +2,7 @@
 processes which make parts of it agree without a word.
 """
 
+import itertools
 import logging
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.part import Part
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter
-from cosurfgs_jax.surface.areas import Area, plan_areas
+from cosurfgs_jax.surface.areas import Area, index_of, plan_areas
 from cosurfgs_jax.surface.integration import FieldGrid
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
 
@@ -23,6 +24,7 @@ _LOG = logging.getLogger(__name__)
 # (With exact depth of the generated town the 8 nearest of all confirm 91.7 % of the pixels twice,
 # the 16 nearest 97.5 %, 30 98.3 %.)
 MOST_ASKED = 16
+MESH_ARRAYS = ("limits", "origin", "voxel_size", "indices", "starts", "members")
 _LARGEST_DEPTH = 2.0  # of the diagonal of all points and cameras
 
 
@@ -110,6 +112,46 @@ def plan_mesh(scene: Scene, views: np.ndarray, settings: SurfaceSettings) -> Mes
         limits=limits,
         grid=grid,
         areas=areas,
+        settings=settings,
+    )
+
+
+def arrays_of(plan: MeshPlan) -> dict[str, np.ndarray]:
+    """What of a plan is found from all points and views, for a file."""
+    starts = np.cumsum([0, *(len(area.views) for area in plan.areas)])
+    return {
+        "limits": plan.limits,
+        "origin": plan.grid.origin,
+        "voxel_size": np.array(plan.grid.voxel_size),
+        "indices": np.array([area.index for area in plan.areas], np.int64).reshape(-1, 3),
+        "starts": starts,
+        "members": np.concatenate([np.zeros(0, np.int64), *(area.views for area in plan.areas)]),
+    }
+
+
+def plan_from(
+    arrays: dict[str, np.ndarray], scene: Scene, views: np.ndarray, settings: SurfaceSettings
+) -> MeshPlan:
+    """The plan of which these are the `arrays_of`.
+
+    Args:
+        arrays: of a plan with the same scene, views and lengths.
+        scene, views, settings: see `plan_mesh`.
+    """
+    chosen = scene.views.pick(views)
+    limits = arrays["limits"]
+    starts = arrays["starts"].tolist()
+    voxel_size = float(arrays["voxel_size"])
+    return MeshPlan(
+        numbers=views,
+        views=chosen,
+        onlookers=Onlookers(chosen, limits[:, 1]),
+        limits=limits,
+        grid=FieldGrid(arrays["origin"], voxel_size, settings.truncation_voxels),
+        areas=[
+            Area(index_of(row), arrays["members"][start:end])
+            for row, (start, end) in zip(arrays["indices"], itertools.pairwise(starts), strict=True)
+        ],
         settings=settings,
     )
 

@@ -212,7 +212,7 @@ def read_place(settings: Settings, folder: Path) -> PartitionedScene | None:
     try:
         table = files.read_json_object(folder / _TABLE)
         arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
-        return _place_of(settings, table, arrays)
+        return _place_of(settings, table, arrays)._replace(kept_in=folder)
     except (OSError, EOFError, ValueError, KeyError, InputError) as error:
         _log.warning("%s: deleted meanwhile, or damaged (%r); the dataset is read", folder, error)
         return None

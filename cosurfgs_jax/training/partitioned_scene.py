@@ -4,6 +4,7 @@ that steps need.
 
 import hashlib
 from collections.abc import Collection
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,7 @@ class PartitionedScene(NamedTuple):
     partition: Partition
     blocks: list[Block]
     known_identity: dict[str, str] | None = None  # None: to be found from all points
+    kept_in: Path | None = None  # the folder that it is mapped from; None: it was read
 
     @property
     def max_views(self) -> int:

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
 from scenes import SMALL, town_folder
 
+from cosurfgs_jax.outputs import fused_mesh
 from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
 from cosurfgs_jax.training import kept_place
 from cosurfgs_jax.training.partners import BlockPartners
@@ -131,3 +133,25 @@ def test_damaged_files_are_read_over(settings, workdir, opened, caplog):
     again = kept_place.open_place(settings, workdir, keeps=True)
     assert len(opened) == 2 and "deleted meanwhile, or damaged" in caplog.text
     assert dataclasses.is_dataclass(again.scene) and array.stat().st_size > 0
+
+
+def test_the_plan_of_a_mesh_is_kept_with_the_place(settings, workdir, monkeypatch):
+    kept_place.open_place(settings, workdir, keeps=True)
+    kept = kept_place.open_place(settings, workdir)
+    plan_of = getattr(fused_mesh.plan_of, "__wrapped__", fused_mesh.plan_of)
+    trained = types.SimpleNamespace(partitioned=kept, settings=settings)
+    first = plan_of(trained)
+    monkeypatch.setattr(fused_mesh, "plan_mesh", None)
+    again = plan_of(trained)
+    assert len(first.areas) == len(again.areas) > 0 and first.grid.voxel_size > 0
+    for area, same in zip(first.areas, again.areas, strict=True):
+        assert area.index == same.index and np.array_equal(area.views, same.views)
+    for name in ("numbers", "limits"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    assert first.grid.origin.tolist() == again.grid.origin.tolist()
+    assert first.grid[1:] == again.grid[1:] and first.settings == again.settings
+    for view in range(len(first.numbers)):
+        assert first.onlookers.of(view).tolist() == again.onlookers.of(view).tolist()
+    settings.surface.voxel_size = 2 * first.grid.voxel_size
+    with pytest.raises(TypeError):  # another plan
+        plan_of(trained)
