@@ -69,8 +69,7 @@ def open_place(
             return found
     partitioned = open_partitioned_scene(settings, workdir, allow_missing, left_out)
     if keeps and state is not None and _is_whole(partitioned):
-        if not workdir.place.exists() or not workdir.has_begun():
-            _keep(partitioned, settings, workdir, state)
+        _keep(partitioned, settings, workdir, state)
     return partitioned
 
 
@@ -113,18 +112,21 @@ def _is_whole(partitioned: PartitionedScene) -> bool:
 
 
 def _keep(partitioned: PartitionedScene, settings: Settings, workdir: Workdir, state: str) -> None:
-    """Writes a place into the workdir, unless the dataset has changed meanwhile; what was kept of
-    another state is deleted. A run goes on where the file system refuses.
+    """Writes a place into the workdir, unless the dataset has changed meanwhile. A run goes on
+    where the file system refuses. What was kept of other states is deleted before the run has
+    begun; later, machines that have copies of the dataset may each use their own.
     """
     folder = workdir.place / state
     try:
         write_place(partitioned, settings, folder)
     except InputError as error:
         _log.warning("%s; every process reads the whole dataset", error)
-    is_same = _state(settings, workdir) == state
-    for other in workdir.place.glob("*"):
-        if other != folder or not is_same:
-            shutil.rmtree(other, ignore_errors=True)
+    if _state(settings, workdir) != state:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not workdir.has_begun():
+        for other in workdir.place.glob("*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _by_cell(partitioned: PartitionedScene) -> PointCloud:
@@ -166,6 +168,8 @@ def write_place(partitioned: PartitionedScene, settings: Settings, folder: Path)
         if array is not None:
             with files.atomic_path(folder / f"{name}.npy") as partial, open(partial, "wb") as file:
                 np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
     root = Path(settings.data.path).expanduser()
     table = {
         "name": scene.name,
