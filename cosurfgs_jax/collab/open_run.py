@@ -110,10 +110,11 @@ def check_photographs(run: Run) -> None:
     wanted |= {
         int(view) for view in scene.test_views if partitioned.partition.home[view] in local_blocks
     }
+    is_here = bool
+    if partitioned.kept_in is not None:  # the paths are those of who has kept them
+        is_here = os.path.isfile
     missing = [
-        scene.image_names[view]
-        for view in sorted(wanted)
-        if not os.path.isfile(scene.image_paths[view])
+        scene.image_names[view] for view in sorted(wanted) if not is_here(scene.image_paths[view])
     ]
     if not processes.any_process(bool(missing)):
         return

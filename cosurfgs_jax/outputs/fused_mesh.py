@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +55,9 @@ def plan_of(trained: Trained) -> MeshPlan:
         arrays = files.read_arrays(path, MESH_ARRAYS)
         return plan_from(arrays, scene, scene.train_views, settings)
     plan = plan_mesh(scene, scene.train_views, settings)
+    found: dict[str, Any] = arrays_of(plan)
     with files.atomic_path(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **arrays_of(plan))
+        np.savez(file, **found)
     return plan
 
 

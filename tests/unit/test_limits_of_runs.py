@@ -85,6 +85,7 @@ def run_without(missing) -> types.SimpleNamespace:
     )
     partitioned = types.SimpleNamespace(
         scene=scene,
+        kept_in=None,
         partition=types.SimpleNamespace(home=np.array([0, 0, 0, 1, 0, 1])),
         blocks=[types.SimpleNamespace(views=np.array(views)) for views in ([0, 1, 2], [3])],
     )
@@ -104,6 +105,10 @@ def run_without(missing) -> types.SimpleNamespace:
 )
 def test_a_process_needs_the_photographs_of_its_own_blocks(missing, words):
     check = unchecked(open_run.check_photographs)
+    mapped = run_without(missing)
+    mapped.partitioned.kept_in = "place"  # whose paths are of another process: none of them is here
+    with pytest.raises(InputError, match="0.jpg and 3 more are missing here"):
+        check(mapped)
     if words is None:
         check(run_without(missing))
         return
