@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from cosurfgs_jax import ended, files
 from cosurfgs_jax.errors import InputError
@@ -26,6 +27,14 @@ from cosurfgs_jax.errors import InputError
 _MAX_WAIT_S = 60
 _TELL_AFTER_S = 5
 _log = logging.getLogger(__name__)
+
+
+class Output(NamedTuple):
+    """A kind of output that one program at a time may write."""
+
+    name: str
+    writer: str  # in messages
+    together: str = ""  # who may write parts of it side by side, in messages
 
 
 @contextlib.contextmanager
@@ -160,6 +169,28 @@ def hold_briefly(path: Path) -> Iterator[None]:
                 )
             time.sleep(0.02)
         yield
+
+
+@contextlib.contextmanager
+def hold_first(path: Path, what: str) -> Iterator[bool]:
+    """Holds a lock where nobody has it; else waits until nobody does, and goes on without it: for
+    what one does for all.
+
+    Args:
+        path: as in `hold_shared`.
+        what: the others do meanwhile, for a line in the log.
+    Yields:
+        Whether nobody had it.
+    """
+    with _opened(path) as file:
+        is_first = _take(file, fcntl.LOCK_EX, is_quiet=True)
+        if not is_first:
+            _log.info("%s: waiting for another program that %s", path.parent.parent, what)
+        while not is_first and not _take(file, fcntl.LOCK_SH, is_quiet=True):
+            time.sleep(0.02)
+        if not is_first:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        yield is_first
 
 
 @contextlib.contextmanager

@@ -42,10 +42,11 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cosurfgs_jax import ended, files, locks
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.locks import Output
 
 METRICS_FORMAT = 1
 # Folders of pictures below `Workdir.test`.
@@ -61,14 +62,6 @@ _POINT_CLOUD = re.compile(r"iteration_(\d+)")
 _TEST = re.compile(r"ours_(\d+)")
 
 
-class Output(NamedTuple):
-    """A kind of output that one program at a time may write."""
-
-    name: str
-    writer: str  # in messages
-    together: str = ""  # who may write parts of it side by side, in messages
-
-
 TRAINING = Output("training", "a training run", "a job that trains single blocks")
 BLOCK = Output("training", "the training of this block")  # in the block's folder
 SCORES = Output("scores", "an evaluation", "a shard of an evaluation")
@@ -79,7 +72,11 @@ EXPORTS = Output("export", "an export", "a shard of an export")
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """The folder of a run, which may be missing."""
+    """The folder of a run.
+
+    Attributes:
+        root: the folder; it may be missing.
+    """
 
     root: Path
 
@@ -329,7 +326,8 @@ class Workdir:
 
     def is_complete(self, step: int) -> bool:
         """Whether a run of `step` steps has written all that it writes."""
-        return all(path.exists() for path in (self.point_cloud(step), self.metrics, self.cameras))
+        written = (self.point_cloud(step), self.metrics, self.cameras)
+        return all(path.exists() for path in written)
 
     def read_metrics(self) -> dict[str, Any]:
         """The content of metrics.json; without a file, that of an empty one.
@@ -338,7 +336,8 @@ class Workdir:
             InputError: a file of another format.
         """
         path = self.metrics
-        content: dict[str, Any] = dict(format=METRICS_FORMAT, stages=[], final=None, geometry=None)
+        empty = {"stages": [], "final": None, "geometry": None}
+        content: dict[str, Any] = {"format": METRICS_FORMAT, **empty}
         if not path.exists():
             return content
         old = files.read_json(path)
