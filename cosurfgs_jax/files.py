@@ -74,6 +74,16 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+def state_of(path: str | os.PathLike) -> str:
+    """Size and time of change of a file: a text that is another one when the file is.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`; it is renamed to `path` on success and

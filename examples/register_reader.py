@@ -66,6 +66,7 @@ def read(path: Path) -> Capture:
         ),
         cloud=PointCloud.without_tracks(values["object_radius"][0] * directions),
         mask_paths=[None] * len(names),
+        outside=(),  # it reads nothing outside of the folder of the dataset
     )
 
 

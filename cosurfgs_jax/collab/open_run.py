@@ -9,7 +9,7 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.kept_place import is_kept, open_place
+from cosurfgs_jax.training.kept_place import delete_others, kept_place, open_place
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bound_views
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.workdir import Workdir
@@ -38,18 +38,22 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
     if are_bound:  # the views are those of the jobs that have trained blocks
         bound = bound_views(workdir)
     may_miss = processes.count() > 1 or bound is not None
+    left_out = bound and bound.left_out
+    place = kept_place(settings, workdir, left_out)
+    makes = False  # photographs, or what is kept
+    if processes.is_first():  # others must not look yet: their file system may remember it
+        makes = settings.data.path == generated.PATH or place.is_to_be_written
     partitioned = None
     error = None
-    if processes.is_first():  # makes generated photographs, and keeps the place for the others
+    if processes.any_process(makes) and processes.is_first():
+        delete_others(workdir, place)
         try:
-            partitioned = open_place(
-                settings, workdir, may_miss, bound and bound.left_out, keeps=True
-            )
+            partitioned = open_place(settings, workdir, may_miss, left_out, keeps=True, place=place)
         except InputError as found:
             error = found
     processes.raise_everywhere(error)
     if partitioned is None:
-        partitioned = open_place(settings, workdir, may_miss, bound and bound.left_out)
+        partitioned = open_place(settings, workdir, may_miss, left_out, place=place)
     for key, value in partitioned.identity().items():
         processes.check_equal(
             f"config.data.path ({key})",
@@ -74,9 +78,8 @@ def open_for_some_blocks(settings: Settings, workdir: Workdir) -> PartitionedSce
         InputError: the dataset is not usable, or has masks where that of the first job had none.
     """
     with contextlib.ExitStack() as stack:
-        # The first job makes generated photographs, and keeps the place for the others.
-        if not is_kept(settings, workdir):
-            stack.enter_context(locks.hold_briefly(workdir.lock("place")))
+        if settings.data.path == generated.PATH:  # the first job makes the photographs
+            stack.enter_context(locks.hold_briefly(workdir.lock("generated")))
         bound = None
         if workdir.has_begun() or workdir.blocks_at_work():
             bound = bound_views(workdir)

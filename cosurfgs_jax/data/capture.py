@@ -45,6 +45,9 @@ class Capture:
     | `name`                |            | of the dataset; "" = that of its folder                |
     | `root`                |            | the folder that images, masks and ground truth are     |
     |                       |            | looked for in; None = `Source.root`                    |
+    | `outside`             | names      | of files outside of the dataset's folder, or hidden in |
+    |                       |            | it, that were looked for; None: the reader does not    |
+    |                       |            | say, and the dataset is read by every process anew     |
     """
 
     source: str
@@ -59,6 +62,7 @@ class Capture:
     left_out: tuple[str, ...] = ()
     name: str = ""
     root: Path | None = None
+    outside: tuple[str, ...] | None = None
 
     @property
     def num_views(self) -> int:

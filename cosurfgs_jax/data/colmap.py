@@ -12,7 +12,7 @@ import numpy as np
 
 from cosurfgs_jax.data import colmap_binary, colmap_text, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
-from cosurfgs_jax.data.lookup import subfolder
+from cosurfgs_jax.data.lookup import is_walked, subfolder
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.files import readable, reading, safe_name
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
@@ -282,6 +282,7 @@ def read_model(folder: Path) -> Capture:
         camera_from_dataset=camera_from_dataset,
         cloud=cloud,
         mask_paths=[None] * len(images),
+        outside=() if is_walked(folder.name) else (str(folder),),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from cosurfgs_jax.data import (
     checks,
     images,
+    lookup,
     masks,
     photo_files,
     photo_search,
@@ -189,7 +190,14 @@ def _scene(found: _Found, data: DataSettings) -> tuple[Scene, list[sizes.Photo]]
         photo_sizes=cameras.photo_sizes,
         shrink_factors=cameras.shrink_factors,
         orientations=cameras.orientations,
+        outside=_outside(capture),
     ), photos
+
+
+def _outside(capture: Capture) -> tuple[str, ...] | None:
+    if capture.outside is None:
+        return None
+    return (*capture.outside, *(n for n in capture.image_files if not lookup.is_walked(n)))
 
 
 def load_scene(

@@ -12,8 +12,9 @@ other folder is meant by that: two folders with equal file names (`cam1/1.jpg`, 
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import readable, safe_name
@@ -82,13 +83,26 @@ def subfolder(root: Path, name: str) -> Path | None:
     )
 
 
-def _walk(folder: Path) -> Iterable[str]:
-    """Relative names of the files below a folder, with forward slashes; links to folders are
-    followed once.
+class Walked(NamedTuple):
+    """A folder of a dataset and what lies in it, without hidden files and those of file servers."""
+
+    place: str  # below which folder it is: "" for that folder itself, with forward slashes
+    real: str  # without links
+    folders: list[str]  # names, sorted; who takes one out does not get it
+    files: list[str]  # names, sorted; what is no folder
+
+
+def walk(folder: Path | str, on_error: Callable[[OSError], None] | None = None) -> Iterator[Walked]:
+    """A folder and those below it; links to folders are followed once.
+
+    Args:
+        folder: the first.
+        on_error: called with what the system says of a folder that cannot be looked at. None: it
+            counts as empty.
     """
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for path, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+        real = os.path.realpath(path)
         if real in seen:
             folders[:] = []
             continue
@@ -96,10 +110,19 @@ def _walk(folder: Path) -> Iterable[str]:
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and name.lower() not in _NOT_OURS
         )
-        below = os.path.relpath(place, folder)
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield name if below == "." else f"{below}/{name}".replace(os.sep, "/")
+        below = os.path.relpath(path, folder)
+        place = "" if below == "." else below.replace(os.sep, "/")
+        yield Walked(place, real, folders, sorted(n for n in names if not n.startswith(".")))
+
+
+def is_walked(name: str) -> bool:
+    """Whether a name is that of something which `walk` may find: it does not lead out of the folder
+    that it is relative to, and nothing of it is hidden.
+    """
+    text = name.replace("\\", "/")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    is_hidden = any(part.startswith(".") or part.lower() in _NOT_OURS for part in parts)
+    return not is_hidden and not text.startswith("/") and ":" not in text
 
 
 class FileIndex:
@@ -132,7 +155,8 @@ class FileIndex:
         if self._files is None:  # a dataset whose names are all exact never needs it
             self._files = [
                 name
-                for name in _walk(self.folder)
+                for place, _, _, files in walk(self.folder)
+                for name in (f"{place}/{file}" if place else file for file in files)
                 if os.path.splitext(name)[1].lower() in self._endings
                 and not folded(name).startswith(self._leave_out)
             ]

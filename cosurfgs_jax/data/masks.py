@@ -5,13 +5,12 @@ image they are.
 import concurrent.futures
 import contextlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cosurfgs_jax import photograph
+from cosurfgs_jax import files, photograph
 from cosurfgs_jax.data.lookup import CONVERTED, IMAGE_ENDINGS, FileIndex, folded, without_ending
 from cosurfgs_jax.data.photo_files import (
     ALPHA_MODES,
@@ -22,7 +21,6 @@ from cosurfgs_jax.data.photo_files import (
     turned,
 )
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.files import read_json_object, write_json
 
 _log = logging.getLogger(__name__)
 FOLDERS = ("masks", "mask")
@@ -270,7 +268,7 @@ def read_mask(path, height: int, width: int, orientation: int = 1) -> np.ndarray
 
 def _read_notes(path: Path) -> dict[str, float]:
     try:
-        notes = read_json_object(path) if path.is_file() else {}
+        notes = files.read_json_object(path) if path.is_file() else {}
     except InputError:  # they are made again
         return {}
     return {
@@ -280,8 +278,7 @@ def _read_notes(path: Path) -> dict[str, float]:
 
 def state_of(path: str) -> str:
     """A text that changes when a file does."""
-    status = os.stat(path)
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+    return f"{path} {files.state_of(path)}"
 
 
 def kept_fractions(
@@ -305,5 +302,5 @@ def kept_fractions(
         notes |= {states[view]: fraction for view, fraction in zip(new, fractions, strict=True)}
     if new:
         with contextlib.suppress(InputError):
-            write_json(notes_path, {state: notes[state] for state in states.values()})
+            files.write_json(notes_path, {state: notes[state] for state in states.values()})
     return {view: notes[state] for view, state in states.items()}

@@ -2,6 +2,7 @@
 transforms_train.json and transforms_test.json of its splits.
 """
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -90,6 +91,10 @@ def read_matrix_city(root: Path) -> Capture:
         files = [_read_file(path, path.name == "transforms_test.json") for path in found]
         test_folder = root.absolute().parent.parent / "test" / f"{root.absolute().name}_test"
         test_file = test_folder / transforms_json.FILE_NAME
-        if found[0].name == transforms_json.FILE_NAME and test_file.is_file():
-            files.append(_read_file(test_file, True, f"../../test/{test_folder.name}/"))
-        return transforms_json.read_files(root, files)
+        looked_for = ()
+        if found[0].name == transforms_json.FILE_NAME:
+            looked_for = (str(test_file),)
+            if test_file.is_file():
+                files.append(_read_file(test_file, True, f"../../test/{test_folder.name}/"))
+        capture = transforms_json.read_files(root, files)
+        return dataclasses.replace(capture, outside=(*(capture.outside or ()), *looked_for))

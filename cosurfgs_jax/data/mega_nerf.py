@@ -158,4 +158,5 @@ def read_mega_nerf(root: Path) -> Capture:
             safe_name(name) for name, there in zip(wanted, is_there, strict=True) if not there
         ),
         test_names=test_names or None,
+        outside=(),
     )

@@ -103,4 +103,5 @@ def read_mvsnet(root: Path) -> Capture:
         left_out=tuple(
             safe_name(stem) for stem, path in zip(stems, paths, strict=True) if path is None
         ),
+        outside=(),
     )

@@ -35,6 +35,8 @@ class Scene:
     | `orientations`   | V        | of EXIF, 1 to 8, by which files are turned on loading; empty:  |
     |                  |          | none is                                                        |
     | `left_out`       | names    | of the photographs of the dataset that are no views            |
+    | `outside`        | names    | of files outside of the dataset's folder, or hidden in it, on  |
+    |                  |          | which it depends; None: not known                              |
     """
 
     name: str
@@ -53,6 +55,7 @@ class Scene:
     ground_truth: GroundTruth | None = None
     orientations: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
+    outside: tuple[str, ...] | None = None
 
     def __post_init__(self):
         for name in self.image_names:  # whatever reader they are from: files are named after them

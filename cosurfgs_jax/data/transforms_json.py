@@ -10,7 +10,7 @@ import numpy as np
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import check_missing
-from cosurfgs_jax.data.lookup import FileIndex
+from cosurfgs_jax.data.lookup import FileIndex, is_walked
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
 from cosurfgs_jax.data.points_beside import find_points
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
@@ -32,6 +32,7 @@ _POINT_FILES = (
     "sparse.ply",
     "pcd.ply",
 )
+_PATHS = ("file_path", "mask_path")  # of a frame
 _NO_PHOTOGRAPHS = ("masks", "mask", "depth", "depths", "normals", "ground_truth")  # folders
 
 
@@ -318,4 +319,14 @@ def read_files(root: Path, files: list[PoseFile]) -> Capture:
             if not is_there
         ),
         test_names=test_names,
+        outside=_outside(files),
     )
+
+
+def _outside(files: list[PoseFile]) -> tuple[str, ...]:
+    """The names in some files of poses of what is not below their folder, there or not."""
+    names = []
+    for file in files:
+        names += [frame[key] for frame in file.meta["frames"] for key in _PATHS if frame.get(key)]
+        names.append(file.meta.get("ply_file_path") or "")
+    return tuple(name for name in map(str, names) if not is_walked(name))

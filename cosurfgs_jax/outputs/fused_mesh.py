@@ -52,12 +52,19 @@ def plan_of(trained: Trained) -> MeshPlan:
     lengths = [settings.voxel_size, settings.truncation_voxels, settings.min_neighbor_views]
     path = folder / f"mesh-{'-'.join(map(repr, lengths))}.npz"
     if path.exists():  # of another shard: nothing of it depends on the model
-        arrays = files.read_arrays(path, MESH_ARRAYS)
-        return plan_from(arrays, scene, scene.train_views, settings)
+        try:
+            with files.reading(path, "the plan of a mesh", "delete it"):
+                arrays = files.read_arrays(path, MESH_ARRAYS)
+                return plan_from(arrays, scene, scene.train_views, settings)
+        except InputError as error:
+            _log.warning("%s; it is made again", error)
     plan = plan_mesh(scene, scene.train_views, settings)
     found: dict[str, Any] = arrays_of(plan)
-    with files.atomic_path(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **found)
+    try:
+        with files.atomic_path(path) as partial, open(partial, "wb") as file:
+            np.savez(file, **found)
+    except InputError as error:
+        _log.warning("%s; every shard makes the plan of the mesh", error)
     return plan
 
 

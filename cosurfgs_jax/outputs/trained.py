@@ -103,7 +103,7 @@ def load_trained(settings: Settings, workdir: Workdir) -> Trained:
     bound = None
     if workdir.blocks():  # jobs of their own had to agree on it
         bound = bound_views(workdir)
-    partitioned = open_place(settings, workdir, left_out=bound and bound.left_out)
+    partitioned = open_place(settings, workdir, left_out=bound and bound.left_out, keeps=True)
     model = open_merged(settings, workdir, partitioned)
     total = total_steps(settings, partitioned.partition)
     if model.step < total:

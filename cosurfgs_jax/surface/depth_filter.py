@@ -36,13 +36,16 @@ def seen_points(
     Yields:
         f64[n,3] of each.
     """
+    in_order = None
     for view in range(len(views)) if numbers is None else numbers:
         tracked = cloud.sightings.of(view)
         # A view without tracks (added later, or not matched) falls back to projection.
         if len(tracked) >= 10:
             points = cloud.points[tracked]
         else:
-            points = cloud.points_in_order
+            if in_order is None:  # of a cloud in another order it is found from all points
+                in_order = cloud.points_in_order
+            points = in_order
         yield points[is_inside(views, int(view), points)]
 
 

@@ -62,7 +62,7 @@ class PartitionedScene(NamedTuple):
     partition: Partition
     blocks: list[Block]
     known_identity: dict[str, str] | None = None  # None: to be found from all points
-    kept_in: Path | None = None  # the folder that it is mapped from; None: it was read
+    kept_in: Path | None = None  # folder in the workdir; None: it is not kept
 
     @property
     def max_views(self) -> int:
@@ -113,7 +113,7 @@ class PartitionedScene(NamedTuple):
             self.scene.views.camera_from_dataset,
             self.scene.views.intrinsics,
             self.scene.views.image_sizes,
-            self.scene.cloud.points,
+            self.scene.cloud.points_in_order,
             self.scene.is_test,
         ):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -320,6 +320,7 @@ def bind_partition(
         is_bound = workdir.has_begun()
     found = {
         "fingerprint": partitioned.identity()["partition"],
+        "dataset_fingerprint": partitioned.identity()["fingerprint"],
         "left_out": list(partitioned.scene.left_out),
         "has_masks": partitioned.scene.has_masks,
     }
