@@ -19,6 +19,9 @@ _MAX_SIDE = 2**17  # pixels of a photograph
 _MIN_FOCAL = 0.005
 _MAX_FOCAL = 2000
 _MAX_ANAMORPHIC = 4  # between the two: twice that of the lenses that squeeze pictures for a cinema
+# Of lenses that are said to be unusual: pixels are square, and the axis is near the middle.
+_USUAL_ANAMORPHIC = 1.05
+_USUAL_CENTRE = 0.25  # of the longer side
 _MAX_CENTRE = (
     50  # sides that the principal point may lie outside: of a piece cut from a large picture
 )
@@ -70,6 +73,42 @@ def check_lens(lens: Lens, where: str) -> None:
         raise InputError(
             f"{where}: expected coefficients of distortion below 10^6, got "
             f"{lens.coefficients}; calibrate the camera again"
+        )
+
+
+def _is_unusual(lens: Lens) -> bool:
+    """Whether few cameras are like that, though some are."""
+    offset = max(
+        abs(principal - side / 2)
+        for principal, side in zip(lens.principal_px, (lens.width, lens.height), strict=True)
+    )
+    is_oblong = max(lens.focal_px) > _USUAL_ANAMORPHIC * min(lens.focal_px)
+    return is_oblong or offset > _USUAL_CENTRE * max(lens.height, lens.width)
+
+
+def _check_lenses(capture: Capture) -> None:
+    """Refuses lenses that no camera has, and says which are unusual."""
+    unusual: dict[Lens, bool] = {}  # thousands of photographs may share one
+    for name, lens in zip(capture.image_names, capture.lenses, strict=True):
+        if lens not in unusual:
+            check_lens(lens, f"{capture.source}: image {name}")
+            unusual[lens] = _is_unusual(lens)
+    views = [view for view, lens in enumerate(capture.lenses) if unusual[lens]]
+    if views:
+        lens = capture.lenses[views[0]]
+        _log.warning(
+            "%s: the cameras of %d of %d photographs are unusual, the first is that of %s, with "
+            "focal lengths of %.6g and %.6g pixels and the principal point at %.6g, %.6g of "
+            "%dx%d: right where pixels are not square or pictures were cut out of larger ones, "
+            "else calibrate the camera again",
+            capture.source,
+            len(views),
+            capture.num_views,
+            capture.image_names[views[0]],
+            *lens.focal_px,
+            *lens.principal_px,
+            lens.width,
+            lens.height,
         )
 
 
@@ -193,11 +232,7 @@ def checked(capture: Capture, needs_points: bool = True) -> Capture:
         raise InputError(
             f"{source}: expected every image once, got {twice} twice; remove one of them"
         )
-    known: set[Lens] = set()  # thousands of photographs may share one lens
-    for name, lens in zip(names, capture.lenses, strict=True):
-        if lens not in known:
-            check_lens(lens, f"{source}: image {name}")
-            known.add(lens)
+    _check_lenses(capture)
     _check_poses(capture)
     if not len(capture.cloud.points) and not needs_points:
         return capture

@@ -1,17 +1,20 @@
 """COLMAP models, binary and text. NumPy only; files of rigs and frames (`rigs.bin`, `frames.bin`)
 are not needed.
 
-Poses, cameras and tracks are all that is kept: the 2-D positions of features are skipped.
+Poses, cameras and tracks are all that is kept: the 2-D positions of features are compared with the
+points (`feature_checks`) and forgotten.
 """
 
+import dataclasses
 import logging
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data import colmap_binary, colmap_text, point_ply
+from cosurfgs_jax.data import colmap_binary, colmap_text, feature_checks, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
+from cosurfgs_jax.data.feature_checks import Image
 from cosurfgs_jax.data.lookup import is_walked, subfolder
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.files import readable, reading, safe_name
@@ -138,6 +141,7 @@ def _ply_points(path: Path):
         np.arange(len(points)),
         points,
         colors,
+        np.full(len(points), np.nan),
         np.zeros(len(points), np.int64),
         np.empty(0, np.int64),
     )
@@ -186,21 +190,19 @@ def _read_cameras(path: Path) -> dict[int, Lens]:
     return colmap_text.read_cameras(path, make_lens)
 
 
-def _read_images(
-    path: Path, lenses: dict[int, Lens], cameras_path: Path
-) -> list[tuple[int, list[float], int, str]]:
+def _read_images(path: Path, lenses: dict[int, Lens], cameras_path: Path) -> list[Image]:
     if path.suffix.lower() == ".bin":
         images = colmap_binary.read_images(path)
     else:
         images = list(colmap_text.read_images(path))
-    for _, _, camera_id, name in images:
-        if camera_id not in lenses:
+    for image in images:
+        if image.camera_id not in lenses:
             raise InputError(
-                f"{path}: image {readable(name)}: expected one of the {len(lenses)} cameras of "
-                f"{cameras_path.name}, got camera {camera_id}; export the model again"
+                f"{path}: image {readable(image.name)}: expected one of the {len(lenses)} cameras "
+                f"of {cameras_path.name}, got camera {image.camera_id}; export the model again"
             )
-    _once([image[0] for image in images], "image")
-    num_foreign = sum(name != readable(name) for *_, name in images)
+    _once([image.image_id for image in images], "image")
+    num_foreign = sum(image.name != readable(image.name) for image in images)
     if num_foreign:
         _log.warning("%s: %d names are no UTF-8; read as Windows-1252", path, num_foreign)
     return images
@@ -215,14 +217,14 @@ def _read_points(path: Path):
         case _:
             ids, *rest = _ply_points(path)
     _once(ids, "point")
-    return rest
+    return ids, *rest
 
 
-def _poses(images: list, path: Path) -> np.ndarray:
+def _poses(images: list[Image], path: Path) -> np.ndarray:
     """camera_from_dataset f64[V,4,4]; what is no rotation becomes NaN, which is refused by name
     later.
     """
-    poses = np.array([image[1] for image in images], np.float64).reshape(-1, 7)
+    poses = np.array([image.pose for image in images], np.float64).reshape(-1, 7)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(poses[:, :4], axis=1)
         is_odd = np.isfinite(lengths) & (np.abs(lengths - 1) > _QUAT_TOLERANCE)
@@ -235,7 +237,7 @@ def _poses(images: list, path: Path) -> np.ndarray:
             "%s, of length %.4g",
             path,
             is_odd.sum(),
-            readable(images[first][3]),
+            readable(images[first].name),
             lengths[first],
         )
     camera_from_dataset[:, :3, 3] = poses[:, 4:]
@@ -264,26 +266,52 @@ def read_model(folder: Path) -> Capture:
     with reading(images_path, *_WHOLE):
         images = _read_images(images_path, lenses, cameras_path)
         camera_from_dataset = _poses(images, images_path)
-    cloud = PointCloud.without_tracks(np.empty((0, 3)))
-    if points_path:
-        with reading(points_path, *_WHOLE):
-            points, colors, lengths, track_ids = _read_points(points_path)
-            cloud = PointCloud.without_tracks(points, colors)
-            if len(images) and len(points):
-                image_ids = np.array([image[0] for image in images], np.int64)
-                cloud = PointCloud(points, colors, *_tracks(lengths, track_ids, image_ids, folder))
-    files = [readable(image[3]) for image in images]
-    return Capture(
+    files = [readable(image.name) for image in images]
+    capture = Capture(
         source=str(folder),
         image_names=short_names(files),
         image_files=files,
         image_paths=[None] * len(images),
-        lenses=[lenses[image[2]] for image in images],
+        lenses=[lenses[image.camera_id] for image in images],
         camera_from_dataset=camera_from_dataset,
-        cloud=cloud,
+        cloud=PointCloud.without_tracks(np.empty((0, 3))),
         mask_paths=[None] * len(images),
         outside=() if is_walked(folder.name) else (str(folder),),
     )
+    if points_path is None:
+        return capture
+    with reading(points_path, *_WHOLE):
+        cloud, ids, errors = _read_cloud(points_path, images, folder)
+    capture = dataclasses.replace(capture, cloud=cloud)
+    feature_checks.check(
+        feature_checks.SeenPoints(
+            source=capture.source,
+            names=capture.image_names,
+            lenses=capture.lenses,
+            camera_from_dataset=camera_from_dataset,
+            features=[image.features for image in images],
+            point_ids=ids,
+            points=cloud.points,
+            errors=errors,
+        )
+    )
+    return capture
+
+
+def _read_cloud(
+    path: Path, images: list[Image], source: Path
+) -> tuple[PointCloud, np.ndarray, np.ndarray]:
+    """The points; the numbers by which features name them, i64[P], and their errors, f64[P].
+
+    Points without a track may be of another program, whose numbers are not those that features
+    name: theirs are -1.
+    """
+    ids, points, colors, errors, lengths, track_ids = _read_points(path)
+    cloud = PointCloud.without_tracks(points, colors)
+    if len(images) and len(points):
+        image_ids = np.array([image.image_id for image in images], np.int64)
+        cloud = PointCloud(points, colors, *_tracks(lengths, track_ids, image_ids, source))
+    return cloud, np.where(np.diff(cloud.track_offsets) > 0, ids.astype(np.int64), -1), errors
 
 
 def short_names(files: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cosurfgs_jax.data.feature_checks import FEATURE, Image
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.geometry.lens_models import num_params
@@ -100,14 +101,14 @@ def read_cameras(path: Path, make_lens: Callable[..., Lens]) -> dict[int, Lens]:
 
 
 def _mapped(path: Path) -> mmap.mmap:
-    # Features are most of images.bin (gigabytes in large models) and are jumped over: only touched
-    # pages are read.
+    # Features are most of images.bin (gigabytes in large models), and few of them are looked at:
+    # only touched pages are read.
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def read_images(path: Path) -> list[tuple[int, list[float], int, str]]:
-    """Images of images.bin: ID, quaternion and translation, camera ID, name.
+def read_images(path: Path) -> list[Image]:
+    """Images of images.bin. Their features are those of the file, which stays open with them.
 
     Raises:
         struct.error: the file is damaged.
@@ -123,10 +124,14 @@ def read_images(path: Path) -> list[tuple[int, list[float], int, str]]:
         if end < 0:
             raise struct.error("a name is cut off")
         name = data[offset + 64 : end].decode("utf-8", "surrogateescape")
-        offset = end + 9 + 24 * struct.unpack_from("<Q", data, end + 1)[0]
+        num_features = struct.unpack_from("<Q", data, end + 1)[0]
+        offset = end + 9 + FEATURE.itemsize * num_features
         if offset > len(data):
             raise struct.error("the features are cut off")
-        images.append((image_id, pose, camera_id, name))
+        features = np.empty(0, FEATURE)
+        if num_features:
+            features = np.frombuffer(data, FEATURE, num_features, end + 9)
+        images.append(Image(image_id, pose, camera_id, name=name, features=features))
     ending.check(offset)
     return images
 
@@ -162,8 +167,9 @@ def _places(data, offset: int, count: int) -> tuple[np.ndarray, np.ndarray, int]
 
 
 def read_points(path: Path):
-    """Points of points3D.bin: IDs u64[P], positions f64[P,3], colours u8[P,3], track lengths
-    i64[P], and the image IDs of all tracks u32[T]. Besides these, few points at a time are held.
+    """Points of points3D.bin: IDs u64[P], positions f64[P,3], colours u8[P,3], errors f64[P],
+    track lengths i64[P], and the image IDs of all tracks u32[T]. Besides these, few points at a
+    time are held.
 
     Raises:
         struct.error: the file is damaged.
@@ -176,18 +182,20 @@ def read_points(path: Path):
     ids = np.empty(num_points, "<u8")
     points = np.empty((num_points, 3), "<f8")
     colors = np.empty((num_points, 3), np.uint8)
+    errors = np.empty(num_points, "<f8")
     lengths = np.empty(num_points, np.int64)
     tracks = [np.empty(0, "<u4")]
     for first in range(0, num_points, _CHUNK):
         part = slice(first, min(first + _CHUNK, num_points))
         starts, lengths[part], offset = _places(data, offset, part.stop - first)
         end.check_within(offset)
-        heads = raw[starts[:, None] + np.arange(35)]
+        heads = raw[starts[:, None] + np.arange(43)]
         ids[part] = heads[:, :8].copy().view("<u8")[:, 0]
         points[part] = heads[:, 8:32].copy().view("<f8")
-        colors[part] = heads[:, 32:]
+        colors[part] = heads[:, 32:35]
+        errors[part] = heads[:, 35:].copy().view("<f8")[:, 0]
         tracks.append(_gather_u32(raw, _ranges(starts + _POINT_HEADER_BYTES, lengths[part])))
         # Pages that have been read would count as memory of the process.
         data.madvise(mmap.MADV_DONTNEED, 0, offset // mmap.PAGESIZE * mmap.PAGESIZE)
     end.check(offset)
-    return ids, points, colors, lengths, np.concatenate(tracks)
+    return ids, points, colors, errors, lengths, np.concatenate(tracks)

@@ -1,12 +1,14 @@
 """COLMAP's text files, as COLMAP and the programs that imitate it write them."""
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from cosurfgs_jax.data.feature_checks import FEATURE, Image, chosen
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import iter_lines, number, whole_number
 from cosurfgs_jax.geometry.distortion import Lens
@@ -94,10 +96,17 @@ def _is_feature_line(words: list[str]) -> bool:
     return all(word.lstrip("-").isdigit() for word in words[2::3]) and all(map(_is_number, words))
 
 
-def read_images(
-    path: Path, lines: Iterable[str] | None = None
-) -> Iterator[tuple[int, list[float], int, str]]:
-    """Image number, pose (quaternion wxyz and shift), camera number and name of every image.
+def _features(words: list[str]) -> np.ndarray:
+    """Those that are compared, of a line of them."""
+    columns = np.array(words, object).reshape(-1, 3)
+    columns = columns[chosen(len(columns))]
+    values = columns.astype("<f8")
+    values[:, 2] = columns[:, 2].astype("<i8").view("<f8")
+    return values.view(FEATURE).reshape(-1)
+
+
+def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[Image]:
+    """Every image, with the features of it that are compared.
 
     Args:
         path: of images.txt.
@@ -105,31 +114,38 @@ def read_images(
     """
     rows = _Rows(path, lines)
     count = 0
-    is_pose_next = True
+    image: Image | None = None  # whose features may follow
     for line in rows:
         words = line.split()
         # Some programs leave out the line of features where there are none, others write an empty
         # one.
-        if not is_pose_next and _is_feature_line(words):
-            is_pose_next = True
-        elif words:
+        if image is not None and _is_feature_line(words):
             try:
-                pose = [number(word) for word in words[1:8]]
-                image = (
-                    whole_number(words[0]),
-                    pose,
-                    whole_number(words[8]),
-                    line.split(None, 9)[9].rstrip(),
+                features = _features(words)
+            except (ValueError, OverflowError) as error:
+                raise rows.damaged(error) from None
+            yield image._replace(features=features)
+            image = None
+        elif words:
+            if image is not None:
+                yield image
+            try:
+                image = Image(
+                    image_id=whole_number(words[0]),
+                    pose=[number(word) for word in words[1:8]],
+                    camera_id=whole_number(words[8]),
+                    name=line.split(None, 9)[9].rstrip(),
+                    features=np.empty(0, FEATURE),
                 )
             except (ValueError, IndexError, OverflowError) as error:
                 raise rows.damaged(error) from None
-            yield image
             count += 1
-            is_pose_next = False
+    if image is not None:
+        yield image
     rows.check_count(count)
 
 
-def _point(line: str, words: list[str]) -> tuple[int, list[float], list[int], list[int]]:
+def _point(line: str, words: list[str]) -> tuple[int, list[float], list[int], float, list[int]]:
     if "_" in line or not line.isascii():
         raise ValueError("expected numbers")
     if len(words) < 7 or (len(words) > 8 and len(words) % 2):
@@ -143,17 +159,19 @@ def _point(line: str, words: list[str]) -> tuple[int, list[float], list[int], li
         int(words[0]),
         [float(word) for word in words[1:4]],
         colors,
+        float(words[7]) if len(words) > 7 else math.nan,
         [int(word) for word in words[8::2]],
     )
 
 
-def read_points(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers i64[P], points f64[P,3], colours u8[P,3], lengths of tracks i64[P] and the image
-    numbers in them i64[T].
+def read_points(path: Path) -> tuple[np.ndarray, ...]:
+    """Numbers i64[P], points f64[P,3], colours u8[P,3], errors f64[P] (NaN where there is none),
+    lengths of tracks i64[P] and the image numbers in them i64[T].
     """
     ids = []
     points = []
     colors = []
+    errors = []
     lengths = []
     track_ids = []
     rows = _Rows(path)
@@ -162,12 +180,13 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
         if not words:
             continue
         try:
-            point_id, position, color, track = _point(line, words)
-        except (ValueError, OverflowError) as error:
-            raise rows.damaged(error) from None
+            point_id, position, color, error, track = _point(line, words)
+        except (ValueError, OverflowError) as reason:
+            raise rows.damaged(reason) from None
         ids.append(point_id)
         points.append(position)
         colors.append(color)
+        errors.append(error)
         lengths.append(len(track))
         track_ids.extend(track)
     rows.check_count(len(points))
@@ -175,6 +194,7 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
         np.array(ids, np.int64),
         np.array(points, np.float64).reshape(-1, 3),
         np.array(colors, np.uint8).reshape(-1, 3),
+        np.array(errors, np.float64),
         np.array(lengths, np.int64),
         np.array(track_ids, np.int64),
     )

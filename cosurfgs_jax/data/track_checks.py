@@ -1,4 +1,6 @@
-"""Whether poses, cameras and points fit the tracks: a point lies in the pictures that see it."""
+"""Whether poses, cameras and points fit the tracks: a point lies in the pictures that see it. Of
+points without tracks, whether any picture shows them.
+"""
 
 import logging
 
@@ -12,6 +14,7 @@ from cosurfgs_jax.geometry.lens_models import MODELS
 # are off by a few pixels.
 _MARGIN = 0.05
 _MIN_COUNT = 3  # points of a view, or views of a point, that tell something
+_NUM_TRIED = 2048  # of points without tracks: enough for their share to a hundredth
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +47,31 @@ def misses(capture: Capture) -> np.ndarray:
     return np.concatenate([np.zeros(0, bool), *found])
 
 
+def _check_untracked(capture: Capture) -> None:
+    """Says how many points no picture shows; of many points, of some."""
+    tried = capture.cloud.points
+    if len(tried) > _NUM_TRIED:
+        tried = np.random.default_rng(0).choice(tried, _NUM_TRIED, replace=False)
+    left = tried
+    for lens, pose in zip(capture.lenses, capture.camera_from_dataset, strict=True):
+        left = left[_is_outside(lens, left @ pose[:3, :3].T + pose[:3, 3])]
+    text = "%s: %d of %d points that were tried are in no photograph, the first at %s"
+    values = (capture.source, len(left), len(tried))
+    if 2 * len(left) > len(tried):
+        text += ": poses and points are of two frames, or the axes of the cameras are others"
+        _log.warning(text, *values, np.array2string(left[0], precision=6))
+    elif len(left):
+        _log.info(text, *values, np.array2string(left[0], precision=6))
+
+
 def check(capture: Capture) -> None:
     """Says which views do not see most of their points, and which points most of their views do not
-    see: a pose, a camera or a point is wrong then, in a way that no format notices.
+    see: a pose, a camera or a point is wrong then, in a way that no format notices. Of points
+    without tracks it says how many no view sees.
     """
     cloud = capture.cloud
     if not cloud.has_tracks:
+        _check_untracked(capture)
         return
     is_missed = misses(capture)
     views = cloud.sightings.views

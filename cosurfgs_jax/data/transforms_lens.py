@@ -43,6 +43,7 @@ _FISHEYE = {
     "SIMPLE_RADIAL_FISHEYE": 1,
     "RADIAL_FISHEYE": 2,
 }  # how many radial terms
+_ANGLE_TOLERANCE = 0.01  # of a focal length: far above rounding
 _PERSPECTIVE = ("PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE")
 
 
@@ -107,6 +108,21 @@ def _focal(values: dict, side: int, which: str, axis: str) -> float | None:
     return side / 2 / math.tan(angle / 2)
 
 
+def _check_angle(values: dict, side: int, axis: str, where: str) -> None:
+    """Says where a file has a focal length and an angle, and they are not the same."""
+    focal = values[f"fl_{axis}"]
+    angle = values[f"camera_angle_{axis}"]
+    if focal is None or not angle or not 0 < angle < math.pi:
+        return
+    of_angle = side / 2 / math.tan(angle / 2)
+    if not math.isclose(focal, of_angle, rel_tol=_ANGLE_TOLERANCE):
+        _warn_once(
+            f"{where.partition(': frame')[0]}: fl_{axis} = {focal:.6g} is taken, though "
+            f"camera_angle_{axis} = {angle:.6g} says {of_angle:.6g} for {side} pixels: was it "
+            "written for photographs of another size?"
+        )
+
+
 def _given_or(value: float | None, default: float) -> float:
     if value is None:
         return default
@@ -162,6 +178,8 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
         raise InputError(
             f"{where}: expected fl_x (the focal length in pixels) or camera_angle_x, got neither"
         )
+    _check_angle(values, width, "x", where)
+    _check_angle(values, height, "y", where)
     params = [
         focal_x,
         _given_or(focal_y, focal_x),

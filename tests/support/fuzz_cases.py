@@ -42,6 +42,7 @@ HEIGHT = 48
 FOCAL = 60.0
 NUM_VIEWS = 6
 NUM_POINTS = 40
+NOISE_PX = 0.1  # of features, along each side
 MAX_SHIFT_PX = 0.1
 NEGLIGIBLE = "a shift of less than 0.1 pixels"
 
@@ -109,12 +110,30 @@ def _points() -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _tracks() -> list[np.ndarray]:
-    """The views whose pictures each point lies in."""
+class _Features(NamedTuple):
+    """Where the points are seen: as far from where they project as features are found."""
+
+    views: np.ndarray  # i64[T], ordered by points
+    points: np.ndarray  # i64[T]
+    places: np.ndarray  # i64[T], among the features of the view
+    pixels: np.ndarray  # f64[T,2]
+    errors: np.ndarray  # f64[P], mean distances
+
+
+def _features() -> _Features:
     points = np.einsum("vij,pj->pvi", _rotations(), _points()[0]) + _poses()[1]
     pixels = FOCAL * points[..., :2] / points[..., 2:] + np.array([WIDTH, HEIGHT]) / 2
     is_seen = ((pixels > 0) & (pixels < [WIDTH, HEIGHT])).all(axis=-1) & (points[..., 2] > 0)
-    return [np.flatnonzero(row) for row in is_seen]
+    owners, views = np.nonzero(is_seen)
+    noise = np.random.default_rng(5).normal(0, NOISE_PX, (len(views), 2))
+    distances = np.hypot(*noise.T)
+    return _Features(
+        views,
+        owners,
+        (np.cumsum(is_seen, axis=0) - 1)[is_seen],
+        pixels[is_seen] + noise,
+        np.bincount(owners, distances) / np.bincount(owners),
+    )
 
 
 def _names(ending: str = "png") -> list[str]:
@@ -146,6 +165,7 @@ def _write_binary(folder: Path, ending: str = "png") -> list[Path]:
     model.mkdir(parents=True)
     quats, shifts = _poses()
     points, colors = _points()
+    features = _features()
     data = struct.pack("<QIiQQ4d", 1, 1, 1, WIDTH, HEIGHT, FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2)
     (model / "cameras.bin").write_bytes(data)
     data = struct.pack("<Q", NUM_VIEWS)
@@ -155,15 +175,20 @@ def _write_binary(folder: Path, ending: str = "png") -> list[Path]:
             + name.encode()
             + b"\0"
         )
-        data += struct.pack("<Q", 2) + struct.pack("<ddq", 1.5, 2.5, -1) * 2
+        chosen = np.flatnonzero(features.views == number)
+        data += struct.pack("<Q", len(chosen) + 1)
+        for pixel, point in zip(features.pixels[chosen], features.points[chosen], strict=True):
+            data += struct.pack("<ddq", *pixel, point + 1)
+        data += struct.pack("<ddq", 1.5, 2.5, -1)
     (model / "images.bin").write_bytes(data)
     data = struct.pack("<Q", NUM_POINTS)
     for number in range(NUM_POINTS):
-        track = _tracks()[number]
-        data += struct.pack(
-            "<Q3d3BdQ", number + 1, *points[number], *colors[number].tolist(), 0.5, len(track)
-        )
-        data += b"".join(struct.pack("<II", 1 + view, 0) for view in track)
+        track = np.flatnonzero(features.points == number)
+        color = colors[number].tolist()
+        head = (number + 1, *points[number], *color, features.errors[number], len(track))
+        data += struct.pack("<Q3d3BdQ", *head)
+        for entry in track:
+            data += struct.pack("<II", 1 + features.views[entry], features.places[entry])
     (model / "points3D.bin").write_bytes(data)
     return sorted(model.iterdir())
 
@@ -173,6 +198,7 @@ def _write_text(folder: Path) -> list[Path]:
     model.mkdir(parents=True)
     quats, shifts = _poses()
     points, colors = _points()
+    features = _features()
     (model / "cameras.txt").write_text(
         f"# Camera list\n# Number of cameras: 1\n1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} "
         f"{WIDTH / 2} {HEIGHT / 2}\n"
@@ -186,18 +212,21 @@ def _write_text(folder: Path) -> list[Path]:
             " ".join(map(repr, [number + 1, *quats[number].tolist(), *shifts[number].tolist(), 1]))
             + f" {name}"
         )
-        lines.append("1.5 2.5 -1 3.5 4.5 7")
+        chosen = np.flatnonzero(features.views == number)
+        pairs = zip(features.pixels[chosen].tolist(), features.points[chosen], strict=True)
+        lines.append(" ".join(f"{x!r} {y!r} {point + 1}" for (x, y), point in pairs) + " 3.5 4 -1")
     (model / "images.txt").write_text("\n".join(lines) + "\n")
     lines = [
         "# 3D point list with one line of data per point:",
         f"# Number of points: {NUM_POINTS}, mean track length: 3",
     ]
     for number in range(NUM_POINTS):
-        track = " ".join(f"{1 + view} 0" for view in _tracks()[number])
-        lines.append(
-            " ".join(map(repr, [number + 1, *points[number].tolist(), *colors[number].tolist()]))
-            + f" 0.5 {track}"
-        )
+        chosen = np.flatnonzero(features.points == number)
+        pairs = zip(features.views[chosen], features.places[chosen], strict=True)
+        track = " ".join(f"{1 + view} {place}" for view, place in pairs)
+        values = [number + 1, *points[number].tolist(), *colors[number].tolist()]
+        error = float(features.errors[number])
+        lines.append(" ".join(map(repr, [*values, error])) + f" {track}")
     (model / "points3D.txt").write_text("\n".join(lines) + "\n")
     return sorted(model.iterdir())
 

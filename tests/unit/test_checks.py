@@ -47,6 +47,23 @@ def test_lenses(tmp_path, model, message):
         _load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("params", "is_said"),
+    [
+        ((60.0, 62.9, 32.0, 24.0), False),
+        ((60.0, 63.1, 32.0, 24.0), True),
+        ((60.0, 60.0, 47.9, 9.0), False),
+        ((60.0, 60.0, 48.1, 24.0), True),
+        ((60.0, 60.0, 32.0, 7.9), True),
+    ],
+)
+def test_unusual_cameras_are_said(tmp_path, caplog, params, is_said):
+    dataset_files.write_dataset(tmp_path, _camera(*params))
+    _load(tmp_path)
+    text = "the cameras of 4 of 4 photographs are unusual, the first is that of view_00.png, with "
+    assert (text in caplog.text) == is_said
+
+
 def test_sides(tmp_path):
     model = dataset_files.write_dataset(tmp_path)
     large = dataclasses.replace(

@@ -34,17 +34,31 @@ def capture():
     return Capture("model", names, names, nothing, [LENS] * NUM_VIEWS, poses, cloud, nothing)
 
 
-def _said(capture, caplog) -> str:
+def _said(capture, caplog, level=logging.WARNING) -> str:
     caplog.clear()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(level):
         track_checks.check(capture)
     return caplog.text
 
 
 def test_what_fits_is_not_spoken_of(capture, caplog):
     assert not _said(capture, caplog)
-    cloud = PointCloud.without_tracks(capture.cloud.points - 100)
+    cloud = PointCloud.without_tracks(capture.cloud.points)
     assert not _said(dataclasses.replace(capture, cloud=cloud), caplog)
+
+
+def test_points_without_tracks_that_no_picture_shows_are_said(capture, caplog):
+    points = np.repeat(capture.cloud.points, 100, axis=0)
+    points[:100] -= 100
+
+    def said(points):
+        cloud = PointCloud.without_tracks(points)
+        return _said(dataclasses.replace(capture, cloud=cloud), caplog, logging.INFO)
+
+    assert "100 of 2000 points that were tried are in no photograph" in said(points[:2000])
+    assert "two frames" not in caplog.text
+    assert "of 2048 points that were tried are" in said(points)  # of 4,000
+    assert "40 of 40 points" in said(capture.cloud.points - 100) and "two frames" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["turned", "behind", "elsewhere"])

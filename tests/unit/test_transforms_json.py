@@ -149,6 +149,15 @@ def test_camera_from_an_angle_and_the_size_of_the_file():
     np.testing.assert_allclose([*lens.focal_px, *lens.principal_px], [32, 32, 32, 24], rtol=1e-12)
 
 
+def test_an_angle_that_is_not_that_of_the_focal_length_is_said(caplog):
+    angle = 2 * np.arctan(64 / 2 / 60)
+    lens_of({**CAMERA, "camera_angle_x": angle, "camera_angle_y": 0.0}, (1, 1), "a: frame 1")
+    assert not caplog.text
+    lens_of({**CAMERA, "camera_angle_x": 2 * np.arctan(64 / 60)}, (1, 1), "a: frame 1")
+    assert "a: fl_x = 60 is taken, though camera_angle_x = 1.63" in caplog.text
+    assert "says 30 for 64 pixels" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
