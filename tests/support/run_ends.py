@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 # What depends on time, or on how often a run was begun.
 _PASSING = ("tensorboard", ".locks", "timings.json", "report.html", "logs")
 _PASSING_NUMBERS = ("seconds", "peak_bytes_per_device")
@@ -123,11 +125,29 @@ def contents(workdir: Path, stops: set[tuple[str, int]]) -> dict[str, str]:
         data = path.read_bytes()
         if path.suffix == ".json":
             data = json.dumps(_without_passing(json.loads(data)), sort_keys=True).encode()
+        elif path.suffix == ".npz":
+            data = _values_of(path)
         elif path.suffix == ".jsonl":
             data = curves(data.decode(), stops, folder).encode()
         found[name] = hashlib.sha256(data).hexdigest()[:16]
     digests = _digests([workdir / key for key in with_arrays])
     return found | dict(zip(with_arrays, digests, strict=True))
+
+
+def _values_of(path: Path) -> bytes:
+    """What may not differ of an npz file: its arrays, and of compact forms the meta data, which is
+    a JSON text, without times.
+    """
+    values = []
+    with np.load(path, allow_pickle=False) as file:
+        for name in sorted(file.files):
+            value = file[name]
+            data = f"{name} {value.dtype} {value.shape}".encode() + value.tobytes()
+            if name == "meta":
+                table = json.loads(value.tobytes())
+                data = json.dumps(_without_passing(table), sort_keys=True).encode()
+            values.append(data)
+    return b"".join(values)
 
 
 def _numbers_of(meta: Path) -> str:

@@ -19,6 +19,13 @@ def _save_array(item, name, value):
     made.write(value).result()
 
 
+def _save_compact(workdir, mean, meta):
+    path = workdir / "blocks" / "1" / "compact" / "device.npz"
+    path.parent.mkdir(exist_ok=True)
+    text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(path, means=np.array([mean], np.uint8), meta=text)
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Two workdirs that differ in what depends on time alone."""
@@ -34,8 +41,10 @@ def pair(tmp_path):
         (step / "checksums.json").write_text("{}")
         (step / "meta").mkdir()
         (step / "meta" / "metadata").write_text('{"num_slots": 3, "seconds": 1}')
+    _save_compact(calm, 1, {"num_slots": 3, "seconds": 1})
     wild = tmp_path / "wild"
     shutil.copytree(calm, wild)
+    _save_compact(wild, 1, {"num_slots": 3, "seconds": 1.25})
     stages[0] |= {"seconds": 4.0, "bytes_checkpoint": 6}
     (wild / "metrics.json").write_text(json.dumps({"stages": stages}))
     (wild / "timings.json").write_text('{"mesh": 2}')
@@ -89,6 +98,14 @@ def _lose_size(wild):
         (lambda wild: shutil.rmtree(wild / "checkpoints"), "checkpoints/device/20"),
         (_spoil_array, "blocks/1/checkpoints/device/20/state"),
         (_spoil_meta, "checkpoints/device/20/meta"),
+        (
+            lambda wild: _save_compact(wild, 2, {"num_slots": 3}),
+            "blocks/1/compact/device.npz",
+        ),
+        (
+            lambda wild: _save_compact(wild, 1, {"num_slots": 4}),
+            "blocks/1/compact/device.npz",
+        ),
         (lambda wild: (wild / ".unfinished-x.ply").write_text(""), "left behind.*unfinished-x"),
         (lambda wild: (wild / ".scratch" / "mesh").mkdir(parents=True), "left behind.*scratch"),
         (
