@@ -63,7 +63,7 @@ def _num_images(folder: Path) -> int:
             if len(head) < 8:
                 return 0
             return struct.unpack("<Q", head)[0]
-        return sum(1 for _ in colmap_text.read_images(path))
+        return colmap_text.num_images(path)
 
 
 def find_model(root: Path, model: str = "") -> Path | None:
@@ -141,7 +141,7 @@ def _ply_points(path: Path):
         np.arange(len(points)),
         points,
         colors,
-        np.full(len(points), np.nan),
+        np.full(len(points), np.nan, np.float32),
         np.zeros(len(points), np.int64),
         np.empty(0, np.int64),
     )
@@ -281,7 +281,7 @@ def read_model(folder: Path) -> Capture:
     if points_path is None:
         return capture
     with reading(points_path, *_WHOLE):
-        cloud, ids, errors = _read_cloud(points_path, images, folder)
+        cloud, rows, ids, errors = _read_cloud(points_path, images, folder)
     capture = dataclasses.replace(capture, cloud=cloud)
     feature_checks.check(
         feature_checks.SeenPoints(
@@ -291,7 +291,7 @@ def read_model(folder: Path) -> Capture:
             camera_from_dataset=camera_from_dataset,
             features=[image.features for image in images],
             point_ids=ids,
-            points=cloud.points,
+            points=cloud.points[rows],
             errors=errors,
         )
     )
@@ -300,18 +300,23 @@ def read_model(folder: Path) -> Capture:
 
 def _read_cloud(
     path: Path, images: list[Image], source: Path
-) -> tuple[PointCloud, np.ndarray, np.ndarray]:
-    """The points; the numbers by which features name them, i64[P], and their errors, f64[P].
+) -> tuple[PointCloud, np.ndarray, np.ndarray, np.ndarray]:
+    """The points; of those that features name, which are compared: rows, the numbers by which they
+    are named, i64[N] each, and errors, f32[N].
 
     Points without a track may be of another program, whose numbers are not those that features
     name: theirs are -1.
     """
     ids, points, colors, errors, lengths, track_ids = _read_points(path)
+    rows = feature_checks.named([image.features for image in images], ids.view(np.int64))
+    ids = ids[rows].view(np.int64)  # those of all points are no longer needed
+    errors = errors[rows]
     cloud = PointCloud.without_tracks(points, colors)
     if len(images) and len(points):
         image_ids = np.array([image.image_id for image in images], np.int64)
         cloud = PointCloud(points, colors, *_tracks(lengths, track_ids, image_ids, source))
-    return cloud, np.where(np.diff(cloud.track_offsets) > 0, ids.astype(np.int64), -1), errors
+    ids[np.diff(cloud.track_offsets)[rows] == 0] = -1
+    return cloud, rows, ids, errors
 
 
 def short_names(files: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data.feature_checks import FEATURE, Image
+from cosurfgs_jax.data.feature_checks import FEATURE, Image, chosen, most_of_view
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.geometry.lens_models import num_params
@@ -35,6 +35,7 @@ _MODEL_NAMES = (
 )
 _POINT_HEADER_BYTES = 51  # id u64, xyz 3 f64, rgb 3 u8, error f64, length of the track u64
 _CHUNK = 2**16  # points that are read at once
+_IMAGES = 64  # whose pages are held at once
 
 
 class _End:
@@ -108,7 +109,7 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def read_images(path: Path) -> list[Image]:
-    """Images of images.bin. Their features are those of the file, which stays open with them.
+    """Images of images.bin, with the features that are compared.
 
     Raises:
         struct.error: the file is damaged.
@@ -118,7 +119,8 @@ def read_images(path: Path) -> list[Image]:
     images = []
     offset = 8
     ending = _End(data, count, 73, "images")
-    for _ in range(count):
+    most = most_of_view(count)
+    for number in range(count):
         image_id, *pose, camera_id = struct.unpack_from("<I7dI", data, offset)
         end = data.find(b"\0", offset + 64)
         if end < 0:
@@ -131,6 +133,9 @@ def read_images(path: Path) -> list[Image]:
         features = np.empty(0, FEATURE)
         if num_features:
             features = np.frombuffer(data, FEATURE, num_features, end + 9)
+            features = features[chosen(num_features, most)]
+        if number % _IMAGES == 0:  # pages that have been read count as memory of the process
+            data.madvise(mmap.MADV_DONTNEED)
         images.append(Image(image_id, pose, camera_id, name=name, features=features))
     ending.check(offset)
     return images
@@ -167,7 +172,7 @@ def _places(data, offset: int, count: int) -> tuple[np.ndarray, np.ndarray, int]
 
 
 def read_points(path: Path):
-    """Points of points3D.bin: IDs u64[P], positions f64[P,3], colours u8[P,3], errors f64[P],
+    """Points of points3D.bin: IDs u64[P], positions f64[P,3], colours u8[P,3], errors f32[P],
     track lengths i64[P], and the image IDs of all tracks u32[T]. Besides these, few points at a
     time are held.
 
@@ -182,7 +187,7 @@ def read_points(path: Path):
     ids = np.empty(num_points, "<u8")
     points = np.empty((num_points, 3), "<f8")
     colors = np.empty((num_points, 3), np.uint8)
-    errors = np.empty(num_points, "<f8")
+    errors = np.empty(num_points, np.float32)
     lengths = np.empty(num_points, np.int64)
     tracks = [np.empty(0, "<u4")]
     for first in range(0, num_points, _CHUNK):
@@ -193,7 +198,8 @@ def read_points(path: Path):
         ids[part] = heads[:, :8].copy().view("<u8")[:, 0]
         points[part] = heads[:, 8:32].copy().view("<f8")
         colors[part] = heads[:, 32:35]
-        errors[part] = heads[:, 35:].copy().view("<f8")[:, 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors[part] = heads[:, 35:].copy().view("<f8")[:, 0]
         tracks.append(_gather_u32(raw, _ranges(starts + _POINT_HEADER_BYTES, lengths[part])))
         # Pages that have been read would count as memory of the process.
         data.madvise(mmap.MADV_DONTNEED, 0, offset // mmap.PAGESIZE * mmap.PAGESIZE)

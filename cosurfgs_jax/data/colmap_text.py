@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data.feature_checks import FEATURE, Image, chosen
+from cosurfgs_jax.data.feature_checks import FEATURE, Image, chosen, most_of_view
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import iter_lines, number, whole_number
 from cosurfgs_jax.geometry.distortion import Lens
@@ -25,7 +25,7 @@ class _Rows:
     def __init__(self, path: Path, lines: Iterable[str] | None = None):
         self._path = path
         self._lines = iter_lines(path) if lines is None else lines
-        self._declared: int | None = None
+        self.declared: int | None = None  # how many things the head says there are
         self.line_number = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -34,7 +34,7 @@ class _Rows:
             if not line.lstrip().startswith("#"):
                 yield line
             elif match := _COUNT.match(line.strip()):
-                self._declared = int(match[1])
+                self.declared = int(match[1])
 
     def damaged(self, error: Exception) -> InputError:
         """The error for what is wrong with the present line."""
@@ -46,9 +46,9 @@ class _Rows:
 
     def check_count(self, count: int) -> None:
         """Says where a file has another number of things than its head declares."""
-        if self._declared not in (None, count):
+        if self.declared not in (None, count):
             _log.warning(
-                "%s: its head declares %d, the file has %d", self._path, self._declared, count
+                "%s: its head declares %d, the file has %d", self._path, self.declared, count
             )
 
 
@@ -96,13 +96,22 @@ def _is_feature_line(words: list[str]) -> bool:
     return all(word.lstrip("-").isdigit() for word in words[2::3]) and all(map(_is_number, words))
 
 
-def _features(words: list[str]) -> np.ndarray:
+def _features(words: list[str], most: int) -> np.ndarray:
     """Those that are compared, of a line of them."""
     columns = np.array(words, object).reshape(-1, 3)
-    columns = columns[chosen(len(columns))]
+    columns = columns[chosen(len(columns), most)]
     values = columns.astype("<f8")
     values[:, 2] = columns[:, 2].astype("<i8").view("<f8")
     return values.view(FEATURE).reshape(-1)
+
+
+def num_images(path: Path) -> int:
+    """How many images its head says there are in images.txt; else they are counted."""
+    rows = _Rows(path)
+    next(iter(rows), None)
+    if rows.declared is not None:
+        return rows.declared
+    return sum(1 for _ in read_images(path))
 
 
 def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[Image]:
@@ -121,7 +130,8 @@ def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[Imag
         # one.
         if image is not None and _is_feature_line(words):
             try:
-                features = _features(words)
+                # Where the head does not say how many there are, those that were read.
+                features = _features(words, most_of_view(max(count, rows.declared or 0)))
             except (ValueError, OverflowError) as error:
                 raise rows.damaged(error) from None
             yield image._replace(features=features)
@@ -165,7 +175,7 @@ def _point(line: str, words: list[str]) -> tuple[int, list[float], list[int], fl
 
 
 def read_points(path: Path) -> tuple[np.ndarray, ...]:
-    """Numbers i64[P], points f64[P,3], colours u8[P,3], errors f64[P] (NaN where there is none),
+    """Numbers i64[P], points f64[P,3], colours u8[P,3], errors f32[P] (NaN where there is none),
     lengths of tracks i64[P] and the image numbers in them i64[T].
     """
     ids = []
@@ -194,7 +204,7 @@ def read_points(path: Path) -> tuple[np.ndarray, ...]:
         np.array(ids, np.int64),
         np.array(points, np.float64).reshape(-1, 3),
         np.array(colors, np.uint8).reshape(-1, 3),
-        np.array(errors, np.float64),
+        np.array(errors, np.float64).astype(np.float32),
         np.array(lengths, np.int64),
         np.array(track_ids, np.int64),
     )

@@ -19,9 +19,9 @@ FEATURE = np.dtype([("pixel", "<f8", (2,)), ("point", "<i8")])
 # Of all photographs, and bounds of one: 1,000 photographs have ten million, and these take 0.2 s.
 _MAX_FEATURES = 200_000
 _MAX_OF_VIEW = 1024
-_MIN_OF_VIEW = 128
 _RUN = 64  # of features that follow each other: they lie in one page of the file, or two
-_MIN_COUNT = 3  # features of a photograph that tell something of it
+_MIN_OF_VIEW = _RUN  # even where these are more than `_MAX_FEATURES`
+_MIN_COUNT = 10  # features of a photograph that tell something of it
 _MIN_VIEWS = 2  # that tell something of a point
 # Times the median, or spreads (from the first quartile to the median) above it, whichever is more.
 # Of errors alike in all directions 25 spreads are 11 standard deviations; those of real models
@@ -29,6 +29,12 @@ _MIN_VIEWS = 2  # that tell something of a point
 _MAX_TIMES = 3.0
 _MAX_SPREADS = 25.0
 _MIN_SHIFT_PX = 0.1  # no calibration is better
+# Pixels, or of the longer side: of features that were rounded to whole pixels, count from the
+# middle of the first pixel or were found in smaller pictures, while errors were noted before.
+_MIN_ALL_PX = 1.0
+_MIN_ALL_SHARE = 0.0005
+_MIN_BEYOND = 0.05  # of features beyond the camera's picture, if it was made smaller
+_CHUNK = 2**16  # points whose numbers are looked up at once
 _MAX_SHARE = 0.01  # of the longer side: no reconstruction keeps features that are so far off
 _log = logging.getLogger(__name__)
 
@@ -40,11 +46,11 @@ class Image(NamedTuple):
     pose: list[float]  # quaternion wxyz and shift
     camera_id: int
     name: str
-    features: np.ndarray  # FEATURE[F]; of a text file those of `chosen`
+    features: np.ndarray  # FEATURE[F], those that are `chosen`
 
 
 class SeenPoints(NamedTuple):
-    """Points, and the photographs that see them.
+    """Points that are `named`, or more of them, and the photographs that see them.
 
     | field                 | shape      | unit, frame                                             |
     |-----------------------|------------|---------------------------------------------------------|
@@ -54,7 +60,7 @@ class SeenPoints(NamedTuple):
     | `features`            | V arrays   | FEATURE[F], pixels                                      |
     | `point_ids`           | i64[P]     | numbers that features name; -1: none does               |
     | `points`              | f64[P,3]   | dataset                                                 |
-    | `errors`              | f64[P]     | pixels, that the file says of them; NaN where it does   |
+    | `errors`              | f32[P]     | pixels, that the file says of them; NaN where it does   |
     |                       |            | not                                                     |
     """
 
@@ -77,6 +83,11 @@ class _Distances(NamedTuple):
     pixels: np.ndarray  # f32[T]; infinite behind a camera
 
 
+def most_of_view(num_views: int) -> int:
+    """How many features of each of so many photographs are compared."""
+    return int(np.clip(_MAX_FEATURES // max(1, num_views), _MIN_OF_VIEW, _MAX_OF_VIEW))
+
+
 def chosen(count: int, most: int = _MAX_OF_VIEW) -> np.ndarray:
     """Which of a photograph's features are compared, i64: all, or runs spread over them."""
     if count <= most:
@@ -85,42 +96,126 @@ def chosen(count: int, most: int = _MAX_OF_VIEW) -> np.ndarray:
     return (starts[:, None] + np.arange(_RUN)).reshape(-1)
 
 
+def _rows_of(wanted: np.ndarray, point_ids: np.ndarray) -> np.ndarray:
+    """Where numbers are among those of the points, i64[len(wanted)]; -1: nowhere. Of all points
+    few are held at a time.
+    """
+    asked, which = np.unique(wanted, return_inverse=True)
+    rows = np.full(len(asked), -1)
+    if not len(asked):
+        return rows
+    for first in range(0, len(point_ids), _CHUNK):
+        ids = point_ids[first : first + _CHUNK]
+        place = np.searchsorted(asked, ids).clip(max=len(asked) - 1)
+        is_asked = asked[place] == ids
+        rows[place[is_asked]] = first + np.flatnonzero(is_asked)
+    return rows[which]
+
+
+def _compared(features: list[np.ndarray]) -> list[np.ndarray]:
+    """Those of each photograph that are of a point and are compared."""
+    most = most_of_view(len(features))
+    parts = [part[chosen(len(part), most)] for part in features]
+    return [part[part["point"] >= 0] for part in parts]
+
+
+def named(features: list[np.ndarray], point_ids: np.ndarray) -> np.ndarray:
+    """Rows of the points that are compared, i64[N], ascending: the others need not be kept.
+
+    Args:
+        features: of each photograph, FEATURE[F].
+        point_ids: i64[P], of all points.
+    """
+    numbers = [part["point"] for part in _compared(features)]
+    rows = _rows_of(np.concatenate([np.empty(0, np.int64), *numbers]), point_ids)
+    return np.unique(rows[rows >= 0])
+
+
 def _matches(seen: SeenPoints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Views i64[T] in order, points i64[T] and pixels f64[T,2] of the features of known points."""
-    most = int(np.clip(_MAX_FEATURES // len(seen.names), _MIN_OF_VIEW, _MAX_OF_VIEW))
-    parts = [features[chosen(len(features), most)] for features in seen.features]
-    features = np.concatenate(parts)
-    views = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    order = np.argsort(seen.point_ids)
-    ids = seen.point_ids[order]
-    # In order, so that each search begins where memory is still at hand.
-    asked = np.argsort(features["point"])
-    place = np.empty(len(features), np.int64)
-    place[asked] = np.searchsorted(ids, features["point"][asked]).clip(max=len(ids) - 1)
-    poses = seen.camera_from_dataset.reshape(len(parts), 16)
+    poses = seen.camera_from_dataset.reshape(len(seen.names), 16)
     with np.errstate(all="ignore"):
         is_finite = np.isfinite(poses.sum(axis=1))
-    is_known = np.equal(ids[place], features["point"]) & (features["point"] >= 0)
-    is_known &= is_finite[views]
-    return views[is_known], order[place[is_known]], features["pixel"][is_known]
+    parts = _compared(seen.features)
+    views = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    features = np.concatenate(parts)
+    rows = _rows_of(features["point"], seen.point_ids)
+    is_known = (rows >= 0) & is_finite[views]
+    return views[is_known], rows[is_known], features["pixel"][is_known]
 
 
-def _distances_px(lens: Lens, pose: np.ndarray, points: np.ndarray, pixels: np.ndarray):
-    """f64[F]; NaN where the lens has no numbers."""
+def _projected(lens: Lens, pose: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Pixels f64[F,2]; infinite behind the camera, NaN where the lens has no numbers."""
     points_camera = points @ pose[:3, :3].T + pose[:3, 3]
-    depth = points_camera[:, 2]
-    found = pixels_from_normalised(lens, points_camera[:, :2] / depth[:, None])
-    distances = np.hypot(found[:, 0] - pixels[:, 0], found[:, 1] - pixels[:, 1])
+    depth = points_camera[:, 2:]
+    found = pixels_from_normalised(lens, points_camera[:, :2] / depth)
     if MODELS[lens.model].is_fisheye:  # some see behind themselves
-        return np.where(depth > 0, distances, np.nan)
-    return np.where((depth > 0) & ~np.isnan(distances), distances, np.inf)
+        return np.where(depth > 0, found, np.nan)
+    return np.where((depth > 0) & ~np.isnan(found).any(axis=1, keepdims=True), found, np.inf)
 
 
-def _distances(seen: SeenPoints) -> _Distances:
+def _distances_px(found: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    return np.hypot(found[:, 0] - pixels[:, 0], found[:, 1] - pixels[:, 1])
+
+
+def _factors(lenses: list[Lens], views: np.ndarray, pixels: np.ndarray, found: np.ndarray):
+    """By how much features are in pixels of a larger picture than that of their camera, f64[V];
+    else 1.
+
+    Args:
+        views, pixels, found: of each feature: its photograph, where it is, and where its point
+            projects.
+    """
+    sizes = np.array([(lens.width, lens.height) for lens in lenses])
+    is_beyond = (pixels > sizes[views]).any(axis=1)
+    numbers = {lens: number for number, lens in enumerate(dict.fromkeys(lenses))}
+    of_view = np.array([numbers[lens] for lens in lenses])
+    of_feature = of_view[views]
+    num_beyond = np.bincount(of_feature, is_beyond, minlength=len(numbers))
+    num = np.bincount(of_feature, minlength=len(numbers))
+    order = np.argsort(of_feature, kind="stable")
+    ends = np.cumsum(num)
+    factors = np.ones(len(numbers))
+    for lens, number in numbers.items():
+        if num_beyond[number] <= _MIN_BEYOND * num[number]:
+            continue
+        part = order[ends[number] - num[number] : ends[number]]
+        part = part[np.isfinite(found[part]).all(axis=1)]
+        if len(part) < _MIN_COUNT:
+            continue
+        factor = np.median(np.hypot(*pixels[part].T) / np.hypot(*found[part].T))
+        left = np.median(_distances_px(factor * found[part], pixels[part]))
+        if factor > 1 and left <= _MAX_SHARE * factor * max(lens.width, lens.height):
+            factors[number] = factor
+    return factors[of_view]
+
+
+def _at_size_of_features(seen: SeenPoints, factors: np.ndarray) -> SeenPoints:
+    """With the cameras at the size of the pictures that features were found in."""
+    views = np.flatnonzero(factors != 1)
+    if not len(views):
+        return seen
+    _log.info(
+        "%s: in %d of %d photographs features are in pixels of another size, of %s in those of a "
+        "picture %.4g times as large as its camera says: photographs and cameras were made smaller "
+        "after the reconstruction, features are compared at their own size",
+        seen.source,
+        len(views),
+        len(seen.names),
+        seen.names[views[0]],
+        factors[views[0]],
+    )
+    lenses = [
+        lens.resized(round(lens.height * factor), round(lens.width * factor), factor, factor)
+        for lens, factor in zip(seen.lenses, factors.tolist(), strict=True)
+    ]
+    return seen._replace(lenses=lenses)
+
+
+def _distances(seen: SeenPoints) -> tuple[SeenPoints, _Distances]:
+    """The distances, and what they were found with: cameras at the size that features have."""
     views, rows, pixels = _matches(seen)
-    points = seen.points[rows]
-    distances = np.full(len(views), np.nan, np.float32)
-    medians = np.full(len(seen.names), np.nan)
+    found = np.full((len(views), 2), np.nan)
     ends = np.searchsorted(views, np.arange(len(seen.names) + 1))
     with np.errstate(all="ignore"):
         for view in np.flatnonzero(np.diff(ends) >= _MIN_COUNT):
@@ -128,13 +223,18 @@ def _distances(seen: SeenPoints) -> _Distances:
             if (pixels[part] == pixels[part][0]).all():
                 continue  # stand-ins for what a program did not know
             pose = seen.camera_from_dataset[view]
-            of_view = _distances_px(seen.lenses[view], pose, points[part], pixels[part])
-            told = of_view[~np.isnan(of_view)]
-            if len(told) >= _MIN_COUNT:
-                distances[part] = of_view
-                medians[view] = np.partition(told, len(told) // 2)[len(told) // 2]
-    is_told = ~np.isnan(distances)
-    return _Distances(medians, views[is_told], rows[is_told], distances[is_told])
+            found[part] = _projected(seen.lenses[view], pose, seen.points[rows[part]])
+        factors = _factors(seen.lenses, views, pixels, found)
+        distances = _distances_px(found * factors[views, None], pixels).astype(np.float32)
+    medians = np.full(len(seen.names), np.nan)
+    for view in np.flatnonzero(np.diff(ends) >= _MIN_COUNT):
+        of_view = distances[ends[view] : ends[view + 1]]
+        told = of_view[~np.isnan(of_view)]
+        if len(told) >= _MIN_COUNT:
+            medians[view] = np.partition(told, len(told) // 2)[len(told) // 2]
+    is_told = ~np.isnan(distances) & ~np.isnan(medians)[views]
+    distances = _Distances(medians, views[is_told], rows[is_told], distances[is_told])
+    return _at_size_of_features(seen, factors), distances
 
 
 def _limit(values: np.ndarray) -> float:
@@ -160,6 +260,43 @@ def _side(seen: SeenPoints) -> float:
     return float(np.median([max(lens.width, lens.height) for lens in seen.lenses]))
 
 
+def _noted_px(seen: SeenPoints, found: _Distances, views: np.ndarray) -> np.ndarray:
+    """What the errors of its points leave to the features of some photographs (median, pixels),
+    f64[len(views)]; NaN where nothing is known of them.
+
+    A point's error is the mean of the distances to its features: one photograph that is less sharp
+    than the others has more than its part of it. What a pose was moved by since is in none.
+    """
+    if np.isnan(_expected_px(seen)):
+        return np.full(len(views), np.nan)
+    rows, which = np.unique(found.points, return_inverse=True)
+    errors = np.where(seen.errors[rows] > 0, seen.errors[rows], np.nan).astype(np.float64)[which]
+    pixels = np.minimum(found.pixels, 1e6).astype(np.float64)  # some are infinite
+    others = np.bincount(which, pixels)[which] - pixels
+    noted = np.fmax(errors, errors * np.bincount(which)[which] - others)
+    starts = np.searchsorted(found.views, views)
+    ends = np.searchsorted(found.views, views, side="right")
+    medians = np.full(len(views), np.nan)
+    for view, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        of_view = noted[start:end]
+        of_view = of_view[np.isfinite(of_view)]
+        if len(of_view):
+            medians[view] = np.median(of_view)
+    return medians
+
+
+def _away(median_px: float, how: str = "") -> str:
+    if np.isfinite(median_px):
+        away = f"{median_px:.3g} pixels{how} (median) away"
+        return f"features are {away} from where their points project"
+    return "most features are of points that lie behind the camera"
+
+
+def _min_px(seen: SeenPoints) -> float:
+    """Below this nothing is wrong with cameras or poses of all photographs."""
+    return max(_MIN_ALL_PX, _MIN_ALL_SHARE * _side(seen))
+
+
 def _say_all(seen: SeenPoints, medians: np.ndarray) -> bool:
     """Says where most photographs do not fit the points; whether they do not."""
     typical = np.nanmedian(medians)
@@ -167,34 +304,39 @@ def _say_all(seen: SeenPoints, medians: np.ndarray) -> bool:
     limit = _MAX_SHARE * _side(seen)
     what = f"no reconstruction keeps more than {limit:.2g}"
     if typical <= limit and not np.isnan(expected):
-        limit = max(_MAX_TIMES * expected, _MIN_SHIFT_PX)
+        limit = max(_MAX_TIMES * expected, _min_px(seen))
         what = f"the errors of the points say {expected:.2g}"
     if typical <= limit:
         return False
     is_off = medians > limit
     names = [seen.names[view] for view in np.flatnonzero(is_off)]
     _log.warning(
-        "%s: in %d of %d photographs features are %.3g pixels (median) away from where their "
-        "points project, though %s: %s; cameras or poses are not those that the points were found "
-        "with, as with the focal length of photographs of another size, or a lens without its "
-        "distortion: export cameras, images and points together again",
+        "%s: in %d of %d photographs %s, though %s: %s; cameras or poses are not those that the "
+        "points were found with, as with the focal length of photographs of another size, or a "
+        "lens without its distortion: export cameras, images and points together again",
         seen.source,
         len(names),
         len(seen.names),
-        typical,
+        _away(typical),
         what,
         some_of(names),
     )
     return True
 
 
-def _say_views(seen: SeenPoints, medians: np.ndarray) -> np.ndarray:
+def _say_views(seen: SeenPoints, found: _Distances) -> np.ndarray:
     """Says which photographs do not fit the points, bool[V]."""
+    medians = found.medians
     is_known = ~np.isnan(medians)
     sides = np.array([max(lens.width, lens.height) for lens in seen.lenses])
     # Features of larger photographs may be off by more pixels.
     limits = _limit(medians[is_known]) * np.maximum(1, sides / _side(seen))
+    if np.isnan(_expected_px(seen)):
+        limits = np.maximum(limits, _min_px(seen))
     is_odd = medians > limits
+    odd = np.flatnonzero(is_odd)
+    # Of photographs that are less sharp, and were always, the points say so.
+    is_odd[odd] = ~(medians[odd] <= _MAX_TIMES * _noted_px(seen, found, odd))
     if is_odd.any():
         odd = np.flatnonzero(is_odd)
         of_odd = {seen.lenses[view] for view in odd}
@@ -203,13 +345,12 @@ def _say_views(seen: SeenPoints, medians: np.ndarray) -> np.ndarray:
         if len(alike) == len(odd) > len(of_odd):  # all of those that share cameras
             what = "these are all photographs of their cameras, which are wrong"
         _log.warning(
-            "%s: in %d of %d photographs features are %.3g pixels or more (median) away from where "
-            "their points project (in the others %.2g): %s; %s: export the model again, or remove "
-            "these images from it",
+            "%s: in %d of %d photographs %s (in the others %.2g pixels): %s; %s: export the model "
+            "again, or remove these images from it",
             seen.source,
             len(odd),
             len(seen.names),
-            medians[is_odd].min(),
+            _away(medians[is_odd].min(), " or more"),
             np.median(medians[is_known & ~is_odd]),
             some_of([seen.names[view] for view in odd]),
             what,
@@ -221,38 +362,38 @@ def _say_points(seen: SeenPoints, found: _Distances) -> None:
     """Says which points do not fit most of their photographs: a few never do, and have that noted
     as their error.
     """
+    rows, which = np.unique(found.points, return_inverse=True)  # those that are compared
     limit = _limit(found.pixels)
-    limits = np.fmax(limit, _MAX_TIMES * seen.errors)
+    limits = np.fmax(limit, _MAX_TIMES * seen.errors[rows])
     if np.isnan(_expected_px(seen)):
         limit = max(limit, _MAX_SHARE * _side(seen))
-        limits = np.full(len(seen.points), limit)
-    is_far = found.pixels > limits[found.points]
-    num_seen = np.bincount(found.points, minlength=len(seen.points))
-    num_far = np.bincount(found.points[is_far], minlength=len(seen.points))
+        limits = np.full(len(rows), limit)
+    num_seen = np.bincount(which)
+    num_far = np.bincount(which, found.pixels > limits[which])
     is_moved = (num_seen >= _MIN_VIEWS) & (2 * num_far > num_seen)
     if is_moved.any():
         _log.warning(
-            "%s: %d of %d points are %.3g pixels or more away from their features in most "
-            "photographs (most points less than %.2g), the first at %s: the file is damaged, or "
-            "they were moved: export the model again",
+            "%s: %d of %d points that were compared are %.3g pixels or more away from their "
+            "features in most photographs (most points less than %.2g), the first at %s: the file "
+            "is damaged, or they were moved: export the model again",
             seen.source,
             is_moved.sum(),
-            len(seen.points),
+            len(rows),
             limit,
             np.quantile(found.pixels, 0.75),
-            np.array2string(seen.points[is_moved.argmax()], precision=6),
+            np.array2string(seen.points[rows[is_moved.argmax()]], precision=6),
         )
 
 
 def check(seen: SeenPoints) -> None:
     """Says which photographs and points do not fit the features, in one sentence for each."""
-    if not len(seen.points):
+    if not len(seen.points) or not seen.names:
         return
-    found = _distances(seen)
+    seen, found = _distances(seen)
     if not len(found.views) or _say_all(seen, found.medians):
         return
     # What a wrong photograph says of a point does not count.
-    counts = ~_say_views(seen, found.medians)[found.views]
+    counts = ~_say_views(seen, found)[found.views]
     if counts.any():
         right = found._replace(points=found.points[counts], pixels=found.pixels[counts])
         _say_points(seen, right)

@@ -109,7 +109,9 @@ def _focal(values: dict, side: int, which: str, axis: str) -> float | None:
 
 
 def _check_angle(values: dict, side: int, axis: str, where: str) -> None:
-    """Says where a file has a focal length and an angle, and they are not the same."""
+    """Says where a file has a focal length and the angle of a camera that is no fisheye, and they
+    are not the same.
+    """
     focal = values[f"fl_{axis}"]
     angle = values[f"camera_angle_{axis}"]
     if focal is None or not angle or not 0 < angle < math.pi:
@@ -178,8 +180,6 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
         raise InputError(
             f"{where}: expected fl_x (the focal length in pixels) or camera_angle_x, got neither"
         )
-    _check_angle(values, width, "x", where)
-    _check_angle(values, height, "y", where)
     params = [
         focal_x,
         _given_or(focal_y, focal_x),
@@ -188,6 +188,9 @@ def lens_of(table: dict, size: tuple[int, int], where: str) -> Lens:
     ]
     k1, k2, k3, k4, p1, p2 = (values[key] or 0.0 for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     model = _model_of(table, where)
+    if model not in _FISHEYE:
+        _check_angle(values, width, "x", where)
+        _check_angle(values, height, "y", where)
     if model in ("OPENCV", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV"):
         if k4:
             # nerfstudio multiplies it with r^8, OpenCV divides by 1 + k4 r^2: the file does not say

@@ -61,6 +61,17 @@ def test_points_without_tracks_that_no_picture_shows_are_said(capture, caplog):
     assert "40 of 40 points" in said(capture.cloud.points - 100) and "two frames" in caplog.text
 
 
+def test_points_far_beyond_the_flight_are_no_fault(capture, caplog):
+    rng = np.random.default_rng(1)
+    city = rng.uniform([-20, -20, 4], [20, 20, 6], (20_000, 3))
+    capture = dataclasses.replace(capture, cloud=PointCloud.without_tracks(city))
+    text = _said(capture, caplog, logging.INFO)
+    assert "of 2048 points that were tried are in no photograph" in text
+    assert "two frames" not in text and not _said(capture, caplog)
+    capture.camera_from_dataset[:, :3, :3] = np.diag([1.0, -1, -1])  # they look at the sky
+    assert "two frames" in _said(capture, caplog)
+
+
 @pytest.mark.parametrize("kind", ["turned", "behind", "elsewhere"])
 def test_a_wrong_pose_is_said(capture, caplog, kind):
     pose = capture.camera_from_dataset[3]

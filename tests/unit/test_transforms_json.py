@@ -156,6 +156,10 @@ def test_an_angle_that_is_not_that_of_the_focal_length_is_said(caplog):
     lens_of({**CAMERA, "camera_angle_x": 2 * np.arctan(64 / 60)}, (1, 1), "a: frame 1")
     assert "a: fl_x = 60 is taken, though camera_angle_x = 1.63" in caplog.text
     assert "says 30 for 64 pixels" in caplog.text
+    caplog.clear()
+    fisheye = {"camera_model": "OPENCV_FISHEYE", "camera_angle_x": 2.7}
+    lens_of({**CAMERA, **fisheye}, (1, 1), "b: frame 1")  # its angle is no pinhole's
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
