@@ -108,15 +108,16 @@ class PointCloud:
         """
         if self.known_sightings is not None:
             return self.known_sightings
+        by_view = self._tracks().tocsc()
+        return Sightings(by_view.indptr.astype(np.int64), by_view.indices.astype(np.int32))
+
+    def _tracks(self):
+        """Which views see which points: a sparse bool[P,V'], V' up to the last that sees any."""
         from scipy.sparse import csr_array
 
         views = self.track_views
-        num_views = int(views.max(initial=-1)) + 1
-        by_point = csr_array(
-            (np.ones(len(views), bool), views, self.track_offsets), (len(self), num_views)
-        )
-        by_view = by_point.tocsc()
-        return Sightings(by_view.indptr.astype(np.int64), by_view.indices.astype(np.int32))
+        shape = (len(self), int(views.max(initial=-1)) + 1)
+        return csr_array((np.ones(len(views), bool), views, self.track_offsets), shape)
 
     @classmethod
     def without_tracks(cls, points: np.ndarray, colors: np.ndarray | None = None) -> "PointCloud":
@@ -134,13 +135,9 @@ class PointCloud:
         """The same with its points in another order, i64[P], from that of the dataset; what a view
         sees stays in that of the dataset.
         """
-        from scipy.sparse import csr_array
-
         ranks = np.empty(len(order), np.int64)
         ranks[order] = np.arange(len(order))
-        shape = (len(self), int(self.track_views.max(initial=-1)) + 1)
-        ones = np.ones(len(self.track_views), bool)
-        tracks = csr_array((ones, self.track_views, self.track_offsets), shape)[order]
+        tracks = self._tracks()[order]
         offsets, points = self.sightings
         return PointCloud(
             points=self.points[order],

@@ -52,19 +52,6 @@ def _change_table(**parts):
     return change
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _cut,
-        _other_type,
-        lambda folder: (folder / "numbers.npy").unlink(),
-        lambda folder: (folder / TABLE).write_text("{"),
-        _change_table(arrays=None),
-        _change_table(blocks=3),
-        _change_table(lenses=[[]]),
-        _change_table(image_names=["a.jpg"]),
-    ],
-)
 def _change_array(name, array):
     return lambda folder: np.save(folder / f"{name}.npy", array)
 
