@@ -226,7 +226,7 @@ def catch_up(
     """Brings rows to where Adam would have taken them in steps in which they had no gradient.
 
     Equal to `update` with gradients of zero in those steps, but for rounding, for the learning rate
-    of the means, which is taken as it is now (it falls by 0.07 % a step in 7,000), and for epsilon,
+    of the means, which is taken as it is now (it falls by 0.02 % a step in 7,000), and for epsilon,
     which is added before the correction of the bias instead of after it: it must be small beside
     the gradients (`can_be_lazy`).
 

@@ -101,16 +101,16 @@ class OptimSettings(SettingsGroup, name="optim"):
 
     means_start: float = setting(1.6e-4, "Learning rate of the means at the start.", positive())
     means_end: float = setting(
-        1.6e-6, "Learning rate of the means at the end; it falls exponentially.", positive()
+        3.2e-5, "Learning rate of the means at the end; it falls exponentially.", positive()
     )
     quats: float = setting(1e-3, "Learning rate of the quaternions.", positive())
-    log_scales: float = setting(5e-3, "Learning rate of the log scales.", positive())
-    logit_opacities: float = setting(0.05, "Learning rate of the logit opacities.", positive())
+    log_scales: float = setting(0.01, "Learning rate of the log scales.", positive())
+    logit_opacities: float = setting(0.1, "Learning rate of the logit opacities.", positive())
     sh_dc: float = setting(
-        2.5e-3, "Learning rate of the spherical harmonics of degree 0.", positive()
+        5e-3, "Learning rate of the spherical harmonics of degree 0.", positive()
     )
     sh_rest: float = setting(
-        1.25e-4, "Learning rate of the spherical harmonics above degree 0.", positive()
+        2.5e-4, "Learning rate of the spherical harmonics above degree 0.", positive()
     )
     adam_eps: float = setting(1e-15, "Epsilon of Adam.", positive())
     lazy: bool = setting(
