@@ -209,7 +209,7 @@ def _num_rows(num_devices: int, blocks_per_device: int, edge_of_block: np.ndarra
     """
     starts = {0, *(np.flatnonzero(np.diff(edge_of_block)) + 1).tolist()}
     num_edges = len(starts)
-    for rows in range(min(num_edges, num_devices), 0, -1):
+    for rows in range(min(num_edges, num_devices), 1, -1):
         width = num_devices // rows * blocks_per_device
         borders = [row * width for row in range(rows)]
         if num_devices % rows == 0 and all(border in starts for border in borders):

@@ -120,6 +120,28 @@ def test_color_correct_leaves_out_saturated_and_masked_pixels():
     assert np.abs(fitted - photo)[10:30].max() < 1e-4
 
 
+def test_color_correct_fits_five_times():
+    """Against the definition, one channel after the other: where much of a render is at the border
+    of what is shown, the fits do not agree at once.
+    """
+    photo = noise(40, 50, 3)
+    render = np.clip(1.6 * noise(40, 50, 3) ** 2 + 0.3 * photo - 0.2, 0, 1)
+    expected = render.reshape(-1, 3).astype(np.float64)
+    wanted = photo.reshape(-1, 3).astype(np.float64)
+    is_grey = np.abs(np.stack([expected, wanted]) - 0.5).max(axis=0) <= 0.5 - 0.5 / 255
+    for _ in range(5):
+        ones = np.column_stack([np.ones(len(expected)), expected])
+        terms = np.stack([ones[:, i] * ones[:, j] for i in range(4) for j in range(i, 4)], axis=1)
+        is_used = is_grey & (np.abs(expected - 0.5) <= 0.5 - 0.5 / 255)
+        fits = [
+            np.linalg.lstsq(terms[used], wanted[used, channel], rcond=None)[0]
+            for channel, used in enumerate(is_used.T)
+        ]
+        expected = np.clip(terms @ np.stack(fits, axis=1), 0, 1)
+    fitted = metrics.color_correct(render, photo).reshape(-1, 3)
+    np.testing.assert_allclose(fitted, expected, rtol=0, atol=1e-6)
+
+
 def test_color_correct_of_grey_and_of_black_images_stays_finite():
     grey = np.repeat(0.2 + 0.5 * noise(20, 20, 1), 3, axis=2)
     assert np.abs(metrics.color_correct(grey, grey * 0.9) - grey * 0.9).max() < 1e-3
@@ -162,6 +184,7 @@ def test_scores_of_a_plane_at_a_known_distance():
     assert scores["accuracy"] == pytest.approx(0.2, abs=0.002)
     assert scores["completeness"] == pytest.approx(0.2, abs=0.002)
     assert [row["f1"] for row in scores["thresholds"]] == [0.0, pytest.approx(1.0, abs=1e-3)]
+    assert scores["sampling"] == "200000 points by area, seed 0"
 
 
 def test_distances_to_triangles_are_exact_inside_at_edges_and_at_corners():
@@ -279,6 +302,10 @@ def test_crop_to_what_cameras_saw():
     scores = metrics.surface_scores(seen_half, truth, thresholds=(0.1,), region=region)
     assert scores["thresholds"][0]["recall"] > 0.99
     assert "2 images" in scores["crop"]
+    assert scores["sampling"] == f"{len(seen_half)} points as given"
+    left = scores["num_surface_points"] / len(seen_half)
+    assert left < 1 and scores["share_of_surface_cropped"] == pytest.approx(1 - left)
+    assert scores["share_of_truth_cropped"] == pytest.approx(1 - (5 * 5.1) / 100, abs=0.02)
 
 
 def test_hidden_ground_truth_does_not_count_but_a_hidden_surface_does():

@@ -87,6 +87,18 @@ def test_photographs_that_were_never_sharp_are_not_said(caplog, views):
     assert f": {views[0]}.png" in _said(_with_noise(views, 6.0)._replace(errors=unknown), caplog)
 
 
+@pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "SIMPLE_RADIAL_FISHEYE"])
+@pytest.mark.parametrize("unit", [0.1, 100.0])
+def test_the_unit_of_lengths_makes_no_difference(caplog, model, unit):
+    seen = _seen(lens_from_params(model, 480, 640, [500.0, 320.0, 240.0, 0.05]))
+    poses = seen.camera_from_dataset.copy()
+    poses[:, :3, 3] *= unit
+    seen = seen._replace(points=seen.points * unit, camera_from_dataset=poses)
+    assert not _said(seen, caplog)
+    poses[3, 0, 3] += 0.1 * unit
+    assert ": 3.png;" in _said(seen, caplog)
+
+
 def test_few_features_tell_nothing_of_a_photograph(caplog):
     for count, is_said in ((10, False), (11, True)):  # the first is of no point
         seen = _seen()

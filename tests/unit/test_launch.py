@@ -5,13 +5,15 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
+from absl import flags
 from test_run_status import STAGES
 
 from cosurfgs_jax import launch, locks, program
-from cosurfgs_jax.engines import job_process
+from cosurfgs_jax.engines import job_process, ray_cluster
 from cosurfgs_jax.engines.jobs import Job, block_jobs, log_file, rest_job
 from cosurfgs_jax.engines.tries import MISTAKE, Outcome, run_jobs
 from cosurfgs_jax.errors import InputError
@@ -247,7 +249,6 @@ def test_a_process_of_a_job_waits_for_an_earlier_try(monkeypatch, workdir):
 def test_the_ray_cluster_ends_tries_as_the_course_expects(monkeypatch, workdir):
     """With a stand-in for Ray: what it raises becomes an outcome."""
     exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
-    from cosurfgs_jax.engines import ray_cluster
 
     class Ray:
         def __init__(self, results):
@@ -277,6 +278,28 @@ def test_the_ray_cluster_ends_tries_as_the_course_expects(monkeypatch, workdir):
     assert cluster.wait(["wrong"])[1] == Outcome(MISTAKE, "", "x: expected y")
     with pytest.raises(TypeError):
         cluster.wait(["bad"])
+
+
+@pytest.mark.parametrize("there, num_gpus", [({}, 0), ({"GPU": 0.5}, 0.5), ({"GPU": 8.0}, 1)])
+def test_the_ray_cluster_is_asked_for_what_the_page_says(monkeypatch, workdir, there, num_gpus):
+    """docs/machines.md: the defaults of flags, and that prints of jobs are in their logs alone."""
+    asked = {}
+    ray = types.SimpleNamespace(
+        init=lambda **options: asked.update(options),
+        cluster_resources=lambda: {"CPU": 16.0} | there,
+        nodes=lambda: [{"Alive": True}, {"Alive": False}, {"Alive": True}],
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    values = flags.FlagValues()
+    launch.declare(values)
+    values(["launch"])
+    assert (values.parts, values.num_workers, values.max_retries) == (0, 1, 3)
+    resources = ray_cluster.Resources(values.num_cpus, values.num_gpus)
+    cluster = ray_cluster.RayCluster(workdir, values.address, resources)
+    assert asked["address"] is None and asked["log_to_driver"] is False
+    described = cluster.describe()
+    assert described.startswith("Ray with 2 node(s), 16 CPUs, ")
+    assert f"a process takes 1 and {num_gpus:g}" in described
 
 
 def test_settings_are_checked_before_anything_is_asked_for(tmp_path, capsys):

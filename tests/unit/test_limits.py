@@ -95,6 +95,7 @@ def test_what_the_names_of_images_share_is_cut_where_they_are_of_another_machine
     "kind, values, colors",
     [
         ("f4", [0, 0.25, 1.0], [0, 64, 255]),
+        ("f4", [0, 0.4, 0.8], [0, 102, 204]),
         ("f4", [0, 64, 255], [0, 64, 255]),
         ("f8", [0, 1.0, 2.0], [0, 1, 2]),
         ("u2", [0, 257, 65535], [0, 1, 255]),

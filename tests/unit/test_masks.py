@@ -149,6 +149,13 @@ def test_black_stays_black_in_lossy_files(tmp_path):
     assert not masks.read_mask(tmp_path / "m.jpg", 48, 64).any()
 
 
+def test_lossy_files_keep_what_is_brighter_than_half_of_the_brightest(tmp_path):
+    stripes = np.repeat([40, 50, 90, 0], 16).astype(np.uint8)
+    Image.fromarray(np.tile(stripes, (16, 1))).save(tmp_path / "m.jpg", quality=100)
+    kept = masks.read_mask(tmp_path / "m.jpg", 16, 64)
+    assert (kept == np.repeat([False, True, True, False], 16)).all()
+
+
 def test_sizes_are_compared_before_pixels_are_decoded(tmp_path, monkeypatch):
     Image.new("L", (64 * 20, 48 * 20), 255).save(tmp_path / "large.png")
     Image.new("L", (48, 64), 255).save(tmp_path / "other.png")

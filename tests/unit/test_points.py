@@ -10,6 +10,7 @@ import pytest
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats import ply
 from cosurfgs_jax.formats import points as point_files
+from cosurfgs_jax.formats.extent import Extent
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.types import Surfels
 
@@ -65,6 +66,13 @@ def test_points_are_the_opaque_surfels():
     faint = model().replace(logit_opacities=np.full(5, -1, np.float32))
     with pytest.raises(InputError, match=r"opacity of at least 0\.5, got none"):
         point_files.extent_of([point_files.points_of(faint, CAMERAS)])
+
+
+def test_centres_that_came_in_float32_need_no_more():
+    for kind, needs_double in ((np.float64, True), (np.float32, False)):
+        extent = Extent()
+        extent.add((PLACES + FAR).astype(kind), np.full((5, 2), -3.0))
+        assert extent.needs_double == needs_double
 
 
 @pytest.mark.parametrize("origin, kind", [(FAR, "f8"), (np.zeros(3), "f4")])

@@ -7,7 +7,7 @@ import pytest
 
 from cosurfgs_jax import metrics
 from cosurfgs_jax.metrics import mesh_distance
-from cosurfgs_jax.metrics.surface_classes import CLASSES
+from cosurfgs_jax.metrics.surface_classes import CLASSES, Judged, class_scores
 
 UP = np.array([0.0, 0.0, 1.0])
 TURN = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # z up becomes -y up
@@ -134,6 +134,15 @@ def test_each_class_has_its_own_angles_and_rows(scores):
     assert ground["recall"] > 0.97 and 0 < ground["precision"] <= 1
     assert sum(part["share_of_truth"] for part in classes.values()) == pytest.approx(1.0)
     assert "60 degrees" in scores["class_choices"]
+
+
+def test_angles_are_the_median_and_what_nine_of_ten_are_below():
+    angles = np.radians([0.0, 10, 20, 60, 80, 85])  # the last is too far away to tell a normal
+    normals = np.stack([np.sin(angles), 0 * angles, np.cos(angles)], axis=1)
+    judged = Judged(np.full(6, CLASSES.index("walls")), np.array([0.1] * 5 + [0.3]))
+    found = class_scores(judged, (normals, np.tile(UP, (6, 1))), judged, [(0.1001, ""), (0.2, "")])
+    assert list(found) == ["walls"] and found["walls"]["share_of_truth"] == 1
+    assert found["walls"]["normal_deg"] == pytest.approx({"median": 20, "p90": 72})
 
 
 def test_a_class_is_told_in_a_line(scores):

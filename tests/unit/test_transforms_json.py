@@ -155,6 +155,8 @@ def test_an_angle_that_is_not_that_of_the_focal_length_is_said(caplog):
     assert not caplog.text
     lens_of({**CAMERA, "camera_angle_x": 2 * np.arctan(64 / 60)}, (1, 1), "a: frame 1")
     assert "a: fl_x = 60 is taken, though camera_angle_x = 1.63" in caplog.text
+    lens_of({**CAMERA, "camera_angle_x": 0.5}, (1, 1), "b: frame 1")  # a long lens
+    assert "b: fl_x = 60 is taken, though camera_angle_x = 0.5 says 125.322" in caplog.text
     assert "says 30 for 64 pixels" in caplog.text
     caplog.clear()
     fisheye = {"camera_model": "OPENCV_FISHEYE", "camera_angle_x": 2.7}
