@@ -195,8 +195,8 @@ def _memory_json(memory: Memory) -> dict[str, Any]:
 
 
 def _stages_json(found: Forecast) -> list[dict[str, Any]]:
-    settings = found.subject.settings
     if found.stages is None:
+        settings = found.subject.settings
         return [
             {"name": spec.name, "steps": spec.num_steps(settings)} for spec in found.subject.stages
         ]

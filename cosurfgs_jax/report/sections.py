@@ -85,7 +85,7 @@ SECTIONS = [
         score_table,
         "On 8-bit images read back from files; means over views. 'Color corrected' is after a "
         "quadratic colour fit to each photograph, which hides differences of exposure. LPIPS is "
-        "not computed.",
+        "computed where `evaluate` is given weights.",
     ),
     Section(
         "Depth and normals against exact ones, test views",

@@ -15,7 +15,7 @@ from cosurfgs_jax.workdir import Workdir
 
 
 class Progress:
-    """Progress of a loop: a bar on a terminal, elsewhere a line every few seconds. A context
+    """Progress of a loop: a bar on a terminal, elsewhere a line every ten seconds. A context
     manager.
     """
 

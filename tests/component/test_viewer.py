@@ -237,6 +237,7 @@ def test_a_browser_that_cannot_be_drawn_for_stops_no_other(viser_server, monkeyp
     _rounds(page)
     assert len(good.sent) == 1 and not bad.sent
     assert "cannot be drawn" in page._text.content
+    assert not page._draw_for(bad)  # it is not drawn for as often as one whose camera moves
 
 
 def test_a_mesh_is_offered_when_there_is_one(shown, tmp_path):
@@ -258,6 +259,15 @@ def test_a_mesh_is_offered_when_there_is_one(shown, tmp_path):
     page._kind.value = "normals"
     _rounds(page)
     assert client.sent[-1][0] is not None and not page._mesh.visible
+
+
+def test_cells_are_shown_when_they_are_wanted(shown):
+    page, _, _ = shown
+    assert not page._cell_lines.visible
+    for is_wanted in (True, False):
+        page._cells.value = is_wanted
+        _rounds(page)
+        assert page._cell_lines.visible == is_wanted
 
 
 def test_cameras_and_photographs_are_added_when_they_are_wanted(shown):

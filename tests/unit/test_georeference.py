@@ -52,6 +52,17 @@ def test_two_of_five_points_may_be_wrong(is_upright):
     assert 0.0005 < fit.scale_error < 0.01
 
 
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_nearly_half_of_the_points_may_be_wrong_together(is_upright):
+    """As where GPS jumped for a part of a flight: all 9 of 20 by the same way."""
+    source = np.random.default_rng(3).uniform(-50, 50, (20, 3))
+    is_wrong = np.arange(20) < 9
+    target = 2.0 * source + np.where(is_wrong[:, None], [300.0, -200.0, 80.0], 0.0)
+    fit = fit_robust(source, target, is_upright=is_upright)
+    assert fit.similarity.scale == pytest.approx(2)
+    assert (fit.is_used == ~is_wrong).all()
+
+
 def test_the_error_of_the_scale_is_that_of_repeated_fits():
     rng = np.random.default_rng(3)
     source = rng.normal(size=(30, 3)) * [10, 10, 1]

@@ -16,6 +16,7 @@ from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.program import processes
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import depth_filter, extraction, integration
+from cosurfgs_jax.surface.mesh import Mesh
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.training import interrupts, step_reports
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
@@ -48,7 +49,36 @@ def test_a_mesh_of_no_tile_is_empty(tmp_path):
     joined = TileStore(tmp_path).join(0.5)
     assert joined.largest_coordinate == joined.typical_edge == 0.0
     assert joined.num_vertices == joined.num_triangles == joined.num_triangles_before == 0
-    assert len(joined.to_mesh().triangles) == 0
+    whole = joined.to_mesh()
+    assert len(whole.triangles) == 0 and whole.largest_coordinate == whole.typical_edge == 0.0
+
+
+def test_a_tile_whose_writing_was_interrupted_is_not_taken(tmp_path, monkeypatch):
+    triangle = Mesh(
+        np.eye(3, dtype=np.float32),
+        np.array([[0, 1, 2]], np.int32),
+        np.zeros((3, 3), np.uint8),
+        np.zeros((3, 3), np.float32),
+    )
+    save = np.save
+    left = 100
+
+    def fail(path, values):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        save(path, values)
+
+    monkeypatch.setattr(np, "save", fail)
+    TileStore(tmp_path).add(triangle, np.zeros(3, bool), "whole")
+    for number in range(100 - left):
+        left = number + 1
+        with pytest.raises(KeyboardInterrupt):
+            TileStore(tmp_path).add(triangle, np.zeros(3, bool), f"part-{number}")
+    store = TileStore(tmp_path / "other")
+    store.take([tmp_path])
+    assert store.num_tiles == 1
 
 
 @pytest.mark.parametrize("has_masks", [False, True])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cosurfgs_jax import host_memory
-from cosurfgs_jax.planning import remedies, stage_times, stand_ins, trials
+from cosurfgs_jax.planning import remedies, stage_times, stand_ins, text, trials
 from cosurfgs_jax.planning.block_trials import StepCost
+from cosurfgs_jax.planning.forecast import Forecast
 from cosurfgs_jax.planning.measured import Transients
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.course import Course, Span
@@ -79,6 +80,20 @@ def test_times_and_sizes_are_json():
     assert json.loads(json.dumps(trials.bytes_of([np.zeros((3, 2), np.float32)]))) == 24
     np.testing.assert_array_equal(trials.sum_times([]), [0, 0])
     np.testing.assert_array_equal(trials.sum_times([np.ones(2), np.ones(2)]), [2, 2])
+
+
+def test_the_seconds_of_stages_in_json_are_those_by_the_clock():
+    stage = stage_times.StageTime("device", 30, np.array([6.0, 11.0]), np.array([8.0, 15.0]))
+    values = dict.fromkeys(Forecast._fields) | {"stages": [stage]}
+    assert text._stages_json(Forecast(**values)) == [
+        {
+            "name": "device",
+            "steps": 30,
+            "seconds": 8.0,
+            "processor_seconds": 15.0,
+            "seconds_of_steps": 6.0,
+        }
+    ]
 
 
 def test_what_is_tried_for_a_run_that_does_not_fit():

@@ -159,6 +159,7 @@ def test_own_flags(tmp_path):
     [
         ([], "--workdir: expected a folder"),
         (["--workdir={tmp}", "--config.train.setps=3"], "did you mean config.train.steps"),
+        (["--config.train.setps=3", "--workdir={tmp}"], "did you mean config.train.steps"),
         (
             ["--workdir={tmp}", "--config.train.steps=abc"],
             "config.train.steps: expected a whole number, got 'abc'",

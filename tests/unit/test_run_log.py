@@ -7,6 +7,7 @@ import pytest
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.training import run_log
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.run_log import (
     Log,
@@ -26,6 +27,19 @@ def test_without_a_terminal_lines_are_rare():
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("train 1000/1000  loss 0.001")
+
+
+def test_without_a_terminal_there_is_a_line_every_ten_seconds(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    progress = Progress("train", 100, stream=stream)
+    for step in range(1, 33):
+        now += 1.0
+        progress.update(step)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["10/100", "20/100", "30/100"]
+    assert lines[0] == "train 10/100  1 step/s  1:30 left"
 
 
 def test_lines_say_what_is_left():
