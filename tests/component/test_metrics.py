@@ -125,7 +125,7 @@ def test_color_correct_fits_five_times():
     of what is shown, the fits do not agree at once.
     """
     photo = noise(40, 50, 3)
-    render = np.clip(1.6 * noise(40, 50, 3) ** 2 + 0.3 * photo - 0.2, 0, 1)
+    render = np.clip(1.6 * noise(40, 50, 3, seed=1) ** 2 + 0.3 * photo - 0.2, 0, 1)
     expected = render.reshape(-1, 3).astype(np.float64)
     wanted = photo.reshape(-1, 3).astype(np.float64)
     is_grey = np.abs(np.stack([expected, wanted]) - 0.5).max(axis=0) <= 0.5 - 0.5 / 255
@@ -139,7 +139,7 @@ def test_color_correct_fits_five_times():
         ]
         expected = np.clip(terms @ np.stack(fits, axis=1), 0, 1)
     fitted = metrics.color_correct(render, photo).reshape(-1, 3)
-    np.testing.assert_allclose(fitted, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fitted, expected, rtol=0, atol=1e-4)
 
 
 def test_color_correct_of_grey_and_of_black_images_stays_finite():
