@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cosurfgs_jax.workdir import UNFINISHED_CHECKPOINT
@@ -39,10 +39,14 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
-def verify(folder: Path, items: Sequence[str]) -> bool:
-    """Whether all files of some items of a step were compared with their checksums; False where
+def verify(folder: Path, items: Sequence[str], left_out: Collection[str] = ()) -> bool:
+    """Whether the files of some items of a step were compared with their checksums; False where
     some have none.
 
+    Args:
+        folder: of the step.
+        items: of it.
+        left_out: files, relative to the step's folder, that are not looked at.
     Raises:
         DamagedCheckpoint: a file is missing, or not what was written.
     """
@@ -55,7 +59,7 @@ def verify(folder: Path, items: Sequence[str]) -> bool:
     if not isinstance(sums, dict):
         raise DamagedCheckpoint(f"{CHECKSUMS}: expected an object, got {str(sums)[:60]!r}")
     for name, expected in sums.items():
-        if Path(name).parts[0] not in items:
+        if Path(name).parts[0] not in items or name in left_out:
             continue
         path = folder / name
         if not path.is_file():

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.storage import storage_problem
-from cosurfgs_jax.training import checkpoint_files
+from cosurfgs_jax.training import checkpoint_files, own_files
 from cosurfgs_jax.training.checkpoint_files import (
     FORMAT_IN_ONE,
     ITEMS,
@@ -86,6 +86,7 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._saving_step = -1
         self._is_read_only = is_read_only
+        self._is_alone = is_alone
         self._when_first_saved = when_first_saved
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -152,11 +153,11 @@ class Checkpoints:
         self._saving_step = step
         meta = {**meta, "format": FORMAT}
         items: dict[str, Any] = {
-            STATE: ocp.args.StandardSave(state),
+            STATE: ocp.args.StandardSave(state, own_files.rows_apart(state)),
             META: ocp.args.JsonSave(json.loads(json.dumps(meta, allow_nan=False))),
         }
         if training:
-            items[TRAINING] = ocp.args.StandardSave(training)
+            items[TRAINING] = ocp.args.StandardSave(training, own_files.rows_apart(training))
         with self._storing("written"):
             self._manager.save(step, force=True, args=ocp.args.Composite(**items))
         if self._when_first_saved is not None:
@@ -246,12 +247,12 @@ class Checkpoints:
 
     def _restore(self, step: int, make_abstract: Callable[[dict], Any], parts: Parts) -> Restored:
         folder = self._folder / str(step)
-        is_verified = checkpoint_files.verify(folder, MODEL)
+        checkpoint_files.verify(folder, (META,))
         meta = self._read_meta(step)
         abstract = jax.tree.map(_placed, _abstract_of(make_abstract, meta))
         has_training = parts.training and (folder / TRAINING).is_dir()
-        if has_training:
-            is_verified &= checkpoint_files.verify(folder, (TRAINING,))
+        items = (*MODEL, TRAINING) if has_training else MODEL
+        is_verified = own_files.verify(folder, items, abstract, is_alone=self._is_alone)
         try:
             state, missing = self._read_item(step, STATE, abstract)
             if has_training:
