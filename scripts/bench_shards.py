@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import os
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -155,9 +156,11 @@ def measured(command: list[str]) -> tuple[float, float, float]:
 def digests(root: Path) -> dict[str, str]:
     """Of all output files."""
     paths = sorted({path for pattern in _FILES for path in root.glob(pattern) if path.is_file()})
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
-    }
+    found = {}
+    for path in paths:
+        with open(path, "rb") as file:
+            found[str(path.relative_to(root))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def bench(workdir: Workdir, name: str, arguments: argparse.Namespace) -> None:
@@ -200,7 +203,10 @@ def main() -> None:
     parser.add_argument("--options", default="")
     arguments = parser.parse_args()
     workdir = Workdir(arguments.workdir.absolute())
-    if not workdir.has_begun():
+    if not workdir.has_begun() and arguments.commands:
+        # In a process of its own: the peak of a command is at least that of who starts it.
+        subprocess.run([sys.executable, *sys.argv, "--commands="], check=True)
+    elif not workdir.has_begun():
         program.start_devices(arguments.blocks)
         make(workdir, arguments)
     print("| command | process | peak MiB | seconds | processor seconds |")
