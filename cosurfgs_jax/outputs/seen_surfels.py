@@ -65,8 +65,9 @@ def seen_surfels(
         near: world length, see `RasterOptions.near`.
     """
     if not len(chosen):
-        (*_, last) = model.cells()
-        nothing = jax.tree.map(lambda values: values[:0], last)
+        nothing = jax.tree.map(lambda values: values[:0].copy(), model.cell(0))
+        for number in range(1, model.num_cells):
+            model.cell(number)  # is counted
         return Seen(nothing, sum(model.lengths.values()))
     cameras = [views.camera_arrays(int(view)) for view in chosen]
     stacked: Camera = jax.tree.map(lambda *arrays: jnp.stack(arrays), *cameras)

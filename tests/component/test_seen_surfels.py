@@ -1,6 +1,7 @@
 """Parts of a model: read cell by cell, drawn to the same bits, exported to the same bytes."""
 
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -48,6 +49,21 @@ def test_what_views_may_show_is_drawn_to_the_same_bits(model):
 def test_nobody_sees_nothing(model):
     seen = seen_surfels(model, four_blocks().views, np.zeros(0, np.int64), 0.01)
     assert len(seen.surfels.alive) == 0 and seen.num_all == sum(model.lengths.values()) > 0
+
+
+@pytest.mark.parametrize("num_views", [0, 2])
+def test_a_cell_is_left_before_the_one_after_the_next_is_read(num_views):
+    read = []
+
+    def read_cell(number: int):
+        assert sum(cell() is not None for cell in read) <= 1
+        surfels = _cell(number)
+        read.append(weakref.ref(surfels.sh))
+        return surfels
+
+    model = MergedModel(7, "these", NUM_BLOCKS, read_cell)
+    seen_surfels(model, four_blocks().views, np.arange(num_views), 0.01)
+    assert len(read) == NUM_BLOCKS
 
 
 def test_parts_of_the_chunks_are_the_model_in_order(model, monkeypatch):
