@@ -22,6 +22,8 @@ _MAX_ANAMORPHIC = 4  # between the two: twice that of the lenses that squeeze pi
 # Of lenses that are said to be unusual: pixels are square, and the axis is near the middle.
 _USUAL_ANAMORPHIC = 1.05
 _USUAL_CENTRE = 0.25  # of the longer side
+_TANGENTIAL = ("OPENCV", "FULL_OPENCV")  # models whose coefficients are k1 k2 p1 p2 ...
+_USUAL_TANGENTIAL = 0.05  # p1 and p2: lenses that sit askew have a hundredth
 _MAX_CENTRE = (
     50  # sides that the principal point may lie outside: of a piece cut from a large picture
 )
@@ -83,6 +85,8 @@ def _is_unusual(lens: Lens) -> bool:
         for principal, side in zip(lens.principal_px, (lens.width, lens.height), strict=True)
     )
     is_oblong = max(lens.focal_px) > _USUAL_ANAMORPHIC * min(lens.focal_px)
+    if lens.model in _TANGENTIAL and max(map(abs, lens.coefficients[2:4])) > _USUAL_TANGENTIAL:
+        return True
     return is_oblong or offset > _USUAL_CENTRE * max(lens.height, lens.width)
 
 
@@ -98,9 +102,9 @@ def _check_lenses(capture: Capture) -> None:
         lens = capture.lenses[views[0]]
         _log.warning(
             "%s: the cameras of %d of %d photographs are unusual, the first is that of %s, with "
-            "focal lengths of %.6g and %.6g pixels and the principal point at %.6g, %.6g of "
-            "%dx%d: right where pixels are not square or pictures were cut out of larger ones, "
-            "else calibrate the camera again",
+            "focal lengths of %.6g and %.6g pixels, the principal point at %.6g, %.6g of %dx%d and "
+            "coefficients of distortion %s: right where pixels are not square or pictures were cut "
+            "out of larger ones, else calibrate the camera again",
             capture.source,
             len(views),
             capture.num_views,
@@ -109,6 +113,7 @@ def _check_lenses(capture: Capture) -> None:
             *lens.principal_px,
             lens.width,
             lens.height,
+            lens.coefficients,
         )
 
 

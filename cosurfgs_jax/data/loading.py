@@ -10,6 +10,7 @@ import numpy as np
 
 from cosurfgs_jax.data import (
     checks,
+    color_checks,
     images,
     lookup,
     masks,
@@ -240,6 +241,13 @@ def load_scene(
     )
     found = _Found(capture, *photo_search.find_photographs(root, capture, data), is_test)
     scene = _scene_of(found, data, Path(cache_dir), allow_missing=allow_missing, left_out=left_out)
+    of_name = dict(zip(capture.image_names, capture.lenses, strict=True))
+    color_checks.check(
+        scene,
+        [of_name[name] for name in scene.image_names],
+        capture.source,
+        images.num_threads(scene, data.host_memory_mb * 2**20),
+    )
     gone = set(capture.image_names) - set(scene.image_names)
     return dataclasses.replace(scene, left_out=tuple(sorted(gone)))
 

@@ -302,8 +302,8 @@ def read_exif(path) -> ExifTables:
         return ExifTables({}, {}, {})
 
 
-def decode(path, check_header=lambda header: None) -> Image.Image:
-    """Decodes an image file as it is stored.
+def decode(path, check_header=lambda header: None, side: int = 0) -> Image.Image:
+    """Decodes an image file as it is stored; a JPEG smaller, where `side` pixels a side are enough.
 
     Args:
         path: of the file.
@@ -316,6 +316,8 @@ def decode(path, check_header=lambda header: None) -> Image.Image:
         with _open(path) as image:
             header = _header_of(image)
             check_header(header)
+            if side:
+                image.draft("RGB", (side, side))
             is_turned = image.format == "TIFF" and header.orientation in _UNTURN
             image.load()
             result = image.transpose(_UNTURN[header.orientation]) if is_turned else image.copy()

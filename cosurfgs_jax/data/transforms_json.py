@@ -2,6 +2,8 @@
 a COLMAP model.
 """
 
+import logging
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
-from cosurfgs_jax.data.checks import check_missing
+from cosurfgs_jax.data.checks import check_missing, some_of
 from cosurfgs_jax.data.lookup import FileIndex, is_walked
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
 from cosurfgs_jax.data.points_beside import find_points
@@ -32,6 +34,7 @@ _POINT_FILES = (
     "sparse.ply",
     "pcd.ply",
 )
+_log = logging.getLogger(__name__)
 _PATHS = ("file_path", "mask_path")  # of a frame
 _NO_PHOTOGRAPHS = ("masks", "mask", "depth", "depths", "normals", "ground_truth")  # folders
 
@@ -69,9 +72,18 @@ def find_files(root: Path) -> list[Path]:
     return [root / name for name in _PART_NAMES if (root / name).is_file()]
 
 
+def _has_truth(value) -> bool:
+    """Whether there is a true or false in lists."""
+    if isinstance(value, list):
+        return any(map(_has_truth, value))
+    return isinstance(value, bool)
+
+
 def _matrix(value, shape_rows: tuple[int, ...], where: str) -> np.ndarray:
     try:
-        matrix = np.array(value, np.float64)
+        # NumPy takes words and truth for numbers.
+        are_numbers = np.asarray(value).dtype.kind in "iuf" and not _has_truth(value)
+        matrix = np.array(value if are_numbers else [], np.float64)
     except (TypeError, ValueError, OverflowError):
         matrix = np.empty((0, 0))
     if matrix.ndim != 2 or matrix.shape[0] not in shape_rows or matrix.shape[1] != 4:
@@ -221,6 +233,25 @@ def _size_of(path: Path) -> tuple[int, int]:
     return header.height, header.width
 
 
+def _say_without_frame(index: FileIndex, paths: list[Path], source: str) -> None:
+    """Says which photographs beside those of frames are of none."""
+    used = {os.path.abspath(path) for path in paths}
+    folders = {os.path.dirname(path) for path in used}
+    others = [os.path.abspath(index.folder / name) for name in index.names()]
+    without = [
+        safe_name(os.path.relpath(path, index.folder))
+        for path in others
+        if path not in used and os.path.dirname(path) in folders
+    ]
+    if without:
+        _log.info(
+            "%s: %d photographs beside the others have no frame and are not used: %s",
+            source,
+            len(without),
+            some_of(without),
+        )
+
+
 def _add_frames(frames: _Frames, file: PoseFile, index: FileIndex, masks: FileIndex) -> None:
     """Appends the frames of a file whose photograph is there."""
     meta = file.meta
@@ -294,6 +325,7 @@ def read_files(root: Path, files: list[PoseFile]) -> Capture:
         _add_frames(frames, file, index, masks)
     wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
     check_missing(wanted, frames.is_there, source)
+    _say_without_frame(index, frames.paths, source)
     relative = [
         (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
         for path in frames.paths

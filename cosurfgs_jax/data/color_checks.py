@@ -1,0 +1,206 @@
+"""Whether photographs show the colours of points without tracks where poses and cameras put them:
+nothing else tells of such a dataset that a camera stands elsewhere.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cosurfgs_jax.data import photo_files
+from cosurfgs_jax.data.checks import some_of
+from cosurfgs_jax.data.scene import Scene
+from cosurfgs_jax.errors import required
+from cosurfgs_jax.geometry.distortion import Lens, pixels_from_normalised
+from cosurfgs_jax.geometry.views import PointCloud
+
+_SIDE = 256  # of the small picture that is compared, pixels
+_MAX_PIXELS = 2**22  # that are decoded for it; a JPEG is decoded smaller
+_JPEG = (".jpg", ".jpeg")
+_CELLS = 43  # along the longer side: of the points in a cell the nearest one counts
+_NUM_TRIED = 2**16  # points
+_NUM_COMPARED = 600  # of a photograph
+_MIN_COUNT = 16
+_MIN_VIEWS = 4
+# The correlation of colours that photographs have (median), else the cloud's say nothing.
+_MIN_TYPICAL = 0.4
+_MAX_OF_TYPICAL = 0.7  # a photograph below this part of it is looked at
+_STEPS = 8  # to each side that its points are moved by, each of a cell's half
+_MIN_STEPS = 2  # they have to fit better at least so far away
+_MIN_GAIN = 0.1  # by at least this correlation
+# Where they fit nowhere: this part of what is typical, and so many standard deviations of the
+# correlations around. Right poses have three or more, wrong ones two at most.
+_MAX_OF_LOST = 0.35
+_LOST_SPREADS = 2
+_log = logging.getLogger(__name__)
+
+
+class _Look(NamedTuple):
+    """What a photograph shows of the points."""
+
+    picture: np.ndarray  # u8[H,W,3]
+    pixels: np.ndarray  # i64[N,2], in the small picture
+    colors: np.ndarray  # f64[N,3], of the points
+
+
+def _correlation(look: _Look, shift: np.ndarray) -> float:
+    """Of the points' colours with those of the picture a shift (x, y) away, each colour about its
+    mean.
+    """
+    last = np.array(look.picture.shape[1::-1]) - 1
+    columns, rows = np.clip(look.pixels + shift, 0, last).T
+    shown = look.picture[rows, columns]
+    shown = shown - shown.mean(axis=0)
+    colors = look.colors - look.colors.mean(axis=0)
+    scale = np.linalg.norm(shown) * np.linalg.norm(colors)
+    return float((shown * colors).sum() / scale) if scale > 0 else 0.0
+
+
+def _step(look: _Look) -> float:
+    return max(1.0, max(look.picture.shape[:2]) / (2 * _CELLS))
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def read_small(path: str) -> np.ndarray | None:
+    """A photograph as it is stored with at most 256 pixels a side, RGB u8[H,W,3]; None where that
+    would take more than a moment: no JPEG, and many pixels.
+
+    Raises:
+        InputError: as `photo_files.decode`.
+    """
+
+    def check_header(header: photo_files.PhotoHeader) -> None:
+        if header.height * header.width > _MAX_PIXELS and not path.lower().endswith(_JPEG):
+            raise _TooLarge
+
+    try:
+        image = photo_files.decode(path, check_header, side=_SIDE)
+    except _TooLarge:
+        return None
+    small = photo_files.eight_bit(image).convert("RGB")
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    return np.asarray(small)
+
+
+def _look(path: str, lens: Lens, pose: np.ndarray, cloud: PointCloud) -> _Look | None:
+    """None where the file is too large to be decoded for this, or is turned."""
+    picture = read_small(path)
+    if picture is None or (picture.shape[1] > picture.shape[0]) != (lens.width > lens.height):
+        return None
+    size = np.array(picture.shape[1::-1])
+    points_camera = cloud.points @ pose[:3, :3].T + pose[:3, 3]
+    depth = points_camera[:, 2]
+    with np.errstate(all="ignore"):
+        pixels = pixels_from_normalised(lens, points_camera[:, :2] / depth[:, None])
+        pixels = pixels * size / [lens.width, lens.height]
+        is_shown = (depth > 0) & (pixels >= 0).all(axis=1) & (pixels < size).all(axis=1)
+    shown = np.flatnonzero(is_shown)
+    cells = (pixels[shown] * _CELLS / size.max()).astype(np.int64)
+    order = np.argsort(depth[shown], kind="stable")
+    _, nearest = np.unique(cells[order] @ [1, _CELLS], return_index=True)
+    chosen = shown[order[nearest]]
+    if len(chosen) > _NUM_COMPARED:
+        chosen = np.random.default_rng(0).choice(chosen, _NUM_COMPARED, replace=False)
+    return _Look(picture, pixels[chosen].astype(np.int64), cloud.colors[chosen].astype(np.float64))
+
+
+def _is_elsewhere(look: _Look, found: float, typical: float) -> bool:
+    """Whether the points fit a part of the picture that is some steps away clearly better, or fit
+    nowhere and here no better than on average.
+    """
+    steps = np.arange(-_STEPS, _STEPS + 1)
+    shifts = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    pixels = np.round(shifts * _step(look)).astype(np.int64)
+    around = np.array([_correlation(look, shift) for shift in pixels])
+    best = int(around.argmax())
+    is_away = np.abs(shifts[best]).max() >= _MIN_STEPS
+    if is_away and around[best] > found + _MIN_GAIN:
+        return True
+    limit = min(_MAX_OF_LOST * typical, around.mean() + _LOST_SPREADS * around.std())
+    return bool(found < limit)
+
+
+def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> None:
+    """Says which photographs show the colours of the points not where they should, but elsewhere.
+
+    Photographs that are turned, large ones that cannot be decoded smaller, and clouds with tracks
+    or without colours are left alone.
+
+    Args:
+        scene: with the full set of views.
+        lenses: V, of the full-sized photographs.
+        source: the file of the poses, for the message.
+        num_threads: that decode.
+    """
+    cloud = scene.cloud
+    if cloud.has_tracks or scene.num_views < _MIN_VIEWS or not cloud.colors.std(axis=0).any():
+        return
+    if len(cloud) > _NUM_TRIED:
+        tried = np.random.default_rng(0).choice(len(cloud), _NUM_TRIED, replace=False)
+        cloud = PointCloud.without_tracks(cloud.points[tried], cloud.colors[tried])
+    poses = scene.views.camera_from_dataset
+
+    def look(view: int) -> _Look | None:
+        path = scene.image_paths[view]
+        if not path or scene.orientation(view) != 1:
+            return None
+        return _look(path, lenses[view], poses[view], cloud)
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        looks = list(pool.map(look, range(scene.num_views)))
+    _say_blind(scene, looks, source)
+    found = {
+        view: _correlation(look, np.zeros(2, np.int64))
+        for view, look in enumerate(looks)
+        if look is not None and len(look.pixels) >= _MIN_COUNT
+    }
+    if len(found) < _MIN_VIEWS:
+        return
+    typical = float(np.median(list(found.values())))
+    if typical < _MIN_TYPICAL:
+        return
+    odd = {
+        view: correlation
+        for view, correlation in found.items()
+        if correlation < _MAX_OF_TYPICAL * typical
+        and _is_elsewhere(required(looks[view], "look"), correlation, typical)
+    }
+    if odd:
+        _log.warning(
+            "%s: %d of %d photographs do not show the points' colours where their poses put them "
+            "(correlation %.2g or less, in most %.2g), but elsewhere or nowhere: %s: poses or "
+            "cameras are wrong, or the photographs are others: remove them, or find poses again",
+            source,
+            len(odd),
+            scene.num_views,
+            max(odd.values()),
+            typical,
+            some_of([scene.image_names[view] for view in odd]),
+        )
+
+
+def _say_blind(scene: Scene, looks: list[_Look | None], source: str) -> None:
+    """Says which photographs hardly show a point where most show many: right where the cloud does
+    not cover the flight.
+    """
+    counts = [None if look is None else len(look.pixels) for look in looks]
+    known = [count for count in counts if count is not None]
+    if not known or np.median(known) < _MIN_COUNT:
+        return
+    blind = [view for view, count in enumerate(counts) if count is not None and count < _MIN_COUNT]
+    if blind:
+        _log.info(
+            "%s: %d of %d photographs show fewer than %d of the points that were tried, most show "
+            "%d: %s",
+            source,
+            len(blind),
+            scene.num_views,
+            _MIN_COUNT,
+            np.median(known),
+            some_of([scene.image_names[view] for view in blind]),
+        )
