@@ -708,8 +708,8 @@ class Case:
         return self.paths[number], data
 
     def read(self) -> tuple[list[str], list[str]]:
-        """What was read otherwise than the truth, and what was said in the log that is not said of
-        valid files; of transforms.json, what names one of the views that are otherwise, or speaks of
+        """What was read otherwise than the truth, and what was said that is not said of
+        valid files; of transforms.json, what names a view that is otherwise, or speaks of
         points that are.
         """
         found, heard = self._read()
