@@ -10,9 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native import ffi
+from cosurfgs_jax.raster.reference import MAX_ALPHA
 from cosurfgs_jax.settings import OptimSettings
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
 
+MAX_LOGIT = float(np.log(MAX_ALPHA / (1 - MAX_ALPHA)))  # of opacities
 _BETA1 = 0.9
 _BETA2 = 0.999
 _TARGET = "cosurfgs_adam"
@@ -53,6 +55,17 @@ def learning_rates(
         "means": settings.means_start * (settings.means_end / settings.means_start) ** progress,
         "sh": jnp.array([settings.sh_dc] + [settings.sh_rest] * (num_sh - 1), jnp.float32),
     }
+
+
+def _below_the_cut(params: SurfelParams, rows: Bool[Array, " n"]) -> SurfelParams:
+    """The parameters with opacities that go on learning, in these rows.
+
+    Above `MAX_LOGIT` the rasterizer cuts alpha in the middle of a surfel, where the gradient is
+    then zero; far above it the sigmoid is 1 in float32, and nothing brings the surfel back: small
+    black ones filled the air in front of what they had been.
+    """
+    is_above = rows & (params.logit_opacities > MAX_LOGIT)
+    return params.replace(logit_opacities=jnp.where(is_above, MAX_LOGIT, params.logit_opacities))
 
 
 def _where_alive(alive, new, old):
@@ -166,7 +179,7 @@ def update(
         backend: "cpu" or "cuda" (native kernels, float32), "reference" (optax), or None: native
             where it can run.
     Returns:
-        The new parameters and state.
+        The new parameters and state. Logits of opacities are at most `MAX_LOGIT`.
     Raises:
         InputError: an unknown backend, or one that is not there.
     Source: Kingma and Ba 2015, as in optax. Masks multiply: `jnp.where` on parameters and moments
@@ -181,7 +194,8 @@ def update(
     }
     learns["sh"] = learns["sh"] * (band <= sh_degree).astype(jnp.float32)[:, None]
     step = _native if is_native else _definition
-    return step(params, gradient, state, alive, learns, rates, settings.adam_eps)
+    params, state = step(params, gradient, state, alive, learns, rates, settings.adam_eps)
+    return _below_the_cut(params, alive), state
 
 
 class Course(NamedTuple):
@@ -248,7 +262,7 @@ def catch_up(
     params, mu, nu = step(
         params, state, rows=rows, missed=missed, rates=rates, epsilon=course.settings.adam_eps
     )
-    return params, state._replace(mu=mu, nu=nu)
+    return _below_the_cut(params, rows), state._replace(mu=mu, nu=nu)
 
 
 def _catch_up_definition(params, state, rows, missed, rates, epsilon):
