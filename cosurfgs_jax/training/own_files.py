@@ -40,7 +40,8 @@ def rows_apart(tree: Any) -> Any:
 
 def verify(folder: Path, items: Sequence[str], abstract: Any, *, is_alone: bool) -> bool:
     """`checkpoint_files.verify` of what this process restores of a step. What one process finds
-    damaged, all do; all must call it.
+    damaged, or cannot read, all do; all must call it. Each reads the meta data before that, which
+    it has to find as the others do.
 
     Args:
         folder: of the step.
@@ -48,17 +49,19 @@ def verify(folder: Path, items: Sequence[str], abstract: Any, *, is_alone: bool)
         abstract: pytree of `jax.ShapeDtypeStruct`s that is restored.
         is_alone: the others do not restore.
     Raises:
-        DamagedCheckpoint: see there.
+        DamagedCheckpoint: see there; of several processes, also a file cannot be read.
     """
     if processes.count() == 1 or is_alone:
         return checkpoint_files.verify(folder, items)
-    others = files_of_others(folder, items, own_rows(abstract))
     is_verified = False
     damage = ""
     try:
+        others = files_of_others(folder, items, own_rows(abstract))
         is_verified = checkpoint_files.verify(folder, items, left_out=others)
     except DamagedCheckpoint as error:
         damage = str(error)
+    except OSError as error:  # the others wait for what this process says
+        damage = checkpoint_files.first_line(error)
     for found in filter(None, processes.gather_texts(damage)):
         raise DamagedCheckpoint(found)
     return is_verified
@@ -101,7 +104,7 @@ def _others(item: Path, rows: Rows) -> set[str]:
     try:
         for is_needed, file in _pieces(item, rows):
             (needed if is_needed else others).add(file)
-    except (ValueError, KeyError, IndexError):  # who reads the files finds the damage
+    except Exception:  # whatever tensorstore raises; who reads the files finds the damage
         return set()
     saved_by = {Path(file).parts[0] for file in needed}
     for path in item.glob(f"{_OF_A_PROCESS}*/**/*"):
@@ -122,7 +125,8 @@ def _pieces(item: Path, rows: Rows) -> Iterator[tuple[bool, str]]:
     for entry in node["entries"]:
         name, _, place = entry["key"].decode().rpartition("/")
         if place == ".zarray":  # comes before the pieces
-            lengths[name] = json.loads(entry["inline_value"])["chunks"][0]
+            chunks = json.loads(entry["inline_value"])["chunks"]
+            lengths[name] = (chunks or [1])[0]  # a number has no axis
         elif "indirect_value" in entry:
             first = int(place.split(".")[0]) * lengths[name]
             own = rows.get(name)

@@ -7,10 +7,12 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 import restart_of_two
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cosurfgs_jax.training.checkpoint_files import size_of
+from cosurfgs_jax.training import own_files
+from cosurfgs_jax.training.checkpoint_files import DamagedCheckpoint, size_of
 from cosurfgs_jax.training.checkpoints import Checkpoints
 
 BLOCKS = 4
@@ -30,7 +32,11 @@ def test_each_of_two_processes_reads_its_own_blocks_and_both_find_the_same_damag
         )
         for number in range(2)
     ]
-    ended = [process.communicate(timeout=120) for process in pair]
+    try:
+        ended = [process.communicate(timeout=120) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
     for process, (out, err) in zip(pair, ended, strict=True):
         assert process.returncode == 0, err
         whole, damaged = json.loads(out.splitlines()[-1])
@@ -62,3 +68,30 @@ def test_a_block_is_read_alone_where_a_device_had_several(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         found = checkpoints.restore_latest(lambda _: {"means": own}).state["means"]
     np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("error", [OSError("no such disk"), DamagedCheckpoint("no such disk")])
+def test_the_others_hear_of_every_failure(tmp_path, monkeypatch, error):
+    heard = []
+    monkeypatch.setattr(own_files.processes, "count", lambda: 2)
+    monkeypatch.setattr(
+        own_files.processes, "gather_texts", lambda text: heard.append(text) or ["", text]
+    )
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(own_files, "files_of_others", fail)
+    with pytest.raises(DamagedCheckpoint, match="no such disk"):
+        own_files.verify(tmp_path, ("state",), {}, is_alone=False)
+    assert len(heard) == 1
+
+
+def test_a_number_among_the_arrays_leaves_the_others_apart(tmp_path):
+    mesh = jax.make_mesh((2,), ("block",), devices=jax.devices()[:2])
+    values = np.arange(2 * 50_000, dtype=np.float32).reshape(2, -1)
+    laid_out = jax.device_put(values, NamedSharding(mesh, PartitionSpec("block")))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"step": jax.numpy.float32(3), "means": laid_out}, {})
+    pieces = list(own_files._pieces(tmp_path / "1" / "state", {"means": {1}}))
+    assert sorted(is_needed for is_needed, _ in pieces) == [False, True]

@@ -47,9 +47,11 @@ def _restored(folder: Path, abstract: jax.ShapeDtypeStruct) -> dict:
     sizes: list[int] = []
     checksum = checkpoint_files._checksum
     checkpoint_files._checksum = _counted(sizes)
-    with Checkpoints(folder) as checkpoints:
-        found = checkpoints.restore_latest(lambda _: dict.fromkeys(NAMES, abstract))
-    checkpoint_files._checksum = checksum
+    try:
+        with Checkpoints(folder) as checkpoints:
+            found = checkpoints.restore_latest(lambda _: dict.fromkeys(NAMES, abstract))
+    finally:
+        checkpoint_files._checksum = checksum
     for name in NAMES:
         for shard in found.state[name].addressable_shards:
             block = shard.index[0].start
