@@ -51,7 +51,7 @@ def main(options: program.Options) -> None:
         if folder is not None and folder.data.exists():  # a generated dataset, notes of masks
             place = folder
         partitioned, opening_s = planning.timed(
-            lambda: open_partitioned_scene(options.settings, place)
+            lambda: open_partitioned_scene(options.settings, place, compares_colors=False)
         )
         found = planning.make_forecast(
             options.settings,

@@ -53,7 +53,8 @@ def open_in_all_processes(settings: Settings, workdir: Workdir) -> PartitionedSc
             error = found
     processes.raise_everywhere(error)
     if partitioned is None:
-        partitioned = open_place(settings, workdir, may_miss, left_out, place=place)
+        is_first = processes.is_first()
+        partitioned = open_place(settings, workdir, may_miss, left_out, keeps=is_first, place=place)
     for key, value in partitioned.identity().items():
         processes.check_equal(
             f"config.data.path ({key})",

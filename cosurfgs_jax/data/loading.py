@@ -207,8 +207,9 @@ def load_scene(
     cache_dir,
     allow_missing: bool = False,
     left_out: Collection[str] | None = None,
+    compares_colors: bool = True,
 ) -> Scene:
-    """Reads a dataset and checks all that can be checked without decoding every photograph.
+    """Reads a dataset and checks all that can be checked without decoding whole photographs.
 
     Photographs that are not there, or of which their masks leave nothing, are left out with a word
     in the log.
@@ -223,6 +224,9 @@ def load_scene(
             says. Nothing is left out then.
         left_out: names of the photographs that are left out, and no others: what another job of the
             run has found. None: as they are found here.
+        compares_colors: whether, of points without tracks, photographs are decoded small (1,000 at
+            most) and compared with the points' colours (`color_checks`), which only says something
+            in the log: once for a dataset is enough.
     Returns:
         The scene. Photographs are not in memory; see `ImageStore`.
     Raises:
@@ -241,13 +245,14 @@ def load_scene(
     )
     found = _Found(capture, *photo_search.find_photographs(root, capture, data), is_test)
     scene = _scene_of(found, data, Path(cache_dir), allow_missing=allow_missing, left_out=left_out)
-    of_name = dict(zip(capture.image_names, capture.lenses, strict=True))
-    color_checks.check(
-        scene,
-        [of_name[name] for name in scene.image_names],
-        capture.source,
-        images.num_threads(scene, data.host_memory_mb * 2**20),
-    )
+    if compares_colors:
+        of_name = dict(zip(capture.image_names, capture.lenses, strict=True))
+        color_checks.check(
+            scene,
+            [of_name[name] for name in scene.image_names],
+            capture.source,
+            images.num_threads(scene, data.host_memory_mb * 2**20),
+        )
     gone = set(capture.image_names) - set(scene.image_names)
     return dataclasses.replace(scene, left_out=tuple(sorted(gone)))
 

@@ -93,7 +93,7 @@ def _tried(found: Forecast, changes: dict[str, int], workdir: Workdir) -> Remedy
     try:
         settings_file.check(settings)
         if not changes.keys() <= {"data.host_memory_mb", "data.device_memory_mb"}:
-            partitioned = open_partitioned_scene(settings, workdir)
+            partitioned = open_partitioned_scene(settings, workdir, compares_colors=False)
         subject = subject_of(settings, partitioned)
     except InputError:
         return None

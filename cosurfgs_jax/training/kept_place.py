@@ -99,14 +99,18 @@ def open_place(
 
     Args:
         settings, workdir, allow_missing, left_out: see there.
-        keeps: whether what is read anew is kept for others, where nobody else is at it.
+        keeps: whether what is read anew is kept for others, where nobody else is at it. Colours
+            are compared (see `load_scene`) by who keeps the place, as its warnings are kept with
+            it; where nothing can be kept, by who would, as long as training has not begun.
         place: `kept_place` of these; None: it is looked for.
     """
     if place is None:
         place = kept_place(settings, workdir, left_out)
 
-    def read() -> PartitionedScene:
-        return open_partitioned_scene(settings, workdir, allow_missing, left_out)
+    def read(compares_colors: bool) -> PartitionedScene:
+        return open_partitioned_scene(
+            settings, workdir, allow_missing, left_out, compares_colors=compares_colors
+        )
 
     found = _mapped(settings, place)
     if found is not None:
@@ -122,21 +126,25 @@ def open_place(
             workdir.place,
         )
     if why_not or place.folder is None or not keeps:
-        return read()
+        return read(keeps and not workdir.has_begun())
     with contextlib.ExitStack() as stack:
         is_first = False
+        compares = False  # who was first has done so
         try:
             lock = workdir.lock(f"place-{place.folder.name}")  # other states are no matter
             held = locks.hold_first(lock, "reads the dataset and keeps it")
             is_first = stack.enter_context(held)
         except InputError as error:
             _log.warning("%s; what is read is not kept", error)
+            compares = not workdir.has_begun()
         found = _mapped(settings, place)
         if found is not None:
             return found
         if is_first:
-            return _read_and_keep(read, settings, workdir, place, is_as_found=left_out is None)
-    return read()  # beside all others that have waited
+            return _read_and_keep(
+                lambda: read(True), settings, workdir, place, is_as_found=left_out is None
+            )
+    return read(compares)  # beside all others that have waited
 
 
 def delete_others(workdir: Workdir, place: KeptPlace) -> None:

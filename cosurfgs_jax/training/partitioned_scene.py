@@ -131,6 +131,7 @@ def open_partitioned_scene(
     workdir: Workdir,
     allow_missing: bool = False,
     left_out: Collection[str] | None = None,
+    compares_colors: bool = True,
 ) -> PartitionedScene:
     """Reads the dataset of a run and cuts it into blocks; the generated one lies in the workdir.
 
@@ -138,7 +139,7 @@ def open_partitioned_scene(
         settings: `data`, `generated`, `partition` and `surfels` are used.
         workdir: of the run.
         allow_missing: photographs may be missing: other processes have them.
-        left_out: as in `load_scene`.
+        left_out, compares_colors: as in `load_scene`.
     """
     scene = load_scene(
         settings.data,
@@ -146,6 +147,7 @@ def open_partitioned_scene(
         workdir.data,
         allow_missing=allow_missing,
         left_out=left_out,
+        compares_colors=compares_colors,
     )
     frame = SceneFrame.from_points(scene.cloud.points, scene.views.centers, scene.up)
     views = WorldViews(scene.views, frame)

@@ -56,9 +56,9 @@ def opened(monkeypatch):
     calls = []
     read = kept_place.open_partitioned_scene
 
-    def count(*given):
-        calls.append(given)
-        return read(*given)
+    def count(*given, **named):
+        calls.append(named["compares_colors"])
+        return read(*given, **named)
 
     monkeypatch.setattr(kept_place, "open_partitioned_scene", count)
     return calls
@@ -158,8 +158,8 @@ def test_what_the_state_does_not_tell_of_is_not_kept(
     caplog.set_level("INFO")
     read = kept_place.open_partitioned_scene
 
-    def read_other(*given):
-        place = read(*given)
+    def read_other(*given, **named):
+        place = read(*given, **named)
         return place._replace(scene=dataclasses.replace(place.scene, **change(place.scene)))
 
     monkeypatch.setattr(kept_place, "open_partitioned_scene", read_other)
@@ -223,9 +223,9 @@ def test_a_dataset_that_changes_while_it_is_read_is_not_kept(
 ):
     read = kept_place.open_partitioned_scene
 
-    def read_and_change(*given):
+    def read_and_change(*given, **named):
         _new(_root(settings) / "notes.txt")
-        return read(*given)
+        return read(*given, **named)
 
     monkeypatch.setattr(kept_place, "open_partitioned_scene", read_and_change)
     kept_place.open_place(settings, workdir, keeps=True)
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_nothing_and_ends_nothing(settings, workdir, monkeypa
 def test_a_workdir_that_cannot_be_written_is_read_over(settings, tmp_path, opened, caplog):
     (tmp_path / "file").write_text("")
     kept_place.open_place(settings, Workdir(tmp_path / "file"), keeps=True)
-    assert len(opened) == 1 and "what is read is not kept" in caplog.text
+    assert opened == [True] and "what is read is not kept" in caplog.text
 
 
 def test_the_place_of_another_machine_stays_while_it_is_in_use(settings, workdir):
@@ -278,9 +278,9 @@ def test_why_a_kept_place_is_read_is_said(settings, workdir, caplog):
 def test_warnings_of_the_reader_are_said_each_time(settings, workdir, monkeypatch, caplog):
     read = kept_place.open_partitioned_scene
 
-    def warn(*given):
+    def warn(*given, **named):
         kept_place._log.warning("two points are odd")
-        return read(*given)
+        return read(*given, **named)
 
     monkeypatch.setattr(kept_place, "open_partitioned_scene", warn)
     kept_place.open_place(settings, workdir, keeps=True)
@@ -291,11 +291,11 @@ def test_warnings_of_the_reader_are_said_each_time(settings, workdir, monkeypatc
 
 
 def test_what_others_may_see_otherwise_is_not_kept(settings, workdir, opened):
-    """A photograph that is missing here may be elsewhere."""
+    """A photograph that is missing here may be elsewhere. Who would keep it compares colours."""
     next((Path(settings.data.path) / "images").iterdir()).unlink()
-    kept_place.open_place(settings, workdir, keeps=True)
-    kept_place.open_place(settings, workdir, keeps=True)
-    assert len(opened) == 2 and not _is_kept(settings, workdir)
+    for keeps in (True, True, False):
+        kept_place.open_place(settings, workdir, keeps=keeps)
+    assert opened == [True, True, False] and not _is_kept(settings, workdir)
 
 
 def test_damaged_files_are_read_over(settings, workdir, opened, caplog):

@@ -81,7 +81,9 @@ def with_photographs(trained: Trained) -> Trained:
     data = dataclasses.replace(trained.settings.data, downscale=factor)
     before = trained.partitioned.scene
     try:
-        scene = load_scene(data, trained.settings.generated, trained.workdir.data)
+        scene = load_scene(
+            data, trained.settings.generated, trained.workdir.data, compares_colors=False
+        )
     except InputError as error:
         raise InputError(f"config.texture.downscale={factor}: {error}") from error
     if scene.image_names != before.image_names or (scene.is_test != before.is_test).any():
