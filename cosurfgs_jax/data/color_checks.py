@@ -12,18 +12,22 @@ from PIL import Image
 from cosurfgs_jax.data import photo_files
 from cosurfgs_jax.data.checks import some_of
 from cosurfgs_jax.data.scene import Scene
-from cosurfgs_jax.errors import required
-from cosurfgs_jax.geometry.distortion import Lens, pixels_from_normalised
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.distortion import Lens, normalised_from_pixels, pixels_from_normalised
 from cosurfgs_jax.geometry.views import PointCloud
 
 _SIDE = 256  # of the small picture that is compared, pixels
 _MAX_PIXELS = 2**22  # that are decoded for it; a JPEG is decoded smaller
-_JPEG = (".jpg", ".jpeg")
 _CELLS = 43  # along the longer side: of the points in a cell the nearest one counts
 _NUM_TRIED = 2**16  # points
 _NUM_COMPARED = 600  # of a photograph
 _MIN_COUNT = 16
 _MIN_VIEWS = 4
+_MAX_VIEWS = 1000  # of more, so many are compared, evenly chosen
+# The colours of points over water, snow or a plain field are noise, which fits nowhere: a view
+# whose points spread less than this part of the median of all views is not compared.
+_MIN_SPREAD = 0.25
+_MAX_RADIUS = 2**0.5  # of points, times that of the farthest corner: far outside lenses fold back
 # The correlation of colours that photographs have (median), else the cloud's say nothing.
 _MIN_TYPICAL = 0.4
 _MAX_OF_TYPICAL = 0.7  # a photograph below this part of it is looked at
@@ -35,6 +39,14 @@ _MIN_GAIN = 0.1  # by at least this correlation
 _MAX_OF_LOST = 0.35
 _LOST_SPREADS = 2
 _log = logging.getLogger(__name__)
+
+
+class _Glance(NamedTuple):
+    """What is kept of how a photograph shows the points."""
+
+    count: int  # of points
+    correlation: float
+    spread: float  # standard deviation of the points' colours, mean over channels
 
 
 class _Look(NamedTuple):
@@ -68,23 +80,31 @@ class _TooLarge(Exception):
 
 def read_small(path: str) -> np.ndarray | None:
     """A photograph as it is stored with at most 256 pixels a side, RGB u8[H,W,3]; None where that
-    would take more than a moment: no JPEG, and many pixels.
+    would take more than a moment: no JPEG (whatever its name), and many pixels.
 
     Raises:
         InputError: as `photo_files.decode`.
     """
 
     def check_header(header: photo_files.PhotoHeader) -> None:
-        if header.height * header.width > _MAX_PIXELS and not path.lower().endswith(_JPEG):
+        if header.height * header.width > _MAX_PIXELS and not header.is_jpeg:
             raise _TooLarge
 
     try:
-        image = photo_files.decode(path, check_header, side=_SIDE)
+        small = photo_files.decode(path, check_header, side=_SIDE)
     except _TooLarge:
         return None
-    small = photo_files.eight_bit(image).convert("RGB")
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     return np.asarray(small)
+
+
+def _farthest(lens: Lens) -> float:
+    """Normalised radius beyond which no point can be in the picture; infinite where the lens does
+    not say.
+    """
+    corners = np.array([[x, y] for x in (0.0, lens.width) for y in (0.0, lens.height)])
+    radius = np.linalg.norm(normalised_from_pixels(lens, corners), axis=1).max()
+    return float(np.nan_to_num(_MAX_RADIUS * radius, nan=np.inf))
 
 
 def _look(path: str, lens: Lens, pose: np.ndarray, cloud: PointCloud) -> _Look | None:
@@ -96,9 +116,11 @@ def _look(path: str, lens: Lens, pose: np.ndarray, cloud: PointCloud) -> _Look |
     points_camera = cloud.points @ pose[:3, :3].T + pose[:3, 3]
     depth = points_camera[:, 2]
     with np.errstate(all="ignore"):
-        pixels = pixels_from_normalised(lens, points_camera[:, :2] / depth[:, None])
+        normalised = points_camera[:, :2] / depth[:, None]
+        is_near = np.linalg.norm(normalised, axis=1) <= _farthest(lens)
+        pixels = pixels_from_normalised(lens, normalised)
         pixels = pixels * size / [lens.width, lens.height]
-        is_shown = (depth > 0) & (pixels >= 0).all(axis=1) & (pixels < size).all(axis=1)
+        is_shown = is_near & (depth > 0) & (pixels >= 0).all(axis=1) & (pixels < size).all(axis=1)
     shown = np.flatnonzero(is_shown)
     cells = (pixels[shown] * _CELLS / size.max()).astype(np.int64)
     order = np.argsort(depth[shown], kind="stable")
@@ -128,8 +150,9 @@ def _is_elsewhere(look: _Look, found: float, typical: float) -> bool:
 def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> None:
     """Says which photographs show the colours of the points not where they should, but elsewhere.
 
-    Photographs that are turned, large ones that cannot be decoded smaller, and clouds with tracks
-    or without colours are left alone.
+    It decides nothing. Photographs that are turned or damaged, large ones that cannot be decoded
+    smaller, views of a plain area, and clouds with tracks or without colours are left alone. Of
+    more than 1,000 photographs so many are compared.
 
     Args:
         scene: with the full set of views.
@@ -144,32 +167,48 @@ def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> No
         tried = np.random.default_rng(0).choice(len(cloud), _NUM_TRIED, replace=False)
         cloud = PointCloud.without_tracks(cloud.points[tried], cloud.colors[tried])
     poses = scene.views.camera_from_dataset
+    views = list(range(scene.num_views))
+    if scene.num_views > _MAX_VIEWS:
+        views = np.linspace(0, scene.num_views - 1, _MAX_VIEWS).round().astype(int).tolist()
+        _log.info(
+            "%s: %d of %d photographs are compared with the points' colours, the others are not",
+            source,
+            len(views),
+            scene.num_views,
+        )
 
     def look(view: int) -> _Look | None:
         path = scene.image_paths[view]
         if not path or scene.orientation(view) != 1:
             return None
-        return _look(path, lenses[view], poses[view], cloud)
+        try:
+            return _look(path, lenses[view], poses[view], cloud)
+        except InputError:  # who needs the photograph finds the damage
+            return None
+
+    def glance(view: int) -> _Glance | None:
+        found = look(view)
+        return None if found is None else _glance(found)
 
     with ThreadPoolExecutor(num_threads) as pool:
-        looks = list(pool.map(look, range(scene.num_views)))
-    _say_blind(scene, looks, source)
-    found = {
-        view: _correlation(look, np.zeros(2, np.int64))
-        for view, look in enumerate(looks)
-        if look is not None and len(look.pixels) >= _MIN_COUNT
-    }
-    if len(found) < _MIN_VIEWS:
+        found = dict(zip(views, pool.map(glance, views), strict=True))
+    glances = {view: glance for view, glance in found.items() if glance is not None}
+    _say_blind(scene, glances, source)
+    correlations = _comparable(glances)
+    if len(correlations) < _MIN_VIEWS:
         return
-    typical = float(np.median(list(found.values())))
+    typical = float(np.median(list(correlations.values())))
     if typical < _MIN_TYPICAL:
         return
-    odd = {
-        view: correlation
-        for view, correlation in found.items()
-        if correlation < _MAX_OF_TYPICAL * typical
-        and _is_elsewhere(required(looks[view], "look"), correlation, typical)
-    }
+
+    def is_odd(view: int) -> bool:
+        again = look(view)  # pictures of all views would take memory
+        return again is not None and _is_elsewhere(again, correlations[view], typical)
+
+    suspects = [view for view, value in correlations.items() if value < _MAX_OF_TYPICAL * typical]
+    with ThreadPoolExecutor(num_threads) as pool:
+        are_odd = list(pool.map(is_odd, suspects))
+    odd = [view for view, is_it in zip(suspects, are_odd, strict=True) if is_it]
     if odd:
         _log.warning(
             "%s: %d of %d photographs do not show the points' colours where their poses put them "
@@ -177,30 +216,45 @@ def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> No
             "cameras are wrong, or the photographs are others: remove them, or find poses again",
             source,
             len(odd),
-            scene.num_views,
-            max(odd.values()),
+            len(views),
+            max(correlations[view] for view in odd),
             typical,
             some_of([scene.image_names[view] for view in odd]),
         )
 
 
-def _say_blind(scene: Scene, looks: list[_Look | None], source: str) -> None:
+def _glance(look: _Look) -> _Glance:
+    if len(look.pixels) < _MIN_COUNT:
+        return _Glance(len(look.pixels), 0.0, 0.0)
+    correlation = _correlation(look, np.zeros(2, np.int64))
+    return _Glance(len(look.pixels), correlation, float(look.colors.std(axis=0).mean()))
+
+
+def _comparable(glances: dict[int, _Glance]) -> dict[int, float]:
+    """The correlations of the views that show enough points, and not of one colour all."""
+    shown = {view: glance for view, glance in glances.items() if glance.count >= _MIN_COUNT}
+    if not shown:
+        return {}
+    least = _MIN_SPREAD * np.median([glance.spread for glance in shown.values()])
+    return {view: glance.correlation for view, glance in shown.items() if glance.spread >= least}
+
+
+def _say_blind(scene: Scene, glances: dict[int, _Glance], source: str) -> None:
     """Says which photographs hardly show a point where most show many: right where the cloud does
     not cover the flight.
     """
-    counts = [None if look is None else len(look.pixels) for look in looks]
-    known = [count for count in counts if count is not None]
-    if not known or np.median(known) < _MIN_COUNT:
+    if not glances:
         return
-    blind = [view for view, count in enumerate(counts) if count is not None and count < _MIN_COUNT]
-    if blind:
+    most = np.median([glance.count for glance in glances.values()])
+    blind = [view for view, glance in glances.items() if glance.count < _MIN_COUNT]
+    if blind and most >= _MIN_COUNT:
         _log.info(
             "%s: %d of %d photographs show fewer than %d of the points that were tried, most show "
             "%d: %s",
             source,
             len(blind),
-            scene.num_views,
+            len(glances),
             _MIN_COUNT,
-            np.median(known),
+            most,
             some_of([scene.image_names[view] for view in blind]),
         )

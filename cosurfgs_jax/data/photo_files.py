@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from cosurfgs_jax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
+_JPEGS = ("JPEG", "MPO")  # what Pillow calls them
 # Decoded they are 1.5 GB. The largest cameras of aircraft have 0.4 * 10^9 pixels.
 MAX_PIXELS = 2**29
 _DECODE_ERRORS = (
@@ -72,6 +73,7 @@ class PhotoHeader:
     | `orientation`     | of EXIF and TIFF, 1 to 8: how it is to be looked at; 1 = as stored       |
     | `seems_whole`     | it ends as such a file ends; where it does not, only decoding tells      |
     |                   | whether it is cut off                                                    |
+    | `is_jpeg`         | it is a JPEG (or MPO), whatever its name                                 |
     """
 
     height: int
@@ -79,6 +81,7 @@ class PhotoHeader:
     has_alpha: bool
     orientation: int = 1
     seems_whole: bool = True
+    is_jpeg: bool = False
 
     @property
     def swaps_sides(self) -> bool:
@@ -243,7 +246,7 @@ def _seems_whole(image: Image.Image, file) -> bool:
         return int.from_bytes(file.read(4), "little") + 8 <= size
     file.seek(max(0, size - 12))
     tail = file.read(12)
-    if image.format in ("JPEG", "MPO"):
+    if image.format in _JPEGS:
         return tail.endswith(b"\xff\xd9") or _has_whole_jpeg(file)
     return image.format == "PNG" and b"IEND" in tail
 
@@ -254,7 +257,8 @@ def _header_of(image: Image.Image, seems_whole: bool = True) -> PhotoHeader:
     if image.format == "TIFF" and orientation >= 5:  # Pillow gives the size after its turn
         width, height = height, width
     has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-    return PhotoHeader(height, width, has_alpha, orientation, seems_whole)
+    is_jpeg = image.format in _JPEGS
+    return PhotoHeader(height, width, has_alpha, orientation, seems_whole, is_jpeg)
 
 
 def read_header(path) -> PhotoHeader:
@@ -309,6 +313,7 @@ def decode(path, check_header=lambda header: None, side: int = 0) -> Image.Image
         path: of the file.
         check_header: called with the `PhotoHeader` before pixels are decoded, to raise where they
             should not be.
+        side: pixels a side that are enough, in RGB of 8 bits; 0: all are wanted, as stored.
     Raises:
         InputError: as `read_header`, and cut off or damaged.
     """
@@ -322,7 +327,7 @@ def decode(path, check_header=lambda header: None, side: int = 0) -> Image.Image
             image.load()
             result = image.transpose(_UNTURN[header.orientation]) if is_turned else image.copy()
             result.format = image.format
-            return result
+            return eight_bit(result).convert("RGB") if side else result
     except InputError:
         raise
     except _DECODE_ERRORS as error:

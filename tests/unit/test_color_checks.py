@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,22 +10,22 @@ from PIL import Image
 
 from cosurfgs_jax.data import color_checks
 from cosurfgs_jax.data.scene import Scene
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.distortion import lens_from_params
 from cosurfgs_jax.geometry.views import PointCloud, Views
 
 _SIDE = 96
 _FOCAL = 90.0
-_NUM_VIEWS = 6
 
 
-def _seen(folder) -> Scene:
-    """Six cameras in a row above a coloured floor, and what they see of it."""
+def _seen(folder, num_views: int = 6) -> Scene:
+    """Cameras in a row above a coloured floor, and what they see of it."""
     rng = np.random.default_rng(2)
     floor = rng.integers(0, 256, (60, 60, 3)).astype(np.uint8)
     cells = rng.uniform(0, 60, (3000, 2))
     points = np.concatenate([cells / 10 - 3, np.full((len(cells), 1), 4.0)], axis=1)
-    poses = np.tile(np.eye(4), (_NUM_VIEWS, 1, 1))
-    poses[:, 0, 3] = 0.6 - 0.25 * np.arange(_NUM_VIEWS)
+    poses = np.tile(np.eye(4), (num_views, 1, 1))
+    poses[:, 0, 3] = 0.6 - 0.25 * np.arange(num_views)
     middle = (np.arange(_SIDE) + 0.5 - _SIDE / 2) / _FOCAL * 4
     paths = []
     for number, pose in enumerate(poses):
@@ -37,18 +38,18 @@ def _seen(folder) -> Scene:
     return Scene(
         name="floor",
         path=str(folder),
-        image_names=[f"{number}.png" for number in range(_NUM_VIEWS)],
+        image_names=[f"{number}.png" for number in range(num_views)],
         image_paths=paths,
-        views=Views(poses, np.tile(matrix, (_NUM_VIEWS, 1, 1)), np.full((_NUM_VIEWS, 2), _SIDE)),
-        mask_paths=[None] * _NUM_VIEWS,
+        views=Views(poses, np.tile(matrix, (num_views, 1, 1)), np.full((num_views, 2), _SIDE)),
+        mask_paths=[None] * num_views,
         has_masks=False,
         cloud=PointCloud.without_tracks(points, colors),
-        is_test=np.zeros(_NUM_VIEWS, bool),
+        is_test=np.zeros(num_views, bool),
         up=np.array([0.0, 0, -1]),
         ground_truth=None,
-        distortion=[None] * _NUM_VIEWS,
-        photo_sizes=np.full((_NUM_VIEWS, 2), _SIDE),
-        shrink_factors=np.ones(_NUM_VIEWS),
+        distortion=[None] * num_views,
+        photo_sizes=np.full((num_views, 2), _SIDE),
+        shrink_factors=np.ones(num_views),
     )
 
 
@@ -102,11 +103,95 @@ def test_colours_that_say_nothing_accuse_nobody(tmp_path, caplog):
         assert _said(dataclasses.replace(scene, cloud=cloud), caplog) == ""
 
 
+def _with_plain_views(scene: Scene, numbers, level: float = 3) -> Scene:
+    """Some views look at a plain area far away, with noise in the cloud and in the photographs."""
+    rng = np.random.default_rng(4)
+
+    def plain(*shape):
+        return (120 + rng.normal(0, level, shape)).round().astype(np.uint8)
+
+    cloud = scene.cloud
+    points = np.concatenate([cloud.points, cloud.points + [40, 0, 0]])
+    colors = np.concatenate([cloud.colors, plain(len(cloud), 3)])
+    for number in numbers:
+        scene = _moved(scene, number, (-40, 0, 0))
+        Image.fromarray(plain(_SIDE, _SIDE, 3)).save(scene.image_paths[number])
+    return dataclasses.replace(scene, cloud=PointCloud.without_tracks(points, colors))
+
+
+def test_a_plain_area_accuses_nobody_and_hides_nobody(tmp_path, caplog):
+    scene = _with_plain_views(_seen(tmp_path, 8), (2, 5))
+    assert _said(scene, caplog) == ""
+    said = _said(_moved(scene, 3, (0.3, 0, 0)), caplog)
+    assert "1 of 8 photographs do not show" in said and "3.png" in said
+
+
+def test_a_damaged_photograph_decides_nothing(tmp_path, caplog):
+    scene = _moved(_seen(tmp_path), 3, (0.3, 0, 0))
+    path = Path(scene.image_paths[1])
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + b"\0" * 99 + whole[middle + 99 :])
+    with pytest.raises(InputError, match=r"1\.png: expected a whole image"):
+        color_checks.read_small(scene.image_paths[1])
+    said = _said(scene, caplog)
+    assert "1 of 6 photographs do not show" in said and "3.png" in said and "1.png" not in said
+
+
+def test_a_palette_that_cannot_be_turned_into_colours_is_damage(tmp_path, monkeypatch):
+    scene = _seen(tmp_path)
+
+    def fail(*_):
+        raise ValueError("bad palette")
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(InputError, match=r"0\.png: .*bad palette"):
+        color_checks.read_small(scene.image_paths[0])
+
+
+def test_of_many_views_some_are_compared(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(color_checks, "_MAX_VIEWS", 4)
+    read = []
+    small = color_checks.read_small
+    monkeypatch.setattr(color_checks, "read_small", lambda path: read.append(path) or small(path))
+    scene = _seen(tmp_path)
+    said = _said(scene, caplog)
+    assert "4 of 6 photographs are compared with the points' colours, the others are not" in said
+    assert sorted(read) == [scene.image_paths[number] for number in (0, 2, 3, 5)]
+
+
+def test_points_far_outside_that_a_lens_folds_back_are_not_seen(tmp_path):
+    scene = _seen(tmp_path)
+    params = [_FOCAL, _SIDE / 2, _SIDE / 2, -0.25]
+    lens = lens_from_params("SIMPLE_RADIAL", _SIDE, _SIDE, params)
+    # The radius r - r^3 / 4 is 0 at 2, too, so that this point falls near the middle.
+    points = np.concatenate([scene.cloud.points, [[2.05 * 4, 0, 4.0]]])
+    colors = np.concatenate([scene.cloud.colors, [[1, 2, 3]]]).astype(np.uint8)
+    cloud = PointCloud.without_tracks(points, colors)
+    seen = color_checks._look(scene.image_paths[0], lens, np.eye(4), cloud)
+    again = color_checks._look(scene.image_paths[0], lens, np.eye(4), scene.cloud)
+    np.testing.assert_array_equal(seen.pixels, again.pixels)
+    np.testing.assert_array_equal(seen.colors, again.colors)
+
+
+def test_a_lens_that_does_not_say_how_far_it_sees_has_no_limit():
+    lens = lens_from_params("SIMPLE_RADIAL", _SIDE, _SIDE, [_FOCAL, _SIDE / 2, _SIDE / 2, -0.9])
+    assert color_checks._farthest(lens) == np.inf
+    lens = lens_from_params("SIMPLE_PINHOLE", _SIDE, _SIDE, [_FOCAL, _SIDE / 2, _SIDE / 2])
+    assert color_checks._farthest(lens) == pytest.approx(_SIDE / _FOCAL)
+
+
 def test_small_pictures_are_decoded_where_that_is_quick(tmp_path, monkeypatch):
+    picture = Image.new("RGB", (800, 400), (200, 10, 10))
     for ending in ("jpg", "png"):
-        Image.new("RGB", (800, 400), (200, 10, 10)).save(tmp_path / f"a.{ending}")
+        picture.save(tmp_path / f"a.{ending}")
+    picture.save(tmp_path / "a.jfif", format="JPEG")
+    picture.save(tmp_path / "a.mpo", format="MPO", save_all=True, append_images=[picture])
+    picture.save(tmp_path / "b.jpg", format="PNG")
     small = color_checks.read_small(str(tmp_path / "a.jpg"))
     assert small.shape == (128, 256, 3) and abs(int(small[5, 5, 0]) - 200) < 4
     monkeypatch.setattr(color_checks, "_MAX_PIXELS", 2**15)
-    assert color_checks.read_small(str(tmp_path / "a.png")) is None
-    assert color_checks.read_small(str(tmp_path / "a.jpg")) is not None
+    for name in ("a.png", "b.jpg"):
+        assert color_checks.read_small(str(tmp_path / name)) is None
+    for name in ("a.jpg", "a.jfif", "a.mpo"):
+        assert color_checks.read_small(str(tmp_path / name)) is not None

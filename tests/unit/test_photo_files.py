@@ -138,7 +138,8 @@ def test_jpegs_with_more_behind_the_end_are_not_decoded_at_the_start(tmp_path, m
             )
         )
     _no_decoding(monkeypatch)
-    assert photo_files.read_header(tmp_path / "a.jpg") == photo_files.PhotoHeader(48, 64, False)
+    expected = photo_files.PhotoHeader(48, 64, False, is_jpeg=True)
+    assert photo_files.read_header(tmp_path / "a.jpg") == expected
     monkeypatch.undo()
     assert photo_files.read_photograph(tmp_path / "a.jpg")[0].size == (64, 48)
     data = (tmp_path / "a.jpg").read_bytes()
