@@ -12,7 +12,7 @@ import numpy as np
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import check_missing, some_of
-from cosurfgs_jax.data.lookup import FileIndex, is_walked
+from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, is_walked
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
 from cosurfgs_jax.data.points_beside import find_points
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
@@ -36,6 +36,7 @@ _POINT_FILES = (
 )
 _log = logging.getLogger(__name__)
 _PATHS = ("file_path", "mask_path")  # of a frame
+_NO_PHOTOGRAPH = ("mask_path", "depth_file_path")  # of a frame, too
 _NO_PHOTOGRAPHS = ("masks", "mask", "depth", "depths", "normals", "ground_truth")  # folders
 
 
@@ -233,20 +234,40 @@ def _size_of(path: Path) -> tuple[int, int]:
     return header.height, header.width
 
 
-def _say_without_frame(index: FileIndex, paths: list[Path], source: str) -> None:
-    """Says which photographs beside those of frames are of none."""
-    used = {os.path.abspath(path) for path in paths}
+def _pictures_in(folder: str) -> list[str]:
+    """Paths of the pictures that lie in a folder, sorted, without hidden ones."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [
+        os.path.join(folder, name)
+        for name in names
+        if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+    ]
+
+
+def _say_without_frame(root: Path, files: list[PoseFile], frames: _Frames) -> None:
+    """Says which pictures in the folders of those of frames no frame names, neither as a
+    photograph nor as a mask or depth map. Lists these folders alone.
+    """
+    used = {os.path.abspath(path) for path in frames.paths}
     folders = {os.path.dirname(path) for path in used}
-    others = [os.path.abspath(index.folder / name) for name in index.names()]
+    used |= {os.path.abspath(path) for path in frames.masks if path}
+    for file in files:
+        for frame in file.meta["frames"]:
+            named = [readable(str(frame[key])) for key in _NO_PHOTOGRAPH if frame.get(key)]
+            used |= {os.path.abspath(root / name) for name in named}
     without = [
-        safe_name(os.path.relpath(path, index.folder))
-        for path in others
-        if path not in used and os.path.dirname(path) in folders
+        safe_name(os.path.relpath(path, root))
+        for folder in sorted(folders)
+        for path in _pictures_in(folder)
+        if path not in used
     ]
     if without:
         _log.info(
-            "%s: %d photographs beside the others have no frame and are not used: %s",
-            source,
+            "%s: %d pictures beside the others have no frame and are not used: %s",
+            files[0].path,
             len(without),
             some_of(without),
         )
@@ -325,7 +346,7 @@ def read_files(root: Path, files: list[PoseFile]) -> Capture:
         _add_frames(frames, file, index, masks)
     wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
     check_missing(wanted, frames.is_there, source)
-    _say_without_frame(index, frames.paths, source)
+    _say_without_frame(root, files, frames)
     relative = [
         (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
         for path in frames.paths

@@ -9,9 +9,10 @@ import dataset_files
 import numpy as np
 import pytest
 
-from cosurfgs_jax.data import colmap
+from cosurfgs_jax.data import checks, colmap
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.geometry.distortion import lens_from_params
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings
 
 
@@ -62,6 +63,15 @@ def test_unusual_cameras_are_said(tmp_path, caplog, params, is_said):
     _load(tmp_path)
     text = "the cameras of 4 of 4 photographs are unusual, the first is that of view_00.png, with "
     assert (text in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(
+    ("model", "tail"), [("OPENCV", [0.0]), ("FULL_OPENCV", [0.0, 0.0, 0.0, 0.0, 0.0])]
+)
+@pytest.mark.parametrize(("tangential", "is_said"), [(0.049, False), (-0.051, True)])
+def test_tangential_distortion_is_said_where_it_is_unusual(model, tail, tangential, is_said):
+    params = [60.0, 60.0, 32.0, 24.0, 0.0, 0.0, tangential, *tail]
+    assert checks._is_unusual(lens_from_params(model, 48, 64, params)) == is_said
 
 
 def test_sides(tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import os
 
 import dataset_files
 import numpy as np
 import pytest
 from PIL import Image
 
-from cosurfgs_jax.data import opengl_poses, points_beside, transforms_json
+from cosurfgs_jax.data import loading, opengl_poses, points_beside, transforms_json
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.data.split import views_for_testing
 from cosurfgs_jax.data.transforms_json import lens_of
@@ -625,3 +626,50 @@ def test_poses_are_those_of_another_frame_beyond_a_hundredth():
 )
 def test_names_are_below_the_folders_that_all_share(paths, names):
     assert transforms_json._short_names(paths) == names
+
+
+@pytest.mark.parametrize("number", ["1", True, None])
+def test_words_truth_and_nothing_are_no_numbers(number):
+    rows = [[1, 0, 0, 0], [0, number, 0, 0], [0, 0, 1, 0]]
+    with pytest.raises(InputError, match="frame 0: expected a matrix of 3 or 4 rows"):
+        transforms_json._matrix(rows, (3, 4), "frame 0")
+
+
+def test_pictures_without_a_frame_are_said(tmp_path, caplog, monkeypatch):
+    model = dataset_files.make_model(names=["a.png", "b.png", "c.png"], with_tracks=False)
+    table = _write(tmp_path, model)
+    table["frames"][0]["depth_file_path"] = "images/a_depth.png"
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    (tmp_path / "other").mkdir()
+    for name in ("images/d.JPG", "images/.e.png", "images/a_depth.png", "images/notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "other" / "f.png").touch()
+    listed = []
+    of_folder = os.listdir
+
+    def listing(folder):
+        listed.append(str(folder))
+        return of_folder(folder)
+
+    monkeypatch.setattr(transforms_json.os, "listdir", listing)
+    caplog.set_level(logging.INFO)
+    transforms_json.read_transforms(tmp_path)
+    assert "1 pictures beside the others have no frame and are not used" in caplog.text
+    assert "images/d.JPG" in caplog.text
+    assert listed == [str(tmp_path / "images")]
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_colours_are_compared_where_that_is_wanted(tmp_path, monkeypatch, compares):
+    _write(tmp_path, dataset_files.make_model(with_tracks=False))
+    calls = []
+    monkeypatch.setattr(loading.color_checks, "check", lambda *given: calls.append(given))
+    loading.load_scene(
+        DataSettings(path=str(tmp_path)),
+        GeneratedSettings(),
+        tmp_path / "cache",
+        compares_colors=compares,
+    )
+    assert len(calls) == compares
+    for scene, lenses, source, _ in calls:
+        assert len(lenses) == scene.num_views and "transforms.json" in source
