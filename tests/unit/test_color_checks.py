@@ -164,8 +164,8 @@ def test_points_far_outside_that_a_lens_folds_back_are_not_seen(tmp_path):
     scene = _seen(tmp_path)
     params = [_FOCAL, _SIDE / 2, _SIDE / 2, -0.25]
     lens = lens_from_params("SIMPLE_RADIAL", _SIDE, _SIDE, params)
-    # The radius r - r^3 / 4 is 0 at 2, too, so that this point falls near the middle.
-    points = np.concatenate([scene.cloud.points, [[2.05 * 4, 0, 4.0]]])
+    # The radius r - r^3 / 4 is 0 at 2, too, so that this point, before the others, falls near the middle.
+    points = np.concatenate([scene.cloud.points, [[2.05 * 3, 0, 3.0]]])
     colors = np.concatenate([scene.cloud.colors, [[1, 2, 3]]]).astype(np.uint8)
     cloud = PointCloud.without_tracks(points, colors)
     seen = color_checks._look(scene.image_paths[0], lens, np.eye(4), cloud)
