@@ -164,7 +164,7 @@ def test_points_far_outside_that_a_lens_folds_back_are_not_seen(tmp_path):
     scene = _seen(tmp_path)
     params = [_FOCAL, _SIDE / 2, _SIDE / 2, -0.25]
     lens = lens_from_params("SIMPLE_RADIAL", _SIDE, _SIDE, params)
-    # The radius r - r^3 / 4 is 0 at 2, too, so that this point, before the others, falls near the middle.
+    # The radius r - r^3 / 4 is 0 at 2, too: this point falls near the middle, before the others.
     points = np.concatenate([scene.cloud.points, [[2.05 * 3, 0, 3.0]]])
     colors = np.concatenate([scene.cloud.colors, [[1, 2, 3]]]).astype(np.uint8)
     cloud = PointCloud.without_tracks(points, colors)
