@@ -6,6 +6,7 @@ stand-in for XLA (tests/support/emulation.py).
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -271,8 +272,8 @@ def test_adam_changes_donated_memory_in_place(emulation):
         return jax.tree.map(lambda leaf: leaf[None], new)
 
     text = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().as_text()
-    assert "emulated_adam" in text
-    assert test_optim.copied_fields(text) <= {"f32[1,50]"}
+    text = test_optim.without_the_copy_of_logits(text)
+    assert "emulated_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)
 
 
 CALL_ERRORS = (

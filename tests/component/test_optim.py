@@ -294,11 +294,12 @@ def test_updates_can_be_donated():
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves((new_params, new_state)))
 
 
-def copied_fields(text: str) -> set[str]:
-    """Which arrays of 50 surfels a compiled program copies: of the logits f32[1,50] alone it may,
-    which are limited behind the kernel.
+def without_the_copy_of_logits(text: str) -> str:
+    """A compiled program of 50 surfels less its one copy of the logits f32[1,50], which are limited
+    behind the kernel.
     """
-    return set(re.findall(r"%\S*copy\S* = (f32\[[^]]*50[^]]*\])", text))
+    (name,) = re.findall(r"(%\S+) = f32\[1,50\]\S* copy\(", text)
+    return re.sub(r"(= f32\[1,50\]\S*) copy\(", r"\1 limited(", text).replace(name, "%limited")
 
 
 @pytest.mark.optimized_if_slow
@@ -316,8 +317,8 @@ def test_the_kernel_changes_donated_memory_in_place():
         return jax.tree.map(lambda leaf: leaf[None], new)
 
     text = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().as_text()
-    assert "cosurfgs_adam" in text
-    assert copied_fields(text) <= {"f32[1,50]"}
+    text = without_the_copy_of_logits(text)
+    assert "cosurfgs_adam" in text and not re.search(r"f32\[[^]]*50.*copy", text)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
