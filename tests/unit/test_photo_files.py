@@ -91,6 +91,7 @@ def _png_bomb(width, height):
 
 def test_a_size_that_no_camera_has_costs_no_memory(tmp_path):
     model = dataset_files.write_dataset(tmp_path)
+    _load(tmp_path)  # what is imported on the way is not the photograph's
     path = tmp_path / "images" / model.names[1]
     path.write_bytes(_png_bomb(5000, 4000))
     tracemalloc.start()
