@@ -3,7 +3,7 @@
 from cosurfgs_jax import pictures
 from cosurfgs_jax.collab.stage_spec import StageWork
 from cosurfgs_jax.training import block_renders, loop
-from cosurfgs_jax.training.partitioned_scene import first_state
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.trainer import Trainer

@@ -19,10 +19,10 @@ from cosurfgs_jax.geometry.cameras import unproject
 from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.block_renders import views_in_step
+from cosurfgs_jax.training.first_state import surfels_on_points
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
-    surfels_on_points,
 )
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.world_cameras import render_compiled

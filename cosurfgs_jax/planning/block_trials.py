@@ -20,7 +20,8 @@ from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.block_renders import render_blocks
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.course import Course
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, first_state
+from cosurfgs_jax.training.first_state import first_state
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import DensifyOrder, StepShape

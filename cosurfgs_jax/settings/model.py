@@ -33,6 +33,11 @@ class SurfelSettings(SettingsGroup, name="surfels"):
         "Opacity of surfels made from the point cloud.",
         number("a number in (0, 1)", above=0, below=1),
     )
+    fill_gaps: bool = setting(
+        True,
+        "Whether the first surfels also lie on the planes between the cloud's points where there "
+        "are none for a long way, as on plain ground; not where photographs have masks.",
+    )
 
 
 @dataclasses.dataclass

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from cosurfgs_jax import files, photograph
@@ -17,14 +16,12 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
-from cosurfgs_jax.model import initialize
 from cosurfgs_jax.partition import Partition, build_partition
 from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory
-from cosurfgs_jax.training.state import Kept, TrainState, init_state, is_lazy
+from cosurfgs_jax.training.state import Kept, is_lazy
 from cosurfgs_jax.training.world_cameras import WorldViews
-from cosurfgs_jax.types import Surfels
 from cosurfgs_jax.workdir import Workdir
 
 # of the place's own pixels: a mean surfel of 6 by 6 pixels, fine where detail is, coarse on plain
@@ -229,42 +226,6 @@ def slots_for(num_surfels: int, capacity: int, factor: float) -> int:
 def round_slots(num_surfels: int) -> int:
     """The smallest number of slots, in few distinct sizes, that holds these surfels."""
     return max(-(-num_surfels // _SLOT_ROUNDING), 1) * _SLOT_ROUNDING
-
-
-def first_state(
-    partitioned: PartitionedScene, block: Block, settings: Settings, num_slots: int
-) -> TrainState:
-    """The state of a block before its first step: a surfel on every SfM point that it starts from,
-    and free slots.
-    """
-    return init_state(
-        surfels_on_points(partitioned, block, block.points, settings=settings, num_slots=num_slots),
-        num_views=len(block.views),
-        settings=settings,
-        max_views=partitioned.max_views,
-        length=block.length,
-        kept=partitioned.kept(settings),
-    )
-
-
-def surfels_on_points(
-    partitioned: PartitionedScene,
-    block: Block,
-    points: np.ndarray,
-    *,
-    settings: Settings,
-    num_slots: int,
-) -> Surfels:
-    """A surfel on every one of these SfM points, which face the block's views, and free slots."""
-    return initialize.surfels_from_points(
-        partitioned.frame.to_world(partitioned.scene.cloud.points[points]),
-        partitioned.scene.cloud.colors[points],
-        num_slots,
-        settings.surfels.sh_degree,
-        settings.surfels.init_opacity,
-        jax.random.fold_in(jax.random.key(settings.seed), block.number),
-        partitioned.views.centers()[block.views],
-    )
 
 
 class Photographs:

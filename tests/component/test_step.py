@@ -17,7 +17,8 @@ from cosurfgs_jax.settings import (
     TrainSettings,
 )
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
+from cosurfgs_jax.training.first_state import first_state
+from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state
 from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape

@@ -59,6 +59,7 @@ DECLARED = {
     "surfels.capacity": (0, "[0, 2147483647]"),
     "surfels.sh_degree": (3, "[0, 3]"),
     "surfels.init_opacity": (0.1, "(0, 1)"),
+    "surfels.fill_gaps": (True, ""),
     "raster.backend": ("", ""),
     "raster.near": (0.01, "(0, 1000000]"),
     "raster.background": (0.0, "[0, 1]"),
