@@ -227,9 +227,16 @@ def on_thread_error(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
+def is_no_storage_problem(record: logging.LogRecord) -> bool:
+    """`on_thread_error` for what asyncio logs of a task for whose error nobody waited."""
+    return not record.exc_info or not storage_problem(record.exc_info[1])
+
+
 def _start_logging() -> None:
     # The writer of TensorBoard files ends with a traceback where a disk is full.
     threading.excepthook = on_thread_error
+    # So do orbax's tasks that fail in the same moment as the one whose error it raises.
+    logging.getLogger("asyncio").addFilter(is_no_storage_problem)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("cosurfgs_jax")

@@ -3,11 +3,9 @@ checked before use.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +16,7 @@ import orbax.checkpoint as ocp
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.storage import storage_problem
-from cosurfgs_jax.training import checkpoint_files, own_files
+from cosurfgs_jax.training import checkpoint_files, late_ends, own_files
 from cosurfgs_jax.training.checkpoint_files import (
     FORMAT_IN_ONE,
     ITEMS,
@@ -33,7 +31,6 @@ from cosurfgs_jax.training.saved_blocks import SavedBlocks, named_leaves
 
 FORMAT = 3  # of the layout; raised whenever older code cannot read what is written
 KEPT = 2  # steps of a stage that stay, and one more while it is saved
-_LATE_READS = ("Event loop is closed", "Encountered error while reading array index")  # of orbax
 
 Saved = TypeVar("Saved")
 
@@ -88,6 +85,7 @@ class Checkpoints:
         self._is_read_only = is_read_only
         self._is_alone = is_alone
         self._when_first_saved = when_first_saved
+        self._report_late_ends: Callable[[], None] = late_ends.nothing  # of the present save
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=True,
@@ -123,14 +121,20 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for the save that is under way."""
-        self._manager.close()
+        """Waits for the save that is under way; raises what went wrong with it."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def wait(self) -> None:
         """Waits for the save that is under way; raises what went wrong with it."""
+        report_late_ends = self._report_late_ends
+        self._report_late_ends = late_ends.nothing
         with self._storing("written"):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
+        report_late_ends()
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""
@@ -158,8 +162,10 @@ class Checkpoints:
         }
         if training:
             items[TRAINING] = ocp.args.StandardSave(training, own_files.rows_apart(training))
+        report_late_ends = late_ends.drop()
         with self._storing("written"):
             self._manager.save(step, force=True, args=ocp.args.Composite(**items))
+        self._report_late_ends = report_late_ends
         if self._when_first_saved is not None:
             self.wait()
             self._when_first_saved()
@@ -213,7 +219,7 @@ class Checkpoints:
                     raise
 
     def _read_newest(self, read: Callable[[int], Saved]) -> Saved | None:
-        self._manager.wait_until_finished()
+        self.wait()
         damage = []
         for step in reversed(self.steps()):
             try:
@@ -301,7 +307,7 @@ class Checkpoints:
             abstract = {name: leaf for name, leaf in abstract.items() if name in saved.tree}
         _check_shapes(saved.tree, abstract)
         arguments = ocp.args.StandardRestore(abstract, strict=False)
-        with _late_reads_dropped():
+        with late_ends.dropped():
             whole = self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))
         return whole[item], missing
 
@@ -331,25 +337,6 @@ def _processes_that_read(is_alone: bool) -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"alone-{own}"
     )
-
-
-@contextlib.contextmanager
-def _late_reads_dropped() -> Iterator[None]:
-    """Keeps what happens after a failed restore off the terminal.
-
-    orbax gives up at the first array that cannot be read and closes its event loop. The other reads
-    end later, in TensorStore's threads or when their coroutines are collected, and each prints an
-    error. So the filter stays where a restore has failed."""
-    report = sys.unraisablehook
-    if getattr(report, "func", None) is not _report_others:  # of an earlier failure
-        sys.unraisablehook = functools.partial(_report_others, report)
-    yield
-    sys.unraisablehook = report
-
-
-def _report_others(report: Callable[[Any], object], unraisable: Any) -> None:
-    if not str(unraisable.exc_value).startswith(_LATE_READS):
-        report(unraisable)
 
 
 def _abstract_of(make_abstract: Callable[[dict], Any], meta: dict) -> Any:

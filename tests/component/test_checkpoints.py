@@ -1,13 +1,13 @@
 """Checkpoints come back bit by bit, survive kills, and damage is found before it is used."""
 
 import dataclasses
+import errno
 import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.checkpoint_files import MODEL, verify
-from cosurfgs_jax.training.checkpoints import Checkpoints, _late_reads_dropped
+from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.state import abstract_state, init_state
 from cosurfgs_jax.types import Surfels
 
@@ -249,24 +249,17 @@ def test_files_without_a_checksum_are_not_verified(folder):
         assert checkpoints.restore_latest(make_abstract).step == 20
 
 
-def test_reads_that_end_after_a_failed_restore_print_nothing(monkeypatch):
-    """They end in threads of their own, at any time; other errors are reported as ever."""
-    reported = []
-    monkeypatch.setattr(sys, "unraisablehook", reported.append)
-    before = sys.unraisablehook
-    with _late_reads_dropped():
-        assert sys.unraisablehook != before
-    assert sys.unraisablehook == before, "nothing is left behind where all went well"
-    with pytest.raises(ValueError, match="damaged"), _late_reads_dropped():
-        raise ValueError("damaged")
-    filtered = sys.unraisablehook
-    with pytest.raises(ValueError, match="again"), _late_reads_dropped():
-        raise ValueError("again")
-    assert sys.unraisablehook is filtered, "one filter is enough"
-    late = ["Event loop is closed", "Encountered error while reading array index: (slice(0, 2),)"]
-    for message in [*late, "another", ""]:
-        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
-    assert [str(unraisable.exc_value) for unraisable in reported] == ["another", ""]
+def test_closing_tells_of_a_failed_save_in_a_sentence(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    errors = [OSError(errno.EFBIG, "File too large")]  # orbax raises one once
+
+    def wait():
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", wait)
+    with pytest.raises(InputError, match="could not be written"):
+        checkpoints.close()
 
 
 def test_a_reader_changes_nothing_and_sees_what_is_saved_meanwhile(folder):

@@ -2,7 +2,10 @@
 sees them.
 """
 
+import asyncio
 import errno
+import gc
+import logging
 import os
 import subprocess
 import sys
@@ -19,9 +22,10 @@ from cosurfgs_jax.settings import iter_help
 
 
 @pytest.fixture(autouse=True)
-def _restored_thread_hook(monkeypatch):
-    """A program sets it for its process; pytest has one of its own."""
+def _restored_hooks(monkeypatch):
+    """A program sets them for its process; pytest has its own."""
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
 
 
 def _run(main, *arguments, workdir="create", declare=program.no_flags):
@@ -295,6 +299,28 @@ def test_a_full_disk_in_a_background_thread_is_left_to_the_main_thread(capsys, e
     assert _run(main, workdir="") == 0
     assert ("a bug" in capsys.readouterr().err) == is_told
     assert threading.excepthook is program.wrapper.on_thread_error
+
+
+@pytest.mark.parametrize(
+    "error, is_told",
+    [(ValueError("Failed to write: File too large"), False), (ValueError("a bug"), True)],
+)
+def test_a_full_disk_in_a_task_is_left_to_the_main_thread(caplog, error, is_told):
+    async def fail():
+        raise error
+
+    async def leave():
+        asyncio.ensure_future(fail())
+        await asyncio.sleep(0)
+
+    def main(options):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave())
+        loop.close()
+        gc.collect()
+
+    assert _run(main, workdir="") == 0
+    assert ("never retrieved" in caplog.text) == is_told
 
 
 def test_help_lists_flags_and_settings(capsys):
