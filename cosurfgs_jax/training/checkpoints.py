@@ -117,15 +117,22 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+    def __exit__(self, _kind, error: BaseException | None, _trace) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except Exception as lost:  # what ended the run stays the error
+            _log.warning("%s", str(lost).partition("\n")[0])
 
     def close(self) -> None:
         """Waits for the save that is under way; raises what went wrong with it."""
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with self._storing("written"):
+                self._manager.close()
 
     def wait(self) -> None:
         """Waits for the save that is under way; raises what went wrong with it."""

@@ -7,7 +7,6 @@ failure is known. So a filter is put on before, and stays where a restore or sav
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,26 +26,33 @@ def drop() -> Callable[[], None]:
     """Drops them from now on.
 
     Returns:
-        A function to call where all went well: they are reported again, unless an earlier failure
-        still has them dropped.
+        A function to call once, where all went well: they are reported again, unless another
+        restore or save is under way or has failed.
     """
-    report = sys.unraisablehook
-    if getattr(report, "func", None) is _report_others:  # of an earlier failure
-        return nothing
-    filtered = functools.partial(_report_others, report)
-    sys.unraisablehook = filtered
-
-    def report_again() -> None:
-        if sys.unraisablehook is filtered:
-            sys.unraisablehook = report
-
-    return report_again
+    hook = sys.unraisablehook
+    if not isinstance(hook, _Filter):
+        hook = _Filter(hook)
+        sys.unraisablehook = hook
+    hook.num_reasons += 1
+    return hook.release
 
 
 def nothing() -> None:
     """What to call where nothing was dropped."""
 
 
-def _report_others(report: Callable[[Any], object], unraisable: Any) -> None:
-    if not str(unraisable.exc_value).startswith(_MESSAGES):
-        report(unraisable)
+class _Filter:
+    """A hook that drops them and passes on all others."""
+
+    def __init__(self, report: Callable[[Any], object]):
+        self._report = report
+        self.num_reasons = 0  # restores and saves that are under way or have failed
+
+    def __call__(self, unraisable: Any) -> None:
+        if not str(unraisable.exc_value).startswith(_MESSAGES):
+            self._report(unraisable)
+
+    def release(self) -> None:
+        self.num_reasons -= 1
+        if self.num_reasons == 0 and sys.unraisablehook is self:
+            sys.unraisablehook = self._report

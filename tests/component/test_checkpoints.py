@@ -249,8 +249,7 @@ def test_files_without_a_checksum_are_not_verified(folder):
         assert checkpoints.restore_latest(make_abstract).step == 20
 
 
-def test_closing_tells_of_a_failed_save_in_a_sentence(tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path)
+def failing_save(checkpoints, monkeypatch):
     errors = [OSError(errno.EFBIG, "File too large")]  # orbax raises one once
 
     def wait():
@@ -258,8 +257,24 @@ def test_closing_tells_of_a_failed_save_in_a_sentence(tmp_path, monkeypatch):
             raise errors.pop()
 
     monkeypatch.setattr(checkpoints._manager, "wait_until_finished", wait)
+
+
+def test_closing_tells_of_a_failed_save_in_a_sentence(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    failing_save(checkpoints, monkeypatch)
     with pytest.raises(InputError, match="could not be written"):
         checkpoints.close()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_what_ended_a_run_stays_the_error_where_a_save_fails_too(
+    tmp_path, monkeypatch, caplog, error
+):
+    with pytest.raises(type(error)) as raised, Checkpoints(tmp_path) as checkpoints:
+        failing_save(checkpoints, monkeypatch)
+        raise error
+    assert raised.value is error
+    assert "could not be written (File too large)" in caplog.text
 
 
 def test_a_reader_changes_nothing_and_sees_what_is_saved_meanwhile(folder):

@@ -35,6 +35,16 @@ def test_reads_that_end_after_a_failed_restore_print_nothing(monkeypatch):
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", ""]
 
 
+def test_a_save_that_ends_well_leaves_the_filter_of_a_failed_restore(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", print)
+    report_again = late_ends.drop()
+    with pytest.raises(ValueError, match="damaged"), late_ends.dropped():
+        raise ValueError("damaged")
+    filtered = sys.unraisablehook
+    report_again()
+    assert sys.unraisablehook is filtered is not print
+
+
 def late_write():
     """What ends an array's write, as orbax leaves it where the one of another has failed: a task
     waits for it in an event loop that is closed."""
