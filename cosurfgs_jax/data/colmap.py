@@ -12,9 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data import colmap_binary, colmap_text, feature_checks, point_ply
+from cosurfgs_jax.data import (
+    colmap_binary,
+    colmap_text,
+    compared_features,
+    feature_checks,
+    model_agreement,
+    point_ply,
+)
 from cosurfgs_jax.data.capture import Capture, Source
-from cosurfgs_jax.data.feature_checks import Image
+from cosurfgs_jax.data.compared_features import Image
 from cosurfgs_jax.data.lookup import is_walked, subfolder
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.files import readable, reading, safe_name
@@ -293,6 +300,7 @@ def read_model(folder: Path) -> Capture:
             point_ids=ids,
             points=cloud.points[rows],
             errors=errors,
+            lengths=np.diff(cloud.track_offsets)[rows],
         )
     )
     return capture
@@ -308,14 +316,24 @@ def _read_cloud(
     name: theirs are -1.
     """
     ids, points, colors, errors, lengths, track_ids = _read_points(path)
-    rows = feature_checks.named([image.features for image in images], ids.view(np.int64))
+    features = [image.features for image in images]
+    names, places = compared_features.named(features, ids.view(np.int64))
+    rows = np.unique(places[places >= 0])
     ids = ids[rows].view(np.int64)  # those of all points are no longer needed
     errors = errors[rows]
     cloud = PointCloud.without_tracks(points, colors)
     if len(images) and len(points):
         image_ids = np.array([image.image_id for image in images], np.int64)
         cloud = PointCloud(points, colors, *_tracks(lengths, track_ids, image_ids, source))
-    ids[np.diff(cloud.track_offsets)[rows] == 0] = -1
+    lengths = np.diff(cloud.track_offsets)
+    ids[lengths[rows] == 0] = -1
+    model_agreement.check_names(
+        str(source),
+        names,
+        has_track=np.append(lengths, 0)[places] > 0,
+        num_tracked=int(np.count_nonzero(lengths)),
+        is_whole=compared_features.are_all_compared(features),
+    )
     return cloud, rows, ids, errors
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data.feature_checks import FEATURE, Image, chosen, most_of_view
+from cosurfgs_jax.data.compared_features import FEATURE, Image, chosen, most_of_view
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.geometry.lens_models import num_params

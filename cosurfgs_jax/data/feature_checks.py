@@ -10,17 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cosurfgs_jax.data import model_agreement
 from cosurfgs_jax.data.checks import some_of
+from cosurfgs_jax.data.compared_features import compared, rows_of
 from cosurfgs_jax.geometry.distortion import Lens, pixels_from_normalised
 from cosurfgs_jax.geometry.lens_models import MODELS
 
-# Of images.bin; the number of a point is -1 where a feature is of none.
-FEATURE = np.dtype([("pixel", "<f8", (2,)), ("point", "<i8")])
-# Of all photographs, and bounds of one: 1,000 photographs have ten million, and these take 0.2 s.
-_MAX_FEATURES = 200_000
-_MAX_OF_VIEW = 1024
-_RUN = 64  # of features that follow each other: they lie in one page of the file, or two
-_MIN_OF_VIEW = _RUN  # even where these are more than `_MAX_FEATURES`
 _MIN_COUNT = 10  # features of a photograph that tell something of it
 _MIN_VIEWS = 2  # that tell something of a point
 # Times the median, or spreads (from the first quartile to the median) above it, whichever is more.
@@ -34,19 +29,8 @@ _MIN_SHIFT_PX = 0.1  # no calibration is better
 _MIN_ALL_PX = 1.0
 _MIN_ALL_SHARE = 0.0005
 _MIN_BEYOND = 0.05  # of features beyond the camera's picture, if it was made smaller
-_CHUNK = 2**16  # points whose numbers are looked up at once
 _MAX_SHARE = 0.01  # of the longer side: no reconstruction keeps features that are so far off
 _log = logging.getLogger(__name__)
-
-
-class Image(NamedTuple):
-    """An image of a COLMAP model."""
-
-    image_id: int
-    pose: list[float]  # quaternion wxyz and shift
-    camera_id: int
-    name: str
-    features: np.ndarray  # FEATURE[F], those that are `chosen`
 
 
 class SeenPoints(NamedTuple):
@@ -62,6 +46,7 @@ class SeenPoints(NamedTuple):
     | `points`              | f64[P,3]   | dataset                                                 |
     | `errors`              | f32[P]     | pixels, that the file says of them; NaN where it does   |
     |                       |            | not                                                     |
+    | `lengths`             | i64[P]     | of their tracks                                         |
     """
 
     source: str
@@ -72,6 +57,7 @@ class SeenPoints(NamedTuple):
     point_ids: np.ndarray
     points: np.ndarray
     errors: np.ndarray
+    lengths: np.ndarray
 
 
 class _Distances(NamedTuple):
@@ -83,63 +69,15 @@ class _Distances(NamedTuple):
     pixels: np.ndarray  # f32[T]; infinite behind a camera
 
 
-def most_of_view(num_views: int) -> int:
-    """How many features of each of so many photographs are compared."""
-    return int(np.clip(_MAX_FEATURES // max(1, num_views), _MIN_OF_VIEW, _MAX_OF_VIEW))
-
-
-def chosen(count: int, most: int = _MAX_OF_VIEW) -> np.ndarray:
-    """Which of a photograph's features are compared, i64: all, or runs spread over them."""
-    if count <= most:
-        return np.arange(count)
-    starts = np.linspace(0, count - _RUN, most // _RUN).astype(np.int64)
-    return (starts[:, None] + np.arange(_RUN)).reshape(-1)
-
-
-def _rows_of(wanted: np.ndarray, point_ids: np.ndarray) -> np.ndarray:
-    """Where numbers are among those of the points, i64[len(wanted)]; -1: nowhere. Of all points
-    few are held at a time.
-    """
-    asked, which = np.unique(wanted, return_inverse=True)
-    rows = np.full(len(asked), -1)
-    if not len(asked):
-        return rows
-    for first in range(0, len(point_ids), _CHUNK):
-        ids = point_ids[first : first + _CHUNK]
-        place = np.searchsorted(asked, ids).clip(max=len(asked) - 1)
-        is_asked = asked[place] == ids
-        rows[place[is_asked]] = first + np.flatnonzero(is_asked)
-    return rows[which]
-
-
-def _compared(features: list[np.ndarray]) -> list[np.ndarray]:
-    """Those of each photograph that are of a point and are compared."""
-    most = most_of_view(len(features))
-    parts = [part[chosen(len(part), most)] for part in features]
-    return [part[part["point"] >= 0] for part in parts]
-
-
-def named(features: list[np.ndarray], point_ids: np.ndarray) -> np.ndarray:
-    """Rows of the points that are compared, i64[N], ascending: the others need not be kept.
-
-    Args:
-        features: of each photograph, FEATURE[F].
-        point_ids: i64[P], of all points.
-    """
-    numbers = [part["point"] for part in _compared(features)]
-    rows = _rows_of(np.concatenate([np.empty(0, np.int64), *numbers]), point_ids)
-    return np.unique(rows[rows >= 0])
-
-
 def _matches(seen: SeenPoints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Views i64[T] in order, points i64[T] and pixels f64[T,2] of the features of known points."""
     poses = seen.camera_from_dataset.reshape(len(seen.names), 16)
     with np.errstate(all="ignore"):
         is_finite = np.isfinite(poses.sum(axis=1))
-    parts = _compared(seen.features)
+    parts = compared(seen.features)
     views = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     features = np.concatenate(parts)
-    rows = _rows_of(features["point"], seen.point_ids)
+    rows = rows_of(features["point"], seen.point_ids)
     is_known = (rows >= 0) & is_finite[views]
     return views[is_known], rows[is_known], features["pixel"][is_known]
 
@@ -358,9 +296,9 @@ def _say_views(seen: SeenPoints, found: _Distances) -> np.ndarray:
     return is_odd
 
 
-def _say_points(seen: SeenPoints, found: _Distances) -> None:
-    """Says which points do not fit most of their photographs: a few never do, and have that noted
-    as their error.
+def _say_points(seen: SeenPoints, found: _Distances) -> bool:
+    """Says which points do not fit most of their photographs, and gives back whether there are any:
+    a few never do, and have that noted as their error.
     """
     rows, which = np.unique(found.points, return_inverse=True)  # those that are compared
     limit = _limit(found.pixels)
@@ -383,6 +321,7 @@ def _say_points(seen: SeenPoints, found: _Distances) -> None:
             np.quantile(found.pixels, 0.75),
             np.array2string(seen.points[rows[is_moved.argmax()]], precision=6),
         )
+    return bool(is_moved.any())
 
 
 def check(seen: SeenPoints) -> None:
@@ -396,4 +335,20 @@ def check(seen: SeenPoints) -> None:
     counts = ~_say_views(seen, found)[found.views]
     if counts.any():
         right = found._replace(points=found.points[counts], pixels=found.pixels[counts])
-        _say_points(seen, right)
+        if not _say_points(seen, right):
+            _check_noted(seen, right)
+
+
+def _check_noted(seen: SeenPoints, found: _Distances) -> None:
+    rows, which = np.unique(found.points, return_inverse=True)
+    pixels = np.minimum(found.pixels, 1e6).astype(np.float64)  # some are infinite
+    model_agreement.check_errors(
+        model_agreement.Noted(
+            source=seen.source,
+            points=seen.points[rows],
+            errors=np.nan_to_num(seen.errors[rows].astype(np.float64), posinf=0.0),
+            lengths=seen.lengths[rows],
+            owners=which,
+            pixels=pixels,
+        )
+    )

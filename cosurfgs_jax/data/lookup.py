@@ -286,6 +286,7 @@ class FileIndex:
             for name, path in zip(names, paths, strict=True)
             if path is not None
         }
+        in_case = []
         for number, name in enumerate(names):
             if paths[number] is not None:
                 continue
@@ -304,6 +305,18 @@ class FileIndex:
             if files:
                 _own(owners, files[0], name, source)
                 paths[number] = files[0]
+                of_file = files[0].relative_to(self.folder).parts
+                if self._level(safe_name(name).split("/"), of_file) == 1:
+                    in_case.append(number)
+        if in_case:
+            _log.info(
+                "%s: %d names differ from those of their files in case or Unicode form, the first "
+                "is %s, of %s",
+                source,
+                len(in_case),
+                names[in_case[0]],
+                paths[in_case[0]],
+            )
         if None in paths:
             renamed = self._of_renamed_folders(names, paths)
             if renamed:

@@ -8,8 +8,9 @@ import fuzz_cases
 import numpy as np
 import pytest
 
-from cosurfgs_jax.data import colmap, colmap_text, feature_checks
-from cosurfgs_jax.data.feature_checks import FEATURE, SeenPoints
+from cosurfgs_jax.data import colmap, colmap_text, compared_features, feature_checks
+from cosurfgs_jax.data.compared_features import FEATURE
+from cosurfgs_jax.data.feature_checks import SeenPoints
 from cosurfgs_jax.geometry.distortion import lens_from_params, pixels_from_normalised
 
 NUM_VIEWS = 8
@@ -36,7 +37,17 @@ def _seen(lens=LENS, noise_px=0.4) -> SeenPoints:
         features.append(table)
     names = [f"{view}.png" for view in range(NUM_VIEWS)]
     errors = np.hypot(*np.moveaxis(noise, -1, 0)).mean(axis=0)
-    return SeenPoints("model", names, [lens] * NUM_VIEWS, poses, features, ids, points, errors)
+    return SeenPoints(
+        source="model",
+        names=names,
+        lenses=[lens] * NUM_VIEWS,
+        camera_from_dataset=poses,
+        features=features,
+        point_ids=ids,
+        points=points,
+        errors=errors,
+        lengths=np.full(NUM_POINTS, NUM_VIEWS),
+    )
 
 
 def _said(seen, caplog) -> str:
@@ -222,7 +233,7 @@ def test_moved_points_are_said(caplog):
     assert "2 of 60 points that were compared are" in text and str(seen.points[11, 0])[:6] in text
     assert len(caplog.records) == 1
     # Not where they have it noted, or nothing is noted and it is less than a hundredth of a side.
-    seen.errors[[11, 20]] = 10
+    seen.errors[[11, 20]] = 25
     assert not _said(seen, caplog)
     seen = seen._replace(errors=np.zeros(NUM_POINTS))
     seen.points[[11, 20]] -= [0.15, 0, 0]
@@ -257,20 +268,21 @@ def test_a_fisheye_sees_behind_itself(caplog):
 
 @pytest.mark.parametrize(("num_views", "most"), [(0, 1024), (195, 1024), (1000, 200), (40_000, 64)])
 def test_few_features_of_each_of_many_photographs_are_compared(num_views, most):
-    assert feature_checks.most_of_view(num_views) == most
-    assert len(feature_checks.chosen(10_000, most)) in range(most - 63, most + 1)
+    assert compared_features.most_of_view(num_views) == most
+    assert len(compared_features.chosen(10_000, most)) in range(most - 63, most + 1)
 
 
 def test_points_are_found_by_their_numbers(monkeypatch):
-    monkeypatch.setattr(feature_checks, "_CHUNK", 3)
+    monkeypatch.setattr(compared_features, "_CHUNK", 3)
     point_ids = np.array([9, -1, 4, 7, -1, 30, 2])
-    rows = feature_checks._rows_of(np.array([2, 9, 8, 2, 30, 99]), point_ids)
+    rows = compared_features.rows_of(np.array([2, 9, 8, 2, 30, 99]), point_ids)
     assert rows.tolist() == [6, 0, -1, 6, 5, -1]
-    assert feature_checks._rows_of(np.empty(0, np.int64), point_ids).tolist() == []
+    assert compared_features.rows_of(np.empty(0, np.int64), point_ids).tolist() == []
     features = np.zeros(4, FEATURE)
     features["point"] = [30, -1, 9, 8]
-    assert feature_checks.named([features, features[:0]], point_ids).tolist() == [0, 5]
-    assert feature_checks.named([], point_ids).tolist() == []
+    names, rows = compared_features.named([features, features[:0]], point_ids)
+    assert names.tolist() == [8, 9, 30] and rows.tolist() == [-1, 0, 5]
+    assert compared_features.named([], point_ids)[1].tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -287,7 +299,7 @@ def test_of_a_text_file_with_many_images_few_features_are_kept(
     pose = "1 0 0 0 0 0 0 1"
     lines = [f"{n} {pose} {n}.png\n{features}\n" for n in range(1, 4)]
     (tmp_path / "images.txt").write_text(head + "".join(lines))
-    monkeypatch.setattr(feature_checks, "_MAX_FEATURES", 300)
+    monkeypatch.setattr(compared_features, "_MAX_FEATURES", 300)
     images = list(colmap_text.read_images(tmp_path / "images.txt"))
     assert [len(image.features) for image in images] == kept
     assert colmap_text.num_images(tmp_path / "images.txt") == count
@@ -295,7 +307,7 @@ def test_of_a_text_file_with_many_images_few_features_are_kept(
 
 @pytest.mark.parametrize("count", [0, 5, 1024, 1025, 1300, 10_000])
 def test_runs_of_features_are_chosen_all_over_the_list(count):
-    chosen = feature_checks.chosen(count)
+    chosen = compared_features.chosen(count)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, 1024)
     if count:
         assert chosen.min() == 0 and chosen.max() == count - 1
@@ -303,7 +315,7 @@ def test_runs_of_features_are_chosen_all_over_the_list(count):
 
 
 def test_of_many_photographs_some_features_are_compared(monkeypatch, caplog):
-    monkeypatch.setattr(feature_checks, "_MAX_FEATURES", 8 * 128)
+    monkeypatch.setattr(compared_features, "_MAX_FEATURES", 8 * 128)
     seen = _seen()
     seen = seen._replace(features=[np.tile(features, 20) for features in seen.features])
     assert len(feature_checks._distances(seen)[1].pixels) in range(8 * 120, 8 * 128)

@@ -54,6 +54,16 @@ def test_names_of_nothing(tmp_path, name):
     assert _index(tmp_path, "b/Haus 1.jpg", "x/y.txt").find(name, "model") is None
 
 
+def test_names_in_another_case_are_said(tmp_path, caplog):
+    index = _index(tmp_path, "a/1.jpg", "a/2.jpg")
+    with caplog.at_level(logging.INFO):
+        index.find_all(["a/1", "b/a/2.jpg"], "model")
+        assert not caplog.text
+        index.find_all(["A/2.jpg", "a/1.jpg"], "model")
+    assert "model: 1 names differ from those of their files in case" in caplog.text
+    assert f"the first is A/2.jpg, of {tmp_path / 'a' / '2.jpg'}" in caplog.text
+
+
 def test_what_fits_equally_well_is_refused(tmp_path):
     index = _index(tmp_path, "a/1.jpg", "b/1.jpg", "c/2.jpg", "c/2.png")
     with pytest.raises(
