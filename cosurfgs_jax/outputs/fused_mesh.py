@@ -31,7 +31,8 @@ from cosurfgs_jax.surface.mesh_plan import MESH_ARRAYS, arrays_of, plan_from
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
 
-_FIELD = "distances to planes, confirmed by what shows them"  # a mesh of another is out of date
+# A mesh of another is out of date.
+_FIELD = "distances to planes, confirmed by what shows them, with the number of views"
 _WITHOUT_EFFECT = ("memory_mb",)  # on a mesh, of the settings
 # Not of its parts.
 _OF_THE_WHOLE = (*_WITHOUT_EFFECT, "min_cluster_share", "smoothing_passes", "target_triangles")

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,23 @@ class _Drawing:
         return heights.astype(np.float32), bands
 
 
+class _Drawn(NamedTuple):
+    """A part of a tile that is within the raster.
+
+    | field        | shape     | unit, frame                                                |
+    |--------------|-----------|------------------------------------------------------------|
+    | `heights`    | f32[h,w]  | ground coordinates, NODATA where `mark` is NOTHING         |
+    | `colors`     | u8[4,h,w] | RGB and alpha                                              |
+    | `confidence` | f32[h,w]  | see `SeenFromAbove`; 0 without a mesh                      |
+    | `mark`       | u8[h,w]   | see `SeenFromAbove`                                        |
+    """
+
+    heights: np.ndarray
+    colors: np.ndarray
+    confidence: np.ndarray
+    mark: np.ndarray
+
+
 class _Layers:
     """What is drawn of a model: its mesh, if there is one, and its surfels."""
 
@@ -146,10 +164,8 @@ class _Layers:
         self._surface = surface
         self._grid = grid
 
-    def tile(self, row: int, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Heights f32[h,w], colours u8[4,h,w] and marks u8[h,w] of the part of a tile that is
-        within the raster; None: there is nothing.
-        """
+    def tile(self, row: int, column: int) -> _Drawn | None:
+        """The tile that begins at a pixel; None: there is nothing."""
         drawn = self._drawing.tile(row, column)
         if drawn is None and self._surface is None:
             return None
@@ -159,6 +175,7 @@ class _Layers:
                 np.zeros((TILE, TILE, 4), np.uint8),
             )
         heights, colors = drawn
+        confidence = np.zeros_like(heights)
         if self._surface is None:
             mark = np.where(heights != geotiff.NODATA, from_above.SURFACE, from_above.NOTHING)
         else:
@@ -166,6 +183,7 @@ class _Layers:
             # 0.52 m (median), the mesh by 0.027 m.
             seen = self._surface.tile(row, column, TILE)
             mark = seen.mark
+            confidence = seen.confidence
             is_surface = mark != from_above.NOTHING
             heights = np.where(is_surface, seen.heights, geotiff.NODATA).astype(np.float32)
             # Surfels are sharper than vertices: those are for what no surfel covers.
@@ -174,7 +192,7 @@ class _Layers:
             colors = np.where(is_bare[..., None], opaque, colors)
         size = (slice(0, self._grid.height - row), slice(0, self._grid.width - column))
         bands = np.moveaxis(colors[size], -1, 0)
-        return heights[size], bands, mark[size].astype(np.uint8)
+        return _Drawn(heights[size], bands, confidence[size], mark[size].astype(np.uint8))
 
 
 def choose_pixel_size(scene: Scene, settings: GeoSettings) -> float:
@@ -259,19 +277,21 @@ def write_dsm(
     """Draws a model straight from above into a height map and a true orthophoto, GeoTIFF both.
 
     Height is that of the highest triangle of the mesh, and in gaps of a few pixels that of the mesh
-    around them; a second band says which (`from_above.MARKS`). Without a mesh it is that of the
-    median hit of the surfels where they stop at least half of the light. Colour is that of the
-    surfels there, seen from straight above, also beyond the mesh. Elsewhere there is no data. North
-    is up; what is drawn at a time is one tile, and what is near it.
+    around them; a second band has the confidence, the photographs that the mesh is fused from
+    there, 0 in filled gaps. Without a mesh height is that of the median hit of the surfels where
+    they stop at least half of the light. Colour is that of the surfels there, seen from straight
+    above, also beyond the mesh. Elsewhere there is no data. North is up; what is drawn at a time is
+    one tile, and what is near it.
 
     Args:
-        dsm_path: of float32 heights, and with a mesh of a band of marks.
+        dsm_path: of float32 heights, and with a mesh of a band of confidence.
         orthophoto_path: of uint8 red, green, blue and alpha (255 or 0).
         surfels: N, world frame.
         frame: the similarity from the dataset to the world.
         scene: its views, points and vertical are used, and for the pixel size the tracks.
         settings: pixel size, offset and coordinate system.
-        mesh: the fused surface of the model, dataset frame; None = heights are those of surfels.
+        mesh: the fused surface of the model with its confidence, dataset frame; None = heights are
+            those of surfels.
         memory_mb: the largest raster.
         backend: of the rasterizer.
         progress: called with tiles done and all tiles.
@@ -304,7 +324,7 @@ def write_dsm(
     at_points = PointHeights(points, grid)
     tiles = list(_tiles(grid))
     num_marked = np.zeros(3, np.int64)
-    height_kind = "height" if mesh is None else "marked height"
+    height_kind = "height" if mesh is None else "height and confidence"
     options = {"offset": offset, "epsg": settings.epsg, "tags": _tags(axes)}
     with (
         geotiff.create(dsm_path, grid, height_kind, **options) as dsm,
@@ -313,13 +333,14 @@ def write_dsm(
         for number, (row, column) in enumerate(tiles):
             drawn = layers.tile(row, column)
             if drawn is not None:
-                heights, colors, mark = drawn
-                num_marked += np.bincount(mark.ravel(), minlength=3)
-                at_points.take(number, heights)
-                lifted = np.where(mark > 0, heights + offset[2], geotiff.NODATA)
-                bands = [lifted] if mesh is None else [lifted, mark]
-                dsm.write(np.stack(bands).astype(np.float32), row, column)
-                orthophoto.write(colors, row, column)
+                num_marked += np.bincount(drawn.mark.ravel(), minlength=3)
+                at_points.take(number, drawn.heights)
+                bands = [drawn.heights + offset[2]]
+                if mesh is not None:
+                    bands.append(drawn.confidence)
+                known = np.where(drawn.mark > 0, bands, geotiff.NODATA)
+                dsm.write(known.astype(np.float32), row, column)
+                orthophoto.write(drawn.colors, row, column)
             if progress:
                 progress(number + 1, len(tiles))
         if not num_marked[1:].any():

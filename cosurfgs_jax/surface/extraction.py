@@ -326,7 +326,7 @@ def extract_mesh(
         path: of the PLY file, in the dataset's frame. Neither the field nor the mesh is in memory
             as a whole, unless settings.target_triangles or `form` wants it.
         form: one of `mesh_files.FORMATS`; obj and glb are written beside the PLY file.
-        scratch_dir: folder for temporary files (11 bytes per pixel and view, 95 per triangle); None
+        scratch_dir: folder for temporary files (11 bytes per pixel and view, 97 per triangle); None
             = the system's.
         progress: called with (what is done now, done, total), as `PHASES` says.
     Returns:

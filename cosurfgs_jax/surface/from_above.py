@@ -1,4 +1,4 @@
-"""A mesh drawn from straight above: the height and the colour of the highest surface under the
+"""A mesh drawn from straight above: height, colour and confidence of the highest surface under the
 middle of every pixel, with small gaps filled. NumPy.
 """
 
@@ -12,11 +12,10 @@ from cosurfgs_jax.surface.ground import GroundFrame, GroundGrid
 from cosurfgs_jax.surface.mesh import Mesh
 from cosurfgs_jax.surface.pixels_in_triangles import pixels_in_triangles
 
-# What a pixel's height is from, as the height map's second band has it.
+# What a pixel's height is from.
 NOTHING = 0
 SURFACE = 1  # the mesh
 FILLED = 2  # the mesh around a small gap
-MARKS = "0 no data, 1 fused surface, 2 filled gap of it"
 # Pixels from its rim to the middle of the widest gap that is filled.
 GAP = 3
 # Pixels by which known heights around a gap may differ; where they differ more there is an edge,
@@ -34,15 +33,18 @@ _MARGIN = 3 * GAP + 3
 class SeenFromAbove(NamedTuple):
     """A piece of a raster; values mean nothing where `mark` is NOTHING.
 
-    | field     | shape      | unit, frame                       |
-    |-----------|------------|-----------------------------------|
-    | `heights` | f64[h,w]   | ground coordinates                |
-    | `colors`  | u8[h,w,3]  | RGB                               |
-    | `mark`    | u8[h,w]    | NOTHING, SURFACE or FILLED        |
+    | field        | shape      | unit, frame                                             |
+    |--------------|------------|---------------------------------------------------------|
+    | `heights`    | f64[h,w]   | ground coordinates                                      |
+    | `colors`     | u8[h,w,3]  | RGB                                                     |
+    | `confidence` | f32[h,w]   | photographs, see `Mesh`; 0 where it is FILLED, and of a |
+    |              |            | mesh without                                            |
+    | `mark`       | u8[h,w]    | NOTHING, SURFACE or FILLED                              |
     """
 
     heights: np.ndarray
     colors: np.ndarray
+    confidence: np.ndarray
     mark: np.ndarray
 
 
@@ -68,7 +70,11 @@ class MeshFromAbove:
         self._places = (place / [grid.pixel_size, grid.pixel_size, 1]).astype(np.float32)
         is_used = (ground[:, 2] >= limits[0]) & (ground[:, 2] <= limits[1])
         self._triangles = mesh.triangles[is_used[mesh.triangles].all(axis=1)]
-        self._colors = mesh.vertex_colors
+        confidence = mesh.vertex_confidence
+        if confidence is None:
+            confidence = np.zeros(mesh.num_vertices)
+        values = [mesh.vertex_colors, confidence[:, None]]
+        self._values = np.concatenate(values, axis=1, dtype=np.float32)
         corners = self._places[self._triangles, :2]
         low = corners.min(axis=1)
         # A piece looks at the triangles of its rows alone: all are sorted by where they begin.
@@ -84,7 +90,7 @@ class MeshFromAbove:
         side = size + 2 * _MARGIN
         triangles = self._triangles[self._near(first, side)]
         values = _draw(
-            self._places[triangles] - np.array([*first, 0.0]), self._colors[triangles], side
+            self._places[triangles] - np.array([*first, 0.0]), self._values[triangles], side
         )
         is_surface = values[..., 0] > -np.inf
         values = _fill(values, is_surface, _EDGE * self._grid.pixel_size)
@@ -95,7 +101,8 @@ class MeshFromAbove:
         mark = np.where(is_known, np.where(is_surface[inner], SURFACE, FILLED), NOTHING)
         return SeenFromAbove(
             values[..., 0] + self._lowest,
-            np.round(np.clip(values[..., 1:], 0, 255)).astype(np.uint8),
+            np.round(np.clip(values[..., 1:4], 0, 255)).astype(np.uint8),
+            np.where(mark == SURFACE, values[..., 4], 0).astype(np.float32),
             mark.astype(np.uint8),
         )
 
@@ -118,19 +125,21 @@ class MeshFromAbove:
 
 
 def _draw(
-    corners: Float[np.ndarray, "f 3 3"], colors: Integer[np.ndarray, "f 3 3"], side: int
+    corners: Float[np.ndarray, "f 3 3"], values_of: Float[np.ndarray, "f 3 b"], side: int
 ) -> np.ndarray:
-    """Height and colour f64[side,side,4] of the highest of some triangles; height -inf where there
-    is none. Corners are column, row and height.
+    """Height and b other values f64[side,side,1+b] of the highest of some triangles; height -inf
+    where there is none. Corners are column, row and height.
     """
-    values = np.full((side * side, 4), -np.inf)
+    values = np.full((side * side, 1 + values_of.shape[2]), -np.inf)
     for pixel, number, weights in pixels_in_triangles(corners[..., :2], side):
         weights = np.clip(weights, 0, 1)
         height = np.einsum("pc,pc->p", weights, corners[number, :, 2])
         np.maximum.at(values[:, 0], pixel, height)
         is_top = height == values[pixel, 0]
-        values[pixel[is_top], 1:] = np.einsum("pc,pcb->pb", weights[is_top], colors[number[is_top]])
-    return values.reshape(side, side, 4)
+        values[pixel[is_top], 1:] = np.einsum(
+            "pc,pcb->pb", weights[is_top], values_of[number[is_top]]
+        )
+    return values.reshape(side, side, -1)
 
 
 def _smooth(heights: np.ndarray, tolerance: float) -> np.ndarray:

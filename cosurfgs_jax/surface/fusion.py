@@ -3,6 +3,7 @@ where an area does not fit into the memory budget, tile by tile.
 """
 
 import collections
+import dataclasses
 import itertools
 import logging
 import shutil
@@ -20,6 +21,7 @@ from cosurfgs_jax.host_memory import available_memory
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface import integration
 from cosurfgs_jax.surface.areas import Area, index_of
+from cosurfgs_jax.surface.confidence import views_of_vertices
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_empty, explain_no_depth
 from cosurfgs_jax.surface.mesh import Mesh, in_order, keep_vertices
@@ -43,7 +45,7 @@ TRIANGLES_PER_BLOCK = 85
 # Per voxel: distance, weight and colour in the grid (20 bytes), and 4 x int32 in the extraction of
 # the surface; then the mesh of the tile and its temporaries.
 BYTES_PER_BLOCK = BLOCK**3 * (20 + 16) + 8 * 1024
-# 24 bytes a triangle and 141 a vertex (`smoothing`) wait in the scratch folder, 13 and up to 39 are
+# 24 bytes a triangle and 145 a vertex (`smoothing`) wait in the scratch folder, 13 and up to 43 are
 # in the file.
 _DISK_BYTES_PER_BLOCK = 11 * 1024
 _KEY_BYTES = 16  # of a block that a view touches: its key, and once more while they are sorted
@@ -75,27 +77,38 @@ def _open_field(
 
 
 def _extract(
-    grid, low: np.ndarray, high: np.ndarray, voxel_size: float, min_views: int
+    fused: tuple[Any, integration.Field, np.ndarray],
+    tile: tuple[np.ndarray, np.ndarray, np.ndarray],
+    voxel_size: float,
+    min_views: int,
 ) -> tuple[Mesh, np.ndarray]:
-    """The surface of the cubes that the tile [low, high) owns, relative to the origin, and which
-    vertices are on its faces.
+    """The surface of the cubes that a tile owns, relative to the origin, and which vertices are on
+    its faces.
+
+    Args:
+        fused: see `_open_field`.
+        tile: see `split_into_tiles`.
     """
+    grid, field, rows = fused
+    low, high, keys = tile
     # Every view weighs 1; half a view less than asked is safe whether a voxel must reach or exceed
     # the threshold.
     extracted = grid.extract_triangle_mesh(min_views - 0.5)
     if not extracted.triangle or not len(extracted.triangle.indices):
-        return Mesh(
-            *(np.zeros((0, 3), kind) for kind in (np.float32, np.int32, np.uint8, np.float32))
-        ), np.zeros(0, bool)
+        kinds = (np.float32, np.int32, np.uint8, np.float32)
+        nothing = (np.zeros((0, 3), kind) for kind in kinds)
+        return Mesh(*nothing, np.zeros(0, np.float32)), np.zeros(0, bool)
     vertices = extracted.vertex.positions.numpy()
     triangles = extracted.triangle.indices.numpy().astype(np.int32)
     colors = np.round(np.clip(extracted.vertex.colors.numpy(), 0, 1) * 255).astype(np.uint8)
     block_size = BLOCK * voxel_size
     block = np.floor(vertices[triangles].mean(axis=1, dtype=np.float64) / block_size)
     is_own = np.all((block >= low) & (block < high), axis=1)
-    mesh = in_order(
-        keep_vertices(Mesh(vertices, triangles, colors, np.zeros_like(vertices)), is_own)
+    mesh = keep_vertices(Mesh(vertices, triangles, colors, np.zeros_like(vertices)), is_own)
+    num_views = views_of_vertices(
+        mesh.vertices, voxel_size, keys=keys, weight=np.asarray(field.weight), rows=rows
     )
+    mesh = in_order(dataclasses.replace(mesh, vertex_confidence=num_views))
     return mesh, _is_on_faces(mesh.vertices, (low, high), voxel_size)
 
 
@@ -285,7 +298,7 @@ def fuse_into(
                 for view in area.views.tolist():
                     if _integrate_view(fused, tile[2], touched.keys(view, area), views[view], grid):
                         tell("fuse", next(done), total)
-                found = _extract(fused[0], tile[0], tile[1], grid.voxel_size, min_views)
+                found = _extract(fused, tile, grid.voxel_size, min_views)
                 del fused  # before the next tile's is made
                 if len(tiles) > 1:
                     parts.add(*found)
@@ -336,7 +349,9 @@ def _joined(
     """The mesh of an area of several tiles, as if it had been one tile."""
     mesh = parts.join().to_mesh()
     vertices = mesh.vertices.astype(np.float32)  # as they were: the origin of the parts is 0
-    mesh = in_order(Mesh(vertices, mesh.triangles, mesh.vertex_colors, np.zeros_like(vertices)))
+    mesh = in_order(
+        dataclasses.replace(mesh, vertices=vertices, vertex_normals=np.zeros_like(vertices))
+    )
     return mesh, _is_on_faces(mesh.vertices, box, voxel_size)
 
 

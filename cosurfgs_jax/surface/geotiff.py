@@ -15,15 +15,16 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.surface.from_above import MARKS
 from cosurfgs_jax.surface.ground import GroundGrid
+from cosurfgs_jax.surface.mesh import CONFIDENCE
 
 NODATA = -9999.0
 _BANDS = {
     "height": ("height",),
-    "marked height": ("height", MARKS),
+    "height and confidence": ("height", "confidence"),
     "color": ("red", "green", "blue", "alpha"),
 }
+_MEANING = "number of photographs that the surface is fused from here; 0 = a filled gap"
 BLOCK = 512  # pixels along the side of a block of the file
 
 
@@ -191,14 +192,15 @@ def create(
 ) -> Iterator[_File]:
     """Opens a new file, which is there when the block ends well, and not at all otherwise: a
     cloud-optimised GeoTIFF, deflated, in blocks of `BLOCK`, with overviews by halves down to one
-    block. Those of heights are every second one, for they are heights that were found and marks
-    stay marks; those of colours are means.
+    block. Those of heights are every second one, for they are heights that were found, and filled
+    gaps stay marked; those of colours are means.
 
     Args:
         path: the file.
         grid: its raster.
-        kind: "height": one band of float32, NODATA where there is none; "marked height": that, and
-            a band of marks (`from_above.MARKS`); "color": red, green, blue and alpha of uint8.
+        kind: "height": one band of float32, NODATA where there is none; "height and confidence":
+            that, and a band of the photographs that it is fused from, 0 in filled gaps; "color":
+            red, green, blue and alpha of uint8.
         offset: added to the grid's coordinates (the heights are the caller's).
         epsg: of the coordinate system, whose unit is that of the heights; 0 = none.
         tags: texts for the file's metadata.
@@ -237,6 +239,8 @@ def create(
             **options,
         ) as dataset:
             dataset.descriptions = names
+            if CONFIDENCE in names:
+                dataset.update_tags(names.index(CONFIDENCE) + 1, MEANING=_MEANING)
             if system and kind != "color":
                 dataset.units = (system.linear_units, *[""] * (len(names) - 1))
             dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -19,6 +20,17 @@ from cosurfgs_jax.formats.ply import (
     write_ply_parts,
 )
 from cosurfgs_jax.geometry.z_order import z_order
+
+CONFIDENCE = "confidence"  # name of the vertices' property in files
+
+
+class VertexPart(NamedTuple):
+    """Vertices of a mesh; the fields are those of `Mesh`."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    colors: np.ndarray
+    confidence: np.ndarray | None = None
 
 
 class MeshParts(abc.ABC):
@@ -46,8 +58,8 @@ class MeshParts(abc.ABC):
         """The median length of an edge."""
 
     @abc.abstractmethod
-    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Vertices f64[m,3], unit normals f32[m,3] and colours u8[m,3], part by part."""
+    def vertex_parts(self) -> Iterator[VertexPart]:
+        """The vertices, part by part; all parts have a confidence, or none has."""
 
     @abc.abstractmethod
     def triangle_parts(self) -> Iterator[np.ndarray]:
@@ -55,30 +67,37 @@ class MeshParts(abc.ABC):
 
     def to_mesh(self) -> "Mesh":
         """All of it in memory."""
-        vertices, normals, colors = (
-            np.concatenate(parts) for parts in zip(*self.vertex_parts(), strict=True)
-        )
+        vertices, normals, colors, confidence = zip(*self.vertex_parts(), strict=True)
         triangles = np.concatenate([np.zeros((0, 3), np.int32), *self.triangle_parts()])
-        return Mesh(vertices, triangles, colors, normals)
+        return Mesh(
+            np.concatenate(vertices),
+            triangles,
+            np.concatenate(colors),
+            np.concatenate(normals),
+            vertex_confidence=None if confidence[0] is None else np.concatenate(confidence),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh(MeshParts):
     """A coloured triangle mesh; triangles turn anticlockwise seen from outside.
 
-    | field            | shape    | unit, frame                                                    |
-    |------------------|----------|----------------------------------------------------------------|
-    | `vertices`       | f64[M,3] | the frame it was fused in (dataset), float64 for large         |
-    |                  |          | coordinates                                                    |
-    | `triangles`      | i32[F,3] | vertex numbers                                                 |
-    | `vertex_colors`  | u8[M,3]  | RGB                                                            |
-    | `vertex_normals` | f32[M,3] | unit length, outwards                                          |
+    | field               | shape    | unit, frame                                                 |
+    |---------------------|----------|-------------------------------------------------------------|
+    | `vertices`          | f64[M,3] | the frame it was fused in (dataset), float64 for large      |
+    |                     |          | coordinates                                                 |
+    | `triangles`         | i32[F,3] | vertex numbers                                              |
+    | `vertex_colors`     | u8[M,3]  | RGB                                                         |
+    | `vertex_normals`    | f32[M,3] | unit length, outwards                                       |
+    | `vertex_confidence` | f32[M]   | photographs that it is fused from (`confidence`); None =    |
+    |                     |          | not known                                                   |
     """
 
     vertices: np.ndarray
     triangles: np.ndarray
     vertex_colors: np.ndarray
     vertex_normals: np.ndarray
+    vertex_confidence: np.ndarray | None = None
 
     @property
     def num_vertices(self) -> int:
@@ -108,9 +127,24 @@ class Mesh(MeshParts):
             float(np.median(np.linalg.norm(some[:, 0] - some[:, 1], axis=1))) if len(some) else 0.0
         )
 
-    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def vertex_parts(self) -> Iterator[VertexPart]:
         """See `MeshParts`."""
-        yield self.vertices, self.vertex_normals, self.vertex_colors
+        yield VertexPart(
+            self.vertices, self.vertex_normals, self.vertex_colors, self.vertex_confidence
+        )
+
+    def with_vertices(self, chosen: np.ndarray, triangles: np.ndarray) -> "Mesh":
+        """The mesh of some of its vertices, bool[M] or their numbers, and other triangles, which
+        count these.
+        """
+        confidence = self.vertex_confidence
+        return Mesh(
+            self.vertices[chosen],
+            triangles,
+            self.vertex_colors[chosen],
+            self.vertex_normals[chosen],
+            vertex_confidence=None if confidence is None else confidence[chosen],
+        )
 
     def triangle_parts(self) -> Iterator[np.ndarray]:
         """See `MeshParts`."""
@@ -153,12 +187,7 @@ def keep_vertices(mesh: Mesh, is_kept_triangle: np.ndarray) -> Mesh:
     is_used = np.zeros(len(mesh.vertices), bool)
     is_used[triangles.ravel()] = True
     numbers = np.cumsum(is_used, dtype=np.int64) - 1
-    return Mesh(
-        mesh.vertices[is_used],
-        numbers[triangles].astype(np.int32),
-        mesh.vertex_colors[is_used],
-        mesh.vertex_normals[is_used],
-    )
+    return mesh.with_vertices(is_used, numbers[triangles].astype(np.int32))
 
 
 def in_order(mesh: Mesh) -> Mesh:
@@ -170,19 +199,17 @@ def in_order(mesh: Mesh) -> Mesh:
     if not len(mesh.vertices):
         return mesh
     codes = z_order(mesh.vertices)
-    order = np.lexsort((*mesh.vertex_colors.T, *mesh.vertices.T, codes))
+    keys = [*mesh.vertex_colors.T, *mesh.vertices.T, codes]
+    if mesh.vertex_confidence is not None:
+        keys.insert(0, mesh.vertex_confidence)
+    order = np.lexsort(keys)
     numbers = np.empty(len(order), np.int32)
     numbers[order] = np.arange(len(order), dtype=np.int32)
     triangles = numbers[mesh.triangles]
     # From the smallest number on: a triangle turns, and does not flip.
     start = triangles.argmin(axis=1)[:, None]
     triangles = np.take_along_axis(triangles, (start + np.arange(3)) % 3, axis=1)
-    return Mesh(
-        mesh.vertices[order],
-        triangles[np.lexsort(triangles.T[::-1])],
-        mesh.vertex_colors[order],
-        mesh.vertex_normals[order],
-    )
+    return mesh.with_vertices(order, triangles[np.lexsort(triangles.T[::-1])])
 
 
 def triangle_components(triangles: np.ndarray, num_vertices: int) -> tuple[np.ndarray, int]:
@@ -214,7 +241,7 @@ def drop_small_clusters(mesh: Mesh, min_fraction: float) -> Mesh:
 
 
 def write_mesh_ply(path: str | os.PathLike, mesh: MeshParts) -> None:
-    """Writes a binary PLY with normals and colours, atomically.
+    """Writes a binary PLY with normals, colours and, where it is known, the confidence, atomically.
 
     Coordinates are float, or double where float would be too coarse (large map coordinates).
 
@@ -229,24 +256,31 @@ def write_mesh_ply(path: str | os.PathLike, mesh: MeshParts) -> None:
         raise InputError(f"{path}: the mesh has no triangle; nothing was written")
     # Double where float32 would move vertices by more than a thousandth of a typical edge.
     kind = "f8" if mesh.largest_coordinate * 2.0**-24 > 1e-3 * mesh.typical_edge else "f4"
-    tables = (
-        table_of(
-            ("x y z", kind, vertices), ("nx ny nz", "f4", normals), ("red green blue", "u1", colors)
-        )
-        for vertices, normals, colors in mesh.vertex_parts()
-    )
     write_ply_parts(
         path,
         mesh.num_vertices,
-        tables,
+        (_vertex_table(part, kind) for part in mesh.vertex_parts()),
         mesh.num_triangles,
         mesh.triangle_parts(),
         comments=("cosurfgs_jax mesh",),
     )
 
 
+def _vertex_table(part: VertexPart, kind: str) -> np.ndarray:
+    """Vertices as a PLY file has them, with coordinates of a kind, "f4" or "f8"."""
+    columns_of = [
+        ("x y z", kind, part.vertices),
+        ("nx ny nz", "f4", part.normals),
+        ("red green blue", "u1", part.colors),
+    ]
+    if part.confidence is not None:  # MeshLab takes it for its quality
+        columns_of.append((CONFIDENCE, "f4", part.confidence[:, None]))
+    return table_of(*columns_of)
+
+
 def read_mesh_ply(path: str | os.PathLike) -> Mesh:
-    """Reads a triangle mesh; missing colours are grey, missing normals are computed.
+    """Reads a triangle mesh; missing colours are grey, missing normals are computed, a missing
+    confidence is None.
 
     Raises:
         InputError: unreadable, or without triangles.
@@ -266,4 +300,7 @@ def read_mesh_ply(path: str | os.PathLike) -> Mesh:
         if "nx" in present
         else vertex_normals(vertices, triangles)
     )
-    return Mesh(vertices, triangles, colors, normals)
+    confidence = None
+    if CONFIDENCE in present:
+        confidence = columns(table, (CONFIDENCE,), path, np.float32)[:, 0]
+    return Mesh(vertices, triangles, colors, normals, vertex_confidence=confidence)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import atomic_path
-from cosurfgs_jax.surface.mesh import Mesh
+from cosurfgs_jax.surface.mesh import CONFIDENCE, Mesh
 
 FORMATS = ("ply", "obj", "glb")
 BYTES_PER_TRIANGLE = {
@@ -64,7 +64,7 @@ def digits_of(mesh: Mesh) -> int:
 
 def write_obj(path: str | os.PathLike, mesh: Mesh) -> None:
     """Writes an OBJ file with normals and, behind each vertex, its colour, atomically; the
-    dataset's frame.
+    dataset's frame. The format has no place for the confidence.
     """
     trimesh = import_trimesh()
     text = trimesh.exchange.obj.export_obj(
@@ -79,7 +79,8 @@ def write_obj(path: str | os.PathLike, mesh: Mesh) -> None:
 
 
 def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
-    """Writes a binary glTF file with normals and colours, atomically.
+    """Writes a binary glTF file with normals, colours and, where it is known, the confidence as
+    the attribute `_CONFIDENCE`, atomically.
 
     glTF is y up and its vertices are float32: they are laid around the mesh's middle, and its node
     turns and moves them. Vertices of the file, placed by the node, are the dataset's, turned so
@@ -95,10 +96,11 @@ def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     transform = np.eye(4)
     transform[:3, :3] = upright(up)
     transform[:3, 3] = transform[:3, :3] @ center
+    shape = _to_trimesh(trimesh, mesh, mesh.vertices - center)
+    if mesh.vertex_confidence is not None:
+        shape.vertex_attributes[f"_{CONFIDENCE.upper()}"] = mesh.vertex_confidence
     scene = trimesh.Scene()
-    scene.add_geometry(
-        _to_trimesh(trimesh, mesh, mesh.vertices - center), node_name="mesh", transform=transform
-    )
+    scene.add_geometry(shape, node_name="mesh", transform=transform)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(trimesh.exchange.gltf.export_glb(scene, include_normals=True))
 

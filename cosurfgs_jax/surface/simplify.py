@@ -1,6 +1,7 @@
 """Fewer triangles for the same surface."""
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals
@@ -22,7 +23,7 @@ def decimate(mesh: Mesh, target_triangles: int) -> Mesh:
         target_triangles: 0 = leave it as it is. It may be missed where nothing can be collapsed.
     Returns:
         A mesh whose open borders stay nearly where they were; colours are means of those that were
-        merged.
+        merged, and a vertex's confidence is the mean of those that are nearest to it.
     Raises:
         InputError: open3d is missing.
     Source: Garland and Heckbert 1997, by Open3D.
@@ -40,4 +41,26 @@ def decimate(mesh: Mesh, target_triangles: int) -> Mesh:
     vertices = np.asarray(few.vertices)
     triangles = np.asarray(few.triangles).astype(np.int32)
     colors = np.round(np.clip(np.asarray(few.vertex_colors), 0, 1) * 255).astype(np.uint8)
-    return Mesh(vertices + center, triangles, colors, vertex_normals(vertices, triangles))
+    confidence = None
+    if mesh.vertex_confidence is not None:
+        confidence = _means_around(vertices, mesh.vertices - center, mesh.vertex_confidence)
+    return Mesh(
+        vertices + center,
+        triangles,
+        colors,
+        vertex_normals(vertices, triangles),
+        vertex_confidence=confidence,
+    )
+
+
+def _means_around(places: np.ndarray, others: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means f32[n] over those of the `others` [m,3] with `values` [m] to which each of the places
+    [n,3] is the nearest; where it is so to none, the value of the nearest other.
+    """
+    nearest = cKDTree(places).query(others)[1]
+    count = np.bincount(nearest, minlength=len(places))
+    means = np.bincount(nearest, weights=values, minlength=len(places)) / np.maximum(count, 1)
+    alone = np.flatnonzero(count == 0)
+    if len(alone):
+        means[alone] = values[cKDTree(others).query(places[alone])[1]]
+    return means.astype(np.float32)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
-from cosurfgs_jax.surface.mesh import MeshParts, unit_normals, vertex_normal_sums
+from cosurfgs_jax.surface.mesh import MeshParts, VertexPart, unit_normals, vertex_normal_sums
 from cosurfgs_jax.surface.tile_store import writing_scratch
 
 INWARDS = 0.5  # of the way to the mean of the neighbours
@@ -132,10 +132,10 @@ class SmoothedMesh(MeshParts):
 
     def _copy_places(self) -> None:
         start = 0
-        for vertices, _, _ in self._mesh.vertex_parts():
-            rows = slice(start, start + len(vertices))
-            self._places[rows] = np.rint((vertices - self._origin) / self._step)
-            start += len(vertices)
+        for part in self._mesh.vertex_parts():
+            rows = slice(start, start + len(part.vertices))
+            self._places[rows] = np.rint((part.vertices - self._origin) / self._step)
+            start += len(part.vertices)
 
     def _find_neighbors(self) -> tuple[np.ndarray, np.ndarray]:
         """Writes the parts; how often each vertex is a neighbour i32[N], and whether its triangles
@@ -209,16 +209,15 @@ class SmoothedMesh(MeshParts):
         """See `MeshParts`."""
         return self._mesh.typical_edge
 
-    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def vertex_parts(self) -> Iterator[VertexPart]:
         """See `MeshParts`."""
         start = 0
-        for vertices, _, colors in self._mesh.vertex_parts():
-            rows = slice(start, start + len(vertices))
-            start += len(vertices)
-            yield (
-                self._places[rows] * self._step + self._origin,
-                unit_normals(self._normals[rows]),
-                colors,
+        for part in self._mesh.vertex_parts():
+            rows = slice(start, start + len(part.vertices))
+            start += len(part.vertices)
+            yield part._replace(
+                vertices=self._places[rows] * self._step + self._origin,
+                normals=unit_normals(self._normals[rows]),
             )
 
     def triangle_parts(self) -> Iterator[np.ndarray]:

@@ -19,12 +19,21 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.surface.mesh import (
     Mesh,
     MeshParts,
+    VertexPart,
     triangle_components,
     unit_normals,
     vertex_normal_sums,
 )
 
-_FIELDS = ("vertices", "colors", "normal_sums", "components", "triangles", "seam_places")
+_FIELDS = (
+    "vertices",
+    "colors",
+    "confidence",
+    "normal_sums",
+    "components",
+    "triangles",
+    "seam_places",
+)
 _LAST = _FIELDS[-1]  # is written last: a tile that has it is whole
 
 
@@ -45,6 +54,7 @@ class _Tile(NamedTuple):
 
     vertices: np.ndarray  # f32[M,3], relative to the origin
     colors: np.ndarray  # u8[M,3]
+    confidence: np.ndarray  # f32[M]
     normal_sums: np.ndarray  # f32[M,3]
     components: np.ndarray  # i32[M], the connected piece of each vertex
     triangles: np.ndarray  # i32[F,3]
@@ -59,6 +69,16 @@ class _Seam(NamedTuple):
     numbers: np.ndarray  # i64[S], of the occurrence in the list of unique vertices
     first: np.ndarray  # i64[U], an occurrence of each unique vertex
     bounds: np.ndarray  # i64[T+1]
+
+
+class _SeamVertices(NamedTuple):
+    """The unique vertices on seams."""
+
+    vertices: np.ndarray  # f32[U,3], relative to the origin
+    normal_sums: np.ndarray  # f32[U,3], over all tiles
+    is_kept: np.ndarray  # bool[U]
+    colors: np.ndarray  # u8[U,3]
+    confidence: np.ndarray  # f32[U]
 
 
 class TileStore:
@@ -93,7 +113,8 @@ class TileStore:
         """Stores the mesh of one tile.
 
         Args:
-            mesh: vertices f32, relative to the origin; normals are not looked at.
+            mesh: vertices f32, relative to the origin, with their confidence; normals are not
+                looked at.
             is_on_seam: bool[M], the vertices that other tiles may have too, with the same bits.
             name: of its files, by which `take` orders tiles; "" = its number.
         """
@@ -105,6 +126,7 @@ class TileStore:
         tile = _Tile(
             vertices=vertices,
             colors=mesh.vertex_colors,
+            confidence=np.asarray(mesh.vertex_confidence, np.float32),
             normal_sums=sums,
             components=components.astype(np.int32),
             triangles=mesh.triangles,
@@ -203,14 +225,21 @@ class TileStore:
             int(np.concatenate(self._interior or [np.zeros(0, np.int64)])[is_kept].sum()),
         )
 
-    def seam_arrays(
-        self, seam: _Seam, is_kept: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of each unique vertex on a seam: its place f32[U,3], the sum of its normals f32[U,3],
-        whether it is kept bool[U], and its colour u8[U,3]."""
+    def seam_vertices(self, seam: _Seam, is_kept: np.ndarray) -> _SeamVertices:
+        """The unique vertices on a seam.
+
+        Args:
+            is_kept: bool per connected piece of all tiles.
+        """
         if not self.num_tiles:
             nothing = np.zeros((0, 3), np.float32)
-            return nothing, nothing, np.zeros(0, bool), nothing.astype(np.uint8)
+            return _SeamVertices(
+                nothing,
+                normal_sums=nothing,
+                is_kept=np.zeros(0, bool),
+                colors=nothing.astype(np.uint8),
+                confidence=nothing[:, 0],
+            )
         vertices = np.concatenate(self._seam_vertices)
         sums = np.concatenate(self._seam_sums)
         total = np.stack(
@@ -222,11 +251,19 @@ class TileStore:
         )
         kept = is_kept[np.concatenate(self._seam_components)[seam.first]]
         colors = np.zeros((len(seam.first), 3), np.uint8)
+        confidence = np.zeros(len(seam.first), np.float32)
         for number, place in enumerate(self._places):
             tile = _read_tile(place)
             rows = slice(seam.bounds[number], seam.bounds[number + 1])
             colors[seam.numbers[rows]] = tile.colors[tile.seam_places]
-        return vertices[seam.first], total.astype(np.float32), kept, colors
+            confidence[seam.numbers[rows]] = tile.confidence[tile.seam_places]
+        return _SeamVertices(
+            vertices[seam.first],
+            normal_sums=total.astype(np.float32),
+            is_kept=kept,
+            colors=colors,
+            confidence=confidence,
+        )
 
 
 def _read_tile(place: Path) -> _Tile:
@@ -254,8 +291,8 @@ class JoinedMesh(MeshParts):
         self._store = store
         self._seam = seam
         self._is_kept = is_kept
-        self._seam_arrays = store.seam_arrays(seam, is_kept)
-        self._num_seam = int(self._seam_arrays[2].sum())
+        self._seam_vertices = store.seam_vertices(seam, is_kept)
+        self._num_seam = int(self._seam_vertices.is_kept.sum())
         self.num_triangles_before = num_before
         self._num_triangles = num_triangles
         self._num_interior = num_interior
@@ -286,22 +323,29 @@ class JoinedMesh(MeshParts):
         is_interior[tile.seam_places] = False
         return is_interior
 
-    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def vertex_parts(self) -> Iterator[VertexPart]:
         """See `MeshParts`."""
-        vertices, sums, kept, colors = self._seam_arrays
-        yield vertices[kept] + self._store.origin, unit_normals(sums[kept]), colors[kept]
+        shared = self._seam_vertices
+        kept = shared.is_kept
+        yield VertexPart(
+            shared.vertices[kept] + self._store.origin,
+            unit_normals(shared.normal_sums[kept]),
+            shared.colors[kept],
+            shared.confidence[kept],
+        )
         for number in range(self._store.num_tiles):
             tile = self._store.tile(number)
             chosen = self._interior(tile)
-            yield (
+            yield VertexPart(
                 tile.vertices[chosen] + self._store.origin,
                 unit_normals(tile.normal_sums[chosen]),
                 tile.colors[chosen],
+                tile.confidence[chosen],
             )
 
     def triangle_parts(self) -> Iterator[np.ndarray]:
         """See `MeshParts`."""
-        seam_numbers = np.cumsum(self._seam_arrays[2]) - 1
+        seam_numbers = np.cumsum(self._seam_vertices.is_kept) - 1
         start = self._num_seam
         for number in range(self._store.num_tiles):
             tile = self._store.tile(number)

@@ -16,7 +16,7 @@ from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.settings import GeoSettings
-from cosurfgs_jax.surface import dsm, from_above, geotiff, ground
+from cosurfgs_jax.surface import dsm, geotiff, ground
 from cosurfgs_jax.surface.mesh import Mesh
 
 # Map coordinates: float32 has steps of half a metre there. Multiples of the pixel size, which is
@@ -234,36 +234,39 @@ def box_mesh():
         np.concatenate(triangles).astype(np.int32),
         np.tile(np.array([[10, 20, 30]], np.uint8), (12, 1)),
         np.zeros((12, 3), np.float32),
+        np.repeat(np.array([2.0, 5.0, 9.0], np.float32), 4),
     )
 
 
-def test_heights_are_those_of_the_mesh_and_the_second_band_says_so(rasterio, tmp_path):
+def test_heights_are_those_of_the_mesh_and_the_second_band_is_its_confidence(rasterio, tmp_path):
     info = write(tmp_path, model(), sfm_points()[0], mesh=box_mesh(), offset="1000, -2000, 50")
     with rasterio.open(tmp_path / "dsm.tif") as file:
-        assert file.count == 2 and file.descriptions == ("height", from_above.MARKS)
+        assert file.count == 2 and file.descriptions == ("height", "confidence")
+        assert "0 = a filled gap" in file.tags(2)["MEANING"]
         x, y = center_places(1)
-        heights, mark = sample(file, x, y).T
-        marks = file.read(2)
+        heights, confidence = sample(file, x, y).T
+        confidences = file.read(2)
         has_height = file.read_masks(1) > 0
     heights = heights - ORIGIN[2] - OFFSET[2]
     with rasterio.open(tmp_path / "orthophoto.tif") as file:
         bands = sample(file, x, y).astype(float)
         # Colours reach beyond the mesh, and are wherever there is a height.
         assert (file.read_masks(1) > 0)[has_height].all()
-    np.testing.assert_array_equal(marks > 0, has_height)
+    np.testing.assert_array_equal(confidences != geotiff.NODATA, has_height)
     on_roof = is_within(x, y, ROOF)
     in_gap = (x > 50) & (x < 50 + 3 * PIXEL)
     in_east = x > 70
     in_hole = is_within(x, y, HOLE, -2.5)
     truth = np.where(on_roof, ROOF[4], SLOPE[0] * x + SLOPE[1] * y) + 1
-    is_drawn = mark > 0
+    is_drawn = confidence >= 0
     is_exact = is_drawn & ((x < 50 - 4 * PIXEL) | (x > 50 + 7 * PIXEL))
     np.testing.assert_allclose(heights[is_exact], truth[is_exact], atol=2e-3)
     # A filled pixel takes the mean of its neighbours, which on a slope is a pixel off at most.
     np.testing.assert_allclose(heights[in_gap], truth[in_gap], atol=2 * PIXEL * SLOPE[0])
-    assert (mark[in_gap] == from_above.FILLED).all()
+    assert (confidence[in_gap] == 0).all()
     assert not is_drawn[in_east].any() and (bands[in_east, 3] == 255).all()
-    assert (mark[~in_gap & ~in_east] == from_above.SURFACE).all()
+    expected = np.where(on_roof, 9, np.where(x < 50, 2, 5))[~in_gap & ~in_east]
+    np.testing.assert_allclose(confidence[~in_gap & ~in_east], expected, rtol=1e-5)
     # Colours are those of surfels, and of the mesh where there is none: in the hole of the ground.
     np.testing.assert_allclose(bands[in_hole, :3], np.tile([10, 20, 30], (in_hole.sum(), 1)))
     inside = is_within(x, y, ROOF, -2.5)
@@ -271,9 +274,7 @@ def test_heights_are_those_of_the_mesh_and_the_second_band_says_so(rasterio, tmp
         bands[inside, :3], np.tile(255 * np.array(ROOF_COLOR), (inside.sum(), 1)), atol=1.01
     )
     assert info["covered_share"] == pytest.approx(has_height.mean())
-    assert (
-        info["filled_share"] == pytest.approx((marks == from_above.FILLED).mean()) and in_gap.any()
-    )
+    assert info["filled_share"] == pytest.approx((confidences == 0).mean()) and in_gap.any()
 
 
 def test_what_floats_far_above_is_not_drawn(rasterio, tmp_path, written):

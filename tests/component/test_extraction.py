@@ -207,6 +207,7 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
         mesh.triangles,
         mesh.vertex_colors,
         meshes.vertex_normals(vertices, mesh.triangles),
+        mesh.vertex_confidence,
     )
     for form in ("obj", "glb"):
         mesh_files.write_mesh(tmp_path / f"m.{form}", mesh, form, UP)
@@ -218,6 +219,9 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
         assert np.abs(places - mesh.vertices).max() < 1e-6, form
         assert np.array_equal(back.faces, mesh.triangles)
         assert np.array_equal(np.asarray(back.visual.vertex_colors)[:, :3], mesh.vertex_colors)
+        if form == "glb":
+            kept = back.vertex_attributes["_CONFIDENCE"]
+            assert np.array_equal(kept.reshape(-1), mesh.vertex_confidence)
     assert {path.name for path in tmp_path.iterdir()} == {
         "m.obj",
         "m.glb",
@@ -279,9 +283,9 @@ def open_box(size=24, noise=0.05):
     colors = np.where(
         vertices[:, 2:] > size / 2, np.array([[200, 30, 30]]), np.array([[30, 30, 200]])
     ).astype(np.uint8)
-    return meshes.Mesh(
-        vertices + FAR, triangles, colors, meshes.vertex_normals(vertices, triangles)
-    )
+    confidence = np.where(vertices[:, 2] > size / 2, 7, 2).astype(np.float32)
+    normals = meshes.vertex_normals(vertices, triangles)
+    return meshes.Mesh(vertices + FAR, triangles, colors, normals, confidence)
 
 
 def test_a_decimated_box_keeps_its_shape():
@@ -310,6 +314,10 @@ def test_a_decimated_box_keeps_its_shape():
     assert few.vertex_colors[vertices[:, 2] > 23.5].tolist() == [[200, 30, 30]] * int(
         (vertices[:, 2] > 23.5).sum()
     )
+    confidence = few.vertex_confidence
+    assert confidence.shape == (len(vertices),) and confidence.dtype == np.float32
+    assert (confidence[vertices[:, 2] > 18] == 7).all() and (confidence >= 2).all()
+    assert (confidence[vertices[:, 2] < 6] == 2).all() and (vertices[:, 2] < 6).sum() > 20
     assert simplify.decimate(box, 0) is box and simplify.decimate(box, 10**6) is box
 
 

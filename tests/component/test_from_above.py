@@ -30,6 +30,7 @@ def mesh_of(vertices, triangles, colors=None):
         np.asarray(triangles, np.int32),
         np.asarray(colors, np.uint8),
         np.zeros((len(vertices), 3), np.float32),
+        np.asarray(vertices[:, 0] / 10, np.float32),
     )
 
 
@@ -45,7 +46,10 @@ def seen(mesh, limits=(-1000.0, 1000.0), size=SIZE):
     drawn = MeshFromAbove(mesh, AXES, grid_of(size), (ORIGIN[2] + limits[0], ORIGIN[2] + limits[1]))
     piece = drawn.tile(0, 0, size)
     return piece._replace(
-        heights=piece.heights[::-1] - ORIGIN[2], colors=piece.colors[::-1], mark=piece.mark[::-1]
+        heights=piece.heights[::-1] - ORIGIN[2],
+        colors=piece.colors[::-1],
+        confidence=piece.confidence[::-1],
+        mark=piece.mark[::-1],
     )
 
 
@@ -132,6 +136,9 @@ def test_narrow_gaps_are_filled_and_marked(width, is_closed):
         np.testing.assert_allclose(piece.heights[inner, 20 : 20 + width], 2.0, atol=1e-5)
         assert (piece.colors[inner, 20 : 20 + width] == 100).all()
     assert (piece.mark[inner, :20] == SURFACE).all()
+    # The confidence of the mesh, which grows to the east; none where no photograph shows it.
+    expected = np.where(piece.mark == SURFACE, (np.arange(SIZE) + 0.5) / 10, 0)
+    np.testing.assert_allclose(piece.confidence[inner], expected[inner], atol=1e-5)
 
 
 @pytest.mark.parametrize("color", [[0, 0, 0], [255, 255, 255], [0, 128, 255]])

@@ -1,12 +1,13 @@
 """Taubin's filter over a mesh in parts, verified against its definition, a vertex at a time."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.surface.mesh import Mesh, MeshParts, vertex_normals
+from cosurfgs_jax.surface.mesh import Mesh, MeshParts, VertexPart, vertex_normals
 from cosurfgs_jax.surface.smoothing import BACK, INWARDS, SmoothedMesh, Voxels, smoothed
 
 FAR = np.array([451_234.5, 5_212_345.25, 310.0])  # float32 has steps of half a metre there
@@ -26,9 +27,10 @@ class InParts(MeshParts):
     largest_coordinate = property(lambda self: self._mesh.largest_coordinate)
     typical_edge = property(lambda self: self._mesh.typical_edge)
 
-    def vertex_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        arrays = (self._mesh.vertices, self._mesh.vertex_normals, self._mesh.vertex_colors)
-        yield from zip(*(np.array_split(values, self._num_parts) for values in arrays), strict=True)
+    def vertex_parts(self) -> Iterator[VertexPart]:
+        (whole,) = self._mesh.vertex_parts()
+        split = (np.array_split(values, self._num_parts) for values in whole)
+        yield from (VertexPart(*arrays) for arrays in zip(*split, strict=True))
 
     def triangle_parts(self) -> Iterator[np.ndarray]:
         yield from np.array_split(self._mesh.triangles, self._num_parts)
@@ -50,7 +52,7 @@ def patch_of(side: int, noise: float, seed: int = 0) -> Mesh:
     triangles = triangles[rng.permutation(len(triangles))]
     colors = rng.integers(0, 256, (side * side, 3), np.uint8)
     normals = vertex_normals(vertices - FAR, triangles)
-    return Mesh(vertices, triangles, colors, normals)
+    return Mesh(vertices, triangles, colors, normals, np.arange(side * side, dtype=np.float32))
 
 
 def definition(mesh: Mesh, num_passes: int) -> np.ndarray:
@@ -87,6 +89,7 @@ def test_the_definition_in_one_part_and_in_three(tmp_path, num_parts):
     assert np.array_equal(again.vertices, smooth.vertices)
     assert np.array_equal(smooth.triangles, mesh.triangles)
     assert np.array_equal(smooth.vertex_colors, mesh.vertex_colors)
+    assert np.array_equal(smooth.vertex_confidence, mesh.vertex_confidence)
 
 
 def test_noise_goes_and_the_open_border_stays(tmp_path):
@@ -160,7 +163,7 @@ def test_borders_that_meet_in_a_vertex_stay_in_every_order(tmp_path):
 def test_a_part_without_triangles_and_a_mesh_whose_edges_have_four(tmp_path):
     once = patch_of(6, 0.2)
     triangles = np.concatenate([once.triangles, once.triangles[:, [1, 0, 2]]])
-    twice = Mesh(once.vertices, triangles, once.vertex_colors, once.vertex_normals)
+    twice = dataclasses.replace(once, triangles=triangles)
     closed = SmoothedMesh(InParts(twice, len(triangles) + 2), 1, VOXELS, tmp_path).to_mesh()
     assert np.isfinite(closed.vertices).all()
     assert np.abs(closed.vertices - once.vertices).max(axis=1).min() > 0  # no border is open

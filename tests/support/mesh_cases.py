@@ -40,4 +40,5 @@ def two_squares(num_small=1):
         triangles,
         np.arange(3 * len(vertices), dtype=np.uint8).reshape(-1, 3),
         meshes.vertex_normals(vertices, triangles),
+        np.linspace(1, 30, len(vertices), dtype=np.float32),
     )

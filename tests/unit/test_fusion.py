@@ -25,6 +25,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.surface import areas, depth_filter, fusion, voxel_blocks
 from cosurfgs_jax.surface import mesh as meshes
+from cosurfgs_jax.surface.confidence import views_of_vertices
 from cosurfgs_jax.surface.integration import FieldGrid
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_size import check_voxel_size, choose_voxel_size
@@ -78,6 +79,46 @@ def test_sphere_far_from_the_origin(open3d):
     assert forward == backward and len(forward) == len(edges)
 
 
+def test_confidence_is_the_number_of_views(open3d):
+    """Three views of a plane, each a bit farther to the right: 1, 2 or 3 show a place of it. One
+    has a depth that stands out by half a truncation, and counts as the others do.
+    """
+    voxel = 0.1
+    views = []
+    for number in range(3):
+        pose = np.eye(4)
+        pose[0, 3] = -1.5 * number
+        views.append(plane_view(pose, np.array([0.0, 0.0, 1.0]), 6.0 + 0.01 * number))
+    mesh = fusion.fuse(views, voxel)
+    count = np.zeros(len(mesh.vertices))
+    is_near_rim = np.zeros(len(mesh.vertices), bool)
+    for view in views:
+        pixel = (mesh.vertices + view.camera_from_dataset[:3, 3]) @ INTRINSICS.T
+        pixel = pixel[:, :2] / pixel[:, 2:]
+        to_rim = np.minimum(pixel, [WIDTH, HEIGHT] - pixel).min(axis=1)
+        count += to_rim > 0
+        is_near_rim |= np.abs(to_rim) < 2 * voxel * INTRINSICS[0, 0] / 6
+    found = mesh.vertex_confidence
+    assert found.dtype == np.float32 and set(np.unique(count[~is_near_rim])) == {1, 2, 3}
+    assert np.array_equal(found[~is_near_rim], count[~is_near_rim])
+    assert (found <= 3).all() and (found >= 1).all()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.25, 1e-4])
+def test_confidence_is_that_of_the_lesser_voxel_of_an_edge(shift):
+    """Also across the faces of blocks, and at a voxel the voxel's own."""
+    keys = voxel_blocks.pack_keys(np.array([[-1, 0, 0], [0, 0, 0]]))
+    weight = np.arange(2 * 512, dtype=np.float32).reshape(2, 512)
+    rows = np.array([1, 0])
+    vertices = np.array([[shift - 1, 2, 3], [1 + shift, 2, 3], [5, 6, 1 + shift]], np.float32)
+    vertices = vertices[:, [0, 1, 2]] * np.float32(0.1)
+    found = views_of_vertices(vertices, 0.1, keys=keys, weight=weight, rows=rows)
+    expected = [512 + 7 + 2 * 8 + 3 * 64, 1 + 2 * 8 + 3 * 64, 5 + 6 * 8 + 64]
+    if shift == 0.25:
+        expected[0] = 0 + 2 * 8 + 3 * 64
+    assert found.tolist() == expected
+
+
 def tile_by_tile(monkeypatch, max_blocks=200):
     """Makes tiles small; the list that is returned gets the tiles of every fusion."""
     fused = []
@@ -113,6 +154,8 @@ def test_tiles_give_the_same_triangles(open3d, monkeypatch):
     assert len(whole.vertices) == len(tiled.vertices)  # seams are joined: no vertex is there twice
     order_a, order_b = (np.lexsort(m.vertices.T) for m in (whole, tiled))
     assert np.array_equal(whole.vertex_colors[order_a], tiled.vertex_colors[order_b])
+    assert np.array_equal(whole.vertex_confidence[order_a], tiled.vertex_confidence[order_b])
+    assert set(np.unique(whole.vertex_confidence)) >= {1, 2}
     assert np.abs(whole.vertex_normals[order_a] - tiled.vertex_normals[order_b]).max() < 1e-5
 
 
@@ -134,13 +177,18 @@ def test_the_order_of_a_mesh_is_that_of_its_content():
     vertices = rng.integers(0, 3, (count, 3)).astype(np.float32)  # some are at one place
     colors = np.arange(3 * count, dtype=np.uint8).reshape(count, 3)
     triangles = rng.permuted(np.tile(np.arange(count, dtype=np.int32), (30, 1)), axis=1)[:, :3]
-    mesh = meshes.Mesh(vertices, triangles, colors, vertices)
+    confidence = np.arange(count, dtype=np.float32)
+    # Of these only the confidence tells which is which.
+    vertices[30:] = vertices[0]
+    colors[30:] = colors[0]
+    mesh = meshes.Mesh(vertices, triangles, colors, vertices, confidence)
     order = rng.permutation(count)
     shuffled = meshes.Mesh(
         vertices[order],
         np.roll(np.argsort(order).astype(np.int32)[rng.permutation(triangles)], 1, axis=1),
         colors[order],
         vertices[order],
+        confidence[order],
     )
     assert _bits(meshes.in_order(shuffled)) == _bits(meshes.in_order(mesh)) != _bits(mesh)
     same = {
@@ -310,6 +358,7 @@ def test_small_clusters_are_dropped_by_share_of_the_largest():
     assert len(cleaned.triangles) == 32 and len(cleaned.vertices) == 25
     assert np.array_equal(cleaned.vertices[cleaned.triangles], mesh.vertices[mesh.triangles[:32]])
     assert np.array_equal(cleaned.vertex_colors, mesh.vertex_colors[:25])
+    assert np.array_equal(cleaned.vertex_confidence, mesh.vertex_confidence[:25])
 
 
 @pytest.mark.parametrize(("offset", "kind"), [(0.0, "f4"), (5e6, "f8")])
@@ -323,6 +372,10 @@ def test_mesh_files_keep_positions_even_in_map_coordinates(tmp_path, offset, kin
     assert np.array_equal(back.triangles, mesh.triangles)
     assert np.array_equal(back.vertex_colors, mesh.vertex_colors)
     assert np.array_equal(back.vertex_normals, mesh.vertex_normals)
+    assert np.array_equal(back.vertex_confidence, mesh.vertex_confidence)
+    assert b"property float confidence" in (tmp_path / "m.ply").read_bytes()
+    meshes.write_mesh_ply(tmp_path / "m.ply", dataclasses.replace(mesh, vertex_confidence=None))
+    assert meshes.read_mesh_ply(tmp_path / "m.ply").vertex_confidence is None
     empty = meshes.keep_vertices(mesh, np.zeros(len(mesh.triangles), bool))
     with pytest.raises(InputError, match="no triangle"):
         meshes.write_mesh_ply(tmp_path / "e.ply", empty)

@@ -51,7 +51,7 @@ FULL = [("color", 1), ("color", 5000), ("color", 200_000), ("color", 6_000_000),
 WIDE = GroundGrid(left=500_000.0, top=4_000_000.0, pixel_size=0.5, width=1500, height=1100)
 
 
-@pytest.mark.parametrize("kind", ["height", "marked height", "color"])
+@pytest.mark.parametrize("kind", ["height", "height and confidence", "color"])
 def test_files_are_cloud_optimised(rasterio, tmp_path, kind):
     """Blocks, overviews in front of which nothing must be read, names and units of bands, and what
     is not known stays so in every overview."""
@@ -60,7 +60,7 @@ def test_files_are_cloud_optimised(rasterio, tmp_path, kind):
     names = geotiff._BANDS[kind]
     pieces = rng.uniform(100, 200, (len(names), 600, 700))
     pieces = pieces.astype(np.uint8 if kind == "color" else np.float32)
-    pieces[1 if kind == "marked height" else -1] = {"marked height": 2, "color": 255}.get(kind, 7)
+    pieces[-1] = {"height and confidence": 2, "color": 255}.get(kind, 7)
     with geotiff.create(path, WIDE, kind, epsg=32614, tags={"AXES": "of the map"}) as file:
         file.write(pieces, row=0, column=0)
     with rasterio.open(path) as file:
