@@ -2,6 +2,7 @@
 reports.
 """
 
+from cosurfgs_jax.metrics.confidence_rows import confidence_line, confidence_rows, photographs_of
 from cosurfgs_jax.metrics.depth import (
     depth_errors,
     depth_steps,
@@ -29,6 +30,8 @@ __all__ = [
     "classes_of_triangles",
     "color_correct",
     "compare_surfaces",
+    "confidence_line",
+    "confidence_rows",
     "depth_errors",
     "depth_steps",
     "distance_to_mesh",
@@ -37,6 +40,7 @@ __all__ = [
     "label_borders",
     "normal_angles",
     "normal_errors",
+    "photographs_of",
     "psnr",
     "sample_mesh",
     "ssim",

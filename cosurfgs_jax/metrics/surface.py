@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.metrics.confidence_rows import confidence_rows
 from cosurfgs_jax.metrics.frames import check_same_frame
 from cosurfgs_jax.metrics.mesh_distance import nearest_on_mesh, sample_mesh
 from cosurfgs_jax.metrics.seen_region import SeenRegion
@@ -145,6 +146,7 @@ def compare_surfaces(
     seed: int = 0,
     unit: str = "",
     has_vertex_distances: bool = False,
+    vertex_confidence: np.ndarray | None = None,
     up: np.ndarray | None = None,
 ) -> Comparison:
     """Distances between a surface and ground truth, with every choice that the numbers depend on.
@@ -169,6 +171,8 @@ def compare_surfaces(
         unit: of lengths, for the reader.
         has_vertex_distances: also measure a mesh's vertices, for pictures; of more than 300,000
             only some, whose distances their neighbours take.
+        vertex_confidence: f32[N] of a mesh; with the distances of its vertices it is also scored by
+            their confidence.
         up: f64[3], unit length; with it a mesh is also scored on walls, roofs and ground of
             `truth_mesh` apart.
     Returns:
@@ -247,6 +251,7 @@ def compare_surfaces(
     at_vertices = None
     if has_vertex_distances:
         at_vertices = _to_all(distances[num_scored:], surface[0], every)
+        scores["confidence"] = confidence_rows(vertex_confidence, at_vertices, taus[0][0])
     return Comparison(scores, truth, to_surface, at_vertices)
 
 
@@ -296,7 +301,8 @@ def surface_scores(surface, truth_points: np.ndarray, **choices) -> dict:
         `max_distance` = 1 % of the scene width (or 3 times the largest tau) so that few stray
         pieces do not set the mean; their medians; thresholds [{tau, kind, precision, recall, f1}];
         where `up` and an exact mesh are given, "classes" (`surface_classes.class_scores`) and
-        "class_choices"; and the choices made.
+        "class_choices"; with the distances of vertices, "confidence"
+        (`confidence_rows.confidence_rows`); and the choices made.
     Raises:
         InputError: nothing to compare, or frames or units differ.
     """

@@ -165,6 +165,7 @@ def _score_surface(scene: Scene, workdir: Workdir, truth: np.ndarray | None) -> 
         truth,
         "" if truth is None else _GIVEN_UNIT,
         has_vertex_distances=True,
+        vertex_confidence=mesh.vertex_confidence,
     )
     if comparison is None:
         return
@@ -202,6 +203,8 @@ def _log_surface(geometry: dict) -> None:
         )
     for name, scores in geometry.get("classes", {}).items():
         _log.info("surface, %s", metrics.class_line(name, scores))
+    for row in geometry.get("confidence", []):
+        _log.info("surface, %s", metrics.confidence_line(row, unit))
 
 
 def choose_views(scene: Scene, choice: str) -> np.ndarray:

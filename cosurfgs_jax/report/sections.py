@@ -12,6 +12,7 @@ from cosurfgs_jax.report.place import place_table
 from cosurfgs_jax.report.section import ReportInput, Section
 from cosurfgs_jax.report.tables import (
     class_table,
+    confidence_table,
     depth_tables,
     geometry_table,
     score_table,
@@ -97,6 +98,12 @@ SECTIONS = [
     ),
     Section("Surface against ground truth", geometry_table),
     Section("Surface by parts", class_table),
+    Section(
+        "Surface by confidence",
+        confidence_table,
+        "How far the mesh's vertices are from the true surface, by the number of photographs that "
+        "they are fused from, which the mesh has as `confidence`.",
+    ),
     Section(
         "Photographs and place",
         place_table,

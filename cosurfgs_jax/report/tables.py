@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import metrics, settings_file
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import short_number
 from cosurfgs_jax.report.section import ReportInput
@@ -206,6 +206,27 @@ def class_table(given: ReportInput) -> str:
     header = ["part of the truth", "normals, median deg", "90th percentile", f"threshold, {unit}"]
     note = page.note(f"Parts {given.geometry.get('class_choices', '')}.")
     return note + page.table([*header, "precision", "recall", "F1"], rows)
+
+
+def confidence_table(given: ReportInput) -> str:
+    """Distances of the mesh to the truth by the confidence of its vertices; "" where they are not
+    known.
+    """
+    scored = given.geometry.get("confidence") or []
+    if not scored:
+        return ""
+    unit = given.geometry.get("unit") or _DATASET_UNITS
+    rows = [
+        [
+            metrics.photographs_of(row),
+            format_percent(row["share"]),
+            *(f"{row[key]:.4g}" for key in ("median", "p90")),
+            f"{row['precision']:.4f}",
+        ]
+        for row in scored
+    ]
+    header = ["photographs", "of the vertices", f"distance, median, {unit}", "90th percentile"]
+    return page.table([*header, f"precision at {scored[0]['tau']:.4g}"], rows)
 
 
 def depth_tables(given: ReportInput) -> str:

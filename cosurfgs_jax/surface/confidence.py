@@ -5,10 +5,13 @@ voxel. A vertex lies between two voxels, and has the lesser of their counts. On 
 its distance to the exact surface falls with that count up to about six, and not beyond.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from cosurfgs_jax.surface.voxel_blocks import BLOCK, pack_keys
 
+_STEPS = (3, 6)  # photographs: those that the flight must give, and that more do not better
 _AT_VOXEL = 1 / 64  # voxels: nearer to one, rounding may say any of its edges
 
 
@@ -39,6 +42,23 @@ def views_of_vertices(
     is_between = (away == away.max(axis=1, keepdims=True)) & (away > _AT_VOXEL)
     ends = [np.where(is_between, side, voxel) for side in (np.floor(place), np.ceil(place))]
     return np.minimum(*(_weight_at(end, keys, weight, rows) for end in ends))
+
+
+def confidence_shares(parts: Iterable[np.ndarray]) -> dict[str, float]:
+    """How much of a mesh is from few photographs.
+
+    Args:
+        parts: f32[m] each, of all vertices.
+    Returns:
+        {"below_3", "below_6"}: shares of the vertices. JSON data.
+    """
+    num_below = np.zeros(len(_STEPS), np.int64)
+    num_vertices = 0
+    for confidence in parts:
+        num_below += [np.count_nonzero(confidence < step) for step in _STEPS]
+        num_vertices += len(confidence)
+    shares = num_below / max(1, num_vertices)
+    return {f"below_{step}": float(share) for step, share in zip(_STEPS, shares, strict=True)}
 
 
 def _weight_at(

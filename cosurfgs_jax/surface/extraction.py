@@ -14,15 +14,17 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.ply import vertex_parts
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
+from cosurfgs_jax.surface.confidence import confidence_shares
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty, explain_no_depth
-from cosurfgs_jax.surface.mesh import MeshParts, write_mesh_ply
+from cosurfgs_jax.surface.mesh import CONFIDENCE, MeshParts, write_mesh_ply
 from cosurfgs_jax.surface.mesh_plan import MOST_ASKED, MeshPlan, plan_mesh
 from cosurfgs_jax.surface.smoothing import Voxels, smoothed
 from cosurfgs_jax.surface.tile_store import TileStore
@@ -32,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 # What `progress` of `extract_mesh` is told, in this order; "extract" comes once per tile, amid
 # "fuse".
 PHASES = ("render depth", "filter depth", "find blocks", "fuse", "extract", "smooth", "write")
+_ROWS = 1_000_000  # vertices that are read at a time
 _MAP_OF = {"plane": "plane_depth", "median": "median_depth", "expected": "depth"}
 
 
@@ -256,6 +259,14 @@ def write_parts(
             target_triangles=plan.settings.target_triangles,
         )
     num_blocks = sum(fused.num_blocks for _, fused in parts)
+    written = vertex_parts(path, _ROWS)
+    shares = confidence_shares(table[CONFIDENCE] for table in written)
+    _LOG.info(
+        "mesh: %.1f %% of the vertices are fused from fewer than 3 photographs, %.1f %% from fewer "
+        "than 6",
+        100 * shares["below_3"],
+        100 * shares["below_6"],
+    )
     return {
         "voxel_size": plan.grid.voxel_size,
         "counts": dict(counts),
@@ -272,6 +283,7 @@ def write_parts(
         "min_cluster_share": plan.settings.min_cluster_share,
         "smoothing_passes": plan.settings.smoothing_passes,
         "target_triangles": plan.settings.target_triangles,
+        "confidence": shares,
     }
 
 
@@ -333,7 +345,7 @@ def extract_mesh(
         What was chosen and counted: voxel_size, counts, num_views, num_triangles,
             num_triangles_before_cleaning,
         num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views,
-        max_angle_deg, min_cluster_share, smoothing_passes, target_triangles.
+        max_angle_deg, min_cluster_share, smoothing_passes, target_triangles, confidence.
     Raises:
         InputError: see `plan_mesh` and `fusion.fuse_into`; or no surface is left.
     """

@@ -38,7 +38,9 @@ def mesh_with_a_step(height=0.4):
     vertices = np.concatenate([vertices, [[20.0, 0, 0], [21, 0, 0], [20, 1, 0]]])
     triangles = np.concatenate([triangles, np.arange(3, dtype=np.int32)[None] + len(points)])
     colors = np.full((len(vertices), 3), 9, np.uint8)
-    return Mesh(vertices, triangles, colors, vertex_normals(vertices, triangles))
+    normals = vertex_normals(vertices, triangles)
+    confidence = np.where(vertices[:, 0] > 5.1, 1, 12).astype(np.float32)
+    return Mesh(vertices, triangles, colors, normals, confidence)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,7 @@ def compared():
         thresholds=(0.1, LARGEST),
         unit="m",
         has_vertex_distances=True,
+        vertex_confidence=mesh.vertex_confidence,
     )
 
 
@@ -63,6 +66,10 @@ def test_distances_at_vertices_are_known_and_nan_where_nothing_is_compared(compa
     assert np.isnan(distances[-3:]).all() and np.isfinite(distances[:-3]).all()
     assert distances[x <= 5.1] == pytest.approx(0, abs=1e-9)
     assert distances[(x > 5.1) & (x <= 10)] == pytest.approx(0.4)
+    few, many = comparison.scores["confidence"]
+    assert (few["from"], few["precision"], few["tau"]) == (1, 0.0, 0.1)
+    assert few["median"] == pytest.approx(0.4) and few["share"] == np.mean(distances[:-3] > 0.2)
+    assert (many["from"], many["to"], many["precision"]) == (10, 19, 1.0)
     is_missing = comparison.truth[:, 1] > 8.3
     assert (
         comparison.to_surface[is_missing].min() > 0.2
