@@ -58,7 +58,7 @@ def photographs_of(row: dict) -> str:
 def confidence_line(row: dict, unit: str) -> str:
     """One line on one of `confidence_rows`."""
     return (
-        f"fused from {photographs_of(row)} photographs ({row['share']:.1%} of the vertices): off "
-        f"by {row['median']:.3g} {unit} (90 %: {row['p90']:.3g}); precision at {row['tau']:.3g}: "
+        f"confidence {photographs_of(row)} ({row['share']:.1%} of the vertices): off by "
+        f"{row['median']:.3g} {unit} (90 %: {row['p90']:.3g}); precision at {row['tau']:.3g}: "
         f"{row['precision']:.3f}"
     )

@@ -251,7 +251,7 @@ def compare_surfaces(
     at_vertices = None
     if has_vertex_distances:
         at_vertices = _to_all(distances[num_scored:], surface[0], every)
-        scores["confidence"] = confidence_rows(vertex_confidence, at_vertices, taus[0][0])
+        scores["confidence"] = confidence_rows(vertex_confidence, at_vertices, min(taus)[0])
     return Comparison(scores, truth, to_surface, at_vertices)
 
 

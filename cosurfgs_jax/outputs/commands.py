@@ -326,6 +326,12 @@ def extract_mesh(
             choices["voxel_size"],
             workdir.mesh.with_suffix(f".{form}"),
         )
+        _log.info(
+            "mesh: fused from fewer than 3 photographs: %.1f %% of the vertices, fewer than 6: "
+            "%.1f %%",
+            100 * choices["confidence"]["below_3"],
+            100 * choices["confidence"]["below_6"],
+        )
         _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
 
 

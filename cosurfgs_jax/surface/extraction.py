@@ -261,12 +261,6 @@ def write_parts(
     num_blocks = sum(fused.num_blocks for _, fused in parts)
     written = vertex_parts(path, _ROWS)
     shares = confidence_shares(table[CONFIDENCE] for table in written)
-    _LOG.info(
-        "mesh: %.1f %% of the vertices are fused from fewer than 3 photographs, %.1f %% from fewer "
-        "than 6",
-        100 * shares["below_3"],
-        100 * shares["below_6"],
-    )
     return {
         "voxel_size": plan.grid.voxel_size,
         "counts": dict(counts),
