@@ -290,8 +290,8 @@ def write_dsm(
         frame: the similarity from the dataset to the world.
         scene: its views, points and vertical are used, and for the pixel size the tracks.
         settings: pixel size, offset and coordinate system.
-        mesh: the fused surface of the model with its confidence, dataset frame; None = heights are
-            those of surfels.
+        mesh: the fused surface of the model, dataset frame; without confidence that band has it in
+            filled gaps alone. None = heights are those of surfels.
         memory_mb: the largest raster.
         backend: of the rasterizer.
         progress: called with tiles done and all tiles.
@@ -338,7 +338,8 @@ def write_dsm(
                 bands = [drawn.heights + offset[2]]
                 if mesh is not None:
                     bands.append(drawn.confidence)
-                known = np.where(drawn.mark > 0, bands, geotiff.NODATA)
+                is_known = (drawn.mark > 0) & np.isfinite(bands)
+                known = np.where(is_known, bands, geotiff.NODATA)
                 dsm.write(known.astype(np.float32), row, column)
                 orthophoto.write(drawn.colors, row, column)
             if progress:

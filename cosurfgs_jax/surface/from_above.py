@@ -37,8 +37,8 @@ class SeenFromAbove(NamedTuple):
     |--------------|------------|---------------------------------------------------------|
     | `heights`    | f64[h,w]   | ground coordinates                                      |
     | `colors`     | u8[h,w,3]  | RGB                                                     |
-    | `confidence` | f32[h,w]   | photographs, see `Mesh`; 0 where it is FILLED, and of a |
-    |              |            | mesh without                                            |
+    | `confidence` | f32[h,w]   | photographs, see `Mesh`, NaN where it has none; 0 where |
+    |              |            | it is FILLED                                            |
     | `mark`       | u8[h,w]    | NOTHING, SURFACE or FILLED                              |
     """
 
@@ -72,7 +72,7 @@ class MeshFromAbove:
         self._triangles = mesh.triangles[is_used[mesh.triangles].all(axis=1)]
         confidence = mesh.vertex_confidence
         if confidence is None:
-            confidence = np.zeros(mesh.num_vertices)
+            confidence = np.full(mesh.num_vertices, np.nan)
         values = [mesh.vertex_colors, confidence[:, None]]
         self._values = np.concatenate(values, axis=1, dtype=np.float32)
         corners = self._places[self._triangles, :2]

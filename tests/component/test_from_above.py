@@ -2,6 +2,8 @@
 gaps are closed without softening edges.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -139,6 +141,14 @@ def test_narrow_gaps_are_filled_and_marked(width, is_closed):
     # The confidence of the mesh, which grows to the east; none where no photograph shows it.
     expected = np.where(piece.mark == SURFACE, (np.arange(SIZE) + 0.5) / 10, 0)
     np.testing.assert_allclose(piece.confidence[inner], expected[inner], atol=1e-5)
+
+
+def test_a_mesh_without_confidence_has_none_on_the_surface():
+    mesh = squares((0, 20, 0, SIZE, 2.0), (22, SIZE, 0, SIZE, 2.0))
+    piece = seen(dataclasses.replace(mesh, vertex_confidence=None))
+    assert np.isnan(piece.confidence[piece.mark == SURFACE]).all()
+    assert (piece.confidence[piece.mark == FILLED] == 0).all()
+    assert (piece.mark == FILLED).any() and (piece.colors[piece.mark == FILLED] == 100).all()
 
 
 @pytest.mark.parametrize("color", [[0, 0, 0], [255, 255, 255], [0, 128, 255]])
