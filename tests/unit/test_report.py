@@ -345,6 +345,12 @@ def make_workdir(folder):
                         ],
                     },
                 },
+                "confidence": [
+                    {"from": 1, "to": 1, "share": 0.375, "median": 0.4375, "p90": 0.9375}
+                    | {"tau": 0.25, "precision": 0.3125},
+                    {"from": 20, "to": None, "share": 0.625, "median": 0.03125, "p90": 0.1875}
+                    | {"tau": 0.25, "precision": 0.8125},
+                ],
             },
         },
     )
@@ -400,6 +406,10 @@ def test_report_is_one_whole_page(tmp_path):
         "12.2",
         "roofs, 88%",
         "as the test says",
+        "20 or more",
+        "0.4375",
+        "precision at 0.25",
+        "0.8125",
     ):
         assert text in page.text, text
     assert "north/<1>.jpg" not in page.text  # three of six views, evenly: 0, 2 or 3, 5
@@ -504,4 +514,4 @@ def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
     assert "<h2>Mine</h2>" in text and "<p>of its own</p>" in text and "Said &lt; of it." in text
     assert "Stages" not in text and given[0].timings == {"mesh": 2.0}
     titles = [section.title for section in SECTIONS]
-    assert len(set(titles)) == len(titles) == 14
+    assert len(set(titles)) == len(titles) == 15
