@@ -122,7 +122,9 @@ def _say_size(chosen: TextureSize, settings: Settings) -> None:
 def reduce(mesh: Mesh, settings: TextureSettings) -> Mesh:
     """The mesh with as many triangles as are wanted."""
     target = settings.triangles or max(1, mesh.num_triangles // _SHARE)
-    return atlas.without_fans(in_order(decimate(mesh, target)))
+    # The files have no place for the confidence: its means are not made.
+    bare = dataclasses.replace(mesh, vertex_confidence=None)
+    return atlas.without_fans(in_order(decimate(bare, target)))
 
 
 def _bake(
