@@ -338,8 +338,7 @@ def write_dsm(
                 bands = [drawn.heights + offset[2]]
                 if mesh is not None:
                     bands.append(drawn.confidence)
-                is_known = (drawn.mark > 0) & np.isfinite(bands)
-                known = np.where(is_known, bands, geotiff.NODATA)
+                known = np.where((drawn.mark > 0) & np.isfinite(bands), bands, geotiff.NODATA)
                 dsm.write(known.astype(np.float32), row, column)
                 orthophoto.write(drawn.colors, row, column)
             if progress:
