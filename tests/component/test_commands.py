@@ -147,8 +147,8 @@ def test_evaluate_needs_test_views_or_a_surface(calls, workdir):
 
 def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
     workdir.merge_metrics(geometry={"unit": "m"}, final={"psnr": 1.0})
-    made = {"voxel_size": 0.5, "confidence": {"below_3": 0.25, "below_6": 0.5}}
-    calls.replace(fused_mesh, "write_parts", made | {"num_triangles": 1})
+    made = {"num_triangles": 1, "voxel_size": 0.5, "confidence": dict(below_3=0.2, below_6=0.5)}
+    calls.replace(fused_mesh, "write_parts", made)
     commands.extract_mesh(Settings(), workdir)
     assert calls.done == ["load_trained", "write_parts", "drop_error_files", "write_report"]
     metrics = workdir.read_metrics()
@@ -175,8 +175,7 @@ def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
     assert calls.done.count("write_parts") == 2
     assert "is not of this model; fusing one first" in caplog.text
     assert "is replaced, and its scores are deleted" in caplog.text
-    # A mesh of nobody knows what, as of an earlier version.
-    workdir.mesh_choices.unlink()
+    workdir.mesh_choices.unlink()  # as of an earlier version
     fused_mesh.mesh_of(model, "heights")
     assert calls.done.count("write_parts") == 3
 
