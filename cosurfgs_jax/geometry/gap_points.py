@@ -2,8 +2,6 @@
 between its points.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.spatial import Delaunay, QhullError, cKDTree
@@ -26,9 +24,9 @@ def gap_points(
     chosen: Int[np.ndarray, " n"],
     views: Views,
     *,
-    used: Iterable[int],
+    used: Int[np.ndarray, " m"],
     most: int,
-) -> tuple[Float[np.ndarray, "m 3"], UInt8[np.ndarray, "m 3"]]:
+) -> tuple[Float[np.ndarray, "k 3"], UInt8[np.ndarray, "k 3"]]:
     """Points on the planes between those of structure from motion, where views see none for a long
     way.
 
@@ -41,10 +39,10 @@ def gap_points(
             its picture.
         chosen: the points that count.
         views: in the cloud's frame.
-        used: indices of the views, in their order.
+        used: indices of the M views, in their order.
         most: points to make. Where there would be more, gaps and what fills them are coarser.
     Returns:
-        f64[M,3] in the cloud's frame, and their colours u8[M,3]; M <= most.
+        f64[K,3] in the cloud's frame, and their colours u8[K,3]; K <= most.
     Source: ours. Depth between the corners is that of the plane through them, whose inverse is
         linear in pixels.
     """
@@ -52,7 +50,7 @@ def gap_points(
     is_chosen[chosen] = True
     pictures = [
         picture
-        for picture in (_Picture.of(cloud, is_chosen, views, view) for view in used)
+        for picture in (_Picture.of(cloud, is_chosen, views, view) for view in used.tolist())
         if picture is not None
     ]
     coarseness = 1.0

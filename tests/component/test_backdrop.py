@@ -10,7 +10,8 @@ from scenes import town_place
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.density_control import DensityControl
-from cosurfgs_jax.training.partitioned_scene import _plan_blocks, first_state
+from cosurfgs_jax.training.first_state import first_state
+from cosurfgs_jax.training.partitioned_scene import _plan_blocks
 from cosurfgs_jax.training.schedule import Schedule
 
 

@@ -27,8 +27,9 @@ from cosurfgs_jax.training.batches import BlockViews, Wanted
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.device_cache import DeviceCache, free_bytes, shelf_bytes
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs, first_state
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
 from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.schedule import Schedule

@@ -17,8 +17,8 @@ from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, Tra
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import first_state
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.step import DensifyOrder, StepShape

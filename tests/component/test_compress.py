@@ -30,8 +30,9 @@ from cosurfgs_jax.collab.importance import Importance
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import AppearanceSettings, LmcSettings, TrainSettings
 from cosurfgs_jax.training.checkpoints import Checkpoints
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.loop import StageState, drop_free_slots
-from cosurfgs_jax.training.partitioned_scene import first_state, round_slots
+from cosurfgs_jax.training.partitioned_scene import round_slots
 from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Surfels
 

@@ -13,6 +13,7 @@ from cosurfgs_jax.losses.term import LossTerm, Phase, TermValue, own_term
 from cosurfgs_jax.raster.options import Maps
 from cosurfgs_jax.settings import LossSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.loss_terms import (
     TERMS,
     check_own_terms,
@@ -20,7 +21,7 @@ from cosurfgs_jax.training.loss_terms import (
     total_loss,
     used_terms,
 )
-from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
+from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.saved_meta import check_own_terms as check_stage
 from cosurfgs_jax.training.step import Batch, StepShape
 

@@ -22,7 +22,7 @@ from cosurfgs_jax.settings import (
     PartitionSettings,
     TrainSettings,
 )
-from cosurfgs_jax.training.partitioned_scene import first_state
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.workdir import Workdir
 
 SETTINGS = dataclasses.replace(

@@ -22,7 +22,8 @@ from cosurfgs_jax.native import ffi
 from cosurfgs_jax.raster import backends
 from cosurfgs_jax.settings import AppearanceSettings, LossSettings, Settings, SurfelSettings
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.partitioned_scene import Photographs, first_state
+from cosurfgs_jax.training.first_state import first_state
+from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.step import Batch, StepShape
 
 ABSENT = "the native CPU library cannot be loaded (for this test)"

@@ -28,8 +28,9 @@ from cosurfgs_jax.settings import (
     SurfelSettings,
 )
 from cosurfgs_jax.training import loop
+from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, first_state
+from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
 from cosurfgs_jax.training.state import TrainState

@@ -52,7 +52,7 @@ def _cloud(xy, heights=None, views_of_point=None) -> PointCloud:
 
 def _fill(cloud, views, most=10_000, chosen=None, used=None):
     chosen = np.arange(len(cloud)) if chosen is None else chosen
-    used = range(len(views)) if used is None else used
+    used = np.arange(len(views)) if used is None else np.array(used)
     return gap_points(cloud, chosen, views, used=used, most=most)
 
 
