@@ -38,7 +38,8 @@ from cosurfgs_jax.training.world_cameras import WorldViews
 from cosurfgs_jax.types import SurfelParams, Surfels
 from cosurfgs_jax.workdir import Workdir
 
-SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1))
+# Discs on the points alone, each of which is in one cell.
+SETTINGS = Settings(surfels=SurfelSettings(sh_degree=1, fill_gaps=False))
 # Photometric steps alone: what they cost is compiling.
 PHOTOMETRIC = dataclasses.replace(
     SETTINGS,
