@@ -20,10 +20,7 @@ from cosurfgs_jax.raster import Maps, RasterOptions
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.training.block_renders import views_in_step
 from cosurfgs_jax.training.first_state import surfels_on_points
-from cosurfgs_jax.training.partitioned_scene import (
-    Block,
-    PartitionedScene,
-)
+from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.world_cameras import render_compiled
 from cosurfgs_jax.types import Surfels, on_host

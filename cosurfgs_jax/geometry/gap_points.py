@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.spatial import Delaunay, QhullError, cKDTree
 
+from cosurfgs_jax.geometry import cameras
+from cosurfgs_jax.geometry.view_pairs import is_inside
 from cosurfgs_jax.geometry.views import PointCloud, Views
 
 # Lengths in a picture are counted in the spacing that the points seen there would have, were they
@@ -73,60 +75,39 @@ class _Picture:
     """What a view sees of a cloud, triangulated."""
 
     def __init__(
-        self,
-        pose: Float[np.ndarray, "4 4"],
-        intrinsics: Float[np.ndarray, "3 3"],
-        size: tuple[int, int],
-        points: Float[np.ndarray, "p 3"],
-        colors: UInt8[np.ndarray, "p 3"],
+        self, views: Views, view: int, points: np.ndarray, colors: UInt8[np.ndarray, "p 3"]
     ):
-        self._pose = pose
-        self._intrinsics = intrinsics
-        self._size = size
-        self._pixels, self._depths, is_inside = self._project(points)
-        self._pixels, self._depths = self._pixels[is_inside], self._depths[is_inside]
-        self._colors = colors[is_inside]
+        """
+        Args:
+            views, view: which it is.
+            points: f64[P,3], in the picture.
+            colors: theirs.
+        Raises:
+            QhullError: the points lie in a line.
+        """
+        self._views = views
+        self._view = view
+        self._pose = views.camera_from_dataset[view]
+        self._intrinsics = views.intrinsics[view]
+        self._pixels, self._depths = cameras.project(points, self._pose, self._intrinsics)
+        self._colors = colors
+        self._triangles = Delaunay(self._pixels)
+        self._spacing = float(np.sqrt(views.image_sizes[view].prod() / len(points)))
 
     @staticmethod
     def of(cloud: PointCloud, is_chosen: np.ndarray, views: Views, view: int) -> "_Picture | None":
         """None: there are too few points in it, or they lie in a line."""
+        seen = np.arange(len(cloud))
         if cloud.has_tracks:
-            sightings = cloud.sightings
-            seen = sightings.points[sightings.offsets[view] : sightings.offsets[view + 1]]
-            seen = seen[is_chosen[seen]]
-        else:
-            seen = np.flatnonzero(is_chosen)
-        height, width = views.image_sizes[view]
-        picture = _Picture(
-            pose=views.camera_from_dataset[view],
-            intrinsics=views.intrinsics[view],
-            size=(int(height), int(width)),
-            points=cloud.points[seen],
-            colors=cloud.colors[seen],
-        )
-        return picture if picture._triangulate() else None
-
-    def _triangulate(self) -> bool:
-        if len(self._pixels) < _LEAST_POINTS:
-            return False
+            seen = cloud.sightings.of(view)
+        seen = seen[is_chosen[seen]]
+        seen = seen[is_inside(views, view, cloud.points[seen])]
+        if len(seen) < _LEAST_POINTS:
+            return None
         try:
-            self._triangles = Delaunay(self._pixels)
+            return _Picture(views, view, cloud.points[seen], cloud.colors[seen])
         except QhullError:
-            return False
-        height, width = self._size
-        self._spacing = float(np.sqrt(height * width / len(self._pixels)))
-        return True
-
-    def _project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels [P,2], depths [P], and which of the points lie in the picture, [P]."""
-        in_camera = points @ self._pose[:3, :3].T + self._pose[:3, 3]
-        depths = in_camera[:, 2]
-        is_before = depths > 0
-        pixels = (in_camera / np.where(is_before, depths, 1.0)[:, None]) @ self._intrinsics.T
-        height, width = self._size
-        is_inside = is_before & (pixels[:, :2] >= 0).all(axis=1)
-        is_inside &= (pixels[:, 0] < width) & (pixels[:, 1] < height)
-        return pixels[:, :2], depths, is_inside
+            return None
 
     def fill(self, others: np.ndarray, coarseness: float) -> tuple[np.ndarray, np.ndarray]:
         """Points for its gaps and their colours.
@@ -135,8 +116,9 @@ class _Picture:
             others: f64[K,3], points besides the cloud's that leave no gap where they are.
             coarseness: 1 or more.
         """
-        pixels, of_others, is_inside = self._project(others)
-        lattice = self._gaps(np.concatenate([self._pixels, pixels[is_inside]]), coarseness)
+        others = others[is_inside(self._views, self._view, others)]
+        pixels, _ = cameras.project(others, self._pose, self._intrinsics)
+        lattice = self._gaps(np.concatenate([self._pixels, pixels]), coarseness)
         triangle = self._triangles.find_simplex(lattice)
         lattice = lattice[triangle >= 0]
         triangle = triangle[triangle >= 0]
@@ -148,15 +130,14 @@ class _Picture:
         weights = np.einsum("mij,mj->mi", transforms[:, :2], lattice - transforms[:, 2])
         weights = np.concatenate([weights, 1 - weights.sum(axis=1, keepdims=True)], axis=1)
         depths = 1 / (weights / self._depths[corners]).sum(axis=1)
-        rays = np.concatenate([lattice, np.ones((len(lattice), 1))], axis=1)
-        in_camera = rays @ np.linalg.inv(self._intrinsics).T * depths[:, None]
+        in_camera = cameras.back_project(lattice, depths, self._intrinsics)
         points = (in_camera - self._pose[:3, 3]) @ self._pose[:3, :3]
         colors = np.einsum("mk,mkc->mc", weights, self._colors[corners].astype(np.float64))
         return points, np.clip(np.round(colors), 0, 255).astype(np.uint8)
 
     def _gaps(self, taken: np.ndarray, coarseness: float) -> np.ndarray:
         """Pixels of a lattice that are far from all those taken, f64[M,2]."""
-        height, width = self._size
+        height, width = self._views.image_sizes[self._view]
         step = _LATTICE * coarseness * self._spacing
         across, down = np.meshgrid(
             np.arange(step / 2, width, step), np.arange(step / 2, height, step)

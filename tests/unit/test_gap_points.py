@@ -125,6 +125,14 @@ def test_views_that_see_hardly_a_point_fill_nothing(ground, count):
     assert colors.shape == (0, 3)
 
 
+def test_a_last_view_that_sees_no_point_fills_nothing(ground):
+    cloud = _cloud(ground, views_of_point=[[0]] * len(ground))
+    alone, _ = _fill(cloud, _views((0, 0)))
+    with_blind, _ = _fill(cloud, _views((0, 0), (1, 0)))
+    assert len(alone)
+    np.testing.assert_array_equal(with_blind, alone)
+
+
 def test_points_in_a_line_have_no_triangles():
     line = np.stack([np.arange(-20, 20.0), np.zeros(40)], axis=1)
     points, _ = _fill(_cloud(line, np.zeros(40)), _views((0, 0)))
