@@ -42,6 +42,7 @@ from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews, Wanted
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
 from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.density_steps import DensifyOrder
 from cosurfgs_jax.training.partitioned_scene import (
     Block,
     PartitionedScene,
@@ -50,7 +51,7 @@ from cosurfgs_jax.training.partitioned_scene import (
 )
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import init_state, with_surfels
-from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.training.step import StepShape
 from cosurfgs_jax.workdir import Workdir
 
 STAGES = ("project", "bin", "blend forward", "blend backward", "project backward")

@@ -12,7 +12,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
-from cosurfgs_jax.model.density_strategy import DensityReport, DensityStrategy
+from cosurfgs_jax.model.density_strategy import (
+    DensityReport,
+    DensityRound,
+    DensityStrategy,
+)
 from cosurfgs_jax.model.slots import fill_free_slots, zero_moments
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import SurfelParams
@@ -31,6 +35,13 @@ class DensityStats(NamedTuple):
     ]  # of the norms of the signed screen gradients, loss per half an image
     absolute_gradient_sum: Float[Array, " n"]  # of the norms of the summed absolute ones
     num_views: Int[Array, " n"]  # in which it was visible
+
+
+class Demand(NamedTuple):
+    """Of which surfels a strategy wants more."""
+
+    wanted: Bool[Array, " n"]  # to clone where they are small, else to split
+    strength: Float[Array, " n"]  # which go first where room is short; positive where wanted
 
 
 def init_stats(num_slots: int) -> DensityStats:
@@ -75,14 +86,14 @@ def accumulate(
 
 
 def _is_prunable(
-    params: SurfelParams, alive, settings: DensitySettings, prunes_large, length
+    params: SurfelParams, alive, order: DensityRound, settings: DensitySettings
 ) -> Bool[Array, " n"]:
     is_finite = jnp.ones_like(alive)
     for value in jax.tree.leaves(params):
         is_finite &= jnp.isfinite(value).reshape(alive.shape[0], -1).all(axis=-1)
     is_faint = jax.nn.sigmoid(params.logit_opacities) < settings.prune_opacity
-    is_large = jnp.exp(params.log_scales.max(axis=-1)) > settings.prune_scale * length
-    return alive & (~is_finite | is_faint | (is_large & prunes_large))
+    is_large = jnp.exp(params.log_scales.max(axis=-1)) > settings.prune_scale * order.length
+    return alive & (~is_finite | is_faint | (is_large & jnp.asarray(order.prunes_large)))
 
 
 def _keep_strongest(
@@ -109,16 +120,22 @@ def _keep_strongest(
     )
 
 
+def gradient_strength(stats: DensityStats, settings: DensitySettings) -> Float[Array, " n"]:
+    """Mean norms of the screen gradients over their thresholds, the greater of the two; f32[N]."""
+    views = jnp.maximum(stats.num_views, 1).astype(jnp.float32)
+    return jnp.maximum(
+        stats.gradient_sum / (views * settings.gradient_threshold),
+        stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold),
+    )
+
+
 def densify(
     params: SurfelParams,
     opt_state: optax.ScaleByAdamState,
     alive: Bool[Array, " n"],
     stats: DensityStats,
-    key,
+    order: DensityRound,
     settings: DensitySettings,
-    prunes_large: Bool[Array, ""] | bool,
-    budget: Int[Array, ""] | int | None = None,
-    length: Float[Array, ""] | float = 1.0,
 ) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityStats, DensityReport]:
     """Prunes, then clones small and splits large surfels where the screen gradient is high.
 
@@ -126,39 +143,59 @@ def densify(
         params: trainable fields of N slots. opt_state: its Adam moments.
         alive: bool[N].
         stats: since the last call.
-        key: of `jax.random`; the same key gives the same surfels.
+        order: of this round.
         settings: thresholds; lengths in extents of the block. Static.
-        prunes_large: whether surfels are pruned for their size, too.
-        budget: how many surfels may live afterwards; None = as many as there are slots.
-        length: extent of the block in world lengths.
     Returns:
         The new parameters, optimiser state and mask, zero statistics, and what was done. Where room
         is short the surfels of the largest gradients go first.
     Source: Kerbl et al. 2023 (3DGS), section 5.2, with the absolute gradient of AbsGS and PGSR.
-        Ours: pruning comes
-    first, so that its slots can be used, and takes non-finite surfels too; one child of a split
-    takes its parent's slot; both children lie in the parent's plane; needles are not split.
+        Ours: pruning comes first, so that its slots can be used, and takes non-finite surfels too;
+        one child of a split takes its parent's slot; both children lie in the parent's plane;
+        needles are not split.
     """
-    is_pruned = _is_prunable(params, alive, settings, jnp.asarray(prunes_large), length)
-    kept = alive & ~is_pruned
-    views = jnp.maximum(stats.num_views, 1).astype(jnp.float32)
-    strength = jnp.maximum(
-        stats.gradient_sum / (views * settings.gradient_threshold),
-        stats.absolute_gradient_sum / (views * settings.absolute_gradient_threshold),
+    strength = gradient_strength(stats, settings)
+    demand = Demand(strength > 1, strength)
+    params, opt_state, alive, report = prune_and_grow(
+        params, opt_state, alive, demand=demand, order=order, settings=settings
     )
+    return params, opt_state, alive, jax.tree.map(jnp.zeros_like, stats), report
+
+
+def prune_and_grow(
+    params: SurfelParams,
+    opt_state: optax.ScaleByAdamState,
+    alive: Bool[Array, " n"],
+    *,
+    demand: Demand,
+    order: DensityRound,
+    settings: DensitySettings,
+) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], DensityReport]:
+    """Prunes, then clones or splits the surfels of which a strategy wants more, as `densify` does
+    it.
+
+    Args:
+        demand: of which surfels there should be more.
+        params, opt_state, alive, order, settings: see `densify`.
+    Returns:
+        The new parameters, optimiser state and mask, and what was done.
+    """
+    is_pruned = _is_prunable(params, alive, order, settings)
+    kept = alive & ~is_pruned
     scales = jnp.exp(params.log_scales)
-    is_large = scales.max(axis=-1) > settings.split_scale * length
+    is_large = scales.max(axis=-1) > settings.split_scale * order.length
     is_needle = scales.min(axis=-1) < _NEEDLE_RATIO * scales.max(axis=-1)
-    wanted = kept & (strength > 1) & ~(is_large & is_needle)
-    if budget is None:
-        budget = kept.size
-    limit = jnp.minimum(kept.size, budget)
-    grown = _keep_strongest(wanted, strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0))
+    wanted = demand.wanted & kept & ~(is_large & is_needle)
+    limit = kept.size
+    if order.budget is not None:
+        limit = jnp.minimum(limit, order.budget)
+    grown = _keep_strongest(
+        wanted, demand.strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0)
+    )
 
     source, is_filled = fill_free_slots(grown, kept)
     params = jax.tree.map(lambda value: value[source], params)
     is_child = (grown & is_large)[source]  # in both slots of a split
-    offsets = jax.random.normal(key, params.log_scales.shape) * jnp.exp(params.log_scales)
+    offsets = jax.random.normal(order.key, params.log_scales.shape) * jnp.exp(params.log_scales)
     plane = matrix_from_quat(params.quats)[..., :2]
     moved = params.means + jnp.einsum("nij,nj->ni", plane, offsets)
     shrink = is_child[:, None].astype(jnp.float32) * jnp.log(_SPLIT_SHRINK)
@@ -180,7 +217,7 @@ def densify(
         num_without_room=count(wanted) - count(grown),
         num_alive=count(alive),
     )
-    return params, opt_state, alive, jax.tree.map(jnp.zeros_like, stats), report
+    return params, opt_state, alive, report
 
 
 def reset_opacity(

@@ -7,6 +7,7 @@ import numpy as np
 
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.importance import init_importance
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.planning import stand_ins
 from cosurfgs_jax.planning.trials import (
     Program,
@@ -14,17 +15,19 @@ from cosurfgs_jax.planning.trials import (
     bytes_of,
     compiled,
     mean_time,
+    sum_times,
     timed,
 )
 from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.block_renders import render_blocks
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.course import Course
+from cosurfgs_jax.training.density_steps import LOOK_STRIDE, DensifyOrder
 from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.state import abstract_state, empty_state
-from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.training.step import StepShape
 from cosurfgs_jax.types import on_host
 
 _PROGRESS = 0.5  # of the learning rates in a trial: the exposure model has begun
@@ -176,19 +179,35 @@ class BlockTrials:
         progress = layout.put(lambda _: on_host(np.float32(_PROGRESS)))
         densify = compiled(self._steps.densify, self._abstract, orders[0], held=self._state_bytes)
         settle = compiled(self._steps.settle, self._abstract, progress, held=self._state_bytes)
+        programs = [densify, settle]
+        look = None
+        num_looks = self._place.run.settings.density.error_views
+        if strategy_of(self._place.run.settings.density).look is not None:
+            delivery = self._deliver_look(0, 0)
+            held = self._state_bytes + bytes_of(delivery.tables) // layout.num_devices
+            look = compiled(self._steps.look, self._abstract, delivery, held=held)
+            programs.append(look)
         run_s = None
         if rows is not None:
 
             def control_all():
                 for row, order in enumerate(orders):
                     state = settle.call(rows[row], progress)
+                    if look is not None:
+                        for step in range(num_looks):
+                            state = look.call(state, self._deliver_look(row, step))
                     rows[row], _ = densify.call(state, order)
                 return rows
 
             _, run_s = timed(control_all)
         return Cost(
-            densify.compile_s + settle.compile_s, run_s, max(densify.num_bytes, settle.num_bytes)
+            sum_times([program.compile_s for program in programs]),
+            run_s,
+            max(program.num_bytes for program in programs),
         )
+
+    def _deliver_look(self, row: int, step: int):
+        return self._deliver(row, step, StepShape(False, dilation=LOOK_STRIDE))
 
     def _order(self, row: int) -> Any:
         def make(number: int | None) -> DensifyOrder:

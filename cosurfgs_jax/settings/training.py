@@ -129,8 +129,10 @@ class DensitySettings(SettingsGroup, name="density"):
 
     enabled: bool = setting(True, "Whether surfels are cloned, split and pruned.")
     strategy: str = setting(
-        "adaptive",
-        "Which strategy adds and drops surfels, by its name in model/density_strategies.py.",
+        "error",
+        'Which strategy adds and drops surfels: "error" by what photographs show to be wrong and '
+        'by screen gradients, "adaptive" by these alone; or another in '
+        "model/density_strategies.py.",
     )
     start: float = setting(0.0167, "Where density control begins, as a fraction of train.steps.")
     stop: float = setting(0.5, "Where density control ends, as a fraction of train.steps.")
@@ -154,6 +156,12 @@ class DensitySettings(SettingsGroup, name="density"):
         8e-4,
         "The same for the sum of absolute gradients over pixels (AbsGS).",
         positive(),
+    )
+    error_views: int = setting(
+        8,
+        'Photographs that the strategy "error" looks at before each round, at every second pixel '
+        "of every second row.",
+        at_least(1),
     )
     split_scale: float = setting(
         0.01,

@@ -1,7 +1,7 @@
 """The steps of training under shard_map: every device trains one block, and they exchange nothing.
 
-Each function here is a function of one block (`step.py`) for all devices of the mesh at once. The
-compiled programs hold no collective; tests read that from their text.
+Each function here is a function of one block (`step`, `density_steps`) for all devices of the mesh
+at once. The compiled programs hold no collective; tests read that from their text.
 """
 
 import functools
@@ -12,7 +12,7 @@ from cosurfgs_jax.distributed.layout import Layout, sharded
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training import masked_steps, step
+from cosurfgs_jax.training import density_steps, masked_steps, step
 
 
 class BlockSteps(NamedTuple):
@@ -27,6 +27,7 @@ class BlockSteps(NamedTuple):
     recall: Callable  # (state, PackedBatch) -> Recalled
     settle: Callable  # (state, progress) -> state
     settled_copy: Callable  # the same; nothing is donated
+    look: Callable  # (state, PackedBatch) -> state
     densify: Callable  # (state, DensifyOrder) -> (state, DensityReport)
     reset_opacity: Callable  # state -> state
     count_front_view: Callable  # (num_views, state, camera, is_active, image_size=) -> num_views
@@ -44,6 +45,10 @@ def _train_packed(state, delivery, recalled, settings: Settings, shape: step.Ste
 
 def _recall(state, delivery):
     return step.recall_step(state, delivery.open())
+
+
+def _look(state, delivery, settings: Settings):
+    return density_steps.look_step(state, delivery.open(), settings)
 
 
 def compile_blocks(
@@ -64,10 +69,11 @@ def compile_blocks(
         sharded(_recall, layout),
         bind(step.settle_step, donate=(0,)),
         bind(step.settle_step),
-        bind(step.densify_step, donate=(0,)),
-        bind(step.reset_opacity_step, donate=(0,)),
-        bind(step.count_front_view, donate=(0,), static=("image_size",)),
-        bind(step.trim_step, donate=(0,)),
+        bind(_look, donate=(0,)),
+        bind(density_steps.densify_step, donate=(0,)),
+        bind(density_steps.reset_opacity_step, donate=(0,)),
+        bind(density_steps.count_front_view, donate=(0,), static=("image_size",)),
+        bind(density_steps.trim_step, donate=(0,)),
         sharded(masked_steps.begin_masks, layout, donate=(0,)),
         sharded(masked_steps.prune_masked_step, layout, donate=(0,)),
     )

@@ -3,19 +3,21 @@
 The arrays of the stage that is given are used up.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from cosurfgs_jax.distributed.layout import Layout
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.batches import each_view
+from cosurfgs_jax.training.batches import PackedBatch, each_view
 from cosurfgs_jax.training.compiled_steps import BlockSteps
+from cosurfgs_jax.training.density_steps import EVERYWHERE, DensifyOrder
 from cosurfgs_jax.training.loop import StageState, common_slots, resize_states
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
-from cosurfgs_jax.training.step import EVERYWHERE, DensifyOrder
 from cosurfgs_jax.types import on_host
 
 
@@ -27,6 +29,8 @@ class DensityControl(NamedTuple):
     settings: Settings
     schedule: Schedule
     steps: BlockSteps
+    # (row, finished steps) -> the PackedBatch of the pixels to look at
+    deliver: Callable[[int, int], PackedBatch]
 
     def budget(self, block: Block, step: int) -> int:
         """How many surfels a block may have after this step."""
@@ -48,6 +52,7 @@ def control_density(control: DensityControl, stage: StageState, progress: Progre
     schedule = control.schedule
     if schedule.densifies_after(step):
         stage = make_room(control, stage, progress)
+        stage = look(control, stage)
         stage = densify(control, stage, progress)
     if schedule.trims_after(step):
         stage = trim(control, stage, progress)
@@ -69,6 +74,23 @@ def make_room(control: DensityControl, stage: StageState, progress: Progress) ->
         f"step {stage.step}: room for {new:,d} surfels a block instead of {num_slots:,d}"
     )
     return stage._replace(states=resize_states(control.layout, stage.states, new))
+
+
+def looks_after(schedule: Schedule, settings: Settings, step: int) -> bool:
+    """Whether the density strategy looks at photographs after this many steps."""
+    return schedule.densifies_after(step) and strategy_of(settings.density).look is not None
+
+
+def look(control: DensityControl, stage: StageState) -> StageState:
+    """Shows the density strategy the photographs of the next steps, if it wants to see some."""
+    if not looks_after(control.schedule, control.settings, stage.step):
+        return stage
+    states = []
+    for row, state in enumerate(stage.states):
+        for step in range(stage.step, stage.step + control.settings.density.error_views):
+            state = control.steps.look(state, control.deliver(row, step))
+        states.append(state)
+    return stage._replace(states=states)
 
 
 def densify(control: DensityControl, stage: StageState, progress: Progress) -> StageState:

@@ -1,11 +1,10 @@
-"""One step of training and one of density control: pure functions of the state of one block."""
+"""One step of training: pure functions of the state of one block."""
 
 import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cosurfgs_jax.errors import required
@@ -14,16 +13,14 @@ from cosurfgs_jax.losses.inputs import LossView, SecondView, Source
 from cosurfgs_jax.losses.term import LossTerm, Phase
 from cosurfgs_jax.model import exposure_model, masks, optim
 from cosurfgs_jax.model.density_strategies import strategy_of
-from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.model.masks import MaskSample
-from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.raster import Maps, RasterOptions, render
 from cosurfgs_jax.raster.culling import may_be_seen
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import depth_memory, masked_steps
 from cosurfgs_jax.training.loss_terms import maps_of, total_loss, used_terms
-from cosurfgs_jax.training.state import TrainState, with_surfels
+from cosurfgs_jax.training.state import TrainState
 from cosurfgs_jax.types import Camera, SurfelParams, Surfels, drawn, image_size_of
 
 
@@ -90,6 +87,18 @@ def _drawn_lattice(batch: Batch, shape: StepShape) -> Lattice:
     return Lattice(shape.dilation, required(batch.origin, "Batch.origin"))
 
 
+def transform_of(
+    exposure: exposure_model.AppearanceParams | None, batch: Batch, settings: Settings
+) -> Float[Array, "3 4"] | None:
+    """From the model's colours to those of the batch's photograph; None without exposures."""
+    if exposure is None:
+        return None
+    has_begun = batch.progress >= settings.appearance.start
+    return jnp.where(
+        has_begun, exposure_model.transform_of(exposure, batch.exposure_index), jnp.eye(3, 4)
+    )
+
+
 class _Learned(NamedTuple):
     """What a loss is differentiated by."""
 
@@ -125,12 +134,7 @@ def _loss(learned: _Learned, inputs: _Inputs, static: _Static):
         maps=maps_of(static.terms),
         probe=probe,
     )
-    transform = None
-    if exposure is not None:
-        has_begun = batch.progress >= settings.appearance.start
-        transform = jnp.where(
-            has_begun, exposure_model.transform_of(exposure, batch.exposure_index), jnp.eye(3, 4)
-        )
+    transform = transform_of(exposure, batch, settings)
     second_depth = None
     second_lattice = whole()
     if static.shape.has_geometry and settings.loss.has_multi_view:
@@ -297,93 +301,3 @@ def train_step(
         masks=new_masks,
     )
     return new, StepReport(loss, state.alive.sum(dtype=jnp.int32), num_invalid, shown)
-
-
-EVERYWHERE = np.full(2, -np.inf, np.float32), np.full(2, np.inf, np.float32)
-
-
-class DensifyOrder(NamedTuple):
-    """What one round of density control needs besides the state; scalars."""
-
-    block: Int[Array, ""]  # with `step` and the run's seed it makes the random numbers
-    step: Int[Array, ""]
-    prunes_large: Bool[Array, ""]
-    budget: Int[Array, ""]
-    # Corners of the ground, world, within which surfels are added.
-    low: Float[Array, "2"] | np.ndarray = EVERYWHERE[0]
-    high: Float[Array, "2"] | np.ndarray = EVERYWHERE[1]
-
-
-def densify_step(
-    state: TrainState, order: DensifyOrder, settings: Settings
-) -> tuple[TrainState, DensityReport]:
-    """One round of density control on the state, by the strategy of the settings. Surfels outside
-    of the order's corners have shown nothing, so that none is added there.
-    """
-    ground = state.params.means[:, :2]
-    may_grow = ((ground >= order.low[None]) & (ground < order.high[None])).all(axis=-1)
-    stats = jax.tree.map(
-        lambda leaf: jnp.where(per_slot(may_grow, leaf), leaf, 0),
-        state.stats,
-    )
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
-    *slots, report = strategy_of(settings.density).densify(
-        state.params,
-        state.optimizer,
-        state.alive,
-        stats,
-        jax.random.fold_in(key, order.step),
-        settings.density,
-        order.prunes_large,
-        order.budget,
-        state.length,
-    )
-    return with_surfels(state, *slots), report
-
-
-def count_front_view(
-    num_views: Int[Array, " n"],
-    state: TrainState,
-    camera: Camera,
-    is_active: Bool[Array, ""],
-    image_size: tuple[int, int],
-    settings: Settings,
-) -> Int[Array, " n"]:
-    """Counts one more photograph for each surfel that some pixel of it sees while the transmittance
-    is above 0.5.
-
-    Args:
-        num_views: i32[N], so far.
-        state: of one block; its surfels are drawn.
-        camera, image_size: of the photograph; the size is static.
-        is_active: whether it counts at all: blocks with fewer photographs than others are given
-            some to draw for nothing.
-        settings: static.
-    """
-    options = RasterOptions.from_settings(settings.raster)
-    out = render(state.surfels(), camera, image_size, options, with_contributions=True)
-    return num_views + ((drawn(out.contributions)[:, 3] > 0) & is_active).astype(jnp.int32)
-
-
-def trim_step(
-    state: TrainState, num_views: Int[Array, " n"], is_enough: Bool[Array, ""], settings: Settings
-) -> tuple[TrainState, Int[Array, ""]]:
-    """Drops what fewer than `trim_min_views` photographs see in front: floaters before one camera,
-    and what lies hidden.
-
-    Args:
-        state, num_views: of one block.
-        is_enough: whether the block has photographs enough to judge by; else nothing is dropped.
-    Returns:
-        The state, and how many surfels were dropped.
-    Source: PGSR (Chen et al. 2024), multi-view trimming.
-    """
-    is_kept = state.alive & ((num_views >= settings.density.trim_min_views) | ~is_enough)
-    return dataclasses.replace(state, alive=is_kept), (state.alive & ~is_kept).sum(dtype=jnp.int32)
-
-
-def reset_opacity_step(state: TrainState, settings: Settings) -> TrainState:
-    """Lowers all opacities, as the density strategy does it."""
-    reset = strategy_of(settings.density).reset
-    params, optimizer = reset(state.params, state.optimizer)
-    return dataclasses.replace(state, params=params, optimizer=optimizer)

@@ -8,7 +8,12 @@ from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.training.batches import BlockViews, PackedBatch, Wanted
 from cosurfgs_jax.training.block_renders import log_test_views
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.density_control import DensityControl, control_density
+from cosurfgs_jax.training.density_control import (
+    DensityControl,
+    control_density,
+    looks_after,
+)
+from cosurfgs_jax.training.density_steps import LOOK_STRIDE
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.mask_control import begin_masks, prune_masked
@@ -36,7 +41,12 @@ class Trainer:
         self._first_progress = first_progress
         self._steps = compile_blocks(run.settings, run.layout, run.own_terms)
         self._density = DensityControl(
-            run.partitioned, run.layout, run.settings, schedule, self._steps
+            run.partitioned,
+            run.layout,
+            run.settings,
+            schedule,
+            self._steps,
+            self._deliver_look,
         )
         self._pace = DispatchLimit(programs_ahead(run.layout))
         self._views = BlockViews(run)
@@ -49,6 +59,8 @@ class Trainer:
         stage = begin_masks(self._density, stage)
         shape = schedule.shape(step)
         self._views.prefetch(step + 1, with_second=shape.has_geometry)
+        # What is delivered to be looked at uses up what was delivered before.
+        is_looking = looks_after(schedule, self._run.settings, step + 1)
         states = []
         reports = []
         for row, state in enumerate(stage.states):
@@ -57,7 +69,8 @@ class Trainer:
             if shape.has_geometry and state.depths is not None:
                 recalled = self._steps.recall(state, delivery)
             state, report = self._steps.train_packed(state, delivery, recalled, shape=shape)
-            if step + 1 < schedule.num_steps:  # goes to the device while that computes
+            if step + 1 < schedule.num_steps and not is_looking:
+                # Goes to the device while that computes.
                 self._next[row, step + 1] = self._deliver(row, step + 1)
             self._pace.launched(report)
             states.append(state)
@@ -93,6 +106,14 @@ class Trainer:
         progress = np.float32(self._progress(stage.step))
         states = [settle(state, layout.put(lambda _: on_host(progress))) for state in stage.states]
         return stage._replace(states=states)
+
+    def _deliver_look(self, row: int, step: int) -> PackedBatch:
+        wanted = Wanted(
+            progress=self._progress(step),
+            sh_degree=self._schedule.sh_degree_at(step),
+            dilation=LOOK_STRIDE,
+        )
+        return self._views.deliver(row, step, wanted)
 
     def _deliver(self, row: int, step: int) -> PackedBatch:
         schedule = self._schedule

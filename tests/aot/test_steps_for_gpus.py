@@ -4,6 +4,8 @@ not be.
 `pytest -s -m slow tests/aot/test_steps_for_gpus.py` prints their kernels.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from targets import as_on_gpus, h200_devices
 from cosurfgs_jax.distributed.layout import AXES, Layout
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.batches import PackedBatch
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.state import abstract_state
-from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.training.density_steps import LOOK_STRIDE, DensifyOrder
+from cosurfgs_jax.training.state import Kept, abstract_state
+from cosurfgs_jax.training.step import StepShape
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
@@ -45,6 +49,13 @@ def steps(monkeypatch):
     return compile_blocks(settings, Layout(mesh, tuple(range(NUM_DEVICES)), 1)), _on_each(
         abstract_state(NUM_SLOTS, NUM_VIEWS, settings)
     )
+
+
+def _with_depths(state):
+    """The state of blocks that remember the depths of their photographs."""
+    kept = Kept(depth_memory.memory_size(SIZE), is_lazy=False)
+    depths = abstract_state(NUM_SLOTS, NUM_VIEWS, Settings(), kept).depths
+    return dataclasses.replace(state, depths=_on_each(depths))
 
 
 def _on_each(tree):
@@ -79,9 +90,10 @@ def _delivery(shape: StepShape) -> PackedBatch:
     batch = abstract_batch(SIZE)
     table = jax.ShapeDtypeStruct((NUM_VIEWS, *SIZE, 3), np.uint8)
     second = batch.second._replace(photo=SLOT) if shape.has_geometry else None
-    numbers = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), batch._replace(photo=SLOT, second=second)
-    )
+    batch = batch._replace(photo=SLOT, second=second)
+    if shape.dilation > 1:
+        batch = batch._replace(origin=jax.ShapeDtypeStruct((2,), np.int32))
+    numbers = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
     return PackedBatch(Packed.pack(numbers), (table,) * (1 + shape.has_geometry))
 
 
@@ -92,7 +104,12 @@ def _copied_slots(program: Program) -> list[str]:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_training_step(steps, shape):
     blocks, state = steps
-    program = _compile(blocks.train_packed, state, _on_each(_delivery(shape)), shape=shape)
+    delivery = _on_each(_delivery(shape))
+    recalled = None
+    if shape.has_geometry:
+        state = _with_depths(state)
+        recalled = jax.eval_shape(blocks.recall, state, delivery)
+    program = _compile(blocks.train_packed, state, delivery, recalled, shape=shape)
     _check_every_step(program, state)
     assert not program.of_type("s64", "u64")
     assert not _copied_slots(program)
@@ -103,28 +120,44 @@ def test_a_training_step(steps, shape):
     ]
     assert not program.sorts()
     calls = [kernel.target for kernel in program.kernels if kernel.target]
-    assert calls.count("cosurfgs_raster_forward") == 1 + shape.has_geometry
+    assert calls.count("cosurfgs_raster_forward") == 1
     assert calls.count("cosurfgs_raster_backward") == 1
     # Only the network of the exposures is worth a matrix unit.
     products = [x.instruction for x in program.products() if not x.is_fused_loop]
     assert products and all("_Exposure" in x.source for x in products), [str(x) for x in products]
 
 
+def test_the_recall_of_a_depth(steps):
+    blocks, state = steps
+    delivery = _on_each(_delivery(SHAPES["geometry"]))
+    program = _compile(blocks.recall, _with_depths(state), delivery)
+    assert not program.transfers() and not program.collectives() and not program.sorts()
+
+
 def test_density_control(steps):
     blocks, state = steps
     shape = jax.ShapeDtypeStruct
-    order = DensifyOrder(
-        *(shape((NUM_DEVICES,), kind) for kind in (np.int32, np.int32, bool, np.int32))
-    )
+    numbers = [shape((NUM_DEVICES,), kind) for kind in (np.int32, np.int32, bool, np.int32)]
+    corner = shape((NUM_DEVICES, 2), np.float32)
+    order = DensifyOrder(*numbers, low=corner, high=corner)
     program = _compile(blocks.densify, state, order)
     _check_every_step(program, state)
     assert not program.sorts() and not [x for x in program.products() if not x.is_fused_loop]
-    # A surfel is read from where its parent stands, so parameters pass through a second array;
-    # moments must not.
-    parameters = len(jax.tree.leaves(state.params))
-    assert (
-        len([line for line in _copied_slots(program) if "f32" in line]) <= parameters + 3
-    )  # and the three statistics
+    # A surfel is read from where its parent stands, so parameters and statistics pass through a
+    # second array; moments must not.
+    leaves = len(jax.tree.leaves((state.params, state.stats)))
+    assert len([line for line in _copied_slots(program) if "f32" in line]) <= leaves
+
+
+def test_a_look_of_density_control(steps):
+    blocks, state = steps
+    shape = StepShape(False, dilation=LOOK_STRIDE)
+    program = _compile(blocks.look, state, _on_each(_delivery(shape)))
+    _check_every_step(program, state)
+    assert not program.sorts() and not _copied_slots(program)
+    calls = [kernel.target for kernel in program.kernels if kernel.target]
+    assert calls.count("cosurfgs_raster_forward") == 1
+    assert calls.count("cosurfgs_raster_backward") == 1
 
 
 def test_the_small_steps(steps):

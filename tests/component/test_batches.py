@@ -3,6 +3,7 @@ may run a step ahead.
 """
 
 import dataclasses
+import io
 import types
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from scenes import town_place
 
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout, sharded
+from cosurfgs_jax.distributed.packing import Packed
+from cosurfgs_jax.model.density_strategy import DensityReport
 from cosurfgs_jax.settings import (
     DataSettings,
     DensitySettings,
@@ -31,7 +34,7 @@ from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, Photographs
 from cosurfgs_jax.training.run import Run, Stopped
-from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.training.run_log import Log, Progress
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.step import StepShape
 from cosurfgs_jax.training.trainer import Trainer
@@ -45,6 +48,11 @@ SETTINGS = Settings(
     train=TrainSettings(steps=STEPS, log_every=2),
     density=DensitySettings(enabled=False),
     loss=LossSettings(geometry_start=0.0),
+)
+WEIGHTS_OF_GEOMETRY = (
+    "single_view_weight",
+    "multi_view_geometric_weight",
+    "multi_view_photometric_weight",
 )
 KEPT = 64
 SENT = 0  # config.data.device_memory_mb
@@ -285,6 +293,56 @@ def test_a_step_in_flight_changes_no_bit_and_a_stop_saves_the_step_that_it_says(
         assert events[5:] == ["launch", "launch", "wait"]
     jax.tree.map(np.testing.assert_array_equal, run.layout.get(end.states[0], 0), expected[STEPS])
     assert (expected[STEPS].params.means != expected[3].params.means).any()
+
+
+@pytest.mark.parametrize("device_memory_mb", [KEPT, SENT])
+def test_looks_are_at_the_next_photographs_and_steps_keep_theirs(partitioned, device_memory_mb):
+    settings = Settings(
+        surfels=SurfelSettings(sh_degree=1),
+        train=TrainSettings(steps=42),
+        density=DensitySettings(strategy="error", error_views=3, start=0.0, stop=1.0, every=0.5),
+        loss=LossSettings(**dict.fromkeys(WEIGHTS_OF_GEOMETRY, 0.0)),
+    )
+    run = context_of(partitioned, 1, device_memory_mb, settings)
+    layout = run.layout
+    open_it = sharded(lambda delivery: delivery.open().photo, layout)
+    none = DensityReport(*layout.put(lambda _: (np.int32(0),) * 5))
+    shown = []
+
+    def note(what, delivery):
+        shown.append((what, np.asarray(open_it(delivery))[0]))
+
+    def train(state, delivery, recalled, shape):
+        assert recalled is None and shape.is_densifying
+        note("step", delivery)
+        return state, Packed.pack(np.zeros(1, np.float32))
+
+    def look(state, delivery):
+        note("look", delivery)
+        return state
+
+    trainer = Trainer(run, Schedule.from_settings(settings))
+    stand_ins = trainer._steps._replace(
+        train_packed=train,
+        look=look,
+        densify=lambda state, order: (state, none),
+        settle=lambda state, progress: state,
+    )
+    trainer._steps = stand_ins
+    trainer._density = trainer._density._replace(steps=stand_ins)
+    stage = start(run)
+    progress = Progress("device", 42, stream=io.StringIO())
+    for _ in range(42):
+        stage, _ = trainer.advance(stage, progress)
+    views = BlockViews(run)
+    expected = []
+    for step in range(42):
+        expected.append(("step", step))
+        if step + 1 in (21, 42):
+            expected += [("look", later) for later in range(step + 1, step + 4)]
+    assert [what for what, _ in shown] == [what for what, _ in expected]
+    for (_, photo), (_, step) in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(photo, run.images.load(views.view(0, step)))
 
 
 def test_threads_that_decode_are_as_many_as_cores_and_memory_allow(partitioned, monkeypatch):

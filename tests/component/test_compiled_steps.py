@@ -17,11 +17,12 @@ from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, Tra
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.density_steps import LOOK_STRIDE, DensifyOrder
 from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.run import Run
 from cosurfgs_jax.training.run_log import Log
-from cosurfgs_jax.training.step import DensifyOrder, StepShape
+from cosurfgs_jax.training.step import StepShape
 from cosurfgs_jax.workdir import Workdir
 
 COLLECTIVES = (
@@ -116,7 +117,9 @@ def test_the_steps_of_blocks_do_not_communicate(run):
         steps.train.lower(state, batch, shape=StepShape(*shape))
         for shape in itertools.product((True, False), repeat=2)
     ]
+    delivery = BlockViews(run).deliver(0, 0, Wanted(0.1, 1, dilation=LOOK_STRIDE))
     programs += [
+        steps.look.lower(state, delivery),
         steps.densify.lower(state, layout.put_row(0, order)),
         steps.reset_opacity.lower(state),
         steps.count_front_view.lower(counts, state, camera, is_active, image_size=size),
@@ -129,8 +132,8 @@ def test_the_steps_of_blocks_do_not_communicate(run):
 
 
 def _trained(run) -> dict[int, list]:
-    """States of each block after three steps and after density control: growth, lower opacities,
-    trimming.
+    """States of each block after three steps and after density control: looks, growth, lower
+    opacities, trimming.
     """
     layout = run.layout
     steps = compile_blocks(SETTINGS, run.layout)
@@ -144,7 +147,12 @@ def _trained(run) -> dict[int, list]:
             )
     history = [layout.get_blocks(stage.states)]
     for row in range(layout.blocks_per_device):
-        state, _ = steps.densify(stage.states[row], layout.put_row(row, order))
+        state = stage.states[row]
+        for step in range(2):  # as many as must agree
+            state = steps.look(
+                state, views.deliver(row, step, Wanted(1.0, 1, dilation=LOOK_STRIDE))
+            )
+        state, _ = steps.densify(state, layout.put_row(row, order))
         state = steps.reset_opacity(state)
         counts = layout.put(lambda _: np.zeros(SLOTS, np.int32))
         for camera, is_active, size in each_view(run.partitioned, layout, row):

@@ -9,6 +9,7 @@ import pytest
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
 from cosurfgs_jax.model import density, optim, slots
+from cosurfgs_jax.model.density_strategy import DensityRound
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import PARAM_NAMES, SurfelParams
 
@@ -50,7 +51,13 @@ def _with_gradient(stats, slots, gradient=1e-3, views=1):
     )
 
 
-densify = jax.jit(functools.partial(density.densify, settings=SETTINGS))
+@jax.jit
+def densify(params, opt_state, alive, stats, order):
+    return density.densify(params, opt_state, alive, stats, order, SETTINGS)
+
+
+def _round(seed=0, prunes_large=False, **others):
+    return DensityRound(jax.random.key(seed), prunes_large, **others)
 
 
 def _assert_row(tree, expected_tree, row, expected_row):
@@ -75,9 +82,7 @@ def test_accumulated_gradients_have_the_unit_of_3dgs():
 def test_small_surfels_are_cloned_into_free_slots():
     params, opt_state, alive, stats = _state([], [1, 0, 1, 1])
     stats = _with_gradient(stats, [2, 3])
-    new, new_opt, new_alive, new_stats, report = densify(
-        params, opt_state, alive, stats, jax.random.key(1), prunes_large=False
-    )
+    new, new_opt, new_alive, new_stats, report = densify(params, opt_state, alive, stats, _round(1))
     np.testing.assert_array_equal(new_alive, [1] * 5 + [0] * 7)
     for slot, source in [(0, 0), (2, 2), (3, 3), (1, 2), (4, 3)]:
         _assert_row(new, params, slot, source)
@@ -93,9 +98,7 @@ def test_small_surfels_are_cloned_into_free_slots():
 def test_large_surfels_are_split_in_their_plane():
     params, opt_state, alive, stats = _state([LARGE] * 400, [1] * 400, num=800)
     stats = _with_gradient(stats, np.arange(400))
-    new, new_opt, new_alive, _, report = densify(
-        params, opt_state, alive, stats, jax.random.key(1), prunes_large=False
-    )
+    new, new_opt, new_alive, _, report = densify(params, opt_state, alive, stats, _round(1))
     assert new_alive.all() and int(report.num_split) == 400 and int(report.num_cloned) == 0
     np.testing.assert_allclose(new.log_scales, LARGE - np.log(1.6), rtol=1e-6)
     parents = np.tile(np.arange(400), 2)  # the k-th free slot takes the k-th parent
@@ -121,7 +124,7 @@ def test_only_strong_gradients_grow_and_needles_do_not():
             jnp.array([3 * 8.1e-4, 3 * 7.9e-4])
         )
     )
-    *_, report = densify(params, opt_state, alive, stats, jax.random.key(0), prunes_large=False)
+    *_, report = densify(params, opt_state, alive, stats, _round())
     assert [int(x) for x in report] == [0, 2, 0, 0, 7]  # slots 2 and 3
 
 
@@ -134,7 +137,7 @@ def test_pruning():
     stats = _with_gradient(stats, [1, 2])  # what is pruned does not grow
     for prunes_large, expected in [(False, [1, 0, 0, 1, 0, 1]), (True, [1, 0, 0, 1, 0, 0])]:
         new, new_opt, new_alive, _, report = densify(
-            params, opt_state, alive, stats, jax.random.key(0), prunes_large=prunes_large
+            params, opt_state, alive, stats, _round(prunes_large=prunes_large)
         )
         np.testing.assert_array_equal(new_alive, expected + [0] * 6)
         assert (
@@ -153,7 +156,7 @@ def test_lengths_are_in_extents_of_the_block():
         (10.0, [1, 0, 0, 0, 3]),
     ]:
         *_, report = densify(
-            params, opt_state, alive, stats, jax.random.key(0), prunes_large=True, length=length
+            params, opt_state, alive, stats, _round(prunes_large=True, length=length)
         )
         assert [int(x) for x in report] == expected, length
 
@@ -162,12 +165,7 @@ def test_slots_of_the_pruned_are_used_at_once():
     params, opt_state, alive, stats = _state([], [1] * 12)
     params = params.replace(logit_opacities=params.logit_opacities.at[0].set(-9.0))
     new, _, new_alive, _, report = densify(
-        params,
-        opt_state,
-        alive,
-        _with_gradient(stats, [2]),
-        jax.random.key(0),
-        prunes_large=False,
+        params, opt_state, alive, _with_gradient(stats, [2]), _round(0)
     )
     assert new_alive.all() and [int(x) for x in report] == [1, 0, 1, 0, 12]
     _assert_row(new, params, 0, 2)
@@ -176,29 +174,19 @@ def test_slots_of_the_pruned_are_used_at_once():
 def test_the_strongest_take_the_room_there_is():
     params, opt_state, alive, stats = _state([], [1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 1, 1])
     stats = _with_gradient(stats, [0, 1, 2, 3, 6], [1e-3, 5e-3, 1e-3, 7e-3, 5e-3])
-    new, _, new_alive, _, report = densify(
-        params, opt_state, alive, stats, jax.random.key(0), prunes_large=False
-    )
+    new, _, new_alive, _, report = densify(params, opt_state, alive, stats, _round())
     assert new_alive.all() and [int(x) for x in report] == [2, 0, 0, 3, 12]
     _assert_row(new, params, 5, 1)  # of the two equal ones the first
     _assert_row(new, params, 7, 3)
     # A budget below the number of slots.
     new, _, new_alive, _, report = densify(
-        params,
-        opt_state,
-        alive,
-        stats,
-        jax.random.key(0),
-        prunes_large=False,
-        budget=jnp.int32(11),
+        params, opt_state, alive, stats, _round(0, budget=jnp.int32(11))
     )
     assert [int(x) for x in report] == [1, 0, 0, 4, 11] and not new_alive[7]
     _assert_row(new, params, 5, 3)
     # No room at all.
     full = jnp.ones(12, bool)
-    new, _, _, _, report = densify(
-        params, opt_state, full, stats, jax.random.key(0), prunes_large=False
-    )
+    new, _, _, _, report = densify(params, opt_state, full, stats, _round())
     assert [int(x) for x in report] == [0, 0, 0, 5, 12]
     jax.tree.map(np.testing.assert_array_equal, new, params)
 
@@ -223,9 +211,7 @@ def test_the_choice_is_that_of_a_stable_sort(kind):
 def test_same_key_same_surfels():
     arguments = _state([LARGE] * 5, [1] * 5)
     arguments = (*arguments[:3], _with_gradient(arguments[3], [0, 1, 2, 3, 4]))
-    first, again, other = (
-        densify(*arguments, jax.random.key(seed), prunes_large=False)[0] for seed in (3, 3, 4)
-    )
+    first, again, other = (densify(*arguments, _round(seed))[0] for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first.means != other.means)[:10].all()
 

@@ -13,17 +13,22 @@ import pytest
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.model import density
+from cosurfgs_jax.model import density, error_growth
 from cosurfgs_jax.model.density_strategies import STRATEGIES, strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport, DensityStrategy
 from cosurfgs_jax.settings import DensitySettings, Settings
 from cosurfgs_jax.training.density_control import DensityControl, control_density
+from cosurfgs_jax.training.density_steps import (
+    EVERYWHERE,
+    DensifyOrder,
+    densify_step,
+    reset_opacity_step,
+)
 from cosurfgs_jax.training.loop import StageState
 from cosurfgs_jax.training.partitioned_scene import Block
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.training.state import init_state
-from cosurfgs_jax.training.step import EVERYWHERE, DensifyOrder, densify_step, reset_opacity_step
 from cosurfgs_jax.types import Surfels
 
 LAYOUT = make_layout(np.zeros(1, np.int64), num_devices=1)
@@ -65,6 +70,10 @@ def control():
         done.append("reset")
         return state
 
+    def look(state, delivery):
+        done.append(f"look at {delivery}")
+        return state
+
     block = Block(0, np.arange(4), capacity=40, points=np.arange(8), num_initial=8, length=1.0)
     control = DensityControl(
         SimpleNamespace(
@@ -73,7 +82,8 @@ def control():
         LAYOUT,
         settings,
         Schedule.from_settings(settings),
-        SimpleNamespace(densify=densify, reset_opacity=reset),
+        SimpleNamespace(densify=densify, reset_opacity=reset, look=look),
+        deliver=lambda row, step: f"{row}, {step}",
     )
     return control, done
 
@@ -105,7 +115,8 @@ def test_arrays_grow_before_they_are_densified_and_a_full_model_is_told_once(con
     last = max(step for step in range(1, 3000) if control.schedule.densifies_after(step))
     progress = _progress()
     stage = control_density(control, _stage(last), progress)
-    assert stage.num_slots == 40 and stage.num_without_room == 3 and done == ["densify"]
+    assert stage.num_slots == 40 and stage.num_without_room == 3
+    assert done == [f"look at 0, {last + number}" for number in range(8)] + ["densify"]
     room, full = _messages(progress)
     assert "surfels a block instead of 8" in room and "the model is full" in full
     again = _progress()
@@ -113,9 +124,12 @@ def test_arrays_grow_before_they_are_densified_and_a_full_model_is_told_once(con
     assert stage.num_without_room == 6 and not _messages(again)
 
 
-def test_todays_strategy_is_the_default_and_others_are_refused_by_name():
-    assert strategy_of(DensitySettings()) is density.STRATEGY
-    with pytest.raises(InputError, match="config.density.strategy: expected adaptive, got 'luck'"):
+def test_strategies_by_name_and_others_are_refused():
+    assert strategy_of(DensitySettings()) is error_growth.STRATEGY
+    assert strategy_of(DensitySettings(strategy="adaptive")) is density.STRATEGY
+    with pytest.raises(
+        InputError, match="density.strategy: expected adaptive or error, got 'luck'"
+    ):
         strategy_of(DensitySettings(strategy="luck"))
 
 
@@ -123,8 +137,8 @@ def test_a_config_from_before_there_were_strategies_still_fits(tmp_path):
     path = tmp_path / "config.json"
     settings_file.save(Settings(), path)
     text = path.read_text(encoding="utf-8")
-    assert '"strategy": "adaptive"' in text
-    path.write_text(text.replace('"strategy": "adaptive",', ""), encoding="utf-8")
+    assert '"strategy": "error"' in text
+    path.write_text(text.replace('"strategy": "error",', ""), encoding="utf-8")
     assert settings_file.load(path) == Settings()
 
 
@@ -132,7 +146,7 @@ def test_a_strategy_of_another_kind_runs_through_state_and_steps(monkeypatch):
     def init_stats(num_slots):
         return {"seen": jnp.zeros(num_slots)}
 
-    def drop_all(params, opt_state, alive, stats, key, settings, prunes_large, budget, length):
+    def drop_all(params, opt_state, alive, stats, order, settings):
         zero = jnp.int32(0)
         report = DensityReport(zero, zero, alive.sum(dtype=jnp.int32), zero, zero)
         return params, opt_state, jnp.zeros_like(alive), stats, report

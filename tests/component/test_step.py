@@ -17,11 +17,12 @@ from cosurfgs_jax.settings import (
     TrainSettings,
 )
 from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.density_steps import DensifyOrder
 from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.partitioned_scene import Photographs
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder
 from cosurfgs_jax.training.state import abstract_state, empty_state
-from cosurfgs_jax.training.step import Batch, DensifyOrder, StepShape
+from cosurfgs_jax.training.step import Batch, StepShape
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,9 @@ def test_the_abstract_state_has_the_shapes_of_the_real_one(partitioned):
 
 def test_densification_keeps_to_its_budget(partitioned):
     settings = _settings(
-        density=DensitySettings(gradient_threshold=1e-12, absolute_gradient_threshold=1e-12)
+        density=DensitySettings(
+            strategy="adaptive", gradient_threshold=1e-12, absolute_gradient_threshold=1e-12
+        )
     )
     steps = compile_blocks(settings, LAYOUT)
     state = _first_state(partitioned, settings)
@@ -207,7 +210,10 @@ def test_densification_keeps_to_its_budget(partitioned):
 
 def test_nothing_is_added_outside_of_the_corners(partitioned):
     density = DensitySettings(  # clones, which stay where their parents are
-        gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, split_scale=1e3
+        strategy="adaptive",
+        gradient_threshold=1e-12,
+        absolute_gradient_threshold=1e-12,
+        split_scale=1e3,
     )
     settings = _settings(density=density)
     steps = compile_blocks(settings, LAYOUT)
@@ -234,7 +240,10 @@ def test_nothing_is_added_outside_of_the_corners(partitioned):
 
 def test_densification_draws_by_seed_block_and_step(partitioned):
     density = DensitySettings(
-        gradient_threshold=1e-12, absolute_gradient_threshold=1e-12, split_scale=1e-6
+        strategy="adaptive",
+        gradient_threshold=1e-12,
+        absolute_gradient_threshold=1e-12,
+        split_scale=1e-6,
     )
     settings = _settings(density=density)
     drawn = []
