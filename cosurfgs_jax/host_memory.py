@@ -18,11 +18,18 @@ from pathlib import Path
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
+_DEFAULT_TRIM_BYTES = 2**17
+_OWN_PAGES_BYTES = 2**20  # buffers of so many bytes have pages of their own
+_MOST_OF_THEM = 2**16
 _LIMITS = ("memory.max", "memory.limit_in_bytes")  # of a container, in the folder of its group
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
+_MACHINE = Path("/proc/meminfo")
+_OWN_STATUS = Path("/proc/self/status")
+_OWN_LIMITS = {"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}
 
 
 def keep_freed() -> None:
@@ -32,6 +39,18 @@ def keep_freed() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_ARENA_MAX, 1)  # arenas of threads are returned as soon as they are empty
+
+
+def give_back_at_once() -> None:
+    """Undoes `keep_freed` for what is allocated from now on: buffers go back to the system when
+    they are freed, and leave no pieces between what lives.
+    """
+    mallopt = _of_glibc("mallopt")
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
+        mallopt(_M_MMAP_MAX, _MOST_OF_THEM)
+        give_back_freed()
 
 
 def give_back_freed() -> None:
@@ -44,12 +63,29 @@ def give_back_freed() -> None:
 
 
 def limit_bytes() -> int:
-    """The most memory that processes here can have: that of the machine with what it may swap, or
-    the limit of the container. Where the system does not say, a number that is never reached.
+    """The most memory that this process can have: that of the machine with what it may swap, the
+    limit of the container, or its own. Where the system does not say, a number that is never
+    reached.
     """
     found = _physical_bytes() + (_meminfo("SwapTotal") or 0)
-    limit = container_limit()
-    return min(found, limit or found)
+    limits = (container_limit(), own_limit())
+    return min([found, *(limit for limit in limits if limit is not None)])
+
+
+def own_limit() -> int | None:
+    """What the limits of this process alone (`ulimit -v`, `ulimit -d`) let it have in memory: what
+    it has now, and what they leave. None where there are none, or the system does not say.
+
+    They count what is reserved, stacks of threads too: 0.5 GiB more than is used, once JAX has
+    started. Ask after that.
+    """
+    left = []
+    for name, kind in _OWN_LIMITS.items():
+        soft, _ = resource.getrlimit(kind)
+        reserved = _listed(_OWN_STATUS, name)
+        if soft != resource.RLIM_INFINITY and reserved is not None:
+            left.append(max(0, soft - reserved))
+    return resident_bytes() + min(left) if left else None
 
 
 def certain_limit() -> int | None:
@@ -108,8 +144,13 @@ def available_memory() -> int | None:
 
 
 def _meminfo(name: str) -> int | None:
+    return _listed(_MACHINE, name)
+
+
+def _listed(path: Path, name: str) -> int | None:
+    """Bytes that a table of the system has under a name; None where it has none."""
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):

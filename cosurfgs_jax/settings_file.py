@@ -4,11 +4,12 @@ workdir. No JAX here.
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
@@ -18,6 +19,7 @@ from cosurfgs_jax.workdir import Workdir
 # Settings of how a run is logged, saved and cached, or of what follows it: they never change the
 # trained model. The data may move: its content is checked (`training.saved_meta.check_identity`).
 FREE_TO_CHANGE = (
+    "train.make_do",
     "train.checkpoint_every",
     "train.keep_moments",
     "train.log_every",
@@ -56,6 +58,12 @@ def leaves(settings: Any) -> Iterator[tuple[str, type, Any]]:
     """Dotted name, type and value of every setting below a dataclass instance."""
     for name, field, value in _declared(settings):
         yield name, type_of(field), value
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    """The value of one setting by its dotted name."""
+    check_name(name)
+    return functools.reduce(getattr, name.split("."), settings)
 
 
 def kind_words(kind: type) -> str:
@@ -190,6 +198,44 @@ def _fill(settings: Settings, content: Any, prefix: str) -> None:
 def save(settings: Settings, path: Path | str) -> None:
     """Writes settings as JSON, atomically."""
     files.write_json(path, {"format": _FORMAT, **dataclasses.asdict(settings)})
+
+
+class GivenUp(NamedTuple):
+    """A setting of which a run has another value than it was asked for: memory would not do."""
+
+    name: str
+    asked: Any
+    used: Any
+
+
+def read_given_up(workdir: Workdir) -> list[GivenUp]:
+    """What a run has given up for lack of memory, from its workdir; empty without the file.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = workdir.given_up
+    if not path.exists():
+        return []
+    try:
+        rows = [GivenUp(**row) for row in files.read_json_object(path)["settings"]]
+        check(with_given_up(Settings(), rows))
+    except (KeyError, TypeError, InputError) as error:
+        raise InputError(
+            f"{path}: expected settings with the values that were asked for and that are used, got "
+            f"{error!s:.200}; use a copy of the file, or another --workdir"
+        ) from error
+    return rows
+
+
+def with_given_up(settings: Settings, rows: Sequence[GivenUp]) -> Settings:
+    """The settings with the values that a run uses; the given ones stay as they are."""
+    for row in rows:
+        check_name(row.name)
+        group, _, field = row.name.partition(".")
+        part = dataclasses.replace(getattr(settings, group), **{field: row.used})
+        settings = dataclasses.replace(settings, **{group: part})
+    return settings
 
 
 def with_absolute_paths(settings: Settings) -> Settings:

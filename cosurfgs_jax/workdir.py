@@ -5,6 +5,7 @@ No other module spells a name of this table.
 | file or folder                                    | content                                      |
 |---------------------------------------------------|----------------------------------------------|
 | `config.json`                                     | settings of the run                          |
+| `given_up.json`                                   | settings changed for lack of memory, if any  |
 | `geo.json`                                        | place of the dataset on the map, if known    |
 | `plan.json`                                       | blocks and stages of the run, and their steps|
 | `partition.json`                                  | cells of the blocks, and their fingerprint   |
@@ -29,8 +30,7 @@ No other module spells a name of this table.
 | `export/`                                         | exported formats                             |
 | `renders/`                                        | pictures that `render` writes                |
 | `report.html`                                     | report                                       |
-| `blocks/<number>/`                                | a block that a job of its own trains: config,|
-|                                                   | plan, checkpoints and curves, as above       |
+| `blocks/<number>/`                                | a block that a job of its own trains         |
 | `shards/<what>/<i>-of-<n>/`                       | parts of outputs (`shard_folders`)           |
 | `logs/<job>.log`                                  | what the jobs of `launch` print              |
 | `.locks/`                                         | who writes here now (`Workdir.writing`)      |
@@ -49,18 +49,15 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.locks import Output
 
 METRICS_FORMAT = 1
-# Folders of pictures below `Workdir.test`.
-RENDERS = "renders"
+RENDERS = "renders"  # this and the next three: folders of pictures below `Workdir.test`
 PHOTOGRAPHS = "gt"
 DEPTHS = "depth"
 NORMALS = "normal"
 TEST_NAMES = "views.json"  # beside them: picture name -> photograph
-
 UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _HISTORY = re.compile(r"history(?:\.(\d+))?\.jsonl")
 _POINT_CLOUD = re.compile(r"iteration_(\d+)")
 _TEST = re.compile(r"ours_(\d+)")
-
 
 TRAINING = Output("training", "a training run", "a job that trains single blocks")
 BLOCK = Output("training", "the training of this block")  # in the block's folder
@@ -87,6 +84,11 @@ class Workdir:
     def config(self) -> Path:
         """Settings of the run."""
         return self.root / "config.json"
+
+    @property
+    def given_up(self) -> Path:
+        """Settings that have other values than in `config`, for lack of memory; mostly missing."""
+        return self.root / "given_up.json"
 
     @property
     def geo(self) -> Path:
@@ -164,8 +166,7 @@ class Workdir:
 
     def history(self, process: int = 0) -> Path:
         """Curves that a process writes."""
-        name = f"history.{process}.jsonl" if process else "history.jsonl"
-        return self.root / name
+        return self.root / (f"history.{process}.jsonl" if process else "history.jsonl")
 
     def histories(self) -> dict[int, Path]:
         """Number of a process -> its existing file of curves, in order."""

@@ -4,7 +4,7 @@ that certainly cannot fit.
 
 import logging
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -15,6 +15,7 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.course import Course
 from cosurfgs_jax.training.device_cache import shelf_bytes
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
 from cosurfgs_jax.workdir import Workdir
@@ -33,26 +34,44 @@ def shown_bytes(num_bytes: float) -> str:
     return f"{num_bytes / 2**20:.0f} MiB"
 
 
-def announce(
-    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, layout: Layout
-) -> None:
-    """Logs what a run will need.
+class Estimate(NamedTuple):
+    """What a run needs by arithmetic, and what there is."""
+
+    course: Course
+    sizes: needs.Sizes
+    host: peaks.Peak  # of this process
+    device: peaks.Peak
+    host_limit: int
+    device_limit: int | None  # None: not known, or the host's
+    is_device_memory: bool  # the devices' memory is the host's
+
+    @property
+    def times(self) -> float:
+        """How many times what there is the run needs."""
+        found = self.host.num_bytes / max(self.host_limit, 1)
+        if self.device_limit is not None:
+            found = max(found, self.device.num_bytes / max(self.device_limit, 1))
+        return found
+
+    @property
+    def words(self) -> str:
+        """Both, for people."""
+        words = f"{shown_bytes(self.host.num_bytes)} of {shown_bytes(self.host_limit)}"
+        if self.device_limit is not None:
+            wanted = shown_bytes(self.device.num_bytes)
+            words += f", of a device {wanted} of {shown_bytes(self.device_limit)}"
+        return words
+
+
+def estimate(settings: Settings, partitioned: PartitionedScene, layout: Layout) -> Estimate:
+    """What a run needs.
 
     Args:
-        settings, workdir, partitioned, layout: of the run.
-    Raises:
-        InputError: its arrays alone are more than a device, or the machine, has; with the setting
-            to change.
+        settings, partitioned, layout: of the run.
     """
     course = needs.training_course(settings, partitioned)
     sizes = needs.sizes_of(settings, partitioned, layout.num_devices, course)
     own = layout.mesh.devices.flat[layout.local_devices[0]]
-    device_limit = (own.memory_stats() or {}).get("bytes_limit")
-    # What goes on has its later stages before it, and what takes over blocks of their own jobs has
-    # trained them elsewhere: both hold less.
-    if not (workdir.has_begun() or workdir.blocks()):
-        _check_everywhere(sizes, len(layout.local_blocks), device_limit, own.platform == "cpu")
-    stages = stages_of(settings, partitioned.partition)
     process = peaks.Process(
         base=_BASE_BYTES + _PROGRAM_BYTES * needs.num_programs(course),
         compiling=_COMPILING_BYTES,
@@ -68,8 +87,36 @@ def announce(
     here = sizes._replace(
         num_blocks=max(len(layout.local_blocks), 1), num_devices=len(layout.local_devices)
     )
-    host = peaks.host_peak(here, programs, held, settings)
-    device = peaks.device_peak(sizes, programs, held, settings)
+    return Estimate(
+        course=course,
+        sizes=sizes,
+        host=peaks.host_peak(here, programs, held, settings),
+        device=peaks.device_peak(sizes, programs, held, settings),
+        host_limit=host_memory.limit_bytes(),
+        device_limit=(own.memory_stats() or {}).get("bytes_limit"),
+        is_device_memory=own.platform == "cpu",
+    )
+
+
+def announce(
+    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, layout: Layout
+) -> None:
+    """Logs what a run will need.
+
+    Args:
+        settings, workdir, partitioned, layout: of the run.
+    Raises:
+        InputError: its arrays alone are more than a device, or the machine, has; with the setting
+            to change.
+    """
+    found = estimate(settings, partitioned, layout)
+    sizes = found.sizes
+    device_limit = found.device_limit
+    # What goes on has its later stages before it, and what takes over blocks of their own jobs has
+    # trained them elsewhere: both hold less.
+    if not (workdir.has_begun() or workdir.blocks()):
+        _check_everywhere(sizes, len(layout.local_blocks), device_limit, found.is_device_memory)
+    stages = stages_of(settings, partitioned.partition)
     disk = sum(needs.disk_bytes(sizes, settings, partitioned).values())
     _log.info(
         "stages: %s; at most %d surfels a block (`cosurfgs plan` with the same flags says how long "
@@ -77,14 +124,13 @@ def announce(
         ", ".join(f"{spec.name} {spec.num_steps(settings)} steps" for spec in stages),
         max(block.capacity for block in partitioned.blocks),
     )
-    words = f"about {shown_bytes(host.num_bytes)} of {shown_bytes(host_memory.limit_bytes())}"
-    if device_limit is not None:
-        words += f", of a device {shown_bytes(device.num_bytes)} of {shown_bytes(device_limit)}"
     free = shutil.disk_usage(workdir.root).free
-    _log.info("memory: %s; disk: about %s of %s", words, shown_bytes(disk), shown_bytes(free))
-    _warn(host.num_bytes, host_memory.limit_bytes(), "process", "data.host_memory_mb")
+    _log.info(
+        "memory: about %s; disk: about %s of %s", found.words, shown_bytes(disk), shown_bytes(free)
+    )
+    _warn(found.host.num_bytes, found.host_limit, "process", "data.host_memory_mb")
     if device_limit is not None:
-        _warn(device.num_bytes, device_limit, "device", "data.device_memory_mb")
+        _warn(found.device.num_bytes, device_limit, "device", "data.device_memory_mb")
 
 
 def _check_everywhere(sizes: needs.Sizes, *arguments: Any) -> None:

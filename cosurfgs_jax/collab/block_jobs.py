@@ -246,6 +246,7 @@ def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) 
     folders = [workdir.block(number) for number in numbers]
     if are_first or not workdir.config.exists():
         folders.append(workdir)
+        workdir.given_up.unlink(missing_ok=True)  # of a run that has not saved a step
     for folder in folders:
         settings_file.save(settings, folder.made_with)
         settings_file.save(settings, folder.config)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cosurfgs_jax import host_memory, settings_file
+from cosurfgs_jax.collab import concessions
 from cosurfgs_jax.collab.adopted_blocks import (
     adopt_stage,
     adopts_blocks,
@@ -83,6 +84,8 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
     if workdir.is_complete(num_steps):
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
         return
+    asked = settings
+    settings, partitioned, given_up = concessions.make_do(settings, workdir, partitioned, layout)
     announce(settings, workdir, partitioned, layout)
     with (
         StopRequest() as stop,
@@ -93,8 +96,9 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         check_photographs(run)
         config = b""
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds
-            settings_file.save(settings, workdir.made_with)
-            settings_file.save(settings, workdir.config)
+            settings_file.save(asked, workdir.made_with)
+            settings_file.save(asked, workdir.config)
+            concessions.note(given_up, workdir)
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")

@@ -262,7 +262,7 @@ def depth_tables(given: ReportInput) -> str:
 
 
 def settings_table(given: ReportInput) -> str:
-    """Settings that differ from their defaults."""
+    """Settings that differ from their defaults, and what was given up for lack of memory."""
     path = given.workdir.config
     if not path.exists():
         return ""
@@ -272,6 +272,14 @@ def settings_table(given: ReportInput) -> str:
         for name, _, value in settings_file.leaves(settings_file.load(path))
         if value != defaults.get(name)
     ]
-    if not changed:
-        return "<p>All settings have their defaults.</p>"
-    return page.table(["setting", "value", "default"], changed, "words")
+    text = "<p>All settings have their defaults.</p>"
+    if changed:
+        text = page.table(["setting", "value", "default"], changed, "words")
+    given_up = [
+        [f"config.{row.name}", repr(row.used), repr(row.asked)]
+        for row in settings_file.read_given_up(given.workdir)
+    ]
+    if given_up:
+        header = ["given up for lack of memory", "used", "asked for"]
+        text += page.table(header, given_up, "words")
+    return text

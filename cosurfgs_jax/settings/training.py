@@ -265,6 +265,11 @@ class TrainSettings(SettingsGroup, name="train"):
         "Where steps begin to draw all pixels, as a fraction of train.steps.",
         fraction("a fraction of the steps, 0 to 1"),
     )
+    make_do: bool = setting(
+        True,
+        "Whether settings are changed before the first step where memory would not suffice, with a "
+        "line for each; else there is only a warning.",
+    )
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", at_least(1))
     keep_moments: bool = setting(
         False,

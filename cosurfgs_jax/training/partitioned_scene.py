@@ -103,6 +103,24 @@ class PartitionedScene(NamedTuple):
         is_enough = drawn >= _MIN_PIXELS_A_SURFEL * num_surfels
         return _DILATION if num_pixels >= _MIN_DILATED_PIXELS and is_enough else 1
 
+    def whole_capacity(self) -> int:
+        """The largest `surfels.capacity` with which no block may have more surfels than now."""
+        whole = _natural_capacity(self.scene, self.scene.train_views)
+        found = [
+            block.capacity / (_fraction(_natural_capacity(self.scene, block.views), whole) or 1.0)
+            for block in self.blocks
+        ]
+        return max(1, int(min(found)))
+
+    def with_capacity(self, settings: Settings) -> "PartitionedScene":
+        """The same place, its blocks with the surfels that other settings give them.
+
+        Args:
+            settings: they differ from those of this place in `surfels.capacity` at most.
+        """
+        blocks = _plan_blocks(self.scene, self.frame, self.partition, settings)
+        return self._replace(blocks=blocks)
+
     def fingerprint(self) -> str:
         """Changes when names, cameras, image sizes or points change."""
         digest = hashlib.sha256("\n".join(self.scene.image_names).encode())
@@ -170,6 +188,11 @@ def _natural_capacity(scene: Scene, views: np.ndarray) -> int:
     return int(surface_pixels(scene, views) / _PIXELS_PER_SURFEL)
 
 
+def _fraction(natural: int, whole: int) -> float:
+    """Of the place, that the photographs of a block show."""
+    return min(1.0, natural / max(whole, 1))
+
+
 def _plan_blocks(
     scene: Scene, frame: SceneFrame, partition: Partition, settings: Settings
 ) -> list[Block]:
@@ -183,7 +206,7 @@ def _plan_blocks(
         if (
             settings.surfels.capacity
         ):  # of the whole model: a block gets the fraction that its photographs show of the place
-            capacity = max(1, round(settings.surfels.capacity * min(1.0, capacity / max(whole, 1))))
+            capacity = max(1, round(settings.surfels.capacity * _fraction(capacity, whole)))
         else:
             capacity = min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)
         points = _first_points(partition, points_world, number, settings)

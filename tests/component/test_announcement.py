@@ -7,12 +7,22 @@ import pytest
 from blocks_case import PHOTOMETRIC, TOWN
 from scenes import town_place
 
-from cosurfgs_jax import host_memory
+from cosurfgs_jax import host_memory, settings_file
+from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.collab.announcement import announce
 from cosurfgs_jax.collab.needs import disk_bytes, sizes_of, training_course
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import LmcSettings, MasSettings, SurfelSettings, TrainSettings
+from cosurfgs_jax.report.section import ReportInput
+from cosurfgs_jax.report.tables import settings_table
+from cosurfgs_jax.settings import (
+    DensitySettings,
+    LmcSettings,
+    MasSettings,
+    SurfelSettings,
+    TrainSettings,
+)
+from cosurfgs_jax.settings_file import GivenUp
 from cosurfgs_jax.workdir import Workdir
 
 
@@ -49,6 +59,56 @@ def test_more_than_the_machine_has_is_a_warning_or_a_refusal(place, tmp_path, mo
     announce(PHOTOMETRIC, begun, partitioned, layout)  # it may go on with less
     with pytest.raises(InputError, match="capacity: expected what fits into"):
         announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+
+
+def test_a_run_takes_what_is_given_up_and_its_workdir_what_was_asked_for(
+    place, tmp_path, monkeypatch
+):
+    runs = []
+    monkeypatch.setattr(
+        pipeline, "open_in_all_processes", lambda asked, _: place[0].with_capacity(asked)
+    )
+    monkeypatch.setattr(pipeline, "run_stages", runs.append)
+    monkeypatch.setattr(pipeline, "write_merged", lambda *_: None)
+    monkeypatch.setattr(host_memory, "give_back_at_once", lambda: None)
+    workdir = Workdir(tmp_path)
+    settings = dataclasses.replace(
+        PHOTOMETRIC,
+        surfels=SurfelSettings(sh_degree=3, capacity=500_000),
+        density=DensitySettings(),
+        train=TrainSettings(steps=100),
+    )
+    monkeypatch.setattr(host_memory, "limit_bytes", lambda: 2**50)
+    pipeline.train(settings, workdir)
+    assert runs[-1].settings == settings and not workdir.given_up.exists()
+    monkeypatch.setattr(host_memory, "limit_bytes", lambda: 2**31)
+    pipeline.train(settings, workdir)
+    used = runs[-1].settings.surfels.capacity
+    assert 125_000 <= used < 500_000
+    assert max(block.capacity for block in runs[-1].partitioned.blocks) <= used
+    for path in (workdir.config, workdir.made_with):
+        assert settings_file.load(path) == settings
+    rows = settings_file.read_given_up(workdir)
+    assert GivenUp("surfels.capacity", 500_000, used) in rows
+    assert settings_file.with_given_up(settings, rows) == runs[-1].settings
+    text = settings_table(ReportInput(workdir, *[None] * (len(ReportInput._fields) - 1)))
+    assert "given up for lack of memory" in text and str(used) in text
+
+
+def test_the_whole_capacity_is_what_the_blocks_have(place):
+    partitioned, _ = place
+    most = partitioned.whole_capacity()
+    blocks = {}
+    for capacity in (most, most // 2):
+        surfels = SurfelSettings(sh_degree=1, capacity=capacity)
+        settings = dataclasses.replace(PHOTOMETRIC, surfels=surfels)
+        blocks[capacity] = partitioned.with_capacity(settings).blocks
+    pairs = zip(blocks[most], partitioned.blocks, strict=True)
+    fractions = [given.capacity / own.capacity for given, own in pairs]
+    assert max(fractions) == pytest.approx(1, abs=1e-3)
+    for half, whole in zip(blocks[most // 2], blocks[most], strict=True):
+        assert half.capacity == pytest.approx(whole.capacity / 2, abs=1)
+        assert half.num_initial == whole.num_initial == len(half.points)
 
 
 def test_arrays_follow_from_the_degree_of_colours(place):
