@@ -1,11 +1,6 @@
 """What a run gives up where its memory would not suffice: settings that it changes before its first
-step.
-
-Ways that were considered: reacting while it runs (the model would depend on the moment, and no
-resumed run would end in the same bits); beginning again with less after the system has ended it
-(hours are lost); deciding before the first step, from the estimate that `train` prints anyway
-(chosen). `config.json` has what was asked for, so that the same command is the same run;
-`given_up.json` has what is used instead, and every later call goes on with that.
+step (docs/plan.md). `config.json` has what was asked for, so that the same command is the same
+run; `given_up.json` has what is used instead, and every later call goes on with that.
 """
 
 import logging
@@ -19,7 +14,6 @@ from cosurfgs_jax import files, host_memory, settings_file
 from cosurfgs_jax.collab.announcement import Estimate, estimate
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
-from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.settings_file import GivenUp
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
@@ -94,8 +88,7 @@ _SLOWER = (
     _Way(
         "density.growth_factor",
         _all_slots,
-        "arrays have all their slots from the first step on, which takes longer, and never lie in "
-        "memory beside smaller ones, with the programs of these",
+        "arrays have all their slots from the first step on, which takes longer, and never grow",
     ),
     _Way(
         "loss.remember_depth",
@@ -121,7 +114,7 @@ def make_do(
     Returns:
         Settings, the place with them, and what shapes the model, to be noted (`note`).
     Raises:
-        InputError: in every process: what was noted is damaged.
+        InputError: what was noted is damaged, or processes see another one.
     """
     begun = processes.any_process(
         processes.is_first() and bool(workdir.has_begun() or workdir.blocks())
@@ -149,13 +142,7 @@ def make_do(
 
 def _noted(workdir: Workdir) -> list[GivenUp]:
     """What the run has given up when it began, with a line for each."""
-    rows = []
-    error = None
-    try:
-        rows = settings_file.read_given_up(workdir)
-    except InputError as found:
-        error = found
-    processes.raise_of_any(error)
+    rows = settings_file.read_given_up(workdir)
     processes.check_equal(str(workdir.given_up), repr(rows), "start them again in a minute")
     for row in rows:
         _log.info(

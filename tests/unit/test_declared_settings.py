@@ -113,6 +113,7 @@ DECLARED = {
     "train.sh_degree_every": (0.03333333333333333, "(0, 1000000]"),
     "train.dilation": (0, "[0, 2]"),
     "train.dilation_stop": (0.9, "[0, 1]"),
+    "train.make_do": (True, ""),
     "train.checkpoint_every": (500, "[1, 2147483647]"),
     "train.keep_moments": (False, ""),
     "train.log_every": (50, "[1, 2147483647]"),

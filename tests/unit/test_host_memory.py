@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 
@@ -60,7 +61,11 @@ arrays = [np.ones(2**18, np.float32) for _ in range(200)]
 arrays = arrays[::20]  # 190 MiB are free, in pieces between what lives
 kept = resident()
 host_memory.give_back_freed()
-print(kept - first, resident() - first)
+left = resident()
+host_memory.give_back_at_once()
+more = [np.ones(2**23, np.float32) for _ in range(6)]  # larger than the pieces: 192 MiB
+del more[:-1]
+print(kept - first, left - first, resident() - left)
 """
 
 
@@ -69,8 +74,9 @@ def test_pieces_between_what_lives_are_given_back():
     done = subprocess.run(
         [sys.executable, "-c", _FRAGMENT], capture_output=True, text=True, check=True
     )
-    kept, left = map(int, done.stdout.split())
+    kept, left, later = map(int, done.stdout.split())
     assert kept > 180 and left < 60
+    assert later < 50, "from then on, what is freed goes back at once"
 
 
 @pytest.mark.parametrize(
@@ -117,3 +123,21 @@ def test_a_peak_can_begin_anew():
     assert host_memory.peak_bytes() - before > 60 * 2**20
     assert host_memory.reset_peak()
     assert host_memory.peak_bytes() - before < 40 * 2**20
+
+
+def test_limits_of_the_process_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_memory, "_OWN_STATUS", tmp_path / "status")
+    (tmp_path / "status").write_text("VmSize:\t 3000 kB\nVmData:\t 1000 kB\nName:\tü\n")
+    limits = dict.fromkeys(host_memory._OWN_LIMITS.values(), resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[kind], 0))
+    monkeypatch.setattr(host_memory, "_LATER_STACKS_BYTES", 100 * 1024)
+    monkeypatch.setattr(host_memory, "resident_bytes", lambda: 500 * 1024)
+    assert host_memory.own_limit() is None
+    limits[resource.RLIMIT_AS] = 3700 * 1024
+    assert host_memory.own_limit() == host_memory.limit_bytes() == 1100 * 1024
+    limits[resource.RLIMIT_DATA] = 1600 * 1024  # less is left of it
+    assert host_memory.own_limit() == 1000 * 1024
+    limits[resource.RLIMIT_DATA] = 10  # more is reserved than it allows from now on
+    assert host_memory.own_limit() == 400 * 1024
+    (tmp_path / "status").unlink()
+    assert host_memory.own_limit() is None
