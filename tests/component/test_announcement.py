@@ -81,7 +81,7 @@ def test_a_run_takes_what_is_given_up_and_its_workdir_what_was_asked_for(
     monkeypatch.setattr(host_memory, "limit_bytes", lambda: 2**50)
     pipeline.train(settings, workdir)
     assert runs[-1].settings == settings and not workdir.given_up.exists()
-    monkeypatch.setattr(host_memory, "limit_bytes", lambda: 2**31)
+    monkeypatch.setattr(host_memory, "limit_bytes", lambda: 2**30)
     pipeline.train(settings, workdir)
     used = runs[-1].settings.surfels.capacity
     assert 125_000 <= used < 500_000

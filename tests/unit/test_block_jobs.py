@@ -129,8 +129,9 @@ def test_a_job_that_saved_nothing_binds_nobody_afterwards(settings, workdir):
     with _at_work(settings, workdir, 1):
         pass
     other = _others(settings)
+    workdir.given_up.write_text("of a run that was stopped before its first saved step")
     block_jobs.bind_settings(other, workdir, [2])
-    assert settings_file.load(workdir.config) == other
+    assert settings_file.load(workdir.config) == other and not workdir.given_up.exists()
     _save_step(workdir.block(2), "device", 10)
     with pytest.raises(InputError, match=r"config.optim.quats: .*blocks/2 was made with 0.5"):
         block_jobs.bind_settings(settings, workdir, [1])
