@@ -35,7 +35,8 @@ from cosurfgs_jax.collab.finished_stages import trainable
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout, sharded
 from cosurfgs_jax.losses.photometric import PhotometricWeights, photometric_losses
-from cosurfgs_jax.model import density, initialize, optim
+from cosurfgs_jax.model import initialize, optim
+from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.native import ffi
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import loop
@@ -253,7 +254,7 @@ def measure(case: Case, state, images) -> dict[str, float]:
     own, photo = jax.tree.map(jnp.asarray, case.layout.get((state, photo), 0))
     parts["loss"] = measure_loss(case, photo)
     parts["optimiser"], (params, optimizer) = measure_optimizer(case, own)
-    stats = density.init_stats(own.alive.size)
+    stats = strategy_of(settings.density).init_stats(own.alive.size)
     own = with_surfels(own, params, optimizer, own.alive, stats)
     parts["density control, once"] = measure_density_control(case, steps, own)
     every = max(1, round(settings.density.every * settings.train.steps))

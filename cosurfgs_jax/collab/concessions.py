@@ -40,7 +40,7 @@ class _Way(NamedTuple):
     """A setting that may be changed."""
 
     name: str
-    values: Callable[[Needed], Sequence[Any]]  # others than it has, the mildest first
+    values: Callable[[Needed], Sequence[Any]]  # to try, the mildest first
     words: str  # what is given up
 
 
@@ -116,22 +116,26 @@ def make_do(
     Raises:
         InputError: what was noted is damaged, or processes see another one.
     """
-    begun = processes.any_process(
-        processes.is_first() and bool(workdir.has_begun() or workdir.blocks())
-    )
+    begun = processes.any_process(processes.is_first() and workdir.has_begun())
     given_up = []
+    asked = now = _needed(settings, partitioned, layout)
     if begun:
         given_up = _noted(workdir)
     if given_up:
         settings = settings_file.with_given_up(settings, given_up)
-        partitioned = partitioned.with_capacity(settings)
+        if any(row.name == _SURFELS.name for row in given_up):
+            partitioned = partitioned.with_capacity(settings)
+        now = _needed(settings, partitioned, layout)
     if not settings.train.make_do:
         return settings, partitioned, given_up
-    now = _needed(settings, partitioned, layout)
-    if now.times > 1:
-        host_memory.give_back_at_once()
-        _log.warning("memory: freed memory goes back to the system at once: steps take longer")
-        now, _ = _give_up(now, _FREE, layout)
+    # By what was asked for: a later call, too, fits only with freed memory given back.
+    if asked.times > 1:
+        if asked.found.host.num_bytes > asked.found.host_limit:
+            host_memory.give_back_at_once()
+            _log.warning("memory: freed memory goes back to the system at once: steps take longer")
+        rows = [None]
+        while rows:  # what one of them brings may be seen after another one alone
+            now, rows = _give_up(now, _FREE, layout)
         ways = _SLOWER
         if now.times > 1 + _ERROR:
             ways = (*_SLOWER, _SURFELS)
@@ -211,6 +215,8 @@ def _lowered(now: Needed, way: _Way, layout: Layout) -> tuple[Needed, GivenUp | 
 
 
 def _say(before: Needed, after: Needed, way: _Way, row: GivenUp) -> None:
+    if row.used == row.asked:  # in another process it changes
+        return
     _log.warning(
         "memory: config.%s=%s instead of %s: %s. It needs about %s with the old value, %s with the "
         "new one; more memory, or --config.train.make_do=false, keeps the old one",

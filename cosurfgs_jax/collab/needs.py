@@ -33,7 +33,7 @@ _PICTURE_BYTES = 1.0  # of a pixel of a picture as PNG
 _NUM_PICTURES = 6  # of a test view, by `train` and `evaluate` together
 _TOWN_BYTES = 12  # of a pixel of the generated photographs, with their exact geometry
 _STATE_OF_MODEL = 3  # a state is three times a model: with two moments
-_PROGRAMS_A_SIZE = 3  # of arrays: density control, catching up, moving
+_PROGRAMS_A_SIZE = 4  # of arrays: looks, density control, catching up, moving
 _OTHER_PROGRAMS = 3  # second views, pictures, scores
 
 

@@ -149,7 +149,8 @@ class DensitySettings(SettingsGroup, name="density"):
     )
     gradient_threshold: float = setting(
         2e-4,
-        "Mean norm of the screen gradient above which a surfel grows; loss per image half-width.",
+        'Mean norm of the screen gradient above which a surfel grows with "adaptive"; loss per '
+        'image half-width. For "error" its ratio to the next one counts alone.',
         positive(),
     )
     absolute_gradient_threshold: float = setting(

@@ -6,6 +6,7 @@ The arrays of the stage that is given are used up.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from cosurfgs_jax.distributed.layout import Layout
@@ -29,8 +30,6 @@ class DensityControl(NamedTuple):
     settings: Settings
     schedule: Schedule
     steps: BlockSteps
-    # (row, finished steps) -> the PackedBatch of the pixels to look at
-    deliver: Callable[[int, int], PackedBatch]
 
     def budget(self, block: Block, step: int) -> int:
         """How many surfels a block may have after this step."""
@@ -46,13 +45,25 @@ class DensityControl(NamedTuple):
         return low.astype(np.float32), high.astype(np.float32)
 
 
-def control_density(control: DensityControl, stage: StageState, progress: Progress) -> StageState:
-    """Does what is due after the stage's step, if anything is."""
+def control_density(
+    control: DensityControl,
+    stage: StageState,
+    progress: Progress,
+    deliver: Callable[[int, int], PackedBatch],
+) -> StageState:
+    """Does what is due after the stage's step, if anything is.
+
+    Args:
+        control, stage: the arrays of the stage are used up where something is due.
+        progress: for messages.
+        deliver: (row, finished steps) -> the pixels that a density strategy looks at. Not kept: a
+            trainer that held itself by it would keep the devices' memory beyond the stage.
+    """
     step = stage.step
     schedule = control.schedule
     if schedule.densifies_after(step):
         stage = make_room(control, stage, progress)
-        stage = look(control, stage)
+        stage = look(control, stage, deliver)
         stage = densify(control, stage, progress)
     if schedule.trims_after(step):
         stage = trim(control, stage, progress)
@@ -81,14 +92,19 @@ def looks_after(schedule: Schedule, settings: Settings, step: int) -> bool:
     return schedule.densifies_after(step) and strategy_of(settings.density).look is not None
 
 
-def look(control: DensityControl, stage: StageState) -> StageState:
-    """Shows the density strategy the photographs of the next steps, if it wants to see some."""
+def look(
+    control: DensityControl, stage: StageState, deliver: Callable[[int, int], PackedBatch]
+) -> StageState:
+    """Shows the density strategy the photographs of the next steps, if it wants to see some; see
+    `control_density`.
+    """
     if not looks_after(control.schedule, control.settings, stage.step):
         return stage
     states = []
     for row, state in enumerate(stage.states):
         for step in range(stage.step, stage.step + control.settings.density.error_views):
-            state = control.steps.look(state, control.deliver(row, step))
+            state = control.steps.look(state, deliver(row, step))
+            jax.block_until_ready(state.alive)  # one photograph at a time on the devices
         states.append(state)
     return stage._replace(states=states)
 

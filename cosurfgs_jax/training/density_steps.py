@@ -84,15 +84,14 @@ def densify_step(
         state.stats,
     )
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), 2), order.block)
+    slots = (state.params, state.optimizer, state.alive)
     *slots, report = strategy_of(settings.density).densify(
-        state.params,
-        state.optimizer,
-        state.alive,
+        *slots,
         stats,
-        order=DensityRound(
+        DensityRound(
             jax.random.fold_in(key, order.step), order.prunes_large, order.budget, state.length
         ),
-        settings=settings.density,
+        settings.density,
     )
     return with_surfels(state, *slots), report
 

@@ -113,12 +113,14 @@ class PartitionedScene(NamedTuple):
         return max(1, int(min(found)))
 
     def with_capacity(self, settings: Settings) -> "PartitionedScene":
-        """The same place, its blocks with the surfels that other settings give them.
-
-        Args:
-            settings: they differ from those of this place in `surfels.capacity` at most.
+        """The same place, its blocks with the surfels that another `surfels.capacity` gives them.
+        They start from the same points.
         """
-        blocks = _plan_blocks(self.scene, self.frame, self.partition, settings)
+        capacities = _capacities(self.scene, self.partition, settings)
+        blocks = [
+            block._replace(capacity=capacity, num_initial=min(len(block.points), capacity))
+            for block, capacity in zip(self.blocks, capacities, strict=True)
+        ]
         return self._replace(blocks=blocks)
 
     def fingerprint(self) -> str:
@@ -193,22 +195,23 @@ def _fraction(natural: int, whole: int) -> float:
     return min(1.0, natural / max(whole, 1))
 
 
+def _capacities(scene: Scene, partition: Partition, settings: Settings) -> list[int]:
+    """The most surfels of each block."""
+    natural = [_natural_capacity(scene, views) for views in partition.views]
+    asked = settings.surfels.capacity
+    if not asked:
+        return [min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY) for capacity in natural]
+    # Of the whole model: a block gets the fraction that its photographs show of the place.
+    whole = _natural_capacity(scene, scene.train_views)
+    return [max(1, round(asked * _fraction(capacity, whole))) for capacity in natural]
+
+
 def _plan_blocks(
     scene: Scene, frame: SceneFrame, partition: Partition, settings: Settings
 ) -> list[Block]:
     points_world = frame.to_world(scene.cloud.points)
-    whole = 1
-    if settings.surfels.capacity:
-        whole = _natural_capacity(scene, scene.train_views)
     blocks = []
-    for number in range(partition.num_blocks):
-        capacity = _natural_capacity(scene, partition.views[number])
-        if (
-            settings.surfels.capacity
-        ):  # of the whole model: a block gets the fraction that its photographs show of the place
-            capacity = max(1, round(settings.surfels.capacity * _fraction(capacity, whole)))
-        else:
-            capacity = min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)
+    for number, capacity in enumerate(_capacities(scene, partition, settings)):
         points = _first_points(partition, points_world, number, settings)
         blocks.append(
             Block(

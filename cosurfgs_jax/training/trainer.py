@@ -46,7 +46,6 @@ class Trainer:
             run.settings,
             schedule,
             self._steps,
-            self._deliver_look,
         )
         self._pace = DispatchLimit(programs_ahead(run.layout))
         self._views = BlockViews(run)
@@ -79,7 +78,7 @@ class Trainer:
         # When surfels settle must follow from the course alone: it changes the last bits of them.
         if schedule.looks_at_all_after(stage.step):
             stage = self.settled(stage)
-        stage = control_density(self._density, stage, progress)
+        stage = control_density(self._density, stage, progress, self._deliver_look)
         stage = prune_masked(self._density, stage, progress)
         test_every = self._run.settings.train.test_every
         if test_every and stage.step % test_every == 0 and stage.step < schedule.num_steps:

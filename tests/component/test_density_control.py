@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosurfgs_jax import settings_file
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.model import density, error_growth
@@ -53,6 +52,10 @@ def _messages(progress: Progress) -> list[str]:
     return progress._stream.getvalue().splitlines()
 
 
+def _deliver(row: int, step: int) -> str:
+    return f"{row}, {step}"
+
+
 @pytest.fixture
 def control():
     """A block of 8 to 40 surfels whose compiled steps only note that they ran."""
@@ -83,7 +86,6 @@ def control():
         settings,
         Schedule.from_settings(settings),
         SimpleNamespace(densify=densify, reset_opacity=reset, look=look),
-        deliver=lambda row, step: f"{row}, {step}",
     )
     return control, done
 
@@ -97,16 +99,19 @@ def test_what_is_due_is_done_and_the_stage_that_was_given_stays(control):
     control, done = control
     schedule = control.schedule
     due = next(step for step in range(1, 3000) if schedule.densifies_after(step))
-    assert control_density(control, idle := _stage(due - 1), _progress()) is idle and not done
+    assert (
+        control_density(control, idle := _stage(due - 1), _progress(), _deliver) is idle
+        and not done
+    )
     progress = _progress()
     before = _stage(1000)
-    after = control_density(control, before, progress)
+    after = control_density(control, before, progress, _deliver)
     assert schedule.densifies_after(1000) == ("densify" in done)
     assert (before.num_slots, before.num_without_room) == (8, 0)
     assert after.step == before.step and after.name == before.name
     resets = [step for step in range(1, 3000) if schedule.resets_after(step)]
     done.clear()
-    control_density(control, _stage(resets[0]), _progress())
+    control_density(control, _stage(resets[0]), _progress(), _deliver)
     assert done[-1] == "reset"
 
 
@@ -114,13 +119,13 @@ def test_arrays_grow_before_they_are_densified_and_a_full_model_is_told_once(con
     control, done = control
     last = max(step for step in range(1, 3000) if control.schedule.densifies_after(step))
     progress = _progress()
-    stage = control_density(control, _stage(last), progress)
+    stage = control_density(control, _stage(last), progress, _deliver)
     assert stage.num_slots == 40 and stage.num_without_room == 3
     assert done == [f"look at 0, {last + number}" for number in range(8)] + ["densify"]
     room, full = _messages(progress)
     assert "surfels a block instead of 8" in room and "the model is full" in full
     again = _progress()
-    stage = control_density(control, stage, again)
+    stage = control_density(control, stage, again, _deliver)
     assert stage.num_without_room == 6 and not _messages(again)
 
 
@@ -131,15 +136,6 @@ def test_strategies_by_name_and_others_are_refused():
         InputError, match="density.strategy: expected adaptive or error, got 'luck'"
     ):
         strategy_of(DensitySettings(strategy="luck"))
-
-
-def test_a_config_from_before_there_were_strategies_still_fits(tmp_path):
-    path = tmp_path / "config.json"
-    settings_file.save(Settings(), path)
-    text = path.read_text(encoding="utf-8")
-    assert '"strategy": "error"' in text
-    path.write_text(text.replace('"strategy": "error",', ""), encoding="utf-8")
-    assert settings_file.load(path) == Settings()
 
 
 def test_a_strategy_of_another_kind_runs_through_state_and_steps(monkeypatch):

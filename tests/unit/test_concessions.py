@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scenes import SMALL, town_folder
 
 from cosurfgs_jax import host_memory, settings_file
 from cosurfgs_jax.collab import concessions
@@ -12,8 +13,15 @@ from cosurfgs_jax.collab.needs import Sizes
 from cosurfgs_jax.collab.peaks import Peak
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.settings import Settings, SurfelSettings, TrainSettings
+from cosurfgs_jax.settings import (
+    DataSettings,
+    PartitionSettings,
+    Settings,
+    SurfelSettings,
+    TrainSettings,
+)
 from cosurfgs_jax.settings_file import GivenUp
+from cosurfgs_jax.training import kept_place
 from cosurfgs_jax.training.course import Course, Span
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.step import StepShape
@@ -149,6 +157,15 @@ def test_a_run_goes_on_with_what_it_began_with(make_do, tmp_path):
         assert again.data.host_memory_mb == (4096 if limit == 10_000 else 64)
 
 
+def test_what_fits_by_what_it_has_given_up_still_gives_freed_memory_back(make_do, tmp_path, caplog):
+    concessions.note(make_do(485)[2], Workdir(tmp_path))
+    begin(Workdir(tmp_path))
+    caplog.clear()
+    # 550 MiB of 600, of which the run wanted 750.
+    settings, _, _ = make_do(600)
+    assert GIVES_BACK in caplog.messages and settings.data.host_memory_mb == 100
+
+
 def test_before_a_step_is_saved_it_is_decided_anew(make_do, tmp_path):
     workdir = Workdir(tmp_path)
     concessions.note(make_do(485)[2], workdir)
@@ -159,7 +176,10 @@ def test_before_a_step_is_saved_it_is_decided_anew(make_do, tmp_path):
 
 
 def test_blocks_of_their_own_jobs_keep_their_settings(make_do, tmp_path):
-    (Workdir(tmp_path).block(1).root).mkdir(parents=True)
+    block = Workdir(tmp_path).block(1)
+    block.root.mkdir(parents=True)
+    assert make_do(300)[2], "a job that has saved nothing binds nobody"
+    begin(block)
     settings, _, given_up = make_do(300)
     assert settings.data.host_memory_mb == 64 and not given_up
     assert settings.surfels == ASKED.surfels and settings.loss == ASKED.loss
@@ -180,3 +200,21 @@ def test_a_damaged_note_is_a_sentence(tmp_path, content):
     workdir.given_up.write_text(content)
     with pytest.raises(InputError, match=r"given_up.json: expected settings with the values"):
         settings_file.read_given_up(workdir)
+
+
+def test_fewer_surfels_start_from_the_same_points(tmp_path):
+    settings = Settings(
+        data=DataSettings(path=str(town_folder(SMALL))),
+        partition=PartitionSettings(num_blocks=3, min_views=1, min_points=1),
+    )
+    fewer = dataclasses.replace(settings, surfels=SurfelSettings(capacity=900))
+    workdir = Workdir(tmp_path / "run")
+    expected = kept_place.open_place(fewer, workdir).blocks
+    read = kept_place.open_place(settings, workdir, keeps=True)
+    kept = kept_place.open_place(settings, workdir)
+    assert kept.kept_in is not None, "its points are by cells"
+    for place in (read, kept):
+        blocks = place.with_capacity(fewer).blocks
+        for block, old, other in zip(blocks, place.blocks, expected, strict=True):
+            assert (block.capacity, block.num_initial) == (other.capacity, other.num_initial)
+            assert block.points is old.points and block.num_initial < old.num_initial
