@@ -197,7 +197,7 @@ def measure_optimizer(case: Case, state) -> tuple[float, tuple]:
 
 
 def measure_density_control(case: Case, steps, state) -> float:
-    """Milliseconds of one round of density control."""
+    """Milliseconds of one round of density control, without the looks of a strategy."""
     number = case.block.number
     size = state.alive.size
     order = case.put(DensifyOrder(np.int32(number), np.int32(0), np.bool_(False), np.int32(size)))
@@ -256,9 +256,11 @@ def measure(case: Case, state, images) -> dict[str, float]:
     parts["optimiser"], (params, optimizer) = measure_optimizer(case, own)
     stats = strategy_of(settings.density).init_stats(own.alive.size)
     own = with_surfels(own, params, optimizer, own.alive, stats)
-    parts["density control, once"] = measure_density_control(case, steps, own)
+    parts["density control without looks, once"] = measure_density_control(case, steps, own)
     every = max(1, round(settings.density.every * settings.train.steps))
-    parts["density control, per step"] = parts["density control, once"] / every
+    parts["density control without looks, per step"] = (
+        parts["density control without looks, once"] / every
+    )
     photographs = Photographs(case.partitioned, images)
     view = int(case.block.views[0])
     parts["data"] = median_ms(

@@ -219,6 +219,7 @@ def test_capacities_of_blocks(monkeypatch, asked, natural, capacity):
     settings = Settings()
     settings.surfels.capacity = asked
     frame = types.SimpleNamespace(to_world=lambda points: points)
+    monkeypatch.setattr(partitioned_scene, "_capacities", unchecked(partitioned_scene._capacities))
     (block,) = unchecked(partitioned_scene._plan_blocks)(scene, frame, partition, settings)
     assert (block.capacity, block.num_initial, block.length) == (capacity, min(30, capacity), 2.0)
 
