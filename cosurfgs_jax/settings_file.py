@@ -2,12 +2,13 @@
 workdir. No JAX here.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +113,14 @@ def set_value(settings: Settings, name: str, value: Any) -> None:
     for group in groups:
         holder = getattr(holder, group)
     setattr(holder, last, value)
+
+
+def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with other values, by dotted names; the given ones stay as they are."""
+    changed = copy.deepcopy(settings)
+    for name, value in changes.items():
+        set_value(changed, name, value)
+    return changed
 
 
 def check(settings: Settings) -> None:
@@ -230,12 +239,7 @@ def read_given_up(workdir: Workdir) -> list[GivenUp]:
 
 def with_given_up(settings: Settings, rows: Sequence[GivenUp]) -> Settings:
     """The settings with the values that a run uses; the given ones stay as they are."""
-    for row in rows:
-        check_name(row.name)
-        group, _, field = row.name.partition(".")
-        part = dataclasses.replace(getattr(settings, group), **{field: row.used})
-        settings = dataclasses.replace(settings, **{group: part})
-    return settings
+    return with_values(settings, {row.name: row.used for row in rows})
 
 
 def with_absolute_paths(settings: Settings) -> Settings:

@@ -99,17 +99,22 @@ def estimate(settings: Settings, partitioned: PartitionedScene, layout: Layout) 
 
 
 def announce(
-    settings: Settings, workdir: Workdir, partitioned: PartitionedScene, layout: Layout
+    settings: Settings,
+    workdir: Workdir,
+    partitioned: PartitionedScene,
+    layout: Layout,
+    *,
+    found: Estimate,
 ) -> None:
     """Logs what a run will need.
 
     Args:
         settings, workdir, partitioned, layout: of the run.
+        found: its `estimate`.
     Raises:
         InputError: its arrays alone are more than a device, or the machine, has; with the setting
             to change.
     """
-    found = estimate(settings, partitioned, layout)
     sizes = found.sizes
     device_limit = found.device_limit
     # What goes on has its later stages before it, and what takes over blocks of their own jobs has

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from cosurfgs_jax import locks, settings_file
+from cosurfgs_jax.collab import concessions
 from cosurfgs_jax.collab.block_choice import BlockChoice
 from cosurfgs_jax.collab.compact_blocks import leave_compact, write_compact
 from cosurfgs_jax.collab.finished_stages import keep_models_alone
@@ -246,7 +247,7 @@ def bind_settings(settings: Settings, workdir: Workdir, numbers: Sequence[int]) 
     folders = [workdir.block(number) for number in numbers]
     if are_first or not workdir.config.exists():
         folders.append(workdir)
-        workdir.given_up.unlink(missing_ok=True)  # of a run that has not saved a step
+        concessions.note([], workdir)  # there may be those of a run that has not saved a step
     for folder in folders:
         settings_file.save(settings, folder.made_with)
         settings_file.save(settings, folder.config)

@@ -101,7 +101,7 @@ _SURFELS = _Way("surfels.capacity", _fewer_surfels, "fewer surfels, less detail"
 
 def make_do(
     settings: Settings, workdir: Workdir, partitioned: PartitionedScene, layout: Layout
-) -> tuple[Settings, PartitionedScene, list[GivenUp]]:
+) -> tuple[Needed, list[GivenUp]]:
     """The settings that a run uses, with a line for each that is not what was asked for. All
     processes call it, and all get the same, but for `data.host_memory_mb`.
 
@@ -112,7 +112,8 @@ def make_do(
     Args:
         settings, workdir, partitioned, layout: of the run as it was asked for.
     Returns:
-        Settings, the place with them, and what shapes the model, to be noted (`note`).
+        Settings, the place with them and what it needs; and what shapes the model, to be noted
+        (`note`).
     Raises:
         InputError: what was noted is damaged, or processes see another one.
     """
@@ -127,7 +128,7 @@ def make_do(
             partitioned = partitioned.with_capacity(settings)
         now = _needed(settings, partitioned, layout)
     if not settings.train.make_do:
-        return settings, partitioned, given_up
+        return now, given_up
     # By what was asked for: a later call, too, fits only with freed memory given back.
     if asked.times > 1:
         if asked.found.host.num_bytes > asked.found.host_limit:
@@ -141,7 +142,7 @@ def make_do(
             ways = (*_SLOWER, _SURFELS)
         if not begun:
             now, given_up = _give_up(now, ways, layout)
-    return now.settings, now.partitioned, given_up
+    return now, given_up
 
 
 def _noted(workdir: Workdir) -> list[GivenUp]:

@@ -85,8 +85,10 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
         return
     asked = settings
-    settings, partitioned, given_up = concessions.make_do(settings, workdir, partitioned, layout)
-    announce(settings, workdir, partitioned, layout)
+    now, given_up = concessions.make_do(settings, workdir, partitioned, layout)
+    settings = now.settings
+    partitioned = now.partitioned
+    announce(settings, workdir, partitioned, layout, found=now.found)
     with (
         StopRequest() as stop,
         ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,

@@ -12,11 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.geometry.rotations import matrix_from_quat
-from cosurfgs_jax.model.density_strategy import (
-    DensityReport,
-    DensityRound,
-    DensityStrategy,
-)
+from cosurfgs_jax.model.density_strategy import DensityReport, DensityRound, DensityStrategy
 from cosurfgs_jax.model.slots import fill_free_slots, zero_moments
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import SurfelParams

@@ -16,12 +16,7 @@ from jaxtyping import Array, Bool, Float
 from cosurfgs_jax import photograph
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.model import density
-from cosurfgs_jax.model.density_strategy import (
-    DensityReport,
-    DensityRound,
-    DensityStrategy,
-    Look,
-)
+from cosurfgs_jax.model.density_strategy import DensityReport, DensityRound, DensityStrategy, Look
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import Camera, SurfelParams, Surfels
 

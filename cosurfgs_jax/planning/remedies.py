@@ -1,13 +1,11 @@
 """Which settings make a run fit that does not, with what it needs then."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.planning.forecast import Forecast, Memory, scaled_memory, short_of, subject_of
-from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.workdir import Workdir
 
@@ -88,7 +86,7 @@ def _is_less(memory: Memory, before: Memory) -> bool:
 
 def _tried(found: Forecast, changes: dict[str, int], workdir: Workdir) -> Remedy | None:
     """What a run with changed settings needs; None where the dataset cannot be used with them."""
-    settings = _changed(found.subject.settings, changes)
+    settings = settings_file.with_values(found.subject.settings, changes)
     partitioned = found.subject.partitioned
     try:
         settings_file.check(settings)
@@ -99,12 +97,3 @@ def _tried(found: Forecast, changes: dict[str, int], workdir: Workdir) -> Remedy
         return None
     memory = scaled_memory(subject, settings, found)
     return Remedy(changes, memory, not short_of(memory, found.machine))
-
-
-def _changed(settings: Settings, changes: dict[str, int]) -> Settings:
-    changed = dataclasses.replace(settings)
-    for name, value in changes.items():
-        group, _, field = name.partition(".")
-        new = dataclasses.replace(getattr(changed, group), **{field: value})
-        changed = dataclasses.replace(changed, **{group: new})
-    return changed

@@ -22,7 +22,7 @@ from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.raster.culling import may_be_seen
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
-from cosurfgs_jax.training.step import Batch, transform_of
+from cosurfgs_jax.training.step import Batch, transform_of_batch
 from cosurfgs_jax.types import Camera, Surfels, drawn, image_size_of
 
 LOOK_STRIDE = 2  # pixels from one to the next that a density strategy looks at
@@ -43,7 +43,7 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
     def draw(surfels: Surfels):
         return render(surfels, camera, image_size_of(photo), options)
 
-    transform = transform_of(state.appearance, batch, settings)
+    transform = transform_of_batch(state.appearance, batch, settings)
 
     def exposed(picture):
         if transform is None:

@@ -87,7 +87,7 @@ def _drawn_lattice(batch: Batch, shape: StepShape) -> Lattice:
     return Lattice(shape.dilation, required(batch.origin, "Batch.origin"))
 
 
-def transform_of(
+def transform_of_batch(
     exposure: exposure_model.AppearanceParams | None, batch: Batch, settings: Settings
 ) -> Float[Array, "3 4"] | None:
     """From the model's colours to those of the batch's photograph; None without exposures."""
@@ -134,7 +134,7 @@ def _loss(learned: _Learned, inputs: _Inputs, static: _Static):
         maps=maps_of(static.terms),
         probe=probe,
     )
-    transform = transform_of(exposure, batch, settings)
+    transform = transform_of_batch(exposure, batch, settings)
     second_depth = None
     second_lattice = whole()
     if static.shape.has_geometry and settings.loss.has_multi_view:

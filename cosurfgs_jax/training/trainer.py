@@ -8,11 +8,7 @@ from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.training.batches import BlockViews, PackedBatch, Wanted
 from cosurfgs_jax.training.block_renders import log_test_views
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.density_control import (
-    DensityControl,
-    control_density,
-    looks_after,
-)
+from cosurfgs_jax.training.density_control import DensityControl, control_density, looks_after
 from cosurfgs_jax.training.density_steps import LOOK_STRIDE
 from cosurfgs_jax.training.dispatch import DispatchLimit, programs_ahead
 from cosurfgs_jax.training.loop import StageState
@@ -41,11 +37,7 @@ class Trainer:
         self._first_progress = first_progress
         self._steps = compile_blocks(run.settings, run.layout, run.own_terms)
         self._density = DensityControl(
-            run.partitioned,
-            run.layout,
-            run.settings,
-            schedule,
-            self._steps,
+            run.partitioned, run.layout, run.settings, schedule, self._steps
         )
         self._pace = DispatchLimit(programs_ahead(run.layout))
         self._views = BlockViews(run)

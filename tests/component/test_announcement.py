@@ -9,7 +9,7 @@ from scenes import town_place
 
 from cosurfgs_jax import host_memory, settings_file
 from cosurfgs_jax.collab import pipeline
-from cosurfgs_jax.collab.announcement import announce
+from cosurfgs_jax.collab.announcement import announce, estimate
 from cosurfgs_jax.collab.needs import disk_bytes, sizes_of, training_course
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
@@ -32,10 +32,15 @@ def place():
     return partitioned, make_layout(partitioned.partition.edge_of_block, 2)
 
 
+def _announce(workdir, partitioned, layout):
+    found = estimate(PHOTOMETRIC, partitioned, layout)
+    announce(PHOTOMETRIC, workdir, partitioned, layout, found=found)
+
+
 def test_stages_memory_and_disk_are_named(place, tmp_path, caplog):
     partitioned, layout = place
     with caplog.at_level(logging.INFO, logger="cosurfgs_jax"):
-        announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+        _announce(Workdir(tmp_path), partitioned, layout)
     stages, memory = caplog.messages
     assert "device 7000 steps" in stages and "cosurfgs plan" in stages
     assert memory.startswith("memory: about ") and "disk: about " in memory
@@ -49,16 +54,16 @@ def test_more_than_the_machine_has_is_a_warning_or_a_refusal(place, tmp_path, mo
     )
     arrays = 2 * sizes.state_bytes
     monkeypatch.setattr(host_memory, "limit_bytes", lambda: arrays)
-    announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+    _announce(Workdir(tmp_path), partitioned, layout)
     assert "may not suffice" in caplog.text
     monkeypatch.setattr(host_memory, "certain_limit", lambda: None)  # unknown
-    announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+    _announce(Workdir(tmp_path), partitioned, layout)
     monkeypatch.setattr(host_memory, "certain_limit", lambda: arrays - 1)
     begun = Workdir(tmp_path / "begun")
     (begun.checkpoints("device") / "5").mkdir(parents=True)
-    announce(PHOTOMETRIC, begun, partitioned, layout)  # it may go on with less
+    _announce(begun, partitioned, layout)  # it may go on with less
     with pytest.raises(InputError, match="capacity: expected what fits into"):
-        announce(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout)
+        _announce(Workdir(tmp_path), partitioned, layout)
 
 
 def test_a_run_takes_what_is_given_up_and_its_workdir_what_was_asked_for(

@@ -76,14 +76,15 @@ def needed(settings: Settings, limit: int) -> Estimate:
 
 @pytest.fixture
 def make_do(tmp_path, monkeypatch):
-    """(limit in MiB, settings) -> what `make_do` gives."""
+    """(limit in MiB, settings) -> settings, place and what is given up by `make_do`."""
     layout = make_layout(np.zeros(2, int), 1)
     monkeypatch.setattr(host_memory, "give_back_at_once", lambda: None)
 
     def run(limit, settings=ASKED):
         monkeypatch.setattr(concessions, "estimate", lambda now, *_: needed(now, limit))
         place = Place(*[None] * 4, []).with_capacity(settings)
-        return concessions.make_do(settings, Workdir(tmp_path), place, layout)
+        now, given_up = concessions.make_do(settings, Workdir(tmp_path), place, layout)
+        return now.settings, now.partitioned, given_up
 
     return run
 
