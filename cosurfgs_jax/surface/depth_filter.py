@@ -18,9 +18,12 @@ from cosurfgs_jax.geometry.view_pairs import (
     sample_inverse_depth,
 )
 from cosurfgs_jax.geometry.views import PointCloud, Views
+from cosurfgs_jax.surface.few_sizes import parts_of
 
 _SQUARE = 64  # pixels: of the squares by which is found what a neighbour cannot show
-_SMALLEST_BUCKET = 4096  # pixels; below, a call costs more than its work
+# Pixels of which one call asks; for fewer than the smaller one it costs more than its work.
+_LARGE_CALL = 32_768
+_SMALL_CALL = 4096
 
 
 def seen_points(
@@ -163,15 +166,6 @@ def _ask_neighbor(
     return is_confirmed, is_back & (shown >= (1 - max_relative_depth) * z)
 
 
-def _bucket(count: int, total: int) -> int:
-    """The least of total, total/2, total/4, ... that holds `count`: programs are compiled for few
-    sizes only.
-    """
-    while total > _SMALLEST_BUCKET and count <= (total + 1) // 2:
-        total = (total + 1) // 2
-    return total
-
-
 class _Pixels:
     """The pixels of a depth map, for questions about some of them."""
 
@@ -208,15 +202,15 @@ class _Pixels:
         """What a compiled function (pixels, depth, intrinsics, *operands) says of the pixels
         i64[n]: its arrays [n, ...].
         """
-        padded = np.resize(asked, _bucket(len(asked), self._depth.size))
-        rows, columns = np.divmod(padded, self._depth.shape[1])
-        answers = question(
-            np.stack([columns, rows], axis=-1).astype(np.float32) + np.float32(0.5),
-            self._depth.ravel()[padded],
-            self._intrinsics,
-            *(np.asarray(operand, np.float32) for operand in operands),
-        )
-        return [np.asarray(answer)[: len(asked)] for answer in answers]
+        flat = self._depth.ravel()
+        operands = tuple(jnp.asarray(operand, jnp.float32) for operand in operands)
+        answers = []
+        for entries, size in parts_of(len(asked), _LARGE_CALL, _SMALL_CALL):
+            padded = np.resize(asked[entries], size)
+            rows, columns = np.divmod(padded, self._depth.shape[1])
+            pixels = np.stack([columns, rows], axis=-1).astype(np.float32) + np.float32(0.5)
+            answers.append(question(pixels, flat[padded], self._intrinsics, *operands))
+        return [np.concatenate(parts)[: len(asked)] for parts in zip(*answers, strict=True)]
 
 
 def count_confirmations(

@@ -16,13 +16,14 @@ from jaxtyping import Array, Float, UInt8
 
 from cosurfgs_jax.geometry import cameras
 from cosurfgs_jax.surface.depth_view import DepthView
+from cosurfgs_jax.surface.few_sizes import parts_of
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
 
 # Of the cosine between ray and normal: planes seen from their edge say nothing of a distance.
 MIN_COSINE = 0.1
 # Blocks in one call: their voxels and temporaries (50 MB) are reused from call to call.
-_MAX_BLOCKS = 2048
-_MIN_BLOCKS = 64
+_LARGE_CALL = 2048
+_SMALL_CALL = 256
 _MAX_REFINED_PIXELS = 8_000_000
 _BAND_PIXELS = 1_000_000
 
@@ -222,11 +223,6 @@ def _updated(field: Field, corners: Float[Array, "b 3"], view: _PreparedView) ->
     )
 
 
-def _bucket(count: int) -> int:
-    """The least power of two that holds `count` blocks: programs are compiled for few sizes."""
-    return max(_MIN_BLOCKS, 1 << (count - 1).bit_length())
-
-
 def _prepared(view: DepthView, grid: FieldGrid) -> _PreparedView:
     """A depth map, refined, with its planes."""
     finer = int(np.clip(np.sqrt(_MAX_REFINED_PIXELS / view.depth.size), 1, 4))
@@ -260,11 +256,10 @@ def integrate(
     center = pose[:3, :3] @ grid.origin + pose[:3, 3]
     corners = (blocks * (BLOCK * grid.voxel_size)) @ pose[:3, :3].T + center
     prepared = _prepared(view, grid)
-    for start in range(0, len(rows), _MAX_BLOCKS):
-        part = rows[start : start + _MAX_BLOCKS]
-        size = _bucket(len(part))
+    for entries, size in parts_of(len(rows), _LARGE_CALL, _SMALL_CALL):
+        part = rows[entries]
         padded = np.resize(part, size)
-        at = np.resize(corners[start : start + _MAX_BLOCKS].astype(np.float32), (size, 3))
+        at = np.resize(corners[entries].astype(np.float32), (size, 3))
         updated = _updated(Field(*(values[padded] for values in field)), at, prepared)
         for values, new in zip(field, updated, strict=True):
             values[part] = np.asarray(new)[: len(part)]

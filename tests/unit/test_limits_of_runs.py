@@ -15,7 +15,8 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.program import processes
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import depth_filter, extraction, integration
+from cosurfgs_jax.surface import extraction
+from cosurfgs_jax.surface.few_sizes import parts_of
 from cosurfgs_jax.surface.mesh import Mesh
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.training import interrupts, step_reports
@@ -28,21 +29,15 @@ def unchecked(function):
     return getattr(function, "__wrapped__", function)
 
 
-def test_few_sizes_are_compiled():
-    counts = (1, 64, 65, 128, 129, 2048)
-    assert [integration._bucket(count) for count in counts] == [64, 64, 128, 128, 256, 2048]
-    cases = {
-        (50_001, 100_000): 100_000,
-        (50_000, 100_000): 50_000,
-        (25_001, 100_000): 50_000,
-        (3126, 100_000): 6250,
-        (1, 100_000): 3125,  # below 4096 nothing is halved
-        (1, 4096): 4096,
-        (1, 4097): 2049,
-        (5001, 10_001): 5001,
-        (5002, 10_001): 10_001,
-    }
-    assert {case: depth_filter._bucket(*case) for case in cases} == cases
+def test_two_sizes_are_compiled():
+    assert not list(parts_of(0, 100, 10))
+    for count in (1, 9, 10, 99, 100, 101, 110, 205, 300):
+        parts = list(parts_of(count, 100, 10))
+        covered = [entry for part in parts for entry in range(count)[part.entries]]
+        assert covered == list(range(count))
+        assert [part.size for part in parts] == [100] * (count // 100) + [10] * (
+            -(-(count % 100) // 10)
+        )
 
 
 def test_a_mesh_of_no_tile_is_empty(tmp_path):
