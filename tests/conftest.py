@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
-from fast_compiling import Compiling, compile_from_now_on  # noqa: E402
+from fast_compiling import compile_from_now_on  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -78,13 +78,9 @@ def pytest_runtest_setup(item):
     """Compiling is most of what tests take, and what most of them compare is the same however it is
     done: XLA's optimizer is off, except on a GPU and for tests that are marked.
     """
-    compiling = Compiling.QUICK
-    if item.get_closest_marker("fused"):
-        compiling = Compiling.FUSED
     marks = ["optimized"] if item.config.option.markexpr else ["optimized", "optimized_if_slow"]
-    if os.environ["JAX_PLATFORMS"] != "cpu" or any(map(item.get_closest_marker, marks)):
-        compiling = Compiling.OPTIMIZED
-    compile_from_now_on(compiling)
+    is_optimized = any(map(item.get_closest_marker, marks))
+    compile_from_now_on(is_quick=os.environ["JAX_PLATFORMS"] == "cpu" and not is_optimized)
 
 
 # Checks the types and shapes in the signatures of the package at every call; before anything
@@ -95,3 +91,8 @@ else:
     print(
         "beartype is not installed: types and shapes are not checked in this run", file=sys.stderr
     )
+
+# What XLA reads when its backend starts, as programs set it.
+from cosurfgs_jax.program import set_environment  # noqa: E402
+
+set_environment()

@@ -312,4 +312,12 @@ def sharded(
 
         return jax.shard_map(on_device, mesh=layout.mesh, in_specs=SPEC, out_specs=SPEC)(*arguments)
 
+    run.__name__ = _name_of(function)  # what profiles and logs of compiling say
     return jax.jit(run, donate_argnums=tuple(donate), static_argnames=tuple(static))
+
+
+def _name_of(function: Callable) -> str:
+    """Of the innermost function of a partial one."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function.__name__

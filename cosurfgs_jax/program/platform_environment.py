@@ -1,5 +1,6 @@
 """What JAX and XLA read from the process when they start."""
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -15,6 +16,13 @@ _MIN_POOL_THREADS = 32  # of XLA on a CPU
 _COLLECTIVE_TIMEOUTS = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=1800"
+)
+# Of XLA's two ways to write the loops of fused operations the older one, and a program as one module
+# of LLVM: compiling takes a third of the time, and the steps are no slower. JAX 0.11 has the newer
+# way alone, and ends at flags that it does not know.
+_JAX_WITH_TWO_WAYS = "0.10."
+_OLDER_LOOPS = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 
 
@@ -38,6 +46,13 @@ def set_environment() -> None:
     num_threads = max(_MIN_POOL_THREADS, os.cpu_count() or 1)
     os.environ.setdefault("PJRT_NPROC", str(num_threads))
     # Uneven shards may wait for each other for minutes.
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_collective_call" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_COLLECTIVE_TIMEOUTS}".strip()
+    _add_flags("xla_cpu_collective_call", _COLLECTIVE_TIMEOUTS)
+    if importlib.metadata.version("jaxlib").startswith(_JAX_WITH_TWO_WAYS):
+        _add_flags("xla_cpu_use_fusion_emitters", _OLDER_LOOPS)
+
+
+def _add_flags(name: str, flags: str) -> None:
+    """Adds flags of XLA, unless some of this name are there."""
+    there = os.environ.get("XLA_FLAGS", "")
+    if name not in there:
+        os.environ["XLA_FLAGS"] = f"{there} {flags}".strip()

@@ -516,7 +516,6 @@ def _unchecked(cls, fields):
 # ---------------------------------------------------------------------------
 
 
-@pytest.mark.fused
 def test_vmap_over_cameras(backend):
     case = cases.three_cameras()
     views = [case.view(i) for i in range(3)]

@@ -4,6 +4,7 @@ sees them.
 
 import asyncio
 import errno
+import importlib.metadata
 import gc
 import logging
 import os
@@ -374,6 +375,25 @@ def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
     monkeypatch.setattr(program.platform_environment, "has_accelerator", lambda: False)
     program.set_environment()
     assert os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "expected"),
+    [
+        ("0.10.2", "", "--xla_cpu_use_fusion_emitters=false"),
+        ("0.10.2", "--xla_cpu_use_fusion_emitters=true", "--xla_cpu_use_fusion_emitters=true"),
+        ("0.11.0", "", None),  # XLA ends the process at a flag that it does not know
+    ],
+)
+def test_xla_gets_the_flags_that_it_knows(monkeypatch, version, given, expected):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    program.set_environment()
+    flags = os.environ["XLA_FLAGS"].split()
+    assert [flag for flag in flags if "emitters" in flag] == ([expected] if expected else [])
+    assert any(flag.startswith("--xla_cpu_collective_call") for flag in flags)
+    program.set_environment()
+    assert os.environ["XLA_FLAGS"].split() == flags
 
 
 @pytest.mark.parametrize(
