@@ -17,6 +17,7 @@ from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, Tra
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.compiled_steps import compile_blocks
+from cosurfgs_jax.training.density_control import onlookers_of
 from cosurfgs_jax.training.density_steps import LOOK_STRIDE, DensifyOrder
 from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
@@ -82,7 +83,9 @@ def start(run) -> loop.StageState:
 
 
 def order(block: int | None) -> DensifyOrder:
-    return DensifyOrder(np.int32(block or 0), np.int32(20), np.bool_(False), np.int32(SLOTS))
+    onlookers = onlookers_of(town_place(num_blocks=4, num_edges=2), block, 3)
+    numbers = (np.int32(block or 0), np.int32(20), np.bool_(False), np.int32(SLOTS))
+    return DensifyOrder(*numbers, onlookers=onlookers)
 
 
 COMMUNICATING = {
