@@ -120,17 +120,18 @@ def color_correct(
     a channel as it is."""
     lowest = 0.5 / 255
     highest = 1 - 0.5 / 255
-    current = render.reshape(-1, 3).astype(np.float64)
-    target = photo.reshape(-1, 3).astype(np.float64)
+    # Channels in front: rows of pixels are read and written in one go.
+    current = np.ascontiguousarray(render.reshape(-1, 3).T, np.float64)
+    target = np.ascontiguousarray(photo.reshape(-1, 3).T, np.float64)
 
     def is_unclipped(values: np.ndarray) -> np.ndarray:
         return (values >= lowest) & (values <= highest)
 
     usable = is_unclipped(current) & is_unclipped(target)
     if mask is not None:
-        usable &= mask.reshape(-1, 1)
+        usable &= mask.reshape(1, -1)
     for _ in range(iterations):
-        red, green, blue = current.T
+        red, green, blue = current
         features = np.stack(
             [
                 np.ones_like(red),
@@ -143,18 +144,18 @@ def color_correct(
                 red * green,
                 green * blue,
                 blue * red,
-            ],
-            axis=1,
+            ]
         )
         result = current.copy()
         for channel in range(3):
-            rows = usable[:, channel] & is_unclipped(current[:, channel])
-            if rows.sum() < 100:
+            is_used = usable[channel] & is_unclipped(current[channel])
+            if is_used.sum() < 100:
                 continue
-            used = features[rows]
+            used = features * is_used
             # lstsq on the 10x10 system: a rank-deficient fit (a grey image) takes the smallest
             # solution.
-            weights = np.linalg.lstsq(used.T @ used, used.T @ target[rows, channel], rcond=1e-12)[0]
-            result[:, channel] = features @ weights
+            weights = np.linalg.lstsq(used @ features.T, used @ target[channel], rcond=1e-12)[0]
+            result[channel] = weights @ features
         current = np.clip(result, 0, 1)
+    current = current.T
     return current.reshape(render.shape).astype(np.float32)

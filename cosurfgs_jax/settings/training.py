@@ -210,6 +210,12 @@ class DensitySettings(SettingsGroup, name="density"):
         "Factor by which allocated slots grow at a recompile.",
         number("more than 1", above=1),
     )
+    min_slots: int = setting(
+        32_768,
+        "Slots that a block has from the start, or its capacity where that is less: so many empty "
+        "ones cost a run less than compiling its steps again.",
+        at_least(1),
+    )
 
     def check_together(self) -> None:
         """Density control begins before it ends."""

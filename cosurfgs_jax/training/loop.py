@@ -278,7 +278,7 @@ def common_slots(blocks: Sequence[Block], counts, settings: Settings) -> int:
     lockstep have one shape.
     """
     return max(
-        slots_for(count, block.capacity, settings.density.growth_factor)
+        slots_for(count, block.capacity, settings.density)
         for block, count in zip(blocks, counts, strict=True)
     )
 

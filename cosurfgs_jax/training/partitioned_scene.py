@@ -18,7 +18,7 @@ from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.partition import Partition, build_partition
 from cosurfgs_jax.report.partition_picture import partition_table
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import DensitySettings, Settings
 from cosurfgs_jax.training import depth_memory
 from cosurfgs_jax.training.state import Kept, is_lazy
 from cosurfgs_jax.training.world_cameras import WorldViews
@@ -242,11 +242,12 @@ def _first_points(
     return np.sort(np.concatenate([points[is_inside], random.choice(outside, most, replace=False)]))
 
 
-def slots_for(num_surfels: int, capacity: int, factor: float) -> int:
-    """Slots that leave room for `factor` times as many surfels, in few distinct sizes: each one
-    compiles the step anew.
+def slots_for(num_surfels: int, capacity: int, density: DensitySettings) -> int:
+    """Slots that leave room for `growth_factor` times as many surfels, in few distinct sizes: each
+    one compiles the step anew.
     """
-    return min(round_slots(int(num_surfels * factor)), capacity)
+    slots = max(round_slots(int(num_surfels * density.growth_factor)), density.min_slots)
+    return min(slots, capacity)
 
 
 def round_slots(num_surfels: int) -> int:

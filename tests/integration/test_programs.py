@@ -37,6 +37,7 @@ SHORT = [
     "--config.train.checkpoint_every=20",
     "--config.train.log_every=10",
     "--config.surfels.sh_degree=1",
+    "--config.density.min_slots=1",  # so that arrays grow on the way
 ]
 GEO = GeoReference(32633, (500_000.0, 4_649_770.0, 0.0), True)
 

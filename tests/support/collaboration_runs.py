@@ -20,6 +20,7 @@ FLAGS = [
     "--config.train.checkpoint_every=20",
     "--config.train.log_every=10",
     "--config.surfels.sh_degree=1",
+    "--config.density.min_slots=1",
     # Few: blocks shrink once, to the smallest number of slots, and each number compiles anew.
     "--config.surfels.capacity=1700",
     "--config.partition.num_blocks=4",

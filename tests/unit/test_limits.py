@@ -14,7 +14,7 @@ from cosurfgs_jax.geometry.distortion import Lens, lens_from_params
 from cosurfgs_jax.geometry.views import PointCloud
 from cosurfgs_jax.metrics import depth as depth_metrics
 from cosurfgs_jax.metrics import surface as surface_metrics
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import DensitySettings, Settings
 from cosurfgs_jax.surface.ground import is_near
 from cosurfgs_jax.surface.point_heights import agreement
 from cosurfgs_jax.training import partitioned_scene
@@ -165,7 +165,14 @@ def test_what_counts_in_a_photograph():
 
 def test_slots_are_whole_thousands_of_1024():
     assert [round_slots(number) for number in (0, 1, 1024, 1025)] == [1024, 1024, 1024, 2048]
-    assert slots_for(1000, 10_000, 1.5) == 2048 and slots_for(1000, 1800, 1.5) == 1800
+    few = DensitySettings(growth_factor=1.5, min_slots=1)
+    assert slots_for(1000, 10_000, few) == 2048 and slots_for(1000, 1800, few) == 1800
+    many = DensitySettings(growth_factor=1.5, min_slots=5000)
+    assert [slots_for(*case, many) for case in ((1000, 10_000), (4000, 10_000), (10, 60))] == [
+        5000,
+        6144,
+        60,
+    ]
 
 
 def unchecked(function):
