@@ -28,6 +28,6 @@ def get_config() -> Settings:
         surfels=SurfelSettings(sh_degree=1),
         partition=PartitionSettings(num_blocks=4, num_edges=2),
         mesh=MeshSettings(num_devices=4),
-        mas=MasSettings(steps=100),
-        train=TrainSettings(steps=1000, log_every=50, checkpoint_every=500, test_every=250),
+        mas=MasSettings(steps=50),
+        train=TrainSettings(steps=400, log_every=50, checkpoint_every=200, test_every=200),
     )

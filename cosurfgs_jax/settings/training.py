@@ -166,7 +166,7 @@ class DensitySettings(SettingsGroup, name="density"):
     )
     min_views: int = setting(
         3,
-        "Photographs that must show a place for surfels to be added there, or a quarter of the "
+        "Photographs that must show a place for surfels to be added there, or one of 16 of the "
         "block's where that is less; 1 means no condition. Where fewer look the depth is a guess, "
         "and more surfels make spikes of it.",
         at_least(1),

@@ -22,8 +22,9 @@ from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.types import on_host
 
-# Of so many photographs of a block one need show where surfels are added.
-_VIEWS_A_NEEDED_ONE = 4
+# Of so many photographs of a block one need show where surfels are added: where all places are
+# seen by few, those that three see are too few (docs/results.md).
+_VIEWS_A_NEEDED_ONE = 16
 
 
 class DensityControl(NamedTuple):
@@ -57,7 +58,7 @@ class DensityControl(NamedTuple):
 
 def onlookers_of(partitioned: PartitionedScene, number: int | None, min_views: int) -> Onlookers:
     """The photographs of a block, and how many of them must show where surfels are added: not more
-    than a quarter of those of the block.
+    than one of 16 of the block's.
 
     Args:
         partitioned: place.

@@ -70,7 +70,7 @@ def test_what_too_few_see_does_not_grow(place):
 
 def test_of_few_photographs_fewer_are_needed(place):
     block = place.blocks[0]
-    for count, needed in ((1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (12, 3)):
+    for count, needed in ((1, 1), (16, 1), (17, 2), (32, 2), (33, 3), (60, 3)):
         few = place._replace(blocks=[block._replace(views=np.resize(block.views, count))])
         onlookers = onlookers_of(few, 0, min_views=3)
         assert onlookers.needed == needed and onlookers.planes.shape == (count, 5, 4)
