@@ -320,4 +320,4 @@ def _name_of(function: Callable) -> str:
     """Of the innermost function of a partial one."""
     while isinstance(function, functools.partial):
         function = function.func
-    return function.__name__
+    return getattr(function, "__name__", "run")

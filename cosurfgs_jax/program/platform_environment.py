@@ -17,13 +17,11 @@ _COLLECTIVE_TIMEOUTS = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=1800"
 )
-# Of XLA's two ways to write the loops of fused operations the older one, and a program as one module
-# of LLVM: compiling takes a third of the time, and the steps are no slower. JAX 0.11 has the newer
-# way alone, and ends at flags that it does not know.
+# Of XLA's two ways to write the loops of fused operations the older one, and a program as one
+# module of LLVM: compiling takes a third of the time, and the steps are no slower. JAX 0.11 has the
+# newer way alone, and ends at flags that it does not know.
 _JAX_WITH_TWO_WAYS = "0.10."
-_OLDER_LOOPS = (
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+_OLDER_LOOPS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def has_accelerator() -> bool:

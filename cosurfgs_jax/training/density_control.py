@@ -70,9 +70,9 @@ def onlookers_of(partitioned: PartitionedScene, number: int | None, min_views: i
     planes = blank_planes(partitioned.max_views)
     for row, view in enumerate(numbers):
         camera = views.camera_arrays(int(view))
-        planes[row] = frustum_planes(
-            camera.camera_from_world, camera.intrinsics, views.image_size(int(view))
-        )
+        pose = np.asarray(camera.camera_from_world)
+        intrinsics = np.asarray(camera.intrinsics)
+        planes[row] = frustum_planes(pose, intrinsics, views.image_size(int(view)))
     needed = min(min_views, -(-len(numbers) // _VIEWS_A_NEEDED_ONE))
     return Onlookers(on_host(planes), on_host(np.int32(needed)))
 

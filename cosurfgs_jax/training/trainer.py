@@ -98,22 +98,18 @@ class Trainer:
         states = [settle(state, layout.put(lambda _: on_host(progress))) for state in stage.states]
         return stage._replace(states=states)
 
+    def _wanted(self, step: int) -> Wanted:
+        return Wanted(progress=self._progress(step), sh_degree=self._schedule.sh_degree_at(step))
+
     def _deliver_look(self, row: int, step: int) -> PackedBatch:
-        wanted = Wanted(
-            progress=self._progress(step),
-            sh_degree=self._schedule.sh_degree_at(step),
-            dilation=LOOK_STRIDE,
-        )
+        wanted = self._wanted(step)._replace(dilation=LOOK_STRIDE)
         return self._views.deliver(row, step, wanted)
 
     def _deliver(self, row: int, step: int) -> PackedBatch:
-        schedule = self._schedule
-        shape = schedule.shape(step)
-        wanted = Wanted(
-            progress=self._progress(step),
-            sh_degree=schedule.sh_degree_at(step),
+        shape = self._schedule.shape(step)
+        wanted = self._wanted(step)._replace(
             with_second=shape.has_geometry,
             dilation=shape.dilation,
-            is_masked=schedule.is_masked(step),
+            is_masked=self._schedule.is_masked(step),
         )
         return self._views.deliver(row, step, wanted)

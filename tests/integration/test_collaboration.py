@@ -25,7 +25,9 @@ from collaboration_runs import (
 from program_starter import Started
 from scenes import town_folder
 
-from cosurfgs_jax.settings import LmcSettings
+from cosurfgs_jax.settings import DataSettings, LmcSettings, PartitionSettings, Settings
+from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
+from cosurfgs_jax.workdir import Workdir
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -143,17 +145,14 @@ def test_one_device_trains_the_same_blocks(dataset, trained, tmp_path):
     assert_same_stage(tmp_path / "run", trained)
 
 
-def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path):
-    from cosurfgs_jax.settings import DataSettings, PartitionSettings, Settings
-    from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
-    from cosurfgs_jax.workdir import Workdir
-
+def _datasets_of_two(dataset: Path, folder: Path) -> list[Path]:
+    """Copies of the dataset for two processes, each with the photographs of its own blocks."""
     partitioned = open_partitioned_scene(
         Settings(
             data=DataSettings(path=str(dataset)),
             partition=PartitionSettings(num_blocks=4, num_edges=2),
         ),
-        Workdir(tmp_path),
+        Workdir(folder),
     )
     folders = []
     for process in range(2):
@@ -165,26 +164,30 @@ def test_two_processes_with_photographs_of_their_own(dataset, trained, tmp_path)
             if partitioned.partition.home[view] in blocks
         }
         assert len(wanted) < partitioned.scene.num_views
-        folders.append(tmp_path / f"own{process}")
+        folders.append(folder / f"own{process}")
         shutil.copytree(dataset, folders[-1])
         for view, name in enumerate(partitioned.scene.image_names):
             if view not in wanted:
                 (folders[-1] / "images" / name).unlink()
-    _finish_pair(_start_pair(tmp_path / "run", folders, [[], []]))
-    assert_same_stage(tmp_path / "run", trained)
-    assert _psnr(tmp_path / "run") == pytest.approx(_psnr(trained), abs=0.05)
+    return folders
 
 
-def test_the_number_of_devices_does_not_matter(dataset, trained, tmp_path):
-    """Stopped on four, resumed on two, and on those to the end of all stages."""
+def test_neither_processes_nor_devices_matter(dataset, trained, tmp_path):
+    """Two processes with photographs of their own, stopped on four devices, and resumed on two, on
+    those to the end of all stages.
+    """
     workdir = tmp_path / "run"
-    process = start(workdir, dataset, "--config.mesh.num_devices=4")
-    _wait_for(workdir / "checkpoints" / "device" / "20", process)
-    process.send_signal(signal.SIGTERM)
-    code, text = process.finish(timeout=120)
-    assert code == 143 and "the same command goes on" in text, text
-    result = run(workdir, dataset, "--config.mesh.num_devices=2")
-    assert result.returncode == 0 and "going on from step" in result.stderr, result.stderr
+    folders = _datasets_of_two(dataset, tmp_path)
+    pair = _start_pair(workdir, folders, [[], []])
+    _wait_for(workdir / "checkpoints" / "device" / "20", pair[0])
+    for process in pair:
+        process.send_signal(signal.SIGTERM)
+    for process in pair:
+        code, text = process.finish(timeout=120)
+        assert code == 143 and "the same command goes on" in text, text
+    resumed = _start_pair(workdir, folders, [["--config.mesh.num_devices=2"]] * 2)
+    _finish_pair(resumed)
+    assert "going on from step" in resumed[0].printed()
     assert_same_stage(workdir, trained)
     assert _psnr(workdir) == pytest.approx(_psnr(trained), abs=0.05)
 

@@ -100,12 +100,11 @@ def test_training_improves_the_render_and_writes_what_users_read(trained):
 
 
 def test_the_same_command_again_says_that_it_is_finished(trained, dataset):
-    before = (trained / "point_cloud" / "iteration_80" / "point_cloud.ply").stat().st_mtime_ns
+    model = trained / "point_cloud" / "iteration_80" / "point_cloud.ply"
+    before = model.stat().st_mtime_ns
     result = run("train", trained, f"--config.data.path={dataset}", *SHORT)
     assert result.returncode == 0 and "finished already" in result.stderr
-    assert (
-        trained / "point_cloud" / "iteration_80" / "point_cloud.ply"
-    ).stat().st_mtime_ns == before
+    assert model.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -4,8 +4,8 @@ sees them.
 
 import asyncio
 import errno
-import importlib.metadata
 import gc
+import importlib.metadata
 import logging
 import os
 import subprocess
