@@ -22,7 +22,6 @@ from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.block_renders import render_blocks
 from cosurfgs_jax.training.compiled_steps import compile_blocks
 from cosurfgs_jax.training.course import Course
-from cosurfgs_jax.training.density_control import onlookers_of
 from cosurfgs_jax.training.density_steps import LOOK_STRIDE, DensifyOrder
 from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
@@ -211,18 +210,15 @@ class BlockTrials:
         return self._deliver(row, step, StepShape(False, dilation=LOOK_STRIDE))
 
     def _order(self, row: int) -> Any:
-        run = self._place.run
-
         def make(number: int | None) -> DensifyOrder:
             return DensifyOrder(
                 block=on_host(np.int32(number or 0)),
                 step=on_host(np.int32(0)),
                 prunes_large=on_host(np.bool_(False)),
                 budget=on_host(np.int32(self._place.course.num_slots)),
-                onlookers=onlookers_of(run.partitioned, number, run.settings.density.min_views),
             )
 
-        return run.layout.put_row(row, make)
+        return self._place.run.layout.put_row(row, make)
 
     def compression(self, rows: list[Any] | None) -> Cost:
         """The measurement of importance in one photograph of every block."""

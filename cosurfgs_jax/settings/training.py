@@ -164,13 +164,6 @@ class DensitySettings(SettingsGroup, name="density"):
         "of every second row.",
         at_least(1),
     )
-    min_views: int = setting(
-        3,
-        "Photographs that must show a place for surfels to be added there, or one of 16 of the "
-        "block's where that is less; 1 means no condition. Where fewer look the depth is a guess, "
-        "and more surfels make spikes of it.",
-        at_least(1),
-    )
     split_scale: float = setting(
         0.01,
         "Scale above which a growing surfel is split, and below which it is cloned; in extents of "

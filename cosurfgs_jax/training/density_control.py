@@ -10,21 +10,16 @@ import jax
 import numpy as np
 
 from cosurfgs_jax.distributed.layout import Layout
-from cosurfgs_jax.geometry.frustums import blank_planes, frustum_planes
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.batches import PackedBatch, each_view
 from cosurfgs_jax.training.compiled_steps import BlockSteps
-from cosurfgs_jax.training.density_steps import EVERYWHERE, DensifyOrder, Onlookers
+from cosurfgs_jax.training.density_steps import EVERYWHERE, DensifyOrder
 from cosurfgs_jax.training.loop import StageState, common_slots, resize_states
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.types import on_host
-
-# Of so many photographs of a block one need show where surfels are added: where all places are
-# seen by few, those that three see are too few (docs/results.md).
-_VIEWS_A_NEEDED_ONE = 16
 
 
 class DensityControl(NamedTuple):
@@ -48,33 +43,6 @@ class DensityControl(NamedTuple):
             return EVERYWHERE
         low, high = self.partitioned.partition.expanded(number)
         return low.astype(np.float32), high.astype(np.float32)
-
-    def onlookers(self, number: int | None) -> Onlookers | None:
-        """The photographs that must show where a block adds surfels; None where none need."""
-        if self.settings.density.min_views < 2:
-            return None
-        return onlookers_of(self.partitioned, number, self.settings.density.min_views)
-
-
-def onlookers_of(partitioned: PartitionedScene, number: int | None, min_views: int) -> Onlookers:
-    """The photographs of a block, and how many of them must show where surfels are added: not more
-    than one of 16 of the block's.
-
-    Args:
-        partitioned: place.
-        number: of the block, or None for that of a device that has none.
-        min_views: `density.min_views`.
-    """
-    views = partitioned.views
-    numbers = () if number is None else partitioned.blocks[number].views
-    planes = blank_planes(partitioned.max_views)
-    for row, view in enumerate(numbers):
-        camera = views.camera_arrays(int(view))
-        pose = np.asarray(camera.camera_from_world)
-        intrinsics = np.asarray(camera.intrinsics)
-        planes[row] = frustum_planes(pose, intrinsics, views.image_size(int(view)))
-    needed = min(min_views, -(-len(numbers) // _VIEWS_A_NEEDED_ONE))
-    return Onlookers(on_host(planes), on_host(np.int32(needed)))
 
 
 def control_density(
@@ -158,7 +126,6 @@ def densify(control: DensityControl, stage: StageState, progress: Progress) -> S
             budget=on_host(np.int32(budget)),
             low=on_host(low),
             high=on_host(high),
-            onlookers=control.onlookers(number),
         )
 
     states = []

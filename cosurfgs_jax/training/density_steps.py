@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.errors import required
-from cosurfgs_jax.geometry.frustums import num_showing
 from cosurfgs_jax.geometry.lattice import Lattice
 from cosurfgs_jax.losses.photometric import expose
 from cosurfgs_jax.model.density_strategies import strategy_of
@@ -57,19 +56,6 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
     return dataclasses.replace(state, stats=stats)
 
 
-class Onlookers(NamedTuple):
-    """The photographs of a block, V or more.
-
-    | field     | shape      | what                                                              |
-    |-----------|------------|-------------------------------------------------------------------|
-    | `planes`  | f32[V,5,4] | what each shows, world (`geometry.frustums`)                      |
-    | `needed`  | i32[]      | how many must show a place for surfels to be added there          |
-    """
-
-    planes: Float[Array, "v 5 4"] | np.ndarray
-    needed: Int[Array, ""] | np.ndarray
-
-
 EVERYWHERE = np.full(2, -np.inf, np.float32), np.full(2, np.inf, np.float32)
 
 
@@ -83,21 +69,16 @@ class DensifyOrder(NamedTuple):
     # Corners of the ground, world, within which surfels are added.
     low: Float[Array, "2"] | np.ndarray = EVERYWHERE[0]
     high: Float[Array, "2"] | np.ndarray = EVERYWHERE[1]
-    onlookers: Onlookers | None = None  # None: no photograph need show where surfels are added
 
 
 def densify_step(
     state: TrainState, order: DensifyOrder, settings: Settings
 ) -> tuple[TrainState, DensityReport]:
     """One round of density control on the state, by the strategy of the settings. Surfels outside
-    of the order's corners, or where too few photographs look, have shown nothing, so that none is
-    added there.
+    of the order's corners have shown nothing, so that none is added there.
     """
     ground = state.params.means[:, :2]
     may_grow = ((ground >= order.low[None]) & (ground < order.high[None])).all(axis=-1)
-    if order.onlookers is not None:
-        num_photographs = num_showing(state.params.means, order.onlookers.planes)
-        may_grow &= num_photographs >= order.onlookers.needed
     stats = jax.tree.map(
         lambda leaf: jnp.where(per_slot(may_grow, leaf), leaf, 0),
         state.stats,

@@ -17,7 +17,6 @@ from cosurfgs_jax.settings import DensitySettings, Settings, SurfelSettings, Tra
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.batches import BlockViews, Wanted, each_view
 from cosurfgs_jax.training.compiled_steps import compile_blocks
-from cosurfgs_jax.training.density_control import onlookers_of
 from cosurfgs_jax.training.density_steps import LOOK_STRIDE, DensifyOrder
 from cosurfgs_jax.training.first_state import first_state
 from cosurfgs_jax.training.interrupts import StopRequest
@@ -83,9 +82,7 @@ def start(run) -> loop.StageState:
 
 
 def order(block: int | None) -> DensifyOrder:
-    onlookers = onlookers_of(town_place(num_blocks=4, num_edges=2), block, 3)
-    numbers = (np.int32(block or 0), np.int32(20), np.bool_(False), np.int32(SLOTS))
-    return DensifyOrder(*numbers, onlookers=onlookers)
+    return DensifyOrder(np.int32(block or 0), np.int32(20), np.bool_(False), np.int32(SLOTS))
 
 
 COMMUNICATING = {

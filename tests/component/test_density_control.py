@@ -62,7 +62,6 @@ def control():
     settings = Settings()
     settings.train.steps = 3000
     settings.density.opacity_reset_every = 0.1
-    settings.density.min_views = 1  # stand-ins have no cameras
     done = []
 
     def densify(state, order):

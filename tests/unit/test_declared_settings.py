@@ -99,7 +99,6 @@ DECLARED = {
     "density.gradient_threshold": (0.0002, "(0, 1000000]"),
     "density.absolute_gradient_threshold": (0.0008, "(0, 1000000]"),
     "density.error_views": (8, "[1, 2147483647]"),
-    "density.min_views": (3, "[1, 2147483647]"),
     "density.split_scale": (0.01, "(0, 1000000]"),
     "density.prune_opacity": (0.005, "[0, 1)"),
     "density.prune_scale": (0.1, "(0, 1000000]"),
