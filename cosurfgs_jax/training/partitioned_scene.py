@@ -246,7 +246,9 @@ def slots_for(num_surfels: int, capacity: int, density: DensitySettings) -> int:
     """Slots that leave room for `growth_factor` times as many surfels, in few distinct sizes: each
     one compiles the step anew.
     """
-    slots = max(round_slots(int(num_surfels * density.growth_factor)), density.min_slots)
+    slots = round_slots(int(num_surfels * density.growth_factor))
+    if density.enabled:
+        slots = max(slots, density.min_slots)
     return min(slots, capacity)
 
 

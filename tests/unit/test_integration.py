@@ -53,7 +53,9 @@ def definition(view, points):
 
 
 def test_two_views_are_the_mean_of_the_definition(monkeypatch):
-    monkeypatch.setattr(integration, "_MAX_BLOCKS", 64)  # two calls, the second a smaller one
+    # Of both sizes, and the last one filled up.
+    monkeypatch.setattr(integration, "_LARGE_CALL", 64)
+    monkeypatch.setattr(integration, "_SMALL_CALL", 16)
     rng = np.random.default_rng(5)
     poses = [look_at(np.array(c), np.array([0.0, 0.0, 0.0])) for c in ([0, 0.5, 5], [2, -1, 4.5])]
     views = []

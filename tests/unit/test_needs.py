@@ -37,7 +37,7 @@ def _course(settings: Settings, *blocks: Block, dilation: int = 1) -> course.Cou
     return course.course_of(Schedule.from_settings(settings, dilation), blocks, settings)
 
 
-GROWING = Settings(train=TrainSettings(steps=1000))
+GROWING = Settings(train=TrainSettings(steps=1000), density=DensitySettings(min_slots=1))
 
 
 def test_the_course_has_all_steps_in_their_order():
