@@ -1,7 +1,9 @@
 """Every d-th pixel of an image: what dilated steps draw, and what is remembered of their depth."""
 
+import functools
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from cosurfgs_jax.training.schedule import Schedule
 from cosurfgs_jax.types import Camera, Surfels
 
 SIZE = (61, 82)
+COMPILED = jax.jit(rasterize, static_argnames=("image_size", "near", "backend", "low_pass"))
 CAMERA = Camera(
     jnp.eye(4, dtype=jnp.float32),
     jnp.asarray([[70.0, 0, 41.3], [0, 72.0, 29.8], [0, 0, 1]], jnp.float32),
@@ -44,20 +47,15 @@ def test_a_dilated_draw_is_every_dth_pixel_of_the_whole_one(backend, stride, ori
     lattice = Lattice(stride, jnp.asarray(origin))
     size = lattice.size(SIZE)
     assert size == (SIZE[0] // stride, SIZE[1] // stride)
-    expected = rasterize(surfels, CAMERA, image_size=SIZE, near=0.1, backend=backend)
-    dilated = rasterize(
-        surfels,
-        lattice.camera(CAMERA),
-        image_size=size,
-        near=0.1,
-        backend=backend,
-        low_pass=LOW_PASS * stride**2,
-    )
+    draw = functools.partial(COMPILED, near=0.1, backend=backend)
+    expected = draw(surfels, CAMERA, image_size=SIZE)
+    camera = lattice.camera(CAMERA)
+    dilated = draw(surfels, camera, image_size=size, low_pass=LOW_PASS * stride**2)
     for name in ("color", "alpha", "depth", "plane_depth", "normal", "median_depth"):
         error = np.abs(getattr(dilated, name) - lattice.of(getattr(expected, name)))
         # A hit at the threshold of alpha may fall to either side.
         assert np.quantile(error, 0.995) < 2e-4
-    narrow = rasterize(surfels, lattice.camera(CAMERA), image_size=size, near=0.1, backend=backend)
+    narrow = draw(surfels, camera, image_size=size)
     assert np.abs(narrow.color - dilated.color).max() > 0.05  # the filter is not that of its pixels
 
 

@@ -27,7 +27,8 @@ def _of_arrays(function):
     def call(*arrays, **options):
         return function(Surfels(*arrays[:6]), Camera(*arrays[6:8]), arrays[8], **options)
 
-    return call
+    # Compiled whole: of its many small operations each would be compiled alone.
+    return jax.jit(call, static_argnames=("image_size", "near", "sh_degree", "projection"))
 
 
 render = _of_arrays(reference.render)
