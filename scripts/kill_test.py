@@ -45,8 +45,7 @@ from run_ends import Failure, compare, compare_models, saved_steps  # noqa: E402
 _MAX_SURVIVAL_S = 60
 _MAX_STOP_S = 30  # from SIGTERM to the end
 _MAX_RUN_S = 600  # of a program that nothing holds up
-# Share of an undisturbed run in which a fault strikes: several strike on the way to one end.
-_REACH = 0.6
+_REACH = 0.6  # share of an undisturbed run in which a fault strikes: several on the way to one end
 FAULTS = ("kill", "term", "disk", "memory", "second")
 TRAIN_FLAGS = [
     "--config=configs/quickstart.py",
@@ -56,6 +55,7 @@ TRAIN_FLAGS = [
     "--config.partition.num_blocks=4",
     "--config.partition.num_edges=2",
     "--config.surfels.capacity=2000",
+    "--config.density.min_slots=1",  # so that arrays grow on the way
     "--config.surfels.sh_degree=1",
     "--config.train.steps=60",
     "--config.train.checkpoint_every=10",

@@ -151,11 +151,10 @@ def color_correct(
             is_used = usable[channel] & is_unclipped(current[channel])
             if is_used.sum() < 100:
                 continue
-            used = features * is_used
+            used = np.where(is_used, features, 0)
             # lstsq on the 10x10 system: a rank-deficient fit (a grey image) takes the smallest
             # solution.
             weights = np.linalg.lstsq(used @ features.T, used @ target[channel], rcond=1e-12)[0]
             result[channel] = weights @ features
         current = np.clip(result, 0, 1)
-    current = current.T
-    return current.reshape(render.shape).astype(np.float32)
+    return current.T.reshape(render.shape).astype(np.float32, order="C")

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 # Package that JAX needs for an accelerator -> device file of its driver.
@@ -14,14 +15,17 @@ _ACCELERATORS = (
 )
 _MIN_POOL_THREADS = 32  # of XLA on a CPU
 _COLLECTIVE_TIMEOUTS = (
-    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=1800"
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1800",
 )
 # Of XLA's two ways to write the loops of fused operations the older one, and a program as one
-# module of LLVM: compiling takes a third of the time, and the steps are no slower. JAX 0.11 has the
-# newer way alone, and ends at flags that it does not know.
+# module of LLVM: compiling takes less than half of the time, and the steps are no slower
+# (docs/performance.md). JAX 0.11 has the newer way alone, and ends at flags that it does not know.
 _JAX_WITH_TWO_WAYS = "0.10."
-_OLDER_LOOPS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_OLDER_LOOPS = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
 
 def has_accelerator() -> bool:
@@ -44,13 +48,14 @@ def set_environment() -> None:
     num_threads = max(_MIN_POOL_THREADS, os.cpu_count() or 1)
     os.environ.setdefault("PJRT_NPROC", str(num_threads))
     # Uneven shards may wait for each other for minutes.
-    _add_flags("xla_cpu_collective_call", _COLLECTIVE_TIMEOUTS)
+    _add_flags(_COLLECTIVE_TIMEOUTS)
     if importlib.metadata.version("jaxlib").startswith(_JAX_WITH_TWO_WAYS):
-        _add_flags("xla_cpu_use_fusion_emitters", _OLDER_LOOPS)
+        _add_flags(_OLDER_LOOPS)
 
 
-def _add_flags(name: str, flags: str) -> None:
-    """Adds flags of XLA, unless some of this name are there."""
-    there = os.environ.get("XLA_FLAGS", "")
-    if name not in there:
-        os.environ["XLA_FLAGS"] = f"{there} {flags}".strip()
+def _add_flags(flags: Sequence[str]) -> None:
+    """Adds flags of XLA, but for those that the user has set."""
+    there = os.environ.get("XLA_FLAGS", "").split()
+    names = {flag.partition("=")[0] for flag in there}
+    new = [flag for flag in flags if flag.partition("=")[0] not in names]
+    os.environ["XLA_FLAGS"] = " ".join([*there, *new])

@@ -200,7 +200,7 @@ class _Pixels:
 
     def ask(self, question: Callable, asked: np.ndarray, operands: tuple) -> list[np.ndarray]:
         """What a compiled function (pixels, depth, intrinsics, *operands) says of the pixels
-        i64[n]: its arrays [n, ...].
+        i64[n], at least one: its arrays [n, ...].
         """
         flat = self._depth.ravel()
         operands = tuple(jnp.asarray(operand, jnp.float32) for operand in operands)

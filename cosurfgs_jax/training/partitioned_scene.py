@@ -246,10 +246,10 @@ def slots_for(num_surfels: int, capacity: int, density: DensitySettings) -> int:
     """Slots that leave room for `growth_factor` times as many surfels, in few distinct sizes: each
     one compiles the step anew.
     """
-    slots = round_slots(int(num_surfels * density.growth_factor))
+    wanted = int(num_surfels * density.growth_factor)
     if density.enabled:
-        slots = max(slots, density.min_slots)
-    return min(slots, capacity)
+        wanted = max(wanted, density.min_slots)
+    return min(round_slots(wanted), capacity)
 
 
 def round_slots(num_surfels: int) -> int:

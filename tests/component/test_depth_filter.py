@@ -114,6 +114,20 @@ def test_pixels_with_enough_confirmations_are_not_asked_about_again_and_nothing_
         assert 0.2 < (kept > 0).mean() < 0.9
 
 
+def test_the_sizes_of_calls_do_not_matter(monkeypatch):
+    normal = np.array([0.1, 0.1, 1.0])
+    geometry = []
+    for x in (0.0, 0.3, -0.4):
+        view = plane_view(look_at(FAR + np.array([x, 0.3 * x, -5.0]), FAR), normal, FAR @ normal)
+        geometry.append((view.depth, view.intrinsics, view.camera_from_dataset))
+    expected = depth_filter.count_confirmations(*geometry[0], witnesses(geometry[1:]))
+    assert len(np.unique(expected[0])) == 3
+    monkeypatch.setattr(depth_filter, "_LARGE_CALL", 3000)
+    monkeypatch.setattr(depth_filter, "_SMALL_CALL", 700)
+    found = depth_filter.count_confirmations(*geometry[0], witnesses(geometry[1:]))
+    assert np.array_equal(found, expected)
+
+
 def test_one_confirmation_is_enough_where_one_neighbour_looks():
     """Two views of a plane, and a third that shows its left half only: the right half is confirmed
     by one, floaters by none.

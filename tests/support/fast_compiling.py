@@ -2,7 +2,7 @@
 
 import jax
 
-# The same for programs in processes of their own.
+# For programs in processes of their own.
 QUICK_ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 _is_quick = False

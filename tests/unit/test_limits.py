@@ -169,7 +169,7 @@ def test_slots_are_whole_thousands_of_1024():
     assert slots_for(1000, 10_000, few) == 2048 and slots_for(1000, 1800, few) == 1800
     many = DensitySettings(growth_factor=1.5, min_slots=5000)
     assert [slots_for(*case, many) for case in ((1000, 10_000), (4000, 10_000), (10, 60))] == [
-        5000,
+        5120,
         6144,
         60,
     ]

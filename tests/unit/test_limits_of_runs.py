@@ -29,7 +29,7 @@ def unchecked(function):
     return getattr(function, "__wrapped__", function)
 
 
-def test_two_sizes_are_compiled():
+def test_parts_have_two_sizes():
     assert not list(parts_of(0, 100, 10))
     for count in (1, 9, 10, 99, 100, 101, 110, 205, 300):
         parts = list(parts_of(count, 100, 10))

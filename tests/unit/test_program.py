@@ -378,20 +378,23 @@ def test_jax_chooses_its_device_only_where_there_is_an_accelerator(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "given", "expected"),
+    ("version", "given", "added"),
     [
-        ("0.10.2", "", "--xla_cpu_use_fusion_emitters=false"),
-        ("0.10.2", "--xla_cpu_use_fusion_emitters=true", "--xla_cpu_use_fusion_emitters=true"),
-        ("0.11.0", "", None),  # XLA ends the process at a flag that it does not know
+        ("0.10.2", "", ["use_fusion_emitters=false", "parallel_codegen_split_count=1"]),
+        ("0.10.2", "use_fusion_emitters=true", ["parallel_codegen_split_count=1"]),
+        ("0.10.2", "parallel_codegen_split_count=8", ["use_fusion_emitters=false"]),
+        ("0.11.0", "", []),  # XLA ends the process at a flag that it does not know
     ],
 )
-def test_xla_gets_the_flags_that_it_knows(monkeypatch, version, given, expected):
-    monkeypatch.setenv("XLA_FLAGS", given)
+def test_xla_gets_the_flags_that_it_knows(monkeypatch, version, given, added):
+    own = [f"--xla_cpu_{name}" for name in given.split()]
+    monkeypatch.setenv("XLA_FLAGS", " ".join(own))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     program.set_environment()
     flags = os.environ["XLA_FLAGS"].split()
-    assert [flag for flag in flags if "emitters" in flag] == ([expected] if expected else [])
-    assert any(flag.startswith("--xla_cpu_collective_call") for flag in flags)
+    timeouts = [flag for flag in flags if flag.startswith("--xla_cpu_collective_call")]
+    assert len(timeouts) == 2
+    assert flags == [*own, *timeouts, *(f"--xla_cpu_{name}" for name in added)]
     program.set_environment()
     assert os.environ["XLA_FLAGS"].split() == flags
 
