@@ -25,7 +25,7 @@ import time
 import numpy as np
 from bench_raster import Scene, build_scene, describe_machine
 
-from cosurfgs_jax import host_memory
+from cosurfgs_jax import host_memory, program
 
 # Of 150,000 surfels at 512 pixels' width, as in bench_raster.SCENES["town"].
 _NUM = 150_000
@@ -261,7 +261,8 @@ def main() -> None:
     parser.add_argument("--plot", default="", help="SVG file")
     parser.add_argument("--case", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    host_memory.keep_freed()  # as `train` does
+    program.set_environment()  # as `train` does
+    host_memory.keep_freed()  # likewise
     if options.case:
         num, width, height, views = map(int, options.case.split(","))
         print(

@@ -37,7 +37,7 @@ import time
 
 import numpy as np
 
-from cosurfgs_jax import host_memory
+from cosurfgs_jax import host_memory, program
 
 HERE = pathlib.Path(__file__).resolve().parent
 TILE = 16
@@ -338,7 +338,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    host_memory.keep_freed()  # as `train` does
+    program.set_environment()  # as `train` does
+    host_memory.keep_freed()  # likewise
     image_size = (arguments.height, arguments.width)
     if arguments.measure:
         backend = arguments.backends[0] or None

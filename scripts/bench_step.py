@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import host_memory, settings_file
+from cosurfgs_jax import host_memory, program, settings_file
 from cosurfgs_jax.collab.finished_stages import trainable
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout, sharded
@@ -283,7 +283,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="repeats of each part")
     parser.add_argument("--out", default="", help="JSON file")
     options = parser.parse_args()
-    host_memory.keep_freed()  # as `train` does
+    program.set_environment()  # as `train` does
+    host_memory.keep_freed()  # likewise
     if options.workdir:
         settings = settings_file.load(Workdir(Path(options.workdir)).config)
     else:

@@ -10,9 +10,6 @@ import shutil
 import sys
 import tempfile
 
-# Read by XLA when its backend starts; with fewer threads, programs with collectives can deadlock on
-# virtual devices.
-os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402

@@ -243,8 +243,8 @@ def _first_points(
 
 
 def slots_for(num_surfels: int, capacity: int, density: DensitySettings) -> int:
-    """Slots that leave room for `growth_factor` times as many surfels, in few distinct sizes: each
-    one compiles the step anew.
+    """Slots that leave room for `growth_factor` times as many surfels, and `min_slots` at least
+    where any are added, in few distinct sizes: each one compiles the step anew.
     """
     wanted = int(num_surfels * density.growth_factor)
     if density.enabled:
