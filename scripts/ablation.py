@@ -141,7 +141,16 @@ def train(variant: Variant, folder: Path, seed: int, given: list[str]) -> float:
     flags |= {"config.seed": str(seed), "workdir": str(folder / variant.name)}
     command = [sys.executable, "-m", "cosurfgs_jax.train"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    spent = folder / f"{variant.name}.seconds"  # of earlier calls that were interrupted
+    return timed(command, folder / f"{variant.name}.seconds")
+
+
+def timed(command: list[str], spent: Path) -> float:
+    """Runs a program, or lets it go on; the processor time that it took in all of its runs.
+
+    Args:
+        command: what to run; ends this program with its exit code where that is not 0.
+        spent: a file that keeps the time of runs that were interrupted.
+    """
     before = processor_seconds() - (float(spent.read_text()) if spent.exists() else 0.0)
     try:
         status = subprocess.run(command).returncode

@@ -31,10 +31,9 @@ def turn(
     """A matrix times each vector, vectors @ matrix.T, never with shortened mantissas.
 
     On CPUs a product of matrices. For other devices it is written as the sums it is, which their
-    compilers compute together with
-    what comes before and after: a product would be a call of a matrix library, or a kernel of its
-        own, that fills 3 of the 16
-    columns of a matrix unit and sends its result through memory.
+    compilers compute together with what comes before and after: a product would be a call of a
+    matrix library, or a kernel of its own, that fills 3 of the 16 columns of a matrix unit and
+    sends its result through memory.
 
     Args:
         vectors: [...,3]. Take gradient.
@@ -172,8 +171,7 @@ def normals_from_depth(
     Returns:
         [H,W,3]; zero on the one-pixel border and where one of the four neighbours has no depth.
     Source: right minus left and below minus above, in an order whose cross product looks at the
-        camera, since y points
-    down and z forward.
+        camera, since y points down and z forward.
     """
     xp = depth.__array_namespace__()
     points = unproject(depth, intrinsics, camera_from_world)

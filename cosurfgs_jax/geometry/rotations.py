@@ -37,8 +37,8 @@ def quat_from_matrix(rotations: Float[AnyArray, "*batch 3 3"]) -> Float[AnyArray
     Returns:
         [...,4], wxyz, length 1, w >= 0.
     Source: each row below is 4 q_i q for one component q_i; the row of the largest component is at
-        least 1 long, so
-    normalising it never divides by a small number (Bar-Itzhack's and Shepperd's observation).
+        least 1 long, so normalising it never divides by a small number (Bar-Itzhack's and
+        Shepperd's observation).
     """
     xp = rotations.__array_namespace__()
     m = [[rotations[..., row, column] for column in range(3)] for row in range(3)]

@@ -133,8 +133,7 @@ def rotate(
     Raises:
         InputError: K is not a square up to 16.
     Source: **ours**. A rotation maps each band onto itself, so its matrix follows from the basis at
-        a few rotated
-    directions; no recursion for Wigner matrices is needed.
+        a few rotated directions; no recursion for Wigner matrices is needed.
     """
     xp = rotation.__array_namespace__()
     parts = [sh[:, :1]]

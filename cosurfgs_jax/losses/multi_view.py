@@ -185,10 +185,9 @@ def patch_ncc(
         without texture score 0; and whether the patch lies inside both images, in front of the
         neighbour and where that counts. 0 where it does not.
     Source: plane-homography NCC of PGSR (Chen et al. 2024). A pixel's ray r meets the plane at r /
-        w, with w its inverse depth
-    there; the neighbour sees that point where it sees R r + w t. Coordinates are arrays of their
-    own: as an axis of two or three, with products of matrices along it, they would go through
-        memory a dozen times on a GPU.
+        w, with w its inverse depth there; the neighbour sees that point where it sees R r + w t.
+        Coordinates are arrays of their own: as an axis of two or three, with products of matrices
+        along it, they would go through memory a dozen times on a GPU.
     """
     gray, neighbor_gray, pose, intrinsics, neighbor_intrinsics = jax.lax.stop_gradient(
         tuple(
@@ -260,12 +259,10 @@ def multi_view_losses(
     """How well a view and a neighbour agree about the surface.
 
     Geometric: a pixel goes to the neighbour by its plane depth and comes back by the neighbour's;
-        phi is how far from itself
-    it lands, in pixels. The mean of exp(-phi) phi, the factor without gradient, over the pixels
-    with phi < 1: farther ones
-    are hidden in one view. Photometric: at the same pixels 1 - NCC^2 of 7 x 7 patches that the
-        rendered plane (plane depth
-    and normal at the pixel) takes to the neighbour; the mean over those below 0.9.
+    phi is how far from itself it lands, in pixels. The mean of exp(-phi) phi, the factor without
+    gradient, over the pixels with phi < 1: farther ones are hidden in one view. Photometric: at the
+    same pixels 1 - NCC^2 of 7 x 7 patches that the rendered plane (plane depth and normal at the
+    pixel) takes to the neighbour; the mean over those below 0.9.
 
     Args:
         out: maps [n,m] of the view with plane depth, its validity and normals. Take gradient.

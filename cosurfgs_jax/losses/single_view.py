@@ -44,8 +44,7 @@ def single_view_loss(
         The loss. Pixels without a valid plane depth at themselves and their four neighbours do not
         count.
     Source: PGSR (Chen et al. 2024). N_depth are the normals of the plane depth by central
-        differences, times the alpha that
-    the blended normals carry.
+        differences, times the alpha that the blended normals carry.
     """
     pose = jax.lax.stop_gradient(camera.camera_from_world)
     from_depth = cameras.normals_from_depth(drawn(out.plane_depth), camera.intrinsics, pose)

@@ -90,9 +90,8 @@ def ssim(
     Returns:
         At most 1.
     Source: Wang et al. 2004, Gaussian window 11x11 of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2,
-        variances by weights (not
-    n-1). Zeros beyond the border, so that the map has the size of the image: what the papers of
-    this field report."""
+        variances by weights (not n-1). Zeros beyond the border, so that the map has the size of the
+        image: what the papers of this field report."""
     if mask is None:
         return ssim_map(image, truth).mean()
     weights = mask[..., None].astype(image.dtype)
@@ -113,11 +112,10 @@ def color_correct(
     Returns:
         f32[H,W,3] in [0, 1].
     Source: the evaluation of RawNeRF and mip-NeRF 360 (Mildenhall et al. 2022, Barron et al. 2022):
-        features are 1, the
-    three colours, their squares and cross terms; pixels within half a grey level of black or white,
-    in the render as it came, in its present state or in the photograph, are left out of that
-    channel's fit. Least squares by normal equations in float64. Fewer than 100 usable pixels leave
-    a channel as it is."""
+        features are 1, the three colours, their squares and cross terms; pixels within half a grey
+        level of black or white, in the render as it came, in its present state or in the
+        photograph, are left out of that channel's fit. Least squares by normal equations in
+        float64. Fewer than 100 usable pixels leave a channel as it is."""
     lowest = 0.5 / 255
     highest = 1 - 0.5 / 255
     # Channels in front: rows of pixels are read and written in one go.

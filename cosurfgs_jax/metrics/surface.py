@@ -180,8 +180,7 @@ def compare_surfaces(
     Raises:
         InputError: nothing to compare, or frames or units differ.
     Source: the protocol of Knapitsch et al. 2017 (Tanks and Temples) without its alignment; thinned
-        to means of cubes,
-    and distances are to triangles where there are any.
+        to means of cubes, and distances are to triangles where there are any.
     """
     is_mesh = isinstance(surface, tuple)
     points, triangle = _points_of(surface, num_samples, seed)
@@ -269,7 +268,7 @@ def _class_scores(judged: tuple, exact: tuple, truth: Judged, taus) -> dict:
     classes = classes_of_triangles(*mesh, up)
     normals = unit_normals(*surface)[triangle], unit_normals(*mesh)[nearest]
     truth = truth._replace(classes=classes[truth.classes])
-    scores = class_scores(Judged(classes[nearest], distances), normals, truth, taus)
+    scores = class_scores(Judged(classes[nearest], distances), normals, truth, taus, up=up)
     return {"classes": scores, "class_choices": CLASS_CHOICES}
 
 

@@ -84,6 +84,8 @@ def class_scores(
     normals: tuple[np.ndarray, np.ndarray],
     truth: Judged,
     taus: list[tuple[float, str]],
+    *,
+    up: np.ndarray,
 ) -> dict:
     """The scores of a surface on each class of the exact one.
 
@@ -92,12 +94,16 @@ def class_scores(
         normals: f64[M,3] of the surface and of that triangle, unit length.
         truth: points of the exact surface.
         taus: thresholds, each with what it is.
+        up: f64[3], unit length, same frame.
     Returns:
-        For each class that both sides have: "normal_deg" {"median", "p90"} over the samples nearer
-        than the largest tau (None without one), "thresholds" as `surface_scores` has them, and
-        "share_of_truth".
+        For each class that both sides have: "normal_deg" over the samples nearer than the largest
+        tau (None without one), {"median", "p90"} of the angles between the normals and
+        "median_steeper", of how much steeper the surface is than the exact one; "thresholds" as
+        `surface_scores` has them, and "share_of_truth".
     """
     angles = normal_angles(*normals)
+    slopes = (np.degrees(np.arccos(np.clip(of @ np.asarray(up), -1, 1))) for of in normals)
+    steeper = np.subtract(*slopes)
     is_near = samples.distances < max(tau for tau, _ in taus)
     found = {}
     for number, name in enumerate(CLASSES):
@@ -108,7 +114,11 @@ def class_scores(
         normal = None
         if (of_class & is_near).any():
             median, high = np.percentile(angles[of_class & is_near], [50, 90])
-            normal = {"median": float(median), "p90": float(high)}
+            normal = {
+                "median": float(median),
+                "p90": float(high),
+                "median_steeper": float(np.median(steeper[of_class & is_near])),
+            }
         found[name] = {
             "normal_deg": normal,
             "thresholds": threshold_rows(
@@ -124,7 +134,10 @@ def class_line(name: str, scores: dict) -> str:
     normal = scores["normal_deg"]
     angles = "unknown"
     if normal is not None:
-        angles = f"{normal['median']:.1f} deg (90 %: {normal['p90']:.1f})"
+        angles = (
+            f"{normal['median']:.1f} deg (90 %: {normal['p90']:.1f}; steeper by "
+            f"{normal['median_steeper']:.1f})"
+        )
     rows = scores["thresholds"]
     values = (", ".join(f"{row[key]:.3f}" for row in rows) for key in ("precision", "recall", "f1"))
     at = ", ".join(f"{row['tau']:.3g}" for row in rows)

@@ -117,8 +117,7 @@ def surfels_from_points(
     Raises:
         InputError: no point, wrong shapes, or NaN.
     Source: 3DGS for the scale (mean distance of the 3 nearest neighbours). Ours: its limits (0.05
-        to 10 times the
-    median), and the orientation, from the plane through the 12 nearest points.
+        to 10 times the median), and the orientation, from the plane through the 12 nearest points.
     """
     points = np.asarray(points_world, np.float64)
     colors = np.asarray(colors)

@@ -2,8 +2,8 @@
 
 The (surfel, tile) pairs of a view, in order of depth, are taken in *windows* of a fixed number of
 pairs. Blending one window after the other into the same image is what blending all at once would
-be, since every pair of a window lies in front of
-those of the next: so no scene overflows, one with many pairs takes more windows.
+be, since every pair of a window lies in front of those of the next: so no scene overflows, one with
+many pairs takes more windows.
 """
 
 from typing import NamedTuple

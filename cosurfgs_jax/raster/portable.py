@@ -58,8 +58,8 @@ def noinline(function, *arguments):
     For CPUs, for two reasons. What comes out of it is computed once: else XLA computes a hit anew
     for each of a dozen maps, four times slower. And a loop in it is one piece of code in one
     thread: else XLA cuts every operation of some microseconds into pieces for all threads, hundreds
-        of times slower when they are more than cores (`PJRT_NPROC`). These
-    are hints: without them, results are the same.
+    of times slower when they are more than cores (`PJRT_NPROC`). These are hints: without them,
+    results are the same.
     """
     with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
         return jax.jit(function)(*arguments)

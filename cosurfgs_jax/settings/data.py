@@ -7,6 +7,7 @@ from cosurfgs_jax.settings.declaration import (
     SettingsGroup,
     at_least,
     not_negative,
+    number,
     require,
     setting,
 )
@@ -76,6 +77,12 @@ class GeneratedSettings(SettingsGroup, name="generated"):
         0.0,
         "Standard deviation of the exposure of photographs, in stops.",
         not_negative("0 or more stops"),
+    )
+    bank_deg: float = setting(
+        0.0,
+        "Steepness in degrees of banks of earth in the place of all houses, cars and trees, to see "
+        "whether slopes keep their slope; 0 means houses.",
+        number("0 to 85 degrees", at_least=0, at_most=85),
     )
 
     def check_together(self) -> None:

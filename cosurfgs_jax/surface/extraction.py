@@ -337,9 +337,9 @@ def extract_mesh(
         progress: called with (what is done now, done, total), as `PHASES` says.
     Returns:
         What was chosen and counted: voxel_size, counts, num_views, num_triangles,
-            num_triangles_before_cleaning,
-        num_tiles, num_blocks, num_voxels, depth_map, truncation_voxels, min_neighbor_views,
-        max_angle_deg, min_cluster_share, smoothing_passes, target_triangles, confidence.
+        num_triangles_before_cleaning, num_tiles, num_blocks, num_voxels, depth_map,
+        truncation_voxels, min_neighbor_views, max_angle_deg, min_cluster_share, smoothing_passes,
+        target_triangles, confidence.
     Raises:
         InputError: see `plan_mesh` and `fusion.fuse_into`; or no surface is left.
     """

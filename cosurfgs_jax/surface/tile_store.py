@@ -1,10 +1,9 @@
 """Tiles of a mesh on disk, joined without ever being in memory together.
 
 Why so: a mesh larger than memory could also be one file per tile, but whoever opens it would have
-    to join them; or one file to
-which tiles are appended as they come, but which pieces are too small to keep is known only after
-the last tile. So tiles wait in a scratch folder, and the joined mesh is read from them twice: once
-for its vertices, once for its triangles, as PLY wants them."""
+to join them; or one file to which tiles are appended as they come, but which pieces are too small
+to keep is known only after the last tile. So tiles wait in a scratch folder, and the joined mesh is
+read from them twice: once for its vertices, once for its triangles, as PLY wants them."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

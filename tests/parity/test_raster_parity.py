@@ -1,8 +1,8 @@
 """Every kernel against the plain definition in float64: values, gradients, broken inputs.
 
 Two tiers. Pixels whose decisions are further than SAFE_MARGIN from their thresholds must agree
-closely. At the others
-rounding may turn a decision: how many turn, and by how much they change the image, is bounded.
+closely. At the others rounding may turn a decision: how many turn, and by how much they change the
+image, is bounded.
 
 Tolerances are about four times the largest errors measured with AVX-512. The reference in float32
 errs by as much, so they are the price of float32 and not of the kernels.

@@ -165,7 +165,9 @@ def _build(settings: GeneratedSettings, num_threads: int):
     flight = plan_flight(
         settings.num_views, settings.width, settings.height, settings.size_m, terrain, settings.seed
     )
-    town = make_town_plan(settings.size_m, flight.reach, terrain, settings.seed)
+    town = make_town_plan(
+        settings.size_m, flight.reach, terrain, settings.seed, bank_deg=settings.bank_deg
+    )
     texel = flight.ground_pixel_m / _TEXELS_PER_PIXEL
     ground = paint_ground(town, flight.reach, texel, num_threads)
     return Renderer(terrain, ground, paint_faces(town, texel), flight), town, flight.reach

@@ -4,7 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from cosurfgs_jax.data.town.solids import Solid, Stand, post, rectangle, roofed_box, stacked_rings
+from cosurfgs_jax.data.town.solids import (
+    Solid,
+    Stand,
+    bank,
+    post,
+    rectangle,
+    roofed_box,
+    stacked_rings,
+)
 from cosurfgs_jax.data.town.streets import Streets, make_streets
 from cosurfgs_jax.data.town.terrain import Terrain
 
@@ -38,7 +46,9 @@ class Town:
     paved: np.ndarray
 
 
-def make_town_plan(size: float, reach: float, terrain: Terrain, seed: int) -> Town:
+def make_town_plan(
+    size: float, reach: float, terrain: Terrain, seed: int, *, bank_deg: float = 0.0
+) -> Town:
     """Lay out a town.
 
     Args:
@@ -47,16 +57,21 @@ def make_town_plan(size: float, reach: float, terrain: Terrain, seed: int) -> To
             there.
         terrain: the ground to build on.
         seed: of everything random.
+        bank_deg: steepness of banks of earth, which then stand in the place of all houses, and
+            alone; 0 = houses, cars and trees.
     Returns:
         The town. Solids stay apart except for partners.
     """
     rng = np.random.default_rng([seed, 1])
     streets = make_streets(size, rng)
     builder = _Builder(size, terrain, streets, rng)
-    builder.add_landmarks()
-    builder.add_houses()
-    builder.add_cars()
-    builder.add_trees(reach)
+    if bank_deg:
+        builder.add_houses(bank_deg)
+    else:
+        builder.add_landmarks()
+        builder.add_houses()
+        builder.add_cars()
+        builder.add_trees(reach)
     lots = np.array(builder.lots).reshape(-1, 2)
     return Town(
         size,
@@ -189,8 +204,8 @@ class _Builder:
         )
         return along / np.linalg.norm(along)
 
-    def add_houses(self) -> None:
-        """Houses along both sides of the streets."""
+    def add_houses(self, bank_deg: float = 0.0) -> None:
+        """Houses along both sides of the streets, or banks of that steepness."""
         streets = self.streets
         for family, lines, half_widths in (
             (0, streets.lines_a, streets.half_widths_a),
@@ -200,12 +215,14 @@ class _Builder:
                 for side in (-1, 1):
                     along = -0.8 * self.size + self.rng.uniform(0, 12)
                     while along < 0.8 * self.size:
-                        if self._try_house(family, line, half_width, side, along):
+                        place = (family, line, half_width, side, along)
+                        if self._try_house(place, bank_deg):
                             along += self.rng.uniform(10.0, 14.0)
                         else:
                             along += 2.0
 
-    def _try_house(self, family, line, half_width, side, along) -> bool:
+    def _try_house(self, place, bank_deg: float) -> bool:
+        family, line, half_width, side, along = place
         length = self.rng.uniform(8.5, 13.5)
         width = self.rng.uniform(7.0, 9.0)
         is_turned = self.rng.random() < 0.4
@@ -220,6 +237,11 @@ class _Builder:
         axis = self._street_axis(center, family)
         axis = np.cos(turn) * axis + np.sin(turn) * np.array([-axis[1], axis[0]])
         solids, outline = self._make_house(center, axis, length, width)
+        if bank_deg:
+            outline = rectangle(center, axis, length, width)
+            stand = Stand("flat", center, axis, *self._heights(outline), self._style())
+            highest = float(self.terrain.heights(*outline.T).max())
+            solids = [bank(stand, length, width, base=highest + 0.3, steepness_deg=bank_deg)]
         if not self._is_free(outline, 2.6, SIDEWALK_M + 0.6):
             return False
         self._add(solids, outline)

@@ -8,6 +8,8 @@ import dataclasses
 
 import numpy as np
 
+_BANK_M = 6.0  # height of banks, at most
+
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
@@ -168,6 +170,25 @@ def stacked_rings(stand: Stand, rings, num_sides: int, apex: float | None = None
     return _finish(
         stand, vertices, faces, np.array([vertex[:2] for vertex in vertices[:num_sides]])
     )
+
+
+def bank(stand: Stand, length: float, width: float, *, base: float, steepness_deg: float) -> Solid:
+    """A bank of earth with a flat top.
+
+    Args:
+        stand: its place.
+        length, width: of the outline, m.
+        base: height up to which the sides are upright, m, in the local frame.
+        steepness_deg: of the sides above it.
+    """
+    slope = np.tan(np.radians(steepness_deg))
+    height = min(_BANK_M, 0.4 * width * slope)
+    low, inset = base - stand.ground, height / slope
+    rings = [
+        (low, length / 2, width / 2),
+        (low + height, length / 2 - inset, width / 2 - inset),
+    ]
+    return stacked_rings(stand, rings, num_sides=4)
 
 
 def post(stand: Stand, length: float, width: float, top: float) -> Solid:
