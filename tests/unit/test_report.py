@@ -331,7 +331,7 @@ def make_workdir(folder):
                 "class_choices": "as the test says",
                 "classes": {
                     "walls": {
-                        "normal_deg": {"median": 12.25, "p90": 43.5},
+                        "normal_deg": {"median": 12.25, "p90": 43.5, "median_steeper": -2.75},
                         "share_of_truth": 0.125,
                         "thresholds": [
                             {"tau": 0.75, "kind": "", "precision": 0.5, "recall": 0.5, "f1": 0.5}
@@ -404,6 +404,7 @@ def test_report_is_one_whole_page(tmp_path):
         "inside 2 images",
         "walls, 12%",
         "12.2",
+        "-2.75",
         "roofs, 88%",
         "as the test says",
         "20 or more",
