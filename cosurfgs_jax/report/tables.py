@@ -204,7 +204,7 @@ def class_table(given: ReportInput) -> str:
                     *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")),
                 ]
             )
-    header = ["part of the truth", "normals, median deg", "90th percentile", "steeper by, median deg"]
+    header = ["part of the truth", "normals, median deg", "90th percentile", "steeper by, median"]
     header += [f"threshold, {unit}"]
     note = page.note(f"Parts {given.geometry.get('class_choices', '')}.")
     return note + page.table([*header, "precision", "recall", "F1"], rows)
