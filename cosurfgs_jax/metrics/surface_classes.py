@@ -15,7 +15,8 @@ CLASS_CHOICES = (
     "by the exact surface: walls within 10 degrees of the vertical; roofs (tops of cars and trees "
     "too) and ground at most 60 degrees steep, ground being their largest connected piece; steep "
     "what is left. Angles between the triangles' normals and the exact ones, of samples nearer to "
-    "the truth than the largest threshold"
+    "the truth than the largest threshold; slope errors are positive where the surface is steeper, "
+    "and cannot be negative where the truth is level"
 )
 _WALL_SINE = np.sin(np.radians(10.0))  # of the angle of a wall's normal with the horizontal
 _UP_COSINE = 0.5  # roofs and ground are within 60 degrees of up
@@ -79,6 +80,11 @@ def classes_of_triangles(vertices: np.ndarray, triangles: np.ndarray, up: np.nda
     return classes
 
 
+def _slopes_deg(normals: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """f64[M], degrees between unit normals f64[M,3] and up f64[3]."""
+    return np.degrees(np.arccos(np.clip(normals @ np.asarray(up, np.float64), -1, 1)))
+
+
 def class_scores(
     samples: Judged,
     normals: tuple[np.ndarray, np.ndarray],
@@ -98,12 +104,11 @@ def class_scores(
     Returns:
         For each class that both sides have: "normal_deg" over the samples nearer than the largest
         tau (None without one), {"median", "p90"} of the angles between the normals and
-        "median_steeper", of how much steeper the surface is than the exact one; "thresholds" as
-        `surface_scores` has them, and "share_of_truth".
+        "median_slope_error", of the surface's slope less the exact one (0 level, 90 upright, above
+        that overhanging); "thresholds" as `surface_scores` has them, and "share_of_truth".
     """
     angles = normal_angles(*normals)
-    slopes = (np.degrees(np.arccos(np.clip(of @ np.asarray(up), -1, 1))) for of in normals)
-    steeper = np.subtract(*slopes)
+    slope_errors = _slopes_deg(normals[0], up) - _slopes_deg(normals[1], up)
     is_near = samples.distances < max(tau for tau, _ in taus)
     found = {}
     for number, name in enumerate(CLASSES):
@@ -117,7 +122,7 @@ def class_scores(
             normal = {
                 "median": float(median),
                 "p90": float(high),
-                "median_steeper": float(np.median(steeper[of_class & is_near])),
+                "median_slope_error": float(np.median(slope_errors[of_class & is_near])),
             }
         found[name] = {
             "normal_deg": normal,
@@ -135,8 +140,8 @@ def class_line(name: str, scores: dict) -> str:
     angles = "unknown"
     if normal is not None:
         angles = (
-            f"{normal['median']:.1f} deg (90 %: {normal['p90']:.1f}; steeper by "
-            f"{normal['median_steeper']:.1f})"
+            f"{normal['median']:.1f} deg (90 %: {normal['p90']:.1f}; slope error "
+            f"{normal['median_slope_error']:+.1f})"
         )
     rows = scores["thresholds"]
     values = (", ".join(f"{row[key]:.3f}" for row in rows) for key in ("precision", "recall", "f1"))

@@ -199,12 +199,12 @@ def class_table(given: ReportInput) -> str:
                     f"{name}, {scores['share_of_truth']:.0%}",
                     format_value(normal.get("median"), 3),
                     format_value(normal.get("p90"), 3),
-                    format_value(normal.get("median_steeper"), 3),
+                    format_value(normal.get("median_slope_error"), 3),
                     f"{row['tau']:.4g}",
                     *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")),
                 ]
             )
-    header = ["part of the truth", "normals, median deg", "90th percentile", "steeper by, median"]
+    header = ["part of the truth", "normals, median deg", "90th percentile", "slope error, median"]
     header += [f"threshold, {unit}"]
     note = page.note(f"Parts {given.geometry.get('class_choices', '')}.")
     return note + page.table([*header, "precision", "recall", "F1"], rows)

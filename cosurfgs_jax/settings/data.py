@@ -7,7 +7,6 @@ from cosurfgs_jax.settings.declaration import (
     SettingsGroup,
     at_least,
     not_negative,
-    number,
     require,
     setting,
 )
@@ -78,11 +77,11 @@ class GeneratedSettings(SettingsGroup, name="generated"):
         "Standard deviation of the exposure of photographs, in stops.",
         not_negative("0 or more stops"),
     )
-    bank_deg: float = setting(
+    embankment_deg: float = setting(
         0.0,
-        "Steepness in degrees of banks of earth in the place of all houses, cars and trees, to see "
-        "whether slopes keep their slope; 0 means houses.",
-        number("0 to 85 degrees", at_least=0, at_most=85),
+        "Slope in degrees of embankments in the place of all that stands in the town, to see "
+        "whether slopes keep it (60 to 80 degrees are the class steep of evaluate); 0 means a town.",
+        Check("0, or 15 to 85 degrees", lambda slope: slope == 0 or 15 <= slope <= 85),
     )
 
     def check_together(self) -> None:

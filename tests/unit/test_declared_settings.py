@@ -56,7 +56,7 @@ DECLARED = {
     "generated.size_m": (200.0, "[30, 1000000]"),
     "generated.seed": (0, "[0, 4294967295]"),
     "generated.exposure_jitter": (0.0, "[0, 1000000]"),
-    "generated.bank_deg": (0.0, "[0, 85]"),
+    "generated.embankment_deg": (0.0, ""),
     "surfels.capacity": (0, "[0, 2147483647]"),
     "surfels.sh_degree": (3, "[0, 3]"),
     "surfels.init_opacity": (0.1, "(0, 1)"),

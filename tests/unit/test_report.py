@@ -331,7 +331,7 @@ def make_workdir(folder):
                 "class_choices": "as the test says",
                 "classes": {
                     "walls": {
-                        "normal_deg": {"median": 12.25, "p90": 43.5, "median_steeper": -2.75},
+                        "normal_deg": {"median": 12.25, "p90": 43.5, "median_slope_error": -2.75},
                         "share_of_truth": 0.125,
                         "thresholds": [
                             {"tau": 0.75, "kind": "", "precision": 0.5, "recall": 0.5, "f1": 0.5}

@@ -144,16 +144,16 @@ def test_angles_are_the_median_and_what_nine_of_ten_are_below():
     exact = np.tile([0, np.sin(np.radians(30)), np.cos(np.radians(30))], (6, 1))
     found = class_scores(judged, (normals, np.tile(UP, (6, 1))), judged, taus, up=UP)
     assert list(found) == ["walls"] and found["walls"]["share_of_truth"] == 1
-    expected = {"median": 20, "p90": 72, "median_steeper": 20}
+    expected = {"median": 20, "p90": 72, "median_slope_error": 20}
     assert found["walls"]["normal_deg"] == pytest.approx(expected)
     # Against a slope of 30 degrees those of 0, 10 and 20 are flatter, and 60 and 80 steeper.
     found = class_scores(judged, (normals, exact), judged, taus, up=UP)
-    assert found["walls"]["normal_deg"]["median_steeper"] == pytest.approx(-10)
+    assert found["walls"]["normal_deg"]["median_slope_error"] == pytest.approx(-10)
 
 
 def test_a_class_is_told_in_a_line(scores):
     line = metrics.class_line("walls", scores["classes"]["walls"])
-    assert line.startswith("walls (") and "normals off by 6.0 deg (90 %: 6.0; steeper by " in line
+    assert line.startswith("walls (") and "normals off by 6.0 deg (90 %: 6.0; slope error " in line
     assert "at 0.1, 0.5: precision " in line
     f1 = scores["classes"]["walls"]["thresholds"][1]["f1"]
     assert line.endswith(f", {f1:.3f}")

@@ -209,21 +209,22 @@ def test_mesh_has_no_hidden_surface(built):
     assert np.min(middles[is_wall, 2] - heights) > -5e-5 * town.size
 
 
-def test_banks_stand_in_the_place_of_houses_and_are_as_steep_as_asked():
-    settings = dataclasses.replace(SMALL, bank_deg=70.0)
+@pytest.mark.parametrize("slope_deg", [30.0, 70.0])
+def test_embankments_stand_in_the_place_of_houses_and_have_the_slope_asked_for(slope_deg):
+    settings = dataclasses.replace(SMALL, embankment_deg=slope_deg)
     renderer, town, reach = dataset._build(settings, 1)
     mesh = exact_mesh.build_mesh(town, renderer.flight, reach)
     assert len(town.solids) > 3
     normals = np.concatenate([solid.planes[:, :3] for solid in town.solids])
     sides = normals.reshape(len(town.solids), 9, 3)[:, 4:8, 2]
-    np.testing.assert_allclose(sides, np.cos(np.radians(70)), atol=1e-9)
+    np.testing.assert_allclose(sides, np.cos(np.radians(slope_deg)), atol=1e-9)
     corners = mesh.vertices[mesh.triangles]
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.linalg.norm(across, axis=1) / 2
     steepness = np.degrees(np.arccos(across[:, 2] / np.maximum(2 * areas, 1e-12)))
-    is_bank = (mesh.faces >= 0) & (np.abs(steepness - 70) < 0.01)
-    is_upright = (mesh.faces >= 0) & (steepness > 71)
-    assert areas[is_bank].sum() > 4 * areas[is_upright].sum()
+    is_side = (mesh.faces >= 0) & (np.abs(steepness - slope_deg) < 0.01)
+    is_foot = (mesh.faces >= 0) & (steepness > 89.9)
+    assert areas[is_side].sum() > areas[is_foot].sum()
 
 
 def test_mesh_is_close_to_the_hills_and_turned_outwards(built):

@@ -166,8 +166,13 @@ def _build(settings: GeneratedSettings, num_threads: int):
         settings.num_views, settings.width, settings.height, settings.size_m, terrain, settings.seed
     )
     town = make_town_plan(
-        settings.size_m, flight.reach, terrain, settings.seed, bank_deg=settings.bank_deg
+        settings.size_m, flight.reach, terrain, settings.seed, embankment_deg=settings.embankment_deg
     )
+    if not town.solids:
+        raise InputError(
+            f"generated.size_m: expected a side on which something fits, got {settings.size_m:g} m on "
+            "which nothing does; give a larger one or another generated.seed"
+        )
     texel = flight.ground_pixel_m / _TEXELS_PER_PIXEL
     ground = paint_ground(town, flight.reach, texel, num_threads)
     return Renderer(terrain, ground, paint_faces(town, texel), flight), town, flight.reach

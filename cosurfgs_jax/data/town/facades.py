@@ -243,7 +243,9 @@ class _FacePainter:
         column = rng.integers(0, self.side - width)
         cut = (slice(row, row + height), slice(column, column + width))
         self.waves = self.fine[cut], self.coarse[cut]
-        if is_wall:
+        if solid.kind == "embankment":
+            paint_it = self._earth
+        elif is_wall:
             paint_it = self._wall
         elif normal[2] > 0.999:
             paint_it = self._flat_roof
@@ -326,6 +328,12 @@ class _FacePainter:
             (0.36, 0.42, 0.36), 1 + 0.2 * fine + 0.3 * paint.lines(v, 0.4, 0.1, texel)
         )
         return paint.blend(color, shutters, panes * (look > 0.6))
+
+    def _earth(self, solid: Solid, side: int, u, v, local):
+        """Grass with bare places, as on the ground."""
+        fine, coarse = self.waves
+        color = paint.scale((0.34, 0.42, 0.18), 1 + 0.35 * fine + 0.25 * coarse)
+        return paint.blend(color, (0.47, 0.39, 0.28), np.clip(1.5 * coarse + 0.8 * fine, 0, 0.8))
 
     def _roof(self, solid: Solid, side: int, u, v, local):
         fine, coarse = self.waves

@@ -7,7 +7,7 @@ import numpy as np
 from cosurfgs_jax.data.town.solids import (
     Solid,
     Stand,
-    bank,
+    embankment,
     post,
     rectangle,
     roofed_box,
@@ -47,7 +47,7 @@ class Town:
 
 
 def make_town_plan(
-    size: float, reach: float, terrain: Terrain, seed: int, *, bank_deg: float = 0.0
+    size: float, reach: float, terrain: Terrain, seed: int, *, embankment_deg: float = 0.0
 ) -> Town:
     """Lay out a town.
 
@@ -57,16 +57,16 @@ def make_town_plan(
             there.
         terrain: the ground to build on.
         seed: of everything random.
-        bank_deg: steepness of banks of earth, which then stand in the place of all houses, and
-            alone; 0 = houses, cars and trees.
+        embankment_deg: slope of embankments, which then stand where houses would, and nothing else;
+            0 = a town.
     Returns:
         The town. Solids stay apart except for partners.
     """
     rng = np.random.default_rng([seed, 1])
     streets = make_streets(size, rng)
     builder = _Builder(size, terrain, streets, rng)
-    if bank_deg:
-        builder.add_houses(bank_deg)
+    if embankment_deg:
+        builder.add_houses(embankment_deg)
     else:
         builder.add_landmarks()
         builder.add_houses()
@@ -204,8 +204,8 @@ class _Builder:
         )
         return along / np.linalg.norm(along)
 
-    def add_houses(self, bank_deg: float = 0.0) -> None:
-        """Houses along both sides of the streets, or banks of that steepness."""
+    def add_houses(self, embankment_deg: float = 0.0) -> None:
+        """Houses along both sides of the streets, or embankments of that slope."""
         streets = self.streets
         for family, lines, half_widths in (
             (0, streets.lines_a, streets.half_widths_a),
@@ -216,12 +216,12 @@ class _Builder:
                     along = -0.8 * self.size + self.rng.uniform(0, 12)
                     while along < 0.8 * self.size:
                         place = (family, line, half_width, side, along)
-                        if self._try_house(place, bank_deg):
+                        if self._try_house(place, embankment_deg):
                             along += self.rng.uniform(10.0, 14.0)
                         else:
                             along += 2.0
 
-    def _try_house(self, place, bank_deg: float) -> bool:
+    def _try_house(self, place, embankment_deg: float) -> bool:
         family, line, half_width, side, along = place
         length = self.rng.uniform(8.5, 13.5)
         width = self.rng.uniform(7.0, 9.0)
@@ -236,15 +236,15 @@ class _Builder:
         turn = self.rng.normal(0, 0.04) + np.pi / 2 * is_turned
         axis = self._street_axis(center, family)
         axis = np.cos(turn) * axis + np.sin(turn) * np.array([-axis[1], axis[0]])
-        solids, outline = self._make_house(center, axis, length, width)
-        if bank_deg:
-            outline = rectangle(center, axis, length, width)
-            stand = Stand("flat", center, axis, *self._heights(outline), self._style())
-            highest = float(self.terrain.heights(*outline.T).max())
-            solids = [bank(stand, length, width, base=highest + 0.3, steepness_deg=bank_deg)]
+        if embankment_deg:
+            solids, outline = self._make_embankment(center, axis, (length, width), embankment_deg)
+        else:
+            solids, outline = self._make_house(center, axis, length, width)
         if not self._is_free(outline, 2.6, SIDEWALK_M + 0.6):
             return False
         self._add(solids, outline)
+        if embankment_deg:
+            return True
         self.lots.append(center)
         kerb = line + side * half_width
         end = self.streets.positions(*_in_family(family, kerb, along))
@@ -254,6 +254,14 @@ class _Builder:
             rectangle((center + end) / 2, out / reach, reach, self.rng.uniform(1.4, 3.0))
         )
         return True
+
+    def _make_embankment(
+        self, center, axis, size: tuple[float, float], slope_deg: float
+    ) -> tuple[list[Solid], np.ndarray]:
+        outline = rectangle(center, axis, *size)
+        stand = Stand("embankment", center, axis, *self._heights(outline), self._style())
+        foot = float(self.terrain.heights(*outline.T).max()) + 0.3
+        return [embankment(stand, *size, foot=foot, slope_deg=slope_deg)], outline
 
     def _make_house(self, center, axis, length, width) -> tuple[list[Solid], np.ndarray]:
         rng = self.rng

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-_BANK_M = 6.0  # height of banks, at most
+_EMBANKMENT_M = 6.0  # height of an embankment above its foot, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Solid:
 
     | field         | shape    | unit, meaning                                                     |
     |---------------|----------|-------------------------------------------------------------------|
-    | `kind`        | text     | "house", "flat", "church", "chimney", "tree" or "car"             |
+    | `kind`        | text     | "house", "flat", "church", "chimney", "tree", "car", "embankment" |
     | `vertices`    | f64[n,3] | m, local frame                                                    |
     | `faces`       | tuples   | vertex numbers, counter-clockwise seen from outside; the sides    |
     |               |          | come first                                                        |
@@ -172,18 +172,18 @@ def stacked_rings(stand: Stand, rings, num_sides: int, apex: float | None = None
     )
 
 
-def bank(stand: Stand, length: float, width: float, *, base: float, steepness_deg: float) -> Solid:
-    """A bank of earth with a flat top.
+def embankment(stand: Stand, length: float, width: float, *, foot: float, slope_deg: float) -> Solid:
+    """Earth with a flat top, on an upright foot.
 
     Args:
         stand: its place.
         length, width: of the outline, m.
-        base: height up to which the sides are upright, m, in the local frame.
-        steepness_deg: of the sides above it.
+        foot: height of the foot's top, m, in the local frame; above all ground at the outline.
+        slope_deg: of the sides above it, from the horizontal.
     """
-    slope = np.tan(np.radians(steepness_deg))
-    height = min(_BANK_M, 0.4 * width * slope)
-    low, inset = base - stand.ground, height / slope
+    slope = np.tan(np.radians(slope_deg))
+    height = min(_EMBANKMENT_M, 0.4 * width * slope)
+    low, inset = foot - stand.ground, height / slope
     rings = [
         (low, length / 2, width / 2),
         (low + height, length / 2 - inset, width / 2 - inset),
