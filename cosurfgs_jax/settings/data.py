@@ -80,7 +80,7 @@ class GeneratedSettings(SettingsGroup, name="generated"):
     embankment_deg: float = setting(
         0.0,
         "Slope in degrees of embankments in the place of all that stands in the town, to see "
-        "whether slopes keep it (60 to 80 degrees are the class steep of evaluate); 0 means a town.",
+        "whether slopes keep it (60 to 80 degrees: the class steep of evaluate); 0 means a town.",
         Check("0, or 15 to 85 degrees", lambda slope: slope == 0 or 15 <= slope <= 85),
     )
 

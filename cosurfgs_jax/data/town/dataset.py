@@ -165,13 +165,13 @@ def _build(settings: GeneratedSettings, num_threads: int):
     flight = plan_flight(
         settings.num_views, settings.width, settings.height, settings.size_m, terrain, settings.seed
     )
-    town = make_town_plan(
-        settings.size_m, flight.reach, terrain, settings.seed, embankment_deg=settings.embankment_deg
-    )
+    slope_deg = settings.embankment_deg
+    size = settings.size_m
+    town = make_town_plan(size, flight.reach, terrain, settings.seed, embankment_deg=slope_deg)
     if not town.solids:
         raise InputError(
-            f"generated.size_m: expected a side on which something fits, got {settings.size_m:g} m on "
-            "which nothing does; give a larger one or another generated.seed"
+            f"generated.size_m: expected a side on which something fits, got {size:g} m, on which "
+            "nothing does; give a larger one or another generated.seed"
         )
     texel = flight.ground_pixel_m / _TEXELS_PER_PIXEL
     ground = paint_ground(town, flight.reach, texel, num_threads)

@@ -57,8 +57,7 @@ def make_town_plan(
             there.
         terrain: the ground to build on.
         seed: of everything random.
-        embankment_deg: slope of embankments, which then stand where houses would, and nothing else;
-            0 = a town.
+        embankment_deg: slope of embankments in the place of houses and all else; 0 = a town.
     Returns:
         The town. Solids stay apart except for partners.
     """

@@ -172,7 +172,9 @@ def stacked_rings(stand: Stand, rings, num_sides: int, apex: float | None = None
     )
 
 
-def embankment(stand: Stand, length: float, width: float, *, foot: float, slope_deg: float) -> Solid:
+def embankment(
+    stand: Stand, length: float, width: float, *, foot: float, slope_deg: float
+) -> Solid:
     """Earth with a flat top, on an upright foot.
 
     Args:
