@@ -5,24 +5,32 @@ python scripts/ablation_training.py --workdir=DIR [--seeds=0,1,2] [--only=defaul
     [--depth_maps=plane,median,expected] [--config=FILE] [--config.NAME=VALUE ...]
 
 Trains each variant of VARIANTS with the settings of --config (configs/default.py) and those given,
-in a folder of its own, DIR/SEED/NAME, with one variant after the other, and scores it as `evaluate`
-does. Where the true surface is known the depth of each model is fused, too, and the mesh scored;
-with --depth_maps each kind of depth in turn. Interrupted, the same command goes on; several of them
-may share the seeds or variants of one DIR. Writes DIR/ablation_training.json and
+in a folder of its own, DIR/SEED/NAME, one after the other, and scores it as `evaluate` does. Of a
+generated place, whose true surface is known, the depth of each model is fused, too, and the mesh
+scored; with --depth_maps each kind of depth in turn. Interrupted, the same command goes on; two of
+them may share a DIR if they have other seeds. Writes DIR/ablation_training.json and
 DIR/ablation_training.md of all that is there: with several seeds the mean and, after +-, half of
-the range. Processor time is of the training alone, and memory of its process.
+the range. Processor time is of the training alone, memory of its process, a slope error how much
+steeper than the exact surface the mesh is (median; see `evaluate`).
 """
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation import MIB, spread, timed
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import files, settings_file
+from cosurfgs_jax.data.generated import PATH as GENERATED
+from cosurfgs_jax.metrics.surface_classes import CLASSES
+from cosurfgs_jax.program.config_file import load_config_file
+from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +65,7 @@ VARIANTS = (
     Variant("longer", "7/4 of the steps", {}, LONGER),
     Variant(
         "plain",
-        "all of these but the steps",
+        "the dearer choices together",
         {**DRAWN, **EAGER, **SCREEN_GRADIENTS, "train.dilation": "1"},
     ),
     Variant("no_gaps", "no points in gaps", {"surfels.fill_gaps": "false"}),
@@ -74,7 +82,6 @@ VARIANTS = (
 )
 NAMES = tuple(variant.name for variant in VARIANTS)
 DEPTH_MAPS = ("plane", "median", "expected")
-CLASSES = ("walls", "roofs", "ground")
 
 
 def program(name: str, workdir: Workdir, *flags: str) -> list[str]:
@@ -82,49 +89,71 @@ def program(name: str, workdir: Workdir, *flags: str) -> list[str]:
     return [sys.executable, "-m", f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags]
 
 
+def settings_of(given: dict[str, str]) -> Settings:
+    """The settings of a config file with those of the command line."""
+    settings = load_config_file(given["config"])
+    for flag, text in given.items():
+        if flag.startswith("config."):
+            name = flag.removeprefix("config.")
+            kind = type(settings_file.value_of(settings, name))
+            value = text.lower() in ("true", "1") if kind is bool else kind(text)
+            settings = settings_file.with_values(settings, {name: value})
+    return settings
+
+
+def take_photographs(settings: Settings, folder: Path, workdir: Workdir) -> None:
+    """Gives a run the generated place, which is made once and not in the time of a training."""
+    first = Workdir(folder / "photographs")
+    if settings.data.path != GENERATED or workdir.data.exists():
+        return
+    open_partitioned_scene(settings, first)
+    unfinished = Path(f"{workdir}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(first.data, unfinished)
+    workdir.data.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(unfinished, workdir.data)
+
+
 def train(variant: Variant, folder: Path, seed: int, given: dict[str, str]) -> float:
     """Trains a variant, or lets it go on; its processor time."""
     workdir = Workdir(folder / variant.name)
-    first = Workdir(folder / VARIANTS[0].name)
-    if first.data.is_dir() and not workdir.data.exists():  # a generated scene
-        shutil.copytree(first.data, workdir.data)
+    settings = settings_of(given)
+    take_photographs(settings, folder, workdir)
     flags = given | {f"config.{name}": value for name, value in variant.settings.items()}
     flags["config.seed"] = str(seed)
     if variant.longer != 1:
-        steps = settings_file.load(first.config).train.steps
-        flags["config.train.steps"] = str(round(steps * variant.longer))
+        flags["config.train.steps"] = str(round(settings.train.steps * variant.longer))
     command = program("train", workdir, *(f"--{name}={value}" for name, value in flags.items()))
     return timed(command, folder / f"{variant.name}.seconds")
 
 
 def surface_of(scores: dict) -> dict[str, Any]:
-    """F1 at fractions of the scene's width, the smallest first, and by classes."""
+    """F1 at fractions of the scene's width, the smallest first; and by classes the first of them,
+    with the median angle and slope error of the normals, degrees.
+    """
 
     def f1(at: dict) -> list[float]:
         return [row["f1"] for row in at["thresholds"] if "of the width" in row["kind"]]
 
-    return {
-        "f1": f1(scores),
-        "classes": {
-            name: [f1(scores["classes"][name])[0], scores["classes"][name]["normal_deg"]["median"]]
-            for name in CLASSES
-            if name in scores["classes"]
-        },
-    }
+    classes = {}
+    for name, of_class in scores.get("classes", {}).items():
+        normal = of_class["normal_deg"] or {}
+        angles = [normal.get("median"), normal.get("median_slope_error")]
+        classes[name] = [f1(of_class)[0], *angles]
+    return {"f1": f1(scores), "classes": classes}
 
 
-def score(workdir: Workdir, kinds: list[str], spent: Path) -> dict[str, Any]:
+def score(workdir: Workdir, kinds: list[str]) -> dict[str, Any]:
     """Scores of a trained variant: renders, and the mesh of each kind of depth."""
-    has_truth = settings_file.load(workdir.config).data.path == "generated"
     surfaces = {}
-    for kind in reversed(kinds):  # the mesh of the first one stays
-        if has_truth:
-            flag = f"--config.surface.depth_map={kind}"
-            timed(program("extract_mesh", workdir, flag), spent)
-        timed(program("evaluate", workdir), spent)
-        metrics = workdir.read_metrics()
-        if has_truth:
-            surfaces[kind] = surface_of(metrics["geometry"])
+    if settings_file.load(workdir.config).data.path == GENERATED:
+        for kind in reversed(kinds):  # the mesh of the first one stays
+            run(program("extract_mesh", workdir, f"--config.surface.depth_map={kind}"))
+            run(program("evaluate", workdir))
+            surfaces[kind] = surface_of(workdir.read_metrics()["geometry"])
+    else:
+        run(program("evaluate", workdir))
+    metrics = workdir.read_metrics()
     stages, final = metrics["stages"], metrics["final"]
     return {
         "psnr": final["psnr"],
@@ -136,17 +165,30 @@ def score(workdir: Workdir, kinds: list[str], spent: Path) -> dict[str, Any]:
     }
 
 
+def run(command: list[str]) -> None:
+    """Runs a program; ends this one with its exit code where that is not 0."""
+    if status := subprocess.run(command).returncode:
+        sys.exit(status)  # it has said why
+
+
+def class_cells(rows: list[dict], kind: str) -> list[str]:
+    """For each class of `CLASSES` F1, angle and slope error with one kind of depth."""
+    cells = []
+    for name in CLASSES:
+        values = [row["surfaces"][kind]["classes"].get(name, [None] * 3) for row in rows]
+        forms = (".3f", ".1f", "+.1f")
+        texts = map(spread, map(list, zip(*values, strict=True)), forms)
+        cells.append(", ".join(filter(None, texts)))
+    return cells
+
+
 def surface_cells(rows: list[dict], kinds: list[str]) -> list[str]:
-    """F1 of each kind of depth, and F1 and angle of each class with the first."""
+    """F1 of each kind of depth, and the cells of the classes with the first."""
     cells = []
     for kind in kinds:
         at = zip(*(row["surfaces"][kind]["f1"] for row in rows), strict=True)
         cells.append(" / ".join(spread(list(values), ".3f") for values in at))
-    for name in CLASSES:
-        pairs = [row["surfaces"][kinds[0]]["classes"][name] for row in rows]
-        f1, angle = (list(values) for values in zip(*pairs, strict=True))
-        cells.append(f"{spread(f1, '.3f')}, {spread(angle, '.1f')}°")
-    return cells
+    return cells + class_cells(rows, kinds[0])
 
 
 def table(results: dict[str, dict[str, dict]], kinds: list[str]) -> str:
@@ -168,7 +210,7 @@ def table(results: dict[str, dict[str, dict]], kinds: list[str]) -> str:
     titles = ["variant", *(title for title, *_ in columns)]
     if has_truth:
         titles += [f"F1, {kind} depth" for kind in kinds]
-        titles += [f"{name}: F1, normals" for name in CLASSES]
+        titles += [f"{name}: F1, angle, slope error" for name in CLASSES]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for variant in VARIANTS:
         rows = [rows[variant.name] for rows in results.values() if variant.name in rows]
@@ -198,22 +240,27 @@ def main() -> None:
             )
     given = {"config": str(ROOT / "configs" / "default.py")}
     given |= dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
+    made_with = {"flags": given, "depth_maps": kinds}
+    saved = arguments.workdir / "flags.json"
+    if saved.exists() and (found := json.loads(saved.read_text())) != made_with:
+        parser.error(
+            f"{saved}: expected what its rows were made with, {found}, got {made_with}; take "
+            "another --workdir"
+        )
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    files.write_json(saved, made_with)
     for seed in arguments.seeds.split(","):
         folder = arguments.workdir / seed
-        folder.mkdir(parents=True, exist_ok=True)
-        # The first variant is what the others take the photographs and the steps from.
+        folder.mkdir(exist_ok=True)
         for variant in VARIANTS:
             path = folder / f"{variant.name}.json"
-            is_wanted = variant.name in chosen or variant is VARIANTS[0]
-            if is_wanted and not path.exists():
+            if variant.name in chosen and not path.exists():
                 row = {"processor_s": train(variant, folder, int(seed), given)}
-                spent = folder / f"{variant.name}.scoring_seconds"
-                row |= score(Workdir(folder / variant.name), kinds, spent)
-                path.write_text(json.dumps(row))
+                files.write_json(path, row | score(Workdir(folder / variant.name), kinds))
     results: dict[str, dict] = {}
     for path in sorted(arguments.workdir.glob("*/*.json")):
         results.setdefault(path.parent.name, {})[path.stem] = json.loads(path.read_text())
-    (arguments.workdir / "ablation_training.json").write_text(json.dumps(results, indent=2))
+    files.write_json(arguments.workdir / "ablation_training.json", results)
     (arguments.workdir / "ablation_training.md").write_text(table(results, kinds))
     print(table(results, kinds))
 
