@@ -211,7 +211,7 @@ def spread(values: list[float], form: str) -> str:
         return ""
     text = format(float(np.mean(values)), form)
     if len(values) > 1:
-        text += f" ± {format((max(values) - min(values)) / 2, form)}"
+        text += f" ± {format((max(values) - min(values)) / 2, form.removeprefix('+'))}"
     return text
 
 

@@ -324,7 +324,7 @@ def test_the_schedule_scales_with_the_number_of_steps():
     unfaded = Schedule.from_settings(_settings(density=DensitySettings(trim_min_views=2)))
     assert [step for step in range(1, 1000) if unfaded.trims_after(step)][:2] == [233, 466]
     assert (
-        long.density_every == 100
+        long.density_every == 300
         and long.density_start == pytest.approx(500, abs=2)
         and long.density_stop == 15000
     )

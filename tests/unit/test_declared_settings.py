@@ -95,7 +95,7 @@ DECLARED = {
     "density.strategy": ("error", ""),
     "density.start": (0.0167, "[0, 0.5]"),
     "density.stop": (0.5, "[0.0167, 1]"),
-    "density.every": (0.00333, "(0, 1000000]"),
+    "density.every": (0.01, "(0, 1000000]"),
     "density.opacity_reset_every": (0.0, "[0, 1000000]"),
     "density.gradient_threshold": (0.0002, "(0, 1000000]"),
     "density.absolute_gradient_threshold": (0.0008, "(0, 1000000]"),
