@@ -139,7 +139,7 @@ class DensitySettings(SettingsGroup, name="density"):
     every: float = setting(
         0.01,
         "Steps between two rounds of cloning, splitting and pruning, as a fraction of train.steps, "
-        "but at least 20 steps. As in 3DGS (0.00333) costs more time for no more (docs/results.md).",
+        "at least 20 steps. As in 3DGS (0.00333) costs more time for no more (docs/results.md).",
         positive("a positive fraction"),
     )
     opacity_reset_every: float = setting(
