@@ -90,7 +90,7 @@ def _tried(found: Forecast, changes: dict[str, int], workdir: Workdir) -> Remedy
     partitioned = found.subject.partitioned
     try:
         settings_file.check(settings)
-        if changes.keys() <= {"surfels.capacity"}:
+        if changes.keys() == {"surfels.capacity"}:
             partitioned = partitioned.with_capacity(settings)
         elif not changes.keys() <= {"data.host_memory_mb", "data.device_memory_mb"}:
             partitioned = open_partitioned_scene(settings, workdir, compares_colors=False)

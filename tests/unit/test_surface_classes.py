@@ -123,6 +123,8 @@ def test_each_class_has_its_own_angles_and_rows(scores):
     classes = scores["classes"]
     assert set(classes) == set(CLASSES)
     assert classes["walls"]["normal_deg"]["median"] == pytest.approx(6.0, abs=0.01)
+    # They hang over.
+    assert classes["walls"]["normal_deg"]["median_slope_error"] == pytest.approx(6.0, abs=0.01)
     assert classes["roofs"]["normal_deg"]["median"] == pytest.approx(0.0, abs=0.01)
     assert classes["ground"]["normal_deg"]["median"] == pytest.approx(0.0, abs=0.01)
     roofs = {row["tau"]: row for row in classes["roofs"]["thresholds"]}
@@ -153,7 +155,7 @@ def test_angles_are_the_median_and_what_nine_of_ten_are_below():
 
 def test_a_class_is_told_in_a_line(scores):
     line = metrics.class_line("walls", scores["classes"]["walls"])
-    assert line.startswith("walls (") and "normals off by 6.0 deg (90 %: 6.0; slope error " in line
+    assert line.startswith("walls (") and "normals off by 6.0 deg (90 %: 6.0; slope error +6.0)" in line
     assert "at 0.1, 0.5: precision " in line
     f1 = scores["classes"]["walls"]["thresholds"][1]["f1"]
     assert line.endswith(f", {f1:.3f}")
