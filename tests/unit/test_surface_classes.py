@@ -155,7 +155,8 @@ def test_angles_are_the_median_and_what_nine_of_ten_are_below():
 
 def test_a_class_is_told_in_a_line(scores):
     line = metrics.class_line("walls", scores["classes"]["walls"])
-    assert line.startswith("walls (") and "normals off by 6.0 deg (90 %: 6.0; slope error +6.0)" in line
+    assert line.startswith("walls (")
+    assert "normals off by 6.0 deg (90 %: 6.0; slope error +6.0)" in line
     assert "at 0.1, 0.5: precision " in line
     f1 = scores["classes"]["walls"]["thresholds"][1]["f1"]
     assert line.endswith(f", {f1:.3f}")
