@@ -138,10 +138,21 @@ def train(variant: Variant, folder: Path, seed: int, given: list[str]) -> float:
     flags = dict(BASE)
     flags |= dict(flag.removeprefix("--").partition("=")[::2] for flag in given)
     flags |= {f"config.{name}": value for name, value in settings_of(variant, folder).items()}
-    flags |= {"config.seed": str(seed), "workdir": str(folder / variant.name)}
-    command = [sys.executable, "-m", "cosurfgs_jax.train"]
-    command += [f"--{name}={value}" for name, value in flags.items()]
+    flags["config.seed"] = str(seed)
+    command = program("train", Workdir(folder / variant.name), flags)
     return timed(command, folder / f"{variant.name}.seconds")
+
+
+def program(name: str, workdir: Workdir, flags: dict[str, str] | None = None) -> list[str]:
+    """The command of one of the package's programs."""
+    given = [f"--{flag}={value}" for flag, value in (flags or {}).items()]
+    return [sys.executable, "-m", f"cosurfgs_jax.{name}", f"--workdir={workdir}", *given]
+
+
+def run(command: list[str]) -> None:
+    """Runs a program; ends this one with its exit code where that is not 0."""
+    if status := subprocess.run(command).returncode:
+        sys.exit(status)  # it has said why
 
 
 def timed(command: list[str], spent: Path) -> float:
@@ -153,11 +164,9 @@ def timed(command: list[str], spent: Path) -> float:
     """
     before = processor_seconds() - (float(spent.read_text()) if spent.exists() else 0.0)
     try:
-        status = subprocess.run(command).returncode
+        run(command)
     finally:
         spent.write_text(str(processor_seconds() - before))
-    if status:
-        sys.exit(status)  # it has said why
     return processor_seconds() - before
 
 
@@ -193,15 +202,18 @@ def score(workdir: Workdir, seams: SeamMasks, has_mesh: bool) -> dict[str, Any]:
 def score_mesh(workdir: Workdir, scene: Any) -> list[float]:
     """F1 at fractions of the scene's width, the smallest first."""
     if not workdir.mesh.exists():
-        command = [sys.executable, "-m", "cosurfgs_jax.extract_mesh", f"--workdir={workdir}"]
-        subprocess.run(command, check=True)
+        run(program("extract_mesh", workdir))
     return f1_of(workdir.mesh, scene)
 
 
 def f1_of(path: Path, scene: Any) -> list[float]:
     """F1 of a mesh file at fractions of the scene's width, the smallest first."""
     mesh = read_mesh_ply(path)
-    scores = evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene).scores
+    return f1_at_widths(evaluation.compare_to_truth((mesh.vertices, mesh.triangles), scene).scores)
+
+
+def f1_at_widths(scores: dict) -> list[float]:
+    """F1 at fractions of the scene's width, the smallest first, of scores of `evaluate`."""
     return [at["f1"] for at in scores["thresholds"] if "of the width" in at["kind"]]
 
 
@@ -213,6 +225,18 @@ def spread(values: list[float], form: str) -> str:
     if len(values) > 1:
         text += f" ± {format((max(values) - min(values)) / 2, form.removeprefix('+'))}"
     return text
+
+
+def f1_cell(rows: list[list[float]]) -> str:
+    """F1 at each fraction of the width, of rows that `f1_at_widths` gives."""
+    at = zip(*rows, strict=True)
+    return " / ".join(spread(list(values), ".3f") for values in at)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table; its first row are the titles."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
 
 
 def table(results: dict[str, dict[str, dict]]) -> str:
@@ -232,8 +256,7 @@ def table(results: dict[str, dict[str, dict]]) -> str:
         ("sent by a device, MiB", "sent_mib", ",.0f"),
     ]
     has_mesh = any("f1" in row for rows in results.values() for row in rows.values())
-    titles = ["variant", *(title for title, *_ in columns), *(["F1"] if has_mesh else [])]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    lines = [["variant", *(title for title, *_ in columns), *(["F1"] if has_mesh else [])]]
     for variant in VARIANTS:
         rows = [rows[variant.name] for rows in results.values() if variant.name in rows]
         if not rows:
@@ -241,10 +264,9 @@ def table(results: dict[str, dict[str, dict]]) -> str:
         cells = [variant.title]
         cells += [spread([row[key] for row in rows], form) for _, key, form in columns]
         if has_mesh:
-            at = zip(*(row["f1"] for row in rows if "f1" in row), strict=True)
-            cells.append(" / ".join(spread(list(values), ".3f") for values in at))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            cells.append(f1_cell([row["f1"] for row in rows if "f1" in row]))
+        lines.append(cells)
+    return markdown(lines)
 
 
 def run_seed(seed: int, chosen: list[str], arguments: argparse.Namespace, results: dict) -> None:
@@ -267,21 +289,40 @@ def run_seed(seed: int, chosen: list[str], arguments: argparse.Namespace, result
         (arguments.workdir / "ablation.md").write_text(table(results["seeds"]))
 
 
-def main() -> None:
-    """Flags -> runs -> table."""
+def parser_of(text: str | None, names: tuple[str, ...]) -> argparse.ArgumentParser:
+    """The flags of a script that runs variants with several seeds.
+
+    Args:
+        text: the script's docstring.
+        names: of all variants.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--seeds", default="0", help="with commas between")
-    parser.add_argument("--only", default=",".join(NAMES), help="variants, with commas between")
+    parser.add_argument("--only", default=",".join(names), help="variants, with commas between")
+    return parser
+
+
+def chosen_of(
+    parser: argparse.ArgumentParser, flag: str, text: str, names: tuple[str, ...]
+) -> list[str]:
+    """The names in the text of a flag; ends the script where one is none of `names`."""
+    chosen = text.split(",")
+    if unknown := set(chosen) - set(names):
+        parser.error(
+            f"--{flag}: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}"
+        )
+    return chosen
+
+
+def main() -> None:
+    """Flags -> runs -> table."""
+    parser = parser_of(__doc__, NAMES)
     parser.add_argument("--mesh", action="store_true", help="extract and score meshes, too")
     arguments, given = parser.parse_known_args()
-    chosen = arguments.only.split(",")
-    if unknown := set(chosen) - set(NAMES):
-        parser.error(
-            f"--only: expected some of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}"
-        )
+    chosen = chosen_of(parser, "only", arguments.only, NAMES)
     # What others begin with, and where the seams are read from.
     chosen += ["full"] if "equal_surfels" in chosen else []
     chosen += [variant.begins_with for variant in VARIANTS if variant.name in chosen]

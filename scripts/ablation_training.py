@@ -14,23 +14,29 @@ the range. Processor time is of the training alone, memory of its process, a slo
 steeper than the exact surface the mesh is (median; see `evaluate`).
 """
 
-import argparse
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation import MIB, spread, timed
+from ablation import (
+    MIB,
+    chosen_of,
+    f1_at_widths,
+    f1_cell,
+    markdown,
+    parser_of,
+    program,
+    run,
+    spread,
+    timed,
+)
 
 from cosurfgs_jax import files, settings_file
-from cosurfgs_jax.data.generated import PATH as GENERATED
+from cosurfgs_jax.data import generated
+from cosurfgs_jax.data.capture import Source
 from cosurfgs_jax.metrics.surface_classes import CLASSES
-from cosurfgs_jax.program.config_file import load_config_file
+from cosurfgs_jax.program.options import declare_flags, parse_options
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -84,34 +90,22 @@ NAMES = tuple(variant.name for variant in VARIANTS)
 DEPTH_MAPS = ("plane", "median", "expected")
 
 
-def program(name: str, workdir: Workdir, *flags: str) -> list[str]:
-    """The command of one of the package's programs."""
-    return [sys.executable, "-m", f"cosurfgs_jax.{name}", f"--workdir={workdir}", *flags]
-
-
 def settings_of(given: dict[str, str]) -> Settings:
     """The settings of a config file with those of the command line."""
-    settings = load_config_file(given["config"])
-    for flag, text in given.items():
-        if flag.startswith("config."):
-            name = flag.removeprefix("config.")
-            kind = type(settings_file.value_of(settings, name))
-            value = text.lower() in ("true", "1") if kind is bool else kind(text)
-            settings = settings_file.with_values(settings, {name: value})
-    return settings
+    argv = ["train", *(f"--{flag}={value}" for flag, value in given.items())]
+    return parse_options(declare_flags(lambda _: None, "optional", argv), "optional", argv).settings
 
 
 def take_photographs(settings: Settings, folder: Path, workdir: Workdir) -> None:
     """Gives a run the generated place, which is made once and not in the time of a training."""
-    first = Workdir(folder / "photographs")
-    if settings.data.path != GENERATED or workdir.data.exists():
+    photographs = folder / "photographs"
+    source = Source(photographs, settings.data, settings.generated, photographs)
+    town = generated.detects(source)
+    if town is None or workdir.data.exists():
         return
-    open_partitioned_scene(settings, first)
-    unfinished = Path(f"{workdir}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(first.data, unfinished)
-    workdir.data.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(unfinished, workdir.data)
+    generated.read(town)
+    workdir.root.mkdir(exist_ok=True)
+    workdir.data.symlink_to(photographs.absolute(), target_is_directory=True)
 
 
 def train(variant: Variant, folder: Path, seed: int, given: dict[str, str]) -> float:
@@ -123,32 +117,27 @@ def train(variant: Variant, folder: Path, seed: int, given: dict[str, str]) -> f
     flags["config.seed"] = str(seed)
     if variant.longer != 1:
         flags["config.train.steps"] = str(round(settings.train.steps * variant.longer))
-    command = program("train", workdir, *(f"--{name}={value}" for name, value in flags.items()))
-    return timed(command, folder / f"{variant.name}.seconds")
+    return timed(program("train", workdir, flags), folder / f"{variant.name}.seconds")
 
 
 def surface_of(scores: dict) -> dict[str, Any]:
     """F1 at fractions of the scene's width, the smallest first; and by classes the first of them,
     with the median angle and slope error of the normals, degrees.
     """
-
-    def f1(at: dict) -> list[float]:
-        return [row["f1"] for row in at["thresholds"] if "of the width" in row["kind"]]
-
     classes = {}
     for name, of_class in scores.get("classes", {}).items():
         normal = of_class["normal_deg"] or {}
         angles = [normal.get("median"), normal.get("median_slope_error")]
-        classes[name] = [f1(of_class)[0], *angles]
-    return {"f1": f1(scores), "classes": classes}
+        classes[name] = [f1_at_widths(of_class)[0], *angles]
+    return {"f1": f1_at_widths(scores), "classes": classes}
 
 
 def score(workdir: Workdir, kinds: list[str]) -> dict[str, Any]:
     """Scores of a trained variant: renders, and the mesh of each kind of depth."""
     surfaces = {}
-    if settings_file.load(workdir.config).data.path == GENERATED:
+    if settings_file.load(workdir.config).data.path == generated.PATH:
         for kind in reversed(kinds):  # the mesh of the first one stays
-            run(program("extract_mesh", workdir, f"--config.surface.depth_map={kind}"))
+            run(program("extract_mesh", workdir, {"config.surface.depth_map": kind}))
             run(program("evaluate", workdir))
             surfaces[kind] = surface_of(workdir.read_metrics()["geometry"])
     else:
@@ -165,12 +154,6 @@ def score(workdir: Workdir, kinds: list[str]) -> dict[str, Any]:
     }
 
 
-def run(command: list[str]) -> None:
-    """Runs a program; ends this one with its exit code where that is not 0."""
-    if status := subprocess.run(command).returncode:
-        sys.exit(status)  # it has said why
-
-
 def class_cells(rows: list[dict], kind: str) -> list[str]:
     """For each class of `CLASSES` F1, angle and slope error with one kind of depth."""
     cells = []
@@ -184,10 +167,7 @@ def class_cells(rows: list[dict], kind: str) -> list[str]:
 
 def surface_cells(rows: list[dict], kinds: list[str]) -> list[str]:
     """F1 of each kind of depth, and the cells of the classes with the first."""
-    cells = []
-    for kind in kinds:
-        at = zip(*(row["surfaces"][kind]["f1"] for row in rows), strict=True)
-        cells.append(" / ".join(spread(list(values), ".3f") for values in at))
+    cells = [f1_cell([row["surfaces"][kind]["f1"] for row in rows]) for kind in kinds]
     return cells + class_cells(rows, kinds[0])
 
 
@@ -211,33 +191,24 @@ def table(results: dict[str, dict[str, dict]], kinds: list[str]) -> str:
     if has_truth:
         titles += [f"F1, {kind} depth" for kind in kinds]
         titles += [f"{name}: F1, angle, slope error" for name in CLASSES]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    lines = [titles]
     for variant in VARIANTS:
         rows = [rows[variant.name] for rows in results.values() if variant.name in rows]
         if rows:
             cells = [variant.title]
             cells += [spread([row[key] for row in rows], form) for _, key, form in columns]
             cells += surface_cells(rows, kinds) if has_truth else []
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append(cells)
+    return markdown(lines)
 
 
 def main() -> None:
     """Flags -> runs -> table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--seeds", default="0", help="with commas between")
-    parser.add_argument("--only", default=",".join(NAMES), help="variants, with commas between")
+    parser = parser_of(__doc__, NAMES)
     parser.add_argument("--depth_maps", default="plane", help="kinds, with commas between")
     arguments, flags = parser.parse_known_args()
-    chosen, kinds = arguments.only.split(","), arguments.depth_maps.split(",")
-    for name, got, known in (("only", chosen, NAMES), ("depth_maps", kinds, DEPTH_MAPS)):
-        if unknown := set(got) - set(known):
-            parser.error(
-                f"--{name}: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}"
-            )
+    chosen = chosen_of(parser, "only", arguments.only, NAMES)
+    kinds = chosen_of(parser, "depth_maps", arguments.depth_maps, DEPTH_MAPS)
     given = {"config": str(ROOT / "configs" / "default.py")}
     given |= dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
     made_with = {"flags": given, "depth_maps": kinds}

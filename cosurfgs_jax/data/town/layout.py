@@ -65,7 +65,8 @@ def make_town_plan(
     streets = make_streets(size, rng)
     builder = _Builder(size, terrain, streets, rng)
     if embankment_deg:
-        builder.add_houses(embankment_deg)
+        builder.embankment_deg = embankment_deg
+        builder.add_houses()
     else:
         builder.add_landmarks()
         builder.add_houses()
@@ -98,6 +99,7 @@ class _Builder:
             (0, 3)
         )  # centre and radius around each outline, for quick rejection
         self.outlines: list[np.ndarray] = []
+        self.embankment_deg = 0.0  # slope of what stands in the place of houses; 0 = houses
 
     def _heights(self, outline) -> tuple[float, float]:
         steps = np.roll(outline, -1, 0) - outline
@@ -203,8 +205,8 @@ class _Builder:
         )
         return along / np.linalg.norm(along)
 
-    def add_houses(self, embankment_deg: float = 0.0) -> None:
-        """Houses along both sides of the streets, or embankments of that slope."""
+    def add_houses(self) -> None:
+        """Houses along both sides of the streets, or embankments."""
         streets = self.streets
         for family, lines, half_widths in (
             (0, streets.lines_a, streets.half_widths_a),
@@ -214,14 +216,12 @@ class _Builder:
                 for side in (-1, 1):
                     along = -0.8 * self.size + self.rng.uniform(0, 12)
                     while along < 0.8 * self.size:
-                        place = (family, line, half_width, side, along)
-                        if self._try_house(place, embankment_deg):
+                        if self._try_house(family, line, half_width, side=side, along=along):
                             along += self.rng.uniform(10.0, 14.0)
                         else:
                             along += 2.0
 
-    def _try_house(self, place, embankment_deg: float) -> bool:
-        family, line, half_width, side, along = place
+    def _try_house(self, family, line, half_width, *, side, along) -> bool:
         length = self.rng.uniform(8.5, 13.5)
         width = self.rng.uniform(7.0, 9.0)
         is_turned = self.rng.random() < 0.4
@@ -235,14 +235,14 @@ class _Builder:
         turn = self.rng.normal(0, 0.04) + np.pi / 2 * is_turned
         axis = self._street_axis(center, family)
         axis = np.cos(turn) * axis + np.sin(turn) * np.array([-axis[1], axis[0]])
-        if embankment_deg:
-            solids, outline = self._make_embankment(center, axis, (length, width), embankment_deg)
+        if self.embankment_deg:
+            solids, outline = self._make_embankment(center, axis, length, width)
         else:
             solids, outline = self._make_house(center, axis, length, width)
         if not self._is_free(outline, 2.6, SIDEWALK_M + 0.6):
             return False
         self._add(solids, outline)
-        if embankment_deg:
+        if self.embankment_deg:
             return True
         self.lots.append(center)
         kerb = line + side * half_width
@@ -254,13 +254,12 @@ class _Builder:
         )
         return True
 
-    def _make_embankment(
-        self, center, axis, size: tuple[float, float], slope_deg: float
-    ) -> tuple[list[Solid], np.ndarray]:
-        outline = rectangle(center, axis, *size)
+    def _make_embankment(self, center, axis, length, width) -> tuple[list[Solid], np.ndarray]:
+        outline = rectangle(center, axis, length, width)
         stand = Stand("embankment", center, axis, *self._heights(outline), self._style())
         foot = float(self.terrain.heights(*outline.T).max()) + 0.3
-        return [embankment(stand, *size, foot=foot, slope_deg=slope_deg)], outline
+        solid = embankment(stand, length, width, foot=foot, slope_deg=self.embankment_deg)
+        return [solid], outline
 
     def _make_house(self, center, axis, length, width) -> tuple[list[Solid], np.ndarray]:
         rng = self.rng
