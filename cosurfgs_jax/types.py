@@ -6,10 +6,10 @@ Legend, used in every docstring of the package:
     B blocks
 
 Frames: *dataset* is the frame of the input model, *world* is the normalised training frame (the
-    dataset frame moved by
-`geometry.scene_frame.SceneFrame`), *camera* is x right, y down, z forward. Pixel x covers [x, x+1)
-and its centre is x+0.5. Quaternions are wxyz. Lengths in the world frame are in units of the scene
-scale."""
+dataset frame moved by `geometry.scene_frame.SceneFrame`), *camera* is x right, y down, z forward.
+Pixel x covers [x, x+1) and its centre is x+0.5. Quaternions are wxyz. Lengths in the world frame
+are in units of the scene scale. The words of the package are in docs/architecture.md, "Words".
+"""
 
 import dataclasses
 from typing import Any, TypeVar, cast, dataclass_transform

@@ -24,14 +24,22 @@ from cosurfgs_jax.errors import InputError
 
 
 class Reader(NamedTuple):
-    """A dataset format: its name, how a folder of it is recognised, and what reads it."""
+    """A dataset format.
+
+    | field     | what                                                                            |
+    |-----------|---------------------------------------------------------------------------------|
+    | `name`    | of the format; one name, one reader                                             |
+    | `detects` | Source -> what `read` takes, such as the path of a file; None where the source  |
+    |           | is of another format. Reads no more than it needs to tell                       |
+    | `read`    | what `detects` gave -> Capture, in the dataset's frame and unit. Raises         |
+    |           | `InputError` with the path and the place of what is wrong                       |
+    | `expects` | what it looks for, for the message where no reader finds anything; "" = it is   |
+    |           | not mentioned                                                                   |
+    """
 
     name: str
-    # Source -> what `read` takes, such as the path of a file; None where the source is of another
-    # format.
     detects: Callable[[Source], Any | None]
     read: Callable[[Any], Capture]
-    # What it looks for, for the message where no reader finds anything; "" = it is not mentioned.
     expects: str = ""
 
 
@@ -54,7 +62,12 @@ _READERS = [
 
 
 def register_reader(reader: Reader) -> None:
-    """Adds a dataset format, which is asked before all others; one of the same name is replaced."""
+    """Adds a dataset format, for this process.
+
+    Args:
+        reader: asked before all others. It takes the place of one of the same name, also of one of
+            the package's own.
+    """
     unregister_reader(reader.name)
     _READERS.insert(0, reader)
 

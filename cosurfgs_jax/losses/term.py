@@ -48,7 +48,7 @@ class LossTerm:
     | `name`     | of the term                                                           |
     | `is_used`  | (settings, phase) -> whether it is computed                           |
     | `evaluate` | (LossView, settings) -> TermValue; traced                             |
-    | `maps`     | (settings) -> what the rasterizer draws for it, as `rasterize`'s maps |
+    | `maps`     | what the rasterizer draws for it, as in `rasterize`                   |
     """
 
     name: str
@@ -97,6 +97,8 @@ def own_term(
         weight: positive.
         maps: what it reads of `LossView.out`: `Maps.COLOR` (colour and alpha, the fastest),
             `Maps.GEOMETRY` (depths and normals too), or `Maps.ALL` (distortion too).
+    Returns:
+        The term, for `losses` of `train_model`.
     Raises:
         InputError: the weight is not positive, or, in the first step, the result is no scalar.
     """

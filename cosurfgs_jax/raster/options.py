@@ -14,10 +14,11 @@ LOW_PASS = 2.0
 
 
 class Maps(enum.IntEnum):
-    """Which maps are made; each level holds those before it. The numbers are those of
-    native/csrc/raster/raster.h.
+    """Which maps of `RenderOutput` are drawn; each level has those of the levels before it, and
+    takes longer.
     """
 
+    # The numbers are those of native/csrc/raster/raster.h.
     COLOR = 0  # color and alpha
     GEOMETRY = 1  # also depths, normals and planes
     ALL = 2  # also distortion
