@@ -115,19 +115,21 @@ def photometric_loss(
 def transparency_loss(
     alpha: Float[Array, "h w"], mask: Float[Array, "h w"] | None
 ) -> Float[Array, ""]:
-    """Mean fraction of light that passes through the model, over the pixels that count (0 if none
-    does).
+    """Mean square of the fraction of light that passes through the model, over the pixels that
+    count (0 if none does).
 
     Before a black background a shadow may stay half transparent at no photometric cost, and becomes
-    a hole of the mesh; every pixel of a photograph shows some surface.
+    a hole of the mesh; every pixel of a photograph shows some surface. The square leaves the last
+    per cent nearly free, which costs less of the sharpness than the plain fraction.
 
     Args:
         alpha: [H,W]. Takes gradient.
         mask: [H,W] weights in [0, 1], 0 = ignore the pixel; None = all count.
     """
+    squared = jnp.square(1 - alpha)
     if mask is None:
-        return 1 - alpha.mean()
-    return (mask * (1 - alpha)).mean() / jnp.maximum(mask.mean(), 1 / mask.size)
+        return squared.mean()
+    return (mask * squared).mean() / jnp.maximum(mask.mean(), 1 / mask.size)
 
 
 def _reference(

@@ -75,9 +75,9 @@ class LossSettings(SettingsGroup, name="loss"):
         "last, instead of drawing the neighbour in every step.",
     )
     transparency_weight: float = setting(
-        0.05,
-        "Weight of the transmittance that is left behind the model: without it, dark surfaces stay "
-        "holes before a black background.",
+        0.1,
+        "Weight of the squared transmittance that is left behind the model: without it, dark "
+        "surfaces stay holes before a black background.",
         not_negative(),
     )
     distortion_weight: float = term_weight(

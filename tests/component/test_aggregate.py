@@ -379,7 +379,7 @@ def settings_of(
         mas=MasSettings(
             teacher_weight=teacher_weight, depth_weight=depth_weight, normal_weight=normal_weight
         ),
-        loss=LossSettings(ssim_weight=ssim_weight, transparency_weight=0.05),
+        loss=LossSettings(ssim_weight=ssim_weight, transparency_weight=0.1),
         appearance=AppearanceSettings(enabled=False),
     )
 
@@ -432,13 +432,13 @@ def test_the_loss_of_a_view_is_the_sum_of_its_parts(weights):
     by_depth = expected_depth_loss(out.depth, out.alpha, teacher.depth, is_teacher)
     by_normal = expected_normal_loss(out.normal, np.asarray(teacher.normal) / 127, is_teacher)
     assert min(by_photo, by_teacher, by_depth, by_normal) > 0.05
-    by_light = (is_photo * (1 - out.alpha)).sum() / is_photo.sum()
+    by_light = (is_photo * (1 - out.alpha) ** 2).sum() / is_photo.sum()
     expected = (
         (1 - weights[0]) * by_photo
         + weights[0] * by_teacher
         + weights[1] * by_depth
         + weights[2] * by_normal
-        + 0.05 * by_light
+        + 0.1 * by_light
     )
     loss, shown = view_loss(out, TRANSFORM, photo, teacher, settings_of(*weights))
     assert loss == pytest.approx(float(expected), rel=1e-5)

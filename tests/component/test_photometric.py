@@ -316,10 +316,11 @@ def test_light_that_passes_counts_where_the_photograph_does():
     alpha = jnp.asarray(np.random.default_rng(0).uniform(size=(30, 40)), jnp.float32)
     mask = jnp.ones((30, 40)).at[:, 10:].set(0)
     value, gradient = jax.value_and_grad(photometric.transparency_loss)(alpha, mask)
-    np.testing.assert_allclose(value, 1 - alpha[:, :10].mean(), rtol=1e-5)
-    np.testing.assert_allclose(gradient, -mask / 300, rtol=1e-5)
+    light = 1 - alpha
+    np.testing.assert_allclose(value, (light[:, :10] ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, -2 * mask * light / 300, rtol=1e-5)
     np.testing.assert_allclose(
-        photometric.transparency_loss(alpha, None), 1 - alpha.mean(), rtol=1e-6
+        photometric.transparency_loss(alpha, None), (light**2).mean(), rtol=1e-6
     )
     assert photometric.transparency_loss(alpha, 0 * mask) == 0
     assert photometric.transparency_loss(jnp.ones((3, 4)), None) == 0

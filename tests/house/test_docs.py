@@ -17,8 +17,8 @@ from cosurfgs_jax.settings import Settings, settings_reference
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 by_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-# docs/extending.md names files and settings that a reader adds; tests/component/test_extending.py adds
-# them.
+# docs/extending.md names files and settings that a reader adds; tests/component/test_extending.py
+# adds them.
 by_settled_document = pytest.mark.parametrize(
     "path",
     [path for path in DOCUMENTS if path.name != "extending.md"],

@@ -74,7 +74,7 @@ DECLARED = {
     "loss.max_neighbor_angle_deg": (30.0, "(0, 90)"),
     "loss.num_neighbors": (8, "[1, 2147483647]"),
     "loss.remember_depth": (True, ""),
-    "loss.transparency_weight": (0.05, "[0, 1000000]"),
+    "loss.transparency_weight": (0.1, "[0, 1000000]"),
     "loss.distortion_weight": (0.0, "[0, 1000000]"),
     "appearance.enabled": (True, ""),
     "appearance.embedding_dim": (16, "[1, 2147483647]"),

@@ -362,10 +362,11 @@ struct PhotometricGradientBlock {
       }
       grad_transform[3] += grad;
     }
-    sums[kSumLight - kFirstSums] += weight * (1.0f - args.alpha[pixel]);
+    const float light = 1.0f - args.alpha[pixel];
+    sums[kSumLight - kFirstSums] += weight * light * light;
     COSURFGS_UNROLL
     for (int k = 0; k < 3; ++k) args.grad_render[3 * pixel + k] = grad_color[k];
-    args.grad_alpha[pixel] = -args.light_weight * per_pixel * weight;
+    args.grad_alpha[pixel] = -2.0f * args.light_weight * per_pixel * weight * light;
   }
 
   template <class Block>

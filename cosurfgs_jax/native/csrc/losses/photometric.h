@@ -17,7 +17,7 @@ struct PhotometricCall {
   const bool* mask;     // bool[height, width], false = weight 0; or null
   float transform[12];  // row-major [matrix, offset], from canonical colours to the photograph's
   // What a pixel of weight 1 costs per unit of absolute difference, of 1 - SSIM (both per channel)
-  // and of light that passes.
+  // and of the squared fraction of light that passes.
   float color_scale, ssim_scale, light_scale;
   float *target, *blended;  // scratch f32[height, width, 3]: the photograph, and the render where
                             // it counts, else the photograph

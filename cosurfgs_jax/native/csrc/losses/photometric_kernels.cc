@@ -213,7 +213,8 @@ inline void FinishBlock(const PhotometricCall& c, const float* render, const flo
     }
     sums[4 * k + 3] += grad;
   }
-  sums[kLight] += weight * (1.0f - alpha);
+  const Vec light = 1.0f - alpha;
+  sums[kLight] += weight * light * light;
   Vec joined[kChannels];
   Join(grad_color[0], grad_color[1], grad_color[2], joined);
   for (int q = 0; q < kChannels; ++q) Store(grad_render + q * kLanes, joined[q]);
@@ -242,7 +243,7 @@ void FinishRow(const PhotometricCall& c, const Strip& s, int64_t y, int row,
       const Vec weight = c.has_weights() ? Load(c.weights + pixel) : Splat(1.0f);
       FinishBlock(c, c.render + first, s.a + first, s.b + first, weight, Load(c.alpha + pixel),
                   grad_mean, grad_square, grad_product, c.grad_render + first, lanes);
-      Store(c.grad_alpha + pixel, -c.light_scale * weight);
+      Store(c.grad_alpha + pixel, -2.0f * c.light_scale * weight * (1.0f - Load(c.alpha + pixel)));
       continue;
     }
     float render[kBlock] = {}, a[kBlock] = {}, b[kBlock] = {}, grad_render[kBlock],
@@ -252,7 +253,7 @@ void FinishRow(const PhotometricCall& c, const Strip& s, int64_t y, int row,
     for (int64_t k = 0; k < count; ++k) {
       weights[k] = c.has_weights() ? c.weights[pixel + k] : 1.0f;
       alpha[k] = c.alpha[pixel + k];
-      c.grad_alpha[pixel + k] = -c.light_scale * weights[k];
+      c.grad_alpha[pixel + k] = -2.0f * c.light_scale * weights[k] * (1.0f - alpha[k]);
     }
     FinishBlock(c, render, a, b, Load(weights), Load(alpha), grad_mean, grad_square, grad_product,
                 grad_render, lanes);
