@@ -1,10 +1,14 @@
-"""Whether photographs show the colours of points without tracks where poses and cameras put them:
-nothing else tells of such a dataset that a camera stands elsewhere.
+"""Whether photographs show the colours of the points where poses and cameras put them.
+
+Nothing else tells of points without tracks that a camera stands elsewhere, and nothing else at all
+that photographs were turned, or were given other names, after their poses were found.
 """
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +28,10 @@ _NUM_COMPARED = 600  # of a photograph
 _MIN_COUNT = 16
 _MIN_VIEWS = 4
 _MAX_VIEWS = 1000  # of more, so many are compared, evenly chosen
+# Tracks tell which camera stands elsewhere; what happened to all photographs, a few show.
+_MAX_TRACKED_VIEWS = 32
+_MAX_SUSPECTS = 16  # that are tried in other ways, evenly chosen
+_MIN_WAY_GAIN = 0.2  # of the correlation (median) that another way has to bring
 # The colours of points over water, snow or a plain field are noise, which fits nowhere: a view
 # whose points spread less than this part of the median of all views is not compared.
 _MIN_SPREAD = 0.25
@@ -72,6 +80,23 @@ def _correlation(look: _Look, shift: np.ndarray) -> float:
 
 def _step(look: _Look) -> float:
     return max(1.0, max(look.picture.shape[:2]) / (2 * _CELLS))
+
+
+class _Way(NamedTuple):
+    """How photographs may have been exchanged after their poses were found."""
+
+    words: str
+    step: int = 0  # the photograph of the view so many numbers farther, in the order of names
+    quarters: int = 0  # that the picture is turned by, counterclockwise
+
+
+_WAYS = (
+    _Way("turned by 180 degrees", quarters=2),
+    _Way("turned by 90 degrees to the left", quarters=1),
+    _Way("turned by 90 degrees to the right", quarters=3),
+    _Way("taken for the one before it in the order of names", step=1),
+    _Way("taken for the one after it in the order of names", step=-1),
+)
 
 
 class _TooLarge(Exception):
@@ -147,12 +172,86 @@ def _is_elsewhere(look: _Look, found: float, typical: float) -> bool:
     return bool(found < limit)
 
 
-def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> None:
-    """Says which photographs show the colours of the points not where they should, but elsewhere.
+def _evenly(views: list[int], most: int) -> list[int]:
+    """At most so many of them."""
+    if len(views) <= most:
+        return views
+    return [views[i] for i in np.linspace(0, len(views) - 1, most).round().astype(int)]
 
-    It decides nothing. Photographs that are turned or damaged, large ones that cannot be decoded
-    smaller, views of a plain area, and clouds with tracks or without colours are left alone. Of
-    more than 1,000 photographs so many are compared.
+
+@dataclasses.dataclass(frozen=True)
+class _Comparison:
+    """What photographs are compared with."""
+
+    scene: Scene
+    lenses: list[Lens]
+    cloud: PointCloud  # without tracks
+    num_threads: int
+
+    def look(self, view: int, shown: int | None = None) -> _Look | None:
+        """What a photograph shows of the points, None where it is not compared.
+
+        Args:
+            view: whose camera it is.
+            shown: the view whose photograph it is; None = its own.
+        """
+        shown = view if shown is None else shown
+        path = self.scene.image_paths[shown]
+        if not path or self.scene.orientation(shown) != 1:
+            return None
+        pose = self.scene.views.camera_from_dataset[view]
+        try:
+            return _look(path, self.lenses[view], pose, self.cloud)
+        except InputError:  # who needs the photograph finds the damage
+            return None
+
+    def of_each(self, function: Callable[[int], Any], views: list[int]) -> list:
+        """What a function of a view gives, with threads that decode."""
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            return list(pool.map(function, views))
+
+    def glance(self, view: int) -> _Glance | None:
+        """What is kept of a view: pictures of all would take memory."""
+        found = self.look(view)
+        return None if found is None else _glance(found)
+
+    def correlation_in(self, way: _Way, view: int) -> float:
+        """That of a view whose photograph was exchanged in this way; NaN where it cannot be."""
+        shown = view + way.step
+        if not 0 <= shown < self.scene.num_views:
+            return np.nan
+        look = self.look(view, shown)
+        if look is None:
+            return np.nan
+        height, width = look.picture.shape[:2]
+        if way.quarters % 2 and height != width:  # it would have other sides, which others check
+            return np.nan
+        turned = look._replace(picture=np.rot90(look.picture, way.quarters))
+        return _correlation(turned, np.zeros(2, np.int64))
+
+    def way_of(self, views: list[int], as_they_are: float) -> _Way | None:
+        """The way in which photographs were exchanged; None where none fits clearly better than
+        their correlation as they are.
+        """
+        views = _evenly(views, _MAX_SUSPECTS)
+        tried = self.of_each(lambda view: [self.correlation_in(way, view) for way in _WAYS], views)
+        medians = []
+        for values in zip(*tried, strict=True):
+            known = np.array(values)[np.isfinite(values)]
+            medians.append(np.median(known) if 2 * len(known) > len(views) else -1.0)
+        best = int(np.argmax(medians))
+        if medians[best] < max(_MIN_TYPICAL, as_they_are + _MIN_WAY_GAIN):
+            return None
+        return _WAYS[best]
+
+
+def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> None:
+    """Says which photographs show the colours of the points not where they should, but elsewhere,
+    and how: turned, or in the place of their neighbour in the order of names.
+
+    It decides nothing. Photographs that are turned on loading or damaged, large ones that cannot be
+    decoded smaller, views of a plain area, and clouds without colours are left alone. Of more than
+    1,000 photographs so many are compared; where points have tracks, 32.
 
     Args:
         scene: with the full set of views.
@@ -161,66 +260,93 @@ def check(scene: Scene, lenses: list[Lens], source: str, num_threads: int) -> No
         num_threads: that decode.
     """
     cloud = scene.cloud
-    if cloud.has_tracks or scene.num_views < _MIN_VIEWS or not cloud.colors.std(axis=0).any():
+    if scene.num_views < _MIN_VIEWS or not cloud.colors.std(axis=0).any():
         return
+    tried = np.arange(len(cloud))
     if len(cloud) > _NUM_TRIED:
         tried = np.random.default_rng(0).choice(len(cloud), _NUM_TRIED, replace=False)
-        cloud = PointCloud.without_tracks(cloud.points[tried], cloud.colors[tried])
-    poses = scene.views.camera_from_dataset
-    views = list(range(scene.num_views))
-    if scene.num_views > _MAX_VIEWS:
-        views = np.linspace(0, scene.num_views - 1, _MAX_VIEWS).round().astype(int).tolist()
+    bare = PointCloud.without_tracks(cloud.points[tried], cloud.colors[tried])
+    comparison = _Comparison(scene, lenses, bare, num_threads)
+    most = _MAX_TRACKED_VIEWS if cloud.has_tracks else _MAX_VIEWS
+    views = _evenly(list(range(scene.num_views)), most)
+    if len(views) < scene.num_views and not cloud.has_tracks:
         _log.info(
             "%s: %d of %d photographs are compared with the points' colours, the others are not",
             source,
             len(views),
             scene.num_views,
         )
-
-    def look(view: int) -> _Look | None:
-        path = scene.image_paths[view]
-        if not path or scene.orientation(view) != 1:
-            return None
-        try:
-            return _look(path, lenses[view], poses[view], cloud)
-        except InputError:  # who needs the photograph finds the damage
-            return None
-
-    def glance(view: int) -> _Glance | None:
-        found = look(view)
-        return None if found is None else _glance(found)
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        found = dict(zip(views, pool.map(glance, views), strict=True))
-    glances = {view: glance for view, glance in found.items() if glance is not None}
-    _say_blind(scene, glances, source)
+    found = comparison.of_each(comparison.glance, views)
+    glances = {view: it for view, it in zip(views, found, strict=True) if it is not None}
+    if not cloud.has_tracks:  # which tell themselves what a view shows
+        _say_blind(scene, glances, source)
     correlations = _comparable(glances)
     if len(correlations) < _MIN_VIEWS:
         return
     typical = float(np.median(list(correlations.values())))
     if typical < _MIN_TYPICAL:
+        _say_of_all(comparison, list(correlations), typical, source)
+    else:
+        _say_odd(comparison, correlations, typical, num_compared=len(views), source=source)
+
+
+def _say_of_all(comparison: _Comparison, views: list[int], typical: float, source: str) -> None:
+    """Says what may have happened to all photographs."""
+    way = comparison.way_of(views, typical)
+    if way is None:
+        _log.info(
+            "%s: the points' colours do not tell whether poses and photographs belong together "
+            "(correlation %.2g; %.2g or more where they do)",
+            source,
+            typical,
+            _MIN_TYPICAL,
+        )
         return
+    _log.warning(
+        "%s: the photographs show the points' colours where their poses put them only if each is "
+        "%s (%d were compared): give the photographs the names and the turn that the poses were "
+        "found with, or find poses again",
+        source,
+        way.words,
+        len(views),
+    )
+
+
+def _say_odd(
+    comparison: _Comparison,
+    correlations: dict[int, float],
+    typical: float,
+    *,
+    num_compared: int,
+    source: str,
+) -> None:
+    """Says which photographs are unlike most."""
 
     def is_odd(view: int) -> bool:
-        again = look(view)  # pictures of all views would take memory
+        again = comparison.look(view)
         return again is not None and _is_elsewhere(again, correlations[view], typical)
 
     suspects = [view for view, value in correlations.items() if value < _MAX_OF_TYPICAL * typical]
-    with ThreadPoolExecutor(num_threads) as pool:
-        are_odd = list(pool.map(is_odd, suspects))
+    are_odd = comparison.of_each(is_odd, suspects)
     odd = [view for view, is_it in zip(suspects, are_odd, strict=True) if is_it]
-    if odd:
-        _log.warning(
-            "%s: %d of %d photographs do not show the points' colours where their poses put them "
-            "(correlation %.2g or less, in most %.2g), but elsewhere or nowhere: %s: poses or "
-            "cameras are wrong, or the photographs are others: remove them, or find poses again",
-            source,
-            len(odd),
-            len(views),
-            max(correlations[view] for view in odd),
-            typical,
-            some_of([scene.image_names[view] for view in odd]),
-        )
+    if not odd:
+        return
+    way = comparison.way_of(odd, float(np.median([correlations[view] for view in odd])))
+    where = "elsewhere or nowhere"
+    if way is not None:
+        where = f"where each would be if it were {way.words}"
+    _log.warning(
+        "%s: %d of %d photographs do not show the points' colours where their poses put them "
+        "(correlation %.2g or less, in most %.2g), but %s: %s: poses or cameras are wrong, or the "
+        "photographs are others: remove them, or find poses again",
+        source,
+        len(odd),
+        num_compared,
+        max(correlations[view] for view in odd),
+        typical,
+        where,
+        some_of([comparison.scene.image_names[view] for view in odd]),
+    )
 
 
 def _glance(look: _Look) -> _Glance:

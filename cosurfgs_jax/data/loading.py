@@ -224,9 +224,9 @@ def load_scene(
             says. Nothing is left out then.
         left_out: names of the photographs that are left out, and no others: what another job of the
             run has found. None: as they are found here.
-        compares_colors: whether, of points without tracks, photographs are decoded small (1,000 at
-            most) and compared with the points' colours (`color_checks`), which only says something
-            in the log: once for a dataset is enough.
+        compares_colors: whether photographs are decoded small (1,000 at most; 32 where points have
+            tracks) and compared with the points' colours (`color_checks`), which only says
+            something in the log: once for a dataset is enough.
     Returns:
         The scene. Photographs are not in memory; see `ImageStore`.
     Raises:

@@ -98,9 +98,50 @@ def test_a_camera_that_looks_away_is_named_without_a_warning(tmp_path, caplog):
 def test_colours_that_say_nothing_accuse_nobody(tmp_path, caplog):
     scene = _moved(_seen(tmp_path), 3, (0.3, 0, 0))
     mixed = np.random.default_rng(1).permutation(scene.cloud.colors)
-    for colors in (np.full_like(mixed, 7), mixed):
+    for colors, words in ((np.full_like(mixed, 7), ""), (mixed, "do not tell whether")):
         cloud = PointCloud.without_tracks(scene.cloud.points, colors)
-        assert _said(dataclasses.replace(scene, cloud=cloud), caplog) == ""
+        said = _said(dataclasses.replace(scene, cloud=cloud), caplog)
+        assert bool(said) == bool(words) and words in said and "WARNING" not in said
+
+
+def _with_tracks(scene: Scene) -> Scene:
+    count = len(scene.cloud)
+    tracks = np.arange(count, dtype=np.int32) % scene.num_views
+    cloud = PointCloud(scene.cloud.points, scene.cloud.colors, np.arange(count + 1), tracks)
+    return dataclasses.replace(scene, cloud=cloud)
+
+
+@pytest.mark.parametrize("has_tracks", [False, True])
+@pytest.mark.parametrize(
+    ("turn", "order", "words"),
+    [
+        (2, (0, 1, 2, 3, 4, 5), "turned by 180 degrees"),
+        (1, (0, 1, 2, 3, 4, 5), "turned by 90 degrees to the right"),
+        (0, (1, 2, 3, 4, 5, 0), "for the one after it"),
+        (0, (5, 0, 1, 2, 3, 4), "for the one before it"),
+    ],
+)
+def test_photographs_exchanged_after_poses_were_found_are_told(
+    tmp_path, caplog, has_tracks, turn, order, words
+):
+    scene = _seen(tmp_path)
+    if has_tracks:
+        scene = _with_tracks(scene)
+    pictures = [np.asarray(Image.open(path)) for path in scene.image_paths]
+    for path, number in zip(scene.image_paths, order, strict=True):
+        Image.fromarray(np.rot90(pictures[number], turn)).save(path)
+    said = _said(scene, caplog)
+    assert "WARNING" in said and words in said
+
+
+def test_some_that_are_upside_down_are_named_with_their_turn(tmp_path, caplog):
+    scene = _with_tracks(_seen(tmp_path, 8))
+    for number in (2, 5, 6):
+        picture = np.asarray(Image.open(scene.image_paths[number]))
+        Image.fromarray(picture[::-1, ::-1]).save(scene.image_paths[number])
+    said = _said(scene, caplog)
+    assert "3 of 8 photographs do not show" in said and "2.png, 5.png, 6.png" in said
+    assert "if it were turned by 180 degrees" in said
 
 
 def _with_plain_views(scene: Scene, numbers, level: float = 3) -> Scene:
