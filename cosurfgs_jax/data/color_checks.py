@@ -38,6 +38,7 @@ _MIN_SPREAD = 0.25
 _MAX_RADIUS = 2**0.5  # of points, times that of the farthest corner: far outside lenses fold back
 # The correlation of colours that photographs have (median), else the cloud's say nothing.
 _MIN_TYPICAL = 0.4
+_MAX_STRANGE = 0.2  # below, points and photographs hardly have anything in common
 _MAX_OF_TYPICAL = 0.7  # a photograph below this part of it is looked at
 _STEPS = 8  # to each side that its points are moved by, each of a cell's half
 _MIN_STEPS = 2  # they have to fit better at least so far away
@@ -294,9 +295,14 @@ def _say_of_all(comparison: _Comparison, views: list[int], typical: float, sourc
     """Says what may have happened to all photographs."""
     way = comparison.way_of(views, typical)
     if way is None:
-        _log.info(
-            "%s: the points' colours do not tell whether poses and photographs belong together "
-            "(correlation %.2g; %.2g or more where they do)",
+        # Points of a scanner may have other colours; those with tracks come from photographs.
+        say = _log.info
+        if comparison.scene.cloud.has_tracks and typical < _MAX_STRANGE:
+            say = _log.warning
+        say(
+            "%s: the points' colours are not those of the photographs where the poses put them "
+            "(correlation %.2g; %.2g or more where they belong together): the photographs were cut "
+            "or are others, poses are wrong, or the colours come from elsewhere",
             source,
             typical,
             _MIN_TYPICAL,

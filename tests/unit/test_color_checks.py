@@ -98,7 +98,8 @@ def test_a_camera_that_looks_away_is_named_without_a_warning(tmp_path, caplog):
 def test_colours_that_say_nothing_accuse_nobody(tmp_path, caplog):
     scene = _moved(_seen(tmp_path), 3, (0.3, 0, 0))
     mixed = np.random.default_rng(1).permutation(scene.cloud.colors)
-    for colors, words in ((np.full_like(mixed, 7), ""), (mixed, "do not tell whether")):
+    told = "are not those of the photographs"
+    for colors, words in ((np.full_like(mixed, 7), ""), (mixed, told)):
         cloud = PointCloud.without_tracks(scene.cloud.points, colors)
         said = _said(dataclasses.replace(scene, cloud=cloud), caplog)
         assert bool(said) == bool(words) and words in said and "WARNING" not in said
@@ -132,6 +133,15 @@ def test_photographs_exchanged_after_poses_were_found_are_told(
         Image.fromarray(np.rot90(pictures[number], turn)).save(path)
     said = _said(scene, caplog)
     assert "WARNING" in said and words in said
+
+
+def test_photographs_cut_after_poses_were_found_are_told(tmp_path, caplog):
+    scene = _with_tracks(_seen(tmp_path))
+    for path in scene.image_paths:
+        picture = Image.open(path)
+        picture.crop((0, 0, _SIDE // 2, _SIDE // 2)).save(path)
+    said = _said(scene, caplog)
+    assert "WARNING" in said and "were cut or are others" in said
 
 
 def test_some_that_are_upside_down_are_named_with_their_turn(tmp_path, caplog):
