@@ -27,13 +27,13 @@ from ablation import f1_of
 from cosurfgs_jax import host_memory, program, settings_file
 from cosurfgs_jax.collab import compress
 from cosurfgs_jax.collab.finished_stages import trainable
+from cosurfgs_jax.collab.importance_scores import SCORES
 from cosurfgs_jax.collab.lmc_stages import compress_in_rounds
 from cosurfgs_jax.collab.plans import make_plans
 from cosurfgs_jax.collab.stage_scores import SeamMasks, score_cells
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.raster import RasterOptions
-from cosurfgs_jax.settings import IMPORTANCE_SCORES
 from cosurfgs_jax.surface import extract_mesh
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.checkpoints import Checkpoints, Parts
@@ -118,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8")
-    parser.add_argument("--scores", default=",".join(IMPORTANCE_SCORES))
+    parser.add_argument("--scores", default=",".join(SCORES))
     parser.add_argument("--rounds", default="1,4")
     parser.add_argument("--camera_switch", default="on")
     parser.add_argument(

@@ -16,6 +16,7 @@ from cosurfgs_jax.collab import concessions
 from cosurfgs_jax.collab.block_choice import BlockChoice
 from cosurfgs_jax.collab.compact_blocks import leave_compact, write_compact
 from cosurfgs_jax.collab.finished_stages import keep_models_alone
+from cosurfgs_jax.collab.importance_scores import score_of
 from cosurfgs_jax.collab.open_run import check_photographs, open_for_some_blocks
 from cosurfgs_jax.collab.stage_course import run_one_stage, stages_left
 from cosurfgs_jax.collab.stage_spec import StageSpec
@@ -65,6 +66,7 @@ def train_blocks(
     backend_of(settings.raster)
     check_own_terms(losses)
     strategy_of(settings.density)
+    score_of(settings.lmc)
     check_no_masks(settings)
     processes.versions()  # noted before anybody replaces the sources
     with locks.hold_shared(workdir.lock(TRAINING.name), TRAINING.writer):

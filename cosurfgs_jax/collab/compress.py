@@ -2,7 +2,7 @@
 block, and what is pruned.
 
 Source: CoSurfGS, section LMC, does not give the formula of its importance; ours is in
-    collab/importance.py.
+    collab/removal_score.py.
 """
 
 import dataclasses

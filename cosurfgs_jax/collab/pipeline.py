@@ -17,6 +17,7 @@ from cosurfgs_jax.collab.adopted_blocks import (
 from cosurfgs_jax.collab.announcement import announce
 from cosurfgs_jax.collab.block_jobs import check_settings_of_blocks
 from cosurfgs_jax.collab.finished_stages import keep_models_alone
+from cosurfgs_jax.collab.importance_scores import score_of
 from cosurfgs_jax.collab.merged_model import open_merged
 from cosurfgs_jax.collab.open_run import check_photographs, open_in_all_processes
 from cosurfgs_jax.collab.plans import make_plans
@@ -64,6 +65,7 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
     backend_of(settings.raster)
     check_own_terms(losses)
     strategy_of(settings.density)
+    score_of(settings.lmc)
     check_num_devices(settings.mesh.num_devices)
     processes.check_versions()
     with hold_run(workdir):

@@ -8,7 +8,6 @@ special value means "from the data", the consumer replaces it and logs what it c
 
 from cosurfgs_jax.settings.all_settings import Settings
 from cosurfgs_jax.settings.blocks import (
-    IMPORTANCE_SCORES,
     LmcSettings,
     MasSettings,
     MeshSettings,
@@ -29,7 +28,6 @@ from cosurfgs_jax.settings.training import (
 )
 
 __all__ = [
-    "IMPORTANCE_SCORES",
     "AppearanceSettings",
     "DataSettings",
     "DensitySettings",

@@ -8,13 +8,10 @@ from cosurfgs_jax.settings.declaration import (
     fraction,
     not_negative,
     number,
-    one_of,
     proper_fraction,
     require,
     setting,
 )
-
-IMPORTANCE_SCORES = ("removal", "weight")  # collab/importance.py holds them
 
 
 @dataclasses.dataclass
@@ -107,8 +104,7 @@ class LmcSettings(SettingsGroup, name="lmc"):
     score: str = setting(
         "removal",
         'What surfels are ranked by: "removal" (the change of the pictures without it) or "weight" '
-        "(its rendered weight).",
-        one_of(IMPORTANCE_SCORES, f"one of {', '.join(IMPORTANCE_SCORES)}"),
+        "(its rendered weight); or another in collab/importance_scores.py.",
     )
     area_exponent: float = setting(
         -0.3,

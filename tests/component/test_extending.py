@@ -16,7 +16,7 @@ from blocks_case import four_blocks, model_of, solid_state, surfels_of
 from PIL import Image
 
 from cosurfgs_jax import LossView, load_scene, rasterize, train_model
-from cosurfgs_jax.collab import importance, stages
+from cosurfgs_jax.collab import importance, importance_scores, stages
 from cosurfgs_jax.data.readers import unregister_reader
 from cosurfgs_jax.model import density_strategies
 from cosurfgs_jax.outputs import exports
@@ -158,9 +158,9 @@ def test_an_export_format(tmp_path, monkeypatch):
 
 def test_an_importance_score(monkeypatch):
     module = code_of("An importance score")
-    entry = eval(f"{{{entries_of('An importance score')}}}", vars(module))
+    entry = eval(f"{{{entries_of('An importance score')}}}", {"largest_weight": module})
     for name, score in entry.items():
-        monkeypatch.setitem(importance.SCORES, name, score)
+        monkeypatch.setitem(importance_scores.SCORES, name, score)
     settings = Settings()
     settings.lmc.score = "largest"
     settings.lmc.camera_switch = False
