@@ -136,7 +136,13 @@ def adopt_stage(run: Run, spec: StageSpec) -> loop.StageState:
     sums = np.sum([(0, 0.0), *totals], axis=0)  # of one shape in a process without blocks, too
     num_without_room, seconds = processes.gather(sums).sum(axis=0).tolist()
     num_steps = spec.num_steps(run.settings)
-    stage = loop.StageState(spec.name, rows, num_steps, int(num_without_room), seconds)
+    stage = loop.StageState(
+        name=spec.name,
+        states=rows,
+        step=num_steps,
+        num_without_room=int(num_without_room),
+        seconds=seconds,
+    )
     if processes.is_first():
         _copy_test_pictures(run)
     with Checkpoints(run.workdir.checkpoints(spec.name)) as checkpoints:

@@ -159,10 +159,10 @@ def mas_step(
             grad_params[i],
             state.optimizer,
             state.alive,
-            settings.optim,
-            batch.progress,
-            settings.surfels.sh_degree,
-            state.length,
+            settings=settings.optim,
+            progress=batch.progress,
+            sh_degree=settings.surfels.sh_degree,
+            length=state.length,
         )
         exposure = state.appearance
         exposure_optimizer = state.appearance_optimizer

@@ -107,7 +107,9 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         **numbers,
     )
     states = [run.layout.put(lambda _: model)]
-    return StageState(spec.name, states, step, num_without_room, seconds)
+    return StageState(
+        name=spec.name, states=states, step=step, num_without_room=num_without_room, seconds=seconds
+    )
 
 
 def _in_slots(params: SurfelParams, num_slots: int) -> SurfelParams:

@@ -174,11 +174,11 @@ def draw_part(
     """
     raw = render_sums(surfels, cameras, image_size, options.on_black(), maps=Maps.GEOMETRY)
     return PartialImage(
-        raw.color,
-        1.0 - raw.transmittance,
-        drawn(raw.depth_sum),
-        drawn(raw.normal_sum),
-        drawn(raw.plane_sum),
+        color=raw.color,
+        alpha=1.0 - raw.transmittance,
+        depth=drawn(raw.depth_sum),
+        normal=drawn(raw.normal_sum),
+        plane=drawn(raw.plane_sum),
     )
 
 

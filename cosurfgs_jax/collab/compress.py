@@ -190,11 +190,11 @@ def compress(run: Run, stage: StageState, programs: Programs) -> Compression:
         states.append(programs.prune(state, importance, is_inside))
     inside = layout.get_blocks(inside_masks(partition, layout, states))
     return Compression(
-        states,
-        before,
-        count_alive(layout, states),
-        {block: int(number) for block, number in layout.get_blocks(used).items()},
-        {block: int(mask.sum()) for block, mask in inside.items()},
+        states=states,
+        num_before=before,
+        num_after=count_alive(layout, states),
+        num_used={block: int(number) for block, number in layout.get_blocks(used).items()},
+        num_inside={block: int(mask.sum()) for block, mask in inside.items()},
     )
 
 

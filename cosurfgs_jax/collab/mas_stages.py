@@ -103,7 +103,9 @@ def _start(
     partners = {block: planner.partners(block) for block in run.layout.local_blocks}
     teachers.render(frozen.states, teacher_models.grouping, partners)
     cells = compress.crop_to_cells(run.partitioned.partition, run.layout, before.states)
-    stage = loop.StageState(work.name, cells, 0, 0, stopwatch.seconds)
+    stage = loop.StageState(
+        name=work.name, states=cells, step=0, num_without_room=0, seconds=stopwatch.seconds
+    )
     loop.save_stage(run, stage, work.store)
     work.store.wait()
     return stage

@@ -96,7 +96,16 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,
         Log(workdir, processes.index()) as log,
     ):
-        run = Run(settings, workdir, partitioned, layout, images, stop, log, tuple(losses))
+        run = Run(
+            settings=settings,
+            workdir=workdir,
+            partitioned=partitioned,
+            layout=layout,
+            images=images,
+            stop=stop,
+            log=log,
+            own_terms=tuple(losses),
+        )
         check_photographs(run)
         config = b""
         if processes.is_first():  # no other looks at it: elsewhere it may not be seen for seconds

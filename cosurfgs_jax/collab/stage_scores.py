@@ -131,7 +131,7 @@ def scores_from_sums(sums: np.ndarray) -> Scores:
     """
     num_views, psnr, fitted, ssim, num_pixels, *errors = sums.tolist()
     if not num_views:
-        return Scores(None, None, None, None, None)
+        return Scores(psnr=None, psnr_fitted=None, ssim=None, psnr_seam=None, psnr_seam_fitted=None)
     seams = [None, None]
     if num_pixels:
         seams = [float(-10 * np.log10(max(error / num_pixels, 1e-10))) for error in errors]

@@ -91,5 +91,9 @@ class Scene:
         height, width = map(int, self.views.image_sizes[view])
         matrix = self.views.intrinsics[view].tolist()
         return Lens(
-            "PINHOLE", height, width, (matrix[0][0], matrix[1][1]), (matrix[0][2], matrix[1][2])
+            model="PINHOLE",
+            height=height,
+            width=width,
+            focal_px=(matrix[0][0], matrix[1][1]),
+            principal_px=(matrix[0][2], matrix[1][2]),
         )

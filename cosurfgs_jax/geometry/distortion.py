@@ -93,7 +93,12 @@ def lens_from_params(model: str, height: int, width: int, params) -> Lens:
         )
     principal_px = (params[num_focal], params[num_focal + 1])
     return Lens(
-        model, int(height), int(width), focal_px, principal_px, tuple(params[num_focal + 2 :])
+        model=model,
+        height=int(height),
+        width=int(width),
+        focal_px=focal_px,
+        principal_px=principal_px,
+        coefficients=tuple(params[num_focal + 2 :]),
     )
 
 
@@ -307,11 +312,11 @@ def undistorted_pinhole(lens: Lens) -> Lens:
     centre = np.array([left + right, top + bottom]) / 2 * focal_px
     principal_px = np.array([width, height]) / 2 - centre
     return Lens(
-        "PINHOLE",
-        int(height),
-        int(width),
-        lens.focal_px,
-        (float(principal_px[0]), float(principal_px[1])),
+        model="PINHOLE",
+        height=int(height),
+        width=int(width),
+        focal_px=lens.focal_px,
+        principal_px=(float(principal_px[0]), float(principal_px[1])),
     )
 
 

@@ -128,4 +128,10 @@ def densify(
     return params, opt_state, alive, jax.tree.map(jnp.zeros_like, stats), report
 
 
-STRATEGY = DensityStrategy(init_stats, accumulate, densify, density.reset_opacity, look_at)
+STRATEGY = DensityStrategy(
+    init_stats=init_stats,
+    accumulate=accumulate,
+    densify=densify,
+    reset=density.reset_opacity,
+    look=look_at,
+)

@@ -90,12 +90,12 @@ def order(projected: Projected, grid: Grid) -> Ordered:
         num_pairs = ends[-1]
     features = jnp.where(projected.is_drawn[:, None], projected.features, 0.0)
     return Ordered(
-        ids,
-        features[ids],
-        jnp.concatenate([first, size], axis=1),
-        ends,
-        num_pairs,
-        (~is_counted & projected.is_drawn[ids]).sum(dtype=jnp.int32),
+        ids=ids,
+        features=features[ids],
+        tiles=jnp.concatenate([first, size], axis=1),
+        ends=ends,
+        num_pairs=num_pairs,
+        num_skipped=(~is_counted & projected.is_drawn[ids]).sum(dtype=jnp.int32),
     )
 
 

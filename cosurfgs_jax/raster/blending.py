@@ -87,16 +87,16 @@ def empty(zero, maps: Maps) -> Pixels:
 
     none = zero.astype(jnp.int32) - 1
     return Pixels(
-        zero + 1,
-        zero + 1,
-        none,
-        (zero,) * 3,
-        geometry(zero),
-        geometry(zero),
-        geometry(none),
-        geometry((zero,) * 3),
-        geometry(zero),
-        zero if maps >= Maps.ALL else None,
+        transmittance=zero + 1,
+        is_open=zero + 1,
+        last=none,
+        color=(zero,) * 3,
+        depth=geometry(zero),
+        median=geometry(zero),
+        median_rank=geometry(none),
+        normal=geometry((zero,) * 3),
+        plane=geometry(zero),
+        distortion=zero if maps >= Maps.ALL else None,
     )
 
 
@@ -125,16 +125,16 @@ def intersect(f, x, y, static: Static) -> Hit:
     alpha = jnp.minimum(raw, MAX_ALPHA)
     z = jnp.where(is_disc, u * f[TO_Z] + (v * f[TO_Z + 1] + f[TO_Z + 2]), f[TO_Z + 2])
     return Hit(
-        dx,
-        dy,
-        u,
-        v,
-        inverse_pz,
-        alpha,
-        raw > MAX_ALPHA,
-        z,
-        is_disc,
-        (alpha >= MIN_ALPHA) & (z >= static.near),
+        dx=dx,
+        dy=dy,
+        u=u,
+        v=v,
+        inverse_pz=inverse_pz,
+        alpha=alpha,
+        is_clamped=raw > MAX_ALPHA,
+        z=z,
+        is_disc=is_disc,
+        is_hit=(alpha >= MIN_ALPHA) & (z >= static.near),
     )
 
 
@@ -302,7 +302,7 @@ def unblend(
         v,
         inverse_pz,
     )
-    return new, Gradients(weight, log_alpha, g_z, p, d), (u, v)
+    return new, Gradients(weight=weight, log_alpha=log_alpha, z=g_z, p=p, d=d), (u, v)
 
 
 def terms(grads: Gradients, g: Cotangents, f, x, y, u, v) -> list:

@@ -212,5 +212,9 @@ def project(surfels: Surfels, camera: Camera, static: Static) -> Projected:
     still = jax.lax.stop_gradient
     box, is_inside = _bounds(*still((ray, numerators, center, opacity)), static)
     return Projected(
-        jnp.stack(columns, axis=-1), still(depth), box, is_drawn & is_inside, num_invalid
+        features=jnp.stack(columns, axis=-1),
+        depth=still(depth),
+        box=box,
+        is_drawn=is_drawn & is_inside,
+        num_invalid=num_invalid,
     )

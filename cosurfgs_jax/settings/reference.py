@@ -32,7 +32,13 @@ def iter_help(group: SettingsGroup | None = None) -> Iterator[SettingHelp]:
         if declaration.check is not None:
             expected = declaration.check.expected
         name = group.dotted(field.name)
-        yield SettingHelp(name, type_of(field), value, declaration.help_text, expected)
+        yield SettingHelp(
+            name=name,
+            kind=type_of(field),
+            default=value,
+            help_text=declaration.help_text,
+            expected=expected,
+        )
 
 
 def settings_reference() -> str:

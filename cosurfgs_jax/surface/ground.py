@@ -145,7 +145,11 @@ def choose_grid(ground: Float[np.ndarray, "n 3"], pixel_size: float, memory_mb: 
         )
     top = (first[1] + height) * pixel_size
     return GroundGrid(
-        float(first[0] * pixel_size), float(top), float(pixel_size), int(width), int(height)
+        left=float(first[0] * pixel_size),
+        top=float(top),
+        pixel_size=float(pixel_size),
+        width=int(width),
+        height=int(height),
     )
 
 

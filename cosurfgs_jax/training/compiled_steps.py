@@ -64,16 +64,16 @@ def compile_blocks(
         return bind(bound, donate=(0,), static=("shape",))
 
     return BlockSteps(
-        bind_training(step.train_step),
-        bind_training(_train_packed),
-        sharded(_recall, layout),
-        bind(step.settle_step, donate=(0,)),
-        bind(step.settle_step),
-        bind(_look, donate=(0,)),
-        bind(density_steps.densify_step, donate=(0,)),
-        bind(density_steps.reset_opacity_step, donate=(0,)),
-        bind(density_steps.count_front_view, donate=(0,), static=("image_size",)),
-        bind(density_steps.trim_step, donate=(0,)),
-        sharded(masked_steps.begin_masks, layout, donate=(0,)),
-        sharded(masked_steps.prune_masked_step, layout, donate=(0,)),
+        train=bind_training(step.train_step),
+        train_packed=bind_training(_train_packed),
+        recall=sharded(_recall, layout),
+        settle=bind(step.settle_step, donate=(0,)),
+        settled_copy=bind(step.settle_step),
+        look=bind(_look, donate=(0,)),
+        densify=bind(density_steps.densify_step, donate=(0,)),
+        reset_opacity=bind(density_steps.reset_opacity_step, donate=(0,)),
+        count_front_view=bind(density_steps.count_front_view, donate=(0,), static=("image_size",)),
+        trim=bind(density_steps.trim_step, donate=(0,)),
+        begin_masks=sharded(masked_steps.begin_masks, layout, donate=(0,)),
+        prune_masked=sharded(masked_steps.prune_masked_step, layout, donate=(0,)),
     )

@@ -52,7 +52,9 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
 
     look = required(strategy_of(settings.density).look, "DensityStrategy.look")
     surfels = Surfels.of(state.params, seen)
-    stats = look(state.stats, Look(surfels, draw, camera, photo, exposed))
+    stats = look(
+        state.stats, Look(surfels=surfels, draw=draw, camera=camera, photo=photo, expose=exposed)
+    )
     return dataclasses.replace(state, stats=stats)
 
 

@@ -104,11 +104,11 @@ def restore_stage(
     if not parts.training:
         state = model_of(state)
     return StageState(
-        name,
-        layout.split_rows(state),
-        restored.step,
-        meta["num_without_room"],
-        meta["seconds"],
+        name=name,
+        states=layout.split_rows(state),
+        step=restored.step,
+        num_without_room=meta["num_without_room"],
+        seconds=meta["seconds"],
     )
 
 
@@ -336,4 +336,4 @@ def start_stage(run: Run, name: str, make_state, num_slots: int) -> StageState:
         layout.put_row(row, lambda number: empty if number is None else make_state(number))
         for row in range(layout.blocks_per_device)
     ]
-    return StageState(name, rows, 0, 0, 0.0)
+    return StageState(name=name, states=rows, step=0, num_without_room=0, seconds=0.0)

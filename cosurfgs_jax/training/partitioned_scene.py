@@ -172,7 +172,11 @@ def open_partitioned_scene(
         scene.cloud, scene.views, frame, scene.train_views, settings.partition
     )
     return PartitionedScene(
-        scene, frame, views, partition, _plan_blocks(scene, frame, partition, settings)
+        scene=scene,
+        frame=frame,
+        views=views,
+        partition=partition,
+        blocks=_plan_blocks(scene, frame, partition, settings),
     )
 
 
@@ -215,12 +219,12 @@ def _plan_blocks(
         points = _first_points(partition, points_world, number, settings)
         blocks.append(
             Block(
-                number,
-                partition.views[number],
-                capacity,
-                points,
-                min(len(points), capacity),
-                float(partition.lengths[number]),
+                number=number,
+                views=partition.views[number],
+                capacity=capacity,
+                points=points,
+                num_initial=min(len(points), capacity),
+                length=float(partition.lengths[number]),
             )
         )
     return blocks

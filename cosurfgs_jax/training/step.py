@@ -258,10 +258,10 @@ def train_step(
         gradient,
         state.optimizer,
         rows,
-        settings.optim,
-        batch.progress,
-        batch.sh_degree,
-        state.length,
+        settings=settings.optim,
+        progress=batch.progress,
+        sh_degree=batch.sh_degree,
+        length=state.length,
     )
     updated = state.updated
     if updated is not None:

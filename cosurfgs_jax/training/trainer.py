@@ -37,7 +37,11 @@ class Trainer:
         self._first_progress = first_progress
         self._steps = compile_blocks(run.settings, run.layout, run.own_terms)
         self._density = DensityControl(
-            run.partitioned, run.layout, run.settings, schedule, self._steps
+            partitioned=run.partitioned,
+            layout=run.layout,
+            settings=run.settings,
+            schedule=schedule,
+            steps=self._steps,
         )
         self._pace = DispatchLimit(programs_ahead(run.layout))
         self._views = BlockViews(run)

@@ -113,11 +113,11 @@ def paint_faces(town: Town, texel: float) -> Faces:
     ]
     planes = np.concatenate([solid.planes for solid in town.solids])
     return Faces(
-        np.array(corners),
-        planes,
-        mapping.astype(np.float32),
-        np.asarray(gains, np.float32),
-        texture,
+        corners=np.array(corners),
+        planes=planes,
+        mapping=mapping.astype(np.float32),
+        gain=np.asarray(gains, np.float32),
+        texture=texture,
     )
 
 

@@ -79,7 +79,13 @@ def plan_flight(
     focal = FOCAL_OVER_DIAGONAL * np.hypot(width, height)
     # The principal point lies a little off the middle, as in real cameras.
     intrinsics = np.array([[focal, 0, 0.506 * width], [0, focal, 0.491 * height], [0, 0, 1]])
-    return Flight(np.array(matrices), intrinsics, width, height, HEIGHT_M / focal)
+    return Flight(
+        camera_from_local=np.array(matrices),
+        intrinsics=intrinsics,
+        width=width,
+        height=height,
+        ground_pixel_m=HEIGHT_M / focal,
+    )
 
 
 def _spread(count: int) -> np.ndarray:

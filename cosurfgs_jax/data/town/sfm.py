@@ -174,7 +174,14 @@ def triangulate(
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     colors = np.round(colors / lengths[:, None]).astype(np.uint8)
-    return SparsePoints(points, colors, errors / lengths, point_numbers, view_numbers, pixels)
+    return SparsePoints(
+        points=points,
+        colors=colors,
+        errors=errors / lengths,
+        point_numbers=point_numbers,
+        view_numbers=view_numbers,
+        pixels=pixels,
+    )
 
 
 def _linearise(flight, number, points, pixels):

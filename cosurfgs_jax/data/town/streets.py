@@ -83,5 +83,10 @@ def make_streets(size: float, rng) -> Streets:
     half_a = rng.uniform(2.4, 3.0, len(lines_a))
     half_b = rng.uniform(2.6, 3.6, len(lines_b))
     return Streets(
-        rng.uniform(0.15, 0.5), rng.uniform(0, 2 * np.pi, 2), lines_a, lines_b, half_a, half_b
+        angle=rng.uniform(0.15, 0.5),
+        phases=rng.uniform(0, 2 * np.pi, 2),
+        lines_a=lines_a,
+        lines_b=lines_b,
+        half_widths_a=half_a,
+        half_widths_b=half_b,
     )
