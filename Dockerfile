@@ -17,7 +17,7 @@ COPY pyproject.toml CMakeLists.txt README.md LICENSE ./
 COPY cmake cmake
 COPY configs configs
 COPY cosurfgs_jax cosurfgs_jax
-RUN pip install --no-cache-dir --no-build-isolation -c requirements.txt ".[mesh,geo,sfm]"
+RUN pip install --no-cache-dir --no-build-isolation -c requirements.txt ".[mesh,geo,sfm,report]"
 
 # nvcc is needed for the build alone: the package links CUDA's runtime statically, and JAX's wheels
 # bring the other libraries.
@@ -34,7 +34,7 @@ COPY cmake cmake
 COPY configs configs
 COPY cosurfgs_jax cosurfgs_jax
 ENV COSURFGS_CUDA=ON
-RUN pip install --no-cache-dir --no-build-isolation -c requirements.txt ".[mesh,geo,sfm,cuda13]"
+RUN pip install --no-cache-dir --no-build-isolation -c requirements.txt ".[mesh,geo,sfm,report,cuda13]"
 
 FROM ubuntu:24.04 AS cuda
 RUN apt-get update && apt-get install -y --no-install-recommends python3 \

@@ -37,6 +37,7 @@ _OPTIONAL = (
     ("rasterio", "geo", "export --format=dsm"),
     ("laspy", "geo", "export --format=las"),
     ("viser", "view", "view"),
+    ("matplotlib", "report", "charts and maps of the report"),
     ("ray", "ray", "launch"),
 )
 

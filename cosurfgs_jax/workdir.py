@@ -20,6 +20,7 @@ No other module spells a name of this table.
 | `tensorboard/`, `tensorboard/process_<n>/`        | the same for TensorBoard                     |
 | `metrics.json`                                    | format, stages, final, geometry              |
 | `timings.json`                                    | seconds of evaluation and mesh extraction    |
+| `runs.json`                                       | programs: commands, times, versions, devices |
 | `point_cloud/iteration_<step>/point_cloud.ply`    | merged surfels, dataset frame                |
 | `cameras.json`                                    | cameras, for viewers of 3DGS models          |
 | `results.json`, `per_view.json`                   | scores in the form of 3DGS tools             |
@@ -188,6 +189,11 @@ class Workdir:
     def timings(self) -> Path:
         """Seconds of what is done after training."""
         return self.root / "timings.json"
+
+    @property
+    def runs(self) -> Path:
+        """Which programs made the run, when, with what (`run_record`)."""
+        return self.root / "runs.json"
 
     def point_cloud(self, step: int) -> Path:
         """The merged surfels after `step` steps of all stages."""
@@ -389,12 +395,3 @@ class Workdir:
         stages = {stage["name"]: stage for stage in self.read_metrics()["stages"]}
         stages[name] = {"name": name, **numbers}  # only training writes this part
         self.merge_metrics(stages=list(stages.values()))
-
-    def read_timings(self) -> dict[str, float]:
-        """Name -> seconds of what was done after training."""
-        return files.read_json_object(self.timings) if self.timings.exists() else {}
-
-    def note_seconds(self, name: str, seconds: float) -> None:
-        """Writes into timings.json how long a part took."""
-        with locks.hold_briefly(self.lock("metrics")):
-            files.write_json(self.timings, self.read_timings() | {name: seconds})

@@ -24,6 +24,7 @@ from cosurfgs_jax.collab.stages import note_plan, stages_of
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import layout_of_block
+from cosurfgs_jax.distributed.recording import recording
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import LossTerm
 from cosurfgs_jax.model.density_strategies import strategy_of
@@ -267,6 +268,7 @@ def _train(
         StopRequest() as stop,
         ImageStore(partitioned.scene, settings.data.host_memory_mb) as images,
         Log(workdir.block(numbers[0])) as log,
+        recording(workdir, "train") as record,
     ):
         run = Run(
             settings=settings,
@@ -277,6 +279,7 @@ def _train(
             stop=stop,
             log=log,
             own_terms=tuple(losses),
+            record=record,
         )
         try:
             take_through(run, numbers)

@@ -27,6 +27,7 @@ from cosurfgs_jax.collab.stages import note_plan, stages_of, total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layout
+from cosurfgs_jax.distributed.recording import recording
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
@@ -115,14 +116,14 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
             carry_geo(Path(partitioned.scene.path), workdir.geo)
             config = run_config(workdir)
         processes.barrier("configured")
-        run = run._replace(config=config)
-        try:
-            run_stages(run)
-        except Stopped:
-            _log.info("stopped; the same command goes on from there")
-            stop.exit()
-        write_merged(settings, workdir, partitioned)
-        processes.barrier("finished")
+        with recording(workdir, "train") as record:
+            try:
+                run_stages(run._replace(config=config, record=record))
+            except Stopped:
+                _log.info("stopped; the same command goes on from there")
+                stop.exit()
+            write_merged(settings, workdir, partitioned)
+            processes.barrier("finished")
 
 
 def run_stages(run: Run) -> loop.StageState:

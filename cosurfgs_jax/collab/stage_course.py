@@ -1,5 +1,6 @@
 """The stages that are left of a run, or of a block by itself, one after the other."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -57,7 +58,8 @@ def run_one_stage(
         checkpoints=None,
     )
     if not spec.has_checkpoints:
-        return spec.run(work), True
+        with _noted(run, plans, spec.name):
+            return spec.run(work), True
     finished = stages_before(run, spec)
     with Checkpoints(
         run.workdir.checkpoints(spec.name),
@@ -69,4 +71,18 @@ def run_one_stage(
         if saved is not None and saved.step:
             _log.info("%s: going on from step %d", spec.name, saved.step)
         work = work._replace(saved=saved, checkpoints=checkpoints)
-        return spec.run(work), saved is None or saved.step < num_steps
+        if saved is not None and saved.step >= num_steps:
+            return spec.run(work), False
+        with _noted(run, plans, spec.name, saved):
+            return spec.run(work), True
+
+
+def _noted(
+    run: Run, plans: Plans | None, name: str, saved: loop.StageState | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Notes in runs.json when a stage is worked on."""
+    if run.record is None:
+        return contextlib.nullcontext()
+    step = 0 if saved is None else saved.step
+    block = run.layout.blocks[0] if plans is None else None
+    return run.record.stage(name, step, block)

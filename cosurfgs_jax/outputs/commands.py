@@ -16,16 +16,19 @@ import numpy as np
 from cosurfgs_jax import files, metrics, pictures, report
 from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.scene import Scene
+from cosurfgs_jax.distributed.recording import recording
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.formats.torch_file import read_torch
 from cosurfgs_jax.formats.transform_text import read_similarity
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.outputs import evaluation, exports, fused_mesh, scored_views
 from cosurfgs_jax.outputs.map_frame import with_map_frame
 from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.outputs.view_scores import MoreScores, nearest_exposures
 from cosurfgs_jax.part import Part
+from cosurfgs_jax.run_record import note_seconds, read_timings
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import Fused, mesh_files, read_mesh_ply
 from cosurfgs_jax.training.run_log import Progress, read_history
@@ -35,10 +38,15 @@ _log = logging.getLogger(__name__)
 _GIVEN_UNIT = "dataset units"  # of a point cloud that comes without one
 
 
-def write_report(workdir: Workdir, up: np.ndarray) -> Path:
-    """report.html of what lies in the workdir now."""
+def write_report(workdir: Workdir, frame: SceneFrame) -> Path:
+    """report.html of what lies in the workdir now.
+
+    Args:
+        workdir: of the run.
+        frame: of its scene.
+    """
     curves = report.curves_from_rows(read_history(workdir))
-    return report.write_report(workdir, curves=curves, timings=workdir.read_timings(), up=up)
+    return report.write_report(workdir, curves=curves, timings=read_timings(workdir), frame=frame)
 
 
 def read_truth(points_path: str, transform_path: str) -> np.ndarray | None:
@@ -108,7 +116,9 @@ def evaluate(
     started = time.monotonic()
     if part is not None:
         trained = load_trained(settings, workdir)
-        scored_views.make_shard(trained, part, _more(trained, lpips_weights, with_nearest_exposure))
+        more = _more(trained, lpips_weights, with_nearest_exposure)
+        with recording(workdir, "evaluate"):
+            scored_views.make_shard(trained, part, more)
         return
     if truth is not None and not workdir.mesh.exists():
         _log.info("there is no mesh to compare with the points yet; extracting it first")
@@ -116,9 +126,10 @@ def evaluate(
     with workdir.writing(SCORES), workdir.writing(MESH):
         trained = load_trained(settings, workdir)
         more = _more(trained, lpips_weights, with_nearest_exposure)
-        seconds = _score(trained, workdir, truth, more)
-        workdir.note_seconds("evaluate", seconds + time.monotonic() - started)
-        _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
+        with recording(workdir, "evaluate"):
+            seconds = _score(trained, workdir, truth, more)
+        note_seconds(workdir, "evaluate", seconds + time.monotonic() - started)
+        _log.info("report: %s", write_report(workdir, trained.partitioned.frame))
 
 
 def _more(
@@ -172,39 +183,7 @@ def _score_surface(scene: Scene, workdir: Workdir, truth: np.ndarray | None) -> 
     workdir.merge_metrics(geometry=comparison.scores)
     report.drop_error_files(workdir)
     report.write_error_files(workdir, mesh, comparison)
-    _log_surface(comparison.scores)
-
-
-def _log_surface(geometry: dict) -> None:
-    unit = geometry["unit"]
-    _log.info(
-        "surface: accuracy %.4g %s, completeness %.4g %s; crop: %s; %s; distances %s, clipped at "
-        "%.4g %s; alignment: %s",
-        geometry["accuracy"],
-        unit,
-        geometry["completeness"],
-        unit,
-        geometry["crop"],
-        geometry["sampling"],
-        geometry["distances"],
-        geometry["max_distance"],
-        unit,
-        geometry["alignment"],
-    )
-    for row in geometry["thresholds"]:
-        _log.info(
-            "surface at %.4g %s (%s): precision %.3f, recall %.3f, F1 %.3f",
-            row["tau"],
-            unit,
-            row["kind"],
-            row["precision"],
-            row["recall"],
-            row["f1"],
-        )
-    for name, scores in geometry.get("classes", {}).items():
-        _log.info("surface, %s", metrics.class_line(name, scores))
-    for row in geometry.get("confidence", []):
-        _log.info("surface, %s", metrics.confidence_line(row, unit))
+    evaluation.log_surface(comparison.scores)
 
 
 def choose_views(scene: Scene, choice: str) -> np.ndarray:
@@ -309,17 +288,20 @@ def extract_mesh(
     mesh_files.check_format(form)
     settings = with_map_frame(settings, workdir)
     if part is not None:
-        fused_mesh.make_shard(load_trained(settings, workdir), part)
+        trained = load_trained(settings, workdir)
+        with recording(workdir, "extract_mesh"):
+            fused_mesh.make_shard(trained, part)
         return
     with workdir.writing(MESH) as scratch:
         trained = load_trained(settings, workdir)
         shards = fused_mesh.shards_of(trained)
         collected = shards.collect()
         parts = [(shard.folder, Fused(**shard.note["fused"])) for shard in collected]
-        choices = fused_mesh.fuse(trained, scratch, form, parts)
+        with recording(workdir, "extract_mesh"):
+            choices = fused_mesh.fuse(trained, scratch, form, parts)
         shards.delete()
         seconds = sum(shard.note["seconds"] for shard in collected)
-        workdir.note_seconds("mesh", seconds + time.monotonic() - started)
+        note_seconds(workdir, "mesh", seconds + time.monotonic() - started)
         _log.info(
             "mesh: %d triangles, voxel size %.4g, in %s",
             choices["num_triangles"],
@@ -332,7 +314,7 @@ def extract_mesh(
             100 * choices["confidence"]["below_3"],
             100 * choices["confidence"]["below_6"],
         )
-        _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
+        _log.info("report: %s", write_report(workdir, trained.partitioned.frame))
 
 
 def export(
@@ -359,17 +341,18 @@ def export(
         trained = load_trained(settings, workdir)
         shards = _shards_of_export(trained, chosen)
         collected = shards.collect()
-        if chosen.by_parts is not None and collected:
-            found = [(shard.folder, shard.note) for shard in collected]
-            chosen.by_parts.merge(trained, found, workdir.export)
-        else:
-            chosen.write(trained, workdir.export)
+        with recording(workdir, f"export {form}"):
+            if chosen.by_parts is not None and collected:
+                found = [(shard.folder, shard.note) for shard in collected]
+                chosen.by_parts.merge(trained, found, workdir.export)
+            else:
+                chosen.write(trained, workdir.export)
         shards.delete()
     if not chosen.is_in_report:
         return
     try:
         with workdir.writing(MESH):  # which it shows
-            _log.info("report: %s", write_report(workdir, trained.partitioned.scene.up))
+            _log.info("report: %s", write_report(workdir, trained.partitioned.frame))
     except InputError as error:  # no reason to export it again
         _log.warning("the export is written, and the report is not: %s", error)
 
@@ -391,6 +374,8 @@ def _export_shard(
         )
     trained = load_trained(settings, workdir)
     with _shards_of_export(trained, form).making(part) as shard:
-        if shard is not None:
-            folder, note = shard
+        if shard is None:
+            return
+        folder, note = shard
+        with recording(workdir, f"export {form.name}"):
             note.update(form.by_parts.make(trained, part, folder))

@@ -358,3 +358,36 @@ def final_part(scores: dict, num_surfels: int) -> dict:
     return {key: value for key, value in scores.items() if key != "per_view"} | {
         "num_surfels": num_surfels
     }
+
+
+def log_surface(geometry: dict[str, Any]) -> None:
+    """Logs the scores of a surface (`Comparison.scores`)."""
+    unit = geometry["unit"]
+    _log.info(
+        "surface: accuracy %.4g %s, completeness %.4g %s; crop: %s; %s; distances %s, clipped at "
+        "%.4g %s; alignment: %s",
+        geometry["accuracy"],
+        unit,
+        geometry["completeness"],
+        unit,
+        geometry["crop"],
+        geometry["sampling"],
+        geometry["distances"],
+        geometry["max_distance"],
+        unit,
+        geometry["alignment"],
+    )
+    for row in geometry["thresholds"]:
+        _log.info(
+            "surface at %.4g %s (%s): precision %.3f, recall %.3f, F1 %.3f",
+            row["tau"],
+            unit,
+            row["kind"],
+            row["precision"],
+            row["recall"],
+            row["f1"],
+        )
+    for name, scores in geometry.get("classes", {}).items():
+        _log.info("surface, %s", metrics.class_line(name, scores))
+    for row in geometry.get("confidence", []):
+        _log.info("surface, %s", metrics.confidence_line(row, unit))

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import run_record, settings_file
 from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.program.options import (
     HELP_FLAGS,
@@ -91,6 +91,7 @@ def _end_terminated() -> NoReturn:
 
 
 def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> None:
+    given = argv
     if workdir:
         argv = without_presets(argv)
     values = declare_flags(declare, workdir, argv)
@@ -105,7 +106,8 @@ def _run(main: Callable, declare: Callable, workdir: str, argv: list[str]) -> No
     if workdir != "create" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _stop)
         sys.unraisablehook = functools.partial(_stop_again, sys.unraisablehook)
-    main(parse_options(values, workdir, argv))
+    with run_record.command_line(given):
+        main(parse_options(values, workdir, argv))
     sys.stdout.flush()
 
 

@@ -1,17 +1,14 @@
 """report.html: what a run produced, in one file that opens anywhere."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cosurfgs_jax import files
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.report import page
-from cosurfgs_jax.report.curves import Curves, curves_from_rows
+from cosurfgs_jax.report.curves import NO_CURVES, Curves, curves_from_rows
 from cosurfgs_jax.report.error_picture import drop_error_files, write_error_files
 from cosurfgs_jax.report.section import ReportInput
 from cosurfgs_jax.report.sections import SECTIONS
-from cosurfgs_jax.report.tables import key_numbers
 from cosurfgs_jax.workdir import Workdir
 
 __all__ = ["curves_from_rows", "drop_error_files", "write_error_files", "write_report"]
@@ -23,7 +20,7 @@ def write_report(
     title: str = "",
     curves: Curves | None = None,
     timings: dict[str, float] | None = None,
-    up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0),
+    frame: SceneFrame | None = None,
     num_views: int = 4,
 ) -> Path:
     """Writes the report of what lies in a workdir; what is not there is left out.
@@ -31,9 +28,10 @@ def write_report(
     Args:
         workdir: of the run.
         title: of the page; "" = the folder's name.
-        curves: chart -> line -> (steps, values); `curves_from_rows` makes them from a log.
+        curves: of training; `curves_from_rows` makes them from a log.
         timings: name -> seconds, of parts that are no stages in metrics.json (mesh, evaluation).
-        up: f64[3], which way is up in the dataset's frame, for the pictures of the mesh.
+        frame: of the scene, for what is drawn on the ground and for what is up; None: z is up, and
+            no flight map.
         num_views: test views shown.
     Returns:
         The path of the report.
@@ -49,13 +47,12 @@ def write_report(
         given = ReportInput(
             workdir=workdir,
             metrics=metrics,
-            curves=curves or {},
+            curves=curves or NO_CURVES,
             timings=timings or {},
-            up=np.asarray(up, np.float64),
+            frame=frame,
             num_views=num_views,
         )
-        parts = [key_numbers(given)]
-        parts += [
+        parts = [
             page.section(section.title, section.content(given), section.note)
             for section in SECTIONS
         ]

@@ -1,195 +1,193 @@
-"""Line charts and colour bars as inline SVG."""
+"""Line charts of the report, and the figures that its charts and maps are drawn in: Matplotlib's,
+as pictures within the page.
+"""
 
-import html
-import math
+import base64
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from cosurfgs_jax.pictures import ramp_on_white
+from cosurfgs_jax.report import page
+from cosurfgs_jax.report.curves import Curves, Line
 
-_COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#97266d", "#6b46c1", "#b7791f")
-_MAX_NAMES = 32  # in a legend; curves of more blocks cannot be told apart by colour anyway
-_LETTER = 6.2
-_LINE = 15  # pixels: about the width of a letter of 11 pixels' height, and of a line
-_WIDTH = 420
-_HEIGHT = 230
-_LEFT = 54
-_RIGHT = 12
-_TOP = 30
-_BOTTOM = 30
+WITHOUT_MATPLOTLIB = (
+    "Charts, the flight map and the map of the blocks are left out, for Matplotlib is not "
+    'installed: pip install "cosurfgs_jax[report]", then `cosurfgs evaluate` again.'
+)
+_SIZE = (5.84, 3.2)  # inches, of 72 pixels: the width of a phone
+_MAX_POINTS = 300  # of a line: no more can be seen
+_MAX_CHART_POINTS = 4000  # of all lines: 160 KB
+_MAX_BLOCKS = 10  # with colours of their own
+_LETTER_SHARE = 0.014  # of the axis: the width of a letter of a stage's name
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) inside [low, high]."""
-    span = high - low
-    if not span > 0:
-        return [low]
-    rough = span / max(count - 1, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= rough * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+def has_matplotlib() -> bool:
+    """Whether charts can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def drawing(size: tuple[float, float]) -> Iterator[Any]:
+    """A figure in the style of the page, for `svg_url` or `jpeg_url` within the block. Settings of
+    the user's own Matplotlib have no part in it.
+
+    Args:
+        size: width and height, inches.
+    Yields:
+        A `matplotlib.figure.Figure`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "svg.fonttype": "none",  # text stays text, in the reader's fonts
+                "svg.hashsalt": "cosurfgs_jax",  # the same bytes for the same chart
+                "text.parse_math": False,  # names are no formulas
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.edgecolor": "#98a4b3",
+                "xtick.color": "#5f6b7a",
+                "ytick.color": "#5f6b7a",
+                "grid.color": "#e1e6ec",
+            }
+        )
+        yield Figure(figsize=size)
+
+
+def svg_url(figure: Any) -> str:
+    """A figure of `drawing` as a data URL of SVG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _data_url("svg+xml", buffer)
+
+
+def jpeg_url(figure: Any, dpi: float = 150) -> str:
+    """A figure of `drawing` as a data URL of JPEG, for one that holds a photograph or very many
+    points.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": 85})
+    return _data_url("jpeg", buffer)
+
+
+def _data_url(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def short_number(value: float) -> str:
-    """A number for an axis or a table: 1.2M, 35k, 0.013."""
+    """A number for a table: 1.2M, 35k, 0.013."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
     return f"{value:.4g}"
 
 
-def _thin(steps: np.ndarray, values: np.ndarray, most: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal groups of points, so that a long noisy curve stays readable and small."""
-    if len(steps) <= most:
-        return steps, values
-    groups = np.array_split(np.arange(len(steps)), most)
-    return np.array([steps[g].mean() for g in groups]), np.array([values[g].mean() for g in groups])
-
-
-def line_chart(
-    title: str, series: dict[str, tuple[list[float], list[float]]], x_label: str = "step"
-) -> str:
-    """An SVG line chart.
+def thinned(line: Line, most: int = _MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """The finite points of a line, or means over equal groups of them, so that a long noisy curve
+    stays readable and small.
 
     Args:
-        title: above the chart.
-        series: name -> (x, y); points that are not finite are left out.
-        x_label: below the chart.
+        line: x and y.
+        most: points that are left.
     Returns:
-        SVG text; "" if there is no point at all.
+        x f64[k] and y f64[k].
     """
-    cleaned = {}
-    for name, (x, y) in series.items():
-        x = np.asarray(x, np.float64)
-        y = np.asarray(y, np.float64)
-        finite = np.isfinite(x) & np.isfinite(y)
-        if finite.any():
-            cleaned[name] = _thin(x[finite], y[finite])
-    if not cleaned:
-        return ""
-    x_low, x_high = _bounds([x for x, _ in cleaned.values()])
-    y_low, y_high = _with_margin(*_bounds([y for _, y in cleaned.values()]))
-    if x_high == x_low:
-        x_high = x_low + 1
-
-    def place_x(value):
-        return _LEFT + (value - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
-
-    def place_y(value):
-        return _HEIGHT - _BOTTOM - (value - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    colors = [_color(number, len(cleaned)) for number in range(len(cleaned))]
-    legend, height = _legend(list(cleaned), colors) if len(cleaned) > 1 else ([], 0)
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + height}" role="img" class="chart">',
-        f'<text x="{_LEFT}" y="18" class="title">{html.escape(title)}</text>',
-    ]
-    for tick in nice_ticks(y_low, y_high):
-        parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place_y(tick):.1f}" '
-            f'y2="{place_y(tick):.1f}" '
-            f'class="grid"/><text x="{_LEFT - 6}" y="{place_y(tick) + 4:.1f}" class="tick" '
-            'text-anchor="end">'
-            f"{short_number(tick)}</text>"
-        )
-    for tick in nice_ticks(x_low, x_high):
-        parts.append(
-            f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" class="tick" '
-            'text-anchor="middle">'
-            f"{short_number(tick)}</text>"
-        )
-    parts.append(
-        f'<text x="{_WIDTH - _RIGHT}" y="18" class="tick" '
-        f'text-anchor="end">{html.escape(x_label)}</text>'
-    )
-    for (x, y), color in zip(cleaned.values(), colors, strict=True):
-        points = " ".join(f"{place_x(a):.1f},{place_y(b):.1f}" for a, b in zip(x, y, strict=True))
-        if len(x) == 1:
-            parts.append(
-                f'<circle cx="{place_x(x[0]):.1f}" cy="{place_y(y[0]):.1f}" r="3" fill="{color}"/>'
-            )
-        else:
-            parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>'
-            )
-    return "".join(parts + legend) + "</svg>"
+    x, y = (np.asarray(values, np.float64) for values in line)
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    x = x[is_finite]
+    y = y[is_finite]
+    if len(x) <= most:
+        return x, y
+    groups = np.array_split(np.arange(len(x)), most)
+    return np.array([x[g].mean() for g in groups]), np.array([y[g].mean() for g in groups])
 
 
-def _bounds(lines: list[np.ndarray]) -> tuple[float, float]:
-    return min(line.min() for line in lines), max(line.max() for line in lines)
-
-
-def _with_margin(low: float, high: float) -> tuple[float, float]:
-    """A wider range; it does not pass below 0 where no value does."""
-    margin = 0.06 * (high - low) or max(abs(low) * 0.1, 1e-9)
-    if low >= 0 and low - margin < 0:
-        return 0.0, high + margin
-    return low - margin, high + margin
-
-
-def _color(number: int, count: int) -> str:
-    # Steps of the golden angle differ for any number of lines; the chosen six look better.
-    if count <= len(_COLORS):
-        return _COLORS[number]
-    return f"hsl({137.508 * number % 360:.0f} 60% 45%)"
-
-
-def _legend(names: list[str], colors: list[str]) -> tuple[list[str], int]:
-    """Names in columns below the chart, and their height."""
-    shown = [*zip(names, colors, strict=True)][:_MAX_NAMES]
-    if len(names) > len(shown):
-        shown[-1] = (f"and {len(names) - len(shown) + 1} more", "currentColor")
-    widest = max(len(name) for name, _ in shown) * _LETTER + 24
-    num_columns = max(1, min(len(shown), int((_WIDTH - 2 * _RIGHT) // widest)))
-    num_rows = -(-len(shown) // num_columns)
-    parts = []
-    for number, (name, color) in enumerate(shown):
-        column, row = divmod(number, num_rows)
-        x = _RIGHT + column * (_WIDTH - 2 * _RIGHT) / num_columns
-        y = _HEIGHT + 8 + _LINE * row
-        max_letters = int((_WIDTH - 2 * _RIGHT) / num_columns / _LETTER) - 3
-        label = name
-        if len(name) > max_letters:
-            label = name[: max_letters - 1] + "…"
-        parts.append(
-            f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="12" height="8" fill="{color}" class="key"/>'
-            f'<text x="{x + 17:.1f}" y="{y:.1f}" class="tick name">{html.escape(label)}</text>'
-        )
-    return parts, num_rows * _LINE + 8
-
-
-def color_bar(title: str, largest: float, unit: str) -> str:
-    """The colours of `pictures.ramp_on_white` with numbers from 0 to `largest`, as SVG.
+def charts(curves: Curves) -> str:
+    """A chart of each number over the steps of all stages, as HTML; "" without any finite point.
 
     Args:
-        title: what the colours mean.
-        largest: the top of the scale; what is larger has its colour.
-        unit: of the numbers, or "".
+        curves: of a run.
     """
-    left = _RIGHT
-    width = _WIDTH - 2 * _RIGHT
-    count = 64
-    steps = ramp_on_white((np.arange(count) + 0.5) / count)
-    heading = f"{title}, {unit}" if unit else title
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} 62" role="img" class="chart bar">',
-        f'<text x="{left}" y="17" class="title">{html.escape(heading)}</text>',
-    ]
-    for number, (red, green, blue) in enumerate(steps.tolist()):
-        # Half a pixel wider than a step: no gaps between them.
-        parts.append(
-            f'<rect x="{left + number * width / count:.2f}" y="24" '
-            f'width="{width / count + 0.5:.2f}" height="14" '
-            f'fill="rgb({red},{green},{blue})"/>'
-        )
-    ticks = [tick for tick in nice_ticks(0, largest) if tick < 0.7 * largest]
-    for tick, text, anchor in [
-        *((tick, short_number(tick), "middle" if tick else "start") for tick in ticks),
-        (largest, f"{short_number(largest)} or more", "end"),
-    ]:
-        parts.append(
-            f'<text x="{left + tick / largest * width:.1f}" y="53" class="tick" '
-            f'text-anchor="{anchor}">{text}</text>'
-        )
-    return "".join(parts) + "</svg>"
+    cells = []
+    for title, lines in curves.charts.items():
+        with drawing(_SIZE) as figure:
+            if draw_lines(figure, title, lines, curves.starts):
+                cells.append(page.picture(svg_url(figure), title))
+    return f'<div class="charts">{"".join(cells)}</div>' if cells else ""
+
+
+def draw_lines(
+    figure: Any, title: str, lines: dict[tuple[str, int | None], Line], starts: dict[str, float]
+) -> bool:
+    """Draws a chart into an empty figure.
+
+    Lines of one name have one colour, for many blocks could not be told apart; where there is one
+    name and few blocks, each block has its own.
+
+    Args:
+        figure: of `drawing`.
+        title: above the chart.
+        lines: (name, block or None) -> x and y; points that are not finite are left out.
+        starts: stage -> where it begins on the x axis; marked where there are several.
+    Returns:
+        Whether there was anything to draw.
+    """
+    most = max(2, min(_MAX_POINTS, _MAX_CHART_POINTS // max(len(lines), 1)))
+    drawn = {key: thinned(line, most) for key, line in lines.items()}
+    drawn = {key: (x, y) for key, (x, y) in drawn.items() if len(x)}
+    if not drawn:
+        return False
+    names = list(dict.fromkeys(name for name, _ in drawn))
+    is_by_block = len(names) == 1 and 1 < len(drawn) <= _MAX_BLOCKS
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    labels = {}
+    for (name, block), (x, y) in drawn.items():
+        label = f"block {block}" if is_by_block else name.replace("_", " ")
+        color = f"C{labels.setdefault(label, len(labels))}"
+        style: dict[str, Any] = {"color": color, "linewidth": 1.3, "gid": f"{name} {block}"}
+        if len(x) == 1:  # a line of one point would not be seen
+            style |= {"marker": "o", "markersize": 4}
+        axes.plot(x, y, **style)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("step")
+    axes.grid(axis="y")
+    axes.margins(x=0)
+    _mark_stages(axes, starts)
+    if len(labels) > 1:
+        handles = [axes.plot([], [], color=f"C{place}")[0] for place in labels.values()]
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return True
+
+
+def _mark_stages(axes: Any, starts: dict[str, float]) -> None:
+    """A dotted line and a name where each of several stages begins."""
+    if len(starts) < 2:
+        return
+    low, high = axes.get_xlim()
+    free = -np.inf  # where the name before ends
+    for name, start in starts.items():
+        axes.axvline(start, color="#98a4b3", linewidth=0.8, linestyle=":")
+        place = (start - low) / (high - low)
+        if place >= free:
+            free = place + _LETTER_SHARE * (len(name) + 1)
+            axes.annotate(
+                name,
+                (start, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, -2),
+                textcoords="offset points",
+                va="top",
+                fontsize=7,
+                color="#5f6b7a",
+            )

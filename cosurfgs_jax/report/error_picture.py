@@ -2,6 +2,7 @@
 files and in the report.
 """
 
+import html
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from cosurfgs_jax.errors import required
 from cosurfgs_jax.formats.ply import columns, read_ply, table_of, write_ply
 from cosurfgs_jax.metrics import Comparison
 from cosurfgs_jax.report import page
-from cosurfgs_jax.report.charts import color_bar
 from cosurfgs_jax.report.mesh_picture import draw_mesh, draw_points
 from cosurfgs_jax.surface.mesh import Mesh, read_mesh_ply
 from cosurfgs_jax.workdir import Workdir
 
 NOT_COUNTED = np.array([205, 205, 205], np.uint8)  # grey: outside of what is compared
+_NUM_STEPS = 9  # of the colour bar, between which a browser blends
 _VIEWS = (("from above", -90.0, 90.0), ("from the side", -60.0, 30.0))
 
 
@@ -110,5 +111,15 @@ def error_pictures(workdir: Workdir, up: np.ndarray) -> str:
                 f"ground truth, distance to the mesh, {title}",
             )
         )
-    bar = color_bar("distance", scale["largest"], scale["unit"])
+    bar = _color_bar(scale["largest"], scale["unit"])
     return f'{bar}<div class="pair">{"".join(cells)}</div>'
+
+
+def _color_bar(largest: float, unit: str) -> str:
+    """The colours of distances from 0 to `largest`, with numbers below, as HTML."""
+    steps = distance_colors(np.linspace(0, 1, _NUM_STEPS), 1.0).tolist()
+    colors = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in steps)
+    ends = ("0", f"{largest / 2:.4g}", f"{largest:.4g} {unit}".strip() + " or more")
+    numbers = "".join(f"<span>{html.escape(text)}</span>" for text in ends)
+    bar = f'<div style="background: linear-gradient(90deg, {colors})"></div>'
+    return f'<div class="bar">{bar}<p>{numbers}</p></div>'

@@ -1,4 +1,6 @@
-"""Orthophoto and height map in the report."""
+"""Orthophoto and height map in the report, and the way to the model in three dimensions."""
+
+import html
 
 import numpy as np
 
@@ -10,19 +12,27 @@ from cosurfgs_jax.surface import geotiff
 from cosurfgs_jax.workdir import Workdir
 
 _LONGEST = 1200  # pixels of a picture
+_COLORS = "orthophoto.tif"
+_HEIGHTS = "dsm.tif"
+_ABOUT = "dsm.json"
+# File of `export` -> what a link to it says.
+_VIEWS = {
+    "model.html": "3-D view of the model, in this browser",
+    "textured.glb": "textured mesh as GLB, for 3-D viewers such as Blender",
+}
 
 
 def map_pictures(given: ReportInput) -> str:
     """The orthophoto, and the height map shaded, side by side, with a note where they are of an
-    older model or damaged; "" where there are none.
+    older model or damaged, and links to the model in three dimensions; "" before there is a model
+    or a map.
     """
-    shown = (
-        (given.workdir.export / "orthophoto.tif", "orthophoto", _with_alpha),
-        (given.workdir.export / "dsm.tif", "heights", _shaded),
-    )
+    shown = ((_COLORS, "orthophoto", _with_alpha), (_HEIGHTS, "heights", _shaded))
     cells = []
     notes = []
-    for path, name, draw in shown:
+    has_north = False
+    for file, name, draw in shown:
+        path = given.workdir.export / file
         if not path.exists():
             continue
         try:
@@ -31,18 +41,77 @@ def map_pictures(given: ReportInput) -> str:
             notes.append(page.note(str(error)))
             continue
         height, width = reduced.full_size
-        place = f", EPSG:{reduced.epsg}" if reduced.epsg else ""
+        place = ""
+        if reduced.epsg:
+            place = f", EPSG:{reduced.epsg}"
+            has_north = True
         caption = f"{name}: export/{path.name}, {width} x {height} pixels{place}"
         cells.append(page.figure(pictures.data_url(draw(reduced)), caption))
+    has_model = given.workdir.newest_point_cloud() is not None
     if cells:
-        notes.append(page.note(_age(given.workdir)))
+        up = "North is up." if has_north else "Up is the y axis of the dataset or of its ground."
+        light = "Heights are lit from the upper left; where there are none it is dark."
+        notes += [page.note(f"{up} {light}"), page.note(_age(given.workdir))]
         cells = ['<div class="pair">', *cells, "</div>"]
-    return "".join([*notes, *cells])
+    elif has_model and not notes:
+        notes.append(page.note("There is no orthophoto: `cosurfgs export --format=dsm` makes one."))
+    parts = [*notes, *cells]
+    if parts or has_model:
+        parts.append(_views(given.workdir))
+    return "".join(parts)
+
+
+def _views(workdir: Workdir) -> str:
+    """Links to the model in three dimensions, and how those are made that there are not."""
+    links = []
+    for file, words in _VIEWS.items():
+        path = workdir.export / file
+        if path.exists():
+            address = html.escape(path.relative_to(workdir.root).as_posix())
+            size = f"{path.stat().st_size / 1e6:,.1f} MB"
+            link = f'<a href="{address}">{html.escape(words)}</a>'
+            links.append(f'<p class="link">{link} ({address}, {size})</p>')
+    if links:
+        words = "The files lie beside this page and do not travel with it alone."
+        return "".join([*links, page.note(words)])
+    return page.note(
+        "In three dimensions: `cosurfgs export --format=html` makes a page that shows the model, "
+        "and `--format=textured` a mesh with photographs on it; this report then has links to "
+        "them. `cosurfgs view` shows the run without an export."
+    )
+
+
+def orthophoto(
+    workdir: Workdir,
+) -> tuple[np.ndarray, tuple[float, float, float, float], int] | None:
+    """The orthophoto from afar.
+
+    Args:
+        workdir: of the run.
+    Returns:
+        u8[h,w,3]; where it lies on the ground, without the offset to the map: left, right, bottom,
+        top; its EPSG number, 0 = none. None where there is no such file, or nothing says where it
+        lies.
+    Raises:
+        InputError: rasterio is missing, or a file is damaged.
+    """
+    path = workdir.export / _COLORS
+    about = workdir.export / _ABOUT
+    if not path.exists() or not about.exists():
+        return None
+    with files.reading(about, "the place of a map", "export it again"):
+        table = files.read_json_object(about)
+        left, top = (float(table[name]) for name in ("left", "top"))
+        x, y, _ = map(float, table["offset"])
+        width, height = (table["pixel_size"] * int(table[name]) for name in ("width", "height"))
+    reduced = geotiff.read_reduced(path, _LONGEST)
+    extent = (left - x, left - x + width, top - y - height, top - y)
+    return _with_alpha(reduced), extent, reduced.epsg
 
 
 def _age(workdir: Workdir) -> str:
     """Says that the maps are of an older model; "" where they are not."""
-    path = workdir.export / "dsm.json"
+    path = workdir.export / _ABOUT
     if not path.exists():
         return "Nothing says which model these maps are of: export/dsm.json is missing."
     step = files.read_json_object(path).get("step")

@@ -11,7 +11,7 @@ _STYLE = """
 body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; color: var(--ink);
   background: var(--paper);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
-    sans-serif; }
+    sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 40px 0 12px; }
 p.note { color: var(--soft); margin: 4px 0 12px; max-width: 82ch; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 0; }
@@ -21,24 +21,34 @@ p.note { color: var(--soft); margin: 4px 0 12px; max-width: 82ch; }
 .tile b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
+th, td { padding: 6px 14px 6px 0; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--line); overflow-wrap: normal; }
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; }
-table.words td { text-align: left; } table.words th { text-align: left; }
+table.words td { text-align: left; overflow-wrap: anywhere; min-width: 10ch; }
+table.words th { text-align: left; }
 .scroll { overflow-x: auto; }
-.views { display: grid; gap: 6px; } .views figure { margin: 0; }
-.views img, .pair img { width: 100%; display: block; border-radius: 4px; background: #fff; }
+figure { margin: 0; }
+.views > *, .pair > *, .charts > * { min-width: 0; }
+img { width: 100%; display: block; border-radius: 4px; background: #fff; }
 figcaption { color: var(--soft); font-size: 12.5px; padding: 3px 0 6px; }
-.pair figure { margin: 0; }
-.pair, .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr));
+.views, .pair, .charts { display: grid; gap: 6px; }
+.views { grid-template-columns: repeat(auto-fit, minmax(min(160px, 100%), 1fr));
+  margin: 0 0 14px; }
+.pair, .charts { grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
   gap: 14px; }
-svg.chart { width: 100%; height: auto; background: var(--wash); border: 1px solid var(--line);
-  border-radius: 8px; }
-svg.bar { max-width: 480px; margin: 0 0 12px; display: block; }
-svg .title { font: 600 14px system-ui, sans-serif; fill: var(--ink); }
-svg .tick { font: 11px system-ui, sans-serif; fill: var(--soft); }
-svg .grid { stroke: var(--line); }
+.map { max-width: 760px; }
+.bar { max-width: 480px; margin: 0 0 12px; }
+.bar div { height: 14px; border-radius: 4px; }
+.bar p { display: flex; justify-content: space-between; margin: 2px 0 0; color: var(--soft);
+  font-size: 13px; }
+a { color: inherit; }
+p.link { margin: 4px 0; }
+@media (max-width: 600px) {
+  body { padding: 20px 12px 40px; }
+  .tile { flex: 1 1 40%; padding: 8px 12px; }
+  th, td { padding-right: 10px; }
+}
 """
 
 
@@ -53,13 +63,15 @@ def table(header: list[str], rows: list[list[str]], kind: str = "") -> str:
     return f'<div class="scroll"><table class="{kind}"><tr>{head}</tr>{body}</table></div>'
 
 
+def picture(url: str, words: str) -> str:
+    """A picture that says by itself what it shows."""
+    return f'<img src="{url}" alt="{html.escape(words)}" loading="lazy">'
+
+
 def figure(url: str, caption: str) -> str:
     """A picture with a caption."""
     text = html.escape(caption)
-    return (
-        f'<figure><img src="{url}" alt="{text}" '
-        f'loading="lazy"><figcaption>{text}</figcaption></figure>'
-    )
+    return f"<figure>{picture(url, caption)}<figcaption>{text}</figcaption></figure>"
 
 
 def tiles(numbers: list[tuple[str, str]]) -> str:

@@ -1,15 +1,16 @@
-"""The blocks of a place seen from above, as inline SVG."""
+"""The blocks of a place seen from above."""
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from cosurfgs_jax.partition import Partition
+from cosurfgs_jax.report import page
+from cosurfgs_jax.report.charts import drawing, jpeg_url
 
 MAX_POINTS = 3000
-_WIDTH = 420
-_TOP = 30
-_BOTTOM = 44
-_PAD = 12
+_WIDTH = 7.0  # inches
 _MARGIN = 0.05  # of the larger side of the content, around it
 _ASPECTS = (0.4, 1.4)  # height to width of the map: a long strip would be a line, or a page
 
@@ -48,9 +49,13 @@ def partition_table(
     }
 
 
-def _color(block: int) -> str:
+def _colors(blocks: np.ndarray) -> np.ndarray:
+    """Colours f64[n,3] of blocks i64[n]."""
+    from matplotlib.colors import hsv_to_rgb
+
     # Steps of the golden angle: neighbours in number, which are neighbours in place, differ most.
-    return f"hsl({137.508 * block % 360:.0f} 60% 48%)"
+    hue = 137.508 / 360 * np.asarray(blocks, np.float64) % 1
+    return hsv_to_rgb(np.stack([hue, np.full(hue.shape, 0.75), np.full(hue.shape, 0.75)], axis=-1))
 
 
 def _walls(node, low, high):
@@ -79,107 +84,82 @@ def _frame(partition: Partition, cameras: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def partition_picture(table: dict) -> str:
-    """An SVG map: cells, thick walls between edges, points, cameras by home block, one expanded
+    """A map as HTML: cells, thick walls between edges, points, cameras by home block, one expanded
     cell.
 
     Args:
         table: what `partition_table` gave.
     Returns:
-        SVG text, x to the right and y up. Cells are cut off at the picture's rim.
+        A figure, x to the right and y up. Cells are cut off at the picture's rim.
     Raises:
         InputError: the partition in the table is none, or of another format number.
     """
     partition = Partition.from_dict(table["partition"])
-    points, cameras = (
-        np.array(table[name], np.float64).reshape(-1, 2) for name in ("points", "cameras")
-    )
-    low, high = _frame(partition, cameras)
-    scale = (_WIDTH - 2 * _PAD) / (high - low)[0]
-    map_height = scale * (high - low)[1]
-
-    def place(ground):
-        x, y = ((np.clip(ground, low, high) - low) * scale).T
-        return np.stack([_PAD + x, _TOP + map_height - y], axis=-1)
-
+    low, high = _frame(partition, _places(table, "cameras"))
+    width, height = high - low
+    with drawing((_WIDTH, _WIDTH * height / width)) as figure:
+        draw_partition(figure, partition, table)
+        url = jpeg_url(figure)
     blocks = _count(partition.num_blocks, "block")
-    edges = _count(partition.num_edges, "edge")
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_TOP + map_height + _BOTTOM:.0f}" role="img" class="chart">',
-        f'<text x="{_PAD}" y="20" class="title">{blocks} in {edges}, from above</text>',
-    ]
-    parts += _draw_points(
-        partition, points[((points >= low) & (points <= high)).all(axis=1)], place
-    )
-    parts += _draw_cells(partition, low, high, place)
-    for (x, y), home, is_test in zip(
-        place(cameras), partition.home.tolist(), table["is_test"], strict=True
-    ):
-        fill = f'fill="{_color(home)}" stroke="none"'
-        if is_test:
-            fill = f'fill="none" stroke="{_color(home)}"'
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" {fill} class="camera"/>')
-    for block, (x, y) in enumerate(place(0.5 * (partition.inner_lows + partition.inner_highs))):
-        parts.append(
-            f'<text x="{x:.1f}" y="{y + 5:.1f}" class="title number" '
-            f'text-anchor="middle">{block}</text>'
-        )
-    words = ["dots: training cameras; rings: test cameras; colour: the block where they stand"]
+    words = [f"{blocks} in {_count(partition.num_edges, 'edge')}, from above"]
+    words.append("dots: training cameras; rings: test cameras; colour: the block where they stand")
     if partition.num_blocks > 1:
         words.append("thick: between edges; dashed: the expanded cell of one block")
-    for line, text in enumerate(words):
-        parts.append(
-            f'<text x="{_PAD}" y="{_TOP + map_height + 18 + 15 * line:.0f}" '
-            f'class="tick">{text}</text>'
-        )
-    return "".join(parts) + "</svg>"
+    return page.figure(url, "; ".join(words))
+
+
+def _places(table: dict, name: str) -> np.ndarray:
+    """Points or cameras of a table, f64[n,2]."""
+    return np.array(table[name], np.float64).reshape(-1, 2)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _draw_points(partition, points, place) -> list[str]:
-    """One path a block: 3000 elements would make the page slow and large."""
-    cells = partition.cell_of(points)
-    places = place(points)
-    parts = []
-    for block in np.unique(cells).tolist():
-        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places[cells == block])
-        parts.append(
-            f'<path d="{dots}" stroke="{_color(block)}" stroke-opacity="0.35" stroke-width="1.5" '
-            'stroke-linecap="round" fill="none" class="points"/>'
-        )
-    return parts
+def draw_partition(figure: Any, partition: Partition, table: dict) -> None:
+    """Draws the map into an empty figure.
 
-
-def _draw_cells(partition, low, high, place) -> list[str]:
-    """The rim, the walls, and as an example the expanded cell that has the most walls."""
-    (x0, y1), (x1, y0) = place(np.array([low, high]))
-    parts = [
-        f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" '
-        'class="grid" fill="none"/>'
-    ]
+    Args:
+        figure: of `charts.drawing`.
+        partition: the table's.
+        table: what `partition_table` gave.
+    """
+    points = _places(table, "points")
+    cameras = _places(table, "cameras")
+    low, high = _frame(partition, cameras)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.spines[:].set_visible(True)
+    axes.scatter(*points.T, s=3, c=_colors(partition.cell_of(points)), alpha=0.35, linewidths=0)
     for ends, before, behind in _walls(partition.nodes, low, high)[1]:
-        (x0, y0), (x1, y1) = place(ends)
-        width = 1
-        kind = "wall"
-        if partition.edge_of_block[before] != partition.edge_of_block[behind]:
-            width = 3
-            kind = "edge-wall"
-        parts.append(
-            f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="currentColor" '
-            f'stroke-width="{width}" class="{kind}"/>'
-        )
+        is_thick = partition.edge_of_block[before] != partition.edge_of_block[behind]
+        axes.plot(*ends.T, color="black", linewidth=3 if is_thick else 1)
+    _draw_expanded(axes, partition)
+    colors = _colors(partition.home)
+    is_test = np.array(table["is_test"], bool)
+    axes.scatter(*cameras[~is_test].T, s=16, c=colors[~is_test], linewidths=0)
+    rings = axes.scatter(*cameras[is_test].T, s=16, edgecolors=colors[is_test])
+    rings.set_facecolor("white")
+    for block, middle in enumerate(0.5 * (partition.inner_lows + partition.inner_highs)):
+        number = axes.annotate(str(block), middle, ha="center", va="center", clip_on=True)
+        number.set(fontsize=15, fontweight="bold")
+
+
+def _draw_expanded(axes: Any, partition: Partition) -> None:
+    """As an example the expanded cell that has the most walls."""
+    from matplotlib.patches import Rectangle
+
     num_walls = np.isfinite([partition.lows, partition.highs]).sum(axis=(0, 2))
     block = int(np.argmax(num_walls))
-    if num_walls[block]:
-        margin = partition.expansion * (partition.inner_highs - partition.inner_lows)[block]
-        (x0, y1), (x1, y0) = place(
-            np.array([partition.lows[block] - margin, partition.highs[block] + margin])
-        )
-        parts.append(
-            f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" '
-            'fill="none" '
-            f'stroke="{_color(block)}" stroke-width="1.5" stroke-dasharray="5 4" class="expanded"/>'
-        )
-    return parts
+    if not num_walls[block]:
+        return
+    margin = partition.expansion * (partition.inner_highs - partition.inner_lows)[block]
+    # Outer cells have no end: theirs is the picture's.
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    low = np.maximum(partition.lows[block] - margin, [left, bottom])
+    width, height = np.minimum(partition.highs[block] + margin, [right, top]) - low
+    color = _colors(np.array(block))
+    axes.add_patch(
+        Rectangle(low, width, height, fill=False, edgecolor=color, linewidth=2, linestyle="--")
+    )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.report.curves import Curves
 from cosurfgs_jax.workdir import Workdir
 
@@ -16,8 +17,13 @@ class ReportInput(NamedTuple):
     metrics: dict[str, Any]  # metrics.json; {} where it is missing
     curves: Curves
     timings: dict[str, float]  # name -> seconds, of parts that are no stages
-    up: np.ndarray  # f64[3], dataset frame
+    frame: SceneFrame | None  # of the scene; None = not known
     num_views: int  # test views that are shown
+
+    @property
+    def up(self) -> np.ndarray:
+        """Which way is up in the dataset's frame, f64[3]; z where the frame is not known."""
+        return np.array([0.0, 0.0, 1.0]) if self.frame is None else self.frame.rotation[2]
 
     @property
     def final(self) -> dict[str, Any]:

@@ -3,18 +3,22 @@ here.
 """
 
 from cosurfgs_jax import files
-from cosurfgs_jax.report.charts import line_chart
+from cosurfgs_jax.report import page
+from cosurfgs_jax.report.charts import WITHOUT_MATPLOTLIB, charts, has_matplotlib
 from cosurfgs_jax.report.error_picture import error_pictures
+from cosurfgs_jax.report.flight_map import flight_map
 from cosurfgs_jax.report.map_pictures import map_pictures
 from cosurfgs_jax.report.mesh_pictures import mesh_pictures
 from cosurfgs_jax.report.partition_picture import partition_picture
 from cosurfgs_jax.report.place import place_table
+from cosurfgs_jax.report.provenance import provenance
 from cosurfgs_jax.report.section import ReportInput, Section
 from cosurfgs_jax.report.tables import (
     class_table,
     confidence_table,
     depth_tables,
     geometry_table,
+    key_numbers,
     score_table,
     seam_table,
     settings_table,
@@ -24,15 +28,17 @@ from cosurfgs_jax.report.view_pictures import view_pictures
 
 
 def _charts(given: ReportInput) -> str:
-    charts = "".join(line_chart(name, lines) for name, lines in given.curves.items())
-    return f'<div class="charts">{charts}</div>' if charts else ""
+    if has_matplotlib():
+        return charts(given.curves)
+    is_missed = bool(given.curves.charts) or given.workdir.partition.exists()
+    return page.note(WITHOUT_MATPLOTLIB) if is_missed else ""
 
 
 def _partition(given: ReportInput) -> str:
     path = given.workdir.partition
-    if not path.exists():
+    if not path.exists() or not has_matplotlib():
         return ""
-    return f'<div class="pair">{partition_picture(files.read_json_object(path))}</div>'
+    return f'<div class="map">{partition_picture(files.read_json_object(path))}</div>'
 
 
 def _error_pictures(given: ReportInput) -> str:
@@ -40,11 +46,9 @@ def _error_pictures(given: ReportInput) -> str:
 
 
 SECTIONS = [
-    Section(
-        "Map",
-        map_pictures,
-        "North is up. Heights are lit from the north-west; where there are none it is dark.",
-    ),
+    Section("Map", map_pictures),
+    Section("First numbers", key_numbers),
+    Section("Flight", flight_map, "Where the photographs were taken, seen from above."),
     Section(
         "Test views",
         view_pictures,
@@ -108,6 +112,12 @@ SECTIONS = [
         "Photographs and place",
         place_table,
         "What `prepare` found: poses, focal length, scale and place on the map.",
+    ),
+    Section(
+        "How it was made",
+        provenance,
+        "Programs in the order of their starts; times are UTC. A run that was stopped and went on "
+        "is there several times.",
     ),
     Section("Settings that differ from the defaults", settings_table),
 ]

@@ -6,10 +6,8 @@ from cosurfgs_jax import metrics, settings_file
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.charts import short_number
 from cosurfgs_jax.report.section import ReportInput
-from cosurfgs_jax.report.text import format_duration, format_percent, format_value
+from cosurfgs_jax.report.text import DATASET_UNITS, format_duration, format_percent, format_value
 from cosurfgs_jax.settings import Settings
-
-_DATASET_UNITS = "units of the dataset"
 
 
 def key_numbers(given: ReportInput) -> str:
@@ -158,7 +156,7 @@ def geometry_table(given: ReportInput) -> str:
     geometry = given.geometry
     if not geometry.get("thresholds"):
         return ""
-    unit = geometry.get("unit") or _DATASET_UNITS
+    unit = geometry.get("unit") or DATASET_UNITS
     rows = [
         [row.get("kind", ""), f"{row['tau']:.4g}"]
         + [f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
@@ -189,7 +187,7 @@ def class_table(given: ReportInput) -> str:
     classes = given.geometry.get("classes") or {}
     if not classes:
         return ""
-    unit = given.geometry.get("unit") or _DATASET_UNITS
+    unit = given.geometry.get("unit") or DATASET_UNITS
     rows = []
     for name, scores in classes.items():
         normal = scores["normal_deg"] or {}
@@ -217,7 +215,7 @@ def confidence_table(given: ReportInput) -> str:
     scored = given.geometry.get("confidence") or []
     if not scored:
         return ""
-    unit = given.geometry.get("unit") or _DATASET_UNITS
+    unit = given.geometry.get("unit") or DATASET_UNITS
     rows = [
         [
             metrics.photographs_of(row),
@@ -235,7 +233,7 @@ def depth_tables(given: ReportInput) -> str:
     """Errors of every depth map, and of normals; "" without exact ones."""
     depth = given.final.get("depth") or {}
     normals = given.final.get("normal_errors_deg") or {}
-    unit = depth.get("unit") or _DATASET_UNITS
+    unit = depth.get("unit") or DATASET_UNITS
     header = [
         "depth",
         f"median, {unit}",

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+DATASET_UNITS = "units of the dataset"
+
 
 def format_value(value: Any, digits: int = 4) -> str:
     """A number or a text; "" for None."""

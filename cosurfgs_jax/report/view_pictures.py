@@ -31,8 +31,8 @@ def view_pictures(given: ReportInput) -> str:
         captions[PHOTOGRAPHS] += f": {photo_names.get(name, name)}"
         if psnr.get(name) is not None:
             captions[RENDERS] += f", {psnr[name]:.2f} dB"
-        shown = [(workdir.before / name, "before training")]
-        shown += [(folder / kind / name, caption) for kind, caption in captions.items()]
+        shown = [(folder / kind / name, caption) for kind, caption in captions.items()]
+        shown.append((workdir.before / name, "before training"))
         cells = [
             _figure(pictures.read_image(path), caption) for path, caption in shown if path.exists()
         ]
@@ -41,8 +41,7 @@ def view_pictures(given: ReportInput) -> str:
         )
         error = pictures.colorize_error(render, photo)
         cells.append(_figure(error, "error, bright = 25 % or more"))
-        layout = f"grid-template-columns: repeat({len(cells)}, 1fr)"
-        rows.append(f'<div class="views" style="{layout}">{"".join(cells)}</div>')
+        rows.append(f'<div class="views">{"".join(cells)}</div>')
     return "".join(rows)
 
 

@@ -10,6 +10,7 @@ from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.losses.term import LossTerm
+from cosurfgs_jax.run_record import RunRecord
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
@@ -34,6 +35,7 @@ class Run(NamedTuple):
     log: Log
     own_terms: tuple[LossTerm, ...] = ()  # of the loss, given by a user
     config: bytes | None = None  # of config.json when the run began; None: it is not looked at
+    record: RunRecord | None = None  # of this program in runs.json; None: stages are not noted
 
 
 def run_config(workdir: Workdir) -> bytes:

@@ -13,7 +13,7 @@ LAYERS = [
     {"native", "photograph", "locks", "open3d_library", "shard_folders"},
     {"workdir"},
     {"geometry"},
-    {"settings_file", "metrics", "pictures", "run_status"},
+    {"settings_file", "metrics", "pictures", "run_status", "run_record"},
     {"formats"},
     {"raster"},
     {"losses", "model", "data", "partition"},
@@ -41,6 +41,7 @@ PROGRAMS = {
     "export",
 }
 OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy", "pyproj", "ray"}
+OPTIONAL |= {"matplotlib", "mpl_toolkits"}
 
 
 def _layer(name: str) -> int:
@@ -150,6 +151,7 @@ WORKDIR_FILES = {
     "history.jsonl",
     "metrics.json",
     "timings.json",
+    "runs.json",
     "cameras.json",
     "results.json",
     "per_view.json",

@@ -50,6 +50,24 @@ class Browser:
         })()"""
         self.evaluate(script.replace("TEXT", json.dumps(text)))
 
+    def resize(self, width: int, height: int) -> None:
+        """Makes it the page of a telephone of that size, in pixels of the page."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2,
+            mobile=True,
+        )
+
+    def wait_for_file(self) -> None:
+        """Waits until the page, a file, is there as a whole."""
+        end = time.monotonic() + _START_S
+        script = "location.protocol == 'file:' && document.readyState == 'complete'"
+        while not self.evaluate(script):
+            assert time.monotonic() < end, "the page does not load"
+            time.sleep(0.02)
+
     def picture(self) -> np.ndarray:
         """What is seen now, u8[H,W,3]."""
         data = self._call("Page.captureScreenshot")["data"]

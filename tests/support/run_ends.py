@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 # What depends on time, or on how often a run was begun.
-_PASSING = ("tensorboard", ".locks", "timings.json", "report.html", "logs")
+_PASSING = ("tensorboard", ".locks", "timings.json", "runs.json", "report.html", "logs")
 _PASSING_NUMBERS = ("seconds", "peak_bytes_per_device")
 # The seconds are in these files: only whether there are any.
 _SIZES = ("bytes_checkpoint", "bytes_checkpoint_model", "bytes_handed_over")

@@ -53,7 +53,7 @@ def test_what_is_copied_is_there_and_enough(stage):
 def test_it_installs_the_extras_with_pinned_versions(stage, extras):
     (install,) = [rest for rest in _rest(stage, "RUN") if '".[' in rest]
     words = shlex.split(install)
-    assert words[-1] == f".[mesh,geo,sfm{extras}]"
+    assert words[-1] == f".[mesh,geo,sfm,report{extras}]"
     assert words[words.index("-c") + 1] == "requirements.txt" and "--no-build-isolation" in words
     (tools,) = [rest for rest in _rest(stage, "RUN") if "scikit-build-core" in rest]
     pinned = re.findall(

@@ -1,8 +1,7 @@
-"""The map of the blocks: well-formed, with everything where it should be."""
+"""The map of the blocks: everything is where it should be."""
 
 import dataclasses
 import json
-import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -11,7 +10,28 @@ from test_partition import cut, skewed_input
 
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.partition import build
-from cosurfgs_jax.report.partition_picture import MAX_POINTS, partition_picture, partition_table
+from cosurfgs_jax.report.charts import drawing
+from cosurfgs_jax.report.partition_picture import (
+    MAX_POINTS,
+    draw_partition,
+    partition_picture,
+    partition_table,
+)
+
+pytest.importorskip("matplotlib")
+
+
+class Drawn:
+    """What is on the map of a table."""
+
+    def __init__(self, partition, table):
+        with drawing((5, 5)) as figure:
+            draw_partition(figure, partition, table)
+        (self.axes,) = figure.axes
+        self.points, self.cameras, self.rings = self.axes.collections
+        self.walls = [(line.get_xydata(), line.get_linewidth()) for line in self.axes.lines]
+        self.numbers = {text.get_text(): text.xy for text in self.axes.texts}
+        self.expanded = list(self.axes.patches)
 
 
 def drawn(num_blocks, num_edges):
@@ -22,46 +42,43 @@ def drawn(num_blocks, num_edges):
     table = json.loads(
         json.dumps(partition_table(partition, given["points_world"], centers, is_test))
     )
-    return partition, table, xml.etree.ElementTree.fromstring(partition_picture(table))
-
-
-def of_class(root, name):
-    return [item for item in root.iter() if name in item.get("class", "").split()]
+    return partition, table, Drawn(partition, table)
 
 
 @pytest.mark.parametrize("num_blocks, num_edges", [(1, 1), (2, 1), (6, 2), (7, 3)])
-def test_the_picture_has_all_parts(num_blocks, num_edges):
-    partition, table, root = drawn(num_blocks, num_edges)
-    assert len(table["points"]) == MAX_POINTS
-    assert len(of_class(root, "edge-wall")) == num_edges - 1
-    assert len(of_class(root, "wall")) == num_blocks - num_edges
-    assert len(of_class(root, "camera")) == 60
-    assert sum(item.get("fill") == "none" for item in of_class(root, "camera")) == 8
-    assert [item.text for item in of_class(root, "number")] == [
-        str(block) for block in range(num_blocks)
-    ]
-    assert len(of_class(root, "expanded")) == (num_blocks > 1)
-    assert sum(item.get("d").count("M") for item in of_class(root, "points")) > 0.95 * MAX_POINTS
-    assert all(
-        "nan" not in value and "inf" not in value
-        for item in root.iter()
-        for value in item.attrib.values()
-    )
-    width, height = map(float, root.get("viewBox").split()[2:])
-    for item in of_class(root, "camera"):
-        assert 0 < float(item.get("cx")) < width and 0 < float(item.get("cy")) < height
-
-
-def test_x_is_to_the_right_and_y_is_up():
-    partition, table, root = drawn(6, 2)
-    numbers = np.array(
-        [[float(item.get("x")), -float(item.get("y"))] for item in of_class(root, "number")]
-    )
+def test_the_map_has_all_parts(num_blocks, num_edges):
+    partition, table, found = drawn(num_blocks, num_edges)
+    assert len(table["points"]) == len(found.points.get_offsets()) == MAX_POINTS
+    widths = [width for _, width in found.walls]
+    assert widths.count(3) == num_edges - 1 and widths.count(1) == num_blocks - num_edges
+    assert len(found.cameras.get_offsets()) == 52 and len(found.rings.get_offsets()) == 8
+    assert list(found.numbers) == [str(block) for block in range(num_blocks)]
+    assert len(found.expanded) == (num_blocks > 1)
+    cameras = np.array(table["cameras"])
+    is_test = np.array(table["is_test"])
+    assert np.array_equal(found.rings.get_offsets(), cameras[is_test])
+    (left, right), (bottom, top) = found.axes.get_xlim(), found.axes.get_ylim()
+    assert (cameras > [left, bottom]).all() and (cameras < [right, top]).all()
+    assert (right - left) * 0.399 <= top - bottom <= (right - left) * 1.401
     middles = 0.5 * (partition.inner_lows + partition.inner_highs)
-    scale = np.polyfit(middles[:, 0], numbers[:, 0], 1)[0]
-    offset = numbers[0] - scale * middles[0]
-    assert scale > 0
-    np.testing.assert_allclose(numbers, scale * middles + offset, atol=0.2)
+    assert np.allclose(list(found.numbers.values()), middles)
+
+
+def test_what_belongs_to_a_block_has_its_colour():
+    partition, _, found = drawn(6, 2)
+    colors = found.points.get_facecolors()[:, :3]
+    cells = partition.cell_of(np.array(found.points.get_offsets()))
+    by_block = {block: np.unique(colors[cells == block], axis=0) for block in range(6)}
+    assert all(len(values) == 1 for values in by_block.values())
+    assert len(np.unique(np.concatenate(list(by_block.values())), axis=0)) == 6
+
+
+def test_the_words_below_count_blocks_and_edges():
+    _, table, _ = drawn(2, 1)
+    text = partition_picture(table)
+    assert "2 blocks in 1 edge, from above" in text and "dashed: the expanded cell" in text
+    _, table, _ = drawn(1, 1)
+    assert "1 block in 1 edge" in partition_picture(table)
 
 
 def two_cells(width, height, edges):
@@ -85,38 +102,27 @@ def two_cells(width, height, edges):
     )
     cameras = np.array([[0.1 * width, height / 6], [0.9 * width, height / 1.2]])
     table = partition_table(partition, np.zeros((1, 2)), cameras, np.array([False, True]))
-    return xml.etree.ElementTree.fromstring(partition_picture(json.loads(json.dumps(table))))
+    return Drawn(partition, json.loads(json.dumps(table)))
 
 
-def numbers_of(item, names):
-    return [float(item.get(name)) for name in names.split()]
+@pytest.mark.parametrize("edges, thickness", [([0, 1], 3), ([0, 0], 1)])
+def test_two_cells_and_their_wall(edges, thickness):
+    """100 x 60, cut at 40, with 5 % of 100 around it; a cell reaches a fifth of its own width
+    beyond its wall.
+    """
+    found = two_cells(100.0, 60.0, edges)
+    assert found.axes.get_xlim() == (-5, 105) and found.axes.get_ylim() == (-5, 65)
+    ((wall, width),) = found.walls
+    assert np.allclose(wall, [[40, -5], [40, 65]]) and width == thickness
+    assert np.allclose(found.cameras.get_offsets(), [[10, 10]])
+    assert np.allclose(found.rings.get_offsets(), [[90, 50]])
+    assert np.allclose(list(found.numbers.values()), [[20, 30], [70, 30]])
+    (expanded,) = found.expanded
+    assert np.allclose(expanded.get_bbox().get_points(), [[-5, -5], [48, 65]])
 
 
-@pytest.mark.parametrize("edges, kind, thickness", [([0, 1], "edge-wall", 3), ([0, 0], "wall", 1)])
-def test_a_map_to_the_pixel(edges, kind, thickness):
-    """110 x 70 with its margins, 396 pixels wide: 3.6 pixels each."""
-    root = two_cells(100.0, 60.0, edges)
-    assert root.get("viewBox") == "0 0 420 326"
-    (wall,) = of_class(root, kind)
-    assert numbers_of(wall, "x1 y1 x2 y2 stroke-width") == [174, 282, 174, 30, thickness]
-    (rim,) = of_class(root, "grid")
-    assert numbers_of(rim, "x y width height") == [12, 30, 396, 252]
-    first, second = of_class(root, "camera")
-    assert numbers_of(first, "cx cy r") == [66, 228, 2.4]
-    assert numbers_of(second, "cx cy r") == [354, 84, 2.4]
-    assert first.get("fill") == "hsl(0 60% 48%)" and second.get("stroke") == "hsl(138 60% 48%)"
-    assert [numbers_of(item, "x y") for item in of_class(root, "number")] == [
-        [102, 161], [282, 161]
-    ]  # fmt: skip
-    (expanded,) = of_class(root, "expanded")
-    assert numbers_of(expanded, "x y width height") == [12, 30, 190.8, 252]
-    assert expanded.get("stroke") == "hsl(0 60% 48%)"
-    title, *words = [item for item in root if item.tag == "text" and not of_class(item, "number")]
-    assert title.text == f"2 blocks in {max(edges) + 1} edge{'s' * max(edges)}, from above"
-    assert [numbers_of(item, "x y") for item in words] == [[12, 300], [12, 315]]
-
-
-@pytest.mark.parametrize("width, height, pixels", [(100, 1, 232), (1, 100, 628)])
-def test_a_long_strip_is_no_line_and_no_page(width, height, pixels):
+@pytest.mark.parametrize("width, height, aspect", [(100, 1, 0.4), (1, 100, 1.4)])
+def test_a_long_strip_is_no_line_and_no_page(width, height, aspect):
     """From 0.4 to 1.4 times as high as wide."""
-    assert two_cells(float(width), float(height), [0, 0]).get("viewBox") == f"0 0 420 {pixels}"
+    axes = two_cells(float(width), float(height), [0, 0]).axes
+    assert np.ptp(axes.get_ylim()) == pytest.approx(aspect * np.ptp(axes.get_xlim()))

@@ -3,8 +3,7 @@ itself.
 """
 
 import html.parser
-import json
-import xml.etree.ElementTree
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.geometry.views import PointCloud, Views
 from cosurfgs_jax.partition import build_partition
-from cosurfgs_jax.report.charts import line_chart, nice_ticks, short_number
+from cosurfgs_jax.report.charts import WITHOUT_MATPLOTLIB
+from cosurfgs_jax.report.curves import Curves
 from cosurfgs_jax.report.mesh_picture import draw_mesh
 from cosurfgs_jax.report.partition_picture import partition_table
 from cosurfgs_jax.report.section import Section
@@ -90,6 +90,7 @@ def test_the_report_opens_with_the_map(tmp_path):
     for name, word in (("orthophoto", "orthophoto"), ("dsm", "heights")):
         caption = f"{word}: export/{name}.tif, 1500 x 40 pixels, EPSG:32614"
         assert f"<figcaption>{caption}</figcaption>" in text
+    assert "North is up." in text
     reduced = geotiff.read_reduced(workdir.export / "dsm.tif", 500)
     assert reduced.bands.shape == (1, 13, 500) and reduced.pixel_size == 1.5
     assert (reduced.bands[0, :, :460] == 3).all() and reduced.bands[0, 0, 499] == geotiff.NODATA
@@ -117,57 +118,6 @@ def test_error_colours_and_8_bit_images(tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.png"]
     assert pictures.shrink(np.zeros((60, 200, 3), np.uint8), 50).shape == (15, 50, 3)
     assert pictures.data_url(image, "PNG").startswith("data:image/png;base64,iVBOR")
-
-
-def test_ticks_are_round_and_inside():
-    assert nice_ticks(0, 100) == [0, 25, 50, 75, 100]
-    assert nice_ticks(-0.013, 0.027) == pytest.approx([-0.01, 0, 0.01, 0.02])
-    assert nice_ticks(3, 3) == [3]
-    assert [short_number(v) for v in (1234567, 45678, 950, 0.01234)] == [
-        "1.23M",
-        "45.7k",
-        "950",
-        "0.01234",
-    ]
-
-
-def chart_points(svg):
-    root = xml.etree.ElementTree.fromstring(svg)
-    lines = [node for node in root if node.tag == "polyline"]
-    return [
-        np.array([[float(v) for v in p.split(",")] for p in line.get("points").split()])
-        for line in lines
-    ]
-
-
-def test_line_chart_draws_the_data():
-    steps = list(range(10))
-    values = [float(v) for v in range(10)]
-    (points,) = chart_points(line_chart("loss <1>", {"loss": (steps, values)}))
-    assert len(points) == 10
-    # To the right, and upwards as values grow, in equal steps.
-    assert (
-        np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0], atol=0.11)
-        and points[1, 0] > points[0, 0]
-    )
-    assert (np.diff(points[:, 1]) < 0).all()
-    assert "loss &lt;1&gt;" in line_chart("loss <1>", {"loss": (steps, values)})
-
-
-def test_line_chart_leaves_out_what_is_not_finite_and_thins_long_curves():
-    first, second = chart_points(
-        line_chart(
-            "x",
-            {
-                "a": ([0, 1, 2, 3], [1, np.nan, 2, np.inf]),
-                "b": (list(range(100_000)), list(np.arange(1e5) % 7)),
-            },
-        )
-    )
-    assert len(first) == 2 and len(second) == 300
-    assert line_chart("x", {"a": ([0.0], [np.nan])}) == "" and line_chart("x", {}) == ""
-    assert "circle" in line_chart("x", {"a": ([5], [3.0])})
-    assert np.isfinite(chart_points(line_chart("x", {"a": ([0, 1], [2.0, 2.0])})[0:])[0]).all()
 
 
 def slab(height, color, low=0.0, high=1.0, is_flipped=False):
@@ -375,10 +325,10 @@ def test_report_is_one_whole_page(tmp_path):
     )
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open_tags == []
-    assert len(page.sources) == 3 * 5 + 4 and all(
+    assert len(page.sources) == 3 * 5 + 4 + 3 and all(
         source.startswith("data:image/") for source in page.sources
     )
-    assert path.read_text().count("<svg") == 3
+    assert path.read_text().count("data:image/svg+xml") == 3
     for text in (
         "A & B",
         "24.32 dB",
@@ -469,7 +419,35 @@ def test_report_shows_the_partition(tmp_path):
     assert page.open_tags == [] and "Partition" in page.text and "3 blocks in 1 edge" in page.text
 
 
-def test_curves_have_a_chart_per_stage_and_a_line_per_block():
+def test_without_matplotlib_there_is_a_report_that_says_so(tmp_path, monkeypatch):
+    files.write_json(tmp_path / "metrics.json", {"format": 1, "final": {"psnr": 24.321}})
+    curves = report.curves_from_rows([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    page = Page(report.write_report(Workdir(tmp_path), curves=curves).read_text())
+    assert WITHOUT_MATPLOTLIB in page.text and "24.32 dB" in page.text
+    assert page.sources == []
+    # Nothing is missed where there was nothing to draw.
+    assert WITHOUT_MATPLOTLIB not in Page(report.write_report(Workdir(tmp_path)).read_text()).text
+
+
+def test_the_report_leads_to_the_model_in_three_dimensions(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.point_cloud(30).parent.mkdir(parents=True)
+    page = Page(report.write_report(workdir).read_text())
+    assert page.sources == []
+    for words in ("`cosurfgs export --format=html`", "`--format=textured`", "`cosurfgs view`"):
+        assert words in page.text
+    workdir.export.mkdir()
+    (workdir.export / "model.html").write_bytes(bytes(2_000_000))
+    page = Page(report.write_report(workdir).read_text())
+    assert page.sources == ["export/model.html"]
+    assert "2.0 MB" in page.text and "--format=html" not in page.text
+    (workdir.export / "textured.glb").write_bytes(b"")
+    page = Page(report.write_report(workdir).read_text())
+    assert page.sources == ["export/model.html", "export/textured.glb"]
+
+
+def test_curves_have_a_chart_per_number_and_a_line_per_block():
     rows = [
         {"stage": stage, "step": step, "block": block, "loss": 0.5, "psnr/train": 20.0 + block}
         for stage in ("device", "cloud")
@@ -478,29 +456,24 @@ def test_curves_have_a_chart_per_stage_and_a_line_per_block():
     ]
     rows.append({"stage": "device", "step": 20, "block": 1, "psnr/test": 19.0})
     curves = report.curves_from_rows(rows)
-    assert list(curves) == ["loss, device", "psnr, device", "loss, cloud", "psnr, cloud"]
-    assert curves["psnr, device"] == {
-        "train block 0": ([10, 20], [20.0, 20.0]),
-        "train block 1": ([10, 20], [21.0, 21.0]),
-        "test block 1": ([20], [19.0]),
+    assert curves.starts == {"device": 0, "cloud": 20}
+    assert list(curves.charts) == ["loss", "psnr"]
+    assert curves.charts["psnr"] == {
+        ("train", 0): ([10, 20, 30, 40], [20.0] * 4),
+        ("train", 1): ([10, 20, 30, 40], [21.0] * 4),
+        ("test", 1): ([20], [19.0]),
     }
-    assert list(curves["loss, cloud"]) == ["block 0", "block 1"]
-    # One block in several stages, and several blocks in one.
-    assert report.curves_from_rows([row for row in rows if row["block"] == 0])["loss, cloud"] == {
-        "loss, cloud": ([10, 20], [0.5, 0.5])
-    }
-    assert list(report.curves_from_rows([row for row in rows if row["stage"] == "device"])) == [
-        "loss",
-        "psnr",
-    ]
+    assert list(curves.charts["loss"]) == [("loss", 0), ("loss", 1)]
+    of_one = report.curves_from_rows([row for row in rows if row["block"] == 0])
+    assert of_one.charts["loss"] == {("loss", None): ([10, 20, 30, 40], [0.5] * 4)}
 
 
 def test_curves_from_rows_group_by_the_name_before_the_slash():
     curves = report.curves_from_rows(
         [{"step": 1, "psnr/a": 2.0}, {"step": 3, "psnr/a": 4, "psnr/b": 5, "ok": True}]
     )
-    assert curves == {"psnr": {"a": ([1, 3], [2.0, 4]), "b": ([3], [5])}}
-    assert json.dumps(curves)
+    lines = {("a", None): ([1, 3], [2.0, 4]), ("b", None): ([3], [5])}
+    assert curves == Curves({"psnr": lines}, {"": 0})
 
 
 def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
@@ -515,4 +488,4 @@ def test_a_section_is_one_entry_of_a_list(tmp_path, monkeypatch):
     assert "<h2>Mine</h2>" in text and "<p>of its own</p>" in text and "Said &lt; of it." in text
     assert "Stages" not in text and given[0].timings == {"mesh": 2.0}
     titles = [section.title for section in SECTIONS]
-    assert len(set(titles)) == len(titles) == 15
+    assert len(set(titles)) == len(titles) == 18

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.run_record import note_seconds, read_timings
 from cosurfgs_jax.workdir import RENDERS, Workdir
 
 
@@ -25,6 +26,7 @@ def test_names_are_those_of_the_contract(tmp_path):
         workdir.tensorboard(2): "tensorboard/process_2",
         workdir.metrics: "metrics.json",
         workdir.timings: "timings.json",
+        workdir.runs: "runs.json",
         workdir.point_cloud(80): "point_cloud/iteration_80/point_cloud.ply",
         workdir.cameras: "cameras.json",
         workdir.results: "results.json",
@@ -90,10 +92,10 @@ def test_stages_stand_where_they_first_stood(tmp_path):
         {"name": "device", "steps": 3},
         {"name": "cloud", "steps": 2},
     ]
-    workdir.note_seconds("mesh", 2.0)
-    workdir.note_seconds("evaluate", 1.0)
-    workdir.note_seconds("mesh", 3.0)
-    assert workdir.read_timings() == {"mesh": 3.0, "evaluate": 1.0}
+    note_seconds(workdir, "mesh", 2.0)
+    note_seconds(workdir, "evaluate", 1.0)
+    note_seconds(workdir, "mesh", 3.0)
+    assert read_timings(workdir) == {"mesh": 3.0, "evaluate": 1.0}
 
 
 @pytest.mark.parametrize("content", ['{"format": 1, "stages": 3}', '{"format": 1, "stages": [3]}'])

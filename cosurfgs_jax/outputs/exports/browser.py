@@ -138,16 +138,17 @@ def _run(name: str, command: list[str], path: Path) -> None:
     )
 
 
-def _format(name: str, words: str) -> ExportFormat:
+def _format(name: str, words: str, *, is_in_report: bool = False) -> ExportFormat:
     return ExportFormat(
         name,
         f"model.{name}, {words}, with up up and the middle of the ground as its origin; needs "
         f"{_PROGRAM} (npm)",
         functools.partial(_check, name),
         functools.partial(_write, name),
+        is_in_report=is_in_report,
     )
 
 
-HTML = _format("html", "a page that shows the splats and needs no other file")
+HTML = _format("html", "a page that shows the splats and needs no other file", is_in_report=True)
 SPZ = _format("spz", "a sixth of the size of the splat file")
 SOG = _format("sog", "a sixth of the size of the splat file, for PlayCanvas and SuperSplat")
