@@ -36,6 +36,7 @@ _OPTIONAL = (
     ("pyproj", "sfm", "prepare with GPS"),
     ("rasterio", "geo", "export --format=dsm"),
     ("laspy", "geo", "export --format=las"),
+    ("lazrs", "geo", "export --format=laz"),
     ("viser", "view", "view"),
     ("matplotlib", "report", "charts and maps of the report"),
     ("ray", "ray", "launch"),

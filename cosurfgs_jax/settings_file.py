@@ -31,6 +31,7 @@ FREE_TO_CHANGE = (
     "mesh.",
     "surface.",
     "geo.",
+    "points.",
     "texture.",
 )
 # A trained model may be rendered on another machine, with another backend.

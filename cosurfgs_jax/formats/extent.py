@@ -54,6 +54,12 @@ class Extent:
         self.mean = self.mean + step * (len(means) / total)
         self.count = total
 
+    @classmethod
+    def of_points(cls, count: int, low: np.ndarray, high: np.ndarray, spacing: float) -> "Extent":
+        """Of points in float64 that are `spacing` apart, in a box from `low` to `high` f64[3]."""
+        lengths = 2 * count * float(np.log(spacing))
+        return cls(count, low, high, is_exact=True, log_scales_sum=lengths)
+
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file; Python writes and reads float64 exactly."""
         return {
@@ -74,15 +80,24 @@ class Extent:
         """The largest absolute value of any coordinate."""
         return float(np.abs([self.low, self.high]).max())
 
+    def around(self, origin: np.ndarray) -> "Extent":
+        """The same with coordinates from `origin` f64[3] on, in single precision."""
+        moved = {name: getattr(self, name) - origin for name in ("low", "high", "mean")}
+        return dataclasses.replace(self, **moved, is_exact=False)
+
+    @property
+    def typical(self) -> float:
+        """The geometric mean of both standard deviations of all surfels."""
+        return float(np.exp(self.log_scales_sum / (2 * self.count)))
+
     @property
     def needs_double(self) -> bool:
-        """Whether centres in float64 would be off by more than a tenth of a typical surfel, the
-        geometric mean of all, in float32.
+        """Whether centres in float64 would be off by more than a tenth of a typical surfel in
+        float32.
         """
         if not self.is_exact:
             return False
-        typical = np.exp(self.log_scales_sum / (2 * self.count))
-        return bool(self.largest_coordinate * 2.0**-24 > 0.1 * typical)
+        return self.largest_coordinate * 2.0**-24 > 0.1 * self.typical
 
     @property
     def spread(self) -> float:

@@ -4,7 +4,7 @@ owners' business.
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ _NAMES = {
     "f8": "double",
 }
 _LIST_LENGTH = "_length_of_"
-_TRIANGLE: np.dtype = np.dtype([("n", "u1"), ("v", "<i4", (3,))])
+TRIANGLE: np.dtype = np.dtype([("n", "u1"), ("v", "<i4", (3,))])  # a row of the faces
 _MAX_LINE = 4096  # bytes of a header's line
 
 
@@ -113,15 +113,21 @@ def write_ply_parts(
                 part.astype([(name, "<" + kind) for name, kind in columns], copy=False).tobytes()
             )
         for part in triangle_parts:
-            faces = np.empty(len(part), _TRIANGLE)
+            faces = np.empty(len(part), TRIANGLE)
             faces["n"] = 3
             faces["v"] = part
             file.write(faces.tobytes())
 
 
-def _parse_header(
+def parse_header(
     file, path
 ) -> tuple[str, list[tuple[str, int, list[tuple[str, str, str]]]], list[str]]:
+    """The header of an open file: its format, its elements (name, rows, properties) and its
+    comments. The file stands at its first row then.
+
+    Raises:
+        InputError: it is no PLY file, or a line is unknown.
+    """
     if file.readline(_MAX_LINE).strip() != b"ply":
         raise InputError(
             f"{path}: expected a PLY file, got something else (the first line is not 'ply')"
@@ -163,7 +169,13 @@ def _parse_header(
     return form, elements, comments
 
 
-def _element_dtype(properties: list[tuple[str, str, str]], order: str) -> np.dtype:
+def element_dtype(properties: list[tuple[str, str, str]], order: str) -> np.dtype:
+    """The type of an element's rows.
+
+    Args:
+        properties: of `parse_header`.
+        order: of the bytes, "<" or ">".
+    """
     fields = []
     for name, item, count in properties:
         if count:
@@ -237,11 +249,11 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
     """
     path = Path(path)
     with reading(path, "a whole PLY file", "write it again"), open(path, "rb") as file:
-        form, elements, comments = _parse_header(file, path)
+        form, elements, comments = parse_header(file, path)
         order = ">" if form == "binary_big_endian" else "<"
         tables = {}
         for name, count, properties in elements:
-            dtype = _element_dtype(properties, order)
+            dtype = element_dtype(properties, order)
             if not count:
                 table = np.empty(0, dtype)
             elif form == "ascii":
@@ -257,23 +269,6 @@ def read_ply(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]
             tables[name] = table.astype(dtype.newbyteorder("="))
         _check_end(file, path)
     return tables, comments
-
-
-def vertex_parts(path: str | os.PathLike, rows: int) -> Iterator[np.ndarray]:
-    """The vertices of a binary file of `write_ply_parts`, `rows` at a time.
-
-    Raises:
-        InputError: another file.
-    """
-    # Not mapped: what was touched of a mapped file counts as memory of the process.
-    with reading(path, "a PLY file of this program", "write it again"), open(path, "rb") as file:
-        form, elements, _ = _parse_header(file, path)
-        name, count, properties = elements[0]
-        if form != "binary_little_endian" or name != "vertex":
-            raise ValueError(f"{form}, {name} first")
-        dtype = _element_dtype(properties, "<")
-        for start in range(0, count, rows):
-            yield np.frombuffer(file.read(min(rows, count - start) * dtype.itemsize), dtype)
 
 
 def names_of(dtype: np.dtype) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
-"""Surfels as coloured points: PLY, and LAS as programs for laser scans read it."""
+"""Coloured points, such as the centres of surfels: PLY, and LAS as programs for laser scans read
+it.
+"""
 
+import itertools
 import os
-import struct
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +19,10 @@ from cosurfgs_jax.formats.splat_ply import is_drawable, unit_normals
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.types import Surfels
 
+CONFIDENCE = "confidence"  # column of points that know from how many photographs they are
+# Names of the columns that LAS has no place for: CloudCompare and PDAL take the first three for
+# normals.
+_LAS_DIMENSIONS = {"nx": "NormalX", "ny": "NormalY", "nz": "NormalZ", CONFIDENCE: CONFIDENCE}
 MIN_OPACITY = 0.5  # of the surfels that become points: fainter ones are no surface by themselves
 
 
@@ -85,12 +92,12 @@ def point_table(points: Points) -> np.ndarray:
 
 
 def write_points_ply(path: str | os.PathLike, tables: Iterable[np.ndarray], extent: Extent) -> None:
-    """Writes x y z, normals and colours (binary PLY) part by part, atomically; x y z are double
-    where float would be too coarse.
+    """Writes points as binary PLY part by part, atomically; x y z are double where float would be
+    too coarse.
 
     Args:
         path: the file.
-        tables: at least one, of `point_table`.
+        tables: at least one, of `point_table` or with more columns.
         extent: of all points.
     Raises:
         InputError: the file system refused.
@@ -105,73 +112,91 @@ def write_points_ply(path: str | os.PathLike, tables: Iterable[np.ndarray], exte
     write_ply_parts(path, extent.count, parts, comments=("cosurfgs_jax points",))
 
 
-def import_laspy():
+def import_laspy(suffix: str = ".las"):
     """The laspy module.
 
+    Args:
+        suffix: of the file that it shall write; ".laz" needs lazrs, too.
     Raises:
         InputError: it is not installed.
     """
+    needed = "laspy"
     try:
         import laspy
+
+        if suffix == ".laz":
+            needed = "lazrs"
+            import lazrs  # noqa: F401  laspy takes it where it is there
     except ImportError as error:
         raise InputError(
-            f'laspy is needed for LAS files ({error}): pip install "cosurfgs_jax[geo]"'
+            f"{needed} is needed for {suffix[1:].upper()} files ({error}): pip install "
+            '"cosurfgs_jax[geo]"'
         ) from error
     return laspy
 
 
-def _geo_keys(epsg: int) -> bytes:
-    """The GeoTIFF keys of a projected system, as LAS 1.2 keeps them."""
-    keys = (
-        (1024, 0, 1, 1),
-        (1025, 0, 1, 1),
-        (3072, 0, 1, epsg),
-    )  # model type: projected; raster type: areas; the system
-    return struct.pack(
-        f"<{4 + 4 * len(keys)}H", 1, 1, 0, len(keys), *(number for key in keys for number in key)
-    )
+def _step_of(extent: Extent) -> float:
+    """The step of the coordinates of a LAS file, which keeps them as whole numbers of 32 bits."""
+    longest = float((extent.high - extent.low).max())
+    fine = np.floor(np.log10(extent.typical / 100))
+    coarse = np.ceil(np.log10(max(longest, 1e-300) / (2.0**31 - 2)))
+    return float(10.0 ** max(fine, coarse))
 
 
 def write_points_las(
     path: str | os.PathLike,
     tables: Iterable[np.ndarray],
     extent: Extent,
+    *,
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    epsg: int = 0,
+    wkt: str = "",
 ) -> None:
-    """Writes a LAS 1.2 file (point format 2: coordinates and colours) part by part, atomically.
+    """Writes a LAS 1.4 file (point format 7) part by part, atomically; a LAZ file where its name
+    ends so.
 
-    LAS keeps coordinates as whole numbers of steps from an origin; a step is a power of ten, at
-    most a millionth of the extent.
+    Beside coordinates and colours, which are of 16 bits in LAS, the points have the extra
+    dimensions NormalX, NormalY and NormalZ, and confidence where the tables have it. Coordinates
+    are whole numbers of steps from an origin; a step is a power of ten, at most a hundredth of the
+    typical distance of the points where the extent allows it.
 
     Args:
         path: the file.
-        tables: of `point_table`.
-        extent: of all points.
+        tables: of `point_table`, or with these columns.
+        extent: of all points, or a larger box.
         offset: added to the coordinates.
-        epsg: of the projected system that they are in then; 0 = none.
+        wkt: of the system that they are in then (WKT 1); "" = none.
     Raises:
-        InputError: laspy is missing, or the file system refused.
+        InputError: laspy or lazrs is missing, or the file system refused.
     """
-    laspy = import_laspy()
-    low = extent.low + np.asarray(offset)
-    longest = max((extent.high - extent.low).max(), 1e-9)
-    header = laspy.LasHeader(point_format=2, version="1.2")
-    header.scales = np.full(3, 10.0 ** np.floor(np.log10(longest * 1e-6)))
-    header.offsets = np.floor(low / header.scales) * header.scales
+    suffix = Path(path).suffix
+    laspy = import_laspy(suffix)
+    header = laspy.LasHeader(point_format=7, version="1.4")
+    header.scales = np.full(3, _step_of(extent))
+    header.offsets = np.floor((extent.low + np.asarray(offset)) / header.scales) * header.scales
     header.generating_software = "cosurfgs_jax"
-    if epsg:
-        header.vlrs.append(
-            laspy.VLR(user_id="LASF_Projection", record_id=34735, record_data=_geo_keys(epsg))
-        )
+    header.global_encoding.wkt = True  # wanted of this point format, with and without a system
+    if wkt:
+        header.vlrs.append(laspy.vlrs.known.WktCoordinateSystemVlr(wkt))
+    tables = iter(tables)
+    first = next(tables)
+    own = dict(_LAS_DIMENSIONS)
+    if CONFIDENCE not in names_of(first.dtype):
+        del own[CONFIDENCE]
+    header.add_extra_dims(
+        [laspy.ExtraBytesParams(name, first.dtype[column]) for column, name in own.items()]
+    )
     with (
         atomic_path(path) as temporary,
-        laspy.open(str(temporary), mode="w", header=header) as file,
+        laspy.open(str(temporary), mode="w", header=header, do_compress=suffix == ".laz") as file,
     ):
-        for table in tables:
+        for table in itertools.chain([first], tables):
             record = laspy.ScaleAwarePointRecord.zeros(len(table), header=header)
             for axis, shift in zip("xyz", offset, strict=True):
                 setattr(record, axis, table[axis] + shift)
             for name in ("red", "green", "blue"):
                 setattr(record, name, table[name].astype(np.uint16) * 257)  # LAS has 16 bits
+            for column, name in own.items():
+                record[name] = table[column]
+            for name in ("return_number", "number_of_returns"):  # counted from 1
+                record[name] = np.ones(len(table), np.uint8)
             file.write_points(record)

@@ -90,6 +90,17 @@ def splat_table(surfels: Surfels, extent: Extent) -> np.ndarray:
     return table
 
 
+def around(table: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """The rows of `splat_table` with coordinates from `origin` f64[3] on, in single precision."""
+    kinds = [(name, "f4") for name in names_of(table.dtype)]
+    near = np.empty(len(table), kinds)
+    for name, _ in kinds:
+        near[name] = table[name]
+    for name, shift in zip("xyz", origin, strict=True):
+        near[name] = table[name] - shift
+    return near
+
+
 def with_thickness(table: np.ndarray, extent: Extent) -> np.ndarray:
     """The rows of the form "3dgs" of those of `splat_table`."""
     columns_3dgs = []

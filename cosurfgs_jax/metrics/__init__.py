@@ -12,7 +12,12 @@ from cosurfgs_jax.metrics.depth import (
 )
 from cosurfgs_jax.metrics.images import color_correct, psnr, ssim, ssim_map
 from cosurfgs_jax.metrics.lpips import LpipsWeights, lpips, weights_of
-from cosurfgs_jax.metrics.mesh_distance import distance_to_mesh, sample_mesh
+from cosurfgs_jax.metrics.mesh_distance import (
+    area_normals,
+    distance_to_mesh,
+    sample_mesh,
+    triangle_areas,
+)
 from cosurfgs_jax.metrics.seen_region import SeenRegion
 from cosurfgs_jax.metrics.surface import (
     Comparison,
@@ -23,6 +28,7 @@ from cosurfgs_jax.metrics.surface import (
 from cosurfgs_jax.metrics.surface_classes import class_line, classes_of_triangles
 
 __all__ = [
+    "area_normals",
     "Comparison",
     "LpipsWeights",
     "SeenRegion",
@@ -46,5 +52,6 @@ __all__ = [
     "ssim",
     "ssim_map",
     "surface_scores",
+    "triangle_areas",
     "weights_of",
 ]

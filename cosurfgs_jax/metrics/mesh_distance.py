@@ -1,20 +1,40 @@
 """Points spread over a mesh, and distances of points to its triangles."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.open3d_library import import_open3d
 
 
+def area_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Normals f64[F,3] of triangles, as long as twice their areas.
+
+    Args:
+        vertices: [N,3]. triangles: [F,3], counter-clockwise from outside.
+    """
+    corners = np.asarray(vertices, np.float64)[triangles]
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+
+
+def triangle_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Areas f64[F] of triangles; arguments as of `area_normals`."""
+    return np.linalg.norm(area_normals(vertices, triangles), axis=1) / 2
+
+
 def sample_mesh(
-    vertices: np.ndarray, triangles: np.ndarray, num_samples: int, seed: int = 0
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    num_samples: int,
+    seed: int | Sequence[int] = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points spread evenly over the area of a mesh.
 
     Args:
         vertices: f64[N,3]. triangles: i64[F,3].
         num_samples: how many.
-        seed: of the random numbers; the same seed gives the same points.
+        seed: of the random numbers, a number or several; the same seed gives the same points.
     Returns:
         points f64[S,3], the triangle of each i64[S], and its barycentric coordinates f64[S,3].
     Raises:
@@ -22,12 +42,7 @@ def sample_mesh(
     """
     vertices = np.asarray(vertices, np.float64)
     corners = vertices[np.asarray(triangles)]
-    areas = (
-        np.linalg.norm(
-            np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
-        )
-        / 2
-    )
+    areas = triangle_areas(vertices, triangles)
     total = areas.sum()
     if not (np.isfinite(total) and total > 0):
         raise InputError(

@@ -7,6 +7,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from cosurfgs_jax.metrics.depth import normal_angles
+from cosurfgs_jax.metrics.mesh_distance import area_normals
 from cosurfgs_jax.metrics.threshold_rows import threshold_rows
 
 # In the order of their numbers.
@@ -30,15 +31,9 @@ class Judged(NamedTuple):
     distances: np.ndarray  # f64[M], to the other surface
 
 
-def _area_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """f64[F,3], normals of triangles, as long as twice their areas."""
-    corners = np.asarray(vertices, np.float64)[triangles]
-    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-
-
 def unit_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """f64[F,3], unit normals of triangles; 0 of those without area."""
-    normals = _area_normals(vertices, triangles)
+    normals = area_normals(vertices, triangles)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
 
 
@@ -57,7 +52,7 @@ def _largest_piece(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     )
     _, pieces = csgraph.connected_components(links, directed=False)
     piece = pieces[joined[:, 0]]
-    areas = np.bincount(piece, weights=np.linalg.norm(_area_normals(vertices, triangles), axis=1))
+    areas = np.bincount(piece, weights=np.linalg.norm(area_normals(vertices, triangles), axis=1))
     return piece == np.argmax(areas)
 
 

@@ -372,6 +372,7 @@ def _export_shard(
             f"--shard, --format={form.name}: expected a format that shards can make "
             f"({', '.join(names)}), got one that is made as a whole; leave --shard out"
         )
+    form.by_parts.check(settings)
     trained = load_trained(settings, workdir)
     with _shards_of_export(trained, form).making(part) as shard:
         if shard is None:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from cosurfgs_jax import files, report
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.place_json import Place, placing
 from cosurfgs_jax.open3d_library import import_open3d
+from cosurfgs_jax.outputs.map_frame import place_of
 from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.part import WHOLE, Part
-from cosurfgs_jax.settings import SurfaceSettings
+from cosurfgs_jax.settings import GeoSettings, SurfaceSettings
 from cosurfgs_jax.surface import (
     PHASES,
     Fused,
@@ -27,6 +29,7 @@ from cosurfgs_jax.surface import (
     whole_mesh_bytes,
     write_parts,
 )
+from cosurfgs_jax.surface.mesh_files import upright
 from cosurfgs_jax.surface.mesh_plan import MESH_ARRAYS, arrays_of, plan_from
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import MESH
@@ -144,31 +147,46 @@ def fuse(
     """
     workdir = trained.workdir
     plan = plan_of(trained)
-    choices = write_parts(
-        plan,
-        list(parts) or [(scratch, make_part(trained, plan, WHOLE, scratch, form=form))],
-        path=workdir.mesh,
-        form=form,
-        up=trained.partitioned.scene.up,
-    )
+    up = trained.partitioned.scene.up
+    made = list(parts) or [(scratch, make_part(trained, plan, WHOLE, scratch, form=form))]
+    forms = tuple({"ply", form})
+    places = mesh_places(trained.settings.geo, up, workdir.mesh.stem, forms)
+    with placing(workdir.mesh.parent, places):
+        choices = write_parts(plan, made, path=workdir.mesh, form=form, up=up)
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
-    geo = trained.settings.geo
-    # The mesh itself is in the dataset's frame.
-    place = {"offset": geo.offset_xyz(), "epsg": geo.epsg}
-    choices = choices | {"field": _FIELD, "model": trained.model.identity, "map": place}
+    choices = choices | {"field": _FIELD, "model": trained.model.identity}
     files.write_json(workdir.mesh_choices, choices)
     return choices
 
 
-def mesh_of(trained: Trained, what: str, otherwise: str = "") -> Mesh:
-    """The mesh of the workdir where it is of this model and as the settings want it, else a new
-    one, which stays there.
+def mesh_places(
+    geo: GeoSettings, up: np.ndarray, stem: str, forms: Iterable[str]
+) -> dict[str, Place]:
+    """The places on the map of files of a mesh, by their names: GLB is y up, the others are in the
+    dataset's frame.
+
+    Args:
+        geo: with the offset of the dataset, of `with_map_frame`.
+        up: f64[3], dataset.
+        stem: of the names.
+        forms: "ply", "obj", "glb".
+    """
+    axes = {form: None for form in forms}
+    if "glb" in axes:
+        axes["glb"] = upright(up).T
+    return {f"{stem}.{form}": place_of(geo, rotation) for form, rotation in axes.items()}
+
+
+def find_mesh(trained: Trained, what: str, otherwise: str = "") -> dict[str, Any]:
+    """Makes the mesh of the workdir, where it is not of this model and as the settings want it.
 
     Args:
         trained: the model.
         what: is made of it, for messages: "heights".
         otherwise: what to do without open3d, for the message.
+    Returns:
+        What was chosen, as in `Workdir.mesh_choices`.
     Raises:
         InputError: see `surface.extract_mesh`.
     """
@@ -189,18 +207,25 @@ def mesh_of(trained: Trained, what: str, otherwise: str = "") -> Mesh:
                 workdir.mesh,
             )
         with workdir.writing(MESH) as scratch:
-            fuse(trained, scratch)
-    else:
-        _log.info("%s: of %s", what, workdir.mesh)
-        if choices.get("target_triangles"):
-            _log.warning(
-                "%s was reduced to %s triangles, and so are the %s; run extract_mesh with "
-                "--config.surface.target_triangles=0 for all of them",
-                workdir.mesh,
-                choices["target_triangles"],
-                what,
-            )
-    return read_mesh_ply(workdir.mesh)
+            return fuse(trained, scratch)
+    _log.info("%s: of %s", what, workdir.mesh)
+    if choices.get("target_triangles"):
+        _log.warning(
+            "%s was reduced to %s triangles, and so are the %s; run extract_mesh with "
+            "--config.surface.target_triangles=0 for all of them",
+            workdir.mesh,
+            choices["target_triangles"],
+            what,
+        )
+    return choices
+
+
+def mesh_of(trained: Trained, what: str, otherwise: str = "") -> Mesh:
+    """The mesh of the workdir where it is of this model and as the settings want it, else a new
+    one, which stays there. Arguments and errors are those of `find_mesh`.
+    """
+    find_mesh(trained, what, otherwise)
+    return read_mesh_ply(trained.workdir.mesh)
 
 
 def _check_open3d(otherwise: str) -> None:

@@ -3,9 +3,12 @@
 import dataclasses
 import logging
 
+import numpy as np
+
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.geo_json import read_geo
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.formats.place_json import Place
+from cosurfgs_jax.settings import GeoSettings, Settings
 from cosurfgs_jax.workdir import Workdir
 
 _log = logging.getLogger(__name__)
@@ -37,3 +40,22 @@ def with_map_frame(settings: Settings, workdir: Workdir) -> Settings:
     )
     _log.info("map coordinates: EPSG:%d, the dataset's plus %s", chosen.epsg, chosen.offset)
     return dataclasses.replace(settings, geo=chosen)
+
+
+def place_of(
+    geo: GeoSettings, rotation: np.ndarray | None = None, origin: np.ndarray | None = None
+) -> Place:
+    """The place on the map of a file.
+
+    Args:
+        geo: with the offset of the dataset, of `with_map_frame`.
+        rotation: f64[3,3], from the axes of the file to those of the dataset; None = they are the
+            same.
+        origin: f64[3], of the file in the dataset's frame; None = the same.
+    """
+    if rotation is None:
+        rotation = np.eye(3)
+    offset = np.array(geo.offset_xyz())
+    if origin is not None:
+        offset = offset + origin
+    return Place(np.asarray(rotation, np.float64), offset, geo.epsg)

@@ -16,7 +16,12 @@ from cosurfgs_jax.settings.blocks import (
 from cosurfgs_jax.settings.data import DataSettings, GeneratedSettings
 from cosurfgs_jax.settings.declaration import SettingsGroup, declaration_of, type_of
 from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
-from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings, TextureSettings
+from cosurfgs_jax.settings.outputs import (
+    GeoSettings,
+    PointsSettings,
+    SurfaceSettings,
+    TextureSettings,
+)
 from cosurfgs_jax.settings.prepare import PrepareSettings
 from cosurfgs_jax.settings.reference import SettingHelp, iter_help, settings_reference
 from cosurfgs_jax.settings.training import (
@@ -39,6 +44,7 @@ __all__ = [
     "MeshSettings",
     "OptimSettings",
     "PartitionSettings",
+    "PointsSettings",
     "PrepareSettings",
     "RasterSettings",
     "SettingHelp",

@@ -11,7 +11,12 @@ from cosurfgs_jax.settings.blocks import (
 from cosurfgs_jax.settings.data import MAX_SEED, DataSettings, GeneratedSettings
 from cosurfgs_jax.settings.declaration import SettingsGroup, not_negative, require, setting
 from cosurfgs_jax.settings.model import AppearanceSettings, RasterSettings, SurfelSettings
-from cosurfgs_jax.settings.outputs import GeoSettings, SurfaceSettings, TextureSettings
+from cosurfgs_jax.settings.outputs import (
+    GeoSettings,
+    PointsSettings,
+    SurfaceSettings,
+    TextureSettings,
+)
 from cosurfgs_jax.settings.training import (
     DensitySettings,
     LossSettings,
@@ -47,6 +52,7 @@ class Settings(SettingsGroup):
     mas: MasSettings = dataclasses.field(default_factory=MasSettings)
     surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
     geo: GeoSettings = dataclasses.field(default_factory=GeoSettings)
+    points: PointsSettings = dataclasses.field(default_factory=PointsSettings)
     texture: TextureSettings = dataclasses.field(default_factory=TextureSettings)
 
     def check_together(self) -> None:

@@ -16,7 +16,7 @@ from cosurfgs_jax.settings.declaration import (
 )
 
 _DEPTH_MAPS = ("plane", "median", "expected")
-_HEIGHTS = ("surface", "surfels")
+_SOURCES = ("surface", "surfels")  # of heights and of points
 _MAX_OFFSET = 1e10  # of map coordinates, in any unit of length
 _SIZES = (64, 16384)  # of a texture; larger ones are beyond what graphics cards take
 _SIZE_FORM = f"0 (from the data) or {_SIZES[0]} to {_SIZES[1]}"
@@ -91,13 +91,13 @@ class SurfaceSettings(SettingsGroup, name="surface"):
 
 @dataclasses.dataclass
 class GeoSettings(SettingsGroup, name="geo"):
-    """Height map, orthophoto and points for maps. Lengths are in the dataset's unit."""
+    """Map coordinates, height map and orthophoto. Lengths are in the dataset's unit."""
 
     heights: str = setting(
         "surface",
         'What the height map shows: "surface", the fused mesh, or "surfels", which are rougher but '
         "need no open3d.",
-        one_of(_HEIGHTS, '"surface" or "surfels"'),
+        one_of(_SOURCES, '"surface" or "surfels"'),
     )
     pixel_size: float = setting(
         0.0,
@@ -127,6 +127,26 @@ class GeoSettings(SettingsGroup, name="geo"):
         numbers = _parse_offset(self.offset)
         require(numbers is not None, "geo.offset", _OFFSET_FORM, self.offset)
         return required(numbers, "geo.offset")
+
+
+@dataclasses.dataclass
+class PointsSettings(SettingsGroup, name="points"):
+    """The points of `export --format=las`, `laz` and `points`. Lengths are in the dataset's
+    unit.
+    """
+
+    source: str = setting(
+        "surface",
+        'Where the points lie: "surface", spread evenly over the fused mesh, or "surfels", the '
+        "centres of the surfels, which are few and uneven but need no mesh.",
+        one_of(_SOURCES, '"surface" or "surfels"'),
+    )
+    spacing: float = setting(
+        0.0,
+        "Side of the square of the surface that has one point; 0 means that of the mesh's voxels. "
+        "Centres of surfels are as they are.",
+        not_negative("0 (from the mesh) or a positive length"),
+    )
 
 
 @dataclasses.dataclass

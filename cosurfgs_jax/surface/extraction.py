@@ -14,7 +14,7 @@ import numpy as np
 
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats.ply import vertex_parts
+from cosurfgs_jax.formats.ply_parts import vertex_parts
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.part import WHOLE, Part

@@ -70,6 +70,21 @@ def check_epsg(epsg: int) -> None:
         )
 
 
+def wkt_of(epsg: int) -> str:
+    """The coordinate system as WKT 1, which is what LAS files have; "" of none.
+
+    Args:
+        epsg: that `check_epsg` took; 0 = none.
+    Raises:
+        InputError: rasterio is missing.
+    """
+    if not epsg:
+        return ""
+    rasterio = import_rasterio()
+    with rasterio.Env():
+        return rasterio.crs.CRS.from_epsg(epsg).to_wkt(version="WKT1_GDAL")
+
+
 class Reduced(NamedTuple):
     """A file as it is seen from afar.
 

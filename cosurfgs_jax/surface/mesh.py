@@ -19,9 +19,9 @@ from cosurfgs_jax.formats.ply import (
     triangles_of,
     write_ply_parts,
 )
+from cosurfgs_jax.formats.points import CONFIDENCE
 from cosurfgs_jax.geometry.z_order import z_order
-
-CONFIDENCE = "confidence"  # name of the vertices' property in files
+from cosurfgs_jax.metrics import area_normals
 
 
 class VertexPart(NamedTuple):
@@ -155,8 +155,7 @@ def vertex_normal_sums(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarra
     """Sum f64[M,3] over the triangles of each vertex of their normals, as long as twice
     their area.
     """
-    corners = vertices[triangles]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    cross = area_normals(vertices, triangles)
     return np.stack(
         [
             np.bincount(

@@ -56,7 +56,8 @@ def test_the_program_gets_an_upright_model_and_the_first_view(tmp_path, monkeypa
     form = exports.find_format(name)
     form.check(Settings())
     _write(form, tmp_path)
-    assert [path.name for path in (tmp_path / "export").iterdir()] == [f"model.{name}"]
+    names = {path.name for path in (tmp_path / "export").iterdir()}
+    assert names == {f"model.{name}", "place.json"}
     given = (tmp_path / "arguments").read_text().split()
     assert given[:4] == ["--quiet", "--overwrite", "--gpu", "cpu"] and given[-1].endswith(name)
     frame = _trained().partitioned.frame

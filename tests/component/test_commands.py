@@ -184,6 +184,8 @@ def test_without_open3d_the_other_heights_are_named(calls, workdir, monkeypatch)
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(InputError, match=r"mesh\]\"; or give --config.geo.heights=surfels"):
         exports.find_format("dsm").write(_trained()._replace(workdir=workdir), workdir.export)
+    with pytest.raises(InputError, match=r"; or give --config.points.source=surfels, for"):
+        exports.find_format("las").write(_trained()._replace(workdir=workdir), workdir.export)
     with pytest.raises(InputError, match=r"mesh\]\"$"):
         exports.find_format("textured").write(_trained()._replace(workdir=workdir), workdir.export)
     with pytest.raises(InputError, match="open3d is needed"):
@@ -319,7 +321,7 @@ def test_views_are_chosen_by_group_or_name():
 
 def test_every_export_format_has_a_name_of_its_own_and_is_in_the_help():
     names = [form.name for form in exports.FORMATS]
-    assert names == ["ply", "html", "spz", "sog", "textured", "dsm", "las", "points"]
+    assert names == ["ply", "html", "spz", "sog", "textured", "dsm", "las", "laz", "points"]
     from absl import flags
 
     values = flags.FlagValues()
@@ -367,18 +369,15 @@ def test_maps_and_meshes_are_in_the_report():
     assert {one.name for one in exports.FORMATS if one.is_in_report} == {"html", "textured", "dsm"}
 
 
-@pytest.mark.parametrize(
-    "form, names",
-    [("ply", {"point_cloud_2d.ply", "point_cloud_3dgs.ply"}), ("points", {"points.ply"})],
-)
-def test_exported_files(calls, workdir, form, names):
-    commands.export(Settings(), workdir, form)
+def test_exported_files(calls, workdir):
+    commands.export(Settings(), workdir)
+    names = {"point_cloud_2d.ply", "point_cloud_3dgs.ply", "place.json"}
     assert {path.name for path in workdir.export.iterdir()} == names
 
 
 @pytest.mark.parametrize("module, package", [(las, "import_laspy"), (dsm, "import_rasterio")])
 def test_formats_of_maps_name_a_missing_package(monkeypatch, module, package):
-    def missing():
+    def missing(*_):
         raise InputError("is needed")
 
     owner = module.point_files if package == "import_laspy" else module.geotiff

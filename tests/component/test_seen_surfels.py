@@ -15,7 +15,7 @@ from cosurfgs_jax.outputs import commands, exports
 from cosurfgs_jax.outputs.seen_surfels import seen_surfels
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.part import Part
-from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings import PointsSettings, Settings
 from cosurfgs_jax.workdir import Workdir
 
 
@@ -81,21 +81,22 @@ def test_exports_by_shards_are_those_of_one_process(model, tmp_path, monkeypatch
     if form == "las":
         pytest.importorskip("laspy")
     workdir = Workdir(tmp_path / "run")
-    trained = Trained(Settings(), four_blocks(), model, workdir)
+    settings = Settings(points=PointsSettings(source="surfels"))
+    trained = Trained(settings, four_blocks(), model, workdir)
     monkeypatch.setattr(commands, "load_trained", lambda *_: trained)
     monkeypatch.setattr(merged_model, "CHUNK", 500)
-    commands.export(Settings(), workdir, form)
+    commands.export(settings, workdir, form)
     whole = {path.name: path.read_bytes() for path in workdir.export.iterdir()}
     for number in (2, 0, 1):
-        commands.export(Settings(), workdir, form, Part(number, 3))
+        commands.export(settings, workdir, form, Part(number, 3))
     assert len(list((workdir.root / "shards").rglob("*.npy"))) > 3
     shutil.rmtree(workdir.export)
-    commands.export(Settings(), workdir, form)
+    commands.export(settings, workdir, form)
     assert {path.name: path.read_bytes() for path in workdir.export.iterdir()} == whole
     assert not (workdir.root / "shards").exists()
     new = exports.ExportFormat("new", "", lambda _: None, lambda *_: None)
     monkeypatch.setattr(exports, "FORMATS", (*exports.FORMATS, new))
     with pytest.raises(
-        InputError, match=r"--format=new: expected .* \(ply, las, points\), got one"
+        InputError, match=r"--format=new: expected .* \(ply, las, laz, points\), got one"
     ):
         commands.export(Settings(), workdir, "new", Part(0, 2))

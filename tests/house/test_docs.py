@@ -103,7 +103,7 @@ GONE = {"lmc.min_front_views"}
 def test_documents_name_settings_that_exist(path: Path):
     groups = {field.name: getattr(Settings(), field.name) for field in dataclasses.fields(Settings)}
     groups = {name: group for name, group in groups.items() if dataclasses.is_dataclass(group)}
-    files = {"py", "ply", "json", "md", "sh", "tif", "html", "jsonl", "txt"}
+    files = set("py ply json md sh tif html jsonl txt las laz obj glb".split())
     named = re.findall(
         r"(?:`|--config\.|`config\.)([a-z]+)\.([a-z]\w+)(?=[`= ])", documents.read(path)
     )

@@ -41,7 +41,7 @@ PROGRAMS = {
     "export",
 }
 OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy", "pyproj", "ray"}
-OPTIONAL |= {"matplotlib", "mpl_toolkits"}
+OPTIONAL |= {"lazrs", "matplotlib", "mpl_toolkits"}
 
 
 def _layer(name: str) -> int:

@@ -13,6 +13,7 @@ HEAVY = {
     "absl",
     "flax",
     "laspy",
+    "lazrs",
     "ml_collections",
     "open3d",
     "optax",

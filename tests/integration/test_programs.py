@@ -29,6 +29,7 @@ from shard_runs import compare_shards
 
 from cosurfgs_jax.formats import geo_json
 from cosurfgs_jax.formats.geo_json import GeoReference, read_geo, write_geo
+from cosurfgs_jax.formats.place_json import read_places
 from cosurfgs_jax.formats.splat_ply import read_surfels_ply
 from cosurfgs_jax.workdir import EXPORTS, TRAINING, Workdir
 
@@ -136,13 +137,12 @@ def test_from_model_to_mesh_scores_and_files(trained, tmp_path):
     pytest.importorskip("open3d")
     result = run_anew("extract_mesh", trained, "--format=glb")
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in (trained / "mesh").iterdir()} == {
-        "mesh.ply",
-        "mesh.glb",
-        "mesh.json",
-    }
-    choices = json.loads((trained / "mesh" / "mesh.json").read_text())
-    assert choices["map"] == {"offset": list(GEO.offset), "epsg": GEO.epsg}
+    names = {"mesh.ply", "mesh.glb", "mesh.json", "place.json"}
+    assert {path.name for path in (trained / "mesh").iterdir()} == names
+    places = read_places(trained / "mesh")
+    assert sorted(places) == ["mesh.glb", "mesh.ply"]
+    for place in places.values():
+        assert place.offset.tolist() == list(GEO.offset) and place.epsg == GEO.epsg
     result = run_anew("evaluate", trained)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -154,17 +154,15 @@ def test_from_model_to_mesh_scores_and_files(trained, tmp_path):
         result = run_anew(name, trained, *flags)
         assert result.returncode == 0, result.stderr
     assert len(list((trained / "renders").glob("*_color.png"))) == TINY.num_views
-    assert {path.name for path in (trained / "export").iterdir()} == {
-        "point_cloud_2d.ply",
-        "point_cloud_3dgs.ply",
-    }
+    names = {"point_cloud_2d.ply", "point_cloud_3dgs.ply", "place.json"}
+    assert {path.name for path in (trained / "export").iterdir()} == names
     compare_shards(shutil.copytree(trained, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
     "form, package, names",
     [
-        ("points", "numpy", {"points.ply"}),
+        ("points", "numpy", {"points.ply", "place.json"}),
         ("las", "laspy", {"points.las"}),
         ("dsm", "rasterio", {"dsm.tif", "orthophoto.tif", "dsm.json"}),
     ],
@@ -174,7 +172,9 @@ def test_exports_for_maps(trained, tmp_path, form, package, names):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "export", ignore_errors=True)
-    flags = ("--config.geo.offset=100,200,3", "--config.geo.pixel_size=0.5")
+    flags = ["--config.geo.offset=100,200,3", "--config.geo.pixel_size=0.5"]
+    if form == "points":  # las has those of the mesh
+        flags.append("--config.points.source=surfels")
     result = run("export", workdir, f"--format={form}", *flags)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (workdir / "export").iterdir()} == names

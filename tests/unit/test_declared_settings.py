@@ -162,6 +162,8 @@ DECLARED = {
     "geo.pixel_size": (0.0, "[0, 1000000]"),
     "geo.offset": ("", ""),
     "geo.epsg": (0, "[0, 2147483647]"),
+    "points.source": ("surface", ""),
+    "points.spacing": (0.0, "[0, 1000000]"),
     "texture.triangles": (0, "[0, 2147483647]"),
     "texture.size": (0, "[0, 0] or [64, 16384]"),
     "texture.downscale": (0, "[0, 1024]"),

@@ -92,34 +92,62 @@ def test_ply_has_positions_normals_and_colors(tmp_path, origin, kind):
     ]
 
 
-def test_las_is_read_by_others(laspy, tmp_path):
-    write(
-        "write_points_las",
-        tmp_path / "a" / "p.las",
-        points(),
-        offset=(-1000.0, 2000.0, 5.0),
-        epsg=32614,
-    )
-    cloud = laspy.read(tmp_path / "a" / "p.las")
-    assert str(cloud.header.version) == "1.2" and len(cloud.points) == 3
-    # Steps are at most a millionth of the extent: here of 51 m, in map coordinates.
-    assert (cloud.header.scales <= 51e-6).all() and (cloud.header.scales >= 51e-7).all()
-    np.testing.assert_allclose(cloud.xyz, PLACES[:3] + FAR + [-1000, 2000, 5], rtol=0, atol=3e-5)
+def with_confidence(table):
+    """Rows of a mesh's points: they know from how many photographs they are."""
+    wide = np.zeros(len(table), [*table.dtype.descr, ("confidence", "u2")])
+    for name in table.dtype.names:
+        wide[name] = table[name]
+    wide["confidence"] = np.arange(len(table)) * 300
+    return wide
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_las_is_read_by_others(laspy, tmp_path, suffix):
+    if suffix == ".laz":
+        pytest.importorskip("lazrs")
+    path = tmp_path / "a" / f"p{suffix}"
+    table = with_confidence(point_files.point_table(points()))
+    extent = point_files.extent_of([points()])
+    parts = [table[rows] for rows in HALVES]
+    wkt = 'PROJCS["WGS 84 / UTM zone 14N"]'
+    offset = (-1000.0, 2000.0, 5.0)
+    point_files.write_points_las(path, parts, extent, offset=offset, wkt=wkt)
+    cloud = laspy.read(path)
+    assert str(cloud.header.version) == "1.4" and cloud.header.point_format.id == 7
+    assert len(cloud.points) == 3 and cloud.header.are_points_compressed == (suffix == ".laz")
+    # Steps are at most a hundredth of a typical surfel, here of 5 cm.
+    assert (cloud.header.scales == 1e-4).all()
+    np.testing.assert_allclose(cloud.xyz, PLACES[:3] + FAR + offset, rtol=0, atol=5.1e-5)
+    np.testing.assert_allclose(cloud.header.mins, cloud.xyz.min(axis=0), atol=1e-9)
     colors = np.stack([cloud.red, cloud.green, cloud.blue], axis=1)
     assert colors.tolist() == [
         [0, 128 * 257, 65535],
         [51 * 257, 102 * 257, 153 * 257],
         [65535, 0, 26 * 257],
     ]
-    (directory,) = cloud.header.vlrs.get("GeoKeyDirectoryVlr")
-    numbers = np.frombuffer(directory.record_data_bytes(), np.uint16).reshape(-1, 4)
-    # Version 1, revision 1.0, three keys; of each its number, no other place, one value, the value.
-    assert numbers.tolist() == [
-        [1, 1, 0, 3], [1024, 0, 1, 1], [1025, 0, 1, 1], [3072, 0, 1, 32614]
-    ]  # fmt: skip
-    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "p.las"]
+    names = ("NormalX", "NormalY", "NormalZ")
+    assert list(cloud.point_format.extra_dimension_names) == [*names, "confidence"]
+    np.testing.assert_array_equal(np.stack([cloud[name] for name in names], 1), [[0, 0, 1]] * 3)
+    assert cloud["confidence"].tolist() == [0, 300, 600] and cloud["NormalX"].dtype == np.float32
+    assert set(cloud.return_number) == set(cloud.number_of_returns) == {1}
+    (system,) = cloud.header.vlrs.get("WktCoordinateSystemVlr")
+    assert system.string == wkt and cloud.header.global_encoding.wkt
+    assert list((tmp_path / "a").iterdir()) == [path]
+
+
+def test_las_of_no_system_and_without_confidence(laspy, tmp_path):
     write("write_points_las", tmp_path / "q.las", points())
-    assert not laspy.read(tmp_path / "q.las").header.vlrs
+    cloud = laspy.read(tmp_path / "q.las")
+    assert not cloud.header.vlrs.get("WktCoordinateSystemVlr")
+    assert list(cloud.point_format.extra_dimension_names) == ["NormalX", "NormalY", "NormalZ"]
+
+
+def test_steps_of_las_fit_into_32_bits(laspy, tmp_path):
+    wide = points()._replace(positions=PLACES[:3] * 1e7, log_scales=np.full((3, 2), -7.0))
+    write("write_points_las", tmp_path / "q.las", wide)
+    cloud = laspy.read(tmp_path / "q.las")
+    assert (cloud.header.scales == 1.0).all()  # 5e8 long, discs of a millimetre
+    np.testing.assert_allclose(cloud.xyz, PLACES[:3] * 1e7, rtol=0, atol=0.51)
 
 
 def test_a_single_point_is_a_cloud(laspy, tmp_path):
@@ -132,3 +160,10 @@ def test_missing_laspy_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "laspy", None)
     with pytest.raises(InputError, match=r'laspy is needed .*pip install "cosurfgs_jax\[geo\]"'):
         write("write_points_las", tmp_path / "p.las", points())
+
+
+def test_missing_lazrs_is_one_sentence(laspy, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "lazrs", None)
+    with pytest.raises(InputError, match=r"lazrs is needed for LAZ files .*pip install"):
+        write("write_points_las", tmp_path / "p.laz", points())
+    write("write_points_las", tmp_path / "p.las", points())

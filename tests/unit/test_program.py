@@ -363,6 +363,7 @@ def test_doctor_always_succeeds():
         "open3d",
         "rasterio",
         "laspy",
+        "lazrs",
     ):
         assert word in result.stdout
 

@@ -16,9 +16,11 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.place_json import placing
 from cosurfgs_jax.formats.splat_ply import write_surfel_parts
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
+from cosurfgs_jax.outputs.map_frame import place_of
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.workdir import EXPORTS
@@ -30,6 +32,8 @@ _ABORTED = (134, 137)  # ... and of a shell whose program was aborted or killed
 # Splat files are taken to be y down, z ahead: east, down and north from the world's east, north
 # and up.
 _SPLAT_FROM_WORLD = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+# Files of SPZ are y up, z back: splat-transform turns them, and readers mostly turn them back.
+_SPLAT_FROM_SPZ = np.diag([1.0, -1.0, -1.0])
 # Where the page's camera begins, by the extent of the scene: south of it, 40 degrees high, in the
 # viewer's axes, which are west, up and north.
 _FIRST_PLACE = np.array([0.0, 0.65, -0.75])
@@ -51,6 +55,20 @@ def upright(frame: SceneFrame) -> SceneFrame:
     north where viewers of 3DGS have y and z. It takes the place of the dataset's.
     """
     return SceneFrame(frame.scale, _SPLAT_FROM_WORLD.T, np.zeros(3))
+
+
+def place_in(name: str, frame: SceneFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Where the files lie in the dataset's frame: their axes f64[3,3] in it, in columns, and their
+    origin f64[3].
+
+    Args:
+        name: of the format.
+        frame: of the dataset.
+    """
+    axes = frame.rotation.T @ _SPLAT_FROM_WORLD.T
+    if name == "spz":
+        axes = axes @ _SPLAT_FROM_SPZ
+    return axes, frame.to_dataset(np.zeros(3))
 
 
 def viewer_settings(frame: SceneFrame) -> dict[str, Any]:
@@ -80,11 +98,14 @@ def viewer_settings(frame: SceneFrame) -> dict[str, Any]:
 
 def _write(name: str, trained: Trained, folder: Path) -> None:
     frame = trained.partitioned.frame
-    place = trained.workdir.own_scratch(EXPORTS)  # /tmp may be memory
-    with files.writing(place):
-        place.mkdir(parents=True, exist_ok=True)
+    scratch_folder = trained.workdir.own_scratch(EXPORTS)  # /tmp may be memory
+    with files.writing(scratch_folder):
+        scratch_folder.mkdir(parents=True, exist_ok=True)
+    axes, origin = place_in(name, frame)
+    places = {f"model.{name}": place_of(trained.settings.geo, axes, origin)}
     with (
-        tempfile.TemporaryDirectory(prefix="splats-", dir=place) as scratch,
+        tempfile.TemporaryDirectory(prefix="splats-", dir=scratch_folder) as scratch,
+        placing(folder, places),
         files.atomic_path(folder / f"model.{name}") as path,
     ):
         source = Path(scratch) / "model.ply"

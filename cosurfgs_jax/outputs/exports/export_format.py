@@ -9,6 +9,10 @@ from cosurfgs_jax.part import Part
 from cosurfgs_jax.settings import Settings
 
 
+def needs_nothing(settings: Settings) -> None:
+    """The check of a format that works everywhere."""
+
+
 class ByParts(NamedTuple):
     """How shards make a format.
 
@@ -18,11 +22,13 @@ class ByParts(NamedTuple):
     | `merge`  | (model, folder and JSON data of each part in order, folder) -> None; writes the   |
     |          | bytes that `write` writes                                                         |
     | `groups` | groups of settings that the parts depend on                                       |
+    | `check`  | refuses settings that shards cannot make                                          |
     """
 
     make: Callable[[Trained, Part, Path], dict[str, Any]]
     merge: Callable[[Trained, list[tuple[Path, dict[str, Any]]], Path], None]
     groups: tuple[str, ...] = ()
+    check: Callable[[Settings], None] = needs_nothing
 
 
 class ExportFormat(NamedTuple):
@@ -44,7 +50,3 @@ class ExportFormat(NamedTuple):
     write: Callable[[Trained, Path], None]
     is_in_report: bool = False
     by_parts: ByParts | None = None
-
-
-def needs_nothing(settings: Settings) -> None:
-    """The check of a format that works everywhere."""

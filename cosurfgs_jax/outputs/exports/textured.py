@@ -13,9 +13,11 @@ from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.place_json import placing
+from cosurfgs_jax.metrics import triangle_areas
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
-from cosurfgs_jax.outputs.fused_mesh import mesh_of
+from cosurfgs_jax.outputs.fused_mesh import mesh_of, mesh_places
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings, TextureSettings
 from cosurfgs_jax.surface import Mesh, atlas, choose_voxel_size, depth_filter, texture
@@ -59,9 +61,7 @@ def choose_size(mesh: Mesh, trained: Trained) -> TextureSize:
     scene = trained.partitioned.scene
     seen = depth_filter.seen_depths(scene.cloud, scene.views)
     pixel = choose_voxel_size(seen, scene.views.intrinsics, pixels=1)
-    corners = mesh.vertices[mesh.triangles]
-    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(across, axis=1).sum() / 2
+    area = triangle_areas(mesh.vertices, mesh.triangles).sum()
     side = float(np.sqrt(area / _COVERED))
     wanted = int(2 ** np.ceil(np.log2(side / pixel)))
     size = trained.settings.texture.size or int(np.clip(wanted, _SMALLEST, _LARGEST))
@@ -161,9 +161,10 @@ def _write(trained: Trained, folder: Path) -> None:
     _say_size(chosen, shown.settings)
     textured, quality = _bake(mesh, shown, exposures, chosen.size)
     (folder / "textured.json").unlink(missing_ok=True)  # it is of the files before
-    write_textured_glb(folder / "textured.glb", textured, trained.partitioned.scene.up)
-    write_textured_obj(folder / "textured.obj", textured)
-    geo = trained.settings.geo
+    up = trained.partitioned.scene.up
+    with placing(folder, mesh_places(trained.settings.geo, up, "textured", ("glb", "obj"))):
+        write_textured_glb(folder / "textured.glb", textured, up)
+        write_textured_obj(folder / "textured.obj", textured)
     found = {
         "num_triangles": mesh.num_triangles,
         "num_triangles_before": whole.num_triangles,
@@ -172,8 +173,6 @@ def _write(trained: Trained, folder: Path) -> None:
         "texel": chosen.texel,
         "photo_pixel": chosen.photo_pixel,
         "downscale": shown.settings.data.downscale,
-        # The mesh itself is in the dataset's frame.
-        "map": {"offset": geo.offset_xyz(), "epsg": geo.epsg},
         "step": trained.step,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -204,8 +203,7 @@ TEXTURED = ExportFormat(
     "textured.glb, and textured.obj with .mtl and .jpg: the mesh, which is fused first where it is "
     "missing, with fewer triangles (config.texture.triangles) and a texture of the training "
     "photographs, as training used them or sharper (config.texture.size, "
-    "config.texture.downscale); the dataset's frame, textured.json has the offset to map "
-    "coordinates",
+    "config.texture.downscale); the dataset's frame",
     _check,
     _write,
     is_in_report=True,
