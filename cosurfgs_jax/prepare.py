@@ -2,9 +2,12 @@
 dataset that `train` reads. The same command again skips what is finished.
 
 python -m cosurfgs_jax.prepare --images=DIR --out=DATASET
+python -m cosurfgs_jax.prepare --images=DIR --poses=MODEL --out=DATASET
 python -m cosurfgs_jax.prepare --poses=DATASET_WITHOUT_POINTS --out=DATASET
 
-The second finds points alone, for poses that come without any, and leaves these as they are.
+The second keeps the poses, lenses, tracks and points of a COLMAP model or of a transforms.json, and
+puts them on the map. The third finds points alone, for poses that come without any, and leaves
+these as they are.
 
 The photographs stay where they are. With GPS in their EXIF data, or with ground control points
 (--gcp=FILE), the dataset is in metres and its geo.json says where on the map; without them z is up,
@@ -31,7 +34,8 @@ def declare(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "poses",
         "",
-        "instead of --images: folder of a dataset that has poses, but no points to start from",
+        "beside --images: a COLMAP model, a dataset or a transforms.json, which is put on the map; "
+        "instead of --images: a dataset that has poses, but no points to start from",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -51,11 +55,8 @@ def main(options: program.Options) -> None:
     """Prepares a dataset, and says what to do next."""
     if not options.flags.out:
         raise InputError("--out: expected a folder, got none; give --out=DIR")
-    if bool(options.flags.images) == bool(options.flags.poses):
-        got = "both" if options.flags.images else "none"
-        raise InputError(
-            f"--images, --poses: expected one of the two, got {got}; give --images=DIR"
-        )
+    if not options.flags.images and not options.flags.poses:
+        raise InputError("--images, --poses: expected one of them, got none; give --images=DIR")
     from cosurfgs_jax.training.run_log import Progress
 
     names = [field.name for field in dataclasses.fields(PrepareSettings)]
@@ -63,18 +64,21 @@ def main(options: program.Options) -> None:
     settings.gcp = os.path.expanduser(settings.gcp)
     settings.cameras = os.path.expanduser(settings.cameras)
     out = Path(options.flags.out).expanduser()
-    split = ""
-    if options.flags.poses:
+    images = Path(options.flags.images).expanduser()
+    poses = Path(options.flags.poses).expanduser()
+    if options.flags.images and options.flags.poses:
+        from cosurfgs_jax.sfm import posed_sets
+
+        summary = posed_sets.place_posed(images, poses, out, settings)
+    elif options.flags.poses:
         from cosurfgs_jax.sfm import known_poses
 
-        root = Path(options.flags.poses).expanduser()
-        summary = known_poses.triangulate(root, out, settings, Progress)
-        split = "--config.data.split=folders " * summary.has_split
+        summary = known_poses.triangulate(poses, out, settings, Progress)
     else:
         from cosurfgs_jax.sfm import phases
 
-        images = Path(options.flags.images).expanduser()
         summary = phases.prepare(images, out, settings, Progress)
+    split = "--config.data.split=folders " * summary.has_split
     print(*summary.lines(), sep="\n")
     print(
         f"next: cosurfgs train --preset=aerial --config.data.path={shlex.quote(str(out))} "

@@ -336,10 +336,21 @@ def read_transforms(root: Path) -> Capture:
         return read_files(root, files)
 
 
-def read_files(root: Path, files: list[PoseFile]) -> Capture:
-    """The dataset of some files of poses; see `read_transforms`."""
+def read_file(path: Path, photographs: Path) -> Capture:
+    """Reads one file of poses, of any name; its photographs are in another folder, points and masks
+    beside it. See `read_transforms`.
+    """
+    with reading(path, "a file of poses", "write it again"):
+        file = as_pose_file(path, read_json(path), False)
+        return read_files(path.parent, [file], photographs)
+
+
+def read_files(root: Path, files: list[PoseFile], photographs: Path | None = None) -> Capture:
+    """The dataset of some files of poses; see `read_transforms`. Photographs are in a folder of
+    their own; None: in that of the dataset.
+    """
     source = str(files[0].path)
-    index = FileIndex(root, prefer="images", leave_out=_NO_PHOTOGRAPHS)
+    index = FileIndex(photographs or root, prefer="images", leave_out=_NO_PHOTOGRAPHS)
     masks = FileIndex(root, prefer="masks")
     frames = _Frames([], [], [], [], [], [])
     for file in files:

@@ -73,8 +73,9 @@ class PrepareSettings:
     gps: str = setting(
         "auto",
         'Whether scale, vertical and place come from GPS: "auto" where it is there, "require" '
-        'stops without it, "ignore" does without it.',
-        _choice(GPS),
+        'stops without it, "ignore" does without it. Else where the GPS is that EXIF data lack: a '
+        "file of positions, as OpenDroneMap has it (a coordinate system, then lines of photograph, "
+        "east, north and height), or a folder with the original photographs.",
     )
     epsg: int = setting(
         0,
@@ -99,6 +100,16 @@ class PrepareSettings:
         "Ground control points that are compared with and not used: their names, with commas "
         'between, or "every4" for every fourth of the file.',
     )
+
+    @property
+    def gps_path(self) -> str:
+        """File or folder of positions; "" = those of the photographs."""
+        return "" if self.gps in GPS else self.gps
+
+    @property
+    def needs_gps(self) -> bool:
+        """Whether there is no going on without GPS."""
+        return bool(self.gps == "require" or self.gps_path or self.epsg)
 
     def validate(self) -> None:
         """Checks each setting.

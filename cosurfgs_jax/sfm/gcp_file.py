@@ -3,7 +3,6 @@ each line a mark of a point in a photograph.
 """
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +10,11 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.sfm import map_system
+from cosurfgs_jax.sfm.survey_files import read_survey
 
 _LINE = "geo_x geo_y geo_z im_x im_y image_name [gcp_name]"
 _NUM_WORDS = 6
-_SYSTEMS = "EPSG:32610, WGS84 UTM 10N, or a string of PROJ"
-_UTM = re.compile(r"wgs[\s_]*84[\s/]*utm\s*(?:zone)?\s*(\d{1,2})\s*([ns])", re.IGNORECASE)
+WHAT = "ground control points"
 # The centre of the first pixel is at 0, 0 in these files (OpenSfM's geometry), here at 0.5, 0.5.
 _PIXEL_CENTRE = 0.5
 
@@ -65,21 +63,11 @@ def read_control_file(path: Path) -> ControlFile:
     """
     if not path.is_file():
         what = "which is a folder" if path.exists() else "which is not there"
-        raise InputError(f"--gcp: expected a file of ground control points, got {path}, {what}")
-    with files.reading(path, "a text file of ground control points", "write it again"):
-        lines = list(files.iter_lines(path))
-    numbered = [
-        (number, line.strip())
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not numbered:
-        raise InputError(f"{path}: expected a coordinate system and marks, got an empty file")
-    system = _system(numbered[0][1], path)
+        raise InputError(f"--gcp: expected a file of {WHAT}, got {path}, {what}")
+    system, lines = read_survey(path, WHAT)
     found: dict[str, MarkedPoint] = {}
     seen: set[tuple[str, str]] = set()
-    for number, line in numbered[1:]:
-        where = f"{path}: line {number}"
+    for where, line in lines:
         position, mark, name = _mark(line, where)
         name = name or _number_of(found, position)
         point = found.setdefault(name, MarkedPoint(name, position, []))
@@ -133,28 +121,3 @@ def _mark(line: str, where: str) -> tuple[np.ndarray, Mark, str]:
     photo, name = [*names, ""][:2]
     pixel = (column + _PIXEL_CENTRE, row + _PIXEL_CENTRE)
     return np.array([x, y, z]), Mark(photo, pixel), name
-
-
-def _system(line: str, path: Path) -> Any:
-    """The coordinate system of the first line, of pyproj."""
-    pyproj = map_system.import_pyproj()
-    text = line
-    utm = _UTM.fullmatch(line)
-    if utm:
-        zone = int(utm[1])
-        text = f"EPSG:{map_system.utm_number(zone, utm[2].upper() == 'N')}"
-    try:
-        system = pyproj.CRS.from_user_input(text)
-    except pyproj.exceptions.CRSError:
-        raise InputError(
-            f"{path}: expected a coordinate system in the first line, such as {_SYSTEMS}, got "
-            f"{line[:80]!r}"
-        ) from None
-    units = [axis.unit_conversion_factor for axis in system.axis_info]
-    is_map = system.is_projected and units[:2] == [1.0, 1.0]
-    if not (is_map or system.is_geographic) or units[2:] not in ([], [1.0]):
-        raise InputError(
-            f"{path}: expected a coordinate system in metres or in degrees, with heights in "
-            f"metres, got {line[:80]!r} ({system.name}); convert the points, in QGIS for example"
-        )
-    return system

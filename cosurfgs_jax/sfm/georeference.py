@@ -15,6 +15,7 @@ from cosurfgs_jax.geometry.scene_frame import measure_up, rotation_to_z
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import map_system
 from cosurfgs_jax.sfm.exif import PhotoTags
+from cosurfgs_jax.sfm.gps_words import fit_warnings, tag_warnings
 from cosurfgs_jax.sfm.similarity import (
     RobustFit,
     Similarity,
@@ -35,11 +36,9 @@ _SUSPICIOUS_TILT = 5.0
 # A mirrored map that fits so much better than the map itself is what was meant.
 _MIRRORED = 0.3
 _MAX_FAR_DEG = 1
+_ALIKE = 2e-3  # by which metres of a map may differ from those on the ground
 _MAX_SCALE_ERROR = 0.15  # above it lengths are not called metres; of noise alone it is 0.27
 ROUND_OFFSET = -1  # digits: whole tens of metres, which are easy to type
-# Residuals of heights that are that many times those of positions, and that many metres, are said.
-_MAX_DRIFT = 5.0
-_MIN_DRIFT = 3.0
 # Standard deviation in metres that positions are given at least: of nine good ones on two lines,
 # three were left out without it, since the other six happened to fit to 7 cm.
 _GPS_SIGMA = 0.5
@@ -74,6 +73,10 @@ class Placement:
     geo: GeoReference  # with the numbers of the fit under "fit"
     warnings: list[str]  # sentences
 
+    def with_warnings(self, before: list[str]) -> "Placement":
+        """The same with other sentences before its own."""
+        return dataclasses.replace(self, warnings=[*before, *self.warnings])
+
 
 def level(model: Reconstructed) -> Similarity:
     """The rotation that turns the vertical of the photographs to +z."""
@@ -99,10 +102,11 @@ def place(model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSet
         if settings.gps == "ignore":
             reason = "GPS is ignored"
         return place_without_gps(model, reason)
+    _check_not_a_line(model, known, settings)
     placement = place_by_gps(model, tags, known, settings.epsg)
     if tells_scale(placement):
         return placement
-    if settings.gps == "require" or settings.epsg:
+    if settings.needs_gps:
         error = placement.geo.details["fit"]["scale_error"]
         raise InputError(
             f"GPS: expected positions that tell the scale to {_MAX_SCALE_ERROR:.0%}, got them to "
@@ -111,6 +115,17 @@ def place(model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSet
         )
     found = place_without_gps(model, "its GPS is all alike, or noise beside its size")
     return dataclasses.replace(found, warnings=placement.warnings)
+
+
+def _check_not_a_line(model: Reconstructed, known: list[str], settings: PrepareSettings) -> None:
+    is_asked = settings.gps == "require" or settings.gps_path
+    chosen = np.isin(model.names, known)
+    if is_asked and line_share(model.centers[chosen]) <= MIN_LINE_SHARE:
+        raise InputError(
+            f"--gps={settings.gps}: expected positions that tell the vertical, got {len(known)} on "
+            "one line; give --gcp=FILE with ground control points, or --gps=auto with GPS in the "
+            "EXIF data for the vertical of the photographs"
+        )
 
 
 def known_names(
@@ -134,16 +149,16 @@ def check_positions(num_known: int, num_photos: int, settings: PrepareSettings) 
     Raises:
         InputError: --gps=require or --epsg is given, and there are too few.
     """
-    wants = settings.gps == "require" or settings.epsg
-    if not wants or (settings.gps != "ignore" and num_known >= MIN_POSITIONS):
+    if not settings.needs_gps or (settings.gps != "ignore" and num_known >= MIN_POSITIONS):
         return
-    flag = "--gps=require" if settings.gps == "require" else "--epsg"
+    flag = "--epsg" if settings.gps in ("auto", "ignore") else f"--gps={settings.gps}"
+    source = settings.gps_path or "their EXIF data"
     found = f"{num_known} of {num_photos}"
     if settings.gps == "ignore":
         found = "--gps=ignore"
     raise InputError(
         f"{flag}: expected at least {MIN_POSITIONS} photographs with latitude and longitude in "
-        f"their EXIF data, got {found}; leave the flag out for a model without scale, or copy the "
+        f"{source}, got {found}; leave the flag out for a model without scale, or copy the "
         "photographs from the camera again, as some programs drop EXIF data"
     )
 
@@ -269,24 +284,29 @@ def place_by_gps(
     names = _with_heights(tags, near)
     epsg = check_epsg(tags, epsg)
     target, has_heights = _positions(tags, names, epsg)
-    upright = level(model)
     number = {name: row for row, name in enumerate(model.names)}
-    levelled = upright.apply(model.centers)[[number[name] for name in names]]
+    centers = model.centers[[number[name] for name in names]]
+    upright = level(model)
+    source = "the photographs"
+    if has_heights and _is_placed(centers, target, upright):
+        upright = Similarity(1.0, np.eye(3), np.zeros(3))
+        source = "the model"
+    levelled = upright.apply(centers)
     if not has_heights:
         levelled = levelled * [1, 1, 0]
-    by_photographs = fit_robust(levelled, target, is_upright=True, min_sigma=_GPS_SIGMA)
-    _check_not_mirrored(levelled, target, by_photographs)
+    by_source = fit_robust(levelled, target, is_upright=True, min_sigma=_GPS_SIGMA)
+    _check_not_mirrored(levelled, target, by_source)
     by_gps = None
     if has_heights and line_share(levelled) > MIN_LINE_SHARE and len(names) > 3:
         by_gps = fit_robust(levelled, target, min_sigma=_GPS_SIGMA)
-    vertical = choose_vertical(by_photographs, by_gps, levelled, by=("GPS", "the photographs"))
+    vertical = choose_vertical(by_source, by_gps, levelled, by=("GPS", source))
     chosen = vertical.fit
     to_map = upright.then(chosen.similarity)
     if not has_heights:
         middle = np.median(to_map.apply(model.points), axis=0)
         to_map = dataclasses.replace(to_map, translation=to_map.translation - [0, 0, middle[2]])
     left_out = [name for name, is_used in zip(names, chosen.is_used, strict=True) if not is_used]
-    details = _details(chosen, vertical.is_by_points, has_heights) | {
+    details = _details(chosen, "GPS" if vertical.is_by_points else source, has_heights) | {
         "vertical_difference_deg": vertical.tilt_deg,
         "left_out": left_out,
     }
@@ -306,7 +326,7 @@ def place_by_gps(
             "all photographs are on one line: GPS cannot tell left from right of it, so a mixed up "
             "north and south, or east and west, would not be noticed"
         )
-    warnings += _fit_warnings(chosen, names) + _tag_warnings(tags, near)
+    warnings += fit_warnings(chosen, names) + tag_warnings(tags, known, model.names)
     far = sorted(set(known) - set(near))
     if far:
         warnings.append(
@@ -338,11 +358,25 @@ def placed_on_map(
     )
 
 
-def _details(fit: RobustFit, is_by_gps: bool, has_heights: bool) -> dict[str, Any]:
-    vertical = "vertical by GPS" if is_by_gps else "vertical of the photographs"
+def _is_placed(centers: np.ndarray, target: np.ndarray, upright: Similarity) -> bool:
+    """Whether a model is in metres already and its z is up, as one that was aligned: its vertical
+    is better than that of the photographs then, if GPS does not tell it.
+
+    Args:
+        centers: f64[n,3], where its cameras stand.
+        target: f64[n,3], on the map.
+        upright: turns the vertical of the photographs to +z.
+    """
+    fit = fit_robust(centers, target, is_upright=True, min_sigma=_GPS_SIGMA)
+    is_metric = abs(fit.similarity.scale - 1) < _ALIKE + 3 * fit.scale_error < _MAX_SCALE_ERROR
+    return is_metric and tilt_deg(upright) < _MAX_TILT
+
+
+def _details(fit: RobustFit, vertical: str, has_heights: bool) -> dict[str, Any]:
+    by = "by GPS" if vertical == "GPS" else f"of {vertical}"
     axes = ("east", "north", "up") if has_heights else ("east", "north")
     return {
-        "method": f"robust similarity to the GPS of the photographs, {vertical}",
+        "method": f"robust similarity to the GPS of the photographs, vertical {by}",
         "num_positions": len(fit.is_used),
         "num_used": int(fit.is_used.sum()),
         "residual_rms": dict(zip(axes, fit.rms, strict=False)),
@@ -360,33 +394,3 @@ def _check_not_mirrored(source: np.ndarray, target: np.ndarray, fit: RobustFit) 
             "are): north and south, or east and west, are mixed up in their EXIF data; mend "
             "GPSLatitudeRef and GPSLongitudeRef, or give --gps=ignore"
         )
-
-
-def _fit_warnings(fit: RobustFit, names: list[str]) -> list[str]:
-    warnings = []
-    distances = np.linalg.norm(fit.residuals, axis=1)
-    left_out = [name for name, is_used in zip(names, fit.is_used, strict=True) if not is_used]
-    if left_out:
-        wrong = distances[~fit.is_used]
-        warnings.append(
-            f"GPS of {len(left_out)} photographs is {wrong.min():.2g} to {wrong.max():.2g} m from "
-            f"where they were taken and was not used: {', '.join(left_out[:5])}"
-        )
-    east, north, up = fit.rms
-    if up > max(_MAX_DRIFT * np.hypot(east, north), _MIN_DRIFT):
-        warnings.append(
-            f"the heights of GPS differ by {up:.2g} m (rms) from those of the photographs, far "
-            "more than its positions: they drift, and the height of the whole may be off as much"
-        )
-    return warnings
-
-
-def _tag_warnings(tags: dict[str, PhotoTags], known: list[str]) -> list[str]:
-    warnings = []
-    num_vague = sum(not tags[name].has_hemispheres for name in known)
-    if num_vague:
-        warnings.append(
-            f"GPS of {num_vague} photographs does not say north or south, east or west: north and "
-            "east are assumed"
-        )
-    return warnings

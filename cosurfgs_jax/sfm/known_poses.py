@@ -6,10 +6,12 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from cosurfgs_jax import ended, files, locks
 from cosurfgs_jax.data import checks, photo_files, photo_search, readers
@@ -24,20 +26,14 @@ from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.summary import fitting_downscale
 
-# Of the settings of `prepare`: what the poses have decided already.
-_DECIDED = (
-    "mapper",
-    "lens",
-    "focal",
-    "focal_px",
-    "gps",
-    "epsg",
-    "cameras",
-    "gcp",
-    "check_points",
-)
+# Settings of `prepare` that say how poses are found: they are known already.
+FINDING = ("matching", "neighbors", "mapper", "lens", "focal", "focal_px", "cameras")
+FINDING += ("max_image_size", "max_features")
+# Those that say how features are found and compared, which poses without points need.
+_COMPARING = ("matching", "neighbors", "max_image_size", "max_features")
+_PLACING = ("gps", "epsg", "gcp", "check_points")
 _SAME_SHAPE = 0.01  # by which the sides of photographs and cameras may differ in their ratio
-_TEST_LIST = "test.txt"
+TEST_LIST = "test.txt"
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +67,20 @@ class Triangulated:
         ]
 
 
-def _lens_on_disk(lens: Lens, path: Path) -> Lens:
-    """The lens of a photograph that may be of another size than its camera."""
+def lens_on_disk(lens: Lens, path: Path, may_be_turned: bool = False) -> Lens:
+    """The lens of a photograph that may be of another size than its camera.
+
+    Args:
+        lens: of the camera.
+        path: of the photograph.
+        may_be_turned: whether the camera may be that of the photograph as its EXIF data turn it.
+    Raises:
+        InputError: it is of another shape.
+    """
     header = photo_files.read_header(path)
+    is_other = (header.height > header.width) != (lens.height > lens.width)
+    if may_be_turned and is_other and header.swaps_sides:
+        return lens
     factors = (header.height / lens.height, header.width / lens.width)
     if abs(factors[0] / factors[1] - 1) > _SAME_SHAPE:
         raise InputError(
@@ -95,7 +102,7 @@ def _posed(root: Path, cache: Path) -> Posed:
     checks.check_missing(capture.image_files, is_there, f"{folder}: {capture.source}")
     capture = capture.of_views(np.flatnonzero(is_there))
     found = [path for path in paths if path is not None]
-    lenses = [_lens_on_disk(lens, path) for lens, path in zip(capture.lenses, found, strict=True)]
+    lenses = [lens_on_disk(lens, path) for lens, path in zip(capture.lenses, found, strict=True)]
     return Posed(
         names=capture.image_names,
         paths=found,
@@ -105,11 +112,11 @@ def _posed(root: Path, cache: Path) -> Posed:
     )
 
 
-def _link(posed: Posed, images: Path) -> None:
-    """The photographs below images/ by their names, as links where the file system has them."""
-    with files.writing(images):
-        for name, path in zip(posed.names, posed.paths, strict=True):
-            link = images / name
+def link_files(paths: dict[str, Path], folder: Path) -> None:
+    """Files below a folder by their names, as links where the file system has them."""
+    with files.writing(folder):
+        for name, path in paths.items():
+            link = folder / name
             target = path.resolve()
             if link.is_symlink() and link.resolve() == target:
                 continue
@@ -127,16 +134,16 @@ def _camera(lens: Lens, number: int) -> Any:
     return camera
 
 
-def _cameras(posed: Posed) -> tuple[list[Any], list[int]]:
+def _cameras(lenses: list[Lens]) -> tuple[list[Any], list[int]]:
     """Cameras, numbered from 1, and the number of each photograph's."""
     numbers: dict[Lens, int] = {}
-    of_views = [numbers.setdefault(lens, len(numbers) + 1) for lens in posed.lenses]
+    of_views = [numbers.setdefault(lens, len(numbers) + 1) for lens in lenses]
     return [_camera(lens, number) for lens, number in numbers.items()], of_views
 
 
 def _fill_database(posed: Posed, path: Path) -> None:
-    """Cameras, rigs, photographs and frames, each numbered from 1 as in `_reconstruction`."""
-    cameras, of_views = _cameras(posed)
+    """Cameras, rigs, photographs and frames, each numbered from 1 as in `reconstruction_of`."""
+    cameras, of_views = _cameras(posed.lenses)
     pycolmap = import_pycolmap()
     with database_file.opened(path) as database, pycolmap.DatabaseTransaction(database):
         for camera in cameras:
@@ -148,14 +155,22 @@ def _fill_database(posed: Posed, path: Path) -> None:
             database_file.write_photograph(database, name, cameras[number - 1], number)
 
 
-def _reconstruction(posed: Posed) -> Any:
-    """The poses as pycolmap has them, without points."""
+def reconstruction_of(
+    names: list[str], lenses: list[Lens], camera_from_dataset: Float[np.ndarray, "V 4 4"]
+) -> Any:
+    """Poses as a pycolmap.Reconstruction, without points.
+
+    Args:
+        names: of the photographs.
+        lenses: of each.
+        camera_from_dataset: f64[V,4,4], rigid.
+    """
     pycolmap = import_pycolmap()
     model = pycolmap.Reconstruction()
-    cameras, of_views = _cameras(posed)
+    cameras, of_views = _cameras(lenses)
     for camera in cameras:
         model.add_camera_with_trivial_rig(camera)
-    rows = zip(posed.names, of_views, posed.camera_from_dataset, strict=True)
+    rows = zip(names, of_views, camera_from_dataset, strict=True)
     for number, (name, camera_id, pose) in enumerate(rows, start=1):
         image = pycolmap.Image(name=name, camera_id=camera_id, image_id=number)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose[:3]))
@@ -186,12 +201,27 @@ def ground_places(camera_from_dataset: np.ndarray) -> np.ndarray:
     return offsets @ axes[:2].T
 
 
-def _check(root: Path, out: Path, state: Path, settings: PrepareSettings) -> None:
-    settings.validate()
-    for name in _DECIDED:
+def refuse_decided(settings: PrepareSettings, names: Iterable[str]) -> None:
+    """Refuses settings that do nothing beside poses.
+
+    Raises:
+        InputError: one of these settings is given.
+    """
+    for name in names:
         if getattr(settings, name) != getattr(PrepareSettings(), name):
             raise InputError(
                 f"--{name}, --poses: expected one of the two, got both; the poses have decided it"
+            )
+
+
+def _check(root: Path, out: Path, state: Path, settings: PrepareSettings) -> None:
+    settings.validate()
+    refuse_decided(settings, [name for name in FINDING if name not in _COMPARING])
+    for name in _PLACING:
+        if getattr(settings, name) != getattr(PrepareSettings(), name):
+            raise InputError(
+                f"--{name}: expected --images=DIR beside --poses, got none; give the folder of the "
+                "photographs to put poses that have points on the map"
             )
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: expected a folder, got {out}, which is a file")
@@ -229,7 +259,7 @@ def triangulate(
     scratch = out / ".scratch" / "prepare" / ended.own_name()
     with locks.hold(out / ".locks" / "prepare", "a preparation", scratch):
         files.clear_unfinished(out)
-        _link(posed, out / "images")
+        link_files(dict(zip(posed.names, posed.paths, strict=True)), out / "images")
         state.mkdir(parents=True, exist_ok=True)
         made_from = _state_of(posed, settings)
         key = state / "features.json"
@@ -253,7 +283,11 @@ def triangulate(
         options.random_seed = mapping.SEED
         (scratch / "points").mkdir(parents=True)
         model = pycolmap.triangulate_points(
-            _reconstruction(posed), database, out / "images", scratch / "points", options=options
+            reconstruction_of(posed.names, posed.lenses, posed.camera_from_dataset),
+            database,
+            out / "images",
+            scratch / "points",
+            options=options,
         )
         if not model.num_points3D():
             raise InputError(
@@ -262,7 +296,7 @@ def triangulate(
                 "photographs?"
             )
         if posed.test_names:
-            files.write_text(out / _TEST_LIST, "\n".join(posed.test_names) + "\n")
+            files.write_text(out / TEST_LIST, "\n".join(posed.test_names) + "\n")
         mapping.write_model(model, scratch / "model", out / "sparse" / "0")
     return Triangulated(
         num_photographs=len(posed.names),

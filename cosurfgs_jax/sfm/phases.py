@@ -14,53 +14,35 @@ In the dataset's folder:
 | `.prepare/mapped.json`    | what it was made from; written last                                 |
 """
 
-import contextlib
-import datetime
-import errno
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cosurfgs_jax import ended, files, locks
-from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.formats import geo_json
+from cosurfgs_jax import files, locks
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import database, mapping
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
+from cosurfgs_jax.sfm.dataset_folder import (
+    DatasetFolder,
+    check_folders,
+    link_photographs,
+    photographs_of,
+    write_model_and_place,
+)
 from cosurfgs_jax.sfm.foreign_cameras import KnownPoses, read_known_poses, triangulated
-from cosurfgs_jax.sfm.georeference import Placement
 from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.photos import PhotoFolder, read_folder
 from cosurfgs_jax.sfm.placing import check_place, placed
-from cosurfgs_jax.sfm.summary import ModelFacts, Summary, summarize
+from cosurfgs_jax.sfm.position_file import with_positions
+from cosurfgs_jax.sfm.summary import ModelFacts, Summary, camera_facts, summarize
 
 _METRES_PER_DEGREE = 111_320.0
 _PACKAGES = ("cosurfgs_jax", "pycolmap", "pyproj")
 _log = logging.getLogger(__name__)
-
-
-class _Dataset:
-    """The paths of a dataset that is being made."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.images = root / "images"
-        self.model = root / "sparse" / "0"
-        self.geo = root / geo_json.NAME
-        self.state = root / ".prepare"
-        self.database = self.state / "database.db"
-        self.features_key = self.state / "features.json"
-        self.mapped = self.state / "mapped"
-        self.mapped_key = self.state / "mapped.json"
-        self.lock = root / ".locks" / "prepare"
-        self.scratch = root / ".scratch" / "prepare" / ended.own_name()
 
 
 def prepare(
@@ -82,14 +64,15 @@ def prepare(
     """
     settings.validate()
     import_pycolmap()
-    dataset = _Dataset(out)
-    _check_folders(images, dataset)
-    folder = read_folder(images, out)
+    dataset = DatasetFolder(out)
+    check_folders(images, dataset)
+    folder, settings, warnings = with_positions(read_folder(images, out), out, settings)
     num_known = sum(tags.has_position for tags in folder.tags.values())
     known = None
     if settings.cameras:
         known = read_known_poses(Path(settings.cameras), folder)
         folder = known.photographs(folder)
+        warnings += known.warnings
     control = check_place(folder, num_known, settings)
     _log.info(
         "%s: %d photographs, %d with GPS, %d camera(s)",
@@ -100,7 +83,7 @@ def prepare(
     )
     with locks.hold(dataset.lock, "a preparation", dataset.scratch):
         files.clear_unfinished(out)
-        _link(folder, dataset)
+        link_photographs(folder, dataset)
         names = [photo.name for photo in folder.photos]
         job = mapping.Job(
             database=dataset.database,
@@ -112,87 +95,23 @@ def prepare(
         )
         key = _find_features(folder, dataset, job, known)
         model, saved = _find_model(dataset, job, key, known)
-        placement = placed(model, folder, settings, control=control, known=known)
+        placement = placed(
+            mapping.reading_of(model),
+            mapping.lenses_of(model),
+            folder,
+            settings,
+            control=control,
+            known=known,
+        ).with_warnings(warnings)
         contents = database.read_contents(dataset.database, names)
         facts = _facts(model, contents, saved)
         summary = summarize(folder, contents, facts, placement)
-        _write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
+        write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
     return summary
 
 
-def _check_folders(images: Path, dataset: _Dataset) -> None:
-    out = dataset.root
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out: expected a folder, got {out}, which is a file")
-    if images.is_dir() and out.exists() and images.resolve() == out.resolve():
-        raise InputError(f"--out: expected another folder than --images, got {out} for both")
-    if dataset.model.parent.exists() and not dataset.state.exists():
-        raise InputError(
-            f"--out: expected a new folder or one that prepare made, got {out}, which has a COLMAP "
-            "model already; give another folder (or train on this one)"
-        )
-
-
-def _link(folder: PhotoFolder, dataset: _Dataset) -> None:
-    """Makes the photographs part of the dataset: by a link, as copies of thousands of them would
-    fill the disk; the reader undoes the distortion of lenses when it loads them.
-    """
-    target = folder.root.resolve()
-    link = dataset.images
-    if link.exists() or link.is_symlink():
-        if link.is_symlink() and link.resolve() != target and _has_moved(folder, dataset):
-            _log.info("the photographs have moved from %s to %s", link.readlink(), target)
-            link.unlink()
-            link.symlink_to(target, target_is_directory=True)
-        elif link.resolve() != target and not _is_copy(folder, link):
-            raise InputError(
-                f"--out: expected {link} to be the photographs of {target}, got {link.resolve()}; "
-                "give another --out"
-            )
-        return
-    try:
-        link.symlink_to(target, target_is_directory=True)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        _log.info("%s: this file system has no links; copying the photographs", dataset.root)
-        _copy(folder, dataset)
-
-
-def _has_moved(folder: PhotoFolder, dataset: _Dataset) -> bool:
-    """Whether the photographs that features were made from are no longer where they were, and this
-    folder has some of them, by name and size, and no other ones of their names. Some may have been
-    taken out, for good or to come back.
-    """
-    before = _photographs_of(dataset.features_key)
-    known = [photo for photo in folder.photos if photo.name in before]
-    is_same = all(photo.path.stat().st_size == before[photo.name][0] for photo in known)
-    return not dataset.images.exists() and bool(known) and is_same
-
-
-def _is_copy(folder: PhotoFolder, copy: Path) -> bool:
-    """Whether a folder that is no link has photographs of these names and sizes."""
-    if copy.is_symlink():
-        return False
-    copies = [copy / photo.name for photo in folder.photos]
-    return all(
-        path.is_file() and path.stat().st_size == photo.path.stat().st_size
-        for path, photo in zip(copies, folder.photos, strict=True)
-    )
-
-
-def _copy(folder: PhotoFolder, dataset: _Dataset) -> None:
-    scratch = dataset.scratch / "images"
-    with files.writing(scratch):
-        for photo in folder.photos:
-            path = scratch / photo.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(photo.path, path)
-        os.replace(scratch, dataset.images)
-
-
 def _find_features(
-    folder: PhotoFolder, dataset: _Dataset, job: mapping.Job, known: KnownPoses | None = None
+    folder: PhotoFolder, dataset: DatasetFolder, job: mapping.Job, known: KnownPoses | None = None
 ) -> dict[str, Any]:
     """Features and matches; a description of them."""
     settings = job.settings
@@ -219,7 +138,7 @@ def _find_features(
             *dataset.state.glob("database.db-*"),
         )
     # The database keeps what is no longer in the folder: it may come back, and be another one then.
-    kept = _photographs_of(dataset.features_key) | key["photographs"]
+    kept = photographs_of(dataset.features_key) | key["photographs"]
     files.write_json(dataset.features_key, key | {"photographs": kept})
     database.add_photographs(dataset.database, folder, settings, lenses)
     mapping.extract_features(job)
@@ -228,11 +147,6 @@ def _find_features(
     chosen = [(names[first], names[second]) for first, second in pairs.numbers]
     mapping.match_features(job, chosen)
     return key | {"pairs": chosen}
-
-
-def _photographs_of(path: Path) -> dict[str, list[int]]:
-    """Size and time of change of the photographs that features were made from, by name."""
-    return files.read_json_object(path).get("photographs", {}) if path.exists() else {}
 
 
 def _extends(key: dict[str, Any], path: Path) -> bool:
@@ -266,7 +180,7 @@ def _places(folder: PhotoFolder, settings: PrepareSettings) -> np.ndarray:
 
 
 def _find_model(
-    dataset: _Dataset, job: mapping.Job, features: dict[str, Any], known: KnownPoses | None
+    dataset: DatasetFolder, job: mapping.Job, features: dict[str, Any], known: KnownPoses | None
 ) -> tuple[Any, dict[str, Any]]:
     """The model in the mapper's frame, and what the mapper said of it."""
     pycolmap = import_pycolmap()
@@ -304,17 +218,9 @@ def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> Mo
     for camera in model.cameras.values():
         if camera.camera_id not in numbers:
             continue
-        cameras.append(
-            {
-                "model": camera.model_name,
-                "width": camera.width,
-                "height": camera.height,
-                "params": camera.params,
-                "focal": camera.mean_focal_length(),
-                "focal_before": contents.focal_before.get(camera.camera_id),
-                "photographs": numbers.count(camera.camera_id),
-            }
-        )
+        before = contents.focal_before.get(camera.camera_id)
+        count = numbers.count(camera.camera_id)
+        cameras.append(camera_facts(camera, focal_before=before, num_photographs=count))
     return ModelFacts(
         registered=registered,
         group_sizes=saved["group_sizes"],
@@ -326,50 +232,3 @@ def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> Mo
         tells_focal=saved["tells_focal"],
         poses_of=saved.get("poses_of", ""),
     )
-
-
-def _write_model_and_place(
-    dataset: _Dataset,
-    model: Any,
-    *,
-    placement: Placement,
-    facts: ModelFacts,
-    summary: Summary,
-) -> None:
-    """The model in the dataset's frame, and geo.json."""
-    pycolmap = import_pycolmap()
-    similarity = placement.similarity
-    model.transform(
-        pycolmap.Sim3d(
-            similarity.scale, pycolmap.Rotation3d(similarity.rotation), similarity.translation
-        )
-    )
-    mapping.write_model(model, dataset.scratch / "placed", dataset.model)
-    details = placement.geo.details | {
-        "sfm": {
-            "registered": len(facts.registered),
-            "missing": summary.missing,
-            "reprojection_error_px": facts.error_px,
-            "num_points": facts.num_points,
-            "track_length": facts.track_length,
-            "cameras": facts.cameras,
-            "keeps_focal_of_exif": facts.keeps_focal,
-        },
-        "summary": summary.found,
-        "suspicious": summary.suspicious,
-        "versions": _versions(),
-        "made": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
-    }
-    geo = placement.geo
-    geo_json.write_geo(
-        dataset.geo, geo_json.GeoReference(geo.epsg, geo.offset, geo.has_scale, details)
-    )
-
-
-def _versions() -> dict[str, str]:
-    """The version of each package that is installed."""
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

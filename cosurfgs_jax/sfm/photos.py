@@ -106,19 +106,20 @@ class PhotoFolder:
         return found
 
 
-def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
+def read_folder(root: Path, leave_out: Path, flag: str = "--images") -> PhotoFolder:
     """Finds the photographs of a folder and below, and reads their heads.
 
     Args:
         root: the folder.
         leave_out: a folder that may lie in it and whose files are not meant.
+        flag: that names it, for messages.
     Raises:
         InputError: no such folder, fewer than `MIN_PHOTOS` photographs, or as many that cannot be
             read.
     """
     if not root.is_dir():
         what = "which is a file" if root.exists() else "which is not there"
-        raise InputError(f"--images: expected a folder of photographs, got {root}, {what}")
+        raise InputError(f"{flag}: expected a folder of photographs, got {root}, {what}")
     left_out = _below(root, leave_out)
     names = sorted(FileIndex(root, leave_out=left_out).names())
     names, results = _without_results(root, names)
@@ -140,9 +141,9 @@ def read_folder(root: Path, leave_out: Path) -> PhotoFolder:
             continue
         photos.append(Photo(name, path, height=header.height, width=header.width, tags=tags))
     if len(photos) < MIN_PHOTOS:
-        raise InputError(_too_few(root, photos, unreadable, results))
+        raise InputError(f"{flag}: {_too_few(root, photos, unreadable, results)}")
     if results:
-        _log.warning("--images: %s", _results_words(results))
+        _log.warning("%s: %s", flag, _results_words(results))
     photos.sort(key=lambda photo: _number_key(photo.name))
     if all(photo.tags.time for photo in photos):
         photos.sort(key=lambda photo: photo.tags.time)
@@ -201,7 +202,7 @@ def _too_few(
     if unreadable:
         first = next(iter(unreadable))
         return (
-            f"--images: expected at least {MIN_PHOTOS} photographs in {root} that can be read, got "
+            f"expected at least {MIN_PHOTOS} photographs in {root} that can be read, got "
             f"{len(photos)}, and {len(unreadable)} that cannot, the first is {unreadable[first]}"
         )
     others = sorted({path.suffix for path in root.iterdir() if path.suffix.lower() in CONVERTED})
@@ -211,6 +212,6 @@ def _too_few(
     elif results:
         hint = _results_words(results)
     return (
-        f"--images: expected at least {MIN_PHOTOS} photographs (JPEG, PNG, TIFF, ...) in {root} or "
+        f"expected at least {MIN_PHOTOS} photographs (JPEG, PNG, TIFF, ...) in {root} or "
         f"below, got {len(photos)}; {hint}"
     )

@@ -1,15 +1,18 @@
 """What a reconstruction is placed by: ground control points, another program's file, or GPS."""
 
-import dataclasses
-from typing import Any
-
+from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.settings import PrepareSettings
-from cosurfgs_jax.sfm import mapping
 from cosurfgs_jax.sfm.control_fit import place_by_control
 from cosurfgs_jax.sfm.control_points import ControlPoints, read_control_points
 from cosurfgs_jax.sfm.export_place import place_by_export
 from cosurfgs_jax.sfm.foreign_cameras import KnownPoses
-from cosurfgs_jax.sfm.georeference import Placement, check_epsg, check_positions, place
+from cosurfgs_jax.sfm.georeference import (
+    Placement,
+    Reconstructed,
+    check_epsg,
+    check_positions,
+    place,
+)
 from cosurfgs_jax.sfm.photos import PhotoFolder
 
 
@@ -38,17 +41,19 @@ def check_place(
 
 
 def placed(
-    model: Any,
+    reading: Reconstructed,
+    lenses: dict[str, Lens],
     folder: PhotoFolder,
     settings: PrepareSettings,
     *,
     control: ControlPoints | None,
-    known: KnownPoses | None,
+    known: KnownPoses | None = None,
 ) -> Placement:
     """The place of a model: by ground control points, else by the file of known poses, else by GPS.
 
     Args:
-        model: pycolmap.Reconstruction.
+        reading: the model.
+        lenses: of its photographs as they are here, by name.
         folder: the photographs.
         settings: how.
         control: ground control points, if there are any.
@@ -56,15 +61,8 @@ def placed(
     Raises:
         InputError: what `place_by_control`, `place_by_export` and `place` refuse.
     """
-    reading = mapping.reading_of(model)
-    warnings = []
-    if known is not None:
-        warnings = known.warnings
     if control is not None:
-        lenses = mapping.lenses_of(model)
-        found = place_by_control(reading, lenses, control, tags=folder.tags, settings=settings)
-    elif known is not None:
-        found = place_by_export(reading, known, folder.tags, settings)
-    else:
-        found = place(reading, folder.tags, settings)
-    return dataclasses.replace(found, warnings=[*warnings, *found.warnings])
+        return place_by_control(reading, lenses, control, tags=folder.tags, settings=settings)
+    if known is not None:
+        return place_by_export(reading, known, folder.tags, settings)
+    return place(reading, folder.tags, settings)

@@ -28,7 +28,7 @@ class ModelFacts:
     |--------------------|-------------------------------------------------------------------------|
     | `registered`       | names of the photographs that have a pose                               |
     | `group_sizes`      | photographs in each model that was found, the largest first             |
-    | `error_px`         | mean reprojection error in pixels                                       |
+    | `error_px`         | mean reprojection error in pixels; None: points have no tracks          |
     | `num_points`       | SfM points                                                              |
     | `track_length`     | mean number of photographs that see a point                             |
     | `cameras`          | of each: "model", "width", "height", "params", "focal", "focal_before"  |
@@ -39,7 +39,7 @@ class ModelFacts:
 
     registered: list[str]
     group_sizes: list[int]
-    error_px: float
+    error_px: float | None
     num_points: int
     track_length: float
     cameras: list[dict[str, Any]]
@@ -48,16 +48,37 @@ class ModelFacts:
     poses_of: str = ""
 
 
+def camera_facts(camera: Any, *, focal_before: float | None, num_photographs: int) -> dict:
+    """An entry of `ModelFacts.cameras`.
+
+    Args:
+        camera: pycolmap.Camera.
+        focal_before: in pixels, before it was refined; 0: unknown, None: it was not.
+        num_photographs: that it took.
+    """
+    return {
+        "model": camera.model_name,
+        "width": camera.width,
+        "height": camera.height,
+        "params": camera.params,
+        "focal": camera.mean_focal_length(),
+        "focal_before": focal_before,
+        "photographs": num_photographs,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """Sentences: what was found, and what is suspicious; missing photographs with the reasons; by
-    which factor photographs are best shrunk for training.
+    which factor photographs are best shrunk for training; whether the dataset says which of them
+    are for testing.
     """
 
     found: list[str]
     suspicious: list[str]
     missing: dict[str, str]
     downscale: int = 1
+    has_split: bool = False
 
     def lines(self) -> list[str]:
         """The summary as it is printed."""
@@ -120,8 +141,7 @@ def summarize(
     missing = missing_reasons(folder, contents, facts.registered)
     found = [
         _registered(folder, facts, missing),
-        f"reprojection error {facts.error_px:.2f} px (mean), {facts.num_points:,} points, each "
-        f"seen by {facts.track_length:.1f} photographs",
+        _error_words(facts),
         *_focal_words(facts),
         *_place_words(placement),
     ]
@@ -152,6 +172,18 @@ def _registered(folder: PhotoFolder, facts: ModelFacts, missing: dict[str, str])
         parts = [f"{some_of(names)} ({reason})" for reason, names in by_reason.items()]
         text += f"; missing: {'; '.join(parts)}"
     return text
+
+
+def _error_words(facts: ModelFacts) -> str:
+    if facts.error_px is None:
+        return (
+            f"{facts.num_points:,} points, of which the files do not say which photographs see "
+            "them: the reprojection error is unknown"
+        )
+    return (
+        f"reprojection error {facts.error_px:.2f} px (mean), {facts.num_points:,} points, each "
+        f"seen by {facts.track_length:.1f} photographs"
+    )
 
 
 def _focal_words(facts: ModelFacts) -> list[str]:
@@ -270,12 +302,13 @@ def _model_warnings(facts: ModelFacts) -> list[str]:
             f"the photographs fall into groups that do not hang together, of {sizes} photographs; "
             "only the largest is used"
         )
-    if facts.error_px > _MAX_ERROR_PX and facts.poses_of:
+    is_high = facts.error_px is not None and facts.error_px > _MAX_ERROR_PX
+    if is_high and facts.poses_of:
         warnings.append(
             f"the reprojection error is above {_MAX_ERROR_PX} px: the poses and lenses of "
             f"{facts.poses_of} do not fit these photographs, or are read wrongly"
         )
-    elif facts.error_px > _MAX_ERROR_PX:
+    elif is_high:
         warnings.append(
             f"the reprojection error is above {_MAX_ERROR_PX} px: another --lens may fit better"
         )

@@ -157,7 +157,7 @@ KILLED = """
 import contextlib, os, sys
 from pathlib import Path
 from cosurfgs_jax.settings import PrepareSettings
-from cosurfgs_jax.sfm import database, phases
+from cosurfgs_jax.sfm import database, dataset_folder, phases
 
 images, out, where, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 calls = 0
@@ -188,7 +188,7 @@ def ending(module, name):
 ending(database, "write_photograph")
 ending(database, "unquote_names")
 ending(os, "replace")
-ending(phases.geo_json, "write_geo")
+ending(dataset_folder.geo_json, "write_geo")
 phases.prepare(images, out, PrepareSettings(max_features=1000), progress)
 """
 
@@ -297,7 +297,7 @@ def test_poses_of_another_program_are_kept(photographs, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--images="], "--images, --poses: expected one of the two, got none"),
+        (["--images="], "--images, --poses: expected one of them, got none"),
         (["--images={photos}/none"], "--images: expected a folder of photographs"),
         (["--images={tmp}"], "expected at least 3 photographs"),
         (["--matching=all"], "--matching: expected one of auto, gps"),
@@ -366,7 +366,7 @@ def _parts() -> list[str]:
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--images={town}"], "--images, --poses: expected one of the two, got both"),
+        (["--gps=require"], "--gps: expected --images=DIR beside --poses, got none"),
         (["--lens=OPENCV"], "--lens, --poses: expected one of the two"),
         (["--out={town}"], "expected another folder than --poses"),
         (["--poses={tmp}"], "expected a dataset in"),

@@ -147,6 +147,26 @@ def test_a_flight_comes_to_its_place(flight):
     )
 
 
+def test_an_aligned_model_keeps_its_vertical_where_gps_does_not_tell_it():
+    """One line of a model in metres with z up, over a slope, which photographs take for level."""
+    pytest.importorskip("pyproj")
+    poses, centers, points = flight_of(num_lines=1)
+    poses[:, :3, :3] = poses[:1, :3, :3]
+    points[:, 2] += 0.15 * points[:, 1]
+    poses[:, :3, 3] = -np.einsum("vij,vj->vi", poses[:, :3, :3], centers)
+    names = [f"{number:02d}.jpg" for number in range(18)]
+    model = georeference.Reconstructed(names, poses, points)
+    found = place(model, gps_of(names, centers, noise=0.2), PrepareSettings())
+    assert found.similarity.rotation[2, 2] == pytest.approx(1, abs=1e-12)
+    assert found.geo.details["fit"]["method"].endswith("vertical of the model")
+    half = dataclasses.replace(model, points=points / 2)
+    half.camera_from_mapper[:, :3, 3] /= 2
+    found = place(half, gps_of(names, centers, noise=0.2), PrepareSettings())
+    assert found.similarity.rotation[2, 2] < np.cos(np.deg2rad(5))
+    with pytest.raises(InputError, match="--gps=require: .* got 18 on one line; give --gcp"):
+        place(model, gps_of(names, centers), PrepareSettings(gps="require"))
+
+
 def test_gps_that_is_far_off_is_left_out_and_named(flight):
     model, centers = flight
     wrong = centers.copy()

@@ -14,7 +14,7 @@ from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.geo_json import GeoReference
 from cosurfgs_jax.settings import PrepareSettings
-from cosurfgs_jax.sfm import phases
+from cosurfgs_jax.sfm import dataset_folder, phases
 from cosurfgs_jax.sfm.database import Contents
 from cosurfgs_jax.sfm.exif import PhotoTags
 from cosurfgs_jax.sfm.georeference import Placement, Reconstructed
@@ -99,7 +99,7 @@ def test_names_that_are_no_text_are_left_out(tmp_path):
 
 
 def _features_of(tmp_path, folder):
-    dataset = phases._Dataset(tmp_path / "out")
+    dataset = dataset_folder.DatasetFolder(tmp_path / "out")
     stats = {photo.name: photo.path.stat() for photo in folder.photos}
     known = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
     dataset.features_key.parent.mkdir(parents=True)
@@ -112,18 +112,18 @@ def test_photographs_that_have_moved_are_found_again(tmp_path):
         _image(tmp_path / "photos" / f"{name}.jpg")
     folder = read_folder(tmp_path / "photos", tmp_path / "out")
     dataset = _features_of(tmp_path, folder)
-    phases._link(folder, dataset)
+    dataset_folder.link_photographs(folder, dataset)
     (tmp_path / "photos" / "d.jpg").unlink()  # a blurred one
     _image(tmp_path / "others" / "a.jpg", size=(50, 40))
     for place in ("others", "second"):  # a flight whose files have the same names, and sizes, too
         for name in "bcd" if place == "others" else "abcd":
             _image(tmp_path / place / f"{name}.jpg")
     with pytest.raises(InputError, match="to be the photographs of .*second, got .*photos"):
-        phases._link(read_folder(tmp_path / "second", tmp_path / "out"), dataset)
+        dataset_folder.link_photographs(read_folder(tmp_path / "second", tmp_path / "out"), dataset)
     (tmp_path / "photos").rename(tmp_path / "disk")
     with pytest.raises(InputError, match="to be the photographs of .*others, got .*photos"):
-        phases._link(read_folder(tmp_path / "others", tmp_path / "out"), dataset)
-    phases._link(read_folder(tmp_path / "disk", tmp_path / "out"), dataset)
+        dataset_folder.link_photographs(read_folder(tmp_path / "others", tmp_path / "out"), dataset)
+    dataset_folder.link_photographs(read_folder(tmp_path / "disk", tmp_path / "out"), dataset)
     assert dataset.images.resolve() == (tmp_path / "disk").resolve()
 
 
@@ -134,7 +134,7 @@ def test_a_photograph_that_comes_back_changed_has_no_old_features(tmp_path, monk
         monkeypatch.setattr(phases.mapping, name, lambda *_: None)
     for name in "abcd":
         _image(tmp_path / f"{name}.jpg")
-    dataset = phases._Dataset(tmp_path / "out")
+    dataset = dataset_folder.DatasetFolder(tmp_path / "out")
 
     def is_kept():
         """Whether the database of a call outlives the next one."""
@@ -168,15 +168,15 @@ def test_where_there_are_no_links_photographs_are_copied_once(tmp_path, monkeypa
         _image(tmp_path / "photos" / name)
     (tmp_path / "photos" / "film.mp4").write_text("large")
     folder = read_folder(tmp_path / "photos", tmp_path / "photos" / "out")
-    dataset = phases._Dataset(tmp_path / "photos" / "out")
+    dataset = dataset_folder.DatasetFolder(tmp_path / "photos" / "out")
     dataset.scratch.mkdir(parents=True)
-    phases._link(folder, dataset)
+    dataset_folder.link_photographs(folder, dataset)
     found = {path.name for path in dataset.images.rglob("*") if path.is_file()}
     assert found == {"a.jpg", "b.jpg", "c.jpg"}
-    phases._link(folder, dataset)  # the same command again
+    dataset_folder.link_photographs(folder, dataset)  # the same command again
     _image(tmp_path / "photos" / "b.jpg", size=(80, 60))
     with pytest.raises(InputError, match="give another --out"):
-        phases._link(read_folder(folder.root, dataset.root), dataset)
+        dataset_folder.link_photographs(read_folder(folder.root, dataset.root), dataset)
 
 
 def _photo(name, tmp_path, size=(40, 30), **tags):

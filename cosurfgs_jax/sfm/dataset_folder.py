@@ -1,0 +1,170 @@
+"""The folder of a dataset that `prepare` makes: its paths, the photographs in it, and its model
+with its place.
+"""
+
+import contextlib
+import datetime
+import errno
+import importlib.metadata
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cosurfgs_jax import ended, files
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats import geo_json
+from cosurfgs_jax.sfm import mapping
+from cosurfgs_jax.sfm.colmap_library import import_pycolmap
+from cosurfgs_jax.sfm.georeference import Placement
+from cosurfgs_jax.sfm.photos import PhotoFolder
+from cosurfgs_jax.sfm.summary import ModelFacts, Summary
+
+_PACKAGES = ("cosurfgs_jax", "pycolmap", "pyproj")
+_log = logging.getLogger(__name__)
+
+
+class DatasetFolder:
+    """The paths of a dataset that is being made."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.images = root / "images"
+        self.model = root / "sparse" / "0"
+        self.geo = root / geo_json.NAME
+        self.state = root / ".prepare"
+        self.database = self.state / "database.db"
+        self.features_key = self.state / "features.json"
+        self.mapped = self.state / "mapped"
+        self.mapped_key = self.state / "mapped.json"
+        self.lock = root / ".locks" / "prepare"
+        self.scratch = root / ".scratch" / "prepare" / ended.own_name()
+
+
+def check_folders(images: Path, dataset: DatasetFolder) -> None:
+    """Checks that a dataset of photographs can be made in its folder.
+
+    Raises:
+        InputError: it is a file, the folder of the photographs, or has a model of another program.
+    """
+    out = dataset.root
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out: expected a folder, got {out}, which is a file")
+    if images.is_dir() and out.exists() and images.resolve() == out.resolve():
+        raise InputError(f"--out: expected another folder than --images, got {out} for both")
+    if dataset.model.parent.exists() and not dataset.state.exists():
+        raise InputError(
+            f"--out: expected a new folder or one that prepare made, got {out}, which has a COLMAP "
+            "model already; give another folder (or train on this one)"
+        )
+
+
+def link_photographs(folder: PhotoFolder, dataset: DatasetFolder) -> None:
+    """Makes the photographs part of the dataset: by a link, as copies of thousands of them would
+    fill the disk; the reader undoes the distortion of lenses when it loads them.
+    """
+    target = folder.root.resolve()
+    link = dataset.images
+    if link.exists() or link.is_symlink():
+        if link.is_symlink() and link.resolve() != target and _has_moved(folder, dataset):
+            _log.info("the photographs have moved from %s to %s", link.readlink(), target)
+            link.unlink()
+            link.symlink_to(target, target_is_directory=True)
+        elif link.resolve() != target and not _is_copy(folder, link):
+            raise InputError(
+                f"--out: expected {link} to be the photographs of {target}, got {link.resolve()}; "
+                "give another --out"
+            )
+        return
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        _log.info("%s: this file system has no links; copying the photographs", dataset.root)
+        _copy(folder, dataset)
+
+
+def _has_moved(folder: PhotoFolder, dataset: DatasetFolder) -> bool:
+    """Whether the photographs that features were made from are no longer where they were, and this
+    folder has some of them, by name and size, and no other ones of their names. Some may have been
+    taken out, for good or to come back.
+    """
+    before = photographs_of(dataset.features_key)
+    known = [photo for photo in folder.photos if photo.name in before]
+    is_same = all(photo.path.stat().st_size == before[photo.name][0] for photo in known)
+    return not dataset.images.exists() and bool(known) and is_same
+
+
+def _is_copy(folder: PhotoFolder, copy: Path) -> bool:
+    """Whether a folder that is no link has photographs of these names and sizes."""
+    if copy.is_symlink():
+        return False
+    copies = [copy / photo.name for photo in folder.photos]
+    return all(
+        path.is_file() and path.stat().st_size == photo.path.stat().st_size
+        for path, photo in zip(copies, folder.photos, strict=True)
+    )
+
+
+def _copy(folder: PhotoFolder, dataset: DatasetFolder) -> None:
+    scratch = dataset.scratch / "images"
+    with files.writing(scratch):
+        for photo in folder.photos:
+            path = scratch / photo.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(photo.path, path)
+        os.replace(scratch, dataset.images)
+
+
+def photographs_of(path: Path) -> dict[str, list[int]]:
+    """Size and time of change of the photographs that features were made from, by name."""
+    return files.read_json_object(path).get("photographs", {}) if path.exists() else {}
+
+
+def write_model_and_place(
+    dataset: DatasetFolder,
+    model: Any,
+    *,
+    placement: Placement,
+    facts: ModelFacts,
+    summary: Summary,
+) -> None:
+    """The model in the dataset's frame, and geo.json."""
+    pycolmap = import_pycolmap()
+    similarity = placement.similarity
+    model.transform(
+        pycolmap.Sim3d(
+            similarity.scale, pycolmap.Rotation3d(similarity.rotation), similarity.translation
+        )
+    )
+    mapping.write_model(model, dataset.scratch / "placed", dataset.model)
+    details = placement.geo.details | {
+        "sfm": {
+            "registered": len(facts.registered),
+            "missing": summary.missing,
+            "reprojection_error_px": facts.error_px,
+            "num_points": facts.num_points,
+            "track_length": facts.track_length,
+            "cameras": facts.cameras,
+            "keeps_focal_of_exif": facts.keeps_focal,
+        },
+        "summary": summary.found,
+        "suspicious": summary.suspicious,
+        "versions": _versions(),
+        "made": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
+    }
+    geo = placement.geo
+    geo_json.write_geo(
+        dataset.geo, geo_json.GeoReference(geo.epsg, geo.offset, geo.has_scale, details)
+    )
+
+
+def _versions() -> dict[str, str]:
+    """The version of each package that is installed."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
