@@ -2,10 +2,10 @@
 
 python -m cosurfgs_jax.export --workdir=DIR [--format=NAME]
 
-NAME is ply, html, spz, sog, textured, dsm, las, laz or points. las, laz and dsm are in map
-coordinates, by --config.geo.offset and --config.geo.epsg; html, spz and sog are upright around the
-middle of the ground; textured.glb is turned so that y is up; the others are in the dataset's frame.
-export/place.json says of each file how it goes to map coordinates.
+NAME is ply, html, spz, sog, textured, dsm, dtm, contours, las, laz or points. las, laz, dsm, dtm
+and contours are in map coordinates, by --config.geo.offset and --config.geo.epsg; html, spz and sog
+are upright around the middle of the ground; textured.glb is turned so that y is up; the others are
+in the dataset's frame. export/place.json says of each file how it goes to map coordinates.
 """
 
 import sys

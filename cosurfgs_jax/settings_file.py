@@ -32,6 +32,7 @@ FREE_TO_CHANGE = (
     "surface.",
     "geo.",
     "points.",
+    "terrain.",
     "texture.",
 )
 # A trained model may be rendered on another machine, with another backend.
@@ -302,3 +303,19 @@ def check_made_with(
                 f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give "
                 "the old value, or use another --workdir"
             )
+
+
+def first_change(wanted: Any, made_with: Mapping[str, Any], besides: Sequence[str] = ()) -> str:
+    """The first setting of a group that something was made with another value of; "" = there is
+    none. What nobody has set may be as it was then.
+
+    Args:
+        wanted: the group.
+        made_with: values by name, without the group's.
+        besides: settings that do not matter.
+    """
+    usual = dataclasses.asdict(type(wanted)())
+    for name, value in dataclasses.asdict(wanted).items():
+        if value not in (usual[name], made_with.get(name)) and name not in besides:
+            return name
+    return ""

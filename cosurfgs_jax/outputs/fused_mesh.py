@@ -1,6 +1,5 @@
 """The mesh of a trained model, which is fused once."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,8 @@ from cosurfgs_jax.outputs.map_frame import place_of
 from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.part import WHOLE, Part
-from cosurfgs_jax.settings import GeoSettings, SurfaceSettings
+from cosurfgs_jax.settings import GeoSettings
+from cosurfgs_jax.settings_file import first_change
 from cosurfgs_jax.surface import (
     PHASES,
     Fused,
@@ -32,7 +32,7 @@ from cosurfgs_jax.surface import (
 from cosurfgs_jax.surface.mesh_files import upright
 from cosurfgs_jax.surface.mesh_plan import MESH_ARRAYS, arrays_of, plan_from
 from cosurfgs_jax.training.run_log import Progress
-from cosurfgs_jax.workdir import MESH
+from cosurfgs_jax.workdir import MESH, Workdir
 
 # A mesh of another is out of date.
 _FIELD = "distances to planes, confirmed by what shows them, with the number of views"
@@ -191,12 +191,7 @@ def find_mesh(trained: Trained, what: str, otherwise: str = "") -> dict[str, Any
         InputError: see `surface.extract_mesh`.
     """
     workdir = trained.workdir
-    choices = {}
-    why_not = "there is no mesh yet"
-    if workdir.mesh.exists():
-        if workdir.mesh_choices.exists():
-            choices = files.read_json_object(workdir.mesh_choices)
-        why_not = _why_not(trained, choices)
+    why_not = why_fuse(trained)
     if why_not:
         _check_open3d(otherwise)
         _log.info("%s; fusing one first, for the %s", why_not, what)
@@ -235,21 +230,26 @@ def _check_open3d(otherwise: str) -> None:
         raise InputError(f"{error}{otherwise}") from error
 
 
-def _why_not(trained: Trained, choices: dict) -> str:
-    """Why a mesh is not what is wanted; "" where it is. What nobody has set may be as it was when
-    the mesh was extracted.
+def _choices(workdir: Workdir) -> dict[str, Any]:
+    """What the mesh was made with; empty where nothing says so."""
+    if not workdir.mesh_choices.exists():
+        return {}
+    return files.read_json_object(workdir.mesh_choices)
 
-    Args:
-        trained: the model, with the settings.
-        choices: content of `Workdir.mesh_choices`.
+
+def why_fuse(trained: Trained) -> str:
+    """Why the mesh of the workdir is not what is wanted; "" where it is. What nobody has set may be
+    as it was when the mesh was extracted.
     """
+    path = trained.workdir.mesh
+    if not path.exists():
+        return "there is no mesh yet"
+    choices = _choices(trained.workdir)
     if choices.get("model") != trained.model.identity:
-        return f"{trained.workdir.mesh} is not of this model"
+        return f"{path} is not of this model"
     if choices.get("field") != _FIELD:
-        return f"{trained.workdir.mesh} was fused by an earlier version"
-    wanted = dataclasses.asdict(trained.settings.surface)
-    usual = dataclasses.asdict(SurfaceSettings())
-    for name, value in wanted.items():
-        if value not in (usual[name], choices.get(name)) and name not in _WITHOUT_EFFECT:
-            return f"{trained.workdir.mesh} was made with another config.surface.{name}"
+        return f"{path} was fused by an earlier version"
+    changed = first_change(trained.settings.surface, choices, _WITHOUT_EFFECT)
+    if changed:
+        return f"{path} was made with another config.surface.{changed}"
     return ""

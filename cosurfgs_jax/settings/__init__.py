@@ -20,6 +20,7 @@ from cosurfgs_jax.settings.outputs import (
     GeoSettings,
     PointsSettings,
     SurfaceSettings,
+    TerrainSettings,
     TextureSettings,
 )
 from cosurfgs_jax.settings.prepare import PrepareSettings
@@ -53,6 +54,7 @@ __all__ = [
     "SurfaceSettings",
     "SurfelSettings",
     "MaskSettings",
+    "TerrainSettings",
     "TextureSettings",
     "TrainSettings",
     "declaration_of",

@@ -15,6 +15,7 @@ from cosurfgs_jax.settings.outputs import (
     GeoSettings,
     PointsSettings,
     SurfaceSettings,
+    TerrainSettings,
     TextureSettings,
 )
 from cosurfgs_jax.settings.training import (
@@ -53,6 +54,7 @@ class Settings(SettingsGroup):
     surface: SurfaceSettings = dataclasses.field(default_factory=SurfaceSettings)
     geo: GeoSettings = dataclasses.field(default_factory=GeoSettings)
     points: PointsSettings = dataclasses.field(default_factory=PointsSettings)
+    terrain: TerrainSettings = dataclasses.field(default_factory=TerrainSettings)
     texture: TextureSettings = dataclasses.field(default_factory=TextureSettings)
 
     def check_together(self) -> None:

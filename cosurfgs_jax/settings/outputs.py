@@ -1,4 +1,5 @@
-"""Settings of what is made of a trained model: mesh, texture, height map, orthophoto and points."""
+"""Settings of what is made of a trained model: mesh, texture, height map, terrain, orthophoto and
+points."""
 
 import dataclasses
 
@@ -10,6 +11,7 @@ from cosurfgs_jax.settings.declaration import (
     not_negative,
     number,
     one_of,
+    positive,
     proper_fraction,
     require,
     setting,
@@ -146,6 +148,38 @@ class PointsSettings(SettingsGroup, name="points"):
         "Side of the square of the surface that has one point; 0 means that of the mesh's voxels. "
         "Centres of surfels are as they are.",
         not_negative("0 (from the mesh) or a positive length"),
+    )
+
+
+@dataclasses.dataclass
+class TerrainSettings(SettingsGroup, name="terrain"):
+    """The terrain model and the contour lines of `export --format=dtm` and `contours`. Lengths are
+    in the dataset's unit."""
+
+    object_width: float = setting(
+        50.0,
+        "Width of the widest building that is taken away, at most a quarter of the map's shorter "
+        "side; ground is interpolated no farther than that from ground which is seen.",
+        positive(),
+    )
+    slope: float = setting(
+        0.15,
+        "How steeply something must rise above what is around it to be taken away, height by half "
+        "its width; more keeps ridges and mounds, and in the end buildings. Even slopes stay, "
+        "however steep.",
+        positive(),
+    )
+    contours_of: str = setting(
+        "dtm",
+        'What contour lines are drawn of: "dtm", the ground, or "dsm", the surface with everything '
+        "on it.",
+        one_of(("dtm", "dsm"), '"dtm" or "dsm"'),
+    )
+    interval: float = setting(
+        0.0,
+        "Height from one contour line to the next; 0 means from the data: a round number that "
+        "gives about 10 to 20 heights.",
+        not_negative("0 (from the data) or a positive length"),
     )
 
 

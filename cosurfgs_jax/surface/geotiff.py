@@ -22,9 +22,12 @@ NODATA = -9999.0
 _BANDS = {
     "height": ("height",),
     "height and confidence": ("height", "confidence"),
+    "terrain": ("height", "confidence"),
     "color": ("red", "green", "blue", "alpha"),
 }
-_MEANING = "number of photographs that the surface is fused from here; 0 = a filled gap"
+_MEANING = "number of photographs that the surface is fused from here; 0 = "
+_ZERO = {"height and confidence": "a filled gap", "terrain": "interpolated ground"}
+_EXPECTED = ("a GeoTIFF file of export", "export it again")  # where a file cannot be read
 BLOCK = 512  # pixels along the side of a block of the file
 
 
@@ -36,6 +39,7 @@ def import_rasterio():
     """
     try:
         import rasterio
+        import rasterio.fill
         import rasterio.shutil
         import rasterio.windows
     except ImportError as error:
@@ -109,7 +113,7 @@ def read_reduced(path: str | os.PathLike, longest: int) -> Reduced:
         InputError: rasterio is missing, or the file is damaged.
     """
     rasterio = import_rasterio()
-    with files.reading(path, "a GeoTIFF file of export", "export it again"):
+    with files.reading(path, *_EXPECTED):
         with rasterio.Env(), rasterio.open(path) as file:
             factor = max(1.0, max(file.shape) / longest)
             shape = [max(1, round(side / factor)) for side in file.shape]
@@ -120,6 +124,69 @@ def read_reduced(path: str | os.PathLike, longest: int) -> Reduced:
                 full_size=file.shape,
                 epsg=(file.crs and file.crs.to_epsg()) or 0,
             )
+
+
+class HeightFile:
+    """An open file of heights, read piece by piece; pieces may reach beyond its edges.
+
+    Attributes:
+        grid: its raster, map coordinates.
+        epsg: of its coordinate system, 0 = none.
+        tags: the texts of its metadata.
+    """
+
+    def __init__(self, path: str | os.PathLike, dataset, rasterio):
+        """Takes the path, the open dataset, and the rasterio module."""
+        place = dataset.transform
+        self._path = path
+        self._dataset = dataset
+        self._rasterio = rasterio
+        self.grid = GroundGrid(
+            place.c, place.f, place.a, width=dataset.width, height=dataset.height
+        )
+        self.epsg: int = (dataset.crs and dataset.crs.to_epsg()) or 0
+        self.tags: dict[str, str] = dataset.tags()
+
+    def _read(self, band: int, row: int, column: int, shape: tuple[int, int]) -> np.ndarray:
+        values = np.full(shape, np.nan, np.float32)
+        rows = slice(max(row, 0), max(min(row + shape[0], self.grid.height), 0))
+        columns = slice(max(column, 0), max(min(column + shape[1], self.grid.width), 0))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return values
+        window = self._rasterio.windows.Window.from_slices(rows, columns)
+        with files.reading(self._path, *_EXPECTED):
+            found = self._dataset.read(band, window=window)
+        place = (
+            slice(rows.start - row, rows.stop - row),
+            slice(columns.start - column, columns.stop - column),
+        )
+        values[place] = np.where(found == NODATA, np.nan, found)
+        return values
+
+    def heights(self, row: int, column: int, shape: tuple[int, int]) -> np.ndarray:
+        """Heights f32[h,w] from (row, column) on, NaN where there is none."""
+        return self._read(1, row, column, shape)
+
+    def confidence(self, row: int, column: int, shape: tuple[int, int]) -> np.ndarray:
+        """The second band f32[h,w] from (row, column) on, NaN where there is none of it."""
+        if self._dataset.count < 2:
+            return np.full(shape, np.nan, np.float32)
+        return self._read(2, row, column, shape)
+
+
+@contextlib.contextmanager
+def open_heights(path: str | os.PathLike) -> Iterator[HeightFile]:
+    """Opens a file of heights by `create` for reading.
+
+    Raises:
+        InputError: rasterio is missing, or the file is damaged.
+    """
+    rasterio = import_rasterio()
+    with rasterio.Env():
+        with files.reading(path, *_EXPECTED):
+            dataset = rasterio.open(path)
+        with dataset:
+            yield HeightFile(path, dataset, rasterio)
 
 
 class _File:
@@ -214,8 +281,8 @@ def create(
         path: the file.
         grid: its raster.
         kind: "height": one band of float32, NODATA where there is none; "height and confidence":
-            that, and a band of the photographs that it is fused from, 0 in filled gaps; "color":
-            red, green, blue and alpha of uint8.
+            that, and a band of the photographs that it is fused from, 0 in filled gaps; "terrain":
+            the same, 0 where it is interpolated; "color": red, green, blue and alpha of uint8.
         offset: added to the grid's coordinates (the heights are the caller's).
         epsg: of the coordinate system, whose unit is that of the heights; 0 = none.
         tags: texts for the file's metadata.
@@ -255,10 +322,10 @@ def create(
         ) as dataset:
             dataset.descriptions = names
             if CONFIDENCE in names:
-                dataset.update_tags(names.index(CONFIDENCE) + 1, MEANING=_MEANING)
+                dataset.update_tags(names.index(CONFIDENCE) + 1, MEANING=_MEANING + _ZERO[kind])
             if system and kind != "color":
                 dataset.units = (system.linear_units, *[""] * (len(names) - 1))
-            dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
+            dataset.update_tags(**(tags or {}) | {"AREA_OR_POINT": "Area"})
             yield _File(dataset, rasterio)
         _check_whole(partial, path)
         with files.atomic_path(partial) as whole, _refusals(path):

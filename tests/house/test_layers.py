@@ -42,6 +42,7 @@ PROGRAMS = {
 }
 OPTIONAL = {"open3d", "trimesh", "pycolmap", "viser", "rasterio", "laspy", "pyproj", "ray"}
 OPTIONAL |= {"lazrs", "matplotlib", "mpl_toolkits"}
+OPTIONAL |= {"contourpy", "shapely", "pyogrio"}
 
 
 def _layer(name: str) -> int:

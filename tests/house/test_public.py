@@ -11,6 +11,7 @@ import cosurfgs_jax
 # What importing the package may not bring along.
 HEAVY = {
     "absl",
+    "contourpy",
     "flax",
     "laspy",
     "lazrs",
@@ -19,8 +20,10 @@ HEAVY = {
     "optax",
     "orbax",
     "pycolmap",
+    "pyogrio",
     "rasterio",
     "scipy",
+    "shapely",
     "tensorboardX",
     "tqdm",
     "trimesh",

@@ -2,7 +2,9 @@
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.outputs.exports.browser import HTML, SOG, SPZ
+from cosurfgs_jax.outputs.exports.contours import CONTOURS
 from cosurfgs_jax.outputs.exports.dsm import DSM
+from cosurfgs_jax.outputs.exports.dtm import DTM
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
 from cosurfgs_jax.outputs.exports.las import LAS, LAZ
 from cosurfgs_jax.outputs.exports.points import POINTS
@@ -11,7 +13,7 @@ from cosurfgs_jax.outputs.exports.textured import TEXTURED
 
 __all__ = ["FORMATS", "ExportFormat", "find_format"]
 
-FORMATS = (SPLATS, HTML, SPZ, SOG, TEXTURED, DSM, LAS, LAZ, POINTS)
+FORMATS = (SPLATS, HTML, SPZ, SOG, TEXTURED, DSM, DTM, CONTOURS, LAS, LAZ, POINTS)
 
 
 def find_format(name: str) -> ExportFormat:
