@@ -2,7 +2,13 @@
 reports.
 """
 
-from cosurfgs_jax.metrics.confidence_rows import confidence_line, confidence_rows, photographs_of
+from cosurfgs_jax.metrics.confidence_rows import (
+    confidence_line,
+    confidence_range,
+    confidence_ranges,
+    confidence_rows,
+    photographs_of,
+)
 from cosurfgs_jax.metrics.depth import (
     depth_errors,
     depth_steps,
@@ -37,6 +43,8 @@ __all__ = [
     "color_correct",
     "compare_surfaces",
     "confidence_line",
+    "confidence_range",
+    "confidence_ranges",
     "confidence_rows",
     "depth_errors",
     "depth_steps",

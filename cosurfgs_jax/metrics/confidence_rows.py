@@ -7,6 +7,21 @@ import numpy as np
 _STARTS = (0, 1, 2, 3, 4, 6, 10, 20)  # photographs from which on a row is, up to the next one
 
 
+def confidence_ranges() -> list[dict]:
+    """The ranges of confidence: [{"from", "to"}] in photographs, both included, the last with "to"
+    None.
+    """
+    ends = [start - 1 for start in _STARTS[1:]]
+    return [{"from": start, "to": end} for start, end in zip(_STARTS, [*ends, None], strict=True)]
+
+
+def confidence_range(confidence: np.ndarray) -> np.ndarray:
+    """The numbers i64[N] of the ranges that f32[N] are in. After decimation a confidence is a mean:
+    1.9 photographs are not yet two.
+    """
+    return np.searchsorted(_STARTS, confidence, side="right") - 1
+
+
 def confidence_rows(confidence: np.ndarray | None, distances: np.ndarray, tau: float) -> list[dict]:
     """A row for each range of confidence that a vertex has.
 
@@ -21,21 +36,16 @@ def confidence_rows(confidence: np.ndarray | None, distances: np.ndarray, tau: f
     if confidence is None:
         return []
     is_counted = np.isfinite(distances)
-    # After decimation it is a mean: 1.9 photographs are not yet two.
-    which = np.searchsorted(_STARTS, confidence, side="right") - 1
+    which = confidence_range(confidence)
     rows = []
-    for number, start in enumerate(_STARTS):
+    for number, limits in enumerate(confidence_ranges()):
         is_row = is_counted & (which == number)
         if not is_row.any():
             continue
         median, high = np.percentile(distances[is_row], [50, 90])
-        end = None
-        if number + 1 < len(_STARTS):
-            end = _STARTS[number + 1] - 1
         rows.append(
             {
-                "from": start,
-                "to": end,
+                **limits,
                 "share": float(is_row.sum() / is_counted.sum()),
                 "median": float(median),
                 "p90": float(high),

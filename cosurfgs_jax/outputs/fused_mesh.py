@@ -204,6 +204,7 @@ def find_mesh(trained: Trained, what: str, otherwise: str = "") -> dict[str, Any
         with workdir.writing(MESH) as scratch:
             return fuse(trained, scratch)
     _log.info("%s: of %s", what, workdir.mesh)
+    choices = _choices(workdir)
     if choices.get("target_triangles"):
         _log.warning(
             "%s was reduced to %s triangles, and so are the %s; run extract_mesh with "

@@ -57,8 +57,8 @@ class PrepareSettings:
     )
     focal_px: float = setting(
         0.0,
-        "Focal length of all cameras in pixels of the photographs as they are, of a calibration; 0 "
-        "means from the EXIF data.",
+        "Focal length of a calibration, in pixels of the photographs as they are; of the usual "
+        "size, where there are several, and other cameras keep theirs. 0 means from the EXIF data.",
         not_negative("0 (from the EXIF data) or a number of pixels"),
         largest=1_000_000,
     )

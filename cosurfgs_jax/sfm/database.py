@@ -85,9 +85,13 @@ def add_photographs(
     # All or nothing: a photograph without its frame would stop every later call.
     with opened(path) as database, import_pycolmap().DatabaseTransaction(database):
         images = {image.name: image for image in database.read_all_images()}
+        usual = folder.usual
         for photos in groups.values():
             present = [images[photo.name] for photo in photos if photo.name in images]
-            camera = _camera(photos[0], settings)
+            calibrated_px = None
+            if settings.focal_px:
+                calibrated_px = photos[0].calibrated_px(settings.focal_px, usual)
+            camera = _camera(photos[0], settings.lens, calibrated_px)
             if lenses:
                 camera = camera_of(lenses[photos[0].name])
             if present:
@@ -117,17 +121,23 @@ def camera_of(lens: Lens) -> Any:
     return camera
 
 
-def _camera(photo: Photo, settings: PrepareSettings) -> Any:
-    """The camera of a photograph before anything is refined."""
+def _camera(photo: Photo, lens: str, calibrated_px: float | None) -> Any:
+    """The camera of a photograph before anything is refined.
+
+    Args:
+        photo: the photograph.
+        lens: COLMAP's name of its model.
+        calibrated_px: its focal length, if it is known better than from EXIF data.
+    """
     pycolmap = import_pycolmap()
     camera = pycolmap.Camera.create_from_model_name(
         camera_id=0,
-        model_name=settings.lens,
-        focal_length=settings.focal_px or photo.focal_px,
+        model_name=lens,
+        focal_length=calibrated_px or photo.focal_px,
         width=photo.width,
         height=photo.height,
     )
-    camera.has_prior_focal_length = bool(settings.focal_px) or photo.has_focal
+    camera.has_prior_focal_length = calibrated_px is not None or photo.has_focal
     if not camera.has_prior_focal_length:  # COLMAP knows the sensors of some models
         guess = pycolmap.infer_camera_from_image(photo.path)
         if guess.has_prior_focal_length:

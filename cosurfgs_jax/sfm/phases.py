@@ -215,7 +215,7 @@ def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> Mo
     registered = sorted(image.name for image in model.images.values() if image.has_pose)
     cameras = []
     numbers = [image.camera_id for image in model.images.values() if image.has_pose]
-    for camera in model.cameras.values():
+    for _, camera in sorted(model.cameras.items()):
         if camera.camera_id not in numbers:
             continue
         before = contents.focal_before.get(camera.camera_id)

@@ -44,9 +44,27 @@ class Photo:
         return self._focal_px is not None
 
     @property
+    def longer_side(self) -> int:
+        """In pixels."""
+        return max(self.width, self.height)
+
+    @property
     def focal_px(self) -> float:
         """The focal length in pixels to begin with."""
-        return self._focal_px or _UNKNOWN_FOCAL * max(self.width, self.height)
+        return self._focal_px or _UNKNOWN_FOCAL * self.longer_side
+
+    def calibrated_px(self, focal_px: float, usual: "Photo") -> float | None:
+        """A calibrated focal length in this photograph's pixels; None if its EXIF data say that it
+        is of another camera or lens setting than the calibrated one.
+
+        Args:
+            focal_px: in pixels of photographs of the usual size.
+            usual: one of these.
+        """
+        own, other = ((each.tags.camera, each.tags.focal_mm) for each in (self, usual))
+        if any(mine and its and mine != its for mine, its in zip(own, other, strict=True)):
+            return None
+        return focal_px * self.longer_side / usual.longer_side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +94,11 @@ class PhotoFolder:
         for photo in self.photos:
             found.setdefault(photo.camera_key, []).append(photo)
         return found
+
+    @property
+    def usual(self) -> Photo:
+        """One of the camera that took most photographs."""
+        return max(self.cameras.values(), key=len)[0]
 
     def find(self, names: list[str], source: str) -> list[str | None]:
         """The photographs that a file's names mean, by their names here; None for what is not among

@@ -109,7 +109,7 @@ def missing_reasons(
 ) -> dict[str, str]:
     """Why photographs have no pose, by name."""
     has_pose = set(registered)
-    blurred = set(_few_features(contents))
+    blurred = set(_few_features(folder, contents))
     reasons = {}
     for photo in folder.photos:
         name = photo.name
@@ -127,11 +127,20 @@ def missing_reasons(
     return reasons
 
 
-def _few_features(contents: Contents) -> list[str]:
+def _few_features(folder: PhotoFolder, contents: Contents) -> list[str]:
+    """Names of photographs with fewer features than others; of a smaller one fewer are expected,
+    in proportion to its pixels.
+    """
     if not contents.num_features:
         return []
     least = _FEW_FEATURES * np.median(list(contents.num_features.values()))
-    return [name for name, count in contents.num_features.items() if count < least]
+    num_pixels = {photo.name: photo.width * photo.height for photo in folder.photos}
+    usual = np.median(list(num_pixels.values()))
+    return [
+        name
+        for name, count in contents.num_features.items()
+        if count < least * min(1.0, num_pixels[name] / usual)
+    ]
 
 
 def summarize(
@@ -143,16 +152,17 @@ def summarize(
         _registered(folder, facts, missing),
         _error_words(facts),
         *_focal_words(facts),
-        *_place_words(placement),
+        *_place_words(placement, _without_gps(folder, facts)),
     ]
     suspicious = [
         *_photo_warnings(folder, contents, missing),
+        *_size_warnings(folder, facts),
         *_registered_warnings(folder, facts),
         *_model_warnings(facts),
         *_scale_warnings(placement),
         *placement.warnings,
     ]
-    longest = max(max(photo.width, photo.height) for photo in folder.photos)
+    longest = max(photo.longer_side for photo in folder.photos)
     return Summary(found, suspicious, missing, fitting_downscale(longest))
 
 
@@ -188,6 +198,11 @@ def _error_words(facts: ModelFacts) -> str:
 
 def _focal_words(facts: ModelFacts) -> list[str]:
     lengths = some_of(f"{camera['focal']:.0f} px" for camera in facts.cameras)
+    if len(facts.cameras) > 1:
+        lengths = some_of(
+            f"{camera['focal']:.0f} px ({camera['width']}x{camera['height']})"
+            for camera in facts.cameras
+        )
     if facts.poses_of:
         return [f"poses and lenses: of {facts.poses_of}, kept, focal length {lengths}"]
     if not facts.keeps_focal:
@@ -201,7 +216,13 @@ def _focal_words(facts: ModelFacts) -> list[str]:
     return [text]
 
 
-def _place_words(placement: Placement) -> list[str]:
+def _without_gps(folder: PhotoFolder, facts: ModelFacts) -> list[str]:
+    """The photographs with a pose whose EXIF data have no position."""
+    tags = folder.tags
+    return [name for name in facts.registered if not tags[name].has_position]
+
+
+def _place_words(placement: Placement, without_gps: list[str]) -> list[str]:
     geo = placement.geo
     fit = geo.details["fit"]
     if not geo.has_scale:
@@ -215,12 +236,16 @@ def _place_words(placement: Placement) -> list[str]:
     )
     if "program" in fit:
         return [f"scale and place: of {fit['program']}, in metres", place]
+    gps = []
     by = f"GPS of {fit['num_used']} photographs"
     if "control_points" in geo.details:
         by = f"{fit['num_used']} ground control points"
+    elif without_gps:
+        gps = [f"without GPS, and placed by the others: {some_of(without_gps)}"]
     return [
         f"scale: metres, by {by}, good to {100 * fit['scale_error']:.2g} % if their errors are "
         f"independent; residuals {_rms_words(fit['residual_rms'])} (rms)",
+        *gps,
         *_control_words(geo.details),
         place,
     ]
@@ -265,7 +290,7 @@ def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, 
             f"{counted(len(folder.unreadable), 'file')} cannot be read, left out: "
             f"{some_of(folder.unreadable)} ({first})"
         )
-    blurred = [name for name in _few_features(contents) if name not in missing]
+    blurred = [name for name in _few_features(folder, contents) if name not in missing]
     if blurred:
         warnings.append(
             f"{some_of(blurred)}: less than {_FEW_FEATURES:.0%} of the usual number of features; "
@@ -274,14 +299,27 @@ def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, 
     if contents.doubles:
         pairs = [f"{first} and {second}" for first, second in contents.doubles]
         warnings.append(
-            f"taken twice from the same place, or copies: {some_of(pairs)}; copies do no harm, but "
-            "count twice"
+            f"taken twice from the same place, or copies: {some_of(pairs)}; copies count twice, "
+            "and scores of test photographs whose copies are trained on are too good: remove one "
+            "of each"
         )
-    sizes = collections.Counter((photo.width, photo.height) for photo in folder.photos)
-    if len(sizes) > 1:
-        texts = [f"{width}x{height} ({count})" for (width, height), count in sizes.most_common()]
-        warnings.append(f"photographs of {len(sizes)} sizes: {some_of(texts)}")
     return warnings
+
+
+def _size_warnings(folder: PhotoFolder, facts: ModelFacts) -> list[str]:
+    names_of: dict[tuple[int, int], list[str]] = collections.defaultdict(list)
+    for photo in folder.photos:
+        names_of[photo.width, photo.height].append(photo.name)
+    if len(names_of) == 1:
+        return []
+    texts = []
+    for (width, height), names in sorted(names_of.items(), key=lambda row: -len(row[1])):
+        who = names[0] if len(names) == 1 else len(names)
+        texts.append(f"{width}x{height} ({who})")
+    sentence = f"photographs of {len(names_of)} sizes, as they are stored: {some_of(texts)}"
+    if not facts.poses_of:
+        sentence += "; each size is taken for a camera of its own"
+    return [sentence]
 
 
 def _registered_warnings(folder: PhotoFolder, facts: ModelFacts) -> list[str]:

@@ -38,6 +38,7 @@ class Progress:
         self._began = time.monotonic()
         self._line_due = self._began + every_s
         self._numbers = ""
+        self._written = start  # the step of the last line
         self._bar = None
         if self._stream.isatty():
             import tqdm
@@ -87,7 +88,7 @@ class Progress:
         """Writes the last state. Calling it again does nothing."""
         if self._bar is not None:
             self._bar.close()
-        elif self._step > self._first and self._total:
+        elif self._step > self._written and self._total:
             self._write_line()
         self._first = self._step
         self._bar = None
@@ -96,6 +97,7 @@ class Progress:
     def _write_line(self) -> None:
         now = time.monotonic()
         self._line_due = now + self._every_s
+        self._written = self._step
         rate = (self._step - self._first) / max(now - self._began, 1e-9)
         left = (self._total - self._step) / rate if rate > 0 else float("inf")
         parts = [f"{self._name} {self._step}/{self._total}", self._numbers, f"{rate:.3g} step/s"]

@@ -14,13 +14,12 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import RasterOptions
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.surface import read_mesh_ply, simplify
-from cosurfgs_jax.viewer import surroundings
+from cosurfgs_jax.surface import Mesh, read_mesh_ply, simplify
+from cosurfgs_jax.viewer import shown_mesh, surroundings
 from cosurfgs_jax.viewer.drawing import KINDS, PageCamera, draw
 from cosurfgs_jax.viewer.models import NEWEST, Models, Shown
 from cosurfgs_jax.workdir import Workdir
 
-_MESH = "mesh"
 _LARGEST_PORT = 65535
 _MOVING_S = 0.3  # since the camera's last change: until then pictures are coarse
 _COARSE = 0.4  # of the long side
@@ -120,8 +119,9 @@ class Page:
         self._without_photo: list[int] = []
         self._looked_through: list[tuple[Any, int]] = []  # clients, and the views they clicked
         self._are_shown = (False, False)  # cameras, photographs in them
-        self._mesh: Any = None
+        self._mesh: Mesh | None = None  # world
         self._mesh_time = 0.0
+        self._mesh_nodes: dict[str, Any] = {}  # by kind
         self._add_controls()
         self._add_cells()
         first = server.initial_camera
@@ -156,6 +156,7 @@ class Page:
         stages = [NEWEST, *self._models.stages()]
         self._choice = gui.add_dropdown("Model", stages, initial_value=NEWEST)
         self._kind = gui.add_dropdown("Show", self._kinds(), initial_value=KINDS[0])
+        self._legend = gui.add_html("", visible=False)
         self._pixels = gui.add_slider("Pixels", min=240, max=1920, step=80, initial_value=960)
         self._cells = gui.add_checkbox("Cells of blocks", False)
         self._cameras = gui.add_checkbox("Cameras", False)
@@ -172,7 +173,7 @@ class Page:
         self._say()
 
     def _kinds(self) -> list[str]:
-        return [*KINDS, _MESH] if self._workdir.mesh.exists() else list(KINDS)
+        return [*KINDS, *shown_mesh.KINDS] if self._workdir.mesh.exists() else list(KINDS)
 
     def _say(self, problem: str = "") -> None:
         num = int(np.asarray(self._shown.surfels.alive).sum())
@@ -216,11 +217,18 @@ class Page:
         if self._cell_lines.visible != self._cells.value:
             self._cell_lines.visible = self._cells.value
         self._surround_with_cameras()
-        is_mesh = self._kind.value == _MESH
-        if is_mesh:
+        self._surround_with_mesh(self._kind.value)
+
+    def _surround_with_mesh(self, kind: str) -> None:
+        if kind in shown_mesh.KINDS:
             self._load_mesh()
-        if self._mesh is not None and self._mesh.visible != is_mesh:
-            self._mesh.visible = is_mesh
+            self._add_mesh(kind)
+        for each, node in self._mesh_nodes.items():
+            if node.visible != (each == kind):
+                node.visible = each == kind
+        has_legend = kind == shown_mesh.CONFIDENCE and kind in self._mesh_nodes
+        if self._legend.visible != has_legend:
+            self._legend.visible = has_legend
 
     def _surround_with_cameras(self) -> None:
         has_photographs = self._photographs.value
@@ -307,15 +315,22 @@ class Page:
         except (InputError, OSError) as error:
             self._say(str(error))
             return
-        mesh = surroundings.mesh_in_world(mesh, self._models.partitioned.frame)
-        import trimesh
+        self._mesh = surroundings.mesh_in_world(mesh, self._models.partitioned.frame)
+        while self._mesh_nodes:
+            self._mesh_nodes.popitem()[1].remove()
 
-        self._mesh = self._server.scene.add_mesh_trimesh(
-            "/mesh",
-            trimesh.Trimesh(
-                mesh.vertices, mesh.triangles, vertex_colors=mesh.vertex_colors, process=False
-            ),
-        )
+    def _add_mesh(self, kind: str) -> None:
+        """Sends the mesh to the browsers as a kind wants it, where they have not got it."""
+        if self._mesh is None or kind in self._mesh_nodes:
+            return
+        try:
+            data = shown_mesh.glb_of(self._mesh, kind)
+            if kind == shown_mesh.CONFIDENCE:
+                self._legend.content = shown_mesh.legend(self._mesh)
+        except InputError as error:
+            self._say(str(error))
+            return
+        self._mesh_nodes[kind] = self._server.scene.add_glb(f"/{kind}", data)
 
     def _draw_for(self, client: Any) -> bool:
         """Draws anew for a browser whose picture is not what it should show; whether its camera
@@ -336,7 +351,7 @@ class Page:
         if self._drawn.get(client.client_id) == wanted:
             return is_moving
         self._drawn[client.client_id] = wanted
-        if kind == _MESH:
+        if kind in shown_mesh.KINDS:
             client.scene.set_background_image(None)
             return is_moving
         seen = PageCamera(camera.wxyz, camera.position, camera.fov, camera.aspect)

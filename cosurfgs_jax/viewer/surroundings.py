@@ -66,4 +66,10 @@ def cell_sides(partition: Partition) -> Float[np.ndarray, "s 2 3"]:
 def mesh_in_world(mesh: Mesh, frame: SceneFrame) -> Mesh:
     """A mesh of the dataset's frame in the world."""
     normals = mesh.vertex_normals @ frame.rotation.T
-    return Mesh(frame.to_world(mesh.vertices), mesh.triangles, mesh.vertex_colors, normals)
+    return Mesh(
+        frame.to_world(mesh.vertices),
+        mesh.triangles,
+        mesh.vertex_colors,
+        normals,
+        vertex_confidence=mesh.vertex_confidence,
+    )

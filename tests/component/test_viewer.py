@@ -1,8 +1,8 @@
 """The page that shows a run: what its cameras see, when it draws, and the page in a browser."""
 
 import contextlib
+import io
 import socket
-import threading
 import time
 from types import SimpleNamespace
 
@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, solid_state, surfels_of
-from browser import CHROMIUM, open_page
+from browser import CHROMIUM, free_port, watch
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.cameras import project
+from cosurfgs_jax.metrics import confidence_ranges
 from cosurfgs_jax.raster import RasterOptions, rasterize
 from cosurfgs_jax.surface import Mesh
 from cosurfgs_jax.surface.mesh import write_mesh_ply
 from cosurfgs_jax.types import Surfels
-from cosurfgs_jax.viewer import server, surroundings
+from cosurfgs_jax.viewer import server, shown_mesh, surroundings
 from cosurfgs_jax.viewer.drawing import KINDS, PageCamera, draw
 from cosurfgs_jax.viewer.models import NEWEST, Shown
 from cosurfgs_jax.workdir import Workdir
@@ -72,15 +73,9 @@ class Client:
         self.sent.append((picture, depth))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def viser_server():
-    served = server.start_server("127.0.0.1", _free_port())
+    served = server.start_server("127.0.0.1", free_port())
     yield served
     served.stop()
 
@@ -240,25 +235,79 @@ def test_a_browser_that_cannot_be_drawn_for_stops_no_other(viser_server, monkeyp
     assert not page._draw_for(bad)  # it is not drawn for as often as one whose camera moves
 
 
+def _mesh(models, confidence=None) -> Mesh:
+    """A triangle in the dataset's frame."""
+    normals = np.tile(np.float32([0, 0, 1]), (3, 1))
+    return Mesh(
+        models.partitioned.frame.to_dataset(np.eye(3)),
+        np.array([[0, 1, 2]], np.int32),
+        np.full((3, 3), 90, np.uint8),
+        normals,
+        vertex_confidence=confidence,
+    )
+
+
 def test_a_mesh_is_offered_when_there_is_one(shown, tmp_path):
     page, models, client = shown
     _rounds(page)
     assert list(page._kind.options) == list(KINDS)
-    corners = models.partitioned.frame.to_dataset(np.eye(3))
-    normals = np.tile(np.float32([0, 0, 1]), (3, 1))
-    triangles = np.array([[0, 1, 2]], np.int32)
-    mesh = Mesh(corners, triangles, np.full((3, 3), 90, np.uint8), normals)
     workdir = Workdir(tmp_path)
     workdir.mesh.parent.mkdir()
+    mesh = _mesh(models)
     write_mesh_ply(workdir.mesh, mesh)
     _rounds(page)
-    assert list(page._kind.options) == [*KINDS, "mesh"] and page._kind.value == KINDS[0]
+    assert list(page._kind.options) == [*KINDS, "mesh", "confidence"]
+    assert page._kind.value == KINDS[0]
     page._kind.value = "mesh"
     _rounds(page)
-    assert client.sent[-1] == (None, None) and page._mesh.visible
+    assert client.sent[-1] == (None, None) and page._mesh_nodes["mesh"].visible
     page._kind.value = "normals"
     _rounds(page)
-    assert client.sent[-1][0] is not None and not page._mesh.visible
+    assert client.sent[-1][0] is not None and not page._mesh_nodes["mesh"].visible
+
+
+def test_the_confidence_of_a_mesh_is_shown_with_a_legend(shown, tmp_path):
+    page, models, client = shown
+    workdir = Workdir(tmp_path)
+    workdir.mesh.parent.mkdir()
+    write_mesh_ply(workdir.mesh, _mesh(models))
+    _rounds(page)
+    page._kind.value = "confidence"
+    _rounds(page)
+    assert "expected the confidence of its vertices, got a file without" in page._text.content
+    assert not page._mesh_nodes and not page._legend.visible
+    write_mesh_ply(workdir.mesh, _mesh(models, np.float32([1, 2, 7])))
+    _rounds(page, 2)
+    assert "expected" not in page._text.content
+    assert page._mesh_nodes["confidence"].visible and page._legend.visible
+    assert "6 to 9: 33.3%" in page._legend.content
+    page._kind.value = "mesh"
+    _rounds(page)
+    assert page._mesh_nodes["mesh"].visible and not page._mesh_nodes["confidence"].visible
+    assert not page._legend.visible
+    write_mesh_ply(workdir.mesh, _mesh(models, np.float32([30, 30, 30])))
+    page._kind.value = "confidence"
+    _rounds(page)
+    assert list(page._mesh_nodes) == ["confidence"] and "20 or more: 100" in page._legend.content
+
+
+def test_colours_of_confidence_are_those_of_the_legend():
+    """Of the file's vertices, in proportion to light, and without any lamp."""
+    trimesh = pytest.importorskip("trimesh")
+    mesh = surroundings.mesh_in_world(
+        _mesh(Models(), np.float32([1, 2.9, 20])), four_blocks().frame
+    )
+    colors = shown_mesh.range_colors()
+    assert len(np.unique(colors, axis=0)) == len(colors) == len(confidence_ranges())
+    data = shown_mesh.glb_of(mesh, shown_mesh.CONFIDENCE)
+    (shape,) = trimesh.load(io.BytesIO(data), file_type="glb").geometry.values()
+    light = shape.visual.vertex_attributes["color"][:, :3] / 255
+    seen = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    np.testing.assert_allclose(255 * seen, colors[[1, 2, -1]], atol=7)  # 8 bits of dark light
+    assert b"KHR_materials_unlit" in data
+    assert b"KHR_materials_unlit" not in shown_mesh.glb_of(mesh, shown_mesh.MESH)
+    words = shown_mesh.legend(mesh)
+    assert words.count("33.3%") == 3 and "20 or more" in words and "10 to 19" not in words
 
 
 def test_cells_are_shown_when_they_are_wanted(shown):
@@ -324,27 +373,8 @@ def test_no_browser_makes_the_page_public(viser_server):
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
 def test_the_page_in_a_browser(viser_server, tmp_path):
     page = server.Page(viser_server, Models(), SETTINGS, Workdir(tmp_path / "run"))
-    is_over = threading.Event()
-    loop = threading.Thread(target=page.run, args=(is_over.is_set,))
-    loop.start()
-
-    def changed(browser, before, seconds=60.0):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            picture = browser.picture()[200:, :600]
-            if before is None or (picture != before).any():
-                if picture.std() > 10:
-                    return picture
-            time.sleep(0.5)
-        raise AssertionError("the page stays as it is")
-
-    try:
-        url = f"http://127.0.0.1:{viser_server.get_port()}"
-        with open_page(url, tmp_path / "browser", _free_port()) as browser:
-            model = changed(browser, None)
-            assert (model.max(axis=-1) > 60).mean() > 0.05
-            browser.click_label("Cells of blocks")
-            changed(browser, model)
-    finally:
-        is_over.set()
-        loop.join()
+    with watch(page, viser_server.get_port(), tmp_path / "browser") as browser:
+        model = browser.next_model()
+        assert (model.max(axis=-1) > 60).mean() > 0.05
+        browser.click_label("Cells of blocks")
+        browser.next_model(model)

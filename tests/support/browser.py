@@ -5,7 +5,9 @@ import contextlib
 import io
 import json
 import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,22 +18,23 @@ import numpy as np
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_START_S = 60
+_START_S = 120
+_MODEL = np.s_[200:, :600]  # of a picture: no controls, and no message of the browser
 
 
 class Browser:
     """One page."""
 
-    def __init__(self, socket: Any):
-        self._socket = socket
+    def __init__(self, connection: Any):
+        self._connection = connection
         self._number = 0
 
     def _call(self, method: str, **parameters: Any) -> dict:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
-        self._socket.send(json.dumps(message))
+        self._connection.send(json.dumps(message))
         while True:
-            answer = json.loads(self._socket.recv(timeout=_START_S))
+            answer = json.loads(self._connection.recv(timeout=_START_S))
             if answer.get("id") == self._number:
                 return answer["result"]
 
@@ -68,10 +71,52 @@ class Browser:
             assert time.monotonic() < end, "the page does not load"
             time.sleep(0.02)
 
+    def next_model(self, before: np.ndarray | None = None) -> np.ndarray:
+        """The part of the picture with the model, as soon as it is not blank, other than before,
+        and stays for a moment.
+        """
+        last = before
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end:
+            picture = self.picture()[_MODEL]
+            is_new = picture.std() > 10 and (before is None or (picture != before).any())
+            if is_new and last is not None and (picture == last).all():
+                return picture
+            last = picture
+            time.sleep(0.2)
+        raise AssertionError("the page stays as it is")
+
     def picture(self) -> np.ndarray:
         """What is seen now, u8[H,W,3]."""
         data = self._call("Page.captureScreenshot")["data"]
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def free_port() -> int:
+    """One of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def watch(page: Any, port: int, folder: Path) -> Iterator[Browser]:
+    """A browser that looks at a page of `view`, which draws meanwhile.
+
+    Args:
+        page: a `viewer.server.Page`.
+        port: that its server listens at.
+        folder: empty, for the browser's own files.
+    """
+    is_over = threading.Event()
+    loop = threading.Thread(target=page.run, args=(is_over.is_set,))
+    loop.start()
+    try:
+        with open_page(f"http://127.0.0.1:{port}", folder, free_port()) as browser:
+            yield browser
+    finally:
+        is_over.set()
+        loop.join()
 
 
 @contextlib.contextmanager
@@ -108,8 +153,8 @@ def open_page(url: str, folder: Path, port: int) -> Iterator[Browser]:
             except OSError:
                 assert time.monotonic() < end, "the browser does not start"
             time.sleep(0.2)
-        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Browser(socket)
+        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as connection:
+            yield Browser(connection)
     finally:
         process.kill()
         process.wait()

@@ -122,7 +122,7 @@ def words_of(tmp_path, sizes=(640, 480), fit=None, **changes) -> summary.Summary
     details = {"fit": fit, "system": "UTM", "vertical_datum": "the sea"}
     geo = GeoReference(32615, (1.0, 2.0, 3.0), True, details)
     placement = Placement(similarity.Similarity(1, np.eye(3), np.zeros(3)), geo, [])
-    folder = folder_of(tmp_path, names, sizes)
+    folder = folder_of(tmp_path, names, sizes, latitude=1.0, longitude=2.0)
     return summary.summarize(folder, contents, ModelFacts(**(facts | changes)), placement)
 
 
@@ -156,6 +156,18 @@ def test_what_is_suspicious_begins_at_a_limit(tmp_path, good, bad, words):
     assert words in sentence
 
 
+def test_of_a_smaller_photograph_fewer_features_are_expected(tmp_path):
+    """In proportion to its pixels; of a larger one no more than of the others."""
+    photos = folder_of(tmp_path, ["a", "b", "c"]).photos
+    photos += folder_of(tmp_path, ["half"], (320, 240)).photos
+    photos += folder_of(tmp_path, ["large"], (1280, 960)).photos
+    folder = PhotoFolder(tmp_path, photos, {})
+    for half, large, few in ((63, 250, []), (62, 249, ["half", "large"])):
+        counts = {"a": 1000, "b": 1000, "c": 1000, "half": half, "large": large}
+        contents = database_file.Contents(counts, {}, [], {})
+        assert summary._few_features(folder, contents) == few
+
+
 def test_a_photograph_without_a_pose_has_partners(tmp_path):
     found = words_of(tmp_path)
     assert found.missing == {"9.jpg": "overlaps with 3 others, too little to be placed"}
@@ -164,6 +176,33 @@ def test_a_photograph_without_a_pose_has_partners(tmp_path):
 @pytest.mark.parametrize("side, downscale", [(400, 1), (1499, 1), (1501, 2), (4000, 4)])
 def test_photographs_are_best_shrunk_to_a_thousand_pixels(tmp_path, side, downscale):
     assert words_of(tmp_path, (300, side)).downscale == downscale
+
+
+def test_a_calibrated_focal_length_is_that_of_the_usual_size(tmp_path):
+    """Smaller and turned photographs of the same camera get it in their pixels; others do not."""
+    pytest.importorskip("pycolmap")
+    mine = {"camera": "X", "focal_mm": 4.0, "focal_35mm": 34.6}
+    photos = []
+    for name, size, tags in (
+        ("half", (320, 240), mine),
+        ("usual", (640, 480), mine),
+        ("usual too", (640, 480), mine),
+        ("turned", (480, 640), mine),
+        ("bare", (640, 480), {}),
+        ("other", (640, 480), mine | {"camera": "Y"}),
+        ("zoomed", (640, 480), mine | {"focal_mm": 8.0, "focal_35mm": 69.2}),
+    ):
+        photos += folder_of(tmp_path, [name], size, **tags).photos
+    path = tmp_path / "database.db"
+    settings = PrepareSettings(focal_px=700.0)
+    database_file.add_photographs(path, PhotoFolder(tmp_path, photos, {}), settings)
+    with database_file.opened(path) as database:
+        found = {
+            image.name: database.read_camera(image.camera_id).mean_focal_length()
+            for image in database.read_all_images()
+        }
+    expected = {"half": 350, "usual": 700, "usual too": 700, "turned": 700}
+    assert found == pytest.approx(expected | {"bare": 700, "other": 640, "zoomed": 1280})
 
 
 def keypoints(number: int, shift: float) -> np.ndarray:
@@ -241,9 +280,9 @@ def test_sensors_that_colmap_knows_tell_a_focal_length(tmp_path, monkeypatch, is
     guess.has_prior_focal_length = is_known
     monkeypatch.setattr(pycolmap, "infer_camera_from_image", lambda path: guess)
     (photo,) = folder_of(tmp_path, "a").photos
-    camera = database_file._camera(photo, PrepareSettings(lens="OPENCV"))
+    camera = database_file._camera(photo, "OPENCV", None)
     assert camera.has_prior_focal_length == is_known
     focal = 555 if is_known else 1.2 * 640
     assert camera.params.tolist() == [focal, focal, 320, 240, 0, 0, 0, 0]
     (told,) = folder_of(tmp_path, "a", focal_35mm=34.6).photos
-    assert database_file._camera(told, PrepareSettings()).params[0] == 640
+    assert database_file._camera(told, "RADIAL", None).params[0] == 640

@@ -245,7 +245,12 @@ FIT = {
 
 def _summary(tmp_path, has_scale=True, sizes=(5,), **changes):
     names = [f"{i}.jpg" for i in range(8)]
-    photos = [_photo(name, tmp_path, size=(40, 30 + (name == "7.jpg"))) for name in names]
+    photos = [
+        _photo(name, tmp_path, size=(40, 30 + (name == "7.jpg")), latitude=1.0, longitude=2.0)
+        for name in names
+    ]
+    for number in (1, 3):
+        photos[number] = _photo(names[number], tmp_path)
     folder = PhotoFolder(tmp_path, photos, {"x.jpg": "x.jpg: expected a whole image"})
     contents = Contents(
         dict.fromkeys(names, 1000) | {"4.jpg": 100, "5.jpg": 0, "6.jpg": 120},
@@ -277,6 +282,7 @@ def test_the_summary_names_what_is_missing_and_why(tmp_path):
     assert "reprojection error 0.42 px (mean), 6,630 points, each seen by 4.1 photographs" in text
     assert "metres, by GPS of 5 photographs, good to 0.61 %" in text
     assert "residuals 0.51 m east, 0.42 m north, 1.2 m up" in text
+    assert "without GPS, and placed by the others: 1.jpg, 3.jpg" in text
     assert "EPSG:32615 (WGS 84 / UTM zone 15N)" in text and "plus 10,20,30" in text
 
 
@@ -285,8 +291,8 @@ def test_the_summary_says_what_is_suspicious(tmp_path):
     for words in (
         "1 file cannot be read, left out: x.jpg",
         "4.jpg: less than 25% of the usual number of features",
-        "taken twice from the same place, or copies: 0.jpg and 1.jpg",
-        "photographs of 2 sizes: 40x30 (7), 40x31 (1)",
+        "taken twice from the same place, or copies: 0.jpg and 1.jpg; copies count twice, and",
+        "photographs of 2 sizes, as they are stored: 40x30 (7), 40x31 (7.jpg); each size is taken",
         "of 5, 3 photographs; only the largest",
         "the focal length became 1393 px, it was 1156 before; --focal=fix",
         "a word of the fit",
@@ -297,6 +303,14 @@ def test_the_summary_says_what_is_suspicious(tmp_path):
     assert not any("have a pose" in text for text in _summary(tmp_path).suspicious)
     kept = _summary(tmp_path, keeps_focal=True)
     assert any("kept, 1393 px" in text for text in kept.found)
+    cameras = [
+        {"focal": 405.0, "focal_before": 405.0, "width": 700, "height": 394},
+        {"focal": 202.4, "focal_before": 202.4, "width": 350, "height": 197},
+    ]
+    several = _summary(tmp_path, cameras=cameras)
+    assert "focal length: refined, 405 px (700x394), 202 px (350x197)" in several.found
+    known = "\n".join(_summary(tmp_path, poses_of="Pix4D").suspicious)
+    assert "photographs of 2 sizes" in known and "camera of its own" not in known
     flat = _summary(tmp_path, keeps_focal=True, tells_focal=False)
     assert any("cannot tell it from the height" in text for text in flat.found)
     guessed = _summary(tmp_path, tells_focal=False)

@@ -50,6 +50,7 @@ def test_lines_say_what_is_left():
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("train 150/200  loss 0.5  psnr 21  surfels 12,345  ")
     assert lines[1].startswith("train 160/200  loss 0.5") and lines[1].endswith(" left")
+    assert len(lines) == 2, "the last state once"
 
 
 def test_terminal_gets_a_bar():
