@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import planning, settings_file
 from cosurfgs_jax.collab import pipeline
 from cosurfgs_jax.data import loading
 from cosurfgs_jax.data.scene import Scene
@@ -107,11 +107,13 @@ class Model:
         )
         return self._workdir.read_metrics()
 
-    def extract_mesh(self, form: str = "ply") -> Mesh:
-        """Fuses the rendered depth of all training views, and reads the mesh that was written.
+    def extract_mesh(self, form: str = "ply", *, force: bool = False) -> Mesh:
+        """Fuses the rendered depth of all training views, and reads the mesh that was written. One
+        that is there already, of this model and these settings, is read as it is.
 
         Args:
             form: "ply": mesh/mesh.ply in the workdir alone; "obj" or "glb": that file beside it.
+            force: fuse anew whatever is there.
         Returns:
             Vertices f64[M,3], triangles i32[F,3], colours u8[M,3] and normals f32[M,3], dataset
             frame. The whole mesh is in memory.
@@ -119,7 +121,7 @@ class Model:
             InputError: the mesh would be empty (with the reason), another form, or open3d is
                 missing (or trimesh, for "glb").
         """
-        commands.extract_mesh(self.settings, self._workdir, form)
+        commands.extract_mesh(self.settings, self._workdir, form, force=force)
         return read_mesh_ply(self._workdir.mesh)
 
 
@@ -177,7 +179,7 @@ def train_model(settings: Settings, workdir: AnyPath, losses: Sequence[LossTerm]
     settings_file.check(settings)
     settings = settings_file.with_absolute_paths(settings)
     settings_file.check_fits(settings, folder)
-    pipeline.train(settings, folder, losses)
+    pipeline.train(settings, folder, losses, planning.FirstEstimate())
     return Model(load_trained(settings, folder), folder)
 
 

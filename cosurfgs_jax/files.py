@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -382,3 +383,12 @@ def read_arrays(
                 if not isinstance(array, np.ndarray):  # NumPy gives the bytes of other members
                     raise ValueError(f"{name} is no array")
             return arrays
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """The CRC-32 of a file's content, eight hexadecimal digits."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

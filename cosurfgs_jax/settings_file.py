@@ -17,23 +17,27 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings, declaration_of, type_of
 from cosurfgs_jax.workdir import Workdir
 
-# Settings of how a run is logged, saved and cached, or of what follows it: they never change the
-# trained model. The data may move: its content is checked (`training.saved_meta.check_identity`).
-FREE_TO_CHANGE = (
-    "train.make_do",
-    "train.checkpoint_every",
-    "train.keep_moments",
-    "train.log_every",
-    "train.test_every",
+# Settings that the programs after training use, and that never change the trained model. The data
+# may move: its content is checked (`training.saved_meta.check_identity`).
+OF_OUTPUTS = (
     "data.host_memory_mb",
-    "data.device_memory_mb",
     "data.path",
-    "mesh.",
     "surface.",
     "geo.",
     "points.",
     "terrain.",
     "texture.",
+)
+# To them come those of how a run is logged, saved, cached and carried.
+FREE_TO_CHANGE = (
+    *OF_OUTPUTS,
+    "train.make_do",
+    "train.checkpoint_every",
+    "train.keep_moments",
+    "train.log_every",
+    "train.test_every",
+    "data.device_memory_mb",
+    "mesh.",
 )
 # A trained model may be rendered on another machine, with another backend.
 FREE_AFTER_TRAINING = (*FREE_TO_CHANGE, "raster.backend")
@@ -90,7 +94,7 @@ def check_name(name: str) -> None:
             f"of its {len(below)} settings"
         )
     near = _near_names(name, names)
-    hint = "--help lists all settings"
+    hint = "--helpfull lists all settings"
     if near:
         hint = f"did you mean {' or '.join(f'config.{leaf}' for leaf in near)}?"
     raise InputError(
@@ -254,7 +258,10 @@ def with_absolute_paths(settings: Settings) -> Settings:
     return dataclasses.replace(settings, data=data)
 
 
-def _is_free(name: str, free: tuple[str, ...]) -> bool:
+def is_among(name: str, free: tuple[str, ...]) -> bool:
+    """Whether a setting's dotted name is one of these names, or in one of their groups, which end
+    with a dot.
+    """
     return any(name == item or (item.endswith(".") and name.startswith(item)) for item in free)
 
 
@@ -266,7 +273,7 @@ def take_free(settings: Settings, source: Settings) -> None:
         source: where the values come from.
     """
     for name, _, value in leaves(source):
-        if _is_free(name, FREE_TO_CHANGE) and name != "data.path":
+        if is_among(name, FREE_TO_CHANGE) and name != "data.path":
             set_value(settings, name, value)
 
 
@@ -298,7 +305,7 @@ def check_made_with(
         return
     before = {name: value for name, _, value in leaves(load(saved))}
     for name, _, value in leaves(settings):
-        if value != before[name] and not _is_free(name, free):
+        if value != before[name] and not is_among(name, free):
             raise InputError(
                 f"config.{name}: {workdir} was made with {before[name]!r}, got {value!r}; give "
                 "the old value, or use another --workdir"

@@ -67,9 +67,10 @@ def main(options: program.Options) -> None:
         options.flags.process_id,
         options.flags.start_timeout,
     )
+    from cosurfgs_jax import planning
     from cosurfgs_jax.collab import pipeline
 
-    pipeline.train(options.settings, options.workdir)
+    pipeline.train(options.settings, options.workdir, when_timed=planning.FirstEstimate())
 
 
 def _train_blocks(options: program.Options) -> None:

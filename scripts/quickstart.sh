@@ -19,10 +19,7 @@ export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 say "1/3 training"
 "$PYTHON" -m cosurfgs_jax.train --config=configs/quickstart.py --workdir="$workdir" "$@"
 say "2/3 extracting the mesh"
-# The end of training writes cameras.json.
-if [ ! "$workdir/mesh/mesh.ply" -nt "$workdir/cameras.json" ]; then
-  "$PYTHON" -m cosurfgs_jax.extract_mesh --workdir="$workdir"
-fi
+"$PYTHON" -m cosurfgs_jax.extract_mesh --workdir="$workdir"
 say "3/3 evaluating"
 "$PYTHON" -m cosurfgs_jax.evaluate --workdir="$workdir"
 say "done; open $(realpath "$workdir")/report.html"

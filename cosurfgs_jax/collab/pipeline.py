@@ -1,7 +1,7 @@
 """The whole run: the stages of the table, each resumable, then the files of the merged model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +43,21 @@ from cosurfgs_jax.training.loss_terms import check_own_terms
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, bind_partition
 from cosurfgs_jax.training.partners import check_neighbors
 from cosurfgs_jax.training.run import Run, Stopped, run_config
-from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.training.run_log import Log, Pace
 from cosurfgs_jax.workdir import Workdir
 
 _log = logging.getLogger(__name__)
 
 
-def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ()) -> None:
+WhenTimed = Callable[[Run, str, Pace], None]
+
+
+def train(
+    settings: Settings,
+    workdir: Workdir,
+    losses: Sequence[LossTerm] = (),
+    when_timed: WhenTimed | None = None,
+) -> None:
     """Trains a model of a dataset, goes on where an earlier call stopped, or says that it is
     finished.
 
@@ -58,6 +66,7 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
         workdir: gets what training writes. All processes of a run share it.
         losses: terms of your own (`losses.term.own_term`), added in every stage to those that the
             settings name. A run goes on only with the terms that it began with.
+        when_timed: called with the run, the name of a stage and its pace, at each line of the log.
     Raises:
         InputError: the dataset is not usable, is not the one that the workdir was made with, or
             processes disagree, or another run is under way there.
@@ -70,10 +79,15 @@ def train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm] = ())
     check_num_devices(settings.mesh.num_devices)
     processes.check_versions()
     with hold_run(workdir):
-        _train(settings, workdir, losses)
+        _train(settings, workdir, losses, when_timed)
 
 
-def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> None:
+def _train(
+    settings: Settings,
+    workdir: Workdir,
+    losses: Sequence[LossTerm],
+    when_timed: WhenTimed | None,
+) -> None:
     """`train`, with the workdir locked."""
     partitioned = open_in_all_processes(settings, workdir)
     check_neighbors(partitioned, settings.loss)
@@ -118,7 +132,7 @@ def _train(settings: Settings, workdir: Workdir, losses: Sequence[LossTerm]) -> 
         processes.barrier("configured")
         with recording(workdir, "train") as record:
             try:
-                run_stages(run._replace(config=config, record=record))
+                run_stages(run._replace(config=config, record=record, when_timed=when_timed))
             except Stopped:
                 _log.info("stopped; the same command goes on from there")
                 stop.exit()
@@ -171,6 +185,7 @@ def write_merged(settings: Settings, workdir: Workdir, partitioned: PartitionedS
     model = open_merged(settings, workdir, partitioned)
     if not processes.is_first():
         return
+    _log.info("merging: puts the cells of all blocks together, in the dataset's frame")
     path = workdir.point_cloud(model.step)
     count = write_surfel_parts(
         path, lambda: map(partitioned.frame.surfels_to_dataset, model.chunks())

@@ -58,6 +58,7 @@ def run_one_stage(
         checkpoints=None,
     )
     if not spec.has_checkpoints:
+        _log.info("%s: %s", spec.name, spec.about)
         with _noted(run, plans, spec.name):
             return spec.run(work), True
     finished = stages_before(run, spec)
@@ -68,6 +69,8 @@ def run_one_stage(
         saved = loop.restore_stage(run, spec.name, checkpoints, Parts(last_step=num_steps))
         if saved is not None:
             keep_models_alone(run, finished)  # an earlier call was killed before it did
+        if saved is None or saved.step < num_steps:
+            _log.info("%s: %s", spec.name, spec.about)
         if saved is not None and saved.step:
             _log.info("%s: going on from step %d", spec.name, saved.step)
         work = work._replace(saved=saved, checkpoints=checkpoints)

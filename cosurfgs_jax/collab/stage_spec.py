@@ -59,6 +59,7 @@ class StageSpec:
     | field             | content                                                                  |
     |-------------------|--------------------------------------------------------------------------|
     | `name`            | in metrics.json, in the curves and of the folder of checkpoints          |
+    | `about`           | what it does, in a few words, for the log as it begins                   |
     | `run`             | takes the stage to its last step; raises `Stopped` with the state saved  |
     | `takes_part`      | (settings, partition) -> whether a run has the stage                     |
     | `num_steps`       | settings -> steps of the stage                                           |
@@ -70,6 +71,7 @@ class StageSpec:
     """
 
     name: str
+    about: str
     run: Callable[[StageWork], StageState]
     takes_part: Callable[[Settings, Partition], bool]
     num_steps: Callable[[Settings], int]

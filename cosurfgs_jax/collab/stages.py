@@ -38,6 +38,7 @@ def _mas_steps(settings: Settings) -> int:
 STAGES = (
     StageSpec(
         "device",
+        "trains the surfels of each block on its own photographs, from its SfM points",
         train_blocks,
         takes_part=lambda settings, partition: True,
         num_steps=lambda settings: settings.train.steps,
@@ -47,6 +48,8 @@ STAGES = (
     ),
     StageSpec(
         "lmc_device",
+        "compresses each block (LMC): prunes the surfels that change its pictures least, and "
+        "trains the others to recover",
         compress_blocks,
         takes_part=_has_lmc,
         num_steps=lambda settings: round(settings.lmc.recovery * settings.train.steps),
@@ -57,6 +60,8 @@ STAGES = (
     ),
     StageSpec(
         "edge",
+        "distils the blocks of each edge into one model (MAS), by their photographs and by the "
+        "depth and normals of the blocks' own models",
         distill_edges,
         takes_part=_has_edge_mas,
         num_steps=_mas_steps,
@@ -65,6 +70,8 @@ STAGES = (
     ),
     StageSpec(
         "lmc_edge",
+        "compresses the model of each edge (LMC): prunes the surfels that change its pictures "
+        "least",
         compress_edges,
         takes_part=_has_edge_lmc,
         num_steps=lambda settings: 0,
@@ -74,6 +81,8 @@ STAGES = (
     ),
     StageSpec(
         "cloud",
+        "distils all edges (all blocks, where there are none) into the model of the whole scene "
+        "(MAS)",
         distill_cloud,
         takes_part=_has_mas,
         num_steps=_mas_steps,

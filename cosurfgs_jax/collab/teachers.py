@@ -25,6 +25,7 @@ from cosurfgs_jax.training.run import Run, Stopped
 from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.types import on_host
 
+_ABOUT = "draws what the frozen models show of each training photograph, for the distillation"
 _log = logging.getLogger(__name__)
 
 
@@ -201,7 +202,9 @@ class Teachers:
         render = sharded(on_device, run.layout)
         planner = RequestPlanner(partitioned, run.layout, grouping)
         groups = grouping.group_of_block
-        with Progress(f"{self._folder.name} teachers", partitioned.max_views) as progress:
+        with Progress(
+            f"{self._folder.name} teachers", partitioned.max_views, about=_ABOUT
+        ) as progress:
             for number, views in enumerate(_views_in_step(partitioned)):
                 missing = [
                     block

@@ -237,7 +237,7 @@ def _render(trained: Trained, folder: Path, choice: str) -> None:
     views = choose_views(scene, choice)
     render_view = trained.render_fn(trained.seen_by(views).surfels)
     stems = _unique_stems([scene.image_names[view] for view in views])
-    with Progress("render", len(views)) as progress:
+    with Progress("render", len(views), about="draws colour, depth and normals") as progress:
         for number, (view, stem) in enumerate(zip(views, stems, strict=True)):
             _write_maps(render_view(int(view)), scene.views.camera_from_dataset[view], folder, stem)
             progress.update(number + 1)
@@ -270,16 +270,23 @@ def _write_maps(maps: dict[str, np.ndarray], pose: np.ndarray, folder: Path, ste
 
 
 def extract_mesh(
-    settings: Settings, workdir: Workdir, form: str = "ply", part: Part | None = None
+    settings: Settings,
+    workdir: Workdir,
+    form: str = "ply",
+    part: Part | None = None,
+    *,
+    force: bool = False,
 ) -> None:
     """Fuses the model's depth over all training views into workdir/mesh/mesh.ply. Where shards have
-    fused it, their parts are joined, and the shards are deleted.
+    fused it, their parts are joined, and the shards are deleted. A mesh that is there already, of
+    this model and these settings, stays.
 
     Args:
         settings: see `load_trained`.
         workdir: of the run.
         form: "obj" or "glb": a file of that format beside mesh.ply, which everything else reads.
         part: of the place; only this is fused, and left as a shard. None = all.
+        force: fuse anew whatever is there.
     Raises:
         InputError: the mesh would be empty (with the reason) or needs more room than there is, a
             library is missing, or see `Shards`.
@@ -296,24 +303,17 @@ def extract_mesh(
         trained = load_trained(settings, workdir)
         shards = fused_mesh.shards_of(trained)
         collected = shards.collect()
-        parts = [(shard.folder, Fused(**shard.note["fused"])) for shard in collected]
-        with recording(workdir, "extract_mesh"):
-            choices = fused_mesh.fuse(trained, scratch, form, parts)
-        shards.delete()
-        seconds = sum(shard.note["seconds"] for shard in collected)
-        note_seconds(workdir, "mesh", seconds + time.monotonic() - started)
-        _log.info(
-            "mesh: %d triangles, voxel size %.4g, in %s",
-            choices["num_triangles"],
-            choices["voxel_size"],
-            workdir.mesh.with_suffix(f".{form}"),
-        )
-        _log.info(
-            "mesh: fused from fewer than 3 photographs: %.1f %% of the vertices, fewer than 6: "
-            "%.1f %%",
-            100 * choices["confidence"]["below_3"],
-            100 * choices["confidence"]["below_6"],
-        )
+        choices = None
+        if not collected and not force:
+            choices = fused_mesh.reuse(trained, form)
+        if choices is None:
+            parts = [(shard.folder, Fused(**shard.note["fused"])) for shard in collected]
+            with recording(workdir, "extract_mesh"):
+                choices = fused_mesh.fuse(trained, scratch, form, parts)
+            shards.delete()
+            seconds = sum(shard.note["seconds"] for shard in collected)
+            note_seconds(workdir, "mesh", seconds + time.monotonic() - started)
+        fused_mesh.log_mesh(choices, workdir.mesh.with_suffix(f".{form}"))
         _log.info("report: %s", write_report(workdir, trained.partitioned.frame))
 
 

@@ -1,5 +1,6 @@
 """The mesh of a trained model, which is fused once."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from cosurfgs_jax.surface import (
     Mesh,
     MeshPlan,
     fuse_part,
+    mesh_files,
     plan_mesh,
     read_mesh_ply,
     whole_mesh_bytes,
@@ -39,6 +41,11 @@ _FIELD = "distances to planes, confirmed by what shows them, with the number of 
 _WITHOUT_EFFECT = ("memory_mb",)  # on a mesh, of the settings
 # Not of its parts.
 _OF_THE_WHOLE = (*_WITHOUT_EFFECT, "min_cluster_share", "smoothing_passes", "target_triangles")
+_ABOUT = (
+    "draws the depth of the training views, keeps what other views confirm, fuses it into a signed "
+    "distance field (TSDF) and takes the surface out of that"
+)
+_SAID = {"num_triangles", "voxel_size", "confidence"}  # of a mesh, in the log
 _log = logging.getLogger(__name__)
 
 
@@ -87,7 +94,7 @@ def make_part(
     """
     drawn = plan.numbers[plan.drawn_by(part)]
     num_views = max(1, len(drawn))
-    with Progress("mesh", len(PHASES) * num_views) as progress:
+    with Progress("mesh", len(PHASES) * num_views, about=_ABOUT) as progress:
 
         def show(phase: str, done: int, total: int) -> None:
             if phase != "extract":  # is reported within "fuse"
@@ -105,10 +112,15 @@ def make_part(
 
 def shards_of(trained: Trained) -> Shards:
     """The shards of a model's mesh."""
+    return Shards(trained.workdir, MESH, "extract_mesh", _made_with(trained, _OF_THE_WHOLE))
+
+
+def _made_with(trained: Trained, but: tuple[str, ...]) -> dict[str, Any]:
+    """What a mesh follows from, but for some settings of `surface`."""
     made_with = trained.made_with("surface")
-    for name in _OF_THE_WHOLE:
+    for name in but:
         made_with.pop(f"config.surface.{name}")
-    return Shards(trained.workdir, MESH, "extract_mesh", made_with)
+    return made_with
 
 
 def make_shard(trained: Trained, part: Part) -> None:
@@ -149,15 +161,92 @@ def fuse(
     plan = plan_of(trained)
     up = trained.partitioned.scene.up
     made = list(parts) or [(scratch, make_part(trained, plan, WHOLE, scratch, form=form))]
-    forms = tuple({"ply", form})
-    places = mesh_places(trained.settings.geo, up, workdir.mesh.stem, forms)
+    places = mesh_places(trained.settings.geo, up, workdir.mesh.stem, {"ply", form})
     with placing(workdir.mesh.parent, places):
         choices = write_parts(plan, made, path=workdir.mesh, form=form, up=up)
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
-    choices = choices | {"field": _FIELD, "model": trained.model.identity}
+    choices = choices | {
+        "field": _FIELD,
+        "model": trained.model.identity,
+        "made_with": _made_with(trained, _WITHOUT_EFFECT),
+        "checksum": files.checksum(workdir.mesh),
+    }
     files.write_json(workdir.mesh_choices, choices)
     return choices
+
+
+def reuse(trained: Trained, form: str) -> dict | None:
+    """The mesh of the workdir where `fuse` would make the same file again; for who holds the lock
+    of meshes.
+
+    Args:
+        trained: the model, with the settings.
+        form: see `surface.extract_mesh`; another format than PLY is written from the mesh.
+    Returns:
+        What `fuse` returned for it; None where there is no mesh, or it is of another model or other
+        settings, or was changed: the log says which.
+    """
+    workdir = trained.workdir
+    if not workdir.mesh.exists():
+        return None
+    choices = {}
+    with contextlib.suppress(InputError):  # missing or damaged: nothing is known of the mesh
+        choices = _choices(workdir)
+    why_not = _why_another(trained, choices, form)
+    if why_not:
+        _log.info("%s; it is fused anew", why_not)
+        return None
+    _log.info(
+        "mesh: %s is of this model and these settings already; --force fuses it anew", workdir.mesh
+    )
+    up = trained.partitioned.scene.up
+    places = mesh_places(trained.settings.geo, up, workdir.mesh.stem, {"ply", form})
+    with placing(workdir.mesh.parent, places):
+        if form != "ply":
+            mesh = read_mesh_ply(workdir.mesh)
+            mesh_files.write_mesh(workdir.mesh.with_suffix(f".{form}"), mesh, form, up)
+    return choices
+
+
+def _why_another(trained: Trained, choices: dict, form: str) -> str:
+    """Why `fuse` would make another file than the mesh that is there; "" where it would not."""
+    mesh = trained.workdir.mesh
+    why_not = _why_not(trained, choices)
+    if why_not:
+        return why_not
+    before = choices.get("made_with")
+    if not (isinstance(before, dict) and choices.keys() >= _SAID):
+        return f"{mesh} was fused by an earlier version"
+    for name, value in _made_with(trained, _WITHOUT_EFFECT).items():
+        if before.get(name) != value:
+            return f"{mesh} was made with another {name}"
+    if choices.get("checksum") != files.checksum(mesh):
+        return f"{mesh} was changed after it was fused"
+    needed = mesh_files.BYTES_PER_TRIANGLE[form] * choices["num_triangles"]
+    if needed > trained.settings.surface.memory_mb * 2**20:
+        return f"as {form}, {mesh} takes more memory than config.surface.memory_mb"
+    return ""
+
+
+def log_mesh(choices: dict, path: Path) -> None:
+    """Says what a mesh is.
+
+    Args:
+        choices: what `fuse` returned.
+        path: of the file.
+    """
+    _log.info(
+        "mesh: %d triangles, voxel size %.4g, in %s",
+        choices["num_triangles"],
+        choices["voxel_size"],
+        path,
+    )
+    _log.info(
+        "mesh: fused from fewer than 3 photographs: %.1f %% of the vertices, fewer than 6: %.1f %%",
+        100 * choices["confidence"]["below_3"],
+        100 * choices["confidence"]["below_6"],
+    )
 
 
 def mesh_places(
@@ -242,10 +331,14 @@ def why_fuse(trained: Trained) -> str:
     """Why the mesh of the workdir is not what is wanted; "" where it is. What nobody has set may be
     as it was when the mesh was extracted.
     """
-    path = trained.workdir.mesh
-    if not path.exists():
+    if not trained.workdir.mesh.exists():
         return "there is no mesh yet"
-    choices = _choices(trained.workdir)
+    return _why_not(trained, _choices(trained.workdir))
+
+
+def _why_not(trained: Trained, choices: dict) -> str:
+    """`why_fuse` of a mesh that is there, with the content of `Workdir.mesh_choices`."""
+    path = trained.workdir.mesh
     if choices.get("model") != trained.model.identity:
         return f"{path} is not of this model"
     if choices.get("field") != _FIELD:

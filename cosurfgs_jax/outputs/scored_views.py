@@ -20,6 +20,7 @@ from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.workdir import SCORES
 
 _KEPT_PHOTOGRAPHS_MB = 0  # each test view is read once
+_ABOUT = "draws each test view, and compares it with its photograph"
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +64,7 @@ def score_part(trained: Trained, part: Part, folder: Path, more: MoreScores) -> 
     seen = trained.seen_by(np.fromiter(chosen.values(), np.int64))
     with (
         ImageStore(scene, _KEPT_PHOTOGRAPHS_MB) as images,
-        Progress("evaluate", len(chosen)) as progress,
+        Progress("evaluate", len(chosen), about=_ABOUT) as progress,
     ):
         rows = evaluation.score_views(
             trained.render_fn(seen.surfels),

@@ -60,16 +60,17 @@ def _stage_lines(found: Forecast) -> list[str]:
         if stage.num_steps:
             each = f", {1e3 * stage.steps_s[0] / stage.num_steps:.3g} ms a step"
         lines.append(
-            f"  {stage.name:<12}{stage.num_steps:>7} steps  {_minutes(stage.total_s[0])}{each}"
+            f"  {stage.name:<12}{stage.num_steps:>7} steps  {shown_minutes(stage.total_s[0])}{each}"
         )
     lines.append(
-        f"  in all {'':<18}{_minutes(found.total_s[0])}, {found.total_s[1] / 60:.1f} of processor "
-        "time"
+        f"  in all {'':<18}{shown_minutes(found.total_s[0])}, {found.total_s[1] / 60:.1f} of "
+        "processor time"
     )
     return lines
 
 
-def _minutes(seconds: float) -> str:
+def shown_minutes(seconds: float) -> str:
+    """A time for people: "0.8 min"."""
     return f"{seconds / 60:.1f} min"
 
 

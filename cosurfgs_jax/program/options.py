@@ -13,6 +13,7 @@ from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.part import Part
 from cosurfgs_jax.program.config_file import load_config_file
 from cosurfgs_jax.settings import Settings, iter_help
+from cosurfgs_jax.settings_file import OF_OUTPUTS, is_among
 from cosurfgs_jax.storage import is_disk_full
 from cosurfgs_jax.workdir import Workdir
 
@@ -183,7 +184,7 @@ def help_text(doc: str, values: flags.FlagValues, workdir: str, *, is_full: bool
         doc: docstring of the program.
         values: its flags.
         workdir: as `run` has it; with one there are settings.
-        is_full: whether each setting is explained (--helpfull).
+        is_full: whether all settings are listed (--helpfull), or those that matter most (--help).
     """
     lines = [doc.strip(), "", "Flags:"]
     for name in sorted(values):
@@ -192,9 +193,22 @@ def help_text(doc: str, values: flags.FlagValues, workdir: str, *, is_full: bool
         shown = f" (default {default})" if has_default else ""
         lines.append(f"  --{name}: {values[name].help}{shown}")
     if workdir:
-        lines += ["", "Settings:" if is_full else "Settings (--helpfull explains them):"]
-        for item in iter_help():
-            lines.append(f"  --config.{item.name}={item.default}")
-            if is_full:
-                lines.append(f"      {item.help_text}")
+        lines += ["", *_settings_lines(workdir, is_full)]
     return "\n".join(lines)
+
+
+def _settings_lines(workdir: str, is_full: bool) -> list[str]:
+    """All settings with their sentences, or the few that matter most to a program."""
+    every = list(iter_help())
+    shown = every
+    lines = ["Settings:"]
+    if not is_full:
+        shown = [item for item in every if item.is_main]
+        lines = ["Settings that matter most:"]
+    if not is_full and workdir == "trained":  # the others are those of the run
+        shown = [item for item in shown if is_among(item.name, OF_OUTPUTS)]
+    for item in shown:
+        lines += [f"  --config.{item.name}={item.default}", f"      {item.help_text}"]
+    if not is_full:
+        lines.append(f"  all {len(every)} settings: --helpfull")
+    return lines

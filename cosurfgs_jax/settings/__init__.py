@@ -2,8 +2,9 @@
 
 A config file (`configs/*.py`) returns a `Settings`; flags `--config.a.b=value` change single
 settings. To add one, declare a field with `setting` in the group of its consumer: it is then
-checked, saved, listed by `--help` and part of `settings_reference`. Where the help says that a
-special value means "from the data", the consumer replaces it and logs what it chose.
+checked, saved, listed by `--helpfull` and part of `settings_reference`; `is_main` adds it to the
+few of `--help`. Where the help says that a special value means "from the data", the consumer
+replaces it and logs what it chose.
 """
 
 from cosurfgs_jax.settings.all_settings import Settings

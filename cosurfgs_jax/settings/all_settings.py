@@ -36,6 +36,7 @@ class Settings(SettingsGroup):
         "Seed of all randomness in training: the order of photographs, and splits of surfels.",
         not_negative(),
         largest=MAX_SEED,
+        is_main=True,
     )
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     generated: GeneratedSettings = dataclasses.field(default_factory=GeneratedSettings)

@@ -21,9 +21,11 @@ class PartitionSettings(SettingsGroup, name="partition"):
     """
 
     num_blocks: int = setting(
-        1, "Number of blocks the scene is cut into.", at_least(1), largest=100_000
+        1, "Number of blocks the scene is cut into.", at_least(1), largest=100_000, is_main=True
     )
-    num_edges: int = setting(1, "Number of edges; an edge is a group of adjacent blocks.")
+    num_edges: int = setting(
+        1, "Number of edges; an edge is a group of adjacent blocks.", is_main=True
+    )
     expansion: float = setting(
         0.2,
         "What a block trains on beyond its cell, on each side, as a fraction of the cell's side.",
@@ -69,6 +71,7 @@ class MeshSettings(SettingsGroup, name="mesh"):
         0,
         "Number of devices that carry the blocks; 0 means all that JAX sees.",
         not_negative("0 (all that JAX sees) or a positive number"),
+        is_main=True,
     )
 
 
@@ -81,8 +84,9 @@ class LmcSettings(SettingsGroup, name="lmc"):
     enabled: bool = setting(True, "Whether blocks are compressed before they are aggregated.")
     prune_ratio: float = setting(
         0.4,
-        "Fraction of a block's surfels that is pruned.",
+        "Fraction of a block's surfels that its compression (LMC) prunes.",
         proper_fraction("a fraction in [0, 1)"),
+        is_main=True,
     )
     importance_share: float = setting(
         0.0,
@@ -147,9 +151,10 @@ class MasSettings(SettingsGroup, name="mas"):
     enabled: bool = setting(True, "Whether blocks are distilled into one model.")
     steps: int = setting(
         0,
-        "Steps of each stage, with one photograph of every block a step; 0 means a tenth of "
-        "train.steps.",
+        "Steps of each distillation (MAS), with one photograph of every block a step; 0 means a "
+        "tenth of train.steps.",
         not_negative("0 (a tenth of train.steps) or a positive number"),
+        is_main=True,
     )
     teacher_weight: float = setting(
         0.0,

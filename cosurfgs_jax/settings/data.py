@@ -24,6 +24,7 @@ class DataSettings(SettingsGroup, name="data"):
         "generated",
         'Dataset folder, or "generated" for the built-in town.',
         Check('a dataset folder or "generated"', lambda path: path != ""),
+        is_main=True,
     )
     images: str = setting(
         "",
@@ -38,16 +39,19 @@ class DataSettings(SettingsGroup, name="data"):
         "Whole factor by which images are shrunk.",
         at_least(1, "a whole number of at least 1"),
         largest=1024,
+        is_main=True,
     )
     split: str = setting(
         "every8",
         'Which views are kept for testing: "every<n>" takes each n-th by name, "all" keeps none, '
         '"folders" takes the folders train and test; else a file that lists their names.',
+        is_main=True,
     )
     host_memory_mb: int = setting(
         4096,
         "Host memory in MiB up to which decoded images are cached, as uint8.",
         at_least(64),
+        is_main=True,
     )
     device_memory_mb: int = setting(
         -1,

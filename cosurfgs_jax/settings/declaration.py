@@ -22,10 +22,16 @@ class Declaration(NamedTuple):
     check: Check | None
     largest: int | None  # None: the largest of its type (settings_file.py)
     term: str = ""  # module of losses/ whose term it is the weight of; "" = of none
+    is_main: bool = False  # of the few that most users set: `--help` lists it
 
 
 def setting(
-    default: Any, help_text: str, check: Check | None = None, largest: int | None = None
+    default: Any,
+    help_text: str,
+    check: Check | None = None,
+    largest: int | None = None,
+    *,
+    is_main: bool = False,
 ) -> Any:
     """Declares one setting of a `SettingsGroup`.
 
@@ -36,8 +42,10 @@ def setting(
         check: of the value; None where each value of the type is good.
         largest: bound on the absolute value of a number, for one that is far smaller than what
             its type can hold.
+        is_main: whether it is one of the about fifteen that matter to most users, which `--help`
+            and the page of settings show first; `--helpfull` shows all.
     """
-    declaration = Declaration(help_text, check, largest)
+    declaration = Declaration(help_text, check, largest, is_main=is_main)
     return dataclasses.field(default=default, metadata={"declaration": declaration})
 
 

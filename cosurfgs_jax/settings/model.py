@@ -22,6 +22,7 @@ class SurfelSettings(SettingsGroup, name="surfels"):
         "Maximum number of surfels, of which a block gets the fraction that it has of all images' "
         "pixels; 0 means from the data (one for every 32 pixels that they show of the place).",
         not_negative("0 (from the data) or a positive number"),
+        is_main=True,
     )
     sh_degree: int = setting(
         3,
@@ -66,7 +67,9 @@ class RasterSettings(SettingsGroup, name="raster"):
 class AppearanceSettings(SettingsGroup, name="appearance"):
     """The exposure model: one embedding per photograph and a small network."""
 
-    enabled: bool = setting(True, "Whether the exposure of each photograph is learned.")
+    enabled: bool = setting(
+        True, "Whether the exposure of each photograph is learned.", is_main=True
+    )
     embedding_dim: int = setting(16, "Length of the embedding of a photograph.", at_least(1))
     hidden_dim: int = setting(32, "Width of the hidden layer of the exposure network.", at_least(1))
     learning_rate: float = setting(1e-3, "Learning rate of embeddings and network.", positive())

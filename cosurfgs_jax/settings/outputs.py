@@ -48,8 +48,9 @@ class SurfaceSettings(SettingsGroup, name="surface"):
     )
     voxel_size: float = setting(
         0.0,
-        "Side of a voxel in the dataset's unit; 0 means from the data.",
+        "Side of a voxel of the mesh in the dataset's unit; 0 means from the data.",
         not_negative("0 (from the data) or a positive length"),
+        is_main=True,
     )
     truncation_voxels: float = setting(
         3.0,
@@ -79,9 +80,10 @@ class SurfaceSettings(SettingsGroup, name="surface"):
     )
     target_triangles: int = setting(
         0,
-        "Edges are collapsed until this many triangles are left, which needs the whole mesh in "
-        "memory; 0 means keep all.",
+        "Edges of the mesh are collapsed until this many triangles are left, which needs all of it "
+        "in memory; 0 means keep all.",
         not_negative("0 (keep all) or a positive number"),
+        is_main=True,
     )
     memory_mb: int = setting(
         2048,
@@ -103,9 +105,10 @@ class GeoSettings(SettingsGroup, name="geo"):
     )
     pixel_size: float = setting(
         0.0,
-        "Size of a pixel on the ground in the dataset's unit; 0 means from the data (the median "
-        "size of a photograph's pixel there).",
+        "Size of a pixel of height map and orthophoto on the ground, in the dataset's unit; 0 "
+        "means from the data (the median size of a photograph's pixel there).",
         not_negative("0 (from the data) or a positive length"),
+        is_main=True,
     )
     offset: str = setting(
         "",

@@ -17,6 +17,7 @@ class SettingHelp(NamedTuple):
     default: Any
     help_text: str
     expected: str  # words of its check, "" where each value of the type is good
+    is_main: bool  # of the few that most users set
 
 
 def iter_help(group: SettingsGroup | None = None) -> Iterator[SettingHelp]:
@@ -38,13 +39,19 @@ def iter_help(group: SettingsGroup | None = None) -> Iterator[SettingHelp]:
             default=value,
             help_text=declaration.help_text,
             expected=expected,
+            is_main=declaration.is_main,
         )
 
 
 def settings_reference() -> str:
-    """All settings in Markdown: a section a group, a table row a setting."""
+    """All settings in Markdown: those that matter most, then a section a group, a table row a
+    setting.
+    """
     parts = ["# Settings", "", "Each is set by `--config.NAME=VALUE` or in a config file.", ""]
     settings = Settings()
+    parts += ["## Those that matter most", "", "The ones that `--help` lists.", ""]
+    parts += _table([item for item in iter_help(settings) if item.is_main])
+    parts += ["", "## All of a run", ""]
     general = [item for item in iter_help(settings) if "." not in item.name]
     parts += _table(general)
     for field in dataclasses.fields(settings):

@@ -254,7 +254,7 @@ class MaskSettings(SettingsGroup, name="mask"):
 class TrainSettings(SettingsGroup, name="train"):
     """The course of training."""
 
-    steps: int = setting(7000, "Number of training steps of a block.", at_least(1))
+    steps: int = setting(7000, "Number of training steps of a block.", at_least(1), is_main=True)
     sh_degree_every: float = setting(
         1 / 30,
         "Steps until one more degree of spherical harmonics is trained, as a fraction of "

@@ -8,10 +8,10 @@ everybody else.
 import json
 import logging
 import shutil
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from cosurfgs_jax import files
 from cosurfgs_jax.workdir import UNFINISHED_CHECKPOINT
 
 STATE = "state"
@@ -35,7 +35,7 @@ def write_checksums(folder: Path) -> None:
     Without them a flipped bit is restored as if it were a number, and a truncated file is found
     only half-way through.
     """
-    sums = {name: _checksum(folder / name) for name in sorted(_files_of(folder, ITEMS))}
+    sums = {name: files.checksum(folder / name) for name in sorted(_files_of(folder, ITEMS))}
     (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
@@ -64,7 +64,7 @@ def verify(folder: Path, items: Sequence[str], left_out: Collection[str] = ()) -
         path = folder / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{name} is missing")
-        if _checksum(path) != expected:
+        if files.checksum(path) != expected:
             raise DamagedCheckpoint(f"{name} is not what was written")
     return sums.keys() >= _files_of(folder, items)
 
@@ -178,11 +178,3 @@ def _files_of(folder: Path, items: Sequence[str]) -> set[str]:
         for path in (folder / item).rglob("*")
         if path.is_file()
     }
-
-
-def _checksum(path: Path) -> str:
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"

@@ -52,7 +52,8 @@ class Course(NamedTuple):
     @property
     def programs(self) -> list[tuple[int, StepShape]]:
         """Slots and kind of each step that is compiled."""
-        return list(dict.fromkeys((span.num_slots, span.shape) for span in self.spans))
+        taken = (span for span in self.spans if span.num_steps)
+        return list(dict.fromkeys((span.num_slots, span.shape) for span in taken))
 
 
 def course_of(schedule: Schedule, blocks: Sequence[Block], settings: Settings) -> Course:

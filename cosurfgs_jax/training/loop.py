@@ -187,6 +187,8 @@ def run_stage(
                 _check_losses(run, stage, recent.peek(), checkpoints, view_of=view_of)
             if is_logged:
                 _write_log(run, stage, recent.take(), progress)
+                if run.when_timed is not None:
+                    run.when_timed(run, stage.name, progress.pace)
             else:
                 progress.update(stage.step)
             if is_stopping:

@@ -1,6 +1,7 @@
 """What every stage of a run works with, and how it is told to stop."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from cosurfgs_jax.run_record import RunRecord
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene
-from cosurfgs_jax.training.run_log import Log
+from cosurfgs_jax.training.run_log import Log, Pace
 from cosurfgs_jax.workdir import Workdir
 
 # Of several processes: whether one was asked to stop, and whether all are still there. Seldom where
@@ -36,6 +37,8 @@ class Run(NamedTuple):
     own_terms: tuple[LossTerm, ...] = ()  # of the loss, given by a user
     config: bytes | None = None  # of config.json when the run began; None: it is not looked at
     record: RunRecord | None = None  # of this program in runs.json; None: stages are not noted
+    # Told how fast a stage is, by its name, at each line of the log.
+    when_timed: Callable[["Run", str, Pace], None] | None = None
 
 
 def run_config(workdir: Workdir) -> bytes:

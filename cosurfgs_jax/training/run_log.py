@@ -1,11 +1,12 @@
 """What a run reports as it goes: a progress line, curves that survive a resume, TensorBoard."""
 
 import json
+import logging
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,14 +14,68 @@ from cosurfgs_jax import files, host_memory
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.workdir import Workdir
 
+_COMPILING = "/jax/core/compile/"  # of the names of JAX's events
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+_log = logging.getLogger(__name__)
+
+
+class Pace(NamedTuple):
+    """How fast a loop is, by the steps that this process has done.
+
+    | field       | content                                          |
+    |-------------|--------------------------------------------------|
+    | `first`     | step that it began with                          |
+    | `step`      | that it has come to, at least one later          |
+    | `step_s`    | seconds of a step, without what was compiled     |
+    | `compile_s` | seconds for which was compiled meanwhile         |
+    """
+
+    first: int
+    step: int
+    step_s: float
+    compile_s: float
+
+
+class CompileClock:
+    """Seconds for which this process has compiled while the clock ran: tracing, lowering and XLA.
+    A context manager.
+    """
+
+    def __init__(self):
+        self.seconds = 0.0
+        self._spans: list[tuple[float, float]] = []  # start and length, in order, apart
+
+    def __enter__(self) -> "CompileClock":
+        jax.monitoring.register_event_time_span_listener(self._count)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        jax.monitoring.unregister_event_time_span_listener(self._count)
+
+    def _count(self, event: str, start_time: float, end_time: float, **_: str | int) -> None:
+        if not event.startswith(_COMPILING):
+            return
+        # What is traced within a function that is being traced has ended first.
+        while self._spans and self._spans[-1][0] >= start_time:
+            self.seconds -= self._spans.pop()[1]
+        self._spans.append((start_time, end_time - start_time))
+        self.seconds += end_time - start_time
+
 
 class Progress:
     """Progress of a loop: a bar on a terminal, elsewhere a line every ten seconds. A context
-    manager.
+    manager. Speed and time left do not count what is compiled meanwhile.
     """
 
     def __init__(
-        self, name: str, total: int, start: int = 0, stream: Any = None, every_s: float = 10.0
+        self,
+        name: str,
+        total: int,
+        start: int = 0,
+        stream: Any = None,
+        every_s: float = 10.0,
+        *,
+        about: str = "",
     ):
         """
         Args:
@@ -29,7 +84,11 @@ class Progress:
             start: steps that an earlier run has done.
             stream: text file to write to; None = stderr.
             every_s: seconds between two lines where there is no terminal.
+            about: what it does, in a few words, for a line of the log as it begins.
         """
+        if about:
+            _log.info("%s: %s", name, about)
+        self._compiling = CompileClock()
         self._name = name
         self._total = total
         self._every_s = every_s
@@ -49,14 +108,24 @@ class Progress:
                 desc=name,
                 file=self._stream,
                 dynamic_ncols=True,
-                unit="step",
+                bar_format=_BAR,
             )
 
     def __enter__(self) -> "Progress":
+        self._compiling.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
         self.close()
+        self._compiling.__exit__()
+
+    @property
+    def pace(self) -> Pace:
+        """How fast it is; there must have been a step."""
+        compile_s = self._compiling.seconds
+        working = max(time.monotonic() - self._began - compile_s, 1e-9)
+        step_s = working / (self._step - self._first)
+        return Pace(self._first, self._step, step_s, compile_s)
 
     def update(self, step: int, **numbers: float) -> None:
         """Says that `step` steps are done.
@@ -71,8 +140,7 @@ class Progress:
         if numbers:
             self._numbers = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
         if self._bar is not None:
-            if numbers:
-                self._bar.set_postfix_str(self._numbers, refresh=False)
+            self._bar.set_postfix_str(self._state(), refresh=False)
             self._bar.update(done)
         elif time.monotonic() >= self._line_due:
             self._write_line()
@@ -95,15 +163,19 @@ class Progress:
         self._total = 0
 
     def _write_line(self) -> None:
-        now = time.monotonic()
-        self._line_due = now + self._every_s
+        self._line_due = time.monotonic() + self._every_s
         self._written = self._step
-        rate = (self._step - self._first) / max(now - self._began, 1e-9)
-        left = (self._total - self._step) / rate if rate > 0 else float("inf")
-        parts = [f"{self._name} {self._step}/{self._total}", self._numbers, f"{rate:.3g} step/s"]
-        if self._step < self._total:
-            parts.append(f"{_duration(left)} left")
-        self.message("  ".join(part for part in parts if part))
+        self.message(f"{self._name} {self._step}/{self._total}  {self._state()}")
+
+    def _state(self) -> str:
+        """Numbers, speed and time left."""
+        parts = [self._numbers]
+        if self._step > self._first:
+            each = self.pace.step_s
+            parts.append(f"{1 / each:.3g} step/s")
+            if self._step < self._total:
+                parts.append(f"{_duration((self._total - self._step) * each)} left")
+        return "  ".join(part for part in parts if part)
 
 
 def _short(value: float) -> str:
@@ -111,8 +183,6 @@ def _short(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

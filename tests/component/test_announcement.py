@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import re
 
+import numpy as np
 import pytest
 from blocks_case import PHOTOMETRIC, TOWN
 from scenes import town_place
@@ -13,16 +15,21 @@ from cosurfgs_jax.collab.announcement import announce, estimate
 from cosurfgs_jax.collab.needs import disk_bytes, sizes_of, training_course
 from cosurfgs_jax.distributed.layout import make_layout
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.planning import FirstEstimate
+from cosurfgs_jax.planning.first_estimate import subject_of_run, times_left
 from cosurfgs_jax.report.section import ReportInput
 from cosurfgs_jax.report.tables import settings_table
 from cosurfgs_jax.settings import (
     DensitySettings,
     LmcSettings,
+    LossSettings,
     MasSettings,
     SurfelSettings,
     TrainSettings,
 )
 from cosurfgs_jax.settings_file import GivenUp
+from cosurfgs_jax.training.run import Run
+from cosurfgs_jax.training.run_log import Pace
 from cosurfgs_jax.workdir import Workdir
 
 
@@ -45,6 +52,53 @@ def test_stages_memory_and_disk_are_named(place, tmp_path, caplog):
     assert "device 7000 steps" in stages and "cosurfgs plan" in stages
     assert memory.startswith("memory: about ") and "disk: about " in memory
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    """A run of two blocks and all stages, before its first step."""
+    partitioned, layout = place
+    return Run(PHOTOMETRIC, Workdir(tmp_path), partitioned, layout, *[None] * 3)
+
+
+def test_the_first_steps_say_once_how_long_the_run_takes(run, caplog):
+    caplog.set_level(logging.INFO, logger="cosurfgs_jax")
+    say = FirstEstimate()
+    say(run, "device", Pace(0, 9, 0.1, 5.0))
+    assert not caplog.messages
+    say(run, "device", Pace(0, 1000, 0.1, 5.0))
+    (words,) = caplog.messages
+    assert words.startswith("time: about ") and "by the first 1000 steps" in words
+    # 6,000 steps of the same kind, a compiled program, scores of test views and checkpoints.
+    minutes = float(re.search(r"device ([\d.]+) min", words)[1])
+    assert 10 < minutes < 11
+    for name in ("lmc_device", "cloud"):
+        assert f"{name} " in words
+    say(run, "device", Pace(0, 2000, 0.1, 5.0))
+    assert len(caplog.messages) == 1
+    FirstEstimate()(run, "device", Pace(0, 7000, 0.1, 5.0))  # its last line
+    FirstEstimate()(run, "cloud", Pace(0, 50, 0.1, 5.0))
+    assert len(caplog.messages) == 1
+
+
+def test_the_time_of_a_run_grows_with_its_steps_and_what_they_hold(run):
+    subject = subject_of_run(run)
+    one, two = (times_left(subject, Pace(50, 100, step_s, 0.0)) for step_s in (0.1, 0.2))
+    for slow, slower in zip(one, two, strict=True):
+        np.testing.assert_allclose(slower.steps_s, 2 * slow.steps_s)
+    np.testing.assert_allclose(one[0].steps_s, 690.0)
+    # Geometry from a quarter of the steps on, and surfels whose number grows.
+    settings = dataclasses.replace(PHOTOMETRIC, loss=LossSettings(), density=DensitySettings())
+    subject = subject_of_run(run._replace(settings=settings))
+    (first, *_) = times_left(subject, Pace(0, 50, 0.1, 0.0))
+    growth = subject.course.num_surfels / subject.course.spans[0].num_surfels
+    assert 1.3 * 695 < first.steps_s[0] < (1 + 0.3 * (growth - 1)) * 1.3 * 695 and growth > 2
+    # Compiling is no part of a step, and what was compiled for the first steps is there.
+    (compiling, *_) = times_left(subject, Pace(0, 50, 0.1, 10.0))
+    np.testing.assert_allclose(compiling.steps_s, first.steps_s)
+    more = (compiling.total_s - first.total_s)[0] / 10
+    num_programs = len(subject.course.programs)
+    assert num_programs - 1 < more < num_programs + 7
 
 
 def test_more_than_the_machine_has_is_a_warning_or_a_refusal(place, tmp_path, monkeypatch, caplog):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from blocks_case import TOWN, four_blocks, model_of, solid_state, surfels_of
+from mesh_cases import fuse_into, write_triangle
 from scenes import town_folder
 
 from cosurfgs_jax import export, pictures, report
@@ -20,7 +21,7 @@ from cosurfgs_jax.outputs import commands, evaluation, exports, fused_mesh, scor
 from cosurfgs_jax.outputs.exports import dsm, las, textured
 from cosurfgs_jax.outputs.trained import Trained, load_trained
 from cosurfgs_jax.settings import DataSettings, Settings, SurfaceSettings
-from cosurfgs_jax.surface.mesh import Mesh, write_mesh_ply
+from cosurfgs_jax.surface.mesh import Mesh
 from cosurfgs_jax.workdir import MESH, Workdir
 
 STEP = 28
@@ -83,16 +84,8 @@ def _square(extent) -> Mesh:
     return Mesh(corners, triangles, np.zeros((4, 3), np.uint8), normals)
 
 
-def _write_mesh(settings, workdir: Workdir) -> None:
-    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float64)
-    colors = np.zeros((3, 3), np.uint8)
-    normals = np.tile([0.0, 0, 1], (3, 1)).astype(np.float32)
-    mesh = Mesh(corners, np.array([[0, 1, 2]], np.int32), colors, normals)
-    write_mesh_ply(workdir.mesh, mesh)
-
-
 def test_evaluate_scores_views_then_the_mesh_then_writes_the_report(calls, workdir):
-    _write_mesh(None, workdir)
+    write_triangle(workdir)
     commands.evaluate(Settings(), workdir)
     assert calls.done == [
         "load_trained",
@@ -119,14 +112,14 @@ def test_evaluate_without_a_mesh_says_how_to_get_one(calls, workdir, caplog):
 def test_evaluate_with_points_extracts_a_missing_mesh_first(calls, workdir, tmp_path):
     points = np.random.default_rng(0).normal(size=(9, 3))
     write_ply(tmp_path / "truth.ply", table_of(("x y z", "f8", points)))
-    calls.replace(commands, "extract_mesh", _write_mesh)
+    calls.replace(commands, "extract_mesh", lambda _, workdir: write_triangle(workdir))
     commands.evaluate(Settings(), workdir, commands.read_truth(str(tmp_path / "truth.ply"), ""))
     assert calls.done[:3] == ["extract_mesh", "load_trained", "score_part"]
     assert workdir.read_metrics()["geometry"]["unit"] == "dataset units"
 
 
 def test_earlier_scores_of_the_mesh_stay_where_there_is_no_truth(calls, workdir):
-    _write_mesh(None, workdir)
+    write_triangle(workdir)
     workdir.merge_metrics(geometry={"unit": "m"})
     calls.replace(evaluation, "compare_to_truth")
     commands.evaluate(Settings(), workdir)
@@ -140,15 +133,14 @@ def test_evaluate_needs_test_views_or_a_surface(calls, workdir):
     calls.replace(commands, "load_trained", lambda *_: no_tests)
     with pytest.raises(InputError, match=r"config\.data\.split: expected test views"):
         commands.evaluate(Settings(), workdir)
-    _write_mesh(None, workdir)
+    write_triangle(workdir)
     commands.evaluate(Settings(), workdir)
     assert "score_part" not in calls.done and "compare_to_truth" in calls.done
 
 
 def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
     workdir.merge_metrics(geometry={"unit": "m"}, final={"psnr": 1.0})
-    made = {"num_triangles": 1, "voxel_size": 0.5, "confidence": dict(below_3=0.2, below_6=0.5)}
-    calls.replace(fused_mesh, "write_parts", made)
+    calls.replace(fused_mesh, "write_parts", fuse_into(workdir))
     commands.extract_mesh(Settings(), workdir)
     assert calls.done == ["load_trained", "write_parts", "drop_error_files", "write_report"]
     metrics = workdir.read_metrics()
@@ -160,11 +152,7 @@ def test_a_new_mesh_drops_the_scores_of_the_old_one(calls, workdir):
 def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
     caplog.set_level("INFO")
 
-    def fuse(*arguments, **_):
-        _write_mesh(None, workdir)
-        return {"num_triangles": 1, "voxel_size": 0.5}
-
-    calls.replace(fused_mesh, "write_parts", fuse)
+    calls.replace(fused_mesh, "write_parts", fuse_into(workdir))
     calls.replace(fused_mesh, "import_open3d")
     model = _trained()._replace(workdir=workdir)
     assert fused_mesh.mesh_of(model, "heights").num_triangles == 1
@@ -198,7 +186,7 @@ def test_a_mesh_of_other_choices_is_fused_again(calls, workdir, caplog):
     caplog.set_level("INFO")
 
     def fuse(settings, *_, **choices):
-        _write_mesh(None, workdir)
+        write_triangle(workdir)
         chosen = dataclasses.asdict(settings)
         return chosen | {"num_triangles": 1, "voxel_size": settings.voxel_size or 0.5}
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cosurfgs_jax.surface import mesh as meshes
+from cosurfgs_jax.workdir import Workdir
 
 
 def triangle_set(mesh):
@@ -42,3 +43,23 @@ def two_squares(num_small=1):
         meshes.vertex_normals(vertices, triangles),
         np.linspace(1, 30, len(vertices), dtype=np.float32),
     )
+
+
+def write_triangle(workdir: Workdir) -> None:
+    """The mesh of a workdir: one triangle."""
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float64)
+    colors = np.zeros((3, 3), np.uint8)
+    normals = np.tile([0.0, 0, 1], (3, 1)).astype(np.float32)
+    mesh = meshes.Mesh(corners, np.array([[0, 1, 2]], np.int32), colors, normals)
+    meshes.write_mesh_ply(workdir.mesh, mesh)
+
+
+def fuse_into(workdir: Workdir):
+    """A stand-in for `surface.write_parts`, which is given the settings as the plan."""
+
+    def fuse(settings, *_, **__):
+        write_triangle(workdir)
+        made = {"num_triangles": 1, "voxel_size": settings.voxel_size or 0.5}
+        return made | {"confidence": dict(below_3=0.2, below_6=0.5)}
+
+    return fuse

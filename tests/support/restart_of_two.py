@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import tensorstore
 
+from cosurfgs_jax import files
 from cosurfgs_jax.distributed import processes
-from cosurfgs_jax.training import checkpoint_files
 from cosurfgs_jax.training.checkpoints import Checkpoints
 
 NUM_VALUES = 50_000  # of a block, 200 kB
@@ -32,8 +32,8 @@ def read_by_tensorstore() -> int:
 
 
 def _counted(sizes: list[int]):
-    """`checkpoint_files._checksum`, which notes the sizes of the files that it reads."""
-    checksum = checkpoint_files._checksum
+    """`files.checksum`, which notes the sizes of the files that it reads."""
+    checksum = files.checksum
 
     def count(path: Path) -> str:
         sizes.append(path.stat().st_size)
@@ -45,13 +45,13 @@ def _counted(sizes: list[int]):
 def _restored(folder: Path, abstract: jax.ShapeDtypeStruct) -> dict:
     before = read_by_tensorstore()
     sizes: list[int] = []
-    checksum = checkpoint_files._checksum
-    checkpoint_files._checksum = _counted(sizes)
+    checksum = files.checksum
+    files.checksum = _counted(sizes)
     try:
         with Checkpoints(folder) as checkpoints:
             found = checkpoints.restore_latest(lambda _: dict.fromkeys(NAMES, abstract))
     finally:
-        checkpoint_files._checksum = checksum
+        files.checksum = checksum
     for name in NAMES:
         for shard in found.state[name].addressable_shards:
             block = shard.index[0].start

@@ -324,11 +324,18 @@ def test_a_full_disk_in_a_task_is_left_to_the_main_thread(caplog, error, is_told
     assert ("never retrieved" in caplog.text) == is_told
 
 
-def test_help_lists_flags_and_settings(capsys):
-    assert _run(_raiser(RuntimeError()), "--help") == 0
+@pytest.mark.parametrize("workdir, fewest, most", [("create", 13, 17), ("trained", 4, 8)])
+def test_help_explains_the_settings_that_matter_most(capsys, workdir, fewest, most):
+    assert _run(_raiser(RuntimeError()), "--help", workdir=workdir) == 0
     text = capsys.readouterr().out
-    assert "--workdir" in text and "--config.train.steps=7000" in text
-    assert "Number of training steps" not in text
+    assert "--workdir" in text and "--config.data.path=generated" in text
+    # What a trained run was trained with cannot be changed.
+    assert ("--config.train.steps=7000" in text) == (workdir == "create")
+    shown = [item for item in iter_help() if f"--config.{item.name}=" in text]
+    assert fewest <= len(shown) <= most
+    for item in shown:
+        assert f"--config.{item.name}={item.default}\n      {item.help_text}\n" in text
+    assert text.endswith(f"\n  all {len(list(iter_help()))} settings: --helpfull\n")
 
 
 def test_helpfull_explains_every_setting(capsys):

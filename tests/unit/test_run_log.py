@@ -3,6 +3,8 @@ import json
 import os
 import signal
 
+import jax
+import numpy as np
 import pytest
 
 from cosurfgs_jax import files
@@ -10,6 +12,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.training import run_log
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.run_log import (
+    CompileClock,
     Log,
     Progress,
     Stopwatch,
@@ -42,6 +45,40 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(monkeypatch):
     assert lines[0] == "train 10/100  1 step/s  1:30 left"
 
 
+def test_what_is_compiled_meanwhile_does_not_count(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    event = "/jax/core/compile/jaxpr_trace_duration"
+    with Progress("train", 100, stream=stream) as progress:
+        now += 31.0  # one second of work
+        # A function within another one, which then is compiled; and something else.
+        jax.monitoring.record_event_time_span(event, 2.0, 5.0)
+        jax.monitoring.record_event_time_span(event, 1.0, 21.0)
+        event = "/jax/core/compile/backend_compile_duration"
+        jax.monitoring.record_event_time_span(event, 22.0, 32.0)
+        jax.monitoring.record_event_time_span("/jax/checkpoint/write", 22.0, 32.0)
+        progress.update(1)
+        now += 1.0
+        progress.update(2)
+        assert progress.pace == (0, 2, 1.0, 30.0)
+    assert stream.getvalue().splitlines()[0] == "train 1/100  1 step/s  1:39 left"
+    jax.monitoring.record_event_time_span(event, 40.0, 50.0)  # after its end
+    assert progress._compiling.seconds == 30.0
+
+
+def test_the_clock_hears_of_what_jax_compiles():
+    with CompileClock() as clock:
+        jax.jit(lambda x: x * 3 + 1)(np.float32(2.0))
+    assert clock.seconds > 0
+
+
+def test_a_loop_says_what_it_does(caplog):
+    caplog.set_level("INFO", logger="cosurfgs_jax")
+    Progress("mesh", 10, stream=io.StringIO(), about="fuses depth")
+    assert caplog.messages == ["mesh: fuses depth"]
+
+
 def test_lines_say_what_is_left():
     stream = io.StringIO()
     with Progress("train", 200, start=100, stream=stream, every_s=0.0) as progress:
@@ -65,6 +102,7 @@ def test_terminal_gets_a_bar():
         progress.message("saved")
     assert (
         "loss 0.25" in stream.getvalue()
+        and "step/s" in stream.getvalue()
         and "10/10" in stream.getvalue()
         and "saved\n" in stream.getvalue()
     )

@@ -86,6 +86,18 @@ def course(monkeypatch, tmp_path):
     return run
 
 
+def test_each_stage_says_what_it_does_as_it_begins(course, caplog):
+    caplog.set_level("INFO", logger="cosurfgs_jax")
+    for spec in STAGES:
+        assert spec.about[0].islower() and len(spec.about.split()) > 5
+    said = [f"{spec.name}: {spec.about}" for spec in STAGES]
+    course(stage_settings())
+    assert [message for message in caplog.messages if message in said] == said
+    caplog.clear()
+    course(stage_settings())  # all is done
+    assert not set(caplog.messages) & set(said)
+
+
 def test_stages_run_in_order_and_each_is_scored_once(course):
     names = [None, *ALL]
     expected = []

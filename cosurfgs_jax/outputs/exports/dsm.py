@@ -14,6 +14,7 @@ from cosurfgs_jax.settings_file import first_change
 from cosurfgs_jax.surface import geotiff, write_dsm
 from cosurfgs_jax.training.run_log import Progress
 
+_ABOUT = "draws heights and colours from straight above, tile by tile"
 _log = logging.getLogger(__name__)
 
 
@@ -85,7 +86,7 @@ def _write(trained: Trained, folder: Path) -> None:
             "heights",
             "; or give --config.geo.heights=surfels, for heights without a mesh",
         )
-    with Progress("height map, percent", 100) as progress:
+    with Progress("height map, percent", 100, about=_ABOUT) as progress:
         found = write_dsm(
             folder / "dsm.tif",
             folder / "orthophoto.tif",

@@ -30,6 +30,7 @@ _SHARE = 10  # of the mesh's triangles one is kept
 _LARGEST = 4096  # texels along a side, where nobody asks for more: graphics cards take that
 _SMALLEST = 256
 _COVERED = 0.62  # of the picture, by triangles
+_ABOUT = "gives each texel the mean of the training photographs that see it"
 _log = logging.getLogger(__name__)
 
 
@@ -139,7 +140,7 @@ def _bake(
     texels = atlas.texels_of(uvs, size)
     with (
         ImageStore(scene, trained.settings.data.host_memory_mb) as images,
-        Progress("texture", len(scene.train_views)) as progress,
+        Progress("texture", len(scene.train_views), about=_ABOUT) as progress,
     ):
         images.prefetch(scene.train_views)
         sources = texture.Sources(scene.views, scene.train_views, images.load, gains)
