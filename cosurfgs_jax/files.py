@@ -34,6 +34,8 @@ _MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and e
 _MAX_NAME_BYTES = 1000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _UNFINISHED = ".unfinished-"  # how files begin that are being written
+# What the JSON of Python raises of a text that is none; RecursionError: nested without end.
+NO_JSON = (ValueError, RecursionError)
 _log = logging.getLogger(__name__)
 
 
@@ -357,6 +359,17 @@ def read_json_object(path: Path | str) -> dict:
             f"{path}: expected a JSON object, got {str(content)[:60]!r}; restore or delete it"
         )
     return content
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that a real one can hold; JSON has whole numbers
+    of any length."""
+    if type(value) not in (int, float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def read_arrays(

@@ -10,7 +10,9 @@ the free pages back now and then (chosen).
 
 import contextlib
 import ctypes
+import errno
 import os
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -30,6 +32,11 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 _MACHINE = Path("/proc/meminfo")
 _OWN_STATUS = Path("/proc/self/status")
 _LATER_STACKS_BYTES = 28 * 2**23  # of threads that save and score: 28 were counted
+# What libraries in C++, and threads that have no room for a stack, say.
+_NO_MEMORY = re.compile(
+    "RESOURCE_EXHAUSTED|bad_alloc|Cannot allocate memory|can't start new thread|"
+    "failed to map segment"
+)
 _OWN_LIMITS = {"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}
 
 
@@ -187,3 +194,15 @@ def _of_glibc(name: str):
     if sys.platform != "linux":
         return None
     return getattr(ctypes.CDLL(None), name, None)
+
+
+def ran_out(error: BaseException | None) -> bool:
+    """Whether memory, of the machine or of a device, did not suffice, also where a library wrapped
+    the error in one of its own.
+    """
+    while error is not None:
+        is_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if isinstance(error, MemoryError) or is_system or _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosurfgs_jax import ended, files, locks
+from cosurfgs_jax import ended, files, locks, metrics_json
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import Workdir
 
@@ -163,8 +163,12 @@ def no_record() -> RunRecord:
 
 
 def read_timings(workdir: Workdir) -> dict[str, float]:
-    """Name -> seconds of what was done after training."""
-    return files.read_json_object(workdir.timings) if workdir.timings.exists() else {}
+    """Name -> seconds of what was done after training.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    return metrics_json.read_timings(workdir.timings)
 
 
 def note_seconds(workdir: Workdir, name: str, seconds: float) -> None:

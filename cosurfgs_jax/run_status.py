@@ -158,7 +158,7 @@ def _last_line(workdir: Workdir) -> str:
     newest: dict[str, Any] = {}
     newest_at = 0.0
     for path in workdir.histories().values():
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError, IndexError, *files.NO_JSON):
             written_at = path.stat().st_mtime
             row = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
             if written_at > newest_at and isinstance(row, dict):

@@ -234,6 +234,9 @@ def read_given_up(workdir: Workdir) -> list[GivenUp]:
         return []
     try:
         rows = [GivenUp(**row) for row in files.read_json_object(path)["settings"]]
+        wrong = [row.name for row in rows if not isinstance(row.name, str)]
+        if wrong:
+            raise TypeError(f"a setting called {wrong[0]!r:.80}")
         check(with_given_up(Settings(), rows))
     except (KeyError, TypeError, InputError) as error:
         raise InputError(

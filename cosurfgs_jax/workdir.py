@@ -45,11 +45,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cosurfgs_jax import ended, files, locks
+from cosurfgs_jax import ended, files, locks, metrics_json
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.locks import Output
 
-METRICS_FORMAT = 1
 RENDERS = "renders"  # this and the next three: folders of pictures below `Workdir.test`
 PHOTOGRAPHS = "gt"
 DEPTHS = "depth"
@@ -342,28 +341,7 @@ class Workdir:
         Raises:
             InputError: a file of another format.
         """
-        path = self.metrics
-        empty = {"stages": [], "final": None, "geometry": None}
-        content: dict[str, Any] = {"format": METRICS_FORMAT, **empty}
-        if not path.exists():
-            return content
-        old = files.read_json(path)
-        if not isinstance(old, dict) or old.get("format") != METRICS_FORMAT:
-            found = old.get("format") if isinstance(old, dict) else old
-            raise InputError(
-                f"{path}: expected format {METRICS_FORMAT}, got {found!r}; move the file away"
-            )
-        content |= old
-        kinds = {"stages": list, "final": dict | None, "geometry": dict | None}
-        wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
-        if not wrong and not all(isinstance(stage, dict) for stage in content["stages"]):
-            wrong = ["stage"]
-        if wrong:
-            raise InputError(
-                f"{path}: expected a list of stages and objects as final and geometry, got another "
-                f"{wrong[0]}; move the file away"
-            )
-        return content
+        return metrics_json.read_metrics(self.metrics)
 
     def merge_metrics(self, **parts: Any) -> dict[str, Any]:
         """Updates metrics.json: parts that are given replace the old ones, the others stay.
@@ -375,7 +353,7 @@ class Workdir:
         Raises:
             InputError: an unknown part, or a file of another format.
         """
-        unknown = set(parts) - {"stages", "final", "geometry"}
+        unknown = set(parts) - set(metrics_json.PARTS)
         if unknown:
             raise InputError(
                 f"metrics.json: expected the parts stages, final, geometry, got {sorted(unknown)}"

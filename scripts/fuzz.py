@@ -92,11 +92,12 @@ def _outcome(case, error_type) -> tuple[str, str]:
 def run_reader(name: str, count: int, seed: int, keep: str) -> dict:
     """Spoils the files of one reader `count` times; returns counts and examples."""
     import fuzz_cases
+    import fuzz_formats
 
     from cosurfgs_jax.errors import InputError
 
     warnings.simplefilter("ignore")
-    reader = next(reader for reader in fuzz_cases.readers() if reader.name == name)
+    reader = next(reader for reader in fuzz_formats.all_readers() if reader.name == name)
     counts = collections.Counter()
     examples = collections.defaultdict(dict)
     started = time.process_time()
@@ -180,9 +181,9 @@ def main() -> int:
     if options.reader:
         print(json.dumps(run_reader(options.reader, options.mutations, options.seed, options.keep)))
         return 0
-    import fuzz_cases
+    import fuzz_formats
 
-    names = [reader.name for reader in fuzz_cases.readers()]
+    names = [reader.name for reader in fuzz_formats.all_readers()]
     unknown = set(filter(None, options.only.split(","))) - set(names)
     if unknown:
         parser.error(

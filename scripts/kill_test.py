@@ -163,7 +163,7 @@ class Bench:
             return False
         if fault == "disk" and are_alone and any(code not in (0, 2) for code in codes):
             raise Failure(f"{program}: a full disk: exit codes {codes}: {_tail(self.log)}")
-        if fault != "memory" and "Traceback (most recent call last)" in self.log.read_text():
+        if "Traceback (most recent call last)" in self.log.read_text():
             raise Failure(f"{program}: a traceback after {fault}: {_tail(self.log)}")
         self.counts[f"{program} {stage} {num_processes} {fault}".replace("  ", " ")] += 1
         self.num_struck += 1

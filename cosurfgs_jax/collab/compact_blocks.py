@@ -10,6 +10,7 @@ import numpy as np
 
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import NO_JSON
 from cosurfgs_jax.model import compact
 from cosurfgs_jax.training.checkpoint_files import keep_meta_alone
 from cosurfgs_jax.training.loop import StageState, meta_of_stage
@@ -95,7 +96,7 @@ def read_compact(run: Run, spec: StageSpec) -> StageState:
         }
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+    except (KeyError, TypeError, ArithmeticError, *NO_JSON) as error:
         raise InputError(
             f"{path}: expected the model of a block at the end of stage {spec.name}, got another "
             f"content ({type(error).__name__}: {error}); {advice}"

@@ -368,7 +368,7 @@ def _literal(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
     return None
 
 
-def say_outside(paths: Iterable[Path], root: Path, source: str) -> None:
+def say_outside(paths: Iterable[Path | str], root: Path, source: str) -> None:
     """Says in the log where files that are read lie outside of the dataset's folder."""
     inside = os.path.abspath(root) + os.sep
     outside = [path for path in paths if not os.path.abspath(path).startswith(inside)]

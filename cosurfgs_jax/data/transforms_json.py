@@ -12,7 +12,7 @@ import numpy as np
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import check_missing, some_of
-from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, is_walked
+from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, is_walked, say_outside
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
 from cosurfgs_jax.data.points_beside import find_points
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
@@ -178,6 +178,7 @@ def _points(
         known_as = [[name] for name in names]
         roots = (root, root / "colmap")
         return find_points(roots, known_as, camera_from_dataset, str(file.path))
+    say_outside([path], root, str(file.path))
     in_file, colors = point_ply.read_points(path)
     points = (in_file - file.applied[:3, 3]) @ np.linalg.inv(file.applied[:3, :3]).T
     return PointCloud.without_tracks(points, colors)
@@ -207,6 +208,8 @@ def as_pose_file(path: Path, meta, is_for_testing: bool) -> PoseFile:
     """
     if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
         raise InputError(f"{path}: expected an object with a list of frames, got something else")
+    if not meta["frames"]:
+        _log.warning("%s: it has no frames", path)
     for number, frame in enumerate(meta["frames"]):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise InputError(
@@ -357,6 +360,7 @@ def read_files(root: Path, files: list[PoseFile], photographs: Path | None = Non
         _add_frames(frames, file, index, masks)
     wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
     check_missing(wanted, frames.is_there, source)
+    say_outside([path for path in frames.masks if path], root, source)
     _say_without_frame(root, files, frames)
     relative = [
         (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -4,7 +4,6 @@ the photographs, `train` carries it into the workdir.
 
 import dataclasses
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def read_geo(path: Path) -> GeoReference | None:
     if not is_system or not _is_point(offset) or unit not in (None, "metre"):
         raise InputError(
             f"{path}: expected epsg (a number or null), offset (three numbers) and unit "
-            f'("metre" or null), got {epsg!r}, {offset!r} and {unit!r}; {_ADVICE}'
+            f'("metre" or null), got {epsg!r:.80}, {offset!r:.80} and {unit!r:.80}; {_ADVICE}'
         )
     x, y, z = map(float, offset)
     return GeoReference(epsg or 0, (x, y, z), unit == "metre", content)
@@ -104,4 +103,4 @@ def carry_geo(dataset: Path, target: Path) -> None:
 def _is_point(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False
-    return all(type(item) in (int, float) and math.isfinite(item) for item in value)
+    return all(files.is_finite(item) for item in value)

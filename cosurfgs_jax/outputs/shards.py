@@ -5,6 +5,7 @@ that share the workdir, and one more merges the parts.
 import contextlib
 import logging
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +77,7 @@ class Shards:
             note: dict[str, Any] = {}
             yield folder, note
             made = {"made_with": self._made_with, "versions": processes.versions()}
-            files.write_json(path, made | {"note": note})
+            files.write_json(path, made | {"note": note, "checksum": _checksum(note)})
         self._say_what_is_missing(part.count)
 
     def collect(self) -> list[Shard]:
@@ -104,16 +105,14 @@ class Shards:
         for number in range(count):
             part = Part(number, count)
             content = files.read_json_object(self._folders.note(self._what, part))
-            versions.add(content.get("versions"))
-            shards.append(
-                Shard(part, self._folders.folder(self._what, part), content.get("note", {}))
-            )
+            versions.add(str(content.get("versions")))
+            shards.append(Shard(part, self._folders.folder(self._what, part), content["note"]))
         if len(versions | {processes.versions()}) > 1:
             _log.warning(
                 "%s: the shards were made by %s, and here is %s: their last bits may differ from "
                 "those of one process",
                 self._command,
-                " and ".join(map(str, sorted(versions, key=str))),
+                " and ".join(sorted(versions)),
                 processes.versions(),
             )
         return shards
@@ -165,8 +164,10 @@ class Shards:
     def _difference(self, content: dict[str, Any]) -> str:
         """In which way a shard was made with something else than what is there now; "" if not."""
         before = content.get("made_with")
-        if not isinstance(before, dict):
-            return "expected what the shard was made with in shard.json, got something else"
+        if not isinstance(before, dict) or content.get("checksum") != _checksum(
+            content.get("note")
+        ):
+            return "expected shard.json as the shard has written it, got something else"
         for name, value in self._made_with.items():
             if before.get(name) != value:
                 return (
@@ -174,6 +175,11 @@ class Shards:
                     f"{before.get(name)!r}"
                 )
         return ""
+
+
+def _checksum(note: Any) -> int:
+    """Of what a shard says at its end: each output has notes of its own form."""
+    return zlib.crc32(files.to_json(note).encode())
 
 
 def _listed(parts: list[Part]) -> str:

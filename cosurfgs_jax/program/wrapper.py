@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from cosurfgs_jax import run_record, settings_file
+from cosurfgs_jax import host_memory, run_record, settings_file
 from cosurfgs_jax.errors import BadLossError, InputError
 from cosurfgs_jax.program.options import (
     HELP_FLAGS,
@@ -120,6 +120,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, BadLossError):
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
+    if host_memory.ran_out(error):
+        return _print_mistake(_no_memory(error))
     if _is_of_a_lost_peer(error):
         print(
             "error: another process of this run ended or cannot be reached; start all processes "
@@ -141,6 +143,15 @@ def _report(error: Exception) -> int:
         )
     traceback.print_exception(error)
     return _FAILED
+
+
+def _no_memory(error: BaseException) -> str:
+    text = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return (
+        f"memory did not suffice ({text}); end other programs or use a machine with more, then "
+        "give the same command again: what is saved stays. Smaller photographs "
+        "(config.data.downscale) need less, in a new --workdir"
+    )
 
 
 def _is_of_a_lost_peer(error: Exception) -> bool:
@@ -223,9 +234,11 @@ def _one_line(error: Exception) -> str:
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:
     """Ignores in a background thread what the storage refuses: the main thread meets it, too, and
-    reports it.
+    reports it. That memory did not suffice there is a sentence.
     """
-    if not storage_problem(args.exc_value):
+    if host_memory.ran_out(args.exc_value) and args.exc_value is not None:
+        _print_mistake(_no_memory(args.exc_value))
+    elif not storage_problem(args.exc_value):
         threading.__excepthook__(args)
 
 

@@ -79,6 +79,7 @@ def read_control_points(folder: PhotoFolder, settings: PrepareSettings) -> Contr
     check_place(survey, {} if settings.gps == "ignore" else folder.tags, remedy)
     epsg = map_epsg(survey, settings.epsg)
     marks, warnings = _marks_here(file, folder)
+    warnings += _twins(file)
     is_check = _check_flags([point.name for point in file.points], settings.check_points)
     if is_check.count(False) < MIN_POINTS:
         raise InputError(
@@ -96,6 +97,20 @@ def read_control_points(folder: PhotoFolder, settings: PrepareSettings) -> Contr
         for point, place, found, check in zip(file.points, ground, marks, is_check, strict=True)
     ]
     return ControlPoints(file.path, epsg, vertical_of(survey), points, warnings=warnings)
+
+
+def _twins(file: ControlFile) -> list[str]:
+    """Sentences on points of several names at one place."""
+    names: dict[tuple[float, ...], list[str]] = {}
+    for point in file.points:
+        place = np.nan_to_num(point.position, nan=np.inf)
+        names.setdefault(tuple(place.tolist()), []).append(point.name)
+    return [
+        f"{some_of(group)} of {file.path.name} are at one place: if they are one point, give all "
+        "its marks one name"
+        for group in names.values()
+        if len(group) > 1
+    ]
 
 
 def _marks_here(file: ControlFile, folder: PhotoFolder) -> tuple[list[list[Mark]], list[str]]:

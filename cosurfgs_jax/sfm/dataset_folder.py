@@ -119,8 +119,22 @@ def _copy(folder: PhotoFolder, dataset: DatasetFolder) -> None:
 
 
 def photographs_of(path: Path) -> dict[str, list[int]]:
-    """Size and time of change of the photographs that features were made from, by name."""
-    return files.read_json_object(path).get("photographs", {}) if path.exists() else {}
+    """Size and time of change of the photographs that features were made from, by name.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    found = files.read_json_object(path).get("photographs", {}) if path.exists() else {}
+    if not isinstance(found, dict) or not all(map(_is_state, found.values())):
+        raise InputError(
+            f"{path}: expected size and time of change of each photograph, got {found!r:.80}; "
+            "delete the file: features are found anew then"
+        )
+    return found
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(files.is_finite, value))
 
 
 def write_model_and_place(

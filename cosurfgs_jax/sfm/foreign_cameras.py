@@ -119,9 +119,17 @@ def read_known_poses(path: Path, folder: PhotoFolder) -> KnownPoses:
     errors = [0.0]
     for photo, name in zip(file.photos, names, strict=True):
         if name is not None:
-            where = str(file.path)
+            where = f"{file.path}: {photo.name}"
             lens, error = lens_conversion.to_lens(photo.lens, *sizes[name], where)
-            poses[name] = photo.camera_from_local
+            before = poses.setdefault(name, photo.camera_from_local)
+            if (
+                not np.array_equal(before, photo.camera_from_local)
+                or lenses.get(name, lens) != lens
+            ):
+                raise InputError(
+                    f"{where}: expected one pose and lens of each photograph, got two that differ; "
+                    "remove one, or export the cameras again"
+                )
             lenses[name] = lens
             errors.append(error)
     warnings = []

@@ -11,6 +11,7 @@ from cosurfgs_jax.formats.posed_photos import BrownLens
 from cosurfgs_jax.geometry.distortion import Lens, lens_from_params, pixels_from_normalised
 
 _GRID = 17  # points along a side of twice the picture, where a model is fitted
+_MIN_SEEN = 12  # of them in the picture: as many as the model has parameters
 _MAX_STEPS = 30  # the error has settled after twenty
 _REACH = 1.5  # of the picture's half sides, in which the grid's points are looked for
 # Between the lens and the fitted model. A good calibration is known to 0.1 px.
@@ -25,33 +26,43 @@ def to_lens(brown: BrownLens, height: int, width: int, where: str) -> tuple[Lens
     those of THIN_PRISM_FISHEYE. A fourth radial coefficient of another lens, and a skew, have no
     model there: the parameters of FULL_OPENCV are fitted to them.
 
+    Args:
+        brown: the lens.
+        height, width: pixels of the photograph.
+        where: file and photograph, for messages.
     Returns:
         The lens, and by how many pixels it differs at most.
     Raises:
-        InputError: the photograph is of another shape, or the model differs by more than
-            `MAX_ERROR_PX`.
+        InputError: the photograph is of another shape, the lens is none of any camera, or the
+            model differs by more than `MAX_ERROR_PX`.
     """
-    return _to_lens(brown, height, width, where)
+    try:
+        return _to_lens(brown, height, width)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 @functools.lru_cache(maxsize=4096)
-def _to_lens(brown: BrownLens, height: int, width: int, where: str) -> tuple[Lens, float]:
+def _to_lens(brown: BrownLens, height: int, width: int) -> tuple[Lens, float]:
     size = brown.size or (height, width)
     if not is_scaled((height, width), size):
         raise InputError(
-            f"{where}: expected a photograph of {size[1]}x{size[0]} pixels, or of that size times "
+            f"expected a photograph of {size[1]}x{size[0]} pixels, or of that size times "
             f"a factor, got {width}x{height}; give the photographs that were aligned"
         )
     full = _in_pixels(brown, height, width)
-    lens = _model_of(full, *size)
+    try:
+        lens = _model_of(full, *size)
+    except InputError as error:
+        raise InputError(f"{error}; export the cameras again") from error
     error = 0.0
     if full.skew or (full.radial[3] and not full.is_fisheye):
         lens, error = _fitted(full, lens)
-        if error > MAX_ERROR_PX:
+        if not error <= MAX_ERROR_PX:
             raise InputError(
-                f"{where}: expected a lens that COLMAP's models can follow to {MAX_ERROR_PX} px, "
-                f"got one that differs by {error:.2g} px; optimize the cameras again without skew "
-                "(B2) and the fourth radial coefficient (K4)"
+                f"expected a lens that COLMAP's models can follow to {MAX_ERROR_PX} px, got one "
+                f"that differs by {error:.2g} px; optimize the cameras again without skew (B2) "
+                "and the fourth radial coefficient (K4)"
             )
     return lens.resized(height, width, height / size[0], width / size[1]), error
 
@@ -107,15 +118,20 @@ def _project(brown: BrownLens, points: Float[np.ndarray, "n 2"]) -> Float[np.nda
 
 
 def _fitted(brown: BrownLens, start: Lens) -> tuple[Lens, float]:
-    """FULL_OPENCV fitted to a lens where its picture is, and the largest difference in pixels."""
+    """FULL_OPENCV fitted to a lens where its picture is, and the largest difference in pixels:
+    infinite where hardly a point is in its picture, or no such model is near.
+    """
     from scipy.optimize import least_squares
 
     size = np.array([start.width, start.height], np.float64)
     reach = _REACH * size / 2 / np.array(brown.focal)
     axes = [np.linspace(-side, side, _GRID) for side in reach]
     points = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-    target = _project(brown, points)
+    with np.errstate(all="ignore"):  # no point of a damaged lens is in the picture
+        target = _project(brown, points)
     is_seen = ((target > -0.5) & (target < size + 0.5)).all(axis=1)
+    if is_seen.sum() < _MIN_SEEN:
+        return start, np.inf
     points = points[is_seen]
     target = target[is_seen]
 
@@ -126,6 +142,12 @@ def _fitted(brown: BrownLens, start: Lens) -> tuple[Lens, float]:
         return (pixels_from_normalised(lens_of(values), points) - target).reshape(-1)
 
     guess = [*start.focal_px, *start.principal_px, *start.coefficients, *[0.0] * 8]
-    found = least_squares(residuals, np.array(guess[:12]), x_scale="jac", max_nfev=_MAX_STEPS)
-    distances = np.linalg.norm(residuals(found.x).reshape(-1, 2), axis=1)
+    try:
+        with np.errstate(all="ignore"):
+            found = least_squares(
+                residuals, np.array(guess[:12]), x_scale="jac", max_nfev=_MAX_STEPS
+            )
+            distances = np.linalg.norm(residuals(found.x).reshape(-1, 2), axis=1)
+    except ValueError:  # the residuals are not finite, or the fit has left what a lens can be
+        return start, np.inf
     return lens_of(found.x), float(distances.max())

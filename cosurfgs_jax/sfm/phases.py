@@ -154,7 +154,8 @@ def _extends(key: dict[str, Any], path: Path) -> bool:
     if not path.exists():
         return False
     before = files.read_json_object(path)
-    old = before.pop("photographs", {})
+    before.pop("photographs", None)
+    old = photographs_of(path)
     new = key["photographs"]
     is_same = all(new.get(name, value) == value for name, value in old.items())
     return is_same and before == {name: key[name] for name in key if name != "photographs"}
@@ -193,8 +194,9 @@ def _find_model(
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     saved = files.read_json_object(dataset.mapped_key) if dataset.mapped_key.exists() else {}
-    if saved.get("key") == key:
-        model = pycolmap.Reconstruction(dataset.mapped)
+    if saved.get("key") == key and _is_whole(saved):
+        with files.reading(dataset.mapped, "the model that was found", f"delete {dataset.mapped}"):
+            model = pycolmap.Reconstruction(dataset.mapped)
     else:
         poses = mapping.find_poses(job) if known is None else triangulated(job, known)
         model = poses.model
@@ -209,6 +211,15 @@ def _find_model(
         mapping.write_model(model, dataset.scratch / "mapped", dataset.mapped)
         files.write_json(dataset.mapped_key, saved)
     return model, saved
+
+
+def _is_whole(saved: dict[str, Any]) -> bool:
+    """Whether what the mapper said of its model is there as it was written."""
+    sizes = saved.get("group_sizes")
+    flags = (saved.get("keeps_focal"), saved.get("tells_focal"))
+    has_sizes = isinstance(sizes, list) and all(type(size) is int for size in sizes)
+    program = saved.get("poses_of", "")
+    return has_sizes and all(type(flag) is bool for flag in flags) and isinstance(program, str)
 
 
 def _facts(model: Any, contents: database.Contents, saved: dict[str, Any]) -> ModelFacts:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cosurfgs_jax import files
+from cosurfgs_jax.files import NO_JSON
 from cosurfgs_jax.workdir import UNFINISHED_CHECKPOINT
 
 STATE = "state"
@@ -54,12 +55,12 @@ def verify(folder: Path, items: Sequence[str], left_out: Collection[str] = ()) -
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError) as error:
+    except (OSError, *NO_JSON) as error:
         raise DamagedCheckpoint(f"{CHECKSUMS}: {first_line(error)}") from error
     if not isinstance(sums, dict):
         raise DamagedCheckpoint(f"{CHECKSUMS}: expected an object, got {str(sums)[:60]!r}")
     for name, expected in sums.items():
-        if Path(name).parts[0] not in items or name in left_out:
+        if name.partition("/")[0] not in items or name in left_out:
             continue
         path = folder / name
         if not path.is_file():
@@ -134,7 +135,7 @@ def is_model_alone(folder: Path) -> bool:
         return False
     try:
         meta = json.loads((folder / META / "metadata").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, *NO_JSON):
         return False
     return not isinstance(meta, dict) or meta.get("format") != FORMAT_IN_ONE
 

@@ -28,6 +28,7 @@ from cosurfgs_jax.training.checkpoint_files import (
     first_line,
 )
 from cosurfgs_jax.training.saved_blocks import SavedBlocks, named_leaves
+from cosurfgs_jax.training.step_folders import StepFolders
 
 FORMAT = 3  # of the layout; raised whenever older code cannot read what is written
 KEPT = 2  # steps of a stage that stay, and one more while it is saved
@@ -90,11 +91,14 @@ class Checkpoints:
             max_to_keep=keep,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            step_name_format=StepFolders(),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         if is_read_only:
             options = ocp.CheckpointManagerOptions(
-                read_only=True, multiprocessing_options=_processes_that_read(is_alone)
+                read_only=True,
+                step_name_format=StepFolders(),
+                multiprocessing_options=_processes_that_read(is_alone),
             )
         with self._storing("opened"):
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)

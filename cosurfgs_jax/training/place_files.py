@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from cosurfgs_jax import files
 from cosurfgs_jax.data.ground_truth import ground_truth_of
 from cosurfgs_jax.data.scene import Scene
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry import ground_tree
 from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
@@ -161,7 +162,10 @@ def read_place(settings: Settings, folder: Path) -> PlaceFiles | None:
         arrays = {
             name: _mapped(_file(folder, name), *form) for name, form in table["arrays"].items()
         }
-        partitioned = _place_of(settings, table, arrays)._replace(kept_in=folder)
+        try:
+            partitioned = _place_of(settings, table, arrays)._replace(kept_in=folder)
+        except InputError as error:  # of a part of the table
+            raise InputError(f"{folder / TABLE}: {error}; delete it") from error
         return PlaceFiles(partitioned, table["warnings"])
 
 

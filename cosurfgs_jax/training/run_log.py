@@ -198,10 +198,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         for line in files.iter_lines(path):
             try:
                 row = json.loads(line)
-            except (
-                ValueError,
-                RecursionError,
-            ):  # the line that was being written when the process was killed
+            except files.NO_JSON:  # the line that was being written when the process was killed
                 continue
             if (
                 isinstance(row, dict)

@@ -192,6 +192,10 @@ def other_checksums(folder):
     (folder / "30" / "checksums.json").write_text("[3]")
 
 
+def nameless_checksums(folder):
+    (folder / "30" / "checksums.json").write_text('{"/": 1, "": [], "meta/../..": 2}')
+
+
 def replace_meta(text):
     def damage(folder):
         for path in (folder / "30" / "meta").iterdir():
@@ -211,6 +215,7 @@ def replace_meta(text):
         truncate_meta,
         truncate_checksums,
         other_checksums,
+        nameless_checksums,
         replace_meta("[3]"),
         replace_meta("null"),
         replace_meta('{"format": 3}'),

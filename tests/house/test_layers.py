@@ -10,7 +10,7 @@ from package_tree import MODULES, TEXTS, TREES, broken, imported_modules, import
 LAYERS = [
     {"ended", "errors", "host_memory", "storage"},
     {"files", "types", "settings", "part"},
-    {"native", "photograph", "locks", "open3d_library", "shard_folders"},
+    {"native", "photograph", "locks", "metrics_json", "open3d_library", "shard_folders"},
     {"workdir"},
     {"geometry"},
     {"settings_file", "metrics", "pictures", "run_status", "run_record"},

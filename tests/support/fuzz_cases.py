@@ -642,7 +642,8 @@ def _is_negligible(wrong: list[str], found: dict, truth: dict) -> bool:
     """Whether poses, cameras and points are the same to a tenth of a pixel: no calibration is
     better.
     """
-    if not set(wrong) <= {"poses", "intrinsics", "points"} or "poses" not in truth:
+    of_pixels = {"poses", "intrinsics", "points"}
+    if not set(wrong) <= of_pixels or not of_pixels <= truth.keys():
         return False
     shift = np.abs(_pixels(found) - _pixels(truth))
     return bool(np.all((shift < MAX_SHIFT_PX) | np.isnan(_pixels(truth))))

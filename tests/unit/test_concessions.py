@@ -194,6 +194,8 @@ def test_blocks_of_their_own_jobs_keep_their_settings(make_do, tmp_path):
         '{"settings": [{"name": "surfels.size", "asked": 1, "used": 2}]}',
         '{"settings": [{"name": "surfels.capacity", "asked": 1, "used": "many"}]}',
         '{"settings": [{"name": "surfels", "asked": 1, "used": 2}]}',
+        '{"settings": [{"name": ["surfels.capacity"], "asked": 1, "used": 2}]}',
+        '{"settings": [{"name": null, "asked": 1, "used": 2}]}',
     ],
 )
 def test_a_damaged_note_is_a_sentence(tmp_path, content):

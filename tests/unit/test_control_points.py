@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-from flight_case import flight_of, gps_of, mapped, random_rotation
+from control_survey import GROUND, LENS, ORIGIN, SIZE, Survey, marks_of
+from flight_case import flight_of, gps_of, random_rotation
 
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.geometry.distortion import Lens, pixels_from_normalised
 from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import map_system, summary
-from cosurfgs_jax.sfm.control_fit import place_by_control
-from cosurfgs_jax.sfm.control_points import read_control_points
 from cosurfgs_jax.sfm.exif import PhotoTags
 from cosurfgs_jax.sfm.gcp_file import read_control_file
 from cosurfgs_jax.sfm.photos import Photo, PhotoFolder
@@ -17,66 +15,6 @@ from cosurfgs_jax.sfm.similarity import fit_robust
 from cosurfgs_jax.sfm.triangulation import Sighting, triangulate
 
 pytest.importorskip("pyproj")
-
-LENS = Lens("OPENCV", 750, 1000, (900.0, 901.0), (503.0, 371.0), (0.05, -0.02, 1e-3, -2e-3))
-ORIGIN = np.array([577_000.0, 5_188_000.0, 250.0])  # of the flight's metres, EPSG:32615
-GROUND = np.array([[0, -10, 0], [60, -5, 1], [65, 42, 0.5], [2, 45, 3], [30, 20, 0], [45, 30, 2.0]])
-SIZE = {"height": LENS.height, "width": LENS.width}
-
-
-def _pixel(pose, point):
-    local = pose[:3, :3] @ point + pose[:3, 3]
-    return pixels_from_normalised(LENS, local[:2] / local[2])
-
-
-def _marks(poses, point):
-    """Photographs that show a point, and where."""
-    pixels = [_pixel(pose, point) for pose in poses]
-    size = [LENS.width, LENS.height]
-    return {
-        f"{number:02d}.jpg": pixel
-        for number, pixel in enumerate(pixels)
-        if (pixel > 0).all() and (pixel < size).all()
-    }
-
-
-class Survey:
-    """A flight with ground control points, and the file of them with whatever is wrong in it."""
-
-    def __init__(self, tmp_path):
-        self.path = tmp_path / "gcp_list.txt"
-        self.poses, self.centers, points = flight_of()
-        self.model = mapped(self.poses, points, np.random.default_rng(6))
-        self.lenses = dict.fromkeys(self.model.names, LENS)
-        self.first = "EPSG:32615"
-        self.names = [f"gcp{number}" for number in range(1, 7)]
-        self.places = {name: GROUND[row] + ORIGIN for row, name in enumerate(self.names)}
-        self.marks = {name: _marks(self.poses, GROUND[row]) for row, name in enumerate(self.names)}
-        self.tags = dict.fromkeys(self.model.names, PhotoTags())
-        self.root = tmp_path
-        for name in self.model.names:
-            (tmp_path / name).write_bytes(b"x")
-
-    def write(self):
-        lines = [self.first]
-        for name, marks in self.marks.items():
-            x, y, z = self.places[name]
-            for photo, (column, row) in marks.items():
-                mark = f"{column - 0.5:.3f} {row - 0.5:.3f} {photo} {name}"
-                lines.append(f"{x:.9f}\t{y:.9f} {z:.3f} {mark}")
-        self.path.write_text("\n".join(lines) + "\n")
-
-    def read(self, **settings):
-        self.write()
-        photos = [
-            Photo(name, self.root / name, tags=self.tags[name], **SIZE) for name in self.model.names
-        ]
-        chosen = PrepareSettings(gcp=str(self.path), **settings)
-        return read_control_points(PhotoFolder(self.root, photos, {}), chosen), chosen
-
-    def place(self, **settings):
-        control, chosen = self.read(**settings)
-        return place_by_control(self.model, self.lenses, control, self.tags, chosen)
 
 
 @pytest.fixture
@@ -175,6 +113,15 @@ def test_a_point_that_was_measured_wrongly_is_named(survey):
     assert found.geo.details["control_points"][3]["use"] == "left out"
 
 
+def test_one_point_of_two_names_is_said(survey):
+    photo, pixel = survey.marks["gcp2"].popitem()
+    survey.marks["gpc2"] = {photo: pixel}
+    survey.places["gpc2"] = survey.places["gcp2"]
+    control, _ = survey.read()
+    (warning,) = control.warnings
+    assert warning.startswith("gcp2, gpc2 of gcp_list.txt are at one place: if they are one point")
+
+
 def test_marks_that_do_not_agree_are_named(survey):
     photo = next(iter(survey.marks["gcp5"]))
     survey.marks["gcp5"][photo] = survey.marks["gcp5"][photo] + [60, 10]
@@ -233,7 +180,7 @@ def test_three_points_do_not_check_each_other(survey):
 def test_points_on_a_line_leave_the_roll_to_gps(survey):
     line = np.array([[5.0, 5, 0], [25, 10, 0], [45, 15, 0], [65, 20, 0]])
     names = survey.names[:4]
-    survey.marks = {name: _marks(survey.poses, line[row]) for row, name in enumerate(names)}
+    survey.marks = {name: marks_of(survey.poses, line[row]) for row, name in enumerate(names)}
     survey.places = {name: line[row] + ORIGIN for row, name in enumerate(names)}
     survey.tags = gps_of(survey.model.names, survey.centers, noise=0.1)
     found = survey.place()
@@ -246,7 +193,7 @@ def test_points_in_one_corner_are_said(survey):
     for name, place in survey.places.items():
         ground = GROUND[survey.names.index(name)] * 0.3 + [20, 10, 0]
         place[:] = ground + ORIGIN
-        survey.marks[name] = _marks(survey.poses, ground)
+        survey.marks[name] = marks_of(survey.poses, ground)
     found = survey.place()
     assert any("span 3" in text and "of the flight" in text for text in found.warnings)
 
@@ -288,7 +235,7 @@ def test_another_zone_or_place_is_refused(survey):
 def test_heights_in_feet_are_refused(survey):
     hills = GROUND * [1, 1, 3] + [0, 0, 1]
     for row, name in enumerate(survey.names):
-        survey.marks[name] = _marks(survey.poses, hills[row])
+        survey.marks[name] = marks_of(survey.poses, hills[row])
         survey.places[name] = hills[row] + ORIGIN
     survey.place()
     for place in survey.places.values():
@@ -342,7 +289,7 @@ def _shifted(pixel, rng, noise):
 
 def _sightings(poses, point, noise=0.0, count=6):
     rng = np.random.default_rng(1)
-    found = list(_marks(poses, point).items())[:count]
+    found = list(marks_of(poses, point).items())[:count]
     return [
         Sighting(name, poses[int(name[:2])], LENS, _shifted(pixel, rng, noise or 1e-12))
         for name, pixel in found

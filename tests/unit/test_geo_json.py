@@ -38,6 +38,8 @@ def test_it_is_read_as_it_was_written(tmp_path):
         ({"epsg": True}, "expected epsg"),
         ({"offset": [1, 2]}, "expected epsg"),
         ({"offset": [1, 2, "3"]}, "expected epsg"),
+        ({"offset": [1, -(7**500), 3]}, "expected epsg"),
+        ({"offset": [1, float("nan"), 3]}, "expected epsg"),
         ({"unit": "foot"}, "expected epsg"),
     ],
 )

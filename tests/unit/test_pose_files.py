@@ -5,22 +5,17 @@ back, and compared by where points are seen.
 import numpy as np
 import pytest
 from flight_case import LATITUDE, LONGITUDE, gps_of, random_rotation
+from pose_writers import write_list, write_metashape, write_pix4d, write_xmp
 from posed_scene import (
     FOCAL,
     HEIGHT,
-    K1,
-    K2,
-    K3,
     PRINCIPAL,
-    RADIAL_X,
-    RADIAL_Y,
     WIDTH,
     Scene,
     distorted,
     place,
     row_of,
 )
-from scipy.spatial.transform import Rotation
 
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.sfm.exif import PhotoTags
@@ -41,43 +36,10 @@ def _metashape_pixels(local, b1=0.0, b2=0.0, k4=0.0):
     return np.stack([column, row], axis=1)
 
 
-def _metashape(scene, path, *, transform="", reference="", more="", kind="frame", local=None):
-    """Writes cameras.xml; `local` is (scale, rotation, translation) from the scene's frame to that
-    of the chunk.
-    """
-    scale, rotation, translation = local or (1.0, np.eye(3), np.zeros(3))
-    cameras = []
-    for number, (name, pose) in enumerate(zip(scene.names, scene.poses, strict=True)):
-        matrix = np.eye(4)
-        matrix[:3, :3] = rotation @ pose[:3, :3].T
-        matrix[:3, 3] = scale * rotation @ scene.centers[number] + translation
-        label = name.removesuffix(".jpg")
-        cameras.append(
-            f'<camera id="{number}" sensor_id="0" component_id="0" label="{label}">'
-            f"<transform>{row_of(matrix)}</transform><reference x='1' y='2' z='3'/></camera>"
-        )
-    path.write_text(
-        f"""<?xml version="1.0" encoding="UTF-8"?>
-<document version="2.0.0"><chunk label="Chunk 1" enabled="true"><sensors next_id="1">
-<sensor id="0" label="unknown" type="{kind}"><resolution width="{WIDTH}" height="{HEIGHT}"/>
-<calibration type="{kind}" class="initial"><resolution width="1" height="1"/><f>1</f></calibration>
-<calibration type="{kind}" class="adjusted"><resolution width="{WIDTH}" height="{HEIGHT}"/>
-<f>{FOCAL}</f><cx>{PRINCIPAL[0] - WIDTH / 2}</cx><cy>{PRINCIPAL[1] - HEIGHT / 2}</cy>
-<k1>{K1}</k1><k2>{K2}</k2><k3>{K3}</k3><p1>{RADIAL_X}</p1><p2>{RADIAL_Y}</p2>{more}</calibration>
-</sensor></sensors><components next_id="1"><component id="0" label="Component 1">{transform}
-</component></components><cameras next_id="9" next_group_id="1"><group id="0" label="g">
-{"".join(cameras[:9])}</group>{"".join(cameras[9:])}
-<camera id="98" sensor_id="0" label="lost"/>
-<camera id="99" sensor_id="0" label="off" enabled="false"><transform>{row_of(np.eye(4))}</transform>
-</camera></cameras><reference>{reference}</reference></chunk></document>"""
-    )
-    return path
-
-
 def test_metashape_round_trip(scene, tmp_path):
     """In a frame of its own, with B1, and labels without an ending."""
     local = (0.2, random_rotation(np.random.default_rng(0)), np.array([1.0, -2, 3]))
-    path = _metashape(scene, tmp_path / "cameras.xml", more="<b1>1.5</b1>", local=local)
+    path = write_metashape(scene, tmp_path / "cameras.xml", more="<b1>1.5</b1>", local=local)
     known = scene.read(path)
     assert known.file.left_out == ["lost", "off"] and not known.file.has_vertical
     points = local[0] * scene.points @ local[1].T + local[2]
@@ -86,7 +48,7 @@ def test_metashape_round_trip(scene, tmp_path):
 
 
 def test_metashape_of_photographs_that_were_shrunk(scene, tmp_path):
-    known = scene.read(_metashape(scene, tmp_path / "cameras.xml"))
+    known = scene.read(write_metashape(scene, tmp_path / "cameras.xml"))
     scene.size = {"height": HEIGHT // 2, "width": WIDTH // 2}
     half = scene.read(tmp_path / "cameras.xml")
     scene.check(half, pixels_of=lambda found: _metashape_pixels(found) / 2)
@@ -98,21 +60,21 @@ def test_metashape_of_photographs_that_were_shrunk(scene, tmp_path):
 
 def test_coefficients_that_no_model_has_are_fitted(scene, tmp_path):
     more = "<k4>-0.03</k4><b2>0.4</b2>"
-    known = scene.read(_metashape(scene, tmp_path / "cameras.xml", more=more))
+    known = scene.read(write_metashape(scene, tmp_path / "cameras.xml", more=more))
     scene.check(known, pixels_of=lambda x: _metashape_pixels(x, b2=0.4, k4=-0.03), limit=0.2)
     (warning,) = known.warnings
     assert "that COLMAP's models follow to 0.1" in warning
-    _metashape(scene, tmp_path / "cameras.xml", more="<k4>-0.03</k4>")
+    write_metashape(scene, tmp_path / "cameras.xml", more="<k4>-0.03</k4>")
     known = scene.read(tmp_path / "cameras.xml")
     scene.check(known, pixels_of=lambda x: _metashape_pixels(x, k4=-0.03), limit=1e-3)
-    _metashape(scene, tmp_path / "cameras.xml", more="<b2>9</b2>")
+    write_metashape(scene, tmp_path / "cameras.xml", more="<b2>9</b2>")
     with pytest.raises(InputError, match="without skew .B2."):
         scene.read(tmp_path / "cameras.xml")
 
 
-def test_a_fisheye_of_metashape(scene, tmp_path):
+def test_a_fisheye_ofwrite_metashape(scene, tmp_path):
     """x and y are the direction times the angle to the axis."""
-    path = _metashape(scene, tmp_path / "cameras.xml", kind="fisheye", more="<k4>0.01</k4>")
+    path = write_metashape(scene, tmp_path / "cameras.xml", kind="fisheye", more="<k4>0.01</k4>")
 
     def pixels(local):
         radius = np.hypot(local[:, 0], local[:, 1])
@@ -152,7 +114,7 @@ def test_metashape_comes_to_its_place_on_the_earth(scene, tmp_path, reference):
         f"<scale>{1 / scale!r}</scale></transform>"
     )
     system = pyproj.CRS.from_user_input(f"EPSG:{reference}").to_wkt()
-    path = _metashape(
+    path = write_metashape(
         scene,
         tmp_path / "cameras.xml",
         transform=transform,
@@ -175,7 +137,7 @@ def test_metashape_without_a_system(scene, tmp_path):
     rotation = random_rotation(np.random.default_rng(2))
     local = (1.0, rotation, np.zeros(3))
     turn = f"<rotation>{row_of(rotation.T)}</rotation><translation>10 20 30</translation>"
-    path = _metashape(
+    path = write_metashape(
         scene,
         tmp_path / "cameras.xml",
         transform=f"<transform>{turn}<scale>1</scale></transform>",
@@ -187,7 +149,7 @@ def test_metashape_without_a_system(scene, tmp_path):
     found, places = place(scene, known, points)
     assert not found.geo.is_map and not found.warnings
     np.testing.assert_allclose(places, scene.centers + [10, 20, 30], atol=1e-6)
-    known = scene.read(_metashape(scene, tmp_path / "cameras.xml", local=local))
+    known = scene.read(write_metashape(scene, tmp_path / "cameras.xml", local=local))
     scene.tags = gps_of(scene.names, scene.centers, noise=0.1)
     found, _ = place(scene, known, points)
     assert found.geo.epsg == 32615 and "GPS" in found.geo.details["fit"]["method"]
@@ -203,26 +165,8 @@ def _realityscan_pixels(local):
     return image * WIDTH + middle
 
 
-def _angles(pose):
-    """Heading, pitch and roll of a pose, degrees."""
-    turned = Rotation.from_matrix(pose[:3, :3].T @ np.diag([1.0, -1, -1]))
-    heading, pitch, roll = turned.as_euler("ZXY", degrees=True)
-    return -heading, pitch, roll
-
-
-def _list(scene, path, shift=(0.0, 0.0, 0.0)):
-    lines = ["#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2"]
-    u, v = (PRINCIPAL[0] - WIDTH / 2) / WIDTH, (PRINCIPAL[1] - HEIGHT / 2) / WIDTH
-    for name, pose, center in zip(scene.names, scene.poses, scene.centers, strict=True):
-        values = [*(center + shift), *_angles(pose), FOCAL / WIDTH * 36, u, v]
-        values += [K1, K2, K3, 0, RADIAL_X, RADIAL_Y]
-        lines.append(",".join([name, *(f"{value:.15e}" for value in values)]))
-    path.write_text("\r\n".join(lines))
-    return path
-
-
 def test_realityscan_round_trip(scene, tmp_path):
-    known = scene.read(_list(scene, tmp_path / "cameras.csv"))
+    known = scene.read(write_list(scene, tmp_path / "cameras.csv"))
     scene.check(known, pixels_of=_realityscan_pixels)
     found, places = place(scene, known, scene.points)
     np.testing.assert_allclose(places, scene.centers, atol=1e-6)
@@ -232,7 +176,7 @@ def test_realityscan_round_trip(scene, tmp_path):
 def test_realityscan_on_the_map(scene, tmp_path):
     pytest.importorskip("pyproj")
     shift = np.array([577_000.0, 5_188_000.0, 250.0])
-    known = scene.read(_list(scene, tmp_path / "cameras.csv", shift))
+    known = scene.read(write_list(scene, tmp_path / "cameras.csv", shift))
     found, places = place(scene, known, scene.points + shift, epsg=32615)
     assert found.geo.epsg == 32615 and found.geo.has_scale
     np.testing.assert_allclose(places, scene.centers + shift, atol=1e-6)
@@ -242,32 +186,13 @@ def test_realityscan_on_the_map(scene, tmp_path):
     np.testing.assert_allclose(places, scene.centers + shift, atol=1e-6)
     scene.centers = scene.centers * [1e-6, 1e-6, 1]
     with pytest.raises(InputError, match="which are degrees"):
-        scene.read(_list(scene, tmp_path / "cameras.csv"))
+        scene.read(write_list(scene, tmp_path / "cameras.csv"))
 
 
 @pytest.mark.parametrize("is_attribute", [False, True])
 def test_xmp_files_of_realityscan(scene, tmp_path, is_attribute):
     """Rotation and coefficients are attributes in some versions."""
-    u, v = (PRINCIPAL[0] - WIDTH / 2) / WIDTH, (PRINCIPAL[1] - HEIGHT / 2) / WIDTH
-    folder = tmp_path / "xmp"
-    folder.mkdir()
-    for name, pose, center in zip(scene.names, scene.poses, scene.centers, strict=True):
-        values = {
-            "Rotation": row_of(pose[:3, :3]),
-            "DistortionCoeficients": row_of([K1, K2, K3, 0, RADIAL_X, RADIAL_Y]),
-        }
-        inner = "".join(f"<xcr:{key}>{text}</xcr:{key}>" for key, text in values.items())
-        outer = "".join(f' xcr:{key}="{text}"' for key, text in values.items())
-        (folder / name).with_suffix(".xmp").write_text(
-            '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
-            'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
-            'xmlns:xcr="http://www.capturingreality.com/ns/xcr/1.1#" xcr:Version="3" '
-            'xcr:DistortionModel="brown3t2" xcr:Skew="0" xcr:AspectRatio="1" '
-            f'xcr:FocalLength35mm="{FOCAL / WIDTH * 36!r}" xcr:PrincipalPointU="{u!r}" '
-            f'xcr:PrincipalPointV="{v!r}"{outer if is_attribute else ""}>'
-            f"<xcr:Position>{row_of(center)}</xcr:Position>{'' if is_attribute else inner}"
-            "</rdf:Description></rdf:RDF></x:xmpmeta>"
-        )
+    folder = write_xmp(scene, tmp_path / "xmp", is_attribute)
     (folder / "other.xmp").write_text("<x/>")
     known = scene.read(folder)
     scene.check(known, pixels_of=_realityscan_pixels)
@@ -279,37 +204,12 @@ def test_xmp_files_of_realityscan(scene, tmp_path, is_attribute):
         scene.read(folder)
 
 
-def _pix4d(scene, folder, offset=None, system=""):
-    folder.mkdir(exist_ok=True)
-    lines = [
-        "fileName imageWidth imageHeight",
-        "camera matrix K [3x3]",
-        "radial distortion [3x1]",
-        "tangential distortion [2x1]",
-        "camera position t [3x1]",
-        "camera rotation R [3x3]",
-        "camera model m = K [R|-Rt] X",
-        "",
-    ]
-    matrix = np.array([[FOCAL, 0, PRINCIPAL[0]], [0, FOCAL, PRINCIPAL[1]], [0, 0, 1]])
-    for name, pose, center in zip(scene.names, scene.poses, scene.centers, strict=True):
-        lines += [f"{name} {WIDTH} {HEIGHT}", *map(row_of, matrix), row_of([K1, K2, K3])]
-        # T1 goes with r^2 + 2 y^2 in y, and T2 with r^2 + 2 x^2 in x.
-        lines += [row_of([RADIAL_Y, RADIAL_X]), row_of(center), *map(row_of, pose[:3, :3])]
-    (folder / "p_calibrated_camera_parameters.txt").write_text("\n".join(lines))
-    if offset is not None:
-        (folder / "p_offset.xyz").write_text(row_of(offset))
-    if system:
-        (folder / "p_wkt.prj").write_text(system)
-    return folder
-
-
 def _pix4d_pixels(local):
     return distorted(local) * FOCAL + PRINCIPAL
 
 
 def test_pix4d_round_trip(scene, tmp_path):
-    known = scene.read(_pix4d(scene, tmp_path / "params"))
+    known = scene.read(write_pix4d(scene, tmp_path / "params"))
     scene.check(known, pixels_of=_pix4d_pixels)
     for name in ("p_calibrated_external_camera_parameters.txt", "p_offset.xyz"):
         (tmp_path / "params" / name).write_text("1 2 3")
@@ -320,18 +220,18 @@ def test_pix4d_comes_to_its_place(scene, tmp_path):
     pyproj = pytest.importorskip("pyproj")
     offset = np.array([577_000.0, 5_188_000.0, 250.0])
     system = pyproj.CRS.from_epsg(32615).to_wkt("WKT1_ESRI")
-    known = scene.read(_pix4d(scene, tmp_path / "params", offset, system))
+    known = scene.read(write_pix4d(scene, tmp_path / "params", offset, system))
     found, places = place(scene, known, scene.points)
     assert found.geo.epsg == 32615 and found.geo.has_scale and not found.warnings
     np.testing.assert_allclose(places, scene.centers + offset, atol=1e-6)
     feet = pyproj.CRS.from_epsg(2225).to_wkt("WKT1_ESRI")
-    known = scene.read(_pix4d(scene, tmp_path / "params", offset, feet))
+    known = scene.read(write_pix4d(scene, tmp_path / "params", offset, feet))
     with pytest.raises(InputError, match="projected system in metres, got those of"):
         place(scene, known, scene.points)
 
 
 def test_what_is_not_there_is_said(scene, tmp_path):
-    path = _metashape(scene, tmp_path / "cameras.xml")
+    path = write_metashape(scene, tmp_path / "cameras.xml")
     scene.names = [*scene.names[4:], "new.jpg"]
     scene.tags = dict.fromkeys(scene.names, PhotoTags())
     for number in range(4):
@@ -375,8 +275,47 @@ def test_a_damaged_file_is_one_sentence(scene, tmp_path, name, text, words):
         scene.read(tmp_path / "none")
 
 
+def test_a_photograph_with_two_poses_is_refused(scene, tmp_path):
+    path = write_list(scene, tmp_path / "cameras.csv")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[5]]))
+    assert len(scene.read(path).lenses) == len(scene.names)
+    for column in (1, 7):
+        words = lines[5].split(",")
+        words[column] = "41.5"
+        path.write_text("\n".join([*lines, ",".join(words)]))
+        with pytest.raises(InputError, match="cameras.csv: 04.jpg: expected one pose and lens of"):
+            scene.read(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("k4", -1e9, "expected a lens that COLMAP's models can follow .* differs by inf px"),
+        ("k4", 1e300, "expected a lens that COLMAP's models can follow .* differs by inf px"),
+        ("px", 1e9, "expected a lens that COLMAP's models can follow .* differs by inf px"),
+        (
+            "f",
+            -30,
+            "camera model .* a positive focal length and size, .*; export the cameras again",
+        ),
+    ],
+)
+def test_a_lens_that_no_camera_has_is_refused(scene, tmp_path, key, value, words):
+    path = write_list(scene, tmp_path / "cameras.csv")
+    lines = path.read_text().splitlines()
+    names = lines[0].split(",")
+    row = lines[3].split(",")
+    row[names.index("k4")] = "0.01"  # a coefficient that is fitted
+    row[names.index(key)] = str(value)
+    lines[3] = ",".join(row)
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"cameras.csv: 02.jpg: {words}"):
+        scene.read(path)
+
+
 def test_a_pose_that_is_no_rotation_is_refused(scene, tmp_path):
-    path = _metashape(scene, tmp_path / "cameras.xml")
+    path = write_metashape(scene, tmp_path / "cameras.xml")
     for spoilt in ("nan", "7.5e+00"):
         words = path.read_text().split("<transform>")
         words[3] = spoilt + words[3][words[3].index(" ") :]

@@ -127,6 +127,24 @@ def test_photographs_that_have_moved_are_found_again(tmp_path):
     assert dataset.images.resolve() == (tmp_path / "disk").resolve()
 
 
+@pytest.mark.parametrize(
+    "found", [3, ["a.jpg", "b.jpg"], {"a.jpg": None}, {"a.jpg": [1]}, {"a.jpg": [1, "2"]}]
+)
+def test_damaged_notes_of_features_are_refused(tmp_path, found):
+    path = tmp_path / "features.json"
+    files.write_json(path, {"photographs": found})
+    with pytest.raises(InputError, match="features.json: expected size and time of change of"):
+        phases._extends({"photographs": {}}, path)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"group_sizes": 3}, {"group_sizes": ["3"]}, {"tells_focal": 1}, {"poses_of": 0}]
+)
+def test_damaged_notes_of_a_model_do_not_count(change):
+    notes = {"group_sizes": [3, 2], "keeps_focal": True, "tells_focal": False, "poses_of": "a"}
+    assert phases._is_whole(notes | change) == (not change)
+
+
 def test_a_photograph_that_comes_back_changed_has_no_old_features(tmp_path, monkeypatch):
     """The database keeps the features of what is taken out of the folder."""
     monkeypatch.setattr(phases.database, "add_photographs", lambda *_: None)

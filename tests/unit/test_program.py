@@ -251,6 +251,12 @@ def _raiser(error):
     return main
 
 
+def _wrapped_no_memory():
+    error = ValueError("the save failed")
+    error.__context__ = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 64 bytes.")
+    return error
+
+
 def _wrapped_disk_full():
     error = RuntimeError("the background save failed")
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
@@ -273,6 +279,11 @@ def _wrapped_disk_full():
         (_wrapped_disk_full(), 2, "the disk is full"),
         (OSError(errno.EROFS, "x", "/data/x"), 2, "refused (/data/x): Read-only file system; mend"),
         (OSError(errno.EIO, "x"), 2, "the file system refused: Input/output error; mend"),
+        (MemoryError(), 2, "error: memory did not suffice (MemoryError); end other programs"),
+        (_wrapped_no_memory(), 2, "memory did not suffice (the save failed); end other"),
+        (OSError(errno.ENOMEM, "x"), 2, "memory did not suffice ([Errno 12] x); end"),
+        (RuntimeError("can't start new thread"), 2, "memory did not suffice (can't start"),
+        (RuntimeError("std::bad_alloc"), 2, "memory did not suffice (std::bad_alloc)"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
         (BadLossError("device: the loss is nan"), 1, "error: device: the loss is nan"),
         (RuntimeError("a bug"), 1, "Traceback"),
@@ -285,6 +296,18 @@ def test_exit_codes(capsys, error, code, words):
     assert words in message
     is_bug = code == 1 and not isinstance(error, BadLossError)
     assert ("Traceback" in message) == is_bug
+
+
+def test_no_memory_in_a_background_thread_is_a_sentence(capsys):
+    def main(options):
+        thread = threading.Thread(target=_raiser(MemoryError("of a picture")), args=[None])
+        thread.start()
+        thread.join()
+
+    assert _run(main, workdir="") == 0
+    message = capsys.readouterr().err
+    assert message.startswith("error: memory did not suffice (of a picture)")
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -465,10 +488,14 @@ def test_sigterm_is_heard_where_python_swallows_what_is_raised(tmp_path):
             gc.callbacks.remove(strike)
             os.kill(os.getpid(), signal.SIGTERM)
         def main(options):
+            hook = sys.unraisablehook
+            def told(swallowed):  # before the signal comes again
+                os.write(1, b"swallowed\\n")
+                hook(swallowed)
+            sys.unraisablehook = told
             gc.callbacks.append(strike)
             gc.collect()
-            print("swallowed", flush=True)
-            time.sleep(8)
+            time.sleep(60)
             print("went on", flush=True)
         sys.exit(program.run(main, argv=["prog"]))
         """)

@@ -123,6 +123,18 @@ def test_other_versions_are_a_warning(workdir, caplog):
     assert "made by an old one, and here is cosurfgs_jax of" in caplog.text
 
 
+@pytest.mark.parametrize("change", [{"note": {}}, {"note": None}, {"checksum": "x"}])
+def test_a_shard_whose_note_is_damaged_is_named_and_made_anew(workdir, change):
+    _make(workdir, "0/1")
+    path = ShardFolders(workdir.root).note("evaluate", Part(0, 1))
+    (before,) = _shards(workdir).collect()
+    files.write_json(path, files.read_json(path) | change | {"versions": [3]})
+    with pytest.raises(InputError, match="0-of-1: expected shard.json as the shard has written it"):
+        _shards(workdir).collect()
+    _make(workdir, "0/1")
+    assert _shards(workdir).collect() == [before]
+
+
 def test_one_process_makes_a_shard_and_none_the_whole_meanwhile(workdir):
     with _shards(workdir).making(Part(0, 2)):
         _make(workdir, "1/2")

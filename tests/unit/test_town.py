@@ -425,6 +425,9 @@ def test_other_folders_are_left_alone(tmp_path):
         dataset.make_town(TINY, tmp_path)
     with pytest.raises(InputError, match="delete it or choose another folder"):
         dataset.make_town(dataclasses.replace(TINY, seed=5), town_folder(TINY))
+    (tmp_path / "generated.json").write_text('{"a":' * 80_000)
+    with pytest.raises(InputError, match="other files; choose another folder"):
+        dataset.make_town(TINY, tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -355,7 +355,7 @@ def test_a_damaged_file(tmp_path):
         _load(tmp_path)
 
 
-def test_names_without_ending_and_paths_above(tmp_path):
+def test_names_without_ending_and_paths_above(tmp_path, caplog):
     model = dataset_files.make_model()
     table = _write(tmp_path, model)
     (tmp_path / "inner").mkdir()
@@ -364,8 +364,12 @@ def test_names_without_ending_and_paths_above(tmp_path):
             ".png"
         )
     table["ply_file_path"] = "../points.ply"
+    Image.new("L", (64, 48), 255).save(tmp_path / "away.png")
+    table["frames"][2]["mask_path"] = str(tmp_path / "away.png")
     (tmp_path / "inner" / "transforms.json").write_text(json.dumps(table))
     scene = _load(tmp_path / "inner")
+    said = [text for text in caplog.messages if "lie outside of the dataset" in text]
+    assert [text.rpartition("/")[2] for text in said] == ["away.png", "points.ply", "view_00.png"]
     assert scene.image_names == model.names
     assert views_for_testing("every8", scene.image_names, tmp_path).sum() == 1
 
@@ -520,7 +524,7 @@ def test_photographs_in_a_folder_of_another_name(tmp_path, caplog):
     assert "4 files are in folders of another name here" in caplog.text
 
 
-def test_photographs_for_validation_and_testing_may_be_the_same(tmp_path):
+def test_photographs_for_validation_and_testing_may_be_the_same(tmp_path, caplog):
     model = dataset_files.make_model(num_views=6)
     _write(tmp_path, model)
     table = json.loads((tmp_path / "transforms.json").read_text())
@@ -536,6 +540,15 @@ def test_photographs_for_validation_and_testing_may_be_the_same(tmp_path):
     )
     with pytest.raises(InputError, match=r"every image once, got view_03\.png twice"):
         _load(tmp_path)
+    for part in ("val", "test"):
+        path = tmp_path / f"transforms_{part}.json"
+        path.write_text(json.dumps({**table, "frames": []}))
+    _load(tmp_path)
+    said = [text for text in caplog.messages if text.endswith("it has no frames")]
+    assert [text.rpartition("_")[2] for text in said] == [
+        "val.json: it has no frames",
+        "test.json: it has no frames",
+    ]
 
 
 def test_names_that_are_no_text_are_made_text(tmp_path, caplog):

@@ -98,9 +98,27 @@ def test_stages_stand_where_they_first_stood(tmp_path):
     assert read_timings(workdir) == {"mesh": 3.0, "evaluate": 1.0}
 
 
-@pytest.mark.parametrize("content", ['{"format": 1, "stages": 3}', '{"format": 1, "stages": [3]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"format": 1, "stages": 3}',
+        '{"format": 1, "stages": [3]}',
+        '{"format": 1, "stages": [{"name": "device"}, {"steps": 4}]}',
+        '{"format": 1, "stages": [{"name": ["device"]}]}',
+        '{"format": 1, "stages": [{"name": "device", "depth_step_rest": "0.1"}]}',
+    ],
+)
 def test_metrics_of_another_form_are_refused(tmp_path, content):
     workdir = Workdir(tmp_path)
     workdir.metrics.write_text(content)
-    with pytest.raises(InputError, match="expected a list of stages and objects"):
-        workdir.read_metrics()
+    with pytest.raises(InputError, match="metrics.json: expected a list of stages with names"):
+        workdir.write_stage("cloud", steps=2)
+    assert workdir.metrics.read_text() == content
+
+
+@pytest.mark.parametrize("seconds", ['"3"', "[]", "true", "1" + "0" * 400, "1e999"])
+def test_times_that_are_none_are_refused(tmp_path, seconds):
+    workdir = Workdir(tmp_path)
+    workdir.timings.write_text(f'{{"mesh": 1.5, "evaluate": {seconds}}}')
+    with pytest.raises(InputError, match="timings.json: expected seconds, got .* for 'evaluate'"):
+        workdir.note_seconds("mesh", 2.0)

@@ -29,6 +29,7 @@ from cosurfgs_jax.data.town.layout import make_town_plan
 from cosurfgs_jax.data.town.render import Renderer, View
 from cosurfgs_jax.data.town.terrain import make_terrain
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.files import NO_JSON
 from cosurfgs_jax.formats.ply import table_of, write_ply
 from cosurfgs_jax.settings import GeneratedSettings
 
@@ -93,7 +94,7 @@ def _is_made(folder: pathlib.Path, marker: dict) -> bool:
         return False
     try:
         found = json.loads((folder / _MARKER).read_text())
-    except (OSError, ValueError):
+    except (OSError, *NO_JSON):
         raise InputError(
             f"{folder}: expected no folder, an empty one or a generated town, got other files; "
             "choose another folder"
