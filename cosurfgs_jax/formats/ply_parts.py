@@ -39,6 +39,30 @@ def vertex_parts(path: str | os.PathLike, rows: int) -> Iterator[np.ndarray]:
             yield np.frombuffer(file.read(min(rows, count - start) * dtype.itemsize), dtype)
 
 
+def mapped_mesh(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """The vertices, a structured array, and the triangles i32[F,3] of a binary file of
+    `write_ply_parts`, mapped: what is touched of them counts as memory of the process, until both
+    are let go.
+
+    Raises:
+        InputError: another file.
+    """
+    with reading(path, "a mesh of this program", "write it again"), open(path, "rb") as file:
+        form, elements, _ = parse_header(file, path)
+        names = [name for name, *_ in elements]
+        if form != "binary_little_endian" or names != ["vertex", "face"]:
+            raise ValueError(f"{form}, {' '.join(names)}")
+        kinds = [element_dtype(properties, "<") for *_, properties in elements]
+        counts = [count for _, count, _ in elements]
+        if kinds[1].itemsize != TRIANGLE.itemsize:
+            raise ValueError("faces are not triangles")
+        start = file.tell()
+        vertices = np.memmap(path, kinds[0], "r", offset=start, shape=(counts[0],))
+        start += counts[0] * kinds[0].itemsize
+        faces = np.memmap(path, TRIANGLE, "r", offset=start, shape=(counts[1],))
+        return vertices, faces["v"]
+
+
 class MeshFile:
     """A mesh in a binary file of `write_ply_parts`, of which a part is in memory at a time.
 

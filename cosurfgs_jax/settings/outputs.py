@@ -198,9 +198,20 @@ class TextureSettings(SettingsGroup, name="texture"):
     )
     size: int = setting(
         0,
-        "Pixels along the side of the texture; 0 means from the data (the pixels on the mesh of "
-        "the photographs), at most 4096. It takes 100 bytes of memory a pixel.",
+        "Pixels along the side of the texture, or of the largest one of tiles; 0 means from the "
+        "data (the pixels on the mesh of the photographs), at most 4096. It takes 100 bytes of "
+        "memory a pixel.",
         Check(_SIZE_FORM, lambda size: size == 0 or _SIZES[0] <= size <= _SIZES[1]),
+    )
+    tile_size: float = setting(
+        0.0,
+        "Side of the squares of ground that the mesh is cut into, each with a texture of its own, "
+        "in the dataset's unit; 0 means from the data: one texture where that is fine enough, or "
+        "its size is given.",
+        not_negative("0 (from the data) or a positive length"),
+    )
+    tile_obj: bool = setting(
+        False, "Whether tiles are also written as OBJ, with material and picture."
     )
     downscale: int = setting(
         0,

@@ -8,7 +8,7 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from PIL import Image
@@ -72,7 +72,22 @@ class _Buffer:
         return len(self.accessors) - 1
 
 
-def write_textured_glb(path: str | os.PathLike, textured: TexturedMesh, up: np.ndarray) -> None:
+class Around(NamedTuple):
+    """Where coordinates of a GLB file count from, dataset frame.
+
+    | field    | shape  | content                                                         |
+    |----------|--------|-----------------------------------------------------------------|
+    | `middle` | f64[3] | of the vertices in the file                                     |
+    | `origin` | f64[3] | of what its node places; several files have the same one        |
+    """
+
+    middle: np.ndarray
+    origin: np.ndarray
+
+
+def write_textured_glb(
+    path: str | os.PathLike, textured: TexturedMesh, up: np.ndarray, around: Around | None = None
+) -> None:
     """Writes a binary glTF file with its picture inside, atomically. Its material is unlit: the
     light is that of the photographs.
 
@@ -84,8 +99,10 @@ def write_textured_glb(path: str | os.PathLike, textured: TexturedMesh, up: np.n
         path: the file.
         textured: dataset frame.
         up: f64[3], dataset frame.
+        around: None = the mesh's middle, and the origin of the dataset.
     """
     mesh = textured.mesh
+    middle, origin = around or Around(mesh.middle, np.zeros(3))
     # A vertex of the file is one of the mesh at one place of the picture.
     corners = mesh.triangles.ravel()
     keyed = np.empty(len(corners), [("vertex", np.int32), ("uv", np.float32, 2)])
@@ -93,7 +110,6 @@ def write_textured_glb(path: str | os.PathLike, textured: TexturedMesh, up: np.n
     keyed["uv"] = textured.uvs.reshape(-1, 2)
     bits = np.ascontiguousarray(keyed).view(np.dtype((np.void, keyed.itemsize)))
     _, first, numbers = np.unique(bits, return_index=True, return_inverse=True)
-    middle = mesh.middle
     normals = mesh.vertex_normals[corners[first]]
     normals = np.where(np.linalg.norm(normals, axis=1, keepdims=True) > 0.5, normals, up)
     normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
@@ -108,7 +124,7 @@ def write_textured_glb(path: str | os.PathLike, textured: TexturedMesh, up: np.n
     indices = buffer.add_array(numbers.ravel().astype("<u4"), _INDICES)
     matrix = np.eye(4)
     matrix[:3, :3] = upright(up)
-    matrix[:3, 3] = matrix[:3, :3] @ middle
+    matrix[:3, 3] = matrix[:3, :3] @ (middle - origin)
     content = {
         "asset": {"version": "2.0", "generator": "cosurfgs_jax"},
         "extensionsUsed": ["KHR_materials_unlit"],

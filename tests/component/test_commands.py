@@ -240,9 +240,9 @@ def test_a_texture_says_how_fine_it_is(monkeypatch, caplog, extent, asked, size,
     model = _trained()
     model.settings.texture.size = asked
     model.settings.data.downscale = 4
-    chosen = textured.choose_size(_square(extent), model)
+    chosen = textured.choose_size(_square(extent), textured.photo_pixel(model), asked)
     assert chosen.size == size and chosen.photo_pixel == 0.002
-    assert chosen.texel * size == pytest.approx(extent / np.sqrt(textured._COVERED))
+    assert chosen.texel * size == pytest.approx(extent / np.sqrt(textured.COVERED))
     textured._say_size(chosen, model.settings)
     assert words in caplog.text and "as training used them (data.downscale=4)" in caplog.text
     assert ("coarser than the photographs" in caplog.text) == (not asked and extent > 1)
@@ -264,8 +264,8 @@ def test_a_texture_is_made_of_sharper_photographs_where_that_is_wanted(tmp_path,
     sharp = shown.partitioned.scene
     assert sharp.image_names == scene.image_names
     assert (sharp.views.image_sizes == 2 * scene.views.image_sizes).all()
-    coarse = textured.choose_size(_square(9.0), model)
-    fine = textured.choose_size(_square(9.0), shown)
+    coarse = textured.choose_size(_square(9.0), textured.photo_pixel(model), asked=0)
+    fine = textured.choose_size(_square(9.0), textured.photo_pixel(shown), asked=0)
     assert fine.photo_pixel == pytest.approx(coarse.photo_pixel / 2, rel=0.02)
     textured._say_size(fine, shown.settings)
     assert "as config.texture.downscale wants them (data.downscale=1)" in caplog.text

@@ -26,6 +26,7 @@ from cosurfgs_jax.formats.transform_text import read_similarity
 from cosurfgs_jax.outputs import commands
 from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.part import Part
+from cosurfgs_jax.run_record import read_timings
 from cosurfgs_jax.settings import (
     DataSettings,
     GeneratedSettings,
@@ -150,7 +151,7 @@ def _read_run_files(folder: Path) -> dict:
     workdir = Workdir(folder)
     found = {
         "metrics": repr(workdir.read_metrics()),
-        "timings": repr(workdir.read_timings()),
+        "timings": repr(read_timings(workdir)),
         "given up": repr(settings_file.read_given_up(workdir)),
         "geo": repr(read_geo(workdir.geo)),
         "views": repr(bound_views(workdir)),

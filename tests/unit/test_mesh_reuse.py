@@ -13,6 +13,7 @@ from cosurfgs_jax import extract_mesh as extract_mesh_program
 from cosurfgs_jax import program, report
 from cosurfgs_jax.outputs import commands, fused_mesh
 from cosurfgs_jax.outputs.trained import Trained
+from cosurfgs_jax.run_record import read_timings
 from cosurfgs_jax.settings import Settings, SurfaceSettings
 from cosurfgs_jax.workdir import Workdir
 
@@ -58,10 +59,10 @@ def test_extract_mesh_fuses_only_what_would_be_another_file(fused, workdir, monk
     settings = Settings()
     assert num_fused(settings) == 1 and "fused anew" not in caplog.text
     workdir.merge_metrics(geometry={"unit": "m"})
-    seconds = workdir.read_timings()
+    seconds = read_timings(workdir)
     assert num_fused(settings) == 0
     assert "is of this model and these settings already; --force fuses it anew" in caplog.text
-    assert workdir.read_metrics()["geometry"] and workdir.read_timings() == seconds
+    assert workdir.read_metrics()["geometry"] and read_timings(workdir) == seconds
     assert num_fused(Settings(surface=SurfaceSettings(memory_mb=99))) == 0
     assert num_fused(settings, force=True) == 1
     # Unlike for an export, also a setting that is the usual one again.

@@ -11,7 +11,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.views import Views
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.settings_file import check
-from cosurfgs_jax.surface import atlas, texture
+from cosurfgs_jax.surface import atlas, texture, texture_scores
 from cosurfgs_jax.surface.mesh import Mesh, vertex_normals
 from cosurfgs_jax.surface.textured_files import write_textured_glb, write_textured_obj
 
@@ -222,13 +222,13 @@ def test_pieces_of_colours_are_those_of_the_whole(monkeypatch):
     image = rng.integers(0, 255, (20, 30, 3), np.uint8)
     places = rng.uniform(0, 30, (1000, 2)).astype(np.float32)
     whole = resample(image, places[None])[0]
-    np.testing.assert_array_equal(texture._sampled(image, places), whole)
+    np.testing.assert_array_equal(texture.sampled(image, places), whole)
     monkeypatch.setattr(texture, "_AT_ONCE", 7)
     sizes = []
     monkeypatch.setattr(
         texture, "resample", lambda image, at: sizes.append(at.shape) or resample(image, at)
     )
-    np.testing.assert_array_equal(texture._sampled(image, places), whole)
+    np.testing.assert_array_equal(texture.sampled(image, places), whole)
     assert set(sizes) == {(1, 7, 2), (1, 6, 2)}
 
 
@@ -244,13 +244,13 @@ def test_a_texture_fits_other_views_better_than_vertices_do():
     views = _views([(2.5, 4.5, 9.0)])
     photo = _photo((2.5, 4.5, 9.0))
     sources = texture.Sources(views, np.arange(1), lambda view: photo, np.ones((1, 3)))
-    scores = texture.scores(textured, sources)
+    scores = texture_scores.scores(textured, sources)
     assert scores["psnr"] > 28 and scores["psnr"] > scores["psnr_vertex_colors"] + 10
     assert scores["psnr_color_corrected"] > 28
     away = texture.Sources(
         _views([(900.0, 0.0, 9.0)]), np.arange(1), lambda view: photo, np.ones((1, 3))
     )
-    assert texture.scores(textured, away) == {}
+    assert texture_scores.scores(textured, away) == {}
 
 
 def test_files_are_read_by_another_program(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,23 +15,35 @@ from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.data.loading import load_scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.place_json import placing
-from cosurfgs_jax.metrics import triangle_areas
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
-from cosurfgs_jax.outputs.fused_mesh import mesh_of, mesh_places
+from cosurfgs_jax.outputs.exports.textured_tiles import INDEX, Wanted, write_tiles
+from cosurfgs_jax.outputs.fused_mesh import find_mesh, mesh_places
+from cosurfgs_jax.outputs.map_frame import place_of
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings, TextureSettings
-from cosurfgs_jax.surface import Mesh, atlas, choose_voxel_size, depth_filter, texture
-from cosurfgs_jax.surface.mesh import in_order
+from cosurfgs_jax.surface import (
+    Mesh,
+    atlas,
+    choose_voxel_size,
+    depth_filter,
+    texture,
+    texture_scores,
+)
+from cosurfgs_jax.surface.mesh import in_order, read_mesh_ply
+from cosurfgs_jax.surface.mesh_cells import area_of, survey
 from cosurfgs_jax.surface.simplify import decimate
+from cosurfgs_jax.surface.texture_tiles import COVERED, Sizes
 from cosurfgs_jax.surface.textured_files import write_textured_glb, write_textured_obj
 from cosurfgs_jax.training.run_log import Progress
 
 _SHARE = 10  # of the mesh's triangles one is kept
 _LARGEST = 4096  # texels along a side, where nobody asks for more: graphics cards take that
 _SMALLEST = 256
-_COVERED = 0.62  # of the picture, by triangles
 _ABOUT = "gives each texel the mean of the training photographs that see it"
+_NOTE = "textured.json"
+_TILES = "textured"  # folder of tiles, where there are any
+_FILES = ("textured.glb", "textured.obj", "textured.mtl", "textured.jpg")  # where there are none
 _log = logging.getLogger(__name__)
 
 
@@ -55,18 +68,32 @@ class TextureSize(NamedTuple):
     photo_pixel: float
 
 
-def choose_size(mesh: Mesh, trained: Trained) -> TextureSize:
-    """Texels along the side of the texture: the setting, or the power of two with which a texel is
-    no larger than a pixel of the photographs on the surface, within what graphics cards take.
-    """
+def photo_pixel(trained: Trained) -> float:
+    """Side of a pixel of the photographs on the surface, dataset."""
     scene = trained.partitioned.scene
     seen = depth_filter.seen_depths(scene.cloud, scene.views)
-    pixel = choose_voxel_size(seen, scene.views.intrinsics, pixels=1)
-    area = triangle_areas(mesh.vertices, mesh.triangles).sum()
-    side = float(np.sqrt(area / _COVERED))
-    wanted = int(2 ** np.ceil(np.log2(side / pixel)))
-    size = trained.settings.texture.size or int(np.clip(wanted, _SMALLEST, _LARGEST))
-    return TextureSize(size, wanted, texel=side / size, photo_pixel=pixel)
+    return choose_voxel_size(seen, scene.views.intrinsics, pixels=1)
+
+
+def _wanted(area: float, pixel: float) -> int:
+    """Texels along the side of a picture of this area, with which one is no larger than a pixel."""
+    return int(2 ** np.ceil(np.log2(np.sqrt(area / COVERED) / pixel)))
+
+
+def choose_size(mesh: Mesh, pixel: float, asked: int) -> TextureSize:
+    """Texels along the side of the texture: what is asked for, or the power of two with which a
+    texel is no larger than a pixel of the photographs on the surface, within what graphics cards
+    take.
+
+    Args:
+        mesh: with as many triangles as are wanted.
+        pixel: see `photo_pixel`.
+        asked: `TextureSettings.size`.
+    """
+    area = area_of(mesh.vertices[mesh.triangles])
+    wanted = _wanted(area, pixel)
+    size = asked or int(np.clip(wanted, _SMALLEST, _LARGEST))
+    return TextureSize(size, wanted, float(np.sqrt(area / COVERED)) / size, photo_pixel=pixel)
 
 
 def with_photographs(trained: Trained) -> Trained:
@@ -129,13 +156,12 @@ def reduce(mesh: Mesh, settings: TextureSettings) -> Mesh:
 
 
 def _bake(
-    mesh: Mesh, trained: Trained, exposures: np.ndarray, size: int
+    mesh: Mesh, trained: Trained, gains: np.ndarray, size: int
 ) -> tuple[atlas.TexturedMesh, dict[str, Any]]:
     """A mesh with its texture, and the fraction of it that photographs show and how it fits those
     that were not used.
     """
     scene = trained.partitioned.scene
-    gains = texture.relative_gains(exposures, scene.train_views)
     uvs = atlas.unwrap(mesh, size)
     texels = atlas.texels_of(uvs, size)
     with (
@@ -148,46 +174,78 @@ def _bake(
             mesh, texels, sources, size, progress=lambda done, total: progress.update(done)
         )
         textured = atlas.TexturedMesh(mesh, uvs, picture)
-        scores = texture.scores(textured, sources._replace(chosen=scene.test_views))
+        scores = texture_scores.scores(textured, sources._replace(chosen=scene.test_views))
     return textured, {"photographed_share": seen, "test_views": scores}
 
 
 def _write(trained: Trained, folder: Path) -> None:
     started = time.monotonic()
     shown = with_photographs(trained)
-    whole = mesh_of(trained, "texture")
-    mesh = reduce(whole, trained.settings.texture)
+    find_mesh(trained, "texture")
+    path = trained.workdir.mesh
+    found = survey(path, trained.partitioned.scene.up)
+    pixel = photo_pixel(shown)
+    settings = trained.settings.texture
     exposures = load_exposures(trained.settings, trained.workdir, trained.partitioned)
-    chosen = choose_size(mesh, shown)
-    _say_size(chosen, shown.settings)
-    textured, quality = _bake(mesh, shown, exposures, chosen.size)
-    (folder / "textured.json").unlink(missing_ok=True)  # it is of the files before
-    up = trained.partitioned.scene.up
-    with placing(folder, mesh_places(trained.settings.geo, up, "textured", ("glb", "obj"))):
-        write_textured_glb(folder / "textured.glb", textured, up)
-        write_textured_obj(folder / "textured.obj", textured)
-    found = {
-        "num_triangles": mesh.num_triangles,
-        "num_triangles_before": whole.num_triangles,
-        "size": chosen.size,
-        # On the surface, in the dataset's unit; pixels of the photographs that it is made of.
-        "texel": chosen.texel,
-        "photo_pixel": chosen.photo_pixel,
+    gains = texture.relative_gains(exposures, shown.partitioned.scene.train_views)
+    too_large = not settings.size and _wanted(found.area, pixel) > _LARGEST
+    if settings.tile_size or too_large:
+        share = 1 / _SHARE
+        if settings.triangles:
+            share = min(1.0, settings.triangles / found.num_triangles)
+        sizes = Sizes(pixel, settings.size or _LARGEST)
+        wanted = Wanted(path, found, shown, gains=gains, share=share, sizes=sizes)
+        (folder / _NOTE).unlink(missing_ok=True)  # it is of the files before
+        tileset = {INDEX: place_of(trained.settings.geo)}
+        with placing(folder / _TILES, tileset):
+            made = write_tiles(wanted, folder / _TILES)
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+    else:
+        made = _write_one(read_mesh_ply(path), shown, gains, pixel=pixel, folder=folder)
+    made |= {
+        "num_triangles_before": found.num_triangles,
+        # Of a pixel of the photographs that it is made of, on the surface, in the dataset's unit.
+        "photo_pixel": pixel,
         "downscale": shown.settings.data.downscale,
         "step": trained.step,
         "seconds": round(time.monotonic() - started, 1),
     }
-    files.write_json(folder / "textured.json", found | quality)
+    files.write_json(folder / _NOTE, made)
+    _say(made, folder)
+
+
+def _write_one(
+    whole: Mesh, shown: Trained, gains: np.ndarray, pixel: float, folder: Path
+) -> dict[str, Any]:
+    """Writes the mesh with one picture."""
+    mesh = reduce(whole, shown.settings.texture)
+    chosen = choose_size(mesh, pixel, shown.settings.texture.size)
+    _say_size(chosen, shown.settings)
+    textured, quality = _bake(mesh, shown, gains, chosen.size)
+    (folder / _NOTE).unlink(missing_ok=True)  # it is of the files before
+    shutil.rmtree(folder / _TILES, ignore_errors=True)
+    up = shown.partitioned.scene.up
+    with placing(folder, mesh_places(shown.settings.geo, up, "textured", ("glb", "obj"))):
+        write_textured_glb(folder / "textured.glb", textured, up)
+        write_textured_obj(folder / "textured.obj", textured)
+    sizes = {"size": chosen.size, "texel": chosen.texel}
+    return {"num_triangles": mesh.num_triangles} | sizes | quality
+
+
+def _say(made: dict[str, Any], folder: Path) -> None:
+    pictures = f"{made['size']}x{made['size']} texels"
+    if "tiles" in made:
+        pictures = f"{made['tiles']['number']} tiles of up to {pictures}"
     _log.info(
-        "textured mesh: %d of %d triangles, %dx%d texels, of which photographs show %.1f %%, in %s",
-        mesh.num_triangles,
-        whole.num_triangles,
-        chosen.size,
-        chosen.size,
-        100 * quality["photographed_share"],
+        "textured mesh: %d of %d triangles, %s, of which photographs show %.1f %%, in %s",
+        made["num_triangles"],
+        made["num_triangles_before"],
+        pictures,
+        100 * made["photographed_share"],
         folder,
     )
-    scores = quality["test_views"]
+    scores = made["test_views"]
     if scores:
         _log.info(
             "test views where the mesh is: PSNR %.2f dB with the texture (%.2f after colour "
@@ -204,7 +262,8 @@ TEXTURED = ExportFormat(
     "textured.glb, and textured.obj with .mtl and .jpg: the mesh, which is fused first where it is "
     "missing, with fewer triangles (config.texture.triangles) and a texture of the training "
     "photographs, as training used them or sharper (config.texture.size, "
-    "config.texture.downscale); the dataset's frame",
+    "config.texture.downscale); of a large place the folder textured with tiles and tileset.json "
+    "(config.texture.tile_size); the dataset's frame",
     _check,
     _write,
     is_in_report=True,
