@@ -1,6 +1,4 @@
-"""Files that are written atomically, whatever kills the process; text, JSON and arrays, read from
-whatever program wrote them.
-"""
+"""Files written atomically, whatever kills the process; text, JSON and arrays of any program."""
 
 import codecs
 import contextlib
@@ -34,8 +32,7 @@ _MAX_PART_BYTES = 200  # of a name between slashes; file systems take 255, and e
 _MAX_NAME_BYTES = 1000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _UNFINISHED = ".unfinished-"  # how files begin that are being written
-# What the JSON of Python raises of a text that is none; RecursionError: nested without end.
-NO_JSON = (ValueError, RecursionError)
+NO_JSON = (ValueError, RecursionError)  # raised of a text that is none, or nested without end
 _log = logging.getLogger(__name__)
 
 
@@ -296,9 +293,7 @@ def whole_number(word: str) -> int:
 
 
 def safe_name(name: str) -> str:
-    """A file's name as a path below some folder: relative, with forward slashes, without drives,
-    `.` and `..`.
-    """
+    """A name as a path below some folder: relative, forward slashes, no drives, `.` and `..`."""
     parts = readable(name).replace("\\", "/").split("/")
     if len(parts[0]) == 2 and parts[0][1] == ":" and parts[0][0].isalpha():
         parts = parts[1:]
@@ -362,13 +357,10 @@ def read_json_object(path: Path | str) -> dict:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that a real one can hold; JSON has whole numbers
-    of any length."""
-    if type(value) not in (int, float):
-        return False
+    """Whether a value of a JSON file is a number that a real one can hold."""
     try:
-        return math.isfinite(value)
-    except OverflowError:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # JSON has whole numbers of any length
         return False
 
 
@@ -400,8 +392,8 @@ def read_arrays(
 
 def checksum(path: str | os.PathLike) -> str:
     """The CRC-32 of a file's content, eight hexadecimal digits."""
-    value = 0
     with open(path, "rb") as file:
+        value = 0
         while block := file.read(1 << 20):
             value = zlib.crc32(block, value)
     return f"{value:08x}"

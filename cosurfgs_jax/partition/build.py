@@ -327,5 +327,6 @@ def build_partition(
         ]
     work = np.bincount(cells.cell_of(ground), weights, minlength=cells.num_blocks)
     cells = dataclasses.replace(cells, points=points, lengths=np.array(lengths))
-    _log_blocks(cells, cells.num_blocks * work)
+    if cells.num_blocks > 1:
+        _log_blocks(cells, cells.num_blocks * work / work.sum())
     return cells

@@ -2,10 +2,13 @@
 in `mesh`.
 """
 
+import dataclasses
 import os
 
 import numpy as np
+from jaxtyping import UInt8
 
+from cosurfgs_jax import pictures
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import atomic_path
 from cosurfgs_jax.surface.mesh import CONFIDENCE, Mesh
@@ -78,9 +81,18 @@ def write_obj(path: str | os.PathLike, mesh: Mesh) -> None:
         file.write(text)
 
 
+def linear_colors(colors: UInt8[np.ndarray, "m 3"]) -> UInt8[np.ndarray, "m 3"]:
+    """Colours as glTF wants them at vertices: in proportion to light, not as a photograph has them.
+    IEC 61966-2-1. Eight bits, so that the darkest tenth has 3 levels.
+    """
+    share = colors / 255
+    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return pictures.to_uint8(light)
+
+
 def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
-    """Writes a binary glTF file with normals, colours and, where it is known, the confidence as
-    the attribute `_CONFIDENCE`, atomically.
+    """Writes a binary glTF file with normals, colours (`linear_colors`) and, where it is known, the
+    confidence as the attribute `_CONFIDENCE`, atomically.
 
     glTF is y up and its vertices are float32: they are laid around the mesh's middle, and its node
     turns and moves them. Vertices of the file, placed by the node, are the dataset's, turned so
@@ -96,6 +108,7 @@ def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     transform = np.eye(4)
     transform[:3, :3] = upright(up)
     transform[:3, 3] = transform[:3, :3] @ center
+    mesh = dataclasses.replace(mesh, vertex_colors=linear_colors(mesh.vertex_colors))
     shape = _to_trimesh(trimesh, mesh, mesh.vertices - center)
     if mesh.vertex_confidence is not None:
         shape.vertex_attributes[f"_{CONFIDENCE.upper()}"] = mesh.vertex_confidence

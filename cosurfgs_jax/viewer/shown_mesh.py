@@ -11,7 +11,7 @@ from cosurfgs_jax import pictures
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.metrics import confidence_range, confidence_ranges, photographs_of
 from cosurfgs_jax.surface import Mesh
-from cosurfgs_jax.surface.mesh_files import import_trimesh
+from cosurfgs_jax.surface.mesh_files import import_trimesh, linear_colors
 
 MESH = "mesh"
 CONFIDENCE = "confidence"
@@ -45,7 +45,11 @@ def glb_of(mesh: Mesh, kind: str) -> bytes:
         colors = range_colors()[_ranges(mesh)]
         unlit = _without_light
     shape = trimesh.Trimesh(
-        mesh.vertices, mesh.triangles, vertex_colors=_linear(colors), process=False, validate=False
+        mesh.vertices,
+        mesh.triangles,
+        vertex_colors=linear_colors(colors),
+        process=False,
+        validate=False,
     )
     return trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), tree_postprocessor=unlit)
 
@@ -78,13 +82,6 @@ def _ranges(mesh: Mesh) -> Integer[np.ndarray, " m"]:
             "cosurfgs extract_mesh writes one that has it"
         )
     return confidence_range(mesh.vertex_confidence)
-
-
-def _linear(colors: UInt8[np.ndarray, "m 3"]) -> UInt8[np.ndarray, "m 3"]:
-    """Colours as glTF wants them at vertices: in proportion to light. IEC 61966-2-1."""
-    share = colors / 255
-    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return pictures.to_uint8(light)
 
 
 def _without_light(tree: dict) -> None:

@@ -5,6 +5,7 @@ known map coordinates is written, the file read by what others use, and its plac
 import dataclasses
 import functools
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -133,13 +134,17 @@ def test_meshes(tmp_path, monkeypatch, form):
 def test_textured_meshes(tmp_path, monkeypatch):
     pytest.importorskip("trimesh")
     trained = _trained(tmp_path)
+    partitioned = trained.partitioned
     uvs = np.array([[[0.0, 0], [1, 0], [1, 1]]], np.float32)
     baked = TexturedMesh(_mesh(), uvs, np.zeros((8, 8, 3), np.uint8))
     size = textured.TextureSize(size=8, wanted=8, texel=1.0, photo_pixel=1.0)
     for name, result in {
-        "mesh_of": _mesh(),
+        "find_mesh": {},
+        "survey": types.SimpleNamespace(area=1.0, num_triangles=1),
+        "photo_pixel": 1.0,
+        "read_mesh_ply": _mesh(),
         "reduce": _mesh(),
-        "load_exposures": None,
+        "load_exposures": np.zeros((partitioned.scene.num_views, 3, 4)),
         "choose_size": size,
         "_bake": (baked, {"photographed_share": 1.0, "test_views": {}}),
     }.items():

@@ -76,7 +76,8 @@ def test_tiles_are_files_and_an_interrupted_export_goes_on(trained, monkeypatch,
     assert made == [0, 1, 1, 3, 2] and "going on with the tiles" in caplog.text
     names = ["0_0", "0_1", "1_0", "1_1"]
     files = [f"{name}.{end}" for name in names for end in ("glb", "jpg", "mtl", "obj")]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*files, "tileset.json"])
+    files += ["place.json", "tileset.json"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(files)
     assert not (trained.workdir.export / "textured.glb").exists()
     assert found["tiles"]["number"] == 4 and found["num_triangles"] < 600
     assert found["size"] == 128 and found["test_views"]["psnr"] > 12

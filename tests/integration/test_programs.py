@@ -314,7 +314,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(trained, tmp_path):
     assert not [path for path in workdir.rglob("*") if path.name.startswith(".unfinished-")]
     assert not list((workdir / "export").iterdir())
     result = run("export", workdir)
-    assert result.returncode == 0 and len(list((workdir / "export").iterdir())) == 2
+    assert result.returncode == 0 and len(list((workdir / "export").iterdir())) == 3
 
 
 def test_a_workdir_that_changes_under_a_run_is_a_sentence(trained, dataset, tmp_path):

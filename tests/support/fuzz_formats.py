@@ -26,14 +26,14 @@ from cosurfgs_jax.formats.transform_text import read_similarity
 from cosurfgs_jax.outputs import commands
 from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.part import Part
-from cosurfgs_jax.run_record import read_timings
+from cosurfgs_jax.run_record import note_seconds, read_timings
 from cosurfgs_jax.settings import (
     DataSettings,
     GeneratedSettings,
     PartitionSettings,
     Settings,
 )
-from cosurfgs_jax.sfm import phases
+from cosurfgs_jax.sfm import dataset_folder, phases
 from cosurfgs_jax.training import kept_place, place_files
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.partitioned_scene import bound_views
@@ -132,7 +132,7 @@ def _write_similarity(folder: Path) -> list[Path]:
 def _write_run_files(folder: Path) -> list[Path]:
     workdir = Workdir(folder)
     workdir.write_stage("device", steps=10, depth_step_expected=0.1, depth_step_rest=0.2)
-    workdir.note_seconds("mesh", 3.0)
+    note_seconds(workdir, "mesh", 3.0)
     rows = [{"name": "surfels.capacity", "asked": 1000, "used": 500}]
     files.write_json(workdir.given_up, {"settings": rows})
     details = {"summary": ["placed by GPS"], "versions": {"pycolmap": "4"}}
@@ -157,7 +157,7 @@ def _read_run_files(folder: Path) -> dict:
         "views": repr(bound_views(workdir)),
     }
     workdir.write_stage("cloud", steps=4)
-    workdir.note_seconds("evaluate", 1.0)
+    note_seconds(workdir, "evaluate", 1.0)
     return found
 
 
@@ -171,7 +171,7 @@ def _write_prepared(folder: Path) -> list[Path]:
 
 def _read_prepared(folder: Path) -> dict:
     features = folder / "features.json"
-    key = {"max_features": 9, "photographs": phases._photographs_of(features)}
+    key = {"max_features": 9, "photographs": dataset_folder.photographs_of(features)}
     saved = files.read_json_object(folder / "mapped.json")
     return {
         "features": repr((key, phases._extends(key, features))),

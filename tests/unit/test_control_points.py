@@ -38,7 +38,7 @@ def test_a_flight_comes_to_its_control_points(survey):
     assert fit["num_used"] == 6 and max(fit["residual_rms"].values()) < 0.005
     assert [point["use"] for point in geo.details["control_points"]] == ["control"] * 6
     assert geo.details["vertical_datum"] == "the zero of the ground control points"
-    words = summary._place_words(found)
+    words = summary._place_words(found, [])
     assert "by 6 ground control points" in words[0] and "EPSG:32615" in words[-1]
     assert any(text.startswith("gcp3 (control point): ") and " px" in text for text in words)
 
@@ -81,7 +81,7 @@ def test_control_points_beat_gps_which_is_compared_with(survey):
     assert difference["up"] == pytest.approx(200 - ORIGIN[2], abs=2)
     assert difference["scale"] == pytest.approx(0.01, abs=0.01)
     assert any("m from where the ground control points put" in text for text in found.warnings)
-    assert any("GPS, which was not used" in text for text in summary._place_words(found))
+    assert any("GPS, which was not used" in text for text in summary._place_words(found, []))
 
 
 def test_check_points_are_compared_with_and_not_used(survey):

@@ -2,7 +2,6 @@
 fusion.
 """
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,8 @@ from mesh_cases import fuse_into
 
 from cosurfgs_jax import extract_mesh as extract_mesh_program
 from cosurfgs_jax import program, report
+from cosurfgs_jax.formats.place_json import read_places
+from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.outputs import commands, fused_mesh
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.run_record import read_timings
@@ -41,7 +42,8 @@ def fused(workdir, monkeypatch):
 
 
 def _trained(workdir: Workdir, settings: Settings) -> Trained:
-    partitioned = SimpleNamespace(scene=SimpleNamespace(up=np.array([0.0, 0, 1])))
+    frame = SceneFrame(1.0, np.eye(3), np.zeros(3))
+    partitioned = SimpleNamespace(scene=SimpleNamespace(up=np.array([0.0, 0, 1])), frame=frame)
     return Trained(settings, partitioned, SimpleNamespace(identity="this one"), workdir)
 
 
@@ -84,8 +86,10 @@ def test_a_mesh_that_stays_gets_its_other_format_and_its_place(fused, workdir):
     model = _trained(workdir, Settings())
     fused_mesh.fuse(model, workdir.root)
     model.settings.geo.offset = "1,2,3"
-    assert fused_mesh.reuse(model, "obj")["map"]["offset"] == [1.0, 2.0, 3.0]
-    assert json.loads(workdir.mesh_choices.read_text())["map"]["offset"] == [1.0, 2.0, 3.0]
+    assert fused_mesh.reuse(model, "obj")
+    places = read_places(workdir.mesh.parent)
+    for name in ("mesh.ply", "mesh.obj"):
+        assert places[name].offset.tolist() == [1.0, 2.0, 3.0]
     assert workdir.mesh.with_suffix(".obj").read_text().count("\nv ") == 3
     model.settings.surface.memory_mb = 0
     assert fused_mesh.reuse(model, "obj") is None and fused_mesh.reuse(model, "ply")

@@ -110,7 +110,7 @@ def test_the_first_process_alone_reads_the_settings(monkeypatch, tmp_path, is_fi
     monkeypatch.setattr(pipeline, "run_stages", runs.append)
     monkeypatch.setattr(pipeline, "write_merged", lambda *_: None)
     monkeypatch.setattr(processes, "is_first", lambda: is_first)
-    pipeline._train(Settings(), Workdir(tmp_path), ())
+    pipeline._train(Settings(), Workdir(tmp_path), (), None)
     config = b""
     if is_first:
         config = (tmp_path / "config.json").read_bytes()

@@ -121,4 +121,4 @@ def test_times_that_are_none_are_refused(tmp_path, seconds):
     workdir = Workdir(tmp_path)
     workdir.timings.write_text(f'{{"mesh": 1.5, "evaluate": {seconds}}}')
     with pytest.raises(InputError, match="timings.json: expected seconds, got .* for 'evaluate'"):
-        workdir.note_seconds("mesh", 2.0)
+        note_seconds(workdir, "mesh", 2.0)
