@@ -1,6 +1,7 @@
 """Pieces of HTML: tables, figures, the frame of the page."""
 
 import html
+import re
 
 _STYLE = """
 :root { --ink: #1f2933; --soft: #5f6b7a; --line: #e1e6ec; --paper: #ffffff; --wash: #f5f7fa; }
@@ -87,8 +88,11 @@ def tiles(numbers: list[tuple[str, str]]) -> str:
 
 
 def note(text: str) -> str:
-    """An explanation in small letters; "" for no text."""
-    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+    """An explanation in small letters, commands between backticks; "" for no text."""
+    if not text:
+        return ""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return f'<p class="note">{marked}</p>'
 
 
 def section(title: str, content: str, explanation: str = "") -> str:
