@@ -25,7 +25,7 @@ _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _DEFAULT_TRIM_BYTES = 2**17
 _OWN_PAGES_BYTES = 2**20  # buffers of so many bytes have pages of their own
-_MOST_OF_THEM = 2**16
+_MAX_MAPPINGS = 2**16
 _LIMITS = ("memory.max", "memory.limit_in_bytes")  # of a container, in the folder of its group
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -57,7 +57,7 @@ def give_back_at_once() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
-        mallopt(_M_MMAP_MAX, _MOST_OF_THEM)
+        mallopt(_M_MMAP_MAX, _MAX_MAPPINGS)
         give_back_freed()
 
 

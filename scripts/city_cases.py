@@ -14,7 +14,7 @@ from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 from cosurfgs_jax.training.world_cameras import WorldViews
 
 _TEST_EVERY = 8
-_POINTS = 100  # of a block that say which share is in its cell
+_POINTS = 100  # of a block that say which fraction is in its cell
 
 
 class Case(NamedTuple):
@@ -30,11 +30,11 @@ class Case(NamedTuple):
     views_per_block: int = 0  # 0: twice an equal share
     capacity: int = 0  # surfels of a block before compression; 0: so many that the rest is left
     num_initial: int = 0  # surfels that a block begins with; 0: points of its expanded cell
-    share: float = 0.5  # of a block's surfels that is in its own cell
+    fraction: float = 0.5  # of a block's surfels that is in its own cell
 
     def with_defaults(self, settings: Settings) -> "Case":
         """The same with nothing left open."""
-        kept = self.share * (1 - settings.lmc.prune_ratio * settings.lmc.enabled)
+        kept = self.fraction * (1 - settings.lmc.prune_ratio * settings.lmc.enabled)
         capacity = self.capacity or round(self.num_surfels / self.num_blocks / kept)
         around = (1 + 2 * settings.partition.expansion) ** 2
         initial = round(around * self.num_points / self.num_blocks)
@@ -62,7 +62,7 @@ def place_of(case: Case, num_blocks: int) -> PartitionedScene:
     """
     num_views = max(1, case.num_photos * num_blocks // case.num_blocks)
     num_own = min(case.views_per_block, num_views)
-    inside = round(case.share * _POINTS)
+    inside = round(case.fraction * _POINTS)
     blocks = []
     for number in range(num_blocks):
         start = number * num_views // num_blocks

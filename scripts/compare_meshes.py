@@ -24,7 +24,7 @@ from cosurfgs_jax.surface import read_mesh_ply
 _GAP = 6  # pixels of white between pictures
 
 
-class Place(NamedTuple):
+class Crop(NamedTuple):
     """A rectangle of a photograph, in pixels."""
 
     name: str
@@ -46,7 +46,7 @@ class DrawnMesh:
             self._mesh.vertices.astype(np.float32), self._mesh.triangles.astype(np.uint32)
         )
 
-    def draw(self, camera: dict, place: Place, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, camera: dict, place: Crop, width: int) -> tuple[np.ndarray, np.ndarray]:
         """The place in vertex colours and as a shape, u8[h,width,3] each."""
         height = round(width * place.height / place.width)
         x = place.x + (np.arange(width) + 0.5) * place.width / width
@@ -83,13 +83,13 @@ class DrawnMesh:
         )
 
 
-def parse_place(text: str) -> Place:
+def parse_place(text: str) -> Crop:
     """Reads NAME:PHOTO:x,y,width,height."""
     name, photo, box = text.split(":")
-    return Place(name, photo, *(int(number) for number in box.split(",")))
+    return Crop(name, photo, *(int(number) for number in box.split(",")))
 
 
-def photograph(folder: Path, place: Place, width: int) -> np.ndarray:
+def photograph(folder: Path, place: Crop, width: int) -> np.ndarray:
     """The place in its photograph, u8[h,width,3]; pixels are repeated."""
     image = pictures.read_image(folder / place.photo)
     height = round(width * place.height / place.width)

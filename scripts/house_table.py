@@ -58,7 +58,7 @@ DOCUMENTED_ELSEWHERE = ("validate",)
 NAMELESS_CALLS = ("_log.debug", "_log.info", "_log.warning", "_log.error", "struct.pack")
 
 
-class Place(NamedTuple):
+class Finding(NamedTuple):
     """Where a measure found something; `value` is the size that was found, `text` what it is."""
 
     path: str
@@ -78,9 +78,9 @@ class Source:
     lines: list[str]
     tree: ast.Module | None
 
-    def place(self, node: ast.AST, value: int = 1, text: str = "") -> Place:
+    def place(self, node: ast.AST, value: int = 1, text: str = "") -> Finding:
         """A place in this file, described by its first line unless `text` does it."""
-        return Place(self.path, node.lineno, value, text or self.lines[node.lineno - 1].strip())
+        return Finding(self.path, node.lineno, value, text or self.lines[node.lineno - 1].strip())
 
     def nodes(self, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
         """Nodes of some kinds, in the order of `ast.walk`; none where the file is not Python."""
@@ -156,14 +156,14 @@ def is_parallel_assignment(node: ast.Assign) -> bool:
     return False
 
 
-def parallel_assignments(source: Source) -> Iterator[Place]:
+def parallel_assignments(source: Source) -> Iterator[Finding]:
     """Parallel assignments of unrelated values."""
     for node in source.nodes(ast.Assign):
         if is_parallel_assignment(node):
             yield source.place(node)
 
 
-def conditional_expressions(source: Source) -> Iterator[Place]:
+def conditional_expressions(source: Source) -> Iterator[Finding]:
     """Conditional expressions."""
     for node in source.nodes(ast.IfExp):
         yield source.place(node)
@@ -179,7 +179,7 @@ def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
             todo += ast.iter_child_nodes(node)
 
 
-def crowded_statements(source: Source) -> Iterator[Place]:
+def crowded_statements(source: Source) -> Iterator[Finding]:
     """Statements with more than one conditional expression.
 
     Of a compound statement the head counts.
@@ -195,7 +195,7 @@ def _is_docstring(node: ast.AST) -> bool:
     return is_constant and isinstance(node.value.value, str)
 
 
-def function_statements(source: Source) -> Iterator[Place]:
+def function_statements(source: Source) -> Iterator[Finding]:
     """Functions by statements.
 
     Nested statements count, docstrings do not.
@@ -206,7 +206,7 @@ def function_statements(source: Source) -> Iterator[Place]:
         yield source.place(node, count, f"{node.name}: {count} statements")
 
 
-def function_arguments(source: Source) -> Iterator[Place]:
+def function_arguments(source: Source) -> Iterator[Finding]:
     """Functions by arguments.
 
     Keywords, *args and **kwargs count, `self` and `cls` do not.
@@ -221,7 +221,7 @@ def function_arguments(source: Source) -> Iterator[Place]:
         yield source.place(node, count, f"{node.name}: {count} arguments")
 
 
-def positional_arguments(source: Source) -> Iterator[Place]:
+def positional_arguments(source: Source) -> Iterator[Finding]:
     """Calls by positional arguments, those behind a star apart."""
     for node in source.nodes(ast.Call):
         count = sum(not isinstance(argument, ast.Starred) for argument in node.args)
@@ -229,7 +229,7 @@ def positional_arguments(source: Source) -> Iterator[Place]:
             yield source.place(node, count)
 
 
-def missing_docstrings(source: Source) -> Iterator[Place]:
+def missing_docstrings(source: Source) -> Iterator[Finding]:
     """Public functions, classes and methods without docstring."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = [node for node in source.tree.body if isinstance(node, kinds) and node.name[0] != "_"]
@@ -241,19 +241,19 @@ def missing_docstrings(source: Source) -> Iterator[Place]:
             yield source.place(node)
 
 
-def long_files(source: Source) -> Iterator[Place]:
+def long_files(source: Source) -> Iterator[Finding]:
     """Files above 400 lines, native ones above 600."""
     is_native = source.path.endswith(NATIVE_SUFFIXES)
     limit = MAX_NATIVE_LINES if is_native else MAX_PYTHON_LINES
     count = len(source.lines)
     if count > limit:
-        yield Place(source.path, 1, count, f"{count} lines")
+        yield Finding(source.path, 1, count, f"{count} lines")
 
 
-def long_lines(source: Source) -> Iterator[Place]:
+def long_lines(source: Source) -> Iterator[Finding]:
     """Lines by columns."""
     for number, line in enumerate(source.lines, start=1):
-        yield Place(source.path, number, len(line), f"{len(line)} columns")
+        yield Finding(source.path, number, len(line), f"{len(line)} columns")
 
 
 MEASURES = {
@@ -280,7 +280,7 @@ def title(name: str) -> str:
     return f"{text}{limit}{unit}"
 
 
-def places(repository: Repository, name: str) -> list[Place]:
+def places(repository: Repository, name: str) -> list[Finding]:
     """What one measure counts, the largest first."""
     sources = repository.sources if name in EVERYWHERE else repository.modules
     found = [place for source in sources for place in MEASURES[name](source)]

@@ -1,4 +1,4 @@
-"""Compression (LMC): scores of the merged model against the share that is pruned, for each
+"""Compression (LMC): scores of the merged model against the fraction that is pruned, for each
 importance score and number of rounds.
 
 python scripts/lmc_table.py --workdir=DIR [--ratios=0,0.2,0.4,0.6,0.8] [--scores=removal,weight]

@@ -160,7 +160,7 @@ def case_of(settings, workdir: Path):
     """What the simulation is told of a run: counts of its partition."""
     import simulate_city
 
-    from cosurfgs_jax.collab.needs import cell_shares
+    from cosurfgs_jax.collab.needs import cell_fractions
     from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
     from cosurfgs_jax.workdir import Workdir
 
@@ -178,7 +178,7 @@ def case_of(settings, workdir: Path):
         views_per_block=round(np.mean([len(block.views) for block in blocks])),
         capacity=round(np.mean([block.capacity for block in blocks])),
         num_initial=round(np.mean([block.num_initial for block in blocks])),
-        share=float(cell_shares(partitioned).mean()),
+        fraction=float(cell_fractions(partitioned).mean()),
     )
 
 

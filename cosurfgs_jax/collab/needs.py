@@ -130,10 +130,10 @@ def sizes_of(
             num_rounds = rounds_of(settings.lmc, spec.num_steps(settings))
             num_left = slots_left(course.num_slots, num_rounds, settings.lmc)
             compressed = state_bytes(num_left, partitioned, settings, kept)
-    shares = cell_shares(partitioned)
+    fractions = cell_fractions(partitioned)
     capacities = np.array([block.capacity for block in partitioned.blocks])
     full = capacities * min(1.0, course.num_surfels / capacities.sum())
-    in_cells = shares * full * min(1.0, num_left / course.num_slots)
+    in_cells = fractions * full * min(1.0, num_left / course.num_slots)
     cell_slots = 0
     cell = 0
     if any(spec.is_merged for spec in stages):
@@ -163,16 +163,16 @@ def sizes_of(
     )
 
 
-def cell_shares(partitioned: PartitionedScene) -> np.ndarray:
+def cell_fractions(partitioned: PartitionedScene) -> np.ndarray:
     """f64[B], the fraction of a block's surfels that is in its own cell: that of the SfM points
     that it starts from.
     """
     points = partitioned.frame.to_world(partitioned.scene.cloud.points)
-    shares = []
+    fractions = []
     for block in partitioned.blocks:
         cells = partitioned.partition.cell_of(points[block.points])
-        shares.append((cells == block.number).mean() if len(cells) else 1.0)
-    return np.array(shares)
+        fractions.append((cells == block.number).mean() if len(cells) else 1.0)
+    return np.array(fractions)
 
 
 def estimated_programs(sizes: Sizes, settings: Settings) -> ProgramBytes:

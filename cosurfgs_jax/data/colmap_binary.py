@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data.compared_features import FEATURE, Image, chosen, most_of_view
+from cosurfgs_jax.data.compared_features import FEATURE, Image, chosen, max_features_of_view
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.geometry.lens_models import num_params
@@ -119,7 +119,7 @@ def read_images(path: Path) -> list[Image]:
     images = []
     offset = 8
     ending = _End(data, count, 73, "images")
-    most = most_of_view(count)
+    most = max_features_of_view(count)
     for number in range(count):
         image_id, *pose, camera_id = struct.unpack_from("<I7dI", data, offset)
         end = data.find(b"\0", offset + 64)

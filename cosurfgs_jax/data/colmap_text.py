@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosurfgs_jax.data.compared_features import FEATURE, Image, chosen, most_of_view
+from cosurfgs_jax.data.compared_features import FEATURE, Image, chosen, max_features_of_view
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import iter_lines, number, whole_number
 from cosurfgs_jax.geometry.distortion import Lens
@@ -131,7 +131,7 @@ def read_images(path: Path, lines: Iterable[str] | None = None) -> Iterator[Imag
         if image is not None and _is_feature_line(words):
             try:
                 # Where the head does not say how many there are, those that were read.
-                features = _features(words, most_of_view(max(count, rows.declared or 0)))
+                features = _features(words, max_features_of_view(max(count, rows.declared or 0)))
             except (ValueError, OverflowError) as error:
                 raise rows.damaged(error) from None
             yield image._replace(features=features)

@@ -26,7 +26,7 @@ class Image(NamedTuple):
     features: np.ndarray  # FEATURE[F], those that are `chosen`
 
 
-def most_of_view(num_views: int) -> int:
+def max_features_of_view(num_views: int) -> int:
     """How many features of each of so many photographs are compared."""
     return int(np.clip(_MAX_FEATURES // max(1, num_views), _MIN_OF_VIEW, _MAX_OF_VIEW))
 
@@ -57,7 +57,7 @@ def rows_of(wanted: np.ndarray, point_ids: np.ndarray) -> np.ndarray:
 
 def compared(features: list[np.ndarray]) -> list[np.ndarray]:
     """Those of each photograph that are of a point and are compared."""
-    most = most_of_view(len(features))
+    most = max_features_of_view(len(features))
     parts = [part[chosen(len(part), most)] for part in features]
     return [part[part["point"] >= 0] for part in parts]
 
@@ -77,5 +77,5 @@ def named(features: list[np.ndarray], point_ids: np.ndarray) -> tuple[np.ndarray
 
 def are_all_compared(features: list[np.ndarray]) -> bool:
     """Whether no photograph has more features than are compared."""
-    most = most_of_view(len(features))
+    most = max_features_of_view(len(features))
     return all(len(part) < most for part in features)

@@ -27,9 +27,9 @@ _MIN_SHIFT_PX = 0.1  # no calibration is better
 # Pixels, or of the longer side: of features that were rounded to whole pixels, count from the
 # middle of the first pixel or were found in smaller pictures, while errors were noted before.
 _MIN_ALL_PX = 1.0
-_MIN_ALL_SHARE = 0.0005
+_MIN_ALL_FRACTION = 0.0005
 _MIN_BEYOND = 0.05  # of features beyond the camera's picture, if it was made smaller
-_MAX_SHARE = 0.01  # of the longer side: no reconstruction keeps features that are so far off
+_MAX_FRACTION = 0.01  # of the longer side: no reconstruction keeps features that are so far off
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +123,7 @@ def _factors(lenses: list[Lens], views: np.ndarray, pixels: np.ndarray, found: n
             continue
         factor = np.median(np.hypot(*pixels[part].T) / np.hypot(*found[part].T))
         left = np.median(_distances_px(factor * found[part], pixels[part]))
-        if factor > 1 and left <= _MAX_SHARE * factor * max(lens.width, lens.height):
+        if factor > 1 and left <= _MAX_FRACTION * factor * max(lens.width, lens.height):
             factors[number] = factor
     return factors[of_view]
 
@@ -232,14 +232,14 @@ def _away(median_px: float, how: str = "") -> str:
 
 def _min_px(seen: SeenPoints) -> float:
     """Below this nothing is wrong with cameras or poses of all photographs."""
-    return max(_MIN_ALL_PX, _MIN_ALL_SHARE * _side(seen))
+    return max(_MIN_ALL_PX, _MIN_ALL_FRACTION * _side(seen))
 
 
 def _say_all(seen: SeenPoints, medians: np.ndarray) -> bool:
     """Says where most photographs do not fit the points; whether they do not."""
     typical = np.nanmedian(medians)
     expected = _expected_px(seen)
-    limit = _MAX_SHARE * _side(seen)
+    limit = _MAX_FRACTION * _side(seen)
     what = f"no reconstruction keeps more than {limit:.2g}"
     if typical <= limit and not np.isnan(expected):
         limit = max(_MAX_TIMES * expected, _min_px(seen))
@@ -304,7 +304,7 @@ def _say_points(seen: SeenPoints, found: _Distances) -> bool:
     limit = _limit(found.pixels)
     limits = np.fmax(limit, _MAX_TIMES * seen.errors[rows])
     if np.isnan(_expected_px(seen)):
-        limit = max(limit, _MAX_SHARE * _side(seen))
+        limit = max(limit, _MAX_FRACTION * _side(seen))
         limits = np.full(len(rows), limit)
     num_seen = np.bincount(which)
     num_far = np.bincount(which, found.pixels > limits[which])

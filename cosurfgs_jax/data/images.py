@@ -19,7 +19,7 @@ from cosurfgs_jax.geometry.distortion import source_pixels
 
 _MIN_THREADS = 2
 _MAX_THREADS = 16  # one thread decodes 4 photographs of 16 megapixels a second
-_THREADS_SHARE = (
+_THREADS_FRACTION = (
     0.25  # of the budget, for what all threads hold of the images that they decode, ...
 )
 _BYTES_PER_PIXEL = 12  # ... each: 8 to 12 were measured with a JPEG of 16 megapixels
@@ -86,7 +86,9 @@ def num_threads(scene: Scene, num_bytes: int) -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     largest = _bytes_of_largest(scene)
-    return max(_MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_SHARE * num_bytes) // largest))
+    return max(
+        _MIN_THREADS, min(cores, _MAX_THREADS, int(_THREADS_FRACTION * num_bytes) // largest)
+    )
 
 
 def decoding_bytes(scene: Scene, num_bytes: int) -> int:

@@ -14,7 +14,7 @@ from cosurfgs_jax.geometry.lens_models import MODELS
 # are off by a few pixels.
 _MARGIN = 0.05
 _MIN_COUNT = 3  # points of a view, or views of a point, that tell something
-_NUM_TRIED = 2048  # of points without tracks: enough for their share to a hundredth
+_NUM_TRIED = 2048  # of points without tracks: enough for their fraction to a hundredth
 # Of points among which those near to some cameras are looked for.
 _NUM_SEARCHED = 2**17
 _NUM_CAMERAS = 16

@@ -18,7 +18,7 @@ _COARSER = 1.5  # and where that makes too many: both times this, once or more
 # The corners of a triangle count as one surface where their depths differ by less than this factor:
 # at 1.1 every second point in a town hung between a roof and the ground.
 _MAX_DEPTH_RATIO = 1.02
-_LEAST_POINTS = 4  # a view with fewer has no triangles to speak of
+_MIN_POINTS = 4  # a view with fewer has no triangles to speak of
 
 
 def gap_points(
@@ -102,7 +102,7 @@ class _Picture:
             seen = cloud.sightings.of(view)
         seen = seen[is_chosen[seen]]
         seen = seen[is_inside(views, view, cloud.points[seen])]
-        if len(seen) < _LEAST_POINTS:
+        if len(seen) < _MIN_POINTS:
             return None
         try:
             return _Picture(views, view, cloud.points[seen], cloud.colors[seen])

@@ -18,9 +18,9 @@ _BASELINE_RANGE = (
     1.0,
 )  # of the depth: nearer views hardly see depth, farther ones see other sides of things
 _MAX_COVERED = 1000  # points of a view, to tell which of it its neighbours show
-_LEAST_ADDED = 0.02  # of the points of a view that its neighbours do not show: worth another one
-_LEAST_POINTS = 5  # of them, where few are known
-_MOST_ADDED = 4  # neighbours for what the nearest do not show
+_MIN_ADDED = 0.02  # of the points of a view that its neighbours do not show: worth another one
+_MIN_POINTS = 5  # of them, where few are known
+_MAX_ADDED = 4  # neighbours for what the nearest do not show
 _SLACK = 1 + 1e-9  # of a radius: trees round, and who is on the rim is decided afterwards
 
 
@@ -126,7 +126,7 @@ def cover_pictures(
     ]
 
 
-def shares(others: np.ndarray, views: Views, points: np.ndarray) -> np.ndarray:
+def choice_probabilities(others: np.ndarray, views: Views, points: np.ndarray) -> np.ndarray:
     """How often each of the others is to be compared with a view, so that all that it shows is
     compared equally often.
 
@@ -158,13 +158,13 @@ def _missing_views(
     rest = seen
     for other in near:
         rest = rest[~is_inside(views, int(other), rest)]
-    least = max(_LEAST_ADDED * len(seen), _LEAST_POINTS)
+    least = max(_MIN_ADDED * len(seen), _MIN_POINTS)
     if len(rest) < least:
         return np.array(added, np.int64)
     candidates = onlookers.of(view)
     shows = np.array([is_inside(views, int(other), rest) for other in candidates], bool)
     shows = shows.reshape(len(candidates), len(rest))
-    while len(added) < _MOST_ADDED:
+    while len(added) < _MAX_ADDED:
         gains = shows.sum(axis=1)
         if not len(gains) or gains.max() < least:
             break
@@ -200,7 +200,7 @@ class Onlookers:
         self._depths = depths
         self._centers = views.centers
         self._axes = views.camera_from_dataset[:, 2, :3]
-        self._least_cosine = np.cos(np.radians(max_axis_angle_deg))
+        self._min_cosine = np.cos(np.radians(max_axis_angle_deg))
         self._shortest = 0.0
         if len(views) > 1:
             self._shortest = _shortest_baseline(self._centers, min_baseline)
@@ -240,7 +240,7 @@ class Onlookers:
         near = self._within_reach(view)
         distances = np.linalg.norm(self._centers[near] - self._centers[view], axis=1)
         is_one = (
-            (self._axes[near] @ self._axes[view] > self._least_cosine)
+            (self._axes[near] @ self._axes[view] > self._min_cosine)
             & (distances >= self._shortest)
             & (distances <= self._reach[near] + self._reach[view])
             & (near != view)

@@ -23,9 +23,9 @@ NOISE_STD = (
 )  # of a photograph's brightness; weaker texture says little of where a patch belongs
 MAX_REPROJECTION_PX = 1.0  # beyond it the two views see different things
 # Brightness of what does not count in a neighbour's photograph. A sample that takes a
-# two-thousandth of it is below LEAST_GRAY.
+# two-thousandth of it is below MIN_GRAY.
 MASKED_GRAY = -1000.0
-LEAST_GRAY = -0.5  # as in native/csrc/losses/patch_ncc.h
+MIN_GRAY = -0.5  # as in native/csrc/losses/patch_ncc.h
 MIN_PATCH_WEIGHT = 10.0  # samples: as in native/csrc/losses/patch_ncc.h
 # The plane of a depth map at a pixel, as in native/csrc/losses/patch_ncc.h.
 SLOPE_REACH = 2  # pixels to either side
@@ -221,7 +221,7 @@ def patch_ncc(
     own, is_own_inside = _bilinear(gray, x, y)
     other, is_inside = _bilinear(neighbor_gray, there_x, there_y)
     is_valid = (
-        is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= LEAST_GRAY)
+        is_own_inside & is_inside & is_front & (inverse_depth > 0) & (other >= MIN_GRAY)
     ).all(axis=-1)
 
     def mean(values):

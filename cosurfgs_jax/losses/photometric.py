@@ -37,7 +37,9 @@ class PhotometricLosses(NamedTuple):
 
 
 @jax.custom_vjp
-def expose(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Float[Array, "h w 3"]:
+def apply_exposure(
+    render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]
+) -> Float[Array, "h w 3"]:
     """A render as the photograph would show it: matrix @ colour + offset, for every pixel; not
     clipped.
 
@@ -53,11 +55,11 @@ def expose(render: Float[Array, "h w 3"], transform: Float[Array, "3 4"]) -> Flo
     )
 
 
-def _expose_backward(residuals, cotangent):
+def _apply_exposure_backward(residuals, cotangent):
     # JAX's own derivative of the lines above turns slices into padded sums, which takes five times
     # as long.
     render, transform = residuals
-    grad_render = expose(
+    grad_render = apply_exposure(
         cotangent, jnp.zeros((3, 4), transform.dtype).at[:, :3].set(transform[:, :3].T)
     )
     inputs = jnp.moveaxis(render, -1, 0)
@@ -68,8 +70,9 @@ def _expose_backward(residuals, cotangent):
     return grad_render, jnp.stack([jnp.stack(row) for row in grad_transform])
 
 
-expose.defvjp(
-    lambda render, transform: (expose(render, transform), (render, transform)), _expose_backward
+apply_exposure.defvjp(
+    lambda render, transform: (apply_exposure(render, transform), (render, transform)),
+    _apply_exposure_backward,
 )
 
 
@@ -146,7 +149,7 @@ def _reference(
         is_counted = pixel_weights > 0.5
     exposed = render
     if transform is not None:
-        exposed = expose(*ffi.match_varying(render, transform))
+        exposed = apply_exposure(*ffi.match_varying(render, transform))
     total = weights.photometric * photometric_loss(
         render, exposed, target, pixel_weights, weights.ssim
     )
@@ -210,8 +213,8 @@ def photometric_losses(
         photo: u8[H,W,3], or with 255 in a fourth channel where the pixel counts (between 0 and 255:
             its weight).
         mask: [H,W], False = ignore the pixel, too; None = the photograph decides alone.
-        transform: [3,4], from canonical colours to the photograph's (see `expose`). Takes gradient.
-            None = none.
+        transform: [3,4], from canonical colours to the photograph's (see `apply_exposure`). Takes
+            gradient. None = none.
         weights: static.
         backend: "cpu" or "cuda" (native kernels, float32), "reference" (plain JAX), or None: native
             where it can run.

@@ -22,15 +22,15 @@ _UNITS = (
 _UNIT_SLACK = (
     1.5  # how far a ratio of spreads may be from a unit's: the two may cover different parts
 )
-_MOST_TREE = 100_000
-_MOST_QUERIES = 2000  # points: the medians need no more
+_MAX_TREE_POINTS = 100_000
+_MAX_QUERY_POINTS = 2000  # points: the medians need no more
 # Shares of the width. A surface within the first of the truth is in its frame, however bad it is; a
 # change of frame is believed where it brings both within the second, and five times nearer than
 # they are.
 _ALIKE = 0.02
 _FOUND = 0.01
 _BETTER = 5.0
-_LEAST_SHIFT = 0.25  # of the width: less may be a fault of the model, which is to be scored
+_MIN_SHIFT = 0.25  # of the width: less may be a fault of the model, which is to be scored
 
 
 class _Change(NamedTuple):
@@ -56,9 +56,11 @@ class _Cloud:
     def __init__(self, points: np.ndarray):
         generator = np.random.default_rng(0)
         kept = points[
-            np.sort(generator.choice(len(points), min(len(points), _MOST_TREE), replace=False))
+            np.sort(
+                generator.choice(len(points), min(len(points), _MAX_TREE_POINTS), replace=False)
+            )
         ]
-        self.points = kept[:: max(1, len(kept) // _MOST_QUERIES)]
+        self.points = kept[:: max(1, len(kept) // _MAX_QUERY_POINTS)]
         self.tree = cKDTree(kept)
         self.width = float(np.max(np.diff(np.percentile(kept, [1, 99], axis=0), axis=0)))
         self.center = np.median(points, axis=0)
@@ -91,7 +93,7 @@ def _changes(surface: _Cloud, truth: _Cloud) -> list[_Change]:
                 )
             )
     shift = surface.center - truth.center
-    if np.linalg.norm(shift) > _LEAST_SHIFT * surface.width:
+    if np.linalg.norm(shift) > _MIN_SHIFT * surface.width:
         changes.append(
             _Change(
                 "it seems to be shifted: it fits after adding "

@@ -42,7 +42,7 @@ class Look(NamedTuple):
     camera: Camera  # of the pixels drawn
     photo: UInt8[Array, "h w c"]  # likewise; 255 in a fourth channel where the pixel counts
     # from the model's colours f32[H,W,3] to those of the photograph, by its exposure
-    expose: Callable[[Float[Array, "h w 3"]], Float[Array, "h w 3"]]
+    apply_exposure: Callable[[Float[Array, "h w 3"]], Float[Array, "h w 3"]]
 
 
 class DensityStrategy(NamedTuple):

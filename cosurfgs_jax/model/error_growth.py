@@ -96,7 +96,7 @@ def look_at(stats: ErrorStats, look: Look) -> ErrorStats:
     counts = photograph.weights_of(look.photo)
 
     def squares(picture):
-        square = jnp.square(look.expose(picture) - target)
+        square = jnp.square(look.apply_exposure(picture) - target)
         return square if counts is None else square * counts[..., None]
 
     return stats._replace(error_sum=stats.error_sum + weighted_sums(look, squares).mean(axis=-1))

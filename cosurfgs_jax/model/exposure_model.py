@@ -20,16 +20,16 @@ _BETA1 = 0.9
 _BETA2 = 0.999
 _EPSILON = 1e-8
 
-AppearanceParams = dict
+ExposureParams = dict
 
 
-class AppearanceState(NamedTuple):
+class ExposureOptimizerState(NamedTuple):
     """Adam's moments, like the parameters, and how many steps each image's embedding took."""
 
     count: Int[Array, ""]
     view_counts: Int[Array, " v"]
-    mu: AppearanceParams
-    nu: AppearanceParams
+    mu: ExposureParams
+    nu: ExposureParams
 
 
 class _Exposure(nn.Module):
@@ -46,7 +46,7 @@ class _Exposure(nn.Module):
         )
 
 
-def init(key, num_views: int, settings: AppearanceSettings) -> AppearanceParams:
+def init(key, num_views: int, settings: AppearanceSettings) -> ExposureParams:
     """Parameters whose transforms are all exactly the identity.
 
     Args:
@@ -59,30 +59,30 @@ def init(key, num_views: int, settings: AppearanceSettings) -> AppearanceParams:
 
 # One program: operation by operation it is thirty, and compiling each is most of a run's start.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _first_params(key, num_views: int, embedding_dim: int, hidden_dim: int) -> AppearanceParams:
+def _first_params(key, num_views: int, embedding_dim: int, hidden_dim: int) -> ExposureParams:
     embedding_key, network_key = jax.random.split(key)
     embeddings = jax.random.normal(embedding_key, (num_views, embedding_dim))
     network = _Exposure(hidden_dim).init(network_key, embeddings[:1])["params"]
     return {"embeddings": embeddings, "network": network}
 
 
-def _changes(params: AppearanceParams, embeddings: Float[Array, "v e"]) -> Float[Array, "v 3 4"]:
+def _changes(params: ExposureParams, embeddings: Float[Array, "v e"]) -> Float[Array, "v 3 4"]:
     hidden_dim = params["network"]["hidden"]["bias"].shape[0]
     changes: Any = _Exposure(hidden_dim).apply({"params": params["network"]}, embeddings)
     return changes
 
 
-def transforms(params: AppearanceParams) -> Float[Array, "v 3 4"]:
+def transforms(params: ExposureParams) -> Float[Array, "v 3 4"]:
     """The colour transform [matrix, offset] of every photograph."""
     return _changes(params, params["embeddings"]) + jnp.eye(3, 4)[None]
 
 
-def gray_responses(params: AppearanceParams) -> Float[Array, "v 3"]:
+def gray_responses(params: ExposureParams) -> Float[Array, "v 3"]:
     """What each photograph shows of a canonical mid-grey (0.5)."""
     return transforms(params) @ jnp.asarray([0.5, 0.5, 0.5, 1.0])
 
 
-def apply_inverse_gain(params: AppearanceParams, gain: Float[Array, "3"]) -> AppearanceParams:
+def apply_inverse_gain(params: ExposureParams, gain: Float[Array, "3"]) -> ExposureParams:
     """The model whose transforms show canonical colours times `gain` as the old one shows the
     colours themselves.
 
@@ -105,10 +105,10 @@ def apply_inverse_gain(params: AppearanceParams, gain: Float[Array, "3"]) -> App
 
 
 def transform_of(
-    params: AppearanceParams, image_id: Int[Array, "*views"] | int
+    params: ExposureParams, image_id: Int[Array, "*views"] | int
 ) -> Float[Array, "*views 3 4"]:
     """The colour transform [matrix, offset] of one photograph, or of some
-    (`losses.photometric.expose` applies it).
+    (`losses.photometric.apply_exposure` applies it).
 
     Args:
         params: from `init`. Take gradient.
@@ -121,7 +121,7 @@ def transform_of(
     return (changes + jnp.eye(3, 4)[None]).reshape(*image_id.shape, 3, 4)
 
 
-def identity_penalty(params: AppearanceParams, num_views: Int[Array, ""] | int) -> Float[Array, ""]:
+def identity_penalty(params: ExposureParams, num_views: Int[Array, ""] | int) -> Float[Array, ""]:
     """The pull of the mean transform over all photographs to the identity: what anchors the
     canonical colours.
 
@@ -144,22 +144,22 @@ def identity_penalty(params: AppearanceParams, num_views: Int[Array, ""] | int) 
 
 
 @jax.jit
-def init_optimizer(params: AppearanceParams) -> AppearanceState:
+def init_optimizer(params: ExposureParams) -> ExposureOptimizerState:
     """Zero moments and counts."""
     # Two trees of zeros: a buffer that stands in the state twice could not be donated.
     mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-    return AppearanceState(
+    return ExposureOptimizerState(
         jnp.zeros((), jnp.int32), jnp.zeros(params["embeddings"].shape[0], jnp.int32), mu, nu
     )
 
 
 def update(
-    params: AppearanceParams,
-    gradient: AppearanceParams,
-    state: AppearanceState,
+    params: ExposureParams,
+    gradient: ExposureParams,
+    state: ExposureOptimizerState,
     image_ids: Int[Array, "*views"] | int,
     settings: AppearanceSettings,
-) -> tuple[AppearanceParams, AppearanceState]:
+) -> tuple[ExposureParams, ExposureOptimizerState]:
     """One step of Adam that moves the network and only the embeddings of these photographs.
 
     Plain Adam would go on moving every embedding by its old momentum, and let its second moment
@@ -215,4 +215,4 @@ def update(
         )
         for part in range(3)
     )
-    return params, AppearanceState(count, view_counts, mu, nu)
+    return params, ExposureOptimizerState(count, view_counts, mu, nu)

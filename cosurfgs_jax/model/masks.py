@@ -32,7 +32,7 @@ from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.types import Surfels
 
 FAINT = 0.1  # m of a masked surfel that is drawn; at 1/255 of alpha nothing is drawn any more
-_MOST_FAINT = 0.2  # of all surfels, drawn faintly in a step
+_MAX_FAINT_FRACTION = 0.2  # of all surfels, drawn faintly in a step
 _FIRST_LOGIT = 2.2  # p = 0.9: enough are masked to learn from, and the picture holds
 _TRAVEL = 12.0  # logits that Adam can move a mask in its whole course
 _MAX_LOGIT = 5.3  # of an opacity that is multiplied: above 0.99 the rasterizer cuts alpha
@@ -90,7 +90,7 @@ def sample(masks: MaskState, seed: Int[Array, ""]) -> MaskSample:
     """
     kept = jax.nn.sigmoid(masks.logits)
     masked = jax.nn.sigmoid(-masks.logits)
-    faint = jnp.minimum(masked, _MOST_FAINT)
+    faint = jnp.minimum(masked, _MAX_FAINT_FRACTION)
     chance = jax.random.uniform(jax.random.key(seed), kept.shape)
     is_kept = chance < kept
     is_faint = ~is_kept & (chance < kept + faint)

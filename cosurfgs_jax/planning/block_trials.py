@@ -51,7 +51,7 @@ class StepCost(NamedTuple):
     num_bytes: int
 
 
-class Place(NamedTuple):
+class TrialInputs(NamedTuple):
     """What trials are made of."""
 
     run: Run  # its blocks have a few of their photographs
@@ -62,20 +62,20 @@ class Place(NamedTuple):
 class BlockTrials:
     """Trials at the largest shapes of the training of blocks."""
 
-    def __init__(self, place: Place):
+    def __init__(self, inputs: TrialInputs):
         """
         Args:
-            place: of the trials.
+            inputs: of the trials.
         """
-        run = place.run
-        self._place = place
+        run = inputs.run
+        self._inputs = inputs
         self._steps = compile_blocks(run.settings, run.layout)
         self._views = BlockViews(run)
         shapes = abstract_state(
-            place.course.num_slots,
-            place.whole.max_views,
+            inputs.course.num_slots,
+            inputs.whole.max_views,
             run.settings,
-            place.whole.kept(run.settings),
+            inputs.whole.kept(run.settings),
         )
         self._state_bytes = bytes_of(shapes)
         self._abstract = abstract_row(run.layout, shapes)
@@ -84,9 +84,9 @@ class BlockTrials:
         """The rows of blocks before their first step, as NumPy arrays by block, in the most slots
         that they may get.
         """
-        settings = self._place.run.settings
-        whole = self._place.whole
-        num_slots = self._place.course.num_slots
+        settings = self._inputs.run.settings
+        whole = self._inputs.whole
+        num_slots = self._inputs.course.num_slots
         return [
             jax.tree.map(np.asarray, first_state(whole, block, settings, num_slots))
             for block in whole.blocks
@@ -94,21 +94,21 @@ class BlockTrials:
 
     def full_states(self, first: list[Any]) -> list[Any]:
         """The same with as many surfels as there may be."""
-        shares = self._place.course.num_surfels / max(
-            1, sum(block.capacity for block in self._place.whole.blocks)
+        fractions = self._inputs.course.num_surfels / max(
+            1, sum(block.capacity for block in self._inputs.whole.blocks)
         )
         return [
-            stand_ins.grown(state, min(len(state.alive), round(block.capacity * shares)), number)
+            stand_ins.grown(state, min(len(state.alive), round(block.capacity * fractions)), number)
             for number, (state, block) in enumerate(
-                zip(first, self._place.whole.blocks, strict=True)
+                zip(first, self._inputs.whole.blocks, strict=True)
             )
         ]
 
     def rows(self, states: list[Any]) -> list[Any]:
         """States of blocks on their devices, one row of the layout after the other."""
-        run = self._place.run
+        run = self._inputs.run
         settings = run.settings
-        whole = self._place.whole
+        whole = self._inputs.whole
         num_slots = len(states[0].alive)
         empty = empty_state(num_slots, whole.max_views, settings, whole.kept(settings))
         by_block: dict[int | None, Any] = dict(enumerate(states))
@@ -120,7 +120,7 @@ class BlockTrials:
     def _deliver(self, row: int, step: int, shape: StepShape):
         wanted = Wanted(
             progress=_PROGRESS,
-            sh_degree=self._place.run.settings.surfels.sh_degree,
+            sh_degree=self._inputs.run.settings.surfels.sh_degree,
             with_second=shape.has_geometry,
             dilation=shape.dilation,
         )
@@ -128,7 +128,7 @@ class BlockTrials:
 
     def compile_step(self, shape: StepShape) -> Program:
         """A training step of one row of blocks."""
-        layout = self._place.run.layout
+        layout = self._inputs.run.layout
         delivery = self._deliver(0, 0, shape)
         recalled = None
         if self._is_recalling(shape):
@@ -147,7 +147,7 @@ class BlockTrials:
 
     def time_step(self, program: Program, rows: list[Any], shape: StepShape) -> np.ndarray:
         """f64[2] of one step of all blocks. The arrays of `rows` are replaced by later ones."""
-        run = self._place.run
+        run = self._inputs.run
 
         def advance(step: int):
             for row, state in enumerate(rows):
@@ -164,9 +164,11 @@ class BlockTrials:
 
     def time_decoding(self) -> np.ndarray:
         """f64[2] of one photograph that is not in memory yet."""
-        images = self._place.run.images
-        is_few = {int(view) for block in self._place.run.partitioned.blocks for view in block.views}
-        views = [view for view in self._place.whole.scene.train_views if int(view) not in is_few]
+        images = self._inputs.run.images
+        is_few = {
+            int(view) for block in self._inputs.run.partitioned.blocks for view in block.views
+        }
+        views = [view for view in self._inputs.whole.scene.train_views if int(view) not in is_few]
         if not views:
             return np.zeros(2)
         picked = [int(view) for view in views[:: max(1, len(views) // _NUM_DECODED)]]
@@ -174,15 +176,15 @@ class BlockTrials:
 
     def control(self, rows: list[Any] | None) -> Cost:
         """A round of density control of all blocks, with what brings surfels up to date for it."""
-        layout = self._place.run.layout
+        layout = self._inputs.run.layout
         orders = [self._order(row) for row in range(layout.blocks_per_device)]
         progress = layout.put(lambda _: on_host(np.float32(_PROGRESS)))
         densify = compiled(self._steps.densify, self._abstract, orders[0], held=self._state_bytes)
         settle = compiled(self._steps.settle, self._abstract, progress, held=self._state_bytes)
         programs = [densify, settle]
         look = None
-        num_looks = self._place.run.settings.density.error_views
-        if strategy_of(self._place.run.settings.density).look is not None:
+        num_looks = self._inputs.run.settings.density.error_views
+        if strategy_of(self._inputs.run.settings.density).look is not None:
             delivery = self._deliver_look(0, 0)
             held = self._state_bytes + bytes_of(delivery.tables) // layout.num_devices
             look = compiled(self._steps.look, self._abstract, delivery, held=held)
@@ -215,18 +217,18 @@ class BlockTrials:
                 block=on_host(np.int32(number or 0)),
                 step=on_host(np.int32(0)),
                 prunes_large=on_host(np.bool_(False)),
-                budget=on_host(np.int32(self._place.course.num_slots)),
+                budget=on_host(np.int32(self._inputs.course.num_slots)),
             )
 
-        return self._place.run.layout.put_row(row, make)
+        return self._inputs.run.layout.put_row(row, make)
 
     def compression(self, rows: list[Any] | None) -> Cost:
         """The measurement of importance in one photograph of every block."""
-        run = self._place.run
+        run = self._inputs.run
         layout = run.layout
         measure = compress.compile_compression(run.settings, layout, 0.0).measure
         camera, is_active, size = next(iter(each_view(run.partitioned, layout, 0)))
-        num_slots = self._place.course.num_slots
+        num_slots = self._inputs.course.num_slots
         inside = layout.put(lambda _: np.ones(num_slots, bool))
 
         def nothing_seen():
@@ -249,7 +251,7 @@ class BlockTrials:
 
     def drawing(self, rows: list[Any]) -> Cost:
         """A picture of one view of every block."""
-        run = self._place.run
+        run = self._inputs.run
         views: dict[int, int | None] = {
             block.number: int(block.views[0]) for block in run.partitioned.blocks
         }

@@ -17,7 +17,7 @@ from cosurfgs_jax.collab.teachers import Teachers, blank_maps
 from cosurfgs_jax.collab.traffic import collectives
 from cosurfgs_jax.losses.inputs import TeacherMaps
 from cosurfgs_jax.planning import stand_ins
-from cosurfgs_jax.planning.block_trials import Cost, Place
+from cosurfgs_jax.planning.block_trials import Cost, TrialInputs
 from cosurfgs_jax.planning.trials import abstract_row, bytes_of, compiled, mean_time, timed
 from cosurfgs_jax.training import loop
 from cosurfgs_jax.training.partitioned_scene import Photographs
@@ -53,23 +53,23 @@ class DistillationCost(NamedTuple):
 class DistillationTrials:
     """Trials with cells in the slots that compression leaves them."""
 
-    def __init__(self, place: Place, cell_slots: int):
+    def __init__(self, inputs: TrialInputs, cell_slots: int):
         """
         Args:
-            place: of the trials.
+            inputs: of the trials.
             cell_slots: of every cell.
         """
-        self._place = place
+        self._inputs = inputs
         self._cell_slots = cell_slots
 
     def cells(self, rows: list[Any]) -> list[Any]:
         """The cells of blocks' states, on the devices."""
-        run = self._place.run
+        run = self._inputs.run
         return compress.crop_to_cells(run.partitioned.partition, run.layout, rows)
 
     def teaching(self, rows: list[Any], plans: Plans) -> Cost:
         """The teachers' maps of one view of every block, with what writes them."""
-        run = self._place.run
+        run = self._inputs.run
         planner = RequestPlanner(run.partitioned, run.layout, plans.cloud)
         partners = {block: planner.partners(block) for block in run.layout.local_blocks}
         one = [block._replace(views=block.views[:1]) for block in run.partitioned.blocks]
@@ -94,13 +94,13 @@ class DistillationTrials:
             cells: whose arrays are used up; None: it is only compiled. Timed are steps for the maps
                 that `teaching` has drawn.
         """
-        run = self._place.run
+        run = self._inputs.run
         layout = run.layout
         teachers = Teachers(run, _NAME)
         if cells is None:
             teachers = _NoTeachers(run)
         aggregation = Aggregation(run, grouping, teachers, num_steps=1)
-        shapes = abstract_state(self._cell_slots, self._place.whole.max_views, run.settings)
+        shapes = abstract_state(self._cell_slots, self._inputs.whole.max_views, run.settings)
         states: list[Any] = [abstract_row(layout, shapes)] * layout.blocks_per_device
         if cells is not None:
             states = cells
@@ -132,14 +132,14 @@ class DistillationTrials:
             rows: the blocks at its end, or what stands in for them.
             plans: groupings of the run.
         """
-        run = self._place.run
+        run = self._inputs.run
         stage = loop.StageState(
             name=spec.name, states=rows, step=0, num_without_room=0, seconds=0.0
         )
 
         def score(num_rounds: int) -> np.ndarray:
-            place = stand_ins.with_few_test_views(self._place.whole, num_rounds)
-            few = run._replace(partitioned=run.partitioned._replace(scene=place.scene))
+            partitioned = stand_ins.with_few_test_views(self._inputs.whole, num_rounds)
+            few = run._replace(partitioned=run.partitioned._replace(scene=partitioned.scene))
             return timed(lambda: StageMetrics(few, plans).write(spec, stage))[1]
 
         first = score(1)

@@ -18,7 +18,7 @@ from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.planning import stand_ins
-from cosurfgs_jax.planning.block_trials import BlockTrials, Cost, Place, StepCost
+from cosurfgs_jax.planning.block_trials import BlockTrials, Cost, StepCost, TrialInputs
 from cosurfgs_jax.planning.distillation_trials import DistillationCost, DistillationTrials
 from cosurfgs_jax.planning.trials import timed
 from cosurfgs_jax.settings import Settings
@@ -118,7 +118,7 @@ def recovery_shape(settings: Settings) -> StepShape:
 
 
 @contextlib.contextmanager
-def _place(subject: Subject) -> Iterator[Place]:
+def _trial_inputs(subject: Subject) -> Iterator[TrialInputs]:
     """What trials work with; their files lie in a folder that is dropped."""
     few = stand_ins.with_few_views(subject.partitioned)
     with (
@@ -135,7 +135,7 @@ def _place(subject: Subject) -> Iterator[Place]:
             stop=StopRequest(),
             log=log,
         )
-        yield Place(run, subject.partitioned, subject.course)
+        yield TrialInputs(run, subject.partitioned, subject.course)
 
 
 def measure(subject: Subject, is_timed: bool) -> Measured:
@@ -145,8 +145,8 @@ def measure(subject: Subject, is_timed: bool) -> Measured:
         subject: what is planned.
         is_timed: else nothing is run, and the times are missing.
     """
-    with _place(subject) as place, _quiet():
-        return _Trials(subject, place).all(is_timed)
+    with _trial_inputs(subject) as inputs, _quiet():
+        return _Trials(subject, inputs).all(is_timed)
 
 
 @contextlib.contextmanager
@@ -164,12 +164,12 @@ def _quiet() -> Iterator[None]:
 class _Trials:
     """The trials of one run, in an order that holds little at a time."""
 
-    def __init__(self, subject: Subject, place: Place):
+    def __init__(self, subject: Subject, inputs: TrialInputs):
         self._subject = subject
         self._seen = Transients()
-        self._blocks = BlockTrials(place)
-        self._together = DistillationTrials(place, subject.sizes.cell_slots)
-        self._plans = make_plans(place.run._replace(partitioned=place.whole))
+        self._blocks = BlockTrials(inputs)
+        self._together = DistillationTrials(inputs, subject.sizes.cell_slots)
+        self._plans = make_plans(inputs.run._replace(partitioned=inputs.whole))
         self._has_compression = any(spec.run is compress_blocks for spec in subject.stages)
         self._distilling = [
             spec for spec in subject.stages if spec.is_merged and spec.has_checkpoints

@@ -147,8 +147,8 @@ def _recovery(timed: _Timed) -> tuple[np.ndarray, np.ndarray]:
 
 def _edge_compression(timed: _Timed) -> tuple[np.ndarray, np.ndarray]:
     compression = required(timed.measured.compression, "Measured.compression")
-    share = timed.subject.sizes.cell_slots / timed.subject.sizes.num_slots
-    rest = 2 * compression.compile_s + share * timed.subject.partitioned.max_views * required(
+    fraction = timed.subject.sizes.cell_slots / timed.subject.sizes.num_slots
+    rest = 2 * compression.compile_s + fraction * timed.subject.partitioned.max_views * required(
         compression.run_s, "run_s"
     )
     return np.zeros(2), rest

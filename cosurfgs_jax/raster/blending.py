@@ -233,36 +233,40 @@ def _unweigh(state: Replay, g: Cotangents, f, signed_alpha, z, rank, maps: Maps)
     # e: what the loss gains per unit of this hit's weight.
     e = sum(g.color[i] * f[COLOR + i] for i in range(3))
     new = state._replace(transmittance=before)
-    g_z = None
+    grad_z = None
     if maps >= Maps.GEOMETRY:
         e += sum(g.normal[i] * f[NORMAL + i] for i in range(3)) + g.plane * f[PLANE] + g.depth * z
-        g_z = weight * g.depth + jnp.where((alpha > 0) & (g.median_rank == rank), g.median, 0.0)
+        grad_z = weight * g.depth + jnp.where((alpha > 0) & (g.median_rank == rank), g.median, 0.0)
     if maps >= Maps.ALL:
         balance = (1 - before) - (
             state.transmittance - g.final_transmittance
         )  # alpha in front less alpha behind
         depth_front = g.depth_total - state.depth_behind - weight * z
         e += 2 * g.distortion * (z * balance + state.depth_behind - depth_front)
-        g_z += 2 * g.distortion * weight * balance
+        grad_z += 2 * g.distortion * weight * balance
         new = new._replace(depth_behind=state.depth_behind + weight * z)
-    g_alpha = jnp.where(signed_alpha > 0, before * e - state.behind * inverse, 0.0)
-    return new._replace(behind=state.behind + weight * e), weight, g_alpha * alpha, g_z
+    grad_alpha = jnp.where(signed_alpha > 0, before * e - state.behind * inverse, 0.0)
+    return new._replace(behind=state.behind + weight * e), weight, grad_alpha * alpha, grad_z
 
 
-def _gradients(f, x, y, log_alpha, g_z, u, v, inverse_pz, low_pass):
-    g_sigma = log_alpha * -0.5
-    g_u = g_sigma * u * 2
-    g_v = g_sigma * v * 2
-    if g_z is not None:
-        g_u = g_u + g_z * f[TO_Z]
-        g_v = g_v + g_z * f[TO_Z + 1]
-    g_px = g_u * inverse_pz
-    g_py = g_v * inverse_pz
-    g_pz = -(g_px * u + g_py * v)
-    g_screen = jnp.where(inverse_pz != 0, 0.0, g_sigma) * (2 * low_pass)
-    g_dx = g_px * f[A] + g_py * f[A + 1] + g_pz * f[A + 2] + g_screen * (x - f[CENTER])
-    g_dy = g_px * f[B] + g_py * f[B + 1] + g_pz * f[B + 2] + g_screen * (y - f[CENTER + 1])
-    return (g_px, g_py, g_pz), (g_dx, g_dy)
+def _gradients(f, x, y, log_alpha, grad_z, u, v, inverse_pz, low_pass):
+    grad_sigma = log_alpha * -0.5
+    grad_u = grad_sigma * u * 2
+    grad_v = grad_sigma * v * 2
+    if grad_z is not None:
+        grad_u = grad_u + grad_z * f[TO_Z]
+        grad_v = grad_v + grad_z * f[TO_Z + 1]
+    grad_px = grad_u * inverse_pz
+    grad_py = grad_v * inverse_pz
+    grad_pz = -(grad_px * u + grad_py * v)
+    grad_screen = jnp.where(inverse_pz != 0, 0.0, grad_sigma) * (2 * low_pass)
+    grad_dx = (
+        grad_px * f[A] + grad_py * f[A + 1] + grad_pz * f[A + 2] + grad_screen * (x - f[CENTER])
+    )
+    grad_dy = (
+        grad_px * f[B] + grad_py * f[B + 1] + grad_pz * f[B + 2] + grad_screen * (y - f[CENTER + 1])
+    )
+    return (grad_px, grad_py, grad_pz), (grad_dx, grad_dy)
 
 
 def unblend(
@@ -288,7 +292,7 @@ def unblend(
     alpha, z, u, v, inverse_pz = noinline(
         functools.partial(_replayed, static=static), f, x, y, rank, is_there, g.last
     )
-    new, weight, log_alpha, g_z = noinline(
+    new, weight, log_alpha, grad_z = noinline(
         functools.partial(_unweigh, maps=static.maps), state, g, f, alpha, z, rank
     )
     p, d = noinline(
@@ -297,12 +301,12 @@ def unblend(
         x,
         y,
         log_alpha,
-        g_z,
+        grad_z,
         u,
         v,
         inverse_pz,
     )
-    return new, Gradients(weight=weight, log_alpha=log_alpha, z=g_z, p=p, d=d), (u, v)
+    return new, Gradients(weight=weight, log_alpha=log_alpha, z=grad_z, p=p, d=d), (u, v)
 
 
 def terms(grads: Gradients, g: Cotangents, f, x, y, u, v) -> list:

@@ -160,7 +160,7 @@ def _draw_bwd(static, residuals, cotangents):
         kept, _ = ffi.match_varying(jnp.zeros((0,), jnp.uint8), transmittance)
     fields = [getattr(surfels, name) for name in _FIELDS]
     with_gradient = [surfels.sh, cameras.camera_from_world, residuals.probe, *fields]
-    g_sh, g_pose, g_probe, *g_fields = ffi.call(
+    grad_sh, grad_pose, grad_probe, *grad_fields = ffi.call(
         f"{static.targets}_backward",
         [(x.shape, np.float32) for x in with_gradient],
         surfels.sh,
@@ -182,16 +182,18 @@ def _draw_bwd(static, residuals, cotangents):
         maps=int(static.maps),
         deterministic=static.deterministic,
     )
-    g_background = jnp.einsum("vhw,vhwc->c", transmittance, cotangents.color, precision="highest")
-    g_cameras = Camera(g_pose, jnp.zeros_like(cameras.intrinsics))
+    grad_background = jnp.einsum(
+        "vhw,vhwc->c", transmittance, cotangents.color, precision="highest"
+    )
+    grad_cameras = Camera(grad_pose, jnp.zeros_like(cameras.intrinsics))
     zeros = {
         name: jnp.zeros_like(value)
         for name, value in surfels.by_name().items()
         if name not in DRAWN_NAMES
     }
-    drawn = dict(zip(_FIELDS, g_fields, strict=True))
-    g_surfels = surfels.replace(**drawn, **zeros, sh=g_sh, alive=None)
-    return g_surfels, g_cameras, g_background, g_probe
+    drawn = dict(zip(_FIELDS, grad_fields, strict=True))
+    grad_surfels = surfels.replace(**drawn, **zeros, sh=grad_sh, alive=None)
+    return grad_surfels, grad_cameras, grad_background, grad_probe
 
 
 draw.defvjp(_draw_fwd, _draw_bwd)

@@ -119,14 +119,14 @@ def _blend_kernel(static: Static, columns: int, tree, begin_ref, count_ref, pair
 
 
 def _unblend_kernel(static: Static, columns: int, trees, begin_ref, count_ref, pairs_ref, *refs):
-    state_tree, g_tree = trees
+    state_tree, ct_tree = trees
     num = state_tree.num_leaves
-    inputs = refs[: num + g_tree.num_leaves]
-    refs = refs[num + g_tree.num_leaves :]
+    inputs = refs[: num + ct_tree.num_leaves]
+    refs = refs[num + ct_tree.num_leaves :]
     outputs = refs[1 : 1 + num]
     rows_ref = refs[1 + num]
     (rows, buffer, semaphore) = refs[-3:]
-    g = jax.tree.unflatten(g_tree, [ref[0] for ref in inputs[num:]])
+    g = jax.tree.unflatten(ct_tree, [ref[0] for ref in inputs[num:]])
     x, y = _pixel_centers(columns)
     begin = begin_ref[pl.program_id(0)]
     end = begin + count_ref[pl.program_id(0)]

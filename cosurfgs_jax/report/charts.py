@@ -21,7 +21,7 @@ _SIZE = (5.84, 3.2)  # inches, of 72 pixels: the width of a phone
 _MAX_POINTS = 300  # of a line: no more can be seen
 _MAX_CHART_POINTS = 4000  # of all lines: 160 KB
 _MAX_BLOCKS = 10  # with colours of their own
-_LETTER_SHARE = 0.014  # of the axis: the width of a letter of a stage's name
+_LETTER_FRACTION = 0.014  # of the axis: the width of a letter of a stage's name
 
 
 def has_matplotlib() -> bool:
@@ -180,7 +180,7 @@ def _mark_stages(axes: Any, starts: dict[str, float]) -> None:
         axes.axvline(start, color="#98a4b3", linewidth=0.8, linestyle=":")
         place = (start - low) / (high - low)
         if place >= free:
-            free = place + _LETTER_SHARE * (len(name) + 1)
+            free = place + _LETTER_FRACTION * (len(name) + 1)
             axes.annotate(
                 name,
                 (start, 1),

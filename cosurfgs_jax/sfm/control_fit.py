@@ -15,9 +15,9 @@ from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import georeference
 from cosurfgs_jax.sfm.control_points import MIN_POINTS, ControlPoint, ControlPoints
 from cosurfgs_jax.sfm.exif import PhotoTags
-from cosurfgs_jax.sfm.georeference import MIN_LINE_SHARE, Placement, Reconstructed
+from cosurfgs_jax.sfm.georeference import MIN_LINE_FRACTION, Placement, Reconstructed
 from cosurfgs_jax.sfm.gps_difference import AXES, compare_gps, gps_warnings
-from cosurfgs_jax.sfm.similarity import RobustFit, fit_robust, line_share
+from cosurfgs_jax.sfm.similarity import RobustFit, fit_robust, line_fraction
 from cosurfgs_jax.sfm.summary import metres, some_of
 from cosurfgs_jax.sfm.triangulation import Sighting, Triangulated, triangulate
 
@@ -233,7 +233,7 @@ def _fit(
     }
     upright = fit_robust(*arguments, is_upright=True, **options)
     free = None
-    if line_share(source[chosen]) > MIN_LINE_SHARE:
+    if line_fraction(source[chosen]) > MIN_LINE_FRACTION:
         free = fit_robust(*arguments, **options)
     vertical = georeference.choose_vertical(
         upright, free, source[chosen], by=by, min_sigma=float(np.median(sigmas))
@@ -355,7 +355,7 @@ def _bent_warnings(fitted: _Fitted) -> list[str]:
 
 def _shape_warnings(source: np.ndarray, centers: np.ndarray) -> list[str]:
     """Args: points and photographs, f64[n,3] and f64[V,3], level."""
-    if line_share(source) <= MIN_LINE_SHARE:
+    if line_fraction(source) <= MIN_LINE_FRACTION:
         return [
             "the ground control points are nearly on one line: how the model is rolled about it is "
             "not by them"

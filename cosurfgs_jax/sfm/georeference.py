@@ -20,14 +20,14 @@ from cosurfgs_jax.sfm.similarity import (
     RobustFit,
     Similarity,
     fit_robust,
-    line_share,
+    line_fraction,
     tilt_deg,
     tilt_error,
 )
 
 MIN_POSITIONS = 3
 # Where cameras stand on a line, to this fraction of its length, GPS does not say which side is up.
-MIN_LINE_SHARE = 0.1
+MIN_LINE_FRACTION = 0.1
 # Above this uncertainty of the vertical by GPS, that of the photographs is taken; degrees.
 _MAX_TILT_ERROR = 2.0
 # Beyond this difference of the two verticals the one by GPS is not believed; degrees.
@@ -120,7 +120,7 @@ def place(model: Reconstructed, tags: dict[str, PhotoTags], settings: PrepareSet
 def _check_not_a_line(model: Reconstructed, known: list[str], settings: PrepareSettings) -> None:
     is_asked = settings.gps == "require" or settings.gps_path
     chosen = np.isin(model.names, known)
-    if is_asked and line_share(model.centers[chosen]) <= MIN_LINE_SHARE:
+    if is_asked and line_fraction(model.centers[chosen]) <= MIN_LINE_FRACTION:
         raise InputError(
             f"--gps={settings.gps}: expected positions that tell the vertical, got {len(known)} on "
             "one line; give --gcp=FILE with ground control points, or --gps=auto with GPS in the "
@@ -297,7 +297,7 @@ def place_by_gps(
     by_source = fit_robust(levelled, target, is_upright=True, min_sigma=_GPS_SIGMA)
     _check_not_mirrored(levelled, target, by_source)
     by_gps = None
-    if has_heights and line_share(levelled) > MIN_LINE_SHARE and len(names) > 3:
+    if has_heights and line_fraction(levelled) > MIN_LINE_FRACTION and len(names) > 3:
         by_gps = fit_robust(levelled, target, min_sigma=_GPS_SIGMA)
     vertical = choose_vertical(by_source, by_gps, levelled, by=("GPS", source))
     chosen = vertical.fit
@@ -321,7 +321,7 @@ def place_by_gps(
         },
     )
     warnings = [*vertical.warnings]
-    if line_share(levelled) <= MIN_LINE_SHARE:
+    if line_fraction(levelled) <= MIN_LINE_FRACTION:
         warnings.append(
             "all photographs are on one line: GPS cannot tell left from right of it, so a mixed up "
             "north and south, or east and west, would not be noticed"

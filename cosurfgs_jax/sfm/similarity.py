@@ -52,12 +52,12 @@ def fit_weighted(
     Source: Umeyama, "Least-squares estimation of transformation parameters between two point
         patterns", 1991, equations 34 to 43; weights, and the rotation about z, are ours.
     """
-    share = (weights / weights.sum())[:, None]
-    source_middle = (share * source).sum(axis=0)
-    target_middle = (share * target).sum(axis=0)
+    normalized = (weights / weights.sum())[:, None]
+    source_middle = (normalized * source).sum(axis=0)
+    target_middle = (normalized * target).sum(axis=0)
     source_offsets = source - source_middle
     target_offsets = target - target_middle
-    covariance = (share * target_offsets).T @ source_offsets
+    covariance = (normalized * target_offsets).T @ source_offsets
     if is_upright:
         flat = covariance[:2, :2]
         angle = np.arctan2(flat[1, 0] - flat[0, 1], flat[0, 0] + flat[1, 1])
@@ -69,7 +69,7 @@ def fit_weighted(
         signs = np.ones(3)
         signs[2] = np.sign(np.linalg.det(left @ right))
         rotation = left * signs @ right
-    variance = (share * source_offsets**2).sum()
+    variance = (normalized * source_offsets**2).sum()
     scale = float((rotation * covariance).sum() / variance)
     return Similarity(scale, rotation, target_middle - scale * rotation @ source_middle)
 
@@ -188,7 +188,7 @@ def _scale_error(explained: np.ndarray, residuals: np.ndarray) -> float:
     return float(np.sqrt(variance / spread))
 
 
-def line_share(points: Float[np.ndarray, "n 3"]) -> float:
+def line_fraction(points: Float[np.ndarray, "n 3"]) -> float:
     """How far points are from lying on a line: their second extent as a fraction of the first."""
     offsets = points - np.median(points, axis=0)
     extents = np.linalg.svd(offsets, compute_uv=False)

@@ -15,7 +15,7 @@ from cosurfgs_jax.surface.mesh_cells import Cells, Survey, read_cell, split
 from cosurfgs_jax.surface.simplify import decimate
 from cosurfgs_jax.surface.textured_files import Around
 
-_FAR_SHARE = 10  # of a cell's triangles one is kept where the cell only hides others from afar
+_FAR_REDUCTION = 10  # of a cell's triangles one is kept where the cell only hides others from afar
 _STEPS = 4096  # of places, at least, in a typical edge: all of them are exact in float32 in a tile
 _FIELDS = ("vertices", "triangles", "vertex_colors", "vertex_normals")
 
@@ -52,9 +52,9 @@ def steps_of(survey: Survey) -> Steps:
     return steps._replace(origin=steps.rounded(survey.middle))
 
 
-def _fewer(mesh: Mesh, share: float, is_fixed: np.ndarray | None = None) -> Mesh:
+def _fewer(mesh: Mesh, fraction: float, is_fixed: np.ndarray | None = None) -> Mesh:
     """Decimated, but for a piece so small that nothing would be left."""
-    few = decimate(mesh, max(1, int(share * mesh.num_triangles)), is_fixed)
+    few = decimate(mesh, max(1, int(fraction * mesh.num_triangles)), is_fixed)
     return few if few.num_triangles else mesh
 
 
@@ -94,8 +94,8 @@ class CellStore:
     def _file(self, cell: int, kind: str) -> Path:
         return self._folder / f"{self.cells.name(cell)}_{kind}.npz"
 
-    def reduce(self, cell: int, share: float) -> None:
-        """Keeps about a share of a cell's triangles; nothing where an earlier process has done so.
+    def reduce(self, cell: int, fraction: float) -> None:
+        """Keeps about a fraction of a cell's triangles; nothing where an earlier process has done so.
 
         Raises:
             InputError: open3d is missing, or the disk is full.
@@ -103,11 +103,11 @@ class CellStore:
         if self._file(cell, "far").exists():
             return
         mesh, is_fixed = read_cell(self._path, self.cells, cell, self._split)
-        few = _fewer(mesh, share, is_fixed)
+        few = _fewer(mesh, fraction, is_fixed)
         few = dataclasses.replace(few, vertices=self.steps.rounded(few.vertices))
         few = without_fans(in_order(few))
         self._save(cell, "near", few)
-        self._save(cell, "far", in_order(_fewer(few, 1 / _FAR_SHARE)))
+        self._save(cell, "far", in_order(_fewer(few, 1 / _FAR_REDUCTION)))
 
     def _save(self, cell: int, kind: str, mesh: Mesh) -> None:
         arrays: dict[str, Any] = {name: getattr(mesh, name) for name in _FIELDS}

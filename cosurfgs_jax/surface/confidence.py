@@ -44,21 +44,23 @@ def views_of_vertices(
     return np.minimum(*(_weight_at(end, keys, weight, rows) for end in ends))
 
 
-def confidence_shares(parts: Iterable[np.ndarray]) -> dict[str, float]:
+def confidence_fractions(parts: Iterable[np.ndarray]) -> dict[str, float]:
     """How much of a mesh is from few photographs.
 
     Args:
         parts: f32[m] each, of all vertices.
     Returns:
-        {"below_3", "below_6"}: shares of the vertices. JSON data.
+        {"below_3", "below_6"}: fractions of the vertices. JSON data.
     """
     num_below = np.zeros(len(_STEPS), np.int64)
     num_vertices = 0
     for confidence in parts:
         num_below += [np.count_nonzero(confidence < step) for step in _STEPS]
         num_vertices += len(confidence)
-    shares = num_below / max(1, num_vertices)
-    return {f"below_{step}": float(share) for step, share in zip(_STEPS, shares, strict=True)}
+    fractions = num_below / max(1, num_vertices)
+    return {
+        f"below_{step}": float(fraction) for step, fraction in zip(_STEPS, fractions, strict=True)
+    }
 
 
 def _weight_at(

@@ -221,7 +221,7 @@ def count_confirmations(
     max_pixels: float = 1.0,
     max_relative_depth: float = 0.01,
     enough: int | None = None,
-    most_asked: int | None = None,
+    max_asked: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many neighbours agree with each pixel's depth, and how many could.
 
@@ -238,7 +238,7 @@ def count_confirmations(
             cannot.
         enough: neighbours farther down the list are not asked about a pixel that so many have
             confirmed; None = all are.
-        most_asked: nor about one that falls into the images of so many before them.
+        max_asked: nor about one that falls into the images of so many before them.
     Returns:
         Two i32[H,W]; where there were enough, of the neighbours that were asked.
     """
@@ -252,8 +252,8 @@ def count_confirmations(
         is_open = np.ones(len(asked), bool)
         if enough is not None:
             is_open &= count[asked] < enough
-        if most_asked is not None:
-            is_open &= num_asked[asked] < most_asked
+        if max_asked is not None:
+            is_open &= num_asked[asked] < max_asked
         asked = asked[is_open]
         if not len(asked):
             break
@@ -331,13 +331,13 @@ def filter_multi_view(
     min_neighbor_views: int = 2,
     max_pixels: float = 1.0,
     max_relative_depth: float = 0.01,
-    most_asked: int | None = None,
+    max_asked: int | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Sets depths to 0 that too few neighbours confirm.
 
     Args:
         depth, intrinsics, camera_from_dataset, witnesses, max_pixels, max_relative_depth,
-            most_asked: see `count_confirmations`.
+            max_asked: see `count_confirmations`.
         min_neighbor_views: confirmations needed, of as many as could confirm the pixel if those are
             fewer, but at least one: at the rim of a flight two photographs see what no third does.
                 0 keeps everything.
@@ -354,7 +354,7 @@ def filter_multi_view(
             max_pixels,
             max_relative_depth,
             enough=min_neighbor_views,
-            most_asked=most_asked,
+            max_asked=max_asked,
         )
         keep &= count >= np.clip(possible, 1, min_neighbor_views)
     counts = {"unconfirmed": int(((depth > 0) & ~keep).sum()), "kept": int(keep.sum())}

@@ -17,7 +17,7 @@ from cosurfgs_jax.surface.terrain import GroundSurface
 # Of the shorter side of the map: no object is wider.
 _WIDEST = 1 / 4
 # Of the pixels of a cell, which must be ground for the cell to be.
-_GROUND_SHARE = 1 / 4
+_GROUND_FRACTION = 1 / 4
 _FITS = 2
 _PASSES = 1 + _FITS + 1  # over the height map: the lows, the fits, and the terrain
 
@@ -86,7 +86,7 @@ class _Cells(NamedTuple):
             parts = terrain.in_cells(off, self.num)
             count = np.isfinite(parts).sum(axis=-1)
             mean = np.nansum(parts, axis=-1) / np.maximum(count, 1)
-            mean[count < _GROUND_SHARE * self.num**2] = np.nan
+            mean[count < _GROUND_FRACTION * self.num**2] = np.nan
             size = heights[rows, columns].shape
             heights[rows, columns] = surface.heights[rows, columns] + mean[: size[0], : size[1]]
         is_known = np.isfinite(heights)

@@ -21,11 +21,11 @@ from cosurfgs_jax.part import WHOLE, Part
 from cosurfgs_jax.raster.outputs import MIN_PLANE_ALPHA
 from cosurfgs_jax.settings import SurfaceSettings
 from cosurfgs_jax.surface import depth_filter, fusion, mesh_files, simplify
-from cosurfgs_jax.surface.confidence import confidence_shares
+from cosurfgs_jax.surface.confidence import confidence_fractions
 from cosurfgs_jax.surface.depth_view import DepthView
 from cosurfgs_jax.surface.dropped_depth import explain_counts, explain_empty, explain_no_depth
 from cosurfgs_jax.surface.mesh import CONFIDENCE, MeshParts, write_mesh_ply
-from cosurfgs_jax.surface.mesh_plan import MOST_ASKED, MeshPlan, plan_mesh
+from cosurfgs_jax.surface.mesh_plan import MAX_ASKED, MeshPlan, plan_mesh
 from cosurfgs_jax.surface.smoothing import Voxels, smoothed
 from cosurfgs_jax.surface.tile_store import TileStore
 from cosurfgs_jax.surface.voxel_blocks import BLOCK
@@ -47,7 +47,7 @@ class _StoredViews(Sequence):
         self,
         folder: Path,
         views: Views,
-        num_cached: int = 2 * MOST_ASKED,
+        num_cached: int = 2 * MAX_ASKED,
         draw: Callable[[int], np.ndarray] | None = None,
     ):
         """
@@ -195,7 +195,7 @@ def fuse_part(
                 plan.views.camera_from_dataset[view],
                 (rendered.witness(int(other)) for other in plan.onlookers.of(view)),
                 min_neighbor_views=plan.settings.min_neighbor_views,
-                most_asked=MOST_ASKED,
+                max_asked=MAX_ASKED,
             )
             if view in counted:
                 counts.update(dropped)
@@ -260,7 +260,7 @@ def write_parts(
         )
     num_blocks = sum(fused.num_blocks for _, fused in parts)
     written = vertex_parts(path, _ROWS)
-    shares = confidence_shares(table[CONFIDENCE] for table in written)
+    fractions = confidence_fractions(table[CONFIDENCE] for table in written)
     return {
         "voxel_size": plan.grid.voxel_size,
         "counts": dict(counts),
@@ -277,7 +277,7 @@ def write_parts(
         "min_cluster_share": plan.settings.min_cluster_share,
         "smoothing_passes": plan.settings.smoothing_passes,
         "target_triangles": plan.settings.target_triangles,
-        "confidence": shares,
+        "confidence": fractions,
     }
 
 

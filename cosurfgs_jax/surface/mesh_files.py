@@ -85,8 +85,8 @@ def linear_colors(colors: UInt8[np.ndarray, "m 3"]) -> UInt8[np.ndarray, "m 3"]:
     """Colours as glTF wants them at vertices: in proportion to light, not as a photograph has them.
     IEC 61966-2-1. Eight bits, so that the darkest tenth has 3 levels.
     """
-    share = colors / 255
-    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    fraction = colors / 255
+    light = np.where(fraction <= 0.04045, fraction / 12.92, ((fraction + 0.055) / 1.055) ** 2.4)
     return pictures.to_uint8(light)
 
 

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 # Neighbours that are asked about a pixel, of those whose pictures show its place, nearest first.
 # (With exact depth of the generated town the 8 nearest of all confirm 91.7 % of the pixels twice,
 # the 16 nearest 97.5 %, 30 98.3 %.)
-MOST_ASKED = 16
+MAX_ASKED = 16
 MESH_ARRAYS = ("limits", "origin", "voxel_size", "indices", "starts", "members")
 _LARGEST_DEPTH = 2.0  # of the diagonal of all points and cameras
 

@@ -16,8 +16,8 @@ from cosurfgs_jax.surface.mesh import CONFIDENCE, unit_normals
 
 _TRIANGLES = 2**18  # that are in memory at a time
 _POINTS = 2**20  # that are drawn at a time
-_MOST_POINTS = 2**32 - 1  # programs count them in 32 bits
-_MOST_CONFIDENCE = 2**16 - 1  # it is a whole number of 16 bits
+_MAX_POINTS = 2**32 - 1  # programs count them in 32 bits
+_MAX_CONFIDENCE = 2**16 - 1  # it is a whole number of 16 bits
 
 
 class Spread(NamedTuple):
@@ -81,10 +81,10 @@ def plan_points(path: str | os.PathLike, spacing: float) -> Spread:
     upto = np.cumsum([0.0, *areas])
     area = float(upto[-1])
     count = area / spacing**2
-    if not 1 <= count <= _MOST_POINTS:
+    if not 1 <= count <= _MAX_POINTS:
         words = f"at most {np.sqrt(area):.4g}, for one point"
         if count > 1:
-            words = f"at least {np.sqrt(area / _MOST_POINTS):.4g}, for {_MOST_POINTS} points"
+            words = f"at least {np.sqrt(area / _MAX_POINTS):.4g}, for {_MAX_POINTS} points"
         raise InputError(
             f"points.spacing: expected {words} on the {area:.4g} square units of {path}, got "
             f"{spacing:.4g}"
@@ -136,6 +136,6 @@ def _some_points(part: _Part, count: int, seed: tuple[int, int]) -> np.ndarray:
         ("red green blue", "u1", np.rint(between("red green blue"))),
     ]
     if CONFIDENCE in names_of(part.rows.dtype):
-        confidence = np.rint(between(CONFIDENCE)).clip(0, _MOST_CONFIDENCE)
+        confidence = np.rint(between(CONFIDENCE)).clip(0, _MAX_CONFIDENCE)
         parts.append((CONFIDENCE, "u2", confidence))
     return table_of(*parts)

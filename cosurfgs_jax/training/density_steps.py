@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cosurfgs_jax.errors import required
 from cosurfgs_jax.geometry.lattice import Lattice
-from cosurfgs_jax.losses.photometric import expose
+from cosurfgs_jax.losses.photometric import apply_exposure
 from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport, DensityRound, Look
 from cosurfgs_jax.model.slots import per_slot
@@ -48,12 +48,13 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
     def exposed(picture):
         if transform is None:
             return picture
-        return expose(*match_varying(picture, transform))
+        return apply_exposure(*match_varying(picture, transform))
 
     look = required(strategy_of(settings.density).look, "DensityStrategy.look")
     surfels = Surfels.of(state.params, seen)
     stats = look(
-        state.stats, Look(surfels=surfels, draw=draw, camera=camera, photo=photo, expose=exposed)
+        state.stats,
+        Look(surfels=surfels, draw=draw, camera=camera, photo=photo, apply_exposure=exposed),
     )
     return dataclasses.replace(state, stats=stats)
 

@@ -20,7 +20,7 @@ from cosurfgs_jax.distributed.layout import SPEC, Layout, sharded
 from cosurfgs_jax.training.partitioned_scene import Block, PartitionedScene
 
 # of the memory that is free when a stage begins: the model has yet to grow, and drawing needs room
-_FREE_SHARE = 0.25
+_FREE_FRACTION = 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ def shelf_bytes(device_memory_mb: int, layout: Layout) -> int:
     free = free_bytes(
         [layout.mesh.devices.flat[device].memory_stats() for device in layout.local_devices]
     )
-    return int(_FREE_SHARE * processes.gather(np.array(free)).min())
+    return int(_FREE_FRACTION * processes.gather(np.array(free)).min())
 
 
 def free_bytes(stats: Sequence[dict | None]) -> int:

@@ -11,7 +11,7 @@ from cosurfgs_jax.training.state import TrainState, init_state
 from cosurfgs_jax.types import Surfels
 
 # Points in the gaps of the SfM points, as a fraction of these.
-_MOST_GAP_POINTS = 0.25
+_MAX_GAP_FRACTION = 0.25
 
 
 def first_state(
@@ -24,14 +24,14 @@ def first_state(
     points, colors = cloud.points[block.points], cloud.colors[block.points]
     # What is masked has no points either, and is no gap.
     if settings.surfels.fill_gaps and not partitioned.scene.has_masks:
-        share = min(_MOST_GAP_POINTS, settings.density.growth_factor - 1)  # what slots hold
+        fraction = min(_MAX_GAP_FRACTION, settings.density.growth_factor - 1)  # what slots hold
         room = max(block.capacity - len(points), 0)
         more, their_colors = gap_points(
             cloud,
             block.points,
             partitioned.scene.views,
             used=block.views,
-            most=min(int(share * len(points)), room),
+            most=min(int(fraction * len(points)), room),
         )
         points = np.concatenate([points, more])
         colors = np.concatenate([colors, their_colors])

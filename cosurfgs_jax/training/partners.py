@@ -8,10 +8,10 @@ from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.geometry.view_pairs import (
     Onlookers,
+    choice_probabilities,
     choose_neighbors,
     cover_pictures,
     iter_neighbors,
-    shares,
     thinned,
 )
 from cosurfgs_jax.settings import LossSettings
@@ -85,7 +85,9 @@ class BlockPartners:
         )
         chosen = cover_pictures(chosen, points, onlookers)
         return {
-            int(number): Partners(numbers[others], shares(others, views, seen).cumsum())
+            int(number): Partners(
+                numbers[others], choice_probabilities(others, views, seen).cumsum()
+            )
             for number, others, seen in zip(numbers, chosen, points, strict=True)
         }
 

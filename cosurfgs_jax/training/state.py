@@ -45,8 +45,8 @@ class TrainState:
     alive: Bool[Array, " n"]
     optimizer: optax.ScaleByAdamState
     stats: Any
-    appearance: exposure_model.AppearanceParams | None
-    appearance_optimizer: exposure_model.AppearanceState | None
+    appearance: exposure_model.ExposureParams | None
+    appearance_optimizer: exposure_model.ExposureOptimizerState | None
     num_views: Int[Array, ""]
     length: Float[Array, ""]
     depths: DepthMemory | None = None
@@ -67,7 +67,7 @@ class BlockModel:
 
     params: SurfelParams
     alive: Bool[Array, " n"]
-    appearance: exposure_model.AppearanceParams | None
+    appearance: exposure_model.ExposureParams | None
     num_views: Int[Array, ""]
     length: Float[Array, ""]
 

@@ -88,7 +88,7 @@ def _drawn_lattice(batch: Batch, shape: StepShape) -> Lattice:
 
 
 def transform_of_batch(
-    exposure: exposure_model.AppearanceParams | None, batch: Batch, settings: Settings
+    exposure: exposure_model.ExposureParams | None, batch: Batch, settings: Settings
 ) -> Float[Array, "3 4"] | None:
     """From the model's colours to those of the batch's photograph; None without exposures."""
     if exposure is None:
@@ -103,7 +103,7 @@ class _Learned(NamedTuple):
     """What a loss is differentiated by."""
 
     params: SurfelParams
-    exposure: exposure_model.AppearanceParams | None
+    exposure: exposure_model.ExposureParams | None
     probe: Float[Array, "n 4"] | None
     mask: Float[Array, " n"] | None
 

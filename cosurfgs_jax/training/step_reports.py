@@ -11,7 +11,7 @@ from cosurfgs_jax.distributed.layout import Layout
 from cosurfgs_jax.distributed.packing import Packed
 from cosurfgs_jax.training.step import StepReport
 
-_MOST_KEPT = 256  # steps, whatever config.train.log_every is
+_MAX_KEPT = 256  # steps, whatever config.train.log_every is
 
 
 class RecentReports:
@@ -33,7 +33,7 @@ class RecentReports:
             rows: of each row of the layout a packed `StepReport`, [D, n].
         """
         self._on_devices.append(rows)
-        if len(self._on_devices) >= _MOST_KEPT:
+        if len(self._on_devices) >= _MAX_KEPT:
             self._fetch()
 
     def take(self) -> list[dict[int, StepReport]]:

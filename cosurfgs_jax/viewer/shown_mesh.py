@@ -56,7 +56,7 @@ def glb_of(mesh: Mesh, kind: str) -> bytes:
 
 def legend(mesh: Mesh) -> str:
     """What the colours of a mesh's confidence mean, as HTML: a line for each range that some of its
-    vertices have, with their share.
+    vertices have, with their fraction.
 
     Raises:
         InputError: the mesh has no confidence.
@@ -71,7 +71,7 @@ def legend(mesh: Mesh) -> str:
         )
         if count
     ]
-    title = "Photographs that confirm the surface, and shares of the mesh's vertices"
+    title = "Photographs that confirm the surface, and fractions of the mesh's vertices"
     return f'<div style="padding:0 1em;font-size:0.85em">{title}{"".join(lines)}</div>'
 
 

@@ -91,8 +91,8 @@ def test_a_share_keeps_the_smallest_head_that_carries_it():
         0.95: [0, 1, 3, 4],
         0.999: [0, 1, 3, 4],
     }
-    for share, head in heads.items():
-        assert kept(scores, everyone, 0.9, share) == head, (
+    for fraction, head in heads.items():
+        assert kept(scores, everyone, 0.9, fraction) == head, (
             "the ratio does not count where there is a share"
         )
     assert kept(scores, [0, 1, 1, 0, 1], 0.0, 0.5) == [4]
@@ -146,7 +146,7 @@ def slots_of(state: TrainState) -> np.ndarray:
 
 @pytest.mark.parametrize("ratio, share", [(0.4, 0.0), (0.0, 0.0), (0.4, 0.8)])
 def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_together(
-    ratio, share
+    ratio, fraction
 ):
     random = np.random.default_rng(2)
     alive = random.random(NUM) < 0.9
@@ -156,7 +156,7 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
         np.float32
     )
     importance = Importance(jnp.asarray(weight), jnp.int32(5), jnp.int32(5))
-    settings = with_lmc(importance_share=share)
+    settings = with_lmc(importance_share=fraction)
     state = first_state(four_blocks(), four_blocks().blocks[0], SETTINGS, NUM)
     state = jax.tree.map(jnp.asarray, tagged(dataclasses.replace(state, alive=alive)))
     prune = jax.jit(functools.partial(compress.prune_step, settings=settings, prune_ratio=ratio))
@@ -165,9 +165,11 @@ def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_t
     for side in (is_inside, ~is_inside):
         slots = np.flatnonzero(alive & side)
         order = slots[np.argsort(-weight[slots])]
-        shares = np.cumsum(weight[order]) / weight[order].sum()
+        fractions = np.cumsum(weight[order]) / weight[order].sum()
         expected += order[
-            : np.searchsorted(shares, share) + 1 if share else len(slots) - int(ratio * len(slots))
+            : np.searchsorted(fractions, fraction) + 1
+            if fraction
+            else len(slots) - int(ratio * len(slots))
         ].tolist()
     assert (len(expected) < alive.sum()) == (ratio > 0)
     assert slots_of(new).tolist() == sorted(expected)
@@ -200,11 +202,11 @@ def test_compression_prunes_every_block_and_makes_room(run, partitioned):
         ] == state.alive.sum() == sum(expected)
         is_in_cell = partitioned.partition.cell_of(state.params.means[state.alive]) == block
         assert result.num_inside[block] == expected[0] == is_in_cell.sum()
-        share = [
+        fraction = [
             one[: len(means)][inside, 0].sum() / np.prod(partitioned.photo_size)
             for one in contributions(block)
         ]
-        assert result.num_used[block] == sum(one >= 0.25 for one in share)
+        assert result.num_used[block] == sum(one >= 0.25 for one in fraction)
         assert state.alive.shape == (num_slots(partitioned),), "another shape is compiled anew"
     shrunk = run.layout.get_blocks(drop_free_slots(run.layout, result.states))
     for block, state in shrunk.items():
@@ -235,27 +237,27 @@ def test_a_block_without_a_used_photograph_is_compressed_by_all_of_its_own(run, 
         partitioned.partition.cell_of(state.params.means) == block
         for block, state in before.items()
     ]
-    shares = [
+    fractions = [
         [
             one[inside[block], 0].sum() / np.prod(partitioned.photo_size)
             for one in contributions(block)
         ]
         for block in before
     ]
-    share = float(
-        np.mean(sorted(map(max, shares))[1:3])
+    fraction = float(
+        np.mean(sorted(map(max, fractions))[1:3])
     )  # two blocks have none that shows their cell so much
     results = [
         compressed(
-            run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=share)), before
+            run._replace(settings=with_lmc(camera_switch=switch, min_cell_share=fraction)), before
         )
         for switch in (True, False)
     ]
     switched, by_all = (run.layout.get_blocks(result.states) for result in results)
     is_same = []
     for block, state in switched.items():
-        num_used = sum(one >= share for one in shares[block])
-        assert results[0].num_used[block] == (num_used or len(shares[block]))
+        num_used = sum(one >= fraction for one in fractions[block])
+        assert results[0].num_used[block] == (num_used or len(fractions[block]))
         is_same.append(np.array_equal(state.params.means, by_all[block].params.means))
         assert is_same[-1] == (num_used == 0)
     assert sorted(is_same) == [False, False, True, True]

@@ -183,7 +183,7 @@ def test_what_the_nearest_do_not_show_a_farther_neighbour_confirms():
     rim = (slice(20, 76), slice(WIDTH - 8, WIDTH - 4))
     nearest, _ = depth_filter.count_confirmations(*geometry[0], others[:3])
     assert not nearest[rim].any()
-    count, _ = depth_filter.count_confirmations(*geometry[0], others, most_asked=2)
+    count, _ = depth_filter.count_confirmations(*geometry[0], others, max_asked=2)
     assert (count[rim] == 1).all()
     left = (slice(20, 76), slice(4, 8))
     assert (count[left] == 2).all() and (nearest[left] == 3).all()
@@ -207,13 +207,13 @@ def test_neighbours_beside_the_open_pixels_are_not_asked_and_nothing_changes(mon
     own = np.where(rng.uniform(size=own.shape) < 0.3, own, 0)
     own[:, : WIDTH // 2] = 0
     asked = witnesses(geometry[1:])
-    found = depth_filter.count_confirmations(own, intrinsics, pose, asked, most_asked=4)
+    found = depth_filter.count_confirmations(own, intrinsics, pose, asked, max_asked=4)
     judged = []
     beside = depth_filter._is_beside
     monkeypatch.setattr(
         depth_filter, "_is_beside", lambda *given: judged.append(beside(*given)) or False
     )
-    expected = depth_filter.count_confirmations(own, intrinsics, pose, asked, most_asked=4)
+    expected = depth_filter.count_confirmations(own, intrinsics, pose, asked, max_asked=4)
     assert np.array_equal(found, expected) and (expected[0] > 0).any()
     assert 3 < sum(judged) < len(judged) - 3
 

@@ -94,7 +94,7 @@ def _photo(color, counts) -> jax.Array:
 @jax.jit
 def _looked(photo):
     """Two looks at a photograph of another exposure: statistics after each, and the picture."""
-    look = _look("cpu", photo)._replace(expose=lambda picture: 0.5 * picture + 0.1)
+    look = _look("cpu", photo)._replace(apply_exposure=lambda picture: 0.5 * picture + 0.1)
     once = error_growth.look_at(error_growth.init_stats(NUM), look)
     return once, error_growth.look_at(once, look), look.draw(look.surfels).color
 

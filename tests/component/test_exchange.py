@@ -31,10 +31,10 @@ LARGE_PLANS = [
 ]
 
 
-def random_needs(num: int, seed: int, share: float = 0.6) -> np.ndarray:
+def random_needs(num: int, seed: int, fraction: float = 0.6) -> np.ndarray:
     """Also on the diagonal, which must not matter; whole numbers, so that some needs tie."""
     random = np.random.default_rng(seed)
-    return random.integers(1, 9, (num, num)) * (random.random((num, num)) < share).astype(
+    return random.integers(1, 9, (num, num)) * (random.random((num, num)) < fraction).astype(
         np.float64
     )
 

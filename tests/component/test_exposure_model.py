@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, PartitionSpec
 
-from cosurfgs_jax.losses.photometric import expose
+from cosurfgs_jax.losses.photometric import apply_exposure
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.native.ffi import match_varying
 from cosurfgs_jax.settings import AppearanceSettings
@@ -30,7 +30,7 @@ def _perturbed(num_views=4):
 
 def _exposed(params, image_id, render):
     """The render, or renders, as the photograph would show it."""
-    function = jax.vmap(expose) if jnp.ndim(image_id) else expose
+    function = jax.vmap(apply_exposure) if jnp.ndim(image_id) else apply_exposure
     return function(*match_varying(render, exposure_model.transform_of(params, image_id)))
 
 

@@ -101,8 +101,8 @@ def test_tiles_go_to_the_file_as_one_mesh(tmp_path, monkeypatch):
     info = extraction.extract_mesh(render, scene, np.arange(20), settings, tmp_path / "tiled.ply")
     assert info["num_tiles"] >= 4
     whole, tiled = (meshes.read_mesh_ply(tmp_path / name) for name in ("whole.ply", "tiled.ply"))
-    shares = [(tiled.vertex_confidence < step).mean() for step in (3, 6)]
-    assert list(info["confidence"].values()) == pytest.approx(shares) and 0 < shares[1] < 1
+    fractions = [(tiled.vertex_confidence < step).mean() for step in (3, 6)]
+    assert list(info["confidence"].values()) == pytest.approx(fractions) and 0 < fractions[1] < 1
     assert np.array_equal(triangle_set(whole), triangle_set(tiled))
     # By parts that know nothing of each other, and draw only what they need: the same bytes.
     plan = extraction.plan_mesh(scene, np.arange(20), settings)

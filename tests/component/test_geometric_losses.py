@@ -594,7 +594,7 @@ def test_ncc_ignores_exposure_and_needs_texture():
     np.testing.assert_allclose(flat, 0, atol=1e-5)
 
 
-def test_pixels_go_there_and_back():
+def test_pixels_round_trip():
     depth, _ = plane_view(POSE)
     other, _ = plane_view(OTHER)
     pixels = LATTICE.pixels(SIZE)

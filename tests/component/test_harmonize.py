@@ -12,7 +12,7 @@ from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_conte
 
 from cosurfgs_jax.collab.merged_model import load_exposures, load_merged
 from cosurfgs_jax.geometry import spherical_harmonics
-from cosurfgs_jax.losses.photometric import expose
+from cosurfgs_jax.losses.photometric import apply_exposure
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.raster import rasterize
 from cosurfgs_jax.settings import AppearanceSettings, LmcSettings, MasSettings
@@ -100,7 +100,7 @@ def test_a_model_with_other_colours_shows_its_photographs_as_before():
     photos = []
     for state in (before, after):
         colors.append(rasterize(state.surfels(), camera, image_size=(24, 32), maps="color").color)
-        photos.append(expose(colors[-1], exposure_model.transform_of(state.appearance, 1)))
+        photos.append(apply_exposure(colors[-1], exposure_model.transform_of(state.appearance, 1)))
     assert (colors[0] > 0.05).mean() > 0.3
     np.testing.assert_allclose(photos[1], photos[0], atol=2e-6)
     np.testing.assert_allclose(

@@ -62,9 +62,9 @@ def test_how_often_surfels_are_masked_and_how_far_masks_travel():
     np.testing.assert_allclose(jax.nn.sigmoid(begun.logits), 0.9, atol=1e-3)
     half = masks.init(20_000)._replace(logits=jnp.zeros(20_000))
     sample = masks.sample(half, jnp.int32(3))
-    values, shares = np.unique(sample.values, return_counts=True)
+    values, fractions = np.unique(sample.values, return_counts=True)
     np.testing.assert_allclose(values, [0, 0.1, 1], rtol=1e-6)
-    np.testing.assert_allclose(shares / 20_000, [0.3, 0.2, 0.5], atol=0.015)
+    np.testing.assert_allclose(fractions / 20_000, [0.3, 0.2, 0.5], atol=0.015)
     weights = [np.unique(sample.weights[sample.values == value]) for value in values]
     np.testing.assert_allclose(np.concatenate(weights), [0, 2.5, 1], rtol=1e-6)
     settings = dataclasses.replace(

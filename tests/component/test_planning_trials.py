@@ -174,8 +174,8 @@ def test_costs_without_times_have_none():
 
 
 def test_shares_of_cells_are_fractions():
-    shares = needs.cell_shares(two_blocks())
-    assert ((shares > 0) & (shares < 1)).all()
+    fractions = needs.cell_fractions(two_blocks())
+    assert ((fractions > 0) & (fractions < 1)).all()
 
 
 def test_photographs_of_one_size_stand_for_those_of_several():

@@ -195,7 +195,7 @@ def test_a_bad_loss_names_step_photograph_and_checkpoint(tmp_path, saved, bad, s
 
 
 def test_reports_do_not_pile_up_on_the_devices(monkeypatch):
-    monkeypatch.setattr(step_reports, "_MOST_KEPT", 3)
+    monkeypatch.setattr(step_reports, "_MAX_KEPT", 3)
     layout = make_layout(np.zeros(1, np.int64), 1)
     recent = RecentReports(layout)
     kept = []

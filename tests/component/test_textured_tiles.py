@@ -123,7 +123,7 @@ def test_a_place_is_cut_by_its_texels_and_its_memory(trained, monkeypatch, caplo
         gains = np.ones((trained.partitioned.scene.num_views, 3))
         sizes = Sizes(pixel, 4096)
         wanted = textured_tiles.Wanted(
-            trained.workdir.mesh, found, trained, gains=gains, share=0.1, sizes=sizes
+            trained.workdir.mesh, found, trained, gains=gains, fraction=0.1, sizes=sizes
         )
         return wanted.cells
 
@@ -136,7 +136,7 @@ def test_a_place_is_cut_by_its_texels_and_its_memory(trained, monkeypatch, caplo
     assert cells(1.0).columns == 4
     # One picture where it can be as fine; else tiles.
     made = []
-    monkeypatch.setattr(textured, "write_tiles", lambda wanted, _: made.append(wanted.share))
+    monkeypatch.setattr(textured, "write_tiles", lambda wanted, _: made.append(wanted.fraction))
     monkeypatch.setattr(textured, "photo_pixel", lambda *_: 0.004)
     with pytest.raises(TypeError):
         _write(trained)

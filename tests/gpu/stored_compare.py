@@ -42,7 +42,7 @@ class Comparison:
         """Notes a number. Of several with one name the one that is furthest towards its limit
         stays; NaN is beyond every limit."""
         pair = (float(value) if np.isfinite(value) else np.inf, float(limit))
-        if what not in self.numbers or _share(pair) > _share(self.numbers[what]):
+        if what not in self.numbers or _fraction(pair) > _fraction(self.numbers[what]):
             self.numbers[what] = pair
 
     def failures(self) -> list[str]:
@@ -55,12 +55,12 @@ class Comparison:
 
     def nearest(self) -> str:
         """The number that is furthest towards its limit, in words."""
-        what = max(self.numbers, key=lambda name: _share(self.numbers[name]))
+        what = max(self.numbers, key=lambda name: _fraction(self.numbers[name]))
         value, limit = self.numbers[what]
         return f"nearest to its limit: {what}, {value:.2g} of {limit:.2g}"
 
 
-def _share(pair: tuple[float, float]) -> float:
+def _fraction(pair: tuple[float, float]) -> float:
     value, limit = pair
     return value / max(limit, _TINY)
 

@@ -19,8 +19,8 @@ def hostile_cloud(seed: int) -> cases.Case:
     case = cases.random_cloud(seed)
     count = cases.COUNT
 
-    def spoilt(values, extremes, shares):
-        is_spoilt = rng.uniform(size=values.shape) < rng.choice(shares)
+    def spoilt(values, extremes, fractions):
+        is_spoilt = rng.uniform(size=values.shape) < rng.choice(fractions)
         return np.where(is_spoilt, rng.choice(np.array(extremes), values.shape), values)
 
     def factors(extremes):

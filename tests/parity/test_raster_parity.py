@@ -326,11 +326,11 @@ def test_finished_maps_and_their_gradient(backend, name):
             (getattr(out, m) * jnp.asarray(c, jnp.float32)).sum() for m, c in cotangents.items()
         )
 
-    g_surfels, g_camera = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(
+    grad_surfels, grad_camera = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(
         case.surfels(), case.camera()
     )
-    gradients = {field: np.asarray(getattr(g_surfels, field)) for field in cases.FIELDS}
-    gradients["camera_from_world"] = np.asarray(g_camera.camera_from_world)
+    gradients = {field: np.asarray(getattr(grad_surfels, field)) for field in cases.FIELDS}
+    gradients["camera_from_world"] = np.asarray(grad_camera.camera_from_world)
     expected.pop("background")
     _assert_close_gradients(gradients, expected, "finished")
 

@@ -262,10 +262,10 @@ def test_points_beside_the_cameras_as_ply(tmp_path):
     model = dataset_files.write_dataset(tmp_path)
     folder = tmp_path / "sparse" / "0"
     (folder / "points3D.bin").unlink()
-    shares = model.colors / 255
+    fractions = model.colors / 255
     write_ply(
         folder / "Points3d.PLY",
-        table_of(("x y z", "f8", model.points), ("red green blue", "f4", shares)),
+        table_of(("x y z", "f8", model.points), ("red green blue", "f4", fractions)),
     )
     scene = _load(tmp_path)
     np.testing.assert_array_equal(scene.cloud.points, model.points)

@@ -138,12 +138,12 @@ def test_points_without_tracks(tmp_path):
 
 
 @pytest.mark.parametrize("stem", ["cameras", "images", "points3D"])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
-def test_cut_off_files_are_named(tmp_path, stem, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.95])
+def test_cut_off_files_are_named(tmp_path, stem, fraction):
     dataset_files.write_dataset(tmp_path)
     path = tmp_path / "sparse" / "0" / f"{stem}.bin"
     data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
+    path.write_bytes(data[: int(fraction * len(data))])
     with pytest.raises(InputError, match=rf"{stem}\.bin: .*cut off or damaged"):
         _load(tmp_path)
 

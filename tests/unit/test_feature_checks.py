@@ -268,7 +268,7 @@ def test_a_fisheye_sees_behind_itself(caplog):
 
 @pytest.mark.parametrize(("num_views", "most"), [(0, 1024), (195, 1024), (1000, 200), (40_000, 64)])
 def test_few_features_of_each_of_many_photographs_are_compared(num_views, most):
-    assert compared_features.most_of_view(num_views) == most
+    assert compared_features.max_features_of_view(num_views) == most
     assert len(compared_features.chosen(10_000, most)) in range(most - 63, most + 1)
 
 

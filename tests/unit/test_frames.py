@@ -103,8 +103,8 @@ def test_a_place_is_of_another_size_beyond_ten_times(factor, is_refused):
 
 
 @pytest.mark.parametrize("share, is_refused", [(3.98, False), (4.02, True)])
-def test_a_place_is_elsewhere_beyond_four_spreads_of_the_larger(share, is_refused):
-    truth = about_its_middle(2.0, (0.0, share * 2 * SPREAD, 0.0))
+def test_a_place_is_elsewhere_beyond_four_spreads_of_the_larger(fraction, is_refused):
+    truth = about_its_middle(2.0, (0.0, fraction * 2 * SPREAD, 0.0))
     if not is_refused:
         check_same_frame(SURFACE, truth)
         return
@@ -113,10 +113,10 @@ def test_a_place_is_elsewhere_beyond_four_spreads_of_the_larger(share, is_refuse
 
 
 @pytest.mark.parametrize("share, is_refused", [(0.24, False), (0.26, True)])
-def test_a_shift_of_a_quarter_of_the_width_is_a_mistake(share, is_refused):
+def test_a_shift_of_a_quarter_of_the_width_is_a_mistake(fraction, is_refused):
     """Less may be a fault of the model."""
     width = np.ptp(np.percentile(SURFACE[:, 0], [1, 99]))
-    truth = SURFACE + share * width * np.array([0.6, 0.64, 0.48])
+    truth = SURFACE + fraction * width * np.array([0.6, 0.64, 0.48])
     if not is_refused:
         check_same_frame(SURFACE, truth)
         return

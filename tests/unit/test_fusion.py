@@ -241,9 +241,9 @@ def test_clusters_are_connected_through_seams(open3d, monkeypatch, tmp_path):
     store = TileStore(tmp_path)
     fuse_into(store, views, 0.04)
     assert store.num_tiles >= 4
-    for share in (0.0, 0.05):
-        joined = store.join(share)
-        expected = meshes.drop_small_clusters(whole, share)
+    for fraction in (0.0, 0.05):
+        joined = store.join(fraction)
+        expected = meshes.drop_small_clusters(whole, fraction)
         assert np.array_equal(triangle_set(joined.to_mesh()), triangle_set(expected))
         assert (joined.num_triangles, joined.num_vertices) == (
             len(expected.triangles),

@@ -21,7 +21,7 @@ from cosurfgs_jax.settings import PrepareSettings
 from cosurfgs_jax.sfm import georeference, map_system
 from cosurfgs_jax.sfm.exif import ELLIPSOID, PhotoTags
 from cosurfgs_jax.sfm.georeference import place
-from cosurfgs_jax.sfm.similarity import Similarity, fit_robust, fit_weighted, line_share
+from cosurfgs_jax.sfm.similarity import Similarity, fit_robust, fit_weighted, line_fraction
 
 
 @pytest.mark.parametrize("is_upright", [False, True])
@@ -75,8 +75,8 @@ def test_the_error_of_the_scale_is_that_of_repeated_fits():
 
 def test_points_on_a_line():
     along = np.linspace(0, 1, 20)[:, None]
-    assert line_share(along * [1, 2, 0]) < 1e-9
-    assert line_share(np.random.default_rng(0).normal(size=(99, 3))) > 0.7
+    assert line_fraction(along * [1, 2, 0]) < 1e-9
+    assert line_fraction(np.random.default_rng(0).normal(size=(99, 3))) > 0.7
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_a_mixed_up_hemisphere_is_refused(flight, axis):
     assert not place(model, tags, PrepareSettings(gps="ignore")).geo.has_scale
 
 
-@pytest.mark.parametrize(("share", "is_mirrored"), [(0.29, True), (0.31, False)])
-def test_a_mirror_image_has_to_fit_much_better(monkeypatch, share, is_mirrored):
+@pytest.mark.parametrize(("fraction", "is_mirrored"), [(0.29, True), (0.31, False)])
+def test_a_mirror_image_has_to_fit_much_better(monkeypatch, fraction, is_mirrored):
     fit = fit_robust(np.eye(3), np.eye(3))
     fit, mirrored = (
         dataclasses.replace(fit, residuals=np.full((3, 3), median / np.sqrt(3)), scale_error=0.01)
-        for median in (10.0, 10.0 * share)
+        for median in (10.0, 10.0 * fraction)
     )
     monkeypatch.setattr(georeference, "fit_robust", lambda *_, **__: mirrored)
     expectation = contextlib.nullcontext()

@@ -178,13 +178,13 @@ def test_orientation_tags_are_not_applied_as_in_colmap(tmp_path, ending, orienta
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
-def test_truncated_images_are_found_at_once(tmp_path, ending, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.5, 0.99])
+def test_truncated_images_are_found_at_once(tmp_path, ending, fraction):
     names = [f"view_{i}.{ending}" for i in range(3)]
     dataset_files.write_dataset(tmp_path, dataset_files.make_model(names=names))
     path = tmp_path / "images" / names[1]
     data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
+    path.write_bytes(data[: int(fraction * len(data))])
     with pytest.raises(InputError, match=rf"view_1\.{ending}: expected a whole image"):
         _load(tmp_path)
 

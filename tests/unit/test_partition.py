@@ -128,12 +128,12 @@ def work(partition, given):
     boxes and not the tree.
     """
 
-    def shares(ground):
+    def fractions(ground):
         inside = (ground[:, None] >= partition.lows) & (ground[:, None] < partition.highs)
         return inside.all(axis=2).mean(axis=0)
 
     centers = camera_center(given["camera_from_world"])[given["train_views"]]
-    return 0.5 * shares(given["points_world"][:, :2]) + 0.5 * shares(centers[:, :2])
+    return 0.5 * fractions(given["points_world"][:, :2]) + 0.5 * fractions(centers[:, :2])
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_work_is_balanced(given, num_blocks, num_edges):
     partition = cut(given(), num_blocks, num_edges)
     num_views = len(given()["train_views"])
     assert partition.num_blocks == num_blocks
-    shares = work(partition, given())
-    assert shares.sum() == pytest.approx(1)
+    fractions = work(partition, given())
+    assert fractions.sum() == pytest.approx(1)
     # A cut misses its share by at most half the work of a camera, 0.5 / num_views, and two thirds
     # of that go on to a side.
-    np.testing.assert_allclose(shares, 1 / num_blocks, atol=0.75 / num_views)
+    np.testing.assert_allclose(fractions, 1 / num_blocks, atol=0.75 / num_views)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -52,7 +52,7 @@ def test_the_error_of_a_scale_by_hand(num_axes, unknowns):
 
 def test_how_far_points_are_from_a_line():
     points = np.array([[-2.0, 0, 0], [2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0]]) + [5, 6, 7]
-    assert similarity.line_share(points) == pytest.approx(0.5)
+    assert similarity.line_fraction(points) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,11 @@ def test_what_the_database_says(tmp_path):
         shifts = {"a b.jpg": 0.0, "b.jpg": 1.9, "c.jpg": 2.1, "d.jpg": 0.0}
         for name, shift in shifts.items():
             database.write_keypoints(numbers[name], keypoints(10, shift))
-        for name, share in (("b.jpg", 61), ("c.jpg", 61), ("d.jpg", 60)):
+        for name, num_inliers in (("b.jpg", 61), ("c.jpg", 61), ("d.jpg", 60)):
             geometry = pycolmap.TwoViewGeometry()
-            geometry.inlier_matches = np.tile(np.arange(share, dtype=np.uint32)[:, None], (1, 2))
+            geometry.inlier_matches = np.tile(
+                np.arange(num_inliers, dtype=np.uint32)[:, None], (1, 2)
+            )
             database.write_two_view_geometry(numbers["a b.jpg"], numbers[name], geometry)
     found = database_file.read_contents(path, names)
     assert found.num_features == dict.fromkeys(names[:4], 100) | {"e.jpg": 0}

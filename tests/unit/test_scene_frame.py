@@ -53,7 +53,7 @@ def _frame_of(scene):
     return SceneFrame.from_points(scene.points, camera_center(scene.poses), scene.up)
 
 
-def test_there_and_back_keeps_survey_coordinates():
+def test_a_round_trip_keeps_survey_coordinates():
     scene = _survey_scene(up=_rotation(1)[2])
     frame = _frame_of(scene)
     assert np.abs(frame.to_dataset(frame.to_world(scene.points)) - scene.points).max() < 1e-8

@@ -56,11 +56,11 @@ def test_other_maps_are_refused_with_their_path(tmp_path, changes):
         Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.99])
-def test_files_that_are_cut_off_are_refused_with_their_path(tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.6, 0.99])
+def test_files_that_are_cut_off_are_refused_with_their_path(tmp_path, fraction):
     path = _write(tmp_path)
     data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
+    path.write_bytes(data[: int(fraction * len(data))])
     with pytest.raises(InputError, match=r"0001/000012\.npz: .*damaged.*delete it"):
         Teachers(SimpleNamespace(workdir=Workdir(tmp_path)), "cloud").load(1, 12)
 

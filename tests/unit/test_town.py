@@ -231,8 +231,8 @@ def test_mesh_is_close_to_the_hills_and_turned_outwards(built):
     renderer, town, mesh = built
     is_ground = mesh.faces == exact_mesh.GROUND
     corners = mesh.vertices[mesh.triangles]
-    shares = np.random.default_rng(2).dirichlet(np.ones(3), len(corners))
-    inside = np.einsum("nk,nkd->nd", shares, corners)[is_ground]
+    fractions = np.random.default_rng(2).dirichlet(np.ones(3), len(corners))
+    inside = np.einsum("nk,nkd->nd", fractions, corners)[is_ground]
     assert (
         np.max(np.abs(inside[:, 2] - town.terrain.heights(inside[:, 0], inside[:, 1])))
         < 5e-5 * town.size

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from cosurfgs_jax.geometry.view_pairs import Onlookers, choose_neighbors, cover_pictures, shares
+from cosurfgs_jax.geometry.view_pairs import (
+    Onlookers,
+    choice_probabilities,
+    choose_neighbors,
+    cover_pictures,
+)
 from cosurfgs_jax.geometry.views import Views
 
 
@@ -125,7 +130,9 @@ def test_a_neighbour_that_alone_shows_a_part_is_compared_as_often_as_the_part_is
     points = np.stack([np.linspace(-4.5, 4.5, 90), np.zeros(90), np.full(90, 10.0)], axis=1)
     others = np.array([1, 2, 3])
     points = points[np.abs(points[:, 0]) > 1.1]  # what both sides show is left out
-    np.testing.assert_allclose(shares(others, views, points), [0.25, 0.25, 0.5], atol=1e-9)
+    np.testing.assert_allclose(
+        choice_probabilities(others, views, points), [0.25, 0.25, 0.5], atol=1e-9
+    )
     fewer = points[points[:, 0] < 0]
-    np.testing.assert_allclose(shares(others, views, fewer)[2], 0.01, rtol=0.02)
-    np.testing.assert_allclose(shares(others, views, np.zeros((0, 3))), [1 / 3] * 3)
+    np.testing.assert_allclose(choice_probabilities(others, views, fewer)[2], 0.01, rtol=0.02)
+    np.testing.assert_allclose(choice_probabilities(others, views, np.zeros((0, 3))), [1 / 3] * 3)

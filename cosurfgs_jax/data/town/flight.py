@@ -10,7 +10,7 @@ from cosurfgs_jax.data.town.terrain import Terrain
 from cosurfgs_jax.geometry.cameras import camera_center
 
 HEIGHT_M = 75.0  # above the ground
-OBLIQUE_SHARE = 0.2  # of all views
+OBLIQUE_FRACTION = 0.2  # of all views
 # The focal length over the diagonal of the image: 500 pixels at 640 x 480, that is 0.15 m on the
 # ground per pixel.
 FOCAL_OVER_DIAGONAL = 0.625
@@ -67,7 +67,7 @@ def plan_flight(
         seed: of the small deviations from the plan.
     """
     rng = np.random.default_rng([seed, 2])
-    num_oblique = round(OBLIQUE_SHARE * num_views)
+    num_oblique = round(OBLIQUE_FRACTION * num_views)
     poses = _mow(num_views - num_oblique, width, height, size, rng) + _ring(num_oblique, size, rng)
     matrices = []
     for (x, y), heading, tilt, roll in poses:

@@ -37,7 +37,7 @@ from cosurfgs_jax.surface.texture_tiles import COVERED, Sizes
 from cosurfgs_jax.surface.textured_files import write_textured_glb, write_textured_obj
 from cosurfgs_jax.training.run_log import Progress
 
-_SHARE = 10  # of the mesh's triangles one is kept
+_REDUCTION = 10  # of the mesh's triangles one is kept
 _LARGEST = 4096  # texels along a side, where nobody asks for more: graphics cards take that
 _SMALLEST = 256
 _ABOUT = "gives each texel the mean of the training photographs that see it"
@@ -149,7 +149,7 @@ def _say_size(chosen: TextureSize, settings: Settings) -> None:
 
 def reduce(mesh: Mesh, settings: TextureSettings) -> Mesh:
     """The mesh with as many triangles as are wanted."""
-    target = settings.triangles or max(1, mesh.num_triangles // _SHARE)
+    target = settings.triangles or max(1, mesh.num_triangles // _REDUCTION)
     # The files have no place for the confidence: its means are not made.
     bare = dataclasses.replace(mesh, vertex_confidence=None)
     return atlas.without_fans(in_order(decimate(bare, target)))
@@ -190,11 +190,11 @@ def _write(trained: Trained, folder: Path) -> None:
     gains = texture.relative_gains(exposures, shown.partitioned.scene.train_views)
     too_large = not settings.size and _wanted(found.area, pixel) > _LARGEST
     if settings.tile_size or too_large:
-        share = 1 / _SHARE
+        fraction = 1 / _REDUCTION
         if settings.triangles:
-            share = min(1.0, settings.triangles / found.num_triangles)
+            fraction = min(1.0, settings.triangles / found.num_triangles)
         sizes = Sizes(pixel, settings.size or _LARGEST)
-        wanted = Wanted(path, found, shown, gains=gains, share=share, sizes=sizes)
+        wanted = Wanted(path, found, shown, gains=gains, fraction=fraction, sizes=sizes)
         (folder / _NOTE).unlink(missing_ok=True)  # it is of the files before
         tileset = {INDEX: place_of(trained.settings.geo)}
         with placing(folder / _TILES, tileset):

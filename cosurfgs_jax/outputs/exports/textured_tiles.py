@@ -32,28 +32,28 @@ INDEX = "tileset.json"
 _UNFINISHED = "unfinished"  # folder in that of the tiles, while they are made
 _TEXELS = 1600  # along the side of a picture, where the data say how large tiles are: the mean
 _UNEVEN = 2  # times the mean that the triangles of a tile may be, within `surface.memory_mb`
-_MOST_TESTS = 32  # test views, 7 bytes a pixel wait on disk
+_MAX_TEST_VIEWS = 32  # test views, 7 bytes a pixel wait on disk
 _log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
     """What is to be made.
 
-    | field    | content                                                             |
-    |----------|---------------------------------------------------------------------|
-    | `mesh`   | file of the whole mesh                                              |
-    | `survey` | of it                                                               |
-    | `shown`  | the model with the photographs of the texture                       |
-    | `gains`  | of the photographs, f64[V,3]                                        |
-    | `share`  | of the triangles that is kept                                       |
-    | `sizes`  | of the pictures                                                     |
+    | field      | content                                                           |
+    |------------|-------------------------------------------------------------------|
+    | `mesh`     | file of the whole mesh                                            |
+    | `survey`   | of it                                                             |
+    | `shown`    | the model with the photographs of the texture                     |
+    | `gains`    | of the photographs, f64[V,3]                                      |
+    | `fraction` | of the triangles, that is kept                                    |
+    | `sizes`    | of the pictures                                                   |
     """
 
     mesh: Path
     survey: Survey
     shown: Trained
     gains: np.ndarray
-    share: float
+    fraction: float
     sizes: Sizes
 
     @property
@@ -71,9 +71,9 @@ class Wanted(NamedTuple):
     def tests(self) -> np.ndarray:
         """The views that the result is compared with."""
         views = self.shown.partitioned.scene.test_views
-        if len(views) <= _MOST_TESTS:
+        if len(views) <= _MAX_TEST_VIEWS:
             return views
-        return views[np.linspace(0, len(views) - 1, _MOST_TESTS).round().astype(int)]
+        return views[np.linspace(0, len(views) - 1, _MAX_TEST_VIEWS).round().astype(int)]
 
     def made_with(self) -> dict[str, Any]:
         """All that tiles depend on: those of others are not gone on with."""
@@ -105,7 +105,7 @@ def write_tiles(wanted: Wanted, folder: Path) -> dict[str, Any]:
     store = CellStore(wanted.mesh, wanted.cells, steps, work)
     with Progress("fewer triangles, tiles", len(store.counts)) as progress:
         for done, cell in enumerate(store.counts, start=1):
-            store.reduce(cell, wanted.share)
+            store.reduce(cell, wanted.fraction)
             progress.update(done)
     scene = wanted.shown.partitioned.scene
     with (

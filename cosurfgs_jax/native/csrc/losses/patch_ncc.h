@@ -37,8 +37,8 @@ constexpr float kMinPatchWeight = 10.0f;  // a patch of fewer samples is none
 constexpr int64_t kSlopeReach = 2;
 constexpr float kMaxBend = 0.5f;
 // Brightness of what does not count in the neighbour. A sample that takes a two-thousandth of it is
-// below kLeastGray.
-constexpr float kMaskedGray = -1000.0f, kLeastGray = -0.5f;
+// below kMinGray.
+constexpr float kMaskedGray = -1000.0f, kMinGray = -0.5f;
 
 // PatchRow: for row i of the lattice, planes f32[columns, 3] (inverse depth = planes . ray) to
 //   score f32[columns], is_valid bool[columns], gradient f32[columns, 3] = d score / d planes; all

@@ -164,7 +164,7 @@ bool Patch(const PatchCall& c, const Samples& s, int64_t px, int64_t py, const f
     const Vec grad_u = (b - a) + ((e - d) - (b - a)) * fy, grad_v = below - above;
     own[k] = Gather(own_center, s.index[k]);
     other[k] = above + grad_v * fy;
-    if (Count(LessEqual(Splat(kLeastGray), other[k])) != kLanes) return false;
+    if (Count(LessEqual(Splat(kMinGray), other[k])) != kLanes) return false;
     grad_w[k] =
         (grad_u * (c.epipole[0] - u * c.epipole[2]) + grad_v * (c.epipole[1] - v * c.epipole[2])) *
         inv_z;
