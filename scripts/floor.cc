@@ -2,7 +2,7 @@
 // in registers and L1.
 //
 // No tiles to find, no bounds, no skipping, no threads. bench_raster.py compiles it with -O3
-// -march=native, runs it beside the kernels and prints their speed as a fraction of it. Stand-alone on
+// -march=native, runs it beside the kernels and prints their speed as its fraction. Stand-alone on
 // purpose: a change to the kernels must not move the floor.
 //
 // Forward: p from 9 coefficients, u, v, both sigmas, exp, alpha, transmittance, and the sums of

@@ -163,7 +163,7 @@ step_large() {
     compare --only=town_2k --out="$WORK/json/large.json"
   else
     need_fixtures
-    not_run "no town_2k.npz in $FIXTURES, the one that a CPU is held to here"
+    not_run "no town_2k.npz in $FIXTURES, the one that a CPU is verified against here"
   fi
 }
 

@@ -45,9 +45,7 @@ from run_ends import Failure, compare, compare_models, saved_steps  # noqa: E402
 _MAX_SURVIVAL_S = 60
 _MAX_STOP_S = 30  # from SIGTERM to the end
 _MAX_RUN_S = 600  # of a program that nothing holds up
-_REACH = (
-    0.6  # fraction of an undisturbed run in which a fault strikes: several on the way to one end
-)
+_REACH = 0.6  # share of an undisturbed run in which a fault strikes: several on the way to one end
 FAULTS = ("kill", "term", "disk", "memory", "second")
 TRAIN_FLAGS = [
     "--config=configs/quickstart.py",

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = (
-    # read when JAX starts: the CPU's kernels are what others are held to, also where a GPU is
+    # read when JAX starts: the CPU's kernels are what others are verified by, also where a GPU is
     "cpu"
 )
 ROOT = Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ class Cluster(Protocol):
         ...
 
     def release(self, job: Job) -> None:
-        """Gives back what the processes of a job held together, when all have ended."""
+        """Gives back what the processes of a job occupied together, when all have ended."""
         ...
 
 

@@ -34,7 +34,7 @@ class Lattice(NamedTuple):
         if self.stride == 1:
             return image
         rows, columns = self.size(image_size_of(image))
-        # A slice of every stride-th pixel from a moving start, so that the way back is a pad and
+        # A slice of every stride-th pixel from a moving start, so that its gradient is a pad and
         # not a scatter.
         moved = jax.lax.dynamic_slice(
             image,

@@ -1,4 +1,4 @@
-"""The normalised frame that training works in, and the way back to the dataset's frame. NumPy,
+"""The normalised frame that training works in, and the transform back to the dataset's. NumPy,
 float64.
 """
 

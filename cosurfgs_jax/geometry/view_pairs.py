@@ -303,7 +303,7 @@ def round_trip_reprojection(
         neighbor_depth: [h,w], camera z, 0 = invalid. Takes gradient.
         neighbor_from_view: [4,4], rigid.
     Returns:
-        Pixels [...,2] and camera z [...] after the way back, and whether there was one: a depth
+        Pixels [...,2] and camera z [...] after the round trip, and whether there was one: a depth
         here and there, in front of both cameras and inside the image.
     Source: forward-backward check of multi-view stereo; the geometric term of PGSR (Chen et al.
         2024).

@@ -12,7 +12,7 @@ Ways that were considered:
 - m outside of the kernels, masked surfels not drawn at all, and the derivative at m = 1 alone: that
   by the opacity's logit over (1 - opacity). It ended 0.03 dB and 0.002 SSIM below the chosen way at
   as many surfels (caliterra at a quarter, 54 % pruned); the derivative near m = 0 alone 0.4 dB.
-- m = p in every step, without chance. The opacity makes up for the mask, and nothing is decided.
+- m = p in every step, deterministic. The opacity makes up for the mask, and nothing is decided.
 - Chosen: the second, and a part of the masked surfels is drawn at a tenth of its opacity, where the
   derivative by m is nearly that at 0 and as good as nothing of the surfel is in the picture. No
   kernel changes, and what is masked costs nothing in most steps.
@@ -102,7 +102,7 @@ def sample(masks: MaskState, seed: Int[Array, ""]) -> MaskSample:
 def masked_logits(
     logit_opacities: Float[Array, " n"], values: Float[Array, " n"]
 ) -> Float[Array, " n"]:
-    """The logit of m times the opacity, where m > 0; at m = 1 it is the opacity's own to the bit.
+    """The logit of m times the opacity, where m > 0; at m = 1 bit-identical to the opacity's.
 
     Its derivative by m at 1 is 1 / (1 - opacity). Opacities count up to 0.995 in it, and where
     m < 1.

@@ -144,7 +144,7 @@ def _checked(settings: Settings) -> Settings:
 def _refuse_positional(arguments: Sequence[str]) -> None:
     if not arguments:
         return
-    hint = "expected flags only"
+    hint = "give --NAME=VALUE"
     if arguments[0].endswith(".py"):
         hint = f"did you mean --config={arguments[0]}?"
     raise InputError(f"{arguments[0]}: unexpected positional argument; {hint}")

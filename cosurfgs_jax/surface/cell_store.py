@@ -95,7 +95,7 @@ class CellStore:
         return self._folder / f"{self.cells.name(cell)}_{kind}.npz"
 
     def reduce(self, cell: int, fraction: float) -> None:
-        """Keeps about a fraction of a cell's triangles; nothing where an earlier process has done so.
+        """Keeps a fraction of a cell's triangles; nothing where a process has done so before.
 
         Raises:
             InputError: open3d is missing, or the disk is full.

@@ -112,7 +112,7 @@ def _render_view(
     """The depth of a view that it may trust by itself, its colours u8[H,W,3], and what
     was dropped.
     """
-    # Where more than half of the light passes, what was hit is no surface.
+    # Where more than half of the light passes, the depth is of no surface.
     opaque = np.where(
         np.asarray(maps["alpha"]) >= MIN_PLANE_ALPHA, maps[_MAP_OF[settings.depth_map]], 0
     )

@@ -101,7 +101,7 @@ def _fins(mesh: Mesh, fixed: np.ndarray) -> _Fins:
 
 
 def _put_back(made: Mesh, mesh: Mesh, fixed: np.ndarray, fins: _Fins) -> Mesh:
-    """A decimated mesh without its fins, whose fixed vertices are those of the mesh to the bit."""
+    """A decimated mesh without its fins, whose fixed vertices are bit-identical."""
     places = cKDTree(made.vertices)
     at = places.query(mesh.vertices[fixed])[1]
     made.vertices[at] = mesh.vertices[fixed]

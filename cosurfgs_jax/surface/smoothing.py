@@ -98,7 +98,7 @@ class SmoothedMesh(MeshParts):
             num_passes: each is a step to the mean and one back.
             voxels: that it was extracted from.
             folder: for scratch files, 110 bytes a vertex and 12 a triangle; the caller removes it.
-            progress: called with (passes done, of so many).
+            progress: called with (passes done, passes in all).
         Raises:
             InputError: the disk is full.
         """

@@ -328,7 +328,7 @@ def bind_partition(
         if before != found["fingerprint"] and is_bound:
             raise InputError(
                 f"{path}: expected the partition of this run "
-                f"({found['fingerprint']}), got another one "
+                f"({found['fingerprint']}), got partition "
                 f"({before}); the dataset or config.partition was changed, or other photographs "
                 "are missing: give the old ones, or use another --workdir"
             )

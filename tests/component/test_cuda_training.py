@@ -234,7 +234,7 @@ def test_adam_with_moments_everywhere(emulation, num, num_sh, degree, count):
     _assert_close_states(params, got, _update(*arguments), rtol=1e-5)
     # The definition's bias corrections are differences of float32 powers.
     _assert_close_states(params, got, _update(*arguments, backend="reference"), rtol=1e-4)
-    for name in PARAM_NAMES:  # to the bit
+    for name in PARAM_NAMES:  # bit-identical
         _assert_same(getattr(got[0], name)[~alive], getattr(params, name)[~alive])
     first_waiting = (degree + 1) ** 2
     _assert_same(got[0].sh[:, first_waiting:], params.sh[:, first_waiting:])

@@ -95,7 +95,7 @@ def test_tiles_are_files_and_an_interrupted_export_goes_on(trained, monkeypatch,
         np.testing.assert_allclose(box[:3] - box[3:].reshape(3, 3).sum(0), places[-1].min(0))
         np.testing.assert_allclose(box[:3] + box[3:].reshape(3, 3).sum(0), places[-1].max(0))
     shared = set(map(tuple, places[0].tolist())) & set(map(tuple, places[1].tolist()))
-    assert len(shared) >= 12  # to the bit, along the border
+    assert len(shared) >= 12  # bit-identical, along the border
 
     # Other settings begin anew, and one picture takes the place of the tiles.
     settings = dataclasses.replace(trained.settings, texture=TextureSettings(size=128))

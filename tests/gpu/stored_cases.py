@@ -1,4 +1,4 @@
-"""Results of the CPU's kernels, kept in files, for other machines' kernels to be held to: no slow
+"""Results of the CPU's kernels, kept in files, to verify other machines' kernels against: no slow
 definition is needed there.
 
 scripts/make_gpu_fixtures.py DIR makes the files, scripts/compare_gpu_fixtures.py DIR compares with

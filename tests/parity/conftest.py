@@ -1,7 +1,7 @@
 """Which tests of the portable rasterizer run every time: those that share a compiled program;
 `--slow` runs the others.
 
-XLA takes six seconds to compile it, and twelve with the way back: all of its tests take minutes.
+XLA takes 6 s to compile it, and 12 s with the backward pass: all of its tests take minutes.
 """
 
 import pytest

@@ -1,8 +1,8 @@
 """Named inputs for the rasterizer's tests, the float64 reference on them, and one adapter to the
 kernels.
 
-A case is plain float32 NumPy, so that every backend and the float64 reference get the same numbers
-bit for bit. A new backend is one more entry of RENDERERS. Its tests are skipped where the package
+A case is plain float32 NumPy, so that every backend and the float64 reference get
+bit-identical numbers. A new backend is one more entry of RENDERERS. Its tests are skipped where the package
 says that it is not available, except for the CPU's, which must always be.
 """
 

@@ -1,6 +1,6 @@
 """The CUDA rasterizer's custom calls, run on the host, against the CPU kernels.
 
-Against them and not the definition, which is slower: those are held to it in test_raster_parity.py.
+Against them and not the definition, which is slower: test_raster_parity.py verifies those.
 Rows of gradients and what the forward call leaves are in test_cuda_rows.py, errors of the calls in
 test_cuda_calls.py."""
 

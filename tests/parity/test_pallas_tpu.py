@@ -32,7 +32,7 @@ def test_it_is_refused_where_there_is_no_tpu():
 
 @pytest.mark.parametrize("name", ["random_cloud", "opaque_stack"])
 def test_values_and_gradients(name):
-    """Against the native kernel, which is held to the definition: the same decisions, so every
+    """Against the native kernel, which is verified by the definition: the same decisions, so every
     pixel counts.
     """
     case = cases.build(name)

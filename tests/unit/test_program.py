@@ -183,7 +183,7 @@ def test_own_flags(tmp_path):
             ["--workdir={tmp}", "configs/x.py"],
             "configs/x.py: unexpected positional argument; did you mean --config=configs/x.py?",
         ),
-        (["--workdir={tmp}", "x"], "x: unexpected positional argument; expected flags only"),
+        (["--workdir={tmp}", "x"], "x: unexpected positional argument; give --NAME=VALUE"),
         (["--workdir={tmp}", "--config=/nowhere/x.py"], "got no file"),
         (["--workdir=/proc/nowhere"], "could not be written"),
     ],
