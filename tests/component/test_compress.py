@@ -78,9 +78,9 @@ def test_ties_are_kept_by_index():
     assert kept([1, 1, 1, 1], [1, 1, 1, 1], importance_share=0.6) == [0, 1, 2]
 
 
-def test_a_share_keeps_the_smallest_head_that_carries_it():
+def test_a_fraction_keeps_the_smallest_head_that_carries_it():
     scores = [4, 1, 0, 3, 2]
-    everyone = [1, 1, 1, 1, 1]  # shares 0.4, 0.7, 0.9, 1
+    everyone = [1, 1, 1, 1, 1]  # fractions 0.4, 0.7, 0.9, 1
     heads = {
         0.1: [0],
         0.39: [0],
@@ -93,7 +93,7 @@ def test_a_share_keeps_the_smallest_head_that_carries_it():
     }
     for fraction, head in heads.items():
         assert kept(scores, everyone, 0.9, fraction) == head, (
-            "the ratio does not count where there is a share"
+            "the ratio does not count where there is a fraction"
         )
     assert kept(scores, [0, 1, 1, 0, 1], 0.0, 0.5) == [4]
     assert kept(scores, [0] * 5, 0.0, 0.5) == []
@@ -144,7 +144,7 @@ def slots_of(state: TrainState) -> np.ndarray:
     return living[0][:, 0].astype(int) // _ARRAYS
 
 
-@pytest.mark.parametrize("ratio, share", [(0.4, 0.0), (0.0, 0.0), (0.4, 0.8)])
+@pytest.mark.parametrize("ratio, fraction", [(0.4, 0.0), (0.0, 0.0), (0.4, 0.8)])
 def test_pruning_judges_inside_and_outside_by_themselves_and_keeps_each_surfel_together(
     ratio, fraction
 ):

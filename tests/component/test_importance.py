@@ -50,7 +50,7 @@ def run(partitioned, tmp_path):
         yield run
 
 
-@pytest.mark.parametrize("camera_switch, share", [(False, 0.25), (True, 0.25), (True, 0.3)])
+@pytest.mark.parametrize("camera_switch, fraction", [(False, 0.25), (True, 0.25), (True, 0.3)])
 def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_switch, fraction):
     layout = run.layout
     (state,) = put_states(run, lambda number: solid_state(partitioned, number))

@@ -2,8 +2,8 @@
 kernels.
 
 A case is plain float32 NumPy, so that every backend and the float64 reference get
-bit-identical numbers. A new backend is one more entry of RENDERERS. Its tests are skipped where the package
-says that it is not available, except for the CPU's, which must always be.
+identical numbers. A new backend is one more entry of RENDERERS. Its tests are skipped where the
+package says that it is not available, except for the CPU's, which must always be.
 """
 
 import dataclasses

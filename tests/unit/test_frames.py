@@ -102,7 +102,7 @@ def test_a_place_is_of_another_size_beyond_ten_times(factor, is_refused):
             check_same_frame(SURFACE + origin, about_its_middle(factor) + origin)
 
 
-@pytest.mark.parametrize("share, is_refused", [(3.98, False), (4.02, True)])
+@pytest.mark.parametrize("fraction, is_refused", [(3.98, False), (4.02, True)])
 def test_a_place_is_elsewhere_beyond_four_spreads_of_the_larger(fraction, is_refused):
     truth = about_its_middle(2.0, (0.0, fraction * 2 * SPREAD, 0.0))
     if not is_refused:
@@ -112,7 +112,7 @@ def test_a_place_is_elsewhere_beyond_four_spreads_of_the_larger(fraction, is_ref
         check_same_frame(SURFACE, truth)
 
 
-@pytest.mark.parametrize("share, is_refused", [(0.24, False), (0.26, True)])
+@pytest.mark.parametrize("fraction, is_refused", [(0.24, False), (0.26, True)])
 def test_a_shift_of_a_quarter_of_the_width_is_a_mistake(fraction, is_refused):
     """Less may be a fault of the model."""
     width = np.ptp(np.percentile(SURFACE[:, 0], [1, 99]))
