@@ -28,6 +28,7 @@ FINISHED = "finished"
 STOPPED = "stopped"
 FAILED = "failed"
 _VERSIONS = ("jax", "jaxlib", "numpy")
+_REMEDY = "move the file away: it is for the report alone"
 _log = logging.getLogger(__name__)
 _command = contextvars.ContextVar("command", default="")
 
@@ -57,13 +58,32 @@ def read_runs(workdir: Workdir) -> list[dict[str, Any]]:
         return []
     table = files.read_json_object(workdir.runs)
     runs = table.get("runs")
-    is_list = isinstance(runs, list) and all(isinstance(run, dict) for run in runs)
-    if table.get("format") != FORMAT or not is_list:
+    if table.get("format") != FORMAT or not isinstance(runs, list):
         raise InputError(
-            f"{workdir.runs}: expected runs of format {FORMAT}, got {table.get('format')!r} or no "
-            "list of them; move the file away: it is for the report alone"
+            f"{workdir.runs}: expected runs of format {FORMAT}, got {table.get('format')!r:.80} or "
+            f"no list of them; {_REMEDY}"
         )
+    for number, run in enumerate(runs):
+        if not _is_run(run):
+            raise InputError(
+                f"{workdir.runs}: run {number}: expected an object with a text as key, an object "
+                f"of versions and a list of stages, got {run!r:.80}; {_REMEDY}"
+            )
     return runs
+
+
+def _is_run(value: Any) -> bool:
+    """Whether it is an entry of runs.json."""
+    if not isinstance(value, dict) or not isinstance(value.get("key"), str):
+        return False
+    stages = value.get("stages", [])
+    has_stages = isinstance(stages, list) and all(map(_is_stage, stages))
+    return has_stages and isinstance(value.get("versions", {}), dict)
+
+
+def _is_stage(value: Any) -> bool:
+    """Whether it is a stage of an entry."""
+    return isinstance(value, dict) and type(value.get("block")) in (int, type(None))
 
 
 class RunRecord:

@@ -307,7 +307,11 @@ def take_through(run: Run, numbers: Sequence[int]) -> None:
         note_plan(run.settings, folder, run.partitioned.partition)
         with Log(folder) as log:
             alone = run._replace(
-                workdir=folder, layout=layout_of_block(number), log=log, config=run_config(folder)
+                workdir=folder,
+                layout=layout_of_block(number),
+                log=log,
+                config=run_config(folder),
+                when_timed=None,  # the pace of one block by itself is not that of the run
             )
             specs = block_stages(run.settings, run.partitioned)
             if number in unfinished:

@@ -2,7 +2,6 @@
 read as the student needs them.
 """
 
-import logging
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,6 @@ from cosurfgs_jax.training.run_log import Progress
 from cosurfgs_jax.types import on_host
 
 _ABOUT = "draws what the frozen models show of each training photograph, for the distillation"
-_log = logging.getLogger(__name__)
 
 
 def blank_maps(size: tuple[int, int]) -> TeacherMaps:

@@ -14,6 +14,7 @@ from cosurfgs_jax.files import check_name
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.distortion import Lens
 
+COPY_OR_NAME = "copy the images there, or give their folder as config.data.images"
 _MAX_SIDE = 2**17  # pixels of a photograph
 # Of the longer side: 0.03 degrees to 179 degrees across.
 _MIN_FOCAL = 0.005
@@ -117,13 +118,19 @@ def _check_lenses(capture: Capture) -> None:
         )
 
 
-def check_missing(wanted: list[str], is_there: list[bool], source: str) -> None:
+def check_missing(
+    wanted: list[str],
+    is_there: list[bool],
+    source: str,
+    remedy: str = COPY_OR_NAME,
+) -> None:
     """Says how many photographs are missing and which, and refuses a dataset of which most are.
 
     Args:
         wanted: what the dataset's files name.
         is_there: of each of them.
         source: the file or folder that names them, for messages.
+        remedy: what to do.
     Raises:
         InputError: none is there, or less than half.
     """
@@ -133,8 +140,7 @@ def check_missing(wanted: list[str], is_there: list[bool], source: str) -> None:
         first = missing[0] if missing else "no frames"
         raise InputError(
             f"{source}: expected its photographs, got {num_found or 'none'} of {len(wanted)} (the "
-            "first that is missing: "
-            f"{first}); copy the images there, or give their folder as config.data.images"
+            f"first that is missing: {first}); {remedy}"
         )
     if missing:
         _log.warning(

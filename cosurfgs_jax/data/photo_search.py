@@ -1,9 +1,11 @@
 """Where the photographs of a capture are: in the folder that the settings or the files name."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cosurfgs_jax.data.capture import Capture
-from cosurfgs_jax.data.lookup import FileIndex, say_outside, subfolder
+from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, say_outside, subfolder
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.settings import DataSettings
 
@@ -58,3 +60,32 @@ def find_photographs(
             found = FileIndex(folder).find_all(names, source)
     say_outside([path for path in found if path is not None], root, source)
     return found, folder, is_full
+
+
+def with_most(indexes: Sequence[FileIndex], names: list[str], source: str) -> FileIndex:
+    """The index that finds the most of some names; of several the first.
+
+    Raises:
+        InputError: see `FileIndex.find_all`.
+    """
+    if len(indexes) == 1:
+        return indexes[0]
+    counts = []
+    for index in indexes:
+        counts.append(sum(path is not None for path in index.find_all(names, source)))
+        if counts[-1] == len(names):
+            break
+    return indexes[counts.index(max(counts))]
+
+
+def pictures_in(folder: str) -> list[str]:
+    """Paths of the pictures that lie in a folder, sorted, without hidden ones."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [
+        os.path.join(folder, name)
+        for name in names
+        if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+    ]

@@ -52,7 +52,7 @@ _READERS = [
     Reader("mvsnet", mvsnet.detects, mvsnet.read_mvsnet, mvsnet.EXPECTED),
     Reader("colmap", colmap.detects, colmap.read_model, colmap.EXPECTED),
     Reader(
-        "transforms",
+        transforms_json.FORMAT,
         transforms_json.detects,
         transforms_json.read_transforms,
         transforms_json.FILE_NAME,
@@ -75,6 +75,11 @@ def register_reader(reader: Reader) -> None:
 def unregister_reader(name: str) -> None:
     """Removes a dataset format, if there is one of this name."""
     _READERS[:] = [reader for reader in _READERS if reader.name != name]
+
+
+def reader_of(source: Source) -> str:
+    """The name of the format that a dataset is of; "" where no reader recognises it."""
+    return next((reader.name for reader in _READERS if reader.detects(source) is not None), "")
 
 
 def read_dataset(source: Source) -> Capture:

@@ -4,6 +4,7 @@ a COLMAP model.
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +12,18 @@ import numpy as np
 
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
-from cosurfgs_jax.data.checks import check_missing, some_of
-from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, is_walked, say_outside
+from cosurfgs_jax.data.checks import COPY_OR_NAME, check_missing, some_of
+from cosurfgs_jax.data.lookup import FileIndex, is_walked, say_outside
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
+from cosurfgs_jax.data.photo_search import pictures_in, with_most
 from cosurfgs_jax.data.points_beside import find_points
 from cosurfgs_jax.data.transforms_lens import lens_of, number_of
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import read_json, readable, reading, safe_name
 from cosurfgs_jax.geometry.views import PointCloud
 
-__all__ = ["FILE_NAME", "detects", "find_files", "lens_of", "read_transforms"]
+__all__ = ["FILE_NAME", "FORMAT", "detects", "find_files", "lens_of", "read_transforms"]
+FORMAT = "transforms"
 FILE_NAME = "transforms.json"
 # Of datasets with a file for each part of their split, those of testing last.
 _PART_NAMES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
@@ -237,19 +240,6 @@ def _size_of(path: Path) -> tuple[int, int]:
     return header.height, header.width
 
 
-def _pictures_in(folder: str) -> list[str]:
-    """Paths of the pictures that lie in a folder, sorted, without hidden ones."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return []
-    return [
-        os.path.join(folder, name)
-        for name in names
-        if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
-    ]
-
-
 def _say_without_frame(root: Path, files: list[PoseFile], frames: _Frames) -> None:
     """Says which pictures in the folders of those of frames no frame names, neither as a
     photograph nor as a mask or depth map. Lists these folders alone.
@@ -264,7 +254,7 @@ def _say_without_frame(root: Path, files: list[PoseFile], frames: _Frames) -> No
     without = [
         safe_name(os.path.relpath(path, root))
         for folder in sorted(folders)
-        for path in _pictures_in(folder)
+        for path in pictures_in(folder)
         if path not in used
     ]
     if without:
@@ -310,7 +300,7 @@ def detects(source: Source) -> Path | None:
     return source.root
 
 
-def read_transforms(root: Path) -> Capture:
+def read_transforms(root: Path, elsewhere: Path | None = None) -> Capture:
     """Reads `transforms.json` in a dataset's folder, or `transforms_train.json` and those of
     validation and testing.
 
@@ -322,6 +312,7 @@ def read_transforms(root: Path) -> Capture:
 
     Args:
         root: the dataset's folder.
+        elsewhere: folder of the photographs, where it has more of them than the dataset's.
     Returns:
         A capture without tracks, and without points where there are none; `test_names` are the
         file's test_filenames and val_filenames, or the photographs of the files for validation and
@@ -336,7 +327,8 @@ def read_transforms(root: Path) -> Capture:
         files = [
             as_pose_file(path, read_json(path), path.name in _PART_NAMES[1:]) for path in found
         ]
-        return read_files(root, files)
+        folders = () if elsewhere is None else (root, elsewhere)
+        return read_files(root, files, folders)
 
 
 def read_file(path: Path, photographs: Path) -> Capture:
@@ -345,21 +337,26 @@ def read_file(path: Path, photographs: Path) -> Capture:
     """
     with reading(path, "a file of poses", "write it again"):
         file = as_pose_file(path, read_json(path), False)
-        return read_files(path.parent, [file], photographs)
+        return read_files(path.parent, [file], (photographs,))
 
 
-def read_files(root: Path, files: list[PoseFile], photographs: Path | None = None) -> Capture:
-    """The dataset of some files of poses; see `read_transforms`. Photographs are in a folder of
-    their own; None: in that of the dataset.
+def read_files(root: Path, files: list[PoseFile], folders: Sequence[Path] = ()) -> Capture:
+    """The dataset of some files of poses; see `read_transforms`. Photographs are in the folder
+    that has the most of them; none: in that of the dataset.
     """
     source = str(files[0].path)
-    index = FileIndex(photographs or root, prefer="images", leave_out=_NO_PHOTOGRAPHS)
+    wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
+    indexes = [
+        FileIndex(folder, prefer="images", leave_out=_NO_PHOTOGRAPHS)
+        for folder in folders or [root]
+    ]
+    index = with_most(indexes, wanted, source)
     masks = FileIndex(root, prefer="masks")
     frames = _Frames([], [], [], [], [], [])
     for file in files:
         _add_frames(frames, file, index, masks)
-    wanted = [frame["file_path"] for file in files for frame in file.meta["frames"]]
-    check_missing(wanted, frames.is_there, source)
+    remedy = f"copy the images to {folders[-1]}, or give their folder" if folders else COPY_OR_NAME
+    check_missing(wanted, frames.is_there, source, remedy)
     say_outside([path for path in frames.masks if path], root, source)
     _say_without_frame(root, files, frames)
     relative = [

@@ -3,7 +3,6 @@ other.
 """
 
 import functools
-import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from cosurfgs_jax.settings import Settings
 # in memory.
 _OWN_SETTINGS = ("data.path", "data.host_memory_mb")
 _TEXT_BYTES = 2000  # of a message between processes
-_log = logging.getLogger(__name__)
 
 
 def is_first() -> bool:

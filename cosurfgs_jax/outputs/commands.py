@@ -18,6 +18,7 @@ from cosurfgs_jax.collab.merged_model import load_exposures
 from cosurfgs_jax.data.scene import Scene
 from cosurfgs_jax.distributed.recording import recording
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.geo_json import read_geo
 from cosurfgs_jax.formats.ply import read_points_ply
 from cosurfgs_jax.formats.torch_file import read_torch
 from cosurfgs_jax.formats.transform_text import read_similarity
@@ -30,6 +31,7 @@ from cosurfgs_jax.outputs.view_scores import MoreScores, nearest_exposures
 from cosurfgs_jax.part import Part
 from cosurfgs_jax.run_record import note_seconds, read_timings
 from cosurfgs_jax.settings import Settings
+from cosurfgs_jax.settings_file import read_given_up
 from cosurfgs_jax.surface import Fused, mesh_files, read_mesh_ply
 from cosurfgs_jax.training.run_log import Progress, read_history
 from cosurfgs_jax.workdir import EXPORTS, MESH, PICTURES, SCORES, Workdir
@@ -47,6 +49,19 @@ def write_report(workdir: Workdir, frame: SceneFrame) -> Path:
     """
     curves = report.curves_from_rows(read_history(workdir))
     return report.write_report(workdir, curves=curves, timings=read_timings(workdir), frame=frame)
+
+
+def _check_files_of_report(workdir: Workdir) -> None:
+    """Reads what is added to, or shown, after the long work: a damaged file is said before it.
+
+    Raises:
+        InputError: one is damaged.
+    """
+    read_timings(workdir)
+    workdir.read_metrics()
+    read_given_up(workdir)
+    read_geo(workdir.geo)
+    read_history(workdir)
 
 
 def read_truth(points_path: str, transform_path: str) -> np.ndarray | None:
@@ -111,7 +126,8 @@ def evaluate(
             view.
         part: of the test views; only these are scored, and left as a shard. None = all.
     Raises:
-        InputError: there are no test views and no surface to score, frames differ, or see `Shards`.
+        InputError: there are no test views and no surface to score, frames differ, a file of the
+            workdir is damaged, or see `Shards`.
     """
     started = time.monotonic()
     if part is not None:
@@ -120,6 +136,7 @@ def evaluate(
         with recording(workdir, "evaluate"):
             scored_views.make_shard(trained, part, more)
         return
+    _check_files_of_report(workdir)
     if truth is not None and not workdir.mesh.exists():
         _log.info("there is no mesh to compare with the points yet; extracting it first")
         extract_mesh(settings, workdir)
@@ -289,7 +306,7 @@ def extract_mesh(
         force: fuse anew whatever is there.
     Raises:
         InputError: the mesh would be empty (with the reason) or needs more room than there is, a
-            library is missing, or see `Shards`.
+            library is missing, a file of the workdir is damaged, or see `Shards`.
     """
     started = time.monotonic()
     mesh_files.check_format(form)
@@ -299,6 +316,7 @@ def extract_mesh(
         with recording(workdir, "extract_mesh"):
             fused_mesh.make_shard(trained, part)
         return
+    _check_files_of_report(workdir)
     with workdir.writing(MESH) as scratch:
         trained = load_trained(settings, workdir)
         shards = fused_mesh.shards_of(trained)

@@ -9,6 +9,7 @@ import numpy as np
 
 from cosurfgs_jax import host_memory
 from cosurfgs_jax.collab import needs, peaks
+from cosurfgs_jax.collab.importance_scores import score_of
 from cosurfgs_jax.collab.needs import ProgramBytes
 from cosurfgs_jax.collab.peaks import Held, Peak, Process
 from cosurfgs_jax.distributed.layout import make_layout
@@ -106,7 +107,10 @@ def make_forecast(
         is_timed: whether steps are run, not only compiled.
         opening_s: f64[2], what imports and dataset have taken.
         folder: where the run will write.
+    Raises:
+        InputError: there is no importance score of this name.
     """
+    score_of(settings.lmc)  # not after minutes of trials
     subject = subject_of(settings, partitioned)
     measured = measure(subject, is_timed)
     stages = None

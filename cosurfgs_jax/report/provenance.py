@@ -3,6 +3,7 @@
 from typing import Any
 
 from cosurfgs_jax import run_record
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.report import page
 from cosurfgs_jax.report.section import ReportInput
 
@@ -11,8 +12,13 @@ _FROM_PYTHON = "from Python, without a command"
 
 
 def provenance(given: ReportInput) -> str:
-    """Tables of the programs, of the stages and of versions, as HTML; "" where nothing is noted."""
-    runs = run_record.read_runs(given.workdir)
+    """Tables of the programs, of the stages and of versions, as HTML; "" where nothing is noted. A
+    damaged runs.json is a sentence.
+    """
+    try:
+        runs = run_record.read_runs(given.workdir)
+    except InputError as error:
+        return page.note(f"This cannot be shown: {error}.")
     if not runs:
         return ""
     programs = [[_course(run), str(run.get("command") or _FROM_PYTHON)] for run in runs]
@@ -49,7 +55,7 @@ def _stage_times(runs: list[dict[str, Any]]) -> str:
     """When the first work on each stage began and the last ended, over all runs."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        for row in run.get("stages") or []:
+        for row in run.get("stages", []):
             found.setdefault(str(row.get("name")), []).append(row)
     rows = []
     for name, parts in found.items():
@@ -67,7 +73,7 @@ def _made_with(runs: list[dict[str, Any]]) -> list[list[str]]:
     """Each set of versions and device, with the programs that had it."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        versions = run.get("versions") or {}
+        versions = run.get("versions", {})
         words = ", ".join(f"{name} {text}" for name, text in versions.items())
         words += f"; {run.get('device', '')}"
         if run.get("num_processes") != 1:

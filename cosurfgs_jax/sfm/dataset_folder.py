@@ -21,6 +21,8 @@ from cosurfgs_jax.sfm.georeference import Placement
 from cosurfgs_jax.sfm.photos import PhotoFolder
 from cosurfgs_jax.sfm.summary import ModelFacts, Summary
 
+TEST_LIST = "test.txt"
+_SFM = "sfm"  # in geo.json: what `prepare` found
 _PACKAGES = ("cosurfgs_jax", "pycolmap", "pyproj")
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class DatasetFolder:
         self.features_key = self.state / "features.json"
         self.mapped = self.state / "mapped"
         self.mapped_key = self.state / "mapped.json"
+        self.carried_list = self.state / TEST_LIST  # as `carry_over` wrote it
         self.lock = root / ".locks" / "prepare"
         self.scratch = root / ".scratch" / "prepare" / ended.own_name()
 
@@ -89,12 +92,101 @@ def link_photographs(folder: PhotoFolder, dataset: DatasetFolder) -> None:
 def _has_moved(folder: PhotoFolder, dataset: DatasetFolder) -> bool:
     """Whether the photographs that features were made from are no longer where they were, and this
     folder has some of them, by name and size, and no other ones of their names. Some may have been
-    taken out, for good or to come back.
+    taken out, for good or to come back. Where no features were made, nothing depends on what they
+    were.
     """
+    if dataset.images.exists() or not dataset.features_key.exists():
+        return not dataset.images.exists()
     before = photographs_of(dataset.features_key)
     known = [photo for photo in folder.photos if photo.name in before]
     is_same = all(photo.path.stat().st_size == before[photo.name][0] for photo in known)
-    return not dataset.images.exists() and bool(known) and is_same
+    return bool(known) and is_same
+
+
+def carry_over(dataset: DatasetFolder, masks: dict[str, Path], test_names: list[str]) -> None:
+    """Takes masks, as links, and the list of the photographs for testing into a dataset. Those that
+    an earlier call took there go; a list that was changed since stays where there is no new one.
+
+    Args:
+        dataset: of the photographs.
+        masks: name of a mask in the dataset -> its file.
+        test_names: of the photographs for testing; none: the poses do not say.
+    """
+    link_files(masks, dataset.root / "masks")
+    path = dataset.root / TEST_LIST
+    text = "".join(f"{name}\n" for name in test_names)
+    if text:
+        files.write_text(path, text)
+    elif _is_same(path, dataset.carried_list):
+        path.unlink()
+    files.write_text(dataset.carried_list, text)
+
+
+def drop_carried_over(dataset: DatasetFolder) -> None:
+    """Removes the masks and the list of photographs for testing that an earlier call took over from
+    poses, for one that has none.
+    """
+    if dataset.carried_list.exists():
+        carry_over(dataset, {}, [])
+        dataset.carried_list.unlink()
+
+
+def carry_place(root: Path, dataset: DatasetFolder) -> None:
+    """The place on the map of a dataset whose frame is that of another one: that of this one. What
+    an earlier call found goes, as it is of another frame; what a user wrote stays.
+
+    Args:
+        root: folder of the other one.
+        dataset: gets the place.
+    Raises:
+        InputError: a damaged geo.json.
+    """
+    before = geo_json.read_geo(dataset.geo)
+    if before is not None and _SFM in before.details:
+        dataset.geo.unlink()
+    geo_json.carry_geo(root, dataset.geo)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two files are there, with the same content."""
+    return path.exists() and other.exists() and path.read_bytes() == other.read_bytes()
+
+
+def link_files(paths: dict[str, Path], folder: Path) -> None:
+    """Files below a folder by their names, as links where the file system has them; other links in
+    it go.
+
+    Args:
+        paths: name below the folder -> file.
+        folder: made where it is needed. Where it is a link to another folder, that one stays as it
+            is, and the link is replaced.
+    """
+    with files.writing(folder):
+        if folder.is_symlink() and paths:
+            folder.unlink()
+        if not folder.is_symlink():
+            _unlink_others(paths, folder)
+        for name, path in paths.items():
+            link = folder / name
+            target = path.resolve()
+            if link.exists() and link.resolve() == target:
+                continue
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            try:
+                link.symlink_to(target)
+            except OSError:
+                shutil.copy2(target, link)
+
+
+def _unlink_others(paths: dict[str, Path], folder: Path) -> None:
+    """Removes links below a folder but for some names, and the folders that are empty then."""
+    for place, folders, names in os.walk(folder, topdown=False):
+        for path in [Path(place) / name for name in [*names, *folders]]:
+            if path.is_symlink() and path.relative_to(folder).as_posix() not in paths:
+                path.unlink()
+        if not os.listdir(place):
+            os.rmdir(place)
 
 
 def _is_copy(folder: PhotoFolder, copy: Path) -> bool:
@@ -155,7 +247,7 @@ def write_model_and_place(
     )
     mapping.write_model(model, dataset.scratch / "placed", dataset.model)
     details = placement.geo.details | {
-        "sfm": {
+        _SFM: {
             "registered": len(facts.registered),
             "missing": summary.missing,
             "reprojection_error_px": facts.error_px,

@@ -326,7 +326,7 @@ def place_by_gps(
             "all photographs are on one line: GPS cannot tell left from right of it, so a mixed up "
             "north and south, or east and west, would not be noticed"
         )
-    warnings += fit_warnings(chosen, names) + tag_warnings(tags, known, model.names)
+    warnings += fit_warnings(chosen, names) + tag_warnings(tags, known)
     far = sorted(set(known) - set(near))
     if far:
         warnings.append(

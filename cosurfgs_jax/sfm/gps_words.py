@@ -35,22 +35,17 @@ def fit_warnings(fit: RobustFit, names: list[str]) -> list[str]:
     return warnings
 
 
-def tag_warnings(tags: dict[str, PhotoTags], known: list[str], names: list[str]) -> list[str]:
-    """Photographs without GPS, and those with half of it.
+def tag_warnings(tags: dict[str, PhotoTags], known: list[str]) -> list[str]:
+    """Photographs with half of their GPS.
 
     Args:
         tags: of all photographs, by name.
         known: names of those that have a position.
-        names: of those that have a pose.
     """
-    warnings = []
     num_vague = sum(not tags[name].has_hemispheres for name in known)
-    if num_vague:
-        warnings.append(
-            f"GPS of {num_vague} photographs does not say north or south, east or west: north and "
-            "east are assumed"
-        )
-    bare = sorted(set(names) - set(known))
-    if bare:
-        warnings.append(f"no GPS of {len(bare)} of {len(names)} photographs: {', '.join(bare[:5])}")
-    return warnings
+    if not num_vague:
+        return []
+    return [
+        f"GPS of {num_vague} photographs does not say north or south, east or west: north and "
+        "east are assumed"
+    ]

@@ -5,7 +5,6 @@ triangulated, and the poses stay as they are.
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +16,14 @@ from cosurfgs_jax import ended, files, locks
 from cosurfgs_jax.data import checks, photo_files, photo_search, readers
 from cosurfgs_jax.data.capture import Source
 from cosurfgs_jax.errors import InputError, required
+from cosurfgs_jax.formats import geo_json
 from cosurfgs_jax.geometry.cameras import camera_center
 from cosurfgs_jax.geometry.distortion import Lens
 from cosurfgs_jax.settings import DataSettings, GeneratedSettings, PrepareSettings
 from cosurfgs_jax.sfm import database as database_file
 from cosurfgs_jax.sfm import mapping
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
+from cosurfgs_jax.sfm.dataset_folder import DatasetFolder, carry_over, carry_place, link_files
 from cosurfgs_jax.sfm.pairs import choose_pairs
 from cosurfgs_jax.sfm.summary import fitting_downscale
 
@@ -33,7 +34,6 @@ FINDING += ("max_image_size", "max_features")
 _COMPARING = ("matching", "neighbors", "max_image_size", "max_features")
 _PLACING = ("gps", "epsg", "gcp", "check_points")
 _SAME_SHAPE = 0.01  # by which the sides of photographs and cameras may differ in their ratio
-TEST_LIST = "test.txt"
 _log = logging.getLogger(__name__)
 
 
@@ -110,22 +110,6 @@ def _posed(root: Path, cache: Path) -> Posed:
         camera_from_dataset=capture.camera_from_dataset,
         test_names=sorted(capture.test_names or []),
     )
-
-
-def link_files(paths: dict[str, Path], folder: Path) -> None:
-    """Files below a folder by their names, as links where the file system has them."""
-    with files.writing(folder):
-        for name, path in paths.items():
-            link = folder / name
-            target = path.resolve()
-            if link.is_symlink() and link.resolve() == target:
-                continue
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            try:
-                link.symlink_to(target)
-            except OSError:
-                shutil.copy2(target, link)
 
 
 def _camera(lens: Lens, number: int) -> Any:
@@ -223,6 +207,8 @@ def _check(root: Path, out: Path, state: Path, settings: PrepareSettings) -> Non
                 f"--{name}: expected --images=DIR beside --poses, got none; give the folder of the "
                 "photographs to put poses that have points on the map"
             )
+    for folder in (root, out):  # damaged, it is said now
+        geo_json.read_geo(folder / geo_json.NAME)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: expected a folder, got {out}, which is a file")
     if root.resolve() == out.resolve():
@@ -295,8 +281,8 @@ def triangulate(
                 "which no two show the same where their poses say; are these the poses of these "
                 "photographs?"
             )
-        if posed.test_names:
-            files.write_text(out / TEST_LIST, "\n".join(posed.test_names) + "\n")
+        carry_over(DatasetFolder(out), {}, posed.test_names)
+        carry_place(root, DatasetFolder(out))
         mapping.write_model(model, scratch / "model", out / "sparse" / "0")
     return Triangulated(
         num_photographs=len(posed.names),

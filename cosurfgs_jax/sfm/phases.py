@@ -29,6 +29,7 @@ from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.dataset_folder import (
     DatasetFolder,
     check_folders,
+    drop_carried_over,
     link_photographs,
     photographs_of,
     write_model_and_place,
@@ -41,7 +42,6 @@ from cosurfgs_jax.sfm.position_file import with_positions
 from cosurfgs_jax.sfm.summary import ModelFacts, Summary, camera_facts, summarize
 
 _METRES_PER_DEGREE = 111_320.0
-_PACKAGES = ("cosurfgs_jax", "pycolmap", "pyproj")
 _log = logging.getLogger(__name__)
 
 
@@ -84,6 +84,7 @@ def prepare(
     with locks.hold(dataset.lock, "a preparation", dataset.scratch):
         files.clear_unfinished(out)
         link_photographs(folder, dataset)
+        drop_carried_over(dataset)
         names = [photo.name for photo in folder.photos]
         job = mapping.Job(
             database=dataset.database,
@@ -105,7 +106,9 @@ def prepare(
         ).with_warnings(warnings)
         contents = database.read_contents(dataset.database, names)
         facts = _facts(model, contents, saved)
-        summary = summarize(folder, contents, facts, placement)
+        summary = summarize(
+            folder, contents, facts, placement, max_image_size=settings.max_image_size
+        )
         write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
     return summary
 

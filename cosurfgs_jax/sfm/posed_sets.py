@@ -20,6 +20,7 @@ from cosurfgs_jax.sfm import database
 from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.dataset_folder import (
     DatasetFolder,
+    carry_over,
     check_folders,
     link_photographs,
     write_model_and_place,
@@ -27,9 +28,7 @@ from cosurfgs_jax.sfm.dataset_folder import (
 from cosurfgs_jax.sfm.georeference import Placement, Reconstructed
 from cosurfgs_jax.sfm.known_poses import (
     FINDING,
-    TEST_LIST,
     lens_on_disk,
-    link_files,
     reconstruction_of,
     refuse_decided,
 )
@@ -120,7 +119,9 @@ def place_posed(images: Path, poses: Path, out: Path, settings: PrepareSettings)
         placement = placement.with_warnings([*posed.warnings, *warnings])
         facts = _facts(posed, model)
         nothing = database.Contents({}, {}, [], {})
-        summary = summarize(folder, nothing, facts, placement)
+        summary = summarize(
+            folder, nothing, facts, placement, max_image_size=settings.max_image_size
+        )
         summary.found.append(_frame_words(placement))
         has_split = _link_masks_and_split(posed, dataset)
         write_model_and_place(dataset, model, placement=placement, facts=facts, summary=summary)
@@ -134,12 +135,7 @@ def _read(poses: Path, folder: PhotoFolder, cache: Path) -> _PosedSet:
             "--poses: expected the folder of a dataset or of a COLMAP model, or a transforms.json, "
             f"got {poses}, which is not there"
         )
-    if poses.is_file():
-        capture = transforms_json.read_file(poses, folder.root)
-        capture = dataclasses.replace(capture, root=poses.parent)
-    else:
-        data = DataSettings(path=str(poses))
-        capture = readers.read_dataset(Source(poses, data, GeneratedSettings(), cache))
+    capture = _capture(poses, folder.root, cache)
     order = sorted(range(capture.num_views), key=capture.image_names.__getitem__)
     capture = checks.checked(capture.of_views(np.array(order)))
     found = folder.find(capture.image_files, capture.source)
@@ -168,6 +164,18 @@ def _read(poses: Path, folder: PhotoFolder, cache: Path) -> _PosedSet:
         )
     photos = [photo for photo in found if photo is not None]
     return _PosedSet(capture.of_views(np.array(views)), photos, warnings)
+
+
+def _capture(poses: Path, images: Path, cache: Path) -> Capture:
+    """What the files of poses say, for photographs that are in a folder of their own."""
+    if poses.is_file():
+        capture = transforms_json.read_file(poses, images)
+        return dataclasses.replace(capture, root=poses.parent)
+    source = Source(poses, DataSettings(path=str(poses)), GeneratedSettings(), cache)
+    if readers.reader_of(source) == transforms_json.FORMAT:
+        capture = transforms_json.read_transforms(poses, images)
+        return dataclasses.replace(capture, root=poses)
+    return readers.read_dataset(source)
 
 
 def _lenses_here(posed: _PosedSet, folder: PhotoFolder, *, may_be_turned: bool) -> dict[str, Lens]:
@@ -269,9 +277,7 @@ def _link_masks_and_split(posed: _PosedSet, dataset: DatasetFolder) -> bool:
         for photo, mask in zip(posed.photos, found, strict=True)
         if mask
     }
-    link_files(links, dataset.root / "masks")
     photo_of = dict(zip(capture.image_names, posed.photos, strict=True))
     test_names = sorted(photo_of[name] for name in capture.test_names or [])
-    if test_names:
-        files.write_text(dataset.root / TEST_LIST, "\n".join(test_names) + "\n")
+    carry_over(dataset, links, test_names)
     return bool(test_names)

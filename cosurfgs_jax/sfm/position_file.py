@@ -17,7 +17,13 @@ from cosurfgs_jax.sfm.exif import PhotoTags
 from cosurfgs_jax.sfm.georeference import MIN_POSITIONS
 from cosurfgs_jax.sfm.photos import PhotoFolder, read_folder
 from cosurfgs_jax.sfm.summary import counted, some_of
-from cosurfgs_jax.sfm.survey_files import Survey, check_place, map_epsg, read_survey, vertical_of
+from cosurfgs_jax.sfm.survey_files import (
+    Survey,
+    check_place_instead,
+    map_epsg,
+    read_survey,
+    vertical_of,
+)
 
 _WHAT = "positions of photographs"
 _LINE = "image_name geo_x geo_y [geo_z]"
@@ -30,10 +36,12 @@ class Positions(NamedTuple):
     |------------|------------------------------------------------------------------------------|
     | `tags`     | of each photograph, by the name that `path` has for it                       |
     | `epsg`     | of the map system of a file; 0: what the settings or the UTM zone say        |
+    | `warnings` | sentences                                                                    |
     """
 
     tags: dict[str, PhotoTags]
     epsg: int
+    warnings: list[str]
 
 
 def with_positions(
@@ -49,8 +57,9 @@ def with_positions(
     Returns:
         The folder; the settings with the map system of the positions; sentences.
     Raises:
-        InputError: no such file or folder, a damaged file, one of another place than the
-            photographs, or fewer than `MIN_POSITIONS` positions of photographs of the folder.
+        InputError: no such file or folder, a damaged file, one of another zone than the
+            photographs or with x and y exchanged, or fewer than `MIN_POSITIONS` positions of
+            photographs of the folder.
     """
     if not settings.gps_path:
         return folder, settings, []
@@ -61,7 +70,7 @@ def with_positions(
             f"with GPS, got {settings.gps}, which is not there"
         )
     if path.is_dir():
-        found = Positions(read_folder(path, out, "--gps").tags, 0)
+        found = Positions(read_folder(path, out, "--gps").tags, 0, [])
     else:
         found = _read(path, folder.tags, settings.epsg)
     names = list(found.tags)
@@ -75,7 +84,7 @@ def with_positions(
             f"{folder.root}, got those of {num_known} (its first name is {(names or ['none'])[0]}, "
             f"theirs {folder.photos[0].name}); mend the names, or --images"
         )
-    warnings = []
+    warnings = [*found.warnings]
     if away:
         warnings.append(
             f"{counted(len(away), 'photograph')} of {path.name} are not in {folder.root}: "
@@ -114,10 +123,10 @@ def _read(path: Path, exif: dict[str, PhotoTags], wanted: int) -> Positions:
     Args:
         path: of the file: a coordinate system, then lines of name, east, north and height, or name,
             longitude, latitude and height; what follows (angles, accuracies) is not used.
-        exif: of photographs that may have GPS of their own, to compare with.
+        exif: of photographs that may have GPS of their own, right or wrong, to compare with.
         wanted: the setting `epsg`.
     Raises:
-        InputError: it is damaged, or of another place.
+        InputError: it is damaged, of another zone, or has x and y exchanged.
     Source: the format description of OpenDroneMap.
     """
     system, lines = read_survey(path, _WHAT)
@@ -131,7 +140,7 @@ def _read(path: Path, exif: dict[str, PhotoTags], wanted: int) -> Positions:
         raise InputError(f"{path}: expected lines of {_LINE}, got none behind the first")
     values = np.array(list(places.values()))
     survey = Survey(path, _WHAT, system, values[:, :2])
-    check_place(survey, exif, "mend its first line or its coordinates")
+    warnings = check_place_instead(survey, exif, "mend its first line or its coordinates")
     vertical = vertical_of(survey)
     tags = {
         name: PhotoTags(
@@ -144,7 +153,7 @@ def _read(path: Path, exif: dict[str, PhotoTags], wanted: int) -> Positions:
             places, map_system.to_degrees(system, survey.ground), values[:, 2], strict=True
         )
     }
-    return Positions(tags, map_epsg(survey, wanted))
+    return Positions(tags, map_epsg(survey, wanted), warnings)
 
 
 def _position(line: str, where: str) -> tuple[str, np.ndarray]:

@@ -104,12 +104,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" + "s" * (number != 1)
 
 
-def missing_reasons(
-    folder: PhotoFolder, contents: Contents, registered: Sequence[str]
+def _missing_reasons(
+    folder: PhotoFolder, contents: Contents, registered: Sequence[str], blurred: Sequence[str]
 ) -> dict[str, str]:
     """Why photographs have no pose, by name."""
     has_pose = set(registered)
-    blurred = set(_few_features(folder, contents))
     reasons = {}
     for photo in folder.photos:
         name = photo.name
@@ -127,14 +126,17 @@ def missing_reasons(
     return reasons
 
 
-def _few_features(folder: PhotoFolder, contents: Contents) -> list[str]:
+def _few_features(folder: PhotoFolder, contents: Contents, max_image_size: int) -> list[str]:
     """Names of photographs with fewer features than others; of a smaller one fewer are expected,
-    in proportion to its pixels.
+    in proportion to the pixels that features are looked for in.
     """
     if not contents.num_features:
         return []
     least = _FEW_FEATURES * np.median(list(contents.num_features.values()))
-    num_pixels = {photo.name: photo.width * photo.height for photo in folder.photos}
+    num_pixels = {}
+    for photo in folder.photos:
+        factor = min(1.0, max_image_size / photo.longer_side)
+        num_pixels[photo.name] = photo.width * photo.height * factor**2
     usual = np.median(list(num_pixels.values()))
     return [
         name
@@ -144,10 +146,24 @@ def _few_features(folder: PhotoFolder, contents: Contents) -> list[str]:
 
 
 def summarize(
-    folder: PhotoFolder, contents: Contents, facts: ModelFacts, placement: Placement
+    folder: PhotoFolder,
+    contents: Contents,
+    facts: ModelFacts,
+    placement: Placement,
+    *,
+    max_image_size: int,
 ) -> Summary:
-    """The summary of a preparation."""
-    missing = missing_reasons(folder, contents, facts.registered)
+    """The summary of a preparation.
+
+    Args:
+        folder: the photographs.
+        contents: of the database.
+        facts: of the model.
+        placement: of the model.
+        max_image_size: in pixels, to which longer sides were shrunk before features were found.
+    """
+    blurred = _few_features(folder, contents, max_image_size)
+    missing = _missing_reasons(folder, contents, facts.registered, blurred)
     found = [
         _registered(folder, facts, missing),
         _error_words(facts),
@@ -155,7 +171,7 @@ def summarize(
         *_place_words(placement, _without_gps(folder, facts)),
     ]
     suspicious = [
-        *_photo_warnings(folder, contents, missing),
+        *_photo_warnings(folder, contents, [name for name in blurred if name not in missing]),
         *_size_warnings(folder, facts),
         *_registered_warnings(folder, facts),
         *_model_warnings(facts),
@@ -282,7 +298,7 @@ def _control_words(details: dict[str, Any]) -> list[str]:
     return words
 
 
-def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, str]) -> list[str]:
+def _photo_warnings(folder: PhotoFolder, contents: Contents, blurred: list[str]) -> list[str]:
     warnings = []
     if folder.unreadable:
         first = next(iter(folder.unreadable.values()))
@@ -290,7 +306,6 @@ def _photo_warnings(folder: PhotoFolder, contents: Contents, missing: dict[str, 
             f"{counted(len(folder.unreadable), 'file')} cannot be read, left out: "
             f"{some_of(folder.unreadable)} ({first})"
         )
-    blurred = [name for name in _few_features(folder, contents) if name not in missing]
     if blurred:
         warnings.append(
             f"{some_of(blurred)}: less than {_FEW_FEATURES:.0%} of the usual number of features; "

@@ -18,6 +18,7 @@ from cosurfgs_jax.sfm.exif import ELLIPSOID, PhotoTags
 
 _SYSTEMS = "EPSG:32610, WGS84 UTM 10N, or a string of PROJ"
 _UTM = re.compile(r"wgs[\s_]*84[\s/]*utm\s*(?:zone)?\s*(\d{1,2})\s*([ns])", re.IGNORECASE)
+_EXCHANGED = "with x and y exchanged they are there: east (longitude) comes first"
 _MAX_AWAY_M = 20_000.0  # from the middle of the places to the nearest photograph's GPS
 
 
@@ -110,34 +111,65 @@ def check_place(survey: Survey, tags: dict[str, PhotoTags], remedy: str) -> None
     Raises:
         InputError: they are not; with x and y exchanged, or in another zone, they may be.
     """
-    known = np.array(
-        [(tag.latitude, tag.longitude) for tag in tags.values() if tag.has_position], np.float64
-    ).reshape(-1, 2)
-    exchanged = survey.degrees(order=(1, 0))
-    is_exchanged = "with x and y exchanged they are there: east (longitude) comes first"
+    known = _known_degrees(tags)
     if len(known):
         distance = _away(survey.degrees(), known)
         if distance <= _MAX_AWAY_M:
             return
-        utm = map_system.utm_epsg(*_middle(known))
-        in_zone = survey.degrees(map_system.import_pyproj().CRS.from_epsg(utm))
-        if _away(exchanged, known) <= _MAX_AWAY_M:
-            remedy = is_exchanged
-        elif _away(in_zone, known) <= _MAX_AWAY_M:
-            remedy = f"as EPSG:{utm} they are there: mend its first line"
         raise InputError(
             f"{survey.path}: expected {survey.what} near the photographs, got "
             f"{_distance_words(distance)} by the GPS of the photographs and the system of the "
-            f"first line, {survey.system.name}; {remedy}"
+            f"first line, {survey.system.name}; {_mistake(survey, known) or remedy}"
         )
     if _is_in_use(survey.system, survey.degrees()):
         return
-    if _is_in_use(survey.system, exchanged):
-        remedy = is_exchanged
+    if _is_in_use(survey.system, survey.degrees(order=(1, 0))):
+        remedy = _EXCHANGED
     raise InputError(
         f"{survey.path}: expected positions where the system of the first line, "
         f"{survey.system.name}, is used, got {survey.ground[0].tolist()} for the first; {remedy}"
     )
+
+
+def check_place_instead(survey: Survey, tags: dict[str, PhotoTags], remedy: str) -> list[str]:
+    """`check_place` of places that stand instead of the GPS of photographs, which may be wrong:
+    a sentence where they are far from it, unless a mistake in the file is the reason.
+
+    Args:
+        survey, tags, remedy: see `check_place`.
+    Raises:
+        InputError: x and y are exchanged, the zone is another one, or they are not where their
+            system is used.
+    """
+    known = _known_degrees(tags)
+    distance = _away(survey.degrees(), known) if len(known) else 0.0
+    if distance <= _MAX_AWAY_M or _mistake(survey, known):
+        check_place(survey, tags, remedy)
+        return []
+    check_place(survey, {}, remedy)
+    return [
+        f"by the GPS in their EXIF data the photographs are {distance / 1000:,.0f} km from the "
+        f"{survey.what} in {survey.path.name}, which are used instead"
+    ]
+
+
+def _known_degrees(tags: dict[str, PhotoTags]) -> Float[np.ndarray, "n 2"]:
+    """Latitudes and longitudes of the photographs that have GPS."""
+    known = [(tag.latitude, tag.longitude) for tag in tags.values() if tag.has_position]
+    return np.array(known, np.float64).reshape(-1, 2)
+
+
+def _mistake(survey: Survey, known: Float[np.ndarray, "n 2"]) -> str:
+    """Which mistake in a file keeps its places, which are far from the photographs, from being near
+    them; "" = none that is known.
+    """
+    utm = map_system.utm_epsg(*_middle(known))
+    in_zone = survey.degrees(map_system.import_pyproj().CRS.from_epsg(utm))
+    if _away(survey.degrees(order=(1, 0)), known) <= _MAX_AWAY_M:
+        return _EXCHANGED
+    if _away(in_zone, known) <= _MAX_AWAY_M:
+        return f"as EPSG:{utm} they are there: mend its first line"
+    return ""
 
 
 def _is_in_use(system: Any, degrees: np.ndarray) -> bool:

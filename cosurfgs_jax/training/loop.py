@@ -2,7 +2,6 @@
 mathematics.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -42,8 +41,6 @@ from cosurfgs_jax.training.state import (
 )
 from cosurfgs_jax.training.step import StepReport
 from cosurfgs_jax.training.step_reports import RecentReports, mean_numbers, numbers_of
-
-_log = logging.getLogger(__name__)
 
 
 class StageState(NamedTuple):

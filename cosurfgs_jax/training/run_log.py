@@ -200,13 +200,20 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except files.NO_JSON:  # the line that was being written when the process was killed
                 continue
-            if (
-                isinstance(row, dict)
-                and isinstance(row.get("stage"), str)
-                and isinstance(row.get("step"), int)
-            ):
+            if _is_row(row):
                 rows.append(row)
     return rows
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is what `Log` writes."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("stage"), str)
+        and type(value.get("step")) is int
+        and files.is_finite(value["step"])
+        and type(value.get("block")) in (int, type(None))
+    )
 
 
 def read_history(workdir: Workdir) -> list[dict[str, Any]]:

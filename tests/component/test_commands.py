@@ -127,6 +127,21 @@ def test_earlier_scores_of_the_mesh_stay_where_there_is_no_truth(calls, workdir)
     assert workdir.read_metrics()["geometry"] == {"unit": "m"}
 
 
+@pytest.mark.parametrize(
+    "name", ["timings.json", "metrics.json", "given_up.json", "geo.json", "history.jsonl"]
+)
+@pytest.mark.parametrize("command", [commands.evaluate, commands.extract_mesh])
+def test_a_damaged_file_is_said_before_the_long_work(calls, workdir, command, name):
+    workdir.root.mkdir()
+    if name.endswith("json"):
+        (workdir.root / name).write_text('{"mesh": "long"}')
+    else:  # damaged lines are left out
+        (workdir.root / name).mkdir()
+    with pytest.raises(InputError, match=name):
+        command(Settings(), workdir)
+    assert calls.done == []
+
+
 def test_evaluate_needs_test_views_or_a_surface(calls, workdir):
     no_tests = _trained(is_test=np.zeros(four_blocks().scene.num_views, bool))
     no_tests = no_tests._replace(workdir=workdir)

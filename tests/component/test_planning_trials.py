@@ -13,11 +13,13 @@ from scenes import TINY, town_folder, town_place
 from cosurfgs_jax import planning
 from cosurfgs_jax.collab import needs
 from cosurfgs_jax.collab.traffic import collectives
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.planning import block_trials, forecast, remedies, stand_ins
 from cosurfgs_jax.planning.trials import bytes_of
 from cosurfgs_jax.settings import (
     DataSettings,
     DensitySettings,
+    LmcSettings,
     MeshSettings,
     PartitionSettings,
     TrainSettings,
@@ -48,6 +50,18 @@ def found():
         opening_s=np.zeros(2),
         folder=Path(),
     )
+
+
+def test_a_wrong_score_is_said_before_the_trials(monkeypatch):
+    def measure(*_):
+        raise AssertionError("trials began")
+
+    monkeypatch.setattr(forecast, "measure", measure)
+    settings = dataclasses.replace(SETTINGS, lmc=LmcSettings(score="mine"))
+    with pytest.raises(InputError, match=r"config\.lmc\.score: expected removal or weight"):
+        planning.make_forecast(
+            settings, two_blocks(), is_timed=False, opening_s=np.zeros(2), folder=Path()
+        )
 
 
 def test_all_stages_have_a_time(found):

@@ -39,6 +39,29 @@ def test_names_say_their_space():
     assert not broken(rule)
 
 
+def test_no_private_name_is_left_over():
+    """One of a module that nothing in it uses any more."""
+
+    def rule(name):
+        names = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Name)]
+        made = {
+            node.id
+            for statement in TREES[name].body
+            if isinstance(statement, ast.Assign | ast.AnnAssign)
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        made |= {
+            node.name
+            for node in TREES[name].body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        private = {each for each in made if each.startswith("_") and not each.startswith("__")}
+        return sorted(private - {node.id for node in names if isinstance(node.ctx, ast.Load)})
+
+    assert not broken(rule)
+
+
 def test_no_path_or_host_of_one_machine():
     # Written in pieces, so that this file passes its own check.
     pieces = (

@@ -17,7 +17,7 @@ from lpips_networks import ALEX, states_of
 from posed_scene import Scene
 from spoil import spoil_bytes, spoil_json, spoil_text
 
-from cosurfgs_jax import files, settings_file
+from cosurfgs_jax import files, run_record, settings_file
 from cosurfgs_jax.data import checks, readers
 from cosurfgs_jax.data.capture import Source
 from cosurfgs_jax.errors import required
@@ -26,6 +26,9 @@ from cosurfgs_jax.formats.transform_text import read_similarity
 from cosurfgs_jax.outputs import commands
 from cosurfgs_jax.outputs.shards import Shards
 from cosurfgs_jax.part import Part
+from cosurfgs_jax.report.curves import NO_CURVES
+from cosurfgs_jax.report.provenance import provenance
+from cosurfgs_jax.report.section import ReportInput
 from cosurfgs_jax.run_record import note_seconds, read_timings
 from cosurfgs_jax.settings import (
     DataSettings,
@@ -138,9 +141,13 @@ def _write_run_files(folder: Path) -> list[Path]:
     details = {"summary": ["placed by GPS"], "versions": {"pycolmap": "4"}}
     write_geo(workdir.geo, GeoReference(32615, (576720.0, 5188170.0, 160.5), True, details))
     files.write_json(workdir.partition, {"left_out": ["a.jpg"], "has_masks": False})
+    with run_record.begin(workdir, "train", "0badcafe", "cpu").ending() as record:
+        with record.stage("device", 0, block=1):
+            pass
     return [
         workdir.metrics,
         workdir.timings,
+        workdir.runs,
         workdir.given_up,
         workdir.geo,
         workdir.partition,
@@ -155,7 +162,10 @@ def _read_run_files(folder: Path) -> dict:
         "given up": repr(settings_file.read_given_up(workdir)),
         "geo": repr(read_geo(workdir.geo)),
         "views": repr(bound_views(workdir)),
+        "runs": provenance(ReportInput(workdir, {}, NO_CURVES, {}, None, 0)),
     }
+    with run_record.begin(workdir, "evaluate", "0badcafe", "cpu").ending():
+        pass
     workdir.write_stage("cloud", steps=4)
     note_seconds(workdir, "evaluate", 1.0)
     return found

@@ -60,6 +60,22 @@ def test_a_run_that_has_taken_one_stage_goes_on_with_the_blocks(settings, workdi
         _check_that_it_goes_on(run, taken)
 
 
+def test_the_pace_of_one_block_is_not_that_of_the_run(settings, workdir, monkeypatch):
+    """A run that trains what is missing says nothing of its time by the steps of one block."""
+    told = []
+    for number in range(3):
+        for stage in ("device", "lmc_device"):
+            _last_step(workdir.block(number), settings, stage).mkdir(parents=True)
+    monkeypatch.setattr(
+        block_jobs, "_take_one_through", lambda alone, specs: told.append(alone.when_timed)
+    )
+    for name in ("leave_compact", "keep_models_alone", "check_photographs"):
+        monkeypatch.setattr(block_jobs, name, lambda *_: None)
+    with run_context(four_blocks(), workdir.root, 4, settings) as run:
+        adopted_blocks.finish_blocks(run._replace(when_timed=lambda *_: None))
+    assert told == [None]
+
+
 def _check_that_it_goes_on(run: Run, taken: Path) -> None:
     assert adopted_blocks.adopts_blocks(run) and list(adopted_blocks._unfinished(run)) == [3]
     block_jobs._check_not_together(run.settings, run.workdir, run.partitioned)

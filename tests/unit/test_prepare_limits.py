@@ -123,7 +123,8 @@ def words_of(tmp_path, sizes=(640, 480), fit=None, **changes) -> summary.Summary
     geo = GeoReference(32615, (1.0, 2.0, 3.0), True, details)
     placement = Placement(similarity.Similarity(1, np.eye(3), np.zeros(3)), geo, [])
     folder = folder_of(tmp_path, names, sizes, latitude=1.0, longitude=2.0)
-    return summary.summarize(folder, contents, ModelFacts(**(facts | changes)), placement)
+    facts = ModelFacts(**(facts | changes))
+    return summary.summarize(folder, contents, facts, placement, max_image_size=2000)
 
 
 @pytest.mark.parametrize(
@@ -156,16 +157,27 @@ def test_what_is_suspicious_begins_at_a_limit(tmp_path, good, bad, words):
     assert words in sentence
 
 
-def test_of_a_smaller_photograph_fewer_features_are_expected(tmp_path):
-    """In proportion to its pixels; of a larger one no more than of the others."""
+@pytest.mark.parametrize(
+    "max_image_size, cases",
+    [
+        (640, ((63, 250, []), (62, 249, ["half", "large"]))),
+        (2000, ((63, 250, []), (62, 249, ["half", "large"]))),
+        (320, ((250, 250, []), (249, 249, ["half", "large"]))),
+        (400, ((160, 250, []), (159, 250, ["half"]))),
+    ],
+)
+def test_of_a_smaller_photograph_fewer_features_are_expected(tmp_path, max_image_size, cases):
+    """In proportion to the pixels that features are found in: of photographs that are all shrunk to
+    one size as many. Of a larger one no more than of the others.
+    """
     photos = folder_of(tmp_path, ["a", "b", "c"]).photos
     photos += folder_of(tmp_path, ["half"], (320, 240)).photos
     photos += folder_of(tmp_path, ["large"], (1280, 960)).photos
     folder = PhotoFolder(tmp_path, photos, {})
-    for half, large, few in ((63, 250, []), (62, 249, ["half", "large"])):
+    for half, large, few in cases:
         counts = {"a": 1000, "b": 1000, "c": 1000, "half": half, "large": large}
         contents = database_file.Contents(counts, {}, [], {})
-        assert summary._few_features(folder, contents) == few
+        assert summary._few_features(folder, contents, max_image_size) == few
 
 
 def test_a_photograph_without_a_pose_has_partners(tmp_path):

@@ -285,7 +285,8 @@ def _summary(tmp_path, has_scale=True, sizes=(5,), **changes):
     }
     geo = GeoReference(32615 * has_scale, (10.0, 20, 30), has_scale, details)
     placement = Placement(Similarity(1, np.eye(3), np.zeros(3)), geo, ["a word of the fit"])
-    return summarize(folder, contents, dataclasses.replace(facts, **changes), placement)
+    facts = dataclasses.replace(facts, **changes)
+    return summarize(folder, contents, facts, placement, max_image_size=2000)
 
 
 def test_the_summary_names_what_is_missing_and_why(tmp_path):

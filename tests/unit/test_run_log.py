@@ -9,6 +9,7 @@ import pytest
 
 from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.report import curves_from_rows
 from cosurfgs_jax.training import run_log
 from cosurfgs_jax.training.interrupts import StopRequest
 from cosurfgs_jax.training.run_log import (
@@ -132,6 +133,17 @@ def test_history_survives_a_resume(tmp_path):
         assert rows[0] == {"stage": "device", "step": 10, "block": 0, "loss": 0.1, "psnr": 20.0}
         log.begin("device", 0)
     assert read_history(Workdir(tmp_path / "run")) == []
+
+
+def test_damaged_rows_are_left_out(tmp_path):
+    """They are what curves cannot be drawn of."""
+    good = {"stage": "device", "step": 10, "block": 0, "loss": 0.1}
+    wrong = [{"block": [1]}, {"block": "a"}, {"step": True}, {"step": 1.5}, {"stage": None}]
+    rows = [good, *(good | row for row in wrong), good | {"step": 10**400}, 5]
+    workdir = Workdir(tmp_path)
+    workdir.history().write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert read_history(workdir) == [good]
+    assert list(curves_from_rows(read_history(workdir)).charts) == ["loss"]
 
 
 def _logged(folder, stages):

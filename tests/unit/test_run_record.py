@@ -12,6 +12,7 @@ from cosurfgs_jax import run_record
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.distributed.recording import recording
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.report import write_report
 from cosurfgs_jax.report.curves import NO_CURVES
 from cosurfgs_jax.report.provenance import provenance
 from cosurfgs_jax.report.section import ReportInput
@@ -97,8 +98,43 @@ def test_what_cannot_be_noted_ends_no_run(workdir, caplog):
     assert not gone.root.exists()
 
 
+DAMAGED = [
+    5,
+    {},
+    {"key": ["a"]},
+    {"key": "a", "versions": ["jax"]},
+    {"key": "a", "versions": None},
+    {"key": "a", "stages": {"device": 0}},
+    {"key": "a", "stages": [5]},
+    {"key": "a", "stages": [{"block": [1]}]},
+    {"key": "a", "stages": [{"block": True}]},
+    {"key": "a", "stages": [{"block": 0.5}]},
+]
+
+
+@pytest.mark.parametrize("entry", DAMAGED, ids=str)
+def test_a_damaged_entry_ends_no_run_and_no_report(workdir, caplog, entry):
+    good = {"key": "good", "versions": {}, "stages": [{"block": None}, {"block": 10**30}]}
+    text = json.dumps({"format": 1, "runs": [good, entry]})
+    workdir.runs.write_text(text)
+    with begin(workdir).ending() as record, record.stage("device", 0, block=3):
+        pass
+    assert "what runs here is not noted: " in caplog.text
+    assert "run 1: expected an object with a text as key" in caplog.text
+    assert workdir.runs.read_text() == text
+    words = report_of(workdir)
+    assert words.startswith('<p class="note">This cannot be shown: ') and "run 1: " in words
+    assert "run 1: expected an object" in write_report(workdir).read_text()
+    workdir.runs.write_text(json.dumps({"format": 1, "runs": [good]}))
+    assert run_record.read_runs(workdir) == [good] and "by themselves" in report_of(workdir)
+
+
+def report_of(workdir):
+    return provenance(ReportInput(workdir, {}, NO_CURVES, {}, None, 0))
+
+
 def rows_of(workdir):
-    text = provenance(ReportInput(workdir, {}, NO_CURVES, {}, None, 0))
+    text = report_of(workdir)
     return [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(<td>.*?)</tr>", text)]
 
 
@@ -107,7 +143,7 @@ def test_the_report_says_how_a_run_was_made(workdir):
     stage = {"name": "device", "step": 0, "block": None}
     first = {"started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T03:10:00+00:00"}
     second = {"started": "2026-01-03T00:00:00+00:00", "ended": "2026-01-03T01:00:00+00:00"}
-    same = {"versions": {"jax": "0.10.2"}, "device": "1 x GPU", "num_processes": 1}
+    same = {"versions": {"jax": "0.10.2"}, "device": "1 x GPU", "num_processes": 1, "key": "a"}
     train = same | {"program": "train", "command": "cosurfgs train --workdir=<x>"}
     runs = [
         train | first | {"end": "stopped", "stages": [stage | first]},
