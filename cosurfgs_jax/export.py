@@ -19,7 +19,8 @@ def declare(values: flags.FlagValues) -> None:
     """Declares this program's flags."""
     from cosurfgs_jax.outputs.exports import FORMATS
 
-    meaning = "; ".join(f"{form.name}: {form.help}" for form in FORMATS)
+    lines = [f"\n      {form.name:<10}{form.help}" for form in FORMATS]
+    meaning = f"what is written, one of{''.join(lines)}\n     "
     flags.DEFINE_string("format", "ply", meaning, flag_values=values)
     program.declare_shard(values, "of the model")
 

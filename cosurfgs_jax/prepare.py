@@ -53,6 +53,11 @@ def declare(values: flags.FlagValues) -> None:
 
 def main(options: program.Options) -> None:
     """Prepares a dataset, and says what to do next."""
+    if not any((options.flags.out, options.flags.images, options.flags.poses)):
+        raise InputError(
+            "--images, --out: expected the folder of the photographs and a new one for the "
+            "dataset, got neither; give --images=PHOTOS --out=DATASET"
+        )
     if not options.flags.out:
         raise InputError("--out: expected a folder, got none; give --out=DIR")
     if not options.flags.images and not options.flags.poses:

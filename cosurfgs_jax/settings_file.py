@@ -111,6 +111,12 @@ def _near_names(name: str, names: list[str]) -> list[str]:
     return (same_end + alike)[:3]
 
 
+def names_ending_in(last: str) -> list[str]:
+    """The settings whose last part is this, or whose names end in it: `steps`, `train.steps`."""
+    names = [name for name, _, _ in leaves(Settings())]
+    return [name for name in names if f".{name}".endswith(f".{last}")]
+
+
 def set_value(settings: Settings, name: str, value: Any) -> None:
     """Sets one setting by its dotted name; the type is checked by `check`."""
     check_name(name)

@@ -1,7 +1,7 @@
 """Trains a surfel model from a folder of posed photographs. The same command again resumes, or says
 that it is finished.
 
-python -m cosurfgs_jax.train --config=configs/aerial.py --config.data.path=DATASET --workdir=DIR
+python -m cosurfgs_jax.train --preset=aerial --config.data.path=DATASET --workdir=DIR
 
 On several machines or in several processes: the same command in each, with --coordinator_address,
 --num_processes and --process_id where the cluster (SLURM, Open MPI, Kubernetes, Cloud TPU) does not

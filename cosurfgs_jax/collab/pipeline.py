@@ -1,6 +1,7 @@
 """The whole run: the stages of the table, each resumable, then the files of the merged model."""
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from cosurfgs_jax.distributed.layout import Layout, check_num_devices, make_layo
 from cosurfgs_jax.distributed.recording import recording
 from cosurfgs_jax.distributed.run_lock import hold_run
 from cosurfgs_jax.errors import required
+from cosurfgs_jax.files import readable
 from cosurfgs_jax.formats.cameras_json import write_cameras_json
 from cosurfgs_jax.formats.geo_json import carry_geo
 from cosurfgs_jax.formats.splat_ply import write_surfel_parts
@@ -100,6 +102,7 @@ def _train(
         note_plan(settings, workdir, partitioned.partition)
     if workdir.is_complete(num_steps):
         _log.info("finished already, after step %d: %s", num_steps, workdir.point_cloud(num_steps))
+        _log_next(workdir)
         return
     asked = settings
     now, given_up = concessions.make_do(settings, workdir, partitioned, layout)
@@ -194,6 +197,16 @@ def write_merged(settings: Settings, workdir: Workdir, partitioned: PartitionedS
     scene = partitioned.scene
     write_cameras_json(workdir.cameras, scene.image_names, scene.views)
     _log.info("finished: %d surfels in %s", count, path)
+    _log_next(workdir)
+
+
+def _log_next(workdir: Workdir) -> None:
+    folder = shlex.quote(readable(str(workdir)))
+    _log.info(
+        "next: cosurfgs export --format=dsm --workdir=%s (draws the map; with `view` in its place "
+        "the model is shown in a browser, with `evaluate` it is scored)",
+        folder,
+    )
 
 
 def _log_scene(partitioned: PartitionedScene, layout: Layout) -> None:

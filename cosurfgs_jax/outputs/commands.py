@@ -175,10 +175,7 @@ def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: M
     if workdir.mesh.exists():
         _score_surface(scene, workdir, truth)
     elif scene.ground_truth:
-        _log.info(
-            "no mesh yet, so the surface was not scored; run `python -m cosurfgs_jax.extract_mesh` "
-            "first"
-        )
+        _log.info("no mesh yet, so the surface was not scored; run `cosurfgs extract_mesh` first")
     return seconds
 
 

@@ -12,6 +12,7 @@ from cosurfgs_jax import settings_file
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.part import Part
 from cosurfgs_jax.program.config_file import load_config_file
+from cosurfgs_jax.program.foreign_folder import refuse_foreign
 from cosurfgs_jax.settings import Settings, iter_help
 from cosurfgs_jax.settings_file import OF_OUTPUTS, is_among
 from cosurfgs_jax.storage import is_disk_full
@@ -109,7 +110,7 @@ def parse_options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -
     Raises:
         InputError: a wrong argument, setting or folder.
     """
-    _refuse_positional(values(argv)[1:])
+    _refuse_positional(_parsed(values, argv, has_settings=bool(workdir))[1:])
     if not workdir:
         return Options(Settings(), None, values)
     if not values.workdir:
@@ -122,8 +123,10 @@ def parse_options(values: flags.FlagValues, workdir: str, argv: Sequence[str]) -
     if is_trained and not saved.exists():
         raise InputError(
             f"--workdir={values.workdir}: expected the folder of a trained run, got no "
-            f"{saved.name} in it; run `python -m cosurfgs_jax.train` first"
+            f"{saved.name} in it; run `cosurfgs train` first"
         )
+    if workdir == "create":
+        refuse_foreign(folder)
     if workdir != "optional":
         _make_writable(folder.root)
     has_file = any(re.match(r"--?config(=|$)", argument) for argument in argv[1:])
@@ -141,10 +144,24 @@ def _checked(settings: Settings) -> Settings:
     return settings_file.with_absolute_paths(settings)
 
 
+def _parsed(values: flags.FlagValues, argv: Sequence[str], *, has_settings: bool) -> list[str]:
+    """Parses flags, and says of an unknown one which setting it may be; what is left over."""
+    try:
+        return values(argv)
+    except flags.UnrecognizedFlagError as error:
+        meant = settings_file.names_ending_in(error.flagname) if has_settings else []
+        if not meant:
+            raise
+        raise InputError(
+            f"--{error.flagname}: no such flag; did you mean "
+            f"{' or '.join(f'--config.{name}' for name in meant)}?"
+        ) from error
+
+
 def _refuse_positional(arguments: Sequence[str]) -> None:
     if not arguments:
         return
-    hint = "give --NAME=VALUE"
+    hint = "give --NAME=VALUE, as --help lists them"
     if arguments[0].endswith(".py"):
         hint = f"did you mean --config={arguments[0]}?"
     raise InputError(f"{arguments[0]}: unexpected positional argument; {hint}")
@@ -186,7 +203,7 @@ def help_text(doc: str, values: flags.FlagValues, workdir: str, *, is_full: bool
         workdir: as `run` has it; with one there are settings.
         is_full: whether all settings are listed (--helpfull), or those that matter most (--help).
     """
-    lines = [doc.strip(), "", "Flags:"]
+    lines = [doc.strip().replace("python -m cosurfgs_jax.", "cosurfgs "), "", "Flags:"]
     for name in sorted(values):
         default = values[name].default
         has_default = name != "config" and default not in (None, "")

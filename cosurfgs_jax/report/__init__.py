@@ -41,7 +41,7 @@ def write_report(
     with files.reading(
         workdir.root,
         "a run with whole JSON files (metrics.json, per_view.json, partition.json)",
-        "run `python -m cosurfgs_jax.evaluate` again, or restore them",
+        "run `cosurfgs evaluate` again, or restore them",
     ):
         metrics = files.read_json_object(workdir.metrics) if workdir.metrics.exists() else {}
         given = ReportInput(

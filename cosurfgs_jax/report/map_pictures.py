@@ -45,7 +45,8 @@ def map_pictures(given: ReportInput) -> str:
         if reduced.epsg:
             place = f", EPSG:{reduced.epsg}"
             has_north = True
-        caption = f"{name}: export/{path.name}, {width} x {height} pixels{place}"
+        range_words = _range(reduced) if file == _HEIGHTS else ""
+        caption = f"{name}: export/{path.name}, {width} x {height} pixels{place}{range_words}"
         cells.append(page.figure(pictures.data_url(draw(reduced)), caption))
     has_model = given.workdir.newest_point_cloud() is not None
     if cells:
@@ -129,6 +130,16 @@ def _with_alpha(reduced: geotiff.Reduced) -> np.ndarray:
     bands = np.moveaxis(reduced.bands, 0, -1)
     alpha = bands[..., 3:] / np.float32(255)
     return pictures.to_uint8((bands[..., :3] / np.float32(255)) * alpha + 1 - alpha)
+
+
+def _range(reduced: geotiff.Reduced) -> str:
+    """The heights of the map but for the lowest and the highest hundredth, which may be spikes."""
+    heights = reduced.bands[0]
+    known = heights[heights != geotiff.NODATA]
+    if not known.size:
+        return ""
+    low, high = np.percentile(known, (1, 99))
+    return f", heights {low:.1f} to {high:.1f} (of 98 %)"
 
 
 def _shaded(reduced: geotiff.Reduced) -> np.ndarray:

@@ -20,6 +20,7 @@ from cosurfgs_jax.sfm.colmap_library import import_pycolmap
 from cosurfgs_jax.sfm.georeference import Placement
 from cosurfgs_jax.sfm.photos import PhotoFolder
 from cosurfgs_jax.sfm.summary import ModelFacts, Summary
+from cosurfgs_jax.workdir import Workdir
 
 TEST_LIST = "test.txt"
 _SFM = "sfm"  # in geo.json: what `prepare` found
@@ -49,13 +50,19 @@ def check_folders(images: Path, dataset: DatasetFolder) -> None:
     """Checks that a dataset of photographs can be made in its folder.
 
     Raises:
-        InputError: it is a file, the folder of the photographs, or has a model of another program.
+        InputError: it is a file, the folder of the photographs or of a run, or has a model of
+            another program.
     """
     out = dataset.root
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: expected a folder, got {out}, which is a file")
     if images.is_dir() and out.exists() and images.resolve() == out.resolve():
         raise InputError(f"--out: expected another folder than --images, got {out} for both")
+    if Workdir(out).config.exists() and not dataset.state.exists():
+        raise InputError(
+            f"--out: expected a new folder or one that prepare made, got {out}, which is the "
+            "folder of a run; give another folder"
+        )
     if dataset.model.parent.exists() and not dataset.state.exists():
         raise InputError(
             f"--out: expected a new folder or one that prepare made, got {out}, which has a COLMAP "

@@ -139,7 +139,8 @@ def find_poses(job: Job) -> Poses:
         raise InputError(
             f"--images: expected photographs that overlap, got {len(job.names)} in {job.root} of "
             "which no two show enough of the same; neighbouring photographs should share two "
-            "thirds of what they show (or try --matching=exhaustive, or a larger --max_image_size)"
+            "thirds of what they show (or try a larger --max_image_size, or --matching=exhaustive "
+            "if not all were compared with all)"
         )
     sizes = [model.num_reg_images() for model in models]
     return Poses(models[0], sizes, keeps_focal, is_told)

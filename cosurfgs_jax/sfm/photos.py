@@ -13,6 +13,7 @@ from cosurfgs_jax.sfm.exif import PhotoTags, tags_of
 
 MIN_PHOTOS = 3
 _UNKNOWN = (".webp", ".jp2", ".j2k", ".jpx")  # pycolmap's wheels read them as nothing
+_VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".m4v", ".mts")
 _RESULT_MARKS = (".locks", ".prepare")  # in each folder that the programs write
 _log = logging.getLogger(__name__)
 # Without a word on the focal length: a moderate wide angle, as COLMAP assumes.
@@ -229,7 +230,13 @@ def _too_few(
             f"{len(photos)}, and {len(unreadable)} that cannot, the first is {unreadable[first]}"
         )
     others = sorted({path.suffix for path in root.iterdir() if path.suffix.lower() in CONVERTED})
+    videos = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _VIDEOS]
     hint = "give the folder that they are in"
+    if videos:
+        hint = (
+            f"take pictures out of videos such as {readable(videos[0].name)} first (`ffmpeg -i "
+            "VIDEO -vf fps=1 -q:v 2 FOLDER/%05d.jpg` takes one a second)"
+        )
     if others:
         hint = f"convert the {' and '.join(others)} files to JPEG first"
     elif results:

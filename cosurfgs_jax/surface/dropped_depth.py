@@ -5,7 +5,7 @@ _DROPS = {
     "invalid": (
         "had no depth",
         "the model shows no opaque surface there: train longer (config.train.steps), or look at it "
-        "with `python -m cosurfgs_jax.render`",
+        "with `cosurfgs render`",
     ),
     "out_of_range": (
         "were outside the depth range of the SfM points",

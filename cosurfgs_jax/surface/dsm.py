@@ -349,7 +349,7 @@ def write_dsm(
                 f"{limits[0]:.4g} and {limits[1]:.4g} "
                 f"stops half of the light ({drawing.num_above} of {len(surfels.alive)} surfels are "
                 f"above, {drawing.num_below} "
-                "below); train longer, or look at the model with `python -m cosurfgs_jax.render`"
+                "below); train longer, or look at the model with `cosurfgs render`"
             )
     if drawing.num_above:
         _LOG.info(

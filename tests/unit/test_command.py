@@ -1,6 +1,7 @@
 """The command `cosurfgs`, and presets by name."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from test_layers import PROGRAMS
 import cosurfgs_jax
 from cosurfgs_jax import program
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.outputs.exports import FORMATS
 from cosurfgs_jax.program import command, presets
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,17 @@ def test_an_unknown_name_is_one_sentence(capsys, name, words):
     assert command.main(["cosurfgs", name]) == 2
     message = capsys.readouterr().err
     assert words in message and len(message.splitlines()) == 1
+
+
+def test_help_has_the_command_that_people_type_and_a_line_for_each_format():
+    code = "import sys; from cosurfgs_jax.program import command; "
+    code += "sys.exit(command.main(['cosurfgs', 'export', '--help']))"
+    text = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "\ncosurfgs export --workdir=DIR" in text and "python -m" not in text
+    for form in FORMATS:
+        assert re.search(rf"^ +{form.name} +{re.escape(form.help)}$", text, re.MULTILINE)
 
 
 def test_it_is_the_same_as_the_module():

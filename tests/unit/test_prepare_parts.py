@@ -45,6 +45,7 @@ def test_photographs_of_a_folder_and_what_cannot_be_read(tmp_path):
     [
         ([], "got 0; give the folder"),
         (["a.webp", "b.JP2", "c.jpg"], "got 0, and 3 that cannot, .* cannot read .webp files"),
+        (["DJI_0001.MP4", "DJI_0001.SRT"], "take pictures out of videos such as DJI_0001.MP4"),
         (["x.HEIC", "y.DNG"], "convert the .DNG and .HEIC files to JPEG first"),
         (["a.jpg", "b.jpg", "c.jpg"], "got 0, and 3 that cannot, the first is .*a.jpg"),
     ],
@@ -56,6 +57,16 @@ def test_no_photographs_is_one_sentence(tmp_path, files, words):
         read_folder(tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="which is not there"):
         read_folder(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_a_dataset_is_not_made_in_the_folder_of_a_run(tmp_path):
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="--out: expected a new folder.*mine, which is the folder"):
+        dataset_folder.check_folders(tmp_path / "photos", dataset_folder.DatasetFolder(run))
+    (run / ".prepare").mkdir()
+    dataset_folder.check_folders(tmp_path / "photos", dataset_folder.DatasetFolder(run))
 
 
 def test_the_order_is_that_of_time_or_of_numbers(tmp_path):

@@ -179,11 +179,13 @@ def test_own_flags(tmp_path):
         ),
         (["--workdir={tmp}", "--config.train=3"], "got a group"),
         (["--workdr={tmp}"], "Did you mean: workdir"),
+        (["--workdir={tmp}", "--downscale=2"], "mean --config.data.downscale or "),
+        (["--workdir={tmp}", "--nosuchthing=2"], "Unknown command line flag 'nosuchthing'"),
         (
             ["--workdir={tmp}", "configs/x.py"],
             "configs/x.py: unexpected positional argument; did you mean --config=configs/x.py?",
         ),
-        (["--workdir={tmp}", "x"], "x: unexpected positional argument; give --NAME=VALUE"),
+        (["--workdir={tmp}", "x"], "x: unexpected positional argument; give --NAME=VALUE, as"),
         (["--workdir={tmp}", "--config=/nowhere/x.py"], "got no file"),
         (["--workdir=/proc/nowhere"], "could not be written"),
     ],
@@ -240,8 +242,33 @@ def test_an_optional_workdir_may_be_missing_and_is_not_made(tmp_path, config_fil
 
 def test_trained_run_is_needed(tmp_path, capsys):
     assert _capture(f"--workdir={tmp_path}", workdir="trained") == (2, None)
-    assert "cosurfgs_jax.train" in capsys.readouterr().err
+    assert "`cosurfgs train`" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("DJI_0001.JPG", "pictures in it (1, the first is DJI_0001.JPG)"),
+        ("images/a.txt", "a dataset in it (images)"),
+        (".prepare/x", "a dataset in it (.prepare)"),
+    ],
+)
+def test_a_run_does_not_begin_among_photographs(tmp_path, capsys, name, words):
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    assert _capture(f"--workdir={path.parents[len(Path(name).parts) - 1]}") == (2, None)
+    message = capsys.readouterr().err
+    assert words in message and "--workdir=runs/mine" in message
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_goes_on_where_pictures_were_put_into_its_folder(tmp_path, config_file):
+    _capture(config_file(GOOD), f"--workdir={tmp_path}/run")
+    (tmp_path / "run" / "picture.png").write_text("")
+    assert _capture(f"--workdir={tmp_path}/run")[0] == 0
 
 
 def _raiser(error):

@@ -87,8 +87,9 @@ def test_the_report_opens_with_the_map(tmp_path):
         file.write(np.full((4, 40, 1400), 255, np.uint8), 0, 0)
     text = report.write_report(workdir).read_text()
     assert text.index("<h2>Map</h2>") == text.index("<h2>")
-    for name, word in (("orthophoto", "orthophoto"), ("dsm", "heights")):
-        caption = f"{word}: export/{name}.tif, 1500 x 40 pixels, EPSG:32614"
+    heights = ", heights 3.0 to 3.0 (of 98 %)"
+    for name, word, more in (("orthophoto", "orthophoto", ""), ("dsm", "heights", heights)):
+        caption = f"{word}: export/{name}.tif, 1500 x 40 pixels, EPSG:32614{more}"
         assert f"<figcaption>{caption}</figcaption>" in text
     assert "North is up." in text
     reduced = geotiff.read_reduced(workdir.export / "dsm.tif", 500)

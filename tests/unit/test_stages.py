@@ -255,6 +255,7 @@ def test_a_run_writes_what_others_read_and_then_says_that_it_is_finished(whole_r
     path = workdir.point_cloud(28)
     assert dict(recorder.calls)["write_surfel_parts"][0] == path
     assert f"finished: 7 surfels in {path}" in caplog.text
+    assert f"next: cosurfgs export --format=dsm --workdir={workdir} (" in caplog.text
     assert workdir.config.exists() and workdir.partition.exists() and workdir.cameras.exists()
     metrics = workdir.read_metrics()
     assert metrics["stages"] == [{"name": "device"}] and metrics["final"] is None

@@ -108,12 +108,13 @@ def _write(trained: Trained, folder: Path) -> None:
     }
     files.write_json(folder / "dsm.json", found | about)
     _log.info(
-        "height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s",
+        "height map and orthophoto: %dx%d pixels of %.4g, %.0f %% covered, in %s and "
+        "orthophoto.tif",
         found["width"],
         found["height"],
         found["pixel_size"],
         100 * found["covered_share"],
-        folder,
+        folder / "dsm.tif",
     )
     agreement = found["agreement"]["visible_points"]
     if agreement:
