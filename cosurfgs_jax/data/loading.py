@@ -16,6 +16,7 @@ from cosurfgs_jax.data import (
     masks,
     photo_files,
     photo_search,
+    photo_words,
     readers,
     sizes,
     split,
@@ -278,6 +279,11 @@ def _scene_of(
     if not is_there.all():
         found = found.of_views(np.flatnonzero(is_there))
     scene, photos = _scene(found, data)
+    if left_out is None:
+        headers = {photo.name: photo.header for photo in photos if photo.header is not None}
+        photo_words.say_pages(headers, capture.source)
+        deep = [photo.path for photo in photos if photo.header and photo.header.is_deep]
+        photo_words.say_dark(deep, capture.source)
     if not scene.has_masks or left_out is not None:
         return scene
     seen = _seen_views(scene, photos, data, cache_dir / "masks.json")

@@ -35,20 +35,15 @@ IMAGE_ENDINGS = (
     ".pbm",
     ".jp2",
 )
+# As sensors see: what a camera writes beside or in place of its JPEG files.
+RAW = (
+    *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".srw", ".orf", ".raf", ".rw2", ".pef"),
+    *(".3fr", ".iiq", ".rwl", ".x3f", ".raw"),
+)
 # Of names whose photographs lie here in another format: the package opens none of these.
 CONVERTED = (
-    ".heic",
-    ".heif",
-    ".avif",
-    ".dng",
-    ".nef",
-    ".cr2",
-    ".cr3",
-    ".arw",
-    ".orf",
-    ".raf",
-    ".rw2",
-    ".gif",
+    *(".heic", ".heif", ".avif", ".jxl", ".gif"),
+    *RAW,
 )
 _log = logging.getLogger(__name__)
 _NOT_OURS = ("__macosx", "@eadir", "$recycle.bin")  # of archivers and file servers
@@ -81,6 +76,18 @@ def subfolder(root: Path, name: str) -> Path | None:
         ),
         None,
     )
+
+
+def file_in(root: Path, name: str) -> Path | None:
+    """The file of this name in a folder, or of one that differs in case only; None where there is
+    none.
+    """
+    if (root / name).is_file():
+        return root / name
+    names = sorted(os.listdir(root)) if root.is_dir() else []
+    wanted = folded(name)
+    found = (root / each for each in names if len(each) == len(name) and folded(each) == wanted)
+    return next((path for path in found if path.is_file()), None)
 
 
 class Walked(NamedTuple):

@@ -15,11 +15,11 @@ from cosurfgs_jax.data.lookup import CONVERTED, IMAGE_ENDINGS, FileIndex, folded
 from cosurfgs_jax.data.photo_files import (
     ALPHA_MODES,
     MAX_PIXELS,
-    SIXTEEN_BIT_MODES,
     PhotoHeader,
     decode,
     turned,
 )
+from cosurfgs_jax.data.sixteen_bits import SIXTEEN_BIT_MODES
 from cosurfgs_jax.errors import InputError
 
 _log = logging.getLogger(__name__)

@@ -92,7 +92,7 @@ def read_matrix_city(root: Path) -> Capture:
         test_folder = root.absolute().parent.parent / "test" / f"{root.absolute().name}_test"
         test_file = test_folder / transforms_json.FILE_NAME
         looked_for = ()
-        if found[0].name == transforms_json.FILE_NAME:
+        if found[0].name.lower() == transforms_json.FILE_NAME:
             looked_for = (str(test_file),)
             if test_file.is_file():
                 files.append(_read_file(test_file, True, f"../../test/{test_folder.name}/"))

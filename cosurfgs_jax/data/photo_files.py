@@ -1,9 +1,8 @@
 """Image files of others: their heads, their pixels, and what is refused before a pixel is decoded.
 
-Formats: JPEG (also with further pictures behind the first, MPO), PNG, TIFF, BMP, WebP, JPEG 2000,
-    PPM. No other decoder of
-Pillow is ever tried: some of them start programs. 16-bit images become 8-bit ones by v/257, grey
-    ones RGB.
+Formats: JPEG (also with further pictures behind the first, MPO), PNG, TIFF (its first page), BMP,
+WebP, JPEG 2000, PPM. No other decoder of Pillow is ever tried: some of them start programs. 16-bit
+images become 8-bit ones by v/257, grey ones RGB.
 
 Pixels are given as they are stored. COLMAP's poses belong to them; programs that turn photographs
 by the orientation of their EXIF data before they look at them are noticed by the sizes of their
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from cosurfgs_jax.data.sixteen_bits import eight_bit, has_sixteen_bits
 from cosurfgs_jax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
@@ -40,7 +40,6 @@ _DECODE_ERRORS = (
     struct.error,
     RuntimeError,
 )
-SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION = 274
 _BITS = 258
@@ -74,6 +73,8 @@ class PhotoHeader:
     | `seems_whole`     | it ends as such a file ends; where it does not, only decoding tells      |
     |                   | whether it is cut off                                                    |
     | `is_jpeg`         | it is a JPEG (or MPO), whatever its name                                 |
+    | `num_pages`       | of a TIFF file, of which the first is read; 1 for the other formats      |
+    | `is_deep`         | it has 16 bits a value                                                   |
     """
 
     height: int
@@ -82,6 +83,8 @@ class PhotoHeader:
     orientation: int = 1
     seems_whole: bool = True
     is_jpeg: bool = False
+    num_pages: int = 1
+    is_deep: bool = False
 
     @property
     def swaps_sides(self) -> bool:
@@ -110,8 +113,7 @@ def _unreadable(path, error) -> InputError:
         text = "no image of a known format"
     return InputError(
         f"{path}: expected a whole image (JPEG, PNG, TIFF, BMP, WebP, JPEG 2000 or PPM), got one "
-        "that cannot be "
-        f"read ({text}); restore or convert the file"
+        f"that cannot be read ({text}); restore or convert the file"
     )
 
 
@@ -257,8 +259,16 @@ def _header_of(image: Image.Image, seems_whole: bool = True) -> PhotoHeader:
     if image.format == "TIFF" and orientation >= 5:  # Pillow gives the size after its turn
         width, height = height, width
     has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-    is_jpeg = image.format in _JPEGS
-    return PhotoHeader(height, width, has_alpha, orientation, seems_whole, is_jpeg)
+    return PhotoHeader(
+        height,
+        width,
+        has_alpha,
+        orientation,
+        seems_whole,
+        is_jpeg=image.format in _JPEGS,
+        num_pages=getattr(image, "n_frames", 1) if image.format == "TIFF" else 1,
+        is_deep=has_sixteen_bits(image),
+    )
 
 
 def read_header(path) -> PhotoHeader:
@@ -332,14 +342,6 @@ def decode(path, check_header=lambda header: None, side: int = 0) -> Image.Image
         raise
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """The image with 16-bit values v as v/257."""
-    if image.mode in SIXTEEN_BIT_MODES:
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    return image
 
 
 def read_photograph(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cosurfgs_jax.data import photo_words
 from cosurfgs_jax.data.capture import Capture
 from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, say_outside, subfolder
 from cosurfgs_jax.errors import InputError, required
@@ -59,6 +60,8 @@ def find_photographs(
             ]
             found = FileIndex(folder).find_all(names, source)
     say_outside([path for path in found if path is not None], root, source)
+    if None in found:
+        photo_words.say_unopened(folder, source)
     return found, folder, is_full
 
 

@@ -16,6 +16,7 @@ from cosurfgs_jax.data import (
     matrix_city,
     mega_nerf,
     mvsnet,
+    photo_words,
     transforms_json,
 )
 from cosurfgs_jax.data.capture import Capture, Source
@@ -120,6 +121,12 @@ def _content(root: Path) -> str:
             f"{len(photographs)} photograph{plural} without poses; run `cosurfgs prepare "
             f"--images={shlex.quote(str(folder))} --out={shlex.quote(str(out))}`, then give "
             f"--config.data.path={shlex.quote(str(out))}"
+        )
+    unopened = photo_words.unopened_in(root) if root.is_dir() else []
+    if unopened:
+        return (
+            f"{len(unopened)} photographs of formats that are not read; "
+            f"{photo_words.how_to_convert(unopened)}"
         )
     content = sorted(path.name for path in root.iterdir())
     got = ", ".join(content[:8]) or "an empty folder"

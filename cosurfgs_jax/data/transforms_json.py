@@ -13,7 +13,7 @@ import numpy as np
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import COPY_OR_NAME, check_missing, some_of
-from cosurfgs_jax.data.lookup import FileIndex, is_walked, say_outside
+from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, file_in, is_walked, say_outside
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
 from cosurfgs_jax.data.photo_search import pictures_in, with_most
 from cosurfgs_jax.data.points_beside import find_points
@@ -68,12 +68,13 @@ class _Frames(NamedTuple):
 
 
 def find_files(root: Path) -> list[Path]:
-    """The JSON files of a dataset: transforms.json, or one for each part of its split; empty where
-    there is none.
+    """The JSON files of a dataset: transforms.json, or one for each part of its split, in any case;
+    empty where there is none.
     """
-    if (root / FILE_NAME).is_file():
-        return [root / FILE_NAME]
-    return [root / name for name in _PART_NAMES if (root / name).is_file()]
+    whole = file_in(root, FILE_NAME)
+    if whole is not None:
+        return [whole]
+    return [path for path in (file_in(root, name) for name in _PART_NAMES) if path is not None]
 
 
 def _has_truth(value) -> bool:
@@ -227,12 +228,11 @@ def _mask(index: FileIndex, frame: dict, where: str) -> str | None:
         return None
     name = readable(str(frame["mask_path"]))
     path = index.find(name, where)
-    if path is None:
-        raise InputError(
-            f"{where}: expected the mask {name[:200]}, got no such file; restore it or remove "
-            "mask_path"
-        )
-    return str(path)
+    if path is not None:
+        return str(path)
+    raise InputError(
+        f"{where}: expected the mask {name[:200]}, got no such file; restore it or remove mask_path"
+    )
 
 
 def _size_of(path: Path) -> tuple[int, int]:
@@ -325,7 +325,8 @@ def read_transforms(root: Path, elsewhere: Path | None = None) -> Capture:
     found = find_files(root)
     with reading(found[0], "a file of poses", "write it again"):
         files = [
-            as_pose_file(path, read_json(path), path.name in _PART_NAMES[1:]) for path in found
+            as_pose_file(path, read_json(path), path.name.lower() in _PART_NAMES[1:])
+            for path in found
         ]
         folders = () if elsewhere is None else (root, elsewhere)
         return read_files(root, files, folders)

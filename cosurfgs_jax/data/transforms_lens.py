@@ -44,6 +44,7 @@ _FISHEYE = {
     "RADIAL_FISHEYE": 2,
 }  # how many radial terms
 _ANGLE_TOLERANCE = 0.01  # of a focal length: far above rounding
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
 _PERSPECTIVE = ("PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE")
 
 
@@ -51,6 +52,10 @@ def _number(table: dict, key: str, where: str) -> float | None:
     value = table.get(key)
     if value is None:
         return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        file = where.partition(": frame")[0]
+        _warn_once(f"{file}: {key} is written as text and read as a number")
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where}: expected a number as {key}, got {str(value)[:60]!r}")
     if not math.isfinite(value):

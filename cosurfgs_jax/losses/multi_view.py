@@ -66,6 +66,8 @@ def _bilinear(image, x, y):
     x = x - 0.5
     y = y - 0.5
     is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    # What is far outside would have no finite gradient, and zero times that is none.
+    x, y = (jnp.where(is_inside, at, 0.0) for at in (x, y))
     left = jnp.clip(jnp.floor(x), 0, width - 2).astype(jnp.int32)
     top = jnp.clip(jnp.floor(y), 0, height - 2).astype(jnp.int32)
     right = x - left.astype(x.dtype)
@@ -304,7 +306,7 @@ def multi_view_losses(
 
     points = cameras.back_project(pixels, jnp.where(is_seen, depth, 1.0), camera.intrinsics)
     distance = (normal * points).sum(axis=-1)  # negative: normals look at the camera
-    planes = normal / jnp.where(is_seen, distance, -1.0)[..., None]
+    planes = normal / jnp.where(is_seen & (distance != 0), distance, -1.0)[..., None]
     surface = None
     if plane_sigma_px > 0:
         surface = PatchSurface(drawn(out.plane_depth), drawn_lattice, plane_sigma_px)

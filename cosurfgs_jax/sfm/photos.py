@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from cosurfgs_jax.data import photo_files
-from cosurfgs_jax.data.lookup import CONVERTED, FileIndex, folded, readable
+from cosurfgs_jax.data import photo_files, photo_words
+from cosurfgs_jax.data.lookup import FileIndex, folded, readable
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.sfm.exif import PhotoTags, tags_of
 
@@ -148,6 +148,7 @@ def read_folder(root: Path, leave_out: Path, flag: str = "--images") -> PhotoFol
     names = sorted(FileIndex(root, leave_out=left_out).names())
     names, results = _without_results(root, names)
     photos = []
+    headers = {}
     unreadable = {}
     for name in names:
         path = root / name
@@ -163,11 +164,15 @@ def read_folder(root: Path, leave_out: Path, flag: str = "--images") -> PhotoFol
         except InputError as error:
             unreadable[name] = str(error)
             continue
+        headers[name] = header
         photos.append(Photo(name, path, height=header.height, width=header.width, tags=tags))
     if len(photos) < MIN_PHOTOS:
         raise InputError(f"{flag}: {_too_few(root, photos, unreadable, results)}")
     if results:
         _log.warning("%s: %s", flag, _results_words(results))
+    photo_words.say_unopened(root, flag)
+    photo_words.say_pages(headers, flag)
+    photo_words.say_dark([str(root / name) for name in headers if headers[name].is_deep], flag)
     photos.sort(key=lambda photo: _number_key(photo.name))
     if all(photo.tags.time for photo in photos):
         photos.sort(key=lambda photo: photo.tags.time)
@@ -229,7 +234,7 @@ def _too_few(
             f"expected at least {MIN_PHOTOS} photographs in {root} that can be read, got "
             f"{len(photos)}, and {len(unreadable)} that cannot, the first is {unreadable[first]}"
         )
-    others = sorted({path.suffix for path in root.iterdir() if path.suffix.lower() in CONVERTED})
+    others = photo_words.unopened_in(root)
     videos = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _VIDEOS]
     hint = "give the folder that they are in"
     if videos:
@@ -238,7 +243,7 @@ def _too_few(
             "VIDEO -vf fps=1 -q:v 2 FOLDER/%05d.jpg` takes one a second)"
         )
     if others:
-        hint = f"convert the {' and '.join(others)} files to JPEG first"
+        hint = photo_words.how_to_convert(others)
     elif results:
         hint = _results_words(results)
     return (

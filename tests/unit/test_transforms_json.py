@@ -171,13 +171,33 @@ def test_an_angle_that_is_not_that_of_the_focal_length_is_said(caplog):
         ({"camera_model": "EQUIRECTANGULAR"}, "camera_model OPENCV"),
         ({"k4": 0.1}, "no k4"),
         ({"fl_x": None}, "fl_x"),
-        ({"fl_x": "60"}, "expected a number as fl_x, got '60'"),
+        ({"fl_x": "60 px"}, "expected a number as fl_x, got '60 px'"),
+        ({"fl_x": "60,5"}, "expected a number as fl_x, got '60,5'"),
+        ({"fl_x": "6_0"}, "expected a number as fl_x, got '6_0'"),
+        ({"fl_x": "nan"}, "expected a number as fl_x, got 'nan'"),
+        ({"fl_x": "1e999"}, "expected a finite number as fl_x, got inf"),
         ({"fl_x": -60.0}, "positive focal length"),
     ],
 )
 def test_cameras_that_make_no_sense(fields, message):
     with pytest.raises(InputError, match=f"^here: .*{message}"):
         lens_of({**CAMERA, **fields}, (48, 64), "here")
+
+
+def test_numbers_written_as_text_are_read_and_said(caplog):
+    as_text = {key: f" {value} " for key, value in CAMERA.items()}
+    lens = lens_of(as_text, (1, 1), "words: frame 0")
+    assert lens == lens_of(CAMERA, (1, 1), "here")
+    assert "words: fl_x is written as text and read as a number" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Transforms.json", "TRANSFORMS.JSON"])
+def test_the_file_may_be_named_in_another_case(tmp_path, name):
+    model = dataset_files.make_model(seed=2)
+    _write(tmp_path, model)
+    wanted = _load(tmp_path)
+    (tmp_path / "transforms.json").rename(tmp_path / name)
+    assert _load(tmp_path).image_names == wanted.image_names
 
 
 def test_missing_photographs_are_left_out_with_a_count(tmp_path, caplog):

@@ -48,7 +48,8 @@ ffi::Error Adam(Device& device, AdamField values, AdamField mu, AdamField nu, Ad
                 ffi::Result<AdamField> new_values, ffi::Result<AdamField> new_mu,
                 ffi::Result<AdamField> new_nu, float beta1, float beta2, float gain1, float gain2,
                 float epsilon) {
-  const std::string error = CheckOperands({values, mu, nu, gradient, alive, rates, learns, count});
+  const std::string error = CheckOperands({values, mu, nu, gradient, alive, rates, learns, count},
+                                          {new_values, new_mu, new_nu});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   // A result that XLA could not put where its operand is.
   const auto copy_unless_same = [&](const AdamField& from, float* to) {

@@ -24,6 +24,8 @@ using Offset = ffi::Buffer<ffi::S32, 1>;
 using Losses = ffi::Buffer<ffi::F32, 1>;
 
 constexpr int64_t kRowsPerTask = 8;
+// The middles of pixels are float32: above it they are no longer halves.
+constexpr int64_t kMaxSide = int64_t(1) << 23;
 constexpr float kLuma[3] = {0.299f / 255, 0.587f / 255, 0.114f / 255};
 
 struct GeometricScratch {
@@ -198,13 +200,15 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
         "geometric_losses: operands do not fit the photograph's shape [H,W,C], of which maps have "
         "every dilation-th pixel");
   }
-  if (height < 3 || width < 3 || size > INT32_MAX || stride < 1 || radius < 1 ||
-      radius > kMaxPatchRadius ||
+  const int64_t longest =
+      std::max({shape[0], shape[1], other[0], other[1], other_map[0], other_map[1]});
+  if (height < 3 || width < 3 || size > INT32_MAX || longest > kMaxSide || stride < 1 ||
+      stride > std::min(height, width) || radius < 1 || radius > kMaxPatchRadius ||
       (has_neighbor && (other[0] < 2 || other[1] < 2 || other[2] < 3 ||
                         other[0] * other[1] > INT32_MAX || other_map[0] < 2 || other_map[1] < 2))) {
     return ffi::Error::InvalidArgument(
-        "geometric_losses: expected images of 3x3 to 2^31 pixels, a stride of 1 or more, a radius "
-        "of 1 to 5");
+        "geometric_losses: expected images of 3x3 to 2^31 pixels with sides of at most 2^23, a "
+        "stride of 1 to the shorter side of the maps, a radius of 1 to 5");
   }
   Parallel parallel(pool);
   Borrowed<GeometricScratch> work;
@@ -297,13 +301,15 @@ ffi::Error GeometricLosses(ffi::ThreadPool pool, Map depth, Map3 normal, Map alp
   return ffi::Error::Success();
 }
 
+// `others` says that all other operands and results are as large as the sums.
 ffi::Error CheckSums(const Map3& normal_sum, const Map& plane_sum, const Map& transmittance,
-                     const Map& pose, const Map& intrinsics) {
+                     const Map& pose, const Map& intrinsics, bool others) {
   const size_t size = plane_sum.element_count();
   if (normal_sum.element_count() != 3 * size || transmittance.element_count() != size ||
-      pose.element_count() != 16 || intrinsics.element_count() != 9) {
+      pose.element_count() != 16 || intrinsics.element_count() != 9 || !others) {
     return ffi::Error::InvalidArgument(
-        "plane_depth: expected sums of one shape [H,W], a pose [4,4] and intrinsics [3,3]");
+        "plane_depth: expected sums of one shape [H,W], a pose [4,4] and intrinsics [3,3], and "
+        "cotangents and results like them");
   }
   return ffi::Error::Success();
 }
@@ -326,7 +332,9 @@ PlaneDepthCall PlaneDepthOf(const Map3& normal_sum, const Map& plane_sum, const 
 ffi::Error PlaneDepth(ffi::ThreadPool pool, Map3 normal_sum, Map plane_sum, Map transmittance,
                       Map pose, Map intrinsics, ffi::Result<Map> plane_depth,
                       ffi::Result<Flags> is_valid, float min_alpha, float min_cosine) {
-  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics);
+  const size_t size = plane_sum.element_count();
+  const bool fits = plane_depth->element_count() == size && is_valid->element_count() == size;
+  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics, fits);
       error.failure())
     return error;
   const PlaneDepthCall call =
@@ -343,7 +351,10 @@ ffi::Error PlaneDepthBackward(ffi::ThreadPool pool, Map3 normal_sum, Map plane_s
                               Map transmittance, Map pose, Map intrinsics, Map cotangent,
                               ffi::Result<Map3> grad_normal, ffi::Result<Map> grad_plane,
                               ffi::Result<Map> grad_pose, float min_alpha, float min_cosine) {
-  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics);
+  const size_t size = plane_sum.element_count();
+  const bool fits = cotangent.element_count() == size && grad_normal->element_count() == 3 * size &&
+                    grad_plane->element_count() == size && grad_pose->element_count() == 16;
+  if (ffi::Error error = CheckSums(normal_sum, plane_sum, transmittance, pose, intrinsics, fits);
       error.failure())
     return error;
   const PlaneDepthCall call =

@@ -11,6 +11,9 @@ namespace cosurfgs {
 namespace COSURFGS_VARIANT {
 namespace {
 
+// Squares of lengths above it are infinite.
+constexpr float kHuge = __builtin_inff();
+
 struct Vec3 {
   float x, y, z;
 };
@@ -187,7 +190,7 @@ double SingleViewRow(const SingleViewCall& c, int64_t y, float* const pulls[4],
     const Vec3 across = rays[0] * right - rays[1] * left, down = rays[2] * below - rays[3] * above;
     const Vec3 cross = Cross(down, across);
     const float squared = Dot(cross, cross);
-    if (!(squared > 0)) continue;
+    if (!(squared > 0 && squared < kHuge)) continue;
     const float inverse_length = 1.0f / std::sqrt(squared);
     const Vec3 normal = cross * inverse_length, turned = TurnBack(c.rotation, normal);
     const float alpha = c.alpha[i];

@@ -36,7 +36,8 @@ ffi::Error Adam(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamField 
                 ffi::Result<AdamField> new_values, ffi::Result<AdamField> new_mu,
                 ffi::Result<AdamField> new_nu, float beta1, float beta2, float gain1, float gain2,
                 float epsilon) {
-  const std::string error = CheckOperands({values, mu, nu, gradient, alive, rates, learns, count});
+  const std::string error = CheckOperands({values, mu, nu, gradient, alive, rates, learns, count},
+                                          {new_values, new_mu, new_nu});
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   const int64_t rows = alive.element_count(), row_floats = rates.element_count();
   CopyUnlessSame(values, new_values->typed_data());
@@ -77,10 +78,11 @@ ffi::Error CatchUp(ffi::ThreadPool pool, AdamField values, AdamField mu, AdamFie
   const size_t size = values.element_count();
   if (mu.element_count() != size || nu.element_count() != size ||
       int64_t(size) != rows * row_floats || int64_t(missed.element_count()) != rows ||
-      drift.element_count() == 0) {
+      drift.element_count() == 0 || new_values->element_count() != size ||
+      new_mu->element_count() != size || new_nu->element_count() != size) {
     return ffi::Error::InvalidArgument(
         "catch_up: expected values and moments of N times R elements, alive and missed [N], rates "
-        "[R], and a drift");
+        "[R], a drift, and results like values and moments");
   }
   CopyUnlessSame(values, new_values->typed_data());
   CopyUnlessSame(mu, new_mu->typed_data());

@@ -34,15 +34,16 @@ struct AdamAttributes {
 };
 
 // Empty if all fit together.
-inline std::string CheckOperands(const AdamOperands& in) {
+inline std::string CheckOperands(const AdamOperands& in, AdamResults out) {
   const size_t size = in.values.element_count(), row_floats = in.rates.element_count();
-  const bool fits = in.mu.element_count() == size && in.nu.element_count() == size &&
-                    in.gradient.element_count() == size &&
-                    size == in.alive.element_count() * row_floats &&
-                    in.learns.element_count() == row_floats;
+  const bool fits =
+      in.mu.element_count() == size && in.nu.element_count() == size &&
+      in.gradient.element_count() == size && size == in.alive.element_count() * row_floats &&
+      in.learns.element_count() == row_floats && out.values->element_count() == size &&
+      out.mu->element_count() == size && out.nu->element_count() == size;
   if (fits) return "";
   return "adam: expected values, moments and gradient of N times R elements, alive [N], rates and "
-         "learns [R]";
+         "learns [R], and results like values and moments";
 }
 
 // Behind the contexts that a platform asks for.

@@ -97,6 +97,20 @@ ffi::Error Forward(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
   const std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background,
                                          fields, width, height, sh_degree, surfels);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
+  const int64_t num_views = camera_from_world.dimensions()[0], size = num_views * width * height;
+  const bool has_geometry = maps >= kGeometry;
+  const std::string wrong =
+      CheckCount("color", *color, 3 * size) + CheckCount("transmittance", *transmittance, size) +
+      CheckCount("depth_sum", *depth_sum, size, !has_geometry) +
+      CheckCount("median_depth", *median_depth, size, !has_geometry) +
+      CheckCount("normal_sum", *normal_sum, 3 * size, !has_geometry) +
+      CheckCount("plane_sum", *plane_sum, size, !has_geometry) +
+      CheckCount("distortion", *distortion, size, maps < kAll) + CheckCount("last", *last, size) +
+      CheckCount("median_index", *median_index, size, !has_geometry) +
+      CheckCount("contributions", *contributions, kContributions * surfels.num_surfels * num_views,
+                 !with_contributions) +
+      CheckCount("status", *status, 2 * num_views);
+  if (!wrong.empty()) return ffi::Error::InvalidArgument(wrong);
   for (auto* result :
        {&color, &transmittance, &depth_sum, &median_depth, &normal_sum, &plane_sum, &distortion}) {
     AskForHugePages(*result);
@@ -162,9 +176,12 @@ ffi::Error Removal(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
   const std::string error = ReadOperands(sh, alive, camera_from_world, intrinsics, background,
                                          fields, width, height, sh_degree, surfels);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
+  const int64_t n = surfels.num_surfels;
+  const std::string wrong =
+      CheckCount("effects", *effects, kRemoval * n * camera_from_world.dimensions()[0]);
+  if (!wrong.empty()) return ffi::Error::InvalidArgument(wrong);
   Borrowed<ForwardScratch> scratch;
   Parallel parallel(pool);
-  const int64_t n = surfels.num_surfels;
   for (int64_t v = 0; v < camera_from_world.dimensions()[0]; ++v) {
     const View view =
         MakeView(camera_from_world.typed_data() + 16 * v, intrinsics.typed_data() + 9 * v, width,
@@ -289,6 +306,22 @@ ffi::Error Backward(ffi::ThreadPool pool, FloatBuffer sh, BoolBuffer alive,
                                    width, height, sh_degree, surfels);
   SurfelGradients out;
   error += ReadGradients(out_sh, out_probe, out_fields, surfels.num_surfels, out);
+  if (!error.empty()) return ffi::Error::InvalidArgument(error);
+  const int64_t num_views = camera_from_world.dimensions()[0], size = num_views * width * height;
+  const bool has_geometry = maps >= kGeometry;
+  error = CheckCount("transmittance", transmittance, size) +
+          CheckCount("depth_sum", depth_sum, size, maps < kAll) + CheckCount("last", last, size) +
+          CheckCount("median_index", median_index, size, !has_geometry) +
+          CheckCount("cotangent of color", g_color, 3 * size) +
+          CheckCount("cotangent of transmittance", g_transmittance, size) +
+          CheckCount("cotangent of depth_sum", g_depth_sum, size, !has_geometry) +
+          CheckCount("cotangent of median_depth", g_median_depth, size, !has_geometry) +
+          CheckCount("cotangent of normal_sum", g_normal_sum, 3 * size, !has_geometry) +
+          CheckCount("cotangent of plane_sum", g_plane_sum, size, !has_geometry) +
+          CheckCount("cotangent of distortion", g_distortion, size, maps < kAll) +
+          CheckCount("gradient of sh", *out_sh, 3 * surfels.num_sh * surfels.num_surfels) +
+          CheckCount("gradient of camera_from_world", *out_camera, 16 * num_views) +
+          CheckCount("gradient probe", *out_probe, 4 * surfels.num_surfels, true);
   if (!error.empty()) return ffi::Error::InvalidArgument(error);
   Borrowed<BackwardScratch> scratch;
   Parallel parallel(pool);

@@ -41,6 +41,16 @@ inline std::string Check(const char* name, const B& buffer, std::initializer_lis
          Shape(buffer) + ". ";
 }
 
+// Empty if `buffer` has so many elements, or none where that is allowed.
+template <class B>
+inline std::string CheckCount(const char* name, const B& buffer, int64_t wanted,
+                              bool may_be_empty = false) {
+  const int64_t got = static_cast<int64_t>(buffer.element_count());
+  if (got == wanted || (may_be_empty && got == 0)) return "";
+  return std::string("rasterize: ") + name + ": expected " + std::to_string(wanted) +
+         " elements, got " + Shape(buffer) + ". ";
+}
+
 // The fields of surfels, which are the last operands or results of a call: `get` takes the index of
 // one and says where its buffer is, or why there is none. Sets the pointers of `arrays`, and
 // returns what is wrong with the buffers, or "".
