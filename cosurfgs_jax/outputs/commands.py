@@ -173,6 +173,7 @@ def _score(trained: Trained, workdir: Workdir, truth: np.ndarray | None, more: M
     if len(scene.test_views):
         seconds = scored_views.score(trained, more)
     if workdir.mesh.exists():
+        fused_mesh.say_of_another(trained)
         _score_surface(scene, workdir, truth)
     elif scene.ground_truth:
         _log.info("no mesh yet, so the surface was not scored; run `cosurfgs extract_mesh` first")

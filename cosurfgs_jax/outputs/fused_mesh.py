@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def fuse(
     up = trained.partitioned.scene.up
     made = list(parts) or [(scratch, make_part(trained, plan, WHOLE, scratch, form=form))]
     places = mesh_places(trained.settings.geo, up, workdir.mesh.stem, {"ply", form})
-    with placing(workdir.mesh.parent, places):
+    with placing(workdir.mesh.parent, places), _replacing(workdir, form):
         choices = write_parts(plan, made, path=workdir.mesh, form=form, up=up)
     report.drop_error_files(workdir)
     workdir.merge_metrics(geometry=None)  # it was another mesh's
@@ -174,6 +174,30 @@ def fuse(
     }
     files.write_json(workdir.mesh_choices, choices)
     return choices
+
+
+@contextlib.contextmanager
+def _replacing(workdir: Workdir, form: str) -> Iterator[None]:
+    """While the mesh is written there is no note of it: that of the mesh before would be taken for
+    its own, were this broken off. Where that mesh stays its note comes back; where it is replaced
+    its other formats go.
+    """
+    note = workdir.mesh_choices
+    content = note.read_bytes() if note.exists() else None
+    before = files.state_of(workdir.mesh) if workdir.mesh.exists() else ""
+    note.unlink(missing_ok=True)
+    try:
+        yield
+    except InputError:
+        if content is not None and before and files.state_of(workdir.mesh) == before:
+            with files.atomic_path(note) as partial:
+                partial.write_bytes(content)
+        raise
+    for other in sorted({"obj", "glb"} - {form}):
+        path = workdir.mesh.with_suffix(f".{other}")
+        if path.exists():
+            path.unlink()
+            _log.info("%s was of the mesh before and is deleted", path)
 
 
 def reuse(trained: Trained, form: str) -> dict | None:
@@ -286,8 +310,8 @@ def find_mesh(trained: Trained, what: str, otherwise: str = "") -> dict[str, Any
         _log.info("%s; fusing one first, for the %s", why_not, what)
         if workdir.mesh.exists():
             _log.warning(
-                "%s is replaced, and its scores are deleted; the report, and meshes of other "
-                "formats, are those of the old one until you run extract_mesh or evaluate",
+                "%s is replaced, and its scores and other formats are deleted; the report is that "
+                "of the old one until you run extract_mesh or evaluate",
                 workdir.mesh,
             )
         with workdir.writing(MESH) as scratch:
@@ -325,6 +349,16 @@ def _choices(workdir: Workdir) -> dict[str, Any]:
     if not workdir.mesh_choices.exists():
         return {}
     return files.read_json_object(workdir.mesh_choices)
+
+
+def say_of_another(trained: Trained) -> None:
+    """Warns where the mesh that is scored is not what `fuse` would make now."""
+    try:
+        why_not = why_fuse(trained)
+    except InputError as error:  # of its note alone
+        why_not = str(error)
+    if why_not:
+        _log.warning("%s; its scores are those of the mesh that is there", why_not)
 
 
 def why_fuse(trained: Trained) -> str:

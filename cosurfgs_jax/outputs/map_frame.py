@@ -1,6 +1,7 @@
 """Map coordinates of what is written: those of the settings, else those of geo.json."""
 
 import dataclasses
+import importlib.util
 import logging
 
 import numpy as np
@@ -9,6 +10,7 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.geo_json import read_geo
 from cosurfgs_jax.formats.place_json import Place
 from cosurfgs_jax.settings import GeoSettings, Settings
+from cosurfgs_jax.surface import geotiff
 from cosurfgs_jax.workdir import Workdir
 
 _log = logging.getLogger(__name__)
@@ -19,9 +21,11 @@ def with_map_frame(settings: Settings, workdir: Workdir) -> Settings:
     given; an offset of one's own without epsg is of no known system.
 
     Raises:
-        InputError: geo.json is damaged, or another system is given without an offset: that of
-            geo.json is in its own system.
+        InputError: geo.json is damaged, the system is given and is none of lengths, or another one
+            is given without an offset: that of geo.json is in its own system.
     """
+    if importlib.util.find_spec("rasterio") is not None:  # else it is noted as it was given
+        geotiff.check_epsg(settings.geo.epsg)
     geo = read_geo(workdir.geo)
     if geo is None or not geo.is_map:
         return settings

@@ -19,6 +19,7 @@ _ABOUT = "dsm.json"
 _VIEWS = {
     "model.html": "3-D view of the model, in this browser",
     "textured.glb": "textured mesh as GLB, for 3-D viewers such as Blender",
+    "textured/tileset.json": "textured mesh in tiles, for viewers of 3D Tiles",
 }
 
 
@@ -69,7 +70,8 @@ def _views(workdir: Workdir) -> str:
         path = workdir.export / file
         if path.exists():
             address = html.escape(path.relative_to(workdir.root).as_posix())
-            size = f"{path.stat().st_size / 1e6:,.1f} MB"
+            parts = path.parent.glob("*.glb") if path.suffix == ".json" else [path]
+            size = f"{sum(part.stat().st_size for part in parts) / 1e6:,.1f} MB"
             link = f'<a href="{address}">{html.escape(words)}</a>'
             links.append(f'<p class="link">{link} ({address}, {size})</p>')
     if links:

@@ -16,6 +16,8 @@ _NUM_HEIGHTS = 14  # about; with steps of 1, 2 and 5 there are 9 to 22 of them
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 # Pixels by which a line may leave its place for fewer corners.
 _STRAY = 0.25
+# More are a mistake of the unit: each takes a walk through the map.
+_MOST_HEIGHTS = 10_000
 # Pixels; shorter closed lines are bumps of the surface and no shape of the ground.
 _SHORTEST = 16
 
@@ -68,7 +70,8 @@ def contour_lines(
         is_bump = shapely.is_closed(drawn) & (shapely.length(drawn) < _SHORTEST * pixel)
         drawn = shapely.simplify(drawn[~is_bump], _STRAY * pixel)
         lines.append(drawn)
-        levels.append(np.full(len(drawn), number * interval))
+        # 0.3, and not 0.30000000000000004: maps show them.
+        levels.append(np.full(len(drawn), float(f"{number * interval:.12g}")))
     return np.concatenate(lines), np.concatenate(levels)
 
 
@@ -83,7 +86,7 @@ def write_contours(heights_path: str | os.PathLike, path: Path, interval: float 
     Returns:
         What was chosen and found, for a JSON file.
     Raises:
-        InputError: there would be no line, a package is missing, the file of heights is damaged, or
+        InputError: there would be no line or too many, a package is missing, the file of heights is damaged, or
             the file system refused.
     """
     with geotiff.open_heights(heights_path) as file:
@@ -98,12 +101,18 @@ def write_contours(heights_path: str | os.PathLike, path: Path, interval: float 
             f"{heights_path}: expected heights that differ, for contour lines, got none; export it "
             "again"
         )
+    lowest, highest = np.nanmin(heights), np.nanmax(heights)
+    if (highest - lowest) / interval > _MOST_HEIGHTS:
+        raise InputError(
+            f"config.terrain.interval: expected at most {_MOST_HEIGHTS} heights of lines between "
+            f"{lowest:.4g} and {highest:.4g}, got {(highest - lowest) / interval:.0f} with "
+            f"{interval:.4g}; give at least {(highest - lowest) / _MOST_HEIGHTS:.2g}"
+        )
     lines, levels = contour_lines(heights, grid, interval)
     if not len(lines):
         raise InputError(
             "config.terrain.interval: expected one that gives lines between "
-            f"{np.nanmin(heights):.4g} and {np.nanmax(heights):.4g}, got {interval:.4g}; give a "
-            "smaller one"
+            f"{lowest:.4g} and {highest:.4g}, got {interval:.4g}; give a smaller one"
         )
     line_layer.write_lines(path, "contours", lines, {"elevation": levels}, epsg=epsg)
     return {

@@ -96,12 +96,17 @@ class Survey(NamedTuple):
     num_triangles: int
     is_double: bool
 
+    @property
+    def extent(self) -> np.ndarray:
+        """Lengths f64[2] of the mesh along the axes."""
+        return self.high - self.low
+
     def cut(self, side: float) -> Cells:
         """Cells of about this side: a whole number of them along the longer side of the mesh."""
-        extent = self.high - self.low
-        number = max(1, round(float(extent.max()) / side))
-        side = float(extent.max()) / number * (1 + 1e-9)
-        counts = np.maximum(np.ceil(extent / side), 1).astype(int)
+        longest = float(self.extent.max())
+        number = max(1, round(longest / side))
+        side = longest / number * (1 + 1e-9)
+        counts = np.maximum(np.ceil(self.extent / side), 1).astype(int)
         return Cells(self.axes, self.low, side, columns=int(counts[0]), rows=int(counts[1]))
 
 

@@ -90,6 +90,19 @@ def linear_colors(colors: UInt8[np.ndarray, "m 3"]) -> UInt8[np.ndarray, "m 3"]:
     return pictures.to_uint8(light)
 
 
+def matte(tree: dict) -> None:
+    """Gives the meshes of a glTF file a material: those without one are of bare metal, which is
+    dark or a mirror.
+
+    Args:
+        tree: JSON of the file, changed in place.
+    """
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1}}]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0
+
+
 def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     """Writes a binary glTF file with normals, colours (`linear_colors`) and, where it is known, the
     confidence as the attribute `_CONFIDENCE`, atomically.
@@ -115,7 +128,10 @@ def write_glb(path: str | os.PathLike, mesh: Mesh, up: np.ndarray) -> None:
     scene = trimesh.Scene()
     scene.add_geometry(shape, node_name="mesh", transform=transform)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(trimesh.exchange.gltf.export_glb(scene, include_normals=True))
+        content = trimesh.exchange.gltf.export_glb(
+            scene, include_normals=True, tree_postprocessor=matte
+        )
+        file.write(content)
 
 
 def _to_trimesh(trimesh, mesh: Mesh, vertices: np.ndarray):

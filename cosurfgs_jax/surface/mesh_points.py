@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cosurfgs_jax import files
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.extent import Extent
 from cosurfgs_jax.formats.ply import columns, names_of, table_of
@@ -29,12 +30,14 @@ class Spread(NamedTuple):
     | `counts` | i64[C], points of each `_TRIANGLES` triangles, in the order of the file     |
     | `area`   | of the mesh, in its unit                                                    |
     | `extent` | of all points; its box is that of the mesh, its typical length the spacing  |
+    | `state`  | of the file (`files.state_of`): points are spread over this one alone       |
     """
 
     path: Path
     counts: np.ndarray
     area: float
     extent: Extent
+    state: str
 
 
 class _Part(NamedTuple):
@@ -71,6 +74,8 @@ def plan_points(path: str | os.PathLike, spacing: float) -> Spread:
         InputError: the mesh is damaged or has no area, or there would be too many points, or none.
     """
     path = Path(path)
+    with files.reading(path, "a mesh", "write it again"):
+        state = files.state_of(path)
     areas = []
     low = np.full(3, np.inf)
     high = -low
@@ -91,7 +96,7 @@ def plan_points(path: str | os.PathLike, spacing: float) -> Spread:
         )
     counts = np.diff(np.floor(upto / spacing**2).astype(np.int64))
     extent = Extent.of_points(int(counts.sum()), low, high, spacing)
-    return Spread(path, counts, area, extent)
+    return Spread(path, counts, area, extent, state)
 
 
 def spread_points(
@@ -106,16 +111,28 @@ def spread_points(
         Tables with x y z (f64), nx ny nz (f32, of the vertices, unit length), red green blue (u8)
         and, where the mesh has it, confidence (u16, 65535 and more are one), in the frame of the
         mesh; some at a time.
+    Raises:
+        InputError: the mesh was replaced since, or is damaged.
     """
     done = 0
-    parts = zip(spread.counts.tolist(), _parts(spread.path), strict=True)
-    for number, (count, part) in enumerate(parts):
+    for number, part in enumerate(_parts(spread.path)):
+        _check_same(spread)
+        count = int(spread.counts[number])
         for start in range(0, count, _POINTS):
             size = min(_POINTS, count - start)
             yield _some_points(part, size, (number, start))
             done += size
             if progress:
                 progress(done, spread.extent.count)
+    _check_same(spread)
+
+
+def _check_same(spread: Spread) -> None:
+    if files.state_of(spread.path) != spread.state:
+        raise InputError(
+            f"{spread.path}: expected the mesh of a moment ago, got another, which was written "
+            "meanwhile; run the same command again"
+        )
 
 
 def _some_points(part: _Part, count: int, seed: tuple[int, int]) -> np.ndarray:

@@ -197,11 +197,20 @@ class GroundSurface(NamedTuple):
         drawn = np.where(is_ground, heights, self.heights_at(row, column, heights.shape))
         if is_ground.all():
             return drawn
+        # Where the surface has no height nothing is drawn, and nothing is led there.
+        is_known = np.isfinite(drawn)
+        number = _sums_of_four(is_known.astype(np.float64))
+        is_open = is_known & ~is_ground & (number > 0)
+        values = np.where(is_known, drawn, 0)
         for _ in range(_RELAXATIONS):
-            padded = np.pad(drawn, 1, mode="edge")
-            around = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
-            drawn = np.where(is_ground, drawn, around / 4)
-        return drawn
+            values = np.where(is_open, _sums_of_four(values) / np.maximum(number, 1), values)
+        return np.where(is_known, values, np.nan)
+
+
+def _sums_of_four(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """The sum of the four neighbours of each pixel; beyond the edges is what is at them."""
+    padded = np.pad(values, 1, mode="edge")
+    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
 
 
 def surface_of(

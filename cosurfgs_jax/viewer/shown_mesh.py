@@ -11,7 +11,7 @@ from cosurfgs_jax import pictures
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.metrics import confidence_range, confidence_ranges, photographs_of
 from cosurfgs_jax.surface import Mesh
-from cosurfgs_jax.surface.mesh_files import import_trimesh, linear_colors
+from cosurfgs_jax.surface.mesh_files import import_trimesh, linear_colors, matte
 
 MESH = "mesh"
 CONFIDENCE = "confidence"
@@ -40,10 +40,10 @@ def glb_of(mesh: Mesh, kind: str) -> bytes:
     """
     trimesh = import_trimesh()
     colors = mesh.vertex_colors
-    unlit = None
+    material = matte
     if kind == CONFIDENCE:
         colors = range_colors()[_ranges(mesh)]
-        unlit = _without_light
+        material = _without_light
     shape = trimesh.Trimesh(
         mesh.vertices,
         mesh.triangles,
@@ -51,7 +51,7 @@ def glb_of(mesh: Mesh, kind: str) -> bytes:
         process=False,
         validate=False,
     )
-    return trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), tree_postprocessor=unlit)
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), tree_postprocessor=material)
 
 
 def legend(mesh: Mesh) -> str:

@@ -220,11 +220,13 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
             places = np.stack([places[:, 0], -places[:, 2], places[:, 1]], axis=1)
         assert np.abs(places - mesh.vertices).max() < 1e-6, form
         assert np.array_equal(back.faces, mesh.triangles)
-        colors = mesh.vertex_colors
-        if form == "glb":
-            colors = mesh_files.linear_colors(colors)
-        assert np.array_equal(np.asarray(back.visual.vertex_colors)[:, :3], colors)
-        if form == "glb":
+        if form == "obj":
+            assert np.array_equal(back.visual.vertex_colors[:, :3], mesh.vertex_colors)
+        else:
+            colors = back.visual.vertex_attributes["color"][:, :3]
+            assert np.array_equal(colors, mesh_files.linear_colors(mesh.vertex_colors))
+            material = back.visual.material  # without one viewers take it for bare metal
+            assert (material.metallicFactor, material.roughnessFactor) == (0, 1)
             kept = back.vertex_attributes["_CONFIDENCE"]
             assert np.array_equal(kept.reshape(-1), mesh.vertex_confidence)
     assert {path.name for path in tmp_path.iterdir()} == {

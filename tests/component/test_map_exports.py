@@ -8,6 +8,7 @@ import json
 import pytest
 from blocks_case import four_blocks, model_of, solid_state, surfels_of
 
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.outputs import exports
 from cosurfgs_jax.outputs.exports import contours, dsm, dtm
 from cosurfgs_jax.outputs.trained import Trained
@@ -110,6 +111,23 @@ def test_another_mesh_makes_another_height_map(export, tmp_path, monkeypatch):
     assert export("dtm") == ["dtm"]
     monkeypatch.setattr(dsm, "why_fuse", lambda _: "it was made with another voxel size")
     assert export("dtm") == ["dsm", "dtm"]
+
+
+@pytest.mark.parametrize("name", ["dsm", "dtm"])
+def test_what_was_broken_off_is_made_again(export, tmp_path, monkeypatch, name):
+    export("contours")
+    module = {"dsm": dsm, "dtm": dtm}[name]
+    write = getattr(module, f"write_{name}")
+
+    def break_off(*given, **choices):
+        write(*given, **choices)
+        raise InputError("killed between the file and its note")
+
+    monkeypatch.setattr(module, f"write_{name}", break_off)
+    with pytest.raises(InputError, match="killed"):
+        export(name, geo_pixel_size=0.25, terrain_slope=0.5)
+    monkeypatch.setattr(module, f"write_{name}", write)
+    assert name in export("contours")
 
 
 def test_what_is_interpolated_is_said(export, monkeypatch, caplog, tmp_path):

@@ -10,11 +10,13 @@ import pytest
 from blocks_case import four_blocks, model_of, solid_state, surfels_of
 
 from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.place_json import read_places
 from cosurfgs_jax.outputs import exports
 from cosurfgs_jax.outputs.exports import textured, textured_tiles
 from cosurfgs_jax.outputs.trained import Trained
-from cosurfgs_jax.settings import AppearanceSettings, Settings, TextureSettings
-from cosurfgs_jax.surface.mesh import Mesh, vertex_normals, write_mesh_ply
+from cosurfgs_jax.settings import AppearanceSettings, GeoSettings, Settings, TextureSettings
+from cosurfgs_jax.surface.cell_store import CellStore
+from cosurfgs_jax.surface.mesh import Mesh, read_mesh_ply, vertex_normals, write_mesh_ply
 from cosurfgs_jax.surface.mesh_cells import survey
 from cosurfgs_jax.surface.texture_tiles import Sizes
 from cosurfgs_jax.workdir import Workdir
@@ -103,6 +105,46 @@ def test_tiles_are_files_and_an_interrupted_export_goes_on(trained, monkeypatch,
     assert not folder.exists() and (trained.workdir.export / "textured.glb").exists()
 
 
+@pytest.mark.parametrize("up", [(0.0, 0.0, 1.0), (0.0, 0.6, 0.8)])
+def test_each_file_of_tiles_has_its_place(trained, monkeypatch, up):
+    trimesh = pytest.importorskip("trimesh")
+    partitioned = trained.partitioned
+    scene = dataclasses.replace(partitioned.scene, up=np.array(up))
+    monkeypatch.setattr(textured, "photo_pixel", lambda _: 1.0)
+    shift = np.array([500_000.0, 4_649_776.0, 100.0])
+    trained.settings.geo = GeoSettings(offset="500000,4649776,100", epsg=32614)
+    mesh = read_mesh_ply(trained.workdir.mesh)
+    wide = dataclasses.replace(mesh, vertices=mesh.vertices + 2.0**20)  # needs double precision
+    write_mesh_ply(trained.workdir.mesh, wide)
+    moved = scene.views.camera_from_dataset.copy()
+    moved[:, :3, 3] -= moved[:, :3, :3] @ np.full(3, 2.0**20)
+    scene = dataclasses.replace(
+        scene, views=dataclasses.replace(scene.views, camera_from_dataset=moved)
+    )
+    _write(trained._replace(partitioned=partitioned._replace(scene=scene)))
+    folder = trained.workdir.export / "textured"
+    places = read_places(folder)
+    index = json.loads((folder / "tileset.json").read_text())["root"]
+    whole = np.array(index["transform"]).reshape(4, 4).T
+    for child in index["children"]:
+        name = child["content"]["uri"]
+        part = trimesh.load(folder / name).to_geometry().vertices
+        found = places[name].to_map(part)
+        assert places[name].epsg == 32614
+        # Viewers of tilesets turn y up into z up.
+        turned = part @ np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]).T
+        shown = turned @ whole[:3, :3].T + whole[:3, 3]
+        np.testing.assert_allclose(places["tileset.json"].to_map(shown), found, atol=1e-3)
+        obj = places[name.replace("glb", "obj")]
+        lines = (folder / name.replace("glb", "obj")).read_text().splitlines()
+        corners = np.array([row.split()[1:] for row in lines if row.startswith("v ")], float)
+        for end in ("min", "max"):
+            ends = [getattr(values, end)(axis=0) for values in (obj.to_map(corners), found)]
+            np.testing.assert_allclose(*ends, rtol=0, atol=1e-2)
+        low, high = (values(wide.vertices, axis=0) + shift for values in (np.min, np.max))
+        assert (found >= low - 0.01).all() and (found <= high + 0.01).all()
+
+
 def test_tiles_of_another_plan_are_made_anew(trained):
     folder = trained.workdir.export / "textured"
     textured_tiles._begin(folder, {"mesh": "1"})
@@ -112,6 +154,23 @@ def test_tiles_of_another_plan_are_made_anew(trained):
     assert (folder / "0_0.glb").exists() and (folder / "unfinished" / "0_0.json").exists()
     textured_tiles._begin(folder, {"mesh": "2"})
     assert [path.name for path in folder.rglob("*.*")] == ["plan.json"]
+
+
+def test_tiles_that_are_too_small_or_of_another_mesh_are_refused(trained, monkeypatch):
+    monkeypatch.setattr(textured, "photo_pixel", lambda _: 1.0)
+    trained.settings.texture.tile_size = 1e-6
+    with pytest.raises(InputError, match="config.texture.tile_size: expected at least 0.048 on"):
+        _write(trained)
+    trained.settings.texture.tile_size = SIDE
+    reduce = CellStore.reduce
+
+    def replaced(*given):
+        reduce(*given)
+        write_mesh_ply(trained.workdir.mesh, read_mesh_ply(trained.workdir.mesh))
+
+    monkeypatch.setattr(CellStore, "reduce", replaced)
+    with pytest.raises(InputError, match="expected the mesh that tiles were begun with"):
+        _write(trained)
 
 
 def test_a_place_is_cut_by_its_texels_and_its_memory(trained, monkeypatch, caplog):

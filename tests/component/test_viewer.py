@@ -305,7 +305,8 @@ def test_colours_of_confidence_are_those_of_the_legend():
     seen = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     np.testing.assert_allclose(255 * seen, colors[[1, 2, -1]], atol=7)  # 8 bits of dark light
     assert b"KHR_materials_unlit" in data
-    assert b"KHR_materials_unlit" not in shown_mesh.glb_of(mesh, shown_mesh.MESH)
+    data = shown_mesh.glb_of(mesh, shown_mesh.MESH)
+    assert b"KHR_materials_unlit" not in data and b'"metallicFactor":0' in data
     words = shown_mesh.legend(mesh)
     assert words.count("33.3%") == 3 and "20 or more" in words and "10 to 19" not in words
 

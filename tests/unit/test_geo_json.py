@@ -88,6 +88,13 @@ def test_settings_that_are_given_win(tmp_path, given, expected):
     assert with_map_frame(settings, workdir) == settings
 
 
+def test_a_system_of_degrees_is_refused_for_every_output(tmp_path):
+    pytest.importorskip("rasterio")
+    settings = Settings(geo=GeoSettings(offset="1,2,3", epsg=4326))
+    with pytest.raises(InputError, match="config.geo.epsg: expected a projected system"):
+        with_map_frame(settings, Workdir(tmp_path))
+
+
 def test_a_geo_json_of_another_program_is_not_ours(tmp_path, caplog):
     (tmp_path / geo_json.NAME).write_text('{"type": "FeatureCollection", "features": []}')
     workdir = Workdir(tmp_path / "run")

@@ -2,6 +2,8 @@
 of the file is in memory.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -142,6 +144,21 @@ def test_without_confidence_and_normals_of_their_own(tmp_path):
     is_left = places_of(table)[:, 0] < 0
     np.testing.assert_allclose(table["nz"][is_left], 1)
     np.testing.assert_allclose(table["nz"][~is_left], np.sqrt(0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("passed", [0, 1, 2])
+def test_a_mesh_that_is_replaced_meanwhile_is_refused(tmp_path, monkeypatch, passed):
+    monkeypatch.setattr(mesh_points, "_TRIANGLES", 300)
+    path = tmp_path / "mesh.ply"
+    write_mesh_ply(path, roof())
+    spread = plan_points(path, 0.5)
+    tables = spread_points(spread)
+    for _ in range(passed):
+        next(tables)
+    path.rename(tmp_path / "before.ply")
+    write_mesh_ply(path, dataclasses.replace(roof(), triangles=roof().triangles[:-400]))
+    with pytest.raises(InputError, match="expected the mesh of a moment ago, .*; run the same"):
+        list(tables)
 
 
 def test_points_as_ply(path, tmp_path):

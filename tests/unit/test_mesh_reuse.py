@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mesh_cases import fuse_into
+from mesh_cases import fuse_into, write_triangle
 
 from cosurfgs_jax import extract_mesh as extract_mesh_program
 from cosurfgs_jax import program, report
+from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.place_json import read_places
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.outputs import commands, fused_mesh
@@ -93,6 +94,50 @@ def test_a_mesh_that_stays_gets_its_other_format_and_its_place(fused, workdir):
     assert workdir.mesh.with_suffix(".obj").read_text().count("\nv ") == 3
     model.settings.surface.memory_mb = 0
     assert fused_mesh.reuse(model, "obj") is None and fused_mesh.reuse(model, "ply")
+
+
+def test_other_formats_of_the_mesh_before_go(fused, workdir, caplog):
+    pytest.importorskip("trimesh")
+    caplog.set_level("INFO")
+    model = _trained(workdir, Settings())
+    fused_mesh.fuse(model, workdir.root)
+    assert fused_mesh.reuse(model, "obj")
+    fused_mesh.fuse(model, workdir.root)
+    assert not workdir.mesh.with_suffix(".obj").exists()
+    assert "mesh.obj was of the mesh before and is deleted" in caplog.text
+    assert list(read_places(workdir.mesh.parent)) == ["mesh.ply"]
+
+
+def test_a_mesh_that_was_broken_off_has_no_note(fused, workdir, monkeypatch):
+    model = _trained(workdir, Settings())
+    fused_mesh.fuse(model, workdir.root)
+    note = workdir.mesh_choices.read_bytes()
+
+    def empty(*_, **__):
+        raise InputError("there is no surface")
+
+    monkeypatch.setattr(fused_mesh, "write_parts", empty)
+    with pytest.raises(InputError, match="no surface"):
+        fused_mesh.fuse(model, workdir.root)
+    assert workdir.mesh_choices.read_bytes() == note  # it is the mesh before
+
+    def full(*_, **__):
+        write_triangle(workdir)
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(fused_mesh, "write_parts", full)
+    with pytest.raises(InputError, match="full"):
+        fused_mesh.fuse(model, workdir.root)
+    assert "is not of this model" in fused_mesh.why_fuse(model)
+
+
+def test_scores_of_another_mesh_are_said(fused, workdir, caplog):
+    model = _trained(workdir, Settings())
+    fused_mesh.fuse(model, workdir.root)
+    fused_mesh.say_of_another(model)
+    assert not caplog.text
+    fused_mesh.say_of_another(model._replace(model=SimpleNamespace(identity="another")))
+    assert "is not of this model; its scores are those of the mesh that is there" in caplog.text
 
 
 def test_shards_are_not_forced(tmp_path, capsys):

@@ -451,6 +451,13 @@ def test_the_report_leads_to_the_model_in_three_dimensions(tmp_path):
     (workdir.export / "textured.glb").write_bytes(b"")
     page = Page(report.write_report(workdir).read_text())
     assert page.sources == ["export/model.html", "export/textured.glb"]
+    (workdir.export / "textured.glb").unlink()
+    (workdir.export / "textured").mkdir()
+    for name, size in (("tileset.json", 10), ("0_0.glb", 2_000_000), ("0_1.glb", 3_000_000)):
+        (workdir.export / "textured" / name).write_bytes(bytes(size))
+    page = Page(report.write_report(workdir).read_text())
+    assert page.sources == ["export/model.html", "export/textured/tileset.json"]
+    assert "5.0 MB" in page.text
 
 
 def test_curves_have_a_chart_per_number_and_a_line_per_block():

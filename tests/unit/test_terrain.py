@@ -99,6 +99,9 @@ def test_gaps_are_filled_as_far_as_ground_reaches_and_edges_stay(tmp_path):
     heights[:, :6] = np.nan
     found, terrain, confidence = terrain_of(tmp_path, heights, has_confidence=False)
     assert np.isnan(terrain[125:135, 145:155]).all() and np.isnan(terrain[:, :6]).all()
+    # Up to WIDTH from the gap's edges, but for a cell, there is ground.
+    ring = np.s_[50 + 2 : 50 + int(0.9 * WIDTH / PIXEL), 120:180]
+    np.testing.assert_allclose(terrain[ring], ground[ring], atol=0.5)
     hole = (slice(20, 30), slice(20, 30))
     np.testing.assert_allclose(terrain[hole], ground[hole], atol=0.35 * PIXEL)
     # Without confidence in the height map that band has 0 where ground is interpolated alone.
@@ -165,6 +168,9 @@ def test_contours_of_a_cone_are_circles(tmp_path):
             whole += 1
             assert line.length == pytest.approx(4 * np.pi * (20 - height), rel=0.02)
             assert len(radii) < 2 * np.pi * (20 - height) * 2 / PIXEL / 3
+    contours.write_contours(tmp_path / "dsm.tif", tmp_path / "lines.gpkg", 0.7)
+    heights = pyogrio.raw.read(tmp_path / "lines.gpkg")[3][0]
+    assert {len(str(height)) for height in np.abs(heights)} <= {3, 4}  # 4.9, not 4.8999999999999995
     assert whole == 12  # from -10 on; those below leave the raster
     assert sorted(set(heights)) == np.arange(-27.5, 17.6, 2.5).tolist()
 
@@ -178,6 +184,8 @@ def test_contours_that_cannot_be(tmp_path, monkeypatch):
     write_dsm(path, cone() + 100)
     with pytest.raises(InputError, match="config.terrain.interval: .* got 1000; give a smaller"):
         contours.write_contours(path, tmp_path / "lines.gpkg", 1000.0)
+    with pytest.raises(InputError, match="at most 10000 heights .*; give at least 0.00"):
+        contours.write_contours(path, tmp_path / "lines.gpkg", 1e-5)
     assert [file.name for file in tmp_path.iterdir()] == ["dsm.tif"]
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     with pytest.raises(

@@ -25,6 +25,7 @@ def _write(trained: Trained, folder: Path) -> None:
     settings = trained.settings.terrain
     heights = _HEIGHTS[settings.contours_of](trained, folder, "contour lines")
     path = folder / "contours.gpkg"
+    (folder / "contours.json").unlink(missing_ok=True)  # it is of the file before
     found = write_contours(heights, path, settings.interval)
     about = {"contours_of": settings.contours_of, "step": trained.step}
     files.write_json(folder / "contours.json", found | about)

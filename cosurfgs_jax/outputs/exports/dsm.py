@@ -86,6 +86,7 @@ def _write(trained: Trained, folder: Path) -> None:
             "heights",
             "; or give --config.geo.heights=surfels, for heights without a mesh",
         )
+    (folder / "dsm.json").unlink(missing_ok=True)  # it is of the files before
     with Progress("height map, percent", 100, about=_ABOUT) as progress:
         found = write_dsm(
             folder / "dsm.tif",

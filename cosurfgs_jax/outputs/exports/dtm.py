@@ -59,6 +59,7 @@ def _make(trained: Trained, folder: Path) -> None:
     """Writes dtm.tif and dtm.json, of dsm.tif beside them."""
     started = time.monotonic()
     settings = trained.settings.terrain
+    (folder / "dtm.json").unlink(missing_ok=True)  # it is of the file before
     with Progress("terrain, percent", 100) as progress:
         found = write_dtm(
             folder / "dsm.tif",

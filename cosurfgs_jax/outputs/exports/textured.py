@@ -17,9 +17,8 @@ from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.formats.place_json import placing
 from cosurfgs_jax.open3d_library import import_open3d
 from cosurfgs_jax.outputs.exports.export_format import ExportFormat
-from cosurfgs_jax.outputs.exports.textured_tiles import INDEX, Wanted, write_tiles
+from cosurfgs_jax.outputs.exports.textured_tiles import Wanted, write_tiles
 from cosurfgs_jax.outputs.fused_mesh import find_mesh, mesh_places
-from cosurfgs_jax.outputs.map_frame import place_of
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.settings import Settings, TextureSettings
 from cosurfgs_jax.surface import (
@@ -196,9 +195,7 @@ def _write(trained: Trained, folder: Path) -> None:
         sizes = Sizes(pixel, settings.size or _LARGEST)
         wanted = Wanted(path, found, shown, gains=gains, fraction=fraction, sizes=sizes)
         (folder / _NOTE).unlink(missing_ok=True)  # it is of the files before
-        tileset = {INDEX: place_of(trained.settings.geo)}
-        with placing(folder / _TILES, tileset):
-            made = write_tiles(wanted, folder / _TILES)
+        made = write_tiles(wanted, folder / _TILES)
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
     else:

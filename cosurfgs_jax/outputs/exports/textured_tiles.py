@@ -10,10 +10,14 @@ import numpy as np
 
 from cosurfgs_jax import files
 from cosurfgs_jax.data.images import ImageStore
+from cosurfgs_jax.errors import InputError
+from cosurfgs_jax.formats.place_json import Place, placing
+from cosurfgs_jax.outputs.map_frame import place_of
 from cosurfgs_jax.outputs.trained import Trained
 from cosurfgs_jax.surface import simplify, texture, tileset
 from cosurfgs_jax.surface.cell_store import CellStore, Steps, steps_of
 from cosurfgs_jax.surface.mesh_cells import Cells, Survey
+from cosurfgs_jax.surface.mesh_files import upright
 from cosurfgs_jax.surface.texture_scores import mean_scores, score_view
 from cosurfgs_jax.surface.texture_tiles import (
     COVERED,
@@ -32,6 +36,7 @@ INDEX = "tileset.json"
 _UNFINISHED = "unfinished"  # folder in that of the tiles, while they are made
 _TEXELS = 1600  # along the side of a picture, where the data say how large tiles are: the mean
 _UNEVEN = 2  # times the mean that the triangles of a tile may be, within `surface.memory_mb`
+_MAX_CELLS = 1000  # along a side
 _MAX_TEST_VIEWS = 32  # test views, 7 bytes a pixel wait on disk
 _log = logging.getLogger(__name__)
 
@@ -61,6 +66,12 @@ class Wanted(NamedTuple):
         """The tiles' squares of ground."""
         settings = self.shown.settings
         if settings.texture.tile_size:
+            shortest = float(self.survey.extent.max()) / _MAX_CELLS
+            if settings.texture.tile_size < shortest:
+                raise InputError(
+                    f"config.texture.tile_size: expected at least {shortest:.2g} on a mesh that is "
+                    f"{shortest * _MAX_CELLS:.4g} wide, got {settings.texture.tile_size:g}"
+                )
             return self.survey.cut(settings.texture.tile_size)
         texels = self.survey.area / COVERED / (TEXEL * self.sizes.pixel) ** 2
         num_bytes = _UNEVEN * self.survey.num_triangles * simplify.BYTES_PER_TRIANGLE
@@ -97,16 +108,23 @@ def write_tiles(wanted: Wanted, folder: Path) -> dict[str, Any]:
     Returns:
         JSON data for the note of the export.
     Raises:
-        InputError: see `make_tile`, or the disk is full.
+        InputError: see `make_tile`, `texture.tile_size` is too small, the mesh was replaced
+            meanwhile, or the disk is full.
     """
     work = folder / _UNFINISHED
-    _begin(folder, wanted.made_with())
+    made_with = wanted.made_with()
+    _begin(folder, made_with)
     steps = steps_of(wanted.survey)
     store = CellStore(wanted.mesh, wanted.cells, steps, work)
     with Progress("fewer triangles, tiles", len(store.counts)) as progress:
         for done, cell in enumerate(store.counts, start=1):
             store.reduce(cell, wanted.fraction)
             progress.update(done)
+    if files.state_of(wanted.mesh) != made_with["mesh"]:
+        raise InputError(
+            f"{wanted.mesh}: expected the mesh that tiles were begun with, got another, which was "
+            "written meanwhile; run the same command again"
+        )
     scene = wanted.shown.partitioned.scene
     with (
         ImageStore(scene, wanted.shown.settings.data.host_memory_mb) as images,
@@ -126,7 +144,8 @@ def write_tiles(wanted: Wanted, folder: Path) -> dict[str, Any]:
     notes = [
         files.read_json_object(work / f"{store.cells.name(cell)}.json") for cell in store.counts
     ]
-    _write_index(folder / INDEX, notes, scene.up, steps)
+    with placing(folder, _places_of(wanted, notes, steps)):
+        _write_index(folder / INDEX, notes, scene.up, steps)
     shutil.rmtree(work, ignore_errors=True)
     return _summary(wanted, notes, steps) | {"test_views": mean_scores(rows)}
 
@@ -180,6 +199,18 @@ def _write_index(path: Path, notes: list[dict], up: np.ndarray, steps: Steps) ->
         tileset.Tile(note["uri"], np.array(note["low"]), np.array(note["high"])) for note in notes
     ]
     tileset.write_tileset(path, tiles, up, steps.origin)
+
+
+def _places_of(wanted: Wanted, notes: list[dict], steps: Steps) -> dict[str, Place]:
+    """The places on the map of the index and of the files of all tiles, by their names."""
+    geo = wanted.shown.settings.geo
+    up = wanted.shown.partitioned.scene.up
+    places = {INDEX: place_of(geo, tileset.tileset_axes(up).T)}
+    for note in notes:
+        places[note["uri"]] = place_of(geo, upright(up).T, steps.origin)
+        if wanted.shown.settings.texture.tile_obj:
+            places[f"{Path(note['uri']).stem}.obj"] = place_of(geo)
+    return places
 
 
 def _summary(wanted: Wanted, notes: list[dict], steps: Steps) -> dict[str, Any]:
