@@ -12,6 +12,10 @@ import numpy as np
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.files import atomic_path
 
+# Of GeoPackage. What GDAL writes by default is newer than what the versions before 3.7 know, which
+# then warn of a file that they may not support.
+_VERSION = "1.2"
+
 
 class Packages(NamedTuple):
     """The optional packages for lines."""
@@ -72,6 +76,7 @@ def write_lines(
                 driver="GPKG",
                 geometry_type="LineString",
                 crs=system,
+                dataset_options={"VERSION": _VERSION},
             )
         except RuntimeError as error:  # of all that pyogrio raises
             raise InputError(

@@ -25,6 +25,7 @@ from cosurfgs_jax.workdir import EXPORTS, Workdir
 NAMES = ("html", "spz", "sog")
 # Flags, settings of the viewer, splat file, result.
 COPIES = """#!/bin/sh
+if [ "$1" = --version ]; then echo 'splat-transform v3.7.0 (0f60b17)' >&2; exit; fi
 for last; do :; done
 echo "$@" > {folder}/arguments
 while [ "$1" != --viewer-settings ]; do shift; done
@@ -81,6 +82,18 @@ def test_without_the_program_the_way_to_it_is_said(monkeypatch, tmp_path):
     assert doctor._splat_transform().startswith("not on the PATH; for export --format=html")
     _program(tmp_path, monkeypatch, COPIES)
     assert doctor._splat_transform() == str(tmp_path / "splat-transform")
+
+
+def test_a_version_that_leaves_spz_upside_down_is_refused(monkeypatch, tmp_path):
+    says = "#!/bin/sh\necho 'splat-transform v{} (b42b60c)' >&2\n"
+    _program(tmp_path, monkeypatch, says.replace("{}", "2.7.1"))
+    exports.find_format("sog").check(Settings())
+    words = r"--format=spz: expected splat-transform 3 or later, got 2, .*npm install -g"
+    with pytest.raises(InputError, match=words):
+        exports.find_format("spz").check(Settings())
+    for said in ("3.0.0", ""):  # one that does not say its version is tried
+        _program(tmp_path, monkeypatch, says.replace("{}", said))
+        exports.find_format("spz").check(Settings())
 
 
 @pytest.mark.parametrize("end", ["exit 3", "exit 0"])

@@ -6,6 +6,7 @@ SOG or such a page.
 import functools
 import json
 import logging
+import re
 import shutil
 import subprocess
 import tempfile
@@ -27,12 +28,15 @@ from cosurfgs_jax.workdir import EXPORTS
 
 _PROGRAM = "splat-transform"
 _UPDATE = "update it with `npm install -g @playcanvas/splat-transform`"
+_PATIENCE_S = 120  # for its version; on a busy machine Node.js takes seconds to start
 _NO_PROGRAM = 127  # exit codes of `env` without the interpreter, ...
 _ABORTED = (134, 137)  # ... and of a shell whose program was aborted or killed
 # Splat files are taken to be y down, z ahead: east, down and north from the world's east, north
 # and up.
 _SPLAT_FROM_WORLD = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-# Files of SPZ are y up, z back: splat-transform turns them, and readers mostly turn them back.
+# Files of SPZ are y up, z back: splat-transform turns them from version 3 on, and readers mostly
+# turn them back.
+_TURNS_SPZ = 3
 _SPLAT_FROM_SPZ = np.diag([1.0, -1.0, -1.0])
 # Where the page's camera begins, by the extent of the scene: south of it, 40 degrees high, in the
 # viewer's axes, which are west, up and north.
@@ -48,6 +52,31 @@ def _check(name: str, settings: Settings) -> None:
             "install -g @playcanvas/splat-transform` (Node.js 20 or later), or give --format=ply, "
             "whose point_cloud_3dgs.ply https://superspl.at/editor opens and converts"
         )
+    if name != "spz":
+        return
+    version = _major_version()
+    if version is not None and version < _TURNS_SPZ:
+        raise InputError(
+            f"--format=spz: expected {_PROGRAM} {_TURNS_SPZ} or later, got {version}, which leaves "
+            f"the axes as files of 3DGS have them, so that the model lies upside down; {_UPDATE}"
+        )
+
+
+def _major_version() -> int | None:
+    """Of the program, by what it says; None where it says none, and `_run` finds out more."""
+    try:
+        said = subprocess.run(
+            [_PROGRAM, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=_PATIENCE_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    number = re.search(r"\bv(\d+)\.", said.stdout + said.stderr)
+    return int(number[1]) if number else None
 
 
 def upright(frame: SceneFrame) -> SceneFrame:

@@ -1,0 +1,1 @@
+"""Readers of others, for scripts/foreign_readers.py."""
