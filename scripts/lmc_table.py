@@ -79,8 +79,8 @@ def measure(run: Run, recovery: int, seams: SeamMasks, has_mesh: bool) -> dict:
 
     def compressed(num_steps: int) -> dict:
         with Checkpoints(run.workdir.checkpoints("device"), is_read_only=True) as checkpoints:
-            num_steps = run.settings.train.steps
-            saved = loop.restore_stage(run, "device", checkpoints, Parts(last_step=num_steps))
+            finished = Parts(last_step=run.settings.train.steps)
+            saved = loop.restore_stage(run, "device", checkpoints, finished)
         stage = trainable(run, saved)
         with (
             tempfile.TemporaryDirectory() as scratch,
