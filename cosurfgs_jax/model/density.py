@@ -38,6 +38,7 @@ class Demand(NamedTuple):
 
     wanted: Bool[Array, " n"]  # to clone where they are small, else to split
     strength: Float[Array, " n"]  # which go first where room is short; positive where wanted
+    unneeded: Bool[Array, " n"] | None = None  # to prune, besides faint and large ones
 
 
 def init_stats(num_slots: int) -> DensityStats:
@@ -92,7 +93,7 @@ def _is_prunable(
     return alive & (~is_finite | is_faint | (is_large & jnp.asarray(order.prunes_large)))
 
 
-def _keep_strongest(
+def keep_strongest(
     wanted: Bool[Array, " n"], strength: Float[Array, " n"], room: Int[Array, ""]
 ) -> Bool[Array, " n"]:
     """At most `room` of the wanted: those of greatest strength, ties by index. Their strength is
@@ -176,6 +177,8 @@ def prune_and_grow(
         The new parameters, optimiser state and mask, and what was done.
     """
     is_pruned = _is_prunable(params, alive, order, settings)
+    if demand.unneeded is not None:
+        is_pruned |= alive & demand.unneeded
     kept = alive & ~is_pruned
     scales = jnp.exp(params.log_scales)
     is_large = scales.max(axis=-1) > settings.split_scale * order.length
@@ -184,7 +187,7 @@ def prune_and_grow(
     limit = kept.size
     if order.budget is not None:
         limit = jnp.minimum(limit, order.budget)
-    grown = _keep_strongest(
+    grown = keep_strongest(
         wanted, demand.strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0)
     )
 

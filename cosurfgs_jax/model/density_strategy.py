@@ -32,6 +32,8 @@ class DensityRound(NamedTuple):
     # How many surfels may live afterwards; None = as many as there are slots.
     budget: Int[Array, ""] | int | None = None
     length: Float[Array, ""] | float = 1.0  # extent of the block in world lengths
+    # Whether what matters least is dropped, too, so that it can be added elsewhere.
+    relocates: Bool[Array, ""] | bool = False
 
 
 class Look(NamedTuple):
@@ -43,6 +45,8 @@ class Look(NamedTuple):
     photo: UInt8[Array, "h w c"]  # likewise; 255 in a fourth channel where the pixel counts
     # from the model's colours f32[H,W,3] to those of the photograph, by its exposure
     apply_exposure: Callable[[Float[Array, "h w 3"]], Float[Array, "h w 3"]]
+    # how much the drawn pixels change without each surfel by itself (`raster.reference_removal`)
+    removal_effects: Callable[[Surfels], Float[Array, " n"]]
 
 
 class DensityStrategy(NamedTuple):

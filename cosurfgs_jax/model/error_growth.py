@@ -2,7 +2,8 @@
 
 Before each round some photographs are looked at. A pixel's squared error counts for the surfels
 that draw it, by their blending weights. Screen gradients, pruning, cloning and splitting are those
-of `density`.
+of `density`. In some rounds, the relocations, surfels without which the pictures change least are
+pruned, too, and their slots grow where the errors are.
 """
 
 from collections.abc import Callable
@@ -25,17 +26,18 @@ _MIN_COLOR = 1e-6
 
 
 class ErrorStats(NamedTuple):
-    """What was seen of each surfel since the last densification, the errors by the photographs that
-    were looked at right before this one.
+    """What was seen of each surfel: since the last round, and by what was looked at right before
+    it; what relocations judge by since the last one.
     """
 
     gradients: density.DensityStats  # since the last round
     error_sum: Float[Array, " n"]  # of squared errors of pixels times the surfel's weight there
+    removal_sum: Float[Array, " n"]  # of removal effects; infinite for surfels added since
 
 
 def init_stats(num_slots: int) -> ErrorStats:
     """Nothing seen yet."""
-    return ErrorStats(density.init_stats(num_slots), jnp.zeros(num_slots))
+    return ErrorStats(density.init_stats(num_slots), jnp.zeros(num_slots), jnp.zeros(num_slots))
 
 
 def accumulate(
@@ -99,7 +101,21 @@ def look_at(stats: ErrorStats, look: Look) -> ErrorStats:
         square = jnp.square(look.apply_exposure(picture) - target)
         return square if counts is None else square * counts[..., None]
 
-    return stats._replace(error_sum=stats.error_sum + weighted_sums(look, squares).mean(axis=-1))
+    return stats._replace(
+        error_sum=stats.error_sum + weighted_sums(look, squares).mean(axis=-1),
+        removal_sum=stats.removal_sum + look.removal_effects(look.surfels),
+    )
+
+
+def _least_important(
+    removal_sum: Float[Array, " n"], alive: Bool[Array, " n"], fraction: float
+) -> Bool[Array, " n"]:
+    """That fraction of the living surfels without which the photographs change least; never one
+    that none of them has shown, or that was added since the last relocation.
+    """
+    is_known = alive & (removal_sum > 0) & jnp.isfinite(removal_sum)
+    room = jnp.floor(fraction * alive.sum(dtype=jnp.float32)).astype(jnp.int32)
+    return density.keep_strongest(is_known, 1 / jnp.where(is_known, removal_sum, 1.0), room)
 
 
 def densify(
@@ -110,22 +126,30 @@ def densify(
     order: DensityRound,
     settings: DensitySettings,
 ) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], ErrorStats, DensityReport]:
-    """Prunes, then clones small and splits large surfels. First go those of the largest product of
-    screen gradient and summed squared error: much is wrong there, and its pixels pull the surfel
-    apart.
+    """Prunes, in a relocation also what matters least, then clones small and splits large surfels.
+    First go those of the largest product of screen gradient and summed squared error: much is wrong
+    there, and its pixels pull the surfel apart.
 
     Args, Returns: those of `density.densify`; the thresholds of the gradients set none here, all
         the budget is used.
     Source: **ours**, after the errors of Bulo et al. 2024 ("Revising Densification in Gaussian
-        Splatting"), summed over pixels by blending weight.
+        Splatting"), summed over pixels by blending weight. Relocation: **ours**, after Kheradmand
+        et al. 2024 ("3D Gaussian Splatting as Markov Chain Monte Carlo"), who relocate what is
+        transparent.
     """
     pull = density.gradient_strength(stats.gradients, settings)
     strength = pull * stats.error_sum
-    demand = density.Demand(strength > 0, strength)
-    params, opt_state, alive, report = density.prune_and_grow(
+    relocates = jnp.asarray(order.relocates)
+    unneeded = _least_important(stats.removal_sum, alive, settings.relocate) & relocates
+    demand = density.Demand(strength > 0, strength, unneeded)
+    old_means = params.means
+    params, opt_state, new_alive, report = density.prune_and_grow(
         params, opt_state, alive, demand=demand, order=order, settings=settings
     )
-    return params, opt_state, alive, jax.tree.map(jnp.zeros_like, stats), report
+    is_new = new_alive & (params.means != old_means).any(axis=-1)
+    removal_sum = jnp.where(is_new, jnp.inf, jnp.where(relocates, 0.0, stats.removal_sum))
+    rest = jax.tree.map(jnp.zeros_like, stats)._replace(removal_sum=removal_sum)
+    return params, opt_state, new_alive, rest, report
 
 
 STRATEGY = DensityStrategy(

@@ -20,7 +20,8 @@ class SurfelSettings(SettingsGroup, name="surfels"):
     capacity: int = setting(
         0,
         "Maximum number of surfels, of which a block gets the fraction that it has of all images' "
-        "pixels; 0 means from the data (one for every 32 pixels that they show of the place).",
+        "pixels; 0 means from the data: one for every 32 pixels that they show of the place, and "
+        "in blocks so many more as their compression (lmc.prune_ratio) prunes.",
         not_negative("0 (from the data) or a positive number"),
         is_main=True,
     )

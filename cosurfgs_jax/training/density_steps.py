@@ -18,13 +18,14 @@ from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport, DensityRound, Look
 from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native.ffi import match_varying
-from cosurfgs_jax.raster import RasterOptions, render
+from cosurfgs_jax.raster import RasterOptions, measured_or_estimated, render
 from cosurfgs_jax.raster.culling import may_be_seen
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.training.step import Batch, transform_of_batch
 from cosurfgs_jax.types import Camera, Surfels, drawn, image_size_of
 
+_SIGNS = 3  # which random numbers of a run the estimate of removals takes
 LOOK_STRIDE = 2  # pixels from one to the next that a density strategy looks at
 
 
@@ -50,11 +51,24 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
             return picture
         return apply_exposure(*match_varying(picture, transform))
 
+    def effects(surfels: Surfels):
+        key = jax.random.fold_in(jax.random.key(settings.seed), _SIGNS)
+        key = jax.random.fold_in(key, state.optimizer.count)
+        size = image_size_of(photo)
+        return measured_or_estimated(surfels, camera, size, options, key).effects
+
     look = required(strategy_of(settings.density).look, "DensityStrategy.look")
     surfels = Surfels.of(state.params, seen)
     stats = look(
         state.stats,
-        Look(surfels=surfels, draw=draw, camera=camera, photo=photo, apply_exposure=exposed),
+        Look(
+            surfels=surfels,
+            draw=draw,
+            camera=camera,
+            photo=photo,
+            apply_exposure=exposed,
+            removal_effects=effects,
+        ),
     )
     return dataclasses.replace(state, stats=stats)
 
@@ -69,6 +83,7 @@ class DensifyOrder(NamedTuple):
     step: Int[Array, ""]
     prunes_large: Bool[Array, ""]
     budget: Int[Array, ""]
+    relocates: Bool[Array, ""] | bool = False
     # Corners of the ground, world, within which surfels are added.
     low: Float[Array, "2"] | np.ndarray = EVERYWHERE[0]
     high: Float[Array, "2"] | np.ndarray = EVERYWHERE[1]
@@ -92,7 +107,11 @@ def densify_step(
         *slots,
         stats,
         DensityRound(
-            jax.random.fold_in(key, order.step), order.prunes_large, order.budget, state.length
+            key=jax.random.fold_in(key, order.step),
+            prunes_large=order.prunes_large,
+            budget=order.budget,
+            length=state.length,
+            relocates=order.relocates,
         ),
         settings.density,
     )

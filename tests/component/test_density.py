@@ -200,7 +200,7 @@ def test_the_choice_is_that_of_a_stable_sort(kind):
     if kind == "with infinity":
         strength[::9] = np.inf
     wanted = (strength > 1) & (random.random(200) < 0.8)
-    choose = jax.jit(density._keep_strongest)
+    choose = jax.jit(density.keep_strongest)
     count = int(wanted.sum())
     for room in (0, 1, count // 2, count - 1, count, count + 5):
         best = np.argsort(np.where(wanted, -strength, np.inf), kind="stable")[: min(room, count)]

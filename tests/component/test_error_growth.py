@@ -10,7 +10,7 @@ import pytest
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.model import density, error_growth, optim
 from cosurfgs_jax.model.density_strategy import DensityRound, Look
-from cosurfgs_jax.raster import RasterOptions, render
+from cosurfgs_jax.raster import RasterOptions, measured_or_estimated, render
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import Camera, Surfels
 
@@ -49,7 +49,10 @@ def _look(backend: str, photo) -> Look:
     def draw(surfels):
         return render(surfels, camera, SIZE, options)
 
-    return Look(_surfels(), draw, camera, photo, lambda picture: picture)
+    def effects(surfels):
+        return measured_or_estimated(surfels, camera, SIZE, options, jax.random.key(0)).effects
+
+    return Look(_surfels(), draw, camera, photo, lambda picture: picture, effects)
 
 
 @functools.cache
@@ -120,7 +123,9 @@ def _grow(budget: int | None):
     gradients = density.DensityStats(
         jnp.array([1.0, 1, 1, 2, 1, 0]), jnp.zeros(NUM), jnp.ones(NUM, jnp.int32)
     )
-    stats = error_growth.ErrorStats(gradients, jnp.array([5.0, 9.0, 0.0, 6.0, 7.0, 8.0]))
+    stats = error_growth.ErrorStats(
+        gradients, jnp.array([5.0, 9.0, 0.0, 6.0, 7.0, 8.0]), jnp.full(NUM, 3.0)
+    )
     return error_growth.densify(
         surfels.params,
         optim.init_optimizer(surfels.params),
@@ -135,6 +140,76 @@ def test_what_has_errors_and_gradients_grows_the_largest_products_first():
     params, _, alive, rest, report = _grow(budget=6)
     assert int(report.num_cloned) == 1 and int(report.num_without_room) == 3
     np.testing.assert_array_equal(params.means[-1], _surfels().means[3])
-    assert alive.all() and not any(leaf.any() for leaf in jax.tree.leaves(rest))
+    assert alive.all()
+    assert not any(leaf.any() for leaf in jax.tree.leaves((rest.gradients, rest.error_sum)))
+    # Relocations judge by all that was seen since the last one, and not what has just been added.
+    np.testing.assert_array_equal(rest.removal_sum, [3, 3, 3, 3, 3, np.inf])
     *_, report = _grow(budget=5)
     assert int(report.num_cloned) == 0 and int(report.num_without_room) == 4
+
+
+def test_looks_add_what_the_picture_loses_without_each_surfel():
+    picture = _look("cpu", None).draw(_surfels()).color
+    once, twice, _ = _looked(_photo(picture, None))
+    options = RasterOptions(near=0.1, backend="reference")
+    removal = measured_or_estimated(_surfels(), _camera(), SIZE, options, jax.random.key(0))
+    # The black one is missed by nobody on black, and the last one is dead.
+    assert (np.asarray(removal.effects)[[0, 2, 3, 4]] > 1e-3).all()
+    np.testing.assert_allclose(once.removal_sum, removal.effects, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(twice.removal_sum, 2 * once.removal_sum, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("removal_sum", "fraction", "dropped"),
+    [
+        ([4.0, 1, 3, 2, 5, 0], 0.4, [1, 3]),  # the least, rounded down: two of five
+        ([4.0, 1, 3, 2, 5, 0], 0.39, [1]),
+        ([4.0, 1, 3, 2, 5, 0], 0.0, []),
+        ([4.0, 0, 3, 2, 5, 0], 0.4, [2, 3]),  # never one that no photograph has shown
+        ([4.0, np.inf, np.inf, np.inf, np.inf, 0], 0.4, [0]),  # nor one that is new
+        ([2.0, 2, 2, 2, 2, 0], 0.4, [0, 1]),  # ties by index
+    ],
+)
+def test_a_relocation_drops_what_matters_least(removal_sum, fraction, dropped):
+    surfels = _surfels()
+    stats = error_growth.init_stats(NUM)._replace(removal_sum=jnp.array(removal_sum))
+
+    def densify(relocates: bool):
+        return error_growth.densify(
+            surfels.params,
+            optim.init_optimizer(surfels.params),
+            surfels.alive,
+            stats,
+            order=DensityRound(jax.random.key(0), prunes_large=False, relocates=relocates),
+            settings=DensitySettings(split_scale=1.0, relocate=fraction),
+        )
+
+    _, _, alive, rest, report = densify(relocates=True)
+    np.testing.assert_array_equal(np.flatnonzero(surfels.alive & ~alive), dropped)
+    assert int(report.num_pruned) == len(dropped)
+    assert not rest.removal_sum.any(), "what was seen before it counts no more"
+    _, _, alive, rest, _ = densify(relocates=False)
+    np.testing.assert_array_equal(alive, surfels.alive)
+    np.testing.assert_array_equal(rest.removal_sum, removal_sum)
+
+
+def test_a_relocation_grows_in_the_slots_that_it_frees():
+    surfels = _surfels()
+    stats = error_growth.ErrorStats(
+        density.DensityStats(jnp.ones(NUM), jnp.zeros(NUM), jnp.ones(NUM, jnp.int32)),
+        jnp.array([0.0, 9.0, 0, 1, 7, 0]),
+        jnp.array([1.0, 5, 2, 3, 4, 0]),
+    )
+    params, _, alive, rest, report = error_growth.densify(
+        surfels.params,
+        optim.init_optimizer(surfels.params),
+        surfels.alive,
+        stats,
+        order=DensityRound(jax.random.key(0), prunes_large=False, budget=5, relocates=True),
+        settings=DensitySettings(split_scale=1.0, relocate=0.4),
+    )
+    np.testing.assert_array_equal(alive, surfels.alive)
+    assert int(report.num_pruned) == int(report.num_cloned) == 2
+    np.testing.assert_array_equal(params.means[0], surfels.means[1])
+    np.testing.assert_array_equal(params.means[2], surfels.means[4])
+    np.testing.assert_array_equal(rest.removal_sum, [np.inf, 0, np.inf, 0, 0, 0])

@@ -28,10 +28,11 @@ from cosurfgs_jax.collab.importance import (
 )
 from cosurfgs_jax.collab.importance_score import PhotographView
 from cosurfgs_jax.collab.importance_scores import SCORES, score_of
-from cosurfgs_jax.collab.removal_score import NUM_DRAWS, estimated_effects, removal_effects
+from cosurfgs_jax.collab.removal_score import removal_effects
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import RasterOptions, rasterize
+from cosurfgs_jax.raster.removal_estimate import NUM_DRAWS, estimated_effects
 from cosurfgs_jax.settings import LmcSettings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.types import Camera, Surfels

@@ -180,6 +180,13 @@ def unchecked(function):
     return getattr(function, "__wrapped__", function)
 
 
+def uncheck(monkeypatch, *names: str) -> None:
+    """The same for functions of `partitioned_scene` that others of it call."""
+    for name in names:
+        function = unchecked(getattr(partitioned_scene, name))
+        monkeypatch.setattr(partitioned_scene, name, function)
+
+
 def place_of(size, track_lengths=(), num_views=6) -> types.SimpleNamespace:
     """A scene of photographs of one size; points are seen by the first views."""
     views = [view for length in track_lengths for view in range(length)]
@@ -202,8 +209,7 @@ def place_of(size, track_lengths=(), num_views=6) -> types.SimpleNamespace:
      ((6, 3), [4, 5], 2.0), ((3, 3), [4, 5], 4.0)],
 )  # fmt: skip
 def test_a_surfel_has_32_pixels_of_a_spot(monkeypatch, track_lengths, views, per_point):
-    pixels = unchecked(partitioned_scene.surface_pixels)
-    monkeypatch.setattr(partitioned_scene, "surface_pixels", pixels)
+    uncheck(monkeypatch, "surface_pixels")
     place = place_of((300, 400), track_lengths)
     found = unchecked(partitioned_scene._natural_capacity)(place, np.array(views))
     assert found == int(len(views) * 120_000 / per_point / 32)
@@ -226,22 +232,54 @@ def test_capacities_of_blocks(monkeypatch, asked, natural, capacity):
     settings = Settings()
     settings.surfels.capacity = asked
     frame = types.SimpleNamespace(to_world=lambda points: points)
-    monkeypatch.setattr(partitioned_scene, "_capacities", unchecked(partitioned_scene._capacities))
+    uncheck(monkeypatch, "_capacities", "_room_for_pruning")
     (block,) = unchecked(partitioned_scene._plan_blocks)(scene, frame, partition, settings)
     assert (block.capacity, block.num_initial, block.length) == (capacity, min(30, capacity), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "is_enabled", "ratio", "capacity"),
+    [
+        (2, True, 0.4, 50_000),
+        (2, True, 0.0, 30_000),
+        (2, False, 0.4, 30_000),
+        (1, True, 0.4, 30_000),
+    ],
+)
+def test_blocks_that_are_pruned_grow_to_more(monkeypatch, num_blocks, is_enabled, ratio, capacity):
+    monkeypatch.setattr(partitioned_scene, "_natural_capacity", lambda *_: 30_000)
+    uncheck(monkeypatch, "_room_for_pruning")
+    partition = types.SimpleNamespace(views=["own"] * num_blocks)
+    settings = Settings()
+    settings.lmc.enabled = is_enabled
+    settings.lmc.prune_ratio = ratio
+    found = unchecked(partitioned_scene._capacities)(None, partition, settings)
+    assert found == [capacity] * num_blocks
+    settings.surfels.capacity = 30_000  # what is asked for is what is trained
+    scene = types.SimpleNamespace(train_views="all")
+    assert unchecked(partitioned_scene._capacities)(scene, partition, settings)[0] == 30_000
 
 
 @pytest.mark.parametrize(
     "size, capacity, dilation",
     [((500, 1000), 125_000, 2), ((500, 1000), 125_001, 1), ((499, 1000), 10, 1)],
 )
-def test_large_photographs_with_many_pixels_a_surfel_are_dilated(size, capacity, dilation):
+def test_large_photographs_with_many_pixels_a_surfel_are_dilated(
+    monkeypatch, size, capacity, dilation
+):
     """1,500 steps of a quarter of half a million pixels are 1,500 for each of 125,000 surfels."""
+    uncheck(monkeypatch, "_room_for_pruning")
+    block = types.SimpleNamespace(capacity=capacity)
     place = types.SimpleNamespace(
-        scene=place_of(size), blocks=[types.SimpleNamespace(capacity=capacity)]
+        scene=place_of(size), blocks=[block], partition=types.SimpleNamespace(views=["own"])
     )
     settings = Settings()
     settings.train.steps = 1500
+    assert PartitionedScene.dilation(place, settings) == dilation
+    # Of what compression will prune nothing has to be learned.
+    place.blocks = [types.SimpleNamespace(capacity=2 * capacity)] * 2
+    place.partition.views = ["own"] * 2
+    settings.lmc.prune_ratio = 0.5
     assert PartitionedScene.dilation(place, settings) == dilation
 
 
