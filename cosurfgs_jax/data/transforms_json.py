@@ -13,7 +13,7 @@ import numpy as np
 from cosurfgs_jax.data import photo_files, point_ply
 from cosurfgs_jax.data.capture import Capture, Source
 from cosurfgs_jax.data.checks import COPY_OR_NAME, check_missing, some_of
-from cosurfgs_jax.data.lookup import IMAGE_ENDINGS, FileIndex, file_in, is_walked, say_outside
+from cosurfgs_jax.data.lookup import FileIndex, file_in, is_walked, say_outside
 from cosurfgs_jax.data.opengl_poses import ROTATION_TOLERANCE, camera_from_opengl
 from cosurfgs_jax.data.photo_search import pictures_in, with_most
 from cosurfgs_jax.data.points_beside import find_points

@@ -17,7 +17,7 @@ _STEPS = (1.0, 2.0, 5.0, 10.0)
 # Pixels by which a line may leave its place for fewer corners.
 _STRAY = 0.25
 # More are a mistake of the unit: each takes a walk through the map.
-_MOST_HEIGHTS = 10_000
+_MAX_HEIGHTS = 10_000
 # Pixels; shorter closed lines are bumps of the surface and no shape of the ground.
 _SHORTEST = 16
 
@@ -86,8 +86,8 @@ def write_contours(heights_path: str | os.PathLike, path: Path, interval: float 
     Returns:
         What was chosen and found, for a JSON file.
     Raises:
-        InputError: there would be no line or too many, a package is missing, the file of heights is damaged, or
-            the file system refused.
+        InputError: there would be no line or too many, a package is missing, the file of heights is
+            damaged, or the file system refused.
     """
     with geotiff.open_heights(heights_path) as file:
         grid = file.grid
@@ -102,11 +102,11 @@ def write_contours(heights_path: str | os.PathLike, path: Path, interval: float 
             "again"
         )
     lowest, highest = np.nanmin(heights), np.nanmax(heights)
-    if (highest - lowest) / interval > _MOST_HEIGHTS:
+    if (highest - lowest) / interval > _MAX_HEIGHTS:
         raise InputError(
-            f"config.terrain.interval: expected at most {_MOST_HEIGHTS} heights of lines between "
+            f"config.terrain.interval: expected at most {_MAX_HEIGHTS} heights of lines between "
             f"{lowest:.4g} and {highest:.4g}, got {(highest - lowest) / interval:.0f} with "
-            f"{interval:.4g}; give at least {(highest - lowest) / _MOST_HEIGHTS:.2g}"
+            f"{interval:.4g}; give at least {(highest - lowest) / _MAX_HEIGHTS:.2g}"
         )
     lines, levels = contour_lines(heights, grid, interval)
     if not len(lines):

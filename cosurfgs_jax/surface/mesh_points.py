@@ -96,7 +96,7 @@ def plan_points(path: str | os.PathLike, spacing: float) -> Spread:
         )
     counts = np.diff(np.floor(upto / spacing**2).astype(np.int64))
     extent = Extent.of_points(int(counts.sum()), low, high, spacing)
-    return Spread(path, counts, area, extent, state)
+    return Spread(path, counts, area, extent=extent, state=state)
 
 
 def spread_points(

@@ -55,7 +55,7 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
         key = jax.random.fold_in(jax.random.key(settings.seed), _SIGNS)
         key = jax.random.fold_in(key, state.optimizer.count)
         size = image_size_of(photo)
-        return measured_or_estimated(surfels, camera, size, options, key).effects
+        return measured_or_estimated(surfels, camera, size, options=options, key=key).effects
 
     look = required(strategy_of(settings.density).look, "DensityStrategy.look")
     surfels = Surfels.of(state.params, seen)

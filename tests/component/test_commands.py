@@ -368,11 +368,6 @@ def test_an_export_that_is_written_is_a_success(calls, workdir, monkeypatch, cap
     assert calls.done == ["load_trained"]
 
 
-def test_maps_and_meshes_are_in_the_report():
-    in_report = {form.name for form in exports.FORMATS if form.is_in_report}
-    assert in_report == {"html", "textured", "dsm", "dtm", "contours"}
-
-
 def test_exported_files(calls, workdir):
     commands.export(Settings(), workdir)
     names = {"point_cloud_2d.ply", "point_cloud_3dgs.ply", "place.json"}
