@@ -96,7 +96,7 @@ def plan_points(path: str | os.PathLike, spacing: float) -> Spread:
         )
     counts = np.diff(np.floor(upto / spacing**2).astype(np.int64))
     extent = Extent.of_points(int(counts.sum()), low, high, spacing)
-    return Spread(path, counts, area, extent=extent, state=state)
+    return Spread(path, counts, area, extent, state=state)
 
 
 def spread_points(
@@ -115,8 +115,9 @@ def spread_points(
         InputError: the mesh was replaced since, or is damaged.
     """
     done = 0
-    for number, part in enumerate(_parts(spread.path)):
-        _check_same(spread)
+    parts = enumerate(_parts(spread.path))
+    while (numbered := _next_part(spread, parts)) is not None:
+        number, part = numbered
         count = int(spread.counts[number])
         for start in range(0, count, _POINTS):
             size = min(_POINTS, count - start)
@@ -124,7 +125,14 @@ def spread_points(
             done += size
             if progress:
                 progress(done, spread.extent.count)
-    _check_same(spread)
+
+
+def _next_part(spread: Spread, parts: Iterator[tuple[int, _Part]]) -> tuple[int, _Part] | None:
+    """The next of the numbered parts of the mesh that was planned for; None at its end."""
+    try:
+        return next(parts, None)
+    finally:  # what cannot be read may be another mesh, too
+        _check_same(spread)
 
 
 def _check_same(spread: Spread) -> None:

@@ -223,9 +223,10 @@ def test_obj_and_glb_are_read_back(tmp_path, offset):
         if form == "obj":
             assert np.array_equal(back.visual.vertex_colors[:, :3], mesh.vertex_colors)
         else:
-            colors = back.visual.vertex_attributes["color"][:, :3]
+            (part,) = loaded.geometry.values()
+            colors = part.visual.vertex_attributes["color"][:, :3]
             assert np.array_equal(colors, mesh_files.linear_colors(mesh.vertex_colors))
-            material = back.visual.material  # without one viewers take it for bare metal
+            material = part.visual.material  # without one viewers take it for bare metal
             assert (material.metallicFactor, material.roughnessFactor) == (0, 1)
             kept = back.vertex_attributes["_CONFIDENCE"]
             assert np.array_equal(kept.reshape(-1), mesh.vertex_confidence)
