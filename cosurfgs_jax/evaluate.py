@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from cosurfgs_jax import program
+from cosurfgs_jax import host_memory, program
 
 
 def declare(values: flags.FlagValues) -> None:
@@ -51,6 +51,7 @@ def main(options: program.Options) -> None:
     """Evaluates the run."""
     from cosurfgs_jax.outputs import commands
 
+    host_memory.give_back_at_once()
     part = program.shard_of(options.flags)
     truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
     lpips_files = filter(None, options.flags.lpips_weights.split(","))

@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from cosurfgs_jax import program
+from cosurfgs_jax import host_memory, program
 
 
 def declare(values: flags.FlagValues) -> None:
@@ -29,6 +29,7 @@ def main(options: program.Options) -> None:
     """Exports the model."""
     from cosurfgs_jax.outputs import commands
 
+    host_memory.give_back_at_once()
     commands.export(
         options.settings,
         options.workdir,

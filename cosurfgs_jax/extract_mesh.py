@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from cosurfgs_jax import program
+from cosurfgs_jax import host_memory, program
 from cosurfgs_jax.errors import InputError
 
 
@@ -44,6 +44,7 @@ def main(options: program.Options) -> None:
         )
     from cosurfgs_jax.outputs import commands
 
+    host_memory.give_back_at_once()
     commands.extract_mesh(
         options.settings,
         options.workdir,

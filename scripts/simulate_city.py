@@ -77,7 +77,8 @@ class Machine:
 
     Args:
         profile: as `PREDICTED_H200`.
-        num_shared: blocks whose steps share a device, one after the other.
+        num_shared: blocks that share a device, one after the other: as jobs of one process, each of
+            which compiles its own programs, and in distillation, where all have one.
         network_bytes_s: that a device sends.
     """
 
@@ -91,19 +92,28 @@ class Machine:
         call, a_surfel, a_pixel = self.profile[kind]
         return call + a_surfel * num_surfels + a_pixel * num_pixels
 
-    def measured(self, subject: Subject, num_partners: int) -> Measured:
-        """What the trials of a run would have found."""
+    def measured(
+        self, subject: Subject, num_partners: int, *, is_of_jobs: bool = False
+    ) -> Measured:
+        """What the trials of a run would have found.
+
+        Args:
+            subject: what is planned.
+            num_partners: in distillation.
+            is_of_jobs: whether blocks are trained by jobs of their own.
+        """
         sizes = subject.sizes
         course = subject.course
         profile = self.profile
         num_shared = self._num_shared
+        num_compiled = num_shared if is_of_jobs else 1
         num_there = len(subject.partitioned.blocks)
         full = course.num_surfels / num_there
         first = course.spans[0].num_surfels / num_there
         compile_s = profile["compile_s"]
 
         def cost(kind: str, seconds: float) -> Cost:
-            return Cost(_both(compile_s[kind]), _both(seconds * num_shared))
+            return Cost(_both(num_compiled * compile_s[kind]), _both(seconds * num_shared))
 
         steps = {}
         for shape in {*course.shapes, recovery_shape(subject.settings)}:
@@ -111,7 +121,9 @@ class Machine:
             pixels = sizes.num_pixels / shape.dilation**2
             times = [self.seconds(kind, count, pixels) for count in (first, full)]
             steps[shape] = StepCost(
-                _both(compile_s["step"]), *(_both(num_shared * time) for time in times), 0
+                _both(num_compiled * compile_s["step"]),
+                *(_both(num_shared * time) for time in times),
+                0,
             )
         picture = self.seconds("photometric", full, sizes.num_pixels)
         own = self.seconds("distillation", sizes.cell_slots, sizes.num_pixels)
@@ -185,7 +197,8 @@ def course_of(case: Case, settings: Settings, machine: Machine, partners: int) -
     whole = subject_of(settings, place, case.num_blocks)
     host = whole._replace(sizes=whole.sizes._replace(num_blocks=case.blocks_per_host))
     alone = {spec.name for spec in stages_of(settings, place.partition) if spec.is_of_blocks}
-    found = {stage.name: stage for stage in stage_times(one, machine.measured(one, 0))}
+    jobs = machine.measured(one, 0, is_of_jobs=True)
+    found = {stage.name: stage for stage in stage_times(one, jobs)}
     rest = {stage.name: stage for stage in stage_times(host, machine.measured(host, partners))}
     stages = {name: found[name] if name in alone else rest[name] for name in found}
     opening = machine.profile["open_s"]

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cosurfgs_jax.collab.stage_spec import StageSpec
 from cosurfgs_jax.collab.stages import stages_of
 from cosurfgs_jax.errors import InputError, required
 from cosurfgs_jax.model import exposure_model
 from cosurfgs_jax.part import WHOLE, Part
+from cosurfgs_jax.raster.culling import Discs
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training import harmonize
 from cosurfgs_jax.training.checkpoint_files import DamagedCheckpoint
@@ -31,10 +32,19 @@ from cosurfgs_jax.training.state import (
     to_saved,
 )
 from cosurfgs_jax.training.step import settle_step
-from cosurfgs_jax.types import Surfels
+from cosurfgs_jax.types import PARAM_NAMES, Surfels, on_host
 from cosurfgs_jax.workdir import Workdir
 
 CHUNK = 2**16  # surfels; in float64, and twice while they are turned, 60 MB with 16 coefficients
+
+
+# Of a cell's living surfels those that are wanted.
+Choose = Callable[[Discs], Bool[np.ndarray, " n"]]
+
+
+def none_of(discs: Discs) -> Bool[np.ndarray, " n"]:
+    """Chooses no surfel."""
+    return np.zeros(len(discs.alive), bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +55,36 @@ class MergedModel:
         step: steps of all stages up to it.
         identity: the same text for the same surfels.
         num_cells: C.
-        read_cell: number of a cell -> its surfels, NumPy arrays, world frame, all alive.
+        read_cell: number of a cell, and what chooses some of its surfels -> these, NumPy arrays,
+            world frame, all alive.
         lengths: number of a cell that was read -> how many surfels it has.
     """
 
     step: int
     identity: str
     num_cells: int
-    read_cell: Callable[[int], Surfels]
+    read_cell: Callable[[int, Choose], Surfels]
     lengths: dict[int, int] = dataclasses.field(default_factory=dict)
 
-    def cell(self, number: int) -> Surfels:
-        """The surfels of a cell, read now."""
-        surfels = self.read_cell(number)
-        self.lengths[number] = len(surfels.alive)
-        return surfels
+    def cell(self, number: int, choose: Choose | None = None) -> Surfels:
+        """The surfels of a cell, read now.
+
+        Args:
+            number: of the cell.
+            choose: which of them; None = all.
+        """
+
+        def counted(discs: Discs) -> Bool[np.ndarray, " n"]:
+            self.lengths[number] = len(discs.alive)
+            return np.ones(len(discs.alive), bool) if choose is None else choose(discs)
+
+        return self.read_cell(number, counted)
+
+    def count(self, number: int) -> int:
+        """How many surfels a cell has; reads no more of it than that takes."""
+        if number not in self.lengths:
+            self.cell(number, none_of)
+        return self.lengths[number]
 
     def cells(self) -> Iterator[Surfels]:
         """The surfels of cell after cell; one cell is in memory at a time."""
@@ -75,13 +100,10 @@ class MergedModel:
             for cell in self.cells():
                 yield from _chunks_of(cell, range(0, len(cell.alive), CHUNK))
             return
-        for number in range(self.num_cells):
-            if number not in self.lengths:
-                self.cell(number)
         places = [
             (number, start)
             for number in range(self.num_cells)
-            for start in range(0, self.lengths[number], CHUNK)
+            for start in range(0, self.count(number), CHUNK)
         ]
         chosen = places[part.run_of(len(places))]
         for number, group in itertools.groupby(chosen, key=lambda place: place[0]):
@@ -132,20 +154,29 @@ def open_merged(
     settle = _settling(found, settings)
     gains = _gains(found, settings, partitioned)
 
-    def read_cell(number: int) -> Surfels:
-        if settle is None:
-            state = found.blocks.read(number, found.model_fields)
-        else:
-            state = settle(number)
-        params = state["params"]
-        alive = np.asarray(state["alive"])
+    def read_cell(number: int, choose: Choose) -> Surfels:
+        read = found.reading(number) if settle is None else _taking(settle(number))
+        alive = read("alive")
+        means = read("means")
         if not found.spec.is_merged:
-            alive = alive & (partitioned.partition.cell_of(np.asarray(params.means)) == number)
-        if gains is not None:
-            gain = jnp.asarray(gains[number], jnp.float32)
-            params = params.replace(sh=harmonize.scale_harmonics(jnp.asarray(params.sh), gain))
-        params = jax.tree.map(lambda value: np.asarray(value)[alive], params)
-        return Surfels.of(params, np.ones(int(alive.sum()), bool))
+            alive = alive & (partitioned.partition.cell_of(means) == number)
+        rows = np.flatnonzero(alive)
+        log_scales = read("log_scales")
+        living: dict[str, Any] = {"means": means[rows], "log_scales": log_scales[rows]}
+        rows = rows[choose(Discs(**living, alive=on_host(np.ones(len(rows), bool))))]
+        fields: dict[str, Any] = {"means": means[rows], "log_scales": log_scales[rows]}
+        for name in PARAM_NAMES:
+            if name in fields:
+                continue
+            if not len(rows):
+                fields[name] = found.nothing_of(name)
+                continue
+            values = read(name)
+            if name == "sh" and gains is not None:
+                gain = jnp.asarray(gains[number], jnp.float32)
+                values = np.asarray(harmonize.scale_harmonics(jnp.asarray(values), gain))
+            fields[name] = values[rows]
+        return Surfels(**fields, alive=on_host(np.ones(len(rows), bool)))
 
     return MergedModel(
         step=found.steps_before + found.blocks.step,
@@ -153,6 +184,12 @@ def open_merged(
         num_cells=len(partitioned.blocks),
         read_cell=read_cell,
     )
+
+
+def _taking(state: dict[str, Any]) -> Callable[[str], np.ndarray]:
+    """Name of a field of the surfels of a block in memory -> it."""
+    fields = state["params"].by_name() | {"alive": state["alive"]}
+    return lambda name: np.asarray(fields[name])
 
 
 def _gains(
@@ -219,10 +256,22 @@ class _Saved(NamedTuple):
     steps_before: int
     state_fields: dict[str, Any]  # of a block as it is trained, as shapes
 
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        """Those of its surfels."""
-        return {name: self.state_fields[name] for name in ("params", "alive")}
+    def reading(self, number: int) -> Callable[[str], np.ndarray]:
+        """Name of a field of the surfels of a block -> it, read now."""
+
+        def read(name: str) -> np.ndarray:
+            fields: dict[str, Any] = {"alive": self.state_fields["alive"]}
+            if name != "alive":
+                fields = {"params": {name: getattr(self.state_fields["params"], name)}}
+            (values,) = jax.tree.leaves(self.blocks.read(number, fields))
+            return values
+
+        return read
+
+    def nothing_of(self, name: str) -> np.ndarray:
+        """A field of no surfel."""
+        leaf = getattr(self.state_fields["params"], name)
+        return np.zeros((0, *leaf.shape[1:]), leaf.dtype)
 
     def exposures(self, number: int) -> dict:
         """The exposure model of a block."""

@@ -50,8 +50,7 @@ class Trained(NamedTuple):
     def seen_by(self, chosen: np.ndarray) -> Seen:
         """The surfels that at least one of these views i64[n] may show, on the device."""
         near = RasterOptions.from_settings(self.settings.raster).near
-        seen = seen_surfels(self.model, self.partitioned.views, chosen, near)
-        return seen._replace(surfels=jax.tree.map(jnp.asarray, seen.surfels))
+        return seen_surfels(self.model, self.partitioned.views, chosen, near)
 
     def made_with(self, *groups: str) -> dict[str, Any]:
         """What shards of an output must have in common.

@@ -8,9 +8,16 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from blocks_case import NUM_BLOCKS, SETTINGS, four_blocks, put_states, run_context, solid_state
 
-from cosurfgs_jax.collab.merged_model import load_exposures, load_merged
+from cosurfgs_jax.collab import merged_model
+from cosurfgs_jax.collab.merged_model import (
+    load_exposures,
+    load_merged,
+    none_of,
+    open_merged,
+)
 from cosurfgs_jax.geometry import spherical_harmonics
 from cosurfgs_jax.losses.photometric import apply_exposure
 from cosurfgs_jax.model import exposure_model
@@ -19,6 +26,7 @@ from cosurfgs_jax.settings import AppearanceSettings, LmcSettings, MasSettings
 from cosurfgs_jax.training import harmonize, loop
 from cosurfgs_jax.training.checkpoints import Checkpoints
 from cosurfgs_jax.training.loop import StageState
+from cosurfgs_jax.training.saved_blocks import SavedBlocks, named_leaves
 from cosurfgs_jax.workdir import Workdir
 
 
@@ -139,6 +147,34 @@ def test_blocks_of_a_run_agree_afterwards(tmp_path):
         np.testing.assert_allclose(state.params.sh[..., 0], sh[..., 0], atol=1e-4)
 
 
+def _check_choices(open_model):
+    """Some surfels of a saved cell are those of the whole cell, and of nothing no more is read than
+    what tells who is seen.
+    """
+    model = open_model()
+    whole = model.cell(2)
+    some = model.cell(2, lambda discs: np.arange(len(discs.alive)) % 3 == 1)
+    assert 0 < len(some.alive) < len(whole.alive) == model.count(2)
+    jax.tree.map(
+        np.testing.assert_array_equal, some, jax.tree.map(lambda values: values[1::3], whole)
+    )
+    read = []
+    before = SavedBlocks.read
+
+    def noted(saved, block, abstract):
+        read.extend(name for name, _ in named_leaves(abstract))
+        return before(saved, block, abstract)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # None waits, as in a stage that has ended.
+        patch.setattr(merged_model, "_settling", lambda *_: None)
+        model = open_model()
+        patch.setattr(SavedBlocks, "read", noted)
+        nothing = model.cell(1, none_of)
+    assert sorted(read) == ["alive", "params.log_scales", "params.means"]
+    assert nothing.sh.shape == (0, *whole.sh.shape[1:]) and nothing.sh.dtype == whole.sh.dtype
+
+
 def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
     partitioned = four_blocks()
     gains = np.array([1.25, 0.8, 1.0, 1.1])
@@ -163,6 +199,7 @@ def test_blocks_that_are_not_distilled_are_merged_in_one_brightness(tmp_path):
             loop.save_stage(run, StageState("device", rows, 1, 0, 0.0), checkpoints)
             checkpoints.wait()
         surfels, _ = load_merged(settings, Workdir(workdir), partitioned)
+        _check_choices(lambda: open_merged(settings, Workdir(workdir), partitioned))
         exposures.append(load_exposures(settings, Workdir(workdir), partitioned))
         return surfels.means, 0.5 + spherical_harmonics.C0 * surfels.sh[:, 0]
 

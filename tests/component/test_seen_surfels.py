@@ -6,7 +6,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from blocks_case import NUM_BLOCKS, four_blocks, solid_state, surfels_of
+from blocks_case import NUM_BLOCKS, chosen_of, four_blocks, solid_state, surfels_of
 
 from cosurfgs_jax.collab import merged_model
 from cosurfgs_jax.collab.merged_model import MergedModel
@@ -19,10 +19,10 @@ from cosurfgs_jax.settings import PointsSettings, Settings
 from cosurfgs_jax.workdir import Workdir
 
 
-def _cell(number: int):
+def _cell(number: int, choose):
     surfels = surfels_of(solid_state(four_blocks(), number))
     alive = np.asarray(surfels.alive)
-    return jax.tree.map(lambda values: np.asarray(values)[alive], surfels)
+    return chosen_of(jax.tree.map(lambda values: np.asarray(values)[alive], surfels), choose)
 
 
 @pytest.fixture
@@ -52,18 +52,22 @@ def test_nobody_sees_nothing(model):
 
 
 @pytest.mark.parametrize("num_views", [0, 2])
-def test_a_cell_is_left_before_the_one_after_the_next_is_read(num_views):
+def test_a_cell_is_left_before_the_next_is_read_and_only_what_is_seen_is_read_whole(num_views):
     read = []
 
-    def read_cell(number: int):
-        assert sum(cell() is not None for cell in read) <= 1
-        surfels = _cell(number)
-        read.append(weakref.ref(surfels.sh))
+    def read_cell(number: int, choose):
+        assert not any(cell() is not None for _, _, cell in read)
+        surfels = _cell(number, choose)
+        read.append((number, len(surfels.alive), weakref.ref(surfels.sh)))
         return surfels
 
     model = MergedModel(7, "these", NUM_BLOCKS, read_cell)
-    seen_surfels(model, four_blocks().views, np.arange(num_views), 0.01)
-    assert len(read) == NUM_BLOCKS
+    seen = seen_surfels(model, four_blocks().views, np.arange(num_views), 0.01)
+    told = [(number, count) for number, count, _ in read]
+    assert told[:NUM_BLOCKS] == [(number, 0) for number in range(NUM_BLOCKS)]
+    again = told[NUM_BLOCKS:]
+    assert [number for number, _ in again] == sorted({0} | {n for n, count in again if count})
+    assert sum(count for _, count in again) == len(seen.surfels.alive)
 
 
 def test_parts_of_the_chunks_are_the_model_in_order(model, monkeypatch):

@@ -13,11 +13,12 @@ import numpy as np
 from scenes import town_place
 
 from cosurfgs_jax.collab.exchange import LARGEST_ALL_TO_ALL, Exchange, plan_exchange
-from cosurfgs_jax.collab.merged_model import MergedModel
+from cosurfgs_jax.collab.merged_model import Choose, MergedModel
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.distributed.layout import Layout, make_layout
 from cosurfgs_jax.geometry.scene_frame import SceneFrame
 from cosurfgs_jax.raster import rasterize
+from cosurfgs_jax.raster.culling import Discs
 from cosurfgs_jax.settings import (
     AppearanceSettings,
     DensitySettings,
@@ -155,7 +156,15 @@ def surfels_of(state: TrainState) -> Surfels:
 
 def model_of(surfels: Surfels, step: int = 1, identity: str = "this one") -> MergedModel:
     """A merged model of one cell in memory."""
-    return MergedModel(step, identity, 1, lambda number: jax.tree.map(np.asarray, surfels))
+    return MergedModel(
+        step, identity, 1, lambda _, choose: chosen_of(jax.tree.map(np.asarray, surfels), choose)
+    )
+
+
+def chosen_of(cell: Surfels, choose: Choose) -> Surfels:
+    """What is chosen of the surfels of a cell in memory, as `MergedModel.read_cell`."""
+    chosen = choose(Discs(cell.means, cell.log_scales, cell.alive))
+    return jax.tree.map(lambda values: values[chosen], cell)
 
 
 def merged_surfels(run: Run, rows: list) -> Surfels:

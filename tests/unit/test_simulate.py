@@ -114,3 +114,23 @@ def test_a_profile_gives_back_the_trials():
     assert machine.seconds("distillation", 0, 10_000) + 3 * partner == pytest.approx(0.06)
     assert machine.profile["scoring"] == pytest.approx(2.0), "in pictures of 0.03 s"
     assert machine.profile["scoring_partner"] == pytest.approx(1.0)
+
+
+def test_each_job_of_a_process_compiles_its_own_programs_and_distillation_once():
+    case = city_cases.Case("place", 400, 10**6, 100, num_blocks=4, blocks_per_host=4)
+    settings = simulate_city.settings_of(case, 1000)
+    free = simulate_city.PREDICTED_H200 | {
+        "compile_s": dict.fromkeys(simulate_city.PREDICTED_H200["compile_s"], 0.0)
+    }
+
+    def compiling(num_shared: int) -> tuple[float, float]:
+        courses = [
+            simulate_city.course_of(case, settings, simulate_city.Machine(profile, num_shared), 3)
+            for profile in (simulate_city.PREDICTED_H200, free)
+        ]
+        one, other = courses
+        return one.block_s - other.block_s, one.distill_s - other.distill_s
+
+    jobs, together = compiling(1)
+    assert jobs > 0 and together > 0
+    assert compiling(4) == pytest.approx((4 * jobs, together))
