@@ -51,8 +51,9 @@ def main(options: program.Options) -> None:
     """Evaluates the run."""
     from cosurfgs_jax.outputs import commands
 
-    host_memory.give_back_at_once()
     part = program.shard_of(options.flags)
+    if part is not None:
+        host_memory.give_back_at_once()
     truth = commands.read_truth(options.flags.gt_points, options.flags.gt_transform)
     lpips_files = filter(None, options.flags.lpips_weights.split(","))
     lpips_weights = commands.read_lpips_weights(list(lpips_files))

@@ -29,13 +29,10 @@ def main(options: program.Options) -> None:
     """Exports the model."""
     from cosurfgs_jax.outputs import commands
 
-    host_memory.give_back_at_once()
-    commands.export(
-        options.settings,
-        options.workdir,
-        options.flags.format,
-        program.shard_of(options.flags),
-    )
+    part = program.shard_of(options.flags)
+    if part is not None:
+        host_memory.give_back_at_once()
+    commands.export(options.settings, options.workdir, options.flags.format, part)
 
 
 if __name__ == "__main__":

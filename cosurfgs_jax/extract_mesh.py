@@ -44,7 +44,8 @@ def main(options: program.Options) -> None:
         )
     from cosurfgs_jax.outputs import commands
 
-    host_memory.give_back_at_once()
+    if part is not None:
+        host_memory.give_back_at_once()
     commands.extract_mesh(
         options.settings,
         options.workdir,

@@ -7,7 +7,7 @@ import sys
 
 from absl import flags
 
-from cosurfgs_jax import host_memory, program
+from cosurfgs_jax import program
 
 
 def declare(values: flags.FlagValues) -> None:
@@ -24,7 +24,6 @@ def main(options: program.Options) -> None:
     """Renders the views."""
     from cosurfgs_jax.outputs import commands
 
-    host_memory.give_back_at_once()
     commands.render(options.settings, options.workdir, options.flags.out, options.flags.views)
 
 
