@@ -31,7 +31,9 @@ from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, sc
 from cosurfgs_jax.collab.stages import total_steps
 from cosurfgs_jax.data.images import ImageStore
 from cosurfgs_jax.outputs import evaluation
+from cosurfgs_jax.program.options import declare_flags, parse_options
 from cosurfgs_jax.raster import Maps, RasterOptions
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.surface import read_mesh_ply
 from cosurfgs_jax.training.partitioned_scene import open_partitioned_scene
 from cosurfgs_jax.training.world_cameras import make_render_fn
@@ -103,6 +105,24 @@ def share_stages(source: Path, target: Path) -> None:
         shutil.copytree(old.data, new.data, dirs_exist_ok=True)
 
 
+def given_settings(given: dict[str, str]) -> Settings:
+    """The settings of a config file with those of the command line."""
+    argv = ["train", *(f"--{flag}={value}" for flag, value in given.items())]
+    return parse_options(declare_flags(lambda _: None, "optional", argv), "optional", argv).settings
+
+
+def common_capacity(given: dict[str, str], folder: Path) -> int:
+    """`surfels.capacity` with which blocks have as many surfels as those that are pruned get by
+    default: all rows begin with the same blocks.
+
+    Args:
+        given: flags of all variants.
+        folder: of a seed; a generated place is made in a folder of its own in it.
+    """
+    settings = given_settings(given)
+    return open_partitioned_scene(settings, Workdir(folder / "capacity")).whole_capacity()
+
+
 def settings_of(variant: Variant, folder: Path) -> dict[str, str]:
     """The variant's settings, with those that depend on other variants.
 
@@ -137,8 +157,12 @@ def train(variant: Variant, folder: Path, seed: int, given: list[str]) -> float:
         share_stages(folder / variant.begins_with, folder / variant.name)
     flags = dict(BASE)
     flags |= dict(flag.removeprefix("--").partition("=")[::2] for flag in given)
-    flags |= {f"config.{name}": value for name, value in settings_of(variant, folder).items()}
     flags["config.seed"] = str(seed)
+    if ONE_BLOCK.items() <= variant.settings.items():
+        flags.pop("config.surfels.capacity", None)
+    elif "config.surfels.capacity" not in flags:
+        flags["config.surfels.capacity"] = str(common_capacity(flags, folder))
+    flags |= {f"config.{name}": value for name, value in settings_of(variant, folder).items()}
     command = program("train", Workdir(folder / variant.name), flags)
     return timed(command, folder / f"{variant.name}.seconds")
 

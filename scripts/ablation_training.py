@@ -23,6 +23,7 @@ from ablation import (
     chosen_of,
     f1_at_widths,
     f1_cell,
+    given_settings,
     markdown,
     parser_of,
     program,
@@ -35,7 +36,6 @@ from cosurfgs_jax import files, settings_file
 from cosurfgs_jax.data import generated
 from cosurfgs_jax.data.capture import Source
 from cosurfgs_jax.metrics.surface_classes import CLASSES
-from cosurfgs_jax.program.options import declare_flags, parse_options
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.workdir import Workdir
 
@@ -90,12 +90,6 @@ NAMES = tuple(variant.name for variant in VARIANTS)
 DEPTH_MAPS = ("plane", "median", "expected")
 
 
-def settings_of(given: dict[str, str]) -> Settings:
-    """The settings of a config file with those of the command line."""
-    argv = ["train", *(f"--{flag}={value}" for flag, value in given.items())]
-    return parse_options(declare_flags(lambda _: None, "optional", argv), "optional", argv).settings
-
-
 def take_photographs(settings: Settings, folder: Path, workdir: Workdir) -> None:
     """Gives a run the generated place, which is made once and not in the time of a training."""
     photographs = folder / "photographs"
@@ -111,7 +105,7 @@ def take_photographs(settings: Settings, folder: Path, workdir: Workdir) -> None
 def train(variant: Variant, folder: Path, seed: int, given: dict[str, str]) -> float:
     """Trains a variant, or lets it go on; its processor time."""
     workdir = Workdir(folder / variant.name)
-    settings = settings_of(given)
+    settings = given_settings(given)
     take_photographs(settings, folder, workdir)
     flags = given | {f"config.{name}": value for name, value in variant.settings.items()}
     flags["config.seed"] = str(seed)

@@ -80,7 +80,7 @@ def test_angles_that_nobody_could_measure_are_left_out():
 def test_settings_of_the_command_line():
     given = {"config": "configs/quickstart.py", "config.train.steps": "7"}
     given |= {"config.optim.lazy": "false", "config.loss.patch_plane_px": "0"}
-    settings = ablation_training.settings_of(given)
+    settings = ablation.given_settings(given)
     assert settings.train.steps == 7 and settings.mas.steps == 50
     assert not settings.optim.lazy and settings.loss.patch_plane_px == 0.0
 
