@@ -528,7 +528,8 @@ def test_sigterm_is_heard_where_python_swallows_what_is_raised(tmp_path):
         """)
     )
     result = _python(script)
-    assert (result.returncode, result.stdout) == (143, "swallowed\n")
+    # On a busy machine it is swallowed more than once before the program ends.
+    assert (result.returncode, set(result.stdout.split())) == (143, {"swallowed"})
     assert "Traceback" not in result.stderr
 
 
