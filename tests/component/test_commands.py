@@ -177,7 +177,7 @@ def test_a_model_is_fused_once(calls, workdir, monkeypatch, caplog):
     fused_mesh.mesh_of(model._replace(model=model_of(model.surfels, identity="another")), "heights")
     assert calls.done.count("write_parts") == 2
     assert "is not of this model; fusing one first" in caplog.text
-    assert "is replaced, and its scores are deleted" in caplog.text
+    assert "is replaced, and its scores and other formats are deleted" in caplog.text
     workdir.mesh_choices.unlink()  # as of an earlier version
     fused_mesh.mesh_of(model, "heights")
     assert calls.done.count("write_parts") == 3
