@@ -45,8 +45,6 @@ class Look(NamedTuple):
     photo: UInt8[Array, "h w c"]  # likewise; 255 in a fourth channel where the pixel counts
     # from the model's colours f32[H,W,3] to those of the photograph, by its exposure
     apply_exposure: Callable[[Float[Array, "h w 3"]], Float[Array, "h w 3"]]
-    # how much the drawn pixels change without each surfel by itself (`raster.reference_removal`)
-    removal_effects: Callable[[Surfels], Float[Array, " n"]]
 
 
 class DensityStrategy(NamedTuple):

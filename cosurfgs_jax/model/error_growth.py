@@ -2,8 +2,8 @@
 
 Before each round some photographs are looked at. A pixel's squared error counts for the surfels
 that draw it, by their blending weights. Screen gradients, pruning, cloning and splitting are those
-of `density`. In some rounds, the relocations, surfels without which the pictures change least are
-pruned, too, and their slots grow where the errors are.
+of `density`. In some rounds, the relocations, surfels that the photographs show least are pruned,
+too, and their budget grows where the errors are.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class ErrorStats(NamedTuple):
 
     gradients: density.DensityStats  # since the last round
     error_sum: Float[Array, " n"]  # of squared errors of pixels times the surfel's weight there
-    removal_sum: Float[Array, " n"]  # of removal effects; infinite for surfels added since
+    weight_sum: Float[Array, " n"]  # of blending weights; infinite for surfels added since
 
 
 def init_stats(num_slots: int) -> ErrorStats:
@@ -97,25 +97,29 @@ def look_at(stats: ErrorStats, look: Look) -> ErrorStats:
     target = photograph.colors_of(look.photo)
     counts = photograph.weights_of(look.photo)
 
-    def squares(picture):
-        square = jnp.square(look.apply_exposure(picture) - target)
-        return square if counts is None else square * counts[..., None]
+    def values_of(picture):
+        square = jnp.square(look.apply_exposure(picture) - target).mean(axis=-1)
+        weight = jnp.ones_like(square)
+        if counts is not None:
+            square = square * counts
+            weight = weight * counts
+        return jnp.stack([square, weight, jnp.zeros_like(square)], axis=-1)
 
+    sums = weighted_sums(look, values_of)
     return stats._replace(
-        error_sum=stats.error_sum + weighted_sums(look, squares).mean(axis=-1),
-        removal_sum=stats.removal_sum + look.removal_effects(look.surfels),
+        error_sum=stats.error_sum + sums[:, 0], weight_sum=stats.weight_sum + sums[:, 1]
     )
 
 
 def _least_important(
-    removal_sum: Float[Array, " n"], alive: Bool[Array, " n"], fraction: float
+    weight_sum: Float[Array, " n"], alive: Bool[Array, " n"], fraction: float
 ) -> Bool[Array, " n"]:
-    """That fraction of the living surfels without which the photographs change least; never one
-    that none of them has shown, or that was added since the last relocation.
+    """That fraction of the living surfels that the photographs show least; never one that none of
+    them has shown, or that was added since the last relocation.
     """
-    is_known = alive & (removal_sum > 0) & jnp.isfinite(removal_sum)
+    is_known = alive & (weight_sum > 0) & jnp.isfinite(weight_sum)
     room = jnp.floor(fraction * alive.sum(dtype=jnp.float32)).astype(jnp.int32)
-    return density.keep_strongest(is_known, 1 / jnp.where(is_known, removal_sum, 1.0), room)
+    return density.keep_strongest(is_known, 1 / jnp.where(is_known, weight_sum, 1.0), room)
 
 
 def densify(
@@ -140,15 +144,15 @@ def densify(
     pull = density.gradient_strength(stats.gradients, settings)
     strength = pull * stats.error_sum
     relocates = jnp.asarray(order.relocates)
-    unneeded = _least_important(stats.removal_sum, alive, settings.relocate) & relocates
+    unneeded = _least_important(stats.weight_sum, alive, settings.relocate) & relocates
     demand = density.Demand(strength > 0, strength, unneeded)
     old_means = params.means
     params, opt_state, new_alive, report = density.prune_and_grow(
         params, opt_state, alive, demand=demand, order=order, settings=settings
     )
     is_new = new_alive & (params.means != old_means).any(axis=-1)
-    removal_sum = jnp.where(is_new, jnp.inf, jnp.where(relocates, 0.0, stats.removal_sum))
-    rest = jax.tree.map(jnp.zeros_like, stats)._replace(removal_sum=removal_sum)
+    weight_sum = jnp.where(is_new, jnp.inf, jnp.where(relocates, 0.0, stats.weight_sum))
+    rest = jax.tree.map(jnp.zeros_like, stats)._replace(weight_sum=weight_sum)
     return params, opt_state, new_alive, rest, report
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from cosurfgs_jax.data.lookup import IMAGE_ENDINGS
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.workdir import Workdir
 
@@ -34,6 +33,8 @@ def refuse_foreign(workdir: Workdir) -> None:
 
 
 def _foreign_words(folder: Path) -> str:
+    from cosurfgs_jax.data.lookup import IMAGE_ENDINGS  # loads JAX, which most calls do without
+
     names = sorted(path.name for path in folder.iterdir())
     dataset = [name for name in _DATASET if name in names]
     if dataset:

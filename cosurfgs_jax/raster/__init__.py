@@ -10,7 +10,6 @@ from cosurfgs_jax.raster.backends import (
 )
 from cosurfgs_jax.raster.options import Maps, RasterOptions
 from cosurfgs_jax.raster.rasterizer import Removal, rasterize, removal_effects, render, render_sums
-from cosurfgs_jax.raster.removal_estimate import estimated_effects, measured_or_estimated
 
 __all__ = [
     "Maps",
@@ -20,8 +19,6 @@ __all__ = [
     "backend_of",
     "best_backend",
     "choose_backend",
-    "estimated_effects",
-    "measured_or_estimated",
     "portable_cost",
     "rasterize",
     "removal_effects",

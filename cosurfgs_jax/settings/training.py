@@ -167,9 +167,8 @@ class DensitySettings(SettingsGroup, name="density"):
     )
     relocate: float = setting(
         0.1,
-        'Fraction of the surfels that the strategy "error" drops at each relocation, those without '
-        "which the photographs change least, so that others can be added where errors are; 0 means "
-        "no relocation.",
+        'Fraction of the surfels that the strategy "error" drops at each relocation, those that '
+        "the photographs show least, so that others can be added where errors are; 0 means none.",
         number("a fraction in [0, 1)", at_least=0, below=1),
     )
     relocate_start: float = setting(
@@ -223,7 +222,7 @@ class DensitySettings(SettingsGroup, name="density"):
         number("more than 1", above=1),
     )
     min_slots: int = setting(
-        32_768,
+        34_816,
         "Slots that a block has from the start, or its capacity where that is less: so many empty "
         "ones cost a run less than compiling its steps again.",
         at_least(1),

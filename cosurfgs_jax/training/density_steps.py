@@ -18,14 +18,13 @@ from cosurfgs_jax.model.density_strategies import strategy_of
 from cosurfgs_jax.model.density_strategy import DensityReport, DensityRound, Look
 from cosurfgs_jax.model.slots import per_slot
 from cosurfgs_jax.native.ffi import match_varying
-from cosurfgs_jax.raster import RasterOptions, measured_or_estimated, render
+from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.raster.culling import may_be_seen
 from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.state import TrainState, with_surfels
 from cosurfgs_jax.training.step import Batch, transform_of_batch
 from cosurfgs_jax.types import Camera, Surfels, drawn, image_size_of
 
-_SIGNS = 3  # which random numbers of a run the estimate of removals takes
 LOOK_STRIDE = 2  # pixels from one to the next that a density strategy looks at
 
 
@@ -51,24 +50,11 @@ def look_step(state: TrainState, batch: Batch, settings: Settings) -> TrainState
             return picture
         return apply_exposure(*match_varying(picture, transform))
 
-    def effects(surfels: Surfels):
-        key = jax.random.fold_in(jax.random.key(settings.seed), _SIGNS)
-        key = jax.random.fold_in(key, state.optimizer.count)
-        size = image_size_of(photo)
-        return measured_or_estimated(surfels, camera, size, options=options, key=key).effects
-
     look = required(strategy_of(settings.density).look, "DensityStrategy.look")
     surfels = Surfels.of(state.params, seen)
     stats = look(
         state.stats,
-        Look(
-            surfels=surfels,
-            draw=draw,
-            camera=camera,
-            photo=photo,
-            apply_exposure=exposed,
-            removal_effects=effects,
-        ),
+        Look(surfels=surfels, draw=draw, camera=camera, photo=photo, apply_exposure=exposed),
     )
     return dataclasses.replace(state, stats=stats)
 

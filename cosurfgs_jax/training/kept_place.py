@@ -21,7 +21,11 @@ from cosurfgs_jax.data.dataset_state import DatasetState, state_of_dataset
 from cosurfgs_jax.distributed import processes
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.settings import Settings
-from cosurfgs_jax.training.partitioned_scene import PartitionedScene, open_partitioned_scene
+from cosurfgs_jax.training.partitioned_scene import (
+    PartitionedScene,
+    capacity_settings,
+    open_partitioned_scene,
+)
 from cosurfgs_jax.training.place_files import TABLE, read_place, write_place
 from cosurfgs_jax.workdir import Workdir
 
@@ -74,7 +78,7 @@ def kept_place(
     told = {
         "data": {name: value for name, value in vars(data).items() if name not in _FREE},
         "partition": dataclasses.asdict(settings.partition),
-        "capacity": settings.surfels.capacity,
+        "capacity": [settings.surfels.capacity, *capacity_settings(settings)],
         "seed": settings.seed,
         "program": processes.sources(),
     }

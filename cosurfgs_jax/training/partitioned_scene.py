@@ -99,7 +99,8 @@ class PartitionedScene(NamedTuple):
             return settings.train.dilation
         num_pixels = np.median(self.scene.views.image_sizes.prod(axis=1))
         num_surfels = max(block.capacity for block in self.blocks)
-        num_surfels /= _room_for_pruning(self.partition, settings)
+        if not settings.surfels.capacity:  # what compression prunes need not be learned as well
+            num_surfels /= _room_for_pruning(len(self.blocks), settings)
         drawn = settings.train.steps * num_pixels / _DILATION**2
         is_enough = drawn >= _MIN_PIXELS_A_SURFEL * num_surfels
         return _DILATION if num_pixels >= _MIN_DILATED_PIXELS and is_enough else 1
@@ -200,15 +201,21 @@ def _fraction(natural: int, whole: int) -> float:
     return min(1.0, natural / max(whole, 1))
 
 
-def _room_for_pruning(partition: Partition, settings: Settings) -> float:
+def capacity_settings(settings: Settings) -> tuple[bool, float, float]:
+    """Settings of compression that the capacities of blocks depend on."""
+    return settings.lmc.enabled, settings.lmc.prune_ratio, settings.lmc.importance_share
+
+
+def _room_for_pruning(num_blocks: int, settings: Settings) -> float:
     """How many surfels a block is trained with for each of those that compression leaves.
 
     A model that was trained with more and pruned is better than one that was trained with as few
     (docs/results.md).
     """
-    if len(partition.views) == 1 or not settings.lmc.enabled:
+    is_pruned, ratio, kept_importance = capacity_settings(settings)
+    if num_blocks == 1 or not is_pruned or kept_importance > 0:
         return 1.0
-    return 1 / (1 - settings.lmc.prune_ratio)
+    return 1 / (1 - ratio)
 
 
 def _capacities(scene: Scene, partition: Partition, settings: Settings) -> list[int]:
@@ -216,9 +223,9 @@ def _capacities(scene: Scene, partition: Partition, settings: Settings) -> list[
     natural = [_natural_capacity(scene, views) for views in partition.views]
     asked = settings.surfels.capacity
     if not asked:
-        room = _room_for_pruning(partition, settings)
+        room = _room_for_pruning(len(natural), settings)
         return [
-            round(room * min(max(capacity, _MIN_CAPACITY), _MAX_CAPACITY)) for capacity in natural
+            min(round(room * max(capacity, _MIN_CAPACITY)), _MAX_CAPACITY) for capacity in natural
         ]
     # Of the whole model: a block gets the fraction that its photographs show of the place.
     whole = _natural_capacity(scene, scene.train_views)

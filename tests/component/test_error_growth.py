@@ -10,7 +10,7 @@ import pytest
 from cosurfgs_jax.geometry.spherical_harmonics import C0
 from cosurfgs_jax.model import density, error_growth, optim
 from cosurfgs_jax.model.density_strategy import DensityRound, Look
-from cosurfgs_jax.raster import RasterOptions, measured_or_estimated, render
+from cosurfgs_jax.raster import RasterOptions, render
 from cosurfgs_jax.settings import DensitySettings
 from cosurfgs_jax.types import Camera, Surfels
 
@@ -49,10 +49,7 @@ def _look(backend: str, photo) -> Look:
     def draw(surfels):
         return render(surfels, camera, SIZE, options)
 
-    def effects(surfels):
-        return measured_or_estimated(surfels, camera, SIZE, options, jax.random.key(0)).effects
-
-    return Look(_surfels(), draw, camera, photo, lambda picture: picture, effects)
+    return Look(_surfels(), draw, camera, photo, lambda picture: picture)
 
 
 @functools.cache
@@ -143,24 +140,24 @@ def test_what_has_errors_and_gradients_grows_the_largest_products_first():
     assert alive.all()
     assert not any(leaf.any() for leaf in jax.tree.leaves((rest.gradients, rest.error_sum)))
     # Relocations judge by all that was seen since the last one, and not what has just been added.
-    np.testing.assert_array_equal(rest.removal_sum, [3, 3, 3, 3, 3, np.inf])
+    np.testing.assert_array_equal(rest.weight_sum, [3, 3, 3, 3, 3, np.inf])
     *_, report = _grow(budget=5)
     assert int(report.num_cloned) == 0 and int(report.num_without_room) == 4
 
 
-def test_looks_add_what_the_picture_loses_without_each_surfel():
-    picture = _look("cpu", None).draw(_surfels()).color
-    once, twice, _ = _looked(_photo(picture, None))
-    options = RasterOptions(near=0.1, backend="reference")
-    removal = measured_or_estimated(_surfels(), _camera(), SIZE, options, jax.random.key(0))
-    # The black one is missed by nobody on black, and the last one is dead.
-    assert (np.asarray(removal.effects)[[0, 2, 3, 4]] > 1e-3).all()
-    np.testing.assert_allclose(once.removal_sum, removal.effects, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(twice.removal_sum, 2 * once.removal_sum, rtol=1e-6)
+def test_looks_add_the_blending_weights_in_pixels_that_count():
+    left = np.broadcast_to(np.arange(SIZE[1]) < SIZE[1] // 2, SIZE)
+    picture = np.zeros((*SIZE, 3))
+    for counts in (~left, None):
+        once, twice, _ = _looked(_photo(picture, counts))
+        weights = np.einsum("nhw,hw->n", _weights(), np.ones(SIZE) if counts is None else counts)
+        assert (weights[:-1] > 0.05).all(), "all but the dead one are seen"
+        np.testing.assert_allclose(once.weight_sum, weights, rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(twice.weight_sum, 2 * once.weight_sum)
 
 
 @pytest.mark.parametrize(
-    ("removal_sum", "fraction", "dropped"),
+    ("weight_sum", "fraction", "dropped"),
     [
         ([4.0, 1, 3, 2, 5, 0], 0.4, [1, 3]),  # the least, rounded down: two of five
         ([4.0, 1, 3, 2, 5, 0], 0.39, [1]),
@@ -170,9 +167,9 @@ def test_looks_add_what_the_picture_loses_without_each_surfel():
         ([2.0, 2, 2, 2, 2, 0], 0.4, [0, 1]),  # ties by index
     ],
 )
-def test_a_relocation_drops_what_matters_least(removal_sum, fraction, dropped):
+def test_a_relocation_drops_what_matters_least(weight_sum, fraction, dropped):
     surfels = _surfels()
-    stats = error_growth.init_stats(NUM)._replace(removal_sum=jnp.array(removal_sum))
+    stats = error_growth.init_stats(NUM)._replace(weight_sum=jnp.array(weight_sum))
 
     def densify(relocates: bool):
         return error_growth.densify(
@@ -187,10 +184,10 @@ def test_a_relocation_drops_what_matters_least(removal_sum, fraction, dropped):
     _, _, alive, rest, report = densify(relocates=True)
     np.testing.assert_array_equal(np.flatnonzero(surfels.alive & ~alive), dropped)
     assert int(report.num_pruned) == len(dropped)
-    assert not rest.removal_sum.any(), "what was seen before it counts no more"
+    assert not rest.weight_sum.any(), "what was seen before it counts no more"
     _, _, alive, rest, _ = densify(relocates=False)
     np.testing.assert_array_equal(alive, surfels.alive)
-    np.testing.assert_array_equal(rest.removal_sum, removal_sum)
+    np.testing.assert_array_equal(rest.weight_sum, weight_sum)
 
 
 def test_a_relocation_grows_in_the_slots_that_it_frees():
@@ -212,4 +209,4 @@ def test_a_relocation_grows_in_the_slots_that_it_frees():
     assert int(report.num_pruned) == int(report.num_cloned) == 2
     np.testing.assert_array_equal(params.means[0], surfels.means[1])
     np.testing.assert_array_equal(params.means[2], surfels.means[4])
-    np.testing.assert_array_equal(rest.removal_sum, [np.inf, 0, np.inf, 0, 0, 0])
+    np.testing.assert_array_equal(rest.weight_sum, [np.inf, 0, np.inf, 0, 0, 0])

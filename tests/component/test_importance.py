@@ -28,11 +28,10 @@ from cosurfgs_jax.collab.importance import (
 )
 from cosurfgs_jax.collab.importance_score import PhotographView
 from cosurfgs_jax.collab.importance_scores import SCORES, score_of
-from cosurfgs_jax.collab.removal_score import removal_effects
+from cosurfgs_jax.collab.removal_score import NUM_DRAWS, estimated_effects, removal_effects
 from cosurfgs_jax.distributed.layout import sharded
 from cosurfgs_jax.errors import InputError
 from cosurfgs_jax.raster import RasterOptions, rasterize
-from cosurfgs_jax.raster.removal_estimate import NUM_DRAWS, estimated_effects
 from cosurfgs_jax.settings import LmcSettings
 from cosurfgs_jax.training.batches import each_view
 from cosurfgs_jax.types import Camera, Surfels
@@ -51,14 +50,14 @@ def run(partitioned, tmp_path):
         yield run
 
 
-@pytest.mark.parametrize("camera_switch, fraction", [(False, 0.25), (True, 0.25), (True, 0.3)])
-def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_switch, fraction):
+@pytest.mark.parametrize("camera_switch, share", [(False, 0.25), (True, 0.25), (True, 0.3)])
+def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_switch, share):
     layout = run.layout
     (state,) = put_states(run, lambda number: solid_state(partitioned, number))
     (is_inside,) = compress.inside_masks(run.partitioned.partition, run.layout, [state])
     measured = {}
     for score in SCORES:
-        settings = with_lmc(camera_switch=camera_switch, min_cell_share=fraction, score=score)
+        settings = with_lmc(camera_switch=camera_switch, min_cell_share=share, score=score)
         measure = sharded(
             functools.partial(measure_view, settings=settings), layout, static=("image_size",)
         )
@@ -83,8 +82,7 @@ def test_importance_is_the_sum_over_used_photographs(run, partitioned, camera_sw
         used = [
             one
             for one in contributions(block)
-            if not camera_switch
-            or one[inside, 0].sum() >= fraction * np.prod(partitioned.photo_size)
+            if not camera_switch or one[inside, 0].sum() >= share * np.prod(partitioned.photo_size)
         ]
         num_abandoned += len(partitioned.blocks[block].views) - len(used)
         assert got.num_used == removal.num_used == len(used) > 0
@@ -106,7 +104,7 @@ def test_the_weight_score_weighs_by_area():
     log_scales[~alive] = 9  # must not set the percentile
     weight = random.uniform(0, 5, NUM).astype(np.float32)
     area = np.exp(log_scales.astype(np.float64).sum(axis=1))
-    fraction = np.minimum(area / np.exp(np.percentile(np.log(area[alive]), 90)), 1)
+    share = np.minimum(area / np.exp(np.percentile(np.log(area[alive]), 90)), 1)
     importance = Importance(jnp.asarray(weight), jnp.int32(7), jnp.int32(7))
     for exponent in (0.1, 1.0, 0.0, -0.3):
         got = importance_scores(
@@ -115,7 +113,7 @@ def test_the_weight_score_weighs_by_area():
             jnp.asarray(alive),
             with_lmc(score="weight", area_exponent=exponent),
         )
-        np.testing.assert_allclose(got, np.where(alive, fraction**exponent * weight, 0), rtol=2e-5)
+        np.testing.assert_allclose(got, np.where(alive, share**exponent * weight, 0), rtol=2e-5)
 
 
 def test_the_removal_score_is_what_was_gathered():

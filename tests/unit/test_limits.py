@@ -17,8 +17,9 @@ from cosurfgs_jax.metrics import surface as surface_metrics
 from cosurfgs_jax.settings import DensitySettings, Settings
 from cosurfgs_jax.surface.ground import is_near
 from cosurfgs_jax.surface.point_heights import agreement
-from cosurfgs_jax.training import partitioned_scene
+from cosurfgs_jax.training import kept_place, partitioned_scene
 from cosurfgs_jax.training.partitioned_scene import PartitionedScene, round_slots, slots_for
+from cosurfgs_jax.workdir import Workdir
 
 
 def lens(focal=(1000.0, 1000.0), principal=(500.0, 400.0), size=(800, 1000), model="PINHOLE"):
@@ -232,7 +233,7 @@ def test_capacities_of_blocks(monkeypatch, asked, natural, capacity):
     settings = Settings()
     settings.surfels.capacity = asked
     frame = types.SimpleNamespace(to_world=lambda points: points)
-    uncheck(monkeypatch, "_capacities", "_room_for_pruning")
+    uncheck(monkeypatch, "_capacities")
     (block,) = unchecked(partitioned_scene._plan_blocks)(scene, frame, partition, settings)
     assert (block.capacity, block.num_initial, block.length) == (capacity, min(30, capacity), 2.0)
 
@@ -248,39 +249,52 @@ def test_capacities_of_blocks(monkeypatch, asked, natural, capacity):
 )
 def test_blocks_that_are_pruned_grow_to_more(monkeypatch, num_blocks, is_enabled, ratio, capacity):
     monkeypatch.setattr(partitioned_scene, "_natural_capacity", lambda *_: 30_000)
-    uncheck(monkeypatch, "_room_for_pruning")
     partition = types.SimpleNamespace(views=["own"] * num_blocks)
     settings = Settings()
     settings.lmc.enabled = is_enabled
     settings.lmc.prune_ratio = ratio
     found = unchecked(partitioned_scene._capacities)(None, partition, settings)
     assert found == [capacity] * num_blocks
+    settings.lmc.importance_share = 0.9  # how many are pruned is not known
+    found = unchecked(partitioned_scene._capacities)(None, partition, settings)
+    assert found == [30_000] * num_blocks
     settings.surfels.capacity = 30_000  # what is asked for is what is trained
     scene = types.SimpleNamespace(train_views="all")
     assert unchecked(partitioned_scene._capacities)(scene, partition, settings)[0] == 30_000
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("enabled", False), ("prune_ratio", 0.2), ("importance_share", 0.9)]
+)
+def test_a_kept_place_is_of_the_settings_that_its_capacities_come_from(tmp_path, name, value):
+    (tmp_path / "photos").mkdir()
+    settings = Settings()
+    settings.data.path = str(tmp_path / "photos")
+    workdir = Workdir(tmp_path / "run")
+    before = kept_place.kept_place(settings, workdir)
+    assert kept_place.kept_place(settings, workdir).folder == before.folder is not None
+    setattr(settings.lmc, name, value)
+    assert kept_place.kept_place(settings, workdir).folder != before.folder
+
+
+@pytest.mark.parametrize(
     "size, capacity, dilation",
     [((500, 1000), 125_000, 2), ((500, 1000), 125_001, 1), ((499, 1000), 10, 1)],
 )
-def test_large_photographs_with_many_pixels_a_surfel_are_dilated(
-    monkeypatch, size, capacity, dilation
-):
+def test_large_photographs_with_many_pixels_a_surfel_are_dilated(size, capacity, dilation):
     """1,500 steps of a quarter of half a million pixels are 1,500 for each of 125,000 surfels."""
-    uncheck(monkeypatch, "_room_for_pruning")
-    block = types.SimpleNamespace(capacity=capacity)
     place = types.SimpleNamespace(
-        scene=place_of(size), blocks=[block], partition=types.SimpleNamespace(views=["own"])
+        scene=place_of(size), blocks=[types.SimpleNamespace(capacity=capacity)]
     )
     settings = Settings()
     settings.train.steps = 1500
     assert PartitionedScene.dilation(place, settings) == dilation
-    # Of what compression will prune nothing has to be learned.
+    # What compression will prune need not be learned as well.
     place.blocks = [types.SimpleNamespace(capacity=2 * capacity)] * 2
-    place.partition.views = ["own"] * 2
     settings.lmc.prune_ratio = 0.5
     assert PartitionedScene.dilation(place, settings) == dilation
+    settings.surfels.capacity = 2 * capacity  # given for what is trained
+    assert PartitionedScene.dilation(place, settings) == (dilation if capacity == 10 else 1)
 
 
 def test_points_of_the_horizon_are_not_of_the_place():
