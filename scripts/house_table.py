@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import house_evidence
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cosurfgs_jax"
 
@@ -325,13 +327,6 @@ def public_names(repository: Repository) -> list[str]:
     return []
 
 
-def functions_of_tests(repository: Repository) -> list[str]:
-    """Test functions; a parametrised one is one."""
-    files = [source for source in repository.sources if Path(source.path).name.startswith("test_")]
-    found = [(source.path, node.name) for source in files for node in source.nodes(ast.FunctionDef)]
-    return [f"{path}::{name}" for path, name in found if name.startswith("test_")]
-
-
 def code_lines(source: Source) -> int:
     """Lines with code: no blank lines, comments or docstrings."""
     silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
@@ -368,9 +363,11 @@ def table(repository: Repository) -> str:
         "of them above 100 columns": f"{100 * len(wide) / max(repository.num_lines, 1):.2g} %",
         "Python files of the package": len(modules),
         "public names": len(public_names(repository)),
-        "test functions": len(functions_of_tests(repository)),
+        "test functions": len(house_evidence.functions_of_tests(repository)),
     }
     rows += [(str(value), "", "", text) for text, value in facts.items()]
+    if repository.package == PACKAGE:
+        rows += house_evidence.rows()
     lines = [f"{row[0]:>8}  {row[1]:>6}  {row[2]:<24}{row[3]}".rstrip() for row in rows]
     lines.append(f"most statements: {largest(repository, 'function_statements')}")
     lines.append(f"most arguments: {largest(repository, 'function_arguments')}")

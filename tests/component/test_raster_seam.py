@@ -1,11 +1,8 @@
-"""The seam between the package and its rasterizer: one way to draw, one table of backends, and
-numbers that Python and C++ share.
-"""
+"""The seam between the package and its rasterizer: one way to draw, one table of backends."""
 
 import ast
 import dataclasses
 import importlib
-import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,11 +12,10 @@ import pytest
 import cosurfgs_jax
 from cosurfgs_jax import Camera, Surfels, raster, rasterize, settings
 from cosurfgs_jax.errors import InputError
-from cosurfgs_jax.raster import Maps, RasterOptions, backends, outputs, reference
+from cosurfgs_jax.raster import Maps, RasterOptions, backends, outputs
 from cosurfgs_jax.raster.options import LOW_PASS, Static
 
 PACKAGE = Path(cosurfgs_jax.__file__).parent
-SOURCES = PACKAGE / "native" / "csrc"
 SIZE = (24, 32)
 
 
@@ -102,26 +98,6 @@ def test_the_package_draws_with_the_options_of_a_run():
             if isinstance(node, ast.ImportFrom) and "rasterize" in [n.name for n in node.names]:
                 found.append(name)
     assert not found, "call raster.render with RasterOptions"
-
-
-def _constants(path: Path, pattern: str) -> dict[str, str]:
-    return dict(re.findall(pattern, path.read_text(encoding="utf-8")))
-
-
-def test_maps_are_those_of_the_kernels():
-    (names,) = re.findall(
-        r"enum Maps : int \{(.*?)\}", (SOURCES / "raster" / "raster.h").read_text(encoding="utf-8")
-    )
-    levels = {name: int(number) for name, number in re.findall(r"k(\w+) = (\d+)", names)}
-    assert levels == {level.name.capitalize(): int(level) for level in Maps}
-
-
-def test_constants_are_those_of_the_kernels():
-    found = _constants(SOURCES / "common" / "constants.h", r"constexpr \w+ k(\w+) =\s+([^;]+);")
-    for name in ("MinAlpha", "MaxAlpha", "MinTransmittance", "MaxLength"):
-        python = re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
-        value = eval(re.sub(r"(?<=\d)f", "", found[name]))  # a number, or a quotient of two
-        assert getattr(reference, python) == pytest.approx(value)
 
 
 def test_the_first_maps_of_a_draw_take_cotangents():

@@ -1,5 +1,5 @@
-// The constants of the rasterizer. reference.py has the same values under the same names; a test
-// compares renders.
+// The constants of the rasterizer, with those of raster/reference.py, tile_backend.py and
+// projection.py (tests/component/test_shared_constants.py).
 #pragma once
 
 namespace cosurfgs {

@@ -95,8 +95,8 @@ struct BlendTileRemovalBlock {
       pixel.behind[c] = Fma(alpha, difference, pixel.behind[c]);
     }
     pixel.transmittance = t;
-    values[0] += w;
-    values[1] = Fma(w * w, squared, values[1]);
+    values[kRemovalWeights] += w;
+    values[kRemovalEffects] = Fma(w * w, squared, values[kRemovalEffects]);
   }
 
   template <class Block>

@@ -1,5 +1,8 @@
 // What the handlers (raster/raster_handlers.cc), the CPU kernels (raster/project_kernels.cc,
 // raster/blend_kernels.cc; one copy per instruction set) and the GPU kernels (gpu/*.h) share.
+//
+// In backward passes g_x is the derivative of the loss by x (in Python grad_x); g alone is that of
+// what the function returned.
 #pragma once
 
 #include <cstddef>
@@ -113,8 +116,9 @@ enum GradientSlot : int {
   kGradPlane = 21,
   kAllGradient = 22
 };
-// Rows of BlendTileRemoval: sum w, sum of squared changes without the surfel.
-constexpr int kRemoval = 2;
+// Rows of BlendTileRemoval: sum w, and the sum of squared changes without the surfel. In the order
+// of the fields of `Removal` (raster/rasterizer.py).
+enum RemovalSlot : int { kRemovalWeights = 0, kRemovalEffects = 1, kRemoval = 2 };
 constexpr int kContributions = 4;  // sum w, max w, pixels, pixels blended while T > 0.5
 
 // Memory for the hits of a tile, block by block, on the way from front to back. A pixel takes at

@@ -81,8 +81,8 @@ inline void Replay(const int32_t* ids, const Record* records, int32_t begin, Pix
         squared += difference * difference;
         behind[c] += alpha * difference;
       }
-      sum[0] += w;
-      sum[1] += w * w * squared;
+      sum[kRemovalWeights] += w;
+      sum[kRemovalEffects] += w * w * squared;
     } while (notes.count > begin && notes.block(notes.count - 1) == b);
     for (int c = 0; c < 3; ++c) states[b].behind[c] = behind[c];
   }
