@@ -21,6 +21,7 @@ from cosurfgs_jax.types import SurfelParams
 _NEEDLE_RATIO = 0.01
 _SPLIT_SHRINK = 1.6
 _RESET_OPACITY = 0.01
+_MIN_OPTICAL_DEPTH = 1e-30  # -log(1 - opacity); 0 has no logarithm
 
 
 class DensityStats(NamedTuple):
@@ -38,7 +39,6 @@ class Demand(NamedTuple):
 
     wanted: Bool[Array, " n"]  # to clone where they are small, else to split
     strength: Float[Array, " n"]  # which go first where room is short; positive where wanted
-    unneeded: Bool[Array, " n"] | None = None  # to prune, besides faint and large ones
 
 
 def init_stats(num_slots: int) -> DensityStats:
@@ -93,7 +93,7 @@ def _is_prunable(
     return alive & (~is_finite | is_faint | (is_large & jnp.asarray(order.prunes_large)))
 
 
-def keep_strongest(
+def _keep_strongest(
     wanted: Bool[Array, " n"], strength: Float[Array, " n"], room: Int[Array, ""]
 ) -> Bool[Array, " n"]:
     """At most `room` of the wanted: those of greatest strength, ties by index. Their strength is
@@ -115,6 +115,17 @@ def keep_strongest(
     return is_above | (
         is_tie & (jnp.cumsum(is_tie, dtype=jnp.int32) <= room - is_above.sum(dtype=jnp.int32))
     )
+
+
+def _halved(logit_opacities: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Logits of the opacity o' of which two let through as much light as one of opacity o does:
+    (1 - o')^2 = 1 - o.
+
+    Source: Bulo et al. 2024 ("Revising Densification in Gaussian Splatting"), equation of clones.
+    """
+    # 1 - o = exp(-softplus(x)), and the logit of o' is log(o' / (1 - o')).
+    depth = jnp.maximum(jax.nn.softplus(logit_opacities), _MIN_OPTICAL_DEPTH)
+    return jnp.log(jnp.expm1(depth / 2))
 
 
 def gradient_strength(stats: DensityStats, settings: DensitySettings) -> Float[Array, " n"]:
@@ -146,6 +157,7 @@ def densify(
         The new parameters, optimiser state and mask, zero statistics, and what was done. Where room
         is short the surfels of the largest gradients go first.
     Source: Kerbl et al. 2023 (3DGS), section 5.2, with the absolute gradient of AbsGS and PGSR.
+        Both surfels of a clone get the opacity with which they hide as much as the one before.
         Ours: pruning comes first, so that its slots can be used, and takes non-finite surfels too;
         one child of a split takes its parent's slot; both children lie in the parent's plane;
         needles are not split.
@@ -177,8 +189,6 @@ def prune_and_grow(
         The new parameters, optimiser state and mask, and what was done.
     """
     is_pruned = _is_prunable(params, alive, order, settings)
-    if demand.unneeded is not None:
-        is_pruned |= alive & demand.unneeded
     kept = alive & ~is_pruned
     scales = jnp.exp(params.log_scales)
     is_large = scales.max(axis=-1) > settings.split_scale * order.length
@@ -187,7 +197,7 @@ def prune_and_grow(
     limit = kept.size
     if order.budget is not None:
         limit = jnp.minimum(limit, order.budget)
-    grown = keep_strongest(
+    grown = _keep_strongest(
         wanted, demand.strength, jnp.maximum(limit - kept.sum(dtype=jnp.int32), 0)
     )
 
@@ -201,6 +211,11 @@ def prune_and_grow(
     params = params.replace(
         means=jnp.where(is_child[:, None], moved, params.means),
         log_scales=params.log_scales - shrink,
+        logit_opacities=jnp.where(
+            (grown & ~is_large)[source],  # in both slots of a clone
+            _halved(params.logit_opacities),
+            params.logit_opacities,
+        ),
     )
 
     opt_state = zero_moments(opt_state, is_filled | is_child | is_pruned)

@@ -32,8 +32,6 @@ class DensityRound(NamedTuple):
     # How many surfels may live afterwards; None = as many as there are slots.
     budget: Int[Array, ""] | int | None = None
     length: Float[Array, ""] | float = 1.0  # extent of the block in world lengths
-    # Whether what matters least is dropped, too, so that it can be added elsewhere.
-    relocates: Bool[Array, ""] | bool = False
 
 
 class Look(NamedTuple):

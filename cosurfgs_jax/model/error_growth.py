@@ -2,8 +2,7 @@
 
 Before each round some photographs are looked at. A pixel's squared error counts for the surfels
 that draw it, by their blending weights. Screen gradients, pruning, cloning and splitting are those
-of `density`. In some rounds, the relocations, surfels that the photographs show least are pruned,
-too, and their budget grows where the errors are.
+of `density`.
 """
 
 from collections.abc import Callable
@@ -26,18 +25,17 @@ _MIN_COLOR = 1e-6
 
 
 class ErrorStats(NamedTuple):
-    """What was seen of each surfel: since the last round, and by what was looked at right before
-    it; what relocations judge by since the last one.
+    """What was seen of each surfel since the last densification, the errors by the photographs that
+    were looked at right before this one.
     """
 
     gradients: density.DensityStats  # since the last round
     error_sum: Float[Array, " n"]  # of squared errors of pixels times the surfel's weight there
-    weight_sum: Float[Array, " n"]  # of blending weights; infinite for surfels added since
 
 
 def init_stats(num_slots: int) -> ErrorStats:
     """Nothing seen yet."""
-    return ErrorStats(density.init_stats(num_slots), jnp.zeros(num_slots), jnp.zeros(num_slots))
+    return ErrorStats(density.init_stats(num_slots), jnp.zeros(num_slots))
 
 
 def accumulate(
@@ -97,29 +95,11 @@ def look_at(stats: ErrorStats, look: Look) -> ErrorStats:
     target = photograph.colors_of(look.photo)
     counts = photograph.weights_of(look.photo)
 
-    def values_of(picture):
-        square = jnp.square(look.apply_exposure(picture) - target).mean(axis=-1)
-        weight = jnp.ones_like(square)
-        if counts is not None:
-            square = square * counts
-            weight = weight * counts
-        return jnp.stack([square, weight, jnp.zeros_like(square)], axis=-1)
+    def squares(picture):
+        square = jnp.square(look.apply_exposure(picture) - target)
+        return square if counts is None else square * counts[..., None]
 
-    sums = weighted_sums(look, values_of)
-    return stats._replace(
-        error_sum=stats.error_sum + sums[:, 0], weight_sum=stats.weight_sum + sums[:, 1]
-    )
-
-
-def _least_important(
-    weight_sum: Float[Array, " n"], alive: Bool[Array, " n"], fraction: float
-) -> Bool[Array, " n"]:
-    """That fraction of the living surfels that the photographs show least; never one that none of
-    them has shown, or that was added since the last relocation.
-    """
-    is_known = alive & (weight_sum > 0) & jnp.isfinite(weight_sum)
-    room = jnp.floor(fraction * alive.sum(dtype=jnp.float32)).astype(jnp.int32)
-    return density.keep_strongest(is_known, 1 / jnp.where(is_known, weight_sum, 1.0), room)
+    return stats._replace(error_sum=stats.error_sum + weighted_sums(look, squares).mean(axis=-1))
 
 
 def densify(
@@ -130,30 +110,22 @@ def densify(
     order: DensityRound,
     settings: DensitySettings,
 ) -> tuple[SurfelParams, optax.ScaleByAdamState, Bool[Array, " n"], ErrorStats, DensityReport]:
-    """Prunes, in a relocation also what matters least, then clones small and splits large surfels.
-    First go those of the largest product of screen gradient and summed squared error: much is wrong
-    there, and its pixels pull the surfel apart.
+    """Prunes, then clones small and splits large surfels. First go those of the largest product of
+    screen gradient and summed squared error: much is wrong there, and its pixels pull the surfel
+    apart.
 
     Args, Returns: those of `density.densify`; the thresholds of the gradients set none here, all
         the budget is used.
     Source: **ours**, after the errors of Bulo et al. 2024 ("Revising Densification in Gaussian
-        Splatting"), summed over pixels by blending weight. Relocation: **ours**, after Kheradmand
-        et al. 2024 ("3D Gaussian Splatting as Markov Chain Monte Carlo"), who relocate what is
-        transparent.
+        Splatting"), summed over pixels by blending weight.
     """
     pull = density.gradient_strength(stats.gradients, settings)
     strength = pull * stats.error_sum
-    relocates = jnp.asarray(order.relocates)
-    unneeded = _least_important(stats.weight_sum, alive, settings.relocate) & relocates
-    demand = density.Demand(strength > 0, strength, unneeded)
-    old_means = params.means
-    params, opt_state, new_alive, report = density.prune_and_grow(
+    demand = density.Demand(strength > 0, strength)
+    params, opt_state, alive, report = density.prune_and_grow(
         params, opt_state, alive, demand=demand, order=order, settings=settings
     )
-    is_new = new_alive & (params.means != old_means).any(axis=-1)
-    weight_sum = jnp.where(is_new, jnp.inf, jnp.where(relocates, 0.0, stats.weight_sum))
-    rest = jax.tree.map(jnp.zeros_like, stats)._replace(weight_sum=weight_sum)
-    return params, opt_state, new_alive, rest, report
+    return params, opt_state, alive, jax.tree.map(jnp.zeros_like, stats), report
 
 
 STRATEGY = DensityStrategy(

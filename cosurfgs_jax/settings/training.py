@@ -165,23 +165,6 @@ class DensitySettings(SettingsGroup, name="density"):
         "of every second row.",
         at_least(1),
     )
-    relocate: float = setting(
-        0.1,
-        'Fraction of the surfels that the strategy "error" drops at each relocation, those that '
-        "the photographs show least, so that others can be added where errors are; 0 means none.",
-        number("a fraction in [0, 1)", at_least=0, below=1),
-    )
-    relocate_start: float = setting(
-        0.25,
-        "Where relocations begin, as a fraction of train.steps; they end with density control.",
-        fraction("a fraction of the steps, 0 to 1"),
-    )
-    relocate_every: float = setting(
-        0.1,
-        "Steps between two relocations, as a fraction of train.steps, at least one round of "
-        "density control.",
-        positive("a positive fraction"),
-    )
     split_scale: float = setting(
         0.01,
         "Scale above which a growing surfel is split, and below which it is cloned; in extents of "

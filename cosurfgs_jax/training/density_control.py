@@ -123,7 +123,6 @@ def densify(control: DensityControl, stage: StageState, progress: Progress) -> S
             block=on_host(np.int32(number or 0)),
             step=on_host(np.int32(step)),
             prunes_large=on_host(np.bool_(prunes_large)),
-            relocates=on_host(np.bool_(control.schedule.relocates_after(step))),
             budget=on_host(np.int32(budget)),
             low=on_host(low),
             high=on_host(high),

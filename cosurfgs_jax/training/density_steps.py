@@ -69,7 +69,6 @@ class DensifyOrder(NamedTuple):
     step: Int[Array, ""]
     prunes_large: Bool[Array, ""]
     budget: Int[Array, ""]
-    relocates: Bool[Array, ""] | bool = False
     # Corners of the ground, world, within which surfels are added.
     low: Float[Array, "2"] | np.ndarray = EVERYWHERE[0]
     high: Float[Array, "2"] | np.ndarray = EVERYWHERE[1]
@@ -93,11 +92,7 @@ def densify_step(
         *slots,
         stats,
         DensityRound(
-            key=jax.random.fold_in(key, order.step),
-            prunes_large=order.prunes_large,
-            budget=order.budget,
-            length=state.length,
-            relocates=order.relocates,
+            jax.random.fold_in(key, order.step), order.prunes_large, order.budget, state.length
         ),
         settings.density,
     )

@@ -27,8 +27,6 @@ class Schedule:
     density_start: int
     density_stop: int
     density_every: int
-    relocate_start: int
-    relocate_every: int  # 0 = never
     reset_every: int  # 0 = never
     prune_large_start: int
     trim_every: int  # 0 = never
@@ -58,11 +56,6 @@ class Schedule:
         reset_every = 0
         if density.opacity_reset_every:
             reset_every = steps(density.opacity_reset_every, _MIN_BETWEEN_RESETS)
-        density_every = steps(density.every, _MIN_BETWEEN_DENSIFICATIONS)
-        relocate_every = 0
-        if density.relocate:
-            rounds = max(1, round(density.relocate_every * num_steps / density_every))
-            relocate_every = rounds * density_every
         mask_start = steps(settings.mask.start, 0)
         mask_stop = mask_start
         if settings.mask.weight:
@@ -74,9 +67,7 @@ class Schedule:
             num_steps=num_steps,
             density_start=steps(density.start, _MIN_BETWEEN_DENSIFICATIONS),
             density_stop=steps(density.stop),
-            density_every=density_every,
-            relocate_start=steps(density.relocate_start),
-            relocate_every=relocate_every,
+            density_every=steps(density.every, _MIN_BETWEEN_DENSIFICATIONS),
             reset_every=reset_every,
             prune_large_start=steps(density.prune_scale_start, _MIN_BEFORE_PRUNING_LARGE),
             trim_every=trim_every,
@@ -139,14 +130,6 @@ class Schedule:
             self.is_growing
             and self.density_start <= step <= self.density_stop
             and step % self.density_every == 0
-        )
-
-    def relocates_after(self, step: int) -> bool:
-        """Whether the density control of this step also drops what matters least."""
-        return (
-            self.relocate_every > 0
-            and step >= self.relocate_start
-            and step % self.relocate_every == 0
         )
 
     def budget(self, step: int, first: int, capacity: int) -> int:

@@ -139,8 +139,7 @@ def test_density_control(steps):
     shape = jax.ShapeDtypeStruct
     numbers = [shape((NUM_DEVICES,), kind) for kind in (np.int32, np.int32, bool, np.int32)]
     corner = shape((NUM_DEVICES, 2), np.float32)
-    flag = shape((NUM_DEVICES,), bool)
-    order = DensifyOrder(*numbers, relocates=flag, low=corner, high=corner)
+    order = DensifyOrder(*numbers, low=corner, high=corner)
     program = _compile(blocks.densify, state, order)
     _check_every_step(program, state)
     assert not program.sorts() and not [x for x in program.products() if not x.is_fused_loop]

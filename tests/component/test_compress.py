@@ -134,7 +134,7 @@ def tagged(state: TrainState) -> TrainState:
 def slots_of(state: TrainState) -> np.ndarray:
     """The slot that each living surfel had when it was tagged; all its arrays must agree on it."""
     leaves = jax.tree.leaves(_arrays_of_slots(state))
-    assert len(leaves) == 4 + 5 + 5 + 5
+    assert len(leaves) == 4 + 5 + 5 + 4
     living = [
         np.asarray(leaf)[state.alive].reshape(int(state.alive.sum()), -1) - i
         for i, leaf in enumerate(leaves)

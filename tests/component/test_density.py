@@ -66,6 +66,17 @@ def _assert_row(tree, expected_tree, row, expected_row):
     )
 
 
+def _assert_clone(params, before, row, parent):
+    """A row is the parent's but for its opacity: two of it let through what the parent did."""
+    same = params.replace(
+        logit_opacities=params.logit_opacities.at[row].set(before.logit_opacities[parent])
+    )
+    _assert_row(same, before, row, parent)
+    passes = 1 - jax.nn.sigmoid(params.logit_opacities[row])
+    expected = 1 - jax.nn.sigmoid(before.logit_opacities[parent])
+    np.testing.assert_allclose(passes**2, expected, rtol=1e-5)
+
+
 def test_accumulated_gradients_have_the_unit_of_3dgs():
     stats = density.init_stats(3)
     probe = jnp.array([[3e-3, 4e-3, 6e-3, 8e-3]] * 3)
@@ -84,8 +95,9 @@ def test_small_surfels_are_cloned_into_free_slots():
     stats = _with_gradient(stats, [2, 3])
     new, new_opt, new_alive, new_stats, report = densify(params, opt_state, alive, stats, _round(1))
     np.testing.assert_array_equal(new_alive, [1] * 5 + [0] * 7)
-    for slot, source in [(0, 0), (2, 2), (3, 3), (1, 2), (4, 3)]:
-        _assert_row(new, params, slot, source)
+    _assert_row(new, params, 0, 0)
+    for slot, source in [(2, 2), (3, 3), (1, 2), (4, 3)]:
+        _assert_clone(new, params, slot, source)
     for slot in (0, 2, 3):  # a parent keeps its moments, a clone has none
         _assert_row(new_opt.mu, opt_state.mu, slot, slot)
         _assert_row(new_opt.nu, opt_state.nu, slot, slot)
@@ -168,7 +180,7 @@ def test_slots_of_the_pruned_are_used_at_once():
         params, opt_state, alive, _with_gradient(stats, [2]), _round(0)
     )
     assert new_alive.all() and [int(x) for x in report] == [1, 0, 1, 0, 12]
-    _assert_row(new, params, 0, 2)
+    _assert_clone(new, params, 0, 2)
 
 
 def test_the_strongest_take_the_room_there_is():
@@ -176,14 +188,14 @@ def test_the_strongest_take_the_room_there_is():
     stats = _with_gradient(stats, [0, 1, 2, 3, 6], [1e-3, 5e-3, 1e-3, 7e-3, 5e-3])
     new, _, new_alive, _, report = densify(params, opt_state, alive, stats, _round())
     assert new_alive.all() and [int(x) for x in report] == [2, 0, 0, 3, 12]
-    _assert_row(new, params, 5, 1)  # of the two equal ones the first
-    _assert_row(new, params, 7, 3)
+    _assert_clone(new, params, 5, 1)  # of the two equal ones the first
+    _assert_clone(new, params, 7, 3)
     # A budget below the number of slots.
     new, _, new_alive, _, report = densify(
         params, opt_state, alive, stats, _round(0, budget=jnp.int32(11))
     )
     assert [int(x) for x in report] == [1, 0, 0, 4, 11] and not new_alive[7]
-    _assert_row(new, params, 5, 3)
+    _assert_clone(new, params, 5, 3)
     # No room at all.
     full = jnp.ones(12, bool)
     new, _, _, _, report = densify(params, opt_state, full, stats, _round())
@@ -200,7 +212,7 @@ def test_the_choice_is_that_of_a_stable_sort(kind):
     if kind == "with infinity":
         strength[::9] = np.inf
     wanted = (strength > 1) & (random.random(200) < 0.8)
-    choose = jax.jit(density.keep_strongest)
+    choose = jax.jit(density._keep_strongest)
     count = int(wanted.sum())
     for room in (0, 1, count // 2, count - 1, count, count + 5):
         best = np.argsort(np.where(wanted, -strength, np.inf), kind="stable")[: min(room, count)]
@@ -258,3 +270,12 @@ def test_compaction_keeps_surfels_and_moments_together():
     after = update(new, moved_gradient, new_opt, new_alive)
     expected = compact(*update(params, gradient, opt_state, alive), alive, stats)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), after, expected[:2])
+
+
+def test_both_surfels_of_a_clone_hide_as_much_as_the_one_before():
+    logits = jnp.array([-200.0, -20, -3, 0, 2, 4.6, 8])
+    halved = np.asarray(density._halved(logits), np.float64)
+    assert np.isfinite(halved).all()
+    passed = 1 / (1 + np.exp(np.asarray(logits, np.float64)))
+    np.testing.assert_allclose((1 / (1 + np.exp(halved))) ** 2, passed, rtol=1e-5)
+    np.testing.assert_allclose(halved[1], -20 - np.log(2), rtol=1e-4)  # half of a faint one

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cosurfgs_jax.settings import DensitySettings, Settings, TrainSettings
+from cosurfgs_jax.settings import Settings
 from cosurfgs_jax.training.schedule import Schedule, ViewOrder, progress_at
 from cosurfgs_jax.training.step import StepShape
 
@@ -14,8 +14,6 @@ COURSE = Schedule(
     density_start=20,
     density_stop=100,
     density_every=10,
-    relocate_start=45,
-    relocate_every=20,
     reset_every=30,
     prune_large_start=50,
     trim_every=40,
@@ -42,9 +40,6 @@ def test_steps_of_density_control_and_masks():
     assert steps_of(Schedule.is_masked) == {*range(70, 90)}
     assert steps_of(Schedule.prunes_large) == {*range(51, 121)}
     assert steps_of(Schedule.looks_at_all_after) == {*range(20, 101, 10), 120}
-    relocations = steps_of(Schedule.relocates_after) & steps_of(Schedule.densifies_after)
-    assert relocations == {60, 80, 100}
-    assert not steps_of(Schedule.relocates_after, dataclasses.replace(COURSE, relocate_every=0))
     still = dataclasses.replace(COURSE, is_growing=False, mask_stop=70)
     assert steps_of(Schedule.looks_at_all_after, still) == {120}
     assert not steps_of(Schedule.is_masked, still)
@@ -114,11 +109,11 @@ def settings_of(num_steps) -> Settings:
 def test_fractions_are_steps_with_floors():
     long = Schedule.from_settings(settings_of(10_000), dilation=2)
     assert dataclasses.astuple(long) == (
-        10_000, 200, 6000, 40, 2500, 1000, 1000, 2000, 500, 300, 3, True, 2500, 2, 9000, 5000, 7000
+        10_000, 200, 6000, 40, 1000, 2000, 500, 300, 3, True, 2500, 2, 9000, 5000, 7000
     )  # fmt: skip
     short = Schedule.from_settings(settings_of(100))
     assert dataclasses.astuple(short) == (
-        100, 20, 60, 20, 25, 20, 500, 500, 200, 3, 3, True, 25, 1, 90, 50, 70
+        100, 20, 60, 20, 500, 500, 200, 3, 3, True, 25, 1, 90, 50, 70
     )  # fmt: skip
     tiny = Schedule.from_settings(settings_of(1))
     assert (tiny.density_stop, tiny.sh_every, tiny.mask_start, tiny.geometry_start) == (1, 1, 0, 0)
@@ -166,13 +161,3 @@ def test_photographs_come_once_an_epoch_in_an_order_of_seed_and_block():
     assert ViewOrder(views, 7, 0).views(0, 12) == sum(epochs, [])
     assert ViewOrder(views, 7, 1).views(0, 12) != sum(epochs, [])
     assert ViewOrder(views, 8).views(0, 12) != sum(epochs, [])
-
-
-def test_relocations_are_at_rounds_of_density_control():
-    settings = Settings(train=TrainSettings(steps=1000))  # a round every 20 steps, at least
-    course = Schedule.from_settings(settings)
-    assert (course.density_every, course.relocate_start, course.relocate_every) == (20, 250, 100)
-    long = Schedule.from_settings(Settings(train=TrainSettings(steps=7000)))
-    assert (long.density_every, long.relocate_every) == (70, 700)
-    never = Settings(density=DensitySettings(relocate=0.0))
-    assert Schedule.from_settings(never).relocate_every == 0
