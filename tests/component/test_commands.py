@@ -4,6 +4,7 @@ stand-ins for the model and the mesh.
 
 import dataclasses
 import json
+import re
 import sys
 from types import SimpleNamespace
 
