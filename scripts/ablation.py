@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosurfgs_jax import settings_file
+from cosurfgs_jax import files, settings_file
 from cosurfgs_jax.collab.merged_model import load_merged
 from cosurfgs_jax.collab.stage_scores import NUM_SUMS, SeamMasks, score_view, scores_from_sums
 from cosurfgs_jax.collab.stages import total_steps
@@ -117,10 +117,15 @@ def common_capacity(given: dict[str, str], folder: Path) -> int:
 
     Args:
         given: flags of all variants.
-        folder: of a seed; a generated place is made in a folder of its own in it.
+        folder: of a seed, which keeps the number; a generated place is made in a folder of its own
+            in it.
     """
-    settings = given_settings(given)
-    return open_partitioned_scene(settings, Workdir(folder / "capacity")).whole_capacity()
+    kept = folder / "capacity.txt"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        place = open_partitioned_scene(given_settings(given), Workdir(folder / "capacity"))
+        files.write_text(kept, str(place.whole_capacity()))
+    return int(kept.read_text())
 
 
 def settings_of(variant: Variant, folder: Path) -> dict[str, str]:
@@ -158,9 +163,8 @@ def train(variant: Variant, folder: Path, seed: int, given: list[str]) -> float:
     flags = dict(BASE)
     flags |= dict(flag.removeprefix("--").partition("=")[::2] for flag in given)
     flags["config.seed"] = str(seed)
-    if ONE_BLOCK.items() <= variant.settings.items():
-        flags.pop("config.surfels.capacity", None)
-    elif "config.surfels.capacity" not in flags:
+    is_one_block = ONE_BLOCK.items() <= variant.settings.items()
+    if not is_one_block and "config.surfels.capacity" not in flags:
         flags["config.surfels.capacity"] = str(common_capacity(flags, folder))
     flags |= {f"config.{name}": value for name, value in settings_of(variant, folder).items()}
     command = program("train", Workdir(folder / variant.name), flags)
